@@ -1,0 +1,78 @@
+# One door: every command that a user or a developer needs. `make help` lists them.
+PYTHON ?= python3
+DATA ?= ../shared/data
+BIN := .venv/bin
+STAMP := .venv/.installed
+PACKAGES := dcmtk orthanc postgresql
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo run test check lint types imports unit network faults test-long bench soak train docs clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## make .venv and install the product and its development tools
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The tests talk to real peers. As root on Debian they are installed; elsewhere what is missing is named.
+system:
+	@missing=""; \
+	command -v storescu >/dev/null && command -v storescp >/dev/null || missing="$$missing dcmtk"; \
+	command -v Orthanc >/dev/null || missing="$$missing orthanc"; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing:$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  else echo "install these first:$$missing (Debian package names)" >&2; exit 1; fi; \
+	fi
+
+demo: setup  ## a scanner, the node and a PACS on a real CT series; report in var/demo/report.html
+	@if ! command -v Orthanc >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends orthanc dcmtk >/dev/null || echo "no Orthanc: a built-in Storage SCP plays the PACS"; fi
+	@$(BIN)/midslice demo
+
+run: setup  ## start the node with config.toml
+	$(BIN)/midslice serve
+
+test: setup system check  ## everything that CI runs: linters, types, import contracts, every test
+	$(BIN)/pytest
+
+check: lint types imports  ## linters, types and import contracts
+
+lint: setup  ## style of the code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+
+imports: setup  ## who may import whom
+	$(BIN)/lint-imports
+
+unit: setup  ## the quick tests
+	$(BIN)/pytest tests/unit tests/models
+
+network: setup system  ## tests with real peers on sockets
+	$(BIN)/pytest tests/network
+
+faults: setup system  ## the fault tests, with more rounds than CI (FAULT_ROUNDS)
+	FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/pytest tests/faults --timeout 3600
+
+test-long: setup system  ## the tests that take over 30 seconds
+	$(BIN)/pytest -m long --timeout 3600
+
+bench: setup system  ## the benchmarks against peers in the same run; writes benchmark.json
+	$(BIN)/python -m tests.benchmarks.run
+
+soak: setup system  ## series after series for SOAK_MINUTES; exits non-zero on a loss
+	$(BIN)/python -m tests.benchmarks.soak
+
+train: setup  ## train the generator from DATA, on the CPU or on CUDA
+	$(BIN)/midslice train $(DATA)
+
+docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
+	$(BIN)/midslice conformance > CONFORMANCE.md
