@@ -1,0 +1,1 @@
+"""Rows and files. Knows SQL and disks; no network, no pixels."""

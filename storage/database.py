@@ -1,0 +1,212 @@
+"""One database, SQLite or PostgreSQL: two kinds of transaction, and its errors in our words."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import exc as sqlalchemy_errors
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from storage import migrations
+from storage.errors import Busy, NoRoom, StorageError
+from storage.mounts import network_file_system
+
+FILE_NAME = "midslice.db"
+
+# A write that does not get its turn in this time is given up; the peer is asked to come again.
+BUSY_SECONDS = 5.0
+POOL_SIZE = 8
+MOST_CONNECTIONS = 32
+
+# How the name or SQLSTATE of a driver's error begins, and what it means to a caller. First match.
+SQLITE_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
+    ("SQLITE_FULL", NoRoom),
+    ("SQLITE_BUSY", Busy),
+    ("SQLITE_LOCKED", Busy),
+    ("SQLITE_IOERR", Busy),
+    ("SQLITE_CANTOPEN", Busy),
+)
+POSTGRESQL_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
+    ("53100", NoRoom),  # disk full
+    ("53", Busy),  # insufficient resources, too many connections
+    ("08", Busy),  # connection exception
+    ("40", Busy),  # serialization failure, deadlock
+    ("55P03", Busy),  # lock not available
+    ("57", Busy),  # operator intervention: shutdown, statement timeout
+    ("58", Busy),  # system error outside PostgreSQL
+)
+
+
+class Database:
+    """Where the rows are. `reading` and `writing` are the only ways in."""
+
+    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self.url = _checked(url)
+        self._busy_seconds = busy_seconds
+        self._is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = _engine(self.url, busy_seconds)
+        self._reader, self._writer = self._engines()
+        self._turn = threading.Lock()
+
+    @classmethod
+    def for_folder(cls, folder: Path, url: str = "") -> "Database":
+        """The database at `url`, or where it is empty the SQLite file in the storage folder."""
+        if url:
+            return cls(url)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls(f"sqlite:///{folder.resolve() / FILE_NAME}")
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._is_sqlite
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A consistent view; waits for no writer."""
+        with _translated(), self._reader.begin() as db:
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A write transaction, on SQLite the only one; committed and on disk when it ends."""
+        with _translated(), self._alone(), self._writer.begin() as db:
+            yield db
+
+    def insert(self, table: Table) -> postgresql.Insert:
+        """An INSERT that knows ON CONFLICT; both dialects spell it alike."""
+        if self._is_sqlite:
+            return cast(postgresql.Insert, sqlite.insert(table))
+        return postgresql.insert(table)
+
+    def migrate(self) -> None:
+        """Bring the schema to this release's; all of it or nothing."""
+        with _translated(), self._alone(), self._engine.connect() as db:
+            migrations.upgrade(db.execution_options(writes=True))
+
+    def is_current(self) -> bool:
+        """True where the schema is the one that this release works with."""
+        with self.reading() as db:
+            return migrations.is_current(db)
+
+    def integrity(self) -> tuple[str, ...]:
+        """What the database finds wrong with itself; on PostgreSQL its own tools say that."""
+        if not self._is_sqlite:
+            return ()
+        with self.reading() as db:
+            faults = [str(row[0]) for row in db.exec_driver_sql("PRAGMA integrity_check")]
+            orphans = db.exec_driver_sql("PRAGMA foreign_key_check").all()
+        found = [fault for fault in faults if fault != "ok"]
+        return (*found, *(f"{row[0]} row {row[1]} points nowhere" for row in orphans))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _engines(self) -> tuple[Engine, Engine]:
+        if self._is_sqlite:
+            return self._engine, self._engine.execution_options(writes=True)
+        view = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        return self._engine.execution_options(**view), self._engine
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return self._our_turn() if self._is_sqlite else nullcontext()
+
+    @contextmanager
+    def _our_turn(self) -> Iterator[None]:
+        # SQLite lets writers poll for its lock, up to 100 ms at a time: inside a process a real
+        # lock is faster and fairer.
+        if not self._turn.acquire(timeout=self._busy_seconds):
+            raise Busy(f"no turn to write in {self._busy_seconds:g} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except sqlalchemy_errors.ArgumentError as error:
+        raise StorageError("storage.database is not an SQLAlchemy URL") from error
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise StorageError(f"database {backend!r} is not supported; allowed: sqlite, postgresql")
+    if parsed.database in (None, "", ":memory:"):
+        raise StorageError("an SQLite database must be a file: sqlite:////folder/midslice.db")
+    kind = network_file_system(Path(str(parsed.database)))
+    if kind is not None:
+        raise StorageError(
+            f"{parsed.database} lies on a network file system ({kind}), where SQLite loses data; "
+            "use a local disk, or PostgreSQL"
+        )
+    return parsed
+
+
+def _engine(url: URL, busy_seconds: float) -> Engine:
+    options: dict[str, Any] = {
+        "hide_parameters": True,  # they may be patient attributes, and errors end in logs
+        "pool_size": POOL_SIZE,
+        "max_overflow": MOST_CONNECTIONS - POOL_SIZE,
+        "pool_timeout": busy_seconds,
+    }
+    if url.get_backend_name() == "postgresql":
+        arguments = _postgresql_arguments(busy_seconds)
+        return create_engine(url, pool_pre_ping=True, connect_args=arguments, **options)
+    engine = create_engine(url, connect_args={"timeout": busy_seconds}, **options)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _postgresql_arguments(busy_seconds: float) -> dict[str, object]:
+    """Every wait has an end: for the server, for a lock, for a statement, for a dead network."""
+    milliseconds = max(1, int(busy_seconds * 1000))
+    return {
+        "connect_timeout": max(2, int(busy_seconds)),
+        "options": f"-c lock_timeout={milliseconds} -c statement_timeout={4 * milliseconds}",
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
+        "tcp_user_timeout": 20_000,
+    }
+
+
+def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # the driver begins nothing: `_begin_sqlite` does
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(db: Connection) -> None:
+    # With the driver's defaults a read saw two states in one transaction, and DDL was not part of
+    # a migration's transaction.
+    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("writes") else "BEGIN")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlalchemy_errors.TimeoutError as error:
+        raise Busy("every database connection is in use") from error
+    except sqlalchemy_errors.DBAPIError as error:
+        raise _translation(error) from error
+
+
+def _translation(error: sqlalchemy_errors.DBAPIError) -> StorageError:
+    """The error for a caller; never the driver's text, which may quote a row."""
+    driver = error.orig
+    name = str(getattr(driver, "sqlite_errorname", "") or getattr(driver, "sqlstate", "") or "")
+    for begin, kind in (*SQLITE_ERRORS, *POSTGRESQL_ERRORS):
+        if name.startswith(begin):
+            return kind(f"database: {name}")
+    if isinstance(error, sqlalchemy_errors.OperationalError) and not name:
+        return Busy("database: no connection")
+    return StorageError(f"database: {name or type(driver).__name__}")

@@ -1,0 +1,221 @@
+"""The storage folder: incoming files, received series, derived series and the site's secret.
+
+    incoming/                                     being received, nothing in it was acknowledged;
+                                                  *.dcm are whole
+    received/<2 hex>/<series>/<digest>.dcm        one file a version of an instance
+    derived/<job>-<attempt>/                      one folder a derived series
+    secret                                        keys the derived UIDs
+
+No part of a path comes from a peer's text: names are digests and numbers.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from storage.errors import NoRoom, StorageError
+
+INCOMING = "incoming"
+RECEIVED = "received"
+DERIVED = "derived"
+SECRET = "secret"  # noqa: S105 - the name of the file
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+SHORTEST_SECRET = 32
+
+# In `incoming` a file gets this name when all of it has come; other names are cut short.
+WHOLE = ".dcm"
+
+# A Part 10 file: 128 bytes, "DICM", then (0002,0000) UL: the bytes of the rest of the file meta
+# information (PS3.10 7.1). What follows is the data set as it was sent.
+PREAMBLE = 128
+GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+BEFORE_META = PREAMBLE + 4 + len(GROUP_LENGTH) + 4
+
+
+class Files:
+    """Files on one local disk, each in place only when all of it is."""
+
+    def __init__(self, folder: Path, min_free_bytes: int) -> None:
+        self.folder = folder.absolute()
+        self._min_free_bytes = min_free_bytes
+        self.incoming = self.folder / INCOMING
+        with _room():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in (INCOMING, RECEIVED, DERIVED):
+                (self.folder / name).mkdir(exist_ok=True)
+        if self.incoming.stat().st_dev != (self.folder / RECEIVED).stat().st_dev:
+            raise StorageError(
+                f"{self.incoming} and {self.folder / RECEIVED} lie on different file systems: "
+                "a rename between them is not atomic; keep both on one"
+            )
+
+    def free_bytes(self) -> int:
+        """What is left on the disk for us."""
+        return shutil.disk_usage(self.folder).free
+
+    def check_room(self) -> None:
+        """Raise NoRoom where the disk is below its reserve."""
+        free = self.free_bytes()
+        if free < self._min_free_bytes:
+            raise NoRoom(f"{free / 1e9:.2f} GB free, the reserve is {self._min_free_bytes / 1e9:g}")
+
+    def path(self, relative: str) -> Path:
+        """Where a file column points; never outside the storage folder."""
+        path = self.folder / relative
+        if Path(relative).is_absolute() or ".." in Path(relative).parts:
+            raise StorageError(f"{relative!r} is not a path within the storage folder")
+        return path
+
+    def received_path(self, study_uid: str, series_uid: str, digest: str) -> str:
+        """Where these bytes of a series belong."""
+        name = hashlib.sha256(f"{study_uid}\x1f{series_uid}".encode()).hexdigest()[:40]
+        return f"{RECEIVED}/{name[:2]}/{name}/{digest}.dcm"
+
+    def derived_folder(self, job_id: int, attempt: int) -> str:
+        """Where an attempt of a job puts its result."""
+        return f"{DERIVED}/{job_id:d}-{attempt:d}"
+
+    def make(self, relative: str) -> Path:
+        """An empty folder on disk; what a dead attempt or an older database left there goes."""
+        folder = self.path(relative)
+        with _room():
+            if folder.exists():
+                shutil.rmtree(folder)
+            self._make_folder(folder)
+        return folder
+
+    def move(self, temporary: Path, relative: str) -> Path:
+        """Rename a file into place; returns its folder, which is not fsynced yet.
+
+        A second call finds the file in place and changes nothing.
+        """
+        target = self.path(relative)
+        with _room():
+            try:
+                temporary.rename(target)
+            except FileNotFoundError:
+                if target.exists():
+                    return target.parent
+                self._make_folder(target.parent)
+                temporary.rename(target)
+        return target.parent
+
+    def adopt(self, temporary: Path, relative: str) -> None:
+        """Put a file in its place for good: its bytes, its name and its folder survive a crash."""
+        with _room():
+            sync(temporary)
+            sync(self.move(temporary, relative))
+
+    def remove(self, relative: str) -> None:
+        """Remove a file, or a folder with all that is in it; what is gone already is fine."""
+        path = self.path(relative)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def remove_empty(self, relative: str) -> None:
+        """Remove a folder where nothing is left in it."""
+        try:
+            self.path(relative).rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+    def secret(self, path: Path | None = None) -> bytes:
+        """The site's secret: made once, mode 0600, the same for all of its nodes."""
+        file = path or self.folder / SECRET
+        try:
+            if not file.exists():
+                _make_secret(file)
+            content = file.read_bytes().strip()
+        except OSError as error:
+            raise StorageError(f"secret {file}: {error.strerror}") from error
+        if len(content) < SHORTEST_SECRET:
+            raise StorageError(
+                f"secret {file} has {len(content)} characters, at least {SHORTEST_SECRET} are "
+                "needed; restore it from the site's backup"
+            )
+        return content
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder whose name survives a crash, with those above it."""
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+            sync(one.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def settle(path: Path) -> tuple[str, int]:
+    """Fsync a received Part 10 file; the SHA-256 of its data set as it was sent, and its size."""
+    with _room(), path.open("rb") as file:
+        os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
+        file.seek(_data_set_offset(file))
+        return hashlib.file_digest(file, "sha256").hexdigest(), size
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(secret: bytes) -> str:
+    """What tells one secret from another and gives neither away."""
+    return hashlib.sha256(b"midslice secret\x1f" + secret).hexdigest()
+
+
+def _data_set_offset(file: BinaryIO) -> int:
+    """Where the data set begins: peers and releases write different file meta information."""
+    begin = file.read(BEFORE_META)
+    if len(begin) < BEFORE_META or begin[PREAMBLE:-4] != b"DICM" + GROUP_LENGTH:
+        return 0
+    return BEFORE_META + int.from_bytes(begin[-4:], "little")
+
+
+def _make_secret(file: Path) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_hex(32).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        # A link, unlike a rename, never replaces the secret of a node that was faster.
+        file.hardlink_to(temporary)
+    except FileExistsError:
+        return
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(file.parent)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Say NoRoom where the disk says that it is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise NoRoom(f"the disk is full: {error.strerror}") from error
+        raise

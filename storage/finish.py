@@ -1,0 +1,109 @@
+"""What a job made: kept once, delivered, and the job's end, in one transaction."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from storage.database import Database
+from storage.deliveries import queue_deliveries
+from storage.enqueue import requeued
+from storage.errors import NotFound
+from storage.records import Ended, JobState, NewDerived
+from storage.rows import to_json, to_names
+from storage.schema import derived, derived_instance, job
+
+AGAIN_SENTENCE = (
+    "The same derived series was sent before and its files were removed since; "
+    "it is made again, under new UIDs."
+)
+
+
+def keep_result(
+    database: Database, db: Connection, row: Row[*tuple[Any, ...]], result: NewDerived, now: float
+) -> Ended:
+    """Write a verified derived series, unless the same exists: then that one is delivered."""
+    made = _by_uid(db, result.series_uid)
+    if made is not None and (made.purged_at is None or made.offered_at is not None):
+        return reuse_result(database, db, row, result.series_uid, now)
+    values = {
+        "series_id": row.series_id,
+        "folder": result.folder,
+        "edition": result.edition,
+        "made_at": now,
+        "superseded_at": None,
+        "purged_at": None,
+    }
+    insert = database.insert(derived).values(series_uid=result.series_uid, **values)
+    insert = insert.on_conflict_do_update(index_elements=["series_uid"], set_=values)
+    derived_id = int(db.execute(insert.returning(derived.c.id)).scalar_one())
+    _write_instances(database, db, derived_id, result)
+    told = {"version": result.version, "record": to_json(result.record)}
+    return _succeed(database, db, row, derived_id, now, folder_kept=True, **told)
+
+
+def reuse_result(
+    database: Database, db: Connection, row: Row[*tuple[Any, ...]], series_uid: str, now: float
+) -> Ended:
+    """Deliver a derived series that exists; where its files are gone, the job is run again."""
+    made = _by_uid(db, series_uid)
+    if made is None:
+        raise NotFound(f"no derived series {series_uid}")
+    if made.purged_at is None:
+        return _succeed(database, db, row, made.id, now, folder_kept=False)
+    # A peer may still have the purged bytes: the same UIDs must not mean others.
+    edition = row.edition if made.offered_at is None else max(row.edition, made.edition) + 1
+    values = {**requeued(now), "edition": edition, "sentence": AGAIN_SENTENCE}
+    idle = {"worker": None, "node": None, "lease_until": None}
+    db.execute(update(job).where(job.c.id == row.id).values(**values, **idle))
+    return Ended(JobState.QUEUED, folder_kept=False)
+
+
+def _by_uid(db: Connection, series_uid: str) -> Row[*tuple[Any, ...]] | None:
+    return db.execute(select(derived).where(derived.c.series_uid == series_uid)).one_or_none()
+
+
+def _write_instances(
+    database: Database, db: Connection, derived_id: int, result: NewDerived
+) -> None:
+    rows = [
+        {
+            "derived_id": derived_id,
+            "instance_uid": one.instance_uid,
+            "sop_class_uid": one.sop_class_uid,
+            "path": one.path,
+            "digest": one.digest,
+            "generated": int(one.generated),
+        }
+        for one in result.instances
+    ]
+    if not rows:
+        return
+    insert = database.insert(derived_instance)
+    written = {name: insert.excluded[name] for name in ("path", "digest", "generated")}
+    db.execute(insert.on_conflict_do_update(index_elements=["instance_uid"], set_=written), rows)
+
+
+def _succeed(
+    database: Database,
+    db: Connection,
+    row: Row[*tuple[Any, ...]],
+    derived_id: int,
+    now: float,
+    *,
+    folder_kept: bool,
+    **told: object,
+) -> Ended:
+    done: dict[str, object] = {
+        "state": JobState.SUCCEEDED,
+        "reason": "",
+        "sentence": "",
+        "finished_at": now,
+        "worker": None,
+        "node": None,
+        "lease_until": None,
+        "progress": 1,
+        "derived_id": derived_id,
+    }
+    db.execute(update(job).where(job.c.id == row.id).values(**done, **told))
+    queue_deliveries(database, db, derived_id, to_names(row.destinations), row.priority, now)
+    return Ended(JobState.SUCCEEDED, folder_kept)

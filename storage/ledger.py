@@ -1,0 +1,294 @@
+"""The ledger: derived series on their way to destinations, instance by instance."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
+
+from storage.database import Database
+from storage.deliveries import IDLE, offer_again, queue_deliveries, set_delivery
+from storage.enqueue import lock_series
+from storage.errors import LeaseLost, NotFound, WrongState
+from storage.records import Backlog, Delivery, DeliveryState, Unsent
+from storage.rows import to_delivery, to_names
+from storage.schema import delivery, delivery_instance, derived, derived_instance, job
+
+CANCELLED_SENTENCE = "Cancelled by a person."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a destination said to one instance; no status where it gave no answer."""
+
+    derived_instance_id: int
+    status: int | None
+    stored: bool
+
+
+class Ledger:
+    """Every method is one transition in one transaction."""
+
+    def __init__(
+        self, database: Database, now: Callable[[], float], *, node: str, lease_seconds: float
+    ) -> None:
+        self._database = database
+        self._now = now
+        self._node = node
+        self._lease_seconds = lease_seconds
+
+    def claim(self, destination: str, worker: str) -> Delivery | None:
+        """Lease the most urgent, then longest due delivery to a destination."""
+        now = self._now()
+        due = and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.due_at <= now)
+        abandoned = and_(delivery.c.state == DeliveryState.RUNNING, delivery.c.lease_until < now)
+        query = select(delivery).where(delivery.c.destination == destination, or_(due, abandoned))
+        query = query.order_by(delivery.c.priority, delivery.c.due_at, delivery.c.id).limit(1)
+        with self._database.writing() as db:
+            row = db.execute(query.with_for_update(skip_locked=True)).one_or_none()
+            if row is None:
+                return None
+            set_delivery(
+                db,
+                row.id,
+                state=DeliveryState.RUNNING,
+                worker=worker,
+                node=self._node,
+                lease_until=now + self._lease_seconds,
+                attempt=row.attempt + 1,
+                started_at=now,
+            )
+            return _read(db, row.id)
+
+    def renew(self, leased: Delivery) -> None:
+        """Keep the lease; LeaseLost where the delivery was cancelled or taken over."""
+        with self._database.writing() as db:
+            _held(db, leased)
+            set_delivery(db, leased.id, lease_until=self._now() + self._lease_seconds)
+
+    def unsent(self, leased: Delivery) -> tuple[Unsent, ...]:
+        """What the destination has not stored, in the order of the series.
+
+        The caller is about to send these: from here on the series counts as offered to a peer,
+        even where the node dies before it hears an answer.
+        """
+        with self._database.writing() as db:
+            _held(db, leased)
+            rows = db.execute(_unsent(leased.id, leased.derived_id)).all()
+            if rows:
+                _offered(db, leased.derived_id, self._now())
+        return tuple(Unsent(**row._mapping) for row in rows)
+
+    def answered(
+        self, leased: Delivery, derived_instance_id: int, status: int | None, stored: bool
+    ) -> None:
+        """A destination's answer to one instance, or that it gave none."""
+        self.answers(leased, (Answer(derived_instance_id, status, stored),))
+
+    def answers(self, leased: Delivery, answers: Sequence[Answer]) -> None:
+        """Several answers in one transaction."""
+        with self._database.writing() as db:
+            _held(db, leased)
+            for answer in answers:
+                self._note(db, leased.id, answer)
+            if answers:
+                _offered(db, leased.derived_id, self._now())
+
+    def sent(self, leased: Delivery) -> None:
+        """The destination has stored every instance."""
+        with self._database.writing() as db:
+            _held(db, leased)
+            left = len(db.execute(_unsent(leased.id, leased.derived_id)).all())
+            if left:
+                raise WrongState(f"delivery {leased.id} has {left} instances that are not stored")
+            done = {"state": DeliveryState.SENT, "finished_at": self._now(), "failures": 0}
+            set_delivery(db, leased.id, reason="", sentence="", **done, **IDLE)
+
+    def retry(self, leased: Delivery, due_at: float, reason: str, sentence: str) -> None:
+        """It did not work this time; the node tries again then."""
+        with self._database.writing() as db:
+            failures = _held(db, leased).failures + 1
+            why = {"reason": reason, "sentence": sentence, "failures": failures}
+            set_delivery(db, leased.id, state=DeliveryState.QUEUED, due_at=due_at, **why, **IDLE)
+
+    def hold(self, leased: Delivery, reason: str, sentence: str) -> None:
+        """It will not work without a person."""
+        with self._database.writing() as db:
+            failures = _held(db, leased).failures + 1
+            why = {"reason": reason, "sentence": sentence, "failures": failures}
+            end = {"state": DeliveryState.HELD, "finished_at": self._now(), **IDLE}
+            set_delivery(db, leased.id, **why, **end)
+
+    def release(self, leased: Delivery) -> None:
+        """Give the delivery back on a clean stop; it counts nothing."""
+        with self._database.writing() as db:
+            _held(db, leased)
+            set_delivery(db, leased.id, state=DeliveryState.QUEUED, **IDLE)
+
+    def recover(self) -> int:
+        """At start: what a dead process of this node was sending is queued again. How many."""
+        left = and_(delivery.c.node == self._node, delivery.c.state == DeliveryState.RUNNING)
+        with self._database.writing() as db:
+            again = update(delivery).where(left).values(state=DeliveryState.QUEUED, **IDLE)
+            return db.execute(again).rowcount
+
+    def redeliver(self, job_id: int, destination: str | None = None) -> tuple[Delivery, ...]:
+        """A person wants a kept derived series sent again: to one destination, or the job's."""
+        with self._database.writing() as db:
+            row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
+            if row is None:
+                raise NotFound(f"no job {job_id}")
+            lock_series(db, row.series_id)
+            _check_kept(db, row)
+            to = to_names(row.destinations) if destination is None else (destination,)
+            if not to:
+                raise WrongState(f"job {job_id} has no destinations: name one")
+            queue_deliveries(self._database, db, row.derived_id, to, row.priority, self._now())
+            return _all(db, delivery.c.derived_id == row.derived_id)
+
+    def requeue(self, delivery_id: int) -> None:
+        """A person puts back a delivery that was held or cancelled."""
+        allowed = (DeliveryState.HELD, DeliveryState.CANCELLED)
+        with self._database.writing() as db:
+            row = _locked(db, delivery_id, allowed, "requeued")
+            kept = and_(derived.c.id == row.derived_id, derived.c.purged_at.is_(None))
+            if db.execute(select(derived.c.id).where(kept)).first() is None:
+                raise WrongState(f"delivery {delivery_id}: its files are no longer kept")
+            offer_again(db, row.id, row.priority, self._now())
+
+    def cancel(self, delivery_id: int) -> None:
+        """A person cancels a delivery; a sender at work loses its lease."""
+        allowed = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
+        with self._database.writing() as db:
+            row = _locked(db, delivery_id, allowed, "cancelled")
+            end = {"state": DeliveryState.CANCELLED, "finished_at": self._now(), **IDLE}
+            set_delivery(db, row.id, reason="", sentence=CANCELLED_SENTENCE, **end)
+
+    def get(self, delivery_id: int) -> Delivery:
+        with self._database.reading() as db:
+            return _read(db, delivery_id)
+
+    def of_job(self, job_id: int) -> tuple[Delivery, ...]:
+        """The deliveries of what a job made, or delivered again."""
+        made = select(job.c.derived_id).where(job.c.id == job_id).scalar_subquery()
+        with self._database.reading() as db:
+            return _all(db, delivery.c.derived_id == made)
+
+    def of_derived(self, derived_id: int) -> tuple[Delivery, ...]:
+        with self._database.reading() as db:
+            return _all(db, delivery.c.derived_id == derived_id)
+
+    def backlog(self) -> tuple[Backlog, ...]:
+        """How many deliveries each destination has in each state."""
+        columns = (delivery.c.destination, delivery.c.state)
+        query = select(*columns, func.count().label("count"), func.min(delivery.c.queued_at))
+        with self._database.reading() as db:
+            rows = db.execute(query.group_by(*columns).order_by(*columns)).all()
+        return tuple(Backlog(row[0], DeliveryState(row[1]), row[2], row[3]) for row in rows)
+
+    def _note(self, db: Connection, delivery_id: int, answer: Answer) -> None:
+        values = {
+            "status": answer.status,
+            "stored": int(answer.stored),
+            "answered_at": self._now(),
+        }
+        key = {"delivery_id": delivery_id, "derived_instance_id": answer.derived_instance_id}
+        row = self._database.insert(delivery_instance).values(**key, **values, offers=1)
+        offers = delivery_instance.c.offers + 1
+        db.execute(
+            row.on_conflict_do_update(index_elements=list(key), set_={**values, "offers": offers})
+        )
+
+
+def _held(db: Connection, leased: Delivery) -> Row[*tuple[Any, ...]]:
+    mine = and_(
+        delivery.c.id == leased.id,
+        delivery.c.attempt == leased.attempt,
+        delivery.c.state == DeliveryState.RUNNING,
+    )
+    row = db.execute(select(delivery).where(mine).with_for_update()).one_or_none()
+    if row is None:
+        raise LeaseLost(f"delivery {leased.id}, attempt {leased.attempt}")
+    return row
+
+
+def _locked(
+    db: Connection, delivery_id: int, allowed: Sequence[DeliveryState], what: str
+) -> Row[*tuple[Any, ...]]:
+    one = delivery.c.id == delivery_id
+    row = db.execute(select(delivery).where(one).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"no delivery {delivery_id}")
+    if row.state not in allowed:
+        raise WrongState(
+            f"delivery {delivery_id} is {row.state} and cannot be {what}; "
+            f"allowed from: {', '.join(allowed)}"
+        )
+    return row
+
+
+def _check_kept(db: Connection, row: Row[*tuple[Any, ...]]) -> None:
+    """The job's derived series has its files; `row` is the job's."""
+    kept = and_(derived.c.id == row.derived_id, derived.c.purged_at.is_(None))
+    if row.derived_id is None or db.execute(select(derived.c.id).where(kept)).first() is None:
+        raise WrongState(
+            f"job {row.id} has no derived series on disk ({row.state}); "
+            "requeue it, or send the series again"
+        )
+
+
+def _offered(db: Connection, derived_id: int, now: float) -> None:
+    first = and_(derived.c.id == derived_id, derived.c.offered_at.is_(None))
+    db.execute(update(derived).where(first).values(offered_at=now))
+
+
+def _unsent(delivery_id: int, derived_id: int) -> Select[*tuple[Any, ...]]:
+    told = and_(
+        delivery_instance.c.derived_instance_id == derived_instance.c.id,
+        delivery_instance.c.delivery_id == delivery_id,
+    )
+    return (
+        select(
+            derived_instance.c.id,
+            derived_instance.c.instance_uid,
+            derived_instance.c.sop_class_uid,
+            (derived.c.folder + "/" + derived_instance.c.path).label("path"),
+            derived_instance.c.digest,
+            func.coalesce(delivery_instance.c.offers, 0).label("offers"),
+            delivery_instance.c.status,
+        )
+        .join(derived, derived.c.id == derived_instance.c.derived_id)
+        .outerjoin(delivery_instance, told)
+        .where(
+            derived_instance.c.derived_id == derived_id,
+            func.coalesce(delivery_instance.c.stored, 0) == 0,
+        )
+        .order_by(derived_instance.c.id)
+    )
+
+
+def _deliveries() -> Select[*tuple[Any, ...]]:
+    stored = select(func.count()).where(
+        delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.stored == 1
+    )
+    total = select(func.count()).where(derived_instance.c.derived_id == delivery.c.derived_id)
+    own = {"derived_series_uid", "folder", "sent", "confirmed", "total"}
+    return select(
+        *(delivery.c[name] for name in Delivery.__dataclass_fields__ if name not in own),
+        derived.c.series_uid.label("derived_series_uid"),
+        derived.c.folder,
+        stored.scalar_subquery().label("sent"),
+        total.scalar_subquery().label("total"),
+    ).join(derived, derived.c.id == delivery.c.derived_id)
+
+
+def _read(db: Connection, delivery_id: int) -> Delivery:
+    row = db.execute(_deliveries().where(delivery.c.id == delivery_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"no delivery {delivery_id}")
+    return to_delivery(row)
+
+
+def _all(db: Connection, which: ColumnElement[bool]) -> tuple[Delivery, ...]:
+    rows = db.execute(_deliveries().where(which).order_by(delivery.c.id))
+    return tuple(to_delivery(row) for row in rows)

@@ -1,0 +1,76 @@
+"""The processes that work on this storage, and what must never change for it."""
+
+from collections.abc import Callable
+
+from sqlalchemy import select, update
+
+from storage.database import Database
+from storage.errors import NotFound, SecretMismatch, StorageError
+from storage.records import NodeState
+from storage.schema import fact, node
+
+SERVING = "serving"
+STOPPING = "stopping"
+STOPPED = "stopped"
+STATES = (SERVING, STOPPING, STOPPED)
+
+SECRET = "secret"  # noqa: S105 - the name of the fact that holds its fingerprint
+
+
+class Nodes:
+    """One row a node; its heartbeat says that it lives."""
+
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+        self._database = database
+        self._now = now
+
+    def start(self, node_id: str) -> float:
+        """A node begins to serve. From when on its files must be looked at (`Archive.recover`)."""
+        now = self._now()
+        alive = {"started_at": now, "heartbeat": now, "state": SERVING}
+        with self._database.writing() as db:
+            clean = select(node.c.clean_at).where(node.c.id == node_id)
+            since = db.execute(clean).scalar_one_or_none()
+            row = self._database.insert(node).values(id=node_id, **alive)
+            db.execute(row.on_conflict_do_update(index_elements=["id"], set_=alive))
+        return since or 0.0
+
+    def recovered(self, node_id: str) -> None:
+        """All files up to the start of this node have their rows."""
+        with self._database.writing() as db:
+            one = update(node).where(node.c.id == node_id)
+            db.execute(one.values(clean_at=node.c.started_at))
+
+    def beat(self, node_id: str, state: str = SERVING) -> None:
+        """The node lives and is in this state; `stopped` means that nothing is left half done."""
+        if state not in STATES:
+            raise StorageError(f"node state {state!r}; allowed: {', '.join(STATES)}")
+        now = self._now()
+        values: dict[str, object] = {"heartbeat": now, "state": state}
+        if state == STOPPED:
+            values["clean_at"] = now
+        with self._database.writing() as db:
+            changed = db.execute(update(node).where(node.c.id == node_id).values(**values)).rowcount
+        if not changed:
+            raise NotFound(f"no node {node_id}")
+
+    def get(self) -> tuple[NodeState, ...]:
+        """All nodes that ever worked on this storage."""
+        with self._database.reading() as db:
+            rows = db.execute(select(node).order_by(node.c.id))
+            return tuple(NodeState(**row._mapping) for row in rows)
+
+    def fact(self, name: str, value: str) -> None:
+        """Set a fact once; another value later is refused."""
+        with self._database.writing() as db:
+            row = self._database.insert(fact).values(name=name, value=value)
+            db.execute(row.on_conflict_do_nothing())
+            found = db.execute(select(fact.c.value).where(fact.c.name == name)).scalar_one()
+        if found == value:
+            return
+        if name == SECRET:
+            raise SecretMismatch(
+                "the secret is not the one that this database was made with: derived UIDs would "
+                "differ from those already sent; restore the secret from the site's backup"
+            )
+        raise StorageError(f"{name} is {found!r} in this database and cannot become {value!r}")

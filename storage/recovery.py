@@ -1,0 +1,145 @@
+"""After a crash, and after a lost database: files without a row get one, broken ones go.
+
+The order in which an instance is kept (fsync, rows, rename, folder fsync, commit) leaves a file
+without a row where the node dies before the commit, and never a row without its file.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import Connection, and_, select, update
+
+from storage.database import Database
+from storage.files import DERIVED, RECEIVED, WHOLE, Files
+from storage.records import JobState, Kept, Received, Recovered
+from storage.schema import derived, instance, job
+
+# What a Part 10 file holds, or None where it is broken: cut short, or no DICOM at all.
+ReadHeader = Callable[[Path], Received | None]
+Restore = Callable[[Received, Path], Kept]
+
+# Folders that changed shortly before the last clean stop are looked at too: clocks differ.
+SLACK_SECONDS = 120.0
+
+
+def recover(
+    database: Database, files: Files, read_header: ReadHeader, restore: Restore, *, since: float
+) -> Recovered:
+    """At start, before anything is received: what a dead process left half done."""
+    incoming = _from_incoming(files, read_header, restore)
+    litter = _unused_results(database, files)
+    archived = _from_archive(database, files, read_header, restore, since=since - SLACK_SECONDS)
+    return replace(
+        archived,
+        indexed=incoming.indexed + archived.indexed,
+        removed=incoming.removed + litter + archived.removed,
+    )
+
+
+def reindex(
+    database: Database, files: Files, read_header: ReadHeader, restore: Restore
+) -> Recovered:
+    """The whole archive against the whole index."""
+    missing = _forget_missing(database, files)
+    return replace(_from_archive(database, files, read_header, restore, since=0), missing=missing)
+
+
+def _from_incoming(files: Files, read_header: ReadHeader, restore: Restore) -> Recovered:
+    indexed, removed = [], []
+    for file in _files_in(files.incoming):
+        relative = str(file.relative_to(files.folder))
+        received = read_header(file) if file.suffix == WHOLE else None
+        if received is None:
+            removed.append(relative)  # its peer never heard Success and sends it again
+        else:
+            restore(received, file)
+            indexed.append(relative)
+        file.unlink(missing_ok=True)
+    return Recovered(indexed=tuple(indexed), removed=tuple(removed))
+
+
+def _from_archive(
+    database: Database, files: Files, read_header: ReadHeader, restore: Restore, *, since: float
+) -> Recovered:
+    indexed, removed, unreadable = [], [], []
+    for folder in _folders_changed(files.folder / RECEIVED, since):
+        found = {str(file.relative_to(files.folder)): file for file in _files_in(folder)}
+        known = _known(database, tuple(found))
+        for relative, file in found.items():
+            if relative in known:
+                continue
+            received = read_header(file)
+            if received is None:
+                unreadable.append(relative)  # it may have been acknowledged: a person decides
+            elif _was_purged(database, received, file.stem):
+                file.unlink(missing_ok=True)
+                removed.append(relative)
+            else:
+                restore(received, file)
+                indexed.append(relative)
+    return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
+
+
+def _folders_changed(archive: Path, since: float) -> Iterator[Path]:
+    for group in sorted(archive.iterdir()):
+        for folder in sorted(group.iterdir()) if group.is_dir() else ():
+            if folder.is_dir() and folder.stat().st_mtime >= since:
+                yield folder
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file())
+
+
+def _known(database: Database, relative: Sequence[str]) -> frozenset[str]:
+    with database.reading() as db:
+        rows = db.execute(select(instance.c.path).where(instance.c.path.in_(relative)))
+        return frozenset(rows.scalars())
+
+
+def _was_purged(database: Database, received: Received, digest: str) -> bool:
+    same = and_(
+        instance.c.instance_uid == received.instance_uid,
+        instance.c.digest == digest,
+        instance.c.path.is_(None),
+    )
+    with database.reading() as db:
+        return db.execute(select(instance.c.id).where(same).limit(1)).first() is not None
+
+
+def _unused_results(database: Database, files: Files) -> tuple[str, ...]:
+    """Remove what attempts left that have no result; a folder of an unknown job stays."""
+    removed = []
+    for folder in sorted((files.folder / DERIVED).iterdir()):
+        relative = str(folder.relative_to(files.folder))
+        with database.reading() as db:
+            unused = _is_unused(db, relative)
+        if unused:
+            files.remove(relative)
+            removed.append(relative)
+    return tuple(removed)
+
+
+def _is_unused(db: Connection, relative: str) -> bool:
+    job_id, _, attempt = relative.removeprefix(f"{DERIVED}/").partition("-")
+    if not (job_id.isdecimal() and attempt.isdecimal()):
+        return False
+    used = and_(derived.c.folder == relative, derived.c.purged_at.is_(None))
+    if db.execute(select(derived.c.id).where(used)).first() is not None:
+        return False
+    row = db.execute(select(job.c.state, job.c.attempt).where(job.c.id == int(job_id))).first()
+    if row is None or int(attempt) > row.attempt:
+        return False  # of another database: not ours to judge
+    return not (row.state == JobState.RUNNING and row.attempt == int(attempt))
+
+
+def _forget_missing(database: Database, files: Files) -> tuple[str, ...]:
+    """Rows whose file is gone: they keep UID and digest, and say that nothing is there."""
+    with database.reading() as db:
+        paths = db.execute(select(instance.c.path).where(instance.c.path.is_not(None))).scalars()
+        missing = [path for path in paths if not files.path(path).exists()]
+    for path in missing:
+        with database.writing() as db:
+            db.execute(update(instance).where(instance.c.path == path).values(path=None))
+    return tuple(missing)

@@ -1,0 +1,311 @@
+"""The tables: each state and what leads to it; the database refuses what cannot happen.
+
+Times are seconds since the epoch, UTC. File columns are relative to `storage.folder`.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from storage.records import ArrivalState, DeliveryState, JobState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _key() -> Column[int]:
+    return Column("id", Integer, primary_key=True, autoincrement=True)
+
+
+def _reference(column: str, *, index: bool = True) -> Column[int]:
+    return Column(
+        column.split(".")[0] + "_id", Integer, ForeignKey(column), nullable=False, index=index
+    )
+
+
+def _one_of(states: type[ArrivalState] | type[JobState] | type[DeliveryState]) -> CheckConstraint:
+    allowed = ", ".join(f"'{state}'" for state in states)
+    return CheckConstraint(f"state IN ({allowed})", name="state")
+
+
+# One row a running or past process of the node on this storage.
+node = Table(
+    "node",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("started_at", Float, nullable=False),
+    Column("heartbeat", Float, nullable=False),
+    Column("state", String(16), nullable=False),  # serving, stopping, stopped
+    Column("clean_at", Float),  # up to here every file is known to have its row
+)
+
+# What must never change for this database, such as the fingerprint of the secret.
+fact = Table(
+    "fact",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+association = Table(
+    "association",
+    metadata,
+    _key(),
+    Column("node", String(64), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("called_ae", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("ended_at", Float, index=True),
+    Column("how", String(32)),  # released, aborted, dropped, lost; a rejected one has its reason
+)
+
+series = Table(
+    "series",
+    metadata,
+    _key(),
+    Column("series_uid", String(64), nullable=False, index=True),
+    Column("study_uid", String(64), nullable=False, index=True),
+    Column("modality", String(16), nullable=False, server_default=""),
+    Column("patient_id", Text, nullable=False, server_default=""),
+    Column("accession", Text, nullable=False, server_default=""),
+    Column("study_date", String(16), nullable=False, server_default=""),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("first_at", Float, nullable=False),
+    Column("last_at", Float, nullable=False),
+    Column("purged_at", Float),
+    UniqueConstraint("study_uid", "series_uid"),
+)
+
+# One row a version of an instance: the same UID with other bytes is kept beside the first.
+instance = Table(
+    "instance",
+    metadata,
+    _key(),
+    _reference("series.id"),
+    Column("instance_uid", String(64), nullable=False, index=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the data set as it was sent
+    Column("size", BigInteger, nullable=False),
+    Column("path", String(255), index=True),  # NULL once purged; the row stays
+    Column("received_at", Float, nullable=False),
+    UniqueConstraint("series_id", "instance_uid", "digest"),
+    CheckConstraint("size >= 0", name="size"),
+)
+
+# arriving -> complete. One peer bringing one series; at most one is open for each.
+arrival = Table(
+    "arrival",
+    metadata,
+    _key(),
+    _reference("series.id"),
+    Column("calling_ae", String(16), nullable=False),
+    Column("called_ae", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("first_at", Float, nullable=False),
+    Column("last_at", Float, nullable=False),
+    Column("completed_at", Float),
+    Column("evidence", Text, nullable=False, server_default="{}"),  # JSON: why it is complete
+    Column("own", Integer, nullable=False, server_default="0"),  # 1: a result of a node came back
+    _one_of(ArrivalState),
+    CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),
+)
+Index(
+    "ix_arrival_open",
+    arrival.c.series_id,
+    arrival.c.calling_ae,
+    arrival.c.called_ae,
+    unique=True,
+    sqlite_where=text("state = 'arriving'"),
+    postgresql_where=text("state = 'arriving'"),
+)
+
+arrival_instance = Table(
+    "arrival_instance",
+    metadata,
+    Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True),
+    Column("instance_id", Integer, ForeignKey("instance.id"), primary_key=True, index=True),
+)
+
+arrival_association = Table(
+    "arrival_association",
+    metadata,
+    Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True),
+    Column("association_id", Integer, ForeignKey("association.id"), primary_key=True, index=True),
+)
+
+# queued -> running -> succeeded | refused | failed | held | cancelled; running -> queued when its
+# worker died or the node stopped; a person: failed, held, cancelled, refused -> queued (requeue).
+job = Table(
+    "job",
+    metadata,
+    _key(),
+    Column("kind", String(16), nullable=False),  # infer, selftest
+    Column("key", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(64), nullable=False, server_default=""),
+    Column("sentence", Text, nullable=False, server_default=""),
+    _reference("series.id"),
+    Column("arrival_id", Integer, ForeignKey("arrival.id"), nullable=False, index=True),
+    Column("stack", Text, nullable=False),  # the grouping key of the stack, readable
+    Column("route", String(64), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("version", String(32), nullable=False, server_default=""),
+    Column("parameters", Text, nullable=False),  # JSON: the snapshot of the route
+    Column("destinations", Text, nullable=False),  # JSON: names; [] = shadow mode
+    Column("edition", Integer, nullable=False, server_default="1"),
+    Column("priority", Integer, nullable=False),
+    Column("queued_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("worker", String(64)),
+    Column("node", String(64)),
+    Column("lease_until", Float),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("worker_deaths", Integer, nullable=False, server_default="0"),
+    Column("abandoned", Integer, nullable=False, server_default="0"),
+    Column("progress", Float, nullable=False, server_default="0"),
+    Column("cancel_requested", Integer, nullable=False, server_default="0"),
+    Column("derived_id", Integer, ForeignKey("derived.id"), index=True),
+    Column("record", Text, nullable=False, server_default="{}"),  # JSON: what the model reports
+    _one_of(JobState),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+    CheckConstraint("priority BETWEEN 1 AND 9", name="priority"),
+    CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+    CheckConstraint("state <> 'succeeded' OR derived_id IS NOT NULL", name="derived"),
+    CheckConstraint("(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"),
+)
+Index(
+    "ix_job_due",
+    job.c.priority,
+    job.c.due_at,
+    sqlite_where=text("state IN ('queued', 'running')"),
+    postgresql_where=text("state IN ('queued', 'running')"),
+)
+
+job_instance = Table(
+    "job_instance",
+    metadata,
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("instance_id", Integer, ForeignKey("instance.id"), primary_key=True, index=True),
+)
+
+# What happened to each attempt; the frames of an exception are here, not in the job.
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("worker", String(64), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", String(32)),
+    Column("detail", Text, nullable=False, server_default=""),
+)
+
+# Written once, kept, and sent from there; purged_at says that its files are gone.
+derived = Table(
+    "derived",
+    metadata,
+    _key(),
+    _reference("series.id"),
+    Column("series_uid", String(64), nullable=False, unique=True),
+    Column("folder", String(255), nullable=False),
+    Column("edition", Integer, nullable=False),
+    Column("made_at", Float, nullable=False),
+    Column("offered_at", Float),  # the first time that a peer was sent one of its instances
+    Column("superseded_at", Float),
+    Column("purged_at", Float),
+)
+
+derived_instance = Table(
+    "derived_instance",
+    metadata,
+    _key(),
+    _reference("derived.id"),
+    Column("instance_uid", String(64), nullable=False, unique=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("path", String(255), nullable=False),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the file
+    Column("generated", Integer, nullable=False),
+)
+
+# queued -> running -> sent -> confirmed; running -> queued to try again; -> held for a permanent
+# failure or after give_up_hours; -> cancelled by a person or when superseded.
+delivery = Table(
+    "delivery",
+    metadata,
+    _key(),
+    _reference("derived.id"),
+    Column("destination", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(64), nullable=False, server_default=""),
+    Column("sentence", Text, nullable=False, server_default=""),
+    Column("priority", Integer, nullable=False),
+    Column("queued_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("worker", String(64)),
+    Column("node", String(64)),
+    Column("lease_until", Float),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),  # in a row; back-off
+    _one_of(DeliveryState),
+    UniqueConstraint("derived_id", "destination"),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+    CheckConstraint("state <> 'held' OR reason <> ''", name="reason"),
+)
+Index(
+    "ix_delivery_due",
+    delivery.c.destination,
+    delivery.c.due_at,
+    sqlite_where=text("state IN ('queued', 'running')"),
+    postgresql_where=text("state IN ('queued', 'running')"),
+)
+
+# The ledger: the last status that the destination gave for each instance, and how often it was
+# offered.
+delivery_instance = Table(
+    "delivery_instance",
+    metadata,
+    Column("delivery_id", Integer, ForeignKey("delivery.id"), primary_key=True),
+    Column("derived_instance_id", Integer, ForeignKey("derived_instance.id"), primary_key=True),
+    Column("status", Integer),  # the DIMSE status; NULL = no answer yet
+    Column("stored", Integer, nullable=False, server_default="0"),
+    Column("offers", Integer, nullable=False, server_default="0"),
+    Column("answered_at", Float),
+)
+
+# Append-only: who did what, when. No patient attribute.
+audit = Table(
+    "audit",
+    metadata,
+    _key(),
+    Column("at", Float, nullable=False, index=True),
+    Column("who", String(64), nullable=False),
+    Column("what", String(64), nullable=False),
+    Column("which", Text, nullable=False, server_default=""),
+    Column("detail", Text, nullable=False, server_default="{}"),
+)

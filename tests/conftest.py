@@ -1,0 +1,98 @@
+"""Fixtures for all tests: a clock to turn, and both databases, migrated and empty."""
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.database import Database
+from storage.schema import metadata
+from tests.postgres import PostgresServer, postgres
+
+TEMPLATE = "migrated"
+KINDS = ("sqlite", "postgresql")
+_numbers = itertools.count(1)
+
+
+class Clock:
+    """A clock that a test turns by hand."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with postgres() as server:
+        database = Database(server.create(TEMPLATE))
+        database.migrate()
+        database.close()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file with the schema and no rows, to copy."""
+    folder = tmp_path_factory.mktemp("migrated")
+    database = Database.for_folder(folder)
+    database.migrate()
+    database.close()  # the last connection writes the log back: one file holds everything
+    (file,) = folder.iterdir()
+    return file
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database of each kind, for one test alone: to break, or to open twice."""
+    if request.param == "sqlite":
+        file = tmp_path / "midslice.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), file)
+        yield f"sqlite:///{file}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = f"test_{next(_numbers)}"
+    yield server.create(name, template=TEMPLATE)
+    server.drop(name)
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def _shared_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    if request.param == "sqlite":
+        file = tmp_path_factory.mktemp("shared") / "midslice.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), file)
+        database = Database(f"sqlite:///{file}")
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        database = Database(server.create("shared", template=TEMPLATE))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def database(_shared_database: Database) -> Iterator[Database]:
+    """An empty database of each kind, whose rows agree with each other at the end."""
+    yield _shared_database
+    assert _shared_database.integrity() == ()
+    _empty(_shared_database)
+
+
+def _empty(database: Database) -> None:
+    tables = [table.name for table in reversed(metadata.sorted_tables)]
+    with database.writing() as db:
+        if not database.is_sqlite:
+            db.exec_driver_sql(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE")
+            return
+        for name in tables:
+            db.exec_driver_sql(f"DELETE FROM {name}")

@@ -1,0 +1,109 @@
+"""A real PostgreSQL server of our own: a temporary folder, a Unix socket, no port."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+ACCOUNT = "postgres"  # the server refuses to run as root
+READY_SECONDS = 30.0
+# Tests ask what a commit means to other connections, never what survives a power cut.
+FASTER = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=100")
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A server that listens in `folder`; databases are made and dropped by name."""
+
+    folder: Path
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{ACCOUNT}@/{database}?host={self.folder}"
+
+    def create(self, database: str, template: str = "template0") -> str:
+        self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        self._execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(
+            host=str(self.folder), user=ACCOUNT, dbname="postgres", autocommit=True
+        ) as connection:
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def postgres() -> Iterator[PostgresServer]:
+    """Start a server, and stop it by its process id."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has 107 characters
+    server = PostgresServer(folder)
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, ACCOUNT)
+        _run("initdb", "-D", folder / "data", "-U", ACCOUNT, "-A", "trust", "--no-sync")
+        with (folder / "log").open("wb") as log:
+            command = [_program("postgres"), "-D", folder / "data", "-k", folder, "-h", "", *FASTER]
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=folder, user=_account(), env=_environment()
+            )
+        try:
+            _wait_until_ready(server, process)
+            yield server
+        finally:
+            process.send_signal(signal.SIGINT)  # a fast shutdown
+            process.wait(READY_SECONDS)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _wait_until_ready(server: PostgresServer, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    pause = threading.Event()
+    while True:
+        try:
+            psycopg.connect(host=str(server.folder), user=ACCOUNT, dbname="postgres").close()
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                log = (server.folder / "log").read_text(errors="replace")
+                raise AssertionError(f"PostgreSQL did not start:\n{log}") from None
+            pause.wait(0.05)
+        else:
+            return
+
+
+def _run(program: str, *arguments: str | Path) -> None:
+    done = subprocess.run(
+        [_program(program), *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        user=_account(),
+        env=_environment(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _account() -> str | None:
+    return ACCOUNT if os.geteuid() == 0 else None
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+
+
+def _program(name: str) -> str:
+    """Debian keeps the server's programs out of PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")) or [shutil.which(name)]
+    assert found[-1] is not None, f"{name} is not installed: apt-get install postgresql"
+    return str(found[-1])

@@ -1,0 +1,169 @@
+"""A storage folder with everything on it, and short ways to say what happens to a series."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storage.archive import Archive
+from storage.database import Database
+from storage.files import Files
+from storage.jobs import Queue
+from storage.ledger import Ledger
+from storage.records import (
+    Arrival,
+    Delivery,
+    DerivedInstance,
+    Ended,
+    Enqueued,
+    Job,
+    Kept,
+    NewDerived,
+    NewJob,
+    Peer,
+    Received,
+)
+from tests.conftest import Clock
+
+LEASE_SECONDS = 60.0
+CT = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+STUDY = "1.2.3"
+SERIES = "1.2.3.4"
+SCANNER = Peer("SCANNER", "MIDSLICE")
+INFER = ("infer",)
+
+
+def part10(content: bytes, meta: bytes = b"meta of the peer") -> bytes:
+    """A file as PS3.10 frames it, with any bytes for the data set."""
+    length = len(meta).to_bytes(4, "little")
+    return bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00" + length + meta + content
+
+
+def received(instance_uid: str, series_uid: str = SERIES, study_uid: str = STUDY) -> Received:
+    return Received(study_uid, series_uid, instance_uid, CT, EXPLICIT, "CT", "P1", "A1")
+
+
+def read_header(path: Path) -> Received | None:
+    """Reads what `content_of` wrote; None where it is cut short."""
+    fields = path.read_bytes()[160:].split(b"|")
+    if len(fields) != 5 or fields[-1] != b"end":
+        return None
+    study, series, instance = (field.decode() for field in fields[:3])
+    return received(instance, series, study)
+
+
+def content_of(what: Received, version: bytes = b"") -> bytes:
+    """A data set that says what it is; another version has other bytes."""
+    uids = [what.study_uid, what.series_uid, what.instance_uid]
+    return b"|".join([*(uid.encode() for uid in uids), version, b"end"])
+
+
+@dataclass
+class Stored:
+    """The whole of storage, with a clock in the test's hand."""
+
+    database: Database
+    files: Files
+    clock: Clock
+    node: str = "one"
+    numbers: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
+
+    def __post_init__(self) -> None:
+        self.archive = Archive(self.database, self.files, self.clock, node=self.node)
+        self.queue = Queue(self.database, self.clock, node=self.node, lease_seconds=LEASE_SECONDS)
+        self.ledger = Ledger(self.database, self.clock, node=self.node, lease_seconds=LEASE_SECONDS)
+
+    def incoming(self, content: bytes) -> Path:
+        file = self.files.incoming / f"{self.numbers()}.dcm"
+        file.write_bytes(part10(content))
+        return file
+
+    def receive(
+        self,
+        instance_uid: str,
+        *,
+        series_uid: str = SERIES,
+        study_uid: str = STUDY,
+        version: bytes = b"",
+        peer: Peer = SCANNER,
+    ) -> Kept:
+        what = received(instance_uid, series_uid, study_uid)
+        return self.archive.keep(what, peer, self.incoming(content_of(what, version)))
+
+    def arrival(self, peer: Peer = SCANNER, series_uid: str = SERIES) -> Arrival:
+        """The one that is arriving from this peer."""
+        (found,) = (
+            one
+            for one in self.archive.arriving()
+            if (one.calling_ae, one.called_ae, one.series_uid)
+            == (peer.calling_ae, peer.called_ae, series_uid)
+        )
+        return found
+
+    def new_job(self, arrival: Arrival, key: str, **changed: object) -> NewJob:
+        instances = tuple(one.id for one in self.archive.instances(arrival.id))
+        values: dict[str, object] = {
+            "kind": "infer",
+            "key": key,
+            "series_id": arrival.series_id,
+            "arrival_id": arrival.id,
+            "stack": "axial 512x512",
+            "route": "ct-slices",
+            "model": "linear",
+            "parameters": {"factor": 4},
+            "destinations": ("pacs",),
+            "priority": 5,
+            "instances": instances,
+        }
+        return NewJob(**(values | changed))  # type: ignore[arg-type]
+
+    def complete(self, key: str, *, peer: Peer = SCANNER, **changed: object) -> Enqueued:
+        """Close what is arriving from this peer, with one job."""
+        arrival = self.arrival(peer)
+        new = self.new_job(arrival, key, **changed)
+        (enqueued,) = self.queue.complete(arrival.id, {"quiet_seconds": 30}, [new])
+        return enqueued
+
+    def ask(self, key: str, uids: Sequence[str] = ("1.1", "1.2"), **changed: object) -> Enqueued:
+        """Receive a series and close it, with one job."""
+        for uid in uids:
+            self.receive(uid)
+        return self.complete(key, **changed)
+
+    def claim(self, worker: str = "w") -> Job:
+        job = self.queue.claim(worker, INFER)
+        assert job is not None
+        return job
+
+    def derive(self, job: Job, series_uid: str = "2.25.1", count: int = 2) -> NewDerived:
+        """What a worker leaves: files on disk, and what they are."""
+        folder = self.files.derived_folder(job.id, job.attempt)
+        path = self.files.make(folder)
+        for number in range(count):
+            (path / f"{number}.dcm").write_bytes(b"derived")
+        instances = tuple(
+            DerivedInstance(f"{series_uid}.{n}", CT, f"{n}.dcm", "d" * 64, generated=n % 2 == 1)
+            for n in range(count)
+        )
+        return NewDerived(series_uid, folder, job.edition, "1.0", instances, {"seconds": 1.5})
+
+    def succeed(self, series_uid: str = "2.25.1") -> Job:
+        """Claim the next job and finish it."""
+        job = self.claim()
+        ended = self.queue.succeed(job, self.derive(job, series_uid))
+        assert ended == Ended(self.queue.get(job.id).state, folder_kept=True)
+        return self.queue.get(job.id)
+
+    def start_delivery(self, destination: str = "pacs") -> Delivery:
+        delivery = self.ledger.claim(destination, "sender")
+        assert delivery is not None
+        return delivery
+
+    def deliver(self, destination: str = "pacs") -> Delivery:
+        """Send all of the next delivery to a destination."""
+        delivery = self.start_delivery(destination)
+        for one in self.ledger.unsent(delivery):
+            self.ledger.answered(delivery, one.id, 0x0000, stored=True)
+        self.ledger.sent(delivery)
+        return self.ledger.get(delivery.id)

@@ -1,0 +1,249 @@
+"""Deliveries: what a destination has, what it lacks, and when it is asked again."""
+
+import threading
+
+import pytest
+
+from storage.errors import LeaseLost, NotFound, WrongState
+from storage.ledger import Answer
+from storage.records import Backlog, Delivery, DeliveryState
+from storage.retention import expired, purge
+from tests.unit.storage.stored import LEASE_SECONDS, Stored
+
+OUT_OF_RESOURCES = 0xA700
+
+
+@pytest.fixture
+def made(stored: Stored) -> Stored:
+    """A derived series of two instances, queued for `pacs` and `viewer`."""
+    stored.ask("k", destinations=("pacs", "viewer"))
+    stored.succeed("2.25.1")
+    return stored
+
+
+def offered(stored: Stored) -> bool:
+    """True where making the series again would raise its edition."""
+    stored.clock.now += 100 * 86_400
+    for one in stored.ledger.of_job(1):
+        if one.state in (DeliveryState.QUEUED, DeliveryState.HELD):
+            stored.ledger.cancel(one.id)
+    found = expired(stored.database, stored.clock.now + 99 * 86_400, 7, 1)
+    assert purge(stored.database, stored.files, found, stored.clock.now).series
+    stored.ask("k")
+    return stored.claim().edition == 2
+
+
+def test_a_destination_gets_its_own_deliveries_only(made: Stored) -> None:
+    assert made.start_delivery("viewer").destination == "viewer"
+    assert made.ledger.claim("viewer", "s") is None
+    assert made.ledger.claim("elsewhere", "s") is None
+    assert made.start_delivery("pacs").destination == "pacs"
+
+
+def test_urgent_deliveries_go_first(stored: Stored) -> None:
+    stored.ask("k1", priority=5)
+    stored.succeed("2.25.1")
+    stored.ask("k2", route="urgent", priority=1)
+    stored.succeed("2.25.2")
+    assert stored.start_delivery().derived_series_uid == "2.25.2"
+
+
+def test_what_is_to_be_sent_is_named_with_its_file(made: Stored) -> None:
+    delivery = made.start_delivery()
+    first, second = made.ledger.unsent(delivery)
+    assert (first.instance_uid, first.path) == ("2.25.1.0", "derived/1-1/0.dcm")
+    assert (second.instance_uid, second.offers, second.status) == ("2.25.1.1", 0, None)
+    assert made.files.path(first.path).is_file()
+    assert (delivery.total, delivery.sent, delivery.confirmed) == (2, 0, 0)
+
+
+def test_a_delivery_is_sent_when_every_instance_is_stored(made: Stored) -> None:
+    delivery = made.deliver()
+    assert (delivery.state, delivery.sent, delivery.total) == (DeliveryState.SENT, 2, 2)
+    assert (delivery.finished_at, delivery.confirmed) == (made.clock.now, 0)
+    assert made.ledger.claim("pacs", "s") is None
+
+
+def test_a_delivery_with_a_gap_is_not_sent(made: Stored) -> None:
+    delivery = made.start_delivery()
+    first, _ = made.ledger.unsent(delivery)
+    made.ledger.answered(delivery, first.id, 0, stored=True)
+    with pytest.raises(WrongState, match="has 1 instances that are not stored"):
+        made.ledger.sent(delivery)
+    assert made.ledger.get(delivery.id).state is DeliveryState.RUNNING
+
+
+def test_only_what_is_missing_is_sent_again(made: Stored) -> None:
+    delivery = made.start_delivery()
+    first, second = made.ledger.unsent(delivery)
+    answers = (Answer(first.id, 0, True), Answer(second.id, OUT_OF_RESOURCES, False))
+    made.ledger.answers(delivery, answers)
+    made.ledger.retry(delivery, made.clock.now + 30, "RETRY", "The PACS is out of resources.")
+    waiting = made.ledger.get(delivery.id)
+    assert (waiting.state, waiting.failures, waiting.sent) == (DeliveryState.QUEUED, 1, 1)
+    assert (waiting.reason, waiting.due_at) == ("RETRY", made.clock.now + 30)
+    assert made.ledger.claim("pacs", "s") is None
+    made.clock.now += 30
+    again = made.start_delivery()
+    (left,) = made.ledger.unsent(again)
+    assert (left.id, left.offers, left.status) == (second.id, 1, OUT_OF_RESOURCES)
+    made.ledger.answered(again, left.id, 0, stored=True)
+    made.ledger.sent(again)
+    done = made.ledger.get(again.id)
+    assert (done.failures, done.reason, done.sentence) == (0, "", "")
+
+
+def test_failures_in_a_row_are_counted(made: Stored) -> None:
+    for count in range(1, 4):
+        delivery = made.start_delivery()
+        made.ledger.retry(delivery, made.clock.now, "RETRY", "No answer.")
+        assert made.ledger.get(delivery.id).failures == count
+
+
+def test_a_held_delivery_waits_for_a_person(made: Stored) -> None:
+    delivery = made.start_delivery()
+    made.ledger.hold(delivery, "REFUSED_BY_PEER", "The PACS does not take CT.")
+    held = made.ledger.get(delivery.id)
+    assert (held.state, held.reason) == (DeliveryState.HELD, "REFUSED_BY_PEER")
+    assert made.ledger.claim("pacs", "s") is None
+    made.ledger.requeue(delivery.id)
+    again = made.start_delivery()
+    assert (again.id, again.failures, again.reason) == (delivery.id, 0, "")
+
+
+def test_a_late_sender_writes_nothing_any_more(made: Stored) -> None:
+    dead = made.start_delivery()
+    made.clock.now += LEASE_SECONDS + 1
+    again = made.start_delivery()
+    assert (again.id, again.attempt, again.failures) == (dead.id, 2, 0)
+    for write in (
+        lambda: made.ledger.renew(dead),
+        lambda: made.ledger.unsent(dead),
+        lambda: made.ledger.answered(dead, 1, 0, stored=True),
+        lambda: made.ledger.sent(dead),
+        lambda: made.ledger.retry(dead, 0, "X", "x"),
+        lambda: made.ledger.hold(dead, "X", "x"),
+        lambda: made.ledger.release(dead),
+    ):
+        with pytest.raises(LeaseLost, match=f"delivery {dead.id}, attempt 1"):
+            write()
+    assert made.ledger.get(dead.id) == again
+
+
+def test_a_renewed_delivery_stays_with_its_sender(made: Stored) -> None:
+    delivery = made.start_delivery()
+    for _ in range(3):
+        made.clock.now += LEASE_SECONDS - 1
+        made.ledger.renew(delivery)
+    assert made.ledger.claim("pacs", "another") is None
+
+
+def test_a_clean_stop_gives_the_delivery_back_and_counts_nothing(made: Stored) -> None:
+    delivery = made.start_delivery()
+    made.ledger.release(delivery)
+    again = made.start_delivery()
+    assert (again.id, again.failures, again.attempt) == (delivery.id, 0, 2)
+
+
+def test_at_start_what_a_dead_process_was_sending_is_queued_again(made: Stored) -> None:
+    made.start_delivery("pacs")
+    made.start_delivery("viewer")
+    assert made.ledger.recover() == 2
+    assert made.start_delivery("pacs").attempt == 2
+    other = Stored(made.database, made.files, made.clock, node="two")
+    assert other.ledger.recover() == 0
+
+
+def test_a_cancelled_delivery_stops_its_sender(made: Stored) -> None:
+    delivery = made.start_delivery()
+    made.ledger.cancel(delivery.id)
+    with pytest.raises(LeaseLost):
+        made.ledger.answered(delivery, 1, 0, stored=True)
+    assert made.ledger.get(delivery.id).sentence == "Cancelled by a person."
+    with pytest.raises(WrongState, match="is cancelled and cannot be cancelled"):
+        made.ledger.cancel(delivery.id)
+
+
+def test_an_operator_delivers_again_what_was_sent(made: Stored) -> None:
+    first = made.deliver("pacs")
+    made.deliver("viewer")
+    made.clock.now += 5
+    made.ledger.redeliver(1, "pacs")
+    again = made.start_delivery("pacs")
+    assert (again.id, again.sent, again.queued_at) == (first.id, 0, made.clock.now)
+    assert made.ledger.claim("viewer", "s") is None
+    made.ledger.redeliver(1)
+    assert made.ledger.claim("viewer", "s") is not None
+
+
+def test_an_operator_delivers_to_a_destination_that_the_job_did_not_name(made: Stored) -> None:
+    deliveries = made.ledger.redeliver(1, "archive")
+    assert [one.destination for one in deliveries] == ["pacs", "viewer", "archive"]
+    assert made.deliver("archive").sent == 2
+
+
+def test_what_cannot_be_delivered_again_says_why(stored: Stored) -> None:
+    stored.ask("k", destinations=())
+    with pytest.raises(WrongState, match=r"no derived series on disk \(queued\)"):
+        stored.ledger.redeliver(1, "pacs")
+    stored.succeed()
+    with pytest.raises(WrongState, match="no destinations: name one"):
+        stored.ledger.redeliver(1)
+    with pytest.raises(NotFound, match="no job 5"):
+        stored.ledger.redeliver(5)
+    for ask in (stored.ledger.get, stored.ledger.cancel, stored.ledger.requeue):
+        with pytest.raises(NotFound, match="no delivery 5"):
+            ask(5)
+
+
+def test_what_was_about_to_be_sent_counts_as_offered(made: Stored) -> None:
+    delivery = made.start_delivery()
+    made.ledger.unsent(delivery)  # the node may die now, with the first instance under way
+    made.ledger.recover()
+    assert offered(made)
+
+
+def test_what_was_never_sent_does_not_count_as_offered(made: Stored) -> None:
+    made.ledger.release(made.start_delivery())
+    assert not offered(made)
+
+
+def test_the_backlog_counts_by_destination_and_state(made: Stored) -> None:
+    since = made.clock.now
+    made.deliver("pacs")
+    made.ask("k2", route="more", destinations=("pacs",))
+    made.clock.now += 60
+    made.succeed("2.25.2")
+    assert made.ledger.backlog() == (
+        Backlog("pacs", DeliveryState.QUEUED, 1, since + 60),
+        Backlog("pacs", DeliveryState.SENT, 1, since),
+        Backlog("viewer", DeliveryState.QUEUED, 1, since),
+    )
+
+
+def test_deliveries_are_found_by_what_was_made(made: Stored) -> None:
+    derived_id = made.queue.get(1).derived_id
+    assert derived_id is not None
+    assert made.ledger.of_derived(derived_id) == made.ledger.of_job(1)
+    assert made.ledger.of_job(99) == ()
+
+
+def test_eight_senders_take_each_delivery_once(stored: Stored) -> None:
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(40)]
+    stored.queue.complete(arrival.id, {}, jobs)
+    for number in range(40):
+        stored.succeed(f"2.25.{number + 1}")
+    claimed: list[Delivery] = []
+
+    def work() -> None:
+        while (delivery := stored.ledger.claim("pacs", "s")) is not None:
+            claimed.append(delivery)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(one.id for one in claimed) == list(range(1, 41))
