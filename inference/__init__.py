@@ -1,0 +1,1 @@
+"""Pixels: from received slices to a verified derived series. No network, no database."""

@@ -1,0 +1,100 @@
+"""Weights and training checkpoints on disk: written whole or not at all, without pickle."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from inference.errors import ModelLoadError
+
+Tensors = Mapping[str, Tensor]
+
+PARTS = ("weights", "average", "optimiser")
+REST = "training"  # the key of what is no tensor, as JSON, in the file's metadata
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Everything that training needs to go on as if it had not been interrupted."""
+
+    step: int
+    seconds: float  # of processor time spent so far
+    weights: Tensors
+    average: Tensors  # exponential moving average of the weights
+    optimiser: Tensors  # named by the number of the parameter and what is kept of it
+    random: Mapping[str, Any]  # state of the numpy generator
+    patients: tuple[str, ...]  # trained on; a checkpoint never goes on with others
+
+
+def save_weights(weights: Tensors, path: Path) -> str:
+    """Write weights as safetensors; returns their SHA-256."""
+    raw = save_tensors({name: tensor.contiguous().cpu() for name, tensor in weights.items()})
+    _write(path, raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def load_weights(path: Path, sha256: str = "") -> Tensors:
+    """Read weights; where a SHA-256 is given, anything else is refused before it is parsed."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
+    found = hashlib.sha256(raw).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise ModelLoadError(f"{path}: SHA-256 is {found}, expected {sha256.lower()}")
+    try:
+        return load_tensors(raw)
+    except SafetensorError as error:
+        raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    tensors = {
+        f"{part}.{name}": tensor.detach().contiguous().cpu()
+        for part in PARTS
+        for name, tensor in getattr(checkpoint, part).items()
+    }
+    rest = {name: getattr(checkpoint, name) for name in ("step", "seconds", "random", "patients")}
+    _write(path, save_tensors(tensors, metadata={REST: json.dumps(rest)}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            rest = json.loads((file.metadata() or {})[REST])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Checkpoint(
+            step=rest["step"],
+            seconds=rest["seconds"],
+            random=rest["random"],
+            patients=tuple(rest["patients"]),
+            **{part: _part(tensors, part) for part in PARTS},
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelLoadError(f"{path}: not a checkpoint of this training: {error}") from error
+
+
+def _part(tensors: Tensors, part: str) -> Tensors:
+    return {
+        name.removeprefix(f"{part}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{part}.")
+    }
+
+
+def _write(path: Path, raw: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

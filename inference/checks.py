@@ -1,0 +1,191 @@
+"""Reads a derived series from disk again and compares it with its sources before it may leave."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inference import header as h
+from inference import whitelist as w
+from inference.dataset import Header, read_header
+from inference.derived import IMAGE_TYPE
+from inference.errors import Unprocessable
+from inference.geometry import Layout
+from inference.intensity import PixelFormat, PixelReader, Stored, is_lossy
+from inference.placement import Planned
+
+# A position is a decimal string: this is what one may be off by.
+POSITION_MM = 1e-4
+# Every value that must be the same on all instances, or viewers split the series.
+CONSTANT = [
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "SeriesDate",
+    "SeriesTime",
+    "ContentDate",
+    "ContentTime",
+    "ImageType",
+    "AcquisitionNumber",
+    "FrameOfReferenceUID",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "PhotometricInterpretation",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "StationName",
+    "SpacingBetweenSlices",
+    "WindowCenter",
+    "WindowWidth",
+    "SpecificCharacterSet",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a derived series was planned to be."""
+
+    folder: Path
+    series_uid: str
+    layout: Layout
+    slices: Sequence[Planned]  # in the order of positions
+    received: frozenset[str]  # every UID that came from a peer in this job
+
+
+def verify(
+    expected: Expected, pixels: PixelReader, *, progress: Callable[[int], None]
+) -> tuple[str, ...]:
+    """Everything that is wrong with the files of a derived series; nothing where it is right."""
+    faults: list[str] = []
+    headers: list[Header] = []
+    written = PixelReader(cache_bytes=0)
+    for place, slice_ in enumerate(expected.slices):
+        header = read_header(expected.folder / slice_.name)
+        if header.fault:
+            faults.append(f"{slice_.name}: {header.fault}")
+            continue
+        headers.append(header)
+        found = list(_faults_of(header, slice_, expected))
+        try:
+            found += _pixel_faults(header, slice_, expected, pixels, written)
+        except Unprocessable as error:
+            found.append(error.sentence)
+        faults += [f"{slice_.name}: {fault}" for fault in found]
+        progress(place + 1)
+    names = {path.name for path in expected.folder.iterdir()}
+    if names != {slice_.name for slice_ in expected.slices}:
+        faults.append("the folder holds other files than planned")
+    return (*faults, *_series_faults(headers, expected))
+
+
+def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[str]:
+    layout = expected.layout
+    base = layout.headers[slice_.base]
+    wanted = {
+        "SOPInstanceUID": slice_.uid,
+        "SeriesInstanceUID": expected.series_uid,
+        "InstanceNumber": str(slice_.number),
+        "SyntheticData": "YES" if slice_.is_generated else "NO",
+        "FrameOfReferenceUID": layout.headers[0].text("FrameOfReferenceUID"),
+        "SOPClassUID": base.text("SOPClassUID"),
+    }
+    for keyword, value in wanted.items():
+        if header.text(keyword) != value:
+            yield f"{keyword} is not {value}"
+    if header.values("ImageType") != tuple(IMAGE_TYPE):
+        yield "ImageType is not that of a derived series"
+    if slice_.uid in expected.received or expected.series_uid in expected.received:
+        yield "a UID of the source was used again"
+    position = np.array(header.numbers("ImagePositionPatient"))
+    if position.shape != (3,) or np.abs(position - slice_.position).max() > POSITION_MM:
+        yield "the position is not where the slice was planned"
+    if any(is_lossy(source) for source in layout.headers) and not is_lossy(header):
+        yield "the mark of lossy compression was lost"
+    if h.encoded(h.carried(header, w.PATIENT_AND_STUDY)) != h.encoded(
+        h.carried(layout.headers[0], w.PATIENT_AND_STUDY)
+    ):
+        yield "a patient or study attribute is not that of the source"
+    yield from _reference_faults(header, slice_, layout)
+
+
+def _reference_faults(header: Header, slice_: Planned, layout: Layout) -> Iterator[str]:
+    wanted = {layout.headers[index].uid for index in slice_.sources}
+    sources = [
+        item.text("ReferencedSOPInstanceUID") for item in header.items("SourceImageSequence")
+    ]
+    referenced = [
+        instance.text("ReferencedSOPInstanceUID")
+        for series in header.items("ReferencedSeriesSequence")
+        for instance in series.items("ReferencedInstanceSequence")
+    ]
+    if set(sources) != wanted or len(sources) != len(wanted):
+        yield "the source images are not those it was made from"
+    if sorted(referenced) != sorted(sources):
+        yield "the referenced series do not list exactly the source images"
+
+
+def _pixel_faults(
+    header: Header,
+    slice_: Planned,
+    expected: Expected,
+    pixels: PixelReader,
+    written: PixelReader,
+) -> Iterator[str]:
+    stored = written.stored(header)
+    first = expected.layout.headers[slice_.base]
+    layout, source = PixelFormat.of(header), PixelFormat.of(first)
+    if layout != source:
+        yield "the pixel format or rescale is not that of the source"
+        return
+    if not slice_.is_generated:
+        if not np.array_equal(stored, pixels.stored(first)):
+            yield "a copied slice differs from its source"
+        return
+    second = expected.layout.headers[slice_.base + 1]
+    yield from _generated_faults(stored, first, second, pixels)
+
+
+def _generated_faults(
+    stored: Stored, first: Header, second: Header, pixels: PixelReader
+) -> Iterator[str]:
+    """Generated values lie within those of the two neighbours; padding is where they have it."""
+    formats = (PixelFormat.of(first), PixelFormat.of(second))
+    planes = (pixels.stored(first), pixels.stored(second))
+    outside = [layout.padded(plane) for layout, plane in zip(formats, planes, strict=True)]
+    anywhere = outside[0] | outside[1]
+    inside = [
+        layout.hounsfield(plane)[~mask]
+        for layout, plane, mask in zip(formats, planes, outside, strict=True)
+    ]
+    values = formats[0].hounsfield(stored)[~anywhere]
+    known = np.concatenate(inside)
+    # One stored value: where the neighbours are rescaled differently, values are rounded twice.
+    slack = abs(formats[0].slope) + abs(formats[1].slope)
+    slack = 0.0 if formats[0] == formats[1] and formats[0].padding is None else slack
+    if values.size and (values.min() < known.min() - slack or values.max() > known.max() + slack):
+        yield "generated values lie outside those of the neighbours"
+    if not np.array_equal(formats[0].padded(stored), anywhere):
+        yield "padding is not where the neighbours have it"
+
+
+def _series_faults(headers: Sequence[Header], expected: Expected) -> Iterator[str]:
+    if len({header.uid for header in headers}) != len(expected.slices):
+        yield "instances are missing or share a UID"
+    for keyword in CONSTANT:
+        if len({header.raw(keyword) for header in headers}) > 1:
+            yield f"{keyword} varies within the series"
+    numbers = sorted(header.integer("InstanceNumber") or 0 for header in headers)
+    if numbers != list(range(1, len(headers) + 1)):
+        yield "instance numbers are not 1 to the number of instances"
+    positions = [header.numbers("ImagePositionPatient") for header in headers]
+    if any(len(position) != 3 for position in positions):
+        return
+    distances = np.array(positions) @ expected.layout.geometry.normal
+    if len(distances) > 1 and np.diff(distances).min() <= 0.0:
+        yield "slices are not in order along the normal"
+    declared = headers[0].number("SpacingBetweenSlices") if headers else None
+    if declared is not None and np.abs(np.diff(distances) - declared).max() > 2e-2:
+        yield "slices are not apart by the spacing that they declare"

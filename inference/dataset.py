@@ -1,0 +1,235 @@
+"""The header of a Part 10 file as it lies in the file: raw bytes first, values on request."""
+
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.sequence import Sequence as Items
+from pydicom.values import convert_SQ
+
+from inference.request import Source
+
+Element = DataElement | RawDataElement
+
+# What a damaged data set makes the parser raise; it promises no class of its own.
+DAMAGED = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    struct.error,
+    zlib.error,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    NotImplementedError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+FIRST_BULK_GROUP = 0x5000  # curves, overlays and pixels: not part of a header
+# struct formats of the binary value representations (PS3.5 6.2)
+BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H"}
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """A data set without its pixels. Nothing in it is trusted to be valid."""
+
+    path: Path
+    elements: Mapping[int, Element]
+    transfer_syntax: str = ""
+    order: int = 0  # rises with the time of receipt
+    fault: str = ""  # why the file could not be read; then there are no elements
+
+    def __contains__(self, keyword: str) -> bool:
+        return _tag(keyword) in self.elements
+
+    def raw(self, keyword: str) -> bytes:
+        """The value as it lies in the file, with its padding; empty where absent."""
+        element = self.elements.get(_tag(keyword))
+        if element is None or element.VR == "SQ" or not isinstance(element.value, bytes):
+            return b""
+        return element.value
+
+    def text(self, keyword: str) -> str:
+        """The whole value of an attribute whose characters are ASCII, without its padding."""
+        return self.raw(keyword).decode("latin-1").strip(" \0\t\r\n")
+
+    def decoded(self, keyword: str) -> str | None:
+        """Text in the data set's own character set; None where it does not fit it."""
+        raw = self.raw(keyword).rstrip(b" \0")
+        charsets = self.values("SpecificCharacterSet")
+        if not any(charsets):
+            return raw.decode("ascii") if raw.isascii() else None
+        if any(charset not in python_encoding for charset in charsets):
+            return None
+        codecs = convert_encodings(list(charsets))
+        try:
+            if b"\x1b" not in raw:
+                return raw.decode(codecs[0]).strip()
+            text = decode_bytes(raw, codecs, {0x0C, 0x0A, 0x0D, 0x09}).strip()
+        except (UnicodeError, LookupError, ValueError, UserWarning):
+            return None
+        return None if "\ufffd" in text else text
+
+    def values(self, keyword: str) -> tuple[str, ...]:
+        """Each value as text, numbers too; () where the attribute is absent or empty."""
+        code = BINARY.get(dictionary_VR(_tag(keyword))[:2])
+        if code:
+            return tuple(str(number) for number in self._unpacked(keyword, code))
+        text = self.text(keyword)
+        return tuple(value.strip() for value in text.split("\\")) if text else ()
+
+    def value(self, keyword: str, index: int = 0) -> str:
+        """One value of a multi-valued attribute; empty where there is none."""
+        values = self.values(keyword)
+        return values[index] if index < len(values) else ""
+
+    def numbers(self, keyword: str) -> tuple[float, ...]:
+        """Finite numbers; () where the attribute is absent, empty or anything but numbers."""
+        try:
+            found = tuple(float(value) for value in self.values(keyword))
+        except ValueError:
+            return ()
+        return found if all(math.isfinite(number) for number in found) else ()
+
+    def number(self, keyword: str) -> float | None:
+        """The only or first number of an attribute."""
+        numbers = self.numbers(keyword)
+        return numbers[0] if numbers else None
+
+    def integer(self, keyword: str) -> int | None:
+        """A whole number, as Instance Number is meant to be."""
+        number = self.number(keyword)
+        return int(number) if number is not None and number == int(number) else None
+
+    def items(self, keyword: str) -> tuple["Header", ...]:
+        """The items of a sequence; () where it is absent or damaged."""
+        element = self.elements.get(_tag(keyword))
+        if element is None:
+            return ()
+        return tuple(Header(self.path, raw_elements(item)) for item in sequence_items(element))
+
+    def codes(self, keyword: str) -> tuple[str, ...]:
+        """The code values of a code sequence."""
+        return tuple(item.text("CodeValue") for item in self.items(keyword))
+
+    @cached_property
+    def uid(self) -> str:
+        """SOP Instance UID; versions of an instance share it."""
+        return self.text("SOPInstanceUID")
+
+    @cached_property
+    def is_signed(self) -> bool:
+        return self.number("PixelRepresentation") == 1
+
+    def _unpacked(self, keyword: str, code: str) -> tuple[float, ...]:
+        element = self.elements.get(_tag(keyword))
+        raw = self.raw(keyword)
+        size = struct.calcsize(code)
+        little = not isinstance(element, RawDataElement) or element.is_little_endian
+        count = len(raw) // size
+        return struct.unpack(f"{'<' if little else '>'}{count}{code}", raw[: count * size])
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Instances of one series that form one volume; all versions of each are among them."""
+
+    key: str  # readable; the same for the same kind of images whatever else has arrived
+    headers: tuple[Header, ...]
+    label: str = ""  # what tells it from the other stacks of its series; "" for an only one
+
+    def __len__(self) -> int:
+        """The number of slices; versions of an instance count once."""
+        return len({header.uid for header in self.headers})
+
+
+def newest(headers: Iterable[Header]) -> list[Header]:
+    """The newest version of each instance, in the order of their UIDs."""
+    found: dict[str, Header] = {}
+    for header in headers:
+        known = found.get(header.uid)
+        if known is None or header.order > known.order:
+            found[header.uid] = header
+    return [found[uid] for uid in sorted(found)]
+
+
+def read_headers(files: Iterable[Path | Source]) -> list[Header]:
+    """The header of every file, in the order given; what cannot be read says so in `fault`."""
+    return list(_read_each(files))
+
+
+def _read_each(files: Iterable[Path | Source]) -> Iterator[Header]:
+    for position, file in enumerate(files):
+        if isinstance(file, Source):
+            yield read_header(file.path, order=file.order)
+        else:
+            yield read_header(file, order=position)
+
+
+def read_header(path: Path, *, order: int = 0) -> Header:
+    """The header of one file. Without the Part 10 prefix nothing is guessed (PS3.10 7.1)."""
+    try:
+        dataset = dcmread(path, stop_before_pixels=True)
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")).strip(" \0")
+        return Header(path, raw_elements(dataset), transfer_syntax=syntax, order=order)
+    except InvalidDicomError:
+        return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
+    except OSError as error:
+        return Header(path, {}, order=order, fault=f"cannot be opened ({error.strerror})")
+    except DAMAGED as error:
+        fault = f"holds a damaged data set ({type(error).__name__})"
+        return Header(path, {}, order=order, fault=fault)
+
+
+def raw_elements(dataset: Dataset) -> dict[int, Element]:
+    """The elements of a data set, unconverted; private and bulk groups are left out."""
+    return {
+        int(tag): _as_read(dataset.get_item(tag))
+        for tag in dataset.keys()  # noqa: SIM118  (iterating a data set converts its elements)
+        if not tag.is_private and tag.group < FIRST_BULK_GROUP
+    }
+
+
+def _as_read(element: Element) -> Element:
+    """The parser converts Specific Character Set while it reads; back to its bytes."""
+    if isinstance(element, RawDataElement) or isinstance(element.value, Items):
+        return element
+    values = [element.value] if isinstance(element.value, str) else list(element.value or ())
+    value = "\\".join(str(value) for value in values).encode("latin-1", "replace")
+    value += b" " * (len(value) % 2)
+    return RawDataElement(element.tag, element.VR, len(value), value, 0, False, True)
+
+
+def sequence_items(element: Element) -> tuple[Dataset, ...]:
+    """The items of a sequence element, their own elements unconverted."""
+    if isinstance(element, DataElement):
+        return tuple(element.value) if isinstance(element.value, Items) else ()
+    if not isinstance(element.value, bytes):
+        return ()
+    try:
+        # A sequence sent as UN is implicit VR little endian whatever surrounds it (PS3.5 6.2.2).
+        implicit = element.is_implicit_VR or element.VR == "UN"
+        little = element.is_little_endian or element.VR == "UN"
+        return tuple(convert_SQ(element.value, implicit, little, None, 0))
+    except DAMAGED:
+        return ()
+
+
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return tag

@@ -1,0 +1,308 @@
+"""The derived series: one header a slice, from what its sources say and from what was done."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, encode_string
+
+from inference import header as h
+from inference import whitelist as w
+from inference.dataset import Header
+from inference.geometry import Layout
+from inference.header import Elements
+from inference.intensity import Stored, encoded, is_lossy
+from inference.model import Model, Parameters
+from inference.placement import LOCATION_TOLERANCE, Planned, location_law, uniform_spacing
+from inference.request import File, Request
+from inference.scope import MANUFACTURER, MODEL_NAME
+from inference.uids import node_uid
+
+IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
+FIRST_SERIES_NUMBER, MOST_SERIES_NUMBER = 9000, 2**31 - 1
+MOST_DESCRIPTION = 64
+GENERATED_COMMENT = "AI-generated slice, not acquired; not for primary diagnosis"
+COPIED_COMMENT = (
+    "Received slice, unchanged, in an AI-interpolated series; not for primary diagnosis"
+)
+
+
+class Series:
+    """Writes the instances of one derived series; what they share is made once."""
+
+    def __init__(
+        self,
+        request: Request,
+        layout: Layout,
+        model: Model,
+        slices: Sequence[Planned],
+        series_uid: str,
+    ) -> None:
+        self._request = request
+        self._layout = layout
+        self._model = model
+        self._slices = slices
+        first = layout.headers[0]
+        self._at = _local(request.started_at, first)
+        self._distances = np.array([s.position @ layout.geometry.normal for s in slices])
+        self._spacing = uniform_spacing(self._distances)
+        self._location = location_law(layout)
+        self._lossy = any(is_lossy(header) for header in layout.headers)
+        self._shared = self._shared_elements(first, series_uid)
+
+    def write(self, place: int, stored: Stored) -> File:
+        """Write the slice at a place of the series with its stored values."""
+        slice_ = self._slices[place]
+        elements = self.elements(place)
+        base = self._layout.headers[slice_.base]
+        data = encoded(stored, base)
+        vr = "OW" if (base.integer("BitsAllocated") or 16) > 8 else "OB"
+        elements[0x7FE00010] = h.raw(0x7FE00010, vr, data)
+        digest = h.write_file(self._request.folder / slice_.name, elements)
+        sop_class = base.text("SOPClassUID")
+        return File(slice_.name, slice_.uid, sop_class, digest, slice_.is_generated)
+
+    def elements(self, place: int) -> Elements:
+        """The whole header of the slice at a place."""
+        slice_ = self._slices[place]
+        base = self._layout.headers[slice_.base]
+        nearest = self._layout.headers[slice_.base + (slice_.fraction > 0.5)]
+        return (
+            self._shared
+            | h.carried(base, w.PIXELS, repaired=True)
+            | h.carried(nearest, w.ACQUISITION, repaired=True)
+            | self._plane(place, base)
+            | self._derivation(slice_, base)
+            | h.elements_of(
+                SOPInstanceUID=slice_.uid,
+                InstanceNumber=str(slice_.number),
+                SyntheticData="YES" if slice_.is_generated else "NO",
+                HighBit=(base.integer("BitsStored") or 16) - 1,
+                SamplesPerPixel=1,
+            )
+            | (h.elements_of(LossyImageCompression="01") if self._lossy else {})
+        )
+
+    def _shared_elements(self, first: Header, series_uid: str) -> Elements:
+        request, at = self._request, self._at
+        description = series_description(first, self._title())
+        return (
+            h.carried(first, (*w.CHARACTER_SET, *w.PATIENT_AND_STUDY))
+            | h.elements_of(PositionReferenceIndicator="", KVP=None, AcquisitionNumber=None)
+            | h.carried(first, w.SERIES, repaired=True)
+            | h.carried(first, [k for k in w.UNIFORM if self._is_uniform(k)], repaired=True)
+            | _window(first)
+            | h.times(
+                ("SeriesDate", "SeriesTime", "ContentDate", "ContentTime")
+                + ("InstanceCreationDate", "InstanceCreationTime"),
+                at,
+            )
+            | h.elements_of(
+                SOPClassUID=first.text("SOPClassUID"),
+                SeriesInstanceUID=series_uid,
+                SeriesNumber=str(_series_number(first)),
+                InstanceCreatorUID=node_uid(request.secret, request.station_name),
+                ImageType=IMAGE_TYPE,
+                ContentQualification=request.output.content_qualification,
+                Manufacturer=MANUFACTURER,
+                ManufacturerModelName=MODEL_NAME,
+                SoftwareVersions=h.RELEASE,
+                StationName=request.station_name,
+                RescaleType="HU",
+                RelatedSeriesSequence=h.items_of(_related(first)),
+            )
+            | {0x0008103E: h.raw(0x0008103E, "LO", description)}
+        )
+
+    def _is_uniform(self, keyword: str) -> bool:
+        return len({header.values(keyword) for header in self._layout.headers}) == 1
+
+    def _title(self) -> str:
+        generated = [slice_ for slice_ in self._slices if slice_.is_generated]
+        per_gap = dict.fromkeys((slice_.gap for slice_ in generated), 0)
+        for slice_ in generated:
+            per_gap[slice_.gap] += 1
+        return title(self._request.parameters, set(per_gap.values()), self._request.output.label)
+
+    def _plane(self, place: int, base: Header) -> Elements:
+        slice_, output = self._slices[place], self._request.output
+        found = h.carried(self._layout.headers[0], ("ImageOrientationPatient",), repaired=True)
+        thickness = h.carried(base, ("SliceThickness",), repaired=True)
+        if output.slice_thickness == "spacing":
+            thickness = h.elements_of(SliceThickness=h.ds(_nearest(self._distances, place)))
+        found |= h.elements_of(SliceThickness=None) | thickness
+        if self._spacing is not None:
+            found |= h.elements_of(SpacingBetweenSlices=h.ds(self._spacing))
+        position = h.elements_of(ImagePositionPatient=[h.ds(x) for x in slice_.position])
+        location: Elements = {}
+        value = 0.0
+        if self._location is not None:
+            slope, offset = self._location
+            value = slope * float(self._distances[place]) + offset
+            location = h.elements_of(SliceLocation=h.ds(round(value, 6)))
+        if not slice_.is_generated:
+            position |= h.carried(base, ("ImagePositionPatient",), repaired=True)
+            own = base.number("SliceLocation")
+            if location and own is not None and abs(own - value) <= LOCATION_TOLERANCE:
+                location |= h.carried(base, ("SliceLocation",), repaired=True)
+        return found | position | location
+
+    def _derivation(self, slice_: Planned, base: Header) -> Elements:
+        headers = [self._layout.headers[index] for index in slice_.sources]
+        found = h.elements_of(
+            SourceImageSequence=h.items_of(*(_source_image(header, slice_) for header in headers)),
+            ReferencedSeriesSequence=h.items_of(_referenced_series(headers)),
+            ContributingEquipmentSequence=h.items_of(*self._equipment(base, slice_)),
+        )
+        if not slice_.is_generated:
+            return found | h.elements_of(
+                DerivationDescription="Pixel data copied unchanged from source slice",
+                ImageComments=COPIED_COMMENT,
+            )
+        text = (
+            f"AI-synthesised slice at {slice_.fraction:.4g} of the gap between 2 source slices "
+            f"(model {self._model_text()}); not acquired"
+        )
+        return found | h.elements_of(
+            DerivationDescription=text,
+            DerivationCodeSequence=h.code("113085"),
+            ImageComments=GENERATED_COMMENT,
+        )
+
+    def _model_text(self) -> str:
+        weights = self._model.weights_sha256
+        return f"{self._model.name} {self._model.version}" + (
+            f" sha256 {weights[:16]}" if weights else ""
+        )
+
+    def _equipment(self, base: Header, slice_: Planned) -> list[Elements]:
+        """The scanner, what the source names already, and the model (C.12.1.1.5)."""
+        scanner = h.elements_of(Manufacturer="Unknown") | {
+            tag: element
+            for tag, element in h.carried(base, w.SCANNER, repaired=True).items()
+            if element.value not in (None, b"")
+        }
+        scanner |= h.elements_of(PurposeOfReferenceCodeSequence=h.code("109101"))
+        earlier = [
+            h.carried(item, (*w.SCANNER, *EARLIER), repaired=True)
+            for item in base.items("ContributingEquipmentSequence")
+            if item.raw("Manufacturer").strip() and item.items("PurposeOfReferenceCodeSequence")
+        ]
+        versions = [self._model.version]
+        if self._model.weights_sha256:
+            versions.append(f"sha256 {self._model.weights_sha256[:32]}")
+        model = h.elements_of(
+            Manufacturer=MANUFACTURER,
+            ManufacturerModelName=self._model.name[:64],
+            SoftwareVersions=versions,
+            ContributionDateTime=self._at.strftime("%Y%m%d%H%M%S.%f%z"),
+            ContributionDescription=(
+                "Generated this slice" if slice_.is_generated else "Copied this slice unchanged"
+            ),
+            PurposeOfReferenceCodeSequence=h.code("109100" if slice_.is_generated else "109102"),
+        )
+        return [scanner, *earlier, model]
+
+
+EARLIER = ("ContributionDateTime", "ContributionDescription", "PurposeOfReferenceCodeSequence")
+
+
+def title(parameters: Parameters, generated_per_gap: set[int], label: str) -> str:
+    """The marker before the scanner's description; first, because viewers cut columns."""
+    if parameters.factor is not None:
+        how = f"x{parameters.factor}"
+    elif len(generated_per_gap) == 1:
+        how = f"x{next(iter(generated_per_gap)) + 1}"
+    else:
+        how = f"to {parameters.target_spacing_mm:g} mm"
+    return f"AI-INTERP {how} NOT ACQUIRED" + (f" {label}" if label else "")
+
+
+def series_description(source: Header, marker: str) -> bytes:
+    """The marker and what fits of the source's description, in the source's character set."""
+    marker = marker[:MOST_DESCRIPTION]
+    text = source.decoded("SeriesDescription")
+    room = MOST_DESCRIPTION - len(marker) - len(" | ")
+    raw = source.raw("SeriesDescription").rstrip(b" \0")
+    whole = marker.encode("ascii")
+    is_plain = text is not None and "\\" not in text and text.isprintable()
+    if text and is_plain and room > 0:
+        if len(text) <= room:
+            whole += b" | " + raw
+        elif raw.isascii() and b"\x1b" not in raw:
+            whole += b" | " + raw[:room].rstrip()
+        else:
+            whole += _cut(source, text, room)
+    return whole if len(whole) % 2 == 0 else whole + b" "
+
+
+def _cut(source: Header, text: str, room: int) -> bytes:
+    """The first characters, encoded as the source does; nothing where that cannot be done."""
+    try:
+        codecs = convert_encodings(list(source.values("SpecificCharacterSet")))
+        return b" | " + encode_string(text[:room].rstrip(), codecs)
+    except (UnicodeError, LookupError, ValueError):
+        return b""
+
+
+def _nearest(distances: NDArray[np.float64], place: int) -> float:
+    others = np.delete(distances, place)
+    return float(np.abs(others - distances[place]).min())
+
+
+def _local(at: datetime, source: Header) -> datetime:
+    """The time in the zone that the source's header declares for all its times."""
+    offset = source.text("TimezoneOffsetFromUTC")
+    try:
+        minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+        sign = {"+": 1, "-": -1}[offset[:1]]
+        return at.astimezone(timezone(sign * timedelta(minutes=minutes)))
+    except (ValueError, KeyError):
+        return at
+
+
+def _series_number(source: Header) -> int:
+    number = source.integer("SeriesNumber") or 0
+    return min(FIRST_SERIES_NUMBER + max(0, number), MOST_SERIES_NUMBER)
+
+
+def _window(first: Header) -> Elements:
+    """The first slice's window for all, unless it is none (PS3.3 C.11.2.1.2)."""
+    centers, widths = first.numbers("WindowCenter"), first.numbers("WindowWidth")
+    if not centers or len(centers) != len(widths) or min(widths) < 1:
+        return {}
+    found = h.carried(first, w.WINDOW, repaired=True)
+    explanations = first.values("WindowCenterWidthExplanation")
+    if len(explanations) != len(centers):
+        found.pop(0x00281055, None)
+    return found
+
+
+def _related(source: Header) -> Elements:
+    return h.elements_of(
+        StudyInstanceUID=source.text("StudyInstanceUID"),
+        SeriesInstanceUID=source.text("SeriesInstanceUID"),
+        PurposeOfReferenceCodeSequence=h.code("121323"),
+    )
+
+
+def _source_image(source: Header, slice_: Planned) -> Elements:
+    return _reference(source) | h.elements_of(
+        SpatialLocationsPreserved="NO" if slice_.is_generated else "YES",
+        PurposeOfReferenceCodeSequence=h.code("121322"),
+    )
+
+
+def _reference(source: Header) -> Elements:
+    return h.elements_of(
+        ReferencedSOPClassUID=source.text("SOPClassUID"),
+        ReferencedSOPInstanceUID=source.uid,
+    )
+
+
+def _referenced_series(sources: Sequence[Header]) -> Elements:
+    return h.elements_of(
+        SeriesInstanceUID=sources[0].text("SeriesInstanceUID"),
+        ReferencedInstanceSequence=h.items_of(*(_reference(source) for source in sources)),
+    )

@@ -1,0 +1,82 @@
+"""Why a series gives no result: one reason code a cause, and the state that each leads to.
+
+InferenceError
++-- Unprocessable   a verdict on the series, with a reason code: refused or held
++-- ModelLoadError  a model or its weights cannot be used
++-- PredictionError a model planned or predicted what cannot be
++-- Cancelled       somebody asked for the job to stop
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Reason codes of refused and held jobs; the words that operators, pages and logs use."""
+
+    NOTHING_TO_DO = "NOTHING_TO_DO"
+    TOO_FEW_SLICES = "TOO_FEW_SLICES"
+    NOT_A_CT_SLICE = "NOT_A_CT_SLICE"
+    DERIVED_INPUT = "DERIVED_INPUT"
+    MIXED_ACQUISITIONS = "MIXED_ACQUISITIONS"
+    ENHANCED_NOT_SUPPORTED = "ENHANCED_NOT_SUPPORTED"
+    NO_GEOMETRY = "NO_GEOMETRY"
+    BAD_ORIENTATION = "BAD_ORIENTATION"
+    OUT_OF_SCOPE = "OUT_OF_SCOPE"
+    NOT_HU = "NOT_HU"
+    NO_DECODER = "NO_DECODER"
+    TOO_LARGE = "TOO_LARGE"
+    ACQUIRED_THIN_SERIES_EXISTS = "ACQUIRED_THIN_SERIES_EXISTS"
+    DUPLICATE_POSITIONS = "DUPLICATE_POSITIONS"
+    MISSING_UIDS = "MISSING_UIDS"
+    CONFLICTING_INSTANCES = "CONFLICTING_INSTANCES"
+    PATIENT_MISMATCH = "PATIENT_MISMATCH"
+    MISSING_SLICES = "MISSING_SLICES"
+    PIXEL_DATA_ERROR = "PIXEL_DATA_ERROR"
+    OUTPUT_CHECK_FAILED = "OUTPUT_CHECK_FAILED"
+    LOW_CONFIDENCE = "LOW_CONFIDENCE"
+
+
+# A person decides about these; every other reason is final and needs nobody.
+HELD = frozenset(
+    {
+        Reason.CONFLICTING_INSTANCES,
+        Reason.PATIENT_MISMATCH,
+        Reason.MISSING_SLICES,
+        Reason.PIXEL_DATA_ERROR,
+        Reason.OUTPUT_CHECK_FAILED,
+        Reason.LOW_CONFIDENCE,
+    }
+)
+
+
+class InferenceError(Exception):
+    """Anything that this package raises on purpose; its text holds no patient data."""
+
+
+class Unprocessable(InferenceError):
+    """A series that is not processed, with the reason code and one sentence for a technologist."""
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        super().__init__(f"{reason}: {sentence}")
+        self.reason = reason
+        self.sentence = sentence
+
+    def __reduce__(self) -> tuple[type["Unprocessable"], tuple[Reason, str]]:
+        return type(self), (self.reason, self.sentence)
+
+    @property
+    def is_held(self) -> bool:
+        """True where a person must decide, False where the verdict is final."""
+        return self.reason in HELD
+
+
+class ModelLoadError(InferenceError):
+    """A model, its class or its weights cannot be loaded; the text says which and why."""
+
+
+class PredictionError(InferenceError):
+    """A model's plan or prediction is not what was asked for; the text says what it is instead."""
+
+
+class Cancelled(InferenceError):
+    """The job was cancelled between two steps."""

@@ -1,0 +1,311 @@
+"""Where the slices of a stack lie, and whether the gaps between them may be filled.
+
+Everything here is decided from headers: no pixels, and positions alone say what the order is.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.dataset import Header, Stack, newest
+from inference.errors import Reason, Unprocessable
+from inference.request import Output
+from inference.scope import check_patient, check_scope, instance_fault
+from inference.volume import Geometry
+
+# Direction cosines further from unit length, or from a right angle, are no orientation.
+COSINE_TOLERANCE = 1e-3
+# Slices nearer than this are at one position.
+SAME_POSITION_MM = 0.01
+# A gap this much wider than the usual one may be a hole,
+WIDE_RATIO = 1.8
+# unless the slices are so thick that they touch.
+TOUCHING_RATIO = 1.1
+# Gaps that differ by less than this part are equal.
+EQUAL_GAPS = 0.1
+# Without Instance Numbers only this many equal wide gaps are a change of spacing.
+RUN_WITHOUT_NUMBERS = 3
+# Two lattices of slices: every other gap is shorter than this part of the next.
+INTERLEAVED_RATIO = 0.5
+# A stack is sheared (gantry tilt) above this angle; its positions lie on a line within this.
+SHEAR_DEGREES, LINE_TOLERANCE_MM = 0.5, 0.1
+# Beyond this the slices lie beside each other rather than behind each other.
+MAX_SHEAR_DEGREES, LEAST_SIDE_STEP_MM = 60.0, 2.0
+# Acquisition times that turn back at this part of the slices belong to two acquisitions.
+ZIGZAG_PART, FEWEST_FOR_ZIGZAG = 0.8, 6
+MAX_SIDE_PIXELS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The slices of a stack in order, and what is known about the gaps between them."""
+
+    headers: tuple[Header, ...]  # by position along the normal, ascending
+    geometry: Geometry
+    missing: dict[int, int]  # gap -> slices that are missing in it; such a gap is never filled
+    shear_degrees: float
+    notes: tuple[str, ...]
+
+    @property
+    def gap_mm(self) -> float:
+        """The usual gap."""
+        return float(np.median(self.geometry.gaps_mm))
+
+
+def verdict(stack: Stack, output: Output) -> Unprocessable | None:
+    """Why a stack cannot be processed, from its headers alone; None where nothing speaks against.
+
+    What needs pixels (versions of an instance, decoders) is found later, by the worker.
+    """
+    try:
+        examine(stack, output)
+    except Unprocessable as found:
+        return found
+    return None
+
+
+def examine(stack: Stack, output: Output) -> Layout:
+    """The layout of a stack that may be processed; raises Unprocessable for any other."""
+    headers = newest(stack.headers)
+    faults = [fault for fault in map(instance_fault, stack.headers) if fault is not None]
+    if faults:
+        commonest = Counter(fault.reason for fault in faults).most_common(1)[0][0]
+        raise next(fault for fault in faults if fault.reason == commonest)
+    check_patient(headers)
+    for header in headers:
+        check_scope(header, output)
+    layout = arrange(headers)
+    if layout.missing and output.across_missing == "hold":
+        raise Unprocessable(Reason.MISSING_SLICES, _missing_sentence(layout))
+    return layout
+
+
+def _missing_sentence(layout: Layout) -> str:
+    places = ", ".join(
+        f"{layout.geometry.gaps_mm[gap]:.1f} mm after slice {gap + 1}" for gap in layout.missing
+    )
+    return (
+        f"About {sum(layout.missing.values())} of the slices are missing (gaps: {places}; "
+        f"usual: {layout.gap_mm:.1f} mm). Send the series again, or release it as it is."
+    )
+
+
+def arrange(headers: Sequence[Header]) -> Layout:
+    """The slices sorted by position; raises Unprocessable where they form no stack."""
+    if len(headers) < 2:
+        raise Unprocessable(
+            Reason.TOO_FEW_SLICES,
+            f"The stack has {len(headers)} slice; at least 2 are needed to fill a gap.",
+        )
+    for header in headers:
+        _check_plane(header)
+    first = min(headers, key=lambda header: header.uid)
+    cosines = np.array(first.numbers("ImageOrientationPatient"), float).reshape(2, 3)
+    positions = np.array([header.numbers("ImagePositionPatient") for header in headers], float)
+    order = np.argsort(positions @ np.cross(cosines[0], cosines[1]), kind="stable")
+    ordered = tuple(headers[index] for index in order)
+    spacing = first.numbers("PixelSpacing")
+    geometry = Geometry(
+        positions=positions[order],
+        orientation=cosines,
+        pixel_spacing=(spacing[0], spacing[1]),
+        rows=first.integer("Rows") or 0,
+        columns=first.integer("Columns") or 0,
+        thickness_mm=_thickness(ordered),
+    )
+    _check_positions(geometry)
+    _check_acquisitions(ordered)
+    shear, notes = _shear(geometry)
+    if len({header.text("FrameOfReferenceUID") for header in ordered}) > 1:
+        notes = (*notes, "each slice names another frame of reference; the first slice's was used")
+    return Layout(ordered, geometry, find_missing(ordered, geometry), shear, notes)
+
+
+def _check_plane(header: Header) -> None:
+    lengths = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+    absent = [name for name, length in lengths.items() if len(header.numbers(name)) != length]
+    if not header.text("FrameOfReferenceUID"):
+        absent.append("FrameOfReferenceUID")
+    if not absent and min(header.numbers("PixelSpacing")) <= 0.0:
+        absent.append("PixelSpacing")
+    if absent:
+        sentence = f"The images have no usable {', '.join(absent)}, so their place is unknown."
+        raise Unprocessable(Reason.NO_GEOMETRY, sentence)
+    row, column = np.array(header.numbers("ImageOrientationPatient"), float).reshape(2, 3)
+    lengths_off = max(abs(np.linalg.norm(row) - 1.0), abs(np.linalg.norm(column) - 1.0))
+    if lengths_off > COSINE_TOLERANCE or abs(row @ column) > COSINE_TOLERANCE:
+        sentence = "The direction of rows and columns is not two unit vectors at a right angle."
+        raise Unprocessable(Reason.BAD_ORIENTATION, sentence)
+    sides = (header.integer("Rows") or 0, header.integer("Columns") or 0)
+    if min(sides) < 1:
+        sentence = "The images do not say how many rows and columns they have."
+        raise Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
+    if max(sides) > MAX_SIDE_PIXELS:
+        sentence = f"The images have {sides[0]} x {sides[1]} pixels; {MAX_SIDE_PIXELS} is the most."
+        raise Unprocessable(Reason.TOO_LARGE, sentence)
+
+
+def _thickness(headers: Sequence[Header]) -> float | None:
+    known = [
+        thickness for header in headers if (thickness := header.number("SliceThickness") or 0.0) > 0
+    ]
+    return float(np.median(known)) if known else None
+
+
+def _check_positions(geometry: Geometry) -> None:
+    gaps = geometry.gaps_mm
+    same = int((gaps < SAME_POSITION_MM).sum())
+    if same:
+        sentence = f"{same} of the slices lie where another one lies, and nothing tells them apart."
+        raise Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
+    if _is_interleaved(gaps):
+        sentence = "Two acquisitions are interleaved: narrow and wide gaps take turns."
+        raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
+    sides = _side_steps_mm(geometry)
+    steep = sides > np.maximum(LEAST_SIDE_STEP_MM, gaps * math.tan(math.radians(MAX_SHEAR_DEGREES)))
+    if steep.any():
+        sentence = "The positions run along the slices instead of across them."
+        raise Unprocessable(Reason.BAD_ORIENTATION, sentence)
+
+
+def _is_interleaved(gaps: NDArray[np.float64]) -> bool:
+    for a, b, c, d in zip(gaps, gaps[1:], gaps[2:], gaps[3:], strict=False):
+        narrow, wide = min(a, b), max(a, b)
+        equal = abs(a - c) <= EQUAL_GAPS * wide and abs(b - d) <= EQUAL_GAPS * wide
+        if equal and narrow < INTERLEAVED_RATIO * wide:
+            return True
+    return False
+
+
+def _check_acquisitions(headers: Sequence[Header]) -> None:
+    alternating = any(
+        _returns([header.text(keyword) for header in headers])
+        for keyword in ("AcquisitionNumber", "ContrastBolusAgent")
+    )
+    if alternating or _zigzags([header.number("AcquisitionTime") for header in headers]):
+        sentence = "Slices of several acquisitions alternate; they cannot be one volume."
+        raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
+
+
+def _returns(values: Sequence[str]) -> bool:
+    """True where a value is seen again after another one came between."""
+    runs = [values[0], *(second for first, second in pairwise(values) if first != second)]
+    return len(runs) > len(set(runs))
+
+
+def _zigzags(times: Sequence[float | None]) -> bool:
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or len(known) < FEWEST_FOR_ZIGZAG:
+        return False
+    steps = np.sign(np.diff(known))
+    turns = int((steps[1:] * steps[:-1] < 0).sum())
+    return turns >= ZIGZAG_PART * (len(steps) - 1)
+
+
+def _side_steps_mm(geometry: Geometry) -> NDArray[np.float64]:
+    steps = np.diff(geometry.positions, axis=0)
+    return np.asarray(np.linalg.norm(steps @ geometry.orientation.T, axis=1))
+
+
+def _shear(geometry: Geometry) -> tuple[float, tuple[str, ...]]:
+    """The angle between the line of positions and the normal, and what is odd about it."""
+    whole = geometry.positions[-1] - geometry.positions[0]
+    side = float(np.linalg.norm(geometry.orientation @ whole))
+    shear = math.degrees(math.atan2(side, float(whole @ geometry.normal)))
+    places = (geometry.distances_mm - geometry.distances_mm[0]) / np.ptp(geometry.distances_mm)
+    off = geometry.positions - geometry.positions[0] - places[:, None] * whole
+    notes = []
+    if shear > SHEAR_DEGREES:
+        notes.append(f"sheared by {shear:.1f} degrees")
+    if float(np.linalg.norm(off, axis=1).max()) > LINE_TOLERANCE_MM:
+        notes.append("positions do not lie on one line")
+    if float(np.ptp(geometry.gaps_mm)) > SAME_POSITION_MM:
+        notes.append(f"gaps of {geometry.gaps_mm.min():.2f} to {geometry.gaps_mm.max():.2f} mm")
+    if geometry.thickness_mm and geometry.thickness_mm > geometry.gaps_mm.max() * TOUCHING_RATIO:
+        notes.append("slices overlap")
+    return shear, tuple(notes)
+
+
+def find_missing(headers: Sequence[Header], geometry: Geometry) -> dict[int, int]:
+    """The gaps in which slices are missing, and how many: holes, not changes of spacing."""
+    gaps = geometry.gaps_mm
+    base = float(np.percentile(gaps, 25, method="lower"))
+    jumps = _jumps(headers, gaps, base)
+    found = {}
+    for gap in np.flatnonzero(gaps >= WIDE_RATIO * base - 1e-9).tolist():
+        touches = gaps[gap] <= TOUCHING_RATIO * max(
+            header.number("SliceThickness") or 0.0 for header in headers[gap : gap + 2]
+        )
+        run = _equal_run(gaps, gap)
+        is_change = run >= (RUN_WITHOUT_NUMBERS if jumps is None else 2)
+        has_jump = jumps is not None and jumps[gap]
+        if not touches and (has_jump or not is_change):
+            found[gap] = max(1, round(float(gaps[gap]) / base) - 1)
+    return found
+
+
+def _jumps(
+    headers: Sequence[Header], gaps: NDArray[np.float64], base: float
+) -> NDArray[np.bool_] | None:
+    """Where Instance Number leaps as it does across no usual gap; None without the numbers."""
+    numbers = [header.integer("InstanceNumber") for header in headers]
+    if any(number is None for number in numbers) or len(set(numbers)) < len(numbers):
+        return None
+    steps = np.abs(np.diff(np.array(numbers, float)))
+    usual = steps[gaps <= base * (1.0 + EQUAL_GAPS)]
+    return np.asarray(steps > usual.max())
+
+
+def _equal_run(gaps: NDArray[np.float64], gap: int) -> int:
+    """How many neighbouring gaps are as wide as this one, itself included."""
+    equal = np.abs(gaps - gaps[gap]) <= EQUAL_GAPS * gaps[gap]
+    first = last = gap
+    while first > 0 and equal[first - 1]:
+        first -= 1
+    while last + 1 < len(gaps) and equal[last + 1]:
+        last += 1
+    return last - first + 1
+
+
+def acquired_thin(stack: Stack, others: Sequence[Stack]) -> Unprocessable | None:
+    """The verdict where a received stack with smaller gaps covers the same range already.
+
+    `others` are stacks of other received series; only those of the same study, frame of reference
+    and kernel count. A real slice is always better than a made one.
+    """
+    try:
+        mine = arrange(newest(stack.headers))
+    except Unprocessable:
+        return None
+    for other in others:
+        try:
+            theirs = arrange(newest(other.headers))
+        except Unprocessable:
+            continue
+        if _is_thin_twin(mine, theirs):
+            return Unprocessable(
+                Reason.ACQUIRED_THIN_SERIES_EXISTS,
+                f"The study holds a received series of the same range with slices "
+                f"{theirs.gap_mm:.2f} mm apart (here: {mine.gap_mm:.2f} mm); use that one.",
+            )
+    return None
+
+
+def _is_thin_twin(mine: Layout, theirs: Layout) -> bool:
+    keywords = ("StudyInstanceUID", "FrameOfReferenceUID", "ConvolutionKernel")
+    one, other = mine.headers[0], theirs.headers[0]
+    if any(one.text(keyword) != other.text(keyword) for keyword in keywords):
+        return False
+    if theirs.gap_mm > (1.0 - EQUAL_GAPS) * mine.gap_mm:
+        return False
+    if abs(mine.geometry.normal @ theirs.geometry.normal) < 1.0 - COSINE_TOLERANCE:
+        return False
+    start, end = mine.geometry.distances_mm[[0, -1]]
+    places = theirs.geometry.positions @ mine.geometry.normal
+    shared = min(end, places.max()) - max(start, places.min())
+    return bool(shared > 0.5 * (end - start))

@@ -1,0 +1,232 @@
+"""Interpolation without training: linear, cubic and optical flow (DIS), and the model `linear`.
+
+All of it works on a *neighbourhood*: the received slices P, A, C, N around a gap A-C, of which P
+and N may be missing at an end of the stack. A stack that shears against its orientation (gantry
+tilt) is followed: each slice is sampled once, where the patient's point lies in it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
+from inference.models.gaps import plan_gaps
+from inference.volume import Geometry, Plane
+
+Flow = NDArray[np.float32]  # (rows, columns, 2): x then y, in pixels, as OpenCV orders them
+
+# What flow is searched in: air to enhanced soft tissue in 8 bits. Bone and metal saturate; the
+# 8-bit picture serves the search alone, slices are always sampled in float.
+FLOW_LOW_HU, FLOW_HIGH_HU = -1100.0, 500.0
+# DIS searches a pyramid of patches and needs some room; smaller slices are padded for the search.
+LEAST_FLOW_SIDE = 64
+# A shift below a thousandth of a pixel is rounding of positions, not gantry tilt.
+LEAST_SHIFT_PIXELS = 1e-3
+# A neighbour nearer than this share of the gap says nothing of the slope across it but noise.
+LEAST_BESIDE_GAP = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
+    """The received slices around one gap, and where each lies relative to it."""
+
+    planes: Mapping[int, Plane]  # -1: P, 0: A, 1: C, 2: N; P and N where the stack has them
+    distances_mm: Mapping[int, float]  # along the normal, from A
+    shifts: Mapping[int, tuple[float, float]]  # (rows, columns) off the normal through A
+    pixel_mm: float
+    thickness_mm: float | None = None
+
+    @classmethod
+    def of(cls, step: Step, window: Window) -> "Neighbourhood":
+        """The slices of a step of `plan_gaps`; it may need fewer than P and N."""
+        assert step.gap is not None
+        geometry, first = window.geometry, step.gap
+        wanted = {place: first + place for place in (-1, 0, 1, 2)}
+        present = {place: index for place, index in wanted.items() if index in step.needs}
+        origin = geometry.distances_mm[first]
+        return cls(
+            planes={place: window.slices[index] for place, index in present.items()},
+            distances_mm={
+                place: float(geometry.distances_mm[index] - origin)
+                for place, index in present.items()
+            },
+            shifts={place: geometry.shift_pixels(first, index) for place, index in present.items()},
+            pixel_mm=float(np.sqrt(geometry.pixel_spacing[0] * geometry.pixel_spacing[1])),
+            thickness_mm=geometry.thickness_mm,
+        )
+
+    @property
+    def gap_mm(self) -> float:
+        return self.distances_mm[1]
+
+    def offset(self, place: int, t: float) -> tuple[float, float]:
+        """(rows, columns) to add to a pixel of the slice at `t` to find its point in a neighbour.
+
+        The slice at `t` lies on the line from A to C, so its own shift is t times that of C.
+        """
+        (along_rows, along_columns), at_c = self.shifts[place], self.shifts[1]
+        return t * at_c[0] - along_rows, t * at_c[1] - along_columns
+
+    def aligned(self, place: int, t: float) -> Plane:
+        """A neighbour in the in-plane frame of the slice at `t`: itself unless the stack shears."""
+        return shifted(self.planes[place], self.offset(place, t))
+
+    @cached_property
+    def flows(self) -> tuple[Flow, Flow]:
+        """DIS from A to C and from C to A, on whole slices, in A's frame; searched once per gap."""
+        a = self.planes[0]
+        return flow_between(a, shifted(self.planes[1], self.offset(1, 0.0)))
+
+
+def shifted(plane: Plane, offset: tuple[float, float]) -> Plane:
+    """The plane sampled at every pixel plus `offset` (rows, columns), bicubic; edges repeat."""
+    if max(abs(offset[0]), abs(offset[1])) < LEAST_SHIFT_PIXELS:
+        return plane
+    return sample(plane, np.zeros((*plane.shape, 2), np.float32), offset)
+
+
+def sample(plane: Plane, flow: Flow, offset: tuple[float, float] = (0.0, 0.0)) -> Plane:
+    """The plane sampled once, bicubic, at every pixel plus offset plus flow; edges repeat."""
+    rows, columns = plane.shape
+    x = np.arange(columns, dtype=np.float32)[None, :] + np.float32(offset[1]) + flow[..., 0]
+    y = np.arange(rows, dtype=np.float32)[:, None] + np.float32(offset[0]) + flow[..., 1]
+    return np.asarray(
+        cv2.remap(plane, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.float32
+    )
+
+
+def flow_between(a: Plane, c: Plane) -> tuple[Flow, Flow]:
+    """DIS optical flow both ways: a(p) looks like c(p + forth(p)), c(p) like a(p + back(p))."""
+    rows, columns = a.shape
+    bottom, right = max(0, LEAST_FLOW_SIDE - rows), max(0, LEAST_FLOW_SIDE - columns)
+    a8, c8 = (
+        cv2.copyMakeBorder(_for_flow(plane), 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        for plane in (a, c)
+    )
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    start = np.zeros((*a8.shape, 2), np.float32)
+    forth, back = search.calc(a8, c8, start.copy()), search.calc(c8, a8, start.copy())
+    return (
+        np.asarray(forth[:rows, :columns], np.float32),
+        np.asarray(back[:rows, :columns], np.float32),
+    )
+
+
+def _for_flow(plane: Plane) -> NDArray[np.uint8]:
+    scaled = (plane - FLOW_LOW_HU) * (255.0 / (FLOW_HIGH_HU - FLOW_LOW_HU))
+    return np.asarray(np.clip(scaled, 0.0, 255.0), np.uint8)
+
+
+def warped(near: Neighbourhood, t: float) -> tuple[Plane, Plane]:
+    """A and C brought to `t` along the flow (linear in z), each sampled once from the received."""
+    forth, back = near.flows
+    here = near.offset(0, t)  # the flow field lies in A's frame
+    if max(abs(here[0]), abs(here[1])) >= LEAST_SHIFT_PIXELS:
+        forth, back = _shifted_flow(forth, here), _shifted_flow(back, here)
+    to_a = (t * t) * back - (t * (1.0 - t)) * forth
+    to_c = ((1.0 - t) * (1.0 - t)) * forth - (t * (1.0 - t)) * back
+    return (
+        sample(near.planes[0], to_a.astype(np.float32), here),
+        sample(near.planes[1], to_c.astype(np.float32), near.offset(1, t)),
+    )
+
+
+def _shifted_flow(flow: Flow, offset: tuple[float, float]) -> Flow:
+    matrix = np.array([[1.0, 0.0, offset[1]], [0.0, 1.0, offset[0]]])
+    size = (flow.shape[1], flow.shape[0])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(flow, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.float32)
+
+
+def cubic_weights(distances_mm: Mapping[int, float], t: float) -> NDArray[np.float32]:
+    """(4,): weights of P, A, C, N for a cubic through A and C on the real positions.
+
+    Slopes are those of the parabola through three neighbours; where one is missing, or too near to
+    tell, the curve ends without curvature (a natural end); between two alone it is a line.
+    """
+    gap = distances_mm[1]
+    p, a, c, n = np.eye(4)
+    secant = (c - a) / gap
+    slopes: dict[int, NDArray[np.float64]] = {}
+    before, after = -distances_mm.get(-1, 0.0), distances_mm.get(2, gap) - gap
+    if before > LEAST_BESIDE_GAP * gap:
+        slopes[0] = (gap * (a - p) / before + before * secant) / (before + gap)
+    if after > LEAST_BESIDE_GAP * gap:
+        slopes[1] = (gap * (n - c) / after + after * secant) / (after + gap)
+    at_a = slopes.get(0, 1.5 * secant - 0.5 * slopes[1] if 1 in slopes else secant)
+    at_c = slopes.get(1, 1.5 * secant - 0.5 * slopes[0] if 0 in slopes else secant)
+    weights = (
+        (1.0 + 2.0 * t) * (1.0 - t) ** 2 * a
+        + t * (1.0 - t) ** 2 * gap * at_a
+        + t**2 * (3.0 - 2.0 * t) * c
+        - t**2 * (1.0 - t) * gap * at_c
+    )
+    return weights.astype(np.float32)
+
+
+def nearest(near: Neighbourhood, t: float) -> Plane:
+    return near.aligned(0 if t < 0.5 else 1, t)
+
+
+def linear(near: Neighbourhood, t: float) -> Plane:
+    """Linear interpolation of A and C, shift-corrected."""
+    return np.float32(1.0 - t) * near.aligned(0, t) + np.float32(t) * near.aligned(1, t)
+
+
+def cubic(near: Neighbourhood, t: float) -> Plane:
+    """Cubic interpolation through A and C with slopes from P and N, on real positions."""
+    weights = cubic_weights(near.distances_mm, t)
+    total = np.zeros_like(near.planes[0], dtype=np.float32)
+    for place in sorted(near.planes):
+        total += weights[place + 1] * near.aligned(place, t)
+    return total
+
+
+def dis(near: Neighbourhood, t: float) -> Plane:
+    """The blend of A and C, both moved along the DIS flow."""
+    from_a, from_c = warped(near, t)
+    return np.float32(1.0 - t) * from_a + np.float32(t) * from_c
+
+
+def envelope(near: Neighbourhood, t: float) -> tuple[Plane, Plane]:
+    """Least and greatest value received in A and C near each pixel of the slice at `t`."""
+    radius = 4 if near.gap_mm < 6.0 else 8
+    lows, highs = [], []
+    for place in (0, 1):
+        plane, offset = near.planes[place], near.offset(place, t)
+        whole = (round(offset[0]), round(offset[1]))
+        # Half a pixel may be lost by moving whole pixels only; one more ring covers it.
+        side = 2 * (radius + (max(abs(offset[0]), abs(offset[1])) >= LEAST_SHIFT_PIXELS)) + 1
+        window = np.ones((side, side), np.uint8)
+        lows.append(_moved(np.asarray(cv2.erode(plane, window), np.float32), whole))
+        highs.append(_moved(np.asarray(cv2.dilate(plane, window), np.float32), whole))
+    return np.minimum(*lows), np.maximum(*highs)
+
+
+def _moved(plane: Plane, offset: tuple[int, int]) -> Plane:
+    rows = np.clip(np.arange(plane.shape[0]) + offset[0], 0, plane.shape[0] - 1)
+    columns = np.clip(np.arange(plane.shape[1]) + offset[1], 0, plane.shape[1] - 1)
+    return np.asarray(plane[np.ix_(rows, columns)])
+
+
+class Linear:
+    """The model `linear`: shift-corrected linear interpolation; no weights, instant."""
+
+    name = "linear"
+    version = "1.0.0"
+    weights_sha256 = ""
+    produces: Produces = "slices"
+
+    def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
+        return plan_gaps(geometry, parameters, reach=1)
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        """Linear needs no device, batch or tile: `limits` changes nothing."""
+        del limits
+        near = Neighbourhood.of(step, slices)
+        return Prediction(planes=tuple(linear(near, t) for t in step.fractions))

@@ -1,0 +1,308 @@
+"""The generator `midslice`: optical flow, corrected and blended by a small network.
+
+The slice at t between A and C is a blend, pixel by pixel, of three candidates that need no
+training (linear, cubic, and A and C moved along the DIS flow). The network sees the four received
+slices around the gap and says how the flow is to be corrected, how much of A and C to take, how
+much of each candidate, and a small residual that vanishes at t = 0 and t = 1. Untrained, it is
+close to the DIS blend; at t = 0 and t = 1 it is A and C exactly.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from inference.errors import ModelLoadError
+from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
+from inference.models.classical import Neighbourhood, cubic_weights, envelope, warped
+from inference.models.gaps import plan_gaps
+from inference.volume import Geometry, Plane
+
+SHIPPED_WEIGHTS = Path(__file__).with_name("midslice.safetensors")
+
+# What the network sees. Metal above it is added again by linear interpolation of the excess.
+LEAST_HU, MOST_HU = -1024.0, 3071.0
+PLANES = 6  # P, A, C, N, and A and C moved along the flow
+CONDITIONS = 6  # t, gap, log(gap / pixel), thickness / gap, has P, has N
+IN_Z, TOLD_IN_Z = (3, 2, 1, 0, 5, 4), (0, 1, 2, 3, 5, 4)  # their order when z is reversed
+MARGIN = 16  # replicated around a slice, so that the zeros around it in convolutions stay outside
+MULTIPLE = 8  # three halvings
+HALO = 96  # pixels a tile sees around what it keeps; beyond the network's reach
+FLOW_LOGIT = 2.0  # how much the flow blend is preferred before training
+RESIDUAL_HU = 100.0
+SCALE_HU = 30.0
+
+
+class Block(nn.Module):
+    """Two convolutions around which the input passes; it starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(_bias(self.last))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(F.leaky_relu(self.first(F.leaky_relu(x, 0.1)), 0.1))
+        return x + y
+
+
+class Trunk(nn.Module):
+    """A three-level residual U-Net at half resolution, told t and the gap by a bias a level."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        fine, middle, coarse = width, 2 * width, 4 * width
+        self.told = nn.Sequential(nn.Linear(CONDITIONS, 32), nn.LeakyReLU(0.1))
+        self.bias_fine = nn.Linear(32, fine)
+        self.bias_coarse = nn.Linear(32, coarse)
+        self.stem = nn.Conv2d(4 * (PLANES + 1), fine, 3, padding=1)
+        self.enter_fine = Block(fine)
+        self.down_middle = nn.Conv2d(fine, middle, 2, stride=2)
+        self.enter_middle = Block(middle)
+        self.down_coarse = nn.Conv2d(middle, coarse, 2, stride=2)
+        self.bottom = nn.Sequential(Block(coarse), Block(coarse))
+        self.up_middle = nn.ConvTranspose2d(coarse, middle, 2, stride=2)
+        self.leave_middle = Block(middle)
+        self.up_fine = nn.ConvTranspose2d(middle, fine, 2, stride=2)
+        self.leave_fine = Block(fine)
+        self.head = nn.Conv2d(fine, outputs, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(_bias(self.head))
+
+    def forward(self, images: Tensor, conditions: Tensor) -> Tensor:
+        told = self.told(conditions)  # (B, 32)
+        images = F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last)
+        x = self.stem(images)  # (B, fine, H/2, W/2)
+        x = self.enter_fine(x + self.bias_fine(told)[:, :, None, None])
+        y = self.enter_middle(self.down_middle(x))  # (B, middle, H/4, W/4)
+        z = self.down_coarse(y) + self.bias_coarse(told)[:, :, None, None]  # (B, coarse, H/8, W/8)
+        y = self.leave_middle(y + self.up_middle(self.bottom(z)))  # (B, middle, H/4, W/4)
+        x = self.leave_fine(x + self.up_fine(y))  # (B, fine, H/2, W/2)
+        heads: Tensor = self.head(F.leaky_relu(x, 0.1))  # (B, outputs, H/2, W/2)
+        return heads
+
+
+class Network(nn.Module):
+    """Planes and conditions to the slice at t in HU, and its expected absolute error in HU."""
+
+    FLOWS, FULL = 4, 6  # half-resolution flow (A: x, y; C: x, y); mask, 3 logits, residual, scale
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.trunk = Trunk(width, self.FLOWS + 4 * self.FULL)
+        self.mixed = False  # the trunk alone in bfloat16, for training on CUDA
+
+    def forward(self, planes: Tensor, conditions: Tensor, cubic: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 6, H, W) HU, (B, 6), (B, 4) weights of P, A, C, N; H and W multiples of 8."""
+        t = conditions[:, 0, None, None, None]  # (B, 1, 1, 1)
+        received, from_a, from_c = planes[:, :4], planes[:, 4:5], planes[:, 5:6]
+        moved = (1.0 - t) * from_a + t * from_c  # (B, 1, H, W)
+        seen = torch.cat([(planes - moved) / 250.0, (moved + 1000.0) / 1000.0], dim=1)
+        with torch.autocast(planes.device.type, torch.bfloat16, enabled=self.mixed):
+            heads = self.trunk(seen, conditions)
+        heads = heads.float()
+        flow = F.interpolate(
+            heads[:, : self.FLOWS], scale_factor=2, mode="bilinear", align_corners=False
+        )  # (B, 4, H, W)
+        full = F.pixel_shuffle(heads[:, self.FLOWS :], 2)  # (B, 6, H, W)
+        mask = _odds(full[:, :1], t)
+        blend = mask * _moved(from_a, t * flow[:, :2])
+        blend = blend + (1.0 - mask) * _moved(from_c, (1.0 - t) * flow[:, 2:])
+        straight = (1.0 - t) * planes[:, 1:2] + t * planes[:, 2:3]
+        curved = (received * cubic[:, :, None, None]).sum(dim=1, keepdim=True)
+        preferred = full.new_tensor([0.0, 0.0, FLOW_LOGIT])[None, :, None, None]
+        weights = torch.softmax(full[:, 1:4] + preferred, dim=1)  # (B, 3, H, W)
+        candidates = torch.cat([straight, curved, blend], dim=1)
+        residual = RESIDUAL_HU * 4.0 * t * (1.0 - t) * full[:, 4:5]
+        slice_hu = (weights * candidates).sum(dim=1, keepdim=True) + residual
+        scale_hu = SCALE_HU * torch.exp(full[:, 5:6].clamp(-6.0, 6.0))
+        return slice_hu, scale_hu  # (B, 1, H, W) each
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+def _odds(logit: Tensor, t: Tensor) -> Tensor:
+    """The share of A: 1 - t where the logit is 0, exactly 1 at t = 0 and 0 at t = 1."""
+    raised = torch.exp(logit.clamp(-8.0, 8.0))
+    return (1.0 - t) * raised / ((1.0 - t) * raised + t)
+
+
+def _moved(plane: Tensor, flow: Tensor) -> Tensor:
+    """(B, 1, H, W) sampled at every pixel plus flow (B, 2: x, y, H, W), bilinear; edges repeat."""
+    height, width = plane.shape[-2:]
+    x = torch.arange(width, device=plane.device, dtype=plane.dtype) + flow[:, 0]
+    y = torch.arange(height, device=plane.device, dtype=plane.dtype)[:, None] + flow[:, 1]
+    grid = torch.stack([(2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0], dim=-1)
+    return F.grid_sample(plane, grid, padding_mode="border", align_corners=False)
+
+
+def conditions_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:
+    """(6,): what the network is told beside the slices."""
+    gap = near.gap_mm
+    thickness = gap if near.thickness_mm is None else near.thickness_mm
+    told = (
+        t,
+        gap / 10.0,
+        math.log(gap / near.pixel_mm) / 2.0,
+        min(thickness / gap, 2.0),
+        float(-1 in near.planes),
+        float(2 in near.planes),
+    )
+    return np.array(told, np.float32)
+
+
+def planes_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:
+    """(6, rows, columns): P, A, C, N and the warps in the frame of the slice at t, clipped to HU.
+
+    A missing P or N is replaced by its nearest real neighbour; the conditions say so.
+    """
+    a, c = near.aligned(0, t), near.aligned(1, t)
+    p = near.aligned(-1, t) if -1 in near.planes else a
+    n = near.aligned(2, t) if 2 in near.planes else c
+    planes = np.stack([p, a, c, n, *warped(near, t)])
+    return np.clip(planes, LEAST_HU, MOST_HU, out=planes)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the network is given for one slice."""
+
+    planes: NDArray[np.float32]  # (6, rows, columns)
+    conditions: NDArray[np.float32]  # (6,)
+    cubic: NDArray[np.float32]  # (4,)
+
+    def reversed(self) -> "Inputs":
+        """The same with z running the other way: A and C, P and N change places."""
+        conditions = self.conditions[[*TOLD_IN_Z]]
+        conditions[0] = 1.0 - conditions[0]
+        return Inputs(self.planes[[*IN_Z]], conditions, self.cubic[::-1])
+
+
+def inputs_of(near: Neighbourhood, t: float) -> Inputs:
+    """The network's input with the nearer neighbour as A, so that z reversed gives the same slice.
+
+    In the middle of a gap the brighter neighbour is C: a choice that does not know z either.
+    """
+    inputs = Inputs(planes_of(near, t), conditions_of(near, t), cubic_weights(near.distances_mm, t))
+    if math.isclose(t, 0.5, abs_tol=1e-6):
+        a, c = inputs.planes[1].sum(dtype=np.float64), inputs.planes[2].sum(dtype=np.float64)
+        return inputs.reversed() if a > c else inputs
+    return inputs.reversed() if t > 0.5 else inputs
+
+
+Spans = tuple[slice, slice]
+
+
+def _tiles(shape: Sequence[int], tile: int | None) -> Iterator[tuple[Spans, Spans, Spans]]:
+    """For each tile: what the network sees, what is kept of that, and where it belongs."""
+    side = max(shape) if tile is None else max(MULTIPLE, tile - tile % MULTIPLE)
+    for top in range(0, shape[0], side):
+        for left in range(0, shape[1], side):
+            rows, columns = _span(top, side, shape[0]), _span(left, side, shape[1])
+            yield (rows[0], columns[0]), (rows[1], columns[1]), (rows[2], columns[2])
+
+
+def _span(start: int, side: int, size: int) -> tuple[slice, slice, slice]:
+    end = min(size, start + side)
+    first = max(0, start - HALO)
+    return (
+        slice(first, min(size, end + HALO)),
+        slice(start - first, end - first),
+        slice(start, end),
+    )
+
+
+def _replicated(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The planes with a margin of repeated edges, and sides that can be halved three times."""
+    below, right = (MARGIN + (-side) % MULTIPLE for side in planes.shape[2:])
+    return np.pad(planes, ((0, 0), (0, 0), (MARGIN, below), (MARGIN, right)), mode="edge")
+
+
+def guarded(near: Neighbourhood, t: float, plane: Plane) -> Plane:
+    """The slice with what clipping hid of metal, kept inside what A and C hold nearby."""
+    excess = np.float32(1.0 - t) * _excess(near.aligned(0, t)) + np.float32(t) * _excess(
+        near.aligned(1, t)
+    )
+    return np.clip(plane + excess, *envelope(near, t))
+
+
+def _excess(plane: Plane) -> Plane:
+    return plane - np.clip(plane, LEAST_HU, MOST_HU)
+
+
+class Midslice:
+    """The model `midslice`, version and weights; keeps nothing between two steps."""
+
+    name = "midslice"
+    version = "1.0.0"
+    produces: Produces = "slices"
+
+    def __init__(self, weights: Path | None = None, device: str = "cpu") -> None:
+        path = weights or SHIPPED_WEIGHTS
+        try:
+            raw = path.read_bytes()
+            tensors = load_tensors(raw)
+        except OSError as error:
+            raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
+        except SafetensorError as error:
+            raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
+        self.weights_sha256 = hashlib.sha256(raw).hexdigest()
+        self._network = Network()
+        try:
+            self._network.load_state_dict(tensors)
+        except RuntimeError as error:  # missing, unexpected or misshapen tensors
+            raise ModelLoadError(f"{path}: not the weights of {self.name}: {error}") from error
+        self._network.eval().requires_grad_(requires_grad=False)
+        self._network.to(device)
+
+    def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
+        return plan_gaps(geometry, parameters, reach=2)
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        """Fill one gap; flow, warps and guards work on whole slices, the network alone in tiles."""
+        near = Neighbourhood.of(step, slices)
+        planes, scales = [], []
+        for first in range(0, len(step.fractions), max(1, limits.batch)):
+            some = step.fractions[first : first + max(1, limits.batch)]
+            slices_hu, scales_hu = self._predict(near, some, limits)
+            planes += [guarded(near, t, plane) for t, plane in zip(some, slices_hu, strict=True)]
+            scales += list(scales_hu)
+        return Prediction(planes=tuple(planes), scale_hu=tuple(scales))
+
+    def _predict(
+        self, near: Neighbourhood, fractions: Sequence[float], limits: Limits
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(B, rows, columns) twice: what the network makes of each fraction, and its scale."""
+        rows, columns = near.planes[0].shape
+        inputs = [inputs_of(near, t) for t in fractions]
+        planes = _replicated(np.stack([given.planes for given in inputs]))
+        told = np.stack([given.conditions for given in inputs])
+        cubic = np.stack([given.cubic for given in inputs])
+        device = torch.device(limits.device)
+        self._network.to(device)
+        padded = torch.from_numpy(planes)
+        fixed = torch.from_numpy(told).to(device), torch.from_numpy(cubic).to(device)
+        made = np.empty((2, len(fractions), *planes.shape[2:]), np.float32)
+        with torch.inference_mode():
+            for seen, kept, place in _tiles(planes.shape[2:], limits.tile):
+                tile = padded[..., seen[0], seen[1]].to(device)
+                for index, part in enumerate(self._network(tile, *fixed)):
+                    made[index][..., place[0], place[1]] = (
+                        part[:, 0, kept[0], kept[1]].cpu().numpy()
+                    )
+        whole = made[:, :, MARGIN : MARGIN + rows, MARGIN : MARGIN + columns]
+        return whole[0], whole[1]

@@ -1,0 +1,131 @@
+"""What goes to a worker and what comes back: picklable values, free of torch and of pydicom."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from inference.errors import Reason
+from inference.model import Parameters
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model to load: a registered name, or a site's own class with its weights."""
+
+    name: str
+    factory: str | None = None  # "package.module:Class"; None = registered under `name`
+    weights: Path | None = None
+    weights_sha256: str = ""  # checked against the file where it is given
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Part 10 file of a stack. Several with one instance UID are versions; the newest is used."""
+
+    path: Path
+    instance_uid: str
+    order: int  # rises with the time of receipt; the newest version has the highest
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the derived series must look like; each of these is part of its UIDs."""
+
+    include_received: bool = True
+    slice_thickness: Literal["source", "spacing"] = "source"
+    accept_derived: bool = True
+    across_missing: Literal["hold", "leave"] = "hold"
+    content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
+    label: str = ""  # ASCII, part of the description: which stack of several, or which revision
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where and how large a model may work."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    batch: int = 4
+    threads: int = 0  # 0 = as many as the machine has cores
+
+
+@dataclass(frozen=True)
+class Request:
+    """One stack, one model, one folder for the result: all that a worker is told."""
+
+    sources: tuple[Source, ...]
+    model: ModelSpec
+    parameters: Parameters
+    output: Output
+    folder: Path  # made by the caller, empty; the derived files go here
+    secret: bytes  # of the site; keys the derived UIDs
+    started_at: datetime  # with a time zone; the result's dates
+    edition: int = 1
+    kept: frozenset[str] = frozenset()  # derived Series UIDs that exist and must not be made again
+    station_name: str = "MIDSLICE"  # the node's AE title
+    resources: Resources = Resources()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: `done` of `total` generated slices in `step`."""
+
+    step: str  # reading, predicting, writing, checking
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class File:
+    """One instance of a derived series; `name` lies in the folder of the request."""
+
+    name: str
+    instance_uid: str
+    sop_class_uid: str
+    digest: str  # SHA-256 of the file
+    generated: bool
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A derived series, verified against its source, written and fsynced."""
+
+    series_uid: str
+    version: str  # of the model
+    files: tuple[File, ...]
+    record: Mapping[str, object] = field(default_factory=dict)  # JSON: counts, seconds, device
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The derived series that the request asks for exists already; nothing was predicted."""
+
+    series_uid: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The series is refused or held, with a reason code and a sentence."""
+
+    reason: Reason
+    sentence: str
+    held: bool
+    record: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The model or our code raised. `frames` may stand in a log, `sentence` on a page."""
+
+    reason: str  # the exception's class
+    sentence: str
+    frames: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The job was cancelled between two steps."""
+
+
+Outcome = Derived | Kept | Verdict | Failed | Stopped

@@ -1,0 +1,221 @@
+"""Which instances are CT slices at all, and which stacks are no input for a generator."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from inference.dataset import Header
+from inference.errors import Reason, Unprocessable
+from inference.request import Output
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT
+        "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
+        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR
+        "1.2.840.10008.5.1.4.1.1.4.3",  # Enhanced MR Color
+        "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR
+        "1.2.840.10008.5.1.4.1.1.128.1",  # Legacy Converted Enhanced PET
+        "1.2.840.10008.5.1.4.1.1.130",  # Enhanced PET
+    }
+)
+MR_IMAGE, PET_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128"
+
+# The node's own mark in the General Equipment Module and in Contributing Equipment.
+MANUFACTURER, MODEL_NAME = "Midslice", "Midslice node"
+
+# CID 7203: results that are no slices of attenuation values any more.
+PROJECTION_CODES = {
+    "113073": "a curved reformat",
+    "113074": "a volume rendering",
+    "113075": "a surface rendering",
+    "113077": "an edited volume",
+    "113078": "a maximum intensity projection",
+    "113079": "a minimum intensity projection",
+}
+PROJECTION_WORDS = frozenset(
+    {"MIP", "MINIP", "MIN IP", "MPVR", "PROJECTION IMAGE", "VOLUME RENDERING", "VRT", "SSD"}
+)
+PROJECTION_WORDS |= {"MAX_IP", "MIN_IP", "MAXIMUM", "MINIMUM", "CURVED", "CPR"}
+# An axial reformat follows the skull base or a disc; beyond this angle it is another plane.
+MAX_REFORMAT_DEGREES = 30.0
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+
+
+def is_derived_by_node(header: Header) -> bool:
+    """True for a result of this node, whatever a PACS has done to its UIDs meanwhile."""
+    return (
+        header.text("SyntheticData").upper() == "YES"
+        or header.value("ImageType", 4).upper().startswith("AI_")
+        or _is_node(header)
+        # The item's model name is that of the generator, so the manufacturer alone tells.
+        or any(
+            item.text("Manufacturer") == MANUFACTURER
+            for item in header.items("ContributingEquipmentSequence")
+        )
+    )
+
+
+def _is_node(header: Header) -> bool:
+    return (
+        header.text("Manufacturer") == MANUFACTURER
+        and header.text("ManufacturerModelName") == MODEL_NAME
+    )
+
+
+def instance_fault(header: Header) -> Unprocessable | None:
+    """Why an instance is left out of every stack; None for what looks like a CT slice."""
+    for judge in (_unreadable, _without_uids, _of_other_class, _no_slice):
+        fault = judge(header)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _unreadable(header: Header) -> Unprocessable | None:
+    if not header.fault:
+        return None
+    sentence = f"A file {header.fault}; send the series again."
+    return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
+
+
+def _without_uids(header: Header) -> Unprocessable | None:
+    missing = [keyword for keyword in UIDS if not header.text(keyword)]
+    if not missing:
+        return None
+    sentence = f"The images lack {', '.join(missing)}; without them no result can refer to them."
+    return Unprocessable(Reason.MISSING_UIDS, sentence)
+
+
+def _of_other_class(header: Header) -> Unprocessable | None:
+    sop_class = header.text("SOPClassUID")
+    if sop_class in ENHANCED or (header.number("NumberOfFrames") or 1) > 1:
+        sentence = "Multi-frame (enhanced) images are not supported; send them as single slices."
+        return Unprocessable(Reason.ENHANCED_NOT_SUPPORTED, sentence)
+    if sop_class in (MR_IMAGE, PET_IMAGE):
+        return Unprocessable(Reason.OUT_OF_SCOPE, "The images are not CT.")
+    if sop_class != CT_IMAGE:
+        sentence = "The object is no CT slice (a screenshot, a report or another kind of object)."
+        return Unprocessable(Reason.NOT_A_CT_SLICE, sentence)
+    return None
+
+
+def _no_slice(header: Header) -> Unprocessable | None:
+    photometric = header.text("PhotometricInterpretation")
+    is_secondary = header.value("ImageType", 1).upper() == "SECONDARY"
+    sentence = ""
+    if (header.number("SamplesPerPixel") or 1) != 1 or photometric not in (
+        "MONOCHROME1",
+        "MONOCHROME2",
+    ):
+        sentence = "The image is a colour picture or has no grey values, so it is no CT slice."
+    elif header.text("BurnedInAnnotation").upper() == "YES":
+        sentence = "Text is burned into the image, so its values are no CT values."
+    elif "LOCALIZER" in (value.upper() for value in header.values("ImageType")[2:]):
+        sentence = "The image is a localizer."
+    elif is_secondary and not header.raw("ImagePositionPatient"):
+        sentence = "The image is a secondary picture (such as a dose page) without a position."
+    return Unprocessable(Reason.NOT_A_CT_SLICE, sentence) if sentence else None
+
+
+# What must be the same in all instances of a stack (PS3.3 A.1.2): anything else is a mix-up.
+def patient_mismatch(headers: Sequence[Header]) -> str:
+    """A sentence if instances disagree about patient or study, else nothing."""
+    tests: dict[str, Callable[[Header], str]] = {
+        "Patient ID": lambda header: header.text("PatientID"),
+        "Patient's Birth Date": lambda header: header.text("PatientBirthDate"),
+        "Study Instance UID": lambda header: header.text("StudyInstanceUID"),
+    }
+    differing = [name for name, of in tests.items() if len({of(header) for header in headers}) > 1]
+    if len({header.text("IssuerOfPatientID") for header in headers} - {""}) > 1:
+        differing.append("Issuer of Patient ID")
+    if not differing:
+        return ""
+    return (
+        f"The images of this series do not agree in {', '.join(differing)}; "
+        "they may belong to two patients or two studies."
+    )
+
+
+def check_patient(headers: Sequence[Header]) -> None:
+    """Raise Unprocessable where the instances of a stack disagree about patient or study."""
+    sentence = patient_mismatch(headers)
+    if sentence:
+        raise Unprocessable(Reason.PATIENT_MISMATCH, sentence)
+
+
+def check_scope(header: Header, output: Output) -> None:
+    """Raise Unprocessable for a slice that a generator must not touch."""
+    for check in (_check_subject, _check_hounsfield):
+        check(header)
+    _check_derived(header, output)
+
+
+def _check_subject(header: Header) -> None:
+    species = header.text("PatientSpeciesDescription").lower()
+    is_animal = bool(species) and "human" not in species and "homo sapiens" not in species
+    cases: Mapping[str, bool] = {
+        f"The images are of modality {header.text('Modality') or '(empty)'}, not CT.": (
+            header.text("Modality") != "CT"
+        ),
+        "The images are quality control images (a phantom), not a patient.": (
+            header.text("QualityControlImage").upper() == "YES"
+        ),
+        "The images are of an animal.": is_animal,
+        "The images are marked as made for service of the scanner.": (
+            header.text("ContentQualification").upper() == "SERVICE"
+        ),
+    }
+    for sentence, applies in cases.items():
+        if applies:
+            raise Unprocessable(Reason.OUT_OF_SCOPE, sentence)
+
+
+def _check_hounsfield(header: Header) -> None:
+    rescale_type = header.text("RescaleType").upper()
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    sentence = ""
+    if header.text("MultienergyCTAcquisition").upper() == "YES":
+        sentence = "The images come from a multi-energy acquisition and need not be in HU."
+    elif rescale_type not in ("", "HU"):
+        sentence = f"The values are in {rescale_type}, not in Hounsfield units."
+    elif header.items("ModalityLUTSequence") or not slope or intercept is None:
+        sentence = "The images do not say how their values become Hounsfield units."
+    if sentence:
+        raise Unprocessable(Reason.NOT_HU, sentence)
+
+
+def _check_derived(header: Header, output: Output) -> None:
+    image_type = [value.upper() for value in header.values("ImageType")]
+    projections = [
+        PROJECTION_CODES[code]
+        for code in header.codes("DerivationCodeSequence")
+        if code in PROJECTION_CODES
+    ]
+    tests: Mapping[str, Callable[[], bool]] = {
+        "The images are results of artificial intelligence already.": (
+            lambda: is_derived_by_node(header)
+        ),
+        f"The images are {', '.join(projections)}, not slices.": lambda: bool(projections),
+        "The images are projections or renderings, not slices.": (
+            lambda: bool(PROJECTION_WORDS & set(image_type))
+        ),
+        "The images are a reformat in another plane than the axial one.": (
+            lambda: image_type[:1] == ["DERIVED"] and "MPR" in image_type and _is_oblique(header)
+        ),
+        "The images are derived ones, and the route takes acquired images only.": (
+            lambda: image_type[:1] == ["DERIVED"] and not output.accept_derived
+        ),
+    }
+    for sentence, applies in tests.items():
+        if applies():
+            raise Unprocessable(Reason.DERIVED_INPUT, sentence)
+
+
+def _is_oblique(header: Header) -> bool:
+    cosines = header.numbers("ImageOrientationPatient")
+    if len(cosines) != 6:
+        return False
+    normal = np.cross(cosines[:3], cosines[3:])
+    return bool(abs(normal[2]) < np.cos(np.radians(MAX_REFORMAT_DEGREES)))

@@ -1,0 +1,266 @@
+"""Train the generator: the same on a processor and on CUDA, and it survives an interruption.
+
+The checkpoint (weights, moving average, optimiser, random state) lies in `var/training/` and is
+written every minute; a run that finds one with the same patients goes on from there.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.checkpoint import (
+    Checkpoint,
+    Tensors,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from inference.models.midslice import SHIPPED_WEIGHTS, Network
+from inference.training.data import Patient, load_patients
+from inference.training.losses import loss_of
+from inference.training.samples import Batch, Pool
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = Path("var/training/midslice.safetensors")
+
+LEARNING_RATE = 2e-3
+WARM_UP_STEPS = 100
+LEAST_RATE = 0.01  # share of the learning rate at the end of the cosine
+CLIP_NORM = 0.05  # twice the usual norm of the gradient
+AVERAGE_DECAY = 0.998
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train; everything but the data that changes the result."""
+
+    minutes: float = 60.0  # of processor time
+    steps: int | None = None  # instead of minutes: repeatable to the bit on one machine
+    seed: int = 1
+    device: str = "cpu"
+    batch: int = 8
+    side: int = 96  # of a patch, in pixels
+    pool: int = 3000  # crops kept in memory, about 0.7 MB each
+    first: int = 200  # crops in the pool before the first step
+    refresh: int = 3  # steps between two new samples
+    checkpoint_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands; gains are of the last some hundred steps, on training patches."""
+
+    share: float  # done, 0 to 1
+    step: int
+    loss: float
+    gain_over_dis_db: float
+    gain_over_linear_db: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training made."""
+
+    weights: Path
+    sha256: str
+    steps: int
+    seconds: float  # of processor time, all sittings
+    patients: tuple[str, ...]
+    last: Progress
+
+
+def train(
+    data: Path,
+    plan: Plan | None = None,
+    *,
+    weights: Path = SHIPPED_WEIGHTS,
+    checkpoint: Path = CHECKPOINT,
+    leave_out: frozenset[str] = frozenset(),
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Trained:
+    """Train on every patient of a folder (of its `ct-train`, where it has one); write weights."""
+    plan = plan or Plan()
+    patients = load_patients(data, "ct-train", leave_out)
+    training = Training(patients, plan)
+    if checkpoint.exists():
+        training.restore(load_checkpoint(checkpoint))
+        logger.info("training resumed", extra={"step": training.step})
+    written = time.monotonic()
+    while training.share < 1.0:
+        training.advance()
+        if training.step % 50 == 0:
+            progress(training.progress())
+        if time.monotonic() - written > plan.checkpoint_seconds:
+            save_checkpoint(training.checkpoint(), checkpoint)
+            written = time.monotonic()
+    save_checkpoint(training.checkpoint(), checkpoint)
+    sha256 = save_weights(training.average, weights)
+    names = tuple(patient.name for patient in patients)
+    last = training.progress()
+    return Trained(weights, sha256, training.step, training.seconds, names, last)
+
+
+class Training:
+    """One training under way."""
+
+    def __init__(self, patients: tuple[Patient, ...], plan: Plan) -> None:
+        cv2.setNumThreads(1)
+        torch.manual_seed(plan.seed)
+        self.step = 0
+        self._plan = plan
+        self._names = tuple(patient.name for patient in patients)
+        self._random = np.random.default_rng(plan.seed)
+        self._pool = Pool(patients, plan.pool, self._random)
+        self._network = Network().to(plan.device)
+        self._network.mixed = torch.device(plan.device).type == "cuda"
+        self._optimiser = torch.optim.AdamW(self._network.parameters(), lr=LEARNING_RATE)
+        self.average = {
+            name: tensor.detach().clone() for name, tensor in self._network.state_dict().items()
+        }
+        self._started = time.process_time()
+        self._loss = _Mean()
+        self._over_dis, self._over_linear = _Mean(), _Mean()
+
+    @property
+    def seconds(self) -> float:
+        """Processor time spent, this sitting and those before."""
+        return time.process_time() - self._started
+
+    @property
+    def share(self) -> float:
+        """How much of the plan is done; the learning rate follows it."""
+        if self._plan.steps is not None:
+            return min(1.0, self.step / self._plan.steps)
+        return min(1.0, self.seconds / (60.0 * self._plan.minutes))
+
+    def advance(self) -> None:
+        """One step of the optimiser; now and then a new sample."""
+        if self.step % self._plan.refresh == 0:
+            self._pool.refresh()
+        while len(self._pool) < min(self._plan.first, self._plan.pool):
+            self._pool.refresh()
+        batch = self._pool.batch(self._plan.batch, self._plan.side)
+        planes, truth, conditions, cubic = self._tensors(batch)
+        for group in self._optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * rate(self.share, self.step)
+        slice_hu, scale_hu = self._network(planes, conditions, cubic)
+        t = conditions[:, 0, None, None, None]
+        blend = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]
+        loss = loss_of(slice_hu, scale_hu, truth, blend)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
+        self._optimiser.step()
+        self.step += 1
+        self._follow()
+        self._measure(float(loss.detach()), batch, slice_hu.detach())
+
+    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        device = self._plan.device
+        planes = torch.from_numpy(batch.planes).to(device)
+        truth = torch.from_numpy(batch.truth).to(device)
+        conditions = torch.from_numpy(batch.conditions).to(device)
+        return planes, truth, conditions, torch.from_numpy(batch.cubic).to(device)
+
+    def _follow(self) -> None:
+        """The moving average follows quickly at first."""
+        decay = min(AVERAGE_DECAY, self.step / (self.step + 20.0))
+        with torch.no_grad():
+            for name, tensor in self._network.state_dict().items():
+                self.average[name].lerp_(tensor, 1.0 - decay)
+
+    def _measure(self, loss: float, batch: Batch, slice_hu: Tensor) -> None:
+        t = batch.conditions[:, 0, None, None, None]
+        dis = (1.0 - t) * batch.planes[:, 4:5] + t * batch.planes[:, 5:6]
+        straight = (1.0 - t) * batch.planes[:, 1:2] + t * batch.planes[:, 2:3]
+        ours = slice_hu.cpu().numpy()
+        self._loss.add(loss)
+        self._over_dis.add(_gain_db(ours, dis, batch.truth))
+        self._over_linear.add(_gain_db(ours, straight, batch.truth))
+
+    def progress(self) -> Progress:
+        return Progress(
+            self.share,
+            self.step,
+            self._loss.value,
+            self._over_dis.value,
+            self._over_linear.value,
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            step=self.step,
+            seconds=self.seconds,
+            weights=self._network.state_dict(),
+            average=self.average,
+            optimiser=_flat(self._optimiser),
+            random=dict(self._random.bit_generator.state),
+            patients=self._names,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint; the pool is drawn anew."""
+        if checkpoint.patients != self._names:
+            raise ValueError(
+                f"the checkpoint was trained on {', '.join(checkpoint.patients)}, the data has "
+                f"{', '.join(self._names)}: remove the checkpoint or name another"
+            )
+        self._network.load_state_dict(dict(checkpoint.weights))
+        _restore(self._optimiser, checkpoint.optimiser)
+        for name, tensor in checkpoint.average.items():
+            self.average[name].copy_(tensor)
+        self._random.bit_generator.state = dict(checkpoint.random)
+        self.step = checkpoint.step
+        self._started -= checkpoint.seconds
+
+
+def _flat(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": value
+        for number, kept in optimiser.state_dict()["state"].items()
+        for name, value in kept.items()
+    }
+
+
+def _restore(optimiser: torch.optim.Optimizer, flat: Tensors) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def rate(share: float, step: int) -> float:
+    """The learning rate's share: a short rise, then a cosine to almost nothing."""
+    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return warm * (LEAST_RATE + (1.0 - LEAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * share)))
+
+
+def _gain_db(ours: np.ndarray, other: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the patches of the gain in PSNR; flat air, where both are perfect, counts zero."""
+    axes = (1, 2, 3)
+    least = 1.0  # HU squared
+    error_ours = np.square(ours - truth).mean(axis=axes) + least
+    error_other = np.square(other - truth).mean(axis=axes) + least
+    return float(10.0 * np.log10(error_other / error_ours).mean())
+
+
+class _Mean:
+    """An exponential moving mean over some 300 values."""
+
+    def __init__(self) -> None:
+        self.value, self._count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        self._count += 1
+        self.value += (value - self.value) / min(self._count, 300)

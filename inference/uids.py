@@ -1,0 +1,80 @@
+"""Derived UIDs: fresh for every input that changes a result, and the same when nothing changes."""
+
+import hashlib
+import hmac
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from inference.model import Parameters
+from inference.request import Output
+
+# Rises with every change of the rules that could change a derived series made of the same input.
+RULES_VERSION = "1"
+
+SEPARATOR, ESCAPE = b"\x1f", b"\x10"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that a derived series depends on; two equal identities are one derived series."""
+
+    sources: Sequence[tuple[str, str]]  # (instance UID, digest of its pixels and place)
+    patient_and_study: bytes  # the copied attributes as they are written
+    model: str
+    version: str
+    weights_sha256: str
+    parameters: Parameters
+    output: Output
+    edition: int
+
+
+class UidMaker:
+    """Makes the UIDs of one derived series with the secret of the site."""
+
+    def __init__(self, secret: bytes, identity: Identity) -> None:
+        self._keyed = hmac.new(secret, joined(_fields_of(identity)), hashlib.sha256)
+
+    def series(self) -> str:
+        return self._uid("series")
+
+    def instance(self, place: str) -> str:
+        """The UID of the slice at a place; places are unique in a series."""
+        return self._uid("instance", place)
+
+    def _uid(self, *place: str) -> str:
+        keyed = self._keyed.copy()
+        keyed.update(SEPARATOR + joined(place))
+        return as_uid(keyed.digest())
+
+
+def node_uid(secret: bytes, station_name: str) -> str:
+    """The UID of the node itself, as Instance Creator."""
+    message = joined(["node", station_name])
+    return as_uid(hmac.new(secret, message, hashlib.sha256).digest())
+
+
+def as_uid(digest: bytes) -> str:
+    """A UID of the form of PS3.5 B.2: 2.25. and a UUID as a decimal number."""
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def joined(parts: Iterable[str | bytes]) -> bytes:
+    """Fields joined by 0x1F; one inside a field is escaped, so that no two lists are the same."""
+    encoded = (part.encode("utf-8") if isinstance(part, str) else part for part in parts)
+    return SEPARATOR.join(
+        part.replace(ESCAPE, ESCAPE + b"0").replace(SEPARATOR, ESCAPE + b"1") for part in encoded
+    )
+
+
+def _fields_of(identity: Identity) -> list[str | bytes]:
+    sources = sorted(identity.sources)
+    found: list[str | bytes] = [RULES_VERSION, str(len(sources))]
+    for uid, digest in sources:
+        found += [uid, digest]
+    found += [identity.patient_and_study, identity.model, identity.version]
+    found += [identity.weights_sha256, str(identity.edition)]
+    for group in (identity.parameters, identity.output):
+        for field in fields(group):
+            found += [field.name, repr(getattr(group, field.name))]
+    return found

@@ -1,0 +1,62 @@
+"""A stack as slices in Hounsfield units with their place in the patient (LPS, mm)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = NDArray[np.float32]  # (rows, columns), HU
+Vector = NDArray[np.float64]  # (3,), mm, LPS
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the slices of a stack lie, in ascending order along the normal (PS3.3 C.7.6.2.1.1)."""
+
+    positions: NDArray[np.float64]  # (slices, 3), Image Position (Patient)
+    orientation: NDArray[np.float64]  # (2, 3): direction of a row, direction of a column
+    pixel_spacing: tuple[float, float]  # mm between rows, mm between columns
+    rows: int
+    columns: int
+    thickness_mm: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @cached_property
+    def normal(self) -> Vector:
+        """Unit vector across the slices: row direction x column direction."""
+        return np.asarray(np.cross(self.orientation[0], self.orientation[1]))
+
+    @cached_property
+    def distances_mm(self) -> NDArray[np.float64]:
+        """(slices,): distance of each slice from the origin along the normal, ascending."""
+        return self.positions @ self.normal
+
+    @cached_property
+    def gaps_mm(self) -> NDArray[np.float64]:
+        """(slices - 1,): perpendicular distance between neighbours."""
+        return np.diff(self.distances_mm)
+
+    def shift_pixels(self, first: int, second: int) -> tuple[float, float]:
+        """(rows, columns) by which slice `second` lies off the normal through slice `first`.
+
+        Zero unless the stack shears against its orientation (gantry tilt): a point of the patient
+        at pixel p of `first` then lies at pixel p - shift of `second`.
+        """
+        step = self.positions[second] - self.positions[first]
+        along_row, along_column = self.orientation @ step
+        return along_column / self.pixel_spacing[0], along_row / self.pixel_spacing[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A stack whose slices are read when they are asked for: a long series fits in no memory."""
+
+    geometry: Geometry
+    read: Callable[[int], Plane]  # slice index -> HU, not clipped, padding replaced by air
+
+    def __len__(self) -> int:
+        return len(self.geometry)

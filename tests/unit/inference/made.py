@@ -1,0 +1,143 @@
+"""What the tests of this folder share: requests for made series, and small models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from inference.dataset import Header, read_headers
+from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
+from inference.pipeline import process
+from inference.reader import stacks
+from inference.request import (
+    Derived,
+    ModelSpec,
+    Outcome,
+    Output,
+    Progress,
+    Request,
+    Resources,
+    Source,
+    Verdict,
+)
+from inference.volume import Geometry
+from tests import phantoms
+from tests.derived_checker import check
+
+HERE = "tests.unit.inference.made"
+STARTED = datetime(2025, 3, 4, 5, 6, 7, 890000, tzinfo=UTC)
+
+
+def plan_every_gap(geometry: Geometry, parameters: Parameters) -> list[Step]:
+    """The same factor in every gap."""
+    factor = parameters.factor or 2
+    fractions = tuple(step / factor for step in range(1, factor))
+    return [Step((gap, gap + 1), gap, fractions) for gap in range(len(geometry) - 1)]
+
+
+class Halfway:
+    """A site's own model: the plain mean of the two neighbours, weighted by distance."""
+
+    name = "halfway"
+    version = "0.1"
+    weights_sha256 = ""
+    produces: Produces = "slices"
+
+    def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
+        return plan_every_gap(geometry, parameters)
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        assert step.gap is not None
+        first, second = slices.slices[step.gap], slices.slices[step.gap + 1]
+        planes = [first * np.float32(1 - t) + second * np.float32(t) for t in step.fractions]
+        return Prediction(planes=tuple(planes))
+
+
+@dataclass
+class Watch:
+    """Records progress, and cancels when the step that it waits for is reached."""
+
+    cancel_at: str = ""
+
+    def __post_init__(self) -> None:
+        self.seen: list[Progress] = []
+
+    def progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+    def cancelled(self) -> bool:
+        return any(progress.step == self.cancel_at for progress in self.seen)
+
+
+def request(
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    factor: int = 2,
+    model: str = "Halfway",
+    output: Output | None = None,
+    edit: Callable[[Request], Request] | None = None,
+) -> Request:
+    """A request for these files; the later ones are the newer ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Request(
+        sources=tuple(
+            Source(header.path, header.uid, header.order) for header in read_headers(files)
+        ),
+        model=ModelSpec(model.lower(), factory=f"{HERE}:{model}"),
+        parameters=Parameters(factor=factor),
+        output=output or Output(),
+        folder=folder,
+        secret=b"a secret of the site",
+        started_at=STARTED,
+        resources=Resources(device="cpu"),
+    )
+    return edit(made) if edit else made
+
+
+def run(made: Request, watch: Watch | None = None) -> Outcome:
+    watch = watch or Watch()
+    return process(made, progress=watch.progress, cancelled=watch.cancelled)
+
+
+def derive(made: Request) -> list[Path]:
+    """The files of the derived series, which must come about and be right."""
+    outcome = run(made)
+    assert isinstance(outcome, Derived), outcome
+    files = [made.folder / file.name for file in outcome.files]
+    sources = [source.path for source in made.sources]
+    faults = check(
+        sources,
+        files,
+        factor=made.parameters.factor,
+        target_spacing_mm=made.parameters.target_spacing_mm,
+        include_received=made.output.include_received,
+    )
+    assert not faults, faults[:5]
+    return files
+
+
+def derive_series(tmp_path: Path, series: phantoms.Series, factor: int = 2) -> list[Path]:
+    """A made series and its derived series, checked independently."""
+    files = phantoms.write(tmp_path / "received", series)
+    return derive(request(files, tmp_path / "derived", factor=factor))
+
+
+def refused(tmp_path: Path, series: phantoms.Series, output: Output | None = None) -> Verdict:
+    """The verdict on a made series."""
+    files = phantoms.write(tmp_path / "received", series)
+    outcome = run(request(files, tmp_path / "derived", output=output))
+    assert isinstance(outcome, Verdict), outcome
+    return outcome
+
+
+def only_stack(files: Sequence[Path]) -> list[Header]:
+    """The headers of the only stack of a made series."""
+    (stack,) = stacks(read_headers(files))
+    return list(stack.headers)
+
+
+def other(series: phantoms.Series, **changes: object) -> phantoms.Series:
+    return replace(series, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,209 @@
+"""Order, shear, spacing and holes: what is decided from positions alone."""
+
+import itertools
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+
+from inference.errors import Reason, Unprocessable
+from inference.geometry import Layout, arrange, verdict
+from inference.model import Parameters
+from inference.reader import Header, read_headers, stacks
+from inference.request import Derived, ModelSpec, Output, Request
+from tests import phantoms
+from tests.derived_checker import check
+from tests.phantoms import Series
+from tests.unit.inference.made import derive, derive_series, only_stack, refused, request, run
+
+
+def layout_of(tmp_path: Path, series: Series) -> Layout:
+    return arrange(only_stack(phantoms.write(tmp_path, series)))
+
+
+def reason_of(headers: list[Header]) -> Reason:
+    with pytest.raises(Unprocessable) as caught:
+        arrange(headers)
+    return caught.value.reason
+
+
+def test_slices_are_ordered_by_position_and_by_nothing_else(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.InstanceNumber = [4, 9, 1, 7, 2, 30][index]
+        made.SliceLocation = str(-index * 7)
+
+    layout = layout_of(tmp_path, Series(edit=edit))
+    assert [header.path.name for header in layout.headers] == [f"{i:04}.dcm" for i in range(6)]
+
+
+@pytest.mark.parametrize("degrees", [10.0, 18.5, -18.5, 30.0])
+def test_a_sheared_stack_is_derived_on_the_line_of_its_positions(
+    tmp_path: Path, degrees: float
+) -> None:
+    layout = layout_of(tmp_path / "layout", Series(tilt_degrees=degrees))
+    assert layout.shear_degrees == pytest.approx(abs(degrees), abs=0.01)
+    assert list(layout.geometry.gaps_mm) == pytest.approx([5.0] * 5, abs=1e-4)
+    shift = layout.geometry.shift_pixels(0, 1)
+    assert shift[0] == pytest.approx(math.tan(math.radians(degrees)) * 5.0 / 0.8, abs=1e-4)
+    assert shift[1] == pytest.approx(0.0, abs=1e-6)
+    files = derive_series(tmp_path, Series(tilt_degrees=degrees), 4)
+    headers = arrange(read_headers(files)).headers
+    positions = np.array([header.numbers("ImagePositionPatient") for header in headers])
+    assert np.abs(np.diff(positions, n=2, axis=0)).max() < 1e-6
+    assert headers[0].number("SpacingBetweenSlices") == pytest.approx(1.25, abs=1e-6)
+
+
+def test_the_declared_tilt_is_not_trusted(tmp_path: Path) -> None:
+    def edit(made: Dataset, _: int) -> None:
+        made.GantryDetectorTilt = "20"
+
+    assert layout_of(tmp_path, Series(edit=edit)).shear_degrees == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_change_of_spacing_is_processed_gap_by_gap(tmp_path: Path) -> None:
+    gaps = [2.5] * 6 + [5.0] * 4
+    files = phantoms.write(tmp_path / "received", Series(gaps_mm=gaps, thickness_mm=2.5))
+    derived = derive(request(files, tmp_path / "derived"))
+    assert all("SpacingBetweenSlices" not in header for header in read_headers(derived))
+
+
+def test_a_target_spacing_gives_each_gap_its_own_factor(tmp_path: Path) -> None:
+    def target(made: Request) -> Request:
+        return replace(
+            made,
+            model=ModelSpec("linear"),
+            parameters=Parameters(target_spacing_mm=1.25),
+        )
+
+    gaps = [2.5] * 4 + [5.0] * 4
+    files = phantoms.write(tmp_path / "received", Series(gaps_mm=gaps, thickness_mm=2.5))
+    derived = derive(request(files, tmp_path / "derived", edit=target))
+    assert len(derived) == 9 + 4 * 1 + 4 * 3
+    assert "to 1.25 mm" in read_headers(derived)[0].text("SeriesDescription")
+    for header in read_headers(derived):
+        assert header.number("SpacingBetweenSlices") == pytest.approx(1.25)
+
+
+def test_the_spacings_of_a_ge_head_are_no_holes(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.SliceThickness = "4" if index < 5 else "7"
+
+    gaps = [4.0] * 4 + [1.08] + [7.0] * 4
+    layout = layout_of(tmp_path, Series(gaps_mm=gaps, edit=edit))
+    assert layout.missing == {}
+
+
+@pytest.mark.parametrize(
+    ("missing", "numbers", "thickness", "expected"),
+    [
+        ([4], True, 2.0, {3: 1}),
+        ([4, 5], True, 2.0, {3: 2}),
+        ([3, 5], True, 2.0, {2: 1, 3: 1}),  # side by side: the jump of the numbers tells
+        ([3, 5], False, 2.0, {2: 1, 3: 1}),
+        ([8], True, 2.0, {7: 1}),
+        ([4], True, None, {3: 1}),
+    ],
+)
+def test_holes_are_found(
+    tmp_path: Path,
+    missing: list[int],
+    numbers: bool,
+    thickness: float | None,
+    expected: dict[int, int],
+) -> None:
+    def edit(made: Dataset, _: int) -> None:
+        if not numbers:
+            del made.InstanceNumber
+
+    series = Series(slices=10, spacing_mm=2.0, missing=missing, thickness_mm=thickness, edit=edit)
+    assert layout_of(tmp_path, series).missing == expected
+
+
+def test_slices_that_touch_leave_no_hole(tmp_path: Path) -> None:
+    series = Series(gaps_mm=[2.5, 2.5, 5.0, 2.5, 2.5], thickness_mm=5.0)
+    assert layout_of(tmp_path, series).missing == {}
+
+
+def test_missing_slices_are_held_and_the_sentence_says_where(tmp_path: Path) -> None:
+    found = refused(tmp_path, Series(slices=8, spacing_mm=2.0, thickness_mm=2, missing=[3]))
+    assert (found.reason, found.held) == (Reason.MISSING_SLICES, True)
+    assert "4.0 mm after slice 3" in found.sentence
+
+
+def test_a_hole_can_be_left_as_it_is_while_the_other_gaps_are_filled(tmp_path: Path) -> None:
+    series = Series(slices=8, spacing_mm=2.0, thickness_mm=2, missing=[3])
+    files = phantoms.write(tmp_path / "received", series)
+    made = request(files, tmp_path / "derived", output=Output(across_missing="leave"))
+    outcome = run(made)
+    assert isinstance(outcome, Derived)
+    derived = [made.folder / file.name for file in outcome.files]
+    assert check(files, derived, factor=2, closed_gaps=[2]) == []
+    assert len(derived) == 7 + 5
+
+
+def test_interleaved_lattices_are_refused(tmp_path: Path) -> None:
+    found = refused(tmp_path, Series(gaps_mm=[1.0, 4.0] * 4, thickness_mm=5))
+    assert found.reason == Reason.MIXED_ACQUISITIONS
+
+
+def test_acquisitions_that_alternate_are_refused(tmp_path: Path) -> None:
+    def numbers(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = 2 if index == 3 else 1
+
+    def times(made: Dataset, index: int) -> None:
+        made.AcquisitionTime = f"10{index % 2}{index:03d}"
+
+    for name, edit in (("a", numbers), ("b", times)):
+        headers = only_stack(phantoms.write(tmp_path / name, Series(slices=9, edit=edit)))
+        assert reason_of(headers) == Reason.MIXED_ACQUISITIONS
+
+
+def test_positions_beside_each_other_are_no_stack(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.ImagePositionPatient = [60 * index, 0, 5 * index]
+
+    headers = only_stack(phantoms.write(tmp_path, Series(edit=edit)))
+    assert reason_of(headers) == Reason.BAD_ORIENTATION
+
+
+def test_odd_decimal_strings_are_numbers(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        text = f"0000.0E+00\\-12.50 \\ +{index}.50000E+01".encode()
+        phantoms.put(made, "ImagePositionPatient", text)
+
+    assert list(layout_of(tmp_path, Series(edit=edit)).geometry.gaps_mm) == [10.0] * 5
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    gaps=st.lists(st.floats(0.5, 12.0), min_size=1, max_size=12),
+    seed=st.integers(0, 99),
+    tilt=st.floats(-25.0, 25.0),
+)
+def test_every_stack_has_an_order_or_a_reason(
+    tmp_path: Path, gaps: list[float], seed: int, tilt: float
+) -> None:
+    folder = tmp_path / f"{seed}-{len(gaps)}-{random.random()}"
+    series = Series(gaps_mm=gaps, tilt_degrees=tilt, rows=2, columns=2)
+    files = phantoms.write(folder, series)
+    random.Random(seed).shuffle(files)
+    (stack,) = stacks(read_headers(files))
+    try:
+        layout = arrange(stack.headers)
+    except Unprocessable as found:
+        assert found.reason == Reason.MIXED_ACQUISITIONS
+        return
+    places = layout.geometry.distances_mm
+    assert all(a < b for a, b in itertools.pairwise(places))
+    assert list(layout.geometry.gaps_mm) == pytest.approx(gaps, abs=1e-4)
+    assert (verdict(stack, Output()) is not None) == bool(layout.missing)
