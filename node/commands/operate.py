@@ -1,0 +1,69 @@
+"""Commands with which a person changes what the queue does; each is an audit event."""
+
+import getpass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.commands import terminal
+from node.commands.queue import JobId
+from node.commands.store import Store, opened
+from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Put a refused, failed, held or cancelled job back into the queue."""
+    with opened(config) as store:
+        store.queue.requeue(job_id)
+        _record(store, "requeue", job_id, {})
+        _tell(store, job_id, "is queued again", as_json=as_json)
+
+
+def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Cancel a queued, held or running job; a running one stops at its next step."""
+    with opened(config) as store:
+        state = store.queue.cancel(job_id)
+        _record(store, "cancel", job_id, {})
+        said = "stops at its next step" if state == "running" else "is cancelled"
+        _tell(store, job_id, said, as_json=as_json)
+
+
+def redeliver(
+    job_id: JobId,
+    to: Annotated[
+        str, typer.Option("--to", metavar="NAME", help="One destination; else those of the job.")
+    ] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Send the derived series of a job once more, without inference."""
+    with opened(config) as store:
+        if to:
+            store.config.destination(to)
+        store.ledger.redeliver(job_id, to or None)
+        _record(store, "redeliver", job_id, {"destination": to} if to else {})
+        _tell(store, job_id, f"is delivered again{f' to {to}' if to else ''}", as_json=as_json)
+
+
+def _record(store: Store, what: str, job_id: int, detail: "Mapping[str, object]") -> None:
+    store.audit.record(who=_user(), what=what, which=f"job {job_id}", detail=detail)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in a container
+        return "unknown"
+
+
+def _tell(store: Store, job_id: int, said: str, *, as_json: bool) -> None:
+    if as_json:
+        from node.rules import view
+
+        job, deliveries = store.queue.get(job_id), store.ledger.of_job(job_id)
+        terminal.print_json(view.job(job, deliveries, store.zone))
+    else:
+        terminal.say(f"Job {job_id} {said}.")

@@ -1,0 +1,27 @@
+"""The DICOM conformance statement of a node, written from its configuration and its own tables.
+
+It follows the outline of PS3.2 Annex N. What the code decides stands in the code: the tables are
+made from the very tables that the code reads, so that the statement cannot say anything else.
+"""
+
+from node.config import Config
+from node.conformance import network, objects, services
+
+__all__ = ["statement"]
+
+
+def statement(config: Config) -> str:
+    """The whole statement, as Markdown."""
+    parts = [
+        *services.overview(config),
+        *services.model(config),
+        *network.application_entities(config),
+        *network.services(),
+        *objects.created(),
+        *objects.used(),
+        *services.configuration(config),
+        *services.character_sets(),
+        *services.security(config),
+        *services.limitations(),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,1 @@
+"""One command that shows the whole way of a series on real data."""

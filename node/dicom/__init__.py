@@ -1,0 +1,1 @@
+"""DICOM networking; what it calls is handed in."""

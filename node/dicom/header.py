@@ -1,0 +1,163 @@
+"""Reads the identifying attributes at the start of a data set, no further; no text makes it fail.
+
+A linear walk without recursion: whatever a peer sends costs bounded time and memory, and no
+value is interpreted before it is wanted.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import BinaryIO
+
+from pydicom.charset import decode_bytes, python_encoding
+from pydicom.uid import UID
+
+CHARACTER_SET = 0x00080005
+SOP_CLASS_UID = 0x00080016
+INSTANCE_UID = 0x00080018
+STUDY_DATE = 0x00080020
+ACCESSION = 0x00080050
+MODALITY = 0x00080060
+SERIES_DESCRIPTION = 0x0008103E
+PATIENT_ID = 0x00100020
+STUDY_UID = 0x0020000D
+SERIES_UID = 0x0020000E
+WANTED = frozenset(
+    {CHARACTER_SET, SOP_CLASS_UID, INSTANCE_UID, STUDY_DATE, ACCESSION, MODALITY}
+    | {SERIES_DESCRIPTION, PATIENT_ID, STUDY_UID, SERIES_UID}
+)
+
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+UNDEFINED = 0xFFFFFFFF
+# PS3.5 7.1.2: the long ones have a 32-bit length after two reserved bytes.
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+VRS = LONG_VRS | SHORT_VRS
+
+MAX_VALUE_BYTES = 1024  # of a wanted value: the longest, LO in four-byte characters, has 256
+MAX_ELEMENTS = 100_000
+MAX_DEPTH = 64
+MAX_INFLATED_BYTES = 4 << 20
+
+
+class Unreadable(Exception):
+    """The bytes are no data set that this transfer syntax allows."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """The start of one data element; `implicit` is how what it contains is encoded."""
+
+    tag: int
+    length: int
+    implicit: bool
+
+
+def read(stream: BinaryIO, transfer_syntax: str) -> Mapping[int, bytes]:
+    """The wanted attributes of the data set that starts here, undecoded; absent ones left out."""
+    syntax = UID(transfer_syntax)
+    if syntax.is_deflated:
+        stream = _inflated(stream)
+    return _Walk(stream, little=syntax.is_little_endian, implicit=syntax.is_implicit_VR).found()
+
+
+def text(values: Mapping[int, bytes], tag: int) -> str:
+    """A text value in the data set's own character set; what cannot be decoded is replaced."""
+    value = values.get(tag, b"").strip(b" \0")
+    names = values.get(CHARACTER_SET, b"").decode("ascii", "replace").split("\\")
+    encodings = [python_encoding.get(name.strip(" \0"), "latin-1") for name in names]
+    if b"\x1b" in value:  # ISO 2022 escapes: PS3.5 6.1.2.5
+        try:
+            return decode_bytes(value, encodings, set())
+        except (LookupError, ValueError, UserWarning):
+            return value.decode("ascii", "replace")
+    return value.decode(encodings[0], "replace")
+
+
+class _Walk:
+    """One pass over the elements of a data set."""
+
+    def __init__(self, stream: BinaryIO, *, little: bool, implicit: bool) -> None:
+        self._stream = stream
+        self._order = "<" if little else ">"
+        self._implicit = implicit
+        self._elements = 0
+
+    def found(self) -> dict[int, bytes]:
+        self._guess()
+        values: dict[int, bytes] = {}
+        while (element := self._next(self._implicit)) and element.tag <= SERIES_UID:
+            if element.tag in WANTED and element.length <= MAX_VALUE_BYTES:
+                values[element.tag] = self._read(element.length)
+            else:
+                self._skip(element)
+        return values
+
+    def _guess(self) -> None:
+        """Some peers send Implicit VR in an Explicit VR context: the first element tells."""
+        start = self._stream.tell()
+        head = self._stream.read(6)
+        self._stream.seek(start)
+        if len(head) == 6 and head[4:6] not in VRS:
+            self._implicit = True
+
+    def _next(self, implicit: bool) -> Element | None:
+        """The next element's start; None at the end of the data set."""
+        self._elements += 1
+        if self._elements > MAX_ELEMENTS:
+            raise Unreadable("too many elements before the Series UID")
+        head = self._stream.read(8)
+        if not head:
+            return None
+        if len(head) < 8:
+            raise Unreadable("the data set ends in the middle of an element")
+        group, number = struct.unpack_from(self._order + "HH", head)
+        tag = group << 16 | number
+        if implicit or group == 0xFFFE:
+            return Element(tag, struct.unpack_from(self._order + "I", head, 4)[0], implicit)
+        vr = head[4:6]
+        if vr in SHORT_VRS:
+            return Element(tag, struct.unpack_from(self._order + "H", head, 6)[0], implicit)
+        if vr not in LONG_VRS:
+            raise Unreadable(f"({group:04X},{number:04X}) has no value representation")
+        length = struct.unpack(self._order + "I", self._read(4))[0]
+        # PS3.5 6.2.2: what is in a UN of undefined length is encoded with Implicit VR.
+        return Element(tag, length, implicit=vr == b"UN")
+
+    def _skip(self, element: Element) -> None:
+        if element.length != UNDEFINED:
+            self._stream.seek(element.length, 1)
+            return
+        # One entry for each sequence or item of undefined length that is open: how it is encoded.
+        opened = [element.implicit]
+        while opened:
+            inner = self._next(opened[-1])
+            if inner is None:
+                raise Unreadable("the data set ends in the middle of a sequence")
+            if inner.tag in (ITEM_END, SEQUENCE_END):
+                opened.pop()
+            elif inner.length == UNDEFINED:
+                opened.append(opened[-1] if inner.tag == ITEM else inner.implicit)
+            else:
+                self._stream.seek(inner.length, 1)
+            if len(opened) > MAX_DEPTH:
+                raise Unreadable(f"sequences are nested deeper than {MAX_DEPTH}")
+
+    def _read(self, length: int) -> bytes:
+        value = self._stream.read(length)
+        if len(value) < length:
+            raise Unreadable("the data set ends in the middle of an element")
+        return value
+
+
+def _inflated(stream: BinaryIO) -> BinaryIO:
+    """The start of a deflated data set: PS3.5 A.5, a raw deflate stream without a zlib header."""
+    try:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+            stream.read(MAX_INFLATED_BYTES), MAX_INFLATED_BYTES
+        )
+    except zlib.error as error:
+        raise Unreadable("the data set is not a deflate stream") from error
+    return BytesIO(data)

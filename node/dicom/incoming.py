@@ -1,0 +1,247 @@
+"""Streams the data set of a C-STORE request to disk, its bytes as the peer sent them."""
+
+import contextlib
+import errno
+import os
+import re
+import struct
+import uuid
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
+
+from node.dicom.contexts import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
+MEDIUM = 0
+NO_UID = "0.0"  # stands in for a UID that the library could not carry; never kept or answered
+
+LONGEST_COMMAND_BYTES = 1 << 16
+LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
+ROOM_EVERY_BYTES = 32 << 20
+
+# What the library and pydicom raise on bytes that are no DIMSE message.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
+
+
+class Refusal(Exception):
+    """A C-STORE request is answered with a failure; the comment names no patient."""
+
+    def __init__(self, status: int, comment: str, *elements: int) -> None:
+        super().__init__(comment)
+        self.status = status
+        self.comment = comment
+        self.elements = elements
+
+
+def uid_of(value: bytes) -> str:
+    """A UID without its padding, if it is one that the node stores, else an empty string.
+
+    Wider than PS3.5 9.1, which old scanners break: 1 to 64 of the right characters will do.
+    """
+    stripped = value.rstrip(b"\0 ")
+    return stripped.decode("ascii") if re.fullmatch(rb"[0-9.]{1,64}", stripped) else ""
+
+
+class Incoming(BytesIO):
+    """The data set of one C-STORE request on its way to disk, in the library's place for it.
+
+    While it arrives its name ends in `.part`, whole in `.dcm`. A full disk ends the writing, not
+    the association: the rest is read and dropped, and the request is answered with a failure.
+    """
+
+    def __init__(self, folder: Path, head: bytes, *, min_free_bytes: int = 0) -> None:
+        super().__init__()
+        self.size = 0
+        self._min_free_bytes = min_free_bytes
+        self._path = folder / f"{uuid.uuid4().hex}.part"
+        self._problem: Refusal | OSError | None = None
+        self._file: BinaryIO | None = None
+        self._data_at = len(head)
+        try:
+            self._check_room()
+            self._file = self._path.open("xb")
+            self._file.write(head)
+        except OSError as error:
+            self.spoil(error)
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        """Take the next fragment."""
+        if self._file is not None:
+            try:
+                if self.size // ROOM_EVERY_BYTES != (self.size + len(data)) // ROOM_EVERY_BYTES:
+                    self._check_room()
+                self._file.write(data)
+            except OSError as error:
+                self.spoil(error)
+        self.size += len(data)
+        return len(data)
+
+    def spoil(self, problem: Refusal | OSError) -> None:
+        """Keep nothing of it, for this reason."""
+        self._problem = problem
+        self.discard()
+
+    def finish(self) -> tuple[Path, int]:
+        """The whole Part 10 file and where its data set begins; raises what went wrong before."""
+        if self._problem is not None:
+            raise self._problem
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+        self._path = self._path.rename(self._path.with_suffix(".dcm"))
+        return self._path, self._data_at
+
+    def discard(self) -> None:
+        """Leave nothing behind; nothing happens where the file was moved away."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):  # a full disk once more; the file goes in any case
+                file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _check_room(self) -> None:
+        disk = os.statvfs(self._path.parent)
+        if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Receiver(DIMSEServiceProvider):
+    """The library's DIMSE provider, with C-STORE data sets streamed to a folder."""
+
+    def __init__(self, assoc: "Association", folder: Path, *, min_free_bytes: int = 0) -> None:
+        super().__init__(assoc)
+        self._folder = folder
+        self._min_free_bytes = min_free_bytes
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take the fragments of a P-DATA indication; what is no DIMSE message ends in an abort."""
+        try:
+            for context_id, fragment in primitive.presentation_data_value_list:
+                self._receive(context_id, fragment)
+        except MALFORMED:
+            self._abort()
+
+    def discard(self) -> None:
+        """Leave no file of a request that will not be answered any more."""
+        if self.message is not None and isinstance(self.message.data_set, Incoming):
+            self.message.data_set.discard()
+        while not self.msg_queue.empty():
+            _, request = self.msg_queue.get_nowait()
+            if isinstance(request, C_STORE) and isinstance(request.DataSet, Incoming):
+                request.DataSet.discard()
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        single = P_DATA()
+        single.presentation_data_value_list.append((context_id, fragment))
+        super().receive_primitive(single)
+        message = self.message
+        if message is None:
+            return
+        ends_command = fragment[0] & 3 == 3  # PS3.8 E.2: command, last fragment
+        if ends_command and isinstance(message, C_STORE_RQ):
+            message.data_set = self._incoming(message)
+        elif message.encoded_command_set.tell() > LONGEST_COMMAND_BYTES or (
+            not isinstance(message.data_set, Incoming)
+            and message.data_set is not None
+            and message.data_set.tell() > LONGEST_OTHER_DATA_SET_BYTES
+        ):
+            self._abort()
+
+    def _abort(self) -> None:
+        self.discard()
+        self.message = None
+        self.dul.event_queue.put(INVALID_PDU)
+
+    def _incoming(self, message: C_STORE_RQ) -> Incoming:
+        context = self.assoc._accepted_cx.get(message.context_id or 0)
+        if context is None:
+            raise LookupError("a C-STORE request in a presentation context that was not accepted")
+        problem = mend(message.command_set, str(context.abstract_syntax))
+        head = part10_head(
+            sop_class_uid=str(context.abstract_syntax),
+            instance_uid=uid_of(_raw(message.command_set, AFFECTED_SOP_INSTANCE)),
+            transfer_syntax=str(context.transfer_syntax[0]),
+        )
+        incoming = Incoming(self._folder, head, min_free_bytes=self._min_free_bytes)
+        if problem is not None:
+            incoming.spoil(problem)
+        return incoming
+
+
+def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
+    """Make a C-STORE command one that the library answers; say why it will be a failure.
+
+    The library leaves a request without an answer, or aborts, where a UID or Priority is missing
+    or malformed; the peer would wait in vain, or send it again for ever.
+    """
+    if PRIORITY not in command:
+        command.Priority = MEDIUM
+    sop_class = uid_of(_raw(command, AFFECTED_SOP_CLASS))
+    problem = None
+    if sop_class != abstract_syntax:
+        comment = "the SOP Class is not that of the presentation context"
+        problem = Refusal(SOP_CLASS_NOT_SUPPORTED, comment, AFFECTED_SOP_CLASS)
+        command.add_new(AFFECTED_SOP_CLASS, "UI", CTImageStorage)
+    if not uid_of(_raw(command, AFFECTED_SOP_INSTANCE)):
+        comment = "Affected SOP Instance UID: 1-64 of 0-9 and ."
+        problem = Refusal(UID_INVALID, comment, AFFECTED_SOP_INSTANCE)
+        command.add_new(AFFECTED_SOP_INSTANCE, "UI", NO_UID)
+    return problem
+
+
+def part10_head(*, sop_class_uid: str, instance_uid: str, transfer_syntax: str) -> bytes:
+    """What stands before the data set in a Part 10 file: PS3.10 7.1."""
+    elements = [
+        _element(0x0001, b"OB", b"\0\1"),
+        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
+        _element(0x0003, b"UI", instance_uid.encode("ascii")),
+        _element(0x0010, b"UI", transfer_syntax.encode("ascii")),
+        _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+        _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+    ]
+    group = b"".join(elements)
+    length = _element(0x0000, b"UL", struct.pack("<I", len(group)))
+    return b"\0" * 128 + b"DICM" + length + group
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    head = struct.pack("<HH", 0x0002, number) + vr
+    if vr == b"OB":
+        return head + struct.pack("<HI", 0, len(value)) + value
+    return head + struct.pack("<H", len(value)) + value
+
+
+def _raw(command: Dataset, tag: int) -> bytes:
+    """A value of the command set as it was sent: decoding would already judge it."""
+    if tag not in command:
+        return b""
+    element = cast(RawDataElement | DataElement, command.get_item(tag))
+    return (element.value or b"") if isinstance(element, RawDataElement) else b""

@@ -1,0 +1,301 @@
+"""The Storage and Verification SCP: one port, several called AE titles, one thread a connection."""
+
+import functools
+import logging
+import socket
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from socketserver import BaseServer
+from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationServer, RequestHandler
+
+from node.dicom.contexts import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    MAX_PDU_BYTES,
+    accepted_contexts,
+)
+from node.dicom.gate import Admission, AssociationLog, Gate, Refused, Visitor
+from node.dicom.handlers import Keep, PeerNames, handle_store
+from node.dicom.incoming import Receiver
+from node.dicom.sockets import PromptSocket, tune
+from node.dicom.status import REJECT_CONGESTION, Rejection
+
+__all__ = ["Admission", "AssociationLog", "Scp", "ScpSettings"]
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+BACKLOG = 128
+ABORT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ScpSettings:
+    """What the SCP is started with."""
+
+    ae_title: str
+    host: str
+    port: int  # 0: any free one
+    max_associations: int = 50
+    idle_seconds: float = 900.0  # between two PDUs
+    incoming: Path | None = None  # empty: Python's folder for temporary files
+    min_free_bytes: int = 0  # below it a data set is not written but refused, A700
+    request_seconds: float = 5.0  # from the connection to the A-ASSOCIATE-RQ
+    pdu_seconds: float = 60.0  # for one PDU, from its first byte to its last
+    max_waiting: int = 200  # connections that have not asked for an association yet
+
+
+class Scp:
+    """Accepts associations and hands each instance to `keep`; Success is answered after it."""
+
+    def __init__(
+        self, settings: ScpSettings, admission: Admission, keep: Keep, associations: AssociationLog
+    ) -> None:
+        self._settings = settings
+        self._keep = keep
+        self._gate = Gate(
+            admission,
+            associations,
+            most=settings.max_associations,
+            waiting=settings.max_waiting,
+        )
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> int:
+        """Listen; returns the real port. OSError where it is taken."""
+        self._server = _Server(self._settings, self._gate, self._keep)
+        self._thread = threading.Thread(
+            target=functools.partial(self._server.serve_forever, POLL_SECONDS),
+            name="storage-scp",
+            daemon=True,
+        )
+        self._thread.start()
+        return int(self._server.server_address[1])
+
+    def admit(self, admission: Admission) -> None:
+        """From now on these may associate; open associations stay."""
+        self._gate.admission = admission
+
+    def stop_listening(self) -> None:
+        """Take no further connection; open associations go on."""
+        server, thread = self._server, self._thread
+        if server is None or thread is None or not thread.is_alive():
+            return
+        BaseServer.shutdown(server)  # the library's own also strikes it off a list of its own
+        server.server_close()
+        thread.join()
+
+    def open_associations(self) -> int:
+        """How many associations are open."""
+        return self._gate.open
+
+    def wait(self, seconds: float) -> bool:
+        """True as soon as no association is open, False after so many seconds."""
+        return self._gate.wait_until_empty(seconds)
+
+    def abort(self) -> None:
+        """Listen no more and abort every association; none of their threads is left.
+
+        A connection that has not asked for an association is closed; its thread, which holds
+        nothing, ends by itself within `request_seconds`.
+        """
+        self.stop_listening()
+        if self._server is None:
+            return
+        accepted = self._server.accepted()
+        established = [association for association in accepted if association.is_established]
+        for association in accepted:
+            association.end_now()
+        deadline = time.monotonic() + ABORT_SECONDS
+        for association in accepted:
+            association.dul.join(max(0.0, deadline - time.monotonic()))
+            association.hang_up()  # a peer that takes nothing any more, not even the abort
+        for association in established:
+            association.join(max(POLL_SECONDS, deadline - time.monotonic()))
+
+
+class _Accepted(Association):
+    """An association that this node accepts; it tidies up after itself, however it ends."""
+
+    def __init__(self, server: "_Server", connection: socket.socket, address: str) -> None:
+        super().__init__(server.ae, MODE_ACCEPTOR)
+        settings = server.settings
+        self._server = server
+        self._gate = server.gate
+        self._connection = PromptSocket(self, settings.request_seconds, connection=connection)
+        self.address = address
+        self.number: int | None = None
+        # Its own thread cleans up; the library's default would keep a stopping process alive.
+        self.dul.daemon = True
+        self.dimse = self.receiver = Receiver(
+            self,
+            settings.incoming or Path(tempfile.gettempdir()),
+            min_free_bytes=settings.min_free_bytes,
+        )
+        self.acse_timeout = settings.request_seconds
+        self.set_socket(self._connection)
+        self._gate.connected(id(self))
+
+    def run_reactor(self) -> None:
+        """Serve the association to its end."""
+        try:
+            super().run_reactor()
+        finally:
+            self.hang_up()
+            self.kill()
+            self.receiver.discard()
+            self._gate.leave(id(self), self._how())
+
+    def handle_request(self, event: evt.Event) -> None:
+        """Accept or reject: PS3.8 7.1. Whatever fails here must not let anybody in."""
+        answer: Rejection | None = REJECT_CONGESTION
+        try:
+            entered = self._gate.enter(id(self), self._visitor())
+            answer = entered.answer if isinstance(entered, Refused) else None
+            self.number = None if isinstance(entered, Refused) else entered
+        finally:
+            if answer is not None:
+                self.acse.send_reject(*answer)
+                self.kill()
+        settings = self.server_settings
+        self._connection.seconds = settings.pdu_seconds
+        self.acse_timeout = settings.pdu_seconds
+
+    def handle_close(self, event: evt.Event) -> None:
+        """The connection is gone: one that never asked for anything makes room for the next."""
+        self._gate.disconnected(id(self))
+
+    @property
+    def server_settings(self) -> ScpSettings:
+        """What the SCP was started with."""
+        assert isinstance(self._server, _Server)
+        return self._server.settings
+
+    def peer(self) -> PeerNames:
+        """Who brings what arrives here."""
+        visitor = self._visitor()
+        return PeerNames(visitor.calling_ae, visitor.called_ae, self.number)
+
+    def end_now(self) -> None:
+        """Abort it, or close the connection that never became one."""
+        if self.is_established:
+            self.abort(block=False)
+        else:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever the state of the association."""
+        self._connection.hang_up()
+
+    def _visitor(self) -> Visitor:
+        asked = self.requestor.primitive
+        assert asked is not None
+        return Visitor(
+            str(asked.calling_ae_title).strip(), str(asked.called_ae_title).strip(), self.address
+        )
+
+    def _how(self) -> str:
+        if self.is_released:
+            return "released"
+        return "dropped" if self._connection.is_lost else "aborted"
+
+
+class _Handler(RequestHandler):
+    """Turns a connection into an association that has not been asked for yet."""
+
+    server: "_Server"
+
+    def _create_association(self) -> Association:
+        # The library's own copies all contexts for each association, half of the time it takes.
+        server = self.server
+        assert isinstance(self.request, socket.socket)
+        assoc = _Accepted(server, self.request, str(self.client_address[0]))
+        assoc.name = f"association-{self.client_address[1]}"
+        assoc.acceptor.maximum_length = MAX_PDU_BYTES
+        assoc.acceptor.ae_title = server.ae_title
+        assoc.acceptor.address_info = self.local
+        assoc.acceptor.implementation_class_uid = server.ae.implementation_class_uid
+        assoc.acceptor.implementation_version_name = server.ae.implementation_version_name
+        assoc.acceptor.supported_contexts = server.contexts
+        assoc.requestor.address_info = self.remote
+        assoc.bind(evt.EVT_REQUESTED, assoc.handle_request)
+        assoc.bind(evt.EVT_CONN_CLOSE, assoc.handle_close)
+        assoc.bind(evt.EVT_ESTABLISHED, _log_accepted, [assoc])
+        assoc.bind(evt.EVT_C_STORE, _store, [server.keep, assoc])
+        return assoc
+
+
+class _Server(AssociationServer):
+    """The listening socket; the time that a connection takes here is the next one's wait."""
+
+    request_queue_size = BACKLOG
+
+    def __init__(self, settings: ScpSettings, gate: Gate, keep: Keep) -> None:
+        self.settings = settings
+        self.gate = gate
+        self.keep = keep
+        super().__init__(
+            _application_entity(settings),
+            (settings.host, settings.port),
+            settings.ae_title,
+            accepted_contexts(),
+            request_handler=_Handler,
+        )
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Take a connection."""
+        connection, address = super().get_request()
+        tune(connection)
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Close a connection at once where too many wait already."""
+        return self.gate.has_room_to_wait()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what the library would print; the connection is closed."""
+        error = sys.exc_info()[1]
+        extra = {"address": str(client_address[0]), "error": type(error).__name__}
+        logger.error("connection failed", extra=extra, exc_info=error)
+
+    def accepted(self) -> list[_Accepted]:
+        """The associations of this server whose threads run."""
+        return [
+            thread
+            for thread in threading.enumerate()
+            if isinstance(thread, _Accepted) and thread._server is self
+        ]
+
+
+def _application_entity(settings: ScpSettings) -> AE:
+    entity = AE(settings.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.maximum_pdu_size = MAX_PDU_BYTES
+    # The gate counts: the library would count connections that never ask for an association.
+    entity.maximum_associations = settings.max_associations + settings.max_waiting + BACKLOG
+    entity.network_timeout = settings.idle_seconds
+    entity.dimse_timeout = settings.pdu_seconds
+    return entity
+
+
+def _store(event: evt.Event, keep: Keep, assoc: _Accepted) -> object:
+    return handle_store(event, keep, assoc.peer())
+
+
+def _log_accepted(event: evt.Event, assoc: _Accepted) -> None:
+    peer = assoc.peer()
+    extra: dict[str, object] = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae}
+    extra |= {"address": assoc.address, "contexts": len(assoc.accepted_contexts)}
+    extra |= {"contexts_refused": len(assoc.rejected_contexts)}
+    logger.info("association accepted", extra=extra)

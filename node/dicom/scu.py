@@ -1,0 +1,255 @@
+"""The Storage and Verification SCU: sends instances over one association, each with its answer."""
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import AddressInformation
+
+from node.dicom.contexts import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    MAX_CONTEXTS,
+    MAX_PDU_BYTES,
+    UNCOMPRESSED,
+    proposed_contexts,
+)
+from node.dicom.outgoing import Sender
+from node.dicom.sockets import PromptSocket
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS, Outcome, rejection
+
+# A file is read in pieces and sent as it is, not decoded and encoded again.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+MAX_MESSAGE_ID = 65535
+
+
+@dataclass(frozen=True)
+class PeerAddress:
+    """Where a peer is, and what the node calls itself towards it."""
+
+    ae_title: str
+    host: str
+    port: int
+    calling_ae_title: str
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A Part 10 file to send; `id` is the caller's."""
+
+    id: int
+    instance_uid: str
+    sop_class_uid: str
+    transfer_syntax: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long to wait for a peer, in seconds; the answer's begins when the instance is sent."""
+
+    connect: float = 10.0
+    associate: float = 30.0
+    answer: float = 60.0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How the sending went. STORED: each instance has its answer, which may be a failure.
+
+    RETRY and REFUSED are about the association; the sentence is for the administrator.
+    """
+
+    outcome: Outcome
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Whether a peer answers a C-ECHO, and how long that took with its association."""
+
+    ok: bool
+    seconds: float
+    sentence: str
+
+
+Answered = Callable[[Outgoing, int | None], None]
+TIMEOUTS = Timeouts()
+
+
+def send(
+    peer: PeerAddress,
+    files: Iterable[Outgoing],
+    *,
+    answered: Answered,
+    stop: Callable[[], bool],
+    timeouts: Timeouts = TIMEOUTS,
+) -> Sent:
+    """Offer each file to the peer; `answered` is told the status, or None where there was none.
+
+    An instance for which the peer accepts no presentation context is answered 0122 by ourselves.
+    Those after a lost association, or after `stop`, are not offered and not answered.
+    """
+    for batch in _batches(list(files)):
+        pairs = [(one.sop_class_uid, one.transfer_syntax) for one in batch]
+        association = _associate(peer, proposed_contexts(pairs), timeouts)
+        if isinstance(association, Sent):
+            return association
+        try:
+            sent = _send_all(association, peer, batch, answered, stop, timeouts)
+        finally:
+            association.release()
+        if sent.outcome is not Outcome.STORED:
+            return sent
+    return Sent(Outcome.STORED)
+
+
+def echo(peer: PeerAddress, *, timeouts: Timeouts = TIMEOUTS) -> Echo:
+    """Ask a peer whether it is there: PS3.4 A.4."""
+    began = time.monotonic()
+    contexts = [build_context(Verification, [*UNCOMPRESSED])]
+    association = _associate(peer, contexts, timeouts)
+    if isinstance(association, Sent):
+        return Echo(False, time.monotonic() - began, association.sentence)
+    try:
+        status = _status(association.send_c_echo())
+    finally:
+        association.release()
+    seconds = time.monotonic() - began
+    if status is None:
+        return Echo(False, seconds, f"{peer.ae_title} does not answer the C-ECHO.")
+    if status != SUCCESS:
+        return Echo(False, seconds, f"{peer.ae_title} answers the C-ECHO with 0x{status:04X}.")
+    return Echo(True, seconds, f"{peer.ae_title} answers.")
+
+
+def _batches(files: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """As many files at a time as one association has presentation contexts for."""
+    batch: list[Outgoing] = []
+    pairs: dict[tuple[str, str], None] = {}
+    for one in files:
+        wider = pairs | {(one.sop_class_uid, one.transfer_syntax): None}
+        if len(wider) > len(pairs) and len(proposed_contexts(wider)) > MAX_CONTEXTS:
+            yield batch
+            batch, wider = [], {(one.sop_class_uid, one.transfer_syntax): None}
+        batch.append(one)
+        pairs = wider
+    if batch:
+        yield batch
+
+
+def _send_all(
+    association: Association,
+    peer: PeerAddress,
+    files: Sequence[Outgoing],
+    answered: Answered,
+    stop: Callable[[], bool],
+    timeouts: Timeouts,
+) -> Sent:
+    for count, one in enumerate(files):
+        if stop():
+            return Sent(Outcome.RETRY, "The sending was stopped.")
+        began = time.monotonic()
+        status = _offer(association, one, message_id=1 + count % MAX_MESSAGE_ID)
+        answered(one, status)
+        if status is None:
+            silent = time.monotonic() - began >= timeouts.answer
+            what = "does not answer any more" if silent else "ended the association"
+            done = f" after {count} of {len(files)} instances"
+            return Sent(Outcome.RETRY, f"{peer.ae_title} {what}{done}.")
+    return Sent(Outcome.STORED)
+
+
+def _offer(association: Association, one: Outgoing, *, message_id: int) -> int | None:
+    """Send one instance, encoded as it is or, without loss, as the peer takes it."""
+    accepted = {
+        str(context.transfer_syntax[0])
+        for context in association.accepted_contexts
+        if context.abstract_syntax == one.sop_class_uid
+    }
+    source: Path | Dataset = one.path
+    if one.transfer_syntax not in accepted:
+        if one.transfer_syntax not in UNCOMPRESSED or accepted.isdisjoint(UNCOMPRESSED):
+            return SOP_CLASS_NOT_SUPPORTED
+        source = dcmread(one.path)
+    if not association.is_established:
+        return None
+    try:
+        return _status(association.send_c_store(source, msg_id=message_id))
+    except RuntimeError:  # the association ended between the two lines
+        return None
+
+
+def _status(answer: Dataset) -> int | None:
+    return int(answer.Status) if "Status" in answer else None
+
+
+class _Requestor(AE):
+    """An application entity whose associations have our sockets."""
+
+    def __init__(self, ae_title: str, seconds: float) -> None:
+        super().__init__(ae_title)
+        self._seconds = seconds
+
+    def _create_socket(
+        self,
+        assoc: Association,
+        address: AddressInformation,
+        tls_args: tuple[ssl.SSLContext, str] | None,
+    ) -> PromptSocket:
+        transport = PromptSocket(assoc, self._seconds, bind_to=address)
+        transport.tls_args = tls_args
+        return transport
+
+
+def _associate(
+    peer: PeerAddress, contexts: list[PresentationContext], timeouts: Timeouts
+) -> Association | Sent:
+    """An established association, or why there is none."""
+    entity = _Requestor(peer.calling_ae_title, timeouts.answer)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = timeouts.connect
+    entity.acse_timeout = timeouts.associate
+    entity.dimse_timeout = timeouts.answer
+    entity.network_timeout = None  # the caller decides when nothing is to be sent
+    began = time.monotonic()
+    try:
+        association = entity.associate(peer.host, peer.port, contexts, peer.ae_title, MAX_PDU_BYTES)
+    except OSError as error:
+        return Sent(Outcome.RETRY, f"The host {peer.host} of {peer.ae_title} is unknown: {error}.")
+    if association.is_established:
+        association.dimse = Sender(association)
+        return association
+    return _why_not(association, peer, timeouts, began)
+
+
+def _why_not(association: Association, peer: PeerAddress, timeouts: Timeouts, began: float) -> Sent:
+    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    now = time.monotonic()
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        assert primitive is not None
+        answer = (primitive.result or 0, primitive.result_source or 0, primitive.diagnostic or 0)
+        return Sent(*rejection(answer, calling=peer.calling_ae_title, called=peer.ae_title))
+    if association.rejected_contexts:
+        why = "accepts none of the SOP Classes and transfer syntaxes that are to be sent"
+        return Sent(Outcome.REFUSED, f"{where} {why}.")
+    transport = association.dul.socket
+    assert isinstance(transport, PromptSocket)
+    if transport.opened_at is None:
+        silent = now - began >= timeouts.connect
+        why = "cannot be reached" if silent else "refuses the connection; it may not be running"
+        return Sent(Outcome.RETRY, f"{where} {why}.")
+    silent = now - transport.opened_at >= timeouts.associate
+    why = "does not answer the request for an association" if silent else "aborts the association"
+    return Sent(Outcome.RETRY, f"{where} {why}.")

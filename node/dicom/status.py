@@ -1,0 +1,77 @@
+"""DIMSE statuses and association rejections: what they are called and what a sender does next."""
+
+from enum import StrEnum
+
+SUCCESS = 0x0000
+SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6; PS3.2 Table N.7-42 prints 0112, which is another
+NOT_AUTHORISED = 0x0124
+OUT_OF_RESOURCES = 0xA700
+DOES_NOT_MATCH = 0xA900  # the data set does not match the SOP Class or the command
+CANNOT_UNDERSTAND = 0xC000
+UID_INVALID = 0xC010
+UNEXPECTED_ERROR = 0xC211  # pynetdicom's answer where a handler raised
+
+LONGEST_COMMENT = 64  # Error Comment (0000,0902) is LO: PS3.7 C.4.2
+
+
+class Outcome(StrEnum):
+    """What an answer means for the one who sent the instance."""
+
+    STORED = "stored"
+    RETRY = "retry"
+    STORED_IF_OURS = "stored if ours"
+    FEW_RETRIES = "few retries"
+    REFUSED = "refused"
+
+
+# (first, last, outcome): PS3.4 Table B.2-1 and PS3.7 Annex C. The first match wins.
+C_STORE_OUTCOMES = (
+    (0x0000, 0x0000, Outcome.STORED),
+    (0xB000, 0xBFFF, Outcome.STORED),  # stored with a warning: elements coerced or discarded
+    (0xA700, 0xA7FF, Outcome.RETRY),  # out of resources
+    (0x0110, 0x0110, Outcome.RETRY),  # processing failure
+    (0x0213, 0x0213, Outcome.RETRY),  # resource limitation
+    (0x0111, 0x0111, Outcome.STORED_IF_OURS),  # duplicate: only if we sent this UID there before
+    (0xA900, 0xA9FF, Outcome.FEW_RETRIES),
+    (0xC000, 0xCFFF, Outcome.FEW_RETRIES),  # often a database that was down
+    (0x0000, 0xFFFF, Outcome.REFUSED),
+)
+
+
+def outcome(status: int) -> Outcome:
+    """What a C-STORE status means for the sender."""
+    return next(result for first, last, result in C_STORE_OUTCOMES if first <= status <= last)
+
+
+PERMANENT, TRANSIENT = 1, 2  # Result
+USER, PROVIDER_ACSE, PROVIDER_PRESENTATION = 1, 2, 3  # Source
+
+Rejection = tuple[int, int, int]  # (Result, Source, Reason/Diag.)
+
+REJECT_NO_REASON: Rejection = (PERMANENT, USER, 1)
+REJECT_CALLING: Rejection = (PERMANENT, USER, 3)
+REJECT_CALLED: Rejection = (PERMANENT, USER, 7)
+REJECT_CONGESTION: Rejection = (TRANSIENT, PROVIDER_PRESENTATION, 1)
+REJECT_LIMIT: Rejection = (TRANSIENT, PROVIDER_PRESENTATION, 2)
+
+# PS3.8 Table 9-21: (source, reason) -> what an administrator reads; the result decides on retry.
+REJECTIONS = {
+    (USER, 1): "It gives no reason; often it does not know {calling} or its address.",
+    (USER, 2): "It does not support the DICOM application context.",
+    (USER, 3): "It does not know the calling AE title {calling}: enter it there.",
+    (USER, 7): "It does not answer to the called AE title {called}: correct it here.",
+    (PROVIDER_ACSE, 1): "It gives no reason.",
+    (PROVIDER_ACSE, 2): "It does not support this version of the protocol.",
+    (PROVIDER_PRESENTATION, 1): "It is congested for the moment.",
+    (PROVIDER_PRESENTATION, 2): "It has as many associations as it takes.",
+}
+
+
+def rejection(answer: Rejection, *, calling: str, called: str) -> tuple[Outcome, str]:
+    """What the rejection of an association means, and a sentence for the administrator."""
+    result, source, reason = answer
+    unknown = f"Its reason is unknown (source {source}, reason {reason})."
+    why = REJECTIONS.get((source, reason), unknown).format(calling=calling, called=called)
+    kind = "for now" if result == TRANSIENT else "permanently"
+    decided = Outcome.RETRY if result == TRANSIENT else Outcome.REFUSED
+    return decided, f"{called} rejects the association {kind}. {why}"

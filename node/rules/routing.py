@@ -1,0 +1,160 @@
+"""Which routes take a stack, and why the others do not."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from node.config import Condition, Destination, Route
+
+Values: TypeAlias = Sequence[object]  # of one attribute; empty = absent or without a value
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one route says to a stack. The sentence may repeat attributes: for pages, not logs."""
+
+    route: str
+    matches: bool
+    sentence: str
+
+
+def matching(
+    routes: Iterable[Route],
+    *,
+    called_ae: str,
+    calling_ae: str,
+    attributes: Callable[[str], Values],
+    gap_mm: float | None,
+    instances: int,
+    tilt_degrees: float | None,
+    node_ae: str,
+) -> tuple[Route, ...]:
+    """Every route that takes the stack, in the order of the configuration."""
+    stack = _Stack(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
+    return tuple(route for route in routes if stack.objection(route) is None)
+
+
+def explain(
+    routes: Iterable[Route],
+    *,
+    called_ae: str,
+    calling_ae: str,
+    attributes: Callable[[str], Values],
+    gap_mm: float | None,
+    instances: int,
+    tilt_degrees: float | None,
+    node_ae: str,
+) -> tuple[Explanation, ...]:
+    """For each route whether it takes the stack, and the first thing that speaks against it."""
+    stack = _Stack(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
+    objections = [(route.name, stack.objection(route)) for route in routes]
+    return tuple(
+        Explanation(name, objection is None, objection or "Everything that it asks for holds.")
+        for name, objection in objections
+    )
+
+
+def sender_of(destinations: Iterable[Destination], calling_ae: str) -> Destination | None:
+    """The destination that "sender" means for what `calling_ae` brought."""
+    for destination in destinations:
+        if calling_ae in {destination.ae_title, *destination.sends_as}:
+            return destination
+    return None
+
+
+@dataclass(frozen=True)
+class _Stack:
+    called_ae: str
+    calling_ae: str
+    attributes: Callable[[str], Values]
+    gap_mm: float | None
+    instances: int
+    tilt_degrees: float | None
+    node_ae: str
+
+    def objection(self, route: Route) -> str | None:
+        """Why `route` does not take the stack; None where it does."""
+        called = route.called_ae_title or self.node_ae
+        if self.called_ae != called:
+            return f"It was sent to {self.called_ae}, the route is for {called}."
+        if route.calling_ae_title and self.calling_ae != route.calling_ae_title:
+            return f"It was sent by {self.calling_ae}, the route is for {route.calling_ae_title}."
+        for key, condition in route.match.items():
+            objection = _objection(key, self._values(key), condition)
+            if objection:
+                return objection
+        return None
+
+    def _values(self, key: str) -> tuple[object, ...]:
+        measures = {
+            "gap_mm": self.gap_mm,
+            "instances": self.instances,
+            "tilt_degrees": self.tilt_degrees,
+        }
+        if key in measures:
+            measured = measures[key]
+            return () if measured is None else (measured,)
+        return tuple(value for value in self.attributes(key) if _text(value))
+
+
+def _objection(key: str, values: tuple[object, ...], condition: Condition) -> str | None:
+    if not values:
+        return f"{key} is absent."
+    said = _joined(values)
+    if condition.values and not any(_equal(values, value) for value in condition.values):
+        wanted = " or ".join(_text(value) for value in condition.values)
+        return f"{key} is {said}, not {wanted}."
+    if condition.has is not None and not any(_same(value, condition.has) for value in values):
+        return f"{key} is {said}, which has no value {_text(condition.has)}."
+    if condition.regex is not None and not re.search(condition.regex, said):
+        return f"{key} is {said}, which {condition.regex} does not match."
+    return _out_of_range(key, values, condition)
+
+
+def _out_of_range(key: str, values: tuple[object, ...], condition: Condition) -> str | None:
+    if condition.min is None and condition.max is None:
+        return None
+    for value in values:
+        number = _number(value)
+        if number is None:
+            return f"{key} is {_text(value)}, which is no number."
+        if condition.min is not None and number < condition.min:
+            return f"{key} is {_text(value)}, not at least {condition.min:g}."
+        if condition.max is not None and number > condition.max:
+            return f"{key} is {_text(value)}, not at most {condition.max:g}."
+    return None
+
+
+def _equal(values: tuple[object, ...], wanted: object) -> bool:
+    """A value equals an attribute of one value, or all values of one as DICOM writes them."""
+    return _same(values[0], wanted) if len(values) == 1 else _joined(values) == _text(wanted)
+
+
+def _same(value: object, wanted: object) -> bool:
+    """Numbers are compared as numbers where the rule or the attribute is one, else as text."""
+    if isinstance(value, int | float) or isinstance(wanted, int | float):
+        ours, theirs = _number(value), _number(wanted)
+        if ours is not None and theirs is not None:
+            return ours == theirs
+    return _text(value) == _text(wanted)
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _text(value: object) -> str:
+    # PS3.5 6.2: padding of text is not significant; `gap_mm` is shown as a person would say it.
+    if isinstance(value, float) and type(value) is float:
+        return f"{round(value, 3):g}"
+    return str(value).strip(" \0")
+
+
+def _joined(values: tuple[object, ...]) -> str:
+    return "\\".join(_text(value) for value in values)

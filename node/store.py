@@ -1,0 +1,63 @@
+"""Opens the rows and files of a configuration: the same parts for the node and for a command."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import tzinfo
+
+from node.config import Config
+from storage.archive import Archive
+from storage.audit import Audit
+from storage.database import Database
+from storage.files import Files
+from storage.jobs import Queue
+from storage.ledger import Ledger
+from storage.nodes import Nodes
+
+LEASE_SECONDS = (
+    120.0  # longer than a peer may be silent; a dead node's leases end at its next start
+)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Everything that is kept, opened; Queue and Ledger act in the name of `node_id`."""
+
+    config: Config
+    node_id: str
+    database: Database
+    files: Files
+    archive: Archive
+    queue: Queue
+    ledger: Ledger
+    nodes: Nodes
+    audit: Audit
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """The zone of the times that are shown; None is the system's own."""
+        return self.config.node.zone
+
+
+@contextmanager
+def opened(config: Config, node_id: str) -> Iterator[Store]:
+    """Open storage; the database is made, or brought up to this release, where needed."""
+    files = Files(config.folder, config.storage.min_free_bytes)
+    database = Database.for_folder(config.folder, config.storage.database)
+    try:
+        if not database.is_current():
+            database.migrate()
+        yield Store(
+            config=config,
+            node_id=node_id,
+            database=database,
+            files=files,
+            archive=Archive(database, files, time.time, node=node_id),
+            queue=Queue(database, time.time, node=node_id, lease_seconds=LEASE_SECONDS),
+            ledger=Ledger(database, time.time, node=node_id, lease_seconds=LEASE_SECONDS),
+            nodes=Nodes(database, time.time),
+            audit=Audit(database, time.time),
+        )
+    finally:
+        database.close()

@@ -1,0 +1,1 @@
+"""The administrator's pages and the REST API."""

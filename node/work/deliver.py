@@ -1,0 +1,218 @@
+"""Brings derived series to one destination: what it has not stored yet, again and again."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from node.config import Delivery as DeliverySettings
+from node.config import Destination
+from node.dicom import scu
+from node.dicom.status import Outcome, outcome
+from node.rules import backoff
+from storage.errors import LeaseLost
+from storage.files import Files, digest
+from storage.ledger import Ledger
+from storage.records import Delivery, Unsent
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+RENEW_SECONDS = 1.0
+FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+
+
+@dataclass
+class Answers:
+    """What one association brought: the worst status decides what happens next."""
+
+    stored: int = 0
+    refused: list[int] = field(default_factory=list)
+    few_retries: list[int] = field(default_factory=list)
+    offers: int = 0  # the most often that one of those was offered before
+
+
+class Deliverer:
+    """One thread a destination: a PACS that is down keeps no other waiting."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        calling_ae: str,
+        ledger: Ledger,
+        files: Files,
+        settings: DeliverySettings,
+        now: Callable[[], float],
+    ) -> None:
+        self.destination = destination
+        self.settings = settings
+        self._ledger = ledger
+        self._files = files
+        self._now = now
+        self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
+        self._peer = scu.PeerAddress(
+            ae_title=destination.ae_title,
+            host=destination.host,
+            port=destination.port,
+            calling_ae_title=destination.calling_ae_title or calling_ae,
+        )
+        self._draining = threading.Event()
+        self._stopping = threading.Event()
+        name = f"deliver-{destination.name}"
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Begin no further delivery; what runs goes on."""
+        self._draining.set()
+
+    def wait(self, seconds: float) -> bool:
+        """True when nothing is being sent any more."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End after the instance that is on the wire; the rest is sent another time."""
+        self._draining.set()
+        self._stopping.set()
+        self.wait(30.0)
+
+    def _work(self) -> None:
+        name = self.destination.name
+        while not self._draining.is_set():
+            try:
+                delivery = self._ledger.claim(name, self._thread.name)
+                if delivery is None:
+                    self._draining.wait(IDLE_SECONDS)
+                    continue
+                self._deliver(delivery)
+            except LeaseLost:
+                logger.warning("lease lost", extra={"destination": name})
+            except Exception:
+                logger.exception("delivery not finished", extra={"destination": name})
+                self._draining.wait(IDLE_SECONDS)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        wanted = self._ledger.unsent(delivery)
+        damaged = [w for w in wanted if self._is_damaged(w)]
+        if damaged:
+            sentence = f"{len(damaged)} files of the derived series are missing or have changed."
+            self._hold(delivery, "DAMAGED_FILES", sentence)
+            return
+        answers = Answers()
+        sent = scu.send(
+            self._peer,
+            [_outgoing(w, self._files) for w in wanted],
+            answered=self._answered(delivery, {w.id: w for w in wanted}, answers),
+            stop=self._stopping.is_set,
+        )
+        self._decide(delivery, answers, sent)
+
+    def _answered(
+        self, delivery: Delivery, wanted: dict[int, Unsent], answers: Answers
+    ) -> Callable[[scu.Outgoing, int | None], None]:
+        renewed = self._now()
+
+        def answered(outgoing: scu.Outgoing, status: int | None) -> None:
+            nonlocal renewed
+            before = wanted[outgoing.id]
+            was_offered = before.offers > 0 or delivery.attempt > 1  # the crash came before the row
+            is_stored = _note(answers, before, status, was_offered=was_offered)
+            self._ledger.answered(delivery, outgoing.id, status, is_stored)
+            if self._now() - renewed >= RENEW_SECONDS:
+                renewed = self._now()
+                self._ledger.renew(delivery)
+
+        return answered
+
+    def _decide(self, delivery: Delivery, answers: Answers, sent: scu.Sent) -> None:
+        missing = len(self._ledger.unsent(delivery))
+        if missing == 0:
+            self._ledger.sent(delivery)
+            extra = {"destination": self.destination.name, "instances": delivery.total}
+            logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
+        elif self._stopping.is_set():
+            self._ledger.release(delivery)
+        elif answers.refused or sent.outcome is Outcome.REFUSED:
+            self._hold(delivery, "REFUSED_BY_PEER", _why(answers.refused, missing, sent))
+        elif answers.few_retries and answers.offers >= len(FEW_RETRIES):
+            self._hold(delivery, "NOT_UNDERSTOOD", _why(answers.few_retries, missing, sent))
+        elif self._now() - delivery.queued_at > self.settings.give_up_hours * 3600:
+            hours = f"{self.settings.give_up_hours:g} hours"
+            self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {sent.sentence}")
+        else:
+            self._retry(delivery, answers, _why([], missing, sent))
+
+    def _retry(self, delivery: Delivery, answers: Answers, sentence: str) -> None:
+        first, longest = self.settings.retry_seconds
+        # A delivery that got something stored has found its peer alive: begin the back-off anew.
+        failures = 0 if answers.stored else delivery.failures
+        wait = backoff.delay(failures, first, longest, self._jitter)
+        if answers.few_retries:
+            wait = max(wait, FEW_RETRIES[min(answers.offers, len(FEW_RETRIES) - 1)])
+        self._ledger.retry(delivery, self._now() + wait, "RETRY", sentence)
+        extra = {"destination": self.destination.name, "delivery": delivery.id}
+        logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
+
+    def _hold(self, delivery: Delivery, reason: str, sentence: str) -> None:
+        self._ledger.hold(delivery, reason, sentence)
+        extra = {"destination": self.destination.name, "delivery": delivery.id, "reason": reason}
+        logger.error("delivery held", extra=extra)
+
+    def _is_damaged(self, wanted: Unsent) -> bool:
+        path = self._files.path(wanted.path)
+        return not path.exists() or digest(path) != wanted.digest
+
+
+def hold_unknown(ledger: Ledger, destination: str) -> None:
+    """Hold what waits for a destination that the configuration does not name."""
+    sentence = f"No destination {destination!r} is configured; add it, then redeliver."
+    while (delivery := ledger.claim(destination, "configuration")) is not None:
+        ledger.hold(delivery, "NO_DESTINATION", sentence)
+        extra = {"destination": destination, "delivery": delivery.id}
+        logger.error("delivery held", extra=extra | {"reason": "NO_DESTINATION"})
+
+
+def _outgoing(wanted: Unsent, files: Files) -> scu.Outgoing:
+    return scu.Outgoing(
+        id=wanted.id,
+        instance_uid=wanted.instance_uid,
+        sop_class_uid=wanted.sop_class_uid,
+        transfer_syntax=EXPLICIT_LE,
+        path=files.path(wanted.path),
+    )
+
+
+def _note(answers: Answers, before: Unsent, status: int | None, *, was_offered: bool) -> bool:
+    """Sort one answer; True where the destination has the instance."""
+    if status is None:
+        return False
+    match outcome(status):
+        case Outcome.STORED:
+            answers.stored += 1
+            return True
+        case Outcome.STORED_IF_OURS:
+            if was_offered:
+                answers.stored += 1
+                return True
+            answers.refused.append(status)
+        case Outcome.FEW_RETRIES:
+            answers.few_retries.append(status)
+            answers.offers = max(answers.offers, before.offers)
+        case Outcome.REFUSED:
+            answers.refused.append(status)
+        case Outcome.RETRY:
+            pass
+    return False
+
+
+def _why(statuses: list[int], missing: int, sent: scu.Sent) -> str:
+    """One sentence for the administrator: how many are missing, what the peer said."""
+    named = ", ".join(sorted({f"0x{status:04X}" for status in statuses}))
+    said = f" The destination answered {named}." if named else ""
+    return f"{missing} instances are not stored.{said} {sent.sentence}".strip()

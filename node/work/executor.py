@@ -1,0 +1,181 @@
+"""Runs one request somewhere else: in a child process that can be killed."""
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Protocol
+
+import psutil
+
+from inference.request import Outcome, Progress, Request
+from node.work import worker
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5  # how often limits and the cancel request are looked at
+CANCEL_SECONDS = 20.0  # a worker that does not stop by then is killed
+STOP_SECONDS = 5.0
+
+
+class End(StrEnum):
+    """How a worker ended without an answer."""
+
+    WORKER_DIED = "WORKER_DIED"
+    TIME_LIMIT = "TIME_LIMIT"
+    MEMORY_LIMIT = "MEMORY_LIMIT"
+    CANCELLED = "CANCELLED"
+    STOPPED = "STOPPED"  # the node stops; nothing is counted against the job
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The worker gave no answer."""
+
+    how: End
+    detail: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one job may take."""
+
+    seconds: float
+    memory_bytes: int = 0  # 0 = no limit of our own
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the caller wants now: asked twice a second while the job runs."""
+
+    cancel: bool = False
+    stop: bool = False
+
+
+class Executor(Protocol):
+    """Where inference runs; another engine is a second class with these methods."""
+
+    def start(self) -> None:
+        """Make ready to run, so that the first job does not wait for it."""
+        ...
+
+    def run(
+        self, request: Request, bounds: Bounds, look: Callable[[Progress | None], Order]
+    ) -> Outcome | Ended:
+        """Run one request to its end; `look` hears of progress and says what is wanted."""
+        ...
+
+    def close(self) -> None:
+        """End what was started."""
+        ...
+
+
+class ProcessExecutor:
+    """One child process, made with `spawn`: a fork after a torch convolution hung for ever."""
+
+    def __init__(self, name: str, now: Callable[[], float]) -> None:
+        self._name = name
+        self._now = now
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._lifeline: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that works, for those who watch it."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the child where none is alive."""
+        if self._process is not None and self._process.is_alive():
+            return
+        self.close()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        lifeline, their_lifeline = context.Pipe()
+        process = context.Process(
+            target=_child, args=(theirs, their_lifeline), name=self._name, daemon=True
+        )
+        process.start()
+        theirs.close()
+        their_lifeline.close()
+        self._process, self._pipe, self._lifeline = process, ours, lifeline
+        logger.info("worker started", extra={"worker": self._name, "pid": process.pid})
+
+    def run(
+        self, request: Request, bounds: Bounds, look: Callable[[Progress | None], Order]
+    ) -> Outcome | Ended:
+        """Send the request and watch the child until it answers, dies or passes a bound."""
+        self.start()
+        assert self._pipe is not None
+        deadline = self._now() + bounds.seconds
+        cancel_by: float | None = None
+        try:
+            self._pipe.send(request)
+            while True:
+                message = self._pipe.recv() if self._pipe.poll(POLL_SECONDS) else None
+                if message is not None and not isinstance(message, Progress):
+                    return message  # type: ignore[no-any-return]  # an Outcome, from our own child
+                order = look(message)
+                if order.stop:
+                    return self._kill(End.STOPPED, "the node stops")
+                if order.cancel and cancel_by is None:
+                    cancel_by = self._now() + CANCEL_SECONDS
+                    self._pipe.send(worker.Cancel())
+                if end := self._passed(bounds, deadline, cancel_by):
+                    return end
+        except (EOFError, OSError):  # OSError: the pipe broke while we wrote
+            return self._died()
+
+    def close(self) -> None:
+        """End the child, gently where it listens."""
+        for pipe in (self._pipe, self._lifeline):
+            if pipe is not None:
+                pipe.close()
+        if self._process is not None:
+            self._process.join(STOP_SECONDS)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+        self._process = self._pipe = self._lifeline = None
+
+    def _passed(self, bounds: Bounds, deadline: float, cancel_by: float | None) -> Ended | None:
+        if cancel_by is not None and self._now() > cancel_by:
+            return self._kill(End.CANCELLED, "the worker did not stop by itself")
+        if self._now() > deadline:
+            return self._kill(End.TIME_LIMIT, f"over {bounds.seconds / 60:g} minutes")
+        if bounds.memory_bytes and (used := self._memory()) > bounds.memory_bytes:
+            return self._kill(End.MEMORY_LIMIT, f"{used / 1e9:.1f} GB used")
+        return None
+
+    def _memory(self) -> int:
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0  # it died this moment: the pipe will say so
+
+    def _kill(self, how: End, detail: str) -> Ended:
+        assert self._process is not None
+        self._process.kill()
+        self.close()
+        logger.warning("worker killed", extra={"worker": self._name, "reason": how})
+        return Ended(how, detail)
+
+    def _died(self) -> Ended:
+        assert self._process is not None
+        self._process.join(STOP_SECONDS)
+        code = self._process.exitcode
+        self.close()
+        logger.warning("worker died", extra={"worker": self._name, "exit_code": code})
+        return Ended(End.WORKER_DIED, f"exit code {code}")
+
+
+def _child(requests: Connection, lifeline: Connection) -> None:
+    # A Ctrl-C in the terminal goes to the whole group: the parent decides when the worker stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    worker.main(requests, lifeline)

@@ -1,0 +1,44 @@
+"""The models that a configuration names, and what tells one release of a model from the next."""
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+from inference import registry
+from inference.request import ModelSpec
+from node.config import Config
+
+
+def specs(settings: Config) -> Mapping[str, ModelSpec]:
+    """By name: the models that come with the product, and those of the site."""
+    found = {e.name: ModelSpec(e.name, e.factory) for e in registry.registered()}
+    for entry in settings.models:
+        found[entry.name] = ModelSpec(
+            entry.name, entry.class_path, entry.weights, entry.weights_sha256
+        )
+    return found
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """Changes when the code or the weights of a model do; the model is not imported.
+
+    It is part of a job's key: a series that is sent again after an update of its model is
+    processed again, instead of delivering what the old model made.
+    """
+    digest = hashlib.sha256(str(spec.factory).encode())
+    for file in _files(spec):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _files(spec: ModelSpec) -> list[Path]:
+    module = str(spec.factory).partition(":")[0]
+    found = importlib.util.find_spec(module)
+    files = []
+    if found is not None and found.origin is not None:
+        source = Path(found.origin)
+        files = [source, source.with_suffix(".safetensors")]
+    if spec.weights is not None:
+        files.append(spec.weights)
+    return [file for file in files if file.is_file()]

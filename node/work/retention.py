@@ -1,0 +1,32 @@
+"""Deletes what may go: never what is arriving, queued, running, held or not yet sent."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from node.config import Storage
+from storage import retention
+from storage.database import Database
+from storage.files import Files
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Retention:
+    """The sweep that keeps the disk from filling up."""
+
+    database: Database
+    files: Files
+    settings: Storage
+    now: Callable[[], float]
+
+    def sweep(self) -> None:
+        """Remove the files of expired series; their rows, UIDs and digests stay."""
+        expired = retention.expired(
+            self.database, self.now, self.settings.keep_days, self.settings.keep_unrouted_days
+        )
+        if expired:
+            purged = retention.purge(self.database, self.files, self.now, expired)
+            counts = {"series": len(purged.series), "failed": len(purged.failed)}
+            logger.info("series purged", extra=counts | {"bytes": purged.bytes})

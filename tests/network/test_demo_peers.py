@@ -1,0 +1,111 @@
+"""The mini-PACS and the scanner of the demo, on real sockets."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.filereader import read_file_meta_info
+from pynetdicom import AE, evt
+
+from node.demo import pacs, scanner
+from node.demo.processes import DemoError, tail
+from node.demo.run import DATA
+from node.demo.scanner import Peer, ScannerError
+from node.demo.series import Series
+
+FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
+CT_IMAGE_STORAGE, JPEG_LS = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.4.80"
+
+
+def ignore(_: int) -> None:
+    """A scanner that tells nobody how far it is."""
+
+
+def encoded(path: Path) -> bytes:
+    """The data set of a Part 10 file, without its meta information."""
+    meta = read_file_meta_info(path)
+    return path.read_bytes()[144 + meta.FileMetaInformationGroupLength :]
+
+
+@pytest.fixture(params=["built-in", "orthanc"])
+def mini(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[pacs.MiniPacs]:
+    chosen = pacs.choose(tmp_path / "pacs", request.param)
+    try:
+        chosen.start((scanner.AE_TITLE,))
+        yield chosen
+    finally:
+        chosen.stop()
+
+
+def test_what_the_scanner_sends_the_pacs_gives_back(mini: pacs.MiniPacs, tmp_path: Path) -> None:
+    heard: list[int] = []
+    sent = scanner.send(FILES, mini.peer, heard.append)
+    series_uid = Series.read(FILES).series_uid
+    assert heard == [1, 2, 3]
+    assert sent.instances == 3
+    assert sent.bytes == sum(path.stat().st_size for path in FILES)
+    assert dict(mini.series()) == {series_uid: 3}
+    back = mini.retrieve(series_uid, tmp_path / "back")
+    returned, originals = Series.read(back), Series.read(FILES)
+    assert returned.instances == originals.instances
+    if isinstance(mini, pacs.BuiltIn):  # Orthanc drops the padding of an empty name
+        assert sorted(map(encoded, back)) == sorted(map(encoded, FILES))
+
+
+def test_a_pacs_holds_an_instance_once_however_often_it_is_sent(mini: pacs.MiniPacs) -> None:
+    for _ in range(2):
+        scanner.send(FILES[:1], mini.peer, ignore)
+    assert list(mini.series().values()) == [1]
+
+
+def test_only_admitted_callers_may_store(mini: pacs.MiniPacs) -> None:
+    stranger = AE("STRANGER")
+    stranger.add_requested_context(CT_IMAGE_STORAGE, JPEG_LS)
+    association = stranger.associate(mini.peer.host, mini.peer.port, ae_title=mini.peer.ae_title)
+    status = (
+        association.send_c_store(FILES[0]).get("Status") if association.is_established else None
+    )
+    association.abort()
+    assert status != 0x0000
+    assert dict(mini.series()) == {}
+
+
+def test_a_pacs_that_was_stopped_listens_no_more(mini: pacs.MiniPacs) -> None:
+    mini.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((mini.peer.host, mini.peer.port), timeout=5)
+
+
+@pytest.mark.parametrize(("syntax", "said"), [(JPEG_LS, "A700"), ("1.2.840.10008.1.2", "encodes")])
+def test_the_scanner_says_what_its_peer_answered(syntax: str, said: str) -> None:
+    full = AE("FULL")
+    full.add_supported_context(CT_IMAGE_STORAGE, syntax)
+    handlers = [(evt.EVT_C_STORE, lambda _: 0xA700)]
+    server = full.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None
+    try:
+        with pytest.raises(ScannerError, match=said):
+            scanner.send(FILES, Peer("FULL", server.server_address[1]), ignore)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_orthanc_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacs.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(DemoError, match="Orthanc is not installed"):
+        pacs.choose(tmp_path, "orthanc")
+    assert isinstance(pacs.choose(tmp_path, "auto"), pacs.BuiltIn)
+
+
+def test_an_orthanc_that_ends_at_once_is_an_error_with_its_log(tmp_path: Path) -> None:
+    broken = tmp_path / "Orthanc"
+    broken.write_text("#!/bin/sh\necho no such database\nexit 3\n")
+    broken.chmod(0o755)
+    with pytest.raises(DemoError, match="did not start") as caught:
+        pacs.Orthanc(tmp_path / "pacs", broken).start(())
+    assert caught.value.log is not None
+    assert "no such database" in tail(caught.value.log)

@@ -1,0 +1,33 @@
+"""The real CT series that is shipped with the demonstration, whole, in part, native or changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+
+RECEIVED = Path(__file__).parents[1] / "node" / "demo" / "data" / "received"
+SERIES_UID = "1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192"
+
+
+def thick(slices: int = 6) -> list[Path]:
+    """The first slices of a chest CT, 5 mm apart, JPEG-LS, shuffled as a router may send them."""
+    files = sorted(RECEIVED.glob("*.dcm"))[:slices]
+    return files[1::2] + files[::2]
+
+
+def changed(files: list[Path], folder: Path, change: Callable[[Dataset], None]) -> list[Path]:
+    """Copies of the files, each with a change to its data set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for file in files:
+        dataset = dcmread(file)
+        change(dataset)
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.save_as(folder / file.name)
+        made.append(folder / file.name)
+    return made
+
+
+def native(files: list[Path], folder: Path) -> list[Path]:
+    """Copies of the files as Explicit VR Little Endian: other bytes, the same pixels."""
+    return changed(files, folder, lambda dataset: dataset.decompress(generate_instance_uid=False))

@@ -1,0 +1,328 @@
+"""config.toml: what it may say, and what is said about each mistake in it."""
+
+import pickle
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.config import Config, load
+from node.errors import ConfigError, UsageError
+from node.rules.reload import needs_restart, reloaded
+
+SHIPPED = Path(__file__).parents[2] / "config.toml"
+DESTINATION = '[[destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "h"\nport = 104\n'
+ROUTE = '[[route]]\nname = "r"\nmodel = "linear"\nfactor = 2\ndestinations = []\n'
+
+
+def read(folder: Path, text: str, name: str = "config.toml") -> Config:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return load(path)
+
+
+def mistakes(folder: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, text)
+    prefix = f"{folder / 'config.toml'}: "
+    assert all(problem.startswith(prefix) for problem in caught.value.problems)
+    return [problem.removeprefix(prefix) for problem in caught.value.problems]
+
+
+def mistake(folder: Path, text: str) -> str:
+    (only,) = mistakes(folder, text)
+    return only
+
+
+def test_the_shipped_file_is_accepted_and_shows_every_default() -> None:
+    shipped = load(SHIPPED)
+    for section in ("node", "storage", "completion", "inference", "delivery", "web"):
+        kind = type(getattr(shipped, section))
+        defaults = kind.model_validate({}, context={"folder": SHIPPED.parent})
+        assert getattr(shipped, section) == defaults, section
+    assert [d.name for d in shipped.destinations] == ["pacs"]
+    (route,) = shipped.routes
+    assert (route.model, route.target_spacing_mm, route.destinations) == (
+        "midslice",
+        1.25,
+        ("pacs",),
+    )
+    assert route.match["Modality"].values == ("CT",)
+    assert route.match["ImageType"].has == "AXIAL"
+    assert route.match["gap_mm"].min == 2.0
+
+
+def test_the_shipped_file_names_every_key_that_there_is() -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    for part in Config.model_fields:
+        value = getattr(load(SHIPPED), part)
+        for section in value if isinstance(value, tuple) else [value]:
+            for name, field in getattr(type(section), "model_fields", {}).items():
+                assert f"{field.alias or name} = " in text, f"{part}: {name}"
+    assert "# class = " in text
+    assert "# weights_sha256 = " in text
+
+
+def test_an_empty_file_is_a_node_without_routes(tmp_path: Path) -> None:
+    config = read(tmp_path, "")
+    assert config.node.port == 11112
+    assert config.destinations == config.routes == config.models == ()
+    assert config.called_ae_titles == ("MIDSLICE",)
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = (
+        '[storage]\nfolder = "kept"\nsecret_file = "../secret"\ndatabase = "sqlite:///rows.db"\n'
+        '[[model]]\nname = "ours"\nclass = "ours.net:Net"\nweights = "net.bin"\n'
+    )
+    config = read(tmp_path, text)
+    assert config.folder == tmp_path / "kept"
+    assert config.storage.secret_file == tmp_path.parent / "secret"
+    assert config.storage.database == f"sqlite:///{tmp_path}/rows.db"
+    assert config.models[0].weights == tmp_path / "net.bin"
+
+
+def test_absolute_paths_and_a_server_database_stay_as_they_are(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://user:word@db/midslice"
+    config = read(tmp_path, f'[storage]\nfolder = "/srv/midslice"\ndatabase = "{url}"\n')
+    assert (config.folder, config.storage.database) == (Path("/srv/midslice"), url)
+
+
+def test_a_configuration_cannot_be_changed_and_can_go_to_another_process(tmp_path: Path) -> None:
+    config = read(tmp_path, DESTINATION + ROUTE + 'match = { Modality = "CT" }\n')
+    with pytest.raises(ValueError, match="frozen"):
+        config.node.port = 1  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_every_mistake_is_found_at_once(tmp_path: Path) -> None:
+    found = mistakes(
+        tmp_path,
+        "[node]\nport = 70000\n[web]\nport = -1\n"
+        '[[destination]]\nname = "a b"\nae_title = "X"\nhost = "h"\nport = "x"\n'
+        '[[route]]\nname = "r"\nmodel = "nothing"\nfactor = 2\ndestinations = ["pac"]\n',
+    )
+    assert [line.split(" = ")[0].split(":")[0] for line in found] == [
+        "node.port",
+        "web.port",
+        "destination[0].name",
+        "destination[0].port",
+        "route[0].destinations",
+        "route[0].model",
+    ]
+
+
+def test_a_mistake_names_the_key_the_value_and_what_is_allowed(tmp_path: Path) -> None:
+    text = DESTINATION * 2 + DESTINATION.replace("104", '"x"')
+    assert 'destination[2].port = "x": integer 1-65535' in mistakes(tmp_path, text)
+
+
+def test_an_unknown_key_is_an_error_that_names_the_known_ones(tmp_path: Path) -> None:
+    said = mistake(tmp_path, DESTINATION.replace("port", 'ae_titel = "X"\nport'))
+    assert said.startswith(
+        "destination[0]: unknown key 'ae_titel'; allowed: ae_title, calling_ae_title, host, name,"
+    )
+    assert said.endswith("did you mean ae_title?")
+    assert mistake(tmp_path, "[nodes]\n").startswith("unknown key 'nodes'; allowed: completion,")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[node]\nport = "x"', 'node.port = "x": integer 0-65535'),
+        ("[node]\nport = true", "node.port = true: integer 0-65535"),
+        ("[node]\nport = 104.0", "node.port = 104.0: integer 0-65535"),
+        ("[node]\nidle_seconds = nan", "node.idle_seconds = NaN: a number above 0"),
+        ("[node]\nmax_associations = 0", "node.max_associations = 0: integer 1-1000"),
+        ("[completion]\nquiet_seconds = 0", "completion.quiet_seconds = 0: a number above 0"),
+        ('[inference]\ndevice = "gpu"', 'inference.device = "gpu": "auto", "cpu", "cuda" or'),
+        ("[storage]\nfolder = 3", "storage.folder = 3: a path"),
+        ('[storage]\nfolder = ""', 'storage.folder = "": a path'),
+        (
+            "[delivery]\nretry_seconds = [30]",
+            "delivery.retry_seconds[1]: missing; [first, longest]",
+        ),
+        ("[delivery]\nretry_seconds = [9, 3]", "delivery.retry_seconds = [9, 3]: [first, longest]"),
+        ("node = 3", "node = 3: a table, written [node]"),
+        ("destination = 3", "destination = 3: tables, each written [[destination]]"),
+        ("[destination]\n", "destination = {}: tables, each written [[destination]]"),
+        ("[web]\nport = 11112", "web.port = 11112: another port than node.port"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(tmp_path: Path, text: str, expected: str) -> None:
+    assert mistake(tmp_path, text).startswith(expected)
+
+
+@pytest.mark.parametrize("title", ["", "SEVENTEEN_LETTERS", "A\\\\B", "TAB\\tTAB", "ÄRZTE", "   "])
+def test_an_ae_title_has_1_to_16_characters_without_backslash_or_control(
+    tmp_path: Path, title: str
+) -> None:
+    assert "1-16 ASCII characters without backslash" in mistake(
+        tmp_path, f'[node]\nae_title = "{title}"\n'
+    )
+
+
+def test_spaces_around_an_ae_title_do_not_count(tmp_path: Path) -> None:
+    assert read(tmp_path, '[node]\nae_title = " CT 1 "\n').node.ae_title == "CT 1"
+
+
+def test_networks_are_cidr_and_a_single_address_is_one(tmp_path: Path) -> None:
+    config = read(tmp_path, '[node]\nallowed_networks = ["10.1.0.0/16", "fd00::/8", "10.2.3.4"]\n')
+    assert config.node.allowed_networks == tuple(
+        map(ip_network, ["10.1.0.0/16", "fd00::/8", "10.2.3.4/32"])
+    )
+
+
+def test_a_wrong_network_is_told_what_was_probably_meant(tmp_path: Path) -> None:
+    text = '[node]\nallowed_networks = ["10.1.2.3/16"]\n'
+    assert mistake(tmp_path, text) == (
+        'node.allowed_networks[0] = "10.1.2.3/16": a network without host bits, as "10.1.0.0/16"'
+    )
+    assert "a network as" in mistake(tmp_path, '[node]\nallowed_networks = ["all"]\n')
+
+
+def test_a_time_zone_must_exist(tmp_path: Path) -> None:
+    assert read(tmp_path, '[node]\ntimezone = "Europe/Paris"\n').node.zone is not None
+    assert "did you mean Europe/Berlin?" in mistake(tmp_path, '[node]\ntimezone = "Europe/Berln"\n')
+
+
+def test_the_password_of_a_database_is_not_repeated(tmp_path: Path) -> None:
+    said = mistake(tmp_path, '[storage]\ndatabase = "mysql://user:geheim@db/x"\n')
+    assert "geheim" not in said
+    assert "SQLite or PostgreSQL" in said
+
+
+def test_storage_commitment_is_refused_until_it_is_built(tmp_path: Path) -> None:
+    said = mistake(tmp_path, DESTINATION + "commitment = { }\n")
+    assert said == "destination[0].commitment = {}: not yet supported"
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    said = mistake(tmp_path, DESTINATION.replace("port = 104\n", ""))
+    assert said == "destination[0].port: missing; integer 1-65535"
+
+
+def test_names_are_used_once(tmp_path: Path) -> None:
+    said = mistakes(tmp_path, DESTINATION * 2 + ROUTE * 3)
+    assert said == [
+        'destination.name = "pacs": different for each destination, but 2 have it',
+        'route.name = "r": different for each route, but 3 have it',
+    ]
+
+
+def test_a_route_names_destinations_that_exist(tmp_path: Path) -> None:
+    text = DESTINATION + ROUTE.replace("[]\n", '["pacs", "pac", "pacs"]\n')
+    assert mistakes(tmp_path, text) == [
+        'route[0].destinations: "pacs" is named 2 times',
+        'route[0].destinations: unknown destination "pac"; allowed: pacs, sender; '
+        "did you mean pacs?",
+    ]
+
+
+def test_a_mistake_in_a_destination_does_not_make_the_routes_to_it_wrong(tmp_path: Path) -> None:
+    text = DESTINATION.replace("104", "0") + ROUTE.replace("[]\n", '["pacs"]\n')
+    assert mistake(tmp_path, text) == "destination[0].port = 0: integer 1-65535"
+
+
+def test_sender_means_one_destination(tmp_path: Path) -> None:
+    route = ROUTE.replace("[]\n", '["sender"]\n')
+    other = DESTINATION.replace('"pacs"', '"old"').replace('"PACS"', '"OLD"')
+    assert read(tmp_path, DESTINATION + other + route).routes[0].destinations == ("sender",)
+    said = mistake(tmp_path, DESTINATION + other + 'sends_as = ["PACS"]\n' + route)
+    assert '2 destinations have the AE title "PACS"' in said
+    assert "sender" in mistake(tmp_path, DESTINATION.replace('"pacs"', '"sender"'))
+
+
+def test_a_route_has_a_factor_or_a_target_spacing(tmp_path: Path) -> None:
+    both = mistake(tmp_path, ROUTE + "target_spacing_mm = 1.0\n")
+    assert both == "route[0]: factor and target_spacing_mm exclude each other; give one of them"
+    neither = mistake(tmp_path, ROUTE.replace("factor = 2\n", ""))
+    assert neither == "route[0]: missing factor or target_spacing_mm; give one of them"
+
+
+@pytest.mark.parametrize("factor", [-1, 0, 1, 11, 2.0])
+def test_a_factor_is_a_whole_number_from_2_to_10(tmp_path: Path, factor: float) -> None:
+    text = ROUTE.replace("factor = 2", f"factor = {factor}")
+    assert mistake(tmp_path, text) == f"route[0].factor = {factor}: integer 2-10"
+
+
+def test_a_route_names_a_model_of_the_product_or_of_the_site(tmp_path: Path) -> None:
+    route = ROUTE.replace('"linear"', '"ours"')
+    assert mistake(tmp_path, route).startswith('route[0].model = "ours": linear, midslice')
+    model = '[[model]]\nname = "ours"\nclass = "ours.net:Net"\n'
+    assert read(tmp_path, route + model).models[0].class_path == "ours.net:Net"
+    taken = mistake(tmp_path, model.replace('"ours"', '"linear"'))
+    assert taken.startswith('model.name = "linear": another name')
+    no_class = mistake(tmp_path, model.replace("ours.net:Net", "ours.net"))
+    assert no_class.endswith('an importable class as "package.module:Class"')
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ('Modalty = "CT"', "route[0].match: unknown keyword 'Modalty'; allowed: a keyword of"),
+        ('PixelData = "x"', "route[0].match: 'PixelData' holds no text or number"),
+        ('SourceImageSequence = "x"', "route[0].match: 'SourceImageSequence' holds no"),
+        ('Modality = { hass = "x" }', "route[0].match.Modality: unknown key 'hass'; allowed: has"),
+        ('Modality = { regex = "(" }', 'route[0].match.Modality.regex = "(": a regular expression'),
+        ("Modality = true", "route[0].match.Modality = true: a value, a list of values"),
+        ("Modality = []", "route[0].match.Modality = []: a value, a list of values"),
+        ("Modality = { }", "route[0].match.Modality = {}: a value, a list of values"),
+        ("KVP = { min = 3, max = 2 }", "route[0].match.KVP = "),
+        ('KVP = { min = "x" }', 'route[0].match.KVP.min = "x": '),
+        ('gap_mm = "x"', "route[0].match.gap_mm: a number, a list of numbers"),
+        ('tilt_degrees = { regex = "1" }', "route[0].match.tilt_degrees: a number, a list"),
+    ],
+)
+def test_a_mistake_in_a_match_is_named(tmp_path: Path, match: str, expected: str) -> None:
+    assert mistake(tmp_path, ROUTE + f"match = {{ {match} }}\n").startswith(expected)
+
+
+def test_a_file_that_is_no_toml_or_not_there_is_one_line(tmp_path: Path) -> None:
+    assert "line 2" in mistake(tmp_path, "[node]\nport =\n")
+    (tmp_path / "config.toml").write_bytes(b"[node]\nae_title = '\xff'\n")
+    with pytest.raises(ConfigError, match="not UTF-8 text, at byte 19"):
+        load(tmp_path / "config.toml")
+    with pytest.raises(ConfigError, match="absent.toml: no such file; name one with --config"):
+        load(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="directory"):
+        load(tmp_path)
+
+
+def test_called_ae_titles_are_those_of_the_node_and_of_its_routes(tmp_path: Path) -> None:
+    other = ROUTE.replace('"r"', '"s"') + 'called_ae_title = "MIDSLICE4"\n'
+    assert read(tmp_path, ROUTE + other).called_ae_titles == ("MIDSLICE", "MIDSLICE4")
+
+
+def test_asking_for_an_unknown_destination_says_which_there_are(tmp_path: Path) -> None:
+    config = read(tmp_path, DESTINATION)
+    assert config.destination("pacs").port == 104
+    with pytest.raises(UsageError, match="unknown destination 'x'; there are: pacs"):
+        config.destination("x")
+
+
+def test_a_reload_takes_over_what_it_may_and_names_what_needs_a_restart(tmp_path: Path) -> None:
+    old = read(tmp_path, DESTINATION + ROUTE)
+    new = read(
+        tmp_path,
+        '[node]\nport = 104\nallowed_ae_titles = ["CT1"]\n[inference]\nworkers = 2\n'
+        "[completion]\nquiet_seconds = 5.0\n",
+    )
+    assert list(needs_restart(old, new)) == ["node.port", "inference.workers"]
+    now = reloaded(old, new)
+    assert (now.node.port, now.node.allowed_ae_titles) == (11112, ("CT1",))
+    assert (now.completion.quiet_seconds, now.routes, now.inference.workers) == (5.0, (), 1)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_configuration_or_one_line_an_error(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "config.toml"
+    path.write_text(f"[node]\nae_title = {text}\n", encoding="utf-8", errors="replace")
+    try:
+        assert 1 <= len(load(path).node.ae_title) <= 16
+    except ConfigError as error:
+        assert all(problem.startswith(str(path)) for problem in error.problems)

@@ -1,0 +1,120 @@
+"""The conformance statement: it says what the tables of the code say, and of this very node."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from inference.errors import HELD, Reason
+from node.config import Config, load
+from node.conformance import statement
+from node.conformance.network import ANSWERS, MEANINGS, REJECTED
+from node.conformance.objects import COPIED, REASONS, WRITTEN
+from node.dicom import contexts, status
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> str:
+    return statement(load(ROOT / "config.toml"))
+
+
+def of(folder: Path, text: str) -> str:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return statement(load(path))
+
+
+def test_conformance_md_is_the_statement_of_the_shipped_configuration(shipped: str) -> None:
+    written = (ROOT / "CONFORMANCE.md").read_text(encoding="utf-8")
+    assert written == shipped, "run `make docs`"
+
+
+def test_it_has_the_sections_of_the_standards_outline(shipped: str) -> None:
+    assert re.findall(r"^## (\d+) ", shipped, re.MULTILINE) == [str(n) for n in range(1, 11)]
+
+
+def test_every_sop_class_and_transfer_syntax_is_listed_in_order(shipped: str) -> None:
+    rows = re.findall(r"^\| (\d+) \| .* \| `([\d.]+)` \|$", shipped, re.MULTILINE)
+    assert [uid for _, uid in rows] == [str(uid) for uid in contexts.TRANSFER_SYNTAXES]
+    for uid in contexts.STORAGE_SOP_CLASSES:
+        assert f"| `{uid}` |" in shipped
+    assert contexts.IMPLEMENTATION_CLASS_UID in shipped
+
+
+def test_every_status_that_the_node_answers_or_reads_is_explained(shipped: str) -> None:
+    constants = {
+        value
+        for name, value in vars(status).items()
+        if isinstance(value, int) and name.isupper() and value > 3 and "LONGEST" not in name
+    }
+    assert constants - {status.NOT_AUTHORISED} <= {code for code, _, _ in ANSWERS}
+    assert set(MEANINGS) == set(status.Outcome)
+    for code, _, _ in ANSWERS:
+        assert f"| {code:04X} |" in shipped
+
+
+def test_every_rejection_that_the_node_gives_is_explained(shipped: str) -> None:
+    given = {value for name, value in vars(status).items() if name.startswith("REJECT_")}
+    assert given == {answer for answer, _ in REJECTED}
+    assert "| rejected permanent | service user | 7 |" in shipped
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_its_state_and_meaning(shipped: str, reason: Reason) -> None:
+    state = "held" if reason in HELD else "refused"
+    assert f"| `{reason}` | {state} | {REASONS[reason]} |" in shipped
+
+
+def test_an_attribute_is_written_or_copied_and_known_to_the_dictionary(shipped: str) -> None:
+    written = {keyword for keyword, _ in WRITTEN}
+    copied = [keyword for _, keywords in COPIED for keyword in keywords]
+    assert len(copied) == len(set(copied))
+    assert written & set(copied) <= {"LossyImageCompression"}
+    assert "| Synthetic Data | (0008,001C) | `YES` on generated slices" in shipped
+    assert "DERIVED\\SECONDARY\\AXIAL\\\\AI_INTERP" in shipped
+
+
+def test_it_says_what_this_node_is_configured_to_do(tmp_path: Path) -> None:
+    text = of(
+        tmp_path,
+        '[node]\nae_title = "MID1"\nport = 104\nallowed_ae_titles = ["CT1"]\n'
+        'allowed_networks = ["10.1.0.0/16"]\nmax_associations = 7\nidle_seconds = 60\n'
+        "[completion]\nquiet_seconds = 5.0\nopen_association_seconds = 50.0\n"
+        '[[destination]]\nname = "arc"\nae_title = "ARC"\nhost = "arc.local"\nport = 105\n'
+        '[[route]]\nname = "head"\ncalled_ae_title = "MID4"\nmodel = "linear"\nfactor = 4\n'
+        'destinations = []\nmatch = { BodyPartExamined = ["HEAD", "BRAIN"], '
+        'instances = { max = 90 }, SeriesDescription = { regex = "a|b" } }\n',
+    )
+    for expected in (
+        "| AE titles answered (called) | `MID1`, `MID4` |",
+        "| port | 104 |",
+        "| calling AE titles allowed | `CT1` |",
+        "| networks allowed | `10.1.0.0/16` |",
+        "| associations accepted at once | 7 |",
+        "| idle association accepted | 60 s, then aborted |",
+        "came for 5 s; while an association that carried it is open, when none came for 50 s.",
+        "| `arc` | `ARC` | arc.local:105 | - | `MID1` |",
+        "| `head` | `MID4` | any | BodyPartExamined = `HEAD` or `BRAIN`; instances at most 90; "
+        "SeriesDescription matches `a\\|b` | `linear` | factor 4 | none (shadow mode) |",
+    ):
+        assert expected in text
+
+
+def test_it_does_not_say_where_the_node_keeps_its_files(tmp_path: Path) -> None:
+    assert str(tmp_path) not in of(tmp_path, '[storage]\ndatabase = "sqlite:///secret.db"\n')
+
+
+def test_no_table_is_broken_by_its_values(shipped: str) -> None:
+    tables = re.findall(r"(?:^\|.*\|\n)+", shipped, re.MULTILINE)
+    assert len(tables) > 10
+    for table in tables:
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(cells) == 1, table.splitlines()[0]
+
+
+def test_a_configuration_without_limits_says_any() -> None:
+    open_to_all: Config = load(ROOT / "config.toml")
+    assert open_to_all.node.allowed_ae_titles == ()
+    assert "- calling AE titles: any" in statement(open_to_all)

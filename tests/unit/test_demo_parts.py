@@ -1,0 +1,237 @@
+"""The parts of the demo that need no network: its children, its pictures, its report."""
+
+import io
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from node.demo import pictures, report, truth
+from node.demo.processes import Child, DemoError, NodeChild, alone, stoppable, tail, undisturbed
+from node.demo.report import Phase, Story
+from node.demo.run import DATA, run
+from node.demo.series import Series
+from node.demo.settings import Settings
+from node.demo.verify import Check
+
+FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
+
+
+def until(is_true: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Wait for a condition, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        threading.Event().wait(0.02)
+
+
+def python(code: str, tmp_path: Path, **more: float) -> Child:
+    return Child("child", [sys.executable, "-c", code], tmp_path / "child.log", **more)
+
+
+def test_a_child_ends_when_asked_and_its_words_are_kept(tmp_path: Path) -> None:
+    child = python("import time; print('hello'); time.sleep(60)", tmp_path)
+    until(lambda: "hello" in tail(child.log), "its first word")
+    assert child.is_alive
+    assert child.stop() == -signal.SIGTERM
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_child_that_does_not_listen_is_made_to_end(tmp_path: Path) -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(60)"
+    child = python(deaf, tmp_path, patience_seconds=0.2)
+    until(lambda: "deaf" in tail(child.log), "it to be deaf")
+    assert child.stop() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_demo_in_order(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        os.kill(os.getpid(), number)
+        until(lambda: False, "the signal", 5.0)
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_waits_for_what_must_not_be_disturbed() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), stoppable(), undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("went on")
+    assert steps == ["went on"]
+
+
+def test_two_demos_do_not_share_a_folder(tmp_path: Path) -> None:
+    words = io.StringIO()
+    with alone(tmp_path):
+        assert run(tmp_path, Settings(), Console(file=words, width=200)) == 1
+    assert f"another demo runs in {tmp_path}" in words.getvalue()
+
+
+def test_a_new_run_removes_what_an_earlier_one_left_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("node/received/old.dcm", "derived/0001.dcm", "own/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "report.html").touch()
+    with alone(tmp_path):
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".lock", "own"}
+
+
+NODE = """
+import json, sys, time
+for event in {events!r}:
+    print(json.dumps(event)); print("no JSON")
+time.sleep({seconds})
+"""
+
+
+def node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *events: object, seconds: float
+) -> NodeChild:
+    """A program that says these events in its log and then lives for some seconds."""
+    script = tmp_path / "midslice"
+    script.write_text(f"#!{sys.executable}\n" + NODE.format(events=events, seconds=seconds))
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    return NodeChild(tmp_path / "config.toml", tmp_path / "node.log")
+
+
+def test_an_event_of_the_node_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = node(tmp_path, monkeypatch, {"event": "job queued", "job": 7}, seconds=60)
+    try:
+        assert child.wait("job queued", 20.0)["job"] == 7
+        with pytest.raises(DemoError, match=r"not within 0\.1 s: job running"):
+            child.wait("job running", 0.1)
+    finally:
+        child.child.stop()
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "job refused", "reason": "TOO_FEW_SLICES"}, "job refused TOO_FEW_SLICES"),
+        ({"event": "delivery held", "reason": "REFUSED_BY_PEER"}, "delivery held REFUSED_BY_PEER"),
+        ({"event": "job failed"}, "job failed"),
+    ],
+)
+def test_a_bad_end_is_not_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: object, said: str
+) -> None:
+    child = node(tmp_path, monkeypatch, event, seconds=60)
+    try:
+        with pytest.raises(DemoError, match=said) as caught:
+            child.wait("job succeeded", 30.0)
+        assert caught.value.log == tmp_path / "node.log"
+    finally:
+        child.child.stop()
+
+
+def test_a_node_that_ends_by_itself_is_not_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = node(tmp_path, monkeypatch, seconds=0)
+    with pytest.raises(DemoError, match="ended by itself before: node listening"):
+        child.wait("node listening", 30.0)
+    child.child.stop()
+
+
+@pytest.fixture(scope="module")
+def received() -> Series:
+    return Series.read(FILES)
+
+
+@pytest.fixture(scope="module")
+def acquired() -> Series:
+    return Series.read(sorted((DATA / "acquired").glob("*.dcm"))[: len(FILES) - 1])
+
+
+def test_cuts_of_two_series_show_the_same_place(received: Series, acquired: Series) -> None:
+    both = Series.of([*received.instances, *acquired.instances])
+    for cut in (pictures.SAGITTAL, pictures.CORONAL):
+        thick = pictures.reformat(received, received.volume(), cut, 600)
+        thin = pictures.reformat(both, both.volume(), cut, 600)
+        assert thick.size == thin.size
+        difference = np.asarray(thick, float) - np.asarray(thin, float)
+        assert np.abs(difference[[0, -1]]).max() <= 1.0  # the outer slices are the same ones
+        assert np.abs(difference).max() > 20.0  # those between are not
+
+
+def test_a_window_runs_from_black_to_white() -> None:
+    grey = pictures.Window(50.0, 100.0).grey(np.array([-1000.0, 0.0, 50.0, 100.0, 3000.0]))
+    assert grey.tolist() == [0, 0, 128, 255, 255]
+
+
+def test_a_difference_says_its_sign_in_colour() -> None:
+    plane, true = np.zeros((512, 512)), np.zeros((512, 512))
+    plane[200, 100], plane[200, 200], plane[200, 300] = 5000.0, -5000.0, 0.0
+    picture = pictures.difference(plane, true)
+    left, top, *_ = pictures.AXIAL_BOX
+    colours = [picture.getpixel((x - left, 200 - top)) for x in (100, 200, 300)]
+    assert colours == [pictures.MORE, pictures.LESS, pictures.EQUAL]
+
+
+def test_the_picture_of_the_readme_is_small_and_whole(tmp_path: Path, received: Series) -> None:
+    path = tmp_path / "before-after.png"
+    pictures.save_small(pictures.before_after(received, received), path)
+    with Image.open(path) as picture:
+        assert picture.width == 1200
+    shipped = DATA.with_name("before-after.png")
+    assert shipped.stat().st_size < 300_000
+
+
+def story(received: Series, acquired: Series, folder: Path, *checks: Check) -> Story:
+    both = Series.of([*received.instances, *acquired.instances])
+    return Story(
+        at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        received=received,
+        derived=both,
+        acquired=acquired,
+        comparison=truth.compare(received, received, acquired),
+        checks=checks,
+        phases=(Phase("Receive", "words", 0.0, 1.5), Phase("Model", "words", 1.5, 4.0)),
+        model="<script>alert(1)</script>",
+        pacs="Orthanc",
+        machine="2 cores",
+        folder=folder,
+        licence="# Title\n\nCC BY 3.0, cite `this`.",
+    )
+
+
+def test_the_report_needs_nothing_but_itself(
+    received: Series, acquired: Series, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    report.write(story(received, acquired, tmp_path, Check("Count", ok=True, found="5")), path)
+    page = path.read_text()
+    assert "default-src 'none'" in page
+    assert re.findall(r'(?:src|href)="(?!data:)[^"]*"|url\(|@import|fetch\(', page) == []
+    assert "all 1 checks passed" in page
+    assert "CC BY 3.0, cite this." in page
+    assert page.count("data:image/jpeg") >= 6 + 5  # two cuts of three series, five slices
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
+    received: Series, acquired: Series, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    bad = Check("Same patient", ok=False, found="PatientID is <b>another</b>")
+    report.write(story(received, acquired, tmp_path, Check("Count", ok=True, found="5"), bad), path)
+    page = path.read_text()
+    assert "1 of 2 checks failed" in page
+    assert "&lt;b&gt;another&lt;/b&gt;" in page
+    assert "<script>alert" not in page

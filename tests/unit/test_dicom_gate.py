@@ -1,0 +1,117 @@
+"""Who may associate, and how associations are counted."""
+
+import pytest
+
+from node.dicom.gate import Admission, Gate, Refused, Visitor
+
+CT1 = Visitor("CT1", "MIDSLICE", "192.0.2.7")
+
+
+class Book:
+    """Remembers what it is told; fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[object, ...]] = []
+        self.fails = False
+
+    def opened(self, *visitor: str) -> int:
+        if self.fails:
+            raise OSError
+        self.entries.append(("opened", *visitor))
+        return len(self.entries)
+
+    def ended(self, association: int, how: str) -> None:
+        self.entries.append(("ended", association, how))
+        if self.fails:
+            raise OSError
+
+    def rejected(self, *visitor_and_reason: str) -> None:
+        self.entries.append(("rejected", *visitor_and_reason))
+
+
+def gate(book: Book, admission: Admission | None = None, *, most: int = 2) -> Gate:
+    return Gate(admission or Admission(), book, most=most, waiting=2)
+
+
+def reason(entered: Refused | int) -> str:
+    return entered.reason if isinstance(entered, Refused) else ""
+
+
+@pytest.mark.parametrize(
+    ("admission", "visitor", "why"),
+    [
+        (Admission(), CT1, ""),
+        (Admission(networks=("192.0.2.0/24",)), CT1, ""),
+        (Admission(networks=("192.0.2.7",)), CT1, ""),
+        (Admission(networks=("192.0.2.0/24",)), Visitor("A", "B", "::ffff:192.0.2.7"), ""),
+        (Admission(networks=("fd00::/8",)), Visitor("A", "B", "fd00::1"), ""),
+        (Admission(networks=("fd00::/8",)), CT1, "network not allowed"),
+        (Admission(called_ae_titles=frozenset({"X"})), CT1, "called AE title not recognised"),
+        (Admission(calling_ae_titles=frozenset({"X"})), CT1, "calling AE title not recognised"),
+        (Admission(calling_ae_titles=frozenset({"ct1"})), CT1, "calling AE title not recognised"),
+    ],
+)
+def test_who_may_enter(admission: Admission, visitor: Visitor, why: str) -> None:
+    book = Book()
+    entered = gate(book, admission).enter(1, visitor)
+    assert reason(entered) == why
+    assert book.entries[0][0] == ("rejected" if why else "opened")
+
+
+def test_a_reason_that_lasts_is_told_before_one_that_passes() -> None:
+    full = gate(Book(), Admission(called_ae_titles=frozenset({"MIDSLICE"})), most=1)
+    full.enter(1, CT1)
+    assert reason(full.enter(2, CT1)) == "too many associations"
+    wrong = Visitor("CT1", "WRONG", "192.0.2.7")
+    assert reason(full.enter(3, wrong)) == "called AE title not recognised"
+
+
+def test_an_ended_association_makes_room_although_its_log_fails() -> None:
+    book = Book()
+    full = gate(book, most=1)
+    full.enter(1, CT1)
+    book.fails = True
+    with pytest.raises(OSError):
+        full.leave(1, "released")
+    book.fails = False
+    assert full.open == 0
+    assert reason(full.enter(2, CT1)) == ""
+
+
+def test_an_association_that_could_not_be_written_down_is_no_longer_counted_once_it_left() -> None:
+    book = Book()
+    book.fails = True
+    full = gate(book, most=1)
+    with pytest.raises(OSError):
+        full.enter(1, CT1)
+    full.leave(1, "aborted")
+    assert full.open == 0
+    assert book.entries == []
+
+
+def test_connections_that_wait_have_a_limit_of_their_own() -> None:
+    door = gate(Book())
+    door.connected(1)
+    door.connected(2)
+    assert not door.has_room_to_wait()
+    assert door.open == 0
+    door.enter(1, CT1)
+    assert door.has_room_to_wait()
+    door.connected(3)
+    assert not door.has_room_to_wait()
+    door.disconnected(3)
+    assert door.has_room_to_wait()
+
+
+def test_waiting_for_the_last_one_ends_when_it_leaves() -> None:
+    door = gate(Book())
+    assert door.wait_until_empty(0.0)
+    door.enter(1, CT1)
+    assert not door.wait_until_empty(0.01)
+    door.leave(1, "released")
+    assert door.wait_until_empty(0.0)
+
+
+def test_a_network_that_is_none_is_found_where_it_is_given() -> None:
+    with pytest.raises(ValueError, match="10.0.0.0/99"):
+        Admission(networks=("10.0.0.0/99",))
