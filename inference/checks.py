@@ -1,7 +1,7 @@
 """Reads a derived series from disk again and compares it with its sources before it may leave."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from inference.placement import Planned
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4
+RESCALE_TOLERANCE = 1e-9
 # Every value that must be the same on all instances, or viewers split the series.
 CONSTANT = [
     "SeriesInstanceUID",
@@ -137,7 +138,7 @@ def _pixel_faults(
     stored = written.stored(header)
     first = expected.layout.headers[slice_.base]
     layout, source = PixelFormat.of(header), PixelFormat.of(first)
-    if layout != source:
+    if not _same_format(layout, source):
         yield "the pixel format or rescale is not that of the source"
         return
     if not slice_.is_generated:
@@ -146,6 +147,13 @@ def _pixel_faults(
         return
     second = expected.layout.headers[slice_.base + 1]
     yield from _generated_faults(stored, first, second, pixels)
+
+
+def _same_format(one: PixelFormat, other: PixelFormat) -> bool:
+    """Equal, but for digits of the rescale that a decimal string has no room for."""
+    rescale = (one.slope - other.slope, one.intercept - other.intercept)
+    near = max(map(abs, rescale)) <= RESCALE_TOLERANCE
+    return near and replace(one, slope=other.slope, intercept=other.intercept) == other
 
 
 def _generated_faults(

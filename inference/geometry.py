@@ -57,6 +57,14 @@ class Layout:
         return float(np.median(self.geometry.gaps_mm))
 
 
+def measure(stack: Stack) -> Layout | None:
+    """The layout of a stack, as routes match it by gap and tilt; None where it has none."""
+    try:
+        return arrange(newest(stack.headers))
+    except Unprocessable:
+        return None
+
+
 def verdict(stack: Stack, output: Output) -> Unprocessable | None:
     """Why a stack cannot be processed, from its headers alone; None where nothing speaks against.
 
@@ -123,6 +131,7 @@ def arrange(headers: Sequence[Header]) -> Layout:
     shear, notes = _shear(geometry)
     if len({header.text("FrameOfReferenceUID") for header in ordered}) > 1:
         notes = (*notes, "each slice names another frame of reference; the first slice's was used")
+    notes += _tilt_note(ordered, shear)
     return Layout(ordered, geometry, find_missing(ordered, geometry), shear, notes)
 
 
@@ -231,6 +240,14 @@ def _shear(geometry: Geometry) -> tuple[float, tuple[str, ...]]:
     return shear, tuple(notes)
 
 
+def _tilt_note(headers: Sequence[Header], shear: float) -> tuple[str, ...]:
+    """The declared tilt may have any sign, and may survive its correction: it is only noted."""
+    declared = abs(headers[0].number("GantryDetectorTilt") or 0.0)
+    if abs(declared - shear) <= SHEAR_DEGREES:
+        return ()
+    return (f"the header declares a tilt of {declared:.1f} degrees, positions say {shear:.1f}",)
+
+
 def find_missing(headers: Sequence[Header], geometry: Geometry) -> dict[int, int]:
     """The gaps in which slices are missing, and how many: holes, not changes of spacing."""
     gaps = geometry.gaps_mm
@@ -278,16 +295,10 @@ def acquired_thin(stack: Stack, others: Sequence[Stack]) -> Unprocessable | None
     `others` are stacks of other received series; only those of the same study, frame of reference
     and kernel count. A real slice is always better than a made one.
     """
-    try:
-        mine = arrange(newest(stack.headers))
-    except Unprocessable:
-        return None
+    mine = measure(stack)
     for other in others:
-        try:
-            theirs = arrange(newest(other.headers))
-        except Unprocessable:
-            continue
-        if _is_thin_twin(mine, theirs):
+        theirs = measure(other)
+        if mine is not None and theirs is not None and _is_thin_twin(mine, theirs):
             return Unprocessable(
                 Reason.ACQUIRED_THIN_SERIES_EXISTS,
                 f"The study holds a received series of the same range with slices "

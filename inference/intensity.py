@@ -181,16 +181,17 @@ def check_decoder(header: Header) -> None:
     syntax = header.transfer_syntax
     try:
         decoder = get_decoder(UID(syntax))
-        missing = "" if decoder.is_available else "; ".join(decoder.missing_dependencies)
     except (NotImplementedError, ValueError):
-        missing = "no package decodes it"
-    if missing:
-        package = next(
-            (name for prefix, name in PACKAGES.items() if syntax.startswith(prefix)), missing
-        )
-        name = UID(syntax).name if syntax else "(not given)"
-        sentence = f"The pixels are encoded as {name} [{syntax}], for which a decoder is missing"
-        raise Unprocessable(Reason.NO_DECODER, f"{sentence}: {package}.")
+        raise _without_decoder(syntax, "no package decodes it") from None
+    if not decoder.is_available:
+        known = (name for prefix, name in PACKAGES.items() if syntax.startswith(prefix))
+        raise _without_decoder(syntax, next(known, "; ".join(decoder.missing_dependencies)))
+
+
+def _without_decoder(syntax: str, package: str) -> Unprocessable:
+    name = UID(syntax).name if syntax else "(not given)"
+    sentence = f"The pixels are encoded as {name} [{syntax}], for which a decoder is missing"
+    return Unprocessable(Reason.NO_DECODER, f"{sentence}: {package}.")
 
 
 def decode(header: Header) -> Stored:

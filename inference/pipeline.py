@@ -1,6 +1,7 @@
 """The one function from the paths of a stack to the verified files of a derived series."""
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -14,7 +15,13 @@ from inference import whitelist as w
 from inference.checks import Expected, verify
 from inference.dataset import Header, Stack, read_headers
 from inference.derived import Series
-from inference.errors import Cancelled, InferenceError, Reason, Unprocessable
+from inference.errors import (
+    Cancelled,
+    InferenceError,
+    ModelLoadError,
+    Reason,
+    Unprocessable,
+)
 from inference.geometry import Layout, examine
 from inference.intensity import PixelReader, generated_values
 from inference.model import Limits, Model, Step
@@ -33,6 +40,7 @@ from inference.request import (
     Verdict,
 )
 from inference.runner import Runner, check_steps
+from inference.scope import differences
 from inference.uids import Identity, UidMaker
 from inference.versions import digests
 from inference.volume import Volume
@@ -113,7 +121,18 @@ def failure(error: Exception) -> Failed:
     )
     logger.error("processing failed", extra={"error": name, "frames": frames})
     said = f": {error}" if isinstance(error, InferenceError) else ""
+    if isinstance(error, OSError) and error.strerror:
+        said = f": {error.strerror}"
     return Failed(name, f"The model or the node failed ({name}{said}).", frames)
+
+
+def bring_to_disk(folder: Path) -> None:
+    """Make the names of the written files durable, as each file is already."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _clear(folder: Path) -> None:
@@ -138,16 +157,15 @@ class _Job:
         account, request = self._account, self._request
         with account.phase("reading"):
             stack, layout = self._read()
-            device = self._device()
-            model = load(request.model, device)
+            model, device = self._load()
             steps = self._plan(model, layout)
             found, notes = digests(stack.headers, self._pixels, progress=self._reading(len(stack)))
-        account.notes += [*layout.notes, *notes]
+        account.notes += [*layout.notes, *differences(layout.headers), *notes]
         maker = UidMaker(request.secret, _identity(request, model, layout, found))
         series_uid = maker.series()
         if series_uid in request.kept:
             return Kept(series_uid)
-        slices = plan_slices(layout, steps, request.output, maker)
+        slices = plan_slices(layout, steps, request.output, maker.instance)
         account.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
         series = Series(request, layout, model, slices, series_uid)
         files = self._predict(model, layout, steps, slices, series, device)
@@ -157,6 +175,7 @@ class _Job:
         expected = Expected(request.folder, series_uid, layout, slices, received)
         with account.phase("checking"):
             self._check(expected)
+            bring_to_disk(request.folder)
         ordered = sorted(files.values(), key=lambda file: file.name)
         return Derived(series_uid, model.version, tuple(ordered), account.record())
 
@@ -178,13 +197,17 @@ class _Job:
             self._account.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
         return found[0], layout
 
-    def _device(self) -> str:
-        threads = self._request.resources.threads
-        device = choose_device(self._request.resources.device)
-        torch = sys.modules.get("torch")
-        if threads and torch is not None:
-            torch.set_num_threads(threads)
-        return device
+    def _load(self) -> tuple[Model, str]:
+        """The model and the device that it runs on."""
+        request = self._request
+        device = choose_device(request.resources.device, request.model)
+        model = load(request.model, device)
+        if model.produces != "slices":
+            raise ModelLoadError(f"model {model.name} produces {model.produces}, not slices")
+        torch = sys.modules.get("torch")  # only where the model has imported it
+        if request.resources.threads and torch is not None:
+            torch.set_num_threads(request.resources.threads)
+        return model, device
 
     def _plan(self, model: Model, layout: Layout) -> tuple[Step, ...]:
         """The model's steps without those across missing slices."""

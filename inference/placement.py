@@ -1,6 +1,6 @@
 """Which slices a derived series has, and where they lie."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from inference.geometry import Layout
 from inference.model import Step
 from inference.request import Output
-from inference.uids import UidMaker
 from inference.volume import Vector
 
 # Output slices whose distances differ by less have one spacing.
@@ -40,14 +39,14 @@ class Planned:
 
 
 def plan_slices(
-    layout: Layout, steps: Sequence[Step], output: Output, maker: UidMaker
+    layout: Layout, steps: Sequence[Step], output: Output, uid_of: Callable[[str], str]
 ) -> tuple[Planned, ...]:
-    """Every slice of the derived series, in the order of positions."""
+    """Every slice of the derived series, in the order of positions; its place makes its UID."""
     positions = layout.geometry.positions
     made: list[tuple[float, Planned]] = []
     if output.include_received:
         for index, source in enumerate(layout.headers):
-            uid = maker.instance(f"copy of {source.uid}")
+            uid = uid_of(f"copy of {source.uid}")
             made.append((index, Planned(uid, 0, positions[index], index, (index,))))
     for step in steps:
         assert step.gap is not None
@@ -56,7 +55,7 @@ def plan_slices(
             place = f"after {layout.headers[step.gap].uid} by {fraction!r}"
             position = first + fraction * (second - first)
             slice_ = Planned(
-                uid=maker.instance(place),
+                uid=uid_of(place),
                 number=0,
                 position=position,
                 base=step.gap,

@@ -22,6 +22,7 @@ class Entry:
     name: str
     factory: str  # "package.module:Class"
     takes: str  # what input it takes, for people
+    uses_device: bool = True
 
 
 ENTRIES = (
@@ -29,6 +30,7 @@ ENTRIES = (
         "linear",
         "inference.models.classical:Linear",
         "CT stacks of 2 slices or more; linear interpolation, the yardstick",
+        uses_device=False,
     ),
     Entry(
         "midslice",
@@ -58,8 +60,11 @@ def load(spec: ModelSpec, device: str = "cpu") -> Model:
     return cast(Model, model)
 
 
-def choose_device(wanted: str) -> str:
-    """`auto` is the first CUDA device where there is one."""
+def choose_device(wanted: str, spec: ModelSpec) -> str:
+    """`auto` is the first CUDA device where there is one and the model can use it."""
+    known = next((entry for entry in ENTRIES if entry.name == spec.name), None)
+    if spec.factory is None and known is not None and not known.uses_device:
+        return "cpu"
     if wanted != "auto":
         return wanted
     torch = importlib.import_module("torch")

@@ -27,6 +27,11 @@ class Runner:
         self._volume = volume
         self._planes: dict[int, Plane] = {}
 
+    @property
+    def held(self) -> frozenset[int]:
+        """The received slices that are in memory now."""
+        return frozenset(self._planes)
+
     def predictions(
         self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[Step, Prediction]]:
@@ -36,10 +41,10 @@ class Runner:
             if cancelled():
                 raise Cancelled
             prediction = self._run(step, self._window(step))
-            check_prediction(step, prediction, self._volume)
-            yield step, prediction
             for index in [index for index in self._planes if last_use[index] <= place]:
                 del self._planes[index]
+            check_prediction(step, prediction, self._volume)
+            yield step, prediction
 
     def _window(self, step: Step) -> Window:
         for index in step.needs:

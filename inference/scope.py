@@ -145,6 +145,16 @@ def check_patient(headers: Sequence[Header]) -> None:
         raise Unprocessable(Reason.PATIENT_MISMATCH, sentence)
 
 
+def differences(headers: Sequence[Header]) -> list[str]:
+    """Notes about patient and study attributes that may differ without being a mix-up."""
+    keywords = ("PatientName", "AccessionNumber", "SpecificCharacterSet")
+    return [
+        f"the images differ in {keyword}"
+        for keyword in keywords
+        if len({header.text(keyword) for header in headers}) > 1
+    ]
+
+
 def check_scope(header: Header, output: Output) -> None:
     """Raise Unprocessable for a slice that a generator must not touch."""
     for check in (_check_subject, _check_hounsfield):

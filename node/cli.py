@@ -2,13 +2,27 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from node.commands import archive, models, operate, peers, process, queue, serve, site
+from node.commands.terminal import AsJson
 from node.errors import ConfigError, UsageError
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="For its files and its report.")] = Path("var/demo"),
+    as_json: AsJson = False,
+) -> None:
+    """A scanner, a node and a PACS on a real CT series, on this machine, with a report."""
+    from node.demo import run
+
+    raise typer.Exit(run.main(folder, json=as_json))
+
 
 app = typer.Typer(
     name="midslice",
@@ -31,7 +45,7 @@ for command in (
     models.models,
     site.conformance,
     archive.reindex,
-    serve.demo,
+    demo,
     models.train,
     models.evaluate,
 ):

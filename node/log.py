@@ -28,7 +28,9 @@ OUR_ERRORS = (NodeError, InferenceError, StorageError)
 # Libraries whose text is about protocols, addresses and revisions, not about data sets.
 TEXT_ALLOWED = ("pynetdicom", "alembic", "apscheduler", "uvicorn", "asyncio")
 # pynetdicom tells each step of each association at INFO; uvicorn each request.
-QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "apscheduler", "PIL", "matplotlib")
+QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL", "matplotlib")
+# It warns of each sweep that was skipped because the one before is still at work.
+SILENT = ("apscheduler",)
 MOST_FRAMES = 30
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +53,8 @@ def configure(
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("uvicorn", "uvicorn.access", "uvicorn.error", "alembic"):
         _hand_over(logging.getLogger(name))
     logging.captureWarnings(capture=True)

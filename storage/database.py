@@ -14,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import migrations
 from storage.errors import Busy, NoRoom, StorageError
-from storage.mounts import network_file_system
+from storage.mounts import MOUNTS, network_file_system
 
 FILE_NAME = "midslice.db"
 
@@ -45,8 +45,10 @@ POSTGRESQL_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
 class Database:
     """Where the rows are. `reading` and `writing` are the only ways in."""
 
-    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
-        self.url = _checked(url)
+    def __init__(
+        self, url: str, *, busy_seconds: float = BUSY_SECONDS, mounts: Path = MOUNTS
+    ) -> None:
+        self.url = _checked(url, mounts)
         self._busy_seconds = busy_seconds
         self._is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = _engine(self.url, busy_seconds)
@@ -127,7 +129,7 @@ class Database:
             self._turn.release()
 
 
-def _checked(url: str) -> URL:
+def _checked(url: str, mounts: Path) -> URL:
     try:
         parsed = make_url(url)
     except sqlalchemy_errors.ArgumentError as error:
@@ -139,7 +141,7 @@ def _checked(url: str) -> URL:
         raise StorageError(f"database {backend!r} is not supported; allowed: sqlite, postgresql")
     if parsed.database in (None, "", ":memory:"):
         raise StorageError("an SQLite database must be a file: sqlite:////folder/midslice.db")
-    kind = network_file_system(Path(str(parsed.database)))
+    kind = network_file_system(Path(str(parsed.database)), mounts)
     if kind is not None:
         raise StorageError(
             f"{parsed.database} lies on a network file system ({kind}), where SQLite loses data; "

@@ -84,8 +84,9 @@ def _shared_database(
 def database(_shared_database: Database) -> Iterator[Database]:
     """An empty database of each kind, whose rows agree with each other at the end."""
     yield _shared_database
-    assert _shared_database.integrity() == ()
+    faults = _shared_database.integrity()
     _empty(_shared_database)
+    assert faults == ()
 
 
 def _empty(database: Database) -> None:

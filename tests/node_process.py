@@ -18,6 +18,14 @@ START_SECONDS = 90.0
 
 T = TypeVar("T")
 
+DEFAULTS = {
+    "quiet_seconds": 1.0,
+    "shutdown_seconds": 20.0,
+    "job_minutes": 5.0,
+    "memory_gb": 0.0,
+    "workers": 1,
+}
+
 CONFIG = """
 [node]
 ae_title = "MIDSLICE"
@@ -36,6 +44,9 @@ open_association_seconds = 10.0
 
 [inference]
 device = "cpu"
+job_minutes = {job_minutes}
+memory_gb = {memory_gb}
+workers = {workers}
 
 [delivery]
 retry_seconds = [0.5, 2.0]
@@ -103,7 +114,7 @@ class NodeProcess:
 
     def configure(self, *parts: str, **settings: float) -> None:
         """Write config.toml."""
-        values = {"quiet_seconds": 1.0, "shutdown_seconds": 20.0, "port": self.port} | settings
+        values = DEFAULTS | {"port": self.port} | settings
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.toml").write_text(CONFIG.format(**values) + "".join(parts))
 
@@ -169,8 +180,7 @@ class NodeProcess:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the node did not stop\n{self.output()}") from None
-        if self._reader is not None:
-            self._reader.join(10.0)
+        self._close_output()
         return status
 
     def close(self) -> None:
@@ -182,10 +192,7 @@ class NodeProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        if self._process is not None and self._process.stdout is not None:
-            if self._reader is not None:
-                self._reader.join(10.0)
-            self._process.stdout.close()
+        self._close_output()
 
     def cli(self, *arguments: str) -> Any:
         """What a command answers with --json on this node's configuration."""
@@ -217,6 +224,12 @@ class NodeProcess:
     def _signal(self, number: int) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
+
+    def _close_output(self) -> None:
+        if self._reader is not None:
+            self._reader.join(10.0)  # ends when the last process that holds the pipe does
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
 
     def _reader_alive(self) -> bool:
         return self._reader is not None and self._reader.is_alive()

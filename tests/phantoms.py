@@ -1,6 +1,7 @@
 """Made CT series: conformant by default, and wrong in exactly the way that a test asks for."""
 
 import hashlib
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element, write_file_meta_info
 from pydicom.sequence import Sequence as Items
@@ -30,8 +31,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 COMPRESSED = (JPEGLSLossless, JPEG2000Lossless, RLELossless)
+NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 SYNTAXES = (*NATIVE, DeflatedExplicitVRLittleEndian, *COMPRESSED)
 
 Edit = Callable[[Dataset, int], None]
@@ -97,7 +98,7 @@ class Series:
     def places_mm(self) -> list[float]:
         """Distance of each slice from the first, along the normal."""
         gaps = [self.spacing_mm] * (self.slices - 1) if self.gaps_mm is None else self.gaps_mm
-        return [float(sum(gaps[:index])) for index in range(len(gaps) + 1)]
+        return [float(place) for place in itertools.accumulate(gaps, initial=0.0)]
 
 
 def uid(*words: object) -> str:
@@ -170,21 +171,15 @@ def dataset(series: Series, index: int) -> Dataset:
 
 def _patient_and_study(made: Dataset, series: Series) -> None:
     if series.character_set is not None:
-        made.SpecificCharacterSet = (
-            series.character_set
-            if isinstance(series.character_set, str)
-            else list(series.character_set)
-        )
+        made.SpecificCharacterSet = series.character_set
     _text(made, "PatientName", series.patient.name)
     made.PatientID = series.patient.id
     made.PatientBirthDate = series.patient.birth_date
     made.PatientSex = series.patient.sex
     made.PatientAge = "064Y"
     made.StudyInstanceUID = uid(series.seed, series.study)
-    made.StudyDate = "20240305"
-    made.StudyTime = "101112.5"
-    made.StudyID = "S1"
-    made.StudyDescription = "CT Thorax"
+    made.StudyDate, made.StudyTime = "20240305", "101112.5"
+    made.StudyID, made.StudyDescription = "S1", "CT Thorax"
     made.AccessionNumber = "A12345"
     made.ReferringPhysicianName = "Doctor^Referring"
 
@@ -193,8 +188,7 @@ def _series(made: Dataset, series: Series) -> None:
     made.Modality = "CT"
     made.SeriesInstanceUID = uid(series.seed, "series", series.number)
     made.SeriesNumber = series.number
-    made.SeriesDate = "20240305"
-    made.SeriesTime = "101500"
+    made.SeriesDate, made.SeriesTime = "20240305", "101500"
     _text(made, "SeriesDescription", series.description)
     made.BodyPartExamined = "CHEST"
     made.PatientPosition = "HFS"
@@ -346,8 +340,9 @@ def break_pixels(path: Path) -> None:
 
 
 def truncated_stream(made: Dataset, keep: int) -> None:
-    """Keep only the first bytes of an encapsulated frame."""
-    made.PixelData = encapsulate([made.PixelData[:keep]])
+    """Keep only the first bytes of an encapsulated frame; the file itself stays whole."""
+    frame = get_frame(made.PixelData, 0, number_of_frames=1)
+    made.PixelData = encapsulate([frame[:keep]])
 
 
 def pydicom_read(path: Path) -> Dataset:

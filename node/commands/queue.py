@@ -144,7 +144,7 @@ def _series_row(
 
 
 def _print_job(found: "Job", instances: int, zone: tzinfo | None) -> None:
-    parameters = (f"{key} = {value}" for key, value in found.parameters.items())
+    parameters = (f"{k} = {v}" for k, v in found.parameters.items() if v not in (None, ""))
     terminal.print_facts(
         [
             ("job", found.id),

@@ -1,7 +1,4 @@
-"""Commands that run a node: for good, or to show what one does."""
-
-from pathlib import Path
-from typing import Annotated
+"""The command that runs a node."""
 
 import typer
 
@@ -14,14 +11,3 @@ def serve(config: ConfigFile = DEFAULT_CONFIG) -> None:
 
     log.configure()
     raise typer.Exit(app.serve(config))
-
-
-def demo(
-    folder: Annotated[
-        Path, typer.Option(help="Where the demo keeps its files and its report.")
-    ] = Path("var/demo"),
-) -> None:
-    """A scanner, a node and a PACS on a real CT series, on this machine, with a report."""
-    from node.demo import run
-
-    raise typer.Exit(run.main(folder))

@@ -105,6 +105,11 @@ def duration(seconds: float) -> str:
     return "0 s" if seconds < 0.05 else f"{seconds:.1f} s"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, which takes an s where there are not one."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Bytes as people say them."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -11,6 +11,7 @@ from node.conformance.markdown import bullets, listed, table
 
 # Attributes of the derived CT series that are not copied, and where each comes from.
 WRITTEN: Sequence[tuple[str, str]] = (
+    ("SOPClassUID", "CT Image Storage"),
     ("SOPInstanceUID", "new, keyed and repeatable (5.2)"),
     ("SeriesInstanceUID", "new, keyed and repeatable (5.2)"),
     ("ImageType", "`{image_type}` on every instance"),
@@ -26,7 +27,10 @@ WRITTEN: Sequence[tuple[str, str]] = (
     ("InstanceCreatorUID", "of this node"),
     ("InstanceNumber", "1 to N, in the direction of the source"),
     ("ContentQualification", "`RESEARCH`"),
-    ("DerivationDescription", "generated: place in the gap, model, version, weights; copied: so"),
+    (
+        "DerivationDescription",
+        "generated: place in the gap, model, weights; copied: that it is one",
+    ),
     ("DerivationCodeSequence", "(113085, DCM, Spatial resampling) on generated slices"),
     ("SourceImageSequence", "the received slices used, purpose (121322, DCM)"),
     ("ReferencedSeriesSequence", "exactly the instances that are referenced"),

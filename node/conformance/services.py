@@ -42,10 +42,10 @@ def model(config: Config) -> list[str]:
     rule = config.completion
     return [
         "## 2 Implementation model",
-        "RECEIVE-AE keeps what peers send. PROCESS looks at a series when it is complete, and makes "
-        "a derived series where a route asks for one. SEND-AE delivers it to the destinations of "
-        "the route. They share a database and an archive on disk; each goes on without the others, "
-        "and after a restart from where it stood.",
+        "RECEIVE-AE keeps what peers send. PROCESS looks at a series when it is complete, and "
+        "makes a derived series where a route asks for one. SEND-AE delivers it to the "
+        "destinations of the route. They share a database and an archive on disk; each goes on "
+        "without the others, and after a restart from where it stood.",
         "DICOM does not say when a series has ended. An arrival is complete when no instance of it "
         f"came for {rule.quiet_seconds:g} s; while an association that carried it is open, when "
         f"none came for {max(rule.quiet_seconds, rule.open_association_seconds):g} s. Instances "
@@ -131,12 +131,13 @@ def limitations() -> list[str]:
         "## 10 Limitations",
         bullets(
             [
-                "Only classic single-frame CT is processed; everything else is kept and has no job.",
+                "Only classic single-frame CT is processed; everything else is kept and has "
+                "no job.",
                 "Lossy sources are processed, and the result says that they were lossy.",
                 f"A derived series has at most {pipeline.MOST_SLICES} slices and "
                 f"{pipeline.MOST_BYTES >> 30} GiB.",
-                f"{len(DECODER_PACKAGES)} compressed transfer syntaxes of CT can be decoded; others "
-                "are kept, and their series refused with `NO_DECODER`.",
+                f"{len(DECODER_PACKAGES)} compressed transfer syntaxes of CT can be decoded; "
+                "others are kept, and their series refused with `NO_DECODER`.",
                 "No IHE integration statement: profiles are claimed after their tests alone.",
             ]
         ),

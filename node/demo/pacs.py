@@ -53,13 +53,18 @@ class MiniPacs(Protocol):
         ...
 
 
-def choose(folder: Path, kind: str) -> MiniPacs:
-    """Orthanc where it is installed ("auto"), or the one that is asked for."""
-    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+def installed() -> Path | None:
+    """Orthanc's program; Debian keeps it where only an administrator's PATH looks."""
+    found = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+    return Path(found) if found else None
+
+
+def choose(folder: Path, kind: str, program: Path | None) -> MiniPacs:
+    """Orthanc where there is a program ("auto"), or the one that is asked for."""
     if kind == "orthanc" and program is None:
         raise DemoError("Orthanc is not installed")
     if program is not None and kind != "built-in":
-        return Orthanc(folder, Path(program))
+        return Orthanc(folder, program)
     return BuiltIn(folder)
 
 
@@ -166,7 +171,7 @@ class BuiltIn:
     """A Storage SCP on pynetdicom; each instance becomes a Part 10 file as it was sent."""
 
     def __init__(self, folder: Path) -> None:
-        self.name = "a built-in Storage SCP (Orthanc is not installed)"
+        self.name = "a built-in Storage SCP"
         self.peer = Peer(AE_TITLE, 0, HOST)
         self._folder = folder
         self._stored: dict[str, dict[str, Path]] = defaultdict(dict)  # series -> instance -> file

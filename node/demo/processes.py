@@ -101,9 +101,9 @@ class Child:
 class NodeChild:
     """`midslice serve`, as a user would start it."""
 
-    def __init__(self, config: Path, log: Path) -> None:
+    def __init__(self, config: Path, log: Path, program: Path | None = None) -> None:
         self._events: list[tuple[float, dict[str, Any]]] = []  # (when it was read, event)
-        command = [_midslice(), "serve", "--config", str(config)]
+        command = [str(program or _midslice()), "serve", "--config", str(config)]
         self.child = Child("node", command, log, self._heard)
 
     def wait(self, event: str, seconds: float, look: Callable[[], None] | None = None) -> Any:
@@ -168,12 +168,14 @@ def tail(log: Path) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def _midslice() -> str:
+def _midslice() -> Path:
     beside = Path(sys.executable).with_name("midslice")
-    found = str(beside) if beside.exists() else shutil.which("midslice")
+    if beside.exists():
+        return beside
+    found = shutil.which("midslice")
     if found is None:
         raise DemoError(f"no command midslice beside {sys.executable}: run make setup")
-    return found
+    return Path(found)
 
 
 @contextmanager

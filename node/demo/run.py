@@ -115,7 +115,7 @@ def _pass_through(folder: Path, settings: Settings, teller: Teller) -> Passage:
     """Start the PACS and the node, send, wait, read back; end both, whatever happens."""
     started = ExitStack()
     try:
-        mini = pacs.choose(folder / "pacs", settings.pacs)
+        mini = pacs.choose(folder / "pacs", settings.pacs, pacs.installed())
         started.callback(mini.stop)
         with teller.working("Starting a PACS"):
             mini.start((AE_TITLE, scanner.AE_TITLE))
@@ -182,8 +182,8 @@ def _follow(
             raise DemoError("the series is complete, but no route asks for it", node.child)
         teller.done(f"Complete: no further slice for {settings.quiet_seconds:g} s, job queued")
         job = node.wait("job running", COMPLETE_SECONDS)["job"]
-    text = f"The model {settings.model_used} makes the slices between, percent"
-    with teller.counting(text, 100) as count, _percent(folder, job) as percent:
+    text = f"The model {settings.model_used} makes the slices between"
+    with teller.counting(text, 100, "%") as count, _percent(folder, job) as percent:
         succeeded = node.wait("job succeeded", JOB_SECONDS, _every(0.5, lambda: count(percent())))
     teller.done(f"Model: a derived series of {succeeded['instances']} slices, verified by the node")
     with teller.counting("The node sends to PACS", succeeded["instances"]) as count:

@@ -46,9 +46,11 @@ def send(paths: Sequence[Path], peer: Peer, sent: Callable[[int], None]) -> Sent
         for number, path in enumerate(paths, start=1):
             status = association.send_c_store(path, msg_id=number)
             answer = status.get("Status")
+            if answer is None:
+                raise ScannerError(f"{peer.ae_title} gave no answer to slice {number}")
             if answer != SUCCESS:
-                said = "no answer" if answer is None else f"status {answer:04X}"
-                raise ScannerError(f"{peer.ae_title} did not store slice {number}: {said}")
+                association.release()
+                raise ScannerError(f"{peer.ae_title} did not store slice {number}: {answer:04X}")
             sent(number)
         association.release()
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -42,12 +42,15 @@ class Teller:
             yield
 
     @contextmanager
-    def counting(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+    def counting(
+        self, text: str, total: int, unit: str = "slices"
+    ) -> Iterator[Callable[[int], None]]:
         """A step whose length is known; called with how many are done."""
-        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())
+        number = TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}")
+        columns = (TextColumn("  {task.description}"), BarColumn(), number)
         shown = self._console.is_terminal
         with Progress(*columns, console=self._console, transient=True, disable=not shown) as bar:
-            task = bar.add_task(text, total=total)
+            task = bar.add_task(text, total=total, unit=unit)
             yield lambda count: bar.update(task, completed=min(count, total))
 
     def table(self, checks: Sequence[Check]) -> None:

@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import os
+import queue
 import re
 import struct
 import uuid
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -20,6 +21,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 
 from node.dicom.contexts import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.provider import NAP_SECONDS, WAKE
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 
 if TYPE_CHECKING:
@@ -146,6 +148,15 @@ class Receiver(DIMSEServiceProvider):
                 self._receive(context_id, fragment)
         except MALFORMED:
             self._abort()
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next message; the association's thread, which asks all the time, waits for it."""
+        if block:
+            return super().get_msg(block)
+        try:
+            return self.msg_queue.get(timeout=NAP_SECONDS)
+        except queue.Empty:
+            return WAKE
 
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""

@@ -26,6 +26,7 @@ from node.dicom.contexts import (
 from node.dicom.gate import Admission, AssociationLog, Gate, Refused, Visitor
 from node.dicom.handlers import Keep, PeerNames, handle_store
 from node.dicom.incoming import Receiver
+from node.dicom.provider import Provider
 from node.dicom.sockets import PromptSocket, tune
 from node.dicom.status import REJECT_CONGESTION, Rejection
 
@@ -132,17 +133,17 @@ class _Accepted(Association):
         settings = server.settings
         self._server = server
         self._gate = server.gate
+        self.dul = Provider(self)  # before the socket, which tells it that there is a connection
         self._connection = PromptSocket(self, settings.request_seconds, connection=connection)
         self.address = address
         self.number: int | None = None
-        # Its own thread cleans up; the library's default would keep a stopping process alive.
-        self.dul.daemon = True
         self.dimse = self.receiver = Receiver(
             self,
             settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
         )
         self.acse_timeout = settings.request_seconds
+        self.network_timeout = settings.idle_seconds
         self.set_socket(self._connection)
         self._gate.connected(id(self))
 

@@ -222,26 +222,24 @@ def test_the_scale_comes_with_each_slice_and_is_larger_where_neighbours_disagree
 def test_the_shipped_weights_beat_every_untrained_method_on_a_real_chest(
     midslice: Midslice,
 ) -> None:
-    """Every third slice of a real series is kept; the two between are predicted and known."""
+    """Every seventh slice of a real series, 7 mm apart, is kept; the six between are known."""
     (stack,) = stacks(read_headers(sorted(SHORT_CT.glob("*.dcm"))))
     volume = open_volume(stack)
-    received = range(0, len(volume), 3)
+    received = range(0, len(volume), 7)
     geometry = replace(volume.geometry, positions=volume.geometry.positions[list(received)])
     planes = [volume.read(index) for index in received]
     errors: dict[str, list[float]] = defaultdict(list)
-    for gap in (1, 2):
-        step = gap_of(midslice, geometry, gap, 3)
-        near = near_of(geometry, planes, step)
-        made = midslice.run(step, window_of(geometry, planes, step), Limits()).planes
-        for index, t in enumerate(step.fractions):
-            truth = volume.read(3 * gap + 1 + index)
-            errors["midslice"].append(float(np.square(made[index] - truth).mean()))
-            for method in UNTRAINED:
-                other = method(near, t)
-                errors[method.__name__].append(float(np.square(other - truth).mean()))
+    step = gap_of(midslice, geometry, 1, 7)
+    near = near_of(geometry, planes, step)
+    made = midslice.run(step, window_of(geometry, planes, step), Limits()).planes
+    for index, t in enumerate(step.fractions):
+        truth = volume.read(7 + 1 + index)
+        errors["midslice"].append(float(np.square(made[index] - truth).mean()))
+        for method in UNTRAINED:
+            errors[method.__name__].append(float(np.square(method(near, t) - truth).mean()))
     means = {name: float(np.mean(found)) for name, found in errors.items()}
     assert means["midslice"] == min(means.values())
-    assert means["midslice"] < 0.8 * means["linear"]
+    assert means["midslice"] < 0.9 * means["linear"]
 
 
 def test_cubic_follows_a_parabola_on_unequal_gaps() -> None:

@@ -1,6 +1,7 @@
 """The mini-PACS and the scanner of the demo, on real sockets."""
 
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def encoded(path: Path) -> bytes:
 
 @pytest.fixture(params=["built-in", "orthanc"])
 def mini(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[pacs.MiniPacs]:
-    chosen = pacs.choose(tmp_path / "pacs", request.param)
+    chosen = pacs.choose(tmp_path / "pacs", request.param, pacs.installed())
     try:
         chosen.start((scanner.AE_TITLE,))
         yield chosen
@@ -59,16 +60,18 @@ def test_a_pacs_holds_an_instance_once_however_often_it_is_sent(mini: pacs.MiniP
     assert list(mini.series().values()) == [1]
 
 
+def storescu(calling_ae: str, peer: Peer) -> int:
+    """The exit status of DCMTK's storescu, which sends one instance as it is."""
+    titles = ["--aetitle", calling_ae, "--call", peer.ae_title]
+    command = ["storescu", "--propose-jls-lossless", *titles, peer.host, str(peer.port), FILES[0]]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+
+
 def test_only_admitted_callers_may_store(mini: pacs.MiniPacs) -> None:
-    stranger = AE("STRANGER")
-    stranger.add_requested_context(CT_IMAGE_STORAGE, JPEG_LS)
-    association = stranger.associate(mini.peer.host, mini.peer.port, ae_title=mini.peer.ae_title)
-    status = (
-        association.send_c_store(FILES[0]).get("Status") if association.is_established else None
-    )
-    association.abort()
-    assert status != 0x0000
+    assert storescu("STRANGER", mini.peer) != 0
     assert dict(mini.series()) == {}
+    assert storescu(scanner.AE_TITLE, mini.peer) == 0
+    assert list(mini.series().values()) == [1]
 
 
 def test_a_pacs_that_was_stopped_listens_no_more(mini: pacs.MiniPacs) -> None:
@@ -92,13 +95,13 @@ def test_the_scanner_says_what_its_peer_answered(syntax: str, said: str) -> None
         server.server_close()
 
 
-def test_an_orthanc_that_is_not_there_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_orthanc_the_built_in_scp_is_chosen_unless_orthanc_is_asked_for(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(pacs.shutil, "which", lambda *_, **__: None)
+    assert isinstance(pacs.choose(tmp_path, "auto", None), pacs.BuiltIn)
+    assert isinstance(pacs.choose(tmp_path, "auto", pacs.installed()), pacs.Orthanc)
     with pytest.raises(DemoError, match="Orthanc is not installed"):
-        pacs.choose(tmp_path, "orthanc")
-    assert isinstance(pacs.choose(tmp_path, "auto"), pacs.BuiltIn)
+        pacs.choose(tmp_path, "orthanc", None)
 
 
 def test_an_orthanc_that_ends_at_once_is_an_error_with_its_log(tmp_path: Path) -> None:

@@ -264,7 +264,8 @@ def test_accepted_sockets_wait_for_no_acknowledgement(node: Node) -> None:
         sock = accepted.dul.socket.socket  # type: ignore[attr-defined]
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         peer.status(store_command(), data_set())
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)  # after each exchange
+        armed = (socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+        wait_until(lambda: sock.getsockopt(*armed), what="armed again after the exchange")
 
 
 def test_stopping_lets_open_associations_finish(node: Node) -> None:
@@ -320,6 +321,17 @@ def test_a_process_exits_although_an_association_is_open(tmp_path: Path) -> None
     finally:
         process.kill()
         process.wait()
+
+
+def test_idle_associations_cost_next_to_nothing(node: Node) -> None:
+    peers = [RawPeer(node.port) for _ in range(20)]
+    assert {peer.associate()[0] for peer in peers} == {ASSOCIATE_AC}
+    before = time.process_time()
+    threading.Event().wait(1.0)
+    assert time.process_time() - before < 0.2  # a nap of a millisecond in each thread: over 0.4
+    assert {peer.release() for peer in peers} == {RELEASE_RP}
+    for peer in peers:
+        peer.socket.close()
 
 
 def test_a_log_that_fails_lets_nobody_in(node: Node) -> None:

@@ -136,11 +136,8 @@ def test_compressed_instances_go_as_they_are(tmp_path: Path) -> None:
 def test_orthanc_stores_what_is_sent(files: list[Outgoing], tmp_path: Path) -> None:
     answers = Answers()
     with orthanc(tmp_path / "orthanc") as pacs:
-        timeouts = Timeouts()
         address = peer(pacs.port, ae="ORTHANC")
-        sent = send(
-            address, files, answered=answers.answered, stop=lambda: False, timeouts=timeouts
-        )
+        sent = send(address, files, answered=answers.answered, stop=lambda: False)
         assert sent.outcome is Outcome.STORED, pacs.process
         assert len(pacs.ids("instances")) == len(files)
         assert echo(address).ok

@@ -365,7 +365,7 @@ def test_send_stores_a_folder_and_skips_what_is_no_dicom(
         said = midslice("send", tmp_path / "ct", "--to", "pacs")
         assert said.status == 0
         assert "3 of 3 instances are stored at pacs." in said.out
-        assert "1 files were skipped" in said.out
+        assert "skipped: 1 file: no Part 10" in said.out
         assert len(pacs.files()) == 3
         one = midslice("send", tmp_path / "ct" / "0000.dcm", "--to", "pacs", "--json").json
     assert (one["stored"], one["total"]) == (1, 1)
@@ -442,7 +442,7 @@ def test_process_of_a_folder_without_dicom_says_so(
     said = midslice("process", "empty", "--model", "linear", "--out", "out")
     assert said.status == 1
     assert "There is no DICOM series in this folder." in said.out
-    assert "1 files set aside: PIXEL_DATA_ERROR" in said.out
+    assert "set aside: 1 file: PIXEL_DATA_ERROR" in said.out
 
 
 def test_models_names_version_weights_and_input(midslice: Callable[..., Said]) -> None:
@@ -461,6 +461,52 @@ def test_a_model_of_the_site_that_cannot_be_loaded_is_named(
     said = midslice("models")
     assert said.status == 1
     assert "absent_module:Net" in said.out
+
+
+def test_check_prints_one_line_a_finding_and_fails_on_a_fault(
+    midslice: Callable[..., Said],
+) -> None:
+    said = midslice("check")
+    assert said.status == 1  # the destinations of the fixture are not there
+    levels = [line.split()[0] for line in said.out.splitlines()]
+    assert set(levels) <= {"ok", "warning", "fault"}
+    assert levels.count("fault") == 2
+    assert "fault   destination pacs: STORESCP at 127.0.0.1:1 refuses" in said.out
+    found = midslice("check", "--json").json
+    assert found["ok"] is False
+    assert [each["level"] for each in found["findings"]] == levels
+
+
+def test_conformance_prints_the_statement_of_this_configuration(
+    midslice: Callable[..., Said],
+) -> None:
+    said = midslice("conformance")
+    assert said.status == 0
+    assert said.out.startswith("# DICOM conformance statement of Midslice\n")
+    assert "| `thick` | `MIDSLICE` | any | everything | `linear` | factor 2 | `pacs` |" in said.out
+
+
+def test_evaluate_fails_on_a_missed_figure_where_it_is_asked_to(
+    midslice: Callable[..., Said],
+) -> None:
+    data = ROOT / "node" / "demo" / "data" / "acquired"
+    arguments = ("evaluate", data, "--factor", "2", "--targets", 1, "--model", "linear")
+    assert "linear" in midslice(*arguments).out
+    said = midslice(*arguments, "--gates", "--json")
+    assert said.status == 1
+    (missed,) = said.json["missed"]
+    assert "+0.00 dB over linear" in missed
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_folder_without_series_can_neither_train_nor_judge(
+    midslice: Callable[..., Said], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    said = midslice(command, tmp_path / "empty")
+    assert said.status == 1
+    assert "no evenly spaced CT series" in said.err
+    assert len(said.err.splitlines()) == 1
 
 
 def test_an_error_that_nobody_foresaw_shows_no_value(

@@ -68,7 +68,7 @@ def test_the_shipped_file_names_every_key_that_there_is() -> None:
 def test_an_empty_file_is_a_node_without_routes(tmp_path: Path) -> None:
     config = read(tmp_path, "")
     assert config.node.port == 11112
-    assert config.destinations == config.routes == config.models == ()
+    assert (config.destinations, config.routes, config.models) == ((), (), ())
     assert config.called_ae_titles == ("MIDSLICE",)
 
 
@@ -93,7 +93,7 @@ def test_absolute_paths_and_a_server_database_stay_as_they_are(tmp_path: Path) -
 def test_a_configuration_cannot_be_changed_and_can_go_to_another_process(tmp_path: Path) -> None:
     config = read(tmp_path, DESTINATION + ROUTE + 'match = { Modality = "CT" }\n')
     with pytest.raises(ValueError, match="frozen"):
-        config.node.port = 1  # type: ignore[misc]
+        config.node.port = 1
     assert pickle.loads(pickle.dumps(config)) == config
 
 

@@ -1,16 +1,23 @@
 """The conformance statement: it says what the tables of the code say, and of this very node."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset, dcmread
 
+from inference import pipeline
 from inference.errors import HELD, Reason
+from inference.model import Parameters
+from inference.reader import read_headers
+from inference.request import Derived, ModelSpec, Output, Request, Source
 from node.config import Config, load
 from node.conformance import statement
 from node.conformance.network import ANSWERS, MEANINGS, REJECTED
 from node.conformance.objects import COPIED, REASONS, WRITTEN
 from node.dicom import contexts, status
+from tests import phantoms
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +81,39 @@ def test_an_attribute_is_written_or_copied_and_known_to_the_dictionary(shipped: 
     assert written & set(copied) <= {"LossyImageCompression"}
     assert "| Synthetic Data | (0008,001C) | `YES` on generated slices" in shipped
     assert "DERIVED\\SECONDARY\\AXIAL\\\\AI_INTERP" in shipped
+
+
+def test_a_derived_instance_holds_what_is_stated_and_nothing_else(tmp_path: Path) -> None:
+    written = {keyword for keyword, _ in WRITTEN}
+    copied = {keyword for _, keywords in COPIED for keyword in keywords}
+    always = written - {"LossyImageCompression", "DerivationCodeSequence"}
+    made = derived_series(tmp_path)
+    assert len(made) == 5
+    for instance in made:
+        found = {element.keyword for element in instance}
+        assert found <= written | copied
+        assert always <= found
+    assert {instance.SyntheticData for instance in made} == {"YES", "NO"}
+
+
+def derived_series(folder: Path) -> list[Dataset]:
+    """What the node makes of a made series of three slices."""
+    paths = phantoms.write(folder / "ct", phantoms.Series(slices=3))
+    out = folder / "out"
+    out.mkdir()
+    headers = read_headers(paths)
+    request = Request(
+        sources=tuple(Source(h.path, h.uid, h.order) for h in headers),
+        model=ModelSpec("linear"),
+        parameters=Parameters(factor=2),
+        output=Output(),
+        folder=out,
+        secret=b"s" * 32,
+        started_at=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    outcome = pipeline.process(request, progress=lambda _: None, cancelled=lambda: False)
+    assert isinstance(outcome, Derived), outcome
+    return [dcmread(path) for path in sorted(out.glob("*.dcm"))]
 
 
 def test_it_says_what_this_node_is_configured_to_do(tmp_path: Path) -> None:

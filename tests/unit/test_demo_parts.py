@@ -17,12 +17,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from node.config import load
 from node.demo import pictures, report, truth
 from node.demo.processes import Child, DemoError, NodeChild, alone, stoppable, tail, undisturbed
 from node.demo.report import Phase, Story
 from node.demo.run import DATA, run
+from node.demo.scanner import Peer
 from node.demo.series import Series
 from node.demo.settings import Settings
+from node.demo.telling import Teller
 from node.demo.verify import Check
 
 FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
@@ -97,21 +100,16 @@ time.sleep({seconds})
 """
 
 
-def node(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *events: object, seconds: float
-) -> NodeChild:
+def node(tmp_path: Path, *events: object, seconds: float) -> NodeChild:
     """A program that says these events in its log and then lives for some seconds."""
     script = tmp_path / "midslice"
     script.write_text(f"#!{sys.executable}\n" + NODE.format(events=events, seconds=seconds))
     script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    return NodeChild(tmp_path / "config.toml", tmp_path / "node.log")
+    return NodeChild(tmp_path / "config.toml", tmp_path / "node.log", script)
 
 
-def test_an_event_of_the_node_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    child = node(tmp_path, monkeypatch, {"event": "job queued", "job": 7}, seconds=60)
+def test_an_event_of_the_node_is_waited_for(tmp_path: Path) -> None:
+    child = node(tmp_path, {"event": "job queued", "job": 7}, seconds=60)
     try:
         assert child.wait("job queued", 20.0)["job"] == 7
         with pytest.raises(DemoError, match=r"not within 0\.1 s: job running"):
@@ -128,10 +126,8 @@ def test_an_event_of_the_node_is_waited_for(
         ({"event": "job failed"}, "job failed"),
     ],
 )
-def test_a_bad_end_is_not_waited_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: object, said: str
-) -> None:
-    child = node(tmp_path, monkeypatch, event, seconds=60)
+def test_a_bad_end_is_not_waited_out(tmp_path: Path, event: object, said: str) -> None:
+    child = node(tmp_path, event, seconds=60)
     try:
         with pytest.raises(DemoError, match=said) as caught:
             child.wait("job succeeded", 30.0)
@@ -140,10 +136,8 @@ def test_a_bad_end_is_not_waited_out(
         child.child.stop()
 
 
-def test_a_node_that_ends_by_itself_is_not_waited_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    child = node(tmp_path, monkeypatch, seconds=0)
+def test_a_node_that_ends_by_itself_is_not_waited_out(tmp_path: Path) -> None:
+    child = node(tmp_path, seconds=0)
     with pytest.raises(DemoError, match="ended by itself before: node listening"):
         child.wait("node listening", 30.0)
     child.child.stop()
@@ -235,3 +229,71 @@ def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
     assert "1 of 2 checks failed" in page
     assert "&lt;b&gt;another&lt;/b&gt;" in page
     assert "<script>alert" not in page
+
+
+def told(story_: Story, log: str = "") -> str:
+    """What a person sees at the end of a run."""
+    words = io.StringIO()
+    teller = Teller(Console(file=words, width=160))
+    teller.table(story_.checks)
+    teller.verdict(story_, story_.folder / "report.html", 12.0, log)
+    return words.getvalue()
+
+
+def test_the_verdict_names_the_report_the_series_and_the_figures(
+    received: Series, acquired: Series, tmp_path: Path
+) -> None:
+    words = told(story(received, acquired, tmp_path, Check("Count", ok=True, found="5")))
+    assert "All 1 checks passed, in 12 s." in words
+    assert "3 slices became 5." in words
+    assert str(tmp_path / "report.html") in words
+    assert str(tmp_path) in words
+
+
+def test_a_verdict_with_faults_shows_them_and_the_end_of_the_log(
+    received: Series, acquired: Series, tmp_path: Path
+) -> None:
+    bad = Check("Same patient", ok=False, found="PatientID is [red]another[/red]")
+    words = told(story(received, acquired, tmp_path, bad), log="the last line of the log")
+    assert "✕ fault" in words
+    assert "PatientID is [red]another[/red]" in words  # text, never markup
+    assert "1 of 1 checks failed." in words
+    assert "the last line of the log" in words
+
+
+def test_progress_is_for_terminals_and_steps_are_for_everybody() -> None:
+    words = io.StringIO()
+    teller = Teller(Console(file=words, width=160))
+    with teller.working("Starting a PACS"), teller.counting("sends", 3) as count:
+        count(2)
+        count(9)  # more than announced: a PACS that held something already
+    teller.done("PACS: up")
+    assert words.getvalue() == "✓ PACS: up\n"
+
+
+def test_the_demo_writes_a_configuration_that_the_node_accepts(tmp_path: Path) -> None:
+    settings = Settings(model="linear", target_spacing_mm=2.5, quiet_seconds=0.5)
+    config = load(settings.configure(tmp_path / "config.toml", Peer("PACS", 4711)))
+    (route,), (destination,) = config.routes, config.destinations
+    assert (route.model, route.target_spacing_mm, route.destinations) == ("linear", 2.5, ("pacs",))
+    assert (destination.ae_title, destination.port) == ("PACS", 4711)
+    assert config.completion.quiet_seconds == 0.5
+    assert config.node.port == config.web.port == 0
+    assert config.node.host == "127.0.0.1"
+    assert config.storage.folder == tmp_path / "node"
+
+
+@pytest.mark.parametrize(
+    ("gap_mm", "target_mm", "factor"),
+    [(5.0, 1.25, 4), (5.0, 2.5, 2), (5.02, 2.5, 2), (5.0, 1.3, 4), (3.0, 1.25, 3)],
+)
+def test_the_factor_is_the_gap_over_the_target_rounded_up(
+    gap_mm: float, target_mm: float, factor: int
+) -> None:
+    assert Settings(target_spacing_mm=target_mm).factor(gap_mm) == factor
+
+
+def test_the_generator_is_used_where_its_weights_are() -> None:
+    weights = DATA.parents[2] / "inference" / "models" / "midslice.safetensors"
+    assert Settings().model_used == ("midslice" if weights.exists() else "linear")
+    assert Settings(model="linear").model_used == "linear"

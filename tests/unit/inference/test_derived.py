@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import JPEGLSLossless
 
 from inference.request import Output
 from tests import phantoms, validators
@@ -270,6 +271,7 @@ def test_numbers_that_are_too_long_are_written_right_and_other_invalid_values_dr
     def edit(made: Dataset, _: int) -> None:
         for keyword, value in {
             "PixelSpacing": b"0.800000000000000001\\0.8 ",
+            "RescaleSlope": b"1.00000000000000022",
             "ReconstructionDiameter": b"five hundred",
             "AcquisitionDate": b"5 March 2024",
         }.items():
@@ -279,6 +281,83 @@ def test_numbers_that_are_too_long_are_written_right_and_other_invalid_values_dr
     derived = derive(request(sources, tmp_path / "derived"))
     made = pydicom.dcmread(derived[0])
     assert made.PixelSpacing == [0.8, 0.8]
+    assert made.RescaleSlope == 1
     assert "ReconstructionDiameter" not in made
     assert "AcquisitionDate" not in made
     assert validators.dciodvfy(derived[0]) == []
+
+
+def _rich(made: Dataset, _: int) -> None:
+    """What a hospital's header holds beyond the necessary."""
+    made.TimezoneOffsetFromUTC = "+0100"
+    made.IssuerOfPatientID = "Hospital"
+    made.PatientWeight, made.PatientSize = "70.5", "1.75"
+    made.PatientComments = "none"
+    made.AdditionalPatientHistory = "cough"
+    made.PatientIdentityRemoved, made.DeidentificationMethod = "YES", "by hand"
+    made.ProcedureCodeSequence = phantoms.sequence(
+        phantoms.code_item("77477000", "SCT", "Computed tomography")
+    )
+    request_item = Dataset()
+    request_item.RequestedProcedureID = "RP1"
+    request_item.ScheduledProcedureStepID = "SPS1"
+    made.RequestAttributesSequence = phantoms.sequence(request_item)
+    made.ContrastBolusAgent = "Contrast"
+    made.ContrastBolusVolume = "80"
+    made.GantryDetectorTilt = "0"
+    made.TableHeight, made.RotationDirection = "150", "CW"
+    made.DataCollectionDiameter = made.ReconstructionDiameter = "500"
+    made.FilterType = "WEDGE"
+    made.IrradiationEventUID = "1.2.3.4"
+    made.AcquisitionDateTime = "20240305101300"
+    made.LossyImageCompression = "00"
+    made.BurnedInAnnotation = "NO"
+    made.WindowCenter, made.WindowWidth = ["40", "-600"], ["400", "1600"]
+    made.WindowCenterWidthExplanation = ["SOFT", "LUNG"]
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        Series(slices=2, edit=_rich),
+        Series(slices=3, tilt_degrees=-18.5, descending=True),
+        Series(gaps_mm=[2.0, 2.0, 5.0, 5.0], thickness_mm=5.0),
+        Series(slices=2, pixels=Pixels(bits=12, is_signed=False, padding=0)),
+        Series(slices=2, pixels=Pixels(bits=16, is_signed=True, padding=-2000)),
+        Series(
+            slices=2,
+            transfer_syntax=JPEGLSLossless,
+            patient=Patient(name="王^小东"),
+            character_set="GB18030",
+        ),
+        Series(slices=2, thickness_mm=None),
+    ],
+)
+def test_no_validator_says_anything_against_variants_of_it(tmp_path: Path, series: Series) -> None:
+    sources = phantoms.write(tmp_path / "received", series)
+    derived = derive(request(sources, tmp_path / "derived"))
+    assert [line for path in sources for line in validators.dciodvfy(path)] == []
+    assert validators.new_complaints(sources, derived) == []
+
+
+def test_the_orders_and_the_contrast_of_the_source_are_kept(tmp_path: Path) -> None:
+    made = read(derive_series(tmp_path, Series(slices=2, edit=_rich)))[1]
+    assert made.RequestAttributesSequence[0].RequestedProcedureID == "RP1"
+    assert made.ProcedureCodeSequence[0].CodeMeaning == "Computed tomography"
+    assert made.ContrastBolusAgent == "Contrast"
+    assert made.IrradiationEventUID == "1.2.3.4"
+    assert list(made.WindowCenterWidthExplanation) == ["SOFT", "LUNG"]
+
+
+@pytest.mark.parametrize(
+    ("center", "width"), [(["40"], ["0.5"]), (["40", "50"], ["400"]), (["40"], [])]
+)
+def test_a_window_that_is_none_is_left_out(
+    tmp_path: Path, center: list[str], width: list[str]
+) -> None:
+    def edit(made: Dataset, _: int) -> None:
+        made.WindowCenter, made.WindowWidth = center, width
+
+    made = read(derive_series(tmp_path, Series(slices=2, edit=edit)))[0]
+    assert "WindowCenter" not in made
+    assert "WindowWidth" not in made

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from inference.errors import Reason, Unprocessable
-from inference.geometry import Layout, arrange, verdict
+from inference.geometry import Layout, arrange, measure, verdict
 from inference.model import Parameters
 from inference.reader import Header, read_headers, stacks
 from inference.request import Derived, ModelSpec, Output, Request
@@ -63,7 +63,19 @@ def test_the_declared_tilt_is_not_trusted(tmp_path: Path) -> None:
     def edit(made: Dataset, _: int) -> None:
         made.GantryDetectorTilt = "20"
 
-    assert layout_of(tmp_path, Series(edit=edit)).shear_degrees == pytest.approx(0.0, abs=1e-6)
+    layout = layout_of(tmp_path, Series(edit=edit))
+    assert layout.shear_degrees == pytest.approx(0.0, abs=1e-6)
+    assert "declares a tilt of 20.0 degrees" in str(layout.notes)
+
+
+def test_a_stack_is_measured_for_the_routes(tmp_path: Path) -> None:
+    (stack,) = stacks(read_headers(phantoms.write(tmp_path / "a", Series(tilt_degrees=-15.0))))
+    layout = measure(stack)
+    assert layout is not None
+    assert layout.gap_mm == pytest.approx(5.0, abs=1e-4)
+    assert layout.shear_degrees == pytest.approx(15.0, abs=0.01)
+    (single,) = stacks(read_headers(phantoms.write(tmp_path / "b", Series(slices=1))))
+    assert measure(single) is None
 
 
 def test_a_change_of_spacing_is_processed_gap_by_gap(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from storage.archive import Archive
 from storage.database import Database
@@ -125,7 +126,7 @@ class Stored:
         (enqueued,) = self.queue.complete(arrival.id, {"quiet_seconds": 30}, [new])
         return enqueued
 
-    def ask(self, key: str, uids: Sequence[str] = ("1.1", "1.2"), **changed: object) -> Enqueued:
+    def ask(self, key: str, uids: Sequence[str] = ("1.1", "1.2"), **changed: Any) -> Enqueued:
         """Receive a series and close it, with one job."""
         for uid in uids:
             self.receive(uid)

@@ -121,9 +121,7 @@ def test_a_held_delivery_is_queued_again_by_a_resend(stored: Stored) -> None:
 
 
 @pytest.mark.parametrize("end", ["queued", "running", "held", "refused"])
-def test_a_resend_changes_nothing_where_the_job_stands_for_itself(
-    stored: Stored, end: str
-) -> None:
+def test_a_resend_changes_nothing_where_the_job_stands_for_itself(stored: Stored, end: str) -> None:
     first = stored.ask("k")
     if end != "queued":
         job = stored.claim()

@@ -1,0 +1,154 @@
+"""What was measured, as a table and as JSON: medians, spread, ratios to a reference, bounds."""
+
+import random
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from rich.table import Table
+
+T = TypeVar("T")
+Told = Callable[[str, int, int], None]  # row, measured so far, of all
+Document: TypeAlias = dict[str, dict[str, dict[str, float | str | None]]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A peer or this product; one value a repetition, in the order of the repetitions."""
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    reference: str = ""  # the row of the same table that it is compared with; "" = with none
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One table."""
+
+    name: str
+    caption: str  # what exactly was measured
+    rows: tuple[Row, ...]
+
+    def row(self, name: str) -> Row:
+        """The row of that name."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        known = ", ".join(row.name for row in self.rows)
+        raise KeyError(f"{self.name} has no row {name!r}; it has {known}")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What every single repetition of a row must stay below: a promise, not an average."""
+
+    subject: str
+    row: str
+    below: float
+
+
+def interleaved(
+    rows: Mapping[str, Callable[[], T]],
+    repetitions: int,
+    order: random.Random,
+    told: Told = lambda *_: None,
+) -> dict[str, list[T]]:
+    """Measure every row once a repetition, each time in another order.
+
+    What the machine does beside it then falls on all rows alike, and no row always comes after
+    the same other one.
+    """
+    measured: dict[str, list[T]] = {name: [] for name in rows}
+    total = repetitions * len(rows)
+    for repetition in range(repetitions):
+        names = list(rows)
+        order.shuffle(names)
+        for place, name in enumerate(names):
+            told(name, repetition * len(rows) + place, total)
+            measured[name].append(rows[name]())
+    return measured
+
+
+def ratio(row: Row, subject: Subject) -> float | None:
+    """How often the reference: the median of the ratios within each repetition.
+
+    None where there is no reference, or where it was 0.
+    """
+    if not row.reference:
+        return None
+    reference = subject.row(row.reference)
+    pairs = list(zip(row.values, reference.values, strict=True))
+    if any(of == 0 for _, of in pairs):
+        return None
+    return statistics.median(value / of for value, of in pairs)
+
+
+def document(subjects: Iterable[Subject]) -> Document:
+    """Every subject as `benchmark.json` has it."""
+    return {
+        subject.name: {
+            row.name: {
+                "median": row.median,
+                "unit": row.unit,
+                "ratio": ratio(row, subject),
+                "least": min(row.values),
+                "most": max(row.values),
+            }
+            for row in subject.rows
+        }
+        for subject in subjects
+    }
+
+
+def missed(bounds: Iterable[Bound], subjects: Sequence[Subject]) -> list[str]:
+    """A sentence for each bound that a measured subject does not keep."""
+    measured = {subject.name: subject for subject in subjects}
+    faults = []
+    for bound in bounds:
+        if bound.subject not in measured:
+            continue
+        row = measured[bound.subject].row(bound.row)
+        worst = max(row.values)
+        if not worst < bound.below:
+            faults.append(
+                f"{bound.subject}, {bound.row}: {number(worst)} {row.unit}, "
+                f"allowed is less than {bound.below:g} {row.unit}"
+            )
+    return faults
+
+
+def number(value: float) -> str:
+    """Three figures, as far as they say anything."""
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def rendered(subject: Subject) -> Table:
+    """For a terminal."""
+    table = Table(title=subject.name, caption=subject.caption, title_justify="left")
+    table.caption_justify = "left"
+    table.add_column("")
+    for heading in ("median", "least", "most"):
+        table.add_column(heading, justify="right")
+    table.add_column("unit")
+    table.add_column("ratio", justify="right")
+    table.add_column("to")
+    for row in subject.rows:
+        times = ratio(row, subject)
+        table.add_row(
+            row.name,
+            number(row.median),
+            number(min(row.values)),
+            number(max(row.values)),
+            row.unit,
+            "" if times is None else f"{times:.2f}",
+            "" if times is None else row.reference,
+        )
+    return table

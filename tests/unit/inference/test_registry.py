@@ -1,0 +1,130 @@
+"""Loading a model: by name, by a site's own class, and all that can be wrong with it."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inference.errors import ModelLoadError
+from inference.registry import choose_device, load, registered
+from inference.request import ModelSpec
+from tests.unit.inference.made import HERE
+
+SITE = """
+class Own:
+    name, version, weights_sha256, produces = "own", "2", "", "slices"
+
+    def __init__(self, weights, device):
+        self.weights, self.device = weights, device
+
+    def plan(self, geometry, parameters):
+        return []
+
+    def run(self, step, slices, limits):
+        raise NotImplementedError
+
+
+class Half:
+    name = "half"
+
+
+class Angry:
+    def __init__(self):
+        raise ValueError("no such layer")
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of a site, importable by name."""
+    name = "site_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    (tmp_path / f"{name}.py").write_text(SITE)
+    (tmp_path / f"{name}_broken.py").write_text("def (")
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_the_models_of_the_product_are_listed_without_importing_torch() -> None:
+    script = (
+        "import sys; import inference.reader, inference.registry, inference.pipeline\n"
+        "print([entry.name for entry in inference.registry.registered()])\n"
+        "assert not {'torch', 'cv2', 'highdicom'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "['linear', 'midslice']" in done.stdout
+    assert all(entry.takes for entry in registered())
+
+
+def test_a_registered_model_is_loaded_by_its_name() -> None:
+    model = load(ModelSpec("linear"))
+    assert (model.name, model.produces, model.weights_sha256) == ("linear", "slices", "")
+
+
+def test_a_sites_own_class_is_loaded_with_its_weights_and_device(site: str, tmp_path: Path) -> None:
+    weights = tmp_path / "own.safetensors"
+    weights.write_bytes(b"numbers")
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    spec = ModelSpec("own", f"{site}:Own", weights, digest.upper())
+    model = load(spec, "cuda:1")
+    assert vars(model) == {"weights": weights, "device": "cuda:1"}
+
+
+def test_a_class_that_takes_nothing_is_given_nothing() -> None:
+    assert load(ModelSpec("halfway", f"{HERE}:Halfway"), "cuda").name == "halfway"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (ModelSpec("lineal"), "known: linear, midslice"),
+        (ModelSpec("x", "no_colon"), "allowed is package.module:Class"),
+        (ModelSpec("x", "nowhere.to.be.found:Model"), "nowhere"),
+        (ModelSpec("x", f"{HERE}:Missing"), "Missing"),
+        (ModelSpec("x", f"{HERE}:HERE"), "is no class"),
+    ],
+)
+def test_what_cannot_be_loaded_says_which_and_why(spec: ModelSpec, words: str) -> None:
+    with pytest.raises(ModelLoadError, match=words):
+        load(spec)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (":Half", "lacks version, weights_sha256, produces, plan, run"),
+        (":Angry", "no such layer"),
+        (":number", "is no class"),
+        ("_broken:Model", "broken"),
+        (":Own", "weights"),  # this one cannot be made without
+    ],
+)
+def test_a_faulty_class_of_a_site_is_named(site: str, end: str, words: str) -> None:
+    with pytest.raises(ModelLoadError, match=words):
+        load(ModelSpec("own", site + end))
+
+
+def test_weights_of_another_digest_or_no_weights_are_refused(site: str, tmp_path: Path) -> None:
+    weights = tmp_path / "own.safetensors"
+    weights.write_bytes(b"numbers")
+    with pytest.raises(ModelLoadError, match="the configuration says 00"):
+        load(ModelSpec("own", f"{site}:Own", weights, "00" * 32))
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        load(ModelSpec("own", f"{site}:Own", tmp_path / "gone", ""))
+
+
+def test_a_named_device_is_taken_as_it_is() -> None:
+    assert choose_device("cuda:1", ModelSpec("midslice")) == "cuda:1"
+    assert choose_device("auto", ModelSpec("midslice")) in ("cpu", "cuda")
+
+
+def test_a_model_without_use_for_a_device_runs_on_the_cpu() -> None:
+    assert choose_device("cuda:1", ModelSpec("linear")) == "cpu"
+    assert choose_device("cuda:1", ModelSpec("linear", f"{HERE}:Halfway")) == "cuda:1"

@@ -1,0 +1,290 @@
+"""What peers send is kept, belongs to its arrival, and is found again."""
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from storage.archive import Archive
+from storage.database import Database
+from storage.errors import Busy, NoRoom, NotFound
+from storage.files import Files
+from storage.records import Kept, Peer
+from tests.conftest import Clock
+from tests.unit.storage.stored import (
+    SCANNER,
+    SERIES,
+    STUDY,
+    Stored,
+    content_of,
+    part10,
+    received,
+)
+
+WORKSTATION = Peer("WORKSTATION", "MIDSLICE")
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_kept_instance_is_on_disk_and_in_the_index(stored: Stored) -> None:
+    kept = stored.receive("1.1")
+    assert kept.is_new
+    (instance,) = stored.archive.instances(kept.arrival_id)
+    assert (instance.id, instance.instance_uid) == (kept.instance_id, "1.1")
+    assert instance.received_at == stored.clock.now
+    content = content_of(received("1.1"))
+    assert instance.digest == hashlib.sha256(content).hexdigest()
+    assert instance.path is not None
+    file = stored.files.path(instance.path)
+    assert file.read_bytes() == part10(content)
+    assert file.stat().st_size == instance.size
+    assert files_in(stored.files.incoming) == []
+
+
+def test_a_path_is_made_of_digests_and_never_of_a_peers_text(stored: Stored) -> None:
+    what = received("../../1.1", "../../../etc/passwd", "/root")
+    kept = stored.archive.keep(what, SCANNER, stored.incoming(b"x"))
+    (instance,) = stored.archive.instances(kept.arrival_id)
+    assert instance.path is not None
+    top, group, series, name = instance.path.split("/")
+    assert top == "received"
+    assert group == series[:2]
+    assert set(group + series + name.removesuffix(".dcm")) <= set("0123456789abcdef")
+
+
+def test_the_same_bytes_are_stored_once_and_count_for_each_arrival(stored: Stored) -> None:
+    first = stored.receive("1.1")
+    again = stored.receive("1.1")
+    other = stored.receive("1.1", peer=WORKSTATION)
+    assert again == Kept(first.instance_id, first.arrival_id, is_new=False)
+    assert (other.instance_id, other.is_new) == (first.instance_id, False)
+    assert other.arrival_id != first.arrival_id
+    assert len(files_in(stored.files.folder / "received")) == 1
+    assert files_in(stored.files.incoming) == []
+    assert [one.instances for one in stored.archive.arriving()] == [1, 1]
+
+
+def test_another_file_header_does_not_make_another_version(stored: Stored) -> None:
+    what = received("1.1")
+    for number, meta in enumerate((b"of a scanner", b"of a PACS, and longer")):
+        file = stored.files.incoming / f"{number}.dcm"
+        file.write_bytes(part10(content_of(what), meta))
+        assert stored.archive.keep(what, SCANNER, file).is_new is (number == 0)
+
+
+def test_other_bytes_under_the_same_uid_are_kept_beside_the_first(stored: Stored) -> None:
+    first = stored.receive("1.1")
+    stored.clock.now += 1
+    second = stored.receive("1.1", version=b"reconciled")
+    assert second.is_new
+    assert second.instance_id != first.instance_id
+    versions = stored.archive.instances(first.arrival_id)
+    assert [one.id for one in versions] == [second.instance_id, first.instance_id]  # newest first
+    assert len(files_in(stored.files.folder / "received")) == 2
+    assert stored.archive.series()[0].instances == 1
+
+
+def test_a_duplicate_restarts_the_quiet_period(stored: Stored) -> None:
+    stored.receive("1.1")
+    begin = stored.clock.now
+    stored.clock.now += 29
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    assert (arrival.first_at, arrival.last_at) == (begin, begin + 29)
+
+
+def test_after_an_arrival_is_complete_the_next_instance_opens_another(stored: Stored) -> None:
+    first = stored.receive("1.1")
+    stored.queue.complete(first.arrival_id, {}, [])
+    late = stored.receive("1.2")
+    assert late.arrival_id != first.arrival_id
+    assert stored.arrival().instances == 1
+    found = stored.archive.instances(late.arrival_id)
+    assert {one.instance_uid for one in found} == {"1.1", "1.2"}  # of all its arrivals
+
+
+def test_instances_of_another_peer_do_not_belong_to_an_arrival(stored: Stored) -> None:
+    mine = stored.receive("1.1")
+    stored.receive("1.2", peer=WORKSTATION)
+    stored.receive("1.3", peer=Peer("SCANNER", "OTHER_AE"))
+    stored.receive("1.4", series_uid="1.2.3.5")
+    (found,) = stored.archive.instances(mine.arrival_id)
+    assert found.instance_uid == "1.1"
+
+
+def test_an_arrival_knows_how_its_associations_ended(stored: Stored) -> None:
+    ends = ["released", "released", "aborted", "dropped", None]
+    for how in ends:
+        association = stored.archive.associated("SCANNER", "MIDSLICE", "10.0.0.7")
+        stored.receive("1.1", peer=Peer("SCANNER", "MIDSLICE", association))
+        stored.receive("1.1", peer=Peer("SCANNER", "MIDSLICE", association))
+        if how is not None:
+            stored.archive.dissociated(association, how)
+    arrival = stored.arrival()
+    assert (arrival.open_associations, arrival.released, arrival.aborted) == (1, 2, 2)
+
+
+def test_the_first_end_of_an_association_counts(stored: Stored) -> None:
+    association = stored.archive.associated("SCANNER", "MIDSLICE", "10.0.0.7")
+    stored.receive("1.1", peer=Peer("SCANNER", "MIDSLICE", association))
+    stored.archive.dissociated(association, "aborted")
+    stored.archive.dissociated(association, "released")
+    assert (stored.arrival().aborted, stored.arrival().released) == (1, 0)
+
+
+def test_associations_of_a_dead_process_end_as_lost(stored: Stored) -> None:
+    other = Archive(stored.database, stored.files, stored.clock, node="two")
+    mine = stored.archive.associated("SCANNER", "MIDSLICE", "10.0.0.7")
+    theirs = other.associated("SCANNER", "MIDSLICE", "10.0.0.7")
+    for association in (mine, theirs):
+        stored.receive("1.1", peer=Peer("SCANNER", "MIDSLICE", association))
+    assert stored.archive.lose_associations() == 1
+    arrival = stored.arrival()
+    assert (arrival.aborted, arrival.open_associations) == (1, 1)
+
+
+def test_a_rejected_association_is_written_down_whatever_the_peer_calls_itself(
+    stored: Stored,
+) -> None:
+    stored.archive.rejected("X" * 40, "Y" * 40, "z" * 99, "calling AE title not recognised, sorry")
+    assert stored.archive.lose_associations() == 0  # it never was open
+
+
+def test_a_result_that_comes_back_is_known_by_series_or_instance(stored: Stored) -> None:
+    stored.ask("k")
+    stored.succeed("2.25.1")
+    stored.receive("9.9", series_uid="2.25.1")
+    stored.receive("2.25.1.0", series_uid="2.25.77")  # a PACS gave it another series
+    stored.receive("9.8", series_uid="1.2.3.9")
+    own = {one.series_uid: one.own for one in stored.archive.arriving()}
+    assert own == {"2.25.1": True, "2.25.77": True, "1.2.3.9": False}
+
+
+def test_an_arrival_stays_own_when_a_foreign_instance_joins_it(stored: Stored) -> None:
+    stored.ask("k")
+    stored.succeed("2.25.1")
+    for uid in ("9.0", "2.25.1.1", "9.1"):
+        stored.receive(uid, series_uid="2.25.88")
+    assert stored.arrival(series_uid="2.25.88").own
+
+
+def test_a_series_uid_in_two_studies_is_told(stored: Stored) -> None:
+    first = stored.receive("1.1")
+    stored.receive("1.1", study_uid="9.9")
+    arrival = stored.archive.arrival(first.arrival_id)
+    assert stored.archive.other_studies(arrival) == ("9.9",)
+    assert {one.study_uid for one in stored.archive.series_by_uid(SERIES)} == {STUDY, "9.9"}
+    assert stored.archive.series_by_uid("7.7") == ()
+
+
+def test_series_are_listed_newest_first_with_what_they_hold(stored: Stored) -> None:
+    for number in range(3):
+        stored.clock.now += 1
+        stored.receive("1.1", series_uid=f"1.2.{number}")
+    assert [one.series_uid for one in stored.archive.series()] == ["1.2.2", "1.2.1", "1.2.0"]
+    assert [one.series_uid for one in stored.archive.series(limit=1, offset=1)] == ["1.2.1"]
+    (one, *_) = stored.archive.series()
+    assert (one.modality, one.patient_id, one.accession) == ("CT", "P1", "A1")
+    assert (one.instances, one.states) == (1, ("arriving",))
+    assert one.bytes == len(part10(content_of(received("1.1", "1.2.2"))))
+
+
+def test_the_newest_text_of_a_series_counts(stored: Stored) -> None:
+    stored.receive("1.1")
+    corrected = type(received("1.2"))(**{**vars(received("1.2")), "patient_id": "P2"})
+    stored.archive.keep(corrected, SCANNER, stored.incoming(b"1.2"))
+    assert stored.archive.series()[0].patient_id == "P2"
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\udce9t\udce9", "x" * 5000, "Ωμέγα", "'; DROP TABLE"])
+def test_no_text_of_a_peer_prevents_an_instance_from_being_kept(stored: Stored, text: str) -> None:
+    what = received("1.1")
+    fields = ("modality", "patient_id", "accession", "study_date", "description")
+    hostile = type(what)(**{**vars(what), **dict.fromkeys(fields, text)})
+    assert stored.archive.keep(hostile, SCANNER, stored.incoming(b"x")).is_new
+    assert stored.archive.series()[0].description == text.encode(
+        "utf-8", "replace"
+    ).decode().replace("\0", "")
+
+
+def test_below_the_reserve_nothing_is_kept_and_nothing_stays(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    full = Stored(database, Files(tmp_path / "var", min_free_bytes=1 << 60), clock)
+    with pytest.raises(NoRoom, match="GB free, the reserve is"):
+        full.receive("1.1")
+    assert files_in(full.files.folder) == []
+    assert full.archive.series() == ()
+
+
+def test_a_failed_write_keeps_nothing_and_nothing_stays(stored: Stored) -> None:
+    with pytest.raises(FileNotFoundError):
+        stored.archive.keep(received("1.1"), SCANNER, stored.files.incoming / "gone.dcm")
+    blocked = stored.files.folder / "received"
+    blocked.rmdir()
+    blocked.write_bytes(b"not a folder")
+    with pytest.raises(OSError, match="Not a directory|File exists"):
+        stored.receive("1.1")
+    assert files_in(stored.files.incoming) == []
+    assert stored.archive.series() == ()
+
+
+def test_an_instance_whose_file_was_lost_is_stored_again(stored: Stored) -> None:
+    kept = stored.receive("1.1")
+    (file,) = files_in(stored.files.folder / "received")
+    file.unlink()
+    assert stored.receive("1.1").instance_id == kept.instance_id
+    assert file.is_file()
+
+
+def test_an_unknown_arrival_is_said_to_be_unknown(stored: Stored) -> None:
+    with pytest.raises(NotFound, match="no arrival 7"):
+        stored.archive.arrival(7)
+    assert stored.archive.instances(7) == ()
+
+
+def test_eight_first_instances_of_one_study_at_once_break_no_rule(
+    stored: Stored, files: Files
+) -> None:
+    """Eight associations, on two nodes: none may fail because another was faster."""
+    nodes = [Stored(stored.database, files, stored.clock, node=name) for name in ("one", "two")]
+    begin = threading.Barrier(8)
+    kept: list[Kept] = []
+
+    def work(number: int) -> None:
+        node = nodes[number % 2]
+        what = received(f"1.{number // 2}", f"1.2.{number // 4}")
+        file = files.incoming / f"{number}.dcm"
+        file.write_bytes(part10(content_of(what)))
+        begin.wait(10)
+        kept.append(node.archive.keep(what, SCANNER, file))
+
+    for _ in range(3):
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(kept) == 24
+    assert sum(one.is_new for one in kept) == 4  # two threads brought each
+    assert [one.instances for one in stored.archive.arriving()] == [2, 2]
+    assert len(files_in(files.folder / "received")) == 4
+
+
+def test_a_database_that_stays_locked_answers_busy_in_time_and_leaves_nothing(
+    tmp_path: Path, clock: Clock, migrated_sqlite: Path
+) -> None:
+    file = tmp_path / "midslice.db"
+    file.write_bytes(migrated_sqlite.read_bytes())
+    ours = Database(f"sqlite:///{file}", busy_seconds=0.2)
+    theirs = Database(f"sqlite:///{file}")
+    stored = Stored(ours, Files(tmp_path / "var", 0), clock)
+    with theirs.writing(), pytest.raises(Busy):
+        stored.receive("1.1")
+    assert files_in(stored.files.folder) == []
+    assert stored.receive("1.1").is_new
+    ours.close()
+    theirs.close()

@@ -1,0 +1,206 @@
+"""The storage folder: nothing half written, nothing outside, and a secret made once."""
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from storage.errors import NoRoom, StorageError
+from storage.files import Files, digest, fingerprint, settle
+from storage.mounts import network_file_system
+from tests.unit.storage.stored import part10
+
+
+def test_the_folders_are_made_and_are_the_owners_alone(tmp_path: Path) -> None:
+    files = Files(tmp_path / "a" / "var", 0)
+    assert files.incoming.is_dir()
+    assert stat.S_IMODE((tmp_path / "a" / "var").stat().st_mode) == 0o700
+    Files(tmp_path / "a" / "var", 0)  # a second start finds them
+
+
+def test_room_is_told_against_the_reserve(tmp_path: Path) -> None:
+    files = Files(tmp_path, 0)
+    files.check_room()
+    with pytest.raises(NoRoom, match=r"GB free, the reserve is"):
+        Files(tmp_path, files.free_bytes() + (1 << 40)).check_room()
+
+
+def test_an_adopted_file_is_in_its_place_and_nowhere_else(files: Files) -> None:
+    temporary = files.incoming / "x"
+    temporary.write_bytes(b"content")
+    files.adopt(temporary, "received/ab/abc/1.dcm")
+    assert files.path("received/ab/abc/1.dcm").read_bytes() == b"content"
+    assert not temporary.exists()
+
+
+def test_a_move_that_is_done_again_changes_nothing(files: Files) -> None:
+    temporary = files.incoming / "x"
+    temporary.write_bytes(b"content")
+    assert files.move(temporary, "received/ab/1.dcm") == files.path("received/ab")
+    assert files.move(temporary, "received/ab/1.dcm") == files.path("received/ab")
+    with pytest.raises(FileNotFoundError):
+        files.move(temporary, "received/ab/2.dcm")
+
+
+@pytest.mark.parametrize("wrong", ["../x", "/etc/passwd", "received/../../x"])
+def test_no_path_leads_out_of_the_folder(files: Files, wrong: str) -> None:
+    with pytest.raises(StorageError, match="not a path within"):
+        files.path(wrong)
+    with pytest.raises(StorageError, match="not a path within"):
+        files.remove(wrong)
+
+
+def test_a_series_has_a_folder_of_its_own_in_each_study(files: Files) -> None:
+    places = {
+        files.received_path("1", "23", "d"),
+        files.received_path("12", "3", "d"),
+        files.received_path("1", "2", "d"),
+    }
+    assert len({Path(place).parent for place in places}) == 3
+    assert files.received_path("1", "2", "d") == files.received_path("1", "2", "d")
+
+
+def test_a_folder_for_a_result_is_empty_whatever_was_there(files: Files) -> None:
+    folder = files.derived_folder(7, 2)
+    assert folder == "derived/7-2"
+    (files.make(folder) / "left over").write_bytes(b"x")
+    assert list(files.make(folder).iterdir()) == []
+
+
+def test_removing_takes_a_file_or_a_folder_and_does_not_mind_nothing(files: Files) -> None:
+    (files.make("derived/1-1") / "a").write_bytes(b"x")
+    files.remove_empty("derived/1-1")
+    assert files.path("derived/1-1").is_dir()
+    files.remove("derived/1-1/a")
+    files.remove("derived/1-1/a")
+    files.remove_empty("derived/1-1")
+    files.remove_empty("derived/1-1")
+    assert not files.path("derived/1-1").exists()
+    files.make("derived/1-2")
+    files.remove("derived/1-2")
+    assert not files.path("derived/1-2").exists()
+
+
+def test_the_digest_is_of_the_data_set_as_it_was_sent(tmp_path: Path) -> None:
+    content = b"a data set" * 1000
+    wanted = hashlib.sha256(content).hexdigest()
+    for number, meta in enumerate((b"", b"short", b"long" * 100)):
+        file = tmp_path / str(number)
+        file.write_bytes(part10(content, meta))
+        assert settle(file) == (wanted, file.stat().st_size)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", bytes(128) + b"DICM", bytes(200)])
+def test_what_is_no_part_10_file_is_digested_whole(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(content)
+    assert settle(file) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert digest(file) == hashlib.sha256(content).hexdigest()
+
+
+class OnFullDisk:
+    """A file whose new name does not fit on the disk any more."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def rename(self, target: Path) -> Path:
+        raise OSError(self._number, os.strerror(self._number), str(target))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_room(files: Files, number: int) -> None:
+    with pytest.raises(NoRoom, match="the disk is full"):
+        files.move(OnFullDisk(number), "received/1.dcm")  # type: ignore[arg-type]
+
+
+def test_another_fault_of_the_disk_is_not_called_full(files: Files) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        files.move(OnFullDisk(errno.EIO), "received/1.dcm")  # type: ignore[arg-type]
+
+
+def test_the_secret_is_made_once_and_is_the_owners_alone(files: Files) -> None:
+    secret = files.secret(None)
+    assert files.secret(None) == secret
+    assert len(secret) == 64
+    assert stat.S_IMODE((files.folder / "secret").stat().st_mode) == 0o600
+    assert [path.name for path in files.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_two_nodes_that_start_together_have_one_secret(files: Files) -> None:
+    begin, found = threading.Barrier(8), []
+
+    def work() -> None:
+        begin.wait(10)
+        found.append(files.secret(None))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_a_secret_may_lie_elsewhere_and_be_a_sites_own(files: Files, tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere" / "secret"
+    assert files.secret(file) == file.read_bytes().strip()
+    file.write_bytes(b"a site's own secret, long enough\n")
+    assert files.secret(file) == b"a site's own secret, long enough"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"too short"])
+def test_a_secret_that_was_cut_short_is_refused(
+    files: Files, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    with pytest.raises(StorageError, match="at least 32 are needed"):
+        files.secret(file)
+
+
+def test_a_secret_that_cannot_be_read_says_which(files: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(StorageError, match=r"secret .*folder: Is a directory"):
+        files.secret(folder)
+
+
+def test_a_fingerprint_tells_secrets_apart_and_gives_none_away() -> None:
+    assert fingerprint(b"one") == fingerprint(b"one") != fingerprint(b"two")
+    assert fingerprint(b"one") != hashlib.sha256(b"one").hexdigest()
+
+
+MOUNTS = r"""
+sysfs /sys sysfs rw 0 0
+/dev/vda / ext4 rw 0 0
+filer:/images /srv/images nfs4 rw 0 0
+/dev/vdb /srv/images/local xfs rw 0 0
+//pacs/share /srv/a\040share cifs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/midslice.db", None),
+        ("/srv/images/midslice.db", "nfs4"),
+        ("/srv/images/deep/er/midslice.db", "nfs4"),
+        ("/srv/images/local/midslice.db", None),
+        ("/srv/images2/midslice.db", None),
+        ("/srv/a share/midslice.db", "cifs"),
+    ],
+)
+def test_a_network_file_system_is_recognised(tmp_path: Path, path: str, kind: str | None) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    assert network_file_system(Path(path), mounts) == kind
+
+
+def test_where_no_mounts_are_known_nothing_is_refused(tmp_path: Path) -> None:
+    assert network_file_system(Path("/anywhere"), tmp_path / "none") is None

@@ -1,0 +1,183 @@
+"""What a dead process left: files get their rows, broken ones go, and nothing good is deleted."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from storage.files import Files
+from storage.records import Recovered
+from storage.retention import expired, purge
+from storage.schema import instance
+from tests.unit.storage.stored import (
+    SCANNER,
+    STUDY,
+    Stored,
+    content_of,
+    part10,
+    read_header,
+    received,
+)
+
+
+def archived(files: Files) -> list[str]:
+    return sorted(
+        str(path.relative_to(files.folder)) for path in (files.folder / "received").rglob("*.dcm")
+    )
+
+
+def forget(stored: Stored) -> None:
+    """The database is lost, the files are not."""
+    with stored.database.writing() as db:
+        for table in ("arrival_instance", "arrival", "instance", "series"):
+            db.exec_driver_sql(f"DELETE FROM {table}")
+
+
+def test_a_whole_file_in_incoming_is_indexed(stored: Stored) -> None:
+    file = stored.incoming(content_of(received("1.1")))
+    found = stored.archive.recover(read_header)
+    assert found.indexed == (f"incoming/{file.name}",)
+    (series,) = stored.archive.series()
+    assert (series.study_uid, series.instances, series.states) == (STUDY, 1, ())
+    assert len(archived(stored.files)) == 1
+    assert list(stored.files.incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("1.dcm", b"cut short"), ("2.part", content_of(received("1.1"))), ("3.dcm", b"")],
+)
+def test_what_is_cut_short_in_incoming_goes(stored: Stored, name: str, content: bytes) -> None:
+    (stored.files.incoming / name).write_bytes(part10(content))
+    assert stored.archive.recover(read_header) == Recovered(removed=(f"incoming/{name}",))
+    assert list(stored.files.incoming.iterdir()) == []
+    assert stored.archive.series() == ()
+
+
+def test_a_recovered_instance_joins_its_arrival_when_the_peer_sends_it_again(
+    stored: Stored,
+) -> None:
+    stored.incoming(content_of(received("1.1")))
+    stored.archive.recover(read_header)
+    kept = stored.receive("1.1")
+    assert not kept.is_new
+    assert stored.arrival().instances == 1
+
+
+def test_a_file_that_was_renamed_and_not_committed_is_indexed(stored: Stored) -> None:
+    stored.receive("1.1")
+    kept_as = archived(stored.files)
+    forget(stored)
+    assert stored.archive.recover(read_header).indexed == tuple(kept_as)
+    assert archived(stored.files) == kept_as
+    assert stored.archive.recover(read_header) == Recovered()  # and no second time
+    assert stored.receive("1.1").is_new is False
+
+
+def test_an_unreadable_file_of_the_archive_is_left_for_a_person(stored: Stored) -> None:
+    kept = stored.archive.keep(received("1.1"), SCANNER, stored.incoming(b"odd, yet stored"))
+    forget(stored)
+    (path,) = archived(stored.files)
+    assert stored.archive.recover(read_header) == Recovered(unreadable=(path,))
+    assert archived(stored.files) == [path]
+    assert kept.is_new
+
+
+def test_files_that_a_purge_did_not_reach_go(stored: Stored) -> None:
+    stored.receive("1.1")
+    with stored.database.writing() as db:
+        db.execute(instance.update().values(path=None))
+    (path,) = archived(stored.files)
+    assert stored.archive.recover(read_header) == Recovered(removed=(path,))
+    assert archived(stored.files) == []
+
+
+def test_only_folders_that_changed_since_the_last_clean_stop_are_looked_at(
+    stored: Stored,
+) -> None:
+    stored.receive("1.1", series_uid="1.2.1")
+    stored.receive("1.1", series_uid="1.2.2")
+    forget(stored)
+    old, new = (stored.files.path(path) for path in archived(stored.files))
+    os.utime(old.parent, (1000.0, 1000.0))
+    os.utime(new.parent, (9000.0, 9000.0))
+    found = stored.archive.recover(read_header, since=5000.0)
+    assert found.indexed == (str(new.relative_to(stored.files.folder)),)
+    assert len(stored.archive.recover(read_header).indexed) == 1
+
+
+def test_results_of_dead_attempts_go_and_kept_ones_stay(stored: Stored) -> None:
+    stored.ask("k")
+    dead = stored.claim()
+    stored.derive(dead)
+    stored.queue.recover()
+    job = stored.succeed()
+    foreign = stored.files.make("derived/99-1")
+    other = stored.files.make("derived/not ours")
+    found = stored.archive.recover(read_header)
+    assert found.removed == (f"derived/{dead.id}-1",)
+    assert stored.files.path(f"derived/{job.id}-2").is_dir()
+    assert foreign.is_dir()
+    assert other.is_dir()
+
+
+def test_the_result_of_a_job_that_runs_on_another_node_stays(stored: Stored) -> None:
+    stored.ask("k")
+    running = stored.claim()
+    stored.derive(running)
+    assert stored.archive.recover(read_header) == Recovered()
+    assert stored.files.path(f"derived/{running.id}-1").is_dir()
+
+
+def test_reindex_rebuilds_all_rows_from_the_archive(stored: Stored) -> None:
+    for series_uid in ("1.2.1", "1.2.2"):
+        for uid in ("1.1", "1.2"):
+            stored.receive(uid, series_uid=series_uid)
+    before = archived(stored.files)
+    forget(stored)
+    found = stored.archive.reindex(read_header)
+    assert found.indexed == tuple(before)
+    assert archived(stored.files) == before
+    assert {(one.series_uid, one.instances) for one in stored.archive.series()} == {
+        ("1.2.1", 2),
+        ("1.2.2", 2),
+    }
+
+
+def test_reindex_tells_of_rows_whose_file_is_gone(stored: Stored) -> None:
+    stored.receive("1.1")
+    kept = stored.receive("1.2")
+    lost = stored.archive.instances(kept.arrival_id)[0].path
+    assert lost is not None
+    stored.files.path(lost).unlink()
+    assert stored.archive.reindex(read_header) == Recovered(missing=(lost,))
+    assert [one.instance_uid for one in stored.archive.instances(kept.arrival_id)] == ["1.1"]
+    assert stored.receive("1.2").is_new
+
+
+def test_a_file_under_another_name_comes_to_its_place(stored: Stored) -> None:
+    stored.receive("1.1")
+    (path,) = archived(stored.files)
+    forget(stored)
+    file = stored.files.path(path)
+    file.rename(file.with_name("restored by hand.dcm"))
+    assert len(stored.archive.reindex(read_header).indexed) == 1
+    assert archived(stored.files) == [path]
+
+
+def test_recovery_minds_neither_strange_files_nor_an_empty_archive(stored: Stored) -> None:
+    assert stored.archive.recover(read_header) == Recovered()
+    (stored.files.folder / "received" / "README").write_text("of the administrator")
+    (stored.files.incoming / "folder").mkdir()
+    assert stored.archive.recover(read_header) == Recovered()
+    assert Path(stored.files.folder / "received" / "README").is_file()
+
+
+def test_a_purged_series_is_not_brought_back_by_a_restart(stored: Stored) -> None:
+    stored.receive("1.1")
+    stored.queue.complete(stored.arrival().id, {}, [])
+    stored.clock.now += 3 * 86_400
+    purge(stored.database, stored.files, expired(stored.database, stored.clock.now, 7, 1), 0.0)
+    assert stored.archive.recover(read_header) == Recovered()
+    assert stored.archive.reindex(read_header) == Recovered()
+    assert stored.archive.series()[0].bytes == 0
