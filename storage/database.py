@@ -85,10 +85,10 @@ class Database:
             return cast(postgresql.Insert, sqlite.insert(table))
         return postgresql.insert(table)
 
-    def migrate(self) -> None:
+    def migrate(self, scripts: Path = migrations.FOLDER) -> None:
         """Bring the schema to this release's; all of it or nothing."""
         with _translated(), self._alone(), self._engine.connect() as db:
-            migrations.upgrade(db.execution_options(writes=True))
+            migrations.upgrade(db.execution_options(writes=True), scripts)
 
     def is_current(self) -> bool:
         """True where the schema is the one that this release works with."""

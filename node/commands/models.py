@@ -75,10 +75,13 @@ def train(
     """Train the generator; the same command on a processor and on CUDA."""
     from inference.models.midslice import SHIPPED_WEIGHTS
     from inference.registry import choose_device
+    from inference.request import ModelSpec
     from inference.training import train as training
     from inference.training.data import NoTrainingData
 
-    plan = training.Plan(minutes=minutes, steps=steps, seed=seed, device=choose_device(device))
+    plan = training.Plan(
+        minutes=minutes, steps=steps, seed=seed, device=choose_device(device, ModelSpec("midslice"))
+    )
     with terminal.progress("training", shown=True) as bar:
 
         def report(now: training.Progress) -> None:
@@ -130,7 +133,7 @@ def evaluate(
     from inference.training import report
     from inference.training.data import NoTrainingData
 
-    device = registry.choose_device(device)
+    device = registry.choose_device(device, ModelSpec("midslice"))
     with terminal.progress("evaluating", shown=not as_json) as bar:
         try:
             result = evaluation.evaluate(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inference import geometry, reader
-from inference.errors import Unprocessable
 from inference.model import Parameters
 from inference.reader import Stack
 from inference.request import Output
@@ -103,6 +102,7 @@ class Arrivals:
                 slice_thickness=route.slice_thickness,
                 accept_derived=route.accept_derived,
                 across_missing=route.across_missing,
+                label=stack.label,
             ),
         )
         model = [route.model, rules.models.get(route.model, "")]
@@ -147,7 +147,7 @@ def destination_of(name: str, calling_ae: str, destinations: Sequence[Destinatio
 
 
 def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]:
-    gap_mm, tilt_degrees = _measured(stack)
+    layout = geometry.measure(stack)  # None where the slices form no stack: a job says why
     return routing.matching(
         rules.routes,
         called_ae=arrival.called_ae,
@@ -155,15 +155,6 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
         node_ae=rules.ae_title,
         attributes=stack.headers[0].values,
         instances=len(stack),
-        gap_mm=gap_mm,
-        tilt_degrees=tilt_degrees,
+        gap_mm=layout.gap_mm if layout else None,
+        tilt_degrees=layout.shear_degrees if layout else None,
     )
-
-
-def _measured(stack: Stack) -> tuple[float | None, float | None]:
-    """The usual gap in mm and the shear in degrees; None where the slices form no stack."""
-    try:
-        layout = geometry.arrange(reader.newest(stack.headers))
-    except Unprocessable:  # a job says why, where a route wants one in spite of it
-        return None, None
-    return layout.gap_mm, layout.shear_degrees

@@ -85,10 +85,13 @@ class Inference:
                 logger.info("job succeeded", extra={"job": job.id, "kept": True})
             case Verdict(reason, sentence, held, record):
                 self._drop_output(job)
-                decide = self._queue.hold if held else self._queue.refuse
-                decide(job, reason, sentence, record)
-                event = "job held" if held else "job refused"
-                logger.info(event, extra={"job": job.id, "reason": reason})
+                extra = {"job": job.id, "reason": reason}
+                if held:
+                    self._queue.hold(job, reason, sentence, record)
+                    logger.warning("job held", extra=extra)
+                else:
+                    self._queue.refuse(job, reason, sentence, record)
+                    logger.info("job refused", extra=extra)
             case Failed(reason, sentence, frames):
                 self._drop_output(job)
                 self._queue.fail(job, reason, sentence, frames)

@@ -23,10 +23,11 @@ class Retention:
 
     def sweep(self) -> None:
         """Remove the files of expired series; their rows, UIDs and digests stay."""
+        settings, now = self.settings, self.now()
         expired = retention.expired(
-            self.database, self.now, self.settings.keep_days, self.settings.keep_unrouted_days
+            self.database, now, settings.keep_days, settings.keep_unrouted_days
         )
         if expired:
-            purged = retention.purge(self.database, self.files, self.now, expired)
+            purged = retention.purge(self.database, self.files, expired, now)
             counts = {"series": len(purged.series), "failed": len(purged.failed)}
             logger.info("series purged", extra=counts | {"bytes": purged.bytes})

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 ADVISORY_LOCK = 5_318_008_112
 
 
-def upgrade(db: Connection) -> None:
+def upgrade(db: Connection, scripts: Path = FOLDER) -> None:
     """Run what is missing. `db` has no transaction yet; this makes the one that all of it is in."""
     is_sqlite = db.dialect.name == "sqlite"
     if is_sqlite:
@@ -30,7 +30,7 @@ def upgrade(db: Connection) -> None:
                 db.execute(text("SET LOCAL statement_timeout = 0"))
                 db.execute(text("SET LOCAL lock_timeout = 0"))
                 db.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": ADVISORY_LOCK})
-            _run(db)
+            _run(db, ScriptDirectory(str(scripts)))
             if is_sqlite and db.exec_driver_sql("PRAGMA foreign_key_check").first():
                 raise StorageError("a migration left a row that points nowhere; nothing changed")
     finally:
@@ -41,11 +41,10 @@ def upgrade(db: Connection) -> None:
 def is_current(db: Connection) -> bool:
     """True where the schema is this release's, neither older nor newer."""
     found = MigrationContext.configure(db).get_current_revision()
-    return found == _scripts().get_current_head()
+    return found == ScriptDirectory(str(FOLDER)).get_current_head()
 
 
-def _run(db: Connection) -> None:
-    scripts = _scripts()
+def _run(db: Connection, scripts: ScriptDirectory) -> None:
 
     def steps(revision: Any, context: MigrationContext) -> list[RevisionStep]:
         return list(scripts._upgrade_revs("head", revision))
@@ -60,10 +59,6 @@ def _run(db: Connection) -> None:
             raise StorageError(
                 "the database was made by a newer release: start that release, or restore a backup"
             ) from error
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory(str(FOLDER))
 
 
 def _foreign_keys(db: Connection, *, on: bool) -> None:

@@ -124,7 +124,7 @@ def storescp(folder: Path, *options: str, nodelay: bool = True) -> Iterator[Rece
     """DCMTK's: writes files, and neither syncs nor indexes them."""
     folder.mkdir(parents=True)
     port = free_port()
-    command = ["storescp", "+B", "-pdu", PDU, "-od", folder, *options, str(port)]
+    command = ["storescp", "+B", "-pdu", PDU, "-od", str(folder), *options, str(port)]
     with peers.running(command, TCP_NODELAY=_environment(nodelay=nodelay)) as process:
         process.wait_for_port(port)
 

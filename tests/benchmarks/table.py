@@ -124,10 +124,12 @@ def missed(bounds: Iterable[Bound], subjects: Sequence[Subject]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three figures, as far as they say anything."""
+    """Three figures at most: no repetition agrees with another in more."""
     if abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def rendered(subject: Subject) -> Table:
@@ -148,7 +150,7 @@ def rendered(subject: Subject) -> Table:
             number(min(row.values)),
             number(max(row.values)),
             row.unit,
-            "" if times is None else f"{times:.2f}",
+            "" if times is None else number(times),
             "" if times is None else row.reference,
         )
     return table

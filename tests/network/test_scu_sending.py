@@ -13,6 +13,7 @@ import pytest
 from pydicom import dcmread
 from pynetdicom.sop_class import MRImageStorage
 
+from node.dicom import scu
 from node.dicom.contexts import proposed_contexts
 from node.dicom.outgoing import pdus
 from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, echo, send
@@ -347,3 +348,17 @@ def test_requested_sockets_wait_for_no_acknowledgement(files: list[Outgoing]) ->
         send(peer(port), files[:2], answered=lambda *_: None, stop=look)
     assert len(seen) >= 2
     assert all(seen)
+
+
+def test_the_associations_own_thread_never_takes_the_senders_answer() -> None:
+    with scripted_scp(Script()) as port:
+        peer = PeerAddress("SCRIPTED", HOST, port, "MIDSLICE")
+        contexts = proposed_contexts([(CT, EXPLICIT)])
+        association = scu._associate(peer, contexts, Timeouts())
+        assert not isinstance(association, Sent)
+        try:
+            association.dimse.msg_queue.put((1, "the answer"))  # type: ignore[arg-type]
+            assert association.dimse.get_msg(block=False) == (None, None)
+            assert association.dimse.get_msg(block=True) == (1, "the answer")
+        finally:
+            association.release()

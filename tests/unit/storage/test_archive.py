@@ -232,6 +232,22 @@ def test_a_failed_write_keeps_nothing_and_nothing_stays(stored: Stored) -> None:
     assert stored.archive.series() == ()
 
 
+class FolderOnBrokenDisk(Files):
+    """Renames a file, and then its folder cannot be fsynced."""
+
+    def move(self, temporary: Path, relative: str) -> Path:
+        return super().move(temporary, relative) / "unreadable"
+
+
+def test_without_its_name_on_disk_no_instance_is_acknowledged(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    stored = Stored(database, FolderOnBrokenDisk(tmp_path / "var", 0), clock)
+    with pytest.raises(FileNotFoundError):
+        stored.receive("1.1")
+    assert stored.archive.series() == ()
+
+
 def test_an_instance_whose_file_was_lost_is_stored_again(stored: Stored) -> None:
     kept = stored.receive("1.1")
     (file,) = files_in(stored.files.folder / "received")

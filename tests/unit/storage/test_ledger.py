@@ -27,8 +27,9 @@ def offered(stored: Stored) -> bool:
     for one in stored.ledger.of_job(1):
         if one.state in (DeliveryState.QUEUED, DeliveryState.HELD):
             stored.ledger.cancel(one.id)
-    found = expired(stored.database, stored.clock.now + 99 * 86_400, 7, 1)
-    assert purge(stored.database, stored.files, found, stored.clock.now).series
+    stored.clock.now += 99 * 86_400
+    found = expired(stored.database, stored.clock, 7, 1)
+    assert purge(stored.database, stored.files, stored.clock, found).series
     stored.ask("k")
     return stored.claim().edition == 2
 
