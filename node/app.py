@@ -104,10 +104,10 @@ class Node:
         kept = self._kept
         since = kept.nodes.start(kept.node_id)
         kept.archive.lose_associations()
-        kept.archive.recover(received_of, since=since)
-        kept.nodes.recovered(kept.node_id)
         kept.queue.recover()
         kept.ledger.recover()
+        kept.archive.recover(received_of, since=since)
+        kept.nodes.recovered(kept.node_id)
         web_port = self._web.start()
         self._supervisor.start()
         self._start_deliverers()

@@ -1,5 +1,6 @@
 """What a job made: kept once, delivered, and the job's end, in one transaction."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -49,7 +50,9 @@ def reuse_result(
     if made is None:
         raise NotFound(f"no derived series {series_uid}")
     if made.purged_at is None:
-        return _succeed(database, db, row, made.id, now, folder_kept=False)
+        first = select(job.c.version, job.c.record).where(job.c.derived_id == made.id).limit(1)
+        told: Mapping[str, Any] = db.execute(first).mappings().one_or_none() or {}
+        return _succeed(database, db, row, made.id, now, folder_kept=False, **told)
     # A peer may still have the purged bytes: the same UIDs must not mean others.
     edition = row.edition if made.offered_at is None else max(row.edition, made.edition) + 1
     values = {**requeued(now), "edition": edition, "sentence": AGAIN_SENTENCE}

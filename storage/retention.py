@@ -5,7 +5,7 @@ without a use, which the next start removes, and never a row whose file is missi
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,25 +48,23 @@ class _Gone:
 
 
 def expired(
-    database: Database, now: Callable[[], float], keep_days: float, keep_unrouted_days: float
+    database: Database, now: float, keep_days: float, keep_unrouted_days: float
 ) -> tuple[Expired, ...]:
     """Series whose time is over: since their last delivery, or their last event without a job."""
-    first = now() - min(keep_days, keep_unrouted_days) * DAY
+    first = now - min(keep_days, keep_unrouted_days) * DAY
     with database.reading() as db:
         rows = db.execute(_finished(series.c.last_at <= first)).all()
     found = [_expired(row) for row in rows]
     keep = {"keep_days": keep_days, "keep_unrouted_days": keep_unrouted_days}
-    return tuple(one for one in found if one.since + keep[one.rule] * DAY <= now())
+    return tuple(one for one in found if one.since + keep[one.rule] * DAY <= now)
 
 
-def purge(
-    database: Database, files: Files, now: Callable[[], float], these: Sequence[Expired]
-) -> Purged:
+def purge(database: Database, files: Files, these: Sequence[Expired], now: float) -> Purged:
     """Remove the files of these series; one that cannot be removed never stops the rest."""
     done, skipped, failed, size = [], [], [], 0
     for one in these:
         try:
-            gone = _forget(database, one, now())
+            gone = _forget(database, one, now)
             if gone is None:
                 skipped.append(one.series_id)
                 continue

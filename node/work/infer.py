@@ -24,7 +24,8 @@ from inference.request import (
 from node.work.executor import End, Ended
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import DerivedInstance, Instance, Job, NewDerived
+from storage.records import DerivedInstance, Instance, Job, JobState, NewDerived
+from storage.records import Ended as JobEnd
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +81,7 @@ class Inference:
             case Derived():
                 self._succeed(job, outcome)
             case Kept(series_uid):
-                self._drop_output(job)
-                self._queue.same(job, series_uid)
-                logger.info("job succeeded", extra={"job": job.id, "kept": True})
+                self._ended(job, self._queue.same(job, series_uid), series_uid)
             case Verdict(reason, sentence, held, record):
                 self._drop_output(job)
                 extra = {"job": job.id, "reason": reason}
@@ -123,14 +122,23 @@ class Inference:
             for f in derived.files
         )
         folder = self._files.derived_folder(job.id, job.attempt)
-        self._queue.succeed(
-            job,
-            NewDerived(
-                derived.series_uid, folder, job.edition, derived.version, instances, derived.record
-            ),
+        made = NewDerived(
+            derived.series_uid, folder, job.edition, derived.version, instances, derived.record
         )
-        extra = {"job": job.id, "derived_series_uid": derived.series_uid}
-        logger.info("job succeeded", extra=extra | {"instances": len(instances)})
+        end = self._queue.succeed(job, made)
+        self._ended(job, end, derived.series_uid, instances=len(instances))
+
+    def _ended(self, job: Job, end: JobEnd, series_uid: str, **counts: int) -> None:
+        """The queue had the last word: the job may be replaced, or its series exist already."""
+        if not end.folder_kept:
+            self._drop_output(job)
+        extra: dict[str, object] = {"job": job.id, "derived_series_uid": series_uid, **counts}
+        if end.state == JobState.SUCCEEDED:
+            logger.info("job succeeded", extra=extra | {"is_new": end.folder_kept})
+        elif end.state == JobState.CANCELLED:
+            logger.info("job cancelled", extra=extra)
+        else:
+            logger.info("job queued", extra=extra | {"how": "its series was purged meanwhile"})
 
     def _drop_output(self, job: Job) -> None:
         self._files.remove(self._files.derived_folder(job.id, job.attempt))

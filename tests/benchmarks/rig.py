@@ -94,11 +94,15 @@ class Setting:
     """What every subject is handed."""
 
     folder: Path  # its own, empty
-    stock: Stock
+    make_stock: Callable[[], Stock]  # the same one each time; not every subject needs it
     is_quick: bool
     repetitions: int
     order: random.Random
     told: Told
+
+    @property
+    def stock(self) -> Stock:
+        return self.make_stock()
 
     def measure(self, rows: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
         """All rows, interleaved."""

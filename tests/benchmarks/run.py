@@ -1,6 +1,7 @@
 """Runs the benchmarks: one table a subject, `benchmark.json`, an exit status."""
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     subjects, faults = _measured(wanted, console)
     wanted.output.write_text(json.dumps(document(subjects), indent=1) + "\n")
-    console.print(f"{wanted.output}: {', '.join(subject.name for subject in subjects)}")
-    console.print(f"{time.monotonic() - began:.0f} s, seed {wanted.seed}")
+    seconds = time.monotonic() - began
+    console.print(f"{wanted.output} written, {seconds:.0f} s, seed {wanted.seed}", highlight=False)
     faults += missed(BOUNDS, subjects)
     for fault in faults:
         console.print(f"[red]missed:[/red] {fault}", highlight=False)
@@ -74,14 +75,14 @@ def _measured(wanted: argparse.Namespace, console: Console) -> tuple[list[Subjec
     faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="midslice-bench-") as name:
         folder = Path(name)
-        with console.status("writing instances"):
-            count = QUICK_INSTANCES if wanted.quick else INSTANCES
-            stock = Stock(folder / "stock", count, SERIES)
+        count = QUICK_INSTANCES if wanted.quick else INSTANCES
+        make_stock = functools.cache(lambda: Stock(folder / "stock", count, SERIES))
         for subject in wanted.subjects or SUBJECTS:
+            began = time.monotonic()
             with console.status(subject) as status:
                 setting = Setting(
                     folder=folder / subject.replace(" ", "-"),
-                    stock=stock,
+                    make_stock=make_stock,
                     is_quick=wanted.quick,
                     repetitions=QUICK_REPETITIONS if wanted.quick else REPETITIONS,
                     order=random.Random(f"{wanted.seed}/{subject}"),
@@ -93,6 +94,7 @@ def _measured(wanted: argparse.Namespace, console: Console) -> tuple[list[Subjec
                     faults.append(f"{subject} was not measured: {error}")
                     continue
             console.print(rendered(subjects[-1]))
+            console.print(f"measured in {time.monotonic() - began:.0f} s\n", highlight=False)
     return subjects, faults
 
 

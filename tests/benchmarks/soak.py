@@ -19,15 +19,17 @@ from rich.console import Console
 
 from tests import peers, phantoms
 from tests.benchmarks.audit import Route, Sending, audit, rendered, unfinished
-from tests.node_process import NodeProcess, destination, free_port, route
+from tests.node_process import MIDSLICE, NodeProcess, destination, free_port, route
 
 SCANNERS = ("CT1", "CT2", "CT3")
 ROUTES = (Route("double", "MIDSLICE", 2), Route("triple", "MIDSLICE_X3", 3))
 STEADY, FICKLE = "steady", "fickle"  # the destinations: always there, sometimes down
 SIDE = 96
 
-FAULT_SECONDS = (3.0, 20.0)  # between two kills
+FAULT_SECONDS = (1.0, 12.0)  # between two kills
 DEAD_SECONDS = (0.0, 3.0)
+FALSE_STARTS = 0.25  # this share of the starts is killed too, while the node recovers
+RECOVERING_SECONDS = (0.2, 4.0)
 UP_SECONDS, DOWN_SECONDS = (5.0, 20.0), (1.0, 10.0)
 PAUSE_SECONDS = (0.5, 4.0)  # between two series of a scanner
 RETRY_SECONDS = (0.3, 1.5)  # until a scanner tries again
@@ -119,6 +121,12 @@ def kill(soak: Soak, node: NodeProcess, until: float) -> None:
         node.kill()
         soak.kills += 1
         pause.wait(drawn.uniform(*DEAD_SECONDS))
+        while drawn.random() < FALSE_STARTS:
+            command = [str(MIDSLICE), "serve", "--config", str(node.folder / "config.toml")]
+            with peers.running(command) as starting:
+                pause.wait(drawn.uniform(*RECOVERING_SECONDS))
+                starting.process.kill()
+            soak.kills += 1
         node.start()
 
 

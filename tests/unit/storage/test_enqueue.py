@@ -13,8 +13,8 @@ OTHER_AE = Peer("SCANNER", "MIDSLICE_X2")
 def purge_all(stored: Stored) -> None:
     """Let so much time pass that everything that may go is gone."""
     stored.clock.now += 100 * 86_400
-    found = expired(stored.database, stored.clock, keep_days=7, keep_unrouted_days=1)
-    assert purge(stored.database, stored.files, stored.clock, found).series
+    found = expired(stored.database, stored.clock.now, keep_days=7, keep_unrouted_days=1)
+    assert purge(stored.database, stored.files, found, stored.clock.now).series
 
 
 def states(stored: Stored, job_id: int) -> list[tuple[str, DeliveryState]]:

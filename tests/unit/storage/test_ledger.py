@@ -28,8 +28,8 @@ def offered(stored: Stored) -> bool:
         if one.state in (DeliveryState.QUEUED, DeliveryState.HELD):
             stored.ledger.cancel(one.id)
     stored.clock.now += 99 * 86_400
-    found = expired(stored.database, stored.clock, 7, 1)
-    assert purge(stored.database, stored.files, stored.clock, found).series
+    found = expired(stored.database, stored.clock.now, 7, 1)
+    assert purge(stored.database, stored.files, found, stored.clock.now).series
     stored.ask("k")
     return stored.claim().edition == 2
 

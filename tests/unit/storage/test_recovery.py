@@ -177,8 +177,8 @@ def test_a_purged_series_is_not_brought_back_by_a_restart(stored: Stored) -> Non
     stored.receive("1.1")
     stored.queue.complete(stored.arrival().id, {}, [])
     stored.clock.now += 3 * 86_400
-    found = expired(stored.database, stored.clock, 7, 1)
-    assert purge(stored.database, stored.files, stored.clock, found).series == (1,)
+    found = expired(stored.database, stored.clock.now, 7, 1)
+    assert purge(stored.database, stored.files, found, stored.clock.now).series == (1,)
     assert stored.archive.recover(read_header) == Recovered()
     assert stored.archive.reindex(read_header) == Recovered()
     assert stored.archive.series()[0].bytes == 0

@@ -16,11 +16,11 @@ KEEP_UNROUTED_DAYS = 1.0
 
 
 def old(stored: Stored) -> tuple[Expired, ...]:
-    return expired(stored.database, stored.clock, KEEP_DAYS, KEEP_UNROUTED_DAYS)
+    return expired(stored.database, stored.clock.now, KEEP_DAYS, KEEP_UNROUTED_DAYS)
 
 
 def sweep(stored: Stored) -> Purged:
-    return purge(stored.database, stored.files, stored.clock, old(stored))
+    return purge(stored.database, stored.files, old(stored), stored.clock.now)
 
 
 def files_of(stored: Stored) -> list[Path]:
@@ -148,7 +148,7 @@ def test_what_came_into_use_since_it_was_found_is_skipped(stored: Stored) -> Non
     stored.clock.now += 8 * DAY
     found = old(stored)
     stored.receive("1.1")  # the peer sends it again just now
-    result = purge(stored.database, stored.files, stored.clock, found)
+    result = purge(stored.database, stored.files, found, stored.clock.now)
     assert result == Purged(skipped=(1,))
     stored.complete("k")
     assert stored.start_delivery().total == 2
@@ -162,7 +162,7 @@ def test_what_was_touched_since_it_was_found_begins_its_days_anew(stored: Stored
     found = old(stored)
     stored.receive("1.1")
     stored.queue.complete(stored.arrival().id, {}, [])  # nothing is under way any more
-    assert purge(stored.database, stored.files, stored.clock, found) == Purged(skipped=(1,))
+    assert purge(stored.database, stored.files, found, stored.clock.now) == Purged(skipped=(1,))
     assert len(files_of(stored)) == 1
 
 

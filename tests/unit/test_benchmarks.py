@@ -1,0 +1,259 @@
+"""The benchmarks' arithmetic, tables, bounds and made instances."""
+
+import collections
+import json
+import random
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from rich.console import Console
+
+from tests.benchmarks import end_to_end, memory, run
+from tests.benchmarks.rig import SIDE, Setting, Stock
+from tests.benchmarks.table import (
+    Bound,
+    Row,
+    Subject,
+    document,
+    interleaved,
+    missed,
+    number,
+    ratio,
+    rendered,
+)
+
+
+def subject(*values: float, of: tuple[float, ...] = (10.0, 20.0, 100.0)) -> Subject:
+    rows = (Row("peer", "inst/s", of, "peer"), Row("ours", "inst/s", values, "peer"))
+    return Subject("ingest", "what was measured", rows)
+
+
+def test_a_row_says_the_median_of_its_repetitions() -> None:
+    assert Row("ours", "s", (5.0, 1.0, 2.0, 9.0, 3.0)).median == 3.0
+    assert Row("ours", "s", (1.0, 2.0)).median == 1.5
+
+
+def test_a_ratio_compares_within_each_repetition() -> None:
+    # The machine was slow in the first repetition and fast in the last, for both of them: the
+    # medians' own ratio, 30 / 20, would say something else.
+    found = subject(20.0, 30.0, 300.0)
+    assert ratio(found.row("ours"), found) == 2.0
+    assert ratio(found.row("peer"), found) == 1.0
+
+
+def test_there_is_no_ratio_without_a_reference_or_to_nothing() -> None:
+    alone = Row("growth", "MB", (1.0, 2.0, 3.0))
+    assert ratio(alone, Subject("memory", "", (alone,))) is None
+    found = subject(1.0, 2.0, 3.0, of=(10.0, 0.0, 10.0))
+    assert ratio(found.row("ours"), found) is None
+
+
+def test_a_reference_that_does_not_exist_or_was_not_measured_as_often_is_a_mistake() -> None:
+    lost = Row("ours", "s", (1.0,), "theirs")
+    with pytest.raises(KeyError, match="ingest has no row 'theirs'; it has ours"):
+        ratio(lost, Subject("ingest", "", (lost,)))
+    found = subject(1.0, 2.0)
+    with pytest.raises(ValueError, match="longer"):
+        ratio(found.row("ours"), found)
+
+
+def test_rows_are_measured_alternately_and_in_another_order_each_time() -> None:
+    asked: list[str] = []
+
+    def row(name: str) -> float:
+        asked.append(name)
+        return float(len(asked))
+
+    names = ["a", "b", "c", "d"]
+    rows = {name: lambda name=name: row(name) for name in names}
+    told: list[tuple[str, int, int]] = []
+    measured = interleaved(rows, 5, random.Random(1), lambda *told_: told.append(told_))
+    passes = [asked[start : start + 4] for start in range(0, 20, 4)]
+    assert all(sorted(one) == names for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+    assert list(measured) == names
+    for name in names:  # the value of each repetition stands in its place
+        assert measured[name] == [4.0 * i + one.index(name) + 1 for i, one in enumerate(passes)]
+    assert [name for name, _, _ in told] == asked
+    assert [(done, total) for _, done, total in told] == [(i, 20) for i in range(20)]
+
+
+def test_the_same_seed_measures_in_the_same_order() -> None:
+    def order(seed: int) -> list[str]:
+        asked: list[str] = []
+        rows = {name: lambda name=name: asked.append(name) for name in "abcdef"}
+        interleaved(rows, 3, random.Random(seed))
+        return asked
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_the_document_has_the_form_that_other_programs_read() -> None:
+    found = document([subject(20.0, 30.0, 300.0)])
+    assert json.loads(json.dumps(found)) == found
+    assert found["ingest"]["ours"] == {
+        "median": 30.0,
+        "unit": "inst/s",
+        "ratio": 2.0,
+        "least": 20.0,
+        "most": 300.0,
+    }
+    assert list(found) == ["ingest"]
+    assert list(found["ingest"]) == ["peer", "ours"]
+
+
+def test_a_bound_is_missed_where_a_single_repetition_misses_it() -> None:
+    bound = Bound("ingest", "ours", below=60.0)
+    assert missed([bound], [subject(1.0, 2.0, 59.9)]) == []
+    assert missed([bound], [subject(1.0, 2.0, 60.0)]) == [
+        "ingest, ours: 60.0 inst/s, allowed is less than 60 inst/s"
+    ]
+
+
+def test_a_bound_of_a_subject_that_was_not_asked_for_is_not_missed() -> None:
+    assert missed([Bound("memory", "ours", below=1.0)], [subject(5.0, 5.0, 5.0)]) == []
+
+
+def test_a_bound_on_a_row_that_does_not_exist_is_a_mistake() -> None:
+    with pytest.raises(KeyError, match="has no row 'hours'"):
+        missed([Bound("ingest", "hours", below=1.0)], [subject(5.0, 5.0, 5.0)])
+
+
+def test_the_parents_memory_is_bound_to_grow_by_less_than_60_mb() -> None:
+    def grown(megabytes: float) -> Subject:
+        rows = (Row("Midslice", "MB", (900.0,), ""), Row(memory.GROWTH, "MB", (megabytes,)))
+        return Subject(memory.NAME, "", rows)
+
+    assert missed(run.BOUNDS, [grown(59.9)]) == []
+    (fault,) = missed(run.BOUNDS, [grown(61.0)])
+    assert fault == "memory, Midslice, growth: 61.0 MB, allowed is less than 60 MB"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1492.4, "1492"), (75.24, "75.2"), (1.0, "1.00"), (0.148, "0.15"), (0.0017, "0.0017")],
+)
+def test_a_number_has_as_many_figures_as_it_deserves(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_the_table_shows_median_spread_ratio_and_what_it_refers_to() -> None:
+    out = StringIO()
+    Console(file=out, width=120).print(rendered(subject(20.0, 30.0, 300.0)))
+    (line,) = (line for line in out.getvalue().splitlines() if "ours" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["ours", "30.0", "20.0", "300", "inst/s", "2.00", "peer"]
+    assert "what was measured" in out.getvalue()
+
+
+def test_what_is_measured_is_the_five_subjects_in_their_order() -> None:
+    assert list(run.SUBJECTS) == ["ingest", "delivery", "end to end", "inference", "memory"]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, **measures: Callable[[Setting], Subject]) -> None:
+    """These subjects instead of the real ones."""
+    monkeypatch.setattr(run, "SUBJECTS", measures)
+
+
+def test_a_run_prints_its_tables_writes_the_document_and_ends_with_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Setting] = []
+
+    def measure(setting: Setting) -> Subject:
+        seen.append(setting)
+        return subject(20.0, 30.0, 300.0)
+
+    measured(monkeypatch, first=measure, second=measure)
+    output = tmp_path / "benchmark.json"
+    assert run.main(["second", "--output", str(output)]) == 0
+    (setting,) = seen
+    assert (setting.repetitions, setting.is_quick) == (5, False)
+    assert json.loads(output.read_text())["ingest"]["ours"]["ratio"] == 2.0
+    said = capsys.readouterr().out
+    assert said.index("cores, load") < said.index("what was measured") < said.index("seed 1")
+
+
+def test_a_missed_bound_ends_a_run_with_1_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown = Subject("memory", "", (Row(memory.GROWTH, "MB", (60.5, 1.0)),))
+    measured(monkeypatch, memory=lambda _: grown)
+    assert run.main(["--output", str(tmp_path / "b.json")]) == 1
+    assert "missed: memory, Midslice, growth: 60.5 MB" in capsys.readouterr().out
+
+
+def test_a_subject_that_fails_ends_a_run_with_1_after_the_others_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(setting: Setting) -> Subject:
+        raise AssertionError("STORESCP has taken 299 of 300 instances")
+
+    measured(monkeypatch, first=fail, second=lambda _: subject(1.0, 2.0, 3.0))
+    output = tmp_path / "benchmark.json"
+    assert run.main(["--output", str(output)]) == 1
+    assert list(json.loads(output.read_text())) == ["ingest"]
+    said = capsys.readouterr().out
+    assert "first was not measured: STORESCP has taken 299 of 300 instances" in said
+
+
+def test_an_unknown_subject_is_named_with_those_that_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(["speed"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "no subject 'speed'; there are ingest, delivery, end to end, inference, memory" in said
+
+
+def test_the_head_names_processor_flags_cores_and_versions() -> None:
+    processor, flags, programs, packages = run.machine()
+    assert " cores, load " in processor
+    assert "avx512_bf16=" in flags
+    assert "amx_tile=" in flags
+    assert "DCMTK 3." in programs
+    assert "Orthanc 1." in programs
+    assert "unknown" not in programs
+    assert "torch 2." in packages
+
+
+def test_the_derived_slices_are_counted_with_the_copied_ones() -> None:
+    assert end_to_end.derived_slices(24, 4) == 93
+    assert end_to_end.derived_slices(2, 2) == 3
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Stock:
+    return Stock(tmp_path / "stock", 6, series=2)
+
+
+def uids(stock: Stock) -> list[tuple[str, str, str]]:
+    headers = [dcmread(file) for file in stock.files]
+    for header in headers:
+        assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
+    return [(h.StudyInstanceUID, h.SeriesInstanceUID, h.SOPInstanceUID) for h in headers]
+
+
+def test_the_stock_is_ct_of_512_x_512_in_several_series_of_one_study(stock: Stock) -> None:
+    found = uids(stock)
+    assert len({study for study, _, _ in found}) == 1
+    assert sorted(collections.Counter(series for _, series, _ in found).values()) == [3, 3]
+    assert [uid for _, _, uid in found] == [stock.instance_uid(number) for number in range(6)]
+    assert len({uid for _, _, uid in found}) == 6
+    header = dcmread(stock.files[0])
+    assert header.pixel_array.shape == (SIDE, SIDE)
+    assert header.BitsAllocated == 16
+
+
+def test_a_new_stamp_gives_every_level_uids_that_were_never_used(stock: Stock) -> None:
+    seen: set[str] = set()
+    for _ in range(3):
+        fresh = {uid for of_one in uids(stock) for uid in of_one}
+        assert not fresh & seen
+        seen |= fresh
+        stock.stamp()
