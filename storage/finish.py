@@ -1,6 +1,5 @@
 """What a job made: kept once, delivered, and the job's end, in one transaction."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -51,7 +50,8 @@ def reuse_result(
         raise NotFound(f"no derived series {series_uid}")
     if made.purged_at is None:
         first = select(job.c.version, job.c.record).where(job.c.derived_id == made.id).limit(1)
-        told: Mapping[str, Any] = db.execute(first).mappings().one_or_none() or {}
+        maker = db.execute(first).one_or_none()
+        told = maker._asdict() if maker is not None else {}
         return _succeed(database, db, row, made.id, now, folder_kept=False, **told)
     # A peer may still have the purged bytes: the same UIDs must not mean others.
     edition = row.edition if made.offered_at is None else max(row.edition, made.edition) + 1
