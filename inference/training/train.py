@@ -23,7 +23,8 @@ from inference.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from inference.models.midslice import SHIPPED_WEIGHTS, Network
+from inference.errors import ModelLoadError
+from inference.models.midslice import Network
 from inference.training.data import Patient, load_patients
 from inference.training.losses import loss_of
 from inference.training.samples import Batch, Pool
@@ -31,6 +32,8 @@ from inference.training.samples import Batch, Pool
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = Path("var/training/midslice.safetensors")
+# Beside it: the product's own are replaced by a person who has evaluated these.
+WEIGHTS = CHECKPOINT.with_name("weights.safetensors")
 
 LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100
@@ -82,7 +85,7 @@ def train(
     data: Path,
     plan: Plan | None = None,
     *,
-    weights: Path = SHIPPED_WEIGHTS,
+    weights: Path = WEIGHTS,
     checkpoint: Path = CHECKPOINT,
     leave_out: frozenset[str] = frozenset(),
     progress: Callable[[Progress], None] = lambda _: None,
@@ -210,7 +213,7 @@ class Training:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint; the pool is drawn anew."""
         if checkpoint.patients != self._names:
-            raise ValueError(
+            raise ModelLoadError(
                 f"the checkpoint was trained on {', '.join(checkpoint.patients)}, the data has "
                 f"{', '.join(self._names)}: remove the checkpoint or name another"
             )

@@ -63,7 +63,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 1,
     weights: Annotated[
-        Path | None, typer.Option(help="Where to write them; else over the product's own.")
+        Path | None, typer.Option(help="Where to write them; else beside the checkpoint.")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="An interrupted training goes on from there.")
@@ -73,7 +73,7 @@ def train(
     ] = None,
 ) -> None:
     """Train the generator; the same command on a processor and on CUDA."""
-    from inference.models.midslice import SHIPPED_WEIGHTS
+    from inference.errors import ModelLoadError
     from inference.registry import choose_device
     from inference.request import ModelSpec
     from inference.training import train as training
@@ -92,12 +92,12 @@ def train(
             trained = training.train(
                 data,
                 plan,
-                weights=weights or SHIPPED_WEIGHTS,
+                weights=weights or training.WEIGHTS,
                 checkpoint=checkpoint or training.CHECKPOINT,
                 leave_out=frozenset(leave_out or ()),
                 progress=report,
             )
-        except NoTrainingData as error:
+        except (NoTrainingData, ModelLoadError) as error:
             terminal.failed(str(error))
     terminal.print_facts(
         [

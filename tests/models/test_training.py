@@ -344,7 +344,7 @@ def test_a_finished_training_is_not_repeated(data: Path, tmp_path: Path) -> None
 
 def test_a_checkpoint_of_other_patients_is_refused(data: Path, tmp_path: Path) -> None:
     quick_train(data, tmp_path)
-    with pytest.raises(ValueError, match="trained on body, head, the data has body: remove"):
+    with pytest.raises(ModelLoadError, match="trained on body, head, the data has body: remove"):
         train(
             data,
             QUICK,
