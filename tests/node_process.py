@@ -18,12 +18,14 @@ START_SECONDS = 90.0
 
 T = TypeVar("T")
 
-DEFAULTS = {
+DEFAULTS: dict[str, object] = {
     "quiet_seconds": 1.0,
     "shutdown_seconds": 20.0,
     "job_minutes": 5.0,
     "memory_gb": 0.0,
     "workers": 1,
+    "min_free_gb": 0.1,
+    "database": "",
 }
 
 CONFIG = """
@@ -36,7 +38,8 @@ timezone = "Europe/Berlin"
 
 [storage]
 folder = "var"
-min_free_gb = 0.1
+database = "{database}"
+min_free_gb = {min_free_gb}
 
 [completion]
 quiet_seconds = {quiet_seconds}
@@ -102,7 +105,7 @@ def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60.0) -> T
 class NodeProcess:
     """`midslice serve` in a folder of its own; its log is kept and shown where a test fails."""
 
-    def __init__(self, folder: Path, *parts: str, port: int = 0, **settings: float) -> None:
+    def __init__(self, folder: Path, *parts: str, port: int = 0, **settings: object) -> None:
         self.folder = folder
         self.events: list[dict[str, Any]] = []
         self.lines: list[str] = []
@@ -112,7 +115,7 @@ class NodeProcess:
         self._reader: threading.Thread | None = None
         self.configure(*parts, **settings)
 
-    def configure(self, *parts: str, **settings: float) -> None:
+    def configure(self, *parts: str, **settings: object) -> None:
         """Write config.toml."""
         values = DEFAULTS | {"port": self.port} | settings
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +124,7 @@ class NodeProcess:
     def start(self) -> "NodeProcess":
         """Start and wait until it listens."""
         self.events.clear()
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
             [MIDSLICE, "serve", "--config", self.folder / "config.toml"],
             stdout=subprocess.PIPE,

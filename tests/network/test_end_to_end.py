@@ -11,6 +11,7 @@ from tests import series
 from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, free_port, route, running, wait_for
 from tests.peers import Orthanc, Storescp, dcmsend, orthanc, storescp, storescu
+from tests.postgres import PostgresServer
 from tests.validators import new_complaints
 
 
@@ -304,3 +305,23 @@ def test_sighup_applies_routes_and_says_what_needs_a_restart(
         node.hang_up()
         assert "route" in node.event("configuration refused")["error"]
         wait_for("still alive", lambda: storescu(node.port, *series.thick(3)).code is not None)
+
+
+def test_a_node_on_postgresql_does_the_same_and_continues_after_a_kill(
+    tmp_path: Path, archive: Storescp, postgres_server: PostgresServer
+) -> None:
+    node = NodeProcess(
+        tmp_path / "node",
+        destination("archive", "STORESCP", archive.port),
+        route(destinations=["archive"]),
+        database=postgres_server.create(f"node_{tmp_path.name}"),
+    )
+    with running(node):
+        files = series.thick(4)
+        storescu(node.port, *files, options=("-xt",))
+        node.event("series complete")
+        node.kill()
+        node.start()
+        wait_for("all delivered", lambda: len(archive.files()) == 7)
+        assert check(files, archive.files(), factor=2) == []
+        assert not list((tmp_path / "node" / "var").glob("*.db"))

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import random
 from collections.abc import Callable
 from io import StringIO
@@ -257,3 +258,12 @@ def test_a_new_stamp_gives_every_level_uids_that_were_never_used(stock: Stock) -
         assert not fresh & seen
         seen |= fresh
         stock.stamp()
+
+
+def test_memory_that_is_taken_and_given_back_while_it_is_watched_is_growth() -> None:
+    with memory.watching(os.getpid()) as watch:
+        taken = bytearray(b"x" * 80_000_000)
+        watch.look()
+        del taken
+    assert 70.0 < watch.growth < 250.0
+    assert watch.most == watch.before + watch.growth
