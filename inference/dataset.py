@@ -4,8 +4,9 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
@@ -14,7 +15,10 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pydicom.values import convert_SQ
 
 from inference.request import Source
@@ -36,8 +40,13 @@ DAMAGED = (
     NotImplementedError,
     ArithmeticError,
     RecursionError,
-    MemoryError,
 )
+UNOPENED = "cannot be opened"
+# A header is small: longer values are not read, and so much of a deflated data set is inflated;
+# some bytes may stand for gigabytes.
+LONGEST_VALUE = 64 << 10
+MOST_INFLATED = 16 << 20
+PIXEL_DATA = 0x7FE00008  # float, double float and pixel data: everything from here on is not read
 FIRST_BULK_GROUP = 0x5000  # curves, overlays and pixels: not part of a header
 # struct formats of the binary value representations (PS3.5 6.2)
 BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H"}
@@ -120,7 +129,12 @@ class Header:
         element = self.elements.get(_tag(keyword))
         if element is None:
             return ()
-        return tuple(Header(self.path, raw_elements(item)) for item in sequence_items(element))
+        # An item is in the character set of the data set around it (PS3.3 C.12.1.1.2).
+        charset = _tag("SpecificCharacterSet")
+        around = {charset: self.elements[charset]} if charset in self.elements else {}
+        return tuple(
+            Header(self.path, around | raw_elements(item)) for item in sequence_items(element)
+        )
 
     def codes(self, keyword: str) -> tuple[str, ...]:
         """The code values of a code sequence."""
@@ -130,6 +144,11 @@ class Header:
     def uid(self) -> str:
         """SOP Instance UID; versions of an instance share it."""
         return self.text("SOPInstanceUID")
+
+    @property
+    def identity(self) -> str:
+        """What tells instances apart: files without a UID are no versions of one another."""
+        return self.uid or str(self.path)
 
     @cached_property
     def is_signed(self) -> bool:
@@ -154,22 +173,26 @@ class Stack:
 
     def __len__(self) -> int:
         """The number of slices; versions of an instance count once."""
-        return len({header.uid for header in self.headers})
+        return len({header.identity for header in self.headers})
 
 
 def newest(headers: Iterable[Header]) -> list[Header]:
     """The newest version of each instance, in the order of their UIDs."""
     found: dict[str, Header] = {}
     for header in headers:
-        known = found.get(header.uid)
+        known = found.get(header.identity)
         if known is None or header.order > known.order:
-            found[header.uid] = header
+            found[header.identity] = header
     return [found[uid] for uid in sorted(found)]
 
 
 def read_headers(files: Iterable[Path | Source]) -> list[Header]:
-    """The header of every file, in the order given; what cannot be read says so in `fault`."""
-    return list(_read_each(files))
+    """The header of every file, in the order given; what cannot be read says so in `fault`.
+
+    Most elements are the same in all slices of a series: they are in memory once.
+    """
+    once: dict[tuple[object, ...], Element] = {}
+    return [_shared(header, once) for header in _read_each(files)]
 
 
 def _read_each(files: Iterable[Path | Source]) -> Iterator[Header]:
@@ -180,19 +203,48 @@ def _read_each(files: Iterable[Path | Source]) -> Iterator[Header]:
             yield read_header(file, order=position)
 
 
+def _shared(header: Header, once: dict[tuple[object, ...], Element]) -> Header:
+    elements = {tag: _one(element, once) for tag, element in header.elements.items()}
+    return replace(header, elements=elements)
+
+
+def _one(element: Element, once: dict[tuple[object, ...], Element]) -> Element:
+    if not isinstance(element, RawDataElement):
+        return element  # a sequence
+    return once.setdefault(tuple(element), element)
+
+
 def read_header(path: Path, *, order: int = 0) -> Header:
     """The header of one file. Without the Part 10 prefix nothing is guessed (PS3.10 7.1)."""
     try:
-        dataset = dcmread(path, stop_before_pixels=True)
-        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")).strip(" \0")
+        syntax, dataset = _parsed(path)
         return Header(path, raw_elements(dataset), transfer_syntax=syntax, order=order)
     except InvalidDicomError:
         return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
     except OSError as error:
-        return Header(path, {}, order=order, fault=f"cannot be opened ({error.strerror})")
+        return Header(path, {}, order=order, fault=f"{UNOPENED} ({error.strerror})")
     except DAMAGED as error:
         fault = f"holds a damaged data set ({type(error).__name__})"
         return Header(path, {}, order=order, fault=fault)
+
+
+def _parsed(path: Path) -> tuple[str, Dataset]:
+    """The transfer syntax and the elements before the pixels."""
+    meta = read_file_meta_info(path)
+    syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
+    if syntax != DeflatedExplicitVRLittleEndian:
+        return syntax, dcmread(path, stop_before_pixels=True, defer_size=LONGEST_VALUE)
+    with path.open("rb") as file:
+        # PS3.10 7.1: preamble, "DICM", the group length element, and as many bytes as it says.
+        file.seek(128 + 4 + 12 + int(meta.FileMetaInformationGroupLength))
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+            file.read(MOST_INFLATED), MOST_INFLATED
+        )
+    return syntax, read_dataset(BytesIO(inflated), False, True, stop_when=_at_pixels)
+
+
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return int(tag) >= PIXEL_DATA
 
 
 def raw_elements(dataset: Dataset) -> dict[int, Element]:

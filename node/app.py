@@ -1,19 +1,20 @@
 """Builds every part of the node from the configuration; starts and stops them in order."""
 
 import dataclasses
+import fcntl
 import hashlib
 import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from datetime import datetime, tzinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from inference.request import Resources
 from node import config
+from node.assembly import admission, check_secret, rules, scp_settings, site, web_settings
 from node.config import Config
 from node.dicom import scp
 from node.dicom.handlers import Identity, PeerNames
@@ -22,17 +23,16 @@ from node.errors import ConfigError
 from node.rules.reload import needs_restart, reloaded
 from node.store import Store, opened
 from node.web.child import WebProcess
-from node.web.server import WebSettings
 from node.work import deliver
-from node.work.arrivals import Arrivals, Rules
+from node.work.arrivals import Arrivals
 from node.work.deliver import Deliverer
 from node.work.executor import Bounds, ProcessExecutor
-from node.work.infer import Inference, Site
-from node.work.models import fingerprint, specs
+from node.work.infer import Inference
 from node.work.retention import Retention
 from node.work.schedule import Schedule
 from node.work.supervisor import Supervisor
 from storage.archive import Archive
+from storage.nodes import SERVING, STOPPED, STOPPING
 from storage.records import DeliveryState, Peer, Received
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,15 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
 RETENTION_SECONDS = 600.0
+TICK_SECONDS = 0.2
+LAST_SECONDS = 3.0  # for threads to see that they were abandoned
 
 
 def serve(path: Path) -> int:
     """Run the node until SIGTERM; the exit status is 0 where all was finished or given back."""
     settings = config.load(path)
     node_id = f"{socket.gethostname()}/{settings.node.ae_title}"
-    with opened(settings, node_id) as store:
+    with opened(settings, node_id) as store, _alone(settings, node_id):
         return _run(Node(path, settings, store))
 
 
@@ -64,16 +66,26 @@ def _run(node: "Node") -> int:
     signal.signal(signal.SIGTERM, on_stop)
     signal.signal(signal.SIGINT, on_stop)
     signal.signal(signal.SIGHUP, lambda *_: node.reload_requested.set())
-    node.start()
     try:
-        while not stop.wait(0.2):
-            if node.reload_requested.is_set():
-                node.reload_requested.clear()
-                node.reload()
-            node.watch_web()
+        node.start()
+        while not stop.wait(TICK_SECONDS):
+            node.tick()
     finally:
         node.stop()
     return 0
+
+
+@contextmanager
+def _alone(settings: Config, node_id: str) -> Iterator[None]:
+    """Two processes of one name would take each other's jobs for those of a dead one."""
+    name = hashlib.sha256(node_id.encode()).hexdigest()[:12]
+    with (settings.folder / f"node-{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = f"a node named {node_id} runs on {settings.folder} already; stop it first"
+            raise ConfigError(f"{settings.path.name}: {said}") from None
+        yield
 
 
 class Node:
@@ -85,19 +97,23 @@ class Node:
         self.hurry = threading.Event()  # a second SIGTERM: stop at once
         self.reload_requested = threading.Event()
         self._kept = kept
-        _check_secret(kept, settings)
+        check_secret(kept, settings)
         self._deliverers: dict[str, Deliverer] = {}
-        self._arrivals = Arrivals(kept.archive, kept.queue, kept.files, _rules(settings), time.time)
+        self._arrivals = Arrivals(kept.archive, kept.queue, kept.files, rules(settings), time.time)
         self._retention = Retention(kept.database, kept.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._scp = scp.Scp(
-            _scp_settings(settings, kept),
-            _admission(settings),
+            scp_settings(settings, kept),
+            admission(settings),
             self._keep,
             Associations(kept.archive),
         )
         self._schedule = Schedule()
-        self._web = WebProcess(settings.web.host, settings.web.port, _web_settings(settings, kept))
+        with _naming(settings, "web"):
+            self._web = WebProcess(
+                settings.web.host, settings.web.port, web_settings(settings, kept)
+            )
+        self._state = SERVING
 
     def start(self) -> None:
         """Recover what a dead node left, start the children, then listen."""
@@ -116,30 +132,55 @@ class Node:
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
         self._schedule.start()
-        port = self._scp.start()
+        with _naming(self._settings, "node"):
+            port = self._scp.start()
         self._beat()
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
 
+    def tick(self) -> None:
+        """What is looked after between signals; none of it may end the node."""
+        try:
+            if self.reload_requested.is_set():
+                self.reload_requested.clear()
+                self.reload()
+            self._web.watch()
+            self._schedule.mind_the_clock()
+        except Exception:
+            logger.exception("sweep failed", extra={"sweep": "main"})
+
     def stop(self) -> None:
         """Stop in the order of the design: nothing new, then what runs, then the rest by force."""
-        kept = self._kept
-        deadline = time.monotonic() + self._settings.node.shutdown_seconds
-        logger.info("node stopping", extra={"seconds": self._settings.node.shutdown_seconds})
-        kept.nodes.beat(kept.node_id, "stopping")
-        self._scp.stop_listening()
-        self._supervisor.drain()
-        for deliverer in self._deliverers.values():
-            deliverer.drain()
-        self._wait_for_work(deadline)
-        self._scp.abort()
-        self._schedule.stop()
-        for deliverer in self._deliverers.values():
-            deliverer.stop()
-        self._supervisor.stop()
-        kept.nodes.beat(kept.node_id, "stopped")
-        self._web.stop()
+        seconds = self._settings.node.shutdown_seconds
+        logger.info("node stopping", extra={"seconds": seconds})
+        self._state = STOPPING
+        deadline = time.monotonic() + seconds
+        steps = (
+            self._beat,
+            self._scp.stop_listening,
+            self._supervisor.drain,
+            *(deliverer.drain for deliverer in self._deliverers.values()),
+            lambda: self._wait_for_work(deadline),
+            self._scp.abort,
+            self._schedule.stop,
+            *(deliverer.abandon for deliverer in self._deliverers.values()),
+            self._supervisor.stop,
+            lambda: self._wait_for_work(time.monotonic() + LAST_SECONDS),
+            self._release,
+            self._web.stop,
+        )
+        for step in steps:
+            try:
+                step()
+            except Exception:  # the others are to be stopped all the same
+                logger.exception("not stopped in order")
         logger.info("node stopped")
+
+    def _release(self) -> None:
+        """Leases of what had to be left: another start takes it up at once."""
+        self._kept.ledger.recover()
+        self._state = STOPPED
+        self._beat()
 
     def reload(self) -> None:
         """Read the configuration again: all of what may change at run time, or nothing."""
@@ -151,14 +192,10 @@ class Node:
         for key in needs_restart(self._settings, new):
             logger.warning("needs a restart", extra={"key": key})
         self._settings = reloaded(self._settings, new)
-        self._arrivals.rules = _rules(self._settings)
-        self._scp.admit(_admission(self._settings))
+        self._arrivals.rules = rules(self._settings)
+        self._scp.admit(admission(self._settings))
         self._start_deliverers()
         logger.info("configuration applied")
-
-    def watch_web(self) -> None:
-        """Start the web process again where it died."""
-        self._web.watch()
 
     def _wait_for_work(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self.hurry.is_set():
@@ -181,7 +218,7 @@ class Node:
         bounds = Bounds(
             settings.inference.job_minutes * 60, int(settings.inference.memory_gb * 1e9)
         )
-        inference = Inference(kept.queue, kept.files, _site(settings, kept), time.time)
+        inference = Inference(kept.queue, kept.files, site(settings, kept), time.time)
         return Supervisor(executors, kept.queue, inference, bounds)
 
     def _start_deliverers(self) -> None:
@@ -189,7 +226,7 @@ class Node:
         wanted = {d.name: d for d in self._settings.destinations}
         for name, deliverer in list(self._deliverers.items()):
             if wanted.get(name) != deliverer.destination:
-                deliverer.stop()
+                deliverer.stop()  # its thread ends after the instance that is on the wire
                 del self._deliverers[name]
         for name, destination in wanted.items():
             if name in self._deliverers:
@@ -212,7 +249,18 @@ class Node:
                 deliver.hold_unknown(self._kept.ledger, entry.destination)
 
     def _beat(self) -> None:
-        self._kept.nodes.beat(self._kept.node_id, "serving")
+        self._kept.nodes.beat(self._kept.node_id, self._state)
+
+
+@contextmanager
+def _naming(settings: Config, section: str) -> Iterator[None]:
+    """A port that cannot be had is a mistake of the configuration: say which key."""
+    port = getattr(settings, section).port
+    try:
+        yield
+    except OSError as error:
+        said = f"{section}.port = {port}: {error.strerror or error}"
+        raise ConfigError(f"{settings.path.name}: {said}") from error
 
 
 def received_of(path: Path) -> Received | None:
@@ -238,65 +286,3 @@ class Associations:
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
         """A peer was turned away; the administrator can see why."""
         self._archive.rejected(calling_ae, called_ae, address, reason)
-
-
-def _scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
-    return scp.ScpSettings(
-        ae_title=settings.node.ae_title,
-        host=settings.node.host,
-        port=settings.node.port,
-        max_associations=settings.node.max_associations,
-        idle_seconds=settings.node.idle_seconds,
-        incoming=kept.files.incoming,
-        min_free_bytes=settings.storage.min_free_bytes,
-    )
-
-
-def _admission(settings: Config) -> scp.Admission:
-    return scp.Admission(
-        called_ae_titles=frozenset(settings.called_ae_titles),
-        calling_ae_titles=frozenset(settings.node.allowed_ae_titles),
-        networks=tuple(str(network) for network in settings.node.allowed_networks),
-    )
-
-
-def _rules(settings: Config) -> Rules:
-    return Rules(
-        ae_title=settings.node.ae_title,
-        completion=settings.completion,
-        routes=settings.routes,
-        destinations=settings.destinations,
-        models={name: fingerprint(spec) for name, spec in specs(settings).items()},
-    )
-
-
-def _site(settings: Config, kept: Store) -> Site:
-    return Site(
-        secret=kept.files.secret(settings.storage.secret_file),
-        station_name=settings.node.ae_title,
-        timezone=settings.node.zone or _local_zone(),
-        models=specs(settings),
-        resources=Resources(device=settings.inference.device),
-    )
-
-
-def _local_zone() -> tzinfo:
-    zone = datetime.now().astimezone().tzinfo
-    assert zone is not None
-    return zone
-
-
-def _check_secret(kept: Store, settings: Config) -> None:
-    # Another secret would give every derived series other UIDs: the PACS would hold both.
-    secret = kept.files.secret(settings.storage.secret_file)
-    kept.nodes.fact("secret", hashlib.sha256(b"midslice secret" + secret).hexdigest())
-
-
-def _web_settings(settings: Config, kept: Store) -> WebSettings:
-    return WebSettings(
-        folder=settings.folder,
-        database=settings.storage.database,
-        node_id=kept.node_id,
-        min_free_bytes=settings.storage.min_free_bytes,
-        log_as_json=not sys.stdout.isatty(),
-    )

@@ -127,6 +127,7 @@ class NodeProcess:
         environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
             [MIDSLICE, "serve", "--config", self.folder / "config.toml"],
+            start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

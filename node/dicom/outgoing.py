@@ -5,8 +5,10 @@ that take 16 KiB at a time. Answers, release and abort stay with the library.
 """
 
 import contextlib
+import queue
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from pynetdicom.dimse import DIMSEServiceProvider
@@ -17,16 +19,23 @@ from pynetdicom.dsutils import encode
 from node.dicom.sockets import PromptSocket
 
 if TYPE_CHECKING:
+    from pynetdicom.association import Association
     from pynetdicom.dimse import _QueueItem
 
 WRITE_BYTES = 1 << 18
 LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it says with a 0
 PDV_HEAD_BYTES = 6  # length, context id, message control header: PS3.8 9.3.5.1
+POLL_SECONDS = 0.2  # how soon `abandon` is heard
+NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
 COMMAND, LAST = 1, 2  # bits of the message control header: PS3.8 E.2
 
 
 class Sender(DIMSEServiceProvider):
     """The library's DIMSE provider, with C-STORE requests written past its queues."""
+
+    def __init__(self, assoc: "Association", abandon: Callable[[], bool]) -> None:
+        super().__init__(assoc)
+        self._abandon = abandon
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Send a message; where the connection breaks, the answer that is waited for is none."""
@@ -49,7 +58,13 @@ class Sender(DIMSEServiceProvider):
         between two requests: it then took the next answer off the queue, once in about 1,000
         instances on a busy machine, and the sender waited for it until its time was over.
         """
-        return super().get_msg(block=True) if block else (None, None)
+        if not block:
+            return None, None
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while time.monotonic() < waited_until and not self._abandon():
+            with contextlib.suppress(queue.Empty):
+                return self.msg_queue.get(timeout=POLL_SECONDS)
+        return None, None
 
     def _write(self, pieces: Iterator[bytes]) -> None:
         transport = self.dul.socket

@@ -92,9 +92,12 @@ def send(
     *,
     answered: Answered,
     stop: Callable[[], bool],
+    abandon: Callable[[], bool] = lambda: False,
     timeouts: Timeouts = TIMEOUTS,
 ) -> Sent:
     """Offer each file to the peer; `answered` is told the status, or None where there was none.
+
+    `stop` ends it after the instance that is on the wire, `abandon` without waiting for its answer.
 
     An instance for which the peer accepts no presentation context is answered 0122 by ourselves.
     Those after a lost association, or after `stop`, are not offered and not answered.
@@ -104,6 +107,7 @@ def send(
         association = _associate(peer, proposed_contexts(pairs), timeouts)
         if isinstance(association, Sent):
             return association
+        association.dimse = Sender(association, abandon)
         try:
             sent = _send_all(association, peer, batch, answered, stop, timeouts)
         finally:
@@ -206,6 +210,8 @@ class _Requestor(AE):
         address: AddressInformation,
         tls_args: tuple[ssl.SSLContext, str] | None,
     ) -> PromptSocket:
+        # A peer that is silent must not keep the node from ending: its threads are not waited for.
+        assoc.daemon = assoc.dul.daemon = True
         transport = PromptSocket(assoc, self._seconds, bind_to=address)
         transport.tls_args = tls_args
         return transport
@@ -225,10 +231,9 @@ def _associate(
     began = time.monotonic()
     try:
         association = entity.associate(peer.host, peer.port, contexts, peer.ae_title, MAX_PDU_BYTES)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
         return Sent(Outcome.RETRY, f"The host {peer.host} of {peer.ae_title} is unknown: {error}.")
     if association.is_established:
-        association.dimse = Sender(association)
         return association
     return _why_not(association, peer, timeouts, began)
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import multiprocessing
 import socket
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -12,6 +13,7 @@ from node.web import server
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
+LEAST_SECONDS = 2.0  # between two starts: one that dies at once must not keep the node busy
 
 
 class WebProcess:
@@ -20,6 +22,7 @@ class WebProcess:
     def __init__(self, host: str, port: int, settings: server.WebSettings) -> None:
         self._settings = settings
         self._listening = socket.create_server((host, port))
+        self._started = 0.0
         self._process: BaseProcess | None = None
         self._lifeline: Connection | None = None
 
@@ -31,12 +34,15 @@ class WebProcess:
             target=server.main, args=(self._settings, self._listening, theirs), name="web"
         )
         self._process.start()
+        self._started = time.monotonic()
         theirs.close()
         return int(self._listening.getsockname()[1])
 
     def watch(self) -> None:
         """Start it again where it died."""
-        if self._process is not None and not self._process.is_alive():
+        if self._process is None or self._process.is_alive():
+            return
+        if time.monotonic() - self._started >= LEAST_SECONDS:
             logger.warning("web process died", extra={"exit_code": self._process.exitcode})
             self.start()
 

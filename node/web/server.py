@@ -1,9 +1,11 @@
 """The web process: serves rows and files. It imports neither torch nor a pixel decoder."""
 
+import contextlib
 import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,12 +28,22 @@ class WebSettings:
     log_as_json: bool
 
 
+class _Server(uvicorn.Server):
+    """Takes no signals: the parent says when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) -> None:
     """Serve until the parent says so or is gone."""
     log.configure(json=settings.log_as_json)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    # Ctrl-C and a service manager signal the whole group: until the parent says so, readyz answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     database = Database.for_folder(settings.folder, settings.database)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             build(database, settings.node_id, settings.folder, settings.min_free_bytes),
             log_config=None,

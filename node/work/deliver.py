@@ -3,7 +3,7 @@
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from node.config import Delivery as DeliverySettings
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
 RENEW_SECONDS = 1.0
+PAUSE_SECONDS = 5.0  # after something that will not be better at once
 FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
@@ -60,6 +61,7 @@ class Deliverer:
         )
         self._draining = threading.Event()
         self._stopping = threading.Event()
+        self._abandoned = threading.Event()
         name = f"deliver-{destination.name}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -73,14 +75,19 @@ class Deliverer:
 
     def wait(self, seconds: float) -> bool:
         """True when nothing is being sent any more."""
-        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def stop(self) -> None:
         """End after the instance that is on the wire; the rest is sent another time."""
         self._draining.set()
         self._stopping.set()
-        self.wait(30.0)
+
+    def abandon(self) -> None:
+        """End now: an instance that is on the wire has no answer and is offered again."""
+        self.stop()
+        self._abandoned.set()
 
     def _work(self) -> None:
         name = self.destination.name
@@ -89,19 +96,30 @@ class Deliverer:
                 delivery = self._ledger.claim(name, self._thread.name)
                 if delivery is None:
                     self._draining.wait(IDLE_SECONDS)
-                    continue
-                self._deliver(delivery)
-            except LeaseLost:
-                logger.warning("lease lost", extra={"destination": name})
+                else:
+                    self._do(delivery)
             except Exception:
-                logger.exception("delivery not finished", extra={"destination": name})
-                self._draining.wait(IDLE_SECONDS)
+                logger.exception("queue not read", extra={"destination": name})
+                self._draining.wait(PAUSE_SECONDS)
+
+    def _do(self, delivery: Delivery) -> None:
+        """One delivery; whatever happens, its row says so."""
+        try:
+            self._deliver(delivery)
+        except LeaseLost:
+            logger.warning("lease lost", extra={"delivery": delivery.id})
+        except Exception as error:
+            logger.exception("delivery not finished", extra={"delivery": delivery.id})
+            nothing = scu.Sent(
+                Outcome.RETRY, f"The node failed to send it: {type(error).__name__}."
+            )
+            self._decide(delivery, Answers(), nothing)
 
     def _deliver(self, delivery: Delivery) -> None:
         wanted = self._ledger.unsent(delivery)
-        damaged = [w for w in wanted if self._is_damaged(w)]
+        damaged = self._damaged(delivery, wanted)
         if damaged:
-            sentence = f"{len(damaged)} files of the derived series are missing or have changed."
+            sentence = f"{damaged} files of the derived series are missing or have changed."
             self._hold(delivery, "DAMAGED_FILES", sentence)
             return
         answers = Answers()
@@ -110,8 +128,20 @@ class Deliverer:
             [_outgoing(w, self._files) for w in wanted],
             answered=self._answered(delivery, {w.id: w for w in wanted}, answers),
             stop=self._stopping.is_set,
+            abandon=self._abandoned.is_set,
         )
         self._decide(delivery, answers, sent)
+
+    def _damaged(self, delivery: Delivery, wanted: Sequence[Unsent]) -> int:
+        """How many files are not what the worker verified: looked at just before they go."""
+        damaged, renewed = 0, self._now()
+        for one in wanted:
+            path = self._files.path(one.path)
+            damaged += not path.exists() or digest(path) != one.digest
+            if self._now() - renewed >= RENEW_SECONDS:
+                renewed = self._now()
+                self._ledger.renew(delivery)
+        return damaged
 
     def _answered(
         self, delivery: Delivery, wanted: dict[int, Unsent], answers: Answers
@@ -163,10 +193,6 @@ class Deliverer:
         self._ledger.hold(delivery, reason, sentence)
         extra = {"destination": self.destination.name, "delivery": delivery.id, "reason": reason}
         logger.error("delivery held", extra=extra)
-
-    def _is_damaged(self, wanted: Unsent) -> bool:
-        path = self._files.path(wanted.path)
-        return not path.exists() or digest(path) != wanted.digest
 
 
 def hold_unknown(ledger: Ledger, destination: str) -> None:

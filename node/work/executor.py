@@ -80,6 +80,7 @@ class ProcessExecutor:
     def __init__(self, name: str, now: Callable[[], float]) -> None:
         self._name = name
         self._now = now
+        self._number = 0  # of the request: an answer to an earlier one is nobody's
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._lifeline: Connection | None = None
@@ -111,25 +112,45 @@ class ProcessExecutor:
     ) -> Outcome | Ended:
         """Send the request and watch the child until it answers, dies or passes a bound."""
         self.start()
-        assert self._pipe is not None
-        deadline = self._now() + bounds.seconds
-        cancel_by: float | None = None
+        self._number += 1
         try:
-            self._pipe.send(request)
-            while True:
-                message = self._pipe.recv() if self._pipe.poll(POLL_SECONDS) else None
-                if message is not None and not isinstance(message, Progress):
-                    return message  # type: ignore[no-any-return]  # an Outcome, from our own child
-                order = look(message)
-                if order.stop:
-                    return self._kill(End.STOPPED, "the node stops")
-                if order.cancel and cancel_by is None:
-                    cancel_by = self._now() + CANCEL_SECONDS
-                    self._pipe.send(worker.Cancel())
-                if end := self._passed(bounds, deadline, cancel_by):
-                    return end
+            return self._watch(request, bounds, look)
         except (EOFError, OSError):  # OSError: the pipe broke while we wrote
             return self._died()
+        except BaseException:
+            self._end()  # it still works on this request: the next one must not get its answer
+            raise
+
+    def _watch(
+        self, request: Request, bounds: Bounds, look: Callable[[Progress | None], Order]
+    ) -> Outcome | Ended:
+        deadline = self._now() + bounds.seconds
+        cancel_by: float | None = None
+        self._tell(request)
+        while True:
+            message = self._hear()
+            if message is not None and not isinstance(message, Progress):
+                return message
+            order = look(message)
+            if order.stop:
+                return self._kill(End.STOPPED, "the node stops")
+            if order.cancel and cancel_by is None:
+                cancel_by = self._now() + CANCEL_SECONDS
+                self._tell(worker.Cancel())
+            if end := self._passed(bounds, deadline, cancel_by):
+                return end
+
+    def _tell(self, what: Request | worker.Cancel) -> None:
+        assert self._pipe is not None
+        self._pipe.send((self._number, what))
+
+    def _hear(self) -> Progress | Outcome | None:
+        """The next message about this request; None where there is none for a moment."""
+        assert self._pipe is not None
+        if not self._pipe.poll(POLL_SECONDS):
+            return None
+        number, message = self._pipe.recv()
+        return message if number == self._number else None
 
     def close(self) -> None:
         """End the child, gently where it listens."""
@@ -138,9 +159,15 @@ class ProcessExecutor:
                 pipe.close()
         if self._process is not None:
             self._process.join(STOP_SECONDS)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
+        self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        for pipe in (self._pipe, self._lifeline):
+            if pipe is not None:
+                pipe.close()
         self._process = self._pipe = self._lifeline = None
 
     def _passed(self, bounds: Bounds, deadline: float, cancel_by: float | None) -> Ended | None:
@@ -159,9 +186,7 @@ class ProcessExecutor:
             return 0  # it died this moment: the pipe will say so
 
     def _kill(self, how: End, detail: str) -> Ended:
-        assert self._process is not None
-        self._process.kill()
-        self.close()
+        self._end()
         logger.warning("worker killed", extra={"worker": self._name, "reason": how})
         return Ended(how, detail)
 
@@ -169,13 +194,13 @@ class ProcessExecutor:
         assert self._process is not None
         self._process.join(STOP_SECONDS)
         code = self._process.exitcode
-        self.close()
+        self._end()
         logger.warning("worker died", extra={"worker": self._name, "exit_code": code})
         return Ended(End.WORKER_DIED, f"exit code {code}")
 
 
 def _child(requests: Connection, lifeline: Connection) -> None:
-    # A Ctrl-C in the terminal goes to the whole group: the parent decides when the worker stops.
+    # Ctrl-C and a service manager signal the whole group: the parent decides when a worker stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     worker.main(requests, lifeline)

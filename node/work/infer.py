@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 from inference.model import Parameters
@@ -42,7 +42,7 @@ class Site:
 
     secret: bytes
     station_name: str
-    timezone: tzinfo
+    timezone: tzinfo | None  # None = the system's own, which knows summer time
     models: Mapping[str, ModelSpec]
     resources: Resources
 
@@ -68,7 +68,7 @@ class Inference:
             output=output,
             folder=self._files.path(folder),
             secret=self._site.secret,
-            started_at=datetime.fromtimestamp(self._now(), self._site.timezone),
+            started_at=datetime.fromtimestamp(self._now(), UTC).astimezone(self._site.timezone),
             edition=job.edition,
             kept=self._queue.kept_series(job.series_id),
             station_name=self._site.station_name,
@@ -83,7 +83,6 @@ class Inference:
             case Kept(series_uid):
                 self._ended(job, self._queue.same(job, series_uid), series_uid)
             case Verdict(reason, sentence, held, record):
-                self._drop_output(job)
                 extra = {"job": job.id, "reason": reason}
                 if held:
                     self._queue.hold(job, reason, sentence, record)
@@ -91,18 +90,18 @@ class Inference:
                 else:
                     self._queue.refuse(job, reason, sentence, record)
                     logger.info("job refused", extra=extra)
+                self.drop_output(job)
             case Failed(reason, sentence, frames):
-                self._drop_output(job)
                 self._queue.fail(job, reason, sentence, frames)
                 logger.error("job failed", extra={"job": job.id, "reason": reason})
+                self.drop_output(job)
             case Stopped():
-                self._drop_output(job)
                 self._queue.cancelled(job)
                 logger.info("job cancelled", extra={"job": job.id})
+                self.drop_output(job)
 
     def ended(self, job: Job, end: Ended) -> None:
         """Write down that a worker gave no answer."""
-        self._drop_output(job)
         match end.how:
             case End.STOPPED:
                 self._queue.release(job)
@@ -115,6 +114,7 @@ class Inference:
                 logger.warning(
                     "worker lost", extra={"job": job.id, "reason": how, "state": str(state)}
                 )
+        self.drop_output(job)
 
     def _succeed(self, job: Job, derived: Derived) -> None:
         instances = tuple(
@@ -131,7 +131,7 @@ class Inference:
     def _ended(self, job: Job, end: JobEnd, series_uid: str, **counts: int) -> None:
         """The queue had the last word: the job may be replaced, or its series exist already."""
         if not end.folder_kept:
-            self._drop_output(job)
+            self.drop_output(job)
         extra: dict[str, object] = {"job": job.id, "derived_series_uid": series_uid, **counts}
         if end.state == JobState.SUCCEEDED:
             logger.info("job succeeded", extra=extra | {"is_new": end.folder_kept})
@@ -140,7 +140,8 @@ class Inference:
         else:
             logger.info("job queued", extra=extra | {"how": "its series was purged meanwhile"})
 
-    def _drop_output(self, job: Job) -> None:
+    def drop_output(self, job: Job) -> None:
+        """Remove what an attempt wrote that nobody will send."""
         self._files.remove(self._files.derived_folder(job.id, job.attempt))
 
 

@@ -27,18 +27,22 @@ def fingerprint(spec: ModelSpec) -> str:
     processed again, instead of delivering what the old model made.
     """
     digest = hashlib.sha256(str(spec.factory).encode())
-    for file in _files(spec):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for path in _files(spec):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
 def _files(spec: ModelSpec) -> list[Path]:
-    module = str(spec.factory).partition(":")[0]
-    found = importlib.util.find_spec(module)
+    """The module's source, weights beside it, and weights that the configuration names."""
+    top, *rest = str(spec.factory).partition(":")[0].split(".")
+    found = importlib.util.find_spec(top)  # of the top alone: for more, Python imports the package
     files = []
-    if found is not None and found.origin is not None:
-        source = Path(found.origin)
-        files = [source, source.with_suffix(".safetensors")]
+    for folder in found.submodule_search_locations or () if found else ():
+        source = Path(folder).joinpath(*rest).with_suffix(".py")
+        files += [source, source.with_suffix(".safetensors")]
+    if found is not None and found.origin is not None and not rest:
+        files.append(Path(found.origin))
     if spec.weights is not None:
         files.append(spec.weights)
     return [file for file in files if file.is_file()]

@@ -3,12 +3,14 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from inference.request import Progress
 from node.work.executor import Bounds, Ended, Executor, Order
 from node.work.infer import Inference
-from storage.errors import LeaseLost, StorageError
+from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.jobs import Queue
 from storage.records import Job
 
@@ -16,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # how soon a new job is seen by a worker that waits
 RENEW_SECONDS = 1.0
+PAUSE_SECONDS = 5.0  # after something that will not be better at once
+WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
+OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
 KINDS = ("infer", "selftest")
 
 
@@ -51,7 +56,8 @@ class Supervisor:
         """True when no job runs any more, False when the time is over."""
         deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
@@ -68,26 +74,51 @@ class Supervisor:
                 job = self._queue.claim(name, KINDS)
                 if job is None:
                     self._draining.wait(IDLE_SECONDS)
-                    continue
-                self._run(job, executor)
-            except LeaseLost:
-                logger.warning("lease lost", extra={"worker": name})
+                else:
+                    self._do(job, executor)
             except Exception:
-                logger.exception("job not finished", extra={"worker": name})
-                self._draining.wait(IDLE_SECONDS)
+                logger.exception("queue not read", extra={"worker": name})
+                self._draining.wait(PAUSE_SECONDS)
+
+    def _do(self, job: Job, executor: Executor) -> None:
+        """Run one job; whatever happens, its row says so."""
+        try:
+            self._run(job, executor)
+        except LeaseLost:
+            logger.warning("lease lost", extra={"job": job.id})
+            self._inference.drop_output(job)
+        except (NoRoom, Busy) as error:  # no fault of the job: somebody tries it again
+            logger.warning("job given back", extra={"job": job.id, "why": str(error)})
+            self._queue.release(job)
+            self._draining.wait(PAUSE_SECONDS)
+        except Exception as error:
+            logger.exception("job not finished", extra={"job": job.id})
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            self._queue.fail(job, type(error).__name__, OUR_FAULT, frames)
 
     def _run(self, job: Job, executor: Executor) -> None:
         logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
         request = self._inference.request(job)
-        try:
-            outcome = executor.run(request, self._bounds, self._look(job))
-        except LeaseLost:
-            executor.close()  # somebody else has the job: what this child still does is for nothing
-            raise
+        outcome = executor.run(request, self._bounds, self._look(job))
         if isinstance(outcome, Ended):
-            self._inference.ended(job, outcome)
+            self._write(job, partial(self._inference.ended, job, outcome))
         else:
-            self._inference.finished(job, outcome)
+            self._write(job, partial(self._inference.finished, job, outcome))
+
+    def _write(self, job: Job, write: Callable[[], None]) -> None:
+        """Write the end of a job; a database that is busy must not cost an hour of inference."""
+        give_up = time.monotonic() + WRITE_SECONDS
+        while True:
+            try:
+                self._queue.renew(job, 1.0)
+                write()
+            except Busy:
+                if time.monotonic() > give_up or self._stopping.is_set():
+                    raise
+                logger.warning("lease not renewed", extra={"job": job.id})
+                self._stopping.wait(RENEW_SECONDS)
+            else:
+                return
 
     def _look(self, job: Job) -> Callable[[Progress | None], Order]:
         shown = 0.0

@@ -22,11 +22,11 @@ def main(requests: Connection, lifeline: Connection) -> None:
     _load_models()
     while True:
         try:
-            request = requests.recv()
+            number, request = requests.recv()
         except EOFError:
             return
         if isinstance(request, Request):  # a Cancel that came after the job had ended is nothing
-            requests.send(_run(request, requests))
+            requests.send((number, _run(number, request, requests)))
 
 
 def _load_models() -> None:
@@ -43,12 +43,12 @@ def _die_with_parent(lifeline: Connection) -> None:
         os._exit(0)
 
 
-def _run(request: Request, requests: Connection) -> Outcome:
+def _run(number: int, request: Request, requests: Connection) -> Outcome:
     def report(progress: Progress) -> None:
-        requests.send(progress)
+        requests.send((number, progress))
 
     def cancelled() -> bool:
-        return requests.poll() and isinstance(requests.recv(), Cancel)
+        return requests.poll() and isinstance(requests.recv()[1], Cancel)
 
     try:
         return pipeline.process(request, progress=report, cancelled=cancelled)

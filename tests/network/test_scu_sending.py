@@ -15,7 +15,7 @@ from pynetdicom.sop_class import MRImageStorage
 
 from node.dicom import scu
 from node.dicom.contexts import proposed_contexts
-from node.dicom.outgoing import pdus
+from node.dicom.outgoing import Sender, pdus
 from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, echo, send
 from node.dicom.status import Outcome
 from tests.peers import HOST, Script, free_port, orthanc, scripted_scp, storescp
@@ -356,9 +356,32 @@ def test_the_associations_own_thread_never_takes_the_senders_answer() -> None:
         contexts = proposed_contexts([(CT, EXPLICIT)])
         association = scu._associate(peer, contexts, Timeouts())
         assert not isinstance(association, Sent)
+        association.dimse = Sender(association, lambda: False)
         try:
             association.dimse.msg_queue.put((1, "the answer"))  # type: ignore[arg-type]
             assert association.dimse.get_msg(block=False) == (None, None)
             assert association.dimse.get_msg(block=True) == (1, "the answer")
         finally:
             association.release()
+
+
+def test_abandoned_a_peer_that_stalls_is_left_at_once(files: list[Outgoing]) -> None:
+    script = Script(stall_at=2)
+    abandoned = threading.Event()
+    with scripted_scp(script) as port:
+        peer = PeerAddress("SCRIPTED", HOST, port, "MIDSLICE")
+        answers: list[int | None] = []
+        timer = threading.Timer(0.5, abandoned.set)
+        timer.start()
+        began = time.monotonic()
+        sent = send(
+            peer,
+            files,
+            answered=lambda _, status: answers.append(status),
+            stop=lambda: False,
+            abandon=abandoned.is_set,
+        )
+        timer.join()
+        assert sent.outcome is Outcome.RETRY
+        assert answers == [0, None]
+        assert time.monotonic() - began < 10.0

@@ -1,0 +1,75 @@
+"""What each part of the node is told of the configuration."""
+
+import sys
+
+from inference.request import Resources
+from node.config import Config
+from node.dicom import scp
+from node.store import Store
+from node.web.server import WebSettings
+from node.work.arrivals import Rules
+from node.work.infer import Site
+from node.work.models import fingerprint, specs
+from storage.files import fingerprint as fingerprint_of
+from storage.nodes import SECRET
+
+
+def scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
+    """The Storage SCP."""
+    return scp.ScpSettings(
+        ae_title=settings.node.ae_title,
+        host=settings.node.host,
+        port=settings.node.port,
+        max_associations=settings.node.max_associations,
+        idle_seconds=settings.node.idle_seconds,
+        incoming=kept.files.incoming,
+        min_free_bytes=settings.storage.min_free_bytes,
+    )
+
+
+def admission(settings: Config) -> scp.Admission:
+    """Who may associate, under which called AE titles."""
+    return scp.Admission(
+        called_ae_titles=frozenset(settings.called_ae_titles),
+        calling_ae_titles=frozenset(settings.node.allowed_ae_titles),
+        networks=tuple(str(network) for network in settings.node.allowed_networks),
+    )
+
+
+def rules(settings: Config) -> Rules:
+    """What decides about arrivals."""
+    return Rules(
+        ae_title=settings.node.ae_title,
+        completion=settings.completion,
+        routes=settings.routes,
+        destinations=settings.destinations,
+        models={name: fingerprint(spec) for name, spec in specs(settings).items()},
+    )
+
+
+def site(settings: Config, kept: Store) -> Site:
+    """What is the same for every job of this node."""
+    return Site(
+        secret=kept.files.secret(settings.storage.secret_file),
+        station_name=settings.node.ae_title,
+        timezone=settings.node.zone,
+        models=specs(settings),
+        resources=Resources(device=settings.inference.device),
+    )
+
+
+def check_secret(kept: Store, settings: Config) -> None:
+    """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
+    secret = kept.files.secret(settings.storage.secret_file)
+    kept.nodes.fact(SECRET, fingerprint_of(secret))
+
+
+def web_settings(settings: Config, kept: Store) -> WebSettings:
+    """The web process."""
+    return WebSettings(
+        folder=settings.folder,
+        database=settings.storage.database,
+        node_id=kept.node_id,
+        min_free_bytes=settings.storage.min_free_bytes,
+        log_as_json=not sys.stdout.isatty(),
+    )

@@ -1,0 +1,95 @@
+"""The process that inference runs in, with real requests and a real child."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from inference.model import Parameters
+from inference.request import Derived, ModelSpec, Output, Progress, Request, Source
+from node.work.executor import Bounds, End, Ended, Order, ProcessExecutor
+from tests import series
+
+BOUNDS = Bounds(seconds=120)
+GO_ON = Order()
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[ProcessExecutor]:
+    made = ProcessExecutor("worker-test", time.monotonic)
+    made.start()
+    yield made
+    made.close()
+
+
+def request(folder: Path, slices: int) -> Request:
+    """A request for the first slices of the real series, with an output folder of its own."""
+    folder.mkdir()
+    files = sorted(series.thick(slices))
+    return Request(
+        sources=tuple(Source(path, "", order) for order, path in enumerate(files)),
+        model=ModelSpec("linear"),
+        parameters=Parameters(factor=2),
+        output=Output(),
+        folder=folder,
+        secret=b"0" * 32,
+        started_at=datetime.now(UTC),
+    )
+
+
+def test_an_error_of_the_watcher_never_lets_the_next_job_have_this_ones_answer(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    def broken(_: Progress | None) -> Order:
+        raise RuntimeError("the watcher is broken")
+
+    with pytest.raises(RuntimeError):
+        executor.run(request(tmp_path / "a", 8), BOUNDS, broken)
+    assert executor.pid is None  # it would have gone on with the first request
+    second = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
+    assert isinstance(second, Derived)
+    assert len(second.files) == 5
+    assert {file.name for file in second.files} == {p.name for p in (tmp_path / "b").iterdir()}
+
+
+def test_a_signal_to_the_whole_group_does_not_end_a_worker(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    executor.start()
+    pid = executor.pid
+    assert pid is not None
+    first = executor.run(request(tmp_path / "a", 2), BOUNDS, lambda _: GO_ON)  # it has started
+    assert isinstance(first, Derived)
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
+    after = executor.run(request(tmp_path / "b", 2), BOUNDS, lambda _: GO_ON)
+    assert isinstance(after, Derived)
+    assert executor.pid == pid
+
+
+def test_a_node_that_stops_ends_the_worker_and_counts_nothing(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    end = executor.run(request(tmp_path / "a", 8), BOUNDS, lambda _: Order(stop=True))
+    assert end == Ended(End.STOPPED, "the node stops")
+    assert executor.pid is None
+
+
+def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    def kill(_: Progress | None) -> Order:
+        assert executor.pid is not None
+        psutil.Process(executor.pid).kill()
+        return GO_ON
+
+    end = executor.run(request(tmp_path / "a", 8), BOUNDS, kill)
+    assert isinstance(end, Ended)
+    assert end.how is End.WORKER_DIED
+    again = executor.run(request(tmp_path / "b", 2), BOUNDS, lambda _: GO_ON)
+    assert isinstance(again, Derived)
