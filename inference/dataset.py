@@ -48,6 +48,7 @@ LONGEST_VALUE = 64 << 10
 MOST_INFLATED = 16 << 20
 PIXEL_DATA = 0x7FE00008  # float, double float and pixel data: everything from here on is not read
 FIRST_BULK_GROUP = 0x5000  # curves, overlays and pixels: not part of a header
+DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 # struct formats of the binary value representations (PS3.5 6.2)
 BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H"}
 
@@ -87,7 +88,9 @@ class Header:
         codecs = convert_encodings(list(charsets))
         try:
             if b"\x1b" not in raw:
-                return raw.decode(codecs[0]).strip()
+                # The parser's table takes the default repertoire for Latin-1 (PS3.5 6.1.1).
+                first = "ascii" if charsets[0] in DEFAULT_REPERTOIRE else codecs[0]
+                return raw.decode(first).strip()
             text = decode_bytes(raw, codecs, {0x0C, 0x0A, 0x0D, 0x09}).strip()
         except (UnicodeError, LookupError, ValueError, UserWarning):
             return None

@@ -71,7 +71,7 @@ class Series:
         return (
             self._shared
             | h.carried(base, w.PIXELS, repaired=True)
-            | h.carried(nearest, w.ACQUISITION, repaired=True)
+            | self._in_its_character_set(nearest, w.ACQUISITION)
             | self._plane(place, base)
             | self._derivation(slice_, base)
             | h.elements_of(
@@ -114,6 +114,18 @@ class Series:
             )
             | {0x0008103E: h.raw(0x0008103E, "LO", description)}
         )
+
+    def _in_its_character_set(self, source: Header, keywords: Sequence[str]) -> Elements:
+        """What a slice says, without text that the character set of the series cannot mean."""
+        found = h.carried(source, keywords, repaired=True)
+        first = self._layout.headers[0]
+        if source.values("SpecificCharacterSet") == first.values("SpecificCharacterSet"):
+            return found
+        return {
+            tag: element
+            for tag, element in found.items()
+            if isinstance(element.value, bytes) and element.value.isascii()
+        }
 
     def _is_uniform(self, keyword: str) -> bool:
         return len({header.values(keyword) for header in self._layout.headers}) == 1
@@ -180,7 +192,7 @@ class Series:
         """The scanner, what the source names already, and the model (C.12.1.1.5)."""
         scanner = h.elements_of(Manufacturer="Unknown") | {
             tag: element
-            for tag, element in h.carried(base, w.SCANNER, repaired=True).items()
+            for tag, element in self._in_its_character_set(base, w.SCANNER).items()
             if element.value not in (None, b"")
         }
         scanner |= h.elements_of(PurposeOfReferenceCodeSequence=h.code("109101"))

@@ -60,7 +60,7 @@ class Layout:
 def measure(stack: Stack) -> Layout | None:
     """The layout of a stack, as routes match it by gap and tilt; None where it has none."""
     try:
-        return arrange(newest(stack.headers))
+        return arrange([h for h in newest(stack.headers) if instance_fault(h) is None])
     except Unprocessable:
         return None
 
@@ -80,7 +80,7 @@ def verdict(stack: Stack, output: Output) -> Unprocessable | None:
 def examine(stack: Stack, output: Output) -> Layout:
     """The layout of a stack that may be processed; raises Unprocessable for any other."""
     headers = newest(stack.headers)
-    faults = [fault for fault in map(instance_fault, stack.headers) if fault is not None]
+    faults = [fault for fault in map(instance_fault, headers) if fault is not None]
     if faults:
         commonest = Counter(fault.reason for fault in faults).most_common(1)[0][0]
         raise next(fault for fault in faults if fault.reason == commonest)
@@ -202,8 +202,9 @@ def _check_acquisitions(headers: Sequence[Header]) -> None:
 
 
 def _returns(values: Sequence[str]) -> bool:
-    """True where a value is seen again after another one came between."""
-    runs = [values[0], *(second for first, second in pairwise(values) if first != second)]
+    """True where a value is seen again after another one came between; absent ones say nothing."""
+    known = [value for value in values if value]
+    runs = [*known[:1], *(second for first, second in pairwise(known) if first != second)]
     return len(runs) > len(set(runs))
 
 

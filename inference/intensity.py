@@ -204,7 +204,7 @@ def decode(header: Header) -> Stored:
             raise _broken(header, "the code stream has no end")
         plane = pixel_array(dataset, raw=True, decoding_plugin=plugin)
     except (*DAMAGED, RuntimeError, OSError) as error:
-        raise _broken(header, type(error).__name__) from error
+        raise _broken(header, f"they cannot be decoded: {type(error).__name__}") from error
     shape = (header.integer("Rows"), header.integer("Columns"))
     if plane.shape != shape:
         raise _broken(header, f"{plane.shape} pixels instead of {shape}")

@@ -40,7 +40,7 @@ from inference.request import (
     Verdict,
 )
 from inference.runner import Runner, check_steps
-from inference.scope import differences
+from inference.scope import differences, oddities
 from inference.uids import Identity, UidMaker
 from inference.versions import digests
 from inference.volume import Volume
@@ -160,7 +160,8 @@ class _Job:
             model, device = self._load()
             steps = self._plan(model, layout)
             found, notes = digests(stack.headers, self._pixels, progress=self._reading(len(stack)))
-        account.notes += [*layout.notes, *differences(layout.headers), *notes]
+        said = [*differences(layout.headers), *oddities(layout.headers)]
+        account.notes += [*layout.notes, *said, *notes]
         maker = UidMaker(request.secret, _identity(request, model, layout, found))
         series_uid = maker.series()
         if series_uid in request.kept:

@@ -83,11 +83,13 @@ def _by_series(headers: Iterable[Header]) -> list[list[Header]]:
 
 
 def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
-    usable, aside = [], []
+    usable, damaged, aside = [], [], []
     for header in newest(header for header in series if not header.fault):
         fault = instance_fault(header)
         if fault is None:
             usable.append(header)
+        elif fault.reason == Reason.PIXEL_DATA_ERROR:
+            damaged.append(header)
         else:
             aside.append(SetAside(header, fault.reason, fault.sentence))
     for header in series:
@@ -106,7 +108,8 @@ def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
         for group in odd
         for header in group
     ]
-    return _named(kept, series), aside
+    # Where a damaged slice belongs is unknown: no stack of its series may be filled without it.
+    return _named(kept, series, damaged), aside
 
 
 def _without_odd(groups: list[list[Header]]) -> tuple[list[list[Header]], list[list[Header]]]:
@@ -116,7 +119,9 @@ def _without_odd(groups: list[list[Header]]) -> tuple[list[list[Header]], list[l
     return kept, [group for group in groups if len(group) < FEWEST_BESIDE_OTHERS]
 
 
-def _named(groups: list[list[Header]], series: Sequence[Header]) -> list[Stack]:
+def _named(
+    groups: list[list[Header]], series: Sequence[Header], damaged: Sequence[Header]
+) -> list[Stack]:
     """Stacks with their keys; versions of an instance follow its newest one."""
     versions: dict[str, list[Header]] = {}
     for header in series:
@@ -127,7 +132,9 @@ def _named(groups: list[list[Header]], series: Sequence[Header]) -> list[Stack]:
     for key, group in zip(keys, groups, strict=True):
         full = key if twice[key] == 1 else f"{key}, {_phase(group[0])}"
         label = _label(group[0], groups) if len(groups) > 1 else ""
-        members = tuple(version for header in group for version in versions[header.uid])
+        members = tuple(
+            version for header in (*group, *damaged) for version in versions[header.uid]
+        )
         found.append(Stack(full, members, label))
     return sorted(found, key=lambda stack: (-len(stack), stack.key))
 

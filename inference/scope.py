@@ -38,8 +38,14 @@ PROJECTION_WORDS = frozenset(
     {"MIP", "MINIP", "MIN IP", "MPVR", "PROJECTION IMAGE", "VOLUME RENDERING", "VRT", "SSD"}
 )
 PROJECTION_WORDS |= {"MAX_IP", "MIN_IP", "MAXIMUM", "MINIMUM", "CURVED", "CPR"}
+# PS3.3 C.8.2.1.1.1, value 4: images of a multi-energy acquisition that need not be in HU.
+MULTI_ENERGY_KINDS = frozenset(
+    {"VMI", "MAT_SPECIFIC", "MAT_REMOVED", "MAT_FRACTIONAL", "MAT_MODIFIED", "MAT_VALUE_BASED"}
+    | {"EFF_ATOMIC_NUM", "ELECTRON_DENSITY"}
+)
 # An axial reformat follows the skull base or a disc; beyond this angle it is another plane.
 MAX_REFORMAT_DEGREES = 30.0
+PIXEL_FORMAT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
@@ -66,7 +72,7 @@ def _is_node(header: Header) -> bool:
 
 def instance_fault(header: Header) -> Unprocessable | None:
     """Why an instance is left out of every stack; None for what looks like a CT slice."""
-    for judge in (_unreadable, _without_uids, _of_other_class, _no_slice):
+    for judge in (_unreadable, _without_uids, _of_other_class, _cut_short, _no_slice):
         fault = judge(header)
         if fault is not None:
             return fault
@@ -99,6 +105,15 @@ def _of_other_class(header: Header) -> Unprocessable | None:
         sentence = "The object is no CT slice (a screenshot, a report or another kind of object)."
         return Unprocessable(Reason.NOT_A_CT_SLICE, sentence)
     return None
+
+
+def _cut_short(header: Header) -> Unprocessable | None:
+    """A data set that ends before it says how its pixels are stored, as after a broken transfer."""
+    if all(header.integer(keyword) is not None for keyword in PIXEL_FORMAT):
+        return None
+    number = header.text("InstanceNumber") or "?"
+    sentence = f"Image {number} ends before its pixels or does not describe them; send it again."
+    return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 
 
 def _no_slice(header: Header) -> Unprocessable | None:
@@ -155,6 +170,21 @@ def differences(headers: Sequence[Header]) -> list[str]:
     ]
 
 
+def oddities(headers: Sequence[Header]) -> list[str]:
+    """Notes about what is missing or wrong in headers without standing in the way."""
+    found = []
+    if not all(header.values("ImageType") for header in headers):
+        found.append("the images do not say their Image Type; positions alone were judged")
+    undecodable = sorted(
+        keyword
+        for keyword in ("PatientName", "StudyDescription", "SeriesDescription", "InstitutionName")
+        if any(header.decoded(keyword) is None for header in headers)
+    )
+    if undecodable:
+        found.append(f"bytes outside the declared character set in {', '.join(undecodable)}")
+    return found
+
+
 def check_scope(header: Header, output: Output) -> None:
     """Raise Unprocessable for a slice that a generator must not touch."""
     for check in (_check_subject, _check_hounsfield):
@@ -186,7 +216,8 @@ def _check_hounsfield(header: Header) -> None:
     rescale_type = header.text("RescaleType").upper()
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
     sentence = ""
-    if header.text("MultienergyCTAcquisition").upper() == "YES":
+    kinds = {value.upper() for value in header.values("ImageType")[3:]}
+    if header.text("MultienergyCTAcquisition").upper() == "YES" or kinds & MULTI_ENERGY_KINDS:
         sentence = "The images come from a multi-energy acquisition and need not be in HU."
     elif rescale_type not in ("", "HU"):
         sentence = f"The values are in {rescale_type}, not in Hounsfield units."

@@ -156,9 +156,9 @@ class Node:
         self._state = STOPPING
         deadline = time.monotonic() + seconds
         steps = (
+            self._supervisor.drain,
             self._beat,
             self._scp.stop_listening,
-            self._supervisor.drain,
             *(deliverer.drain for deliverer in self._deliverers.values()),
             lambda: self._wait_for_work(deadline),
             self._scp.abort,

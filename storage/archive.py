@@ -5,25 +5,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, select, update
+from sqlalchemy import Connection, Select, and_, exists, func, select, update
 
 from storage.commits import GroupCommit
 from storage.database import Database
 from storage.errors import NotFound
 from storage.files import Files, settle
 from storage.index import Entry, Index
-from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Recovered, Series
+from storage.records import Arrival, Instance, Kept, Peer, Received, Recovered, Series
 from storage.recovery import ReadHeader, recover, reindex
 from storage.rows import fits, to_arrival, to_instance
 from storage.schema import (
+    OPEN_ARRIVAL,
     arrival,
     arrival_association,
     arrival_instance,
     association,
+    derived,
     instance,
     job,
     series,
 )
+from storage.versions import brought_by_peer
 
 # How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.
 NOT_RELEASED = ("aborted", "dropped", "lost")
@@ -95,9 +98,7 @@ class Archive:
         """What is not complete yet, the longest quiet first."""
         with self._database.reading() as db:
             rows = db.execute(
-                _arrivals()
-                .where(arrival.c.state == ArrivalState.ARRIVING)
-                .order_by(arrival.c.last_at, arrival.c.id)
+                _arrivals().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
             )
             return tuple(to_arrival(row) for row in rows)
 
@@ -109,28 +110,13 @@ class Archive:
         return to_arrival(row)
 
     def instances(self, arrival_id: int) -> tuple[Instance, ...]:
-        """All versions that this peer brought of this series, at any time; the newest first."""
-        this, any_time = arrival.alias("this"), arrival.alias("any_time")
-        brought = (
-            select(arrival_instance.c.instance_id)
-            .join(any_time, any_time.c.id == arrival_instance.c.arrival_id)
-            .join(
-                this,
-                and_(
-                    this.c.series_id == any_time.c.series_id,
-                    this.c.calling_ae == any_time.c.calling_ae,
-                    this.c.called_ae == any_time.c.called_ae,
-                ),
-            )
-            .where(this.c.id == arrival_id)
-        )
-        query = (
-            select(instance)
-            .where(instance.c.id.in_(brought), instance.c.path.is_not(None))
-            .order_by(instance.c.received_at.desc(), instance.c.id.desc())
-        )
+        """What counts of all that this peer brought of this series, the newest first.
+
+        `received_at` is when this peer brought a version last; what it superseded by sending the
+        whole series again is left out (`storage/versions.py`).
+        """
         with self._database.reading() as db:
-            return tuple(to_instance(row) for row in db.execute(query))
+            return brought_by_peer(db, arrival_id)
 
     def other_studies(self, of: Arrival) -> tuple[str, ...]:
         """Other studies that came with the same Series UID: one of them is another patient's."""
@@ -141,6 +127,25 @@ class Archive:
         )
         with self._database.reading() as db:
             return tuple(db.execute(query).scalars())
+
+    def brought_by_others(self, of: Arrival) -> tuple[Instance, ...]:
+        """Instances of the same series that only other peers have brought; newest first."""
+        mine = {one.instance_uid for one in self.instances(of.id)}
+        query = _kept().where(instance.c.series_id == of.series_id)
+        with self._database.reading() as db:
+            found = tuple(to_instance(row) for row in db.execute(query))
+        return tuple(one for one in found if one.instance_uid not in mine)
+
+    def beside(self, of: Arrival) -> tuple[tuple[Instance, ...], ...]:
+        """The instances of the other received series of its study, without results of a node."""
+        own = exists().where(derived.c.series_uid == series.c.series_uid)
+        others = select(series.c.id).where(
+            series.c.study_uid == of.study_uid, series.c.id != of.series_id, ~own
+        )
+        with self._database.reading() as db:
+            ids = db.execute(others.order_by(series.c.id)).scalars().all()
+            found = [db.execute(_kept().where(instance.c.series_id == one)).all() for one in ids]
+        return tuple(tuple(to_instance(row) for row in rows) for rows in found if rows)
 
     def series(self, limit: int = 100, offset: int = 0) -> tuple[Series, ...]:
         """What was received, the newest first."""
@@ -178,6 +183,12 @@ class Archive:
         place = self._files.received_path(clean.study_uid, clean.series_uid, digest)
         entry = Entry(clean, peer, file, digest, size, place)
         return self._commits.run(partial(self._index.add, entry), order=clean.series_uid)
+
+
+def _kept() -> Select[*tuple[Any, ...]]:
+    """Instances whose files are there, the newest first."""
+    newest = instance.c.received_at.desc(), instance.c.id.desc()
+    return select(instance).where(instance.c.path.is_not(None)).order_by(*newest)
 
 
 def _arrivals() -> Select[*tuple[Any, ...]]:

@@ -71,7 +71,7 @@ def queued_again(now: float) -> dict[str, object]:
 
 def offer_again(db: Connection, delivery_id: int, priority: int, now: float) -> None:
     """Start a delivery anew: nothing counts as stored; how often it was offered stays."""
-    again = {"stored": 0, "status": None}
+    again = {"stored": 0, "status": None, "not_understood": 0}
     ledger = delivery_instance.c.delivery_id == delivery_id
     db.execute(update(delivery_instance).where(ledger).values(**again))
     set_delivery(db, delivery_id, priority=priority, **queued_again(now))
@@ -86,5 +86,5 @@ def _queue(
         return
     same = and_(delivery.c.derived_id == derived_id, delivery.c.destination == destination)
     row = db.execute(select(delivery).where(same).with_for_update()).one()
-    if row.state != DeliveryState.RUNNING:  # a running one is offering all of it just now
+    if row.state != DeliveryState.RUNNING:  # a running one is on its way there already
         offer_again(db, row.id, priority, now)

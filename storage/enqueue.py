@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy import Connection, Row, and_, delete, select, update
 
 from storage.database import Database
 from storage.deliveries import cancel_undelivered, queue_deliveries
-from storage.records import Enqueued, JobState, NewJob
-from storage.rows import to_json
+from storage.records import Enqueued, JobState, NewJob, What
+from storage.rows import to_json, to_names
 from storage.schema import arrival, derived, job, job_instance, series
 
 SUPERSEDED = "SUPERSEDED"
@@ -22,15 +22,15 @@ def enqueue(database: Database, db: Connection, new: NewJob, now: float) -> Enqu
     row = _by_key(db, new.key)
     job_id = _insert(database, db, new, now) if row is None else None
     if job_id is not None:
-        return Enqueued(job_id, "queued", _supersede(db, new, job_id, now))
+        return _enqueued(new, job_id, "queued", _supersede(db, new, job_id, now))
     row = row or _by_key(db, new.key)  # another node was faster
     assert row is not None
-    if row.state in (JobState.FAILED, JobState.CANCELLED):
+    if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
         _requeue(db, row, new, now, row.edition)
-        return Enqueued(row.id, "requeued", _supersede(db, new, row.id, now))
-    if row.state != JobState.SUCCEEDED:
-        return Enqueued(row.id, "known")
-    return _again(database, db, row, new, now)
+        return _enqueued(new, row.id, "requeued", _supersede(db, new, row.id, now))
+    if row.state == JobState.SUCCEEDED:
+        return _again(database, db, row, new, now)
+    return _join(db, row, new, now)
 
 
 def requeued(now: float) -> dict[str, object]:
@@ -50,6 +50,20 @@ def requeued(now: float) -> dict[str, object]:
     }
 
 
+def _begun(new: NewJob, now: float) -> dict[str, object]:
+    """The columns of a job as it is asked for: queued, or what its verdict says."""
+    if new.verdict is None:
+        return requeued(now)
+    told = {"reason": new.verdict.reason, "sentence": new.verdict.sentence}
+    return {**requeued(now), **told, "state": new.verdict.state, "finished_at": now}
+
+
+def _enqueued(new: NewJob, job_id: int, what: What, cancelled: tuple[int, ...]) -> Enqueued:
+    if new.verdict is None:
+        return Enqueued(job_id, what, cancelled)
+    return Enqueued(job_id, new.verdict.what, cancelled, new.verdict.reason)
+
+
 def lock_series(db: Connection, series_id: int) -> None:
     """Keep retention, and instances that arrive, away until the transaction ends."""
     db.execute(select(series.c.id).where(series.c.id == series_id).with_for_update())
@@ -64,7 +78,6 @@ def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int 
     row = database.insert(job).values(
         kind=new.kind,
         key=new.key,
-        state=JobState.QUEUED,
         series_id=new.series_id,
         arrival_id=new.arrival_id,
         stack=new.stack,
@@ -73,16 +86,44 @@ def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int 
         parameters=to_json(new.parameters),
         destinations=to_json(new.destinations),
         priority=new.priority,
-        queued_at=now,
-        due_at=now,
+        **_begun(new, now),
     )
     inserted = db.execute(row.on_conflict_do_nothing().returning(job.c.id)).scalar_one_or_none()
     if inserted is None:
         return None
-    works_on = [{"job_id": inserted, "instance_id": one} for one in dict.fromkeys(new.instances)]
-    if works_on:
-        db.execute(job_instance.insert(), works_on)
+    _work_on(db, inserted, new)
     return int(inserted)
+
+
+def _work_on(db: Connection, job_id: int, new: NewJob) -> None:
+    """The versions as they were looked at: what arrives later is another job's."""
+    rows = [
+        {"job_id": job_id, "instance_id": one, "rank": rank}
+        for rank, one in enumerate(dict.fromkeys(new.instances))
+    ]
+    db.execute(delete(job_instance).where(job_instance.c.job_id == job_id))
+    if rows:
+        db.execute(job_instance.insert(), rows)
+
+
+def _is_resolved(db: Connection, row: Row[*tuple[Any, ...]], new: NewJob) -> bool:
+    """Held over versions of which, since the series was sent again, not all count any more."""
+    mine = select(job_instance.c.instance_id).where(job_instance.c.job_id == row.id)
+    return row.state == JobState.HELD and set(db.execute(mine).scalars()) != set(new.instances)
+
+
+def _join(db: Connection, row: Row[*tuple[Any, ...]], new: NewJob, now: float) -> Enqueued:
+    """A job that has no result yet is asked for by one more: its result goes to all of them."""
+    wanted = dict.fromkeys((*to_names(row.destinations), *new.destinations))
+    values: dict[str, object] = {"destinations": to_json(tuple(wanted))}
+    cancelled: tuple[int, ...] = ()
+    if row.cancel_requested and row.reason in ("", SUPERSEDED):
+        # Wanted again before its worker has stopped; where it stops all the same, the job is
+        # queued again (`Queue.cancelled`).
+        values |= {"cancel_requested": 0, "reason": "", "sentence": ""}
+        cancelled = _supersede(db, new, row.id, now)
+    db.execute(update(job).where(job.c.id == row.id).values(**values))
+    return Enqueued(row.id, "known", cancelled)
 
 
 def _requeue(
@@ -94,7 +135,8 @@ def _requeue(
         "priority": new.priority,
         "edition": edition,
     }
-    db.execute(update(job).where(job.c.id == row.id).values(**requeued(now), **snapshot))
+    db.execute(update(job).where(job.c.id == row.id).values(**_begun(new, now), **snapshot))
+    _work_on(db, row.id, new)
 
 
 def _again(
@@ -106,7 +148,7 @@ def _again(
         # A peer may still have the earlier bytes: the same UIDs must not mean others.
         edition = row.edition if made.offered_at is None else max(row.edition, made.edition + 1)
         _requeue(db, row, new, now, edition)
-        return Enqueued(row.id, "requeued", _supersede(db, new, row.id, now))
+        return _enqueued(new, row.id, "requeued", _supersede(db, new, row.id, now))
     snapshot = {"destinations": to_json(new.destinations), "priority": new.priority}
     db.execute(update(job).where(job.c.id == row.id).values(**snapshot))
     queue_deliveries(database, db, made.id, new.destinations, new.priority, now)

@@ -121,9 +121,10 @@ class Files:
         else:
             path.unlink(missing_ok=True)
 
-    def remove_empty(self, relative: str) -> None:
-        """Remove a folder where nothing is left in it."""
+    def settle_folder(self, relative: str) -> None:
+        """Wait until what was removed from a folder is gone for good; it goes where it is empty."""
         try:
+            sync(self.path(relative))
             self.path(relative).rmdir()
         except FileNotFoundError:
             return

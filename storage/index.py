@@ -60,7 +60,7 @@ class _Statements:
         )
         self.instance = instance.insert().returning(instance.c.id)
         self.again = update(instance).where(instance.c.id == bindparam("purged_id"))
-        self.brought = database.insert(arrival_instance).on_conflict_do_nothing()
+        self.brought = _touch_arrival_instance(database)
         self.over = database.insert(arrival_association).on_conflict_do_nothing()
 
 
@@ -82,7 +82,7 @@ class Index:
         if entry.peer is None:
             return Kept(instance_id, 0, is_new)
         arrival_id = self._arrival(group.db, series_id, entry.received, entry.peer, now)
-        self._link(group.db, arrival_id, instance_id, entry.peer)
+        self._link(group.db, arrival_id, instance_id, entry.peer, now)
         return Kept(instance_id, arrival_id, is_new)
 
     def _series(self, db: Connection, received: Received, now: float) -> int:
@@ -135,8 +135,10 @@ class Index:
         }
         return int(db.execute(self._statements.arrival, values).scalar_one())
 
-    def _link(self, db: Connection, arrival_id: int, instance_id: int, peer: Peer) -> None:
-        brought = {"arrival_id": arrival_id, "instance_id": instance_id}
+    def _link(
+        self, db: Connection, arrival_id: int, instance_id: int, peer: Peer, now: float
+    ) -> None:
+        brought = {"arrival_id": arrival_id, "instance_id": instance_id, "brought_at": now}
         db.execute(self._statements.brought, brought)
         if peer.association is not None:
             over = {"arrival_id": arrival_id, "association_id": peer.association}
@@ -151,6 +153,14 @@ def _touch_series(database: Database) -> Executable:
         index_elements=["study_uid", "series_uid"],
         set_={**{name: insert.excluded[name] for name in newest}, "purged_at": None},
     ).returning(series.c.id)
+
+
+def _touch_arrival_instance(database: Database) -> Executable:
+    insert = database.insert(arrival_instance)
+    return insert.on_conflict_do_update(
+        index_elements=["arrival_id", "instance_id"],
+        set_={"brought_at": insert.excluded.brought_at},
+    )
 
 
 def _touch_arrival(database: Database) -> Executable:

@@ -1,13 +1,15 @@
 """The queue: durable jobs, leased to one worker at a time, fenced by their attempt."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, func, or_, select, update
 
 from storage.database import Database
 from storage.enqueue import enqueue, lock_series, requeued
 from storage.errors import NotFound, WrongState
 from storage.finish import keep_result, reuse_result
+from storage.mixups import hold_all
 from storage.records import (
     ArrivalState,
     Attempt,
@@ -18,9 +20,11 @@ from storage.records import (
     JobState,
     NewDerived,
     NewJob,
+    Verdict,
 )
 from storage.rows import to_attempt, to_instance, to_job, to_json
 from storage.schema import (
+    OPEN_JOB,
     arrival,
     arrival_instance,
     attempt,
@@ -28,6 +32,7 @@ from storage.schema import (
     instance,
     job,
     job_instance,
+    series,
 )
 from storage.transitions import (
     JOBS,
@@ -65,20 +70,30 @@ class Queue:
         jobs: Sequence[NewJob],
         *,
         instances: int | None = None,
+        hold: Verdict | None = None,
     ) -> tuple[Enqueued, ...]:
         """Close an arrival and ask for its jobs.
 
         `instances` is how many the arrival had when this was decided. Where it has more by now
-        the answer is WrongState and nothing is changed: no slice is left behind.
+        the answer is WrongState and nothing is changed: no slice is left behind. `hold` says that
+        the Series UID is not of one patient: what it has under way, in any study, is held too.
         """
+        now = self._now()
         with self._database.writing() as db:
-            self._close(db, arrival_id, evidence, instances)
-            return tuple(enqueue(self._database, db, new, self._now()) for new in jobs)
+            series_uid = self._close(db, arrival_id, evidence, instances)
+            held = hold_all(db, series_uid, hold, now) if hold is not None else ()
+            return (*held, *(enqueue(self._database, db, new, now) for new in jobs))
 
     def claim(self, worker: str, kinds: Collection[str]) -> Job | None:
         """Lease the most urgent, then longest due job, or one whose worker's node died."""
+        due = self._due(kinds)
+        with self._database.reading() as db:  # workers ask all the time: who writes waits for none
+            if db.execute(due).first() is None:
+                return None
         with self._database.writing() as db:
-            while (found := self._next(db, kinds)) is not None:
+            # PostgreSQL claims twice without the lock; SQLite ignores it: its writer is alone.
+            due = due.with_for_update(skip_locked=True)
+            while (found := db.execute(due).one_or_none()) is not None:
                 if found.state == JobState.RUNNING and not abandon(db, found, self._now()):
                     continue
                 return self._lease(db, found, worker)
@@ -142,12 +157,10 @@ class Queue:
         """The model or our code raised; the frames stay with the attempt."""
         return self._finish(leased, JobState.FAILED, reason, sentence, detail=frames)
 
-    def cancelled(self, leased: Job) -> None:
-        """The worker has stopped because somebody asked for it."""
+    def cancelled(self, leased: Job) -> JobState:
+        """The worker has stopped because somebody asked for it; queued where it is wanted again."""
         with self._database.writing() as db:
-            row = held_by(db, leased)
-            end_attempt(db, row, self._now(), "cancelled")
-            cancel(db, row, self._now())
+            return put_back(db, held_by(db, leased), self._now(), "cancelled")
 
     def died(self, leased: Job, outcome: str, detail: str, reason: str, sentence: str) -> JobState:
         """The worker died or was killed: once more, or held where that happened too often."""
@@ -215,12 +228,12 @@ class Queue:
             return tuple(to_attempt(row) for row in db.execute(query))
 
     def instances(self, job_id: int) -> tuple[Instance, ...]:
-        """What a job works on, all versions, the newest first."""
+        """What a job works on, all versions, the newest first, as when it was asked for."""
         query = (
             select(instance)
             .join(job_instance, job_instance.c.instance_id == instance.c.id)
             .where(job_instance.c.job_id == job_id)
-            .order_by(instance.c.received_at.desc(), instance.c.id.desc())
+            .order_by(job_instance.c.rank)
         )
         with self._database.reading() as db:
             return tuple(to_instance(row) for row in db.execute(query))
@@ -238,7 +251,8 @@ class Queue:
 
     def _close(
         self, db: Connection, arrival_id: int, evidence: Mapping[str, object], seen: int | None
-    ) -> None:
+    ) -> str:
+        """Close an arrival; its Series UID."""
         one = arrival.c.id == arrival_id
         row = db.execute(select(arrival).where(one).with_for_update()).one_or_none()
         if row is None:
@@ -251,15 +265,15 @@ class Queue:
             raise WrongState(f"arrival {arrival_id} has {count} instances by now, not {seen}")
         closed = {"state": ArrivalState.COMPLETE, "completed_at": self._now()}
         db.execute(update(arrival).where(one).values(**closed, evidence=to_json(evidence)))
+        named = select(series.c.series_uid).where(series.c.id == row.series_id)
+        return str(db.execute(named).scalar_one())
 
-    def _next(self, db: Connection, kinds: Collection[str]) -> JobRow | None:
-        now = self._now()
-        due = and_(job.c.state == JobState.QUEUED, job.c.due_at <= now)
-        abandoned = and_(job.c.state == JobState.RUNNING, job.c.lease_until < now)
-        # PostgreSQL claims twice without the lock; SQLite ignores it: its writer is alone.
-        query = select(job).where(or_(due, abandoned), job.c.kind.in_(kinds))
-        query = query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
-        return db.execute(query.with_for_update(skip_locked=True)).one_or_none()
+    def _due(self, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
+        # `due_at` orders and does not delay: a clock that is set back stops no job.
+        queued = job.c.state == JobState.QUEUED
+        abandoned = and_(job.c.state == JobState.RUNNING, job.c.lease_until < self._now())
+        query = select(job).where(OPEN_JOB, or_(queued, abandoned), job.c.kind.in_(kinds))
+        return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
 
     def _lease(self, db: Connection, row: JobRow, worker: str) -> Job:
         now = self._now()
@@ -297,9 +311,11 @@ class Queue:
 
 
 def _has_purged_instances(db: Connection, job_id: int) -> bool:
+    gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))  # or about to go
     query = (
         select(instance.c.id)
         .join(job_instance, job_instance.c.instance_id == instance.c.id)
-        .where(job_instance.c.job_id == job_id, instance.c.path.is_(None))
+        .join(series, series.c.id == instance.c.series_id)
+        .where(job_instance.c.job_id == job_id, gone)
     )
     return db.execute(query.limit(1)).first() is not None

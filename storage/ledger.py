@@ -12,7 +12,14 @@ from storage.enqueue import lock_series
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
 from storage.rows import to_delivery, to_names
-from storage.schema import delivery, delivery_instance, derived, derived_instance, job
+from storage.schema import (
+    OPEN_DELIVERY,
+    delivery,
+    delivery_instance,
+    derived,
+    derived_instance,
+    job,
+)
 
 CANCELLED_SENTENCE = "Cancelled by a person."
 
@@ -24,6 +31,7 @@ class Answer:
     derived_instance_id: int
     status: int | None
     stored: bool
+    not_understood: bool = False  # A9xx or Cxxx: a few of these, and a person looks
 
 
 class Ledger:
@@ -40,12 +48,12 @@ class Ledger:
     def claim(self, destination: str, worker: str) -> Delivery | None:
         """Lease the most urgent, then longest due delivery to a destination."""
         now = self._now()
-        due = and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.due_at <= now)
-        abandoned = and_(delivery.c.state == DeliveryState.RUNNING, delivery.c.lease_until < now)
-        query = select(delivery).where(delivery.c.destination == destination, or_(due, abandoned))
-        query = query.order_by(delivery.c.priority, delivery.c.due_at, delivery.c.id).limit(1)
+        due = _due(destination, now)
+        with self._database.reading() as db:  # senders ask all the time: who writes waits for none
+            if db.execute(due).first() is None:
+                return None
         with self._database.writing() as db:
-            row = db.execute(query.with_for_update(skip_locked=True)).one_or_none()
+            row = db.execute(due.with_for_update(skip_locked=True)).one_or_none()
             if row is None:
                 return None
             set_delivery(
@@ -80,10 +88,16 @@ class Ledger:
         return tuple(Unsent(**row._mapping) for row in rows)
 
     def answered(
-        self, leased: Delivery, derived_instance_id: int, status: int | None, stored: bool
+        self,
+        leased: Delivery,
+        derived_instance_id: int,
+        status: int | None,
+        stored: bool,
+        *,
+        not_understood: bool = False,
     ) -> None:
         """A destination's answer to one instance, or that it gave none."""
-        self.answers(leased, (Answer(derived_instance_id, status, stored),))
+        self.answers(leased, (Answer(derived_instance_id, status, stored, not_understood),))
 
     def answers(self, leased: Delivery, answers: Sequence[Answer]) -> None:
         """Several answers in one transaction."""
@@ -104,10 +118,16 @@ class Ledger:
             done = {"state": DeliveryState.SENT, "finished_at": self._now(), "failures": 0}
             set_delivery(db, leased.id, reason="", sentence="", **done, **IDLE)
 
-    def retry(self, leased: Delivery, due_at: float, reason: str, sentence: str) -> None:
-        """It did not work this time; the node tries again then."""
+    def retry(
+        self, leased: Delivery, due_at: float, reason: str, sentence: str, *, anew: bool = False
+    ) -> None:
+        """It did not work this time; the node tries again then.
+
+        `anew`: the destination has stored something, so this failure is the first in a row.
+        """
         with self._database.writing() as db:
-            failures = _held(db, leased).failures + 1
+            before = _held(db, leased).failures
+            failures = 1 if anew else before + 1
             why = {"reason": reason, "sentence": sentence, "failures": failures}
             set_delivery(db, leased.id, state=DeliveryState.QUEUED, due_at=due_at, **why, **IDLE)
 
@@ -143,6 +163,7 @@ class Ledger:
             to = to_names(row.destinations) if destination is None else (destination,)
             if not to:
                 raise WrongState(f"job {job_id} has no destinations: name one")
+            _end_leases(db, row.derived_id, to)
             queue_deliveries(self._database, db, row.derived_id, to, row.priority, self._now())
             return _all(db, delivery.c.derived_id == row.derived_id)
 
@@ -179,9 +200,10 @@ class Ledger:
             return _all(db, delivery.c.derived_id == derived_id)
 
     def backlog(self) -> tuple[Backlog, ...]:
-        """How many deliveries each destination has in each state."""
+        """How many unfinished deliveries each destination has: queued, running, held."""
         columns = (delivery.c.destination, delivery.c.state)
         query = select(*columns, func.count().label("count"), func.min(delivery.c.queued_at))
+        query = query.where(OPEN_DELIVERY)
         with self._database.reading() as db:
             rows = db.execute(query.group_by(*columns).order_by(*columns)).all()
         return tuple(Backlog(row[0], DeliveryState(row[1]), row[2], row[3]) for row in rows)
@@ -192,12 +214,34 @@ class Ledger:
             "stored": int(answer.stored),
             "answered_at": self._now(),
         }
+        again = {"offers": 1, "not_understood": int(answer.not_understood)}
         key = {"delivery_id": delivery_id, "derived_instance_id": answer.derived_instance_id}
-        row = self._database.insert(delivery_instance).values(**key, **values, offers=1)
-        offers = delivery_instance.c.offers + 1
-        db.execute(
-            row.on_conflict_do_update(index_elements=list(key), set_={**values, "offers": offers})
-        )
+        row = self._database.insert(delivery_instance).values(**key, **values, **again)
+        counts = {name: delivery_instance.c[name] + one for name, one in again.items()}
+        db.execute(row.on_conflict_do_update(index_elements=list(key), set_={**values, **counts}))
+
+
+def _due(destination: str, now: float) -> Select[*tuple[Any, ...]]:
+    # A clock that was set back must not stop the retries until it is that late again: what was
+    # tried last, or queued, at a time that is still to come is due.
+    clock_set_back = func.coalesce(delivery.c.started_at, delivery.c.queued_at) > now
+    waited = or_(delivery.c.due_at <= now, clock_set_back)
+    due = and_(delivery.c.state == DeliveryState.QUEUED, waited)
+    abandoned = and_(delivery.c.state == DeliveryState.RUNNING, delivery.c.lease_until < now)
+    query = select(delivery).where(
+        OPEN_DELIVERY, delivery.c.destination == destination, or_(due, abandoned)
+    )
+    return query.order_by(delivery.c.priority, delivery.c.due_at, delivery.c.id).limit(1)
+
+
+def _end_leases(db: Connection, derived_id: int, destinations: Sequence[str]) -> None:
+    """A person wants all of it sent again: who is sending the rest of it just now stops."""
+    running = and_(
+        delivery.c.derived_id == derived_id,
+        delivery.c.destination.in_(destinations),
+        delivery.c.state == DeliveryState.RUNNING,
+    )
+    db.execute(update(delivery).where(running).values(state=DeliveryState.QUEUED, **IDLE))
 
 
 def _held(db: Connection, leased: Delivery) -> Row[*tuple[Any, ...]]:
@@ -255,6 +299,7 @@ def _unsent(delivery_id: int, derived_id: int) -> Select[*tuple[Any, ...]]:
             (derived.c.folder + "/" + derived_instance.c.path).label("path"),
             derived_instance.c.digest,
             func.coalesce(delivery_instance.c.offers, 0).label("offers"),
+            func.coalesce(delivery_instance.c.not_understood, 0).label("not_understood"),
             delivery_instance.c.status,
         )
         .join(derived, derived.c.id == derived_instance.c.derived_id)

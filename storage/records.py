@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 
 class ArrivalState(StrEnum):
@@ -72,7 +72,7 @@ class Instance:
     digest: str
     size: int
     path: str | None
-    received_at: float
+    received_at: float  # the first time; of an arrival's instances, the last from its peer
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,19 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Why a job ends as it begins: what was received says it all, and no worker has to look."""
+
+    state: Literal[JobState.REFUSED, JobState.HELD]
+    reason: str
+    sentence: str
+
+    @property
+    def what(self) -> Literal["refused", "held"]:
+        return "held" if self.state is JobState.HELD else "refused"
+
+
+@dataclass(frozen=True)
 class NewJob:
     """What a route asks for one stack; the key makes asking twice the same as asking once."""
 
@@ -111,7 +124,8 @@ class NewJob:
     parameters: Mapping[str, object]
     destinations: tuple[str, ...]
     priority: int
-    instances: tuple[int, ...]  # ids of the instance versions
+    instances: tuple[int, ...]  # ids of the instance versions, the newest first
+    verdict: Verdict | None = None  # refused or held from the start
 
 
 @dataclass(frozen=True)
@@ -220,6 +234,7 @@ class Unsent:
     path: str  # relative to the storage folder
     digest: str
     offers: int  # how often it was offered to this destination before
+    not_understood: int  # how often it answered A9xx or Cxxx, since it was last offered anew
     status: int | None
 
 
@@ -258,17 +273,21 @@ class Recovered:
 
     indexed: tuple[str, ...] = ()  # had no row and have one now
     removed: tuple[str, ...] = ()  # broken and never acknowledged, or purged before
-    unreadable: tuple[str, ...] = ()  # in the archive, left where they are
+    unreadable: tuple[str, ...] = ()  # left where they are: a person decides
     missing: tuple[str, ...] = ()  # had a row that said so, and are gone
+
+
+What: TypeAlias = Literal["queued", "requeued", "redelivered", "known", "refused", "held"]
 
 
 @dataclass(frozen=True)
 class Enqueued:
-    """What became of a job that was asked for: queued, requeued, redelivered or known."""
+    """What became of a job that was asked for; `known` goes on, to more destinations perhaps."""
 
     job_id: int
-    what: Literal["queued", "requeued", "redelivered", "known"]
+    what: What
     cancelled: tuple[int, ...] = ()  # older unfinished jobs that this one replaces
+    reason: str = ""  # of what is refused or held
 
 
 @dataclass(frozen=True)

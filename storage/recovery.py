@@ -4,16 +4,20 @@ The order in which an instance is kept (fsync, rows, rename, folder fsync, commi
 without a row where the node dies before the commit, and never a row without its file.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, select, true, update
 
 from storage.database import Database
+from storage.enqueue import lock_series
 from storage.files import DERIVED, RECEIVED, WHOLE, Files
 from storage.records import JobState, Kept, Received, Recovered
-from storage.schema import derived, instance, job
+from storage.schema import derived, instance, job, series
+
+logger = logging.getLogger(__name__)
 
 # What a Part 10 file holds, or None where it is broken: cut short, or no DICOM at all.
 ReadHeader = Callable[[Path], Received | None]
@@ -27,6 +31,7 @@ def recover(
     database: Database, files: Files, read_header: ReadHeader, restore: Restore, *, since: float
 ) -> Recovered:
     """At start, before anything is received: what a dead process left half done."""
+    _forget_missing(database, files, series.c.purged_at.is_not(None))  # died within a purge
     incoming = _from_incoming(files, read_header, restore)
     litter = _unused_results(database, files)
     archived = _from_archive(database, files, read_header, restore, since=since - SLACK_SECONDS)
@@ -34,6 +39,7 @@ def recover(
         archived,
         indexed=incoming.indexed + archived.indexed,
         removed=incoming.removed + litter + archived.removed,
+        unreadable=incoming.unreadable + archived.unreadable,
     )
 
 
@@ -41,22 +47,25 @@ def reindex(
     database: Database, files: Files, read_header: ReadHeader, restore: Restore
 ) -> Recovered:
     """The whole archive against the whole index."""
-    missing = _forget_missing(database, files)
+    missing = _forget_missing(database, files, true())
     return replace(_from_archive(database, files, read_header, restore, since=0), missing=missing)
 
 
 def _from_incoming(files: Files, read_header: ReadHeader, restore: Restore) -> Recovered:
-    indexed, removed = [], []
+    indexed, removed, unreadable = [], [], []
     for file in _files_in(files.incoming):
         relative = str(file.relative_to(files.folder))
-        received = read_header(file) if file.suffix == WHOLE else None
+        is_read, received = _read(read_header, file) if file.suffix == WHOLE else (True, None)
+        if not is_read:
+            unreadable.append(relative)
+            continue
         if received is None:
             removed.append(relative)  # its peer never heard Success and sends it again
         else:
             restore(received, file)
             indexed.append(relative)
         file.unlink(missing_ok=True)
-    return Recovered(indexed=tuple(indexed), removed=tuple(removed))
+    return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
 
 
 def _from_archive(
@@ -69,7 +78,7 @@ def _from_archive(
         for relative, file in found.items():
             if relative in known:
                 continue
-            received = read_header(file)
+            _, received = _read(read_header, file)
             if received is None:
                 unreadable.append(relative)  # it may have been acknowledged: a person decides
             elif _was_purged(database, received, file.stem):
@@ -79,6 +88,19 @@ def _from_archive(
                 restore(received, file)
                 indexed.append(relative)
     return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
+
+
+def _read(read_header: ReadHeader, file: Path) -> tuple[bool, Received | None]:
+    """Whether the reader has come to an answer, and which.
+
+    What a peer has sent can make a reader raise anything, and one such file must never keep the
+    node from starting: this loop over files goes on.
+    """
+    try:
+        return True, read_header(file)
+    except Exception:
+        logger.exception("file not read", extra={"file": file.name})
+        return False, None
 
 
 def _folders_changed(archive: Path, since: float) -> Iterator[Path]:
@@ -134,12 +156,26 @@ def _is_unused(db: Connection, relative: str) -> bool:
     return not (row.state == JobState.RUNNING and row.attempt == int(attempt))
 
 
-def _forget_missing(database: Database, files: Files) -> tuple[str, ...]:
+def _forget_missing(
+    database: Database, files: Files, which: ColumnElement[bool]
+) -> tuple[str, ...]:
     """Rows whose file is gone: they keep UID and digest, and say that nothing is there."""
+    query = (
+        select(instance.c.series_id, instance.c.path)
+        .join(series, series.c.id == instance.c.series_id)
+        .where(instance.c.path.is_not(None), which)
+        .order_by(instance.c.id)
+    )
     with database.reading() as db:
-        paths = db.execute(select(instance.c.path).where(instance.c.path.is_not(None))).scalars()
-        missing = [path for path in paths if not files.path(path).exists()]
-    for path in missing:
-        with database.writing() as db:
-            db.execute(update(instance).where(instance.c.path == path).values(path=None))
-    return tuple(missing)
+        rows = [row for row in db.execute(query) if not files.path(row.path).exists()]
+    return tuple(row.path for row in rows if _forget(database, files, row.series_id, row.path))
+
+
+def _forget(database: Database, files: Files, series_id: int, path: str) -> bool:
+    # Its peer may have sent it again just now: while the series is locked, nobody puts a file back.
+    with database.writing() as db:
+        lock_series(db, series_id)
+        if files.path(path).exists():
+            return False
+        db.execute(update(instance).where(instance.c.path == path).values(path=None))
+        return True

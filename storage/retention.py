@@ -1,20 +1,20 @@
 """What may be deleted, and its deletion: files go, UIDs, digests and ledger rows stay.
 
-Rows say first that the files are gone, then the files go: a crash between the two leaves files
-without a use, which the next start removes, and never a row whose file is missing.
+A series is marked first (`purged_at`), then its files go, some at a time, and with each bite the
+paths in its rows. A path stays until its file is gone for good: a purge that was interrupted goes
+on with the next sweep, and what a peer sends again in between takes the mark away.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Row,
     Select,
     and_,
+    delete,
     exists,
     func,
     or_,
@@ -27,36 +27,44 @@ from storage.deliveries import UNDELIVERED
 from storage.enqueue import UNFINISHED, lock_series
 from storage.errors import StorageError
 from storage.files import Files
-from storage.records import ArrivalState, Expired, JobState, Purged
-from storage.schema import arrival, delivery, derived, instance, job, series
+from storage.records import Expired, JobState, Purged
+from storage.schema import (
+    OPEN_ARRIVAL,
+    arrival,
+    arrival_association,
+    association,
+    delivery,
+    derived,
+    instance,
+    job,
+    series,
+)
 
 logger = logging.getLogger(__name__)
 
 DAY = 86_400.0
 
+ASSOCIATION_DAYS = 30.0  # who connected when; what was brought stays known for ever
+ROWS_AT_ONCE = 500
+
 # So many files are removed while the series is locked: instances that arrive wait for no more.
 FILES_AT_ONCE = 100
-
-
-@dataclass(frozen=True)
-class _Gone:
-    """What the rows of one series do not name any more."""
-
-    files: tuple[tuple[int, str], ...]  # ids of the instances, and their paths
-    folders: tuple[str, ...]  # of derived series
-    bytes: int
 
 
 def expired(
     database: Database, now: float, keep_days: float, keep_unrouted_days: float
 ) -> tuple[Expired, ...]:
-    """Series whose time is over: since their last delivery, or their last event without a job."""
+    """Series whose time is over: since their last delivery, or their last event without a job.
+
+    With those whose purge was interrupted.
+    """
     first = now - min(keep_days, keep_unrouted_days) * DAY
-    with database.reading() as db:
-        rows = db.execute(_finished(series.c.last_at <= first)).all()
-    found = [_expired(row) for row in rows]
     keep = {"keep_days": keep_days, "keep_unrouted_days": keep_unrouted_days}
-    return tuple(one for one in found if one.since + keep[one.rule] * DAY <= now)
+    with database.reading() as db:
+        whole = db.execute(_finished(series.c.last_at <= first, series.c.purged_at.is_(None)))
+        found = [_expired(row) for row in whole]
+        marked = [_expired(row) for row in db.execute(_finished(series.c.purged_at.is_not(None)))]
+    return (*marked, *(one for one in found if one.since + keep[one.rule] * DAY <= now))
 
 
 def purge(database: Database, files: Files, these: Sequence[Expired], now: float) -> Purged:
@@ -64,11 +72,10 @@ def purge(database: Database, files: Files, these: Sequence[Expired], now: float
     done, skipped, failed, size = [], [], [], 0
     for one in these:
         try:
-            gone = _forget(database, one, now)
-            if gone is None:
+            if not _mark(database, one, now):
                 skipped.append(one.series_id)
                 continue
-            _remove(database, files, one.series_id, gone)
+            size += _remove(database, files, one.series_id)
         except (StorageError, OSError) as error:
             logger.warning(
                 "series not purged",
@@ -77,17 +84,36 @@ def purge(database: Database, files: Files, these: Sequence[Expired], now: float
             failed.append(one.series_id)
         else:
             done.append(one.series_id)
-            size += gone.bytes
     return Purged(tuple(done), tuple(skipped), tuple(failed), size)
 
 
-def _finished(which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+def forget_associations(database: Database, now: float) -> int:
+    """Remove the rows of associations that ended long ago; how many. What they brought stays."""
+    arriving = exists().where(
+        arrival_association.c.association_id == association.c.id,
+        arrival_association.c.arrival_id == arrival.c.id,
+        OPEN_ARRIVAL,
+    )
+    old = association.c.ended_at < now - ASSOCIATION_DAYS * DAY
+    query = select(association.c.id).where(old, ~arriving)
+    query = query.order_by(association.c.ended_at).limit(ROWS_AT_ONCE)
+    count = 0
+    while True:
+        with database.writing() as db:
+            ids = db.execute(query).scalars().all()
+            linked = arrival_association.c.association_id.in_(ids)
+            db.execute(delete(arrival_association).where(linked))
+            db.execute(delete(association).where(association.c.id.in_(ids)))
+        count += len(ids)
+        if len(ids) < ROWS_AT_ONCE:
+            return count
+
+
+def _finished(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
     """Series with files and with nothing under way, and when something last happened to them."""
     of_jobs = job.c.series_id == series.c.id
     of_results = and_(derived.c.series_id == series.c.id, delivery.c.derived_id == derived.c.id)
-    arriving = exists().where(
-        arrival.c.series_id == series.c.id, arrival.c.state == ArrivalState.ARRIVING
-    )
+    arriving = exists().where(arrival.c.series_id == series.c.id, OPEN_ARRIVAL)
     has_files = or_(
         exists().where(instance.c.series_id == series.c.id, instance.c.path.is_not(None)),
         exists().where(derived.c.series_id == series.c.id, derived.c.purged_at.is_(None)),
@@ -104,7 +130,7 @@ def _finished(which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         delivered.scalar_subquery().label("delivered_at"),
         exists().where(of_jobs, job.c.state == JobState.SUCCEEDED).label("has_result"),
     ).where(
-        which,
+        *which,
         has_files,
         ~arriving,
         ~exists().where(of_jobs, job.c.state.in_(UNFINISHED)),
@@ -120,53 +146,67 @@ def _expired(row: Row[*tuple[Any, ...]]) -> Expired:
     return Expired(row.id, row.series_uid, "keep_unrouted_days", since)
 
 
-def _forget(database: Database, one: Expired, now: float) -> _Gone | None:
-    """Let the rows say that the files are gone; None where the series is in use again."""
+def _mark(database: Database, one: Expired, now: float) -> bool:
+    """Say of a series, and of what was made of it, that it goes; False where it is in use again."""
     of_series = series.c.id == one.series_id
     with database.writing() as db:
         lock_series(db, one.series_id)
         row = db.execute(_finished(of_series)).one_or_none()
         if row is None or _expired(row) != one:
-            return None
-        gone = _gone(db, one.series_id)
-        here = instance.c.series_id == one.series_id
-        db.execute(update(instance).where(here).values(path=None))
+            return False
         made = and_(derived.c.series_id == one.series_id, derived.c.purged_at.is_(None))
         db.execute(update(derived).where(made).values(purged_at=now))
         db.execute(update(series).where(of_series).values(purged_at=now))
-        return gone
+        return True
 
 
-def _gone(db: Connection, series_id: int) -> _Gone:
+def _remove(database: Database, files: Files, series_id: int) -> int:
+    """Remove the files of a marked series; how many bytes those that were received had."""
+    made = and_(derived.c.series_id == series_id, derived.c.purged_at.is_not(None))
     here = and_(instance.c.series_id == series_id, instance.c.path.is_not(None))
-    rows = db.execute(select(instance.c.id, instance.c.path, instance.c.size).where(here)).all()
-    made = and_(derived.c.series_id == series_id, derived.c.purged_at.is_(None))
-    return _Gone(
-        files=tuple((row.id, row.path) for row in rows),
-        folders=tuple(db.execute(select(derived.c.folder).where(made)).scalars()),
-        bytes=sum(row.size for row in rows),
-    )
-
-
-def _remove(database: Database, files: Files, series_id: int, gone: _Gone) -> None:
-    for folder in gone.folders:  # its name, of job and attempt, is never used again
+    with database.reading() as db:
+        folders = db.execute(select(derived.c.folder).where(made)).scalars().all()
+        ids = db.execute(select(instance.c.id).where(here).order_by(instance.c.id)).scalars().all()
+    for folder in folders:  # its name, of job and attempt, is never used again
         files.remove(folder)
-    for start in range(0, len(gone.files), FILES_AT_ONCE):
-        _remove_files(database, files, series_id, gone.files[start : start + FILES_AT_ONCE])
+    size = 0
+    problems: list[Exception] = []
+    for start in range(0, len(ids), FILES_AT_ONCE):
+        bite = ids[start : start + FILES_AT_ONCE]
+        removed, left = _remove_some(database, files, series_id, bite)
+        size += removed
+        problems += left
+    if problems:
+        raise problems[0]
+    return size
 
 
-def _remove_files(
-    database: Database, files: Files, series_id: int, these: Sequence[tuple[int, str]]
-) -> None:
-    # A peer may be sending the same bytes again just now: while the series is locked, a row
-    # without a path means that nobody has put the file back.
-    ids = [instance_id for instance_id, _ in these]
+def _remove_some(
+    database: Database, files: Files, series_id: int, ids: Sequence[int]
+) -> tuple[int, list[Exception]]:
+    """The bytes of the files that are gone, and why others are not: their rows keep the path."""
+    some = (
+        select(instance.c.id, instance.c.path, instance.c.size)
+        .join(series, series.c.id == instance.c.series_id)
+        .where(instance.c.id.in_(ids), instance.c.path.is_not(None))
+        .where(series.c.purged_at.is_not(None))
+        .order_by(instance.c.id)
+    )
+    gone = []
+    problems: list[Exception] = []
     with database.writing() as db:
+        # A peer may be sending the same bytes again just now: it waits until this bite is done,
+        # and then takes the mark away.
         lock_series(db, series_id)
-        still = and_(instance.c.id.in_(ids), instance.c.path.is_(None))
-        unused = frozenset(db.execute(select(instance.c.id).where(still)).scalars())
-        paths = [path for instance_id, path in these if instance_id in unused]
-        for path in paths:
-            files.remove(path)
-        for folder in {path.rpartition("/")[0] for path in paths}:
-            files.remove_empty(folder)
+        for row in db.execute(some).all():
+            try:
+                files.remove(row.path)
+            except (StorageError, OSError) as error:
+                problems.append(error)
+            else:
+                gone.append(row)
+        for folder in {row.path.rpartition("/")[0] for row in gone}:
+            files.settle_folder(folder)  # before the rows forget: no power cut brings a file back
+        forgotten = instance.c.id.in_([row.id for row in gone])
+        db.execute(update(instance).where(forgotten).values(path=None))
+    return sum(row.size for row in gone), problems

@@ -130,6 +130,7 @@ arrival = Table(
     _one_of(ArrivalState),
     CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),
 )
+OPEN_ARRIVAL = text("arrival.state = 'arriving'")
 Index(
     "ix_arrival_open",
     arrival.c.series_id,
@@ -145,6 +146,7 @@ arrival_instance = Table(
     metadata,
     Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True),
     Column("instance_id", Integer, ForeignKey("instance.id"), primary_key=True, index=True),
+    Column("brought_at", Float, nullable=False),  # the last time: what comes last counts
 )
 
 arrival_association = Table(
@@ -196,6 +198,9 @@ job = Table(
     CheckConstraint("state <> 'succeeded' OR derived_id IS NOT NULL", name="derived"),
     CheckConstraint("(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"),
 )
+# An index of part of a table is used where the query repeats the condition word for word; with
+# bound parameters SQLite reads every job that ever ended.
+OPEN_JOB = text("job.state IN ('queued', 'running')")
 Index(
     "ix_job_due",
     job.c.priority,
@@ -209,6 +214,7 @@ job_instance = Table(
     metadata,
     Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
     Column("instance_id", Integer, ForeignKey("instance.id"), primary_key=True, index=True),
+    Column("rank", Integer, nullable=False),  # 0 = the newest version when the job was asked for
 )
 
 # What happened to each attempt; the frames of an exception are here, not in the job.
@@ -277,16 +283,17 @@ delivery = Table(
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
     CheckConstraint("state <> 'held' OR reason <> ''", name="reason"),
 )
+OPEN_DELIVERY = text("delivery.state IN ('queued', 'running', 'held')")
 Index(
-    "ix_delivery_due",
+    "ix_delivery_open",
     delivery.c.destination,
     delivery.c.due_at,
-    sqlite_where=text("state IN ('queued', 'running')"),
-    postgresql_where=text("state IN ('queued', 'running')"),
+    sqlite_where=text("state IN ('queued', 'running', 'held')"),
+    postgresql_where=text("state IN ('queued', 'running', 'held')"),
 )
 
-# The ledger: the last status that the destination gave for each instance, and how often it was
-# offered.
+# The ledger: the last status that the destination gave for each instance, how often it was
+# offered at all, and how often it was not understood since it was last offered anew.
 delivery_instance = Table(
     "delivery_instance",
     metadata,
@@ -295,6 +302,7 @@ delivery_instance = Table(
     Column("status", Integer),  # the DIMSE status; NULL = no answer yet
     Column("stored", Integer, nullable=False, server_default="0"),
     Column("offers", Integer, nullable=False, server_default="0"),
+    Column("not_understood", Integer, nullable=False, server_default="0"),  # A9xx, Cxxx
     Column("answered_at", Float),
 )
 

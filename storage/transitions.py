@@ -91,6 +91,8 @@ def end(db: Connection, row: JobRow, now: float, state: JobState, **values: obje
 
 
 def cancel(db: Connection, row: JobRow, now: float) -> JobState:
+    if row.cancel_requested and row.reason not in ("", SUPERSEDED):
+        return end(db, row, now, JobState.HELD)  # it was stopped so that a person looks first
     why = {"reason": "", "sentence": "Cancelled by a person."}
     if row.reason == SUPERSEDED:
         why = {"reason": row.reason, "sentence": row.sentence}

@@ -174,6 +174,7 @@ class Route(Section):
     target_spacing_mm: float | None = Field(None, gt=0, description=ABOVE_ZERO)
     include_received: bool = Field(True, description="true or false")
     accept_derived: bool = Field(True, description="true or false")
+    despite_thin: bool = Field(False, description="true or false")
     slice_thickness: Literal["source", "spacing"] = Field(
         "source", description='"source" or "spacing"'
     )

@@ -2,24 +2,27 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inference import geometry, reader
 from inference.model import Parameters
-from inference.reader import Stack
+from inference.reader import Header, Stack
 from inference.request import Output
 from node.config import SENDER, Completion, Destination, Route
 from node.rules import completion, routing
 from node.work.infer import canonical, snapshot, sources
+from node.work.others import Others
 from storage.archive import Archive
 from storage.errors import WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import Arrival, Instance, NewJob
+from storage.records import Arrival, Enqueued, Instance, NewJob, Verdict
 
 logger = logging.getLogger(__name__)
 
+GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
 RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
 
 
@@ -34,6 +37,38 @@ class Rules:
     models: Mapping[str, str]  # model name -> version and weights: a new model makes a new series
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a complete arrival asks for; `hold` where its Series UID is not of one patient."""
+
+    jobs: tuple[NewJob, ...] = ()
+    hold: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Usable:
+    """The instances that jobs work on. A file that cannot be read belongs to every stack: nobody
+    knows which slice it is, and a job without it would pass over a missing slice in silence.
+    """
+
+    instances: tuple[Instance, ...]
+    damaged: frozenset[str]  # SOP Instance UIDs whose newest version cannot be read
+
+    @classmethod
+    def of(cls, instances: Sequence[Instance], headers: Sequence[Header], files: Files) -> "Usable":
+        """What was sent again, whole, replaces its damaged version."""
+        unreadable = {header.path for header in headers if header.fault}
+        faulty = {i.id for i in instances if i.path and files.path(i.path) in unreadable}
+        last = {i.id for i in newest(instances)}
+        kept = tuple(i for i in instances if i.id not in faulty or i.id in last)
+        return cls(kept, frozenset(i.instance_uid for i in kept if i.id in faulty))
+
+    def of_stack(self, stack: Stack) -> list[Instance]:
+        """All versions of its instances, with what cannot be read."""
+        uids = {header.uid for header in stack.headers} | self.damaged
+        return [i for i in self.instances if i.instance_uid in uids and i.path is not None]
+
+
 class Arrivals:
     """The sweep over open arrivals."""
 
@@ -44,6 +79,7 @@ class Arrivals:
         self._queue = queue
         self._files = files
         self._now = now
+        self._since = now()
         self._not_before: dict[int, float] = {}  # arrivals that failed to close; a hint, no state
         self.rules = rules
 
@@ -51,7 +87,9 @@ class Arrivals:
         """Close what is complete. One arrival that cannot be closed does not stop the others."""
         now = self._now()
         for arrival in self._archive.arriving():
-            evidence = completion.decide(arrival, now=now, completion=self.rules.completion)
+            # While the node was down nobody could send: the quiet period begins at its start.
+            heard = replace(arrival, last_at=max(arrival.last_at, self._since))
+            evidence = completion.decide(heard, now=now, completion=self.rules.completion)
             if evidence is None or self._not_before.get(arrival.id, 0.0) > now:
                 continue
             try:
@@ -65,36 +103,46 @@ class Arrivals:
 
     def complete(self, arrival: Arrival, evidence: Mapping[str, object]) -> None:
         """Close one arrival: its jobs are written in the same transaction."""
-        instances = self._archive.instances(arrival.id)
-        jobs = [] if arrival.own else self._jobs(arrival, instances)
-        queued = self._queue.complete(arrival.id, evidence, jobs, instances=arrival.instances)
+        wanted = Wanted() if arrival.own else self._wanted(arrival)
+        queued = self._queue.complete(
+            arrival.id, evidence, wanted.jobs, instances=arrival.instances, hold=wanted.hold
+        )
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
         logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": len(queued)})
         for entry in queued:
-            logger.info("job queued", extra={"job": entry.job_id, "how": entry.what})
+            _tell(entry)
 
-    def _jobs(self, arrival: Arrival, instances: Sequence[Instance]) -> list[NewJob]:
+    def _wanted(self, arrival: Arrival) -> Wanted:
         rules = self.rules
+        instances = self._archive.instances(arrival.id)
         headers = reader.read_headers(sources(instances, self._files))
         if any(reader.is_derived_by_node(header) for header in headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
-            return []
-        return [
-            self._job(arrival, instances, stack, route, rules)
-            for stack in reader.stacks(headers)
-            for route in _matching(arrival, stack, rules)
-        ]
+            return Wanted()
+        others = Others(self._archive, self._files, arrival)
+        stacks = told_apart(reader.stacks(headers))
+        mixed_up = others.mixed_up(stacks)
+        usable = Usable.of(instances, headers, self._files)
+        jobs = []
+        for stack in stacks:
+            for route in _matching(arrival, stack, rules):
+                verdict = mixed_up
+                if verdict is None and not route.despite_thin:
+                    verdict = others.thinner(stack)
+                jobs.append(
+                    self._job(arrival, usable.of_stack(stack), stack, route, rules, verdict)
+                )
+        return Wanted(tuple(jobs), mixed_up)
 
     def _job(
         self,
         arrival: Arrival,
-        instances: Sequence[Instance],
+        mine: Sequence[Instance],
         stack: Stack,
         route: Route,
         rules: Rules,
+        verdict: Verdict | None,
     ) -> NewJob:
-        uids = {header.uid for header in stack.headers}
-        mine = [i for i in instances if i.instance_uid in uids and i.path is not None]
         parameters = snapshot(
             Parameters(route.factor, route.target_spacing_mm),
             Output(
@@ -108,6 +156,8 @@ class Arrivals:
         model = [route.model, rules.models.get(route.model, "")]
         used = sorted((i.instance_uid, i.digest) for i in newest(mine))
         identity = [route.name, model, parameters, arrival.study_uid, stack.key, used]
+        if verdict is not None:  # what was processed before, or is later, is another job
+            identity.append(verdict.reason)
         return NewJob(
             kind="infer",
             key=hashlib.sha256(canonical(identity).encode()).hexdigest(),
@@ -123,7 +173,28 @@ class Arrivals:
             ),
             priority=route.priority,
             instances=tuple(i.id for i in mine),
+            verdict=verdict,
         )
+
+
+def _tell(entry: Enqueued) -> None:
+    if entry.what == "held":
+        logger.warning("job held", extra={"job": entry.job_id, "reason": entry.reason})
+    elif entry.what == "refused":
+        logger.info("job refused", extra={"job": entry.job_id, "reason": entry.reason})
+    else:
+        logger.info("job queued", extra={"job": entry.job_id, "how": entry.what})
+
+
+def told_apart(stacks: Sequence[Stack]) -> list[Stack]:
+    """The same stacks, no two with one key: else the job of one would replace that of the other."""
+    seen: Counter[str] = Counter()
+    found = []
+    for stack in stacks:
+        seen[stack.key] += 1
+        number = seen[stack.key]
+        found.append(stack if number == 1 else replace(stack, key=f"{stack.key}, {number}"))
+    return found
 
 
 def newest(instances: Sequence[Instance]) -> list[Instance]:
@@ -147,9 +218,12 @@ def destination_of(name: str, calling_ae: str, destinations: Sequence[Destinatio
 
 
 def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]:
-    layout = geometry.measure(stack)  # None where the slices form no stack: a job says why
-    return routing.matching(
-        rules.routes,
+    layout = geometry.measure(stack)
+    # What forms no stack has neither gap nor tilt. A route that asks for them must not pass over it
+    # in silence: where all else that it asks for holds, there is a job, which says what is wrong.
+    asked = rules.routes if layout else tuple(map(_without_measures, rules.routes))
+    matching = routing.matching(
+        asked,
         called_ae=arrival.called_ae,
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
@@ -158,3 +232,10 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
         gap_mm=layout.gap_mm if layout else None,
         tilt_degrees=layout.shear_degrees if layout else None,
     )
+    names = {route.name for route in matching}
+    return tuple(route for route in rules.routes if route.name in names)
+
+
+def _without_measures(route: Route) -> Route:
+    match = {key: value for key, value in route.match.items() if key not in GEOMETRIC}
+    return route.model_copy(update={"match": match})

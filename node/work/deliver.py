@@ -32,7 +32,7 @@ class Answers:
     stored: int = 0
     refused: list[int] = field(default_factory=list)
     few_retries: list[int] = field(default_factory=list)
-    offers: int = 0  # the most often that one of those was offered before
+    tries: int = 0  # the most often that one instance was not understood before
 
 
 class Deliverer:
@@ -153,7 +153,8 @@ class Deliverer:
             before = wanted[outgoing.id]
             was_offered = before.offers > 0 or delivery.attempt > 1  # the crash came before the row
             is_stored = _note(answers, before, status, was_offered=was_offered)
-            self._ledger.answered(delivery, outgoing.id, status, is_stored)
+            unclear = status is not None and outcome(status) is Outcome.FEW_RETRIES
+            self._ledger.answered(delivery, outgoing.id, status, is_stored, not_understood=unclear)
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
@@ -170,13 +171,13 @@ class Deliverer:
             self._ledger.release(delivery)
         elif answers.refused or sent.outcome is Outcome.REFUSED:
             self._hold(delivery, "REFUSED_BY_PEER", _why(answers.refused, missing, sent))
-        elif answers.few_retries and answers.offers >= len(FEW_RETRIES):
+        elif answers.few_retries and answers.tries >= len(FEW_RETRIES):
             self._hold(delivery, "NOT_UNDERSTOOD", _why(answers.few_retries, missing, sent))
         elif self._now() - delivery.queued_at > self.settings.give_up_hours * 3600:
             hours = f"{self.settings.give_up_hours:g} hours"
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {sent.sentence}")
         else:
-            self._retry(delivery, answers, _why([], missing, sent))
+            self._retry(delivery, answers, _why(answers.few_retries, missing, sent))
 
     def _retry(self, delivery: Delivery, answers: Answers, sentence: str) -> None:
         first, longest = self.settings.retry_seconds
@@ -184,8 +185,9 @@ class Deliverer:
         failures = 0 if answers.stored else delivery.failures
         wait = backoff.delay(failures, first, longest, self._jitter)
         if answers.few_retries:
-            wait = max(wait, FEW_RETRIES[min(answers.offers, len(FEW_RETRIES) - 1)])
-        self._ledger.retry(delivery, self._now() + wait, "RETRY", sentence)
+            wait = max(wait, FEW_RETRIES[min(answers.tries, len(FEW_RETRIES) - 1)])
+        due_at, anew = self._now() + wait, answers.stored > 0
+        self._ledger.retry(delivery, due_at, "RETRY", sentence, anew=anew)
         extra = {"destination": self.destination.name, "delivery": delivery.id}
         logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
 
@@ -229,7 +231,7 @@ def _note(answers: Answers, before: Unsent, status: int | None, *, was_offered: 
             answers.refused.append(status)
         case Outcome.FEW_RETRIES:
             answers.few_retries.append(status)
-            answers.offers = max(answers.offers, before.offers)
+            answers.tries = max(answers.tries, before.not_understood)
         case Outcome.REFUSED:
             answers.refused.append(status)
         case Outcome.RETRY:

@@ -31,3 +31,4 @@ class Retention:
             purged = retention.purge(self.database, self.files, expired, now)
             counts = {"series": len(purged.series), "failed": len(purged.failed)}
             logger.info("series purged", extra=counts | {"bytes": purged.bytes})
+        retention.forget_associations(self.database, now)

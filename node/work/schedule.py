@@ -24,7 +24,10 @@ class Schedule:
 
     def every(self, seconds: float, name: str, sweep: Callable[[], None]) -> None:
         """Call `sweep` every `seconds`, and once at the start."""
-        self._scheduler.add_job(_guarded(sweep, name), "interval", seconds=seconds, id=name)
+        first = datetime.now(UTC)  # of its own, an interval begins with a pause
+        self._scheduler.add_job(
+            _guarded(sweep, name), "interval", seconds=seconds, id=name, next_run_time=first
+        )
 
     def start(self) -> None:
         """Begin."""

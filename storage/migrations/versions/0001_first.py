@@ -19,6 +19,22 @@ def upgrade() -> None:
     _deliveries()
 
 
+def _index(table: str, column: str) -> None:
+    op.create_index(op.f(f"ix_{table}_{column}"), table, [column], unique=False)
+
+
+def _refers(table: str, other: str) -> sa.ForeignKeyConstraint:
+    name = op.f(f"fk_{table}_{other}_id")
+    return sa.ForeignKeyConstraint([f"{other}_id"], [f"{other}.id"], name=name)
+
+
+def _index_where(
+    condition: str, name: str, table: str, columns: list[str], *, unique: bool = False
+) -> None:
+    where = sa.text(condition)
+    op.create_index(name, table, columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
 def _node() -> None:
     op.create_table(
         "node",
@@ -47,7 +63,7 @@ def _node() -> None:
         sa.Column("how", sa.String(length=32), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
     )
-    op.create_index(op.f("ix_association_ended_at"), "association", ["ended_at"], unique=False)
+    _index("association", "ended_at")
     op.create_table(
         "audit",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -58,7 +74,7 @@ def _node() -> None:
         sa.Column("detail", sa.Text(), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
-    op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
+    _index("audit", "at")
 
 
 def _received() -> None:
@@ -78,8 +94,8 @@ def _received() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
         sa.UniqueConstraint("study_uid", "series_uid", name=op.f("uq_series_study_uid_series_uid")),
     )
-    op.create_index(op.f("ix_series_series_uid"), "series", ["series_uid"], unique=False)
-    op.create_index(op.f("ix_series_study_uid"), "series", ["study_uid"], unique=False)
+    _index("series", "series_uid")
+    _index("series", "study_uid")
     op.create_table(
         "instance",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -92,7 +108,7 @@ def _received() -> None:
         sa.Column("path", sa.String(length=255), nullable=True),
         sa.Column("received_at", sa.Float(), nullable=False),
         sa.CheckConstraint("size >= 0", name=op.f("ck_instance_size")),
-        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id")),
+        _refers("instance", "series"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint(
             "series_id",
@@ -101,9 +117,9 @@ def _received() -> None:
             name=op.f("uq_instance_series_id_instance_uid_digest"),
         ),
     )
-    op.create_index(op.f("ix_instance_instance_uid"), "instance", ["instance_uid"], unique=False)
-    op.create_index(op.f("ix_instance_path"), "instance", ["path"], unique=False)
-    op.create_index(op.f("ix_instance_series_id"), "instance", ["series_id"], unique=False)
+    _index("instance", "instance_uid")
+    _index("instance", "path")
+    _index("instance", "series_id")
     op.create_table(
         "arrival",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -120,55 +136,38 @@ def _received() -> None:
             "(state = 'complete') = (completed_at IS NOT NULL)", name=op.f("ck_arrival_completed")
         ),
         sa.CheckConstraint("state IN ('arriving', 'complete')", name=op.f("ck_arrival_state")),
-        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_arrival_series_id")),
+        _refers("arrival", "series"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_arrival")),
     )
-    op.create_index(
+    _index_where(
+        "state = 'arriving'",
         "ix_arrival_open",
         "arrival",
         ["series_id", "calling_ae", "called_ae"],
         unique=True,
-        sqlite_where=sa.text("state = 'arriving'"),
-        postgresql_where=sa.text("state = 'arriving'"),
     )
-    op.create_index(op.f("ix_arrival_series_id"), "arrival", ["series_id"], unique=False)
+    _index("arrival", "series_id")
     op.create_table(
         "arrival_instance",
         sa.Column("arrival_id", sa.Integer(), nullable=False),
         sa.Column("instance_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["arrival_id"], ["arrival.id"], name=op.f("fk_arrival_instance_arrival_id")
-        ),
-        sa.ForeignKeyConstraint(
-            ["instance_id"], ["instance.id"], name=op.f("fk_arrival_instance_instance_id")
-        ),
+        sa.Column("brought_at", sa.Float(), nullable=False),
+        _refers("arrival_instance", "arrival"),
+        _refers("arrival_instance", "instance"),
         sa.PrimaryKeyConstraint("arrival_id", "instance_id", name=op.f("pk_arrival_instance")),
     )
-    op.create_index(
-        op.f("ix_arrival_instance_instance_id"), "arrival_instance", ["instance_id"], unique=False
-    )
+    _index("arrival_instance", "instance_id")
     op.create_table(
         "arrival_association",
         sa.Column("arrival_id", sa.Integer(), nullable=False),
         sa.Column("association_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["arrival_id"], ["arrival.id"], name=op.f("fk_arrival_association_arrival_id")
-        ),
-        sa.ForeignKeyConstraint(
-            ["association_id"],
-            ["association.id"],
-            name=op.f("fk_arrival_association_association_id"),
-        ),
+        _refers("arrival_association", "arrival"),
+        _refers("arrival_association", "association"),
         sa.PrimaryKeyConstraint(
             "arrival_id", "association_id", name=op.f("pk_arrival_association")
         ),
     )
-    op.create_index(
-        op.f("ix_arrival_association_association_id"),
-        "arrival_association",
-        ["association_id"],
-        unique=False,
-    )
+    _index("arrival_association", "association_id")
 
 
 def _derived() -> None:
@@ -183,11 +182,11 @@ def _derived() -> None:
         sa.Column("offered_at", sa.Float(), nullable=True),
         sa.Column("superseded_at", sa.Float(), nullable=True),
         sa.Column("purged_at", sa.Float(), nullable=True),
-        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_derived_series_id")),
+        _refers("derived", "series"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_derived")),
         sa.UniqueConstraint("series_uid", name=op.f("uq_derived_series_uid")),
     )
-    op.create_index(op.f("ix_derived_series_id"), "derived", ["series_id"], unique=False)
+    _index("derived", "series_id")
     op.create_table(
         "derived_instance",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -197,15 +196,11 @@ def _derived() -> None:
         sa.Column("path", sa.String(length=255), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("generated", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["derived_id"], ["derived.id"], name=op.f("fk_derived_instance_derived_id")
-        ),
+        _refers("derived_instance", "derived"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_derived_instance")),
         sa.UniqueConstraint("instance_uid", name=op.f("uq_derived_instance_instance_uid")),
     )
-    op.create_index(
-        op.f("ix_derived_instance_derived_id"), "derived_instance", ["derived_id"], unique=False
-    )
+    _index("derived_instance", "derived_id")
 
 
 def _jobs() -> None:
@@ -256,36 +251,31 @@ def _jobs() -> None:
         ),
         sa.CheckConstraint("priority BETWEEN 1 AND 9", name=op.f("ck_job_priority")),
         sa.CheckConstraint("progress BETWEEN 0 AND 1", name=op.f("ck_job_progress")),
-        sa.ForeignKeyConstraint(["arrival_id"], ["arrival.id"], name=op.f("fk_job_arrival_id")),
-        sa.ForeignKeyConstraint(["derived_id"], ["derived.id"], name=op.f("fk_job_derived_id")),
-        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_job_series_id")),
+        _refers("job", "arrival"),
+        _refers("job", "derived"),
+        _refers("job", "series"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
         sa.UniqueConstraint("key", name=op.f("uq_job_key")),
     )
-    op.create_index(op.f("ix_job_arrival_id"), "job", ["arrival_id"], unique=False)
-    op.create_index(op.f("ix_job_derived_id"), "job", ["derived_id"], unique=False)
-    op.create_index(
+    _index("job", "arrival_id")
+    _index("job", "derived_id")
+    _index_where(
+        "state IN ('queued', 'running')",
         "ix_job_due",
         "job",
         ["priority", "due_at"],
-        unique=False,
-        sqlite_where=sa.text("state IN ('queued', 'running')"),
-        postgresql_where=sa.text("state IN ('queued', 'running')"),
     )
-    op.create_index(op.f("ix_job_series_id"), "job", ["series_id"], unique=False)
+    _index("job", "series_id")
     op.create_table(
         "job_instance",
         sa.Column("job_id", sa.Integer(), nullable=False),
         sa.Column("instance_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["instance_id"], ["instance.id"], name=op.f("fk_job_instance_instance_id")
-        ),
-        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_job_instance_job_id")),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        _refers("job_instance", "instance"),
+        _refers("job_instance", "job"),
         sa.PrimaryKeyConstraint("job_id", "instance_id", name=op.f("pk_job_instance")),
     )
-    op.create_index(
-        op.f("ix_job_instance_instance_id"), "job_instance", ["instance_id"], unique=False
-    )
+    _index("job_instance", "instance_id")
     op.create_table(
         "attempt",
         sa.Column("job_id", sa.Integer(), nullable=False),
@@ -295,7 +285,7 @@ def _jobs() -> None:
         sa.Column("ended_at", sa.Float(), nullable=True),
         sa.Column("outcome", sa.String(length=32), nullable=True),
         sa.Column("detail", sa.Text(), server_default="", nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_attempt_job_id")),
+        _refers("attempt", "job"),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempt")),
     )
 
@@ -327,22 +317,18 @@ def _deliveries() -> None:
             "state IN ('queued', 'running', 'sent', 'confirmed', 'held', 'cancelled')",
             name=op.f("ck_delivery_state"),
         ),
-        sa.ForeignKeyConstraint(
-            ["derived_id"], ["derived.id"], name=op.f("fk_delivery_derived_id")
-        ),
+        _refers("delivery", "derived"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint(
             "derived_id", "destination", name=op.f("uq_delivery_derived_id_destination")
         ),
     )
-    op.create_index(op.f("ix_delivery_derived_id"), "delivery", ["derived_id"], unique=False)
-    op.create_index(
-        "ix_delivery_due",
+    _index("delivery", "derived_id")
+    _index_where(
+        "state IN ('queued', 'running', 'held')",
+        "ix_delivery_open",
         "delivery",
         ["destination", "due_at"],
-        unique=False,
-        sqlite_where=sa.text("state IN ('queued', 'running')"),
-        postgresql_where=sa.text("state IN ('queued', 'running')"),
     )
     op.create_table(
         "delivery_instance",
@@ -351,15 +337,10 @@ def _deliveries() -> None:
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("stored", sa.Integer(), server_default="0", nullable=False),
         sa.Column("offers", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("not_understood", sa.Integer(), server_default="0", nullable=False),
         sa.Column("answered_at", sa.Float(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["delivery_id"], ["delivery.id"], name=op.f("fk_delivery_instance_delivery_id")
-        ),
-        sa.ForeignKeyConstraint(
-            ["derived_instance_id"],
-            ["derived_instance.id"],
-            name=op.f("fk_delivery_instance_derived_instance_id"),
-        ),
+        _refers("delivery_instance", "delivery"),
+        _refers("delivery_instance", "derived_instance"),
         sa.PrimaryKeyConstraint(
             "delivery_id", "derived_instance_id", name=op.f("pk_delivery_instance")
         ),

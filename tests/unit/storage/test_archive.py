@@ -180,6 +180,36 @@ def test_a_series_uid_in_two_studies_is_told(stored: Stored) -> None:
     assert stored.archive.series_by_uid("7.7") == ()
 
 
+def test_the_other_series_of_a_study_are_told_without_results_of_the_node(stored: Stored) -> None:
+    stored.ask("k", uids=("1.1",))
+    stored.succeed("2.25.1")
+    for series_uid, study_uid in (("2.25.1", STUDY), ("1.2.5", STUDY), ("1.2.6", "9.9")):
+        stored.receive(f"{series_uid}.1", series_uid=series_uid, study_uid=study_uid)
+    stored.receive("1.2")
+    beside = stored.archive.beside(stored.arrival())
+    assert [[one.instance_uid for one in instances] for instances in beside] == [["1.2.5.1"]]
+
+
+def test_what_only_other_peers_brought_of_a_series_is_told(stored: Stored) -> None:
+    stored.receive("1.1")
+    stored.receive("1.1", version=b"corrected", peer=WORKSTATION)
+    stored.receive("1.2", peer=WORKSTATION)
+    mine = stored.arrival()
+    assert [one.instance_uid for one in stored.archive.brought_by_others(mine)] == ["1.2"]
+    theirs = stored.arrival(WORKSTATION)
+    assert stored.archive.brought_by_others(theirs) == ()
+
+
+def test_a_version_that_is_sent_once_more_is_the_newest_again(stored: Stored) -> None:
+    first = stored.receive("1.1")
+    for version in (b"corrected", b""):
+        stored.clock.now += 1
+        stored.receive("1.1", version=version)
+    newest, older = stored.archive.instances(first.arrival_id)
+    assert newest.id == first.instance_id
+    assert newest.received_at > older.received_at
+
+
 def test_series_are_listed_newest_first_with_what_they_hold(stored: Stored) -> None:
     for number in range(3):
         stored.clock.now += 1

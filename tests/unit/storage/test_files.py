@@ -73,12 +73,12 @@ def test_a_folder_for_a_result_is_empty_whatever_was_there(files: Files) -> None
 
 def test_removing_takes_a_file_or_a_folder_and_does_not_mind_nothing(files: Files) -> None:
     (files.make("derived/1-1") / "a").write_bytes(b"x")
-    files.remove_empty("derived/1-1")
+    files.settle_folder("derived/1-1")
     assert files.path("derived/1-1").is_dir()
     files.remove("derived/1-1/a")
     files.remove("derived/1-1/a")
-    files.remove_empty("derived/1-1")
-    files.remove_empty("derived/1-1")
+    files.settle_folder("derived/1-1")
+    files.settle_folder("derived/1-1")
     assert not files.path("derived/1-1").exists()
     files.make("derived/1-2")
     files.remove("derived/1-2")

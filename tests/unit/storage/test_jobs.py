@@ -29,6 +29,12 @@ def test_jobs_are_claimed_by_priority_then_time_then_id(stored: Stored) -> None:
     assert [stored.claim().key for _ in jobs] == ["urgent", "late", "later", "low"]
 
 
+def test_a_clock_that_is_set_back_stops_no_job(stored: Stored) -> None:
+    stored.ask("k")
+    stored.clock.now -= 3600
+    assert stored.claim().key == "k"
+
+
 def test_a_worker_gets_only_the_kinds_that_it_asks_for(stored: Stored) -> None:
     stored.ask("k", kind="selftest")
     assert stored.queue.claim("w", ("infer",)) is None
@@ -284,6 +290,8 @@ def test_a_person_requeues_what_has_ended_without_a_result(stored: Stored, end: 
         "held": lambda: stored.queue.hold(job, "MISSING_SLICES", "No."),
         "cancelled": lambda: stored.queue.cancelled(job),
     }
+    if end == "cancelled":
+        stored.queue.cancel(job_id)
     ends[end]()
     stored.queue.requeue(job_id)
     again = stored.claim()

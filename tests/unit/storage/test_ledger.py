@@ -209,17 +209,68 @@ def test_what_was_never_sent_does_not_count_as_offered(made: Stored) -> None:
     assert not offered(made)
 
 
-def test_the_backlog_counts_by_destination_and_state(made: Stored) -> None:
+def test_the_backlog_counts_what_is_unfinished_by_destination_and_state(made: Stored) -> None:
     since = made.clock.now
     made.deliver("pacs")
-    made.ask("k2", route="more", destinations=("pacs",))
+    made.ledger.hold(made.start_delivery("viewer"), "REFUSED_BY_PEER", "No.")
     made.clock.now += 60
-    made.succeed("2.25.2")
+    for number in (2, 3):
+        made.ask(f"k{number}", route=f"route {number}", destinations=("pacs",))
+        made.succeed(f"2.25.{number}")
+    made.start_delivery("pacs")
     assert made.ledger.backlog() == (
         Backlog("pacs", DeliveryState.QUEUED, 1, since + 60),
-        Backlog("pacs", DeliveryState.SENT, 1, since),
-        Backlog("viewer", DeliveryState.QUEUED, 1, since),
+        Backlog("pacs", DeliveryState.RUNNING, 1, since + 60),
+        Backlog("viewer", DeliveryState.HELD, 1, since),
     )
+
+
+def test_a_clock_that_is_set_back_delays_no_delivery(made: Stored) -> None:
+    delivery = made.start_delivery()
+    made.ledger.retry(delivery, made.clock.now + 30, "RETRY", "No answer.")
+    made.clock.now -= 3600
+    again = made.start_delivery("pacs")
+    assert made.start_delivery("viewer").destination == "viewer"  # never tried before
+    made.ledger.retry(again, made.clock.now + 30, "RETRY", "No answer.")
+    assert made.ledger.claim("pacs", "s") is None  # and the back-off goes on as ever
+    made.clock.now += 30
+    assert made.start_delivery("pacs").failures == 2
+
+
+def test_a_failure_after_something_was_stored_is_the_first_in_a_row(made: Stored) -> None:
+    for anew, failures in ((False, 1), (False, 2), (True, 1), (False, 2)):
+        delivery = made.start_delivery()
+        made.ledger.retry(delivery, made.clock.now, "RETRY", "No answer.", anew=anew)
+        assert made.ledger.get(delivery.id).failures == failures
+
+
+def test_what_is_not_understood_is_counted_until_it_is_offered_anew(made: Stored) -> None:
+    delivery = made.start_delivery()
+    first, second = made.ledger.unsent(delivery)
+    for status, not_understood in ((OUT_OF_RESOURCES, False), (0xC000, True), (None, False)):
+        made.ledger.answered(
+            delivery, first.id, status, stored=False, not_understood=not_understood
+        )
+    made.ledger.answers(delivery, [Answer(second.id, 0xA900, False, True)] * 2)
+    counts = [(one.offers, one.not_understood) for one in made.ledger.unsent(delivery)]
+    assert counts == [(3, 1), (2, 2)]
+    made.ledger.hold(delivery, "NOT_UNDERSTOOD", "No.")
+    made.ledger.requeue(delivery.id)
+    again = made.ledger.unsent(made.start_delivery())
+    assert [(one.offers, one.not_understood) for one in again] == [(3, 0), (2, 0)]
+
+
+def test_an_operator_delivers_all_again_while_the_rest_of_it_is_on_its_way(made: Stored) -> None:
+    sending = made.start_delivery("pacs")
+    first, second = made.ledger.unsent(sending)
+    made.ledger.answered(sending, first.id, 0, stored=True)
+    made.ledger.redeliver(1, "pacs")
+    with pytest.raises(LeaseLost):
+        made.ledger.answered(sending, second.id, 0, stored=True)
+    again = made.start_delivery("pacs")
+    assert again.id == sending.id
+    assert [one.id for one in made.ledger.unsent(again)] == [first.id, second.id]
+    assert made.start_delivery("viewer").sent == 0
 
 
 def test_deliveries_are_found_by_what_was_made(made: Stored) -> None:

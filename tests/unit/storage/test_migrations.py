@@ -129,7 +129,7 @@ def test_references_are_checked_again_after_a_migration(tmp_path: Path) -> None:
         pytest.raises(StorageError, match="SQLITE_CONSTRAINT_FOREIGNKEY"),
         database.writing() as db,
     ):
-        db.execute(text("INSERT INTO arrival_instance VALUES (7, 7)"))
+        db.execute(text("INSERT INTO arrival_instance VALUES (7, 7, 1.0)"))
     database.close()
 
 
@@ -137,7 +137,7 @@ def test_a_row_that_points_nowhere_stops_a_migration(migrated_sqlite: Path, tmp_
     file = tmp_path / "midslice.db"
     file.write_bytes(migrated_sqlite.read_bytes())
     damaged = sqlite3.connect(file, isolation_level=None)
-    damaged.execute("INSERT INTO arrival_instance VALUES (7, 7)")
+    damaged.execute("INSERT INTO arrival_instance VALUES (7, 7, 1.0)")
     damaged.close()
     database = Database(f"sqlite:///{file}")
     assert database.integrity() == (

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from storage.database import Database
 from storage.files import Files
-from storage.records import Recovered
+from storage.records import Received, Recovered
 from storage.retention import expired, purge
 from storage.schema import instance
+from tests.conftest import Clock
 from tests.unit.storage.stored import (
     SCANNER,
     STUDY,
@@ -182,3 +184,50 @@ def test_a_purged_series_is_not_brought_back_by_a_restart(stored: Stored) -> Non
     assert stored.archive.recover(read_header) == Recovered()
     assert stored.archive.reindex(read_header) == Recovered()
     assert stored.archive.series()[0].bytes == 0
+
+
+def raising(path: Path) -> Received | None:
+    """A reader that a hostile file brings to its end, in a way that nobody thought of."""
+    if b"hostile" in path.read_bytes():
+        raise RecursionError("maximum recursion depth exceeded")
+    return read_header(path)
+
+
+def test_a_file_that_breaks_the_reader_is_told_left_and_stops_nothing(stored: Stored) -> None:
+    stored.receive("1.1")
+    stored.archive.keep(received("1.2"), SCANNER, stored.incoming(b"hostile, yet stored"))
+    forget(stored)
+    hostile = stored.incoming(b"hostile")
+    whole = stored.incoming(content_of(received("1.3")))
+    found = stored.archive.recover(raising)
+    (kept,) = (path for path in archived(stored.files) if path in found.unreadable)
+    assert found.unreadable == (f"incoming/{hostile.name}", kept)
+    assert f"incoming/{whole.name}" in found.indexed
+    assert len(found.indexed) == 2
+    assert found.removed == ()
+    assert list(stored.files.incoming.iterdir()) == [hostile]
+    assert stored.archive.recover(raising).unreadable == found.unreadable  # and with every start
+
+
+class SentAgain(Files):
+    """A peer sends a lost file again just after somebody saw that it is missing."""
+
+    lost = ""
+
+    def path(self, relative: str) -> Path:
+        path = super().path(relative)
+        if relative != self.lost:
+            return path
+        self.lost = ""
+        return path.with_name("not there yet")
+
+
+def test_reindex_forgets_no_file_that_its_peer_has_just_sent_again(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    files = SentAgain(tmp_path / "var", 0)
+    stored = Stored(database, files, clock)
+    kept = stored.receive("1.1")
+    (files.lost,) = archived(files)
+    assert stored.archive.reindex(read_header) == Recovered()
+    assert [one.id for one in stored.archive.instances(kept.arrival_id)] == [kept.instance_id]

@@ -1,35 +1,20 @@
 """What may be deleted goes, what may not stays, and what was there remains known."""
 
-from pathlib import Path
-
 import pytest
 from sqlalchemy import select
 
 from storage.errors import WrongState
-from storage.records import DeliveryState, Expired, JobState, Purged
-from storage.retention import DAY, expired, purge
-from storage.schema import delivery_instance, derived_instance, instance
+from storage.records import DeliveryState, JobState, Peer, Purged
+from storage.retention import (
+    ASSOCIATION_DAYS,
+    DAY,
+    ROWS_AT_ONCE,
+    forget_associations,
+    purge,
+)
+from storage.schema import association, delivery_instance, derived_instance, instance
+from tests.unit.storage.purging import KEEP_DAYS, KEEP_UNROUTED_DAYS, files_of, old, sweep
 from tests.unit.storage.stored import Stored
-
-KEEP_DAYS = 7.0
-KEEP_UNROUTED_DAYS = 1.0
-
-
-def old(stored: Stored) -> tuple[Expired, ...]:
-    return expired(stored.database, stored.clock.now, KEEP_DAYS, KEEP_UNROUTED_DAYS)
-
-
-def sweep(stored: Stored) -> Purged:
-    return purge(stored.database, stored.files, old(stored), stored.clock.now)
-
-
-def files_of(stored: Stored) -> list[Path]:
-    return [
-        path
-        for name in ("received", "derived")
-        for path in (stored.files.folder / name).rglob("*")
-        if path.is_file()
-    ]
 
 
 def test_a_delivered_series_goes_after_its_days_with_what_was_made_of_it(stored: Stored) -> None:
@@ -225,3 +210,44 @@ def test_a_series_larger_than_one_bite_goes_as_a_whole(stored: Stored) -> None:
     assert sweep(stored).series == (1,)
     assert files_of(stored) == []
     assert list((stored.files.folder / "received").rglob("*.dcm")) == []
+
+
+def ended_at(stored: Stored, days: float, count: int = 1) -> None:
+    """Associations that ended so many days ago."""
+    at = stored.clock.now - days * DAY
+    one = {"node": "one", "calling_ae": "SCANNER", "called_ae": "MIDSLICE", "address": "10.0.0.7"}
+    with stored.database.writing() as db:
+        db.execute(
+            association.insert(),
+            [{**one, "opened_at": at, "ended_at": at, "how": "released"}] * count,
+        )
+
+
+def associations(stored: Stored) -> int:
+    with stored.database.reading() as db:
+        return len(db.execute(select(association.c.id)).all())
+
+
+def test_associations_that_ended_long_ago_are_forgotten(stored: Stored) -> None:
+    ended_at(stored, ASSOCIATION_DAYS + 0.1, ROWS_AT_ONCE + 3)
+    ended_at(stored, ASSOCIATION_DAYS - 0.1, 2)
+    stored.archive.associated("SCANNER", "MIDSLICE", "10.0.0.7")  # it is open
+    assert forget_associations(stored.database, stored.clock.now) == ROWS_AT_ONCE + 3
+    assert associations(stored) == 3
+    assert forget_associations(stored.database, stored.clock.now) == 0
+
+
+def test_associations_of_an_open_arrival_stay_and_of_a_complete_one_its_evidence_does(
+    stored: Stored,
+) -> None:
+    for series_uid in ("1.2.1", "1.2.2"):
+        brought_by = stored.archive.associated("SCANNER", "MIDSLICE", "10.0.0.7")
+        peer = Peer("SCANNER", "MIDSLICE", brought_by)
+        stored.receive("1.1", series_uid=series_uid, peer=peer)
+        stored.archive.dissociated(brought_by, "released")
+    complete = stored.arrival(series_uid="1.2.1")
+    stored.queue.complete(complete.id, {"released": 1}, [])
+    stored.clock.now += (ASSOCIATION_DAYS + 1) * DAY
+    assert forget_associations(stored.database, stored.clock.now) == 1
+    assert stored.arrival(series_uid="1.2.2").released == 1
+    assert stored.archive.arrival(complete.id).evidence == {"released": 1}

@@ -1,0 +1,67 @@
+"""Which versions of its instances count for a peer's series, and which of them is the newest."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, Row, and_, select
+
+from storage.records import Instance
+from storage.rows import to_instance
+from storage.schema import arrival, arrival_instance, instance
+
+Brought: TypeAlias = Row[*tuple[Any, ...]]
+
+
+def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
+    """The versions that count of what the peer of an arrival brought of its series; newest first.
+
+    `received_at` is when this peer brought the version last: bytes that come a second time, after
+    others, are the newest again.
+    """
+    found = [to_instance(row) for row in _counting(_brought(db, arrival_id))]
+    return tuple(sorted(found, key=lambda one: (one.received_at, one.id), reverse=True))
+
+
+def _brought(db: Connection, arrival_id: int) -> Iterable[Brought]:
+    """One row for each arrival and version, the oldest arrival first; only what is still kept."""
+    this, any_time = arrival.alias("this"), arrival.alias("any_time")
+    same_peer = and_(
+        this.c.series_id == any_time.c.series_id,
+        this.c.calling_ae == any_time.c.calling_ae,
+        this.c.called_ae == any_time.c.called_ae,
+    )
+    columns = (column for column in instance.c if column is not instance.c.received_at)
+    query = (
+        select(
+            *columns,
+            arrival_instance.c.arrival_id,
+            arrival_instance.c.brought_at.label("received_at"),
+        )
+        .join(arrival_instance, arrival_instance.c.instance_id == instance.c.id)
+        .join(any_time, any_time.c.id == arrival_instance.c.arrival_id)
+        .join(this, same_peer)
+        .where(this.c.id == arrival_id, instance.c.path.is_not(None))
+        .order_by(arrival_instance.c.arrival_id)
+    )
+    return db.execute(query).all()
+
+
+def _counting(rows: Iterable[Brought]) -> Iterable[Brought]:
+    """Of each version its last row, without the versions that are superseded.
+
+    An arrival that alone brought every instance UID known before it says what the series is now:
+    a version that the peer brought before, and neither then nor later, is superseded. So a person
+    ends a conflict of versions by sending the right series again, whole. Part of a series
+    supersedes nothing: both versions count, and other pixels under one UID remain a conflict.
+    """
+    known: set[str] = set()
+    counting: dict[int, Brought] = {}
+    for _, of_arrival in groupby(rows, key=lambda row: row.arrival_id):
+        these = {row.id: row for row in of_arrival}
+        uids = {row.instance_uid for row in these.values()}
+        if uids >= known:
+            counting.clear()
+        known |= uids
+        counting |= these
+    return counting.values()

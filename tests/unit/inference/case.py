@@ -1,0 +1,164 @@
+"""What a case is, and how its series is made; `cases.py` and `cases_more.py` list them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from inference.errors import Reason
+from inference.model import Parameters
+from inference.request import ModelSpec, Output, Request
+from tests import phantoms
+from tests.phantoms import Edit, Pixels, Series
+
+Write = Callable[[Path], list[Path]]
+HOLE = Series(slices=8, spacing_mm=2.0, thickness_mm=2, missing=[3])
+MR, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+WITHOUT_DECODER = "1.2.840.10008.1.2.4.53"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of series. `reason` is None where it is processed; `said` is in sentence or note."""
+
+    section: str
+    title: str
+    does: str
+    given: Series | Write
+    reason: Reason | None = None
+    said: str = ""
+    aside: Reason | None = None  # of the instances that are left out
+    stacks: int = 1
+    closed_gaps: Sequence[int] = ()
+    ask: Callable[[Request], Request] | None = None
+    seen: Callable[[Dataset], bool] | None = None  # true of each derived instance
+
+    def write(self, folder: Path) -> list[Path]:
+        given = self.given
+        return phantoms.write(folder, given) if isinstance(given, Series) else given(folder)
+
+
+def assign(**values: object) -> Edit:
+    """The same values in every slice."""
+    return only(lambda _: True, **values)
+
+
+def only(chosen: Callable[[int], bool], **values: object) -> Edit:
+    """Values in the slices whose index is chosen."""
+
+    def edit(made: Dataset, index: int) -> None:
+        for keyword, value in values.items():
+            if chosen(index):
+                setattr(made, keyword, value)
+
+    return edit
+
+
+def each(keyword: str, value: Callable[[int], object]) -> Edit:
+    """A value of its own in every slice."""
+    return lambda made, index: setattr(made, keyword, value(index))
+
+
+def remove(*keywords: str) -> Edit:
+    def edit(made: Dataset, _: int) -> None:
+        for keyword in keywords:
+            del made[keyword]
+
+    return edit
+
+
+def altered(**values: object) -> Series:
+    return Series(edit=assign(**values))
+
+
+def lacking(*keywords: str) -> Series:
+    return Series(edit=remove(*keywords))
+
+
+def output(**values: object) -> Callable[[Request], Request]:
+    return lambda made: replace(made, output=Output(**values))  # type: ignore[arg-type]
+
+
+def target(spacing_mm: float) -> Callable[[Request], Request]:
+    parameters = Parameters(target_spacing_mm=spacing_mm)
+    return lambda made: replace(made, model=ModelSpec("linear"), parameters=parameters)
+
+
+def together(*series: Series) -> Write:
+    """Several made series of one Study and Series UID."""
+
+    def write(folder: Path) -> list[Path]:
+        files = []
+        for place, each_of in enumerate(series):
+            files += phantoms.write(folder / str(place), each_of)
+        return files
+
+    return write
+
+
+def broken(damage: Callable[[Path], None], series: Series | None = None) -> Write:
+    """A series whose third file is damaged."""
+
+    def write(folder: Path) -> list[Path]:
+        files = phantoms.write(folder, series or Series())
+        damage(files[2])
+        return files
+
+    return write
+
+
+def cut_header(path: Path) -> None:
+    """The transfer ended before Image Orientation (Patient)."""
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\x20\x00\x37\x00DS")])
+
+
+def cut_stream(path: Path) -> None:
+    made = phantoms.pydicom_read(path)
+    phantoms.truncated_stream(made, len(made.PixelData) * 2 // 3)
+    made.save_as(path)
+
+
+def code(value: str) -> object:
+    return phantoms.sequence(phantoms.code_item(value, "DCM", "x"))
+
+
+def phases(made: Dataset, index: int) -> None:
+    made.AcquisitionNumber = index // 6
+    made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+
+
+def mixed_orientations(made: Dataset, index: int) -> None:
+    if index >= 3:
+        made.ImageOrientationPatient = [1, 0, 0, 0, 0.8, 0.6]
+
+
+def one_odd(made: Dataset, index: int) -> None:
+    if index == 5:
+        made.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+
+
+def junk_above_high_bit(made: Dataset, _: int) -> None:
+    values = bytearray(made.PixelData)
+    values[1::2] = bytes(value | 0xA0 for value in values[1::2])
+    made.PixelData = bytes(values)
+
+
+def own_rescale(made: Dataset, index: int) -> None:
+    pixels = Pixels(slope=1.0 + index, intercept=-1024.0 - 3 * index)
+    made.RescaleSlope, made.RescaleIntercept = str(1 + index), str(-1024 - 3 * index)
+    made.PixelData = phantoms.raw_pixels(phantoms.stored(Series(pixels=pixels), index), 16)
+
+
+def is_padded(value: int) -> Callable[[Dataset], bool]:
+    return lambda made: made.pixel_array[0, 0] == value
+
+
+def undeclared(value: int) -> Series:
+    return Series(pixels=Pixels(intercept=0.0, padding=value), edit=remove("PixelPaddingValue"))
+
+
+GROUPS, PLACES, VALUES = "Grouping", "Geometry", "Pixels"
+KINDS, DAMAGE = "Kinds of images", "Damaged data"

@@ -1,0 +1,88 @@
+"""Workers and senders ask twice a second: that must not read history, nor wait for who writes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from storage.database import Database
+from storage.files import Files
+from tests.conftest import Clock
+from tests.unit.storage.stored import INFER, Stored
+
+LOOKS: dict[str, Callable[[Stored], object]] = {
+    "job": lambda stored: stored.queue.claim("w", (*INFER, "selftest")),
+    "delivery": lambda stored: stored.ledger.claim("pacs", "s"),
+    "backlog": lambda stored: stored.ledger.backlog(),
+    "arrival": lambda stored: stored.archive.arriving(),
+}
+INDEXES = {
+    "job": "ix_job_due",
+    "delivery": "ix_delivery_open",
+    "backlog": "ix_delivery_open",
+    "arrival": "ix_arrival_open",
+}
+
+
+@pytest.fixture
+def local(migrated_sqlite: Path, tmp_path: Path, clock: Clock) -> Iterator[Stored]:
+    """A storage of its own on SQLite."""
+    file = tmp_path / "midslice.db"
+    file.write_bytes(migrated_sqlite.read_bytes())
+    database = Database(f"sqlite:///{file}", busy_seconds=0.2)
+    yield Stored(database, Files(tmp_path / "var", 0), clock)
+    database.close()
+
+
+@contextmanager
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """What is asked of the database meanwhile."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def plan(stored: Stored, statement: str, parameters: Any) -> list[str]:
+    """How SQLite finds the rows, one line a step."""
+    with stored.database.reading() as db:
+        rows = db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    return [str(row[3]) for row in rows]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_reads_what_is_open_through_an_index_and_writes_nothing(
+    local: Stored, look: str
+) -> None:
+    with statements() as seen:
+        LOOKS[look](local)
+    assert [statement.split()[0] for statement, _ in seen] == ["BEGIN", "SELECT"]
+    steps = plan(local, *seen[1])
+    assert any(INDEXES[look] in step for step in steps), steps
+    whole = [step for step in steps if step.startswith("SCAN") and "USING" not in step]
+    assert whole == [], steps
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_does_not_wait_for_somebody_who_writes(local: Stored, look: str) -> None:
+    other = Database(str(local.database.url))
+    with other.writing():
+        assert not LOOKS[look](local)
+    other.close()
+
+
+def test_a_claim_of_what_is_due_is_written(local: Stored) -> None:
+    local.ask("k")
+    with statements() as seen:
+        assert local.claim().key == "k"
+    begins = [statement for statement, _ in seen if statement.startswith("BEGIN")]
+    assert begins == ["BEGIN", "BEGIN IMMEDIATE"]
