@@ -137,6 +137,8 @@ class Inference:
             logger.info("job succeeded", extra=extra | {"is_new": end.folder_kept})
         elif end.state == JobState.CANCELLED:
             logger.info("job cancelled", extra=extra)
+        elif end.state == JobState.HELD:  # a mix-up was found while it ran
+            logger.warning("job held", extra=extra)
         else:
             logger.info("job queued", extra=extra | {"how": "its series was purged meanwhile"})
 

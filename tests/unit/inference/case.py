@@ -125,6 +125,11 @@ def code(value: str) -> object:
     return phantoms.sequence(phantoms.code_item(value, "DCM", "x"))
 
 
+def shuffled(made: Dataset, index: int) -> None:
+    made.InstanceNumber = [4, 9, 1, 7, 2, 30][index]
+    made.SliceLocation = str(-7 * index)
+
+
 def phases(made: Dataset, index: int) -> None:
     made.AcquisitionNumber = index // 6
     made.ImagePositionPatient = [0, 0, 5 * (index % 6)]

@@ -22,6 +22,7 @@ from tests.unit.inference.case import (
     only,
     output,
     phases,
+    shuffled,
     together,
 )
 from tests.unit.inference.cases_more import DAMAGED, GEOMETRY, PIXELS
@@ -31,7 +32,7 @@ GROUPING = (
         GROUPS,
         "Instance Number, Slice Location and arrival out of order",
         "positions alone decide the order",
-        Series(edit=lambda made, i: shuffled(made, i)),
+        Series(edit=shuffled),
     ),
     Case(
         GROUPS,

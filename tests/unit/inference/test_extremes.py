@@ -151,7 +151,7 @@ def long_series(folder: Path, slices: int) -> None:
 @pytest.mark.long
 def test_a_long_series_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     used = {}
-    for slices in (700, 2000):  # 700 slices of int32 fill the reader's memory of decoded slices
+    for slices in (700, 2000):
         folder = tmp_path / str(slices)
         long_series(folder, slices)
         command = [sys.executable, "-c", LONG_SERIES, str(folder), str(tmp_path / f"d{slices}")]
@@ -160,4 +160,5 @@ def test_a_long_series_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         instances, used[slices] = map(int, done.stdout.split())
         assert instances == 2 * slices - 1
-    assert used[2000] < used[700] + 150  # 1,300 slices more would be 340 MB as int32
+    # The headers of 1,300 slices take some 90 MB; their pixels, all kept, would take 340 MB more.
+    assert used[2000] - used[700] < 250
