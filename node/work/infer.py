@@ -148,10 +148,10 @@ class Inference:
 
 
 def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
-    """Where the files of `instances` are, with the order in which versions were received."""
+    """Where the files of `instances` are, which come with the newest version first."""
     return tuple(
-        Source(files.path(instance.path), instance.instance_uid, instance.id)
-        for instance in instances
+        Source(files.path(instance.path), instance.instance_uid, len(instances) - place)
+        for place, instance in enumerate(instances)
         if instance.path is not None
     )
 

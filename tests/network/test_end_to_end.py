@@ -267,6 +267,30 @@ def test_a_corrected_patient_gives_a_new_derived_series_under_the_new_name(
         assert {name for _, name in patients} == {"LIDC-IDRI-0001", "LIDC-IDRI-0001-CORRECTED"}
 
 
+def test_a_correction_that_is_undone_gives_the_first_patients_series_again(
+    tmp_path: Path, archive: Storescp
+) -> None:
+    def correct(dataset: Any) -> None:
+        dataset.PatientID = "WRONG"
+
+    node = NodeProcess(
+        tmp_path / "node",
+        destination("archive", "STORESCP", archive.port),
+        route(destinations=["archive"]),
+    )
+    with running(node):
+        files = series.thick(4)
+        wrong = series.changed(files, tmp_path / "wrong", correct)
+        for count, sent in enumerate((files, wrong, files), start=1):
+            for path in archive.files():
+                path.unlink()
+            storescu(node.port, *sent, options=("-xt",))
+            node.event("delivery sent", count=count)
+        found = {dcmread(path, stop_before_pixels=True).PatientID for path in archive.files()}
+        assert found == {"LIDC-IDRI-0001"}
+        assert len(node.jobs()) == 2
+
+
 def test_the_same_uid_with_other_pixels_holds_the_job_and_keeps_both(tmp_path: Path) -> None:
     def other_pixels(dataset: Any) -> None:
         dataset.decompress(generate_instance_uid=False)

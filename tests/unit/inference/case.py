@@ -1,4 +1,4 @@
-"""What a case is, and how its series is made; `cases.py` and `cases_more.py` list them."""
+"""What a case is, and how its series is made; the `cases*.py` list them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -25,7 +25,8 @@ from tests.unit.inference.case import (
     shuffled,
     together,
 )
-from tests.unit.inference.cases_more import DAMAGED, GEOMETRY, PIXELS
+from tests.unit.inference.cases_damage import DAMAGED
+from tests.unit.inference.cases_more import GEOMETRY, PIXELS
 
 GROUPING = (
     Case(

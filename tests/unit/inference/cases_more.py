@@ -1,12 +1,8 @@
-"""The cases of `cases.py` that lie in geometry, pixels and damage."""
-
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+"""The cases of `cases.py` that lie in geometry and pixels."""
 
 from inference.errors import Reason as R
-from tests import phantoms
 from tests.phantoms import Pixels, Series
 from tests.unit.inference.case import (
-    DAMAGE,
     HOLE,
     PLACES,
     VALUES,
@@ -14,9 +10,6 @@ from tests.unit.inference.case import (
     Case,
     altered,
     assign,
-    broken,
-    cut_header,
-    cut_stream,
     each,
     is_padded,
     junk_above_high_bit,
@@ -25,7 +18,6 @@ from tests.unit.inference.case import (
     output,
     own_rescale,
     target,
-    together,
     undeclared,
 )
 
@@ -303,90 +295,5 @@ PIXELS = (
         altered(ImageType=["DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"]),
         R.NOT_HU,
         "multi-energy",
-    ),
-)
-
-DAMAGED = (
-    Case(
-        DAMAGE,
-        "pixels cut short",
-        "held",
-        broken(phantoms.break_pixels),
-        R.PIXEL_DATA_ERROR,
-        "image 3 are damaged",
-    ),
-    Case(
-        DAMAGE,
-        "a data set cut before its pixels",
-        "held; no stack of its series is filled",
-        broken(cut_header),
-        R.PIXEL_DATA_ERROR,
-        "Image 3 ends before its pixels",
-    ),
-    Case(
-        DAMAGE,
-        "a JPEG-LS code stream cut short",
-        "held",
-        broken(cut_stream, Series(transfer_syntax=JPEGLSLossless)),
-        R.PIXEL_DATA_ERROR,
-        "the code stream has no end",
-    ),
-    Case(
-        DAMAGE,
-        "a JPEG 2000 code stream cut short",
-        "held",
-        broken(cut_stream, Series(transfer_syntax=JPEG2000Lossless)),
-        R.PIXEL_DATA_ERROR,
-        "the code stream has no end",
-    ),
-    Case(
-        DAMAGE,
-        "an RLE frame cut short",
-        "held",
-        broken(cut_stream, Series(transfer_syntax=RLELossless)),
-        R.PIXEL_DATA_ERROR,
-        "image 3 are damaged",
-    ),
-    Case(
-        DAMAGE,
-        "pixels that do not fit rows and columns",
-        "held",
-        altered(Rows=64),
-        R.PIXEL_DATA_ERROR,
-        "damaged or incomplete",
-    ),
-    Case(
-        DAMAGE,
-        "an impossible number of bits",
-        "held",
-        altered(BitsStored=17),
-        R.PIXEL_DATA_ERROR,
-        "impossible",
-    ),
-    Case(
-        DAMAGE,
-        "one instance twice, the same",
-        "processed once",
-        together(Series(), Series()),
-        said="differ in the header alone",
-    ),
-    Case(
-        DAMAGE,
-        "one instance twice, in another transfer syntax and with another name",
-        "the newest is used",
-        together(
-            Series(),
-            Series(transfer_syntax=JPEGLSLossless, patient=phantoms.Patient(name="Real^Name")),
-        ),
-        said="differ in the header alone",
-        seen=lambda made: bool(made.PatientName == "Real^Name"),
-    ),
-    Case(
-        DAMAGE,
-        "one instance twice, with other pixels or position",
-        "held",
-        together(Series(), Series(edit=only(lambda i: i == 1, RescaleIntercept="-1000"))),
-        R.CONFLICTING_INSTANCES,
-        "received twice under one UID",
     ),
 )

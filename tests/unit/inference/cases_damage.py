@@ -1,0 +1,102 @@
+"""The cases of `cases.py` of damaged data, and of one instance sent twice."""
+
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from inference.errors import Reason as R
+from tests import phantoms
+from tests.phantoms import Series
+from tests.unit.inference.case import (
+    DAMAGE,
+    Case,
+    altered,
+    broken,
+    cut_header,
+    cut_stream,
+    only,
+    together,
+)
+
+DAMAGED = (
+    Case(
+        DAMAGE,
+        "pixels cut short",
+        "held",
+        broken(phantoms.break_pixels),
+        R.PIXEL_DATA_ERROR,
+        "image 3 are damaged",
+    ),
+    Case(
+        DAMAGE,
+        "a data set cut before its pixels",
+        "held; no stack of its series is filled",
+        broken(cut_header),
+        R.PIXEL_DATA_ERROR,
+        "Image 3 ends before its pixels",
+    ),
+    Case(
+        DAMAGE,
+        "a JPEG-LS code stream cut short",
+        "held",
+        broken(cut_stream, Series(transfer_syntax=JPEGLSLossless)),
+        R.PIXEL_DATA_ERROR,
+        "the code stream has no end",
+    ),
+    Case(
+        DAMAGE,
+        "a JPEG 2000 code stream cut short",
+        "held",
+        broken(cut_stream, Series(transfer_syntax=JPEG2000Lossless)),
+        R.PIXEL_DATA_ERROR,
+        "the code stream has no end",
+    ),
+    Case(
+        DAMAGE,
+        "an RLE frame cut short",
+        "held",
+        broken(cut_stream, Series(transfer_syntax=RLELossless)),
+        R.PIXEL_DATA_ERROR,
+        "image 3 are damaged",
+    ),
+    Case(
+        DAMAGE,
+        "pixels that do not fit rows and columns",
+        "held",
+        altered(Rows=64),
+        R.PIXEL_DATA_ERROR,
+        "damaged or incomplete",
+    ),
+    Case(
+        DAMAGE,
+        "an impossible number of bits",
+        "held",
+        altered(BitsStored=17),
+        R.PIXEL_DATA_ERROR,
+        "impossible",
+    ),
+    Case(
+        DAMAGE,
+        "one instance twice, the same",
+        "processed once",
+        together(Series(), Series()),
+        said="differ in the header alone",
+    ),
+    Case(
+        DAMAGE,
+        "one instance twice, in another transfer syntax and with another name",
+        "the newest is used",
+        together(
+            Series(),
+            Series(transfer_syntax=JPEGLSLossless, patient=phantoms.Patient(name="Real^Name")),
+        ),
+        said="differ in the header alone",
+        seen=lambda made: bool(made.PatientName == "Real^Name"),
+    ),
+    Case(
+        DAMAGE,
+        "one instance twice, with other pixels or position",
+        "held",
+        together(Series(), Series(edit=only(lambda i: i == 1, RescaleIntercept="-1000"))),
+        R.CONFLICTING_INSTANCES,
+        "received twice under one UID",
+    ),
+)
