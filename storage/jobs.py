@@ -303,7 +303,7 @@ class Queue:
     ) -> JobState:
         with self._database.writing() as db:
             row = held_by(db, leased)
-            end_attempt(db, row, self._now(), str(state), detail)
+            end_attempt(db, row, self._now(), str(state), detail or reason)
             if row.cancel_requested:  # a verdict on a job that nobody wants any more
                 return cancel(db, row, self._now())
             told = {"reason": reason, "sentence": sentence, "record": to_json(record or {})}

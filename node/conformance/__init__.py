@@ -4,6 +4,8 @@ It follows the outline of PS3.2 Annex N. What the code decides stands in the cod
 made from the very tables that the code reads, so that the statement cannot say anything else.
 """
 
+from pathlib import Path
+
 from node.config import Config
 from node.conformance import network, objects, services
 
@@ -23,5 +25,12 @@ def statement(config: Config) -> str:
         *services.character_sets(),
         *services.security(config),
         *services.limitations(),
+        _cases(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _cases() -> str:
+    """The table of cases, which tests hold to what the code does, one level of headings lower."""
+    text = Path(__file__).with_name("cases.md").read_text(encoding="utf-8").strip()
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())

@@ -22,6 +22,12 @@ def close(stored: Stored) -> None:
     stored.queue.complete(stored.arrival().id, {}, [])
 
 
+def hold_the_conflict(stored: Stored) -> None:
+    """The series is complete, its versions disagree, and a person is told."""
+    stored.complete(key_of(stored))
+    stored.queue.hold(stored.claim(), "CONFLICTING_INSTANCES", "Send the series again.")
+
+
 def versions(stored: Stored, peer: Peer = SCANNER) -> list[tuple[str, str]]:
     """UID and digest of what counts, the newest first."""
     found = stored.archive.instances(stored.arrival(peer).id)
@@ -65,7 +71,7 @@ def test_versions_of_the_same_moment_are_in_the_order_of_their_first_arrival(
 def test_a_whole_resend_supersedes_the_versions_that_came_before(stored: Stored) -> None:
     send(stored)
     send(stored, ("1.2",), b"other pixels")
-    close(stored)
+    hold_the_conflict(stored)
     send(stored)
     plain = [(uid, digest_of(stored, uid, b"")) for uid in reversed(SLICES)]
     assert versions(stored) == plain
@@ -74,9 +80,18 @@ def test_a_whole_resend_supersedes_the_versions_that_came_before(stored: Stored)
     assert versions(stored)[1:] == plain
 
 
-def test_a_whole_resend_may_bring_the_later_version_too(stored: Stored) -> None:
+def test_a_whole_resend_with_other_pixels_is_a_conflict_until_a_person_was_told(
+    stored: Stored,
+) -> None:
     send(stored)
     close(stored)
+    send(stored, version=b"other pixels")
+    assert len(versions(stored)) == 6
+
+
+def test_a_whole_resend_may_bring_the_later_version_too(stored: Stored) -> None:
+    send(stored)
+    hold_the_conflict(stored)
     send(stored, (*SLICES, "1.4"), b"corrected")
     assert {uid for uid, _ in versions(stored)} == {*SLICES, "1.4"}
     assert len(versions(stored)) == 4
