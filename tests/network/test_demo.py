@@ -190,12 +190,12 @@ def test_a_demo_that_is_stopped_ends_what_it_started(tmp_path: Path) -> None:
 
 
 def test_a_series_without_a_result_fails_with_what_the_node_said(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "slices=1, pacs='built-in'")  # one slice has no gap: no route wants it
+    demo = Demo(tmp_path, "slices=1, pacs='built-in'")  # one slice has no gap to fill
     try:
         status, document = demo.result()
         assert status == 1
         assert document["ok"] is False
-        assert "no route asks for it" in document["problem"]
+        assert "job refused TOO_FEW_SLICES" in document["problem"]
         assert f"The end of {tmp_path / 'node.log'}" in demo.told()
         assert '"event": "series complete"' in demo.told()
         assert demo.left() == []
