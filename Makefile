@@ -3,10 +3,9 @@ PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin
 STAMP := .venv/.installed
-PACKAGES := dcmtk orthanc postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit network faults test-long bench soak train docs clean
+.PHONY: help setup system demo run test check lint types imports unit network browser faults test-long bench soak train docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +22,7 @@ system:
 	@missing=""; \
 	command -v storescu >/dev/null && command -v storescp >/dev/null || missing="$$missing dcmtk"; \
 	command -v Orthanc >/dev/null || missing="$$missing orthanc"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -59,6 +59,9 @@ unit: setup  ## the quick tests
 network: setup system  ## tests with real peers on sockets
 	$(BIN)/pytest tests/network
 
+browser: setup system  ## the administrator's pages in a headless Chromium
+	$(BIN)/pytest tests/browser
+
 faults: setup system  ## the fault tests, with more rounds than CI (FAULT_ROUNDS)
 	FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/pytest tests/faults --timeout 3600
 
@@ -75,4 +78,4 @@ train: setup  ## train the generator from DATA, on the CPU or on CUDA
 	$(BIN)/midslice train $(DATA)
 
 docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
-	$(BIN)/midslice conformance > CONFORMANCE.md
+	$(BIN)/midslice conformance > CONFORMANCE.md.new && mv CONFORMANCE.md.new CONFORMANCE.md

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+from torch.optim import Optimizer
 
 from inference.errors import ModelLoadError
 
 Tensors = Mapping[str, Tensor]
 
-PARTS = ("weights", "average", "optimiser")
+PARTS = ("weights", "average", "optimiser", "adversary")
 REST = "training"  # the key of what is no tensor, as JSON, in the file's metadata
 
 
@@ -32,6 +33,7 @@ class Checkpoint:
     optimiser: Tensors  # named by the number of the parameter and what is kept of it
     random: Mapping[str, Any]  # state of the numpy generator
     patients: tuple[str, ...]  # trained on; a checkpoint never goes on with others
+    adversary: Tensors = field(default_factory=dict)  # empty where training has none
 
 
 def save_weights(weights: Tensors, path: Path) -> str:
@@ -80,6 +82,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelLoadError(f"{path}: not a checkpoint of this training: {error}") from error
+
+
+def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
+    """What an optimiser keeps, each named by the number of its parameter."""
+    return {
+        f"{number}.{name}": value
+        for number, kept in optimiser.state_dict()["state"].items()
+        for name, value in kept.items()
+    }
+
+
+def restore_optimiser(optimiser: Optimizer, kept: Tensors) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in kept.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _part(tensors: Tensors, part: str) -> Tensors:

@@ -12,8 +12,9 @@ from inference.dataset import Header, read_header
 from inference.derived import IMAGE_TYPE
 from inference.errors import Unprocessable
 from inference.geometry import Layout
-from inference.intensity import PixelFormat, PixelReader, Stored, is_lossy
+from inference.intensity import PixelFormat, PixelReader, Stored, generated_format, is_lossy
 from inference.placement import Planned
+from inference.previews import FOLDER as PREVIEWS
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4
@@ -76,7 +77,7 @@ def verify(
             found.append(error.sentence)
         faults += [f"{slice_.name}: {fault}" for fault in found]
         progress(place + 1)
-    names = {path.name for path in expected.folder.iterdir()}
+    names = {path.name for path in expected.folder.iterdir()} - {PREVIEWS}
     if names != {slice_.name for slice_ in expected.slices}:
         faults.append("the folder holds other files than planned")
     return (*faults, *_series_faults(headers, expected))
@@ -137,7 +138,8 @@ def _pixel_faults(
 ) -> Iterator[str]:
     stored = written.stored(header)
     first = expected.layout.headers[slice_.base]
-    layout, source = PixelFormat.of(header), PixelFormat.of(first)
+    layout = PixelFormat.of(header)
+    source = generated_format(first, slice_.rescale_of(expected.layout))
     if not _same_format(layout, source):
         yield "the pixel format or rescale is not that of the source"
         return
@@ -146,7 +148,7 @@ def _pixel_faults(
             yield "a copied slice differs from its source"
         return
     second = expected.layout.headers[slice_.base + 1]
-    yield from _generated_faults(stored, first, second, pixels)
+    yield from _generated_faults(stored, layout, (first, second), pixels)
 
 
 def _same_format(one: PixelFormat, other: PixelFormat) -> bool:
@@ -157,25 +159,25 @@ def _same_format(one: PixelFormat, other: PixelFormat) -> bool:
 
 
 def _generated_faults(
-    stored: Stored, first: Header, second: Header, pixels: PixelReader
+    stored: Stored, own: PixelFormat, neighbours: tuple[Header, Header], pixels: PixelReader
 ) -> Iterator[str]:
     """Generated values lie within those of the two neighbours; padding is where they have it."""
-    formats = (PixelFormat.of(first), PixelFormat.of(second))
-    planes = (pixels.stored(first), pixels.stored(second))
+    formats = [PixelFormat.of(header) for header in neighbours]
+    planes = [pixels.stored(header) for header in neighbours]
     outside = [layout.padded(plane) for layout, plane in zip(formats, planes, strict=True)]
     anywhere = outside[0] | outside[1]
     inside = [
         layout.hounsfield(plane)[~mask]
         for layout, plane, mask in zip(formats, planes, outside, strict=True)
     ]
-    values = formats[0].hounsfield(stored)[~anywhere]
+    values = own.hounsfield(stored)[~anywhere]
     known = np.concatenate(inside)
     # One stored value: where the neighbours are rescaled differently, values are rounded twice.
     slack = abs(formats[0].slope) + abs(formats[1].slope)
-    slack = 0.0 if formats[0] == formats[1] and formats[0].padding is None else slack
+    slack = 0.0 if own == formats[0] == formats[1] and own.padding is None else slack
     if values.size and (values.min() < known.min() - slack or values.max() > known.max() + slack):
         yield "generated values lie outside those of the neighbours"
-    if not np.array_equal(formats[0].padded(stored), anywhere):
+    if not np.array_equal(own.padded(stored), anywhere):
         yield "padding is not where the neighbours have it"
 
 

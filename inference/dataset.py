@@ -46,6 +46,7 @@ UNOPENED = "cannot be opened"
 # some bytes may stand for gigabytes.
 LONGEST_VALUE = 64 << 10
 MOST_INFLATED = 16 << 20
+READ_AT_ONCE = 1 << 20
 PIXEL_DATA = 0x7FE00008  # float, double float and pixel data: everything from here on is not read
 FIRST_BULK_GROUP = 0x5000  # curves, overlays and pixels: not part of a header
 DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
@@ -173,6 +174,7 @@ class Stack:
     key: str  # readable; the same for the same kind of images whatever else has arrived
     headers: tuple[Header, ...]
     label: str = ""  # what tells it from the other stacks of its series; "" for an only one
+    fault: str = ""  # why its images form no volume: no two of them match
 
     def __len__(self) -> int:
         """The number of slices; versions of an instance count once."""
@@ -226,9 +228,8 @@ def read_header(path: Path, *, order: int = 0) -> Header:
         return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
     except OSError as error:
         return Header(path, {}, order=order, fault=f"{UNOPENED} ({error.strerror})")
-    except DAMAGED as error:
-        fault = f"holds a damaged data set ({type(error).__name__})"
-        return Header(path, {}, order=order, fault=fault)
+    except DAMAGED:
+        return Header(path, {}, order=order, fault="holds a damaged data set")
 
 
 def _parsed(path: Path) -> tuple[str, Dataset]:
@@ -237,13 +238,23 @@ def _parsed(path: Path) -> tuple[str, Dataset]:
     syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
     if syntax != DeflatedExplicitVRLittleEndian:
         return syntax, dcmread(path, stop_before_pixels=True, defer_size=LONGEST_VALUE)
+    return syntax, read_dataset(inflated(path, MOST_INFLATED), False, True, stop_when=_at_pixels)
+
+
+def inflated(path: Path, most: int) -> BytesIO:
+    """The first bytes of a deflated data set (PS3.5 A.5); what is beyond is never inflated."""
+    # PS3.10 7.1: preamble, "DICM", the group length element, and as many bytes as it says.
+    start = 128 + 4 + 12 + int(read_file_meta_info(path).FileMetaInformationGroupLength)
+    inflate, made = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     with path.open("rb") as file:
-        # PS3.10 7.1: preamble, "DICM", the group length element, and as many bytes as it says.
-        file.seek(128 + 4 + 12 + int(meta.FileMetaInformationGroupLength))
-        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
-            file.read(MOST_INFLATED), MOST_INFLATED
-        )
-    return syntax, read_dataset(BytesIO(inflated), False, True, stop_when=_at_pixels)
+        file.seek(start)
+        while not inflate.eof and made.tell() < most:
+            piece = inflate.unconsumed_tail or file.read(READ_AT_ONCE)
+            if not piece:
+                break
+            made.write(inflate.decompress(piece, most - made.tell()))
+    made.seek(0)
+    return made
 
 
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -20,7 +20,7 @@ from inference.scope import MANUFACTURER, MODEL_NAME
 from inference.uids import node_uid
 
 IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
-FIRST_SERIES_NUMBER, MOST_SERIES_NUMBER = 9000, 2**31 - 1
+FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 1000, 2**31 - 1
 MOST_DESCRIPTION = 64
 GENERATED_COMMENT = "AI-generated slice, not acquired; not for primary diagnosis"
 COPIED_COMMENT = (
@@ -51,10 +51,13 @@ class Series:
         self._lossy = any(is_lossy(header) for header in layout.headers)
         self._shared = self._shared_elements(first, series_uid)
 
-    def write(self, place: int, stored: Stored) -> File:
-        """Write the slice at a place of the series with its stored values."""
+    def write(self, place: int, stored: Stored, note: str = "") -> File:
+        """Write the slice at a place of the series with its stored values.
+
+        The note, in ASCII, says of a generated slice how sure its model is.
+        """
         slice_ = self._slices[place]
-        elements = self.elements(place)
+        elements = self.elements(place, note)
         base = self._layout.headers[slice_.base]
         data = encoded(stored, base)
         vr = "OW" if (base.integer("BitsAllocated") or 16) > 8 else "OB"
@@ -63,7 +66,7 @@ class Series:
         sop_class = base.text("SOPClassUID")
         return File(slice_.name, slice_.uid, sop_class, digest, slice_.is_generated)
 
-    def elements(self, place: int) -> Elements:
+    def elements(self, place: int, note: str = "") -> Elements:
         """The whole header of the slice at a place."""
         slice_ = self._slices[place]
         base = self._layout.headers[slice_.base]
@@ -71,9 +74,10 @@ class Series:
         return (
             self._shared
             | h.carried(base, w.PIXELS, repaired=True)
+            | h.carried(slice_.rescale_of(self._layout), w.RESCALE, repaired=True)
             | self._in_its_character_set(nearest, w.ACQUISITION)
             | self._plane(place, base)
-            | self._derivation(slice_, base)
+            | self._derivation(slice_, base, note)
             | h.elements_of(
                 SOPInstanceUID=slice_.uid,
                 InstanceNumber=str(slice_.number),
@@ -101,7 +105,7 @@ class Series:
             | h.elements_of(
                 SOPClassUID=first.text("SOPClassUID"),
                 SeriesInstanceUID=series_uid,
-                SeriesNumber=str(_series_number(first)),
+                SeriesNumber=str(_series_number(first, request.mark.place)),
                 InstanceCreatorUID=node_uid(request.secret, request.station_name),
                 ImageType=IMAGE_TYPE,
                 ContentQualification=request.output.content_qualification,
@@ -135,7 +139,11 @@ class Series:
         per_gap = dict.fromkeys((slice_.gap for slice_ in generated), 0)
         for slice_ in generated:
             per_gap[slice_.gap] += 1
-        return title(self._request.parameters, set(per_gap.values()), self._request.output.label)
+        mark = self._request.mark
+        revision = f"rev {mark.revision}" if mark.revision > 1 else ""
+        labels = (revision, self._request.output.label, mark.route)
+        label = " ".join(filter(None, labels))
+        return title(self._request.parameters, set(per_gap.values()), label)
 
     def _plane(self, place: int, base: Header) -> Elements:
         slice_, output = self._slices[place], self._request.output
@@ -160,7 +168,7 @@ class Series:
                 location |= h.carried(base, ("SliceLocation",), repaired=True)
         return found | position | location
 
-    def _derivation(self, slice_: Planned, base: Header) -> Elements:
+    def _derivation(self, slice_: Planned, base: Header, note: str) -> Elements:
         headers = [self._layout.headers[index] for index in slice_.sources]
         found = h.elements_of(
             SourceImageSequence=h.items_of(*(_source_image(header, slice_) for header in headers)),
@@ -175,7 +183,7 @@ class Series:
         text = (
             f"AI-synthesised slice at {slice_.fraction:.4g} of the gap between 2 source slices "
             f"(model {self._model_text()}); not acquired"
-        )
+        ) + (f"; {note}" if note else "")
         return found | h.elements_of(
             DerivationDescription=text,
             DerivationCodeSequence=h.code("113085"),
@@ -274,9 +282,10 @@ def _local(at: datetime, source: Header) -> datetime:
         return at
 
 
-def _series_number(source: Header) -> int:
-    number = source.integer("SeriesNumber") or 0
-    return min(FIRST_SERIES_NUMBER + max(0, number), MOST_SERIES_NUMBER)
+def _series_number(source: Header, place: int) -> int:
+    """After the numbers of the scanner, and another one for each that is made of a stack."""
+    number = FIRST_SERIES_NUMBER + max(0, source.integer("SeriesNumber") or 0)
+    return min(number + place * SERIES_NUMBER_STEP, MOST_SERIES_NUMBER)
 
 
 def _window(first: Header) -> Elements:

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header, Stack, newest
 from inference.errors import Reason, Unprocessable
@@ -36,9 +37,11 @@ INTERLEAVED_RATIO = 0.5
 SHEAR_DEGREES, LINE_TOLERANCE_MM = 0.5, 0.1
 # Beyond this the slices lie beside each other rather than behind each other.
 MAX_SHEAR_DEGREES, LEAST_SIDE_STEP_MM = 60.0, 2.0
-# Acquisition times that turn back at this part of the slices belong to two acquisitions.
-ZIGZAG_PART, FEWEST_FOR_ZIGZAG = 0.8, 6
+# Acquisition times of so many neighbours that go to and fro belong to two acquisitions.
+FEWEST_FOR_ZIGZAG = 6
 MAX_SIDE_PIXELS = 8192
+# Attributes of an acquisition: they separate stacks only where they cover the same places.
+ACQUISITION = ("AcquisitionNumber", "ContrastBolusAgent", "AcquisitionTime")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,8 @@ class Layout:
 
 def measure(stack: Stack) -> Layout | None:
     """The layout of a stack, as routes match it by gap and tilt; None where it has none."""
+    if stack.fault:
+        return None
     try:
         return arrange([h for h in newest(stack.headers) if instance_fault(h) is None])
     except Unprocessable:
@@ -87,6 +92,8 @@ def examine(stack: Stack, output: Output) -> Layout:
     check_patient(headers)
     for header in headers:
         check_scope(header, output)
+    if stack.fault:
+        raise Unprocessable(Reason.TOO_FEW_SLICES, stack.fault)
     layout = arrange(headers)
     if layout.missing and output.across_missing == "hold":
         raise Unprocessable(Reason.MISSING_SLICES, _missing_sentence(layout))
@@ -97,9 +104,11 @@ def _missing_sentence(layout: Layout) -> str:
     places = ", ".join(
         f"{layout.geometry.gaps_mm[gap]:.1f} mm after slice {gap + 1}" for gap in layout.missing
     )
+    count = sum(layout.missing.values())
     return (
-        f"About {sum(layout.missing.values())} of the slices are missing (gaps: {places}; "
-        f"usual: {layout.gap_mm:.1f} mm). Send the series again, or release it as it is."
+        f"About {count} {'slice is' if count == 1 else 'slices are'} missing (gaps: {places}; "
+        f"usual: {layout.gap_mm:.1f} mm). Send what is missing; or have the route leave such gaps "
+        '(across_missing = "leave") and send the series again.'
     )
 
 
@@ -126,11 +135,11 @@ def arrange(headers: Sequence[Header]) -> Layout:
         columns=first.integer("Columns") or 0,
         thickness_mm=_thickness(ordered),
     )
-    _check_positions(geometry)
     _check_acquisitions(ordered)
+    _check_positions(geometry)
     shear, notes = _shear(geometry)
     if len({header.text("FrameOfReferenceUID") for header in ordered}) > 1:
-        notes = (*notes, "each slice names another frame of reference; the first slice's was used")
+        notes = (*notes, "each slice names its own frame of reference; the first slice's was used")
     notes += _tilt_note(ordered, shear)
     return Layout(ordered, geometry, find_missing(ordered, geometry), shear, notes)
 
@@ -143,12 +152,16 @@ def _check_plane(header: Header) -> None:
     if not absent and min(header.numbers("PixelSpacing")) <= 0.0:
         absent.append("PixelSpacing")
     if absent:
-        sentence = f"The images have no usable {', '.join(absent)}, so their place is unknown."
+        names = ", ".join(map(dictionary_description, absent))
+        sentence = f"The images have no usable {names}, so their place is unknown."
         raise Unprocessable(Reason.NO_GEOMETRY, sentence)
     row, column = np.array(header.numbers("ImageOrientationPatient"), float).reshape(2, 3)
     lengths_off = max(abs(np.linalg.norm(row) - 1.0), abs(np.linalg.norm(column) - 1.0))
     if lengths_off > COSINE_TOLERANCE or abs(row @ column) > COSINE_TOLERANCE:
-        sentence = "The direction of rows and columns is not two unit vectors at a right angle."
+        sentence = (
+            "Image Orientation (Patient) is impossible: the directions of rows and columns must be "
+            "unit vectors at a right angle."
+        )
         raise Unprocessable(Reason.BAD_ORIENTATION, sentence)
     sides = (header.integer("Rows") or 0, header.integer("Columns") or 0)
     if min(sides) < 1:
@@ -170,10 +183,16 @@ def _check_positions(geometry: Geometry) -> None:
     gaps = geometry.gaps_mm
     same = int((gaps < SAME_POSITION_MM).sum())
     if same:
-        sentence = f"{same} of the slices lie where another one lies, and nothing tells them apart."
+        sentence = (
+            f"{same} of the {len(geometry)} slices lie where another one lies, "
+            "and nothing tells which of them belong together."
+        )
         raise Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
     if _is_interleaved(gaps):
-        sentence = "Two acquisitions are interleaved: narrow and wide gaps take turns."
+        sentence = (
+            "Two acquisitions are interleaved: narrow and wide gaps take turns. "
+            "Send each acquisition as a series of its own."
+        )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
     sides = _side_steps_mm(geometry)
     steep = sides > np.maximum(LEAST_SIDE_STEP_MM, gaps * math.tan(math.radians(MAX_SHEAR_DEGREES)))
@@ -193,28 +212,37 @@ def _is_interleaved(gaps: NDArray[np.float64]) -> bool:
 
 def _check_acquisitions(headers: Sequence[Header]) -> None:
     alternating = any(
-        _returns([header.text(keyword) for header in headers])
-        for keyword in ("AcquisitionNumber", "ContrastBolusAgent")
+        _returns([header.text(keyword) for header in headers]) for keyword in ACQUISITION
     )
     if alternating or _zigzags([header.number("AcquisitionTime") for header in headers]):
-        sentence = "Slices of several acquisitions alternate; they cannot be one volume."
+        sentence = (
+            "Slices of several acquisitions take turns; they cannot be one volume. "
+            "Send each acquisition as a series of its own."
+        )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
 
 
 def _returns(values: Sequence[str]) -> bool:
-    """True where a value is seen again after another one came between; absent ones say nothing."""
-    known = [value for value in values if value]
+    """True where a value is seen again after another one came between.
+
+    A single slice without a value says nothing; several without one are an acquisition like any:
+    the slices before the contrast agent do not name it.
+    """
+    known = values if values.count("") > 1 else [value for value in values if value]
     runs = [*known[:1], *(second for first, second in pairwise(known) if first != second)]
     return len(runs) > len(set(runs))
 
 
 def _zigzags(times: Sequence[float | None]) -> bool:
-    known = [time for time in times if time is not None]
-    if len(known) < len(times) or len(known) < FEWEST_FOR_ZIGZAG:
-        return False
-    steps = np.sign(np.diff(known))
-    turns = int((steps[1:] * steps[:-1] < 0).sum())
-    return turns >= ZIGZAG_PART * (len(steps) - 1)
+    """True where every other one of some neighbours was taken earlier than all between them."""
+    for start in range(len(times) - FEWEST_FOR_ZIGZAG + 1):
+        window = [time for time in times[start : start + FEWEST_FOR_ZIGZAG] if time is not None]
+        one, other = window[::2], window[1::2]
+        if len(window) < FEWEST_FOR_ZIGZAG:
+            continue
+        if max(one) < min(other) or max(other) < min(one):
+            return True
+    return False
 
 
 def _side_steps_mm(geometry: Geometry) -> NDArray[np.float64]:
@@ -288,36 +316,3 @@ def _equal_run(gaps: NDArray[np.float64], gap: int) -> int:
     while last + 1 < len(gaps) and equal[last + 1]:
         last += 1
     return last - first + 1
-
-
-def acquired_thin(stack: Stack, others: Sequence[Stack]) -> Unprocessable | None:
-    """The verdict where a received stack with smaller gaps covers the same range already.
-
-    `others` are stacks of other received series; only those of the same study, frame of reference
-    and kernel count. A real slice is always better than a made one.
-    """
-    mine = measure(stack)
-    for other in others:
-        theirs = measure(other)
-        if mine is not None and theirs is not None and _is_thin_twin(mine, theirs):
-            return Unprocessable(
-                Reason.ACQUIRED_THIN_SERIES_EXISTS,
-                f"The study holds a received series of the same range with slices "
-                f"{theirs.gap_mm:.2f} mm apart (here: {mine.gap_mm:.2f} mm); use that one.",
-            )
-    return None
-
-
-def _is_thin_twin(mine: Layout, theirs: Layout) -> bool:
-    keywords = ("StudyInstanceUID", "FrameOfReferenceUID", "ConvolutionKernel")
-    one, other = mine.headers[0], theirs.headers[0]
-    if any(one.text(keyword) != other.text(keyword) for keyword in keywords):
-        return False
-    if theirs.gap_mm > (1.0 - EQUAL_GAPS) * mine.gap_mm:
-        return False
-    if abs(mine.geometry.normal @ theirs.geometry.normal) < 1.0 - COSINE_TOLERANCE:
-        return False
-    start, end = mine.geometry.distances_mm[[0, -1]]
-    places = theirs.geometry.positions @ mine.geometry.normal
-    shared = min(end, places.max()) - max(start, places.min())
-    return bool(shared > 0.5 * (end - start))

@@ -3,18 +3,13 @@
 import hashlib
 import struct
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID
 
-from inference.dataset import DAMAGED, Header
+from inference.dataset import Header
+from inference.decoding import decoded
 from inference.errors import Reason, Unprocessable
 from inference.volume import Plane
 
@@ -26,16 +21,6 @@ AIR_HU = -1024.0
 UNDECLARED_PADDING_HU = -1500.0
 # Decoded slices that are kept in memory, so that a usual series is decoded once.
 CACHE_BYTES = 256 << 20
-PACKAGES = {
-    "1.2.840.10008.1.2.4.5": "pylibjpeg-libjpeg",  # JPEG baseline, extended, lossless
-    "1.2.840.10008.1.2.4.7": "pylibjpeg-libjpeg",
-    "1.2.840.10008.1.2.4.8": "pyjpegls",  # JPEG-LS
-    "1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg",  # JPEG 2000
-    "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg",  # HTJ2K
-}
-JPEG_FAMILY = "1.2.840.10008.1.2.4."
-# The other decoder of JPEG-LS makes a picture of a damaged code stream without a word.
-PREFERRED = {"1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls"}
 LOSSY_SYNTAXES = frozenset(
     {
         "1.2.840.10008.1.2.4.50",
@@ -90,12 +75,16 @@ class PixelFormat:
 
     def padded(self, stored: Stored) -> Mask:
         """Where a pixel is no measurement: declared padding, or below every possible value."""
-        mask = np.zeros(stored.shape, bool)
-        if self.padding is not None:
-            mask = (stored >= self.padding[0]) & (stored <= self.padding[1])
+        mask = self.declared(stored)
         if not self.is_inverted:
             mask |= stored * self.slope + self.intercept < UNDECLARED_PADDING_HU
         return mask
+
+    def declared(self, stored: Stored) -> Mask:
+        """Where a pixel has a value that the header declares as padding."""
+        if self.padding is None:
+            return np.zeros(stored.shape, bool)
+        return (stored >= self.padding[0]) & (stored <= self.padding[1])
 
     def hounsfield(self, stored: Stored) -> Plane:
         """Stored values in HU; padding becomes air."""
@@ -104,7 +93,7 @@ class PixelFormat:
         plane[self.padded(stored)] = AIR_HU
         return plane
 
-    def stored(self, plane: Plane) -> NDArray[np.float64]:
+    def stored(self, plane: NDArray[np.floating]) -> NDArray[np.float64]:
         """HU as stored values, rounded half to even, not yet clipped."""
         values = np.rint((plane.astype(np.float64) - self.intercept) / self.slope)
         return self.least + self.most - values if self.is_inverted else values
@@ -176,51 +165,9 @@ class PixelReader:
         return digest.hexdigest()
 
 
-def check_decoder(header: Header) -> None:
-    """Raise Unprocessable where no installed decoder takes the transfer syntax."""
-    syntax = header.transfer_syntax
-    try:
-        decoder = get_decoder(UID(syntax))
-    except (NotImplementedError, ValueError):
-        raise _without_decoder(syntax, "no package decodes it") from None
-    if not decoder.is_available:
-        known = (name for prefix, name in PACKAGES.items() if syntax.startswith(prefix))
-        raise _without_decoder(syntax, next(known, "; ".join(decoder.missing_dependencies)))
-
-
-def _without_decoder(syntax: str, package: str) -> Unprocessable:
-    name = UID(syntax).name if syntax else "(not given)"
-    sentence = f"The pixels are encoded as {name} [{syntax}], for which a decoder is missing"
-    return Unprocessable(Reason.NO_DECODER, f"{sentence}: {package}.")
-
-
 def decode(header: Header) -> Stored:
     """The stored values of a slice; raises Unprocessable where they cannot be had."""
-    check_decoder(header)
-    try:
-        dataset = dcmread(header.path)
-        plugin = PREFERRED.get(header.transfer_syntax, "")
-        if header.transfer_syntax.startswith(JPEG_FAMILY) and not _is_whole(dataset):
-            raise _broken(header, "the code stream has no end")
-        plane = pixel_array(dataset, raw=True, decoding_plugin=plugin)
-    except (*DAMAGED, RuntimeError, OSError) as error:
-        raise _broken(header, f"they cannot be decoded: {type(error).__name__}") from error
-    shape = (header.integer("Rows"), header.integer("Columns"))
-    if plane.shape != shape:
-        raise _broken(header, f"{plane.shape} pixels instead of {shape}")
-    return _in_format(plane, header)
-
-
-def _is_whole(dataset: Dataset) -> bool:
-    """True where the code stream has its end marker: decoders make something of a cut one."""
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    return frame.rstrip(b"\0").endswith(b"\xff\xd9")
-
-
-def _broken(header: Header, why: str) -> Unprocessable:
-    number = header.text("InstanceNumber") or "?"
-    sentence = f"The pixels of image {number} are damaged or incomplete ({why}); send it again."
-    return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
+    return _in_format(decoded(header), header)
 
 
 def _in_format(plane: NDArray[np.generic], header: Header) -> Stored:
@@ -235,14 +182,29 @@ def _in_format(plane: NDArray[np.generic], header: Header) -> Stored:
     return values.astype(np.int32)
 
 
-def generated_values(plane: Plane, before: Header, after: Header, pixels: PixelReader) -> Stored:
-    """A predicted slice in the stored values of the slice before it.
+def generated_format(before: Header, rescale: Header | None = None) -> PixelFormat:
+    """How a generated slice is stored: as the slice before it, with that or another's rescale."""
+    layout = PixelFormat.of(before)
+    if rescale is None:
+        return layout
+    other = PixelFormat.of(rescale)
+    return replace(layout, slope=other.slope, intercept=other.intercept)
+
+
+def generated_values(
+    plane: Plane,
+    before: Header,
+    after: Header,
+    pixels: PixelReader,
+    rescale: Header | None = None,
+) -> Stored:
+    """A predicted slice in stored values of the slice before it, or as another one rescales them.
 
     Within what the two neighbours hold, never the padding value, and padding where either is.
     """
-    layout = PixelFormat.of(before)
-    first, second = pixels.stored(before), _as_stored(after, layout, pixels)
-    outside = (layout.padded(first), PixelFormat.of(after).padded(pixels.stored(after)))
+    layout = generated_format(before, rescale)
+    first, second = (_as_stored(header, layout, pixels) for header in (before, after))
+    outside = [PixelFormat.of(header).padded(pixels.stored(header)) for header in (before, after)]
     inside = np.concatenate([first[~outside[0]], second[~outside[1]]])
     least, most = layout.least, layout.most
     if inside.size:
@@ -260,7 +222,8 @@ def _as_stored(header: Header, layout: PixelFormat, pixels: PixelReader) -> Stor
     stored = pixels.stored(header)
     if (own.slope, own.intercept) == (layout.slope, layout.intercept):
         return stored
-    plane = own.hounsfield(stored)
+    direct = own.least + own.most - stored if own.is_inverted else stored
+    plane = direct * own.slope + own.intercept  # padding that nobody declares keeps its value
     values = np.clip(layout.stored(plane), layout.least, layout.most).astype(np.int32)
     if layout.padding is not None:
         values[own.padded(stored)] = layout.padding[0]

@@ -1,7 +1,7 @@
 """What a model is: the contract between the node and every plug-in. Arrays in, arrays out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -22,15 +22,22 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Step:
-    """One piece of a model's work: the slices it needs and, for a gap, the places to fill.
+    """One piece of a model's work: a gap and the places to fill in it, or a survey.
 
     `fractions` are the places of the generated slices between `slices[gap]` and the next one,
-    each in (0, 1), ascending; they come from positions, not from counts.
+    each in (0, 1), ascending; they come from positions, not from counts. A survey leaves a
+    received slice out and compares what the model makes of its neighbours with it; surveys come
+    before every gap, and each gap is told what all of them measured.
     """
 
     needs: tuple[int, ...]  # indices of received slices, ascending
     gap: int | None = None  # the gap between received slices `gap` and `gap + 1`
     fractions: tuple[float, ...] = ()
+    survey: int | None = None  # the received slice that is left out
+
+
+# What a survey step measured; the keys are the model's own.
+Measured = Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +46,7 @@ class Window:
 
     geometry: Geometry
     slices: Mapping[int, Plane]  # slice index -> (rows, columns) HU, float32
+    surveyed: tuple[Measured, ...] = ()  # for a gap: what every survey of the stack measured
 
 
 @dataclass(frozen=True)
@@ -50,22 +58,39 @@ class Limits:
     tile: int | None = None  # side of a square tile in pixels; None = whole slices
 
 
+@dataclass(frozen=True)
+class Trust:
+    """How near to the truth a model expects one generated slice to be."""
+
+    error_hu: float  # expected mean absolute error in the body
+    confidence: float  # 0 to 1; falls as that error rises
+    interval: float  # times `scale_hu`: what 90 % of the errors in the body stay below
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model made of one step: HU for `slices`, 0/1 for `mask`, a record for `findings`."""
+    """What a model made of one step: HU for `slices`, 0/1 for `mask`, a record for `findings`.
+
+    What stands below `findings` a model gives for every fraction, or not at all.
+    """
 
     planes: tuple[Plane, ...] = ()  # one per fraction of the step (or per needed slice of a mask)
     findings: tuple[Mapping[str, object], ...] = ()
-    scale_hu: tuple[
-        NDArray[np.float32], ...
-    ] = ()  # expected absolute error, where a model knows it
+    scale_hu: tuple[NDArray[np.float32], ...] = ()  # expected absolute error of each pixel
+    trust: tuple[Trust, ...] = ()
+    classical: tuple[Plane, ...] = ()  # the best interpolation without training, for poor trust
+    classical_name: str = ""  # linear, cubic or dis
+    measured: Measured = field(default_factory=dict)  # of a survey
+    record: Mapping[str, object] = field(default_factory=dict)  # JSON: how the gap was filled
 
 
 class Model(Protocol):
     """A plug-in. It keeps no state between steps but its weights, and never modifies its input.
 
     Its constructor takes no argument, or `weights: pathlib.Path` and `device: str` where the
-    configuration names weights.
+    configuration names weights. Two attributes may be left out: `runtime`, a text that changes
+    with whatever else changes its results (precision, calibration), and `concurrent`, true where
+    `run` may be called by several threads at once.
     """
 
     name: str
@@ -74,7 +99,7 @@ class Model(Protocol):
     produces: Produces
 
     def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
-        """The steps for a stack, in order; raises Unprocessable where the model cannot serve it."""
+        """Surveys, then gaps; raises Unprocessable where the model cannot serve the stack."""
         ...
 
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:

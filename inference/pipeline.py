@@ -2,17 +2,16 @@
 
 import logging
 import os
-import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from inference import header as h
 from inference import whitelist as w
+from inference.account import Account
 from inference.checks import Expected, verify
+from inference.contract import check_steps
 from inference.dataset import Header, Stack, read_headers
 from inference.derived import Series
 from inference.errors import (
@@ -22,10 +21,12 @@ from inference.errors import (
     Reason,
     Unprocessable,
 )
+from inference.generating import Generating, Report
 from inference.geometry import Layout, examine
-from inference.intensity import PixelReader, generated_values
-from inference.model import Limits, Model, Step
+from inference.intensity import PixelReader
+from inference.model import Model, Step
 from inference.placement import Planned, plan_slices, record_of
+from inference.previews import Previews
 from inference.reader import set_aside, stacks
 from inference.registry import choose_device, load
 from inference.request import (
@@ -39,40 +40,18 @@ from inference.request import (
     Stopped,
     Verdict,
 )
-from inference.runner import Runner, check_steps
+from inference.rescale import common_rescale
 from inference.scope import differences, oddities
-from inference.uids import Identity, UidMaker
+from inference.trust import Judge, check_gaps
+from inference.uids import Identity, marked
 from inference.versions import digests
-from inference.volume import Volume
+from inference.volume import Plane
 
 logger = logging.getLogger(__name__)
 
 # What a derived series may be at most; a job beyond it would fill disk and time of everybody.
 MOST_SLICES = 20_000
 MOST_BYTES = 32 << 30
-
-Report = Callable[[Progress], None]
-
-
-@dataclass
-class Account:
-    """What a job leaves in the record of its derived series: counts, notes, seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    facts: dict[str, object] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
-
-    def record(self) -> Mapping[str, object]:
-        return {**self.facts, "seconds": dict(self.seconds), "notes": list(self.notes)}
 
 
 def process(
@@ -152,6 +131,7 @@ class _Job:
         self._report = report
         self._cancelled = cancelled
         self._pixels = PixelReader()
+        self._previews: Previews | None = None
 
     def run(self) -> Derived | Kept:
         account, request = self._account, self._request
@@ -160,25 +140,40 @@ class _Job:
             model, device = self._load()
             steps = self._plan(model, layout)
             found, notes = digests(stack.headers, self._pixels, progress=self._reading(len(stack)))
-        said = [*differences(layout.headers), *oddities(layout.headers)]
-        account.notes += [*layout.notes, *said, *notes]
-        maker = UidMaker(request.secret, _identity(request, model, layout, found))
+        account.notes += [*layout.notes, *differences(layout.headers), *oddities(layout.headers)]
+        account.notes += notes
+        identity = _identity(request, model, layout, found)
+        maker, content_uid, mark = marked(request.secret, identity, request.marks, request.mark)
         series_uid = maker.series()
         if series_uid in request.kept:
             return Kept(series_uid)
-        slices = plan_slices(layout, steps, request.output, maker.instance)
+        rescale = common_rescale(layout.headers, self._pixels)
+        slices = plan_slices(layout, steps, request.output, maker.instance, rescale)
         account.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
-        series = Series(request, layout, model, slices, series_uid)
-        files = self._predict(model, layout, steps, slices, series, device)
+        series = Series(replace(request, mark=mark), layout, model, slices, series_uid)
+        if request.previews:
+            self._previews = Previews(request.folder, layout, slices, self._hounsfield(layout))
+        generating = Generating(layout, slices, series, self._pixels, self._previews, account)
+        files = generating.run(
+            model,
+            steps,
+            device,
+            request.resources,
+            judge=Judge(request.output, layout.geometry),
+            report=self._report,
+            cancelled=self._cancelled,
+        )
         with account.phase("writing"):
             files |= self._copy(layout, slices, series)
         received = frozenset({header.uid for header in stack.headers} | _parents(layout))
         expected = Expected(request.folder, series_uid, layout, slices, received)
         with account.phase("checking"):
             self._check(expected)
-            bring_to_disk(request.folder)
-        ordered = sorted(files.values(), key=lambda file: file.name)
-        return Derived(series_uid, model.version, tuple(ordered), account.record())
+        if self._previews is not None:
+            with account.phase("previews"):
+                account.notes += self._previews.finish()
+        ordered = tuple(sorted(files.values(), key=lambda file: file.name))
+        return Derived(series_uid, model.version, ordered, account.record(), content_uid, mark)
 
     def _read(self) -> tuple[Stack, Layout]:
         headers = read_headers(self._request.sources)
@@ -205,17 +200,15 @@ class _Job:
         model = load(request.model, device)
         if model.produces != "slices":
             raise ModelLoadError(f"model {model.name} produces {model.produces}, not slices")
-        torch = sys.modules.get("torch")  # only where the model has imported it
-        if request.resources.threads and torch is not None:
-            torch.set_num_threads(request.resources.threads)
         return model, device
 
     def _plan(self, model: Model, layout: Layout) -> tuple[Step, ...]:
         """The model's steps without those across missing slices."""
         steps = tuple(model.plan(layout.geometry, self._request.parameters))
         check_steps(steps, len(layout.headers))
-        steps = tuple(step for step in steps if step.gap not in layout.missing)
-        if not steps:
+        steps = tuple(step for step in steps if not _crosses(step, layout.missing))
+        check_gaps(steps, layout.geometry, self._request.output)
+        if all(step.gap is None for step in steps):
             sentence = "Every gap that could be filled misses slices, so there is nothing to do."
             raise Unprocessable(Reason.NOTHING_TO_DO, sentence)
         count = len(layout.headers) + sum(len(step.fractions) for step in steps)
@@ -228,43 +221,9 @@ class _Job:
             raise Unprocessable(Reason.TOO_LARGE, sentence)
         return steps
 
-    def _predict(
-        self,
-        model: Model,
-        layout: Layout,
-        steps: tuple[Step, ...],
-        slices: tuple[Planned, ...],
-        series: Series,
-        device: str,
-    ) -> dict[str, File]:
-        """Predict and write the generated slices, gap by gap: they are never all in memory."""
-        places = {
-            (slice_.gap, slice_.fraction): place
-            for place, slice_ in enumerate(slices)
-            if slice_.is_generated
-        }
-        volume = Volume(layout.geometry, lambda i: self._pixels.hounsfield(layout.headers[i]))
-        runner = Runner(model, volume, Limits(device, self._request.resources.batch))
-        files: dict[str, File] = {}
-        self._report(Progress("predicting", 0, len(places)))
-        predictions = runner.predictions(steps, cancelled=self._cancelled)
-        while True:
-            with self._account.phase("predicting"):
-                found = next(predictions, None)
-            if found is None:
-                break
-            step, prediction = found
-            assert step.gap is not None
-            with self._account.phase("writing"):
-                pair = layout.headers[step.gap], layout.headers[step.gap + 1]
-                for fraction, plane in zip(step.fractions, prediction.planes, strict=True):
-                    stored = generated_values(plane, *pair, self._pixels)
-                    file = series.write(places[step.gap, fraction], stored)
-                    files[file.name] = file
-            self._report(Progress("predicting", len(files), len(places)))
-        self._account.facts |= {"device": runner.limits.device, "limits": asdict(runner.limits)}
-        self._account.notes += [f"out of memory: went on with {rung}" for rung in runner.lowered]
-        return files
+    def _hounsfield(self, layout: Layout) -> Callable[[int], Plane]:
+        """Reads a received slice in HU."""
+        return lambda index: self._pixels.hounsfield(layout.headers[index])
 
     def _copy(self, layout: Layout, slices: tuple[Planned, ...], series: Series) -> dict[str, File]:
         copies = [place for place, slice_ in enumerate(slices) if not slice_.is_generated]
@@ -284,6 +243,7 @@ class _Job:
         faults = verify(expected, self._pixels, progress=report)
         if faults:
             raise OutputCheckFailed(faults)
+        bring_to_disk(expected.folder)
 
     def _reading(self, total: int) -> Callable[[int], None]:
         def report(done: int) -> None:
@@ -308,6 +268,7 @@ def _identity(request: Request, model: Model, layout: Layout, found: Mapping[str
         parameters=request.parameters,
         output=request.output,
         edition=request.edition,
+        runtime=getattr(model, "runtime", ""),
     )
 
 
@@ -317,9 +278,17 @@ def _facts(model: Model, stack: Stack, layout: Layout) -> Mapping[str, object]:
         "model": model.name,
         "version": model.version,
         "weights_sha256": model.weights_sha256,
+        "runtime": getattr(model, "runtime", ""),
         "gap_mm": round(layout.gap_mm, 4),
         "shear_degrees": round(layout.shear_degrees, 2),
     }
+
+
+def _crosses(step: Step, missing: Container[int]) -> bool:
+    """True where a step fills, or a survey looks across, a gap with missing slices."""
+    if step.survey is not None:
+        return step.survey - 1 in missing or step.survey in missing
+    return step.gap in missing
 
 
 def _parents(layout: Layout) -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.dataset import Header
 from inference.geometry import Layout
 from inference.model import Step
 from inference.request import Output
@@ -27,11 +28,16 @@ class Planned:
     base: int  # the received slice that it copies, or whose pixel format it takes
     sources: tuple[int, ...]  # the received slices that it refers to
     gap: int | None = None  # None = a copy
+    rescale: int | None = None  # the received slice whose rescale it takes, if not that of `base`
     fraction: float = 0.0
 
     @property
     def is_generated(self) -> bool:
         return self.gap is not None
+
+    def rescale_of(self, layout: Layout) -> Header:
+        """The received slice that says what the stored values mean."""
+        return layout.headers[self.base if self.rescale is None else self.rescale]
 
     @property
     def name(self) -> str:
@@ -39,7 +45,11 @@ class Planned:
 
 
 def plan_slices(
-    layout: Layout, steps: Sequence[Step], output: Output, uid_of: Callable[[str], str]
+    layout: Layout,
+    steps: Sequence[Step],
+    output: Output,
+    uid_of: Callable[[str], str],
+    rescale: int | None = None,
 ) -> tuple[Planned, ...]:
     """Every slice of the derived series, in the order of positions; its place makes its UID."""
     positions = layout.geometry.positions
@@ -49,7 +59,8 @@ def plan_slices(
             uid = uid_of(f"copy of {source.uid}")
             made.append((index, Planned(uid, 0, positions[index], index, (index,))))
     for step in steps:
-        assert step.gap is not None
+        if step.gap is None:  # a survey
+            continue
         first, second = positions[step.gap], positions[step.gap + 1]
         for fraction in step.fractions:
             place = f"after {layout.headers[step.gap].uid} by {fraction!r}"
@@ -62,6 +73,7 @@ def plan_slices(
                 sources=step.needs,
                 gap=step.gap,
                 fraction=fraction,
+                rescale=rescale,
             )
             made.append((step.gap + fraction, slice_))
     made.sort(key=lambda pair: pair[0])

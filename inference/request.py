@@ -37,8 +37,23 @@ class Output:
     slice_thickness: Literal["source", "spacing"] = "source"
     accept_derived: bool = True
     across_missing: Literal["hold", "leave"] = "hold"
+    most_gap_mm: float = 12.0  # a series with a wider one to fill is held
+    classical_below: float = 0.25  # confidence below which a slice does without the network
+    hold_below: float = 0.1  # confidence below which the series is held
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
-    label: str = ""  # ASCII, part of the description: which stack of several, or which revision
+    label: str = ""  # ASCII, part of the description: which stack of several
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What tells a derived series from others that were made of the same stack before.
+
+    A first one has none: its UIDs are those of its content alone.
+    """
+
+    revision: int = 1
+    place: int = 0  # among them; raises the Series Number
+    route: str = ""  # said where several routes have made one
 
 
 @dataclass(frozen=True)
@@ -63,8 +78,11 @@ class Request:
     started_at: datetime  # with a time zone; the result's dates
     edition: int = 1
     kept: frozenset[str] = frozenset()  # derived Series UIDs that exist and must not be made again
+    mark: Mark = Mark()  # of a new derived series
+    marks: Mapping[str, Mark] = field(default_factory=dict)  # those given before, by content UID
     station_name: str = "MIDSLICE"  # the node's AE title
     resources: Resources = Resources()
+    previews: bool = False  # small pictures for the page of the job, in a folder beside the files
 
 
 @dataclass(frozen=True)
@@ -95,6 +113,8 @@ class Derived:
     version: str  # of the model
     files: tuple[File, ...]
     record: Mapping[str, object] = field(default_factory=dict)  # JSON: counts, seconds, device
+    content_uid: str = ""  # the Series UID that it would have without a mark
+    mark: Mark = Mark()
 
 
 @dataclass(frozen=True)

@@ -1,59 +1,117 @@
 """Walks the steps of a model: few slices in memory, progress, cancel, the out-of-memory ladder."""
 
 import logging
+import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import numpy as np
-
-from inference.errors import Cancelled, PredictionError
-from inference.model import Limits, Model, Prediction, Step, Window
+from inference.contract import check_measured, check_prediction
+from inference.errors import Cancelled
+from inference.model import Limits, Measured, Model, Prediction, Step, Window
 from inference.volume import Plane, Volume
 
 logger = logging.getLogger(__name__)
 
 FIRST_TILE, LEAST_TILE = 256, 128
+MOST_AT_ONCE = 8  # steps; each holds its window and what its model needs for one slice
 
 
 class Runner:
-    """Runs one model over one volume; what the ladder has lowered stays lowered."""
+    """Runs one model over one volume; what the ladder has lowered stays lowered.
 
-    def __init__(self, model: Model, volume: Volume, limits: Limits) -> None:
+    `at_once` steps run side by side, each in a thread, where the model allows it: flow of one gap
+    is searched while the network fills another. Results come in the order of the steps.
+    """
+
+    def __init__(self, model: Model, volume: Volume, limits: Limits, at_once: int = 1) -> None:
         self.limits = limits
         self.lowered: list[str] = []  # what the out-of-memory ladder did, in order
         self._model = model
         self._volume = volume
+        self._at_once = at_once
         self._planes: dict[int, Plane] = {}
 
     @property
     def held(self) -> frozenset[int]:
-        """The received slices that are in memory now."""
+        """The received slices that are in memory for steps to come."""
         return frozenset(self._planes)
 
     def predictions(
         self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[Step, Prediction]]:
-        """The prediction of each step, in order; raises Cancelled between two of them."""
-        last_use = {index: place for place, step in enumerate(steps) for index in step.needs}
-        for place, step in enumerate(steps):
-            if cancelled():
-                raise Cancelled
-            prediction = self._run(step, self._window(step))
-            for index in [index for index in self._planes if last_use[index] <= place]:
-                del self._planes[index]
+        """The prediction of each gap, in order, after all surveys; may raise Cancelled."""
+        surveyed = self.survey(steps, cancelled=cancelled)
+        gaps = [step for step in steps if step.survey is None]
+        for step, prediction in self._walk(gaps, surveyed, cancelled):
             check_prediction(step, prediction, self._volume)
             yield step, prediction
 
-    def _window(self, step: Step) -> Window:
+    def survey(
+        self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
+    ) -> tuple[Measured, ...]:
+        """What the survey steps measure, in order; gaps are passed over."""
+        surveys = [step for step in steps if step.survey is not None]
+        found = [prediction.measured for _, prediction in self._walk(surveys, (), cancelled)]
+        for measured in found:
+            check_measured(measured)
+        return tuple(found)
+
+    def _walk(
+        self,
+        steps: Sequence[Step],
+        surveyed: tuple[Measured, ...],
+        cancelled: Callable[[], bool],
+    ) -> Iterator[tuple[Step, Prediction]]:
+        last_use = {index: place for place, step in enumerate(steps) for index in step.needs}
+        waiting: deque[_Begun] = deque()
+        with ThreadPoolExecutor(max(1, self._at_once)) as pool:
+            for place, step in enumerate(steps):
+                if cancelled():
+                    raise Cancelled
+                waiting.append(self._begin(step, self._window(step, surveyed), pool))
+                for index in [index for index in self._planes if last_use[index] <= place]:
+                    del self._planes[index]
+                while len(waiting) >= self._at_once:
+                    yield self._end(waiting)
+            while waiting:
+                if cancelled():
+                    raise Cancelled
+                yield self._end(waiting)
+
+    def _window(self, step: Step, surveyed: tuple[Measured, ...]) -> Window:
         for index in step.needs:
             if index not in self._planes:
                 plane = self._volume.read(index)
                 plane.setflags(write=False)
                 self._planes[index] = plane
         slices = {index: self._planes[index] for index in step.needs}
-        return Window(self._volume.geometry, MappingProxyType(slices))
+        return Window(self._volume.geometry, MappingProxyType(slices), surveyed)
+
+    def _begin(self, step: Step, window: Window, pool: ThreadPoolExecutor) -> "_Begun":
+        if self._at_once == 1:
+            return _Begun(step, window, None)
+        return _Begun(step, window, pool.submit(self._model.run, step, window, self.limits))
+
+    def _end(self, waiting: "deque[_Begun]") -> tuple[Step, Prediction]:
+        """The prediction of the step that was begun first."""
+        begun = waiting.popleft()
+        if begun.future is None:
+            return begun.step, self._run(begun.step, begun.window)
+        try:
+            return begun.step, begun.future.result()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler: the traceback would keep what filled the memory alive.
+        wait([other.future for other in waiting if other.future is not None])
+        if self._at_once > 1:
+            self._at_once = 1
+            self._note("one step at a time", "several steps at once")
+        return begun.step, self._run(begun.step, begun.window)
 
     def _run(self, step: Step, window: Window) -> Prediction:
         while True:
@@ -64,17 +122,40 @@ class Runner:
                 if lower is None:
                     raise
                 name = type(error).__name__
-            # Outside the handler: the traceback would keep what filled the memory alive.
-            self._lower(lower, name)
+            self.limits = lower
+            self._note(f"{lower.device}, batch {lower.batch}, tile {lower.tile or 'none'}", name)
 
-    def _lower(self, limits: Limits, error: str) -> None:
-        self.limits = limits
-        rung = f"{limits.device}, batch {limits.batch}, tile {limits.tile or 'none'}"
+    def _note(self, rung: str, error: str) -> None:
         self.lowered.append(rung)
         logger.warning("out of memory, limits lowered", extra={"error": error, "limits": rung})
         torch = sys.modules.get("torch")  # not imported here: the model may do without it
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A step under way; without a future it runs when its turn comes."""
+
+    step: Step
+    window: Window
+    future: Future[Prediction] | None
+
+
+def share_cores(model: Model, threads: int) -> int:
+    """How many steps of a model run at once; the threads inside each share the other cores.
+
+    Threads that each fill a gap wait for nobody. Those that share one convolution wait for the
+    slowest of them, which on a busy machine is one that does not run.
+    """
+    cores = threads or len(os.sched_getaffinity(0))
+    at_once = min(cores, MOST_AT_ONCE) if getattr(model, "concurrent", False) else 1
+    torch, cv2 = sys.modules.get("torch"), sys.modules.get("cv2")  # as far as the model uses them
+    if torch is not None:
+        torch.set_num_threads(max(1, cores // at_once))
+    if cv2 is not None:
+        cv2.setNumThreads(max(1, cores // at_once))
+    return at_once
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -98,31 +179,3 @@ def next_rung(limits: Limits) -> Limits | None:
     if limits.device != "cpu":
         return Limits(device="cpu", batch=1, tile=FIRST_TILE)
     return None
-
-
-def check_prediction(step: Step, prediction: Prediction, volume: Volume) -> None:
-    """Raise PredictionError for a prediction that is not what the step asked for."""
-    if len(prediction.planes) != len(step.fractions):
-        raise PredictionError(
-            f"the model gave {len(prediction.planes)} slices for a gap of {len(step.fractions)}"
-        )
-    shape = (volume.geometry.rows, volume.geometry.columns)
-    for plane in prediction.planes:
-        if plane.shape != shape:
-            raise PredictionError(f"the model gave a slice of {plane.shape}, not {shape}")
-        if not np.isfinite(plane).all():
-            raise PredictionError("the model gave values that are not finite numbers")
-
-
-def check_steps(steps: Sequence[Step], slices: int) -> None:
-    """Raise PredictionError for a plan that does not fit the stack."""
-    seen: set[int] = set()
-    for step in steps:
-        if step.gap is None or not 0 <= step.gap < slices - 1 or step.gap in seen:
-            raise PredictionError(f"the model planned gap {step.gap} of {slices - 1}")
-        seen.add(step.gap)
-        if not {step.gap, step.gap + 1} <= set(step.needs) <= set(range(slices)):
-            raise PredictionError(f"the model needs slices {step.needs} for gap {step.gap}")
-        inside = all(0.0 < fraction < 1.0 for fraction in step.fractions)
-        if not step.fractions or not inside or sorted(set(step.fractions)) != [*step.fractions]:
-            raise PredictionError(f"the model planned places {step.fractions} in a gap")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header
 from inference.errors import Reason, Unprocessable
@@ -90,7 +91,8 @@ def _without_uids(header: Header) -> Unprocessable | None:
     missing = [keyword for keyword in UIDS if not header.text(keyword)]
     if not missing:
         return None
-    sentence = f"The images lack {', '.join(missing)}; without them no result can refer to them."
+    names = ", ".join(map(dictionary_description, missing))
+    sentence = f"The images lack {names}; without them no result can refer to them."
     return Unprocessable(Reason.MISSING_UIDS, sentence)
 
 
@@ -149,7 +151,8 @@ def patient_mismatch(headers: Sequence[Header]) -> str:
         return ""
     return (
         f"The images of this series do not agree in {', '.join(differing)}; "
-        "they may belong to two patients or two studies."
+        "they may belong to two patients or two studies. Correct them where they come from and "
+        "send the whole series again."
     )
 
 

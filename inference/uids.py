@@ -3,14 +3,14 @@
 import hashlib
 import hmac
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 from inference.model import Parameters
-from inference.request import Output
+from inference.request import Mark, Output
 
 # Rises with every change of the rules that could change a derived series made of the same input.
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 
 SEPARATOR, ESCAPE = b"\x1f", b"\x10"
 
@@ -27,6 +27,8 @@ class Identity:
     parameters: Parameters
     output: Output
     edition: int
+    runtime: str = ""  # what of the model changes results beside its version and its weights
+    mark: Mark = Mark()
 
 
 class UidMaker:
@@ -46,6 +48,18 @@ class UidMaker:
         keyed = self._keyed.copy()
         keyed.update(SEPARATOR + joined(place))
         return as_uid(keyed.digest())
+
+
+def marked(
+    secret: bytes, identity: Identity, given: Mapping[str, Mark], new: Mark
+) -> tuple[UidMaker, str, Mark]:
+    """The UIDs of a content with its mark: the one that it was given before, else the new one.
+
+    With the UID that its series would have without a mark, by which a content is known again.
+    """
+    content_uid = UidMaker(secret, identity).series()
+    mark = given.get(content_uid, new)
+    return UidMaker(secret, replace(identity, mark=mark)), content_uid, mark
 
 
 def node_uid(secret: bytes, station_name: str) -> str:
@@ -73,8 +87,9 @@ def _fields_of(identity: Identity) -> list[str | bytes]:
     for uid, digest in sources:
         found += [uid, digest]
     found += [identity.patient_and_study, identity.model, identity.version]
-    found += [identity.weights_sha256, str(identity.edition)]
-    for group in (identity.parameters, identity.output):
+    found += [identity.weights_sha256, str(identity.edition), identity.runtime]
+    marks = () if identity.mark == Mark() else (identity.mark,)  # a first result has none
+    for group in (identity.parameters, identity.output, *marks):
         for field in fields(group):
             found += [field.name, repr(getattr(group, field.name))]
     return found

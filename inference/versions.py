@@ -46,6 +46,6 @@ def _conflict(header: Header) -> Unprocessable:
     number = header.text("InstanceNumber") or "?"
     sentence = (
         f"Image {number} was received twice under one UID with different pixels or position; "
-        "find out which one is right and send the series again."
+        "find out which one is right and send the whole series again."
     )
     return Unprocessable(Reason.CONFLICTING_INSTANCES, sentence)

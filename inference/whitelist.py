@@ -82,6 +82,7 @@ PIXELS = _keywords(
     LossyImageCompressionRatio LossyImageCompressionMethod
     """
 )
+RESCALE = _keywords("RescaleIntercept RescaleSlope")
 # How a contributing equipment is named (PS3.3 C.12.1).
 SCANNER = _keywords(
     """

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ CONSTANT = """
     """.split()  # noqa: SIM905
 UUID_UID = re.compile(r"2\.25\.[1-9][0-9]{0,38}")
 POSITION_MM = 1e-3
+Rescale = tuple[float, float]  # slope, intercept
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +63,19 @@ class Slice:
             values[values >= 1 << (bits - 1)] -= 1 << bits
         return values
 
+    @cached_property
+    def rescale(self) -> Rescale:
+        return float(self.dataset.RescaleSlope), float(self.dataset.RescaleIntercept)
+
+    @property
+    def storable(self) -> tuple[int, int]:
+        """The least and the greatest value that Bits Stored and the sign allow."""
+        bits = int(self.dataset.BitsStored)
+        least = -(1 << (bits - 1)) if self.dataset.PixelRepresentation else 0
+        return least, least + (1 << bits) - 1
+
     def hounsfield(self) -> NDArray[np.float64]:
-        slope, intercept = float(self.dataset.RescaleSlope), float(self.dataset.RescaleIntercept)
-        return np.asarray(self.pixels * slope + intercept)
+        return np.asarray(self.pixels * self.rescale[0] + self.rescale[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +107,7 @@ def check(
     factors = _factors(sources, factor, target_spacing_mm)
     factors = [1 if gap in closed_gaps else many for gap, many in enumerate(factors)]
     places = list(_places(sources, factors, include_received=include_received))
+    common = _common_rescale(sources)
     faults = []
     if len(places) != len(derived):
         return [f"{len(derived)} instances, expected {len(places)}"]
@@ -102,7 +115,7 @@ def check(
         found = itertools.chain(
             _identity(slice_, sources),
             _header(slice_, sources),
-            _geometry(slice_, place),
+            _geometry(slice_, place, common if common and place.fraction else place.before.rescale),
             _content(slice_, place, sources),
         )
         faults += [f"{slice_.path.name}: {fault}" for fault in found]
@@ -204,7 +217,7 @@ def _is_lossy(source: Slice) -> bool:
     return source.dataset.get("LossyImageCompression") == "01" or syntax in lossy
 
 
-def _geometry(slice_: Slice, place: Place) -> Iterator[str]:
+def _geometry(slice_: Slice, place: Place, rescale: Rescale) -> Iterator[str]:
     if np.abs(slice_.position - place.position).max() > POSITION_MM:
         yield f"lies at {slice_.position}, not at {place.position}"
     made, source = slice_.dataset, place.before.dataset
@@ -215,16 +228,30 @@ def _geometry(slice_: Slice, place: Place) -> Iterator[str]:
             yield f"{keyword} differs"
     if made.HighBit != made.BitsStored - 1:
         yield "High Bit"
-    yield from _pixel_format(made, source)
+    yield from _pixel_format(made, source, rescale)
 
 
-def _pixel_format(made: Dataset, source: Dataset) -> Iterator[str]:
+def _common_rescale(sources: Sequence[Slice]) -> Rescale | None:
+    """(slope, intercept) of all generated slices: the finest that can store every value."""
+    if len({source.rescale for source in sources}) == 1:
+        return None
+    ends = [(plane.min(), plane.max()) for plane in map(Slice.hounsfield, sources)]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    finest = min(abs(source.rescale[0]) for source in sources)
+    for source in sources:
+        room = sorted(value * source.rescale[0] + source.rescale[1] for value in source.storable)
+        if abs(source.rescale[0]) == finest and room[0] <= low and high <= room[1]:
+            return source.rescale
+    return None
+
+
+def _pixel_format(made: Dataset, source: Dataset, rescale: Rescale) -> Iterator[str]:
     keywords = "Rows Columns BitsAllocated BitsStored PixelRepresentation PhotometricInterpretation"
     for keyword in keywords.split():
         if made[keyword].value != source[keyword].value:
             yield f"{keyword} differs"
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        if abs(float(made[keyword].value) - float(source[keyword].value)) > 1e-9:
+    for keyword, value in zip(("RescaleSlope", "RescaleIntercept"), rescale, strict=True):
+        if abs(float(made[keyword].value) - value) > 1e-9:
             yield f"{keyword} differs"
 
 
@@ -270,7 +297,7 @@ def _generated(slice_: Slice, place: Place) -> Iterator[str]:
         yield "Derivation Code is not spatial resampling"
     values, before, after = (item.hounsfield() for item in (slice_, place.before, place.after))
     slope = float(slice_.dataset.RescaleSlope)
-    slack = 0.0 if place.before.raw == place.after.raw else abs(slope)
+    slack = 0.0 if place.before.rescale == place.after.rescale else abs(slope)
     low, high = min(before.min(), after.min()), max(before.max(), after.max())
     if values.min() < low - slack or values.max() > high + slack:
         yield "generated values lie outside those of the two neighbours"

@@ -7,9 +7,10 @@ made from the very tables that the code reads, so that the statement cannot say 
 from pathlib import Path
 
 from node.config import Config
+from node.conformance import html as markup
 from node.conformance import network, objects, services
 
-__all__ = ["statement"]
+__all__ = ["html", "page", "statement"]
 
 
 def statement(config: Config) -> str:
@@ -28,6 +29,16 @@ def statement(config: Config) -> str:
         _cases(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def html(config: Config) -> str:
+    """The statement as the body of a page."""
+    return markup.body(statement(config))
+
+
+def page(config: Config) -> str:
+    """The statement as an HTML file."""
+    return markup.page(statement(config))
 
 
 def _cases() -> str:

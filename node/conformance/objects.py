@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 
-from inference import derived, header, reader, scope, whitelist
+from inference import derived, geometry, grouping, header, scope, whitelist
 from inference.errors import HELD, Reason
 from node.conformance.markdown import bullets, listed, table
+from storage.limits import TOO_MANY_RERUNS, TOO_MANY_RESULTS
 
 # Attributes of the derived CT series that are not copied, and where each comes from.
 WRITTEN: Sequence[tuple[str, str]] = (
@@ -16,7 +17,7 @@ WRITTEN: Sequence[tuple[str, str]] = (
     ("SeriesInstanceUID", "new, keyed and repeatable (5.2)"),
     ("ImageType", "`{image_type}` on every instance"),
     ("SyntheticData", "`YES` on generated slices, `NO` on copied ones"),
-    ("SeriesNumber", "{first_number} + that of the source"),
+    ("SeriesNumber", "{first_number} + that of the source, + 1000 for each made before"),
     ("SeriesDescription", "what was made, then the description of the source; one value"),
     ("SeriesDate", "the start of the job, one value, in the source's offset"),
     ("SeriesTime", "as Series Date"),
@@ -128,17 +129,17 @@ def created() -> list[str]:
 
 def used() -> list[str]:
     """How attributes of received objects are used."""
-    separating: Iterable[str] = (*reader.SEPARATING, "ImageType", "ImageOrientationPatient")
+    separating: Iterable[str] = (*grouping.SEPARATING, "ImageType", "ImageOrientationPatient")
     return [
         "## 6 Usage of received objects",
         "### 6.1 Stacks",
         "The instances of a series that agree in the following attributes form one stack, and each "
         "stack has a job and a derived series of its own: "
-        + listed((*separating, "PixelSpacing"), empty="none")
-        + ". These separate stacks only where their slices cover the same range: "
-        + listed(reader.SEPARATING_IN_PLACE, empty="none")
-        + ". Slices are ordered by their position along the normal, never by Instance Number or "
-        "Slice Location.",
+        + listed((*separating, "PixelSpacing", "FrameOfReferenceUID"), empty="none")
+        + ". These separate stacks only where their slices cover the same places: "
+        + listed(geometry.ACQUISITION, empty="none")
+        + "; acquisitions that take turns are refused. Slices are ordered by their position along "
+        "the normal, never by Instance Number or Slice Location.",
         "### 6.2 The node's own results",
         "They are accepted and kept when a peer sends them back, and never processed. They are "
         "recognised by their UIDs, by Manufacturer and Contributing Equipment, by Synthetic Data "
@@ -152,6 +153,12 @@ def used() -> list[str]:
                 "or `cancelled`.",
                 "A delivery is `queued`, `running`, `sent` (stored, every instance), `confirmed`, "
                 "`held` or `cancelled`.",
+                "More derived series of one study in 24 hours than `completion.results_per_study` "
+                f"allows (`{TOO_MANY_RESULTS}`), or jobs of one stack and route than "
+                f"`completion.reruns` (`{TOO_MANY_RERUNS}`), are held. A series of which no file "
+                "can be read is held, `PIXEL_DATA_ERROR`.",
+                "A further derived series of a stack says its revision in Series Description, or "
+                "the route that made it, and has a Series Number of its own.",
             ]
         ),
         "### 6.4 Series that are not processed",

@@ -131,8 +131,42 @@ def shuffled(made: Dataset, index: int) -> None:
 
 
 def phases(made: Dataset, index: int) -> None:
+    """Two acquisitions of the same six places, their numbers in no order."""
     made.AcquisitionNumber = index // 6
+    made.InstanceNumber = [7, 2, 12, 4, 9, 1, 3, 11, 5, 8, 10, 6][index]
     made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+
+
+def phases_by(keyword: str, values: Sequence[object]) -> Edit:
+    """Two whole phases of the same places that one attribute alone tells apart."""
+
+    def edit(made: Dataset, index: int) -> None:
+        phases(made, index)
+        made.AcquisitionNumber = 1
+        setattr(made, keyword, values[index // 6])
+
+    return edit
+
+
+def turns(keyword: str, values: Sequence[object]) -> Edit:
+    """Every other slice is of the other acquisition; Instance Numbers say nothing of it."""
+
+    def edit(made: Dataset, index: int) -> None:
+        setattr(made, keyword, values[index % 2])
+        made.InstanceNumber = [7, 2, 12, 4, 9, 1, 3, 11, 5, 8, 10, 6][index]
+
+    return edit
+
+
+def ends_take_turns(index: int) -> str:
+    """Times of one acquisition, then of two in turn, then of the second alone."""
+    is_second = index > 10 or (index > 4 and index % 2 == 1)
+    return f"10{15 if is_second else 13:02d}{index:02d}"
+
+
+def crooked(made: Dataset, index: int) -> None:
+    made.FrameOfReferenceUID = f"1.2.3.{index + 1}"
+    made.ImagePositionPatient = [2 * (index % 2), 0, 5 * index]
 
 
 def mixed_orientations(made: Dataset, index: int) -> None:
@@ -154,6 +188,14 @@ def junk_above_high_bit(made: Dataset, _: int) -> None:
 def own_rescale(made: Dataset, index: int) -> None:
     pixels = Pixels(slope=1.0 + index, intercept=-1024.0 - 3 * index)
     made.RescaleSlope, made.RescaleIntercept = str(1 + index), str(-1024 - 3 * index)
+    made.PixelData = phantoms.raw_pixels(phantoms.stored(Series(pixels=pixels), index), 16)
+
+
+def narrow_rescale(made: Dataset, index: int) -> None:
+    """Slopes of 0.25, 1 and 4 in 12 bits: the finest one has no room for bone."""
+    slope = 4.0**index / 4.0
+    pixels = Pixels(bits=12, is_signed=False, slope=slope, intercept=-300.0 * index)
+    made.RescaleSlope, made.RescaleIntercept = f"{slope:g}", str(-300 * index)
     made.PixelData = phantoms.raw_pixels(phantoms.stored(Series(pixels=pixels), index), 16)
 
 

@@ -14,6 +14,7 @@ from tests.unit.inference.case import (
     is_padded,
     junk_above_high_bit,
     lacking,
+    narrow_rescale,
     only,
     output,
     own_rescale,
@@ -28,6 +29,13 @@ GEOMETRY = (
         "neighbours are brought into the generated slice's frame; positions on the 3-D line",
         Series(tilt_degrees=18.5),
         said="sheared by 18.5 degrees",
+    ),
+    Case(
+        PLACES,
+        "positions off the straight line",
+        "each gap by itself, between its two neighbours",
+        Series(edit=each("ImagePositionPatient", lambda i: [0.3 * (i % 2), 0, 5 * i])),
+        said="positions do not lie on one line",
     ),
     Case(
         PLACES,
@@ -65,7 +73,7 @@ GEOMETRY = (
         "held; Instance Numbers tell",
         Series(slices=12, spacing_mm=2.0, thickness_mm=2, missing=[4, 6]),
         R.MISSING_SLICES,
-        "About 2 of the slices",
+        "About 2 slices are missing",
     ),
     Case(
         PLACES,
@@ -91,7 +99,7 @@ GEOMETRY = (
             edit=lambda made, i: setattr(made, "ImagePositionPatient", [0, 0, 5 * min(i, 4)]),
         ),
         R.DUPLICATE_POSITIONS,
-        "1 of the slices lie where another",
+        "1 of the 6 slices lie where another",
     ),
     Case(
         PLACES,
@@ -140,7 +148,7 @@ GEOMETRY = (
         "refused",
         lacking("ImagePositionPatient"),
         R.NO_GEOMETRY,
-        "ImagePositionPatient",
+        "Image Position (Patient)",
     ),
     Case(
         PLACES,
@@ -148,7 +156,7 @@ GEOMETRY = (
         "refused",
         lacking("ImageOrientationPatient"),
         R.NO_GEOMETRY,
-        "ImageOrientationPatient",
+        "Image Orientation (Patient)",
     ),
     Case(
         PLACES,
@@ -156,7 +164,7 @@ GEOMETRY = (
         "refused",
         altered(PixelSpacing=["0", "0.8"]),
         R.NO_GEOMETRY,
-        "PixelSpacing",
+        "Pixel Spacing",
     ),
     Case(
         PLACES,
@@ -164,14 +172,14 @@ GEOMETRY = (
         "refused",
         lacking("FrameOfReferenceUID"),
         R.NO_GEOMETRY,
-        "FrameOfReferenceUID",
+        "Frame of Reference UID",
     ),
     Case(
         PLACES,
         "another Frame of Reference in each slice",
         "processed with the first slice's",
         Series(edit=each("FrameOfReferenceUID", lambda i: f"1.2.3.{i + 1}")),
-        said="each slice names another frame",
+        said="each slice names its own frame of reference",
     ),
     Case(
         PLACES,
@@ -226,8 +234,16 @@ PIXELS = (
     Case(
         VALUES,
         "another rescale in each slice",
-        "worked out in HU; copies keep their own",
+        "generated slices have the finest slope; copies keep their own",
         Series(slices=3, edit=own_rescale),
+        seen=lambda made: made.SyntheticData == "NO" or made.RescaleSlope == 1,
+    ),
+    Case(
+        VALUES,
+        "another rescale in each slice, none of which can store all values",
+        "each generated slice has that of the slice before it",
+        Series(slices=3, pixels=Pixels(bits=12, is_signed=False), edit=narrow_rescale),
+        seen=lambda made: made.InstanceNumber != 4 or made.RescaleSlope == 1,
     ),
     Case(
         VALUES,

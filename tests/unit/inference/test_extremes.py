@@ -132,7 +132,7 @@ print(len(outcome.files), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 
 """
 
 
-def long_series(folder: Path, slices: int) -> None:
+def long_series(folder: Path, slices: int, side: int = 256) -> None:
     """Copies of one slice, with another UID and position each: quick to write."""
 
     def edit(made: Dataset, _: int) -> None:
@@ -140,7 +140,7 @@ def long_series(folder: Path, slices: int) -> None:
         made.ImagePositionPatient = ["0", "0", "99999999"]
         del made.InstanceNumber
 
-    (first,) = phantoms.write(folder, Series(slices=1, rows=256, columns=256, edit=edit))
+    (first,) = phantoms.write(folder, Series(slices=1, rows=side, columns=side, edit=edit))
     data = first.read_bytes()
     first.unlink()
     for index in range(slices):
@@ -162,3 +162,10 @@ def test_a_long_series_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> 
         assert instances == 2 * slices - 1
     # The headers of 1,300 slices take some 90 MB; their pixels, all kept, would take 340 MB more.
     assert used[2000] - used[700] < 250
+
+
+@pytest.mark.long
+def test_a_series_of_two_thousand_slices_is_derived_right(tmp_path: Path) -> None:
+    long_series(tmp_path / "received", 2000, side=8)
+    files = sorted((tmp_path / "received").iterdir())
+    assert len(derive(request(files, tmp_path / "derived"))) == 3999

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from inference.errors import Reason
-from inference.geometry import acquired_thin, verdict
+from inference.geometry import verdict
 from inference.reader import (
     is_derived_by_node,
     open_volume,
@@ -60,69 +59,6 @@ def test_a_series_is_one_stack_whatever_the_order_of_its_files(tmp_path: Path) -
     volume = open_volume(stack)
     assert list(volume.geometry.gaps_mm) == pytest.approx([5.0] * 4)
     assert volume.read(2) == pytest.approx(phantoms.hounsfield(Series(), 2), abs=0.51)
-
-
-def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
-    first = phantoms.write(tmp_path / "a", Series(slices=3))
-    second = phantoms.write(tmp_path / "b", Series(slices=4, kernel="B70f", seed="other kernel"))
-
-    def one_series(path: Path) -> None:
-        made = phantoms.pydicom_read(path)
-        made.SeriesInstanceUID = phantoms.uid("phantom", "series", 3)
-        made.StudyInstanceUID = phantoms.uid("phantom", "study")
-        phantoms.save(path, made)
-
-    for path in second:
-        one_series(path)
-    (alone,) = stacks(read_headers(first))
-    both = stacks(read_headers([*first, *second]))
-    assert [len(stack) for stack in both] == [4, 3]
-    assert both[1].key == alone.key
-    assert [stack.label for stack in both] == ["B70f", "B30f"]
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda made, index: setattr(made, "Rows", made.Rows + index // 3),
-        lambda made, index: setattr(made, "KVP", "120" if index < 3 else "80"),
-        lambda made, index: setattr(made, "FrameOfReferenceUID", f"1.2.{3 + index // 3}"),
-        lambda made, index: setattr(made, "TemporalPositionIdentifier", 1 + index // 3),
-        lambda made, index: setattr(
-            made,
-            "ImageOrientationPatient",
-            [1, 0, 0, 0, 1, 0] if index < 3 else [1, 0, 0, 0, 0.8, 0.6],
-        ),
-    ],
-)
-def test_what_separates_images_makes_stacks_of_their_own(tmp_path: Path, edit: Edit) -> None:
-    files = phantoms.write(tmp_path, Series(slices=6, edit=edit))
-    assert [len(stack) for stack in stacks(read_headers(files))] == [3, 3]
-
-
-def test_slices_that_each_name_another_frame_of_reference_stay_together(tmp_path: Path) -> None:
-    def edit(made: Dataset, index: int) -> None:
-        made.FrameOfReferenceUID = f"1.2.3.{index + 1}"
-
-    files = phantoms.write(tmp_path, Series(edit=edit))
-    assert [len(stack) for stack in stacks(read_headers(files))] == [6]
-
-
-def test_step_and_shoot_acquisitions_are_joined_and_phases_parted(tmp_path: Path) -> None:
-    def shots(made: Dataset, index: int) -> None:
-        made.AcquisitionNumber = index // 2
-
-    def phases(made: Dataset, index: int) -> None:
-        made.AcquisitionNumber = index // 6
-        made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
-
-    joined = phantoms.write(tmp_path / "shots", Series(edit=shots))
-    parted = phantoms.write(tmp_path / "phases", Series(slices=12, edit=phases))
-    assert [len(stack) for stack in stacks(read_headers(joined))] == [6]
-    found = stacks(read_headers(parted))
-    assert [len(stack) for stack in found] == [6, 6]
-    assert len({stack.key for stack in found}) == 2
-    assert all(verdict(stack, Output()) is None for stack in found)
 
 
 def test_localizers_screenshots_and_reports_are_left_out_with_a_reason(tmp_path: Path) -> None:
@@ -288,23 +224,6 @@ def test_one_mark_is_enough_to_recognise_a_result(
         del made[keyword]
     phantoms.save(tmp_path / "stripped.dcm", made)
     assert is_derived_by_node(read_header(tmp_path / "stripped.dcm"))
-
-
-def test_a_thin_series_of_the_same_range_makes_generated_slices_pointless(tmp_path: Path) -> None:
-    thick = Series(slices=6, spacing_mm=5.0)
-    thin = Series(slices=26, spacing_mm=1.0, number=4)
-    (mine,) = stacks(read_headers(phantoms.write(tmp_path / "thick", thick)))
-    (theirs,) = stacks(read_headers(phantoms.write(tmp_path / "thin", thin)))
-    elsewhere = replace(thin, number=5, gaps_mm=[1.0] * 5)
-    (far,) = stacks(read_headers(phantoms.write(tmp_path / "far", elsewhere)))
-    other = replace(thin, number=6, kernel="B70f")
-    (sharp,) = stacks(read_headers(phantoms.write(tmp_path / "sharp", other)))
-    found = acquired_thin(mine, [far, sharp, theirs])
-    assert found is not None
-    assert found.reason == Reason.ACQUIRED_THIN_SERIES_EXISTS
-    assert "1.00 mm" in found.sentence
-    assert acquired_thin(mine, [far, sharp, mine]) is None
-    assert acquired_thin(theirs, [mine]) is None
 
 
 def test_padding_never_reaches_a_model(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def write(stack: Sequence[Slice], folder: Path, *, declared: str = "") -> list[P
         values[slice_.padding] = padding
         made.add_new("PixelData", "OW", values.astype("<i2").tobytes())
         made.Rows, made.Columns = values.shape
+        # As scanners write it; de-identification gave each slice another one.
+        made.FrameOfReferenceUID = stack[0].dataset.FrameOfReferenceUID
         if declared:
             made.GantryDetectorTilt = declared
         paths.append(folder / f"{place:04}.dcm")

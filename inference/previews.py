@@ -1,0 +1,199 @@
+"""Small pictures of a derived series for the page of its job: written by the worker, beside it.
+
+Hounsfield units become 256 levels, finest where soft tissue lies; a page turns levels into greys
+with any window, by a table. What a level means stands in `index.json`, with each slice's place.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from inference.geometry import Layout
+from inference.model import Prediction
+from inference.placement import Planned
+from inference.volume import Plane
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "previews"
+INDEX = "index.json"
+BEFORE, AFTER = "before.png", "after.png"
+# (first HU, last HU, levels): steps of 14 HU in lung and fat, 2.5 in soft tissue, wide in bone.
+BANDS = ((-1024, -160, 62), (-160, 240, 160), (240, 1000, 19), (1000, 3072, 15))
+LEVELS = np.concatenate([np.linspace(a, b, n, endpoint=False) for a, b, n in BANDS])
+LEAST_HU, MOST_HU = BANDS[0][0], BANDS[-1][1]
+# The level of every whole number of HU from LEAST_HU to MOST_HU.
+TABLE = (np.searchsorted(LEVELS, np.arange(LEAST_HU, MOST_HU + 1), side="right") - 1).astype(
+    np.uint8
+)
+# The pictures of a series take at most this part of its pixels; a slice may take FLOOR_BYTES.
+SHARE = 0.15
+FLOOR_BYTES = 4096
+SIDES = (512, 384, 256, 192, 128, 96, 64)  # of the longer side, in pixels
+SAGITTAL_SIDE = 512
+BODY_HU = -500.0  # below it is air and lung: an error there says little about a slice
+
+
+class Previews:
+    """Collects the pictures of one job; a job without them is as good, its page says less.
+
+    What cannot be written is left out: the folder then has no index.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        layout: Layout,
+        slices: Sequence[Planned],
+        read: Callable[[int], Plane],
+    ) -> None:
+        self._folder = folder / FOLDER
+        self._layout = layout
+        self._slices = slices
+        self._read = read  # a received slice, in HU
+        self._order = _order(slices, len(layout.headers))
+        self._lines: dict[float, NDArray[np.float32]] = {}  # place -> the middle column
+        self._errors: dict[float, float] = {}
+        self._side = 0  # 0 = not chosen yet
+        self._failed = False
+
+    def generated(self, place: int, plane: Plane, prediction: Prediction, number: int) -> None:
+        """The generated slice at a place of the derived series, in HU as it was stored.
+
+        It was the `number`-th of its prediction, which may say how far it expects to be off.
+        """
+        where = _where(self._slices[place])
+        if prediction.scale_hu:
+            expected = prediction.scale_hu[number]
+            body = expected[plane > BODY_HU]
+            self._errors[where] = float((body if body.size else expected).mean())
+        self._write(where, plane)
+
+    def finish(self) -> list[str]:
+        """Write the received slices, the reformats and the index; notes for the job's record."""
+        for index in range(len(self._layout.headers)):
+            self._write(float(index), self._read(index))
+        if not self._failed:
+            try:
+                self._sagittal()
+                index_ = json.dumps(self._index(), separators=(",", ":"))
+                (self._folder / INDEX).write_text(index_, encoding="ascii")
+            except OSError as error:
+                self._give_up(error)
+        return ["no previews: they could not be written"] if self._failed else []
+
+    def _write(self, where: float, plane: Plane) -> None:
+        if self._failed:
+            return
+        try:
+            if not self._side:
+                self._folder.mkdir(exist_ok=True)
+                self._side = _fitting_side(self._read(len(self._layout.headers) // 2))
+            picture = encoded(_shrunk(plane, self._side))
+            (self._folder / f"{self._order[where]:05d}.png").write_bytes(picture)
+        except OSError as error:
+            self._give_up(error)
+        self._lines[where] = plane[:, plane.shape[1] // 2].astype(np.float32)
+
+    def _give_up(self, error: OSError) -> None:
+        self._failed = True
+        logger.warning("previews not written", extra={"error": type(error).__name__})
+
+    def _index(self) -> Mapping[str, object]:
+        geometry = self._layout.geometry
+        numbers = {_where(slice_): slice_.number for slice_ in self._slices}
+        return {
+            "levels_hu": [round(float(level), 2) for level in LEVELS],
+            "columns": geometry.columns,
+            "rows": geometry.rows,
+            "pixel_spacing_mm": [float(x) for x in geometry.pixel_spacing],
+            "thickness_mm": geometry.thickness_mm,
+            "tilt_degrees": round(self._layout.shear_degrees, 2),
+            "missing": sorted(self._layout.missing),
+            "slices": [
+                {
+                    "at_mm": round(self._distance(where), 3),
+                    "generated": not where.is_integer(),
+                    "number": numbers.get(where),
+                    "expected_error_hu": _rounded(self._errors.get(where)),
+                }
+                for where in self._order
+            ],
+        }
+
+    def _distance(self, where: float) -> float:
+        """Along the normal from the first slice, mm."""
+        distances = self._layout.geometry.distances_mm
+        found = np.interp(where, np.arange(len(distances)), distances)
+        return float(found - distances[0])
+
+    def _sagittal(self) -> None:
+        """The middle column of every slice, before and after, to one scale; the head is up."""
+        spacing = self._layout.geometry.pixel_spacing[0]
+        is_feet_last = self._layout.geometry.normal[2] < 0
+        after = dict(sorted(self._lines.items()))
+        before = {where: line for where, line in after.items() if where.is_integer()}
+        for name, lines in ((BEFORE, before), (AFTER, after)):
+            at = [self._distance(where) for where in lines]
+            plane = _reformat(np.stack(list(lines.values())), np.array(at), spacing)
+            plane = plane[::-1] if is_feet_last else plane
+            (self._folder / name).write_bytes(encoded(_shrunk(plane, SAGITTAL_SIDE)))
+
+
+def encoded(plane: NDArray[np.floating]) -> bytes:
+    """A plane in HU as a grey PNG of levels."""
+    levels = TABLE[np.rint(plane).clip(LEAST_HU, MOST_HU).astype(np.int32) - LEAST_HU]
+    raw = io.BytesIO()
+    Image.fromarray(levels).save(raw, "PNG", compress_level=4)
+    return raw.getvalue()
+
+
+def _where(slice_: Planned) -> float:
+    """Its place among the received slices: 3.25 is a quarter of the gap after slice 3."""
+    return slice_.base + slice_.fraction if slice_.is_generated else float(slice_.base)
+
+
+def _order(slices: Sequence[Planned], received: int) -> Mapping[float, int]:
+    """The picture's number of each slice, received or generated, by its place in the stack."""
+    places = {_where(slice_) for slice_ in slices if slice_.is_generated}
+    places |= {float(index) for index in range(received)}
+    return {where: number for number, where in enumerate(sorted(places))}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _fitting_side(plane: Plane) -> int:
+    """The largest side at which a slice like this one keeps within the share of its pixels."""
+    most = max(FLOOR_BYTES, int(SHARE * plane.size * 2))
+    sides = [side for side in SIDES if side <= max(plane.shape)] or [max(plane.shape)]
+    # The middle slice says what the others take; some of them take more.
+    fitting = (side for side in sides if len(encoded(_shrunk(plane, side))) <= most * 0.8)
+    return next(fitting, sides[-1])
+
+
+def _shrunk(plane: NDArray[np.floating], side: int) -> NDArray[np.floating]:
+    """No side longer than `side` pixels; each pixel is the mean of those it covers."""
+    longest = max(plane.shape)
+    if longest <= side:
+        return plane
+    rows, columns = (max(1, round(length * side / longest)) for length in plane.shape)
+    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(picture.resize((columns, rows), Image.Resampling.BOX), np.float32)
+
+
+def _reformat(
+    lines: NDArray[np.float32], at_mm: NDArray[np.float64], spacing_mm: float
+) -> NDArray[np.float32]:
+    """(height, rows): every line as high as its share of the way to its neighbours, last one up."""
+    height = max(2, round(float(np.ptp(at_mm)) / spacing_mm))
+    places = np.linspace(at_mm[-1], at_mm[0], height)
+    between = (at_mm[1:] + at_mm[:-1]) / 2
+    return lines[np.searchsorted(between, places)]

@@ -1,0 +1,208 @@
+"""Which slices form a volume together, and what the stacks are called."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from inference.errors import Reason
+from inference.geometry import measure, verdict
+from inference.grouping import keys
+from inference.reader import read_headers, stacks
+from inference.request import Output
+from tests import phantoms
+from tests.phantoms import Series
+
+Edit = Callable[[Dataset, int], None]
+
+
+def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
+    first = phantoms.write(tmp_path / "a", Series(slices=3))
+    second = phantoms.write(tmp_path / "b", Series(slices=4, kernel="B70f", seed="other kernel"))
+
+    def one_series(path: Path) -> None:
+        made = phantoms.pydicom_read(path)
+        made.SeriesInstanceUID = phantoms.uid("phantom", "series", 3)
+        made.StudyInstanceUID = phantoms.uid("phantom", "study")
+        phantoms.save(path, made)
+
+    for path in second:
+        one_series(path)
+    (alone,) = stacks(read_headers(first))
+    both = stacks(read_headers([*first, *second]))
+    assert [len(stack) for stack in both] == [4, 3]
+    assert both[1].key == alone.key
+    assert [stack.label for stack in both] == ["B70f", "B30f"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda made, index: setattr(made, "Rows", made.Rows + index // 3),
+        lambda made, index: setattr(made, "KVP", "120" if index < 3 else "80"),
+        lambda made, index: setattr(made, "ConvolutionKernel", "B30f" if index < 3 else "B70f"),
+        lambda made, index: setattr(made, "TriggerTime", f"{100 * (index // 3)}.5"),
+        lambda made, index: setattr(made, "NominalPercentageOfCardiacPhase", 40 + index // 3),
+        lambda made, index: setattr(
+            made, "PhotometricInterpretation", f"MONOCHROME{1 + index // 3}"
+        ),
+        lambda made, index: setattr(made, "PixelRepresentation", index // 3),
+        lambda made, index: setattr(made, "BitsStored", 12 + index // 3),
+        lambda made, index: setattr(made, "PixelSpacing", ["0.8", f"0.8{index // 3}"]),
+        lambda made, index: setattr(
+            made, "ImageType", ["ORIGINAL", "PRIMARY", "AXIAL" if index < 3 else "OTHER"]
+        ),
+        lambda made, index: setattr(made, "FrameOfReferenceUID", f"1.2.{3 + index // 3}"),
+        lambda made, index: setattr(made, "TemporalPositionIdentifier", 1 + index // 3),
+        lambda made, index: setattr(
+            made,
+            "ImageOrientationPatient",
+            [1, 0, 0, 0, 1, 0] if index < 3 else [1, 0, 0, 0, 0.8, 0.6],
+        ),
+    ],
+)
+def test_what_separates_images_makes_stacks_of_their_own(tmp_path: Path, edit: Edit) -> None:
+    files = phantoms.write(tmp_path, Series(slices=6, edit=edit))
+    assert [len(stack) for stack in stacks(read_headers(files))] == [3, 3]
+
+
+def test_slices_that_each_name_another_frame_of_reference_stay_together(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.FrameOfReferenceUID = f"1.2.3.{index + 1}"
+
+    files = phantoms.write(tmp_path, Series(edit=edit))
+    assert [len(stack) for stack in stacks(read_headers(files))] == [6]
+
+
+def test_step_and_shoot_acquisitions_are_joined_and_phases_parted(tmp_path: Path) -> None:
+    def shots(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = index // 2
+
+    def phases(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = index // 6
+        made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+
+    joined = phantoms.write(tmp_path / "shots", Series(edit=shots))
+    parted = phantoms.write(tmp_path / "phases", Series(slices=12, edit=phases))
+    assert [len(stack) for stack in stacks(read_headers(joined))] == [6]
+    found = stacks(read_headers(parted))
+    assert [len(stack) for stack in found] == [6, 6]
+    assert len({stack.key for stack in found}) == 2
+    assert all(verdict(stack, Output()) is None for stack in found)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "sideways", "joined"),
+    [
+        ([5.0], 0.0, False),
+        ([5.0, 5.0], 0.0, True),
+        ([5.0, 5.0, 5.0], 0.0, True),
+        ([5.0, 10.0, 5.0], 0.0, False),
+        ([5.0, 10.0, 5.0, 5.0], 0.0, True),
+        ([5.0] * 7, 1.0, True),  # a tilted gantry: a straight line too
+        ([5.0] * 7, 0.5, False),
+    ],
+)
+def test_frames_of_reference_are_joined_only_in_a_straight_row(
+    tmp_path: Path, gaps: list[float], sideways: float, joined: bool
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.FrameOfReferenceUID = f"1.2.3.{index + 1}"
+        x, y, z = made.ImagePositionPatient
+        curve = index if sideways == 1.0 else index**2
+        made.ImagePositionPatient = [float(x) + sideways * curve, y, z]
+
+    headers = read_headers(phantoms.write(tmp_path, Series(gaps_mm=gaps, edit=edit)))
+    (stack,) = stacks(headers)
+    found = verdict(stack, Output(across_missing="leave"))
+    assert (found is None) == joined
+    assert found is None or found.reason == Reason.TOO_FEW_SLICES
+    layout = measure(stack)
+    assert (layout is not None) == joined
+    assert layout is None or "each slice names its own frame of reference" in str(layout.notes)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda made, index: setattr(made, "BitsStored", 12 + 4 * (index // 3)),
+        lambda made, index: setattr(made, "FrameOfReferenceUID", f"1.2.{3 + index // 3}"),
+        lambda made, index: setattr(
+            made,
+            "ImageOrientationPatient",
+            [1, 0, 0, 0, 1, 0] if index < 3 else [1, 0, 0, 0, 0.999999, 0.001],
+        ),
+    ],
+    ids=["bits", "frame", "orientation"],
+)
+def test_no_two_stacks_of_a_series_have_one_key(tmp_path: Path, edit: Edit) -> None:
+    files = phantoms.write(tmp_path, Series(slices=6, edit=edit))
+    first = {stack.key for stack in stacks(read_headers(files))}
+    assert len(first) == 2
+    assert {stack.key for stack in stacks(read_headers(files[::-1]))} == first
+    assert all(
+        len(stacks(read_headers([h.path for h in stack.headers]))) == 1
+        for stack in stacks(read_headers(files))
+    )
+
+
+def test_stacks_that_nothing_readable_tells_apart_are_numbered(tmp_path: Path) -> None:
+    first, second = read_headers(phantoms.write(tmp_path, Series(slices=2)))
+    names = keys([[first], [second]])
+    assert keys([[second], [first]]) == names[::-1]
+    assert sorted(name.endswith(", 2") for name in names) == [False, True]
+    assert keys([[first]]) == [min(names)]
+
+
+def test_phases_of_unequal_length_are_parted_where_they_show_the_same_places(
+    tmp_path: Path,
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = 1 + index // 8
+        made.ImagePositionPatient = [0, 0, 5 * (index % 8) + (10 if index >= 8 else 0)]
+
+    files = phantoms.write(tmp_path, Series(slices=13, edit=edit))
+    random.Random(3).shuffle(files)
+    found = stacks(read_headers(files))
+    assert [len(stack) for stack in found] == [8, 5]
+    assert [stack.label for stack in found] == ["1", "2"]
+    assert all(verdict(stack, Output()) is None for stack in found)
+
+
+@pytest.mark.parametrize("offset_mm", [0.2, 1.0, 2.5, 4.0])
+def test_phases_whose_slices_lie_between_each_other_are_refused(
+    tmp_path: Path, offset_mm: float
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = 1 + index % 2
+        made.ContrastBolusAgent = "" if index % 2 else "Ultravist"
+        made.ImagePositionPatient = [0, 0, 5 * (index // 2) + offset_mm * (index % 2)]
+
+    (stack,) = stacks(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
+    found = verdict(stack, Output())
+    assert found is not None
+    assert found.reason == Reason.MIXED_ACQUISITIONS
+
+
+def test_places_that_were_acquired_twice_may_differ_by_the_rounding_of_the_table(
+    tmp_path: Path,
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = 1 + index % 2
+        made.ImagePositionPatient = [0, 0, 5 * (index // 2) + 0.05 * (index % 2)]
+
+    found = stacks(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
+    assert [len(stack) for stack in found] == [6, 6]
+
+
+def test_slices_of_another_acquisition_inside_one_gap_are_refused(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = 1 if index < 6 else 2
+        made.ImagePositionPatient = [0, 0, 5 * index if index < 6 else 12 + index - 6]
+
+    (stack,) = stacks(read_headers(phantoms.write(tmp_path, Series(slices=8, edit=edit))))
+    found = verdict(stack, Output())
+    assert found is not None
+    assert found.reason == Reason.MIXED_ACQUISITIONS
