@@ -9,13 +9,23 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from node import config
-from node.assembly import admission, check_secret, rules, scp_settings, site, web_settings
+from node.assembly import (
+    admission,
+    check_secret,
+    never,
+    rules,
+    scp_settings,
+    site,
+    web_settings,
+)
 from node.config import Config
+from node.config.kept import to_values
 from node.dicom import scp
 from node.dicom.handlers import Identity, PeerNames
 from node.dicom.part10 import identify_file
@@ -23,17 +33,21 @@ from node.errors import ConfigError
 from node.rules.reload import needs_restart, reloaded
 from node.store import Store, opened
 from node.web.child import WebProcess
-from node.work import deliver
+from node.work.around import Around
 from node.work.arrivals import Arrivals
-from node.work.deliver import Deliverer
+from node.work.deliverers import Deliverers
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.infer import Inference
+from node.work.reach import Reachability
 from node.work.retention import Retention
 from node.work.schedule import Schedule
+from node.work.selftest import SelfTests
 from node.work.supervisor import Supervisor
+from storage import configured, switches
 from storage.archive import Archive
 from storage.nodes import SERVING, STOPPED, STOPPING
-from storage.records import DeliveryState, Peer, Received
+from storage.records import Peer, Received
+from storage.site import SwitchName
 
 logger = logging.getLogger(__name__)
 
@@ -98,16 +112,38 @@ class Node:
         self.reload_requested = threading.Event()
         self._kept = kept
         check_secret(kept, settings)
-        self._deliverers: dict[str, Deliverer] = {}
-        self._arrivals = Arrivals(kept.archive, kept.queue, kept.files, rules(settings), time.time)
+        self._reach = Reachability(
+            kept.database, time.time, settings.node.ae_title, settings.delivery
+        )
+        self._deliverers = Deliverers(kept.ledger, kept.files, self._reach, time.time)
+        self._tests = SelfTests(kept, settings, time.time, self._admit)
+        self._arrivals = Arrivals(
+            kept.archive,
+            kept.queue,
+            kept.files,
+            rules(settings),
+            time.time,
+            never=partial(never, kept),
+            made=self._tests.routes,
+        )
         self._retention = Retention(kept.database, kept.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._scp = scp.Scp(
             scp_settings(settings, kept),
-            admission(settings),
+            admission(settings, kept),
             self._keep,
             Associations(kept.archive),
         )
+        self._around = Around(
+            kept.database,
+            settings,
+            kept.node_id,
+            reach=self._reach,
+            tests=self._tests,
+            process_now=self._arrivals.process_now,
+            ask_reload=self.reload_requested.set,
+        )
+        self._admitted = admission(settings, kept)
         self._schedule = Schedule()
         with _naming(settings, "web"):
             self._web = WebProcess(
@@ -126,14 +162,17 @@ class Node:
         kept.nodes.recovered(kept.node_id)
         web_port = self._web.start()
         self._supervisor.start()
-        self._start_deliverers()
+        self._deliverers.follow(self._settings)
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
-        self._schedule.every(SWEEP_SECONDS, "destinations", self._hold_unknown)
+        self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.mind_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
-        self._schedule.start()
+        self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
+        self._around.begin(self._schedule)
         with _naming(self._settings, "node"):
-            port = self._scp.start()
+            port = self._tests.port = self._scp.start()
+        self._schedule.start()
+        self._tell_configured()
         self._beat()
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
@@ -159,11 +198,12 @@ class Node:
             self._supervisor.drain,
             self._beat,
             self._scp.stop_listening,
-            *(deliverer.drain for deliverer in self._deliverers.values()),
+            self._deliverers.drain,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
+            self._around.stop,
             self._schedule.stop,
-            *(deliverer.abandon for deliverer in self._deliverers.values()),
+            self._deliverers.abandon,
             self._supervisor.stop,
             lambda: self._wait_for_work(time.monotonic() + LAST_SECONDS),
             self._release,
@@ -188,19 +228,40 @@ class Node:
             new = config.load(self._path)
         except ConfigError as error:
             logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
+            kept = self._kept
+            configured.refused(kept.database, time.time(), kept.node_id, error.problems)
+            self._around.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
             return
-        for key in needs_restart(self._settings, new):
+        restart = tuple(needs_restart(self._settings, new))
+        for key in restart:
             logger.warning("needs a restart", extra={"key": key})
         self._settings = reloaded(self._settings, new)
         self._arrivals.rules = rules(self._settings)
-        self._scp.admit(admission(self._settings))
-        self._start_deliverers()
+        self._around.follow(self._settings)
+        self._admit()
+        self._deliverers.follow(self._settings)
         logger.info("configuration applied")
+        self._tell_configured(restart)
+        later = f" These need a restart: {', '.join(restart)}." if restart else ""
+        self._around.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
+
+    def _tell_configured(self, restart: Sequence[str] = ()) -> None:
+        """Write down what the node works with, for those who only see the database."""
+        kept = self._kept
+        values = to_values(self._settings)
+        configured.applied(kept.database, time.time(), kept.node_id, values, restart)
+
+    def _admit(self) -> None:
+        """Who may associate, by the configuration and by what was allowed since."""
+        found = admission(self._settings, self._kept, self._tests.guests)
+        if found != self._admitted:
+            self._admitted = found
+            self._scp.admit(found)
 
     def _wait_for_work(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self.hurry.is_set():
             done = self._scp.open_associations() == 0 and self._supervisor.wait(0.1)
-            if done and all(d.wait(0.1) for d in self._deliverers.values()):
+            if done and self._deliverers.wait(0.1):
                 return
             self.hurry.wait(0.1)
 
@@ -219,34 +280,10 @@ class Node:
             settings.inference.job_minutes * 60, int(settings.inference.memory_gb * 1e9)
         )
         inference = Inference(kept.queue, kept.files, site(settings, kept), time.time)
-        return Supervisor(executors, kept.queue, inference, bounds)
-
-    def _start_deliverers(self) -> None:
-        """One for each destination of the configuration; those that are gone or changed end."""
-        wanted = {d.name: d for d in self._settings.destinations}
-        for name, deliverer in list(self._deliverers.items()):
-            if wanted.get(name) != deliverer.destination:
-                deliverer.stop()  # its thread ends after the instance that is on the wire
-                del self._deliverers[name]
-        for name, destination in wanted.items():
-            if name in self._deliverers:
-                self._deliverers[name].settings = self._settings.delivery
-                continue
-            self._deliverers[name] = Deliverer(
-                destination,
-                self._settings.node.ae_title,
-                self._kept.ledger,
-                self._kept.files,
-                self._settings.delivery,
-                time.time,
-            )
-            self._deliverers[name].start()
-
-    def _hold_unknown(self) -> None:
-        known = {d.name for d in self._settings.destinations}
-        for entry in self._kept.ledger.backlog():
-            if entry.destination not in known and entry.state == DeliveryState.QUEUED:
-                deliver.hold_unknown(self._kept.ledger, entry.destination)
+        drained = partial(switches.is_on, kept.database, SwitchName.DRAINING)
+        return Supervisor(
+            executors, kept.queue, inference, bounds, drained=lambda: drained() is not None
+        )
 
     def _beat(self) -> None:
         self._kept.nodes.beat(self._kept.node_id, self._state)

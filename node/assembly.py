@@ -1,17 +1,20 @@
 """What each part of the node is told of the configuration."""
 
 import sys
+from collections.abc import Collection
 
 from inference.request import Resources
 from node.config import Config
 from node.dicom import scp
 from node.store import Store
-from node.web.server import WebSettings
+from node.web.settings import WebSettings
 from node.work.arrivals import Rules
 from node.work.infer import Site
 from node.work.models import fingerprint, specs
+from storage import switches
 from storage.files import fingerprint as fingerprint_of
 from storage.nodes import SECRET
+from storage.site import SwitchName
 
 
 def scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
@@ -27,13 +30,27 @@ def scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
     )
 
 
-def admission(settings: Config) -> scp.Admission:
-    """Who may associate, under which called AE titles."""
+def admission(settings: Config, kept: Store, guests: Collection[str] = ()) -> scp.Admission:
+    """Who may associate, under which called AE titles; guests are those of a self-test.
+
+    Where the configuration names no calling AE title any is let in, whoever was allowed since.
+    """
+    allowed = frozenset(settings.node.allowed_ae_titles)
+    if allowed:
+        added = switches.all_on(kept.database, SwitchName.ALLOWED_AE)
+        allowed |= {one.subject for one in added}
     return scp.Admission(
         called_ae_titles=frozenset(settings.called_ae_titles),
-        calling_ae_titles=frozenset(settings.node.allowed_ae_titles),
+        calling_ae_titles=allowed,
         networks=tuple(str(network) for network in settings.node.allowed_networks),
+        guests=frozenset(guests),
     )
+
+
+def never(kept: Store, series_uid: str) -> str:
+    """Who has said that a series is never processed; nothing where nobody has."""
+    found = switches.is_on(kept.database, SwitchName.NEVER, series_uid)
+    return found.who if found is not None else ""
 
 
 def rules(settings: Config) -> Rules:
@@ -66,10 +83,4 @@ def check_secret(kept: Store, settings: Config) -> None:
 
 def web_settings(settings: Config, kept: Store) -> WebSettings:
     """The web process."""
-    return WebSettings(
-        folder=settings.folder,
-        database=settings.storage.database,
-        node_id=kept.node_id,
-        min_free_bytes=settings.storage.min_free_bytes,
-        log_as_json=not sys.stdout.isatty(),
-    )
+    return WebSettings(config=settings, node_id=kept.node_id, log_as_json=not sys.stdout.isatty())

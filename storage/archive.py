@@ -30,6 +30,7 @@ from storage.versions import brought_by_peer
 
 # How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.
 NOT_RELEASED = ("aborted", "dropped", "lost")
+REJECTED = "rejected"
 
 
 class Archive:
@@ -83,7 +84,9 @@ class Archive:
         values = self._association(calling_ae, called_ae, address)
         with self._database.writing() as db:
             db.execute(
-                association.insert().values(**values, ended_at=values["opened_at"], how=reason[:32])
+                association.insert().values(
+                    **values, ended_at=values["opened_at"], how=REJECTED, reason=reason
+                )
             )
 
     def lose_associations(self) -> int:
@@ -98,13 +101,13 @@ class Archive:
         """What is not complete yet, the longest quiet first."""
         with self._database.reading() as db:
             rows = db.execute(
-                _arrivals().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
+                arrival_rows().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
             )
             return tuple(to_arrival(row) for row in rows)
 
     def arrival(self, arrival_id: int) -> Arrival:
         with self._database.reading() as db:
-            row = db.execute(_arrivals().where(arrival.c.id == arrival_id)).one_or_none()
+            row = db.execute(arrival_rows().where(arrival.c.id == arrival_id)).one_or_none()
         if row is None:
             raise NotFound(f"no arrival {arrival_id}")
         return to_arrival(row)
@@ -154,6 +157,11 @@ class Archive:
             ids = db.execute(select(series.c.id).order_by(*newest).limit(limit).offset(offset))
             return _series(db, tuple(ids.scalars()))
 
+    def series_of(self, ids: Sequence[int]) -> tuple[Series, ...]:
+        """These series, in this order."""
+        with self._database.reading() as db:
+            return _series(db, tuple(ids))
+
     def series_by_uid(self, series_uid: str) -> tuple[Series, ...]:
         """One a study: a Series UID may, wrongly, come in two of them."""
         with self._database.reading() as db:
@@ -191,7 +199,7 @@ def _kept() -> Select[*tuple[Any, ...]]:
     return select(instance).where(instance.c.path.is_not(None)).order_by(*newest)
 
 
-def _arrivals() -> Select[*tuple[Any, ...]]:
+def arrival_rows() -> Select[*tuple[Any, ...]]:
     """Arrivals with the counts that completion is decided on."""
     over = (
         select(func.count())
@@ -216,7 +224,7 @@ def _series(db: Connection, ids: Sequence[int]) -> tuple[Series, ...]:
     kept = and_(here, instance.c.path.is_not(None))
     rows = db.execute(
         select(
-            series,
+            *(column for column in series.c if column.name != "name_key"),
             select(func.count(instance.c.instance_uid.distinct()))
             .where(here)
             .scalar_subquery()

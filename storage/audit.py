@@ -1,13 +1,16 @@
 """Who did what, when: written once, never changed, without a patient attribute."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Select, and_, func, select
 
 from storage.database import Database
 from storage.records import AuditEvent
 from storage.rows import to_audit_event, to_json
-from storage.schema import audit
+from storage.schema_site import audit
+
+NODE = "midslice"  # who acts where nobody does: what the node tells of itself
 
 
 class Audit:
@@ -21,12 +24,65 @@ class Audit:
         self, who: str, what: str, which: str = "", detail: Mapping[str, object] | None = None
     ) -> None:
         """`who` is a person or the node, `which` a job, series or destination by its id."""
-        row = {"at": self._now(), "who": who[:64], "what": what[:64], "which": which}
-        with self._database.writing() as db:
-            db.execute(audit.insert().values(**row, detail=to_json(detail or {})))
+        with acting(self._database, self._now(), who, what, which, detail):
+            pass
 
-    def list(self, limit: int = 100, offset: int = 0) -> tuple[AuditEvent, ...]:
-        """The newest first."""
-        query = select(audit).order_by(audit.c.id.desc()).limit(limit).offset(offset)
+    def list(
+        self, limit: int = 100, offset: int = 0, *, who: str = "", what: str = ""
+    ) -> tuple[AuditEvent, ...]:
+        """The newest first; of one person, of one kind of action."""
+        query = _events(who, what).order_by(audit.c.id.desc()).limit(limit).offset(offset)
         with self._database.reading() as db:
             return tuple(to_audit_event(row) for row in db.execute(query))
+
+    def count(self, *, who: str = "", what: str = "") -> int:
+        """How many events `list` has in all."""
+        query = select(func.count()).select_from(_events(who, what).subquery())
+        with self._database.reading() as db:
+            return int(db.execute(query).scalar_one())
+
+
+@contextmanager
+def acting(
+    database: Database,
+    now: float,
+    who: str,
+    what: str,
+    which: str = "",
+    detail: Mapping[str, object] | None = None,
+) -> Iterator[Connection]:
+    """The transaction of what a person does: the change and its audit event, or neither."""
+    with database.writing() as db:
+        yield db
+        note(db, now, who, what, which, detail)
+
+
+def note(
+    db: Connection,
+    now: float,
+    who: str,
+    what: str,
+    which: str = "",
+    detail: Mapping[str, object] | None = None,
+) -> None:
+    """Write an audit event in the transaction of what it tells of."""
+    row = {"at": now, "who": who[:64], "what": what[:64], "which": which}
+    db.execute(audit.insert().values(**row, detail=to_json(detail or {})))
+
+
+def by(
+    database: Database,
+    now: float,
+    who: str,
+    what: str,
+    which: str,
+    detail: Mapping[str, object] | None = None,
+) -> AbstractContextManager[Connection]:
+    """As `acting`, where a person asks; the node's own steps are no audit events."""
+    return acting(database, now, who, what, which, detail) if who else database.writing()
+
+
+def _events(who: str, what: str) -> Select[tuple[object, ...]]:
+    wanted = [audit.c.who == who] if who else []
+    wanted += [audit.c.what == what] if what else []
+    return select(audit).where(and_(True, *wanted))

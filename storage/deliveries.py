@@ -3,7 +3,7 @@
 Rows are locked in one order everywhere: series, job, delivery, derived.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, and_, func, select, update
 
@@ -34,9 +34,18 @@ def queue_deliveries(
     db.execute(update(derived).where(wanted).values(superseded_at=None))
 
 
-def cancel_undelivered(db: Connection, derived_id: int, reason: str, now: float) -> None:
-    """What is not at its destination yet will not get there; a sender at work loses its lease."""
-    undelivered = and_(delivery.c.derived_id == derived_id, delivery.c.state.in_(UNDELIVERED))
+def cancel_undelivered(
+    db: Connection, derived_id: int, reason: str, now: float, keep: Collection[str] = ()
+) -> None:
+    """What is not at its destination yet will not get there; a sender at work loses its lease.
+
+    To the destinations in `keep` it still goes: somebody else wants it there.
+    """
+    undelivered = and_(
+        delivery.c.derived_id == derived_id,
+        delivery.c.state.in_(UNDELIVERED),
+        delivery.c.destination.not_in(keep),
+    )
     query = select(delivery.c.id).where(undelivered).order_by(delivery.c.id)
     total = select(func.count()).where(derived_instance.c.derived_id == derived_id)
     for delivery_id in db.execute(query.with_for_update()).scalars().all():
@@ -48,6 +57,16 @@ def cancel_undelivered(db: Connection, derived_id: int, reason: str, now: float)
         }
         end = {"state": DeliveryState.CANCELLED, "reason": reason, "finished_at": now, **IDLE}
         set_delivery(db, delivery_id, sentence=REPLACED.format(**counts), **end)
+
+
+def end_leases(db: Connection, derived_id: int, destinations: Sequence[str]) -> None:
+    """A person wants all of it sent again: who is sending the rest of it just now stops."""
+    running = and_(
+        delivery.c.derived_id == derived_id,
+        delivery.c.destination.in_(destinations),
+        delivery.c.state == DeliveryState.RUNNING,
+    )
+    db.execute(update(delivery).where(running).values(state=DeliveryState.QUEUED, **IDLE))
 
 
 def set_delivery(db: Connection, delivery_id: int, **values: object) -> None:

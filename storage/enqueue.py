@@ -1,36 +1,46 @@
 """What asking for a job does: a new one, an old one once more, or nothing."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
+from storage import askers, limits
 from storage.database import Database
-from storage.deliveries import cancel_undelivered, queue_deliveries
+from storage.deliveries import queue_deliveries
+from storage.limits import NO_LIMITS, Limits
 from storage.records import Enqueued, JobState, NewJob, What
-from storage.rows import to_json, to_names
-from storage.schema import arrival, derived, job, job_instance, series
-
-SUPERSEDED = "SUPERSEDED"
-SUPERSEDED_SENTENCE = "More or other slices of this series arrived; job {job_id} replaces this one."
-
-UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
+from storage.rows import to_json
+from storage.schema import derived, job, job_instance, series
+from storage.superseding import SUPERSEDED, supersede
 
 
-def enqueue(database: Database, db: Connection, new: NewJob, now: float) -> Enqueued:
+def enqueue(
+    database: Database, db: Connection, new: NewJob, now: float, most: Limits = NO_LIMITS
+) -> Enqueued:
     """Ask for a job. Asking twice is asking once: the key says what is the same."""
     row = _by_key(db, new.key)
-    job_id = _insert(database, db, new, now) if row is None else None
+    within = _within(db, new, now, most)
+    job_id = _insert(database, db, within, now) if row is None else None
     if job_id is not None:
-        return _enqueued(new, job_id, "queued", _supersede(db, new, job_id, now))
+        askers.ask(database, db, job_id, new.arrival_id, new.destinations)
+        return _enqueued(within, job_id, "queued", supersede(db, new, job_id, now))
     row = row or _by_key(db, new.key)  # another node was faster
     assert row is not None
+    wanted = askers.ask(database, db, row.id, new.arrival_id, new.destinations)
     if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
-        _requeue(db, row, new, now, row.edition)
-        return _enqueued(new, row.id, "requeued", _supersede(db, new, row.id, now))
+        _requeue(db, row, within, wanted, now, row.edition)
+        return _enqueued(within, row.id, "requeued", supersede(db, new, row.id, now))
     if row.state == JobState.SUCCEEDED:
-        return _again(database, db, row, new, now)
-    return _join(db, row, new, now)
+        return _again(database, db, row, within, wanted, now)
+    return _join(db, row, new, wanted, now)
+
+
+def _within(db: Connection, new: NewJob, now: float, most: Limits) -> NewJob:
+    """The same, or held where it is one too many for a day."""
+    if new.verdict is not None:
+        return new
+    return replace(new, verdict=limits.over(db, new, now, most))
 
 
 def requeued(now: float) -> dict[str, object]:
@@ -47,6 +57,7 @@ def requeued(now: float) -> dict[str, object]:
         "abandoned": 0,
         "progress": 0,
         "cancel_requested": 0,
+        "insisted": 0,
     }
 
 
@@ -107,31 +118,45 @@ def _work_on(db: Connection, job_id: int, new: NewJob) -> None:
 
 
 def _is_resolved(db: Connection, row: Row[*tuple[Any, ...]], new: NewJob) -> bool:
-    """Held over versions of which, since the series was sent again, not all count any more."""
+    """What spoke against the job does so no more.
+
+    Held over versions of which, since the series was sent again, not all count any more; or refused
+    before a worker looked, for what lay beside it or by another configuration.
+    """
+    if row.state == JobState.REFUSED and row.started_at is None and new.verdict is None:
+        return True
     mine = select(job_instance.c.instance_id).where(job_instance.c.job_id == row.id)
     return row.state == JobState.HELD and set(db.execute(mine).scalars()) != set(new.instances)
 
 
-def _join(db: Connection, row: Row[*tuple[Any, ...]], new: NewJob, now: float) -> Enqueued:
+def _join(
+    db: Connection,
+    row: Row[*tuple[Any, ...]],
+    new: NewJob,
+    wanted: tuple[str, ...],
+    now: float,
+) -> Enqueued:
     """A job that has no result yet is asked for by one more: its result goes to all of them."""
-    wanted = dict.fromkeys((*to_names(row.destinations), *new.destinations))
-    values: dict[str, object] = {"destinations": to_json(tuple(wanted))}
-    cancelled: tuple[int, ...] = ()
+    values: dict[str, object] = {"destinations": to_json(wanted)}
     if row.cancel_requested and row.reason in ("", SUPERSEDED):
         # Wanted again before its worker has stopped; where it stops all the same, the job is
         # queued again (`Queue.cancelled`).
         values |= {"cancel_requested": 0, "reason": "", "sentence": ""}
-        cancelled = _supersede(db, new, row.id, now)
     db.execute(update(job).where(job.c.id == row.id).values(**values))
-    return Enqueued(row.id, "known", cancelled)
+    return Enqueued(row.id, "known", supersede(db, new, row.id, now))
 
 
 def _requeue(
-    db: Connection, row: Row[*tuple[Any, ...]], new: NewJob, now: float, edition: int
+    db: Connection,
+    row: Row[*tuple[Any, ...]],
+    new: NewJob,
+    wanted: tuple[str, ...],
+    now: float,
+    edition: int,
 ) -> None:
     snapshot = {
         "parameters": to_json(new.parameters),
-        "destinations": to_json(new.destinations),
+        "destinations": to_json(wanted),
         "priority": new.priority,
         "edition": edition,
     }
@@ -140,60 +165,22 @@ def _requeue(
 
 
 def _again(
-    database: Database, db: Connection, row: Row[*tuple[Any, ...]], new: NewJob, now: float
+    database: Database,
+    db: Connection,
+    row: Row[*tuple[Any, ...]],
+    new: NewJob,
+    wanted: tuple[str, ...],
+    now: float,
 ) -> Enqueued:
     """A finished job is asked for: deliver what it made, or make it again where that is gone."""
     made = db.execute(select(derived).where(derived.c.id == row.derived_id)).one()
     if made.purged_at is not None:
         # A peer may still have the earlier bytes: the same UIDs must not mean others.
         edition = row.edition if made.offered_at is None else max(row.edition, made.edition + 1)
-        _requeue(db, row, new, now, edition)
-        return _enqueued(new, row.id, "requeued", _supersede(db, new, row.id, now))
-    snapshot = {"destinations": to_json(new.destinations), "priority": new.priority}
+        _requeue(db, row, new, wanted, now, edition)
+        return _enqueued(new, row.id, "requeued", supersede(db, new, row.id, now))
+    snapshot = {"destinations": to_json(wanted), "priority": new.priority}
     db.execute(update(job).where(job.c.id == row.id).values(**snapshot))
+    # Who has it already asked for nothing: the destinations of the others stay as they are.
     queue_deliveries(database, db, made.id, new.destinations, new.priority, now)
-    return Enqueued(row.id, "redelivered", _supersede(db, new, row.id, now))
-
-
-def _supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int, ...]:
-    """What the same peer, route and stack had before is not wanted any more; ids of unfinished."""
-    older = _older(db, new, job_id)
-    why = {"reason": SUPERSEDED, "sentence": SUPERSEDED_SENTENCE.format(job_id=job_id)}
-    cancelled = {"state": JobState.CANCELLED, "finished_at": now, "cancel_requested": 0}
-    unfinished = [row for row in older if row.state in UNFINISHED]
-    for row in unfinished:
-        stop = {"cancel_requested": 1} if row.state == JobState.RUNNING else cancelled
-        db.execute(update(job).where(job.c.id == row.id).values(**why, **stop))
-    _supersede_results(db, older, now)
-    return tuple(row.id for row in unfinished)
-
-
-def _older(db: Connection, new: NewJob, job_id: int) -> Sequence[Row[*tuple[Any, ...]]]:
-    this, theirs = arrival.alias("this"), arrival.alias("theirs")
-    same_peer = and_(
-        this.c.calling_ae == theirs.c.calling_ae, this.c.called_ae == theirs.c.called_ae
-    )
-    query = (
-        select(job.c.id, job.c.state, job.c.derived_id)
-        .join(theirs, theirs.c.id == job.c.arrival_id)
-        .join(this, and_(same_peer, this.c.id == new.arrival_id))
-        .where(
-            job.c.id != job_id,
-            job.c.series_id == new.series_id,
-            job.c.route == new.route,
-            job.c.stack == new.stack,
-        )
-        .order_by(job.c.id)
-    )
-    return db.execute(query.with_for_update(of=job)).all()
-
-
-def _supersede_results(db: Connection, older: Sequence[Row[*tuple[Any, ...]]], now: float) -> None:
-    ids = [row.id for row in older]
-    made = {row.derived_id for row in older if row.derived_id is not None}
-    # The same derived series may be the result of a job that stays, of another peer or route.
-    shared = select(job.c.derived_id).where(job.c.derived_id.in_(made), job.c.id.not_in(ids))
-    for derived_id in sorted(made - set(db.execute(shared).scalars())):
-        cancel_undelivered(db, derived_id, SUPERSEDED, now)
-        fresh = and_(derived.c.id == derived_id, derived.c.superseded_at.is_(None))
-        db.execute(update(derived).where(fresh).values(superseded_at=now))
+    return Enqueued(row.id, "redelivered", supersede(db, new, row.id, now))

@@ -1,20 +1,26 @@
 """What a job made: kept once, delivered, and the job's end, in one transaction."""
 
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, and_, or_, select, update
 
+from storage.audit import NODE, note
 from storage.database import Database
 from storage.deliveries import queue_deliveries
 from storage.enqueue import requeued
 from storage.errors import NotFound
 from storage.records import Ended, JobState, NewDerived
-from storage.rows import to_json, to_names
+from storage.rows import mark_columns, to_json, to_names
 from storage.schema import derived, derived_instance, job
 
 AGAIN_SENTENCE = (
     "The same derived series was sent before and its files were removed since; "
     "it is made again, under new UIDs."
+)
+REVISION_SENTENCE = (
+    "Revision {revision} of a derived series was made: other slices, a corrected header, another "
+    "model, or files that were removed since. Whoever has used an earlier one must know."
 )
 
 
@@ -22,10 +28,15 @@ def keep_result(
     database: Database, db: Connection, row: Row[*tuple[Any, ...]], result: NewDerived, now: float
 ) -> Ended:
     """Write a verified derived series, unless the same exists: then that one is delivered."""
-    made = _by_uid(db, result.series_uid)
-    if made is not None and (made.purged_at is None or made.offered_at is not None):
-        return reuse_result(database, db, row, result.series_uid, now)
+    content_uid = result.content_uid or result.series_uid
+    same = _same(db, row.series_id, result.series_uid, content_uid)
+    if same is not None:
+        return reuse_result(database, db, row, same, now)
     values = {
+        "stack": row.stack,
+        "route": row.route,
+        "content_uid": content_uid,
+        **mark_columns(result.mark),
         "series_id": row.series_id,
         "folder": result.folder,
         "edition": result.edition,
@@ -38,7 +49,10 @@ def keep_result(
     derived_id = int(db.execute(insert.returning(derived.c.id)).scalar_one())
     _write_instances(database, db, derived_id, result)
     told = {"version": result.version, "record": to_json(result.record)}
-    return _succeed(database, db, row, derived_id, now, folder_kept=True, **told)
+    ended = _succeed(database, db, row, derived_id, now, folder_kept=True, **told)
+    if result.mark.revision > 1:
+        _tell(db, row, result, now)
+    return replace(ended, revision=result.mark.revision)
 
 
 def reuse_result(
@@ -59,6 +73,32 @@ def reuse_result(
     idle = {"worker": None, "node": None, "lease_until": None}
     db.execute(update(job).where(job.c.id == row.id).values(**values, **idle))
     return Ended(JobState.QUEUED, folder_kept=False)
+
+
+def _same(db: Connection, series_id: int, derived_uid: str, content_uid: str) -> str | None:
+    """The UID of the derived series that this one is already, kept or perhaps at a peer.
+
+    Two workers may have made one content at the same time, each with a mark of its own.
+    """
+    taken = or_(derived.c.purged_at.is_(None), derived.c.offered_at.is_not(None))
+    equal = or_(
+        derived.c.series_uid == derived_uid,
+        and_(derived.c.series_id == series_id, derived.c.content_uid == content_uid),
+    )
+    query = select(derived.c.series_uid).where(equal, taken).order_by(derived.c.id).limit(1)
+    found: str | None = db.execute(query).scalar_one_or_none()
+    return found
+
+
+def _tell(db: Connection, row: Row[*tuple[Any, ...]], result: NewDerived, now: float) -> None:
+    """The administrator is told: somebody may have read, or measured in, what was made before."""
+    detail = {
+        "kind": "revision",
+        "revision": result.mark.revision,
+        "derived_series_uid": result.series_uid,
+        "sentence": REVISION_SENTENCE.format(revision=result.mark.revision),
+    }
+    note(db, now, NODE, "notice", f"job {row.id}", detail)
 
 
 def _by_uid(db: Connection, series_uid: str) -> Row[*tuple[Any, ...]] | None:

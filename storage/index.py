@@ -22,6 +22,7 @@ from storage.commits import Group
 from storage.database import Database
 from storage.files import Files
 from storage.records import ArrivalState, Kept, Peer, Received
+from storage.rows import name_key
 from storage.schema import (
     arrival,
     arrival_association,
@@ -94,6 +95,8 @@ class Index:
             "accession": received.accession,
             "study_date": received.study_date,
             "description": received.description,
+            "patient_name": received.patient_name,
+            "name_key": name_key(received.patient_name),
             "first_at": now,
             "last_at": now,
         }
@@ -148,7 +151,8 @@ class Index:
 def _touch_series(database: Database) -> Executable:
     insert = database.insert(series)
     # The newest instance's text counts: a PACS sends again what it has corrected.
-    newest = ("modality", "patient_id", "accession", "study_date", "description", "last_at")
+    texts = ("modality", "patient_id", "patient_name", "name_key", "accession", "description")
+    newest = (*texts, "study_date", "last_at")
     return insert.on_conflict_do_update(
         index_elements=["study_uid", "series_uid"],
         set_={**{name: insert.excluded[name] for name in newest}, "purged_at": None},

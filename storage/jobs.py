@@ -1,32 +1,37 @@
 """The queue: durable jobs, leased to one worker at a time, fenced by their attempt."""
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, or_, select, update
 
+from storage.audit import by
+from storage.closing import close
 from storage.database import Database
 from storage.enqueue import enqueue, lock_series, requeued
-from storage.errors import NotFound, WrongState
 from storage.finish import keep_result, reuse_result
+from storage.kept import check_received
+from storage.leases import Leases
+from storage.limits import NO_LIMITS, Limits
 from storage.mixups import hold_all
 from storage.records import (
-    ArrivalState,
     Attempt,
     Ended,
     Enqueued,
     Instance,
     Job,
     JobState,
+    Mark,
     NewDerived,
     NewJob,
     Verdict,
 )
-from storage.rows import to_attempt, to_instance, to_job, to_json
+from storage.revisions import lock_for_marks, marks, next_mark
+from storage.rows import mark_columns, to_attempt, to_instance, to_job, to_json
 from storage.schema import (
     OPEN_JOB,
-    arrival,
-    arrival_instance,
     attempt,
     derived,
     instance,
@@ -34,6 +39,7 @@ from storage.schema import (
     job_instance,
     series,
 )
+from storage.superseding import UNREADABLE, supersede_unreadable
 from storage.transitions import (
     JOBS,
     JobRow,
@@ -49,6 +55,7 @@ from storage.transitions import (
     lost,
     put_back,
     read_job,
+    refuse_queued,
 )
 
 
@@ -56,12 +63,19 @@ class Queue:
     """Every method is one transition in one transaction."""
 
     def __init__(
-        self, database: Database, now: Callable[[], float], *, node: str, lease_seconds: float
+        self,
+        database: Database,
+        now: Callable[[], float],
+        *,
+        node: str,
+        lease_seconds: float,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._now = now
         self._node = node
         self._lease_seconds = lease_seconds
+        self._leases = Leases(job, steady, lease_seconds)
 
     def complete(
         self,
@@ -71,39 +85,53 @@ class Queue:
         *,
         instances: int | None = None,
         hold: Verdict | None = None,
+        refuse: Mapping[int, Verdict] = MappingProxyType({}),
+        limits: Limits = NO_LIMITS,
     ) -> tuple[Enqueued, ...]:
         """Close an arrival and ask for its jobs.
 
         `instances` is how many the arrival had when this was decided. Where it has more by now
         the answer is WrongState and nothing is changed: no slice is left behind. `hold` says that
         the Series UID is not of one patient: what it has under way, in any study, is held too.
+        `refuse` are jobs of other series that this one makes pointless before their turn has come.
         """
         now = self._now()
         with self._database.writing() as db:
-            series_uid = self._close(db, arrival_id, evidence, instances)
+            series_uid = close(db, arrival_id, evidence, instances, now)
             held = hold_all(db, series_uid, hold, now) if hold is not None else ()
-            return (*held, *(enqueue(self._database, db, new, now) for new in jobs))
+            refused = refuse_queued(db, refuse, now)
+            if not any(new.stack == UNREADABLE for new in jobs):
+                supersede_unreadable(db, arrival_id, now)
+            asked = [enqueue(self._database, db, new, now, limits) for new in jobs]
+            return (*held, *refused, *asked)
 
     def claim(self, worker: str, kinds: Collection[str]) -> Job | None:
         """Lease the most urgent, then longest due job, or one whose worker's node died."""
-        due = self._due(kinds)
         with self._database.reading() as db:  # workers ask all the time: who writes waits for none
-            if db.execute(due).first() is None:
+            if db.execute(self._due(db, kinds)).first() is None:
                 return None
         with self._database.writing() as db:
             # PostgreSQL claims twice without the lock; SQLite ignores it: its writer is alone.
-            due = due.with_for_update(skip_locked=True)
+            due = self._due(db, kinds).with_for_update(skip_locked=True)
             while (found := db.execute(due).one_or_none()) is not None:
+                if not lock_for_marks(db, found.series_id):
+                    return None
                 if found.state == JobState.RUNNING and not abandon(db, found, self._now()):
                     continue
                 return self._lease(db, found, worker)
         return None
 
-    def renew(self, leased: Job, progress: float) -> bool:
-        """Keep the lease; True where somebody asked for the job to be cancelled."""
+    def renew(
+        self, leased: Job, progress: float, step: str = "", done: int = 0, total: int = 0
+    ) -> bool:
+        """Keep the lease; True where somebody asked for the job to be cancelled.
+
+        `done` of `total` slices of this step: reading, predicting, writing.
+        """
         values = {
             "lease_until": self._now() + self._lease_seconds,
             "progress": min(1.0, max(0.0, progress)),
+            **({"step": step[:16], "step_done": done, "step_total": total} if step else {}),
         }
         renewal = update(job).where(is_held_by(leased)).values(**values)
         with self._database.writing() as db:
@@ -179,28 +207,31 @@ class Queue:
                     put_back(db, row, self._now(), "abandoned")
         return tuple(row.id for row in rows)
 
-    def requeue(self, job_id: int) -> None:
+    def requeue(self, job_id: int, *, who: str = "") -> None:
         """A person puts a job back that was refused, failed, held or cancelled."""
         allowed = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
-        with self._database.writing() as db:
+        with by(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
             lock_series(db, read_job(db, job_id).series_id)
             locked(db, job_id, allowed, "requeued")
-            if _has_purged_instances(db, job_id):
-                raise WrongState(
-                    f"job {job_id}: its received instances are no longer kept; "
-                    "send the series again"
-                )
-            change(db, job_id, **requeued(self._now()))
+            check_received(db, job_id)
+            change(db, job_id, **{**requeued(self._now()), "insisted": 1})
 
-    def cancel(self, job_id: int) -> JobState:
+    def cancel(self, job_id: int, *, who: str = "") -> JobState:
         """A person cancels a job; a running one stops at its next step. Where it stands now."""
         allowed = (JobState.QUEUED, JobState.HELD, JobState.RUNNING)
-        with self._database.writing() as db:
+        with by(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
             row = locked(db, job_id, allowed, "cancelled")
             if row.state == JobState.RUNNING:
                 change(db, job_id, cancel_requested=1)
                 return JobState.RUNNING
             return cancel(db, row, self._now())
+
+    def prioritise(self, job_id: int, priority: int, *, who: str = "") -> None:
+        """A person puts a job that waits before or behind others: 1 is first, 9 last."""
+        told = {"priority": priority}
+        with by(self._database, self._now(), who, "prioritise", f"job {job_id}", told) as db:
+            locked(db, job_id, (JobState.QUEUED,), "prioritised")
+            change(db, job_id, priority=priority)
 
     def get(self, job_id: int) -> Job:
         with self._database.reading() as db:
@@ -220,6 +251,18 @@ class Queue:
         query = JOBS.where(job.c.series_id == series_id).order_by(job.c.id)
         with self._database.reading() as db:
             return tuple(to_job(row) for row in db.execute(query))
+
+    def waiting_beside(self, study_uid: str, series_id: int) -> tuple[Job, ...]:
+        """The queued jobs of the other series of a study that no person has insisted on."""
+        query = JOBS.where(
+            OPEN_JOB,
+            job.c.state == JobState.QUEUED,
+            job.c.insisted == 0,
+            series.c.study_uid == study_uid,
+            series.c.id != series_id,
+        )
+        with self._database.reading() as db:
+            return tuple(to_job(row) for row in db.execute(query.order_by(job.c.id)))
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         columns = (attempt.c[name] for name in Attempt.__dataclass_fields__)
@@ -249,29 +292,16 @@ class Queue:
         with self._database.reading() as db:
             return frozenset(db.execute(query).scalars())
 
-    def _close(
-        self, db: Connection, arrival_id: int, evidence: Mapping[str, object], seen: int | None
-    ) -> str:
-        """Close an arrival; its Series UID."""
-        one = arrival.c.id == arrival_id
-        row = db.execute(select(arrival).where(one).with_for_update()).one_or_none()
-        if row is None:
-            raise NotFound(f"no arrival {arrival_id}")
-        if row.state != ArrivalState.ARRIVING:
-            raise WrongState(f"arrival {arrival_id} is {row.state} already")
-        brought = select(func.count()).where(arrival_instance.c.arrival_id == arrival_id)
-        count = db.execute(brought).scalar_one()
-        if seen is not None and seen != count:
-            raise WrongState(f"arrival {arrival_id} has {count} instances by now, not {seen}")
-        closed = {"state": ArrivalState.COMPLETE, "completed_at": self._now()}
-        db.execute(update(arrival).where(one).values(**closed, evidence=to_json(evidence)))
-        named = select(series.c.series_uid).where(series.c.id == row.series_id)
-        return str(db.execute(named).scalar_one())
+    def marks(self, series_id: int) -> Mapping[str, Mark]:
+        """What each content that was made of a received series is marked with."""
+        with self._database.reading() as db:
+            return marks(db, series_id)
 
-    def _due(self, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
+    def _due(self, db: Connection, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
+        leased = select(*self._leases.columns).where(OPEN_JOB, job.c.state == JobState.RUNNING)
+        abandoned = self._leases.left_behind(db.execute(leased))
         queued = job.c.state == JobState.QUEUED
-        abandoned = and_(job.c.state == JobState.RUNNING, job.c.lease_until < self._now())
         query = select(job).where(OPEN_JOB, or_(queued, abandoned), job.c.kind.in_(kinds))
         return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
 
@@ -286,9 +316,11 @@ class Queue:
             attempt=row.attempt + 1,
             started_at=now,
             progress=0,
+            **mark_columns(next_mark(db, row)),
         )
         run = {"job_id": row.id, "number": row.attempt + 1, "worker": worker, "started_at": now}
         db.execute(attempt.insert().values(**run))
+        self._leases.given(row.id, row.attempt + 1, now + self._lease_seconds)
         return read_job(db, row.id)
 
     def _finish(
@@ -308,14 +340,3 @@ class Queue:
                 return cancel(db, row, self._now())
             told = {"reason": reason, "sentence": sentence, "record": to_json(record or {})}
             return end(db, row, self._now(), state, **told)
-
-
-def _has_purged_instances(db: Connection, job_id: int) -> bool:
-    gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))  # or about to go
-    query = (
-        select(instance.c.id)
-        .join(job_instance, job_instance.c.instance_id == instance.c.id)
-        .join(series, series.c.id == instance.c.series_id)
-        .where(job_instance.c.job_id == job_id, gone)
-    )
-    return db.execute(query.limit(1)).first() is not None

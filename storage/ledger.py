@@ -1,16 +1,21 @@
 """The ledger: derived series on their way to destinations, instance by instance."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
 
+from storage.audit import by
 from storage.database import Database
-from storage.deliveries import IDLE, offer_again, queue_deliveries, set_delivery
+from storage.deliveries import IDLE, end_leases, offer_again, queue_deliveries, set_delivery
 from storage.enqueue import lock_series
 from storage.errors import LeaseLost, NotFound, WrongState
+from storage.kept import check_delivery, check_derived
+from storage.leases import Leases
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
+from storage.redirect import redirect, waiting_for
 from storage.rows import to_delivery, to_names
 from storage.schema import (
     OPEN_DELIVERY,
@@ -38,22 +43,29 @@ class Ledger:
     """Every method is one transition in one transaction."""
 
     def __init__(
-        self, database: Database, now: Callable[[], float], *, node: str, lease_seconds: float
+        self,
+        database: Database,
+        now: Callable[[], float],
+        *,
+        node: str,
+        lease_seconds: float,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._now = now
         self._node = node
         self._lease_seconds = lease_seconds
+        self._leases = Leases(delivery, steady, lease_seconds)
 
     def claim(self, destination: str, worker: str) -> Delivery | None:
         """Lease the most urgent, then longest due delivery to a destination."""
         now = self._now()
-        due = _due(destination, now)
         with self._database.reading() as db:  # senders ask all the time: who writes waits for none
-            if db.execute(due).first() is None:
+            if db.execute(self._due(db, destination)).first() is None:
                 return None
         with self._database.writing() as db:
-            row = db.execute(due.with_for_update(skip_locked=True)).one_or_none()
+            due = self._due(db, destination).with_for_update(skip_locked=True)
+            row = db.execute(due).one_or_none()
             if row is None:
                 return None
             set_delivery(
@@ -66,6 +78,8 @@ class Ledger:
                 attempt=row.attempt + 1,
                 started_at=now,
             )
+            lease = row.attempt + 1, now + self._lease_seconds
+            self._leases.given(row.id, *lease, of=destination)
             return _read(db, row.id)
 
     def renew(self, leased: Delivery) -> None:
@@ -152,38 +166,47 @@ class Ledger:
             again = update(delivery).where(left).values(state=DeliveryState.QUEUED, **IDLE)
             return db.execute(again).rowcount
 
-    def redeliver(self, job_id: int, destination: str | None = None) -> tuple[Delivery, ...]:
+    def redeliver(
+        self, job_id: int, destination: str | None = None, *, who: str = ""
+    ) -> tuple[Delivery, ...]:
         """A person wants a kept derived series sent again: to one destination, or the job's."""
-        with self._database.writing() as db:
+        told = {"destination": destination} if destination else {}
+        with by(self._database, self._now(), who, "redeliver", f"job {job_id}", told) as db:
             row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
             if row is None:
                 raise NotFound(f"no job {job_id}")
             lock_series(db, row.series_id)
-            _check_kept(db, row)
+            check_derived(db, row)
             to = to_names(row.destinations) if destination is None else (destination,)
             if not to:
                 raise WrongState(f"job {job_id} has no destinations: name one")
-            _end_leases(db, row.derived_id, to)
+            end_leases(db, row.derived_id, to)
             queue_deliveries(self._database, db, row.derived_id, to, row.priority, self._now())
             return _all(db, delivery.c.derived_id == row.derived_id)
 
-    def requeue(self, delivery_id: int) -> None:
+    def requeue(self, delivery_id: int, *, who: str = "") -> None:
         """A person puts back a delivery that was held or cancelled."""
         allowed = (DeliveryState.HELD, DeliveryState.CANCELLED)
-        with self._database.writing() as db:
+        with by(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
             row = _locked(db, delivery_id, allowed, "requeued")
-            kept = and_(derived.c.id == row.derived_id, derived.c.purged_at.is_(None))
-            if db.execute(select(derived.c.id).where(kept)).first() is None:
-                raise WrongState(f"delivery {delivery_id}: its files are no longer kept")
+            check_delivery(db, row.id, row.derived_id)
             offer_again(db, row.id, row.priority, self._now())
 
-    def cancel(self, delivery_id: int) -> None:
+    def cancel(self, delivery_id: int, *, who: str = "") -> None:
         """A person cancels a delivery; a sender at work loses its lease."""
         allowed = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
-        with self._database.writing() as db:
+        with by(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
             row = _locked(db, delivery_id, allowed, "cancelled")
             end = {"state": DeliveryState.CANCELLED, "finished_at": self._now(), **IDLE}
             set_delivery(db, row.id, reason="", sentence=CANCELLED_SENTENCE, **end)
+
+    def redirect(self, before: str, now_to: str) -> int:
+        """What waits for one destination goes to another, or to the same, now known; how many."""
+        with self._database.reading() as db:
+            if before == now_to and not waiting_for(db, before):
+                return 0
+        with self._database.writing() as db:
+            return redirect(db, before, now_to, self._now())
 
     def get(self, delivery_id: int) -> Delivery:
         with self._database.reading() as db:
@@ -208,6 +231,20 @@ class Ledger:
             rows = db.execute(query.group_by(*columns).order_by(*columns)).all()
         return tuple(Backlog(row[0], DeliveryState(row[1]), row[2], row[3]) for row in rows)
 
+    def _due(self, db: Connection, destination: str) -> Select[*tuple[Any, ...]]:
+        now, to_it = self._now(), delivery.c.destination == destination
+        leased = select(*self._leases.columns).where(
+            OPEN_DELIVERY, to_it, delivery.c.state == DeliveryState.RUNNING
+        )
+        abandoned = self._leases.left_behind(db.execute(leased), destination)
+        # A clock that was set back must not stop the retries until it is that late again: what was
+        # tried last, or queued, at a time that is still to come is due.
+        clock_set_back = func.coalesce(delivery.c.started_at, delivery.c.queued_at) > now
+        waited = or_(delivery.c.due_at <= now, clock_set_back)
+        due = and_(delivery.c.state == DeliveryState.QUEUED, waited)
+        query = select(delivery).where(OPEN_DELIVERY, to_it, or_(due, abandoned))
+        return query.order_by(delivery.c.priority, delivery.c.due_at, delivery.c.id).limit(1)
+
     def _note(self, db: Connection, delivery_id: int, answer: Answer) -> None:
         values = {
             "status": answer.status,
@@ -219,29 +256,6 @@ class Ledger:
         row = self._database.insert(delivery_instance).values(**key, **values, **again)
         counts = {name: delivery_instance.c[name] + one for name, one in again.items()}
         db.execute(row.on_conflict_do_update(index_elements=list(key), set_={**values, **counts}))
-
-
-def _due(destination: str, now: float) -> Select[*tuple[Any, ...]]:
-    # A clock that was set back must not stop the retries until it is that late again: what was
-    # tried last, or queued, at a time that is still to come is due.
-    clock_set_back = func.coalesce(delivery.c.started_at, delivery.c.queued_at) > now
-    waited = or_(delivery.c.due_at <= now, clock_set_back)
-    due = and_(delivery.c.state == DeliveryState.QUEUED, waited)
-    abandoned = and_(delivery.c.state == DeliveryState.RUNNING, delivery.c.lease_until < now)
-    query = select(delivery).where(
-        OPEN_DELIVERY, delivery.c.destination == destination, or_(due, abandoned)
-    )
-    return query.order_by(delivery.c.priority, delivery.c.due_at, delivery.c.id).limit(1)
-
-
-def _end_leases(db: Connection, derived_id: int, destinations: Sequence[str]) -> None:
-    """A person wants all of it sent again: who is sending the rest of it just now stops."""
-    running = and_(
-        delivery.c.derived_id == derived_id,
-        delivery.c.destination.in_(destinations),
-        delivery.c.state == DeliveryState.RUNNING,
-    )
-    db.execute(update(delivery).where(running).values(state=DeliveryState.QUEUED, **IDLE))
 
 
 def _held(db: Connection, leased: Delivery) -> Row[*tuple[Any, ...]]:
@@ -269,16 +283,6 @@ def _locked(
             f"allowed from: {', '.join(allowed)}"
         )
     return row
-
-
-def _check_kept(db: Connection, row: Row[*tuple[Any, ...]]) -> None:
-    """The job's derived series has its files; `row` is the job's."""
-    kept = and_(derived.c.id == row.derived_id, derived.c.purged_at.is_(None))
-    if row.derived_id is None or db.execute(select(derived.c.id).where(kept)).first() is None:
-        raise WrongState(
-            f"job {row.id} has no derived series on disk ({row.state}); "
-            "requeue it, or send the series again"
-        )
 
 
 def _offered(db: Connection, derived_id: int, now: float) -> None:
@@ -312,7 +316,7 @@ def _unsent(delivery_id: int, derived_id: int) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _deliveries() -> Select[*tuple[Any, ...]]:
+def delivery_rows() -> Select[*tuple[Any, ...]]:
     stored = select(func.count()).where(
         delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.stored == 1
     )
@@ -328,12 +332,12 @@ def _deliveries() -> Select[*tuple[Any, ...]]:
 
 
 def _read(db: Connection, delivery_id: int) -> Delivery:
-    row = db.execute(_deliveries().where(delivery.c.id == delivery_id)).one_or_none()
+    row = db.execute(delivery_rows().where(delivery.c.id == delivery_id)).one_or_none()
     if row is None:
         raise NotFound(f"no delivery {delivery_id}")
     return to_delivery(row)
 
 
 def _all(db: Connection, which: ColumnElement[bool]) -> tuple[Delivery, ...]:
-    rows = db.execute(_deliveries().where(which).order_by(delivery.c.id))
+    rows = db.execute(delivery_rows().where(which).order_by(delivery.c.id))
     return tuple(to_delivery(row) for row in rows)

@@ -74,3 +74,16 @@ class Nodes:
                 "differ from those already sent; restore the secret from the site's backup"
             )
         raise StorageError(f"{name} is {found!r} in this database and cannot become {value!r}")
+
+
+def fact_or_set(database: Database, name: str, value: str) -> str:
+    """A fact as it was set first: now, where nobody has set it yet."""
+    query = select(fact.c.value).where(fact.c.name == name)
+    with database.reading() as db:
+        found = db.execute(query).scalar_one_or_none()
+    if found is not None:
+        return str(found)
+    with database.writing() as db:
+        row = database.insert(fact).values(name=name, value=value)
+        db.execute(row.on_conflict_do_nothing())
+        return str(db.execute(query).scalar_one())

@@ -50,6 +50,7 @@ class Received:
     accession: str = ""
     study_date: str = ""
     description: str = ""
+    patient_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,15 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What tells a derived series from the others of its received series; a first one has none."""
+
+    revision: int = 1  # of its stack and route
+    place: int = 0  # among all of its stack
+    route: str = ""  # which made it; said where another route has made one of this stack
+
+
+@dataclass(frozen=True)
 class NewJob:
     """What a route asks for one stack; the key makes asking twice the same as asking once."""
 
@@ -163,6 +173,7 @@ class Job:
     derived_id: int | None
     derived_series_uid: str | None
     record: Mapping[str, object] = field(default_factory=dict)
+    mark: Mark = Mark()  # of what it makes, once it was claimed
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,8 @@ class NewDerived:
     version: str
     instances: tuple[DerivedInstance, ...]
     record: Mapping[str, object] = field(default_factory=dict)
+    content_uid: str = ""  # what its UID would be without a mark; "" = the same
+    mark: Mark = Mark()
 
 
 @dataclass(frozen=True)
@@ -247,6 +260,7 @@ class Series:
     study_uid: str
     modality: str
     patient_id: str
+    patient_name: str
     accession: str
     study_date: str
     description: str
@@ -296,6 +310,7 @@ class Ended:
 
     state: JobState
     folder_kept: bool
+    revision: int = 1  # above 1: other results of the same stack and route were made before
 
 
 @dataclass(frozen=True)

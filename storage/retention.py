@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from storage.database import Database
 from storage.deliveries import UNDELIVERED
-from storage.enqueue import UNFINISHED, lock_series
+from storage.enqueue import lock_series
 from storage.errors import StorageError
 from storage.files import Files
 from storage.records import Expired, JobState, Purged
@@ -39,6 +39,7 @@ from storage.schema import (
     job,
     series,
 )
+from storage.superseding import UNFINISHED
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,13 @@ def purge(database: Database, files: Files, these: Sequence[Expired], now: float
         else:
             done.append(one.series_id)
     return Purged(tuple(done), tuple(skipped), tuple(failed), size)
+
+
+def purge_one(database: Database, files: Files, series_id: int, now: float) -> bool:
+    """Remove the files of one series at once, as `purge`; False where something is under way."""
+    with database.reading() as db:
+        row = db.execute(_finished(series.c.id == series_id)).one_or_none()
+    return row is not None and series_id in purge(database, files, [_expired(row)], now).series
 
 
 def forget_associations(database: Database, now: float) -> int:

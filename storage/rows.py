@@ -17,14 +17,16 @@ from storage.records import (
     Instance,
     Job,
     JobState,
+    Mark,
     Received,
 )
 
+MARK = ("revision", "place", "named")
 SHORT = 16  # the columns of modality and study date
 
 
 def to_arrival(row: Row[*tuple[Any, ...]]) -> Arrival:
-    values = dict(row._mapping)
+    values = {name: row._mapping[name] for name in Arrival.__dataclass_fields__}
     values["state"] = ArrivalState(values["state"])
     values["own"] = bool(values["own"])
     values["evidence"] = json.loads(values["evidence"])
@@ -51,7 +53,17 @@ def to_job(row: Row[*tuple[Any, ...]]) -> Job:
     values["destinations"] = to_names(values["destinations"])
     values["record"] = json.loads(values["record"])
     values["cancel_requested"] = bool(values["cancel_requested"])
+    values["mark"] = to_mark(row)
+    values = {name: value for name, value in values.items() if name not in MARK}
     return Job(**values)
+
+
+def to_mark(row: Row[*tuple[Any, ...]]) -> Mark:
+    return Mark(row.revision, row.place, row.route if row.named else "")
+
+
+def mark_columns(mark: Mark) -> dict[str, object]:
+    return {"revision": mark.revision, "place": mark.place, "named": int(mark.route != "")}
 
 
 def to_attempt(row: Row[*tuple[Any, ...]]) -> Attempt:
@@ -59,7 +71,8 @@ def to_attempt(row: Row[*tuple[Any, ...]]) -> Attempt:
 
 
 def to_delivery(row: Row[*tuple[Any, ...]]) -> Delivery:
-    values = dict(row._mapping)
+    fields = (name for name in Delivery.__dataclass_fields__ if name != "confirmed")
+    values = {name: row._mapping[name] for name in fields}
     values["state"] = DeliveryState(values["state"])
     # Without storage commitment nothing is proved instance by instance: all of it, or nothing.
     values["confirmed"] = values["total"] if values["state"] is DeliveryState.CONFIRMED else 0
@@ -89,7 +102,14 @@ def fits(received: Received) -> Received:
         accession=_text(received.accession),
         study_date=_text(received.study_date)[:SHORT],
         description=_text(received.description),
+        patient_name=_text(received.patient_name),
     )
+
+
+def name_key(patient_name: str) -> str:
+    """A name as it is searched by: case-folded, one space between its parts (PS3.5 6.2.1)."""
+    parts = patient_name.replace("^", " ").replace("=", " ").split()
+    return " ".join(parts).casefold()
 
 
 def _text(value: str) -> str:

@@ -32,13 +32,22 @@ metadata = MetaData(
 )
 
 
-def _key() -> Column[int]:
+def key_column() -> Column[int]:
     return Column("id", Integer, primary_key=True, autoincrement=True)
 
 
 def _reference(column: str, *, index: bool = True) -> Column[int]:
     return Column(
         column.split(".")[0] + "_id", Integer, ForeignKey(column), nullable=False, index=index
+    )
+
+
+def _mark() -> tuple[Column[int], ...]:
+    """What tells a derived series from the others of its received series; a first one has none."""
+    return (
+        Column("revision", Integer, nullable=False, server_default="1"),  # of its stack and route
+        Column("place", Integer, nullable=False, server_default="0"),  # among all of its series
+        Column("named", Integer, nullable=False, server_default="0"),  # 1: it names its route
     )
 
 
@@ -69,38 +78,56 @@ fact = Table(
 association = Table(
     "association",
     metadata,
-    _key(),
+    key_column(),
     Column("node", String(64), nullable=False),
     Column("calling_ae", String(16), nullable=False),
     Column("called_ae", String(16), nullable=False),
     Column("address", String(64), nullable=False),
     Column("opened_at", Float, nullable=False),
     Column("ended_at", Float, index=True),
-    Column("how", String(32)),  # released, aborted, dropped, lost; a rejected one has its reason
+    Column("how", String(32)),  # released, aborted, dropped, lost, rejected
+    Column("reason", Text, nullable=False, server_default=""),  # of a rejected one
+)
+Index("ix_association_calling_ae_opened_at", association.c.calling_ae, association.c.opened_at)
+REJECTED_ASSOCIATION = text("association.how = 'rejected'")
+Index(
+    "ix_association_rejected",
+    association.c.opened_at,
+    sqlite_where=text("how = 'rejected'"),
+    postgresql_where=text("how = 'rejected'"),
 )
 
 series = Table(
     "series",
     metadata,
-    _key(),
+    key_column(),
     Column("series_uid", String(64), nullable=False, index=True),
     Column("study_uid", String(64), nullable=False, index=True),
     Column("modality", String(16), nullable=False, server_default=""),
     Column("patient_id", Text, nullable=False, server_default=""),
+    Column("patient_name", Text, nullable=False, server_default=""),
+    Column("name_key", Text, nullable=False, server_default=""),  # case-folded, to search by
     Column("accession", Text, nullable=False, server_default=""),
-    Column("study_date", String(16), nullable=False, server_default=""),
-    Column("description", Text, nullable=False, server_default=""),
+    Column("study_date", String(16), nullable=False, server_default="", index=True),
+    Column("description", Text, nullable=False, server_default="", index=True),
     Column("first_at", Float, nullable=False),
-    Column("last_at", Float, nullable=False),
+    Column("last_at", Float, nullable=False, index=True),
     Column("purged_at", Float),
     UniqueConstraint("study_uid", "series_uid"),
 )
+# What a phone call names: found by how it begins, in PostgreSQL in any collation.
+for _searched in (series.c.patient_id, series.c.name_key, series.c.accession):
+    Index(
+        f"ix_series_{_searched.name}",
+        _searched,
+        postgresql_ops={_searched.name: "text_pattern_ops"},
+    )
 
 # One row a version of an instance: the same UID with other bytes is kept beside the first.
 instance = Table(
     "instance",
     metadata,
-    _key(),
+    key_column(),
     _reference("series.id"),
     Column("instance_uid", String(64), nullable=False, index=True),
     Column("sop_class_uid", String(64), nullable=False),
@@ -117,7 +144,7 @@ instance = Table(
 arrival = Table(
     "arrival",
     metadata,
-    _key(),
+    key_column(),
     _reference("series.id"),
     Column("calling_ae", String(16), nullable=False),
     Column("called_ae", String(16), nullable=False),
@@ -126,6 +153,7 @@ arrival = Table(
     Column("last_at", Float, nullable=False),
     Column("completed_at", Float),
     Column("evidence", Text, nullable=False, server_default="{}"),  # JSON: why it is complete
+    Column("brought", Integer, nullable=False, server_default="0"),  # instances, once complete
     Column("own", Integer, nullable=False, server_default="0"),  # 1: a result of a node came back
     _one_of(ArrivalState),
     CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),
@@ -140,6 +168,9 @@ Index(
     sqlite_where=text("state = 'arriving'"),
     postgresql_where=text("state = 'arriving'"),
 )
+
+Index("ix_arrival_calling_ae_last_at", arrival.c.calling_ae, arrival.c.last_at)
+Index("ix_arrival_completed_at", arrival.c.completed_at)
 
 arrival_instance = Table(
     "arrival_instance",
@@ -161,7 +192,7 @@ arrival_association = Table(
 job = Table(
     "job",
     metadata,
-    _key(),
+    key_column(),
     Column("kind", String(16), nullable=False),  # infer, selftest
     Column("key", String(64), nullable=False, unique=True),
     Column("state", String(16), nullable=False),
@@ -188,9 +219,14 @@ job = Table(
     Column("worker_deaths", Integer, nullable=False, server_default="0"),
     Column("abandoned", Integer, nullable=False, server_default="0"),
     Column("progress", Float, nullable=False, server_default="0"),
+    Column("step", String(16), nullable=False, server_default=""),  # reading, predicting, writing
+    Column("step_done", Integer, nullable=False, server_default="0"),  # slices of this step
+    Column("step_total", Integer, nullable=False, server_default="0"),
     Column("cancel_requested", Integer, nullable=False, server_default="0"),
     Column("derived_id", Integer, ForeignKey("derived.id"), index=True),
     Column("record", Text, nullable=False, server_default="{}"),  # JSON: what the model reports
+    Column("insisted", Integer, nullable=False, server_default="0"),  # 1: a person put it back
+    *_mark(),  # of what it makes; decided when it is claimed
     _one_of(JobState),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
     CheckConstraint("priority BETWEEN 1 AND 9", name="priority"),
@@ -207,6 +243,35 @@ Index(
     job.c.due_at,
     sqlite_where=text("state IN ('queued', 'running')"),
     postgresql_where=text("state IN ('queued', 'running')"),
+)
+
+# What a page lists or counts. Of a part of the table, else a claim would take them for its own.
+ENDED_JOB = text("job.state NOT IN ('queued', 'running')")
+Index(
+    "ix_job_ended",
+    job.c.state,
+    job.c.queued_at,
+    sqlite_where=text("state NOT IN ('queued', 'running')"),
+    postgresql_where=text("state NOT IN ('queued', 'running')"),
+)
+Index("ix_job_queued_at", job.c.queued_at)
+HAS_REASON = text("job.reason <> ''")
+Index(
+    "ix_job_reason",
+    job.c.reason,
+    job.c.queued_at,
+    sqlite_where=text("reason <> ''"),
+    postgresql_where=text("reason <> ''"),
+)
+Index("ix_job_finished_at", job.c.finished_at)
+
+# The arrivals that want what a job makes, each with the destinations of its route.
+job_asker = Table(
+    "job_asker",
+    metadata,
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True, index=True),
+    Column("destinations", Text, nullable=False),  # JSON: names
 )
 
 job_instance = Table(
@@ -234,21 +299,26 @@ attempt = Table(
 derived = Table(
     "derived",
     metadata,
-    _key(),
+    key_column(),
     _reference("series.id"),
     Column("series_uid", String(64), nullable=False, unique=True),
     Column("folder", String(255), nullable=False),
     Column("edition", Integer, nullable=False),
     Column("made_at", Float, nullable=False),
     Column("offered_at", Float),  # the first time that a peer was sent one of its instances
-    Column("superseded_at", Float),
+    Column("superseded_at", Float, index=True),
     Column("purged_at", Float),
+    Column("stack", Text, nullable=False, server_default=""),  # of the job that made it
+    Column("route", String(64), nullable=False, server_default=""),
+    # The UID that it would have without a mark: equal contents are one derived series.
+    Column("content_uid", String(64), nullable=False, server_default=""),
+    *_mark(),
 )
 
 derived_instance = Table(
     "derived_instance",
     metadata,
-    _key(),
+    key_column(),
     _reference("derived.id"),
     Column("instance_uid", String(64), nullable=False, unique=True),
     Column("sop_class_uid", String(64), nullable=False),
@@ -262,7 +332,7 @@ derived_instance = Table(
 delivery = Table(
     "delivery",
     metadata,
-    _key(),
+    key_column(),
     _reference("derived.id"),
     Column("destination", String(64), nullable=False),
     Column("state", String(16), nullable=False),
@@ -292,6 +362,22 @@ Index(
     postgresql_where=text("state IN ('queued', 'running', 'held')"),
 )
 
+ENDED_DELIVERY = text("delivery.state NOT IN ('queued', 'running')")
+Index(
+    "ix_delivery_ended",
+    delivery.c.state,
+    delivery.c.finished_at,
+    sqlite_where=text("state NOT IN ('queued', 'running')"),
+    postgresql_where=text("state NOT IN ('queued', 'running')"),
+)
+Index(
+    "ix_delivery_finished",
+    delivery.c.destination,
+    delivery.c.finished_at,
+    sqlite_where=text("finished_at IS NOT NULL"),
+    postgresql_where=text("finished_at IS NOT NULL"),
+)
+
 # The ledger: the last status that the destination gave for each instance, how often it was
 # offered at all, and how often it was not understood since it was last offered anew.
 delivery_instance = Table(
@@ -304,16 +390,4 @@ delivery_instance = Table(
     Column("offers", Integer, nullable=False, server_default="0"),
     Column("not_understood", Integer, nullable=False, server_default="0"),  # A9xx, Cxxx
     Column("answered_at", Float),
-)
-
-# Append-only: who did what, when. No patient attribute.
-audit = Table(
-    "audit",
-    metadata,
-    _key(),
-    Column("at", Float, nullable=False, index=True),
-    Column("who", String(64), nullable=False),
-    Column("what", String(64), nullable=False),
-    Column("which", Text, nullable=False, server_default=""),
-    Column("detail", Text, nullable=False, server_default="{}"),
 )

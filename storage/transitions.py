@@ -1,15 +1,15 @@
 """The steps that the queue's transactions are made of: each changes one job's row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
 
-from storage.enqueue import SUPERSEDED
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.records import Job, JobState
-from storage.rows import to_job
+from storage.records import Enqueued, Job, JobState, Verdict
+from storage.rows import MARK, to_job
 from storage.schema import attempt, derived, job, series
+from storage.superseding import SUPERSEDED
 
 JobRow: TypeAlias = Row[*tuple[Any, ...]]
 
@@ -28,11 +28,13 @@ TOO_OFTEN = (
     "requeue it, or cancel it."
 )
 
+REDELIVER = "; its result is sent again by redeliver"
+
 IDLE: dict[str, object] = {"worker": None, "node": None, "lease_until": None}
 
 JOBS = (
     select(
-        *(job.c[name] for name in Job.__dataclass_fields__ if name in job.c),
+        *(job.c[name] for name in (*Job.__dataclass_fields__, *MARK) if name in job.c),
         series.c.series_uid,
         series.c.study_uid,
         derived.c.series_uid.label("derived_series_uid"),
@@ -55,8 +57,10 @@ def locked(db: Connection, job_id: int, allowed: Sequence[JobState], what: str) 
     if row is None:
         raise NotFound(f"no job {job_id}")
     if row.state not in allowed:
+        instead = REDELIVER if row.state == JobState.SUCCEEDED and what == "requeued" else ""
         raise WrongState(
-            f"job {job_id} is {row.state} and cannot be {what}; allowed from: {', '.join(allowed)}"
+            f"job {job_id} is {row.state} and cannot be {what}; "
+            f"allowed from: {', '.join(allowed)}{instead}"
         )
     return row
 
@@ -97,6 +101,20 @@ def cancel(db: Connection, row: JobRow, now: float) -> JobState:
     if row.reason == SUPERSEDED:
         why = {"reason": row.reason, "sentence": row.sentence}
     return end(db, row, now, JobState.CANCELLED, **why)
+
+
+def refuse_queued(
+    db: Connection, verdicts: Mapping[int, Verdict], now: float
+) -> tuple[Enqueued, ...]:
+    """Refuse jobs whose turn has not come, unless a person wants them all the same."""
+    waits = and_(job.c.id.in_(verdicts), job.c.state == JobState.QUEUED, job.c.insisted == 0)
+    rows = db.execute(select(job).where(waits).order_by(job.c.id).with_for_update()).all()
+    for row in rows:
+        verdict = verdicts[row.id]
+        end(db, row, now, verdict.state, reason=verdict.reason, sentence=verdict.sentence)
+    return tuple(
+        Enqueued(row.id, verdicts[row.id].what, (), verdicts[row.id].reason) for row in rows
+    )
 
 
 def put_back(db: Connection, row: JobRow, now: float, outcome: str, sentence: str = "") -> JobState:

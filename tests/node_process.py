@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 DEFAULTS: dict[str, object] = {
     "quiet_seconds": 1.0,
+    "results_per_study": 100,
+    "reruns": 20,
     "shutdown_seconds": 20.0,
     "job_minutes": 5.0,
     "memory_gb": 0.0,
@@ -44,6 +46,8 @@ min_free_gb = {min_free_gb}
 [completion]
 quiet_seconds = {quiet_seconds}
 open_association_seconds = 10.0
+results_per_study = {results_per_study}
+reruns = {reruns}
 
 [inference]
 device = "cpu"
@@ -118,6 +122,7 @@ class NodeProcess:
     def configure(self, *parts: str, **settings: object) -> None:
         """Write config.toml."""
         values = DEFAULTS | {"port": self.port} | settings
+        self.database = str(values["database"])
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.toml").write_text(CONFIG.format(**values) + "".join(parts))
 
@@ -209,6 +214,13 @@ class NodeProcess:
         )
         assert done.returncode == 0, f"{arguments}: {done.stderr}{done.stdout}"
         return json.loads(done.stdout)
+
+    @property
+    def database_url(self) -> str:
+        """Where its rows are, for who looks at them from outside."""
+        if self.database:
+            return self.database.replace("postgresql://", "postgresql+psycopg://", 1)
+        return f"sqlite:///{self.folder / 'var' / 'midslice.db'}"
 
     def jobs(self) -> list[dict[str, Any]]:
         """The queue as `midslice jobs --json` shows it."""

@@ -1,9 +1,11 @@
 """What a running node's database says: quicker than asking its command line a hundred times."""
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import NullPool, create_engine, text
 
 from tests.node_process import NodeProcess, wait_for
 
@@ -22,6 +24,7 @@ class JobRow:
     route: str
     edition: int
     derived_uid: str | None
+    revision: int | None  # of the derived series
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ def jobs(node: NodeProcess, series_uid: str) -> list[JobRow]:
     """The jobs of a received series, in every study, the oldest first."""
     rows = _rows(
         node,
-        "SELECT job.id, job.state, reason, sentence, stack, route, job.edition, derived.series_uid "
+        "SELECT job.id, job.state, reason, sentence, job.stack, job.route, job.edition, "
+        "derived.series_uid, derived.revision "
         "FROM job JOIN series ON series.id = job.series_id "
         "LEFT JOIN derived ON derived.id = job.derived_id "
-        "WHERE series.series_uid = ? ORDER BY job.id",
+        "WHERE series.series_uid = :value ORDER BY job.id",
         series_uid,
     )
     return [JobRow(*row) for row in rows]
@@ -57,7 +61,7 @@ def deliveries(node: NodeProcess, series_uid: str) -> list[DeliveryRow]:
         "(SELECT coalesce(max(offers), 0) FROM delivery_instance WHERE delivery_id = delivery.id) "
         "FROM delivery JOIN derived ON derived.id = delivery.derived_id "
         "JOIN series ON series.id = derived.series_id "
-        "WHERE series.series_uid = ? ORDER BY delivery.id",
+        "WHERE series.series_uid = :value ORDER BY delivery.id",
         series_uid,
     )
     return [DeliveryRow(*row) for row in rows]
@@ -106,7 +110,7 @@ def _settled(node: NodeProcess, series_uid: str, arrivals: int) -> bool:
     states = _rows(
         node,
         "SELECT state FROM arrival JOIN series ON series.id = arrival.series_id "
-        "WHERE series.series_uid = ?",
+        "WHERE series.series_uid = :value",
         series_uid,
     )
     return (
@@ -119,9 +123,27 @@ def _settled(node: NodeProcess, series_uid: str, arrivals: int) -> bool:
     )
 
 
-def _rows(node: NodeProcess, query: str, *values: str) -> list[tuple[object, ...]]:
-    db = sqlite3.connect(node.folder / "var" / "midslice.db", timeout=20.0)
-    try:
-        return db.execute(query, values).fetchall()
-    finally:
-        db.close()
+def jobs_by_sender(node: NodeProcess) -> dict[str, list[JobRow]]:
+    """The jobs of the series that each calling AE title has brought."""
+    rows = _rows(
+        node,
+        "SELECT DISTINCT arrival.calling_ae, series.series_uid FROM arrival "
+        "JOIN series ON series.id = arrival.series_id ORDER BY 1, 2",
+    )
+    found: dict[str, list[JobRow]] = {}
+    for calling_ae, series_uid in rows:
+        found.setdefault(str(calling_ae), []).extend(jobs(node, str(series_uid)))
+    return found
+
+
+def notices(node: NodeProcess) -> list[tuple[str, str]]:
+    """What the administrator was told: of what, and the detail."""
+    rows = _rows(node, "SELECT which, detail FROM audit WHERE what = 'notice' ORDER BY id")
+    return [(str(which), str(detail)) for which, detail in rows]
+
+
+def _rows(node: NodeProcess, query: str, value: str = "") -> list[tuple[Any, ...]]:
+    engine = create_engine(node.database_url, poolclass=NullPool)
+    with engine.connect() as db:
+        found = db.execute(text(query), {"value": value} if ":value" in query else {})
+        return [tuple(row) for row in found]

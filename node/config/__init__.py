@@ -1,5 +1,6 @@
 """config.toml as frozen values; every mistake in it is found before anything starts."""
 
+from node.config.around import Notify, Selftest, Sender, Web
 from node.config.kinds import MEASURES, SENDER
 from node.config.reading import DEFAULT_PATH, defaults, load
 from node.config.sections import (
@@ -14,7 +15,6 @@ from node.config.sections import (
     Node,
     Route,
     Storage,
-    Web,
 )
 
 __all__ = [
@@ -30,7 +30,10 @@ __all__ = [
     "Inference",
     "ModelEntry",
     "Node",
+    "Notify",
     "Route",
+    "Selftest",
+    "Sender",
     "Storage",
     "Web",
     "defaults",

@@ -17,6 +17,9 @@ def contradictions(config: Config, raw: Mapping[str, object]) -> list[str]:
         *_repeated(raw, "destination"),
         *_repeated(raw, "route"),
         *_repeated(raw, "model"),
+        *_repeated(raw, "sender", "ae_title"),
+        *_selftest(config, raw),
+        *_proxies(config),
         *_shared_ports(config),
         *_models(raw),
         *_routes(config, raw),
@@ -31,17 +34,32 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(entry.name for entry in registered())
 
 
-def _repeated(raw: Mapping[str, object], table: str) -> Iterator[str]:
-    for name, count in Counter(_names(raw, table)).items():
+def _repeated(raw: Mapping[str, object], table: str, key: str = "name") -> Iterator[str]:
+    for name, count in Counter(_names(raw, table, key)).items():
         if count > 1:
-            yield f'{table}.name = "{name}": different for each {table}, but {count} have it'
+            yield f'{table}.{key} = "{name}": different for each {table}, but {count} have it'
 
 
-def _names(raw: Mapping[str, object], table: str) -> list[str]:
+def _selftest(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
+    destinations, models = _names(raw, "destination"), [*shipped_models(), *_names(raw, "model")]
+    wanted, model = config.selftest.destination, config.selftest.model
+    if wanted and wanted not in destinations:
+        yield f'selftest.destination = "{wanted}": {_one_of(wanted, destinations)}'
+    if model not in models:
+        yield f'selftest.model = "{model}": {_one_of(model, models)}'
+
+
+def _proxies(config: Config) -> Iterator[str]:
+    for key in ("user_header", "role_header"):
+        if getattr(config.web, key) and not config.web.trusted_proxies:
+            yield f"web.{key}: anybody may write a header; name the web.trusted_proxies too"
+
+
+def _names(raw: Mapping[str, object], table: str, key: str = "name") -> list[str]:
     entries = raw.get(table, [])
     if not isinstance(entries, list):
         return []
-    names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
+    names = [entry.get(key) for entry in entries if isinstance(entry, dict)]
     return [name for name in names if isinstance(name, str)]
 
 

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from node.config.around import Notify, Selftest, Sender, Web
+from node.config.base import Section
 from node.config.crosscheck import contradictions
 from node.config.kinds import near
 from node.config.sections import (
@@ -22,15 +24,22 @@ from node.config.sections import (
     ModelEntry,
     Node,
     Route,
-    Section,
     Storage,
-    Web,
 )
 from node.errors import ConfigError
 
 DEFAULT_PATH = Path("config.toml")
-TABLES = ("node", "storage", "completion", "inference", "delivery", "web")
-LISTS = ("destination", "route", "model")
+TABLES = (
+    "node",
+    "storage",
+    "completion",
+    "inference",
+    "delivery",
+    "web",
+    "notify",
+    "selftest",
+)
+LISTS = ("destination", "route", "sender", "model")
 LONGEST_VALUE = 80  # characters of a wrong value that an error repeats
 
 S = TypeVar("S", bound=Section)
@@ -90,6 +99,9 @@ class _Reader:
             inference=self.table("inference", Inference),
             delivery=self.table("delivery", Delivery),
             web=self.table("web", Web),
+            notify=self.table("notify", Notify),
+            selftest=self.table("selftest", Selftest),
+            senders=self.tables("sender", Sender),
             destinations=self.tables("destination", Destination),
             routes=self.tables("route", Route),
             models=self.tables("model", ModelEntry),

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from node.config.around import Notify, Selftest, Sender, Web
+from node.config.base import Section
 from node.config.kinds import (
     ABOVE_ZERO,
     AE_TITLE,
@@ -37,16 +39,9 @@ from node.config.kinds import (
 from node.errors import UsageError
 
 LEAST_FACTOR, MOST_FACTOR = 2, 10
+WHOLE_OR_ZERO = "a whole number, or 0 for no limit"
 # What of [node] a running node takes over when it reads the file again.
 RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
-
-
-class Section(BaseModel):
-    """One table of the file. A field's description says what is allowed; errors quote it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
-    )
 
 
 class Node(Section):
@@ -85,10 +80,12 @@ class Storage(Section):
 
 
 class Completion(Section):
-    """When an arrival is complete."""
+    """When an arrival is complete, and how much may come of arrivals in a day."""
 
     quiet_seconds: float = Field(30.0, gt=0, description=ABOVE_ZERO)
     open_association_seconds: float = Field(120.0, ge=0, description=ZERO_OR_MORE)
+    results_per_study: int = Field(100, ge=0, description=WHOLE_OR_ZERO)
+    reruns: int = Field(20, ge=0, description=WHOLE_OR_ZERO)
 
 
 class Inference(Section):
@@ -109,13 +106,7 @@ class Delivery(Section):
         (30.0, 600.0), strict=False, description="[first, longest], two numbers above 0"
     )
     give_up_hours: float = Field(24.0, gt=0, description=ABOVE_ZERO)
-
-
-class Web(Section):
-    """Where the pages and the REST API listen."""
-
-    host: Host = Field("127.0.0.1", description=HOST)
-    port: int = Field(8080, ge=0, le=65535, description="integer 0-65535")
+    echo_minutes: float = Field(5.0, ge=0, description=ZERO_OR_MORE)
 
 
 class Destination(Section):
@@ -179,6 +170,9 @@ class Route(Section):
         "source", description='"source" or "spacing"'
     )
     across_missing: Literal["hold", "leave"] = Field("hold", description='"hold" or "leave"')
+    most_gap_mm: float = Field(12.0, gt=0, description=ABOVE_ZERO)
+    classical_below: float = Field(0.1, ge=0, le=1, description="a number from 0 to 1")
+    hold_below: float = Field(0.05, ge=0, le=1, description="a number from 0 to 1")
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")
     destinations: tuple[str, ...] = Field(
         strict=False, description="a list of names of destinations; [] is shadow mode"
@@ -210,6 +204,9 @@ class Config(Section):
     inference: Inference
     delivery: Delivery
     web: Web
+    notify: Notify
+    selftest: Selftest
+    senders: tuple[Sender, ...] = ()
     destinations: tuple[Destination, ...] = ()
     routes: tuple[Route, ...] = ()
     models: tuple[ModelEntry, ...] = ()

@@ -38,6 +38,7 @@ class Admission:
     called_ae_titles: frozenset[str] = frozenset()
     calling_ae_titles: frozenset[str] = frozenset()
     networks: tuple[str, ...] = ()
+    guests: frozenset[str] = frozenset()  # calling AE titles that are let in whatever else holds
 
     def __post_init__(self) -> None:
         self.parsed_networks()  # a wrong one is found where it is given, not at the first peer
@@ -137,6 +138,8 @@ class Gate:
 
     def _refused(self, visitor: Visitor) -> Refused | None:
         admission = self.admission
+        if visitor.calling_ae in admission.guests:
+            return None
         if not _is_within(visitor.address, admission):
             return Refused(REJECT_NO_REASON, "network not allowed")
         if admission.called_ae_titles and visitor.called_ae not in admission.called_ae_titles:

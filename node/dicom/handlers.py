@@ -45,6 +45,7 @@ class Identity:
     accession: str = ""
     study_date: str = ""
     description: str = ""
+    patient_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def identify(path: Path, data_at: int, transfer_syntax: str) -> Identity:
         accession=header.text(values, header.ACCESSION),
         study_date=header.text(values, header.STUDY_DATE)[:16],
         description=header.text(values, header.SERIES_DESCRIPTION),
+        patient_name=header.text(values, header.PATIENT_NAME),
     )
 
 

@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 from node.config import RELOADABLE_NODE, Config
 
-RELOADABLE = ("destinations", "routes", "completion", "delivery")
+RELOADABLE = (
+    "destinations",
+    "routes",
+    "completion",
+    "delivery",
+    "senders",
+    "notify",
+    "selftest",
+)
 FIXED = ("storage", "inference", "web", "models")
 
 

@@ -2,11 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from node.config import Condition, Destination, Route
+from node.config import SENDER, Condition, Destination, Route
+
+GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
 
 Values: TypeAlias = Sequence[object]  # of one attribute; empty = absent or without a value
 
@@ -56,12 +58,41 @@ def explain(
     )
 
 
+def asking_for(route: Route, keys: Collection[str]) -> Route:
+    """The route as if it asked for these keys only."""
+    match = {key: value for key, value in route.match.items() if key in keys}
+    return route.model_copy(update={"match": match})
+
+
+def without_measures(route: Route) -> Route:
+    """The route as it is asked about a stack that has neither gap nor tilt."""
+    return asking_for(route, route.match.keys() - set(GEOMETRIC))
+
+
 def sender_of(destinations: Iterable[Destination], calling_ae: str) -> Destination | None:
     """The destination that "sender" means for what `calling_ae` brought."""
     for destination in destinations:
         if calling_ae in {destination.ae_title, *destination.sends_as}:
             return destination
     return None
+
+
+def sender_name(calling_ae: str) -> str:
+    """What a destination is called while no destination sends as this AE."""
+    return f"{SENDER} {calling_ae}"
+
+
+def sender_in(destination: str) -> str | None:
+    """The calling AE title in such a name; None for the name of a destination."""
+    kind, _, calling_ae = destination.partition(" ")
+    return calling_ae if kind == SENDER and calling_ae else None
+
+
+def owner_of(destinations: Iterable[Destination], name: str) -> str | None:
+    """The destination that an unknown sender has become, by its name; None where it has not."""
+    sender = sender_in(name)
+    found = sender_of(destinations, sender) if sender is not None else None
+    return found.name if found is not None else None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Closes arrivals that are complete and asks for the jobs that their routes name."""
 
+import contextlib
 import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from inference import geometry, reader
+from inference.errors import Reason
 from inference.model import Parameters
 from inference.reader import Header, Stack
 from inference.request import Output
@@ -15,14 +17,20 @@ from node.rules import completion, routing
 from node.work.infer import canonical, snapshot, sources
 from node.work.others import Others
 from storage.archive import Archive
-from storage.errors import WrongState
+from storage.errors import NotFound, WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import Arrival, Enqueued, Instance, NewJob, Verdict
+from storage.limits import Limits
+from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Verdict
+from storage.superseding import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
-GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
+UNREADABLE_SENTENCE = (
+    "None of the {count} received files of this series can be read. Let the sender send it again; "
+    "then this job is cancelled by itself. Or cancel it."
+)
+MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
 RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
 
 
@@ -43,6 +51,7 @@ class Wanted:
 
     jobs: tuple[NewJob, ...] = ()
     hold: Verdict | None = None
+    refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,18 @@ class Arrivals:
     """The sweep over open arrivals."""
 
     def __init__(
-        self, archive: Archive, queue: Queue, files: Files, rules: Rules, now: Callable[[], float]
+        self,
+        archive: Archive,
+        queue: Queue,
+        files: Files,
+        rules: Rules,
+        now: Callable[[], float],
+        *,
+        never: Callable[[str], str],
+        made: Mapping[str, Route],
     ) -> None:
+        self._never = never  # Series UID -> who has said that it is never processed, or nothing
+        self._made = made  # Series UID of a self-test -> the one route that it takes
         self._archive = archive
         self._queue = queue
         self._files = files
@@ -101,26 +120,54 @@ class Arrivals:
                 self._not_before[arrival.id] = now + RETRY_SECONDS
                 logger.exception("arrival not closed", extra={"arrival": arrival.id})
 
-    def complete(self, arrival: Arrival, evidence: Mapping[str, object]) -> None:
-        """Close one arrival: its jobs are written in the same transaction."""
-        wanted = Wanted() if arrival.own else self._wanted(arrival)
+    def process_now(self, series_uid: str, who: str) -> str:
+        """Close what is arriving of a series, without waiting; what was done, as a sentence."""
+        for _ in range(MOST_TRIES):
+            arriving = [one for one in self._archive.arriving() if one.series_uid == series_uid]
+            if not arriving:
+                raise NotFound(f"nothing of the series {series_uid} is arriving")
+            for arrival in arriving:
+                asked = completion.evidence(arrival, rule=completion.Rule.ASKED, now=self._now())
+                with contextlib.suppress(WrongState):  # another instance came this moment
+                    jobs = self.complete(arrival, {**asked, "who": who})
+                    return (
+                        f"The series is complete with {arrival.instances} instances: {jobs} jobs."
+                    )
+        raise WrongState("instances of this series keep coming; try again")
+
+    def complete(self, arrival: Arrival, evidence: Mapping[str, object]) -> int:
+        """Close one arrival: its jobs, so many, are written in the same transaction."""
+        never = self._never(arrival.series_uid)
+        if never:
+            evidence = {**evidence, "never": never}
+        wanted = Wanted() if arrival.own or never else self._wanted(arrival)
         queued = self._queue.complete(
-            arrival.id, evidence, wanted.jobs, instances=arrival.instances, hold=wanted.hold
+            arrival.id,
+            evidence,
+            wanted.jobs,
+            instances=arrival.instances,
+            hold=wanted.hold,
+            refuse=wanted.refuse,
+            limits=Limits(self.rules.completion.results_per_study, self.rules.completion.reruns),
         )
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
         logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": len(queued)})
         for entry in queued:
             _tell(entry)
+        return len(queued)
 
     def _wanted(self, arrival: Arrival) -> Wanted:
         rules = self.rules
+        if arrival.series_uid in self._made:
+            rules = replace(rules, routes=(self._made[arrival.series_uid],))
         instances = self._archive.instances(arrival.id)
         headers = reader.read_headers(sources(instances, self._files))
         if any(reader.is_derived_by_node(header) for header in headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
             return Wanted()
+        _tell_of_others(arrival, headers)
         others = Others(self._archive, self._files, arrival)
-        stacks = told_apart(reader.stacks(headers))
+        stacks = reader.stacks(headers)
         mixed_up = others.mixed_up(stacks)
         usable = Usable.of(instances, headers, self._files)
         jobs = []
@@ -132,7 +179,39 @@ class Arrivals:
                 jobs.append(
                     self._job(arrival, usable.of_stack(stack), stack, route, rules, verdict)
                 )
-        return Wanted(tuple(jobs), mixed_up)
+        if not stacks:
+            jobs += self._unreadable(arrival, usable.instances, rules)
+        refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
+        return Wanted(tuple(jobs), mixed_up, refuse)
+
+    def _unreadable(
+        self, arrival: Arrival, instances: Sequence[Instance], rules: Rules
+    ) -> list[NewJob]:
+        """Held jobs where no file can be read: nobody knows what it is, but somebody sent it."""
+        here = [i for i in instances if i.path is not None]
+        found = self._archive.series_by_uid(arrival.series_uid)
+        modality = next((s.modality for s in found if s.id == arrival.series_id), "")
+        sentence = UNREADABLE_SENTENCE.format(count=len({i.instance_uid for i in here}))
+        verdict = Verdict(JobState.HELD, Reason.PIXEL_DATA_ERROR, sentence)
+        stack = Stack(UNREADABLE, ())
+        return [
+            self._job(arrival, here, stack, route, rules, verdict)
+            for route in _perhaps_matching(arrival, modality, rules)
+            if here
+        ]
+
+    def _outdone(
+        self, arrival: Arrival, others: Others, stacks: Sequence[Stack]
+    ) -> dict[int, Verdict]:
+        """Jobs that wait and that thinner slices, received just now, have made pointless."""
+        despite = {route.name for route in self.rules.routes if route.despite_thin}
+        waiting = self._queue.waiting_beside(arrival.study_uid, arrival.series_id)
+        wanted = {job.id: job.stack for job in waiting if job.route not in despite}
+        return {
+            job_id: verdict
+            for job_id, stack in wanted.items()
+            if (verdict := others.outdone(self._queue.instances(job_id), stack, stacks))
+        }
 
     def _job(
         self,
@@ -150,6 +229,9 @@ class Arrivals:
                 slice_thickness=route.slice_thickness,
                 accept_derived=route.accept_derived,
                 across_missing=route.across_missing,
+                most_gap_mm=route.most_gap_mm,
+                classical_below=route.classical_below,
+                hold_below=route.hold_below,
                 label=stack.label,
             ),
         )
@@ -159,7 +241,7 @@ class Arrivals:
         if verdict is not None:  # what was processed before, or is later, is another job
             identity.append(verdict.reason)
         return NewJob(
-            kind="infer",
+            kind="selftest" if arrival.series_uid in self._made else "infer",
             key=hashlib.sha256(canonical(identity).encode()).hexdigest(),
             series_id=arrival.series_id,
             arrival_id=arrival.id,
@@ -177,6 +259,14 @@ class Arrivals:
         )
 
 
+def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> None:
+    """Localizers, dose pages and the like are in no stack; they are kept all the same."""
+    reasons = Counter(str(item.reason) for item in reader.set_aside(headers))
+    if reasons:
+        extra = {"series_uid": arrival.series_uid, "reasons": dict(sorted(reasons.items()))}
+        logger.info("instances set aside", extra=extra)
+
+
 def _tell(entry: Enqueued) -> None:
     if entry.what == "held":
         logger.warning("job held", extra={"job": entry.job_id, "reason": entry.reason})
@@ -184,17 +274,6 @@ def _tell(entry: Enqueued) -> None:
         logger.info("job refused", extra={"job": entry.job_id, "reason": entry.reason})
     else:
         logger.info("job queued", extra={"job": entry.job_id, "how": entry.what})
-
-
-def told_apart(stacks: Sequence[Stack]) -> list[Stack]:
-    """The same stacks, no two with one key: else the job of one would replace that of the other."""
-    seen: Counter[str] = Counter()
-    found = []
-    for stack in stacks:
-        seen[stack.key] += 1
-        number = seen[stack.key]
-        found.append(stack if number == 1 else replace(stack, key=f"{stack.key}, {number}"))
-    return found
 
 
 def newest(instances: Sequence[Instance]) -> list[Instance]:
@@ -214,14 +293,14 @@ def destination_of(name: str, calling_ae: str, destinations: Sequence[Destinatio
     if name != SENDER:
         return name
     known = routing.sender_of(destinations, calling_ae)
-    return known.name if known is not None else f"{SENDER} {calling_ae}"
+    return known.name if known is not None else routing.sender_name(calling_ae)
 
 
 def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]:
     layout = geometry.measure(stack)
     # What forms no stack has neither gap nor tilt. A route that asks for them must not pass over it
     # in silence: where all else that it asks for holds, there is a job, which says what is wrong.
-    asked = rules.routes if layout else tuple(map(_without_measures, rules.routes))
+    asked = rules.routes if layout else tuple(map(routing.without_measures, rules.routes))
     matching = routing.matching(
         asked,
         called_ae=arrival.called_ae,
@@ -236,6 +315,16 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
     return tuple(route for route in rules.routes if route.name in names)
 
 
-def _without_measures(route: Route) -> Route:
-    match = {key: value for key, value in route.match.items() if key not in GEOMETRIC}
-    return route.model_copy(update={"match": match})
+def _perhaps_matching(arrival: Arrival, modality: str, rules: Rules) -> tuple[Route, ...]:
+    """The routes that may be meant, by what is known of a series that cannot be read."""
+    known = {"Modality"} if modality else set()
+    return routing.matching(
+        (routing.asking_for(route, known) for route in rules.routes),
+        called_ae=arrival.called_ae,
+        calling_ae=arrival.calling_ae,
+        node_ae=rules.ae_title,
+        attributes=lambda _: (modality,),
+        instances=arrival.instances,
+        gap_mm=None,
+        tilt_degrees=None,
+    )

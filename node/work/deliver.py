@@ -10,11 +10,13 @@ from node.config import Delivery as DeliverySettings
 from node.config import Destination
 from node.dicom import scu
 from node.dicom.status import Outcome, outcome
-from node.rules import backoff
+from node.rules import backoff, routing
+from node.work.reach import Reachability, address
 from storage.errors import LeaseLost
 from storage.files import Files, digest
 from storage.ledger import Ledger
-from storage.records import Delivery, Unsent
+from storage.records import Delivery, DeliveryState, Unsent
+from storage.redirect import NO_DESTINATION
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,14 @@ IDLE_SECONDS = 0.5
 RENEW_SECONDS = 1.0
 PAUSE_SECONDS = 5.0  # after something that will not be better at once
 FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
+NOT_CONFIGURED = (
+    "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
+    "the configuration is read again."
+)
+UNKNOWN_SENDER = (
+    "The sender {sender!r} belongs to no destination; name it in sends_as of one, or add one with "
+    "that ae_title, and the delivery goes on by itself once the configuration is read again."
+)
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
 
@@ -32,6 +42,7 @@ class Answers:
     stored: int = 0
     refused: list[int] = field(default_factory=list)
     few_retries: list[int] = field(default_factory=list)
+    heard: int = 0  # answers of any kind: the destination is there
     tries: int = 0  # the most often that one instance was not understood before
 
 
@@ -46,19 +57,17 @@ class Deliverer:
         files: Files,
         settings: DeliverySettings,
         now: Callable[[], float],
+        reach: Reachability,
     ) -> None:
         self.destination = destination
         self.settings = settings
         self._ledger = ledger
         self._files = files
         self._now = now
+        self._reach = reach
+        self._paused = False  # as seen last, while something is sent
         self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
-        self._peer = scu.PeerAddress(
-            ae_title=destination.ae_title,
-            host=destination.host,
-            port=destination.port,
-            calling_ae_title=destination.calling_ae_title or calling_ae,
-        )
+        self._peer = address(destination, calling_ae)
         self._draining = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
@@ -93,7 +102,8 @@ class Deliverer:
         name = self.destination.name
         while not self._draining.is_set():
             try:
-                delivery = self._ledger.claim(name, self._thread.name)
+                may_send = self._reach.may_send(name)
+                delivery = self._ledger.claim(name, self._thread.name) if may_send else None
                 if delivery is None:
                     self._draining.wait(IDLE_SECONDS)
                 else:
@@ -123,14 +133,18 @@ class Deliverer:
             self._hold(delivery, "DAMAGED_FILES", sentence)
             return
         answers = Answers()
+        self._paused = False
         sent = scu.send(
             self._peer,
             [_outgoing(w, self._files) for w in wanted],
             answered=self._answered(delivery, {w.id: w for w in wanted}, answers),
-            stop=self._stopping.is_set,
+            stop=self._has_to_stop,
             abandon=self._abandoned.is_set,
         )
         self._decide(delivery, answers, sent)
+
+    def _has_to_stop(self) -> bool:
+        return self._stopping.is_set() or self._paused
 
     def _damaged(self, delivery: Delivery, wanted: Sequence[Unsent]) -> int:
         """How many files are not what the worker verified: looked at just before they go."""
@@ -153,21 +167,25 @@ class Deliverer:
             before = wanted[outgoing.id]
             was_offered = before.offers > 0 or delivery.attempt > 1  # the crash came before the row
             is_stored = _note(answers, before, status, was_offered=was_offered)
+            answers.heard += status is not None
             unclear = status is not None and outcome(status) is Outcome.FEW_RETRIES
             self._ledger.answered(delivery, outgoing.id, status, is_stored, not_understood=unclear)
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
+                self._paused = not self._reach.may_send(self.destination.name)
 
         return answered
 
     def _decide(self, delivery: Delivery, answers: Answers, sent: scu.Sent) -> None:
+        if answers.heard:
+            self._reach.answered(self.destination.name)
         missing = len(self._ledger.unsent(delivery))
         if missing == 0:
             self._ledger.sent(delivery)
             extra = {"destination": self.destination.name, "instances": delivery.total}
             logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
-        elif self._stopping.is_set():
+        elif self._has_to_stop():
             self._ledger.release(delivery)
         elif answers.refused or sent.outcome is Outcome.REFUSED:
             self._hold(delivery, "REFUSED_BY_PEER", _why(answers.refused, missing, sent))
@@ -177,6 +195,8 @@ class Deliverer:
             hours = f"{self.settings.give_up_hours:g} hours"
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {sent.sentence}")
         else:
+            if not answers.heard and sent.outcome is Outcome.RETRY:
+                self._reach.unreachable(self.destination.name, sent.sentence)
             self._retry(delivery, answers, _why(answers.few_retries, missing, sent))
 
     def _retry(self, delivery: Delivery, answers: Answers, sentence: str) -> None:
@@ -197,13 +217,33 @@ class Deliverer:
         logger.error("delivery held", extra=extra)
 
 
-def hold_unknown(ledger: Ledger, destination: str) -> None:
-    """Hold what waits for a destination that the configuration does not name."""
-    sentence = f"No destination {destination!r} is configured; add it, then redeliver."
+def mind_unknown(ledger: Ledger, destinations: Sequence[Destination]) -> None:
+    """Hold what waits for a destination that is not configured, and let it go once it is.
+
+    A sender that has become a destination, by its AE title or `sends_as`, gets what was held.
+    """
+    known = {destination.name for destination in destinations}
+    for entry in ledger.backlog():
+        name = entry.destination
+        goes_to = name if name in known else routing.owner_of(destinations, name)
+        if goes_to is None and entry.state == DeliveryState.QUEUED:
+            _hold_unknown(ledger, name)
+        elif goes_to is not None and (goes_to != name or entry.state == DeliveryState.HELD):
+            count = ledger.redirect(name, goes_to)
+            if count:
+                extra = {"destination": goes_to, "before": name, "deliveries": count}
+                logger.info("deliveries released", extra=extra)
+
+
+def _hold_unknown(ledger: Ledger, destination: str) -> None:
+    sentence = NOT_CONFIGURED.format(destination=destination)
+    sender = routing.sender_in(destination)
+    if sender is not None:
+        sentence = UNKNOWN_SENDER.format(sender=sender)
     while (delivery := ledger.claim(destination, "configuration")) is not None:
-        ledger.hold(delivery, "NO_DESTINATION", sentence)
+        ledger.hold(delivery, NO_DESTINATION, sentence)
         extra = {"destination": destination, "delivery": delivery.id}
-        logger.error("delivery held", extra=extra | {"reason": "NO_DESTINATION"})
+        logger.error("delivery held", extra=extra | {"reason": NO_DESTINATION})
 
 
 def _outgoing(wanted: Unsent, files: Files) -> scu.Outgoing:

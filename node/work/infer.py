@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
+import storage.records
 from inference.model import Parameters
 from inference.request import (
     Derived,
     Failed,
     Kept,
+    Mark,
     ModelSpec,
     Outcome,
     Output,
@@ -71,8 +73,11 @@ class Inference:
             started_at=datetime.fromtimestamp(self._now(), UTC).astimezone(self._site.timezone),
             edition=job.edition,
             kept=self._queue.kept_series(job.series_id),
+            mark=_mark(job.mark),
+            marks={uid: _mark(one) for uid, one in self._queue.marks(job.series_id).items()},
             station_name=self._site.station_name,
             resources=self._site.resources,
+            previews=True,
         )
 
     def finished(self, job: Job, outcome: Outcome) -> None:
@@ -123,7 +128,14 @@ class Inference:
         )
         folder = self._files.derived_folder(job.id, job.attempt)
         made = NewDerived(
-            derived.series_uid, folder, job.edition, derived.version, instances, derived.record
+            derived.series_uid,
+            folder,
+            job.edition,
+            derived.version,
+            instances,
+            derived.record,
+            derived.content_uid,
+            storage.records.Mark(**vars(derived.mark)),
         )
         end = self._queue.succeed(job, made)
         self._ended(job, end, derived.series_uid, instances=len(instances))
@@ -135,6 +147,8 @@ class Inference:
         extra: dict[str, object] = {"job": job.id, "derived_series_uid": series_uid, **counts}
         if end.state == JobState.SUCCEEDED:
             logger.info("job succeeded", extra=extra | {"is_new": end.folder_kept})
+            if end.revision > 1:
+                logger.warning("notice", extra=extra | {"kind": "revision", "which": end.revision})
         elif end.state == JobState.CANCELLED:
             logger.info("job cancelled", extra=extra)
         elif end.state == JobState.HELD:  # a mix-up was found while it ran
@@ -145,6 +159,10 @@ class Inference:
     def drop_output(self, job: Job) -> None:
         """Remove what an attempt wrote that nobody will send."""
         self._files.remove(self._files.derived_folder(job.id, job.attempt))
+
+
+def _mark(kept: storage.records.Mark) -> Mark:
+    return Mark(**vars(kept))
 
 
 def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:

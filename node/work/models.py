@@ -34,15 +34,15 @@ def fingerprint(spec: ModelSpec) -> str:
 
 
 def _files(spec: ModelSpec) -> list[Path]:
-    """The module's source, weights beside it, and weights that the configuration names."""
+    """The module's source, weights and calibration beside it, and those of the configuration."""
     top, *rest = str(spec.factory).partition(":")[0].split(".")
     found = importlib.util.find_spec(top)  # of the top alone: for more, Python imports the package
     files = []
     for folder in found.submodule_search_locations or () if found else ():
         source = Path(folder).joinpath(*rest).with_suffix(".py")
-        files += [source, source.with_suffix(".safetensors")]
+        files += [source.with_suffix(suffix) for suffix in (".py", ".safetensors", ".json")]
     if found is not None and found.origin is not None and not rest:
         files.append(Path(found.origin))
     if spec.weights is not None:
-        files.append(spec.weights)
+        files += [spec.weights, spec.weights.with_suffix(".json")]
     return [file for file in files if file.is_file()]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from inference import geometry, reader
+from inference import geometry, reader, twins
 from inference.errors import Reason
 from inference.reader import Header, Stack
 from inference.request import Output
@@ -39,10 +39,22 @@ class Others:
 
     def thinner(self, stack: Stack) -> Verdict | None:
         """Refused where the study holds a received stack that makes generated slices pointless."""
-        found = geometry.acquired_thin(stack, self._beside)
+        found = twins.acquired_thin(stack, self._beside)
         if found is None:
             return None
         return Verdict(JobState.REFUSED, found.reason, found.sentence)
+
+    def outdone(
+        self, instances: Sequence[Instance], key: str, thin: Sequence[Stack]
+    ) -> Verdict | None:
+        """Refused where these stacks, received just now, make a stack of another job pointless."""
+        usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
+        thick = [stack for stack in self._stacks(instances) if stack.key == key]
+        for stack in thick if usable else ():
+            found = twins.acquired_thin(stack, usable)
+            if found is not None:
+                return Verdict(JobState.REFUSED, found.reason, found.sentence)
+        return None
 
     @cached_property
     def _beside(self) -> list[Stack]:

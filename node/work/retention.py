@@ -8,6 +8,7 @@ from node.config import Storage
 from storage import retention
 from storage.database import Database
 from storage.files import Files
+from storage.waiting import tell_what_waits
 
 logger = logging.getLogger(__name__)
 
@@ -31,4 +32,7 @@ class Retention:
             purged = retention.purge(self.database, self.files, expired, now)
             counts = {"series": len(purged.series), "failed": len(purged.failed)}
             logger.info("series purged", extra=counts | {"bytes": purged.bytes})
+        waits = tell_what_waits(self.database, now, settings.keep_days)
+        if waits is not None:
+            logger.warning("notice", extra={"kind": "retention", **vars(waits)})
         retention.forget_associations(self.database, now)

@@ -28,8 +28,15 @@ class Supervisor:
     """One thread a worker; a thread that dies of a bad job would stop the department."""
 
     def __init__(
-        self, executors: Sequence[Executor], queue: Queue, inference: Inference, bounds: Bounds
+        self,
+        executors: Sequence[Executor],
+        queue: Queue,
+        inference: Inference,
+        bounds: Bounds,
+        *,
+        drained: Callable[[], bool],
     ) -> None:
+        self._drained = drained  # somebody wants no job to start until further notice
         self._queue = queue
         self._inference = inference
         self._bounds = bounds
@@ -71,7 +78,7 @@ class Supervisor:
     def _work(self, name: str, executor: Executor) -> None:
         while not self._draining.is_set():
             try:
-                job = self._queue.claim(name, KINDS)
+                job = None if self._drained() else self._queue.claim(name, KINDS)
                 if job is None:
                     self._draining.wait(IDLE_SECONDS)
                 else:
@@ -121,18 +128,19 @@ class Supervisor:
                 return
 
     def _look(self, job: Job) -> Callable[[Progress | None], Order]:
-        shown = 0.0
+        shown = Progress("reading", 0, 1)
         renewed = -RENEW_SECONDS
         cancel = False
 
         def look(progress: Progress | None) -> Order:
             nonlocal shown, renewed, cancel
             if progress is not None:
-                shown = fraction(progress)
+                shown = progress
             if time.monotonic() - renewed >= RENEW_SECONDS:
                 renewed = time.monotonic()
                 try:
-                    cancel = self._queue.renew(job, shown)
+                    steps = (shown.step, shown.done, shown.total)
+                    cancel = self._queue.renew(job, fraction(shown), *steps)
                 except LeaseLost:
                     raise
                 except StorageError:

@@ -17,6 +17,7 @@ from tests.node_process import NodeProcess, route, running, wait_for
 from tests.peers import echoscu, storescu
 from tests.phantoms import Patient, Series
 from tests.raw_peer import CT, RawPeer, associate_request, fragment, store_command
+from tests.traffic import data_set_of, padded, send_as_it_lies
 
 MUTATIONS = 300 * int(os.environ.get("FAULT_ROUNDS", "1"))
 SLICES = 5
@@ -46,16 +47,6 @@ def still_right(node: NodeProcess) -> Iterator[None]:
         assert job.state == "succeeded" or (job.reason and job.sentence.endswith(".")), job
     assert node.found("arrival not closed") == []
     assert node.found("sweep failed") == []
-
-
-def data_set_of(path: Path) -> bytes:
-    """What follows the file meta information (PS3.10 7.1)."""
-    content = path.read_bytes()
-    return content[144 + int.from_bytes(content[140:144], "little") :]
-
-
-def padded(uid: str) -> bytes:
-    return uid.encode() + b"\0" * (len(uid) % 2)
 
 
 def damaged(data: bytes, dice: random.Random) -> bytes:
@@ -176,6 +167,38 @@ def test_a_series_that_was_damaged_and_is_sent_again_whole_is_processed(
     node_rows.wait_until_settled(node, [phantoms.uid(series.seed, "series", 3)], arrivals=2)
     last = node_rows.jobs(node, phantoms.uid(series.seed, "series", 3))[-1]
     assert last.state == "succeeded"
+
+
+ITEM, ENDLESS = b"\xfe\xff\x00\xe0", b"\xff\xff\xff\xff"
+SEQUENCE = struct.pack("<HH", 0x0018, 0x9346) + b"SQ\0\0"  # CTDI Phantom Type Code Sequence
+BROKEN_SEQUENCES = {
+    "never ends": SEQUENCE + ENDLESS + ITEM + ENDLESS,
+    "is nested 300 deep": (SEQUENCE + ENDLESS + ITEM + ENDLESS) * 300,
+    "has an item longer than the file": SEQUENCE + ENDLESS + ITEM + b"\xf0\xff\xff\x7f",
+    "is longer than the file": SEQUENCE + b"\xf0\xff\xff\x7f" + ITEM + b"\0\0\0\0",
+    "ends in its first tag": SEQUENCE + b"\x03\0\0\0" + ITEM[:3],
+    "holds no item": SEQUENCE + b"\x08\0\0\0" + b"\x08\0\x05\0CS\0\0",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_SEQUENCES)
+def test_a_slice_with_a_broken_sequence_stops_nothing_and_has_its_verdict(
+    node: NodeProcess, tmp_path: Path, fault: str
+) -> None:
+    series = Series(seed=f"sequence {fault}", slices=3)
+    files = phantoms.write(tmp_path, series)
+    content = files[1].read_bytes()
+    at = content.index(struct.pack("<HH", 0x0020, 0x0010) + b"SH")  # Study ID, after the UIDs
+    files[1].write_bytes(content[:at] + BROKEN_SEQUENCES[fault] + content[at:])
+    assert send_as_it_lies(node, files) in ([0, 0, 0], [0, 0xC000, 0])
+    series_uid = phantoms.uid(series.seed, "series", series.number)
+    node_rows.wait_until_settled(node, [series_uid])
+    (job,) = node_rows.jobs(node, series_uid)
+    assert (job.state, job.reason) in {
+        ("held", "PIXEL_DATA_ERROR"),  # it can be read no further: nobody knows which slice it is
+        ("held", "MISSING_SLICES"),
+        ("succeeded", ""),  # the sequence is not needed
+    }, job
 
 
 def multi_frame(dataset: Dataset, index: int) -> None:

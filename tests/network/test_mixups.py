@@ -13,27 +13,15 @@ from pydicom import Dataset, dcmread
 from tests import node_rows, phantoms
 from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running
-from tests.peers import Script, Storescp, scripted_scp, storescp, storescu
+from tests.peers import Script, Storescp
 from tests.phantoms import Patient, Pixels, Series
+from tests.postgres import PostgresServer
+from tests.traffic import made_of, send, uid_of
 
 THIN = 'called_ae_title = "DESPITE"\ndespite_thin = true\n'
 HELD_BACK = 'called_ae_title = "HELD_BACK"\n'
 SENDERS = 8
 PATIENTS = 24
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storescp]:
-    with storescp(tmp_path_factory.mktemp("archive")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def stalling() -> Iterator[tuple[Script, int]]:
-    """A destination that never answers the second instance that it gets."""
-    script = Script(stall_at=2)
-    with scripted_scp(script) as port:
-        yield script, port
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +42,6 @@ def node(
     )
     with running(process):
         yield process
-
-
-def send(node: NodeProcess, files: list[Path], called: str = "MIDSLICE", **peer: str) -> None:
-    assert storescu(node.port, *files, called=called, **peer).code == 0
-
-
-def uid_of(files: list[Path]) -> str:
-    return str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
-
-
-def made_of(archive: Storescp, derived_uid: str | None) -> list[Path]:
-    """What the archive holds of a derived series."""
-    found = [(path, dcmread(path, stop_before_pixels=True)) for path in archive.files()]
-    return [path for path, dataset in found if dataset.SeriesInstanceUID == derived_uid]
 
 
 def patients(number: int) -> Series:
@@ -98,9 +72,32 @@ def _brighter(number: int) -> phantoms.Edit:
     return edit
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def crowded(
+    request: pytest.FixtureRequest, archive: Storescp, tmp_path: Path
+) -> Iterator[NodeProcess]:
+    """A node for many peers at once, on each database; two workers."""
+    database = ""
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        server.drop("crowded")
+        database = server.create("crowded")
+    process = NodeProcess(
+        tmp_path / "node",
+        destination("archive", "STORESCP", archive.port),
+        route(destinations=["archive"]),
+        quiet_seconds=1.5,
+        database=database,
+        workers=2,
+    )
+    with running(process):
+        yield process
+
+
 def test_eight_associations_with_shuffled_series_of_many_patients_mix_nothing_up(
-    node: NodeProcess, archive: Storescp, tmp_path: Path
+    crowded: NodeProcess, empty_archive: Storescp, tmp_path: Path
 ) -> None:
+    node, archive = crowded, empty_archive
     source = {
         number: phantoms.write(tmp_path / str(number), patients(number))
         for number in range(PATIENTS)

@@ -6,36 +6,26 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from tests import node_rows, phantoms
 from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running, wait_for
-from tests.peers import Script, Storescp, scripted_scp, storescp, storescu
+from tests.peers import Script, Storescp
 from tests.phantoms import Patient, Series
+from tests.raw_peer import RawPeer, associate_request, store_command
+from tests.traffic import (
+    PROPOSAL,
+    data_set_of,
+    made_of,
+    named,
+    padded,
+    send,
+    send_and_wait,
+    uid_of,
+)
 
 ROOT = Path(__file__).parents[2]
 SLOW = '\n[[model]]\nname = "slow"\nclass = "tests.faulty_models:Slow"\n'
-PROPOSAL = {  # how storescu offers nothing but one of these
-    ImplicitVRLittleEndian: "-xi",
-    JPEG2000Lossless: "-xv",
-    JPEGLSLossless: "-xt",
-    RLELossless: "-xr",
-}
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storescp]:
-    with storescp(tmp_path_factory.mktemp("archive")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def stalling() -> Iterator[tuple[Script, int]]:
-    """A destination that never answers the second instance that it gets."""
-    script = Script(stall_at=2)
-    with scripted_scp(script) as port:
-        yield script, port
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +38,8 @@ def node(
         destination("archive", "STORESCP", archive.port),
         destination("stalls", "SCRIPTED", stalling[1]),
         route(destinations=["archive"]),
-        named("slow", route(model="slow", destinations=["archive"])),
-        named("stalls", route(destinations=["stalls"])),
+        named("slow", model="slow", destinations=["archive"]),
+        named("stalls", destinations=["stalls"]),
         quiet_seconds=0.7,
     )
     with pytest.MonkeyPatch.context() as environment:
@@ -58,34 +48,24 @@ def node(
             yield process
 
 
-def named(name: str, text: str) -> str:
-    """A route under another name, for a called AE title of that name."""
-    return text.replace("ct-slices", name) + f'called_ae_title = "{name.upper()}"\n'
-
-
-def send(node: NodeProcess, files: list[Path], *, called: str = "MIDSLICE", **peer: str) -> None:
-    syntax = dcmread(files[0], stop_before_pixels=True).file_meta.TransferSyntaxUID
-    options = [PROPOSAL[syntax]] if syntax in PROPOSAL else []
-    assert storescu(node.port, *files, called=called, options=options, **peer).code == 0
-
-
-def send_and_wait(node: NodeProcess, files: list[Path], arrivals: int = 1, **peer: str) -> None:
-    send(node, files, **peer)
-    node_rows.wait_until_settled(node, [uid_of(files)], arrivals=arrivals)
-
-
-def uid_of(files: list[Path]) -> str:
-    return str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
-
-
-def made_of(archive: Storescp, derived_uid: str | None) -> list[Path]:
-    """What the archive holds of a derived series."""
-    found = [(path, dcmread(path, stop_before_pixels=True)) for path in archive.files()]
-    return [path for path, dataset in found if dataset.SeriesInstanceUID == derived_uid]
-
-
 def derived_uids(node: NodeProcess, files: list[Path]) -> set[str | None]:
     return {job.derived_uid for job in node_rows.jobs(node, uid_of(files))}
+
+
+def headings(archive: Storescp, derived_uid: str | None) -> tuple[str, int]:
+    """What a derived series is called, and its number: the same in each of its instances."""
+    made = [dcmread(path, stop_before_pixels=True) for path in made_of(archive, derived_uid)]
+    (one,) = {(str(header.SeriesDescription), int(header.SeriesNumber)) for header in made}
+    return one
+
+
+def told(node: NodeProcess, job: node_rows.JobRow) -> int:
+    """Which revision the administrator was told of, in the log and in the audit, for this job."""
+    (event,) = node.found("notice", job=job.id, kind="revision")
+    (detail,) = (detail for which, detail in node_rows.notices(node) if which == f"job {job.id}")
+    assert f'"revision": {event["which"]}' in detail
+    assert str(job.derived_uid) in detail
+    return int(event["which"])
 
 
 def test_what_a_pacs_sends_again_otherwise_encoded_is_the_same_derived_series_once_more(
@@ -158,6 +138,8 @@ def test_a_merged_patient_gives_a_new_derived_series_and_the_old_one_never_chang
     _, new = node_rows.jobs(node, uid_of(before))
     assert new.state == "succeeded"
     assert new.derived_uid != old.derived_uid
+    assert "rev 2" in headings(archive, new.derived_uid)[0]
+    assert told(node, new) == 2
     assert check(after, made_of(archive, new.derived_uid), factor=2) == []
     assert {path: path.read_bytes() for path in made_of(archive, old.derived_uid)} == bytes_before
     uids = [
@@ -179,10 +161,13 @@ def test_a_correction_that_is_taken_back_brings_the_first_derived_series_back(
     first, _ = node_rows.jobs(node, uid_of(right_files))
     for path in archive.files():
         path.unlink()
+    notices = node_rows.notices(node)
     send_and_wait(node, right_files, arrivals=3)
     assert len(node_rows.jobs(node, uid_of(right_files))) == 2
     assert check(right_files, archive.files(), factor=2) == []
     assert len(made_of(archive, first.derived_uid)) == 5
+    assert headings(archive, first.derived_uid)[1] == 9003
+    assert node_rows.notices(node) == notices  # nothing new was made
 
 
 def test_half_of_a_correction_is_held_until_the_other_half_has_come(
@@ -220,7 +205,7 @@ def test_one_uid_with_two_contents_holds_the_job_and_keeps_both(
     done, held = node_rows.jobs(node, uid_of(first))
     assert done.state == "succeeded"
     assert (held.state, held.reason) == ("held", "CONFLICTING_INSTANCES")
-    assert "send the series again" in held.sentence
+    assert "series again" in held.sentence
     assert len(digests_of(node, first)) == 5
 
 
@@ -228,10 +213,19 @@ def test_a_slice_that_is_late_while_the_series_is_arriving_is_part_of_it(
     node: NodeProcess, archive: Storescp, tmp_path: Path
 ) -> None:
     files = phantoms.write(tmp_path, Series(seed="late 0", slices=4))
-    send(node, files[:3])
-    send_and_wait(node, files[3:])  # the quiet period has not ended, or a second arrival begins
-    last = node_rows.jobs(node, uid_of(files))[-1]
-    assert check(files, made_of(archive, last.derived_uid), factor=2) == []
+    with RawPeer(node.port) as scanner:  # while it stays open, the series is not complete
+        scanner.associate(associate_request(calling="STORESCU"))
+        for file in files[:3]:
+            uid = str(dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+            assert scanner.status(store_command(padded(uid)), data_set_of(file)) == 0
+        send(node, files[3:])
+        assert node.found("series complete", series_uid=uid_of(files)) == []
+        scanner.release()
+    node_rows.wait_until_settled(node, [uid_of(files)])
+    assert len(node.found("series complete", series_uid=uid_of(files))) == 1
+    (job,) = node_rows.jobs(node, uid_of(files))
+    assert job.revision == 1
+    assert check(files, made_of(archive, job.derived_uid), factor=2) == []
 
 
 def test_a_slice_that_is_late_cancels_the_job_that_waits_and_the_one_that_runs(
@@ -281,6 +275,11 @@ def test_a_slice_that_is_late_after_all_was_sent_makes_a_new_derived_series(
     older, newer = node_rows.jobs(node, uid_of(files))
     assert (older.state, newer.state) == ("succeeded", "succeeded")
     assert older.derived_uid != newer.derived_uid
+    assert [headings(archive, job.derived_uid) for job in (older, newer)] == [
+        ("AI-INTERP x2 NOT ACQUIRED | Thorax 5.0 B30f", 9003),
+        ("AI-INTERP x2 NOT ACQUIRED rev 2 | Thorax 5.0 B30f", 10003),
+    ]
+    assert told(node, newer) == 2
     assert check(files[:3], made_of(archive, older.derived_uid), factor=2) == []
     assert check(files, made_of(archive, newer.derived_uid), factor=2) == []
 
@@ -318,3 +317,6 @@ def test_the_same_study_after_its_files_were_purged_is_made_again_under_new_uids
         assert [len(one) for one in uids] == [7, 7]
         assert uids[0].isdisjoint(uids[1])
         assert check(files, made_of(archive, after.derived_uid), factor=2) == []
+        assert (before.revision, after.revision) == (1, 2)
+        assert "rev 2" in headings(archive, after.derived_uid)[0]
+        assert told(node, after) == 2

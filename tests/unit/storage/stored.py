@@ -72,8 +72,9 @@ class Stored:
 
     def __post_init__(self) -> None:
         self.archive = Archive(self.database, self.files, self.clock, node=self.node)
-        self.queue = Queue(self.database, self.clock, node=self.node, lease_seconds=LEASE_SECONDS)
-        self.ledger = Ledger(self.database, self.clock, node=self.node, lease_seconds=LEASE_SECONDS)
+        told = {"node": self.node, "lease_seconds": LEASE_SECONDS, "steady": self.clock}
+        self.queue = Queue(self.database, self.clock, **told)  # type: ignore[arg-type]
+        self.ledger = Ledger(self.database, self.clock, **told)  # type: ignore[arg-type]
 
     def incoming(self, content: bytes) -> Path:
         file = self.files.incoming / f"{self.numbers()}.dcm"

@@ -185,7 +185,7 @@ def test_an_operator_delivers_to_a_destination_that_the_job_did_not_name(made: S
 
 def test_what_cannot_be_delivered_again_says_why(stored: Stored) -> None:
     stored.ask("k", destinations=())
-    with pytest.raises(WrongState, match=r"no derived series on disk \(queued\)"):
+    with pytest.raises(WrongState, match="it waits for its turn, and its result is delivered"):
         stored.ledger.redeliver(1, "pacs")
     stored.succeed()
     with pytest.raises(WrongState, match="no destinations: name one"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, create_engine, inspect, text
 
 from storage import migrations
@@ -153,8 +154,8 @@ NEXT_RELEASE = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9998"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -169,7 +170,8 @@ def test_a_later_migration_may_make_a_table_anew_that_others_point_to(
 ) -> None:
     scripts = tmp_path / "scripts"
     shutil.copytree(migrations.FOLDER, scripts)
-    (scripts / "versions" / "0002_body_part.py").write_text(NEXT_RELEASE)
+    head = ScriptDirectory(str(scripts)).get_current_head()
+    (scripts / "versions" / "9998_body_part.py").write_text(NEXT_RELEASE.format(head=head))
     database = Database(database_url)
     stored = Stored(database, Files(tmp_path / "var", 0), Clock())
     stored.ask("k")

@@ -65,11 +65,12 @@ def test_a_look_reads_what_is_open_through_an_index_and_writes_nothing(
 ) -> None:
     with statements() as seen:
         LOOKS[look](local)
-    assert [statement.split()[0] for statement, _ in seen] == ["BEGIN", "SELECT"]
-    steps = plan(local, *seen[1])
-    assert any(INDEXES[look] in step for step in steps), steps
-    whole = [step for step in steps if step.startswith("SCAN") and "USING" not in step]
-    assert whole == [], steps
+    assert {statement.split()[0] for statement, _ in seen[1:]} == {"SELECT"}
+    for asked in seen[1:]:
+        steps = plan(local, *asked)
+        assert any(INDEXES[look] in step for step in steps), steps
+        whole = [step for step in steps if step.startswith("SCAN") and "USING" not in step]
+        assert whole == [], steps
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -1,0 +1,281 @@
+"""Finds jobs and series by what a phone call says; filters are indexes, never scans of patients.
+
+What somebody searched for is an audit event, which the caller writes: it knows who looked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, true
+
+from storage.database import Database
+from storage.lines import MOST_COUNTED, JobLine, Page, SeriesLine
+from storage.overview import JOB_LINES, SUBJECT, to_job_line, to_subject
+from storage.records import ArrivalState, JobState
+from storage.rows import name_key
+from storage.schema import (
+    ENDED_JOB,
+    HAS_REASON,
+    OPEN_JOB,
+    arrival,
+    derived,
+    derived_instance,
+    instance,
+    job,
+    series,
+)
+from storage.schema_site import selftest
+
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
+LAST = "\U0010ffff"  # sorts behind every text that begins alike
+# What so many have is common: the newest of it are found by going back in time. What fewer have
+# is found by its own index. Neither way is quick for both.
+COMMON = 2000
+MOST_DESCRIPTIONS = 5000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for; everything that is given must hold. Empty = any.
+
+    `patient_id`, `accession` and `name` are found by how they begin, `name` in any case and by
+    family name first; `description` and `sentence` by what they contain; `uid` is any of study,
+    series, instance, or a derived one; `text` is any of accession, patient ID and name.
+    """
+
+    states: tuple[JobState, ...] = ()
+    kind: str = ""
+    reason: str = ""
+    route: str = ""
+    destination: str = ""
+    sender: str = ""
+    text: str = ""
+    accession: str = ""
+    patient_id: str = ""
+    name: str = ""
+    study_date: str = ""  # YYYYMMDD
+    description: str = ""
+    uid: str = ""
+    since: float | None = None  # of jobs: queued; of series: the last instance
+    until: float | None = None
+
+    @property
+    def names_a_patient(self) -> bool:
+        """Whether the search itself is about a person: its words then stay out of logs."""
+        return bool(self.text or self.accession or self.patient_id or self.name)
+
+
+def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) -> Page[JobLine]:
+    """Jobs, the newest first."""
+    order = job.c.queued_at.desc(), job.c.id.desc()
+    with database.reading() as db:
+        which = _Search(database, db).jobs(wanted)
+        query = JOB_LINES.where(which).order_by(*order).limit(limit).offset(offset)
+        lines = tuple(to_job_line(row) for row in db.execute(query))
+        ids = select(job.c.id).join(series, series.c.id == job.c.series_id).where(which)
+        return Page(lines, _total(db, ids, lines, limit, offset), limit, offset)
+
+
+def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, ...]:
+    """The jobs that an action on the whole filter is about, the oldest first."""
+    with database.reading() as db:
+        query = select(job.c.id).join(series, series.c.id == job.c.series_id)
+        query = query.where(_Search(database, db).jobs(wanted)).order_by(job.c.id).limit(most)
+        return tuple(db.execute(query).scalars())
+
+
+def job_line(database: Database, job_id: int) -> JobLine | None:
+    with database.reading() as db:
+        row = db.execute(JOB_LINES.where(job.c.id == job_id)).one_or_none()
+    return to_job_line(row) if row is not None else None
+
+
+def found_series(
+    database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
+) -> Page[SeriesLine]:
+    """Received series with what became of them, the newest first; none of a self-test."""
+    order = series.c.last_at.desc(), series.c.id.desc()
+    with database.reading() as db:
+        ids = select(series.c.id).where(_Search(database, db).series(wanted))
+        query = ids.order_by(*order).limit(limit).offset(offset)
+        lines = _series_lines(db, db.execute(query).scalars().all())
+        return Page(lines, _total(db, ids, lines, limit, offset), limit, offset)
+
+
+def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
+    """That a text begins so, in the words in which each database uses its index."""
+    if database.is_sqlite:
+        return and_(column >= text, column < text + LAST)
+    return column.startswith(text, autoescape=True)
+
+
+class _Search:
+    """Puts together what a search asks for, looking how common it is."""
+
+    def __init__(self, database: Database, db: Connection) -> None:
+        self._database = database
+        self._db = db
+
+    def jobs(self, wanted: Wanted) -> ColumnElement[bool]:
+        conditions = [*self._of_series(wanted), *_of_jobs(wanted)]
+        if wanted.sender:
+            mine = arrival.c.calling_ae == wanted.sender
+            if self._is_common(select(arrival.c.id).where(mine)):
+                theirs = _without_index(arrival.c.calling_ae) == wanted.sender
+                found = select(arrival.c.id).where(arrival.c.id == job.c.arrival_id, theirs)
+                conditions.append(found.correlate(job).exists())
+            else:
+                conditions.append(job.c.arrival_id.in_(select(arrival.c.id).where(mine)))
+        if wanted.since is not None:
+            conditions.append(job.c.queued_at >= wanted.since)
+        if wanted.until is not None:
+            conditions.append(job.c.queued_at < wanted.until)
+        return and_(true(), *conditions)
+
+    def series(self, wanted: Wanted) -> ColumnElement[bool]:
+        made = exists().where(selftest.c.series_uid == series.c.series_uid)
+        conditions = [*self._of_series(wanted), ~made]
+        about_jobs = _of_jobs(wanted)
+        if about_jobs:
+            conditions.append(self._with_job(and_(*about_jobs)))
+        if wanted.sender:
+            conditions.append(self._brought_by(wanted.sender))
+        if wanted.since is not None:
+            conditions.append(series.c.last_at >= wanted.since)
+        if wanted.until is not None:
+            conditions.append(series.c.last_at < wanted.until)
+        return and_(true(), *conditions)
+
+    def _with_job(self, which: ColumnElement[bool]) -> ColumnElement[bool]:
+        if self._is_common(select(job.c.id).where(which)):
+            return exists().where(job.c.series_id == series.c.id, which)
+        return series.c.id.in_(select(job.c.series_id).where(which))
+
+    def _brought_by(self, sender: str) -> ColumnElement[bool]:
+        mine = arrival.c.calling_ae == sender
+        if self._is_common(select(arrival.c.id).where(mine)):
+            theirs = _without_index(arrival.c.calling_ae) == sender
+            return exists().where(arrival.c.series_id == series.c.id, theirs)
+        return series.c.id.in_(select(arrival.c.series_id).where(mine))
+
+    def _of_series(self, wanted: Wanted) -> list[ColumnElement[bool]]:
+        begin = self._begins
+        conditions: list[ColumnElement[bool]] = []
+        if wanted.text:
+            parts = (
+                begin(series.c.accession, wanted.text),
+                begin(series.c.patient_id, wanted.text),
+            )
+            conditions.append(or_(*parts, self._named(wanted.text)))
+        if wanted.accession:
+            conditions.append(begin(series.c.accession, wanted.accession))
+        if wanted.patient_id:
+            conditions.append(begin(series.c.patient_id, wanted.patient_id))
+        if wanted.name:
+            conditions.append(self._named(wanted.name))
+        if wanted.study_date:
+            conditions.append(series.c.study_date == wanted.study_date)
+        if wanted.description:
+            conditions.append(self._described(wanted.description))
+        if wanted.uid:
+            conditions.append(series.c.id.in_(_with_uid(wanted.uid)))
+        return conditions
+
+    def _named(self, text: str) -> ColumnElement[bool]:
+        return begins(self._database, series.c.name_key, name_key(text))
+
+    def _begins(self, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
+        """Numbers of patients and requests may begin with letters, typed as people like."""
+        typed = dict.fromkeys((text, text.upper(), text.lower()))
+        return or_(*(begins(self._database, column, one) for one in typed))
+
+    def _described(self, text: str) -> ColumnElement[bool]:
+        """Descriptions repeat: whoever contains the text is found among the different ones."""
+        each = select(series.c.description, func.count()).group_by(series.c.description)
+        sought = text.casefold()
+        found = {d: int(n) for d, n in self._db.execute(each) if sought in d.casefold()}
+        if sum(found.values()) > COMMON:
+            return _without_index(series.c.description).in_(tuple(found)[:MOST_DESCRIPTIONS])
+        return series.c.description.in_(tuple(found)[:MOST_DESCRIPTIONS])
+
+    def _is_common(self, which: Select[Any]) -> bool:
+        return self._db.execute(which.limit(1).offset(COMMON)).first() is not None
+
+
+def _of_jobs(wanted: Wanted) -> list[ColumnElement[bool]]:
+    equal = {job.c.kind: wanted.kind, job.c.reason: wanted.reason, job.c.route: wanted.route}
+    conditions = [column == value for column, value in equal.items() if value]
+    if wanted.reason:
+        conditions.append(and_(HAS_REASON))  # the words of its index
+    if wanted.states:
+        conditions.append(_states(wanted.states))
+    if wanted.destination:
+        named = f'"{wanted.destination}"'  # destinations are JSON: names without a quote in them
+        conditions.append(job.c.destinations.contains(named, autoescape=True))
+    return conditions
+
+
+def _states(states: tuple[JobState, ...]) -> ColumnElement[bool]:
+    """The states, with the words of the index that knows them."""
+    which = job.c.state.in_(states)
+    if all(state in UNFINISHED for state in states):
+        return and_(OPEN_JOB, which)
+    if not any(state in UNFINISHED for state in states):
+        return and_(ENDED_JOB, which)
+    return which
+
+
+def _without_index(column: ColumnElement[str]) -> ColumnElement[str]:
+    return column + ""
+
+
+def _with_uid(uid: str) -> Any:
+    """The received series that a UID belongs to: its own, its study's, or of what was made."""
+    own = select(series.c.id).where(or_(series.c.series_uid == uid, series.c.study_uid == uid))
+    brought = select(instance.c.series_id).where(instance.c.instance_uid == uid)
+    made = select(derived.c.series_id).where(derived.c.series_uid == uid)
+    slices = select(derived.c.series_id).join(derived_instance)
+    return own.union(brought, made, slices.where(derived_instance.c.instance_uid == uid))
+
+
+def _total(
+    db: Connection, ids: Select[Any], lines: tuple[object, ...], limit: int, offset: int
+) -> int:
+    """How many there are; counted only where the page does not say it."""
+    if len(lines) < limit and (lines or offset == 0):
+        return offset + len(lines)
+    counted = select(func.count()).select_from(ids.limit(MOST_COUNTED).subquery())
+    return int(db.execute(counted).scalar_one())
+
+
+def _series_lines(db: Connection, ids: Sequence[int]) -> tuple[SeriesLine, ...]:
+    """These series, in this order."""
+    times = (series.c.first_at, series.c.last_at, series.c.purged_at)
+    rows = {
+        r.series_id: r for r in db.execute(select(*SUBJECT, *times).where(series.c.id.in_(ids)))
+    }
+    of_instances = select(instance.c.series_id, func.count(instance.c.instance_uid.distinct()))
+    of_instances = of_instances.where(instance.c.series_id.in_(ids)).group_by(instance.c.series_id)
+    counts = {row[0]: int(row[1]) for row in db.execute(of_instances)}
+    brought = select(arrival.c.series_id, arrival.c.calling_ae, arrival.c.state)
+    brought = brought.where(arrival.c.series_id.in_(ids)).order_by(arrival.c.id)
+    peers: dict[int, list[Any]] = {one: [] for one in ids}
+    for peer in db.execute(brought):
+        peers[peer.series_id].append(peer)
+    lines: dict[int, list[JobLine]] = {one: [] for one in ids}
+    for row in db.execute(JOB_LINES.where(job.c.series_id.in_(ids)).order_by(job.c.id.desc())):
+        lines[row.series_id].append(to_job_line(row))
+    return tuple(
+        SeriesLine(
+            subject=to_subject(rows[one]),
+            first_at=rows[one].first_at,
+            last_at=rows[one].last_at,
+            purged_at=rows[one].purged_at,
+            instances=counts.get(one, 0),
+            senders=tuple(dict.fromkeys(peer.calling_ae for peer in peers[one])),
+            arriving=any(peer.state == ArrivalState.ARRIVING for peer in peers[one]),
+            jobs=tuple(lines[one]),
+        )
+        for one in ids
+    )

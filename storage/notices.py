@@ -1,0 +1,154 @@
+"""The outbox: who is to be told what, once, and whether it has reached them."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
+
+from storage.database import Database
+from storage.errors import NotFound
+from storage.schema_site import NEW_NOTICE, OPEN_MESSAGE, message, notice
+from storage.site import Message, MessageState, Notice
+
+AT_ONCE = 100
+
+
+def note(
+    database: Database,
+    db: Connection,
+    now: float,
+    event: str,
+    key: str,
+    facts: Mapping[str, object],
+) -> bool:
+    """In the transaction that it happens in: somebody is to be told, once; False = was noted.
+
+    `facts` hold no patient attribute: a mail and a webhook leave the house.
+    """
+    values = {"event": event, "key": key[:160], "at": now, "facts": json.dumps(facts)}
+    row = database.insert(notice).values(**values).on_conflict_do_nothing()
+    return db.execute(row.returning(notice.c.id)).scalar_one_or_none() is not None
+
+
+def tell(database: Database, now: float, event: str, key: str, facts: Mapping[str, object]) -> bool:
+    """As `note`, in a transaction of its own."""
+    with database.writing() as db:
+        return note(database, db, now, event, key, facts)
+
+
+def address(
+    database: Database, now: float, channels: Sequence[str], events: Collection[str]
+) -> tuple[Notice, ...]:
+    """Queue what is new for these channels, where it is one of these events."""
+    new = select(notice).where(NEW_NOTICE).order_by(notice.c.id).limit(AT_ONCE)
+    with database.reading() as db:
+        if db.execute(new).first() is None:
+            return ()
+    with database.writing() as db:
+        rows = db.execute(new.with_for_update(skip_locked=True)).all()
+        db.execute(update(notice).where(notice.c.id.in_([r.id for r in rows])).values(addressed=1))
+        queued = [
+            {"notice_id": row.id, "state": MessageState.QUEUED, "due_at": now, "channel": name}
+            for row in rows
+            for name in (channels if row.event in events else ())
+        ]
+        if queued:
+            db.execute(message.insert(), queued)
+    return tuple(Notice(r.id, r.event, r.key, r.at, json.loads(r.facts)) for r in rows)
+
+
+def due(database: Database, now: float, limit: int = 20) -> tuple[Message, ...]:
+    """What is to be sent now, the longest due first."""
+    # What was queued at a time that is still to come: the clock was set back.
+    waited = or_(message.c.due_at <= now, notice.c.at > now)
+    query = _messages().where(OPEN_MESSAGE, waited)
+    with database.reading() as db:
+        rows = db.execute(query.order_by(message.c.due_at, message.c.id).limit(limit))
+        return tuple(_message(row) for row in rows)
+
+
+def sent(database: Database, now: float, message_id: int) -> None:
+    """It has reached the channel."""
+    _end(database, message_id, MessageState.SENT, now, "")
+
+
+def retry(database: Database, message_id: int, due_at: float, sentence: str) -> None:
+    """It did not work this time."""
+    told = {"due_at": due_at, "sentence": sentence, "tries": message.c.tries + 1}
+    with database.writing() as db:
+        db.execute(update(message).where(message.c.id == message_id).values(**told))
+
+
+def failed(database: Database, now: float, message_id: int, sentence: str) -> None:
+    """It is given up: whoever looks at the page sees it."""
+    _end(database, message_id, MessageState.FAILED, now, sentence)
+
+
+def again(database: Database, now: float, message_id: int) -> None:
+    """A person wants it sent once more."""
+    values = {"state": MessageState.QUEUED, "due_at": now, "done_at": None, "tries": 0}
+    with database.writing() as db:
+        one = update(message).where(message.c.id == message_id)
+        if not db.execute(one.values(**values)).rowcount:
+            raise NotFound(f"no message {message_id}")
+
+
+def newest(database: Database, limit: int = 50, offset: int = 0) -> tuple[Message, ...]:
+    """What was told last, through which channel, and what came of it."""
+    query = _messages().order_by(message.c.id.desc()).limit(limit).offset(offset)
+    with database.reading() as db:
+        return tuple(_message(row) for row in db.execute(query))
+
+
+def of_key(database: Database, key: str) -> tuple[Message, ...]:
+    """One notice through each channel."""
+    query = _messages().where(notice.c.key == key).order_by(message.c.id)
+    with database.reading() as db:
+        return tuple(_message(row) for row in db.execute(query))
+
+
+def count(database: Database) -> dict[MessageState, int]:
+    """How many messages are in each state."""
+    query = select(message.c.state, func.count()).group_by(message.c.state)
+    with database.reading() as db:
+        found = {str(row[0]): int(row[1]) for row in db.execute(query)}
+    return {state: found.get(state, 0) for state in MessageState}
+
+
+def forget(database: Database, before: float) -> None:
+    """Remove what was told long ago; what still waits stays."""
+    waits = select(message.c.notice_id).where(OPEN_MESSAGE)
+    old = select(notice.c.id).where(notice.c.at < before, notice.c.id.not_in(waits))
+    with database.writing() as db:
+        ids = db.execute(old).scalars().all()
+        db.execute(delete(message).where(message.c.notice_id.in_(ids)))
+        db.execute(delete(notice).where(notice.c.id.in_(ids)))
+
+
+def _end(
+    database: Database, message_id: int, state: MessageState, now: float, sentence: str
+) -> None:
+    told = {"state": state, "done_at": now, "sentence": sentence, "tries": message.c.tries + 1}
+    with database.writing() as db:
+        db.execute(update(message).where(message.c.id == message_id).values(**told))
+
+
+def _messages() -> Select[*tuple[Any, ...]]:
+    return select(message, notice.c.event, notice.c.key, notice.c.at, notice.c.facts).join(
+        notice, notice.c.id == message.c.notice_id
+    )
+
+
+def _message(row: Row[*tuple[Any, ...]]) -> Message:
+    told = Notice(row.notice_id, row.event, row.key, row.at, json.loads(row.facts))
+    return Message(
+        id=row.id,
+        notice=told,
+        channel=row.channel,
+        state=MessageState(row.state),
+        tries=row.tries,
+        due_at=row.due_at,
+        done_at=row.done_at,
+        sentence=row.sentence,
+    )

@@ -1,0 +1,304 @@
+"""What is going on now: arriving, waiting, running, sending, and what needs a person."""
+
+import heapq
+from collections.abc import Collection, Mapping
+from statistics import median
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
+
+from storage.archive import arrival_rows
+from storage.database import Database
+from storage.ledger import delivery_rows
+from storage.lines import (
+    MOST_COUNTED,
+    ArrivalLine,
+    DeliveryLine,
+    JobLine,
+    Need,
+    Page,
+    Running,
+    Subject,
+    Waiting,
+)
+from storage.records import DeliveryState, JobState
+from storage.rows import to_arrival, to_delivery, to_names
+from storage.schema import (
+    ENDED_DELIVERY,
+    ENDED_JOB,
+    OPEN_ARRIVAL,
+    OPEN_DELIVERY,
+    OPEN_JOB,
+    arrival,
+    delivery,
+    derived,
+    derived_instance,
+    job,
+    series,
+)
+from storage.schema_site import OPEN_WISH, switch, wish
+from storage.site import SwitchName, WishKind
+
+PEOPLE = (JobState.HELD, JobState.FAILED)
+SELFTEST = "selftest"  # has a page of its own: a failed one is told there
+TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes
+
+SUBJECT = (
+    series.c.id.label("series_id"),
+    *(
+        series.c[name]
+        for name in ("series_uid", "study_uid", "modality", "description")
+        + ("patient_id", "patient_name", "accession", "study_date")
+    ),
+)
+_OWN = ("derived_series_uid", "sender", "subject")
+JOB_COLUMNS = tuple(job.c[name] for name in JobLine.__dataclass_fields__ if name not in _OWN)
+JOB_LINES = (
+    select(
+        *JOB_COLUMNS,
+        arrival.c.calling_ae.label("sender"),
+        derived.c.series_uid.label("derived_series_uid"),
+        *SUBJECT,
+    )
+    .join(series, series.c.id == job.c.series_id)
+    .join(arrival, arrival.c.id == job.c.arrival_id)
+    .outerjoin(derived, derived.c.id == job.c.derived_id)
+)
+
+
+def arriving(database: Database) -> tuple[ArrivalLine, ...]:
+    """What is not complete yet, the longest quiet first."""
+    query = arrival_rows().add_columns(*SUBJECT[3:]).where(OPEN_ARRIVAL)
+    with database.reading() as db:
+        rows = db.execute(query.order_by(arrival.c.last_at, arrival.c.id)).all()
+        never = _subjects(db, switch.c.subject, switch.c.name == SwitchName.NEVER)
+        asked = _subjects(db, wish.c.subject, and_(OPEN_WISH, wish.c.kind == WishKind.PROCESS_NOW))
+    return tuple(_arrival_line(row, never, asked) for row in rows)
+
+
+def queue(
+    database: Database, now: float, *, workers: int, limit: int = 50, offset: int = 0
+) -> Page[Waiting]:
+    """What waits, in the order in which workers take it."""
+    waits = and_(OPEN_JOB, job.c.state == JobState.QUEUED)
+    order = job.c.priority, job.c.due_at, job.c.id
+    with database.reading() as db:
+        total = _count(db, select(job.c.id).where(waits))
+        rows = db.execute(JOB_LINES.where(waits).order_by(*order).limit(limit).offset(offset)).all()
+        busy = [one.seconds_left or 0.0 for one in _running(db, now)]
+        takes = _typical(db)
+        drained = _subjects(db, switch.c.name, switch.c.name == SwitchName.DRAINING)
+    starts = _starts(now, busy, takes, workers, offset + len(rows)) if not drained else {}
+    lines = tuple(
+        Waiting(place, starts.get(place), to_job_line(row))
+        for place, row in enumerate(rows, start=offset + 1)
+    )
+    return Page(lines, total, limit, offset)
+
+
+def running(database: Database, now: float) -> tuple[Running, ...]:
+    """What workers have, the longest running first."""
+    with database.reading() as db:
+        return _running(db, now)
+
+
+def sending(database: Database, limit: int = 50, offset: int = 0) -> Page[DeliveryLine]:
+    """What is on its way or waits for it, who is sending first."""
+    wanted = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
+    order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
+    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit, offset)
+
+
+def unconfirmed(
+    database: Database, destinations: Collection[str], limit: int = 50, offset: int = 0
+) -> Page[DeliveryLine]:
+    """What was sent to destinations that give proof, and is not proved yet; oldest first."""
+    sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
+    wanted = and_(sent, delivery.c.destination.in_(destinations))
+    return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
+
+
+def needs(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
+    """What waits for a person, the newest first."""
+    jobs = and_(ENDED_JOB, job.c.state.in_(PEOPLE), job.c.kind != SELFTEST)
+    held = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
+    most = limit + offset
+    with database.reading() as db:
+        total = _count(db, select(job.c.id).where(jobs))
+        total += _count(db, select(delivery.c.id).where(held))
+        newest = JOB_LINES.where(jobs).order_by(job.c.finished_at.desc(), job.c.id.desc())
+        found = [_need_of_job(to_job_line(row)) for row in db.execute(newest.limit(most))]
+        found += _held_deliveries(db, held, most)
+    found.sort(key=lambda need: need.since, reverse=True)
+    return Page(tuple(found[offset:most]), min(total, MOST_COUNTED), limit, offset)
+
+
+def counts(database: Database) -> Mapping[str, int]:
+    """How many jobs and deliveries are in each state: `job queued`, `delivery held`, ..."""
+    with database.reading() as db:
+        found = {f"job {state}": 0 for state in JobState}
+        found |= {f"delivery {state}": 0 for state in DeliveryState}
+        for table, name, parts in (
+            (job, "job", (OPEN_JOB, ENDED_JOB)),
+            (delivery, "delivery", (OPEN_DELIVERY, ENDED_DELIVERY)),
+        ):
+            for part in parts:
+                each = select(table.c.state, func.count()).where(part).group_by(table.c.state)
+                found |= {f"{name} {row[0]}": int(row[1]) for row in db.execute(each)}
+    return found
+
+
+def to_job_line(row: Row[*tuple[Any, ...]]) -> JobLine:
+    values = {
+        name: row._mapping[name] for name in JobLine.__dataclass_fields__ if name != "subject"
+    }
+    values["state"] = JobState(values["state"])
+    values["destinations"] = to_names(values["destinations"])
+    return JobLine(**values, subject=to_subject(row))
+
+
+def to_subject(row: Row[*tuple[Any, ...]]) -> Subject:
+    return Subject(**{name: row._mapping[name] for name in Subject.__dataclass_fields__})
+
+
+def _arrival_line(
+    row: Row[*tuple[Any, ...]], never: Collection[str], asked: Collection[str]
+) -> ArrivalLine:
+    uid = row.series_uid
+    return ArrivalLine(to_arrival(row), to_subject(row), uid in never, uid in asked)
+
+
+def _running(db: Connection, now: float) -> tuple[Running, ...]:
+    runs = and_(OPEN_JOB, job.c.state == JobState.RUNNING)
+    rows = db.execute(JOB_LINES.where(runs).order_by(job.c.started_at, job.c.id)).all()
+    takes = _typical(db) if rows else None
+    return tuple(_to_running(to_job_line(row), now, takes) for row in rows)
+
+
+def _to_running(line: JobLine, now: float, takes: float | None) -> Running:
+    seconds = max(0.0, now - (line.started_at or now))
+    left = max(0.0, takes - seconds) if takes is not None else None
+    if line.progress > 0.1:  # before that its own pace says little
+        left = seconds * (1.0 - line.progress) / line.progress
+    return Running(seconds, left, line)
+
+
+def _typical(db: Connection) -> float | None:
+    """How long a job took of late, in seconds."""
+    done = and_(ENDED_JOB, job.c.state == JobState.SUCCEEDED, job.c.started_at.is_not(None))
+    query = select(job.c.finished_at - job.c.started_at).where(done)
+    newest = query.order_by(job.c.queued_at.desc()).limit(TYPICAL_OF)
+    took = [max(0.0, value) for value in db.execute(newest).scalars()]
+    return median(took) if took else None
+
+
+def _starts(
+    now: float, busy: list[float], takes: float | None, workers: int, count: int
+) -> dict[int, float]:
+    """When each place of the queue gets a worker, if each job takes as long as the usual one."""
+    if takes is None:
+        return {}
+    free = [now + left for left in busy[:workers]] + [now] * max(0, workers - len(busy))
+    heapq.heapify(free)
+    starts = {}
+    for place in range(1, count + 1):
+        starts[place] = heapq.heapreplace(free, free[0] + takes)
+    return starts
+
+
+def _deliveries(
+    database: Database,
+    which: ColumnElement[bool],
+    order: tuple[ColumnElement[Any], ...],
+    limit: int,
+    offset: int,
+) -> Page[DeliveryLine]:
+    with database.reading() as db:
+        total = _count(db, select(delivery.c.id).where(which))
+        query = _delivery_lines().where(which).order_by(*order).limit(limit).offset(offset)
+        lines = tuple(to_delivery_line(row) for row in db.execute(query))
+    return Page(lines, total, limit, offset)
+
+
+def _delivery_lines() -> Select[*tuple[Any, ...]]:
+    made_by = select(func.max(job.c.id)).where(job.c.derived_id == delivery.c.derived_id)
+    generated = select(func.coalesce(func.sum(derived_instance.c.generated), 0)).where(
+        derived_instance.c.derived_id == delivery.c.derived_id
+    )
+    return (
+        delivery_rows()
+        .join(series, series.c.id == derived.c.series_id)
+        .add_columns(
+            made_by.scalar_subquery().label("job_id"),
+            generated.scalar_subquery().label("generated"),
+            *(column.label(f"of_{column.name}") for column in SUBJECT),
+        )
+    )
+
+
+def to_delivery_line(row: Row[*tuple[Any, ...]]) -> DeliveryLine:
+    """The columns of the received series are labelled apart: the derived one has a UID too."""
+    names = Subject.__dataclass_fields__
+    subject = Subject(**{name: row._mapping[f"of_{name}"] for name in names})
+    return DeliveryLine(to_delivery(row), row.job_id, int(row.generated), subject)
+
+
+def _need_of_job(line: JobLine) -> Need:
+    return Need(
+        what="job",
+        id=line.id,
+        job_id=line.id,
+        state=line.state,
+        reason=line.reason,
+        sentence=line.sentence,
+        since=line.finished_at or line.queued_at,
+        destination="",
+        sender=line.sender,
+        route=line.route,
+        subject=line.subject,
+    )
+
+
+def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
+    newest = delivery.c.finished_at.desc(), delivery.c.id.desc()
+    query = _delivery_lines().where(held).order_by(*newest).limit(most)
+    lines = [to_delivery_line(row) for row in db.execute(query)]
+    makers = _makers(db, [line.job_id for line in lines if line.job_id is not None])
+    return [_need_of_delivery(line, *makers.get(line.job_id or 0, ("", ""))) for line in lines]
+
+
+def _makers(db: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Sender and route of these jobs."""
+    query = select(job.c.id, arrival.c.calling_ae, job.c.route).where(job.c.id.in_(ids))
+    rows = db.execute(query.join(arrival, arrival.c.id == job.c.arrival_id))
+    return {row.id: (row.calling_ae, row.route) for row in rows}
+
+
+def _need_of_delivery(line: DeliveryLine, sender: str, route: str) -> Need:
+    one = line.delivery
+    return Need(
+        what="delivery",
+        id=one.id,
+        job_id=line.job_id,
+        state=one.state,
+        reason=one.reason,
+        sentence=one.sentence,
+        since=one.finished_at or one.queued_at,
+        destination=one.destination,
+        sender=sender,
+        route=route,
+        subject=line.subject,
+    )
+
+
+def _count(db: Connection, which: Select[*tuple[Any, ...]]) -> int:
+    """How many rows, no further than a page says."""
+    return int(
+        db.execute(
+            select(func.count()).select_from(which.limit(MOST_COUNTED).subquery())
+        ).scalar_one()
+    )
+
+
+def _subjects(db: Connection, column: Any, which: ColumnElement[bool]) -> frozenset[str]:
+    return frozenset(db.execute(select(column).where(which)).scalars())

@@ -1,0 +1,140 @@
+"""The history of self-tests: a made series on the whole way, and what was found at each step."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, and_, delete, func, select, update
+
+from storage.database import Database
+from storage.deliveries import cancel_undelivered
+from storage.enqueue import lock_series
+from storage.errors import NotFound
+from storage.files import Files
+from storage.records import ArrivalState, JobState
+from storage.retention import purge_one
+from storage.schema import OPEN_ARRIVAL, arrival, derived, derived_instance, job, series
+from storage.schema_site import selftest
+from storage.site import SelfTest, SelfTestState, SelfTestStep
+from storage.superseding import UNFINISHED
+from storage.transitions import change
+from storage.transitions import end as end_job
+
+OVER = "The self-test is over."
+INTERRUPTED = "The node stopped while the self-test ran."
+
+
+def begin(
+    database: Database, now: float, *, node: str, who: str, series_uid: str, destination: str
+) -> SelfTest:
+    """A self-test starts; `series_uid` is that of the series that is made for it."""
+    values = {"node": node, "who": who, "series_uid": series_uid, "destination": destination}
+    row = selftest.insert().values(**values, started_at=now, state=SelfTestState.RUNNING)
+    with database.writing() as db:
+        return _selftest(db.execute(row.returning(selftest)).one())
+
+
+def end(
+    database: Database, now: float, selftest_id: int, steps: Sequence[SelfTestStep], sentence: str
+) -> SelfTest:
+    """It is over: passed where every step is."""
+    passed = bool(steps) and all(step.ok for step in steps)
+    told = {
+        "state": SelfTestState.PASSED if passed else SelfTestState.FAILED,
+        "finished_at": now,
+        "steps": json.dumps([asdict(step) for step in steps]),
+        "sentence": sentence,
+    }
+    one = selftest.c.id == selftest_id
+    with database.writing() as db:
+        row = db.execute(update(selftest).where(one).values(**told).returning(selftest))
+        return _selftest(row.one())
+
+
+def interrupted(database: Database, now: float, node: str) -> int:
+    """At start: what a dead process of this node was testing has failed. How many."""
+    left = and_(selftest.c.node == node, selftest.c.state == SelfTestState.RUNNING)
+    told = {"state": SelfTestState.FAILED, "finished_at": now, "sentence": INTERRUPTED}
+    with database.writing() as db:
+        return db.execute(update(selftest).where(left).values(**told)).rowcount
+
+
+def history(database: Database, limit: int = 50, offset: int = 0) -> tuple[SelfTest, ...]:
+    """The newest first."""
+    query = select(selftest).order_by(selftest.c.id.desc()).limit(limit).offset(offset)
+    with database.reading() as db:
+        return tuple(_selftest(row) for row in db.execute(query))
+
+
+def count(database: Database) -> int:
+    with database.reading() as db:
+        return int(db.execute(select(func.count()).select_from(selftest)).scalar_one())
+
+
+def get(database: Database, selftest_id: int) -> SelfTest:
+    with database.reading() as db:
+        row = db.execute(select(selftest).where(selftest.c.id == selftest_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"no self-test {selftest_id}")
+    return _selftest(row)
+
+
+def forget(database: Database, before: float) -> None:
+    """Remove what was found long ago."""
+    old = and_(selftest.c.started_at < before, selftest.c.finished_at.is_not(None))
+    with database.writing() as db:
+        db.execute(delete(selftest).where(old))
+
+
+def result(database: Database, job_id: int) -> tuple[str, ...]:
+    """The files of what a job made, relative to the storage folder."""
+    path = derived.c.folder + "/" + derived_instance.c.path
+    query = (
+        select(path)
+        .join(derived_instance, derived_instance.c.derived_id == derived.c.id)
+        .join(job, job.c.derived_id == derived.c.id)
+        .where(job.c.id == job_id)
+    )
+    with database.reading() as db:
+        return tuple(db.execute(query.order_by(derived_instance.c.id)).scalars())
+
+
+def leftovers(database: Database) -> tuple[int, ...]:
+    """Series of self-tests that are over, whose files are still there."""
+    query = (
+        select(series.c.id)
+        .join(selftest, selftest.c.series_uid == series.c.series_uid)
+        .where(selftest.c.state != SelfTestState.RUNNING, series.c.purged_at.is_(None))
+    )
+    with database.reading() as db:
+        return tuple(db.execute(query).scalars())
+
+
+def clear(database: Database, files: Files, series_id: int, now: float) -> bool:
+    """Cancel what still waits of a self-test, and remove its files; False where it has to wait.
+
+    Its rows stay, as those of any series: what a late worker writes finds them ended.
+    """
+    unfinished = and_(job.c.series_id == series_id, job.c.state.in_(UNFINISHED))
+    made = select(derived.c.id).where(derived.c.series_id == series_id)
+    ended = {"state": ArrivalState.COMPLETE, "completed_at": now}
+    with database.writing() as db:
+        lock_series(db, series_id)
+        open_one = and_(arrival.c.series_id == series_id, OPEN_ARRIVAL)
+        db.execute(update(arrival).where(open_one).values(**ended))
+        for row in db.execute(select(job).where(unfinished).with_for_update()).all():
+            if row.state == JobState.RUNNING:
+                change(db, row.id, cancel_requested=1)
+            else:
+                end_job(db, row, now, JobState.CANCELLED, reason="", sentence=OVER)
+        for derived_id in db.execute(made).scalars().all():
+            cancel_undelivered(db, derived_id, "", now)
+    return purge_one(database, files, series_id, now)
+
+
+def _selftest(row: Row[*tuple[Any, ...]]) -> SelfTest:
+    values = dict(row._mapping)
+    values["state"] = SelfTestState(values["state"])
+    values["steps"] = tuple(SelfTestStep(**step) for step in json.loads(values["steps"]))
+    return SelfTest(**values)

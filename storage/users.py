@@ -1,0 +1,205 @@
+"""Who may log in, who is logged in, and which programs may call the API.
+
+Passwords come as hashes that the caller made, tokens as their SHA-256: nothing here can be used.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
+
+from storage.audit import acting
+from storage.database import Database
+from storage.errors import NotFound, WrongState
+from storage.schema_site import account, login, login_failure
+from storage.site import Login, Role, User
+
+SEEN_SECONDS = 60.0  # how exactly it is kept when somebody was seen last: reads should not write
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Refused logins of late: under a name, from an address, both, and the last of either."""
+
+    of_name: int
+    of_address: int
+    of_both: int
+    last_at: float | None
+
+
+def add(database: Database, now: float, who: str, user: str, role: Role, password: str) -> User:
+    """A new person; `password` is a hash."""
+    values = {"name": user, "role": role, "password": password, "created_at": now}
+    row = database.insert(account).values(**values, changed_at=now, disabled=0)
+    with acting(database, now, who, "user add", user, {"role": role}) as db:
+        if not db.execute(row.on_conflict_do_nothing().returning(account.c.name)).first():
+            raise WrongState(f"there is a user {user!r} already")
+        return _user(_row(db, user))
+
+
+def find(database: Database, user: str) -> User | None:
+    with database.reading() as db:
+        row = db.execute(select(account).where(account.c.name == user)).one_or_none()
+    return _user(row) if row is not None else None
+
+
+def people(database: Database) -> tuple[User, ...]:
+    """Everybody, by name."""
+    with database.reading() as db:
+        return tuple(_user(row) for row in db.execute(select(account).order_by(account.c.name)))
+
+
+def exist(database: Database) -> bool:
+    """Whether anybody may log in at all: without a user the pages are for this machine only."""
+    with database.reading() as db:
+        return db.execute(select(account.c.name).limit(1)).first() is not None
+
+
+def change(
+    database: Database,
+    now: float,
+    who: str,
+    user: str,
+    *,
+    role: Role | None = None,
+    password: str | None = None,
+    disabled: bool | None = None,
+) -> User:
+    """Another role or password, or whether the person may log in; what was open before ends."""
+    asked = {"role": role, "password": password, "disabled": disabled}
+    values: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    told = {name: "changed" if name == "password" else value for name, value in values.items()}
+    with acting(database, now, who, "user change", user, told) as db:
+        before = _user(_row(db, user))
+        if disabled or role not in (None, Role.ADMINISTRATOR):
+            _check_other_administrator(db, before)
+        if disabled is not None:
+            values["disabled"] = int(disabled)
+        one = account.c.name == user
+        db.execute(update(account).where(one).values(**values, changed_at=now))
+        db.execute(delete(login).where(login.c.account_name == user))
+        return _user(_row(db, user))
+
+
+def remove(database: Database, now: float, who: str, user: str) -> None:
+    """The person may not log in any more; what was done stays in the audit events."""
+    with acting(database, now, who, "user remove", user) as db:
+        before = _user(_row(db, user))
+        others = select(account.c.name).where(account.c.name != user)
+        if db.execute(others).first() is not None:
+            _check_other_administrator(db, before)
+        db.execute(delete(login).where(login.c.account_name == user))
+        db.execute(delete(account).where(account.c.name == user))
+
+
+def log_in(
+    database: Database, now: float, user: str, *, id: str, csrf: str, address: str, until: float
+) -> Login:
+    """Somebody has shown the right password; `id` is the SHA-256 of the browser's token."""
+    times = {"created_at": now, "seen_at": now, "expires_at": until}
+    values = {"id": id, "account_name": user, "csrf": csrf, "address": address[:64]}
+    with acting(database, now, user, "log in", "", {"address": address[:64]}) as db:
+        if _row(db, user).disabled:
+            raise WrongState(f"user {user!r} is disabled")
+        db.execute(login.insert().values(**values, **times))
+        db.execute(delete(login_failure).where(login_failure.c.account_name == user[:64]))
+        found = _login(db, id, now)
+    assert found is not None
+    return found
+
+
+def logged_in(database: Database, now: float, id: str, *, idle_seconds: float) -> Login | None:
+    """Who comes with this token: None where it ended, was idle for long, or never existed."""
+    with database.reading() as db:
+        found = _login(db, id, now)
+    if found is None or found.seen_at < now - idle_seconds:
+        return None
+    if now - found.seen_at > SEEN_SECONDS:
+        with database.writing() as db:
+            db.execute(update(login).where(login.c.id == id).values(seen_at=now))
+    return found
+
+
+def logins(database: Database, now: float) -> tuple[Login, ...]:
+    """Everybody who is logged in, who came last first."""
+    query = _logins(now).order_by(login.c.created_at.desc())
+    with database.reading() as db:
+        return tuple(_to_login(row) for row in db.execute(query))
+
+
+def log_out(database: Database, now: float, who: str, id: str) -> None:
+    with acting(database, now, who, "log out") as db:
+        db.execute(delete(login).where(login.c.id == id))
+
+
+def refuse_login(database: Database, now: float, user: str, address: str) -> None:
+    """A wrong name or password; counted for the name as it was typed and for the address."""
+    values = {"account_name": user[:64], "address": address[:64], "at": now}
+    # A password that was typed into the wrong field must not be kept for ever.
+    who = user if find(database, user) is not None else "unknown"
+    with acting(database, now, who, "log in refused", "", {"address": address[:64]}) as db:
+        db.execute(login_failure.insert().values(**values))
+
+
+def failures(database: Database, since: float, user: str, address: str) -> Failures:
+    """How often a login was refused since then."""
+    recent = login_failure.c.at >= since
+    of_name = and_(login_failure.c.account_name == user[:64], recent)
+    of_address = and_(login_failure.c.address == address[:64], recent)
+    counts = select(func.count(), func.max(login_failure.c.at))
+    with database.reading() as db:
+        name = db.execute(counts.where(of_name)).one()
+        place = db.execute(counts.where(of_address)).one()
+        both = db.execute(counts.where(of_name, of_address)).one()
+    times = [at for at in (name[1], place[1]) if at is not None]
+    return Failures(int(name[0]), int(place[0]), int(both[0]), max(times, default=None))
+
+
+def forget_logins(database: Database, now: float) -> None:
+    """Remove what has expired, and refused logins of yesterday."""
+    with database.writing() as db:
+        db.execute(delete(login).where(login.c.expires_at < now))
+        db.execute(delete(login_failure).where(login_failure.c.at < now - DAY))
+
+
+def _logins(now: float) -> Any:
+    columns = (column for column in login.c if column.name != "account_name")
+    return (
+        select(*columns, account.c.name, account.c.role)
+        .join(account, account.c.name == login.c.account_name)
+        .where(login.c.expires_at > now, account.c.disabled == 0)
+    )
+
+
+def _login(db: Connection, id: str, now: float) -> Login | None:
+    row = db.execute(_logins(now).where(login.c.id == id)).one_or_none()
+    return _to_login(row) if row is not None else None
+
+
+def _to_login(row: Row[*tuple[Any, ...]]) -> Login:
+    values = dict(row._mapping)
+    return Login(**{**values, "role": Role(values["role"])})
+
+
+def _row(db: Connection, user: str) -> Row[*tuple[Any, ...]]:
+    query = select(account).where(account.c.name == user).with_for_update()
+    row = db.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no user {user!r}")
+    return row
+
+
+def _check_other_administrator(db: Connection, user: User) -> None:
+    """Somebody must stay who can let others in."""
+    if user.role is not Role.ADMINISTRATOR or user.disabled:
+        return
+    other = and_(account.c.role == Role.ADMINISTRATOR, account.c.disabled == 0)
+    query = select(account.c.name).where(other, account.c.name != user.name).with_for_update()
+    if db.execute(query).first() is None:
+        raise WrongState(f"{user.name!r} is the last administrator; make somebody else one first")
+
+
+def _user(row: Row[*tuple[Any, ...]]) -> User:
+    values = dict(row._mapping)
+    return User(**{**values, "role": Role(values["role"]), "disabled": bool(values["disabled"])})

@@ -1,0 +1,172 @@
+"""The first phone call is "where is accession 12345?": what is found, and what is not."""
+
+import itertools
+
+import pytest
+
+from storage import find, selftests
+from storage.database import Database
+from storage.files import Files
+from storage.find import Wanted
+from storage.records import JobState, Peer, Received
+from tests.conftest import Clock
+from tests.unit.storage.stored import CT, EXPLICIT, Stored, content_of
+
+PEOPLE = {
+    "1.1.1": ("P100", "Müller^Änne", "A-12345", "20260701", "Thorax 5.0 B31f", "CT1"),
+    "1.1.2": ("P1001", "Müllerson^Bo", "a-12346", "20260701", "ABDOMEN 3.0", "CT1"),
+    "1.1.3": ("X_5%", "O'Neill^Ann^Marie", "77", "20260702", "Schädel 4.0", "CT2"),
+    "1.1.4": ("p200", "Yamada^Tarou=山田^太郎", "78", "20260702", "100% thorax", "CT2"),
+}
+
+
+@pytest.fixture
+def filled(database: Database, files: Files, clock: Clock) -> Stored:
+    """Four series of four patients, each with one queued job."""
+    stored = Stored(database, files, clock)
+    for uid, (patient, name, accession, date, text, sender) in PEOPLE.items():
+        what = Received(
+            f"9.{uid}", uid, f"{uid}.1", CT, EXPLICIT, "CT", patient, accession, date, text, name
+        )
+        peer = Peer(sender, "MIDSLICE")
+        stored.archive.keep(what, peer, stored.incoming(content_of(what)))
+        stored.clock.now += 10
+        arrival = stored.arrival(peer, uid)
+        route = "heads" if uid == "1.1.3" else "ct-slices"
+        new = stored.new_job(arrival, uid, route=route, destinations=("pacs", f"to-{sender}"))
+        stored.queue.complete(arrival.id, {}, [new])
+    return stored
+
+
+def found(stored: Stored, **wanted: object) -> list[str]:
+    """The Series UIDs of both ways to search agree."""
+    asked = Wanted(**wanted)  # type: ignore[arg-type]
+    of_series = [one.subject.series_uid for one in find.found_series(stored.database, asked).lines]
+    of_jobs = [one.subject.series_uid for one in find.jobs(stored.database, asked).lines]
+    assert of_series == of_jobs
+    ids = find.job_ids(stored.database, asked)
+    assert len(ids) == len(of_jobs)
+    return of_series
+
+
+@pytest.mark.parametrize(
+    ("wanted", "uids"),
+    [
+        ({"accession": "A-12345"}, ["1.1.1"]),
+        ({"accession": "a-1234"}, ["1.1.2", "1.1.1"]),
+        ({"accession": "12345"}, []),
+        ({"patient_id": "P100"}, ["1.1.2", "1.1.1"]),
+        ({"patient_id": "P2"}, ["1.1.4"]),
+        ({"patient_id": "X_5%"}, ["1.1.3"]),
+        ({"patient_id": "X%"}, []),
+        ({"patient_id": "%"}, []),
+        ({"name": "müller"}, ["1.1.2", "1.1.1"]),
+        ({"name": "MÜLLER ÄNNE"}, ["1.1.1"]),
+        ({"name": "Müller^Än"}, ["1.1.1"]),
+        ({"name": "o'neill"}, ["1.1.3"]),
+        ({"name": "' OR 1=1 --"}, []),
+        ({"text": "77"}, ["1.1.3"]),
+        ({"text": "yamada"}, ["1.1.4"]),
+        ({"text": "P"}, ["1.1.4", "1.1.2", "1.1.1"]),
+        ({"study_date": "20260702"}, ["1.1.4", "1.1.3"]),
+        ({"description": "thorax"}, ["1.1.4", "1.1.1"]),
+        ({"description": "SCHÄDEL"}, ["1.1.3"]),
+        ({"description": "100%"}, ["1.1.4"]),
+        ({"description": "0% t"}, ["1.1.4"]),
+        ({"sender": "CT2"}, ["1.1.4", "1.1.3"]),
+        ({"sender": "CT"}, []),
+        ({"route": "heads"}, ["1.1.3"]),
+        ({"destination": "to-CT1"}, ["1.1.2", "1.1.1"]),
+        ({"destination": "pac"}, []),
+        ({"uid": "1.1.2"}, ["1.1.2"]),
+        ({"uid": "9.1.1.2"}, ["1.1.2"]),
+        ({"uid": "1.1.2.1"}, ["1.1.2"]),
+        ({"uid": "1.1"}, []),
+        ({"states": (JobState.QUEUED,)}, ["1.1.4", "1.1.3", "1.1.2", "1.1.1"]),
+        ({"states": (JobState.HELD, JobState.QUEUED), "sender": "CT1"}, ["1.1.2", "1.1.1"]),
+        ({"states": (JobState.HELD,)}, []),
+        ({}, ["1.1.4", "1.1.3", "1.1.2", "1.1.1"]),
+        ({"accession": "A-12345", "sender": "CT2"}, []),
+    ],
+)
+def test_everything_that_is_asked_for_must_hold(
+    filled: Stored, wanted: dict[str, object], uids: list[str]
+) -> None:
+    assert found(filled, **wanted) == uids
+
+
+def test_what_is_common_is_found_as_what_is_rare(
+    filled: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "COMMON", 0)
+    assert found(filled, sender="CT2") == ["1.1.4", "1.1.3"]
+    assert found(filled, description="thorax") == ["1.1.4", "1.1.1"]
+    assert found(filled, states=(JobState.QUEUED,), sender="CT1") == ["1.1.2", "1.1.1"]
+
+
+def test_a_reason_is_found_with_its_jobs_only(filled: Stored) -> None:
+    job = filled.claim()
+    filled.queue.refuse(job, "TOO_FEW_SLICES", "One slice is no volume.")
+    assert found(filled, reason="TOO_FEW_SLICES") == [job.series_uid]
+    assert found(filled, states=(JobState.REFUSED,)) == [job.series_uid]
+
+
+def test_what_was_made_is_found_by_its_own_uids(filled: Stored) -> None:
+    job = filled.succeed("2.25.7")
+    assert found(filled, uid="2.25.7") == [job.series_uid]
+    assert found(filled, uid="2.25.7.1") == [job.series_uid]
+
+
+def test_a_span_of_time_is_cut_out(filled: Stored) -> None:
+    last = filled.clock.now
+    wanted = Wanted(since=last - 25, until=last - 5)
+    assert [one.sender for one in find.jobs(filled.database, wanted).lines] == ["CT2", "CT1"]
+    assert find.found_series(filled.database, Wanted(since=last + 1)).lines == ()
+
+
+def test_pages_follow_each_other_without_a_gap(filled: Stored) -> None:
+    pages = [find.jobs(filled.database, Wanted(), 2, offset) for offset in (0, 2, 4)]
+    assert [page.total for page in pages] == [4, 4, 4]
+    assert [page.has_more for page in pages] == [True, False, False]
+    ids = [line.id for line in itertools.chain(*(page.lines for page in pages))]
+    assert ids == sorted(ids, reverse=True)
+    assert len(set(ids)) == 4
+
+
+def test_a_series_without_a_job_is_found_with_what_is_known_of_it(stored: Stored) -> None:
+    stored.receive("1.1")
+    stored.receive("1.2", version=b"corrected")
+    stored.receive("1.2")
+    (line,) = find.found_series(stored.database, Wanted(accession="A1")).lines
+    assert (line.instances, line.jobs, line.arriving) == (2, (), True)
+    assert line.senders == ("SCANNER",)
+    assert find.jobs(stored.database, Wanted(accession="A1")).lines == ()
+
+
+def test_the_series_of_a_self_test_is_no_patients(stored: Stored) -> None:
+    stored.ask("k")
+    (line,) = find.found_series(stored.database, Wanted()).lines
+    selftests.begin(
+        stored.database,
+        stored.clock(),
+        node="one",
+        who="anna",
+        series_uid=line.subject.series_uid,
+        destination="",
+    )
+    assert find.found_series(stored.database, Wanted()).lines == ()
+
+
+def test_a_job_is_one_line_with_whose_it_is(filled: Stored) -> None:
+    (first, *_) = find.job_ids(filled.database, Wanted())
+    line = find.job_line(filled.database, first)
+    assert line is not None
+    assert (line.subject.patient_name, line.sender) == ("Müller^Änne", "CT1")
+    assert line.destinations == ("pacs", "to-CT1")
+    assert find.job_line(filled.database, 999) is None
+
+
+def test_a_search_knows_whether_it_names_a_patient() -> None:
+    assert Wanted(text="x").names_a_patient
+    assert Wanted(accession="x").names_a_patient
+    assert not Wanted(sender="CT1", reason="MISSING_SLICES").names_a_patient

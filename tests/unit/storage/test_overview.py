@@ -1,0 +1,182 @@
+"""What a page says is going on is what the rows say: arriving, waiting, running, sending."""
+
+import pytest
+
+from storage import overview, story, switches, wishes
+from storage.errors import NotFound
+from storage.records import DeliveryState, JobState, Peer
+from storage.site import SwitchName, WishKind
+from tests.unit.storage.stored import SERIES, Stored
+
+OTHER = "1.2.3.5"
+
+
+def more(stored: Stored, count: int, state: str = "") -> list[int]:
+    """So many jobs, one a series."""
+    made = []
+    for number in range(count):
+        uid = f"1.2.9.{stored.numbers()}"
+        stored.receive("1.1", series_uid=uid)
+        arrival = stored.arrival(series_uid=uid)
+        (job,) = stored.queue.complete(arrival.id, {}, [stored.new_job(arrival, f"{state}{uid}")])
+        made.append(job.job_id)
+        stored.clock.now += 1 + number
+    return made
+
+
+def test_what_arrives_is_shown_with_its_sender_and_what_people_want_of_it(stored: Stored) -> None:
+    number = stored.archive.associated("SCANNER", "MIDSLICE", "10.0.0.7")
+    stored.receive("1.1", peer=Peer("SCANNER", "MIDSLICE", number))
+    stored.receive("1.2", peer=Peer("SCANNER", "MIDSLICE", number))
+    stored.clock.now += 5
+    stored.receive("2.1", series_uid=OTHER, peer=Peer("ROUTER", "MIDSLICE"))
+    database, now = stored.database, stored.clock()
+    switches.turn(database, now, "anna", SwitchName.NEVER, OTHER, on=True)
+    wishes.ask(database, now, "anna", WishKind.PROCESS_NOW, SERIES)
+    first, second = overview.arriving(database)
+    assert (first.arrival.calling_ae, first.arrival.instances) == ("SCANNER", 2)
+    assert first.arrival.open_associations == 1
+    assert (first.asked, first.never) == (True, False)
+    assert (second.asked, second.never) == (False, True)
+    assert second.subject.patient_id == "P1"
+    assert "P1" not in repr(second.subject)
+
+
+def test_the_queue_is_in_the_order_in_which_workers_take_it(stored: Stored) -> None:
+    ids = more(stored, 3)
+    stored.queue.prioritise(ids[2], 1)
+    page = overview.queue(stored.database, stored.clock(), workers=1)
+    assert [one.job.id for one in page.lines] == [ids[2], ids[0], ids[1]]
+    assert [one.place for one in page.lines] == [1, 2, 3]
+    assert [one.expected_at for one in page.lines] == [None] * 3  # nothing ever ran
+    assert stored.claim().id == ids[2]
+
+
+def test_a_start_is_expected_by_what_jobs_took_of_late(stored: Stored) -> None:
+    more(stored, 1)
+    running = stored.claim()
+    stored.clock.now += 60
+    stored.queue.succeed(running, stored.derive(running))
+    more(stored, 4)
+    stored.claim()
+    now = stored.clock()
+    page = overview.queue(stored.database, now, workers=2)
+    # One worker is free at once, the other in a minute; then each takes a minute for the next.
+    assert [round((one.expected_at or 0) - now) for one in page.lines] == [0, 60, 60]
+    switches.turn(stored.database, now, "anna", SwitchName.DRAINING, on=True)
+    page = overview.queue(stored.database, now, workers=2)
+    assert [one.expected_at for one in page.lines] == [None] * 3
+
+
+def test_a_running_job_says_how_far_it_is_and_how_long_it_takes_still(stored: Stored) -> None:
+    more(stored, 1)
+    job = stored.claim()
+    stored.clock.now += 30
+    stored.queue.renew(job, 0.25, "predicting", 5, 20)
+    (found,) = overview.running(stored.database, stored.clock())
+    assert (found.seconds, found.seconds_left) == (30, 90)
+    assert (found.job.step, found.job.step_done, found.job.step_total) == ("predicting", 5, 20)
+    stored.queue.renew(job, 0.3)  # a renewal without a step keeps the last one
+    (found,) = overview.running(stored.database, stored.clock())
+    assert found.job.step == "predicting"
+
+
+def test_what_is_sent_says_how_much_of_it_is_there(stored: Stored) -> None:
+    stored.ask("k")
+    job = stored.succeed()
+    delivery = stored.start_delivery()
+    first = stored.ledger.unsent(delivery)[0]
+    stored.ledger.answered(delivery, first.id, 0, stored=True)
+    (line,) = overview.sending(stored.database).lines
+    assert (line.delivery.state, line.job_id) == (DeliveryState.RUNNING, job.id)
+    assert (line.delivery.sent, line.delivery.total, line.generated) == (1, 2, 1)
+    assert (line.subject.series_uid, line.delivery.derived_series_uid) == (SERIES, "2.25.1")
+
+
+def test_what_was_sent_waits_for_proof_where_a_destination_gives_any(stored: Stored) -> None:
+    stored.ask("k")
+    stored.succeed()
+    stored.deliver()
+    assert overview.sending(stored.database).total == 0
+    assert overview.unconfirmed(stored.database, ["pacs"]).total == 1
+    assert overview.unconfirmed(stored.database, ["research"]).total == 0
+
+
+def test_what_needs_a_person_is_listed_newest_first_and_counted(stored: Stored) -> None:
+    more(stored, 3)
+    held, failed, fine = stored.claim(), stored.claim(), stored.claim()
+    stored.queue.hold(held, "MISSING_SLICES", "A slice is missing.")
+    stored.clock.now += 1
+    stored.queue.fail(failed, "ValueError", "It raised.", "frames")
+    stored.clock.now += 1
+    stored.queue.succeed(fine, stored.derive(fine))
+    delivery = stored.start_delivery()
+    stored.clock.now += 1
+    stored.ledger.hold(delivery, "REFUSED_BY_PEER", "No.")
+    page = overview.needs(stored.database)
+    assert [(one.what, one.reason) for one in page.lines] == [
+        ("delivery", "REFUSED_BY_PEER"),
+        ("job", "ValueError"),
+        ("job", "MISSING_SLICES"),
+    ]
+    assert page.total == 3
+    assert (page.lines[0].destination, page.lines[0].job_id) == ("pacs", fine.id)
+    assert page.lines[0].sender == page.lines[1].sender == "SCANNER"
+    second = overview.needs(stored.database, limit=1, offset=1)
+    assert [one.id for one in second.lines] == [failed.id]
+    assert second.has_more
+    counts = overview.counts(stored.database)
+    assert (counts["job held"], counts["job failed"], counts["delivery held"]) == (1, 1, 1)
+    assert (counts["job succeeded"], counts["job queued"]) == (1, 0)
+
+
+def test_a_self_test_that_failed_is_no_patient_that_waits(stored: Stored) -> None:
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    stored.queue.complete(arrival.id, {}, [stored.new_job(arrival, "k", kind="selftest")])
+    job = stored.queue.claim("w", ("selftest",))
+    assert job is not None
+    stored.queue.fail(job, "ValueError", "It raised.")
+    assert overview.needs(stored.database).total == 0
+
+
+def test_nothing_needs_a_person_where_nothing_does(stored: Stored) -> None:
+    page = overview.needs(stored.database)
+    assert (page.lines, page.total, page.has_more, page.is_whole) == ((), 0, False, True)
+
+
+def test_the_story_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
+    stored: Stored,
+) -> None:
+    stored.receive("1.1")
+    stored.clock.now += 10
+    stored.receive("1.2")
+    stored.clock.now += 30
+    job_id = stored.complete("k").job_id
+    stored.clock.now += 5
+    job = stored.claim()
+    stored.queue.release(job)
+    stored.clock.now += 5
+    stored.queue.prioritise(job_id, 1, who="anna")
+    stored.succeed()
+    stored.clock.now += 5
+    stored.deliver()
+    found = story.story(stored.database, job_id)
+    assert [(moment.what, moment.at) for moment in found.moments] == sorted(
+        ((moment.what, moment.at) for moment in found.moments), key=lambda pair: pair[1]
+    )
+    whats = [moment.what for moment in found.moments]
+    assert whats[:4] == ["first instance", "last instance", "complete", "queued"]
+    assert whats[4:6] == ["started", "released"]
+    assert whats[-2:] == ["sending", "sent"] or set(whats[-2:]) == {"sending", "sent"}
+    assert [moment.who for moment in found.moments if moment.what == "prioritise"] == ["anna"]
+    assert [one.number for one in found.attempts] == [1, 2]
+    assert found.folder == f"derived/{job_id}-2"
+    assert (found.arrival.instances, found.line.sender) == (2, "SCANNER")
+    assert [one.state for one in found.deliveries] == [DeliveryState.SENT]
+    assert found.job.state is JobState.SUCCEEDED
+
+
+def test_there_is_no_story_of_what_never_was(stored: Stored) -> None:
+    with pytest.raises(NotFound, match="no job 7"):
+        story.story(stored.database, 7)
