@@ -38,8 +38,8 @@ class Output:
     accept_derived: bool = True
     across_missing: Literal["hold", "leave"] = "hold"
     most_gap_mm: float = 12.0  # a series with a wider one to fill is held
-    classical_below: float = 0.25  # confidence below which a slice does without the network
-    hold_below: float = 0.1  # confidence below which the series is held
+    classical_below: float = 0.1  # confidence below which a slice does without the network
+    hold_below: float = 0.05  # confidence below which the series is held
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
     label: str = ""  # ASCII, part of the description: which stack of several
 

@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from node.commands import archive, models, operate, peers, process, queue, serve, site
+from node.commands import (
+    archive,
+    asking,
+    calibrate,
+    evaluate,
+    models,
+    operate,
+    peers,
+    process,
+    queue,
+    serve,
+    site,
+    top,
+    users,
+)
 from node.commands.terminal import AsJson
 from node.errors import ConfigError, UsageError
 
@@ -39,17 +53,30 @@ for command in (
     queue.jobs,
     queue.job,
     queue.series,
+    top.top,
     operate.requeue,
     operate.cancel,
     operate.redeliver,
+    asking.prioritise,
+    asking.process_now,
+    asking.never,
+    asking.drain,
+    asking.pause,
+    asking.allow,
+    asking.reload,
+    asking.selftest,
+    asking.notify,
     models.models,
     site.conformance,
     archive.reindex,
     demo,
     models.train,
-    models.evaluate,
+    calibrate.calibrate,
+    evaluate.evaluate,
 ):
     app.command()(command)
+app.add_typer(users.people, name="user")
+app.add_typer(users.programs, name="token")
 
 # What the parser raises for wrong use; typer names only one kind of it.
 ParserError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -28,6 +28,8 @@ LEAST_FLOW_SIDE = 64
 LEAST_SHIFT_PIXELS = 1e-3
 # A neighbour nearer than this share of the gap says nothing of the slope across it but noise.
 LEAST_BESIDE_GAP = 0.25
+# From here on what moves does so by more than four pixels; the envelope looks eight far.
+WIDE_GAP_MM = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +46,20 @@ class Neighbourhood:
     def of(cls, step: Step, window: Window) -> "Neighbourhood":
         """The slices of a step of `plan_gaps`; it may need fewer than P and N."""
         assert step.gap is not None
-        geometry, first = window.geometry, step.gap
-        wanted = {place: first + place for place in (-1, 0, 1, 2)}
-        present = {place: index for place, index in wanted.items() if index in step.needs}
+        wanted = {place: step.gap + place for place in (-1, 0, 1, 2)}
+        return cls.around({p: i for p, i in wanted.items() if i in step.needs}, window)
+
+    @classmethod
+    def leaving_out(cls, step: Step, window: Window) -> "Neighbourhood":
+        """The slices around the one that a survey step leaves out: a gap of twice the width."""
+        assert step.survey is not None
+        wanted = {-1: step.survey - 2, 0: step.survey - 1, 1: step.survey + 1, 2: step.survey + 2}
+        return cls.around({p: i for p, i in wanted.items() if i in step.needs}, window)
+
+    @classmethod
+    def around(cls, present: Mapping[int, int], window: Window) -> "Neighbourhood":
+        """The slices at places (0: A, 1: C, ...) by their indices in the stack."""
+        geometry, first = window.geometry, present[0]
         origin = geometry.distances_mm[first]
         return cls(
             planes={place: window.slices[index] for place, index in present.items()},
@@ -57,6 +70,20 @@ class Neighbourhood:
             shifts={place: geometry.shift_pixels(first, index) for place, index in present.items()},
             pixel_mm=float(np.sqrt(geometry.pixel_spacing[0] * geometry.pixel_spacing[1])),
             thickness_mm=geometry.thickness_mm,
+        )
+
+    def reversed(self) -> "Neighbourhood":
+        """The same gap with z running the other way: C becomes A, and N becomes P."""
+        at_c = self.shifts[1]
+        return Neighbourhood(
+            planes={1 - place: plane for place, plane in self.planes.items()},
+            distances_mm={1 - place: self.gap_mm - mm for place, mm in self.distances_mm.items()},
+            shifts={
+                1 - place: (shift[0] - at_c[0], shift[1] - at_c[1])
+                for place, shift in self.shifts.items()
+            },
+            pixel_mm=self.pixel_mm,
+            thickness_mm=self.thickness_mm,
         )
 
     @property
@@ -80,6 +107,21 @@ class Neighbourhood:
         """DIS from A to C and from C to A, on whole slices, in A's frame; searched once per gap."""
         a = self.planes[0]
         return flow_between(a, shifted(self.planes[1], self.offset(1, 0.0)))
+
+    @cached_property
+    def extremes(self) -> Mapping[int, tuple[Plane, Plane]]:
+        """Least and greatest value around each pixel of A (0) and of C (1); once per gap."""
+        # Half a pixel may be lost by moving whole pixels only; one more ring covers it.
+        is_sheared = max(map(abs, self.shifts[1])) >= LEAST_SHIFT_PIXELS
+        side = 2 * ((4 if self.gap_mm < WIDE_GAP_MM else 8) + is_sheared) + 1
+        window = np.ones((side, side), np.uint8)
+        return {
+            place: (
+                np.asarray(cv2.erode(self.planes[place], window), np.float32),
+                np.asarray(cv2.dilate(self.planes[place], window), np.float32),
+            )
+            for place in (0, 1)
+        }
 
 
 def shifted(plane: Plane, offset: tuple[float, float]) -> Plane:
@@ -195,20 +237,19 @@ def dis(near: Neighbourhood, t: float) -> Plane:
 
 def envelope(near: Neighbourhood, t: float) -> tuple[Plane, Plane]:
     """Least and greatest value received in A and C near each pixel of the slice at `t`."""
-    radius = 4 if near.gap_mm < 6.0 else 8
     lows, highs = [], []
     for place in (0, 1):
-        plane, offset = near.planes[place], near.offset(place, t)
-        whole = (round(offset[0]), round(offset[1]))
-        # Half a pixel may be lost by moving whole pixels only; one more ring covers it.
-        side = 2 * (radius + (max(abs(offset[0]), abs(offset[1])) >= LEAST_SHIFT_PIXELS)) + 1
-        window = np.ones((side, side), np.uint8)
-        lows.append(_moved(np.asarray(cv2.erode(plane, window), np.float32), whole))
-        highs.append(_moved(np.asarray(cv2.dilate(plane, window), np.float32), whole))
+        low, high = near.extremes[place]
+        rows, columns = near.offset(place, t)
+        whole = (round(rows), round(columns))
+        lows.append(_moved(low, whole))
+        highs.append(_moved(high, whole))
     return np.minimum(*lows), np.maximum(*highs)
 
 
 def _moved(plane: Plane, offset: tuple[int, int]) -> Plane:
+    if offset == (0, 0):
+        return plane
     rows = np.clip(np.arange(plane.shape[0]) + offset[0], 0, plane.shape[0] - 1)
     columns = np.clip(np.arange(plane.shape[1]) + offset[1], 0, plane.shape[1] - 1)
     return np.asarray(plane[np.ix_(rows, columns)])

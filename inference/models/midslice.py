@@ -9,8 +9,7 @@ close to the DIS blend; at t = 0 and t = 1 it is A and C exactly.
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +22,20 @@ from torch import Tensor, nn
 
 from inference.errors import ModelLoadError
 from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
-from inference.models.classical import Neighbourhood, cubic_weights, envelope, warped
+from inference.models.calibration import calibration_path, load_calibration
+from inference.models.classical import Neighbourhood, cubic_weights, warped
+from inference.models.filling import Filling, Inputs
 from inference.models.gaps import plan_gaps
-from inference.volume import Geometry, Plane
+from inference.models.gate import plan_surveys
+from inference.models.guards import LEAST_HU, MOST_HU
+from inference.models.runtime import Runtime
+from inference.volume import Geometry
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("midslice.safetensors")
 
-# What the network sees. Metal above it is added again by linear interpolation of the excess.
-LEAST_HU, MOST_HU = -1024.0, 3071.0
 PLANES = 6  # P, A, C, N, and A and C moved along the flow
 CONDITIONS = 6  # t, gap, log(gap / pixel), thickness / gap, has P, has N
 IN_Z, TOLD_IN_Z = (3, 2, 1, 0, 5, 4), (0, 1, 2, 3, 5, 4)  # their order when z is reversed
-MARGIN = 16  # replicated around a slice, so that the zeros around it in convolutions stay outside
-MULTIPLE = 8  # three halvings
-HALO = 96  # pixels a tile sees around what it keeps; beyond the network's reach
 FLOW_LOGIT = 2.0  # how much the flow blend is preferred before training
 RESIDUAL_HU = 100.0
 SCALE_HU = 30.0
@@ -82,8 +81,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor, conditions: Tensor) -> Tensor:
         told = self.told(conditions)  # (B, 32)
-        images = F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last)
-        x = self.stem(images)  # (B, fine, H/2, W/2)
+        x = self.stem(F.pixel_unshuffle(images, 2))  # (B, fine, H/2, W/2)
         x = self.enter_fine(x + self.bias_fine(told)[:, :, None, None])
         y = self.enter_middle(self.down_middle(x))  # (B, middle, H/4, W/4)
         z = self.down_coarse(y) + self.bias_coarse(told)[:, :, None, None]  # (B, coarse, H/8, W/8)
@@ -105,15 +103,26 @@ class Network(nn.Module):
 
     def forward(self, planes: Tensor, conditions: Tensor, cubic: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 6, H, W) HU, (B, 6), (B, 4) weights of P, A, C, N; H and W multiples of 8."""
-        t = conditions[:, 0, None, None, None]  # (B, 1, 1, 1)
-        received, from_a, from_c = planes[:, :4], planes[:, 4:5], planes[:, 5:6]
-        moved = (1.0 - t) * from_a + t * from_c  # (B, 1, H, W)
-        seen = torch.cat([(planes - moved) / 250.0, (moved + 1000.0) / 1000.0], dim=1)
+        seen = self.seen(planes, conditions)
         with torch.autocast(planes.device.type, torch.bfloat16, enabled=self.mixed):
             heads = self.trunk(seen, conditions)
-        heads = heads.float()
+        return self.composed(heads.float(), planes, conditions, cubic)
+
+    def seen(self, planes: Tensor, conditions: Tensor) -> Tensor:
+        """(B, 7, H, W): what the trunk looks at, the flow blend apart from what differs from it."""
+        t = conditions[:, 0, None, None, None]  # (B, 1, 1, 1)
+        moved = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]  # (B, 1, H, W)
+        return torch.cat([(planes - moved) / 250.0, (moved + 1000.0) / 1000.0], dim=1)
+
+    def composed(
+        self, heads: Tensor, planes: Tensor, conditions: Tensor, cubic: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The slice and its scale from what the trunk says; float32 whatever the trunk is in."""
+        t = conditions[:, 0, None, None, None]  # (B, 1, 1, 1)
+        received, from_a, from_c = planes[:, :4], planes[:, 4:5], planes[:, 5:6]
+        coarse = heads[:, : self.FLOWS].contiguous()  # twice as fast as with channels last
         flow = F.interpolate(
-            heads[:, : self.FLOWS], scale_factor=2, mode="bilinear", align_corners=False
+            coarse, scale_factor=2, mode="bilinear", align_corners=False
         )  # (B, 4, H, W)
         full = F.pixel_shuffle(heads[:, self.FLOWS :], 2)  # (B, 6, H, W)
         mask = _odds(full[:, :1], t)
@@ -177,19 +186,11 @@ def planes_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:
     return np.clip(planes, LEAST_HU, MOST_HU, out=planes)
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What the network is given for one slice."""
-
-    planes: NDArray[np.float32]  # (6, rows, columns)
-    conditions: NDArray[np.float32]  # (6,)
-    cubic: NDArray[np.float32]  # (4,)
-
-    def reversed(self) -> "Inputs":
-        """The same with z running the other way: A and C, P and N change places."""
-        conditions = self.conditions[[*TOLD_IN_Z]]
-        conditions[0] = 1.0 - conditions[0]
-        return Inputs(self.planes[[*IN_Z]], conditions, self.cubic[::-1])
+def z_reversed(inputs: Inputs) -> Inputs:
+    """The same with z running the other way: A and C, P and N change places."""
+    conditions = inputs.conditions[[*TOLD_IN_Z]]
+    conditions[0] = 1.0 - conditions[0]
+    return Inputs(inputs.planes[[*IN_Z]], conditions, inputs.cubic[::-1])
 
 
 def inputs_of(near: Neighbourhood, t: float) -> Inputs:
@@ -200,58 +201,21 @@ def inputs_of(near: Neighbourhood, t: float) -> Inputs:
     inputs = Inputs(planes_of(near, t), conditions_of(near, t), cubic_weights(near.distances_mm, t))
     if math.isclose(t, 0.5, abs_tol=1e-6):
         a, c = inputs.planes[1].sum(dtype=np.float64), inputs.planes[2].sum(dtype=np.float64)
-        return inputs.reversed() if a > c else inputs
-    return inputs.reversed() if t > 0.5 else inputs
-
-
-Spans = tuple[slice, slice]
-
-
-def _tiles(shape: Sequence[int], tile: int | None) -> Iterator[tuple[Spans, Spans, Spans]]:
-    """For each tile: what the network sees, what is kept of that, and where it belongs."""
-    side = max(shape) if tile is None else max(MULTIPLE, tile - tile % MULTIPLE)
-    for top in range(0, shape[0], side):
-        for left in range(0, shape[1], side):
-            rows, columns = _span(top, side, shape[0]), _span(left, side, shape[1])
-            yield (rows[0], columns[0]), (rows[1], columns[1]), (rows[2], columns[2])
-
-
-def _span(start: int, side: int, size: int) -> tuple[slice, slice, slice]:
-    end = min(size, start + side)
-    first = max(0, start - HALO)
-    return (
-        slice(first, min(size, end + HALO)),
-        slice(start - first, end - first),
-        slice(start, end),
-    )
-
-
-def _replicated(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The planes with a margin of repeated edges, and sides that can be halved three times."""
-    below, right = (MARGIN + (-side) % MULTIPLE for side in planes.shape[2:])
-    return np.pad(planes, ((0, 0), (0, 0), (MARGIN, below), (MARGIN, right)), mode="edge")
-
-
-def guarded(near: Neighbourhood, t: float, plane: Plane) -> Plane:
-    """The slice with what clipping hid of metal, kept inside what A and C hold nearby."""
-    excess = np.float32(1.0 - t) * _excess(near.aligned(0, t)) + np.float32(t) * _excess(
-        near.aligned(1, t)
-    )
-    return np.clip(plane + excess, *envelope(near, t))
-
-
-def _excess(plane: Plane) -> Plane:
-    return plane - np.clip(plane, LEAST_HU, MOST_HU)
+        return z_reversed(inputs) if a > c else inputs
+    return z_reversed(inputs) if t > 0.5 else inputs
 
 
 class Midslice:
     """The model `midslice`, version and weights; keeps nothing between two steps."""
 
     name = "midslice"
-    version = "1.0.0"
+    version = "1.1.0"
     produces: Produces = "slices"
+    concurrent = True
 
-    def __init__(self, weights: Path | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, weights: Path | None = None, device: str = "cpu", precision: str = ""
+    ) -> None:
         path = weights or SHIPPED_WEIGHTS
         try:
             raw = path.read_bytes()
@@ -261,48 +225,24 @@ class Midslice:
         except SafetensorError as error:
             raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
         self.weights_sha256 = hashlib.sha256(raw).hexdigest()
-        self._network = Network()
+        network = Network()
         try:
-            self._network.load_state_dict(tensors)
+            network.load_state_dict(tensors)
         except RuntimeError as error:  # missing, unexpected or misshapen tensors
             raise ModelLoadError(f"{path}: not the weights of {self.name}: {error}") from error
-        self._network.eval().requires_grad_(requires_grad=False)
-        self._network.to(device)
+        network.eval().requires_grad_(requires_grad=False)
+        self.calibration = load_calibration(calibration_path(path), self.weights_sha256)
+        runtime = Runtime(network, network.trunk, device, precision)
+        self.runtime = f"{runtime.name}, calibration {self.calibration.digest}"
+        self._filling = Filling(runtime, inputs_of, self.calibration)
 
     def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
-        return plan_gaps(geometry, parameters, reach=2)
+        """A survey of the stack, then its gaps."""
+        gaps = plan_gaps(geometry, parameters, reach=2)
+        return (*plan_surveys(geometry, gaps), *gaps)
 
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
-        """Fill one gap; flow, warps and guards work on whole slices, the network alone in tiles."""
-        near = Neighbourhood.of(step, slices)
-        planes, scales = [], []
-        for first in range(0, len(step.fractions), max(1, limits.batch)):
-            some = step.fractions[first : first + max(1, limits.batch)]
-            slices_hu, scales_hu = self._predict(near, some, limits)
-            planes += [guarded(near, t, plane) for t, plane in zip(some, slices_hu, strict=True)]
-            scales += list(scales_hu)
-        return Prediction(planes=tuple(planes), scale_hu=tuple(scales))
-
-    def _predict(
-        self, near: Neighbourhood, fractions: Sequence[float], limits: Limits
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(B, rows, columns) twice: what the network makes of each fraction, and its scale."""
-        rows, columns = near.planes[0].shape
-        inputs = [inputs_of(near, t) for t in fractions]
-        planes = _replicated(np.stack([given.planes for given in inputs]))
-        told = np.stack([given.conditions for given in inputs])
-        cubic = np.stack([given.cubic for given in inputs])
-        device = torch.device(limits.device)
-        self._network.to(device)
-        padded = torch.from_numpy(planes)
-        fixed = torch.from_numpy(told).to(device), torch.from_numpy(cubic).to(device)
-        made = np.empty((2, len(fractions), *planes.shape[2:]), np.float32)
-        with torch.inference_mode():
-            for seen, kept, place in _tiles(planes.shape[2:], limits.tile):
-                tile = padded[..., seen[0], seen[1]].to(device)
-                for index, part in enumerate(self._network(tile, *fixed)):
-                    made[index][..., place[0], place[1]] = (
-                        part[:, 0, kept[0], kept[1]].cpu().numpy()
-                    )
-        whole = made[:, :, MARGIN : MARGIN + rows, MARGIN : MARGIN + columns]
-        return whole[0], whole[1]
+        """Fill one gap, or survey one slice."""
+        if step.survey is not None:
+            return self._filling.survey(step, slices, limits)
+        return self._filling.fill(step, slices, limits)

@@ -1,14 +1,21 @@
-"""Patients for training and evaluation: series of DICOM files and NPZ volumes of any folder."""
+"""What is trained on: series of DICOM files and NPZ volumes below any folder, patient by patient.
+
+Every evenly spaced thin stack serves. Stacks of one patient (by Patient ID, in whatever folders)
+are trained on together or left out together.
+"""
 
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.dataset import Stack
 from inference.errors import Unprocessable
-from inference.models.midslice import LEAST_HU
+from inference.models.guards import LEAST_HU
 from inference.reader import open_volume, read_headers, stacks
 from inference.volume import Geometry, Plane
 
@@ -26,11 +33,12 @@ class NoTrainingData(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Patient:
-    """One evenly spaced thin stack, whole in memory; a patient is never split between sets."""
+    """One evenly spaced thin stack of a patient, whole in memory."""
 
-    name: str  # of its folder
+    name: str  # of its folder, numbered where that holds several
     hu: NDArray[np.int16]  # (slices, rows, columns), at least LEAST_HU
     geometry: Geometry
+    person: str = field(default="", repr=False)  # the same for all stacks of one patient
 
     def __len__(self) -> int:
         return len(self.hu)
@@ -53,34 +61,51 @@ class Patient:
         return float(min(self.geometry.rows * high, self.geometry.columns * wide))
 
 
-def load_patients(
-    data: Path, part: str, leave_out: frozenset[str] = frozenset()
-) -> tuple[Patient, ...]:
-    """Every patient below a folder, or below its `part` (ct-train, ...) where it has one."""
+def load_patients(data: Path, part: str) -> tuple[Patient, ...]:
+    """Every stack below a folder, or below its `part` (ct-train, ...) where it has one."""
     root = data / part if (data / part).is_dir() else data
     folders = sorted({path.parent for path in root.rglob("*") if path.is_file()})
-    patients = tuple(
-        patient
-        for folder in folders
-        if folder.name not in leave_out and (patient := load_patient(folder)) is not None
-    )
-    if not patients:
+    found = [(folder, patient) for folder in folders for patient in load_folder(folder)]
+    if not found:
         raise NoTrainingData(
             f"{root}: no evenly spaced CT series of at least {LEAST_SLICES} slices, "
             f"and no {NPZ_NAME}"
         )
-    return patients
+    names = Counter(patient.name for _, patient in found)
+    return tuple(
+        replace(patient, name="-".join((*folder.relative_to(root).parts[:-1], patient.name)))
+        if names[patient.name] > 1
+        else patient
+        for folder, patient in found
+    )
 
 
-def load_patient(folder: Path) -> Patient | None:
-    """The patient of one folder; None where it is too short or not evenly spaced."""
+def divided(
+    patients: Sequence[Patient], leave_out: frozenset[str]
+) -> tuple[tuple[Patient, ...], tuple[Patient, ...]]:
+    """Who is trained on, and who is left out: with a stack, all stacks of the same patient."""
+    unknown = leave_out - {patient.name for patient in patients}
+    left = {patient.person or patient.name for patient in patients if patient.name in leave_out}
+    kept = tuple(patient for patient in patients if (patient.person or patient.name) not in left)
+    if unknown or not kept:
+        known = ", ".join(patient.name for patient in patients)
+        raise NoTrainingData(
+            f"cannot leave out {', '.join(sorted(unknown or leave_out))}: there are {known}, "
+            "and somebody has to stay"
+        )
+    return kept, tuple(each for each in patients if (each.person or each.name) in left)
+
+
+def load_folder(folder: Path) -> list[Patient]:
+    """The stacks of one folder, but for those that are too short or not evenly spaced."""
     npz = folder / NPZ_NAME
-    patient = _from_npz(npz) if npz.exists() else _from_dicom(folder)
-    if patient is None or len(patient) < LEAST_SLICES:
-        return None
+    found = [_from_npz(npz)] if npz.exists() else _from_dicom(folder)
+    return [patient for patient in found if len(patient) >= LEAST_SLICES and _is_even(patient)]
+
+
+def _is_even(patient: Patient) -> bool:
     gaps = patient.geometry.gaps_mm
-    uneven = np.abs(gaps - gaps.mean()).max() > SPACING_TOLERANCE * gaps.mean()
-    return None if uneven else patient
+    return bool(np.abs(gaps - gaps.mean()).max() <= SPACING_TOLERANCE * gaps.mean())
 
 
 def _from_npz(path: Path) -> Patient:
@@ -95,20 +120,33 @@ def _from_npz(path: Path) -> Patient:
         rows=hu.shape[1],
         columns=hu.shape[2],
     )
-    return Patient(path.parent.name, np.maximum(hu, np.int16(LEAST_HU)), geometry)
+    least = np.int16(LEAST_HU)
+    return Patient(path.parent.name, np.maximum(hu, least), geometry, str(path.parent))
 
 
-def _from_dicom(folder: Path) -> Patient | None:
-    """The largest stack of a folder, read as the node reads it."""
+def _from_dicom(folder: Path) -> list[Patient]:
+    """The stacks of a folder, read as the node reads them."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    found = stacks(header for header in read_headers(files) if not header.fault)
-    if not found or len(found[0]) < LEAST_SLICES:
-        return None
-    try:
-        volume = open_volume(found[0])
-        planes = [volume.read(index) for index in range(len(volume))]
-    except Unprocessable as refused:
-        logger.warning("series passed over", extra={"reason": refused.reason})
-        return None
+    found = [
+        stack
+        for stack in stacks(header for header in read_headers(files) if not header.fault)
+        if len(stack) >= LEAST_SLICES
+    ]
+    patients = []
+    for number, stack in enumerate(found, start=1):
+        name = folder.name if len(found) == 1 else f"{folder.name}-{number}"
+        try:
+            patients.append(_read(name, folder, stack))
+        except Unprocessable as refused:
+            logger.warning("series passed over", extra={"reason": refused.reason})
+    return patients
+
+
+def _read(name: str, folder: Path, stack: Stack) -> Patient:
+    volume = open_volume(stack)
+    planes = (volume.read(index) for index in range(len(volume)))
     hu = np.stack([np.clip(np.rint(plane), LEAST_HU, 32767).astype(np.int16) for plane in planes])
-    return Patient(folder.name, hu, volume.geometry)
+    header = stack.headers[0]
+    number = header.text("PatientID")
+    person = f"{header.text('IssuerOfPatientID')}/{number}" if number else str(folder)
+    return Patient(name, hu, volume.geometry, person)

@@ -1,77 +1,104 @@
-"""How good the generator is on thin series whose slices are left out and predicted again.
+"""How good a generator is on thin series whose slices are left out and predicted again.
 
-A series is thinned by a factor (`sub-sampled`), or first averaged to slices as thick as their gap
-(`slab`), and a seeded list of left-out slices is predicted by every method. All gains are over
-shift-corrected linear interpolation of the same targets; whole slices, window -1024 to 2048 HU.
+A cell is one series, one mode and one factor. Every method predicts the same targets; all gains are
+over shift-corrected linear interpolation of them; whole slices, window -1024 to 2048 HU. The model
+runs through the node's own runner, and its slices are judged as they would be stored.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from inference.model import Limits, Model, Step, Window
-from inference.models import classical
-from inference.models.classical import Neighbourhood
-from inference.models.gaps import LEAST_FACTOR, MOST_FACTOR
-from inference.models.midslice import Midslice
-from inference.training.data import Patient, load_patients
-from inference.training.metrics import SliceFigures, figures_of
-from inference.volume import Geometry, Plane
+from inference import trust
+from inference.errors import Unprocessable
+from inference.model import Limits, Model, Prediction
+from inference.request import Output
+from inference.training.anatomy import Anatomy
+from inference.training.cuts import Cut, Mode, Target, cuts_of, why_not
+from inference.training.methods import (
+    DIS,
+    LINEAR,
+    Place,
+    Way,
+    classical_methods,
+    neighbourhood,
+    predictions,
+)
+from inference.training.metrics import Judge, SliceFigures, noise_hu
+from inference.training.pictures import Panel, chosen, panel_of
+from inference.training.summary import (
+    Beside,
+    Confidence,
+    Figures,
+    Milliseconds,
+    Trusted,
+    confidence_of,
+    figures_of_cell,
+)
+from inference.training.targets import TARGETS, TargetList
+from inference.training.thin import PassedOver, ThinSeries
+from inference.volume import Plane
 
-Mode = Literal["sub-sampled", "slab"]
-Method = Callable[[Step, Window], Sequence[Plane]]
+SHIPPED = "shipped"
+TIMED_SLICES = 6  # at least, in whole gaps
 
-SEED = 2026
-TARGETS = 20  # slices a cell
-LINEAR, DIS = "linear", "dis"
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A cell to evaluate, with the model that is judged on it."""
+
+    series: ThinSeries
+    anatomy: Anatomy
+    mode: Mode
+    factor: int
+    model: Callable[[], Model]
+    weights: str = SHIPPED  # or which others
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One method on one cell; means over the cell's slices."""
+class Kind:
+    """What the figures due to a cell depend on."""
 
-    psnr_db: float
-    ssim: float
-    body_mae_hu: float
-    body_bias_hu: float
-    over_linear_db: float
-    worst_over_linear_db: float
-    over_dis_db: float
-    worst_over_dis_db: float
-    below_linear: float  # share of slices
-    below_dis: float
-    ms_per_slice: float
+    series: str
+    mode: Mode
+    factor: int
+    gap_mm: float
+    spacing_mm: float
+    anatomy: Anatomy
+    size: tuple[int, int]
+    weights: str
+
+    @property
+    def name(self) -> str:
+        if self.mode == "left-out":
+            return f"{self.series}, each slice left out"
+        return f"{self.series} {self.factor}x, {self.gap_mm:g} mm{' slab' * (self.mode == 'slab')}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One patient at one factor."""
+    """What was found on one cell."""
 
-    patient: str
-    mode: Mode
-    factor: int
-    gap_mm: float
-    targets: tuple[int, ...]  # indices of the predicted slices in the thin series
-    methods: Mapping[str, Figures]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `evaluate` found, and with which model."""
-
-    model: str
-    version: str
+    kind: Kind
+    targets: tuple[int, ...]  # thin slices
+    model: str  # the name of its method
     weights_sha256: str
-    cells: tuple[Cell, ...]
+    methods: Mapping[str, Figures]
+    confidence: Confidence | None
+    gains_db: tuple[float, ...]  # of the model over linear, one a target
+    panels: tuple[Panel, ...] = field(default=(), repr=False)
+
+    @property
+    def ours(self) -> Figures:
+        return self.methods[self.model]
 
     def as_json(self) -> dict[str, object]:
-        """Plain values alone, for json.dumps."""
-        return asdict(self)
+        """Plain values alone; pictures are for the page."""
+        values = {key: asdict(self)[key] for key in asdict(self) if key not in ("panels", "kind")}
+        return {**asdict(self.kind), **values}
 
 
 @dataclass(frozen=True)
@@ -80,183 +107,206 @@ class Progress:
 
     done: int
     total: int
-    patient: str
-    factor: int
+    what: str
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A figure that the model must reach in every cell whose gap lies in the range."""
-
-    least_gap_mm: float
-    most_gap_mm: float
-    least_over_linear_db: float
-
-
-# At narrower gaps noise, which no interpolation can know, is most of what is left to gain.
-GATES = (
-    Gate(0.0, 3.5, 0.6),
-    Gate(3.5, 12.0, 1.2),
-)
+Report = Callable[[Progress], None]
 
 
 def evaluate(
-    data: Path,
-    factors: Sequence[int] = (2, 4),
+    asked: Sequence[Asked],
+    listed: TargetList,
     *,
-    model: Model | None = None,
-    mode: Mode = "sub-sampled",
     targets: int = TARGETS,
     limits: Limits | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Result:
-    """Evaluate on every thin series of a folder (of its `ct-validate`, where it has one)."""
-    wrong = [factor for factor in factors if not LEAST_FACTOR <= factor <= MOST_FACTOR]
-    if wrong or not factors:
-        raise ValueError(f"factors {wrong}: allowed are {LEAST_FACTOR} to {MOST_FACTOR}")
-    model = model or Midslice()
-    methods = methods_of(model, limits or Limits())
-    patients = load_patients(data, "ct-validate")
-    cells = [
-        (
-            patient,
-            factor,
-            drawn_targets(patient.name, len(_view(patient, factor, mode)), factor, targets),
+    at_once: int = 1,
+    pictures: bool = False,
+    progress: Report = lambda _: None,
+) -> tuple[list[Cell], list[PassedOver]]:
+    """The cells that were asked for, and those that a series is unsuitable for, with the reason."""
+    cells: list[Cell] = []
+    passed: list[PassedOver] = []
+    way = Way(limits or Limits(), at_once, pictures)
+    cuts = [_cuts(each, listed, targets, passed) for each in asked]
+    total = sum(len(cut.targets) for found in cuts for cut in found)
+    done = 0
+    for each, found in zip(asked, cuts, strict=True):
+        kind = kind_of(each)
+
+        def report(count: int, before: int = done, what: str = kind.name) -> None:
+            progress(Progress(before + count, total, what))
+
+        try:
+            if found:
+                cells.append(_Judging(each, kind, found, way, report).cell)
+        except Unprocessable as refused:
+            passed.append(PassedOver(kind.name, refused.sentence))
+        done += sum(len(cut.targets) for cut in found)
+    return cells, passed
+
+
+def _cuts(
+    asked: Asked, listed: TargetList, targets: int, passed: list[PassedOver]
+) -> tuple[Cut, ...]:
+    reason = why_not(asked.series, asked.factor, asked.mode)
+    if reason is not None:
+        passed.append(PassedOver(f"{asked.series.name} {asked.factor}x {asked.mode}", reason))
+        return ()
+    return cuts_of(asked.series, asked.factor, asked.mode, listed, targets)
+
+
+def kind_of(asked: Asked) -> Kind:
+    series = asked.series
+    factor = 2 if asked.mode == "left-out" else asked.factor
+    return Kind(
+        series=series.name,
+        mode=asked.mode,
+        factor=factor,
+        gap_mm=round(series.spacing_mm * factor, 2),
+        spacing_mm=round(series.spacing_mm, 3),
+        anatomy=asked.anatomy,
+        size=(series.geometry.rows, series.geometry.columns),
+        weights=asked.weights,
+    )
+
+
+class _Judging:
+    """One cell under way: every method on every target."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        kind: Kind,
+        cuts: Sequence[Cut],
+        way: Way,
+        report: Callable[[int], None],
+    ) -> None:
+        self._model = asked.model()
+        self._cuts, self._way, self._report = cuts, way, report
+        self._kind = kind
+        self._methods = {
+            name: method
+            for name, method in classical_methods().items()
+            if name != self._model.name or name in (LINEAR, DIS)
+        }
+        names = [*self._methods, self._model.name]
+        self._found: dict[str, list[SliceFigures]] = {name: [] for name in names}
+        self._beside: list[Beside] = []
+        self._trusted: list[Trusted] = []
+        self._panels: list[Panel] = []
+        self._done = 0
+
+    @property
+    def cell(self) -> Cell:
+        for cut in self._cuts:
+            self._judge(cut)
+        milliseconds = _milliseconds(self._model, self._methods, self._cuts[0], self._way)
+        linear, dis = self._found[LINEAR], self._found[DIS]
+        ours = self._found[self._model.name]
+        return Cell(
+            kind=self._kind,
+            targets=tuple(target.index for cut in self._cuts for target in cut.targets),
+            model=self._model.name,
+            weights_sha256=self._model.weights_sha256,
+            methods={
+                name: figures_of_cell(found, linear, dis, self._beside, milliseconds[name])
+                for name, found in self._found.items()
+            },
+            confidence=confidence_of(self._trusted),
+            gains_db=tuple(a.psnr_db - b.psnr_db for a, b in zip(ours, linear, strict=True)),
+            panels=chosen(self._panels),
         )
-        for patient in patients
-        for factor in factors
-    ]
-    total, done, found = sum(len(drawn) for _, _, drawn in cells), 0, []
-    for patient, factor, drawn in cells:
-        if drawn:
-            found.append(_cell(patient, mode, factor, drawn, methods))
-        done += len(drawn)
-        progress(Progress(done, total, patient.name, factor))
-    return Result(model.name, model.version, model.weights_sha256, tuple(found))
+
+    def _judge(self, cut: Cut) -> None:
+        asked = {gap: tuple(target.t for target in targets) for gap, targets in cut.by_gap()}
+        made = predictions(self._model, cut, self._way, asked)
+        for (gap, targets), (made_gap, prediction) in zip(cut.by_gap(), made, strict=True):
+            assert gap == made_gap
+            near = neighbourhood(cut, gap)
+            for number, target in enumerate(targets):
+                place = Place(cut, gap, near, target.t)
+                planes = {name: method(place) for name, method in self._methods.items()}
+                planes[self._model.name] = cut.stored(_delivered(cut, gap, prediction, number), gap)
+                self._measure(cut, target, planes, prediction, number)
+                self._done += 1
+                self._report(self._done)
+
+    def _measure(
+        self,
+        cut: Cut,
+        target: Target,
+        planes: Mapping[str, Plane],
+        prediction: Prediction,
+        number: int,
+    ) -> None:
+        judge = Judge(cut.truth(target), cut.series.pixel_mm)
+        measured = {name: judge.figures_of(plane) for name, plane in planes.items()}
+        for name, figures in measured.items():
+            self._found[name].append(figures)
+        self._beside.append(Beside(_noise_beside(cut, target)))
+        ours = planes[self._model.name]
+        if prediction.trust:
+            own = measured[self._model.name]
+            self._trusted.append(_trusted(prediction, number, ours, judge, own.body_mae_hu))
+        if self._way.pictures:
+            shown = {name: planes[name] for name in (LINEAR, DIS, self._model.name)}
+            psnr = {name: measured[name].psnr_db for name in shown}
+            pictures = panel_of(judge.truth, shown, psnr)
+            gain = psnr[self._model.name] - psnr[LINEAR]
+            self._panels.append(Panel(target.index, gain, "", pictures))
 
 
-def methods_of(model: Model, limits: Limits) -> dict[str, Method]:
-    """Nearest, linear, cubic and DIS beside the model, under its name."""
-    return {
-        "nearest": _classical(classical.nearest),
-        LINEAR: _classical(classical.linear),
-        "cubic": _classical(classical.cubic),
-        DIS: _classical(classical.dis),
-        model.name: lambda step, window: model.run(step, window, limits).planes,
-    }
+def _delivered(cut: Cut, gap: int, prediction: Prediction, number: int) -> Plane:
+    """What the node writes where nothing else is configured: of a slice that its model is not sure
+    of, the best candidate without training."""
+    geometry = cut.volume.geometry
+    judge = trust.Judge(Output(), geometry)
+    return judge.chosen(geometry.positions[gap], number, prediction).plane
 
 
-def _classical(interpolate: Callable[[Neighbourhood, float], Plane]) -> Method:
-    def method(step: Step, window: Window) -> Sequence[Plane]:
-        near = Neighbourhood.of(step, window)  # anew: no method profits from another's flow
-        return [interpolate(near, t) for t in step.fractions]
-
-    return method
-
-
-def drawn_targets(patient: str, slices: int, factor: int, count: int) -> tuple[int, ...]:
-    """Which left-out slices are predicted: the same ones on every machine."""
-    last = (slices - 1) // factor * factor
-    left_out = [index for index in range(last) if index % factor]
-    digest = hashlib.sha256(f"{SEED}/{patient}/{slices}/{factor}".encode()).digest()
-    random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    drawn = random.permutation(left_out)[:count]
-    return tuple(sorted(int(index) for index in drawn))
+def _noise_beside(cut: Cut, target: Target) -> float | None:
+    """Mean noise of the two received slices around a target, each in its own flat tissue."""
+    found = []
+    for place in (target.gap, target.gap + 1):
+        judge = Judge(cut.volume.read(place), cut.series.pixel_mm)
+        found.append(noise_hu(judge.truth, judge.flat))
+    known = [value for value in found if value is not None]
+    return float(np.mean(known)) if known else None
 
 
-def _view(patient: Patient, factor: int, mode: Mode) -> range:
-    """The slices of the thin series, or of what is left of it after averaging."""
-    return range(len(patient) - (factor - 1 if mode == "slab" else 0))
+def _trusted(
+    prediction: Prediction, number: int, plane: Plane, judge: Judge, true_error_hu: float
+) -> Trusted:
+    said = prediction.trust[number]
+    coverage = None
+    if prediction.scale_hu and judge.body.any():
+        inside = np.abs(plane - judge.truth) <= said.interval * prediction.scale_hu[number]
+        coverage = float(inside[judge.body].mean())
+    return Trusted(said.error_hu, true_error_hu, said.confidence, coverage)
 
 
-def _plane(patient: Patient, index: int, factor: int, mode: Mode) -> Plane:
-    if mode == "sub-sampled":
-        return patient.plane(index)
-    return np.asarray(patient.hu[index : index + factor].mean(axis=0, dtype=np.float32))
+def _milliseconds(
+    model: Model, methods: Mapping[str, Callable[[Place], Plane]], cut: Cut, way: Way
+) -> Mapping[str, Milliseconds]:
+    """Per generated slice of whole gaps; the model's surveys are shared by the whole series."""
+    slices = cut.factor - 1
+    gaps = cut.whole_gaps(1 + -(-TIMED_SLICES // slices))
+    spent = {}
+    for name, method in methods.items():
+        began = _now()
+        for gap, places in gaps:
+            near = neighbourhood(cut, gap)  # anew: no method profits from another's flow
+            for t in places:
+                method(Place(cut, gap, near, t))
+        spent[name] = (_now() - began) / (slices * len(gaps))
+    moments = [_now(), *(_now() for _ in predictions(model, cut, way, dict(gaps)))]
+    # The first gap comes after the surveys; one gap alone cannot be told from them.
+    each_gap = (moments[-1] - moments[1]) / max(1, len(moments) - 2)
+    surveys = np.maximum(0.0, moments[1] - moments[0] - each_gap)
+    spent[model.name] = (each_gap + surveys / (len(cut.volume) - 1)) / slices
+    return {name: Milliseconds(float(wall), float(cpu)) for name, (wall, cpu) in spent.items()}
 
 
-def _cell(
-    patient: Patient,
-    mode: Mode,
-    factor: int,
-    targets: tuple[int, ...],
-    methods: Mapping[str, Method],
-) -> Cell:
-    received = range(0, len(_view(patient, factor, mode)), factor)
-    geometry = _thinned(patient, factor, received, mode)
-    found: dict[str, list[SliceFigures]] = {name: [] for name in methods}
-    seconds = dict.fromkeys(methods, 0.0)
-    for gap in sorted({target // factor for target in targets}):
-        here = [target for target in targets if target // factor == gap]
-        needs = tuple(i for i in range(gap - 1, gap + 3) if 0 <= i < len(received))
-        step = Step(needs, gap, tuple(target % factor / factor for target in here))
-        slices = {i: _plane(patient, received[i], factor, mode) for i in needs}
-        truths = [_plane(patient, target, factor, mode) for target in here]
-        for name, method in methods.items():
-            started = time.perf_counter()
-            planes = method(step, Window(geometry, slices))
-            seconds[name] += time.perf_counter() - started
-            found[name] += [figures_of(p, true) for p, true in zip(planes, truths, strict=True)]
-    figures = {
-        name: _figures(slices_, found[LINEAR], found[DIS], 1000.0 * seconds[name] / len(targets))
-        for name, slices_ in found.items()
-    }
-    gap_mm = round(patient.spacing_mm * factor, 3)
-    return Cell(patient.name, mode, factor, gap_mm, targets, figures)
-
-
-def _thinned(patient: Patient, factor: int, received: range, mode: Mode) -> Geometry:
-    own = patient.geometry
-    thickness = own.thickness_mm or patient.spacing_mm
-    return Geometry(
-        # All slabs are moved by the same half thickness, which no method can see.
-        positions=own.positions[list(received)],
-        orientation=own.orientation,
-        pixel_spacing=own.pixel_spacing,
-        rows=own.rows,
-        columns=own.columns,
-        thickness_mm=thickness + (factor - 1) * patient.spacing_mm * (mode == "slab"),
-    )
-
-
-def _figures(
-    slices: Sequence[SliceFigures],
-    linear: Sequence[SliceFigures],
-    dis: Sequence[SliceFigures],
-    ms_per_slice: float,
-) -> Figures:
-    psnr = np.array([s.psnr_db for s in slices])
-    over_linear = psnr - [s.psnr_db for s in linear]
-    over_dis = psnr - [s.psnr_db for s in dis]
-    return Figures(
-        psnr_db=float(psnr.mean()),
-        ssim=float(np.mean([s.ssim for s in slices])),
-        body_mae_hu=float(np.mean([s.body_mae_hu for s in slices])),
-        body_bias_hu=float(np.mean([s.body_bias_hu for s in slices])),
-        over_linear_db=float(over_linear.mean()),
-        worst_over_linear_db=float(over_linear.min()),
-        over_dis_db=float(over_dis.mean()),
-        worst_over_dis_db=float(over_dis.min()),
-        below_linear=float((over_linear < 0.0).mean()),
-        below_dis=float((over_dis < 0.0).mean()),
-        ms_per_slice=ms_per_slice,
-    )
-
-
-def gates(result: Result) -> list[str]:
-    """What the model missed, one sentence each; empty where every figure is reached."""
-    judged = [
-        (cell, gate)
-        for cell in result.cells
-        for gate in GATES
-        if gate.least_gap_mm <= cell.gap_mm < gate.most_gap_mm
-    ]
-    if not judged:
-        return ["no cell has a gap for which a figure is set: nothing was judged"]
-    return [
-        f"{cell.patient} {cell.factor}x ({cell.mode}, gap {cell.gap_mm:g} mm): "
-        f"{cell.methods[result.model].over_linear_db:+.2f} dB over linear, "
-        f"at least {gate.least_over_linear_db:+.2f} dB is due"
-        for cell, gate in judged
-        if cell.methods[result.model].over_linear_db < gate.least_over_linear_db
-    ]
+def _now() -> NDArray[np.float64]:
+    """(2,): milliseconds by the clock, and of the processor."""
+    return 1000.0 * np.array([time.perf_counter(), time.process_time()])

@@ -1,53 +1,141 @@
-"""An evaluation as rows of a table, for the terminal and for the model card."""
+"""An evaluation as rows of tables, for the terminal, the page and the model card."""
 
-from inference.training.evaluate import Cell, Figures, Result
+from collections.abc import Sequence
+
+from inference.training.evaluate import Cell
+from inference.training.gates import Row, Summed, summed
+from inference.training.summary import Figures
 
 COLUMNS = (
-    "patient",
-    "factor",
-    "gap mm",
+    "series",
+    "cell",
     "method",
     "PSNR dB",
     "over linear [worst]",
+    "95 %",
     "over DIS [worst]",
     "SSIM",
-    "body MAE HU",
-    "bias HU",
+    "soft dB SSIM",
+    "body MAE",
+    "edge MAE",
+    "gradient",
+    "noise",
+    "SNLI",
+    "bias",
+    "LAA (off)",
     "below linear",
     "below DIS",
-    "ms",
+    "ms (CPU)",
+)
+CONFIDENCE_COLUMNS = ("cell", "Spearman", "predicted / true", "90 % covers", "least", "mean")
+GATE_COLUMNS = ("figure", "due", "worst", "in", "passed", "verdict")
+MISSED_COLUMNS = ("missed", "in", "figure", "due", "note")
+LEGEND = (
+    "PSNR and SSIM in -1024..2048 HU, soft in -160..240; MAE and bias in HU, in the body, on "
+    "its edges; gradient, noise: of edges and flat tissue, over the truth's; SNLI: change of noise "
+    "to the slices beside; LAA: share of lung below -950 HU, in brackets how far from the truth's; "
+    "below: share of slices, in brackets by more than 0.3 dB; ms: of a slice, surveys included, "
+    "in brackets the processor time of all cores"
 )
 
 
-def rows_of(result: Result) -> list[tuple[str, ...]]:
+def rows_of(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """One row a cell and method, in the order of COLUMNS."""
-    return [
-        _row(cell, method, figures)
-        for cell in result.cells
-        for method, figures in cell.methods.items()
-    ]
+    return [_row(cell, method, it) for cell in cells for method, it in cell.methods.items()]
 
 
-def _row(cell: Cell, method: str, figures: Figures) -> tuple[str, ...]:
-    slab = " slab" if cell.mode == "slab" else ""
+def _row(cell: Cell, method: str, it: Figures) -> tuple[str, ...]:
+    low, high = it.over_linear_interval_db
     return (
-        cell.patient,
-        f"{cell.factor}x{slab}",
-        f"{cell.gap_mm:g}",
+        cell.kind.series,
+        _cell_name(cell),
         method,
-        f"{figures.psnr_db:.2f}",
-        f"{figures.over_linear_db:+.2f} [{figures.worst_over_linear_db:+.2f}]",
-        f"{figures.over_dis_db:+.2f} [{figures.worst_over_dis_db:+.2f}]",
-        f"{figures.ssim:.4f}",
-        f"{figures.body_mae_hu:.1f}",
-        f"{figures.body_bias_hu:+.1f}",
-        f"{figures.below_linear:.0%}",
-        f"{figures.below_dis:.0%}",
-        f"{figures.ms_per_slice:.0f}",
+        f"{it.psnr_db:.2f}",
+        f"{it.over_linear_db:+.2f} [{it.worst_over_linear_db:+.2f}]",
+        f"{low:+.2f} {high:+.2f}",
+        f"{it.over_dis_db:+.2f} [{it.worst_over_dis_db:+.2f}]",
+        f"{it.ssim:.4f}",
+        f"{it.psnr_soft_db:.2f} {it.ssim_soft:.3f}",
+        f"{it.body_mae_hu:.1f}",
+        _number(it.edge_mae_hu, ".1f"),
+        _number(it.gradient_ratio, ".2f"),
+        _number(it.noise_ratio, ".2f"),
+        _number(it.noise_step, ".2f"),
+        f"{it.body_bias_hu:+.1f}",
+        f"{_number(it.laa_950, '.1%')} ({_number(it.laa_950_off, '.1%')})",
+        f"{it.below_linear:.0%} ({it.notably_below_linear:.0%})",
+        f"{it.below_dis:.0%} ({it.notably_below_dis:.0%})",
+        f"{it.ms_per_slice:.0f} ({it.cpu_ms_per_slice:.0f})",
     )
 
 
-def markdown(result: Result) -> str:
-    """The table as Markdown."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows_of(result)]
+def _cell_name(cell: Cell) -> str:
+    kind = cell.kind
+    if kind.mode == "left-out":
+        return f"left out, {kind.gap_mm:g} mm"
+    return f"{kind.factor}x{' slab' * (kind.mode == 'slab')}, {kind.gap_mm:g} mm"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def confidence_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """One row a cell of a model that says how sure it is."""
+    return [
+        (
+            cell.kind.name,
+            _number(it.spearman, ".2f"),
+            f"{it.predicted_to_true:.2f}",
+            _number(it.coverage, ".1%"),
+            f"{it.least:.2f}",
+            f"{it.mean:.2f}",
+        )
+        for cell in cells
+        if (it := cell.confidence) is not None
+    ]
+
+
+def gate_rows(summed: Sequence[Summed]) -> list[tuple[str, ...]]:
+    """One row a figure, over all its cells."""
+    return [
+        (each.title, each.due, each.worst, each.where, f"{each.passed}/{each.cells}", each.verdict)
+        for each in summed
+    ]
+
+
+def missed_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """One row a cell that missed a figure."""
+    return [
+        (row.title, row.cell, row.figure, row.due, row.note)
+        for row in rows
+        if row.verdict == "missed"
+    ]
+
+
+def not_measured(rows: Sequence[Row]) -> list[str]:
+    """One sentence for each way to measure what was not."""
+    count: dict[str, int] = {}
+    for row in rows:
+        if row.verdict == "not measured":
+            count[row.note] = count.get(row.note, 0) + 1
+    return [f"not measured ({times} figures): {note}" for note, times in count.items()]
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = [columns, tuple("---" for _ in columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def card(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
+    """All tables as Markdown, for a model card."""
+    parts = [markdown(COLUMNS, rows_of(cells)), f"{LEGEND}.\n"]
+    if sure := confidence_rows(cells):
+        parts.append(markdown(CONFIDENCE_COLUMNS, sure))
+    if rows:
+        parts.append(markdown(GATE_COLUMNS, gate_rows(summed(rows))))
+    if missed := missed_rows(rows):
+        parts.append(markdown(MISSED_COLUMNS, missed))
+    parts += [f"{sentence}\n" for sentence in not_measured(rows)]
+    return "\n".join(parts)

@@ -14,7 +14,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from inference.models.classical import Neighbourhood
-from inference.models.midslice import IN_Z, LEAST_HU, MOST_HU, TOLD_IN_Z, inputs_of
+from inference.models.guards import LEAST_HU, MOST_HU
+from inference.models.midslice import IN_Z, TOLD_IN_Z, inputs_of
 from inference.training.data import Patient
 
 Planes = NDArray[np.float32]
@@ -23,6 +24,7 @@ HEAD_EXTENT_MM = 280.0  # a field of view below it is taken for a head
 HEAD_SHARE = 0.28
 MOST_GAP_MM = 12.0
 CROP = 224  # side of what the pool keeps of a slice, in pixels
+CROPS = 3  # of one gap: a whole slice costs more to prepare than to cut
 BODY_HU = -400.0
 LEAST_RESLICED = 80  # slices a stack needs so that its sagittal and coronal planes are pictures
 
@@ -59,19 +61,27 @@ class Batch:
 
 
 def draw(patients: Sequence[Patient], random: Generator) -> list[Sample]:
-    """Two crops of one gap, drawn and altered at random."""
+    """Some crops of one gap, drawn and altered at random."""
     patient = _drawn_patient(patients, random)
     gap = _drawn_gap(patient, random)
     gap = _zoomed(gap, _drawn_zoom(patient, random))
     planes = gap.planes
     if random.random() < 0.35:
         planes = moved_linearly(planes, gap.places, random)
+    if random.random() < 0.12:
+        planes = other_materials(planes, random)
     if random.random() < 0.3:
         planes = _kernel(planes, random)
     if random.random() < 0.2:
         planes = _noisy(planes, random)
     np.clip(planes, LEAST_HU, MOST_HU, out=planes)
     return _crops(planes, gap, random)
+
+
+def unaltered(patient: Patient, random: Generator) -> list[Sample]:
+    """Some crops of one gap as it was received: to measure with, not to learn from."""
+    gap = _axial_gap(patient, random)
+    return _crops(np.clip(gap.planes, LEAST_HU, MOST_HU), gap, random)
 
 
 def _drawn_patient(patients: Sequence[Patient], random: Generator) -> Patient:
@@ -85,6 +95,11 @@ def _drawn_patient(patients: Sequence[Patient], random: Generator) -> Patient:
 def _drawn_gap(patient: Patient, random: Generator) -> Gap:
     if len(patient) >= LEAST_RESLICED and random.random() < 0.2:
         return _resliced_gap(patient, random)
+    return _axial_gap(patient, random)
+
+
+def _axial_gap(patient: Patient, random: Generator) -> Gap:
+    """Received slices left out or, in a third, first averaged to thicker ones."""
     spacing = patient.spacing_mm
     steps = drawn_steps(spacing, len(patient), random)
     width = int(random.integers(2, 6)) if random.random() < 0.35 else 1
@@ -147,19 +162,27 @@ def _drawn_neighbour(steps: int, random: Generator) -> int:
     return steps if random.random() < 0.88 else int(random.integers(1, 2 * steps + 1))
 
 
-def _drawn_zoom(patient: Patient, random: Generator) -> float:
+def _drawn_zoom(patient: Patient, random: Generator) -> tuple[float, float]:
+    """Down the rows and along the columns: other fields of view, bodies of another build."""
     if patient.extent_mm < HEAD_EXTENT_MM:
-        return float(random.uniform(1.5, 2.0)) if random.random() < 0.75 else 1.0
-    return float(random.uniform(0.75, 1.3)) if random.random() < 0.15 else 1.0
+        zoom = float(random.uniform(1.5, 2.0)) if random.random() < 0.75 else 1.0
+    else:
+        zoom = float(random.uniform(0.7, 1.3)) if random.random() < 0.2 else 1.0
+    if random.random() >= 0.15:
+        return zoom, zoom
+    stretch = float(random.uniform(0.88, 1.14))
+    return zoom * stretch, zoom / stretch
 
 
-def _zoomed(gap: Gap, zoom: float) -> Gap:
-    if zoom == 1.0:
+def _zoomed(gap: Gap, zoom: tuple[float, float]) -> Gap:
+    if zoom == (1.0, 1.0):
         return gap
+    down, along = zoom
     planes = np.stack(
-        [cv2.resize(p, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC) for p in gap.planes]
+        [cv2.resize(p, None, fx=along, fy=down, interpolation=cv2.INTER_CUBIC) for p in gap.planes]
     )
-    return Gap(planes, gap.places, gap.has, gap.gap_mm, gap.pixel_mm / zoom, gap.thickness_mm)
+    pixel_mm = gap.pixel_mm / float(np.sqrt(down * along))
+    return Gap(planes, gap.places, gap.has, gap.gap_mm, pixel_mm, gap.thickness_mm)
 
 
 def moved_linearly(
@@ -191,6 +214,15 @@ def moved_linearly(
             )
         )
     return np.stack(moved)
+
+
+def other_materials(planes: Planes, random: Generator) -> Planes:
+    """The slices as if tissues had other densities, in the same order: contrast, age, disease."""
+    known = np.array([LEAST_HU, -850.0, -400.0, -110.0, 40.0, 300.0, 1200.0, MOST_HU])
+    steps = np.diff(known) * np.exp(random.uniform(-0.7, 0.7, len(known) - 1))
+    steps *= (MOST_HU - LEAST_HU) / steps.sum()
+    others = np.concatenate([[LEAST_HU], LEAST_HU + np.cumsum(steps)])
+    return np.asarray(np.interp(planes, known, others), np.float32)
 
 
 def _kernel(planes: Planes, random: Generator) -> Planes:
@@ -237,7 +269,7 @@ def _crops(planes: Planes, gap: Gap, random: Generator) -> list[Sample]:
     body = np.argwhere(stored[6, ::8, ::8] > BODY_HU) * 8
     rows, columns = stored.shape[1:]
     samples = []
-    for _ in range(2):
+    for _ in range(CROPS):
         centre = body[random.integers(len(body))] if len(body) else np.array([0, 0])
         top = int(np.clip(centre[0] - CROP // 2 + random.integers(-40, 41), 0, rows - CROP))
         left = int(np.clip(centre[1] - CROP // 2 + random.integers(-40, 41), 0, columns - CROP))

@@ -1,7 +1,8 @@
 """Train the generator: the same on a processor and on CUDA, and it survives an interruption.
 
 The checkpoint (weights, moving average, optimiser, random state) lies in `var/training/` and is
-written every minute; a run that finds one with the same patients goes on from there.
+written every minute, with a line of the learning curve beside it; a run that finds one with the
+same patients goes on from there. Patients who are left out are measured at the same times.
 """
 
 import logging
@@ -18,15 +19,20 @@ from torch import Tensor
 
 from inference.checkpoint import (
     Checkpoint,
-    Tensors,
     load_checkpoint,
+    load_weights,
+    optimiser_tensors,
+    restore_optimiser,
     save_checkpoint,
     save_weights,
 )
 from inference.errors import ModelLoadError
 from inference.models.midslice import Network
-from inference.training.data import Patient, load_patients
-from inference.training.losses import loss_of
+from inference.models.runtime import has_fast_bfloat16, with_channels_last
+from inference.training.adversarial import Adversary, balanced
+from inference.training.data import Patient, divided, load_patients
+from inference.training.losses import grain_loss, loss_of
+from inference.training.progress import Course, Held, Mean, Progress, gain_db
 from inference.training.samples import Batch, Pool
 
 logger = logging.getLogger(__name__)
@@ -39,7 +45,7 @@ LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100
 LEAST_RATE = 0.01  # share of the learning rate at the end of the cosine
 CLIP_NORM = 0.05  # twice the usual norm of the gradient
-AVERAGE_DECAY = 0.998
+AVERAGE_DECAY = 0.999
 
 
 @dataclass(frozen=True)
@@ -54,19 +60,11 @@ class Plan:
     side: int = 96  # of a patch, in pixels
     pool: int = 3000  # crops kept in memory, about 0.7 MB each
     first: int = 200  # crops in the pool before the first step
-    refresh: int = 3  # steps between two new samples
+    refresh: int = 6  # steps between two new gaps in the pool
+    start: Path | None = None  # weights to begin from, else from nothing
+    learning_rate: float = LEARNING_RATE  # at its height
+    adversarial: float = 0.0  # how hard an adversary pulls beside the loss; 0: there is none
     checkpoint_seconds: float = 60.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands; gains are of the last some hundred steps, on training patches."""
-
-    share: float  # done, 0 to 1
-    step: int
-    loss: float
-    gain_over_dis_db: float
-    gain_over_linear_db: float
 
 
 @dataclass(frozen=True)
@@ -92,30 +90,33 @@ def train(
 ) -> Trained:
     """Train on every patient of a folder (of its `ct-train`, where it has one); write weights."""
     plan = plan or Plan()
-    patients = load_patients(data, "ct-train", leave_out)
-    training = Training(patients, plan)
+    patients, left_out = divided(load_patients(data, "ct-train"), leave_out)
+    names = tuple(patient.name for patient in patients)
+    training = Training(patients, plan, Held(left_out))
     if checkpoint.exists():
         training.restore(load_checkpoint(checkpoint))
         logger.info("training resumed", extra={"step": training.step})
+    course = Course(checkpoint.with_suffix(".csv"))
     written = time.monotonic()
     while training.share < 1.0:
         training.advance()
         if training.step % 50 == 0:
             progress(training.progress())
         if time.monotonic() - written > plan.checkpoint_seconds:
+            course.add(training.measure())
             save_checkpoint(training.checkpoint(), checkpoint)
             written = time.monotonic()
+    last = training.measure()
+    course.add(last)
     save_checkpoint(training.checkpoint(), checkpoint)
     sha256 = save_weights(training.average, weights)
-    names = tuple(patient.name for patient in patients)
-    last = training.progress()
     return Trained(weights, sha256, training.step, training.seconds, names, last)
 
 
 class Training:
     """One training under way."""
 
-    def __init__(self, patients: tuple[Patient, ...], plan: Plan) -> None:
+    def __init__(self, patients: tuple[Patient, ...], plan: Plan, held: Held | None = None) -> None:
         cv2.setNumThreads(1)
         torch.manual_seed(plan.seed)
         self.step = 0
@@ -123,15 +124,17 @@ class Training:
         self._names = tuple(patient.name for patient in patients)
         self._random = np.random.default_rng(plan.seed)
         self._pool = Pool(patients, plan.pool, self._random)
-        self._network = Network().to(plan.device)
-        self._network.mixed = torch.device(plan.device).type == "cuda"
-        self._optimiser = torch.optim.AdamW(self._network.parameters(), lr=LEARNING_RATE)
+        self._held = held or Held(())
+        self._network = _network(plan)
+        self._optimiser = torch.optim.AdamW(self._network.parameters(), lr=plan.learning_rate)
+        self._adversary = Adversary(plan.device) if plan.adversarial else None
         self.average = {
             name: tensor.detach().clone() for name, tensor in self._network.state_dict().items()
         }
         self._started = time.process_time()
-        self._loss = _Mean()
-        self._over_dis, self._over_linear = _Mean(), _Mean()
+        self._loss, self._over_dis, self._over_linear = Mean(), Mean(), Mean()
+        self._adversary_loss = Mean()
+        self._held_over_dis_db: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -154,18 +157,28 @@ class Training:
         batch = self._pool.batch(self._plan.batch, self._plan.side)
         planes, truth, conditions, cubic = self._tensors(batch)
         for group in self._optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * rate(self.share, self.step)
+            group["lr"] = self._plan.learning_rate * rate(self.share, self.step)
         slice_hu, scale_hu = self._network(planes, conditions, cubic)
         t = conditions[:, 0, None, None, None]
         blend = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]
-        loss = loss_of(slice_hu, scale_hu, truth, blend)
+        straight = (1.0 - t) * planes[:, 1:2] + t * planes[:, 2:3]
+        loss = loss_of(slice_hu, scale_hu, truth, blend) + grain_loss(slice_hu, truth, straight)
+        self._learn(loss, slice_hu, planes, conditions)
+        if self._adversary:
+            found_out = self._adversary.learn(slice_hu, truth, planes, conditions)
+            self._adversary_loss.add(found_out)
+        self.step += 1
+        self._follow()
+        self._measure(float(loss.detach()), batch, slice_hu.detach())
+
+    def _learn(self, loss: Tensor, slice_hu: Tensor, planes: Tensor, conditions: Tensor) -> None:
+        if self._adversary:
+            objection = self._adversary.objection(slice_hu, planes, conditions)
+            loss = balanced(loss, objection, slice_hu, self._plan.adversarial)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
         self._optimiser.step()
-        self.step += 1
-        self._follow()
-        self._measure(float(loss.detach()), batch, slice_hu.detach())
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         device = self._plan.device
@@ -187,17 +200,27 @@ class Training:
         straight = (1.0 - t) * batch.planes[:, 1:2] + t * batch.planes[:, 2:3]
         ours = slice_hu.cpu().numpy()
         self._loss.add(loss)
-        self._over_dis.add(_gain_db(ours, dis, batch.truth))
-        self._over_linear.add(_gain_db(ours, straight, batch.truth))
+        self._over_dis.add(gain_db(ours, dis, batch.truth))
+        self._over_linear.add(gain_db(ours, straight, batch.truth))
 
     def progress(self) -> Progress:
         return Progress(
             self.share,
             self.step,
+            self.seconds,
             self._loss.value,
             self._over_dis.value,
             self._over_linear.value,
+            self._held_over_dis_db,
+            self._adversary_loss.value,
         )
+
+    def measure(self) -> Progress:
+        """The same, with what the average makes of the patients who were left out by now."""
+        self._held_over_dis_db = self._held.gain_over_dis_db(
+            self._network, self.average, self._plan.device
+        )
+        return self.progress()
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(
@@ -205,9 +228,10 @@ class Training:
             seconds=self.seconds,
             weights=self._network.state_dict(),
             average=self.average,
-            optimiser=_flat(self._optimiser),
+            optimiser=optimiser_tensors(self._optimiser),
             random=dict(self._random.bit_generator.state),
             patients=self._names,
+            adversary=self._adversary.state() if self._adversary else {},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -218,7 +242,9 @@ class Training:
                 f"{', '.join(self._names)}: remove the checkpoint or name another"
             )
         self._network.load_state_dict(dict(checkpoint.weights))
-        _restore(self._optimiser, checkpoint.optimiser)
+        restore_optimiser(self._optimiser, checkpoint.optimiser)
+        if self._adversary:
+            self._adversary.restore(checkpoint.adversary)
         for name, tensor in checkpoint.average.items():
             self.average[name].copy_(tensor)
         self._random.bit_generator.state = dict(checkpoint.random)
@@ -226,44 +252,20 @@ class Training:
         self._started -= checkpoint.seconds
 
 
-def _flat(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{number}.{name}": value
-        for number, kept in optimiser.state_dict()["state"].items()
-        for name, value in kept.items()
-    }
-
-
-def _restore(optimiser: torch.optim.Optimizer, flat: Tensors) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
+def _network(plan: Plan) -> Network:
+    """From nothing or from weights; mixed precision wherever the device has it."""
+    network = Network()
+    if plan.start is not None:
+        try:
+            network.load_state_dict(dict(load_weights(plan.start)))
+        except RuntimeError as error:  # missing, unexpected or misshapen tensors
+            raise ModelLoadError(f"{plan.start}: not the weights of midslice: {error}") from error
+    network.mixed = has_fast_bfloat16(plan.device)
+    with_channels_last(network.to(plan.device))
+    return network
 
 
 def rate(share: float, step: int) -> float:
     """The learning rate's share: a short rise, then a cosine to almost nothing."""
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
     return warm * (LEAST_RATE + (1.0 - LEAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * share)))
-
-
-def _gain_db(ours: np.ndarray, other: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the patches of the gain in PSNR; flat air, where both are perfect, counts zero."""
-    axes = (1, 2, 3)
-    least = 1.0  # HU squared
-    error_ours = np.square(ours - truth).mean(axis=axes) + least
-    error_other = np.square(other - truth).mean(axis=axes) + least
-    return float(10.0 * np.log10(error_other / error_ours).mean())
-
-
-class _Mean:
-    """An exponential moving mean over some 300 values."""
-
-    def __init__(self) -> None:
-        self.value, self._count = 0.0, 0
-
-    def add(self, value: float) -> None:
-        self._count += 1
-        self.value += (value - self.value) / min(self._count, 300)

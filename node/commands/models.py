@@ -1,4 +1,4 @@
-"""Commands about models: which there are, how one is made, and how good it is."""
+"""Commands about models: which there are, and how one is made."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,8 +69,18 @@ def train(
         Path | None, typer.Option(help="An interrupted training goes on from there.")
     ] = None,
     leave_out: Annotated[
-        list[str] | None, typer.Option(help="A patient that is not trained on.")
+        list[str] | None, typer.Option(help="A patient that is not trained on but measured.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin from, else from nothing.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-6, max=0.1, help="At its height.")
+    ] = None,
+    adversarial: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="How hard a PatchGAN pulls beside the loss, as 0.2."),
+    ] = 0.0,
 ) -> None:
     """Train the generator; the same command on a processor and on CUDA."""
     from inference.errors import ModelLoadError
@@ -78,14 +88,23 @@ def train(
     from inference.request import ModelSpec
     from inference.training import train as training
     from inference.training.data import NoTrainingData
+    from inference.training.progress import Progress
 
     plan = training.Plan(
-        minutes=minutes, steps=steps, seed=seed, device=choose_device(device, ModelSpec("midslice"))
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        device=choose_device(device, ModelSpec("midslice")),
+        start=start,
+        learning_rate=learning_rate or training.LEARNING_RATE,
+        adversarial=adversarial,
     )
     with terminal.progress("training", shown=True) as bar:
 
-        def report(now: training.Progress) -> None:
-            gain = f"{now.gain_over_linear_db:+.2f} dB over linear"
+        def report(now: Progress) -> None:
+            gain = f"{now.gain_over_dis_db:+.2f} dB over DIS"
+            if now.held_over_dis_db is not None:
+                gain += f", {now.held_over_dis_db:+.2f} on the patients left out"
             bar(round(now.share * 1000), 1000, f"step {now.step}, {gain}")
 
         try:
@@ -106,58 +125,14 @@ def train(
             ("patients", ", ".join(trained.patients)),
             ("steps", trained.steps),
             ("processor time", terminal.duration(trained.seconds)),
-            ("last gain", f"{trained.last.gain_over_linear_db:+.2f} dB over linear"),
+            ("last gain on training patches", _over_dis(trained.last.gain_over_dis_db)),
+            ("on the patients left out", _over_dis(trained.last.held_over_dis_db)),
         ]
     )
 
 
-def evaluate(
-    data: Data,
-    factor: Annotated[
-        str, typer.Option("--factor", metavar="2,4", help="Each from 2 to 10.")
-    ] = "2,4",
-    model: Annotated[str, typer.Option(metavar="NAME", help="A registered model.")] = "midslice",
-    weights: Annotated[Path | None, typer.Option(help="Other weights for it.")] = None,
-    slab: Annotated[bool, typer.Option(help="Average slices to the gap first.")] = False,
-    targets: Annotated[int, typer.Option(min=1, help="Slices predicted a patient.")] = 20,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "cpu",
-    gates: Annotated[bool, typer.Option("--gates", help="Fail where a figure is missed.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """How well a model predicts slices of thin series that were left out."""
-    from inference import registry
-    from inference.errors import ModelLoadError
-    from inference.model import Limits
-    from inference.request import ModelSpec
-    from inference.training import evaluate as evaluation
-    from inference.training import report
-    from inference.training.data import NoTrainingData
-
-    device = registry.choose_device(device, ModelSpec("midslice"))
-    with terminal.progress("evaluating", shown=not as_json) as bar:
-        try:
-            result = evaluation.evaluate(
-                data,
-                _factors(factor),
-                model=registry.load(ModelSpec(model, weights=weights), device),
-                mode="slab" if slab else "sub-sampled",
-                targets=targets,
-                limits=Limits(device=device),
-                progress=lambda now: bar(now.done, now.total, f"{now.patient} {now.factor}x"),
-            )
-        except (NoTrainingData, ModelLoadError) as error:
-            terminal.failed(str(error))
-    missed = evaluation.gates(result) if gates else []
-    if as_json:
-        terminal.print_json(result.as_json() | ({"missed": missed} if gates else {}))
-    else:
-        terminal.print_table(report.COLUMNS, report.rows_of(result), empty="Nothing was judged.")
-        for sentence in missed:
-            terminal.say(f"missed: {sentence}", style="red")
-        if gates and not missed:
-            terminal.say("Every figure is reached.", style="green")
-    if missed:
-        terminal.failed()
+def _over_dis(gain_db: float | None) -> str:
+    return "not measured" if gain_db is None else f"{gain_db:+.2f} dB over DIS"
 
 
 def settings_or_defaults(path: Path | None) -> "Config":
@@ -177,10 +152,3 @@ def spec_of(settings: "Config", name: str) -> "ModelSpec":
     if name not in known:
         raise UsageError(f"unknown model '{name}'; there are: {', '.join(known)}")
     return known[name]
-
-
-def _factors(text: str) -> tuple[int, ...]:
-    factors = tuple(int(part) for part in text.split(",") if part.strip().isdecimal())
-    if len(factors) != text.count(",") + 1 or not all(2 <= each <= 10 for each in factors):
-        raise UsageError(f"--factor {text}: whole numbers from 2 to 10, as 2,4")
-    return factors

@@ -1,34 +1,30 @@
 """Commands with which a person changes what the queue does; each is an audit event."""
 
-import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from node.commands import terminal
+from node.commands.account import user
 from node.commands.queue import JobId
 from node.commands.store import opened
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from node.store import Store
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Put a refused, failed, held or cancelled job back into the queue."""
     with opened(config) as store:
-        store.queue.requeue(job_id)
-        _record(store, "requeue", job_id, {})
+        store.queue.requeue(job_id, who=user())
         _tell(store, job_id, "is queued again", as_json=as_json)
 
 
 def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Cancel a queued, held or running job; a running one stops at its next step."""
     with opened(config) as store:
-        state = store.queue.cancel(job_id)
-        _record(store, "cancel", job_id, {})
+        state = store.queue.cancel(job_id, who=user())
         said = "stops at its next step" if state == "running" else "is cancelled"
         _tell(store, job_id, said, as_json=as_json)
 
@@ -45,20 +41,8 @@ def redeliver(
     with opened(config) as store:
         if to:
             store.config.destination(to)
-        store.ledger.redeliver(job_id, to or None)
-        _record(store, "redeliver", job_id, {"destination": to} if to else {})
+        store.ledger.redeliver(job_id, to or None, who=user())
         _tell(store, job_id, f"is delivered again{f' to {to}' if to else ''}", as_json=as_json)
-
-
-def _record(store: "Store", what: str, job_id: int, detail: "Mapping[str, object]") -> None:
-    store.audit.record(who=_user(), what=what, which=f"job {job_id}", detail=detail)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as in a container
-        return "unknown"
 
 
 def _tell(store: "Store", job_id: int, said: str, *, as_json: bool) -> None:

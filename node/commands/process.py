@@ -52,6 +52,12 @@ def process(
     across_missing: Annotated[
         str, typer.Option(help='"leave" fills the other gaps where slices are missing.')
     ] = "hold",
+    most_gap_mm: Annotated[
+        float, typer.Option("--most-gap", metavar="MM", min=0.1, help="A wider gap is held.")
+    ] = 12.0,
+    hold_below: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="A slice of lower confidence is held.")
+    ] = 0.05,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +84,11 @@ def process(
     if target_spacing_mm is None:
         factor = factor or DEFAULT_FACTOR
     parameters = Parameters(factor, target_spacing_mm)
-    output = Output(across_missing="leave" if across_missing == "leave" else "hold")
+    output = Output(
+        across_missing="leave" if across_missing == "leave" else "hold",
+        most_gap_mm=most_gap_mm,
+        hold_below=hold_below,
+    )
     site = _Site(settings_or_defaults(config), model, parameters, output)
     headers = reader.read_headers(files_of(folder))
     stacks = reader.stacks(headers)
@@ -208,6 +218,7 @@ def _outcome(made: Made) -> dict[str, object]:
                 f"{terminal.counted(len(files), 'instance')}, {generated} of them generated, "
                 f"in {made.folder}",
                 f"derived series {series_uid}",
+                *(f"note: {note}" for note in terminal.listed(record.get("notes"))),
             ]
             facts |= {"state": "succeeded", "derived_series_uid": series_uid, "version": version}
             facts |= {"folder": str(made.folder), "instances": len(files), "generated": generated}

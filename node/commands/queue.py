@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.commands import terminal
+from node.commands import filters, terminal
+from node.commands.account import user
 from node.commands.store import opened
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
-from node.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.config import Completion
+    from storage.find import Wanted
     from storage.records import Arrival, Attempt, Delivery, Job, Series
 
 JobId = Annotated[int, typer.Argument(metavar="ID", help="The number of a job.")]
@@ -23,21 +24,41 @@ MOST_ROWS = 100
 
 
 def jobs(
-    state: Annotated[
-        str, typer.Option("--state", metavar="S", help="Only those: queued, running, held, ...")
-    ] = "",
+    state: filters.State = "",
+    reason: filters.Reason = "",
+    route: filters.Route = "",
+    destination: filters.Destination = "",
+    sender: filters.Sender = "",
+    uid: filters.Uid = "",
+    accession: filters.Accession = "",
+    patient_id: filters.PatientId = "",
+    since: filters.Since = "",
+    until: filters.Until = "",
     limit: Limit = MOST_ROWS,
+    offset: filters.Offset = 0,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """The queue, newest first."""
+    """The queue, newest first; each filter that is given must hold."""
     from node.rules import view
-    from storage.records import JobState
+    from storage import find
 
-    if state and state not in list(JobState):
-        raise UsageError(f"--state {state}: one of {', '.join(JobState)}")
+    wanted = filters.wanted(
+        state=state,
+        reason=reason,
+        route=route,
+        destination=destination,
+        sender=sender,
+        uid=uid,
+        accession=accession,
+        patient_id=patient_id,
+        since=since,
+        until=until,
+    )
     with opened(config) as store:
-        found = store.queue.list(JobState(state) if state else None, limit)
+        page = find.jobs(store.database, wanted, limit, offset)
+        filters.note(store, wanted, user(), page.total)
+        found = [store.queue.get(line.id) for line in page.lines]
         deliveries = {each.id: store.ledger.of_job(each.id) for each in found}
         zone = store.zone
     if as_json:
@@ -58,8 +79,14 @@ def jobs(
         )
         for each in found
     ]
-    none = f"No job is {state}." if state else "There are no jobs."
-    terminal.print_table(columns, rows, empty=none)
+    terminal.print_table(columns, rows, empty=_no_jobs(wanted))
+
+
+def _no_jobs(wanted: "Wanted") -> str:
+    if wanted == filters.wanted():
+        return "There are no jobs."
+    state = "".join(wanted.states)
+    return f"No job is {state}." if wanted == filters.wanted(state=state) else "No job is such."
 
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -82,16 +109,39 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
 
 def series(
     series_uid: Annotated[str, typer.Argument(metavar="[UID]", help="One; else the newest.")] = "",
+    state: filters.State = "",
+    route: filters.Route = "",
+    sender: filters.Sender = "",
+    accession: filters.Accession = "",
+    patient_id: filters.PatientId = "",
+    since: filters.Since = "",
+    until: filters.Until = "",
     limit: Limit = MOST_ROWS,
+    offset: filters.Offset = 0,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """What was received, newest first."""
+    """What was received, newest first; each filter that is given must hold."""
     from node.rules import view
+    from storage import find
 
+    wanted = filters.wanted(
+        state=state,
+        route=route,
+        sender=sender,
+        accession=accession,
+        patient_id=patient_id,
+        since=since,
+        until=until,
+    )
     with opened(config) as store:
         archive = store.archive
-        found = archive.series_by_uid(series_uid) if series_uid else archive.series(limit)
+        if series_uid:
+            found = archive.series_by_uid(series_uid)
+        else:
+            page = find.found_series(store.database, wanted, limit, offset)
+            filters.note(store, wanted, user(), page.total)
+            found = archive.series_of([line.subject.series_id for line in page.lines])
         arriving = {each.series_id: each for each in archive.arriving()}
         jobs = {each.id: store.queue.of_series(each.id) for each in found} if series_uid else {}
         completion, zone = store.config.completion, store.zone
@@ -157,6 +207,7 @@ def _print_job(found: "Job", instances: int, zone: tzinfo | None) -> None:
             ("model", f"{found.model} {found.version}".strip()),
             ("parameters", ", ".join(parameters)),
             ("derived series", found.derived_series_uid),
+            ("notes", "; ".join(terminal.listed(found.record.get("notes")))),
             ("queued", terminal.when(found.queued_at, zone)),
             ("started", terminal.when(found.started_at, zone)),
             ("finished", terminal.when(found.finished_at, zone)),

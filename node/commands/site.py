@@ -1,7 +1,9 @@
 """Commands about the installation: is it right, and what does it promise to its peers."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
@@ -26,12 +28,18 @@ def check(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
         terminal.failed()
 
 
-def conformance(config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """The DICOM conformance statement for this very configuration, as Markdown."""
+def conformance(
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="An HTML file, to open or print.")
+    ] = False,
+) -> None:
+    """The DICOM conformance statement for this very configuration, as Markdown or HTML."""
     from node.config import load
-    from node.conformance import statement
+    from node.conformance import page, statement
 
-    sys.stdout.write(statement(load(config)))
+    write = page if as_html else statement
+    sys.stdout.write(write(load(config)))
 
 
 def _tell(finding: "Finding") -> None:

@@ -110,6 +110,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def listed(values: object) -> list[str]:
+    """The texts of a list that came out of a record; nothing where there is none."""
+    return [str(value) for value in values] if isinstance(values, list) else []
+
+
 def size(count: float) -> str:
     """Bytes as people say them."""
     for unit in ("B", "kB", "MB", "GB"):

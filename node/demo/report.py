@@ -1,5 +1,6 @@
 """Writes the report of a demo run: one page that needs nothing but itself."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import Dataset
 
 from node.demo import pictures
 from node.demo.pictures import CORONAL, LUNG, MEDIASTINUM, SAGITTAL, Cut, Window
@@ -22,7 +24,10 @@ FOLDER = Path(__file__).parent
 REFORMAT_PIXELS = 900
 VIEWER_PIXELS = 448
 CHART = (920, 230)  # width and height in its own units
+STRIP_HEIGHT = 90  # of the strip of confidence
 MARGIN = (44, 16, 14, 30)  # left, top, right, bottom
+# What a generated slice's Derivation Description says of it.
+SAID = re.compile(r"expected error (\d+) HU, confidence ([01]\.\d+)")
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def write(story: Story, path: Path) -> None:
         acquired_gap_mm=everything.gap_mm,
         gap=_gap(story) if story.comparison.places else None,
         stack=_stack(story, volumes["derived"]),
+        sure=_sure(story.derived),
         chart=_chart(story.comparison) if story.comparison.places else None,
         full_hu=pictures.DIFFERENCE_HU,
     )
@@ -130,9 +136,50 @@ def _stack(story: Story, volume: Stored) -> list[dict[str, object]]:
             "picture": pictures.uri(_small(pictures.axial(plane, MEDIASTINUM)), quality=76),
             "place": f"{height:.2f} mm",
             "generated": story.received.at(float(height)) is None,
+            "said": _said(instance),
         }
-        for plane, height in zip(volume, story.derived.heights_mm, strict=True)
+        for plane, height, instance in zip(
+            volume, story.derived.heights_mm, story.derived.instances, strict=True
+        )
     ]
+
+
+def _said(instance: Dataset) -> dict[str, float] | None:
+    """How sure the model says that it is of a slice, as the PACS returned it."""
+    found = SAID.search(str(instance.get("DerivationDescription", "")))
+    return found and {"error_hu": float(found[1]), "confidence": float(found[2])}
+
+
+def _sure(derived: Series) -> dict[str, object] | None:
+    """A bar for each generated slice that says how sure its model is, feet to head."""
+    said = [
+        (height, told)
+        for height, instance in zip(derived.heights_mm, derived.instances, strict=True)
+        if (told := _said(instance)) is not None
+    ]
+    if not said:
+        return None
+    step = CHART[0] / len(said)
+    bars = [
+        {
+            "x": number * step,
+            "height": STRIP_HEIGHT * told["confidence"],
+            "words": f"{height:.2f} mm: confidence {told['confidence']:.2f}, "
+            f"expected error {told['error_hu']:g} HU",
+        }
+        for number, (height, told) in enumerate(said)
+    ]
+    values = [told["confidence"] for _, told in said]
+    errors = [told["error_hu"] for _, told in said]
+    return {
+        "width": CHART[0],
+        "height": STRIP_HEIGHT,
+        "step": step,
+        "bars": bars,
+        "least": min(values),
+        "most": max(values),
+        "error_hu": float(np.mean(errors)),
+    }
 
 
 def _small(picture: Image.Image) -> Image.Image:

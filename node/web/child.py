@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from node.web import server
+from node.web.settings import WebSettings
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ LEAST_SECONDS = 2.0  # between two starts: one that dies at once must not keep t
 class WebProcess:
     """One child that serves pages; the parent holds the listening socket, so the port stays."""
 
-    def __init__(self, host: str, port: int, settings: server.WebSettings) -> None:
+    def __init__(self, host: str, port: int, settings: WebSettings) -> None:
         self._settings = settings
         self._listening = socket.create_server((host, port))
         self._started = 0.0

@@ -6,26 +6,16 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import uvicorn
 
-from node import log
-from node.web.api import build
-from storage.database import Database
+from node import log, store
+from node.web.application import build
+from node.web.live import Live
+from node.web.settings import WebSettings
 
-
-@dataclass(frozen=True)
-class WebSettings:
-    """What the parent hands to the web process: everything is picklable."""
-
-    folder: Path
-    database: str  # an SQLAlchemy URL, or empty
-    node_id: str
-    min_free_bytes: int
-    log_as_json: bool
+STOP_SECONDS = 5  # for answers under way; live streams end within one
 
 
 class _Server(uvicorn.Server):
@@ -42,23 +32,28 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
     # Ctrl-C and a service manager signal the whole group: until the parent says so, readyz answers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    database = Database.for_folder(settings.folder, settings.database)
-    server = _Server(
-        uvicorn.Config(
-            build(database, settings.node_id, settings.folder, settings.min_free_bytes),
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,  # an event stream never ends by itself
+    with store.opened(settings.config, settings.node_id) as opened:
+        app = build(settings, opened)
+        server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,  # who may speak for others is decided by the gate
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
         )
-    )
+        threading.Thread(
+            target=_watch, args=(server, app.state.live, lifeline), daemon=True
+        ).start()
+        server.run(sockets=[listening])
 
-    def watch() -> None:
-        try:
-            lifeline.recv()  # a word from the parent: stop
-        except (EOFError, OSError):
-            os._exit(0)  # the parent is gone
-        server.should_exit = True
 
-    threading.Thread(target=watch, daemon=True).start()
-    server.run(sockets=[listening])
-    database.close()
+def _watch(server: _Server, live: Live, lifeline: Connection) -> None:
+    try:
+        lifeline.recv()  # a word from the parent: stop
+    except (EOFError, OSError):
+        os._exit(0)  # the parent is gone
+    live.close()
+    server.should_exit = True

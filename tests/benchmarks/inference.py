@@ -1,49 +1,70 @@
-"""How long one generated slice of 512 x 512 takes on this processor, for each way to make it."""
+"""How long one generated slice of 512 x 512 takes on this processor, for each way to make it.
+
+A row of the generator is a job without its files: surveys, flow, network, guards, confidence, as
+many gaps at once as the machine has cores. The network's rows are the network alone, as the
+product runs it and as plain torch does: eager, float32, every core in each convolution.
+"""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import cv2
+import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from inference import registry
-from inference.model import Limits, Model, Parameters, Step, Window
+from inference.model import Limits, Model, Parameters
 from inference.models import classical
 from inference.models.classical import Neighbourhood
 from inference.models.gaps import plan_gaps
+from inference.models.midslice import SHIPPED_WEIGHTS, Network, inputs_of
+from inference.models.runtime import Runtime
 from inference.request import ModelSpec
-from inference.volume import Plane
+from inference.runner import Runner, share_cores
+from inference.volume import Geometry, Plane, Volume
 from tests.benchmarks.rig import SIDE, Setting
 from tests.benchmarks.table import Row, Subject
 from tests.models.stacks import made_geometry, made_planes, window_of
 
 NAME = "inference"
-FACTORS = (2, 4)
+FACTORS = (2, 4, 8)
+SLICES = {2: 24, 4: 12, 8: 8}  # received: a survey is made for every fourth generated slice
 LEAST_SECONDS = 0.3  # a pass is repeated until it lasts so long: linear takes a millisecond
+EAGER, OURS = "network, torch eager float32", "network"
 
-Fill = Callable[[Step, Window], None]
+Fill = Callable[[Geometry, Sequence[Plane], int], None]
 
 
 def measure(setting: Setting) -> Subject:
-    """Milliseconds a generated slice; the reference is OpenCV's DIS flow without a network."""
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)
-    cv2.setNumThreads(cores)
-    passes = {
+    """Milliseconds a generated slice; of the network alone beside plain torch."""
+    passes: dict[str, Callable[[], float]] = {
         f"{name} {factor}x": partial(_per_slice, fill, factor)
         for factor in FACTORS
         for name, fill in _ways().items()
     }
-    for fill in _ways().values():
-        _per_slice(fill, FACTORS[0])
+    passes |= _networks()
+    for name in passes:
+        if name.endswith((" 2x", OURS, EAGER)):
+            passes[name]()  # once, so that nobody pays for a first time
     values = setting.measure(passes)
-    rows = [
-        Row(name, "ms", tuple(taken), f"dis {name.split()[-1]}") for name, taken in values.items()
-    ]
-    caption = f"one slice of {SIDE} x {SIDE} in the middle of 4, {cores} threads, CPU"
+    rows = [Row(name, "ms", tuple(taken), _reference(name)) for name, taken in values.items()]
+    caption = (
+        f"one slice of {SIDE} x {SIDE}, surveys, flow, guards and confidence included, "
+        f"{_cores()} cores, {Runtime(Network(), Network().trunk, 'cpu').name}"
+    )
     return Subject(NAME, caption, tuple(rows))
+
+
+def _reference(name: str) -> str:
+    return EAGER if name in (EAGER, OURS) else f"dis {name.split()[-1]}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _ways() -> dict[str, Fill]:
@@ -52,23 +73,58 @@ def _ways() -> dict[str, Fill]:
 
 
 def _by_model(model: Model) -> Fill:
-    def fill(step: Step, window: Window) -> None:
-        model.run(step, window, Limits())
+    def fill(geometry: Geometry, planes: Sequence[Plane], factor: int) -> None:
+        volume = Volume(geometry, lambda index: planes[index].copy())
+        runner = Runner(model, volume, Limits(), share_cores(model, 0))
+        steps = model.plan(geometry, Parameters(factor=factor))
+        for _ in runner.predictions(steps, cancelled=lambda: False):
+            pass
 
     return fill
 
 
-def _by_flow(step: Step, window: Window) -> None:
-    near = Neighbourhood.of(step, window)  # the flow is searched once a gap, whatever the factor
-    _: list[Plane] = [classical.dis(near, t) for t in step.fractions]
+def _by_flow(geometry: Geometry, planes: Sequence[Plane], factor: int) -> None:
+    """The flow is searched once a gap, whatever the factor, on every core there is."""
+    cv2.setNumThreads(_cores())
+    for step in plan_gaps(geometry, Parameters(factor=factor), reach=2):
+        near = Neighbourhood.of(step, window_of(geometry, planes, step))
+        _: list[Plane] = [classical.dis(near, t) for t in step.fractions]
 
 
 def _per_slice(fill: Fill, factor: int) -> float:
-    geometry = made_geometry(4, SIDE, SIDE)
-    step = plan_gaps(geometry, Parameters(factor=factor), reach=2)[1]  # it has all neighbours
-    window = window_of(geometry, made_planes(geometry), step)
-    began, passes = time.perf_counter(), 0
+    geometry = made_geometry(SLICES[factor], SIDE, SIDE)
+    planes = made_planes(geometry)
+    generated = (SLICES[factor] - 1) * (factor - 1)
+    return _repeated(lambda: fill(geometry, planes, factor)) / generated
+
+
+def _repeated(once: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    began, calls = time.perf_counter(), 0
     while time.perf_counter() - began < LEAST_SECONDS:
-        fill(step, window)
-        passes += 1
-    return (time.perf_counter() - began) * 1000.0 / (passes * len(step.fractions))
+        once()
+        calls += 1
+    return (time.perf_counter() - began) * 1000.0 / calls
+
+
+def _networks() -> dict[str, Callable[[], float]]:
+    network = Network().eval()
+    network.load_state_dict(load_file(SHIPPED_WEIGHTS))
+    runtime = Runtime(network, network.trunk, "cpu")
+    geometry = made_geometry(4, SIDE, SIDE)
+    step = plan_gaps(geometry, Parameters(factor=2), reach=2)[1]  # it has all neighbours
+    near = Neighbourhood.of(step, window_of(geometry, made_planes(geometry), step))
+    given = inputs_of(near, 0.5)
+    arrays = tuple(np.ascontiguousarray(a)[None] for a in vars(given).values())
+
+    def eager() -> None:
+        torch.set_num_threads(_cores())
+        with torch.inference_mode():
+            network(*(torch.from_numpy(array) for array in arrays))
+
+    def ours() -> None:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(_cores()) as pool:
+            list(pool.map(lambda _: runtime.predict(*arrays, Limits()), range(2 * _cores())))
+
+    return {EAGER: lambda: _repeated(eager), OURS: lambda: _repeated(ours) / (2 * _cores())}

@@ -1,63 +1,84 @@
-"""Evaluation: the same targets for everybody, honest gains, and figures that mean what they say."""
+"""Evaluation as a whole: the same targets for every method, honest gains, folds, and the page."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
+from inference.model import Limits, Model, Parameters, Prediction, Produces, Step, Trust, Window
 from inference.models.classical import Linear, Neighbourhood, nearest
-from inference.training import metrics
-from inference.training.data import NoTrainingData
-from inference.training.evaluate import (
-    Cell,
-    Figures,
-    Progress,
-    Result,
-    drawn_targets,
-    evaluate,
-    gates,
+from inference.models.gaps import plan_gaps
+from inference.training.anatomy import anatomy_of
+from inference.training.evaluate import Cell, Progress
+from inference.training.page import page_of
+from inference.training.report import (
+    COLUMNS,
+    CONFIDENCE_COLUMNS,
+    GATE_COLUMNS,
+    MISSED_COLUMNS,
+    card,
+    confidence_rows,
+    markdown,
+    rows_of,
 )
-from inference.training.report import COLUMNS, markdown, rows_of
+from inference.training.study import Study, Wanted, run
+from inference.training.targets import TargetList
+from inference.training.thin import NothingToJudge, ThinSeries, open_series
 from inference.volume import Geometry
-from tests.models.stacks import made_geometry, made_plane
+from tests.models.stacks import made_geometry
+from tests.models.thin import drifting, thin_series, write_npz
+from tests.phantoms import Series, write
 
-SLICES = 25
-LIST_AT_2 = (7, 13, 29, 35, 43, 53, 55, 65, 69, 71, 73, 81, 101, 103, 105, 107, 115, 119, 129, 131)
-LIST_AT_4 = (5, 6, 17, 27, 39, 58, 62, 65, 67, 71, 73, 78, 97, 98, 106, 110, 114, 117, 119, 122)
+ROOT = Path(__file__).parents[2]
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+NAMES = ["nearest", "linear", "linear, smoothed", "cubic", "spline", "dis"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thin made series at 1 mm: a body that drifts and grows along z."""
     root = tmp_path_factory.mktemp("thin")
-    geometry = made_geometry(SLICES, 80, 80, gaps_mm=1.0)
-    planes = [made_plane(geometry, 3.0 * z, noise_hu=8.0, seed=z) for z in range(SLICES)]
-    hu = np.rint(planes).astype(np.int16)
-    (root / "made").mkdir()
-    np.savez(root / "made" / "volume.npz", hu=hu, spacing_mm=np.array([1.0, 0.7, 0.7]))
+    write_npz(root, drifting())
     return root
 
 
 class Knowing:
-    """A model that has seen the truth: the best that there can be."""
+    """A model that has seen the truth, and says how sure it is: the best that there can be."""
 
     name, version, weights_sha256 = "knowing", "1.0.0", ""
     produces: Produces = "slices"
 
-    def __init__(self, truth: np.ndarray[tuple[int, ...], np.dtype[np.int16]], factor: int) -> None:
-        self._truth, self._factor = truth, factor
+    def __init__(
+        self,
+        truth: NDArray[np.float32],
+        factor: int,
+        *,
+        off_hu: float = 0.0,
+        confidence: float = 0.9,
+    ) -> None:
+        self._truth, self._factor, self._off = truth, factor, np.float32(off_hu)
+        self._confidence = confidence
 
     def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
-        return ()
+        return plan_gaps(geometry, parameters, reach=2)
 
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
         assert step.gap is not None
         places = [round((step.gap + t) * self._factor) for t in step.fractions]
-        return Prediction(planes=tuple(self._truth[i].astype(np.float32) for i in places))
+        scale = np.full(self._truth.shape[1:], 4.0, np.float32)
+        return Prediction(
+            planes=tuple(self._truth[place] + self._off for place in places),
+            scale_hu=(scale,) * len(places),
+            trust=tuple(Trust(2.0 + place, self._confidence, 2.0) for place in places),
+            classical=tuple(self._truth[place] - np.float32(20.0) for place in places),
+            classical_name="dis",
+        )
 
 
 class Lazy(Linear):
@@ -70,208 +91,338 @@ class Lazy(Linear):
         return Prediction(planes=tuple(nearest(near, t) for t in step.fractions))
 
 
-def hu_of(data: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    with np.load(data / "made" / "volume.npz") as stored:
-        return np.asarray(stored["hu"], np.int16)
+def study_of(data: Path, model: Model, *factors: int, targets: int = 4, **changes: object) -> Study:
+    wanted = Wanted(data, factors, targets=targets)
+    wanted = replace(wanted, **changes)  # type: ignore[arg-type]
+    return run(wanted, lambda _weights: model, TargetList())
 
 
-# --- the targets ------------------------------------------------------------------------------
+def hu_of(data: Path) -> NDArray[np.float32]:
+    ((series,), _) = open_series(data)
+    return np.stack([series.read(index) for index in range(len(series))])
 
 
-def test_the_target_lists_never_change() -> None:
-    assert drawn_targets("lidc-0001", 133, 2, 20) == LIST_AT_2
-    assert drawn_targets("lidc-0001", 133, 4, 20) == LIST_AT_4
-
-
-@pytest.mark.parametrize("factor", range(2, 11))
-def test_targets_are_left_out_slices_between_received_ones(factor: int) -> None:
-    targets = drawn_targets("any", 60, factor, 20)
-    assert len(targets) == len(set(targets)) == 20
-    assert all(target % factor for target in targets)
-    assert max(targets) < 59 // factor * factor
-
-
-def test_a_short_series_gives_as_many_targets_as_it_has() -> None:
-    assert drawn_targets("short", 7, 2, 20) == (1, 3, 5)
-    assert drawn_targets("short", 3, 4, 20) == ()
+def without_times(cell: Cell) -> dict[str, object]:
+    return {
+        name: replace(figures, ms_per_slice=0.0, cpu_ms_per_slice=0.0)
+        for name, figures in cell.methods.items()
+    }
 
 
 # --- the figures ------------------------------------------------------------------------------
 
 
 def test_every_method_is_judged_on_the_same_targets(data: Path) -> None:
-    result = evaluate(data, (2, 4), model=Linear(), targets=4)
-    assert [(cell.patient, cell.factor, cell.gap_mm) for cell in result.cells] == [
-        ("made", 2, 2.0),
-        ("made", 4, 4.0),
+    found = study_of(data, Lazy(), 2, 4)
+    assert [(c.kind.series, c.kind.factor, c.kind.gap_mm) for c in found.cells] == [
+        ("drifting", 2, 2.0),
+        ("drifting", 4, 4.0),
     ]
-    for cell in result.cells:
-        assert len(cell.targets) == 4
-        assert set(cell.methods) == {"nearest", "linear", "cubic", "dis"}
+    for cell in found.cells:
+        assert len(cell.targets) == len(cell.gains_db) == 4
+        assert list(cell.methods) == [*NAMES, "lazy"]
         assert cell.methods["linear"].over_linear_db == 0.0
+        assert cell.methods["linear"].over_linear_interval_db == (0.0, 0.0)
         assert cell.methods["dis"].over_dis_db == 0.0
         assert cell.methods["nearest"].over_linear_db < 0.0
+        assert all(figures.ms_per_slice > 0.0 for figures in cell.methods.values())
 
 
 def test_a_second_evaluation_finds_the_same(data: Path) -> None:
-    one, other = (evaluate(data, (3,), model=Lazy(), targets=3) for _ in range(2))
-    for first, second in zip(one.cells, other.cells, strict=True):
-        assert first.targets == second.targets
-        for name, figures in first.methods.items():
-            assert replace(figures, ms_per_slice=0.0) == replace(
-                second.methods[name], ms_per_slice=0.0
-            )
+    one, other = (study_of(data, Lazy(), 3).cells for _ in range(2))
+    assert [cell.targets for cell in one] == [cell.targets for cell in other]
+    assert [without_times(cell) for cell in one] == [without_times(cell) for cell in other]
 
 
 def test_the_truth_itself_has_the_best_figures(data: Path) -> None:
-    result = evaluate(data, (2,), model=Knowing(hu_of(data), 2), targets=5)
-    figures = result.cells[0].methods["knowing"]
-    assert figures.psnr_db == pytest.approx(20.0 * np.log10(3072.0 / 0.5))
-    assert figures.ssim == pytest.approx(1.0)
-    assert figures.body_mae_hu == figures.body_bias_hu == 0.0
-    assert figures.below_linear == figures.below_dis == 0.0
-    assert figures.worst_over_linear_db > 1.2
-    assert gates(result) == []
+    ours = study_of(data, Knowing(hu_of(data), 2), 2, targets=5).cells[0].ours
+    assert ours.psnr_db == pytest.approx(20.0 * np.log10(3072.0 / 0.5))
+    assert ours.ssim == ours.ssim_soft == pytest.approx(1.0)
+    assert ours.body_mae_hu == ours.body_bias_hu == 0.0
+    assert ours.body_mae_to_linear == -1.0
+    assert ours.noise_ratio == ours.gradient_ratio == pytest.approx(1.0)
+    assert ours.below_linear == ours.below_dis == 0.0
+    assert ours.worst_over_linear_db > 1.2
+    low, high = ours.over_linear_interval_db
+    assert low <= ours.over_linear_db <= high
 
 
 def test_a_model_below_linear_is_said_to_be(data: Path) -> None:
-    result = evaluate(data, (4,), model=Lazy(), targets=5)
-    figures = result.cells[0].methods["lazy"]
-    assert figures.below_linear > 0.5
-    assert figures.worst_over_linear_db <= figures.over_linear_db < 0.0
-    (missed,) = gates(result)
-    assert "made 4x (sub-sampled, gap 4 mm)" in missed
-    assert "at least +1.20 dB is due" in missed
+    ours = study_of(data, Lazy(), 4, targets=5).cells[0].ours
+    assert ours.below_linear > 0.5
+    assert ours.notably_below_linear <= ours.below_linear
+    assert ours.worst_over_linear_db <= ours.over_linear_db < 0.0
+    assert ours.body_mae_to_linear > 0.0
 
 
-def test_slabs_are_as_thick_as_their_gap(data: Path) -> None:
+def test_linear_itself_neither_gains_nor_loses(data: Path) -> None:
+    ours = study_of(data, Linear(), 3).cells[0].ours
+    assert ours.over_linear_db == pytest.approx(0.0, abs=0.02)  # it is stored in whole HU
+    assert ours.body_mae_to_linear == pytest.approx(0.0, abs=0.01)
+
+
+def test_slabs_are_judged_beside_thin_slices_where_they_are_asked_for(data: Path) -> None:
     """The truth of a slab is the mean of the thin slices around it: only their mean is perfect."""
-    hu = hu_of(data).astype(np.float32)
-    slabs = np.stack([hu[i : i + 4].mean(axis=0) for i in range(SLICES - 3)])
-    result = evaluate(data, (4,), model=Knowing(np.asarray(slabs), 4), targets=6, mode="slab")
-    (cell,) = result.cells
-    assert cell.mode == "slab"
-    assert cell.methods["knowing"].body_mae_hu == pytest.approx(0.0, abs=1e-3)
-    assert max(cell.targets) < SLICES - 3
+    hu = hu_of(data)
+    slabs = np.stack([hu[i : i + 4].mean(axis=0) for i in range(len(hu) - 3)])
+    found = study_of(data, Knowing(np.asarray(slabs, np.float32), 4), 4, slab=True).cells
+    assert [cell.kind.mode for cell in found] == ["sub-sampled", "slab"]
+    assert found[1].ours.body_mae_hu < 0.5  # rounded to whole HU
+    assert found[0].ours.body_mae_hu > 1.0
+    assert found[1].kind.name == "drifting 4x, 4 mm slab"
+
+
+def test_an_uneven_series_is_judged_slice_by_slice(tmp_path: Path) -> None:
+    write(tmp_path / "head", Series(gaps_mm=(4.0, 4.0, 1.5, 7.0, 7.0, 7.0), thickness_mm=7.0))
+    (cell,) = study_of(tmp_path, Linear(), 2, 4).cells
+    assert cell.kind.mode == "left-out"
+    assert cell.targets == (1, 2, 3, 4, 5)
+    assert cell.kind.name == "head, each slice left out"
+
+
+# --- confidence -------------------------------------------------------------------------------
+
+
+def test_expected_errors_are_held_to_the_true_ones(data: Path) -> None:
+    """Off by 3 HU everywhere; expected are 2 HU and one more a slice; the interval is 2 x 4 HU."""
+    cell = study_of(data, Knowing(hu_of(data), 2, off_hu=3.0), 2, targets=5).cells[0]
+    found = cell.confidence
+    assert found is not None
+    expected = np.mean([2.0 + index for index in cell.targets])
+    assert found.predicted_to_true == pytest.approx(expected / 3.0, rel=1e-3)
+    assert found.coverage == 1.0
+    assert found.least == found.mean == pytest.approx(0.9)
+    far = study_of(data, Knowing(hu_of(data), 2, off_hu=9.0), 2, targets=5).cells[0].confidence
+    assert far is not None
+    assert far.coverage == 0.0
+    assert confidence_rows([cell])[0][0] == "drifting 2x, 2 mm"
+
+
+def test_what_is_judged_is_what_the_node_would_deliver(data: Path) -> None:
+    """Of a slice that its model is not sure of that is the classical one, here 20 HU too low."""
+    unsure = Knowing(hu_of(data), 2, confidence=0.2)
+    (cell,) = study_of(data, unsure, 2).cells
+    assert cell.ours.body_bias_hu == pytest.approx(-20.0)
+    (sure,) = study_of(data, Knowing(hu_of(data), 2, confidence=0.3), 2).cells
+    assert sure.ours.body_bias_hu == 0.0
+
+
+def test_a_model_without_expectations_has_no_confidence(data: Path) -> None:
+    (cell,) = study_of(data, Lazy(), 2).cells
+    assert cell.confidence is None
+    assert confidence_rows([cell]) == []
+
+
+# --- which series, which weights --------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A data set in parts: a series held out, one trained on."""
+    write_npz(tmp_path / "data" / "ct-validate", drifting(13, name="held-out"))
+    write_npz(tmp_path / "data" / "ct-train", drifting(13, name="seen"))
+    return tmp_path / "data"
+
+
+def test_of_a_data_set_in_parts_the_held_out_one_is_judged(parts: Path) -> None:
+    found = study_of(parts, Lazy(), 2)
+    assert [cell.kind.series for cell in found.cells] == ["held-out"]
+    assert found.rows == ()
+
+
+def test_gates_say_which_folds_are_missing(parts: Path, tmp_path: Path) -> None:
+    found = study_of(parts, Lazy(), 2, gates=True, folds=tmp_path / "folds", targets=3)
+    assert {cell.kind.series for cell in found.cells} == {"held-out"}
+    absent = [row for row in found.rows if row.verdict == "not measured" and "seen" in row.cell]
+    assert absent
+    assert all("--leave-out seen" in row.note for row in absent)
+
+
+def test_a_series_trained_on_is_judged_with_the_weights_of_its_fold(
+    parts: Path, tmp_path: Path
+) -> None:
+    fold = tmp_path / "folds" / "seen.safetensors"
+    fold.parent.mkdir()
+    fold.write_bytes(b"")
+    used: list[Path | None] = []
+
+    def load(weights: Path | None) -> Model:
+        used.append(weights)
+        return Lazy()
+
+    wanted = Wanted(parts, (2,), gates=True, folds=fold.parent, targets=3)
+    found = run(wanted, load, TargetList())
+    assert used == [None, fold]
+    labels = {cell.kind.series: cell.kind.weights for cell in found.cells}
+    assert labels == {"held-out": "shipped", "seen": "trained without seen"}
+    assert not any("--leave-out" in row.note for row in found.rows)
+
+
+def test_gates_add_the_cells_that_figures_are_due_in(data: Path) -> None:
+    found = study_of(data, Lazy(), 2, gates=True, targets=2)
+    cells = [(cell.kind.mode, cell.kind.factor) for cell in found.cells]
+    assert cells == [("sub-sampled", f) for f in (2, 3, 4, 6, 8)] + [("slab", 4)]
+    mae = [row.verdict for row in found.rows if row.title == "body MAE against linear"]
+    assert mae == ["missed"] * 6
+
+
+def test_a_series_that_breaks_on_the_way_is_passed_over_with_its_reason(tmp_path: Path) -> None:
+    paths = write(tmp_path / "broken", Series(slices=9, spacing_mm=1.0, transfer_syntax=JPEG_LS))
+    write_npz(tmp_path, drifting(13))
+    written = paths[2].read_bytes()
+    end = written.rindex(b"\xff\xd9")  # of the code stream
+    paths[2].write_bytes(written[:end] + b"\0\0" + written[end + 2 :])
+    found = study_of(tmp_path, Lazy(), 2)
+    assert [cell.kind.series for cell in found.cells] == ["drifting"]
+    (passed,) = found.passed_over
+    assert passed.name.startswith("broken")
+    assert "pixels of image 3 are damaged or incomplete" in passed.sentence
+
+
+def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path) -> None:
+    write_npz(tmp_path, drifting(6))
+    found = study_of(tmp_path, Lazy(), 2, 8)
+    assert [cell.kind.factor for cell in found.cells] == [2]
+    (passed,) = found.passed_over
+    assert passed.sentence == "6 slices are too few to leave out 7 of 8"
+    with pytest.raises(NothingToJudge, match="too few to leave out 7 of 8"):
+        study_of(tmp_path, Lazy(), 8)
 
 
 def test_progress_counts_to_the_end(data: Path) -> None:
     seen: list[Progress] = []
-    evaluate(data, (2, 4), model=Linear(), targets=4, progress=seen.append)
-    assert [(progress.done, progress.total) for progress in seen] == [(4, 8), (8, 8)]
-    assert {progress.patient for progress in seen} == {"made"}
+    wanted = Wanted(data, (2, 4), targets=4)
+    run(wanted, lambda _weights: Linear(), TargetList(), progress=seen.append)
+    assert [progress.done for progress in seen] == list(range(1, 9))
+    assert {progress.total for progress in seen} == {8}
+    assert seen[-1].what == "drifting 4x, 4 mm"
 
 
-def test_a_factor_too_wide_for_the_series_has_no_cell(data: Path) -> None:
-    result = evaluate(data, (10,), model=Linear(), targets=30)
-    assert all(target < 20 for target in result.cells[0].targets)
-    assert len(result.cells[0].targets) == 18
+# --- anatomy ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factors", [(1,), (2, 11), ()])
-def test_factors_that_are_not_offered_are_refused(data: Path, factors: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="allowed are 2 to 10"):
-        evaluate(data, factors, model=Linear())
-
-
-def test_a_folder_without_a_thin_series_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(NoTrainingData, match="no evenly spaced CT series"):
-        evaluate(tmp_path, (2,), model=Linear())
-
-
-# --- what comes of them -----------------------------------------------------------------------
-
-
-def figures_with(over_linear_db: float) -> Figures:
-    return Figures(40.0, 0.9, 20.0, 0.0, over_linear_db, 0.1, 0.2, 0.1, 0.0, 0.0, 100.0)
-
-
-def result_with(gap_mm: float, over_linear_db: float) -> Result:
-    methods = {"midslice": figures_with(over_linear_db)}
-    cell = Cell("patient", "sub-sampled", 2, gap_mm, (1, 3), methods)
-    return Result("midslice", "1.0.0", "0" * 64, (cell,))
+def disc(radius_mm: float, inside_hu: float, bone: bool) -> ThinSeries:
+    geometry = made_geometry(9, 256, 256, gaps_mm=1.0, pixel_mm=1.5)
+    y, x = np.mgrid[:256, :256].astype(np.float32)
+    away = 1.5 * np.hypot(y - 128, x - 128)
+    plane = np.where(away < radius_mm, np.float32(40.0), np.float32(-1000.0))
+    plane = np.where(away < 0.5 * radius_mm, np.float32(inside_hu), plane)
+    if bone:
+        plane = np.where(np.abs(away - radius_mm + 5.0) < 4.0, np.float32(900.0), plane)
+    return thin_series([plane] * 9, geometry)
 
 
 @pytest.mark.parametrize(
-    ("gap_mm", "over_linear_db", "missed"),
-    [(5.0, 1.2, 0), (5.0, 1.19, 1), (10.0, 1.0, 1), (2.0, 0.7, 0), (2.0, 0.5, 1)],
+    ("radius_mm", "inside_hu", "bone", "expected"),
+    [
+        (150.0, -850.0, False, "chest"),
+        (85.0, 30.0, True, "head"),
+        (150.0, 30.0, True, "other"),
+        (85.0, 30.0, False, "other"),
+    ],
 )
-def test_a_gate_closes_below_its_figure(gap_mm: float, over_linear_db: float, missed: int) -> None:
-    assert len(gates(result_with(gap_mm, over_linear_db))) == missed
+def test_anatomy_is_told_from_a_few_slices(
+    radius_mm: float, inside_hu: float, bone: bool, expected: str
+) -> None:
+    assert anatomy_of(disc(radius_mm, inside_hu, bone)) == expected
 
 
-def test_gates_that_judged_nothing_do_not_pass() -> None:
-    assert gates(result_with(20.0, 9.0)) == [
-        "no cell has a gap for which a figure is set: nothing was judged"
-    ]
+# --- what comes of it -------------------------------------------------------------------------
 
 
 def test_a_result_is_json(data: Path) -> None:
-    result = evaluate(data, (2,), model=Lazy(), targets=2)
-    read = json.loads(json.dumps(result.as_json()))
+    found = study_of(data, Lazy(), 2, targets=2, gates=True)
+    read = json.loads(json.dumps(found.as_json()))
     assert read["model"] == "lazy"
-    assert read["cells"][0]["factor"] == 2
-    assert read["cells"][0]["methods"]["linear"]["over_linear_db"] == 0.0
-    assert len(read["cells"][0]["targets"]) == 2
+    first = read["cells"][0]
+    assert (first["series"], first["factor"], first["anatomy"]) == ("drifting", 2, "head")
+    assert first["methods"]["linear"]["over_linear_db"] == 0.0
+    assert len(first["targets"]) == len(first["gains_db"]) == 2
+    assert "panels" not in first
+    assert {row["verdict"] for row in read["gates"]} <= {"passed", "missed", "not measured"}
 
 
 def test_a_report_has_a_row_for_each_method(data: Path) -> None:
-    result = evaluate(data, (2, 3), model=Lazy(), targets=2)
-    rows = rows_of(result)
-    assert len(rows) == 2 * 5
+    cells = study_of(data, Lazy(), 2, 3, targets=2).cells
+    rows = rows_of(cells)
+    assert len(rows) == 2 * 7
     assert all(len(row) == len(COLUMNS) for row in rows)
-    assert {row[3] for row in rows} == {"nearest", "linear", "cubic", "dis", "lazy"}
-    lines = markdown(result).splitlines()
+    assert {row[2] for row in rows} == {*NAMES, "lazy"}
+    lines = markdown(COLUMNS, rows).splitlines()
     assert len(lines) == 2 + len(rows)
-    assert lines[0].startswith("| patient | factor |")
+    assert lines[0].startswith("| series | cell | method |")
 
 
-# --- metrics ----------------------------------------------------------------------------------
+def test_the_card_has_every_table_in_markdown(data: Path) -> None:
+    found = study_of(data, Knowing(hu_of(data), 2), 2, targets=2, gates=True)
+    written = card(found.cells, found.rows)
+    for heads in (COLUMNS, CONFIDENCE_COLUMNS, GATE_COLUMNS, MISSED_COLUMNS):
+        assert f"| {' | '.join(heads)} |" in written
+    widths = {line.count("|") for line in written.splitlines() if line.startswith("| drifting | ")}
+    assert widths == {len(COLUMNS) + 1}
 
 
-def test_psnr_is_of_the_window_of_3072_hu() -> None:
-    true = np.zeros((32, 32), np.float32)
-    assert metrics.psnr_db(true + 30.72, true) == pytest.approx(40.0, abs=1e-3)
+class Page(HTMLParser):
+    """Tags that are opened and closed in order, and every address on the page."""
+
+    VOID = frozenset({"meta", "img", "br", "line", "link", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.pictures = 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.pictures += tag == "img"
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "data") and v]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "data") and v]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
 
 
-def test_what_lies_outside_the_window_counts_nothing() -> None:
-    true = np.full((32, 32), 2048.0, np.float32)
-    true[:16] = -1024.0
-    beyond = np.where(true > 0.0, np.float32(3000.0), np.float32(-2000.0))
-    assert metrics.figures_of(beyond, true).psnr_db == pytest.approx(75.77, abs=0.01)
+def test_the_page_is_whole_and_asks_nobody_for_anything(data: Path) -> None:
+    found = study_of(data, Lazy(), 2, targets=3, gates=True, pictures=True)
+    page = page_of(found)
+    reader = Page()
+    reader.feed(page)
+    assert reader.open == []
+    assert reader.pictures == len(found.cells) * 2 * 7  # median and worst; truth, three, errors
+    assert all(address.startswith("data:image/jpeg;base64,") for address in reader.addresses)
+    assert "<script" not in page
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert "default-src 'none'" in page
+    assert page.count("<circle") == sum(len(cell.targets) for cell in found.cells)
+    assert 'id="gates"' in page
+    assert "missed" in page
 
 
-def test_ssim_is_one_for_the_same_slice_and_falls_with_blur_and_noise() -> None:
-    true = made_plane(made_geometry(2, 96, 96), 0.0, noise_hu=15.0)
-    random = np.random.default_rng(0)
-    noisy = true + 200.0 * random.standard_normal(true.shape, dtype=np.float32)
-    assert metrics.ssim(true, true) == pytest.approx(1.0)
-    assert metrics.ssim(noisy, true) < 0.5
+def test_a_name_that_is_code_is_text_on_the_page(tmp_path: Path) -> None:
+    write_npz(tmp_path, drifting(9, name="<script>alert(1)<"))
+    page = page_of(study_of(tmp_path, Lazy(), 2, targets=2))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
 
 
-def test_the_body_holds_its_lungs_and_not_the_table() -> None:
-    plane = np.full((100, 100), -1000.0, np.float32)
-    plane[20:70, 20:80] = 40.0
-    plane[30:60, 35:50] = -850.0  # a lung
-    plane[85:88, 10:90] = 100.0  # the table, thinner than what opening leaves
-    body = metrics.body_of(plane)
-    assert body[45, 42]
-    assert not body[86, 50]
-    assert body.sum() == 50 * 60
+def test_a_real_series_is_judged_with_the_shipped_weights(tmp_path: Path) -> None:
+    """23 slices, 5 mm apart, of a chest: the whole way in seconds."""
+    from inference.models.midslice import Midslice
 
-
-def test_a_slice_of_air_alone_has_no_body_and_no_error_in_it() -> None:
-    air = np.full((40, 40), -1000.0, np.float32)
-    figures = metrics.figures_of(air + 5.0, air)
-    assert not metrics.body_of(air).any()
-    assert (figures.body_mae_hu, figures.body_bias_hu) == (0.0, 0.0)
-
-
-def test_bias_and_error_are_of_the_body_alone() -> None:
-    true = made_plane(made_geometry(2, 96, 96), 0.0)
-    made = true.copy()
-    made[metrics.body_of(true)] += 3.0
-    made[:4] += 500.0
-    figures = metrics.figures_of(made, true)
-    assert figures.body_bias_hu == pytest.approx(3.0, abs=1e-4)
-    assert figures.body_mae_hu == pytest.approx(3.0, abs=1e-4)
+    wanted = Wanted(ROOT / "node" / "demo" / "data" / "acquired", (2,), targets=3, pictures=True)
+    found = run(wanted, lambda _weights: Midslice(), TargetList())
+    (cell,) = found.cells
+    assert (cell.kind.anatomy, cell.kind.gap_mm) == ("chest", 10.0)
+    assert cell.ours.over_linear_db > 1.5
+    assert cell.ours.over_dis_db > 0.4
+    assert cell.ours.below_linear == 0.0
+    assert 0.3 < (cell.methods["linear"].noise_ratio or 0.0) < 1.2
+    assert cell.ours.laa_950 is not None
+    assert len(cell.panels) == 2
+    page = tmp_path / "index.html"
+    page.write_text(page_of(found))
+    assert page.stat().st_size < 2_000_000

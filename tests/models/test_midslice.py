@@ -15,14 +15,13 @@ from inference.model import Limits, Parameters, Step
 from inference.models import classical
 from inference.models.classical import Neighbourhood
 from inference.models.midslice import (
-    HALO,
-    MARGIN,
     SHIPPED_WEIGHTS,
     Midslice,
     Network,
     inputs_of,
     planes_of,
 )
+from inference.models.runtime import HALO, MARGIN
 from inference.reader import open_volume, read_headers, stacks
 from inference.volume import Geometry, Plane, Volume
 from node import demo

@@ -22,10 +22,26 @@ from inference.checkpoint import (
 )
 from inference.errors import ModelLoadError
 from inference.models.midslice import Midslice, Network
-from inference.training.data import NoTrainingData, Patient, load_patient, load_patients
+from inference.training.adversarial import Adversary, balanced
+from inference.training.data import (
+    NoTrainingData,
+    Patient,
+    divided,
+    load_folder,
+    load_patients,
+)
 from inference.training.losses import BORDER, loss_of
-from inference.training.samples import CROP, Pool, Sample, draw, moved_linearly, patch
-from inference.training.train import Plan, Progress, Training, rate, train
+from inference.training.progress import Progress
+from inference.training.samples import (
+    CROP,
+    Pool,
+    Sample,
+    draw,
+    moved_linearly,
+    other_materials,
+    patch,
+)
+from inference.training.train import Plan, Training, rate, train
 from tests.models.stacks import made_geometry, made_plane
 
 QUICK = Plan(steps=6, batch=2, side=32, pool=8, first=4, refresh=2, seed=5)
@@ -40,9 +56,9 @@ def one_thread() -> Iterator[None]:
     cv2.setNumThreads(before[1])
 
 
-def made_hu(slices: int = 24, side: int = 64) -> NDArray[np.int16]:
+def made_hu(slices: int = 24, side: int = 64, noise_hu: float = 10.0) -> NDArray[np.int16]:
     geometry = made_geometry(slices, side, side, gaps_mm=1.0)
-    planes = [made_plane(geometry, 3.0 * z, noise_hu=10.0, seed=z) for z in range(slices)]
+    planes = [made_plane(geometry, 3.0 * z, noise_hu=noise_hu, seed=z) for z in range(slices)]
     return np.rint(planes).astype(np.int16)
 
 
@@ -66,7 +82,9 @@ def patients(data: Path) -> tuple[Patient, ...]:
     return load_patients(data, "ct-train")
 
 
-def write_dicom(folder: Path, hu: NDArray[np.int16], heights_mm: list[float]) -> None:
+def write_dicom(
+    folder: Path, hu: NDArray[np.int16], heights_mm: list[float], person: str = "made"
+) -> None:
     """A series whose files are numbered against the order of their positions."""
     folder.mkdir(parents=True)
     series, study, frame = generate_uid(), generate_uid(), generate_uid()
@@ -80,7 +98,7 @@ def write_dicom(folder: Path, hu: NDArray[np.int16], heights_mm: list[float]) ->
         ds.SOPClassUID = CTImageStorage
         ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
         ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, study, frame
-        ds.Modality, ds.PatientID, ds.PatientName = "CT", "made", "Made^Body"
+        ds.Modality, ds.PatientID, ds.PatientName = "CT", person, "Made^Body"
         ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         ds.InstanceNumber = index + 1
         ds.ImagePositionPatient = [0.0, 0.0, height]
@@ -104,9 +122,34 @@ def test_every_folder_with_a_volume_is_one_patient(patients: tuple[Patient, ...]
     assert (len(head), head.spacing_mm, head.extent_mm) == (20, 1.5, 64.0)
 
 
-def test_a_patient_left_out_is_left_out_whole(data: Path) -> None:
-    left = load_patients(data, "ct-train", frozenset({"head"}))
-    assert [patient.name for patient in left] == ["body"]
+def test_a_patient_left_out_is_left_out_whole(patients: tuple[Patient, ...]) -> None:
+    kept, left = divided(patients, frozenset({"head"}))
+    assert ([each.name for each in kept], [each.name for each in left]) == (["body"], ["head"])
+
+
+def test_all_series_of_a_patient_leave_together_wherever_they_lie(tmp_path: Path) -> None:
+    hu = np.clip(made_hu(10), -1024, 3000)
+    heights = [2.5 * index for index in range(10)]
+    for folder, person in (("a/thin", "P1"), ("b/thin", "P1"), ("c", "P2")):
+        write_dicom(tmp_path / folder, hu, heights, person)
+    everybody = load_patients(tmp_path, "ct-train")
+    assert [each.name for each in everybody] == ["a-thin", "b-thin", "c"]
+    kept, left = divided(everybody, frozenset({"b-thin"}))
+    assert [each.name for each in kept] == ["c"]
+    assert [each.name for each in left] == ["a-thin", "b-thin"]
+
+
+def test_every_series_of_a_folder_is_trained_on(tmp_path: Path) -> None:
+    hu = np.clip(made_hu(10), -1024, 3000)
+    write_dicom(tmp_path / "one", hu, [2.5 * index for index in range(10)])
+    write_dicom(tmp_path / "other", hu[:9], [2.0 * index for index in range(9)])
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for path in tmp_path.glob("o*/*.dcm"):
+        path.rename(mixed / f"{path.parent.name}-{path.name}")
+    found = load_patients(mixed, "ct-train")
+    assert [each.name for each in found] == ["mixed-1", "mixed-2"]
+    assert sorted(len(each) for each in found) == [9, 10]
 
 
 def test_a_folder_with_a_training_part_gives_that_part_alone(tmp_path: Path) -> None:
@@ -119,8 +162,7 @@ def test_a_folder_with_a_training_part_gives_that_part_alone(tmp_path: Path) -> 
 def test_a_dicom_series_is_sorted_by_position_and_rescaled(tmp_path: Path) -> None:
     hu = np.clip(made_hu(10), -1024, 3000)
     write_dicom(tmp_path / "series", hu, [2.5 * index for index in range(10)])
-    patient = load_patient(tmp_path / "series")
-    assert patient is not None
+    (patient,) = load_folder(tmp_path / "series")
     assert np.array_equal(patient.hu, hu)
     assert patient.spacing_mm == pytest.approx(2.5)
     assert patient.geometry.thickness_mm == 1.0
@@ -135,7 +177,7 @@ def test_a_series_that_cannot_be_thinned_evenly_is_passed_over(
     tmp_path: Path, heights: list[float]
 ) -> None:
     write_dicom(tmp_path / "series", made_hu(len(heights)), heights)
-    assert load_patient(tmp_path / "series") is None
+    assert load_folder(tmp_path / "series") == []
 
 
 def test_a_folder_without_data_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -204,10 +246,30 @@ def test_the_pool_grows_to_its_size_and_is_refreshed(patients: tuple[Patient, ..
     for _ in range(5):
         pool.refresh()
         sizes.append(len(pool))
-    assert sizes == [2, 4, 6, 6, 6]
+    assert sizes == [3, 6, 6, 6, 6]
     batch = pool.batch(3, 48)
     assert batch.planes.shape == (3, 6, 48, 48)
     assert batch.truth.shape == (3, 1, 48, 48)
+
+
+def test_other_materials_keep_the_order_of_tissues_and_the_ends_of_the_range() -> None:
+    tissues = np.array([[-1024.0, -850.0, -100.0, 0.0, 40.0, 60.0, 300.0, 1200.0, 3071.0]])
+    tissues = tissues.astype(np.float32)
+    drawn = [other_materials(tissues, np.random.default_rng(seed))[0] for seed in range(5)]
+    for altered in drawn:
+        assert (np.diff(altered) > 0.0).all()
+        assert altered[[0, -1]] == pytest.approx([-1024.0, 3071.0], abs=0.01)
+    assert np.std(drawn, axis=0)[4] > 50.0  # soft tissue is not always at 40 HU
+
+
+def test_bodies_are_mostly_shown_as_received_and_sometimes_of_another_build(
+    patients: tuple[Patient, ...],
+) -> None:
+    random = np.random.default_rng(12)
+    told = np.array([draw(patients[:1], random)[0].conditions for _ in range(40)])
+    gap_over_pixel = np.exp(2.0 * told[:, 2]) / (10.0 * told[:, 1])  # 1 / pixel in mm
+    assert len(np.unique(gap_over_pixel.round(4))) > 3  # zoomed in, out and stretched
+    assert np.median(gap_over_pixel) == pytest.approx(1.0 / 6.0, rel=1e-3)  # mostly as received
 
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -231,6 +293,13 @@ def test_the_best_scale_is_the_error() -> None:
         float(loss_of(made, torch.full_like(truth, hu), truth, truth)) for hu in (10, 40, 160)
     ]
     assert losses[1] < min(losses[0], losses[2])
+
+
+def test_an_area_that_is_too_dark_costs_more_than_errors_of_both_signs() -> None:
+    truth, scale = torch.zeros(1, 1, 96, 96), torch.full((1, 1, 96, 96), 30.0)
+    dark, mixed = truth - 10.0, truth - 10.0
+    mixed[..., ::2] = 10.0
+    assert float(loss_of(dark, scale, truth, truth)) > float(loss_of(mixed, scale, truth, truth))
 
 
 def test_an_error_counts_less_where_the_flow_blend_errs_more() -> None:
@@ -352,6 +421,132 @@ def test_a_checkpoint_of_other_patients_is_refused(data: Path, tmp_path: Path) -
             checkpoint=tmp_path / "checkpoint.safetensors",
             leave_out=frozenset({"head"}),
         )
+
+
+def test_a_patient_left_out_is_measured_and_never_drawn(data: Path, tmp_path: Path) -> None:
+    plan = replace(QUICK, steps=30, pool=20, first=20, checkpoint_seconds=0.0)
+    trained = train(
+        data,
+        plan,
+        weights=tmp_path / "w.safetensors",
+        checkpoint=tmp_path / "c.safetensors",
+        leave_out=frozenset({"head"}),
+    )
+    assert trained.patients == ("body",)
+    assert trained.last.held_over_dis_db is not None
+    lines = (tmp_path / "c.csv").read_text().splitlines()
+    assert lines[0].split(",")[-1] == "held_over_dis_db"
+    assert len(lines) == 1 + 30 + 1  # a line a checkpoint, and the last
+    assert [int(line.split(",")[0]) for line in lines[1:3]] == [1, 2]
+    assert float(lines[-1].split(",")[-1]) == pytest.approx(trained.last.held_over_dis_db, abs=1e-3)
+
+
+def test_nobody_left_out_is_nobody_measured(patients: tuple[Patient, ...]) -> None:
+    assert Training(patients, QUICK).measure().held_over_dis_db is None
+
+
+def test_a_patient_to_leave_out_must_be_there(data: Path, tmp_path: Path) -> None:
+    for leave_out, named in (({"nobody"}, "nobody"), ({"body", "head"}, "body, head")):
+        with pytest.raises(NoTrainingData, match=f"cannot leave out {named}"):
+            train(
+                data,
+                QUICK,
+                weights=tmp_path / "w.safetensors",
+                checkpoint=tmp_path / "c.safetensors",
+                leave_out=frozenset(leave_out),
+            )
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_can_begin_from_weights(
+    data: Path, patients: tuple[Patient, ...], tmp_path: Path
+) -> None:
+    quick_train(data, tmp_path)
+    weights = load_weights(tmp_path / "weights.safetensors")
+    begun = Training(patients, replace(QUICK, start=tmp_path / "weights.safetensors"))
+    assert all(torch.equal(begun.average[name], tensor) for name, tensor in weights.items())
+    save_weights({"other": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelLoadError, match="not the weights of midslice"):
+        Training(patients, replace(QUICK, start=tmp_path / "other.safetensors"))
+
+
+# --- the adversary ----------------------------------------------------------------------------
+
+
+def test_the_judge_learns_to_tell_smooth_slices_from_noisy_ones() -> None:
+    torch.manual_seed(0)
+    adversary = Adversary("cpu")
+    conditions = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
+    losses = []
+    for _ in range(40):
+        planes = 60.0 * torch.randn(4, 6, 48, 48)
+        made, truth = torch.zeros(4, 1, 48, 48), 60.0 * torch.randn(4, 1, 48, 48)
+        losses.append(adversary.learn(made, truth, planes, conditions))
+    assert losses[0] == pytest.approx(2.0, abs=0.3)  # it guesses
+    assert losses[-1] < 0.5 * losses[0]
+    objections = [float(adversary.objection(b, planes, conditions)) for b in (made, truth)]
+    assert objections[0] > objections[1]
+
+
+def test_an_objection_pulls_in_proportion_to_the_loss() -> None:
+    made = torch.tensor([1.0, 2.0], requires_grad=True)
+    loss, objection = made.square().sum(), 1000.0 * made.sum()  # gradients (2, 4), (1000, 1000)
+    balanced(loss, objection, made, 0.5).backward()
+    assert made.grad is not None
+    pull = made.grad - torch.tensor([2.0, 4.0])
+    assert float(pull.norm()) == pytest.approx(0.5 * float(torch.tensor([2.0, 4.0]).norm()))
+
+
+def test_the_generator_of_an_adversary_is_pushed_towards_grain() -> None:
+    torch.manual_seed(0)
+    adversary = Adversary("cpu")
+    conditions = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
+    planes, amount = 60.0 * torch.randn(4, 6, 48, 48), torch.zeros(1, requires_grad=True)
+    for _ in range(40):
+        truth = 60.0 * torch.randn(4, 1, 48, 48)
+        adversary.learn(torch.zeros_like(truth), truth, planes, conditions)
+    grain = 60.0 * torch.randn(4, 1, 48, 48)
+    adversary.objection((0.5 + amount) * grain, planes, conditions).backward()
+    assert amount.grad is not None
+    assert float(amount.grad) < 0.0  # more of it, fewer objections
+
+
+def test_training_with_an_adversary_lowers_both_losses_and_survives_an_interruption(
+    tmp_path: Path,
+) -> None:
+    write_npz(tmp_path / "noisy", made_hu(12, CROP, noise_hu=80.0), (1.0, 1.5, 1.5))
+    patients = load_patients(tmp_path, "ct-train")
+    plan = replace(
+        QUICK, steps=200, batch=4, side=48, pool=20, first=20, refresh=1000, adversarial=0.2
+    )
+    training = Training(patients, plan)
+    untrained = error_of(training.average, patients)
+    sums = [0.0]
+    for step in range(1, 121):
+        training.advance()
+        sums.append(step * training.progress().adversary_loss)  # of the mean so far
+    assert error_of(training.average, patients) < untrained
+    assert sums[120] - sums[80] < sums[40] - sums[0]
+    save_checkpoint(training.checkpoint(), tmp_path / "c.safetensors")
+    resumed = Training(patients, plan)
+    resumed.restore(load_checkpoint(tmp_path / "c.safetensors"))
+    before, after = training.checkpoint().adversary, resumed.checkpoint().adversary
+    assert before.keys() == after.keys()
+    assert any(name.startswith("optimiser.") for name in before)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_an_adversary_changes_the_weights_and_the_lack_of_one_keeps_no_state(
+    patients: tuple[Patient, ...],
+) -> None:
+    without, beside = (Training(patients, replace(QUICK, adversarial=a)) for a in (0.0, 0.2))
+    for _ in range(4):
+        without.advance()
+        beside.advance()
+    assert not without.checkpoint().adversary
+    assert not torch.equal(
+        without.average["trunk.head.weight"], beside.average["trunk.head.weight"]
+    )
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -487,25 +487,68 @@ def test_conformance_prints_the_statement_of_this_configuration(
 
 
 def test_evaluate_fails_on_a_missed_figure_where_it_is_asked_to(
-    midslice: Callable[..., Said],
+    midslice: Callable[..., Said], tmp_path: Path
 ) -> None:
     data = ROOT / "node" / "demo" / "data" / "acquired"
+    page = tmp_path / "page.html"
     arguments = ("evaluate", data, "--factor", "2", "--targets", 1, "--model", "linear")
-    assert "linear" in midslice(*arguments).out
-    said = midslice(*arguments, "--gates", "--json")
-    assert said.status == 1
-    (missed,) = said.json["missed"]
-    assert "+0.00 dB over linear" in missed
+    arguments += ("--out", page)
+    card = tmp_path / "made" / "card.md"
+    said = midslice(*arguments, "--card", card)
+    assert said.status == 0
+    assert card.read_text().startswith("| series | cell | method |")
+    assert "linear, smoothed" in said.out
+    assert page.read_text().startswith("<!doctype html>")
+    failed = midslice(*arguments, "--gates")
+    assert failed.status == 1
+    assert "chest: dB over DIS" in failed.out
+    assert "Every figure is reached" not in failed.out
+    told = midslice(*arguments, "--gates", "--json", "--no-page")
+    assert told.status == 1
+    missed = {row["title"] for row in told.json["gates"] if row["verdict"] == "missed"}
+    assert "body MAE against linear" in missed
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_a_folder_without_series_can_neither_train_nor_judge(
-    midslice: Callable[..., Said], tmp_path: Path, command: str
+def test_the_targets_of_an_evaluation_can_be_kept_and_given(
+    midslice: Callable[..., Said], tmp_path: Path
+) -> None:
+    data = ROOT / "node" / "demo" / "data" / "acquired"
+    kept = tmp_path / "targets.json"
+    assert midslice("evaluate", data, "--draw-targets", kept).status == 0
+    told = midslice(
+        *("evaluate", data, "--factor", "10", "--model", "linear", "--target-list", kept),
+        *("--json", "--no-page"),
+    )
+    (listed,) = [
+        each
+        for each in json.loads(kept.read_text())["series"]
+        if (each["slices"], each["factor"]) == (23, 10)
+    ]
+    assert told.json["cells"][0]["targets"] == listed["targets"]
+    kept.write_text("{}")
+    said = midslice("evaluate", data, "--target-list", kept)
+    assert said.status == 2
+    assert "no list as --draw-targets writes it" in said.err
+
+
+def test_a_folder_without_series_cannot_train(
+    midslice: Callable[..., Said], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    said = midslice(command, tmp_path / "empty")
+    said = midslice("train", tmp_path / "empty")
     assert said.status == 1
     assert "no evenly spaced CT series" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_folder_without_series_is_told_what_evaluation_needs(
+    midslice: Callable[..., Said], tmp_path: Path
+) -> None:
+    phantoms.write(tmp_path / "data" / "thick", phantoms.Series(slices=3))
+    said = midslice("evaluate", tmp_path / "data")
+    assert said.status == 1
+    assert "no CT series to judge on; needed are thin axial slices" in said.err
+    assert "thick: it has 3 slices; at least 5 are needed" in said.err
     assert len(said.err.splitlines()) == 1
 
 

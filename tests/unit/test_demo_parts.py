@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -229,6 +230,33 @@ def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
     assert "1 of 2 checks failed" in page
     assert "&lt;b&gt;another&lt;/b&gt;" in page
     assert "<script>alert" not in page
+
+
+def test_the_report_shows_how_sure_the_model_is_of_each_slice(
+    received: Series, acquired: Series, tmp_path: Path
+) -> None:
+    said = Series.of(deepcopy(acquired.instances))
+    for number, instance in enumerate(said.instances):
+        instance.DerivationDescription = (
+            f"AI-synthesised slice; not acquired; expected error {20 + number} HU, "
+            f"confidence 0.{90 - number}"
+        )
+    path = tmp_path / "report.html"
+    report.write(story(received, said, tmp_path), path)
+    page = path.read_text()
+    count = len(said.instances)
+    assert page.count("<rect ") == count
+    assert f"confidence 0.{91 - count} to 0.90" in page
+    assert "confidence 0.90, expected error 20 HU</title>" in page
+    assert page.count('"confidence": 0.') == count  # the viewer says it of the slice shown
+
+
+def test_a_model_that_says_nothing_has_no_strip(
+    received: Series, acquired: Series, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    report.write(story(received, acquired, tmp_path), path)
+    assert "How sure the model is" not in path.read_text()
 
 
 def told(story_: Story, log: str = "") -> str:

@@ -23,7 +23,7 @@ class Telling(Halfway):
 
     runtime = "by hand"
     concurrent = True
-    confidences = (0.95, 0.8, 0.2, 0.2, 0.2)
+    confidences = (0.95, 0.8, 0.08, 0.08, 0.08)
 
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
         assert step.gap is not None
@@ -40,7 +40,7 @@ class Telling(Halfway):
 
 
 class Lost(Telling):
-    confidences = (0.95, 0.8, 0.05, 0.2, 0.01)
+    confidences = (0.95, 0.8, 0.04, 0.2, 0.01)
 
 
 class OtherRuntime(Telling):
@@ -90,7 +90,7 @@ def test_each_generated_slice_says_how_sure_its_model_is(tmp_path: Path) -> None
     assert [text.rpartition("; ")[2] for text in said] == [
         "expected error 14 HU, confidence 0.95",
         "expected error 28 HU, confidence 0.80",
-        *["expected error 82 HU, confidence 0.20"] * 3,
+        *["expected error 93 HU, confidence 0.08"] * 3,
     ]
     assert all("not acquired" in text and text.isascii() and len(text) <= 1024 for text in said)
 
@@ -124,7 +124,7 @@ def test_the_record_lists_place_error_and_confidence_of_every_generated_slice(
     entries = record["confidence"]
     assert isinstance(entries, list)
     assert [entry["at_mm"] for entry in entries] == [2.5, 7.5, 12.5, 17.5, 22.5]
-    assert [entry["confidence"] for entry in entries] == [0.95, 0.8, 0.2, 0.2, 0.2]
+    assert [entry["confidence"] for entry in entries] == [0.95, 0.8, 0.08, 0.08, 0.08]
     assert [entry["how"] for entry in entries] == ["network"] * 2 + ["linear"] * 3
     assert record["runtime"] == "by hand"
 

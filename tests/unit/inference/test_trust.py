@@ -9,7 +9,7 @@ from inference.request import Output
 from inference.trust import Judge, check_gaps
 from inference.volume import Geometry
 
-SURE, UNSURE, LOST = Trust(10.0, 0.97, 2.3), Trust(120.0, 0.2, 2.3), Trust(200.0, 0.08, 2.3)
+SURE, UNSURE, LOST = Trust(10.0, 0.97, 2.3), Trust(190.0, 0.09, 2.3), Trust(300.0, 0.04, 2.3)
 
 
 def geometry(*gaps_mm: float) -> Geometry:
@@ -55,7 +55,7 @@ def test_a_slice_of_little_confidence_is_the_classical_one_and_says_so() -> None
     judge, values, notes = judged(SURE, UNSURE)
     assert values == [1.0, 9.0]
     assert notes[1] == (
-        "expected error 120 HU, confidence 0.20, below 0.25: optical flow instead of the network"
+        "expected error 190 HU, confidence 0.09, below 0.1: optical flow instead of the network"
     )
     entries = judge.facts["confidence"]
     assert isinstance(entries, list)
@@ -76,8 +76,8 @@ def test_below_the_second_threshold_the_series_is_held_with_what_to_do() -> None
     assert held.value.reason is Reason.LOW_CONFIDENCE
     assert held.value.is_held
     assert held.value.sentence == (
-        "The model is not sure enough of 2 of 3 slices (confidence down to 0.08, an error of "
-        "200 HU; the route asks for 0.1). Send thinner slices; or lower hold_below of the route "
+        "The model is not sure enough of 2 of 3 slices (confidence down to 0.04, an error of "
+        "300 HU; the route asks for 0.05). Send thinner slices; or lower hold_below of the route "
         "and send the series again."
     )
 

@@ -1,0 +1,132 @@
+"""How sure the generator is of a slice: its expected error in HU, and a number between 0 and 1.
+
+The network says for each pixel how wrong it expects to be. Received slices that were left out say
+how that compares with the truth in this series, and where in it: their errors at twice the gap
+are brought to this one by what training found, the nearer ones counting most.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from inference.model import Measured, Trust
+from inference.models.body import body_of
+from inference.models.calibration import Calibration
+from inference.volume import Plane
+
+# Where confidence is one half: what interpolation of a chest at a gap of 10 mm is wrong by.
+HALF_CONFIDENCE_HU = 60.0
+INTERVAL_SHARE = 0.9
+# How many surveys at a distance of nothing it takes to outweigh the series as a whole, and how
+# many to outweigh training.
+LOCAL_STRENGTH, SERIES_STRENGTH = 1.0, 4.0
+LEAST_REACH_MM = 5.0
+LEAST_HU = 0.5  # nothing is known better than to half a HU
+FINE_SIDE = 256  # means over the body are taken of every second pixel of a larger slice
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the surveys of a series say about the network's own expectation."""
+
+    calibration: Calibration
+    mixed: float = 1.0  # error of the gate's mixture over the network's
+    at_mm: tuple[float, ...] = ()
+    logs: tuple[float, ...] = ()  # of true over expected error, brought to the gap itself
+    widths: tuple[float, ...] = ()  # of true over expected 90 % intervals
+
+    @classmethod
+    def of(
+        cls, surveyed: Sequence[Measured], calibration: Calibration, mixed: float = 1.0
+    ) -> "Expectation":
+        known = [measured for measured in surveyed if measured["expected_hu"] > 0.0]
+        doubled = float(np.log(calibration.doubled))
+        return cls(
+            calibration,
+            mixed,
+            tuple(m["at_mm"] for m in known),
+            tuple(float(np.log(m["true_hu"] / m["expected_hu"])) + doubled for m in known),
+            tuple(m["width"] for m in known),
+        )
+
+    def error_hu(self, own_hu: float, at_mm: float) -> float:
+        """The expected error at a height, where the network alone expects `own_hu`."""
+        if not self.logs:
+            return own_hu * self.mixed
+        logs, heights = np.array(self.logs), np.array(self.at_mm)
+        series = logs.sum() / (len(logs) + SERIES_STRENGTH)
+        reach = max(LEAST_REACH_MM, float(np.ptp(heights)) / max(1, len(heights) - 1))
+        near = np.exp(-0.5 * np.square((heights - at_mm) / reach))
+        local = (near @ logs + LOCAL_STRENGTH * series) / (near.sum() + LOCAL_STRENGTH)
+        return float(own_hu * self.mixed * np.exp(local))
+
+    @property
+    def interval(self) -> float:
+        """How often the expected error of a pixel 90 % of the errors stay below."""
+        prior = self.calibration.interval
+        logs = np.log(np.array(self.widths) / prior) if self.widths else np.zeros(0)
+        return float(prior * np.exp(logs.sum() / (len(logs) + SERIES_STRENGTH)))
+
+
+def confidence_of(error_hu: float) -> float:
+    """1 for a perfect slice, one half at 60 HU, falling with the square of the error."""
+    return 1.0 / (1.0 + (error_hu / HALF_CONFIDENCE_HU) ** 2)
+
+
+def own_hu(scale_hu: Plane, body: Plane, t: float, calibration: Calibration) -> float:
+    """What the network expects its mean error in the body to be, as training corrects it."""
+    scale = max(mean_over(scale_hu, body), LEAST_HU)
+    middle = max(4.0 * t * (1.0 - t), 1e-3)
+    return float(calibration.factor * scale**calibration.power * middle**calibration.place)
+
+
+def trusted(
+    expectation: Expectation, plane: Plane, scale_hu: Plane, t: float, at_mm: float
+) -> tuple[Trust, Plane]:
+    """What is expected of a slice, and the expected error of each of its pixels."""
+    body = body_mask(plane)
+    own = own_hu(scale_hu, body, t, expectation.calibration)
+    error = expectation.error_hu(own, at_mm)
+    scaled = scale_hu * np.float32(error / max(mean_over(scale_hu, body), LEAST_HU))
+    return Trust(error, confidence_of(error), expectation.interval), scaled
+
+
+def compared(
+    plane: Plane, truth: Plane, scale_hu: Plane, t: float, calibration: Calibration
+) -> dict[str, float]:
+    """Expected and true error of a slice that was received, and how wide 90 % of it lies."""
+    body = body_mask(truth)
+    error = np.abs(plane - truth)
+    true_hu = max(mean_over(error, body), LEAST_HU)
+    scale = scale_hu * np.float32(true_hu / max(mean_over(scale_hu, body), LEAST_HU))
+    step = _step(plane)
+    inside = body > 0.0
+    widths = (error[::step, ::step] / np.maximum(scale[::step, ::step], 1e-3))[inside]
+    return {
+        "t": t,
+        "scale_hu": max(mean_over(scale_hu, body), LEAST_HU),
+        "true_hu": true_hu,
+        "expected_hu": own_hu(scale_hu, body, t, calibration) if inside.any() else 0.0,
+        "width": max(float(np.quantile(widths, INTERVAL_SHARE)), 0.1) if inside.any() else 1.0,
+    }
+
+
+def body_mask(plane: Plane) -> Plane:
+    """The body as 0 and 1 on a coarser grid."""
+    step = _step(plane)
+    return body_of(np.ascontiguousarray(plane[::step, ::step])).astype(np.float32)
+
+
+def mean_over(plane: Plane, body: Plane) -> float:
+    """The mean over the body; over everything where there is none."""
+    step = _step(plane)
+    coarse = plane[::step, ::step]
+    total = float(body.sum())
+    return float(cv2.mean(coarse, body.astype(np.uint8))[0]) if total else float(coarse.mean())
+
+
+def _step(plane: Plane) -> int:
+    rows, columns = plane.shape
+    return max(1, int(min(rows, columns)) // FINE_SIDE)

@@ -1,0 +1,157 @@
+"""Runs a generator's network: its inside in bfloat16 where that is fast, on tiles where it must.
+
+Everything around the inside (what it sees, flow, warps, weights, sums) stays in float32: at
+1000 HU, thousands of HU have steps of 4 to 8 HU in bfloat16. The inside's steps reach the slice
+only through the decisions that it makes.
+"""
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inference.model import Limits
+
+Planes = NDArray[np.float32]
+
+MARGIN = 16  # replicated around a slice, so that the zeros around it in convolutions stay outside
+MULTIPLE = 8  # three halvings
+HALO = 96  # pixels a tile sees around what it keeps; beyond the network's reach
+# Whole slices up to this side; a larger one would take gigabytes for what its halo can tell.
+WHOLE_SIDE = 1024
+
+Spans = tuple[slice, slice]
+
+
+class Splits(Protocol):
+    """A network whose inside, the trunk, can be run apart from the rest."""
+
+    def seen(self, planes: Tensor, conditions: Tensor) -> Tensor:
+        """What the trunk looks at."""
+        ...
+
+    def composed(
+        self, heads: Tensor, planes: Tensor, conditions: Tensor, cubic: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The slice in HU and its scale from what the trunk says."""
+        ...
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """True where bfloat16 is multiplied in hardware: avx512_bf16 or AMX, CUDA since Ampere."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+class Runtime:
+    """One network, ready to run on any device; it keeps nothing of what it has seen.
+
+    Threads may share it: a network at rest is only read, and on CUDA each has its own stream, so
+    that one's copies overlap with another's convolutions.
+    """
+
+    def __init__(self, network: Splits, trunk: nn.Module, device: str, precision: str = "") -> None:
+        fast = "bfloat16" if has_fast_bfloat16(device) else "float32"
+        self.precision = precision or fast
+        self._network = network
+        self._dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        self._trunk = copy.deepcopy(trunk).eval().requires_grad_(requires_grad=False)
+        self._on: dict[torch.device, nn.Module] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+        self._trunk_on(torch.device(device))
+
+    @property
+    def name(self) -> str:
+        """What a result depends on beside the weights."""
+        return f"torch {self.precision}"
+
+    def predict(
+        self, planes: Planes, conditions: Planes, cubic: Planes, limits: Limits
+    ) -> tuple[Planes, Planes]:
+        """(B, rows, columns) twice: slices in HU and their scales, for (B, 6, rows, columns)."""
+        device = torch.device(limits.device)
+        rows, columns = planes.shape[2:]
+        padded = _pinned(torch.from_numpy(_replicated(planes)), device)
+        made = np.empty((2, len(planes), *padded.shape[2:]), np.float32)
+        with torch.inference_mode(), self._stream(device):
+            told = [
+                torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (conditions, cubic)
+            ]
+            for seen, kept, place in tiles(padded.shape[2:], limits.tile):
+                tile = padded[..., seen[0], seen[1]].to(device, non_blocking=True)
+                for index, part in enumerate(self._run(tile, *told)):
+                    whole = part[:, 0, kept[0], kept[1]].cpu().numpy()
+                    made[index][..., place[0], place[1]] = whole
+        inner = made[..., MARGIN : MARGIN + rows, MARGIN : MARGIN + columns]
+        return inner[0], inner[1]
+
+    def _run(self, planes: Tensor, conditions: Tensor, cubic: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self._network.seen(planes, conditions).to(self._dtype)
+        heads = self._trunk_on(planes.device)(seen, conditions.to(self._dtype))
+        return self._network.composed(heads.float(), planes, conditions, cubic)
+
+    def _trunk_on(self, device: torch.device) -> nn.Module:
+        """The inside on a device; the out-of-memory ladder ends on the processor."""
+        with self._lock:
+            if device not in self._on:
+                own = copy.deepcopy(self._trunk).to(device=device, dtype=self._dtype)
+                self._on[device] = with_channels_last(own)
+            return self._on[device]
+
+    def _stream(self, device: torch.device) -> AbstractContextManager[object]:
+        if device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._thread, "stream"):
+            self._thread.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._thread.stream)
+
+
+def with_channels_last(network: nn.Module) -> nn.Module:
+    """The network itself, its weights laid out so that the channels of a pixel lie together.
+
+    Convolutions of so few channels run half as fast again that way; their values stay the same.
+    """
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Page-locked on its way to CUDA: only then does a copy overlap with what runs there."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def tiles(shape: Sequence[int], tile: int | None) -> Iterator[tuple[Spans, Spans, Spans]]:
+    """For each tile: what the network sees, what is kept of that, and where it belongs."""
+    side = tile or (max(shape) if max(shape) <= WHOLE_SIDE + 2 * MARGIN + MULTIPLE else WHOLE_SIDE)
+    side = max(MULTIPLE, side - side % MULTIPLE)
+    for top in range(0, shape[0], side):
+        for left in range(0, shape[1], side):
+            rows, columns = _span(top, side, shape[0]), _span(left, side, shape[1])
+            yield (rows[0], columns[0]), (rows[1], columns[1]), (rows[2], columns[2])
+
+
+def _span(start: int, side: int, size: int) -> tuple[slice, slice, slice]:
+    end = min(size, start + side)
+    first = max(0, start - HALO)
+    return (
+        slice(first, min(size, end + HALO)),
+        slice(start - first, end - first),
+        slice(start, end),
+    )
+
+
+def _replicated(planes: Planes) -> Planes:
+    """The planes with a margin of repeated edges, and sides that can be halved three times."""
+    below, right = (MARGIN + (-side) % MULTIPLE for side in planes.shape[2:])
+    return np.pad(planes, ((0, 0), (0, 0), (MARGIN, below), (MARGIN, right)), mode="edge")

@@ -1,0 +1,291 @@
+"""Fits what the gate and the confidence of the generator know beforehand, on patients held out.
+
+Each patient is predicted with the weights that were trained without it: its left-out slices at the
+gap itself, and received slices at twice the gap as the surveys of a job do. From the pairs comes
+how a network's scale becomes an error, how surveys speak for the gap, and how far the network is
+to be trusted before any survey. Where a fold is missing, the shipped weights stand in and the
+provenance says so.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.model import Limits, Measured, Model, Step, Window
+from inference.models import gate
+from inference.models.calibration import Calibration, calibration_path, save_calibration
+from inference.models.confidence import Expectation
+from inference.models.guards import CLASSICAL
+from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
+from inference.training.data import Patient, load_patients
+from inference.training.gates import FOLDS, fold_of
+from inference.training.targets import drawn_targets
+from inference.volume import Geometry
+
+FACTORS = (2, 4, 8)
+SLAB_FACTORS = (2, 4)  # also averaged to slices as thick as their gap
+TARGETS = 20  # slices a cell
+MOST_GAP_MM = 12.0  # nothing wider is trained on
+STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # tried for the gate's prior
+RIDGE = 1e-2  # keeps a figure that the data do not tell near nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One patient at one factor: what was measured at the gap, and by surveys at twice it."""
+
+    patient: str
+    factor: int
+    is_slab: bool  # averaged to slices as thick as their gap
+    gap_mm: float
+    is_held_out: bool  # from the weights that predicted it
+    targets: tuple[Measured, ...]
+    surveys: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A cell's figures, with constants that were fitted on the other patients."""
+
+    patient: str
+    factor: int
+    slab: bool
+    gap_mm: float
+    held_out: bool
+    mean_error_hu: float
+    expected_over_true: float
+    rank_correlation: float  # Spearman, of expected and true error of the slices
+    interval_over_true: float  # width of the 90 % interval; 1 covers 90 %
+    network_weight: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Cells measured so far, of all."""
+
+    done: int
+    total: int
+    patient: str
+    factor: int
+
+
+def calibrate(
+    data: Path,
+    *,
+    weights: Path | None = None,
+    folds: Path | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> tuple[Calibration, tuple[Fitted, ...]]:
+    """Fit on the `ct-train` of a folder and write the figures beside the weights and each fold.
+
+    Without weights those of the product, without folds the folder that training writes them to.
+    """
+    weights, folds = weights or SHIPPED_WEIGHTS, folds or FOLDS
+    cells = measured_cells(data, weights, folds, progress)
+    whole = fit(cells)
+    told = tuple(fitted(cell, fit(_without(cells, cell.patient))) for cell in cells)
+    for patient in dict.fromkeys(cell.patient for cell in cells):
+        path = fold_of(folds, patient)
+        if path.is_file():
+            rest = _without(cells, patient)
+            _save(fit(rest), path, {"patients": _names(rest)})
+    _save(whole, weights, {"patients": _names(cells), "cells": [vars(each) for each in told]})
+    return whole, told
+
+
+def measured_cells(
+    data: Path, weights: Path, folds: Path, progress: Callable[[Progress], None]
+) -> tuple[Cell, ...]:
+    """Every patient at every factor that leaves gaps of at most 12 mm and slices to survey."""
+    wanted = [
+        (patient, factor, is_slab)
+        for patient in load_patients(data, "ct-train")
+        for is_slab, factors in ((False, FACTORS), (True, SLAB_FACTORS))
+        for factor in factors
+        if patient.spacing_mm * factor <= MOST_GAP_MM
+        and (len(patient) - factor * is_slab) // factor >= gate.LEAST_SLICES
+    ]
+    found = []
+    for done, (patient, factor, is_slab) in enumerate(wanted):
+        progress(Progress(done, len(wanted), patient.name, factor))
+        fold = fold_of(folds, patient.name)
+        model = Midslice(fold if fold.is_file() else weights)
+        shown = slabs(patient, factor) if is_slab else patient
+        found.append(_cell(shown, factor, model, is_slab=is_slab, is_held_out=fold.is_file()))
+    return tuple(found)
+
+
+def slabs(patient: Patient, width: int) -> Patient:
+    """The mean of each slice and its next ones: slices as thick as `width` spacings, overlapping."""
+    count = len(patient) - width + 1
+    mean = np.zeros((count, *patient.hu.shape[1:]), np.float32)
+    for offset in range(width):
+        mean += patient.hu[offset : offset + count]
+    own = patient.geometry
+    thickness = (own.thickness_mm or patient.spacing_mm) + (width - 1) * patient.spacing_mm
+    geometry = replace(own, positions=own.positions[:count], thickness_mm=thickness)
+    return replace(patient, hu=np.rint(mean / width).astype(np.int16), geometry=geometry)
+
+
+def _cell(
+    patient: Patient, factor: int, model: Midslice, *, is_slab: bool, is_held_out: bool
+) -> Cell:
+    received = range(0, len(patient), factor)
+    targets = drawn_targets(patient.name, len(patient), factor, TARGETS)
+    inner = [index for index in received if 0 < index < received[-1]]
+    count = min(gate.MOST_SURVEYS, len(inner))
+    chosen = [inner[i] for i in np.linspace(0, len(inner) - 1, count).round().astype(int)]
+    return Cell(
+        patient=patient.name,
+        factor=factor,
+        is_slab=is_slab,
+        gap_mm=round(patient.spacing_mm * factor, 3),
+        is_held_out=is_held_out,
+        targets=tuple(_measured(patient, model, at, factor, received) for at in targets),
+        surveys=tuple(_measured(patient, model, at, factor, received) for at in chosen),
+    )
+
+
+def _measured(
+    patient: Patient, model: Model, left_out: int, factor: int, received: range
+) -> Measured:
+    """A survey of one slice among the received ones around it; it may be one of them."""
+    before = (left_out - 1) // factor * factor
+    after = before + factor if left_out % factor else left_out + factor
+    around = [before - factor, before, left_out, after, after + factor]
+    present = [index for index in around if 0 <= index <= received[-1]]
+    place = present.index(left_out)
+    geometry = _part(patient.geometry, present)
+    slices = {i: patient.plane(index) for i, index in enumerate(present)}
+    step = Step(needs=tuple(slices), survey=place)
+    measured = model.run(step, Window(geometry, slices), Limits()).measured
+    return {**measured, "at_mm": float(patient.geometry.distances_mm[left_out])}
+
+
+def _part(geometry: Geometry, indices: Sequence[int]) -> Geometry:
+    return replace(geometry, positions=geometry.positions[list(indices)])
+
+
+def fit(cells: Sequence[Cell]) -> Calibration:
+    """The figures that serve these cells best; each cell counts the same."""
+    factor, power, place = _error_law(cells)
+    own = Calibration(factor=factor, power=power, place=place)
+    at_gap = [_mean_log(cell.targets, own) for cell in cells]
+    at_double = [_mean_log(cell.surveys, own) for cell in cells]
+    figures = replace(
+        own,
+        doubled=float(np.exp(np.mean(np.subtract(at_gap, at_double)))),
+        interval=float(np.exp(_mean_of(cells, lambda m: float(np.log(m["width"]))))),
+        weight=float(np.clip(np.mean([_best_weight(cell.targets) for cell in cells]), 0.0, 1.0)),
+        apart=_mean_of(cells, lambda m: m["apart"] / max(m["square_dis"], gate.LEAST_SQUARE)),
+        classical=min(
+            CLASSICAL,
+            key=lambda name: _mean_of(
+                cells, lambda m: float(np.log(max(m[f"square_{name}"], gate.LEAST_SQUARE)))
+            ),
+        ),
+        is_fitted=True,
+    )
+    return replace(
+        figures, strength=min(STRENGTHS, key=lambda s: _loss(cells, replace(figures, strength=s)))
+    )
+
+
+def _error_law(cells: Sequence[Cell]) -> tuple[float, float, float]:
+    """Least squares of log error over log scale and log 4 t (1 - t)."""
+    rows, logs, weights = [], [], []
+    for cell in cells:
+        for measured in (*cell.targets, *cell.surveys):
+            rows.append([1.0, np.log(measured["scale_hu"]), np.log(_middle(measured["t"]))])
+            logs.append(np.log(measured["true_hu"]))
+            weights.append(1.0 / (len(cell.targets) + len(cell.surveys)))
+    matrix, root = np.array(rows), np.sqrt(np.array(weights))[:, None]
+    left = np.concatenate([matrix * root, np.sqrt(RIDGE) * np.diag([0.0, 1.0, 1.0])])
+    right = np.concatenate([np.array(logs) * root[:, 0], [0.0, np.sqrt(RIDGE), 0.0]])
+    constant, power, place = np.linalg.lstsq(left, right, rcond=None)[0]
+    return float(np.exp(constant)), float(power), float(place)
+
+
+def _middle(t: float) -> float:
+    return 4.0 * t * (1.0 - t)
+
+
+def _own(measured: Measured, calibration: Calibration) -> float:
+    scale = measured["scale_hu"] ** calibration.power
+    return float(calibration.factor * scale * _middle(measured["t"]) ** calibration.place)
+
+
+def _mean_log(measures: Iterable[Measured], calibration: Calibration) -> float:
+    return float(np.mean([np.log(m["true_hu"] / _own(m, calibration)) for m in measures]))
+
+
+def _mean_of(cells: Sequence[Cell], value: Callable[[Measured], float]) -> float:
+    return float(np.mean([np.mean([value(m) for m in cell.targets]) for cell in cells]))
+
+
+def _best_weight(measures: Sequence[Measured]) -> float:
+    squares = [max(m["square_dis"], gate.LEAST_SQUARE) for m in measures]
+    along = sum(m["along"] / s for m, s in zip(measures, squares, strict=True))
+    apart = sum(m["apart"] / s for m, s in zip(measures, squares, strict=True))
+    return along / apart if apart > 0.0 else 1.0
+
+
+def _loss(cells: Sequence[Cell], calibration: Calibration) -> float:
+    """Mean log squared error of the mixture that surveys choose, where no slice is known."""
+    found = []
+    for cell in cells:
+        weight = gate.decided(cell.surveys, calibration).weight
+        squares = [
+            m["square_dis"] - 2 * weight * m["along"] + weight**2 * m["apart"] for m in cell.targets
+        ]
+        found.append(np.mean(np.log(np.maximum(squares, gate.LEAST_SQUARE))))
+    return float(np.mean(found))
+
+
+def fitted(cell: Cell, calibration: Calibration) -> Fitted:
+    """How well a calibration, and the cell's own surveys, foretell the cell's targets."""
+    weight = gate.decided(cell.surveys, calibration).weight
+    surveys = [{**m, "expected_hu": _own(m, calibration)} for m in cell.surveys]
+    expectation = Expectation.of(surveys, calibration)
+    expected = np.array(
+        [expectation.error_hu(_own(m, calibration), m["at_mm"]) for m in cell.targets]
+    )
+    true = np.array([m["true_hu"] for m in cell.targets])
+    widths = np.array([m["width"] for m in cell.targets])
+    return Fitted(
+        patient=cell.patient,
+        factor=cell.factor,
+        slab=cell.is_slab,
+        gap_mm=cell.gap_mm,
+        held_out=cell.is_held_out,
+        mean_error_hu=round(float(true.mean()), 2),
+        expected_over_true=round(float(expected.mean() / true.mean()), 3),
+        rank_correlation=round(_rank_correlation(expected, true), 3),
+        interval_over_true=round(
+            float(np.mean(expectation.interval * expected) / np.mean(widths * true)), 3
+        ),
+        network_weight=round(weight, 3),
+    )
+
+
+def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (x, y)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _without(cells: Sequence[Cell], patient: str) -> tuple[Cell, ...]:
+    """The cells of the others; of all where there is one patient alone."""
+    return tuple(cell for cell in cells if cell.patient != patient) or tuple(cells)
+
+
+def _names(cells: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell.patient for cell in cells))
+
+
+def _save(calibration: Calibration, weights: Path, provenance: Mapping[str, object]) -> None:
+    made = {"command": "midslice calibrate", "version": Midslice.version, **provenance}
+    sha256 = Midslice(weights).weights_sha256
+    save_calibration(calibration, calibration_path(weights), sha256, made)

@@ -1,0 +1,210 @@
+"""The command that watches a node: what arrives, waits, runs, is sent, and needs a person."""
+
+import contextlib
+import select
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from node.commands import terminal
+from node.commands.store import opened
+from node.commands.terminal import DEFAULT_CONFIG, ConfigFile
+
+if TYPE_CHECKING:
+    from node.store import Store
+    from storage.lines import ArrivalLine, JobLine
+
+ROWS = 8  # of each list; the pages show the rest
+BAR = 20  # characters
+BEAT_SECONDS = 15.0  # a node that was not seen for longer does not serve
+QUIT = ("q", "Q", "\x03", "\x1b")
+
+
+def top(
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Between two looks.", min=0.2, max=3600.0)
+    ] = 1.0,
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Watch the node; q quits. Where the output is no terminal, one look is printed."""
+    console = terminal.console()
+    with opened(config) as store:
+        if not console.is_terminal:
+            console.print(screen(store, time.time()))
+            return
+        with _keys(), Live(screen(store, time.time()), console=console, screen=True) as live:
+            while not _quits(seconds):
+                live.update(screen(store, time.time()), refresh=True)
+
+
+def screen(store: "Store", now: float) -> Group:
+    """Everything at one moment. No patient attribute: a terminal stands where people pass by."""
+    from storage import overview
+
+    database = store.database
+    workers = store.config.inference.workers
+    queue = overview.queue(database, now, workers=workers, limit=ROWS)
+    sending = overview.sending(database, limit=ROWS)
+    needs = overview.needs(database, limit=ROWS)
+    return Group(
+        _head(store, now),
+        _list(
+            "Needs a person",
+            needs.total,
+            ("", "what", "why"),
+            ((each.id, each.what, each.sentence) for each in needs.lines),
+        ),
+        _arriving(store, overview.arriving(database), now),
+        _list(
+            "Running",
+            None,
+            ("job", "series", "route", "", "left"),
+            (
+                (
+                    run.job.id,
+                    _series(run.job),
+                    run.job.route,
+                    _bar(run.job.progress),
+                    terminal.duration(run.seconds_left) if run.seconds_left is not None else "",
+                )
+                for run in overview.running(database, now)
+            ),
+        ),
+        _list(
+            "Queue",
+            queue.total,
+            ("job", "series", "route", "priority", "starts"),
+            (
+                (
+                    each.job.id,
+                    _series(each.job),
+                    each.job.route,
+                    each.job.priority,
+                    terminal.when(each.expected_at, store.zone),
+                )
+                for each in queue.lines
+            ),
+        ),
+        _list(
+            "Sending",
+            sending.total,
+            ("delivery", "to", "state", "", "why"),
+            (
+                (
+                    line.delivery.id,
+                    line.delivery.destination,
+                    line.delivery.state,
+                    f"{line.delivery.sent} of {line.delivery.total}",
+                    line.delivery.sentence,
+                )
+                for line in sending.lines
+            ),
+        ),
+    )
+
+
+def _head(store: "Store", now: float) -> Text:
+    """One line: does the node live, is it drained, is there room."""
+    from node import health
+    from storage import switches
+
+    states = [node for node in store.nodes.get() if node.state != "stopped"]
+    disk = health.disk(store.config.folder)
+    text = Text()
+    if not states:
+        text.append("no node is running", style="red")
+    for state in states:
+        age = now - state.heartbeat
+        is_alive = state.state == "serving" and age < BEAT_SECONDS
+        text.append(f"{state.id} {state.state}", style="green" if is_alive else "red")
+        text.append(f", seen {terminal.duration(max(0.0, age))} ago  ", style="dim")
+    drained = switches.draining(store.database)
+    if drained is not None:
+        text.append(f"  drained by {drained.who}", style="yellow")
+    text.append(f"  {terminal.size(disk.free_bytes)} free", style="dim")
+    return text
+
+
+def _arriving(store: "Store", lines: Sequence["ArrivalLine"], now: float) -> Group:
+    from node.rules.completion import complete_at
+
+    rows = (
+        (
+            line.arrival.calling_ae,
+            _end_of(line.arrival.series_uid),
+            line.subject.modality,
+            line.arrival.instances,
+            terminal.duration(max(0.0, now - line.arrival.last_at)),
+            "never"
+            if line.never
+            else terminal.duration(
+                max(0.0, complete_at(line.arrival, store.config.completion) - now)
+            ),
+        )
+        for line in lines[:ROWS]
+    )
+    columns = ("from", "series", "modality", "instances", "quiet", "complete in")
+    return _list("Arriving", len(lines), columns, rows)
+
+
+def _list(
+    title: str, total: int | None, columns: Sequence[str], rows: Iterable[Sequence[object]]
+) -> Group:
+    filled = [[Text("" if cell is None else str(cell)) for cell in row] for row in rows]
+    count = len(filled) if total is None else total
+    head = Text(f"\n{title}", style="bold")
+    head.append(f"  {count}" if count else "  none", style="dim")
+    if not filled:
+        return Group(head)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for row in filled:
+        table.add_row(*row)
+    return Group(head, table)
+
+
+def _bar(share: float) -> str:
+    done = round(share * BAR)
+    return f"{'#' * done}{'.' * (BAR - done)} {share:4.0%}"
+
+
+def _series(job: "JobLine") -> str:
+    return _end_of(job.subject.series_uid)
+
+
+def _end_of(uid: str) -> str:
+    return uid if len(uid) <= 20 else f"...{uid[-17:]}"
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[None]:
+    """Single keys without Enter, where the input is a terminal; as it was at the end."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _quits(seconds: float) -> bool:
+    """Wait for a key; True where it is one that quits."""
+    if not sys.stdin.isatty():
+        time.sleep(seconds)
+        return False
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(ready) and sys.stdin.read(1) in QUIT

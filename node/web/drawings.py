@@ -1,0 +1,293 @@
+"""Drawings as SVG, made here so that a page needs no script for them; all colours are classes."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape, quoteattr
+
+from markupsafe import Markup
+
+WIDTH = 960  # of the geometry, in its own units
+TOP, HEIGHT = 26, 64  # where its lines begin, and how long they are
+EDGE = 22
+STRIP = 1000  # width of the strip of slices
+MOST_LEAN = 30.0  # degrees: what is steeper is drawn so
+PLOT_WIDTH, PLOT_HEIGHT = 300, 120
+PLOT_LEFT, PLOT_BOTTOM, PLOT_TOP = 40, 20, 8
+LEAST_SHARE = 0.006  # of the time line: what was short stays visible
+
+
+@dataclass(frozen=True)
+class Place:
+    """One slice along the normal."""
+
+    at_mm: float
+    is_generated: bool
+    expected_error_hu: float | None = None
+    confidence: float | None = None  # 0 to 1
+    how: str = ""  # what made it, where the record says so: the network, or an interpolation
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A piece of a job's time line."""
+
+    name: str  # also its class
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a plot shows at one time."""
+
+    at: float
+    label: str
+    values: tuple[float | None, ...]
+
+
+def _element(name: str, text: str = "", **attributes: object) -> str:
+    given = "".join(
+        f" {key.rstrip('_').replace('_', '-')}={quoteattr(_said(value))}"
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return f"<{name}{given}>{text}</{name}>" if text else f"<{name}{given}/>"
+
+
+def _said(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def _svg(width: float, height: float, label: str, *parts: str, **more: object) -> Markup:
+    box = f"0 0 {_said(width)} {_said(height)}"
+    inside = _element("title", escape(label)) + "".join(parts)
+    # Every text in it went through `escape`, every attribute through `quoteattr`.
+    return Markup(_element("svg", inside, viewBox=box, role="img", **more))  # noqa: S704
+
+
+def along(places: Sequence[Place]) -> list[float]:
+    """Where each slice lies in the drawing of the geometry."""
+    first, last = places[0].at_mm, places[-1].at_mm
+    scale = (WIDTH - 2 * EDGE) / ((last - first) or 1.0)
+    return [round(EDGE + (place.at_mm - first) * scale, 2) for place in places]
+
+
+def lean(tilt_degrees: float) -> float:
+    """How far the foot of a line lies beside its head: slices lean as the gantry did."""
+    return HEIGHT * math.tan(math.radians(max(-MOST_LEAN, min(MOST_LEAN, tilt_degrees))))
+
+
+def geometry(places: Sequence[Place], missing: Iterable[int], tilt_degrees: float) -> Markup:
+    """Received and generated slices where they lie, the gaps with missing slices hatched."""
+    spots, off = along(places), lean(tilt_degrees)
+    received = [spot for spot, place in zip(spots, places, strict=True) if not place.is_generated]
+    made = [spot for spot, place in zip(spots, places, strict=True) if place.is_generated]
+    holes = [_hole(received[gap], received[gap + 1], off) for gap in missing]
+    lines = (
+        _element("path", d=_lines(received, 0, HEIGHT, off), class_="received", stroke_width=2),
+        _element("path", d=_lines(made, 10, HEIGHT - 10, off), class_="made", stroke_width=1),
+    )
+    mark = _element(
+        "line",
+        x1=spots[0] - off / 2,
+        x2=spots[0] + off / 2,
+        y1=TOP - 7,
+        y2=TOP + HEIGHT + 7,
+        class_="now",
+        stroke_width=2,
+        data_mark="places",
+        data_places=json.dumps([round(spot - off / 2, 2) for spot in spots]),
+        data_lean=off,
+    )
+    label = f"{len(received)} received and {len(made)} generated slices along the normal"
+    height = TOP + HEIGHT + 34
+    return _svg(WIDTH, height, label, *holes, *lines, mark, *_ruler(places, spots))
+
+
+def _lines(spots: Iterable[float], first: float, last: float, off: float) -> str:
+    """Upright lines, or leaning ones, as one path: a long stack has a thousand."""
+    head, foot = (off * (y / HEIGHT - 0.5) for y in (first, last))
+    return "".join(
+        f"M{_said(round(x + head, 2))} {_said(TOP + first)}"
+        f"L{_said(round(x + foot, 2))} {_said(TOP + last)}"
+        for x in spots
+    )
+
+
+def _hole(first: float, second: float, off: float) -> str:
+    half = off / 2
+    corners = (
+        (first - half, TOP),
+        (second - half, TOP),
+        (second + half, TOP + HEIGHT),
+        (first + half, TOP + HEIGHT),
+    )
+    points = " ".join(f"{_said(round(x, 2))},{_said(float(y))}" for x, y in corners)
+    return _element("polygon", points=points, class_="hole")
+
+
+def _ruler(places: Sequence[Place], spots: Sequence[float]) -> list[str]:
+    """The scale below, in mm from the first slice."""
+    length = places[-1].at_mm - places[0].at_mm
+    if length <= 0:
+        return []
+    base = TOP + HEIGHT + 14
+    parts = [_element("line", x1=EDGE, x2=WIDTH - EDGE, y1=base, y2=base, class_="axis")]
+    for mm in ticks(length, 8):
+        x = EDGE + mm / length * (WIDTH - 2 * EDGE)
+        parts.append(_element("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
+        unit = " mm" if mm == 0 else ""
+        parts.append(
+            _element(
+                "text", f"{mm:g}{unit}", x=x, y=base + 17, text_anchor="middle" if mm else "start"
+            )
+        )
+    return parts
+
+
+def ticks(length: float, most: int) -> list[float]:
+    """Round numbers from 0 up to a length."""
+    if length <= 0:
+        return [0.0]
+    rough = length / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [round(step * number, 10) for number in range(int(length / step + 1e-9) + 1)]
+
+
+def trust(place: Place) -> str:
+    """The class of a slice in the strip: where the model says so, how sure it is."""
+    if not place.is_generated:
+        return "received"
+    if place.confidence is None:
+        return "made"
+    if place.confidence >= 0.8:
+        return "sure"
+    return "fair" if place.confidence >= 0.5 else "unsure"
+
+
+def strip(places: Sequence[Place]) -> Markup:
+    """One cell a slice, to click on; the cell at hand is framed."""
+    width = STRIP / len(places)
+    cells = [
+        _element(
+            "rect", x=index * width, y=3, width=max(0.5, width - 1), height=20, class_=trust(p)
+        )
+        for index, p in enumerate(places)
+    ]
+    mark = _element(
+        "rect", x=0, y=1.5, width=width, height=23, class_="now", rx=2, data_mark=f"0 {width}"
+    )
+    label = "One cell a slice, coloured by what it is and how sure the model was"
+    more = {"preserveAspectRatio": "none", "data_strip": "slice"}
+    return _svg(STRIP, 26, label, *cells, mark, **more)
+
+
+def timeline(phases: Sequence[Phase]) -> Markup:
+    """What a job's time went to, to scale; what was short keeps a sliver."""
+    total = sum(phase.seconds for phase in phases) or 1.0
+    shares = [max(LEAST_SHARE, phase.seconds / total) for phase in phases]
+    scale = 1000 / (sum(shares) or 1.0)
+    x, parts = 0.0, []
+    for phase, share in zip(phases, shares, strict=True):
+        width = max(1.0, share * scale - 1.5)
+        name = f"phase-{phase.name}"
+        parts.append(_element("rect", x=x, y=0, width=width, height=22, class_=name))
+        x += share * scale
+    label = "Time line of the job"
+    return _svg(1000, 22, label, *parts, preserveAspectRatio="none")
+
+
+def plot(points: Sequence[Point], names: Sequence[str], unit: str) -> Markup:
+    """Lines over time, one for each name; a time without a value leaves a hole."""
+    values = [value for point in points for value in point.values if value is not None]
+    top = _ceiling(max(values, default=1.0))
+    parts = _grid(top, unit) + _dates(points)
+    for line, name in enumerate(names):
+        runs = _runs(points, line, top)
+        parts += [
+            _element("polyline", points=" ".join(run), class_=name) for run in runs if run[1:]
+        ]
+        parts += [
+            _element("circle", cx=x, cy=y, r=2, class_=f"dot{name[1:]}")
+            for run in runs
+            for x, y in [run[0].split(",")]
+            if not run[1:]
+        ]
+    label = f"{' and '.join(names)} over time, up to {top:g} {unit}"
+    return _svg(PLOT_WIDTH, PLOT_HEIGHT, label, *parts)
+
+
+def bars(points: Sequence[Point], classes: Sequence[str], unit: str) -> Markup:
+    """Bars over time; several values of one time stand on each other."""
+    top = _ceiling(max((sum(v or 0.0 for v in p.values) for p in points), default=1.0))
+    parts = _grid(top, unit) + _dates(points)
+    room = (PLOT_WIDTH - PLOT_LEFT) / max(1, len(points))
+    tall = PLOT_HEIGHT - PLOT_BOTTOM - PLOT_TOP
+    for index, point in enumerate(points):
+        y = float(PLOT_HEIGHT - PLOT_BOTTOM)
+        for value, name in zip(point.values, classes, strict=True):
+            height = tall * (value or 0.0) / top
+            y -= height
+            if height:
+                x = PLOT_LEFT + room * index + room * 0.12
+                wide = room * 0.76
+                parts.append(_element("rect", class_=name, x=x, y=y, width=wide, height=height))
+    return _svg(PLOT_WIDTH, PLOT_HEIGHT, f"Bars over time, up to {top:g} {unit}", *parts)
+
+
+def _x(points: Sequence[Point], index: int) -> float:
+    return PLOT_LEFT + (PLOT_WIDTH - PLOT_LEFT - 6) * (index + 0.5) / len(points)
+
+
+def _runs(points: Sequence[Point], line: int, top: float) -> list[list[str]]:
+    """The coordinates of one line, in pieces where values are absent."""
+    tall = PLOT_HEIGHT - PLOT_BOTTOM - PLOT_TOP
+    runs: list[list[str]] = [[]]
+    for index, point in enumerate(points):
+        value = point.values[line]
+        if value is None:
+            runs.append([])
+            continue
+        y = PLOT_TOP + tall * (1 - value / top)
+        runs[-1].append(f"{_said(_x(points, index))},{_said(y)}")
+    return [run for run in runs if run]
+
+
+def _ceiling(value: float) -> float:
+    """The next round number."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= value)
+
+
+def _grid(top: float, unit: str) -> list[str]:
+    parts = []
+    tall = PLOT_HEIGHT - PLOT_BOTTOM - PLOT_TOP
+    for share in (0.0, 0.5, 1.0):
+        y = PLOT_TOP + tall * (1 - share)
+        parts.append(_element("line", x1=PLOT_LEFT, x2=PLOT_WIDTH, y1=y, y2=y, class_="gridline"))
+        said = f"{top * share:g}{f' {unit}' if share == 1.0 else ''}"
+        parts.append(_element("text", escape(said), x=PLOT_LEFT - 5, y=y + 4, text_anchor="end"))
+    return parts
+
+
+def _dates(points: Sequence[Point]) -> list[str]:
+    """The first, the middle and the last label: more do not fit on a phone."""
+    if not points:
+        return []
+    chosen: Mapping[int, str] = {0: "start", len(points) // 2: "middle", len(points) - 1: "end"}
+    return [
+        _element(
+            "text",
+            escape(points[index].label),
+            x=PLOT_WIDTH
+            if anchor == "end"
+            else _x(points, index) - (8 if anchor == "start" else 0),
+            y=PLOT_HEIGHT - 5,
+            text_anchor=anchor,
+        )
+        for index, anchor in chosen.items()
+    ]

@@ -1,0 +1,132 @@
+"""The live stream: says which part of the pages has changed, so that a page asks for that part.
+
+One look at the database a second serves everybody who listens; nobody listening, nobody looks.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from node.web.auth import AsViewer
+from node.web.problems import Problem
+from storage.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+BEAT_SECONDS = 15.0  # a proxy ends what is silent for long
+LONGEST_SECONDS = 600.0  # then the browser comes again, and shows again who it is
+MOST_OF_ONE = 12  # streams of one visitor: tabs
+MOST_AT_ONCE = 200
+
+Marks = Mapping[str, str]  # area -> a short text that is another one when the area has changed
+
+router = APIRouter(include_in_schema=False)
+
+
+class Live:
+    """Who listens, and what they were told last."""
+
+    def __init__(self, read: Callable[[], Marks]) -> None:
+        self._read = read
+        self._marks: Marks = {}
+        self._looked = asyncio.Event()  # replaced at each change: whoever waits has the old one
+        self._listening: Counter[str] = Counter()
+        self._looker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """End every stream within a second; from any thread."""
+        self._closed = True
+
+    async def stream(self, who: str, last_id: str) -> AsyncIterator[str]:
+        """The events for one listener; `last_id` is what they had heard before a break."""
+        self._listening[who] += 1
+        try:
+            async for event in self._events(last_id):
+                yield event
+        finally:
+            self._listening[who] -= 1
+            self._listening += Counter()  # without those that listen no more
+
+    def check_room(self, who: str) -> None:
+        """Raise where this visitor, or everybody together, listens too often."""
+        if self._listening[who] >= MOST_OF_ONE or self._listening.total() >= MOST_AT_ONCE:
+            said = f"At most {MOST_OF_ONE} live streams a visitor; close other tabs."
+            wait = {"Retry-After": "30"}
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, said, headers=wait)
+
+    async def _events(self, last_id: str) -> AsyncIterator[str]:
+        self._start_looking()
+        told = self._marks  # perhaps of long ago: then the first look tells what is new since
+        now = _id(told)
+        yield _event("hello", now, now)
+        if last_id and last_id != now:  # it is unknown what was missed: all of it may be new
+            for area, mark in told.items():
+                yield _event(area, mark, now)
+        ends, beat = time.monotonic() + LONGEST_SECONDS, time.monotonic() + BEAT_SECONDS
+        while not self._closed and time.monotonic() < ends:
+            await self._wait()
+            current = self._marks
+            for area, mark in current.items():
+                if told.get(area) != mark:
+                    yield _event(area, mark, _id(current))
+            told = current
+            if time.monotonic() >= beat:
+                beat = time.monotonic() + BEAT_SECONDS
+                yield ": still here\n\n"
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.wait_for(self._looked.wait(), LOOK_SECONDS)
+        except TimeoutError:
+            return
+
+    def _start_looking(self) -> None:
+        if self._looker is None or self._looker.done():
+            self._looker = asyncio.create_task(self._keep_looking())
+
+    async def _keep_looking(self) -> None:
+        while self._listening and not self._closed:
+            await self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            found = await run_in_threadpool(self._read)
+        except StorageError as error:  # busy: the next look comes
+            logger.warning("live stream not read", extra={"error": error})
+            return
+        if found != self._marks:
+            self._marks = found
+            self._looked.set()
+            self._looked = asyncio.Event()
+
+
+@router.get("/live")
+async def live(request: Request, visitor: AsViewer) -> StreamingResponse:
+    """Server-sent events (HTML, 9.2): one a change, named by its area."""
+    source: Live = request.app.state.live
+    source.check_room(visitor.name)
+    events = source.stream(visitor.name, request.headers.get("last-event-id", ""))
+    return StreamingResponse(
+        events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+    )
+
+
+def _id(marks: Marks) -> str:
+    text = "\n".join(f"{area} {mark}" for area, mark in sorted(marks.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _event(name: str, data: str, identity: str) -> str:
+    return f"event: {name}\nid: {identity}\ndata: {data}\n\n"

@@ -1,0 +1,243 @@
+"""What Prometheus asks for: how things stand, and what has come to its end since it asked last.
+
+The counters begin at zero with the process, as Prometheus expects, and are fed from the rows: the
+processes that do the work need not know that anybody counts.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from starlette.requests import Request
+
+from node import health
+from node.web.auth import AsViewer
+from node.web.health import unready
+from node.web.parts import Parts, PartsOf
+from storage import echoes, increments, notices, overview, selftests, switches
+from storage.increments import EndedDelivery, EndedJob, Since
+from storage.records import DeliveryState
+from storage.site import SelfTestState, SwitchName
+from storage.standing import standing
+
+STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
+SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
+WEB_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+router = APIRouter(tags=["monitoring"])
+
+
+@router.get("/metrics", summary="Prometheus", response_class=Response)
+def metrics(request: Request, _: AsViewer, parts: PartsOf) -> Response:
+    found: Metrics = request.app.state.metrics
+    return Response(found.scrape(parts), media_type=CONTENT_TYPE_LATEST)
+
+
+class Requests:
+    """What the web process itself has answered."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._count = Counter(
+            "midslice_web_requests", "Requests answered.", ["method", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "midslice_web_request_seconds",
+            "How long an answer took.",
+            buckets=WEB_SECONDS,
+            registry=registry,
+        )
+
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Called by the shield; a live stream is open for minutes and says nothing of speed."""
+        known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE") else "other"
+        self._count.labels(known, str(status)).inc()
+        if path != "/live":
+            self._seconds.observe(seconds)
+
+
+class Metrics:
+    """Every metric of a node; one scrape at a time."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter, of no use here
+        self.registry = CollectorRegistry()
+        self.requests = Requests(self.registry)
+        self._now = now
+        self._turn = threading.Lock()
+        self._since: Since | None = None
+        self._counting()
+        self._standing()
+
+    def scrape(self, parts: Parts) -> bytes:
+        """The text of all metrics."""
+        with self._turn:
+            self._count(parts)
+            self._stand(parts)
+            self._reach(parts)
+            return generate_latest(self.registry)
+
+    def begin(self, parts: Parts) -> None:
+        """What ends from now on is counted."""
+        self._since = increments.begin(parts.database, self._now())
+
+    def _counting(self) -> None:
+        self._jobs_ended = self._counter("jobs_ended", "Jobs that ended.", "state", "reason")
+        self._deliveries_ended = self._counter(
+            "deliveries_ended", "Deliveries that ended.", "destination", "state", "reason"
+        )
+        self._received = self._counter("received_instances", "Instances received.")
+        self._received_bytes = self._counter("received_bytes", "Bytes of instances received.")
+        self._sent = self._counter("sent_instances", "Instances stored there.", "destination")
+        self._sent_bytes = self._counter("sent_bytes", "Bytes of those.", "destination")
+        self._associations_ended = self._counter(
+            "associations_ended", "Associations that ended, or were rejected.", "how"
+        )
+        self._arrival_seconds = self._histogram("arrival_seconds", "First instance to completion.")
+        self._wait_seconds = self._histogram("job_wait_seconds", "Queued to a worker.")
+        self._run_seconds = self._histogram("job_run_seconds", "A worker's time for a job.")
+        self._delivery_seconds = self._histogram(
+            "delivery_seconds", "Queued to stored at the destination.", "destination"
+        )
+
+    def _standing(self) -> None:
+        build = self._gauge("build_info", "Always 1.", "version")
+        build.labels(version("midslice")).set(1)
+        self._ready = self._gauge("ready", "1 where the node takes and processes series.")
+        self._draining = self._gauge("draining", "1 where no jobs are started.")
+        self._jobs = self._gauge("jobs", "Jobs in a state.", "state")
+        self._deliveries = self._gauge("deliveries", "Deliveries in a state.", "state")
+        self._waiting = self._gauge(
+            "deliveries_open", "Deliveries that wait or are held.", "destination", "state"
+        )
+        self._oldest_delivery = self._gauge(
+            "delivery_oldest_seconds", "How long the oldest one waits.", "destination"
+        )
+        self._oldest_job = self._gauge("job_oldest_seconds", "How long the oldest job waits.")
+        self._arrivals = self._gauge("arrivals_open", "Series that are arriving.")
+        self._associations = self._gauge("associations_open", "Associations that are open.")
+        self._free = self._gauge("disk_free_bytes", "Free on the disk of the storage folder.")
+        self._total = self._gauge("disk_total_bytes", "The size of that disk.")
+        self._reserve = self._gauge("disk_reserve_bytes", "Below it C-STORE is answered A700.")
+        self._up = self._gauge("destination_up", "1 where it answered last.", "destination")
+        self._paused = self._gauge(
+            "destination_paused", "1 where a person paused it.", "destination"
+        )
+        self._notices = self._gauge("notices", "Notices in a state.", "state")
+        self._selftest = self._gauge(
+            "selftest_ok", "1 where the last self-test passed.", "destination"
+        )
+        self._selftest_at = self._gauge(
+            "selftest_finished_seconds", "When it ended, since the epoch.", "destination"
+        )
+
+    def _count(self, parts: Parts) -> None:
+        since = self._since or increments.begin(parts.database, self._now())
+        found, self._since = increments.increment(parts.database, since, self._now())
+        for job in found.jobs:
+            self._count_job(job)
+        for delivery in found.deliveries:
+            self._count_delivery(delivery, parts.settings.config.folder)
+        for seconds in found.arrivals:
+            self._arrival_seconds.observe(seconds)
+        for how, count in found.associations.items():
+            self._associations_ended.labels(how).inc(count)
+        self._received.inc(found.instances)
+        self._received_bytes.inc(found.bytes)
+
+    def _count_job(self, job: EndedJob) -> None:
+        self._jobs_ended.labels(job.state, job.reason).inc()
+        if job.waited is not None:
+            self._wait_seconds.observe(job.waited)
+        if job.took is not None:
+            self._run_seconds.observe(job.took)
+
+    def _count_delivery(self, delivery: EndedDelivery, folder: Path) -> None:
+        self._deliveries_ended.labels(delivery.destination, delivery.state, delivery.reason).inc()
+        if delivery.state in STORED:
+            self._sent.labels(delivery.destination).inc(delivery.instances)
+            self._sent_bytes.labels(delivery.destination).inc(_size(folder / delivery.folder))
+            self._delivery_seconds.labels(delivery.destination).observe(delivery.took)
+
+    def _stand(self, parts: Parts) -> None:
+        now, database = self._now(), parts.database
+        for name, count in overview.counts(database).items():
+            what, state = name.split(" ")
+            (self._jobs if what == "job" else self._deliveries).labels(state).set(count)
+        open_now = standing(database)
+        self._arrivals.set(open_now.arrivals)
+        self._associations.set(open_now.associations)
+        self._oldest_job.set(_age(now, open_now.oldest_queued_at))
+        self._draining.set(switches.draining(database) is not None)
+        self._ready.set(not unready(parts))
+        disk = health.disk(parts.settings.config.folder)
+        self._free.set(disk.free_bytes)
+        self._total.set(disk.total_bytes)
+        self._reserve.set(parts.settings.config.storage.min_free_bytes)
+        for state, count in notices.count(database).items():
+            self._notices.labels(str(state)).set(count)
+        self._test(parts)
+
+    def _test(self, parts: Parts) -> None:
+        """The last self-test that ended; without one there is nothing to be alarmed by."""
+        self._selftest.clear()
+        self._selftest_at.clear()
+        for one in selftests.history(parts.database, 5):
+            if one.finished_at is not None:
+                self._selftest.labels(one.destination).set(one.state is SelfTestState.PASSED)
+                self._selftest_at.labels(one.destination).set(one.finished_at)
+                return
+
+    def _reach(self, parts: Parts) -> None:
+        """What is known of each destination; one that is gone from the configuration is gone."""
+        now, database = self._now(), parts.database
+        names = [each.name for each in parts.config().destinations]
+        for gauge in (self._waiting, self._oldest_delivery, self._up, self._paused):
+            gauge.clear()
+        paused = {each.subject for each in switches.all_on(database, SwitchName.PAUSED)}
+        for name in names:
+            self._paused.labels(name).set(name in paused)
+        for reach in echoes.reaches(database):
+            if reach.destination in names:
+                self._up.labels(reach.destination).set(reach.up)
+        oldest: dict[str, float] = {}
+        for waits in parts.store.ledger.backlog():
+            self._waiting.labels(waits.destination, str(waits.state)).set(waits.count)
+            if waits.state is not DeliveryState.HELD:
+                age = max(oldest.get(waits.destination, 0.0), _age(now, waits.oldest_at))
+                oldest[waits.destination] = age
+        for name, age in oldest.items():
+            self._oldest_delivery.labels(name).set(age)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"midslice_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"midslice_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(f"midslice_{name}", text, labels, buckets=SECONDS, registry=self.registry)
+
+
+def _age(now: float, at: float | None) -> float:
+    return max(0.0, now - at) if at is not None else 0.0
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the derived series; its files may be gone, or go at this moment."""
+    total = 0
+    for file in folder.glob("*.dcm"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size
+    return total

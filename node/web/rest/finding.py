@@ -1,0 +1,143 @@
+"""Jobs and series by what is known of them; each look at a patient is an audit event."""
+
+from datetime import datetime
+from typing import Annotated, TypeAlias
+
+from fastapi import APIRouter, Depends, Query
+
+from node.rules import view
+from node.rules.view import Json, iso
+from node.web.auth import AsViewer, Visitor
+from node.web.parts import Parts, PartsOf
+from node.web.rest.inputs import Line, Paged
+from storage import find
+from storage.find import Wanted
+from storage.lines import SeriesLine
+from storage.records import JobState
+
+router = APIRouter(tags=["find"])
+
+OF_A_PATIENT = ("text", "accession", "patient_id", "name")
+
+Asked: TypeAlias = Annotated[Line, Query()]
+
+
+def _patient(
+    text: Annotated[Line, Query(description="Any of accession number, patient ID, name.")] = "",
+    accession: Annotated[Line, Query(description="How it begins.")] = "",
+    patient_id: Annotated[Line, Query(description="How it begins.")] = "",
+    name: Annotated[Line, Query(description="How it begins, family name first.")] = "",
+    study_date: Annotated[str, Query(pattern=r"^(\d{8})?$", description="YYYYMMDD")] = "",
+) -> Wanted:
+    return Wanted(
+        text=text.strip(),
+        accession=accession.strip(),
+        patient_id=patient_id.strip(),
+        name=name.strip(),
+        study_date=study_date,
+    )
+
+
+def _wanted(
+    patient: Annotated[Wanted, Depends(_patient)],
+    state: Annotated[list[JobState] | None, Query(description="One or several.")] = None,
+    reason: Asked = "",
+    route: Asked = "",
+    destination: Asked = "",
+    sender: Annotated[Line, Query(description="A calling AE title.")] = "",
+    description: Annotated[Line, Query(description="What it contains.")] = "",
+    uid: Annotated[str, Query(pattern=r"^[0-9.]{0,64}$", description="Of any level.")] = "",
+    since: Annotated[datetime | None, Query(description="ISO 8601")] = None,
+    until: Annotated[datetime | None, Query(description="ISO 8601")] = None,
+) -> Wanted:
+    return Wanted(
+        states=tuple(state or ()),
+        reason=reason,
+        route=route,
+        destination=destination,
+        sender=sender,
+        text=patient.text,
+        accession=patient.accession,
+        patient_id=patient.patient_id,
+        name=patient.name,
+        study_date=patient.study_date,
+        description=description,
+        uid=uid,
+        since=_seconds(since),
+        until=_seconds(until),
+    )
+
+
+Filter: TypeAlias = Annotated[Wanted, Depends(_wanted)]
+
+
+@router.get("/jobs", summary="Jobs, the newest first", tags=["jobs"])
+def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
+    found = find.jobs(parts.database, wanted, page.limit, page.offset)
+    page.of(found)
+    _note(parts, visitor, wanted, found.total)
+    return [
+        view.job(parts.store.queue.get(line.id), parts.store.ledger.of_job(line.id), parts.zone)
+        for line in found.lines
+    ]
+
+
+@router.get("/series", summary="What was received, the newest first", tags=["series"])
+def series(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
+    found = find.found_series(parts.database, wanted, page.limit, page.offset)
+    page.of(found)
+    _note(parts, visitor, wanted, found.total)
+    return [_series(line, parts) for line in found.lines]
+
+
+@router.get("/find", summary="As /series, with what the patient is called: an audit event")
+def patients(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
+    found = find.found_series(parts.database, wanted, page.limit, page.offset)
+    page.of(found)
+    _note(parts, visitor, wanted, found.total, always=True)
+    return [
+        _series(line, parts)
+        | {
+            "patient_id": line.subject.patient_id,
+            "patient_name": line.subject.patient_name,
+            "accession": line.subject.accession,
+            "study_date": line.subject.study_date,
+        }
+        for line in found.lines
+    ]
+
+
+def _series(line: SeriesLine, parts: Parts) -> Json:
+    return {
+        "series_uid": line.subject.series_uid,
+        "study_uid": line.subject.study_uid,
+        "modality": line.subject.modality,
+        "description": line.subject.description,
+        "first_at": iso(line.first_at, parts.zone),
+        "last_at": iso(line.last_at, parts.zone),
+        "purged_at": iso(line.purged_at, parts.zone),
+        "instances": line.instances,
+        "senders": list(line.senders),
+        "states": _states(line),
+        "jobs": [job.id for job in line.jobs],
+    }
+
+
+def _states(line: SeriesLine) -> list[str]:
+    arrival = "arriving" if line.arriving else "complete"
+    return list(dict.fromkeys((arrival, *(str(job.state) for job in line.jobs))))
+
+
+def _note(
+    parts: Parts, visitor: Visitor, wanted: Wanted, found: int, *, always: bool = False
+) -> None:
+    """Who looked for a patient, by what, and how many were found; never the words themselves."""
+    if always or wanted.names_a_patient:
+        by = [name for name in OF_A_PATIENT if getattr(wanted, name)]
+        detail = {"by": by, "found": found}
+        parts.store.audit.record(visitor.name, "find", "", detail)
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    """Without an offset it is the system's own time, as everywhere."""
+    return moment.timestamp() if moment is not None else None

@@ -1,0 +1,111 @@
+"""What holds for every answer: its security headers, a bounded body, and no error that escapes."""
+
+import logging
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from node.web.problems import Page, answer, internal
+
+logger = logging.getLogger(__name__)
+
+# Nothing is loaded from anywhere else, and nothing in a page is a script or a style: what a peer
+# has written into an attribute stays text, even where somebody forgot to escape it.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "font-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: with it a browser sends "Origin: null" with its own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+STATIC = "/static/"
+MOST_BYTES = 2**20  # of a body; forms are small
+MOST_FILE_BYTES = 64 * 2**20  # of a Part 10 file to try the rules on
+FILES = ("/api/v1/rules/", "/configuration")  # paths that take one
+
+Answered = Callable[[str, str, int, float], None]  # method, path, status, seconds
+
+
+class Shield:
+    """The outermost layer; pure ASGI, so that it holds for streams and for errors too."""
+
+    def __init__(self, app: ASGIApp, *, page: Page, answered: Answered) -> None:
+        self._app = app
+        self._page = page
+        self._answered = answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status = 0
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _add_headers(MutableHeaders(scope=message), str(scope["path"]))
+            await send(message)
+
+        body = _Body(receive, _limit(str(scope["path"])))
+        try:
+            await self._app(scope, body.receive, guarded)
+        except Exception:
+            if status:  # half of the answer is out: the connection ends, and the reader sees it
+                raise
+            logger.exception("request failed")
+            await answer(Request(scope), internal(), self._page)(scope, receive, guarded)
+        finally:
+            took = time.monotonic() - began
+            self._answered(str(scope["method"]), str(scope["path"]), status, took)
+
+
+class _Body:
+    """Counts what comes in: a length that a client names is a promise only."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._came = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._came += len(message.get("body", b""))
+            if self._came > self._limit:  # of all exceptions the framework lets this kind pass
+                said = f"The request is longer than {self._limit // 2**20} MiB."
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
+        return message
+
+
+def _limit(path: str) -> int:
+    return MOST_FILE_BYTES if path.startswith(FILES) else MOST_BYTES
+
+
+def _add_headers(headers: MutableHeaders, path: str) -> None:
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+    # Rows and pictures of patients stay in no cache; what ships with the product may.
+    headers.setdefault("Cache-Control", "max-age=3600" if path.startswith(STATIC) else "no-store")

@@ -1,0 +1,94 @@
+// What every page does: says what came of a button, counts seconds, unfolds the menu.
+"use strict";
+
+(() => {
+  const said = document.getElementById("said");
+  const say = (text, isBad) => {
+    const line = document.createElement("p");
+    line.textContent = text;
+    if (isBad) line.className = "bad";
+    said.replaceChildren(line);
+    setTimeout(() => line.remove(), isBad ? 12000 : 5000);
+  };
+
+  const answer = (request) => {
+    try { return JSON.parse(request.responseText) || {}; } catch { return {}; }
+  };
+  const problem = (request) => answer(request).detail;
+  // Of an action on many jobs: how many were done, and why the first other one was not.
+  const batch = (request) => {
+    const each = answer(request);
+    if (!Array.isArray(each)) return "";
+    const not = each.filter((one) => !one.done);
+    const done = `${each.length - not.length} of ${each.length} done.`;
+    return not.length ? `${done} Job ${not[0].id}: ${not[0].sentence}` : done;
+  };
+
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    const { successful, requestConfig, xhr } = event.detail;
+    if (!requestConfig || requestConfig.verb === "get") return;
+    if (!successful) {
+      say(problem(xhr) || `The node answered ${xhr.status || "nothing"}.`, true);
+      return;
+    }
+    const from = event.detail.elt.closest("[data-said]");
+    if (from) say(batch(xhr) || from.dataset.said, false);
+    const shows = document.querySelector("[data-shows]");
+    if (shows && from && from.dataset.gives) {
+      shows.hidden = false;
+      shows.querySelector("code").textContent = answer(xhr)[from.dataset.gives];
+    }
+    if (from && from.tagName === "FORM") from.reset();
+    htmx.trigger(document.body, "changed");
+  });
+
+  // The same words as the server's, so that a fresh fragment does not jump.
+  const duration = (seconds) => {
+    const whole = Math.max(0, Math.round(seconds));
+    if (whole < 120) return `${whole} s`;
+    if (whole < 7200) return `${Math.floor(whole / 60)} min`;
+    if (whole < 172800) return `${Math.floor(whole / 3600)} h`;
+    return `${Math.floor(whole / 86400)} days`;
+  };
+  const skew = Number(document.body.dataset.now) - Date.now() / 1000;
+  const tick = () => {
+    const now = Date.now() / 1000 + skew;
+    for (const one of document.querySelectorAll("[data-since]")) {
+      one.textContent = duration(now - Number(one.dataset.since));
+    }
+    for (const one of document.querySelectorAll("[data-until]")) {
+      const left = Number(one.dataset.until) - now;
+      one.textContent = left > 0 ? duration(left) : one.dataset.over;
+    }
+  };
+  setInterval(tick, 1000);
+
+  const side = document.getElementById("side");
+  const menu = document.getElementById("menu");
+  if (menu) {
+    menu.addEventListener("click", () => {
+      menu.setAttribute("aria-expanded", String(side.classList.toggle("open")));
+    });
+  }
+
+  // A box that ticks all of its form.
+  document.body.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-all]")) return;
+    for (const box of event.target.form.elements) {
+      if (box.type === "checkbox") box.checked = event.target.checked;
+    }
+  });
+
+  // A file may be dropped anywhere in its frame.
+  for (const drop of document.querySelectorAll(".drop")) {
+    const input = drop.querySelector("input[type=file]");
+    drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+    drop.addEventListener("drop", (event) => {
+      event.preventDefault();
+      drop.classList.remove("over");
+      input.files = event.dataTransfer.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+  }
+})();

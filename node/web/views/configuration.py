@@ -1,0 +1,104 @@
+"""The configuration as the node has read it, its mistakes, and what its routes would do."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, Query, UploadFile
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from node.web import tester
+from node.web.auth import AsAdministrator, AsOperator
+from node.web.parts import PartsOf
+from node.web.problems import Problem
+from node.web.views.render import Look, look, page, part
+from storage import configured, wishes
+from storage.site import WishKind
+
+router = APIRouter()
+
+
+@router.get("/configuration")
+def configuration(
+    request: Request,
+    visitor: AsAdministrator,
+    parts: PartsOf,
+    series_uid: Annotated[str, Query(max_length=64)] = "",
+) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    shown = _configured(at)
+    return page(at, "configuration.html", path="/configuration", series_uid=series_uid, **shown)
+
+
+@router.post("/configuration/try")
+def tried(
+    request: Request,
+    visitor: AsOperator,
+    parts: PartsOf,
+    file: Annotated[list[UploadFile] | None, File()] = None,
+    series_uid: Annotated[str, Form(max_length=64)] = "",
+    called_ae: Annotated[str, Form(max_length=16)] = "",
+    calling_ae: Annotated[str, Form(max_length=16)] = "",
+) -> HTMLResponse:
+    """What the routes say to files that were dropped here, or to a series that was received."""
+    at = look(request, parts, visitor)
+    titles = called_ae.strip(), calling_ae.strip()
+    given = [each for each in file or [] if each.filename]
+    if given:
+        found = tester.try_files(parts, given, *titles)
+    elif series_uid.strip():
+        found = tester.try_series(parts, series_uid.strip(), *titles)
+        parts.store.audit.record(visitor.name, "try rules", f"series {series_uid.strip()}")
+    else:
+        raise Problem(422, "Drop a Part 10 file, or name the UID of a received series.")
+    return part(at, "tried.html", found=found)
+
+
+@router.get("/configuration/part")
+def fragment(request: Request, visitor: AsAdministrator, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return part(at, "configuration_part.html", **_configured(at))
+
+
+def _configured(at: Look) -> Mapping[str, object]:
+    config = at.parts.config()
+    read = configured.get(at.parts.database, at.parts.settings.node_id)
+    return {
+        "config": config,
+        "read": read,
+        "asked": wishes.newest(at.parts.database, WishKind.RELOAD, 1),
+        "conditions": {route.name: _conditions(route.match) for route in config.routes},
+        "rest": _rest(read.values) if read is not None else [],
+    }
+
+
+def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:
+    """What a stack must be, one line each, in the words of the file."""
+    return [(key, _condition(value)) for key, value in match.items()]
+
+
+def _condition(value: object) -> str:
+    values = getattr(value, "values", ())
+    parts = [" or ".join(str(each) for each in values)] if values else []
+    for name, word in (("min", "at least"), ("max", "at most"), ("has", "has"), ("regex", "finds")):
+        limit = getattr(value, name, None)
+        if limit is not None:
+            parts.append(f"{word} {limit:g}" if isinstance(limit, float) else f"{word} {limit}")
+    return ", ".join(parts)
+
+
+def _rest(values: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The other tables of the file, as keys and values."""
+    found = []
+    for section, table in values.items():
+        if isinstance(table, Mapping):
+            found.append((section, [(str(key), _said(value)) for key, value in table.items()]))
+    return found
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(each) for each in value) or "none"
+    return str(value) if value not in ("", None) else "empty"

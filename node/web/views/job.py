@@ -1,0 +1,187 @@
+"""The page of a job: what happened when, its slices, its deliveries, and what a person may do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse
+
+from node.rules.completion import because
+from node.web import drawings
+from node.web.auth import AsViewer
+from node.web.drawings import Phase
+from node.web.parts import Parts, PartsOf
+from node.web.views import pictures
+from node.web.views.find import seen
+from node.web.views.render import Look, look, page, part
+from node.web.views.wording import STEPS
+from storage.answers import answers
+from storage.errors import NotFound
+from storage.records import Delivery, DeliveryState, JobState
+from storage.story import Story, story
+
+router = APIRouter()
+
+MOST_INSTANCES = 500
+REQUEUED = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
+CANCELLED = (JobState.QUEUED, JobState.HELD, JobState.RUNNING)
+AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
+
+Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A piece of the time line: when it began, how long it took, and what is known of it."""
+
+    phase: str  # a class of the drawing
+    name: str
+    at: float
+    seconds: float
+    detail: str = ""
+
+
+@router.get("/jobs/{job_id}")
+def job(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    found = story(parts.database, job_id)
+    seen(at, found.job.series_uid)
+    return page(at, "job.html", path="/find", **_told(at, found), **_seen(parts, found))
+
+
+@router.get("/jobs/{job_id}/part")
+def told(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    found = story(parts.database, job_id)
+    return part(at, "job_told.html", **_told(at, found))
+
+
+@router.get("/jobs/{job_id}/instances")
+def instances(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    found = parts.store.queue.instances(job_id)
+    shown = {"instances": found[:MOST_INSTANCES], "total": len(found)}
+    return part(at, "job_instances.html", **shown)
+
+
+@router.get("/jobs/{job_id}/pictures/{name}")
+def picture(
+    job_id: Id,
+    name: Annotated[str, Path(pattern=pictures.PICTURE)],
+    _: AsViewer,
+    parts: PartsOf,
+) -> FileResponse:
+    """A preview; its folder comes from the row, its name is a number or one of two words."""
+    folder = _folder(parts, story(parts.database, job_id))
+    file = pictures.picture(folder, name) if folder is not None else None
+    if file is None or not file.is_file():
+        raise NotFound(f"job {job_id} has no picture {name}")
+    return FileResponse(file, media_type="image/png")
+
+
+def _told(at: Look, found: Story) -> Mapping[str, object]:
+    """What may change while somebody looks."""
+    one = found.job
+    steps = _steps(found, at.now)
+    return {
+        "story": found,
+        "job": one,
+        "line": found.line,
+        "steps_done": steps,
+        "total_seconds": sum(step.seconds for step in steps),
+        "timeline": drawings.timeline([Phase(s.phase, s.seconds) for s in steps]),
+        "answers": {each.id: answers(at.parts.database, each.id) for each in found.deliveries},
+        "may_requeue": one.state in REQUEUED,
+        "may_cancel": one.state in CANCELLED and not one.cancel_requested,
+        "again": AGAIN,
+        "names": [destination.name for destination in at.parts.config().destinations],
+    }
+
+
+def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
+    """Slices and geometry: they never change."""
+    folder = _folder(parts, found)
+    record = found.job.record
+    shown = pictures.read(folder, record) if folder is not None else None
+    by_record = pictures.with_trust(pictures.places_of(record), record)
+    places = shown.places if shown is not None else by_record
+    tilt = shown.tilt_degrees if shown is not None else _number(record.get("shear_degrees"))
+    missing = shown.missing if shown is not None else ()
+    drawn = len(places) > 1
+    return {
+        "pictures": shown,
+        "slices": shown.described() if shown is not None else [],
+        "windows": pictures.WINDOWS,
+        "places": places,
+        "tilt": tilt,
+        "geometry": drawings.geometry(places, missing, tilt) if drawn else "",
+        "strip": drawings.strip(places) if drawn else "",
+        "is_trusted": any(place.confidence is not None for place in places),
+        "gaps": _gaps(record),
+    }
+
+
+def _folder(parts: Parts, found: Story) -> FilePath | None:
+    return parts.store.files.path(found.folder) if found.folder else None
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _gaps(record: Mapping[str, object]) -> str:
+    """The gaps in words: one width, or from the narrowest to the widest."""
+    listed = record.get("gaps")
+    widths = [float(each["gap_mm"]) for each in listed] if isinstance(listed, list) else []
+    if not widths:
+        return ""
+    least, most = min(widths), max(widths)
+    return f"{least:g} mm" if most - least < 0.01 else f"{least:g} to {most:g} mm"
+
+
+def _steps(found: Story, now: float) -> list[Step]:
+    one, came = found.job, found.arrival
+    steps = [
+        _step("arriving", "Received", came.first_at, came.last_at, _brought(found)),
+        _step(
+            "waiting", "Waited for more", came.last_at, came.completed_at, because(came.evidence)
+        ),
+        _step("queued", "In the queue", one.queued_at, one.started_at or one.finished_at or now),
+    ]
+    if one.started_at is not None:
+        ended = one.finished_at or now
+        steps.append(_step("running", "Worked on", one.started_at, ended, _worked(found)))
+    steps += [_sending(each, now) for each in found.deliveries]
+    return [step for step in steps if step is not None]
+
+
+def _step(phase: str, name: str, first: float, last: float | None, detail: str = "") -> Step | None:
+    if last is None:
+        return None
+    return Step(phase, name, first, max(0.0, last - first), detail)
+
+
+def _brought(found: Story) -> str:
+    came = found.arrival
+    return f"{came.instances} instances from {came.calling_ae} for {came.called_ae}."
+
+
+def _worked(found: Story) -> str:
+    """The worker's own account: seconds for each phase."""
+    seconds = found.job.record.get("seconds")
+    said = found.job.worker or ""
+    if isinstance(seconds, Mapping):
+        known = [name for name in STEPS if name in seconds]
+        said = ", ".join(f"{name} {float(seconds[name]):.1f} s" for name in known)
+    attempts = f"Attempt {found.job.attempt}. " if found.job.attempt > 1 else ""
+    return f"{attempts}{said[:1].upper()}{said[1:]}." if said else attempts
+
+
+def _sending(each: Delivery, now: float) -> Step | None:
+    ended = each.finished_at or (now if each.state == DeliveryState.RUNNING else None)
+    detail = f"{each.sent} of {each.total} stored there."
+    first = each.started_at if each.started_at is not None else each.queued_at
+    return _step("sending", f"Sent to {each.destination}", first, ended, detail)

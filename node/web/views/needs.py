@@ -1,0 +1,71 @@
+"""What waits for a person: all of it, by filters, with an action on what is ticked."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from node.web.auth import AsViewer
+from node.web.parts import Parts, PartsOf
+from node.web.views.render import look, page, part
+from storage import find, overview
+from storage.find import Wanted
+from storage.records import JobState
+
+router = APIRouter()
+
+AT_ONCE = 50
+WAITING = {"held": (JobState.HELD,), "failed": (JobState.FAILED,)}
+
+Word = Annotated[str, Query(max_length=64)]
+
+
+def _given(
+    state: Word = "", reason: Word = "", route: Word = "", sender: Word = ""
+) -> Mapping[str, str]:
+    return {"state": state, "reason": reason.strip(), "route": route, "sender": sender.strip()}
+
+
+Given = Annotated[Mapping[str, str], Depends(_given)]
+Offset = Annotated[int, Query(ge=0, le=10**9)]
+
+
+@router.get("/needs")
+def needs(
+    request: Request, visitor: AsViewer, parts: PartsOf, given: Given, offset: Offset = 0
+) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    routes = [route.name for route in parts.config().routes]
+    listed = _listed(parts, given, offset)
+    return page(at, "needs.html", path="/needs", routes=routes, **listed)
+
+
+@router.get("/needs/list")
+def listed(
+    request: Request, visitor: AsViewer, parts: PartsOf, given: Given, offset: Offset = 0
+) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return part(at, "needs_list.html", **_listed(parts, given, offset))
+
+
+@router.get("/needs/count")
+def count(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return part(at, "needing.html", needing=overview.needs(parts.database, limit=1).total)
+
+
+def _listed(parts: Parts, given: Mapping[str, str], offset: int) -> Mapping[str, object]:
+    """Everything, or the jobs under a filter."""
+    is_filtered = any(given.values())
+    values: dict[str, object] = {"given": given, "is_filtered": is_filtered, "offset": offset}
+    if not is_filtered:
+        return values | {"needs": overview.needs(parts.database, AT_ONCE, offset)}
+    wanted = Wanted(
+        states=WAITING.get(given["state"], (JobState.HELD, JobState.FAILED)),
+        reason=given["reason"],
+        route=given["route"],
+        sender=given["sender"],
+    )
+    return values | {"jobs": find.jobs(parts.database, wanted, AT_ONCE, offset)}

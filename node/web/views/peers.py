@@ -1,0 +1,78 @@
+"""Who sends, who was turned away, and where results go."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from node.rules.silence import is_silent
+from node.web.auth import AsViewer
+from node.web.parts import PartsOf
+from node.web.views.render import Look, look, page, part
+from storage import peers, switches, wishes
+from storage.site import SwitchName, WishKind, WishState
+
+router = APIRouter()
+
+REJECTED_DAYS = 7
+DAY = 86400.0
+
+
+@router.get("/peers")
+def all_peers(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return page(at, "peers.html", path="/peers", **_peers(at))
+
+
+@router.get("/peers/part")
+def fragment(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return part(at, "peers_part.html", **_peers(at))
+
+
+def _peers(at: Look) -> Mapping[str, object]:
+    database, config = at.parts.database, at.parts.config()
+    allowed = switches.all_on(database, SwitchName.ALLOWED_AE)
+    expected = {each.ae_title: each for each in config.senders}
+    heard = peers.senders(database, _midnight(at))
+    return {
+        "senders": heard,
+        "expected": expected,
+        "silent": _silent(at, {each.ae_title: each.last_at for each in heard}),
+        "never_heard": sorted(set(expected) - {each.ae_title for each in heard}),
+        "rejections": peers.rejections(database, at.now - REJECTED_DAYS * DAY, limit=20),
+        "allowed": allowed,
+        "allowed_names": {each.subject for each in allowed},
+        "configured": config.node.allowed_ae_titles,
+        "destinations": peers.destinations(
+            database, at.now, [each.name for each in config.destinations]
+        ),
+        "addresses": {each.name: each for each in config.destinations},
+        "echoing": _echoing(at),
+    }
+
+
+def _echoing(at: Look) -> frozenset[str]:
+    """Destinations that are being asked at this moment."""
+    asked = wishes.asked(at.parts.database)
+    return frozenset(
+        each.subject
+        for each in asked
+        if each.kind is WishKind.ECHO and each.state is WishState.ASKED
+    )
+
+
+def _silent(at: Look, last: Mapping[str, float]) -> frozenset[str]:
+    """Senders that are expected to send now, and have not for longer than they may be silent."""
+    return frozenset(
+        each.ae_title
+        for each in at.parts.config().senders
+        if each.ae_title in last and is_silent(each, last[each.ae_title], at.now, at.zone)
+    )
+
+
+def _midnight(at: Look) -> float:
+    moment = datetime.fromtimestamp(at.now, at.zone).astimezone(at.zone)
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()

@@ -1,0 +1,130 @@
+"""How values are said on the pages: times, durations, sizes, states, and what to do about them."""
+
+from collections.abc import Mapping
+from datetime import datetime, tzinfo
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+STEPS: Mapping[str, str] = {
+    "reading": "reading the received slices",
+    "predicting": "generating slices",
+    "writing": "copying received slices",
+    "checking": "checking the result",
+    "previews": "drawing the previews",
+}
+
+
+def duration(seconds: float | None) -> str:
+    """As a person would say it, no more exact than needed."""
+    if seconds is None:
+        return ""
+    if 0 <= seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = max(0, round(seconds))
+    if whole < 2 * MINUTE:
+        return f"{whole} s"
+    if whole < 2 * HOUR:
+        return f"{whole // MINUTE} min"
+    if whole < 2 * DAY:
+        return f"{whole // HOUR} h"
+    return f"{whole // DAY} days"
+
+
+def whole_duration(seconds: float) -> str:
+    """The same without parts of a second: what counts up or down on a page."""
+    return duration(max(0.0, round(seconds))).replace(".0 s", " s")
+
+
+def clock(at: float | None, zone: tzinfo | None, now: float) -> str:
+    """A moment: the time today, the day too before that."""
+    if at is None:
+        return ""
+    moment, today = _local(at, zone), _local(now, zone)
+    if moment.date() == today.date():
+        return moment.strftime("%H:%M:%S")
+    if moment.year == today.year:
+        return moment.strftime("%d %b %H:%M")
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def exact(at: float | None, zone: tzinfo | None) -> str:
+    """A moment with its day, its seconds and its offset."""
+    return "" if at is None else _local(at, zone).strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def machine_time(at: float, zone: tzinfo | None) -> str:
+    """For the attribute `datetime`."""
+    return _local(at, zone).isoformat(timespec="seconds")
+
+
+def _local(at: float, zone: tzinfo | None) -> datetime:
+    return datetime.fromtimestamp(at, zone).astimezone(zone)
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as disks are sold."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}".replace(",", "\u202f")
+
+
+def amount(number: float, noun: str) -> str:
+    """The same for what need not be whole."""
+    return f"{number:g} {noun if number == 1 else noun + 's'}"
+
+
+def study_date(text: str) -> str:
+    """A DICOM date (PS3.5 6.2 DA) as a person reads it; what is none stays as it is."""
+    is_date = len(text) == 8 and text.isascii() and text.isdigit()
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if is_date else text
+
+
+def person(text: str) -> str:
+    """A Person Name (PS3.5 6.2.1) without its separators."""
+    first = text.split("=", 1)[0]
+    parts = [part.strip() for part in first.split("^")]
+    family, rest = parts[0], " ".join(part for part in parts[1:] if part)
+    return f"{family}, {rest}" if family and rest else family or rest
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.1f} %" if 0 < share < 0.1 or 0.99 < share < 1 else f"{share * 100:.0f} %"
+
+
+# What to do about a job or a delivery that waits for a person, by reason.
+TODO: Mapping[str, str] = {
+    "MISSING_SLICES": "When they come, a new job takes this one's place.",
+    "CONFLICTING_INSTANCES": "Send the right version again, then requeue the job.",
+    "PATIENT_MISMATCH": "Compare the series in the PACS; correct it there and send it again.",
+    "PIXEL_DATA_ERROR": "Send the series again; a whole slice replaces its damaged version.",
+    "OUTPUT_CHECK_FAILED": "Keep the series and report it; requeue the job to try once more.",
+    "LOW_CONFIDENCE": "Look at the slices before you requeue the job.",
+    "WORKER_DIED": "Read the log of its attempts; requeue the job when the machine is well.",
+    "TIME_LIMIT": "Raise inference.job_minutes, then requeue the job.",
+    "MEMORY_LIMIT": "Raise inference.memory_gb, then requeue the job.",
+    "DAMAGED_FILES": "Look at the disk; requeue the job, which makes its series anew.",
+    "REFUSED_BY_PEER": "Settle it with the destination, then send again.",
+    "NOT_UNDERSTOOD": "Ask the destination's administrator why, then send again.",
+    "GAVE_UP": "Make the destination answer, then send again.",
+    "NO_DESTINATION": "Name the destination in the configuration again, then send again.",
+}
+FAILED_TODO = "The log of its attempt says where; requeue the job to try once more."
+HELD_TODO = "Settle what the sentence says, then requeue the job."
+DELIVERY_TODO = "Look at the destination; send again when it takes the series."
+
+
+def todo(state: str, reason: str, *, is_delivery: bool = False) -> str:
+    """What a person can do."""
+    if reason in TODO:
+        return TODO[reason]
+    if is_delivery:
+        return DELIVERY_TODO
+    return FAILED_TODO if state == "failed" else HELD_TODO

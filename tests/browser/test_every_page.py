@@ -1,0 +1,145 @@
+"""What holds for every page: hostile text stays text, keyboard, phone, contrast, names for all."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests import phantoms
+from tests.browser.conftest import Open
+from tests.browser.site import NAME, SCRIPT, Site
+
+HOSTILE = phantoms.uid("hostile", "series", 3)
+PAGES = (
+    "/",
+    "/needs",
+    "/needs?state=held",
+    "/find",
+    "/find?text=A1",
+    "/jobs/{real}",
+    "/jobs/{held}",
+    "/series/{uid}",
+    "/peers",
+    "/capacity",
+    "/capacity?span=week",
+    "/configuration",
+    "/users",
+    "/selftest",
+    "/audit",
+    "/conformance",
+    "/login",
+    "/nowhere",
+)
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture
+def path_of(site: Site) -> Any:
+    real = site.job_of(phantoms.uid("tilted", "series", 3))
+    held = site.job_of(phantoms.uid("held", "series", 3))
+    return lambda path: path.format(real=real, held=held, uid=HOSTILE)
+
+
+def test_a_script_in_every_text_of_a_peer_is_text_on_every_page(
+    site: Site, open_page: Open
+) -> None:
+    job = site.job_of(HOSTILE)
+    page = open_page(f"/jobs/{job}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(SCRIPT)
+    facts = page.get_by_role("region", name="Received series")
+    expect(facts).to_contain_text(NAME)
+    for path in ("/", "/find?patient_id=%22%3E", f"/series/{HOSTILE}", "/peers", "/audit"):
+        page.goto(site.url + path)
+        assert page.locator("main script, main img, main b[onclick]").count() == 0
+    for field in ("text", "accession", "name", "sender", "description", "reason", "uid", "state"):
+        page.goto(f"{site.url}/find?{field}={SCRIPT}")
+        assert page.locator("main script, main img").count() == 0
+    page.goto(f"{site.url}/configuration?series_uid={SCRIPT}")
+    page.goto(f"{site.url}/login?next={SCRIPT}")
+    page.goto(f"{site.url}/now/{quote(SCRIPT, safe='')}")
+    expect(page.locator("main")).to_contain_text("There is no part")
+
+
+def test_a_script_written_by_the_rule_tester_is_text(site: Site, open_page: Open) -> None:
+    page = open_page(f"/configuration?series_uid={HOSTILE}")
+    page.get_by_role("button", name="Try").click()
+    expect(page.locator("#tried")).to_contain_text("<b onclick", timeout=30_000)
+    assert page.locator("#tried b").count() == 0
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_phone_shows_the_whole_width(open_page: Open, path_of: Any, path: str) -> None:
+    page = open_page(path_of(path), viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    for button in page.locator("main button:visible").all()[:20]:
+        box = button.bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nobody_is_left_out(open_page: Open, path_of: Any, axe: str, path: str) -> None:
+    """No serious or critical fault by axe-core, in the dark and in the light."""
+    page = open_page(path_of(path))
+    page.evaluate(axe)
+    found = []
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        found += faults(page)
+    assert found == []
+
+
+def faults(page: Page) -> list[str]:
+    wanted = {"resultTypes": ["violations"], "preload": False}
+    result = page.evaluate("wanted => axe.run(document, wanted)", wanted)
+    return [
+        f"{each['id']}: {json.dumps([node['html'][:160] for node in each['nodes'][:3]])}"
+        for each in result["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+def test_the_keyboard_alone_finds_a_job_and_requeues_it(site: Site, open_page: Open) -> None:
+    job = site.job_of(phantoms.uid("held", "series", 3))
+    page = open_page("/", "otto")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="To the page")).to_be_focused()
+    page.keyboard.press("Enter")
+    reach(page, f"need-link-job-{job}")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"Job {job}")
+    reach(page, "requeue")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_contain_text("is in the queue again")
+    assert site.job_of(phantoms.uid("held", "series", 3), state="held") == job
+
+
+def reach(page: Page, name: str) -> None:
+    """Tab until an element has the focus, which a person must be able to see."""
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == name:
+            style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert style != "none"
+            return
+    raise AssertionError(f"the keyboard does not come to {name}")
+
+
+def test_the_menu_of_a_phone_opens_and_closes(open_page: Open) -> None:
+    page = open_page("/", viewport=PHONE)
+    link = page.get_by_role("link", name="Capacity")
+    expect(link).not_to_be_visible()
+    page.get_by_role("button", name="Menu").click()
+    expect(link).to_be_visible()
+    link.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Capacity")
+
+
+def test_a_node_that_went_away_is_said_to_be_away(open_page: Open) -> None:
+    page = open_page("/")
+    lost = page.locator("#lost")
+    expect(lost).to_be_hidden()
+    page.route("**/live", lambda route: route.abort())
+    page.reload()
+    expect(lost).to_be_visible()

@@ -1,0 +1,126 @@
+"""The page of a job: time line, pictures, geometry, deliveries."""
+
+import re
+
+from playwright.sync_api import Page, expect
+
+from tests import phantoms, series
+from tests.browser.conftest import Open
+from tests.browser.site import Site
+
+TILTED = phantoms.uid("tilted", "series", 3)
+
+
+def loaded(page: Page, name: str) -> None:
+    """A picture is there and has pixels."""
+    page.wait_for_function(
+        "name => document.querySelector(`[data-picture=${name}] img`).naturalWidth > 0", arg=name
+    )
+
+
+def greys(page: Page) -> str:
+    return str(page.locator("#window feFuncR").get_attribute("tableValues"))
+
+
+def test_slices_are_shown_beside_those_they_lie_between(site: Site, open_page: Open) -> None:
+    job = site.job_of(series.SERIES_UID, state="succeeded")
+    page = open_page(f"/jobs/{job}")
+    for name in ("before", "now", "after"):
+        loaded(page, name)
+    tags = page.locator(".three .tag").all_inner_texts()
+    assert tags == ["received", "generated", "received"]
+    says = page.locator("#slice-says").inner_text()
+    assert re.fullmatch(r"Slice \d+ of 29, generated, at [\d.]+ mm", says)
+    page.get_by_role("slider", name="Slice").press("Home")
+    expect(page.locator("#slice-says")).to_have_text("Slice 1 of 29, received, at 0.00 mm")
+    page.get_by_role("slider", name="Slice").press("ArrowRight")
+    expect(page.locator("#slice-says")).to_contain_text("Slice 2 of 29, generated")
+    page.locator("[data-strip]").click(position={"x": 2, "y": 10})
+    expect(page.locator("#slice-says")).to_contain_text("Slice 1 of 29, received")
+
+
+def test_a_window_changes_the_greys_of_every_picture(site: Site, open_page: Open) -> None:
+    page = open_page(f"/jobs/{site.job_of(series.SERIES_UID)}")
+    loaded(page, "now")
+    soft = greys(page)
+    assert len(soft.split()) == 256
+    page.get_by_role("button", name="Lung").click()
+    lung = greys(page)
+    assert lung != soft
+    # At -600 HU, the centre of the lung window, half grey; in soft tissue black.
+    assert 0.4 < max(float(v) for v in lung.split()[:31]) < 0.6
+    assert {float(v) for v in soft.split()[:31]} == {0.0}
+    expect(page.get_by_role("button", name="Lung")).to_have_attribute("aria-pressed", "true")
+
+
+def test_the_reformats_before_and_after_show_the_same_place(site: Site, open_page: Open) -> None:
+    page = open_page(f"/jobs/{site.job_of(series.SERIES_UID)}")
+    sizes = [
+        page.get_by_alt_text(name).evaluate("one => [one.naturalWidth, one.naturalHeight]")
+        for name in ("Sagittal reformat of the received", "Sagittal reformat of the derived")
+    ]
+    assert sizes[0] == sizes[1]
+    assert min(sizes[0]) > 0
+
+
+def test_geometry_time_line_and_deliveries_tell_the_whole_way(site: Site, open_page: Open) -> None:
+    page = open_page(f"/jobs/{site.job_of(series.SERIES_UID)}")
+    geometry = page.get_by_role("region", name="Geometry", exact=True)
+    expect(geometry).to_contain_text("8 received")
+    expect(geometry).to_contain_text("21 generated")
+    expect(geometry).to_contain_text("Gaps between received slices: 5 mm. No gantry tilt.")
+    steps = page.locator(".steps li")
+    expect(steps.first).to_contain_text("8 instances from STORESCU")
+    expect(steps.nth(1)).to_contain_text("No further instance came for")
+    expect(steps.last).to_contain_text("Sent to archive 29 of 29 stored there.")
+    deliveries = page.get_by_role("region", name="Deliveries")
+    expect(deliveries).to_contain_text("sent")
+    expect(deliveries).to_contain_text("29 × 0000 stored")
+
+
+def test_a_tilt_is_drawn_and_said(site: Site, open_page: Open) -> None:
+    page = open_page(f"/jobs/{site.job_of(TILTED)}")
+    geometry = page.get_by_role("region", name="Geometry", exact=True)
+    expect(geometry).to_contain_text("The gantry was tilted by 15.0°.")
+    line = page.locator(".geometry .now")
+    assert line.get_attribute("x1") != line.get_attribute("x2")
+
+
+def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
+    job = site.job_of(TILTED, state="succeeded")
+    for file in site.archive.files():
+        file.unlink()
+    page = open_page(f"/jobs/{job}", "otto")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.locator("#said")).to_contain_text("The derived series is sent once more.")
+    expect(page.get_by_role("region", name="Deliveries")).to_contain_text("29 of 29")
+    page.wait_for_function("document.querySelector('#told').innerText.includes('29 × 0000')")
+
+
+def test_a_held_job_says_why_and_what_to_do(site: Site, open_page: Open) -> None:
+    page = open_page(f"/jobs/{site.job_of(phantoms.uid('held', 'series', 3))}")
+    banner = page.locator(".banner")
+    expect(banner).to_contain_text("About 2 slices are missing")
+    expect(banner).to_contain_text("MISSING_SLICES")
+
+
+def test_only_pictures_of_the_job_are_served(site: Site, open_page: Open) -> None:
+    job = site.job_of(series.SERIES_UID)
+    page = open_page("/")
+    for name in ("index.json", "..%2F00001.dcm", "%2e%2e%2f00001.dcm", "00001.dcm", "99999.png"):
+        answer = page.request.get(f"{site.url}/jobs/{job}/pictures/{name}")
+        assert answer.status in (404, 422), name
+    assert page.request.get(f"{site.url}/jobs/{job}/pictures/00000.png").ok
+
+
+def test_the_received_instances_are_listed_when_they_are_asked_for(
+    site: Site, open_page: Open
+) -> None:
+    page = open_page(f"/jobs/{site.job_of(TILTED)}")
+    page.get_by_role("button", name="Show the received instances").click()
+    expect(page.locator("#instances tbody tr")).to_have_count(8)
+
+
+def test_a_job_that_is_not_there_is_said_to_be_missing(site: Site, open_page: Open) -> None:
+    page = open_page("/jobs/999999")
+    expect(page.locator("main")).to_contain_text("No job 999999.")

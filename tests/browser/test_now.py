@@ -1,0 +1,100 @@
+"""The first page: it follows what happens without being loaded again."""
+
+from dataclasses import replace
+
+from playwright.sync_api import expect
+
+from storage import find
+from storage.find import Wanted
+from tests import phantoms
+from tests.browser import site as sites
+from tests.browser.conftest import Open
+from tests.browser.site import PHANTOM, Site
+
+SOON = 20_000.0
+
+
+def test_a_series_from_dcmtk_is_followed_from_its_arrival_to_its_end(
+    site: Site, open_page: Open
+) -> None:
+    page = open_page("/")
+    page.evaluate("window.same = true")
+    uid = site.send(replace(PHANTOM, seed="live", description="Live from DCMTK"), calling="CT_LIVE")
+    row = page.locator("#arrivals-part tr", has_text="Live from DCMTK")
+    expect(row).to_contain_text("CT_LIVE", timeout=SOON)
+    expect(row).to_contain_text("8")
+    expect(row).to_contain_text("1 association released")
+    finished = page.locator("#finished-part tr", has_text="Live from DCMTK")
+    expect(finished).to_contain_text("succeeded", timeout=SOON)
+    expect(row).to_have_count(0)
+    assert page.evaluate("window.same") is True  # the page was never loaded again
+    finished.get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"Job {site.job_of(uid)}")
+
+
+def test_a_held_job_is_at_the_top_and_is_requeued_with_one_button(
+    site: Site, open_page: Open
+) -> None:
+    uid = site.send(sites.with_holes("again"))
+    job = site.job_of(uid, state="held")
+    page = open_page("/", "otto")
+    need = page.locator(f"#need-job-{job}")
+    expect(need).to_contain_text("About 2 slices are missing", timeout=SOON)
+    need.get_by_role("button", name="Requeue").click()
+    expect(page.locator("#said")).to_contain_text(f"Job {job} is in the queue again.")
+    page.goto(f"{site.url}/jobs/{job}")
+    expect(page.get_by_role("region", name="What people did")).to_contain_text("otto")
+    expect(page.get_by_role("region", name="Attempts")).to_contain_text("2", timeout=SOON)
+
+
+def test_a_series_is_processed_now_or_never_as_a_person_says(site: Site, open_page: Open) -> None:
+    page = open_page("/", "otto")
+    site.send(replace(PHANTOM, seed="never", description="Never this one"))
+    row = page.locator("#arrivals-part tr", has_text="Never this one")
+    row.get_by_role("button", name="Never process").click(timeout=SOON)
+    expect(row).to_contain_text("never processed", timeout=SOON)
+    expect(row).to_have_count(0, timeout=SOON)
+    never = Wanted(uid=phantoms.uid("never", "series", 3))
+    assert find.jobs(site.database, never).lines == ()
+
+
+def test_a_drained_node_receives_and_starts_no_job_until_it_is_told_to(
+    site: Site, open_page: Open
+) -> None:
+    page = open_page("/", "otto")
+    page.get_by_role("button", name="Drain").click()
+    expect(page.locator("#drain-part")).to_contain_text("by otto", timeout=SOON)
+    try:
+        uid = site.send(replace(PHANTOM, seed="drained", description="While drained"))
+        waiting = page.locator("#queue-part tr", has_text="While drained")
+        expect(waiting).to_contain_text("when jobs are started again", timeout=SOON)
+        assert site.job_of(uid, state="queued")
+    finally:
+        page.get_by_role("button", name="Start jobs again").click()
+    assert site.job_of(uid, state="succeeded")
+    expect(waiting).to_have_count(0, timeout=SOON)
+
+
+def test_the_focus_stays_where_it_was_while_rows_come_and_go(site: Site, open_page: Open) -> None:
+    job = site.job_of(phantoms.uid("held", "series", 3))
+    page = open_page("/", "otto")
+    page.locator(f"#requeue-{job}").focus()
+    site.send(replace(PHANTOM, seed="focus", description="Another one comes"))
+    finished = page.locator("#finished-part tr", has_text="Another one comes")
+    expect(finished).to_contain_text("succeeded", timeout=SOON)
+    assert page.evaluate("document.activeElement.id") == f"requeue-{job}"
+
+
+def test_an_empty_list_says_so(open_page: Open) -> None:
+    page = open_page("/needs?reason=NO_SUCH_REASON")
+    expect(page.locator("main")).to_contain_text("No job waits for a person under this filter.")
+
+
+def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) -> None:
+    for seed in ("batch-1", "batch-2"):
+        site.job_of(site.send(sites.with_holes(seed), calling="BATCH"), state="held")
+    page = open_page("/needs?state=held&sender=BATCH", "otto")
+    expect(page.get_by_role("heading", name="Jobs 2")).to_be_visible()
+    page.get_by_label("Tick all").check()
+    page.get_by_role("button", name="Requeue ticked").click()
+    expect(page.locator("#said")).to_contain_text("2 of 2 done.")

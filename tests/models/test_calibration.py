@@ -1,0 +1,198 @@
+"""The figures beside the weights: whose they are, where they come from, what is refused."""
+
+import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference.errors import ModelLoadError
+from inference.models.calibration import (
+    Calibration,
+    calibration_path,
+    load_calibration,
+    save_calibration,
+)
+from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
+from inference.training import calibrate
+from inference.training.calibrate import Cell
+from inference.training.data import Patient
+from tests.models.stacks import made_geometry, made_planes
+
+SHA = "ab" * 32
+
+
+def stored(tmp_path: Path, calibration: Calibration | None = None) -> Path:
+    path = tmp_path / "weights.json"
+    save_calibration(calibration or Calibration(factor=0.9), path, SHA, {"patients": ["one"]})
+    return path
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    found = load_calibration(stored(tmp_path), SHA)
+    assert found == Calibration(factor=0.9, is_fitted=True)
+
+
+def test_the_calibration_of_other_weights_is_passed_over(tmp_path: Path) -> None:
+    found = load_calibration(stored(tmp_path), "cd" * 32)
+    assert found == Calibration()
+    assert not found.is_fitted
+
+
+def test_weights_without_a_calibration_promise_nothing(tmp_path: Path) -> None:
+    assert not load_calibration(tmp_path / "nothing.json", SHA).is_fitted
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: whole.pop("figures"),
+        lambda whole: whole["figures"].pop("power"),
+        lambda whole: whole["figures"].update(another=1.0),
+        lambda whole: whole["figures"].update(factor="much"),
+        lambda whole: whole["figures"].update(classical="best"),
+        lambda whole: whole.pop("weights_sha256"),
+    ],
+)
+def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, spoil: object) -> None:
+    path = stored(tmp_path)
+    whole = json.loads(path.read_text())
+    assert callable(spoil)
+    spoil(whole)
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ModelLoadError, match="not a calibration"):
+        load_calibration(path, SHA)
+
+
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.json"
+    path.write_text("not at all")
+    with pytest.raises(ModelLoadError, match=r"weights\.json: not a calibration"):
+        load_calibration(path, SHA)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Calibration)])
+def test_every_figure_changes_the_digest_and_with_it_the_uids(name: str) -> None:
+    plain = Calibration()
+    other: dict[str, object] = {"classical": "cubic", "is_fitted": True}
+    changed = replace(plain, **{name: other.get(name, 7.5)})  # type: ignore[arg-type]
+    assert changed.digest != plain.digest
+
+
+def test_the_shipped_calibration_is_that_of_the_shipped_weights() -> None:
+    """After a training whose weights are shipped, `midslice calibrate` must run again."""
+    whole = json.loads(calibration_path(SHIPPED_WEIGHTS).read_text())
+    model = Midslice()
+    assert whole["weights_sha256"] == model.weights_sha256
+    assert model.calibration.is_fitted
+    assert whole["provenance"]["command"] == "midslice calibrate"
+    assert len(whole["provenance"]["cells"]) >= len(whole["provenance"]["patients"]) > 1
+
+
+def cell(patient: str, *, best: float = 0.8, seed: int = 1, offset: float = 0.0) -> Cell:
+    """Made measurements: errors 1.5 x scale, surveys wrong by a further e^offset."""
+    random = np.random.default_rng(seed)
+
+    def measured(at_mm: float, t: float, further: float) -> dict[str, float]:
+        scale = float(random.uniform(10.0, 60.0))
+        return {
+            "at_mm": at_mm,
+            "t": t,
+            "scale_hu": scale,
+            "true_hu": 1.5 * scale * float(np.exp(further + random.normal(0.0, 0.02))),
+            "expected_hu": scale,
+            "width": 2.2,
+            "square_dis": 900.0,
+            "square_linear": 1400.0,
+            "square_cubic": 1300.0,
+            "square_net": 900.0 - 2.0 * best * 100.0 + 100.0,
+            "along": best * 100.0,
+            "apart": 100.0,
+        }
+
+    return Cell(
+        patient,
+        2,
+        is_slab=False,
+        gap_mm=5.0,
+        is_held_out=True,
+        targets=tuple(measured(5.0 * i, 0.5, 0.0) for i in range(20)),
+        surveys=tuple(measured(6.0 * i, 0.5, offset) for i in range(16)),
+    )
+
+
+def test_a_fit_finds_the_law_that_the_measurements_follow() -> None:
+    found = calibrate.fit([cell("one", seed=1), cell("two", seed=2)])
+    assert found.power == pytest.approx(1.0, abs=0.05)
+    assert found.factor * 30.0**found.power == pytest.approx(45.0, rel=0.05)
+    assert found.interval == pytest.approx(2.2)
+    assert found.weight == pytest.approx(0.8)
+    assert found.apart == pytest.approx(1.0 / 9.0)
+    assert found.classical == "dis"
+    assert found.is_fitted
+
+
+def test_a_fit_learns_how_surveys_at_twice_the_gap_differ() -> None:
+    found = calibrate.fit([cell("one", offset=0.3), cell("two", seed=2, offset=0.3)])
+    assert found.doubled == pytest.approx(np.exp(-0.3), rel=0.05)
+
+
+def test_a_patient_that_differs_is_foretold_with_the_help_of_its_surveys() -> None:
+    """Its errors are half as large again as those of the others; its own surveys say so."""
+    others = [cell("one", seed=1), cell("two", seed=2)]
+    strange = cell("three", seed=3)
+    worse = replace(
+        strange,
+        targets=tuple({**m, "true_hu": 1.5 * m["true_hu"]} for m in strange.targets),
+        surveys=tuple({**m, "true_hu": 1.5 * m["true_hu"]} for m in strange.surveys),
+    )
+    told = calibrate.fitted(worse, calibrate.fit(others))
+    assert 0.85 < told.expected_over_true < 1.1
+    assert told.rank_correlation > 0.95
+    alone = calibrate.fitted(replace(worse, surveys=()), calibrate.fit(others))
+    assert alone.expected_over_true < 0.75
+
+
+def made_patient(slices: int = 30, side: int = 64) -> Patient:
+    geometry = made_geometry(slices, side, side, gaps_mm=1.0)
+    hu = np.stack(made_planes(geometry)).astype(np.int16)
+    return Patient("made", hu, geometry)
+
+
+def test_slabs_are_the_means_of_neighbours_and_as_thick_as_their_gap() -> None:
+    patient = made_patient(9)
+    thick = calibrate.slabs(patient, 4)
+    assert len(thick) == 6
+    assert np.array_equal(thick.hu[2], np.rint(patient.hu[2:6].mean(axis=0)).astype(np.int16))
+    assert thick.geometry.thickness_mm == pytest.approx(2.5 + 3.0)
+    assert thick.spacing_mm == pytest.approx(patient.spacing_mm)
+
+
+def test_calibrating_writes_figures_beside_the_weights_and_beside_each_fold(
+    tmp_path: Path,
+) -> None:
+    """One patient has a fold of its own: its figures are those of the other."""
+    data, weights, folds = tmp_path / "data", tmp_path / "new.safetensors", tmp_path / "folds"
+    folds.mkdir()
+    for name in ("one", "two"):
+        patient = made_patient()
+        (data / "ct-train" / name).mkdir(parents=True)
+        spacing = np.array([1.0, 0.7, 0.7])
+        np.savez(data / "ct-train" / name / "volume.npz", hu=patient.hu, spacing_mm=spacing)
+    shutil.copy(SHIPPED_WEIGHTS, weights)
+    shutil.copy(SHIPPED_WEIGHTS, folds / "one.safetensors")
+    found, cells = calibrate.calibrate(data, weights=weights, folds=folds)
+    assert (
+        Midslice(weights).calibration.digest
+        == load_calibration(calibration_path(weights), Midslice(weights).weights_sha256).digest
+    )
+    assert Midslice(weights).calibration.is_fitted
+    assert Midslice(folds / "one.safetensors").calibration.is_fitted
+    assert found.factor == pytest.approx(Midslice(weights).calibration.factor, abs=1e-5)
+    assert {(cell.patient, cell.held_out) for cell in cells} == {("one", True), ("two", False)}
+    provenance = json.loads(calibration_path(weights).read_text())["provenance"]
+    assert provenance["patients"] == ["one", "two"]
+    fold = json.loads((folds / "one.json").read_text())["provenance"]
+    assert fold["patients"] == ["two"]

@@ -1,0 +1,167 @@
+"""The pictures beside a derived series: what they show, and how little room they take."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from inference.previews import AFTER, BEFORE, FOLDER, INDEX, LEVELS, SHARE, encoded
+from inference.request import Derived, Output, Request
+from tests import phantoms, series
+from tests.phantoms import Series
+from tests.unit.inference.made import Halfway, request, run
+
+MODULE = "tests.unit.inference.test_previews"
+LARGE = Series(slices=5, rows=160, columns=128)
+
+
+def with_previews(asked: Request) -> Request:
+    return replace(asked, previews=True)
+
+
+def derived(
+    tmp_path: Path,
+    made: Series = LARGE,
+    *,
+    factor: int = 2,
+    output: Output | None = None,
+    edit: Callable[[Request], Request] = with_previews,
+    closed_gaps: Sequence[int] = (),
+) -> tuple[Path, Derived]:
+    files = phantoms.write(tmp_path / "received", made)
+    asked = request(files, tmp_path / "derived", factor=factor, output=output, edit=edit)
+    outcome = run(asked, closed_gaps=closed_gaps)
+    assert isinstance(outcome, Derived), outcome
+    return asked.folder / FOLDER, outcome
+
+
+def index(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / INDEX).read_text()))
+
+
+def picture(folder: Path, name: str) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(folder / name))
+
+
+def hounsfield(folder: Path, name: str) -> NDArray[np.float64]:
+    return np.array(index(folder)["levels_hu"])[picture(folder, name)]
+
+
+def test_there_is_one_picture_a_slice_received_or_generated_in_the_order_of_positions(
+    tmp_path: Path,
+) -> None:
+    folder, _ = derived(tmp_path, factor=3)
+    told = index(folder)["slices"]
+    assert [each["generated"] for each in told] == [False, True, True] * 4 + [False]
+    assert [each["at_mm"] for each in told] == pytest.approx(np.arange(13) * 5 / 3, abs=1e-3)
+    assert [each["number"] for each in told] == list(range(1, 14))
+    assert sorted(path.name for path in folder.glob("0*.png")) == [
+        f"{n:05d}.png" for n in range(13)
+    ]
+
+
+def test_a_picture_shows_its_slice_to_within_one_level(tmp_path: Path) -> None:
+    folder, _ = derived(tmp_path)
+    for place, number in ((0, 0), (4, 2), (8, 4)):
+        true = np.rint(phantoms.hounsfield(LARGE, number))
+        shown = hounsfield(folder, f"{place:05d}.png")
+        step = np.diff(LEVELS, append=LEVELS[-1] + 140)[picture(folder, f"{place:05d}.png")]
+        assert shown.shape == true.shape
+        inside = (true >= LEVELS[0]) & (true <= 3071)
+        assert (true - shown)[inside].min() >= -0.01
+        assert ((true - shown) <= step)[inside].all()
+
+
+def test_a_generated_slice_is_shown_as_it_was_written(tmp_path: Path) -> None:
+    folder, _ = derived(tmp_path)
+    middle = (phantoms.hounsfield(LARGE, 1) + phantoms.hounsfield(LARGE, 2)) / 2
+    shown = hounsfield(folder, "00003.png")
+    soft = np.abs(middle) < 100
+    assert np.abs(shown - middle)[soft].max() < 4.0  # a level of 2.5 HU, and rounding
+
+
+def test_soft_tissue_has_the_finest_levels_and_every_level_rises() -> None:
+    steps = np.diff(LEVELS)
+    assert len(LEVELS) == 256
+    assert (steps > 0).all()
+    soft = steps[(LEVELS[:-1] >= -160) & (LEVELS[:-1] < 240)]
+    assert soft == pytest.approx(2.5)
+
+
+def test_values_beyond_the_levels_become_the_first_and_the_last(tmp_path: Path) -> None:
+    raw = tmp_path / "x.png"
+    raw.write_bytes(encoded(np.array([[-30000.0, -1024.0], [3072.0, 30000.0]])))
+    assert np.asarray(Image.open(raw)).tolist() == [[0, 0], [255, 255]]
+
+
+def test_the_pictures_of_a_real_series_take_a_small_part_of_its_pixels(tmp_path: Path) -> None:
+    asked = request(series.thick(5), tmp_path / "derived", edit=with_previews)
+    outcome = run(asked)
+    assert isinstance(outcome, Derived)
+    pictures = sum(path.stat().st_size for path in (asked.folder / FOLDER).iterdir())
+    files = sum(path.stat().st_size for path in asked.folder.glob("*.dcm"))
+    assert 0.02 * files < pictures < SHARE * files
+    assert max(picture(asked.folder / FOLDER, "00001.png").shape) >= 256
+
+
+def test_the_reformats_are_of_one_place_and_the_derived_one_is_finer(tmp_path: Path) -> None:
+    changing = replace(LARGE, gaps_mm=(5.0, 5.0, 10.0, 5.0), pixel_mm=(0.5, 0.5))
+    folder, _ = derived(tmp_path, changing, output=Output(across_missing="leave"))
+    before, after = picture(folder, BEFORE), picture(folder, AFTER)
+    assert before.shape == after.shape == (50, 160)
+    assert len(np.unique(before, axis=0)) == 5
+    assert len(np.unique(after, axis=0)) > len(np.unique(before, axis=0))
+    # The head is up: the first row is the last slice.
+    assert (
+        after[0] == picture(folder, "%05d.png" % (len(index(folder)["slices"]) - 1))[:, 64]
+    ).all()
+
+
+def test_slices_that_are_not_in_the_derived_series_are_shown_all_the_same(tmp_path: Path) -> None:
+    folder, outcome = derived(tmp_path, output=Output(include_received=False))
+    told = index(folder)["slices"]
+    assert len(outcome.files) == 4
+    assert len(told) == 9
+    assert [each["number"] for each in told if not each["generated"]] == [None] * 5
+
+
+def test_tilt_and_gaps_with_missing_slices_are_told(tmp_path: Path) -> None:
+    holed = replace(LARGE, slices=8, missing=(4,), tilt_degrees=12.0)
+    output = Output(across_missing="leave")
+    folder, _ = derived(tmp_path, holed, output=output, closed_gaps=(3,))
+    assert index(folder)["tilt_degrees"] == pytest.approx(12.0, abs=0.1)
+    assert index(folder)["missing"] == [3]
+
+
+def test_nothing_is_drawn_for_who_did_not_ask(tmp_path: Path) -> None:
+    folder, outcome = derived(tmp_path, edit=lambda asked: asked)
+    assert not folder.exists()
+    assert "previews" not in json.dumps(dict(outcome.record))
+
+
+class InTheWay(Halfway):
+    """Where the pictures are to go there is a file, as a full disk would be."""
+
+    def run(self, step: Any, slices: Any, limits: Any) -> Any:
+        (FOLDERS[0] / FOLDER).touch()
+        return super().run(step, slices, limits)
+
+
+FOLDERS: list[Path] = []
+
+
+def test_pictures_that_cannot_be_written_cost_nobody_a_result(tmp_path: Path) -> None:
+    FOLDERS[:] = [tmp_path / "derived"]
+
+    def edit(asked: Request) -> Request:
+        model = replace(asked.model, factory=f"{MODULE}:InTheWay")
+        return replace(asked, previews=True, model=model)
+
+    _, outcome = derived(tmp_path, edit=edit)
+    assert "no previews: they could not be written" in outcome.record["notes"]  # type: ignore[operator]

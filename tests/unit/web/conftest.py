@@ -1,0 +1,22 @@
+"""A site for each test; its sockets are on loopback and its ports free ones."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.web.site import Site, site
+
+
+@pytest.fixture
+def served(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+    with site(tmp_path / "site", migrated_sqlite) as made:
+        yield made
+
+
+@pytest.fixture
+def open_site(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+    """Behind a proxy of its own subnet that says who somebody is."""
+    web = 'trusted_proxies = ["10.1.0.0/16"]\nuser_header = "Remote-User"\n'
+    with site(tmp_path / "site", migrated_sqlite, web + 'role_header = "Remote-Role"\n') as made:
+        yield made

@@ -1,0 +1,173 @@
+"""Who is let in: roles, tokens, a proxy's word, and this machine alone where nobody is a user."""
+
+import pytest
+
+from storage.site import Role
+from tests.unit.web.site import FROM, Site
+
+ME = "/api/v1/me"
+DRAIN = "/api/v1/drain"
+USERS = "/api/v1/users"
+PROXY = "10.1.2.3"
+
+
+def test_without_a_user_whoever_sits_here_is_the_administrator(served: Site) -> None:
+    me = served.client().get(ME)
+    assert me.json() == {"name": "local", "role": "administrator", "how": "local"}
+
+
+@pytest.mark.parametrize("address", ["192.0.2.9", "2001:db8::1", "::ffff:192.0.2.9"])
+def test_without_a_user_nobody_else_gets_an_answer_but_monitors(served: Site, address: str) -> None:
+    client = served.client(**{FROM: address})
+    answer = client.get(ME)
+    assert answer.status_code == 403
+    assert "midslice user add" in answer.json()["detail"]
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 503  # no node runs here
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
+def test_every_loopback_address_is_this_machine(served: Site, address: str) -> None:
+    assert served.client(**{FROM: address}).get(ME).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil", "["])
+def test_a_name_that_was_pointed_at_this_machine_opens_nothing(served: Site, host: str) -> None:
+    answer = served.client(Host=host).get(ME)
+    assert answer.status_code in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080"])
+def test_the_names_of_this_machine_do(served: Site, host: str) -> None:
+    assert served.client(Host=host).get(ME).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+def test_without_a_user_whoever_comes_through_a_proxy_is_not_here(
+    served: Site, header: str
+) -> None:
+    assert served.client(**{header: "192.0.2.9"}).get(ME).status_code == 403
+
+
+def test_with_the_first_user_everybody_logs_in_and_may_come_from_anywhere(served: Site) -> None:
+    served.user("anna")
+    assert served.client().get(ME).status_code == 401
+    client = served.client(**{FROM: "192.0.2.9"})
+    assert client.get(ME).status_code == 401
+    assert client.get(ME).headers["www-authenticate"].startswith("Bearer")
+
+
+def test_the_first_user_can_let_others_in(served: Site) -> None:
+    new = {"name": "otto", "role": "viewer", "password": "long enough"}
+    refused = served.client().post(USERS, json=new)
+    assert refused.status_code == 409
+    assert served.client().post(USERS, json=new | {"role": "administrator"}).status_code == 201
+    assert served.client().get(ME).status_code == 401
+
+
+MAY = {
+    Role.VIEWER: [200, 403, 403],
+    Role.OPERATOR: [200, 200, 403],
+    Role.ADMINISTRATOR: [200, 200, 200],
+}
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_viewer_looks_an_operator_acts_an_administrator_decides(served: Site, role: Role) -> None:
+    served.user("anna")
+    served.user("otto", role)
+    client = served.logged_in("otto")
+    answers = [client.get(ME), client.act("POST", DRAIN), client.get(USERS)]
+    assert [answer.status_code for answer in answers] == MAY[role]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_token_may_what_its_role_may(served: Site, role: Role) -> None:
+    served.user("anna")
+    client = served.program(role)
+    answers = [client.get(ME), client.post(DRAIN), client.get(USERS)]
+    assert [answer.status_code for answer in answers] == MAY[role]
+    assert ("token script", "drain", "") in served.audited() or role is Role.VIEWER
+
+
+def test_a_refusal_says_which_role_it_takes(served: Site) -> None:
+    served.user("anna")
+    answer = served.program(Role.VIEWER).post(DRAIN)
+    assert answer.json()["detail"] == (
+        "This needs the role operator; token script has the role viewer."
+    )
+
+
+def test_a_revoked_token_opens_nothing_not_even_here(served: Site) -> None:
+    client = served.program(Role.ADMINISTRATOR)
+    assert client.delete("/api/v1/tokens/1").status_code == 204
+    assert client.get(ME).status_code == 401
+    assert served.client(Authorization="Bearer nonsense").get(ME).status_code == 401
+
+
+def test_no_token_is_shown_twice(served: Site) -> None:
+    client = served.client()
+    made = client.post("/api/v1/tokens", json={"name": "lab", "role": "viewer"}).json()
+    listed = client.get("/api/v1/tokens")
+    assert made["token"].startswith("midslice_")
+    assert made["token"] not in listed.text
+    assert listed.json()[0]["name"] == "lab"
+
+
+def test_a_trusted_proxy_says_who_somebody_is(open_site: Site) -> None:
+    client = open_site.client(**{FROM: PROXY, "Remote-User": "otto", "Remote-Role": "operator"})
+    assert client.get(ME).json() == {"name": "otto", "role": "operator", "how": "proxy"}
+
+
+def test_the_role_behind_a_proxy_is_the_users_where_it_says_none(open_site: Site) -> None:
+    open_site.user("anna", Role.ADMINISTRATOR)
+    for name, role in (("anna", "administrator"), ("somebody", "viewer")):
+        client = open_site.client(**{FROM: PROXY, "Remote-User": name})
+        assert client.get(ME).json()["role"] == role
+
+
+def test_a_role_that_does_not_exist_is_refused(open_site: Site) -> None:
+    client = open_site.client(**{FROM: PROXY, "Remote-User": "otto", "Remote-Role": "root"})
+    assert client.get(ME).status_code == 403
+
+
+def test_a_disabled_user_stays_out_behind_a_proxy_too(open_site: Site) -> None:
+    open_site.user("anna")
+    open_site.user("otto")
+    open_site.logged_in("anna").act("PATCH", f"{USERS}/otto", json={"disabled": True})
+    client = open_site.client(**{FROM: PROXY, "Remote-User": "otto"})
+    assert client.get(ME).status_code == 403
+
+
+@pytest.mark.parametrize("address", ["10.2.0.1", "127.0.0.1", "192.0.2.9"])
+def test_anybody_elses_header_is_only_text(open_site: Site, address: str) -> None:
+    open_site.user("anna")
+    client = open_site.client(**{FROM: address, "Remote-User": "anna", "Remote-Role": "operator"})
+    assert client.get(ME).status_code == 401
+
+
+def test_without_the_proxy_mode_no_header_says_who_somebody_is(served: Site) -> None:
+    served.user("anna")
+    client = served.client(**{"Remote-User": "anna", "X-Forwarded-User": "anna"})
+    assert client.get(ME).status_code == 401
+
+
+def test_the_last_administrator_stays(served: Site) -> None:
+    served.user("anna")
+    served.user("otto", Role.VIEWER)
+    client = served.logged_in("anna")
+    assert client.act("DELETE", f"{USERS}/anna").status_code == 409
+    assert client.act("PATCH", f"{USERS}/anna", json={"role": "viewer"}).status_code == 409
+
+
+def test_somebody_changes_the_own_password_with_the_old_one_only(served: Site) -> None:
+    served.user("anna")
+    served.user("otto", Role.VIEWER)
+    client = served.logged_in("otto")
+    wrong = {"old": "not this one", "new": "another long one"}
+    assert client.act("POST", "/api/v1/me/password", json=wrong).status_code == 409
+    right = wrong | {"old": "correct horse"}
+    assert client.act("POST", "/api/v1/me/password", json=right).status_code == 204
+    assert client.get(ME).status_code == 401  # every session of the old password has ended
+    form = {"name": "otto", "password": "another long one"}
+    assert served.browser().post("/login", data=form).status_code == 303

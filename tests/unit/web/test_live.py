@@ -1,0 +1,210 @@
+"""The live stream: one look for all listeners, an event for what changed, and an end to each."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from node.web import live
+from node.web.live import Live, Marks
+from node.web.problems import Problem
+from storage.errors import Busy
+from storage.site import Role
+from tests.node_process import wait_for
+from tests.unit.web.site import Client, Site
+
+
+class Looks:
+    """Marks in the test's hand; counts who asks for them."""
+
+    def __init__(self) -> None:
+        self.marks: Marks = {"queue": "1", "needs": "1"}
+        self.count = 0
+        self.busy = False
+
+    def __call__(self) -> Marks:
+        self.count += 1
+        if self.busy:
+            raise Busy("database: locked")
+        return self.marks
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.05)
+
+
+def read(lines: Iterator[str]) -> tuple[str, str, str]:
+    """The next event: its name, its id and its data."""
+    found: dict[str, str] = {}
+    for line in lines:
+        if not line and found:
+            return found.get("event", ""), found.get("id", ""), found.get("data", "")
+        name, _, value = line.partition(": ")
+        if name:
+            found[name] = value
+    raise AssertionError("the stream has ended")
+
+
+def until(lines: Iterator[str], name: str) -> None:
+    """Read on to an event of that name."""
+    wait_for(f"event {name}", lambda: read(lines)[0] == name, 20.0)
+
+
+def listen(client: Client, **headers: str) -> httpx.Response:
+    request = client.build_request("GET", "/live", headers=headers)
+    return client.send(request, stream=True)
+
+
+def test_a_listener_hears_what_changes_in_the_rows(served: Site) -> None:
+    answer = listen(served.client())
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-store"
+    lines = answer.iter_lines()
+    assert read(lines)[0] == "hello"
+    until(lines, "audit")  # the first look: the page is fresh
+    served.client().post("/api/v1/drain")
+    until(lines, "now")
+    answer.close()
+
+
+def test_only_who_may_look_may_listen(served: Site) -> None:
+    served.user("anna")
+    assert served.client().get("/live").status_code == 401
+    answer = listen(served.program(Role.VIEWER))
+    assert answer.status_code == 200
+    answer.close()
+
+
+def test_every_stream_ends_when_the_server_stops(served: Site) -> None:
+    streams = [listen(served.client()) for _ in range(3)]
+    ended = Counter[str]()
+
+    def drain(answer: httpx.Response) -> None:
+        for _ in answer.iter_bytes():
+            pass
+        ended["streams"] += 1
+
+    readers = [threading.Thread(target=drain, args=(answer,)) for answer in streams]
+    for reader in readers:
+        reader.start()
+    served.app.state.live.close()
+    for reader in readers:
+        reader.join(20.0)
+    assert ended["streams"] == 3
+
+
+def test_a_visitor_has_so_many_streams_and_gets_them_back(served: Site) -> None:
+    clients = [served.client() for _ in range(live.MOST_OF_ONE)]
+    streams = [listen(client) for client in clients]
+    assert [answer.status_code for answer in streams] == [200] * live.MOST_OF_ONE
+    wait_for("all listen", lambda: listen_refused(served), 20.0)
+    streams[0].close()
+    wait_for("room again", lambda: not listen_refused(served), 20.0)
+    for answer in streams:
+        answer.close()
+
+
+def listen_refused(served: Site) -> bool:
+    answer = listen(served.client())
+    answer.close()
+    return answer.status_code == 429
+
+
+async def come_true(ask: Callable[[], bool]) -> None:
+    """Wait until it is true."""
+    async with asyncio.timeout(20.0):
+        while not ask():
+            await asyncio.sleep(0.01)
+
+
+async def first(source: Live, count: int, last_id: str = "", who: str = "anna") -> list[str]:
+    """The first events that a listener hears."""
+    found: list[str] = []
+    async for event in source.stream(who, last_id):
+        found.append(event.split("\n")[0].removeprefix("event: "))
+        if len(found) == count:
+            break
+    return found
+
+
+def test_many_listeners_cost_one_look() -> None:
+    looks = Looks()
+    source = Live(looks)
+
+    async def many() -> list[list[str]]:
+        listeners = [asyncio.create_task(first(source, 4, who=str(n))) for n in range(50)]
+        await come_true(lambda: source._listening.total() == 50 and looks.count > 1)
+        before = looks.count
+        looks.marks = {"queue": "2", "needs": "1"}
+        heard = await asyncio.gather(*listeners)
+        assert looks.count - before <= 5
+        return heard
+
+    for events in asyncio.run(many()):
+        assert sorted(events) == ["hello", "needs", "queue", "queue"]
+
+
+def test_nobody_listening_nobody_looks() -> None:
+    looks = Looks()
+    source = Live(looks)
+
+    async def gone() -> None:
+        await first(source, 3)
+        looker = source._looker
+        assert looker is not None
+        await come_true(looker.done)
+        await first(source, 1)  # somebody comes again
+        assert source._looker is not looker
+
+    asyncio.run(gone())
+
+
+def test_after_a_break_a_listener_hears_all_areas_if_anything_changed() -> None:
+    looks = Looks()
+    source = Live(looks)
+    heard = asyncio.run(first(source, 3))
+    now = live._id(looks.marks)
+    assert heard == ["hello", "queue", "needs"]
+    assert asyncio.run(first(source, 3, "another id")) == ["hello", "queue", "needs"]
+    looks.marks = {"queue": "2", "needs": "1"}
+    assert asyncio.run(first(source, 2, now)) == ["hello", "queue"]
+
+
+def test_a_busy_database_ends_no_stream(caplog: pytest.LogCaptureFixture) -> None:
+    looks = Looks()
+    source = Live(looks)
+
+    async def through() -> list[str]:
+        listener = asyncio.create_task(first(source, 4))
+        await come_true(lambda: looks.count > 0)
+        looks.busy = True
+        await come_true(lambda: "live stream not read" in caplog.messages)
+        looks.busy = False
+        looks.marks = {"queue": "2", "needs": "1"}
+        return await asyncio.wait_for(listener, 20.0)
+
+    assert asyncio.run(through())[-1] == "queue"
+
+
+def test_a_silent_stream_says_that_it_is_alive_and_ends_after_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(live, "LONGEST_SECONDS", 0.5)
+
+    async def whole() -> list[str]:
+        return [event async for event in Live(Looks()).stream("anna", "")]
+
+    heard = asyncio.run(whole())
+    assert ": still here\n\n" in heard
+
+
+def test_all_visitors_together_have_so_many() -> None:
+    source = Live(Looks())
+    source._listening = Counter({str(n): 1 for n in range(live.MOST_AT_ONCE)})
+    with pytest.raises(Problem):
+        source.check_room("one more")

@@ -1,0 +1,194 @@
+"""Logging in: sessions that are new, that end, and that nobody guesses."""
+
+import logging
+
+import pytest
+
+from node.web import login
+from node.web.gate import COOKIE
+from storage import users
+from storage.site import Role
+from tests.unit.web.site import FROM, PASSWORD, Site
+
+ME = "/api/v1/me"
+
+
+def flags(cookie: str) -> set[str]:
+    return {part.strip().lower() for part in cookie.split(";")[1:]}
+
+
+def test_a_user_who_logs_in_is_known_until_logging_out(served: Site) -> None:
+    served.user("anna", Role.OPERATOR)
+    client = served.logged_in("anna")
+    assert client.get(ME).json() == {"name": "anna", "role": "operator", "how": "session"}
+    cookie = client.cookies[COOKIE]
+    assert client.act("POST", "/logout").headers["location"] == "/login"
+    client.cookies.set(COOKIE, cookie)
+    assert client.get(ME).status_code == 401
+    assert [what for _, what, _ in served.audited()] == ["user add", "log in", "log out"]
+
+
+def test_the_cookie_is_kept_from_scripts_and_other_sites(served: Site) -> None:
+    served.user("anna")
+    answer = served.browser().post("/login", data={"name": "anna", "password": PASSWORD})
+    assert flags(answer.headers["set-cookie"]) == {
+        "httponly",
+        "samesite=lax",
+        "path=/",
+        "max-age=43200",
+    }
+
+
+def test_the_cookie_travels_by_tls_only_where_the_proxy_in_front_speaks_it(
+    open_site: Site,
+) -> None:
+    open_site.user("anna")
+    for address, is_secure in (("10.1.2.3", True), ("192.0.2.9", False)):
+        client = open_site.client(**{FROM: address, "X-Forwarded-Proto": "https"})
+        answer = client.post("/login", data={"name": "anna", "password": PASSWORD})
+        assert ("secure" in flags(answer.headers["set-cookie"])) is is_secure
+
+
+def test_a_session_ends_hours_after_the_log_in(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    for _ in range(23):  # never idle for long
+        served.clock.now += 1800
+        assert client.get(ME).status_code == 200
+    served.clock.now += 1801
+    assert client.get(ME).status_code == 401
+
+
+def test_a_session_that_nobody_uses_ends(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    served.clock.now += 3599
+    assert client.get(ME).status_code == 200
+    served.clock.now += 3601
+    assert client.get(ME).status_code == 401
+
+
+def test_a_cookie_that_somebody_planted_is_not_taken_over_by_a_log_in(served: Site) -> None:
+    served.user("anna")
+    client = served.browser()
+    client.cookies.set(COOKIE, "planted", domain="127.0.0.1")
+    client.post("/login", data={"name": "anna", "password": PASSWORD})
+    assert client.cookies[COOKIE] != "planted"
+    thief = served.client()
+    thief.cookies.set(COOKIE, "planted")
+    assert thief.get(ME).status_code == 401
+
+
+def test_logging_in_again_ends_the_session_before(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    before = client.cookies[COOKIE]
+    client.post("/login", data={"name": "anna", "password": PASSWORD})
+    other = served.client()
+    other.cookies.set(COOKIE, before)
+    assert other.get(ME).status_code == 401
+
+
+@pytest.mark.parametrize(("name", "password"), [("anna", "wrong password"), ("nobody", PASSWORD)])
+def test_a_wrong_name_and_a_wrong_password_are_answered_alike(
+    served: Site, name: str, password: str
+) -> None:
+    served.user("anna")
+    answer = served.browser().post("/login", data={"name": name, "password": password})
+    assert answer.status_code == 401
+    assert answer.json()["detail"] == "The name or the password is wrong."
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_disabled_user_does_not_get_in_and_is_out_at_once(served: Site) -> None:
+    served.user("anna")
+    served.user("otto", Role.VIEWER)
+    client = served.logged_in("otto")
+    changed = served.logged_in("anna").act("PATCH", "/api/v1/users/otto", json={"disabled": True})
+    assert changed.status_code == 200
+    assert client.get(ME).status_code == 401
+    again = served.browser().post("/login", data={"name": "otto", "password": PASSWORD})
+    assert again.status_code == 401
+
+
+def test_who_guesses_waits_and_the_right_password_waits_too(
+    served: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.user("anna")
+    client = served.browser()
+    for _ in range(login.MOST_OF_BOTH):
+        wrong = client.post("/login", data={"name": "anna", "password": "wrong password"})
+        assert wrong.status_code == 401
+    with caplog.at_level(logging.WARNING):
+        answer = client.post("/login", data={"name": "anna", "password": PASSWORD})
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["retry-after"]) <= login.WINDOW_SECONDS
+    assert "log-in throttled" in caplog.messages
+    served.clock.now += login.WINDOW_SECONDS + 1
+    assert client.post("/login", data={"name": "anna", "password": PASSWORD}).status_code == 303
+
+
+def test_guessing_from_one_place_locks_nobody_out_elsewhere(served: Site) -> None:
+    served.user("anna")
+    guesser = served.client(**{FROM: "192.0.2.66"})
+    for _ in range(login.MOST_OF_BOTH + 1):
+        last = guesser.post("/login", data={"name": "anna", "password": "wrong password"})
+    assert last.status_code == 429
+    assert served.logged_in("anna").get(ME).status_code == 200
+
+
+def test_an_address_that_tries_many_names_waits(served: Site) -> None:
+    served.user("anna")
+    guesser = served.client(**{FROM: "192.0.2.66"})
+    form = {"name": "anna", "password": PASSWORD}
+    for number in range(login.MOST_OF_ADDRESS - 1):
+        users.refuse_login(served.database, served.clock(), f"name{number}", "192.0.2.66")
+    wrong = guesser.post("/login", data={"name": "otto", "password": "wrong password"})
+    assert wrong.status_code == 401
+    assert guesser.post("/login", data=form).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("asked", "goes_to"),
+    [
+        ("/jobs?state=held", "/jobs?state=held"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("/\r\nSet-Cookie: a=b", "/"),
+    ],
+)
+def test_a_log_in_leads_to_a_page_of_ours_only(served: Site, asked: str, goes_to: str) -> None:
+    served.user("anna")
+    form = {"name": "anna", "password": PASSWORD, "next": asked}
+    answer = served.browser().post("/login", data=form)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == goes_to
+
+
+def test_a_form_of_another_site_logs_nobody_in(served: Site) -> None:
+    served.user("anna")
+    client = served.client(Origin="https://evil.example")
+    answer = client.post("/login", data={"name": "anna", "password": PASSWORD})
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+
+
+def test_no_password_and_no_token_is_kept_or_logged(
+    served: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.user("anna")
+    with caplog.at_level(logging.DEBUG):
+        client = served.logged_in("anna")
+        served.browser().post("/login", data={"name": PASSWORD, "password": "in the wrong field"})
+        made = client.act("POST", "/api/v1/tokens", json={"name": "lab", "role": "viewer"})
+    secret = (PASSWORD, "in the wrong field", client.cookies[COOKIE], made.json()["token"])
+    with served.database.reading() as db:
+        tables = ("account", "login", "token", "audit", "wish", "switch")
+        kept = "".join(
+            str(row) for name in tables for row in db.exec_driver_sql(f"SELECT * FROM {name}")
+        )
+    ours = [record for record in caplog.records if not record.name.startswith("http")]  # a client
+    logged = "".join(f"{record.getMessage()} {vars(record)}" for record in ours)
+    assert [text for text in secret if text in kept] == []
+    assert [text for text in secret if text in logged] == []

@@ -1,0 +1,297 @@
+"""The REST API: lists with filters and pages, and what an operator does, each an audit event."""
+
+import re
+from typing import Any
+
+import pytest
+
+from node.config.kept import to_values
+from storage import configured, echoes
+from storage.records import JobState, Peer
+from storage.site import Role
+from tests.unit.storage.stored import SERIES
+from tests.unit.web.site import NODE, Site
+
+API = "/api/v1"
+
+# As `interfaces.md` fixes it: other programs read these.
+JOB = {
+    "id",
+    "kind",
+    "state",
+    "reason",
+    "sentence",
+    "series_uid",
+    "stack",
+    "route",
+    "derived_series_uid",
+    "model",
+    "version",
+    "attempt",
+    "queued_at",
+    "started_at",
+    "finished_at",
+    "progress",
+    "deliveries",
+}
+DELIVERY = {"destination", "state", "sent", "confirmed", "total"}
+ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d")
+
+
+def get(served: Site, path: str, **query: Any) -> Any:
+    answer = served.client().get(API + path, params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def post(served: Site, path: str, status: int = 200, **given: Any) -> Any:
+    answer = served.client().post(API + path, **given)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def hold(served: Site, key: str = "k") -> int:
+    """A job that waits for a person; its number."""
+    asked = served.rows.ask(key, stack=key)
+    served.rows.queue.hold(served.rows.claim(), "MISSING_SLICES", "Slices are missing.")
+    return asked.job_id
+
+
+def test_a_job_has_the_fields_that_other_programs_read(served: Site) -> None:
+    served.rows.ask("k", destinations=("pacs",))
+    served.rows.succeed()
+    served.rows.deliver()
+    (job,) = get(served, "/jobs")
+    assert set(job) == JOB
+    assert (job["state"], job["series_uid"]) == ("succeeded", SERIES)
+    assert all(ISO.fullmatch(job[name]) for name in ("queued_at", "started_at", "finished_at"))
+    (delivery,) = job["deliveries"]
+    assert set(delivery) == DELIVERY
+    assert (delivery["state"], delivery["sent"], delivery["total"]) == ("sent", 2, 2)
+    full = get(served, f"/jobs/{job['id']}")
+    assert set(full) > JOB
+    assert {"attempts", "instances", "parameters", "priority"} <= set(full)
+
+
+def test_jobs_are_listed_a_page_at_a_time_the_newest_first(served: Site) -> None:
+    for number in range(5):
+        served.clock.now += 1
+        served.rows.ask(f"k{number}", stack=f"s{number}")
+    client = served.client()
+    first = client.get(f"{API}/jobs", params={"limit": 2, "state": ["queued", "held"]})
+    assert [job["id"] for job in first.json()] == [5, 4]
+    assert first.headers["x-total-count"] == "5"
+    second = client.get(first.links["next"]["url"])
+    assert [job["id"] for job in second.json()] == [3, 2]
+    last = client.get(second.links["next"]["url"])
+    assert [job["id"] for job in last.json()] == [1]
+    assert "next" not in last.links
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({}, [2, 1]),
+        ({"state": "held"}, [1]),
+        ({"reason": "MISSING_SLICES"}, [1]),
+        ({"route": "second"}, [2]),
+        ({"route": "other"}, []),
+        ({"sender": "SCANNER"}, [2, 1]),
+        ({"uid": SERIES}, [2, 1]),
+        ({"accession": "a1"}, [2, 1]),
+        ({"patient_id": "P2"}, []),
+        ({"until": "2001-01-01T00:00:00+01:00"}, []),
+        ({"since": "2001-01-01T00:00:00+01:00"}, [2, 1]),
+    ],
+)
+def test_a_filter_leaves_what_holds(served: Site, query: dict[str, str], found: list[int]) -> None:
+    hold(served, "a")
+    served.clock.now += 1
+    served.rows.ask("b", stack="b", route="second")
+    jobs = get(served, "/jobs", **query)
+    assert [job["id"] for job in jobs] == found
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["state=lost", "limit=0", "limit=1001", "offset=-1", "uid=../x", "since=soon", "route=%00"],
+)
+def test_a_filter_that_there_is_not_is_refused(served: Site, query: str) -> None:
+    answer = served.client().get(f"{API}/jobs?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"]
+
+
+def test_a_held_job_is_queued_again_in_the_name_of_who_asked(served: Site) -> None:
+    number = hold(served)
+    served.user("anna")
+    client = served.program(Role.OPERATOR, "night shift")
+    answer = client.post(f"{API}/jobs/{number}/requeue")
+    assert answer.json()["state"] == "queued"
+    assert ("token night shift", "requeue", f"job {number}") in served.audited()
+    assert client.post(f"{API}/jobs/{number}/requeue").status_code == 409
+
+
+def test_a_job_is_cancelled_prioritised_and_delivered_again(served: Site) -> None:
+    served.rows.ask("k", destinations=("pacs",))
+    assert get(served, "/jobs/1")["priority"] == 5
+    post(served, "/jobs/1/priority", json={"priority": 1})
+    assert get(served, "/jobs/1")["priority"] == 1
+    served.rows.succeed()
+    served.rows.deliver()
+    again = post(served, "/jobs/1/redeliver", data={"destination": "pacs"})
+    assert [each["state"] for each in again["deliveries"]] == ["queued"]
+    unknown = post(served, "/jobs/1/redeliver", 422, json={"destination": "moon"})
+    assert "pacs" in unknown["detail"]
+    served.rows.ask("k2", uids=("3.1", "3.2"))
+    assert post(served, "/jobs/2/cancel")["state"] == "cancelled"
+    whats = [what for _, what, _ in served.audited()]
+    assert whats == ["prioritise", "redeliver", "cancel"]
+
+
+def test_a_delivery_is_held_back_and_tried_again(served: Site) -> None:
+    served.rows.ask("k", destinations=("pacs",))
+    served.rows.succeed()
+    leased = served.rows.start_delivery()
+    served.rows.ledger.hold(leased, "REFUSED", "The destination refuses it.")
+    assert post(served, f"/deliveries/{leased.id}/requeue")["state"] == "queued"
+    assert post(served, f"/deliveries/{leased.id}/cancel")["state"] == "cancelled"
+
+
+def test_many_jobs_at_once_each_says_what_became_of_it(served: Site) -> None:
+    held = [hold(served, "a"), hold(served, "b")]
+    answer = post(served, "/batch/requeue", json={"ids": [*held, 99]})
+    assert [each["done"] for each in answer] == [True, True, False]
+    assert answer[2]["sentence"] == "no job 99"
+
+
+def test_what_a_filter_finds_is_acted_on_together(served: Site) -> None:
+    held = [hold(served, "a"), hold(served, "b")]
+    served.rows.ask("c", stack="c")
+    answer = post(served, "/batch/cancel?state=held")
+    assert [each["id"] for each in answer] == held
+    states = [job["state"] for job in get(served, "/jobs")]
+    assert sorted(states) == ["cancelled", "cancelled", "queued"]
+
+
+def test_a_batch_without_ids_or_filter_touches_nothing(served: Site) -> None:
+    hold(served)
+    answer = post(served, "/batch/cancel", 422)
+    assert "filter" in answer["detail"]
+    assert served.rows.queue.get(1).state is JobState.HELD
+
+
+def test_a_series_says_where_it_stands_and_names_no_patient(served: Site) -> None:
+    served.rows.ask("k")
+    one = get(served, f"/series/{SERIES}")
+    assert one["jobs"] == [1]
+    assert one["instances"] == 2
+    (listed,) = get(served, "/series")
+    assert listed["senders"] == ["SCANNER"]
+    assert not {"patient_id", "patient_name", "accession"} & (set(one) | set(listed))
+    assert served.client().get(f"{API}/series/1.9").status_code == 404
+
+
+def test_a_look_at_patients_is_an_audit_event_without_their_names(served: Site) -> None:
+    served.rows.ask("k")
+    (found,) = get(served, "/find", accession="A1")
+    assert (found["accession"], found["patient_id"]) == ("A1", "P1")
+    get(served, "/jobs", patient_id="P1")
+    get(served, "/jobs", state="queued")  # of no patient
+    events = served.store.audit.list()
+    assert [(each.who, each.what) for each in events] == [("local", "find")] * 2
+    assert events[1].detail == {"by": ["accession"], "found": 1}
+    assert "P1" not in str(events)
+
+
+def test_an_arriving_series_is_processed_now_or_never(served: Site) -> None:
+    served.rows.receive("1.1")
+    asked = post(served, f"/series/{SERIES}/process-now", 202)
+    assert get(served, f"/wishes/{asked['wish']}")["kind"] == "process_now"
+    assert post(served, f"/series/{SERIES}/never")["never_process"] is True
+    assert get(served, f"/series/{SERIES}")["never_process"] is True
+    gone = served.client().delete(f"{API}/series/{SERIES}/never")
+    assert gone.json()["never_process"] is False
+    assert post(served, "/series/1.9/process-now", 404)["status"] == 404
+
+
+def test_a_complete_series_cannot_be_hurried(served: Site) -> None:
+    served.rows.ask("k")
+    answer = post(served, f"/series/{SERIES}/process-now", 409)
+    assert "requeue" in answer["detail"]
+
+
+def test_the_node_is_drained_and_works_again(served: Site) -> None:
+    assert get(served, "/node")["draining"] is False
+    drained = post(served, "/drain")
+    assert (drained["draining"], drained["drained_by"]) == (True, "local")
+    assert served.client().delete(f"{API}/drain").json()["draining"] is False
+
+
+def test_a_destination_is_paused_resumed_and_echoed(served: Site) -> None:
+    now = served.clock()
+    echoes.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="It answered.")
+    (one,) = get(served, "/destinations")
+    assert (one["name"], one["up"], one["paused"]) == ("pacs", True, False)
+    post(served, "/destinations/pacs/pause")
+    assert get(served, "/destinations")[0]["paused"] is True
+    post(served, "/destinations/pacs/resume")
+    assert get(served, "/destinations")[0]["paused"] is False
+    echo = post(served, "/destinations/pacs/echo", 202)
+    assert (echo["kind"], echo["subject"], echo["state"]) == ("echo", "pacs", "asked")
+    assert post(served, "/destinations/moon/pause", 422)["detail"].count("pacs") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/configuration/reload", "reload"),
+        ("/selftests", "selftest"),
+        ("/notifications/test", "notify"),
+    ],
+)
+def test_the_node_is_asked_and_answers_through_the_wish(served: Site, path: str, kind: str) -> None:
+    wish = post(served, path, 202)
+    assert wish["kind"] == kind
+    assert get(served, f"/wishes/{wish['id']}")["state"] == "asked"
+    assert ("local", f"ask: {kind}", "") in served.audited()
+
+
+def test_an_ae_title_is_let_in_and_shut_out_again(served: Site) -> None:
+    post(served, "/senders/allow", data={"ae_title": " CT3 "})
+    assert get(served, "/senders/allow")["added"] == [{"ae_title": "CT3", "who": "local"}]
+    client = served.client()
+    assert client.delete(f"{API}/senders/allow", params={"ae_title": "CT3"}).status_code == 200
+    assert client.delete(f"{API}/senders/allow", params={"ae_title": "CT3"}).status_code == 404
+    assert post(served, "/senders/allow", 422, json={"ae_title": "  "})["status"] == 422
+    assert post(served, "/senders/allow", 422, json={"ae_title": "A\\B"})["status"] == 422
+
+
+def test_the_configuration_is_the_one_that_the_node_works_with_now(served: Site) -> None:
+    assert served.client().get(f"{API}/configuration").status_code == 404
+    values = to_values(served.settings)
+    values["destinations"][0]["name"] = "archive"  # type: ignore[index]
+    configured.applied(served.database, served.clock(), NODE, values, ["node.port"])
+    configured.refused(served.database, served.clock(), NODE, ["config.toml: broken"])
+    found = get(served, "/configuration")
+    assert found["needs_restart"] == ["node.port"]
+    assert found["problems"] == ["config.toml: broken"]
+    assert [each["name"] for each in get(served, "/destinations")] == ["archive"]
+
+
+def test_the_audit_is_read_a_page_at_a_time_and_by_person(served: Site) -> None:
+    for _ in range(3):
+        post(served, "/drain")
+    client = served.client()
+    first = client.get(f"{API}/audit", params={"who": "local", "limit": 2})
+    assert [each["what"] for each in first.json()] == ["drain", "drain"]
+    assert first.headers["x-total-count"] == "3"
+    assert len(client.get(first.links["next"]["url"]).json()) == 1
+    assert get(served, "/audit", who="anna") == []
+
+
+def test_a_series_of_two_peers_names_both(served: Site) -> None:
+    served.rows.receive("1.1")
+    served.rows.receive("1.1", peer=Peer("PACS", "MIDSLICE"))
+    (listed,) = get(served, "/series")
+    assert sorted(listed["senders"]) == ["PACS", "SCANNER"]

@@ -1,0 +1,137 @@
+"""The rule tester: what the routes say to files and series, found without touching a pixel here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from node.web import aside
+from node.web.problems import Problem
+from node.web.trial import Question, tried
+from storage.site import Role
+from tests import series
+from tests.unit.web.site import Site
+
+EXPLAIN = "/api/v1/rules/explain"
+DRY_RUN = "/api/v1/rules/dry-run"
+
+
+def upload(*paths: Path) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("file", (path.name, path.read_bytes())) for path in paths]
+
+
+def ask(served: Site, *paths: Path, routes: tuple[str, ...] = (), **given: str) -> Question:
+    wanted = [r for r in served.settings.routes if not routes or r.name in routes]
+    names = {"called_ae": "MIDSLICE", "calling_ae": "CT1", "node_ae": "MIDSLICE"} | given
+    return Question(paths=paths, routes=tuple(wanted), **names)
+
+
+def test_files_are_told_which_routes_take_them_and_why_others_do_not(served: Site) -> None:
+    answer = served.client().post(EXPLAIN, files=upload(*series.thick(4)))
+    assert answer.status_code == 200, answer.text
+    (stack,) = answer.json()["stacks"]
+    assert stack["instances"] == 4
+    assert stack["gap_mm"] == pytest.approx(5.0)
+    assert stack["state"] == "would be processed"
+    said = {route["route"]: (route["matches"], route["sentence"]) for route in stack["routes"]}
+    assert said["ct-slices"][0] is True
+    assert said["mr-shadow"] == (False, "Modality is CT, not MR.")
+
+
+def test_a_single_file_is_asked_for_all_but_its_gap(served: Site) -> None:
+    (stack,) = tried(ask(served, *series.thick(1))).stacks
+    assert stack.gap_mm is None
+    assert stack.routes[0].matches
+    assert stack.routes[0].sentence.endswith("there is no gap_mm.")
+    assert (stack.state, stack.reason) == ("refused", "TOO_FEW_SLICES")
+
+
+def test_a_hole_in_the_series_is_found_from_headers_alone(served: Site) -> None:
+    paths = series.thick(8)
+    (stack,) = tried(ask(served, *paths[:3], *paths[4:])).stacks
+    assert (stack.state, stack.reason, stack.missing) == ("held", "MISSING_SLICES", 1)
+
+
+def test_who_brings_it_and_where_to_counts(served: Site) -> None:
+    (stack,) = tried(ask(served, *series.thick(4), called_ae="OTHER")).stacks
+    assert stack.state == "no route"
+    assert stack.routes[0].sentence == "It was sent to OTHER, the route is for MIDSLICE."
+
+
+def test_what_is_no_dicom_is_set_aside_with_its_reason(served: Site, tmp_path: Path) -> None:
+    junk = tmp_path / "letter.txt"
+    junk.write_bytes(b"Dear colleague")
+    found = tried(ask(served, junk, *series.thick(4)))
+    assert len(found.stacks) == 1
+    ((count, why),) = found.set_aside
+    assert count == 1
+    assert "not a DICOM Part 10 file" in why
+
+
+def test_a_received_series_is_tried_as_it_came(served: Site) -> None:
+    rows = served.rows
+    for number, path in enumerate(series.thick(4)):
+        rows.receive(f"1.{number}")
+        kept = rows.archive.instances(rows.arrival().id)[0]
+        assert kept.path is not None
+        rows.files.path(kept.path).write_bytes(path.read_bytes())
+    answer = served.client().post(DRY_RUN, json={"series_uid": "1.2.3.4"})
+    assert answer.status_code == 200, answer.text
+    (stack,) = answer.json()["stacks"]
+    assert (stack["instances"], stack["state"]) == (4, "would be processed")
+    assert ("local", "try rules", "series 1.2.3.4") in served.audited()
+
+
+def test_an_unknown_series_cannot_be_tried(served: Site) -> None:
+    answer = served.client().post(DRY_RUN, data={"series_uid": "1.9"})
+    assert answer.status_code == 404
+
+
+def test_a_viewer_tries_nothing(served: Site) -> None:
+    served.user("anna")
+    answer = served.program(Role.VIEWER).post(EXPLAIN, files=upload(*series.thick(1)))
+    assert answer.status_code == 403
+
+
+def die(_: int) -> int:
+    sys.exit(3)
+
+
+def fail(_: int) -> int:
+    raise RuntimeError("PATIENT^NAME")
+
+
+def answer_doubled(number: int) -> int:
+    return 2 * number
+
+
+def test_a_question_is_answered_by_another_process() -> None:
+    assert aside.ask(answer_doubled, 21, log_as_json=True) == 42
+
+
+@pytest.mark.parametrize("find", [die, fail])
+def test_a_process_that_dies_or_fails_hurts_nobody_here(
+    find: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Problem):
+        aside.ask(find, 1, log_as_json=True)  # type: ignore[arg-type]
+    assert "PATIENT" not in "".join(capfd.readouterr())
+
+
+def test_one_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "DEADLINE_SECONDS", 0.01)
+    with pytest.raises(Problem):
+        aside.ask(answer_doubled, 1, log_as_json=True)
+
+
+def test_the_web_process_loads_no_torch_no_network_and_no_decoder() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys, node.web.server; print(*sorted(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    loaded = {name.split(".")[0] for name in said}
+    assert "fastapi" in loaded
+    assert not loaded & {"torch", "cv2", "pynetdicom", "pydicom", "pylibjpeg", "openjpeg", "numpy"}
