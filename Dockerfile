@@ -2,7 +2,9 @@
 #         docker build -t midslice --build-arg TORCH_INDEX=URL .    (an index with a CPU or CUDA build of torch)
 # Run:    docker run -p 11112:11112 -p 8080:8080 -v midslice:/srv/midslice/var \
 #                    -v ./config.toml:/srv/midslice/config.toml:ro midslice
-# In the container web.host must be "0.0.0.0" for the pages to be seen from outside of it.
+# In the container web.host must be "0.0.0.0" for the pages to be seen from outside of it, and there
+# must be a user: docker exec -it NAME midslice user add anna --role administrator
+# Until then only /healthz and /readyz answer from outside.
 
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=""

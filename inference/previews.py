@@ -34,7 +34,7 @@ TABLE = (np.searchsorted(LEVELS, np.arange(LEAST_HU, MOST_HU + 1), side="right")
 )
 # The pictures of a series take at most this part of its pixels; a slice may take FLOOR_BYTES.
 SHARE = 0.15
-FLOOR_BYTES = 4096
+FLOOR_BYTES = 16384
 SIDES = (512, 384, 256, 192, 128, 96, 64)  # of the longer side, in pixels
 SAGITTAL_SIDE = 512
 BODY_HU = -500.0  # below it is air and lung: an error there says little about a slice
@@ -173,7 +173,8 @@ def _rounded(value: float | None) -> float | None:
 def _fitting_side(plane: Plane) -> int:
     """The largest side at which a slice like this one keeps within the share of its pixels."""
     most = max(FLOOR_BYTES, int(SHARE * plane.size * 2))
-    sides = [side for side in SIDES if side <= max(plane.shape)] or [max(plane.shape)]
+    whole = min(int(max(plane.shape)), SIDES[0])
+    sides = [whole, *(side for side in SIDES if side < whole)]
     # The middle slice says what the others take; some of them take more.
     fitting = (side for side in sides if len(encoded(_shrunk(plane, side))) <= most * 0.8)
     return next(fitting, sides[-1])

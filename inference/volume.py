@@ -40,6 +40,11 @@ class Geometry:
         """(slices - 1,): perpendicular distance between neighbours."""
         return np.diff(self.distances_mm)
 
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a square pixel of the same area."""
+        return float(np.sqrt(self.pixel_spacing[0] * self.pixel_spacing[1]))
+
     def shift_pixels(self, first: int, second: int) -> tuple[float, float]:
         """(rows, columns) by which slice `second` lies off the normal through slice `first`.
 

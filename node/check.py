@@ -15,6 +15,7 @@ from inference.request import ModelSpec
 from node import health
 from node.config import Config, Destination, ModelEntry
 from node.dicom import scu
+from storage import users
 from storage.database import FILE_NAME, Database
 from storage.errors import StorageError
 from storage.files import SECRET
@@ -53,6 +54,7 @@ def run(config: Config) -> Iterator[Finding]:
     yield from _disk(config)
     yield _secret(config)
     yield from _database(config, is_running=is_running)
+    yield from _users(config)
     yield from _clock(config)
     yield _decoders()
     yield from _models(config)
@@ -181,6 +183,30 @@ def _database(config: Config, *, is_running: bool) -> Iterator[Finding]:
         )
     else:
         yield _ok("database", "answers; its schema is this release's")
+
+
+def _users(config: Config) -> Iterator[Finding]:
+    """Pages that others are to see need somebody who may log in."""
+    behind_proxy = config.web.trusted_proxies and config.web.user_header
+    if config.web.host in LOCAL_HOSTS or behind_proxy or _has_user(config):
+        return
+    yield _warning(
+        "users",
+        f"web.host is {config.web.host} and there is no user: the pages answer this machine only.",
+        "Add one with: midslice user add NAME --role administrator.",
+    )
+
+
+def _has_user(config: Config) -> bool:
+    if not config.storage.database and not (config.folder / FILE_NAME).exists():
+        return False
+    database = Database.for_folder(config.folder, config.storage.database)
+    try:
+        return database.is_current() and users.exist(database)
+    except StorageError:
+        return False
+    finally:
+        database.close()
 
 
 def _is_running(config: Config) -> bool:

@@ -20,12 +20,12 @@ from storage.schema import (
     arrival,
     arrival_association,
     arrival_instance,
-    association,
     derived,
     instance,
     job,
     series,
 )
+from storage.schema_site import association
 from storage.versions import brought_by_peer
 
 # How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.

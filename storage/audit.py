@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import Connection, Select, and_, func, select
+from sqlalchemy import Connection, Select, and_, delete, func, select
 
 from storage.database import Database
 from storage.records import AuditEvent
@@ -14,7 +14,7 @@ NODE = "midslice"  # who acts where nobody does: what the node tells of itself
 
 
 class Audit:
-    """The audit events of a database; there is no way to change or to remove one."""
+    """The audit events of a database; there is no way to change one."""
 
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self._database = database
@@ -40,6 +40,12 @@ class Audit:
         query = select(func.count()).select_from(_events(who, what).subquery())
         with self._database.reading() as db:
             return int(db.execute(query).scalar_one())
+
+
+def forget(database: Database, before: float) -> int:
+    """Remove what was done long ago, where a site must not keep it for ever. How many."""
+    with database.writing() as db:
+        return db.execute(delete(audit).where(audit.c.at < before)).rowcount
 
 
 @contextmanager

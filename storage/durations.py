@@ -18,7 +18,7 @@ from storage.schema import arrival, delivery, job
 STEPS = ("receive", "wait", "queue", "infer", "send", "total")
 SOON = 60.0  # a job that was queued later than this after its arrival was asked for by a person
 # So many, the newest, say it: more would tell the same, and a page must not read a year.
-MOST_JOBS = 2000
+MOST_JOBS = 1000
 WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 UNHAPPY = (JobState.FAILED, JobState.HELD)
 

@@ -7,11 +7,14 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from storage.database import Database
 from storage.notices import note
+from storage.records import DeliveryState
+from storage.schema import OPEN_DELIVERY, delivery
 from storage.schema_site import echo, reach, switch
 from storage.site import Echo, Reach, SwitchName
 
 # One echo that fails in the night is no reason to wake anybody.
 DOWN_AFTER = 2
+UNREACHABLE = "UNREACHABLE"  # why a delivery is put off that got no association
 
 
 def record(
@@ -106,11 +109,24 @@ def _note(
             known |= {"up": int(up), "since": now}
         failures = 0 if up else before.failures + 1
         db.execute(update(reach).where(one).values(**known, failures=failures))
+        if up and not before.up:
+            _go_on(db, now, destination)
         if not up and failures == DOWN_AFTER:
             _tell(database, db, now, "destination_down", before, sentence)
         elif up and before.failures >= DOWN_AFTER:
             _tell(database, db, now, "destination_up", before, "")
     return _reach(db.execute(select(reach).where(one)).one())
+
+
+def _go_on(db: Connection, now: float, destination: str) -> None:
+    """What was put off because the destination gave no association is due: it answers again."""
+    put_off = and_(
+        OPEN_DELIVERY,
+        delivery.c.destination == destination,
+        delivery.c.state == DeliveryState.QUEUED,
+        delivery.c.reason == UNREACHABLE,
+    )
+    db.execute(update(delivery).where(put_off).values(due_at=now))
 
 
 def _tell(

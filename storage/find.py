@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    union,
+)
 
 from storage.database import Database
 from storage.lines import MOST_COUNTED, JobLine, Page, SeriesLine
@@ -163,11 +174,7 @@ class _Search:
         begin = self._begins
         conditions: list[ColumnElement[bool]] = []
         if wanted.text:
-            parts = (
-                begin(series.c.accession, wanted.text),
-                begin(series.c.patient_id, wanted.text),
-            )
-            conditions.append(or_(*parts, self._named(wanted.text)))
+            conditions.append(self._any_of(wanted.text))
         if wanted.accession:
             conditions.append(begin(series.c.accession, wanted.accession))
         if wanted.patient_id:
@@ -181,6 +188,15 @@ class _Search:
         if wanted.uid:
             conditions.append(series.c.id.in_(_with_uid(wanted.uid)))
         return conditions
+
+    def _any_of(self, text: str) -> ColumnElement[bool]:
+        """Each by its own index: an OR over three of them would be a walk through all."""
+        parts = (
+            self._begins(series.c.accession, text),
+            self._begins(series.c.patient_id, text),
+            self._named(text),
+        )
+        return series.c.id.in_(union(*(select(series.c.id).where(part) for part in parts)))
 
     def _named(self, text: str) -> ColumnElement[bool]:
         return begins(self._database, series.c.name_key, name_key(text))

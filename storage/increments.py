@@ -13,13 +13,13 @@ from storage.records import DeliveryState
 from storage.schema import (
     ENDED_DELIVERY,
     arrival,
-    association,
     delivery,
     delivery_instance,
     derived,
     instance,
     job,
 )
+from storage.schema_site import association
 
 SETTLED_SECONDS = 5.0
 # Named one by one: the index of what has ended begins with the state.
@@ -81,10 +81,12 @@ def begin(database: Database, now: float) -> Since:
 
 
 def increment(database: Database, since: Since, now: float) -> tuple[Increment, Since]:
-    """What has ended since then, and from where to look the next time."""
+    """What has ended since then, and from where to look the next time.
+
+    Where the clock was set back the next look begins there: what ended in that time counts again
+    when the clock comes to it a second time, which is better than counting nothing until then.
+    """
     until = now - SETTLED_SECONDS
-    if until <= since.at:  # asked twice at once, or the clock was set back
-        return Increment(), Since(min(since.at, until), since.instance_id)
     with database.reading() as db:
         instances, size = _received(db, since, until)
         found = Increment(

@@ -15,13 +15,13 @@ from storage.schema import (
     OPEN_JOB,
     arrival,
     arrival_instance,
-    association,
     delivery,
     delivery_instance,
     job,
 )
 from storage.schema_site import (
     account,
+    association,
     audit,
     configuration,
     disk,

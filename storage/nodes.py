@@ -7,7 +7,7 @@ from sqlalchemy import select, update
 from storage.database import Database
 from storage.errors import NotFound, SecretMismatch, StorageError
 from storage.records import NodeState
-from storage.schema import fact, node
+from storage.schema_site import fact, node
 
 SERVING = "serving"
 STOPPING = "stopping"

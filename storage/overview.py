@@ -126,11 +126,21 @@ def needs(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
     with database.reading() as db:
         total = _count(db, select(job.c.id).where(jobs))
         total += _count(db, select(delivery.c.id).where(held))
-        newest = JOB_LINES.where(jobs).order_by(job.c.finished_at.desc(), job.c.id.desc())
-        found = [_need_of_job(to_job_line(row)) for row in db.execute(newest.limit(most))]
+        # The ids first: only what is shown is worth a look at its series.
+        newest = select(job.c.id).where(jobs).order_by(job.c.finished_at.desc(), job.c.id.desc())
+        ids = db.execute(newest.limit(most)).scalars().all()
+        lines = db.execute(JOB_LINES.where(job.c.id.in_(ids)))
+        found = [_need_of_job(to_job_line(row)) for row in lines]
         found += _held_deliveries(db, held, most)
-    found.sort(key=lambda need: need.since, reverse=True)
+    found.sort(key=lambda need: (need.since, need.id), reverse=True)
     return Page(tuple(found[offset:most]), min(total, MOST_COUNTED), limit, offset)
+
+
+def finished(database: Database, limit: int = 10) -> tuple[JobLine, ...]:
+    """The jobs that ended last, the newest first."""
+    ended = JOB_LINES.where(job.c.finished_at.is_not(None)).order_by(job.c.finished_at.desc())
+    with database.reading() as db:
+        return tuple(to_job_line(row) for row in db.execute(ended.limit(limit)))
 
 
 def counts(database: Database) -> Mapping[str, int]:
@@ -261,8 +271,9 @@ def _need_of_job(line: JobLine) -> Need:
 
 def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
     newest = delivery.c.finished_at.desc(), delivery.c.id.desc()
-    query = _delivery_lines().where(held).order_by(*newest).limit(most)
-    lines = [to_delivery_line(row) for row in db.execute(query)]
+    ids = db.execute(select(delivery.c.id).where(held).order_by(*newest).limit(most)).scalars()
+    rows = db.execute(_delivery_lines().where(delivery.c.id.in_(ids.all())))
+    lines = [to_delivery_line(row) for row in rows]
     makers = _makers(db, [line.job_id for line in lines if line.job_id is not None])
     return [_need_of_delivery(line, *makers.get(line.job_id or 0, ("", ""))) for line in lines]
 

@@ -10,15 +10,8 @@ from storage import echoes, switches
 from storage.database import Database
 from storage.lines import DestinationLine, Page, Rejected, Sender
 from storage.records import DeliveryState
-from storage.schema import (
-    OPEN_ARRIVAL,
-    OPEN_DELIVERY,
-    REJECTED_ASSOCIATION,
-    arrival,
-    arrival_instance,
-    association,
-    delivery,
-)
+from storage.schema import OPEN_ARRIVAL, OPEN_DELIVERY, arrival, arrival_instance, delivery
+from storage.schema_site import REJECTED_ASSOCIATION, association
 from storage.site import SwitchName
 
 DAY = 86_400.0

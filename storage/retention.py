@@ -32,13 +32,13 @@ from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
     arrival_association,
-    association,
     delivery,
     derived,
     instance,
     job,
     series,
 )
+from storage.schema_site import association
 from storage.superseding import UNFINISHED
 
 logger = logging.getLogger(__name__)

@@ -56,47 +56,6 @@ def _one_of(states: type[ArrivalState] | type[JobState] | type[DeliveryState]) -
     return CheckConstraint(f"state IN ({allowed})", name="state")
 
 
-# One row a running or past process of the node on this storage.
-node = Table(
-    "node",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("started_at", Float, nullable=False),
-    Column("heartbeat", Float, nullable=False),
-    Column("state", String(16), nullable=False),  # serving, stopping, stopped
-    Column("clean_at", Float),  # up to here every file is known to have its row
-)
-
-# What must never change for this database, such as the fingerprint of the secret.
-fact = Table(
-    "fact",
-    metadata,
-    Column("name", String(64), primary_key=True),
-    Column("value", Text, nullable=False),
-)
-
-association = Table(
-    "association",
-    metadata,
-    key_column(),
-    Column("node", String(64), nullable=False),
-    Column("calling_ae", String(16), nullable=False),
-    Column("called_ae", String(16), nullable=False),
-    Column("address", String(64), nullable=False),
-    Column("opened_at", Float, nullable=False),
-    Column("ended_at", Float, index=True),
-    Column("how", String(32)),  # released, aborted, dropped, lost, rejected
-    Column("reason", Text, nullable=False, server_default=""),  # of a rejected one
-)
-Index("ix_association_calling_ae_opened_at", association.c.calling_ae, association.c.opened_at)
-REJECTED_ASSOCIATION = text("association.how = 'rejected'")
-Index(
-    "ix_association_rejected",
-    association.c.opened_at,
-    sqlite_where=text("how = 'rejected'"),
-    postgresql_where=text("how = 'rejected'"),
-)
-
 series = Table(
     "series",
     metadata,

@@ -6,7 +6,8 @@ from sqlalchemy import and_, func, select
 
 from storage.database import Database
 from storage.records import JobState
-from storage.schema import OPEN_ARRIVAL, OPEN_JOB, arrival, association, job
+from storage.schema import OPEN_ARRIVAL, OPEN_JOB, arrival, job
+from storage.schema_site import association
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Neighbourhood:
                 for place, index in present.items()
             },
             shifts={place: geometry.shift_pixels(first, index) for place, index in present.items()},
-            pixel_mm=float(np.sqrt(geometry.pixel_spacing[0] * geometry.pixel_spacing[1])),
+            pixel_mm=geometry.pixel_mm,
             thickness_mm=geometry.thickness_mm,
         )
 

@@ -119,7 +119,7 @@ def measured_cells(
 
 
 def slabs(patient: Patient, width: int) -> Patient:
-    """The mean of each slice and its next ones: slices as thick as `width` spacings, overlapping."""
+    """The means of each slice and the next ones: overlapping slices, `width` spacings thick."""
     count = len(patient) - width + 1
     mean = np.zeros((count, *patient.hu.shape[1:]), np.float32)
     for offset in range(width):

@@ -88,7 +88,8 @@ def cuts_of(
 ) -> tuple[Cut, ...]:
     """The stacks of one cell: one, or for `left-out` one a slice that is left out."""
     if mode == "left-out":
-        return tuple(_without(series, index) for index in range(1, len(series) - 1))
+        whole = _Thin(series, 1)
+        return tuple(_without(whole, index) for index in range(1, len(series) - 1))
     left = slices_left(series, factor, mode)
     wanted = listed.targets(series.name, left, factor, count)
     thin = _Thin(series, factor if mode == "slab" else 1)
@@ -97,12 +98,12 @@ def cuts_of(
     return (_cut(thin, mode, factor, received, targets),) if targets else ()
 
 
-def _without(series: ThinSeries, index: int) -> Cut:
-    received = [other for other in range(len(series)) if other != index]
-    places = series.geometry.distances_mm
+def _without(thin: "_Thin", index: int) -> Cut:
+    places = thin.geometry.distances_mm
+    received = [other for other in range(len(places)) if other != index]
     t = (places[index] - places[index - 1]) / (places[index + 1] - places[index - 1])
     target = Target(index, index - 1, float(t))
-    return _cut(_Thin(series, 1), "left-out", 2, received, (target,))
+    return _cut(thin, "left-out", 2, received, (target,))
 
 
 def _target(geometry: Geometry, index: int, factor: int) -> Target:

@@ -52,7 +52,7 @@ class Patient:
 
     @property
     def pixel_mm(self) -> float:
-        return float(np.sqrt(self.geometry.pixel_spacing[0] * self.geometry.pixel_spacing[1]))
+        return self.geometry.pixel_mm
 
     @property
     def extent_mm(self) -> float:
@@ -111,17 +111,21 @@ def _is_even(patient: Patient) -> bool:
 def _from_npz(path: Path) -> Patient:
     with np.load(path, allow_pickle=False) as stored:
         hu, spacing = stored["hu"], stored["spacing_mm"]
-    positions = np.zeros((len(hu), 3))
-    positions[:, 2] = np.arange(len(hu)) * float(spacing[0])
-    geometry = Geometry(
+    geometry, least = upright_geometry(hu.shape, spacing), np.int16(LEAST_HU)
+    return Patient(path.parent.name, np.maximum(hu, least), geometry, str(path.parent))
+
+
+def upright_geometry(shape: Sequence[int], spacing_mm: Sequence[float]) -> Geometry:
+    """Axial slices straight above each other; both arguments are z, y, x."""
+    positions = np.zeros((shape[0], 3))
+    positions[:, 2] = np.arange(shape[0]) * float(spacing_mm[0])
+    return Geometry(
         positions=positions,
         orientation=np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
-        pixel_spacing=(float(spacing[1]), float(spacing[2])),
-        rows=hu.shape[1],
-        columns=hu.shape[2],
+        pixel_spacing=(float(spacing_mm[1]), float(spacing_mm[2])),
+        rows=shape[1],
+        columns=shape[2],
     )
-    least = np.int16(LEAST_HU)
-    return Patient(path.parent.name, np.maximum(hu, least), geometry, str(path.parent))
 
 
 def _from_dicom(folder: Path) -> list[Patient]:

@@ -6,6 +6,7 @@ runs through the node's own runner, and its slices are judged as they would be s
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -127,10 +128,11 @@ def evaluate(
     cells: list[Cell] = []
     passed: list[PassedOver] = []
     way = Way(limits or Limits(), at_once, pictures)
-    cuts = [_cuts(each, listed, targets, passed) for each in asked]
+    cuts = deque(_cuts(each, listed, targets, passed) for each in asked)
     total = sum(len(cut.targets) for found in cuts for cut in found)
     done = 0
-    for each, found in zip(asked, cuts, strict=True):
+    for each in asked:
+        found = cuts.popleft()  # with the slices that it keeps
         kind = kind_of(each)
 
         def report(count: int, before: int = done, what: str = kind.name) -> None:
@@ -138,7 +140,7 @@ def evaluate(
 
         try:
             if found:
-                cells.append(_Judging(each, kind, found, way, report).cell)
+                cells.append(_Judging(each, kind, found, way, report).judge())
         except Unprocessable as refused:
             passed.append(PassedOver(kind.name, refused.sentence))
         done += sum(len(cut.targets) for cut in found)
@@ -196,10 +198,10 @@ class _Judging:
         self._panels: list[Panel] = []
         self._done = 0
 
-    @property
-    def cell(self) -> Cell:
+    def judge(self) -> Cell:
+        """Every target of every stack, then the time that it takes."""
         for cut in self._cuts:
-            self._judge(cut)
+            self._predict(cut)
         milliseconds = _milliseconds(self._model, self._methods, self._cuts[0], self._way)
         linear, dis = self._found[LINEAR], self._found[DIS]
         ours = self._found[self._model.name]
@@ -217,7 +219,7 @@ class _Judging:
             panels=chosen(self._panels),
         )
 
-    def _judge(self, cut: Cut) -> None:
+    def _predict(self, cut: Cut) -> None:
         asked = {gap: tuple(target.t for target in targets) for gap, targets in cut.by_gap()}
         made = predictions(self._model, cut, self._way, asked)
         for (gap, targets), (made_gap, prediction) in zip(cut.by_gap(), made, strict=True):

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from inference.training.evaluate import Cell
+from inference.training.evaluate import SHIPPED, Cell
 from inference.training.gates import Row, Summed, summed
+from inference.training.methods import DIS, LINEAR
 from inference.training.summary import Figures
 
 COLUMNS = (
@@ -26,6 +27,21 @@ COLUMNS = (
     "below linear",
     "below DIS",
     "ms (CPU)",
+)
+OVERVIEW_COLUMNS = (
+    "cell",
+    "weights",
+    "DIS over linear",
+    "over linear [worst]",
+    "95 %",
+    "over DIS [worst]",
+    "body MAE",
+    "bias",
+    "noise (linear)",
+    "LAA off (linear)",
+    "Spearman",
+    "predicted / true",
+    "90 % covers",
 )
 CONFIDENCE_COLUMNS = ("cell", "Spearman", "predicted / true", "90 % covers", "least", "mean")
 GATE_COLUMNS = ("figure", "due", "worst", "in", "passed", "verdict")
@@ -80,6 +96,31 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def overview_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """One row a cell, of the model alone beside linear and DIS."""
+    return [_overview(cell) for cell in cells]
+
+
+def _overview(cell: Cell) -> tuple[str, ...]:
+    it, linear, sure = cell.ours, cell.methods[LINEAR], cell.confidence
+    low, high = it.over_linear_interval_db
+    return (
+        cell.kind.name,
+        cell.kind.weights,
+        f"{cell.methods[DIS].over_linear_db:+.2f}",
+        f"{it.over_linear_db:+.2f} [{it.worst_over_linear_db:+.2f}]",
+        f"{low:+.2f} {high:+.2f}",
+        f"{it.over_dis_db:+.2f} [{it.worst_over_dis_db:+.2f}]",
+        f"{it.body_mae_to_linear:+.0%}",
+        f"{it.body_bias_hu:+.1f}",
+        f"{_number(it.noise_ratio, '.2f')} ({_number(linear.noise_ratio, '.2f')})",
+        f"{_number(it.laa_950_off, '.2%')} ({_number(linear.laa_950_off, '.2%')})",
+        _number(sure.spearman if sure else None, ".2f"),
+        _number(sure.predicted_to_true if sure else None, ".2f"),
+        _number(sure.coverage if sure else None, ".0%"),
+    )
+
+
 def confidence_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """One row a cell of a model that says how sure it is."""
     return [
@@ -129,13 +170,14 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def card(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    """All tables as Markdown, for a model card."""
-    parts = [markdown(COLUMNS, rows_of(cells)), f"{LEGEND}.\n"]
-    if sure := confidence_rows(cells):
-        parts.append(markdown(CONFIDENCE_COLUMNS, sure))
+    """What a model card needs, as Markdown: every cell in a row, every figure that is due, and all
+    methods on the cells of the shipped weights."""
+    shipped = [cell for cell in cells if cell.kind.weights == SHIPPED]
+    parts = [markdown(OVERVIEW_COLUMNS, overview_rows(cells))]
     if rows:
         parts.append(markdown(GATE_COLUMNS, gate_rows(summed(rows))))
     if missed := missed_rows(rows):
         parts.append(markdown(MISSED_COLUMNS, missed))
     parts += [f"{sentence}\n" for sentence in not_measured(rows)]
+    parts += [markdown(COLUMNS, rows_of(shipped)), f"{LEGEND}.\n"]
     return "\n".join(parts)

@@ -17,10 +17,11 @@ from inference.geometry import examine
 from inference.intensity import PixelFormat, PixelReader, generated_values
 from inference.reader import read_headers, set_aside, stacks
 from inference.request import Output
-from inference.training.data import NPZ_NAME
+from inference.training.data import NPZ_NAME, upright_geometry
 from inference.volume import Geometry, Plane
 
 LEAST_SLICES = 5  # two gaps of twice the width, and a neighbour beyond them
+KEPT_BYTES = 48 << 20  # decoded slices of a series in memory
 LEAST_HU = -1024.0  # lower values of an NPZ volume are padding
 # Positions may differ from even ones by this share of the spacing (decimal strings are rounded).
 SPACING_TOLERANCE = 0.05
@@ -53,7 +54,7 @@ class ThinSeries:
 
     @property
     def pixel_mm(self) -> float:
-        return float(np.sqrt(self.geometry.pixel_spacing[0] * self.geometry.pixel_spacing[1]))
+        return self.geometry.pixel_mm
 
     @property
     def is_even(self) -> bool:
@@ -119,7 +120,7 @@ def _from_dicom(name: str, stack: Stack, *, trained_on: bool) -> ThinSeries | Pa
         layout = examine(stack, Output())
     except Unprocessable as refused:
         return PassedOver(name, f"the node would not process it ({refused})")
-    pixels = PixelReader()
+    pixels = PixelReader(KEPT_BYTES)
     headers = layout.headers
     return ThinSeries(
         name=name,
@@ -150,19 +151,10 @@ def _from_npz(path: Path, *, trained_on: bool) -> ThinSeries | PassedOver:
             f"{NPZ_NAME} has hu of {hu.shape} and spacing_mm {spacing}; needed are (z, y, x), "
             f"at least {LEAST_SLICES} slices, and three numbers above 0",
         )
-    positions = np.zeros((len(hu), 3))
-    positions[:, 2] = np.arange(len(hu)) * spacing[0]
-    geometry = Geometry(
-        positions=positions,
-        orientation=np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
-        pixel_spacing=(float(spacing[1]), float(spacing[2])),
-        rows=hu.shape[1],
-        columns=hu.shape[2],
-    )
     return ThinSeries(
         name=name,
         trained_on=trained_on,
-        geometry=geometry,
+        geometry=upright_geometry(hu.shape, spacing.tolist()),
         read=lambda index: np.maximum(hu[index].astype(np.float32), np.float32(LEAST_HU)),
         stored=lambda plane, _before, _after: np.rint(plane),
     )

@@ -42,6 +42,7 @@ def jobs(
     """The queue, newest first; each filter that is given must hold."""
     from node.rules import view
     from storage import find
+    from storage.listing import jobs_with_deliveries
 
     wanted = filters.wanted(
         state=state,
@@ -58,11 +59,10 @@ def jobs(
     with opened(config) as store:
         page = find.jobs(store.database, wanted, limit, offset)
         filters.note(store, wanted, user(), page.total)
-        found = [store.queue.get(line.id) for line in page.lines]
-        deliveries = {each.id: store.ledger.of_job(each.id) for each in found}
+        listed = jobs_with_deliveries(store.database, [line.id for line in page.lines])
         zone = store.zone
     if as_json:
-        terminal.print_json([view.job(each, deliveries[each.id], zone) for each in found])
+        terminal.print_json([view.job(each, deliveries, zone) for each, deliveries in listed])
         return
     columns = ("id", "state", "series", "route", "model", "queued", "took", "deliveries", "why")
     rows = [
@@ -74,10 +74,10 @@ def jobs(
             each.model,
             terminal.when(each.queued_at, zone),
             _took(each),
-            _delivered(deliveries[each.id]),
+            _delivered(deliveries),
             each.sentence,
         )
-        for each in found
+        for each, deliveries in listed
     ]
     terminal.print_table(columns, rows, empty=_no_jobs(wanted))
 

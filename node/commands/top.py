@@ -33,13 +33,14 @@ def top(
     ] = 1.0,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Watch the node; q quits. Where the output is no terminal, one look is printed."""
+    """Watch the node; q or Ctrl-C quits. Where the output is no terminal, one look is printed."""
     console = terminal.console()
     with opened(config) as store:
         if not console.is_terminal:
             console.print(screen(store, time.time()))
             return
-        with _keys(), Live(screen(store, time.time()), console=console, screen=True) as live:
+        first = screen(store, time.time())
+        with _keys(), Live(first, console=console, screen=True) as live, _until_stopped():
             while not _quits(seconds):
                 live.update(screen(store, time.time()), refresh=True)
 
@@ -199,6 +200,11 @@ def _keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _until_stopped() -> contextlib.AbstractContextManager[None]:
+    """Ctrl-C is how one leaves such a screen, no failure."""
+    return contextlib.suppress(KeyboardInterrupt)
 
 
 def _quits(seconds: float) -> bool:

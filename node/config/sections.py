@@ -72,6 +72,7 @@ class Storage(Section):
     min_free_gb: float = Field(5.0, ge=0, description=ZERO_OR_MORE)
     keep_days: float = Field(7.0, ge=0, description=ZERO_OR_MORE)
     keep_unrouted_days: float = Field(1.0, ge=0, description=ZERO_OR_MORE)
+    keep_audit_days: float = Field(0.0, ge=0, description=ZERO_OR_MORE)
 
     @property
     def min_free_bytes(self) -> int:

@@ -1,6 +1,7 @@
 """The web process: serves rows and files. It imports neither torch nor a pixel decoder."""
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -14,7 +15,11 @@ from node import log, store
 from node.web.application import build
 from node.web.live import Live
 from node.web.settings import WebSettings
+from storage import users
 
+logger = logging.getLogger(__name__)
+
+LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 STOP_SECONDS = 5  # for answers under way; live streams end within one
 
 
@@ -34,6 +39,7 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with store.opened(settings.config, settings.node_id) as opened:
         app = build(settings, opened)
+        _tell_who_is_served(settings, opened)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -48,6 +54,16 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
             target=_watch, args=(server, app.state.live, lifeline), daemon=True
         ).start()
         server.run(sockets=[listening])
+
+
+def _tell_who_is_served(settings: WebSettings, kept: store.Store) -> None:
+    """An open port that answers nobody needs an explanation."""
+    web = settings.config.web
+    proxied = web.trusted_proxies and web.user_header
+    if web.host not in LOCAL_HOSTS and not proxied and not users.exist(kept.database):
+        logger.warning(
+            "pages closed to others", extra={"host": web.host, "add": "midslice user add"}
+        )
 
 
 def _watch(server: _Server, live: Live, lifeline: Connection) -> None:

@@ -10,12 +10,12 @@ from node.work.reach import Reachability
 from node.work.schedule import Schedule
 from node.work.selftest import SelfTests
 from node.work.watch import SAMPLE_SECONDS, Watch
-from storage import disks, echoes, notices, selftests, users, wishes
+from storage import audit, disks, echoes, notices, selftests, users, wishes
 from storage.database import Database
 
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86_400.0
 NOTICE_SECONDS = 2.0
-# How long it is kept what was found and told; audit events stay.
+# How long it is kept what was found and told; audit events by storage.keep_audit_days.
 NOTICE_DAYS, ECHO_DAYS, WISH_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
 
 
@@ -35,6 +35,7 @@ class Around:
     ) -> None:
         self._database = database
         self._node_id = node_id
+        self._keep_audit_days = settings.storage.keep_audit_days
         self._reach = reach
         self._tests = tests
         self._watch = Watch(database, settings, node_id, time.time)
@@ -93,3 +94,5 @@ class Around:
         selftests.forget(database, now - SELFTEST_DAYS * DAY)
         disks.forget(database, now - DISK_DAYS * DAY)
         users.forget_logins(database, now)
+        if self._keep_audit_days:
+            audit.forget(database, now - self._keep_audit_days * DAY)

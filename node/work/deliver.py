@@ -12,6 +12,7 @@ from node.dicom import scu
 from node.dicom.status import Outcome, outcome
 from node.rules import backoff, routing
 from node.work.reach import Reachability, address
+from storage.echoes import UNREACHABLE
 from storage.errors import LeaseLost
 from storage.files import Files, digest
 from storage.ledger import Ledger
@@ -195,11 +196,13 @@ class Deliverer:
             hours = f"{self.settings.give_up_hours:g} hours"
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {sent.sentence}")
         else:
-            if not answers.heard and sent.outcome is Outcome.RETRY:
+            is_off = not answers.heard and sent.outcome is Outcome.RETRY
+            if is_off:
                 self._reach.unreachable(self.destination.name, sent.sentence)
-            self._retry(delivery, answers, _why(answers.few_retries, missing, sent))
+            reason = UNREACHABLE if is_off else "RETRY"
+            self._retry(delivery, answers, reason, _why(answers.few_retries, missing, sent))
 
-    def _retry(self, delivery: Delivery, answers: Answers, sentence: str) -> None:
+    def _retry(self, delivery: Delivery, answers: Answers, reason: str, sentence: str) -> None:
         first, longest = self.settings.retry_seconds
         # A delivery that got something stored has found its peer alive: begin the back-off anew.
         failures = 0 if answers.stored else delivery.failures
@@ -207,7 +210,7 @@ class Deliverer:
         if answers.few_retries:
             wait = max(wait, FEW_RETRIES[min(answers.tries, len(FEW_RETRIES) - 1)])
         due_at, anew = self._now() + wait, answers.stored > 0
-        self._ledger.retry(delivery, due_at, "RETRY", sentence, anew=anew)
+        self._ledger.retry(delivery, due_at, reason, sentence, anew=anew)
         extra = {"destination": self.destination.name, "delivery": delivery.id}
         logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
 

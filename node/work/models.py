@@ -34,13 +34,15 @@ def fingerprint(spec: ModelSpec) -> str:
 
 
 def _files(spec: ModelSpec) -> list[Path]:
-    """The module's source, weights and calibration beside it, and those of the configuration."""
+    """The sources of its package, weights and calibration beside it, or as configured."""
     top, *rest = str(spec.factory).partition(":")[0].split(".")
     found = importlib.util.find_spec(top)  # of the top alone: for more, Python imports the package
     files = []
     for folder in found.submodule_search_locations or () if found else ():
         source = Path(folder).joinpath(*rest).with_suffix(".py")
-        files += [source.with_suffix(suffix) for suffix in (".py", ".safetensors", ".json")]
+        files += [source.with_suffix(suffix) for suffix in (".safetensors", ".json")]
+        package = source.parent if rest else Path(folder)
+        files += sorted(package.glob("*.py"))  # a model's code may be several modules
     if found is not None and found.origin is not None and not rest:
         files.append(Path(found.origin))
     if spec.weights is not None:

@@ -2,12 +2,8 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
-
-from sqlalchemy import Table
 
 from storage.database import Database
 from storage.rows import name_key
@@ -15,7 +11,6 @@ from storage.schema import (
     arrival,
     arrival_association,
     arrival_instance,
-    association,
     attempt,
     delivery,
     delivery_instance,
@@ -26,15 +21,13 @@ from storage.schema import (
     job_instance,
     series,
 )
-from storage.schema_site import audit, disk, echo, notice, reach, selftest
+from storage.schema_site import association
+from tests.benchmarks import filler_site
+from tests.benchmarks.filler_site import DAY, DAYS, DESTINATIONS, write
 
-DAY = 86_400.0
-DAYS = 90.0
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
-AT_ONCE = 5000
 SENDERS = ("CT1", "CT2", "CT3", "ROUTER", "WORKSTATION", "CT_OLD")
-DESTINATIONS = ("pacs", "research", "workstation")
 FAMILIES = ("Meyer", "Müller", "García", "Ångström", "O'Neill", "Yamada", "Ng", "Diop")
 DESCRIPTIONS = ("Thorax 5.0 B31f", "Abdomen 5.0 Br40", "Schädel 4.0", "Chest w/o 3.0", "HWS 2.0")
 # Out of a thousand jobs; the rest succeeded.
@@ -64,98 +57,24 @@ def fill(database: Database, jobs: int, now: float, seed: int = 1) -> None:
     chance = random.Random(seed)
     every = [_one(number, jobs, now, chance) for number in range(1, jobs + 1)]
     made = [one for one in every if one.is_derived]
-    _write(database, association, _associations(every, chance))
-    _write(database, series, (_series(one, chance) for one in every))
-    _write(database, instance, (row for one in every for row in _instances(one)))
-    _write(database, arrival, (_arrival(one) for one in every))
-    _write(database, arrival_instance, (row for one in every for row in _brought(one)))
-    _write(
+    write(database, association, _associations(every, chance))
+    write(database, series, (_series(one, chance) for one in every))
+    write(database, instance, (row for one in every for row in _instances(one)))
+    write(database, arrival, (_arrival(one) for one in every))
+    write(database, arrival_instance, (row for one in every for row in _brought(one)))
+    write(
         database,
         arrival_association,
         ({"arrival_id": one.id, "association_id": one.id} for one in every),
     )
-    _write(database, derived, (_derived(one, now) for one in made))
-    _write(database, derived_instance, (row for one in made for row in _slices(one)))
-    _write(database, job, (_job(one) for one in every))
-    _write(database, job_instance, (row for one in every for row in _used(one)))
-    _write(database, attempt, (_attempt(one) for one in every if one.state != "queued"))
-    _write(database, delivery, (_delivery(one) for one in made))
-    _write(database, delivery_instance, (row for one in made for row in _ledger(one)))
-    _write_site(database, jobs, now, chance)
-
-
-def _write_site(database: Database, jobs: int, now: float, chance: random.Random) -> None:
-    times = [now - chance.random() * DAYS * DAY for _ in range(jobs)]
-    _write(
-        database,
-        audit,
-        (
-            {
-                "at": at,
-                "who": chance.choice(("anna", "ben", "command line")),
-                "what": chance.choice(("requeue", "cancel", "log in", "find")),
-                "which": f"job {chance.randint(1, jobs)}",
-                "detail": "{}",
-            }
-            for at in sorted(times)
-        ),
-    )
-    looks = ((name, now - n * 300.0) for n in range(8000, 0, -1) for name in DESTINATIONS)
-    _write(
-        database,
-        echo,
-        ({"destination": name, "at": at, "ok": 1, "seconds": 0.02} for name, at in looks),
-    )
-    _write(
-        database,
-        reach,
-        (
-            {"destination": name, "up": 1, "since": now - DAY, "checked_at": now}
-            for name in DESTINATIONS
-        ),
-    )
-    _write(
-        database,
-        disk,
-        (
-            {
-                "node": "bench",
-                "at": now - n * 900.0,
-                "free": 10**12 - n * 10**7,
-                "total": 2 * 10**12,
-            }
-            for n in range(3000, 0, -1)
-        ),
-    )
-    _write(
-        database,
-        notice,
-        (
-            {
-                "event": "job_held",
-                "key": f"job {n}",
-                "at": now - n * 600,
-                "facts": "{}",
-                "addressed": 1,
-            }
-            for n in range(3000)
-        ),
-    )
-    _write(
-        database,
-        selftest,
-        (
-            {
-                "node": "bench",
-                "who": "schedule",
-                "started_at": now - n * DAY,
-                "finished_at": now - n * DAY + 40,
-                "state": "passed",
-                "series_uid": f"1.2.826.9.{n}",
-            }
-            for n in range(int(DAYS), 0, -1)
-        ),
-    )
+    write(database, derived, (_derived(one, now) for one in made))
+    write(database, derived_instance, (row for one in made for row in _slices(one)))
+    write(database, job, (_job(one) for one in every))
+    write(database, job_instance, (row for one in every for row in _used(one)))
+    write(database, attempt, (_attempt(one) for one in every if one.state != "queued"))
+    write(database, delivery, (_delivery(one) for one in made))
+    write(database, delivery_instance, (row for one in made for row in _ledger(one)))
+    filler_site.fill(database, jobs, now, chance)
 
 
 def _one(number: int, jobs: int, now: float, chance: random.Random) -> One:
@@ -354,11 +273,3 @@ def _ledger(one: One) -> Iterator[dict[str, object]]:
             "offers": 1,
             "answered_at": one.at + 160,
         }
-
-
-def _write(database: Database, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Many at once: the driver takes thousands of rows in one statement."""
-    waiting = iter(rows)
-    while some := list(islice(waiting, AT_ONCE)):
-        with database.writing() as db:
-            db.execute(table.insert(), some)

@@ -46,7 +46,7 @@ BOUNDS = tuple(Bound(NAME, name, MOST_MILLISECONDS) for name in PAGES)
 def measure(setting: Setting) -> Subject:
     """Milliseconds from the click to the first contentful paint."""
     jobs = QUICK_JOBS if setting.is_quick else JOBS
-    (setting.folder / "filled").mkdir()
+    (setting.folder / "filled").mkdir(parents=True)
     database = Database.for_folder(setting.folder / "filled")
     database.migrate()
     filler.fill(database, jobs, Clock().now)

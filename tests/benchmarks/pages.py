@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from storage import durations, find, marks, notices, overview, peers, selftests, story
 from storage.audit import Audit
@@ -19,58 +20,62 @@ MOST_MILLISECONDS = 50.0
 DAY = 86_400.0
 NOW = 1_790_000_000.0
 
-Ask = Callable[[], object]
+Ask = Callable[[Database, float, int], object]
 
 
-def queries(database: Database, now: float, jobs: int) -> dict[str, Ask]:
-    """What the pages ask, by what a person would call it."""
-    named = {"database": database}
-    search = partial(find.jobs, **named)
-    look = partial(find.found_series, **named)
-    return {
-        "arriving": partial(overview.arriving, database),
-        "queue": partial(overview.queue, database, now, workers=2),
-        "running": partial(overview.running, database, now),
-        "sending": partial(overview.sending, database),
-        "unconfirmed": partial(overview.unconfirmed, database, ("pacs",)),
-        "needs a person": partial(overview.needs, database),
-        "counts of states": partial(overview.counts, database),
-        "jobs, newest": partial(search, wanted=Wanted()),
-        "jobs, held": partial(search, wanted=Wanted(states=(JobState.HELD,))),
-        "jobs by reason": partial(search, wanted=Wanted(reason="MISSING_SLICES")),
-        "jobs of a sender": partial(search, wanted=Wanted(sender="CT2")),
-        "jobs of nobody": partial(search, wanted=Wanted(sender="NOBODY")),
-        "jobs to a destination": partial(search, wanted=Wanted(destination="research")),
-        "jobs of a day": partial(search, wanted=Wanted(since=now - 30 * DAY, until=now - 29 * DAY)),
-        "jobs, page 50": partial(search, wanted=Wanted(), offset=5000),
-        "accession": partial(look, wanted=Wanted(accession=f"A{jobs // 4:08d}")),
-        "patient ID": partial(look, wanted=Wanted(patient_id=f"P{jobs // 6:07d}")),
-        "name": partial(look, wanted=Wanted(name="müller99")),
-        "any of these": partial(look, wanted=Wanted(text="a0000123")),
-        "study date": partial(look, wanted=Wanted(study_date="20260704")),
-        "description": partial(look, wanted=Wanted(description="abdomen")),
-        "description, no match": partial(look, wanted=Wanted(description="knee")),
-        "sender": partial(look, wanted=Wanted(sender="CT3")),
-        "series held": partial(look, wanted=Wanted(states=(JobState.HELD,))),
-        "UID": partial(look, wanted=Wanted(uid=f"2.25.{jobs // 2}")),
-        "job page": partial(story.story, database, jobs // 2 - jobs // 2 % 211),
-        "senders": partial(peers.senders, database, now - DAY / 2),
-        "rejections": partial(peers.rejections, database, now - 30 * DAY),
-        "destinations": partial(peers.destinations, database, now, filler.DESTINATIONS),
-        "durations of a day": partial(durations.durations, database, now - DAY, now),
-        "durations of a week": partial(durations.durations, database, now - 7 * DAY, now),
-        "a day by hours": partial(durations.buckets, database, now - DAY, now, 3600.0),
-        "a week by days": partial(durations.buckets, database, now - 7 * DAY, now, DAY),
-        "audit": partial(Audit(database, lambda: now).list),
-        "notices": partial(notices.newest, database),
-        "self-tests": partial(selftests.history, database),
-        "marks": partial(marks.marks, database),
-    }
+def _jobs(**wanted: Any) -> Ask:
+    return lambda db, now, jobs: find.jobs(db, Wanted(**wanted))
 
 
-BOUNDS = tuple(
-    Bound(NAME, name, MOST_MILLISECONDS) for name in queries(Database("sqlite:////x"), 0.0, 1)
-)
+def _series(**wanted: Any) -> Ask:
+    return lambda db, now, jobs: find.found_series(db, Wanted(**wanted))
+
+
+# What the pages ask of the database, of the time, and of how many jobs it has.
+QUERIES: dict[str, Ask] = {
+    "arriving": lambda db, now, jobs: overview.arriving(db),
+    "queue": lambda db, now, jobs: overview.queue(db, now, workers=2),
+    "running": lambda db, now, jobs: overview.running(db, now),
+    "sending": lambda db, now, jobs: overview.sending(db),
+    "unconfirmed": lambda db, now, jobs: overview.unconfirmed(db, ("pacs",)),
+    "needs a person": lambda db, now, jobs: overview.needs(db),
+    "counts of states": lambda db, now, jobs: overview.counts(db),
+    "jobs, newest": _jobs(),
+    "jobs, held": _jobs(states=(JobState.HELD,)),
+    "jobs by reason": _jobs(reason="MISSING_SLICES"),
+    "jobs of a sender": _jobs(sender="CT2"),
+    "jobs of nobody": _jobs(sender="NOBODY"),
+    "jobs to a destination": _jobs(destination="research"),
+    "jobs of a day": lambda db, now, jobs: find.jobs(
+        db, Wanted(since=now - 30 * DAY, until=now - 29 * DAY)
+    ),
+    "jobs, page 50": lambda db, now, jobs: find.jobs(db, Wanted(), offset=5000),
+    "accession": lambda db, now, jobs: find.found_series(db, Wanted(accession=f"A{jobs // 4:08d}")),
+    "patient ID": lambda db, now, jobs: find.found_series(
+        db, Wanted(patient_id=f"P{jobs // 6:07d}")
+    ),
+    "name": _series(name="müller99"),
+    "any of these": _series(text="a0000123"),
+    "study date": _series(study_date="20260704"),
+    "description": _series(description="abdomen"),
+    "description, no match": _series(description="knee"),
+    "sender": _series(sender="CT3"),
+    "series held": _series(states=(JobState.HELD,)),
+    "UID": lambda db, now, jobs: find.found_series(db, Wanted(uid=f"2.25.{jobs // 2}")),
+    "job page": lambda db, now, jobs: story.story(db, jobs // 2),
+    "senders": lambda db, now, jobs: peers.senders(db, now - DAY / 2),
+    "rejections": lambda db, now, jobs: peers.rejections(db, now - 30 * DAY),
+    "destinations": lambda db, now, jobs: peers.destinations(db, now, filler.DESTINATIONS),
+    "durations of a day": lambda db, now, jobs: durations.durations(db, now - DAY, now),
+    "durations of a week": lambda db, now, jobs: durations.durations(db, now - 7 * DAY, now),
+    "a day by hours": lambda db, now, jobs: durations.buckets(db, now - DAY, now, 3600.0),
+    "a week by days": lambda db, now, jobs: durations.buckets(db, now - 7 * DAY, now, DAY),
+    "audit": lambda db, now, jobs: Audit(db, lambda: now).list(),
+    "notices": lambda db, now, jobs: notices.newest(db),
+    "self-tests": lambda db, now, jobs: selftests.history(db),
+    "marks": lambda db, now, jobs: marks.marks(db),
+}
+BOUNDS = tuple(Bound(NAME, name, MOST_MILLISECONDS) for name in QUERIES)
 
 
 def measure(setting: Setting) -> Subject:
@@ -80,17 +85,18 @@ def measure(setting: Setting) -> Subject:
     database.migrate()
     filler.fill(database, jobs, NOW)
     asked = {
-        name: partial(_milliseconds, ask) for name, ask in queries(database, NOW, jobs).items()
+        name: partial(_milliseconds, partial(ask, database, NOW, jobs))
+        for name, ask in QUERIES.items()
     }
-    for ask in asked.values():
-        ask()  # the first one reads the file, and builds the statement
+    for look in asked.values():
+        look()  # the first one reads the file, and builds the statement
     values = setting.measure(asked)
     database.close()
     rows = tuple(Row(name, "ms", tuple(values[name])) for name in asked)
     return Subject(NAME, f"{jobs} jobs on SQLite", rows)
 
 
-def _milliseconds(ask: Ask) -> float:
+def _milliseconds(ask: Callable[[], object]) -> float:
     began = time.perf_counter()
     ask()
     return (time.perf_counter() - began) * 1000.0

@@ -17,14 +17,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import delivery, end_to_end, inference, ingest, memory, rig
+from tests.benchmarks import (
+    delivery,
+    end_to_end,
+    first_paint,
+    inference,
+    ingest,
+    memory,
+    pages,
+    rig,
+)
 from tests.benchmarks.rig import Setting, Stock
 from tests.benchmarks.table import Subject, Told, document, missed, rendered
 
 SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
-    module.NAME: module.measure for module in (ingest, delivery, end_to_end, inference, memory)
+    module.NAME: module.measure
+    for module in (ingest, delivery, end_to_end, inference, memory, pages, first_paint)
 }
-BOUNDS = memory.BOUNDS
+BOUNDS = (*memory.BOUNDS, *pages.BOUNDS, *first_paint.BOUNDS)
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 INSTANCES, QUICK_INSTANCES = 2000, 300

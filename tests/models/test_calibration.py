@@ -19,6 +19,7 @@ from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training import calibrate
 from inference.training.calibrate import Cell
 from inference.training.data import Patient
+from node import cli
 from tests.models.stacks import made_geometry, made_planes
 
 SHA = "ab" * 32
@@ -196,3 +197,26 @@ def test_calibrating_writes_figures_beside_the_weights_and_beside_each_fold(
     assert provenance["patients"] == ["one", "two"]
     fold = json.loads((folds / "one.json").read_text())["provenance"]
     assert fold["patients"] == ["two"]
+
+
+def test_the_command_says_what_it_found_cell_by_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patient, weights = made_patient(24), tmp_path / "new.safetensors"
+    (tmp_path / "data" / "one").mkdir(parents=True)
+    spacing = np.array([1.0, 0.7, 0.7])
+    np.savez(tmp_path / "data" / "one" / "volume.npz", hu=patient.hu, spacing_mm=spacing)
+    shutil.copy(SHIPPED_WEIGHTS, weights)
+    told = ["--weights", str(weights), "--folds", str(tmp_path / "none")]
+    assert cli.run(["calibrate", str(tmp_path / "data"), *told]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "one 2x thin 2.0 trained on it" in said
+    assert "one 4x slabs 4.0 trained on it" in said
+    assert calibration_path(weights).exists()
+
+
+def test_a_folder_without_patients_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["calibrate", str(tmp_path)]) == 1
+    assert "no evenly spaced CT series" in " ".join(capsys.readouterr().err.split())

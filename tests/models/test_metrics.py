@@ -201,7 +201,8 @@ def series(*values: float) -> NDArray[np.float64]:
         (series(1, 2, 3, 4), series(4, 3, 2, 1), -1.0),
         # Ranks differ by 1, 1, 2, 0, 2: 1 - 6 * 10 / (5 * 24).
         (series(1, 2, 3, 4, 5), series(2, 1, 5, 4, 3), 0.5),
-        (series(1, 2, 2, 3), series(1, 2, 2, 3), 1.0),
+        # The equal ones share rank 2: 8 / sqrt(8 x 10).
+        (series(7, 7, 7, 8, 9), series(1, 2, 3, 4, 5), 0.8**0.5),
     ],
 )
 def test_spearman_is_the_correlation_of_ranks(

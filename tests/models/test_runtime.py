@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from inference.model import Limits, Step
+from inference.models.calibration import Calibration
 from inference.models.classical import Neighbourhood
-from inference.models.filling import Inputs
+from inference.models.filling import Filling, Inputs
 from inference.models.midslice import Midslice, Network, inputs_of
 from inference.models.runtime import (
     HALO,
@@ -156,3 +157,48 @@ def test_tiles_cover_every_pixel_once_and_see_a_halo_around_it() -> None:
 def test_slices_up_to_1024_pixels_are_seen_whole(side: int, count: int) -> None:
     assert WHOLE_SIDE == 1024
     assert len(list(tiles((side, side), None))) == count
+
+
+class Recording:
+    """Stands for a runtime on any device; remembers how many slices it was given at once."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict(
+        self, planes: np.ndarray, conditions: np.ndarray, cubic: np.ndarray, limits: Limits
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.batches.append(len(planes))
+        return planes[:, 1], np.ones_like(planes[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("limits", "batches"),
+    [
+        (Limits(device="cpu", batch=4), [1] * 6),
+        (Limits(device="cuda", batch=4), [4, 2]),
+        (Limits(device="cuda:1", batch=8), [6]),
+        (Limits(device="cuda", batch=1), [1] * 6),
+    ],
+    ids=str,
+)
+def test_slices_go_to_a_device_in_batches_and_to_a_processor_one_by_one(
+    limits: Limits, batches: list[int]
+) -> None:
+    geometry = made_geometry(4, 40, 40)
+    step = Step((0, 1, 2, 3), 1, tuple(k / 7 for k in range(1, 7)))
+    runtime = Recording()
+    filling = Filling(runtime, inputs_of, Calibration())  # type: ignore[arg-type]
+    made = filling.fill(step, window_of(geometry, made_planes(geometry), step), limits)
+    assert runtime.batches == batches
+    assert len(made.planes) == len(made.scale_hu) == len(made.classical) == 6
+
+
+def test_weights_that_nobody_calibrated_say_nothing_of_their_slices() -> None:
+    geometry = made_geometry(4, 40, 40)
+    step = Step((0, 1, 2, 3), 1, (0.5,))
+    window = window_of(geometry, made_planes(geometry), step)
+    filling = Filling(Recording(), inputs_of, Calibration())  # type: ignore[arg-type]
+    assert filling.fill(step, window, Limits()).trust == ()
+    fitted = Filling(Recording(), inputs_of, Calibration(is_fitted=True))  # type: ignore[arg-type]
+    assert len(fitted.fill(step, window, Limits()).trust) == 1

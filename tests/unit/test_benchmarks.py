@@ -151,8 +151,16 @@ def test_the_table_shows_median_spread_ratio_and_what_it_refers_to() -> None:
     assert "what was measured" in out.getvalue()
 
 
-def test_what_is_measured_is_the_five_subjects_in_their_order() -> None:
-    assert list(run.SUBJECTS) == ["ingest", "delivery", "end to end", "inference", "memory"]
+def test_what_is_measured_is_the_seven_subjects_in_their_order() -> None:
+    assert list(run.SUBJECTS) == [
+        "ingest",
+        "delivery",
+        "end to end",
+        "inference",
+        "memory",
+        "pages",
+        "first paint",
+    ]
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, **measures: Callable[[Setting], Subject]) -> None:

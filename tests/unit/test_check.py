@@ -10,8 +10,10 @@ import pytest
 from node import check, health
 from node.check import Finding, Level
 from node.config import Config, load
+from storage import users
 from storage.database import Database
 from storage.nodes import SERVING, STOPPING, Nodes
+from storage.site import Role
 from tests import peers
 
 HOST = "127.0.0.1"
@@ -130,6 +132,19 @@ def test_a_secret_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
 def test_a_database_of_this_release_is_right(tmp_path: Path) -> None:
     database(tmp_path).close()
     assert findings(configured(tmp_path))["database"].level is Level.OK
+
+
+def test_pages_for_others_need_a_user(tmp_path: Path) -> None:
+    here = configured(tmp_path)
+    everywhere = here.model_copy(update={"web": here.web.model_copy(update={"host": "0.0.0.0"})})
+    assert "users" not in findings(here)
+    found = findings(everywhere)["users"]
+    assert found.level is Level.WARNING
+    assert "midslice user add" in found.action
+    made = database(tmp_path)
+    users.add(made, time.time(), "test", "anna", Role.ADMINISTRATOR, "a hash")
+    made.close()
+    assert "users" not in findings(everywhere)
 
 
 def test_an_empty_database_is_brought_up_to_date_by_the_next_start(tmp_path: Path) -> None:

@@ -496,7 +496,7 @@ def test_evaluate_fails_on_a_missed_figure_where_it_is_asked_to(
     card = tmp_path / "made" / "card.md"
     said = midslice(*arguments, "--card", card)
     assert said.status == 0
-    assert card.read_text().startswith("| series | cell | method |")
+    assert card.read_text().startswith("| cell | weights | DIS over linear |")
     assert "linear, smoothed" in said.out
     assert page.read_text().startswith("<!doctype html>")
     failed = midslice(*arguments, "--gates")

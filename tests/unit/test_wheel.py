@@ -45,7 +45,12 @@ def midslice(installed: Path, folder: Path, *arguments: str) -> subprocess.Compl
 def test_it_holds_weights_migrations_pages_and_the_demonstration_series(installed: Path) -> None:
     assert (installed / "inference" / "models" / "midslice.safetensors").stat().st_size > 100_000
     assert list((installed / "storage" / "migrations" / "versions").glob("0001*.py"))
+    assert (installed / "inference" / "training" / "evaluation.html").exists()
+    assert (installed / "inference" / "training" / "targets.json").exists()
     assert (installed / "node" / "demo" / "report.html").exists()
+    assert (installed / "node" / "web" / "pages" / "base.html").exists()
+    for name in ("htmx.min.js", "idiomorph-ext.min.js", "LICENSES.txt", "site.css", "page.js"):
+        assert (installed / "node" / "web" / "static" / name).exists()
     assert len(list((installed / "node" / "demo" / "data" / "received").glob("*.dcm"))) == 24
     assert (installed / "node" / "demo" / "data" / "LICENSE.md").exists()
 

@@ -27,6 +27,12 @@ def test_other_weights_or_other_code_give_another_fingerprint(
     assert second != first
     (package / "net.py").write_text("class Net:\n    pass\n")
     assert fingerprint(spec) not in {first, second}
+    third = fingerprint(spec)
+    (package / "parts.py").write_text("LIMIT = 1\n")  # the model may import it
+    assert fingerprint(spec) != third
+    fourth = fingerprint(spec)
+    weights.with_suffix(".json").write_text("{}")  # its calibration
+    assert fingerprint(spec) != fourth
     assert "site_ai" not in sys.modules
 
 

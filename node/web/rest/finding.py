@@ -13,6 +13,7 @@ from node.web.rest.inputs import Line, Paged
 from storage import find
 from storage.find import Wanted
 from storage.lines import SeriesLine
+from storage.listing import jobs_with_deliveries
 from storage.records import JobState
 
 router = APIRouter(tags=["find"])
@@ -76,10 +77,8 @@ def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list
     found = find.jobs(parts.database, wanted, page.limit, page.offset)
     page.of(found)
     _note(parts, visitor, wanted, found.total)
-    return [
-        view.job(parts.store.queue.get(line.id), parts.store.ledger.of_job(line.id), parts.zone)
-        for line in found.lines
-    ]
+    listed = jobs_with_deliveries(parts.database, [line.id for line in found.lines])
+    return [view.job(job, deliveries, parts.zone) for job, deliveries in listed]
 
 
 @router.get("/series", summary="What was received, the newest first", tags=["series"])

@@ -81,8 +81,8 @@ def redeliver(
 @router.post("/jobs/{job_id}/priority", summary="1 first, 9 last", openapi_extra=takes(Priority))
 def prioritise(
     job_id: Id,
-    body: Annotated[Priority, Depends(taken(Priority))],
     visitor: AsOperator,
+    body: Annotated[Priority, Depends(taken(Priority))],
     parts: PartsOf,
 ) -> Json:
     parts.store.queue.prioritise(job_id, body.priority, who=visitor.name)
@@ -96,9 +96,9 @@ def prioritise(
 )
 def batch(
     action: Literal["requeue", "cancel", "redeliver"],
+    visitor: AsOperator,
     body: Annotated[Batch, Depends(taken(Batch))],
     wanted: Filter,
-    visitor: AsOperator,
     parts: PartsOf,
 ) -> list[Json]:
     acts: dict[str, Callable[[int], object]] = {

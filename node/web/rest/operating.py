@@ -163,7 +163,7 @@ def allowed(_: AsViewer, parts: PartsOf) -> Json:
 
 @router.post("/senders/allow", summary="Let a calling AE title in", openapi_extra=takes(Title))
 def allow(
-    body: Annotated[Title, Depends(taken(Title))], visitor: AsAdministrator, parts: PartsOf
+    visitor: AsAdministrator, body: Annotated[Title, Depends(taken(Title))], parts: PartsOf
 ) -> Json:
     _turn(parts, visitor, SwitchName.ALLOWED_AE, _significant(body.ae_title), on=True)
     return {"ae_title": body.ae_title, "allowed": True}

@@ -54,7 +54,7 @@ def me(visitor: AsViewer) -> Json:
     openapi_extra=takes(OwnPassword),
 )
 def own_password(
-    body: Annotated[OwnPassword, Depends(taken(OwnPassword))], visitor: AsViewer, parts: PartsOf
+    visitor: AsViewer, body: Annotated[OwnPassword, Depends(taken(OwnPassword))], parts: PartsOf
 ) -> None:
     _people(parts, visitor).change_own(body.old, body.new)
 
@@ -66,7 +66,7 @@ def list_users(_: AsAdministrator, parts: PartsOf) -> list[Json]:
 
 @router.post("/users", summary="Add a user", status_code=201, openapi_extra=takes(NewUser))
 def add_user(
-    body: Annotated[NewUser, Depends(taken(NewUser))], visitor: AsAdministrator, parts: PartsOf
+    visitor: AsAdministrator, body: Annotated[NewUser, Depends(taken(NewUser))], parts: PartsOf
 ) -> Json:
     return _user(_people(parts, visitor).add(body.name, Role(body.role), body.password), parts)
 
@@ -78,8 +78,8 @@ def add_user(
 )
 def change_user(
     name: Name,
-    body: Annotated[UserChange, Depends(taken(UserChange))],
     visitor: AsAdministrator,
+    body: Annotated[UserChange, Depends(taken(UserChange))],
     parts: PartsOf,
 ) -> Json:
     changed = _people(parts, visitor).change(
@@ -108,7 +108,7 @@ def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
     openapi_extra=takes(NewToken),
 )
 def add_token(
-    body: Annotated[NewToken, Depends(taken(NewToken))], visitor: AsAdministrator, parts: PartsOf
+    visitor: AsAdministrator, body: Annotated[NewToken, Depends(taken(NewToken))], parts: PartsOf
 ) -> Json:
     token, text = _people(parts, visitor).add_token(body.name, Role(body.role))
     return _token(token, parts) | {"token": text}

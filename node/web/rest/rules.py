@@ -41,7 +41,7 @@ def explain(
     openapi_extra=takes(Received),
 )
 def dry_run(
-    body: Annotated[Received, Depends(taken(Received))], visitor: AsOperator, parts: PartsOf
+    visitor: AsOperator, body: Annotated[Received, Depends(taken(Received))], parts: PartsOf
 ) -> Json:
     found = tester.try_series(parts, body.series_uid, body.called_ae, body.calling_ae)
     parts.store.audit.record(visitor.name, "try rules", f"series {body.series_uid}")

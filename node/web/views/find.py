@@ -34,6 +34,7 @@ def _given(
     description: Word = "",
     state: Word = "",
     reason: Word = "",
+    route: Word = "",
     uid: Word = "",
 ) -> Mapping[str, str]:
     given = {
@@ -46,6 +47,7 @@ def _given(
         "description": description,
         "state": state,
         "reason": reason,
+        "route": route,
         "uid": uid,
     }
     return {key: value.replace("\0", "").strip() for key, value in given.items()}
@@ -98,6 +100,7 @@ def _found(parts: Parts, given: Mapping[str, str], offset: int) -> Page[SeriesLi
         sender=given["sender"],
         description=given["description"],
         reason=given["reason"],
+        route=given["route"],
         uid=given["uid"],
     )
     return find.found_series(parts.database, wanted, AT_ONCE, offset)

@@ -14,16 +14,14 @@ from node.web.parts import PartsOf
 from node.web.problems import Problem
 from node.web.views import wording
 from node.web.views.render import Look, look, page, part
-from storage import find, overview, switches
-from storage.find import Wanted
+from storage import overview, switches
 from storage.lines import ArrivalLine
-from storage.records import Arrival, JobState
+from storage.records import Arrival
 from storage.site import SwitchName
 
 router = APIRouter()
 
 FIRST_NEEDS, FIRST_QUEUED, LATEST = 5, 25, 8
-ENDED = tuple(state for state in JobState if state not in (JobState.QUEUED, JobState.RUNNING))
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _gives_proof(destination: Destination) -> bool:
 
 
 def _finished(at: Look) -> Mapping[str, object]:
-    return {"finished": find.jobs(at.parts.database, Wanted(states=ENDED), limit=LATEST).lines}
+    return {"finished": overview.finished(at.parts.database, LATEST)}
 
 
 FRAGMENTS = {

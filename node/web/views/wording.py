@@ -106,7 +106,7 @@ TODO: Mapping[str, str] = {
     "PATIENT_MISMATCH": "Compare the series in the PACS; correct it there and send it again.",
     "PIXEL_DATA_ERROR": "Send the series again; a whole slice replaces its damaged version.",
     "OUTPUT_CHECK_FAILED": "Keep the series and report it; requeue the job to try once more.",
-    "LOW_CONFIDENCE": "Look at the slices before you requeue the job.",
+    "LOW_CONFIDENCE": "Send thinner slices, or lower hold_below of the route; send it again.",
     "WORKER_DIED": "Read the log of its attempts; requeue the job when the machine is well.",
     "TIME_LIMIT": "Raise inference.job_minutes, then requeue the job.",
     "MEMORY_LIMIT": "Raise inference.memory_gb, then requeue the job.",

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -12,7 +13,7 @@ from inference.model import Limits, Parameters, Prediction, Step, Trust, Window
 from inference.request import Derived, ModelSpec, Outcome, Output, Verdict
 from inference.volume import Geometry
 from tests import phantoms
-from tests.phantoms import Series
+from tests.phantoms import Pixels, Series
 from tests.unit.inference.made import Halfway, plan_every_gap, request, run
 
 MODULE = "tests.unit.inference.test_confidence_in_jobs"
@@ -208,3 +209,21 @@ def test_a_job_of_four_slices_rests_on_training_alone_and_says_so(tmp_path: Path
     assert isinstance(gate, dict)
     assert gate["surveyed"] == 0
     assert "what training found serves alone" in str(outcome.record["notes"])
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.37, 2.5])
+def test_stored_values_stay_inside_what_both_neighbours_store_nearby(
+    tmp_path: Path, slope: float
+) -> None:
+    series = Series(rows=64, columns=64, pixels=Pixels(slope=slope, intercept=-1024.0))
+    factory = "inference.models.midslice:Midslice"
+    outcome = outcome_of(tmp_path, "midslice", series=series, factory=factory)
+    assert isinstance(outcome, Derived)
+    stack = [dcmread(tmp_path / "derived" / file.name) for file in outcome.files]
+    stack.sort(key=lambda made: float(made.ImagePositionPatient[2]))
+    values = [made.pixel_array.astype(np.float32) for made in stack]
+    window = np.ones((9, 9), np.uint8)  # 4 pixels around, for a gap below 6 mm
+    for before, made, after in zip(values[:-2:2], values[1:-1:2], values[2::2], strict=True):
+        low = np.minimum(cv2.erode(before, window), cv2.erode(after, window))
+        high = np.maximum(cv2.dilate(before, window), cv2.dilate(after, window))
+        assert ((low <= made) & (made <= high)).all()

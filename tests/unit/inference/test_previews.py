@@ -112,15 +112,15 @@ def test_the_pictures_of_a_real_series_take_a_small_part_of_its_pixels(tmp_path:
 
 def test_the_reformats_are_of_one_place_and_the_derived_one_is_finer(tmp_path: Path) -> None:
     changing = replace(LARGE, gaps_mm=(5.0, 5.0, 10.0, 5.0), pixel_mm=(0.5, 0.5))
-    folder, _ = derived(tmp_path, changing, output=Output(across_missing="leave"))
+    output = Output(across_missing="leave")
+    folder, _ = derived(tmp_path, changing, output=output, closed_gaps=(2,))
     before, after = picture(folder, BEFORE), picture(folder, AFTER)
     assert before.shape == after.shape == (50, 160)
     assert len(np.unique(before, axis=0)) == 5
     assert len(np.unique(after, axis=0)) > len(np.unique(before, axis=0))
     # The head is up: the first row is the last slice.
-    assert (
-        after[0] == picture(folder, "%05d.png" % (len(index(folder)["slices"]) - 1))[:, 64]
-    ).all()
+    last = picture(folder, f"{len(index(folder)['slices']) - 1:05d}.png")
+    assert (after[0] == last[:, 64]).all()
 
 
 def test_slices_that_are_not_in_the_derived_series_are_shown_all_the_same(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_job_is_not_requeued_on_files_that_are_about_to_go(doomed: Stored) -> 
     doomed.queue.fail(doomed.claim(), "ValueError", "No.")
     doomed.clock.now += 2 * DAY
     dies(doomed, 0)
-    with pytest.raises(WrongState, match="no longer kept; send the series again"):
+    with pytest.raises(WrongState, match="received files were removed on .* send the series again"):
         doomed.queue.requeue(job_id)
 
 

@@ -121,6 +121,19 @@ def test_a_breaker_is_open_for_a_while_and_an_echo_closes_it(stored: Stored) -> 
     assert may()
 
 
+def test_what_was_put_off_is_due_as_soon_as_its_destination_answers(stored: Stored) -> None:
+    database, clock = stored.database, stored.clock
+    for number, reason in enumerate((echoes.UNREACHABLE, "RETRY")):
+        stored.ask(f"k{number}", (f"{number}.1",), stack=f"stack {number}")
+        stored.succeed(f"2.25.{number}")
+        stored.ledger.retry(stored.start_delivery(), clock.now + 600, reason, "Later.")
+    echoes.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 600)
+    assert stored.ledger.claim("pacs", "w") is None
+    echoes.record(database, clock(), "pacs", ok=True, seconds=0.1, sentence="")
+    assert stored.start_delivery().derived_series_uid == "2.25.0"
+    assert stored.ledger.claim("pacs", "w") is None  # the other was put off by the peer itself
+
+
 def test_a_clock_that_is_set_back_opens_no_breaker_for_ever(stored: Stored) -> None:
     database, clock = stored.database, stored.clock
     echoes.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 60)

@@ -12,7 +12,8 @@ from storage.retention import (
     forget_associations,
     purge,
 )
-from storage.schema import association, delivery_instance, derived_instance, instance
+from storage.schema import delivery_instance, derived_instance, instance
+from storage.schema_site import association
 from tests.unit.storage.purging import KEEP_DAYS, KEEP_UNROUTED_DAYS, files_of, old, sweep
 from tests.unit.storage.stored import Stored
 
@@ -186,7 +187,7 @@ def test_a_job_whose_instances_were_purged_is_not_requeued(stored: Stored) -> No
     stored.queue.fail(stored.claim(), "ValueError", "No.")
     stored.clock.now += 8 * DAY
     sweep(stored)
-    with pytest.raises(WrongState, match="no longer kept; send the series again"):
+    with pytest.raises(WrongState, match="received files were removed on .* send the series again"):
         stored.queue.requeue(1)
     assert stored.queue.get(1).state is JobState.FAILED
 
@@ -197,7 +198,7 @@ def test_a_purged_result_is_not_delivered_again(stored: Stored) -> None:
     stored.deliver()
     stored.clock.now += 8 * DAY
     sweep(stored)
-    with pytest.raises(WrongState, match="no derived series on disk"):
+    with pytest.raises(WrongState, match="derived series was removed on .* send the series again"):
         stored.ledger.redeliver(1)
     assert stored.ledger.claim("pacs", "s") is None
 

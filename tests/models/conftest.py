@@ -1,0 +1,34 @@
+"""What the tests of training share: two made patients, and one thread so that results repeat."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from inference.training.data import Patient, load_patients
+from tests.models.patients import made_hu, write_npz
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two made patients, each a folder with an NPZ volume: a chest's field of view and a head's."""
+    root = tmp_path_factory.mktemp("data")
+    write_npz(root / "body", made_hu(), (1.0, 6.0, 6.0))
+    write_npz(root / "head", made_hu(20), (1.5, 1.0, 1.0))
+    return root
+
+
+@pytest.fixture(scope="module")
+def patients(data: Path) -> tuple[Patient, ...]:
+    return load_patients(data, "ct-train")

@@ -1,0 +1,92 @@
+"""The adversary: its judge learns, pulls the generator as hard as it is told, and is kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.checkpoint import load_checkpoint, save_checkpoint
+from inference.training.adversarial import Adversary, balanced
+from inference.training.data import Patient, load_patients
+from inference.training.samples import CROP
+from inference.training.train import Training
+from tests.models.patients import QUICK, error_of, made_hu, write_npz
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_judge_learns_to_tell_smooth_slices_from_noisy_ones() -> None:
+    torch.manual_seed(0)
+    adversary = Adversary("cpu")
+    conditions = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
+    losses = []
+    for _ in range(40):
+        planes = 60.0 * torch.randn(4, 6, 48, 48)
+        made, truth = torch.zeros(4, 1, 48, 48), 60.0 * torch.randn(4, 1, 48, 48)
+        losses.append(adversary.learn(made, truth, planes, conditions))
+    assert losses[0] == pytest.approx(2.0, abs=0.3)  # it guesses
+    assert losses[-1] < 0.5 * losses[0]
+    objections = [float(adversary.objection(b, planes, conditions)) for b in (made, truth)]
+    assert objections[0] > objections[1]
+
+
+def test_an_objection_pulls_in_proportion_to_the_loss() -> None:
+    made = torch.tensor([1.0, 2.0], requires_grad=True)
+    loss, objection = made.square().sum(), 1000.0 * made.sum()  # gradients (2, 4), (1000, 1000)
+    balanced(loss, objection, made, 0.5).backward()
+    assert made.grad is not None
+    pull = made.grad - torch.tensor([2.0, 4.0])
+    assert float(pull.norm()) == pytest.approx(0.5 * float(torch.tensor([2.0, 4.0]).norm()))
+
+
+def test_the_generator_of_an_adversary_is_pushed_towards_grain() -> None:
+    torch.manual_seed(0)
+    adversary = Adversary("cpu")
+    conditions = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
+    planes, amount = 60.0 * torch.randn(4, 6, 48, 48), torch.zeros(1, requires_grad=True)
+    for _ in range(40):
+        truth = 60.0 * torch.randn(4, 1, 48, 48)
+        adversary.learn(torch.zeros_like(truth), truth, planes, conditions)
+    grain = 60.0 * torch.randn(4, 1, 48, 48)
+    adversary.objection((0.5 + amount) * grain, planes, conditions).backward()
+    assert amount.grad is not None
+    assert float(amount.grad) < 0.0  # more of it, fewer objections
+
+
+def test_training_with_an_adversary_lowers_both_losses_and_survives_an_interruption(
+    tmp_path: Path,
+) -> None:
+    write_npz(tmp_path / "noisy", made_hu(12, CROP, noise_hu=80.0), (1.0, 1.5, 1.5))
+    patients = load_patients(tmp_path, "ct-train")
+    plan = replace(
+        QUICK, steps=200, batch=4, side=48, pool=20, first=20, refresh=1000, adversarial=0.2
+    )
+    training = Training(patients, plan)
+    untrained = error_of(training.average, patients)
+    sums = [0.0]
+    for step in range(1, 121):
+        training.advance()
+        sums.append(step * training.progress().adversary_loss)  # of the mean so far
+    assert error_of(training.average, patients) < untrained
+    assert sums[120] - sums[80] < sums[40] - sums[0]
+    save_checkpoint(training.checkpoint(), tmp_path / "c.safetensors")
+    resumed = Training(patients, plan)
+    resumed.restore(load_checkpoint(tmp_path / "c.safetensors"))
+    before, after = training.checkpoint().adversary, resumed.checkpoint().adversary
+    assert before.keys() == after.keys()
+    assert any(name.startswith("optimiser.") for name in before)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_an_adversary_changes_the_weights_and_the_lack_of_one_keeps_no_state(
+    patients: tuple[Patient, ...],
+) -> None:
+    without, beside = (Training(patients, replace(QUICK, adversarial=a)) for a in (0.0, 0.2))
+    for _ in range(4):
+        without.advance()
+        beside.advance()
+    assert not without.checkpoint().adversary
+    assert not torch.equal(
+        without.average["trunk.head.weight"], beside.average["trunk.head.weight"]
+    )

@@ -1,0 +1,130 @@
+"""Drawings say what they are drawn from, and a text in them stays a text."""
+
+import xml.etree.ElementTree as ET  # our own output, made in this process
+
+import pytest
+
+from node.web import drawings
+from node.web.drawings import Phase, Place, Point
+
+SLICES = tuple(Place(at * 2.5, at % 2 == 1) for at in range(5))
+
+
+def parsed(drawing: str) -> ET.Element:
+    return ET.fromstring(drawing)
+
+
+def of_class(drawing: ET.Element, name: str) -> list[ET.Element]:
+    return [each for each in drawing.iter() if each.get("class") == name]
+
+
+def heads(path: str) -> list[float]:
+    """Where each line of a path begins, from left to right."""
+    return [float(part.split(" ")[0]) for part in path.split("M")[1:]]
+
+
+def test_every_slice_lies_where_it_lies_in_the_patient() -> None:
+    uneven = (Place(0.0, False), Place(2.0, True), Place(4.0, False), Place(12.0, False))
+    drawing = parsed(drawings.geometry(uneven, (), 0.0))
+    (received,) = of_class(drawing, "received")
+    (made,) = of_class(drawing, "made")
+    first, second, last = heads(received.get("d", ""))
+    (between,) = heads(made.get("d", ""))
+    assert (between - first) / (last - first) == pytest.approx(2 / 12, abs=0.002)
+    assert (second - first) / (last - first) == pytest.approx(4 / 12, abs=0.002)
+    assert drawing.find("title").text == "3 received and 1 generated slices along the normal"  # type: ignore[union-attr]
+
+
+def test_a_gap_with_missing_slices_is_marked() -> None:
+    assert of_class(parsed(drawings.geometry(SLICES, (), 0.0)), "hole") == []
+    (hole,) = of_class(parsed(drawings.geometry(SLICES, (1,), 0.0)), "hole")
+    corners = [float(pair.split(",")[0]) for pair in hole.get("points", "").split()]
+    spots = drawings.along(SLICES)
+    assert (min(corners), max(corners)) == (spots[2], spots[4])
+
+
+@pytest.mark.parametrize(("tilt", "sign"), [(15.0, 1), (-15.0, -1), (0.0, 0)])
+def test_slices_lean_as_the_gantry_did(tilt: float, sign: int) -> None:
+    line = of_class(parsed(drawings.geometry(SLICES, (), tilt)), "now")[0]
+    off = float(line.get("x2", "")) - float(line.get("x1", ""))
+    assert (off > 0) - (off < 0) == sign
+
+
+def test_a_tilt_that_no_gantry_has_does_not_lay_the_drawing_flat() -> None:
+    assert abs(drawings.lean(89.0)) < drawings.HEIGHT
+
+
+def test_a_long_stack_is_as_large_a_page_as_a_short_one() -> None:
+    many = tuple(Place(float(at), at % 4 > 0) for at in range(2000))
+    drawing = drawings.geometry(many, (), 0.0)
+    assert len(parsed(drawing).findall(".//*")) < 40
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (Place(0.0, False), "received"),
+        (Place(0.0, True), "made"),
+        (Place(0.0, True, confidence=0.95), "sure"),
+        (Place(0.0, True, confidence=0.6), "fair"),
+        (Place(0.0, True, confidence=0.1), "unsure"),
+    ],
+)
+def test_a_cell_of_the_strip_says_what_its_slice_is_and_how_sure_the_model_was(
+    place: Place, name: str
+) -> None:
+    drawing = parsed(drawings.strip((place, place)))
+    assert len(of_class(drawing, name)) == 2
+
+
+def test_the_time_line_is_to_scale_and_what_was_short_stays_visible() -> None:
+    phases = [Phase("queued", 100.0), Phase("running", 300.0), Phase("sending", 0.0)]
+    drawing = parsed(drawings.timeline(phases))
+    widths = [float(each.get("width", "")) for each in drawing.findall(".//rect")]
+    assert widths[1] / widths[0] == pytest.approx(3.0, rel=0.05)
+    assert widths[2] >= 1.0
+    assert sum(widths) <= 1000
+
+
+def test_a_plot_leaves_a_hole_where_nothing_is_known() -> None:
+    points = [
+        Point(0.0, "00:00", (1.0, 2.0)),
+        Point(1.0, "01:00", (2.0, 4.0)),
+        Point(2.0, "02:00", (None, None)),
+        Point(3.0, "03:00", (1.0, 9.0)),
+    ]
+    drawing = parsed(drawings.plot(points, ("p50", "p95"), "s"))
+    assert len(of_class(drawing, "p50")) == 1
+    assert len(of_class(drawing, "dot50")) == 1
+    texts = [each.text for each in drawing.iter("text")]
+    assert {"0", "5", "10 s", "00:00", "02:00", "03:00"} <= set(texts)
+
+
+def test_a_plot_of_nothing_is_an_empty_frame() -> None:
+    drawing = parsed(drawings.plot([Point(0.0, "x", (None, None))], ("p50", "p95"), "s"))
+    assert drawing.findall(".//polyline") == []
+    assert parsed(drawings.bars([], ("bar",), "")) is not None
+
+
+def test_bars_stand_on_each_other() -> None:
+    points = [Point(0.0, "a", (3.0, 1.0)), Point(1.0, "b", (0.0, 0.0))]
+    drawing = parsed(drawings.bars(points, ("bar", "bar bad"), ""))
+    (well,), (badly,) = of_class(drawing, "bar"), of_class(drawing, "bar bad")
+    foot = float(badly.get("y", "")) + float(badly.get("height", ""))
+    assert foot == pytest.approx(float(well.get("y", "")), abs=0.02)
+
+
+def test_text_in_a_drawing_stays_text() -> None:
+    drawing = drawings.plot([Point(0.0, "<script>", (1.0,))], ("p50",), '"><b>')
+    assert "<script>" not in drawing
+    assert "<b>" not in drawing
+    assert "<script>" in [each.text for each in parsed(drawing).iter("text")]
+
+
+@pytest.mark.parametrize(
+    ("length", "last"), [(115.0, 100.0), (35.0, 35.0), (0.7, 0.7), (1.0, 1.0), (0.0, 0.0)]
+)
+def test_the_scale_has_few_round_numbers(length: float, last: float) -> None:
+    found = drawings.ticks(length, 8)
+    assert found[-1] == pytest.approx(last)
+    assert len(found) <= 9

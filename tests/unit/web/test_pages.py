@@ -1,0 +1,234 @@
+"""The pages as HTML: each is there, for whom it is meant, and text in it stays text."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from inference.previews import FOLDER, INDEX
+from storage.records import Peer
+from storage.site import Role
+from tests.unit.web.site import Client, Site
+
+PAGES = (
+    "/",
+    "/needs",
+    "/needs?reason=MISSING_SLICES",
+    "/find",
+    "/find?text=x",
+    "/peers",
+    "/capacity",
+    "/capacity?span=week",
+    "/selftest",
+    "/configuration",
+    "/users",
+    "/audit",
+)
+PARTS = (
+    "/now/drain",
+    "/now/needs",
+    "/now/arrivals",
+    "/now/running",
+    "/now/queue",
+    "/now/sending",
+    "/now/finished",
+    "/needs/list",
+    "/needs/count",
+    "/peers/part",
+    "/selftest/part",
+    "/configuration/part",
+    "/users/part",
+)
+HTML = {"Accept": "text/html"}
+
+
+@pytest.fixture
+def person(served: Site) -> Client:
+    """Somebody at the machine itself, where no user exists."""
+    client = served.browser()
+    client.headers["Accept"] = "text/html"
+    return client
+
+
+def with_result(served: Site) -> int:
+    """A job with a derived series and one picture; its id."""
+    served.rows.ask("k")
+    job = served.rows.succeed()
+    folder = served.rows.files.path(served.rows.files.derived_folder(job.id, job.attempt)) / FOLDER
+    folder.mkdir()
+    slices = [
+        {"at_mm": 2.5 * at, "generated": at == 1, "number": at + 1, "expected_error_hu": None}
+        for at in range(3)
+    ]
+    told = {"slices": slices, "levels_hu": [0.0] * 256, "tilt_degrees": 0.0, "missing": []}
+    (folder / INDEX).write_text(json.dumps(told | {"rows": 8, "columns": 8}))
+    (folder / "00000.png").write_bytes(b"\x89PNG one")
+    return job.id
+
+
+def test_every_page_of_an_empty_node_says_something(person: Client) -> None:
+    for path in PAGES:
+        answer = person.get(path)
+        assert answer.status_code == 200, path
+        assert re.search(r"<h1>.+</h1>", answer.text), path
+
+
+def test_every_part_that_is_fetched_again_is_no_whole_page(person: Client) -> None:
+    for path in PARTS:
+        answer = person.get(path)
+        assert answer.status_code == 200, path
+        assert "<html" not in answer.text, path
+
+
+def test_no_page_has_a_script_or_a_style_of_its_own(person: Client) -> None:
+    for path in PAGES:
+        text = person.get(path).text
+        assert re.findall(r"<script(?![^>]* src=\"/static/)", text) == [], path
+        assert re.findall(r"<style|\sstyle=|\son[a-z]+=", text) == [], path
+        assert re.findall(r"(?:src|href)=\"(?!/)[^\"#]", text) == [], path
+
+
+def test_a_page_has_the_parts_that_it_fetches(person: Client) -> None:
+    for path in PAGES:
+        for part in re.findall(r'hx-get="([^"]+)"', person.get(path).text):
+            assert person.get(part.replace("&amp;", "&")).status_code == 200, part
+
+
+def test_a_part_that_does_not_exist_is_not_found_and_its_name_is_text(person: Client) -> None:
+    answer = person.get("/now/<b>")
+    assert answer.status_code == 404
+    assert "<b>" not in answer.text
+
+
+def test_each_kind_of_row_is_on_the_first_page(served: Site, person: Client) -> None:
+    served.rows.ask("first")
+    served.rows.claim()
+    served.rows.ask("second", ("1.3",))
+    served.rows.receive("1.9", peer=Peer("CT_7", "MIDSLICE"))
+    text = person.get("/").text
+    assert "CT_7" in text
+    assert "Process now" in text
+    assert "runs for" in text
+    assert 'id="queued-2"' in text
+
+
+def test_a_held_job_is_shown_with_its_sentence_and_a_button(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    job = served.rows.claim()
+    served.rows.queue.hold(job, "MISSING_SLICES", "Two <slices> are missing.", {})
+    for path in ("/", "/needs", "/needs?state=held", f"/jobs/{job.id}"):
+        text = person.get(path).text
+        assert "Two &lt;slices&gt; are missing." in text, path
+        assert "Requeue" in text, path
+    assert "Nothing needs a person" not in person.get("/").text
+
+
+def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person: Client) -> None:
+    job = with_result(served)
+    text = person.get(f"/jobs/{job}").text
+    assert 'id="viewer"' in text
+    assert "2 received" in text
+    picture = person.get(f"/jobs/{job}/pictures/00000.png")
+    assert (picture.headers["content-type"], picture.content) == ("image/png", b"\x89PNG one")
+    assert picture.headers["cache-control"] == "no-store"
+    assert person.get(f"/jobs/{job}/pictures/00001.png").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["index.json", "0.dcm", "..%2f0.dcm", "%2e%2e/0.dcm", "00000.png%00", "0000.png", "x.png"],
+)
+def test_no_other_file_is_served(served: Site, person: Client, name: str) -> None:
+    job = with_result(served)
+    assert person.get(f"/jobs/{job}/pictures/{name}").status_code in (404, 422)
+
+
+def test_a_page_of_a_result_whose_files_are_gone_says_so(served: Site, person: Client) -> None:
+    job = with_result(served)
+    folder = Path(served.rows.files.path(served.rows.files.derived_folder(job, 1)))
+    for file in (folder / FOLDER).iterdir():
+        file.unlink()
+    assert "There are no previews of this series." in person.get(f"/jobs/{job}").text
+    assert person.get(f"/jobs/{job}/pictures/00000.png").status_code == 404
+
+
+def test_times_and_gaps_of_a_job_without_pictures_are_drawn_from_its_record(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k")
+    job = served.rows.claim()
+    gaps = [{"gap_mm": 5.0, "factor": 2}, {"gap_mm": 5.0, "factor": 2}]
+    trust = [
+        {"at_mm": 2.5, "error_hu": 9.0, "confidence": 0.9, "how": "network"},
+        {"at_mm": 7.5, "error_hu": 90.0, "confidence": 0.05, "how": "network"},
+    ]
+    record = {"gaps": gaps, "confidence": trust}
+    served.rows.queue.hold(job, "LOW_CONFIDENCE", "The model is not sure.", record)
+    text = person.get(f"/jobs/{job.id}").text
+    assert "3 received" in text
+    assert 'class="unsure"' in text
+    assert 'class="sure"' in text
+
+
+def test_a_search_is_written_down_without_its_words(served: Site, person: Client) -> None:
+    person.get("/find?accession=A4711&name=Meyer")
+    (event,) = served.store.audit.list(10)
+    assert (event.who, event.what) == ("local", "search")
+    assert event.detail["fields"] == ["accession", "name"]
+    assert "4711" not in json.dumps(dict(event.detail))
+
+
+def test_a_job_page_is_written_down_unless_its_patient_was_hidden(
+    served: Site, person: Client
+) -> None:
+    job = with_result(served)
+    person.get(f"/jobs/{job}")
+    assert [event.what for event in served.store.audit.list(10)] == ["look"]
+    person.cookies.set("midslice-mask", "1")
+    text = person.get(f"/jobs/{job}").text
+    assert "P1" not in re.findall(r"<dd>(.*?)</dd>", text)
+    assert len(served.store.audit.list(10)) == 1
+
+
+def test_hiding_patients_leads_back_to_the_same_page_and_to_no_other_site(
+    served: Site, person: Client
+) -> None:
+    csrf = re.search(r'name="csrf" value="([^"]+)"', person.get("/").text)
+    assert csrf is not None
+    for before, after in (
+        (f"{served.url}/find?text=x", "/find?text=x"),
+        ("https://example.org/find", "/"),
+        (f"{served.url}//example.org/", "/"),
+        ("", "/"),
+    ):
+        answer = person.post("/mask", data={"csrf": csrf[1]}, headers={"Referer": before})
+        assert (answer.status_code, answer.headers["location"]) == (303, after)
+
+
+def test_an_error_is_a_page_for_a_person(person: Client) -> None:
+    answer = person.get("/jobs/12345")
+    assert answer.status_code == 404
+    assert "<h1>Not Found</h1>" in answer.text
+    assert "No job 12345" in answer.text
+
+
+def test_what_is_an_administrators_is_neither_listed_nor_served(served: Site) -> None:
+    served.user("ada")
+    served.user("vera", Role.VIEWER)
+    vera = served.logged_in("vera")
+    text = vera.get("/", headers=HTML).text
+    for path in ("/configuration", "/users", "/audit"):
+        assert f'href="{path}"' not in text
+        assert vera.get(path, headers=HTML).status_code == 403
+    assert "hx-post" not in text.partition("<main")[2]
+
+
+def test_the_log_in_keeps_where_to_go_as_text(served: Site) -> None:
+    served.user("ada")
+    stranger = served.browser()
+    text = stranger.get('/login?next=/find"><b>', headers=HTML).text
+    assert "<b>" not in text
+    answer = stranger.post("/login", data={"name": "ada", "password": "wrong"}, headers=HTML)
+    assert answer.status_code == 401
+    assert "The name or the password is wrong." in answer.text
