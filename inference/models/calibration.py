@@ -20,8 +20,9 @@ DIGITS = 6  # a figure has no more that mean anything, and files stay comparable
 class Calibration:
     """The prior of the gate, and how a network's scale becomes an expected error.
 
-    The expected error of a slice in HU is `factor` x scale^`power` x (4 t (1 - t))^`place`, times
-    what the surveys of its series say; the scale is the network's own, mean over the body.
+    The expected error of a slice in HU is `factor` x scale^`power` x (4 t (1 - t))^`place` x
+    e^(`overlap` x thickness / gap), times what the surveys of its series say; the scale is the
+    network's own, mean over the body.
     """
 
     weight: float = 1.0  # the best mixture of network and flow blend, 0 to 1
@@ -31,6 +32,7 @@ class Calibration:
     factor: float = 1.0
     power: float = 1.0
     place: float = 0.0
+    overlap: float = 0.0
     doubled: float = 1.0  # expected / true error at a gap over the same at twice that gap
     interval: float = 2.3  # times the expected error of a pixel: 90 % of the errors are below
     is_fitted: bool = False

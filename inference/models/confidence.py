@@ -14,6 +14,7 @@ import numpy as np
 from inference.model import Measured, Trust
 from inference.models.body import body_of
 from inference.models.calibration import Calibration
+from inference.models.classical import Neighbourhood
 from inference.volume import Plane
 
 # Where confidence is one half: what interpolation of a chest at a gap of 10 mm is wrong by.
@@ -21,10 +22,25 @@ HALF_CONFIDENCE_HU = 60.0
 INTERVAL_SHARE = 0.9
 # How many surveys at a distance of nothing it takes to outweigh the series as a whole, and how
 # many to outweigh training.
-LOCAL_STRENGTH, SERIES_STRENGTH = 1.0, 4.0
+LOCAL_STRENGTH, SERIES_STRENGTH = 2.0, 4.0
 LEAST_REACH_MM = 5.0
+UNKNOWN_OVERLAP = 0.5  # of slices whose thickness nobody says
 LEAST_HU = 0.5  # nothing is known better than to half a HU
 FINE_SIDE = 256  # means over the body are taken of every second pixel of a larger slice
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a slice lies in its gap, and how much of the gap received slices are thick."""
+
+    t: float
+    overlap: float = UNKNOWN_OVERLAP  # thickness over gap, 1 at most
+
+    @classmethod
+    def of(cls, near: Neighbourhood, t: float) -> "Place":
+        if near.thickness_mm is None:
+            return cls(t)
+        return cls(t, min(near.thickness_mm / near.gap_mm, 1.0))
 
 
 @dataclass(frozen=True)
@@ -75,26 +91,31 @@ def confidence_of(error_hu: float) -> float:
     return 1.0 / (1.0 + (error_hu / HALF_CONFIDENCE_HU) ** 2)
 
 
-def own_hu(scale_hu: Plane, body: Plane, t: float, calibration: Calibration) -> float:
+def law_hu(scale_hu: float, place: Place, calibration: Calibration) -> float:
+    """The expected error of a slice of that mean scale, as training corrects the network's."""
+    middle = max(4.0 * place.t * (1.0 - place.t), 1e-3)
+    power = scale_hu**calibration.power * middle**calibration.place
+    return float(calibration.factor * power * np.exp(calibration.overlap * place.overlap))
+
+
+def own_hu(scale_hu: Plane, body: Plane, place: Place, calibration: Calibration) -> float:
     """What the network expects its mean error in the body to be, as training corrects it."""
-    scale = max(mean_over(scale_hu, body), LEAST_HU)
-    middle = max(4.0 * t * (1.0 - t), 1e-3)
-    return float(calibration.factor * scale**calibration.power * middle**calibration.place)
+    return law_hu(max(mean_over(scale_hu, body), LEAST_HU), place, calibration)
 
 
 def trusted(
-    expectation: Expectation, plane: Plane, scale_hu: Plane, t: float, at_mm: float
+    expectation: Expectation, plane: Plane, scale_hu: Plane, place: Place, at_mm: float
 ) -> tuple[Trust, Plane]:
     """What is expected of a slice, and the expected error of each of its pixels."""
     body = body_mask(plane)
-    own = own_hu(scale_hu, body, t, expectation.calibration)
+    own = own_hu(scale_hu, body, place, expectation.calibration)
     error = expectation.error_hu(own, at_mm)
     scaled = scale_hu * np.float32(error / max(mean_over(scale_hu, body), LEAST_HU))
     return Trust(error, confidence_of(error), expectation.interval), scaled
 
 
 def compared(
-    plane: Plane, truth: Plane, scale_hu: Plane, t: float, calibration: Calibration
+    plane: Plane, truth: Plane, scale_hu: Plane, place: Place, calibration: Calibration
 ) -> dict[str, float]:
     """Expected and true error of a slice that was received, and how wide 90 % of it lies."""
     body = body_mask(truth)
@@ -105,10 +126,11 @@ def compared(
     inside = body > 0.0
     widths = (error[::step, ::step] / np.maximum(scale[::step, ::step], 1e-3))[inside]
     return {
-        "t": t,
+        "t": place.t,
+        "overlap": place.overlap,
         "scale_hu": max(mean_over(scale_hu, body), LEAST_HU),
         "true_hu": true_hu,
-        "expected_hu": own_hu(scale_hu, body, t, calibration) if inside.any() else 0.0,
+        "expected_hu": own_hu(scale_hu, body, place, calibration) if inside.any() else 0.0,
         "width": max(float(np.quantile(widths, INTERVAL_SHARE)), 0.1) if inside.any() else 1.0,
     }
 

@@ -13,7 +13,7 @@ from inference.model import Limits, Measured, Prediction, Step, Trust, Window
 from inference.models import confidence, gate, guards
 from inference.models.calibration import Calibration
 from inference.models.classical import LEAST_SHIFT_PIXELS, Neighbourhood, shifted
-from inference.models.confidence import Expectation
+from inference.models.confidence import Expectation, Place
 from inference.models.guards import DIS, Gate
 from inference.models.runtime import Runtime
 from inference.volume import Plane
@@ -72,7 +72,9 @@ class Filling:
         for fraction, t, seen in zip(step.fractions, places, seen_all, strict=True):
             plane = _finished(near, t, seen, decided)
             at_mm = first_mm + fraction * near.gap_mm
-            expected, scale = confidence.trusted(expectation, plane, seen.scale_hu, t, at_mm)
+            expected, scale = confidence.trusted(
+                expectation, plane, seen.scale_hu, Place.of(near, t), at_mm
+            )
             planes.append(plane)
             scales.append(scale)
             trust.append(expected)
@@ -100,7 +102,9 @@ class Filling:
         measured: Measured = {
             "at_mm": float(at_mm[step.survey]),
             **gate.errors_of(truth, plane, seen.classical),
-            **confidence.compared(plane, truth, seen.scale_hu, t, self._calibration),
+            **confidence.compared(
+                plane, truth, seen.scale_hu, Place.of(near, t), self._calibration
+            ),
         }
         return Prediction(measured=measured)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from inference.model import Limits, Measured, Model, Step, Window
 from inference.models import gate
 from inference.models.calibration import Calibration, calibration_path, save_calibration
-from inference.models.confidence import Expectation
+from inference.models.confidence import Expectation, Place, law_hu
 from inference.models.guards import CLASSICAL
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training.data import Patient, load_patients
@@ -171,8 +171,7 @@ def _part(geometry: Geometry, indices: Sequence[int]) -> Geometry:
 
 def fit(cells: Sequence[Cell]) -> Calibration:
     """The figures that serve these cells best; each cell counts the same."""
-    factor, power, place = _error_law(cells)
-    own = Calibration(factor=factor, power=power, place=place)
+    own = _error_law(cells)
     at_gap = [_mean_log(cell.targets, own) for cell in cells]
     at_double = [_mean_log(cell.surveys, own) for cell in cells]
     figures = replace(
@@ -194,28 +193,25 @@ def fit(cells: Sequence[Cell]) -> Calibration:
     )
 
 
-def _error_law(cells: Sequence[Cell]) -> tuple[float, float, float]:
-    """Least squares of log error over log scale and log 4 t (1 - t)."""
+def _error_law(cells: Sequence[Cell]) -> Calibration:
+    """Least squares of log error over log scale, log 4 t (1 - t) and thickness / gap."""
     rows, logs, weights = [], [], []
     for cell in cells:
         for measured in (*cell.targets, *cell.surveys):
-            rows.append([1.0, np.log(measured["scale_hu"]), np.log(_middle(measured["t"]))])
+            place = np.log(4.0 * measured["t"] * (1.0 - measured["t"]))
+            rows.append([1.0, np.log(measured["scale_hu"]), place, measured["overlap"]])
             logs.append(np.log(measured["true_hu"]))
             weights.append(1.0 / (len(cell.targets) + len(cell.surveys)))
     matrix, root = np.array(rows), np.sqrt(np.array(weights))[:, None]
-    left = np.concatenate([matrix * root, np.sqrt(RIDGE) * np.diag([0.0, 1.0, 1.0])])
-    right = np.concatenate([np.array(logs) * root[:, 0], [0.0, np.sqrt(RIDGE), 0.0]])
-    constant, power, place = np.linalg.lstsq(left, right, rcond=None)[0]
-    return float(np.exp(constant)), float(power), float(place)
-
-
-def _middle(t: float) -> float:
-    return 4.0 * t * (1.0 - t)
+    left = np.concatenate([matrix * root, np.sqrt(RIDGE) * np.diag([0.0, 1.0, 1.0, 1.0])])
+    right = np.concatenate([np.array(logs) * root[:, 0], [0.0, np.sqrt(RIDGE), 0.0, 0.0]])
+    constant, power, place, overlap = map(float, np.linalg.lstsq(left, right, rcond=None)[0])
+    return Calibration(factor=float(np.exp(constant)), power=power, place=place, overlap=overlap)
 
 
 def _own(measured: Measured, calibration: Calibration) -> float:
-    scale = measured["scale_hu"] ** calibration.power
-    return float(calibration.factor * scale * _middle(measured["t"]) ** calibration.place)
+    place = Place(measured["t"], measured["overlap"])
+    return law_hu(measured["scale_hu"], place, calibration)
 
 
 def _mean_log(measures: Iterable[Measured], calibration: Calibration) -> float:

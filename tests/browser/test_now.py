@@ -96,5 +96,8 @@ def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) 
     page = open_page("/needs?state=held&sender=BATCH", "otto")
     expect(page.get_by_role("heading", name="Jobs 2")).to_be_visible()
     page.get_by_label("Tick all").check()
+    with page.expect_response("**/needs/list**"):  # rows that come meanwhile untick nothing
+        page.evaluate("htmx.trigger(document.body, 'live-needs')")
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
     page.get_by_role("button", name="Requeue ticked").click()
     expect(page.locator("#said")).to_contain_text("2 of 2 done.")

@@ -101,6 +101,7 @@ def cell(patient: str, *, best: float = 0.8, seed: int = 1, offset: float = 0.0)
         return {
             "at_mm": at_mm,
             "t": t,
+            "overlap": 0.4,
             "scale_hu": scale,
             "true_hu": 1.5 * scale * float(np.exp(further + random.normal(0.0, 0.02))),
             "expected_hu": scale,

@@ -39,7 +39,15 @@
       shows.querySelector("code").textContent = answer(xhr)[from.dataset.gives];
     }
     if (from && from.tagName === "FORM") from.reset();
+    for (const box of document.querySelectorAll("main [type=checkbox]:checked")) box.checked = false;
     htmx.trigger(document.body, "changed");
+  });
+
+  // What somebody is ticking stays as it is until they have acted on it.
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    const { requestConfig, target } = event.detail;
+    const isFresh = requestConfig && requestConfig.verb === "get";
+    if (isFresh && target.querySelector("[type=checkbox]:checked")) event.detail.shouldSwap = false;
   });
 
   // The same words as the server's, so that a fresh fragment does not jump.

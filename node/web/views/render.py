@@ -18,6 +18,7 @@ from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.views import wording
 from storage import overview, switches
+from storage.lines import Page
 
 PAGES = Path(__file__).parent.parent / "pages"
 MASK = "midslice-mask"  # the cookie of who wants patients' attributes hidden
@@ -62,11 +63,11 @@ def look(request: Request, parts: Parts, visitor: Visitor) -> Look:
 
 def page(at: Look, name: str, *, path: str, **values: object) -> HTMLResponse:
     """A whole page."""
-    counts = overview.needs(at.parts.database, limit=1).total
+    needs = values.get("needs") or overview.needs(at.parts.database, limit=1)
     around = {
         "path": path,
         "pages": [entry for entry in NAVIGATION if at.visitor.may(entry[2])],
-        "needing": counts,
+        "needing": needs.total if isinstance(needs, Page) else 0,
         "draining": switches.draining(at.parts.database),
         "node_ae": at.parts.config().node.ae_title,
     }

@@ -23,7 +23,7 @@ from inference.request import (
     Source,
     Verdict,
 )
-from inference.volume import Geometry
+from inference.volume import Geometry, Plane, Volume
 from tests import phantoms
 from tests.derived_checker import check
 
@@ -54,6 +54,24 @@ class Halfway:
         first, second = slices.slices[step.gap], slices.slices[step.gap + 1]
         planes = [first * np.float32(1 - t) + second * np.float32(t) for t in step.fractions]
         return Prediction(planes=tuple(planes))
+
+
+class OutOfMemoryError(RuntimeError):
+    """What torch raises is recognised by this name."""
+
+
+class Reader:
+    """A volume that remembers which slices were asked for."""
+
+    def __init__(self, slices: int) -> None:
+        positions = np.array([[0.0, 0.0, 5.0 * index] for index in range(slices)])
+        geometry = Geometry(positions, np.eye(3)[:2], (1.0, 1.0), 4, 4)
+        self.read: list[int] = []
+        self.volume = Volume(geometry, self._read)
+
+    def _read(self, index: int) -> Plane:
+        self.read.append(index)
+        return np.full((4, 4), float(index), np.float32)
 
 
 @dataclass

@@ -85,7 +85,6 @@ def test_a_person_is_named_without_the_separators(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [("20240305", "2024-03-05"), ("", ""), ("2024", "2024"), ("unknown!", "unknown!")],
-    [("20240305", "2024-03-05"), ("", ""), ("2024", "2024"), ("unknown!", "unknown!")],
 )
 def test_a_study_date_is_read_or_left_as_it_is(text: str, said: str) -> None:
     assert wording.study_date(text) == said
