@@ -21,6 +21,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pydicom.values import convert_SQ
 
+from inference.errors import Reason
 from inference.request import Source
 
 Element = DataElement | RawDataElement
@@ -174,7 +175,8 @@ class Stack:
     key: str  # readable; the same for the same kind of images whatever else has arrived
     headers: tuple[Header, ...]
     label: str = ""  # what tells it from the other stacks of its series; "" for an only one
-    fault: str = ""  # why its images form no volume: no two of them match
+    fault: str = ""  # why its images form no volume
+    fault_reason: Reason = Reason.TOO_FEW_SLICES
 
     def __len__(self) -> int:
         """The number of slices; versions of an instance count once."""

@@ -93,7 +93,7 @@ def examine(stack: Stack, output: Output) -> Layout:
     for header in headers:
         check_scope(header, output)
     if stack.fault:
-        raise Unprocessable(Reason.TOO_FEW_SLICES, stack.fault)
+        raise Unprocessable(stack.fault_reason, stack.fault)
     layout = arrange(headers)
     if layout.missing and output.across_missing == "hold":
         raise Unprocessable(Reason.MISSING_SLICES, _missing_sentence(layout))
@@ -298,13 +298,17 @@ def find_missing(headers: Sequence[Header], geometry: Geometry) -> dict[int, int
 def _jumps(
     headers: Sequence[Header], gaps: NDArray[np.float64], base: float
 ) -> NDArray[np.bool_] | None:
-    """Where Instance Number leaps as it does across no usual gap; None without the numbers."""
+    """Where Instance Number leaps as it does across hardly a usual gap; None without the numbers.
+
+    Numbers that do not follow the places, in whatever way, are like none: they tell no hole.
+    """
     numbers = [header.integer("InstanceNumber") for header in headers]
     if any(number is None for number in numbers) or len(set(numbers)) < len(numbers):
         return None
     steps = np.abs(np.diff(np.array(numbers, float)))
     usual = steps[gaps <= base * (1.0 + EQUAL_GAPS)]
-    return np.asarray(steps > usual.max())
+    step, often = Counter(usual.tolist()).most_common(1)[0]
+    return np.asarray(steps > step) if 2 * often > len(usual) else None
 
 
 def _equal_run(gaps: NDArray[np.float64], gap: int) -> int:

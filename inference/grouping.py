@@ -67,19 +67,48 @@ def without_odd(found: list[Group]) -> tuple[list[Group], list[Group]]:
     return kept, [group for group in found if len(group) < FEWEST_BESIDE_OTHERS]
 
 
+def between(group: Group, odd: Sequence[Group]) -> Group:
+    """The odd slices that lie where the group would have slices generated: in its planes, among
+    its places, at none of them."""
+    places = _places(group)
+    return [
+        header
+        for header in (header for other in odd for header in other)
+        if _close(group[0], header, "ImageOrientationPatient", ORIENTATION_TOLERANCE)
+        and places[0] < distance_mm(header) < places[-1]
+        and np.abs(places - distance_mm(header)).min() > REPEATED_MM
+    ]
+
+
+def why_odd(group: Group, among: Group) -> str:
+    """One sentence where real slices of another kind lie among those of a group."""
+    if not among:
+        return ""
+    names = _differing([group[0], *among])
+    images = "1 image" if len(among) == 1 else f"{len(among)} images"
+    return (
+        f"Between the slices there is another kind of image ({images}; other {names}). Nothing is "
+        "generated in the place of a real slice: send each kind of image as a series of its own."
+    )
+
+
 def why_apart(found: Sequence[Group]) -> str:
     """One sentence where every image is a group of its own; nothing where two belong together."""
     if len(found) < 2 or max(len(group) for group in found) > 1:
         return ""
-    headers = [group[0] for group in found]
-    names = [
+    return (
+        f"None of the {len(found)} images matches another one (they differ in "
+        f"{_differing([group[0] for group in found])}); at least 2 that match are needed to fill "
+        "a gap."
+    )
+
+
+def _differing(headers: Sequence[Header]) -> str:
+    """The names of the attributes of the grouping key in which headers differ."""
+    return ", ".join(
         dictionary_description(keyword)
         for keyword in (*SEPARATING, *ALSO_ALIKE, *ACQUISITION)
         if len({header.values(keyword) for header in headers}) > 1
-    ]
-    return (
-        f"None of the {len(found)} images matches another one (they differ in "
-        f"{', '.join(names)}); at least 2 that match are needed to fill a gap."
     )
 
 

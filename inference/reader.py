@@ -74,7 +74,7 @@ def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
         for header in group
     ]
     # Where a damaged slice belongs is unknown: no stack of its series may be filled without it.
-    return _named(kept, series, damaged), aside
+    return _named(kept, odd, series, damaged), aside
 
 
 def _by_fault(series: Sequence[Header]) -> tuple[list[Header], list[Header], list[SetAside]]:
@@ -96,19 +96,27 @@ def _by_fault(series: Sequence[Header]) -> tuple[list[Header], list[Header], lis
 
 
 def _named(
-    groups: list[list[Header]], series: Sequence[Header], damaged: Sequence[Header]
+    groups: list[list[Header]],
+    odd: list[list[Header]],
+    series: Sequence[Header],
+    damaged: Sequence[Header],
 ) -> list[Stack]:
-    """Stacks with their keys; versions of an instance follow its newest one."""
+    """Stacks with their keys; versions of an instance follow its newest one.
+
+    Odd slices among those of a stack are members of it, and say why nothing is generated there.
+    """
     versions: dict[str, list[Header]] = {}
     for header in series:
         versions.setdefault(header.uid, []).append(header)
     found = []
     for key, group in zip(grouping.keys(groups), groups, strict=True):
         label = grouping.label(group[0], groups) if len(groups) > 1 else ""
+        among = grouping.between(group, odd)
         members = tuple(
-            version for header in (*group, *damaged) for version in versions[header.uid]
+            version for header in (*group, *among, *damaged) for version in versions[header.uid]
         )
-        found.append(Stack(key, members, label))
+        fault = grouping.why_odd(group, among)
+        found.append(Stack(key, members, label, fault, Reason.MIXED_ACQUISITIONS))
     return sorted(found, key=lambda stack: (-len(stack), stack.key))
 
 

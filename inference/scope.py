@@ -147,6 +147,12 @@ def patient_mismatch(headers: Sequence[Header]) -> str:
     differing = [name for name, of in tests.items() if len({of(header) for header in headers}) > 1]
     if len({header.text("IssuerOfPatientID") for header in headers} - {""}) > 1:
         differing.append("Issuer of Patient ID")
+    # An emergency may have neither number nor birth date; then the name alone tells two of them.
+    is_named_only = not any(
+        header.text("PatientID") or header.text("PatientBirthDate") for header in headers
+    )
+    if is_named_only and len({_words(header, "PatientName") for header in headers} - {""}) > 1:
+        differing.append("Patient's Name")
     if not differing:
         return ""
     return (
@@ -154,6 +160,11 @@ def patient_mismatch(headers: Sequence[Header]) -> str:
         "they may belong to two patients or two studies. Correct them where they come from and "
         "send the whole series again."
     )
+
+
+def _words(header: Header, keyword: str) -> str:
+    """Text without case, component delimiters and repeated spaces: how a name may be spelt."""
+    return " ".join(header.text(keyword).replace("^", " ").upper().split())
 
 
 def check_patient(headers: Sequence[Header]) -> None:

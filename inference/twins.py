@@ -11,7 +11,7 @@ from inference.errors import Reason, Unprocessable
 from inference.geometry import COSINE_TOLERANCE, EQUAL_GAPS, Layout, measure
 
 # Of each side of the thick stack, the thin one covers at least this part.
-COVERED = 0.5
+COVERED = 0.9
 # Kernels of GE that make images of one kind; any other pair of names is one kind only if equal.
 NAMED_FAMILIES: Mapping[str, str] = {
     "SOFT": "GE soft",
@@ -27,6 +27,10 @@ SIEMENS = re.compile(r"([A-Z][A-Z]?)(\d\d)[A-Z]?")
 SIEMENS_SHARP = 50
 # Canon: FC and a number whose tens name the use: 0 and 1 body, 2 head, 3 bone, 5 lung, 8 detail.
 CANON = re.compile(r"FC(\d\d)(?:-\w+)?")
+# HHMMSS.FFFFFF, its later parts optional (PS3.5 6.2, TM).
+TIME = re.compile(r"(\d\d)(?:(\d\d)(?:(\d\d(?:\.\d{1,6})?))?)?")
+# Reconstructions of one acquisition may give its start to within this.
+ONE_START_SECONDS = 2.0
 
 
 def acquired_thin(stack: Stack, others: Sequence[Stack]) -> Unprocessable | None:
@@ -87,10 +91,39 @@ def _same_acquisition(mine: Layout, theirs: Layout) -> bool:
     agents = [_said(layout, "ContrastBolusAgent") for layout in (mine, theirs)]
     if all(numbers) and not numbers[0] & numbers[1]:
         return False
+    if _at_other_times(mine, theirs):
+        return False
     if all(agents):
         return bool(agents[0] & agents[1])
     # One names an agent and the other none: before and after it, unless the acquisition is one.
     return not any(agents) or all(numbers)
+
+
+def _at_other_times(mine: Layout, theirs: Layout) -> bool:
+    """True where one acquisition began only after the other had ended.
+
+    Some scanners number each of them 1, and name the same agent before and after a delay.
+    """
+    spans = []
+    for layout in (mine, theirs):
+        known = [
+            second
+            for header in layout.headers
+            if (second := _second_of_day(header.text("AcquisitionTime"))) is not None
+        ]
+        if not known:
+            return False
+        spans.append((min(known), max(known)))
+    return max(first for first, _ in spans) - min(last for _, last in spans) > ONE_START_SECONDS
+
+
+def _second_of_day(time: str) -> float | None:
+    """None for what is no time."""
+    parts = TIME.fullmatch(time)
+    if parts is None:
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+    return hours * 3600 + minutes * 60 + seconds
 
 
 def _said(layout: Layout, keyword: str) -> set[str]:

@@ -123,7 +123,7 @@ class Node:
             kept.files,
             rules(settings),
             time.time,
-            never=partial(never, kept),
+            never=partial(never, kept, self._tests.routes),
             made=self._tests.routes,
         )
         self._retention = Retention(kept.database, kept.files, settings.storage, time.time)

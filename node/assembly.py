@@ -1,7 +1,7 @@
 """What each part of the node is told of the configuration."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Container
 
 from inference.request import Resources
 from node.config import Config
@@ -11,10 +11,12 @@ from node.web.settings import WebSettings
 from node.work.arrivals import Rules
 from node.work.infer import Site
 from node.work.models import fingerprint, specs
-from storage import switches
+from storage import selftests, switches
+from storage.audit import NODE
+from storage.errors import WrongState
 from storage.files import fingerprint as fingerprint_of
 from storage.nodes import SECRET
-from storage.site import SwitchName
+from storage.site import SelfTestState, SwitchName
 
 
 def scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
@@ -47,10 +49,19 @@ def admission(settings: Config, kept: Store, guests: Collection[str] = ()) -> sc
     )
 
 
-def never(kept: Store, series_uid: str) -> str:
-    """Who has said that a series is never processed; nothing where nobody has."""
+def never(kept: Store, made: Container[str], series_uid: str) -> str:
+    """Who has said that a series is never processed; nothing where nobody has.
+
+    A made series takes the route of its self-test or none: by those of the configuration it would
+    come to a PACS as a patient. While the test runs, it is for the node that has the route.
+    """
     found = switches.is_on(kept.database, SwitchName.NEVER, series_uid)
-    return found.who if found is not None else ""
+    if found is not None:
+        return found.who
+    test = None if series_uid in made else selftests.of_series(kept.database, series_uid)
+    if test is not None and test.state is SelfTestState.RUNNING:
+        raise WrongState(f"series {series_uid} is that of self-test {test.id}, which runs")
+    return NODE if test is not None else ""
 
 
 def rules(settings: Config) -> Rules:

@@ -39,7 +39,7 @@ from storage.schema import (
     job_instance,
     series,
 )
-from storage.superseding import UNREADABLE, supersede_unreadable
+from storage.superseding import UNREADABLE, supersede_parted, supersede_unreadable
 from storage.transitions import (
     JOBS,
     JobRow,
@@ -87,6 +87,7 @@ class Queue:
         hold: Verdict | None = None,
         refuse: Mapping[int, Verdict] = MappingProxyType({}),
         limits: Limits = NO_LIMITS,
+        stacks: Collection[str] = (),
     ) -> tuple[Enqueued, ...]:
         """Close an arrival and ask for its jobs.
 
@@ -94,6 +95,7 @@ class Queue:
         the answer is WrongState and nothing is changed: no slice is left behind. `hold` says that
         the Series UID is not of one patient: what it has under way, in any study, is held too.
         `refuse` are jobs of other series that this one makes pointless before their turn has come.
+        `stacks` are all that the series has by now: older jobs of any other stack are superseded.
         """
         now = self._now()
         with self._database.writing() as db:
@@ -103,6 +105,8 @@ class Queue:
             if not any(new.stack == UNREADABLE for new in jobs):
                 supersede_unreadable(db, arrival_id, now)
             asked = [enqueue(self._database, db, new, now, limits) for new in jobs]
+            if stacks:
+                supersede_parted(db, jobs, stacks, now)
             return (*held, *refused, *asked)
 
     def claim(self, worker: str, kinds: Collection[str]) -> Job | None:

@@ -87,6 +87,14 @@ def forget(database: Database, before: float) -> None:
         db.execute(delete(selftest).where(old))
 
 
+def of_series(database: Database, series_uid: str) -> SelfTest | None:
+    """The self-test that a series was made for; None for a series of a patient."""
+    query = select(selftest).where(selftest.c.series_uid == series_uid).limit(1)
+    with database.reading() as db:
+        row = db.execute(query).one_or_none()
+    return _selftest(row) if row is not None else None
+
+
 def result(database: Database, job_id: int) -> tuple[str, ...]:
     """The files of what a job made, relative to the storage folder."""
     path = derived.c.folder + "/" + derived_instance.c.path

@@ -1,6 +1,6 @@
 """What a peer had of a series before, by the same route, gives way to what it has now."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
@@ -14,6 +14,10 @@ from storage.schema import arrival, derived, job, job_asker
 SUPERSEDED = "SUPERSEDED"
 SUPERSEDED_SENTENCE = "More or other slices of this series arrived; job {job_id} replaces this one."
 READABLE_SENTENCE = "The series was sent again, and its files can be read."
+PARTED_SENTENCE = (
+    "More or other slices of this series arrived, and what was one stack is several by now or "
+    "belongs to another one; the jobs of these stacks replace this one."
+)
 
 # The stack of a job whose files cannot be read at all: nobody knows what they show.
 UNREADABLE = "unreadable"
@@ -37,6 +41,19 @@ def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[i
     """Jobs that waited because nothing of a series could be read: its peer sent it again."""
     older = _asked_for(db, arrival_id, job.c.stack == UNREADABLE)
     return _give_up(db, older, arrival_id, READABLE_SENTENCE, now)
+
+
+def supersede_parted(
+    db: Connection, new: Sequence[NewJob], stacks: Collection[str], now: float
+) -> None:
+    """Jobs of stacks that the series of these new jobs does not have any more.
+
+    Half of each of two phases may adjoin and look like one stack, until the other halves arrive.
+    """
+    for arrival_id, route in dict.fromkeys((one.arrival_id, one.route) for one in new):
+        parted = and_(job.c.route == route, job.c.stack.not_in([*stacks, UNREADABLE]))
+        older = _asked_for(db, arrival_id, parted)
+        _give_up(db, older, arrival_id, PARTED_SENTENCE, now)
 
 
 def _asked_for(db: Connection, arrival_id: int, which: ColumnElement[bool]) -> Sequence[JobRow]:

@@ -1,12 +1,13 @@
 """Programs that may call the API: a token each, kept as its SHA-256."""
 
+import contextlib
 from typing import Any
 
 from sqlalchemy import Row, and_, select, update
 
 from storage.audit import acting
 from storage.database import Database
-from storage.errors import NotFound
+from storage.errors import NotFound, StorageError
 from storage.schema_site import token
 from storage.site import ApiToken, Role
 
@@ -29,7 +30,8 @@ def find(database: Database, now: float, digest: str) -> ApiToken | None:
     if row is None:
         return None
     if row.used_at is None or now - row.used_at > USED_SECONDS:
-        with database.writing() as db:
+        # On a full disk too: monitoring must not fall silent then.
+        with contextlib.suppress(StorageError), database.writing() as db:
             db.execute(update(token).where(token.c.id == row.id).values(used_at=now))
     return _token(row)
 

@@ -3,6 +3,7 @@
 Passwords come as hashes that the caller made, tokens as their SHA-256: nothing here can be used.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from storage.audit import acting
 from storage.database import Database
-from storage.errors import NotFound, WrongState
+from storage.errors import NotFound, StorageError, WrongState
 from storage.schema_site import account, login, login_failure
 from storage.site import Login, Role, User
 
@@ -116,7 +117,8 @@ def logged_in(database: Database, now: float, id: str, *, idle_seconds: float) -
     if found is None or found.seen_at < now - idle_seconds:
         return None
     if now - found.seen_at > SEEN_SECONDS:
-        with database.writing() as db:
+        # On a full disk too: who is known may look at what is wrong.
+        with contextlib.suppress(StorageError), database.writing() as db:
             db.execute(update(login).where(login.c.id == id).values(seen_at=now))
     return found
 

@@ -61,14 +61,15 @@ class Mailbox:
 
     port: int
     refuse: str = ""  # an SMTP answer, as "451 try later"; empty = take it
+    unknown: str = ""  # a recipient that is never taken
     mails: list[EmailMessage] = field(default_factory=list)
     logins: list[tuple[str, str]] = field(default_factory=list)
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if self.refuse:
-            return self.refuse
+        if self.refuse or address == self.unknown:
+            return self.refuse or "550 no such user"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 

@@ -19,7 +19,7 @@ USUAL_ERROR, LEAST_ERROR = 0.04, 0.015
 
 # A mean of many samples is the least wrong and has no grain: it looks like another kernel's. In
 # flat tissue a slice shall not have much less of it than linear interpolation leaves.
-GRAIN_WEIGHT, LESS_GRAIN = 0.5, 0.15  # less than linear by this share of the truth's grain
+GRAIN_WEIGHT, LESS_GRAIN = 1.0, 0.15  # less than linear by this share of the truth's grain
 FLAT_HU, FLAT_LOW_HU, FLAT_HIGH_HU = 4.0, -100.0, 200.0  # change a pixel; soft tissue
 LEAST_FLAT_PIXELS = 200
 

@@ -104,6 +104,7 @@ def overview_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
 def _overview(cell: Cell) -> tuple[str, ...]:
     it, linear, sure = cell.ours, cell.methods[LINEAR], cell.confidence
     low, high = it.over_linear_interval_db
+    laa = f"{_number(it.laa_950_off, '.2%')} ({_number(linear.laa_950_off, '.2%')})"
     return (
         cell.kind.name,
         cell.kind.weights,
@@ -114,7 +115,7 @@ def _overview(cell: Cell) -> tuple[str, ...]:
         f"{it.body_mae_to_linear:+.0%}",
         f"{it.body_bias_hu:+.1f}",
         f"{_number(it.noise_ratio, '.2f')} ({_number(linear.noise_ratio, '.2f')})",
-        f"{_number(it.laa_950_off, '.2%')} ({_number(linear.laa_950_off, '.2%')})",
+        laa if cell.kind.anatomy == "chest" else "",  # a sinus is no lung
         _number(sure.spearman if sure else None, ".2f"),
         _number(sure.predicted_to_true if sure else None, ".2f"),
         _number(sure.coverage if sure else None, ".0%"),

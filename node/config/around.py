@@ -43,7 +43,7 @@ def _hours(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+    if not re.fullmatch(r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?", text):
         raise ValueError('an address as "https://chat.example.org/hook"')
     return text
 

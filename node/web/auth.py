@@ -12,6 +12,7 @@ from starlette.requests import Request
 from node.web.gate import RANKS, Gate, How, Visitor
 from node.web.origin import is_browser, is_foreign
 from node.web.problems import NotLoggedIn, Problem
+from storage.errors import StorageError
 from storage.site import Role
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Role",
     "Visitor",
     "is_form",
+    "may_upload",
     "require",
 ]
 
@@ -49,6 +51,16 @@ def require(role: Role) -> Callable[[Request], Awaitable[Visitor]]:
         return found
 
     return visitor
+
+
+async def may_upload(request: Request) -> bool:
+    """True where the visitor may send files; asked before the framework reads any of them."""
+    gate: Gate = request.app.state.gate
+    try:
+        found = await run_in_threadpool(gate.visitor, request)
+    except (Problem, StorageError):
+        return False  # the handler says why
+    return found is not None and found.may(Role.OPERATOR)
 
 
 AsViewer = Annotated[Visitor, Depends(require(Role.VIEWER))]

@@ -140,7 +140,9 @@ class Gate:
         """Where no user exists, whoever sits at this machine is its administrator."""
         if users.exist(self.database):
             return None
-        if not origin.is_local(request) or origin.is_forwarded(request):
+        # A proxy on this machine need not say that it is one; whom it does not name is not here.
+        is_proxy = origin.is_from(request, self.access.proxies)
+        if not origin.is_local(request) or origin.is_forwarded(request) or is_proxy:
             raise Problem(HTTPStatus.FORBIDDEN, ONLY_HERE)
         if not origin.names_this_machine(request):
             raise Problem(HTTPStatus.FORBIDDEN, OTHER_HOST)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from http import HTTPStatus
 from typing import Annotated
 
@@ -26,6 +27,8 @@ MOST_OF_NAME = 100  # from anywhere: fewer, and anybody could lock anybody out
 
 router = APIRouter(include_in_schema=False)
 
+_one_by_one = threading.Lock()
+
 Text = Annotated[str, Form()]
 
 
@@ -36,14 +39,16 @@ def log_in(
     """Start a session, always a new one: a cookie that somebody planted is worth nothing."""
     if is_foreign(request):
         raise Problem(HTTPStatus.FORBIDDEN, "The request comes from a page of another site.")
+    if not name.isprintable():  # no name of ours; PostgreSQL keeps no NUL in a text
+        raise Problem(HTTPStatus.UNAUTHORIZED, "The name or the password is wrong.")
     gate = parts.gate
     address = gate.address(request)
     _check_pace(gate, name, address)
-    user = users.find(gate.database, name)
-    known = user is not None and not user.disabled
-    if not credentials.is_password(password, user.password if user and known else "") or not user:
-        users.refuse_login(gate.database, gate.now(), name, address)
-        raise Problem(HTTPStatus.UNAUTHORIZED, "The name or the password is wrong.")
+    with _one_by_one:  # guesses that come at once are each counted before the next is looked at
+        _check_pace(gate, name, address)
+        if not _is_user(gate, name, password):
+            users.refuse_login(gate.database, gate.now(), name, address)
+            raise Problem(HTTPStatus.UNAUTHORIZED, "The name or the password is wrong.")
     _end_session(request, gate, name)
     return _session(request, gate, name, address, _inside(next))
 
@@ -56,6 +61,13 @@ def log_out(request: Request, parts: PartsOf, visitor: AsViewer) -> Response:
     answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
     answer.delete_cookie(COOKIE)
     return answer
+
+
+def _is_user(gate: Gate, name: str, password: str) -> bool:
+    """True where it is this user's password; an unknown name takes as long as a known one."""
+    user = users.find(gate.database, name)
+    stored = user.password if user is not None and not user.disabled else ""
+    return credentials.is_password(password, stored) and user is not None
 
 
 def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> Response:

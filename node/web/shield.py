@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from node.web.auth import may_upload
 from node.web.problems import Page, answer, internal
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Shield:
                 _add_headers(MutableHeaders(scope=message), str(scope["path"]))
             await send(message)
 
-        body = _Body(receive, _limit(str(scope["path"])))
+        body = _Body(receive, Request(scope))
         try:
             await self._app(scope, body.receive, guarded)
         except Exception:
@@ -85,23 +86,28 @@ class Shield:
 class _Body:
     """Counts what comes in: a length that a client names is a promise only."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, request: Request) -> None:
         self._receive = receive
-        self._limit = limit
+        self._request = request
+        self._limit = MOST_BYTES
         self._came = 0
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._came += len(message.get("body", b""))
+            if self._came > self._limit == MOST_BYTES:
+                self._limit = await _limit(self._request)
             if self._came > self._limit:  # of all exceptions the framework lets this kind pass
                 said = f"The request is longer than {self._limit // 2**20} MiB."
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
         return message
 
 
-def _limit(path: str) -> int:
-    return MOST_FILE_BYTES if path.startswith(FILES) else MOST_BYTES
+async def _limit(request: Request) -> int:
+    """The framework reads a form before it asks who sends it: a stranger's files are not kept."""
+    takes_files = request.scope["path"].startswith(FILES)
+    return MOST_FILE_BYTES if takes_files and await may_upload(request) else MOST_BYTES
 
 
 def _add_headers(headers: MutableHeaders, path: str) -> None:

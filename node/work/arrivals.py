@@ -52,6 +52,7 @@ class Wanted:
     jobs: tuple[NewJob, ...] = ()
     hold: Verdict | None = None
     refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
+    stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ class Arrivals:
                 self.complete(arrival, evidence)
                 self._not_before.pop(arrival.id, None)
             except WrongState:
-                continue  # another instance came this moment: the quiet period begins anew
+                # Another instance came this moment: the quiet period begins anew. Or it is the
+                # series of a self-test that another node runs.
+                continue
             except Exception:
                 self._not_before[arrival.id] = now + RETRY_SECONDS
                 logger.exception("arrival not closed", extra={"arrival": arrival.id})
@@ -137,10 +140,11 @@ class Arrivals:
 
     def complete(self, arrival: Arrival, evidence: Mapping[str, object]) -> int:
         """Close one arrival: its jobs, so many, are written in the same transaction."""
+        rules = self._rules_of(arrival)  # before `never`: a self-test may be given up meanwhile
         never = self._never(arrival.series_uid)
         if never:
             evidence = {**evidence, "never": never}
-        wanted = Wanted() if arrival.own or never else self._wanted(arrival)
+        wanted = Wanted() if arrival.own or never else self._wanted(arrival, rules)
         queued = self._queue.complete(
             arrival.id,
             evidence,
@@ -148,6 +152,7 @@ class Arrivals:
             instances=arrival.instances,
             hold=wanted.hold,
             refuse=wanted.refuse,
+            stacks=wanted.stacks,
             limits=Limits(self.rules.completion.results_per_study, self.rules.completion.reruns),
         )
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
@@ -156,10 +161,11 @@ class Arrivals:
             _tell(entry)
         return len(queued)
 
-    def _wanted(self, arrival: Arrival) -> Wanted:
-        rules = self.rules
-        if arrival.series_uid in self._made:
-            rules = replace(rules, routes=(self._made[arrival.series_uid],))
+    def _rules_of(self, arrival: Arrival) -> Rules:
+        made = self._made.get(arrival.series_uid)
+        return self.rules if made is None else replace(self.rules, routes=(made,))
+
+    def _wanted(self, arrival: Arrival, rules: Rules) -> Wanted:
         instances = self._archive.instances(arrival.id)
         headers = reader.read_headers(sources(instances, self._files))
         if any(reader.is_derived_by_node(header) for header in headers):
@@ -182,7 +188,8 @@ class Arrivals:
         if not stacks:
             jobs += self._unreadable(arrival, usable.instances, rules)
         refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
-        return Wanted(tuple(jobs), mixed_up, refuse)
+        known = frozenset() if mixed_up else frozenset(stack.key for stack in stacks)
+        return Wanted(tuple(jobs), mixed_up, refuse, known)
 
     def _unreadable(
         self, arrival: Arrival, instances: Sequence[Instance], rules: Rules

@@ -21,6 +21,10 @@ class NotSent(Exception):
     """It did not work; the text says why, without what a server has answered in words."""
 
 
+class SentToSome(NotSent):
+    """It reached some of those it was for: another try would reach these once more."""
+
+
 def names(notify: Notify) -> tuple[str, ...]:
     """Every channel that is configured. An address may hold a secret: its host has to do."""
     hooks = tuple(_name(number, url) for number, url in enumerate(notify.webhooks, start=1))
@@ -80,8 +84,8 @@ def _mail(notify: Notify, subject: str, body: str) -> None:
         code = getattr(error, "smtp_code", "")
         why = f"{type(error).__name__} {code}".strip()
         raise NotSent(f"{notify.smtp_host} did not take the mail: {why}") from error
-    if refused:  # the others have it: another try would give it to them twice
-        raise NotSent(f"{notify.smtp_host} refused {len(refused)} of the addresses")
+    if refused:
+        raise SentToSome(f"{notify.smtp_host} refused {len(refused)} of the addresses")
 
 
 def _smtp(notify: Notify) -> smtplib.SMTP:

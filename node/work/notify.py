@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -9,7 +10,7 @@ from itertools import groupby
 from node.config import Notify
 from node.rules import backoff, telling
 from node.work import channels
-from node.work.channels import NotSent
+from node.work.channels import NotSent, SentToSome
 from storage import notices
 from storage.database import Database
 from storage.site import Message, Wish
@@ -30,9 +31,14 @@ class Notifier:
     settings: Notify
     now: Callable[[], float]
     jitter: random.Random = field(default_factory=random.Random)
+    _one: threading.Lock = field(default_factory=threading.Lock)
 
     def sweep(self) -> None:
-        """Address what is new, then try what is due."""
+        """Address what is new, then try what is due; one at a time, or a notice went out twice."""
+        with self._one:
+            self._sweep()
+
+    def _sweep(self) -> None:
         settings = self.settings
         names = channels.names(settings)
         events = (*settings.events, *ALWAYS)
@@ -72,18 +78,19 @@ class Notifier:
             channels.send(self.settings, first.channel, subject, body, document)
         except NotSent as error:
             for one in messages:
-                self._again(one, str(error))
+                self._again(one, error)
             logger.warning("notice not sent", extra=extra | {"why": str(error)})
             return
         for one in messages:
             notices.sent(self.database, self.now(), one.id)
         logger.info("notice sent", extra=extra)
 
-    def _again(self, one: Message, sentence: str) -> None:
-        settings = self.settings
+    def _again(self, one: Message, error: NotSent) -> None:
+        settings, sentence = self.settings, str(error)
         known = one.channel in channels.names(settings)
         is_test = one.notice.event == "test"  # somebody is waiting for the answer
-        if is_test or not known or self.now() - one.notice.at > settings.give_up_hours * 3600:
+        is_last = is_test or not known or isinstance(error, SentToSome)
+        if is_last or self.now() - one.notice.at > settings.give_up_hours * 3600:
             notices.failed(self.database, self.now(), one.id, sentence)
             return
         wait = backoff.delay(one.tries, *settings.retry_seconds, self.jitter)

@@ -18,7 +18,7 @@ from node.store import Store
 from node.work import phantom, verifying
 from node.work.verifying import Wrong
 from storage import notices, selftests, switches
-from storage.errors import WrongState
+from storage.errors import StorageError, WrongState
 from storage.peers import GUEST
 from storage.records import DeliveryState, Job, JobState, Series
 from storage.site import SelfTest, SelfTestState, SelfTestStep, SwitchName
@@ -78,8 +78,11 @@ class SelfTests:
 
     def tidy(self) -> None:
         """Remove the files of self-tests that are over: at the start, those of a dead process."""
-        if not self._one.locked():
-            selftests.interrupted(self.store.database, self.now(), self.store.node_id)
+        if self._one.acquire(blocking=False):  # none begins meanwhile: it would be taken for dead
+            try:
+                selftests.interrupted(self.store.database, self.now(), self.store.node_id)
+            finally:
+                self._one.release()
         self.clear()
 
     def clear(self) -> None:
@@ -152,10 +155,10 @@ class _Run:
         began = time.monotonic()
         try:
             result, sentence = do()
-        except Wrong as wrong:
+        except (Wrong, StorageError) as wrong:
             seconds = time.monotonic() - began
             self._steps.append(SelfTestStep(name, False, round(seconds, 2), str(wrong)))
-            raise
+            raise Wrong(str(wrong)) from wrong
         self._steps.append(SelfTestStep(name, True, round(time.monotonic() - began, 2), sentence))
         return result
 

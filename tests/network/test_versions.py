@@ -11,7 +11,7 @@ from tests import node_rows, phantoms
 from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Script, Storescp
-from tests.phantoms import Patient, Series
+from tests.phantoms import Edit, Patient, Series
 from tests.raw_peer import RawPeer, associate_request, store_command
 from tests.traffic import (
     PROPOSAL,
@@ -248,6 +248,35 @@ def test_a_slice_that_is_late_cancels_the_job_that_waits_and_the_one_that_runs(
         assert f"job {newer.id}" in older.sentence
         assert older.derived_uid is None
         assert check(files, made_of(archive, newer.derived_uid), factor=2) == []
+
+
+def test_halves_of_two_phases_that_looked_like_one_stack_give_way_to_the_whole_phases(
+    node: NodeProcess, archive: Storescp, tmp_path: Path
+) -> None:
+    def phase(number: int) -> Edit:
+        def edit(dataset: Dataset, index: int) -> None:
+            dataset.AcquisitionNumber = number
+            dataset.SOPInstanceUID = phantoms.uid("phase", number, index)
+
+        return edit
+
+    series = Series(seed="two halves", slices=8)
+    one, two = (
+        phantoms.write(tmp_path / str(number), replace(series, edit=phase(number)))
+        for number in (1, 2)
+    )
+    send(node, [*one[:4], *two[4:]], called="SLOW")
+    node.event("series complete", series_uid=uid_of(one))
+    (mixed,) = node_rows.jobs(node, uid_of(one))
+    node.event("job running", job=mixed.id)
+    send(node, [*one[4:], *two[:4]], called="SLOW")
+    node_rows.wait_until_settled(node, [uid_of(one)], arrivals=2)
+    old, *whole = node_rows.jobs(node, uid_of(one))
+    assert (old.state, old.reason, old.derived_uid) == ("cancelled", "SUPERSEDED", None)
+    made = [made_of(archive, job.derived_uid) for job in whole]
+    assert len(made) == 2
+    for files in (one, two):
+        assert [check(files, result, factor=2) for result in made].count([]) == 1
 
 
 def test_a_slice_that_is_late_while_the_result_is_sent_ends_that_and_sends_the_whole(

@@ -24,6 +24,7 @@ def load(tmp_path: Path, text: str) -> Config:
     [
         ('[notify]\nevents = ["job_heldd"]', "notify.events[0]"),
         ('[notify]\nwebhooks = ["chat.example.org"]', 'an address as "https://'),
+        ('[notify]\nwebhooks = ["http://:80/"]', 'an address as "https://'),
         ('[notify]\nwebhooks = ["file:///etc/passwd"]', 'an address as "https://'),
         ('[notify]\nmail_to = ["a b@c"]', 'a mail address as "pacs@example.org"'),
         ('[notify]\nmail_to = ["a@b\\nBcc: x@y"]', "a mail address as"),

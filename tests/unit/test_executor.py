@@ -63,11 +63,11 @@ def test_a_signal_to_the_whole_group_does_not_end_a_worker(
     executor.start()
     pid = executor.pid
     assert pid is not None
-    first = executor.run(request(tmp_path / "a", 2), BOUNDS, lambda _: GO_ON)  # it has started
+    first = executor.run(request(tmp_path / "a", 3), BOUNDS, lambda _: GO_ON)  # it has started
     assert isinstance(first, Derived)
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGINT)
-    after = executor.run(request(tmp_path / "b", 2), BOUNDS, lambda _: GO_ON)
+    after = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
     assert isinstance(after, Derived)
     assert executor.pid == pid
 
@@ -91,5 +91,5 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     end = executor.run(request(tmp_path / "a", 8), BOUNDS, kill)
     assert isinstance(end, Ended)
     assert end.how is End.WORKER_DIED
-    again = executor.run(request(tmp_path / "b", 2), BOUNDS, lambda _: GO_ON)
+    again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
     assert isinstance(again, Derived)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,31 @@ def test_a_mail_reaches_everybody_who_is_named(
     assert mail["Subject"] == "MIDSLICE: A job is held"
     assert mail["Auto-Submitted"] == "auto-generated"
     assert "Job 12 is held (MISSING_SLICES)." in mail.get_content()
+    assert states(database) == [MessageState.SENT]
+
+
+def test_a_mail_that_some_have_is_not_sent_to_them_again_and_again(
+    database: Database, clock: Clock, mailbox: Mailbox
+) -> None:
+    mailbox.unknown = "night@example.org"
+    tell(database, clock)
+    work = notifier(database, clock, by_mail(mailbox.port))
+    for _ in range(3):
+        work.sweep()
+        clock.now += 1200
+    assert len(mailbox.mails) == 1
+    (message,) = notices.newest(database)
+    assert message.state is MessageState.FAILED
+    assert message.sentence == "127.0.0.1 refused 1 of the addresses"
+
+
+def test_two_sweeps_at_once_tell_it_once(database: Database, clock: Clock, web: Hook) -> None:
+    tell(database, clock)
+    work = notifier(database, clock, Notify(webhooks=(web.url,)))
+    with ThreadPoolExecutor(8) as sweepers:
+        for swept in [sweepers.submit(work.sweep) for _ in range(8)]:
+            swept.result()
+    assert len(web.posted) == 1
     assert states(database) == [MessageState.SENT]
 
 

@@ -9,18 +9,20 @@ from pydantic import Field
 from node.errors import UsageError
 from node.rules import view
 from node.rules.view import Json
-from node.web.auth import AsOperator, AsViewer
+from node.web.auth import AsOperator, AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
 from node.web.rest.bodies import Body, taken, takes
 from node.web.rest.finding import Filter
 from node.web.rest.inputs import LARGEST_ID, Id, Line
 from storage import find
-from storage.errors import StorageError
+from storage.errors import StorageError, WrongState
 from storage.find import Wanted
 
 router = APIRouter(tags=["jobs"])
 
 MOST_AT_ONCE = 500
+# A person looks at each of these by itself: requeued, it is processed all the same.
+ONE_BY_ONE = ("PATIENT_MISMATCH", "CONFLICTING_INSTANCES")
 
 
 class Priority(Body):
@@ -102,7 +104,7 @@ def batch(
     parts: PartsOf,
 ) -> list[Json]:
     acts: dict[str, Callable[[int], object]] = {
-        "requeue": lambda job_id: parts.store.queue.requeue(job_id, who=visitor.name),
+        "requeue": lambda job_id: _requeue_with_others(parts, visitor, job_id),
         "cancel": lambda job_id: parts.store.queue.cancel(job_id, who=visitor.name),
         "redeliver": lambda job_id: parts.store.ledger.redeliver(job_id, who=visitor.name),
     }
@@ -122,6 +124,13 @@ def requeue_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Js
 def cancel_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.ledger.cancel(delivery_id, who=visitor.name)
     return _delivery(parts, delivery_id)
+
+
+def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
+    reason = parts.store.queue.get(job_id).reason
+    if reason in ONE_BY_ONE:
+        raise WrongState(f"job {job_id} is held {reason}: look at it and requeue it by itself")
+    parts.store.queue.requeue(job_id, who=visitor.name)
 
 
 def _job(parts: Parts, job_id: int) -> Json:

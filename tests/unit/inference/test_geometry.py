@@ -136,6 +136,24 @@ def test_holes_are_found(
     assert layout_of(tmp_path, series).missing == expected
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [7, 3, 11, 1, 9, 5, 12, 2, 10, 4, 8, 6],  # of some other order
+        [*range(1, 10), 13, 14, 15],  # one usual gap leaps further than the holes do
+        [1, 8, *range(9, 19)],
+    ],
+)
+def test_instance_numbers_that_do_not_follow_the_places_hide_no_hole(
+    tmp_path: Path, numbers: list[int]
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.InstanceNumber = numbers[index]
+
+    series = Series(slices=12, spacing_mm=5.0, missing=[4, 6], edit=edit)
+    assert layout_of(tmp_path, series).missing == {3: 1, 4: 1}
+
+
 def test_slices_that_touch_leave_no_hole(tmp_path: Path) -> None:
     series = Series(gaps_mm=[2.5, 2.5, 5.0, 2.5, 2.5], thickness_mm=5.0)
     assert layout_of(tmp_path, series).missing == {}

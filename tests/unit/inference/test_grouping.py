@@ -68,6 +68,45 @@ def test_what_separates_images_makes_stacks_of_their_own(tmp_path: Path, edit: E
     assert [len(stack) for stack in stacks(read_headers(files))] == [3, 3]
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "name"),
+    [
+        ("KVP", "121", "KVP"),
+        ("ConvolutionKernel", "B70f", "Convolution Kernel"),
+        ("ImageType", ["ORIGINAL", "SECONDARY", "AXIAL"], "Image Type"),
+    ],
+)
+def test_nothing_is_generated_where_a_real_slice_of_another_kind_lies(
+    tmp_path: Path, keyword: str, value: object, name: str
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        if index == 3:
+            setattr(made, keyword, value)
+
+    overlapping = Series(slices=8, spacing_mm=2.5, thickness_mm=5.0, edit=edit)
+    files = phantoms.write(tmp_path, overlapping)
+    (stack,) = stacks(read_headers(files))
+    found = verdict(stack, Output())
+    assert found is not None
+    assert found.reason == Reason.MIXED_ACQUISITIONS
+    assert name in str(found)
+    again = stacks(read_headers([header.path for header in stack.headers]))
+    assert [len(same) for same in again] == [8]
+
+
+@pytest.mark.parametrize("place", [0, 7])
+def test_an_odd_slice_at_an_end_is_left_out_and_the_others_are_a_stack(
+    tmp_path: Path, place: int
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        if index == place:
+            made.KVP = "121"
+
+    (stack,) = stacks(read_headers(phantoms.write(tmp_path, Series(slices=8, edit=edit))))
+    assert len(stack) == 7
+    assert verdict(stack, Output()) is None
+
+
 def test_slices_that_each_name_another_frame_of_reference_stay_together(tmp_path: Path) -> None:
     def edit(made: Dataset, index: int) -> None:
         made.FrameOfReferenceUID = f"1.2.3.{index + 1}"

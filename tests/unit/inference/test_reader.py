@@ -168,6 +168,16 @@ def test_one_slice_is_too_few(tmp_path: Path) -> None:
     assert reason(phantoms.write(tmp_path, Series(slices=1))) == Reason.TOO_FEW_SLICES
 
 
+def named_only(name: Callable[[int], str]) -> Edit:
+    """Patients without a number and a birth date."""
+
+    def edit(made: Dataset, index: int) -> None:
+        made.PatientID = made.PatientBirthDate = ""
+        made.PatientName = name(index)
+
+    return edit
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -175,6 +185,7 @@ def test_one_slice_is_too_few(tmp_path: Path) -> None:
         lambda made, index: setattr(made, "PatientBirthDate", "1950010" + str(1 + index % 2)),
         lambda made, index: setattr(made, "IssuerOfPatientID", f"issuer {index % 3}"),
         lambda made, index: setattr(made, "StudyInstanceUID", f"1.2.{1 + index % 2}"),
+        named_only(lambda index: f"Unknown^Male {index % 2}"),
     ],
 )
 def test_instances_of_two_patients_or_studies_are_held_together(tmp_path: Path, edit: Edit) -> None:
@@ -191,6 +202,8 @@ def test_instances_of_two_patients_or_studies_are_held_together(tmp_path: Path, 
     [
         lambda made, index: setattr(made, "PatientID", "PH-0001" + " " * (index % 2)),
         lambda made, index: setattr(made, "PatientName", "One^P" + "^" * (index % 2)),
+        lambda made, index: setattr(made, "PatientName", f"Married^Name {index % 2}"),
+        named_only(lambda index: ["Unknown^Male", "UNKNOWN  MALE^^", ""][index % 3]),
         lambda made, index: setattr(made, "AccessionNumber", str(index)),
         lambda made, index: setattr(made, "IssuerOfPatientID", "issuer" if index else ""),
     ],

@@ -100,6 +100,33 @@ def test_without_acquisition_numbers_a_contrast_agent_in_one_of_them_is_another_
     assert is_twin(tmp_path / "b", without, other(THIN, edit=assign(AcquisitionNumber=None)))
 
 
+@pytest.mark.parametrize(
+    ("thick", "thin", "twin"),
+    [
+        ("101300", "101300.5", True),
+        ("101300", "101340", False),  # the same number and agent: the delayed phase
+        ("1013", "101340.25", False),
+        ("101300", "", True),
+    ],
+)
+def test_an_acquisition_that_began_after_the_other_had_ended_is_not_the_same(
+    tmp_path: Path, thick: str, thin: str, twin: bool
+) -> None:
+    series = [
+        other(series, edit=assign(AcquisitionTime=time, ContrastBolusAgent="Ultravist"))
+        for series, time in ((THICK, thick), (THIN, thin))
+    ]
+    assert is_twin(tmp_path, *series) is twin
+
+
+def test_a_time_of_its_own_for_each_slice_parts_no_reconstructions_of_one_scan(
+    tmp_path: Path,
+) -> None:
+    thick = other(THICK, edit=each("AcquisitionTime", lambda index: f"{101300 + 5 * index}"))
+    thin = other(THIN, edit=each("AcquisitionTime", lambda index: f"{101300 + index}.5"))
+    assert is_twin(tmp_path, thick, thin)
+
+
 def test_shots_with_numbers_of_their_own_are_the_same_where_they_share_one(tmp_path: Path) -> None:
     thick = other(THICK, edit=each("AcquisitionNumber", lambda index: 1 + index // 2))
     thin = other(THIN, edit=each("AcquisitionNumber", lambda index: 1 + index // 10))

@@ -1,13 +1,16 @@
 """People who log in and programs that call: who may, until when, and what is written of it."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from sqlalchemy import update
 
 from storage import tokens, users
 from storage.audit import Audit
 from storage.database import Database
 from storage.errors import NotFound, WrongState
+from storage.schema_site import login, token
 from storage.site import Login, Role
 from tests.conftest import Clock
 
@@ -63,6 +66,21 @@ def test_a_login_lasts_until_it_expires_or_is_idle(database: Database, clock: Cl
     assert logged_in(database, clock()) is not None
     clock.now += 1.1 * HOUR
     assert logged_in(database, clock()) is None
+
+
+def test_who_is_known_may_look_where_nothing_can_be_written(
+    database_url: str, clock: Clock
+) -> None:
+    with closing(Database(database_url, busy_seconds=0.5)) as database:
+        add(database, clock(), "anna")
+        log_in(database, clock(), "anna")
+        tokens.add(database, clock(), "anna", "lab", Role.VIEWER, "digest")
+        with closing(Database(database_url)) as other, other.writing() as db:
+            db.execute(update(login).values(address="elsewhere"))
+            db.execute(update(token).values(name="other"))
+            clock.now += 600
+            assert logged_in(database, clock()) is not None
+            assert tokens.find(database, clock(), "digest") is not None
 
 
 def test_a_login_ends_at_its_end_however_busy_it_is(database: Database, clock: Clock) -> None:

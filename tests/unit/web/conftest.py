@@ -20,3 +20,11 @@ def open_site(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
     web = 'trusted_proxies = ["10.1.0.0/16"]\nuser_header = "Remote-User"\n'
     with site(tmp_path / "site", migrated_sqlite, web + 'role_header = "Remote-Role"\n') as made:
         yield made
+
+
+@pytest.fixture
+def local_proxy(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+    """Behind a proxy on this machine, which adds no header but the user's."""
+    web = 'trusted_proxies = ["127.0.0.1/32"]\nuser_header = "Remote-User"\n'
+    with site(tmp_path / "site", migrated_sqlite, web) as made:
+        yield made

@@ -49,6 +49,14 @@ def test_without_a_user_whoever_comes_through_a_proxy_is_not_here(
     assert served.client(**{header: "192.0.2.9"}).get(ME).status_code == 403
 
 
+def test_without_a_user_whom_a_proxy_on_this_machine_does_not_name_is_not_here(
+    local_proxy: Site,
+) -> None:
+    assert local_proxy.client().get(ME).status_code == 403
+    named = local_proxy.client(**{"Remote-User": "otto"}).get(ME).json()
+    assert (named["name"], named["role"]) == ("otto", "viewer")
+
+
 def test_with_the_first_user_everybody_logs_in_and_may_come_from_anywhere(served: Site) -> None:
     served.user("anna")
     assert served.client().get(ME).status_code == 401

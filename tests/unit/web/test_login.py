@@ -1,6 +1,8 @@
 """Logging in: sessions that are new, that end, and that nobody guesses."""
 
 import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -89,7 +91,9 @@ def test_logging_in_again_ends_the_session_before(served: Site) -> None:
     assert other.get(ME).status_code == 401
 
 
-@pytest.mark.parametrize(("name", "password"), [("anna", "wrong password"), ("nobody", PASSWORD)])
+@pytest.mark.parametrize(
+    ("name", "password"), [("anna", "wrong password"), ("nobody", PASSWORD), ("an\0na", PASSWORD)]
+)
 def test_a_wrong_name_and_a_wrong_password_are_answered_alike(
     served: Site, name: str, password: str
 ) -> None:
@@ -126,6 +130,16 @@ def test_who_guesses_waits_and_the_right_password_waits_too(
     assert "log-in throttled" in caplog.messages
     served.clock.now += login.WINDOW_SECONDS + 1
     assert client.post("/login", data={"name": "anna", "password": PASSWORD}).status_code == 303
+
+
+def test_guesses_that_come_at_once_are_no_more_than_those_one_by_one(served: Site) -> None:
+    served.user("anna")
+    form = {"name": "anna", "password": "wrong password"}
+    clients = [served.browser() for _ in range(4 * login.MOST_OF_BOTH)]
+    with ThreadPoolExecutor(len(clients)) as guessers:
+        answers = [guessers.submit(one.post, "/login", data=form) for one in clients]
+        statuses = Counter(answer.result().status_code for answer in answers)
+    assert statuses == {401: login.MOST_OF_BOTH, 429: 3 * login.MOST_OF_BOTH}
 
 
 def test_guessing_from_one_place_locks_nobody_out_elsewhere(served: Site) -> None:

@@ -50,10 +50,10 @@ def post(served: Site, path: str, status: int = 200, **given: Any) -> Any:
     return answer.json()
 
 
-def hold(served: Site, key: str = "k") -> int:
+def hold(served: Site, key: str = "k", reason: str = "MISSING_SLICES") -> int:
     """A job that waits for a person; its number."""
     asked = served.rows.ask(key, stack=key)
-    served.rows.queue.hold(served.rows.claim(), "MISSING_SLICES", "Slices are missing.")
+    served.rows.queue.hold(served.rows.claim(), reason, "Somebody must look.")
     return asked.job_id
 
 
@@ -163,6 +163,14 @@ def test_many_jobs_at_once_each_says_what_became_of_it(served: Site) -> None:
     answer = post(served, "/batch/requeue", json={"ids": [*held, 99]})
     assert [each["done"] for each in answer] == [True, True, False]
     assert answer[2]["sentence"] == "no job 99"
+
+
+def test_a_mix_up_of_patients_is_requeued_by_itself_only(served: Site) -> None:
+    mixed = hold(served, "a", "PATIENT_MISMATCH")
+    (answer,) = post(served, "/batch/requeue", json={"ids": [mixed]})
+    assert not answer["done"]
+    assert "PATIENT_MISMATCH" in answer["sentence"]
+    assert post(served, f"/jobs/{mixed}/requeue")["state"] == "queued"
 
 
 def test_what_a_filter_finds_is_acted_on_together(served: Site) -> None:

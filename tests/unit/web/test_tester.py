@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.web import aside
+from node.web import aside, shield, tester
 from node.web.problems import Problem
 from node.web.trial import Question, tried
 from storage.site import Role
@@ -37,6 +37,20 @@ def test_files_are_told_which_routes_take_them_and_why_others_do_not(served: Sit
     said = {route["route"]: (route["matches"], route["sentence"]) for route in stack["routes"]}
     assert said["ct-slices"][0] is True
     assert said["mr-shadow"] == (False, "Modality is CT, not MR.")
+
+
+@pytest.mark.parametrize(
+    ("role", "status"), [(None, 413), (Role.VIEWER, 413), (Role.OPERATOR, 422)]
+)
+def test_large_files_are_read_from_those_only_who_may_send_them(
+    served: Site, role: Role | None, status: int
+) -> None:
+    served.user("anna")
+    client = served.client() if role is None else served.program(role)
+    large = [("file", ("large.dcm", bytes(shield.MOST_BYTES + 1)))]
+    many = [*large, *[("file", (f"{n}.dcm", b"x")) for n in range(tester.MOST_FILES)]]
+    assert client.post(EXPLAIN, files=many).status_code == status
+    assert client.post(EXPLAIN, files=upload(*series.thick(1))).status_code in (200, 401, 403)
 
 
 def test_a_single_file_is_asked_for_all_but_its_gap(served: Site) -> None:
