@@ -3,7 +3,9 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -15,6 +17,8 @@ from storage.errors import Busy
 from storage.site import Role
 from tests.node_process import wait_for
 from tests.unit.web.site import Client, Site
+
+T = TypeVar("T")
 
 
 class Looks:
@@ -35,6 +39,12 @@ class Looks:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LOOK_SECONDS", 0.05)
+
+
+def alone(main: Coroutine[Any, Any, T]) -> T:
+    """Run in a thread of its own: the browser tests leave a loop running in the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, main).result()
 
 
 def read(lines: Iterator[str]) -> tuple[str, str, str]:
@@ -144,7 +154,7 @@ def test_many_listeners_cost_one_look() -> None:
         assert looks.count - before <= 5
         return heard
 
-    for events in asyncio.run(many()):
+    for events in alone(many()):
         assert sorted(events) == ["hello", "needs", "queue", "queue"]
 
 
@@ -160,18 +170,18 @@ def test_nobody_listening_nobody_looks() -> None:
         await first(source, 1)  # somebody comes again
         assert source._looker is not looker
 
-    asyncio.run(gone())
+    alone(gone())
 
 
 def test_after_a_break_a_listener_hears_all_areas_if_anything_changed() -> None:
     looks = Looks()
     source = Live(looks)
-    heard = asyncio.run(first(source, 3))
+    heard = alone(first(source, 3))
     now = live._id(looks.marks)
     assert heard == ["hello", "queue", "needs"]
-    assert asyncio.run(first(source, 3, "another id")) == ["hello", "queue", "needs"]
+    assert alone(first(source, 3, "another id")) == ["hello", "queue", "needs"]
     looks.marks = {"queue": "2", "needs": "1"}
-    assert asyncio.run(first(source, 2, now)) == ["hello", "queue"]
+    assert alone(first(source, 2, now)) == ["hello", "queue"]
 
 
 def test_a_busy_database_ends_no_stream(caplog: pytest.LogCaptureFixture) -> None:
@@ -187,7 +197,7 @@ def test_a_busy_database_ends_no_stream(caplog: pytest.LogCaptureFixture) -> Non
         looks.marks = {"queue": "2", "needs": "1"}
         return await asyncio.wait_for(listener, 20.0)
 
-    assert asyncio.run(through())[-1] == "queue"
+    assert alone(through())[-1] == "queue"
 
 
 def test_a_silent_stream_says_that_it_is_alive_and_ends_after_minutes(
@@ -199,7 +209,7 @@ def test_a_silent_stream_says_that_it_is_alive_and_ends_after_minutes(
     async def whole() -> list[str]:
         return [event async for event in Live(Looks()).stream("anna", "")]
 
-    heard = asyncio.run(whole())
+    heard = alone(whole())
     assert ": still here\n\n" in heard
 
 
