@@ -2,6 +2,9 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin
+# Tests mostly wait, on sockets and processes: two workers, each with files and servers of its own.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
@@ -39,7 +42,7 @@ run: setup  ## start the node with config.toml
 	$(BIN)/midslice serve
 
 test: setup system check  ## everything that CI runs: linters, types, import contracts, every test
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: lint types imports  ## linters, types and import contracts
 
@@ -54,16 +57,16 @@ imports: setup  ## who may import whom
 	$(BIN)/lint-imports
 
 unit: setup  ## the quick tests
-	$(BIN)/pytest tests/unit tests/models
+	$(PYTEST) tests/unit tests/models
 
 network: setup system  ## tests with real peers on sockets
-	$(BIN)/pytest tests/network
+	$(PYTEST) tests/network
 
 browser: setup system  ## the administrator's pages in a headless Chromium
 	$(BIN)/pytest tests/browser
 
 faults: setup system  ## the fault tests, with more rounds than CI (FAULT_ROUNDS)
-	FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/pytest tests/faults --timeout 3600
+	FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(PYTEST) tests/faults --timeout 3600
 
 test-long: setup system  ## the tests that take over 30 seconds
 	$(BIN)/pytest -m long --timeout 3600

@@ -22,7 +22,7 @@ from inference.errors import (
     Unprocessable,
 )
 from inference.generating import Generating, Report
-from inference.geometry import Layout, examine
+from inference.geometry import Layout, examine, measure
 from inference.intensity import PixelReader
 from inference.model import Model, Step
 from inference.placement import Planned, plan_slices, record_of
@@ -185,13 +185,24 @@ class _Job:
         if len(found) != 1:
             sentence = f"The instances form {len(found)} stacks; each is processed by itself."
             raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
-        layout = examine(found[0], self._request.output)
+        layout = self._examined(found[0])
         ignored = len(set_aside(headers))
         if ignored:
             self._account.notes.append(f"{ignored} instances of other kinds were left out")
         if layout.missing:
             self._account.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
         return found[0], layout
+
+    def _examined(self, stack: Stack) -> Layout:
+        """The layout; where its slices lie stays in the record, whatever becomes of the job."""
+        try:
+            layout = examine(stack, self._request.output)
+        except Unprocessable:
+            if (measured := measure(stack)) is not None:
+                self._account.facts |= record_of((), measured)
+            raise
+        self._account.facts |= record_of((), layout)
+        return layout
 
     def _load(self) -> tuple[Model, str]:
         """The model and the device that it runs on."""
@@ -280,7 +291,6 @@ def _facts(model: Model, stack: Stack, layout: Layout) -> Mapping[str, object]:
         "weights_sha256": model.weights_sha256,
         "runtime": getattr(model, "runtime", ""),
         "gap_mm": round(layout.gap_mm, 4),
-        "shear_degrees": round(layout.shear_degrees, 2),
     }
 
 

@@ -114,7 +114,7 @@ def location_law(layout: Layout) -> tuple[float, float] | None:
 
 
 def record_of(slices: Sequence[Planned], layout: Layout) -> Mapping[str, object]:
-    """What a page shows about the gaps: their width and how many slices were generated."""
+    """What a page shows about the gaps: their width, what was generated and what is missing."""
     counts = [0] * len(layout.geometry.gaps_mm)
     for slice_ in slices:
         if slice_.gap is not None:
@@ -127,4 +127,6 @@ def record_of(slices: Sequence[Planned], layout: Layout) -> Mapping[str, object]
             {"gap_mm": round(float(gap_mm), 4), "factor": count + 1}
             for gap_mm, count in zip(layout.geometry.gaps_mm, counts, strict=True)
         ],
+        "missing": [{"gap": gap, "slices": layout.missing[gap]} for gap in sorted(layout.missing)],
+        "shear_degrees": round(layout.shear_degrees, 2),
     }

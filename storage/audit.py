@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 from sqlalchemy import Connection, Select, and_, delete, func, select
 
 from storage.database import Database
-from storage.records import AuditEvent
 from storage.rows import to_audit_event, to_json
 from storage.schema_site import audit
+from storage.site import AuditEvent
 
 NODE = "midslice"  # who acts where nobody does: what the node tells of itself
 

@@ -3,7 +3,7 @@
 What somebody searched for is an audit event, which the caller writes: it knows who looked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +38,14 @@ from storage.schema import (
 )
 from storage.schema_site import selftest
 
+Text = ColumnElement[str]
+# A condition on a column that is asked by its index, or not.
+Part = Callable[[Callable[[Text], Text]], ColumnElement[bool]]
+
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 LAST = "\U0010ffff"  # sorts behind every text that begins alike
 # What so many have is common: the newest of it are found by going back in time. What fewer have
-# is found by its own index. Neither way is quick for both.
+# is found by its own index, and so is what is counted, in any order. Neither way is quick for both.
 COMMON = 2000
 MOST_DESCRIPTIONS = 5000
 
@@ -74,25 +78,33 @@ class Wanted:
     @property
     def names_a_patient(self) -> bool:
         """Whether the search itself is about a person: its words then stay out of logs."""
-        return bool(self.text or self.accession or self.patient_id or self.name)
+        about = (self.text, self.accession, self.patient_id, self.name, self.study_date)
+        return any(about)
 
 
 def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) -> Page[JobLine]:
     """Jobs, the newest first."""
     order = job.c.queued_at.desc(), job.c.id.desc()
     with database.reading() as db:
-        which = _Search(database, db).jobs(wanted)
+        which = _Search(database, db, _without_index).jobs(wanted)
         query = JOB_LINES.where(which).order_by(*order).limit(limit).offset(offset)
         lines = tuple(to_job_line(row) for row in db.execute(query))
-        ids = select(job.c.id).join(series, series.c.id == job.c.series_id).where(which)
-        return Page(lines, _total(db, ids, lines, limit, offset), limit, offset)
+        if _says_total(lines, limit, offset):
+            return Page(lines, offset + len(lines), limit, offset)
+        ids = select(job.c.id).join(series, series.c.id == job.c.series_id)
+        ids = ids.where(_Search(database, db, _with_index).jobs(wanted))
+        return Page(lines, _counted(db, ids), limit, offset)
 
 
 def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, ...]:
     """The jobs that an action on the whole filter is about, the oldest first."""
     with database.reading() as db:
         query = select(job.c.id).join(series, series.c.id == job.c.series_id)
-        query = query.where(_Search(database, db).jobs(wanted)).order_by(job.c.id).limit(most)
+        query = (
+            query.where(_Search(database, db, _with_index).jobs(wanted))
+            .order_by(job.c.id)
+            .limit(most)
+        )
         return tuple(db.execute(query).scalars())
 
 
@@ -108,10 +120,13 @@ def found_series(
     """Received series with what became of them, the newest first; none of a self-test."""
     order = series.c.last_at.desc(), series.c.id.desc()
     with database.reading() as db:
-        ids = select(series.c.id).where(_Search(database, db).series(wanted))
-        query = ids.order_by(*order).limit(limit).offset(offset)
+        newest = select(series.c.id).where(_Search(database, db, _without_index).series(wanted))
+        query = newest.order_by(*order).limit(limit).offset(offset)
         lines = _series_lines(db, db.execute(query).scalars().all())
-        return Page(lines, _total(db, ids, lines, limit, offset), limit, offset)
+        if _says_total(lines, limit, offset):
+            return Page(lines, offset + len(lines), limit, offset)
+        ids = select(series.c.id).where(_Search(database, db, _with_index).series(wanted))
+        return Page(lines, _counted(db, ids), limit, offset)
 
 
 def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
@@ -122,11 +137,15 @@ def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnE
 
 
 class _Search:
-    """Puts together what a search asks for, looking how common it is."""
+    """Puts together what a search asks for, looking how common it is.
 
-    def __init__(self, database: Database, db: Connection) -> None:
+    `common` is how a column is asked for what many have: by its index, or not.
+    """
+
+    def __init__(self, database: Database, db: Connection, common: Callable[[Text], Text]) -> None:
         self._database = database
         self._db = db
+        self._common = common
 
     def jobs(self, wanted: Wanted) -> ColumnElement[bool]:
         conditions = [*self._of_series(wanted), *_of_jobs(wanted)]
@@ -145,8 +164,9 @@ class _Search:
         return and_(true(), *conditions)
 
     def series(self, wanted: Wanted) -> ColumnElement[bool]:
-        made = exists().where(selftest.c.series_uid == series.c.series_uid)
-        conditions = [*self._of_series(wanted), ~made]
+        # As a list, which is made once; an EXISTS would go through the self-tests for each series.
+        made = select(selftest.c.series_uid).where(selftest.c.series_uid.is_not(None))
+        conditions = [*self._of_series(wanted), series.c.series_uid.not_in(made)]
         about_jobs = _of_jobs(wanted)
         if about_jobs:
             conditions.append(self._with_job(and_(*about_jobs)))
@@ -171,16 +191,15 @@ class _Search:
         return series.c.id.in_(select(arrival.c.series_id).where(mine))
 
     def _of_series(self, wanted: Wanted) -> list[ColumnElement[bool]]:
-        begin = self._begins
         conditions: list[ColumnElement[bool]] = []
         if wanted.text:
             conditions.append(self._any_of(wanted.text))
         if wanted.accession:
-            conditions.append(begin(series.c.accession, wanted.accession))
+            conditions.append(self._one_of(self._begins(series.c.accession, wanted.accession)))
         if wanted.patient_id:
-            conditions.append(begin(series.c.patient_id, wanted.patient_id))
+            conditions.append(self._one_of(self._begins(series.c.patient_id, wanted.patient_id)))
         if wanted.name:
-            conditions.append(self._named(wanted.name))
+            conditions.append(self._one_of(self._named(wanted.name)))
         if wanted.study_date:
             conditions.append(series.c.study_date == wanted.study_date)
         if wanted.description:
@@ -190,30 +209,38 @@ class _Search:
         return conditions
 
     def _any_of(self, text: str) -> ColumnElement[bool]:
-        """Each by its own index: an OR over three of them would be a walk through all."""
+        """Each by its own index where that is quick: one list of ids, put together from three."""
         parts = (
             self._begins(series.c.accession, text),
             self._begins(series.c.patient_id, text),
             self._named(text),
         )
-        return series.c.id.in_(union(*(select(series.c.id).where(part) for part in parts)))
+        if any(self._is_common(self._ids(part)) for part in parts):
+            return or_(*(part(self._common) for part in parts))
+        return series.c.id.in_(union(*(self._ids(part) for part in parts)))
 
-    def _named(self, text: str) -> ColumnElement[bool]:
-        return begins(self._database, series.c.name_key, name_key(text))
+    def _one_of(self, part: Part) -> ColumnElement[bool]:
+        return part(self._common if self._is_common(self._ids(part)) else _with_index)
 
-    def _begins(self, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
+    def _ids(self, part: Part) -> Select[Any]:
+        return select(series.c.id).where(part(_with_index))
+
+    def _named(self, text: str) -> Part:
+        key = name_key(text)
+        return lambda how: begins(self._database, how(series.c.name_key), key)
+
+    def _begins(self, column: Text, text: str) -> Part:
         """Numbers of patients and requests may begin with letters, typed as people like."""
         typed = dict.fromkeys((text, text.upper(), text.lower()))
-        return or_(*(begins(self._database, column, one) for one in typed))
+        return lambda how: or_(*(begins(self._database, how(column), one) for one in typed))
 
     def _described(self, text: str) -> ColumnElement[bool]:
         """Descriptions repeat: whoever contains the text is found among the different ones."""
         each = select(series.c.description, func.count()).group_by(series.c.description)
         sought = text.casefold()
         found = {d: int(n) for d, n in self._db.execute(each) if sought in d.casefold()}
-        if sum(found.values()) > COMMON:
-            return _without_index(series.c.description).in_(tuple(found)[:MOST_DESCRIPTIONS])
-        return series.c.description.in_(tuple(found)[:MOST_DESCRIPTIONS])
+        how = self._common if sum(found.values()) > COMMON else _with_index
+        return how(series.c.description).in_(tuple(found)[:MOST_DESCRIPTIONS])
 
     def _is_common(self, which: Select[Any]) -> bool:
         return self._db.execute(which.limit(1).offset(COMMON)).first() is not None
@@ -242,8 +269,12 @@ def _states(states: tuple[JobState, ...]) -> ColumnElement[bool]:
     return which
 
 
-def _without_index(column: ColumnElement[str]) -> ColumnElement[str]:
+def _without_index(column: Text) -> Text:
     return column + ""
+
+
+def _with_index(column: Text) -> Text:
+    return column
 
 
 def _with_uid(uid: str) -> Any:
@@ -255,12 +286,12 @@ def _with_uid(uid: str) -> Any:
     return own.union(brought, made, slices.where(derived_instance.c.instance_uid == uid))
 
 
-def _total(
-    db: Connection, ids: Select[Any], lines: tuple[object, ...], limit: int, offset: int
-) -> int:
-    """How many there are; counted only where the page does not say it."""
-    if len(lines) < limit and (lines or offset == 0):
-        return offset + len(lines)
+def _says_total(lines: tuple[object, ...], limit: int, offset: int) -> bool:
+    """Whether a page is the last one, so that nothing has to be counted."""
+    return len(lines) < limit and bool(lines or offset == 0)
+
+
+def _counted(db: Connection, ids: Select[Any]) -> int:
     counted = select(func.count()).select_from(ids.limit(MOST_COUNTED).subquery())
     return int(db.execute(counted).scalar_one())
 

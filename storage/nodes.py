@@ -1,13 +1,13 @@
 """The processes that work on this storage, and what must never change for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import select, update
 
 from storage.database import Database
 from storage.errors import NotFound, SecretMismatch, StorageError
-from storage.records import NodeState
 from storage.schema_site import fact, node
+from storage.site import NodeState
 
 SERVING = "serving"
 STOPPING = "stopping"
@@ -74,6 +74,24 @@ class Nodes:
                 "differ from those already sent; restore the secret from the site's backup"
             )
         raise StorageError(f"{name} is {found!r} in this database and cannot become {value!r}")
+
+
+class Heartbeats:
+    """Which nodes have died, by a clock that nobody sets (as `leases.py`)."""
+
+    def __init__(self, steady: Callable[[], float], seconds: float) -> None:
+        self._steady = steady
+        self._seconds = seconds
+        self._seen: dict[str, tuple[float, float]] = {}  # node -> heartbeat, and since when
+
+    def dead(self, beats: Mapping[str, float]) -> tuple[str, ...]:
+        """Of these nodes those whose heartbeat was seen to stand still for as long."""
+        now = self._steady()
+        self._seen = {
+            name: self._seen[name] if self._seen.get(name, (None,))[0] == beat else (beat, now)
+            for name, beat in beats.items()
+        }
+        return tuple(name for name, (_, since) in self._seen.items() if now - since > self._seconds)
 
 
 def fact_or_set(database: Database, name: str, value: str) -> str:

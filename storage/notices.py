@@ -4,7 +4,18 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from storage.database import Database
 from storage.errors import NotFound
@@ -12,6 +23,8 @@ from storage.schema_site import NEW_NOTICE, OPEN_MESSAGE, message, notice
 from storage.site import Message, MessageState, Notice
 
 AT_ONCE = 100
+CLAIM_SECONDS = 600.0  # longer than a channel takes, each of whose steps has an end
+DAY = 86_400.0
 
 
 def note(
@@ -58,14 +71,40 @@ def address(
     return tuple(Notice(r.id, r.event, r.key, r.at, json.loads(r.facts)) for r in rows)
 
 
-def due(database: Database, now: float, limit: int = 20) -> tuple[Message, ...]:
-    """What is to be sent now, the longest due first."""
-    # What was queued at a time that is still to come: the clock was set back.
-    waited = or_(message.c.due_at <= now, notice.c.at > now)
-    query = _messages().where(OPEN_MESSAGE, waited)
+def due(
+    database: Database, now: float, limit: int = 20, *, longest: float = DAY
+) -> tuple[Message, ...]:
+    """What is to be sent now, the longest due first; `claim` it before it is sent.
+
+    `longest` is how long a message waits for its next try at most, in seconds.
+    """
+    query = _messages().where(OPEN_MESSAGE, _is_due(now, longest))
     with database.reading() as db:
         rows = db.execute(query.order_by(message.c.due_at, message.c.id).limit(limit))
         return tuple(_message(row) for row in rows)
+
+
+def claim(
+    database: Database, now: float, ids: Collection[int], *, longest: float = DAY
+) -> frozenset[int]:
+    """Take messages that are due, so that no other node sends them: those that were free.
+
+    Whoever takes one says within CLAIM_SECONDS what came of it; else it is due again: its node
+    has died, and nobody knows whether it was sent.
+    """
+    free = and_(OPEN_MESSAGE, message.c.id.in_(ids), _is_due(now, longest))
+    # In one order, so that two nodes do not wait for each other; what one has locked it gets.
+    mine = select(message.c.id).where(free).order_by(message.c.id)
+    mine = mine.with_for_update(skip_locked=True)
+    one = update(message).where(message.c.id.in_(mine.scalar_subquery()), free)
+    taken = one.values(due_at=now + CLAIM_SECONDS).returning(message.c.id)
+    with database.writing() as db:
+        return frozenset(db.execute(taken).scalars())
+
+
+def _is_due(now: float, longest: float) -> ColumnElement[bool]:
+    # What waits for longer than anything may: the clock was set back.
+    return or_(message.c.due_at <= now, message.c.due_at > now + max(longest, CLAIM_SECONDS))
 
 
 def sent(database: Database, now: float, message_id: int) -> None:

@@ -1,7 +1,7 @@
 """What is going on now: arriving, waiting, running, sending, and what needs a person."""
 
 import heapq
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from statistics import median
 from typing import Any
 
@@ -113,6 +113,8 @@ def unconfirmed(
     database: Database, destinations: Collection[str], limit: int = 50, offset: int = 0
 ) -> Page[DeliveryLine]:
     """What was sent to destinations that give proof, and is not proved yet; oldest first."""
+    if not destinations:  # with an empty list the database would go through all that was ever sent
+        return Page((), 0, limit, offset)
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
     wanted = and_(sent, delivery.c.destination.in_(destinations))
     return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
@@ -141,6 +143,37 @@ def finished(database: Database, limit: int = 10) -> tuple[JobLine, ...]:
     ended = JOB_LINES.where(job.c.finished_at.is_not(None)).order_by(job.c.finished_at.desc())
     with database.reading() as db:
         return tuple(to_job_line(row) for row in db.execute(ended.limit(limit)))
+
+
+def whereabouts(
+    database: Database, jobs: Iterable[int]
+) -> Mapping[int, tuple[tuple[str, DeliveryState], ...]]:
+    """Where the results of these jobs go: each destination with the state of its delivery."""
+    query = select(job.c.id, delivery.c.destination, delivery.c.state)
+    query = query.join(delivery, delivery.c.derived_id == job.c.derived_id)
+    found: dict[int, tuple[tuple[str, DeliveryState], ...]] = {}
+    with database.reading() as db:
+        rows = db.execute(query.where(job.c.id.in_(list(jobs))).order_by(delivery.c.id))
+        for row in rows:
+            found[row.id] = (*found.get(row.id, ()), (row.destination, DeliveryState(row.state)))
+    return found
+
+
+def held(database: Database) -> Mapping[str, int]:
+    """How many deliveries are held for each destination that has any."""
+    which = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
+    query = select(delivery.c.destination, func.count()).where(which)
+    with database.reading() as db:
+        rows = db.execute(query.group_by(delivery.c.destination).order_by(delivery.c.destination))
+        return {row[0]: int(row[1]) for row in rows}
+
+
+def held_for(database: Database, destination: str, most: int) -> tuple[int, ...]:
+    """The deliveries that are held for a destination, the oldest first."""
+    which = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
+    query = select(delivery.c.id).where(which, delivery.c.destination == destination)
+    with database.reading() as db:
+        return tuple(db.execute(query.order_by(delivery.c.id).limit(most)).scalars())
 
 
 def counts(database: Database) -> Mapping[str, int]:

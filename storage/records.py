@@ -341,26 +341,3 @@ class Purged:
     skipped: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     bytes: int = 0
-
-
-@dataclass(frozen=True)
-class NodeState:
-    """A running or past process of a node on this storage."""
-
-    id: str
-    started_at: float
-    heartbeat: float
-    state: str  # serving, stopping, stopped
-    clean_at: float | None
-
-
-@dataclass(frozen=True)
-class AuditEvent:
-    """Who did what, when; never a patient attribute."""
-
-    id: int
-    at: float
-    who: str
-    what: str
-    which: str
-    detail: Mapping[str, object]

@@ -11,7 +11,6 @@ from storage.records import (
     Arrival,
     ArrivalState,
     Attempt,
-    AuditEvent,
     Delivery,
     DeliveryState,
     Instance,
@@ -20,6 +19,7 @@ from storage.records import (
     Mark,
     Received,
 )
+from storage.site import AuditEvent
 
 MARK = ("revision", "place", "named")
 SHORT = 16  # the columns of modality and study date

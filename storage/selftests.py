@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
+from storage import notices
 from storage.database import Database
 from storage.deliveries import cancel_undelivered
 from storage.enqueue import lock_series
@@ -15,14 +16,17 @@ from storage.files import Files
 from storage.records import ArrivalState, JobState
 from storage.retention import purge_one
 from storage.schema import OPEN_ARRIVAL, arrival, derived, derived_instance, job, series
+from storage.schema_site import node as node_table
 from storage.schema_site import selftest
 from storage.site import SelfTest, SelfTestState, SelfTestStep
 from storage.superseding import UNFINISHED
 from storage.transitions import change
 from storage.transitions import end as end_job
 
+RUNNING = selftest.c.state == SelfTestState.RUNNING
 OVER = "The self-test is over."
-INTERRUPTED = "The node stopped while the self-test ran."
+INTERRUPTED = "The node {node} stopped, or failed, while the self-test ran."
+TOLD = "selftest_failed"  # the event of the notice
 
 
 def begin(
@@ -38,7 +42,10 @@ def begin(
 def end(
     database: Database, now: float, selftest_id: int, steps: Sequence[SelfTestStep], sentence: str
 ) -> SelfTest:
-    """It is over: passed where every step is."""
+    """It is over: passed where every step is; a failed one is told.
+
+    One that was given up meanwhile, because its node seemed to be dead, stays as it is.
+    """
     passed = bool(steps) and all(step.ok for step in steps)
     told = {
         "state": SelfTestState.PASSED if passed else SelfTestState.FAILED,
@@ -46,18 +53,33 @@ def end(
         "steps": json.dumps([asdict(step) for step in steps]),
         "sentence": sentence,
     }
-    one = selftest.c.id == selftest_id
+    one = and_(selftest.c.id == selftest_id, RUNNING)
     with database.writing() as db:
-        row = db.execute(update(selftest).where(one).values(**told).returning(selftest))
-        return _selftest(row.one())
+        row = db.execute(update(selftest).where(one).values(**told).returning(selftest)).first()
+        if row is not None:
+            return _told(database, db, now, _selftest(row))
+    return get(database, selftest_id)
 
 
-def interrupted(database: Database, now: float, node: str) -> int:
-    """At start: what a dead process of this node was testing has failed. How many."""
-    left = and_(selftest.c.node == node, selftest.c.state == SelfTestState.RUNNING)
-    told = {"state": SelfTestState.FAILED, "finished_at": now, "sentence": INTERRUPTED}
+def interrupted(database: Database, now: float, node: str) -> tuple[SelfTest, ...]:
+    """What a dead process of this node was testing has failed, and is told: these tests."""
+    left = and_(selftest.c.node == node, RUNNING)
+    with database.reading() as db:  # it is looked at every minute: that must wait for nobody
+        if db.execute(select(selftest.c.id).where(left)).first() is None:
+            return ()
+    sentence = INTERRUPTED.format(node=node)
+    told = {"state": SelfTestState.FAILED, "finished_at": now, "sentence": sentence}
     with database.writing() as db:
-        return db.execute(update(selftest).where(left).values(**told)).rowcount
+        rows = db.execute(update(selftest).where(left).values(**told).returning(selftest)).all()
+        return tuple(_told(database, db, now, _selftest(row)) for row in rows)
+
+
+def running_on(database: Database) -> dict[str, float]:
+    """The nodes that seem to run a self-test, each with its last heartbeat."""
+    query = select(selftest.c.node, node_table.c.heartbeat).where(RUNNING)
+    with database.reading() as db:
+        rows = db.execute(query.outerjoin(node_table, node_table.c.id == selftest.c.node))
+        return {row.node: row.heartbeat or 0.0 for row in rows}
 
 
 def history(database: Database, limit: int = 50, offset: int = 0) -> tuple[SelfTest, ...]:
@@ -139,6 +161,14 @@ def clear(database: Database, files: Files, series_id: int, now: float) -> bool:
         for derived_id in db.execute(made).scalars().all():
             cancel_undelivered(db, derived_id, "", now)
     return purge_one(database, files, series_id, now)
+
+
+def _told(database: Database, db: Connection, now: float, ended: SelfTest) -> SelfTest:
+    """In the transaction that ends it: a failure is told, whatever becomes of this process."""
+    if ended.state is SelfTestState.FAILED:
+        facts = {"selftest": ended.id, "sentence": ended.sentence}
+        notices.note(database, db, now, TOLD, f"selftest {ended.id}", facts)
+    return ended
 
 
 def _selftest(row: Row[*tuple[Any, ...]]) -> SelfTest:

@@ -206,3 +206,26 @@ class SelfTest:
     destination: str
     steps: tuple[SelfTestStep, ...]
     sentence: str
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """A running or past process of a node on this storage."""
+
+    id: str
+    started_at: float
+    heartbeat: float
+    state: str  # serving, stopping, stopped
+    clean_at: float | None
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """Who did what, when; never a patient attribute."""
+
+    id: int
+    at: float
+    who: str
+    what: str
+    which: str
+    detail: Mapping[str, object]

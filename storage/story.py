@@ -10,10 +10,11 @@ from storage.errors import NotFound
 from storage.ledger import delivery_rows
 from storage.lines import JobLine, Moment
 from storage.overview import JOB_LINES, to_job_line
-from storage.records import Arrival, Attempt, AuditEvent, Delivery, DeliveryState, Job
+from storage.records import Arrival, Attempt, Delivery, DeliveryState, Job
 from storage.rows import to_arrival, to_attempt, to_audit_event, to_delivery
 from storage.schema import arrival, attempt, delivery, derived, job
 from storage.schema_site import audit
+from storage.site import AuditEvent
 from storage.transitions import read_job
 
 DONE = (DeliveryState.SENT, DeliveryState.CONFIRMED)

@@ -110,13 +110,18 @@ def log_in(
     return found
 
 
-def logged_in(database: Database, now: float, id: str, *, idle_seconds: float) -> Login | None:
-    """Who comes with this token: None where it ended, was idle for long, or never existed."""
+def logged_in(
+    database: Database, now: float, id: str, *, idle_seconds: float, is_use: bool = True
+) -> Login | None:
+    """Who comes with this token: None where it ended, was idle for long, or never existed.
+
+    `is_use` False: an open page asks by itself; the session grows idle all the same.
+    """
     with database.reading() as db:
         found = _login(db, id, now)
     if found is None or found.seen_at < now - idle_seconds:
         return None
-    if now - found.seen_at > SEEN_SECONDS:
+    if is_use and now - found.seen_at > SEEN_SECONDS:
         # On a full disk too: who is known may look at what is wrong.
         with contextlib.suppress(StorageError), database.writing() as db:
             db.execute(update(login).where(login.c.id == id).values(seen_at=now))
@@ -135,12 +140,23 @@ def log_out(database: Database, now: float, who: str, id: str) -> None:
         db.execute(delete(login).where(login.c.id == id))
 
 
-def refuse_login(database: Database, now: float, user: str, address: str) -> None:
-    """A wrong name or password; counted for the name as it was typed and for the address."""
-    values = {"account_name": user[:64], "address": address[:64], "at": now}
+def refuse_login(
+    database: Database,
+    now: float,
+    user: str,
+    address: str,
+    *,
+    counted: str = "",
+    what: str = "log in refused",
+) -> None:
+    """A wrong name or password; counted for the name as it was typed and for the address.
+
+    `counted` is what the address is counted as, such as its network; empty = the address.
+    """
+    values = {"account_name": user[:64], "address": (counted or address)[:64], "at": now}
     # A password that was typed into the wrong field must not be kept for ever.
     who = user if find(database, user) is not None else "unknown"
-    with acting(database, now, who, "log in refused", "", {"address": address[:64]}) as db:
+    with acting(database, now, who, what, "", {"address": address[:64]}) as db:
         db.execute(login_failure.insert().values(**values))
 
 

@@ -13,6 +13,7 @@ from tests.postgres import PostgresServer, postgres
 
 TEMPLATE = "migrated"
 KINDS = ("sqlite", "postgresql")
+BUSY_SECONDS = 60.0  # eight threads at once on a busy machine; what is busy is tried elsewhere
 _numbers = itertools.count(1)
 
 
@@ -65,27 +66,34 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     server.drop(name)
 
 
-@pytest.fixture(scope="session", params=KINDS)
-def _shared_database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+@pytest.fixture(scope="session")
+def sqlite_database(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
-    if request.param == "sqlite":
-        file = tmp_path_factory.mktemp("shared") / "midslice.db"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), file)
-        database = Database(f"sqlite:///{file}")
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        database = Database(server.create("shared", template=TEMPLATE))
+    """One that tests use in turn, each after it was emptied."""
+    file = tmp_path_factory.mktemp("shared") / "midslice.db"
+    shutil.copy(migrated_sqlite, file)
+    database = Database(f"sqlite:///{file}", busy_seconds=BUSY_SECONDS)
     yield database
     database.close()
 
 
-@pytest.fixture
-def database(_shared_database: Database) -> Iterator[Database]:
+@pytest.fixture(scope="session")
+def postgresql_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """The same on the other kind of server."""
+    url = postgres_server.create("shared", template=TEMPLATE)
+    database = Database(url, busy_seconds=BUSY_SECONDS)
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """An empty database of each kind, whose rows agree with each other at the end."""
-    yield _shared_database
-    faults = _shared_database.integrity()
-    _empty(_shared_database)
+    shared: Database = request.getfixturevalue(f"{request.param}_database")
+    yield shared
+    faults = shared.integrity()
+    _empty(shared)
     assert faults == ()
 
 

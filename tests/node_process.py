@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -90,12 +89,6 @@ def destination(name: str, ae_title: str, port: int, more: str = "") -> str:
     return f"\n[[destination]]\n{lines}{more}"
 
 
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
 def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60.0) -> T:
     """The first true answer of `ask`; fails with `what` when the time is over."""
     deadline = time.monotonic() + seconds
@@ -117,6 +110,7 @@ class NodeProcess:
         self.web_port = 0
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._hurry = folder / "hurry"
         self.configure(*parts, **settings)
 
     def configure(self, *parts: str, **settings: object) -> None:
@@ -130,6 +124,7 @@ class NodeProcess:
         """Start and wait until it listens."""
         self.events.clear()
         environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"}
+        environment["MIDSLICE_TEST_HURRY"] = str(self._hurry)
         self._process = subprocess.Popen(
             [MIDSLICE, "serve", "--config", self.folder / "config.toml"],
             start_new_session=True,
@@ -143,6 +138,14 @@ class NodeProcess:
         listening = self.event("node listening", seconds=START_SECONDS)
         self.port, self.web_port = listening["port"], listening["web_port"]
         return self
+
+    def slow_down(self) -> None:
+        """From now on the slow model takes its time again, as it does at first."""
+        self._hurry.unlink(missing_ok=True)
+
+    def hurry(self) -> None:
+        """From now on the slow model is as quick as any: what it was slow for has happened."""
+        self._hurry.touch()
 
     def event(self, name: str, *, count: int = 1, seconds: float = 60.0, **values: Any) -> Any:
         """The `count`-th log event of that name with those values, waited for."""

@@ -13,7 +13,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from tests.node_process import free_port
+from tests.ports import free_port
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Hook:
     url: str = ""
     answers: list[int] = field(default_factory=list)  # then 204
     posted: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0  # how long it takes to answer
 
 
 @contextmanager
@@ -34,6 +35,7 @@ def hook() -> Iterator[Hook]:
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             made.posted.append(json.loads(content) | {"path": self.path})
+            threading.Event().wait(made.seconds)
             status = made.answers.pop(0) if made.answers else 204
             self.send_response(status)
             if status == 302:

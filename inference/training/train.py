@@ -31,7 +31,7 @@ from inference.models.midslice import Network
 from inference.models.runtime import has_fast_bfloat16, with_channels_last
 from inference.training.adversarial import Adversary, balanced
 from inference.training.data import Patient, divided, load_patients
-from inference.training.losses import grain_loss, loss_of
+from inference.training.losses import grain_loss, loss_of, lung_loss
 from inference.training.progress import Course, Held, Mean, Progress, gain_db
 from inference.training.samples import Batch, Pool
 
@@ -163,6 +163,7 @@ class Training:
         blend = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]
         straight = (1.0 - t) * planes[:, 1:2] + t * planes[:, 2:3]
         loss = loss_of(slice_hu, scale_hu, truth, blend) + grain_loss(slice_hu, truth, straight)
+        loss = loss + lung_loss(slice_hu, truth)
         self._learn(loss, slice_hu, planes, conditions)
         if self._adversary:
             found_out = self._adversary.learn(slice_hu, truth, planes, conditions)

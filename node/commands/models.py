@@ -11,6 +11,8 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from inference.request import ModelSpec
+    from inference.training.progress import Progress
+    from inference.training.train import Trained
     from node.config import Config
 
 Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder a patient.")]
@@ -88,7 +90,6 @@ def train(
     from inference.request import ModelSpec
     from inference.training import train as training
     from inference.training.data import NoTrainingData
-    from inference.training.progress import Progress
 
     plan = training.Plan(
         minutes=minutes,
@@ -100,13 +101,6 @@ def train(
         adversarial=adversarial,
     )
     with terminal.progress("training", shown=True) as bar:
-
-        def report(now: Progress) -> None:
-            gain = f"{now.gain_over_dis_db:+.2f} dB over DIS"
-            if now.held_over_dis_db is not None:
-                gain += f", {now.held_over_dis_db:+.2f} on the patients left out"
-            bar(round(now.share * 1000), 1000, f"step {now.step}, {gain}")
-
         try:
             trained = training.train(
                 data,
@@ -114,21 +108,30 @@ def train(
                 weights=weights or training.WEIGHTS,
                 checkpoint=checkpoint or training.CHECKPOINT,
                 leave_out=frozenset(leave_out or ()),
-                progress=report,
+                progress=lambda now: bar(round(now.share * 1000), 1000, _progress(now)),
             )
         except (NoTrainingData, ModelLoadError) as error:
             terminal.failed(str(error))
-    terminal.print_facts(
-        [
-            ("weights", trained.weights),
-            ("SHA-256", trained.sha256),
-            ("patients", ", ".join(trained.patients)),
-            ("steps", trained.steps),
-            ("processor time", terminal.duration(trained.seconds)),
-            ("last gain on training patches", _over_dis(trained.last.gain_over_dis_db)),
-            ("on the patients left out", _over_dis(trained.last.held_over_dis_db)),
-        ]
-    )
+    terminal.print_facts(_facts(trained))
+
+
+def _progress(now: "Progress") -> str:
+    gain = f"{now.gain_over_dis_db:+.2f} dB over DIS"
+    if now.held_over_dis_db is not None:
+        gain += f", {now.held_over_dis_db:+.2f} on the patients left out"
+    return f"step {now.step}, {gain}"
+
+
+def _facts(trained: "Trained") -> list[tuple[str, object]]:
+    return [
+        ("weights", trained.weights),
+        ("SHA-256", trained.sha256),
+        ("patients", ", ".join(trained.patients)),
+        ("steps", trained.steps),
+        ("processor time", terminal.duration(trained.seconds)),
+        ("last gain on training patches", _over_dis(trained.last.gain_over_dis_db)),
+        ("on the patients left out", _over_dis(trained.last.held_over_dis_db)),
+    ]
 
 
 def _over_dis(gain_db: float | None) -> str:

@@ -73,14 +73,7 @@ def process(
     from inference.model import Parameters
     from inference.request import Output
 
-    if factor is not None and target_spacing_mm is not None:
-        raise UsageError("--factor and --target-spacing exclude each other; give one of them")
-    if target_spacing_mm is not None and not 0.0 < target_spacing_mm < float("inf"):
-        raise UsageError(f"--target-spacing {target_spacing_mm}: a number above 0")
-    if across_missing not in {"hold", "leave"}:
-        raise UsageError(f"--across-missing {across_missing}: hold or leave")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: is not empty; name a new folder")
+    _refuse_wrong_use(factor, target_spacing_mm, across_missing, out)
     if target_spacing_mm is None:
         factor = factor or DEFAULT_FACTOR
     parameters = Parameters(factor, target_spacing_mm)
@@ -99,6 +92,20 @@ def process(
         _tell(made, headers)
     if not any(_is_made(each) for each in made):
         terminal.failed()
+
+
+def _refuse_wrong_use(
+    factor: int | None, target_spacing_mm: float | None, across_missing: str, out: Path
+) -> None:
+    """Raise UsageError for what the options cannot say each for itself."""
+    if factor is not None and target_spacing_mm is not None:
+        raise UsageError("--factor and --target-spacing exclude each other; give one of them")
+    if target_spacing_mm is not None and not 0.0 < target_spacing_mm < float("inf"):
+        raise UsageError(f"--target-spacing {target_spacing_mm}: a number above 0")
+    if across_missing not in {"hold", "leave"}:
+        raise UsageError(f"--across-missing {across_missing}: hold or leave")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: is not empty; name a new folder")
 
 
 class _Site:

@@ -47,67 +47,13 @@ def top(
 
 def screen(store: "Store", now: float) -> Group:
     """Everything at one moment. No patient attribute: a terminal stands where people pass by."""
-    from storage import overview
-
-    database = store.database
-    workers = store.config.inference.workers
-    queue = overview.queue(database, now, workers=workers, limit=ROWS)
-    sending = overview.sending(database, limit=ROWS)
-    needs = overview.needs(database, limit=ROWS)
     return Group(
         _head(store, now),
-        _list(
-            "Needs a person",
-            needs.total,
-            ("", "what", "why"),
-            ((each.id, each.what, each.sentence) for each in needs.lines),
-        ),
-        _arriving(store, overview.arriving(database), now),
-        _list(
-            "Running",
-            None,
-            ("job", "series", "route", "", "left"),
-            (
-                (
-                    run.job.id,
-                    _series(run.job),
-                    run.job.route,
-                    _bar(run.job.progress),
-                    terminal.duration(run.seconds_left) if run.seconds_left is not None else "",
-                )
-                for run in overview.running(database, now)
-            ),
-        ),
-        _list(
-            "Queue",
-            queue.total,
-            ("job", "series", "route", "priority", "starts"),
-            (
-                (
-                    each.job.id,
-                    _series(each.job),
-                    each.job.route,
-                    each.job.priority,
-                    terminal.when(each.expected_at, store.zone),
-                )
-                for each in queue.lines
-            ),
-        ),
-        _list(
-            "Sending",
-            sending.total,
-            ("delivery", "to", "state", "", "why"),
-            (
-                (
-                    line.delivery.id,
-                    line.delivery.destination,
-                    line.delivery.state,
-                    f"{line.delivery.sent} of {line.delivery.total}",
-                    line.delivery.sentence,
-                )
-                for line in sending.lines
-            ),
-        ),
+        _needing(store),
+        _arriving(store, now),
+        _running(store, now),
+        _waiting(store, now),
+        _sending(store),
     )
 
 
@@ -133,9 +79,18 @@ def _head(store: "Store", now: float) -> Text:
     return text
 
 
-def _arriving(store: "Store", lines: Sequence["ArrivalLine"], now: float) -> Group:
-    from node.rules.completion import complete_at
+def _needing(store: "Store") -> Group:
+    from storage import overview
 
+    needs = overview.needs(store.database, limit=ROWS)
+    rows = ((each.id, each.what, each.sentence) for each in needs.lines)
+    return _list("Needs a person", needs.total, ("", "what", "why"), rows)
+
+
+def _arriving(store: "Store", now: float) -> Group:
+    from storage import overview
+
+    lines = overview.arriving(store.database)
     rows = (
         (
             line.arrival.calling_ae,
@@ -143,16 +98,71 @@ def _arriving(store: "Store", lines: Sequence["ArrivalLine"], now: float) -> Gro
             line.subject.modality,
             line.arrival.instances,
             terminal.duration(max(0.0, now - line.arrival.last_at)),
-            "never"
-            if line.never
-            else terminal.duration(
-                max(0.0, complete_at(line.arrival, store.config.completion) - now)
-            ),
+            _complete_in(store, line, now),
         )
         for line in lines[:ROWS]
     )
     columns = ("from", "series", "modality", "instances", "quiet", "complete in")
     return _list("Arriving", len(lines), columns, rows)
+
+
+def _complete_in(store: "Store", line: "ArrivalLine", now: float) -> str:
+    from node.rules.completion import complete_at
+
+    if line.never:
+        return "never"
+    return terminal.duration(max(0.0, complete_at(line.arrival, store.config.completion) - now))
+
+
+def _running(store: "Store", now: float) -> Group:
+    from storage import overview
+
+    rows = (
+        (
+            run.job.id,
+            _series(run.job),
+            run.job.route,
+            _bar(run.job.progress),
+            terminal.duration(run.seconds_left) if run.seconds_left is not None else "",
+        )
+        for run in overview.running(store.database, now)
+    )
+    return _list("Running", None, ("job", "series", "route", "", "left"), rows)
+
+
+def _waiting(store: "Store", now: float) -> Group:
+    from storage import overview
+
+    workers = store.config.inference.workers
+    queue = overview.queue(store.database, now, workers=workers, limit=ROWS)
+    rows = (
+        (
+            each.job.id,
+            _series(each.job),
+            each.job.route,
+            each.job.priority,
+            terminal.when(each.expected_at, store.zone),
+        )
+        for each in queue.lines
+    )
+    return _list("Queue", queue.total, ("job", "series", "route", "priority", "starts"), rows)
+
+
+def _sending(store: "Store") -> Group:
+    from storage import overview
+
+    sending = overview.sending(store.database, limit=ROWS)
+    rows = (
+        (
+            line.delivery.id,
+            line.delivery.destination,
+            line.delivery.state,
+            f"{line.delivery.sent} of {line.delivery.total}",
+            line.delivery.sentence,
+        )
+        for line in sending.lines
+    )
+    return _list("Sending", sending.total, ("delivery", "to", "state", "", "why"), rows)
 
 
 def _list(

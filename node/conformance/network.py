@@ -77,73 +77,88 @@ MEANINGS = {
 
 def application_entities(config: Config) -> list[str]:
     """Who the node is on the network, and whom it lets in."""
-    node = config.node
-    allowed = listed(node.allowed_ae_titles, empty="any")
-    networks = listed(node.allowed_networks, empty="any")
-    settings = ScpSettings(node.ae_title, node.host, node.port)
     return [
         "## 3 Application Entities",
         "### 3.1 RECEIVE-AE (SCP) and SEND-AE (SCU)",
-        table(
-            ("property", "value"),
-            [
-                ("AE titles answered (called)", listed(config.called_ae_titles, empty="none")),
-                ("AE title used (calling)", f"`{node.ae_title}`, or that of the destination"),
-                ("port", node.port or "any free one, reported in the log"),
-                ("calling AE titles allowed", allowed),
-                ("networks allowed", networks),
-                ("associations accepted at once", node.max_associations),
-                ("associations initiated at once", "1 a destination"),
-                ("maximum PDU received", f"{contexts.MAX_PDU_BYTES} bytes"),
-                ("asynchronous operations", "none (1 invoked, 1 performed)"),
-                ("Implementation Class UID", f"`{contexts.IMPLEMENTATION_CLASS_UID}`"),
-                ("Implementation Version Name", f"`{contexts.IMPLEMENTATION_VERSION_NAME}`"),
-                ("application context", "`1.2.840.10008.3.1.1.1`"),
-                ("extended negotiation", "none accepted, none proposed"),
-                ("user identity negotiation", "ignored"),
-                ("from connection to A-ASSOCIATE-RQ", f"{settings.request_seconds:g} s"),
-                ("one PDU, first to last byte", f"{settings.pdu_seconds:g} s"),
-                ("idle association accepted", f"{node.idle_seconds:g} s, then aborted"),
-                (
-                    "association initiated",
-                    f"connection {TIMEOUTS.connect:g} s, association {TIMEOUTS.associate:g} s, "
-                    f"answer {TIMEOUTS.answer:g} s and more for large instances",
-                ),
-            ],
-        ),
+        table(("property", "value"), [*_titles(config), *_limits(config)]),
         "### 3.2 Association rejection",
-        "Each rejection is logged with its reason and kept for the administrator.",
-        table(
-            ("result", "source", "reason", "when"),
-            [
-                (RESULTS[result], SOURCES[source], reason, when)
-                for (result, source, reason), when in REJECTED
-            ],
-        ),
+        *_rejections(),
         "### 3.3 Presentation contexts accepted",
+        *_accepted(),
+        "### 3.4 Presentation contexts proposed",
+        _proposed(),
+    ]
+
+
+def _titles(config: Config) -> list[tuple[str, object]]:
+    node = config.node
+    return [
+        ("AE titles answered (called)", listed(config.called_ae_titles, empty="none")),
+        ("AE title used (calling)", f"`{node.ae_title}`, or that of the destination"),
+        ("port", node.port or "any free one, reported in the log"),
+        ("calling AE titles allowed", listed(node.allowed_ae_titles, empty="any")),
+        ("networks allowed", listed(node.allowed_networks, empty="any")),
+    ]
+
+
+def _limits(config: Config) -> list[tuple[str, object]]:
+    node = config.node
+    settings = ScpSettings(node.ae_title, node.host, node.port)
+    return [
+        ("associations accepted at once", node.max_associations),
+        ("associations initiated at once", "1 a destination"),
+        ("maximum PDU received", f"{contexts.MAX_PDU_BYTES} bytes"),
+        ("asynchronous operations", "none (1 invoked, 1 performed)"),
+        ("Implementation Class UID", f"`{contexts.IMPLEMENTATION_CLASS_UID}`"),
+        ("Implementation Version Name", f"`{contexts.IMPLEMENTATION_VERSION_NAME}`"),
+        ("application context", "`1.2.840.10008.3.1.1.1`"),
+        ("extended negotiation", "none accepted, none proposed"),
+        ("user identity negotiation", "ignored"),
+        ("from connection to A-ASSOCIATE-RQ", f"{settings.request_seconds:g} s"),
+        ("one PDU, first to last byte", f"{settings.pdu_seconds:g} s"),
+        ("idle association accepted", f"{node.idle_seconds:g} s, then aborted"),
+        (
+            "association initiated",
+            f"connection {TIMEOUTS.connect:g} s, association {TIMEOUTS.associate:g} s, "
+            f"answer {TIMEOUTS.answer:g} s and more for large instances",
+        ),
+    ]
+
+
+def _rejections() -> list[str]:
+    rows = [
+        (RESULTS[result], SOURCES[source], reason, when)
+        for (result, source, reason), when in REJECTED
+    ]
+    return [
+        "Each rejection is logged with its reason and kept for the administrator.",
+        table(("result", "source", "reason", "when"), rows),
+    ]
+
+
+def _accepted() -> list[str]:
+    syntaxes = [
+        (order, UID(syntax).name, f"`{syntax}`")
+        for order, syntax in enumerate(contexts.TRANSFER_SYNTAXES, start=1)
+    ]
+    classes = [(UID(one).name, f"`{one}`") for one in contexts.STORAGE_SOP_CLASSES]
+    return [
         "For Verification: " + _syntaxes(contexts.UNCOMPRESSED) + ".",
         "For each Storage SOP Class of the following list: the first of these transfer syntaxes, "
         "in this order, that the peer proposes. Lossy ones are taken only where the peer proposes "
         "nothing else; JPIP Referenced and SMPTE never.",
-        table(
-            ("order", "transfer syntax", "UID"),
-            [
-                (order, UID(syntax).name, f"`{syntax}`")
-                for order, syntax in enumerate(contexts.TRANSFER_SYNTAXES, start=1)
-            ],
-        ),
-        table(
-            ("Storage SOP Class", "UID"),
-            [(UID(one).name, f"`{one}`") for one in contexts.STORAGE_SOP_CLASSES],
-        ),
-        "### 3.4 Presentation contexts proposed",
-        "Verification with "
-        + _syntaxes(contexts.UNCOMPRESSED)
-        + ". Storage: only the SOP Classes of what is sent, with a context of its own for each of "
-        + _syntaxes(contexts.UNCOMPRESSED)
-        + ", and for the transfer syntax of the file. A peer that takes Implicit VR only gets the "
-        "same data set re-encoded, its pixels unchanged.",
+        table(("order", "transfer syntax", "UID"), syntaxes),
+        table(("Storage SOP Class", "UID"), classes),
     ]
+
+
+def _proposed() -> str:
+    both = _syntaxes(contexts.UNCOMPRESSED)
+    return (
+        f"Verification with {both}. Storage: only the SOP Classes of what is sent, with a context "
+        f"of its own for each of {both}, and for the transfer syntax of the file. A peer that "
+        "takes Implicit VR only gets the same data set re-encoded, its pixels unchanged."
+    )
 
 
 def services() -> list[str]:

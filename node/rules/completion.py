@@ -57,9 +57,9 @@ def because(evidence: Evidence) -> str:
     seconds = evidence.get("quiet_seconds", 0.0)
     match evidence.get("rule"):
         case Rule.QUIET:
-            closed = f"No further instance came for {seconds:g} s"
+            closed = f"No further instance came for {seconds:.1f} s"
         case Rule.OPEN_LIMIT:
-            closed = f"No further instance came for {seconds:g} s, though an association is open"
+            closed = f"No further instance came for {seconds:.1f} s, though an association is open"
         case Rule.CLOCK:
             closed = "The clock was set back, so that the quiet period could not be measured"
         case Rule.ASKED:

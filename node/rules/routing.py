@@ -3,14 +3,39 @@
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
 
 from node.config import SENDER, Condition, Destination, Route
 
 GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
 
 Values: TypeAlias = Sequence[object]  # of one attribute; empty = absent or without a value
+
+
+class Header(Protocol):
+    """Of an instance, as the reader of files gives it."""
+
+    def values(self, keyword: str, /) -> Values: ...
+
+
+class Stack(Protocol):
+    """Instances that form one volume."""
+
+    @property
+    def headers(self) -> Sequence[Header]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Layout(Protocol):
+    """The measures of a stack."""
+
+    @property
+    def gap_mm(self) -> float: ...
+
+    @property
+    def shear_degrees(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +81,44 @@ def explain(
         Explanation(name, objection is None, objection or "Everything that it asks for holds.")
         for name, objection in objections
     )
+
+
+def explain_stack(
+    routes: Sequence[Route],
+    stack: Stack,
+    layout: Layout | None,
+    *,
+    called_ae: str,
+    calling_ae: str,
+    node_ae: str,
+) -> tuple[Explanation, ...]:
+    """For each route whether it takes a stack as it was read and measured.
+
+    What forms no stack (`layout` None) has neither gap nor tilt. A route that asks for them must
+    not pass over it in silence: it takes it where all else that it asks for holds.
+    """
+    found = explain(
+        routes if layout else tuple(map(without_measures, routes)),
+        called_ae=called_ae,
+        calling_ae=calling_ae,
+        node_ae=node_ae,
+        attributes=stack.headers[0].values,
+        instances=len(stack),
+        gap_mm=layout.gap_mm if layout else None,
+        tilt_degrees=layout.shear_degrees if layout else None,
+    )
+    if layout:
+        return found
+    return tuple(_left_out(each, route) for each, route in zip(found, routes, strict=True))
+
+
+def _left_out(found: Explanation, route: Route) -> Explanation:
+    """Say which conditions were not asked of what has no gap."""
+    left = [name for name in GEOMETRIC if name in route.match]
+    if not (left and found.matches):
+        return found
+    sentence = f"All else that it asks for holds; without a stack there is no {left[0]}."
+    return replace(found, sentence=sentence)
 
 
 def asking_for(route: Route, keys: Collection[str]) -> Route:

@@ -14,10 +14,12 @@ from node.web import health, live, login, metrics, problems, views
 from node.web.current import Current
 from node.web.gate import Access, Gate
 from node.web.live import Live
+from node.web.looks import Looks
 from node.web.metrics import Metrics
 from node.web.parts import Parts
-from node.web.rest import audit, finding, jobs, operating, people, rules, series
+from node.web.rest import audit, backlog, finding, jobs, operating, people, rules, series
 from node.web.rest.inputs import PROBLEMS
+from node.web.searches import Searches
 from node.web.settings import WebSettings
 from node.web.shield import Shield
 from node.web.statements import Statements
@@ -40,7 +42,7 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
     for router in (health.router, metrics.router, login.router, live.router):
         app.include_router(router)
-    for subject in (finding, jobs, series, operating, people, rules, audit):
+    for subject in (finding, jobs, series, operating, backlog, people, rules, audit):
         app.include_router(subject.router, prefix=API, responses=PROBLEMS)
     if STATIC.is_dir():
         app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -69,4 +71,6 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
     app.state.live = Live(partial(marks, parts.database))
     app.state.metrics = Metrics(now)
     app.state.metrics.begin(parts)
+    app.state.looks = Looks(parts.store.audit)
+    app.state.searches = Searches()
     app.state.statements = Statements(log_as_json=parts.settings.log_as_json)

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from node.web.gate import RANKS, Gate, How, Visitor
-from node.web.origin import is_browser, is_foreign
+from node.web.origin import SAFE, is_browser, is_foreign
 from node.web.problems import NotLoggedIn, Problem
 from storage.errors import StorageError
 from storage.site import Role
@@ -27,7 +27,6 @@ __all__ = [
     "require",
 ]
 
-SAFE = ("GET", "HEAD", "OPTIONS")  # RFC 9110 9.2.1: they change nothing
 HEADER = "x-csrf-token"
 FIELD = "csrf"  # of a form
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")

@@ -8,6 +8,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from node.errors import UsageError
+from storage.errors import WrongState
 
 SHORTEST, LONGEST = 10, 256  # characters of a password; longer ones only cost time
 TOKEN_BYTES = 32
@@ -19,6 +20,10 @@ _hasher = PasswordHasher(time_cost=3, memory_cost=2**16, parallelism=4)
 _at_once = threading.BoundedSemaphore(2)
 # Of a password that nobody has: an unknown name must take as long as a known one.
 _NOBODY = _hasher.hash(secrets.token_hex(TOKEN_BYTES))
+
+
+class WrongPassword(WrongState):
+    """It is not the password of whom it was given for; who guesses waits (`pace.py`)."""
 
 
 def hash_password(password: str) -> str:

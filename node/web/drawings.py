@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
@@ -11,7 +11,8 @@ from markupsafe import Markup
 WIDTH = 960  # of the geometry, in its own units
 TOP, HEIGHT = 26, 64  # where its lines begin, and how long they are
 EDGE = 22
-STRIP = 1000  # width of the strip of slices
+STRIP = 1000  # width of the strip of slices, and of the time line
+BAR = 22  # height of the time line
 MOST_LEAN = 30.0  # degrees: what is steeper is drawn so
 PLOT_WIDTH, PLOT_HEIGHT = 300, 120
 PLOT_LEFT, PLOT_BOTTOM, PLOT_TOP = 40, 20, 8
@@ -31,10 +32,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Phase:
-    """A piece of a job's time line."""
+    """A piece of a job's time line; what went on side by side has a lane each."""
 
     name: str  # also its class
+    begins: float  # seconds from the begin of the line
     seconds: float
+    lane: int = 0
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,22 @@ def lean(tilt_degrees: float) -> float:
     return HEIGHT * math.tan(math.radians(max(-MOST_LEAN, min(MOST_LEAN, tilt_degrees))))
 
 
-def geometry(places: Sequence[Place], missing: Iterable[int], tilt_degrees: float) -> Markup:
-    """Received and generated slices where they lie, the gaps with missing slices hatched."""
+def geometry(places: Sequence[Place], missing: Mapping[int, int], tilt_degrees: float) -> Markup:
+    """Received and generated slices where they lie, and where slices are missing.
+
+    `missing` names gaps, counted from 0, with the number of their missing slices; 0 = unknown.
+    """
     spots, off = along(places), lean(tilt_degrees)
     received = [spot for spot, place in zip(spots, places, strict=True) if not place.is_generated]
     made = [spot for spot, place in zip(spots, places, strict=True) if place.is_generated]
-    holes = [_hole(received[gap], received[gap + 1], off) for gap in missing]
+    holes = [
+        part
+        for gap, count in missing.items()
+        for part in _hole(received[gap], received[gap + 1], count, off)
+    ]
     lines = (
         _element("path", d=_lines(received, 0, HEIGHT, off), class_="received", stroke_width=2),
-        _element("path", d=_lines(made, 10, HEIGHT - 10, off), class_="made", stroke_width=1),
+        _element("path", d=_lines(made, 10, HEIGHT - 10, off), class_="made", stroke_width=1.5),
     )
     mark = _element(
         "line",
@@ -101,6 +112,8 @@ def geometry(places: Sequence[Place], missing: Iterable[int], tilt_degrees: floa
         data_lean=off,
     )
     label = f"{len(received)} received and {len(made)} generated slices along the normal"
+    if missing:
+        label += f"; in {len(missing)} of the gaps slices are missing"
     height = TOP + HEIGHT + 34
     return _svg(WIDTH, height, label, *holes, *lines, mark, *_ruler(places, spots))
 
@@ -115,7 +128,8 @@ def _lines(spots: Iterable[float], first: float, last: float, off: float) -> str
     )
 
 
-def _hole(first: float, second: float, off: float) -> str:
+def _hole(first: float, second: float, count: int, off: float) -> Iterator[str]:
+    """The gap as an area, the slices that are not there as broken lines, and how many they are."""
     half = off / 2
     corners = (
         (first - half, TOP),
@@ -124,7 +138,14 @@ def _hole(first: float, second: float, off: float) -> str:
         (first + half, TOP + HEIGHT),
     )
     points = " ".join(f"{_said(round(x, 2))},{_said(float(y))}" for x, y in corners)
-    return _element("polygon", points=points, class_="hole")
+    yield _element("polygon", points=points, class_="hole")
+    if not count:
+        return
+    step = (second - first) / (count + 1)
+    absent = [first + step * (number + 1) for number in range(count)]
+    yield _element("path", d=_lines(absent, 4, HEIGHT - 4, off), class_="absent", stroke_width=1.5)
+    middle = (first + second) / 2 - half
+    yield _element("text", str(count), x=middle, y=TOP - 8, class_="lost", text_anchor="middle")
 
 
 def _ruler(places: Sequence[Place], spots: Sequence[float]) -> list[str]:
@@ -185,18 +206,24 @@ def strip(places: Sequence[Place]) -> Markup:
 
 
 def timeline(phases: Sequence[Phase]) -> Markup:
-    """What a job's time went to, to scale; what was short keeps a sliver."""
-    total = sum(phase.seconds for phase in phases) or 1.0
-    shares = [max(LEAST_SHARE, phase.seconds / total) for phase in phases]
-    scale = 1000 / (sum(shares) or 1.0)
-    x, parts = 0.0, []
-    for phase, share in zip(phases, shares, strict=True):
-        width = max(1.0, share * scale - 1.5)
-        name = f"phase-{phase.name}"
-        parts.append(_element("rect", x=x, y=0, width=width, height=22, class_=name))
-        x += share * scale
-    label = "Time line of the job"
-    return _svg(1000, 22, label, *parts, preserveAspectRatio="none")
+    """When a job's time went to what, to scale; what was short keeps a sliver, drawn last."""
+    total = max((phase.begins + phase.seconds for phase in phases), default=0.0) or 1.0
+    parts = []
+    for phase in sorted(phases, key=lambda one: -one.seconds):
+        share = max(LEAST_SHARE, phase.seconds / total)
+        x = min(phase.begins / total, 1.0 - share) * STRIP
+        tall = BAR / phase.lanes
+        parts.append(
+            _element(
+                "rect",
+                x=x,
+                y=tall * phase.lane,
+                width=max(1.0, share * STRIP - 1.5),
+                height=tall - (1.5 if phase.lane + 1 < phase.lanes else 0.0),
+                class_=f"phase-{phase.name}",
+            )
+        )
+    return _svg(STRIP, BAR, "Time line of the job", *parts, preserveAspectRatio="none")
 
 
 def plot(points: Sequence[Point], names: Sequence[str], unit: str) -> Markup:

@@ -76,12 +76,18 @@ class Gate:
         self.now = now
         self._key = credentials.new_token()  # of this process: pages of an older one load again
 
-    def visitor(self, request: Request) -> Visitor | None:
-        """Who asks; None where nobody is known and somebody could log in."""
+    def visitor(self, request: Request, *, is_use: bool | None = None) -> Visitor | None:
+        """Who asks; None where nobody is known and somebody could log in.
+
+        Only what a person does keeps a session from growing idle: not what an open page fetches
+        by itself. `is_use` None: as the request looks.
+        """
         token = _bearer(request)
         if token is not None:
             return self._program(token)
-        return self._proxied(request) or self._session(request) or self._local(request)
+        is_use = origin.is_by_hand(request) if is_use is None else is_use
+        session = self._proxied(request) or self._session(request, is_use=is_use)
+        return session or self._local(request)
 
     def address(self, request: Request) -> str:
         """Where the person sits, as far as it can be known."""
@@ -124,7 +130,7 @@ class Gate:
             raise Problem(HTTPStatus.FORBIDDEN, f"The user {name} is disabled.")
         return user.role if user is not None else Role.VIEWER
 
-    def _session(self, request: Request) -> Visitor | None:
+    def _session(self, request: Request, *, is_use: bool) -> Visitor | None:
         cookie = request.cookies.get(COOKIE)
         if not cookie:
             return None
@@ -133,6 +139,7 @@ class Gate:
             self.now(),
             credentials.digest(cookie),
             idle_seconds=self.access.idle_seconds,
+            is_use=is_use,
         )
         return Visitor(login.name, login.role, login.csrf, How.SESSION) if login else None
 

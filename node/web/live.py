@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -16,7 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from node.web.auth import AsViewer
+from node.web.auth import AsViewer, Visitor
+from node.web.gate import Gate
 from node.web.problems import Problem
 from storage.errors import StorageError
 
@@ -24,9 +26,12 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 BEAT_SECONDS = 15.0  # a proxy ends what is silent for long
+CHECK_SECONDS = 10.0  # whether who listens may still listen
 LONGEST_SECONDS = 600.0  # then the browser comes again, and shows again who it is
 MOST_OF_ONE = 12  # streams of one visitor: tabs
 MOST_AT_ONCE = 200
+
+LOGGED_OUT = "logged-out"  # the event that ends a stream; the page says so
 
 Marks = Mapping[str, str]  # area -> a short text that is another one when the area has changed
 
@@ -48,12 +53,24 @@ class Live:
         """End every stream within a second; from any thread."""
         self._closed = True
 
-    async def stream(self, who: str, last_id: str) -> AsyncIterator[str]:
-        """The events for one listener; `last_id` is what they had heard before a break."""
+    async def stream(
+        self, who: str, last_id: str, may_listen: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[str]:
+        """The events for one listener; `last_id` is what they had heard before a break.
+
+        It ends soon after `may_listen`, which is asked in a thread, says that they may no more.
+        """
         self._listening[who] += 1
         try:
+            check = time.monotonic() + CHECK_SECONDS
             async for event in self._events(last_id):
-                yield event
+                if time.monotonic() >= check:
+                    check = time.monotonic() + CHECK_SECONDS
+                    if not await _asked(may_listen):
+                        yield _event(LOGGED_OUT, "", "")
+                        return
+                if event:
+                    yield event
         finally:
             self._listening[who] -= 1
             self._listening += Counter()  # without those that listen no more
@@ -66,6 +83,7 @@ class Live:
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, said, headers=wait)
 
     async def _events(self, last_id: str) -> AsyncIterator[str]:
+        """What to say at each look; nothing, where there is nothing."""
         self._start_looking()
         told = self._marks  # perhaps of long ago: then the first look tells what is new since
         now = _id(told)
@@ -84,6 +102,7 @@ class Live:
             if time.monotonic() >= beat:
                 beat = time.monotonic() + BEAT_SECONDS
                 yield ": still here\n\n"
+            yield ""
 
     async def _wait(self) -> None:
         try:
@@ -117,10 +136,29 @@ async def live(request: Request, visitor: AsViewer) -> StreamingResponse:
     """Server-sent events (HTML, 9.2): one a change, named by its area."""
     source: Live = request.app.state.live
     source.check_room(visitor.name)
-    events = source.stream(visitor.name, request.headers.get("last-event-id", ""))
+    last_id = request.headers.get("last-event-id", "")
+    events = source.stream(visitor.name, last_id, partial(_may_listen, request, visitor))
     return StreamingResponse(
         events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )
+
+
+def _may_listen(request: Request, visitor: Visitor) -> bool:
+    """Whether the proof with which they came is still one: a session ends, a token is revoked."""
+    gate: Gate = request.app.state.gate
+    try:
+        found = gate.visitor(request)
+    except Problem:
+        return False
+    return found is not None and found.name == visitor.name
+
+
+async def _asked(may_listen: Callable[[], bool]) -> bool:
+    try:
+        return await run_in_threadpool(may_listen)
+    except StorageError as error:  # busy: asked again at the next check
+        logger.warning("live stream not checked", extra={"error": error})
+        return True
 
 
 def _id(marks: Marks) -> str:

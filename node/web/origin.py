@@ -14,13 +14,25 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 BROWSERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "referer", "cookie")
 # A proxy says that it is one; whoever comes through it is not on this machine.
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+SAFE = ("GET", "HEAD", "OPTIONS")  # RFC 9110 9.2.1: they change nothing
+# Of the scripts of our pages: with a safe method they fetch again what has changed.
+OF_A_SCRIPT = "hx-request"
+STREAM = "/live"
 OURS = ("same-origin", "none")  # of Sec-Fetch-Site; none: typed by the person
 LONGEST_ADDRESS = 64
+IPV6_NETWORK_BITS = 64  # what one subscriber has at least (RFC 6177): any address of it is theirs
 
 
 def is_browser(request: Request) -> bool:
     """True where a browser asks, which does what any page of any site tells it."""
     return any(name in request.headers for name in BROWSERS)
+
+
+def is_by_hand(request: Request) -> bool:
+    """True where a person does something; False for what an open page asks for by itself."""
+    if request.method not in SAFE:
+        return True
+    return request.url.path != STREAM and OF_A_SCRIPT not in request.headers
 
 
 def is_foreign(request: Request) -> bool:
@@ -76,6 +88,16 @@ def address(request: Request, proxies: Sequence[Network]) -> str:
         return peer(request)[:LONGEST_ADDRESS]
     last = request.headers.get("x-forwarded-for", "").rsplit(",", 1)[-1].strip()
     return (str(_address(last)) if _address(last) else peer(request))[:LONGEST_ADDRESS]
+
+
+def counted(address: str) -> str:
+    """Where somebody sits, for counting guesses: an IPv4 address, or the /64 of an IPv6 one."""
+    found = _address(address)
+    if not isinstance(found, ipaddress.IPv6Address):
+        return str(found or address)
+    rest = found.max_prefixlen - IPV6_NETWORK_BITS
+    network = ipaddress.IPv6Address(int(found) >> rest << rest)
+    return f"{network}/{IPV6_NETWORK_BITS}"
 
 
 def _authority(origin: str) -> str:

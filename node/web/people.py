@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from node.errors import UsageError
 from node.web import credentials
+from node.web.credentials import WrongPassword
 from storage import tokens, users
 from storage.database import Database
 from storage.errors import WrongState
@@ -54,7 +55,7 @@ class People:
         """Somebody's own password; whoever found the browser open does not know the old one."""
         user = users.find(self.database, self.who)
         if user is None or not credentials.is_password(old, user.password):
-            raise WrongState("the old password is wrong")
+            raise WrongPassword("the old password is wrong")
         return self.change(self.who, password=new)
 
     def remove(self, name: str) -> None:

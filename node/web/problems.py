@@ -18,6 +18,7 @@ from storage.errors import Busy, NoRoom, NotFound, StorageError, WrongState
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+OF_THE_SHIELD = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT)
 RETRY_SECONDS = 5  # how long a caller waits for a database that is busy
 
 # What an error of storage or of the node is to a caller of the API. The first match wins.
@@ -86,11 +87,11 @@ def install(app: FastAPI, page: Page) -> None:
 
 
 def answer(request: Request, problem: Problem, page: Page) -> Response:
-    """The problem as its reader takes it: a script JSON, a browser a page, htmx a redirection."""
+    """The problem as its reader takes it: a script JSON, a browser a page or the log-in."""
     if isinstance(problem, NotLoggedIn) and not _is_api(request):
         to = f"/login?next={quote(_path(request), safe='/')}"
         if request.headers.get("hx-request") == "true":
-            return as_json(problem, {"HX-Redirect": "/login"})
+            return as_json(problem)  # the page stays where it is, and says that one is logged out
         if request.method in ("GET", "HEAD") and _wants_page(request):
             return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": to})
     if _wants_page(request):
@@ -146,7 +147,7 @@ def _sentence(error: HTTPException) -> str:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"This path takes {allowed} only."
-    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # of the shield
+    if error.status_code in OF_THE_SHIELD:
         return error.detail
     return HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
 

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from node import log, store
+from node.web import connections
 from node.web.application import build
+from node.web.connections import MOST_HEADER_BYTES, BoundedConnection
 from node.web.live import Live
 from node.web.settings import WebSettings
-from storage import users
+from storage import scratch, users
 
 logger = logging.getLogger(__name__)
 
@@ -38,22 +41,31 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with store.opened(settings.config, settings.node_id) as opened:
+        scratch.sweep(opened.files, scratch.UPLOADS, settings.node_id)
         app = build(settings, opened)
         _tell_who_is_served(settings, opened)
-        server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,  # who may speak for others is decided by the gate
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
+        server = _Server(uvicorn_settings(app))
         threading.Thread(
             target=_watch, args=(server, app.state.live, lifeline), daemon=True
         ).start()
         server.run(sockets=[listening])
+
+
+def uvicorn_settings(app: ASGIApp) -> uvicorn.Config:
+    """How the web port is served: by a server that writes down no address that was asked for."""
+    return uvicorn.Config(
+        app,
+        http=BoundedConnection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # who may speak for others is decided by the gate
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+        # Where nobody can make room: all connections wait for an answer of ours.
+        limit_concurrency=connections.MOST_CONNECTIONS + 1,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
 
 
 def _tell_who_is_served(settings: WebSettings, kept: store.Store) -> None:

@@ -1,5 +1,6 @@
 """What holds for every answer: its security headers, a bounded body, and no error that escapes."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -42,6 +43,8 @@ HEADERS = {
 }
 STATIC = "/static/"
 MOST_BYTES = 2**20  # of a body; forms are small
+BODY_SECONDS = 20.0  # for a whole body, and for each so many bytes of it as much as here:
+SLOWEST = 32 * 2**10  # bytes a second
 MOST_FILE_BYTES = 64 * 2**20  # of a Part 10 file to try the rules on
 FILES = ("/api/v1/rules/", "/configuration")  # paths that take one
 
@@ -84,17 +87,23 @@ class Shield:
 
 
 class _Body:
-    """Counts what comes in: a length that a client names is a promise only."""
+    """Counts what comes in, and how long it takes: what a client names is a promise only.
+
+    Afterwards the framework waits here for the client to go away, as long as an answer lasts.
+    """
 
     def __init__(self, receive: Receive, request: Request) -> None:
         self._receive = receive
         self._request = request
         self._limit = MOST_BYTES
         self._came = 0
+        self._began = time.monotonic()
+        self._is_whole = False
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message = await self._message()
         if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body", False)
             self._came += len(message.get("body", b""))
             if self._came > self._limit == MOST_BYTES:
                 self._limit = await _limit(self._request)
@@ -102,6 +111,17 @@ class _Body:
                 said = f"The request is longer than {self._limit // 2**20} MiB."
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
         return message
+
+    async def _message(self) -> Message:
+        if self._is_whole:
+            return await self._receive()
+        seconds = self._began + BODY_SECONDS + self._came / SLOWEST - time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._receive()
+        except TimeoutError as error:
+            said = "The request did not come in whole; it was too slow."
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, said) from error
 
 
 async def _limit(request: Request) -> int:

@@ -1,7 +1,6 @@
 """The rule tester: which routes take a series or some files, and what its geometry allows."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,14 +12,21 @@ from node.web import aside, trial
 from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.trial import Question, Tried
+from storage import scratch
 from storage.brought import newest_arrival
 from storage.errors import NotFound, WrongState
 
 MOST_FILES = 64
+TRY = "try rules"  # an audit event
 
 
-def try_series(parts: Parts, series_uid: str, called_ae: str = "", calling_ae: str = "") -> Tried:
-    """What the routes say to a received series, brought as it was or by somebody else."""
+def try_series(
+    parts: Parts, who: str, series_uid: str, called_ae: str = "", calling_ae: str = ""
+) -> Tried:
+    """What the routes say to a received series, brought as it was or by somebody else.
+
+    It is an audit event: where a route asks for a patient's attribute, the answer repeats it.
+    """
     arrival = newest_arrival(parts.database, series_uid)
     if arrival is None:
         raise NotFound(f"no series {series_uid} was received")
@@ -30,6 +36,7 @@ def try_series(parts: Parts, series_uid: str, called_ae: str = "", calling_ae: s
             latest.setdefault(instance.instance_uid, parts.store.files.path(instance.path))
     if not latest:
         raise WrongState(f"the files of series {series_uid} are no longer kept")
+    parts.store.audit.record(who, TRY, f"series {series_uid}")
     return _tried(
         parts,
         tuple(latest.values()),
@@ -39,23 +46,28 @@ def try_series(parts: Parts, series_uid: str, called_ae: str = "", calling_ae: s
 
 
 def try_files(
-    parts: Parts, files: Sequence[UploadFile], called_ae: str = "", calling_ae: str = ""
+    parts: Parts,
+    who: str,
+    files: Sequence[UploadFile],
+    called_ae: str = "",
+    calling_ae: str = "",
 ) -> Tried:
     """What the routes say to files that somebody has dropped; they are not kept."""
     if not 1 <= len(files) <= MOST_FILES:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"Send 1 to {MOST_FILES} files.")
     node_ae = parts.config().node.ae_title
-    with _written(files) as paths:
+    parts.store.audit.record(who, TRY, "files", {"files": len(files)})
+    with _written(parts, files) as paths:
         return _tried(parts, paths, called_ae or node_ae, calling_ae)
 
 
 @contextmanager
-def _written(files: Sequence[UploadFile]) -> Iterator[tuple[Path, ...]]:
+def _written(parts: Parts, files: Sequence[UploadFile]) -> Iterator[tuple[Path, ...]]:
     """The files on disk, for this block only, under names of ours."""
-    with tempfile.TemporaryDirectory(prefix="midslice-") as folder:
+    with scratch.folder(parts.store.files, scratch.UPLOADS, parts.settings.node_id) as folder:
         paths = []
         for number, file in enumerate(files):
-            path = Path(folder) / f"{number}.dcm"
+            path = folder / f"{number}.dcm"
             with path.open("wb") as kept:
                 shutil.copyfileobj(file.file, kept)
             paths.append(path)

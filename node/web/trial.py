@@ -6,7 +6,7 @@ neither is for the process that serves the pages.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,6 @@ from node.rules import routing
 from node.rules.routing import Explanation
 
 if TYPE_CHECKING:
-    from inference.geometry import Layout
     from inference.reader import Stack
 
 SHOWN = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
@@ -75,7 +74,14 @@ def _stack(stack: "Stack", question: Question) -> TriedStack:
     from inference import geometry
 
     layout = geometry.measure(stack)
-    explained = _explained(stack, layout, question)
+    explained = routing.explain_stack(
+        question.routes,
+        stack,
+        layout,
+        called_ae=question.called_ae,
+        calling_ae=question.calling_ae,
+        node_ae=question.node_ae,
+    )
     names = [each.route for each in explained if each.matches]
     state, reason, sentence = _verdict(stack, names, question.routes)
     header = stack.headers[0]
@@ -92,36 +98,6 @@ def _stack(stack: "Stack", question: Question) -> TriedStack:
         reason=reason,
         sentence=sentence,
     )
-
-
-def _explained(
-    stack: "Stack", layout: "Layout | None", question: Question
-) -> tuple[Explanation, ...]:
-    # As when an arrival is complete: what forms no stack is asked for the rest only.
-    routes = question.routes if layout else tuple(map(routing.without_measures, question.routes))
-    found = routing.explain(
-        routes,
-        called_ae=question.called_ae,
-        calling_ae=question.calling_ae,
-        node_ae=question.node_ae,
-        attributes=stack.headers[0].values,
-        instances=len(stack),
-        gap_mm=layout.gap_mm if layout else None,
-        tilt_degrees=layout.shear_degrees if layout else None,
-    )
-    if layout is not None:
-        return found
-    pairs = zip(found, question.routes, strict=True)
-    return tuple(_left_out(each, route) for each, route in pairs)
-
-
-def _left_out(found: Explanation, route: Route) -> Explanation:
-    """Say which conditions were not asked of what has no gap."""
-    left = [name for name in routing.GEOMETRIC if name in route.match]
-    if not (left and found.matches):
-        return found
-    sentence = f"All else that it asks for holds; without a stack there is no {left[0]}."
-    return replace(found, sentence=sentence)
 
 
 def _verdict(

@@ -304,21 +304,15 @@ def destination_of(name: str, calling_ae: str, destinations: Sequence[Destinatio
 
 
 def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]:
-    layout = geometry.measure(stack)
-    # What forms no stack has neither gap nor tilt. A route that asks for them must not pass over it
-    # in silence: where all else that it asks for holds, there is a job, which says what is wrong.
-    asked = rules.routes if layout else tuple(map(routing.without_measures, rules.routes))
-    matching = routing.matching(
-        asked,
+    explained = routing.explain_stack(
+        rules.routes,
+        stack,
+        geometry.measure(stack),
         called_ae=arrival.called_ae,
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
-        attributes=stack.headers[0].values,
-        instances=len(stack),
-        gap_mm=layout.gap_mm if layout else None,
-        tilt_degrees=layout.shear_degrees if layout else None,
     )
-    names = {route.name for route in matching}
+    names = {each.route for each in explained if each.matches}
     return tuple(route for route in rules.routes if route.name in names)
 
 

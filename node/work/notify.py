@@ -13,7 +13,7 @@ from node.work import channels
 from node.work.channels import NotSent, SentToSome
 from storage import notices
 from storage.database import Database
-from storage.site import Message, Wish
+from storage.site import Message, MessageState, Wish
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,11 @@ class Notifier:
     settings: Notify
     now: Callable[[], float]
     jitter: random.Random = field(default_factory=random.Random)
+    # Of this process: its sweeps do not send at once what is to be told together.
     _one: threading.Lock = field(default_factory=threading.Lock)
 
     def sweep(self) -> None:
-        """Address what is new, then try what is due; one at a time, or a notice went out twice."""
+        """Address what is new, then try what is due; each message is claimed by one node."""
         with self._one:
             self._sweep()
 
@@ -44,12 +45,13 @@ class Notifier:
         events = (*settings.events, *ALWAYS)
         while notices.address(self.database, self.now(), names, events):
             pass
-        due = sorted(notices.due(self.database, self.now(), limit=500), key=_kind)
-        for _, same in groupby(due, key=_kind):
+        longest = settings.retry_seconds[1]
+        due = notices.due(self.database, self.now(), limit=500, longest=longest)
+        for _, same in groupby(sorted(due, key=_kind), key=_kind):
             messages = list(same)
             size = len(messages) if len(messages) > TOGETHER else 1
             for start in range(0, len(messages), size):
-                self._send(messages[start : start + size])
+                self._claim_and_send(messages[start : start + size])
 
     def test(self, wish: Wish) -> str:
         """A test notice through every channel, at once; NotSent says which did not work."""
@@ -60,10 +62,19 @@ class Notifier:
         with self.database.writing() as db:
             notices.note(self.database, db, self.now(), "test", f"test {wish.id}", facts)
         self.sweep()
-        failed = [m for m in notices.of_key(self.database, f"test {wish.id}") if m.sentence]
-        if failed:
-            raise NotSent("; ".join(f"{m.channel}: {m.sentence}" for m in failed))
+        tried = notices.of_key(self.database, f"test {wish.id}")
+        if failed := [one for one in tried if one.sentence]:
+            raise NotSent("; ".join(f"{one.channel}: {one.sentence}" for one in failed))
+        if [one for one in tried if one.state is not MessageState.SENT]:
+            return "Another node on this storage is sending it; its messages say what comes of it."
         return f"Sent through {', '.join(names)}."
+
+    def _claim_and_send(self, messages: Sequence[Message]) -> None:
+        """Claimed just before: what is before it in the outbox may take its time."""
+        ids, longest = [one.id for one in messages], self.settings.retry_seconds[1]
+        mine = notices.claim(self.database, self.now(), ids, longest=longest)
+        if mine:
+            self._send([one for one in messages if one.id in mine])
 
     def _send(self, messages: Sequence[Message]) -> None:
         """One message about one or several notices of one kind."""

@@ -2,23 +2,23 @@
 
 import logging
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TypeVar
 
 from node.config import Config, Route
 from node.dicom import scu
 from node.dicom.status import SUCCESS, Outcome
-from node.store import Store
+from node.store import LEASE_SECONDS, Store
 from node.work import phantom, verifying
 from node.work.verifying import Wrong
-from storage import notices, selftests, switches
+from storage import scratch, selftests, switches
 from storage.errors import StorageError, WrongState
+from storage.nodes import Heartbeats
 from storage.peers import GUEST
 from storage.records import DeliveryState, Job, JobState, Series
 from storage.site import SelfTest, SelfTestState, SelfTestStep, SwitchName
@@ -47,11 +47,16 @@ class SelfTests:
     routes: dict[str, Route] = field(
         default_factory=dict
     )  # Series UID -> what its arrival asks for
+    steady: Callable[[], float] = time.monotonic
     _one: threading.Lock = field(default_factory=threading.Lock)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
+    def __post_init__(self) -> None:
+        self._others = Heartbeats(self.steady, LEASE_SECONDS)
+
     def sweep(self) -> None:
-        """Run it where its time has come; remove what an earlier one had to leave."""
+        """Run it where its time has come; end and remove what an earlier one had to leave."""
+        self._end_of_dead_nodes()
         self.tidy()
         every = self.settings.selftest.every_hours * 3600
         if not every or self._one.locked():
@@ -80,10 +85,22 @@ class SelfTests:
         """Remove the files of self-tests that are over: at the start, those of a dead process."""
         if self._one.acquire(blocking=False):  # none begins meanwhile: it would be taken for dead
             try:
-                selftests.interrupted(self.store.database, self.now(), self.store.node_id)
+                self._interrupted(self.store.node_id)
+                scratch.sweep(self.store.files, scratch.MADE, self.store.node_id)
             finally:
                 self._one.release()
         self.clear()
+
+    def _end_of_dead_nodes(self) -> None:
+        """A node that does not come back reports nothing: what it was testing has failed."""
+        beats = selftests.running_on(self.store.database)
+        beats.pop(self.store.node_id, None)
+        for name in self._others.dead(beats):
+            self._interrupted(name)
+
+    def _interrupted(self, node: str) -> None:
+        for ended in selftests.interrupted(self.store.database, self.now(), node):
+            _log(ended)
 
     def clear(self) -> None:
         """Remove what self-tests have left that are over: the files, and what still waits."""
@@ -114,7 +131,7 @@ class _Run:
         self._steps: list[SelfTestStep] = []
         self._deadline = time.monotonic() + self._wanted.minutes * 60
         self._guest = f"{GUEST}{secrets.token_hex(3).upper()}"
-        self._folder = Path(self._store.files.folder) / "selftest" / secrets.token_hex(8)
+        self._made = ExitStack()
         self._test = selftests.begin(
             self._store.database,
             tests.now(),
@@ -138,7 +155,7 @@ class _Run:
             self._store.database, self._tests.now(), self._test.id, self._steps, sentence
         )
         self._tests.clear()
-        self._tell(ended)
+        _log(ended)
         return ended
 
     def _all(self) -> None:
@@ -172,7 +189,9 @@ class _Run:
 
     def _make(self) -> tuple[phantom.Phantom, str]:
         now = datetime.fromtimestamp(self._tests.now(), self._store.zone)
-        made = phantom.make(self._folder, self._test.series_uid, now)
+        scratched = scratch.folder(self._store.files, scratch.MADE, self._store.node_id)
+        folder = self._made.enter_context(scratched)
+        made = phantom.make(folder, self._test.series_uid, now)
         return made, f"{len(made.files)} slices, {phantom.SPACING_MM:g} mm apart."
 
     def _send(self, made: phantom.Phantom) -> tuple[None, str]:
@@ -245,14 +264,12 @@ class _Run:
         self._tests.routes.pop(self._test.series_uid, None)
         self._tests.guests.discard(self._guest)
         self._tests.admit()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._made.close()
 
-    def _tell(self, ended: SelfTest) -> None:
-        extra = {"selftest": ended.id, "state": str(ended.state)}
-        if ended.state is SelfTestState.PASSED:
-            logger.info("self-test passed", extra=extra)
-            return
-        logger.error("self-test failed", extra=extra | {"sentence": ended.sentence})
-        facts = {"selftest": ended.id, "sentence": ended.sentence}
-        database, now = self._store.database, self._tests.now()
-        notices.tell(database, now, "selftest_failed", f"selftest {ended.id}", facts)
+
+def _log(ended: SelfTest) -> None:
+    extra = {"selftest": ended.id, "state": str(ended.state)}
+    if ended.state is SelfTestState.PASSED:
+        logger.info("self-test passed", extra=extra)
+        return
+    logger.error("self-test failed", extra=extra | {"sentence": ended.sentence})

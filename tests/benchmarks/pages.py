@@ -37,6 +37,7 @@ QUERIES: dict[str, Ask] = {
     "queue": lambda db, now, jobs: overview.queue(db, now, workers=2),
     "running": lambda db, now, jobs: overview.running(db, now),
     "sending": lambda db, now, jobs: overview.sending(db),
+    "unconfirmed, nobody proves": lambda db, now, jobs: overview.unconfirmed(db, ()),
     "unconfirmed": lambda db, now, jobs: overview.unconfirmed(db, ("pacs",)),
     "needs a person": lambda db, now, jobs: overview.needs(db),
     "counts of states": lambda db, now, jobs: overview.counts(db),
@@ -55,7 +56,9 @@ QUERIES: dict[str, Ask] = {
         db, Wanted(patient_id=f"P{jobs // 6:07d}")
     ),
     "name": _series(name="müller99"),
+    "name, common": _series(name="meyer"),
     "any of these": _series(text="a0000123"),
+    "any of these, common": _series(text="p"),
     "study date": _series(study_date="20260704"),
     "description": _series(description="abdomen"),
     "description, no match": _series(description="knee"),

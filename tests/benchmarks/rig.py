@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tests import peers, phantoms
 from tests.benchmarks.table import T, Told, interleaved
-from tests.node_process import NodeProcess, free_port
+from tests.node_process import NodeProcess
 from tests.node_process import running as running_node
+from tests.ports import free_port
 
 PDU = "131072"  # the most that DCMTK knows, for every peer
 SIDE = 512

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from tests import peers, phantoms
 from tests.benchmarks.audit import Route, Sending, audit, rendered, unfinished
-from tests.node_process import MIDSLICE, NodeProcess, destination, free_port, route
+from tests.node_process import MIDSLICE, NodeProcess, destination, route
+from tests.ports import free_port
 
 SCANNERS = ("CT1", "CT2", "CT3")
 ROUTES = (Route("double", "MIDSLICE", 2), Route("triple", "MIDSLICE_X3", 3))

@@ -13,8 +13,9 @@ from storage import find, users
 from storage.database import Database
 from storage.site import Role
 from tests import phantoms, series
-from tests.node_process import NodeProcess, destination, free_port, running, wait_for
+from tests.node_process import NodeProcess, destination, running, wait_for
 from tests.peers import Storescp, dcmsend, storescp, storescu
+from tests.ports import free_port
 
 PASSWORD = "correct horse battery"
 PEOPLE = {"ada": Role.ADMINISTRATOR, "otto": Role.OPERATOR, "vera": Role.VIEWER}

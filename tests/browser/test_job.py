@@ -8,6 +8,7 @@ from tests import phantoms, series
 from tests.browser.conftest import Open
 from tests.browser.site import Site
 
+SOON = 20_000.0
 TILTED = phantoms.uid("tilted", "series", 3)
 
 
@@ -93,8 +94,8 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
     page = open_page(f"/jobs/{job}", "otto")
     page.get_by_role("button", name="Send again").click()
     expect(page.locator("#said")).to_contain_text("The derived series is sent once more.")
-    expect(page.get_by_role("region", name="Deliveries")).to_contain_text("29 of 29")
-    expect(page.locator("#told")).to_contain_text("29 × 0000")
+    expect(page.get_by_role("region", name="Deliveries")).to_contain_text("29 of 29", timeout=SOON)
+    expect(page.locator("#told")).to_contain_text("29 × 0000", timeout=SOON)
 
 
 def test_a_held_job_says_why_and_what_to_do(site: Site, open_page: Open) -> None:
@@ -102,6 +103,18 @@ def test_a_held_job_says_why_and_what_to_do(site: Site, open_page: Open) -> None
     banner = page.locator(".banner")
     expect(banner).to_contain_text("About 2 slices are missing")
     expect(banner).to_contain_text("MISSING_SLICES")
+
+
+def test_where_slices_are_missing_is_drawn_for_a_held_job(site: Site, open_page: Open) -> None:
+    page = open_page(f"/jobs/{site.job_of(phantoms.uid('held', 'series', 3))}")
+    geometry = page.get_by_role("region", name="Geometry", exact=True)
+    expect(geometry).to_contain_text("8 received")
+    expect(geometry).to_contain_text("about 2 slices missing in 1 gap")
+    expect(geometry).to_contain_text("Gaps between received slices: 5 to 15 mm.")
+    expect(geometry.locator("svg .hole")).to_have_count(1)
+    drawn = str(geometry.locator(".absent").get_attribute("d"))
+    assert drawn.count("M") == 2
+    expect(geometry.locator(".now")).to_be_hidden()
 
 
 def test_only_pictures_of_the_job_are_served(site: Site, open_page: Open) -> None:

@@ -7,6 +7,8 @@ from storage.site import SwitchName
 from tests import phantoms
 from tests.browser.conftest import Open
 from tests.browser.site import Site
+from tests.node_process import wait_for
+from tests.peers import echoscu
 
 SOON = 20_000.0
 
@@ -64,6 +66,34 @@ def test_a_calling_ae_title_that_was_let_in_is_taken_back(site: Site, open_page:
     page.get_by_role("button", name="Take back").click()
     expect(rejected).not_to_contain_text("CT & CO", timeout=SOON)
     assert switches.all_on(site.database, SwitchName.ALLOWED_AE) == ()
+
+
+def test_a_stranger_is_let_in_with_one_click(site: Site, open_page: Open) -> None:
+    def comes_in() -> bool:
+        return echoscu(site.node.port, calling="NEW_CT").code == 0
+
+    file = site.node.folder / "config.toml"
+    before = file.read_text()
+    only = 'ae_title = "MIDSLICE"\nallowed_ae_titles = ["CT_ROOM_2"]'
+    file.write_text(before.replace('ae_title = "MIDSLICE"', only, 1))
+    try:
+        site.node.hang_up()
+        wait_for("a stranger is turned away", lambda: not comes_in())
+        page = open_page("/peers")
+        rejected = page.get_by_role("region", name="Rejected associations")
+        row = rejected.locator("tr", has_text="NEW_CT")
+        expect(row).to_contain_text("calling AE title not recognised")
+        row.get_by_role("button", name="Allow this AE title").click()
+        expect(page.locator("#said")).to_contain_text("NEW_CT may associate now.")
+        expect(row).to_contain_text("allowed since", timeout=SOON)
+        expect(rejected).to_contain_text("NEW_CT by ada")
+        wait_for("NEW_CT is let in", comes_in)
+        page.get_by_role("button", name="Take back").click()
+        wait_for("NEW_CT is turned away again", lambda: not comes_in())
+    finally:
+        file.write_text(before)
+        site.node.hang_up()
+        wait_for("anybody is let in again", comes_in)
 
 
 def test_senders_are_listed_with_what_they_brought_today(open_page: Open) -> None:

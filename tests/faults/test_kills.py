@@ -12,8 +12,9 @@ from pydicom import dcmread
 
 from tests import series
 from tests.derived_checker import check
-from tests.node_process import NodeProcess, destination, free_port, route, running, wait_for
+from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Script, scripted_scp, storescp, storescu
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
@@ -100,6 +101,7 @@ def test_killed_while_inferring_it_makes_the_same_series_after_its_next_start(
             threading.Event().wait(0.3 * (round_ % 5))  # another moment of the job each round
             node.kill()
             wait_for("children end with it", lambda: not any(o.is_running() for o in orphans))
+            node.hurry()
             node.start()
             node.event("delivery sent", seconds=90)
             assert check(files, archive.files(), factor=2) == []
@@ -160,13 +162,14 @@ def test_a_clean_stop_in_the_middle_of_a_job_gives_it_back_without_counting(
         tmp_path / "node", SLOW, route(model="slow", destinations=[]), shutdown_seconds=1.0
     )
     with running(node):
-        storescu(node.port, *series.thick(16), options=("-xt",))
+        storescu(node.port, *series.thick(24), options=("-xt",))
         node.event("job running")
         node.terminate()
         assert node.wait() == 0
         assert node.found("job released")
         (job,) = node.jobs()
         assert job["state"] == "queued"
+        node.hurry()
         node.start()
         node.event("job succeeded", seconds=90)
 
@@ -196,7 +199,7 @@ def test_a_clean_stop_in_the_middle_of_sending_sends_only_the_rest_after_the_nex
 
 def test_a_second_sigterm_stops_at_once(tmp_path: Path) -> None:
     node = NodeProcess(
-        tmp_path / "node", SLOW, route(model="slow", destinations=[]), shutdown_seconds=60.0
+        tmp_path / "node", SLOW, route(model="slow", destinations=[]), shutdown_seconds=120.0
     )
     with running(node):
         storescu(node.port, *series.thick(24), options=("-xt",))
@@ -204,7 +207,7 @@ def test_a_second_sigterm_stops_at_once(tmp_path: Path) -> None:
         node.terminate()
         node.event("node stopping")
         node.terminate()
-        assert node.wait(20.0) == 0
+        assert node.wait(60.0) == 0
         assert node.jobs()[0]["state"] == "queued"
 
 

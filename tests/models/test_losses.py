@@ -1,9 +1,11 @@
-"""What training minimises: errors, drift of areas, a scale that fits, and a lack of grain."""
+"""What training minimises: errors, drift of areas, a scale that fits, and a lack of grain;
+in lung the share below each level."""
 
 import pytest
 import torch
 
-from inference.training.losses import BORDER, grain_loss, loss_of
+from inference.training.losses import BORDER, grain_loss, loss_of, lung_loss
+from inference.training.progress import gain_db
 
 
 def test_the_loss_counts_errors_inside_the_border_alone() -> None:
@@ -74,3 +76,47 @@ def test_more_grain_is_what_the_loss_for_grain_asks_of_a_smooth_slice() -> None:
     grain_loss(40.0 + amount * (grainy(1.0, seed=2) - 40.0), truth, straight).backward()
     assert amount.grad is not None
     assert float(amount.grad) < 0.0
+
+
+def of_the_border(slice_hu: torch.Tensor) -> torch.Tensor:
+    beyond = torch.ones_like(slice_hu, dtype=torch.bool)
+    beyond[..., BORDER:-BORDER, BORDER:-BORDER] = False
+    return slice_hu[beyond]
+
+
+def test_no_value_at_the_border_pays_in_any_loss() -> None:
+    """Where no error counts, a value that bought grain would be free, and wild."""
+    truth, straight = grainy(20.0), grainy(16.0, seed=1)
+    smooth = (truth * 0.1 + 36.0).requires_grad_()
+    grain_loss(smooth, truth, straight).backward()
+    assert smooth.grad is not None
+    assert float(smooth.grad.abs().max()) > 0.0
+    assert float(of_the_border(smooth.grad).abs().max()) == 0.0
+    lung = (truth - 940.0).requires_grad_()
+    lung_loss(lung, truth - 930.0).backward()
+    assert lung.grad is not None
+    assert float(lung.grad.abs().max()) > 0.0
+    assert float(of_the_border(lung.grad).abs().max()) == 0.0
+
+
+def test_the_gain_that_training_tells_leaves_the_border_out() -> None:
+    truth = torch.zeros(1, 1, 32, 32).numpy()
+    at_border = truth.copy()
+    at_border[..., : BORDER - 1, :] = 500.0
+    assert gain_db(at_border, truth + 10.0, truth) == gain_db(truth, truth + 10.0, truth)
+
+
+def test_lung_that_is_too_even_costs_as_lung_that_is_too_dark_does() -> None:
+    truth = grainy(40.0, of=-900.0)
+    even, dark = truth * 0.2 - 720.0, truth - 15.0
+    assert float(lung_loss(truth, truth)) == 0.0
+    assert float(lung_loss(even, truth)) > 0.0
+    assert float(lung_loss(dark, truth)) > 0.0
+    # The same values at other places: the shares alone count, errors are the other loss's.
+    assert float(lung_loss(truth.flip(-1), truth)) < 0.2 * float(lung_loss(even, truth))
+
+
+@pytest.mark.parametrize("hu", [40.0, -995.0], ids=["soft tissue", "air around the body"])
+def test_shares_count_in_lung_alone(hu: float) -> None:
+    truth = grainy(10.0, of=hu)
+    assert float(lung_loss(truth * 0.2 + 0.8 * hu, truth)) == 0.0

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from node.dicom.scu import Outgoing
+from tests.network.sending import native
 from tests.peers import Script, Storescp, scripted_scp, storescp
 
 
@@ -35,3 +37,9 @@ def stalling() -> Iterator[tuple[Script, int]]:
     script = Script(stall_at=2)
     with scripted_scp(script) as port:
         yield script, port
+
+
+@pytest.fixture(scope="session")
+def six_slices(tmp_path_factory: pytest.TempPathFactory) -> list[Outgoing]:
+    """Six real CT slices, native, for the Storage SCU."""
+    return native(tmp_path_factory.mktemp("native"))

@@ -14,9 +14,10 @@ from storage.jobs import Queue
 from storage.records import DeliveryState, Job, JobState
 from storage.site import SelfTestState, SwitchName, Wish, WishKind, WishState
 from tests import phantoms
-from tests.node_process import NodeProcess, destination, free_port, route, running, wait_for
+from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.outside import Hook, hook
 from tests.peers import Storescp, storescp, storescu
+from tests.ports import free_port
 
 AROUND = """
 [notify]
@@ -288,6 +289,7 @@ def test_a_destination_that_is_off_is_asked_again_and_an_echo_opens_the_way(
         assert (shown.up, shown.queued, shown.running) == (False, 2, 0)
         assert shown.reach is not None
         assert shown.reach.open_until > time.time() + 300
+        node.event("delivery delayed")
         assert len(node.found("delivery delayed")) == 1  # the other did not have to find it out
         assert "refuses the connection" in site.ask(WishKind.ECHO, "pacs").sentence
         with storescp(tmp_path / "pacs", port=port) as pacs:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
 
 from tests import series
 from tests.derived_checker import check
-from tests.node_process import NodeProcess, destination, free_port, route, running, wait_for
+from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Orthanc, Storescp, dcmsend, orthanc, storescp, storescu
+from tests.ports import free_port
 from tests.postgres import PostgresServer
 from tests.validators import new_complaints
 
@@ -220,94 +220,6 @@ def test_what_is_no_models_input_is_kept_and_has_no_job(tmp_path: Path) -> None:
         assert node.event("series complete")["jobs"] == 0
         (kept,) = node.cli("series")
         assert kept["instances"] == 3
-
-
-def test_a_late_slice_makes_a_new_derived_series(tmp_path: Path, archive: Storescp) -> None:
-    node = NodeProcess(
-        tmp_path / "node",
-        destination("archive", "STORESCP", archive.port),
-        route(destinations=["archive"]),
-    )
-    with running(node):
-        files = sorted(series.thick(5))
-        storescu(node.port, *files[:4], options=("-xt",))
-        node.event("delivery sent")
-        storescu(node.port, files[4], options=("-xt",))
-        node.event("delivery sent", count=2)
-        jobs = sorted(node.jobs(), key=lambda job: job["id"])
-        assert [job["deliveries"][0]["total"] for job in jobs] == [7, 9]
-        assert jobs[0]["derived_series_uid"] != jobs[1]["derived_series_uid"]
-
-
-def test_a_corrected_patient_gives_a_new_derived_series_under_the_new_name(
-    tmp_path: Path, archive: Storescp
-) -> None:
-    def correct(dataset: Any) -> None:
-        dataset.PatientID = "LIDC-IDRI-0001-CORRECTED"
-
-    node = NodeProcess(
-        tmp_path / "node",
-        destination("archive", "STORESCP", archive.port),
-        route(destinations=["archive"]),
-    )
-    with running(node):
-        files = series.thick(4)
-        storescu(node.port, *files, options=("-xt",))
-        node.event("delivery sent")
-        corrected = series.changed(files, tmp_path / "corrected", correct)
-        storescu(node.port, *corrected, options=("-xt",))
-        node.event("delivery sent", count=2)
-        uids = {job["derived_series_uid"] for job in node.jobs()}
-        assert len(uids) == 2
-        patients = {
-            (found.SeriesInstanceUID, found.PatientID)
-            for found in (dcmread(path, stop_before_pixels=True) for path in archive.files())
-        }
-        assert len(patients) == 2
-        assert {name for _, name in patients} == {"LIDC-IDRI-0001", "LIDC-IDRI-0001-CORRECTED"}
-
-
-def test_a_correction_that_is_undone_gives_the_first_patients_series_again(
-    tmp_path: Path, archive: Storescp
-) -> None:
-    def correct(dataset: Any) -> None:
-        dataset.PatientID = "WRONG"
-
-    node = NodeProcess(
-        tmp_path / "node",
-        destination("archive", "STORESCP", archive.port),
-        route(destinations=["archive"]),
-    )
-    with running(node):
-        files = series.thick(4)
-        wrong = series.changed(files, tmp_path / "wrong", correct)
-        for count, sent in enumerate((files, wrong, files), start=1):
-            for path in archive.files():
-                path.unlink()
-            storescu(node.port, *sent, options=("-xt",))
-            node.event("delivery sent", count=count)
-        found = {dcmread(path, stop_before_pixels=True).PatientID for path in archive.files()}
-        assert found == {"LIDC-IDRI-0001"}
-        assert len(node.jobs()) == 2
-
-
-def test_the_same_uid_with_other_pixels_holds_the_job_and_keeps_both(tmp_path: Path) -> None:
-    def other_pixels(dataset: Any) -> None:
-        dataset.decompress(generate_instance_uid=False)
-        pixels = dataset.pixel_array.copy()
-        pixels[100:120, 100:120] += 7
-        dataset.PixelData = pixels.tobytes()
-
-    node = NodeProcess(tmp_path / "node", route(destinations=[]))
-    with running(node):
-        files = series.thick(4)
-        storescu(node.port, *files, options=("-xt",))
-        node.event("job succeeded")
-        (other,) = series.changed(files[:1], tmp_path / "other", other_pixels)
-        storescu(node.port, other)
-        node.event("job held", reason="CONFLICTING_INSTANCES")
-        kept = list((tmp_path / "node" / "var" / "received").rglob("*.dcm"))
-        assert len(kept) == 5
 
 
 def test_sighup_applies_routes_and_says_what_needs_a_restart(

@@ -61,7 +61,7 @@ def headings(archive: Storescp, derived_uid: str | None) -> tuple[str, int]:
 
 def told(node: NodeProcess, job: node_rows.JobRow) -> int:
     """Which revision the administrator was told of, in the log and in the audit, for this job."""
-    (event,) = node.found("notice", job=job.id, kind="revision")
+    event = node.event("notice", job=job.id, kind="revision")
     (detail,) = (detail for which, detail in node_rows.notices(node) if which == f"job {job.id}")
     assert f'"revision": {event["which"]}' in detail
     assert str(job.derived_uid) in detail
@@ -222,7 +222,7 @@ def test_a_slice_that_is_late_while_the_series_is_arriving_is_part_of_it(
         assert node.found("series complete", series_uid=uid_of(files)) == []
         scanner.release()
     node_rows.wait_until_settled(node, [uid_of(files)])
-    assert len(node.found("series complete", series_uid=uid_of(files))) == 1
+    node.event("series complete", series_uid=uid_of(files))
     (job,) = node_rows.jobs(node, uid_of(files))
     assert job.revision == 1
     assert check(files, made_of(archive, job.derived_uid), factor=2) == []
@@ -231,8 +231,9 @@ def test_a_slice_that_is_late_while_the_series_is_arriving_is_part_of_it(
 def test_a_slice_that_is_late_cancels_the_job_that_waits_and_the_one_that_runs(
     node: NodeProcess, archive: Storescp, tmp_path: Path
 ) -> None:
-    running_one = phantoms.write(tmp_path / "running", Series(seed="late 1", slices=9))
+    running_one = phantoms.write(tmp_path / "running", Series(seed="late 1", slices=30))
     waiting_one = phantoms.write(tmp_path / "waiting", Series(seed="late 2", slices=4))
+    node.slow_down()
     send(node, running_one[:-1], called="SLOW")
     node.event("series complete", series_uid=uid_of(running_one))
     (runs,) = node_rows.jobs(node, uid_of(running_one))
@@ -240,7 +241,10 @@ def test_a_slice_that_is_late_cancels_the_job_that_waits_and_the_one_that_runs(
     send(node, waiting_one[:-1])
     node.event("series complete", series_uid=uid_of(waiting_one))
     send(node, [waiting_one[-1]])
+    node.event("series complete", series_uid=uid_of(waiting_one), count=2)
     send(node, [running_one[-1]], called="SLOW")
+    node.event("job cancelled", job=runs.id)
+    node.hurry()
     node_rows.wait_until_settled(node, [uid_of(running_one), uid_of(waiting_one)], arrivals=2)
     for files in (running_one, waiting_one):
         older, newer = node_rows.jobs(node, uid_of(files))
@@ -260,16 +264,19 @@ def test_halves_of_two_phases_that_looked_like_one_stack_give_way_to_the_whole_p
 
         return edit
 
-    series = Series(seed="two halves", slices=8)
+    series = Series(seed="two halves", slices=24)
     one, two = (
         phantoms.write(tmp_path / str(number), replace(series, edit=phase(number)))
         for number in (1, 2)
     )
-    send(node, [*one[:4], *two[4:]], called="SLOW")
+    node.slow_down()
+    send(node, [*one[:12], *two[12:]], called="SLOW")
     node.event("series complete", series_uid=uid_of(one))
     (mixed,) = node_rows.jobs(node, uid_of(one))
     node.event("job running", job=mixed.id)
-    send(node, [*one[4:], *two[:4]], called="SLOW")
+    send(node, [*one[12:], *two[:12]], called="SLOW")
+    node.event("job cancelled", job=mixed.id)
+    node.hurry()
     node_rows.wait_until_settled(node, [uid_of(one)], arrivals=2)
     old, *whole = node_rows.jobs(node, uid_of(one))
     assert (old.state, old.reason, old.derived_uid) == ("cancelled", "SUPERSEDED", None)

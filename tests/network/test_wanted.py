@@ -123,9 +123,10 @@ def test_thin_slices_that_come_while_a_thick_job_waits_refuse_it(
 ) -> None:
     thick = Series(seed="thin comes later", slices=6, spacing_mm=5.0)
     thin = replace(thick, slices=26, spacing_mm=1.0, number=4, thickness_mm=1.0)
-    busy = phantoms.write(tmp_path / "busy", Series(seed="busy", slices=9))
+    busy = phantoms.write(tmp_path / "busy", Series(seed="busy", slices=40))
     thick_files = phantoms.write(tmp_path / "thick", thick)
     thin_files = phantoms.write(tmp_path / "thin", thin)
+    node.slow_down()
     send(node, busy, called="SLOW")
     node.event("series complete", series_uid=uid_of(busy))
     node.event("job running", job=node_rows.jobs(node, uid_of(busy))[0].id)
@@ -138,6 +139,7 @@ def test_thin_slices_that_come_while_a_thick_job_waits_refuse_it(
     (refused,) = node_rows.jobs(node, uid_of(thick_files))
     assert (refused.state, refused.reason) == ("refused", "ACQUIRED_THIN_SERIES_EXISTS")
     assert "1.00 mm apart" in refused.sentence
+    node.hurry()
     # A person wants it all the same, and no rule says no to a person.
     node.cli("requeue", str(refused.id))
     send(node, thin_files)
@@ -160,7 +162,7 @@ def test_a_series_of_which_no_file_can_be_read_is_held_and_shown_until_it_is_sen
     assert "None of the 3 received files of this series can be read" in held.sentence
     (shown,) = (s for s in node.cli("series") if s["series_uid"] == uid_of(files))
     assert "held" in str(shown)
-    assert node.found("job held", job=held.id, reason="PIXEL_DATA_ERROR")
+    node.event("job held", job=held.id, reason="PIXEL_DATA_ERROR")
     send_and_wait(node, files, arrivals=2)
     first, second = node_rows.jobs(node, uid_of(files))
     assert (first.state, first.reason) == ("cancelled", "SUPERSEDED")
@@ -200,7 +202,7 @@ def test_a_circle_through_a_peer_that_removes_every_mark_is_stopped(
     held = send_and_wait(node, files)[-1]
     assert (held.state, held.reason) == ("held", "TOO_MANY_RESULTS")
     assert "results_per_study" in held.sentence
-    assert node.found("job held", job=held.id, reason="TOO_MANY_RESULTS")
+    node.event("job held", job=held.id, reason="TOO_MANY_RESULTS")
     node.cli("requeue", str(held.id))
     node_rows.wait_until_settled(node, [uid_of(files)])
     assert node_rows.jobs(node, uid_of(files))[-1].state == "succeeded"

@@ -28,7 +28,7 @@ def ask(node: NodeProcess, path: str) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
-    except urllib.error.URLError:
+    except (urllib.error.URLError, TimeoutError):
         return 0, None
 
 

@@ -1,6 +1,7 @@
 """People are told through a real web server and a real mail server, again until it works."""
 
 import random
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,8 @@ from storage import notices
 from storage.database import Database
 from storage.site import MessageState, Wish, WishKind, WishState
 from tests.conftest import Clock
-from tests.node_process import free_port
 from tests.outside import Hook, Mailbox, hook, mail_server
+from tests.ports import free_port
 
 FACTS = {"job": 12, "reason": "MISSING_SLICES", "sentence": "A slice is missing."}
 WISH = Wish(7, WishKind.NOTIFY, "", "anna", 0.0, WishState.ASKED, None, None, "")
@@ -108,6 +109,46 @@ def test_two_sweeps_at_once_tell_it_once(database: Database, clock: Clock, web: 
         for swept in [sweepers.submit(work.sweep) for _ in range(8)]:
             swept.result()
     assert len(web.posted) == 1
+    assert states(database) == [MessageState.SENT]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_two_nodes_on_one_database_tell_it_once(
+    database_url: str, clock: Clock, web: Hook, count: int
+) -> None:
+    web.seconds = 0.2  # long enough for the other to look at the outbox meanwhile
+    nodes = [Database(database_url) for _ in range(2)]
+    tell(nodes[0], clock, count)
+    begin = threading.Barrier(len(nodes))
+
+    def sweep(database: Database) -> None:
+        work = notifier(database, clock, Notify(webhooks=(web.url,)))
+        begin.wait(20.0)
+        for _ in range(5):
+            work.sweep()
+
+    with ThreadPoolExecutor(len(nodes)) as sweepers:
+        for swept in [sweepers.submit(sweep, node) for node in nodes]:
+            swept.result()
+    assert set(states(nodes[0])) == {MessageState.SENT}
+    for node in nodes:
+        node.close()
+    told = sorted(facts["job"] for posted in web.posted for facts in posted["facts"])
+    assert told == list(range(12, 12 + count))
+
+
+def test_what_a_dead_node_was_sending_is_sent_by_another(
+    database: Database, clock: Clock, web: Hook
+) -> None:
+    tell(database, clock)
+    notices.address(database, clock(), channels.names(Notify(webhooks=(web.url,))), ("job_held",))
+    (message,) = notices.due(database, clock())
+    assert notices.claim(database, clock(), [message.id])  # and then the power fails
+    work = notifier(database, clock, Notify(webhooks=(web.url,)))
+    work.sweep()
+    assert web.posted == []
+    clock.now += notices.CLAIM_SECONDS + 1
+    work.sweep()
     assert states(database) == [MessageState.SENT]
 
 

@@ -17,8 +17,9 @@ from storage.database import Database
 from storage.files import Files
 from storage.records import Peer, Received
 from tests.conftest import Clock
-from tests.node_process import free_port, wait_for
+from tests.node_process import wait_for
 from tests.peers import Script, scripted_scp
+from tests.ports import free_port
 from tests.unit.storage.stored import CT, EXPLICIT, part10
 
 DAY = 86_400.0

@@ -1,14 +1,16 @@
 """Jobs and series by what is known of them; each look at a patient is an audit event."""
 
 from datetime import datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import Field
 
 from node.rules import view
 from node.rules.view import Json, iso
 from node.web.auth import AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
+from node.web.rest.bodies import Body, taken, takes
 from node.web.rest.inputs import Line, Paged
 from storage import find
 from storage.find import Wanted
@@ -18,7 +20,11 @@ from storage.records import JobState
 
 router = APIRouter(tags=["find"])
 
-OF_A_PATIENT = ("text", "accession", "patient_id", "name")
+OF_A_PATIENT = ("text", "accession", "patient_id", "name", "study_date")
+
+AnyState: TypeAlias = Literal[
+    "queued", "running", "succeeded", "refused", "failed", "held", "cancelled"
+]
 
 Asked: TypeAlias = Annotated[Line, Query()]
 
@@ -72,11 +78,46 @@ def _wanted(
 Filter: TypeAlias = Annotated[Wanted, Depends(_wanted)]
 
 
+class Sought(Body):
+    """What `GET /find` takes in its address, for a body."""
+
+    text: Line = ""
+    accession: Line = ""
+    patient_id: Line = ""
+    name: Line = ""
+    study_date: str = Field("", pattern=r"^(\d{8})?$", description="YYYYMMDD")
+    state: list[AnyState] = Field(default=[], description="One or several.")
+    reason: Line = ""
+    route: Line = ""
+    destination: Line = ""
+    sender: Line = ""
+    description: Line = ""
+    uid: str = Field("", pattern=r"^[0-9.]{0,64}$", description="Of any level.")
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def wanted(self) -> Wanted:
+        patient = _patient(self.text, self.accession, self.patient_id, self.name, self.study_date)
+        states = [JobState(state) for state in self.state]
+        return _wanted(
+            patient,
+            states,
+            reason=self.reason,
+            route=self.route,
+            destination=self.destination,
+            sender=self.sender,
+            description=self.description,
+            uid=self.uid,
+            since=self.since,
+            until=self.until,
+        )
+
+
 @router.get("/jobs", summary="Jobs, the newest first", tags=["jobs"])
 def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.jobs(parts.database, wanted, page.limit, page.offset)
     page.of(found)
-    _note(parts, visitor, wanted, found.total)
+    note_search(parts, visitor, wanted, found.total)
     listed = jobs_with_deliveries(parts.database, [line.id for line in found.lines])
     return [view.job(job, deliveries, parts.zone) for job, deliveries in listed]
 
@@ -85,7 +126,7 @@ def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list
 def series(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.found_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
-    _note(parts, visitor, wanted, found.total)
+    note_search(parts, visitor, wanted, found.total)
     return [_series(line, parts) for line in found.lines]
 
 
@@ -93,17 +134,31 @@ def series(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> li
 def patients(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.found_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
-    _note(parts, visitor, wanted, found.total, always=True)
-    return [
-        _series(line, parts)
-        | {
-            "patient_id": line.subject.patient_id,
-            "patient_name": line.subject.patient_name,
-            "accession": line.subject.accession,
-            "study_date": line.subject.study_date,
-        }
-        for line in found.lines
-    ]
+    note_search(parts, visitor, wanted, found.total, always=True)
+    return [_patient_and_series(line, parts) for line in found.lines]
+
+
+@router.post(
+    "/find",
+    summary="The same, with the words in the body: proxies write addresses down",
+    openapi_extra=takes(Sought),
+)
+def sought(
+    body: Annotated[Sought, Depends(taken(Sought))],
+    page: Paged,
+    visitor: AsViewer,
+    parts: PartsOf,
+) -> list[Json]:
+    return patients(body.wanted(), page, visitor, parts)
+
+
+def _patient_and_series(line: SeriesLine, parts: Parts) -> Json:
+    return _series(line, parts) | {
+        "patient_id": line.subject.patient_id,
+        "patient_name": line.subject.patient_name,
+        "accession": line.subject.accession,
+        "study_date": line.subject.study_date,
+    }
 
 
 def _series(line: SeriesLine, parts: Parts) -> Json:
@@ -127,7 +182,7 @@ def _states(line: SeriesLine) -> list[str]:
     return list(dict.fromkeys((arrival, *(str(job.state) for job in line.jobs))))
 
 
-def _note(
+def note_search(
     parts: Parts, visitor: Visitor, wanted: Wanted, found: int, *, always: bool = False
 ) -> None:
     """Who looked for a patient, by what, and how many were found; never the words themselves."""

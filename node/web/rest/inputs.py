@@ -90,6 +90,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "Nobody is logged in, and no token was sent.",
         403: "The role does not allow it, or the CSRF token is missing.",
         404: "There is no such row.",
+        408: "The body did not come in whole, in time.",
         409: "The row is in a state that does not allow it.",
         413: "The request is too long.",
         422: "A value is not allowed.",

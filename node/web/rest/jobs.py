@@ -12,7 +12,7 @@ from node.rules.view import Json
 from node.web.auth import AsOperator, AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
 from node.web.rest.bodies import Body, taken, takes
-from node.web.rest.finding import Filter
+from node.web.rest.finding import Filter, note_search
 from node.web.rest.inputs import LARGEST_ID, Id, Line
 from storage import find
 from storage.errors import StorageError, WrongState
@@ -111,6 +111,8 @@ def batch(
     if not body.ids and wanted == Wanted():
         raise UsageError("name jobs by ids, or by a filter as GET /api/v1/jobs takes it")
     ids = body.ids or find.job_ids(parts.database, wanted, MOST_AT_ONCE)
+    if not body.ids:  # what a filter finds tells about the patients that it names
+        note_search(parts, visitor, wanted, len(ids))
     return [_done(acts[action], job_id) for job_id in dict.fromkeys(ids)]
 
 

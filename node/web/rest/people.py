@@ -4,13 +4,15 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
+from starlette.requests import Request
 
 from node.rules.view import Json, iso
+from node.web import pace
 from node.web.auth import AsAdministrator, AsViewer, Role, Visitor
 from node.web.parts import Parts, PartsOf
 from node.web.people import People
 from node.web.rest.bodies import Body, taken, takes
-from node.web.rest.inputs import Id, Line, Name, Secret, UserName
+from node.web.rest.inputs import Id, Line, Name, ProblemDocument, Secret, UserName
 from storage import tokens, users
 from storage.site import ApiToken, User
 
@@ -51,12 +53,18 @@ def me(visitor: AsViewer) -> Json:
     "/me/password",
     summary="Change the own password; all own sessions end",
     status_code=204,
+    responses={429: {"description": "Too many wrong passwords.", "model": ProblemDocument}},
     openapi_extra=takes(OwnPassword),
 )
 def own_password(
-    visitor: AsViewer, body: Annotated[OwnPassword, Depends(taken(OwnPassword))], parts: PartsOf
+    request: Request,
+    visitor: AsViewer,
+    body: Annotated[OwnPassword, Depends(taken(OwnPassword))],
+    parts: PartsOf,
 ) -> None:
-    _people(parts, visitor).change_own(body.old, body.new)
+    gate = parts.gate
+    with pace.guess(gate, visitor.name, gate.address(request), "password refused"):
+        _people(parts, visitor).change_own(body.old, body.new)
 
 
 @router.get("/users", summary="Everybody who may log in")

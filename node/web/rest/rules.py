@@ -32,7 +32,7 @@ def explain(
     called_ae: AnyTitle = "MIDSLICE",
     calling_ae: AnyTitle = "ANY",
 ) -> Json:
-    return _shown(tester.try_files(parts, file, called_ae, calling_ae))
+    return _shown(tester.try_files(parts, visitor.name, file, called_ae, calling_ae))
 
 
 @router.post(
@@ -43,9 +43,8 @@ def explain(
 def dry_run(
     visitor: AsOperator, body: Annotated[Received, Depends(taken(Received))], parts: PartsOf
 ) -> Json:
-    found = tester.try_series(parts, body.series_uid, body.called_ae, body.calling_ae)
-    parts.store.audit.record(visitor.name, "try rules", f"series {body.series_uid}")
-    return _shown(found)
+    titles = body.called_ae, body.calling_ae
+    return _shown(tester.try_series(parts, visitor.name, body.series_uid, *titles))
 
 
 def _shown(found: Tried) -> Json:

@@ -32,7 +32,7 @@ NAMES: Mapping[str, str] = {
     "queue": "In the queue",
     "infer": "Worked on",
     "send": "Sending",
-    "total": "Last instance to destination",
+    "total": "After the last instance",
 }
 
 

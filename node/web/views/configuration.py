@@ -13,9 +13,23 @@ from node.web.parts import PartsOf
 from node.web.problems import Problem
 from node.web.views.render import Look, look, page, part
 from storage import configured, wishes
+from storage.evaluation import evaluation
 from storage.site import WishKind
 
 router = APIRouter()
+
+EVALUATED_DAYS = 7
+DAY = 86400.0
+# Of a route, what its row in the table does not say already.
+FURTHER = (
+    "accept_derived",
+    "despite_thin",
+    "slice_thickness",
+    "most_gap_mm",
+    "classical_below",
+    "hold_below",
+)
+TABLED = ("destinations", "routes")  # have a table of their own on the page
 
 
 @router.get("/configuration")
@@ -45,10 +59,9 @@ def tried(
     titles = called_ae.strip(), calling_ae.strip()
     given = [each for each in file or [] if each.filename]
     if given:
-        found = tester.try_files(parts, given, *titles)
+        found = tester.try_files(parts, visitor.name, given, *titles)
     elif series_uid.strip():
-        found = tester.try_series(parts, series_uid.strip(), *titles)
-        parts.store.audit.record(visitor.name, "try rules", f"series {series_uid.strip()}")
+        found = tester.try_series(parts, visitor.name, series_uid.strip(), *titles)
     else:
         raise Problem(422, "Drop a Part 10 file, or name the UID of a received series.")
     return part(at, "tried.html", found=found)
@@ -68,6 +81,16 @@ def _configured(at: Look) -> Mapping[str, object]:
         "read": read,
         "asked": wishes.newest(at.parts.database, WishKind.RELOAD, 1),
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
+        "further": {
+            route.name: [(key, _said(getattr(route, key))) for key in FURTHER]
+            for route in config.routes
+        },
+        "evaluated_days": EVALUATED_DAYS,
+        "evaluations": {
+            route.name: evaluation(at.parts.database, route.name, at.now - EVALUATED_DAYS * DAY)
+            for route in config.routes
+            if not route.destinations
+        },
         "rest": _rest(read.values) if read is not None else [],
     }
 
@@ -88,11 +111,15 @@ def _condition(value: object) -> str:
 
 
 def _rest(values: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The other tables of the file, as keys and values."""
+    """The other tables of the file, as keys and values; each of a list of tables by its place."""
     found = []
-    for section, table in values.items():
-        if isinstance(table, Mapping):
-            found.append((section, [(str(key), _said(value)) for key, value in table.items()]))
+    for section, value in values.items():
+        tables = [(section, value)]
+        if isinstance(value, list) and section not in TABLED:
+            tables = [(f"{section[:-1]}[{place}]", table) for place, table in enumerate(value)]
+        for name, table in tables:
+            if isinstance(table, Mapping):
+                found.append((name, [(str(key), _said(each)) for key, each in table.items()]))
     return found
 
 

@@ -1,16 +1,20 @@
 """Where is accession 12345? Received series by what a phone call says, and what became of them."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Form, Query
+from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse
 
-from node.web.auth import AsViewer
+from node.web.auth import AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
+from node.web.searches import Searches
 from node.web.views.render import Look, look, page
-from storage import find
+from storage import find, overview
 from storage.errors import NotFound
 from storage.find import Wanted
 from storage.lines import Page, SeriesLine
@@ -20,54 +24,81 @@ router = APIRouter()
 
 AT_ONCE = 25
 
-Word = Annotated[str, Query(max_length=128)]
+Word = Annotated[str, Field(max_length=128)]
+Name = Annotated[str, Query(max_length=64)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
-
-def _given(
-    text: Word = "",
-    accession: Word = "",
-    patient_id: Word = "",
-    name: Word = "",
-    study_date: Word = "",
-    sender: Word = "",
-    description: Word = "",
-    state: Word = "",
-    reason: Word = "",
-    route: Word = "",
-    uid: Word = "",
-) -> Mapping[str, str]:
-    given = {
-        "text": text,
-        "accession": accession,
-        "patient_id": patient_id,
-        "name": name,
-        "study_date": study_date,
-        "sender": sender,
-        "description": description,
-        "state": state,
-        "reason": reason,
-        "route": route,
-        "uid": uid,
-    }
-    return {key: value.replace("\0", "").strip() for key, value in given.items()}
+# What an address may name; all else may be a patient's, and is kept under a name of ours.
+PUBLIC = ("sender", "state", "reason", "route")
 
 
-Given = Annotated[Mapping[str, str], Depends(_given)]
+class Words(BaseModel):
+    """What somebody looks for, as typed."""
+
+    text: Word = ""
+    accession: Word = ""
+    patient_id: Word = ""
+    name: Word = ""
+    study_date: Word = ""
+    sender: Word = ""
+    description: Word = ""
+    state: Word = ""
+    reason: Word = ""
+    route: Word = ""
+    uid: Word = ""
+
+    def given(self) -> dict[str, str]:
+        """Each field, without what no database takes."""
+        return {key: value.replace("\0", "").strip() for key, value in self.model_dump().items()}
 
 
-@router.get("/find")
+def _of_address(words: Annotated[Words, Query()]) -> Mapping[str, str]:
+    return words.given()
+
+
+def _of_form(words: Annotated[Words, Form()]) -> Mapping[str, str]:
+    return words.given()
+
+
+@router.post("/find")
+def ask(
+    request: Request, visitor: AsViewer, given: Annotated[Mapping[str, str], Depends(_of_form)]
+) -> RedirectResponse:
+    """Lead to a page whose address names no patient."""
+    return RedirectResponse(_address(request, visitor, given), HTTPStatus.SEE_OTHER)
+
+
+@router.get("/find", response_model=None)
 def search(
-    request: Request, visitor: AsViewer, parts: PartsOf, given: Given, offset: Offset = 0
-) -> HTMLResponse:
+    request: Request,
+    visitor: AsViewer,
+    parts: PartsOf,
+    given: Annotated[Mapping[str, str], Depends(_of_address)],
+    search: Name = "",
+    offset: Offset = 0,
+) -> HTMLResponse | RedirectResponse:
     """A search is an audit event: who, by which fields, and how much was shown; not its words."""
+    if any(given[key] for key in given if key not in PUBLIC):  # from a link of another system
+        return ask(request, visitor, given)
+    kept = _searches(request).get(visitor.name, search) if search else None
+    given = kept or given
     at = look(request, parts, visitor)
     found = _found(parts, given, offset) if any(given.values()) else None
     if found is not None:
         fields = [key for key, value in given.items() if value]
         detail = {"fields": fields, "found": found.total, "masked": at.is_masked}
         parts.store.audit.record(visitor.name, "search", "", detail)
-    return page(at, "find.html", path="/find", given=given, found=found, states=list(JobState))
+    return page(
+        at,
+        "find.html",
+        path="/find",
+        given=given,
+        found=found,
+        went=_went(parts, found),
+        more={"search": search} if kept else {key: given[key] for key in PUBLIC},
+        is_gone=bool(search) and kept is None,
+        states=list(JobState),
+    )
 
 
 @router.get("/series/{series_uid}")
@@ -78,13 +109,34 @@ def series(series_uid: str, request: Request, visitor: AsViewer, parts: PartsOf)
     if not found.lines:
         raise NotFound(f"no series {series_uid} was received")
     seen(at, series_uid)
-    return page(at, "series.html", path="/find", found=found, series_uid=series_uid)
+    values = {"found": found, "went": _went(parts, found), "series_uid": series_uid}
+    return page(at, "series.html", path="/find", **values)
 
 
 def seen(at: Look, series_uid: str) -> None:
     """Write down that somebody saw whose series this is; not where that was hidden."""
     if not at.is_masked:
         at.parts.store.audit.record(at.visitor.name, "look", series_uid)
+
+
+def _address(request: Request, visitor: Visitor, given: Mapping[str, str]) -> str:
+    """Where a search is shown."""
+    if not any(given.values()):
+        return "/find"
+    if all(key in PUBLIC for key, value in given.items() if value):
+        return f"/find?{urlencode({key: value for key, value in given.items() if value})}"
+    return f"/find?search={_searches(request).keep(visitor.name, given)}"
+
+
+def _searches(request: Request) -> Searches:
+    searches: Searches = request.app.state.searches
+    return searches
+
+
+def _went(parts: Parts, found: Page[SeriesLine] | None) -> Mapping[int, object]:
+    """Where the results of all these series went."""
+    lines = found.lines if found is not None else ()
+    return overview.whereabouts(parts.database, (job.id for line in lines for job in line.jobs))
 
 
 def _found(parts: Parts, given: Mapping[str, str], offset: int) -> Page[SeriesLine]:

@@ -1,6 +1,6 @@
 """The page of a job: what happened when, its slices, its deliveries, and what a person may do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -13,9 +13,11 @@ from node.rules.completion import because
 from node.web import drawings
 from node.web.auth import AsViewer
 from node.web.drawings import Phase
+from node.web.looks import Looks
 from node.web.parts import Parts, PartsOf
 from node.web.views import pictures
 from node.web.views.find import seen
+from node.web.views.now import gives_proof
 from node.web.views.render import Look, look, page, part
 from node.web.views.wording import STEPS
 from storage.answers import answers
@@ -42,6 +44,7 @@ class Step:
     at: float
     seconds: float
     detail: str = ""
+    is_delivery: bool = False
 
 
 @router.get("/jobs/{job_id}")
@@ -71,14 +74,20 @@ def instances(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -
 def picture(
     job_id: Id,
     name: Annotated[str, Path(pattern=pictures.PICTURE)],
-    _: AsViewer,
+    request: Request,
+    visitor: AsViewer,
     parts: PartsOf,
 ) -> FileResponse:
-    """A preview; its folder comes from the row, its name is a number or one of two words."""
+    """A preview; its folder comes from the row, its name is a number or one of two words.
+
+    Pictures are the patient's, whether or not the page hides the name: a look is written down.
+    """
     folder = _folder(parts, story(parts.database, job_id))
     file = pictures.picture(folder, name) if folder is not None else None
     if file is None or not file.is_file():
         raise NotFound(f"job {job_id} has no picture {name}")
+    looks: Looks = request.app.state.looks
+    looks.at_pictures(visitor.name, job_id, parts.gate.now())
     return FileResponse(file, media_type="image/png")
 
 
@@ -91,14 +100,22 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
         "job": one,
         "line": found.line,
         "steps_done": steps,
-        "total_seconds": sum(step.seconds for step in steps),
-        "timeline": drawings.timeline([Phase(s.phase, s.seconds) for s in steps]),
+        "total_seconds": max(step.at + step.seconds for step in steps) - steps[0].at,
+        "timeline": drawings.timeline(_phases(steps)),
         "answers": {each.id: answers(at.parts.database, each.id) for each in found.deliveries},
+        "is_going_on": _is_going_on(found),
         "may_requeue": one.state in REQUEUED,
         "may_cancel": one.state in CANCELLED and not one.cancel_requested,
         "again": AGAIN,
+        "proving": [each.name for each in at.parts.config().destinations if gives_proof(each)],
         "names": [destination.name for destination in at.parts.config().destinations],
     }
+
+
+def _is_going_on(found: Story) -> bool:
+    """Whether the time line still grows."""
+    going = (DeliveryState.QUEUED, DeliveryState.RUNNING)
+    return found.job.finished_at is None or any(one.state in going for one in found.deliveries)
 
 
 def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
@@ -109,7 +126,9 @@ def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
     by_record = pictures.with_trust(pictures.places_of(record), record)
     places = shown.places if shown is not None else by_record
     tilt = shown.tilt_degrees if shown is not None else _number(record.get("shear_degrees"))
-    missing = shown.missing if shown is not None else ()
+    missing = pictures.missing_of(record)
+    if shown is not None and not missing:
+        missing = dict.fromkeys(shown.missing, 0)
     drawn = len(places) > 1
     return {
         "pictures": shown,
@@ -119,6 +138,7 @@ def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
         "tilt": tilt,
         "geometry": drawings.geometry(places, missing, tilt) if drawn else "",
         "strip": drawings.strip(places) if drawn else "",
+        "missing": missing,
         "is_trusted": any(place.confidence is not None for place in places),
         "gaps": _gaps(record),
     }
@@ -158,6 +178,21 @@ def _steps(found: Story, now: float) -> list[Step]:
     return [step for step in steps if step is not None]
 
 
+def _phases(steps: Sequence[Step]) -> list[Phase]:
+    """The steps as they are drawn: one after the other, the deliveries side by side."""
+    first = min(step.at for step in steps)
+    lanes = sum(step.is_delivery for step in steps)
+    phases, lane = [], 0
+    for step in steps:
+        begins = max(0.0, step.at - first)
+        if step.is_delivery:
+            phases.append(Phase(step.phase, begins, step.seconds, lane, lanes))
+            lane += 1
+        else:
+            phases.append(Phase(step.phase, begins, step.seconds))
+    return phases
+
+
 def _step(phase: str, name: str, first: float, last: float | None, detail: str = "") -> Step | None:
     if last is None:
         return None
@@ -180,8 +215,22 @@ def _worked(found: Story) -> str:
     return f"{attempts}{said[:1].upper()}{said[1:]}." if said else attempts
 
 
-def _sending(each: Delivery, now: float) -> Step | None:
-    ended = each.finished_at or (now if each.state == DeliveryState.RUNNING else None)
-    detail = f"{each.sent} of {each.total} stored there."
-    first = each.started_at if each.started_at is not None else each.queued_at
-    return _step("sending", f"Sent to {each.destination}", first, ended, detail)
+# What a delivery is called on the time line, and the class of its piece there.
+DELIVERIES: Mapping[DeliveryState, tuple[str, str]] = {
+    DeliveryState.QUEUED: ("Waits for", "to-send"),
+    DeliveryState.RUNNING: ("Being sent to", "to-send"),
+    DeliveryState.SENT: ("Sent to", "sending"),
+    DeliveryState.CONFIRMED: ("Sent to and confirmed by", "sending"),
+    DeliveryState.HELD: ("Held, not delivered to", "undelivered"),
+    DeliveryState.CANCELLED: ("Given up for", "undelivered"),
+}
+
+
+def _sending(each: Delivery, now: float) -> Step:
+    """From the moment at which a delivery was due until it ended, all its attempts included."""
+    said, phase = DELIVERIES[each.state]
+    attempts = f" {each.attempt} attempts." if each.attempt > 1 else ""
+    detail = f"{each.sent} of {each.total} stored there.{attempts}"
+    ended = each.finished_at or now
+    taken = max(0.0, ended - each.queued_at)
+    return Step(phase, f"{said} {each.destination}", each.queued_at, taken, detail, True)

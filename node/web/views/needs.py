@@ -61,6 +61,7 @@ def _listed(parts: Parts, given: Mapping[str, str], offset: int) -> Mapping[str,
     is_filtered = any(given.values())
     values: dict[str, object] = {"given": given, "is_filtered": is_filtered, "offset": offset}
     if not is_filtered:
+        values["held"] = overview.held(parts.database)
         return values | {"needs": overview.needs(parts.database, AT_ONCE, offset)}
     wanted = Wanted(
         states=WAITING.get(given["state"], (JobState.HELD, JobState.FAILED)),

@@ -75,7 +75,7 @@ def _queue(at: Look) -> Mapping[str, object]:
 
 
 def _sending(at: Look) -> Mapping[str, object]:
-    proving = [d.name for d in at.parts.config().destinations if _gives_proof(d)]
+    proving = [d.name for d in at.parts.config().destinations if gives_proof(d)]
     paused = switches.all_on(at.parts.database, SwitchName.PAUSED)
     return {
         "sending": overview.sending(at.parts.database, limit=FIRST_QUEUED),
@@ -84,13 +84,15 @@ def _sending(at: Look) -> Mapping[str, object]:
     }
 
 
-def _gives_proof(destination: Destination) -> bool:
+def gives_proof(destination: Destination) -> bool:
     """Whether it is asked for storage commitment."""
     return getattr(destination, "commitment", None) is not None
 
 
 def _finished(at: Look) -> Mapping[str, object]:
-    return {"finished": overview.finished(at.parts.database, LATEST)}
+    lines = overview.finished(at.parts.database, LATEST)
+    went = overview.whereabouts(at.parts.database, (line.id for line in lines))
+    return {"finished": lines, "went": went}
 
 
 FRAGMENTS = {

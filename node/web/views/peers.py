@@ -51,6 +51,19 @@ def _peers(at: Look) -> Mapping[str, object]:
         ),
         "addresses": {each.name: each for each in config.destinations},
         "echoing": _echoing(at),
+        "advice": _advice(config.node.ae_title),
+    }
+
+
+def _advice(ae_title: str) -> Mapping[str, str]:
+    """What helps a peer that was turned away, by the reason that was written down."""
+    return {
+        "calling AE title not recognised": "Allow it here, or name it in node.allowed_ae_titles.",
+        "called AE title not recognised": (
+            f"Have it call {ae_title}, or name what it calls as called_ae_title of a route."
+        ),
+        "network not allowed": "Add its network to node.allowed_networks.",
+        "too many associations": "Raise node.max_associations, or have it send less at once.",
     }
 
 

@@ -117,6 +117,11 @@ def places_of(record: Mapping[str, Any]) -> tuple[Place, ...]:
     return tuple(places)
 
 
+def missing_of(record: Mapping[str, Any]) -> Mapping[int, int]:
+    """The gaps, counted from 0, in which slices are missing, with how many."""
+    return {int(each["gap"]): int(each["slices"]) for each in record.get("missing") or ()}
+
+
 def _place(each: Mapping[str, Any]) -> Place:
     return Place(
         at_mm=float(each["at_mm"]),

@@ -70,6 +70,7 @@ def page(at: Look, name: str, *, path: str, **values: object) -> HTMLResponse:
         "needing": needs.total if isinstance(needs, Page) else 0,
         "draining": switches.draining(at.parts.database),
         "node_ae": at.parts.config().node.ae_title,
+        "zone": wording.zone_name(at.now, at.zone),
     }
     return HTMLResponse(text(at, name, **{**around, **values}))
 
@@ -162,9 +163,10 @@ def _environment() -> Environment:
         "study_date": wording.study_date,
         "person": wording.person,
         "percent": wording.percent,
+        "stack": wording.stack,
         "as_json": _as_json,
     }
-    made.globals |= {"todo": wording.todo, "steps": wording.STEPS}
+    made.globals |= {"todo": wording.todo, "steps": wording.STEPS, "reasons": sorted(wording.TODO)}
     return made
 
 

@@ -1,5 +1,6 @@
 """How values are said on the pages: times, durations, sizes, states, and what to do about them."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
 
@@ -18,9 +19,18 @@ def duration(seconds: float | None) -> str:
     """As a person would say it, no more exact than needed."""
     if seconds is None:
         return ""
+    if 0 < seconds < 0.05:
+        return "under 0.1 s"
     if 0 <= seconds < 10:
         return f"{seconds:.1f} s"
     whole = max(0, round(seconds))
+    if 2 * MINUTE <= whole < 10 * MINUTE and whole % MINUTE:
+        return f"{whole // MINUTE} min {whole % MINUTE} s"
+    return _coarse(whole)
+
+
+def _coarse(whole: int) -> str:
+    """In the largest unit of which there are two."""
     if whole < 2 * MINUTE:
         return f"{whole} s"
     if whole < 2 * HOUR:
@@ -32,7 +42,7 @@ def duration(seconds: float | None) -> str:
 
 def whole_duration(seconds: float) -> str:
     """The same without parts of a second: what counts up or down on a page."""
-    return duration(max(0.0, round(seconds))).replace(".0 s", " s")
+    return _coarse(max(0, round(seconds)))
 
 
 def clock(at: float | None, zone: tzinfo | None, now: float) -> str:
@@ -50,6 +60,16 @@ def clock(at: float | None, zone: tzinfo | None, now: float) -> str:
 def exact(at: float | None, zone: tzinfo | None) -> str:
     """A moment with its day, its seconds and its offset."""
     return "" if at is None else _local(at, zone).strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def zone_name(at: float, zone: tzinfo | None) -> str:
+    """The zone that the pages tell times in, with what it is off UTC at that moment."""
+    moment = _local(at, zone)
+    name, offset = moment.strftime("%Z"), moment.strftime("%z")
+    said = f"UTC{offset[:3]}:{offset[3:5]}"
+    if offset == "+0000":
+        return name or "UTC"
+    return f"{name} ({said})" if name.isalpha() else said
 
 
 def machine_time(at: float, zone: tzinfo | None) -> str:
@@ -93,6 +113,30 @@ def person(text: str) -> str:
     parts = [part.strip() for part in first.split("^")]
     family, rest = parts[0], " ".join(part for part in parts[1:] if part)
     return f"{family}, {rest}" if family and rest else family or rest
+
+
+# Six direction cosines as the name of a stack writes them.
+ALONG = r"along (-?\d\.\d\d(?: -?\d\.\d\d){5})"
+
+
+def stack(text: str) -> str:
+    """What a stack has in common, its orientation by the name of the nearest plane."""
+    text = re.sub(r"(\d+)x(\d+)", "\\1 × \\2", text)
+    text = re.sub(r"at (\d+\.?\d*) \1 mm", lambda same: f"at {_short(same[1])} mm", text)
+    return re.sub(ALONG, lambda found: _plane(found[1]), text)
+
+
+def _short(number: str) -> str:
+    return f"{float(number):.3g}"
+
+
+def _plane(text: str) -> str:
+    """The plane of six direction cosines (PS3.3 C.7.6.2.1.1)."""
+    x1, y1, z1, x2, y2, z2 = (float(number) for number in text.split())
+    normal = abs(y1 * z2 - z1 * y2), abs(z1 * x2 - x1 * z2), abs(x1 * y2 - y1 * x2)
+    most = max(normal)
+    name = ("sagittal", "coronal", "axial")[normal.index(most)]
+    return f"{name} plane" if most > 0.99 else f"oblique {name} plane"
 
 
 def percent(share: float) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from inference.dataset import Header, read_headers
 from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
@@ -159,6 +159,14 @@ def derive(made: Request) -> list[Path]:
     outcome = run(made)
     assert isinstance(outcome, Derived), outcome
     return [made.folder / file.name for file in outcome.files]
+
+
+def read(files: Sequence[Path]) -> list[Dataset]:
+    """A derived series, in the order of positions."""
+    return sorted(
+        (dcmread(path) for path in files),
+        key=lambda made: float(made.ImagePositionPatient[2]),
+    )
 
 
 def derive_series(tmp_path: Path, series: phantoms.Series, factor: int = 2) -> list[Path]:

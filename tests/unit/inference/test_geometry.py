@@ -1,6 +1,7 @@
 """Order, shear, spacing and holes: what is decided from positions alone."""
 
 import itertools
+import json
 import math
 import random
 from dataclasses import replace
@@ -163,6 +164,10 @@ def test_missing_slices_are_held_and_the_sentence_says_where(tmp_path: Path) -> 
     found = refused(tmp_path, Series(slices=8, spacing_mm=2.0, thickness_mm=2, missing=[3]))
     assert (found.reason, found.held) == (Reason.MISSING_SLICES, True)
     assert "4.0 mm after slice 3" in found.sentence
+    record = json.loads(json.dumps(found.record))  # a page draws it
+    assert [gap["gap_mm"] for gap in record["gaps"]] == [2.0, 2.0, 4.0, 2.0, 2.0, 2.0]
+    assert record["missing"] == [{"gap": 2, "slices": 1}]
+    assert (record["received"], record["generated"], record["shear_degrees"]) == (7, 0, 0.0)
 
 
 def test_a_hole_can_be_left_as_it_is_while_the_other_gaps_are_filled(tmp_path: Path) -> None:

@@ -52,17 +52,16 @@ def moved(mm: float) -> Edit:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"edit": assign(StudyInstanceUID="1.2.3")},
-        {"edit": assign(FrameOfReferenceUID="1.2.3")},
-        {"edit": assign(AcquisitionNumber=2)},
-        {"kernel": "B60s"},
-        {"kernel": "H31s"},
-        {"edit": moved(200.0)},
-        {"edit": moved(20.0)},  # shares a fifth of the range
-        {"tilt_degrees": 15.0},  # another plane
-        {"pixel_mm": (0.3, 0.3)},  # a small field of view out of the large one
+        pytest.param({"edit": assign(StudyInstanceUID="1.2.3")}, id="study"),
+        pytest.param({"edit": assign(FrameOfReferenceUID="1.2.3")}, id="frame of reference"),
+        pytest.param({"edit": assign(AcquisitionNumber=2)}, id="acquisition"),
+        pytest.param({"kernel": "B60s"}, id="sharper kernel"),
+        pytest.param({"kernel": "H31s"}, id="kernel of another family"),
+        pytest.param({"edit": moved(200.0)}, id="another range"),
+        pytest.param({"edit": moved(20.0)}, id="a fifth of the range shared"),
+        pytest.param({"tilt_degrees": 15.0}, id="another plane"),
+        pytest.param({"pixel_mm": (0.3, 0.3)}, id="a small field of view out of the large one"),
     ],
-    ids=str,
 )
 def test_what_is_not_surely_the_same_leaves_the_thick_series_to_be_processed(
     tmp_path: Path, changes: dict[str, object]

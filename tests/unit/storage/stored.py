@@ -14,6 +14,7 @@ from storage.ledger import Ledger
 from storage.records import (
     Arrival,
     Delivery,
+    DeliveryState,
     DerivedInstance,
     Ended,
     Enqueued,
@@ -32,6 +33,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 STUDY = "1.2.3"
 SERIES = "1.2.3.4"
 SCANNER = Peer("SCANNER", "MIDSLICE")
+OTHER_AE = Peer("SCANNER", "MIDSLICE_X2")
 INFER = ("infer",)
 
 
@@ -169,3 +171,7 @@ class Stored:
             self.ledger.answered(delivery, one.id, 0x0000, stored=True)
         self.ledger.sent(delivery)
         return self.ledger.get(delivery.id)
+
+    def states(self, job_id: int) -> list[tuple[str, DeliveryState]]:
+        """Each destination of a job, and how far its delivery is."""
+        return [(one.destination, one.state) for one in self.ledger.of_job(job_id)]

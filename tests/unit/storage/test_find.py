@@ -102,6 +102,14 @@ def test_what_is_common_is_found_as_what_is_rare(
     assert found(filled, sender="CT2") == ["1.1.4", "1.1.3"]
     assert found(filled, description="thorax") == ["1.1.4", "1.1.1"]
     assert found(filled, states=(JobState.QUEUED,), sender="CT1") == ["1.1.2", "1.1.1"]
+    assert found(filled, name="müller") == ["1.1.2", "1.1.1"]
+    assert found(filled, patient_id="p100") == ["1.1.2", "1.1.1"]
+    assert found(filled, accession="a-1234", sender="CT1") == ["1.1.2", "1.1.1"]
+    assert found(filled, text="P") == ["1.1.4", "1.1.2", "1.1.1"]
+    for wanted in (Wanted(name="müller"), Wanted(text="P", sender="CT1")):
+        whole = find.found_series(filled.database, wanted)
+        first = find.found_series(filled.database, wanted, limit=1)
+        assert (first.total, len(first.lines), len(whole.lines)) == (2, 1, 2)
 
 
 def test_a_reason_is_found_with_its_jobs_only(filled: Stored) -> None:
@@ -169,4 +177,5 @@ def test_a_job_is_one_line_with_whose_it_is(filled: Stored) -> None:
 def test_a_search_knows_whether_it_names_a_patient() -> None:
     assert Wanted(text="x").names_a_patient
     assert Wanted(accession="x").names_a_patient
+    assert Wanted(study_date="20240305").names_a_patient
     assert not Wanted(sender="CT1", reason="MISSING_SLICES").names_a_patient

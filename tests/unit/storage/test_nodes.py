@@ -6,7 +6,7 @@ from storage.audit import Audit
 from storage.database import Database
 from storage.errors import NotFound, SecretMismatch, StorageError
 from storage.nodes import SECRET, STOPPED, STOPPING, Nodes
-from storage.records import AuditEvent, NodeState
+from storage.site import AuditEvent, NodeState
 from tests.conftest import Clock
 
 

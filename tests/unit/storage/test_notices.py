@@ -1,6 +1,8 @@
 """Everybody is told once, through every channel, until it is given up; and never of a patient."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -56,8 +58,49 @@ def test_what_did_not_work_is_tried_again_later(database: Database, clock: Clock
 
 def test_a_clock_that_is_set_back_keeps_nobody_waiting(database: Database, clock: Clock) -> None:
     one(database, clock())
-    clock.now -= DAY
+    clock.now -= 2 * DAY
     assert len(notices.due(database, clock())) == 1
+
+
+def test_what_one_node_has_claimed_no_other_sends_until_its_time_is_over(
+    database: Database, clock: Clock
+) -> None:
+    message = one(database, clock())
+    assert notices.claim(database, clock(), [message.id, 99]) == {message.id}
+    assert notices.claim(database, clock(), [message.id]) == frozenset()
+    assert notices.due(database, clock()) == ()
+    clock.now += notices.CLAIM_SECONDS + 1  # the node died while it was sending
+    assert notices.claim(database, clock(), [message.id]) == {message.id}
+    notices.sent(database, clock(), message.id)
+    clock.now += notices.CLAIM_SECONDS + 1
+    assert notices.claim(database, clock(), [message.id]) == frozenset()
+
+
+def test_a_clock_that_is_set_back_gives_no_message_to_two(database: Database, clock: Clock) -> None:
+    message = one(database, clock())
+    clock.now -= 2 * DAY
+    assert notices.claim(database, clock(), [message.id]) == {message.id}
+    assert notices.claim(database, clock(), [message.id]) == frozenset()
+
+
+def test_many_claim_at_once_and_each_message_has_one_owner(database_url: str, clock: Clock) -> None:
+    nodes = [Database(database_url) for _ in range(4)]
+    for number in range(20):
+        notices.tell(nodes[0], clock(), "job_held", f"job {number}", {})
+    notices.address(nodes[0], clock(), ("mail", "hook"), EVENTS)
+    ids = [each.id for each in notices.due(nodes[0], clock(), 100)]
+    begin = threading.Barrier(len(nodes))
+
+    def claim(node: Database) -> list[int]:
+        begin.wait(20.0)
+        return [each for number in ids for each in notices.claim(node, clock(), [number])]
+
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        claimed = [each for found in pool.map(claim, nodes) for each in found]
+    for node in nodes:
+        node.close()
+    assert sorted(claimed) == sorted(ids)
+    assert len(ids) == 40
 
 
 def test_what_was_given_up_is_counted_and_may_be_sent_once_more(

@@ -1,9 +1,12 @@
 """What a page says is going on is what the rows say: arriving, waiting, running, sending."""
 
+from dataclasses import replace
+
 import pytest
 
 from storage import overview, story, switches, wishes
 from storage.errors import NotFound
+from storage.evaluation import evaluation
 from storage.records import DeliveryState, JobState, Peer
 from storage.site import SwitchName, WishKind
 from tests.unit.storage.stored import SERIES, Stored
@@ -180,3 +183,35 @@ def test_the_story_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
 def test_there_is_no_story_of_what_never_was(stored: Stored) -> None:
     with pytest.raises(NotFound, match="no job 7"):
         story.story(stored.database, 7)
+
+
+def test_where_the_results_of_jobs_go_is_told_by_destination(stored: Stored) -> None:
+    stored.ask("k", destinations=("pacs", "clinic"))
+    done = stored.succeed()
+    stored.deliver("pacs")
+    leased = stored.start_delivery("clinic")
+    stored.ledger.hold(leased, "REFUSED", "The destination refuses it.")
+    (waiting,) = more(stored, 1)
+    went = overview.whereabouts(stored.database, [done.id, waiting])
+    assert went == {done.id: (("pacs", DeliveryState.SENT), ("clinic", DeliveryState.HELD))}
+    assert overview.held(stored.database) == {"clinic": 1}
+    assert overview.held_for(stored.database, "clinic", 5) == (leased.id,)
+    assert overview.held_for(stored.database, "pacs", 5) == ()
+
+
+def test_a_route_is_judged_by_its_jobs_and_by_what_its_model_said_of_its_slices(
+    stored: Stored,
+) -> None:
+    told = [{"error_hu": hu, "confidence": sure} for hu, sure in ((20, 0.9), (40, 0.4), (30, 0.7))]
+    stored.ask("k", route="shadow", destinations=())
+    job = stored.claim()
+    made = replace(stored.derive(job), record={"confidence": told})
+    stored.queue.succeed(job, made)
+    stored.ask("l", ("1.4",), stack="b", route="shadow", destinations=())
+    stored.queue.hold(stored.claim(), "LOW_CONFIDENCE", "It is not sure enough.", {})
+    found = evaluation(stored.database, "shadow", stored.clock() - 60)
+    assert found.jobs == {JobState.SUCCEEDED: 1, JobState.HELD: 1}
+    assert (found.slices, found.expected_error_hu, found.unsure) == (3, 30.0, 1)
+    later = evaluation(stored.database, "shadow", stored.clock() + 60)
+    assert (later.jobs, later.slices, later.expected_error_hu) == ({}, 0, None)
+    assert evaluation(stored.database, "other", 0.0).jobs == {}

@@ -1,9 +1,7 @@
 """Stacks of a series that become others when more of it arrives."""
 
 from storage.records import DeliveryState, Enqueued, JobState, Peer
-from tests.unit.storage.stored import SCANNER, Stored
-
-OTHER_AE = Peer("SCANNER", "MIDSLICE_X2")
+from tests.unit.storage.stored import OTHER_AE, SCANNER, Stored
 
 
 def complete_as(stored: Stored, stacks: tuple[str, ...], peer: Peer = SCANNER) -> list[Enqueued]:
@@ -11,10 +9,6 @@ def complete_as(stored: Stored, stacks: tuple[str, ...], peer: Peer = SCANNER) -
     arrival = stored.arrival(peer)
     new = [stored.new_job(arrival, f"of {stack}", stack=stack) for stack in stacks]
     return list(stored.queue.complete(arrival.id, {}, new, stacks=stacks))
-
-
-def states(stored: Stored, job_id: int) -> list[tuple[str, DeliveryState]]:
-    return [(one.destination, one.state) for one in stored.ledger.of_job(job_id)]
 
 
 def test_a_job_of_a_stack_that_turns_out_to_be_two_gives_way_to_theirs(stored: Stored) -> None:
@@ -36,10 +30,10 @@ def test_what_was_made_of_a_stack_that_turned_out_to_be_two_is_not_sent_any_more
     stored.succeed()
     stored.receive("1.1", peer=OTHER_AE)  # another peer has phases of its own
     complete_as(stored, ("phase 1",), OTHER_AE)
-    assert states(stored, made.job_id) == [("pacs", DeliveryState.QUEUED)]
+    assert stored.states(made.job_id) == [("pacs", DeliveryState.QUEUED)]
     stored.receive("1.3")
     complete_as(stored, ("phase 1", "phase 2"))
-    assert states(stored, made.job_id) == [("pacs", DeliveryState.CANCELLED)]
+    assert stored.states(made.job_id) == [("pacs", DeliveryState.CANCELLED)]
 
 
 def test_a_mix_up_that_was_corrected_waits_for_nobody_any_more(stored: Stored) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from storage import find, overview
 from storage.database import Database
 from storage.files import Files
 from tests.conftest import Clock
@@ -87,3 +88,27 @@ def test_a_claim_of_what_is_due_is_written(local: Stored) -> None:
         assert local.claim().key == "k"
     begins = [statement for statement, _ in seen if statement.startswith("BEGIN")]
     assert begins == ["BEGIN", "BEGIN IMMEDIATE"]
+
+
+@pytest.mark.parametrize("wanted", [{"patient_id": "p"}, {"accession": "a"}, {"text": "p"}])
+def test_the_newest_of_what_many_have_are_found_by_going_back_in_time(
+    local: Stored, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, str]
+) -> None:
+    monkeypatch.setattr(find, "COMMON", 0)
+    local.ask("k")
+    local.ask("l", ("1.4",))
+    with statements() as seen:
+        find.found_series(local.database, find.Wanted(**wanted), limit=1)
+    ordered = [asked for asked in seen if "ORDER BY series.last_at" in asked[0]]
+    assert len(ordered) == 1
+    steps = plan(local, *ordered[0])
+    assert any("ix_series_last_at" in step for step in steps), steps
+    assert not any("B-TREE FOR ORDER BY" in step or "CORRELATED" in step for step in steps), steps
+    (counted,) = [asked for asked in seen if "count(*)" in asked[0]]
+    assert not any("ix_series_last_at" in step for step in plan(local, *counted))
+
+
+def test_where_no_destination_gives_proof_nothing_is_asked_of_what_was_sent(local: Stored) -> None:
+    with statements() as seen:
+        assert overview.unconfirmed(local.database, ()).lines == ()
+    assert seen == []

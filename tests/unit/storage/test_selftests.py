@@ -2,10 +2,12 @@
 
 import pytest
 
-from storage import selftests
+from storage import notices, selftests
 from storage.errors import LeaseLost, NotFound
+from storage.nodes import Heartbeats, Nodes
 from storage.records import DeliveryState, JobState
 from storage.site import SelfTest, SelfTestState, SelfTestStep
+from tests.conftest import Clock
 from tests.unit.storage.stored import SERIES, Stored
 
 GOOD = SelfTestStep("received", ok=True, seconds=0.1, sentence="6 slices.")
@@ -60,9 +62,56 @@ def test_a_test_without_a_step_or_with_a_bad_one_has_failed(
 
 def test_what_a_dead_node_was_testing_has_failed(stored: Stored) -> None:
     mine, theirs = begin(stored), begin(stored, "two")
-    assert selftests.interrupted(stored.database, stored.clock(), "one") == 1
+    (ended,) = selftests.interrupted(stored.database, stored.clock(), "one")
+    assert (ended.id, ended.sentence) == (mine.id, selftests.INTERRUPTED.format(node="one"))
+    assert selftests.interrupted(stored.database, stored.clock(), "one") == ()
     assert selftests.get(stored.database, mine.id).state is SelfTestState.FAILED
     assert selftests.get(stored.database, theirs.id).state is SelfTestState.RUNNING
+
+
+def told(stored: Stored) -> list[tuple[str, object]]:
+    found = notices.address(stored.database, stored.clock(), (), ())
+    return [(one.event, one.facts["sentence"]) for one in found]
+
+
+def test_every_failure_is_told_once_also_that_of_a_dead_node(stored: Stored) -> None:
+    passed, failed, _ = begin(stored), begin(stored), begin(stored, "two")
+    selftests.end(stored.database, stored.clock(), passed.id, [GOOD], "Fine.")
+    assert told(stored) == []
+    selftests.end(stored.database, stored.clock(), failed.id, [GOOD, BAD], "Job 1 is held.")
+    assert told(stored) == [("selftest_failed", "Job 1 is held.")]
+    for _ in range(2):
+        selftests.interrupted(stored.database, stored.clock(), "two")
+    sentence = "The node two stopped, or failed, while the self-test ran."
+    assert told(stored) == [("selftest_failed", sentence)]
+
+
+def test_a_test_that_was_given_up_stays_so_though_its_node_lives(stored: Stored) -> None:
+    test = begin(stored)
+    selftests.interrupted(stored.database, stored.clock(), "one")
+    late = selftests.end(stored.database, stored.clock(), test.id, [GOOD], "Fine.")
+    assert late.state is SelfTestState.FAILED
+    assert late.sentence == selftests.INTERRUPTED.format(node="one")
+
+
+def test_who_seems_to_run_a_test_is_known_with_its_heartbeat(stored: Stored) -> None:
+    nodes = Nodes(stored.database, stored.clock)
+    nodes.start("one")
+    begin(stored), begin(stored, "never seen")
+    passed = begin(stored, "two")
+    selftests.end(stored.database, stored.clock(), passed.id, [GOOD], "Fine.")
+    assert selftests.running_on(stored.database) == {"one": stored.clock.now, "never seen": 0.0}
+
+
+def test_a_node_is_dead_once_its_heartbeat_stood_still_by_a_steady_clock(clock: Clock) -> None:
+    beats = Heartbeats(clock, 120.0)
+    assert beats.dead({"one": 1.0, "two": 1.0}) == ()  # however long ago that was
+    clock.now += 121
+    assert beats.dead({"one": 2.0, "two": 1.0}) == ("two",)
+    clock.now += 119
+    assert beats.dead({"one": 2.0}) == ()
+    clock.now += 2
+    assert beats.dead({"one": 2.0}) == ("one",)
 
 
 def test_the_history_is_newest_first_and_not_for_ever(stored: Stored) -> None:

@@ -18,6 +18,7 @@ from node.config import Config
 from node.store import Store
 from node.web import credentials
 from node.web.application import build
+from node.web.server import uvicorn_settings
 from node.web.settings import WebSettings
 from storage import tokens, users
 from storage.database import FILE_NAME
@@ -98,18 +99,9 @@ class Site:
         self.rows = Stored(kept.database, kept.files, clock, NODE)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                _Distant(self.app),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=5,
-            )
-        )
+        self.server = uvicorn.Server(uvicorn_settings(_Distant(self.app)))
         self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._listening]}
+            target=self.server.run, kwargs={"sockets": [self._listening]}
         )
         self._clients: list[Client] = []
 
@@ -123,14 +115,14 @@ class Site:
 
     def start(self) -> "Site":
         self._thread.start()
-        wait_for("the web server listens", lambda: self._server.started, 20.0)
+        wait_for("the web server listens", lambda: self.server.started, 20.0)
         return self
 
     def stop(self) -> None:
         for client in self._clients:
             client.close()
         self.app.state.live.close()
-        self._server.should_exit = True
+        self.server.should_exit = True
         self._thread.join(20.0)
         assert not self._thread.is_alive()
         self._listening.close()

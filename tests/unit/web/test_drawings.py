@@ -25,7 +25,7 @@ def heads(path: str) -> list[float]:
 
 def test_every_slice_lies_where_it_lies_in_the_patient() -> None:
     uneven = (Place(0.0, False), Place(2.0, True), Place(4.0, False), Place(12.0, False))
-    drawing = parsed(drawings.geometry(uneven, (), 0.0))
+    drawing = parsed(drawings.geometry(uneven, {}, 0.0))
     (received,) = of_class(drawing, "received")
     (made,) = of_class(drawing, "made")
     first, second, last = heads(received.get("d", ""))
@@ -36,8 +36,13 @@ def test_every_slice_lies_where_it_lies_in_the_patient() -> None:
 
 
 def test_a_gap_with_missing_slices_is_marked() -> None:
-    assert of_class(parsed(drawings.geometry(SLICES, (), 0.0)), "hole") == []
-    (hole,) = of_class(parsed(drawings.geometry(SLICES, (1,), 0.0)), "hole")
+    assert of_class(parsed(drawings.geometry(SLICES, {}, 0.0)), "hole") == []
+    drawing = parsed(drawings.geometry(SLICES, {1: 3}, 0.0))
+    (hole,) = of_class(drawing, "hole")
+    (absent,) = of_class(drawing, "absent")
+    (lost,) = of_class(drawing, "lost")
+    assert (lost.text, len(heads(absent.get("d", "")))) == ("3", 3)
+    assert of_class(parsed(drawings.geometry(SLICES, {1: 0}, 0.0)), "absent") == []
     corners = [float(pair.split(",")[0]) for pair in hole.get("points", "").split()]
     spots = drawings.along(SLICES)
     assert (min(corners), max(corners)) == (spots[2], spots[4])
@@ -45,7 +50,7 @@ def test_a_gap_with_missing_slices_is_marked() -> None:
 
 @pytest.mark.parametrize(("tilt", "sign"), [(15.0, 1), (-15.0, -1), (0.0, 0)])
 def test_slices_lean_as_the_gantry_did(tilt: float, sign: int) -> None:
-    line = of_class(parsed(drawings.geometry(SLICES, (), tilt)), "now")[0]
+    line = of_class(parsed(drawings.geometry(SLICES, {}, tilt)), "now")[0]
     off = float(line.get("x2", "")) - float(line.get("x1", ""))
     assert (off > 0) - (off < 0) == sign
 
@@ -56,7 +61,7 @@ def test_a_tilt_that_no_gantry_has_does_not_lay_the_drawing_flat() -> None:
 
 def test_a_long_stack_is_as_large_a_page_as_a_short_one() -> None:
     many = tuple(Place(float(at), at % 4 > 0) for at in range(2000))
-    drawing = drawings.geometry(many, (), 0.0)
+    drawing = drawings.geometry(many, {}, 0.0)
     assert len(parsed(drawing).findall(".//*")) < 40
 
 
@@ -78,12 +83,29 @@ def test_a_cell_of_the_strip_says_what_its_slice_is_and_how_sure_the_model_was(
 
 
 def test_the_time_line_is_to_scale_and_what_was_short_stays_visible() -> None:
-    phases = [Phase("queued", 100.0), Phase("running", 300.0), Phase("sending", 0.0)]
+    phases = [
+        Phase("queued", 0.0, 100.0),
+        Phase("running", 100.0, 300.0),
+        Phase("sending", 400.0, 0.0, 0, 2),
+        Phase("to-send", 400.0, 100.0, 1, 2),
+    ]
     drawing = parsed(drawings.timeline(phases))
-    widths = [float(each.get("width", "")) for each in drawing.findall(".//rect")]
-    assert widths[1] / widths[0] == pytest.approx(3.0, rel=0.05)
-    assert widths[2] >= 1.0
-    assert sum(widths) <= 1000
+    drawn = {str(each.get("class")): each for each in drawing.findall(".//rect")}
+    running, queued = drawn["phase-running"], drawn["phase-queued"]
+    assert float(running.get("width", "")) / float(queued.get("width", "")) == pytest.approx(
+        3.0, rel=0.05
+    )
+    assert float(running.get("x", "")) == 200.0
+    sliver, lane = drawn["phase-sending"], drawn["phase-to-send"]
+    assert float(sliver.get("width", "")) >= 1.0
+    assert float(lane.get("x", "")) == float(sliver.get("x", "")) == 800.0
+    assert float(lane.get("y", "")) == drawings.BAR / 2
+
+
+def test_a_sliver_at_the_end_of_the_time_line_is_not_cut_off() -> None:
+    drawing = parsed(drawings.timeline([Phase("a", 0.0, 1000.0), Phase("b", 1000.0, 0.0)]))
+    for each in drawing.findall(".//rect"):
+        assert float(each.get("x", "")) + float(each.get("width", "")) <= drawings.STRIP
 
 
 def test_a_plot_leaves_a_hole_where_nothing_is_known() -> None:

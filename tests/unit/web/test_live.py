@@ -13,6 +13,7 @@ import pytest
 from node.web import live
 from node.web.live import Live, Marks
 from node.web.problems import Problem
+from storage import tokens
 from storage.errors import Busy
 from storage.site import Role
 from tests.node_process import wait_for
@@ -211,6 +212,75 @@ def test_a_silent_stream_says_that_it_is_alive_and_ends_after_minutes(
 
     heard = alone(whole())
     assert ": still here\n\n" in heard
+
+
+def ended(lines: Iterator[str]) -> bool:
+    """Read a stream to its end; True where its last event says that one is logged out."""
+    names = [line.partition(": ")[2] for line in lines if line.startswith("event: ")]
+    return names[-1] == live.LOGGED_OUT
+
+
+@pytest.mark.parametrize("how", ["idle", "logged out", "over"])
+def test_a_stream_ends_with_the_session_of_who_listens(
+    served: Site, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
+    served.user("anna")
+    client = served.logged_in("anna")
+    answer = listen(client)
+    lines = answer.iter_lines()
+    assert read(lines)[0] == "hello"
+    if how == "logged out":
+        other = served.browser()
+        other.cookies.update(client.cookies)
+        assert other.act("POST", "/logout", headers={"X-CSRF-Token": client.csrf}).is_redirect
+    else:  # the page is open all the time
+        served.clock.now += {"idle": 3601, "over": 12 * 3600 + 1}[how]
+    assert ended(lines)
+    answer.close()
+
+
+def test_a_stream_lasts_as_long_as_a_person_uses_the_pages(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
+    served.user("anna")
+    client = served.logged_in("anna")
+    answer = listen(client)
+    lines = answer.iter_lines()
+    until(lines, "audit")
+    for _ in range(3):
+        served.clock.now += 3000
+        assert client.get("/peers").status_code == 200
+    client.act("POST", "/api/v1/drain")
+    until(lines, "now")
+    answer.close()
+
+
+def test_a_stream_ends_with_the_token_of_a_program(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
+    served.user("anna")
+    answer = listen(served.program(Role.VIEWER))
+    lines = answer.iter_lines()
+    assert read(lines)[0] == "hello"
+    tokens.revoke(served.database, served.clock(), "anna", 1)
+    assert ended(lines)
+    answer.close()
+
+
+def test_a_busy_database_logs_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(live, "LONGEST_SECONDS", 0.5)
+
+    def busy() -> bool:
+        raise Busy("database: locked")
+
+    async def whole() -> list[str]:
+        return [event async for event in Live(Looks()).stream("anna", "", busy)]
+
+    assert not any(live.LOGGED_OUT in event for event in alone(whole()))
 
 
 def test_all_visitors_together_have_so_many() -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from node.web import login
+from node.web import origin, pace
 from node.web.gate import COOKIE
 from storage import users
 from storage.site import Role
@@ -120,32 +120,32 @@ def test_who_guesses_waits_and_the_right_password_waits_too(
 ) -> None:
     served.user("anna")
     client = served.browser()
-    for _ in range(login.MOST_OF_BOTH):
+    for _ in range(pace.MOST_OF_BOTH):
         wrong = client.post("/login", data={"name": "anna", "password": "wrong password"})
         assert wrong.status_code == 401
     with caplog.at_level(logging.WARNING):
         answer = client.post("/login", data={"name": "anna", "password": PASSWORD})
     assert answer.status_code == 429
-    assert 0 < int(answer.headers["retry-after"]) <= login.WINDOW_SECONDS
+    assert 0 < int(answer.headers["retry-after"]) <= pace.WINDOW_SECONDS
     assert "log-in throttled" in caplog.messages
-    served.clock.now += login.WINDOW_SECONDS + 1
+    served.clock.now += pace.WINDOW_SECONDS + 1
     assert client.post("/login", data={"name": "anna", "password": PASSWORD}).status_code == 303
 
 
 def test_guesses_that_come_at_once_are_no_more_than_those_one_by_one(served: Site) -> None:
     served.user("anna")
     form = {"name": "anna", "password": "wrong password"}
-    clients = [served.browser() for _ in range(4 * login.MOST_OF_BOTH)]
+    clients = [served.browser() for _ in range(4 * pace.MOST_OF_BOTH)]
     with ThreadPoolExecutor(len(clients)) as guessers:
         answers = [guessers.submit(one.post, "/login", data=form) for one in clients]
         statuses = Counter(answer.result().status_code for answer in answers)
-    assert statuses == {401: login.MOST_OF_BOTH, 429: 3 * login.MOST_OF_BOTH}
+    assert statuses == {401: pace.MOST_OF_BOTH, 429: 3 * pace.MOST_OF_BOTH}
 
 
 def test_guessing_from_one_place_locks_nobody_out_elsewhere(served: Site) -> None:
     served.user("anna")
     guesser = served.client(**{FROM: "192.0.2.66"})
-    for _ in range(login.MOST_OF_BOTH + 1):
+    for _ in range(pace.MOST_OF_BOTH + 1):
         last = guesser.post("/login", data={"name": "anna", "password": "wrong password"})
     assert last.status_code == 429
     assert served.logged_in("anna").get(ME).status_code == 200
@@ -155,7 +155,7 @@ def test_an_address_that_tries_many_names_waits(served: Site) -> None:
     served.user("anna")
     guesser = served.client(**{FROM: "192.0.2.66"})
     form = {"name": "anna", "password": PASSWORD}
-    for number in range(login.MOST_OF_ADDRESS - 1):
+    for number in range(pace.MOST_OF_ADDRESS - 1):
         users.refuse_login(served.database, served.clock(), f"name{number}", "192.0.2.66")
     wrong = guesser.post("/login", data={"name": "otto", "password": "wrong password"})
     assert wrong.status_code == 401
@@ -206,3 +206,71 @@ def test_no_password_and_no_token_is_kept_or_logged(
     logged = "".join(f"{record.getMessage()} {vars(record)}" for record in ours)
     assert [text for text in secret if text in kept] == []
     assert [text for text in secret if text in logged] == []
+
+
+def test_addresses_of_one_ipv6_network_guess_together(served: Site) -> None:
+    served.user("anna")
+    form = {"name": "anna", "password": "wrong password"}
+    guessers = [served.client(**{FROM: f"2001:db8:1:2::{n:x}"}) for n in range(1, 8)]
+    statuses = [guesser.post("/login", data=form).status_code for guesser in guessers]
+    assert statuses == [401] * pace.MOST_OF_BOTH + [429] * 2
+    neighbour = served.client(**{FROM: "2001:db8:1:3::1"})
+    assert neighbour.post("/login", data=form).status_code == 401
+    event = served.store.audit.list(1)[0]
+    assert event.detail == {"address": "2001:db8:1:3::1"}  # whole: who it was can be found
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.9", "192.0.2.9"),
+        ("::ffff:192.0.2.9", "192.0.2.9"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+        ("", ""),
+    ],
+)
+def test_what_an_address_is_counted_as(address: str, counted: str) -> None:
+    assert origin.counted(address) == counted
+
+
+def test_who_guesses_the_password_of_an_open_session_waits(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    guess = {"old": "wrong password", "new": "another horse"}
+    for _ in range(pace.MOST_OF_BOTH):
+        assert client.act("POST", "/api/v1/me/password", json=guess).status_code == 409
+    right = {"old": PASSWORD, "new": "another horse"}
+    answer = client.act("POST", "/api/v1/me/password", json=right)
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["retry-after"]) <= pace.WINDOW_SECONDS
+    # They are counted as log-ins are: neither way in is left open by the other.
+    form = {"name": "anna", "password": PASSWORD}
+    assert served.browser().post("/login", data=form).status_code == 429
+    assert served.audited().count(("anna", "password refused", "")) == pace.MOST_OF_BOTH
+    served.clock.now += pace.WINDOW_SECONDS + 1
+    assert client.act("POST", "/api/v1/me/password", json=right).status_code == 204
+
+
+def test_what_an_open_page_asks_by_itself_keeps_no_session_alive(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    for _ in range(6):
+        served.clock.now += 590
+        assert client.get("/now/queue", headers={"HX-Request": "true"}).status_code == 200
+        with client.stream("GET", "/live") as stream:
+            assert stream.status_code == 200
+    served.clock.now += 120
+    assert client.get("/now/queue", headers={"HX-Request": "true"}).status_code == 401
+    assert client.get("/live").status_code == 401
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/peers"), ("POST", "/api/v1/drain")])
+def test_what_a_person_does_keeps_a_session_alive(served: Site, method: str, path: str) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    for _ in range(3):
+        served.clock.now += 3000
+        headers = {"HX-Request": "true"} if method == "POST" else {}
+        assert client.act(method, path, headers=headers).status_code == 200

@@ -2,11 +2,16 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from inference.previews import FOLDER, INDEX
+from node.web import looks, searches
+from node.web.looks import Looks
+from node.web.searches import Searches
 from storage.records import Peer
 from storage.site import Role
 from tests.unit.web.site import Client, Site
@@ -16,7 +21,8 @@ PAGES = (
     "/needs",
     "/needs?reason=MISSING_SLICES",
     "/find",
-    "/find?text=x",
+    "/find?state=held",
+    "/find?search=gone",
     "/peers",
     "/capacity",
     "/capacity?span=week",
@@ -124,6 +130,34 @@ def test_a_held_job_is_shown_with_its_sentence_and_a_button(served: Site, person
     assert "Nothing needs a person" not in person.get("/").text
 
 
+def test_all_that_is_held_for_a_destination_has_one_button(served: Site, person: Client) -> None:
+    for number, key in enumerate(("k", "l"), start=1):
+        served.rows.ask(key, (f"1.{number}",), stack=key, destinations=("pacs",))
+        served.rows.succeed(f"2.25.{number}")
+        leased = served.rows.start_delivery("pacs")
+        served.rows.ledger.hold(leased, "GAVE_UP", "Not delivered in 24 hours.")
+        text = person.get("/needs").text
+        assert ("Send 2 again" in text) == (number == 2)
+    assert "2 deliveries held for" in text
+    assert "Send 2 again" in person.get("/peers").text
+    job = person.get("/jobs/1").text
+    assert "not delivered to pacs" in job
+    assert "Make the destination answer, then send again." in job
+
+
+def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k", destinations=("pacs",))
+    served.rows.succeed()
+    assert "never confirmed" not in person.get("/jobs/1").text
+    served.rows.deliver("pacs")
+    text = person.get("/jobs/1").text
+    assert "not asked for storage commitment, so it is never confirmed" in text
+    assert "sent to pacs" in person.get("/").text
+    assert "Waiting for confirmation" not in person.get("/").text
+
+
 def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person: Client) -> None:
     job = with_result(served)
     text = person.get(f"/jobs/{job}").text
@@ -171,12 +205,107 @@ def test_times_and_gaps_of_a_job_without_pictures_are_drawn_from_its_record(
     assert 'class="sure"' in text
 
 
+def seek(person: Client, **words: str) -> httpx.Response:
+    """Send the form of Find as a browser does, and go where it leads."""
+    csrf = re.search(r'name="csrf" value="([^"]+)"', person.get("/find").text)
+    assert csrf is not None
+    answer = person.post("/find", data={"csrf": csrf[1], **words})
+    assert answer.status_code == 303
+    return person.get(answer.headers["location"])
+
+
 def test_a_search_is_written_down_without_its_words(served: Site, person: Client) -> None:
-    person.get("/find?accession=A4711&name=Meyer")
+    seek(person, accession="A4711", name="Meyer")
     (event,) = served.store.audit.list(10)
     assert (event.who, event.what) == ("local", "search")
     assert event.detail["fields"] == ["accession", "name"]
     assert "4711" not in json.dumps(dict(event.detail))
+
+
+def test_no_address_of_a_search_has_a_patient_in_it(served: Site, person: Client) -> None:
+    for number in range(30):
+        served.rows.receive(f"1.{number}", series_uid=f"1.2.3.{number}")
+    words = {"accession": "A1", "patient_id": "P1"}
+    first = seek(person, **words)
+    assert first.text.count("<tr>") == 1 + 25
+    assert 'value="A1"' in first.text  # the form is filled in, to go on from
+    older = re.search(r'<a href="([^"]+)">Older</a>', first.text)
+    assert older is not None
+    second = person.get(older[1].replace("&amp;", "&"))
+    assert second.text.count("<tr>") == 1 + 5
+    assert person.get(first.url).text == first.text  # loaded again, or gone back to
+    for address in (str(first.url), *re.findall(r'(?:href|action)="([^"]*)"', first.text)):
+        assert "A1" not in address and "P1" not in address, address
+
+
+def test_words_of_a_link_from_elsewhere_do_not_stay_in_the_address(
+    served: Site, person: Client
+) -> None:
+    served.rows.receive("1.1")
+    answer = person.get("/find?accession=A1&state=")
+    assert answer.status_code == 303
+    assert re.fullmatch(r"/find\?search=[\w-]{22}", answer.headers["location"])
+    assert "1 instance" in person.get(answer.headers["location"]).text
+
+
+def test_what_names_no_patient_stays_an_address_that_others_can_open(person: Client) -> None:
+    found = seek(person, state="held", route="ct slices")
+    assert str(found.url).endswith("/find?state=held&route=ct+slices")
+
+
+def test_nobody_sees_the_words_of_somebody_elses_search(served: Site) -> None:
+    served.user("ada")
+    served.user("vera", Role.VIEWER)
+    ada, vera = served.logged_in("ada"), served.logged_in("vera")
+    address = ada.act("POST", "/find", data={"name": "Meyer"}).headers["location"]
+    assert "Meyer" in ada.get(address).text
+    theirs = vera.get(address).text
+    assert "Meyer" not in theirs
+    assert "not kept any more" in theirs
+
+
+def test_only_so_many_searches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searches, "MOST_KEPT", 2)
+    kept = Searches()
+    first, second = (kept.keep("anna", {"name": name}) for name in ("a", "b"))
+    assert kept.get("anna", first) == {"name": "a"}
+    kept.keep("anna", {"name": "c"})
+    assert kept.get("anna", second) is None  # not looked at for the longest
+    assert kept.get("anna", first) == {"name": "a"}
+
+
+def test_pictures_are_one_look_of_a_person_at_a_job(served: Site) -> None:
+    served.user("ada")
+    served.user("vera", Role.VIEWER)
+    job = with_result(served)
+    path = f"/jobs/{job}/pictures/00000.png"
+    ada, vera = served.logged_in("ada"), served.logged_in("vera")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ada.get, path) for _ in range(16)]
+    assert {each.result().status_code for each in asked} == {200}
+    vera.cookies.set("midslice-mask", "1")  # the name is hidden; the pictures are the patient's
+    assert vera.get(path).status_code == 200
+    assert vera.get(f"/jobs/{job}/pictures/00001.png").status_code == 404  # nothing was seen
+    served.clock.now += looks.SAME_SECONDS + 1
+    assert ada.get(path).status_code == 200
+    seen = [event for event in served.audited() if event[1] == "look at pictures"]
+    which = f"job {job}"
+    assert [(who, whose) for who, _, whose in seen] == [
+        ("ada", which),
+        ("vera", which),
+        ("ada", which),
+    ]
+
+
+def test_looks_are_not_remembered_without_end(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "MOST_KEPT", 2)
+    kept = Looks(served.store.audit)
+    for job_id in (1, 2, 3, 3, 1):
+        kept.at_pictures("ada", job_id, 0.0)
+    which = [which for _, _, which in served.audited()]
+    assert which == ["job 1", "job 2", "job 3", "job 1"]
 
 
 def test_a_job_page_is_written_down_unless_its_patient_was_hidden(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from node.config.kept import to_values
-from storage import configured, echoes
+from storage import configured, echoes, overview
 from storage.records import JobState, Peer
 from storage.site import Role
 from tests.unit.storage.stored import SERIES
@@ -158,6 +158,19 @@ def test_a_delivery_is_held_back_and_tried_again(served: Site) -> None:
     assert post(served, f"/deliveries/{leased.id}/cancel")["state"] == "cancelled"
 
 
+def test_all_that_is_held_for_a_destination_is_tried_again_together(served: Site) -> None:
+    for number, key in enumerate(("k", "l"), start=1):
+        served.rows.ask(key, (f"1.{number}",), stack=key, destinations=("pacs", "clinic"))
+        served.rows.succeed(f"2.25.{number}")
+    for destination in ("pacs", "pacs", "clinic"):
+        leased = served.rows.start_delivery(destination)
+        served.rows.ledger.hold(leased, "REFUSED", "The destination refuses it.")
+    assert post(served, "/destinations/pacs/requeue") == {"name": "pacs", "requeued": 2, "held": 0}
+    assert overview.held(served.database) == {"clinic": 1}
+    assert post(served, "/destinations/nobody/requeue")["requeued"] == 0
+    assert [what for _, what, _ in served.audited()].count("requeue") == 2
+
+
 def test_many_jobs_at_once_each_says_what_became_of_it(served: Site) -> None:
     held = [hold(served, "a"), hold(served, "b")]
     answer = post(served, "/batch/requeue", json={"ids": [*held, 99]})
@@ -210,6 +223,32 @@ def test_a_look_at_patients_is_an_audit_event_without_their_names(served: Site) 
     assert [(each.who, each.what) for each in events] == [("local", "find")] * 2
     assert events[1].detail == {"by": ["accession"], "found": 1}
     assert "P1" not in str(events)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/series"])
+def test_who_lists_by_study_date_looks_for_a_patient(served: Site, path: str) -> None:
+    served.rows.ask("k")
+    get(served, path, study_date="20240305")
+    (event,) = served.store.audit.list()
+    assert event.detail == {"by": ["study_date"], "found": 0}
+
+
+def test_what_a_batch_finds_by_a_patient_is_a_look_too(served: Site) -> None:
+    hold(served)
+    assert post(served, "/batch/cancel?patient_id=P2") == []
+    (event,) = served.store.audit.list()
+    assert (event.what, event.detail) == ("find", {"by": ["patient_id"], "found": 0})
+
+
+def test_words_for_a_search_may_come_in_the_body(served: Site) -> None:
+    hold(served)
+    (found,) = post(served, "/find", json={"accession": "A1", "state": ["held"]})
+    assert found["patient_id"] == "P1"
+    assert post(served, "/find", data={"accession": "A1", "state": "queued"}) == []
+    assert post(served, "/find?limit=1", json={"uid": SERIES}) == [found]
+    assert post(served, "/find", 422, json={"acession": "A1"})["errors"]
+    by = [event.detail["by"] for event in reversed(served.store.audit.list())]
+    assert by == [["accession"], ["accession"], []]
 
 
 def test_an_arriving_series_is_processed_now_or_never(served: Site) -> None:

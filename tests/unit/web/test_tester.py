@@ -37,6 +37,9 @@ def test_files_are_told_which_routes_take_them_and_why_others_do_not(served: Sit
     said = {route["route"]: (route["matches"], route["sentence"]) for route in stack["routes"]}
     assert said["ct-slices"][0] is True
     assert said["mr-shadow"] == (False, "Modality is CT, not MR.")
+    (event,) = served.store.audit.list()
+    assert (event.what, event.which, event.detail) == ("try rules", "files", {"files": 4})
+    assert list(served.store.files.path("uploads").iterdir()) == []
 
 
 @pytest.mark.parametrize(

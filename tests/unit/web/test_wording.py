@@ -15,11 +15,14 @@ NOON = 1_763_726_400.0  # 2025-11-21 12:00:00 UTC
     ("seconds", "said"),
     [
         (None, ""),
-        (0.04, "0.0 s"),
+        (0.0, "0.0 s"),
+        (0.04, "under 0.1 s"),
         (9.94, "9.9 s"),
         (10.4, "10 s"),
         (119.0, "119 s"),
         (120.0, "2 min"),
+        (168.0, "2 min 48 s"),
+        (601.0, "10 min"),
         (7199.0, "119 min"),
         (7200.0, "2 h"),
         (172800.0, "2 days"),
@@ -33,7 +36,7 @@ def test_a_duration_is_no_more_exact_than_needed(seconds: float | None, said: st
 def test_what_counts_on_a_page_has_no_parts_of_a_second() -> None:
     assert wording.whole_duration(3.4) == "3 s"
     assert wording.whole_duration(-1.0) == "0 s"
-    assert wording.whole_duration(130.0) == "2 min"
+    assert wording.whole_duration(130.0) == "2 min"  # as page.js counts on
 
 
 def test_a_moment_of_today_is_a_time_and_an_older_one_has_its_day() -> None:
@@ -80,6 +83,34 @@ def test_a_number_agrees_with_its_noun() -> None:
 )
 def test_a_person_is_named_without_the_separators(text: str, said: str) -> None:
     assert wording.person(text) == said
+
+
+AXIAL = "1.00 0.00 0.00 0.00 1.00 0.00"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"AXIAL, 120 kV, 96x96 at 3.6 3.6 mm, along {AXIAL}, 2", "axial plane, 2"),
+        (
+            "at 0.703125 0.703125 mm, along 1.00 0.00 0.00 0.00 0.00 -1.00",
+            "0.703 mm, coronal plane",
+        ),
+        ("at 1 2 mm, along 0.00 1.00 0.00 0.00 0.00 -1.00", "1 2 mm, sagittal plane"),
+        ("along 1.00 0.00 0.00 0.00 0.97 -0.26", "oblique axial plane"),
+        ("no geometry", "no geometry"),
+        ("at 1.2.3 1.2.3 mm, 111111 1.1.1", "111111 1.1.1"),
+    ],
+)
+def test_a_stack_names_its_plane(text: str, said: str) -> None:
+    assert wording.stack(text).endswith(said)
+    assert "along" not in wording.stack(text)
+
+
+def test_the_zone_of_the_pages_is_named() -> None:
+    assert wording.zone_name(NOON, ZoneInfo("Europe/Berlin")) == "CET (UTC+01:00)"
+    assert wording.zone_name(NOON, ZoneInfo("America/Sao_Paulo")) == "UTC-03:00"
+    assert wording.zone_name(NOON, UTC) == "UTC"
 
 
 @pytest.mark.parametrize(

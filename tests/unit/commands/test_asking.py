@@ -1,42 +1,25 @@
 """What a person sets or asks for at the command line, with and without a node that listens."""
 
-import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from node import cli
 from node.commands import asking
 from storage import switches, wishes
 from storage.audit import Audit
 from storage.database import Database
 from storage.site import SwitchName
-
-CONFIG = """
-[storage]
-folder = "var"
-[[destination]]
-name = "pacs"
-ae_title = "P"
-host = "127.0.0.1"
-port = 104
-"""
+from tests.unit.commands.said import Midslice
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    (tmp_path / "config.toml").write_text(CONFIG)
+def database(midslice: Midslice, tmp_path: Path) -> Database:
+    """The rows of the node whose folder the commands run in."""
     made = Database.for_folder(tmp_path / "var")
     made.migrate()
     return made
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[..., int]:
-    return lambda *words: cli.run([*words, "--config", str(tmp_path / "config.toml")])
 
 
 @pytest.mark.parametrize(
@@ -49,11 +32,11 @@ def run(tmp_path: Path) -> Callable[..., int]:
     ],
 )
 def test_a_switch_is_set_and_taken_back_by_name(
-    database: Database, run: Callable[..., int], words: list[str], name: SwitchName, subject: str
+    database: Database, midslice: Midslice, words: list[str], name: SwitchName, subject: str
 ) -> None:
-    assert run(*words) == 0
+    assert midslice(*words).status == 0
     assert switches.is_on(database, name, subject) is not None
-    assert run(*words, "--off") == 0
+    assert midslice(*words, "--off").status == 0
     assert switches.is_on(database, name, subject) is None
     events = Audit(database, time.time).list()
     assert len(events) == 2
@@ -61,19 +44,21 @@ def test_a_switch_is_set_and_taken_back_by_name(
 
 
 def test_a_destination_that_does_not_exist_cannot_be_paused(
-    database: Database, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    database: Database, midslice: Midslice
 ) -> None:
-    assert run("pause", "pasc") == 2
-    assert "unknown destination 'pasc'; there are: pacs" in capsys.readouterr().err
+    said = midslice("pause", "pasc")
+    assert said.status == 2
+    assert "unknown destination 'pasc'; there are: pacs, other" in said.err
     assert switches.all_on(database) == ()
 
 
 def test_a_priority_lies_between_one_and_nine(
-    database: Database, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    midslice: Midslice,
 ) -> None:
-    assert run("prioritise", "1", "10") == 2
-    assert run("prioritise", "1", "2") == 1
-    assert "no job 1" in capsys.readouterr().err
+    assert midslice("prioritise", 1, 10).status == 2
+    said = midslice("prioritise", 1, 2)
+    assert said.status == 1
+    assert "no job 1" in said.err
 
 
 def answer(database: Database, *, ok: bool) -> threading.Thread:
@@ -95,7 +80,7 @@ def answer(database: Database, *, ok: bool) -> threading.Thread:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["reload"], "reload of all"),
         (["process-now", "1.2.3"], "process_now of 1.2.3"),
@@ -105,26 +90,20 @@ def answer(database: Database, *, ok: bool) -> threading.Thread:
 )
 @pytest.mark.parametrize("ok", [True, False])
 def test_a_wish_waits_for_its_answer_and_says_it(
-    database: Database,
-    run: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    said: str,
-    ok: bool,
+    database: Database, midslice: Midslice, words: list[str], sentence: str, ok: bool
 ) -> None:
     node = answer(database, ok=ok)
-    assert run(*words, "--json") == (0 if ok else 1)
+    said = midslice(*words, "--json")
     node.join()
-    told = json.loads(capsys.readouterr().out)
-    assert (told["state"], told["sentence"]) == ("done" if ok else "failed", said)
+    assert said.status == (0 if ok else 1)
+    told = said.json
+    assert (told["state"], told["sentence"]) == ("done" if ok else "failed", sentence)
 
 
 def test_where_no_node_runs_nobody_waits_for_ever(
-    database: Database,
-    run: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    midslice: Midslice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "QUICK_SECONDS", 0.3)
-    assert run("reload") == 1
-    assert "is it running?" in capsys.readouterr().out
+    said = midslice("reload")
+    assert said.status == 1
+    assert "is it running?" in said.out

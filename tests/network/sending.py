@@ -1,0 +1,51 @@
+"""The Storage SCU as a test calls it: what it sends, and what was answered."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import dcmread
+
+from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, send
+from tests.ports import HOST
+from tests.raw_peer import CT, EXPLICIT
+
+DEMO = Path(__file__).parents[2] / "node/demo/data"
+JPEG_LS_FILES = sorted((DEMO / "received").glob("*.dcm"))
+QUICK = Timeouts(connect=1.0, associate=0.5, answer=0.5)
+
+
+def native(folder: Path) -> list[Outgoing]:
+    """Six real CT slices, native."""
+    made = []
+    for index, source in enumerate(JPEG_LS_FILES[:6]):
+        ds = dcmread(source)
+        ds.decompress()
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.7.{index}"
+        path = folder / f"{index}.dcm"
+        ds.save_as(path)
+        made.append(Outgoing(index, str(ds.SOPInstanceUID), CT, EXPLICIT, path))
+    return made
+
+
+@dataclass
+class Answers:
+    """What was answered for each instance, in the order of the answers."""
+
+    statuses: list[tuple[int, int | None]] = field(default_factory=list)
+    stop_after: int = 1000
+
+    def answered(self, outgoing: Outgoing, status: int | None) -> None:
+        self.statuses.append((outgoing.id, status))
+
+    def stop(self) -> bool:
+        return len(self.statuses) >= self.stop_after
+
+    def send(
+        self, port: int, files: list[Outgoing], *, ae: str = "SCRIPTED", calling: str = "MIDSLICE"
+    ) -> Sent:
+        address = peer(port, ae=ae, calling=calling)
+        return send(address, files, answered=self.answered, stop=self.stop, timeouts=QUICK)
+
+
+def peer(port: int, *, ae: str = "SCRIPTED", calling: str = "MIDSLICE") -> PeerAddress:
+    return PeerAddress(ae_title=ae, host=HOST, port=port, calling_ae_title=calling)

@@ -1,0 +1,187 @@
+"""Who holds a connection for nothing loses it; who asks in full is answered, and streams last."""
+
+import contextlib
+import json
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from node.web import connections, live, shield
+from tests.node_process import wait_for
+from tests.unit.web.site import Site
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /api/v1/drain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr(shield, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.05)
+
+
+@contextlib.contextmanager
+def raw(served: Site, sent: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as one:
+        one.sendall(sent)
+        yield one
+
+
+def is_ended(one: socket.socket) -> bool:
+    """True where the other side has closed or reset it; what it said before is read away."""
+    try:
+        while one.recv(65536):
+            pass
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def drip(one: socket.socket, text: bytes, seconds: float = 0.05) -> int:
+    """Send a letter at a time; how many went out before the other side had enough."""
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(one, selectors.EVENT_READ)
+        for number, letter in enumerate(text):
+            if waiting.select(seconds):
+                return number
+            try:
+                one.sendall(bytes([letter]))
+            except ConnectionError:
+                return number
+    return len(text)
+
+
+def answer(one: socket.socket) -> bytes:
+    one.sendall(ASK)
+    said = b""
+    while not said.endswith(b"}"):
+        part = one.recv(65536)
+        assert part, said
+        said += part
+    return said
+
+
+def test_who_asks_nothing_is_cut_off(served: Site) -> None:
+    with raw(served) as one:
+        assert is_ended(one)
+
+
+def test_a_header_that_comes_a_letter_at_a_time_has_an_end(served: Site) -> None:
+    with raw(served) as one:
+        assert drip(one, ASK[:-2] + b"X-Slow: " + b"a" * 400) < 100
+        assert is_ended(one)
+
+
+def test_the_second_header_of_a_connection_has_an_end_too(served: Site) -> None:
+    with raw(served) as one:
+        assert answer(one).startswith(b"HTTP/1.1 200")
+        assert answer(one).startswith(b"HTTP/1.1 200")  # it may be used again
+        assert drip(one, ASK[:-2] + b"X-Slow: " + b"a" * 400) < 100
+        assert is_ended(one)
+
+
+def test_a_header_without_end_is_refused(served: Site) -> None:
+    with raw(served, ASK[:-2] + b"X-Long: " + b"a" * connections.MOST_HEADER_BYTES) as one:
+        assert one.recv(65536).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("path", [b"/api/v1/drain", b"/login", b"/live"])
+def test_a_body_that_comes_a_letter_at_a_time_has_an_end(served: Site, path: bytes) -> None:
+    asked = POST.replace(b"/api/v1/drain", path)
+    with raw(served, asked + b"Content-Length: 4000\r\n\r\n") as one:
+        assert drip(one, b"{" * 400) < 100
+        assert is_ended(one)
+
+
+def test_a_slow_body_is_answered_before_the_connection_ends(served: Site) -> None:
+    asked = POST.replace(b"/api/v1/drain", b"/api/v1/jobs/1/priority")
+    with raw(served, asked + b"Content-Length: 4000\r\n\r\n{") as one:
+        said = b""
+        while part := one.recv(65536):
+            said += part
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408")
+    assert json.loads(body)["detail"] == "The request did not come in whole; it was too slow."
+
+
+def test_a_large_body_has_as_much_longer(served: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shield, "SLOWEST", 1000)
+    asked = POST.replace(b"/api/v1/drain", b"/api/v1/jobs/1/priority")
+    with raw(served, asked + b"Content-Length: 9000\r\n\r\n") as one:
+        for _ in range(9):  # as fast as the slowest, for longer than a small body may take
+            one.sendall(b"{" * 1000)
+            time.sleep(0.15)
+        assert one.recv(65536).startswith(b"HTTP/1.1 422")
+
+
+def test_who_does_not_read_the_answer_is_cut_off(served: Site) -> None:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.connect(("127.0.0.1", served.port))
+        asked = b"GET /static/htmx.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with contextlib.suppress(ConnectionError):
+            for _ in range(400):
+                one.sendall(asked)
+        open_ones = served.server.server_state.connections
+        wait_for("it is cut off", lambda: not open_ones, SECONDS)
+
+
+def test_a_stream_lasts_though_each_of_these_times_is_over(served: Site) -> None:
+    with raw(served, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n") as one:
+        ends = time.monotonic() + 2.0
+        while time.monotonic() < ends:
+            time.sleep(0.1)
+        served.client().post("/api/v1/drain")
+        heard = b""
+        while b"event: now" not in heard:
+            part = one.recv(65536)
+            assert part, heard
+            heard += part
+
+
+def test_among_many_that_never_finish_asking_another_is_answered(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slowloris attack: more connections than there may be, each begun again when it ends."""
+    for place in (connections, shield):
+        for name in ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS"):
+            if hasattr(place, name):
+                monkeypatch.setattr(place, name, 60.0)  # none of them ends by itself
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 40)
+    slow = (b"", ASK[:-2] + b"X-Slow: ", POST + b"Content-Length: 400\r\n\r\n{")
+    with contextlib.ExitStack() as held:
+        stream = held.enter_context(raw(served, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        assert stream.recv(65536).startswith(b"HTTP/1.1 200")
+        for number in range(200):
+            held.enter_context(raw(served, slow[number % len(slow)]))
+            if number % 20 == 0:
+                began = time.monotonic()
+                assert served.client().get("/healthz").status_code == 200
+                assert time.monotonic() - began < 5.0
+        assert len(served.server.server_state.connections) <= 41
+        served.client().post("/api/v1/drain")  # and who listened listens
+        heard = b""
+        while b"event: now" not in heard:
+            part = stream.recv(65536)
+            assert part, heard
+            heard += part
+
+
+def test_where_every_connection_waits_for_an_answer_one_more_is_told_to_come_again(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(served.server.config, "limit_concurrency", 4)
+    with contextlib.ExitStack() as held:
+        for _ in range(3):
+            one = held.enter_context(raw(served, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            assert one.recv(65536).startswith(b"HTTP/1.1 200")
+        assert served.client().get("/healthz").status_code == 503
