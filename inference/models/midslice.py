@@ -209,7 +209,7 @@ class Midslice:
     """The model `midslice`, version and weights; keeps nothing between two steps."""
 
     name = "midslice"
-    version = "1.1.0"
+    version = "1.2.0"
     produces: Produces = "slices"
     concurrent = True
 

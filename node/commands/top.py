@@ -197,7 +197,10 @@ def _end_of(uid: str) -> str:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[None]:
-    """Single keys without Enter, where the input is a terminal; as it was at the end."""
+    """Single keys without Enter, where the input is a terminal; as it was at the end.
+
+    Ctrl-C is a key as well: an interrupt may come where Python cannot raise it, and is lost.
+    """
     if not sys.stdin.isatty():
         yield
         return
@@ -207,6 +210,9 @@ def _keys() -> Iterator[None]:
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)
+        mode = termios.tcgetattr(sys.stdin)
+        mode[3] &= ~termios.ISIG  # the local modes
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, mode)
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -86,7 +86,7 @@ def crowded(
         tmp_path / "node",
         destination("archive", "STORESCP", archive.port),
         route(destinations=["archive"]),
-        quiet_seconds=4.0,
+        quiet_seconds=10.0,
         database=database,
         workers=2,
     )
@@ -155,6 +155,7 @@ def test_a_series_that_turns_out_to_be_mixed_up_is_not_sent_any_further(
     send(node, second, called="HELD_BACK")
     node.event("delivery held", reason="PATIENT_MISMATCH")
     script.stop.set()
+    node_rows.wait_until_settled(node, [uid_of(first)], arrivals=2)
     (delivery,) = node_rows.deliveries(node, uid_of(first))
     assert (delivery.state, delivery.reason) == ("held", "PATIENT_MISMATCH")
     assert "another study" in delivery.sentence
