@@ -2,7 +2,7 @@
 
 import re
 from datetime import datetime, time
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -20,10 +20,11 @@ from node.config.kinds import (
     SomeNetwork,
 )
 
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = get_args(Day)
 HOURS = 'two times as "07:00-18:00"; "" = day and night'
 HEADER = "the name of an HTTP header, or empty"
-EVENTS = (
+Event = Literal[
     "job_held",
     "job_failed",
     "delivery_held",
@@ -33,7 +34,8 @@ EVENTS = (
     "sender_silent",
     "selftest_failed",
     "disk_low",
-)
+]
+EVENTS: tuple[Event, ...] = get_args(Event)
 
 
 def _hours(text: str) -> str:
@@ -78,9 +80,7 @@ class Sender(Section):
 
     ae_title: AeTitle = Field(description=AE_TITLE)
     hours: Annotated[str, AfterValidator(_hours)] = Field("", description=HOURS)
-    days: tuple[Literal[DAYS], ...] = Field(  # type: ignore[valid-type]
-        DAYS, strict=False, description=f"a list of {', '.join(DAYS)}"
-    )
+    days: tuple[Day, ...] = Field(DAYS, strict=False, description=f"a list of {', '.join(DAYS)}")
     silent_hours: float = Field(2.0, gt=0, description=ABOVE_ZERO)
 
     def is_open(self, moment: datetime) -> bool:
@@ -101,7 +101,7 @@ class Sender(Section):
 class Notify(Section):
     """Who is told of what: through webhooks and by mail, never with a patient attribute."""
 
-    events: tuple[Literal[EVENTS], ...] = Field(  # type: ignore[valid-type]
+    events: tuple[Event, ...] = Field(
         EVENTS, strict=False, description=f"a list of {', '.join(EVENTS)}"
     )
     webhooks: tuple[Url, ...] = Field((), strict=False, description="a list of addresses")
