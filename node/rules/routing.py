@@ -45,6 +45,9 @@ class Explanation:
     route: str
     matches: bool
     sentence: str
+    key: str = (
+        ""  # what the route asks for that speaks against it; empty: its AE titles, or nothing
+    )
 
 
 def matching(
@@ -76,11 +79,13 @@ def explain(
 ) -> tuple[Explanation, ...]:
     """For each route whether it takes the stack, and the first thing that speaks against it."""
     stack = _Stack(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
-    objections = [(route.name, stack.objection(route)) for route in routes]
-    return tuple(
-        Explanation(name, objection is None, objection or "Everything that it asks for holds.")
-        for name, objection in objections
-    )
+    return tuple(_explained(route, stack.objection(route)) for route in routes)
+
+
+def _explained(route: Route, objection: "Objection | None") -> Explanation:
+    if objection is None:
+        return Explanation(route.name, True, "Everything that it asks for holds.")
+    return Explanation(route.name, False, objection.sentence, objection.key)
 
 
 def explain_stack(
@@ -159,6 +164,14 @@ def owner_of(destinations: Iterable[Destination], name: str) -> str | None:
 
 
 @dataclass(frozen=True)
+class Objection:
+    """The first thing that speaks against a route."""
+
+    sentence: str
+    key: str = ""  # of the route's conditions
+
+
+@dataclass(frozen=True)
 class _Stack:
     called_ae: str
     calling_ae: str
@@ -168,17 +181,18 @@ class _Stack:
     tilt_degrees: float | None
     node_ae: str
 
-    def objection(self, route: Route) -> str | None:
+    def objection(self, route: Route) -> Objection | None:
         """Why `route` does not take the stack; None where it does."""
         called = route.called_ae_title or self.node_ae
         if self.called_ae != called:
-            return f"It was sent to {self.called_ae}, the route is for {called}."
+            return Objection(f"It was sent to {self.called_ae}, the route is for {called}.")
         if route.calling_ae_title and self.calling_ae != route.calling_ae_title:
-            return f"It was sent by {self.calling_ae}, the route is for {route.calling_ae_title}."
+            wanted = route.calling_ae_title
+            return Objection(f"It was sent by {self.calling_ae}, the route is for {wanted}.")
         for key, condition in route.match.items():
-            objection = _objection(key, self._values(key), condition)
-            if objection:
-                return objection
+            sentence = _objection(key, self._values(key), condition)
+            if sentence:
+                return Objection(sentence, key)
         return None
 
     def _values(self, key: str) -> tuple[object, ...]:

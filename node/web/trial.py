@@ -6,7 +6,7 @@ neither is for the process that serves the pages.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from inference.reader import Stack
 
 SHOWN = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
+# What a route may ask for that says nothing of a patient.
+OPEN = frozenset((*SHOWN, *routing.GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
 
 State = Literal["would be processed", "refused", "held", "no route"]
 
@@ -56,6 +58,20 @@ class Tried:
 
     stacks: tuple[TriedStack, ...]
     set_aside: tuple[tuple[int, str], ...]
+
+
+def masked(found: Tried) -> Tried:
+    """The same for somebody who wants patients hidden: no sentence repeats what may be theirs."""
+    return replace(found, stacks=tuple(map(_masked, found.stacks)))
+
+
+def _masked(stack: TriedStack) -> TriedStack:
+    said = "does not hold; what the series has is hidden."
+    routes = (
+        each if each.key in OPEN else replace(each, sentence=f"What it asks of {each.key} {said}")
+        for each in stack.routes
+    )
+    return replace(stack, routes=tuple(routes))
 
 
 def tried(question: Question) -> Tried:

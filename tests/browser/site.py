@@ -18,7 +18,12 @@ from tests.peers import Storescp, dcmsend, storescp, storescu
 from tests.ports import free_port
 
 PASSWORD = "correct horse battery"
-PEOPLE = {"ada": Role.ADMINISTRATOR, "otto": Role.OPERATOR, "vera": Role.VIEWER}
+PEOPLE = {
+    "ada": Role.ADMINISTRATOR,
+    "otto": Role.OPERATOR,
+    "vera": Role.VIEWER,
+    "lena": Role.VIEWER,
+}
 # What a peer may write into any text: none of it may ever run in a page.
 SCRIPT = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 NAME = '"><script>alert(2)</script>'  # of a person: = and ^ would part it

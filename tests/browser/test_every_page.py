@@ -30,6 +30,7 @@ PAGES = (
     "/selftest",
     "/audit",
     "/conformance",
+    "/password",
     "/login",
     "/nowhere",
 )

@@ -38,6 +38,22 @@ def test_who_has_logged_out_is_a_stranger_again(site: Site, open_page: Open) -> 
     assert "/login" in page.url
 
 
+def test_somebody_changes_the_own_password_and_logs_in_with_the_new_one(
+    site: Site, open_page: Open
+) -> None:
+    page = open_page("/", "lena")
+    page.get_by_role("link", name="Change password").click()
+    page.get_by_label("Old password").fill("not the password")
+    page.get_by_label("New password").fill("correct horse stable")
+    page.get_by_role("button", name="Change").click()
+    expect(page.get_by_role("status")).to_contain_text("The old password is wrong")
+    page.get_by_label("Old password").fill("correct horse battery")
+    page.get_by_role("button", name="Change").click()
+    page.wait_for_url("**/login")
+    log_in(page, site, "lena", "correct horse stable")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Now")
+
+
 def test_a_link_to_the_log_in_does_not_lead_to_another_site(site: Site, open_page: Open) -> None:
     page = open_page("/login?next=//example.org/", name="")
     page.get_by_label("Name").fill("vera")

@@ -14,6 +14,7 @@ from inference.reader import read_headers
 from inference.request import Derived, ModelSpec, Output, Request, Source
 from node.config import Config, load
 from node.conformance import statement
+from node.conformance.html import body
 from node.conformance.network import ANSWERS, MEANINGS, REJECTED
 from node.conformance.objects import COPIED, REASONS, WRITTEN
 from node.dicom import contexts, status
@@ -36,6 +37,15 @@ def of(folder: Path, text: str) -> str:
 def test_conformance_md_is_the_statement_of_the_shipped_configuration(shipped: str) -> None:
     written = (ROOT / "CONFORMANCE.md").read_text(encoding="utf-8")
     assert written == shipped, "run `make docs`"
+
+
+def test_as_html_it_begins_with_links_to_all_chapters_and_sections(shipped: str) -> None:
+    made = body(shipped)
+    contents, _, rest = made.partition("</nav>")
+    linked = re.findall(r'href="#(part-\d+)"', contents)
+    assert linked == re.findall(r'<h[23] id="([^"]+)"', rest)
+    assert len(linked) == len(re.findall(r"^###? ", shipped, re.MULTILINE))
+    assert body("Nothing to list.") == "<p>Nothing to list.</p>\n"
 
 
 def test_it_has_the_sections_of_the_standards_outline(shipped: str) -> None:

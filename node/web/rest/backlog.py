@@ -17,8 +17,11 @@ MOST_AT_ONCE = 500
 @router.post("/destinations/{name}/requeue", summary="Try every held delivery to it again")
 def requeue(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
     """How many wait again, and how many are held still: the rest of a long list, or refused."""
+    waiting = overview.held_for(parts.database, name, MOST_AT_ONCE)
+    if not waiting:
+        parts.config().destination(name)  # one that is gone may have held some; an unknown one not
     done = 0
-    for delivery_id in overview.held_for(parts.database, name, MOST_AT_ONCE):
+    for delivery_id in waiting:
         try:
             parts.store.ledger.requeue(delivery_id, who=visitor.name)
         except StorageError:  # somebody was quicker, or its files are gone: it stays in the list

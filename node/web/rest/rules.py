@@ -58,7 +58,10 @@ def _shown(found: Tried) -> Json:
                 "missing": each.missing,
                 "notes": list(each.notes),
                 "attributes": dict(each.attributes),
-                "routes": [vars(route) for route in each.routes],
+                "routes": [
+                    {"route": one.route, "matches": one.matches, "sentence": one.sentence}
+                    for one in each.routes
+                ],
                 "state": each.state,
                 "reason": each.reason,
                 "sentence": each.sentence,

@@ -38,6 +38,7 @@
       shows.hidden = false;
       shows.querySelector("code").textContent = answer(xhr)[from.dataset.gives];
     }
+    if (from && from.dataset.then) { location.assign(from.dataset.then); return; }
     if (from && from.tagName === "FORM") from.reset();
     for (const box of document.querySelectorAll("main [type=checkbox]:checked")) box.checked = false;
     htmx.trigger(document.body, "changed");

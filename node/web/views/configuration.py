@@ -7,7 +7,7 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from node.web import tester
+from node.web import tester, trial
 from node.web.auth import AsAdministrator, AsOperator
 from node.web.parts import PartsOf
 from node.web.problems import Problem
@@ -64,7 +64,7 @@ def tried(
         found = tester.try_series(parts, visitor.name, series_uid.strip(), *titles)
     else:
         raise Problem(422, "Drop a Part 10 file, or name the UID of a received series.")
-    return part(at, "tried.html", found=found)
+    return part(at, "tried.html", found=trial.masked(found) if at.is_masked else found)
 
 
 @router.get("/configuration/part")

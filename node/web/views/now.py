@@ -21,7 +21,7 @@ from storage.site import SwitchName
 
 router = APIRouter()
 
-FIRST_NEEDS, FIRST_QUEUED, LATEST = 5, 25, 8
+FIRST_NEEDS, FIRST_QUEUED, LATEST = 5, 12, 8
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
-"""The log-in, and whether patients' attributes are shown."""
+"""The log-in, one's own password, and whether patients' attributes are shown."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node.web.auth import AsViewer
+from node.web.gate import How
 from node.web.parts import PartsOf
-from node.web.views.render import ENVIRONMENT, MASK
+from node.web.problems import Problem
+from node.web.views.render import ENVIRONMENT, MASK, look, page
 
 router = APIRouter()
 
@@ -16,6 +18,13 @@ MASK_SECONDS = 365 * 86400
 @router.get("/login")
 def form(next: str = "/") -> HTMLResponse:
     return HTMLResponse(ENVIRONMENT.get_template("login.html").render(problem=None, next=next))
+
+
+@router.get("/password")
+def password(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    if visitor.how is not How.SESSION:
+        raise Problem(404, "Only who has logged in with a password can change it here.")
+    return page(look(request, parts, visitor), "password.html", path="/password")
 
 
 @router.post("/mask")

@@ -104,6 +104,19 @@ def test_a_wrong_name_and_a_wrong_password_are_answered_alike(
     assert "set-cookie" not in answer.headers
 
 
+def test_the_page_for_the_own_password_is_for_those_who_have_one(served: Site) -> None:
+    assert served.browser().get("/password").status_code == 404  # no user exists yet
+    served.user("anna")
+    client = served.logged_in("anna")
+    assert 'hx-post="/api/v1/me/password"' in client.get("/password").text
+    assert 'href="/password"' in client.get("/").text
+    body = {"old": PASSWORD, "new": "another horse"}
+    assert client.act("POST", "/api/v1/me/password", data=body).status_code == 204
+    assert client.get(ME).status_code == 401  # own sessions end
+    again = served.browser().post("/login", data={"name": "anna", "password": "another horse"})
+    assert again.status_code == 303
+
+
 def test_a_disabled_user_does_not_get_in_and_is_out_at_once(served: Site) -> None:
     served.user("anna")
     served.user("otto", Role.VIEWER)

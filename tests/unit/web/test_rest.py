@@ -167,8 +167,16 @@ def test_all_that_is_held_for_a_destination_is_tried_again_together(served: Site
         served.rows.ledger.hold(leased, "REFUSED", "The destination refuses it.")
     assert post(served, "/destinations/pacs/requeue") == {"name": "pacs", "requeued": 2, "held": 0}
     assert overview.held(served.database) == {"clinic": 1}
-    assert post(served, "/destinations/nobody/requeue")["requeued"] == 0
     assert [what for _, what, _ in served.audited()].count("requeue") == 2
+
+
+def test_what_is_held_for_nobody_is_nothing_and_a_name_that_is_none_is_refused(
+    served: Site,
+) -> None:
+    assert post(served, "/destinations/pacs/requeue")["requeued"] == 0
+    answer = served.program(Role.OPERATOR).post(f"{API}/destinations/nobody/requeue")
+    assert answer.status_code == 422
+    assert "there are: pacs" in answer.json()["detail"]
 
 
 def test_many_jobs_at_once_each_says_what_became_of_it(served: Site) -> None:

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from node.web import aside, shield, tester
+from node.config import Condition
+from node.web import aside, shield, tester, trial
 from node.web.problems import Problem
 from node.web.trial import Question, tried
 from storage.site import Role
@@ -74,6 +76,22 @@ def test_who_brings_it_and_where_to_counts(served: Site) -> None:
     (stack,) = tried(ask(served, *series.thick(4), called_ae="OTHER")).stacks
     assert stack.state == "no route"
     assert stack.routes[0].sentence == "It was sent to OTHER, the route is for MIDSLICE."
+
+
+def test_who_hides_patients_is_not_told_what_the_attributes_of_one_are(served: Site) -> None:
+    match = {"PatientID": Condition.model_validate("NOBODY")}
+    (route,) = (r for r in served.settings.routes if r.name == "ct-slices")
+    about = replace(
+        ask(served, *series.thick(4)), routes=(route.model_copy(update={"match": match}),)
+    )
+    found = tried(about)
+    (shown,), (hidden,) = found.stacks[0].routes, trial.masked(found).stacks[0].routes
+    assert shown.sentence.startswith("PatientID is ")
+    assert (
+        hidden.sentence == "What it asks of PatientID does not hold; what the series has is hidden."
+    )
+    other = tried(ask(served, *series.thick(4), routes=("mr-shadow",)))
+    assert trial.masked(other) == other  # a modality is nobody's secret
 
 
 def test_what_is_no_dicom_is_set_aside_with_its_reason(served: Site, tmp_path: Path) -> None:
