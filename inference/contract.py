@@ -18,12 +18,13 @@ def check_prediction(step: Step, prediction: Prediction, volume: Volume) -> None
         raise PredictionError(
             f"the model gave {len(prediction.planes)} slices for a gap of {wanted}"
         )
-    for beside in (prediction.scale_hu, prediction.trust, prediction.classical):
+    trusts = prediction.trust, prediction.classical_trust
+    for beside in (prediction.scale_hu, prediction.classical, *trusts):
         if len(beside) not in (0, wanted):
             raise PredictionError(f"the model says {len(beside)} things of {wanted} slices")
     for plane in (*prediction.planes, *prediction.scale_hu, *prediction.classical):
         _check_plane(plane, (volume.geometry.rows, volume.geometry.columns))
-    for trust in prediction.trust:
+    for trust in itertools.chain(*trusts):
         _check_trust(trust)
 
 

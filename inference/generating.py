@@ -81,7 +81,8 @@ class Generating:
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         rescale = slice_.rescale_of(self.layout)
         chosen = judge.chosen(slice_.position, number, prediction)
-        stored = generated_values(chosen.plane, *pair, self.pixels, rescale)
+        offsets = self.layout.geometry.offsets(slice_.base, slice_.base + 1, slice_.fraction)
+        stored = generated_values(chosen.plane, *pair, self.pixels, rescale, offsets)
         if self.previews is not None:
             written = generated_format(pair[0], rescale).hounsfield(stored)
             self.previews.generated(place, written, prediction, number)

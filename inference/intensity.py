@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from inference.dataset import Header
 from inference.decoding import decoded
 from inference.errors import Reason, Unprocessable
-from inference.volume import Plane
+from inference.volume import Offset, Plane, moved
 
 Stored = NDArray[np.int32]  # (rows, columns), as in the file, sign extended, no bits above High Bit
 Mask = NDArray[np.bool_]
 
 AIR_HU = -1024.0
+UPRIGHT: tuple[Offset, Offset] = ((0.0, 0.0), (0.0, 0.0))  # of a stack that does not shear
+SAMPLED_PIXELS = 2  # that bicubic sampling reads to each side
 # No tissue, no gas and no noise lies below; what does is padding that the header does not declare.
 UNDECLARED_PADDING_HU = -1500.0
 # Decoded slices that are kept in memory, so that a usual series is decoded once.
@@ -197,10 +200,13 @@ def generated_values(
     after: Header,
     pixels: PixelReader,
     rescale: Header | None = None,
+    offsets: tuple[Offset, Offset] = UPRIGHT,
 ) -> Stored:
     """A predicted slice in stored values of the slice before it, or as another one rescales them.
 
-    Within what the two neighbours hold, never the padding value, and padding where either is.
+    Within what the two neighbours hold, never the padding value, and padding where either is. In a
+    stack that shears (gantry tilt) a pixel's point lies at `offsets` from it in the neighbours
+    (`Geometry.offsets`): where that is in the padding of one of them, the other one's value stands.
     """
     layout = generated_format(before, rescale)
     first, second = (_as_stored(header, layout, pixels) for header in (before, after))
@@ -211,9 +217,37 @@ def generated_values(
         least, most = max(least, int(inside.min())), min(most, int(inside.max()))
     values = np.clip(layout.stored(plane), least, most).astype(np.int32)
     values = _off_padding(values, layout, least)
+    _take_what_is_not_padded(values, (first, second), outside, offsets)
     values[outside[1]] = second[outside[1]]
     values[outside[0]] = first[outside[0]]
     return values
+
+
+def _take_what_is_not_padded(
+    values: Stored,
+    neighbours: tuple[Stored, Stored],
+    outside: Sequence[Mask],
+    offsets: tuple[Offset, Offset],
+) -> None:
+    """Padding counted as air while the slice was predicted; in a shear that reaches inside."""
+    wholes = [(round(rows), round(columns)) for rows, columns in offsets]
+    if wholes == [(0, 0), (0, 0)] or not (outside[0].any() or outside[1].any()):
+        return
+    hidden = [moved(_grown(mask), at) for mask, at in zip(outside, wholes, strict=True)]
+    for own, other in ((0, 1), (1, 0)):
+        lost = hidden[own] & ~hidden[other]
+        values[lost] = moved(neighbours[other], wholes[other])[lost]
+
+
+def _grown(mask: Mask) -> Mask:
+    """The mask and what bicubic sampling mixes with it."""
+    grown = mask.copy()
+    for axis in (0, 1):
+        padded = np.pad(grown, [(SAMPLED_PIXELS * (axis == side),) * 2 for side in (0, 1)])
+        span = range(2 * SAMPLED_PIXELS + 1)
+        count = mask.shape[axis]
+        grown = np.logical_or.reduce([padded.take(range(at, at + count), axis) for at in span])
+    return grown
 
 
 def _as_stored(header: Header, layout: PixelFormat, pixels: PixelReader) -> Stored:

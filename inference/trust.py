@@ -47,14 +47,18 @@ class Judge:
         is_replaced = bool(prediction.classical) and trust.confidence < self.output.classical_below
         how = prediction.classical_name if is_replaced else "network"
         at_mm = float((position - self.geometry.positions[0]) @ self.geometry.normal)
-        self.entries.append(_entry(at_mm, trust, how))
         if trust.confidence < self.output.hold_below:
             self.doubtful.append(trust)
         said = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
         if not is_replaced:
+            self.entries.append(_entry(at_mm, trust, how))
             return Chosen(prediction.planes[number], said)
         words = CLASSICAL_WORDS.get(how, how)
         note = f"{said}, below {self.output.classical_below:g}: {words} instead of the network"
+        if prediction.classical_trust:
+            trust = prediction.classical_trust[number]
+            note += f", expected error {trust.error_hu:.0f} HU"
+        self.entries.append(_entry(at_mm, trust, how))
         return Chosen(prediction.classical[number], note)
 
     @property

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T", bound=np.generic)
+
 Plane = NDArray[np.float32]  # (rows, columns), HU
 Vector = NDArray[np.float64]  # (3,), mm, LPS
+Offset: TypeAlias = tuple[float, float]  # rows, columns, in pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,23 @@ class Geometry:
         step = self.positions[second] - self.positions[first]
         along_row, along_column = self.orientation @ step
         return along_column / self.pixel_spacing[0], along_row / self.pixel_spacing[1]
+
+    def offsets(self, first: int, second: int, t: float) -> tuple[Offset, Offset]:
+        """What to add to a pixel of the slice at `t` between two to find its point in each.
+
+        That slice lies on the line between them: its own shift is t times that of the second.
+        """
+        rows, columns = self.shift_pixels(first, second)
+        return (t * rows, t * columns), ((t - 1.0) * rows, (t - 1.0) * columns)
+
+
+def moved(values: NDArray[T], offset: tuple[int, int]) -> NDArray[T]:
+    """(rows, columns) sampled at every pixel plus `offset`, in whole pixels; edges repeat."""
+    if offset == (0, 0):
+        return values
+    rows = np.clip(np.arange(values.shape[0]) + offset[0], 0, values.shape[0] - 1)
+    columns = np.clip(np.arange(values.shape[1]) + offset[1], 0, values.shape[1] - 1)
+    return values[np.ix_(rows, columns)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from inference.errors import ModelLoadError
 from inference.models.guards import CLASSICAL, DIS
 
+LATER = {"noise": 0.0}  # what files of earlier versions lack, and that it did nothing then
 DIGITS = 6  # a figure has no more that mean anything, and files stay comparable
 
 
@@ -21,8 +22,8 @@ class Calibration:
     """The prior of the gate, and how a network's scale becomes an expected error.
 
     The expected error of a slice in HU is `factor` x scale^`power` x (4 t (1 - t))^`place` x
-    e^(`overlap` x thickness / gap), times what the surveys of its series say; the scale is the
-    network's own, mean over the body.
+    (noise / 20 HU)^`noise` x e^(`overlap` x thickness / gap), times what the surveys of its series
+    say; the scale is the network's own, mean over the body, the noise that of A and C.
     """
 
     weight: float = 1.0  # the best mixture of network and flow blend, 0 to 1
@@ -33,6 +34,7 @@ class Calibration:
     power: float = 1.0
     place: float = 0.0
     overlap: float = 0.0
+    noise: float = 0.0
     doubled: float = 1.0  # expected / true error at a gap over the same at twice that gap
     interval: float = 2.3  # times the expected error of a pixel: 90 % of the errors are below
     is_fitted: bool = False
@@ -60,7 +62,7 @@ def load_calibration(path: Path, weights_sha256: str) -> Calibration:
         stored = json.loads(path.read_text(encoding="ascii"))
         if stored["weights_sha256"] != weights_sha256:
             return Calibration()
-        return _from_json(stored["figures"])
+        return _from_json({**LATER, **stored["figures"]})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelLoadError(f"{path}: not a calibration: {error}") from error
 

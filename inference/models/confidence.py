@@ -14,7 +14,8 @@ import numpy as np
 from inference.model import Measured, Trust
 from inference.models.body import body_of
 from inference.models.calibration import Calibration
-from inference.models.classical import Neighbourhood
+from inference.models.classical import UNKNOWN_OVERLAP, Neighbourhood
+from inference.models.gate import nearness
 from inference.volume import Plane
 
 # Where confidence is one half: what interpolation of a chest at a gap of 10 mm is wrong by.
@@ -25,24 +26,40 @@ WIDTH_SHARE = 0.915
 # How many surveys at a distance of nothing it takes to outweigh the series as a whole, and how
 # many to outweigh training.
 LOCAL_STRENGTH, SERIES_STRENGTH = 2.0, 4.0
-LEAST_REACH_MM = 5.0
-UNKNOWN_OVERLAP = 0.5  # of slices whose thickness nobody says
 LEAST_HU = 0.5  # nothing is known better than to half a HU
+# Noise of a chest in a smooth kernel; a high-pass above 1.5 pixels sees most of it.
+USUAL_NOISE_HU, NOISE_SIGMA = 20.0, 1.5
 FINE_SIDE = 256  # means over the body are taken of every second pixel of a larger slice
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a slice lies in its gap, and how much of the gap received slices are thick."""
+    """Where a slice lies in its gap, and what of the slices around it says how hard that is."""
 
     t: float
     overlap: float = UNKNOWN_OVERLAP  # thickness over gap, 1 at most
+    noise_hu: float = USUAL_NOISE_HU  # of the received slices
 
     @classmethod
-    def of(cls, near: Neighbourhood, t: float) -> "Place":
-        if near.thickness_mm is None:
-            return cls(t)
-        return cls(t, min(near.thickness_mm / near.gap_mm, 1.0))
+    def of(cls, near: Neighbourhood, t: float, noise_hu: float) -> "Place":
+        return cls(t, min(near.overlap, 1.0), noise_hu)
+
+
+def noise_of(near: Neighbourhood) -> float:
+    """How noisy A and C are in HU: the usual size of what smoothing takes from their bodies.
+
+    The median passes over edges and vessels; of a normal deviation it is 0.6745.
+    """
+    found = [max(_noise(near.planes[place]), LEAST_HU) for place in (0, 1)]
+    return float(np.sqrt(found[0] * found[1]))
+
+
+def _noise(plane: Plane) -> float:
+    step, body = _step(plane), body_mask(plane) > 0.0
+    if not body.any():
+        return USUAL_NOISE_HU
+    rest = np.abs(plane - cv2.GaussianBlur(plane, (0, 0), NOISE_SIGMA))[::step, ::step]
+    return float(np.median(rest[body])) / 0.6745
 
 
 @dataclass(frozen=True)
@@ -50,35 +67,30 @@ class Expectation:
     """What the surveys of a series say about the network's own expectation."""
 
     calibration: Calibration
-    mixed: float = 1.0  # error of the gate's mixture over the network's
     at_mm: tuple[float, ...] = ()
     logs: tuple[float, ...] = ()  # of true over expected error, brought to the gap itself
     widths: tuple[float, ...] = ()  # of true over expected 90 % intervals
 
     @classmethod
-    def of(
-        cls, surveyed: Sequence[Measured], calibration: Calibration, mixed: float = 1.0
-    ) -> "Expectation":
+    def of(cls, surveyed: Sequence[Measured], calibration: Calibration) -> "Expectation":
         known = [measured for measured in surveyed if measured["expected_hu"] > 0.0]
         doubled = float(np.log(calibration.doubled))
         return cls(
             calibration,
-            mixed,
             tuple(m["at_mm"] for m in known),
             tuple(float(np.log(m["true_hu"] / m["expected_hu"])) + doubled for m in known),
             tuple(m["width"] for m in known),
         )
 
     def error_hu(self, own_hu: float, at_mm: float) -> float:
-        """The expected error at a height, where the network alone expects `own_hu`."""
+        """The network's error to expect at a height, where it expects `own_hu` by itself."""
         if not self.logs:
-            return own_hu * self.mixed
-        logs, heights = np.array(self.logs), np.array(self.at_mm)
+            return own_hu
+        logs = np.array(self.logs)
         series = logs.sum() / (len(logs) + SERIES_STRENGTH)
-        reach = max(LEAST_REACH_MM, float(np.ptp(heights)) / max(1, len(heights) - 1))
-        near = np.exp(-0.5 * np.square((heights - at_mm) / reach))
+        near = nearness(self.at_mm, at_mm)
         local = (near @ logs + LOCAL_STRENGTH * series) / (near.sum() + LOCAL_STRENGTH)
-        return float(own_hu * self.mixed * np.exp(local))
+        return float(own_hu * np.exp(local))
 
     @property
     def interval(self) -> float:
@@ -97,6 +109,7 @@ def law_hu(scale_hu: float, place: Place, calibration: Calibration) -> float:
     """The expected error of a slice of that mean scale, as training corrects the network's."""
     middle = max(4.0 * place.t * (1.0 - place.t), 1e-3)
     power = scale_hu**calibration.power * middle**calibration.place
+    power *= (place.noise_hu / USUAL_NOISE_HU) ** calibration.noise
     return float(calibration.factor * power * np.exp(calibration.overlap * place.overlap))
 
 
@@ -106,14 +119,28 @@ def own_hu(scale_hu: Plane, body: Plane, place: Place, calibration: Calibration)
 
 
 def trusted(
-    expectation: Expectation, plane: Plane, scale_hu: Plane, place: Place, at_mm: float
+    expectation: Expectation,
+    plane: Plane,
+    scale_hu: Plane,
+    place: Place,
+    at_mm: float,
+    mixed: float = 1.0,
 ) -> tuple[Trust, Plane]:
-    """What is expected of a slice, and the expected error of each of its pixels."""
+    """What is expected of a slice, and the expected error of each of its pixels.
+
+    `mixed` is the error of the gate's mixture over that of the network, whose scale it is.
+    """
     body = body_mask(plane)
     own = own_hu(scale_hu, body, place, expectation.calibration)
-    error = expectation.error_hu(own, at_mm)
+    error = mixed * expectation.error_hu(own, at_mm)
     scaled = scale_hu * np.float32(error / max(mean_over(scale_hu, body), LEAST_HU))
     return Trust(error, confidence_of(error), expectation.interval), scaled
+
+
+def multiplied(trust: Trust, times: float) -> Trust:
+    """What is expected of a slice that is so many times as wrong."""
+    error = trust.error_hu * times
+    return Trust(error, confidence_of(error), trust.interval)
 
 
 def compared(
@@ -130,6 +157,7 @@ def compared(
     return {
         "t": place.t,
         "overlap": place.overlap,
+        "noise_hu": place.noise_hu,
         "scale_hu": max(mean_over(scale_hu, body), LEAST_HU),
         "true_hu": true_hu,
         "expected_hu": own_hu(scale_hu, body, place, calibration) if inside.any() else 0.0,

@@ -46,6 +46,17 @@ class Seen:
     classical: dict[str, Plane]
 
 
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One slice after the gate, what is expected of it, and the candidate that may replace it."""
+
+    plane: Plane
+    scale_hu: Plane
+    trust: Trust
+    classical: Plane
+    classical_trust: Trust
+
+
 class Filling:
     """Fills gaps with one network; keeps nothing between two of them."""
 
@@ -63,29 +74,37 @@ class Filling:
         """The slices of one gap, with what is expected of them."""
         assert step.gap is not None
         near, places = _oriented(Neighbourhood.of(step, window), step.fractions)
-        decided = gate.decided(window.surveyed, self._calibration)
-        mixed = gate.mixed_error(window.surveyed, decided.weight)
-        expectation = Expectation.of(window.surveyed, self._calibration, mixed)
-        first_mm = float(window.geometry.distances_mm[step.gap])
-        planes, scales, trust, classical = [], [], [], []
+        surveyed, first_mm = window.surveyed, float(window.geometry.distances_mm[step.gap])
+        series = gate.decided(surveyed, self._calibration)
+        expectation = Expectation.of(surveyed, self._calibration)
+        noise_hu = confidence.noise_of(near)
+        made = []
         seen_all = self._seen(near, places, limits)
         for fraction, t, seen in zip(step.fractions, places, seen_all, strict=True):
-            plane = _finished(near, t, seen, decided)
             at_mm = first_mm + fraction * near.gap_mm
+            here = gate.at_height(surveyed, series, at_mm)
+            plane = _finished(near, t, seen, here)
+            mixed = gate.mixed_error(surveyed, here.weight, at_mm)
+            place = Place.of(near, t, noise_hu)
             expected, scale = confidence.trusted(
-                expectation, plane, seen.scale_hu, Place.of(near, t), at_mm
+                expectation, plane, seen.scale_hu, place, at_mm, mixed
             )
-            planes.append(plane)
-            scales.append(scale)
-            trust.append(expected)
-            classical.append(guards.bounded(near, t, seen.classical[decided.classical]))
+            classical = guards.bounded(near, t, seen.classical[series.classical])
+            instead = gate.classical_error(surveyed, series.classical, at_mm) / mixed
+            made.append(
+                Made(plane, scale, expected, classical, confidence.multiplied(expected, instead))
+            )
+        return self._prediction(made, series)
+
+    def _prediction(self, made: Sequence["Made"], series: Gate) -> Prediction:
         return Prediction(
-            planes=tuple(planes),
-            scale_hu=tuple(scales),
-            trust=self._told(trust),
-            classical=tuple(classical),
-            classical_name=decided.classical,
-            record=_record(decided),
+            planes=tuple(one.plane for one in made),
+            scale_hu=tuple(one.scale_hu for one in made),
+            trust=self._told([one.trust for one in made]),
+            classical=tuple(one.classical for one in made),
+            classical_name=series.classical,
+            classical_trust=self._told([one.classical_trust for one in made]),
+            record=_record(series),
         )
 
     def survey(self, step: Step, window: Window, limits: Limits) -> Prediction:
@@ -99,12 +118,11 @@ class Filling:
         (seen,) = self._seen(near, (t,), limits)
         prior = Gate(1.0, self._calibration.classical, 0)
         plane = _finished(near, t, seen, prior)
+        place = Place.of(near, t, confidence.noise_of(near))
         measured: Measured = {
             "at_mm": float(at_mm[step.survey]),
             **gate.errors_of(truth, plane, seen.classical),
-            **confidence.compared(
-                plane, truth, seen.scale_hu, Place.of(near, t), self._calibration
-            ),
+            **confidence.compared(plane, truth, seen.scale_hu, place, self._calibration),
         }
         return Prediction(measured=measured)
 

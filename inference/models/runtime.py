@@ -20,7 +20,9 @@ from inference.model import Limits
 
 Planes = NDArray[np.float32]
 
-MARGIN = 16  # replicated around a slice, so that the zeros around it in convolutions stay outside
+# Replicated around a slice: the zeros beside it in convolutions are then no nearer to its pixels
+# than in training, where losses leave out the outermost 4 pixels of a patch.
+MARGIN = 8
 MULTIPLE = 8  # three halvings
 HALO = 96  # pixels a tile sees around what it keeps; beyond the network's reach
 # Whole slices up to this side; a larger one would take gigabytes for what its halo can tell.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from inference.model import Limits, Measured, Model, Step, Window
 from inference.models import gate
 from inference.models.calibration import Calibration, calibration_path, save_calibration
-from inference.models.confidence import Expectation, Place, law_hu
+from inference.models.confidence import USUAL_NOISE_HU, Expectation, Place, law_hu
 from inference.models.guards import CLASSICAL
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training.data import Patient, load_patients
@@ -133,6 +133,9 @@ def slabs(patient: Patient, width: int) -> Patient:
 def _cell(
     patient: Patient, factor: int, model: Midslice, *, is_slab: bool, is_held_out: bool
 ) -> Cell:
+    if patient.geometry.thickness_mm is None:  # as evaluation takes it, and training did
+        thickness = replace(patient.geometry, thickness_mm=patient.spacing_mm)
+        patient = replace(patient, geometry=thickness)
     received = range(0, len(patient), factor)
     targets = drawn_targets(patient.name, len(patient), factor, TARGETS)
     inner = [index for index in received if 0 < index < received[-1]]
@@ -194,23 +197,28 @@ def fit(cells: Sequence[Cell]) -> Calibration:
 
 
 def _error_law(cells: Sequence[Cell]) -> Calibration:
-    """Least squares of log error over log scale, log 4 t (1 - t) and thickness / gap."""
+    """Least squares of log error over log scale, log 4 t (1 - t), thickness / gap, log noise."""
     rows, logs, weights = [], [], []
     for cell in cells:
         for measured in (*cell.targets, *cell.surveys):
             place = np.log(4.0 * measured["t"] * (1.0 - measured["t"]))
-            rows.append([1.0, np.log(measured["scale_hu"]), place, measured["overlap"]])
+            noise = np.log(measured["noise_hu"] / USUAL_NOISE_HU)
+            rows.append([1.0, np.log(measured["scale_hu"]), place, measured["overlap"], noise])
             logs.append(np.log(measured["true_hu"]))
             weights.append(1.0 / (len(cell.targets) + len(cell.surveys)))
     matrix, root = np.array(rows), np.sqrt(np.array(weights))[:, None]
-    left = np.concatenate([matrix * root, np.sqrt(RIDGE) * np.diag([0.0, 1.0, 1.0, 1.0])])
-    right = np.concatenate([np.array(logs) * root[:, 0], [0.0, np.sqrt(RIDGE), 0.0, 0.0]])
-    constant, power, place, overlap = map(float, np.linalg.lstsq(left, right, rcond=None)[0])
-    return Calibration(factor=float(np.exp(constant)), power=power, place=place, overlap=overlap)
+    held = np.sqrt(RIDGE) * np.diag([0.0, 1.0, 1.0, 1.0, 1.0])  # the power to 1, the rest to 0
+    left = np.concatenate([matrix * root, held])
+    right = np.concatenate([np.array(logs) * root[:, 0], held[1]])
+    found = map(float, np.linalg.lstsq(left, right, rcond=None)[0])
+    constant, power, place, overlap, noise = found
+    return Calibration(
+        factor=float(np.exp(constant)), power=power, place=place, overlap=overlap, noise=noise
+    )
 
 
 def _own(measured: Measured, calibration: Calibration) -> float:
-    place = Place(measured["t"], measured["overlap"])
+    place = Place(measured["t"], measured["overlap"], measured["noise_hu"])
     return law_hu(measured["scale_hu"], place, calibration)
 
 
@@ -230,12 +238,14 @@ def _best_weight(measures: Sequence[Measured]) -> float:
 
 
 def _loss(cells: Sequence[Cell], calibration: Calibration) -> float:
-    """Mean log squared error of the mixture that surveys choose, where no slice is known."""
+    """Mean log squared error of the mixtures that surveys choose for slices nobody knows."""
     found = []
     for cell in cells:
-        weight = gate.decided(cell.surveys, calibration).weight
+        series = gate.decided(cell.surveys, calibration)
+        weights = [gate.at_height(cell.surveys, series, m["at_mm"]).weight for m in cell.targets]
         squares = [
-            m["square_dis"] - 2 * weight * m["along"] + weight**2 * m["apart"] for m in cell.targets
+            m["square_dis"] - 2 * weight * m["along"] + weight**2 * m["apart"]
+            for m, weight in zip(cell.targets, weights, strict=True)
         ]
         found.append(np.mean(np.log(np.maximum(squares, gate.LEAST_SQUARE))))
     return float(np.mean(found))

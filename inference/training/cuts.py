@@ -41,7 +41,7 @@ class Cut:
     volume: Volume  # the received stack
     targets: tuple[Target, ...]
     truth: Callable[[Target], Plane]
-    stored: Callable[[Plane, int], Plane]  # a predicted slice of a gap, as it would be stored
+    stored: Callable[[Plane, int, float], Plane]  # a predicted slice of a gap and t, as on disk
 
     @property
     def parameters(self) -> Parameters:
@@ -127,8 +127,8 @@ def _cut(
         thickness_mm=geometry.thickness_mm,
     )
 
-    def stored(plane: Plane, gap: int) -> Plane:
-        return thin.stored(plane, received[gap], received[gap + 1])
+    def stored(plane: Plane, gap: int, t: float) -> Plane:
+        return thin.stored(plane, received[gap], received[gap + 1], t)
 
     return Cut(
         series=thin.series,
@@ -171,8 +171,8 @@ class _Thin:
             self._kept.popitem(last=False)
         return self._kept[index]
 
-    def stored(self, plane: Plane, before: int, after: int) -> Plane:
+    def stored(self, plane: Plane, before: int, after: int, t: float) -> Plane:
         """What files of slabs would hold is not known: they are rounded to whole HU."""
         if self._width > 1:
             return np.asarray(np.rint(plane))
-        return self.series.stored(plane, before, after)
+        return self.series.stored(plane, before, after, t)

@@ -5,13 +5,11 @@ over shift-corrected linear interpolation of them; whole slices, window -1024 to
 runs through the node's own runner, and its slices are judged as they would be stored.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference import trust
 from inference.errors import Unprocessable
@@ -30,11 +28,11 @@ from inference.training.methods import (
 )
 from inference.training.metrics import Judge, SliceFigures, noise_hu
 from inference.training.pictures import Panel, chosen, panel_of
+from inference.training.speed import slice_times
 from inference.training.summary import (
     Beside,
     Confidence,
     Figures,
-    Milliseconds,
     Trusted,
     confidence_of,
     figures_of_cell,
@@ -44,7 +42,6 @@ from inference.training.thin import PassedOver, ThinSeries
 from inference.volume import Plane
 
 SHIPPED = "shipped"
-TIMED_SLICES = 6  # at least, in whole gaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +74,11 @@ class Kind:
         if self.mode == "left-out":
             return f"{self.series}, each slice left out"
         return f"{self.series} {self.factor}x, {self.gap_mm:g} mm{' slab' * (self.mode == 'slab')}"
+
+    @property
+    def title(self) -> str:
+        """The name, with the weights where they are not simply those of the product."""
+        return self.name if self.weights == SHIPPED else f"{self.name} ({self.weights})"
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class _Judging:
         """Every target of every stack, then the time that it takes."""
         for cut in self._cuts:
             self._predict(cut)
-        milliseconds = _milliseconds(self._model, self._methods, self._cuts[0], self._way)
+        milliseconds = slice_times(self._model, self._methods, self._cuts[0], self._way)
         linear, dis = self._found[LINEAR], self._found[DIS]
         ours = self._found[self._model.name]
         return Cell(
@@ -228,7 +230,8 @@ class _Judging:
             for number, target in enumerate(targets):
                 place = Place(cut, gap, near, target.t)
                 planes = {name: method(place) for name, method in self._methods.items()}
-                planes[self._model.name] = cut.stored(_delivered(cut, gap, prediction, number), gap)
+                delivered = _delivered(cut, gap, prediction, number)
+                planes[self._model.name] = cut.stored(delivered, gap, target.t)
                 self._measure(cut, target, planes, prediction, number)
                 self._done += 1
                 self._report(self._done)
@@ -285,30 +288,3 @@ def _trusted(
         inside = np.abs(plane - judge.truth) <= said.interval * prediction.scale_hu[number]
         coverage = float(inside[judge.body].mean())
     return Trusted(said.error_hu, true_error_hu, said.confidence, coverage)
-
-
-def _milliseconds(
-    model: Model, methods: Mapping[str, Callable[[Place], Plane]], cut: Cut, way: Way
-) -> Mapping[str, Milliseconds]:
-    """Per generated slice of whole gaps; the model's surveys are shared by the whole series."""
-    slices = cut.factor - 1
-    gaps = cut.whole_gaps(1 + -(-TIMED_SLICES // slices))
-    spent = {}
-    for name, method in methods.items():
-        began = _now()
-        for gap, places in gaps:
-            near = neighbourhood(cut, gap)  # anew: no method profits from another's flow
-            for t in places:
-                method(Place(cut, gap, near, t))
-        spent[name] = (_now() - began) / (slices * len(gaps))
-    moments = [_now(), *(_now() for _ in predictions(model, cut, way, dict(gaps)))]
-    # The first gap comes after the surveys; one gap alone cannot be told from them.
-    each_gap = (moments[-1] - moments[1]) / max(1, len(moments) - 2)
-    surveys = np.maximum(0.0, moments[1] - moments[0] - each_gap)
-    spent[model.name] = (each_gap + surveys / (len(cut.volume) - 1)) / slices
-    return {name: Milliseconds(float(wall), float(cpu)) for name, (wall, cpu) in spent.items()}
-
-
-def _now() -> NDArray[np.float64]:
-    """(2,): milliseconds by the clock, and of the processor."""
-    return 1000.0 * np.array([time.perf_counter(), time.process_time()])

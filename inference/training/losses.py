@@ -36,6 +36,9 @@ GRAIN_REACH = GRAIN_SIDE - 1  # there are two of them
 # which emphysema is measured (LAA-950). The share below each level shall be the truth's.
 LUNG_WEIGHT, LUNG_LEVELS_HU, LEVEL_HU = 0.06, (-960.0, -940.0, -920.0, -900.0, -870.0), 10.0
 LUNG_LOW_HU, LUNG_HIGH_HU, LEAST_LUNG_PIXELS = -970.0, -600.0, 600
+# Skin against air is as dense as lung in a ring a few pixels wide: what lies in lung has lung
+# around it. With the ring in the mask the loss drew bodies darker.
+LUNG_SIDE, LUNG_SHARE = 9, 0.9
 
 
 def inner(patch: Patch) -> Patch:
@@ -71,8 +74,7 @@ def lung_loss(slice_hu: Tensor, truth_hu: Tensor) -> Tensor:
     """How far the shares of lung below some levels are from the truth's; both (B, 1, H, W)."""
     slice_hu, truth_hu = inner(slice_hu), inner(truth_hu)
     with torch.no_grad():
-        smooth = _smoothed(truth_hu, 5)
-        lung = ((smooth > LUNG_LOW_HU) & (smooth < LUNG_HIGH_HU)).float()  # (B, 1, H, W)
+        lung = _lung(truth_hu)  # (B, 1, H, W)
         pixels = lung.sum(dim=(1, 2, 3))  # (B,)
         enough = (pixels >= LEAST_LUNG_PIXELS).float()
     levels = slice_hu.new_tensor(LUNG_LEVELS_HU)[None, :, None, None]
@@ -80,6 +82,13 @@ def lung_loss(slice_hu: Tensor, truth_hu: Tensor) -> Tensor:
     due = torch.sigmoid((levels - truth_hu) / LEVEL_HU)
     off = ((below - due) * lung).sum(dim=(2, 3)) / pixels.clamp_min(1.0)[:, None]  # (B, levels)
     return LUNG_WEIGHT * (off.abs().mean(dim=1) * enough).mean()
+
+
+def _lung(truth_hu: Tensor) -> Tensor:
+    """1 where the truth, smoothed, is as dense as lung, and so is nearly all around."""
+    smooth = _smoothed(truth_hu, 5)
+    dense = ((smooth > LUNG_LOW_HU) & (smooth < LUNG_HIGH_HU)).float()
+    return dense * (_smoothed(dense, LUNG_SIDE) > LUNG_SHARE)
 
 
 def _flat(truth_hu: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inference.model import Limits, Model, Prediction, Step, Window
 from inference.models import classical
-from inference.models.classical import Neighbourhood, shifted
+from inference.models.classical import MEDIUM, Neighbourhood, shifted
 from inference.runner import Runner
 from inference.training.cuts import Cut
 from inference.volume import Plane
@@ -58,10 +58,11 @@ def classical_methods() -> Mapping[str, Method]:
 
 
 def neighbourhood(cut: Cut, gap: int) -> Neighbourhood:
-    """The four received slices around a gap."""
+    """The four received slices around a gap; flow is searched for as OpenCV's preset does it."""
     needs = tuple(i for i in range(gap - 1, gap + 3) if 0 <= i < len(cut.volume))
     slices = {index: cut.volume.read(index) for index in needs}
-    return Neighbourhood.of(Step(needs, gap), Window(cut.volume.geometry, slices))
+    near = Neighbourhood.of(Step(needs, gap), Window(cut.volume.geometry, slices))
+    return replace(near, search=MEDIUM)
 
 
 def smoothed_linear(place: Place) -> Plane:
@@ -111,10 +112,17 @@ def spline_weights(places: NDArray[np.float64], gap: int, t: float) -> NDArray[n
 def predictions(
     model: Model, cut: Cut, way: Way, asked: Mapping[int, tuple[float, ...]]
 ) -> Iterator[tuple[int, Prediction]]:
-    """What the node's runner makes of the asked places in gaps, in the order of the gaps.
+    """What the node's runner makes of the asked places in gaps, in the order of the gaps."""
+    runner = Runner(model, cut.volume, way.limits, way.at_once)
+    for step, prediction in runner.predictions(planned(model, cut, asked), cancelled=lambda: False):
+        if step.gap is not None:
+            yield step.gap, prediction
 
-    The model plans for the whole stack; the gaps without a target are left out of its plan, which
-    changes nothing, because it keeps no state between two gaps.
+
+def planned(model: Model, cut: Cut, asked: Mapping[int, tuple[float, ...]]) -> list[Step]:
+    """The model's plan for the whole stack, without the gaps in which nothing is asked.
+
+    That changes nothing, because a model keeps no state between two gaps.
     """
     kept = []
     for step in model.plan(cut.volume.geometry, cut.parameters):
@@ -122,7 +130,4 @@ def predictions(
             kept.append(step)
         elif step.gap in asked:
             kept.append(replace(step, fractions=asked[step.gap]))
-    runner = Runner(model, cut.volume, way.limits, way.at_once)
-    for step, prediction in runner.predictions(kept, cancelled=lambda: False):
-        if step.gap is not None:
-            yield step.gap, prediction
+    return kept

@@ -173,7 +173,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def card(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     """What a model card needs, as Markdown: every cell in a row, every figure that is due, and all
     methods on the cells of the shipped weights."""
-    shipped = [cell for cell in cells if cell.kind.weights == SHIPPED]
+    shipped = [cell for cell in cells if cell.kind.weights.startswith(SHIPPED)]
     parts = [markdown(OVERVIEW_COLUMNS, overview_rows(cells))]
     if rows:
         parts.append(markdown(GATE_COLUMNS, gate_rows(summed(rows))))

@@ -1,23 +1,34 @@
-"""How fast the product runs its network beside plain torch: eager, float32, every core in each
-convolution. Both in the same run and in turns, so that a busy machine is busy for both."""
+"""How long a slice takes: each method of an evaluation, and the network beside plain torch.
+
+Plain torch is eager, float32, every core in each convolution. What is compared is measured in the
+same run and in turns, so that a busy machine is busy for both.
+"""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from inference.model import Limits
+from inference.model import Limits, Model
 from inference.models.midslice import SHIPPED_WEIGHTS, Network
 from inference.models.runtime import Runtime, has_fast_bfloat16
+from inference.runner import Runner
+from inference.training.cuts import Cut
+from inference.training.methods import Method, Place, Way, neighbourhood, planned
+from inference.training.summary import Milliseconds
 
 SIDE = 512
 ROUNDS = 5
+# Whole gaps are timed: at least so many slices, and so many gaps for each that is filled at once,
+# so that threads which end together are no slice that takes nothing.
+TIMED_SLICES, TIMED_ROUNDS = 6, 4
 
 
 @dataclass(frozen=True)
@@ -73,3 +84,39 @@ def _milliseconds(work: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
     return 1000.0 * (time.perf_counter() - started)
+
+
+def slice_times(
+    model: Model, methods: Mapping[str, Method], cut: Cut, way: Way
+) -> Mapping[str, Milliseconds]:
+    """Per generated slice of whole gaps; the model's surveys are shared by the whole series."""
+    slices = cut.factor - 1
+    gaps = cut.whole_gaps(max(1 + -(-TIMED_SLICES // slices), TIMED_ROUNDS * way.at_once))
+    spent = {}
+    for name, method in methods.items():
+        began = _now()
+        for gap, places in gaps:
+            near = neighbourhood(cut, gap)  # anew: no method profits from another's flow
+            for t in places:
+                method(Place(cut, gap, near, t))
+        spent[name] = (_now() - began) / (slices * len(gaps))
+    steps = planned(model, cut, dict(gaps))
+    runner = Runner(model, cut.volume, way.limits, way.at_once)
+    began = _now()
+    surveyed = runner.survey(steps, cancelled=_never)
+    surveys = _now() - began
+    began = _now()
+    for _ in runner.predictions(steps, cancelled=_never, surveyed=surveyed):
+        pass
+    filled = _now() - began
+    spent[model.name] = (filled / len(gaps) + surveys / (len(cut.volume) - 1)) / slices
+    return {name: Milliseconds(float(wall), float(cpu)) for name, (wall, cpu) in spent.items()}
+
+
+def _never() -> bool:
+    return False
+
+
+def _now() -> NDArray[np.float64]:
+    """(2,): milliseconds by the clock, and of the processor."""
+    return 1000.0 * np.array([time.perf_counter(), time.process_time()])

@@ -41,6 +41,7 @@ from inference.training.thin import (
 )
 
 VALIDATE_PART = "ct-validate"
+KNOWN = ", trained on it"  # no proof of anything, and every table says so
 # Judged for its own row, never trained on: a head with a tilted gantry and unequal gaps.
 TILTED_HEAD = Path("edge-cases") / "ge-head-tilt-irregular"
 
@@ -157,7 +158,8 @@ def _asked(
         fold = fold_of(wanted.folds, one.name)
         folded = wanted.gates and one.trained_on
         weights = fold if folded else None
-        label = f"trained without {one.name}" if folded else SHIPPED
+        is_known = one.trained_on and wanted.weights is None
+        label = f"trained without {one.name}" if folded else SHIPPED + KNOWN * is_known
         try:
             anatomy = anatomy_of(one)
         except Unprocessable as refused:

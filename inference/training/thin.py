@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.dataset import Header, Stack
+from inference.dataset import Stack
 from inference.errors import Unprocessable
-from inference.geometry import examine
+from inference.geometry import Layout, examine
 from inference.intensity import PixelFormat, PixelReader, generated_values
 from inference.reader import read_headers, set_aside, stacks
 from inference.request import Output
@@ -21,14 +21,13 @@ from inference.training.data import NPZ_NAME, upright_geometry
 from inference.volume import Geometry, Plane
 
 LEAST_SLICES = 5  # two gaps of twice the width, and a neighbour beyond them
-KEPT_BYTES = 48 << 20  # decoded slices of a series in memory
 LEAST_HU = -1024.0  # lower values of an NPZ volume are padding
 # Positions may differ from even ones by this share of the spacing (decimal strings are rounded).
 SPACING_TOLERANCE = 0.05
 TRAIN_PART = "ct-train"  # a folder of that name holds what the shipped weights were trained on
 
 # A predicted slice between two received ones, as it would be stored and shown.
-Stored = Callable[[Plane, int, int], Plane]
+Stored = Callable[[Plane, int, int, float], Plane]
 
 
 class NothingToJudge(Exception):
@@ -37,7 +36,7 @@ class NothingToJudge(Exception):
 
 @dataclass(frozen=True, eq=False)
 class ThinSeries:
-    """One stack of received slices; nothing of it is in memory before it is read."""
+    """One stack of received slices; of DICOM files nothing is in memory before it is read."""
 
     name: str  # of its folder
     trained_on: bool  # by the shipped weights
@@ -74,10 +73,11 @@ def open_series(data: Path) -> tuple[list[ThinSeries], list[PassedOver]]:
     """Every series below a folder; raises NothingToJudge, naming each fault, where none serves."""
     if not data.is_dir():
         raise NothingToJudge(f"{data}: no such folder")
+    pixels = PixelReader()  # one for all: what is kept of them does not grow with their number
     found: list[ThinSeries] = []
     passed: list[PassedOver] = []
     for folder in sorted({path.parent for path in data.rglob("*") if path.is_file()}):
-        for item in _of_folder(folder):
+        for item in _of_folder(folder, pixels):
             if isinstance(item, ThinSeries):
                 found.append(item)
             else:
@@ -96,7 +96,7 @@ def nothing_in(data: Path, passed: Sequence[PassedOver]) -> str:
     return "; ".join([needed, *(f"{each.name}: {each.sentence}" for each in passed)])
 
 
-def _of_folder(folder: Path) -> Iterator[ThinSeries | PassedOver]:
+def _of_folder(folder: Path, pixels: PixelReader) -> Iterator[ThinSeries | PassedOver]:
     trained_on = TRAIN_PART in folder.resolve().parts
     if (folder / NPZ_NAME).is_file():
         yield _from_npz(folder / NPZ_NAME, trained_on=trained_on)
@@ -108,33 +108,35 @@ def _of_folder(folder: Path) -> Iterator[ThinSeries | PassedOver]:
     found = stacks(headers)
     for number, stack in enumerate(found, start=1):
         name = folder.name if len(found) == 1 else f"{folder.name}-{number}"
-        yield _from_dicom(name, stack, trained_on=trained_on)
+        yield _from_dicom(name, stack, pixels, trained_on=trained_on)
     if not found and (aside := set_aside(headers)):
         yield PassedOver(folder.name, aside[0].sentence)
 
 
-def _from_dicom(name: str, stack: Stack, *, trained_on: bool) -> ThinSeries | PassedOver:
+def _from_dicom(
+    name: str, stack: Stack, pixels: PixelReader, *, trained_on: bool
+) -> ThinSeries | PassedOver:
     if len(stack) < LEAST_SLICES:
         return PassedOver(name, f"it has {len(stack)} slices; at least {LEAST_SLICES} are needed")
     try:
         layout = examine(stack, Output())
     except Unprocessable as refused:
         return PassedOver(name, f"the node would not process it ({refused})")
-    pixels = PixelReader(KEPT_BYTES)
     headers = layout.headers
     return ThinSeries(
         name=name,
         trained_on=trained_on,
         geometry=layout.geometry,
         read=lambda index: pixels.hounsfield(headers[index]),
-        stored=partial(_stored, headers, pixels),
+        stored=partial(_stored, layout, pixels),
     )
 
 
 def _stored(
-    headers: Sequence[Header], pixels: PixelReader, plane: Plane, before: int, after: int
+    layout: Layout, pixels: PixelReader, plane: Plane, before: int, after: int, t: float
 ) -> Plane:
-    values = generated_values(plane, headers[before], headers[after], pixels)
+    headers, offsets = layout.headers, layout.geometry.offsets(before, after, t)
+    values = generated_values(plane, headers[before], headers[after], pixels, offsets=offsets)
     return PixelFormat.of(headers[before]).hounsfield(values)
 
 
@@ -156,5 +158,5 @@ def _from_npz(path: Path, *, trained_on: bool) -> ThinSeries | PassedOver:
         trained_on=trained_on,
         geometry=upright_geometry(hu.shape, spacing.tolist()),
         read=lambda index: np.maximum(hu[index].astype(np.float32), np.float32(LEAST_HU)),
-        stored=lambda plane, _before, _after: np.rint(plane),
+        stored=lambda plane, _before, _after, _t: np.rint(plane),
     )

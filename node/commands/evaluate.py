@@ -166,7 +166,7 @@ def _say(study: "Study", page: Path | None) -> None:
     cells = study.cells
     for cell in cells:
         rows = [row[2:] for row in report.rows_of([cell])]
-        terminal.print_table(report.COLUMNS[2:], rows, empty="", title=cell.kind.name)
+        terminal.print_table(report.COLUMNS[2:], rows, empty="", title=cell.kind.title)
     terminal.say(report.LEGEND, style="dim")
     if sure := report.confidence_rows(cells):
         terminal.print_table(report.CONFIDENCE_COLUMNS, sure, empty="", title="Confidence")

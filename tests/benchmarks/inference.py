@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from inference import registry
 from inference.model import Limits, Model, Parameters
 from inference.models import classical
-from inference.models.classical import Neighbourhood
+from inference.models.classical import MEDIUM, Neighbourhood
 from inference.models.gaps import plan_gaps
 from inference.models.midslice import SHIPPED_WEIGHTS, Network, inputs_of
 from inference.models.runtime import Runtime
@@ -93,10 +94,11 @@ def _by_model(model: Model) -> Fill:
 
 
 def _by_flow(geometry: Geometry, planes: Sequence[Plane], factor: int) -> None:
-    """The flow is searched once a gap, whatever the factor, on every core there is."""
+    """The flow is searched once a gap, by OpenCV's own preset, on every core there is."""
     cv2.setNumThreads(_cores())
     for step in plan_gaps(geometry, Parameters(factor=factor), reach=2):
         near = Neighbourhood.of(step, window_of(geometry, planes, step))
+        near = replace(near, search=MEDIUM)
         _: list[Plane] = [classical.dis(near, t) for t in step.fractions]
 
 

@@ -36,6 +36,14 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert found == Calibration(factor=0.9, is_fitted=True)
 
 
+def test_a_calibration_of_an_earlier_version_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    path = stored(tmp_path)
+    whole = json.loads(path.read_text())
+    del whole["figures"]["noise"]
+    path.write_text(json.dumps(whole))
+    assert load_calibration(path, SHA) == Calibration(factor=0.9, is_fitted=True)
+
+
 def test_the_calibration_of_other_weights_is_passed_over(tmp_path: Path) -> None:
     found = load_calibration(stored(tmp_path), "cd" * 32)
     assert found == Calibration()
@@ -92,18 +100,25 @@ def test_the_shipped_calibration_is_that_of_the_shipped_weights() -> None:
     assert len(whole["provenance"]["cells"]) >= len(whole["provenance"]["patients"]) > 1
 
 
-def cell(patient: str, *, best: float = 0.8, seed: int = 1, offset: float = 0.0) -> Cell:
-    """Made measurements: errors 1.5 x scale, surveys wrong by a further e^offset."""
+def cell(
+    patient: str, *, best: float = 0.8, seed: int = 1, offset: float = 0.0, noisy: float = 0.0
+) -> Cell:
+    """Made measurements: errors 1.5 x scale x noise^noisy, surveys wrong by a further e^offset."""
     random = np.random.default_rng(seed)
 
     def measured(at_mm: float, t: float, further: float) -> dict[str, float]:
         scale = float(random.uniform(10.0, 60.0))
+        noise = float(random.uniform(10.0, 80.0))
         return {
             "at_mm": at_mm,
             "t": t,
             "overlap": 0.4,
+            "noise_hu": noise,
             "scale_hu": scale,
-            "true_hu": 1.5 * scale * float(np.exp(further + random.normal(0.0, 0.02))),
+            "true_hu": 1.5
+            * scale
+            * (noise / 20.0) ** noisy
+            * float(np.exp(further + random.normal(0.0, 0.02))),
             "expected_hu": scale,
             "width": 2.2,
             "square_dis": 900.0,
@@ -123,6 +138,11 @@ def cell(patient: str, *, best: float = 0.8, seed: int = 1, offset: float = 0.0)
         targets=tuple(measured(5.0 * i, 0.5, 0.0) for i in range(20)),
         surveys=tuple(measured(6.0 * i, 0.5, offset) for i in range(16)),
     )
+
+
+def test_a_fit_finds_what_noise_adds_to_the_expected_error() -> None:
+    made = [cell(name, seed=seed, noisy=0.3) for seed, name in enumerate("abcd")]
+    assert calibrate.fit(made).noise == pytest.approx(0.3, abs=0.03)
 
 
 def test_a_fit_finds_the_law_that_the_measurements_follow() -> None:

@@ -78,7 +78,14 @@ def test_surveys_with_wider_errors_widen_the_interval() -> None:
 
 
 def test_a_mixture_that_is_worse_than_the_network_is_expected_to_be() -> None:
-    assert Expectation.of((), FITTED, mixed=1.2).error_hu(20.0, 0.0) == pytest.approx(24.0)
+    plane, scale = body_plane(), np.full(body_plane().shape, 20.0, np.float32)
+    alone, mixed = (
+        confidence.trusted(Expectation.of((), FITTED), plane, scale, Place(0.5), 0.0, times)[0]
+        for times in (1.0, 1.2)
+    )
+    assert mixed.error_hu == pytest.approx(1.2 * alone.error_hu)
+    assert mixed.confidence < alone.confidence
+    assert confidence.multiplied(alone, 1.2) == mixed
 
 
 def test_a_middle_place_is_expected_to_be_worse_than_one_beside_a_received_slice() -> None:
@@ -100,9 +107,25 @@ def test_the_overlap_is_that_of_thickness_and_gap_and_one_at_most() -> None:
     step = Step((0, 1, 2, 3), 1, (0.5,))
     planes = made_planes(geometry)
     near = Neighbourhood.of(step, window_of(geometry, planes, step))
-    assert Place.of(near, 0.5).overlap == pytest.approx(0.5)
-    assert Place.of(replace(near, thickness_mm=9.0), 0.5).overlap == 1.0
-    assert Place.of(replace(near, thickness_mm=None), 0.5) == Place(0.5)
+    assert Place.of(near, 0.5, 20.0).overlap == pytest.approx(0.5)
+    assert Place.of(replace(near, thickness_mm=9.0), 0.5, 20.0).overlap == 1.0
+    assert Place.of(replace(near, thickness_mm=None), 0.5, 20.0) == Place(0.5)
+
+
+@pytest.mark.parametrize("noise_hu", [10.0, 40.0, 120.0])
+def test_the_noise_of_received_slices_is_found_beside_edges(noise_hu: float) -> None:
+    geometry = made_geometry(4, 256, 256, gaps_mm=5.0)
+    step = Step((0, 1, 2, 3), 1, (0.5,))
+    planes = made_planes(geometry, noise_hu=noise_hu)
+    near = Neighbourhood.of(step, window_of(geometry, planes, step))
+    assert confidence.noise_of(near) == pytest.approx(noise_hu, rel=0.15)
+
+
+def test_noisy_slices_are_expected_to_be_farther_from_the_truth() -> None:
+    law = Calibration(noise=0.3)
+    usual, noisy = (confidence.law_hu(30.0, Place(0.5, 0.5, hu), law) for hu in (20.0, 80.0))
+    assert usual == pytest.approx(30.0)
+    assert noisy == pytest.approx(30.0 * 4.0**0.3)
 
 
 def test_the_scale_of_a_slice_has_the_expected_error_as_its_mean_over_the_body() -> None:

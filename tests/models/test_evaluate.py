@@ -12,7 +12,7 @@ from inference.request import Output
 from inference.training.anatomy import anatomy_of
 from inference.training.evaluate import Cell, Progress
 from inference.training.page import page_of
-from inference.training.report import confidence_rows
+from inference.training.report import card, confidence_rows
 from inference.training.study import Wanted, run
 from inference.training.targets import TargetList
 from inference.training.thin import NothingToJudge, ThinSeries
@@ -161,6 +161,15 @@ def test_of_a_data_set_in_parts_the_held_out_one_is_judged(parts: Path) -> None:
     found = study_of(parts, Lazy(), 2)
     assert [cell.kind.series for cell in found.cells] == ["held-out"]
     assert found.rows == ()
+
+
+def test_a_series_trained_on_is_no_proof_and_every_table_says_so(parts: Path) -> None:
+    found = study_of(parts / "ct-train", Lazy(), 2)
+    (cell,) = found.cells
+    assert cell.kind.weights == "shipped, trained on it"
+    assert cell.kind.title == "seen 2x, 2 mm (shipped, trained on it)"
+    assert "shipped, trained on it" in page_of(found)
+    assert "shipped, trained on it" in card(found.cells, found.rows)
 
 
 def test_gates_say_which_folds_are_missing(parts: Path, tmp_path: Path) -> None:

@@ -21,9 +21,12 @@ def surveys(slices: int, factor: int = 2) -> tuple[Step, ...]:
     return gate.plan_surveys(geometry, gaps)
 
 
-def measured(best: float, *, apart: float = 100.0, square: float = 500.0) -> Measured:
+def measured(
+    best: float, *, apart: float = 100.0, square: float = 500.0, at_mm: float = 0.0
+) -> Measured:
     """A survey for which the mixture of that weight is the best."""
     return {
+        "at_mm": at_mm,
         "square_dis": square,
         "square_linear": square * 1.5,
         "square_cubic": square * 1.4,
@@ -106,16 +109,46 @@ def test_the_best_weight_is_the_one_that_leaves_the_least_error() -> None:
 
 
 def test_the_error_of_the_mixture_is_told_beside_the_networks() -> None:
-    assert gate.mixed_error((), 0.3) == 1.0
-    assert gate.mixed_error([measured(0.5)], 1.0) == pytest.approx(1.0)
-    assert gate.mixed_error([measured(0.5)], 0.5) < 1.0
-    assert gate.mixed_error([measured(0.5)], 0.0) == pytest.approx(1.0)  # as good as the network
+    assert gate.mixed_error((), 0.3, 0.0) == 1.0
+    assert gate.mixed_error([measured(0.5)], 1.0, 0.0) == pytest.approx(1.0)
+    assert gate.mixed_error([measured(0.5)], 0.5, 0.0) < 1.0
+    # as good as the network
+    assert gate.mixed_error([measured(0.5)], 0.0, 0.0) == pytest.approx(1.0)
+
+
+def along_z(worse_from_mm: float) -> list[Measured]:
+    """A network that serves the series but for its upper part, where flow alone is better."""
+    places = [10.0 * place for place in range(16)]
+    return [measured(-0.5 if z >= worse_from_mm else 1.0, at_mm=z) for z in places]
+
+
+def test_where_the_network_fails_in_a_part_of_a_series_it_is_not_asked_there() -> None:
+    surveyed = along_z(120.0)
+    series = gate.decided(surveyed, PRIOR)
+    low, edge, high = (gate.at_height(surveyed, series, z).weight for z in (20.0, 112.0, 145.0))
+    assert high < 0.1 < edge < 0.9 < low
+    assert low > series.weight > high
+    assert gate.at_height((), series, 20.0) == series
+
+
+def test_a_series_alike_everywhere_has_one_weight() -> None:
+    surveyed = [measured(0.6, at_mm=10.0 * place) for place in range(16)]
+    series = gate.decided(surveyed, PRIOR)
+    weights = [gate.at_height(surveyed, series, z).weight for z in (-20.0, 0.0, 75.0, 200.0)]
+    assert weights == pytest.approx([series.weight] * 4, abs=0.08)
+
+
+def test_a_candidate_is_expected_to_be_as_wrong_as_the_surveys_near_it_found() -> None:
+    surveyed = along_z(120.0)
+    low, high = (gate.classical_error(surveyed, "dis", z) for z in (10.0, 150.0))
+    assert high < 1.0 < low
+    assert gate.classical_error((), "dis", 10.0) == 1.0
 
 
 def test_a_series_that_misleads_the_network_gets_the_flow_blend() -> None:
     """Where the network makes slices worse than flow alone, its weight falls below the prior's."""
     spoiled = [
-        {**measured(-0.5), "at_mm": float(i), "expected_hu": 10.0, "true_hu": 10.0, "width": 2.0}
+        {**measured(-0.5, at_mm=float(i)), "expected_hu": 10.0, "true_hu": 10.0, "width": 2.0}
         for i in range(16)
     ]
     assert gate.decided(spoiled, PRIOR).weight < 0.1

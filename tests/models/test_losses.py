@@ -4,6 +4,7 @@ in lung the share below each level."""
 import pytest
 import torch
 
+from inference.training import losses
 from inference.training.losses import BORDER, grain_loss, loss_of, lung_loss
 from inference.training.progress import gain_db
 
@@ -114,6 +115,18 @@ def test_lung_that_is_too_even_costs_as_lung_that_is_too_dark_does() -> None:
     assert float(lung_loss(dark, truth)) > 0.0
     # The same values at other places: the shares alone count, errors are the other loss's.
     assert float(lung_loss(truth.flip(-1), truth)) < 0.2 * float(lung_loss(even, truth))
+
+
+def test_the_skin_of_a_body_in_air_is_no_lung() -> None:
+    """Smoothed it is as dense, a few pixels wide; with it the loss drew bodies darker."""
+    row = torch.full((96,), -1000.0)
+    for first in (12, 36, 60, 84):  # folds of it: more of the ring than the loss needs of lung
+        row[first : first + 12] = 40.0
+    skin = row.expand(1, 1, 96, 96).contiguous()
+    smooth = losses._smoothed(losses.inner(skin), 5)
+    ring = (smooth > losses.LUNG_LOW_HU) & (smooth < losses.LUNG_HIGH_HU)
+    assert int(ring.sum()) > losses.LEAST_LUNG_PIXELS
+    assert float(lung_loss(skin - 30.0, skin)) == 0.0
 
 
 @pytest.mark.parametrize("hu", [40.0, -995.0], ids=["soft tissue", "air around the body"])

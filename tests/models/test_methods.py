@@ -1,10 +1,11 @@
 """The methods of an evaluation: exact on stacks whose truth is known, where theory says so."""
 
+import cv2
 import numpy as np
 import pytest
 
 from inference.model import Limits
-from inference.models.classical import Linear
+from inference.models.classical import MEDIUM, Linear
 from inference.training.cuts import Mode, cuts_of
 from inference.training.methods import (
     CLASSICAL,
@@ -142,6 +143,19 @@ def test_the_model_runs_through_the_nodes_runner_on_the_asked_places_alone(at_on
         place = Place(cut, target.gap, neighbourhood(cut, target.gap), target.t)
         expected = classical_methods()[LINEAR](place)
         assert np.array_equal(found[target.gap, target.t], expected)
+
+
+def test_flow_is_judged_by_the_preset_however_the_generator_searches() -> None:
+    series = drifting(9)
+    (cut,) = cuts_of(series, 2, "sub-sampled", TargetList(), 100)
+    assert neighbourhood(cut, 1).search == MEDIUM
+    preset = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    told = (
+        preset.getPatchStride(),
+        preset.getGradientDescentIterations(),
+        preset.getVariationalRefinementIterations(),
+    )
+    assert told == (MEDIUM.stride, MEDIUM.descents, MEDIUM.refinements)
 
 
 def test_dis_follows_what_linear_doubles() -> None:

@@ -1,5 +1,6 @@
 """The generator: what holds exactly whatever its weights, and what its shipped weights bring."""
 
+import dataclasses
 import hashlib
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from inference.errors import ModelLoadError
 from inference.model import Limits, Parameters, Step
 from inference.models import classical
 from inference.models.classical import Neighbourhood
+from inference.models.guards import LEAST_HU
 from inference.models.midslice import (
     SHIPPED_WEIGHTS,
     Midslice,
@@ -320,6 +322,44 @@ def test_flow_does_not_depend_on_the_number_of_threads(threads: int) -> None:
     finally:
         cv2.setNumThreads(before)
     assert all(np.array_equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize(("beside_mm", "is_shown"), [(5.0, True), (10.0, True), (15.0, False)])
+def test_received_slices_far_from_the_gap_are_not_shown_to_the_network(
+    beside_mm: float, is_shown: bool
+) -> None:
+    """It was trained with P and N up to two gaps away; the cubic candidate knows their places."""
+    geometry = made_geometry(4, gaps_mm=[beside_mm, 5.0, beside_mm])
+    planes = made_planes(geometry)
+    given = inputs_of(near_of(geometry, planes, Step((0, 1, 2, 3), 1, (0.25,))), 0.25)
+    assert given.conditions[4:].tolist() == [float(is_shown)] * 2
+    assert np.array_equal(given.planes[0], np.maximum(planes[0], LEAST_HU)) is is_shown
+    assert np.array_equal(given.planes[3], np.maximum(planes[3], LEAST_HU)) is is_shown
+    assert given.cubic[0] != 0.0
+
+
+def test_slices_of_unknown_thickness_are_taken_to_fill_half_of_their_gap() -> None:
+    geometry = made_geometry(4, gaps_mm=5.0)  # 2.5 mm thick
+    step = Step((0, 1, 2, 3), 1, (0.5,))
+    near = near_of(geometry, made_planes(geometry), step)
+    unknown = dataclasses.replace(near, thickness_mm=None)
+    assert inputs_of(near, 0.5).conditions.tolist() == inputs_of(unknown, 0.5).conditions.tolist()
+
+
+@pytest.mark.parametrize("noise_hu", [0.0, 30.0])
+def test_the_quick_search_finds_what_the_thorough_one_finds(noise_hu: float) -> None:
+    """A slice and the same moved by a few pixels: both searches bring it back about as well."""
+    plane = made_planes(made_geometry(1, 256, 256), noise_hu=noise_hu)[0]
+    rows, columns = np.mgrid[:256, :256].astype(np.float32)
+    bend = np.stack([3.0 * np.sin(rows / 40.0), 2.0 * np.cos(columns / 50.0)], axis=-1)
+    moved = classical.sample(plane, bend.astype(np.float32))
+    errors = {}
+    for search in (classical.MEDIUM, classical.QUICK):
+        _, back = classical.flow_between(plane, moved, search)
+        again = classical.sample(plane, back)
+        errors[search] = float(np.abs(again - moved)[16:-16, 16:-16].mean())
+    unmoved = float(np.abs(plane - moved)[16:-16, 16:-16].mean())
+    assert errors[classical.QUICK] < 1.1 * errors[classical.MEDIUM] < 0.6 * unmoved
 
 
 @pytest.mark.parametrize("offset", [(3.0, -2.0), (0.0, 5.0)])

@@ -191,9 +191,9 @@ def test_slices_come_as_the_node_reads_them_and_go_as_it_stores_them(tmp_path: P
     plane = series.read(2)
     assert plane.shape == (32, 40)
     assert plane.dtype == np.float32
-    stored = series.stored(plane + np.float32(0.3), 2, 3)
+    stored = series.stored(plane + np.float32(0.3), 2, 3, 0.5)
     assert np.array_equal(stored, plane)  # whole HU
-    beyond = series.stored(np.full_like(plane, 9000.0), 2, 3)
+    beyond = series.stored(np.full_like(plane, 9000.0), 2, 3, 0.5)
     assert beyond.max() <= max(plane.max(), series.read(3).max())
 
 

@@ -18,7 +18,7 @@ def thin_series(
     def read(index: int) -> Plane:
         return np.array(planes[index], np.float32)
 
-    return ThinSeries(name, trained_on, geometry, read, lambda plane, _before, _after: plane)
+    return ThinSeries(name, trained_on, geometry, read, lambda plane, *_: plane)
 
 
 def ramp(slices: int = 13, gap_mm: float = 1.0) -> ThinSeries:

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from inference.dataset import Header, read_header
 from inference.errors import Reason, Unprocessable
 from inference.intensity import PixelFormat, PixelReader, decode, generated_values
+from inference.volume import moved
 from tests import phantoms
 from tests.phantoms import Pixels, Series
 from tests.unit.inference.made import only_stack, refused
@@ -100,6 +101,34 @@ def test_padding_is_put_back_where_either_neighbour_has_it(tmp_path: Path) -> No
     values = generated_values(plane, first, second, PixelReader())
     assert (values[:2] == -2000).all()
     assert (values[2:] == 1000).all()
+
+
+def test_in_a_shear_what_is_padded_in_one_neighbour_is_taken_from_the_other(
+    tmp_path: Path,
+) -> None:
+    """The slice saw air where one neighbour is padded off its own place: no tissue is air there."""
+    y, x = np.mgrid[:64, :64]
+    outside = np.hypot(y - 31.5, x - 31.5) > 24.0
+
+    def edit(made: Dataset, index: int) -> None:
+        made.Rows = made.Columns = 64
+        values = np.where(outside, -2000, 1064 + index)
+        made.PixelData = phantoms.raw_pixels(values.astype(np.int64), 16)
+
+    series = Series(slices=2, pixels=Pixels(padding=-2000), edit=edit)
+    first, second = only_stack(phantoms.write(tmp_path, series))
+    plane = np.full((64, 64), 40.0, np.float32)
+    plane[40:] = -500.0  # half of it was air: the padding of the second, eight rows further up
+    offsets = ((8.0, 0.0), (-8.0, 0.0))
+    upright = generated_values(plane, first, second, PixelReader())
+    values = generated_values(plane, first, second, PixelReader(), offsets=offsets)
+    assert ((values == -2000) == outside).all()  # padding stays where it was
+    rows = np.arange(64)[:, None]
+    below = ~outside & moved(outside, (8, 0)) & (rows > 40)  # hidden in the first alone
+    assert (values[below] == 1065).all()
+    assert (upright[below] == 1064).all()  # the least that a neighbour holds
+    above = ~outside & moved(outside, (-8, 0)) & (rows < 24)  # hidden in the second alone
+    assert (values[above] == 1064).all()
 
 
 @pytest.mark.parametrize(("padding", "expected"), [(1000, {999, 1001}), (0, {1})])

@@ -1,5 +1,7 @@
 """What becomes of slices that a model is sure or not sure of."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,16 @@ def test_a_slice_of_little_confidence_is_the_classical_one_and_says_so() -> None
     assert [entry["how"] for entry in entries] == ["network", "dis"]
     assert judge.notes == ["1 slice was interpolated without the network"]
     judge.check()
+
+
+def test_what_is_expected_of_the_classical_slice_is_said_where_it_is_known() -> None:
+    judge = Judge(Output(), geometry(5.0, 5.0))
+    made = replace(prediction(UNSURE), classical_trust=(Trust(120.0, 0.2, 2.3),))
+    note = judge.chosen(np.array([0.0, 0.0, 1.0]), 0, made).note
+    assert note.endswith("optical flow instead of the network, expected error 120 HU")
+    assert judge.facts["confidence"] == [
+        {"at_mm": 1.0, "error_hu": 120.0, "confidence": 0.2, "how": "dis"}
+    ]
 
 
 def test_the_notes_are_ascii_and_fit_their_attribute() -> None:

@@ -1,0 +1,50 @@
+"""How long a slice takes: no model seems quicker than it is, however many gaps run at once."""
+
+import time
+
+import pytest
+
+from inference.model import Limits, Measured, Parameters, Prediction, Step, Window
+from inference.models import gate
+from inference.models.classical import Linear
+from inference.models.gaps import plan_gaps
+from inference.training.cuts import cuts_of
+from inference.training.methods import Way, classical_methods
+from inference.training.speed import slice_times
+from inference.training.targets import TargetList
+from inference.volume import Geometry
+from tests.models.thin import drifting
+
+SECONDS = 0.01  # a slice, and a survey
+
+
+class Slow(Linear):
+    """Takes the same time for each slice, and for each survey."""
+
+    name = "slow"
+    concurrent = True
+
+    def plan(self, geometry: Geometry, parameters: Parameters) -> list[Step]:
+        gaps = plan_gaps(geometry, parameters, reach=1)
+        return [*gate.plan_surveys(geometry, gaps), *gaps]
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        time.sleep(SECONDS * max(1, len(step.fractions)))
+        if step.survey is not None:
+            measured: Measured = {"at_mm": 0.0}
+            return Prediction(measured=measured)
+        return super().run(step, slices, limits)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_a_slice_takes_at_least_its_share_of_the_threads(factor: int, at_once: int) -> None:
+    (cut,) = cuts_of(drifting(49), factor, "sub-sampled", TargetList(), 8)
+    methods = {"linear": classical_methods()["linear"]}
+    found = slice_times(Slow(), methods, cut, Way(Limits(), at_once))
+    steps = Slow().plan(cut.volume.geometry, Parameters(factor=factor))
+    surveys = sum(step.survey is not None for step in steps)
+    slices = (len(cut.volume) - 1) * (factor - 1)
+    least = SECONDS * (1.0 + surveys / slices) / at_once
+    assert found["slow"].wall >= 1000.0 * least
+    assert found["linear"].wall < found["slow"].wall
