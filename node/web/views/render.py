@@ -17,6 +17,7 @@ from node.web.auth import Role, Visitor
 from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.views import wording
+from node.web.views.concerns import concerns
 from storage import overview, switches
 from storage.lines import Page
 
@@ -68,6 +69,7 @@ def page(at: Look, name: str, *, path: str, **values: object) -> HTMLResponse:
         "path": path,
         "pages": [entry for entry in NAVIGATION if at.visitor.may(entry[2])],
         "needing": needs.total if isinstance(needs, Page) else 0,
+        "concerns": values["concerns"] if "concerns" in values else concerns(at.parts, at.now),
         "draining": switches.draining(at.parts.database),
         "node_ae": at.parts.config().node.ae_title,
         "zone": wording.zone_name(at.now, at.zone),

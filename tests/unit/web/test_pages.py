@@ -42,6 +42,7 @@ PARTS = (
     "/needs/list",
     "/needs/count",
     "/peers/part",
+    "/peers/count",
     "/selftest/part",
     "/configuration/part",
     "/users/part",
