@@ -39,6 +39,19 @@ def test_a_received_series_is_tried_without_being_processed_again(
     expect(tried).to_contain_text("8 instances")
 
 
+def test_an_operator_tries_a_series_and_a_try_that_fails_leaves_no_verdict(
+    open_page: Open,
+) -> None:
+    page = open_page(f"/rules?series_uid={phantoms.uid('held', 'series', 3)}", "otto")
+    page.get_by_role("button", name="Try").click()
+    tried = page.locator("#tried")
+    expect(tried).to_contain_text("MISSING_SLICES", timeout=SOON)
+    page.get_by_label("Or a received series").fill("1.2.3")
+    page.get_by_role("button", name="Try").click()
+    expect(page.locator("#said")).to_contain_text("No series 1.2.3 was received")
+    expect(tried).to_be_empty()
+
+
 def test_nothing_to_try_is_said(open_page: Open) -> None:
     page = open_page("/configuration")
     page.get_by_role("button", name="Try").click()

@@ -24,6 +24,12 @@
     return not.length ? `${done} Job ${not[0].id}: ${not[0].sentence}` : done;
   };
 
+  // What was answered before stands no more: the next try may fail.
+  document.body.addEventListener("htmx:beforeRequest", (event) => {
+    const { empties } = event.detail.elt.dataset;
+    if (empties) document.querySelector(empties).replaceChildren();
+  });
+
   document.body.addEventListener("htmx:afterRequest", (event) => {
     const { successful, requestConfig, xhr } = event.detail;
     if (!requestConfig || requestConfig.verb === "get") return;

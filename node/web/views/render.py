@@ -34,6 +34,7 @@ NAVIGATION = (
     ("/peers", "Peers", Role.VIEWER),
     ("/capacity", "Capacity", Role.VIEWER),
     ("/selftest", "Self-test", Role.VIEWER),
+    ("/rules", "Rule tester", Role.OPERATOR),
     ("", "", Role.VIEWER),
     ("/configuration", "Configuration", Role.ADMINISTRATOR),
     ("/users", "Users", Role.ADMINISTRATOR),

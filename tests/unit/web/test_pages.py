@@ -27,6 +27,7 @@ PAGES = (
     "/capacity",
     "/capacity?span=week",
     "/selftest",
+    "/rules",
     "/configuration",
     "/users",
     "/audit",
