@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from node.dicom.status import meaning
 from node.web.auth import Role, Visitor
 from node.web.parts import Parts
 from node.web.problems import Problem
@@ -168,6 +169,7 @@ def _environment() -> Environment:
         "percent": wording.percent,
         "stack": wording.stack,
         "as_json": _as_json,
+        "meaning": meaning,
     }
     made.globals |= {"todo": wording.todo, "steps": wording.STEPS, "reasons": sorted(wording.TODO)}
     return made

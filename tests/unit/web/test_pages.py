@@ -160,6 +160,17 @@ def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
     assert "Waiting for confirmation" not in person.get("/").text
 
 
+def test_what_a_destination_answered_is_said_in_words(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    served.rows.succeed()
+    leased = served.rows.start_delivery("pacs")
+    for one, status in zip(served.rows.ledger.unsent(leased), (0x0122, 0xA701), strict=False):
+        served.rows.ledger.answered(leased, one.id, status, stored=False)
+    text = person.get("/jobs/1").text
+    assert "<code>0122</code> SOP Class not supported" in text
+    assert "<code>A701</code> out of resources" in text
+
+
 def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person: Client) -> None:
     job = with_result(served)
     text = person.get(f"/jobs/{job}").text
