@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.commands import terminal
+from node.commands.filters import destinations
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
 from node.errors import UsageError
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def echo(
-    name: Annotated[str, typer.Argument(help="One destination; without it, all of them.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="One destination; without it, all of them.", autocompletion=destinations
+        ),
+    ] = "",
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +65,10 @@ def echo(
 
 def send(
     folder: Annotated[Path, typer.Argument(help="A folder of Part 10 files, or one file.")],
-    to: Annotated[str, typer.Option("--to", metavar="NAME", help="A destination.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="NAME", help="A destination.", autocompletion=destinations),
+    ],
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:

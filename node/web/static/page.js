@@ -50,11 +50,13 @@
     htmx.trigger(document.body, "changed");
   });
 
-  // What somebody is ticking stays as it is until they have acted on it.
+  // What somebody is ticking or typing stays as it is until they have acted on it.
+  const isBusy = (part) => part.querySelector("[type=checkbox]:checked")
+    || [...part.querySelectorAll("[type=password]")].some((one) => one.value);
   document.body.addEventListener("htmx:beforeSwap", (event) => {
     const { requestConfig, target } = event.detail;
     const isFresh = requestConfig && requestConfig.verb === "get";
-    if (isFresh && target.querySelector("[type=checkbox]:checked")) event.detail.shouldSwap = false;
+    if (isFresh && isBusy(target)) event.detail.shouldSwap = false;
   });
 
   // The same words as the server's, so that a fresh fragment does not jump.

@@ -3,7 +3,6 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,7 +12,7 @@ from inference.previews import FOLDER, INDEX
 from node.web import looks, searches
 from node.web.looks import Looks
 from node.web.searches import Searches
-from storage.records import Job, NewDerived, Peer
+from storage.records import Peer
 from storage.site import Role
 from tests.unit.web.site import Client, Site
 
@@ -160,32 +159,6 @@ def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
     assert "not asked for storage commitment, so it is never confirmed" in text
     assert "sent to pacs" in person.get("/").text
     assert "Waiting for confirmation" not in person.get("/").text
-
-
-def test_what_a_destination_answered_is_said_in_words(served: Site, person: Client) -> None:
-    served.rows.ask("k")
-    served.rows.succeed()
-    leased = served.rows.start_delivery("pacs")
-    for one, status in zip(served.rows.ledger.unsent(leased), (0x0122, 0xA701), strict=False):
-        served.rows.ledger.answered(leased, one.id, status, stored=False)
-    text = person.get("/jobs/1").text
-    assert "<code>0122</code> SOP Class not supported" in text
-    assert "<code>A701</code> out of resources" in text
-
-
-def test_capacity_says_which_device_the_newest_jobs_ran_on(served: Site, person: Client) -> None:
-    part = "/capacity/part?span=week"
-    assert part in person.get("/capacity?span=week").text
-    assert "device auto, not known before a job has run" in person.get(part).text
-    served.rows.ask("k")
-    served.rows.queue.succeed(*ended_on(served, "cuda:0"))
-    assert "device auto, of late cuda:0<" in person.get(part).text
-
-
-def ended_on(served: Site, device: str) -> tuple[Job, NewDerived]:
-    """A job that runs, and what it has made on this device."""
-    job = served.rows.claim()
-    return job, replace(served.rows.derive(job, "2.25.1"), record={"device": device})
 
 
 def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person: Client) -> None:
