@@ -72,7 +72,7 @@ C_STORE_MEANINGS = (
     (0xA900, 0xA9FF, "data set does not match SOP Class"),
     (0xB000, 0xB000, "data elements coerced"),
     (0xB006, 0xB006, "elements discarded"),
-    (0xB007, 0xB007, "data set does not match SOP Class, stored all the same"),
+    (0xB007, 0xB007, "data set does not match SOP Class"),
     (0xC000, 0xCFFF, "cannot understand"),
     (0xFE00, 0xFE00, "cancelled"),
 )

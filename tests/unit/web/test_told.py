@@ -12,11 +12,17 @@ def test_what_a_destination_answered_is_said_in_words(served: Site) -> None:
     served.rows.ask("k")
     served.rows.succeed()
     leased = served.rows.start_delivery("pacs")
-    for one, status in zip(served.rows.ledger.unsent(leased), (0x0122, 0xA701), strict=False):
-        served.rows.ledger.answered(leased, one.id, status, stored=False)
-    text = person.get("/jobs/1").text
-    assert "<code>0122</code> SOP Class not supported" in text
-    assert "<code>A701</code> out of resources" in text
+    said = {
+        0x0000: "<code>0000</code> stored<",
+        0x0122: "<code>0122</code> SOP Class not supported<",
+        0xA701: "<code>A701</code> out of resources<",
+        0xB000: "<code>B000</code> data elements coerced, stored<",
+    }
+    (one, _) = served.rows.ledger.unsent(leased)
+    for status, words in said.items():
+        is_stored = status in (0x0000, 0xB000)
+        served.rows.ledger.answered(leased, one.id, status, stored=is_stored)
+        assert words in person.get("/jobs/1").text
 
 
 def test_capacity_says_which_device_the_newest_jobs_ran_on(served: Site) -> None:
