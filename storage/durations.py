@@ -5,6 +5,7 @@ complete, `queue` until a worker takes it, `infer` until its result is verified,
 destination has stored it, `total` from the last instance to there.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ STEPS = ("receive", "wait", "queue", "infer", "send", "total")
 SOON = 60.0  # a job that was queued later than this after its arrival was asked for by a person
 # So many, the newest, say it: more would tell the same, and a page must not read a year.
 MOST_JOBS = 1000
+NEWEST_JOBS = 10  # say which devices are used
 WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 UNHAPPY = (JobState.FAILED, JobState.HELD)
 
@@ -49,6 +51,15 @@ def buckets(database: Database, since: float, until: float, width: float) -> tup
         )
         for number, start in enumerate(starts)
     )
+
+
+def devices(database: Database) -> tuple[str, ...]:
+    """What the newest jobs really ran on, the newest first; a model may use no accelerator."""
+    newest = select(job.c.record).where(job.c.state == JobState.SUCCEEDED)
+    newest = newest.order_by(job.c.finished_at.desc()).limit(NEWEST_JOBS)
+    with database.reading() as db:
+        told = [json.loads(text).get("device") for text in db.execute(newest).scalars()]
+    return tuple(dict.fromkeys(str(one) for one in told if one))
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -148,7 +148,8 @@ class Sender:
 
     ae_title: str
     addresses: tuple[str, ...]  # the newest first
-    last_at: float  # of its last association that was accepted, or of its last instance
+    last_at: float  # of its last association, whatever the answer was, or of its last instance
+    last_image_at: float | None  # of its last instance
     open: int
     series_today: int
     instances_today: int

@@ -20,6 +20,7 @@ from storage.schema import (
     job,
 )
 from storage.schema_site import (
+    OPEN_MESSAGE,
     account,
     association,
     audit,
@@ -42,10 +43,11 @@ def marks(database: Database) -> Mapping[str, str]:
 
 
 def _areas(db: Connection) -> dict[str, tuple[object, ...]]:
-    set_by_hand = (
-        *_each(db, func.count(switch.c.name), func.max(switch.c.at), func.max(switch.c.subject)),
-        *_each(db, func.max(wish.c.id), func.max(wish.c.done_at)),
+    switched = _each(
+        db, func.count(switch.c.name), func.max(switch.c.at), func.max(switch.c.subject)
     )
+    set_by_hand = (*switched, *_each(db, func.max(wish.c.id), func.max(wish.c.done_at)))
+    untold = select(func.count(), func.sum(message.c.tries)).where(OPEN_MESSAGE)
     arriving = select(func.count()).select_from(arrival_instance.join(arrival))
     jobs = _jobs(db)
     ended = _each(db, func.max(job.c.finished_at), func.max(job.c.id))
@@ -59,6 +61,11 @@ def _areas(db: Connection) -> dict[str, tuple[object, ...]]:
             *_each(db, func.max(echo.c.id)),
             *_each(db, func.max(reach.c.checked_at)),
             *set_by_hand,
+        ),
+        "concerns": (
+            *_each(db, func.max(reach.c.since), func.sum(reach.c.up)),
+            *switched,
+            *db.execute(untold).one(),
         ),
         "capacity": (*_each(db, func.max(disk.c.id)), *ended),
         "configuration": (

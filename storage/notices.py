@@ -140,6 +140,19 @@ def newest(database: Database, limit: int = 50, offset: int = 0) -> tuple[Messag
         return tuple(_message(row) for row in db.execute(query))
 
 
+def stuck(database: Database, since: float) -> tuple[Message, ...]:
+    """Of each channel the last message that was tried, where that did not get there.
+
+    Only of what happened after `since`; a channel that has taken something later is well again.
+    """
+    tried = _messages().where(notice.c.at >= since, message.c.tries > 0)
+    last: dict[str, Message] = {}
+    with database.reading() as db:
+        for row in db.execute(tried.order_by(message.c.id.desc()).limit(AT_ONCE)):
+            last.setdefault(row.channel, _message(row))
+    return tuple(one for one in last.values() if one.state is not MessageState.SENT)
+
+
 def of_key(database: Database, key: str) -> tuple[Message, ...]:
     """One notice through each channel."""
     query = _messages().where(notice.c.key == key).order_by(message.c.id)

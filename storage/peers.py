@@ -11,12 +11,13 @@ from storage.database import Database
 from storage.lines import DestinationLine, Page, Rejected, Sender
 from storage.records import DeliveryState
 from storage.schema import OPEN_ARRIVAL, OPEN_DELIVERY, arrival, arrival_instance, delivery
-from storage.schema_site import REJECTED_ASSOCIATION, association
+from storage.schema_site import REJECTED_ASSOCIATION, association, fact
 from storage.site import SwitchName
 
 DAY = 86_400.0
 GUEST = "~SELFTEST-"  # how the calling AE titles of self-tests begin: they are nobody's
 WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
+EXPECTED = "sender {}"  # the fact that says when the node first expected a sender to send
 MOST_ADDRESSES = 5
 LATE_ASSOCIATIONS = 200  # so many, the newest, say where a peer comes from
 
@@ -36,6 +37,7 @@ def senders(database: Database, today: float) -> tuple[Sender, ...]:
             ae_title=name,
             addresses=addresses[name],
             last_at=max(last.get(name, 0.0), seen.get(name, 0.0)),
+            last_image_at=last.get(name),
             open=opened[name],
             series_today=series[name],
             instances_today=instances[name],
@@ -56,6 +58,18 @@ def last_heard(database: Database, ae_titles: Sequence[str]) -> dict[str, float]
             if at is not None:
                 found[name] = float(at)
     return found
+
+
+def quiet_since(database: Database, ae_titles: Sequence[str]) -> dict[str, float]:
+    """Since when each of them brought nothing: its last instance, else when it was first expected.
+
+    Who only asks, and is turned away, is as silent as who is switched off.
+    """
+    names = {EXPECTED.format(one): one for one in ae_titles}
+    first = select(fact.c.name, fact.c.value).where(fact.c.name.in_(names))
+    with database.reading() as db:
+        found = {names[row.name]: float(row.value) for row in db.execute(first)}
+    return found | last_heard(database, ae_titles)
 
 
 def rejections(

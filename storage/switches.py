@@ -3,6 +3,7 @@
 Every node of a storage reads the same switches, at the latest a second later.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, select
@@ -58,6 +59,15 @@ def all_on(database: Database, name: SwitchName | None = None) -> tuple[Switch, 
     with database.reading() as db:
         rows = db.execute(query if name is None else query.where(switch.c.name == name))
         return tuple(_switch(row) for row in rows)
+
+
+def of_subjects(
+    database: Database, name: SwitchName, subjects: Collection[str]
+) -> dict[str, Switch]:
+    """What is set of one name for these."""
+    query = select(switch).where(switch.c.name == name, switch.c.subject.in_(subjects))
+    with database.reading() as db:
+        return {row.subject: _switch(row) for row in db.execute(query)}
 
 
 def _switch(row: Row[*tuple[Any, ...]]) -> Switch:

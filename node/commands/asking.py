@@ -8,6 +8,7 @@ import typer
 
 from node.commands import terminal
 from node.commands.account import user
+from node.commands.filters import destinations
 from node.commands.queue import JobId
 from node.commands.store import opened
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
@@ -43,7 +44,9 @@ def drain(off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
 
 
 def pause(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A destination.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A destination.", autocompletion=destinations)
+    ],
     off: Off = False,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:

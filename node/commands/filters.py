@@ -26,7 +26,8 @@ def _routes() -> list[str]:
         return []
 
 
-def _destinations() -> list[str]:
+def destinations() -> list[str]:
+    """What completes the name of a destination, in whichever command it stands."""
     from node.config import load
 
     try:
@@ -47,7 +48,7 @@ State = Annotated[
 Reason = Annotated[str, typer.Option("--reason", help="A reason code, as MISSING_SLICES.")]
 Route = Annotated[str, typer.Option("--route", help="Of this route.", autocompletion=_routes)]
 Destination = Annotated[
-    str, typer.Option("--destination", help="For this one.", autocompletion=_destinations)
+    str, typer.Option("--destination", help="For this one.", autocompletion=destinations)
 ]
 Sender = Annotated[str, typer.Option("--sender", help="From this calling AE title.")]
 Uid = Annotated[str, typer.Option("--uid", help="Of a study, series or instance, derived too.")]

@@ -6,6 +6,7 @@ import typer
 
 from node.commands import terminal
 from node.commands.account import user
+from node.commands.filters import destinations
 from node.commands.queue import JobId
 from node.commands.store import opened
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
@@ -32,7 +33,13 @@ def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson =
 def redeliver(
     job_id: JobId,
     to: Annotated[
-        str, typer.Option("--to", metavar="NAME", help="One destination; else those of the job.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="NAME",
+            help="One destination; else those of the job.",
+            autocompletion=destinations,
+        ),
     ] = "",
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.commands import terminal
+from node.commands.filters import destinations
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
 from node.errors import UsageError
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def echo(
-    name: Annotated[str, typer.Argument(help="One destination; without it, all of them.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="One destination; without it, all of them.", autocompletion=destinations
+        ),
+    ] = "",
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +65,10 @@ def echo(
 
 def send(
     folder: Annotated[Path, typer.Argument(help="A folder of Part 10 files, or one file.")],
-    to: Annotated[str, typer.Option("--to", metavar="NAME", help="A destination.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="NAME", help="A destination.", autocompletion=destinations),
+    ],
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -128,13 +137,14 @@ def _outgoing(paths: Iterable[Path]) -> tuple[list["Outgoing"], list[Path]]:
 
 
 def _answer(one: "Outgoing", status: int | None) -> dict[str, object]:
-    from node.dicom.status import Outcome, outcome
+    from node.dicom.status import Outcome, outcome, said
 
     known = outcome(status) if status is not None else None
     return {
         "file": str(one.path),
         "instance_uid": one.instance_uid,
         "status": "no answer" if status is None else f"0x{status:04X}",
+        "answer": "no answer" if status is None else said(status),
         # A duplicate (0111) is there: whoever sends a folder by hand wants it there.
         "stored": known in {Outcome.STORED, Outcome.STORED_IF_OURS},
     }
@@ -146,9 +156,9 @@ def _tell(
     stored = sum(bool(each["stored"]) for each in instances)
     terminal.say(f"{stored} of {len(instances)} instances are stored at {to}.")
     missing = [each for each in instances if not each["stored"]]
-    for status in sorted({str(each["status"]) for each in missing}):
-        count = sum(each["status"] == status for each in missing)
-        terminal.say(f"{count} of them: {status}.")
+    for answer in sorted({str(each["answer"]) for each in missing}):
+        count = sum(each["answer"] == answer for each in missing)
+        terminal.say(f"{count} of them: {answer}.")
     if skipped:
         files = terminal.counted(len(skipped), "file")
         terminal.say(f"skipped: {files}: no Part 10, or without UIDs")

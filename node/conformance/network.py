@@ -195,6 +195,11 @@ def services() -> list[str]:
                 for first, last, result in status.C_STORE_OUTCOMES
             ],
         ),
+        "Whoever reads of an answer, on the pages or in a sentence, reads what it means:",
+        table(
+            ("status", "in words"),
+            [(_range(first, last), words) for first, last, words in status.C_STORE_MEANINGS],
+        ),
         "An aborted or lost association, a time-out and a transient rejection are tried again; a "
         "permanent rejection and an instance without an accepted context hold the delivery.",
         "### 4.4 Storage Commitment",

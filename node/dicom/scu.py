@@ -24,7 +24,7 @@ from node.dicom.contexts import (
 )
 from node.dicom.outgoing import Sender
 from node.dicom.sockets import PromptSocket
-from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS, Outcome, rejection
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS, Outcome, rejection, said
 
 # A file is read in pieces and sent as it is, not decoded and encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -132,7 +132,7 @@ def echo(peer: PeerAddress, *, timeouts: Timeouts = TIMEOUTS) -> Echo:
     if status is None:
         return Echo(False, seconds, f"{peer.ae_title} does not answer the C-ECHO.")
     if status != SUCCESS:
-        return Echo(False, seconds, f"{peer.ae_title} answers the C-ECHO with 0x{status:04X}.")
+        return Echo(False, seconds, f"{peer.ae_title} answers the C-ECHO with {said(status)}.")
     return Echo(True, seconds, f"{peer.ae_title} answers.")
 
 

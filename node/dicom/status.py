@@ -43,6 +43,53 @@ def outcome(status: int) -> Outcome:
     return next(result for first, last, result in C_STORE_OUTCOMES if first <= status <= last)
 
 
+# (first, last, meaning): PS3.4 B.2.3 for C-STORE, PS3.7 Annex C for all services.
+C_STORE_MEANINGS = (
+    (0x0000, 0x0000, "success"),
+    (0x0105, 0x0105, "no such attribute"),
+    (0x0106, 0x0106, "invalid attribute value"),
+    (0x0107, 0x0107, "attribute list error"),
+    (0x0110, 0x0110, "processing failure"),
+    (0x0111, 0x0111, "duplicate SOP Instance"),
+    (0x0112, 0x0112, "no such SOP Instance"),
+    (0x0113, 0x0113, "no such event type"),
+    (0x0114, 0x0114, "no such argument"),
+    (0x0115, 0x0115, "invalid argument value"),
+    (0x0116, 0x0116, "attribute value out of range"),
+    (0x0117, 0x0117, "invalid SOP Instance"),
+    (0x0118, 0x0118, "no such SOP Class"),
+    (0x0119, 0x0119, "class-instance conflict"),
+    (0x0120, 0x0120, "missing attribute"),
+    (0x0121, 0x0121, "missing attribute value"),
+    (0x0122, 0x0122, "SOP Class not supported"),
+    (0x0123, 0x0123, "no such action"),
+    (0x0124, 0x0124, "not authorised"),
+    (0x0210, 0x0210, "duplicate invocation"),
+    (0x0211, 0x0211, "unrecognised operation"),
+    (0x0212, 0x0212, "mistyped argument"),
+    (0x0213, 0x0213, "resource limitation"),
+    (0xA700, 0xA7FF, "out of resources"),
+    (0xA900, 0xA9FF, "data set does not match SOP Class"),
+    (0xB000, 0xB000, "data elements coerced"),
+    (0xB006, 0xB006, "elements discarded"),
+    (0xB007, 0xB007, "data set does not match SOP Class"),
+    (0xC000, 0xCFFF, "cannot understand"),
+    (0xFE00, 0xFE00, "cancelled"),
+)
+UNKNOWN = "not a status of the standard"
+
+
+def meaning(status: int) -> str:
+    """What a C-STORE status says, in the words of the standard."""
+    known = (words for first, last, words in C_STORE_MEANINGS if first <= status <= last)
+    return next(known, UNKNOWN)
+
+
+def said(status: int) -> str:
+    """A status for a person; the number is what the log of the peer has."""
+    return f"0x{status:04X} ({meaning(status)})"
+
+
 PERMANENT, TRANSIENT = 1, 2  # Result
 USER, PROVIDER_ACSE, PROVIDER_PRESENTATION = 1, 2, 3  # Source
 

@@ -26,6 +26,8 @@ def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | No
 
 def is_silent(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -> bool:
     """Whether somebody should look at the sender: now, as it is expected to send."""
+    if now - last_at < sender.silent_hours * 3600:  # not even by the clock on the wall
+        return False
     if not sender.is_open(datetime.fromtimestamp(now, zone)):
         return False
     return silent_seconds(sender, last_at, now, zone) >= sender.silent_hours * 3600

@@ -45,8 +45,10 @@ STATIC = "/static/"
 MOST_BYTES = 2**20  # of a body; forms are small
 BODY_SECONDS = 20.0  # for a whole body, and for each so many bytes of it as much as here:
 SLOWEST = 32 * 2**10  # bytes a second
-MOST_FILE_BYTES = 64 * 2**20  # of a Part 10 file to try the rules on
-FILES = ("/api/v1/rules/", "/configuration")  # paths that take one
+MOST_FILE_BYTES = 64 * 2**20  # of all Part 10 files together that the rules are tried on
+MOST_FILES = 500  # of a chest at 1 mm; the framework itself takes no more than 1000
+FILE_BOUNDS = f"at most {MOST_FILES} files, {MOST_FILE_BYTES // 2**20} MiB together"
+FILES = ("/api/v1/rules/", "/rules/try")  # paths that take them
 
 Answered = Callable[[str, str, int, float], None]  # method, path, status, seconds
 
@@ -109,6 +111,8 @@ class _Body:
                 self._limit = await _limit(self._request)
             if self._came > self._limit:  # of all exceptions the framework lets this kind pass
                 said = f"The request is longer than {self._limit // 2**20} MiB."
+                if self._limit == MOST_FILE_BYTES:
+                    said = f"These files are too large: {FILE_BOUNDS}."
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
         return message
 

@@ -11,12 +11,12 @@ from fastapi import UploadFile
 from node.web import aside, trial
 from node.web.parts import Parts
 from node.web.problems import Problem
+from node.web.shield import FILE_BOUNDS, MOST_FILES
 from node.web.trial import Question, Tried
 from storage import scratch
 from storage.brought import newest_arrival
 from storage.errors import NotFound, WrongState
 
-MOST_FILES = 64
 TRY = "try rules"  # an audit event
 
 
@@ -54,7 +54,8 @@ def try_files(
 ) -> Tried:
     """What the routes say to files that somebody has dropped; they are not kept."""
     if not 1 <= len(files) <= MOST_FILES:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"Send 1 to {MOST_FILES} files.")
+        said = f"These are {len(files)} files: {FILE_BOUNDS}."
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, said)
     node_ae = parts.config().node.ae_title
     parts.store.audit.record(who, TRY, "files", {"files": len(files)})
     with _written(parts, files) as paths:

@@ -53,6 +53,7 @@ class Wanted:
     hold: Verdict | None = None
     refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
     stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
+    aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Arrivals:
         if never:
             evidence = {**evidence, "never": never}
         wanted = Wanted() if arrival.own or never else self._wanted(arrival, rules)
+        if wanted.aside:
+            evidence = {**evidence, "set_aside": wanted.aside}
         queued = self._queue.complete(
             arrival.id,
             evidence,
@@ -171,7 +174,7 @@ class Arrivals:
         if any(reader.is_derived_by_node(header) for header in headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
             return Wanted()
-        _tell_of_others(arrival, headers)
+        aside = _tell_of_others(arrival, headers)
         others = Others(self._archive, self._files, arrival)
         stacks = reader.stacks(headers)
         mixed_up = others.mixed_up(stacks)
@@ -189,7 +192,7 @@ class Arrivals:
             jobs += self._unreadable(arrival, usable.instances, rules)
         refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
         known = frozenset() if mixed_up else frozenset(stack.key for stack in stacks)
-        return Wanted(tuple(jobs), mixed_up, refuse, known)
+        return Wanted(tuple(jobs), mixed_up, refuse, known, aside)
 
     def _unreadable(
         self, arrival: Arrival, instances: Sequence[Instance], rules: Rules
@@ -266,12 +269,14 @@ class Arrivals:
         )
 
 
-def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> None:
+def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:
     """Localizers, dose pages and the like are in no stack; they are kept all the same."""
-    reasons = Counter(str(item.reason) for item in reader.set_aside(headers))
+    counts = Counter(str(item.reason) for item in reader.set_aside(headers))
+    reasons = dict(sorted(counts.items()))
     if reasons:
-        extra = {"series_uid": arrival.series_uid, "reasons": dict(sorted(reasons.items()))}
+        extra = {"series_uid": arrival.series_uid, "reasons": reasons}
         logger.info("instances set aside", extra=extra)
+    return reasons
 
 
 def _tell(entry: Enqueued) -> None:

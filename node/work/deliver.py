@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from node.config import Delivery as DeliverySettings
 from node.config import Destination
 from node.dicom import scu
-from node.dicom.status import Outcome, outcome
+from node.dicom.status import Outcome, outcome, said
 from node.rules import backoff, routing
 from node.work.reach import Reachability, address
 from storage.echoes import UNREACHABLE
@@ -284,6 +284,6 @@ def _note(answers: Answers, before: Unsent, status: int | None, *, was_offered: 
 
 def _why(statuses: list[int], missing: int, sent: scu.Sent) -> str:
     """One sentence for the administrator: how many are missing, what the peer said."""
-    named = ", ".join(sorted({f"0x{status:04X}" for status in statuses}))
-    said = f" The destination answered {named}." if named else ""
-    return f"{missing} instances are not stored.{said} {sent.sentence}".strip()
+    named = ", ".join(said(status) for status in sorted(set(statuses)))
+    answer = f" The destination answered {named}." if named else ""
+    return f"{missing} instances are not stored.{answer} {sent.sentence}".strip()

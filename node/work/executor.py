@@ -21,6 +21,18 @@ POLL_SECONDS = 0.5  # how often limits and the cancel request are looked at
 CANCEL_SECONDS = 20.0  # a worker that does not stop by then is killed
 STOP_SECONDS = 5.0
 
+# What ends a process that nobody stopped, for who reads the log of the attempts.
+CRASHED = "crashed ({name}), most often in compiled code of a library or for a faulty machine"
+SIGNALS = {
+    "SIGKILL": "killed by the system ({name}), most often for want of memory",
+    "SIGTERM": "ended by somebody, or as the machine stopped ({name})",
+    "SIGSEGV": CRASHED,
+    "SIGBUS": CRASHED,
+    "SIGILL": CRASHED,
+    "SIGFPE": CRASHED,
+    "SIGABRT": CRASHED,
+}
+
 
 class End(StrEnum):
     """How a worker ended without an answer."""
@@ -196,7 +208,18 @@ class ProcessExecutor:
         code = self._process.exitcode
         self._end()
         logger.warning("worker died", extra={"worker": self._name, "exit_code": code})
-        return Ended(End.WORKER_DIED, f"exit code {code}")
+        return Ended(End.WORKER_DIED, how_it_ended(code))
+
+
+def how_it_ended(code: int | None) -> str:
+    """What an exit code says: a negative one is the signal that ended the process."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # one of those for programs' own use
+        return f"ended by signal {-code}"
+    return SIGNALS.get(name, "ended by the signal {name}").format(name=name)
 
 
 def _child(requests: Connection, lifeline: Connection) -> None:

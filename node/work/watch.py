@@ -45,7 +45,7 @@ class Watch:
         heard = peers.last_heard(self.database, [one.ae_title for one in settings.senders])
         for sender in settings.senders:
             name = sender.ae_title
-            first = float(fact_or_set(self.database, f"sender {name}", repr(now)))
+            first = float(fact_or_set(self.database, peers.EXPECTED.format(name), repr(now)))
             last_at = heard.get(name, first)
             if not silence.is_silent(sender, last_at, now, settings.node.zone):
                 continue

@@ -1,13 +1,17 @@
 """The configuration as read, the rule tester, and a new config.toml by a button."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
+from node.web.credentials import hash_password
+from storage import users
+from storage.site import Role
 from tests import phantoms
-from tests.browser.conftest import Open
-from tests.browser.site import PHANTOM, Site
+from tests.browser.conftest import Open, log_in
+from tests.browser.site import PASSWORD, PHANTOM, Site
 
 SOON = 30_000.0
 
@@ -37,6 +41,19 @@ def test_a_received_series_is_tried_without_being_processed_again(
     tried = page.locator("#tried")
     expect(tried).to_contain_text("MISSING_SLICES", timeout=SOON)
     expect(tried).to_contain_text("8 instances")
+
+
+def test_an_operator_tries_a_series_and_a_try_that_fails_leaves_no_verdict(
+    open_page: Open,
+) -> None:
+    page = open_page(f"/rules?series_uid={phantoms.uid('held', 'series', 3)}", "otto")
+    page.get_by_role("button", name="Try").click()
+    tried = page.locator("#tried")
+    expect(tried).to_contain_text("MISSING_SLICES", timeout=SOON)
+    page.get_by_label("Or a received series").fill("1.2.3")
+    page.get_by_role("button", name="Try").click()
+    expect(page.locator("#said")).to_contain_text("No series 1.2.3 was received")
+    expect(tried).to_be_empty()
 
 
 def test_nothing_to_try_is_said(open_page: Open) -> None:
@@ -99,6 +116,33 @@ def test_users_are_added_changed_and_removed(open_page: Open) -> None:
     page.once("dialog", lambda question: question.accept())
     row.get_by_role("button", name="Remove").click()
     expect(row).to_have_count(0)
+
+
+def test_a_forgotten_password_is_set_by_an_administrator(
+    site: Site, open_page: Open, browser: Browser
+) -> None:
+    users.add(site.database, time.time(), "test", "pia", Role.VIEWER, hash_password(PASSWORD))
+    theirs = browser.new_context().new_page()
+    log_in(theirs, site, "pia")
+    expect(theirs.get_by_role("heading", level=1)).to_have_text("Now")
+    page = open_page("/users")
+    row = page.locator("#users-part tr", has_text="pia")
+    field = row.get_by_label("New password of pia")
+    field.fill("another long one")
+    with page.expect_response("**/users/part"):  # rows that come meanwhile take no letter away
+        page.evaluate("htmx.trigger(document.body, 'live-configuration')")
+    expect(field).to_have_value("another long one")
+    row.get_by_role("button", name="Set").click()
+    expect(page.locator("#said")).to_contain_text("pia has a new password, and must log in again.")
+    expect(field).to_have_value("")
+    expect(row).to_contain_text("not now")
+    theirs.reload()
+    expect(theirs.get_by_role("button", name="Log in")).to_be_visible()
+    log_in(theirs, site, "pia", "another long one")
+    expect(theirs.get_by_role("heading", level=1)).to_have_text("Now")
+    theirs.context.close()
+    mine = page.locator("#users-part tr", has_text="you")
+    expect(mine.get_by_role("link", name="Change your own")).to_be_visible()
 
 
 def test_a_token_is_shown_once(open_page: Open) -> None:

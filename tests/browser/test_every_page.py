@@ -25,6 +25,7 @@ PAGES = (
     "/peers",
     "/capacity",
     "/capacity?span=week",
+    "/rules",
     "/configuration",
     "/users",
     "/selftest",

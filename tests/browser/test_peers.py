@@ -45,6 +45,12 @@ def test_who_does_not_answer_is_shown_as_down(open_page: Open) -> None:
     row = page.locator("tr", has_text="CLINIC at 127.0.0.1")
     row.get_by_role("button", name="Echo").click()
     expect(row).to_contain_text("does not answer", timeout=SOON)
+    expect(page.locator("#concerning")).to_contain_text("to look at", timeout=SOON)
+    now = open_page("/", "otto")
+    needs = now.get_by_role("region", name="Needs a person")
+    expect(needs).to_contain_text("clinic has not answered for", timeout=SOON)
+    needs.get_by_role("link", name="clinic").click()
+    expect(now.get_by_role("heading", level=1)).to_have_text("Peers")
 
 
 def test_who_was_turned_away_is_listed_with_the_reason(open_page: Open) -> None:

@@ -61,10 +61,13 @@ def test_what_is_not_understood_is_tried_again_after_a_minute_with_the_status(
     assert delayed["seconds"] >= 60.0
     found = delivery(node, "unclear")
     assert (found["state"], found["sent"]) == ("queued", 4)
-    assert "0xC000" in found["sentence"]
+    assert "answered 0xC000 (cannot understand)." in found["sentence"]
 
 
-@pytest.mark.parametrize(("name", "said"), [("refuses", "0x0122"), ("knows", "0x0111")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("refuses", "0x0122 (SOP Class not supported)"), ("knows", "0x0111 (duplicate SOP Instance)")],
+)
 def test_a_permanent_failure_is_held_at_once_and_its_job_stays_succeeded(
     node: NodeProcess, name: str, said: str
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from storage.brought import newest_arrival
+from storage.database import Database
 from tests import node_rows, phantoms
 from tests.node_process import NodeProcess, route, running
 from tests.peers import storescu
@@ -20,5 +22,10 @@ def test_a_localizer_and_a_dose_page_are_left_out_and_the_log_says_how_many(
         told = node.event("instances set aside")
         node_rows.wait_until_idle(node, 60.0)
         (job,) = node_rows.all_jobs(node)
+        database = Database.for_folder(node.folder / "var")
+        arrival = newest_arrival(database, told["series_uid"])
+        database.close()
     assert told["reasons"] == {"NOT_A_CT_SLICE": 2}
     assert job.state == "succeeded"
+    assert arrival is not None
+    assert arrival.evidence["set_aside"] == {"NOT_A_CT_SLICE": 2}

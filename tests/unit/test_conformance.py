@@ -72,6 +72,11 @@ def test_every_status_that_the_node_answers_or_reads_is_explained(shipped: str) 
         assert f"| {code:04X} |" in shipped
 
 
+def test_every_status_that_a_peer_may_answer_stands_there_in_words(shipped: str) -> None:
+    for first, _, words in status.C_STORE_MEANINGS:
+        assert re.search(rf"^\| {first:04X}(-[0-9A-F]{{4}})? \| {words} \|$", shipped, re.MULTILINE)
+
+
 def test_every_rejection_that_the_node_gives_is_explained(shipped: str) -> None:
     given = {value for name, value in vars(status).items() if name.startswith("REJECT_")}
     assert given == {answer for answer, _ in REJECTED}

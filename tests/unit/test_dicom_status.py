@@ -1,8 +1,19 @@
 """What DIMSE statuses and association rejections mean for the sender."""
 
 import pytest
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
-from node.dicom.status import C_STORE_OUTCOMES, REJECTIONS, Outcome, outcome, rejection
+from node.dicom.status import (
+    C_STORE_MEANINGS,
+    C_STORE_OUTCOMES,
+    REJECTIONS,
+    UNKNOWN,
+    Outcome,
+    meaning,
+    outcome,
+    rejection,
+    said,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +50,26 @@ def test_no_range_of_the_table_hides_a_later_one() -> None:
         assert first <= last
         earlier = C_STORE_OUTCOMES[:index]
         assert not any(low <= first and last <= high for low, high, _ in earlier)
+
+
+def test_a_status_is_said_with_its_number_and_its_meaning() -> None:
+    assert said(0x0122) == "0x0122 (SOP Class not supported)"
+    assert said(0xA7FF) == "0xA7FF (out of resources)"
+    assert said(0xA900) == "0xA900 (data set does not match SOP Class)"
+    assert said(0xC123) == "0xC123 (cannot understand)"
+    assert said(0x1234) == "0x1234 (not a status of the standard)"
+
+
+def test_every_status_of_c_store_is_known_and_no_other() -> None:
+    named = {status for status in range(0x10000) if meaning(status) != UNKNOWN}
+    assert named == set(STORAGE_SERVICE_CLASS_STATUS)
+
+
+def test_no_status_has_two_meanings() -> None:
+    ranges = sorted((first, last) for first, last, _ in C_STORE_MEANINGS)
+    assert all(
+        last < following for (_, last), (following, _) in zip(ranges, ranges[1:], strict=False)
+    )
 
 
 @pytest.mark.parametrize("result", [1, 2])

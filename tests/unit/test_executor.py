@@ -12,7 +12,7 @@ import pytest
 
 from inference.model import Parameters
 from inference.request import Derived, ModelSpec, Output, Progress, Request, Source
-from node.work.executor import Bounds, End, Ended, Order, ProcessExecutor
+from node.work.executor import Bounds, End, Ended, Order, ProcessExecutor, how_it_ended
 from tests import series
 
 BOUNDS = Bounds(seconds=120)
@@ -80,6 +80,21 @@ def test_a_node_that_stops_ends_the_worker_and_counts_nothing(
     assert executor.pid is None
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (3, "exit code 3"),
+        (None, "exit code None"),
+        (-11, "crashed (SIGSEGV), most often in compiled code of a library"),
+        (-15, "ended by somebody, or as the machine stopped (SIGTERM)"),
+        (-10, "ended by the signal SIGUSR1"),
+        (-40, "ended by signal 40"),
+    ],
+)
+def test_an_exit_code_is_said_in_words(code: int | None, said: str) -> None:
+    assert how_it_ended(code).startswith(said)
+
+
 def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     executor: ProcessExecutor, tmp_path: Path
 ) -> None:
@@ -91,5 +106,6 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     end = executor.run(request(tmp_path / "a", 8), BOUNDS, kill)
     assert isinstance(end, Ended)
     assert end.how is End.WORKER_DIED
+    assert end.detail == "killed by the system (SIGKILL), most often for want of memory"
     again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
     assert isinstance(again, Derived)

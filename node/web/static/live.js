@@ -2,8 +2,8 @@
 "use strict";
 
 (() => {
-  const areas = ["now", "needs", "queue", "deliveries", "peers", "capacity", "configuration",
-    "selftest", "audit"];
+  const areas = ["now", "needs", "queue", "deliveries", "peers", "concerns", "capacity",
+    "configuration", "selftest", "audit"];
   const againSeconds = 5;
   const lost = document.getElementById("lost");
   const ended = document.getElementById("ended");

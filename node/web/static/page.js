@@ -24,6 +24,12 @@
     return not.length ? `${done} Job ${not[0].id}: ${not[0].sentence}` : done;
   };
 
+  // What was answered before stands no more: the next try may fail.
+  document.body.addEventListener("htmx:beforeRequest", (event) => {
+    const { empties } = event.detail.elt.dataset;
+    if (empties) document.querySelector(empties).replaceChildren();
+  });
+
   document.body.addEventListener("htmx:afterRequest", (event) => {
     const { successful, requestConfig, xhr } = event.detail;
     if (!requestConfig || requestConfig.verb === "get") return;
@@ -44,11 +50,13 @@
     htmx.trigger(document.body, "changed");
   });
 
-  // What somebody is ticking stays as it is until they have acted on it.
+  // What somebody is ticking or typing stays as it is until they have acted on it.
+  const isBusy = (part) => part.querySelector("[type=checkbox]:checked")
+    || [...part.querySelectorAll("[type=password]")].some((one) => one.value);
   document.body.addEventListener("htmx:beforeSwap", (event) => {
     const { requestConfig, target } = event.detail;
     const isFresh = requestConfig && requestConfig.verb === "get";
-    if (isFresh && target.querySelector("[type=checkbox]:checked")) event.detail.shouldSwap = false;
+    if (isFresh && isBusy(target)) event.detail.shouldSwap = false;
   });
 
   // The same words as the server's, so that a fresh fragment does not jump.

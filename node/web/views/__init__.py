@@ -13,6 +13,7 @@ from node.web.views.now import router as now_router
 from node.web.views.peers import router as peers_router
 from node.web.views.people import router as people_router
 from node.web.views.render import error_page
+from node.web.views.rules import router as rules_router
 from node.web.views.selftest import router as selftest_router
 from node.web.views.session import router as session_router
 
@@ -27,6 +28,7 @@ for page in (
     peers_router,
     capacity_router,
     selftest_router,
+    rules_router,
     configuration_router,
     people_router,
     audit_router,

@@ -14,7 +14,7 @@ from node.web import drawings
 from node.web.auth import AsViewer
 from node.web.drawings import Point
 from node.web.parts import PartsOf
-from node.web.views.render import Look, look, page
+from node.web.views.render import Look, look, page, part
 from storage import disks, durations, overview
 from storage.lines import Bucket
 
@@ -35,17 +35,27 @@ NAMES: Mapping[str, str] = {
     "total": "After the last instance",
 }
 
+Span = Annotated[str, Query(pattern="^(day|week)$")]
+
 
 @router.get("/capacity")
 def capacity(
-    request: Request,
-    visitor: AsViewer,
-    parts: PartsOf,
-    span: Annotated[str, Query(pattern="^(day|week)$")] = "day",
+    request: Request, visitor: AsViewer, parts: PartsOf, span: Span = "day"
 ) -> HTMLResponse:
     at = look(request, parts, visitor)
-    shown = _disk(at) | _times(at, span) | _workers(at)
-    return page(at, "capacity.html", path="/capacity", span=span, spans=SPANS, **shown)
+    return page(at, "capacity.html", path="/capacity", **_capacity(at, span))
+
+
+@router.get("/capacity/part")
+def fragment(
+    request: Request, visitor: AsViewer, parts: PartsOf, span: Span = "day"
+) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return part(at, "capacity_part.html", **_capacity(at, span))
+
+
+def _capacity(at: Look, span: str) -> dict[str, object]:
+    return {"span": span, "spans": SPANS, **_disk(at), **_times(at, span), **_workers(at)}
 
 
 def _disk(at: Look) -> dict[str, object]:
@@ -66,6 +76,7 @@ def _workers(at: Look) -> dict[str, object]:
     return {
         "running": overview.running(at.parts.database, at.now),
         "inference": at.parts.config().inference,
+        "devices": durations.devices(at.parts.database),
         "nodes": at.parts.store.nodes.get(),
         "counts": counts,
     }

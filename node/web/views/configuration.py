@@ -1,16 +1,15 @@
-"""The configuration as the node has read it, its mistakes, and what its routes would do."""
+"""The configuration as the node has read it, and its mistakes."""
 
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from node.web import tester, trial
-from node.web.auth import AsAdministrator, AsOperator
+from node.web.auth import AsAdministrator
 from node.web.parts import PartsOf
-from node.web.problems import Problem
+from node.web.views import rules
 from node.web.views.render import Look, look, page, part
 from storage import configured, wishes
 from storage.evaluation import evaluation
@@ -40,31 +39,8 @@ def configuration(
     series_uid: Annotated[str, Query(max_length=64)] = "",
 ) -> HTMLResponse:
     at = look(request, parts, visitor)
-    shown = _configured(at)
-    return page(at, "configuration.html", path="/configuration", series_uid=series_uid, **shown)
-
-
-@router.post("/configuration/try")
-def tried(
-    request: Request,
-    visitor: AsOperator,
-    parts: PartsOf,
-    file: Annotated[list[UploadFile] | None, File()] = None,
-    series_uid: Annotated[str, Form(max_length=64)] = "",
-    called_ae: Annotated[str, Form(max_length=16)] = "",
-    calling_ae: Annotated[str, Form(max_length=16)] = "",
-) -> HTMLResponse:
-    """What the routes say to files that were dropped here, or to a series that was received."""
-    at = look(request, parts, visitor)
-    titles = called_ae.strip(), calling_ae.strip()
-    given = [each for each in file or [] if each.filename]
-    if given:
-        found = tester.try_files(parts, visitor.name, given, *titles)
-    elif series_uid.strip():
-        found = tester.try_series(parts, visitor.name, series_uid.strip(), *titles)
-    else:
-        raise Problem(422, "Drop a Part 10 file, or name the UID of a received series.")
-    return part(at, "tried.html", found=trial.masked(found) if at.is_masked else found)
+    shown = {**_configured(at), **rules.asked(at, series_uid)}
+    return page(at, "configuration.html", path="/configuration", **shown)
 
 
 @router.get("/configuration/part")

@@ -13,12 +13,14 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from node.web.auth import AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
 from node.web.searches import Searches
+from node.web.views import fates
 from node.web.views.render import Look, look, page
-from storage import find, overview
+from storage import find, overview, switches
 from storage.errors import NotFound
 from storage.find import Wanted
 from storage.lines import Page, SeriesLine
 from storage.records import JobState
+from storage.site import SwitchName
 
 router = APIRouter()
 
@@ -94,7 +96,7 @@ def search(
         path="/find",
         given=given,
         found=found,
-        went=_went(parts, found),
+        **_became(parts, found),
         more={"search": search} if kept else {key: given[key] for key in PUBLIC},
         is_gone=bool(search) and kept is None,
         states=list(JobState),
@@ -109,7 +111,9 @@ def series(series_uid: str, request: Request, visitor: AsViewer, parts: PartsOf)
     if not found.lines:
         raise NotFound(f"no series {series_uid} was received")
     seen(at, series_uid)
-    values = {"found": found, "went": _went(parts, found), "series_uid": series_uid}
+    became = _became(parts, found)
+    aside = fates.set_aside(parts, series_uid)
+    values = {"found": found, "series_uid": series_uid, "aside": aside, **became}
     return page(at, "series.html", path="/find", **values)
 
 
@@ -133,10 +137,16 @@ def _searches(request: Request) -> Searches:
     return searches
 
 
-def _went(parts: Parts, found: Page[SeriesLine] | None) -> Mapping[int, object]:
-    """Where the results of all these series went."""
+def _became(parts: Parts, found: Page[SeriesLine] | None) -> Mapping[str, object]:
+    """Where the results of all these series went, and of which of them no job was made, and why."""
     lines = found.lines if found is not None else ()
-    return overview.whereabouts(parts.database, (job.id for line in lines for job in line.jobs))
+    jobs = (job.id for line in lines for job in line.jobs)
+    uids = {line.subject.series_uid for line in lines}
+    return {
+        "went": overview.whereabouts(parts.database, jobs),
+        "fates": fates.fates(parts, lines),
+        "never": switches.of_subjects(parts.database, SwitchName.NEVER, uids),
+    }
 
 
 def _found(parts: Parts, given: Mapping[str, str], offset: int) -> Page[SeriesLine]:

@@ -12,7 +12,7 @@ from node.rules.completion import complete_at
 from node.web.auth import AsViewer
 from node.web.parts import PartsOf
 from node.web.problems import Problem
-from node.web.views import wording
+from node.web.views import concerns, wording
 from node.web.views.render import Look, look, page, part
 from storage import overview, switches
 from storage.lines import ArrivalLine
@@ -55,7 +55,10 @@ def _drain(at: Look) -> Mapping[str, object]:
 
 
 def _needs(at: Look) -> Mapping[str, object]:
-    return {"needs": overview.needs(at.parts.database, limit=FIRST_NEEDS)}
+    return {
+        "needs": overview.needs(at.parts.database, limit=FIRST_NEEDS),
+        "concerns": concerns.concerns(at.parts, at.now),
+    }
 
 
 def _arrivals(at: Look) -> Mapping[str, object]:

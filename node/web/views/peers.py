@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from node.rules.silence import is_silent
 from node.web.auth import AsViewer
 from node.web.parts import PartsOf
+from node.web.views import concerns
 from node.web.views.render import Look, look, page, part
 from storage import peers, switches, wishes
 from storage.site import SwitchName, WishKind, WishState
@@ -32,16 +32,23 @@ def fragment(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLRespons
     return part(at, "peers_part.html", **_peers(at))
 
 
+@router.get("/peers/count")
+def count(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    """How many of those on this page somebody should look at."""
+    at = look(request, parts, visitor)
+    return part(at, "concerning.html", concerns=concerns.concerns(parts, at.now))
+
+
 def _peers(at: Look) -> Mapping[str, object]:
     database, config = at.parts.database, at.parts.config()
     allowed = switches.all_on(database, SwitchName.ALLOWED_AE)
     expected = {each.ae_title: each for each in config.senders}
-    heard = peers.senders(database, _midnight(at))
+    heard = peers.last_heard(database, list(expected))
     return {
-        "senders": heard,
+        "senders": peers.senders(database, _midnight(at)),
         "expected": expected,
-        "silent": _silent(at, {each.ae_title: each.last_at for each in heard}),
-        "never_heard": sorted(set(expected) - {each.ae_title for each in heard}),
+        "silent": frozenset(concerns.silent(at.parts, at.now)),
+        "never_heard": sorted(set(expected) - set(heard)),
         "rejections": peers.rejections(database, at.now - REJECTED_DAYS * DAY, limit=20),
         "allowed": allowed,
         "allowed_names": {each.subject for each in allowed},
@@ -74,15 +81,6 @@ def _echoing(at: Look) -> frozenset[str]:
         each.subject
         for each in asked
         if each.kind is WishKind.ECHO and each.state is WishState.ASKED
-    )
-
-
-def _silent(at: Look, last: Mapping[str, float]) -> frozenset[str]:
-    """Senders that are expected to send now, and have not for longer than they may be silent."""
-    return frozenset(
-        each.ae_title
-        for each in at.parts.config().senders
-        if each.ae_title in last and is_silent(each, last[each.ae_title], at.now, at.zone)
     )
 
 

@@ -13,10 +13,12 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from node.dicom.status import meaning
 from node.web.auth import Role, Visitor
 from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.views import wording
+from node.web.views.concerns import concerns
 from storage import overview, switches
 from storage.lines import Page
 
@@ -33,6 +35,7 @@ NAVIGATION = (
     ("/peers", "Peers", Role.VIEWER),
     ("/capacity", "Capacity", Role.VIEWER),
     ("/selftest", "Self-test", Role.VIEWER),
+    ("/rules", "Rule tester", Role.OPERATOR),
     ("", "", Role.VIEWER),
     ("/configuration", "Configuration", Role.ADMINISTRATOR),
     ("/users", "Users", Role.ADMINISTRATOR),
@@ -68,6 +71,7 @@ def page(at: Look, name: str, *, path: str, **values: object) -> HTMLResponse:
         "path": path,
         "pages": [entry for entry in NAVIGATION if at.visitor.may(entry[2])],
         "needing": needs.total if isinstance(needs, Page) else 0,
+        "concerns": values["concerns"] if "concerns" in values else concerns(at.parts, at.now),
         "draining": switches.draining(at.parts.database),
         "node_ae": at.parts.config().node.ae_title,
         "zone": wording.zone_name(at.now, at.zone),
@@ -165,6 +169,7 @@ def _environment() -> Environment:
         "percent": wording.percent,
         "stack": wording.stack,
         "as_json": _as_json,
+        "meaning": meaning,
     }
     made.globals |= {"todo": wording.todo, "steps": wording.STEPS, "reasons": sorted(wording.TODO)}
     return made

@@ -78,6 +78,8 @@ def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
     assert completed(tmp_path, "jobs", "--state", "he") == ["held"]
     assert completed(tmp_path, "jobs", "--route", "c") == ["ct-slices"]
     assert completed(tmp_path, "jobs", "--destination", "p") == ["pacs"]
+    for words in (("pause",), ("echo",), ("send", "ct", "--to"), ("redeliver", "1", "--to")):
+        assert completed(tmp_path, *words, "p") == ["pacs"]
     assert completed(tmp_path, "user", "add", "anna", "--role", "o") == ["operator"]
 
 

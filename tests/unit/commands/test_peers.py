@@ -37,6 +37,15 @@ def test_send_stores_a_folder_and_skips_what_is_no_dicom(
     assert one["instances"][0]["status"] == "0x0000"
 
 
+def test_send_says_what_a_peer_answered_in_words(midslice: Midslice, tmp_path: Path) -> None:
+    phantoms.write(tmp_path / "ct", phantoms.Series(slices=3))
+    with peers.scripted_scp(peers.Script(statuses=[0x0000, 0x0124])) as port:
+        configure(tmp_path, port=port)
+        said = midslice("send", tmp_path / "ct", "--to", "pacs")
+    assert said.status == 1
+    assert "1 of them: 0x0124 (not authorised)." in said.out
+
+
 def test_send_to_a_peer_that_is_not_there_is_status_1(midslice: Midslice, tmp_path: Path) -> None:
     phantoms.write(tmp_path / "ct", phantoms.Series(slices=2))
     said = midslice("send", tmp_path / "ct", "--to", "other", "--json")

@@ -1,5 +1,7 @@
 """How long each step takes, how much is done, and how long the disk lasts."""
 
+from dataclasses import replace
+
 import pytest
 
 from storage import disks, durations
@@ -50,6 +52,19 @@ def test_each_step_has_its_middle_and_what_one_in_twenty_exceeds(stored: Stored)
     assert found["infer"].count == 3
     nothing = durations.durations(stored.database, began - DAY, began)
     assert (nothing["infer"].count, nothing["infer"].p50) == (0, None)
+
+
+def test_the_newest_jobs_say_what_they_ran_on(stored: Stored) -> None:
+    for number, device in enumerate(("cpu", "cuda", "cpu", ""), start=1):
+        stored.ask(f"k{number}", (f"{number}.1",), stack=f"stack {number}")
+        job = stored.claim()
+        stored.clock.now += 1
+        record = {"device": device} if device else {}
+        stored.queue.succeed(job, replace(stored.derive(job, f"2.25.{number}"), record=record))
+    assert durations.devices(stored.database) == ("cpu", "cuda")
+    for _ in range(durations.NEWEST_JOBS):
+        one_job(stored, 1.0)
+    assert durations.devices(stored.database) == ()
 
 
 def test_a_failed_job_has_waited_but_inferred_nothing(stored: Stored) -> None:

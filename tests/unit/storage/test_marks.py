@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from storage import marks, switches
+from storage import echoes, marks, notices, switches
 from storage.site import SwitchName
 from tests.unit.storage.stored import Stored
 
@@ -70,4 +70,23 @@ def test_peers_and_switches_have_their_marks(marked: Marked) -> None:
     stored.archive.rejected("NEW", "MIDSLICE", "10.0.0.3", "calling AE title not recognised")
     assert marked.changed() == {"peers"}
     switches.turn(stored.database, stored.clock(), "anna", SwitchName.DRAINING, on=True)
-    assert marked.changed() == {"now", "queue", "peers", "configuration", "audit"}
+    assert marked.changed() == {"now", "queue", "peers", "concerns", "configuration", "audit"}
+
+
+def test_a_destination_that_is_found_down_and_a_notice_that_fails_are_concerns(
+    marked: Marked,
+) -> None:
+    stored = marked.stored
+    database, now = stored.database, stored.clock()
+    for ok in (True, False):
+        stored.clock.now += 1
+        echoes.record(database, stored.clock(), "pacs", ok=ok, seconds=0.1, sentence="")
+        assert marked.changed() == {"peers", "concerns"}
+    echoes.record(database, stored.clock(), "pacs", ok=False, seconds=0.1, sentence="")
+    assert marked.changed() == {"peers"}  # it was down before
+    notices.tell(database, now, "job_held", "k", {"job": 1})
+    notices.address(database, now, ("mail",), ("job_held",))
+    assert marked.changed() == {"concerns", "configuration"}
+    (message,) = notices.due(database, now)
+    notices.retry(database, message.id, now + 30, "No.")
+    assert marked.changed() == {"concerns"}

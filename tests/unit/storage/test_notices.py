@@ -115,6 +115,32 @@ def test_what_was_given_up_is_counted_and_may_be_sent_once_more(
         notices.again(database, clock(), 999)
 
 
+def test_a_channel_is_stuck_until_it_has_taken_something_later(
+    database: Database, clock: Clock
+) -> None:
+    def stuck() -> list[str]:
+        return [each.channel for each in notices.stuck(database, clock.now - DAY)]
+
+    message = one(database, clock())
+    assert stuck() == []  # nobody has tried yet
+    notices.retry(database, message.id, clock.now, "No.")
+    assert stuck() == ["mail"]
+    notices.failed(database, clock(), message.id, "No.")
+    assert stuck() == ["mail"]
+    notices.tell(database, clock(), "job_held", "later", {"job": 2})
+    notices.address(database, clock(), ("mail",), EVENTS)
+    (later,) = notices.due(database, clock())
+    assert stuck() == ["mail"]
+    notices.sent(database, clock(), later.id)
+    assert stuck() == []
+
+
+def test_a_channel_that_failed_long_ago_is_not_stuck(database: Database, clock: Clock) -> None:
+    notices.failed(database, clock(), one(database, clock()).id, "No.")
+    clock.now += DAY + 1
+    assert notices.stuck(database, clock.now - DAY) == ()
+
+
 def test_old_notices_are_forgotten_but_not_what_waits(database: Database, clock: Clock) -> None:
     message = one(database, clock())
     notices.forget(database, clock.now + 1)

@@ -3,6 +3,7 @@
 import pytest
 
 from storage import echoes, peers, switches
+from storage.nodes import fact_or_set
 from storage.records import Peer
 from storage.site import SwitchName
 from tests.unit.storage.stored import Stored
@@ -53,6 +54,21 @@ def test_who_was_turned_away_alike_is_one_line_with_its_reason(stored: Stored) -
     assert peers.rejections(stored.database, stored.clock.now + 1).total == 0
     (sender,) = peers.senders(stored.database, 0.0)
     assert (sender.rejected_today, sender.instances_today) == (4, 0)
+    assert (sender.last_at, sender.last_image_at) == (stored.clock.now, None)
+
+
+def test_who_is_only_turned_away_has_brought_nothing_since_its_last_image(stored: Stored) -> None:
+    stored.receive("1.1", peer=Peer("CT1", "MIDSLICE"))
+    image_at = stored.clock.now
+    fact_or_set(stored.database, peers.EXPECTED.format("CT1"), repr(image_at - 900))
+    fact_or_set(stored.database, peers.EXPECTED.format("CT2"), repr(image_at - 500))
+    stored.clock.now += 7200
+    for name in ("CT1", "CT2"):
+        stored.archive.rejected(name, "MIDSLICE", "10.0.0.3", NOT_KNOWN)
+    first = peers.senders(stored.database, 0.0)[0]
+    assert (first.ae_title, first.last_at, first.last_image_at) == ("CT1", stored.clock(), image_at)
+    since = peers.quiet_since(stored.database, ["CT1", "CT2", "CT9"])
+    assert since == {"CT1": image_at, "CT2": image_at - 500}
 
 
 def test_a_destination_shows_what_waits_and_how_well_it_goes(stored: Stored) -> None:

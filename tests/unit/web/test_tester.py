@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from node.config import Condition
-from node.web import aside, shield, tester, trial
+from node.web import aside, shield, trial
 from node.web.problems import Problem
 from node.web.trial import Question, tried
 from storage.site import Role
@@ -53,9 +53,44 @@ def test_large_files_are_read_from_those_only_who_may_send_them(
     served.user("anna")
     client = served.client() if role is None else served.program(role)
     large = [("file", ("large.dcm", bytes(shield.MOST_BYTES + 1)))]
-    many = [*large, *[("file", (f"{n}.dcm", b"x")) for n in range(tester.MOST_FILES)]]
+    many = [*large, *[("file", (f"{n}.dcm", b"x")) for n in range(shield.MOST_FILES)]]
     assert client.post(EXPLAIN, files=many).status_code == status
     assert client.post(EXPLAIN, files=upload(*series.thick(1))).status_code in (200, 401, 403)
+
+
+def test_a_whole_chest_is_taken_and_who_sends_more_is_told_both_bounds(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(count: int, size: int = 9) -> list[tuple[str, tuple[str, bytes]]]:
+        return [("file", (f"{number}.dcm", bytes(size))) for number in range(count)]
+
+    chest = served.client().post(EXPLAIN, files=files(120))
+    assert chest.json()["set_aside"][0]["instances"] == 120
+    answer = served.client().post(EXPLAIN, files=files(501))
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "These are 501 files: at most 500 files, 64 MiB together."
+    monkeypatch.setattr(shield, "MOST_FILE_BYTES", 2 * shield.MOST_BYTES)
+    answer = served.client().post(EXPLAIN, files=files(5, shield.MOST_BYTES))
+    assert answer.status_code == 413
+    assert answer.json()["detail"] == (
+        "These files are too large: at most 500 files, 64 MiB together."
+    )
+
+
+def test_an_operator_has_a_page_for_it_that_shows_no_configuration(served: Site) -> None:
+    served.user("ada")
+    for role, status in ((Role.OPERATOR, 200), (Role.VIEWER, 403)):
+        served.user(role, role)
+        person = served.logged_in(role)
+        person.headers["Accept"] = "text/html"
+        answer = person.get("/rules?series_uid=1.2.3")
+        assert answer.status_code == status
+        assert ('href="/rules"' in person.get("/").text) == (status == 200)
+        assert person.act("POST", "/rules/try").status_code == (422 if status == 200 else 403)
+        assert person.get("/configuration").status_code == 403
+        if status == 200:
+            assert 'value="1.2.3"' in answer.text
+            assert "4242" not in answer.text  # the port of a destination
 
 
 def test_a_single_file_is_asked_for_all_but_its_gap(served: Site) -> None:

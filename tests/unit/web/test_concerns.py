@@ -1,0 +1,112 @@
+"""Whom somebody should look at: silent senders, destinations, notices; on Now and on every page."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage import echoes, notices, peers, switches
+from storage.nodes import fact_or_set
+from storage.records import Peer
+from storage.site import SwitchName
+from tests.unit.web.site import Client, Site, site
+
+CALM = "Nothing needs a person."
+HOUR = 3600.0
+SENDERS = """
+[[sender]]
+ae_title = "CT1"
+silent_hours = 2.0
+[[sender]]
+ae_title = "CT2"
+silent_hours = 2.0
+"""
+
+
+@pytest.fixture
+def watched(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+    """A node that expects two scanners, all day."""
+    with site(tmp_path / "site", migrated_sqlite, SENDERS) as made:
+        yield made
+
+
+def marks(person: Client) -> tuple[str, str]:
+    """What the part of Now and the mark at "Peers" say."""
+    return person.get("/now/needs").text, person.get("/peers/count").text
+
+
+def turned_away(served: Site, name: str) -> None:
+    served.rows.archive.rejected(name, "MIDSLICE", "10.0.0.3", "calling AE title not recognised")
+
+
+def test_a_node_with_nothing_wrong_around_it_is_calm(watched: Site) -> None:
+    watched.rows.receive("1.1", peer=Peer("CT1", "MIDSLICE"))
+    part, mark = marks(watched.browser())
+    assert CALM in part
+    assert mark.strip() == ""
+
+
+def test_a_scanner_that_is_only_turned_away_stays_silent(watched: Site) -> None:
+    person = watched.browser()
+    watched.rows.receive("1.1", peer=Peer("CT1", "MIDSLICE"))
+    watched.clock.now += 3 * HOUR
+    turned_away(watched, "CT1")
+    page = person.get("/peers").text
+    assert "silent for longer than 2 h" in page
+    assert ">3 h</time> ago" in page  # the last image
+    assert ">0 s</time> ago" in page  # last seen
+    part, mark = marks(person)
+    assert "has brought no image for" in part
+    assert CALM not in part
+    assert ">1<" in mark
+    watched.rows.receive("1.2", peer=Peer("CT1", "MIDSLICE"))
+    assert "silent for longer" not in person.get("/peers").text
+    assert CALM in person.get("/now/needs").text
+
+
+def test_a_scanner_that_never_brought_anything_is_silent_since_it_was_expected(
+    watched: Site,
+) -> None:
+    person = watched.browser()
+    turned_away(watched, "CT2")
+    fact_or_set(watched.database, peers.EXPECTED.format("CT2"), repr(watched.clock.now))
+    assert "CT2 is expected to send and has never brought an image." in person.get("/peers").text
+    assert CALM in person.get("/now/needs").text
+    watched.clock.now += 3 * HOUR
+    assert ">CT2</a>" in person.get("/now/needs").text
+    assert "silent for longer than 2 h" in person.get("/peers").text
+
+
+def test_a_destination_that_is_down_or_paused_is_a_concern(served: Site) -> None:
+    person, now = served.browser(), served.clock()
+    for name in ("pacs", "gone"):  # nobody sends to the second one any more
+        echoes.record(served.database, now, name, ok=False, seconds=0.1, sentence="It is off.")
+    part, mark = marks(person)
+    assert "has not answered for" in part
+    assert ">1<" in mark
+    assert "gone" not in part
+    switches.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
+    part, mark = marks(person)
+    assert "has been paused by anna for" in part
+    assert ">1<" in mark  # the same destination
+    echoes.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="")
+    switches.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=False)
+    assert CALM in person.get("/now/needs").text
+
+
+def test_a_notice_that_does_not_get_there_is_a_concern_of_the_self_test_page(served: Site) -> None:
+    person, now = served.browser(), served.clock()
+    notices.tell(served.database, now, "job_held", "k", {"job": 1})
+    notices.address(served.database, now, ("mail",), ("job_held",))
+    (message,) = notices.due(served.database, now)
+    notices.retry(served.database, message.id, now + 30, "mail.example.org did not take it.")
+    part, mark = marks(person)
+    assert 'href="/selftest"' in part
+    assert "has not taken a notice for" in part
+    assert mark.strip() == ""  # it is nothing of the page Peers
+
+
+def test_every_page_says_how_many_peers_need_a_look(served: Site) -> None:
+    switches.turn(served.database, served.clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
+    for path in ("/", "/find", "/capacity"):
+        assert '1<span class="for-readers"> to look at</span>' in served.browser().get(path).text
