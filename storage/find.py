@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     and_,
     exists,
+    false,
     func,
     or_,
     select,
@@ -24,7 +25,7 @@ from storage.database import Database
 from storage.lines import MOST_COUNTED, JobLine, Page, SeriesLine
 from storage.overview import JOB_LINES, SUBJECT, to_job_line, to_subject
 from storage.records import ArrivalState, JobState
-from storage.rows import name_key
+from storage.rows import sought_keys
 from storage.schema import (
     ENDED_JOB,
     HAS_REASON,
@@ -226,13 +227,17 @@ class _Search:
         return select(series.c.id).where(part(_with_index))
 
     def _named(self, text: str) -> Part:
-        key = name_key(text)
-        return lambda how: begins(self._database, how(series.c.name_key), key)
+        return self._begins_with_one(series.c.name_key, sought_keys(text))
 
     def _begins(self, column: Text, text: str) -> Part:
         """Numbers of patients and requests may begin with letters, typed as people like."""
-        typed = dict.fromkeys((text, text.upper(), text.lower()))
-        return lambda how: or_(*(begins(self._database, how(column), one) for one in typed))
+        typed = tuple(dict.fromkeys((text, text.upper(), text.lower())))
+        return self._begins_with_one(column, typed)
+
+    def _begins_with_one(self, column: Text, texts: Sequence[str]) -> Part:
+        return lambda how: or_(
+            false(), *(begins(self._database, how(column), one) for one in texts)
+        )
 
     def _described(self, text: str) -> ColumnElement[bool]:
         """Descriptions repeat: whoever contains the text is found among the different ones."""

@@ -63,6 +63,10 @@ def found(stored: Stored, **wanted: object) -> list[str]:
         ({"name": "müller"}, ["1.1.2", "1.1.1"]),
         ({"name": "MÜLLER ÄNNE"}, ["1.1.1"]),
         ({"name": "Müller^Än"}, ["1.1.1"]),
+        ({"name": "Müller, Änne"}, ["1.1.1"]),
+        ({"name": "müller,"}, ["1.1.2", "1.1.1"]),
+        ({"text": "Yamada, Tarou"}, ["1.1.4"]),
+        ({"name": ","}, []),
         ({"name": "o'neill"}, ["1.1.3"]),
         ({"name": "' OR 1=1 --"}, []),
         ({"text": "77"}, ["1.1.3"]),
@@ -139,6 +143,13 @@ def test_pages_follow_each_other_without_a_gap(filled: Stored) -> None:
     ids = [line.id for line in itertools.chain(*(page.lines for page in pages))]
     assert ids == sorted(ids, reverse=True)
     assert len(set(ids)) == 4
+
+
+def test_a_comma_that_a_peer_sent_within_a_name_is_found_as_it_is_typed(stored: Stored) -> None:
+    what = Received("9.1", "1.1", "1.1.1", CT, EXPLICIT, "CT", patient_name="Doe, Jane")
+    stored.archive.keep(what, Peer("CT1", "MIDSLICE"), stored.incoming(content_of(what)))
+    (line,) = find.found_series(stored.database, Wanted(name="Doe, J")).lines
+    assert line.subject.patient_name == "Doe, Jane"
 
 
 def test_a_series_without_a_job_is_found_with_what_is_known_of_it(stored: Stored) -> None:
