@@ -222,7 +222,7 @@ class Queue:
 
     def cancel(self, job_id: int, *, who: str = "") -> JobState:
         """A person cancels a job; a running one stops at its next step. Where it stands now."""
-        allowed = (JobState.QUEUED, JobState.HELD, JobState.RUNNING)
+        allowed = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
         with by(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
             row = locked(db, job_id, allowed, "cancelled")
             if row.state == JobState.RUNNING:

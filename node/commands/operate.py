@@ -22,7 +22,7 @@ def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson 
 
 
 def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Cancel a queued, held or running job; a running one stops at its next step."""
+    """Cancel a queued, held, failed or running job; a running one stops at its next step."""
     with opened(config) as store:
         state = store.queue.cancel(job_id, who=user())
         said = "stops at its next step" if state == "running" else "is cancelled"

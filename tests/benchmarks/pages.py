@@ -9,6 +9,7 @@ from storage import durations, find, marks, notices, overview, peers, selftests,
 from storage.audit import Audit
 from storage.database import Database
 from storage.find import Wanted
+from storage.needs import needing
 from storage.records import JobState
 from tests.benchmarks import filler
 from tests.benchmarks.rig import Setting
@@ -39,7 +40,7 @@ QUERIES: dict[str, Ask] = {
     "sending": lambda db, now, jobs: overview.sending(db),
     "unconfirmed, nobody proves": lambda db, now, jobs: overview.unconfirmed(db, ()),
     "unconfirmed": lambda db, now, jobs: overview.unconfirmed(db, ("pacs",)),
-    "needs a person": lambda db, now, jobs: overview.needs(db),
+    "needs a person": lambda db, now, jobs: needing(db),
     "counts of states": lambda db, now, jobs: overview.counts(db),
     "jobs, newest": _jobs(),
     "jobs, held": _jobs(states=(JobState.HELD,)),

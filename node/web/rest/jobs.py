@@ -57,7 +57,7 @@ def requeue(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     return _job(parts, job_id)
 
 
-@router.post("/jobs/{job_id}/cancel", summary="Cancel a queued, held or running job")
+@router.post("/jobs/{job_id}/cancel", summary="Cancel a queued, held, failed or running job")
 def cancel(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.queue.cancel(job_id, who=visitor.name)
     return _job(parts, job_id)

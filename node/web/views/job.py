@@ -29,7 +29,7 @@ router = APIRouter()
 
 MOST_INSTANCES = 500
 REQUEUED = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
-CANCELLED = (JobState.QUEUED, JobState.HELD, JobState.RUNNING)
+CANCELLED = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
 
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -104,7 +104,7 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
         "timeline": drawings.timeline(_phases(steps)),
         "answers": {each.id: answers(at.parts.database, each.id) for each in found.deliveries},
         "is_going_on": _is_going_on(found),
-        "may_requeue": one.state in REQUEUED,
+        "may_requeue": one.state in REQUEUED and not found.is_gone,
         "may_cancel": one.state in CANCELLED and not one.cancel_requested,
         "again": AGAIN,
         "proving": [each.name for each in at.parts.config().destinations if gives_proof(each)],

@@ -12,6 +12,7 @@ from node.web.parts import Parts, PartsOf
 from node.web.views.render import look, page, part
 from storage import find, overview
 from storage.find import Wanted
+from storage.needs import needing
 from storage.records import JobState
 
 router = APIRouter()
@@ -53,7 +54,7 @@ def listed(
 @router.get("/needs/count")
 def count(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
     at = look(request, parts, visitor)
-    return part(at, "needing.html", needing=overview.needs(parts.database, limit=1).total)
+    return part(at, "needing.html", needing=needing(parts.database, limit=1).total)
 
 
 def _listed(parts: Parts, given: Mapping[str, str], offset: int) -> Mapping[str, object]:
@@ -62,7 +63,7 @@ def _listed(parts: Parts, given: Mapping[str, str], offset: int) -> Mapping[str,
     values: dict[str, object] = {"given": given, "is_filtered": is_filtered, "offset": offset}
     if not is_filtered:
         values["held"] = overview.held(parts.database)
-        return values | {"needs": overview.needs(parts.database, AT_ONCE, offset)}
+        return values | {"needs": needing(parts.database, AT_ONCE, offset)}
     wanted = Wanted(
         states=WAITING.get(given["state"], (JobState.HELD, JobState.FAILED)),
         reason=given["reason"],

@@ -16,6 +16,7 @@ from node.web.views import wording
 from node.web.views.render import Look, look, page, part
 from storage import overview, switches
 from storage.lines import ArrivalLine
+from storage.needs import needing
 from storage.records import Arrival
 from storage.site import SwitchName
 
@@ -55,7 +56,7 @@ def _drain(at: Look) -> Mapping[str, object]:
 
 
 def _needs(at: Look) -> Mapping[str, object]:
-    return {"needs": overview.needs(at.parts.database, limit=FIRST_NEEDS)}
+    return {"needs": needing(at.parts.database, limit=FIRST_NEEDS)}
 
 
 def _arrivals(at: Look) -> Mapping[str, object]:

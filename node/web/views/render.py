@@ -17,8 +17,9 @@ from node.web.auth import Role, Visitor
 from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.views import wording
-from storage import overview, switches
+from storage import switches
 from storage.lines import Page
+from storage.needs import needing
 
 PAGES = Path(__file__).parent.parent / "pages"
 MASK = "midslice-mask"  # the cookie of who wants patients' attributes hidden
@@ -63,7 +64,7 @@ def look(request: Request, parts: Parts, visitor: Visitor) -> Look:
 
 def page(at: Look, name: str, *, path: str, **values: object) -> HTMLResponse:
     """A whole page."""
-    needs = values.get("needs") or overview.needs(at.parts.database, limit=1)
+    needs = values.get("needs") or needing(at.parts.database, limit=1)
     around = {
         "path": path,
         "pages": [entry for entry in NAVIGATION if at.visitor.may(entry[2])],

@@ -162,11 +162,17 @@ TODO: Mapping[str, str] = {
 }
 FAILED_TODO = "The log of its attempt says where; requeue the job to try once more."
 HELD_TODO = "Settle what the sentence says, then requeue the job."
+GONE_TODO = (
+    "Its received files were removed. Let the sender send the series again, which asks for it "
+    "anew; or cancel this job."
+)
 DELIVERY_TODO = "Look at the destination; send again when it takes the series."
 
 
-def todo(state: str, reason: str, *, is_delivery: bool = False) -> str:
+def todo(state: str, reason: str, *, is_delivery: bool = False, is_gone: bool = False) -> str:
     """What a person can do."""
+    if is_gone:
+        return GONE_TODO
     if reason in TODO:
         return TODO[reason]
     if is_delivery:

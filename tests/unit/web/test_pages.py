@@ -13,6 +13,7 @@ from node.web import looks, searches
 from node.web.looks import Looks
 from node.web.searches import Searches
 from storage.records import Peer
+from storage.retention import purge_one
 from storage.site import Role
 from tests.unit.web.site import Client, Site
 
@@ -128,6 +129,25 @@ def test_a_held_job_is_shown_with_its_sentence_and_a_button(served: Site, person
         assert "Two &lt;slices&gt; are missing." in text, path
         assert "Requeue" in text, path
     assert "Nothing needs a person" not in person.get("/").text
+
+
+def test_a_failed_job_whose_files_were_removed_can_be_cancelled_and_nothing_else(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k")
+    job = served.rows.claim()
+    served.rows.queue.fail(job, "ValueError", "The model raised ValueError.")
+    assert f'id="requeue-{job.id}"' in person.get("/needs").text
+    series_id = served.rows.queue.get(job.id).series_id
+    assert purge_one(served.database, served.rows.files, series_id, served.clock())
+    for path in ("/", "/needs", f"/jobs/{job.id}"):
+        text = person.get(path).text
+        assert "Let the sender send the series again" in text, path
+        assert f"/api/v1/jobs/{job.id}/cancel" in text, path
+        assert f"/api/v1/jobs/{job.id}/requeue" not in text, path
+    script = served.program(Role.OPERATOR)
+    assert script.post(f"/api/v1/jobs/{job.id}/cancel").json()["state"] == "cancelled"
+    assert "Nothing needs a person" in person.get("/needs").text
 
 
 def test_all_that_is_held_for_a_destination_has_one_button(served: Site, person: Client) -> None:
