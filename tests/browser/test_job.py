@@ -1,9 +1,13 @@
 """The page of a job: time line, pictures, geometry, deliveries."""
 
 import re
+import time
 
 from playwright.sync_api import Page, expect
 
+from storage import switches
+from storage.ledger import Ledger
+from storage.site import SwitchName
 from tests import phantoms, series
 from tests.browser.conftest import Open
 from tests.browser.site import Site
@@ -96,6 +100,25 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
     expect(page.locator("#said")).to_contain_text("The derived series is sent once more.")
     expect(page.get_by_role("region", name="Deliveries")).to_contain_text("29 of 29", timeout=SOON)
     expect(page.locator("#told")).to_contain_text("29 × 0000", timeout=SOON)
+
+
+def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> None:
+    job = site.job_of(TILTED, state="succeeded")
+    database, ledger = site.database, Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    switches.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=True)
+    ledger.redeliver(job, "clinic")
+    leased = ledger.claim("clinic", "test")
+    assert leased is not None
+    ledger.retry(leased, time.time() + 3600, "RETRY", "The clinic did not answer.")
+    switches.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=False)
+    page = open_page(f"/jobs/{job}", "otto")
+    row = page.locator(f"#delivery-{leased.id}")
+    expect(row).to_contain_text("tries again in 59 min")
+    row.get_by_role("button", name="Try now").click()
+    expect(page.locator("#said")).to_contain_text("It is sent to clinic now.")
+    expect(row.locator("[data-label=Attempts]")).not_to_have_text("1", timeout=SOON)
+    row.get_by_role("button", name="Give up").wait_for(timeout=SOON)
+    ledger.cancel(leased.id)
 
 
 def test_a_held_job_says_why_and_what_to_do(site: Site, open_page: Open) -> None:

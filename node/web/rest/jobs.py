@@ -116,7 +116,7 @@ def batch(
     return [_done(acts[action], job_id) for job_id in dict.fromkeys(ids)]
 
 
-@router.post("/deliveries/{delivery_id}/requeue", summary="Try a held or cancelled delivery again")
+@router.post("/deliveries/{delivery_id}/requeue", summary="Try it now: held, cancelled, or waiting")
 def requeue_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.ledger.requeue(delivery_id, who=visitor.name)
     return _delivery(parts, delivery_id)

@@ -17,7 +17,7 @@ from node.web.looks import Looks
 from node.web.parts import Parts, PartsOf
 from node.web.views import pictures
 from node.web.views.find import seen
-from node.web.views.now import gives_proof
+from node.web.views.now import down, gives_proof
 from node.web.views.render import Look, look, page, part
 from node.web.views.wording import STEPS
 from storage.answers import answers
@@ -107,6 +107,7 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
         "may_requeue": one.state in REQUEUED and not found.is_gone,
         "may_cancel": one.state in CANCELLED and not one.cancel_requested,
         "again": AGAIN,
+        "down": down(at),
         "proving": [each.name for each in at.parts.config().destinations if gives_proof(each)],
         "names": [destination.name for destination in at.parts.config().destinations],
     }

@@ -12,6 +12,7 @@ from inference.previews import FOLDER, INDEX
 from node.web import looks, searches
 from node.web.looks import Looks
 from node.web.searches import Searches
+from storage import echoes
 from storage.records import Peer
 from storage.retention import purge_one
 from storage.site import Role
@@ -163,6 +164,30 @@ def test_all_that_is_held_for_a_destination_has_one_button(served: Site, person:
     job = person.get("/jobs/1").text
     assert "not delivered to pacs" in job
     assert "Make the destination answer, then send again." in job
+
+
+def test_what_waits_for_a_destination_says_when_it_is_tried_and_is_tried_now(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k", destinations=("pacs",))
+    served.rows.succeed()
+    button = 'hx-post="/api/v1/deliveries/1/requeue"'
+    assert button not in person.get("/jobs/1").text  # it is due
+    now = served.clock.now
+    echoes.unreachable(served.database, now, "pacs", "No association.", open_until=now + 600)
+    for path in ("/", "/jobs/1"):
+        text = person.get(path).text
+        assert "tries again" in text, path
+        assert f'data-until="{now + 600:.1f}"' in text, path
+    assert "pacs does not answer." in person.get("/").text
+    assert button in person.get("/jobs/1").text
+    assert served.program(Role.OPERATOR).post("/api/v1/deliveries/1/requeue").status_code == 200
+    assert button not in person.get("/jobs/1").text
+    assert "pacs does not answer" not in person.get("/").text
+    leased = served.rows.start_delivery()
+    served.rows.ledger.retry(leased, now + 90, "RETRY", "One is not stored.")
+    assert button in person.get("/jobs/1").text
+    assert f'data-until="{now + 90:.1f}"' in person.get("/jobs/1").text
 
 
 def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
