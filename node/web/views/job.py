@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from node.rules.completion import because
 from node.web import drawings
@@ -60,6 +61,28 @@ def told(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -> HTM
     at = look(request, parts, visitor)
     found = story(parts.database, job_id)
     return part(at, "job_told.html", **_told(at, found))
+
+
+@router.get("/jobs/{job_id}/done")
+def done(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return part(at, "job_done.html", job=story(parts.database, job_id).job)
+
+
+@router.get("/jobs/{job_id}/seen")
+def slices(
+    job_id: Id,
+    request: Request,
+    visitor: AsViewer,
+    parts: PartsOf,
+    mark: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """Slices and geometry, unless the page shows what is there: who moves a slider keeps it."""
+    at = look(request, parts, visitor)
+    found = story(parts.database, job_id)
+    if mark == _mark(found):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    return part(at, "job_seen.html", job=found.job, story=found, **_seen(parts, found))
 
 
 @router.get("/jobs/{job_id}/instances")
@@ -120,7 +143,7 @@ def _is_going_on(found: Story) -> bool:
 
 
 def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
-    """Slices and geometry: they never change."""
+    """Slices and geometry: there once the job has ended, and the same until it is done again."""
     folder = _folder(parts, found)
     record = found.job.record
     shown = pictures.read(folder, record) if folder is not None else None
@@ -132,6 +155,7 @@ def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
         missing = dict.fromkeys(shown.missing, 0)
     drawn = len(places) > 1
     return {
+        "mark": _mark(found),
         "pictures": shown,
         "slices": shown.described() if shown is not None else [],
         "windows": pictures.WINDOWS,
@@ -143,6 +167,12 @@ def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
         "is_trusted": any(place.confidence is not None for place in places),
         "gaps": _gaps(record),
     }
+
+
+def _mark(found: Story) -> str:
+    """Another one when there are other slices to show, or none any more."""
+    ended = found.job.finished_at or 0.0
+    return f"{found.job.attempt}-{ended:.3f}-{'kept' if found.folder else 'none'}"
 
 
 def _folder(parts: Parts, found: Story) -> FilePath | None:

@@ -62,6 +62,11 @@ def person(served: Site) -> Client:
 def with_result(served: Site) -> int:
     """A job with a derived series and one picture; its id."""
     served.rows.ask("k")
+    return finished(served)
+
+
+def finished(served: Site) -> int:
+    """The next job is done, with one picture; its id."""
     job = served.rows.succeed()
     folder = served.rows.files.path(served.rows.files.derived_folder(job.id, job.attempt)) / FOLDER
     folder.mkdir()
@@ -212,6 +217,27 @@ def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person:
     assert (picture.headers["content-type"], picture.content) == ("image/png", b"\x89PNG one")
     assert picture.headers["cache-control"] == "no-store"
     assert person.get(f"/jobs/{job}/pictures/00001.png").status_code == 404
+
+
+def test_a_page_opened_before_a_job_ended_gets_its_slices_once(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k")
+
+    def fetched(page: str) -> httpx.Response:
+        (path,) = re.findall(r'id="seen" hx-get="([^"]+)"', page)
+        return person.get(path)
+
+    opened = person.get("/jobs/1").text
+    assert 'id="viewer"' not in opened
+    assert fetched(opened).status_code == 204
+    finished(served)
+    shown = fetched(opened)
+    assert 'id="viewer"' in shown.text
+    assert "<html" not in shown.text
+    assert fetched(shown.text).status_code == 204  # whoever moves the slider keeps it
+    assert "2.25.1" not in opened
+    assert "2.25.1" in person.get("/jobs/1/done").text
 
 
 @pytest.mark.parametrize(
