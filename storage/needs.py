@@ -1,6 +1,8 @@
 """What waits for a person: held and failed jobs, held deliveries, and what can still be done."""
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from sqlalchemy import ColumnElement, Connection, and_, select
 
@@ -33,14 +35,25 @@ def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
         newest = select(job.c.id).where(jobs).order_by(job.c.finished_at.desc(), job.c.id.desc())
         ids = db.execute(newest.limit(most)).scalars().all()
         lines = db.execute(JOB_LINES.where(job.c.id.in_(ids)))
-        gone = without_files(db, ids)
-        found = [_need_of_job(to_job_line(row), is_gone=row.id in gone) for row in lines]
+        found = [_need_of_job(to_job_line(row)) for row in lines]
         found += _held_deliveries(db, held, most)
-    found.sort(key=lambda need: (need.since, need.id), reverse=True)
-    return Page(tuple(found[offset:most]), min(total, MOST_COUNTED), limit, offset)
+        found.sort(key=lambda need: (need.since, need.id), reverse=True)
+        shown = tuple(found[offset:most])
+        gone = without_files(db, [need.id for need in shown if need.what == "job"])
+    shown = tuple(replace(need, is_gone=need.what == "job" and need.id in gone) for need in shown)
+    return Page(shown, min(total, MOST_COUNTED), limit, offset)
 
 
-def _need_of_job(line: JobLine, *, is_gone: bool) -> Need:
+def kept_of_routes(
+    database: Database, jobs: Collection[int]
+) -> Mapping[int, tuple[str, Mapping[str, object]]]:
+    """The model and the parameters that each of these jobs keeps of its route."""
+    query = select(job.c.id, job.c.model, job.c.parameters).where(job.c.id.in_(jobs))
+    with database.reading() as db:
+        return {row.id: (row.model, json.loads(row.parameters)) for row in db.execute(query)}
+
+
+def _need_of_job(line: JobLine) -> Need:
     return Need(
         what="job",
         id=line.id,
@@ -53,7 +66,6 @@ def _need_of_job(line: JobLine, *, is_gone: bool) -> Need:
         sender=line.sender,
         route=line.route,
         subject=line.subject,
-        is_gone=is_gone,
     )
 
 

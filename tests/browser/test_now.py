@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from playwright.sync_api import expect
+from sqlalchemy import update
 
 from storage import find
+from storage import schema as rows
 from storage.find import Wanted
 from tests import phantoms
 from tests.browser import site as sites
@@ -41,11 +43,19 @@ def test_a_held_job_is_at_the_top_and_is_requeued_with_one_button(
     page = open_page("/", "otto")
     need = page.locator(f"#need-job-{job}")
     expect(need).to_contain_text("About 2 slices are missing", timeout=SOON)
+    expect(need.get_by_role("button")).to_have_text("Cancel")  # the route would hold it again
+    with site.database.writing() as db:  # as if the route had said this when it came
+        db.execute(update(rows.job).where(rows.job.c.id == job).values(parameters='{"factor": 2}'))
+    page.reload()
+    expect(need).to_contain_text("Its route has changed since")
     need.get_by_role("button", name="Requeue").click()
-    expect(page.locator("#said")).to_contain_text(f"Job {job} is in the queue again.")
-    page.goto(f"{site.url}/jobs/{job}")
+    expect(page.locator("#said")).to_contain_text(f"A new job takes the place of job {job}.")
+    expect(need).to_have_count(0, timeout=SOON)
+    again = site.job_of(uid, state="held")
+    assert again > job
+    page.goto(f"{site.url}/jobs/{again}")
     expect(page.get_by_role("region", name="What people did")).to_contain_text("otto")
-    expect(page.get_by_role("region", name="Attempts")).to_contain_text("2", timeout=SOON)
+    expect(page.get_by_role("region", name="What was done")).to_contain_text("Factor4")
 
 
 def test_a_series_is_processed_now_or_never_as_a_person_says(site: Site, open_page: Open) -> None:
@@ -88,11 +98,11 @@ def test_a_drained_node_receives_and_starts_no_job_until_it_is_told_to(
 def test_the_focus_stays_where_it_was_while_rows_come_and_go(site: Site, open_page: Open) -> None:
     job = site.job_of(phantoms.uid("held", "series", 3))
     page = open_page("/", "otto")
-    page.locator(f"#requeue-{job}").focus()
+    page.locator(f"#cancel-{job}").focus()
     site.send(replace(PHANTOM, seed="focus", description="Another one comes"))
     finished = page.locator("#finished-part tr", has_text="Another one comes")
     expect(finished).to_contain_text("succeeded", timeout=SOON)
-    assert page.evaluate("document.activeElement.id") == f"requeue-{job}"
+    assert page.evaluate("document.activeElement.id") == f"cancel-{job}"
 
 
 def test_an_empty_list_says_so(open_page: Open) -> None:

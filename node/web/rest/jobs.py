@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from node.errors import UsageError
-from node.rules import view
+from node.rules import anew, view
 from node.rules.view import Json
 from node.web.auth import AsOperator, AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
@@ -53,8 +53,8 @@ def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
 
 @router.post("/jobs/{job_id}/requeue", summary="Queue a refused, failed, held or cancelled job")
 def requeue(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
-    parts.store.queue.requeue(job_id, who=visitor.name)
-    return _job(parts, job_id)
+    """Where its route has changed since, a new job replaces it: the answer is about that one."""
+    return _job(parts, _put_back(parts, visitor, job_id))
 
 
 @router.post("/jobs/{job_id}/cancel", summary="Cancel a queued, held, failed or running job")
@@ -132,7 +132,13 @@ def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
     reason = parts.store.queue.get(job_id).reason
     if reason in ONE_BY_ONE:
         raise WrongState(f"job {job_id} is held {reason}: look at it and requeue it by itself")
-    parts.store.queue.requeue(job_id, who=visitor.name)
+    _put_back(parts, visitor, job_id)
+
+
+def _put_back(parts: Parts, visitor: Visitor, job_id: int) -> int:
+    queue = parts.store.queue
+    by_now = anew.of_job(parts.config(), queue.get(job_id))
+    return queue.requeue(job_id, who=visitor.name, anew=by_now)
 
 
 def _job(parts: Parts, job_id: int) -> Json:

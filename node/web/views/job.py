@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from node.rules import anew
 from node.rules.completion import because
 from node.web import drawings
 from node.web.auth import AsViewer
@@ -21,6 +22,7 @@ from node.web.views.find import seen
 from node.web.views.now import down, gives_proof
 from node.web.views.render import Look, look, page, part
 from node.web.views.wording import STEPS
+from storage.anew import PUT_BACK, ROUTE_CHANGED
 from storage.answers import answers
 from storage.errors import NotFound
 from storage.records import Delivery, DeliveryState, JobState
@@ -29,7 +31,6 @@ from storage.story import Story, story
 router = APIRouter()
 
 MOST_INSTANCES = 500
-REQUEUED = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
 CANCELLED = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
 
@@ -118,6 +119,7 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
     """What may change while somebody looks."""
     one = found.job
     steps = _steps(found, at.now)
+    by_now = anew.of_job(at.parts.config(), one)
     return {
         "story": found,
         "job": one,
@@ -127,13 +129,19 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
         "timeline": drawings.timeline(_phases(steps)),
         "answers": {each.id: answers(at.parts.database, each.id) for each in found.deliveries},
         "is_going_on": _is_going_on(found),
-        "may_requeue": one.state in REQUEUED and not found.is_gone,
+        "may_requeue": _may_requeue(found),
+        "is_changed": by_now is not None and not by_now.is_as(one.model, one.parameters),
         "may_cancel": one.state in CANCELLED and not one.cancel_requested,
         "again": AGAIN,
         "down": down(at),
         "proving": [each.name for each in at.parts.config().destinations if gives_proof(each)],
         "names": [destination.name for destination in at.parts.config().destinations],
     }
+
+
+def _may_requeue(found: Story) -> bool:
+    one = found.job
+    return one.state in PUT_BACK and one.reason != ROUTE_CHANGED and not found.is_gone
 
 
 def _is_going_on(found: Story) -> bool:

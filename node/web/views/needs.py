@@ -7,12 +7,14 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from node.rules import anew
 from node.web.auth import AsViewer
 from node.web.parts import Parts, PartsOf
 from node.web.views.render import look, page, part
 from storage import find, overview
 from storage.find import Wanted
-from storage.needs import needing
+from storage.lines import Need, Page
+from storage.needs import kept_of_routes, needing
 from storage.records import JobState
 
 router = APIRouter()
@@ -57,13 +59,26 @@ def count(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
     return part(at, "needing.html", needing=needing(parts.database, limit=1).total)
 
 
+def changed(parts: Parts, waiting: Page[Need]) -> frozenset[int]:
+    """The jobs among these whose routes ask for something else by now."""
+    routes = {need.id: need.route for need in waiting.lines if need.what == "job"}
+    kept = kept_of_routes(parts.database, routes)
+    return frozenset(
+        job_id
+        for job_id, (model, parameters) in kept.items()
+        if (by_now := anew.of_route(parts.config(), routes[job_id], parameters)) is not None
+        and not by_now.is_as(model, parameters)
+    )
+
+
 def _listed(parts: Parts, given: Mapping[str, str], offset: int) -> Mapping[str, object]:
     """Everything, or the jobs under a filter."""
     is_filtered = any(given.values())
     values: dict[str, object] = {"given": given, "is_filtered": is_filtered, "offset": offset}
     if not is_filtered:
         values["held"] = overview.held(parts.database)
-        return values | {"needs": needing(parts.database, AT_ONCE, offset)}
+        waiting = needing(parts.database, AT_ONCE, offset)
+        return values | {"needs": waiting, "changed": changed(parts, waiting)}
     wanted = Wanted(
         states=WAITING.get(given["state"], (JobState.HELD, JobState.FAILED)),
         reason=given["reason"],

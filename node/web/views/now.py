@@ -13,6 +13,7 @@ from node.web.auth import AsViewer
 from node.web.parts import PartsOf
 from node.web.problems import Problem
 from node.web.views import wording
+from node.web.views.needs import changed
 from node.web.views.render import Look, look, page, part
 from storage import echoes, overview, switches
 from storage.lines import ArrivalLine
@@ -56,7 +57,8 @@ def _drain(at: Look) -> Mapping[str, object]:
 
 
 def _needs(at: Look) -> Mapping[str, object]:
-    return {"needs": needing(at.parts.database, limit=FIRST_NEEDS)}
+    waiting = needing(at.parts.database, limit=FIRST_NEEDS)
+    return {"needs": waiting, "changed": changed(at.parts, waiting)}
 
 
 def _arrivals(at: Look) -> Mapping[str, object]:

@@ -167,7 +167,12 @@ def _environment() -> Environment:
         "stack": wording.stack,
         "as_json": _as_json,
     }
-    made.globals |= {"todo": wording.todo, "steps": wording.STEPS, "reasons": sorted(wording.TODO)}
+    made.globals |= {
+        "todo": wording.todo,
+        "is_futile": wording.is_futile,
+        "steps": wording.STEPS,
+        "reasons": sorted(wording.TODO),
+    }
     return made
 
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from inference.previews import FOLDER, INDEX
+from node.rules import anew
 from node.web import looks, searches
 from node.web.looks import Looks
 from node.web.searches import Searches
@@ -154,6 +155,32 @@ def test_a_failed_job_whose_files_were_removed_can_be_cancelled_and_nothing_else
     script = served.program(Role.OPERATOR)
     assert script.post(f"/api/v1/jobs/{job.id}/cancel").json()["state"] == "cancelled"
     assert "Nothing needs a person" in person.get("/needs").text
+
+
+@pytest.mark.parametrize("reason", ["MISSING_SLICES", "LOW_CONFIDENCE"])
+def test_what_only_the_route_ends_is_put_back_once_the_route_has_changed(
+    served: Site, person: Client, reason: str
+) -> None:
+    route = served.settings.routes[0]
+    kept = anew.parameters(route, {"label": ""})
+    for number, parameters in enumerate((kept, {**kept, "hold_below": 0.9}), start=1):
+        told = {"stack": f"{number}", "parameters": parameters, "model": route.model}
+        served.rows.ask(f"{number}", (f"1.{number}",), **told)
+        served.rows.queue.hold(served.rows.claim(), reason, "As its route says.")
+    for path in ("/", "/needs"):
+        text = person.get(path).text
+        assert "/api/v1/jobs/1/requeue" not in text, path  # it would find the same again
+        assert "/api/v1/jobs/1/cancel" in text, path
+        assert "/api/v1/jobs/2/requeue" in text, path
+        assert "Its route has changed since" in text, path
+    same, changed = person.get("/jobs/1").text, person.get("/jobs/2").text
+    assert re.search(r'id="cancel" class="primary"', same)
+    assert re.search(r'id="requeue" class="primary"', changed)
+    assert "then requeue it. Else cancel it." in same
+    answer = served.program(Role.OPERATOR).post("/api/v1/jobs/2/requeue").json()
+    assert (answer["id"], answer["state"]) == (3, "queued")
+    assert "job 3, with the route as it is now, replaces it" in person.get("/jobs/2").text
+    assert "/api/v1/jobs/2/requeue" not in person.get("/jobs/2").text
 
 
 def test_all_that_is_held_for_a_destination_has_one_button(served: Site, person: Client) -> None:
