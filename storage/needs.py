@@ -7,6 +7,7 @@ from dataclasses import replace
 from sqlalchemy import ColumnElement, Connection, and_, select
 
 from storage.database import Database
+from storage.find import HELD_DELIVERY, Search, Wanted, with_index
 from storage.kept import without_files
 from storage.lines import MOST_COUNTED, DeliveryLine, JobLine, Need, Page
 from storage.overview import (
@@ -16,8 +17,8 @@ from storage.overview import (
     to_delivery_line,
     to_job_line,
 )
-from storage.records import DeliveryState, JobState
-from storage.schema import ENDED_DELIVERY, ENDED_JOB, arrival, delivery, job
+from storage.records import JobState
+from storage.schema import ENDED_JOB, arrival, delivery, job
 
 PEOPLE = (JobState.HELD, JobState.FAILED)
 SELFTEST = "selftest"  # has a page of its own: a failed one is told there
@@ -26,7 +27,7 @@ SELFTEST = "selftest"  # has a page of its own: a failed one is told there
 def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
     """What waits for a person, the newest first."""
     jobs = and_(ENDED_JOB, job.c.state.in_(PEOPLE), job.c.kind != SELFTEST)
-    held = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
+    held = HELD_DELIVERY
     most = limit + offset
     with database.reading() as db:
         total = counted(db, select(job.c.id).where(jobs))
@@ -42,6 +43,26 @@ def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
         gone = without_files(db, [need.id for need in shown if need.what == "job"])
     shown = tuple(replace(need, is_gone=need.what == "job" and need.id in gone) for need in shown)
     return Page(shown, min(total, MOST_COUNTED), limit, offset)
+
+
+def held_deliveries(
+    database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
+) -> Page[Need]:
+    """What is held on its way, under a filter, the newest first."""
+    with database.reading() as db:
+        which = Search(database, db, with_index).deliveries(wanted)
+        total = counted(db, select(delivery.c.id).where(which))
+        found = _held_deliveries(db, which, limit + offset)
+    found.sort(key=lambda need: (need.since, need.id), reverse=True)
+    return Page(tuple(found[offset:]), total, limit, offset)
+
+
+def delivery_ids(database: Database, wanted: Wanted, most: int) -> tuple[int, ...]:
+    """The held deliveries that an action on the whole filter is about, the oldest first."""
+    with database.reading() as db:
+        which = Search(database, db, with_index).deliveries(wanted)
+        query = select(delivery.c.id).where(which).order_by(delivery.c.id).limit(most)
+        return tuple(db.execute(query).scalars())
 
 
 def kept_of_routes(

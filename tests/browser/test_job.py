@@ -132,7 +132,8 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
 
 
 def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> None:
-    job = site.job_of(TILTED, state="succeeded")
+    uid = site.send(replace(PHANTOM, seed="hour", description="Waits for an hour"))
+    job = site.job_of(uid, state="succeeded")
     database, ledger = site.database, Ledger(site.database, time.time, node="x", lease_seconds=60.0)
     switches.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=True)
     ledger.redeliver(job, "clinic")

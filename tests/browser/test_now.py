@@ -1,13 +1,17 @@
 """The first page: it follows what happens without being loaded again."""
 
+import time
 from dataclasses import replace
+from functools import partial
 
 from playwright.sync_api import expect
 from sqlalchemy import update
 
-from storage import find
+from storage import find, switches
 from storage import schema as rows
 from storage.find import Wanted
+from storage.ledger import Ledger
+from storage.site import SwitchName
 from tests import phantoms
 from tests.browser import site as sites
 from tests.browser.conftest import Open
@@ -121,3 +125,27 @@ def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) 
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
     page.get_by_role("button", name="Requeue ticked").click()
     expect(page.locator("#said")).to_contain_text("2 of 2 done.")
+
+
+def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page: Open) -> None:
+    ledger = Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    uid = site.send(replace(PHANTOM, seed="clinic", description="For the clinic"))
+    job = site.job_of(uid, state="succeeded")
+    clinic = partial(switches.turn, site.database, time.time(), "test", SwitchName.PAUSED, "clinic")
+    clinic(on=True)
+    try:
+        ledger.redeliver(job, "clinic")
+        leased = ledger.claim("clinic", "test")
+        assert leased is not None
+        ledger.hold(leased, "REFUSED_BY_PEER", "The clinic takes no derived series.")
+        page = open_page("/needs?state=held&destination=clinic", "otto")
+        deliveries = page.get_by_role("region", name="Deliveries")
+        expect(deliveries).to_contain_text("The clinic takes no derived series.")
+        page.get_by_label("Tick all deliveries").check()
+        page.get_by_role("button", name="Send ticked again").click()
+        expect(page.locator("#said")).to_contain_text("1 of 1 done.")
+        expect(deliveries).to_contain_text("No delivery waits for a person")
+        assert ledger.get(leased.id).state == "queued"
+    finally:
+        ledger.cancel(leased.id)
+        clinic(on=False)

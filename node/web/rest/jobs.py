@@ -17,6 +17,7 @@ from node.web.rest.inputs import LARGEST_ID, Id, Line
 from storage import find
 from storage.errors import StorageError, WrongState
 from storage.find import Wanted
+from storage.needs import delivery_ids
 
 router = APIRouter(tags=["jobs"])
 
@@ -116,6 +117,29 @@ def batch(
     return [_done(acts[action], job_id) for job_id in dict.fromkeys(ids)]
 
 
+@router.post(
+    "/batch/deliveries/{action}",
+    summary="The same for many deliveries: by ids, or the held ones that a filter finds",
+    openapi_extra=takes(Batch),
+)
+def batch_of_deliveries(
+    action: Literal["requeue", "cancel"],
+    visitor: AsOperator,
+    body: Annotated[Batch, Depends(taken(Batch))],
+    wanted: Filter,
+    parts: PartsOf,
+) -> list[Json]:
+    ledger = parts.store.ledger
+    act = {"requeue": ledger.requeue, "cancel": ledger.cancel}[action]
+    if not body.ids and wanted == Wanted():
+        raise UsageError("name deliveries by ids, or the held ones by a filter")
+    ids = body.ids or delivery_ids(parts.database, wanted, MOST_AT_ONCE)
+    if not body.ids:
+        note_search(parts, visitor, wanted, len(ids))
+    who = visitor.name
+    return [_done(lambda one: act(one, who=who), each) for each in dict.fromkeys(ids)]
+
+
 @router.post("/deliveries/{delivery_id}/requeue", summary="Try it now: held, cancelled, or waiting")
 def requeue_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.ledger.requeue(delivery_id, who=visitor.name)
@@ -150,9 +174,9 @@ def _delivery(parts: Parts, delivery_id: int) -> Json:
     return view.delivery(found) | {"id": found.id, "sentence": found.sentence}
 
 
-def _done(act: Callable[[int], object], job_id: int) -> Json:
+def _done(act: Callable[[int], object], number: int) -> Json:
     try:
-        act(job_id)
+        act(number)
     except StorageError as error:
-        return {"id": job_id, "done": False, "sentence": str(error)}
-    return {"id": job_id, "done": True, "sentence": ""}
+        return {"id": number, "done": False, "sentence": str(error)}
+    return {"id": number, "done": True, "sentence": ""}

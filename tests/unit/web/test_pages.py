@@ -23,6 +23,7 @@ PAGES = (
     "/",
     "/needs",
     "/needs?reason=MISSING_SLICES",
+    "/needs?destination=pacs&offset=50&sent_offset=50",
     "/find",
     "/find?state=held",
     "/find?search=gone",
@@ -220,6 +221,20 @@ def test_what_waits_for_a_destination_says_when_it_is_tried_and_is_tried_now(
     served.rows.ledger.retry(leased, now + 90, "RETRY", "One is not stored.")
     assert button in person.get("/jobs/1").text
     assert f'data-until="{now + 90:.1f}"' in person.get("/jobs/1").text
+
+
+def test_a_filter_finds_what_is_held_on_its_way(served: Site, person: Client) -> None:
+    served.rows.ask("k", destinations=("pacs",))
+    served.rows.succeed()
+    served.rows.ledger.hold(served.rows.start_delivery(), "REFUSED_BY_PEER", "It says no.")
+    for query in ("state=held", "reason=REFUSED_BY_PEER", "route=ct-slices", "destination=pacs"):
+        for path in ("/needs", "/needs/list"):
+            text = person.get(f"{path}?{query}").text
+            assert "It says no." in text, query
+            assert 'hx-post="/api/v1/batch/deliveries/requeue"' in text, query
+        assert "SCANNER" in person.get(f"/find?{query}").text, query
+    for query in ("state=failed", "reason=GAVE_UP", "route=mr-shadow", "sender=CT9"):
+        assert "It says no." not in person.get(f"/needs?{query}").text, query
 
 
 def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
