@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, select
 
+from storage.anew import BY_ROUTE
 from storage.audit import NODE
 from storage.database import Database
 from storage.nodes import fact_or_set
@@ -51,7 +52,9 @@ def _jobs(db: Connection, since: float) -> Iterator[_New]:
     for row in db.execute(query.order_by(job.c.finished_at.desc()).limit(MOST)):
         facts = {"job": row.id, "reason": row.reason, "sentence": row.sentence, "route": row.route}
         event = STATES[JobState(row.state)]
-        yield _New(event, f"job {row.id} {row.state} {row.finished_at:.3f}", facts)
+        # What a job finds again whenever it is put back is no news.
+        when = row.reason if row.reason in BY_ROUTE else f"{row.finished_at:.3f}"
+        yield _New(event, f"job {row.id} {row.state} {when}", facts)
 
 
 def _deliveries(db: Connection, since: float) -> Iterator[_New]:

@@ -43,6 +43,12 @@ def unreachable(
         )
 
 
+def try_now(db: Connection, destination: str) -> None:
+    """A person wants the next delivery tried although the destination seems to be down."""
+    one = and_(reach.c.destination == destination, reach.c.open_until > 0.0)
+    db.execute(update(reach).where(one).values(open_until=0.0))
+
+
 def may_send(database: Database, now: float, destination: str, longest: float) -> bool:
     """Whether a delivery there may begin: nobody has paused it, and its breaker is closed.
 

@@ -4,7 +4,7 @@ What somebody searched for is an audit event, which the caller writes: it knows 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     and_,
     exists,
+    false,
     func,
     or_,
     select,
@@ -21,15 +22,17 @@ from sqlalchemy import (
 )
 
 from storage.database import Database
-from storage.lines import MOST_COUNTED, JobLine, Page, SeriesLine
-from storage.overview import JOB_LINES, SUBJECT, to_job_line, to_subject
-from storage.records import ArrivalState, JobState
-from storage.rows import name_key
+from storage.lines import JobLine, Page, SeriesLine
+from storage.overview import JOB_LINES, counted, to_job_line
+from storage.records import DeliveryState, JobState
+from storage.rows import sought_keys
 from storage.schema import (
+    ENDED_DELIVERY,
     ENDED_JOB,
     HAS_REASON,
     OPEN_JOB,
     arrival,
+    delivery,
     derived,
     derived_instance,
     instance,
@@ -37,12 +40,14 @@ from storage.schema import (
     series,
 )
 from storage.schema_site import selftest
+from storage.series_lines import series_lines
 
 Text = ColumnElement[str]
 # A condition on a column that is asked by its index, or not.
 Part = Callable[[Callable[[Text], Text]], ColumnElement[bool]]
 
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
+HELD_DELIVERY = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
 LAST = "\U0010ffff"  # sorts behind every text that begins alike
 # What so many have is common: the newest of it are found by going back in time. What fewer have
 # is found by its own index, and so is what is counted, in any order. Neither way is quick for both.
@@ -56,7 +61,8 @@ class Wanted:
 
     `patient_id`, `accession` and `name` are found by how they begin, `name` in any case and by
     family name first; `description` and `sentence` by what they contain; `uid` is any of study,
-    series, instance, or a derived one; `text` is any of accession, patient ID and name.
+    series, instance, or a derived one; `text` is any of accession, patient ID and name. A series
+    is held too where its result is held on its way, and found by the reason for that.
     """
 
     states: tuple[JobState, ...] = ()
@@ -86,14 +92,14 @@ def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) 
     """Jobs, the newest first."""
     order = job.c.queued_at.desc(), job.c.id.desc()
     with database.reading() as db:
-        which = _Search(database, db, _without_index).jobs(wanted)
+        which = Search(database, db, _without_index).jobs(wanted)
         query = JOB_LINES.where(which).order_by(*order).limit(limit).offset(offset)
         lines = tuple(to_job_line(row) for row in db.execute(query))
         if _says_total(lines, limit, offset):
             return Page(lines, offset + len(lines), limit, offset)
         ids = select(job.c.id).join(series, series.c.id == job.c.series_id)
-        ids = ids.where(_Search(database, db, _with_index).jobs(wanted))
-        return Page(lines, _counted(db, ids), limit, offset)
+        ids = ids.where(Search(database, db, with_index).jobs(wanted))
+        return Page(lines, counted(db, ids), limit, offset)
 
 
 def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, ...]:
@@ -101,7 +107,7 @@ def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, 
     with database.reading() as db:
         query = select(job.c.id).join(series, series.c.id == job.c.series_id)
         query = (
-            query.where(_Search(database, db, _with_index).jobs(wanted))
+            query.where(Search(database, db, with_index).jobs(wanted))
             .order_by(job.c.id)
             .limit(most)
         )
@@ -120,13 +126,13 @@ def found_series(
     """Received series with what became of them, the newest first; none of a self-test."""
     order = series.c.last_at.desc(), series.c.id.desc()
     with database.reading() as db:
-        newest = select(series.c.id).where(_Search(database, db, _without_index).series(wanted))
+        newest = select(series.c.id).where(Search(database, db, _without_index).series(wanted))
         query = newest.order_by(*order).limit(limit).offset(offset)
-        lines = _series_lines(db, db.execute(query).scalars().all())
+        lines = series_lines(db, db.execute(query).scalars().all())
         if _says_total(lines, limit, offset):
             return Page(lines, offset + len(lines), limit, offset)
-        ids = select(series.c.id).where(_Search(database, db, _with_index).series(wanted))
-        return Page(lines, _counted(db, ids), limit, offset)
+        ids = select(series.c.id).where(Search(database, db, with_index).series(wanted))
+        return Page(lines, counted(db, ids), limit, offset)
 
 
 def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
@@ -136,7 +142,7 @@ def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnE
     return column.startswith(text, autoescape=True)
 
 
-class _Search:
+class Search:
     """Puts together what a search asks for, looking how common it is.
 
     `common` is how a column is asked for what many have: by its index, or not.
@@ -169,7 +175,7 @@ class _Search:
         conditions = [*self._of_series(wanted), series.c.series_uid.not_in(made)]
         about_jobs = _of_jobs(wanted)
         if about_jobs:
-            conditions.append(self._with_job(and_(*about_jobs)))
+            conditions.append(self._with_job(wanted, and_(*about_jobs)))
         if wanted.sender:
             conditions.append(self._brought_by(wanted.sender))
         if wanted.since is not None:
@@ -178,10 +184,46 @@ class _Search:
             conditions.append(series.c.last_at < wanted.until)
         return and_(true(), *conditions)
 
-    def _with_job(self, which: ColumnElement[bool]) -> ColumnElement[bool]:
+    def deliveries(self, wanted: Wanted) -> ColumnElement[bool]:
+        """Held deliveries: their own reason and destination, and the jobs that made them."""
+        conditions = [HELD_DELIVERY]
+        if wanted.states and JobState.HELD not in wanted.states:
+            conditions.append(false())
+        equal = {delivery.c.reason: wanted.reason, delivery.c.destination: wanted.destination}
+        conditions += [column == value for column, value in equal.items() if value]
+        if wanted.since is not None:
+            conditions.append(delivery.c.queued_at >= wanted.since)
+        if wanted.until is not None:
+            conditions.append(delivery.c.queued_at < wanted.until)
+        about = replace(wanted, states=(), reason="", destination="", since=None, until=None)
+        if about != Wanted():
+            made_by = select(job.c.id).join(series, series.c.id == job.c.series_id)
+            made_by = made_by.where(job.c.derived_id == delivery.c.derived_id, self.jobs(about))
+            conditions.append(made_by.exists())
+        return and_(*conditions)
+
+    def _with_job(self, wanted: Wanted, which: ColumnElement[bool]) -> ColumnElement[bool]:
+        """Series with such a job, or whose result is held on its way."""
+        theirs = select(job.c.series_id).where(which)
+        held = self._with_held(wanted)
         if self._is_common(select(job.c.id).where(which)):
-            return exists().where(job.c.series_id == series.c.id, which)
-        return series.c.id.in_(select(job.c.series_id).where(which))
+            found = exists().where(job.c.series_id == series.c.id, which)
+            return found if held is None else or_(found, series.c.id.in_(held))
+        return series.c.id.in_(theirs if held is None else union(theirs, held))
+
+    def _with_held(self, wanted: Wanted) -> Select[Any] | None:
+        """Series of held deliveries, where it is asked for what may be one of theirs."""
+        if not (wanted.reason or JobState.HELD in wanted.states):
+            return None
+        about = Wanted(
+            states=wanted.states,
+            kind=wanted.kind,
+            reason=wanted.reason,
+            route=wanted.route,
+            destination=wanted.destination,
+        )
+        made = select(derived.c.series_id).join(delivery, delivery.c.derived_id == derived.c.id)
+        return made.where(self.deliveries(about))
 
     def _brought_by(self, sender: str) -> ColumnElement[bool]:
         mine = arrival.c.calling_ae == sender
@@ -220,26 +262,30 @@ class _Search:
         return series.c.id.in_(union(*(self._ids(part) for part in parts)))
 
     def _one_of(self, part: Part) -> ColumnElement[bool]:
-        return part(self._common if self._is_common(self._ids(part)) else _with_index)
+        return part(self._common if self._is_common(self._ids(part)) else with_index)
 
     def _ids(self, part: Part) -> Select[Any]:
-        return select(series.c.id).where(part(_with_index))
+        return select(series.c.id).where(part(with_index))
 
     def _named(self, text: str) -> Part:
-        key = name_key(text)
-        return lambda how: begins(self._database, how(series.c.name_key), key)
+        return self._begins_with_one(series.c.name_key, sought_keys(text))
 
     def _begins(self, column: Text, text: str) -> Part:
         """Numbers of patients and requests may begin with letters, typed as people like."""
-        typed = dict.fromkeys((text, text.upper(), text.lower()))
-        return lambda how: or_(*(begins(self._database, how(column), one) for one in typed))
+        typed = tuple(dict.fromkeys((text, text.upper(), text.lower())))
+        return self._begins_with_one(column, typed)
+
+    def _begins_with_one(self, column: Text, texts: Sequence[str]) -> Part:
+        return lambda how: or_(
+            false(), *(begins(self._database, how(column), one) for one in texts)
+        )
 
     def _described(self, text: str) -> ColumnElement[bool]:
         """Descriptions repeat: whoever contains the text is found among the different ones."""
         each = select(series.c.description, func.count()).group_by(series.c.description)
         sought = text.casefold()
         found = {d: int(n) for d, n in self._db.execute(each) if sought in d.casefold()}
-        how = self._common if sum(found.values()) > COMMON else _with_index
+        how = self._common if sum(found.values()) > COMMON else with_index
         return how(series.c.description).in_(tuple(found)[:MOST_DESCRIPTIONS])
 
     def _is_common(self, which: Select[Any]) -> bool:
@@ -273,7 +319,8 @@ def _without_index(column: Text) -> Text:
     return column + ""
 
 
-def _with_index(column: Text) -> Text:
+def with_index(column: Text) -> Text:
+    """As it is: the database may use the index of a column."""
     return column
 
 
@@ -289,40 +336,3 @@ def _with_uid(uid: str) -> Any:
 def _says_total(lines: tuple[object, ...], limit: int, offset: int) -> bool:
     """Whether a page is the last one, so that nothing has to be counted."""
     return len(lines) < limit and bool(lines or offset == 0)
-
-
-def _counted(db: Connection, ids: Select[Any]) -> int:
-    counted = select(func.count()).select_from(ids.limit(MOST_COUNTED).subquery())
-    return int(db.execute(counted).scalar_one())
-
-
-def _series_lines(db: Connection, ids: Sequence[int]) -> tuple[SeriesLine, ...]:
-    """These series, in this order."""
-    times = (series.c.first_at, series.c.last_at, series.c.purged_at)
-    rows = {
-        r.series_id: r for r in db.execute(select(*SUBJECT, *times).where(series.c.id.in_(ids)))
-    }
-    of_instances = select(instance.c.series_id, func.count(instance.c.instance_uid.distinct()))
-    of_instances = of_instances.where(instance.c.series_id.in_(ids)).group_by(instance.c.series_id)
-    counts = {row[0]: int(row[1]) for row in db.execute(of_instances)}
-    brought = select(arrival.c.series_id, arrival.c.calling_ae, arrival.c.state)
-    brought = brought.where(arrival.c.series_id.in_(ids)).order_by(arrival.c.id)
-    peers: dict[int, list[Any]] = {one: [] for one in ids}
-    for peer in db.execute(brought):
-        peers[peer.series_id].append(peer)
-    lines: dict[int, list[JobLine]] = {one: [] for one in ids}
-    for row in db.execute(JOB_LINES.where(job.c.series_id.in_(ids)).order_by(job.c.id.desc())):
-        lines[row.series_id].append(to_job_line(row))
-    return tuple(
-        SeriesLine(
-            subject=to_subject(rows[one]),
-            first_at=rows[one].first_at,
-            last_at=rows[one].last_at,
-            purged_at=rows[one].purged_at,
-            instances=counts.get(one, 0),
-            senders=tuple(dict.fromkeys(peer.calling_ae for peer in peers[one])),
-            arriving=any(peer.state == ArrivalState.ARRIVING for peer in peers[one]),
-            jobs=tuple(lines[one]),
-        )
-        for one in ids
-    )

@@ -7,10 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, or_, select, update
 
+from storage.anew import PUT_BACK, Anew
+from storage.anew import put_back as put_back_by_hand
 from storage.audit import by
 from storage.closing import close
 from storage.database import Database
-from storage.enqueue import enqueue, lock_series, requeued
+from storage.enqueue import enqueue, lock_series
 from storage.finish import keep_result, reuse_result
 from storage.kept import check_received
 from storage.leases import Leases
@@ -211,18 +213,20 @@ class Queue:
                     put_back(db, row, self._now(), "abandoned")
         return tuple(row.id for row in rows)
 
-    def requeue(self, job_id: int, *, who: str = "") -> None:
-        """A person puts a job back that was refused, failed, held or cancelled."""
-        allowed = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
+    def requeue(self, job_id: int, *, who: str = "", anew: Anew | None = None) -> int:
+        """A person puts back what was refused, failed, held or cancelled; which job it is now.
+
+        `anew` is what its route asks for by now: a job of its own where that is something else.
+        """
         with by(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
             lock_series(db, read_job(db, job_id).series_id)
-            locked(db, job_id, allowed, "requeued")
+            row = locked(db, job_id, PUT_BACK, "requeued")
             check_received(db, job_id)
-            change(db, job_id, **{**requeued(self._now()), "insisted": 1})
+            return put_back_by_hand(self._database, db, row, anew, self._now(), who)
 
     def cancel(self, job_id: int, *, who: str = "") -> JobState:
         """A person cancels a job; a running one stops at its next step. Where it stands now."""
-        allowed = (JobState.QUEUED, JobState.HELD, JobState.RUNNING)
+        allowed = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
         with by(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
             row = locked(db, job_id, allowed, "cancelled")
             if row.state == JobState.RUNNING:

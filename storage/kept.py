@@ -1,5 +1,6 @@
 """Whether what a person wants done again is still there, and what to do where it is not."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,7 +8,7 @@ from sqlalchemy import Connection, Row, or_, select
 
 from storage.errors import WrongState
 from storage.records import JobState
-from storage.schema import derived, instance, job_instance, series
+from storage.schema import derived, instance, job, job_instance, series
 
 SEND_AGAIN = "let the sender send the series again"
 
@@ -37,6 +38,19 @@ def check_received(db: Connection, job_id: int) -> None:
             f"job {job_id}: its received files were removed{_on(row.purged_at)} (storage.keep_days "
             f"or keep_unrouted_days) and it cannot be requeued; {SEND_AGAIN}: that asks for it anew"
         )
+
+
+def without_files(db: Connection, jobs: Collection[int]) -> frozenset[int]:
+    """Those of these jobs that cannot be done again, because what they work on was removed."""
+    gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))
+    works_on = (
+        select(job_instance.c.job_id)
+        .join(instance, instance.c.id == job_instance.c.instance_id)
+        .join(series, series.c.id == instance.c.series_id)
+        .where(job_instance.c.job_id == job.c.id, gone)
+    )
+    query = select(job.c.id).where(job.c.id.in_(jobs), works_on.exists())
+    return frozenset(db.execute(query).scalars())
 
 
 def check_derived(db: Connection, of_job: Row[*tuple[Any, ...]]) -> None:

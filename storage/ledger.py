@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 from storage.audit import by
 from storage.database import Database
 from storage.deliveries import IDLE, end_leases, offer_again, queue_deliveries, set_delivery
+from storage.echoes import try_now
 from storage.enqueue import lock_series
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.kept import check_delivery, check_derived
@@ -185,12 +186,16 @@ class Ledger:
             return _all(db, delivery.c.derived_id == row.derived_id)
 
     def requeue(self, delivery_id: int, *, who: str = "") -> None:
-        """A person puts back a delivery that was held or cancelled."""
-        allowed = (DeliveryState.HELD, DeliveryState.CANCELLED)
+        """A person wants a delivery tried now: one that was held or cancelled, or that waits."""
+        allowed = (DeliveryState.HELD, DeliveryState.CANCELLED, DeliveryState.QUEUED)
         with by(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
+            try_now(db, _read(db, delivery_id).destination)  # first: an echo locks in this order
             row = _locked(db, delivery_id, allowed, "requeued")
             check_delivery(db, row.id, row.derived_id)
-            offer_again(db, row.id, row.priority, self._now())
+            if row.state == DeliveryState.QUEUED:  # what is stored there stays so
+                set_delivery(db, row.id, due_at=min(row.due_at, self._now()))
+            else:
+                offer_again(db, row.id, row.priority, self._now())
 
     def cancel(self, delivery_id: int, *, who: str = "") -> None:
         """A person cancels a delivery; a sender at work loses its lease."""

@@ -126,6 +126,7 @@ class Need:
     sender: str
     route: str
     subject: Subject
+    is_gone: bool = False  # the received files of a job were removed: it cannot be done again
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is going on now: arriving, waiting, running, sending, and what needs a person."""
+"""What is going on now: arriving, waiting, running, sending, and what is held where."""
 
 import heapq
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,6 @@ from storage.lines import (
     ArrivalLine,
     DeliveryLine,
     JobLine,
-    Need,
     Page,
     Running,
     Subject,
@@ -39,8 +38,6 @@ from storage.schema import (
 from storage.schema_site import OPEN_WISH, switch, wish
 from storage.site import SwitchName, WishKind
 
-PEOPLE = (JobState.HELD, JobState.FAILED)
-SELFTEST = "selftest"  # has a page of its own: a failed one is told there
 TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes
 
 SUBJECT = (
@@ -83,7 +80,7 @@ def queue(
     waits = and_(OPEN_JOB, job.c.state == JobState.QUEUED)
     order = job.c.priority, job.c.due_at, job.c.id
     with database.reading() as db:
-        total = _count(db, select(job.c.id).where(waits))
+        total = counted(db, select(job.c.id).where(waits))
         rows = db.execute(JOB_LINES.where(waits).order_by(*order).limit(limit).offset(offset)).all()
         busy = [one.seconds_left or 0.0 for one in _running(db, now)]
         takes = _typical(db)
@@ -118,24 +115,6 @@ def unconfirmed(
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
     wanted = and_(sent, delivery.c.destination.in_(destinations))
     return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
-
-
-def needs(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
-    """What waits for a person, the newest first."""
-    jobs = and_(ENDED_JOB, job.c.state.in_(PEOPLE), job.c.kind != SELFTEST)
-    held = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
-    most = limit + offset
-    with database.reading() as db:
-        total = _count(db, select(job.c.id).where(jobs))
-        total += _count(db, select(delivery.c.id).where(held))
-        # The ids first: only what is shown is worth a look at its series.
-        newest = select(job.c.id).where(jobs).order_by(job.c.finished_at.desc(), job.c.id.desc())
-        ids = db.execute(newest.limit(most)).scalars().all()
-        lines = db.execute(JOB_LINES.where(job.c.id.in_(ids)))
-        found = [_need_of_job(to_job_line(row)) for row in lines]
-        found += _held_deliveries(db, held, most)
-    found.sort(key=lambda need: (need.since, need.id), reverse=True)
-    return Page(tuple(found[offset:most]), min(total, MOST_COUNTED), limit, offset)
 
 
 def finished(database: Database, limit: int = 10) -> tuple[JobLine, ...]:
@@ -257,13 +236,13 @@ def _deliveries(
     offset: int,
 ) -> Page[DeliveryLine]:
     with database.reading() as db:
-        total = _count(db, select(delivery.c.id).where(which))
-        query = _delivery_lines().where(which).order_by(*order).limit(limit).offset(offset)
+        total = counted(db, select(delivery.c.id).where(which))
+        query = delivery_lines().where(which).order_by(*order).limit(limit).offset(offset)
         lines = tuple(to_delivery_line(row) for row in db.execute(query))
     return Page(lines, total, limit, offset)
 
 
-def _delivery_lines() -> Select[*tuple[Any, ...]]:
+def delivery_lines() -> Select[*tuple[Any, ...]]:
     made_by = select(func.max(job.c.id)).where(job.c.derived_id == delivery.c.derived_id)
     generated = select(func.coalesce(func.sum(derived_instance.c.generated), 0)).where(
         derived_instance.c.derived_id == delivery.c.derived_id
@@ -286,56 +265,7 @@ def to_delivery_line(row: Row[*tuple[Any, ...]]) -> DeliveryLine:
     return DeliveryLine(to_delivery(row), row.job_id, int(row.generated), subject)
 
 
-def _need_of_job(line: JobLine) -> Need:
-    return Need(
-        what="job",
-        id=line.id,
-        job_id=line.id,
-        state=line.state,
-        reason=line.reason,
-        sentence=line.sentence,
-        since=line.finished_at or line.queued_at,
-        destination="",
-        sender=line.sender,
-        route=line.route,
-        subject=line.subject,
-    )
-
-
-def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
-    newest = delivery.c.finished_at.desc(), delivery.c.id.desc()
-    ids = db.execute(select(delivery.c.id).where(held).order_by(*newest).limit(most)).scalars()
-    rows = db.execute(_delivery_lines().where(delivery.c.id.in_(ids.all())))
-    lines = [to_delivery_line(row) for row in rows]
-    makers = _makers(db, [line.job_id for line in lines if line.job_id is not None])
-    return [_need_of_delivery(line, *makers.get(line.job_id or 0, ("", ""))) for line in lines]
-
-
-def _makers(db: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """Sender and route of these jobs."""
-    query = select(job.c.id, arrival.c.calling_ae, job.c.route).where(job.c.id.in_(ids))
-    rows = db.execute(query.join(arrival, arrival.c.id == job.c.arrival_id))
-    return {row.id: (row.calling_ae, row.route) for row in rows}
-
-
-def _need_of_delivery(line: DeliveryLine, sender: str, route: str) -> Need:
-    one = line.delivery
-    return Need(
-        what="delivery",
-        id=one.id,
-        job_id=line.job_id,
-        state=one.state,
-        reason=one.reason,
-        sentence=one.sentence,
-        since=one.finished_at or one.queued_at,
-        destination=one.destination,
-        sender=sender,
-        route=route,
-        subject=line.subject,
-    )
-
-
-def _count(db: Connection, which: Select[*tuple[Any, ...]]) -> int:
+def counted(db: Connection, which: Select[*tuple[Any, ...]]) -> int:
     """How many rows, no further than a page says."""
     return int(
         db.execute(

@@ -112,6 +112,15 @@ def name_key(patient_name: str) -> str:
     return " ".join(parts).casefold()
 
 
+def sought_keys(text: str) -> tuple[str, ...]:
+    """What a name may begin with for whoever looks for `text`.
+
+    The pages write "Family, Given"; a peer may also have sent a comma within a part of the name.
+    """
+    keys = (name_key(text), name_key(text.replace(",", " ")))
+    return tuple(key for key in dict.fromkeys(keys) if key)
+
+
 def _text(value: str) -> str:
     """Without NUL, which PostgreSQL refuses, and lone surrogates, which no database takes."""
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

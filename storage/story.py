@@ -7,6 +7,7 @@ from sqlalchemy import Connection, and_, or_, select
 from storage.archive import arrival_rows
 from storage.database import Database
 from storage.errors import NotFound
+from storage.kept import without_files
 from storage.ledger import delivery_rows
 from storage.lines import JobLine, Moment
 from storage.overview import JOB_LINES, to_job_line
@@ -32,6 +33,7 @@ class Story:
     folder: str | None  # of the derived series, relative to the storage folder; None: not there
     audit: tuple[AuditEvent, ...]  # what people did to it, the oldest first
     moments: tuple[Moment, ...]
+    is_gone: bool  # the received files were removed: it cannot be done again
 
 
 def story(database: Database, job_id: int) -> Story:
@@ -46,8 +48,10 @@ def story(database: Database, job_id: int) -> Story:
         deliveries = _deliveries(db, whole.derived_id)
         folder = _folder(db, whole.derived_id)
         did = _audit(db, job_id, deliveries)
+        is_gone = job_id in without_files(db, [job_id])
     moments = _moments(whole, came, attempts, deliveries, did)
-    return Story(whole, to_job_line(row), came, attempts, deliveries, folder, did, moments)
+    line = to_job_line(row)
+    return Story(whole, line, came, attempts, deliveries, folder, did, moments, is_gone)
 
 
 def _attempts(db: Connection, job_id: int) -> tuple[Attempt, ...]:

@@ -14,16 +14,22 @@ from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
 if TYPE_CHECKING:
     from node.store import Store
 
+ROUTE_CHANGED = "its route has changed since"
+
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Put a refused, failed, held or cancelled job back into the queue."""
+    """Put a refused, failed, held or cancelled job back; by its route as it is now."""
+    from node.rules import anew
+
     with opened(config) as store:
-        store.queue.requeue(job_id, who=user())
-        _tell(store, job_id, "is queued again", as_json=as_json)
+        by_now = anew.of_job(store.config, store.queue.get(job_id))
+        number = store.queue.requeue(job_id, who=user(), anew=by_now)
+        said = "is queued again" if number == job_id else f"replaces job {job_id}: {ROUTE_CHANGED}"
+        _tell(store, number, said, as_json=as_json)
 
 
 def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Cancel a queued, held or running job; a running one stops at its next step."""
+    """Cancel a queued, held, failed or running job; a running one stops at its next step."""
     with opened(config) as store:
         state = store.queue.cancel(job_id, who=user())
         said = "stops at its next step" if state == "running" else "is cancelled"

@@ -80,9 +80,9 @@ def _head(store: "Store", now: float) -> Text:
 
 
 def _needing(store: "Store") -> Group:
-    from storage import overview
+    from storage.needs import needing
 
-    needs = overview.needs(store.database, limit=ROWS)
+    needs = needing(store.database, limit=ROWS)
     rows = ((each.id, each.what, each.sentence) for each in needs.lines)
     return _list("Needs a person", needs.total, ("", "what", "why"), rows)
 

@@ -145,6 +145,17 @@ def sender_of(destinations: Iterable[Destination], calling_ae: str) -> Destinati
     return None
 
 
+def destination_of(name: str, calling_ae: str, destinations: Sequence[Destination]) -> str:
+    """The destination that `name` means; "sender" is the one that the calling AE belongs to.
+
+    An unknown sender keeps a name of its own: its delivery is held, and nothing is lost silently.
+    """
+    if name != SENDER:
+        return name
+    known = sender_of(destinations, calling_ae)
+    return known.name if known is not None else sender_name(calling_ae)
+
+
 def sender_name(calling_ae: str) -> str:
     """What a destination is called while no destination sends as this AE."""
     return f"{SENDER} {calling_ae}"

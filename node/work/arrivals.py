@@ -12,7 +12,7 @@ from inference.errors import Reason
 from inference.model import Parameters
 from inference.reader import Header, Stack
 from inference.request import Output
-from node.config import SENDER, Completion, Destination, Route
+from node.config import Completion, Destination, Route
 from node.rules import completion, routing
 from node.work.infer import canonical, snapshot, sources
 from node.work.others import Others
@@ -260,7 +260,7 @@ class Arrivals:
             model=route.model,
             parameters=parameters,
             destinations=tuple(
-                destination_of(name, arrival.calling_ae, rules.destinations)
+                routing.destination_of(name, arrival.calling_ae, rules.destinations)
                 for name in route.destinations
             ),
             priority=route.priority,
@@ -295,17 +295,6 @@ def newest(instances: Sequence[Instance]) -> list[Instance]:
         if instance.path is not None:
             latest[instance.instance_uid] = instance
     return list(latest.values())
-
-
-def destination_of(name: str, calling_ae: str, destinations: Sequence[Destination]) -> str:
-    """The destination that `name` means; "sender" is the one that the calling AE belongs to.
-
-    An unknown sender keeps a name of its own: its delivery is held, and nothing is lost silently.
-    """
-    if name != SENDER:
-        return name
-    known = routing.sender_of(destinations, calling_ae)
-    return known.name if known is not None else routing.sender_name(calling_ae)
 
 
 def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]:

@@ -9,6 +9,7 @@ from storage import durations, find, marks, notices, overview, peers, selftests,
 from storage.audit import Audit
 from storage.database import Database
 from storage.find import Wanted
+from storage.needs import held_deliveries, needing
 from storage.records import JobState
 from tests.benchmarks import filler
 from tests.benchmarks.rig import Setting
@@ -31,6 +32,10 @@ def _series(**wanted: Any) -> Ask:
     return lambda db, now, jobs: find.found_series(db, Wanted(**wanted))
 
 
+def _held(**wanted: Any) -> Ask:
+    return lambda db, now, jobs: held_deliveries(db, Wanted(**wanted))
+
+
 # What the pages ask of the database, of the time, and of how many jobs it has.
 QUERIES: dict[str, Ask] = {
     "arriving": lambda db, now, jobs: overview.arriving(db),
@@ -39,7 +44,10 @@ QUERIES: dict[str, Ask] = {
     "sending": lambda db, now, jobs: overview.sending(db),
     "unconfirmed, nobody proves": lambda db, now, jobs: overview.unconfirmed(db, ()),
     "unconfirmed": lambda db, now, jobs: overview.unconfirmed(db, ("pacs",)),
-    "needs a person": lambda db, now, jobs: overview.needs(db),
+    "needs a person": lambda db, now, jobs: needing(db),
+    "deliveries held": _held(),
+    "deliveries held for a reason": _held(reason="REFUSED_BY_PEER", destination="research"),
+    "deliveries held of a sender": _held(sender="CT2", route="ct-slices"),
     "counts of states": lambda db, now, jobs: overview.counts(db),
     "jobs, newest": _jobs(),
     "jobs, held": _jobs(states=(JobState.HELD,)),
@@ -64,6 +72,7 @@ QUERIES: dict[str, Ask] = {
     "description, no match": _series(description="knee"),
     "sender": _series(sender="CT3"),
     "series held": _series(states=(JobState.HELD,)),
+    "series by a delivery's reason": _series(reason="REFUSED_BY_PEER"),
     "UID": lambda db, now, jobs: find.found_series(db, Wanted(uid=f"2.25.{jobs // 2}")),
     "job page": lambda db, now, jobs: story.story(db, jobs // 2),
     "senders": lambda db, now, jobs: peers.senders(db, now - DAY / 2),

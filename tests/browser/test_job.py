@@ -1,12 +1,18 @@
 """The page of a job: time line, pictures, geometry, deliveries."""
 
 import re
+import time
+from dataclasses import replace
+from functools import partial
 
 from playwright.sync_api import Page, expect
 
+from storage import switches
+from storage.ledger import Ledger
+from storage.site import SwitchName
 from tests import phantoms, series
 from tests.browser.conftest import Open
-from tests.browser.site import Site
+from tests.browser.site import PHANTOM, Site
 
 SOON = 20_000.0
 TILTED = phantoms.uid("tilted", "series", 3)
@@ -38,6 +44,33 @@ def test_slices_are_shown_beside_those_they_lie_between(site: Site, open_page: O
     expect(page.locator("#slice-says")).to_contain_text("Slice 2 of 29, generated")
     page.locator("[data-strip]").click(position={"x": 2, "y": 10})
     expect(page.locator("#slice-says")).to_contain_text("Slice 1 of 29, received")
+
+
+def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
+    site: Site, open_page: Open
+) -> None:
+    drained = partial(switches.turn, site.database, time.time(), "test", SwitchName.DRAINING)
+    drained(on=True)
+    try:
+        uid = site.send(replace(PHANTOM, seed="opened", description="Opened while queued"))
+        page = open_page(f"/jobs/{site.job_of(uid, state='queued')}", "otto")
+        page.evaluate("window.same = true")
+        expect(page.locator("#viewer")).to_have_count(0)
+    finally:
+        drained(on=False)
+    expect(page.locator("#viewer")).to_be_visible(timeout=SOON)
+    loaded(page, "now")
+    expect(page.get_by_alt_text("Sagittal reformat of the derived")).to_be_visible()
+    result = page.get_by_role("region", name="What was done")
+    expect(result).to_contain_text("8 received, 21 generated")
+    expect(page.get_by_role("region", name="Geometry", exact=True)).to_contain_text("8 received")
+    page.get_by_role("slider", name="Slice").press("Home")
+    with page.expect_response("**/seen?**"):
+        page.evaluate("htmx.trigger(document.body, 'changed')")
+    expect(page.locator("#slice-says")).to_contain_text("Slice 1 of 29")  # it stays where it was
+    page.get_by_role("button", name="Lung").click()
+    expect(page.get_by_role("button", name="Lung")).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate("window.same") is True  # the page was never loaded again
 
 
 def test_a_window_changes_the_greys_of_every_picture(site: Site, open_page: Open) -> None:
@@ -96,6 +129,26 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
     expect(page.locator("#said")).to_contain_text("The derived series is sent once more.")
     expect(page.get_by_role("region", name="Deliveries")).to_contain_text("29 of 29", timeout=SOON)
     expect(page.locator("#told")).to_contain_text("29 × 0000", timeout=SOON)
+
+
+def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> None:
+    uid = site.send(replace(PHANTOM, seed="hour", description="Waits for an hour"))
+    job = site.job_of(uid, state="succeeded")
+    database, ledger = site.database, Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    switches.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=True)
+    ledger.redeliver(job, "clinic")
+    leased = ledger.claim("clinic", "test")
+    assert leased is not None
+    ledger.retry(leased, time.time() + 3600, "RETRY", "The clinic did not answer.")
+    switches.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=False)
+    page = open_page(f"/jobs/{job}", "otto")
+    row = page.locator(f"#delivery-{leased.id}")
+    expect(row).to_contain_text("tries again in 59 min")
+    row.get_by_role("button", name="Try now").click()
+    expect(page.locator("#said")).to_contain_text("It is sent to clinic now.")
+    expect(row.locator("[data-label=Attempts]")).not_to_have_text("1", timeout=SOON)
+    row.get_by_role("button", name="Give up").wait_for(timeout=SOON)
+    ledger.cancel(leased.id)
 
 
 def test_a_held_job_says_why_and_what_to_do(site: Site, open_page: Open) -> None:

@@ -1,11 +1,17 @@
 """The first page: it follows what happens without being loaded again."""
 
+import time
 from dataclasses import replace
+from functools import partial
 
 from playwright.sync_api import expect
+from sqlalchemy import update
 
-from storage import find
+from storage import find, switches
+from storage import schema as rows
 from storage.find import Wanted
+from storage.ledger import Ledger
+from storage.site import SwitchName
 from tests import phantoms
 from tests.browser import site as sites
 from tests.browser.conftest import Open
@@ -41,11 +47,19 @@ def test_a_held_job_is_at_the_top_and_is_requeued_with_one_button(
     page = open_page("/", "otto")
     need = page.locator(f"#need-job-{job}")
     expect(need).to_contain_text("About 2 slices are missing", timeout=SOON)
+    expect(need.get_by_role("button")).to_have_text("Cancel")  # the route would hold it again
+    with site.database.writing() as db:  # as if the route had said this when it came
+        db.execute(update(rows.job).where(rows.job.c.id == job).values(parameters='{"factor": 2}'))
+    page.reload()
+    expect(need).to_contain_text("Its route has changed since")
     need.get_by_role("button", name="Requeue").click()
-    expect(page.locator("#said")).to_contain_text(f"Job {job} is in the queue again.")
-    page.goto(f"{site.url}/jobs/{job}")
+    expect(page.locator("#said")).to_contain_text(f"A new job takes the place of job {job}.")
+    expect(need).to_have_count(0, timeout=SOON)
+    again = site.job_of(uid, state="held")
+    assert again > job
+    page.goto(f"{site.url}/jobs/{again}")
     expect(page.get_by_role("region", name="What people did")).to_contain_text("otto")
-    expect(page.get_by_role("region", name="Attempts")).to_contain_text("2", timeout=SOON)
+    expect(page.get_by_role("region", name="What was done")).to_contain_text("Factor4")
 
 
 def test_a_series_is_processed_now_or_never_as_a_person_says(site: Site, open_page: Open) -> None:
@@ -100,11 +114,11 @@ def test_a_drained_node_receives_and_starts_no_job_until_it_is_told_to(
 def test_the_focus_stays_where_it_was_while_rows_come_and_go(site: Site, open_page: Open) -> None:
     job = site.job_of(phantoms.uid("held", "series", 3))
     page = open_page("/", "otto")
-    page.locator(f"#requeue-{job}").focus()
+    page.locator(f"#cancel-{job}").focus()
     site.send(replace(PHANTOM, seed="focus", description="Another one comes"))
     finished = page.locator("#finished-part tr", has_text="Another one comes")
     expect(finished).to_contain_text("succeeded", timeout=SOON)
-    assert page.evaluate("document.activeElement.id") == f"requeue-{job}"
+    assert page.evaluate("document.activeElement.id") == f"cancel-{job}"
 
 
 def test_an_empty_list_says_so(open_page: Open) -> None:
@@ -123,3 +137,27 @@ def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) 
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
     page.get_by_role("button", name="Requeue ticked").click()
     expect(page.locator("#said")).to_contain_text("2 of 2 done.")
+
+
+def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page: Open) -> None:
+    ledger = Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    uid = site.send(replace(PHANTOM, seed="clinic", description="For the clinic"))
+    job = site.job_of(uid, state="succeeded")
+    clinic = partial(switches.turn, site.database, time.time(), "test", SwitchName.PAUSED, "clinic")
+    clinic(on=True)
+    try:
+        ledger.redeliver(job, "clinic")
+        leased = ledger.claim("clinic", "test")
+        assert leased is not None
+        ledger.hold(leased, "REFUSED_BY_PEER", "The clinic takes no derived series.")
+        page = open_page("/needs?state=held&destination=clinic", "otto")
+        deliveries = page.get_by_role("region", name="Deliveries")
+        expect(deliveries).to_contain_text("The clinic takes no derived series.")
+        page.get_by_label("Tick all deliveries").check()
+        page.get_by_role("button", name="Send ticked again").click()
+        expect(page.locator("#said")).to_contain_text("1 of 1 done.")
+        expect(deliveries).to_contain_text("No delivery waits for a person")
+        assert ledger.get(leased.id).state == "queued"
+    finally:
+        ledger.cancel(leased.id)
+        clinic(on=False)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from node.errors import UsageError
-from node.rules import view
+from node.rules import anew, view
 from node.rules.view import Json
 from node.web.auth import AsOperator, AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
@@ -17,6 +17,7 @@ from node.web.rest.inputs import LARGEST_ID, Id, Line
 from storage import find
 from storage.errors import StorageError, WrongState
 from storage.find import Wanted
+from storage.needs import delivery_ids
 
 router = APIRouter(tags=["jobs"])
 
@@ -53,11 +54,11 @@ def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
 
 @router.post("/jobs/{job_id}/requeue", summary="Queue a refused, failed, held or cancelled job")
 def requeue(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
-    parts.store.queue.requeue(job_id, who=visitor.name)
-    return _job(parts, job_id)
+    """Where its route has changed since, a new job replaces it: the answer is about that one."""
+    return _job(parts, _put_back(parts, visitor, job_id))
 
 
-@router.post("/jobs/{job_id}/cancel", summary="Cancel a queued, held or running job")
+@router.post("/jobs/{job_id}/cancel", summary="Cancel a queued, held, failed or running job")
 def cancel(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.queue.cancel(job_id, who=visitor.name)
     return _job(parts, job_id)
@@ -116,7 +117,30 @@ def batch(
     return [_done(acts[action], job_id) for job_id in dict.fromkeys(ids)]
 
 
-@router.post("/deliveries/{delivery_id}/requeue", summary="Try a held or cancelled delivery again")
+@router.post(
+    "/batch/deliveries/{action}",
+    summary="The same for many deliveries: by ids, or the held ones that a filter finds",
+    openapi_extra=takes(Batch),
+)
+def batch_of_deliveries(
+    action: Literal["requeue", "cancel"],
+    visitor: AsOperator,
+    body: Annotated[Batch, Depends(taken(Batch))],
+    wanted: Filter,
+    parts: PartsOf,
+) -> list[Json]:
+    ledger = parts.store.ledger
+    act = {"requeue": ledger.requeue, "cancel": ledger.cancel}[action]
+    if not body.ids and wanted == Wanted():
+        raise UsageError("name deliveries by ids, or the held ones by a filter")
+    ids = body.ids or delivery_ids(parts.database, wanted, MOST_AT_ONCE)
+    if not body.ids:
+        note_search(parts, visitor, wanted, len(ids))
+    who = visitor.name
+    return [_done(lambda one: act(one, who=who), each) for each in dict.fromkeys(ids)]
+
+
+@router.post("/deliveries/{delivery_id}/requeue", summary="Try it now: held, cancelled, or waiting")
 def requeue_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.ledger.requeue(delivery_id, who=visitor.name)
     return _delivery(parts, delivery_id)
@@ -132,7 +156,13 @@ def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
     reason = parts.store.queue.get(job_id).reason
     if reason in ONE_BY_ONE:
         raise WrongState(f"job {job_id} is held {reason}: look at it and requeue it by itself")
-    parts.store.queue.requeue(job_id, who=visitor.name)
+    _put_back(parts, visitor, job_id)
+
+
+def _put_back(parts: Parts, visitor: Visitor, job_id: int) -> int:
+    queue = parts.store.queue
+    by_now = anew.of_job(parts.config(), queue.get(job_id))
+    return queue.requeue(job_id, who=visitor.name, anew=by_now)
 
 
 def _job(parts: Parts, job_id: int) -> Json:
@@ -144,9 +174,9 @@ def _delivery(parts: Parts, delivery_id: int) -> Json:
     return view.delivery(found) | {"id": found.id, "sentence": found.sentence}
 
 
-def _done(act: Callable[[int], object], job_id: int) -> Json:
+def _done(act: Callable[[int], object], number: int) -> Json:
     try:
-        act(job_id)
+        act(number)
     except StorageError as error:
-        return {"id": job_id, "done": False, "sentence": str(error)}
-    return {"id": job_id, "done": True, "sentence": ""}
+        return {"id": number, "done": False, "sentence": str(error)}
+    return {"id": number, "done": True, "sentence": ""}

@@ -15,13 +15,13 @@
     try { return JSON.parse(request.responseText) || {}; } catch { return {}; }
   };
   const problem = (request) => answer(request).detail;
-  // Of an action on many jobs: how many were done, and why the first other one was not.
+  // Of an action on many: how many were done, and why the first other one was not.
   const batch = (request) => {
     const each = answer(request);
     if (!Array.isArray(each)) return "";
     const not = each.filter((one) => !one.done);
     const done = `${each.length - not.length} of ${each.length} done.`;
-    return not.length ? `${done} Job ${not[0].id}: ${not[0].sentence}` : done;
+    return not.length ? `${done} ${not[0].sentence}` : done;
   };
 
   // What was answered before stands no more: the next try may fail.

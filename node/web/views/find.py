@@ -31,7 +31,7 @@ Name = Annotated[str, Query(max_length=64)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
 # What an address may name; all else may be a patient's, and is kept under a name of ours.
-PUBLIC = ("sender", "state", "reason", "route")
+PUBLIC = ("sender", "state", "reason", "route", "destination")
 
 
 class Words(BaseModel):
@@ -47,6 +47,7 @@ class Words(BaseModel):
     state: Word = ""
     reason: Word = ""
     route: Word = ""
+    destination: Word = ""
     uid: Word = ""
 
     def given(self) -> dict[str, str]:
@@ -163,6 +164,7 @@ def _found(parts: Parts, given: Mapping[str, str], offset: int) -> Page[SeriesLi
         description=given["description"],
         reason=given["reason"],
         route=given["route"],
+        destination=given["destination"],
         uid=given["uid"],
     )
     return find.found_series(parts.database, wanted, AT_ONCE, offset)

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse, Response
 
+from node.rules import anew
 from node.rules.completion import because
 from node.web import drawings
 from node.web.auth import AsViewer
@@ -17,9 +19,10 @@ from node.web.looks import Looks
 from node.web.parts import Parts, PartsOf
 from node.web.views import pictures
 from node.web.views.find import seen
-from node.web.views.now import gives_proof
+from node.web.views.now import down, gives_proof
 from node.web.views.render import Look, look, page, part
 from node.web.views.wording import STEPS
+from storage.anew import PUT_BACK, ROUTE_CHANGED
 from storage.answers import answers
 from storage.errors import NotFound
 from storage.records import Delivery, DeliveryState, JobState
@@ -28,8 +31,7 @@ from storage.story import Story, story
 router = APIRouter()
 
 MOST_INSTANCES = 500
-REQUEUED = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
-CANCELLED = (JobState.QUEUED, JobState.HELD, JobState.RUNNING)
+CANCELLED = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
 
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -60,6 +62,28 @@ def told(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -> HTM
     at = look(request, parts, visitor)
     found = story(parts.database, job_id)
     return part(at, "job_told.html", **_told(at, found))
+
+
+@router.get("/jobs/{job_id}/done")
+def done(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
+    at = look(request, parts, visitor)
+    return part(at, "job_done.html", job=story(parts.database, job_id).job)
+
+
+@router.get("/jobs/{job_id}/seen")
+def slices(
+    job_id: Id,
+    request: Request,
+    visitor: AsViewer,
+    parts: PartsOf,
+    mark: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """Slices and geometry, unless the page shows what is there: who moves a slider keeps it."""
+    at = look(request, parts, visitor)
+    found = story(parts.database, job_id)
+    if mark == _mark(found):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    return part(at, "job_seen.html", job=found.job, story=found, **_seen(parts, found))
 
 
 @router.get("/jobs/{job_id}/instances")
@@ -95,6 +119,7 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
     """What may change while somebody looks."""
     one = found.job
     steps = _steps(found, at.now)
+    by_now = anew.of_job(at.parts.config(), one)
     return {
         "story": found,
         "job": one,
@@ -104,12 +129,19 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
         "timeline": drawings.timeline(_phases(steps)),
         "answers": {each.id: answers(at.parts.database, each.id) for each in found.deliveries},
         "is_going_on": _is_going_on(found),
-        "may_requeue": one.state in REQUEUED,
+        "may_requeue": _may_requeue(found),
+        "is_changed": by_now is not None and not by_now.is_as(one.model, one.parameters),
         "may_cancel": one.state in CANCELLED and not one.cancel_requested,
         "again": AGAIN,
+        "down": down(at),
         "proving": [each.name for each in at.parts.config().destinations if gives_proof(each)],
         "names": [destination.name for destination in at.parts.config().destinations],
     }
+
+
+def _may_requeue(found: Story) -> bool:
+    one = found.job
+    return one.state in PUT_BACK and one.reason != ROUTE_CHANGED and not found.is_gone
 
 
 def _is_going_on(found: Story) -> bool:
@@ -119,7 +151,7 @@ def _is_going_on(found: Story) -> bool:
 
 
 def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
-    """Slices and geometry: they never change."""
+    """Slices and geometry: there once the job has ended, and the same until it is done again."""
     folder = _folder(parts, found)
     record = found.job.record
     shown = pictures.read(folder, record) if folder is not None else None
@@ -131,6 +163,7 @@ def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
         missing = dict.fromkeys(shown.missing, 0)
     drawn = len(places) > 1
     return {
+        "mark": _mark(found),
         "pictures": shown,
         "slices": shown.described() if shown is not None else [],
         "windows": pictures.WINDOWS,
@@ -142,6 +175,12 @@ def _seen(parts: Parts, found: Story) -> Mapping[str, object]:
         "is_trusted": any(place.confidence is not None for place in places),
         "gaps": _gaps(record),
     }
+
+
+def _mark(found: Story) -> str:
+    """Another one when there are other slices to show, or none any more."""
+    ended = found.job.finished_at or 0.0
+    return f"{found.job.attempt}-{ended:.3f}-{'kept' if found.folder else 'none'}"
 
 
 def _folder(parts: Parts, found: Story) -> FilePath | None:

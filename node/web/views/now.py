@@ -13,11 +13,13 @@ from node.web.auth import AsViewer
 from node.web.parts import PartsOf
 from node.web.problems import Problem
 from node.web.views import concerns, wording
+from node.web.views.needs import changed
 from node.web.views.render import Look, look, page, part
-from storage import overview, switches
+from storage import echoes, overview, switches
 from storage.lines import ArrivalLine
+from storage.needs import needing
 from storage.records import Arrival
-from storage.site import SwitchName
+from storage.site import Reach, SwitchName
 
 router = APIRouter()
 
@@ -55,8 +57,10 @@ def _drain(at: Look) -> Mapping[str, object]:
 
 
 def _needs(at: Look) -> Mapping[str, object]:
+    waiting = needing(at.parts.database, limit=FIRST_NEEDS)
     return {
-        "needs": overview.needs(at.parts.database, limit=FIRST_NEEDS),
+        "needs": waiting,
+        "changed": changed(at.parts, waiting),
         "concerns": concerns.concerns(at.parts, at.now),
     }
 
@@ -84,7 +88,14 @@ def _sending(at: Look) -> Mapping[str, object]:
         "sending": overview.sending(at.parts.database, limit=FIRST_QUEUED),
         "unconfirmed": overview.unconfirmed(at.parts.database, proving, limit=FIRST_QUEUED),
         "paused": {each.subject: each for each in paused},
+        "down": down(at),
     }
+
+
+def down(at: Look) -> Mapping[str, Reach]:
+    """The destinations that do not answer, and where nothing is tried just now."""
+    found = echoes.reaches(at.parts.database)
+    return {one.destination: one for one in found if not one.up and one.open_until > at.now}
 
 
 def gives_proof(destination: Destination) -> bool:

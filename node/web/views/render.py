@@ -19,8 +19,9 @@ from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.views import wording
 from node.web.views.concerns import concerns
-from storage import overview, switches
+from storage import switches
 from storage.lines import Page
+from storage.needs import needing
 
 PAGES = Path(__file__).parent.parent / "pages"
 MASK = "midslice-mask"  # the cookie of who wants patients' attributes hidden
@@ -66,7 +67,7 @@ def look(request: Request, parts: Parts, visitor: Visitor) -> Look:
 
 def page(at: Look, name: str, *, path: str, **values: object) -> HTMLResponse:
     """A whole page."""
-    needs = values.get("needs") or overview.needs(at.parts.database, limit=1)
+    needs = values.get("needs") or needing(at.parts.database, limit=1)
     around = {
         "path": path,
         "pages": [entry for entry in NAVIGATION if at.visitor.may(entry[2])],
@@ -171,7 +172,12 @@ def _environment() -> Environment:
         "as_json": _as_json,
         "meaning": meaning,
     }
-    made.globals |= {"todo": wording.todo, "steps": wording.STEPS, "reasons": sorted(wording.TODO)}
+    made.globals |= {
+        "todo": wording.todo,
+        "is_futile": wording.is_futile,
+        "steps": wording.STEPS,
+        "reasons": sorted(wording.TODO),
+    }
     return made
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
 
+from storage.anew import BY_ROUTE
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 STEPS: Mapping[str, str] = {
@@ -143,14 +145,24 @@ def percent(share: float) -> str:
     return f"{share * 100:.1f} %" if 0 < share < 0.1 or 0.99 < share < 1 else f"{share * 100:.0f} %"
 
 
+def is_futile(reason: str, *, is_changed: bool) -> bool:
+    """Whether a job that is put back finds the same again."""
+    return reason in BY_ROUTE and not is_changed
+
+
 # What to do about a job or a delivery that waits for a person, by reason.
 TODO: Mapping[str, str] = {
-    "MISSING_SLICES": "When they come, a new job takes this one's place.",
+    "MISSING_SLICES": (
+        "When they come, a new job takes this one's place. To do without them, set "
+        'across_missing = "leave" in its route; then requeue it. Else cancel it.'
+    ),
     "CONFLICTING_INSTANCES": "Send the right version again, then requeue the job.",
     "PATIENT_MISMATCH": "Compare the series in the PACS; correct it there and send it again.",
     "PIXEL_DATA_ERROR": "Send the series again; a whole slice replaces its damaged version.",
     "OUTPUT_CHECK_FAILED": "Keep the series and report it; requeue the job to try once more.",
-    "LOW_CONFIDENCE": "Send thinner slices, or lower hold_below of the route; send it again.",
+    "LOW_CONFIDENCE": (
+        "Send thinner slices; or lower hold_below of its route, then requeue it. Else cancel it."
+    ),
     "WORKER_DIED": "Read the log of its attempts; requeue the job when the machine is well.",
     "TIME_LIMIT": "Raise inference.job_minutes, then requeue the job.",
     "MEMORY_LIMIT": "Raise inference.memory_gb, then requeue the job.",
@@ -162,11 +174,27 @@ TODO: Mapping[str, str] = {
 }
 FAILED_TODO = "The log of its attempt says where; requeue the job to try once more."
 HELD_TODO = "Settle what the sentence says, then requeue the job."
+GONE_TODO = (
+    "Its received files were removed. Let the sender send the series again, which asks for it "
+    "anew; or cancel this job."
+)
+CHANGED_TODO = "Its route has changed since: requeue it, and a new job takes this one's place."
 DELIVERY_TODO = "Look at the destination; send again when it takes the series."
 
 
-def todo(state: str, reason: str, *, is_delivery: bool = False) -> str:
+def todo(
+    state: str,
+    reason: str,
+    *,
+    is_delivery: bool = False,
+    is_gone: bool = False,
+    is_changed: bool = False,
+) -> str:
     """What a person can do."""
+    if is_gone:
+        return GONE_TODO
+    if is_changed and reason in BY_ROUTE:
+        return CHANGED_TODO
     if reason in TODO:
         return TODO[reason]
     if is_delivery:

@@ -8,6 +8,7 @@ from storage import find, selftests
 from storage.database import Database
 from storage.files import Files
 from storage.find import Wanted
+from storage.needs import delivery_ids, held_deliveries
 from storage.records import JobState, Peer, Received
 from tests.conftest import Clock
 from tests.unit.storage.stored import CT, EXPLICIT, Stored, content_of
@@ -63,6 +64,10 @@ def found(stored: Stored, **wanted: object) -> list[str]:
         ({"name": "müller"}, ["1.1.2", "1.1.1"]),
         ({"name": "MÜLLER ÄNNE"}, ["1.1.1"]),
         ({"name": "Müller^Än"}, ["1.1.1"]),
+        ({"name": "Müller, Änne"}, ["1.1.1"]),
+        ({"name": "müller,"}, ["1.1.2", "1.1.1"]),
+        ({"text": "Yamada, Tarou"}, ["1.1.4"]),
+        ({"name": ","}, []),
         ({"name": "o'neill"}, ["1.1.3"]),
         ({"name": "' OR 1=1 --"}, []),
         ({"text": "77"}, ["1.1.3"]),
@@ -119,6 +124,77 @@ def test_a_reason_is_found_with_its_jobs_only(filled: Stored) -> None:
     assert found(filled, states=(JobState.REFUSED,)) == [job.series_uid]
 
 
+def hold_delivery(stored: Stored, reason: str = "REFUSED_BY_PEER") -> int:
+    """The next job is done, and its result is held on its way to the PACS; the job's number."""
+    job = stored.succeed("2.25.7")
+    stored.ledger.hold(stored.start_delivery("pacs"), reason, "It was refused.")
+    return job.id
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_found"),
+    [
+        ({}, True),
+        ({"states": (JobState.HELD,)}, True),
+        ({"states": (JobState.HELD, JobState.FAILED)}, True),
+        ({"states": (JobState.FAILED,)}, False),
+        ({"reason": "REFUSED_BY_PEER"}, True),
+        ({"reason": "GAVE_UP"}, False),
+        ({"destination": "pacs"}, True),
+        ({"destination": "to-CT1"}, False),
+        ({"route": "ct-slices"}, True),
+        ({"route": "heads"}, False),
+        ({"sender": "CT1"}, True),
+        ({"sender": "CT2"}, False),
+        ({"accession": "A-123"}, True),
+        ({"accession": "77"}, False),
+        ({"since": 1_700_000_000.0 + 3600}, False),
+        ({"until": 1_700_000_000.0}, False),
+        ({"states": (JobState.HELD,), "sender": "CT1", "reason": "REFUSED_BY_PEER"}, True),
+    ],
+)
+def test_held_deliveries_are_found_by_what_is_known_of_them(
+    filled: Stored, wanted: dict[str, object], is_found: bool
+) -> None:
+    job_id = hold_delivery(filled)
+    asked = Wanted(**wanted)  # type: ignore[arg-type]
+    page = held_deliveries(filled.database, asked)
+    assert [(one.job_id, one.destination) for one in page.lines] == [(job_id, "pacs")] * is_found
+    assert page.total == int(is_found)
+    assert delivery_ids(filled.database, asked, 10) == tuple(one.id for one in page.lines)
+
+
+@pytest.mark.parametrize("common", [find.COMMON, 0])
+def test_a_series_whose_result_is_held_on_its_way_is_held(
+    filled: Stored, monkeypatch: pytest.MonkeyPatch, common: int
+) -> None:
+    monkeypatch.setattr(find, "COMMON", common)
+    made = filled.queue.get(hold_delivery(filled)).series_uid
+    held = filled.claim()
+    filled.queue.hold(held, "MISSING_SLICES", "One.")
+    for wanted, uids in (
+        (Wanted(states=(JobState.HELD,)), {made, held.series_uid}),
+        (Wanted(states=(JobState.FAILED,)), set()),
+        (Wanted(reason="REFUSED_BY_PEER"), {made}),
+        (Wanted(states=(JobState.SUCCEEDED,), reason="REFUSED_BY_PEER"), set()),
+        (Wanted(states=(JobState.HELD,), destination="to-CT1"), {held.series_uid}),
+        (Wanted(states=(JobState.HELD,), route="heads"), set()),
+        (Wanted(states=(JobState.HELD,), accession="A-12345"), {made}),
+    ):
+        page = find.found_series(filled.database, wanted)
+        assert {line.subject.series_uid for line in page.lines} == uids, wanted
+
+
+def test_held_deliveries_come_page_by_page(filled: Stored) -> None:
+    for number in range(3):
+        filled.succeed(f"2.25.{number}")
+        filled.ledger.hold(filled.start_delivery("pacs"), "GAVE_UP", "Not delivered.")
+        filled.clock.now += 1
+    pages = [held_deliveries(filled.database, Wanted(), 2, offset) for offset in (0, 2)]
+    assert [[one.job_id for one in page.lines] for page in pages] == [[3, 2], [1]]
+    assert [(page.total, page.has_more) for page in pages] == [(3, True), (3, False)]
+
+
 def test_what_was_made_is_found_by_its_own_uids(filled: Stored) -> None:
     job = filled.succeed("2.25.7")
     assert found(filled, uid="2.25.7") == [job.series_uid]
@@ -139,6 +215,13 @@ def test_pages_follow_each_other_without_a_gap(filled: Stored) -> None:
     ids = [line.id for line in itertools.chain(*(page.lines for page in pages))]
     assert ids == sorted(ids, reverse=True)
     assert len(set(ids)) == 4
+
+
+def test_a_comma_that_a_peer_sent_within_a_name_is_found_as_it_is_typed(stored: Stored) -> None:
+    what = Received("9.1", "1.1", "1.1.1", CT, EXPLICIT, "CT", patient_name="Doe, Jane")
+    stored.archive.keep(what, Peer("CT1", "MIDSLICE"), stored.incoming(content_of(what)))
+    (line,) = find.found_series(stored.database, Wanted(name="Doe, J")).lines
+    assert line.subject.patient_name == "Doe, Jane"
 
 
 def test_a_series_without_a_job_is_found_with_what_is_known_of_it(stored: Stored) -> None:

@@ -257,6 +257,13 @@ def test_a_person_cancels_what_is_held(stored: Stored) -> None:
     assert stored.queue.get(job_id).reason == ""
 
 
+def test_a_person_cancels_what_has_failed(stored: Stored) -> None:
+    job_id = stored.ask("k").job_id
+    stored.queue.fail(stored.claim(), "ValueError", "The model raised ValueError.", "frames")
+    assert stored.queue.cancel(job_id) is JobState.CANCELLED
+    assert [one.detail for one in stored.queue.attempts(job_id)] == ["frames"]
+
+
 @pytest.mark.parametrize("end", ["cancelled", "released", "died", "lease", "node", "refused"])
 def test_a_running_job_that_is_cancelled_ends_so_however_it_stops(stored: Stored, end: str) -> None:
     stored.ask("k")

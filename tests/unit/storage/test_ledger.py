@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from storage import echoes
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.ledger import Answer
 from storage.records import Backlog, Delivery, DeliveryState
@@ -299,3 +300,32 @@ def test_eight_senders_take_each_delivery_once(stored: Stored) -> None:
     for thread in threads:
         thread.join(60)
     assert sorted(one.id for one in claimed) == list(range(1, 41))
+
+
+def test_a_person_has_what_waits_tried_now_and_nothing_is_sent_twice(made: Stored) -> None:
+    leased = made.start_delivery()
+    made.ledger.answered(leased, made.ledger.unsent(leased)[0].id, 0x0000, stored=True)
+    made.ledger.retry(leased, made.clock.now + 3600, "RETRY", "One is not stored.")
+    assert made.ledger.claim("pacs", "s") is None
+    made.ledger.requeue(leased.id, who="anna")
+    again = made.start_delivery()
+    assert (again.id, again.sent, again.failures) == (leased.id, 1, 1)
+    assert len(made.ledger.unsent(again)) == 1
+
+
+def test_what_waits_for_its_turn_keeps_its_place_when_it_is_asked_for_now(made: Stored) -> None:
+    before = made.ledger.of_job(1)[0]
+    made.clock.now += 5
+    made.ledger.requeue(before.id)
+    assert made.ledger.of_job(1)[0] == before
+
+
+def test_a_destination_that_is_down_is_tried_when_a_person_says_so(made: Stored) -> None:
+    (pacs, _), now = made.ledger.of_job(1), made.clock.now
+    for name in ("pacs", "viewer"):
+        echoes.unreachable(made.database, now, name, "No association.", open_until=now + 600)
+    assert not echoes.may_send(made.database, now, "pacs", 3600)
+    made.ledger.requeue(pacs.id)
+    assert echoes.may_send(made.database, now, "pacs", 3600)
+    assert not echoes.may_send(made.database, now, "viewer", 3600)
+    assert not echoes.reaches(made.database)[0].up  # it has not answered yet

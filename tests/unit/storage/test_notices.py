@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from storage import attention, echoes, notices
+from storage.anew import BY_ROUTE
 from storage.audit import NODE, note
 from storage.database import Database
 from storage.errors import NotFound
@@ -186,9 +187,25 @@ def test_a_job_that_is_held_again_is_told_again(stored: Stored) -> None:
     for _ in range(2):
         stored.clock.now += 1
         job = stored.claim()
-        stored.queue.hold(job, "MISSING_SLICES", "A slice is missing.")
+        stored.queue.hold(job, "TIME_LIMIT", "It took too long.")
         assert len(told(stored)) == 1
         stored.queue.requeue(job.id)
+
+
+@pytest.mark.parametrize("reason", BY_ROUTE)
+def test_what_a_job_finds_again_each_time_that_it_is_put_back_is_told_once(
+    stored: Stored, reason: str
+) -> None:
+    told(stored)
+    stored.ask("k")
+    counts = []
+    for _ in range(3):
+        stored.clock.now += 1
+        job = stored.claim()
+        stored.queue.hold(job, reason, "As before.")
+        counts.append(len(told(stored)))
+        stored.queue.requeue(job.id)
+    assert counts == [1, 0, 0]
 
 
 def test_nobody_is_told_of_what_was_held_before_anybody_was_told_anything(stored: Stored) -> None:

@@ -7,7 +7,9 @@ import pytest
 from storage import overview, story, switches, wishes
 from storage.errors import NotFound
 from storage.evaluation import evaluation
+from storage.needs import needing
 from storage.records import DeliveryState, JobState, Peer
+from storage.retention import purge_one
 from storage.site import SwitchName, WishKind
 from tests.unit.storage.stored import SERIES, Stored
 
@@ -116,7 +118,7 @@ def test_what_needs_a_person_is_listed_newest_first_and_counted(stored: Stored) 
     delivery = stored.start_delivery()
     stored.clock.now += 1
     stored.ledger.hold(delivery, "REFUSED_BY_PEER", "No.")
-    page = overview.needs(stored.database)
+    page = needing(stored.database)
     assert [(one.what, one.reason) for one in page.lines] == [
         ("delivery", "REFUSED_BY_PEER"),
         ("job", "ValueError"),
@@ -125,7 +127,7 @@ def test_what_needs_a_person_is_listed_newest_first_and_counted(stored: Stored) 
     assert page.total == 3
     assert (page.lines[0].destination, page.lines[0].job_id) == ("pacs", fine.id)
     assert page.lines[0].sender == page.lines[1].sender == "SCANNER"
-    second = overview.needs(stored.database, limit=1, offset=1)
+    second = needing(stored.database, limit=1, offset=1)
     assert [one.id for one in second.lines] == [failed.id]
     assert second.has_more
     counts = overview.counts(stored.database)
@@ -140,11 +142,25 @@ def test_a_self_test_that_failed_is_no_patient_that_waits(stored: Stored) -> Non
     job = stored.queue.claim("w", ("selftest",))
     assert job is not None
     stored.queue.fail(job, "ValueError", "It raised.")
-    assert overview.needs(stored.database).total == 0
+    assert needing(stored.database).total == 0
+
+
+def test_a_job_whose_files_were_removed_is_said_to_be_past_mending(stored: Stored) -> None:
+    kept, gone = more(stored, 2)
+    for _ in (kept, gone):
+        stored.queue.fail(stored.claim(), "ValueError", "It raised.")
+    series_id = stored.queue.get(gone).series_id
+    assert purge_one(stored.database, stored.files, series_id, stored.clock())
+    assert {one.id: one.is_gone for one in needing(stored.database).lines} == {
+        kept: False,
+        gone: True,
+    }
+    assert story.story(stored.database, gone).is_gone
+    assert not story.story(stored.database, kept).is_gone
 
 
 def test_nothing_needs_a_person_where_nothing_does(stored: Stored) -> None:
-    page = overview.needs(stored.database)
+    page = needing(stored.database)
     assert (page.lines, page.total, page.has_more, page.is_whole) == ((), 0, False, True)
 
 

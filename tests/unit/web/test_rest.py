@@ -170,6 +170,20 @@ def test_all_that_is_held_for_a_destination_is_tried_again_together(served: Site
     assert [what for _, what, _ in served.audited()].count("requeue") == 2
 
 
+def test_held_deliveries_under_a_filter_are_sent_again_or_given_up(served: Site) -> None:
+    for number, reason in enumerate(("REFUSED_BY_PEER", "GAVE_UP"), start=1):
+        served.rows.ask(f"{number}", (f"1.{number}",), stack=f"{number}", destinations=("pacs",))
+        served.rows.succeed(f"2.25.{number}")
+        served.rows.ledger.hold(served.rows.start_delivery(), reason, "No.")
+    again = post(served, "/batch/deliveries/requeue?state=held&reason=GAVE_UP")
+    assert again == [{"id": 2, "done": True, "sentence": ""}]
+    given_up = post(served, "/batch/deliveries/cancel", json={"ids": [1, 99]})
+    assert [each["done"] for each in given_up] == [True, False]
+    assert [served.rows.ledger.get(number).state for number in (1, 2)] == ["cancelled", "queued"]
+    assert post(served, "/batch/deliveries/requeue?destination=pacs") == []
+    post(served, "/batch/deliveries/requeue", status=422)
+
+
 def test_what_is_held_for_nobody_is_nothing_and_a_name_that_is_none_is_refused(
     served: Site,
 ) -> None:
