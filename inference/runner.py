@@ -41,18 +41,10 @@ class Runner:
         return frozenset(self._planes)
 
     def predictions(
-        self,
-        steps: Sequence[Step],
-        *,
-        cancelled: Callable[[], bool],
-        surveyed: tuple[Measured, ...] | None = None,
+        self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[Step, Prediction]]:
-        """The prediction of each gap, in order, after all surveys; may raise Cancelled.
-
-        `surveyed` is what `survey` has measured already.
-        """
-        if surveyed is None:
-            surveyed = self.survey(steps, cancelled=cancelled)
+        """The prediction of each gap, in order, after all surveys; may raise Cancelled."""
+        surveyed = self.survey(steps, cancelled=cancelled)
         gaps = [step for step in steps if step.survey is None]
         for step, prediction in self._walk(gaps, surveyed, cancelled):
             check_prediction(step, prediction, self._volume)

@@ -112,17 +112,10 @@ def spline_weights(places: NDArray[np.float64], gap: int, t: float) -> NDArray[n
 def predictions(
     model: Model, cut: Cut, way: Way, asked: Mapping[int, tuple[float, ...]]
 ) -> Iterator[tuple[int, Prediction]]:
-    """What the node's runner makes of the asked places in gaps, in the order of the gaps."""
-    runner = Runner(model, cut.volume, way.limits, way.at_once)
-    for step, prediction in runner.predictions(planned(model, cut, asked), cancelled=lambda: False):
-        if step.gap is not None:
-            yield step.gap, prediction
+    """What the node's runner makes of the asked places in gaps, in the order of the gaps.
 
-
-def planned(model: Model, cut: Cut, asked: Mapping[int, tuple[float, ...]]) -> list[Step]:
-    """The model's plan for the whole stack, without the gaps in which nothing is asked.
-
-    That changes nothing, because a model keeps no state between two gaps.
+    The model plans for the whole stack; the gaps without a target are left out of its plan, which
+    changes nothing, because it keeps no state between two gaps.
     """
     kept = []
     for step in model.plan(cut.volume.geometry, cut.parameters):
@@ -130,4 +123,7 @@ def planned(model: Model, cut: Cut, asked: Mapping[int, tuple[float, ...]]) -> l
             kept.append(step)
         elif step.gap in asked:
             kept.append(replace(step, fractions=asked[step.gap]))
-    return kept
+    runner = Runner(model, cut.volume, way.limits, way.at_once)
+    for step, prediction in runner.predictions(kept, cancelled=lambda: False):
+        if step.gap is not None:
+            yield step.gap, prediction

@@ -19,16 +19,13 @@ from safetensors.torch import load_file
 from inference.model import Limits, Model
 from inference.models.midslice import SHIPPED_WEIGHTS, Network
 from inference.models.runtime import Runtime, has_fast_bfloat16
-from inference.runner import Runner
 from inference.training.cuts import Cut
-from inference.training.methods import Method, Place, Way, neighbourhood, planned
+from inference.training.methods import Method, Place, Way, neighbourhood, predictions
 from inference.training.summary import Milliseconds
 
 SIDE = 512
 ROUNDS = 5
-# Whole gaps are timed: at least so many slices, and so many gaps for each that is filled at once,
-# so that threads which end together are no slice that takes nothing.
-TIMED_SLICES, TIMED_ROUNDS = 6, 4
+TIMED_SLICES = 6  # of each classical method, at least, in whole gaps
 
 
 @dataclass(frozen=True)
@@ -89,32 +86,27 @@ def _milliseconds(work: Callable[[], None]) -> float:
 def slice_times(
     model: Model, methods: Mapping[str, Method], cut: Cut, way: Way
 ) -> Mapping[str, Milliseconds]:
-    """Per generated slice of whole gaps; the model's surveys are shared by the whole series."""
-    slices = cut.factor - 1
-    gaps = cut.whole_gaps(max(1 + -(-TIMED_SLICES // slices), TIMED_ROUNDS * way.at_once))
+    """Per generated slice: of some whole gaps, for the model of the whole series with its surveys.
+
+    Slices are decoded beforehand, for what that takes hangs on their transfer syntax.
+    """
     spent = {}
+    gaps = cut.whole_gaps(-(-TIMED_SLICES // (cut.factor - 1)))
     for name, method in methods.items():
         began = _now()
         for gap, places in gaps:
             near = neighbourhood(cut, gap)  # anew: no method profits from another's flow
             for t in places:
                 method(Place(cut, gap, near, t))
-        spent[name] = (_now() - began) / (slices * len(gaps))
-    steps = planned(model, cut, dict(gaps))
-    runner = Runner(model, cut.volume, way.limits, way.at_once)
+        spent[name] = (_now() - began) / sum(len(places) for _, places in gaps)
+    everything = dict(cut.whole_gaps(len(cut.volume) - 1))
+    for index in range(len(cut.volume)):
+        cut.volume.read(index)
     began = _now()
-    surveyed = runner.survey(steps, cancelled=_never)
-    surveys = _now() - began
-    began = _now()
-    for _ in runner.predictions(steps, cancelled=_never, surveyed=surveyed):
+    for _ in predictions(model, cut, way, everything):
         pass
-    filled = _now() - began
-    spent[model.name] = (filled / len(gaps) + surveys / (len(cut.volume) - 1)) / slices
+    spent[model.name] = (_now() - began) / sum(map(len, everything.values()))
     return {name: Milliseconds(float(wall), float(cpu)) for name, (wall, cpu) in spent.items()}
-
-
-def _never() -> bool:
-    return False
 
 
 def _now() -> NDArray[np.float64]:
