@@ -40,7 +40,8 @@ class Knowing:
 
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
         assert step.gap is not None
-        places = [round((step.gap + t) * self._factor) for t in step.fractions]
+        last = len(self._truth) - 1  # of slabs there are fewer than of thin slices
+        places = [min(last, round((step.gap + t) * self._factor)) for t in step.fractions]
         scale = np.full(self._truth.shape[1:], 4.0, np.float32)
         return Prediction(
             planes=tuple(self._truth[place] + self._off for place in places),
