@@ -35,6 +35,7 @@ PAGES = {
     "capacity, day": "/capacity",
     "capacity, week": "/capacity?span=week",
     "self-test": "/selftest",
+    "rule tester": "/rules",
     "configuration": "/configuration",
     "users": "/users",
     "audit": "/audit",
