@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.web.site import Site, site
+from tests.unit.web.site import Client, Site, site
 
 
 @pytest.fixture
@@ -28,3 +28,11 @@ def local_proxy(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
     web = 'trusted_proxies = ["127.0.0.1/32"]\nuser_header = "Remote-User"\n'
     with site(tmp_path / "site", migrated_sqlite, web) as made:
         yield made
+
+
+@pytest.fixture
+def person(served: Site) -> Client:
+    """Somebody at the machine itself, where no user exists."""
+    client = served.browser()
+    client.headers["Accept"] = "text/html"
+    return client
