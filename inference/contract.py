@@ -19,7 +19,7 @@ def check_prediction(step: Step, prediction: Prediction, volume: Volume) -> None
             f"the model gave {len(prediction.planes)} slices for a gap of {wanted}"
         )
     trusts = prediction.trust, prediction.classical_trust
-    for beside in (prediction.scale_hu, prediction.classical, *trusts):
+    for beside in (prediction.scale_hu, prediction.classical, prediction.weights, *trusts):
         if len(beside) not in (0, wanted):
             raise PredictionError(f"the model says {len(beside)} things of {wanted} slices")
     for plane in (*prediction.planes, *prediction.scale_hu, *prediction.classical):

@@ -80,6 +80,7 @@ class Prediction:
     trust: tuple[Trust, ...] = ()
     classical: tuple[Plane, ...] = ()  # the best interpolation without training, for poor trust
     classical_name: str = ""  # linear, cubic or dis
+    weights: tuple[float, ...] = ()  # the share of each slice that is the network's, 0 to 1
     classical_trust: tuple[Trust, ...] = ()  # what is expected of `classical`, where that is known
     measured: Measured = field(default_factory=dict)  # of a survey
     record: Mapping[str, object] = field(default_factory=dict)  # JSON: how the gap was filled

@@ -51,7 +51,10 @@ class Judge:
             self.doubtful.append(trust)
         said = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
         if not is_replaced:
-            self.entries.append(_entry(at_mm, trust, how))
+            entry = _entry(at_mm, trust, how)
+            if prediction.weights:
+                entry["network_weight"] = round(prediction.weights[number], 3)
+            self.entries.append(entry)
             return Chosen(prediction.planes[number], said)
         words = CLASSICAL_WORDS.get(how, how)
         note = f"{said}, below {self.output.classical_below:g}: {words} instead of the network"

@@ -51,6 +51,7 @@ class Made:
     """One slice after the gate, what is expected of it, and the candidate that may replace it."""
 
     plane: Plane
+    weight: float  # of the network in it
     scale_hu: Plane
     trust: Trust
     classical: Plane
@@ -91,14 +92,14 @@ class Filling:
             )
             classical = guards.bounded(near, t, seen.classical[series.classical])
             instead = gate.classical_error(surveyed, series.classical, at_mm) / mixed
-            made.append(
-                Made(plane, scale, expected, classical, confidence.multiplied(expected, instead))
-            )
+            other = confidence.multiplied(expected, instead)
+            made.append(Made(plane, here.weight, scale, expected, classical, other))
         return self._prediction(made, series)
 
     def _prediction(self, made: Sequence["Made"], series: Gate) -> Prediction:
         return Prediction(
             planes=tuple(one.plane for one in made),
+            weights=tuple(one.weight for one in made),
             scale_hu=tuple(one.scale_hu for one in made),
             trust=self._told([one.trust for one in made]),
             classical=tuple(one.classical for one in made),

@@ -58,7 +58,7 @@ class Figures:
     notably_below_linear: float  # by more than 0.3 dB
     below_dis: float
     notably_below_dis: float
-    ms_per_slice: float  # everything included, whole gaps
+    ms_per_slice: float  # everything included but decoding; of the model, whole series
     cpu_ms_per_slice: float  # processor time of all cores: a busy machine changes it little
 
 

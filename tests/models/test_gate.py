@@ -1,5 +1,7 @@
 """How far a series may trust the network: what surveys measure, and what is made of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -188,3 +190,19 @@ def test_a_job_surveys_before_it_fills_and_every_gap_is_told() -> None:
     assert len(records) == 5
     assert records[0]["surveyed"] == 3
     assert all(record == records[0] for record in records)
+
+
+def test_each_slice_says_the_weight_that_it_was_mixed_with() -> None:
+    geometry = made_geometry(8, 64, 64, gaps_mm=20.0)
+    planes = made_planes(geometry)
+    model = Midslice()
+    step = next(s for s in model.plan(geometry, Parameters(factor=2)) if s.gap == 6)
+    window = replace(window_of(geometry, planes, step), surveyed=tuple(surveys_along_z()))
+    (weight,) = model.run(step, window, Limits()).weights
+    series = gate.decided(window.surveyed, model.calibration)
+    assert weight == gate.at_height(window.surveyed, series, 130.0).weight < series.weight
+
+
+def surveys_along_z() -> list[Measured]:
+    told = {"expected_hu": 10.0, "true_hu": 10.0, "width": 2.0}
+    return [{**each, **told} for each in along_z(120.0)]

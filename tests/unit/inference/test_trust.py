@@ -76,6 +76,14 @@ def test_what_is_expected_of_the_classical_slice_is_said_where_it_is_known() -> 
     ]
 
 
+def test_the_record_says_of_each_slice_how_much_of_it_is_the_networks() -> None:
+    judge = Judge(Output(), geometry(5.0, 5.0))
+    made = replace(prediction(SURE), weights=(0.25,))
+    judge.chosen(np.array([0.0, 0.0, 1.0]), 0, made)
+    (entry,) = judge.entries
+    assert (entry["how"], entry["network_weight"]) == ("network", 0.25)
+
+
 def test_the_notes_are_ascii_and_fit_their_attribute() -> None:
     _, _, notes = judged(SURE, UNSURE, LOST)
     assert all(note.isascii() and len(note) < 200 for note in notes)
