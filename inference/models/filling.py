@@ -14,6 +14,7 @@ from inference.models import confidence, gate, guards
 from inference.models.calibration import Calibration
 from inference.models.classical import LEAST_SHIFT_PIXELS, Neighbourhood, shifted
 from inference.models.confidence import Expectation, Place
+from inference.models.extent import Extent, extent_of
 from inference.models.guards import DIS, Gate
 from inference.models.runtime import Runtime
 from inference.volume import Plane
@@ -136,18 +137,21 @@ class Filling:
     ) -> Sequence[Seen]:
         # A processor gains nothing from batches: one slice's layers stay in its cache.
         batch = 1 if limits.device == "cpu" else max(1, limits.batch)
+        extent = rows, columns = extent_of(near)
         found: list[Seen] = []
         for first in range(0, len(fractions), batch):
             some = [self._inputs_of(near, t) for t in fractions[first : first + batch]]
             slices, scales = self._runtime.predict(
-                np.stack([given.planes for given in some]),
+                np.stack([given.planes[:, rows, columns] for given in some]),
                 np.stack([given.conditions for given in some]),
                 np.stack([given.cubic for given in some]),
                 limits,
             )
-            for given, plane, scale in zip(some, slices, scales, strict=True):
+            for given, inside, scale in zip(some, slices, scales, strict=True):
                 classical = guards.candidates(given.planes, given.cubic, given.t)
-                found.append(Seen(plane, scale, dict(classical)))
+                plane = classical[guards.LINEAR].copy()
+                plane[rows, columns] = inside
+                found.append(Seen(plane, _around(scale, extent, plane.shape), dict(classical)))
         return found
 
 
@@ -169,6 +173,12 @@ def _finished(near: Neighbourhood, t: float, seen: Seen, decided: Gate) -> Plane
     best = seen.classical[decided.classical]
     plane = guards.with_low_frequencies_of(best, seen.plane)
     return guards.bounded(near, t, guards.gated(seen.classical[DIS], plane, decided.weight))
+
+
+def _around(inside: Plane, extent: Extent, shape: tuple[int, ...]) -> Plane:
+    """The plane of an extent with its edges repeated beyond it."""
+    beyond = [(kept.start, size - kept.stop) for kept, size in zip(extent, shape, strict=True)]
+    return np.pad(inside, beyond, mode="edge")
 
 
 def _truth(left_out: int, near: Neighbourhood, t: float, window: Window) -> Plane:
