@@ -13,7 +13,8 @@ from pathlib import Path
 from inference.errors import ModelLoadError
 from inference.models.guards import CLASSICAL, DIS
 
-LATER = {"noise": 0.0}  # what files of earlier versions lack, and that it did nothing then
+# What files of earlier versions lack, and that it did nothing then.
+LATER = {"noise": 0.0, "shared": 0.0}
 DIGITS = 6  # a figure has no more that mean anything, and files stay comparable
 
 
@@ -21,9 +22,10 @@ DIGITS = 6  # a figure has no more that mean anything, and files stay comparable
 class Calibration:
     """The prior of the gate, and how a network's scale becomes an expected error.
 
-    The expected error of a slice in HU is `factor` x scale^`power` x (4 t (1 - t))^`place` x
+    The expected error of a slice in HU is `factor` x scale^`power` x (4 t (1 - t))^p x
     (noise / 20 HU)^`noise` x e^(`overlap` x thickness / gap), times what the surveys of its series
-    say; the scale is the network's own, mean over the body, the noise that of A and C.
+    say. The scale is the network's own, mean over the body, the noise that of A and C; p is `place`
+    + `shared` x thickness / gap, for a thick slice near A has most of its noise from A.
     """
 
     weight: float = 1.0  # the best mixture of network and flow blend, 0 to 1
@@ -34,6 +36,7 @@ class Calibration:
     power: float = 1.0
     place: float = 0.0
     overlap: float = 0.0
+    shared: float = 0.0
     noise: float = 0.0
     doubled: float = 1.0  # expected / true error at a gap over the same at twice that gap
     interval: float = 2.3  # times the expected error of a pixel: 90 % of the errors are below

@@ -108,7 +108,8 @@ def confidence_of(error_hu: float) -> float:
 def law_hu(scale_hu: float, place: Place, calibration: Calibration) -> float:
     """The expected error of a slice of that mean scale, as training corrects the network's."""
     middle = max(4.0 * place.t * (1.0 - place.t), 1e-3)
-    power = scale_hu**calibration.power * middle**calibration.place
+    power = scale_hu**calibration.power
+    power *= middle ** (calibration.place + calibration.shared * place.overlap)
     power *= (place.noise_hu / USUAL_NOISE_HU) ** calibration.noise
     return float(calibration.factor * power * np.exp(calibration.overlap * place.overlap))
 

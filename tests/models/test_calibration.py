@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from inference.errors import ModelLoadError
+from inference.model import Measured
 from inference.models.calibration import (
     Calibration,
     calibration_path,
@@ -39,7 +40,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 def test_a_calibration_of_an_earlier_version_is_read_as_it_was_meant(tmp_path: Path) -> None:
     path = stored(tmp_path)
     whole = json.loads(path.read_text())
-    del whole["figures"]["noise"]
+    for later in ("noise", "shared"):
+        del whole["figures"][later]
     path.write_text(json.dumps(whole))
     assert load_calibration(path, SHA) == Calibration(factor=0.9, is_fitted=True)
 
@@ -143,6 +145,41 @@ def cell(
 def test_a_fit_finds_what_noise_adds_to_the_expected_error() -> None:
     made = [cell(name, seed=seed, noisy=0.3) for seed, name in enumerate("abcd")]
     assert calibrate.fit(made).noise == pytest.approx(0.3, abs=0.03)
+
+
+def placed(made: Cell, overlap: float, power: float, scatter: float = 0.0) -> Cell:
+    """The same cell with slices at three places of their gaps, errors x (4 t (1 - t))^power."""
+    random = np.random.default_rng(7)
+
+    def moved(number: int, measured: Measured) -> Measured:
+        t = (0.25, 0.5, 0.75)[number % 3]
+        times = (4.0 * t * (1.0 - t)) ** power * float(np.exp(random.normal(0.0, scatter)))
+        return {**measured, "t": t, "overlap": overlap, "true_hu": measured["true_hu"] * times}
+
+    return replace(made, targets=tuple(map(moved, range(20), made.targets)))
+
+
+def chests(shared: float) -> list[Cell]:
+    """Three patients, each with slices of three thicknesses."""
+    return [
+        placed(cell(name, seed=seed), overlap, 0.4 + shared * overlap)
+        for seed, name in enumerate("abc")
+        for overlap in (0.2, 0.5, 1.0)
+    ]
+
+
+def test_a_fit_finds_what_thick_slices_share_with_the_nearer_received_one() -> None:
+    assert calibrate.fit(chests(0.0)).shared == pytest.approx(0.0, abs=0.1)
+    found = calibrate.fit(chests(0.6))
+    assert 0.4 < found.shared < 0.65  # what the data do not tell for certain is drawn to nothing
+    assert found.place == pytest.approx(0.4, abs=0.15)
+
+
+def test_a_patient_whose_errors_obey_no_law_does_not_drown_the_others() -> None:
+    head = [placed(cell("head", seed=9), overlap, -3.0, scatter=1.0) for overlap in (0.2, 1.0)]
+    alone, beside = calibrate.fit(chests(0.6)), calibrate.fit([*chests(0.6), *head])
+    assert beside.shared == pytest.approx(alone.shared, abs=0.1)
+    assert beside.place == pytest.approx(alone.place, abs=0.1)
 
 
 def test_a_fit_finds_the_law_that_the_measurements_follow() -> None:

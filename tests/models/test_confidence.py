@@ -102,6 +102,17 @@ def test_slices_as_thick_as_their_gap_are_expected_to_be_nearer_the_truth() -> N
     assert thick < thin < 30.0
 
 
+def test_thick_slices_are_nearer_the_truth_beside_a_received_one_than_thin_slices_are() -> None:
+    law = Calibration(place=0.4, shared=0.3)
+
+    def beside_over_middle(overlap: float) -> float:
+        beside, middle = (confidence.law_hu(30.0, Place(t, overlap), law) for t in (0.25, 0.5))
+        return beside / middle
+
+    assert beside_over_middle(0.0) == pytest.approx(0.75**0.4)
+    assert beside_over_middle(1.0) == pytest.approx(0.75**0.7)
+
+
 def test_the_overlap_is_that_of_thickness_and_gap_and_one_at_most() -> None:
     geometry = made_geometry(4, 8, 8, gaps_mm=5.0)  # 2.5 mm thick
     step = Step((0, 1, 2, 3), 1, (0.5,))
