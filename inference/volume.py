@@ -49,7 +49,7 @@ class Geometry:
         """Side of a square pixel of the same area."""
         return float(np.sqrt(self.pixel_spacing[0] * self.pixel_spacing[1]))
 
-    def shift_pixels(self, first: int, second: int) -> tuple[float, float]:
+    def shift_pixels(self, first: int, second: int) -> Offset:
         """(rows, columns) by which slice `second` lies off the normal through slice `first`.
 
         Zero unless the stack shears against its orientation (gantry tilt): a point of the patient
@@ -60,12 +60,18 @@ class Geometry:
         return along_column / self.pixel_spacing[0], along_row / self.pixel_spacing[1]
 
     def offsets(self, first: int, second: int, t: float) -> tuple[Offset, Offset]:
-        """What to add to a pixel of the slice at `t` between two to find its point in each.
+        """What to add to a pixel of the slice at `t` between two to find its point in each."""
+        end = self.shift_pixels(first, second)
+        return on_line(end, (0.0, 0.0), t), on_line(end, end, t)
 
-        That slice lies on the line between them: its own shift is t times that of the second.
-        """
-        rows, columns = self.shift_pixels(first, second)
-        return (t * rows, t * columns), ((t - 1.0) * rows, (t - 1.0) * columns)
+
+def on_line(end: Offset, own: Offset, t: float) -> Offset:
+    """What to add to a pixel of the slice at `t` of a line to find its point in a received slice.
+
+    `end` is how far the slice at the end of the line lies off the normal through the one where it
+    begins, `own` how far the received slice does; the slice at `t` does so by t times `end`.
+    """
+    return t * end[0] - own[0], t * end[1] - own[1]
 
 
 def moved(values: NDArray[T], offset: tuple[int, int]) -> NDArray[T]:

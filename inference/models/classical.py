@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
 from inference.models.gaps import plan_gaps
-from inference.volume import Geometry, Plane, moved
+from inference.volume import Geometry, Offset, Plane, moved, on_line
 
 Flow = NDArray[np.float32]  # (rows, columns, 2): x then y, in pixels, as OpenCV orders them
 
@@ -53,7 +53,7 @@ class Neighbourhood:
 
     planes: Mapping[int, Plane]  # -1: P, 0: A, 1: C, 2: N; P and N where the stack has them
     distances_mm: Mapping[int, float]  # along the normal, from A
-    shifts: Mapping[int, tuple[float, float]]  # (rows, columns) off the normal through A
+    shifts: Mapping[int, Offset]  # off the normal through A
     pixel_mm: float
     thickness_mm: float | None = None
     search: Search = QUICK
@@ -112,13 +112,9 @@ class Neighbourhood:
         """How much of the gap received slices are thick; more than 1 where they overlap."""
         return UNKNOWN_OVERLAP if self.thickness_mm is None else self.thickness_mm / self.gap_mm
 
-    def offset(self, place: int, t: float) -> tuple[float, float]:
-        """(rows, columns) to add to a pixel of the slice at `t` to find its point in a neighbour.
-
-        The slice at `t` lies on the line from A to C, so its own shift is t times that of C.
-        """
-        (along_rows, along_columns), at_c = self.shifts[place], self.shifts[1]
-        return t * at_c[0] - along_rows, t * at_c[1] - along_columns
+    def offset(self, place: int, t: float) -> Offset:
+        """What to add to a pixel of the slice at `t` to find its point in a neighbour."""
+        return on_line(self.shifts[1], self.shifts[place], t)
 
     def aligned(self, place: int, t: float) -> Plane:
         """A neighbour in the in-plane frame of the slice at `t`: itself unless the stack shears."""
@@ -146,14 +142,14 @@ class Neighbourhood:
         }
 
 
-def shifted(plane: Plane, offset: tuple[float, float]) -> Plane:
+def shifted(plane: Plane, offset: Offset) -> Plane:
     """The plane sampled at every pixel plus `offset` (rows, columns), bicubic; edges repeat."""
     if max(abs(offset[0]), abs(offset[1])) < LEAST_SHIFT_PIXELS:
         return plane
     return sample(plane, np.zeros((*plane.shape, 2), np.float32), offset)
 
 
-def sample(plane: Plane, flow: Flow, offset: tuple[float, float] = (0.0, 0.0)) -> Plane:
+def sample(plane: Plane, flow: Flow, offset: Offset = (0.0, 0.0)) -> Plane:
     """The plane sampled once, bicubic, at every pixel plus offset plus flow; edges repeat."""
     rows, columns = plane.shape
     x = np.arange(columns, dtype=np.float32)[None, :] + np.float32(offset[1]) + flow[..., 0]
@@ -202,7 +198,7 @@ def warped(near: Neighbourhood, t: float) -> tuple[Plane, Plane]:
     )
 
 
-def _shifted_flow(flow: Flow, offset: tuple[float, float]) -> Flow:
+def _shifted_flow(flow: Flow, offset: Offset) -> Flow:
     matrix = np.array([[1.0, 0.0, offset[1]], [0.0, 1.0, offset[0]]])
     size = (flow.shape[1], flow.shape[0])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

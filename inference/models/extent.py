@@ -9,7 +9,7 @@ import numpy as np
 
 from inference.models.classical import Neighbourhood
 from inference.models.runtime import MULTIPLE
-from inference.volume import Plane
+from inference.volume import Offset, Plane
 
 # Means of squares of 8 pixels: noise in air is a few HU there, cloth and foam are above -900.
 AIR_HU = -900.0
@@ -52,7 +52,7 @@ def _edges(plane: Plane) -> list[Edges]:
     return [(high * down[0], wide * across[0], high * (down[-1] + 1), wide * (across[-1] + 1))]
 
 
-def _moved(edges: Edges, offset: tuple[float, float]) -> Edges:
+def _moved(edges: Edges, offset: Offset) -> Edges:
     """The box in the frame of a slice whose pixels plus `offset` are the pixels of the box."""
     top, left, bottom, right = edges
     return top - offset[0], left - offset[1], bottom - offset[0], right - offset[1]

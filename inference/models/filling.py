@@ -17,7 +17,7 @@ from inference.models.confidence import Expectation, Place
 from inference.models.extent import Extent, extent_of
 from inference.models.guards import DIS, Gate
 from inference.models.runtime import Runtime
-from inference.volume import Plane
+from inference.volume import Plane, on_line
 
 Planes = NDArray[np.float32]
 
@@ -183,9 +183,8 @@ def _around(inside: Plane, extent: Extent, shape: tuple[int, ...]) -> Plane:
 
 def _truth(left_out: int, near: Neighbourhood, t: float, window: Window) -> Plane:
     """The slice that was left out, in the frame of the line between its neighbours."""
-    rows, columns = window.geometry.shift_pixels(left_out - 1, left_out)
-    along = near.shifts[1]
-    offset = (t * along[0] - rows, t * along[1] - columns)
+    own = window.geometry.shift_pixels(left_out - 1, left_out)
+    offset = on_line(near.shifts[1], own, t)
     is_there = max(abs(offset[0]), abs(offset[1])) < LEAST_SHIFT_PIXELS
     return window.slices[left_out] if is_there else shifted(window.slices[left_out], offset)
 

@@ -13,7 +13,7 @@ from inference.models import classical
 from inference.models.classical import MEDIUM, Neighbourhood, shifted
 from inference.runner import Runner
 from inference.training.cuts import Cut
-from inference.volume import Plane
+from inference.volume import Plane, on_line
 
 LINEAR, DIS = "linear", "dis"
 # Is a gain nothing but smoothing? The width is near the best one on the series it was tried on.
@@ -78,8 +78,7 @@ def spline(place: Place) -> Plane:
     at_c = geometry.shift_pixels(place.gap, place.gap + 1)
     total = np.zeros((geometry.rows, geometry.columns), np.float32)
     for index in np.flatnonzero(np.abs(weights) > LEAST_WEIGHT).tolist():
-        own = geometry.shift_pixels(place.gap, index)
-        offset = (place.t * at_c[0] - own[0], place.t * at_c[1] - own[1])
+        offset = on_line(at_c, geometry.shift_pixels(place.gap, index), place.t)
         total += weights[index] * shifted(place.cut.volume.read(index), offset)
     return total
 
