@@ -14,6 +14,9 @@ Plane = NDArray[np.float32]  # (rows, columns), HU
 Vector = NDArray[np.float64]  # (3,), mm, LPS
 Offset: TypeAlias = tuple[float, float]  # rows, columns, in pixels
 
+# Of a shift in pixels: with z reversed its sums come in another order, and slices shall not differ.
+SHIFT_DIGITS = 6
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
@@ -71,7 +74,7 @@ def on_line(end: Offset, own: Offset, t: float) -> Offset:
     `end` is how far the slice at the end of the line lies off the normal through the one where it
     begins, `own` how far the received slice does; the slice at `t` does so by t times `end`.
     """
-    return t * end[0] - own[0], t * end[1] - own[1]
+    return round(t * end[0] - own[0], SHIFT_DIGITS), round(t * end[1] - own[1], SHIFT_DIGITS)
 
 
 def moved(values: NDArray[T], offset: tuple[int, int]) -> NDArray[T]:

@@ -1,22 +1,27 @@
-"""The part of a slice that the network is asked about: whatever is there, without the air around.
+"""The part of a slice that the network is asked about: what is there, without the air around.
 
 A fifth of a chest's slices is air above and below the patient. What the network could say of it is
-which of three candidates to take, and in air all of them are the same.
+which of three candidates to take, and where nothing is and nothing moves all of them are the same.
 """
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from inference.models.classical import Neighbourhood
+from inference.models.classical import Neighbourhood, shifted
+from inference.models.guards import LEAST_HU
 from inference.models.runtime import MULTIPLE
 from inference.volume import Offset, Plane
 
-# Means of squares of 8 pixels: noise in air is a few HU there, cloth and foam are above -900.
-AIR_HU = -900.0
-AROUND = MULTIPLE  # pixels of air that the network sees around what is there
-ROUNDING = 1e-3  # pixels: with z reversed a shift differs in its last digits, and the box shall not
+# Something is where the mean of a square of 8 pixels is above air, or where A and C differ there:
+# a fold of cloth is thinner than a square, and moves. Noise in air is a few HU in such a mean.
+AIR_HU, MOVED_HU = -900.0, 30.0
+# Pixels of air that the network sees around what is there; its share fades to nothing over them.
+AROUND = MULTIPLE
+# Sides are multiples of it, for memory: each shape of a slice costs the runtime some of its own.
+SIDE = 4 * MULTIPLE
 
-Extent = tuple[slice, slice]
+Extent = tuple[slice, slice]  # rows, columns
 Edges = tuple[float, float, float, float]  # top, left, bottom, right; the last two are outside
 
 
@@ -27,10 +32,17 @@ def extent_of(near: Neighbourhood) -> Extent:
     what is there. All of the slice, where there is nothing but air.
     """
     rows, columns = near.planes[0].shape
+    squares = {place: _squares(near.planes[place]) for place in (0, 1)}
+    opposite = _squares(shifted(near.planes[1], near.offset(1, 0.0)))  # C in the frame of A
+    masks = [
+        (0, squares[0] > AIR_HU),
+        (1, squares[1] > AIR_HU),
+        (0, np.abs(squares[0] - opposite) > MOVED_HU),
+    ]
     found = [
-        _moved(edges, near.offset(place, t))
-        for place in (0, 1)
-        for edges in _edges(near.planes[place])
+        _moved(_edges(mask, (rows, columns)), near.offset(place, t))
+        for place, mask in masks
+        if mask.any()
         for t in (0.0, 1.0)
     ]
     if not found:
@@ -39,17 +51,34 @@ def extent_of(near: Neighbourhood) -> Extent:
     return _span(min(tops), max(bottoms), rows), _span(min(lefts), max(rights), columns)
 
 
-def _edges(plane: Plane) -> list[Edges]:
-    """The box around all that is not air; none where there is nothing else."""
+def pasted(inside: Plane, around: Plane, extent: Extent) -> Plane:
+    """A slice with `inside` in its extent, which fades into what lies around, in air."""
+    rows, columns = (_shares(*each) for each in zip(extent, around.shape, strict=True))
+    share = rows[:, None] * columns
+    whole = around.copy()
+    whole[extent] += share * (inside - around[extent])
+    return whole
+
+
+def spread(inside: Plane, extent: Extent, shape: tuple[int, ...]) -> Plane:
+    """What is known inside an extent, with its edges repeated beyond it."""
+    beyond = [(kept.start, size - kept.stop) for kept, size in zip(extent, shape, strict=True)]
+    return np.pad(inside, beyond, mode="edge")
+
+
+def _squares(plane: Plane) -> Plane:
+    """Means of squares of 8 x 8 pixels, as the network sees them."""
     rows, columns = plane.shape
     reduced = (max(1, columns // MULTIPLE), max(1, rows // MULTIPLE))
-    means = cv2.resize(plane, reduced, interpolation=cv2.INTER_AREA)
-    there = np.asarray(means) > AIR_HU
-    down, across = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))
-    if not len(down):
-        return []
-    high, wide = rows / reduced[1], columns / reduced[0]
-    return [(high * down[0], wide * across[0], high * (down[-1] + 1), wide * (across[-1] + 1))]
+    seen = np.maximum(plane, np.float32(LEAST_HU))
+    return np.asarray(cv2.resize(seen, reduced, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _edges(mask: NDArray[np.bool_], shape: tuple[int, int]) -> Edges:
+    """The box around what is true, in pixels of the slice."""
+    high, wide = (whole / reduced for whole, reduced in zip(shape, mask.shape, strict=True))
+    down, across = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return high * down[0], wide * across[0], high * (down[-1] + 1), wide * (across[-1] + 1)
 
 
 def _moved(edges: Edges, offset: Offset) -> Edges:
@@ -59,6 +88,19 @@ def _moved(edges: Edges, offset: Offset) -> Edges:
 
 
 def _span(first: float, last: float, size: int) -> slice:
-    start = MULTIPLE * int(np.floor((first + ROUNDING) / MULTIPLE)) - AROUND
-    stop = MULTIPLE * int(np.ceil((last - ROUNDING) / MULTIPLE)) + AROUND
-    return slice(max(0, start), min(size, stop))
+    start = max(0, MULTIPLE * int(np.floor(first / MULTIPLE)) - AROUND)
+    stop = min(size, MULTIPLE * int(np.ceil(last / MULTIPLE)) + AROUND)
+    length = SIDE * -((start - stop) // SIDE)
+    start = max(0, min(start, (size - length) // MULTIPLE * MULTIPLE))
+    return slice(start, max(stop, min(size, start + length)))
+
+
+def _shares(kept: slice, size: int) -> Plane:
+    """How much of the network is taken along one side: 1, but less and less at its ends in air."""
+    rising = np.arange(1, AROUND + 1, dtype=np.float32) / (AROUND + 1)
+    shares = np.ones(kept.stop - kept.start, np.float32)
+    if kept.start > 0:
+        shares[:AROUND] = rising
+    if kept.stop < size:
+        shares[-AROUND:] = rising[::-1]
+    return shares

@@ -14,7 +14,7 @@ from inference.models import confidence, gate, guards
 from inference.models.calibration import Calibration
 from inference.models.classical import LEAST_SHIFT_PIXELS, Neighbourhood, shifted
 from inference.models.confidence import Expectation, Place
-from inference.models.extent import Extent, extent_of
+from inference.models.extent import extent_of, pasted, spread
 from inference.models.guards import DIS, Gate
 from inference.models.runtime import Runtime
 from inference.volume import Plane, on_line
@@ -75,7 +75,7 @@ class Filling:
     def fill(self, step: Step, window: Window, limits: Limits) -> Prediction:
         """The slices of one gap, with what is expected of them."""
         assert step.gap is not None
-        near, places = _oriented(Neighbourhood.of(step, window), step.fractions)
+        near, places = oriented(Neighbourhood.of(step, window), step.fractions)
         surveyed, first_mm = window.surveyed, float(window.geometry.distances_mm[step.gap])
         series = gate.decided(surveyed, self._calibration)
         expectation = Expectation.of(surveyed, self._calibration)
@@ -116,7 +116,7 @@ class Filling:
         at_mm = window.geometry.distances_mm
         t = float(at_mm[step.survey] - at_mm[step.survey - 1]) / near.gap_mm
         truth = _truth(step.survey, near, t, window)
-        near, (t,) = _oriented(near, (t,))
+        near, (t,) = oriented(near, (t,))
         (seen,) = self._seen(near, (t,), limits)
         prior = Gate(1.0, self._calibration.classical, 0)
         plane = _finished(near, t, seen, prior)
@@ -149,13 +149,12 @@ class Filling:
             )
             for given, inside, scale in zip(some, slices, scales, strict=True):
                 classical = guards.candidates(given.planes, given.cubic, given.t)
-                plane = classical[guards.LINEAR].copy()
-                plane[rows, columns] = inside
-                found.append(Seen(plane, _around(scale, extent, plane.shape), dict(classical)))
+                plane = pasted(inside, classical[guards.LINEAR], extent)
+                found.append(Seen(plane, spread(scale, extent, plane.shape), dict(classical)))
         return found
 
 
-def _oriented(
+def oriented(
     near: Neighbourhood, fractions: Sequence[float]
 ) -> tuple[Neighbourhood, tuple[float, ...]]:
     """The gap with the brighter slice as C: then z reversed gives the same bits.
@@ -173,12 +172,6 @@ def _finished(near: Neighbourhood, t: float, seen: Seen, decided: Gate) -> Plane
     best = seen.classical[decided.classical]
     plane = guards.with_low_frequencies_of(best, seen.plane)
     return guards.bounded(near, t, guards.gated(seen.classical[DIS], plane, decided.weight))
-
-
-def _around(inside: Plane, extent: Extent, shape: tuple[int, ...]) -> Plane:
-    """The plane of an extent with its edges repeated beyond it."""
-    beyond = [(kept.start, size - kept.stop) for kept, size in zip(extent, shape, strict=True)]
-    return np.pad(inside, beyond, mode="edge")
 
 
 def _truth(left_out: int, near: Neighbourhood, t: float, window: Window) -> Plane:

@@ -141,10 +141,12 @@ def test_a_job_gives_the_same_bits_however_many_gaps_are_filled_at_once() -> Non
             assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.parametrize("shear_mm", [0.0, 1.9, 5.6])  # of 0.7 mm a pixel; the last moves squares
 @pytest.mark.parametrize("factor", [2, 3, 7])
-def test_a_series_turned_over_gives_the_same_bits_turned_over(factor: int) -> None:
+def test_a_series_turned_over_gives_the_same_bits_turned_over(factor: int, shear_mm: float) -> None:
     gaps = [2.5, 5.0, 5.0, 3.3, 4.1, 5.0]
-    there, back = (made_geometry(7, 72, 80, gaps_mm=each) for each in (gaps, gaps[::-1]))
+    there = made_geometry(7, 120, 80, gaps_mm=gaps, shear_mm=shear_mm)
+    back = made_geometry(7, 120, 80, gaps_mm=gaps[::-1], shear_mm=-shear_mm)
     planes = made_planes(there)
     forth = predictions(there, planes, factor)
     reverse = predictions(back, planes[::-1], factor)
