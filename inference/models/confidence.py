@@ -22,7 +22,7 @@ from inference.volume import Plane
 HALF_CONFIDENCE_HU = 60.0
 # Intervals are said to hold 90 % of a slice's pixels and fitted to hold a little more: what is
 # expected of a series is wrong by a tenth now and then, and too narrow is worse than too wide.
-WIDTH_SHARE = 0.915
+WIDTH_SHARE = 0.92
 # How many surveys at a distance of nothing it takes to outweigh the series as a whole, and how
 # many to outweigh training.
 LOCAL_STRENGTH, SERIES_STRENGTH = 2.0, 4.0

@@ -115,7 +115,7 @@ class Network(nn.Module):
     def seen(self, planes: Tensor, conditions: Tensor) -> Tensor:
         """(B, 7, H, W): what the trunk looks at, the flow blend apart from what differs from it."""
         t = conditions[:, 0, None, None, None]  # (B, 1, 1, 1)
-        moved = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]  # (B, 1, H, W)
+        moved = torch.lerp(planes[:, 4:5], planes[:, 5:6], t)  # (B, 1, H, W)
         return torch.cat([(planes - moved) / 250.0, (moved + 1000.0) / 1000.0], dim=1)
 
     def composed(
@@ -123,22 +123,23 @@ class Network(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The slice and its scale from what the trunk says; float32 whatever the trunk is in."""
         t = conditions[:, 0, None, None, None]  # (B, 1, 1, 1)
-        received, from_a, from_c = planes[:, :4], planes[:, 4:5], planes[:, 5:6]
-        coarse = heads[:, : self.FLOWS].contiguous()  # twice as fast as with channels last
+        heads = heads.contiguous()  # what follows is twice as fast so as with channels last
+        coarse = heads[:, : self.FLOWS]
         flow = F.interpolate(
             coarse, scale_factor=2, mode="bilinear", align_corners=False
         )  # (B, 4, H, W)
-        full = F.pixel_shuffle(heads[:, self.FLOWS :], 2)  # (B, 6, H, W)
-        mask = _odds(full[:, :1], t)
-        blend = mask * _moved(from_a, t * flow[:, :2])
-        blend = blend + (1.0 - mask) * _moved(from_c, (1.0 - t) * flow[:, 2:])
-        straight = (1.0 - t) * planes[:, 1:2] + t * planes[:, 2:3]
-        curved = (received * cubic[:, :, None, None]).sum(dim=1, keepdim=True)
+        full = _doubled(heads[:, self.FLOWS :])  # (B, 6, H, W)
+        from_a = _moved(planes[:, 4:5], t * flow[:, :2])
+        from_c = _moved(planes[:, 5:6], (1.0 - t) * flow[:, 2:])
+        candidates = (
+            torch.lerp(planes[:, 1:2], planes[:, 2:3], t),  # linear
+            _summed(torch.split(planes[:, :4], 1, dim=1), cubic[:, :, None, None]),
+            torch.lerp(from_c, from_a, _odds(full[:, :1], t)),
+        )
         preferred = full.new_tensor([0.0, 0.0, FLOW_LOGIT])[None, :, None, None]
         weights = torch.softmax(full[:, 1:4] + preferred, dim=1)  # (B, 3, H, W)
-        candidates = torch.cat([straight, curved, blend], dim=1)
         residual = RESIDUAL_HU * 4.0 * t * (1.0 - t) * full[:, 4:5]
-        slice_hu = (weights * candidates).sum(dim=1, keepdim=True) + residual
+        slice_hu = residual + _summed(candidates, weights)
         scale_hu = SCALE_HU * torch.exp(full[:, 5:6].clamp(-6.0, 6.0))
         return slice_hu, scale_hu  # (B, 1, H, W) each
 
@@ -154,6 +155,14 @@ def _halved(images: Tensor) -> Tensor:
     return torch.stack(phases, dim=2).flatten(1, 2)
 
 
+def _doubled(phases: Tensor) -> Tensor:
+    """(B, 4 C, H, W) to (B, C, 2 H, 2 W): `pixel_shuffle` by 2, without its copies."""
+    height, width = phases.shape[-2:]
+    apart = phases.reshape(len(phases), -1, 2, 2, height, width)  # (B, C, row, column, H, W)
+    rows = torch.stack([apart[:, :, :, 0], apart[:, :, :, 1]], dim=-1)  # (B, C, row, H, W, column)
+    return rows.transpose(2, 3).flatten(4).flatten(2, 3)
+
+
 def _row_of(bias: Tensor, like: Tensor) -> Tensor:
     """(B, C) as (B, C, 1, W): one value at a time, bfloat16 is added seven times as slowly."""
     row = bias[:, :, None, None].expand(-1, -1, 1, like.shape[-1])
@@ -162,17 +171,33 @@ def _row_of(bias: Tensor, like: Tensor) -> Tensor:
 
 def _odds(logit: Tensor, t: Tensor) -> Tensor:
     """The share of A: 1 - t where the logit is 0, exactly 1 at t = 0 and 0 at t = 1."""
-    raised = torch.exp(logit.clamp(-8.0, 8.0))
-    return (1.0 - t) * raised / ((1.0 - t) * raised + t)
+    raised = (1.0 - t) * torch.exp(logit.clamp(-8.0, 8.0))
+    return raised / (raised + t)
 
 
 def _moved(plane: Tensor, flow: Tensor) -> Tensor:
     """(B, 1, H, W) sampled at every pixel plus flow (B, 2: x, y, H, W), bilinear; edges repeat."""
     height, width = plane.shape[-2:]
-    x = torch.arange(width, device=plane.device, dtype=plane.dtype) + flow[:, 0]
-    y = torch.arange(height, device=plane.device, dtype=plane.dtype)[:, None] + flow[:, 1]
-    grid = torch.stack([(2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0], dim=-1)
+    x, y = (_centres(side, plane) for side in (width, height))
+    across = torch.add(x, flow[:, 0], alpha=2.0 / width)
+    down = torch.add(y[:, None], flow[:, 1], alpha=2.0 / height)
+    grid = torch.stack([across, down], dim=-1)  # (B, H, W, 2)
     return F.grid_sample(plane, grid, padding_mode="border", align_corners=False)
+
+
+def _centres(side: int, like: Tensor) -> Tensor:
+    """(side,): the middles of pixels as `grid_sample` counts, -1 and 1 at the outer edges."""
+    places = torch.arange(side, device=like.device, dtype=like.dtype)
+    return (2.0 * places + 1.0) / side - 1.0
+
+
+def _summed(planes: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Planes (B, 1, H, W), each times its own of the weights (B, planes, ...), without copies."""
+    shares = torch.split(weights, 1, dim=1)
+    total: Tensor = planes[0] * shares[0]
+    for plane, share in zip(planes[1:], shares[1:], strict=True):
+        total = torch.addcmul(total, plane, share)
+    return total
 
 
 def _beside(near: Neighbourhood) -> frozenset[int]:
