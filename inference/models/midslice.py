@@ -84,7 +84,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor, conditions: Tensor) -> Tensor:
         told = self.told(conditions)  # (B, 32)
-        x = self.stem(_halved(images))  # (B, fine, H/2, W/2)
+        x = self.stem(halved(images))  # (B, fine, H/2, W/2)
         x = self.enter_fine(x + _row_of(self.bias_fine(told), x))
         y = self.enter_middle(self.down_middle(x))  # (B, middle, H/4, W/4)
         z = self.down_coarse(y)  # (B, coarse, H/8, W/8)
@@ -128,7 +128,7 @@ class Network(nn.Module):
         flow = F.interpolate(
             coarse, scale_factor=2, mode="bilinear", align_corners=False
         )  # (B, 4, H, W)
-        full = _doubled(heads[:, self.FLOWS :])  # (B, 6, H, W)
+        full = doubled(heads[:, self.FLOWS :])  # (B, 6, H, W)
         from_a = _moved(planes[:, 4:5], t * flow[:, :2])
         from_c = _moved(planes[:, 5:6], (1.0 - t) * flow[:, 2:])
         candidates = (
@@ -149,13 +149,13 @@ def _bias(layer: nn.Conv2d) -> Tensor:
     return layer.bias
 
 
-def _halved(images: Tensor) -> Tensor:
+def halved(images: Tensor) -> Tensor:
     """(B, C, H, W) to (B, 4 C, H/2, W/2): `pixel_unshuffle` by 2, in a quarter of its time."""
     phases = [images[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
     return torch.stack(phases, dim=2).flatten(1, 2)
 
 
-def _doubled(phases: Tensor) -> Tensor:
+def doubled(phases: Tensor) -> Tensor:
     """(B, 4 C, H, W) to (B, C, 2 H, 2 W): `pixel_shuffle` by 2, without its copies."""
     height, width = phases.shape[-2:]
     apart = phases.reshape(len(phases), -1, 2, 2, height, width)  # (B, C, row, column, H, W)

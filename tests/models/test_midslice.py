@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from inference.errors import ModelLoadError
 from inference.model import Limits, Parameters, Step
 from inference.models import classical
+from inference.models import midslice as midslice_module
 from inference.models.classical import Neighbourhood
 from inference.models.guards import LEAST_HU
 from inference.models.midslice import (
@@ -97,6 +98,13 @@ def test_the_end_points_are_the_received_slices(wild: Midslice, t: float, place:
     ends = Step(needs=(0, 1, 2, 3), gap=1, fractions=(t,))
     (plane,) = wild.run(ends, window_of(geometry, planes, ends), Limits()).planes
     assert np.array_equal(np.rint(plane), np.rint(near.planes[place]))
+
+
+def test_pixels_are_parted_and_joined_as_torch_does() -> None:
+    planes = torch.arange(2 * 3 * 8 * 12, dtype=torch.float32).reshape(2, 3, 8, 12)
+    parted = midslice_module.halved(planes)
+    assert torch.equal(parted, torch.pixel_unshuffle(planes, 2))
+    assert torch.equal(midslice_module.doubled(parted), planes)
 
 
 def test_the_untrained_network_is_close_to_the_flow_blend() -> None:
