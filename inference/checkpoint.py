@@ -72,7 +72,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             rest = json.loads((file.metadata() or {})[REST])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         return Checkpoint(
             step=rest["step"],
             seconds=rest["seconds"],

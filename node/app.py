@@ -185,7 +185,7 @@ class Node:
                 self.reload()
             self._web.watch()
             self._schedule.mind_the_clock()
-        except Exception:
+        except Exception:  # whatever it was, the node goes on and the next tick tries again
             logger.exception("sweep failed", extra={"sweep": "main"})
 
     def stop(self) -> None:

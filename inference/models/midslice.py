@@ -123,7 +123,7 @@ class Network(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The slice and its scale from what the trunk says; float32 whatever the trunk is in."""
         t = conditions[:, 0, None, None, None]  # (B, 1, 1, 1)
-        heads = heads.contiguous()  # what follows is twice as fast so as with channels last
+        heads = heads.contiguous()  # what follows is faster so than with channels last
         coarse = heads[:, : self.FLOWS]
         flow = F.interpolate(
             coarse, scale_factor=2, mode="bilinear", align_corners=False

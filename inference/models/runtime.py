@@ -113,6 +113,7 @@ class Runtime:
         if device.type != "cuda":
             return nullcontext()
         if not hasattr(self._thread, "stream"):
+            # Torch leaves its constructor untyped.
             self._thread.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         return torch.cuda.stream(self._thread.stream)
 

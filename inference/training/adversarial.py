@@ -85,7 +85,7 @@ class Adversary:
         real, fake = self._judge(a, c, truth, t), self._judge(a, c, made.detach(), t)
         loss = F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._optimiser.step()
         return float(loss.detach())
 

@@ -32,7 +32,7 @@ MOST_GAP_MM = 12.0  # nothing wider is trained on
 STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # tried for the gate's prior
 RIDGE = 1e-2  # keeps a figure that the data do not tell near nothing
 PASSES = 4  # of least squares; after each, cells count by how well they obeyed
-LEAST_SCATTER = 0.002  # of log error; no cell counts for more than one that obeys to 4 percent
+LEAST_SCATTER = 0.002  # of log error; no cell counts for more than one that obeys to some 4 percent
 
 
 @dataclass(frozen=True, eq=False)

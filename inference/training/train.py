@@ -177,7 +177,7 @@ class Training:
             objection = self._adversary.objection(slice_hu, planes, conditions)
             loss = balanced(loss, objection, slice_hu, self._plan.adversarial)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
         self._optimiser.step()
 

@@ -115,6 +115,7 @@ class Notify(Section):
         "starttls", description='"none", "starttls" or "tls"'
     )
     smtp_user: str = Field("", description='a name, or ""')
+    # Text as in a file, and validated as that is.
     smtp_password_file: OptionalPath = Field("", description='a path, or ""')  # type: ignore[assignment]
     link: UrlOrEmpty = Field("", description='the address of the pages, or ""')
     retry_seconds: RisingSeconds = Field(

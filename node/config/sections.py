@@ -66,6 +66,7 @@ class Node(Section):
 class Storage(Section):
     """Where everything is kept, and for how long."""
 
+    # Defaults of paths are text as in a file, and validated as that is.
     folder: FolderPath = Field("var", description="a path")  # type: ignore[assignment]
     database: DatabaseUrl = Field("", description='an SQLAlchemy URL, or ""')
     secret_file: OptionalPath = Field("", description='a path, or ""')  # type: ignore[assignment]

@@ -97,9 +97,11 @@ def test_slices_of_any_size_have_an_extent_within_them(shape: tuple[int, int]) -
 
 
 def test_lung_at_the_edge_of_a_small_field_of_view_belongs_to_it() -> None:
-    planes = [plane + 130.0 for plane in air()]  # -870 HU all over
-    near = near_of(planes)
-    assert extent_of(near) == whole(near)
+    planes = air()
+    for plane in planes:
+        plane[:, :64] += 130.0  # -870 HU
+        plane[48:80, 80:120] = 0.0
+    assert extent_of(near_of(planes)) == (slice(0, 128), slice(0, 128))
 
 
 @pytest.mark.parametrize(
@@ -214,9 +216,12 @@ def test_the_network_fades_out_over_the_air_at_the_ends_of_its_extent() -> None:
 
 
 def test_noise_in_air_has_no_step_where_the_network_ends() -> None:
-    planes = body_in_air(made_geometry(4, 96, 96))
+    random, planes = np.random.default_rng(1), body_in_air(made_geometry(4, 128, 128))
+    for plane in planes:
+        empty = plane < -950.0
+        plane[empty] = -960.0 + 30.0 * random.standard_normal(int(empty.sum()), dtype=np.float32)
     rows, _ = extent_of(near_of(planes))
     window = window_of(made_geometry(4, 224, 256), planes, STEP)
     made = Midslice().run(STEP, window, Limits()).planes[1]
     outside, inside = made[rows.start - 4 : rows.start], made[rows.start : rows.start + 4]
-    assert inside.std() / outside.std() > 0.8
+    assert inside.std() / outside.std() > 0.84  # 0.77 without the fading
