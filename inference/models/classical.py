@@ -121,10 +121,14 @@ class Neighbourhood:
         return shifted(self.planes[place], self.offset(place, t))
 
     @cached_property
+    def opposite(self) -> Plane:
+        """C in the frame of A; sampled once per gap."""
+        return self.aligned(1, 0.0)
+
+    @cached_property
     def flows(self) -> tuple[Flow, Flow]:
         """DIS from A to C and from C to A, on whole slices, in A's frame; searched once per gap."""
-        a = self.planes[0]
-        return flow_between(a, shifted(self.planes[1], self.offset(1, 0.0)), self.search)
+        return flow_between(self.planes[0], self.opposite, self.search)
 
     @cached_property
     def extremes(self) -> Mapping[int, tuple[Plane, Plane]]:

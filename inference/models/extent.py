@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.models.classical import Neighbourhood, shifted
+from inference.models.classical import Neighbourhood
 from inference.models.guards import LEAST_HU
 from inference.models.runtime import MULTIPLE
 from inference.volume import Offset, Plane
@@ -33,11 +33,10 @@ def extent_of(near: Neighbourhood) -> Extent:
     """
     rows, columns = near.planes[0].shape
     squares = {place: _squares(near.planes[place]) for place in (0, 1)}
-    opposite = _squares(shifted(near.planes[1], near.offset(1, 0.0)))  # C in the frame of A
     masks = [
         (0, squares[0] > AIR_HU),
         (1, squares[1] > AIR_HU),
-        (0, np.abs(squares[0] - opposite) > MOVED_HU),
+        (0, np.abs(squares[0] - _squares(near.opposite)) > MOVED_HU),
     ]
     found = [
         _moved(_edges(mask, (rows, columns)), near.offset(place, t))
