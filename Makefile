@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit network browser faults test-long bench soak train docs clean
+.PHONY: help setup system demo run test check lint types imports unit golden network browser faults test-long bench soak train docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,9 @@ imports: setup  ## who may import whom
 
 unit: setup  ## the quick tests
 	$(PYTEST) tests/unit tests/models
+
+golden: setup system  ## write the golden files anew, where a change of what the product says is meant
+	GOLDEN=write $(PYTEST) tests/golden
 
 network: setup system  ## tests with real peers on sockets
 	$(PYTEST) tests/network

@@ -1,0 +1,135 @@
+"""What becomes of every case of the table: the verdict, or the very bytes of the derived series.
+
+Bytes are compared by digest, headers apart from pixels, so that a difference says which of them
+changed; some whole headers are kept as text, where the difference itself can be read.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from inference.reader import read_headers, set_aside, stacks
+from inference.request import Derived, Failed, ModelSpec, Outcome, Verdict
+from tests import phantoms
+from tests.golden import golden
+from tests.unit.inference.case import Case
+from tests.unit.inference.cases import CASES
+from tests.unit.inference.made import request, unchecked
+
+DIGITS = 32  # of a digest
+LONGEST = 120  # of a value in a header
+# What is the run's or the machine's.
+VARIES: dict[str, object] = {"seconds": "<seconds>", "batch": "<batch>"}
+# The network's pixels, and so the confidence in them, are the processor's to the last bit.
+OF_PIXELS = ("PixelData", "SmallestImagePixelValue", "LargestImagePixelValue")
+
+
+@pytest.mark.filterwarnings("ignore:End of file")
+@pytest.mark.parametrize("model", ["halfway", "linear"])
+def test_every_case_ends_as_it_did(model: str, tmp_path: Path) -> None:
+    """With a site's own model, and in short with one that comes with the product."""
+    ended: dict[str, Any] = {
+        case.title: ends(case, model, tmp_path / str(number)) for number, case in enumerate(CASES)
+    }
+    if model == "linear":
+        ended = {title: _in_short(facts_of) for title, facts_of in ended.items()}
+    golden.check_json(f"derived/{model}.json", ended)
+
+
+def _in_short(ended: dict[str, Any]) -> list[str]:
+    """A line for each stack: how it ended and the bytes, without records and sentences."""
+    names = ("state", "reason", "series_uid", "headers_sha256", "pixels_sha256")
+    return [
+        " ".join(facts[name] for name in names if name in facts)
+        for key, facts in ended.items()
+        if key != "set_aside"
+    ]
+
+
+def ends(case: Case, model: str, folder: Path) -> dict[str, object]:
+    """What becomes of each stack of a case, and of what is in none."""
+    headers = read_headers(case.write(folder / "received"))
+    aside = {f"{item.reason}: {item.sentence}" for item in set_aside(headers)}
+    ended: dict[str, object] = {"set_aside": sorted(aside)} if aside else {}
+    for number, stack in enumerate(stacks(headers)):
+        files = [header.path for header in sorted(stack.headers, key=lambda header: header.order)]
+        asked = request(files, folder / f"derived-{number}", edit=case.ask)
+        if model == "linear":
+            asked = replace(asked, model=ModelSpec("linear"))
+        ended[stack.key] = facts(unchecked(asked), asked.folder)
+    return ended
+
+
+def facts(outcome: Outcome, folder: Path) -> dict[str, object]:
+    match outcome:
+        case Derived():
+            files = [(folder / file.name) for file in outcome.files]
+            for file, path in zip(outcome.files, files, strict=True):
+                assert hashlib.sha256(path.read_bytes()).hexdigest() == file.digest
+            ended: dict[str, object] = {
+                "state": "derived",
+                "series_uid": outcome.series_uid,
+                "version": outcome.version,
+                "generated": "".join("01"[file.generated] for file in outcome.files),
+            } | digests(files)
+        case Verdict():
+            state = "held" if outcome.held else "refused"
+            ended = {"state": state, "reason": outcome.reason, "sentence": outcome.sentence}
+        case Failed():
+            return {"state": "failed", "reason": outcome.reason, "sentence": outcome.sentence}
+        case _:
+            return {"state": type(outcome).__name__}
+    return ended | {"record": golden.rewritten(dict(outcome.record), str, VARIES)}
+
+
+def digests(files: list[Path]) -> dict[str, object]:
+    """Of all files in their order: of what stands before the pixels, and of the pixels."""
+    headers, pixels = hashlib.sha256(), hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        values = dcmread(path).PixelData
+        before, _, after = content.rpartition(values)
+        assert before, path
+        headers.update(before + after)
+        pixels.update(values)
+    return {
+        "headers_sha256": headers.hexdigest()[:DIGITS],
+        "pixels_sha256": pixels.hexdigest()[:DIGITS],
+    }
+
+
+@pytest.mark.parametrize("model", ["linear", "midslice"])
+def test_the_header_of_a_received_and_of_a_generated_slice(model: str, tmp_path: Path) -> None:
+    files = phantoms.write(tmp_path / "received", phantoms.Series(slices=4))
+    asked = replace(request(files, tmp_path / "derived"), model=ModelSpec(model))
+    outcome = unchecked(asked)
+    assert isinstance(outcome, Derived), outcome
+    lines = []
+    for is_generated in (False, True):
+        name = next(file.name for file in outcome.files if file.generated is is_generated)
+        made = dcmread(asked.folder / name)
+        lines += [f"# {'generated' if is_generated else 'received'}", *shown(made.file_meta)]
+        lines += shown(made)
+    golden.check(f"derived/header-{model}.txt", "\n".join(lines) + "\n")
+
+
+def shown(dataset: Dataset, depth: int = 0) -> Iterator[str]:
+    """A line for each element; of long values the digest."""
+    for element in dataset:
+        begin = f"{'  ' * depth}{element.tag} {element.VR} {element.keyword}"
+        if element.VR == "SQ":
+            yield begin
+            for item in element.value:
+                yield from shown(item, depth + 1)
+                yield f"{'  ' * depth}--"
+        elif element.keyword in OF_PIXELS:
+            yield f"{begin} ..."
+        else:
+            value = str(element.value)
+            digest = hashlib.sha256(value.encode()).hexdigest()[:DIGITS]
+            yield f"{begin} {value if len(value) <= LONGEST else digest}"
