@@ -120,7 +120,8 @@ def _handed(name: str, function: AnyFunction, module: ast.Module) -> set[str]:
     """The keys of what the calls of the same module give for a parameter."""
     names = [argument.arg for argument in function.args.args if argument.arg != "self"]
     keywords = [argument.arg for argument in function.args.kwonlyargs]
-    if name not in names + keywords:
+    is_rest = function.args.kwarg is not None and function.args.kwarg.arg == name
+    if not is_rest and name not in names + keywords:
         return {UNREAD}
     keys: set[str] = set()
     for call in ast.walk(module):
@@ -130,7 +131,9 @@ def _handed(name: str, function: AnyFunction, module: ast.Module) -> set[str]:
                     continue
                 given = dict(zip(names, call.args, strict=False))
                 given |= {word.arg: word.value for word in call.keywords if word.arg}
-                if name in given:
+                if is_rest:
+                    keys |= given.keys() - {*names, *keywords}
+                elif name in given:
                     keys |= _keys(given[name], _function_of(module, call), module)
     return keys or {UNREAD}
 
