@@ -27,7 +27,7 @@ def check(name: str, text: str) -> None:
     golden = path.read_text(encoding="utf-8") if path.is_file() else ""
     if text == golden:
         return
-    shown = path.relative_to(Path.cwd())
+    shown = path.relative_to(FILES.parents[2])
     lines = list(
         difflib.unified_diff(
             golden.splitlines(), text.splitlines(), f"{shown} (golden)", "today", "", "", 2, ""
