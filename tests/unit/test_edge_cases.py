@@ -23,7 +23,7 @@ from tests.series import changed
 from tests.unit.inference.made import derive, request
 
 EXTRACTS, WHOLE = Path("tests/data/edge-cases"), Path("../shared/data/edge-cases")
-TABLE = Path("node/conformance/cases.md")
+TABLE = Path("CASES.md")
 SYNTAXES = EXTRACTS / "transfer-syntaxes"
 FOLDERS = [folder for root in (EXTRACTS, WHOLE) for folder in sorted(root.glob("*"))]
 NATIVE = "DeflatedExplicitVRLittleEndianTransferSyntax_1.2.840.10008.1.2.1.99.dcm"

@@ -14,7 +14,7 @@ from tests.unit.inference.case import Case
 from tests.unit.inference.cases import CASES
 from tests.unit.inference.made import request, run
 
-TABLE = Path("node/conformance/cases.md")
+TABLE = Path("CASES.md")
 HERE = Path("tests/unit/inference")
 # What no header tells: these are reached by tests of their own, named in the table.
 ELSEWHERE = {Reason.ACQUIRED_THIN_SERIES_EXISTS, Reason.OUTPUT_CHECK_FAILED, Reason.LOW_CONFIDENCE}
