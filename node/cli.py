@@ -68,6 +68,7 @@ for command in (
     asking.notify,
     models.models,
     site.conformance,
+    site.events,
     archive.reindex,
     demo,
     models.train,

@@ -1,4 +1,4 @@
-"""Commands about the installation: is it right, and what does it promise to its peers."""
+"""Commands about the installation: its check, its promises to peers, the events of its log."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +40,18 @@ def conformance(
 
     write = page if as_html else statement
     sys.stdout.write(write(load(config)))
+
+
+def events(as_json: AsJson = False) -> None:
+    """The events of the log: level, keys and meaning of each."""
+    from node.events import EVENTS
+
+    if as_json:
+        names = ("event", "level", "keys", "meaning")
+        terminal.print_json({"events": [dict(zip(names, event, strict=True)) for event in EVENTS]})
+        return
+    rows = [(name, level, ", ".join(keys), meaning) for name, level, keys, meaning in EVENTS]
+    terminal.print_table(("event", "level", "keys", "meaning"), rows, empty="")
 
 
 def _tell(finding: "Finding") -> None:

@@ -1,14 +1,18 @@
 """The documents say what the code does: each list in them is held to its source."""
 
+import ast
 import re
 import subprocess
 import tomllib
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from inference.errors import Reason
 from node.config import sections
+from node.events import EVENTS, Event
 from storage.records import ArrivalState, DeliveryState, JobState
 from tests.node_process import MIDSLICE
 
@@ -48,19 +52,97 @@ def test_every_configuration_key_stands_in_the_shipped_file(table: str, key: str
     assert re.search(rf"^#? ?{key} *=", block, re.MULTILINE), f"[{table}] does not name {key}"
 
 
-def events() -> list[str]:
-    """Every constant log message of the product."""
-    found = set()
-    pattern = re.compile(r'logger\.(?:info|warning|error|exception)\(\s*"([^"]+)"')
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass
+class Logged:
+    """An event as the source logs it."""
+
+    levels: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+    has_more: bool = False  # keys that come from elsewhere
+
+
+def logged() -> dict[str, Logged]:
+    """Every constant log message of the product with its levels and its keys."""
+    found: dict[str, Logged] = defaultdict(Logged)
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
-            found |= set(pattern.findall(path.read_text()))
-    return sorted(found)
+            tree = ast.parse(path.read_text())
+            for scope in (node for node in ast.walk(tree) if isinstance(node, Function)):
+                for call in ast.walk(scope):
+                    if isinstance(call, ast.Call) and is_log_call(call):
+                        add(found, call, scope)
+    return found
 
 
-@pytest.mark.parametrize("event", events())
-def test_every_log_event_is_explained_in_the_readme(event: str) -> None:
-    assert f"| `{event}` |" in read("README.md")
+def is_log_call(call: ast.Call) -> bool:
+    function = call.func
+    return isinstance(function, ast.Attribute) and ast.unparse(function.value) == "logger"
+
+
+def add(found: dict[str, Logged], call: ast.Call, scope: Function) -> None:
+    assert isinstance(call.func, ast.Attribute)
+    assert isinstance(call.args[0], ast.Constant), f"no constant event: {ast.unparse(call)}"
+    event = found[str(call.args[0].value)]
+    level = call.func.attr
+    event.levels.add("error" if level == "exception" else level)
+    arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+    if level == "exception" or "exc_info" in arguments:
+        event.keys.add("error")
+    if "extra" in arguments:
+        read_keys(event, arguments["extra"], scope)
+
+
+def read_keys(event: Logged, value: ast.expr, scope: Function) -> None:
+    """Keys of a mapping: of a display, of a union, or of a name that the function gives one."""
+    if isinstance(value, ast.Dict):
+        event.keys |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)}
+        event.has_more |= None in value.keys
+    elif isinstance(value, ast.BinOp):
+        read_keys(event, value.left, scope)
+        read_keys(event, value.right, scope)
+    else:
+        assigned = [
+            statement.value
+            for statement in ast.walk(scope)
+            if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign)
+            and ast.unparse(value) in {ast.unparse(target) for target in targets(statement)}
+            and statement.value is not None
+        ]
+        event.has_more |= not assigned
+        for mapping in assigned:
+            read_keys(event, mapping, scope)
+
+
+def targets(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> list[ast.expr]:
+    return statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+
+
+LOGGED = logged()
+OF_LIBRARIES = "library message"  # what the log makes of a line that is not ours
+SEVERITY = ("debug", "info", "warning", "error", "critical")
+
+
+def test_the_table_of_events_holds_what_the_source_logs_and_nothing_else() -> None:
+    names = [event.name for event in EVENTS]
+    assert len(names) == len(set(names)) > 60
+    assert set(names) == {*LOGGED, OF_LIBRARIES}
+    assert f'"{OF_LIBRARIES}"' in read("node/log.py")
+
+
+@pytest.mark.parametrize(
+    "event", [event for event in EVENTS if event.name in LOGGED], ids=lambda event: event.name
+)
+def test_an_event_has_the_level_and_the_keys_of_the_table(event: Event) -> None:
+    source = LOGGED[event.name]
+    assert event.level == max(source.levels, key=SEVERITY.index)
+    if source.has_more:
+        assert source.keys <= set(event.keys)
+    else:
+        assert source.keys == set(event.keys)
+    assert event.meaning
 
 
 def test_every_command_is_explained_in_the_readme() -> None:
@@ -93,11 +175,36 @@ def test_the_newest_version_of_the_changelog_is_the_products() -> None:
     assert versions[0] == project()["version"]
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "DECISIONS.md", "README.md"])
+@pytest.mark.parametrize(
+    "document", ["ADMINISTRATION.md", "ARCHITECTURE.md", "DECISIONS.md", "README.md"]
+)
 def test_files_that_a_document_names_exist(document: str) -> None:
-    named = re.findall(r"`((?:node|inference|storage|tests)/[\w./-]+)`", read(document))
+    text = read(document)
+    named = re.findall(r"`((?:node|inference|storage|tests)/[\w./-]+|[A-Z]+\.md)`", text)
+    named += [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     missing = [name for name in named if not (ROOT / name).exists()]
     assert missing == []
+
+
+def test_every_decision_has_a_number_and_a_status() -> None:
+    sections = re.findall(
+        r"^## (\d+)\. .+\n\n\*\*(Holds|Moved|Replaced by (\d+))\b",
+        read("DECISIONS.md"),
+        re.MULTILINE,
+    )
+    headings = re.findall(r"^## (\d+)\. ", read("DECISIONS.md"), re.MULTILINE)
+    assert [number for number, _, _ in sections] == headings
+    assert headings == [str(number) for number in range(1, len(headings) + 1)]
+    assert {replacing for _, _, replacing in sections if replacing} <= set(headings)
+
+
+def test_what_was_moved_out_of_the_decisions_has_its_chapter() -> None:
+    decisions = read("DECISIONS.md")
+    to = r"^\*\*Moved\*\* to [^`]*`([^`]+)`, \*([^*]+)\*\.$"
+    moved = re.findall(to, decisions, re.MULTILINE)
+    assert len(moved) == len(re.findall(r"^\*\*Moved\*\* to", decisions, re.MULTILINE)) > 20
+    for document, heading in set(moved):
+        assert re.search(rf"^##+ {re.escape(heading)}$", read(document), re.MULTILINE), heading
 
 
 def test_the_top_level_holds_the_fixed_folders_and_files_only() -> None:

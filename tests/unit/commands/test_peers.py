@@ -80,6 +80,19 @@ def test_conformance_prints_the_statement_of_this_configuration(
     )
 
 
+def test_events_prints_the_table_of_the_log(midslice: Midslice) -> None:
+    assert "job held" in midslice("events").out
+    said = midslice("events", "--json")
+    assert said.status == 0
+    row = next(row for row in said.json["events"] if row["event"] == "delivery delayed")
+    assert row == {
+        "event": "delivery delayed",
+        "level": "warning",
+        "keys": ["destination", "delivery", "seconds"],
+        "meaning": "tried again after `seconds`",
+    }
+
+
 def test_the_conformance_statement_is_a_page_whose_text_is_text(
     midslice: Midslice, tmp_path: Path
 ) -> None:

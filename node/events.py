@@ -1,0 +1,140 @@
+"""The log events of the product: level, keys and meaning; `midslice events` prints the table.
+
+An event is the constant message of a log line; its values are in the keys. A test compares this
+table with every call of a logger in the source.
+"""
+
+from typing import NamedTuple
+
+
+class Event(NamedTuple):
+    """One kind of log line; `level` is the most severe one that it has."""
+
+    name: str
+    level: str
+    keys: tuple[str, ...]  # beside `event`, `time`, `level` and `logger`
+    meaning: str
+
+
+def _table(text: str) -> tuple[Event, ...]:
+    rows = (line.split("|") for line in text.splitlines() if line and not line.startswith("#"))
+    return tuple(
+        Event(name.strip(), level.strip(), tuple(keys.split()), meaning.strip())
+        for name, level, keys, meaning in rows
+    )
+
+
+EVENTS = _table("""
+# The node
+node listening | info | ae_title port web_port pid | ready; the ports
+node stopping | info | seconds | nothing new is begun; it may take so long
+node stopped | info | | all was finished or given back
+not stopped in order | error | error | one part failed to stop; the others were stopped
+unhandled exception | critical | in_thread error | nothing caught it: report it
+library message | warning | where text error | \
+    of a library, as pynetdicom; its text only where it is not about data sets
+configuration applied | info | | read again after SIGHUP or `midslice reload`
+configuration refused | error | error | read again with a mistake; nothing changed
+needs a restart | warning | key | read again; this key waits for a restart
+clock was set | warning | seconds | every sweep runs at once; times may look odd
+sweep failed | error | sweep error | a periodic pass; the next one comes
+file not read | error | file error | \
+    at the start: broken, in the storage folder; it stays where it is
+
+# Associations and instances
+association accepted | info | calling_ae called_ae address contexts contexts_refused | \
+    a peer is here
+association rejected | warning | calling_ae called_ae address reason | \
+    a peer was turned away, with the reason
+connection failed | error | address error | a connection broke before an association
+instance stored | info | sop_instance_uid series_uid calling_ae | \
+    on disk and indexed; Success was answered
+instance refused | warning | sop_instance_uid calling_ae status why | \
+    answered with a failure that the peer must mend
+instance not kept | error | sop_instance_uid calling_ae reason error | \
+    answered A700: disk or database; the peer tries again
+unusual UID | warning | uid attribute | kept, although it breaks PS3.5 9.1
+
+# Series
+series complete | info | series_uid instances arrival jobs | \
+    an arrival was closed; how many jobs it made
+arrival not closed | error | arrival error | tried again in half a minute
+own result came back | info | series_uid | kept, never processed
+instances set aside | info | series_uid reasons | \
+    localizers, dose pages and others in no stack; how many for which reason
+series purged | info | series failed bytes | retention removed files; rows stay
+series not purged | warning | series_id error | its files could not be removed; tried again
+
+# Jobs
+job queued | info | job how derived_series_uid | new, or asked for once more (`how`)
+job running | info | job attempt | a worker has it
+job succeeded | info | job derived_series_uid instances is_new | \
+    the derived series is verified and kept
+job refused | info | job reason | rightly not processed, with the reason code
+job held | warning | job reason derived_series_uid | needs a person, with the reason code
+job failed | error | job reason | the model or our code raised
+job cancelled | info | job derived_series_uid | by a person, or replaced
+job released | info | job | given back by a clean stop
+job given back | warning | job why | no room or no database for a moment; tried again
+job not finished | error | job error | an error around a job; its lease ends and it runs again
+lease lost | warning | job delivery | another worker or node has it now
+lease not renewed | warning | job | the database was busy for a moment
+queue not read | error | worker destination error | the database; tried again
+
+# Workers
+worker started | info | worker pid | an inference process
+worker died | warning | worker exit_code | by itself
+worker killed | warning | worker reason | at a limit, or to cancel or stop
+worker lost | warning | job reason state | what that did to its job
+out of memory, limits lowered | warning | error limits | smaller batches, tiles or the CPU
+processing failed | error | error frames | type and frames of an exception in a worker
+pixels not decoded | warning | error | a present decoder rejects an image; the job is held
+previews not written | warning | error | \
+    the result is whole, but the page of its job has no pictures
+
+# Deliveries
+delivery sent | info | destination delivery instances | \
+    a destination answered Success for every instance
+delivery delayed | warning | destination delivery seconds | tried again after `seconds`
+delivery held | error | destination delivery reason | \
+    needs a person; only a warning where a mix-up holds it
+deliveries released | info | destination before deliveries | \
+    held for want of a destination, which is configured now
+delivery not finished | error | delivery error | an error around a delivery; tried again
+destination down | warning | destination | it does not answer; what is due waits
+destination up | info | destination | it answers again
+
+# Notices and the self-test
+notice | warning | kind job derived_series_uid instances which series jobs deliveries | \
+    told, in the audit too: a revision, or held work that keeps retention away
+notice sent | info | channel kind count | somebody was told, through which channel
+notice not sent | warning | channel kind count why | tried again until `notify.give_up_hours`
+sender silent | warning | calling_ae | \
+    nothing came from a `[[sender]]` in hours in which it is expected to send
+disk low | warning | free total | \
+    below the reserve, or full within `notify.disk_days` as it fills now
+wish done | info | wish kind ok | \
+    what somebody asked for on a page or by a command; whether it worked
+wish not done | error | wish kind error | an error of the node's own around it
+self-test passed | info | selftest state | a made series came all the way
+self-test failed | error | selftest state sentence | with the sentence; its steps are kept
+
+# The web process
+web process died | warning | exit_code | it was started again
+pages closed to others | warning | host add | \
+    `web.host` is not loopback and there is no user: add one
+log-in throttled | warning | address seconds | \
+    too many wrong passwords from there (IPv6: its /64); it waits `seconds`
+web port crowded | warning | connections | full; incomplete requests make room; told once a minute
+request failed | error | error | an error in the web process, with its frames
+request not answered | warning | error | the database, for a page or a program
+live stream not read | warning | error | the database; the next look comes
+live stream not checked | warning | error | \
+    the database: whether its visitor is still logged in is asked again
+question failed | error | error | an error while files were tried on the rules
+question not answered | warning | exit_code | that process died or took too long
+
+# Training
+series passed over | warning | reason | it cannot be used for training
+training resumed | info | step | from its checkpoint
+""")
