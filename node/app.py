@@ -43,11 +43,10 @@ from node.work.retention import Retention
 from node.work.schedule import Schedule
 from node.work.selftest import SelfTests
 from node.work.supervisor import Supervisor
-from storage import configured, switches
 from storage.archive import Archive
-from storage.nodes import SERVING, STOPPED, STOPPING
-from storage.records import Peer, Received
-from storage.site import SwitchName
+from storage.records import Peer, Received, SwitchName
+from storage.site import control
+from storage.site.nodes import SERVING, STOPPED, STOPPING
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +228,7 @@ class Node:
         except ConfigError as error:
             logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
             kept = self._kept
-            configured.refused(kept.database, time.time(), kept.node_id, error.problems)
+            control.refused(kept.database, time.time(), kept.node_id, error.problems)
             self._around.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
             return
         restart = tuple(needs_restart(self._settings, new))
@@ -249,7 +248,7 @@ class Node:
         """Write down what the node works with, for those who only see the database."""
         kept = self._kept
         values = to_values(self._settings)
-        configured.applied(kept.database, time.time(), kept.node_id, values, restart)
+        control.applied(kept.database, time.time(), kept.node_id, values, restart)
 
     def _admit(self) -> None:
         """Who may associate, by the configuration and by what was allowed since."""
@@ -280,7 +279,7 @@ class Node:
             settings.inference.job_minutes * 60, int(settings.inference.memory_gb * 1e9)
         )
         inference = Inference(kept.queue, kept.files, site(settings, kept), time.time)
-        drained = partial(switches.is_on, kept.database, SwitchName.DRAINING)
+        drained = partial(control.is_on, kept.database, SwitchName.DRAINING)
         return Supervisor(
             executors, kept.queue, inference, bounds, drained=lambda: drained() is not None
         )

@@ -11,12 +11,12 @@ from node.web.settings import WebSettings
 from node.work.arrivals import Rules
 from node.work.infer import Site
 from node.work.models import fingerprint, specs
-from storage import selftests, switches
-from storage.audit import NODE
 from storage.errors import WrongState
 from storage.files import fingerprint as fingerprint_of
-from storage.nodes import SECRET
-from storage.site import SelfTestState, SwitchName
+from storage.records import SelfTestState, SwitchName
+from storage.site import control, selftests
+from storage.site.audit import NODE
+from storage.site.nodes import SECRET
 
 
 def scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
@@ -39,7 +39,7 @@ def admission(settings: Config, kept: Store, guests: Collection[str] = ()) -> sc
     """
     allowed = frozenset(settings.node.allowed_ae_titles)
     if allowed:
-        added = switches.all_on(kept.database, SwitchName.ALLOWED_AE)
+        added = control.all_on(kept.database, SwitchName.ALLOWED_AE)
         allowed |= {one.subject for one in added}
     return scp.Admission(
         called_ae_titles=frozenset(settings.called_ae_titles),
@@ -55,7 +55,7 @@ def never(kept: Store, made: Container[str], series_uid: str) -> str:
     A made series takes the route of its self-test or none: by those of the configuration it would
     come to a PACS as a patient. While the test runs, it is for the node that has the route.
     """
-    found = switches.is_on(kept.database, SwitchName.NEVER, series_uid)
+    found = control.is_on(kept.database, SwitchName.NEVER, series_uid)
     if found is not None:
         return found.who
     test = None if series_uid in made else selftests.of_series(kept.database, series_uid)

@@ -15,11 +15,11 @@ from inference.request import ModelSpec
 from node import health
 from node.config import Config, Destination, ModelEntry
 from node.dicom import scu
-from storage import users
 from storage.database import FILE_NAME, Database
 from storage.errors import StorageError
 from storage.files import SECRET
-from storage.nodes import SERVING, Nodes
+from storage.site import people
+from storage.site.nodes import SERVING, Nodes
 
 DISK_WARNING = 0.8  # of a disk in use
 BEAT_SECONDS = 15.0  # a node without a heartbeat for so long does not run
@@ -202,7 +202,7 @@ def _has_user(config: Config) -> bool:
         return False
     database = Database.for_folder(config.folder, config.storage.database)
     try:
-        return database.is_current() and users.exist(database)
+        return database.is_current() and people.exist(database)
     except StorageError:
         return False
     finally:

@@ -24,7 +24,7 @@ from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
 from node.dicom.status import Outcome
 from node.health import DECODER_PACKAGES
-from storage import limits
+from storage import enqueue
 
 TEMPLATE = "conformance.md.jinja"
 RESULTS = {status.PERMANENT: "rejected permanent", status.TRANSIENT: "rejected transient"}
@@ -82,7 +82,7 @@ TABLES = {
     "whitelist": whitelist,
     "geometry": geometry,
     "separating": SEPARATING,
-    "limits": limits,
+    "limits": enqueue,
     "errors": errors,
     "reasons": REASONS,
     "pipeline": pipeline,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from storage.database import Database
 from storage.errors import StorageError
-from storage.nodes import SERVING, Nodes
-from storage.site import NodeState
+from storage.records import NodeState
+from storage.site.nodes import SERVING, Nodes
 
 # Transfer syntaxes of CT pixels that need a decoder (PS3.5 8.2), and what provides it.
 DECODER_PACKAGES: Mapping[str, str] = {

@@ -8,12 +8,12 @@ from datetime import tzinfo
 
 from node.config import Config
 from storage.archive import Archive
-from storage.audit import Audit
 from storage.database import Database
 from storage.files import Files
 from storage.jobs import Queue
 from storage.ledger import Ledger
-from storage.nodes import Nodes
+from storage.site.audit import Audit
+from storage.site.nodes import Nodes
 
 LEASE_SECONDS = (
     120.0  # longer than a peer may be silent; a dead node's leases end at its next start

@@ -1,32 +1,389 @@
 """The received instances: kept for good before their peer hears Success, and found again."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Select, and_, exists, func, select, update
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 
-from storage.commits import GroupCommit
-from storage.database import Database
-from storage.errors import NotFound
-from storage.files import Files, settle
-from storage.index import Entry, Index
-from storage.records import Arrival, Instance, Kept, Peer, Received, Recovered, Series
+from storage.database import Database, fits, name_key, to_arrival, to_instance
+from storage.errors import Busy, NotFound, StorageError
+from storage.files import Files, settle, sync
+from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Recovered, Series
 from storage.recovery import ReadHeader, recover, reindex
-from storage.rows import fits, to_arrival, to_instance
 from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
     arrival_association,
     arrival_instance,
+    association,
+    attempt,
     derived,
+    derived_instance,
     instance,
     job,
     series,
 )
-from storage.schema_site import association
-from storage.versions import brought_by_peer
+
+Result = TypeVar("Result")
+
+# So many share a transaction at most: none waits long for the others of its group.
+LARGEST_GROUP = 64
+
+
+@dataclass
+class Group:
+    """What the members of one group share: the transaction, and the folders to fsync before it."""
+
+    db: Connection
+    folders: set[Path] = field(default_factory=set)
+
+
+class _Told(Enum):
+    """What a member that waits is woken for."""
+
+    LEAD = "the leader before is done: commit for all who wait"
+    DONE = "your work is on disk"
+    ALONE = "somebody's work spoiled the group's transaction: each for itself"
+    BUSY = "the database did not take the transaction in time"
+
+
+class _Member(Generic[Result]):
+    """One caller's work and, once it was told so, its result."""
+
+    def __init__(self, work: Callable[[Group], Result], order: str) -> None:
+        self._work = work
+        self.order = order
+        self.told = _Told.LEAD
+        self.wake = threading.Event()
+        self.results: list[Result] = []
+
+    def join(self, group: Group) -> None:
+        self.results = [self._work(group)]
+
+    def tell(self, what: _Told) -> None:
+        self.told = what
+        self.wake.set()
+
+
+class GroupCommit:
+    """The first caller leads: it commits for all who came meanwhile, then the next one leads.
+
+    Work may run twice, in its group and then alone: it must not mind.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._guard = threading.Lock()
+        self._waiting: list[_Member[object]] = []
+        self._has_leader = False
+
+    def run(self, work: Callable[[Group], Result], order: str = "") -> Result:
+        """Do `work` in a transaction, which is on disk when this returns.
+
+        `order` is the same in all processes for rows that two of them lock, so that none waits
+        for the other in a circle.
+        """
+        member = _Member(work, order)
+        with self._guard:
+            self._waiting.append(member)  # type: ignore[arg-type]  # a result goes to its caller only
+            leads, self._has_leader = not self._has_leader, True
+        if not leads:
+            member.wake.wait()  # ends: the transactions of those before have time limits
+        if member.told is _Told.LEAD:
+            self._lead()
+        if member.told is _Told.ALONE:
+            self._transact([member])  # type: ignore[list-item]
+        if member.told is _Told.BUSY:
+            raise Busy("the database did not take the write in time")
+        return member.results[0]
+
+    def _lead(self) -> None:
+        """Commit for all who wait; tell each of them, and one of the next to lead."""
+        with self._guard:
+            group = self._waiting[:LARGEST_GROUP]
+            self._waiting = self._waiting[LARGEST_GROUP:]
+        told = _Told.ALONE
+        try:
+            self._transact(group)
+            told = _Told.DONE
+        except Busy:
+            told = _Told.BUSY
+        except (StorageError, OSError, ValueError):
+            if len(group) == 1:
+                raise
+        finally:
+            for member in group:
+                member.tell(told)
+            with self._guard:
+                self._has_leader = bool(self._waiting)
+                following = self._waiting[:1]
+            for member in following:
+                member.tell(_Told.LEAD)
+
+    def _transact(self, members: list[_Member[object]]) -> None:
+        with self._database.writing() as db:
+            group = Group(db)
+            for member in sorted(members, key=lambda one: one.order):
+                member.join(group)
+            for folder in group.folders:
+                sync(folder)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An instance on its way into the archive: its bytes are on disk, its name is not yet."""
+
+    received: Received
+    peer: Peer | None
+    file: Path
+    digest: str
+    size: int
+    place: str  # where it belongs, relative to the storage folder
+
+
+class _Statements:
+    """Built once: for one instance, building them takes longer than running them."""
+
+    def __init__(self, database: Database) -> None:
+        self.series = _touch_series(database)
+        self.arrival = _touch_arrival(database)
+        self.same = select(instance.c.id, instance.c.path).where(
+            and_(
+                instance.c.series_id == bindparam("series_id"),
+                instance.c.instance_uid == bindparam("instance_uid"),
+                instance.c.digest == bindparam("digest"),
+            )
+        )
+        self.instance = instance.insert().returning(instance.c.id)
+        self.again = update(instance).where(instance.c.id == bindparam("purged_id"))
+        self.brought = _touch_arrival_instance(database)
+        self.over = database.insert(arrival_association).on_conflict_do_nothing()
+
+
+class Index:
+    """Writes the rows; the row of the series is locked first, by whoever touches the series."""
+
+    def __init__(self, database: Database, files: Files, now: Callable[[], float]) -> None:
+        self._files = files
+        self._now = now
+        self._statements = _Statements(database)
+
+    def add(self, entry: Entry, group: Group) -> Kept:
+        """Index one instance and rename its file; the group's commit makes both last."""
+        now = self._now()
+        series_id = self._series(group.db, entry.received, now)
+        instance_id, is_new = self._instance(group.db, series_id, entry, now)
+        if is_new or not self._files.path(entry.place).exists():
+            group.folders.add(self._files.move(entry.file, entry.place))
+        if entry.peer is None:
+            return Kept(instance_id, 0, is_new)
+        arrival_id = self._arrival(group.db, series_id, entry.received, entry.peer, now)
+        self._link(group.db, arrival_id, instance_id, entry.peer, now)
+        return Kept(instance_id, arrival_id, is_new)
+
+    def _series(self, db: Connection, received: Received, now: float) -> int:
+        values = {
+            "study_uid": received.study_uid,
+            "series_uid": received.series_uid,
+            "modality": received.modality,
+            "patient_id": received.patient_id,
+            "accession": received.accession,
+            "study_date": received.study_date,
+            "description": received.description,
+            "patient_name": received.patient_name,
+            "name_key": name_key(received.patient_name),
+            "first_at": now,
+            "last_at": now,
+        }
+        return int(db.execute(self._statements.series, values).scalar_one())
+
+    def _instance(
+        self, db: Connection, series_id: int, entry: Entry, now: float
+    ) -> tuple[int, bool]:
+        """The row of these bytes, and whether their file was not there."""
+        key = {
+            "series_id": series_id,
+            "instance_uid": entry.received.instance_uid,
+            "digest": entry.digest,
+        }
+        row = db.execute(self._statements.same, key).one_or_none()
+        if row is not None and row.path is not None:
+            return int(row.id), False
+        values = {"path": entry.place, "size": entry.size, "received_at": now}
+        if row is not None:  # purged, and here again
+            db.execute(self._statements.again, {"purged_id": row.id, **values})
+            return int(row.id), True
+        values |= {
+            "sop_class_uid": entry.received.sop_class_uid,
+            "transfer_syntax": entry.received.transfer_syntax,
+        }
+        return int(db.execute(self._statements.instance, key | values).scalar_one()), True
+
+    def _arrival(
+        self, db: Connection, series_id: int, received: Received, peer: Peer, now: float
+    ) -> int:
+        values: dict[str, Any] = {
+            "series_id": series_id,
+            "calling_ae": peer.calling_ae,
+            "called_ae": peer.called_ae,
+            "first_at": now,
+            "last_at": now,
+            "brought_series": received.series_uid,
+            "brought_instance": received.instance_uid,
+        }
+        return int(db.execute(self._statements.arrival, values).scalar_one())
+
+    def _link(
+        self, db: Connection, arrival_id: int, instance_id: int, peer: Peer, now: float
+    ) -> None:
+        brought = {"arrival_id": arrival_id, "instance_id": instance_id, "brought_at": now}
+        db.execute(self._statements.brought, brought)
+        if peer.association is not None:
+            over = {"arrival_id": arrival_id, "association_id": peer.association}
+            db.execute(self._statements.over, over)
+
+
+def _touch_series(database: Database) -> Executable:
+    insert = database.insert(series)
+    # The newest instance's text counts: a PACS sends again what it has corrected.
+    texts = ("modality", "patient_id", "patient_name", "name_key", "accession", "description")
+    newest = (*texts, "study_date", "last_at")
+    return insert.on_conflict_do_update(
+        index_elements=["study_uid", "series_uid"],
+        set_={**{name: insert.excluded[name] for name in newest}, "purged_at": None},
+    ).returning(series.c.id)
+
+
+def _touch_arrival_instance(database: Database) -> Executable:
+    insert = database.insert(arrival_instance)
+    return insert.on_conflict_do_update(
+        index_elements=["arrival_id", "instance_id"],
+        set_={"brought_at": insert.excluded.brought_at},
+    )
+
+
+def _touch_arrival(database: Database) -> Executable:
+    # Own is what a node on this database made: it has come back through a PACS rule.
+    made_series = exists().where(derived.c.series_uid == bindparam("brought_series"))
+    made_instance = exists().where(derived_instance.c.instance_uid == bindparam("brought_instance"))
+    insert = database.insert(arrival).values(
+        series_id=bindparam("series_id"),
+        calling_ae=bindparam("calling_ae"),
+        called_ae=bindparam("called_ae"),
+        state=ArrivalState.ARRIVING,
+        first_at=bindparam("first_at"),
+        last_at=bindparam("last_at"),
+        own=case((or_(made_series, made_instance), 1), else_=0),
+    )
+    return insert.on_conflict_do_update(
+        index_elements=["series_id", "calling_ae", "called_ae"],
+        index_where=text("state = 'arriving'"),
+        set_={
+            "last_at": insert.excluded.last_at,
+            "own": case((arrival.c.own == 1, 1), else_=insert.excluded.own),
+        },
+    ).returning(arrival.c.id)
+
+
+CONFLICT = "CONFLICTING_INSTANCES"  # the reason of a job whose versions of an instance disagree
+
+Brought: TypeAlias = Row[*tuple[Any, ...]]
+
+
+def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
+    """The versions that count of what the peer of an arrival brought of its series; newest first.
+
+    `received_at` is when this peer brought the version last: bytes that come a second time, after
+    others, are the newest again.
+    """
+    rows, told_at = _brought(db, arrival_id), _told_at(db, arrival_id)
+    found = [to_instance(row) for row in _counting(rows, told_at)]
+    return tuple(sorted(found, key=lambda one: (one.received_at, one.id), reverse=True))
+
+
+def _brought(db: Connection, arrival_id: int) -> Iterable[Brought]:
+    """One row for each arrival and version, the oldest arrival first; only what is still kept."""
+    this, any_time = arrival.alias("this"), arrival.alias("any_time")
+    same_peer = and_(
+        this.c.series_id == any_time.c.series_id,
+        this.c.calling_ae == any_time.c.calling_ae,
+        this.c.called_ae == any_time.c.called_ae,
+    )
+    columns = (column for column in instance.c if column is not instance.c.received_at)
+    query = (
+        select(
+            *columns,
+            arrival_instance.c.arrival_id,
+            arrival_instance.c.brought_at.label("received_at"),
+        )
+        .join(arrival_instance, arrival_instance.c.instance_id == instance.c.id)
+        .join(any_time, any_time.c.id == arrival_instance.c.arrival_id)
+        .join(this, same_peer)
+        .where(this.c.id == arrival_id, instance.c.path.is_not(None))
+        .order_by(arrival_instance.c.arrival_id)
+    )
+    return db.execute(query).all()
+
+
+def _told_at(db: Connection, arrival_id: int) -> float | None:
+    """When a person was first told of a conflict in what this peer brought of this series."""
+    this, any_time = arrival.alias("this"), arrival.alias("any_time")
+    same_peer = and_(
+        this.c.series_id == any_time.c.series_id,
+        this.c.calling_ae == any_time.c.calling_ae,
+        this.c.called_ae == any_time.c.called_ae,
+    )
+    query = (
+        select(func.min(attempt.c.ended_at))
+        .join(job, job.c.id == attempt.c.job_id)
+        .join(any_time, any_time.c.id == job.c.arrival_id)
+        .join(this, same_peer)
+        .where(this.c.id == arrival_id, attempt.c.detail == CONFLICT)
+    )
+    told_at: float | None = db.execute(query).scalar_one()
+    return told_at
+
+
+def _counting(rows: Iterable[Brought], told_at: float | None) -> Iterable[Brought]:
+    """Of each version its last row, without the versions that are superseded.
+
+    Other pixels under one UID are a conflict, and a person is told. From then on an arrival that
+    alone brings every instance UID known before it says what the series is: a version that the peer
+    brought before, and neither then nor later, is superseded. So the person ends the conflict by
+    sending the right series again, whole. Part of a series supersedes nothing.
+    """
+    known: set[str] = set()
+    counting: dict[int, Brought] = {}
+    for _, of_arrival in groupby(rows, key=lambda row: row.arrival_id):
+        these = {row.id: row for row in of_arrival}
+        uids = {row.instance_uid for row in these.values()}
+        since = min(row.received_at for row in these.values())
+        if told_at is not None and since > told_at and uids >= known:
+            counting.clear()
+        known |= uids
+        counting |= these
+    return counting.values()
+
 
 # How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.
 NOT_RELEASED = ("aborted", "dropped", "lost")
@@ -116,7 +473,7 @@ class Archive:
         """What counts of all that this peer brought of this series, the newest first.
 
         `received_at` is when this peer brought a version last; what it superseded by sending the
-        whole series again is left out (`storage/versions.py`).
+        whole series again is left out (`storage/archive.py`).
         """
         with self._database.reading() as db:
             return brought_by_peer(db, arrival_id)
@@ -251,3 +608,19 @@ def _states(db: Connection, series_id: int) -> tuple[str, ...]:
         *db.execute(arrivals.order_by(arrival.c.id)).scalars(),
         *db.execute(jobs.order_by(job.c.id)).scalars(),
     )
+
+
+def newest_arrival(database: Database, series_uid: str) -> Arrival | None:
+    """The last time that a peer brought this series; None where nobody did."""
+    newest = (
+        select(arrival.c.id)
+        .join(series, series.c.id == arrival.c.series_id)
+        .where(series.c.series_uid == series_uid)
+        .order_by(arrival.c.last_at.desc(), arrival.c.id.desc())
+        .limit(1)
+    )
+    with database.reading() as db:
+        row = db.execute(
+            arrival_rows().where(arrival.c.id == newest.scalar_subquery())
+        ).one_or_none()
+    return to_arrival(row) if row is not None else None

@@ -1,18 +1,246 @@
-"""What asking for a job does: a new one, an old one once more, or nothing."""
+"""Enqueueing: an arrival closes, its jobs are made, joined, superseded or held at once."""
 
-from dataclasses import replace
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
-from storage import askers, limits
-from storage.database import Database
-from storage.deliveries import queue_deliveries
-from storage.limits import NO_LIMITS, Limits
-from storage.records import Enqueued, JobState, NewJob, What
-from storage.rows import to_json
-from storage.schema import derived, job, job_instance, series
-from storage.superseding import SUPERSEDED, supersede
+from storage.database import Database, to_json, to_mark, to_names
+from storage.errors import NotFound, WrongState
+from storage.records import (
+    SUPERSEDED,
+    ArrivalState,
+    DeliveryState,
+    Enqueued,
+    JobState,
+    Mark,
+    NewJob,
+    Verdict,
+    What,
+)
+from storage.schema import (
+    arrival,
+    arrival_instance,
+    delivery,
+    derived,
+    job,
+    job_asker,
+    job_instance,
+    series,
+)
+from storage.site.audit import note
+from storage.transitions import (
+    IDLE,
+    JobRow,
+    cancel_undelivered,
+    change,
+    queue_deliveries,
+    read_job,
+    set_delivery,
+)
+
+
+def ask(
+    database: Database, db: Connection, job_id: int, arrival_id: int, destinations: Sequence[str]
+) -> tuple[str, ...]:
+    """An arrival wants the result of a job; the destinations of all who do.
+
+    What its peer wanted before, perhaps by another configuration, counts no more.
+    """
+    leave(db, job_id, arrival_id)
+    values = {
+        "job_id": job_id,
+        "arrival_id": arrival_id,
+        "destinations": to_json(tuple(destinations)),
+    }
+    db.execute(database.insert(job_asker).values(**values))
+    return wanted(db, job_id)
+
+
+def leave(db: Connection, job_id: int, arrival_id: int) -> None:
+    """The peer of an arrival does not want a job any more, in whichever arrival it asked."""
+    gone = job_asker.c.arrival_id.in_(same_peer(arrival_id))
+    db.execute(delete(job_asker).where(job_asker.c.job_id == job_id, gone))
+
+
+def wanted(db: Connection, job_id: int) -> tuple[str, ...]:
+    """Where the result of a job goes: to the destinations of each who asked, the first first."""
+    asked = select(job_asker.c.destinations).where(job_asker.c.job_id == job_id)
+    rows = db.execute(asked.order_by(job_asker.c.arrival_id)).scalars()
+    return tuple(dict.fromkeys(name for names in rows for name in to_names(names)))
+
+
+def is_asked_for(db: Connection, job_id: int) -> bool:
+    """True where somebody still wants the job; shadow mode has askers without a destination."""
+    asked = select(job_asker.c.job_id).where(job_asker.c.job_id == job_id)
+    return db.execute(asked.limit(1)).first() is not None
+
+
+def same_peer(arrival_id: int) -> Select[tuple[int]]:
+    """The arrivals of a series that its peer, calling and called AE title, has brought."""
+    this, theirs = arrival.alias("this"), arrival.alias("theirs")
+    columns = ("series_id", "calling_ae", "called_ae")
+    same = and_(*(this.c[name] == theirs.c[name] for name in columns))
+    return select(theirs.c.id).join(this, same).where(this.c.id == arrival_id)
+
+
+SUPERSEDED_SENTENCE = "More or other slices of this series arrived; job {job_id} replaces this one."
+READABLE_SENTENCE = "The series was sent again, and its files can be read."
+PARTED_SENTENCE = (
+    "More or other slices of this series arrived, and what was one stack is several by now or "
+    "belongs to another one; the jobs of these stacks replace this one."
+)
+
+# The stack of a job whose files cannot be read at all: nobody knows what they show.
+UNREADABLE = "unreadable"
+
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
+
+
+def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int, ...]:
+    """Jobs that a peer does not want any more since it wants this one; ids of the unfinished.
+
+    What another peer has asked for too goes on, for that one alone.
+    """
+    same = and_(job.c.id != job_id, job.c.route == new.route, job.c.stack == new.stack)
+    older = _asked_for(db, new.arrival_id, same)
+    return _give_up(db, older, new.arrival_id, SUPERSEDED_SENTENCE.format(job_id=job_id), now)
+
+
+def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[int, ...]:
+    """Jobs that waited because nothing of a series could be read: its peer sent it again."""
+    older = _asked_for(db, arrival_id, job.c.stack == UNREADABLE)
+    return _give_up(db, older, arrival_id, READABLE_SENTENCE, now)
+
+
+def supersede_parted(
+    db: Connection, new: Sequence[NewJob], stacks: Collection[str], now: float
+) -> None:
+    """Jobs of stacks that the series of these new jobs does not have any more.
+
+    Half of each of two phases may adjoin and look like one stack, until the other halves arrive.
+    """
+    for arrival_id, route in dict.fromkeys((one.arrival_id, one.route) for one in new):
+        parted = and_(job.c.route == route, job.c.stack.not_in([*stacks, UNREADABLE]))
+        older = _asked_for(db, arrival_id, parted)
+        _give_up(db, older, arrival_id, PARTED_SENTENCE, now)
+
+
+def _asked_for(db: Connection, arrival_id: int, which: ColumnElement[bool]) -> Sequence[JobRow]:
+    of_series = select(arrival.c.series_id).where(arrival.c.id == arrival_id).scalar_subquery()
+    asked = select(job_asker.c.job_id).where(job_asker.c.arrival_id.in_(same_peer(arrival_id)))
+    columns = (job.c.id, job.c.state, job.c.derived_id)
+    query = select(*columns).where(job.c.series_id == of_series, job.c.id.in_(asked), which)
+    return db.execute(query.order_by(job.c.id).with_for_update(of=job)).all()
+
+
+def _give_up(
+    db: Connection, older: Sequence[JobRow], arrival_id: int, sentence: str, now: float
+) -> tuple[int, ...]:
+    why = {"reason": SUPERSEDED, "sentence": sentence}
+    cancelled = {"state": JobState.CANCELLED, "finished_at": now, "cancel_requested": 0}
+    unfinished = []
+    for row in older:
+        leave(db, row.id, arrival_id)
+        if is_asked_for(db, row.id):
+            others = {"destinations": to_json(wanted(db, row.id))}
+            db.execute(update(job).where(job.c.id == row.id).values(**others))
+        elif row.state in UNFINISHED:
+            stop = {"cancel_requested": 1} if row.state == JobState.RUNNING else cancelled
+            db.execute(update(job).where(job.c.id == row.id).values(**why, **stop))
+            unfinished.append(row.id)
+    _give_up_results(db, {row.derived_id for row in older if row.derived_id is not None}, now)
+    return tuple(unfinished)
+
+
+def _give_up_results(db: Connection, made: set[int], now: float) -> None:
+    """What is not sent yet goes only to those who still ask for the derived series."""
+    for derived_id in sorted(made):
+        query = select(job.c.id, job.c.destinations).where(job.c.derived_id == derived_id)
+        still = [row for row in db.execute(query) if is_asked_for(db, row.id)]
+        keep = {name for row in still for name in to_names(row.destinations)}
+        cancel_undelivered(db, derived_id, SUPERSEDED, now, keep)
+        if not still:
+            fresh = and_(derived.c.id == derived_id, derived.c.superseded_at.is_(None))
+            db.execute(update(derived).where(fresh).values(superseded_at=now))
+
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may come of one study or series in a day before a person looks; 0 = no limit."""
+
+    results: int = 0  # derived series of a study
+    reruns: int = 0  # jobs of one stack and route, which late slices and corrections ask for
+
+
+NO_LIMITS = Limits()
+
+TOO_MANY_RESULTS = "TOO_MANY_RESULTS"
+TOO_MANY_RERUNS = "TOO_MANY_RERUNS"
+RESULTS_SENTENCE = (
+    "This study has {count} derived series of one day, made or in the queue, and "
+    "completion.results_per_study allows {most}: perhaps results come back under other UIDs and "
+    "without their marks. Look at the rules of the PACS; then requeue what is wanted, or cancel it."
+)
+RERUNS_SENTENCE = (
+    "This series was asked for {count} times in a day, each time with more or other slices, and "
+    "completion.reruns allows {most}. Wait until the sender has sent all of it, and requeue; where "
+    "this happens often, completion.quiet_seconds is too short for this sender."
+)
+
+
+def over(db: Connection, new: NewJob, now: float, limits: Limits) -> Verdict | None:
+    """Held where one more job would be too much."""
+    if limits.reruns and (count := _reruns(db, new, now)) >= limits.reruns:
+        sentence = RERUNS_SENTENCE.format(count=count, most=limits.reruns)
+        return Verdict(JobState.HELD, TOO_MANY_RERUNS, sentence)
+    if limits.results and (count := _results(db, new, now)) >= limits.results:
+        sentence = RESULTS_SENTENCE.format(count=count, most=limits.results)
+        return Verdict(JobState.HELD, TOO_MANY_RESULTS, sentence)
+    return None
+
+
+def _reruns(db: Connection, new: NewJob, now: float) -> int:
+    query = select(func.count()).where(
+        job.c.series_id == new.series_id,
+        job.c.route == new.route,
+        job.c.stack == new.stack,
+        job.c.key != new.key,
+        job.c.queued_at > now - DAY,
+    )
+    return int(db.execute(query).scalar_one())
+
+
+def _results(db: Connection, new: NewJob, now: float) -> int:
+    """Derived series of the study that were made in the last day, and those that will be."""
+    study = select(series.c.study_uid).where(series.c.id == new.series_id).scalar_subquery()
+    of_study = select(series.c.id).where(series.c.study_uid == study)
+    made = select(func.count()).where(
+        derived.c.series_id.in_(of_study), derived.c.made_at > now - DAY
+    )
+    coming = select(func.count()).where(
+        job.c.series_id.in_(of_study),
+        or_(job.c.state == JobState.QUEUED, job.c.state == JobState.RUNNING),
+        job.c.key != new.key,
+    )
+    return sum(int(db.execute(query).scalar_one()) for query in (made, coming))
 
 
 def enqueue(
@@ -23,11 +251,11 @@ def enqueue(
     within = _within(db, new, now, most)
     job_id = _insert(database, db, within, now) if row is None else None
     if job_id is not None:
-        askers.ask(database, db, job_id, new.arrival_id, new.destinations)
+        ask(database, db, job_id, new.arrival_id, new.destinations)
         return _enqueued(within, job_id, "queued", supersede(db, new, job_id, now))
     row = row or _by_key(db, new.key)  # another node was faster
     assert row is not None
-    wanted = askers.ask(database, db, row.id, new.arrival_id, new.destinations)
+    wanted = ask(database, db, row.id, new.arrival_id, new.destinations)
     if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
         _requeue(db, row, within, wanted, now, row.edition)
         return _enqueued(within, row.id, "requeued", supersede(db, new, row.id, now))
@@ -40,7 +268,7 @@ def _within(db: Connection, new: NewJob, now: float, most: Limits) -> NewJob:
     """The same, or held where it is one too many for a day."""
     if new.verdict is not None:
         return new
-    return replace(new, verdict=limits.over(db, new, now, most))
+    return replace(new, verdict=over(db, new, now, most))
 
 
 def requeued(now: float) -> dict[str, object]:
@@ -184,3 +412,201 @@ def _again(
     # Who has it already asked for nothing: the destinations of the others stay as they are.
     queue_deliveries(database, db, made.id, new.destinations, new.priority, now)
     return Enqueued(row.id, "redelivered", supersede(db, new, row.id, now))
+
+
+def close(
+    db: Connection, arrival_id: int, evidence: Mapping[str, object], seen: int | None, now: float
+) -> str:
+    """Close an arrival that has as many instances as were `seen`; its Series UID."""
+    one = arrival.c.id == arrival_id
+    row = db.execute(select(arrival).where(one).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"no arrival {arrival_id}")
+    if row.state != ArrivalState.ARRIVING:
+        raise WrongState(f"arrival {arrival_id} is {row.state} already")
+    brought = select(func.count()).where(arrival_instance.c.arrival_id == arrival_id)
+    count = db.execute(brought).scalar_one()
+    if seen is not None and seen != count:
+        raise WrongState(f"arrival {arrival_id} has {count} instances by now, not {seen}")
+    closed = {"state": ArrivalState.COMPLETE, "completed_at": now, "brought": count}
+    db.execute(update(arrival).where(one).values(**closed, evidence=to_json(evidence)))
+    named = select(series.c.series_uid).where(series.c.id == row.series_id)
+    return str(db.execute(named).scalar_one())
+
+
+# A first result says nothing of it, so that its UIDs are those of its content alone. What comes
+# after it has another Series Number, and says its revision, or which route has made it. The mark
+# of a content is decided once: when the job that makes it is claimed. A content that was made
+# before, by whatever job, keeps the mark that it has (`marks`), and so its UIDs.
+
+
+def next_mark(db: Connection, row: JobRow) -> Mark:
+    """The mark of what this job makes, beside what exists and what is being made."""
+    columns = ("stack", "route", "revision", "place", "named")
+    made = select(*(derived.c[name] for name in columns)).where(
+        derived.c.series_id == row.series_id, derived.c.stack == row.stack
+    )
+    coming = select(*(job.c[name] for name in columns)).where(
+        job.c.series_id == row.series_id,
+        job.c.stack == row.stack,
+        job.c.state == JobState.RUNNING,
+        job.c.id != row.id,
+    )
+    others = [*db.execute(made), *db.execute(coming)]
+    same_route = [other.revision for other in others if other.route == row.route]
+    return Mark(
+        revision=1 + max(same_route, default=0),
+        place=1 + max((other.place for other in others), default=-1),
+        route=row.route if len(same_route) < len(others) else "",
+    )
+
+
+def marks(db: Connection, series_id: int) -> dict[str, Mark]:
+    """The mark of each content that was made of a received series."""
+    columns = ("content_uid", "route", "revision", "place", "named")
+    query = select(*(derived.c[name] for name in columns)).where(derived.c.series_id == series_id)
+    rows = db.execute(query.order_by(derived.c.id))
+    return {row.content_uid: to_mark(row) for row in rows}
+
+
+def lock_for_marks(db: Connection, series_id: int) -> bool:
+    """Keep others from deciding a mark of this series; False where somebody is at it just now.
+
+    Nobody waits: a claim has locked its job already, and others lock the series first.
+    """
+    one = select(series.c.id).where(series.c.id == series_id)
+    return db.execute(one.with_for_update(skip_locked=True)).first() is not None
+
+
+logger = logging.getLogger(__name__)
+
+
+def hold_all(db: Connection, series_uid: str, verdict: Verdict, now: float) -> tuple[Enqueued, ...]:
+    """Hold the unfinished jobs of a Series UID, in every study, and what is not yet delivered.
+
+    A running job stops at its next step and is held then. What a person has held or cancelled, and
+    what is at its destination, stays as it is.
+    """
+    told: dict[str, object] = {"reason": verdict.reason, "sentence": verdict.sentence}
+    named = select(series.c.id).where(series.c.series_uid == series_uid)
+    waiting = and_(job.c.series_id.in_(named), job.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    rows = db.execute(select(job).where(waiting).order_by(job.c.id).with_for_update()).all()
+    held = {**told, "state": JobState.HELD, "finished_at": now}
+    for row in rows:
+        values = {**told, "cancel_requested": 1} if row.state == JobState.RUNNING else held
+        db.execute(update(job).where(job.c.id == row.id).values(**values))
+    _hold_deliveries(db, series_uid, told, now)
+    return tuple(Enqueued(row.id, "held", reason=verdict.reason) for row in rows)
+
+
+def _hold_deliveries(db: Connection, series_uid: str, told: dict[str, object], now: float) -> None:
+    under_way = (DeliveryState.QUEUED, DeliveryState.RUNNING)
+    query = (
+        select(delivery.c.id, delivery.c.destination)
+        .join(derived, derived.c.id == delivery.c.derived_id)
+        .join(series, series.c.id == derived.c.series_id)
+        .where(series.c.series_uid == series_uid, delivery.c.state.in_(under_way))
+        .order_by(delivery.c.id)
+    )
+    for row in db.execute(query.with_for_update(of=delivery)).all():
+        end = {"state": DeliveryState.HELD, "finished_at": now, **IDLE}
+        set_delivery(db, row.id, **told, **end)  # a sender at work loses its lease
+        extra = {"destination": row.destination, "delivery": row.id, "reason": told["reason"]}
+        logger.warning("delivery held", extra=extra)
+
+
+# A job keeps what its route asked for, and its key says so. Where the route asks for something
+# else by now, a job of its own replaces it: no key ever stands for two results.
+
+# Reasons to hold a job that the same slices and the same route give again, however often.
+BY_ROUTE = ("MISSING_SLICES", "LOW_CONFIDENCE")
+PUT_BACK = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
+ROUTE_CHANGED = "ROUTE_CHANGED"  # why a job was cancelled that another one has replaced so
+REPLACED = "Its route has changed since; job {job_id}, with the route as it is now, replaces it."
+
+
+@dataclass(frozen=True)
+class Anew:
+    """What the route of a job asks for by now."""
+
+    model: str
+    parameters: Mapping[str, object]
+    destinations: Callable[[str], tuple[str, ...]]  # for what a calling AE title has brought
+
+    def is_as(self, model: str, parameters: Mapping[str, object]) -> bool:
+        """Whether a job that keeps these would do the same."""
+        return (self.model, dict(self.parameters)) == (model, dict(parameters))
+
+
+def put_back(
+    database: Database, db: Connection, row: JobRow, anew: Anew | None, now: float, who: str
+) -> int:
+    """Queue it again, or the job that its route asks for by now; which of them it is.
+
+    Where nobody asks for it any more, since more slices have come, it is what it was.
+    """
+    asked = _asked(db, row.id)
+    if row.reason == ROUTE_CHANGED:
+        raise WrongState(f"job {row.id} cannot be requeued: {row.sentence}")
+    if anew is not None and asked:
+        before = read_job(db, row.id)
+        if not anew.is_as(before.model, before.parameters):
+            return _replace(database, db, row, anew, asked, now, who)
+        for arrival_id, calling_ae in asked.items():
+            ask(database, db, row.id, arrival_id, anew.destinations(calling_ae))
+        change(db, row.id, destinations=to_json(wanted(db, row.id)))
+    change(db, row.id, **{**requeued(now), "insisted": 1})
+    return int(row.id)
+
+
+def _replace(
+    database: Database,
+    db: Connection,
+    row: JobRow,
+    anew: Anew,
+    asked: Mapping[int, str],
+    now: float,
+    who: str,
+) -> int:
+    """Everybody who asks for a job asks for another one instead."""
+    job_id = int(row.id)
+    for arrival_id, calling_ae in asked.items():
+        new = _new(db, row, anew, arrival_id, anew.destinations(calling_ae))
+        job_id = enqueue(database, db, new, now).job_id
+    if read_job(db, job_id).state in PUT_BACK:  # it was there before; a person wants it now
+        change(db, job_id, **requeued(now))
+    change(db, job_id, insisted=1)
+    told = {"reason": ROUTE_CHANGED, "sentence": REPLACED.format(job_id=job_id)}
+    change(db, row.id, state=JobState.CANCELLED, finished_at=now, **told)
+    if who:
+        note(db, now, who, "requeue", f"job {job_id}", {"instead_of": row.id})
+    return job_id
+
+
+def _new(
+    db: Connection, row: JobRow, anew: Anew, arrival_id: int, destinations: tuple[str, ...]
+) -> NewJob:
+    """The same instances of the same stack, by the route as it is now."""
+    works_on = select(job_instance.c.instance_id).where(job_instance.c.job_id == row.id)
+    identity = {"instead_of": row.key, "model": anew.model, "parameters": anew.parameters}
+    return NewJob(
+        kind=row.kind,
+        key=hashlib.sha256(to_json(identity).encode()).hexdigest(),
+        series_id=row.series_id,
+        arrival_id=arrival_id,
+        stack=row.stack,
+        route=row.route,
+        model=anew.model,
+        parameters=anew.parameters,
+        destinations=destinations,
+        priority=row.priority,
+        instances=tuple(db.execute(works_on.order_by(job_instance.c.rank)).scalars()),
+    )
+
+
+def _asked(db: Connection, job_id: int) -> dict[int, str]:
+    """The arrivals that want a job, each with its calling AE title."""
+    query = select(job_asker.c.arrival_id, arrival.c.calling_ae).where(job_asker.c.job_id == job_id)
+    query = query.join(arrival, arrival.c.id == job_asker.c.arrival_id)
+    rows = db.execute(query.order_by(job_asker.c.arrival_id))
+    return {row.arrival_id: row.calling_ae for row in rows}

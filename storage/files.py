@@ -1,25 +1,25 @@
-"""The storage folder: incoming files, received series, derived series and the site's secret.
-
-    incoming/                                     being received, nothing in it was acknowledged;
-                                                  *.dcm are whole
-    received/<2 hex>/<series>/<digest>.dcm        one file a version of an instance
-    derived/<job>-<attempt>/                      one folder a derived series
-    secret                                        keys the derived UIDs
-
-No part of a path comes from a peer's text: names are digests and numbers.
-"""
+"""The storage folder: incoming, received and derived files, scratch folders, the secret."""
 
 import errno
 import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from storage.errors import NoRoom, StorageError
+
+#     incoming/                                     being received, nothing in it was acknowledged;
+#                                                   *.dcm are whole
+#     received/<2 hex>/<series>/<digest>.dcm        one file a version of an instance
+#     derived/<job>-<attempt>/                      one folder a derived series
+#     secret                                        keys the derived UIDs
+#
+# No part of a path comes from a peer's text: names are digests and numbers.
 
 INCOMING = "incoming"
 RECEIVED = "received"
@@ -220,3 +220,33 @@ def _room() -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise NoRoom(f"the disk is full: {error.strerror}") from error
         raise
+
+
+# What a dead process left is removed when its node starts again; what other nodes on the same
+# storage folder work with stays.
+
+UPLOADS = "uploads"  # files that somebody tries the routes on
+MADE = "selftest"  # series that self-tests have made
+
+
+@contextmanager
+def scratch_folder(files: Files, kind: str, node: str) -> Iterator[Path]:
+    """A folder of this node for the length of the block; NoRoom where the disk is too full."""
+    files.check_room()
+    parent = files.path(kind)
+    parent.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_prefix(node), dir=parent) as made:
+        yield Path(made)
+
+
+def sweep_scratch(files: Files, kind: str, node: str) -> int:
+    """Remove what an earlier process of this node left; returns how many folders."""
+    left = list(files.path(kind).glob(f"{_prefix(node)}*"))
+    for each in left:
+        shutil.rmtree(each, ignore_errors=True)
+    return len(left)
+
+
+def _prefix(node: str) -> str:
+    """A node's name has a host and an AE title in it, which may be no part of a path."""
+    return f"{hashlib.sha256(node.encode()).hexdigest()[:12]}-"

@@ -3,21 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
 
-from storage.audit import by
-from storage.database import Database
-from storage.deliveries import IDLE, end_leases, offer_again, queue_deliveries, set_delivery
-from storage.echoes import try_now
+from storage.database import Database, to_delivery, to_json, to_names
 from storage.enqueue import lock_series
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.kept import check_delivery, check_derived
-from storage.leases import Leases
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
-from storage.redirect import redirect, waiting_for
-from storage.rows import to_delivery, to_names
 from storage.schema import (
     OPEN_DELIVERY,
     delivery,
@@ -25,7 +18,81 @@ from storage.schema import (
     derived,
     derived_instance,
     job,
+    job_asker,
 )
+from storage.site.audit import by
+from storage.site.peers import try_now
+from storage.transitions import (
+    IDLE,
+    Leases,
+    check_delivery,
+    check_derived,
+    end_leases,
+    offer_again,
+    queue_deliveries,
+    queued_again,
+    set_delivery,
+)
+
+NO_DESTINATION = "NO_DESTINATION"
+GOES_TO = "It goes to {destination!r}, which has a delivery of this derived series already."
+
+DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
+
+
+def waiting_for(db: Connection, destination: str) -> list[DeliveryRow]:
+    """Deliveries that were held because nobody knew this destination."""
+    query = select(delivery).where(
+        OPEN_DELIVERY,
+        delivery.c.destination == destination,
+        delivery.c.state == DeliveryState.HELD,
+        delivery.c.reason == NO_DESTINATION,
+    )
+    return list(db.execute(query.order_by(delivery.c.id)))
+
+
+def redirect(db: Connection, before: str, now_to: str, now: float) -> int:
+    """What goes to one destination goes to another, or to the same that is known again; how many.
+
+    The jobs that named it name the other one too: a delivery that is asked for again follows.
+    """
+    rename(db, before, now_to)
+    waits = or_(
+        delivery.c.state == DeliveryState.QUEUED,
+        and_(delivery.c.state == DeliveryState.HELD, delivery.c.reason == NO_DESTINATION),
+    )
+    mine = and_(OPEN_DELIVERY, delivery.c.destination == before, waits)
+    query = select(delivery).where(mine).order_by(delivery.c.id)
+    rows = db.execute(query.with_for_update(of=delivery)).all()
+    for row in rows:
+        if before != now_to and _has_one(db, row.derived_id, now_to):
+            sentence = GOES_TO.format(destination=now_to)
+            end = {"state": DeliveryState.CANCELLED, "finished_at": now, **IDLE}
+            set_delivery(db, row.id, reason="", sentence=sentence, **end)
+        else:
+            set_delivery(db, row.id, destination=now_to, **queued_again(now))
+    return len(rows)
+
+
+def rename(db: Connection, before: str, now_to: str) -> None:
+    """Jobs, and those who asked for them, name another destination."""
+    if before == now_to:
+        return
+    name = to_json((before,))[1:-1]
+    for table in (job, job_asker):
+        keys = table.primary_key.columns
+        named = table.c.destinations.contains(name, autoescape=True)
+        for row in db.execute(select(*keys, table.c.destinations).where(named)).all():
+            names = (now_to if one == before else one for one in to_names(row.destinations))
+            one_row = and_(*(key == row._mapping[key.name] for key in keys))
+            values = {"destinations": to_json(tuple(dict.fromkeys(names)))}
+            db.execute(update(table).where(one_row).values(**values))
+
+
+def _has_one(db: Connection, derived_id: int, destination: str) -> bool:
+    same = and_(delivery.c.derived_id == derived_id, delivery.c.destination == destination)
+    return db.execute(select(delivery.c.id).where(same)).first() is not None
+
 
 CANCELLED_SENTENCE = "Cancelled by a person."
 
@@ -346,3 +413,40 @@ def _read(db: Connection, delivery_id: int) -> Delivery:
 def _all(db: Connection, which: ColumnElement[bool]) -> tuple[Delivery, ...]:
     rows = db.execute(delivery_rows().where(which).order_by(delivery.c.id))
     return tuple(to_delivery(row) for row in rows)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """So many instances with the same last status; None: none was given, or it was not asked."""
+
+    status: int | None
+    stored: bool
+    instances: int
+    offers: int  # how often the one that was offered most was offered
+
+
+def answers(database: Database, delivery_id: int) -> tuple[Answers, ...]:
+    """What is not stored first."""
+    mine = and_(
+        delivery_instance.c.delivery_id == delivery_id,
+        delivery_instance.c.derived_instance_id == derived_instance.c.id,
+    )
+    stored = func.coalesce(delivery_instance.c.stored, 0)
+    query = (
+        select(
+            delivery_instance.c.status,
+            stored,
+            func.count(),
+            func.coalesce(func.max(delivery_instance.c.offers), 0),
+        )
+        .select_from(derived_instance)
+        .join(delivery, delivery.c.derived_id == derived_instance.c.derived_id)
+        .outerjoin(delivery_instance, mine)
+        .where(delivery.c.id == delivery_id)
+        .group_by(delivery_instance.c.status, stored)
+        .order_by(stored, delivery_instance.c.status)
+    )
+    with database.reading() as db:
+        return tuple(
+            Answers(row[0], bool(row[1]), int(row[2]), int(row[3])) for row in db.execute(query)
+        )

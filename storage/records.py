@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+# The reason of a job that gave way to a newer one of the same peer.
+SUPERSEDED = "SUPERSEDED"
 
 
 class ArrivalState(StrEnum):
@@ -341,3 +344,444 @@ class Purged:
     skipped: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     bytes: int = 0
+
+
+class Role(StrEnum):
+    """What a person may do: look; act on jobs, series and deliveries; change the installation."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMINISTRATOR = "administrator"
+
+
+class WishState(StrEnum):
+    """A wish is asked by a person, then done by the node, or not, with a sentence."""
+
+    ASKED = "asked"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class MessageState(StrEnum):
+    """A notice on its way through one channel; failed once its tries are used up."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    FAILED = "failed"
+
+
+class SelfTestState(StrEnum):
+    """A self-test runs until its series came back verified, or something in between did not."""
+
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+class SwitchName(StrEnum):
+    """What a person may set while the node runs; the subject is in brackets."""
+
+    DRAINING = "draining"  # []: keep receiving, start no jobs
+    PAUSED = "paused"  # [destination]: nothing is sent there
+    NEVER = "never"  # [Series UID]: no jobs are made of it
+    ALLOWED_AE = "allowed_ae"  # [calling AE title]: accepted besides node.allowed_ae_titles
+
+
+class WishKind(StrEnum):
+    """What a person asks a node to do once; the subject is in brackets."""
+
+    RELOAD = "reload"  # []: read config.toml again
+    ECHO = "echo"  # [destination]
+    SELFTEST = "selftest"  # []
+    NOTIFY = "notify"  # []: a test notice through every channel
+    PROCESS_NOW = "process_now"  # [Series UID]: close its arrivals without waiting
+
+
+@dataclass(frozen=True)
+class User:
+    """A person who may log in; `password` is a hash, empty where no login is possible."""
+
+    name: str
+    role: Role
+    password: str = field(repr=False)
+    disabled: bool
+    created_at: float
+    changed_at: float
+
+
+@dataclass(frozen=True)
+class Login:
+    """Somebody who is logged in; `id` is the SHA-256 of the browser's token."""
+
+    id: str = field(repr=False)
+    name: str
+    role: Role
+    csrf: str = field(repr=False)
+    address: str
+    created_at: float
+    seen_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """A program that may call the API."""
+
+    id: int
+    name: str
+    role: Role
+    created_by: str
+    created_at: float
+    used_at: float | None
+    revoked_at: float | None
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Something that is set, by whom and since when."""
+
+    name: SwitchName
+    subject: str
+    who: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Something that a node was asked for, and what came of it."""
+
+    id: int
+    kind: WishKind
+    subject: str
+    who: str
+    asked_at: float
+    state: WishState
+    node: str | None  # who has taken it up
+    done_at: float | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Configured:
+    """The configuration as a node has read it; `problems` are of the last one it refused."""
+
+    node: str
+    applied_at: float
+    values: Mapping[str, object]
+    restart: tuple[str, ...]
+    refused_at: float | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Echo:
+    """One C-ECHO and what came of it."""
+
+    id: int
+    destination: str
+    at: float
+    ok: bool
+    seconds: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whether a destination answers, since when, and until when its breaker is open."""
+
+    destination: str
+    up: bool
+    since: float
+    checked_at: float
+    failures: int
+    open_until: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that somebody is told once."""
+
+    id: int
+    event: str
+    key: str
+    at: float
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A notice on its way through one channel."""
+
+    id: int
+    notice: Notice
+    channel: str
+    state: MessageState
+    tries: int
+    due_at: float
+    done_at: float | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class SelfTestStep:
+    """One step of the way of a made series."""
+
+    name: str
+    ok: bool
+    seconds: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """A made series on the whole way."""
+
+    id: int
+    node: str
+    who: str
+    started_at: float
+    finished_at: float | None
+    state: SelfTestState
+    series_uid: str
+    destination: str
+    steps: tuple[SelfTestStep, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """A running or past process of a node on this storage."""
+
+    id: str
+    started_at: float
+    heartbeat: float
+    state: str  # serving, stopping, stopped
+    clean_at: float | None
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """Who did what, when; never a patient attribute."""
+
+    id: int
+    at: float
+    who: str
+    what: str
+    which: str
+    detail: Mapping[str, object]
+
+
+Line = TypeVar("Line")
+
+MOST_COUNTED = 1000  # a longer list says "1000 and more": nobody counts further
+
+
+@dataclass(frozen=True)
+class Page(Generic[Line]):
+    """Some lines of a list; `total` is exact below MOST_COUNTED."""
+
+    lines: tuple[Line, ...]
+    total: int
+    limit: int
+    offset: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `total` is exact."""
+        return self.total < MOST_COUNTED
+
+    @property
+    def has_more(self) -> bool:
+        return self.offset + len(self.lines) < self.total
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a series is called: patient attributes, for eyes that may see them only."""
+
+    series_id: int
+    series_uid: str
+    study_uid: str
+    modality: str
+    description: str
+    patient_id: str = field(repr=False)
+    patient_name: str = field(repr=False)
+    accession: str = field(repr=False)
+    study_date: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """A job with whose it is and who sent it."""
+
+    id: int
+    kind: str
+    state: JobState
+    reason: str
+    sentence: str
+    route: str
+    model: str
+    priority: int
+    queued_at: float
+    started_at: float | None
+    finished_at: float | None
+    attempt: int
+    progress: float
+    step: str
+    step_done: int
+    step_total: int
+    worker: str | None
+    destinations: tuple[str, ...]
+    sender: str
+    derived_series_uid: str | None
+    subject: Subject
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job in the queue: its place, and when it will start if all goes on as it did of late."""
+
+    place: int
+    expected_at: float | None  # None: unknown, or the node drains
+    job: JobLine
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that a worker has, and how long it will still take by what it did so far."""
+
+    seconds: float
+    seconds_left: float | None
+    job: JobLine
+
+
+@dataclass(frozen=True)
+class ArrivalLine:
+    """A series that is arriving; `never` and `asked` are what a person wants of it."""
+
+    arrival: Arrival
+    subject: Subject
+    never: bool
+    asked: bool  # somebody asked for it to be processed now
+
+
+@dataclass(frozen=True)
+class DeliveryLine:
+    """A delivery with the job that made its series, and whose it is."""
+
+    delivery: Delivery
+    job_id: int | None
+    generated: int  # of its instances, how many a model made
+    subject: Subject
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that waits for a person: a held or failed job, or a held delivery."""
+
+    what: str  # job, delivery
+    id: int
+    job_id: int | None
+    state: JobState | DeliveryState
+    reason: str
+    sentence: str
+    since: float
+    destination: str  # of a delivery
+    sender: str
+    route: str
+    subject: Subject
+    is_gone: bool = False  # the received files of a job were removed: it cannot be done again
+
+
+@dataclass(frozen=True)
+class SeriesLine:
+    """A received series with what became of it."""
+
+    subject: Subject
+    first_at: float
+    last_at: float
+    purged_at: float | None
+    instances: int
+    senders: tuple[str, ...]
+    arriving: bool
+    jobs: tuple[JobLine, ...]  # the newest first
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A peer that associates, by its calling AE title."""
+
+    ae_title: str
+    addresses: tuple[str, ...]  # the newest first
+    last_at: float  # of its last association, whatever the answer was, or of its last instance
+    last_image_at: float | None  # of its last instance
+    open: int
+    series_today: int
+    instances_today: int
+    rejected_today: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Associations that were refused alike: who, under which name, and why."""
+
+    calling_ae: str
+    called_ae: str
+    address: str
+    reason: str
+    count: int
+    first_at: float
+    last_at: float
+
+
+@dataclass(frozen=True)
+class DestinationLine:
+    """What is known of a destination; `up` None: nobody has asked it yet."""
+
+    name: str
+    reach: Reach | None
+    last_echo: Echo | None
+    paused: Switch | None
+    queued: int
+    running: int
+    held: int
+    oldest_at: float | None  # of what waits
+    delivered: int  # in the days asked for
+    failed: int
+    success: float | None  # the share of what ended there well; None: nothing ended
+
+    @property
+    def up(self) -> bool | None:
+        return self.reach.up if self.reach is not None else None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point on the time line of a job."""
+
+    at: float
+    what: str  # first, last, complete, queued, started, ended, sent, confirmed, ... or an audit's
+    sentence: str
+    who: str = ""
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """The middle of a step's durations, and what one in twenty exceeds, in seconds."""
+
+    count: int
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An hour or a day: how long each step took, and how much was done."""
+
+    start: float
+    end: float
+    steps: Mapping[str, Percentiles]
+    jobs: int
+    instances: int  # received
+    failed: int  # jobs that failed or were held

@@ -1,16 +1,13 @@
-"""What may be deleted, and its deletion: files go, UIDs, digests and ledger rows stay.
-
-A series is marked first (`purged_at`), then its files go, some at a time, and with each bite the
-paths in its rows. A path stays until its file is gone for good: a purge that was interrupted goes
-on with the next sweep, and what a peer sends again in between takes the mark away.
-"""
+"""Retention: files that may be deleted, their deletion; UIDs, digests and ledger rows stay."""
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Row,
     Select,
     and_,
@@ -23,23 +20,29 @@ from sqlalchemy import (
 )
 
 from storage.database import Database
-from storage.deliveries import UNDELIVERED
-from storage.enqueue import lock_series
+from storage.enqueue import UNFINISHED, lock_series
 from storage.errors import StorageError
 from storage.files import Files
-from storage.records import Expired, JobState, Purged
+from storage.records import DeliveryState, Expired, JobState, Purged
 from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
     arrival_association,
+    association,
+    audit,
     delivery,
     derived,
     instance,
     job,
     series,
 )
-from storage.schema_site import association
-from storage.superseding import UNFINISHED
+from storage.site.audit import NODE, note
+from storage.transitions import UNDELIVERED
+
+# A series is marked first (`purged_at`), then its files go, some at a time, and with each bite
+# the paths in its rows. A path stays until its file is gone for good: a purge that was
+# interrupted goes on with the next sweep, and what a peer sends again in between takes the mark
+# away.
 
 logger = logging.getLogger(__name__)
 
@@ -218,3 +221,49 @@ def _remove_some(
         forgotten = instance.c.id.in_([row.id for row in gone])
         db.execute(update(instance).where(forgotten).values(path=None))
     return sum(row.size for row in gone), problems
+
+
+WAITS = "retention waits"
+SENTENCE = (
+    "{series} series older than storage.keep_days stay on the disk because {jobs} held jobs and "
+    "{deliveries} held deliveries wait for a person: requeue, redeliver or cancel them."
+)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How much of what is old enough to go is held."""
+
+    series: int
+    jobs: int
+    deliveries: int
+
+
+def waiting(db: Connection, before: float) -> Waiting:
+    """What was held before this time and nobody has decided since."""
+    job_held = and_(job.c.state == JobState.HELD, job.c.finished_at < before)
+    sent_held = and_(delivery.c.state == DeliveryState.HELD, delivery.c.finished_at < before)
+    of_delivery = select(derived.c.series_id).where(derived.c.id == delivery.c.derived_id)
+    stuck = or_(
+        exists().where(job_held, job.c.series_id == series.c.id),
+        exists().where(sent_held, of_delivery.scalar_subquery() == series.c.id),
+    )
+    counts = (
+        select(func.count()).select_from(series).where(series.c.purged_at.is_(None), stuck),
+        select(func.count()).select_from(job).where(job_held),
+        select(func.count()).select_from(delivery).where(sent_held),
+    )
+    return Waiting(*(int(db.execute(query).scalar_one()) for query in counts))
+
+
+def tell_what_waits(database: Database, now: float, keep_days: float) -> Waiting | None:
+    """Tell the administrator, at most once a day; None where there is nothing new to say."""
+    with database.reading() as db:
+        found = waiting(db, now - keep_days * DAY)
+        told = select(audit.c.id).where(audit.c.what == "notice", audit.c.which == WAITS)
+        if found == Waiting(0, 0, 0) or db.execute(told.where(audit.c.at > now - DAY)).first():
+            return None
+    detail = {"kind": "retention", "sentence": SENTENCE.format(**vars(found)), **vars(found)}
+    with database.writing() as db:
+        note(db, now, NODE, "notice", WAITS, detail)
+    return found

@@ -1,15 +1,38 @@
-"""The steps that the queue's transactions are made of: each changes one job's row."""
+"""The steps that transactions of the queue are made of: job, delivery and lease states."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    and_,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
 
+from storage.database import MARK, Database, to_job
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.records import Enqueued, Job, JobState, Verdict
-from storage.rows import MARK, to_job
-from storage.schema import attempt, derived, job, series
-from storage.superseding import SUPERSEDED
+from storage.records import SUPERSEDED, DeliveryState, Enqueued, Job, JobState, Verdict
+from storage.schema import (
+    attempt,
+    delivery,
+    delivery_instance,
+    derived,
+    derived_instance,
+    instance,
+    job,
+    job_instance,
+    series,
+)
 
 JobRow: TypeAlias = Row[*tuple[Any, ...]]
 
@@ -157,3 +180,233 @@ def end_attempt(db: Connection, row: JobRow, now: float, outcome: str, detail: s
     run = and_(attempt.c.job_id == row.id, attempt.c.number == row.attempt)
     values = {"ended_at": now, "outcome": outcome[:32], "detail": detail}
     db.execute(update(attempt).where(run, attempt.c.ended_at.is_(None)).values(**values))
+
+
+# Rows are locked in one order everywhere: series, job, delivery, derived.
+
+UNDELIVERED = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
+REPLACED = (
+    "A newer derived series replaces this one before all of it was sent; "
+    "{stored} of {total} instances are at the destination."
+)
+
+
+def queue_deliveries(
+    database: Database,
+    db: Connection,
+    derived_id: int,
+    destinations: Sequence[str],
+    priority: int,
+    now: float,
+) -> None:
+    """Bring a kept derived series to these destinations; what was there is offered again."""
+    for destination in dict.fromkeys(destinations):
+        _queue(database, db, derived_id, destination, priority, now)
+    wanted = and_(derived.c.id == derived_id, derived.c.superseded_at.is_not(None))
+    db.execute(update(derived).where(wanted).values(superseded_at=None))
+
+
+def cancel_undelivered(
+    db: Connection, derived_id: int, reason: str, now: float, keep: Collection[str] = ()
+) -> None:
+    """What is not at its destination yet will not get there; a sender at work loses its lease.
+
+    To the destinations in `keep` it still goes: somebody else wants it there.
+    """
+    undelivered = and_(
+        delivery.c.derived_id == derived_id,
+        delivery.c.state.in_(UNDELIVERED),
+        delivery.c.destination.not_in(keep),
+    )
+    query = select(delivery.c.id).where(undelivered).order_by(delivery.c.id)
+    total = select(func.count()).where(derived_instance.c.derived_id == derived_id)
+    for delivery_id in db.execute(query.with_for_update()).scalars().all():
+        stored = select(func.count()).where(
+            delivery_instance.c.delivery_id == delivery_id, delivery_instance.c.stored == 1
+        )
+        counts = {
+            name: db.execute(q).scalar_one() for name, q in (("stored", stored), ("total", total))
+        }
+        end = {"state": DeliveryState.CANCELLED, "reason": reason, "finished_at": now, **IDLE}
+        set_delivery(db, delivery_id, sentence=REPLACED.format(**counts), **end)
+
+
+def end_leases(db: Connection, derived_id: int, destinations: Sequence[str]) -> None:
+    """A person wants all of it sent again: who is sending the rest of it just now stops."""
+    running = and_(
+        delivery.c.derived_id == derived_id,
+        delivery.c.destination.in_(destinations),
+        delivery.c.state == DeliveryState.RUNNING,
+    )
+    db.execute(update(delivery).where(running).values(state=DeliveryState.QUEUED, **IDLE))
+
+
+def set_delivery(db: Connection, delivery_id: int, **values: object) -> None:
+    db.execute(update(delivery).where(delivery.c.id == delivery_id).values(**values))
+
+
+def queued_again(now: float) -> dict[str, object]:
+    """The columns of a delivery that begins anew."""
+    return {
+        "state": DeliveryState.QUEUED,
+        "reason": "",
+        "sentence": "",
+        "queued_at": now,
+        "due_at": now,
+        "started_at": None,
+        "finished_at": None,
+        "failures": 0,
+        **IDLE,
+    }
+
+
+def offer_again(db: Connection, delivery_id: int, priority: int, now: float) -> None:
+    """Start a delivery anew: nothing counts as stored; how often it was offered stays."""
+    again = {"stored": 0, "status": None, "not_understood": 0}
+    ledger = delivery_instance.c.delivery_id == delivery_id
+    db.execute(update(delivery_instance).where(ledger).values(**again))
+    set_delivery(db, delivery_id, priority=priority, **queued_again(now))
+
+
+def _queue(
+    database: Database, db: Connection, derived_id: int, destination: str, priority: int, now: float
+) -> None:
+    key = {"derived_id": derived_id, "destination": destination}
+    new = database.insert(delivery).values(**key, priority=priority, **queued_again(now))
+    if db.execute(new.on_conflict_do_nothing().returning(delivery.c.id)).first() is not None:
+        return
+    same = and_(delivery.c.derived_id == derived_id, delivery.c.destination == destination)
+    row = db.execute(select(delivery).where(same).with_for_update()).one()
+    if row.state != DeliveryState.RUNNING:  # a running one is on its way there already
+        offer_again(db, row.id, priority, now)
+
+
+# The time in a row is that of the clock on the wall, which a time server or a person may set
+# forward by an hour: by it every lease of a node that lives would have ended. So a lease counts
+# as left behind once it has been seen unchanged for as long as it lasts, measured by a monotonic
+# clock.
+
+Lease: TypeAlias = tuple[int, float]  # the attempt, and until when it is leased
+COLUMNS = ("id", "attempt", "lease_until")
+
+
+class Leases:
+    """What one process has seen of the leases in a table, and since when."""
+
+    def __init__(self, table: Table, steady: Callable[[], float], seconds: float) -> None:
+        self._table = table
+        self._steady = steady
+        self._seconds = seconds
+        self._seen: dict[str, dict[int, tuple[Lease, float]]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def columns(self) -> tuple[Column[Any], ...]:
+        """What a look at the leases must read."""
+        return tuple(self._table.c[name] for name in COLUMNS)
+
+    def given(self, row_id: int, attempt: int, lease_until: float, of: str = "") -> None:
+        """This process has just given a lease: its time begins now."""
+        with self._lock:
+            lease = ((attempt, lease_until), self._steady())
+            self._seen.setdefault(of, {})[row_id] = lease
+
+    def left_behind(
+        self, rows: Iterable[Row[*tuple[Any, ...]]], of: str = ""
+    ) -> ColumnElement[bool]:
+        """Of all that is leased now, what nobody renews; for a query that locks what it finds.
+
+        `rows` are all leases of the table, or all of one part of it.
+        """
+        now = self._steady()
+        found = {row.id: (row.attempt, row.lease_until) for row in rows}
+        with self._lock:
+            before = self._seen.get(of, {})
+            seen = {
+                row_id: before[row_id]
+                if row_id in before and before[row_id][0] == lease
+                else (lease, now)
+                for row_id, lease in found.items()
+            }
+            self._seen[of] = seen
+            dead = [key for key, (_, since) in seen.items() if now - since > self._seconds]
+        # Who renews it between this look and the lock has another time in its row by then.
+        return or_(false(), *(self._is(row_id, *found[row_id]) for row_id in dead))
+
+    def _is(self, row_id: int, attempt: int, lease_until: float) -> ColumnElement[bool]:
+        columns = self._table.c
+        return and_(
+            columns.id == row_id, columns.attempt == attempt, columns.lease_until == lease_until
+        )
+
+
+SEND_AGAIN = "let the sender send the series again"
+
+# What to do about a job that has made nothing, by its state.
+INSTEAD = {
+    JobState.QUEUED: "it waits for its turn, and its result is delivered then",
+    JobState.RUNNING: "it is running, and its result is delivered then",
+    JobState.REFUSED: "it was refused and has made nothing; requeue it to have it all the same",
+    JobState.FAILED: "it failed and has made nothing; requeue it",
+    JobState.HELD: "it is held and has made nothing; requeue it, or cancel it",
+    JobState.CANCELLED: "it was cancelled and has made nothing; requeue it",
+}
+
+
+def check_received(db: Connection, job_id: int) -> None:
+    """The received instances that a job works on have their files."""
+    gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))  # or about to go
+    query = (
+        select(series.c.purged_at)
+        .join(instance, instance.c.series_id == series.c.id)
+        .join(job_instance, job_instance.c.instance_id == instance.c.id)
+        .where(job_instance.c.job_id == job_id, gone)
+    )
+    row = db.execute(query.limit(1)).one_or_none()
+    if row is not None:
+        raise WrongState(
+            f"job {job_id}: its received files were removed{_on(row.purged_at)} (storage.keep_days "
+            f"or keep_unrouted_days) and it cannot be requeued; {SEND_AGAIN}: that asks for it anew"
+        )
+
+
+def without_files(db: Connection, jobs: Collection[int]) -> frozenset[int]:
+    """Those of these jobs that cannot be done again, because what they work on was removed."""
+    gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))
+    works_on = (
+        select(job_instance.c.job_id)
+        .join(instance, instance.c.id == job_instance.c.instance_id)
+        .join(series, series.c.id == instance.c.series_id)
+        .where(job_instance.c.job_id == job.c.id, gone)
+    )
+    query = select(job.c.id).where(job.c.id.in_(jobs), works_on.exists())
+    return frozenset(db.execute(query).scalars())
+
+
+def check_derived(db: Connection, of_job: Row[*tuple[Any, ...]]) -> None:
+    """The job has made a derived series, and its files are there."""
+    job_id, made_id = of_job.id, of_job.derived_id
+    made = db.execute(select(derived).where(derived.c.id == made_id)).one_or_none()
+    if made is None:
+        raise WrongState(f"job {job_id} cannot be delivered: {INSTEAD[JobState(of_job.state)]}")
+    if made.purged_at is not None:
+        raise WrongState(f"job {job_id}: {_removed(made.purged_at)}")
+
+
+def check_delivery(db: Connection, delivery_id: int, derived_id: int) -> None:
+    """The derived series of a delivery has its files."""
+    query = select(derived.c.purged_at).where(derived.c.id == derived_id)
+    purged_at = db.execute(query).scalar_one()
+    if purged_at is not None:
+        raise WrongState(f"delivery {delivery_id}: {_removed(purged_at)}")
+
+
+def _removed(at: float) -> str:
+    return (
+        f"its derived series was removed{_on(at)} (storage.keep_days) and cannot be sent; "
+        f"{SEND_AGAIN}: it is made anew and delivered"
+    )
+
+
+def _on(at: float | None) -> str:
+    return f" on {datetime.fromtimestamp(at, UTC):%Y-%m-%d}" if at is not None else ""

@@ -42,7 +42,13 @@ def page_of(study: Study) -> str:
     environment.filters["data"] = _data
     return environment.get_template(TEMPLATE).render(
         study=study,
-        report=report,
+        report={
+            "LEGEND": report.LEGEND,
+            "COLUMNS": report.COLUMNS,
+            "GATE_COLUMNS": report.GATE_COLUMNS,
+            "MISSED_COLUMNS": report.MISSED_COLUMNS,
+            "CONFIDENCE_COLUMNS": report.CONFIDENCE_COLUMNS,
+        },
         shown=[Shown(cell, _rows(cell), _dots(cell)) for cell in study.cells],
         confidence=report.confidence_rows(study.cells),
         gates=summed(study.rows),

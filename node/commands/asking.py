@@ -15,7 +15,7 @@ from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
 
 if TYPE_CHECKING:
     from node.store import Store
-    from storage.site import SwitchName, WishKind
+    from storage.records import SwitchName, WishKind
 
 Off = Annotated[bool, typer.Option("--off", help="Take it back.")]
 SeriesUid = Annotated[str, typer.Argument(metavar="UID", help="A Series Instance UID.")]
@@ -36,7 +36,7 @@ def prioritise(
 
 def drain(off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Keep receiving and delivering, but start no job, until it is taken back."""
-    from storage.site import SwitchName
+    from storage.records import SwitchName
 
     with opened(config) as store:
         _turn(store, SwitchName.DRAINING, "", on=not off)
@@ -51,7 +51,7 @@ def pause(
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Send nothing to a destination, until it is taken back."""
-    from storage.site import SwitchName
+    from storage.records import SwitchName
 
     with opened(config) as store:
         store.config.destination(name)
@@ -61,7 +61,7 @@ def pause(
 
 def never(series_uid: SeriesUid, off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Make no job of a series that arrives, or will."""
-    from storage.site import SwitchName
+    from storage.records import SwitchName
 
     with opened(config) as store:
         _turn(store, SwitchName.NEVER, series_uid, on=not off)
@@ -74,7 +74,7 @@ def allow(
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Accept a calling AE title besides node.allowed_ae_titles."""
-    from storage.site import SwitchName
+    from storage.records import SwitchName
 
     with opened(config) as store:
         _turn(store, SwitchName.ALLOWED_AE, ae_title, on=not off)
@@ -88,51 +88,51 @@ def process_now(
     series_uid: SeriesUid, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False
 ) -> None:
     """Close what is arriving of a series, without waiting for its quiet period."""
-    from storage.site import WishKind
+    from storage.records import WishKind
 
     _ask(config, WishKind.PROCESS_NOW, series_uid, as_json=as_json)
 
 
 def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node read its configuration again, all or nothing."""
-    from storage.site import WishKind
+    from storage.records import WishKind
 
     _ask(config, WishKind.RELOAD, "", as_json=as_json)
 
 
 def selftest(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node bring a made series all the way, and verify what comes out."""
-    from storage.site import WishKind
+    from storage.records import WishKind
 
     _ask(config, WishKind.SELFTEST, "", as_json=as_json)
 
 
 def notify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node send a test notice through every channel."""
-    from storage.site import WishKind
+    from storage.records import WishKind
 
     _ask(config, WishKind.NOTIFY, "", as_json=as_json)
 
 
 def _turn(store: "Store", name: "SwitchName", subject: str, *, on: bool) -> None:
-    from storage import switches
+    from storage.site import control
 
-    switches.turn(store.database, time.time(), user(), name, subject, on=on)
+    control.turn(store.database, time.time(), user(), name, subject, on=on)
 
 
 def _ask(config: Path, kind: "WishKind", subject: str, *, as_json: bool) -> None:
     """Ask, wait for the answer, and say it; exit status 1 where it was not done."""
-    from storage import wishes
+    from storage.site import control
 
     with opened(config) as store:
         seconds = QUICK_SECONDS
         if kind == "selftest":
             seconds += store.config.selftest.minutes * 60
-        asked = wishes.ask(store.database, time.time(), user(), kind, subject)
+        asked = control.ask(store.database, time.time(), user(), kind, subject)
         give_up = time.monotonic() + seconds
         while asked.state == "asked" and time.monotonic() < give_up:
             time.sleep(POLL_SECONDS)
-            asked = wishes.get(store.database, asked.id)
+            asked = control.get_request(store.database, asked.id)
     sentence = asked.sentence or "No node has answered; is it running?"
     if as_json:
         terminal.print_json({"id": asked.id, "state": asked.state, "sentence": sentence})

@@ -105,11 +105,11 @@ def _study(
 
     with terminal.progress("evaluating", shown=not quiet) as bar:
 
-        def report(now: "Progress") -> None:
+        def progress(now: "Progress") -> None:
             bar(now.done, now.total, now.what)
 
         try:
-            return study.run(wanted, load, listed, limits=Limits(device=device), progress=report)
+            return study.run(wanted, load, listed, limits=Limits(device=device), progress=progress)
         except (NothingToJudge, ModelLoadError) as error:
             terminal.failed(str(error))
 

@@ -11,7 +11,7 @@ from node.errors import NodeError, UsageError
 
 if TYPE_CHECKING:
     from node.store import Store
-    from storage.find import Wanted
+    from storage.queries.find import Wanted
 
 STATES = ("queued", "running", "succeeded", "refused", "failed", "held", "cancelled")
 
@@ -73,7 +73,7 @@ def wanted(
     until: str = "",
 ) -> "Wanted":
     """The filter; raises UsageError for a state or a time that there is not."""
-    from storage.find import Wanted
+    from storage.queries.find import Wanted
     from storage.records import JobState
 
     if state and state not in STATES:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.config import Completion
-    from storage.find import Wanted
+    from storage.queries.find import Wanted
     from storage.records import Arrival, Attempt, Delivery, Job, Series
 
 JobId = Annotated[int, typer.Argument(metavar="ID", help="The number of a job.")]
@@ -41,8 +41,8 @@ def jobs(
 ) -> None:
     """The queue, newest first; each filter that is given must hold."""
     from node.rules import view
-    from storage import find
-    from storage.listing import jobs_with_deliveries
+    from storage.queries import find
+    from storage.queries.find import jobs_with_deliveries
 
     wanted = filters.wanted(
         state=state,
@@ -123,7 +123,7 @@ def series(
 ) -> None:
     """What was received, newest first; each filter that is given must hold."""
     from node.rules import view
-    from storage import find
+    from storage.queries import find
 
     wanted = filters.wanted(
         state=state,

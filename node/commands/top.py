@@ -19,7 +19,7 @@ from node.commands.terminal import DEFAULT_CONFIG, ConfigFile
 
 if TYPE_CHECKING:
     from node.store import Store
-    from storage.lines import ArrivalLine, JobLine
+    from storage.records import ArrivalLine, JobLine
 
 ROWS = 8  # of each list; the pages show the rest
 BAR = 20  # characters
@@ -60,7 +60,7 @@ def screen(store: "Store", now: float) -> Group:
 def _head(store: "Store", now: float) -> Text:
     """One line: does the node live, is it drained, is there room."""
     from node import health
-    from storage import switches
+    from storage.site import control
 
     states = [node for node in store.nodes.get() if node.state != "stopped"]
     disk = health.disk(store.config.folder)
@@ -72,7 +72,7 @@ def _head(store: "Store", now: float) -> Text:
         is_alive = state.state == "serving" and age < BEAT_SECONDS
         text.append(f"{state.id} {state.state}", style="green" if is_alive else "red")
         text.append(f", seen {terminal.duration(max(0.0, age))} ago  ", style="dim")
-    drained = switches.draining(store.database)
+    drained = control.draining(store.database)
     if drained is not None:
         text.append(f"  drained by {drained.who}", style="yellow")
     text.append(f"  {terminal.size(disk.free_bytes)} free", style="dim")
@@ -80,7 +80,7 @@ def _head(store: "Store", now: float) -> Text:
 
 
 def _needing(store: "Store") -> Group:
-    from storage.needs import needing
+    from storage.queries.find import needing
 
     needs = needing(store.database, limit=ROWS)
     rows = ((each.id, each.what, each.sentence) for each in needs.lines)
@@ -88,7 +88,7 @@ def _needing(store: "Store") -> Group:
 
 
 def _arriving(store: "Store", now: float) -> Group:
-    from storage import overview
+    from storage.queries import overview
 
     lines = overview.arriving(store.database)
     rows = (
@@ -115,7 +115,7 @@ def _complete_in(store: "Store", line: "ArrivalLine", now: float) -> str:
 
 
 def _running(store: "Store", now: float) -> Group:
-    from storage import overview
+    from storage.queries import overview
 
     rows = (
         (
@@ -131,7 +131,7 @@ def _running(store: "Store", now: float) -> Group:
 
 
 def _waiting(store: "Store", now: float) -> Group:
-    from storage import overview
+    from storage.queries import overview
 
     workers = store.config.inference.workers
     queue = overview.queue(store.database, now, workers=workers, limit=ROWS)
@@ -149,7 +149,7 @@ def _waiting(store: "Store", now: float) -> Group:
 
 
 def _sending(store: "Store") -> Group:
-    from storage import overview
+    from storage.queries import overview
 
     sending = overview.sending(store.database, limit=ROWS)
     rows = (

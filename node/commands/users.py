@@ -16,7 +16,7 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from node.store import Store
     from node.web.people import People
-    from storage.site import Role
+    from storage.records import Role
 
 ROLES = ("viewer", "operator", "administrator")
 
@@ -53,10 +53,10 @@ def add_user(
 def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Everybody who may log in."""
     from node.rules.view import iso
-    from storage import users
+    from storage.site.people import people
 
     with opened(config) as store:
-        found, zone = users.people(store.database), store.zone
+        found, zone = people(store.database), store.zone
     if as_json:
         terminal.print_json(
             [
@@ -130,10 +130,10 @@ def add_token(
 def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Every token, revoked ones too."""
     from node.rules.view import iso
-    from storage import tokens
+    from storage.site.people import tokens
 
     with opened(config) as store:
-        found, zone = tokens.tokens(store.database), store.zone
+        found, zone = tokens(store.database), store.zone
     if as_json:
         times = ("created_at", "used_at", "revoked_at")
         terminal.print_json(
@@ -178,7 +178,7 @@ def _people(store: "Store") -> "People":
 
 
 def _role(name: str) -> "Role":
-    from storage.site import Role
+    from storage.records import Role
 
     if name not in ROLES:
         raise UsageError(f"--role {name}: one of {', '.join(ROLES)}")

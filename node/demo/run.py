@@ -23,7 +23,8 @@ from node.demo.scanner import Peer, ScannerError
 from node.demo.series import Series
 from node.demo.settings import AE_TITLE, Settings
 from node.demo.telling import Teller
-from node.demo.verify import Check, Evidence, verify
+from node.demo.verify import Check, Evidence
+from node.demo.verify import verify as verified
 from storage.database import Database
 from storage.errors import StorageError
 from storage.jobs import Queue
@@ -223,7 +224,7 @@ def _read_back(
         named = str(found[1].get("derived_series_uid")) if found else ""
         checks = (
             _in_the_pacs(stored, received, len(derived), named),
-            *verify(Evidence(received, derived, factor)),
+            *verified(Evidence(received, derived, factor)),
         )
     return Passage(received, derived, checks, _phases(moments), mini.name, _made_by(derived))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from node.config import Config, Route
 from node.rules import routing
-from storage.anew import Anew
+from storage.enqueue import Anew
 from storage.records import Job
 
 # What a job keeps of its route; all else that it keeps belongs to its stack.

@@ -23,7 +23,7 @@ from node.web.searches import Searches
 from node.web.settings import WebSettings
 from node.web.shield import Shield
 from node.web.statements import Statements
-from storage.marks import marks
+from storage.queries.figures import change_tokens
 
 API = "/api/v1"
 STATIC = Path(__file__).parent / "static"
@@ -68,7 +68,7 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
     """What lives as long as the process: handlers find it at the application."""
     app.state.parts = parts
     app.state.gate = parts.gate
-    app.state.live = Live(partial(marks, parts.database))
+    app.state.live = Live(partial(change_tokens, parts.database))
     app.state.metrics = Metrics(now)
     app.state.metrics.begin(parts)
     app.state.looks = Looks(parts.store.audit)

@@ -13,7 +13,7 @@ from node.web.gate import RANKS, Gate, How, Visitor
 from node.web.origin import SAFE, is_browser, is_foreign
 from node.web.problems import NotLoggedIn, Problem
 from storage.errors import StorageError
-from storage.site import Role
+from storage.records import Role
 
 __all__ = [
     "FIELD",

@@ -5,8 +5,8 @@ import threading
 from node.config import Config
 from node.config.kept import from_values
 from node.web.settings import WebSettings
-from storage import configured
 from storage.database import Database
+from storage.site import control
 
 
 class Current:
@@ -21,7 +21,7 @@ class Current:
 
     def config(self) -> Config:
         """Without passwords; until the node has written it down, as it was at the start."""
-        found = configured.get(self._database, self._settings.node_id)
+        found = control.applied_configuration(self._database, self._settings.node_id)
         with self._turn:
             if found is not None and found.applied_at != self._applied_at:
                 self._config = from_values(found.values)

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from node.web import credentials, origin
 from node.web.origin import Network
 from node.web.problems import NotLoggedIn, Problem
-from storage import tokens, users
 from storage.database import Database
-from storage.site import Role
+from storage.records import Role
+from storage.site import people
 
 COOKIE = "midslice"
 BEARER = "bearer "
@@ -101,7 +101,7 @@ class Gate:
         return said == "https" and origin.is_from(request, self.access.proxies)
 
     def _program(self, token: str) -> Visitor:
-        found = tokens.find(self.database, self.now(), credentials.digest(token))
+        found = people.find_token(self.database, self.now(), credentials.digest(token))
         if found is None:
             raise NotLoggedIn("The API token is unknown or revoked.")
         return Visitor(f"token {found.name}"[:LONGEST_NAME], found.role, "", How.TOKEN)
@@ -125,7 +125,7 @@ class Gate:
                 allowed = ", ".join(Role)
                 wrong = f"The proxy's {self.access.role_header} is no role; allowed: {allowed}."
                 raise Problem(HTTPStatus.FORBIDDEN, wrong) from None
-        user = users.find(self.database, name)
+        user = people.find_user(self.database, name)
         if user is not None and user.disabled:
             raise Problem(HTTPStatus.FORBIDDEN, f"The user {name} is disabled.")
         return user.role if user is not None else Role.VIEWER
@@ -134,7 +134,7 @@ class Gate:
         cookie = request.cookies.get(COOKIE)
         if not cookie:
             return None
-        login = users.logged_in(
+        login = people.logged_in(
             self.database,
             self.now(),
             credentials.digest(cookie),
@@ -145,7 +145,7 @@ class Gate:
 
     def _local(self, request: Request) -> Visitor | None:
         """Where no user exists, whoever sits at this machine is its administrator."""
-        if users.exist(self.database):
+        if people.exist(self.database):
             return None
         # A proxy on this machine need not say that it is one; whom it does not name is not here.
         is_proxy = origin.is_from(request, self.access.proxies)

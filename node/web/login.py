@@ -14,7 +14,7 @@ from node.web.gate import COOKIE, Gate, How
 from node.web.origin import is_foreign
 from node.web.parts import PartsOf
 from node.web.problems import Problem
-from storage import users
+from storage.site import people
 
 WRONG = "The name or the password is wrong."
 
@@ -55,7 +55,7 @@ def log_out(request: Request, parts: PartsOf, visitor: AsViewer) -> Response:
 
 def _check_user(gate: Gate, name: str, password: str) -> None:
     """Raise unless it is this user's password; an unknown name takes as long as a known one."""
-    user = users.find(gate.database, name)
+    user = people.find_user(gate.database, name)
     stored = user.password if user is not None and not user.disabled else ""
     if not credentials.is_password(password, stored) or user is None:
         raise WrongPassword(WRONG)
@@ -64,7 +64,7 @@ def _check_user(gate: Gate, name: str, password: str) -> None:
 def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> Response:
     token, now = credentials.new_token(), gate.now()
     until = now + gate.access.session_seconds
-    users.log_in(
+    people.log_in(
         gate.database,
         now,
         name,
@@ -88,7 +88,7 @@ def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> 
 def _end_session(request: Request, gate: Gate, name: str) -> None:
     cookie = request.cookies.get(COOKIE)
     if cookie:
-        users.log_out(gate.database, gate.now(), name, credentials.digest(cookie))
+        people.log_out(gate.database, gate.now(), name, credentials.digest(cookie))
 
 
 def _inside(path: str) -> str:

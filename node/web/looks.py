@@ -2,7 +2,7 @@
 
 import threading
 
-from storage.audit import Audit
+from storage.site.audit import Audit
 
 # Within it, further pictures of the job are the same look of the same person.
 SAME_SECONDS = 600.0

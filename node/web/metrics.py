@@ -26,11 +26,10 @@ from node import health
 from node.web.auth import AsViewer
 from node.web.health import unready
 from node.web.parts import Parts, PartsOf
-from storage import echoes, increments, notices, overview, selftests, switches
-from storage.increments import EndedDelivery, EndedJob, Since
-from storage.records import DeliveryState
-from storage.site import SelfTestState, SwitchName
-from storage.standing import standing
+from storage.queries import figures, overview
+from storage.queries.figures import EndedDelivery, EndedJob, Since, standing
+from storage.records import DeliveryState, SelfTestState, SwitchName
+from storage.site import control, notices, peers, selftests
 
 STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
@@ -90,7 +89,7 @@ class Metrics:
 
     def begin(self, parts: Parts) -> None:
         """What ends from now on is counted."""
-        self._since = increments.begin(parts.database, self._now())
+        self._since = figures.begin(parts.database, self._now())
 
     def _counting(self) -> None:
         self._jobs_ended = self._counter("jobs_ended", "Jobs that ended.", "state", "reason")
@@ -143,8 +142,8 @@ class Metrics:
         )
 
     def _count(self, parts: Parts) -> None:
-        since = self._since or increments.begin(parts.database, self._now())
-        found, self._since = increments.increment(parts.database, since, self._now())
+        since = self._since or figures.begin(parts.database, self._now())
+        found, self._since = figures.increment(parts.database, since, self._now())
         for job in found.jobs:
             self._count_job(job)
         for delivery in found.deliveries:
@@ -179,7 +178,7 @@ class Metrics:
         self._arrivals.set(open_now.arrivals)
         self._associations.set(open_now.associations)
         self._oldest_job.set(_age(now, open_now.oldest_queued_at))
-        self._draining.set(switches.draining(database) is not None)
+        self._draining.set(control.draining(database) is not None)
         self._ready.set(not unready(parts))
         disk = health.disk(parts.settings.config.folder)
         self._free.set(disk.free_bytes)
@@ -205,10 +204,10 @@ class Metrics:
         names = [each.name for each in parts.config().destinations]
         for gauge in (self._waiting, self._oldest_delivery, self._up, self._paused):
             gauge.clear()
-        paused = {each.subject for each in switches.all_on(database, SwitchName.PAUSED)}
+        paused = {each.subject for each in control.all_on(database, SwitchName.PAUSED)}
         for name in names:
             self._paused.labels(name).set(name in paused)
-        for reach in echoes.reaches(database):
+        for reach in peers.reachability(database):
             if reach.destination in names:
                 self._up.labels(reach.destination).set(reach.up)
         oldest: dict[str, float] = {}

@@ -11,7 +11,7 @@ from node.web import origin
 from node.web.credentials import WrongPassword
 from node.web.gate import Gate
 from node.web.problems import Problem
-from storage import users
+from storage.site import people
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ def guess(gate: Gate, name: str, address: str, what: str) -> Iterator[None]:
         try:
             yield
         except WrongPassword:
-            users.refuse_login(gate.database, gate.now(), name, address, counted=place, what=what)
+            people.refuse_login(gate.database, gate.now(), name, address, counted=place, what=what)
             raise
 
 
 def _check(gate: Gate, name: str, place: str) -> None:
     now = gate.now()
-    late = users.failures(gate.database, now - WINDOW_SECONDS, name, place)
+    late = people.failures(gate.database, now - WINDOW_SECONDS, name, place)
     few = late.of_both < MOST_OF_BOTH and late.of_address < MOST_OF_ADDRESS
     if few and late.of_name < MOST_OF_NAME:
         return

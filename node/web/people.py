@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from node.errors import UsageError
 from node.web import credentials
 from node.web.credentials import WrongPassword
-from storage import tokens, users
 from storage.database import Database
 from storage.errors import WrongState
-from storage.site import ApiToken, Role, User
+from storage.records import ApiToken, Role, User
+from storage.site import people
 
 RESERVED = ("local", "midslice", "node", "unknown")  # stand in audit events for others
 NAME = "1-64 of letters, digits and . _ @ -, the first a letter or a digit"
@@ -26,10 +26,10 @@ class People:
     def add(self, name: str, role: Role, password: str) -> User:
         """A new user; the first one must be able to add others."""
         check_name(name)
-        if role is not Role.ADMINISTRATOR and not users.exist(self.database):
+        if role is not Role.ADMINISTRATOR and not people.exist(self.database):
             raise WrongState(f"the first user must be an administrator, not {role}")
         stored = credentials.hash_password(password)
-        return users.add(self.database, self.now(), self.who, name, role, stored)
+        return people.add_user(self.database, self.now(), self.who, name, role, stored)
 
     def change(
         self,
@@ -41,7 +41,7 @@ class People:
     ) -> User:
         """Another role or password, or no way in; the user's sessions end."""
         stored = credentials.hash_password(password) if password is not None else None
-        return users.change(
+        return people.change(
             self.database,
             self.now(),
             self.who,
@@ -53,14 +53,14 @@ class People:
 
     def change_own(self, old: str, new: str) -> User:
         """Somebody's own password; whoever found the browser open does not know the old one."""
-        user = users.find(self.database, self.who)
+        user = people.find_user(self.database, self.who)
         if user is None or not credentials.is_password(old, user.password):
             raise WrongPassword("the old password is wrong")
         return self.change(self.who, password=new)
 
     def remove(self, name: str) -> None:
         """The user is gone, and so are the sessions."""
-        users.remove(self.database, self.now(), self.who, name)
+        people.remove(self.database, self.now(), self.who, name)
 
     def add_token(self, name: str, role: Role) -> tuple[ApiToken, str]:
         """A token for a program, and its text, which nobody can see again."""
@@ -68,11 +68,11 @@ class People:
             raise UsageError("the name of a token is 1-64 printable characters")
         text = credentials.new_token(credentials.API_PREFIX)
         digest = credentials.digest(text)
-        return tokens.add(self.database, self.now(), self.who, name, role, digest), text
+        return people.add_token(self.database, self.now(), self.who, name, role, digest), text
 
     def revoke_token(self, token_id: int) -> None:
         """The program may not call any more."""
-        tokens.revoke(self.database, self.now(), self.who, token_id)
+        people.revoke_token(self.database, self.now(), self.who, token_id)
 
 
 def check_name(name: str) -> None:

@@ -18,7 +18,8 @@ from node.web.application import build
 from node.web.connections import MOST_HEADER_BYTES, BoundedConnection
 from node.web.live import Live
 from node.web.settings import WebSettings
-from storage import scratch, users
+from storage import files
+from storage.site import people
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with store.opened(settings.config, settings.node_id) as opened:
-        scratch.sweep(opened.files, scratch.UPLOADS, settings.node_id)
+        files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
         _tell_who_is_served(settings, opened)
         server = _Server(uvicorn_settings(app))
@@ -72,7 +73,7 @@ def _tell_who_is_served(settings: WebSettings, kept: store.Store) -> None:
     """An open port that answers nobody needs an explanation."""
     web = settings.config.web
     proxied = web.trusted_proxies and web.user_header
-    if web.host not in LOCAL_HOSTS and not proxied and not users.exist(kept.database):
+    if web.host not in LOCAL_HOSTS and not proxied and not people.exist(kept.database):
         logger.warning(
             "pages closed to others", extra={"host": web.host, "add": "midslice user add"}
         )

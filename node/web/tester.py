@@ -13,9 +13,9 @@ from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.shield import FILE_BOUNDS, MOST_FILES
 from node.web.trial import Question, Tried
-from storage import scratch
-from storage.brought import newest_arrival
+from storage.archive import newest_arrival
 from storage.errors import NotFound, WrongState
+from storage.files import UPLOADS, scratch_folder
 
 TRY = "try rules"  # an audit event
 
@@ -65,7 +65,7 @@ def try_files(
 @contextmanager
 def _written(parts: Parts, files: Sequence[UploadFile]) -> Iterator[tuple[Path, ...]]:
     """The files on disk, for this block only, under names of ours."""
-    with scratch.folder(parts.store.files, scratch.UPLOADS, parts.settings.node_id) as folder:
+    with scratch_folder(parts.store.files, UPLOADS, parts.settings.node_id) as folder:
         paths = []
         for number, file in enumerate(files):
             path = folder / f"{number}.dcm"

@@ -10,8 +10,8 @@ from node.work.reach import Reachability
 from node.work.schedule import Schedule
 from node.work.selftest import SelfTests
 from node.work.watch import SAMPLE_SECONDS, Watch
-from storage import audit, disks, echoes, notices, selftests, users, wishes
 from storage.database import Database
+from storage.site import audit, control, nodes, notices, peers, people, selftests
 
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86_400.0
 NOTICE_SECONDS = 2.0
@@ -55,7 +55,7 @@ class Around:
     def begin(self, schedule: Schedule) -> None:
         """Say what a dead process left undone, and begin to look around."""
         now = time.time()
-        wishes.interrupted(self._database, now, self._node_id)
+        control.interrupted(self._database, now, self._node_id)
         self._tests.tidy()
         schedule.every(SECOND, "wishes", self._errands.sweep)
         schedule.every(NOTICE_SECONDS, "notices", self._tell)
@@ -89,10 +89,10 @@ class Around:
         """What is of no use any more; each by its own time."""
         database, now = self._database, time.time()
         notices.forget(database, now - NOTICE_DAYS * DAY)
-        echoes.forget(database, now - ECHO_DAYS * DAY)
-        wishes.forget(database, now - WISH_DAYS * DAY)
+        peers.forget(database, now - ECHO_DAYS * DAY)
+        control.forget(database, now - WISH_DAYS * DAY)
         selftests.forget(database, now - SELFTEST_DAYS * DAY)
-        disks.forget(database, now - DISK_DAYS * DAY)
-        users.forget_logins(database, now)
+        nodes.forget(database, now - DISK_DAYS * DAY)
+        people.forget_logins(database, now)
         if self._keep_audit_days:
             audit.forget(database, now - self._keep_audit_days * DAY)

@@ -17,12 +17,11 @@ from node.rules import completion, routing
 from node.work.infer import canonical, snapshot, sources
 from node.work.others import Others
 from storage.archive import Archive
+from storage.enqueue import UNREADABLE, Limits
 from storage.errors import NotFound, WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.limits import Limits
 from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Verdict
-from storage.superseding import UNREADABLE
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,11 @@ from node.dicom import scu
 from node.dicom.status import Outcome, outcome, said
 from node.rules import backoff, routing
 from node.work.reach import Reachability, address
-from storage.echoes import UNREACHABLE
 from storage.errors import LeaseLost
 from storage.files import Files, digest
-from storage.ledger import Ledger
+from storage.ledger import NO_DESTINATION, Ledger
 from storage.records import Delivery, DeliveryState, Unsent
-from storage.redirect import NO_DESTINATION
+from storage.site.peers import UNREACHABLE
 
 logger = logging.getLogger(__name__)
 

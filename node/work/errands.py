@@ -10,10 +10,10 @@ from node.work.channels import NotSent
 from node.work.notify import Notifier
 from node.work.reach import Reachability
 from node.work.selftest import SelfTests
-from storage import wishes
 from storage.database import Database
 from storage.errors import StorageError
-from storage.site import Wish, WishKind
+from storage.records import Wish, WishKind
+from storage.site import control
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class Errands:
 
     def sweep(self) -> None:
         """Take up what is asked for."""
-        for wish in wishes.asked(self.database):
-            if wish.node is not None or not wishes.take(self.database, wish.id, self.node_id):
+        for wish in control.asked(self.database):
+            if wish.node is not None or not control.take(self.database, wish.id, self.node_id):
                 continue
             if wish.kind is WishKind.RELOAD:
                 self.ask_reload()  # the main thread does it, and says what came of it
@@ -45,11 +45,11 @@ class Errands:
             else:
                 name = f"wish-{wish.id}"
                 threading.Thread(target=self._do, args=(wish,), daemon=True, name=name).start()
-        wishes.give_up(self.database, self.now())
+        control.give_up(self.database, self.now())
 
     def reloaded(self, *, ok: bool, sentence: str) -> None:
         """Answer everybody who has asked for the configuration to be read again."""
-        for wish in wishes.asked(self.database):
+        for wish in control.asked(self.database):
             if wish.kind is WishKind.RELOAD and wish.node == self.node_id:
                 self._close(wish, ok=ok, sentence=sentence)
 
@@ -84,5 +84,5 @@ class Errands:
         raise UsageError(f"no destination {name!r} is configured")
 
     def _close(self, wish: Wish, *, ok: bool, sentence: str) -> None:
-        wishes.close(self.database, self.now(), wish.id, ok=ok, sentence=sentence)
+        control.close(self.database, self.now(), wish.id, ok=ok, sentence=sentence)
         logger.info("wish done", extra={"wish": wish.id, "kind": str(wish.kind), "ok": ok})

@@ -11,9 +11,9 @@ from node.config import Notify
 from node.rules import backoff, telling
 from node.work import channels
 from node.work.channels import NotSent, SentToSome
-from storage import notices
 from storage.database import Database
-from storage.site import Message, MessageState, Wish
+from storage.records import Message, MessageState, Wish
+from storage.site import notices
 
 logger = logging.getLogger(__name__)
 

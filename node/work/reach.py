@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from node.config import Delivery, Destination
+from node.config import Delivery as DeliverySettings
+from node.config import Destination
 from node.dicom import scu
 from node.rules import backoff
-from storage import echoes
 from storage.database import Database
-from storage.site import Reach
+from storage.records import Reach
+from storage.site import peers
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class Reachability:
     database: Database
     now: Callable[[], float]
     ae_title: str
-    settings: Delivery
+    settings: DeliverySettings
     destinations: Sequence[Destination] = ()
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _jitter: random.Random = field(default_factory=random.Random)
@@ -31,13 +32,13 @@ class Reachability:
     def may_send(self, destination: str) -> bool:
         """Nobody has paused it, and it was not unreachable just now."""
         longest = 2 * self.settings.retry_seconds[1]
-        return echoes.may_send(self.database, self.now(), destination, longest)
+        return peers.may_send(self.database, self.now(), destination, longest)
 
     def answered(self, destination: str) -> None:
         """It has answered a delivery."""
         known = self._known().get(destination)
         if known is None or not known.up or known.failures or known.open_until:
-            self._tell(echoes.answered(self.database, self.now(), destination), known)
+            self._tell(peers.answered(self.database, self.now(), destination), known)
 
     def unreachable(self, destination: str, sentence: str) -> None:
         """It gave no association: the others that wait need not find that out one by one."""
@@ -45,7 +46,7 @@ class Reachability:
         failures = known.failures if known is not None else 0
         wait = backoff.delay(failures, *self.settings.retry_seconds, self._jitter)
         until = self.now() + wait
-        found = echoes.unreachable(
+        found = peers.unreachable(
             self.database, self.now(), destination, sentence, open_until=until
         )
         self._tell(found, known)
@@ -54,7 +55,7 @@ class Reachability:
         """Ask it now; what it says is written down."""
         known = self._known().get(destination.name)
         answer = scu.echo(address(destination, self.ae_title))
-        found = echoes.record(
+        found = peers.record(
             self.database,
             self.now(),
             destination.name,
@@ -69,7 +70,7 @@ class Reachability:
         """Ask those whose time it is; each in a thread of its own, for one that hangs."""
         if not self.settings.echo_minutes:
             return
-        last = echoes.last(self.database, [one.name for one in self.destinations])
+        last = peers.last_echoes(self.database, [one.name for one in self.destinations])
         every = self.settings.echo_minutes * 60
         for destination in self.destinations:
             asked = last.get(destination.name)
@@ -89,7 +90,7 @@ class Reachability:
             logger.exception("sweep failed", extra={"sweep": "echo"})
 
     def _known(self) -> Mapping[str, Reach]:
-        return {one.destination: one for one in echoes.reaches(self.database)}
+        return {one.destination: one for one in peers.reachability(self.database)}
 
     def _tell(self, found: Reach, before: Reach | None) -> None:
         if found.up and before is not None and not before.up:

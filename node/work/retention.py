@@ -8,7 +8,7 @@ from node.config import Storage
 from storage import retention
 from storage.database import Database
 from storage.files import Files
-from storage.waiting import tell_what_waits
+from storage.retention import tell_what_waits
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,21 @@ from node.dicom.status import SUCCESS, Outcome
 from node.store import LEASE_SECONDS, Store
 from node.work import phantom, verifying
 from node.work.verifying import Wrong
-from storage import scratch, selftests, switches
+from storage import files
 from storage.errors import StorageError, WrongState
-from storage.nodes import Heartbeats
-from storage.peers import GUEST
-from storage.records import DeliveryState, Job, JobState, Series
-from storage.site import SelfTest, SelfTestState, SelfTestStep, SwitchName
+from storage.records import (
+    DeliveryState,
+    Job,
+    JobState,
+    SelfTest,
+    SelfTestState,
+    SelfTestStep,
+    Series,
+    SwitchName,
+)
+from storage.site import control, selftests
+from storage.site.nodes import Heartbeats
+from storage.site.peers import GUEST
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +95,7 @@ class SelfTests:
         if self._one.acquire(blocking=False):  # none begins meanwhile: it would be taken for dead
             try:
                 self._interrupted(self.store.node_id)
-                scratch.sweep(self.store.files, scratch.MADE, self.store.node_id)
+                files.sweep_scratch(self.store.files, files.MADE, self.store.node_id)
             finally:
                 self._one.release()
         self.clear()
@@ -181,15 +190,15 @@ class _Run:
 
     def _ready(self) -> tuple[None, str]:
         database, to = self._store.database, self._wanted.destination
-        if switches.draining(database):
+        if control.draining(database):
             raise Wrong("The node drains: no job is started. Stop draining, then try again.")
-        if to and switches.is_on(database, SwitchName.PAUSED, to):
+        if to and control.is_on(database, SwitchName.PAUSED, to):
             raise Wrong(f"{to} is paused: nothing is sent there. Resume it, then try again.")
         return None, f"Model {self._wanted.model}, destination {to or 'none'}."
 
     def _make(self) -> tuple[phantom.Phantom, str]:
         now = datetime.fromtimestamp(self._tests.now(), self._store.zone)
-        scratched = scratch.folder(self._store.files, scratch.MADE, self._store.node_id)
+        scratched = files.scratch_folder(self._store.files, files.MADE, self._store.node_id)
         folder = self._made.enter_context(scratched)
         made = phantom.make(folder, self._test.series_uid, now)
         return made, f"{len(made.files)} slices, {phantom.SPACING_MM:g} mm apart."

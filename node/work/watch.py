@@ -8,9 +8,9 @@ from datetime import datetime
 
 from node.config import Config
 from node.rules import silence
-from storage import attention, disks, notices, peers
 from storage.database import Database
-from storage.nodes import fact_or_set
+from storage.site import nodes, notices, peers
+from storage.site.nodes import fact_or_set
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Watch:
 
     def attention(self) -> None:
         """Tell what has begun to need a person."""
-        attention.tell_new(self.database, self.now())
+        notices.tell_new(self.database, self.now())
 
     def senders(self) -> None:
         """Tell who is silent in the hours in which it is expected to send: once a silence."""
@@ -58,7 +58,7 @@ class Watch:
         """Take a sample of the disk; tell where it will be full soon, once a day."""
         settings, now = self.settings, self.now()
         usage = shutil.disk_usage(settings.folder)
-        disks.record(self.database, now, self.node_id, usage.free, usage.total)
+        nodes.record(self.database, now, self.node_id, usage.free, usage.total)
         sentence = self._low(usage.free, now)
         if not sentence:
             return
@@ -73,8 +73,8 @@ class Watch:
         facts = {"free": free / GIGA, "reserve": reserve}
         if free < self.settings.storage.min_free_bytes:
             return FULL.format(**facts)
-        taken = disks.samples(self.database, self.node_id, now - disks.FORECAST_DAYS * disks.DAY)
-        left = disks.forecast(taken, self.settings.storage.min_free_bytes).days_left
+        taken = nodes.samples(self.database, self.node_id, now - nodes.FORECAST_DAYS * nodes.DAY)
+        left = nodes.forecast(taken, self.settings.storage.min_free_bytes).days_left
         if left is None or left > self.settings.notify.disk_days:
             return ""
         return FILLS.format(**facts, days=left)

@@ -11,7 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from storage.errors import StorageError
-from storage.schema_site import metadata
+from storage.schema import metadata
 
 FOLDER = Path(__file__).parent
 

@@ -5,12 +5,12 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from storage.database import Database
-from storage.rows import name_key
+from storage.database import Database, name_key
 from storage.schema import (
     arrival,
     arrival_association,
     arrival_instance,
+    association,
     attempt,
     delivery,
     delivery_instance,
@@ -21,7 +21,6 @@ from storage.schema import (
     job_instance,
     series,
 )
-from storage.schema_site import association
 from tests.benchmarks import filler_site
 from tests.benchmarks.filler_site import DAY, DAYS, DESTINATIONS, write
 

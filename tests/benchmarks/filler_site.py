@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Table
 
 from storage.database import Database
-from storage.schema_site import audit, disk, echo, notice, reach, selftest
+from storage.schema import audit, disk, echo, notice, reach, selftest
 
 DAY = 86_400.0
 DAYS = 90.0

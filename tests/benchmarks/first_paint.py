@@ -4,8 +4,8 @@ from functools import partial
 
 from playwright.sync_api import Page, sync_playwright
 
-from storage import find
 from storage.database import Database
+from storage.queries import find
 from tests.benchmarks import filler
 from tests.benchmarks.rig import Setting
 from tests.benchmarks.table import Bound, Row, Subject

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from storage import durations, find, marks, notices, overview, peers, selftests, story
-from storage.audit import Audit
 from storage.database import Database
-from storage.find import Wanted
-from storage.needs import held_deliveries, needing
+from storage.queries import figures, find, overview
+from storage.queries.find import Wanted, held_deliveries, needing
 from storage.records import JobState
+from storage.site import notices, peers, selftests
+from storage.site.audit import Audit
 from tests.benchmarks import filler
 from tests.benchmarks.rig import Setting
 from tests.benchmarks.table import Bound, Row, Subject
@@ -74,18 +74,18 @@ QUERIES: dict[str, Ask] = {
     "series held": _series(states=(JobState.HELD,)),
     "series by a delivery's reason": _series(reason="REFUSED_BY_PEER"),
     "UID": lambda db, now, jobs: find.found_series(db, Wanted(uid=f"2.25.{jobs // 2}")),
-    "job page": lambda db, now, jobs: story.story(db, jobs // 2),
+    "job page": lambda db, now, jobs: overview.story(db, jobs // 2),
     "senders": lambda db, now, jobs: peers.senders(db, now - DAY / 2),
     "rejections": lambda db, now, jobs: peers.rejections(db, now - 30 * DAY),
     "destinations": lambda db, now, jobs: peers.destinations(db, now, filler.DESTINATIONS),
-    "durations of a day": lambda db, now, jobs: durations.durations(db, now - DAY, now),
-    "durations of a week": lambda db, now, jobs: durations.durations(db, now - 7 * DAY, now),
-    "a day by hours": lambda db, now, jobs: durations.buckets(db, now - DAY, now, 3600.0),
-    "a week by days": lambda db, now, jobs: durations.buckets(db, now - 7 * DAY, now, DAY),
+    "durations of a day": lambda db, now, jobs: figures.durations(db, now - DAY, now),
+    "durations of a week": lambda db, now, jobs: figures.durations(db, now - 7 * DAY, now),
+    "a day by hours": lambda db, now, jobs: figures.buckets(db, now - DAY, now, 3600.0),
+    "a week by days": lambda db, now, jobs: figures.buckets(db, now - 7 * DAY, now, DAY),
     "audit": lambda db, now, jobs: Audit(db, lambda: now).list(),
     "notices": lambda db, now, jobs: notices.newest(db),
     "self-tests": lambda db, now, jobs: selftests.history(db),
-    "marks": lambda db, now, jobs: marks.marks(db),
+    "marks": lambda db, now, jobs: figures.change_tokens(db),
 }
 BOUNDS = tuple(Bound(NAME, name, MOST_MILLISECONDS) for name in QUERIES)
 

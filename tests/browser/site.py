@@ -9,9 +9,10 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from node.web.credentials import hash_password
-from storage import find, users
 from storage.database import Database
-from storage.site import Role
+from storage.queries import find
+from storage.records import Role
+from storage.site import people
 from tests import phantoms, series
 from tests.node_process import NodeProcess, destination, running, wait_for
 from tests.peers import Storescp, dcmsend, storescp, storescu
@@ -115,6 +116,6 @@ def site(folder: Path, *, quiet_seconds: float = 1.0) -> Iterator[Site]:
         with running(node):
             database = Database.for_folder(node.folder / "var")
             for name, role in PEOPLE.items():
-                users.add(database, time.time(), "test", name, role, hash_password(PASSWORD))
+                people.add_user(database, time.time(), "test", name, role, hash_password(PASSWORD))
             yield Site(node, archive, database)
             database.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, expect
 
 from node.web.credentials import hash_password
-from storage import users
-from storage.site import Role
+from storage.records import Role
+from storage.site import people
 from tests import phantoms
 from tests.browser.conftest import Open, log_in
 from tests.browser.site import PASSWORD, PHANTOM, Site
@@ -121,7 +121,7 @@ def test_users_are_added_changed_and_removed(open_page: Open) -> None:
 def test_a_forgotten_password_is_set_by_an_administrator(
     site: Site, open_page: Open, browser: Browser
 ) -> None:
-    users.add(site.database, time.time(), "test", "pia", Role.VIEWER, hash_password(PASSWORD))
+    people.add_user(site.database, time.time(), "test", "pia", Role.VIEWER, hash_password(PASSWORD))
     theirs = browser.new_context().new_page()
     log_in(theirs, site, "pia")
     expect(theirs.get_by_role("heading", level=1)).to_have_text("Now")

@@ -7,9 +7,9 @@ from functools import partial
 
 from playwright.sync_api import Page, expect
 
-from storage import switches
 from storage.ledger import Ledger
-from storage.site import SwitchName
+from storage.records import SwitchName
+from storage.site import control
 from tests import phantoms, series
 from tests.browser.conftest import Open
 from tests.browser.site import PHANTOM, Site
@@ -49,7 +49,7 @@ def test_slices_are_shown_beside_those_they_lie_between(site: Site, open_page: O
 def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
     site: Site, open_page: Open
 ) -> None:
-    drained = partial(switches.turn, site.database, time.time(), "test", SwitchName.DRAINING)
+    drained = partial(control.turn, site.database, time.time(), "test", SwitchName.DRAINING)
     drained(on=True)
     try:
         uid = site.send(replace(PHANTOM, seed="opened", description="Opened while queued"))
@@ -135,12 +135,12 @@ def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> Non
     uid = site.send(replace(PHANTOM, seed="hour", description="Waits for an hour"))
     job = site.job_of(uid, state="succeeded")
     database, ledger = site.database, Ledger(site.database, time.time, node="x", lease_seconds=60.0)
-    switches.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=True)
+    control.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=True)
     ledger.redeliver(job, "clinic")
     leased = ledger.claim("clinic", "test")
     assert leased is not None
     ledger.retry(leased, time.time() + 3600, "RETRY", "The clinic did not answer.")
-    switches.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=False)
+    control.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=False)
     page = open_page(f"/jobs/{job}", "otto")
     row = page.locator(f"#delivery-{leased.id}")
     expect(row).to_contain_text("tries again in 59 min")

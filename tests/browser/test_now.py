@@ -7,11 +7,12 @@ from functools import partial
 from playwright.sync_api import expect
 from sqlalchemy import update
 
-from storage import find, switches
 from storage import schema as rows
-from storage.find import Wanted
 from storage.ledger import Ledger
-from storage.site import SwitchName
+from storage.queries import find
+from storage.queries.find import Wanted
+from storage.records import SwitchName
+from storage.site import control
 from tests import phantoms
 from tests.browser import site as sites
 from tests.browser.conftest import Open
@@ -143,7 +144,7 @@ def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page
     ledger = Ledger(site.database, time.time, node="x", lease_seconds=60.0)
     uid = site.send(replace(PHANTOM, seed="clinic", description="For the clinic"))
     job = site.job_of(uid, state="succeeded")
-    clinic = partial(switches.turn, site.database, time.time(), "test", SwitchName.PAUSED, "clinic")
+    clinic = partial(control.turn, site.database, time.time(), "test", SwitchName.PAUSED, "clinic")
     clinic(on=True)
     try:
         ledger.redeliver(job, "clinic")

@@ -2,8 +2,8 @@
 
 from playwright.sync_api import expect
 
-from storage import switches
-from storage.site import SwitchName
+from storage.records import SwitchName
+from storage.site import control
 from tests import phantoms
 from tests.browser.conftest import Open
 from tests.browser.site import Site
@@ -65,13 +65,13 @@ def test_who_was_turned_away_is_listed_with_the_reason(open_page: Open) -> None:
 
 def test_a_calling_ae_title_that_was_let_in_is_taken_back(site: Site, open_page: Open) -> None:
     now = 1.7e9
-    switches.turn(site.database, now, "ada", SwitchName.ALLOWED_AE, "CT & CO", on=True)
+    control.turn(site.database, now, "ada", SwitchName.ALLOWED_AE, "CT & CO", on=True)
     page = open_page("/peers")
     rejected = page.get_by_role("region", name="Rejected associations")
     expect(rejected).to_contain_text("CT & CO by ada")
     page.get_by_role("button", name="Take back").click()
     expect(rejected).not_to_contain_text("CT & CO", timeout=SOON)
-    assert switches.all_on(site.database, SwitchName.ALLOWED_AE) == ()
+    assert control.all_on(site.database, SwitchName.ALLOWED_AE) == ()
 
 
 def test_a_stranger_is_let_in_with_one_click(site: Site, open_page: Open) -> None:

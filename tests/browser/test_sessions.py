@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from node.web import live
-from storage.site import Role
+from storage.records import Role
 from tests.unit.web.site import PASSWORD, Site, site
 
 

@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from storage import configured, echoes, overview, peers, selftests, switches, wishes
-from storage.audit import Audit
 from storage.database import Database
 from storage.jobs import Queue
-from storage.records import DeliveryState, Job, JobState
-from storage.site import SelfTestState, SwitchName, Wish, WishKind, WishState
+from storage.queries import overview
+from storage.records import (
+    DeliveryState,
+    Job,
+    JobState,
+    SelfTestState,
+    SwitchName,
+    Wish,
+    WishKind,
+    WishState,
+)
+from storage.site import control, peers, selftests
+from storage.site.audit import Audit
 from tests import phantoms
 from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.outside import Hook, hook
@@ -42,16 +51,16 @@ class Site:
 
     def ask(self, kind: WishKind, subject: str = "") -> Wish:
         """Ask, and wait for the answer."""
-        asked = wishes.ask(self.database, time.time(), "anna", kind, subject)
+        asked = control.ask(self.database, time.time(), "anna", kind, subject)
 
         def answered() -> Wish | None:
-            now = wishes.get(self.database, asked.id)
+            now = control.get_request(self.database, asked.id)
             return now if now.state is not WishState.ASKED else None
 
         return wait_for(f"an answer to {kind}", answered, 150.0)
 
     def turn(self, name: SwitchName, subject: str = "", *, on: bool) -> None:
-        switches.turn(self.database, time.time(), "anna", name, subject, on=on)
+        control.turn(self.database, time.time(), "anna", name, subject, on=on)
 
     def send(self, name: str, calling: str = "STORESCU") -> str:
         """Send a made series of three slices; its UID."""
@@ -151,7 +160,7 @@ def test_a_series_is_processed_now_where_somebody_cannot_wait(site: Site) -> Non
 def test_a_configuration_with_a_mistake_changes_nothing_and_says_where_it_is(site: Site) -> None:
     file = site.node.folder / "config.toml"
     good = file.read_text()
-    found = configured.get(site.database, _node_id(site))
+    found = control.applied_configuration(site.database, _node_id(site))
     assert found is not None
     assert found.values["destinations"][0]["name"] == "pacs"  # type: ignore[index]
     try:
@@ -159,14 +168,14 @@ def test_a_configuration_with_a_mistake_changes_nothing_and_says_where_it_is(sit
         refused = site.ask(WishKind.RELOAD)
         assert refused.state is WishState.FAILED
         assert "did you mean linear?" in refused.sentence
-        shown = configured.get(site.database, _node_id(site))
+        shown = control.applied_configuration(site.database, _node_id(site))
         assert shown is not None
         assert (shown.values, shown.applied_at) == (found.values, found.applied_at)
         assert any("did you mean linear?" in problem for problem in shown.problems)
     finally:
         file.write_text(good)
     assert site.ask(WishKind.RELOAD).state is WishState.DONE
-    shown = configured.get(site.database, _node_id(site))
+    shown = control.applied_configuration(site.database, _node_id(site))
     assert shown is not None
     assert shown.problems == ()
 
@@ -175,9 +184,9 @@ def test_an_echo_is_done_at_once_and_says_what_the_peer_said(site: Site) -> None
     done = site.ask(WishKind.ECHO, "pacs")
     assert done.state is WishState.DONE
     assert done.sentence.startswith("STORESCP answers.")
-    last = echoes.last(site.database, ["pacs"])["pacs"]
+    last = peers.last_echoes(site.database, ["pacs"])["pacs"]
     assert (last.ok, last.sentence) == (True, "")
-    (reach,) = echoes.reaches(site.database)
+    (reach,) = peers.reachability(site.database)
     assert reach.up
     assert site.ask(WishKind.ECHO, "research").sentence == "no destination 'research' is configured"
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from storage.brought import newest_arrival
+from storage.archive import newest_arrival
 from storage.database import Database
 from tests import node_rows, phantoms
 from tests.node_process import NodeProcess, route, running

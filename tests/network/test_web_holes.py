@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from node.web import connections
-from storage import notices, selftests
 from storage.database import Database
-from storage.site import SelfTestState, WishKind
-from storage.wishes import ask
+from storage.records import SelfTestState, WishKind
+from storage.site import notices, selftests
+from storage.site.control import ask
 from tests import series
 from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.outside import hook

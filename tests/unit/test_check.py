@@ -10,10 +10,10 @@ import pytest
 from node import check, health
 from node.check import Finding, Level
 from node.config import Config, load
-from storage import users
 from storage.database import Database
-from storage.nodes import SERVING, STOPPING, Nodes
-from storage.site import Role
+from storage.records import Role
+from storage.site import people
+from storage.site.nodes import SERVING, STOPPING, Nodes
 from tests import peers
 
 HOST = "127.0.0.1"
@@ -142,7 +142,7 @@ def test_pages_for_others_need_a_user(tmp_path: Path) -> None:
     assert found.level is Level.WARNING
     assert "midslice user add" in found.action
     made = database(tmp_path)
-    users.add(made, time.time(), "test", "anna", Role.ADMINISTRATOR, "a hash")
+    people.add_user(made, time.time(), "test", "anna", Role.ADMINISTRATOR, "a hash")
     made.close()
     assert "users" not in findings(everywhere)
 

@@ -15,7 +15,8 @@ from inference.request import Derived, ModelSpec, Output, Request, Resources, So
 from node.demo import truth
 from node.demo.run import DATA
 from node.demo.series import Series
-from node.demo.verify import Evidence, verify
+from node.demo.verify import Evidence
+from node.demo.verify import verify as verified
 
 RECEIVED, FACTOR = 4, 4
 
@@ -64,12 +65,12 @@ def derived(made: Series) -> Series:
 
 def faults(received: Series, derived: Series) -> set[str]:
     """The names of the checks that fail."""
-    rows = verify(Evidence(received, derived, FACTOR))
+    rows = verified(Evidence(received, derived, FACTOR))
     return {row.name for row in rows if not row.ok}
 
 
 def test_what_the_node_makes_passes_every_check(received: Series, derived: Series) -> None:
-    rows = verify(Evidence(received, derived, FACTOR))
+    rows = verified(Evidence(received, derived, FACTOR))
     assert [row for row in rows if not row.ok] == []
     assert len(rows) == 12
     assert all(row.found for row in rows)
@@ -245,7 +246,7 @@ def test_a_slice_off_its_place_is_found(received: Series, derived: Series) -> No
 
 def test_an_absent_attribute_is_a_fault_not_a_crash(received: Series, derived: Series) -> None:
     del derived.instances[4].SyntheticData
-    rows = verify(Evidence(received, derived, FACTOR))
+    rows = verified(Evidence(received, derived, FACTOR))
     marked = next(row for row in rows if row.name == "Generated slices are marked as synthetic")
     assert not marked.ok
     assert "SyntheticData" in marked.found

@@ -12,9 +12,9 @@ from node.config import Notify
 from node.work import channels
 from node.work.channels import NotSent
 from node.work.notify import TOGETHER, Notifier
-from storage import notices
 from storage.database import Database
-from storage.site import MessageState, Wish, WishKind, WishState
+from storage.records import MessageState, Wish, WishKind, WishState
+from storage.site import notices
 from tests.conftest import Clock
 from tests.outside import Hook, Mailbox, hook, mail_server
 from tests.ports import free_port

@@ -14,10 +14,9 @@ from node.config import Route
 from node.store import Store
 from node.work import phantom
 from node.work.arrivals import Arrivals
-from storage import selftests, switches
 from storage.database import FILE_NAME
-from storage.records import ArrivalState, Job, Peer, Received
-from storage.site import SelfTest, SwitchName
+from storage.records import ArrivalState, Job, Peer, Received, SelfTest, SwitchName
+from storage.site import control, selftests
 from tests.conftest import Clock
 
 NODE = "one"
@@ -136,7 +135,7 @@ def test_a_person_may_still_say_never_and_others_are_processed_as_ever(node: Nod
     mine, other = phantom.series_uid(), phantom.series_uid()
     node.begin(mine)
     node.made[mine] = OWN
-    switches.turn(node.kept.database, node.clock(), "anna", SwitchName.NEVER, mine, on=True)
+    control.turn(node.kept.database, node.clock(), "anna", SwitchName.NEVER, mine, on=True)
     node.receive(mine)
     node.receive(other)
     node.close()

@@ -11,11 +11,11 @@ import pytest
 from node.config import Config, Delivery, Destination, Sender, defaults
 from node.work.reach import Reachability
 from node.work.watch import Watch
-from storage import disks, echoes, notices
 from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files
 from storage.records import Peer, Received
+from storage.site import nodes, notices, peers
 from tests.conftest import Clock
 from tests.node_process import wait_for
 from tests.peers import Script, scripted_scp
@@ -63,10 +63,12 @@ def test_a_peer_that_answers_is_up_and_one_that_does_not_is_down(reached: Reache
         look = reached.look(alive, dead)
         assert look.echo(alive).ok
         assert not look.echo(dead).ok
-    up, down = (echoes.last(reached.database, ["pacs", "off"])[name] for name in ("pacs", "off"))
+    up, down = (
+        peers.last_echoes(reached.database, ["pacs", "off"])[name] for name in ("pacs", "off")
+    )
     assert (up.ok, up.sentence) == (True, "")
     assert "refuses the connection" in down.sentence
-    assert [(one.destination, one.up) for one in echoes.reaches(reached.database)] == [
+    assert [(one.destination, one.up) for one in peers.reachability(reached.database)] == [
         ("off", False),
         ("pacs", True),
     ]
@@ -74,7 +76,7 @@ def test_a_peer_that_answers_is_up_and_one_that_does_not_is_down(reached: Reache
 
 def test_every_destination_is_asked_again_when_its_time_has_come(reached: Reached) -> None:
     def asked() -> int:
-        return len(echoes.newest(reached.database, "pacs"))
+        return len(peers.newest(reached.database, "pacs"))
 
     with scripted_scp(Script()) as port:
         look = reached.look(destination(port), echo_minutes=5.0)
@@ -90,7 +92,7 @@ def test_every_destination_is_asked_again_when_its_time_has_come(reached: Reache
 def test_nobody_is_asked_where_the_schedule_is_off(reached: Reached) -> None:
     look = reached.look(destination(free_port()), echo_minutes=0.0)
     look.sweep()
-    assert echoes.newest(reached.database, "pacs") == ()
+    assert peers.newest(reached.database, "pacs") == ()
 
 
 def test_what_waits_does_not_find_out_one_by_one_that_a_peer_is_off(reached: Reached) -> None:
@@ -100,7 +102,7 @@ def test_what_waits_does_not_find_out_one_by_one_that_a_peer_is_off(reached: Rea
     for _ in range(8):
         look.unreachable("pacs", "PACS refuses the connection.")
         assert not look.may_send("pacs")
-        (known,) = echoes.reaches(reached.database)
+        (known,) = peers.reachability(reached.database)
         waits.append(known.open_until - reached.clock.now)
         reached.clock.now = known.open_until + 1
         assert look.may_send("pacs")
@@ -108,7 +110,7 @@ def test_what_waits_does_not_find_out_one_by_one_that_a_peer_is_off(reached: Rea
     assert 30 <= waits[0] < 40
     assert max(waits) <= 600
     look.answered("pacs")
-    (known,) = echoes.reaches(reached.database)
+    (known,) = peers.reachability(reached.database)
     assert (known.up, known.failures, known.open_until) == (True, 0, 0)
     events = [event for event, _ in told(reached.database, reached.clock())]
     assert events == ["destination_down", "destination_up"]
@@ -117,10 +119,10 @@ def test_what_waits_does_not_find_out_one_by_one_that_a_peer_is_off(reached: Rea
 def test_a_peer_that_is_well_costs_no_write_a_delivery(reached: Reached) -> None:
     look = reached.look()
     look.answered("pacs")
-    (first,) = echoes.reaches(reached.database)
+    (first,) = peers.reachability(reached.database)
     reached.clock.now += 10
     look.answered("pacs")
-    assert echoes.reaches(reached.database) == (first,)
+    assert peers.reachability(reached.database) == (first,)
 
 
 Around = Callable[..., Watch]
@@ -189,7 +191,7 @@ def test_a_disk_that_fills_up_is_told_once_a_day_with_what_to_do(
     watch = around()
     free = shutil.disk_usage(watch.settings.folder).free
     for days in range(3, 0, -1):  # half of what is free now goes each day
-        disks.record(database, clock.now - days * DAY, "one", int(free * (1 + days / 2)), 10**13)
+        nodes.record(database, clock.now - days * DAY, "one", int(free * (1 + days / 2)), 10**13)
     watch.disk()
     ((event, facts),) = told(database, clock())
     assert event == "disk_low"
@@ -218,4 +220,4 @@ def test_a_disk_that_does_not_fill_is_no_news(
 ) -> None:
     around().disk()
     assert told(database, clock()) == []
-    assert len(disks.samples(database, "one", 0.0)) == 1
+    assert len(nodes.samples(database, "one", 0.0)) == 1

@@ -6,8 +6,8 @@ from node.rules.view import Json
 from node.web.auth import AsOperator
 from node.web.parts import PartsOf
 from node.web.rest.inputs import Name
-from storage import overview
 from storage.errors import StorageError
+from storage.queries import overview
 
 router = APIRouter(tags=["operating"])
 

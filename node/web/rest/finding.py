@@ -12,11 +12,9 @@ from node.web.auth import AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
 from node.web.rest.bodies import Body, taken, takes
 from node.web.rest.inputs import Line, Paged
-from storage import find
-from storage.find import Wanted
-from storage.lines import SeriesLine
-from storage.listing import jobs_with_deliveries
-from storage.records import JobState
+from storage.queries import find
+from storage.queries.find import Wanted, jobs_with_deliveries
+from storage.records import JobState, SeriesLine
 
 router = APIRouter(tags=["find"])
 

@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Query, Response
 from pydantic import BaseModel, StringConstraints
 from starlette.requests import Request
 
-from storage.lines import Page as Found
+from storage.records import Page as Found
 
 MOST_ROWS = 1000
 LARGEST_ID = 2**31 - 1  # of an INTEGER column

@@ -14,10 +14,9 @@ from node.web.parts import Parts, PartsOf
 from node.web.rest.bodies import Body, taken, takes
 from node.web.rest.finding import Filter, note_search
 from node.web.rest.inputs import LARGEST_ID, Id, Line
-from storage import find
 from storage.errors import StorageError, WrongState
-from storage.find import Wanted
-from storage.needs import delivery_ids
+from storage.queries import find
+from storage.queries.find import Wanted, delivery_ids
 
 router = APIRouter(tags=["jobs"])
 

@@ -12,9 +12,9 @@ from node.web.auth import AsAdministrator, AsOperator, AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
 from node.web.rest.bodies import Body, taken, takes
 from node.web.rest.inputs import AE_TITLE, AeTitle, Id, Name, Paged
-from storage import configured, echoes, selftests, switches, wishes
 from storage.errors import NotFound
-from storage.site import SwitchName, Wish, WishKind
+from storage.records import SwitchName, Wish, WishKind
+from storage.site import control, peers, selftests
 
 router = APIRouter(tags=["operating"])
 
@@ -27,7 +27,7 @@ class Title(Body):
 def node(_: AsViewer, parts: PartsOf) -> Json:
     state = health.node_state(parts.database, parts.settings.node_id)
     disk = health.disk(parts.settings.config.folder)
-    draining = switches.draining(parts.database)
+    draining = control.draining(parts.database)
     return {
         "id": parts.settings.node_id,
         "state": state.state if state is not None else "stopped",
@@ -87,7 +87,7 @@ def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
 
 @router.get("/configuration", summary="As the node has read it; the last one that it refused")
 def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
-    found = configured.get(parts.database, parts.settings.node_id)
+    found = control.applied_configuration(parts.database, parts.settings.node_id)
     if found is None:
         raise NotFound("the node has not started yet")
     return {
@@ -101,13 +101,13 @@ def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
 
 @router.get("/wishes/{wish_id}", summary="What came of something that the node was asked for")
 def wish(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
-    return _wish(wishes.get(parts.database, wish_id), parts)
+    return _wish(control.get_request(parts.database, wish_id), parts)
 
 
 @router.get("/destinations", summary="Each destination: does it answer, is it paused, what waits")
 def destinations(_: AsViewer, parts: PartsOf) -> list[Json]:
-    reaches = {each.destination: each for each in echoes.reaches(parts.database)}
-    paused = {each.subject for each in switches.all_on(parts.database, SwitchName.PAUSED)}
+    reaches = {each.destination: each for each in peers.reachability(parts.database)}
+    paused = {each.subject for each in control.all_on(parts.database, SwitchName.PAUSED)}
     backlog = parts.store.ledger.backlog()
     found = []
     for each in parts.config().destinations:
@@ -154,7 +154,7 @@ def echo(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
 
 @router.get("/senders/allow", summary="Calling AE titles that may associate; none at all is any")
 def allowed(_: AsViewer, parts: PartsOf) -> Json:
-    added = switches.all_on(parts.database, SwitchName.ALLOWED_AE)
+    added = control.all_on(parts.database, SwitchName.ALLOWED_AE)
     return {
         "configured": list(parts.config().node.allowed_ae_titles),
         "added": [{"ae_title": each.subject, "who": each.who} for each in added],
@@ -184,11 +184,11 @@ def _significant(ae_title: str) -> str:
 
 
 def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on: bool) -> bool:
-    return switches.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
+    return control.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
 
 
 def _ask(parts: Parts, visitor: Visitor, kind: WishKind, subject: str = "") -> Json:
-    asked = wishes.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
+    asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
     return _wish(asked, parts)
 
 

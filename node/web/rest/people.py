@@ -13,8 +13,8 @@ from node.web.parts import Parts, PartsOf
 from node.web.people import People
 from node.web.rest.bodies import Body, taken, takes
 from node.web.rest.inputs import Id, Line, Name, ProblemDocument, Secret, UserName
-from storage import tokens, users
-from storage.site import ApiToken, User
+from storage.records import ApiToken, User
+from storage.site import people
 
 router = APIRouter(tags=["users"])
 
@@ -69,7 +69,7 @@ def own_password(
 
 @router.get("/users", summary="Everybody who may log in")
 def list_users(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [_user(each, parts) for each in users.people(parts.database)]
+    return [_user(each, parts) for each in people.people(parts.database)]
 
 
 @router.post("/users", summary="Add a user", status_code=201, openapi_extra=takes(NewUser))
@@ -106,7 +106,7 @@ def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
 
 @router.get("/tokens", summary="API tokens, revoked ones too; never their text")
 def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [_token(each, parts) for each in tokens.tokens(parts.database)]
+    return [_token(each, parts) for each in people.tokens(parts.database)]
 
 
 @router.post(

@@ -7,9 +7,9 @@ from node.rules.view import Json, iso
 from node.web.auth import AsOperator, AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
 from node.web.rest.inputs import Uid
-from storage import switches, wishes
 from storage.errors import NotFound, WrongState
-from storage.site import SwitchName, WishKind
+from storage.records import SwitchName, WishKind
+from storage.site import control
 
 router = APIRouter(tags=["series"])
 
@@ -20,7 +20,7 @@ def get_series(series_uid: Uid, _: AsViewer, parts: PartsOf) -> Json:
     if not found:
         raise NotFound(f"no series {series_uid} was received")
     jobs = [job.id for each in found for job in parts.store.queue.of_series(each.id)]
-    never = switches.is_on(parts.database, SwitchName.NEVER, series_uid)
+    never = control.is_on(parts.database, SwitchName.NEVER, series_uid)
     return view.series(found[0], parts.zone) | {
         "jobs": jobs,
         "never_process": never is not None,
@@ -38,7 +38,7 @@ def process_now(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
         raise NotFound(f"no series {series_uid} was received")
     if not any(each.series_uid == series_uid for each in parts.store.archive.arriving()):
         raise WrongState(f"series {series_uid} is not arriving; requeue its job instead")
-    asked = wishes.ask(
+    asked = control.ask(
         parts.database, parts.gate.now(), visitor.name, WishKind.PROCESS_NOW, series_uid
     )
     return {
@@ -63,5 +63,5 @@ def _never(series_uid: str, visitor: Visitor, parts: Parts, *, on: bool) -> Json
     if not parts.store.archive.series_by_uid(series_uid):
         raise NotFound(f"no series {series_uid} was received")
     now = parts.gate.now()
-    switches.turn(parts.database, now, visitor.name, SwitchName.NEVER, series_uid, on=on)
+    control.turn(parts.database, now, visitor.name, SwitchName.NEVER, series_uid, on=on)
     return {"series_uid": series_uid, "never_process": on}

@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse
 from node.web.auth import AsAdministrator
 from node.web.parts import PartsOf
 from node.web.views.render import look, page
-from storage.lines import Page
+from storage.records import Page
 
 router = APIRouter()
 

@@ -15,8 +15,9 @@ from node.web.auth import AsViewer
 from node.web.drawings import Point
 from node.web.parts import PartsOf
 from node.web.views.render import Look, look, page, part
-from storage import disks, durations, overview
-from storage.lines import Bucket
+from storage.queries import figures, overview
+from storage.records import Bucket
+from storage.site import nodes
 
 router = APIRouter()
 
@@ -62,11 +63,11 @@ def _disk(at: Look) -> dict[str, object]:
     config = at.parts.config()
     disk = health.disk(config.folder)
     node = at.parts.settings.node_id
-    taken = disks.samples(at.parts.database, node, at.now - disks.FORECAST_DAYS * DAY)
+    taken = nodes.samples(at.parts.database, node, at.now - nodes.FORECAST_DAYS * DAY)
     return {
         "disk": disk,
         "reserve": config.storage.min_free_bytes,
-        "forecast": disks.forecast(taken, config.storage.min_free_bytes),
+        "forecast": nodes.forecast(taken, config.storage.min_free_bytes),
         "storage": config.storage,
     }
 
@@ -76,7 +77,7 @@ def _workers(at: Look) -> dict[str, object]:
     return {
         "running": overview.running(at.parts.database, at.now),
         "inference": at.parts.config().inference,
-        "devices": durations.devices(at.parts.database),
+        "devices": figures.devices(at.parts.database),
         "nodes": at.parts.store.nodes.get(),
         "counts": counts,
     }
@@ -85,8 +86,8 @@ def _workers(at: Look) -> dict[str, object]:
 def _times(at: Look, span: str) -> dict[str, object]:
     _, length, width = SPANS[span]
     first = _start(at, width) - length + width
-    buckets = durations.buckets(at.parts.database, first, first + length, width)
-    whole = durations.durations(at.parts.database, first, at.now)
+    buckets = figures.buckets(at.parts.database, first, first + length, width)
+    whole = figures.durations(at.parts.database, first, at.now)
     said = _label(at.zone, with_day=span == "week")
     return {
         "steps_taken": [(NAMES[step], whole[step], _lines(buckets, step, said)) for step in NAMES],

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from node.rules.silence import is_silent
 from node.web.parts import Parts
-from storage import echoes, notices, peers, switches
-from storage.site import SwitchName
+from node.web.views import wording
+from storage.records import SwitchName
+from storage.site import control, notices, peers
 
 NOTICE_DAYS = 7  # a channel that failed before that, and had nothing to tell since, is forgotten
-DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def _senders(parts: Parts, now: float) -> Iterator[Concern]:
 
 
 def _destinations(parts: Parts) -> Iterator[Concern]:
-    paused = {each.subject: each for each in switches.all_on(parts.database, SwitchName.PAUSED)}
-    reaches = {each.destination: each for each in echoes.reaches(parts.database)}
+    paused = {each.subject: each for each in control.all_on(parts.database, SwitchName.PAUSED)}
+    reaches = {each.destination: each for each in peers.reachability(parts.database)}
     for name in (each.name for each in parts.config().destinations):
         by_hand, reach = paused.get(name), reaches.get(name)
         if by_hand is not None:
@@ -55,5 +55,5 @@ def _destinations(parts: Parts) -> Iterator[Concern]:
 
 
 def _notices(parts: Parts, now: float) -> Iterator[Concern]:
-    for each in notices.stuck(parts.database, now - NOTICE_DAYS * DAY):
+    for each in notices.stuck(parts.database, now - NOTICE_DAYS * wording.DAY):
         yield Concern(each.channel, "has not taken a notice", each.notice.at, "/selftest")

@@ -11,14 +11,14 @@ from node.web.auth import AsAdministrator
 from node.web.parts import PartsOf
 from node.web.views import rules
 from node.web.views.render import Look, look, page, part
-from storage import configured, wishes
-from storage.evaluation import evaluation
-from storage.site import WishKind
+from storage.queries.figures import evaluation
+from storage.records import WishKind
+from storage.site import control
 
 router = APIRouter()
 
 EVALUATED_DAYS = 7
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
 # Of a route, what its row in the table does not say already.
 FURTHER = (
     "accept_derived",
@@ -51,11 +51,11 @@ def fragment(request: Request, visitor: AsAdministrator, parts: PartsOf) -> HTML
 
 def _configured(at: Look) -> Mapping[str, object]:
     config = at.parts.config()
-    read = configured.get(at.parts.database, at.parts.settings.node_id)
+    read = control.applied_configuration(at.parts.database, at.parts.settings.node_id)
     return {
         "config": config,
         "read": read,
-        "asked": wishes.newest(at.parts.database, WishKind.RELOAD, 1),
+        "asked": control.newest(at.parts.database, WishKind.RELOAD, 1),
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
         "further": {
             route.name: [(key, _said(getattr(route, key))) for key in FURTHER]

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from node.web.parts import Parts
-from storage.brought import newest_arrival
-from storage.lines import SeriesLine
-from storage.records import Arrival
+from storage.archive import newest_arrival
+from storage.records import Arrival, SeriesLine
 
 NO_ROUTE = "kept; no route asked for a job"
 OWN = "kept; a result of this node that came back is never processed"

@@ -15,12 +15,11 @@ from node.web.parts import Parts, PartsOf
 from node.web.searches import Searches
 from node.web.views import fates
 from node.web.views.render import Look, look, page
-from storage import find, overview, switches
 from storage.errors import NotFound
-from storage.find import Wanted
-from storage.lines import Page, SeriesLine
-from storage.records import JobState
-from storage.site import SwitchName
+from storage.queries import find, overview
+from storage.queries.find import Wanted
+from storage.records import JobState, Page, SeriesLine, SwitchName
+from storage.site import control
 
 router = APIRouter()
 
@@ -146,7 +145,7 @@ def _became(parts: Parts, found: Page[SeriesLine] | None) -> Mapping[str, object
     return {
         "went": overview.whereabouts(parts.database, jobs),
         "fates": fates.fates(parts, lines),
-        "never": switches.of_subjects(parts.database, SwitchName.NEVER, uids),
+        "never": control.of_subjects(parts.database, SwitchName.NEVER, uids),
     }
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
+from fastapi import Path as PathParameter
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
@@ -22,11 +23,11 @@ from node.web.views.find import seen
 from node.web.views.now import down, gives_proof
 from node.web.views.render import Look, look, page, part
 from node.web.views.wording import STEPS
-from storage.anew import PUT_BACK, ROUTE_CHANGED
-from storage.answers import answers
+from storage.enqueue import PUT_BACK, ROUTE_CHANGED
 from storage.errors import NotFound
+from storage.ledger import answers
+from storage.queries.overview import Story, story
 from storage.records import Delivery, DeliveryState, JobState
-from storage.story import Story, story
 
 router = APIRouter()
 
@@ -34,7 +35,7 @@ MOST_INSTANCES = 500
 CANCELLED = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
 
-Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Id = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def instances(job_id: Id, request: Request, visitor: AsViewer, parts: PartsOf) -
 @router.get("/jobs/{job_id}/pictures/{name}")
 def picture(
     job_id: Id,
-    name: Annotated[str, Path(pattern=pictures.PICTURE)],
+    name: Annotated[str, PathParameter(pattern=pictures.PICTURE)],
     request: Request,
     visitor: AsViewer,
     parts: PartsOf,
@@ -183,7 +184,7 @@ def _mark(found: Story) -> str:
     return f"{found.job.attempt}-{ended:.3f}-{'kept' if found.folder else 'none'}"
 
 
-def _folder(parts: Parts, found: Story) -> FilePath | None:
+def _folder(parts: Parts, found: Story) -> Path | None:
     return parts.store.files.path(found.folder) if found.folder else None
 
 

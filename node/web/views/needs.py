@@ -12,11 +12,9 @@ from node.rules import anew
 from node.web.auth import AsViewer
 from node.web.parts import Parts, PartsOf
 from node.web.views.render import look, page, part
-from storage import find, overview
-from storage.find import Wanted
-from storage.lines import Need, Page
-from storage.needs import held_deliveries, kept_of_routes, needing
-from storage.records import JobState
+from storage.queries import find, overview
+from storage.queries.find import Wanted, held_deliveries, kept_of_routes, needing
+from storage.records import JobState, Need, Page
 
 router = APIRouter()
 

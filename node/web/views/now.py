@@ -15,11 +15,10 @@ from node.web.problems import Problem
 from node.web.views import concerns, wording
 from node.web.views.needs import changed
 from node.web.views.render import Look, look, page, part
-from storage import echoes, overview, switches
-from storage.lines import ArrivalLine
-from storage.needs import needing
-from storage.records import Arrival
-from storage.site import Reach, SwitchName
+from storage.queries import overview
+from storage.queries.find import needing
+from storage.records import Arrival, ArrivalLine, Reach, SwitchName
+from storage.site import control, peers
 
 router = APIRouter()
 
@@ -53,7 +52,7 @@ def fragment(name: str, request: Request, visitor: AsViewer, parts: PartsOf) -> 
 
 
 def _drain(at: Look) -> Mapping[str, object]:
-    return {"draining": switches.draining(at.parts.database)}
+    return {"draining": control.draining(at.parts.database)}
 
 
 def _needs(at: Look) -> Mapping[str, object]:
@@ -83,7 +82,7 @@ def _queue(at: Look) -> Mapping[str, object]:
 
 def _sending(at: Look) -> Mapping[str, object]:
     proving = [d.name for d in at.parts.config().destinations if gives_proof(d)]
-    paused = switches.all_on(at.parts.database, SwitchName.PAUSED)
+    paused = control.all_on(at.parts.database, SwitchName.PAUSED)
     return {
         "sending": overview.sending(at.parts.database, limit=FIRST_QUEUED),
         "unconfirmed": overview.unconfirmed(at.parts.database, proving, limit=FIRST_QUEUED),
@@ -94,7 +93,7 @@ def _sending(at: Look) -> Mapping[str, object]:
 
 def down(at: Look) -> Mapping[str, Reach]:
     """The destinations that do not answer, and where nothing is tried just now."""
-    found = echoes.reaches(at.parts.database)
+    found = peers.reachability(at.parts.database)
     return {one.destination: one for one in found if not one.up and one.open_until > at.now}
 
 

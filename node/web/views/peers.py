@@ -11,13 +11,13 @@ from node.web.auth import AsViewer
 from node.web.parts import PartsOf
 from node.web.views import concerns
 from node.web.views.render import Look, look, page, part
-from storage import peers, switches, wishes
-from storage.site import SwitchName, WishKind, WishState
+from storage.records import SwitchName, WishKind, WishState
+from storage.site import control, peers
 
 router = APIRouter()
 
 REJECTED_DAYS = 7
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
 
 
 @router.get("/peers")
@@ -41,7 +41,7 @@ def count(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
 
 def _peers(at: Look) -> Mapping[str, object]:
     database, config = at.parts.database, at.parts.config()
-    allowed = switches.all_on(database, SwitchName.ALLOWED_AE)
+    allowed = control.all_on(database, SwitchName.ALLOWED_AE)
     expected = {each.ae_title: each for each in config.senders}
     heard = peers.last_heard(database, list(expected))
     return {
@@ -76,7 +76,7 @@ def _advice(ae_title: str) -> Mapping[str, str]:
 
 def _echoing(at: Look) -> frozenset[str]:
     """Destinations that are being asked at this moment."""
-    asked = wishes.asked(at.parts.database)
+    asked = control.asked(at.parts.database)
     return frozenset(
         each.subject
         for each in asked

@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse
 from node.web.auth import AsAdministrator, Role
 from node.web.parts import PartsOf
 from node.web.views.render import Look, look, page, part
-from storage import tokens, users
+from storage.site import people
 
 router = APIRouter()
 
@@ -29,9 +29,9 @@ def fragment(request: Request, visitor: AsAdministrator, parts: PartsOf) -> HTML
 def _people(at: Look) -> Mapping[str, object]:
     database, access = at.parts.database, at.parts.gate.access
     return {
-        "people": users.people(database),
-        "logins": users.logins(database, at.now),
-        "tokens": tokens.tokens(database),
+        "people": people.people(database),
+        "logins": people.logins(database, at.now),
+        "tokens": people.tokens(database),
         "roles": list(Role),
         "access": access,
     }

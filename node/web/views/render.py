@@ -19,9 +19,9 @@ from node.web.parts import Parts
 from node.web.problems import Problem
 from node.web.views import wording
 from node.web.views.concerns import concerns
-from storage import switches
-from storage.lines import Page
-from storage.needs import needing
+from storage.queries.find import needing
+from storage.records import Page
+from storage.site import control
 
 PAGES = Path(__file__).parent.parent / "pages"
 MASK = "midslice-mask"  # the cookie of who wants patients' attributes hidden
@@ -73,7 +73,7 @@ def page(at: Look, name: str, *, path: str, **values: object) -> HTMLResponse:
         "pages": [entry for entry in NAVIGATION if at.visitor.may(entry[2])],
         "needing": needs.total if isinstance(needs, Page) else 0,
         "concerns": values["concerns"] if "concerns" in values else concerns(at.parts, at.now),
-        "draining": switches.draining(at.parts.database),
+        "draining": control.draining(at.parts.database),
         "node_ae": at.parts.config().node.ae_title,
         "zone": wording.zone_name(at.now, at.zone),
     }

@@ -10,9 +10,8 @@ from starlette.responses import HTMLResponse
 from node.web.auth import AsViewer
 from node.web.parts import PartsOf
 from node.web.views.render import Look, look, page, part
-from storage import notices, selftests, wishes
-from storage.lines import Page
-from storage.site import WishKind
+from storage.records import Page, WishKind
+from storage.site import control, notices, selftests
 
 router = APIRouter()
 
@@ -38,7 +37,7 @@ def fragment(
 
 def _history(at: Look, offset: int) -> Mapping[str, object]:
     database = at.parts.database
-    asked = [each for each in wishes.asked(database) if each.kind is WishKind.SELFTEST]
+    asked = [each for each in control.asked(database) if each.kind is WishKind.SELFTEST]
     lines = selftests.history(database, AT_ONCE, offset)
     return {
         "tests": Page(lines, selftests.count(database), AT_ONCE, offset),

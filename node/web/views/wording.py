@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
 
-from storage.anew import BY_ROUTE
+from storage.enqueue import BY_ROUTE
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 

@@ -17,7 +17,7 @@ BROUGHT = (
 
 
 def upgrade() -> None:
-    """Make the tables of `storage.schema_site`, and the columns and indexes that pages need."""
+    """Make the tables of `storage.schema`, and the columns and indexes that pages need."""
     _people()
     _asked()
     _looks()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from node.commands import asking
-from storage import switches, wishes
-from storage.audit import Audit
 from storage.database import Database
-from storage.site import SwitchName
+from storage.records import SwitchName
+from storage.site import control
+from storage.site.audit import Audit
 from tests.unit.commands.said import Midslice
 
 
@@ -35,9 +35,9 @@ def test_a_switch_is_set_and_taken_back_by_name(
     database: Database, midslice: Midslice, words: list[str], name: SwitchName, subject: str
 ) -> None:
     assert midslice(*words).status == 0
-    assert switches.is_on(database, name, subject) is not None
+    assert control.is_on(database, name, subject) is not None
     assert midslice(*words, "--off").status == 0
-    assert switches.is_on(database, name, subject) is None
+    assert control.is_on(database, name, subject) is None
     events = Audit(database, time.time).list()
     assert len(events) == 2
     assert all(event.who and event.which == subject for event in events)
@@ -49,7 +49,7 @@ def test_a_destination_that_does_not_exist_cannot_be_paused(
     said = midslice("pause", "pasc")
     assert said.status == 2
     assert "unknown destination 'pasc'; there are: pacs, other" in said.err
-    assert switches.all_on(database) == ()
+    assert control.all_on(database) == ()
 
 
 def test_a_priority_lies_between_one_and_nine(
@@ -67,10 +67,10 @@ def answer(database: Database, *, ok: bool) -> threading.Thread:
     def work() -> None:
         give_up = time.monotonic() + 20
         while time.monotonic() < give_up:
-            for wish in wishes.asked(database):
-                wishes.take(database, wish.id, "one")
+            for wish in control.asked(database):
+                control.take(database, wish.id, "one")
                 said = f"{wish.kind} of {wish.subject or 'all'}"
-                wishes.close(database, time.time(), wish.id, ok=ok, sentence=said)
+                control.close(database, time.time(), wish.id, ok=ok, sentence=said)
                 return
             threading.Event().wait(0.02)
 

@@ -9,8 +9,8 @@ import pytest
 from node.commands import users as commands
 from node.commands.store import opened
 from node.web import credentials
-from storage import tokens, users
-from storage.site import Role
+from storage.records import Role
+from storage.site import people
 from tests.unit.commands.said import Midslice, Said, rows
 
 PASSWORD = "correct horse"
@@ -33,7 +33,7 @@ def test_a_user_is_added_listed_changed_and_removed(midslice: Midslice, tmp_path
     assert midslice("user", "remove", "otto").status == 0
     assert "otto" not in midslice("user", "list").out
     with rows(tmp_path) as kept:
-        found = users.find(kept.database, "anna")
+        found = people.find_user(kept.database, "anna")
         assert found is not None
         assert credentials.is_password(PASSWORD, found.password)
 
@@ -42,7 +42,7 @@ def test_a_new_password_is_the_one_that_counts(midslice: Midslice, tmp_path: Pat
     add(midslice, "anna", "administrator")
     assert midslice("user", "password", "anna", typed="another long one\n").status == 0
     with rows(tmp_path) as kept:
-        found = users.find(kept.database, "anna")
+        found = people.find_user(kept.database, "anna")
         assert found is not None
         assert not credentials.is_password(PASSWORD, found.password)
         assert credentials.is_password("another long one", found.password)
@@ -89,11 +89,11 @@ def test_a_token_is_shown_once_and_revoked(midslice: Midslice, tmp_path: Path) -
     assert made["token"] not in midslice("token", "list").out
     with rows(tmp_path) as kept:
         digest = credentials.digest(made["token"])
-        found = tokens.find(kept.database, 0.0, digest)
+        found = people.find_token(kept.database, 0.0, digest)
         assert found is not None
         assert found.role is Role.OPERATOR
         assert midslice("token", "revoke", made["id"]).status == 0
-        assert tokens.find(kept.database, 0.0, digest) is None
+        assert people.find_token(kept.database, 0.0, digest) is None
 
 
 def test_what_is_done_here_is_an_audit_event_too(midslice: Midslice, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import switches
-from storage.site import SwitchName
+from storage.records import SwitchName
+from storage.site import control
 from tests.node_process import MIDSLICE, wait_for
 from tests.unit.commands.said import Midslice, configure, rows
 
@@ -24,7 +24,7 @@ def test_top_prints_once_where_nobody_can_press_a_key(midslice: Midslice, tmp_pa
         kept.claim()
         kept.ask("c", stack="c")
         kept.receive("9.1", series_uid="1.2.3.9")
-        switches.turn(kept.database, 0.0, "anna", SwitchName.DRAINING, on=True)
+        control.turn(kept.database, 0.0, "anna", SwitchName.DRAINING, on=True)
     said = midslice("top")
     assert said.status == 0
     for text in (

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from storage.anew import Anew
+from storage.enqueue import Anew
 from storage.errors import WrongState
-from storage.needs import needing
+from storage.queries.find import needing
+from storage.queries.overview import story
 from storage.records import Job, JobState, Peer
-from storage.story import story
 from tests.unit.storage.stored import INFER, Stored
 
 FIRST, SECOND = Peer("WS1", "MIDSLICE"), Peer("WS2", "MIDSLICE")

@@ -1,7 +1,7 @@
 """What a destination answered, alike answers together, what is not stored first."""
 
-from storage.answers import Answers, answers
 from storage.database import Database
+from storage.ledger import Answers, answers
 from tests.unit.storage.stored import Stored
 
 

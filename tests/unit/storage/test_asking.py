@@ -2,36 +2,35 @@
 
 import pytest
 
-from storage import configured, switches, wishes
-from storage.audit import Audit
 from storage.database import Database
 from storage.errors import NotFound, WrongState
-from storage.records import JobState
-from storage.site import SwitchName, WishKind, WishState
+from storage.records import JobState, SwitchName, WishKind, WishState
+from storage.site import control
+from storage.site.audit import Audit
 from tests.conftest import Clock
 from tests.unit.storage.stored import Stored
 
 
 def test_a_switch_stays_until_it_is_taken_back(database: Database, clock: Clock) -> None:
-    assert switches.draining(database) is None
-    assert switches.turn(database, clock(), "anna", SwitchName.DRAINING, on=True)
-    found = switches.draining(database)
+    assert control.draining(database) is None
+    assert control.turn(database, clock(), "anna", SwitchName.DRAINING, on=True)
+    found = control.draining(database)
     assert found is not None
     assert (found.who, found.at) == ("anna", clock.now)
-    assert not switches.turn(database, clock(), "ben", SwitchName.DRAINING, on=True)
-    assert switches.draining(database) == found  # the first one set it
-    assert switches.turn(database, clock(), "ben", SwitchName.DRAINING, on=False)
-    assert switches.draining(database) is None
-    assert not switches.turn(database, clock(), "ben", SwitchName.DRAINING, on=False)
+    assert not control.turn(database, clock(), "ben", SwitchName.DRAINING, on=True)
+    assert control.draining(database) == found  # the first one set it
+    assert control.turn(database, clock(), "ben", SwitchName.DRAINING, on=False)
+    assert control.draining(database) is None
+    assert not control.turn(database, clock(), "ben", SwitchName.DRAINING, on=False)
 
 
 def test_destinations_are_paused_one_by_one(database: Database, clock: Clock) -> None:
-    switches.turn(database, clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
-    switches.turn(database, clock(), "anna", SwitchName.ALLOWED_AE, "CT9", on=True)
-    assert switches.is_on(database, SwitchName.PAUSED, "pacs") is not None
-    assert switches.is_on(database, SwitchName.PAUSED, "research") is None
-    assert [one.subject for one in switches.all_on(database)] == ["CT9", "pacs"]
-    assert [one.subject for one in switches.all_on(database, SwitchName.PAUSED)] == ["pacs"]
+    control.turn(database, clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
+    control.turn(database, clock(), "anna", SwitchName.ALLOWED_AE, "CT9", on=True)
+    assert control.is_on(database, SwitchName.PAUSED, "pacs") is not None
+    assert control.is_on(database, SwitchName.PAUSED, "research") is None
+    assert [one.subject for one in control.all_on(database)] == ["CT9", "pacs"]
+    assert [one.subject for one in control.all_on(database, SwitchName.PAUSED)] == ["pacs"]
 
 
 @pytest.mark.parametrize(
@@ -46,85 +45,85 @@ def test_a_switch_has_a_subject_that_fits(
     database: Database, clock: Clock, name: SwitchName, subject: str
 ) -> None:
     with pytest.raises(WrongState, match=str(name)):
-        switches.turn(database, clock(), "anna", name, subject, on=True)
+        control.turn(database, clock(), "anna", name, subject, on=True)
     assert Audit(database, clock).list() == ()
 
 
 def test_what_is_set_and_taken_back_is_written_down(database: Database, clock: Clock) -> None:
-    switches.turn(database, clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
-    switches.turn(database, clock(), "ben", SwitchName.PAUSED, "pacs", on=False)
+    control.turn(database, clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
+    control.turn(database, clock(), "ben", SwitchName.PAUSED, "pacs", on=False)
     told = [(e.who, e.what, e.which) for e in Audit(database, clock).list()]
     assert told == [("ben", "resume destination", "pacs"), ("anna", "pause destination", "pacs")]
 
 
 def test_a_wish_is_taken_up_by_one_node_and_answered_once(database: Database, clock: Clock) -> None:
-    asked = wishes.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
-    assert wishes.asked(database) == (asked,)
-    assert wishes.take(database, asked.id, "one")
-    assert not wishes.take(database, asked.id, "two")
-    assert wishes.get(database, asked.id).state is WishState.ASKED
-    wishes.close(database, clock(), asked.id, ok=True, sentence="PACS answers.")
-    wishes.close(database, clock(), asked.id, ok=False, sentence="too late")
-    done = wishes.get(database, asked.id)
+    asked = control.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
+    assert control.asked(database) == (asked,)
+    assert control.take(database, asked.id, "one")
+    assert not control.take(database, asked.id, "two")
+    assert control.get_request(database, asked.id).state is WishState.ASKED
+    control.close(database, clock(), asked.id, ok=True, sentence="PACS answers.")
+    control.close(database, clock(), asked.id, ok=False, sentence="too late")
+    done = control.get_request(database, asked.id)
     assert (done.state, done.sentence, done.node) == (WishState.DONE, "PACS answers.", "one")
-    assert wishes.asked(database) == ()
+    assert control.asked(database) == ()
 
 
 def test_asking_twice_is_asking_once(database: Database, clock: Clock) -> None:
-    first = wishes.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
-    again = wishes.ask(database, clock(), "ben", WishKind.ECHO, "pacs")
-    other = wishes.ask(database, clock(), "ben", WishKind.ECHO, "research")
+    first = control.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
+    again = control.ask(database, clock(), "ben", WishKind.ECHO, "pacs")
+    other = control.ask(database, clock(), "ben", WishKind.ECHO, "research")
     assert again.id == first.id != other.id
     assert [e.what for e in Audit(database, clock).list()] == ["ask: echo"] * 3
-    wishes.close(database, clock(), first.id, ok=True, sentence="")
-    assert wishes.ask(database, clock(), "anna", WishKind.ECHO, "pacs").id != first.id
+    control.close(database, clock(), first.id, ok=True, sentence="")
+    assert control.ask(database, clock(), "anna", WishKind.ECHO, "pacs").id != first.id
 
 
 def test_a_wish_that_no_node_takes_up_fails_in_the_end(database: Database, clock: Clock) -> None:
-    free = wishes.ask(database, clock(), "anna", WishKind.RELOAD)
-    taken = wishes.ask(database, clock(), "anna", WishKind.SELFTEST)
-    wishes.take(database, taken.id, "one")
-    clock.now += wishes.GIVE_UP_SECONDS - 1
-    assert wishes.give_up(database, clock()) == 0
+    free = control.ask(database, clock(), "anna", WishKind.RELOAD)
+    taken = control.ask(database, clock(), "anna", WishKind.SELFTEST)
+    control.take(database, taken.id, "one")
+    clock.now += control.GIVE_UP_SECONDS - 1
+    assert control.give_up(database, clock()) == 0
     clock.now += 2
-    assert wishes.give_up(database, clock()) == 1
-    assert "is the node running" in wishes.get(database, free.id).sentence
-    assert wishes.get(database, taken.id).state is WishState.ASKED  # it may take its time
+    assert control.give_up(database, clock()) == 1
+    assert "is the node running" in control.get_request(database, free.id).sentence
+    assert control.get_request(database, taken.id).state is WishState.ASKED  # it may take its time
 
 
 def test_what_a_dead_node_had_taken_up_has_failed(database: Database, clock: Clock) -> None:
-    mine = wishes.ask(database, clock(), "anna", WishKind.SELFTEST)
-    theirs = wishes.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
-    wishes.take(database, mine.id, "one")
-    wishes.take(database, theirs.id, "two")
-    assert wishes.interrupted(database, clock(), "one") == 1
-    assert wishes.get(database, mine.id).state is WishState.FAILED
-    assert wishes.get(database, theirs.id).state is WishState.ASKED
+    mine = control.ask(database, clock(), "anna", WishKind.SELFTEST)
+    theirs = control.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
+    control.take(database, mine.id, "one")
+    control.take(database, theirs.id, "two")
+    assert control.interrupted(database, clock(), "one") == 1
+    assert control.get_request(database, mine.id).state is WishState.FAILED
+    assert control.get_request(database, theirs.id).state is WishState.ASKED
 
 
 def test_old_wishes_are_forgotten_but_not_those_that_wait(database: Database, clock: Clock) -> None:
-    done = wishes.ask(database, clock(), "anna", WishKind.RELOAD)
-    wishes.close(database, clock(), done.id, ok=True, sentence="")
-    waits = wishes.ask(database, clock(), "anna", WishKind.SELFTEST)
-    wishes.forget(database, clock.now + 1)
-    assert wishes.newest(database) == (waits,)
+    done = control.ask(database, clock(), "anna", WishKind.RELOAD)
+    control.close(database, clock(), done.id, ok=True, sentence="")
+    waits = control.ask(database, clock(), "anna", WishKind.SELFTEST)
+    control.forget(database, clock.now + 1)
+    assert control.newest(database) == (waits,)
     with pytest.raises(NotFound):
-        wishes.get(database, done.id)
+        control.get_request(database, done.id)
 
 
 def test_a_refused_configuration_leaves_what_the_node_works_with(
     database: Database, clock: Clock
 ) -> None:
-    assert configured.get(database, "one") is None
-    configured.applied(database, clock(), "one", {"node": {"port": 1}}, ["node.port"])
+    assert control.applied_configuration(database, "one") is None
+    control.applied(database, clock(), "one", {"node": {"port": 1}}, ["node.port"])
     clock.now += 5
-    configured.refused(database, clock(), "one", ["config.toml: node.port = 0.5: integer"])
-    found = configured.get(database, "one")
+    control.refused(database, clock(), "one", ["config.toml: node.port = 0.5: integer"])
+    found = control.applied_configuration(database, "one")
     assert found is not None
     assert (found.values, found.restart) == ({"node": {"port": 1}}, ("node.port",))
     assert (found.refused_at, len(found.problems)) == (clock.now, 1)
-    configured.applied(database, clock(), "one", {"node": {"port": 2}})
-    found = configured.get(database, "one")
+    control.applied(database, clock(), "one", {"node": {"port": 2}})
+    found = control.applied_configuration(database, "one")
     assert found is not None
     assert (found.problems, found.refused_at, found.restart) == ((), None, ())
 

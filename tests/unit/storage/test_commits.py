@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, insert, select
 
-from storage.commits import Group, GroupCommit
+from storage.archive import Group, GroupCommit
 from storage.database import Database
 from storage.errors import Busy, StorageError
-from storage.schema_site import fact
+from storage.schema import fact
 
 WAIT_SECONDS = 20.0
 

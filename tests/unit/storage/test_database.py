@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, text
 
 from storage.database import Database
 from storage.errors import Busy, NoRoom, StorageError
-from storage.schema_site import fact
+from storage.schema import fact
 from tests.postgres import PostgresServer
 
 

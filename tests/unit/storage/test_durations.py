@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from storage import disks, durations
-from storage.disks import Sample
-from storage.durations import percentile
 from storage.errors import WrongState
+from storage.queries import figures
+from storage.queries.figures import percentile
 from storage.records import JobState
+from storage.site import nodes
+from storage.site.nodes import Sample
 from tests.unit.storage.stored import Stored
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -39,7 +40,7 @@ def test_each_step_has_its_middle_and_what_one_in_twenty_exceeds(stored: Stored)
     began = stored.clock.now
     for infer in (10.0, 20.0, 30.0):
         one_job(stored, infer)
-    found = durations.durations(stored.database, began, stored.clock.now + 1)
+    found = figures.durations(stored.database, began, stored.clock.now + 1)
     assert {step: round(one.p50 or 0, 6) for step, one in found.items()} == {
         "receive": 10,
         "wait": 30,
@@ -50,7 +51,7 @@ def test_each_step_has_its_middle_and_what_one_in_twenty_exceeds(stored: Stored)
     }
     assert found["infer"].p95 == pytest.approx(29)
     assert found["infer"].count == 3
-    nothing = durations.durations(stored.database, began - DAY, began)
+    nothing = figures.durations(stored.database, began - DAY, began)
     assert (nothing["infer"].count, nothing["infer"].p50) == (0, None)
 
 
@@ -61,16 +62,16 @@ def test_the_newest_jobs_say_what_they_ran_on(stored: Stored) -> None:
         stored.clock.now += 1
         record = {"device": device} if device else {}
         stored.queue.succeed(job, replace(stored.derive(job, f"2.25.{number}"), record=record))
-    assert durations.devices(stored.database) == ("cpu", "cuda")
-    for _ in range(durations.NEWEST_JOBS):
+    assert figures.devices(stored.database) == ("cpu", "cuda")
+    for _ in range(figures.NEWEST_JOBS):
         one_job(stored, 1.0)
-    assert durations.devices(stored.database) == ()
+    assert figures.devices(stored.database) == ()
 
 
 def test_a_failed_job_has_waited_but_inferred_nothing(stored: Stored) -> None:
     began = stored.clock.now
     one_job(stored, 10.0, state=JobState.FAILED)
-    found = durations.durations(stored.database, began, stored.clock.now + 1)
+    found = figures.durations(stored.database, began, stored.clock.now + 1)
     assert (found["queue"].count, found["infer"].count, found["send"].count) == (1, 0, 0)
 
 
@@ -80,7 +81,7 @@ def test_hours_show_what_was_done_in_each(stored: Stored) -> None:
     one_job(stored, 10.0, state=JobState.FAILED)
     stored.clock.now = began + 2 * HOUR
     one_job(stored, 50.0)
-    found = durations.buckets(stored.database, began, began + 3 * HOUR, HOUR)
+    found = figures.buckets(stored.database, began, began + 3 * HOUR, HOUR)
     assert [one.jobs for one in found] == [2, 0, 1]
     assert [one.failed for one in found] == [1, 0, 0]
     assert [one.instances for one in found] == [4, 0, 2]
@@ -97,7 +98,7 @@ def test_the_wait_for_a_person_is_no_turn_around_time(stored: Stored) -> None:
     stored.queue.requeue(job.id)
     stored.succeed()
     stored.deliver()
-    found = durations.durations(stored.database, began, stored.clock.now + 1)
+    found = figures.durations(stored.database, began, stored.clock.now + 1)
     assert (found["infer"].count, found["total"].count) == (1, 0)
 
 
@@ -109,7 +110,7 @@ def test_a_closed_arrival_knows_how_much_it_brought(stored: Stored) -> None:
     with pytest.raises(WrongState):
         stored.queue.complete(arrival.id, {}, [], instances=2)
     stored.queue.complete(arrival.id, {}, [], instances=3)
-    (hour,) = durations.buckets(stored.database, began, began + HOUR, HOUR)
+    (hour,) = figures.buckets(stored.database, began, began + HOUR, HOUR)
     assert hour.instances == 3
 
 
@@ -125,28 +126,28 @@ def test_a_percentile_lies_between_its_neighbours(
 
 def test_the_disk_lasts_as_long_as_its_line_goes() -> None:
     falling = [Sample(day * DAY, 1000 - 100 * day, 2000) for day in range(4)]
-    found = disks.forecast(falling, reserve=200)
+    found = nodes.forecast(falling, reserve=200)
     assert found.days_left == pytest.approx(5.0)
     assert found.bytes_per_day == pytest.approx(100.0)
 
 
 def test_a_disk_that_empties_lasts_for_ever_and_a_full_one_no_day() -> None:
     rising = [Sample(day * DAY, 1000 + 100 * day, 2000) for day in range(4)]
-    assert disks.forecast(rising, reserve=200).days_left is None
-    assert disks.forecast(rising, reserve=1400).days_left == 0.0
+    assert nodes.forecast(rising, reserve=200).days_left is None
+    assert nodes.forecast(rising, reserve=1400).days_left == 0.0
 
 
 def test_from_an_hour_nobody_can_tell_how_long_the_disk_lasts() -> None:
     few = [Sample(minute * 60.0, 1000 - minute, 2000) for minute in range(60)]
-    assert disks.forecast(few, reserve=0) == disks.Forecast(None, None)
-    assert disks.forecast([], reserve=0).days_left is None
+    assert nodes.forecast(few, reserve=0) == nodes.Forecast(None, None)
+    assert nodes.forecast([], reserve=0).days_left is None
 
 
 def test_samples_are_of_one_node_and_are_forgotten(stored: Stored) -> None:
     database = stored.database
     for day in range(3):
-        disks.record(database, day * DAY, "one", 10**12 - day, 2 * 10**12)
-        disks.record(database, day * DAY, "two", 5, 10)
-    assert [one.free for one in disks.samples(database, "one", DAY)] == [10**12 - 1, 10**12 - 2]
-    disks.forget(database, 2 * DAY)
-    assert len(disks.samples(database, "one", 0.0)) == 1
+        nodes.record(database, day * DAY, "one", 10**12 - day, 2 * 10**12)
+        nodes.record(database, day * DAY, "two", 5, 10)
+    assert [one.free for one in nodes.samples(database, "one", DAY)] == [10**12 - 1, 10**12 - 2]
+    nodes.forget(database, 2 * DAY)
+    assert len(nodes.samples(database, "one", 0.0)) == 1

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.database import network_file_system
 from storage.errors import NoRoom, StorageError
 from storage.files import Files, digest, fingerprint, settle
-from storage.mounts import network_file_system
 from tests.unit.storage.stored import part10
 
 

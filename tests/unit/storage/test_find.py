@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from storage import find, selftests
 from storage.database import Database
 from storage.files import Files
-from storage.find import Wanted
-from storage.needs import delivery_ids, held_deliveries
+from storage.queries import find
+from storage.queries.find import Wanted, delivery_ids, held_deliveries
 from storage.records import JobState, Peer, Received
+from storage.site import selftests
 from tests.conftest import Clock
 from tests.unit.storage.stored import CT, EXPLICIT, Stored, content_of
 

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from storage import echoes
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.ledger import Answer
 from storage.records import Backlog, Delivery, DeliveryState
 from storage.retention import expired, purge
+from storage.site import peers
 from tests.unit.storage.stored import LEASE_SECONDS, Stored
 
 OUT_OF_RESOURCES = 0xA700
@@ -323,9 +323,9 @@ def test_what_waits_for_its_turn_keeps_its_place_when_it_is_asked_for_now(made: 
 def test_a_destination_that_is_down_is_tried_when_a_person_says_so(made: Stored) -> None:
     (pacs, _), now = made.ledger.of_job(1), made.clock.now
     for name in ("pacs", "viewer"):
-        echoes.unreachable(made.database, now, name, "No association.", open_until=now + 600)
-    assert not echoes.may_send(made.database, now, "pacs", 3600)
+        peers.unreachable(made.database, now, name, "No association.", open_until=now + 600)
+    assert not peers.may_send(made.database, now, "pacs", 3600)
     made.ledger.requeue(pacs.id)
-    assert echoes.may_send(made.database, now, "pacs", 3600)
-    assert not echoes.may_send(made.database, now, "viewer", 3600)
-    assert not echoes.reaches(made.database)[0].up  # it has not answered yet
+    assert peers.may_send(made.database, now, "pacs", 3600)
+    assert not peers.may_send(made.database, now, "viewer", 3600)
+    assert not peers.reachability(made.database)[0].up  # it has not answered yet

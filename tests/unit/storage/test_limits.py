@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.limits import Limits
+from storage.enqueue import Limits
 from storage.records import Enqueued, JobState
 from tests.unit.storage.stored import STUDY, Stored
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from storage import echoes, marks, notices, switches
-from storage.site import SwitchName
+from storage.queries import figures
+from storage.records import SwitchName
+from storage.site import control, notices, peers
 from tests.unit.storage.stored import Stored
 
 
@@ -18,7 +19,7 @@ class Marked:
     before: Mapping[str, str] = field(default_factory=dict)
 
     def changed(self) -> set[str]:
-        now = marks.marks(self.stored.database)
+        now = figures.change_tokens(self.stored.database)
         areas = {area for area, mark in now.items() if mark != self.before.get(area)}
         self.before = now
         return areas
@@ -27,7 +28,7 @@ class Marked:
 @pytest.fixture
 def marked(stored: Stored) -> Marked:
     made = Marked(stored)
-    assert made.changed() == set(marks.marks(stored.database))
+    assert made.changed() == set(figures.change_tokens(stored.database))
     return made
 
 
@@ -69,7 +70,7 @@ def test_peers_and_switches_have_their_marks(marked: Marked) -> None:
     stored = marked.stored
     stored.archive.rejected("NEW", "MIDSLICE", "10.0.0.3", "calling AE title not recognised")
     assert marked.changed() == {"peers"}
-    switches.turn(stored.database, stored.clock(), "anna", SwitchName.DRAINING, on=True)
+    control.turn(stored.database, stored.clock(), "anna", SwitchName.DRAINING, on=True)
     assert marked.changed() == {"now", "queue", "peers", "concerns", "configuration", "audit"}
 
 
@@ -80,9 +81,9 @@ def test_a_destination_that_is_found_down_and_a_notice_that_fails_are_concerns(
     database, now = stored.database, stored.clock()
     for ok in (True, False):
         stored.clock.now += 1
-        echoes.record(database, stored.clock(), "pacs", ok=ok, seconds=0.1, sentence="")
+        peers.record(database, stored.clock(), "pacs", ok=ok, seconds=0.1, sentence="")
         assert marked.changed() == {"peers", "concerns"}
-    echoes.record(database, stored.clock(), "pacs", ok=False, seconds=0.1, sentence="")
+    peers.record(database, stored.clock(), "pacs", ok=False, seconds=0.1, sentence="")
     assert marked.changed() == {"peers"}  # it was down before
     notices.tell(database, now, "job_held", "k", {"job": 1})
     notices.address(database, now, ("mail",), ("job_held",))

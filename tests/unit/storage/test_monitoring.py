@@ -1,11 +1,10 @@
 """What monitoring and lists read: increments, how things stand, pages of jobs; both databases."""
 
-from storage import increments
-from storage.brought import newest_arrival
-from storage.increments import Increment, Since
-from storage.listing import jobs_with_deliveries
+from storage.archive import newest_arrival
+from storage.queries import figures
+from storage.queries.figures import Increment, Since, Standing, standing
+from storage.queries.find import jobs_with_deliveries
 from storage.records import Peer
-from storage.standing import Standing, standing
 from tests.unit.storage.stored import SERIES, Stored
 
 LATER = 60.0
@@ -13,11 +12,11 @@ LATER = 60.0
 
 def look(stored: Stored, since: Since) -> tuple[Increment, Since]:
     stored.clock.now += LATER
-    return increments.increment(stored.database, since, stored.clock())
+    return figures.increment(stored.database, since, stored.clock())
 
 
 def begin(stored: Stored) -> Since:
-    return increments.begin(stored.database, stored.clock())
+    return figures.begin(stored.database, stored.clock())
 
 
 def test_what_ended_is_told_once(stored: Stored) -> None:
@@ -46,7 +45,7 @@ def test_what_was_before_the_first_look_is_not_told(stored: Stored) -> None:
 def test_what_ended_a_moment_ago_waits_for_the_next_look(stored: Stored) -> None:
     since = begin(stored)
     stored.receive("1.1")
-    found, since = increments.increment(stored.database, since, stored.clock())
+    found, since = figures.increment(stored.database, since, stored.clock())
     assert found == Increment()
     assert look(stored, since)[0].instances == 1
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from storage.audit import Audit
 from storage.database import Database
 from storage.errors import NotFound, SecretMismatch, StorageError
-from storage.nodes import SECRET, STOPPED, STOPPING, Nodes
-from storage.site import AuditEvent, NodeState
+from storage.records import AuditEvent, NodeState
+from storage.site.audit import Audit
+from storage.site.nodes import SECRET, STOPPED, STOPPING, Nodes
 from tests.conftest import Clock
 
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from storage import attention, echoes, notices
-from storage.anew import BY_ROUTE
-from storage.audit import NODE, note
 from storage.database import Database
+from storage.enqueue import BY_ROUTE
 from storage.errors import NotFound
-from storage.site import Message, MessageState
+from storage.records import Message, MessageState
+from storage.site import notices, peers
+from storage.site.audit import NODE, note
 from tests.conftest import Clock
 from tests.unit.storage.stored import Stored
 
@@ -153,7 +153,7 @@ def test_old_notices_are_forgotten_but_not_what_waits(database: Database, clock:
 
 def told(stored: Stored) -> list[tuple[str, dict[str, object]]]:
     """What anybody is told of since the last look."""
-    attention.tell_new(stored.database, stored.clock())
+    notices.tell_new(stored.database, stored.clock())
     found = notices.address(stored.database, stored.clock(), (), ())
     return [(one.event, dict(one.facts)) for one in found]
 
@@ -245,6 +245,6 @@ def test_a_destination_is_told_of_once_down_and_once_up(database: Database, cloc
     events = []
     for ok in (True, False, False, False, True, True, False, True):
         clock.now += 10
-        echoes.record(database, clock(), "pacs", ok=ok, seconds=0.1, sentence="It is off.")
+        peers.record(database, clock(), "pacs", ok=ok, seconds=0.1, sentence="It is off.")
         events += [one.event for one in notices.address(database, clock(), (), ())]
     assert events == ["destination_down", "destination_up"]  # one lost echo is no outage

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from storage import overview, story, switches, wishes
 from storage.errors import NotFound
-from storage.evaluation import evaluation
-from storage.needs import needing
-from storage.records import DeliveryState, JobState, Peer
+from storage.queries import overview
+from storage.queries.figures import evaluation
+from storage.queries.find import needing
+from storage.records import DeliveryState, JobState, Peer, SwitchName, WishKind
 from storage.retention import purge_one
-from storage.site import SwitchName, WishKind
+from storage.site import control
 from tests.unit.storage.stored import SERIES, Stored
 
 OTHER = "1.2.3.5"
@@ -36,8 +36,8 @@ def test_what_arrives_is_shown_with_its_sender_and_what_people_want_of_it(stored
     stored.clock.now += 5
     stored.receive("2.1", series_uid=OTHER, peer=Peer("ROUTER", "MIDSLICE"))
     database, now = stored.database, stored.clock()
-    switches.turn(database, now, "anna", SwitchName.NEVER, OTHER, on=True)
-    wishes.ask(database, now, "anna", WishKind.PROCESS_NOW, SERIES)
+    control.turn(database, now, "anna", SwitchName.NEVER, OTHER, on=True)
+    control.ask(database, now, "anna", WishKind.PROCESS_NOW, SERIES)
     first, second = overview.arriving(database)
     assert (first.arrival.calling_ae, first.arrival.instances) == ("SCANNER", 2)
     assert first.arrival.open_associations == 1
@@ -68,7 +68,7 @@ def test_a_start_is_expected_by_what_jobs_took_of_late(stored: Stored) -> None:
     page = overview.queue(stored.database, now, workers=2)
     # One worker is free at once, the other in a minute; then each takes a minute for the next.
     assert [round((one.expected_at or 0) - now) for one in page.lines] == [0, 60, 60]
-    switches.turn(stored.database, now, "anna", SwitchName.DRAINING, on=True)
+    control.turn(stored.database, now, "anna", SwitchName.DRAINING, on=True)
     page = overview.queue(stored.database, now, workers=2)
     assert [one.expected_at for one in page.lines] == [None] * 3
 
@@ -155,8 +155,8 @@ def test_a_job_whose_files_were_removed_is_said_to_be_past_mending(stored: Store
         kept: False,
         gone: True,
     }
-    assert story.story(stored.database, gone).is_gone
-    assert not story.story(stored.database, kept).is_gone
+    assert overview.story(stored.database, gone).is_gone
+    assert not overview.story(stored.database, kept).is_gone
 
 
 def test_nothing_needs_a_person_where_nothing_does(stored: Stored) -> None:
@@ -180,7 +180,7 @@ def test_the_story_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
     stored.succeed()
     stored.clock.now += 5
     stored.deliver()
-    found = story.story(stored.database, job_id)
+    found = overview.story(stored.database, job_id)
     assert [(moment.what, moment.at) for moment in found.moments] == sorted(
         ((moment.what, moment.at) for moment in found.moments), key=lambda pair: pair[1]
     )
@@ -198,7 +198,7 @@ def test_the_story_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
 
 def test_there_is_no_story_of_what_never_was(stored: Stored) -> None:
     with pytest.raises(NotFound, match="no job 7"):
-        story.story(stored.database, 7)
+        overview.story(stored.database, 7)
 
 
 def test_where_the_results_of_jobs_go_is_told_by_destination(stored: Stored) -> None:

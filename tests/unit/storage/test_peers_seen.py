@@ -2,10 +2,9 @@
 
 import pytest
 
-from storage import echoes, peers, switches
-from storage.nodes import fact_or_set
-from storage.records import Peer
-from storage.site import SwitchName
+from storage.records import Peer, SwitchName
+from storage.site import control, peers
+from storage.site.nodes import fact_or_set
 from tests.unit.storage.stored import Stored
 
 NOT_KNOWN = "calling AE title not recognised"
@@ -79,8 +78,8 @@ def test_a_destination_shows_what_waits_and_how_well_it_goes(stored: Stored) -> 
     stored.deliver()
     stored.ledger.hold(stored.start_delivery(), "REFUSED_BY_PEER", "No.")
     database, now = stored.database, stored.clock()
-    echoes.record(database, now, "pacs", ok=True, seconds=0.02, sentence="")
-    switches.turn(database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
+    peers.record(database, now, "pacs", ok=True, seconds=0.02, sentence="")
+    control.turn(database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
     pacs, research = peers.destinations(database, now, ["pacs", "research"])
     assert (pacs.queued, pacs.running, pacs.held) == (1, 0, 1)
     assert (pacs.delivered, pacs.failed) == (2, 1)
@@ -105,7 +104,7 @@ def test_a_destination_is_up_or_down_since_it_changed(stored: Stored) -> None:
 
     def look(*, ok: bool) -> tuple[bool, float, int]:
         clock.now += 10
-        found = echoes.record(database, clock(), "pacs", ok=ok, seconds=0.1, sentence="why")
+        found = peers.record(database, clock(), "pacs", ok=ok, seconds=0.1, sentence="why")
         return found.up, found.since, found.failures
 
     began = clock.now + 10
@@ -114,51 +113,51 @@ def test_a_destination_is_up_or_down_since_it_changed(stored: Stored) -> None:
     assert look(ok=False) == (False, began + 20, 1)
     assert look(ok=False) == (False, began + 20, 2)
     assert look(ok=True) == (True, began + 40, 0)
-    newest = echoes.newest(database, "pacs", 2)
+    newest = peers.newest(database, "pacs", 2)
     assert [one.ok for one in newest] == [True, False]
-    echoes.forget(database, clock.now + 1)
-    assert [one.ok for one in echoes.newest(database, "pacs")] == [True]  # the last one stays
+    peers.forget(database, clock.now + 1)
+    assert [one.ok for one in peers.newest(database, "pacs")] == [True]  # the last one stays
 
 
 def test_a_breaker_is_open_for_a_while_and_an_echo_closes_it(stored: Stored) -> None:
     database, clock = stored.database, stored.clock
 
     def may() -> bool:
-        return echoes.may_send(database, clock(), "pacs", 600.0)
+        return peers.may_send(database, clock(), "pacs", 600.0)
 
     assert may()
-    echoes.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 60)
+    peers.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 60)
     assert not may()
     clock.now += 61
     assert may()
-    echoes.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 120)
+    peers.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 120)
     assert not may()
-    echoes.record(database, clock(), "pacs", ok=True, seconds=0.1, sentence="")
+    peers.record(database, clock(), "pacs", ok=True, seconds=0.1, sentence="")
     assert may()
 
 
 def test_what_was_put_off_is_due_as_soon_as_its_destination_answers(stored: Stored) -> None:
     database, clock = stored.database, stored.clock
-    for number, reason in enumerate((echoes.UNREACHABLE, "RETRY")):
+    for number, reason in enumerate((peers.UNREACHABLE, "RETRY")):
         stored.ask(f"k{number}", (f"{number}.1",), stack=f"stack {number}")
         stored.succeed(f"2.25.{number}")
         stored.ledger.retry(stored.start_delivery(), clock.now + 600, reason, "Later.")
-    echoes.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 600)
+    peers.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 600)
     assert stored.ledger.claim("pacs", "w") is None
-    echoes.record(database, clock(), "pacs", ok=True, seconds=0.1, sentence="")
+    peers.record(database, clock(), "pacs", ok=True, seconds=0.1, sentence="")
     assert stored.start_delivery().derived_series_uid == "2.25.0"
     assert stored.ledger.claim("pacs", "w") is None  # the other was put off by the peer itself
 
 
 def test_a_clock_that_is_set_back_opens_no_breaker_for_ever(stored: Stored) -> None:
     database, clock = stored.database, stored.clock
-    echoes.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 60)
+    peers.unreachable(database, clock(), "pacs", "It is off.", open_until=clock.now + 60)
     clock.now -= 86_400
-    assert echoes.may_send(database, clock(), "pacs", 600.0)
+    assert peers.may_send(database, clock(), "pacs", 600.0)
 
 
 def test_a_paused_destination_is_not_sent_to(stored: Stored) -> None:
     database, now = stored.database, stored.clock()
-    switches.turn(database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
-    assert not echoes.may_send(database, now, "pacs", 600.0)
-    assert echoes.may_send(database, now, "research", 600.0)
+    control.turn(database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
+    assert not peers.may_send(database, now, "pacs", 600.0)
+    assert peers.may_send(database, now, "research", 600.0)

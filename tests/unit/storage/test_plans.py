@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from storage import find, overview
 from storage.database import Database
 from storage.files import Files
+from storage.queries import find, overview
 from tests.conftest import Clock
 from tests.unit.storage.stored import INFER, Stored
 

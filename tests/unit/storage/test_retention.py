@@ -12,8 +12,7 @@ from storage.retention import (
     forget_associations,
     purge,
 )
-from storage.schema import delivery_instance, derived_instance, instance
-from storage.schema_site import association
+from storage.schema import association, delivery_instance, derived_instance, instance
 from tests.unit.storage.purging import KEEP_DAYS, KEEP_UNROUTED_DAYS, files_of, old, sweep
 from tests.unit.storage.stored import Stored
 

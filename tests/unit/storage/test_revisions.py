@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from storage.audit import Audit
 from storage.records import Ended, Job, JobState, Mark, Peer
+from storage.site.audit import Audit
 from tests.unit.storage.stored import Stored
 
 OTHER = Peer("PACS", "MIDSLICE")

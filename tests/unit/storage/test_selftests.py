@@ -2,11 +2,10 @@
 
 import pytest
 
-from storage import notices, selftests
 from storage.errors import LeaseLost, NotFound
-from storage.nodes import Heartbeats, Nodes
-from storage.records import DeliveryState, JobState
-from storage.site import SelfTest, SelfTestState, SelfTestStep
+from storage.records import DeliveryState, JobState, SelfTest, SelfTestState, SelfTestStep
+from storage.site import notices, selftests
+from storage.site.nodes import Heartbeats, Nodes
 from tests.conftest import Clock
 from tests.unit.storage.stored import SERIES, Stored
 

@@ -6,29 +6,29 @@ from contextlib import closing
 import pytest
 from sqlalchemy import update
 
-from storage import tokens, users
-from storage.audit import Audit
 from storage.database import Database
 from storage.errors import NotFound, WrongState
-from storage.schema_site import login, token
-from storage.site import Login, Role
+from storage.records import Login, Role
+from storage.schema import login, token
+from storage.site import people
+from storage.site.audit import Audit
 from tests.conftest import Clock
 
 HOUR = 3600.0
 
 
 def add(database: Database, now: float, name: str, role: Role = Role.OPERATOR) -> None:
-    users.add(database, now, "root", name, role, f"hash of {name}")
+    people.add_user(database, now, "root", name, role, f"hash of {name}")
 
 
 def log_in(database: Database, now: float, name: str, token: str = "t") -> Login:
-    return users.log_in(
+    return people.log_in(
         database, now, name, id=token, csrf="c", address="10.0.0.9", until=now + 12 * HOUR
     )
 
 
 def logged_in(database: Database, now: float, token: str = "t") -> Login | None:
-    return users.logged_in(database, now, token, idle_seconds=HOUR)
+    return people.logged_in(database, now, token, idle_seconds=HOUR)
 
 
 def told(database: Database) -> list[tuple[str, str, str]]:
@@ -36,11 +36,11 @@ def told(database: Database) -> list[tuple[str, str, str]]:
 
 
 def test_nobody_may_log_in_until_somebody_is_added(database: Database, clock: Clock) -> None:
-    assert not users.exist(database)
-    assert users.find(database, "anna") is None
+    assert not people.exist(database)
+    assert people.find_user(database, "anna") is None
     add(database, clock(), "anna", Role.ADMINISTRATOR)
-    assert users.exist(database)
-    anna = users.find(database, "anna")
+    assert people.exist(database)
+    anna = people.find_user(database, "anna")
     assert anna is not None
     assert (anna.role, anna.disabled) == (Role.ADMINISTRATOR, False)
     assert "hash of" not in repr(anna)
@@ -51,7 +51,7 @@ def test_a_name_is_given_once(database: Database, clock: Clock) -> None:
     add(database, clock(), "anna")
     with pytest.raises(WrongState, match="a user 'anna' already"):
         add(database, clock(), "anna", Role.VIEWER)
-    assert [one.role for one in users.people(database)] == [Role.OPERATOR]
+    assert [one.role for one in people.people(database)] == [Role.OPERATOR]
     assert len(told(database)) == 1  # what did not happen is no audit event
 
 
@@ -74,13 +74,13 @@ def test_who_is_known_may_look_where_nothing_can_be_written(
     with closing(Database(database_url, busy_seconds=0.5)) as database:
         add(database, clock(), "anna")
         log_in(database, clock(), "anna")
-        tokens.add(database, clock(), "anna", "lab", Role.VIEWER, "digest")
+        people.add_token(database, clock(), "anna", "lab", Role.VIEWER, "digest")
         with closing(Database(database_url)) as other, other.writing() as db:
             db.execute(update(login).values(address="elsewhere"))
             db.execute(update(token).values(name="other"))
             clock.now += 600
             assert logged_in(database, clock()) is not None
-            assert tokens.find(database, clock(), "digest") is not None
+            assert people.find_token(database, clock(), "digest") is not None
 
 
 def test_a_login_ends_at_its_end_however_busy_it_is(database: Database, clock: Clock) -> None:
@@ -91,24 +91,24 @@ def test_a_login_ends_at_its_end_however_busy_it_is(database: Database, clock: C
         assert logged_in(database, clock()) is not None
     clock.now += 0.49 * HOUR
     assert logged_in(database, clock()) is None
-    users.forget_logins(database, clock())
-    assert users.logins(database, 0.0) == ()
+    people.forget_logins(database, clock())
+    assert people.logins(database, 0.0) == ()
 
 
 def test_logging_out_ends_one_login(database: Database, clock: Clock) -> None:
     add(database, clock(), "anna")
     log_in(database, clock(), "anna", "here")
     log_in(database, clock(), "anna", "there")
-    users.log_out(database, clock(), "anna", "here")
+    people.log_out(database, clock(), "anna", "here")
     assert logged_in(database, clock(), "here") is None
     assert logged_in(database, clock(), "there") is not None
 
 
 CHANGES: dict[str, Callable[[Database, float], object]] = {
-    "role": lambda d, now: users.change(d, now, "root", "ben", role=Role.VIEWER),
-    "password": lambda d, now: users.change(d, now, "root", "ben", password="other"),
-    "disabled": lambda d, now: users.change(d, now, "root", "ben", disabled=True),
-    "removed": lambda d, now: users.remove(d, now, "root", "ben"),
+    "role": lambda d, now: people.change(d, now, "root", "ben", role=Role.VIEWER),
+    "password": lambda d, now: people.change(d, now, "root", "ben", password="other"),
+    "disabled": lambda d, now: people.change(d, now, "root", "ben", disabled=True),
+    "removed": lambda d, now: people.remove(d, now, "root", "ben"),
 }
 
 
@@ -126,17 +126,17 @@ def test_what_changes_a_person_ends_the_logins_from_before(
 
 def test_a_disabled_person_cannot_log_in(database: Database, clock: Clock) -> None:
     add(database, clock(), "ben")
-    users.change(database, clock(), "root", "ben", disabled=True)
+    people.change(database, clock(), "root", "ben", disabled=True)
     with pytest.raises(WrongState, match="disabled"):
         log_in(database, clock(), "ben")
-    users.change(database, clock(), "root", "ben", disabled=False)
+    people.change(database, clock(), "root", "ben", disabled=False)
     assert log_in(database, clock(), "ben").name == "ben"
 
 
 LAST: dict[str, Callable[[Database, float], object]] = {
-    "role": lambda d, now: users.change(d, now, "root", "root", role=Role.OPERATOR),
-    "disabled": lambda d, now: users.change(d, now, "root", "root", disabled=True),
-    "removed": lambda d, now: users.remove(d, now, "root", "root"),
+    "role": lambda d, now: people.change(d, now, "root", "root", role=Role.OPERATOR),
+    "disabled": lambda d, now: people.change(d, now, "root", "root", disabled=True),
+    "removed": lambda d, now: people.remove(d, now, "root", "root"),
 }
 
 
@@ -152,10 +152,10 @@ def test_the_last_administrator_stays(database: Database, clock: Clock, change: 
 
 def test_the_only_person_may_be_removed(database: Database, clock: Clock) -> None:
     add(database, clock(), "root", Role.ADMINISTRATOR)
-    users.remove(database, clock(), "command line", "root")
-    assert not users.exist(database)
+    people.remove(database, clock(), "command line", "root")
+    assert not people.exist(database)
     with pytest.raises(NotFound, match="no user 'root'"):
-        users.remove(database, clock(), "command line", "root")
+        people.remove(database, clock(), "command line", "root")
 
 
 def test_refused_logins_are_counted_by_name_and_by_address(
@@ -164,43 +164,43 @@ def test_refused_logins_are_counted_by_name_and_by_address(
     add(database, clock(), "anna")
     for name, address in (("anna", "10.0.0.1"), ("anna", "10.0.0.2"), ("root", "10.0.0.1")):
         clock.now += 1
-        users.refuse_login(database, clock(), name, address)
-    found = users.failures(database, clock.now - 60, "anna", "10.0.0.1")
+        people.refuse_login(database, clock(), name, address)
+    found = people.failures(database, clock.now - 60, "anna", "10.0.0.1")
     assert (found.of_name, found.of_address, found.last_at) == (2, 2, clock.now)
-    assert users.failures(database, clock.now + 1, "anna", "10.0.0.1").last_at is None
+    assert people.failures(database, clock.now + 1, "anna", "10.0.0.1").last_at is None
 
 
 def test_a_right_password_forgets_the_wrong_ones_of_the_name(
     database: Database, clock: Clock
 ) -> None:
     add(database, clock(), "anna")
-    users.refuse_login(database, clock(), "anna", "10.0.0.1")
+    people.refuse_login(database, clock(), "anna", "10.0.0.1")
     log_in(database, clock(), "anna")
-    assert users.failures(database, 0.0, "anna", "10.0.0.1").of_name == 0
+    assert people.failures(database, 0.0, "anna", "10.0.0.1").of_name == 0
 
 
 def test_refused_logins_of_yesterday_are_forgotten(database: Database, clock: Clock) -> None:
-    users.refuse_login(database, clock(), "anna", "10.0.0.1")
+    people.refuse_login(database, clock(), "anna", "10.0.0.1")
     clock.now += 25 * HOUR
-    users.forget_logins(database, clock())
-    assert users.failures(database, 0.0, "anna", "10.0.0.1").of_address == 0
+    people.forget_logins(database, clock())
+    assert people.failures(database, 0.0, "anna", "10.0.0.1").of_address == 0
 
 
 def test_a_program_calls_with_its_token_until_it_is_revoked(
     database: Database, clock: Clock
 ) -> None:
-    made = tokens.add(database, clock(), "root", "dashboard", Role.VIEWER, "digest")
+    made = people.add_token(database, clock(), "root", "dashboard", Role.VIEWER, "digest")
     assert made.used_at is None
     clock.now += 10
-    found = tokens.find(database, clock(), "digest")
+    found = people.find_token(database, clock(), "digest")
     assert found is not None
     assert (found.id, found.name, found.role) == (made.id, "dashboard", Role.VIEWER)
-    assert tokens.tokens(database)[0].used_at == clock.now
-    tokens.revoke(database, clock(), "root", made.id)
-    assert tokens.find(database, clock(), "digest") is None
-    assert tokens.tokens(database)[0].revoked_at == clock.now
+    assert people.tokens(database)[0].used_at == clock.now
+    people.revoke_token(database, clock(), "root", made.id)
+    assert people.find_token(database, clock(), "digest") is None
+    assert people.tokens(database)[0].revoked_at == clock.now
     with pytest.raises(NotFound):
-        tokens.revoke(database, clock(), "root", made.id)
+        people.revoke_token(database, clock(), "root", made.id)
     whats = [what for _, what, _ in told(database)]
     assert whats == ["token revoke", "token add"]
     assert "digest" not in str(Audit(database, clock).list())

@@ -1,10 +1,9 @@
 """What waits for a person keeps retention away, and somebody is told."""
 
-from storage.audit import Audit
+from storage.enqueue import UNREADABLE
 from storage.records import Peer
-from storage.retention import DAY
-from storage.superseding import UNREADABLE
-from storage.waiting import Waiting, tell_what_waits
+from storage.retention import DAY, Waiting, tell_what_waits
+from storage.site.audit import Audit
 from tests.unit.storage.purging import KEEP_DAYS, old
 from tests.unit.storage.stored import Stored
 

@@ -20,9 +20,9 @@ from node.web import credentials
 from node.web.application import build
 from node.web.server import uvicorn_settings
 from node.web.settings import WebSettings
-from storage import tokens, users
 from storage.database import FILE_NAME
-from storage.site import Role
+from storage.records import Role
+from storage.site import people
 from tests.conftest import Clock
 from tests.node_process import wait_for
 from tests.unit.storage.stored import Stored
@@ -139,7 +139,7 @@ class Site:
 
     def user(self, name: str, role: Role = Role.ADMINISTRATOR) -> str:
         """Add a user, with the one password of all tests."""
-        users.add(self.database, self.clock(), "test", name, role, HASH)
+        people.add_user(self.database, self.clock(), "test", name, role, HASH)
         return name
 
     def logged_in(self, name: str) -> Client:
@@ -153,7 +153,7 @@ class Site:
     def csrf_of(self, client: Client) -> str:
         """The token that a page of this session holds."""
         cookie = client.cookies.get("midslice") or ""
-        found = users.logged_in(
+        found = people.logged_in(
             self.database, self.clock(), credentials.digest(cookie), idle_seconds=1e9
         )
         assert found is not None
@@ -163,7 +163,7 @@ class Site:
         """A program with an API token."""
         text = credentials.new_token(credentials.API_PREFIX)
         digest = credentials.digest(text)
-        tokens.add(self.database, self.clock(), "test", name, role, digest)
+        people.add_token(self.database, self.clock(), "test", name, role, digest)
         return self.client(Authorization=f"Bearer {text}")
 
     def audited(self) -> list[tuple[str, str, str]]:

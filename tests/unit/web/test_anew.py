@@ -6,7 +6,7 @@ from inference.request import Output
 from node.config import Config, Route
 from node.rules import anew
 from node.work.infer import snapshot
-from storage.anew import BY_ROUTE
+from storage.enqueue import BY_ROUTE
 from storage.records import Job
 from tests.unit.storage.stored import Stored
 from tests.unit.web.site import Site

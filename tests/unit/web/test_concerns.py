@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import echoes, notices, peers, switches
-from storage.nodes import fact_or_set
-from storage.records import Peer
-from storage.site import SwitchName
+from storage.records import Peer, SwitchName
+from storage.site import control, notices, peers
+from storage.site.nodes import fact_or_set
 from tests.unit.web.site import Client, Site, site
 
 CALM = "Nothing needs a person."
@@ -80,17 +79,17 @@ def test_a_scanner_that_never_brought_anything_is_silent_since_it_was_expected(
 def test_a_destination_that_is_down_or_paused_is_a_concern(served: Site) -> None:
     person, now = served.browser(), served.clock()
     for name in ("pacs", "gone"):  # nobody sends to the second one any more
-        echoes.record(served.database, now, name, ok=False, seconds=0.1, sentence="It is off.")
+        peers.record(served.database, now, name, ok=False, seconds=0.1, sentence="It is off.")
     part, mark = marks(person)
     assert "has not answered for" in part
     assert ">1<" in mark
     assert "gone" not in part
-    switches.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
+    control.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
     part, mark = marks(person)
     assert "has been paused by anna for" in part
     assert ">1<" in mark  # the same destination
-    echoes.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="")
-    switches.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=False)
+    peers.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="")
+    control.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=False)
     assert CALM in person.get("/now/needs").text
 
 
@@ -107,6 +106,6 @@ def test_a_notice_that_does_not_get_there_is_a_concern_of_the_self_test_page(ser
 
 
 def test_every_page_says_how_many_peers_need_a_look(served: Site) -> None:
-    switches.turn(served.database, served.clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
+    control.turn(served.database, served.clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
     for path in ("/", "/find", "/capacity"):
         assert '1<span class="for-readers"> to look at</span>' in served.browser().get(path).text

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from storage.site import Role
+from storage.records import Role
 from tests.unit.web.site import FROM, Site
 
 DRAIN = "/api/v1/drain"

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from storage import switches
-from storage.site import Role, SwitchName
+from storage.records import Role, SwitchName
+from storage.site import control
 from tests.unit.storage.stored import SERIES
 from tests.unit.web.site import Site
 
@@ -23,7 +23,7 @@ def close(served: Site, evidence: Mapping[str, object], *uids: str) -> None:
 
 def never(served: Site, *, on: bool = True) -> None:
     now = served.clock()
-    switches.turn(served.database, now, "anna", SwitchName.NEVER, SERIES, on=on)
+    control.turn(served.database, now, "anna", SwitchName.NEVER, SERIES, on=on)
 
 
 def test_a_series_without_a_job_leads_to_the_rule_tester(served: Site) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.site import Role
+from storage.records import Role
 from tests.unit.web.site import FROM, Site
 
 ME = "/api/v1/me"

@@ -13,9 +13,9 @@ import pytest
 from node.web import live
 from node.web.live import Live, Marks
 from node.web.problems import Problem
-from storage import tokens
 from storage.errors import Busy
-from storage.site import Role
+from storage.records import Role
+from storage.site import people
 from tests.node_process import wait_for
 from tests.unit.web.site import Client, Site
 
@@ -265,7 +265,7 @@ def test_a_stream_ends_with_the_token_of_a_program(
     answer = listen(served.program(Role.VIEWER))
     lines = answer.iter_lines()
     assert read(lines)[0] == "hello"
-    tokens.revoke(served.database, served.clock(), "anna", 1)
+    people.revoke_token(served.database, served.clock(), "anna", 1)
     assert ended(lines)
     answer.close()
 

@@ -8,8 +8,8 @@ import pytest
 
 from node.web import origin, pace
 from node.web.gate import COOKIE
-from storage import users
-from storage.site import Role
+from storage.records import Role
+from storage.site import people
 from tests.unit.web.site import FROM, PASSWORD, Site
 
 ME = "/api/v1/me"
@@ -169,7 +169,7 @@ def test_an_address_that_tries_many_names_waits(served: Site) -> None:
     guesser = served.client(**{FROM: "192.0.2.66"})
     form = {"name": "anna", "password": PASSWORD}
     for number in range(pace.MOST_OF_ADDRESS - 1):
-        users.refuse_login(served.database, served.clock(), f"name{number}", "192.0.2.66")
+        people.refuse_login(served.database, served.clock(), f"name{number}", "192.0.2.66")
     wrong = guesser.post("/login", data={"name": "otto", "password": "wrong password"})
     assert wrong.status_code == 401
     assert guesser.post("/login", data=form).status_code == 429

@@ -10,8 +10,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import node.web
-from storage import echoes, switches
-from storage.site import Role, SwitchName
+from storage.records import Role, SwitchName
+from storage.site import control, peers
 from tests.unit.web.site import Site
 
 MONITORING = Path(node.web.__file__).parent / "monitoring"
@@ -116,10 +116,10 @@ def test_a_destination_is_up_down_or_paused(served: Site) -> None:
     assert value(served, "destination_up", destination="pacs") is None  # nobody has asked yet
     assert value(served, "destination_paused", destination="pacs") == 0
     now = served.clock()
-    echoes.record(served.database, now, "pacs", ok=False, seconds=1.0, sentence="No answer.")
-    echoes.record(served.database, now, "gone", ok=False, seconds=1.0, sentence="No answer.")
-    switches.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
-    switches.turn(served.database, now, "anna", SwitchName.DRAINING, on=True)
+    peers.record(served.database, now, "pacs", ok=False, seconds=1.0, sentence="No answer.")
+    peers.record(served.database, now, "gone", ok=False, seconds=1.0, sentence="No answer.")
+    control.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=True)
+    control.turn(served.database, now, "anna", SwitchName.DRAINING, on=True)
     assert value(served, "destination_up", destination="pacs") == 0
     assert value(served, "destination_up", destination="gone") is None
     assert value(served, "destination_paused", destination="pacs") == 1

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from node.rules import anew
-from storage import echoes
+from storage.records import Role
 from storage.retention import purge_one
-from storage.site import Role
+from storage.site import peers
 from tests.unit.web.site import Client, Site
 
 
@@ -90,7 +90,7 @@ def test_what_waits_for_a_destination_says_when_it_is_tried_and_is_tried_now(
     button = 'hx-post="/api/v1/deliveries/1/requeue"'
     assert button not in person.get("/jobs/1").text  # it is due
     now = served.clock.now
-    echoes.unreachable(served.database, now, "pacs", "No association.", open_until=now + 600)
+    peers.unreachable(served.database, now, "pacs", "No association.", open_until=now + 600)
     for path in ("/", "/jobs/1"):
         text = person.get(path).text
         assert "tries again" in text, path

@@ -12,8 +12,7 @@ from inference.previews import FOLDER, INDEX
 from node.web import looks, searches
 from node.web.looks import Looks
 from node.web.searches import Searches
-from storage.records import Peer
-from storage.site import Role
+from storage.records import Peer, Role
 from tests.unit.web.site import Client, Site
 
 PAGES = (

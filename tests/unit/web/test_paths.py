@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from node.web import live, login, views
-from storage.site import Role
+from storage.records import Role
 from tests.unit.web.site import Site
 
 OPEN = {"/healthz", "/readyz", "/login", "/api/openapi.json"}

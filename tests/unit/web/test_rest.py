@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from node.config.kept import to_values
-from storage import configured, echoes, overview
-from storage.records import JobState, Peer
-from storage.site import Role
+from storage.queries import overview
+from storage.records import JobState, Peer, Role
+from storage.site import control, peers
 from tests.unit.storage.stored import SERIES
 from tests.unit.web.site import NODE, Site
 
@@ -299,7 +299,7 @@ def test_the_node_is_drained_and_works_again(served: Site) -> None:
 
 def test_a_destination_is_paused_resumed_and_echoed(served: Site) -> None:
     now = served.clock()
-    echoes.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="It answered.")
+    peers.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="It answered.")
     (one,) = get(served, "/destinations")
     assert (one["name"], one["up"], one["paused"]) == ("pacs", True, False)
     post(served, "/destinations/pacs/pause")
@@ -340,8 +340,8 @@ def test_the_configuration_is_the_one_that_the_node_works_with_now(served: Site)
     assert served.client().get(f"{API}/configuration").status_code == 404
     values = to_values(served.settings)
     values["destinations"][0]["name"] = "archive"  # type: ignore[index]
-    configured.applied(served.database, served.clock(), NODE, values, ["node.port"])
-    configured.refused(served.database, served.clock(), NODE, ["config.toml: broken"])
+    control.applied(served.database, served.clock(), NODE, values, ["node.port"])
+    control.refused(served.database, served.clock(), NODE, ["config.toml: broken"])
     found = get(served, "/configuration")
     assert found["needs_restart"] == ["node.port"]
     assert found["problems"] == ["config.toml: broken"]

@@ -11,7 +11,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from storage.site import Role
+from storage.records import Role
 from tests.unit.web.site import Site, site
 
 # Each question to the rules starts a process; 503 is what a node that does not run is to answer.

@@ -10,7 +10,7 @@ import pytest
 
 from node.web.shield import CONTENT_SECURITY_POLICY, HEADERS
 from storage.errors import Busy, NoRoom, StorageError
-from storage.site import Role
+from storage.records import Role
 from tests.unit.web.site import Client, Site
 
 MIB = 2**20

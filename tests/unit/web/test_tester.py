@@ -11,7 +11,7 @@ from node.config import Condition
 from node.web import aside, shield, trial
 from node.web.problems import Problem
 from node.web.trial import Question, tried
-from storage.site import Role
+from storage.records import Role
 from tests import series
 from tests.unit.web.site import Site
 

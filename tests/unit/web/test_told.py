@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from storage.records import Job, NewDerived
-from storage.site import Role
+from storage.records import Job, NewDerived, Role
 from tests.unit.web.site import Site
 
 

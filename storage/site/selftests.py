@@ -1,4 +1,4 @@
-"""The history of self-tests: a made series on the whole way, and what was found at each step."""
+"""The history of self-tests: a made series on the whole way, and the finding at each step."""
 
 import json
 from collections.abc import Sequence
@@ -7,20 +7,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from storage import notices
 from storage.database import Database
-from storage.deliveries import cancel_undelivered
-from storage.enqueue import lock_series
+from storage.enqueue import UNFINISHED, lock_series
 from storage.errors import NotFound
 from storage.files import Files
-from storage.records import ArrivalState, JobState
+from storage.records import ArrivalState, JobState, SelfTest, SelfTestState, SelfTestStep
 from storage.retention import purge_one
-from storage.schema import OPEN_ARRIVAL, arrival, derived, derived_instance, job, series
-from storage.schema_site import node as node_table
-from storage.schema_site import selftest
-from storage.site import SelfTest, SelfTestState, SelfTestStep
-from storage.superseding import UNFINISHED
-from storage.transitions import change
+from storage.schema import OPEN_ARRIVAL, arrival, derived, derived_instance, job, selftest, series
+from storage.schema import node as node_table
+from storage.site import notices
+from storage.transitions import cancel_undelivered, change
 from storage.transitions import end as end_job
 
 RUNNING = selftest.c.state == SelfTestState.RUNNING

@@ -1,7 +1,4 @@
-"""Who may log in, who is logged in, and which programs may call the API.
-
-Passwords come as hashes that the caller made, tokens as their SHA-256: nothing here can be used.
-"""
+"""Users, sessions and API tokens: who may log in, and which programs may call the API."""
 
 import contextlib
 from dataclasses import dataclass
@@ -9,11 +6,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from storage.audit import acting
 from storage.database import Database
 from storage.errors import NotFound, StorageError, WrongState
-from storage.schema_site import account, login, login_failure
-from storage.site import Login, Role, User
+from storage.records import ApiToken, Login, Role, User
+from storage.schema import account, login, login_failure, token
+from storage.site.audit import acting
+
+# Passwords come as hashes that the caller made, tokens as their SHA-256: nothing here can be used.
 
 SEEN_SECONDS = 60.0  # how exactly it is kept when somebody was seen last: reads should not write
 DAY = 86_400.0
@@ -29,7 +28,9 @@ class Failures:
     last_at: float | None
 
 
-def add(database: Database, now: float, who: str, user: str, role: Role, password: str) -> User:
+def add_user(
+    database: Database, now: float, who: str, user: str, role: Role, password: str
+) -> User:
     """A new person; `password` is a hash."""
     values = {"name": user, "role": role, "password": password, "created_at": now}
     row = database.insert(account).values(**values, changed_at=now, disabled=0)
@@ -39,7 +40,7 @@ def add(database: Database, now: float, who: str, user: str, role: Role, passwor
         return _user(_row(db, user))
 
 
-def find(database: Database, user: str) -> User | None:
+def find_user(database: Database, user: str) -> User | None:
     with database.reading() as db:
         row = db.execute(select(account).where(account.c.name == user)).one_or_none()
     return _user(row) if row is not None else None
@@ -155,7 +156,7 @@ def refuse_login(
     """
     values = {"account_name": user[:64], "address": (counted or address)[:64], "at": now}
     # A password that was typed into the wrong field must not be kept for ever.
-    who = user if find(database, user) is not None else "unknown"
+    who = user if find_user(database, user) is not None else "unknown"
     with acting(database, now, who, what, "", {"address": address[:64]}) as db:
         db.execute(login_failure.insert().values(**values))
 
@@ -221,3 +222,49 @@ def _check_other_administrator(db: Connection, user: User) -> None:
 def _user(row: Row[*tuple[Any, ...]]) -> User:
     values = dict(row._mapping)
     return User(**{**values, "role": Role(values["role"]), "disabled": bool(values["disabled"])})
+
+
+USED_SECONDS = 60.0  # how exactly it is kept when a token was used last
+
+
+def add_token(
+    database: Database, now: float, who: str, name: str, role: Role, digest: str
+) -> ApiToken:
+    """A new token; `digest` is the SHA-256 of what the program will show."""
+    values = {"digest": digest, "name": name[:64], "role": role, "created_by": who[:64]}
+    with acting(database, now, who, "token add", name, {"role": role}) as db:
+        row = token.insert().values(**values, created_at=now).returning(token)
+        return _token(db.execute(row).one())
+
+
+def find_token(database: Database, now: float, digest: str) -> ApiToken | None:
+    """The program that shows this token; None where it is unknown or revoked."""
+    valid = and_(token.c.digest == digest, token.c.revoked_at.is_(None))
+    with database.reading() as db:
+        row = db.execute(select(token).where(valid)).one_or_none()
+    if row is None:
+        return None
+    if row.used_at is None or now - row.used_at > USED_SECONDS:
+        # On a full disk too: monitoring must not fall silent then.
+        with contextlib.suppress(StorageError), database.writing() as db:
+            db.execute(update(token).where(token.c.id == row.id).values(used_at=now))
+    return _token(row)
+
+
+def tokens(database: Database) -> tuple[ApiToken, ...]:
+    """All of them, revoked ones too, the newest first."""
+    with database.reading() as db:
+        return tuple(_token(row) for row in db.execute(select(token).order_by(token.c.id.desc())))
+
+
+def revoke_token(database: Database, now: float, who: str, token_id: int) -> None:
+    """The program may not call any more."""
+    valid = and_(token.c.id == token_id, token.c.revoked_at.is_(None))
+    with acting(database, now, who, "token revoke", str(token_id)) as db:
+        if not db.execute(update(token).where(valid).values(revoked_at=now)).rowcount:
+            raise NotFound(f"there is no valid token {token_id}")
+
+
+def _token(row: Row[*tuple[Any, ...]]) -> ApiToken:
+    values = {name: value for name, value in row._mapping.items() if name != "digest"}
+    return ApiToken(**{**values, "role": Role(values["role"])})

@@ -1,14 +1,13 @@
-"""Who did what, when: written once, never changed, without a patient attribute."""
+"""The audit: events written once, never changed, without a patient attribute."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection, Select, and_, delete, func, select
 
-from storage.database import Database
-from storage.rows import to_audit_event, to_json
-from storage.schema_site import audit
-from storage.site import AuditEvent
+from storage.database import Database, to_audit_event, to_json
+from storage.records import AuditEvent
+from storage.schema import audit
 
 NODE = "midslice"  # who acts where nobody does: what the node tells of itself
 

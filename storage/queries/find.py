@@ -1,9 +1,7 @@
-"""Finds jobs and series by what a phone call says; filters are indexes, never scans of patients.
+"""Search for jobs, series and deliveries: filters are indexes, never scans of patients."""
 
-What somebody searched for is an audit event, which the caller writes: it knows who looked.
-"""
-
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +19,30 @@ from sqlalchemy import (
     union,
 )
 
-from storage.database import Database
-from storage.lines import JobLine, Page, SeriesLine
-from storage.overview import JOB_LINES, counted, to_job_line
-from storage.records import DeliveryState, JobState
-from storage.rows import sought_keys
+from storage.database import Database, sought_keys, to_delivery, to_job
+from storage.ledger import delivery_rows
+from storage.queries.overview import (
+    JOB_LINES,
+    SUBJECT,
+    counted,
+    delivery_lines,
+    to_delivery_line,
+    to_job_line,
+    to_subject,
+)
+from storage.records import (
+    MOST_COUNTED,
+    ArrivalState,
+    Delivery,
+    DeliveryLine,
+    DeliveryState,
+    Job,
+    JobLine,
+    JobState,
+    Need,
+    Page,
+    SeriesLine,
+)
 from storage.schema import (
     ENDED_DELIVERY,
     ENDED_JOB,
@@ -37,10 +54,45 @@ from storage.schema import (
     derived_instance,
     instance,
     job,
+    selftest,
     series,
 )
-from storage.schema_site import selftest
-from storage.series_lines import series_lines
+from storage.transitions import JOBS, without_files
+
+
+def series_lines(db: Connection, ids: Sequence[int]) -> tuple[SeriesLine, ...]:
+    """These series, in this order."""
+    times = (series.c.first_at, series.c.last_at, series.c.purged_at)
+    rows = {
+        r.series_id: r for r in db.execute(select(*SUBJECT, *times).where(series.c.id.in_(ids)))
+    }
+    of_instances = select(instance.c.series_id, func.count(instance.c.instance_uid.distinct()))
+    of_instances = of_instances.where(instance.c.series_id.in_(ids)).group_by(instance.c.series_id)
+    counts = {row[0]: int(row[1]) for row in db.execute(of_instances)}
+    brought = select(arrival.c.series_id, arrival.c.calling_ae, arrival.c.state)
+    brought = brought.where(arrival.c.series_id.in_(ids)).order_by(arrival.c.id)
+    peers: dict[int, list[Any]] = {one: [] for one in ids}
+    for peer in db.execute(brought):
+        peers[peer.series_id].append(peer)
+    lines: dict[int, list[JobLine]] = {one: [] for one in ids}
+    for row in db.execute(JOB_LINES.where(job.c.series_id.in_(ids)).order_by(job.c.id.desc())):
+        lines[row.series_id].append(to_job_line(row))
+    return tuple(
+        SeriesLine(
+            subject=to_subject(rows[one]),
+            first_at=rows[one].first_at,
+            last_at=rows[one].last_at,
+            purged_at=rows[one].purged_at,
+            instances=counts.get(one, 0),
+            senders=tuple(dict.fromkeys(peer.calling_ae for peer in peers[one])),
+            arriving=any(peer.state == ArrivalState.ARRIVING for peer in peers[one]),
+            jobs=tuple(lines[one]),
+        )
+        for one in ids
+    )
+
+
+# What somebody searched for is an audit event, which the caller writes: it knows who looked.
 
 Text = ColumnElement[str]
 # A condition on a column that is asked by its index, or not.
@@ -336,3 +388,121 @@ def _with_uid(uid: str) -> Any:
 def _says_total(lines: tuple[object, ...], limit: int, offset: int) -> bool:
     """Whether a page is the last one, so that nothing has to be counted."""
     return len(lines) < limit and bool(lines or offset == 0)
+
+
+def jobs_with_deliveries(
+    database: Database, ids: Sequence[int]
+) -> tuple[tuple[Job, tuple[Delivery, ...]], ...]:
+    """These jobs, in this order; one that is gone is left out."""
+    derived = select(job.c.derived_id).where(job.c.id.in_(ids), job.c.derived_id.is_not(None))
+    of_these = delivery_rows().where(delivery.c.derived_id.in_(derived)).order_by(delivery.c.id)
+    with database.reading() as db:
+        jobs = {row.id: to_job(row) for row in db.execute(JOBS.where(job.c.id.in_(ids)))}
+        deliveries: dict[int, list[Delivery]] = {}
+        for row in db.execute(of_these):
+            deliveries.setdefault(row.derived_id, []).append(to_delivery(row))
+    found = (jobs[one] for one in ids if one in jobs)
+    return tuple((one, tuple(deliveries.get(one.derived_id or 0, ()))) for one in found)
+
+
+PEOPLE = (JobState.HELD, JobState.FAILED)
+SELFTEST = "selftest"  # has a page of its own: a failed one is told there
+
+
+def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
+    """What waits for a person, the newest first."""
+    jobs = and_(ENDED_JOB, job.c.state.in_(PEOPLE), job.c.kind != SELFTEST)
+    held = HELD_DELIVERY
+    most = limit + offset
+    with database.reading() as db:
+        total = counted(db, select(job.c.id).where(jobs))
+        total += counted(db, select(delivery.c.id).where(held))
+        # The ids first: only what is shown is worth a look at its series.
+        newest = select(job.c.id).where(jobs).order_by(job.c.finished_at.desc(), job.c.id.desc())
+        ids = db.execute(newest.limit(most)).scalars().all()
+        lines = db.execute(JOB_LINES.where(job.c.id.in_(ids)))
+        found = [_need_of_job(to_job_line(row)) for row in lines]
+        found += _held_deliveries(db, held, most)
+        found.sort(key=lambda need: (need.since, need.id), reverse=True)
+        shown = tuple(found[offset:most])
+        gone = without_files(db, [need.id for need in shown if need.what == "job"])
+    shown = tuple(replace(need, is_gone=need.what == "job" and need.id in gone) for need in shown)
+    return Page(shown, min(total, MOST_COUNTED), limit, offset)
+
+
+def held_deliveries(
+    database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
+) -> Page[Need]:
+    """What is held on its way, under a filter, the newest first."""
+    with database.reading() as db:
+        which = Search(database, db, with_index).deliveries(wanted)
+        total = counted(db, select(delivery.c.id).where(which))
+        found = _held_deliveries(db, which, limit + offset)
+    found.sort(key=lambda need: (need.since, need.id), reverse=True)
+    return Page(tuple(found[offset:]), total, limit, offset)
+
+
+def delivery_ids(database: Database, wanted: Wanted, most: int) -> tuple[int, ...]:
+    """The held deliveries that an action on the whole filter is about, the oldest first."""
+    with database.reading() as db:
+        which = Search(database, db, with_index).deliveries(wanted)
+        query = select(delivery.c.id).where(which).order_by(delivery.c.id).limit(most)
+        return tuple(db.execute(query).scalars())
+
+
+def kept_of_routes(
+    database: Database, jobs: Collection[int]
+) -> Mapping[int, tuple[str, Mapping[str, object]]]:
+    """The model and the parameters that each of these jobs keeps of its route."""
+    query = select(job.c.id, job.c.model, job.c.parameters).where(job.c.id.in_(jobs))
+    with database.reading() as db:
+        return {row.id: (row.model, json.loads(row.parameters)) for row in db.execute(query)}
+
+
+def _need_of_job(line: JobLine) -> Need:
+    return Need(
+        what="job",
+        id=line.id,
+        job_id=line.id,
+        state=line.state,
+        reason=line.reason,
+        sentence=line.sentence,
+        since=line.finished_at or line.queued_at,
+        destination="",
+        sender=line.sender,
+        route=line.route,
+        subject=line.subject,
+    )
+
+
+def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
+    newest = delivery.c.finished_at.desc(), delivery.c.id.desc()
+    ids = db.execute(select(delivery.c.id).where(held).order_by(*newest).limit(most)).scalars()
+    rows = db.execute(delivery_lines().where(delivery.c.id.in_(ids.all())))
+    lines = [to_delivery_line(row) for row in rows]
+    makers = _makers(db, [line.job_id for line in lines if line.job_id is not None])
+    return [_need_of_delivery(line, *makers.get(line.job_id or 0, ("", ""))) for line in lines]
+
+
+def _makers(db: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Sender and route of these jobs."""
+    query = select(job.c.id, arrival.c.calling_ae, job.c.route).where(job.c.id.in_(ids))
+    rows = db.execute(query.join(arrival, arrival.c.id == job.c.arrival_id))
+    return {row.id: (row.calling_ae, row.route) for row in rows}
+
+
+def _need_of_delivery(line: DeliveryLine, sender: str, route: str) -> Need:
+    one = line.delivery
+    return Need(
+        what="delivery",
+        id=one.id,
+        job_id=line.job_id,
+        state=one.state,
+        reason=one.reason,
+        sentence=one.sentence,
+        since=one.finished_at or one.queued_at,
+        destination=one.destination,
+        sender=sender,
+        route=route,
+        subject=line.subject,
+    )

@@ -1,0 +1,1 @@
+"""Queries for pages and monitors: they read, and never write."""

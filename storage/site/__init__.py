@@ -1,0 +1,1 @@
+"""The site around the queue: people, peers, nodes, notices, and the control of a running node."""
