@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from inference import header as h
-from inference import whitelist as w
+from inference import header as w
 from inference.dataset import Header, read_header
-from inference.derived import IMAGE_TYPE
+from inference.derived import IMAGE_TYPE, Planned
 from inference.errors import Unprocessable
 from inference.geometry import Layout
-from inference.intensity import PixelFormat, PixelReader, Stored, generated_format, is_lossy
-from inference.placement import Planned
+from inference.pixels import PixelFormat, PixelReader, Stored, generated_format, is_lossy
 from inference.previews import FOLDER as PREVIEWS
 
 # A position is a decimal string: this is what one may be off by.

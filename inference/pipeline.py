@@ -2,32 +2,29 @@
 
 import logging
 import os
+import time
 import traceback
-from collections.abc import Callable, Container, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from inference import header as h
-from inference import whitelist as w
-from inference.account import Account
+from inference import header as w
 from inference.checks import Expected, verify
-from inference.contract import check_steps
 from inference.dataset import Header, Stack, read_headers
-from inference.derived import Series
-from inference.errors import (
-    Cancelled,
-    InferenceError,
-    ModelLoadError,
-    Reason,
-    Unprocessable,
-)
-from inference.generating import Generating, Report
+from inference.derived import Planned, Series, plan_slices, record_of
+from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.geometry import Layout, examine, measure
-from inference.intensity import PixelReader
-from inference.model import Model, Step
-from inference.placement import Planned, plan_slices, record_of
+from inference.model import Limits, Model, Prediction, Step, check_steps
+from inference.pixels import (
+    PixelReader,
+    common_rescale,
+    digests,
+    generated_format,
+    generated_values,
+)
 from inference.previews import Previews
-from inference.reader import set_aside, stacks
 from inference.registry import choose_device, load
 from inference.request import (
     Derived,
@@ -37,15 +34,112 @@ from inference.request import (
     Outcome,
     Progress,
     Request,
+    Resources,
     Stopped,
     Verdict,
 )
-from inference.rescale import common_rescale
+from inference.runner import Runner, share_cores
 from inference.scope import differences, oddities
+from inference.stacks import set_aside, stacks_of
 from inference.trust import Judge, check_gaps
 from inference.uids import Identity, marked
-from inference.versions import digests
-from inference.volume import Plane
+from inference.volume import Plane, Volume
+
+
+@dataclass
+class Account:
+    """What a job leaves in the record of its derived series: counts, notes, seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+
+    def record(self) -> Mapping[str, object]:
+        return {**self.facts, "seconds": dict(self.seconds), "notes": list(self.notes)}
+
+
+Report = Callable[[Progress], None]
+Predictions = Iterator[tuple[Step, Prediction]]
+
+
+@dataclass(frozen=True, eq=False)
+class Generating:
+    """What a job needs to turn predictions into files."""
+
+    layout: Layout
+    slices: Sequence[Planned]
+    series: Series
+    pixels: PixelReader
+    previews: Previews | None
+    account: Account
+
+    def run(
+        self,
+        model: Model,
+        steps: Sequence[Step],
+        device: str,
+        resources: Resources,
+        *,
+        judge: Judge,
+        report: Report,
+        cancelled: Callable[[], bool],
+    ) -> dict[str, File]:
+        """Every generated slice, written; raises Unprocessable where the judge holds them."""
+        volume = Volume(
+            self.layout.geometry, lambda i: self.pixels.hounsfield(self.layout.headers[i])
+        )
+        at_once = share_cores(model, resources.threads)
+        runner = Runner(model, volume, Limits(device, resources.batch), at_once)
+        files = self._written(runner.predictions(steps, cancelled=cancelled), judge, report)
+        limits = runner.limits
+        self.account.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
+        self.account.notes += [f"out of memory: went on with {rung}" for rung in runner.lowered]
+        self.account.notes += judge.notes
+        judge.check()
+        return files
+
+    def _written(self, predictions: Predictions, judge: Judge, report: Report) -> dict[str, File]:
+        places = {
+            (slice_.gap, slice_.fraction): place
+            for place, slice_ in enumerate(self.slices)
+            if slice_.is_generated
+        }
+        files: dict[str, File] = {}
+        report(Progress("predicting", 0, len(places)))
+        while True:
+            with self.account.phase("predicting"):
+                found = next(predictions, None)
+            if found is None:
+                return files
+            step, prediction = found
+            with self.account.phase("writing"):
+                for number, fraction in enumerate(step.fractions):
+                    place = places[step.gap, fraction]
+                    file = self._write(place, number, prediction, judge)
+                    files[file.name] = file
+            report(Progress("predicting", len(files), len(places)))
+
+    def _write(self, place: int, number: int, prediction: Prediction, judge: Judge) -> File:
+        slice_ = self.slices[place]
+        pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
+        rescale = slice_.rescale_of(self.layout)
+        chosen = judge.chosen(slice_.position, number, prediction)
+        offsets = self.layout.geometry.offsets(slice_.base, slice_.base + 1, slice_.fraction)
+        stored = generated_values(chosen.plane, *pair, self.pixels, rescale, offsets)
+        if self.previews is not None:
+            written = generated_format(pair[0], rescale).hounsfield(stored)
+            self.previews.generated(place, written, prediction, number)
+        return self.series.write(place, stored, chosen.note)
+
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +275,7 @@ class _Job:
             if header.fault:
                 sentence = f"A received file {header.fault}; send the series again."
                 raise Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
-        found = stacks(headers)
+        found = stacks_of(headers)
         if len(found) != 1:
             sentence = f"The instances form {len(found)} stacks; each is processed by itself."
             raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)

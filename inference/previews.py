@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from inference.derived import Planned
 from inference.geometry import Layout
 from inference.model import Prediction
-from inference.placement import Planned
 from inference.volume import Plane
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from inference.contract import check_measured, check_prediction
 from inference.errors import Cancelled
-from inference.model import Limits, Measured, Model, Prediction, Step, Window
+from inference.model import (
+    Limits,
+    Measured,
+    Model,
+    Prediction,
+    Step,
+    Window,
+    check_measured,
+    check_prediction,
+)
 from inference.volume import Plane, Volume
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from inference import derived, errors, geometry, grouping, pipeline, scope, whitelist
+from inference import derived, errors, geometry, header, pipeline, scope, stacks
 from inference.errors import Reason
 from inference.header import RELEASE
 from node.config import Condition, Config, Route
@@ -66,7 +66,7 @@ REASONS: dict[Reason, str] = {
 }
 # Attributes that separate stacks, by equality or by geometry.
 SEPARATING = (
-    *grouping.SEPARATING,
+    *stacks.SEPARATING,
     *("ImageType", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"),
 )
 # The tables of the code under the names that the template uses.
@@ -79,7 +79,7 @@ TABLES = {
     "behaviour": BEHAVIOUR,
     "derived": derived,
     "scope": scope,
-    "whitelist": whitelist,
+    "whitelist": header,
     "geometry": geometry,
     "separating": SEPARATING,
     "limits": enqueue,

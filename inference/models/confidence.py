@@ -1,22 +1,36 @@
-"""How sure the generator is of a slice: its expected error in HU, and a number between 0 and 1.
-
-The network says for each pixel how wrong it expects to be. Received slices that were left out say
-how that compares with the truth in this series, and where in it: their errors at twice the gap
-are brought to this one by what training found, the nearer ones counting most.
-"""
+"""The confidence of the generator: its expected error over the body in HU, and a number 0 to 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.model import Measured, Trust
-from inference.models.body import body_of
-from inference.models.calibration import Calibration
 from inference.models.classical import UNKNOWN_OVERLAP, Neighbourhood
-from inference.models.gate import nearness
+from inference.models.gate import Calibration, nearness
 from inference.volume import Plane
+
+BODY_HU = -500.0
+
+
+def body_of(plane: Plane) -> NDArray[np.bool_]:
+    """The largest dense piece with everything it encloses: lungs and bowel gas belong to it."""
+    dense = (plane > BODY_HU).astype(np.uint8)
+    # Opening sheds the table and its cover.
+    opened = cv2.morphologyEx(dense, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    outlines, _ = cv2.findContours(opened, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    body = np.zeros(plane.shape, np.uint8)
+    if outlines:
+        largest = max(outlines, key=cv2.contourArea)
+        cv2.drawContours(body, [largest], -1, color=1, thickness=cv2.FILLED)
+    return body.astype(bool)
+
+
+# The network says for each pixel how wrong it expects to be. Received slices that were left out
+# say how that compares with the truth in this series, and where in it: their errors at twice the
+# gap are brought to this one by what training found, the nearer ones counting most.
 
 # Where confidence is one half: what interpolation of a chest at a gap of 10 mm is wrong by.
 HALF_CONFIDENCE_HU = 60.0

@@ -1,22 +1,183 @@
-"""The gate: how far a series may trust the network, from received slices that are left out.
+"""The gate: the trust that a series puts in the network, its calibration, and the guards."""
 
-A sample of the received slices is predicted from their neighbours, across twice the gap, and
-compared with what was received. The weight that would have been best for them, drawn towards what
-training found on patients it had not seen, decides how the network and the flow blend are mixed;
-along z the surveys near a slice say how far that holds there: what a network fails on (the top of a
-head, for one that has seen chests alone) is a part of a series, seldom all of it.
-"""
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
-from collections.abc import Sequence
-from dataclasses import replace
-
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.errors import ModelLoadError
 from inference.model import Measured, Step
-from inference.models.calibration import Calibration
-from inference.models.guards import CLASSICAL, DIS, Gate
+from inference.models.classical import Neighbourhood, envelope
 from inference.volume import Geometry, Plane
+
+# In this order: the network's low frequencies stay near those of the best classical candidate;
+# the gate; what clipping hid of metal comes back; no value outside what A and C hold nearby.
+# Padding and stored values follow where the slice is written. Nothing is ever added at random.
+
+# What the network sees. Metal above it is added again by linear interpolation of the excess.
+LEAST_HU, MOST_HU = -1024.0, 3071.0
+# The low frequencies are the mean over some 20 pixels around; the network is drawn to the
+# candidate's by this much at most, for on heads the network's own are often the better.
+SMOOTH_PIXELS = 20.0
+SMOOTH_REDUCTION = 4  # they are found on a picture this much smaller
+MOST_CORRECTION_HU = 2.0
+
+LINEAR, CUBIC, DIS = "linear", "cubic", "dis"
+CLASSICAL = (LINEAR, CUBIC, DIS)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How far a series may trust the network, and which classical candidate is its best."""
+
+    weight: float  # 0: the flow blend, 1: the network
+    classical: str
+    surveyed: int  # received slices that were left out and predicted; 0 = prior knowledge alone
+
+
+def candidates(
+    planes: NDArray[np.float32], cubic: NDArray[np.float32], t: float
+) -> Mapping[str, Plane]:
+    """The classical candidates at `t` from P, A, C, N and both warps, (6, rows, columns)."""
+    near, far = np.float32(1.0 - t), np.float32(t)
+    curved = cubic[0] * planes[0]
+    for place in (1, 2, 3):
+        curved += cubic[place] * planes[place]
+    return {
+        LINEAR: near * planes[1] + far * planes[2],
+        CUBIC: curved,
+        DIS: near * planes[4] + far * planes[5],
+    }
+
+
+def with_low_frequencies_of(candidate: Plane, plane: Plane) -> Plane:
+    """The plane, moved by at most 2 HU so that its smooth part nears that of the candidate."""
+    return plane - np.clip(_smooth(plane - candidate), -MOST_CORRECTION_HU, MOST_CORRECTION_HU)
+
+
+def _smooth(plane: Plane) -> Plane:
+    rows, columns = plane.shape
+    small = (max(1, columns // SMOOTH_REDUCTION), max(1, rows // SMOOTH_REDUCTION))
+    reduced = cv2.resize(plane, small, interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(
+        reduced, (0, 0), SMOOTH_PIXELS / SMOOTH_REDUCTION, borderType=cv2.BORDER_REPLICATE
+    )
+    whole = cv2.resize(blurred, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(whole, np.float32)
+
+
+def gated(flow_blend: Plane, plane: Plane, weight: float) -> Plane:
+    """The share of the network that the series has earned, the rest from the flow blend."""
+    return plane if weight == 1.0 else flow_blend + np.float32(weight) * (plane - flow_blend)
+
+
+def bounded(near: Neighbourhood, t: float, plane: Plane) -> Plane:
+    """The plane with what clipping hid of metal, kept inside what A and C hold nearby."""
+    for place, share in ((0, 1.0 - t), (1, t)):
+        received = near.planes[place]
+        if received.max() > MOST_HU or received.min() < LEAST_HU:
+            plane = plane + np.float32(share) * _excess(near.aligned(place, t))
+    return np.clip(plane, *envelope(near, t))
+
+
+def _excess(plane: Plane) -> Plane:
+    return plane - np.clip(plane, LEAST_HU, MOST_HU)
+
+
+# The figures lie beside the weights as JSON, made by `midslice calibrate` and never by hand; they
+# name the weights that they belong to, and count for no others.
+
+# What files of earlier versions lack, and that it did nothing then.
+LATER = {"noise": 0.0, "shared": 0.0}
+DIGITS = 6  # a figure has no more that mean anything, and files stay comparable
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The prior of the gate, and how a network's scale becomes an expected error.
+
+    The expected error of a slice in HU is `factor` x scale^`power` x (4 t (1 - t))^p x
+    (noise / 20 HU)^`noise` x e^(`overlap` x thickness / gap), times what the surveys of its series
+    say. The scale is the network's own, mean over the body, the noise that of A and C; p is `place`
+    + `shared` x thickness / gap, for a thick slice near A has most of its noise from A.
+    """
+
+    weight: float = 1.0  # the best mixture of network and flow blend, 0 to 1
+    apart: float = 0.1  # how far those two lie apart, as a share of the flow blend's error
+    strength: float = 4.0  # how many surveys this prior knowledge counts for
+    classical: str = DIS  # the best classical candidate
+    factor: float = 1.0
+    power: float = 1.0
+    place: float = 0.0
+    overlap: float = 0.0
+    shared: float = 0.0
+    noise: float = 0.0
+    doubled: float = 1.0  # expected / true error at a gap over the same at twice that gap
+    interval: float = 2.3  # times the expected error of a pixel: 90 % of the errors are below
+    is_fitted: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Changes with every figure: calibration changes results as weights do."""
+        values = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(values.encode("ascii")).hexdigest()[:8]
+
+
+def calibration_path(weights: Path) -> Path:
+    """Where the calibration of a weights file lies."""
+    return weights.with_suffix(".json")
+
+
+def load_calibration(path: Path, weights_sha256: str) -> Calibration:
+    """The calibration of these weights; where there is none, one that promises nothing.
+
+    A file that is no calibration raises ModelLoadError; one of other weights is passed over.
+    """
+    if not path.exists():
+        return Calibration()
+    try:
+        stored = json.loads(path.read_text(encoding="ascii"))
+        if stored["weights_sha256"] != weights_sha256:
+            return Calibration()
+        return _from_json({**LATER, **stored["figures"]})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelLoadError(f"{path}: not a calibration: {error}") from error
+
+
+def _from_json(figures: Mapping[str, object]) -> Calibration:
+    wanted = {field.name for field in fields(Calibration)} - {"is_fitted"}
+    if set(figures) != wanted:
+        raise ValueError(f"figures are {sorted(figures)}, not {sorted(wanted)}")
+    if figures["classical"] not in CLASSICAL:
+        raise ValueError(f"classical = {figures['classical']!r}: allowed is one of {CLASSICAL}")
+    numbers = {name: float(str(value)) for name, value in figures.items() if name != "classical"}
+    return Calibration(classical=str(figures["classical"]), is_fitted=True, **numbers)
+
+
+def save_calibration(
+    calibration: Calibration, path: Path, weights_sha256: str, provenance: Mapping[str, object]
+) -> None:
+    """Write the figures with where they come from; the same input gives the same bytes."""
+    figures = asdict(calibration)
+    del figures["is_fitted"]
+    rounded = {
+        name: round(value, DIGITS) if isinstance(value, float) else value
+        for name, value in figures.items()
+    }
+    whole = {"weights_sha256": weights_sha256, "figures": rounded, "provenance": provenance}
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="ascii")
+
+
+# A sample of the received slices is predicted from their neighbours, across twice the gap, and
+# compared with what was received. The weight that would have been best for them, drawn towards
+# what training found on patients it had not seen, decides how the network and the flow blend are
+# mixed; along z the surveys near a slice say how far that holds there: what a network fails on
+# (the top of a head, for one that has seen chests alone) is a part of a series, seldom all of it.
 
 MOST_SURVEYS, LEAST_SURVEYS = 16, 3
 # Below it too few slices have two neighbours: prior knowledge alone serves.

@@ -22,12 +22,15 @@ from torch import Tensor, nn
 
 from inference.errors import ModelLoadError
 from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
-from inference.models.calibration import calibration_path, load_calibration
-from inference.models.classical import Neighbourhood, cubic_weights, warped
+from inference.models.classical import Neighbourhood, cubic_weights, plan_gaps, warped
 from inference.models.filling import Filling, Inputs
-from inference.models.gaps import plan_gaps
-from inference.models.gate import plan_surveys
-from inference.models.guards import LEAST_HU, MOST_HU
+from inference.models.gate import (
+    LEAST_HU,
+    MOST_HU,
+    calibration_path,
+    load_calibration,
+    plan_surveys,
+)
 from inference.models.runtime import Runtime
 from inference.volume import Geometry
 

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from inference.model import Limits, Measured, Model, Step, Window
 from inference.models import gate
-from inference.models.calibration import Calibration, calibration_path, save_calibration
 from inference.models.confidence import USUAL_NOISE_HU, Expectation, Place, law_hu
-from inference.models.guards import CLASSICAL
+from inference.models.gate import CLASSICAL, Calibration, calibration_path, save_calibration
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training.data import Patient, load_patients
+from inference.training.evaluate import drawn_targets
 from inference.training.gates import FOLDS, fold_of
-from inference.training.targets import drawn_targets
 from inference.volume import Geometry
 
 FACTORS = (2, 4, 8)

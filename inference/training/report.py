@@ -1,11 +1,55 @@
-"""An evaluation as rows of tables, for the terminal, the page and the model card."""
+"""The report of an evaluation: rows, tables, and one HTML page that needs nothing but itself."""
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 
-from inference.training.evaluate import SHIPPED, Cell
-from inference.training.gates import Row, Summed, summed
-from inference.training.methods import DIS, LINEAR
-from inference.training.summary import Figures
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from inference.errors import Unprocessable
+from inference.model import Limits, Model
+from inference.models.midslice import Midslice
+from inference.runner import share_cores
+from inference.training.data import (
+    TRAIN_PART,
+    NothingToJudge,
+    PassedOver,
+    ThinSeries,
+    nothing_in,
+    open_series,
+)
+from inference.training.evaluate import (
+    DIS,
+    LINEAR,
+    SHIPPED,
+    TARGETS,
+    Asked,
+    Cell,
+    Kind,
+    Listed,
+    Mode,
+    Report,
+    TargetList,
+    drawn_targets,
+    evaluate,
+    kind_of,
+    network_speed,
+    slices_left,
+)
+from inference.training.gates import (
+    FOLDS,
+    Row,
+    Summed,
+    factors_due,
+    fold_of,
+    how_to_measure,
+    rows_of,
+    speed_row,
+    summed,
+)
+from inference.training.metrics import Figures, anatomy_of
 
 COLUMNS = (
     "series",
@@ -55,7 +99,7 @@ LEGEND = (
 )
 
 
-def rows_of(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+def table_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """One row a cell and method, in the order of COLUMNS."""
     return [_row(cell, method, it) for cell in cells for method, it in cell.methods.items()]
 
@@ -180,5 +224,244 @@ def card(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     if missed := missed_rows(rows):
         parts.append(markdown(MISSED_COLUMNS, missed))
     parts += [f"{sentence}\n" for sentence in not_measured(rows)]
-    parts += [markdown(COLUMNS, rows_of(shipped)), f"{LEGEND}.\n"]
+    parts += [markdown(COLUMNS, table_rows(shipped)), f"{LEGEND}.\n"]
     return "\n".join(parts)
+
+
+VALIDATE_PART = "ct-validate"
+KNOWN = ", trained on it"  # no proof of anything, and every table says so
+# Judged for its own row, never trained on: a head with a tilted gantry and unequal gaps.
+TILTED_HEAD = Path("edge-cases") / "ge-head-tilt-irregular"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to evaluate."""
+
+    data: Path
+    factors: tuple[int, ...] = (2, 4)
+    slab: bool = False  # also with slices averaged to slabs
+    gates: bool = False  # also every cell that a figure is due in
+    targets: int = TARGETS
+    weights: Path | None = None  # other ones than the model's own
+    folds: Path = FOLDS
+    pictures: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of it."""
+
+    model: str
+    version: str
+    weights_sha256: str
+    wanted: Wanted
+    cells: tuple[Cell, ...]
+    passed_over: tuple[PassedOver, ...]
+    rows: tuple[Row, ...]  # of the gates; empty where they were not asked for
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values alone, for json.dumps."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "weights_sha256": self.weights_sha256,
+            "cells": [cell.as_json() for cell in self.cells],
+            "passed_over": [asdict(each) for each in self.passed_over],
+            "gates": [asdict(row) for row in self.rows],
+        }
+
+
+# Loads the model that is judged: its own weights for None, else those of a file.
+Load = Callable[[Path | None], Model]
+
+
+def run(
+    wanted: Wanted,
+    load: Load,
+    listed: TargetList,
+    *,
+    limits: Limits | None = None,
+    progress: Report = lambda _: None,
+) -> Study:
+    """Raises NothingToJudge, with every reason, where no series of the folder serves."""
+    loaded = cache(load)
+    model = loaded(None)
+    series, passed = series_of(wanted)
+    asked, lacking = _asked(wanted, series, loaded, passed)
+    cells, unsuitable = evaluate(
+        asked,
+        listed,
+        targets=wanted.targets,
+        limits=limits or Limits(),
+        at_once=share_cores(model, 0),
+        pictures=wanted.pictures,
+        progress=progress,
+    )
+    passed += unsuitable
+    if not cells and not lacking:
+        raise NothingToJudge(nothing_in(wanted.data, passed))
+
+    def how(name: str) -> str:
+        return how_to_measure(name, wanted.data, wanted.folds)
+
+    rows = rows_of(cells, lacking, how) if wanted.gates else ()
+    if wanted.gates and model.name == Midslice.name:
+        rows += (speed_row(network_speed(wanted.weights)),)
+    return Study(
+        model=model.name,
+        version=model.version,
+        weights_sha256=model.weights_sha256,
+        wanted=wanted,
+        cells=tuple(cells),
+        passed_over=tuple(passed),
+        rows=rows,
+    )
+
+
+def series_of(wanted: Wanted) -> tuple[list[ThinSeries], list[PassedOver]]:
+    """The series below the folder; of a data set in parts those that are held out, and for the
+    gates also those trained on and the tilted head."""
+    root = wanted.data
+    if not (root / VALIDATE_PART).is_dir():
+        return open_series(root)
+    parts = [root / VALIDATE_PART]
+    if wanted.gates:
+        further = (root / TRAIN_PART, root / TILTED_HEAD)
+        parts += [part for part in further if part.is_dir()]
+    found, passed = [], []
+    for part in parts:
+        series, faults = open_series(part)
+        found += series
+        passed += faults
+    return found, passed
+
+
+def _asked(
+    wanted: Wanted, series: Sequence[ThinSeries], load: Load, passed: list[PassedOver]
+) -> tuple[list[Asked], list[Kind]]:
+    """The cells to evaluate, and those that lack the weights of a fold."""
+    asked, lacking = [], []
+    for one in series:
+        fold = fold_of(wanted.folds, one.name)
+        folded = wanted.gates and one.trained_on
+        weights = fold if folded else None
+        is_known = one.trained_on and wanted.weights is None
+        label = f"trained without {one.name}" if folded else SHIPPED + KNOWN * is_known
+        try:
+            anatomy = anatomy_of(one)
+        except Unprocessable as refused:
+            passed.append(PassedOver(one.name, refused.sentence))
+            continue
+        first = Asked(one, anatomy, "sub-sampled", 2, partial(load, weights), label)
+        cells = [
+            replace(first, mode=mode, factor=factor)
+            for mode, factor in _cells(wanted, one, anatomy, folded=folded)
+        ]
+        if folded and not fold.is_file():
+            lacking += [kind_of(each) for each in cells]
+        else:
+            asked += cells
+    return asked, lacking
+
+
+def _cells(
+    wanted: Wanted, series: ThinSeries, anatomy: str, *, folded: bool
+) -> tuple[tuple[Mode, int], ...]:
+    """An uneven series is judged slice by slice; an even one at factors, those asked for first."""
+    if not series.is_even:
+        return (("left-out", 2),)
+    modes: tuple[Mode, ...] = ("sub-sampled", "slab") if wanted.slab else ("sub-sampled",)
+    cells = [] if folded else [(mode, factor) for mode in modes for factor in wanted.factors]
+    if wanted.gates:
+        cells += factors_due(series.spacing_mm, anatomy)
+    return tuple(dict.fromkeys(cells))
+
+
+def list_of(wanted: Wanted) -> list[Listed]:
+    """The targets of every series and factor of a folder, drawn by the rule, to be kept."""
+    series, _ = series_of(replace(wanted, gates=True))
+    found: dict[tuple[str, int, int], Listed] = {}
+    for one in series:
+        if not one.is_even:
+            continue
+        for factor in range(2, 11):
+            for mode in ("sub-sampled", "slab"):
+                slices = slices_left(one, factor, mode)
+                drawn = drawn_targets(one.name, slices, factor) if slices > factor else ()
+                if drawn:
+                    key = (one.name, slices, factor)
+                    found[key] = Listed(one.name, slices, factor, drawn)
+    return list(found.values())
+
+
+TEMPLATE = "evaluation.html"
+CHART_WIDTH, CHART_HEIGHT = 640, 120  # of the drawing, in its own units
+LEAST_DB, MOST_DB = -1.0, 5.0  # what the chart shows of gains
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One target in the chart of a cell: its place there, and whether it lies below linear."""
+
+    x: float
+    y: float
+    is_below: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell, as the page shows it."""
+
+    cell: Cell
+    rows: list[tuple[str, ...]]
+    dots: tuple[Dot, ...]
+
+
+def page_of(study: Study) -> str:
+    """The whole page; every text in it is escaped."""
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
+    environment.filters["data"] = _data
+    return environment.get_template(TEMPLATE).render(
+        study=study,
+        report={
+            "LEGEND": LEGEND,
+            "COLUMNS": COLUMNS,
+            "GATE_COLUMNS": GATE_COLUMNS,
+            "MISSED_COLUMNS": MISSED_COLUMNS,
+            "CONFIDENCE_COLUMNS": CONFIDENCE_COLUMNS,
+        },
+        shown=[Shown(cell, _rows(cell), _dots(cell)) for cell in study.cells],
+        confidence=confidence_rows(study.cells),
+        gates=summed(study.rows),
+        missed=missed_rows(study.rows),
+        not_measured=not_measured(study.rows),
+        width=CHART_WIDTH,
+        height=CHART_HEIGHT,
+        zero=_height(0.0),
+    )
+
+
+def _rows(cell: Cell) -> list[tuple[str, ...]]:
+    """Without the series and the cell, which stand above the table."""
+    return [row[2:] for row in table_rows([cell])]
+
+
+def _dots(cell: Cell) -> tuple[Dot, ...]:
+    """The gain of each target, in the order of the slices."""
+    step = CHART_WIDTH / max(1, len(cell.gains_db))
+    return tuple(
+        Dot((place + 0.5) * step, _height(gain), gain < 0.0, f"slice {target}: {gain:+.2f} dB")
+        for place, (target, gain) in enumerate(zip(cell.targets, cell.gains_db, strict=True))
+    )
+
+
+def _height(gain_db: float) -> float:
+    share = (min(max(gain_db, LEAST_DB), MOST_DB) - LEAST_DB) / (MOST_DB - LEAST_DB)
+    return round(CHART_HEIGHT * (1.0 - share), 1)
+
+
+def _data(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

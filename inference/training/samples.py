@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from inference.models.classical import Neighbourhood
-from inference.models.guards import LEAST_HU, MOST_HU
+from inference.models.gate import LEAST_HU, MOST_HU
 from inference.models.midslice import IN_Z, TOLD_IN_Z, inputs_of
 from inference.training.data import Patient
 

@@ -12,9 +12,8 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from inference.model import Model
-    from inference.training.evaluate import Progress
-    from inference.training.study import Study, Wanted
-    from inference.training.targets import TargetList
+    from inference.training.evaluate import EvaluationProgress, TargetList
+    from inference.training.report import Study, Wanted
 
 PAGE = Path("var/evaluation/index.html")
 
@@ -55,7 +54,7 @@ def evaluate(
 ) -> None:
     """How well a model predicts slices of thin series that were left out."""
     from inference.training.gates import FOLDS
-    from inference.training.study import Wanted
+    from inference.training.report import Wanted
 
     wanted = Wanted(
         data=data,
@@ -95,8 +94,8 @@ def _study(
     from inference.errors import ModelLoadError
     from inference.model import Limits
     from inference.request import ModelSpec
-    from inference.training import study
-    from inference.training.thin import NothingToJudge
+    from inference.training import report
+    from inference.training.data import NothingToJudge
 
     device = registry.choose_device(device, ModelSpec(name))
 
@@ -105,17 +104,17 @@ def _study(
 
     with terminal.progress("evaluating", shown=not quiet) as bar:
 
-        def progress(now: "Progress") -> None:
+        def progress(now: "EvaluationProgress") -> None:
             bar(now.done, now.total, now.what)
 
         try:
-            return study.run(wanted, load, listed, limits=Limits(device=device), progress=progress)
+            return report.run(wanted, load, listed, limits=Limits(device=device), progress=progress)
         except (NothingToJudge, ModelLoadError) as error:
             terminal.failed(str(error))
 
 
 def _listed(path: Path | None) -> "TargetList":
-    from inference.training.targets import COMMITTED, read_list
+    from inference.training.evaluate import COMMITTED, read_list
 
     try:
         return read_list(path or COMMITTED)
@@ -128,9 +127,9 @@ def _listed(path: Path | None) -> "TargetList":
 
 
 def _draw(wanted: "Wanted", path: Path) -> None:
-    from inference.training.study import list_of
-    from inference.training.targets import write_list
-    from inference.training.thin import NothingToJudge
+    from inference.training.data import NothingToJudge
+    from inference.training.evaluate import write_list
+    from inference.training.report import list_of
 
     try:
         found = list_of(wanted)
@@ -141,7 +140,7 @@ def _draw(wanted: "Wanted", path: Path) -> None:
 
 
 def _page_of(study: "Study") -> str:
-    from inference.training.page import page_of
+    from inference.training.report import page_of
 
     return page_of(study)
 
@@ -165,7 +164,7 @@ def _say(study: "Study", page: Path | None) -> None:
 
     cells = study.cells
     for cell in cells:
-        rows = [row[2:] for row in report.rows_of([cell])]
+        rows = [row[2:] for row in report.table_rows([cell])]
         terminal.print_table(report.COLUMNS[2:], rows, empty="", title=cell.kind.title)
     terminal.say(report.LEGEND, style="dim")
     if sure := report.confidence_rows(cells):

@@ -11,8 +11,7 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from inference.request import ModelSpec
-    from inference.training.progress import Progress
-    from inference.training.train import Trained
+    from inference.training.train import Progress, Trained
     from node.config import Config
 
 Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder a patient.")]

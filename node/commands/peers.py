@@ -122,7 +122,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def _outgoing(paths: Iterable[Path]) -> tuple[list["Outgoing"], list[Path]]:
     """What can be sent, and what is no Part 10 file with the UIDs that C-STORE names."""
-    from inference.reader import read_headers
+    from inference.stacks import read_headers
     from node.dicom.scu import Outgoing
 
     files: list[Outgoing] = []

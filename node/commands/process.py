@@ -19,8 +19,8 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from inference.model import Parameters
-    from inference.reader import Header, Stack
     from inference.request import Outcome, Output, Request
+    from inference.stacks import Header, Stack
     from node.config import Config
 
 DEFAULT_FACTOR = 2
@@ -69,9 +69,9 @@ def process(
     as_json: AsJson = False,
 ) -> None:
     """Run a model on a folder: one derived series a stack, by the same code as in the node."""
-    from inference import reader
     from inference.model import Parameters
     from inference.request import Output
+    from inference.stacks import read_headers, stacks_of
 
     _refuse_wrong_use(factor, target_spacing_mm, across_missing, out)
     if target_spacing_mm is None:
@@ -83,8 +83,8 @@ def process(
         hold_below=hold_below,
     )
     site = _Site(settings_or_defaults(config), model, parameters, output)
-    headers = reader.read_headers(files_of(folder))
-    stacks = reader.stacks(headers)
+    headers = read_headers(files_of(folder))
+    stacks = stacks_of(headers)
     made = _make(stacks, out, site, shown=not as_json)
     if as_json:
         terminal.print_json(_as_json(model, made, headers))
@@ -180,7 +180,7 @@ def _is_made(made: Made) -> bool:
 
 
 def _tell(made: "Sequence[Made]", headers: "Sequence[Header]") -> None:
-    from inference import reader
+    from inference.stacks import set_aside
 
     if not made:
         terminal.say("There is no DICOM series in this folder.")
@@ -190,14 +190,14 @@ def _tell(made: "Sequence[Made]", headers: "Sequence[Header]") -> None:
         terminal.say(f"{each.stack.key}: {images}", style="bold")
         for line in facts["lines"] if isinstance(facts["lines"], list) else []:
             terminal.say(f"  {line}")
-    aside = Counter((item.reason, item.sentence) for item in reader.set_aside(headers))
+    aside = Counter((item.reason, item.sentence) for item in set_aside(headers))
     for (reason, sentence), count in sorted(aside.items()):
         files = terminal.counted(count, "file")
         terminal.say(f"set aside: {files}: {reason}: {sentence}", style="dim")
 
 
 def _as_json(model: str, made: "Sequence[Made]", headers: "Sequence[Header]") -> dict[str, object]:
-    from inference import reader
+    from inference.stacks import set_aside
 
     series = []
     for each in made:
@@ -208,7 +208,7 @@ def _as_json(model: str, made: "Sequence[Made]", headers: "Sequence[Header]") ->
         series.append(known | {"slices": len(each.stack)} | facts)
     aside = [
         {"file": str(item.header.path), "reason": item.reason, "sentence": item.sentence}
-        for item in reader.set_aside(headers)
+        for item in set_aside(headers)
     ]
     return {"model": model, "series": series, "set_aside": aside}
 

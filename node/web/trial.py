@@ -15,7 +15,7 @@ from node.rules import routing
 from node.rules.routing import Explanation
 
 if TYPE_CHECKING:
-    from inference.reader import Stack
+    from inference.stacks import Stack
 
 SHOWN = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
 # What a route may ask for that says nothing of a patient.
@@ -76,12 +76,12 @@ def _masked(stack: TriedStack) -> TriedStack:
 
 def tried(question: Question) -> Tried:
     """Group, measure and match the files, from their headers alone."""
-    from inference import reader
+    from inference import stacks
 
-    headers = reader.read_headers(question.paths)
-    aside = Counter(f"{each.reason}: {each.sentence}" for each in reader.set_aside(headers))
+    headers = stacks.read_headers(question.paths)
+    aside = Counter(f"{each.reason}: {each.sentence}" for each in stacks.set_aside(headers))
     return Tried(
-        stacks=tuple(_stack(stack, question) for stack in reader.stacks(headers)),
+        stacks=tuple(_stack(stack, question) for stack in stacks.stacks_of(headers)),
         set_aside=tuple((count, reason) for reason, count in aside.most_common()),
     )
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from inference import geometry, reader
+from inference import geometry
 from inference.errors import Reason
 from inference.model import Parameters
-from inference.reader import Header, Stack
 from inference.request import Output
+from inference.stacks import Header, Stack, is_derived_by_node, read_headers, set_aside, stacks_of
 from node.config import Completion, Destination, Route
 from node.rules import completion, routing
 from node.work.infer import canonical, snapshot, sources
@@ -169,13 +169,13 @@ class Arrivals:
 
     def _wanted(self, arrival: Arrival, rules: Rules) -> Wanted:
         instances = self._archive.instances(arrival.id)
-        headers = reader.read_headers(sources(instances, self._files))
-        if any(reader.is_derived_by_node(header) for header in headers):
+        headers = read_headers(sources(instances, self._files))
+        if any(is_derived_by_node(header) for header in headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
             return Wanted()
         aside = _tell_of_others(arrival, headers)
         others = Others(self._archive, self._files, arrival)
-        stacks = reader.stacks(headers)
+        stacks = stacks_of(headers)
         mixed_up = others.mixed_up(stacks)
         usable = Usable.of(instances, headers, self._files)
         jobs = []
@@ -270,7 +270,7 @@ class Arrivals:
 
 def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:
     """Localizers, dose pages and the like are in no stack; they are kept all the same."""
-    counts = Counter(str(item.reason) for item in reader.set_aside(headers))
+    counts = Counter(str(item.reason) for item in set_aside(headers))
     reasons = dict(sorted(counts.items()))
     if reasons:
         extra = {"series_uid": arrival.series_uid, "reasons": reasons}

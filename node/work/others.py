@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from inference import geometry, reader, twins
+from inference import geometry, twins
 from inference.errors import Reason
-from inference.reader import Header, Stack
 from inference.request import Output
+from inference.stacks import Header, Stack, newest, patient_mismatch, read_headers, stacks_of
 from node.work.infer import sources
 from storage.archive import Archive
 from storage.files import Files
@@ -33,8 +33,8 @@ class Others:
         sentence = OTHER_STUDY if self._archive.other_studies(self._arrival) else ""
         if not sentence:
             theirs = self._stacks(self._archive.brought_by_others(self._arrival))
-            headers = [h for stack in (*stacks, *theirs) for h in reader.newest(stack.headers)]
-            sentence = reader.patient_mismatch(headers)
+            headers = [h for stack in (*stacks, *theirs) for h in newest(stack.headers)]
+            sentence = patient_mismatch(headers)
         return Verdict(JobState.HELD, Reason.PATIENT_MISMATCH, sentence) if sentence else None
 
     def thinner(self, stack: Stack) -> Verdict | None:
@@ -67,5 +67,5 @@ class Others:
         ]
 
     def _stacks(self, instances: Sequence[Instance]) -> list[Stack]:
-        headers: list[Header] = reader.read_headers(sources(instances, self._files))
-        return reader.stacks(headers)
+        headers: list[Header] = read_headers(sources(instances, self._files))
+        return stacks_of(headers)

@@ -22,8 +22,7 @@ from safetensors.torch import load_file
 from inference import registry
 from inference.model import Limits, Model, Parameters
 from inference.models import classical
-from inference.models.classical import MEDIUM, Neighbourhood
-from inference.models.gaps import plan_gaps
+from inference.models.classical import MEDIUM, Neighbourhood, plan_gaps
 from inference.models.midslice import SHIPPED_WEIGHTS, Network, inputs_of
 from inference.models.runtime import Runtime
 from inference.request import ModelSpec

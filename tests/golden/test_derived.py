@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmread
 
-from inference.reader import read_headers, set_aside, stacks
 from inference.request import Derived, Failed, ModelSpec, Outcome, Verdict
+from inference.stacks import read_headers, set_aside, stacks_of
 from tests import phantoms
 from tests.golden import golden
 from tests.unit.inference.case import Case
@@ -60,7 +60,7 @@ def ends(case: Case, folder: Path) -> dict[str, list[dict[str, Any]]]:
         "halfway": [{"set_aside": aside}] if aside else [],
         "linear": [],
     }
-    for number, stack in enumerate(stacks(headers)):
+    for number, stack in enumerate(stacks_of(headers)):
         files = [header.path for header in sorted(stack.headers, key=lambda header: header.order)]
         for model, ends_of in ended.items():
             asked = request(files, folder / f"{model}-{number}", edit=case.ask)

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.model import Limits, Model, Parameters, Prediction, Produces, Step, Trust, Window
-from inference.models.classical import Linear, Neighbourhood, nearest
-from inference.models.gaps import plan_gaps
-from inference.training.study import Study, Wanted, run
-from inference.training.targets import TargetList
-from inference.training.thin import open_series
+from inference.models.classical import Linear, Neighbourhood, nearest, plan_gaps
+from inference.training.data import open_series
+from inference.training.evaluate import TargetList
+from inference.training.report import Study, Wanted, run
 from inference.volume import Geometry
 
 NAMES = ["nearest", "linear", "linear, smoothed", "cubic", "spline", "dis"]

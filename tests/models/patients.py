@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from inference.checkpoint import Tensors
 from inference.models.midslice import Network
+from inference.training.checkpoint import Tensors
 from inference.training.data import Patient
 from inference.training.samples import Pool
 from inference.training.train import Plan

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.checkpoint import load_checkpoint, save_checkpoint
-from inference.training.adversarial import Adversary, balanced
+from inference.training.checkpoint import load_checkpoint, save_checkpoint
 from inference.training.data import Patient, load_patients
+from inference.training.losses import Adversary, balanced
 from inference.training.samples import CROP
 from inference.training.train import Training
 from tests.models.patients import QUICK, error_of, made_hu, write_npz

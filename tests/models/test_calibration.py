@@ -10,12 +10,7 @@ import pytest
 
 from inference.errors import ModelLoadError
 from inference.model import Measured
-from inference.models.calibration import (
-    Calibration,
-    calibration_path,
-    load_calibration,
-    save_calibration,
-)
+from inference.models.gate import Calibration, calibration_path, load_calibration, save_calibration
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training import calibrate
 from inference.training.calibrate import Cell

@@ -7,9 +7,9 @@ import pytest
 
 from inference.model import Limits, Measured, Parameters, Step
 from inference.models import confidence
-from inference.models.calibration import Calibration
 from inference.models.classical import Neighbourhood
 from inference.models.confidence import Expectation, Place
+from inference.models.gate import Calibration
 from inference.models.midslice import Midslice
 from inference.runner import Runner
 from inference.volume import Plane, Volume

@@ -9,13 +9,10 @@ import pytest
 from inference.model import Model
 from inference.models.classical import Linear
 from inference.request import Output
-from inference.training.anatomy import anatomy_of
-from inference.training.evaluate import Cell, Progress
-from inference.training.page import page_of
-from inference.training.report import card, confidence_rows
-from inference.training.study import Wanted, run
-from inference.training.targets import TargetList
-from inference.training.thin import NothingToJudge, ThinSeries
+from inference.training.data import NothingToJudge, ThinSeries
+from inference.training.evaluate import Cell, EvaluationProgress, TargetList
+from inference.training.metrics import anatomy_of
+from inference.training.report import Wanted, card, confidence_rows, page_of, run
 from tests.models.judged import NAMES, Knowing, Lazy, hu_of, study_of
 from tests.models.stacks import made_geometry
 from tests.models.thin import drifting, thin_series, write_npz
@@ -232,7 +229,7 @@ def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path
 
 
 def test_progress_counts_to_the_end(data: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[EvaluationProgress] = []
     wanted = Wanted(data, (2, 4), targets=4)
     run(wanted, lambda _weights: Linear(), TargetList(), progress=seen.append)
     assert [progress.done for progress in seen] == list(range(1, 9))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from inference.training.page import page_of
 from inference.training.report import (
     COLUMNS,
     GATE_COLUMNS,
@@ -15,7 +14,8 @@ from inference.training.report import (
     OVERVIEW_COLUMNS,
     card,
     markdown,
-    rows_of,
+    page_of,
+    table_rows,
 )
 from tests.models.judged import NAMES, Knowing, Lazy, hu_of, study_of
 from tests.models.thin import drifting, write_npz
@@ -43,7 +43,7 @@ def test_a_result_is_json(data: Path) -> None:
 
 def test_a_report_has_a_row_for_each_method(data: Path) -> None:
     cells = study_of(data, Lazy(), 2, 3, targets=2).cells
-    rows = rows_of(cells)
+    rows = table_rows(cells)
     assert len(rows) == 2 * 7
     assert all(len(row) == len(COLUMNS) for row in rows)
     assert {row[2] for row in rows} == {*NAMES, "lazy"}

@@ -7,7 +7,7 @@ import torch
 from inference.model import Limits, Step
 from inference.models import classical, filling
 from inference.models.classical import Neighbourhood
-from inference.models.extent import AIR_HU, Extent, extent_of, pasted
+from inference.models.filling import AIR_HU, Extent, extent_of, pasted
 from inference.models.midslice import Midslice
 from inference.volume import Geometry, Plane
 from tests.models.stacks import made_geometry, made_planes, window_of

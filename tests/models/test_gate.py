@@ -7,8 +7,8 @@ import pytest
 
 from inference.model import Limits, Measured, Parameters, Step
 from inference.models import gate
-from inference.models.calibration import Calibration
-from inference.models.gaps import plan_gaps
+from inference.models.classical import plan_gaps
+from inference.models.gate import Calibration
 from inference.models.midslice import Midslice
 from inference.runner import Runner
 from inference.volume import Volume

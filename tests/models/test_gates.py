@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from inference.models.runtime import has_fast_bfloat16
-from inference.training.bounds import BOUNDS, Bound, Due
-from inference.training.cuts import Mode
-from inference.training.evaluate import Cell, Kind
+from inference.training.evaluate import Cell, Kind, Mode, Speed, network_speed
 from inference.training.gates import (
+    BOUNDS,
+    Bound,
+    Due,
     Row,
     factors_due,
     fold_of,
@@ -19,9 +20,8 @@ from inference.training.gates import (
     speed_row,
     summed,
 )
+from inference.training.metrics import Confidence, Figures
 from inference.training.report import missed_rows, not_measured
-from inference.training.speed import Speed, network_speed
-from inference.training.summary import Confidence, Figures
 
 GOOD = Figures(
     psnr_db=38.5,

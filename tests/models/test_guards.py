@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inference.model import Step
-from inference.models import classical, guards
+from inference.models import classical, gate
 from inference.models.classical import Neighbourhood
 from inference.models.midslice import inputs_of
 from inference.volume import Plane
@@ -23,9 +23,9 @@ def test_a_network_that_is_darker_on_the_whole_is_drawn_to_the_candidate_by_two_
 ):
     candidate = made_plane(made_geometry(2, 128, 128), 0.0)
     assert np.allclose(
-        guards.with_low_frequencies_of(candidate, candidate - 1.5), candidate, atol=1e-3
+        gate.with_low_frequencies_of(candidate, candidate - 1.5), candidate, atol=1e-3
     )
-    drawn = guards.with_low_frequencies_of(candidate, candidate - 9.0)
+    drawn = gate.with_low_frequencies_of(candidate, candidate - 9.0)
     assert np.allclose(drawn, candidate - 7.0, atol=1e-3)
 
 
@@ -33,24 +33,24 @@ def test_detail_that_only_the_network_has_survives_the_low_frequency_guard() -> 
     candidate = np.zeros((128, 128), np.float32)
     plane = candidate.copy()
     plane[60:64, 60:64] = 300.0
-    kept = guards.with_low_frequencies_of(candidate, plane)
-    assert np.abs(kept - plane).max() <= guards.MOST_CORRECTION_HU
+    kept = gate.with_low_frequencies_of(candidate, plane)
+    assert np.abs(kept - plane).max() <= gate.MOST_CORRECTION_HU
     assert kept[62, 62] > 297.0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (33, 47), (130, 65)], ids=str)
 def test_the_low_frequency_guard_takes_slices_of_any_size(shape: tuple[int, int]) -> None:
     plane = np.full(shape, 5.0, np.float32)
-    drawn = guards.with_low_frequencies_of(np.zeros(shape, np.float32), plane)
+    drawn = gate.with_low_frequencies_of(np.zeros(shape, np.float32), plane)
     assert drawn.shape == shape
     assert np.allclose(drawn, 3.0)
 
 
 def test_a_closed_gate_gives_the_flow_blend_and_an_open_one_the_network() -> None:
     blend, net = np.zeros((4, 4), np.float32), np.full((4, 4), 10.0, np.float32)
-    assert np.array_equal(guards.gated(blend, net, 0.0), blend)
-    assert np.array_equal(guards.gated(blend, net, 1.0), net)
-    assert np.allclose(guards.gated(blend, net, 0.25), 2.5)
+    assert np.array_equal(gate.gated(blend, net, 0.0), blend)
+    assert np.array_equal(gate.gated(blend, net, 1.0), net)
+    assert np.allclose(gate.gated(blend, net, 0.25), 2.5)
 
 
 def test_the_classical_candidates_are_those_of_their_own_functions() -> None:
@@ -58,29 +58,29 @@ def test_the_classical_candidates_are_those_of_their_own_functions() -> None:
     planes = [plane + 300.0 for plane in made_planes(geometry)]  # nothing is clipped
     near = Neighbourhood.of(STEP, window_of(geometry, planes, STEP))
     given = inputs_of(near, 0.25)
-    found = guards.candidates(given.planes, given.cubic, 0.25)
-    assert set(found) == set(guards.CLASSICAL)
+    found = gate.candidates(given.planes, given.cubic, 0.25)
+    assert set(found) == set(gate.CLASSICAL)
     for method in (classical.linear, classical.cubic, classical.dis):
         assert np.allclose(found[method.__name__], method(near, 0.25), atol=1e-2)
 
 
 def test_metal_that_the_network_does_not_see_is_interpolated_linearly() -> None:
     planes = [np.full((32, 32), 4000.0 + 1000.0 * index, np.float32) for index in range(4)]
-    seen = np.full((32, 32), guards.MOST_HU, np.float32)
-    bounded = guards.bounded(near_of(planes), 0.25, seen)
+    seen = np.full((32, 32), gate.MOST_HU, np.float32)
+    bounded = gate.bounded(near_of(planes), 0.25, seen)
     assert np.allclose(bounded, 0.75 * 5000.0 + 0.25 * 6000.0, atol=1e-2)
 
 
 def test_values_below_what_the_network_sees_come_back_too() -> None:
     planes = [np.full((32, 32), -2000.0, np.float32) for _ in range(4)]
-    seen = np.full((32, 32), guards.LEAST_HU, np.float32)
-    assert np.allclose(guards.bounded(near_of(planes), 0.5, seen), -2000.0)
+    seen = np.full((32, 32), gate.LEAST_HU, np.float32)
+    assert np.allclose(gate.bounded(near_of(planes), 0.5, seen), -2000.0)
 
 
 def test_the_envelope_is_that_of_values_which_are_not_clipped() -> None:
     planes = [np.zeros((32, 32), np.float32) for _ in range(4)]
     planes[1][10:20, 10:20] = 8000.0
     wild = np.full((32, 32), 9999.0, np.float32)
-    bounded = guards.bounded(near_of(planes), 0.5, wild)
+    bounded = gate.bounded(near_of(planes), 0.5, wild)
     assert bounded[15, 15] == 8000.0
     assert bounded[30, 30] == 0.0

@@ -6,7 +6,7 @@ import torch
 
 from inference.training import losses
 from inference.training.losses import BORDER, grain_loss, loss_of, lung_loss
-from inference.training.progress import gain_db
+from inference.training.train import gain_db
 
 
 def test_the_loss_counts_errors_inside_the_border_alone() -> None:

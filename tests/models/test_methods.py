@@ -6,21 +6,22 @@ import pytest
 
 from inference.model import Limits
 from inference.models.classical import MEDIUM, Linear
-from inference.training.cuts import Mode, cuts_of
-from inference.training.methods import (
+from inference.training.data import ThinSeries
+from inference.training.evaluate import (
     CLASSICAL,
     DIS,
     LINEAR,
     SMOOTHED,
+    Mode,
     Place,
+    TargetList,
     Way,
     classical_methods,
+    cuts_of,
     neighbourhood,
     predictions,
     spline_weights,
 )
-from inference.training.targets import TargetList
-from inference.training.thin import ThinSeries
 from inference.volume import Plane
 from tests.models.stacks import made_geometry
 from tests.models.thin import drifting, ramp, sheared, thin_series

@@ -16,7 +16,7 @@ from inference.model import Limits, Parameters, Step
 from inference.models import classical
 from inference.models import midslice as midslice_module
 from inference.models.classical import Neighbourhood
-from inference.models.guards import LEAST_HU
+from inference.models.gate import LEAST_HU
 from inference.models.midslice import (
     SHIPPED_WEIGHTS,
     Midslice,
@@ -25,7 +25,7 @@ from inference.models.midslice import (
     planes_of,
 )
 from inference.models.runtime import HALO, MARGIN
-from inference.reader import open_volume, read_headers, stacks
+from inference.stacks import open_volume, read_headers, stacks_of
 from inference.volume import Geometry, Plane, Volume
 from node import demo
 from tests.models.stacks import made_geometry, made_plane, made_planes, window_of
@@ -229,7 +229,7 @@ def test_the_scale_comes_with_each_slice_and_is_larger_where_neighbours_disagree
 
 
 def opened(folder: Path) -> Volume:
-    (stack,) = stacks(read_headers(sorted(folder.glob("*.dcm"))))
+    (stack,) = stacks_of(read_headers(sorted(folder.glob("*.dcm"))))
     return open_volume(stack)
 
 

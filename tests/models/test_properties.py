@@ -19,8 +19,8 @@ from inference.model import Limits, Parameters, Prediction, Step
 from inference.models import classical
 from inference.models.classical import Neighbourhood
 from inference.models.midslice import Midslice
-from inference.reader import open_volume, read_headers, stacks
 from inference.runner import Runner
+from inference.stacks import open_volume, read_headers, stacks_of
 from inference.volume import Geometry, Plane, Volume
 from node import demo
 from tests.models.stacks import made_geometry, made_planes, window_of
@@ -58,7 +58,7 @@ def real() -> tuple[Geometry, tuple[Plane, ...], tuple[Plane, ...]]:
     """The demonstration's chest: what was received, and what was acquired between, at GAPS."""
     opened = []
     for folder in ("received", "acquired"):
-        (stack,) = stacks(read_headers(sorted((REAL_CT / folder).glob("*.dcm"))))
+        (stack,) = stacks_of(read_headers(sorted((REAL_CT / folder).glob("*.dcm"))))
         opened.append(open_volume(stack))
     received, acquired = opened
     middles = (received.geometry.distances_mm[:-1] + received.geometry.distances_mm[1:]) / 2.0

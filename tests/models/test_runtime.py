@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from inference.model import Limits, Step
-from inference.models.calibration import Calibration
 from inference.models.classical import Neighbourhood
 from inference.models.filling import Filling, Inputs
+from inference.models.gate import Calibration
 from inference.models.midslice import Midslice, Network, inputs_of
 from inference.models.runtime import (
     HALO,
@@ -20,7 +20,7 @@ from inference.models.runtime import (
     has_fast_bfloat16,
     tiles,
 )
-from inference.reader import open_volume, read_headers, stacks
+from inference.stacks import open_volume, read_headers, stacks_of
 from node import demo
 from tests.models.stacks import made_geometry, made_planes, window_of
 
@@ -55,7 +55,7 @@ def run(runtime: Runtime, given: Inputs, limits: Limits | None = None) -> np.nda
 
 def test_bfloat16_inside_changes_a_real_slice_by_less_than_half_a_hu() -> None:
     """Root mean square below 0.5 HU, the 99.9th percentile below 5 HU, in every gap tried."""
-    (stack,) = stacks(read_headers(sorted(REAL_CT.glob("*.dcm"))))
+    (stack,) = stacks_of(read_headers(sorted(REAL_CT.glob("*.dcm"))))
     volume = open_volume(stack)
     planes = {index: volume.read(index) for index in range(len(volume))}
     exact, fast = (Midslice(precision=precision) for precision in ("float32", "bfloat16"))

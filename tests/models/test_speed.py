@@ -6,12 +6,8 @@ import pytest
 
 from inference.model import Limits, Measured, Parameters, Prediction, Step, Window
 from inference.models import gate
-from inference.models.classical import Linear
-from inference.models.gaps import plan_gaps
-from inference.training.cuts import cuts_of
-from inference.training.methods import Way, classical_methods
-from inference.training.speed import slice_times
-from inference.training.targets import TargetList
+from inference.models.classical import Linear, plan_gaps
+from inference.training.evaluate import TargetList, Way, classical_methods, cuts_of, slice_times
 from inference.volume import Geometry
 from tests.models.thin import drifting
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from inference.training.metrics import SliceFigures
-from inference.training.pictures import Panel, chosen
-from inference.training.summary import (
+from inference.training.evaluate import Panel, chosen
+from inference.training.metrics import (
     Beside,
     Figures,
     Milliseconds,
+    SliceFigures,
     Trusted,
     confidence_of,
     figures_of_cell,

@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.training.cuts import cuts_of, why_not
-from inference.training.study import Wanted, list_of
-from inference.training.targets import (
+from inference.training.data import NothingToJudge, open_series
+from inference.training.evaluate import (
     COMMITTED,
     TARGETS,
     Listed,
     TargetList,
+    cuts_of,
     drawn_targets,
     read_list,
+    why_not,
     write_list,
 )
-from inference.training.thin import NothingToJudge, open_series
+from inference.training.report import Wanted, list_of
 from tests.models.stacks import made_geometry
 from tests.models.thin import drifting, ramp, sheared, thin_series, write_npz
 from tests.phantoms import Series, write

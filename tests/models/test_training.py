@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.checkpoint import (
+from inference.errors import ModelLoadError
+from inference.models.midslice import Midslice, Network
+from inference.training.checkpoint import (
     load_checkpoint,
     load_weights,
     save_checkpoint,
     save_weights,
 )
-from inference.errors import ModelLoadError
-from inference.models.midslice import Midslice, Network
 from inference.training.data import NoTrainingData, Patient
-from inference.training.progress import Progress
-from inference.training.train import Plan, Training, rate, train
+from inference.training.train import Plan, Progress, Training, rate, train
 from tests.models.patients import QUICK, error_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

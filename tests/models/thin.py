@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.training.thin import ThinSeries
+from inference.training.data import ThinSeries
 from inference.volume import Geometry, Plane
 from tests.models.stacks import made_geometry, made_plane
 

@@ -11,8 +11,8 @@ from pydicom.datadict import keyword_for_tag
 from inference import pipeline
 from inference.errors import HELD, Reason
 from inference.model import Parameters
-from inference.reader import read_headers
 from inference.request import Derived, ModelSpec, Output, Request, Source
+from inference.stacks import read_headers
 from node.config import Config, load
 from node.conformance import BEHAVIOUR, REASONS, RESULTS, SOURCES, body, statement
 from node.dicom import contexts, status

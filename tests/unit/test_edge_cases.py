@@ -15,8 +15,8 @@ from pydicom import dcmread
 
 from inference.dataset import read_header
 from inference.errors import Reason, Unprocessable
-from inference.intensity import decode
-from inference.reader import read_headers, stacks
+from inference.pixels import decode
+from inference.stacks import read_headers, stacks_of
 from node import cli
 from tests.derived_checker import check
 from tests.series import changed
@@ -62,7 +62,7 @@ def test_each_folder_has_the_verdict_of_the_table(
 ) -> None:
     found = said(folder, tmp_path / "out", capsys)
     assert verdicts(found) == documented()[folder.name]
-    by_key = {stack.key: stack for stack in stacks(read_headers(sorted(folder.iterdir())))}
+    by_key = {stack.key: stack for stack in stacks_of(read_headers(sorted(folder.iterdir())))}
     for series in found["series"]:
         if series["state"] == "succeeded":
             sources = [header.path for header in by_key[series["stack"]].headers]
@@ -94,7 +94,7 @@ def test_a_hole_is_filled_around_where_the_route_leaves_it(
     series = json.loads(capsys.readouterr().out)["series"][1]
     assert (series["state"], series["generated"]) == ("succeeded", 31)
     closed = [gap for gap, fact in enumerate(series["record"]["gaps"]) if fact["factor"] == 1]
-    sources = [h.path for h in stacks(read_headers(sorted(folder.iterdir())))[1].headers]
+    sources = [h.path for h in stacks_of(read_headers(sorted(folder.iterdir())))[1].headers]
     derived = sorted(Path(series["folder"]).glob("*.dcm"))
     assert check(sources, derived, factor=2, closed_gaps=closed) == []
     assert len(closed) == 2

@@ -11,7 +11,6 @@ from pydicom import Dataset, dcmread
 from inference.dataset import Header, read_headers
 from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
 from inference.pipeline import process
-from inference.reader import stacks
 from inference.request import (
     Derived,
     ModelSpec,
@@ -23,6 +22,7 @@ from inference.request import (
     Source,
     Verdict,
 )
+from inference.stacks import stacks_of
 from inference.volume import Geometry, Plane, Volume
 from tests import phantoms
 from tests.derived_checker import check
@@ -185,7 +185,7 @@ def refused(tmp_path: Path, series: phantoms.Series, output: Output | None = Non
 
 def only_stack(files: Sequence[Path]) -> list[Header]:
     """The headers of the only stack of a made series."""
-    (stack,) = stacks(read_headers(files))
+    (stack,) = stacks_of(read_headers(files))
     return list(stack.headers)
 
 

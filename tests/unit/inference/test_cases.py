@@ -8,8 +8,8 @@ from pydicom import dcmread
 
 from inference.dataset import Header
 from inference.errors import Reason
-from inference.reader import read_headers, set_aside, stacks
 from inference.request import Derived, Outcome, Verdict
+from inference.stacks import read_headers, set_aside, stacks_of
 from tests.unit.inference.case import Case
 from tests.unit.inference.cases import CASES
 from tests.unit.inference.made import request, run
@@ -26,7 +26,7 @@ def outcomes(case: Case, tmp_path: Path) -> tuple[list[Header], list[Outcome]]:
     """What becomes of every stack of the series, largest first, as the node makes a job of each."""
     headers = read_headers(case.write(tmp_path / "received"))
     found = []
-    for number, stack in enumerate(stacks(headers)):
+    for number, stack in enumerate(stacks_of(headers)):
         files = [header.path for header in sorted(stack.headers, key=lambda header: header.order)]
         made = request(files, tmp_path / f"derived-{number}", edit=case.ask)
         outcome = run(made, closed_gaps=case.closed_gaps)

@@ -10,10 +10,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from inference.checks import Expected, verify
+from inference.derived import plan_slices
 from inference.geometry import arrange
-from inference.intensity import PixelReader
 from inference.model import Parameters
-from inference.placement import plan_slices
+from inference.pixels import PixelReader
 from inference.registry import load
 from inference.request import ModelSpec, Output
 from tests import phantoms

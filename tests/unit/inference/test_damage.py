@@ -10,8 +10,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLo
 
 from inference.errors import Reason
 from inference.geometry import measure, verdict
-from inference.reader import is_derived_by_node, read_header, read_headers, set_aside, stacks
 from inference.request import Derived, Output, Source, Verdict
+from inference.stacks import is_derived_by_node, read_header, read_headers, set_aside, stacks_of
 from tests import phantoms
 from tests.derived_checker import check
 from tests.phantoms import Patient, Series
@@ -49,7 +49,7 @@ def test_headers_of_mutated_files_never_raise(tmp_path: Path, syntax: str) -> No
         readable += not headers[0].fault
         is_derived_by_node(headers[0])
         set_aside(headers)
-        for stack in stacks(headers):
+        for stack in stacks_of(headers):
             assert verdict(stack, Output()) is not None
     assert readable > 100
 
@@ -120,7 +120,7 @@ def test_a_series_of_two_thousand_slices_is_one_stack(tmp_path: Path) -> None:
     for index in range(2000):
         paths.append(tmp_path / f"{index}.dcm")
         paths[-1].write_bytes(data.replace(b"99999999", str(10_000_000 + index).encode()))
-    (stack,) = stacks(read_headers(paths))
+    (stack,) = stacks_of(read_headers(paths))
     assert len(stack) == 2000
     layout = measure(stack)
     assert layout is not None

@@ -15,9 +15,8 @@ from pydicom.uid import (
 )
 
 from inference.dataset import MOST_INFLATED, read_header
-from inference.decoding import decoded
 from inference.errors import Reason, Unprocessable
-from inference.intensity import decode
+from inference.pixels import decode, decoded
 from tests import phantoms
 from tests.phantoms import Series
 from tests.unit.inference.made import request, unchecked

@@ -11,8 +11,8 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import JPEG2000, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
-from inference.intensity import PixelFormat, PixelReader
-from inference.reader import read_header
+from inference.pixels import PixelFormat, PixelReader
+from inference.stacks import read_header
 from tests import phantoms
 from tests.phantoms import Pixels, Series
 from tests.unit.inference.made import derive, derive_series, only_stack, request

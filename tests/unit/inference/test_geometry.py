@@ -16,8 +16,8 @@ from pydicom.dataset import Dataset
 from inference.errors import Reason, Unprocessable
 from inference.geometry import Layout, arrange, measure, verdict
 from inference.model import Parameters
-from inference.reader import Header, read_headers, stacks
 from inference.request import Derived, ModelSpec, Output, Request
+from inference.stacks import Header, read_headers, stacks_of
 from tests import phantoms
 from tests.phantoms import Series
 from tests.unit.inference.made import derive, derive_series, only_stack, refused, request, run
@@ -69,12 +69,12 @@ def test_the_declared_tilt_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_a_stack_is_measured_for_the_routes(tmp_path: Path) -> None:
-    (stack,) = stacks(read_headers(phantoms.write(tmp_path / "a", Series(tilt_degrees=-15.0))))
+    (stack,) = stacks_of(read_headers(phantoms.write(tmp_path / "a", Series(tilt_degrees=-15.0))))
     layout = measure(stack)
     assert layout is not None
     assert layout.gap_mm == pytest.approx(5.0, abs=1e-4)
     assert layout.shear_degrees == pytest.approx(15.0, abs=0.01)
-    (single,) = stacks(read_headers(phantoms.write(tmp_path / "b", Series(slices=1))))
+    (single,) = stacks_of(read_headers(phantoms.write(tmp_path / "b", Series(slices=1))))
     assert measure(single) is None
 
 
@@ -229,7 +229,7 @@ def test_every_stack_has_an_order_or_a_reason(
     series = Series(gaps_mm=gaps, tilt_degrees=tilt, rows=2, columns=2)
     files = phantoms.write(folder, series)
     random.Random(seed).shuffle(files)
-    (stack,) = stacks(read_headers(files))
+    (stack,) = stacks_of(read_headers(files))
     try:
         layout = arrange(stack.headers)
     except Unprocessable as found:

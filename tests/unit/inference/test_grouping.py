@@ -9,9 +9,8 @@ from pydicom.dataset import Dataset
 
 from inference.errors import Reason
 from inference.geometry import measure, verdict
-from inference.grouping import keys
-from inference.reader import read_headers, stacks
 from inference.request import Output
+from inference.stacks import keys, read_headers, stacks_of
 from tests import phantoms
 from tests.phantoms import Series
 
@@ -30,8 +29,8 @@ def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
 
     for path in second:
         one_series(path)
-    (alone,) = stacks(read_headers(first))
-    both = stacks(read_headers([*first, *second]))
+    (alone,) = stacks_of(read_headers(first))
+    both = stacks_of(read_headers([*first, *second]))
     assert [len(stack) for stack in both] == [4, 3]
     assert both[1].key == alone.key
     assert [stack.label for stack in both] == ["B70f", "B30f"]
@@ -65,7 +64,7 @@ def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
 )
 def test_what_separates_images_makes_stacks_of_their_own(tmp_path: Path, edit: Edit) -> None:
     files = phantoms.write(tmp_path, Series(slices=6, edit=edit))
-    assert [len(stack) for stack in stacks(read_headers(files))] == [3, 3]
+    assert [len(stack) for stack in stacks_of(read_headers(files))] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -85,12 +84,12 @@ def test_nothing_is_generated_where_a_real_slice_of_another_kind_lies(
 
     overlapping = Series(slices=8, spacing_mm=2.5, thickness_mm=5.0, edit=edit)
     files = phantoms.write(tmp_path, overlapping)
-    (stack,) = stacks(read_headers(files))
+    (stack,) = stacks_of(read_headers(files))
     found = verdict(stack, Output())
     assert found is not None
     assert found.reason == Reason.MIXED_ACQUISITIONS
     assert name in str(found)
-    again = stacks(read_headers([header.path for header in stack.headers]))
+    again = stacks_of(read_headers([header.path for header in stack.headers]))
     assert [len(same) for same in again] == [8]
 
 
@@ -102,7 +101,7 @@ def test_an_odd_slice_at_an_end_is_left_out_and_the_others_are_a_stack(
         if index == place:
             made.KVP = "121"
 
-    (stack,) = stacks(read_headers(phantoms.write(tmp_path, Series(slices=8, edit=edit))))
+    (stack,) = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=8, edit=edit))))
     assert len(stack) == 7
     assert verdict(stack, Output()) is None
 
@@ -112,7 +111,7 @@ def test_slices_that_each_name_another_frame_of_reference_stay_together(tmp_path
         made.FrameOfReferenceUID = f"1.2.3.{index + 1}"
 
     files = phantoms.write(tmp_path, Series(edit=edit))
-    assert [len(stack) for stack in stacks(read_headers(files))] == [6]
+    assert [len(stack) for stack in stacks_of(read_headers(files))] == [6]
 
 
 def test_step_and_shoot_acquisitions_are_joined_and_phases_parted(tmp_path: Path) -> None:
@@ -125,8 +124,8 @@ def test_step_and_shoot_acquisitions_are_joined_and_phases_parted(tmp_path: Path
 
     joined = phantoms.write(tmp_path / "shots", Series(edit=shots))
     parted = phantoms.write(tmp_path / "phases", Series(slices=12, edit=phases))
-    assert [len(stack) for stack in stacks(read_headers(joined))] == [6]
-    found = stacks(read_headers(parted))
+    assert [len(stack) for stack in stacks_of(read_headers(joined))] == [6]
+    found = stacks_of(read_headers(parted))
     assert [len(stack) for stack in found] == [6, 6]
     assert len({stack.key for stack in found}) == 2
     assert all(verdict(stack, Output()) is None for stack in found)
@@ -154,7 +153,7 @@ def test_frames_of_reference_are_joined_only_in_a_straight_row(
         made.ImagePositionPatient = [float(x) + sideways * curve, y, z]
 
     headers = read_headers(phantoms.write(tmp_path, Series(gaps_mm=gaps, edit=edit)))
-    (stack,) = stacks(headers)
+    (stack,) = stacks_of(headers)
     found = verdict(stack, Output(across_missing="leave"))
     assert (found is None) == joined
     assert found is None or found.reason == Reason.TOO_FEW_SLICES
@@ -178,12 +177,12 @@ def test_frames_of_reference_are_joined_only_in_a_straight_row(
 )
 def test_no_two_stacks_of_a_series_have_one_key(tmp_path: Path, edit: Edit) -> None:
     files = phantoms.write(tmp_path, Series(slices=6, edit=edit))
-    first = {stack.key for stack in stacks(read_headers(files))}
+    first = {stack.key for stack in stacks_of(read_headers(files))}
     assert len(first) == 2
-    assert {stack.key for stack in stacks(read_headers(files[::-1]))} == first
+    assert {stack.key for stack in stacks_of(read_headers(files[::-1]))} == first
     assert all(
-        len(stacks(read_headers([h.path for h in stack.headers]))) == 1
-        for stack in stacks(read_headers(files))
+        len(stacks_of(read_headers([h.path for h in stack.headers]))) == 1
+        for stack in stacks_of(read_headers(files))
     )
 
 
@@ -204,7 +203,7 @@ def test_phases_of_unequal_length_are_parted_where_they_show_the_same_places(
 
     files = phantoms.write(tmp_path, Series(slices=13, edit=edit))
     random.Random(3).shuffle(files)
-    found = stacks(read_headers(files))
+    found = stacks_of(read_headers(files))
     assert [len(stack) for stack in found] == [8, 5]
     assert [stack.label for stack in found] == ["1", "2"]
     assert all(verdict(stack, Output()) is None for stack in found)
@@ -219,7 +218,7 @@ def test_phases_whose_slices_lie_between_each_other_are_refused(
         made.ContrastBolusAgent = "" if index % 2 else "Ultravist"
         made.ImagePositionPatient = [0, 0, 5 * (index // 2) + offset_mm * (index % 2)]
 
-    (stack,) = stacks(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
+    (stack,) = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
     found = verdict(stack, Output())
     assert found is not None
     assert found.reason == Reason.MIXED_ACQUISITIONS
@@ -232,7 +231,7 @@ def test_places_that_were_acquired_twice_may_differ_by_the_rounding_of_the_table
         made.AcquisitionNumber = 1 + index % 2
         made.ImagePositionPatient = [0, 0, 5 * (index // 2) + 0.05 * (index % 2)]
 
-    found = stacks(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
+    found = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
     assert [len(stack) for stack in found] == [6, 6]
 
 
@@ -241,7 +240,7 @@ def test_slices_of_another_acquisition_inside_one_gap_are_refused(tmp_path: Path
         made.AcquisitionNumber = 1 if index < 6 else 2
         made.ImagePositionPatient = [0, 0, 5 * index if index < 6 else 12 + index - 6]
 
-    (stack,) = stacks(read_headers(phantoms.write(tmp_path, Series(slices=8, edit=edit))))
+    (stack,) = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=8, edit=edit))))
     found = verdict(stack, Output())
     assert found is not None
     assert found.reason == Reason.MIXED_ACQUISITIONS

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from inference.dataset import Header, read_header
 from inference.errors import Reason, Unprocessable
-from inference.intensity import PixelFormat, PixelReader, decode, generated_values
+from inference.pixels import PixelFormat, PixelReader, decode, generated_values
 from inference.volume import moved
 from tests import phantoms
 from tests.phantoms import Pixels, Series

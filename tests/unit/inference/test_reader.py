@@ -10,15 +10,15 @@ from pydicom.dataset import Dataset
 
 from inference.errors import Reason
 from inference.geometry import verdict
-from inference.reader import (
+from inference.request import Output
+from inference.stacks import (
     is_derived_by_node,
     open_volume,
     read_header,
     read_headers,
     set_aside,
-    stacks,
+    stacks_of,
 )
-from inference.request import Output
 from tests import phantoms
 from tests.phantoms import Pixels, Series
 from tests.unit.inference.made import derive, only_stack, request
@@ -28,7 +28,7 @@ Edit = Callable[[Dataset, int], None]
 
 def reason(files: list[Path], output: Output | None = None) -> Reason | None:
     """The verdict on the largest stack, from headers alone."""
-    found = verdict(stacks(read_headers(files))[0], output or Output())
+    found = verdict(stacks_of(read_headers(files))[0], output or Output())
     return found.reason if found else None
 
 
@@ -51,7 +51,7 @@ def remove(*keywords: str) -> Edit:
 def test_a_series_is_one_stack_whatever_the_order_of_its_files(tmp_path: Path) -> None:
     files = phantoms.write(tmp_path, Series(slices=5))
     random.Random(1).shuffle(files)
-    (stack,) = stacks(read_headers(files))
+    (stack,) = stacks_of(read_headers(files))
     assert len(stack) == 5
     assert stack.label == ""
     assert "B30f" in stack.key
@@ -77,7 +77,7 @@ def test_localizers_screenshots_and_reports_are_left_out_with_a_reason(tmp_path:
     (tmp_path / "notes.txt").write_text("no DICOM")
     (tmp_path / "empty.dcm").touch()
     headers = read_headers([*files, tmp_path / "notes.txt", tmp_path / "empty.dcm"])
-    assert [len(stack) for stack in stacks(headers)] == [4]
+    assert [len(stack) for stack in stacks_of(headers)] == [4]
     aside = set_aside(headers)
     assert (
         sorted(item.reason for item in aside)
@@ -190,7 +190,7 @@ def named_only(name: Callable[[int], str]) -> Edit:
 )
 def test_instances_of_two_patients_or_studies_are_held_together(tmp_path: Path, edit: Edit) -> None:
     files = phantoms.write(tmp_path, Series(edit=edit))
-    (stack,) = stacks(read_headers(files))
+    (stack,) = stacks_of(read_headers(files))
     found = verdict(stack, Output())
     assert found is not None
     assert found.reason == Reason.PATIENT_MISMATCH
@@ -248,7 +248,7 @@ def test_padding_never_reaches_a_model(tmp_path: Path) -> None:
 
         series = Series(slices=2, pixels=Pixels(padding=padding), edit=edit)
         headers = only_stack(phantoms.write(tmp_path / name, series))
-        (stack,) = stacks(headers)
+        (stack,) = stacks_of(headers)
         plane = open_volume(stack).read(0)
         assert plane[0, 0] == -1024.0
         assert plane.min() >= -1024.0
@@ -260,5 +260,5 @@ def test_a_padding_value_with_the_wrong_sign_is_understood(tmp_path: Path) -> No
         made.add_new(0x00280120, "US", 0x10000 - 2000)
 
     series = Series(slices=2, pixels=Pixels(padding=-2000), edit=edit)
-    (stack,) = stacks(only_stack(phantoms.write(tmp_path, series)))
+    (stack,) = stacks_of(only_stack(phantoms.write(tmp_path, series)))
     assert open_volume(stack).read(0)[0, 0] == -1024.0

@@ -51,7 +51,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_the_models_of_the_product_are_listed_without_importing_torch() -> None:
     script = (
-        "import sys; import inference.reader, inference.registry, inference.pipeline\n"
+        "import sys; import inference.stacks, inference.registry, inference.pipeline\n"
         "print([entry.name for entry in inference.registry.registered()])\n"
         "assert not {'torch', 'cv2', 'highdicom'} & set(sys.modules), 'imported'"
     )

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from inference.contract import check_steps
 from inference.errors import Cancelled, PredictionError
-from inference.model import Limits, Parameters, Prediction, Step, Trust, Window
+from inference.model import Limits, Parameters, Prediction, Step, Trust, Window, check_steps
 from inference.runner import Runner, is_out_of_memory, next_rung
 from inference.volume import Plane, Volume
 from tests.unit.inference.made import Halfway, OutOfMemoryError, Reader, plan_every_gap

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from inference.dataset import Header, Stack, read_header
 from inference.errors import Reason
-from inference.reader import read_headers, stacks
+from inference.stacks import read_headers, stacks_of
 from inference.twins import acquired_thin, kernel_family
 from tests import phantoms
 from tests.phantoms import Edit, Series
@@ -20,7 +20,7 @@ THIN = Series(slices=26, spacing_mm=1.0, number=4)
 
 
 def stack_of(folder: Path, series: Series) -> Stack:
-    (found,) = stacks(read_headers(phantoms.write(folder, series)))
+    (found,) = stacks_of(read_headers(phantoms.write(folder, series)))
     return found
 
 

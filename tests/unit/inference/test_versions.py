@@ -9,8 +9,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
 
 from inference.errors import Reason
-from inference.reader import read_header, read_headers, stacks
 from inference.request import Derived, Verdict
+from inference.stacks import read_header, read_headers, stacks_of
 from tests import phantoms
 from tests.derived_checker import check
 from tests.phantoms import Patient, Series
@@ -112,7 +112,7 @@ def test_a_series_sent_again_because_its_pixels_were_broken_is_used(tmp_path: Pa
 
 def test_versions_count_once_and_stay_with_their_newest(tmp_path: Path) -> None:
     first, again = twice(tmp_path, other(PLAIN, kernel="B70f"))
-    (stack,) = stacks(read_headers([*first, *again]))
+    (stack,) = stacks_of(read_headers([*first, *again]))
     assert len(stack) == 3
     assert len(stack.headers) == 6
     assert "B70f" in stack.key

@@ -1,18 +1,130 @@
-"""Stored values and Hounsfield units: decoding, padding, rounding, clipping (PS3.3 C.11.1)."""
+"""Pixels: decoders, stored values and Hounsfield units, padding, versions of one instance."""
 
 import hashlib
+import logging
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.filereader import read_dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from inference.dataset import Header
-from inference.decoding import decoded
+from inference.dataset import DAMAGED, MOST_INFLATED, Header, inflated, newest
 from inference.errors import Reason, Unprocessable
 from inference.volume import Offset, Plane, moved
+
+logger = logging.getLogger(__name__)
+
+Raw = NDArray[np.generic]  # (rows, columns), as the decoder gives it
+
+PACKAGES = {
+    "1.2.840.10008.1.2.4.5": "pylibjpeg-libjpeg",  # JPEG baseline, extended, lossless
+    "1.2.840.10008.1.2.4.7": "pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.8": "pyjpegls",  # JPEG-LS
+    "1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg",  # HTJ2K
+}
+JPEG_FAMILY = "1.2.840.10008.1.2.4."
+# The other decoder of JPEG-LS makes a picture of a damaged code stream without a word.
+PREFERRED = {"1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls"}
+# Baseline, extended and lossless JPEG: their decoder makes up what a cut code stream lacks.
+HUFFMAN_CODED = frozenset(f"{JPEG_FAMILY}{number}" for number in (50, 51, 57, 70))
+END_OF_IMAGE = b"\xff\xd9"
+# More entropy-coded data than any row needs: a decoder that had all it wanted does not read it.
+SURPLUS = b"\x55" * 256
+
+
+def decoded(header: Header) -> Raw:
+    """The pixels of a slice as its decoder gives them; raises Unprocessable without them."""
+    check_decoder(header)
+    try:
+        dataset = _whole_data_set(header)
+        if header.transfer_syntax.startswith(JPEG_FAMILY) and not _has_end(dataset):
+            raise broken(header, "they end too early")
+        plane = _pixels(dataset, header)
+        if header.transfer_syntax in HUFFMAN_CODED and not _read_to_the_end(dataset, header, plane):
+            raise broken(header, "they end too early")
+    except (*DAMAGED, RuntimeError, OSError) as error:
+        logger.warning("pixels not decoded", extra={"error": type(error).__name__})
+        raise broken(header, "they cannot be decoded") from error
+    rows, columns = header.integer("Rows"), header.integer("Columns")
+    if plane.shape != (rows, columns):
+        found = " x ".join(map(str, plane.shape))
+        raise broken(header, f"{found} pixels instead of {rows} x {columns}")
+    return plane
+
+
+def check_decoder(header: Header) -> None:
+    """Raise Unprocessable where no installed decoder takes the transfer syntax."""
+    syntax = header.transfer_syntax
+    try:
+        decoder = get_decoder(UID(syntax))
+    except (NotImplementedError, ValueError):
+        raise _without_decoder(syntax, "no package decodes it") from None
+    if not decoder.is_available:
+        known = (name for prefix, name in PACKAGES.items() if syntax.startswith(prefix))
+        package = next(known, "; ".join(decoder.missing_dependencies))
+        raise _without_decoder(syntax, f"the package {package} is not installed")
+
+
+def _without_decoder(syntax: str, why: str) -> Unprocessable:
+    name = UID(syntax).name if syntax else "(not given)"
+    sentence = f"The pixels are encoded as {name} [{syntax}]: {why}. Send the series uncompressed."
+    return Unprocessable(Reason.NO_DECODER, sentence)
+
+
+def broken(header: Header, why: str) -> Unprocessable:
+    """The verdict on a slice whose pixels cannot be had, with the number that scanners show."""
+    number = header.text("InstanceNumber") or "?"
+    sentence = f"The pixels of image {number} are damaged or incomplete ({why}); send it again."
+    return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
+
+
+def _whole_data_set(header: Header) -> Dataset:
+    """The data set with its pixels; of a deflated one no more than these pixels can take."""
+    if header.transfer_syntax != DeflatedExplicitVRLittleEndian:
+        return dcmread(header.path)
+    sides = (header.integer("Rows") or 0) * (header.integer("Columns") or 0)
+    most = MOST_INFLATED + sides * (header.integer("BitsAllocated") or 0) // 8
+    dataset = Dataset(read_dataset(inflated(header.path, most), False, True))
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(header.transfer_syntax)
+    return dataset
+
+
+def _has_end(dataset: Dataset) -> bool:
+    """True where the code stream has its end marker: decoders make something of a cut one."""
+    return _stream(dataset).endswith(END_OF_IMAGE)
+
+
+def _stream(dataset: Dataset) -> bytes:
+    return get_frame(dataset.PixelData, 0, number_of_frames=1).rstrip(b"\0")
+
+
+def _pixels(dataset: Dataset, header: Header) -> Raw:
+    return pixel_array(dataset, raw=True, decoding_plugin=PREFERRED.get(header.transfer_syntax, ""))
+
+
+def _read_to_the_end(dataset: Dataset, header: Header, plane: Raw) -> bool:
+    """False where the decoder wants more than the code stream holds, though its end is marked.
+
+    It is given more than there is: what changes pixels, or is no valid code, was missing before.
+    """
+    longer = _stream(dataset).removesuffix(END_OF_IMAGE) + SURPLUS + END_OF_IMAGE
+    dataset.PixelData = encapsulate([longer])
+    try:
+        return np.array_equal(_pixels(dataset, header), plane)
+    except RuntimeError:
+        return False
+
 
 Stored = NDArray[np.int32]  # (rows, columns), as in the file, sign extended, no bits above High Bit
 Mask = NDArray[np.bool_]
@@ -286,3 +398,86 @@ def encoded(stored: Stored, header: Header) -> bytes:
 def is_lossy(header: Header) -> bool:
     """True where pixels were ever compressed with loss; it is never taken back (C.7.6.1.1.5)."""
     return header.text("LossyImageCompression") == "01" or header.transfer_syntax in LOSSY_SYNTAXES
+
+
+def common_rescale(headers: Sequence[Header], pixels: PixelReader) -> int | None:
+    """The slice whose rescale every generated slice takes; None where each takes its neighbour's.
+
+    One rescale is chosen where it can store every value of the stack: the finest slope, so that
+    no value moves by more than half of it (derived-objects 2). Copies keep their own.
+    """
+    formats = [PixelFormat.of(header) for header in headers]
+    if len({(layout.slope, layout.intercept) for layout in formats}) == 1:
+        return None
+    ranges = [
+        _held(layout, pixels, header) for layout, header in zip(formats, headers, strict=True)
+    ]
+    low, high = min(least for least, _ in ranges), max(most for _, most in ranges)
+    finest = min(abs(layout.slope) for layout in formats)
+    for index, layout in enumerate(formats):
+        least, most = _in_hu(layout, layout.least, layout.most)
+        if abs(layout.slope) == finest and least <= low and high <= most:
+            return index
+    return None
+
+
+def _held(layout: PixelFormat, pixels: PixelReader, header: Header) -> tuple[float, float]:
+    """The least and the greatest value of a slice in HU, undeclared padding included."""
+    stored = pixels.stored(header)
+    values = stored[~layout.declared(stored)]
+    if not values.size:
+        return np.inf, -np.inf
+    ends = values.min(), values.max()
+    if layout.is_inverted:
+        ends = layout.least + layout.most - ends[1], layout.least + layout.most - ends[0]
+    return _in_hu(layout, *map(int, ends))
+
+
+def _in_hu(layout: PixelFormat, one: int, other: int) -> tuple[float, float]:
+    ends = sorted(value * layout.slope + layout.intercept for value in (one, other))
+    return ends[0], ends[1]
+
+
+UNREADABLE = frozenset({Reason.PIXEL_DATA_ERROR, Reason.NO_DECODER})
+
+
+def digests(
+    headers: Sequence[Header], pixels: PixelReader, *, progress: Callable[[int], None]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The digest of each instance's newest version, by UID, and notes about older versions.
+
+    Versions with the same pixels, geometry and rescale are revisions of the header: the newest
+    counts. Anything else under one UID is a conflict that a person decides.
+    """
+    found: dict[str, str] = {}
+    notes: list[str] = []
+    versions: dict[str, list[Header]] = {}
+    for header in headers:
+        versions.setdefault(header.uid, []).append(header)
+    for done, header in enumerate(newest(headers), start=1):
+        found[header.uid] = pixels.digest(header)
+        older = [version for version in versions[header.uid] if version is not header]
+        notes += [_compared(version, found[header.uid], pixels) for version in older]
+        progress(done)
+    return found, tuple(sorted(set(notes)))
+
+
+def _compared(older: Header, digest: str, pixels: PixelReader) -> str:
+    try:
+        same = pixels.digest(older) == digest
+    except Unprocessable as error:
+        if error.reason not in UNREADABLE:
+            raise _conflict(older) from error
+        return "an older version of an instance could not be read; the newest was used"
+    if not same:
+        raise _conflict(older)
+    return "several versions of an instance differ in the header alone; the newest was used"
+
+
+def _conflict(header: Header) -> Unprocessable:
+    number = header.text("InstanceNumber") or "?"
+    sentence = (
+        f"Image {number} was received twice under one UID with different pixels or position; "
+        "find out which one is right and send the whole series again."
+    )
+    return Unprocessable(Reason.CONFLICTING_INSTANCES, sentence)
