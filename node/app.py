@@ -1,4 +1,4 @@
-"""Builds every part of the node from the configuration; starts and stops them in order."""
+"""The node as a whole: builds its parts from the configuration, starts, reloads, stops them."""
 
 import dataclasses
 import fcntl
@@ -7,46 +7,150 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from inference.request import Resources
 from node import config
-from node.assembly import (
-    admission,
-    check_secret,
-    never,
-    rules,
-    scp_settings,
-    site,
-    web_settings,
-)
-from node.config import Config
+from node.config import RELOADABLE_NODE, Config
 from node.config.kept import to_values
 from node.dicom import scp
-from node.dicom.handlers import Identity, PeerNames
-from node.dicom.part10 import identify_file
+from node.dicom.handlers import Identity, PeerNames, identify_file
 from node.errors import ConfigError
-from node.rules.reload import needs_restart, reloaded
 from node.store import Store, opened
 from node.web.child import WebProcess
-from node.work.around import Around
-from node.work.arrivals import Arrivals
-from node.work.deliverers import Deliverers
+from node.web.settings import WebSettings
+from node.work.arrivals import Arrivals, Rules
+from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
-from node.work.infer import Inference
-from node.work.reach import Reachability
-from node.work.retention import Retention
-from node.work.schedule import Schedule
+from node.work.jobs import Inference, Site, Supervisor, fingerprint, specs
 from node.work.selftest import SelfTests
-from node.work.supervisor import Supervisor
+from node.work.sweeps import Around, Retention, Schedule
 from storage.archive import Archive
-from storage.records import Peer, Received, SwitchName
-from storage.site import control
-from storage.site.nodes import SERVING, STOPPED, STOPPING
+from storage.errors import WrongState
+from storage.files import fingerprint as fingerprint_of
+from storage.records import Peer, Received, SelfTestState, SwitchName
+from storage.site import control, selftests
+from storage.site.audit import NODE
+from storage.site.nodes import SECRET, SERVING, STOPPED, STOPPING
+
+
+def scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
+    """The Storage SCP."""
+    return scp.ScpSettings(
+        ae_title=settings.node.ae_title,
+        host=settings.node.host,
+        port=settings.node.port,
+        max_associations=settings.node.max_associations,
+        idle_seconds=settings.node.idle_seconds,
+        incoming=kept.files.incoming,
+        min_free_bytes=settings.storage.min_free_bytes,
+    )
+
+
+def admission(settings: Config, kept: Store, guests: Collection[str] = ()) -> scp.Admission:
+    """Who may associate, under which called AE titles; guests are those of a self-test.
+
+    Where the configuration names no calling AE title any is let in, whoever was allowed since.
+    """
+    allowed = frozenset(settings.node.allowed_ae_titles)
+    if allowed:
+        added = control.all_on(kept.database, SwitchName.ALLOWED_AE)
+        allowed |= {one.subject for one in added}
+    return scp.Admission(
+        called_ae_titles=frozenset(settings.called_ae_titles),
+        calling_ae_titles=allowed,
+        networks=tuple(str(network) for network in settings.node.allowed_networks),
+        guests=frozenset(guests),
+    )
+
+
+def never(kept: Store, made: Container[str], series_uid: str) -> str:
+    """Who has said that a series is never processed; nothing where nobody has.
+
+    A made series takes the route of its self-test or none: by those of the configuration it would
+    come to a PACS as a patient. While the test runs, it is for the node that has the route.
+    """
+    found = control.is_on(kept.database, SwitchName.NEVER, series_uid)
+    if found is not None:
+        return found.who
+    test = None if series_uid in made else selftests.of_series(kept.database, series_uid)
+    if test is not None and test.state is SelfTestState.RUNNING:
+        raise WrongState(f"series {series_uid} is that of self-test {test.id}, which runs")
+    return NODE if test is not None else ""
+
+
+def rules(settings: Config) -> Rules:
+    """What decides about arrivals."""
+    return Rules(
+        ae_title=settings.node.ae_title,
+        completion=settings.completion,
+        routes=settings.routes,
+        destinations=settings.destinations,
+        models={name: fingerprint(spec) for name, spec in specs(settings).items()},
+    )
+
+
+def site(settings: Config, kept: Store) -> Site:
+    """What is the same for every job of this node."""
+    return Site(
+        secret=kept.files.secret(settings.storage.secret_file),
+        station_name=settings.node.ae_title,
+        timezone=settings.node.zone,
+        models=specs(settings),
+        resources=Resources(device=settings.inference.device),
+    )
+
+
+def check_secret(kept: Store, settings: Config) -> None:
+    """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
+    secret = kept.files.secret(settings.storage.secret_file)
+    kept.nodes.fact(SECRET, fingerprint_of(secret))
+
+
+def web_settings(settings: Config, kept: Store) -> WebSettings:
+    """The web process."""
+    return WebSettings(config=settings, node_id=kept.node_id, log_as_json=not sys.stdout.isatty())
+
+
+RELOADABLE = (
+    "destinations",
+    "routes",
+    "completion",
+    "delivery",
+    "senders",
+    "notify",
+    "selftest",
+)
+FIXED = ("storage", "inference", "web", "models")
+
+
+def reloaded(running: Config, read: Config) -> Config:
+    """`running` with everything of `read` that may change at run time."""
+    node = {name: getattr(read.node, name) for name in RELOADABLE_NODE}
+    changes: dict[str, object] = {name: getattr(read, name) for name in RELOADABLE}
+    changes["node"] = running.node.model_copy(update=node)
+    return running.model_copy(update=changes)
+
+
+def needs_restart(running: Config, read: Config) -> Iterator[str]:
+    """The key paths that differ and that only a restart can apply, such as `node.port`."""
+    for section in ("node", *FIXED):
+        before, after = getattr(running, section), getattr(read, section)
+        if isinstance(before, tuple):
+            if before != after:
+                yield section
+            continue
+        for name in type(before).model_fields:
+            fixed = section != "node" or name not in RELOADABLE_NODE
+            if fixed and getattr(before, name) != getattr(after, name):
+                yield f"{section}.{name}"
+
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ def models(
     """Name, version, weights and input of each model."""
     from inference import registry
     from inference.errors import ModelLoadError
-    from node.work.models import specs
+    from node.work.jobs import specs
 
     takes = {entry.name: entry.takes for entry in registry.registered()}
     found, lacking = [], []
@@ -148,7 +148,7 @@ def settings_or_defaults(path: Path | None) -> "Config":
 
 def spec_of(settings: "Config", name: str) -> "ModelSpec":
     """The model of that name, of the product or of the site."""
-    from node.work.models import specs
+    from node.work.jobs import specs
 
     known = specs(settings)
     if name not in known:

@@ -19,10 +19,10 @@ ROUTE_CHANGED = "its route has changed since"
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Put a refused, failed, held or cancelled job back; by its route as it is now."""
-    from node.rules import anew
+    from node.rules import routing
 
     with opened(config) as store:
-        by_now = anew.of_job(store.config, store.queue.get(job_id))
+        by_now = routing.of_job(store.config, store.queue.get(job_id))
         number = store.queue.requeue(job_id, who=user(), anew=by_now)
         said = "is queued again" if number == job_id else f"replaces job {job_id}: {ROUTE_CHANGED}"
         _tell(store, number, said, as_json=as_json)

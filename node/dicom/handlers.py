@@ -1,16 +1,21 @@
 """Answers C-STORE requests; nothing else in the node returns a DIMSE status."""
 
 import logging
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
+from pydicom import dcmread
+from pydicom.charset import decode_bytes, python_encoding
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 
-from node.dicom import header
-from node.dicom.incoming import Incoming, Refusal, uid_of
 from node.dicom.status import (
     CANNOT_UNDERSTAND,
     DOES_NOT_MATCH,
@@ -19,15 +24,169 @@ from node.dicom.status import (
     SUCCESS,
     UID_INVALID,
 )
+from node.dicom.upper_layer import MALFORMED, Incoming, Refusal, uid_of
 from storage.errors import Busy, NoRoom
+
+# A linear walk without recursion: whatever a peer sends costs bounded time and memory, and no
+# value is interpreted before it is wanted.
+
+CHARACTER_SET = 0x00080005
+SOP_CLASS_UID = 0x00080016
+INSTANCE_UID = 0x00080018
+STUDY_DATE = 0x00080020
+ACCESSION = 0x00080050
+MODALITY = 0x00080060
+SERIES_DESCRIPTION = 0x0008103E
+PATIENT_NAME = 0x00100010
+PATIENT_ID = 0x00100020
+STUDY_UID = 0x0020000D
+SERIES_UID = 0x0020000E
+WANTED = frozenset(
+    {CHARACTER_SET, SOP_CLASS_UID, INSTANCE_UID, STUDY_DATE, ACCESSION, MODALITY}
+    | {SERIES_DESCRIPTION, PATIENT_NAME, PATIENT_ID, STUDY_UID, SERIES_UID}
+)
+
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+UNDEFINED = 0xFFFFFFFF
+# PS3.5 7.1.2: the long ones have a 32-bit length after two reserved bytes.
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+VRS = LONG_VRS | SHORT_VRS
+
+MAX_VALUE_BYTES = 1024  # of a wanted value: the longest, LO in four-byte characters, has 256
+MAX_ELEMENTS = 100_000
+MAX_DEPTH = 64
+MAX_INFLATED_BYTES = 4 << 20
+
+
+class Unreadable(Exception):
+    """The bytes are no data set that this transfer syntax allows."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """The start of one data element; `implicit` is how what it contains is encoded."""
+
+    tag: int
+    length: int
+    implicit: bool
+
+
+def read(stream: BinaryIO, transfer_syntax: str) -> Mapping[int, bytes]:
+    """The wanted attributes of the data set that starts here, undecoded; absent ones left out."""
+    syntax = UID(transfer_syntax)
+    if syntax.is_deflated:
+        stream = _inflated(stream)
+    return _Walk(stream, little=syntax.is_little_endian, implicit=syntax.is_implicit_VR).found()
+
+
+def text(values: Mapping[int, bytes], tag: int) -> str:
+    """A text value in the data set's own character set; what cannot be decoded is replaced."""
+    value = values.get(tag, b"").strip(b" \0")
+    names = values.get(CHARACTER_SET, b"").decode("ascii", "replace").split("\\")
+    encodings = [python_encoding.get(name.strip(" \0"), "latin-1") for name in names]
+    if b"\x1b" in value:  # ISO 2022 escapes: PS3.5 6.1.2.5
+        try:
+            return decode_bytes(value, encodings, set())
+        except (LookupError, ValueError, UserWarning):
+            return value.decode("ascii", "replace")
+    return value.decode(encodings[0], "replace")
+
+
+class _Walk:
+    """One pass over the elements of a data set."""
+
+    def __init__(self, stream: BinaryIO, *, little: bool, implicit: bool) -> None:
+        self._stream = stream
+        self._order = "<" if little else ">"
+        self._implicit = implicit
+        self._elements = 0
+
+    def found(self) -> dict[int, bytes]:
+        self._guess()
+        values: dict[int, bytes] = {}
+        while (element := self._next(self._implicit)) and element.tag <= SERIES_UID:
+            if element.tag in WANTED and element.length <= MAX_VALUE_BYTES:
+                values[element.tag] = self._read(element.length)
+            else:
+                self._skip(element)
+        return values
+
+    def _guess(self) -> None:
+        """Some peers send Implicit VR in an Explicit VR context: the first element tells."""
+        start = self._stream.tell()
+        head = self._stream.read(6)
+        self._stream.seek(start)
+        if len(head) == 6 and head[4:6] not in VRS:
+            self._implicit = True
+
+    def _next(self, implicit: bool) -> Element | None:
+        """The next element's start; None at the end of the data set."""
+        self._elements += 1
+        if self._elements > MAX_ELEMENTS:
+            raise Unreadable("too many elements before the Series UID")
+        head = self._stream.read(8)
+        if not head:
+            return None
+        if len(head) < 8:
+            raise Unreadable("the data set ends in the middle of an element")
+        group, number = struct.unpack_from(self._order + "HH", head)
+        tag = group << 16 | number
+        if implicit or group == 0xFFFE:
+            return Element(tag, struct.unpack_from(self._order + "I", head, 4)[0], implicit)
+        vr = head[4:6]
+        if vr in SHORT_VRS:
+            return Element(tag, struct.unpack_from(self._order + "H", head, 6)[0], implicit)
+        if vr not in LONG_VRS:
+            raise Unreadable(f"({group:04X},{number:04X}) has no value representation")
+        length = struct.unpack(self._order + "I", self._read(4))[0]
+        # PS3.5 6.2.2: what is in a UN of undefined length is encoded with Implicit VR.
+        return Element(tag, length, implicit=vr == b"UN")
+
+    def _skip(self, element: Element) -> None:
+        if element.length != UNDEFINED:
+            self._stream.seek(element.length, 1)
+            return
+        # One entry for each sequence or item of undefined length that is open: how it is encoded.
+        opened = [element.implicit]
+        while opened:
+            inner = self._next(opened[-1])
+            if inner is None:
+                raise Unreadable("the data set ends in the middle of a sequence")
+            if inner.tag in (ITEM_END, SEQUENCE_END):
+                opened.pop()
+            elif inner.length == UNDEFINED:
+                opened.append(opened[-1] if inner.tag == ITEM else inner.implicit)
+            else:
+                self._stream.seek(inner.length, 1)
+            if len(opened) > MAX_DEPTH:
+                raise Unreadable(f"sequences are nested deeper than {MAX_DEPTH}")
+
+    def _read(self, length: int) -> bytes:
+        value = self._stream.read(length)
+        if len(value) < length:
+            raise Unreadable("the data set ends in the middle of an element")
+        return value
+
+
+def _inflated(stream: BinaryIO) -> BinaryIO:
+    """The start of a deflated data set: PS3.5 A.5, a raw deflate stream without a zlib header."""
+    try:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+            stream.read(MAX_INFLATED_BYTES), MAX_INFLATED_BYTES
+        )
+    except zlib.error as error:
+        raise Unreadable("the data set is not a deflate stream") from error
+    return BytesIO(data)
+
 
 logger = logging.getLogger(__name__)
 
 COMMAND_GROUP = 0x0000
 UIDS = {
-    header.STUDY_UID: "Study Instance UID",
-    header.SERIES_UID: "Series Instance UID",
-    header.INSTANCE_UID: "SOP Instance UID",
+    STUDY_UID: "Study Instance UID",
+    SERIES_UID: "Series Instance UID",
+    INSTANCE_UID: "SOP Instance UID",
 }
 
 
@@ -93,22 +252,22 @@ def identify(path: Path, data_at: int, transfer_syntax: str) -> Identity:
     try:
         with path.open("rb") as file:
             file.seek(data_at)
-            values = header.read(file, transfer_syntax)
-    except header.Unreadable as error:
+            values = read(file, transfer_syntax)
+    except Unreadable as error:
         raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
     uids = {tag: _uid(values, tag) for tag in UIDS}
     return Identity(
-        study_uid=uids[header.STUDY_UID],
-        series_uid=uids[header.SERIES_UID],
-        instance_uid=uids[header.INSTANCE_UID],
-        sop_class_uid=uid_of(values.get(header.SOP_CLASS_UID, b"")),
+        study_uid=uids[STUDY_UID],
+        series_uid=uids[SERIES_UID],
+        instance_uid=uids[INSTANCE_UID],
+        sop_class_uid=uid_of(values.get(SOP_CLASS_UID, b"")),
         transfer_syntax=transfer_syntax,
-        modality=header.text(values, header.MODALITY)[:16],
-        patient_id=header.text(values, header.PATIENT_ID),
-        accession=header.text(values, header.ACCESSION),
-        study_date=header.text(values, header.STUDY_DATE)[:16],
-        description=header.text(values, header.SERIES_DESCRIPTION),
-        patient_name=header.text(values, header.PATIENT_NAME),
+        modality=text(values, MODALITY)[:16],
+        patient_id=text(values, PATIENT_ID),
+        accession=text(values, ACCESSION),
+        study_date=text(values, STUDY_DATE)[:16],
+        description=text(values, SERIES_DESCRIPTION),
+        patient_name=text(values, PATIENT_NAME),
     )
 
 
@@ -116,10 +275,10 @@ def check_match(identity: Identity, request: C_STORE) -> None:
     """The command and the data set have to speak of the same instance: PS3.4 Table B.2-1, A9xx."""
     if identity.sop_class_uid != request.AffectedSOPClassUID:
         comment = "SOP Class UID differs from the command's"
-        raise Refusal(DOES_NOT_MATCH, comment, header.SOP_CLASS_UID)
+        raise Refusal(DOES_NOT_MATCH, comment, SOP_CLASS_UID)
     if identity.instance_uid != request.AffectedSOPInstanceUID:
         comment = "SOP Instance UID differs from the command's"
-        raise Refusal(DOES_NOT_MATCH, comment, header.INSTANCE_UID)
+        raise Refusal(DOES_NOT_MATCH, comment, INSTANCE_UID)
 
 
 def _uid(values: Mapping[int, bytes], tag: int) -> str:
@@ -149,3 +308,31 @@ def _status(refusal: Refusal) -> Dataset:
         answer.AffectedSOPClassUID = None
         answer.AffectedSOPInstanceUID = None
     return answer
+
+
+# PS3.10 7.1: preamble, "DICM", and the element that says how many bytes of file meta follow.
+BEFORE_META = b"DICM\x02\x00\x00\x00UL\x04\x00"
+PREAMBLE_BYTES = 128
+MAX_META_BYTES = 1 << 20  # private information may be in it; a length that lies asks for more
+
+
+def identify_file(path: Path) -> Identity | None:
+    """The identity of a whole file; None where it is broken, or does not say what it is."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(PREAMBLE_BYTES + len(BEFORE_META) + 4)
+            meta = file.read(_meta_bytes(head))
+        # Nothing of the data set is parsed here: no sequence that a peer nests gets that far.
+        found = dcmread(BytesIO(head + meta)).file_meta
+        return identify(path, len(head) + len(meta), str(found.TransferSyntaxUID))
+    except (*MALFORMED, OSError, Refusal):
+        return None
+
+
+def _meta_bytes(head: bytes) -> int:
+    if head[PREAMBLE_BYTES:-4] != BEFORE_META:
+        raise ValueError("no file meta information with its length")
+    (length,) = struct.unpack("<I", head[-4:])
+    if length > MAX_META_BYTES:
+        raise ValueError(f"{length} bytes of file meta information")
+    return int(length)

@@ -1,27 +1,95 @@
-"""Closes arrivals that are complete and asks for the jobs that their routes name."""
+"""Arrivals: those that are complete are closed, and their routes ask for jobs."""
 
 import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from inference import geometry
+from inference import geometry, twins
 from inference.errors import Reason
 from inference.model import Parameters
 from inference.request import Output
-from inference.stacks import Header, Stack, is_derived_by_node, read_headers, set_aside, stacks_of
+from inference.stacks import (
+    Header,
+    Stack,
+    is_derived_by_node,
+    newest,
+    patient_mismatch,
+    read_headers,
+    set_aside,
+    stacks_of,
+)
 from node.config import Completion, Destination, Route
 from node.rules import completion, routing
-from node.work.infer import canonical, snapshot, sources
-from node.work.others import Others
+from node.work.jobs import canonical, snapshot, sources
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, Limits
 from storage.errors import NotFound, WrongState
 from storage.files import Files
 from storage.jobs import Queue
 from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Verdict
+
+OTHER_STUDY = (
+    "The same Series Instance UID was received in another study too, so the images may belong to "
+    "two patients. Find out which study is right, then requeue or cancel."
+)
+# What a thinner series may have against it that makes no difference here.
+ANY_SLICES = Output(across_missing="leave")
+
+
+class Others:
+    """Read when somebody asks, once an arrival: most studies have nothing to read."""
+
+    def __init__(self, archive: Archive, files: Files, arrival: Arrival) -> None:
+        self._archive = archive
+        self._files = files
+        self._arrival = arrival
+
+    def mixed_up(self, stacks: Iterable[Stack]) -> Verdict | None:
+        """Held where the Series UID of these stacks stands for two studies or two patients."""
+        sentence = OTHER_STUDY if self._archive.other_studies(self._arrival) else ""
+        if not sentence:
+            theirs = self._stacks(self._archive.brought_by_others(self._arrival))
+            headers = [h for stack in (*stacks, *theirs) for h in newest(stack.headers)]
+            sentence = patient_mismatch(headers)
+        return Verdict(JobState.HELD, Reason.PATIENT_MISMATCH, sentence) if sentence else None
+
+    def thinner(self, stack: Stack) -> Verdict | None:
+        """Refused where the study holds a received stack that makes generated slices pointless."""
+        found = twins.acquired_thin(stack, self._beside)
+        if found is None:
+            return None
+        return Verdict(JobState.REFUSED, found.reason, found.sentence)
+
+    def outdone(
+        self, instances: Sequence[Instance], key: str, thin: Sequence[Stack]
+    ) -> Verdict | None:
+        """Refused where these stacks, received just now, make a stack of another job pointless."""
+        usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
+        thick = [stack for stack in self._stacks(instances) if stack.key == key]
+        for stack in thick if usable else ():
+            found = twins.acquired_thin(stack, usable)
+            if found is not None:
+                return Verdict(JobState.REFUSED, found.reason, found.sentence)
+        return None
+
+    @cached_property
+    def _beside(self) -> list[Stack]:
+        """The stacks of slices in the other series of the study; no result of any node."""
+        return [
+            stack
+            for instances in self._archive.beside(self._arrival)
+            for stack in self._stacks(instances)
+            if geometry.verdict(stack, ANY_SLICES) is None
+        ]
+
+    def _stacks(self, instances: Sequence[Instance]) -> list[Stack]:
+        headers: list[Header] = read_headers(sources(instances, self._files))
+        return stacks_of(headers)
+
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +137,7 @@ class Usable:
         """What was sent again, whole, replaces its damaged version."""
         unreadable = {header.path for header in headers if header.fault}
         faulty = {i.id for i in instances if i.path and files.path(i.path) in unreadable}
-        last = {i.id for i in newest(instances)}
+        last = {i.id for i in newest_instances(instances)}
         kept = tuple(i for i in instances if i.id not in faulty or i.id in last)
         return cls(kept, frozenset(i.instance_uid for i in kept if i.id in faulty))
 
@@ -245,7 +313,7 @@ class Arrivals:
             ),
         )
         model = [route.model, rules.models.get(route.model, "")]
-        used = sorted((i.instance_uid, i.digest) for i in newest(mine))
+        used = sorted((i.instance_uid, i.digest) for i in newest_instances(mine))
         identity = [route.name, model, parameters, arrival.study_uid, stack.key, used]
         if verdict is not None:  # what was processed before, or is later, is another job
             identity.append(verdict.reason)
@@ -287,7 +355,7 @@ def _tell(entry: Enqueued) -> None:
         logger.info("job queued", extra={"job": entry.job_id, "how": entry.what})
 
 
-def newest(instances: Sequence[Instance]) -> list[Instance]:
+def newest_instances(instances: Sequence[Instance]) -> list[Instance]:
     """Of each instance the version that was received last."""
     latest: dict[str, Instance] = {}
     for instance in sorted(instances, key=lambda i: (i.received_at, i.id)):

@@ -1,24 +1,118 @@
-"""Brings derived series to one destination: what it has not stored yet, again and again."""
+"""Delivery: one thread a destination brings derived series there, again and again."""
 
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from node.config import Config, Destination
 from node.config import Delivery as DeliverySettings
-from node.config import Destination
 from node.dicom import scu
 from node.dicom.status import Outcome, outcome, said
 from node.rules import backoff, routing
-from node.work.reach import Reachability, address
+from storage.database import Database
 from storage.errors import LeaseLost
 from storage.files import Files, digest
 from storage.ledger import NO_DESTINATION, Ledger
-from storage.records import Delivery, DeliveryState, Unsent
+from storage.records import Delivery, DeliveryState, Reach, Unsent
+from storage.site import peers
 from storage.site.peers import UNREACHABLE
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Reachability:
+    """What is known of each destination; a delivery asks it before it begins."""
+
+    database: Database
+    now: Callable[[], float]
+    ae_title: str
+    settings: DeliverySettings
+    destinations: Sequence[Destination] = ()
+    _busy: dict[str, threading.Thread] = field(default_factory=dict)
+    _jitter: random.Random = field(default_factory=random.Random)
+
+    def may_send(self, destination: str) -> bool:
+        """Nobody has paused it, and it was not unreachable just now."""
+        longest = 2 * self.settings.retry_seconds[1]
+        return peers.may_send(self.database, self.now(), destination, longest)
+
+    def answered(self, destination: str) -> None:
+        """It has answered a delivery."""
+        known = self._known().get(destination)
+        if known is None or not known.up or known.failures or known.open_until:
+            self._tell(peers.answered(self.database, self.now(), destination), known)
+
+    def unreachable(self, destination: str, sentence: str) -> None:
+        """It gave no association: the others that wait need not find that out one by one."""
+        known = self._known().get(destination)
+        failures = known.failures if known is not None else 0
+        wait = backoff.delay(failures, *self.settings.retry_seconds, self._jitter)
+        until = self.now() + wait
+        found = peers.unreachable(
+            self.database, self.now(), destination, sentence, open_until=until
+        )
+        self._tell(found, known)
+
+    def echo(self, destination: Destination) -> scu.Echo:
+        """Ask it now; what it says is written down."""
+        known = self._known().get(destination.name)
+        answer = scu.echo(address(destination, self.ae_title))
+        found = peers.record(
+            self.database,
+            self.now(),
+            destination.name,
+            ok=answer.ok,
+            seconds=answer.seconds,
+            sentence="" if answer.ok else answer.sentence,
+        )
+        self._tell(found, known)
+        return answer
+
+    def sweep(self) -> None:
+        """Ask those whose time it is; each in a thread of its own, for one that hangs."""
+        if not self.settings.echo_minutes:
+            return
+        last = peers.last_echoes(self.database, [one.name for one in self.destinations])
+        every = self.settings.echo_minutes * 60
+        for destination in self.destinations:
+            asked = last.get(destination.name)
+            due = asked is None or not 0 <= self.now() - asked.at < every
+            running = self._busy.get(destination.name)
+            if due and (running is None or not running.is_alive()):
+                thread = threading.Thread(
+                    target=self._echo_quietly, args=(destination,), daemon=True, name="echo"
+                )
+                self._busy[destination.name] = thread
+                thread.start()
+
+    def _echo_quietly(self, destination: Destination) -> None:
+        try:
+            self.echo(destination)
+        except Exception:
+            logger.exception("sweep failed", extra={"sweep": "echo"})
+
+    def _known(self) -> Mapping[str, Reach]:
+        return {one.destination: one for one in peers.reachability(self.database)}
+
+    def _tell(self, found: Reach, before: Reach | None) -> None:
+        if found.up and before is not None and not before.up:
+            logger.info("destination up", extra={"destination": found.destination})
+        elif not found.up and (before is None or before.up):
+            logger.warning("destination down", extra={"destination": found.destination})
+
+
+def address(destination: Destination, ae_title: str) -> scu.PeerAddress:
+    """Where a destination is, and what the node calls itself towards it."""
+    return scu.PeerAddress(
+        ae_title=destination.ae_title,
+        host=destination.host,
+        port=destination.port,
+        calling_ae_title=destination.calling_ae_title or ae_title,
+    )
+
 
 IDLE_SECONDS = 0.5
 RENEW_SECONDS = 1.0
@@ -286,3 +380,57 @@ def _why(statuses: list[int], missing: int, sent: scu.Sent) -> str:
     named = ", ".join(said(status) for status in sorted(set(statuses)))
     answer = f" The destination answered {named}." if named else ""
     return f"{missing} instances are not stored.{answer} {sent.sentence}".strip()
+
+
+@dataclass
+class Deliverers:
+    """All of them; `follow` is called whenever the configuration was read."""
+
+    ledger: Ledger
+    files: Files
+    reach: Reachability
+    now: Callable[[], float]
+    _settings: Config | None = None
+    _by_name: dict[str, Deliverer] = field(default_factory=dict)
+
+    def follow(self, settings: Config) -> None:
+        """One for each destination of the configuration; those that are gone or changed end."""
+        self._settings = settings
+        wanted = {d.name: d for d in settings.destinations}
+        for name, deliverer in list(self._by_name.items()):
+            if wanted.get(name) != deliverer.destination:
+                deliverer.stop()  # its thread ends after the instance that is on the wire
+                del self._by_name[name]
+        for name, destination in wanted.items():
+            if name in self._by_name:
+                self._by_name[name].settings = settings.delivery
+                continue
+            self._by_name[name] = Deliverer(
+                destination,
+                settings.node.ae_title,
+                self.ledger,
+                self.files,
+                settings.delivery,
+                self.now,
+                self.reach,
+            )
+            self._by_name[name].start()
+
+    def mind_unknown(self) -> None:
+        """Hold what waits for a destination that nobody has configured, until somebody does."""
+        if self._settings is not None:
+            mind_unknown(self.ledger, self._settings.destinations)
+
+    def drain(self) -> None:
+        """Begin no further delivery; what runs goes on."""
+        for deliverer in self._by_name.values():
+            deliverer.drain()
+
+    def wait(self, seconds: float) -> bool:
+        """True when nothing is being sent any more; each is waited for so long at most."""
+        return all(deliverer.wait(seconds) for deliverer in self._by_name.values())
+
+    def abandon(self) -> None:
+        """End now, whatever is on the wire."""
+        for deliverer in self._by_name.values():
+            deliverer.abandon()

@@ -1,8 +1,12 @@
-"""Runs one request somewhere else: in a child process that can be killed."""
+"""The executor: runs one request in a worker process that can be killed."""
 
+import importlib
 import logging
 import multiprocessing
+import os
 import signal
+import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,8 +16,55 @@ from typing import Protocol
 
 import psutil
 
-from inference.request import Outcome, Progress, Request
-from node.work import worker
+from inference import pipeline, registry
+from inference.request import Failed, Outcome, Progress, Request
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """The parent asks the worker to stop between two steps."""
+
+
+def main(requests: Connection, lifeline: Connection) -> None:
+    """Serve requests until the parent goes away, whatever the worker is doing then."""
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    _load_models()
+    while True:
+        try:
+            number, request = requests.recv()
+        except EOFError:
+            return
+        if isinstance(request, Request):  # a Cancel that came after the job had ended is nothing
+            requests.send((number, _run(number, request, requests)))
+
+
+def _load_models() -> None:
+    # torch is loaded here, before the first job waits for it, and in no other process of the node.
+    for entry in registry.registered():
+        importlib.import_module(entry.factory.partition(":")[0])
+
+
+def _die_with_parent(lifeline: Connection) -> None:
+    # Nothing is ever sent on this pipe: it ends when the parent does, even by SIGKILL.
+    try:
+        lifeline.recv()
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _run(number: int, request: Request, requests: Connection) -> Outcome:
+    def report(progress: Progress) -> None:
+        requests.send((number, progress))
+
+    def cancelled() -> bool:
+        return requests.poll() and isinstance(requests.recv()[1], Cancel)
+
+    try:
+        return pipeline.process(request, progress=report, cancelled=cancelled)
+    except Exception as error:  # noqa: BLE001 - the worker loop: a bad job never ends the worker
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return Failed(type(error).__name__, "The node's own code raised an exception.", frames)
+
 
 logger = logging.getLogger(__name__)
 
@@ -148,11 +199,11 @@ class ProcessExecutor:
                 return self._kill(End.STOPPED, "the node stops")
             if order.cancel and cancel_by is None:
                 cancel_by = self._now() + CANCEL_SECONDS
-                self._tell(worker.Cancel())
+                self._tell(Cancel())
             if end := self._passed(bounds, deadline, cancel_by):
                 return end
 
-    def _tell(self, what: Request | worker.Cancel) -> None:
+    def _tell(self, what: Request | Cancel) -> None:
         assert self._pipe is not None
         self._pipe.send((self._number, what))
 
@@ -226,4 +277,4 @@ def _child(requests: Connection, lifeline: Connection) -> None:
     # Ctrl-C and a service manager signal the whole group: the parent decides when a worker stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    worker.main(requests, lifeline)
+    main(requests, lifeline)

@@ -1,19 +1,185 @@
-"""Tells people what happened: the outbox, message by message, again until it is given up."""
+"""Notices: what is worth telling, to whom, by which channel, again until it is given up."""
 
+import http.client
+import json
 import logging
 import random
+import shutil
+import smtplib
+import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
 from itertools import groupby
+from urllib.parse import urlsplit
 
-from node.config import Notify
-from node.rules import backoff, telling
-from node.work import channels
-from node.work.channels import NotSent, SentToSome
+from node.config import Config, Notify
+from node.rules import backoff
 from storage.database import Database
 from storage.records import Message, MessageState, Wish
-from storage.site import notices
+from storage.site import nodes, notices, peers
+from storage.site.nodes import fact_or_set
+
+SECONDS = 15.0
+MAIL = "mail"
+OF_HTTP = (OSError, http.client.HTTPException, ValueError)
+OF_SMTP = (OSError, smtplib.SMTPException, ValueError)
+
+
+class NotSent(Exception):
+    """It did not work; the text says why, without what a server has answered in words."""
+
+
+class SentToSome(NotSent):
+    """It reached some of those it was for: another try would reach these once more."""
+
+
+def channel_names(notify: Notify) -> tuple[str, ...]:
+    """Every channel that is configured. An address may hold a secret: its host has to do."""
+    hooks = tuple(_name(number, url) for number, url in enumerate(notify.webhooks, start=1))
+    return (*hooks, MAIL) if notify.mail_to else hooks
+
+
+def send(
+    notify: Notify, channel: str, subject: str, body: str, document: Mapping[str, object]
+) -> None:
+    """Through one channel; NotSent where it did not get there."""
+    if channel == MAIL and notify.mail_to:
+        _mail(notify, subject, body)
+        return
+    for number, url in enumerate(notify.webhooks, start=1):
+        if channel == _name(number, url):
+            _post(url, {**document, "subject": subject, "text": body})
+            return
+    raise NotSent(f"the channel {channel!r} is not configured any more")
+
+
+def _name(number: int, url: str) -> str:
+    return f"webhook {number}, {urlsplit(url).hostname}"[:64]
+
+
+def _post(url: str, document: Mapping[str, object]) -> None:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "midslice"}
+    try:
+        connection = make(parts.hostname, parts.port, timeout=SECONDS)
+        try:
+            connection.request("POST", path, json.dumps(document).encode(), headers)
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+    except OF_HTTP as error:
+        raise NotSent(f"{parts.hostname} cannot be reached: {type(error).__name__}") from error
+    if not 200 <= status < 300:
+        raise NotSent(f"{parts.hostname} answers {status}")
+
+
+def _mail(notify: Notify, subject: str, body: str) -> None:
+    mail = EmailMessage()
+    mail["From"] = notify.mail_from
+    mail["To"] = ", ".join(notify.mail_to)
+    mail["Subject"] = subject
+    mail["Date"] = formatdate(localtime=True)
+    mail["Message-ID"] = make_msgid(domain=notify.mail_from.rpartition("@")[2])
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday answers it
+    mail.set_content(body)
+    try:
+        with _smtp(notify) as server:
+            refused = server.send_message(mail)
+    except OF_SMTP as error:
+        code = getattr(error, "smtp_code", "")
+        why = f"{type(error).__name__} {code}".strip()
+        raise NotSent(f"{notify.smtp_host} did not take the mail: {why}") from error
+    if refused:
+        raise SentToSome(f"{notify.smtp_host} refused {len(refused)} of the addresses")
+
+
+def _smtp(notify: Notify) -> smtplib.SMTP:
+    """A session, encrypted and logged in as the configuration says."""
+    context = ssl.create_default_context()
+    place = (notify.smtp_host, notify.smtp_port)
+    if notify.smtp_security == "tls":
+        server: smtplib.SMTP = smtplib.SMTP_SSL(*place, timeout=SECONDS, context=context)
+    else:
+        server = smtplib.SMTP(*place, timeout=SECONDS)
+    try:
+        if notify.smtp_security == "starttls":
+            server.starttls(context=context)
+        if notify.smtp_user:
+            password = notify.smtp_password_file
+            server.login(notify.smtp_user, password.read_text().strip() if password else "")
+    except OF_SMTP:
+        server.close()
+        raise
+    return server
+
+
+# event -> (subject, text). A fact that is missing is empty.
+TEMPLATES = {
+    "job_held": ("A job is held", "Job {job} is held ({reason}). {sentence}"),
+    "job_failed": ("A job failed", "Job {job} failed ({reason}). {sentence}"),
+    "delivery_held": (
+        "A delivery is held",
+        "The delivery of job {job} to {destination} is held ({reason}). {sentence}",
+    ),
+    "result_superseded": (
+        "A result was replaced",
+        "A result of job {job} was replaced. {sentence}",
+    ),
+    "destination_down": (
+        "A destination does not answer",
+        "{destination} does not answer. {sentence} What is to be sent there waits.",
+    ),
+    "destination_up": ("A destination answers again", "{destination} answers again."),
+    "sender_silent": (
+        "A sender is silent",
+        "Nothing came from {sender} since {since}, though it is expected to send. Is it running, "
+        "and does it still send to this node?",
+    ),
+    "selftest_failed": ("The self-test failed", "Self-test {selftest} failed. {sentence}"),
+    "disk_low": ("The disk is filling up", "{sentence}"),
+    "attention": ("Something needs attention", "{sentence}"),
+    "test": ("A test", "This is a test notice, asked for by {who}. Whoever reads it is reached."),
+}
+
+
+def subject_of(event: str, node: str, count: int = 1) -> str:
+    """The subject of a mail, the title of a message; `count` of them in one."""
+    title = TEMPLATES[event][0]
+    return f"{node}: {title}" + (f" ({count} times)" if count > 1 else "")
+
+
+def text_of(event: str, facts: Mapping[str, object]) -> str:
+    """What happened, in sentences."""
+    said = TEMPLATES[event][1].format_map(_Facts(facts))
+    return " ".join(said.replace("()", "").split()).replace(" .", ".")
+
+
+def body_of(event: str, each: Sequence[Mapping[str, object]], link: str, most: int = 20) -> str:
+    """The text of one message about one or several notices."""
+    lines = [text_of(event, facts) for facts in each[:most]]
+    if len(each) > most:
+        lines.append(f"And {len(each) - most} more.")
+    if link:
+        lines.append(link)
+    return "\n\n".join(lines)
+
+
+class _Facts(dict[str, object]):
+    """A template may name what this notice does not have."""
+
+    def __init__(self, facts: Mapping[str, object]) -> None:
+        super().__init__(facts)
+
+    def __missing__(self, key: str) -> object:
+        return ""
+
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +207,7 @@ class Notifier:
 
     def _sweep(self) -> None:
         settings = self.settings
-        names = channels.names(settings)
+        names = channel_names(settings)
         events = (*settings.events, *ALWAYS)
         while notices.address(self.database, self.now(), names, events):
             pass
@@ -55,7 +221,7 @@ class Notifier:
 
     def test(self, wish: Wish) -> str:
         """A test notice through every channel, at once; NotSent says which did not work."""
-        names = channels.names(self.settings)
+        names = channel_names(self.settings)
         if not names:
             raise NotSent("no channel is configured: notify.webhooks or notify.mail_to")
         facts = {"who": wish.who}
@@ -81,12 +247,12 @@ class Notifier:
         first = messages[0]
         event = first.notice.event
         facts = [one.notice.facts for one in messages]
-        subject = telling.subject(event, self.node, len(messages))
-        body = telling.body(event, facts, self.settings.link)
+        subject = subject_of(event, self.node, len(messages))
+        body = body_of(event, facts, self.settings.link)
         document = {"event": event, "node": self.node, "at": first.notice.at, "facts": facts}
         extra = {"channel": first.channel, "kind": event, "count": len(messages)}
         try:
-            channels.send(self.settings, first.channel, subject, body, document)
+            send(self.settings, first.channel, subject, body, document)
         except NotSent as error:
             for one in messages:
                 self._again(one, error)
@@ -98,7 +264,7 @@ class Notifier:
 
     def _again(self, one: Message, error: NotSent) -> None:
         settings, sentence = self.settings, str(error)
-        known = one.channel in channels.names(settings)
+        known = one.channel in channel_names(settings)
         is_test = one.notice.event == "test"  # somebody is waiting for the answer
         is_last = is_test or not known or isinstance(error, SentToSome)
         if is_last or self.now() - one.notice.at > settings.give_up_hours * 3600:
@@ -110,3 +276,69 @@ class Notifier:
 
 def _kind(one: Message) -> tuple[str, str]:
     return one.channel, one.notice.event
+
+
+SAMPLE_SECONDS = 900.0
+GIGA = 1e9
+FULL = "Only {free:.0f} GB are free, and {reserve:g} GB are the reserve: below it nothing is taken."
+FILLS = (
+    "{free:.0f} GB are free; as the disk fills now, the reserve of {reserve:g} GB is reached in "
+    "{days:.1f} days. Make room, or keep less long: storage.keep_days."
+)
+
+
+@dataclass
+class Watch:
+    """The sweeps that look around; what they find is told once."""
+
+    database: Database
+    settings: Config
+    node_id: str
+    now: Callable[[], float]
+
+    def attention(self) -> None:
+        """Tell what has begun to need a person."""
+        notices.tell_new(self.database, self.now())
+
+    def senders(self) -> None:
+        """Tell who is silent in the hours in which it is expected to send: once a silence."""
+        settings, now = self.settings, self.now()
+        if not settings.senders:
+            return
+        # Who never sent is measured from when somebody first looked.
+        heard = peers.last_heard(self.database, [one.ae_title for one in settings.senders])
+        for sender in settings.senders:
+            name = sender.ae_title
+            first = float(fact_or_set(self.database, peers.EXPECTED.format(name), repr(now)))
+            last_at = heard.get(name, first)
+            if not backoff.is_silent(sender, last_at, now, settings.node.zone):
+                continue
+            facts = {"sender": name, "since": backoff.heard(last_at, settings.node.zone)}
+            key = f"silent {name} {last_at:.0f}"
+            if notices.tell(self.database, now, "sender_silent", key, facts):
+                logger.warning("sender silent", extra={"calling_ae": name})
+
+    def disk(self) -> None:
+        """Take a sample of the disk; tell where it will be full soon, once a day."""
+        settings, now = self.settings, self.now()
+        usage = shutil.disk_usage(settings.folder)
+        nodes.record(self.database, now, self.node_id, usage.free, usage.total)
+        sentence = self._low(usage.free, now)
+        if not sentence:
+            return
+        day = datetime.fromtimestamp(now, settings.node.zone).date()
+        key = f"disk {self.node_id} {day}"
+        if notices.tell(self.database, now, "disk_low", key, {"sentence": sentence}):
+            logger.warning("disk low", extra={"free": usage.free, "total": usage.total})
+
+    def _low(self, free: int, now: float) -> str:
+        """What is wrong with the disk; nothing where it lasts."""
+        reserve = self.settings.storage.min_free_gb
+        facts = {"free": free / GIGA, "reserve": reserve}
+        if free < self.settings.storage.min_free_bytes:
+            return FULL.format(**facts)
+        taken = nodes.samples(self.database, self.node_id, now - nodes.FORECAST_DAYS * nodes.DAY)
+        left = nodes.forecast(taken, self.settings.storage.min_free_bytes).days_left
+        if left is None or left > self.settings.notify.disk_days:
+            return ""
+        return FILLS.format(**facts, days=left)

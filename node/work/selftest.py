@@ -4,18 +4,26 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from node.config import Config, Route
 from node.dicom import scu
+from node.dicom.scu import Outgoing
 from node.dicom.status import SUCCESS, Outcome
 from node.store import LEASE_SECONDS, Store
-from node.work import phantom, verifying
-from node.work.verifying import Wrong
 from storage import files
 from storage.errors import StorageError, WrongState
 from storage.records import (
@@ -31,6 +39,149 @@ from storage.records import (
 from storage.site import control, selftests
 from storage.site.nodes import Heartbeats
 from storage.site.peers import GUEST
+
+# Its densities rise evenly from slice to slice, so that what lies between two of them is known.
+
+PATIENT_ID = "MIDSLICE-SELFTEST"
+PATIENT_NAME = "SELFTEST^MIDSLICE"
+DESCRIPTION = "MIDSLICE SELF-TEST, NOT A PATIENT"
+SLICES, SPACING_MM = 6, 5.0
+ROWS = COLUMNS = 96
+BODY_HU, AIR_HU = 20.0, -1000.0
+HU_PER_MM = 2.0
+INTERCEPT = -1024
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A made series on disk."""
+
+    study_uid: str
+    series_uid: str
+    files: tuple[Outgoing, ...]
+
+
+def series_uid() -> str:
+    """A UID that no other series has: PS3.5 B.2."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
+def make(folder: Path, uid: str, now: datetime) -> Phantom:
+    """Write the series, one file a slice."""
+    study, frame = series_uid(), series_uid()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index in range(SLICES):
+        instance = series_uid()
+        path = folder / f"{index:02d}.dcm"
+        data_set = _slice(index, study, uid, frame, instance, now)
+        data_set.save_as(path, enforce_file_format=True)
+        syntax = str(ExplicitVRLittleEndian)
+        files.append(Outgoing(index, instance, str(CTImageStorage), syntax, path))
+    return Phantom(study, uid, tuple(files))
+
+
+def hounsfield(z_mm: float) -> NDArray[np.float64]:
+    """(ROWS, COLUMNS): a round body in air whose density rises along z."""
+    y, x = np.mgrid[:ROWS, :COLUMNS]
+    radius = np.hypot(x - (COLUMNS - 1) / 2, y - (ROWS - 1) / 2) / (ROWS / 2)
+    return np.where(radius < 0.7, BODY_HU + HU_PER_MM * z_mm, AIR_HU)
+
+
+def _slice(
+    index: int, study: str, series: str, frame: str, instance: str, now: datetime
+) -> Dataset:
+    z_mm = index * SPACING_MM
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    made.file_meta.MediaStorageSOPInstanceUID = UID(instance)
+    made.SpecificCharacterSet = "ISO_IR 100"
+    made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    made.SOPClassUID = CTImageStorage
+    made.SOPInstanceUID = instance
+    made.StudyInstanceUID, made.SeriesInstanceUID = study, series
+    made.FrameOfReferenceUID = frame
+    _name(made, now)
+    made.SeriesNumber, made.InstanceNumber, made.AcquisitionNumber = 1, index + 1, 1
+    made.ImagePositionPatient = [-(COLUMNS - 1) / 2, -(ROWS - 1) / 2, z_mm]
+    made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    made.PixelSpacing, made.SliceThickness = [1, 1], SPACING_MM
+    made.PositionReferenceIndicator = ""
+    made.KVP = 120
+    stored = np.rint(hounsfield(z_mm) - INTERCEPT).astype("<u2")
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.Rows, made.Columns = ROWS, COLUMNS
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    made.PixelRepresentation = 0
+    made.RescaleIntercept, made.RescaleSlope, made.RescaleType = INTERCEPT, 1, "HU"
+    made.PixelData = stored.tobytes()
+    made["PixelData"].VR = "OW"
+    return made
+
+
+def _name(made: Dataset, now: datetime) -> None:
+    """Nobody must take it for a patient: every text that a person sees says what it is."""
+    made.PatientName, made.PatientID = PATIENT_NAME, PATIENT_ID
+    made.PatientBirthDate, made.PatientSex = "", "O"
+    made.StudyDescription = made.SeriesDescription = DESCRIPTION
+    made.StudyID, made.AccessionNumber, made.ReferringPhysicianName = "SELFTEST", "", ""
+    made.StudyDate = made.SeriesDate = made.ContentDate = now.strftime("%Y%m%d")
+    made.StudyTime = made.SeriesTime = made.ContentTime = now.strftime("%H%M%S")
+    made.Modality, made.Manufacturer = "CT", "Midslice"
+    made.PatientPosition = "HFS"
+
+
+# How far off a generated slice may be on average over the body, in HU: two neighbours are 10 apart.
+MOST_HU = 15.0
+MOST_MM = 0.01
+
+
+class Wrong(Exception):
+    """A step of the self-test did not find what it must; the text says what."""
+
+
+def check(paths: Sequence[Path], factor: int) -> str:
+    """A sentence about the result; Wrong where it is not right."""
+    slices = sorted((_read(path) for path in paths), key=_place)
+    due = (SLICES - 1) * factor + 1
+    if len(slices) != due:
+        raise Wrong(f"The derived series has {len(slices)} slices; {due} are due.")
+    others = {str(one.get("PatientID", "")) for one in slices} - {PATIENT_ID}
+    if others:
+        raise Wrong("The derived series names another patient than the made one.")
+    step = SPACING_MM / factor
+    for number, one in enumerate(slices):
+        if abs(_place(one) - number * step) > MOST_MM:
+            raise Wrong(f"Slice {number + 1} lies at {_place(one):g} mm, due is {number * step:g}.")
+    worst = max(_off(one) for one in slices)
+    if not worst <= MOST_HU:
+        raise Wrong(f"A slice is {worst:.0f} HU off on average; {MOST_HU:g} HU are allowed.")
+    return f"{len(slices)} slices, {step:g} mm apart, at most {worst:.1f} HU off."
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        return dcmread(path)
+    except (OSError, InvalidDicomError) as error:
+        raise Wrong(f"A file of the derived series cannot be read: {error}") from error
+
+
+def _place(one: Dataset) -> float:
+    return float(one.ImagePositionPatient[2])
+
+
+def _off(one: Dataset) -> float:
+    """How far the body is from what lies at this place, on average, in HU."""
+    stored = one.pixel_array.astype(np.float64)
+    found = stored * float(one.RescaleSlope) + float(one.RescaleIntercept)
+    due = hounsfield(_place(one))
+    if found.shape != due.shape:
+        raise Wrong(f"A slice has {found.shape} pixels; {due.shape} are due.")
+    body = due > AIR_HU / 2
+    return float(np.abs(found - due)[body].mean())
+
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +297,7 @@ class _Run:
             tests.now(),
             node=self._store.node_id,
             who=who,
-            series_uid=phantom.series_uid(),
+            series_uid=series_uid(),
             destination=self._wanted.destination,
         )
 
@@ -196,14 +347,14 @@ class _Run:
             raise Wrong(f"{to} is paused: nothing is sent there. Resume it, then try again.")
         return None, f"Model {self._wanted.model}, destination {to or 'none'}."
 
-    def _make(self) -> tuple[phantom.Phantom, str]:
+    def _make(self) -> tuple[Phantom, str]:
         now = datetime.fromtimestamp(self._tests.now(), self._store.zone)
         scratched = files.scratch_folder(self._store.files, files.MADE, self._store.node_id)
         folder = self._made.enter_context(scratched)
-        made = phantom.make(folder, self._test.series_uid, now)
-        return made, f"{len(made.files)} slices, {phantom.SPACING_MM:g} mm apart."
+        made = make(folder, self._test.series_uid, now)
+        return made, f"{len(made.files)} slices, {SPACING_MM:g} mm apart."
 
-    def _send(self, made: phantom.Phantom) -> tuple[None, str]:
+    def _send(self, made: Phantom) -> tuple[None, str]:
         """Through the node's own port, as any peer."""
         node = self._tests.settings.node
         self._tests.routes[made.series_uid] = self._route()
@@ -252,7 +403,7 @@ class _Run:
     def _verified(self, job_id: int) -> tuple[None, str]:
         kept = selftests.result(self._store.database, job_id)
         paths = [self._store.files.path(one) for one in kept]
-        return None, verifying.check(paths, FACTOR)
+        return None, check(paths, FACTOR)
 
     def _delivered(self, job_id: int) -> tuple[None, str]:
         def ask() -> str | None:

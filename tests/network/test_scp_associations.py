@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from node.dicom.gate import Admission
+from node.dicom.scp import Admission
 from tests.node_scp import Node, node_scp
 from tests.peers import echoscu, wait_until
 from tests.raw_peer import (

@@ -10,8 +10,7 @@ from pydicom import dcmread
 
 from node.dicom import scu
 from node.dicom.contexts import proposed_contexts
-from node.dicom.outgoing import Sender, pdus
-from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, echo, send
+from node.dicom.scu import Outgoing, PeerAddress, Sender, Sent, Timeouts, echo, pdus, send
 from node.dicom.status import Outcome
 from tests.network.sending import JPEG_LS_FILES, Answers, peer
 from tests.peers import Script, orthanc, scripted_scp, storescp

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.app import needs_restart, reloaded
 from node.config import Config, load
 from node.errors import ConfigError, UsageError
-from node.rules.reload import needs_restart, reloaded
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
 DESTINATION = '[[destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "h"\nport = 104\n'

@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.dicom.gate import Admission, Gate, Refused, Visitor
+from node.dicom.scp import Admission, Gate, Refused, Visitor
 
 CT1 = Visitor("CT1", "MIDSLICE", "192.0.2.7")
 

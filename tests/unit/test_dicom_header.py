@@ -13,17 +13,17 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
-from node.dicom import header
-from node.dicom.header import Unreadable, read, text
+from node.dicom import handlers
+from node.dicom.handlers import Unreadable, read, text
 from tests.raw_peer import EXPLICIT, IMPLICIT, data_set, element
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UIDS = {
-    header.SOP_CLASS_UID: b"1.2.840.10008.5.1.4.1.1.2",
-    header.INSTANCE_UID: b"1.2.3.4",
-    header.STUDY_UID: b"1.2.3",
-    header.SERIES_UID: b"1.2.3.1",
+    handlers.SOP_CLASS_UID: b"1.2.840.10008.5.1.4.1.1.2",
+    handlers.INSTANCE_UID: b"1.2.3.4",
+    handlers.STUDY_UID: b"1.2.3",
+    handlers.SERIES_UID: b"1.2.3.1",
 }
 
 
@@ -151,7 +151,7 @@ def test_any_bytes_are_read_or_unreadable(data: bytes, syntax: str) -> None:
         values = read(BytesIO(data), syntax)
     except Unreadable:
         return
-    assert set(values) <= header.WANTED
+    assert set(values) <= handlers.WANTED
 
 
 @given(st.binary(max_size=120), st.integers(min_value=0, max_value=47))
@@ -177,12 +177,12 @@ def test_a_damaged_data_set_is_read_or_unreadable(noise: bytes, at: int) -> None
     ],
 )
 def test_text_is_decoded_as_far_as_it_can_be(declared: bytes, value: bytes, decoded: str) -> None:
-    values = {header.CHARACTER_SET: declared, header.SERIES_DESCRIPTION: value}
-    assert text(values, header.SERIES_DESCRIPTION) == decoded
+    values = {handlers.CHARACTER_SET: declared, handlers.SERIES_DESCRIPTION: value}
+    assert text(values, handlers.SERIES_DESCRIPTION) == decoded
 
 
 @given(st.binary(max_size=64), st.binary(max_size=64))
 @pytest.mark.filterwarnings("ignore")
 def test_no_text_makes_the_reading_fail(declared: bytes, value: bytes) -> None:
-    values = {header.CHARACTER_SET: declared, header.SERIES_DESCRIPTION: value}
-    assert isinstance(text(values, header.SERIES_DESCRIPTION), str)
+    values = {handlers.CHARACTER_SET: declared, handlers.SERIES_DESCRIPTION: value}
+    assert isinstance(text(values, handlers.SERIES_DESCRIPTION), str)

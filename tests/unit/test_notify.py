@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from node.config import Notify
-from node.work import channels
-from node.work.channels import NotSent
-from node.work.notify import TOGETHER, Notifier
+from node.work import notify
+from node.work.notify import TOGETHER, Notifier, NotSent
 from storage.database import Database
 from storage.records import MessageState, Wish, WishKind, WishState
 from storage.site import notices
@@ -141,7 +140,9 @@ def test_what_a_dead_node_was_sending_is_sent_by_another(
     database: Database, clock: Clock, web: Hook
 ) -> None:
     tell(database, clock)
-    notices.address(database, clock(), channels.names(Notify(webhooks=(web.url,))), ("job_held",))
+    notices.address(
+        database, clock(), notify.channel_names(Notify(webhooks=(web.url,))), ("job_held",)
+    )
     (message,) = notices.due(database, clock())
     assert notices.claim(database, clock(), [message.id])  # and then the power fails
     work = notifier(database, clock, Notify(webhooks=(web.url,)))
@@ -165,7 +166,7 @@ def test_a_server_that_wants_a_name_and_a_password_gets_them(
         assert len(mailbox.mails) == 1
         secret.write_text("wrong")
         with pytest.raises(NotSent, match=r"127\.0\.0\.1 did not take the mail: \w+ 535"):
-            channels.send(settings, channels.MAIL, "s", "b", {})
+            notify.send(settings, notify.MAIL, "s", "b", {})
 
 
 def test_what_a_server_does_not_take_is_tried_again_until_it_does(
@@ -282,5 +283,5 @@ def test_the_key_in_a_webhooks_address_is_shown_nowhere(
 def test_a_mail_that_has_to_be_encrypted_is_not_sent_in_the_clear(mailbox: Mailbox) -> None:
     settings = by_mail(mailbox.port, smtp_security="starttls")
     with pytest.raises(NotSent, match="SMTPNotSupportedError"):
-        channels.send(settings, channels.MAIL, "s", "b", {})
+        notify.send(settings, notify.MAIL, "s", "b", {})
     assert mailbox.mails == []

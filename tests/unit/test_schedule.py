@@ -2,7 +2,7 @@
 
 import threading
 
-from node.work.schedule import Schedule
+from node.work.sweeps import Schedule
 
 
 def test_a_clock_that_was_set_back_runs_every_pass_at_once() -> None:

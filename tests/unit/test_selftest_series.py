@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from node import config, store
-from node.assembly import never, rules
+from node.app import never, rules
 from node.config import Route
 from node.store import Store
-from node.work import phantom
+from node.work import selftest
 from node.work.arrivals import Arrivals
 from storage.database import FILE_NAME
 from storage.records import ArrivalState, Job, Peer, Received, SelfTest, SwitchName
@@ -61,7 +61,7 @@ class Node:
 
     def receive(self, uid: str) -> None:
         """A made series, as the receiver keeps it."""
-        made = phantom.make(self.folder / uid, uid, datetime(2026, 1, 1, tzinfo=UTC))
+        made = selftest.make(self.folder / uid, uid, datetime(2026, 1, 1, tzinfo=UTC))
         for number, one in enumerate(made.files):
             came = self.kept.files.incoming / f"{number}.dcm"
             shutil.copy(one.path, came)
@@ -103,7 +103,7 @@ def node(tmp_path: Path, migrated_sqlite: Path, clock: Clock) -> Iterator[Node]:
 
 
 def test_while_it_runs_it_takes_its_own_route_only(node: Node) -> None:
-    uid = phantom.series_uid()
+    uid = selftest.series_uid()
     node.begin(uid)
     node.made[uid] = OWN
     node.receive(uid)
@@ -113,7 +113,7 @@ def test_while_it_runs_it_takes_its_own_route_only(node: Node) -> None:
 
 
 def test_a_node_without_its_route_leaves_it_to_the_one_that_runs_the_test(node: Node) -> None:
-    uid = phantom.series_uid()
+    uid = selftest.series_uid()
     node.begin(uid)
     node.receive(uid)
     node.close()
@@ -122,7 +122,7 @@ def test_a_node_without_its_route_leaves_it_to_the_one_that_runs_the_test(node: 
 
 
 def test_what_comes_of_it_when_the_test_is_over_is_kept_and_never_processed(node: Node) -> None:
-    uid = phantom.series_uid()
+    uid = selftest.series_uid()
     test = node.begin(uid)
     node.receive(uid)
     selftests.end(node.kept.database, node.clock(), test.id, [], "It took too long.")
@@ -132,7 +132,7 @@ def test_what_comes_of_it_when_the_test_is_over_is_kept_and_never_processed(node
 
 
 def test_a_person_may_still_say_never_and_others_are_processed_as_ever(node: Node) -> None:
-    mine, other = phantom.series_uid(), phantom.series_uid()
+    mine, other = selftest.series_uid(), selftest.series_uid()
     node.begin(mine)
     node.made[mine] = OWN
     control.turn(node.kept.database, node.clock(), "anna", SwitchName.NEVER, mine, on=True)

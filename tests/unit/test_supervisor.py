@@ -3,7 +3,7 @@
 import pytest
 
 from inference.request import Progress
-from node.work.supervisor import fraction
+from node.work.jobs import fraction
 
 
 def test_progress_never_goes_backwards_through_the_steps_of_a_job() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from node.config import Sender
 from node.config.around import EVENTS
-from node.rules import silence, telling
+from node.rules import backoff
+from node.work import notify
 
 BERLIN = ZoneInfo("Europe/Berlin")
 WORKDAYS = ("mon", "tue", "wed", "thu", "fri")
@@ -16,7 +17,7 @@ WORKDAYS = ("mon", "tue", "wed", "thu", "fri")
 
 @pytest.mark.parametrize("event", [*EVENTS, "attention", "test"])
 def test_every_event_has_words_that_name_no_patient(event: str) -> None:
-    subject, text = telling.TEMPLATES[event]
+    subject, text = notify.TEMPLATES[event]
     fields = {name for _, name, _, _ in Formatter().parse(text) if name}
     assert subject
     assert fields <= {
@@ -25,13 +26,13 @@ def test_every_event_has_words_that_name_no_patient(event: str) -> None:
 
 
 def test_a_fact_that_is_missing_leaves_no_hole() -> None:
-    said = telling.text("job_held", {"job": 12, "sentence": "A slice is missing."})
+    said = notify.text_of("job_held", {"job": 12, "sentence": "A slice is missing."})
     assert said == "Job 12 is held. A slice is missing."
-    assert telling.text("destination_up", {"destination": "pacs"}) == "pacs answers again."
+    assert notify.text_of("destination_up", {"destination": "pacs"}) == "pacs answers again."
 
 
 def test_a_brace_in_a_fact_is_text() -> None:
-    assert "{job}" in telling.text("attention", {"sentence": "{job} {0} {x.__class__}", "job": 1})
+    assert "{job}" in notify.text_of("attention", {"sentence": "{job} {0} {x.__class__}", "job": 1})
 
 
 def at(text: str, zone: tzinfo = BERLIN) -> float:
@@ -62,7 +63,7 @@ def day_shift(**more: object) -> Sender:
 def test_silence_is_counted_in_the_hours_in_which_somebody_sends(
     last: str, now: str, due: bool
 ) -> None:
-    assert silence.is_silent(day_shift(), at(last), at(now), BERLIN) is due
+    assert backoff.is_silent(day_shift(), at(last), at(now), BERLIN) is due
 
 
 def test_a_night_shift_belongs_to_the_day_on_which_it_begins() -> None:
@@ -79,10 +80,10 @@ def test_a_night_shift_belongs_to_the_day_on_which_it_begins() -> None:
 
 def test_who_sends_day_and_night_is_always_expected() -> None:
     always = Sender(ae_title="CT1")
-    assert silence.is_silent(always, at("2026-11-21 02:00"), at("2026-11-21 04:00"), BERLIN)
+    assert backoff.is_silent(always, at("2026-11-21 02:00"), at("2026-11-21 04:00"), BERLIN)
 
 
 def test_the_hours_are_those_of_the_node_and_not_of_the_machine() -> None:
     last, now = at("2026-11-19 06:00", UTC), at("2026-11-19 08:30", UTC)
-    assert silence.is_silent(day_shift(), last, now, BERLIN)  # 07:00 to 09:30
-    assert not silence.is_silent(day_shift(), last, now, UTC)
+    assert backoff.is_silent(day_shift(), last, now, BERLIN)  # 07:00 to 09:30
+    assert not backoff.is_silent(day_shift(), last, now, UTC)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from node.config import Config, Delivery, Destination, Sender, defaults
-from node.work.reach import Reachability
-from node.work.watch import Watch
+from node.work.deliver import Reachability
+from node.work.notify import Watch
 from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from inference.request import ModelSpec
-from node.work.models import fingerprint
+from node.work.jobs import fingerprint
 
 
 def test_other_weights_or_other_code_give_another_fingerprint(

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from node.errors import UsageError
-from node.rules import anew, view
+from node.rules import routing, view
 from node.rules.view import Json
 from node.web.auth import AsOperator, AsViewer, Visitor
 from node.web.parts import Parts, PartsOf
@@ -160,7 +160,7 @@ def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
 
 def _put_back(parts: Parts, visitor: Visitor, job_id: int) -> int:
     queue = parts.store.queue
-    by_now = anew.of_job(parts.config(), queue.get(job_id))
+    by_now = routing.of_job(parts.config(), queue.get(job_id))
     return queue.requeue(job_id, who=visitor.name, anew=by_now)
 
 

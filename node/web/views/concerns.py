@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from node.rules.silence import is_silent
+from node.rules.backoff import is_silent
 from node.web.parts import Parts
 from node.web.views import wording
 from storage.records import SwitchName

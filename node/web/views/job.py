@@ -11,7 +11,7 @@ from fastapi import Path as PathParameter
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from node.rules import anew
+from node.rules import routing
 from node.rules.completion import because
 from node.web import drawings
 from node.web.auth import AsViewer
@@ -120,7 +120,7 @@ def _told(at: Look, found: Story) -> Mapping[str, object]:
     """What may change while somebody looks."""
     one = found.job
     steps = _steps(found, at.now)
-    by_now = anew.of_job(at.parts.config(), one)
+    by_now = routing.of_job(at.parts.config(), one)
     return {
         "story": found,
         "job": one,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from node.rules import anew
+from node.rules import routing
 from node.web.auth import AsViewer
 from node.web.parts import Parts, PartsOf
 from node.web.views.render import look, page, part
@@ -88,7 +88,7 @@ def changed(parts: Parts, waiting: Page[Need]) -> frozenset[int]:
     return frozenset(
         job_id
         for job_id, (model, parameters) in kept.items()
-        if (by_now := anew.of_route(parts.config(), routes[job_id], parameters)) is not None
+        if (by_now := routing.of_route(parts.config(), routes[job_id], parameters)) is not None
         and not by_now.is_as(model, parameters)
     )
 

@@ -4,8 +4,8 @@ from inference.errors import HELD
 from inference.model import Parameters
 from inference.request import Output
 from node.config import Config, Route
-from node.rules import anew
-from node.work.infer import snapshot
+from node.rules import routing
+from node.work.jobs import snapshot
 from storage.enqueue import BY_ROUTE
 from storage.records import Job
 from tests.unit.storage.stored import Stored
@@ -29,13 +29,13 @@ def job_of(stored: Stored, config: Config, **changed: object) -> Job:
 
 
 def test_it_names_all_that_a_job_keeps_of_its_route() -> None:
-    assert {*anew.OF_ROUTE, *OF_NODE} == snapshot(Parameters(), Output()).keys()
-    assert set(anew.OF_ROUTE) <= Route.model_fields.keys()
+    assert {*routing.OF_ROUTE, *OF_NODE} == snapshot(Parameters(), Output()).keys()
+    assert set(routing.OF_ROUTE) <= Route.model_fields.keys()
 
 
 def test_a_route_that_has_not_changed_asks_for_what_the_job_keeps(served: Site) -> None:
     job = job_of(served.rows, served.settings)
-    by_now = anew.of_job(served.settings, job)
+    by_now = routing.of_job(served.settings, job)
     assert by_now is not None
     assert by_now.is_as(job.model, job.parameters)
     assert by_now.parameters["label"] == "Arterial"
@@ -47,7 +47,7 @@ def test_a_route_that_was_changed_asks_for_something_else(served: Site) -> None:
     first, *others = served.settings.routes
     for change in ({"across_missing": "leave"}, {"hold_below": 0.0}, {"model": "linear"}):
         routes = (first.model_copy(update=change), *others)
-        by_now = anew.of_job(served.settings.model_copy(update={"routes": routes}), job)
+        by_now = routing.of_job(served.settings.model_copy(update={"routes": routes}), job)
         assert by_now is not None
         assert not by_now.is_as(job.model, job.parameters)
 
@@ -55,7 +55,7 @@ def test_a_route_that_was_changed_asks_for_something_else(served: Site) -> None:
 def test_the_sender_is_the_destination_that_sends_as_it(served: Site) -> None:
     job = job_of(served.rows, served.settings)
     back = served.settings.routes[0].model_copy(update={"destinations": ("sender",)})
-    by_now = anew.of_job(served.settings.model_copy(update={"routes": (back,)}), job)
+    by_now = routing.of_job(served.settings.model_copy(update={"routes": (back,)}), job)
     assert by_now is not None
     assert by_now.destinations("PACS") == ("pacs",)
     assert by_now.destinations("CT9") == ("sender CT9",)
@@ -63,8 +63,8 @@ def test_the_sender_is_the_destination_that_sends_as_it(served: Site) -> None:
 
 def test_a_route_that_is_gone_and_the_route_of_a_self_test_ask_for_nothing(served: Site) -> None:
     job = job_of(served.rows, served.settings, kind="selftest")
-    assert anew.of_job(served.settings, job) is None
-    assert anew.of_route(served.settings, "gone", job.parameters) is None
+    assert routing.of_job(served.settings, job) is None
+    assert routing.of_route(served.settings, "gone", job.parameters) is None
 
 
 def test_what_only_the_route_ends_is_held_for_a_person() -> None:

@@ -1,11 +1,15 @@
-"""Streams the data set of a C-STORE request to disk, its bytes as the peer sent them."""
+"""The upper layer of pynetdicom: deadlines, woken threads, data sets streamed to disk."""
 
 import contextlib
 import errno
 import os
 import queue
 import re
+import select
+import socket
 import struct
+import threading
+import time
 import uuid
 from io import BytesIO
 from pathlib import Path
@@ -14,18 +18,91 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pynetdicom import _config
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from node.dicom.contexts import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.dicom.provider import NAP_SECONDS, WAKE
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
+    from pynetdicom.pdu_primitives import _PDUPrimitiveType
+
+
+# Both of the library's loops take a nap of a millisecond and look again: 40 idle associations then
+# take a whole core. Here the nap of the upper layer's thread ends with what it waits for, and the
+# association's thread waits on its queue of messages.
+
+# Timers are looked at this often; everything else wakes by itself.
+NAP_SECONDS = 0.05
+WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
+
+
+class _Bell(queue.Queue[Any]):
+    """The queue to the association's thread, which also rings where that thread waits."""
+
+    def __init__(self, assoc: "Association") -> None:
+        super().__init__()
+        self._assoc = assoc
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._assoc.dimse.msg_queue.put(WAKE)
+
+
+class Provider(DULServiceProvider):
+    """The library's upper layer service provider, asleep until it has something to do."""
+
+    def __init__(self, assoc: "Association") -> None:
+        self._ring, self._rung = socket.socketpair()
+        self._ring.setblocking(False)
+        self._rung.setblocking(False)
+        super().__init__(assoc)
+        self.daemon = True  # the association's own thread sees to a clean end
+        self.to_user_queue = _Bell(assoc)
+
+    def run_reactor(self) -> None:
+        """Run the state machine to its end."""
+        try:
+            super().run_reactor()
+        finally:
+            self._ring.close()
+            self._rung.close()
+
+    def send_pdu(self, primitive: "_PDUPrimitiveType") -> None:
+        """Queue a primitive for the peer and wake the thread that sends it."""
+        super().send_pdu(primitive)
+        with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+            self._ring.send(b"!")
+
+    @property
+    def _run_loop_delay(self) -> float:
+        """The library sleeps as long as this says where it found nothing to do."""
+        if threading.current_thread() is not self:
+            return 0.001
+        self._wait()
+        return 0.0
+
+    @_run_loop_delay.setter
+    def _run_loop_delay(self, seconds: float) -> None:
+        pass  # the library's own is of no interest
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._rung, select.POLLIN)
+        transport = self.socket.socket if self.socket is not None else None
+        if transport is not None and transport.fileno() >= 0:
+            poll.register(transport, select.POLLIN)
+        poll.poll(NAP_SECONDS * 1000)
+        with contextlib.suppress(OSError):  # nobody has rung
+            self._rung.recv(4096)
+
 
 AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
 MEDIUM = 0
@@ -256,3 +333,118 @@ def _raw(command: Dataset, tag: int) -> bytes:
         return b""
     element = cast(RawDataElement | DataElement, command.get_item(tag))
     return (element.value or b"") if isinstance(element, RawDataElement) else b""
+
+
+# DIMSE is stop-and-wait. With Nagle's algorithm on one side and delayed acknowledgements on the
+# other, 40 ms are lost per instance. TCP_NODELAY frees our own writes; TCP_QUICKACK, armed again
+# after each read and write, frees those of a peer that has Nagle's algorithm on.
+
+# The library's own handlers for each PDU and message only write debug lines; they cost time.
+_config.LOG_HANDLER_LEVEL = "none"
+
+# The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
+LONGEST_PDU_BYTES = 1 << 20
+ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
+
+
+def hurry(sock: socket.socket) -> None:
+    """Acknowledge at once what arrives next; the kernel forgets this with each exchange."""
+    if hasattr(socket, "TCP_QUICKACK"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def tune(sock: socket.socket) -> None:
+    """Set up a socket of either side of an association."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    hurry(sock)
+
+
+class PromptSocket(AssociationSocket):
+    """The connection of an association; each PDU has to come and go whole within `seconds`."""
+
+    def __init__(
+        self,
+        assoc: "Association",
+        seconds: float,
+        *,
+        connection: socket.socket | None = None,
+        bind_to: AddressInformation | None = None,
+    ) -> None:
+        self.seconds = seconds
+        self.is_lost = False
+        self.opened_at: float | None = None
+        super().__init__(assoc, client_socket=connection, address=bind_to)
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """Connect to the peer; the library is told of success and failure."""
+        super().connect(primitive)
+        if self.socket is not None:
+            tune(self.socket)
+            self.opened_at = time.monotonic()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes, fewer where the peer is gone; OSError past the deadline."""
+        if nr_bytes > LONGEST_PDU_BYTES:
+            raise OSError(f"a PDU of {nr_bytes} bytes; allowed are {LONGEST_PDU_BYTES}")
+        buffer = bytearray(nr_bytes)
+        try:
+            filled = self._fill(memoryview(buffer), time.monotonic() + self.seconds)
+        except OSError:
+            self._note_loss()
+            raise
+        if filled < nr_bytes:
+            self._note_loss()
+        return buffer[:filled]
+
+    def send(self, bytestream: bytes) -> None:
+        """Write all bytes; a peer that takes none of them for too long is dropped."""
+        if self.socket is None:
+            return
+        with contextlib.suppress(OSError):  # closed meanwhile: the library notices by itself
+            self.socket.settimeout(self.seconds)
+        super().send(bytestream)
+        with contextlib.suppress(OSError):
+            hurry(self.socket)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Write past the library; where that fails the connection ends, which it notices."""
+        if self.socket is None:
+            return
+        try:
+            self.socket.settimeout(self.seconds)
+            self.socket.sendall(data)
+            hurry(self.socket)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever the state of the association."""
+        self._shutdown_socket()
+
+    def _fill(self, view: memoryview, deadline: float) -> int:
+        assert self.socket is not None
+        filled = 0
+        while filled < len(view):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the PDU did not arrive in time")
+            self.socket.settimeout(left)
+            count = self.socket.recv_into(view[filled:])
+            if count == 0:
+                break
+            hurry(self.socket)
+            filled += count
+        return filled
+
+    def _note_loss(self) -> None:
+        if self.assoc.dul.state_machine.current_state == ESTABLISHED:
+            self.is_lost = True
+
+    def _shutdown_socket(self) -> None:
+        # The library's own leaves the socket open where the peer has reset the connection.
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()

@@ -1,0 +1,395 @@
+"""The supervisor: claims jobs, turns rows into requests, watches workers, writes down each end."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from functools import partial
+from pathlib import Path
+
+import storage.records
+from inference import registry
+from inference.model import Parameters
+from inference.request import (
+    Derived,
+    Failed,
+    Kept,
+    Mark,
+    ModelSpec,
+    Outcome,
+    Output,
+    Progress,
+    Request,
+    Resources,
+    Source,
+    Stopped,
+    Verdict,
+)
+from node.config import Config
+from node.work.executor import Bounds, End, Ended, Executor, Order
+from storage.errors import Busy, LeaseLost, NoRoom, StorageError
+from storage.files import Files
+from storage.jobs import Queue
+from storage.records import DerivedInstance, Instance, Job, JobState, NewDerived
+from storage.records import Ended as JobEnd
+
+logger = logging.getLogger(__name__)
+
+SENTENCES = {
+    End.WORKER_DIED: "The worker process died while it ran this job.",
+    End.TIME_LIMIT: "The job took longer than inference.job_minutes allows.",
+    End.MEMORY_LIMIT: "The job used more memory than inference.memory_gb allows.",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is the same for every job of this node."""
+
+    secret: bytes
+    station_name: str
+    timezone: tzinfo | None  # None = the system's own, which knows summer time
+    models: Mapping[str, ModelSpec]
+    resources: Resources
+
+
+class Inference:
+    """Translates between the queue and the workers."""
+
+    def __init__(self, queue: Queue, files: Files, site: Site, now: Callable[[], float]) -> None:
+        self._queue = queue
+        self._files = files
+        self._site = site
+        self._now = now
+
+    def request(self, job: Job) -> Request:
+        """Everything that a worker must know about `job`, and an empty folder for its result."""
+        folder = self._files.derived_folder(job.id, job.attempt)
+        self._files.make(folder)
+        parameters, output = from_snapshot(job.parameters)
+        return Request(
+            sources=sources(self._queue.instances(job.id), self._files),
+            model=self._site.models.get(job.model, ModelSpec(job.model)),
+            parameters=parameters,
+            output=output,
+            folder=self._files.path(folder),
+            secret=self._site.secret,
+            started_at=datetime.fromtimestamp(self._now(), UTC).astimezone(self._site.timezone),
+            edition=job.edition,
+            kept=self._queue.kept_series(job.series_id),
+            mark=_mark(job.mark),
+            marks={uid: _mark(one) for uid, one in self._queue.marks(job.series_id).items()},
+            station_name=self._site.station_name,
+            resources=self._site.resources,
+            previews=True,
+        )
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        """Write down what a worker answered."""
+        match outcome:
+            case Derived():
+                self._succeed(job, outcome)
+            case Kept(series_uid):
+                self._ended(job, self._queue.same(job, series_uid), series_uid)
+            case Verdict(reason, sentence, held, record):
+                extra = {"job": job.id, "reason": reason}
+                if held:
+                    self._queue.hold(job, reason, sentence, record)
+                    logger.warning("job held", extra=extra)
+                else:
+                    self._queue.refuse(job, reason, sentence, record)
+                    logger.info("job refused", extra=extra)
+                self.drop_output(job)
+            case Failed(reason, sentence, frames):
+                self._queue.fail(job, reason, sentence, frames)
+                logger.error("job failed", extra={"job": job.id, "reason": reason})
+                self.drop_output(job)
+            case Stopped():
+                self._queue.cancelled(job)
+                logger.info("job cancelled", extra={"job": job.id})
+                self.drop_output(job)
+
+    def ended(self, job: Job, end: Ended) -> None:
+        """Write down that a worker gave no answer."""
+        match end.how:
+            case End.STOPPED:
+                self._queue.release(job)
+                logger.info("job released", extra={"job": job.id})
+            case End.CANCELLED:
+                self._queue.cancelled(job)
+                logger.info("job cancelled", extra={"job": job.id})
+            case how:
+                state = self._queue.died(job, how, end.detail, how, SENTENCES[how])
+                logger.warning(
+                    "worker lost", extra={"job": job.id, "reason": how, "state": str(state)}
+                )
+        self.drop_output(job)
+
+    def _succeed(self, job: Job, derived: Derived) -> None:
+        instances = tuple(
+            DerivedInstance(f.instance_uid, f.sop_class_uid, f.name, f.digest, f.generated)
+            for f in derived.files
+        )
+        folder = self._files.derived_folder(job.id, job.attempt)
+        made = NewDerived(
+            derived.series_uid,
+            folder,
+            job.edition,
+            derived.version,
+            instances,
+            derived.record,
+            derived.content_uid,
+            storage.records.Mark(**vars(derived.mark)),
+        )
+        end = self._queue.succeed(job, made)
+        self._ended(job, end, derived.series_uid, instances=len(instances))
+
+    def _ended(self, job: Job, end: JobEnd, series_uid: str, **counts: int) -> None:
+        """The queue had the last word: the job may be replaced, or its series exist already."""
+        if not end.folder_kept:
+            self.drop_output(job)
+        extra: dict[str, object] = {"job": job.id, "derived_series_uid": series_uid, **counts}
+        if end.state == JobState.SUCCEEDED:
+            logger.info("job succeeded", extra=extra | {"is_new": end.folder_kept})
+            if end.revision > 1:
+                logger.warning("notice", extra=extra | {"kind": "revision", "which": end.revision})
+        elif end.state == JobState.CANCELLED:
+            logger.info("job cancelled", extra=extra)
+        elif end.state == JobState.HELD:  # a mix-up was found while it ran
+            logger.warning("job held", extra=extra)
+        else:
+            logger.info("job queued", extra=extra | {"how": "its series was purged meanwhile"})
+
+    def drop_output(self, job: Job) -> None:
+        """Remove what an attempt wrote that nobody will send."""
+        self._files.remove(self._files.derived_folder(job.id, job.attempt))
+
+
+def _mark(kept: storage.records.Mark) -> Mark:
+    return Mark(**vars(kept))
+
+
+def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
+    """Where the files of `instances` are, which come with the newest version first."""
+    return tuple(
+        Source(files.path(instance.path), instance.instance_uid, len(instances) - place)
+        for place, instance in enumerate(instances)
+        if instance.path is not None
+    )
+
+
+def snapshot(parameters: Parameters, output: Output) -> dict[str, object]:
+    """What a job keeps of its route, as JSON."""
+    kept = {"factor": parameters.factor, "target_spacing_mm": parameters.target_spacing_mm}
+    return kept | dict(vars(output))
+
+
+def from_snapshot(kept: Mapping[str, object]) -> tuple[Parameters, Output]:
+    """The inverse of `snapshot`."""
+    names = ("factor", "target_spacing_mm")
+    parameters = Parameters(**{name: kept.get(name) for name in names})  # type: ignore[arg-type]
+    others = {name: value for name, value in kept.items() if name not in names}
+    return parameters, Output(**others)  # type: ignore[arg-type]
+
+
+def canonical(value: object) -> str:
+    """JSON that is the same for equal values: keys sorted, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_as_text)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+IDLE_SECONDS = 0.5  # how soon a new job is seen by a worker that waits
+RENEW_SECONDS = 1.0
+PAUSE_SECONDS = 5.0  # after something that will not be better at once
+WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
+OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
+KINDS = ("infer", "selftest")
+
+
+class Supervisor:
+    """One thread a worker; a thread that dies of a bad job would stop the department."""
+
+    def __init__(
+        self,
+        executors: Sequence[Executor],
+        queue: Queue,
+        inference: Inference,
+        bounds: Bounds,
+        *,
+        drained: Callable[[], bool],
+    ) -> None:
+        self._drained = drained  # somebody wants no job to start until further notice
+        self._queue = queue
+        self._inference = inference
+        self._bounds = bounds
+        self._draining = threading.Event()  # claim nothing new
+        self._stopping = threading.Event()  # give back what runs
+        self._threads = [
+            threading.Thread(target=self._work, args=(f"worker-{number}", executor), daemon=True)
+            for number, executor in enumerate(executors, start=1)
+        ]
+        self._executors = tuple(executors)
+
+    def start(self) -> None:
+        """Start the children, then the threads that feed them."""
+        for executor in self._executors:
+            executor.start()
+        for thread in self._threads:
+            thread.start()
+
+    def drain(self) -> None:
+        """Claim no further job; what runs goes on."""
+        self._draining.set()
+
+    def wait(self, seconds: float) -> bool:
+        """True when no job runs any more, False when the time is over."""
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def stop(self) -> None:
+        """Give back what still runs, without counting it against the job, and end the children."""
+        self._draining.set()
+        self._stopping.set()
+        self.wait(30.0)
+        for executor in self._executors:
+            executor.close()
+
+    def _work(self, name: str, executor: Executor) -> None:
+        while not self._draining.is_set():
+            try:
+                job = None if self._drained() else self._queue.claim(name, KINDS)
+                if job is None:
+                    self._draining.wait(IDLE_SECONDS)
+                else:
+                    self._do(job, executor)
+            except Exception:
+                logger.exception("queue not read", extra={"worker": name})
+                self._draining.wait(PAUSE_SECONDS)
+
+    def _do(self, job: Job, executor: Executor) -> None:
+        """Run one job; whatever happens, its row says so."""
+        try:
+            self._run(job, executor)
+        except LeaseLost:
+            logger.warning("lease lost", extra={"job": job.id})
+            self._inference.drop_output(job)
+        except (NoRoom, Busy) as error:  # no fault of the job: somebody tries it again
+            logger.warning("job given back", extra={"job": job.id, "why": str(error)})
+            self._queue.release(job)
+            self._draining.wait(PAUSE_SECONDS)
+        except Exception as error:
+            logger.exception("job not finished", extra={"job": job.id})
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            self._queue.fail(job, type(error).__name__, OUR_FAULT, frames)
+
+    def _run(self, job: Job, executor: Executor) -> None:
+        logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
+        request = self._inference.request(job)
+        outcome = executor.run(request, self._bounds, self._look(job))
+        if isinstance(outcome, Ended):
+            self._write(job, partial(self._inference.ended, job, outcome))
+        else:
+            self._write(job, partial(self._inference.finished, job, outcome))
+
+    def _write(self, job: Job, write: Callable[[], None]) -> None:
+        """Write the end of a job; a database that is busy must not cost an hour of inference."""
+        give_up = time.monotonic() + WRITE_SECONDS
+        while True:
+            try:
+                self._queue.renew(job, 1.0)
+                write()
+            except Busy:
+                if time.monotonic() > give_up or self._stopping.is_set():
+                    raise
+                logger.warning("lease not renewed", extra={"job": job.id})
+                self._stopping.wait(RENEW_SECONDS)
+            else:
+                return
+
+    def _look(self, job: Job) -> Callable[[Progress | None], Order]:
+        shown = Progress("reading", 0, 1)
+        renewed = -RENEW_SECONDS
+        cancel = False
+
+        def look(progress: Progress | None) -> Order:
+            nonlocal shown, renewed, cancel
+            if progress is not None:
+                shown = progress
+            if time.monotonic() - renewed >= RENEW_SECONDS:
+                renewed = time.monotonic()
+                try:
+                    steps = (shown.step, shown.done, shown.total)
+                    cancel = self._queue.renew(job, fraction(shown), *steps)
+                except LeaseLost:
+                    raise
+                except StorageError:
+                    logger.warning("lease not renewed", extra={"job": job.id})
+            return Order(cancel=cancel, stop=self._stopping.is_set())
+
+        return look
+
+
+# How much of a job's time each step takes, roughly: the bar must move, and never backwards.
+SHARES = (("reading", 0.0, 0.1), ("predicting", 0.1, 0.8), ("writing", 0.8, 0.9))
+
+
+def fraction(progress: Progress) -> float:
+    """The share of a job that is done, between 0 and 1."""
+    for step, first, last in SHARES:
+        if progress.step == step:
+            return first + (last - first) * min(1.0, progress.done / max(1, progress.total))
+    return 0.9
+
+
+def specs(settings: Config) -> Mapping[str, ModelSpec]:
+    """By name: the models that come with the product, and those of the site."""
+    found = {e.name: ModelSpec(e.name, e.factory) for e in registry.registered()}
+    for entry in settings.models:
+        found[entry.name] = ModelSpec(
+            entry.name, entry.class_path, entry.weights, entry.weights_sha256
+        )
+    return found
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """Changes when the code or the weights of a model do; the model is not imported.
+
+    It is part of a job's key: a series that is sent again after an update of its model is
+    processed again, instead of delivering what the old model made.
+    """
+    digest = hashlib.sha256(str(spec.factory).encode())
+    for path in _files(spec):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _files(spec: ModelSpec) -> list[Path]:
+    """The sources of its package, weights and calibration beside it, or as configured."""
+    top, *rest = str(spec.factory).partition(":")[0].split(".")
+    found = importlib.util.find_spec(top)  # of the top alone: for more, Python imports the package
+    files = []
+    for folder in found.submodule_search_locations or () if found else ():
+        source = Path(folder).joinpath(*rest).with_suffix(".py")
+        files += [source.with_suffix(suffix) for suffix in (".safetensors", ".json")]
+        package = source.parent if rest else Path(folder)
+        files += sorted(package.glob("*.py"))  # a model's code may be several modules
+    if found is not None and found.origin is not None and not rest:
+        files.append(Path(found.origin))
+    if spec.weights is not None:
+        files += [spec.weights, spec.weights.with_suffix(".json")]
+    return [file for file in files if file.is_file()]
