@@ -23,8 +23,8 @@ from node.dicom import scp
 from node.dicom.handlers import Identity, PeerNames, identify_file
 from node.errors import ConfigError
 from node.store import Store, opened
-from node.web.child import WebProcess
-from node.web.settings import WebSettings
+from node.web.server import WebProcess
+from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor

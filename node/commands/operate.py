@@ -60,9 +60,9 @@ def redeliver(
 
 def _tell(store: "Store", job_id: int, said: str, *, as_json: bool) -> None:
     if as_json:
-        from node.rules import view
+        from node.web.api import inputs
 
         job, deliveries = store.queue.get(job_id), store.ledger.of_job(job_id)
-        terminal.print_json(view.job(job, deliveries, store.zone))
+        terminal.print_json(inputs.job(job, deliveries, store.zone))
     else:
         terminal.say(f"Job {job_id} {said}.")

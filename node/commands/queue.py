@@ -40,7 +40,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """The queue, newest first; each filter that is given must hold."""
-    from node.rules import view
+    from node.web.api import inputs
     from storage.queries import find
     from storage.queries.find import jobs_with_deliveries
 
@@ -62,7 +62,7 @@ def jobs(
         listed = jobs_with_deliveries(store.database, [line.id for line in page.lines])
         zone = store.zone
     if as_json:
-        terminal.print_json([view.job(each, deliveries, zone) for each, deliveries in listed])
+        terminal.print_json([inputs.job(each, deliveries, zone) for each, deliveries in listed])
         return
     columns = ("id", "state", "series", "route", "model", "queued", "took", "deliveries", "why")
     rows = [
@@ -91,7 +91,7 @@ def _no_jobs(wanted: "Wanted") -> str:
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """One job with its attempts, instances and deliveries."""
-    from node.rules import view
+    from node.web.api import inputs
 
     with opened(config) as store:
         found = store.queue.get(job_id)
@@ -100,7 +100,7 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
         instances = store.queue.instances(job_id)
         zone = store.zone
     if as_json:
-        terminal.print_json(view.job_in_full(found, deliveries, attempts, instances, zone))
+        terminal.print_json(inputs.job_in_full(found, deliveries, attempts, instances, zone))
         return
     _print_job(found, len(instances), zone)
     _print_attempts(attempts, zone)
@@ -122,7 +122,7 @@ def series(
     as_json: AsJson = False,
 ) -> None:
     """What was received, newest first; each filter that is given must hold."""
-    from node.rules import view
+    from node.web.api import inputs
     from storage.queries import find
 
     wanted = filters.wanted(
@@ -150,11 +150,11 @@ def series(
     if as_json:
         terminal.print_json(
             [
-                view.series(each, zone) | {"jobs": [job.id for job in jobs.get(each.id, ())]}
+                inputs.series(each, zone) | {"jobs": [job.id for job in jobs.get(each.id, ())]}
                 for each in found
             ]
             if series_uid
-            else [view.series(each, zone) for each in found]
+            else [inputs.series(each, zone) for each in found]
         )
         return
     columns = ("series", "modality", "description", "instances", "size", "last", "states", "")

@@ -15,7 +15,7 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.store import Store
-    from node.web.people import People
+    from node.web.login import People
     from storage.records import Role
 
 ROLES = ("viewer", "operator", "administrator")
@@ -42,7 +42,7 @@ def add_user(
     """Add a user; the password is asked for, or read from standard input."""
     chosen = _role(role)
     with opened(config) as store:
-        from node.web.people import check_name
+        from node.web.login import check_name
 
         check_name(name)
         _people(store).add(name, chosen, _password())
@@ -52,7 +52,7 @@ def add_user(
 @people.command("list")
 def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Everybody who may log in."""
-    from node.rules.view import iso
+    from node.web.api.inputs import iso
     from storage.site.people import people
 
     with opened(config) as store:
@@ -129,7 +129,7 @@ def add_token(
 @programs.command("list")
 def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Every token, revoked ones too."""
-    from node.rules.view import iso
+    from node.web.api.inputs import iso
     from storage.site.people import tokens
 
     with opened(config) as store:
@@ -172,7 +172,7 @@ def revoke_token(
 
 
 def _people(store: "Store") -> "People":
-    from node.web.people import People
+    from node.web.login import People
 
     return People(store.database, time.time, who_asks())
 

@@ -17,8 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from node.web.auth import AsViewer, Visitor
-from node.web.gate import Gate
+from node.web.access import AsViewer, Gate, Visitor
 from node.web.problems import Problem
 from storage.errors import StorageError
 

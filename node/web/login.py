@@ -1,5 +1,11 @@
-"""Logging in and out; a name or an address that guesses waits."""
+"""Log-in and log-out, throttling of guesses, and changes of users and tokens."""
 
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated
 
@@ -7,14 +13,58 @@ from fastapi import APIRouter, Form
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from node.web import credentials, pace
-from node.web.auth import AsViewer
-from node.web.credentials import WrongPassword
-from node.web.gate import COOKIE, Gate, How
-from node.web.origin import is_foreign
-from node.web.parts import PartsOf
+from node.errors import UsageError
+from node.web import access
+from node.web.access import COOKIE, AsViewer, Gate, How, WrongPassword, is_foreign
 from node.web.problems import Problem
+from node.web.state import PartsOf
+from storage.database import Database
+from storage.errors import WrongState
+from storage.records import ApiToken, Role, User
 from storage.site import people
+
+logger = logging.getLogger(__name__)
+
+WINDOW_SECONDS = 900.0  # wrong passwords count for so long
+MOST_OF_BOTH = 5  # within it, under one name from one address
+MOST_OF_ADDRESS = 20  # under any name: a reading room may share an address
+MOST_OF_NAME = 100  # from anywhere: fewer, and anybody could lock anybody out
+
+_one_by_one = threading.Lock()
+
+
+@contextmanager
+def guess(gate: Gate, name: str, address: str, what: str) -> Iterator[None]:
+    """Look at a password within this block; WrongPassword counts it, as an audit event `what`.
+
+    Raises a Problem before the password is looked at where there were too many: who guesses
+    learns nothing, not even slowly. Addresses of IPv6 are counted by their /64.
+    """
+    place = access.counted(address)
+    _check(gate, name, place)
+    with _one_by_one:  # guesses that come at once are each counted before the next is looked at
+        _check(gate, name, place)
+        try:
+            yield
+        except WrongPassword:
+            people.refuse_login(gate.database, gate.now(), name, address, counted=place, what=what)
+            raise
+
+
+def _check(gate: Gate, name: str, place: str) -> None:
+    now = gate.now()
+    late = people.failures(gate.database, now - WINDOW_SECONDS, name, place)
+    few = late.of_both < MOST_OF_BOTH and late.of_address < MOST_OF_ADDRESS
+    if few and late.of_name < MOST_OF_NAME:
+        return
+    wait = max(1.0, (late.last_at or now) + WINDOW_SECONDS - now)
+    logger.warning("log-in throttled", extra={"address": place, "seconds": round(wait)})
+    raise Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"Too many wrong passwords; try again in {math.ceil(wait / 60)} min.",
+        headers={"Retry-After": str(math.ceil(wait))},
+    )
+
 
 WRONG = "The name or the password is wrong."
 
@@ -35,7 +85,7 @@ def log_in(
     gate = parts.gate
     address = gate.address(request)
     try:
-        with pace.guess(gate, name, address, "log in refused"):
+        with guess(gate, name, address, "log in refused"):
             _check_user(gate, name, password)
     except WrongPassword as error:
         raise Problem(HTTPStatus.UNAUTHORIZED, WRONG) from error
@@ -57,19 +107,19 @@ def _check_user(gate: Gate, name: str, password: str) -> None:
     """Raise unless it is this user's password; an unknown name takes as long as a known one."""
     user = people.find_user(gate.database, name)
     stored = user.password if user is not None and not user.disabled else ""
-    if not credentials.is_password(password, stored) or user is None:
+    if not access.is_password(password, stored) or user is None:
         raise WrongPassword(WRONG)
 
 
 def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> Response:
-    token, now = credentials.new_token(), gate.now()
+    token, now = access.new_token(), gate.now()
     until = now + gate.access.session_seconds
     people.log_in(
         gate.database,
         now,
         name,
-        id=credentials.digest(token),
-        csrf=credentials.new_token(),
+        id=access.digest(token),
+        csrf=access.new_token(),
         address=address,
         until=until,
     )
@@ -88,10 +138,83 @@ def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> 
 def _end_session(request: Request, gate: Gate, name: str) -> None:
     cookie = request.cookies.get(COOKIE)
     if cookie:
-        people.log_out(gate.database, gate.now(), name, credentials.digest(cookie))
+        people.log_out(gate.database, gate.now(), name, access.digest(cookie))
 
 
 def _inside(path: str) -> str:
     """Only a path of ours: a link to the log-in must not lead to another site."""
     is_path = path.startswith("/") and not path.startswith(("//", "/\\"))
     return path if is_path and path.isprintable() else "/"
+
+
+RESERVED = ("local", "midslice", "node", "unknown")  # stand in audit events for others
+NAME = "1-64 of letters, digits and . _ @ -, the first a letter or a digit"
+
+
+@dataclass(frozen=True)
+class People:
+    """What an administrator does, in the name of `who`."""
+
+    database: Database
+    now: Callable[[], float]
+    who: str
+
+    def add(self, name: str, role: Role, password: str) -> User:
+        """A new user; the first one must be able to add others."""
+        check_name(name)
+        if role is not Role.ADMINISTRATOR and not people.exist(self.database):
+            raise WrongState(f"the first user must be an administrator, not {role}")
+        stored = access.hash_password(password)
+        return people.add_user(self.database, self.now(), self.who, name, role, stored)
+
+    def change(
+        self,
+        name: str,
+        *,
+        role: Role | None = None,
+        password: str | None = None,
+        disabled: bool | None = None,
+    ) -> User:
+        """Another role or password, or no way in; the user's sessions end."""
+        stored = access.hash_password(password) if password is not None else None
+        return people.change(
+            self.database,
+            self.now(),
+            self.who,
+            name,
+            role=role,
+            password=stored,
+            disabled=disabled,
+        )
+
+    def change_own(self, old: str, new: str) -> User:
+        """Somebody's own password; whoever found the browser open does not know the old one."""
+        user = people.find_user(self.database, self.who)
+        if user is None or not access.is_password(old, user.password):
+            raise WrongPassword("the old password is wrong")
+        return self.change(self.who, password=new)
+
+    def remove(self, name: str) -> None:
+        """The user is gone, and so are the sessions."""
+        people.remove(self.database, self.now(), self.who, name)
+
+    def add_token(self, name: str, role: Role) -> tuple[ApiToken, str]:
+        """A token for a program, and its text, which nobody can see again."""
+        if not name or not name.isprintable():
+            raise UsageError("the name of a token is 1-64 printable characters")
+        text = access.new_token(access.API_PREFIX)
+        digest = access.digest(text)
+        return people.add_token(self.database, self.now(), self.who, name, role, digest), text
+
+    def revoke_token(self, token_id: int) -> None:
+        """The program may not call any more."""
+        people.revoke_token(self.database, self.now(), self.who, token_id)
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for a name that cannot be a user's."""
+    allowed = name[:1].isalnum() and all(c.isalnum() or c in "._@-" for c in name)
+    if not (allowed and name.isascii() and len(name) <= 64):
+        raise UsageError(f"'{name}' cannot be a user's name; allowed: {NAME}")
+    if name.lower() in RESERVED:
+        raise UsageError(f"'{name}' is reserved; these names are: {', '.join(RESERVED)}")

@@ -1,16 +1,14 @@
-"""What Prometheus asks for: how things stand, and what has come to its end since it asked last.
-
-The counters begin at zero with the process, as Prometheus expects, and are fed from the rows: the
-processes that do the work need not know that anybody counts.
-"""
+"""Metrics for Prometheus, and the health checks for every monitor."""
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -23,19 +21,52 @@ from prometheus_client import (
 from starlette.requests import Request
 
 from node import health
-from node.web.auth import AsViewer
-from node.web.health import unready
-from node.web.parts import Parts, PartsOf
+from node.web.access import AsViewer
+from node.web.state import Parts, PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import EndedDelivery, EndedJob, Since, standing
 from storage.records import DeliveryState, SelfTestState, SwitchName
 from storage.site import control, notices, peers, selftests
 
+BEAT_SECONDS = 15.0  # a parent that has not written its heartbeat for so long does not serve
+
+router = APIRouter(tags=["monitoring"])
+
+
+@router.get("/healthz", summary="The web process is alive")
+def alive() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get(
+    "/readyz",
+    summary="The node takes and processes series; else 503 with the reasons",
+    responses={503: {"description": "It does not; the body says why."}},
+)
+def ready(parts: PartsOf) -> JSONResponse:
+    reasons = unready(parts)
+    return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+
+def unready(parts: Parts) -> list[str]:
+    """Why the node cannot take and process series; empty where it can."""
+    settings = parts.settings.config
+    return health.unready(
+        parts.database,
+        parts.settings.node_id,
+        folder=settings.folder,
+        min_free_bytes=settings.storage.min_free_bytes,
+        now=time.time(),
+        beat_seconds=BEAT_SECONDS,
+    )
+
+
+# The counters begin at zero with the process, as Prometheus expects, and are fed from the rows:
+# the processes that do the work need not know that anybody counts.
+
 STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
 WEB_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-
-router = APIRouter(tags=["monitoring"])
 
 
 @router.get("/metrics", summary="Prometheus", response_class=Response)

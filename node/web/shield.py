@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.web.auth import may_upload
+from node.web.access import may_upload
 from node.web.problems import Page, answer, internal
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from node.web.credentials import hash_password
+from node.web.access import hash_password
 from storage.database import Database
 from storage.queries import find
 from storage.records import Role

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from node.web.credentials import hash_password
+from node.web.access import hash_password
 from storage.records import Role
 from storage.site import people
 from tests import phantoms

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from node.web import connections
+from node.web import server
 from storage.database import Database
 from storage.records import SelfTestState, WishKind
 from storage.site import notices, selftests
@@ -105,7 +105,7 @@ def test_a_slowloris_keeps_nobody_from_the_pages(node: NodeProcess) -> None:
             httpx.stream("GET", f"{address}/live", timeout=60.0)
         ).iter_lines()
         assert next(stream) == "event: hello"
-        for number in range(connections.MOST_CONNECTIONS + 60):
+        for number in range(server.MOST_CONNECTIONS + 60):
             one = socket.create_connection(("127.0.0.1", node.web_port), timeout=20.0)
             held.enter_context(one)
             with contextlib.suppress(ConnectionError):

@@ -8,7 +8,7 @@ import pytest
 
 from node.commands import users as commands
 from node.commands.store import opened
-from node.web import credentials
+from node.web import access
 from storage.records import Role
 from storage.site import people
 from tests.unit.commands.said import Midslice, Said, rows
@@ -35,7 +35,7 @@ def test_a_user_is_added_listed_changed_and_removed(midslice: Midslice, tmp_path
     with rows(tmp_path) as kept:
         found = people.find_user(kept.database, "anna")
         assert found is not None
-        assert credentials.is_password(PASSWORD, found.password)
+        assert access.is_password(PASSWORD, found.password)
 
 
 def test_a_new_password_is_the_one_that_counts(midslice: Midslice, tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_a_new_password_is_the_one_that_counts(midslice: Midslice, tmp_path: Pat
     with rows(tmp_path) as kept:
         found = people.find_user(kept.database, "anna")
         assert found is not None
-        assert not credentials.is_password(PASSWORD, found.password)
-        assert credentials.is_password("another long one", found.password)
+        assert not access.is_password(PASSWORD, found.password)
+        assert access.is_password("another long one", found.password)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_token_is_shown_once_and_revoked(midslice: Midslice, tmp_path: Path) -
     made = midslice("token", "add", "lab", "--role", "operator", "--json").json
     assert made["token"] not in midslice("token", "list").out
     with rows(tmp_path) as kept:
-        digest = credentials.digest(made["token"])
+        digest = access.digest(made["token"])
         found = people.find_token(kept.database, 0.0, digest)
         assert found is not None
         assert found.role is Role.OPERATOR

@@ -16,10 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from node import config, store
 from node.config import Config
 from node.store import Store
-from node.web import credentials
-from node.web.application import build
-from node.web.server import uvicorn_settings
-from node.web.settings import WebSettings
+from node.web import access
+from node.web.server import build, uvicorn_settings
+from node.web.state import WebSettings
 from storage.database import FILE_NAME
 from storage.records import Role
 from storage.site import people
@@ -30,7 +29,7 @@ from tests.unit.storage.stored import Stored
 NODE = "one"
 PASSWORD = "correct horse"
 # Of the password above, once: each hash takes 64 MiB and a tenth of a second.
-HASH = credentials.hash_password(PASSWORD)
+HASH = access.hash_password(PASSWORD)
 FROM = "x-test-from"  # the address that a request seems to come from
 
 CONFIG = """
@@ -154,15 +153,15 @@ class Site:
         """The token that a page of this session holds."""
         cookie = client.cookies.get("midslice") or ""
         found = people.logged_in(
-            self.database, self.clock(), credentials.digest(cookie), idle_seconds=1e9
+            self.database, self.clock(), access.digest(cookie), idle_seconds=1e9
         )
         assert found is not None
         return found.csrf
 
     def program(self, role: Role, name: str = "script") -> Client:
         """A program with an API token."""
-        text = credentials.new_token(credentials.API_PREFIX)
-        digest = credentials.digest(text)
+        text = access.new_token(access.API_PREFIX)
+        digest = access.digest(text)
         people.add_token(self.database, self.clock(), "test", name, role, digest)
         return self.client(Authorization=f"Bearer {text}")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.web import connections, live, shield
+from node.web import live, server, shield
 from tests.node_process import wait_for
 from tests.unit.web.site import Site
 
@@ -20,8 +20,8 @@ SECONDS = 20.0
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
-    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.5)
     monkeypatch.setattr(shield, "BODY_SECONDS", 0.5)
     monkeypatch.setattr(live, "LOOK_SECONDS", 0.05)
 
@@ -89,7 +89,7 @@ def test_the_second_header_of_a_connection_has_an_end_too(served: Site) -> None:
 
 
 def test_a_header_without_end_is_refused(served: Site) -> None:
-    with raw(served, ASK[:-2] + b"X-Long: " + b"a" * connections.MOST_HEADER_BYTES) as one:
+    with raw(served, ASK[:-2] + b"X-Long: " + b"a" * server.MOST_HEADER_BYTES) as one:
         assert one.recv(65536).startswith(b"HTTP/1.1 400")
 
 
@@ -151,11 +151,11 @@ def test_among_many_that_never_finish_asking_another_is_answered(
     served: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slowloris attack: more connections than there may be, each begun again when it ends."""
-    for place in (connections, shield):
+    for place in (server, shield):
         for name in ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS"):
             if hasattr(place, name):
                 monkeypatch.setattr(place, name, 60.0)  # none of them ends by itself
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 40)
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 40)
     slow = (b"", ASK[:-2] + b"X-Slow: ", POST + b"Content-Length: 400\r\n\r\n{")
     with contextlib.ExitStack() as held:
         stream = held.enter_context(raw(served, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"))
@@ -178,7 +178,7 @@ def test_among_many_that_never_finish_asking_another_is_answered(
 def test_where_every_connection_waits_for_an_answer_one_more_is_told_to_come_again(
     served: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
     monkeypatch.setattr(served.server.config, "limit_concurrency", 4)
     with contextlib.ExitStack() as held:
         for _ in range(3):

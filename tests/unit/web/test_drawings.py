@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET  # our own output, made in this process
 
 import pytest
 
-from node.web import drawings
-from node.web.drawings import Phase, Place, Point
+from node.web.pages import drawings
+from node.web.pages.drawings import Phase, Place, Point
 
 SLICES = tuple(Place(at * 2.5, at % 2 == 1) for at in range(5))
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from node.web import origin, pace
-from node.web.gate import COOKIE
+from node.web import access, login
+from node.web.access import COOKIE
 from storage.records import Role
 from storage.site import people
 from tests.unit.web.site import FROM, PASSWORD, Site
@@ -133,32 +133,32 @@ def test_who_guesses_waits_and_the_right_password_waits_too(
 ) -> None:
     served.user("anna")
     client = served.browser()
-    for _ in range(pace.MOST_OF_BOTH):
+    for _ in range(login.MOST_OF_BOTH):
         wrong = client.post("/login", data={"name": "anna", "password": "wrong password"})
         assert wrong.status_code == 401
     with caplog.at_level(logging.WARNING):
         answer = client.post("/login", data={"name": "anna", "password": PASSWORD})
     assert answer.status_code == 429
-    assert 0 < int(answer.headers["retry-after"]) <= pace.WINDOW_SECONDS
+    assert 0 < int(answer.headers["retry-after"]) <= login.WINDOW_SECONDS
     assert "log-in throttled" in caplog.messages
-    served.clock.now += pace.WINDOW_SECONDS + 1
+    served.clock.now += login.WINDOW_SECONDS + 1
     assert client.post("/login", data={"name": "anna", "password": PASSWORD}).status_code == 303
 
 
 def test_guesses_that_come_at_once_are_no_more_than_those_one_by_one(served: Site) -> None:
     served.user("anna")
     form = {"name": "anna", "password": "wrong password"}
-    clients = [served.browser() for _ in range(4 * pace.MOST_OF_BOTH)]
+    clients = [served.browser() for _ in range(4 * login.MOST_OF_BOTH)]
     with ThreadPoolExecutor(len(clients)) as guessers:
         answers = [guessers.submit(one.post, "/login", data=form) for one in clients]
         statuses = Counter(answer.result().status_code for answer in answers)
-    assert statuses == {401: pace.MOST_OF_BOTH, 429: 3 * pace.MOST_OF_BOTH}
+    assert statuses == {401: login.MOST_OF_BOTH, 429: 3 * login.MOST_OF_BOTH}
 
 
 def test_guessing_from_one_place_locks_nobody_out_elsewhere(served: Site) -> None:
     served.user("anna")
     guesser = served.client(**{FROM: "192.0.2.66"})
-    for _ in range(pace.MOST_OF_BOTH + 1):
+    for _ in range(login.MOST_OF_BOTH + 1):
         last = guesser.post("/login", data={"name": "anna", "password": "wrong password"})
     assert last.status_code == 429
     assert served.logged_in("anna").get(ME).status_code == 200
@@ -168,7 +168,7 @@ def test_an_address_that_tries_many_names_waits(served: Site) -> None:
     served.user("anna")
     guesser = served.client(**{FROM: "192.0.2.66"})
     form = {"name": "anna", "password": PASSWORD}
-    for number in range(pace.MOST_OF_ADDRESS - 1):
+    for number in range(login.MOST_OF_ADDRESS - 1):
         people.refuse_login(served.database, served.clock(), f"name{number}", "192.0.2.66")
     wrong = guesser.post("/login", data={"name": "otto", "password": "wrong password"})
     assert wrong.status_code == 401
@@ -226,7 +226,7 @@ def test_addresses_of_one_ipv6_network_guess_together(served: Site) -> None:
     form = {"name": "anna", "password": "wrong password"}
     guessers = [served.client(**{FROM: f"2001:db8:1:2::{n:x}"}) for n in range(1, 8)]
     statuses = [guesser.post("/login", data=form).status_code for guesser in guessers]
-    assert statuses == [401] * pace.MOST_OF_BOTH + [429] * 2
+    assert statuses == [401] * login.MOST_OF_BOTH + [429] * 2
     neighbour = served.client(**{FROM: "2001:db8:1:3::1"})
     assert neighbour.post("/login", data=form).status_code == 401
     event = served.store.audit.list(1)[0]
@@ -245,24 +245,24 @@ def test_addresses_of_one_ipv6_network_guess_together(served: Site) -> None:
     ],
 )
 def test_what_an_address_is_counted_as(address: str, counted: str) -> None:
-    assert origin.counted(address) == counted
+    assert access.counted(address) == counted
 
 
 def test_who_guesses_the_password_of_an_open_session_waits(served: Site) -> None:
     served.user("anna")
     client = served.logged_in("anna")
     guess = {"old": "wrong password", "new": "another horse"}
-    for _ in range(pace.MOST_OF_BOTH):
+    for _ in range(login.MOST_OF_BOTH):
         assert client.act("POST", "/api/v1/me/password", json=guess).status_code == 409
     right = {"old": PASSWORD, "new": "another horse"}
     answer = client.act("POST", "/api/v1/me/password", json=right)
     assert answer.status_code == 429
-    assert 0 < int(answer.headers["retry-after"]) <= pace.WINDOW_SECONDS
+    assert 0 < int(answer.headers["retry-after"]) <= login.WINDOW_SECONDS
     # They are counted as log-ins are: neither way in is left open by the other.
     form = {"name": "anna", "password": PASSWORD}
     assert served.browser().post("/login", data=form).status_code == 429
-    assert served.audited().count(("anna", "password refused", "")) == pace.MOST_OF_BOTH
-    served.clock.now += pace.WINDOW_SECONDS + 1
+    assert served.audited().count(("anna", "password refused", "")) == login.MOST_OF_BOTH
+    served.clock.now += login.WINDOW_SECONDS + 1
     assert client.act("POST", "/api/v1/me/password", json=right).status_code == 204
 
 

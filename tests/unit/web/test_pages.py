@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from inference.previews import FOLDER, INDEX
-from node.web import looks, searches
-from node.web.looks import Looks
-from node.web.searches import Searches
+from node.web import state
+from node.web.state import Looks, Searches
 from storage.records import Peer, Role
 from tests.unit.web.site import Client, Site
 
@@ -260,7 +259,7 @@ def test_nobody_sees_the_words_of_somebody_elses_search(served: Site) -> None:
 
 
 def test_only_so_many_searches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searches, "MOST_KEPT", 2)
+    monkeypatch.setattr(state, "MOST_SEARCHES", 2)
     kept = Searches()
     first, second = (kept.keep("anna", {"name": name}) for name in ("a", "b"))
     assert kept.get("anna", first) == {"name": "a"}
@@ -281,7 +280,7 @@ def test_pictures_are_one_look_of_a_person_at_a_job(served: Site) -> None:
     vera.cookies.set("midslice-mask", "1")  # the name is hidden; the pictures are the patient's
     assert vera.get(path).status_code == 200
     assert vera.get(f"/jobs/{job}/pictures/00001.png").status_code == 404  # nothing was seen
-    served.clock.now += looks.SAME_SECONDS + 1
+    served.clock.now += state.SAME_SECONDS + 1
     assert ada.get(path).status_code == 200
     seen = [event for event in served.audited() if event[1] == "look at pictures"]
     which = f"job {job}"
@@ -295,7 +294,7 @@ def test_pictures_are_one_look_of_a_person_at_a_job(served: Site) -> None:
 def test_looks_are_not_remembered_without_end(
     served: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "MOST_KEPT", 2)
+    monkeypatch.setattr(state, "MOST_LOOKS", 2)
     kept = Looks(served.store.audit)
     for job_id in (1, 2, 3, 3, 1):
         kept.at_pictures("ada", job_id, 0.0)

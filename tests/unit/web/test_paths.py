@@ -7,7 +7,7 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
-from node.web import live, login, views
+from node.web import live, login, pages
 from storage.records import Role
 from tests.unit.web.site import Site
 
@@ -31,7 +31,7 @@ def paths(served: Site) -> list[tuple[str, str]]:
     known = {
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     }
-    for router in (views.router, login.router, live.router):
+    for router in (pages.router, login.router, live.router):
         known |= {(method, route.path) for route in routes(router) for method in route.methods}
     return sorted((method, _filled(path)) for method, path in known if path not in OPEN)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from node.config import Condition
-from node.web import aside, shield, trial
+from node.web import rules, shield
 from node.web.problems import Problem
-from node.web.trial import Question, tried
+from node.web.rules import Trial, tried
 from storage.records import Role
 from tests import series
 from tests.unit.web.site import Site
@@ -23,10 +23,10 @@ def upload(*paths: Path) -> list[tuple[str, tuple[str, bytes]]]:
     return [("file", (path.name, path.read_bytes())) for path in paths]
 
 
-def ask(served: Site, *paths: Path, routes: tuple[str, ...] = (), **given: str) -> Question:
+def ask(served: Site, *paths: Path, routes: tuple[str, ...] = (), **given: str) -> Trial:
     wanted = [r for r in served.settings.routes if not routes or r.name in routes]
     names = {"called_ae": "MIDSLICE", "calling_ae": "CT1", "node_ae": "MIDSLICE"} | given
-    return Question(paths=paths, routes=tuple(wanted), **names)
+    return Trial(paths=paths, routes=tuple(wanted), **names)
 
 
 def test_files_are_told_which_routes_take_them_and_why_others_do_not(served: Site) -> None:
@@ -120,13 +120,13 @@ def test_who_hides_patients_is_not_told_what_the_attributes_of_one_are(served: S
         ask(served, *series.thick(4)), routes=(route.model_copy(update={"match": match}),)
     )
     found = tried(about)
-    (shown,), (hidden,) = found.stacks[0].routes, trial.masked(found).stacks[0].routes
+    (shown,), (hidden,) = found.stacks[0].routes, rules.masked(found).stacks[0].routes
     assert shown.sentence.startswith("PatientID is ")
     assert (
         hidden.sentence == "What it asks of PatientID does not hold; what the series has is hidden."
     )
     other = tried(ask(served, *series.thick(4), routes=("mr-shadow",)))
-    assert trial.masked(other) == other  # a modality is nobody's secret
+    assert rules.masked(other) == other  # a modality is nobody's secret
 
 
 def test_what_is_no_dicom_is_set_aside_with_its_reason(served: Site, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def answer_doubled(number: int) -> int:
 
 
 def test_a_question_is_answered_by_another_process() -> None:
-    assert aside.ask(answer_doubled, 21, log_as_json=True) == 42
+    assert rules.ask(answer_doubled, 21, log_as_json=True) == 42
 
 
 @pytest.mark.parametrize("find", [die, fail])
@@ -185,14 +185,14 @@ def test_a_process_that_dies_or_fails_hurts_nobody_here(
     find: object, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Problem):
-        aside.ask(find, 1, log_as_json=True)  # type: ignore[arg-type]
+        rules.ask(find, 1, log_as_json=True)  # type: ignore[arg-type]
     assert "PATIENT" not in "".join(capfd.readouterr())
 
 
 def test_one_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "DEADLINE_SECONDS", 0.01)
+    monkeypatch.setattr(rules, "DEADLINE_SECONDS", 0.01)
     with pytest.raises(Problem):
-        aside.ask(answer_doubled, 1, log_as_json=True)
+        rules.ask(answer_doubled, 1, log_as_json=True)
 
 
 def test_the_web_process_loads_no_torch_no_network_and_no_decoder() -> None:

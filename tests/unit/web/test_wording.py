@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from inference.errors import HELD
-from node.web.views import wording
+from node.web.pages import render
 
 NOON = 1_763_726_400.0  # 2025-11-21 12:00:00 UTC
 
@@ -30,28 +30,28 @@ NOON = 1_763_726_400.0  # 2025-11-21 12:00:00 UTC
     ],
 )
 def test_a_duration_is_no_more_exact_than_needed(seconds: float | None, said: str) -> None:
-    assert wording.duration(seconds) == said
+    assert render.duration(seconds) == said
 
 
 def test_what_counts_on_a_page_has_no_parts_of_a_second() -> None:
-    assert wording.whole_duration(3.4) == "3 s"
-    assert wording.whole_duration(-1.0) == "0 s"
-    assert wording.whole_duration(130.0) == "2 min"  # as page.js counts on
+    assert render.whole_duration(3.4) == "3 s"
+    assert render.whole_duration(-1.0) == "0 s"
+    assert render.whole_duration(130.0) == "2 min"  # as page.js counts on
 
 
 def test_a_moment_of_today_is_a_time_and_an_older_one_has_its_day() -> None:
     berlin = ZoneInfo("Europe/Berlin")
-    assert wording.clock(NOON, berlin, NOON + 60) == "13:00:00"
-    assert wording.clock(NOON - 86400, berlin, NOON) == "20 Nov 13:00"
-    assert wording.clock(NOON - 400 * 86400, UTC, NOON) == "2024-10-17 12:00"
-    assert wording.clock(None, UTC, NOON) == ""
-    assert wording.exact(NOON, berlin) == "2025-11-21 13:00:00 +0100"
-    assert wording.machine_time(NOON, UTC) == "2025-11-21T12:00:00+00:00"
+    assert render.clock(NOON, berlin, NOON + 60) == "13:00:00"
+    assert render.clock(NOON - 86400, berlin, NOON) == "20 Nov 13:00"
+    assert render.clock(NOON - 400 * 86400, UTC, NOON) == "2024-10-17 12:00"
+    assert render.clock(None, UTC, NOON) == ""
+    assert render.exact(NOON, berlin) == "2025-11-21 13:00:00 +0100"
+    assert render.machine_time(NOON, UTC) == "2025-11-21T12:00:00+00:00"
 
 
 def test_a_day_of_the_pages_begins_at_midnight_of_their_zone() -> None:
     tokyo = ZoneInfo("Asia/Tokyo")
-    assert wording.clock(NOON, tokyo, NOON + 4 * 3600) == "21 Nov 21:00"
+    assert render.clock(NOON, tokyo, NOON + 4 * 3600) == "21 Nov 21:00"
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,15 @@ def test_a_day_of_the_pages_begins_at_midnight_of_their_zone() -> None:
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (7e14, "700 TB")],
 )
 def test_sizes_are_decimal(count: float, said: str) -> None:
-    assert wording.size(count) == said
+    assert render.size(count) == said
 
 
 def test_a_number_agrees_with_its_noun() -> None:
-    assert wording.count(1, "gap") == "1 gap"
-    assert wording.count(2, "series", "series") == "2 series"
-    assert wording.count(12345, "slice") == "12\u202f345 slices"
-    assert wording.amount(1.0, "day") == "1 day"
-    assert wording.amount(0.5, "hour") == "0.5 hours"
+    assert render.count(1, "gap") == "1 gap"
+    assert render.count(2, "series", "series") == "2 series"
+    assert render.count(12345, "slice") == "12\u202f345 slices"
+    assert render.amount(1.0, "day") == "1 day"
+    assert render.amount(0.5, "hour") == "0.5 hours"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_number_agrees_with_its_noun() -> None:
     ],
 )
 def test_a_person_is_named_without_the_separators(text: str, said: str) -> None:
-    assert wording.person(text) == said
+    assert render.person(text) == said
 
 
 AXIAL = "1.00 0.00 0.00 0.00 1.00 0.00"
@@ -103,14 +103,14 @@ AXIAL = "1.00 0.00 0.00 0.00 1.00 0.00"
     ],
 )
 def test_a_stack_names_its_plane(text: str, said: str) -> None:
-    assert wording.stack(text).endswith(said)
-    assert "along" not in wording.stack(text)
+    assert render.stack(text).endswith(said)
+    assert "along" not in render.stack(text)
 
 
 def test_the_zone_of_the_pages_is_named() -> None:
-    assert wording.zone_name(NOON, ZoneInfo("Europe/Berlin")) == "CET (UTC+01:00)"
-    assert wording.zone_name(NOON, ZoneInfo("America/Sao_Paulo")) == "UTC-03:00"
-    assert wording.zone_name(NOON, UTC) == "UTC"
+    assert render.zone_name(NOON, ZoneInfo("Europe/Berlin")) == "CET (UTC+01:00)"
+    assert render.zone_name(NOON, ZoneInfo("America/Sao_Paulo")) == "UTC-03:00"
+    assert render.zone_name(NOON, UTC) == "UTC"
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_the_zone_of_the_pages_is_named() -> None:
     [("20240305", "2024-03-05"), ("", ""), ("2024", "2024"), ("unknown!", "unknown!")],
 )
 def test_a_study_date_is_read_or_left_as_it_is(text: str, said: str) -> None:
-    assert wording.study_date(text) == said
+    assert render.study_date(text) == said
 
 
 def test_a_share_near_an_end_keeps_a_digit() -> None:
-    assert [wording.percent(share) for share in (0.0, 0.004, 0.5, 0.996, 1.0)] == [
+    assert [render.percent(share) for share in (0.0, 0.004, 0.5, 0.996, 1.0)] == [
         "0 %",
         "0.4 %",
         "50 %",
@@ -133,7 +133,7 @@ def test_a_share_near_an_end_keeps_a_digit() -> None:
 
 def test_there_is_something_to_do_about_everything_that_is_held() -> None:
     for reason in HELD:
-        assert reason in wording.TODO, reason
-    assert wording.todo("failed", "ValueError") == wording.FAILED_TODO
-    assert wording.todo("held", "SOMETHING_NEW") == wording.HELD_TODO
-    assert wording.todo("held", "SOMETHING_NEW", is_delivery=True) == wording.DELIVERY_TODO
+        assert reason in render.TODO, reason
+    assert render.todo("failed", "ValueError") == render.FAILED_TODO
+    assert render.todo("held", "SOMETHING_NEW") == render.HELD_TODO
+    assert render.todo("held", "SOMETHING_NEW", is_delivery=True) == render.DELIVERY_TODO

@@ -1,6 +1,6 @@
-"""Where is accession 12345? Received series by what a phone call says, and what became of them."""
+"""The page *Find*: received series by what a phone call says, and why some have no job."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import urlencode
@@ -10,16 +10,51 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from node.web.auth import AsViewer, Visitor
-from node.web.parts import Parts, PartsOf
-from node.web.searches import Searches
-from node.web.views import fates
-from node.web.views.render import Look, look, page
+from node.web.access import AsViewer, Visitor
+from node.web.pages.render import Look, look, page
+from node.web.state import Parts, PartsOf, Searches
+from storage.archive import newest_arrival
 from storage.errors import NotFound
 from storage.queries import find, overview
 from storage.queries.find import Wanted
-from storage.records import JobState, Page, SeriesLine, SwitchName
+from storage.records import Arrival, JobState, Page, SeriesLine, SwitchName
 from storage.site import control
+
+NO_ROUTE = "kept; no route asked for a job"
+OWN = "kept; a result of this node that came back is never processed"
+TAKEN_BACK = "kept; {who} had said never to process it, and that is taken back: send it again"
+NO_SLICE = "kept; none of its instances is a slice ({reasons})"
+
+
+def fates(parts: Parts, lines: Iterable[SeriesLine]) -> Mapping[str, str]:
+    """Of each series that no job was made of, why not."""
+    jobless = {line.subject.series_uid for line in lines if not line.jobs and not line.arriving}
+    return {uid: _why(newest_arrival(parts.database, uid)) for uid in jobless}
+
+
+def set_aside(parts: Parts, series_uid: str) -> Mapping[str, int]:
+    """How many instances of a series, as it came last, are in no stack, by reason."""
+    arrival = newest_arrival(parts.database, series_uid)
+    return _aside(arrival) if arrival is not None else {}
+
+
+def _why(arrival: Arrival | None) -> str:
+    if arrival is None:
+        return NO_ROUTE
+    if arrival.own:
+        return OWN
+    if who := arrival.evidence.get("never"):
+        return TAKEN_BACK.format(who=who)
+    aside = _aside(arrival)
+    if aside and sum(aside.values()) >= arrival.instances:
+        return NO_SLICE.format(reasons=", ".join(aside))
+    return NO_ROUTE
+
+
+def _aside(arrival: Arrival) -> Mapping[str, int]:
+    found = arrival.evidence.get("set_aside")
+    return found if isinstance(found, dict) else {}
+
 
 router = APIRouter()
 
@@ -112,7 +147,7 @@ def series(series_uid: str, request: Request, visitor: AsViewer, parts: PartsOf)
         raise NotFound(f"no series {series_uid} was received")
     seen(at, series_uid)
     became = _became(parts, found)
-    aside = fates.set_aside(parts, series_uid)
+    aside = set_aside(parts, series_uid)
     values = {"found": found, "series_uid": series_uid, "aside": aside, **became}
     return page(at, "series.html", path="/find", **values)
 
@@ -144,7 +179,7 @@ def _became(parts: Parts, found: Page[SeriesLine] | None) -> Mapping[str, object
     uids = {line.subject.series_uid for line in lines}
     return {
         "went": overview.whereabouts(parts.database, jobs),
-        "fates": fates.fates(parts, lines),
+        "fates": fates(parts, lines),
         "never": control.of_subjects(parts.database, SwitchName.NEVER, uids),
     }
 

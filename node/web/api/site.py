@@ -1,0 +1,444 @@
+"""The site: node, destinations, senders, people, audit and the rule tester."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
+from pydantic import Field
+from starlette.requests import Request
+
+from node import health
+from node.errors import UsageError
+from node.web import login, rules
+from node.web.access import AsAdministrator, AsOperator, AsViewer, Role, Visitor
+from node.web.api.inputs import (
+    AE_TITLE,
+    AeTitle,
+    Body,
+    Id,
+    Json,
+    Line,
+    Name,
+    Paged,
+    ProblemDocument,
+    Secret,
+    UserName,
+    iso,
+    taken,
+    takes,
+)
+from node.web.login import People
+from node.web.rules import Tried
+from node.web.state import Parts, PartsOf
+from storage.errors import NotFound
+from storage.records import ApiToken, SwitchName, User, Wish, WishKind
+from storage.site import control, peers, people, selftests
+
+router = APIRouter(tags=["operating"])
+
+
+class Title(Body):
+    ae_title: str = Field(pattern=AE_TITLE)
+
+
+@router.get("/node", summary="The node: state, disk, what is drained")
+def node(_: AsViewer, parts: PartsOf) -> Json:
+    state = health.node_state(parts.database, parts.settings.node_id)
+    disk = health.disk(parts.settings.config.folder)
+    draining = control.draining(parts.database)
+    return {
+        "id": parts.settings.node_id,
+        "state": state.state if state is not None else "stopped",
+        "started_at": iso(state.started_at if state is not None else None, parts.zone),
+        "heartbeat": iso(state.heartbeat if state is not None else None, parts.zone),
+        "draining": draining is not None,
+        "drained_by": draining.who if draining is not None else "",
+        "disk_free_bytes": disk.free_bytes,
+        "disk_total_bytes": disk.total_bytes,
+    }
+
+
+@router.post("/drain", summary="Keep receiving and delivering, start no jobs")
+def drain(visitor: AsOperator, parts: PartsOf) -> Json:
+    _turn(parts, visitor, SwitchName.DRAINING, "", on=True)
+    return node(visitor, parts)
+
+
+@router.delete("/drain", summary="Start jobs again")
+def stop_draining(visitor: AsOperator, parts: PartsOf) -> Json:
+    _turn(parts, visitor, SwitchName.DRAINING, "", on=False)
+    return node(visitor, parts)
+
+
+@router.post("/configuration/reload", summary="Read config.toml, all or nothing", status_code=202)
+def reload(visitor: AsAdministrator, parts: PartsOf) -> Json:
+    return _ask(parts, visitor, WishKind.RELOAD)
+
+
+@router.post("/selftests", summary="Send a made series the whole way", status_code=202)
+def self_test(visitor: AsOperator, parts: PartsOf) -> Json:
+    return _ask(parts, visitor, WishKind.SELFTEST)
+
+
+@router.post("/notifications/test", summary="A notice through every channel", status_code=202)
+def test_notice(visitor: AsAdministrator, parts: PartsOf) -> Json:
+    return _ask(parts, visitor, WishKind.NOTIFY)
+
+
+@router.get("/selftests", summary="What the self-tests have found, the newest first")
+def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
+    page.counted(selftests.count(parts.database), page.limit)
+    return [
+        {
+            "id": each.id,
+            "who": each.who,
+            "state": str(each.state),
+            "destination": each.destination,
+            "started_at": iso(each.started_at, parts.zone),
+            "finished_at": iso(each.finished_at, parts.zone),
+            "steps": [vars(step) for step in each.steps],
+            "sentence": each.sentence,
+        }
+        for each in selftests.history(parts.database, page.limit, page.offset)
+    ]
+
+
+@router.get("/configuration", summary="As the node has read it; the last one that it refused")
+def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
+    found = control.applied_configuration(parts.database, parts.settings.node_id)
+    if found is None:
+        raise NotFound("the node has not started yet")
+    return {
+        "applied_at": iso(found.applied_at, parts.zone),
+        "values": found.values,
+        "needs_restart": list(found.restart),
+        "refused_at": iso(found.refused_at, parts.zone),
+        "problems": list(found.problems),
+    }
+
+
+@router.get("/wishes/{wish_id}", summary="What came of something that the node was asked for")
+def wish(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
+    return _wish(control.get_request(parts.database, wish_id), parts)
+
+
+@router.get("/destinations", summary="Each destination: does it answer, is it paused, what waits")
+def destinations(_: AsViewer, parts: PartsOf) -> list[Json]:
+    reaches = {each.destination: each for each in peers.reachability(parts.database)}
+    paused = {each.subject for each in control.all_on(parts.database, SwitchName.PAUSED)}
+    backlog = parts.store.ledger.backlog()
+    found = []
+    for each in parts.config().destinations:
+        reach = reaches.get(each.name)
+        found.append(
+            {
+                "name": each.name,
+                "ae_title": each.ae_title,
+                "host": each.host,
+                "port": each.port,
+                "paused": each.name in paused,
+                "up": reach.up if reach is not None else None,
+                "since": iso(reach.since if reach is not None else None, parts.zone),
+                "checked_at": iso(reach.checked_at if reach is not None else None, parts.zone),
+                "sentence": reach.sentence if reach is not None else "",
+                "backlog": {
+                    str(waits.state): waits.count
+                    for waits in backlog
+                    if waits.destination == each.name
+                },
+            }
+        )
+    return found
+
+
+@router.post("/destinations/{name}/pause", summary="Nothing is sent there until it is resumed")
+def pause(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
+    parts.config().destination(name)
+    _turn(parts, visitor, SwitchName.PAUSED, name, on=True)
+    return {"name": name, "paused": True}
+
+
+@router.post("/destinations/{name}/resume", summary="Send there again")
+def resume(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
+    _turn(parts, visitor, SwitchName.PAUSED, name, on=False)
+    return {"name": name, "paused": False}
+
+
+@router.post("/destinations/{name}/echo", summary="C-ECHO now", status_code=202)
+def echo(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
+    parts.config().destination(name)
+    return _ask(parts, visitor, WishKind.ECHO, name)
+
+
+@router.get("/senders/allow", summary="Calling AE titles that may associate; none at all is any")
+def allowed(_: AsViewer, parts: PartsOf) -> Json:
+    added = control.all_on(parts.database, SwitchName.ALLOWED_AE)
+    return {
+        "configured": list(parts.config().node.allowed_ae_titles),
+        "added": [{"ae_title": each.subject, "who": each.who} for each in added],
+    }
+
+
+@router.post("/senders/allow", summary="Let a calling AE title in", openapi_extra=takes(Title))
+def allow(
+    visitor: AsAdministrator, body: Annotated[Title, Depends(taken(Title))], parts: PartsOf
+) -> Json:
+    _turn(parts, visitor, SwitchName.ALLOWED_AE, _significant(body.ae_title), on=True)
+    return {"ae_title": body.ae_title, "allowed": True}
+
+
+@router.delete("/senders/allow", summary="Take that back")
+def disallow(ae_title: AeTitle, visitor: AsAdministrator, parts: PartsOf) -> Json:
+    if not _turn(parts, visitor, SwitchName.ALLOWED_AE, _significant(ae_title), on=False):
+        raise NotFound(f"the AE title {ae_title} was not added here")
+    return {"ae_title": ae_title, "allowed": False}
+
+
+def _significant(ae_title: str) -> str:
+    """PS3.5 6.2: leading and trailing spaces of an AE title are not significant."""
+    if not ae_title.strip(" "):
+        raise UsageError("an AE title is not of spaces alone")
+    return ae_title.strip(" ")
+
+
+def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on: bool) -> bool:
+    return control.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
+
+
+def _ask(parts: Parts, visitor: Visitor, kind: WishKind, subject: str = "") -> Json:
+    asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
+    return _wish(asked, parts)
+
+
+def _wish(found: Wish, parts: Parts) -> Json:
+    return {
+        "id": found.id,
+        "kind": str(found.kind),
+        "subject": found.subject,
+        "who": found.who,
+        "asked_at": iso(found.asked_at, parts.zone),
+        "state": str(found.state),
+        "done_at": iso(found.done_at, parts.zone),
+        "sentence": found.sentence,
+    }
+
+
+audit_router = APIRouter(tags=["audit"])
+
+
+@audit_router.get("/audit", summary="Audit events, the newest first")
+def events(
+    _: AsAdministrator,
+    parts: PartsOf,
+    page: Paged,
+    who: Annotated[Line, Query(description="Of one person.")] = "",
+    what: Annotated[Line, Query(description="Of one kind of action.")] = "",
+) -> list[Json]:
+    audit = parts.store.audit
+    page.counted(audit.count(who=who, what=what), page.limit)
+    return [
+        {
+            "id": each.id,
+            "at": iso(each.at, parts.zone),
+            "who": each.who,
+            "what": each.what,
+            "which": each.which,
+            "detail": dict(each.detail),
+        }
+        for each in audit.list(page.limit, page.offset, who=who, what=what)
+    ]
+
+
+people_router = APIRouter(tags=["users"])
+
+
+AnyRole = Literal["viewer", "operator", "administrator"]
+
+
+class NewUser(Body):
+    name: UserName
+    role: AnyRole
+    password: Secret
+
+
+class UserChange(Body):
+    role: AnyRole | None = None
+    password: Secret | None = None
+    disabled: bool | None = None
+
+
+class OwnPassword(Body):
+    old: str = Field(max_length=256)
+    new: Secret
+
+
+class NewToken(Body):
+    name: Line = Field(min_length=1, max_length=64)
+    role: AnyRole
+
+
+@people_router.get("/me", summary="Who asks, and with which role")
+def me(visitor: AsViewer) -> Json:
+    return {"name": visitor.name, "role": str(visitor.role), "how": str(visitor.how)}
+
+
+@people_router.post(
+    "/me/password",
+    summary="Change the own password; all own sessions end",
+    status_code=204,
+    responses={429: {"description": "Too many wrong passwords.", "model": ProblemDocument}},
+    openapi_extra=takes(OwnPassword),
+)
+def own_password(
+    request: Request,
+    visitor: AsViewer,
+    body: Annotated[OwnPassword, Depends(taken(OwnPassword))],
+    parts: PartsOf,
+) -> None:
+    gate = parts.gate
+    with login.guess(gate, visitor.name, gate.address(request), "password refused"):
+        _people(parts, visitor).change_own(body.old, body.new)
+
+
+@people_router.get("/users", summary="Everybody who may log in")
+def list_users(_: AsAdministrator, parts: PartsOf) -> list[Json]:
+    return [_user(each, parts) for each in people.people(parts.database)]
+
+
+@people_router.post("/users", summary="Add a user", status_code=201, openapi_extra=takes(NewUser))
+def add_user(
+    visitor: AsAdministrator, body: Annotated[NewUser, Depends(taken(NewUser))], parts: PartsOf
+) -> Json:
+    return _user(_people(parts, visitor).add(body.name, Role(body.role), body.password), parts)
+
+
+@people_router.patch(
+    "/users/{name}",
+    summary="Change role, password, or whether somebody may log in",
+    openapi_extra=takes(UserChange),
+)
+def change_user(
+    name: Name,
+    visitor: AsAdministrator,
+    body: Annotated[UserChange, Depends(taken(UserChange))],
+    parts: PartsOf,
+) -> Json:
+    changed = _people(parts, visitor).change(
+        name,
+        role=Role(body.role) if body.role else None,
+        password=body.password,
+        disabled=body.disabled,
+    )
+    return _user(changed, parts)
+
+
+@people_router.delete("/users/{name}", summary="Remove a user", status_code=204)
+def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
+    _people(parts, visitor).remove(name)
+
+
+@people_router.get("/tokens", summary="API tokens, revoked ones too; never their text")
+def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
+    return [_token(each, parts) for each in people.tokens(parts.database)]
+
+
+@people_router.post(
+    "/tokens",
+    summary="Add a token; the answer is the only place that shows it",
+    status_code=201,
+    openapi_extra=takes(NewToken),
+)
+def add_token(
+    visitor: AsAdministrator, body: Annotated[NewToken, Depends(taken(NewToken))], parts: PartsOf
+) -> Json:
+    token, text = _people(parts, visitor).add_token(body.name, Role(body.role))
+    return _token(token, parts) | {"token": text}
+
+
+@people_router.delete("/tokens/{token_id}", summary="Revoke a token", status_code=204)
+def revoke_token(token_id: Id, visitor: AsAdministrator, parts: PartsOf) -> None:
+    _people(parts, visitor).revoke_token(token_id)
+
+
+def _people(parts: Parts, visitor: Visitor) -> People:
+    return People(parts.database, parts.gate.now, visitor.name)
+
+
+def _user(user: User, parts: Parts) -> Json:
+    return {
+        "name": user.name,
+        "role": str(user.role),
+        "disabled": user.disabled,
+        "created_at": iso(user.created_at, parts.zone),
+        "changed_at": iso(user.changed_at, parts.zone),
+    }
+
+
+def _token(token: ApiToken, parts: Parts) -> Json:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "role": str(token.role),
+        "created_by": token.created_by,
+        "created_at": iso(token.created_at, parts.zone),
+        "used_at": iso(token.used_at, parts.zone),
+        "revoked_at": iso(token.revoked_at, parts.zone),
+    }
+
+
+rules_router = APIRouter(tags=["rules"])
+
+AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
+
+
+class Received(Body):
+    series_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
+    called_ae: str = Field("", pattern=r"^([ -\[\]-~]{1,16})?$", description="Empty: as it came.")
+    calling_ae: str = Field("", pattern=r"^([ -\[\]-~]{1,16})?$", description="Empty: as it came.")
+
+
+@rules_router.post("/rules/explain", summary="Which routes take these files, and why others do not")
+def explain(
+    visitor: AsOperator,
+    parts: PartsOf,
+    file: Annotated[list[UploadFile], File(description="Part 10 files; only headers are read.")],
+    called_ae: AnyTitle = "MIDSLICE",
+    calling_ae: AnyTitle = "ANY",
+) -> Json:
+    return _shown(rules.try_files(parts, visitor.name, file, called_ae, calling_ae))
+
+
+@rules_router.post(
+    "/rules/dry-run",
+    summary="The routes and the check of the geometry for a received series, from its headers",
+    openapi_extra=takes(Received),
+)
+def dry_run(
+    visitor: AsOperator, body: Annotated[Received, Depends(taken(Received))], parts: PartsOf
+) -> Json:
+    titles = body.called_ae, body.calling_ae
+    return _shown(rules.try_series(parts, visitor.name, body.series_uid, *titles))
+
+
+def _shown(found: Tried) -> Json:
+    return {
+        "stacks": [
+            {
+                "stack": each.stack,
+                "instances": each.instances,
+                "gap_mm": each.gap_mm,
+                "tilt_degrees": each.tilt_degrees,
+                "missing": each.missing,
+                "notes": list(each.notes),
+                "attributes": dict(each.attributes),
+                "routes": [
+                    {"route": one.route, "matches": one.matches, "sentence": one.sentence}
+                    for one in each.routes
+                ],
+                "state": each.state,
+                "reason": each.reason,
+                "sentence": each.sentence,
+            }
+            for each in found.stacks
+        ],
+        "set_aside": [{"instances": count, "why": why} for count, why in found.set_aside],
+    }

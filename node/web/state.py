@@ -1,0 +1,146 @@
+"""The state of the web process: its settings, the current configuration, and what it remembers."""
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from node.config import Config
+from node.config.kept import from_values
+from node.store import Store
+from node.web.access import Gate
+from storage.database import Database
+from storage.site import control
+from storage.site.audit import Audit
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """The configuration as it was at the start; what may be reloaded lies in the database."""
+
+    config: Config
+    node_id: str
+    log_as_json: bool
+
+
+class Current:
+    """Asks the database each time, and builds the values only where they are others."""
+
+    def __init__(self, settings: WebSettings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._turn = threading.Lock()
+        self._applied_at: float | None = None
+        self._config = settings.config
+
+    def config(self) -> Config:
+        """Without passwords; until the node has written it down, as it was at the start."""
+        found = control.applied_configuration(self._database, self._settings.node_id)
+        with self._turn:
+            if found is not None and found.applied_at != self._applied_at:
+                self._config = from_values(found.values)
+                self._applied_at = found.applied_at
+            return self._config
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Made once a process."""
+
+    settings: WebSettings
+    store: Store
+    gate: Gate
+    current: Current
+
+    @property
+    def database(self) -> Database:
+        """The rows."""
+        return self.store.database
+
+    def config(self) -> Config:
+        """The configuration that the node works with now."""
+        return self.current.config()
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """The zone of the times that are shown; None is the system's own."""
+        return self.store.zone
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of the application that this request came to."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsOf = Annotated[Parts, Depends(parts_of)]
+
+
+# Within it, further pictures of the job are the same look of the same person.
+SAME_SECONDS = 600.0
+MOST_LOOKS = 10_000  # looks that are remembered; of a forgotten one there is a further event
+
+
+class Looks:
+    """What was written down lately; made once a process."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+        self._since: dict[tuple[str, int], float] = {}  # the oldest first
+        self._turn = threading.Lock()
+
+    def at_pictures(self, who: str, job_id: int, now: float) -> None:
+        """Write down that `who` looks at pictures of a job, unless that was just written.
+
+        It is written before anything is shown: where it cannot be, nothing is.
+        """
+        look = who, job_id
+        with self._turn:  # a page asks for many at once
+            since = self._since.get(look)
+            if since is not None and 0 <= now - since < SAME_SECONDS:
+                return
+            self._audit.record(who, "look at pictures", f"job {job_id}")
+            self._since.pop(look, None)
+            self._since[look] = now
+            while len(self._since) > MOST_LOOKS:
+                self._since.pop(next(iter(self._since)))
+
+
+# Addresses end in the logs of proxies and in the history of browsers. The words of a search come
+# in the body of a request; the page that shows what was found has an address with a random name,
+# with which it can be loaded again, paged through and gone back to.
+
+MOST_SEARCHES = 5000  # searches; the one that was not looked at for the longest goes first
+NAME_BYTES = 16
+
+
+class Searches:
+    """In memory only, until the process ends: patients' words are kept nowhere else either."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[str, Mapping[str, str]]] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def keep(self, who: str, given: Mapping[str, str]) -> str:
+        """The name of a search of somebody."""
+        name = secrets.token_urlsafe(NAME_BYTES)
+        with self._turn:
+            self._kept[name] = (who, dict(given))
+            while len(self._kept) > MOST_SEARCHES:
+                self._kept.popitem(last=False)
+        return name
+
+    def get(self, who: str, name: str) -> Mapping[str, str] | None:
+        """What was searched for under this name; None for somebody else's, or one that is gone."""
+        with self._turn:
+            owner, given = self._kept.get(name, ("", {}))
+            if not given or owner != who:
+                return None
+            self._kept.move_to_end(name)
+            return given
