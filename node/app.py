@@ -18,7 +18,7 @@ from pathlib import Path
 from inference.request import Resources
 from node import config
 from node.config import RELOADABLE_NODE, Config
-from node.config.kept import to_values
+from node.config.reading import to_values
 from node.dicom import scp
 from node.dicom.handlers import Identity, PeerNames, identify_file
 from node.errors import ConfigError

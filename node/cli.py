@@ -3,27 +3,101 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.commands import (
-    archive,
-    asking,
-    calibrate,
-    evaluate,
-    models,
-    operate,
-    peers,
-    process,
-    queue,
-    serve,
-    site,
-    top,
-    users,
-)
-from node.commands.terminal import AsJson
+from node.commands import models, node, queue, terminal, top, users
+from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from node.check import Finding
+
+
+def serve(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Run the node until SIGTERM; a second SIGTERM stops at once."""
+    from node import app, log
+
+    log.configure()
+    raise typer.Exit(app.serve(config))
+
+
+def check(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Look at configuration, ports, disk, database, clock, decoders, models, destinations."""
+    from node import check as checking
+    from node.config import load
+
+    found = []
+    for finding in checking.run(load(config)):
+        found.append(finding)
+        if not as_json:
+            _tell(finding)
+    if as_json:
+        terminal.print_json(checking.as_json(found))
+    if any(finding.level is checking.Level.FAULT for finding in found):
+        terminal.failed()
+
+
+def conformance(
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="An HTML file, to open or print.")
+    ] = False,
+) -> None:
+    """The DICOM conformance statement for this very configuration, as Markdown or HTML."""
+    from node.config import load
+    from node.conformance import page, statement
+
+    write = page if as_html else statement
+    sys.stdout.write(write(load(config)))
+
+
+def events(as_json: AsJson = False) -> None:
+    """The events of the log: level, keys and meaning of each."""
+    from node.events import EVENTS
+
+    if as_json:
+        names = ("event", "level", "keys", "meaning")
+        terminal.print_json({"events": [dict(zip(names, event, strict=True)) for event in EVENTS]})
+        return
+    rows = [(name, level, ", ".join(keys), meaning) for name, level, keys, meaning in EVENTS]
+    terminal.print_table(("event", "level", "keys", "meaning"), rows, empty="")
+
+
+def _tell(finding: "Finding") -> None:
+    """One line as soon as it is known: an echo that waits does not hide the others."""
+    from rich.text import Text
+
+    line = Text(f"{finding.level:<8}", style=terminal.COLOURS[finding.level])
+    line.append(f"{finding.what}: ", style="bold")
+    line.append(finding.sentence)
+    if finding.action:
+        line.append(f" {finding.action}", style="dim")
+    terminal.console().print(line, soft_wrap=True)
+
+
+def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Rebuild the index from the archive; what is acknowledged is never removed."""
+    from node.app import received_of
+
+    with opened(config) as store:
+        found = store.archive.reindex(received_of)
+    facts = {
+        "indexed": len(found.indexed),
+        "removed": len(found.removed),
+        "unreadable": list(found.unreadable),
+        "missing": list(found.missing),
+    }
+    if as_json:
+        terminal.print_json(facts)
+        return
+    terminal.say(f"{len(found.indexed)} files of the archive were not in the index and are now.")
+    for path in found.unreadable:
+        terminal.say(f"unreadable, left where it is: {path}", style="yellow")
+    for path in found.missing:
+        terminal.say(f"in the index, but gone from the archive: {path}", style="red")
+
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -45,39 +119,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print local variables, and those may hold a patient
 )
 for command in (
-    serve.serve,
-    site.check,
-    peers.echo,
-    peers.send,
-    process.process,
+    serve,
+    check,
+    node.echo,
+    node.send,
+    models.process,
     queue.jobs,
     queue.job,
     queue.series,
     top.top,
-    operate.requeue,
-    operate.cancel,
-    operate.redeliver,
-    asking.prioritise,
-    asking.process_now,
-    asking.never,
-    asking.drain,
-    asking.pause,
-    asking.allow,
-    asking.reload,
-    asking.selftest,
-    asking.notify,
+    queue.requeue,
+    queue.cancel,
+    queue.redeliver,
+    node.prioritise,
+    node.process_now,
+    node.never,
+    node.drain,
+    node.pause,
+    node.allow,
+    node.reload,
+    node.selftest,
+    node.notify,
     models.models,
-    site.conformance,
-    site.events,
-    archive.reindex,
+    conformance,
+    events,
+    reindex,
     demo,
     models.train,
-    calibrate.calibrate,
-    evaluate.evaluate,
+    models.calibrate,
+    models.evaluate,
 ):
     app.command()(command)
-app.add_typer(users.people, name="user")
-app.add_typer(users.programs, name="token")
+app.add_typer(users.user_commands, name="user")
+app.add_typer(users.token_commands, name="token")
 
 # What the parser raises for wrong use; typer names only one kind of it.
 ParserError: type[Exception] = typer.BadParameter.__mro__[1]

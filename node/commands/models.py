@@ -1,18 +1,31 @@
-"""Commands about models: which there are, and how one is made."""
+"""Commands about models: list, process a folder, train, calibrate, evaluate."""
 
+import json
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from node.commands import terminal
+from node.commands.node import files_of
 from node.commands.terminal import DEFAULT_CONFIG, AsJson
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from inference.request import ModelSpec
+    from inference.model import Model, Parameters
+    from inference.request import ModelSpec, Outcome, Output, Request
+    from inference.stacks import Header, Stack
+    from inference.training.evaluate import EvaluationProgress, TargetList
+    from inference.training.report import Study, Wanted
     from inference.training.train import Progress, Trained
     from node.config import Config
+
 
 Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder a patient.")]
 
@@ -154,3 +167,462 @@ def spec_of(settings: "Config", name: str) -> "ModelSpec":
     if name not in known:
         raise UsageError(f"unknown model '{name}'; there are: {', '.join(known)}")
     return known[name]
+
+
+DEFAULT_FACTOR = 2
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one stack."""
+
+    stack: "Stack"
+    folder: Path
+    outcome: "Outcome"
+
+
+def process(
+    folder: Annotated[Path, typer.Argument(help="A folder of Part 10 files.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="See `midslice models`.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="For the result; new or empty.")
+    ],
+    factor: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, max=10, help="Slices out per slice in; 2 by default."),
+    ] = None,
+    target_spacing_mm: Annotated[
+        float | None,
+        typer.Option("--target-spacing", metavar="MM", help="Instead of --factor."),
+    ] = None,
+    across_missing: Annotated[
+        str, typer.Option(help='"leave" fills the other gaps where slices are missing.')
+    ] = "hold",
+    most_gap_mm: Annotated[
+        float, typer.Option("--most-gap", metavar="MM", min=0.1, help="A wider gap is held.")
+    ] = 12.0,
+    hold_below: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="A slice of lower confidence is held.")
+    ] = 0.05,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="For models of the site, device and secret; ./config.toml where there is one.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a model on a folder: one derived series a stack, by the same code as in the node."""
+    from inference.model import Parameters
+    from inference.request import Output
+    from inference.stacks import read_headers, stacks_of
+
+    _refuse_wrong_use(factor, target_spacing_mm, across_missing, out)
+    if target_spacing_mm is None:
+        factor = factor or DEFAULT_FACTOR
+    parameters = Parameters(factor, target_spacing_mm)
+    output = Output(
+        across_missing="leave" if across_missing == "leave" else "hold",
+        most_gap_mm=most_gap_mm,
+        hold_below=hold_below,
+    )
+    site = _Site(settings_or_defaults(config), model, parameters, output)
+    headers = read_headers(files_of(folder))
+    stacks = stacks_of(headers)
+    made = _make(stacks, out, site, shown=not as_json)
+    if as_json:
+        terminal.print_json(_as_json(model, made, headers))
+    else:
+        _tell(made, headers)
+    if not any(_is_made(each) for each in made):
+        terminal.failed()
+
+
+def _refuse_wrong_use(
+    factor: int | None, target_spacing_mm: float | None, across_missing: str, out: Path
+) -> None:
+    """Raise UsageError for what the options cannot say each for itself."""
+    if factor is not None and target_spacing_mm is not None:
+        raise UsageError("--factor and --target-spacing exclude each other; give one of them")
+    if target_spacing_mm is not None and not 0.0 < target_spacing_mm < float("inf"):
+        raise UsageError(f"--target-spacing {target_spacing_mm}: a number above 0")
+    if across_missing not in {"hold", "leave"}:
+        raise UsageError(f"--across-missing {across_missing}: hold or leave")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: is not empty; name a new folder")
+
+
+class _Site:
+    """What is the same for every stack of the folder."""
+
+    def __init__(
+        self, settings: "Config", model: str, parameters: "Parameters", output: "Output"
+    ) -> None:
+        self.spec = spec_of(settings, model)
+        self._settings = settings
+        self._parameters = parameters
+        self._output = output
+        self._secret = _secret(settings)
+        self._started_at = datetime.now(settings.node.zone).astimezone(settings.node.zone)
+
+    def request(self, stack: "Stack", folder: Path) -> "Request":
+        """The same request that the node would hand to a worker."""
+        from inference.request import Request, Resources, Source
+
+        return Request(
+            sources=tuple(Source(h.path, h.uid, h.order) for h in stack.headers),
+            model=self.spec,
+            parameters=self._parameters,
+            output=self._output,
+            folder=folder,
+            secret=self._secret,
+            started_at=self._started_at,
+            station_name=self._settings.node.ae_title,
+            resources=Resources(device=self._settings.inference.device),
+        )
+
+
+def _secret(settings: "Config") -> bytes:
+    """The site's, so that UIDs are those of the node; without a configuration, one of this run."""
+    if not settings.path.is_file():
+        return secrets.token_bytes(32)
+    from storage.files import Files
+
+    return Files(settings.folder, 0).secret(settings.storage.secret_file)
+
+
+def _make(stacks: "Sequence[Stack]", out: Path, site: _Site, *, shown: bool) -> list[Made]:
+    from inference import pipeline
+    from inference.request import Progress, Stopped
+
+    made: list[Made] = []
+    stop = threading.Event()
+    for number, stack in enumerate(stacks, start=1):
+        folder = out if len(stacks) == 1 else out / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        label = f"stack {number} of {len(stacks)}:"
+        with terminal.progress(label, shown=shown) as bar:
+
+            def report(progress: Progress) -> None:
+                bar(progress.done, progress.total, progress.step)
+
+            outcome = pipeline.process(
+                site.request(stack, folder), progress=report, cancelled=stop.is_set
+            )
+        if isinstance(outcome, Stopped):
+            break
+        made.append(Made(stack, folder, outcome))
+        if not _is_made(made[-1]):
+            folder.rmdir()
+    return made
+
+
+def _is_made(made: Made) -> bool:
+    from inference.request import Derived
+
+    return isinstance(made.outcome, Derived)
+
+
+def _tell(made: "Sequence[Made]", headers: "Sequence[Header]") -> None:
+    from inference.stacks import set_aside
+
+    if not made:
+        terminal.say("There is no DICOM series in this folder.")
+    for each in made:
+        facts = _outcome(each)
+        images = terminal.counted(len(each.stack), "image")
+        terminal.say(f"{each.stack.key}: {images}", style="bold")
+        for line in facts["lines"] if isinstance(facts["lines"], list) else []:
+            terminal.say(f"  {line}")
+    aside = Counter((item.reason, item.sentence) for item in set_aside(headers))
+    for (reason, sentence), count in sorted(aside.items()):
+        files = terminal.counted(count, "file")
+        terminal.say(f"set aside: {files}: {reason}: {sentence}", style="dim")
+
+
+def _as_json(model: str, made: "Sequence[Made]", headers: "Sequence[Header]") -> dict[str, object]:
+    from inference.stacks import set_aside
+
+    series = []
+    for each in made:
+        facts = _outcome(each)
+        del facts["lines"]
+        uid = each.stack.headers[0].text("SeriesInstanceUID")
+        known: dict[str, object] = {"series_uid": uid, "stack": each.stack.key}
+        series.append(known | {"slices": len(each.stack)} | facts)
+    aside = [
+        {"file": str(item.header.path), "reason": item.reason, "sentence": item.sentence}
+        for item in set_aside(headers)
+    ]
+    return {"model": model, "series": series, "set_aside": aside}
+
+
+def _outcome(made: Made) -> dict[str, object]:
+    """How a stack ended, in the words of the queue, and as lines for a person."""
+    from inference.request import Derived, Failed, Verdict
+
+    facts: dict[str, object] = {"reason": "", "sentence": "", "derived_series_uid": None}
+    match made.outcome:
+        case Derived(series_uid, version, files, record):
+            generated = sum(file.generated for file in files)
+            lines = [
+                f"{terminal.counted(len(files), 'instance')}, {generated} of them generated, "
+                f"in {made.folder}",
+                f"derived series {series_uid}",
+                *(f"note: {note}" for note in terminal.listed(record.get("notes"))),
+            ]
+            facts |= {"state": "succeeded", "derived_series_uid": series_uid, "version": version}
+            facts |= {"folder": str(made.folder), "instances": len(files), "generated": generated}
+            facts |= {"record": dict(record)}
+        case Verdict(reason, sentence, held, record):
+            state = "held" if held else "refused"
+            lines = [f"{state}: {reason}: {sentence}"]
+            facts |= {"state": state, "reason": reason, "sentence": sentence}
+            facts |= {"record": dict(record)}
+        case Failed(reason, sentence, frames):
+            lines = [f"failed: {reason}: {sentence}", frames]
+            facts |= {"state": "failed", "reason": reason, "sentence": sentence, "frames": frames}
+        case _:
+            lines = ["stopped"]
+            facts["state"] = "cancelled"
+    return facts | {"lines": lines}
+
+
+COLUMNS = (
+    "patient",
+    "factor",
+    "slices",
+    "gap mm",
+    "weights",
+    "error HU",
+    "expected / true",
+    "rank correlation",
+    "interval / true",
+    "network weight",
+)
+
+
+def calibrate(
+    data: Annotated[Path, typer.Argument(help="What the weights were trained on.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Other weights than the product's own.")
+    ] = None,
+    folds: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
+    ] = None,
+) -> None:
+    """Fit gate and confidence on patients held out; write them beside the weights."""
+    from inference.errors import ModelLoadError
+    from inference.training import calibrate as calibration
+    from inference.training.data import NoTrainingData
+
+    with terminal.progress("calibrating", shown=True) as bar:
+
+        def report(now: calibration.Progress) -> None:
+            bar(now.done, now.total, f"{now.patient} {now.factor}x")
+
+        try:
+            _, cells = calibration.calibrate(
+                data,
+                weights=weights,
+                folds=folds,
+                progress=report,
+            )
+        except (NoTrainingData, ModelLoadError) as error:
+            terminal.failed(str(error))
+    terminal.print_table(COLUMNS, [_row(cell) for cell in cells], empty="No gap was measured.")
+
+
+def _row(cell: object) -> tuple[object, ...]:
+    told = dict(vars(cell))
+    told["factor"] = f"{told['factor']}x"
+    told["slab"] = "slabs" if told["slab"] else "thin"
+    told["held_out"] = "without it" if told["held_out"] else "trained on it"
+    return tuple(told.values())
+
+
+PAGE = Path("var/evaluation/index.html")
+
+
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A folder of thin CT series, one folder a patient; or volume.npz."),
+    ],
+    factor: Annotated[
+        str, typer.Option("--factor", metavar="2,4,8", help="Each from 2 to 10.")
+    ] = "2,4",
+    model: Annotated[str, typer.Option(metavar="NAME", help="A registered model.")] = "midslice",
+    weights: Annotated[Path | None, typer.Option(help="Other weights for it.")] = None,
+    slab: Annotated[
+        bool, typer.Option("--slab", help="Also with slices averaged to their gap first.")
+    ] = False,
+    targets: Annotated[int, typer.Option(min=1, help="Slices predicted a series.")] = 20,
+    target_list: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Slices to predict, else the product's own.")
+    ] = None,
+    draw_targets: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write such a list, evaluate nothing.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "cpu",
+    gates: Annotated[
+        bool, typer.Option("--gates", help="Every figure due; fail where one is missed.")
+    ] = False,
+    folds: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page with pictures.")] = PAGE,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write it.")] = True,
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well a model predicts slices of thin series that were left out."""
+    from inference.training.gates import FOLDS
+    from inference.training.report import Wanted
+
+    wanted = Wanted(
+        data=data,
+        factors=_factors(factor),
+        slab=slab,
+        gates=gates,
+        targets=targets,
+        weights=weights,
+        folds=folds or FOLDS,
+        pictures=page,
+    )
+    if draw_targets is not None:
+        _draw(wanted, draw_targets)
+        return
+    study = _study(wanted, _listed(target_list), model, device, quiet=as_json)
+    if page:
+        _write(_page_of(study), out, "--out")
+    if card is not None:
+        _write(_card_of(study), card, "--card")
+    if as_json:
+        terminal.print_json(study.as_json())
+    else:
+        _say(study, out if page else None)
+    if gates:
+        _fail_where_missed(study, quiet=as_json)
+
+
+def _study(
+    wanted: "Wanted",
+    listed: "TargetList",
+    name: str,
+    device: str,
+    *,
+    quiet: bool,
+) -> "Study":
+    from inference import registry
+    from inference.errors import ModelLoadError
+    from inference.model import Limits
+    from inference.request import ModelSpec
+    from inference.training import report
+    from inference.training.data import NothingToJudge
+
+    device = registry.choose_device(device, ModelSpec(name))
+
+    def load(other: Path | None) -> "Model":
+        return registry.load(ModelSpec(name, weights=other or wanted.weights), device)
+
+    with terminal.progress("evaluating", shown=not quiet) as bar:
+
+        def progress(now: "EvaluationProgress") -> None:
+            bar(now.done, now.total, now.what)
+
+        try:
+            return report.run(wanted, load, listed, limits=Limits(device=device), progress=progress)
+        except (NothingToJudge, ModelLoadError) as error:
+            terminal.failed(str(error))
+
+
+def _listed(path: Path | None) -> "TargetList":
+    from inference.training.evaluate import COMMITTED, read_list
+
+    try:
+        return read_list(path or COMMITTED)
+    except OSError as error:
+        raise UsageError(f"--target-list {path}: {error.strerror}") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--target-list {path}: no list as --draw-targets writes it ({error!r})"
+        ) from error
+
+
+def _draw(wanted: "Wanted", path: Path) -> None:
+    from inference.training.data import NothingToJudge
+    from inference.training.evaluate import write_list
+    from inference.training.report import list_of
+
+    try:
+        found = list_of(wanted)
+    except NothingToJudge as error:
+        terminal.failed(str(error))
+    write_list(found, path)
+    terminal.say(f"{terminal.counted(len(found), 'cell')} in {path}")
+
+
+def _page_of(study: "Study") -> str:
+    from inference.training.report import page_of
+
+    return page_of(study)
+
+
+def _card_of(study: "Study") -> str:
+    from inference.training import report
+
+    return report.card(study.cells, study.rows)
+
+
+def _write(text: str, path: Path, option: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        terminal.failed(f"{option} {path}: {error.strerror}")
+
+
+def _say(study: "Study", page: Path | None) -> None:
+    from inference.training import report
+
+    cells = study.cells
+    for cell in cells:
+        rows = [row[2:] for row in report.table_rows([cell])]
+        terminal.print_table(report.COLUMNS[2:], rows, empty="", title=cell.kind.title)
+    terminal.say(report.LEGEND, style="dim")
+    if sure := report.confidence_rows(cells):
+        terminal.print_table(report.CONFIDENCE_COLUMNS, sure, empty="", title="Confidence")
+    for each in study.passed_over:
+        terminal.say(f"passed over: {each.name}: {each.sentence}", style="yellow")
+    if page is not None:
+        terminal.say(f"with pictures: {page}")
+
+
+def _fail_where_missed(study: "Study", *, quiet: bool) -> None:
+    from inference.training import gates, report
+
+    passed = gates.is_passed(study.rows)
+    if not quiet:
+        found = gates.summed(study.rows)
+        nothing = "No cell has a gap or an anatomy for which a figure is due."
+        terminal.print_table(report.GATE_COLUMNS, report.gate_rows(found), empty=nothing)
+        if missed := report.missed_rows(study.rows):
+            terminal.print_table(report.MISSED_COLUMNS, missed, empty="")
+        for sentence in report.not_measured(study.rows):
+            terminal.say(sentence, style="yellow")
+        if passed:
+            terminal.say("Every figure is reached.", style="green")
+    if not passed:
+        terminal.failed()
+
+
+def _factors(text: str) -> tuple[int, ...]:
+    factors = tuple(int(part) for part in text.split(",") if part.strip().isdecimal())
+    if len(factors) != text.count(",") + 1 or not all(2 <= each <= 10 for each in factors):
+        raise UsageError(f"--factor {text}: whole numbers from 2 to 10, as 2,4")
+    return factors

@@ -1,22 +1,119 @@
-"""Commands about the queue: what was received, and what became of it."""
+"""Commands about the queue: received series, their jobs, and the changes that an operator makes."""
 
 import time
-from datetime import tzinfo
+from datetime import datetime, tzinfo
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.commands import filters, terminal
-from node.commands.account import user
-from node.commands.store import opened
-from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
+from node.commands import terminal
+from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
+from node.errors import NodeError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.config import Completion
+    from node.store import Store
     from storage.queries.find import Wanted
     from storage.records import Arrival, Attempt, Delivery, Job, Series
+
+
+STATES = ("queued", "running", "succeeded", "refused", "failed", "held", "cancelled")
+
+
+def _routes() -> list[str]:
+    """Those of the configuration in this folder; none where it cannot be read."""
+    from node.config import load
+
+    try:
+        return [route.name for route in load(Path(DEFAULT_CONFIG)).routes]
+    except NodeError:
+        return []
+
+
+def destinations() -> list[str]:
+    """What completes the name of a destination, in whichever command it stands."""
+    from node.config import load
+
+    try:
+        return [destination.name for destination in load(Path(DEFAULT_CONFIG)).destinations]
+    except NodeError:
+        return []
+
+
+State = Annotated[
+    str,
+    typer.Option(
+        "--state",
+        metavar="S",
+        help="Only those: queued, running, held, ...",
+        autocompletion=lambda: list(STATES),
+    ),
+]
+Reason = Annotated[str, typer.Option("--reason", help="A reason code, as MISSING_SLICES.")]
+Route = Annotated[str, typer.Option("--route", help="Of this route.", autocompletion=_routes)]
+Destination = Annotated[
+    str, typer.Option("--destination", help="For this one.", autocompletion=destinations)
+]
+Sender = Annotated[str, typer.Option("--sender", help="From this calling AE title.")]
+Uid = Annotated[str, typer.Option("--uid", help="Of a study, series or instance, derived too.")]
+Accession = Annotated[str, typer.Option("--accession", help="How the number begins.")]
+PatientId = Annotated[str, typer.Option("--patient-id", help="How the ID begins.")]
+Since = Annotated[str, typer.Option("--since", metavar="TIME", help="As 2026-03-01T07:30.")]
+Until = Annotated[str, typer.Option("--until", metavar="TIME", help="As 2026-03-01T07:30.")]
+Offset = Annotated[int, typer.Option("--offset", help="Leave out the first so many.", min=0)]
+
+
+def wanted_from(
+    *,
+    state: str = "",
+    reason: str = "",
+    route: str = "",
+    destination: str = "",
+    sender: str = "",
+    uid: str = "",
+    accession: str = "",
+    patient_id: str = "",
+    since: str = "",
+    until: str = "",
+) -> "Wanted":
+    """The filter; raises UsageError for a state or a time that there is not."""
+    from storage.queries.find import Wanted
+    from storage.records import JobState
+
+    if state and state not in STATES:
+        raise UsageError(f"--state {state}: one of {', '.join(STATES)}")
+    return Wanted(
+        states=(JobState(state),) if state else (),
+        reason=reason,
+        route=route,
+        destination=destination,
+        sender=sender,
+        uid=uid,
+        accession=accession,
+        patient_id=patient_id,
+        since=_seconds("--since", since),
+        until=_seconds("--until", until),
+    )
+
+
+def note(store: "Store", wanted: "Wanted", who: str, found: int) -> None:
+    """Looking for a patient is an audit event here as on the pages; the words stay out of it."""
+    if wanted.names_a_patient:
+        by = [name for name in ("accession", "patient_id") if getattr(wanted, name)]
+        store.audit.record(who, "find", "", {"by": by, "found": found})
+
+
+def _seconds(option: str, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UsageError(f"{option} {text}: a time as 2026-03-01T07:30") from None
+
 
 JobId = Annotated[int, typer.Argument(metavar="ID", help="The number of a job.")]
 Limit = Annotated[int, typer.Option("--limit", help="The newest so many.", min=1)]
@@ -24,18 +121,18 @@ MOST_ROWS = 100
 
 
 def jobs(
-    state: filters.State = "",
-    reason: filters.Reason = "",
-    route: filters.Route = "",
-    destination: filters.Destination = "",
-    sender: filters.Sender = "",
-    uid: filters.Uid = "",
-    accession: filters.Accession = "",
-    patient_id: filters.PatientId = "",
-    since: filters.Since = "",
-    until: filters.Until = "",
+    state: State = "",
+    reason: Reason = "",
+    route: Route = "",
+    destination: Destination = "",
+    sender: Sender = "",
+    uid: Uid = "",
+    accession: Accession = "",
+    patient_id: PatientId = "",
+    since: Since = "",
+    until: Until = "",
     limit: Limit = MOST_ROWS,
-    offset: filters.Offset = 0,
+    offset: Offset = 0,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +141,7 @@ def jobs(
     from storage.queries import find
     from storage.queries.find import jobs_with_deliveries
 
-    wanted = filters.wanted(
+    wanted = wanted_from(
         state=state,
         reason=reason,
         route=route,
@@ -58,7 +155,7 @@ def jobs(
     )
     with opened(config) as store:
         page = find.jobs(store.database, wanted, limit, offset)
-        filters.note(store, wanted, user(), page.total)
+        note(store, wanted, user(), page.total)
         listed = jobs_with_deliveries(store.database, [line.id for line in page.lines])
         zone = store.zone
     if as_json:
@@ -83,10 +180,10 @@ def jobs(
 
 
 def _no_jobs(wanted: "Wanted") -> str:
-    if wanted == filters.wanted():
+    if wanted == wanted_from():
         return "There are no jobs."
     state = "".join(wanted.states)
-    return f"No job is {state}." if wanted == filters.wanted(state=state) else "No job is such."
+    return f"No job is {state}." if wanted == wanted_from(state=state) else "No job is such."
 
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -109,15 +206,15 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
 
 def series(
     series_uid: Annotated[str, typer.Argument(metavar="[UID]", help="One; else the newest.")] = "",
-    state: filters.State = "",
-    route: filters.Route = "",
-    sender: filters.Sender = "",
-    accession: filters.Accession = "",
-    patient_id: filters.PatientId = "",
-    since: filters.Since = "",
-    until: filters.Until = "",
+    state: State = "",
+    route: Route = "",
+    sender: Sender = "",
+    accession: Accession = "",
+    patient_id: PatientId = "",
+    since: Since = "",
+    until: Until = "",
     limit: Limit = MOST_ROWS,
-    offset: filters.Offset = 0,
+    offset: Offset = 0,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -125,7 +222,7 @@ def series(
     from node.web.api import inputs
     from storage.queries import find
 
-    wanted = filters.wanted(
+    wanted = wanted_from(
         state=state,
         route=route,
         sender=sender,
@@ -140,7 +237,7 @@ def series(
             found = archive.series_by_uid(series_uid)
         else:
             page = find.found_series(store.database, wanted, limit, offset)
-            filters.note(store, wanted, user(), page.total)
+            note(store, wanted, user(), page.total)
             found = archive.series_of([line.subject.series_id for line in page.lines])
         arriving = {each.series_id: each for each in archive.arriving()}
         jobs = {each.id: store.queue.of_series(each.id) for each in found} if series_uid else {}
@@ -267,3 +364,57 @@ def _delivered(deliveries: "Sequence[Delivery]") -> str:
 def _end_of(uid: str) -> str:
     """A UID's end tells two series of one scanner apart; `job ID` shows all of it."""
     return uid if len(uid) <= 20 else f"...{uid[-17:]}"
+
+
+ROUTE_CHANGED = "its route has changed since"
+
+
+def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Put a refused, failed, held or cancelled job back; by its route as it is now."""
+    from node.rules import routing
+
+    with opened(config) as store:
+        by_now = routing.of_job(store.config, store.queue.get(job_id))
+        number = store.queue.requeue(job_id, who=user(), anew=by_now)
+        said = "is queued again" if number == job_id else f"replaces job {job_id}: {ROUTE_CHANGED}"
+        _tell(store, number, said, as_json=as_json)
+
+
+def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Cancel a queued, held, failed or running job; a running one stops at its next step."""
+    with opened(config) as store:
+        state = store.queue.cancel(job_id, who=user())
+        said = "stops at its next step" if state == "running" else "is cancelled"
+        _tell(store, job_id, said, as_json=as_json)
+
+
+def redeliver(
+    job_id: JobId,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="NAME",
+            help="One destination; else those of the job.",
+            autocompletion=destinations,
+        ),
+    ] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Send the derived series of a job once more, without inference."""
+    with opened(config) as store:
+        if to:
+            store.config.destination(to)
+        store.ledger.redeliver(job_id, to or None, who=user())
+        _tell(store, job_id, f"is delivered again{f' to {to}' if to else ''}", as_json=as_json)
+
+
+def _tell(store: "Store", job_id: int, said: str, *, as_json: bool) -> None:
+    if as_json:
+        from node.web.api import inputs
+
+        job, deliveries = store.queue.get(job_id), store.ledger.of_job(job_id)
+        terminal.print_json(inputs.job(job, deliveries, store.zone))
+    else:
+        terminal.say(f"Job {job_id} {said}.")

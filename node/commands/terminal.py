@@ -1,5 +1,6 @@
-"""What commands have in common: their options, and how they talk to people and to scripts."""
+"""Terminal: options that commands share, output for people and scripts, the opened store."""
 
+import getpass
 import json
 import sys
 import time
@@ -7,12 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from node.store import Store
+
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The configuration of the node.")
@@ -154,3 +159,24 @@ def progress(label: str, *, shown: bool) -> Iterator[Callable[[float, float, str
 def _cell(value: object) -> Text:
     text = "" if value is None else str(value)
     return Text(text, style=COLOURS.get(text.split(" ")[0], ""))
+
+
+def user() -> str:
+    """The account of the system."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in a container
+        return "unknown"
+
+
+NOBODY = "command line"  # a command claims nothing: no lease is ever taken in this name
+
+
+@contextmanager
+def opened(path: Path) -> Iterator["Store"]:
+    """Storage of the configuration in `path`."""
+    from node import store
+    from node.config import load
+
+    with store.opened(load(path), NOBODY) as kept:
+        yield kept

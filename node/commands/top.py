@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from node.commands import terminal
-from node.commands.store import opened
-from node.commands.terminal import DEFAULT_CONFIG, ConfigFile
+from node.commands.terminal import DEFAULT_CONFIG, ConfigFile, opened
 
 if TYPE_CHECKING:
     from node.store import Store

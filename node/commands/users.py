@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.commands import terminal
-from node.commands.account import user as who_asks
-from node.commands.store import opened
-from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile
+from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
+from node.commands.terminal import user as who_asks
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,11 +30,11 @@ RoleName = Annotated[
     ),
 ]
 
-people = typer.Typer(help="People who may log in to the pages.", no_args_is_help=True)
-programs = typer.Typer(help="Tokens of programs that call the API.", no_args_is_help=True)
+user_commands = typer.Typer(help="People who may log in to the pages.", no_args_is_help=True)
+token_commands = typer.Typer(help="Tokens of programs that call the API.", no_args_is_help=True)
 
 
-@people.command("add")
+@user_commands.command("add")
 def add_user(
     name: UserName, role: RoleName = "viewer", config: ConfigFile = DEFAULT_CONFIG
 ) -> None:
@@ -49,14 +48,13 @@ def add_user(
     terminal.say(f"{name} may log in as {chosen}.")
 
 
-@people.command("list")
+@user_commands.command("list")
 def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Everybody who may log in."""
     from node.web.api.inputs import iso
-    from storage.site.people import people
 
     with opened(config) as store:
-        found, zone = people(store.database), store.zone
+        found, zone = user_commands(store.database), store.zone
     if as_json:
         terminal.print_json(
             [
@@ -79,7 +77,7 @@ def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> 
     terminal.print_table(("name", "role", "added", ""), rows, empty=empty)
 
 
-@people.command("remove")
+@user_commands.command("remove")
 def remove_user(name: UserName, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Remove a user; what the user did stays in the audit events."""
     with opened(config) as store:
@@ -87,7 +85,7 @@ def remove_user(name: UserName, config: ConfigFile = DEFAULT_CONFIG) -> None:
     terminal.say(f"{name} may not log in any more.")
 
 
-@people.command("password")
+@user_commands.command("password")
 def set_password(name: UserName, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Give a user a new password; the user's sessions end."""
     with opened(config) as store:
@@ -95,7 +93,7 @@ def set_password(name: UserName, config: ConfigFile = DEFAULT_CONFIG) -> None:
     terminal.say(f"{name} has a new password.")
 
 
-@people.command("role")
+@user_commands.command("role")
 def set_role(
     name: UserName,
     role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(ROLES))],
@@ -108,7 +106,7 @@ def set_role(
     terminal.say(f"{name} is {chosen} now.")
 
 
-@programs.command("add")
+@token_commands.command("add")
 def add_token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the program is called.")],
     role: RoleName = "viewer",
@@ -126,7 +124,7 @@ def add_token(
     sys.stdout.write(f"{text}\n")
 
 
-@programs.command("list")
+@token_commands.command("list")
 def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Every token, revoked ones too."""
     from node.web.api.inputs import iso
@@ -160,7 +158,7 @@ def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
     terminal.print_table(columns, rows, empty="There are no tokens.")
 
 
-@programs.command("revoke")
+@token_commands.command("revoke")
 def revoke_token(
     token_id: Annotated[int, typer.Argument(metavar="ID", help="As `token list` shows it.")],
     config: ConfigFile = DEFAULT_CONFIG,

@@ -1,10 +1,10 @@
 """config.toml as frozen values; every mistake in it is found before anything starts."""
 
-from node.config.around import Notify, Selftest, Sender, Web
-from node.config.kinds import MEASURES, SENDER
 from node.config.reading import DEFAULT_PATH, defaults, load
 from node.config.sections import (
+    MEASURES,
     RELOADABLE_NODE,
+    SENDER,
     Completion,
     Condition,
     Config,
@@ -13,8 +13,12 @@ from node.config.sections import (
     Inference,
     ModelEntry,
     Node,
+    Notify,
     Route,
+    Selftest,
+    Sender,
     Storage,
+    Web,
 )
 
 __all__ = [

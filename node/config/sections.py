@@ -1,42 +1,301 @@
 """The tables of config.toml as frozen values, complete with their defaults."""
 
-from collections.abc import Mapping
-from datetime import tzinfo
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, time, tzinfo
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BeforeValidator, Field, model_validator
-
-from node.config.around import Notify, Selftest, Sender, Web
-from node.config.base import Section
-from node.config.kinds import (
-    ABOVE_ZERO,
-    AE_TITLE,
-    AE_TITLES,
-    CONDITION,
-    HOST,
-    NAME,
-    NETWORK,
-    ZERO_OR_MORE,
-    AeTitle,
-    AeTitleOrEmpty,
-    DatabaseUrl,
-    DestinationName,
-    FolderPath,
-    Host,
-    MatchKey,
-    Name,
-    OptionalPath,
-    Regex,
-    RisingSeconds,
-    Scalar,
-    SomeNetwork,
-    TimezoneName,
-    is_scalar,
-    not_yet,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
 )
+
 from node.errors import UsageError
+
+SENDER = "sender"  # the destination whose AE title is the one that brought the series
+MEASURES = ("gap_mm", "instances", "tilt_degrees")  # of a stack; other `match` keys are keywords
+# Values of these representations are no text and no number: a route cannot test them.
+UNTESTABLE = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+
+ABOVE_ZERO = "a number above 0"
+ZERO_OR_MORE = "a number, 0 or more"
+AE_TITLE = "1-16 ASCII characters without backslash or control characters"
+AE_TITLES = "a list of AE titles"
+HOST = "a host name or an address"
+NAME = "1-64 letters, digits, dots, hyphens or underscores"
+NETWORK = 'a network as "10.1.0.0/16"'
+CONDITION = "a value, a list of values, or a table of min, max, regex, has"
+
+Network: TypeAlias = IPv4Network | IPv6Network
+Scalar: TypeAlias = str | int | float
+
+
+def is_scalar(value: object) -> bool:
+    """A text or a number; TOML's booleans and dates are neither."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """The end of a sentence that proposes the word that was probably meant."""
+    found = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _ae_title(text: str) -> str:
+    # PS3.5 6.2: leading and trailing spaces of an AE do not count.
+    title = text.strip(" ")
+    fits = 1 <= len(title) <= 16 and title.isascii() and title.isprintable()
+    if not fits or "\\" in title:
+        raise ValueError(AE_TITLE)
+    return title
+
+
+def _network(text: object) -> Network:
+    try:
+        if isinstance(text, str):
+            return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(str(text), strict=False)
+    except ValueError:
+        raise ValueError(NETWORK) from None
+    raise ValueError(f'a network without host bits, as "{meant}"')
+
+
+def _path(text: object, info: ValidationInfo) -> Path:
+    if not isinstance(text, str) or not text:
+        raise ValueError("a path")
+    return (_folder(info) / Path(text).expanduser()).resolve()
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """The folder of the file that is read."""
+    assert info.context is not None
+    folder: Path = info.context["folder"]
+    return folder
+
+
+def _path_or_none(text: object, info: ValidationInfo) -> Path | None:
+    return None if text == "" else _path(text, info)
+
+
+def _database(url: str, info: ValidationInfo) -> str:
+    """A relative SQLite path is relative to the file, like every other path of it."""
+    prefix = "sqlite:///"
+    name = url.removeprefix(prefix)
+    if url.startswith(prefix) and name and not name.startswith((":", "file:", "/")):
+        return f"{prefix}{_folder(info) / name}"
+    if url and not re.match(r"^(sqlite|postgresql)(\+\w+)?://", url):
+        raise ValueError(
+            'an SQLAlchemy URL of SQLite or PostgreSQL, or "" for SQLite in the folder'
+        )
+    return url
+
+
+def _timezone(name: str) -> str:
+    if name and name not in available_timezones():
+        raise ValueError(
+            'a time zone as "Europe/Berlin", or "" for the system\'s'
+            + near(name, available_timezones())
+        )
+    return name
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"a regular expression; {error}") from None
+    return pattern
+
+
+def _match_key(key: str) -> str:
+    if key in MEASURES:
+        return key
+    from pydicom.datadict import dictionary_VR, keyword_dict  # 0.3 s, for routes alone
+
+    if key not in keyword_dict:
+        measures = ", ".join(MEASURES)
+        raise ValueError(
+            f"unknown keyword '{key}'; allowed: a keyword of the DICOM dictionary, {measures}"
+            + near(key, [*keyword_dict, *MEASURES])
+        )
+    if dictionary_VR(keyword_dict[key])[:2] in UNTESTABLE:
+        raise ValueError(f"'{key}' holds no text or number that could be tested")
+    return key
+
+
+def _rising(seconds: tuple[float, float]) -> tuple[float, float]:
+    if seconds[0] > seconds[1]:
+        raise ValueError("[first, longest], the first at most the longest")
+    return seconds
+
+
+def _name_of_destination(name: str) -> str:
+    if name == SENDER:
+        raise ValueError(f"any name but '{SENDER}', which means the AE that sent the series")
+    return name
+
+
+def not_yet(_: object) -> None:
+    """The validator of a key that a later release will take."""
+    raise ValueError("not yet supported")
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+AeTitleOrEmpty = Annotated[str, AfterValidator(lambda text: _ae_title(text) if text else "")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+DestinationName = Annotated[Name, AfterValidator(_name_of_destination)]
+Host = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,253}$")]
+SomeNetwork = Annotated[Network, BeforeValidator(_network)]
+FolderPath = Annotated[Path, BeforeValidator(_path)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_path_or_none)]
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
+TimezoneName = Annotated[str, AfterValidator(_timezone)]
+Regex = Annotated[str, AfterValidator(_regex)]
+MatchKey = Annotated[str, AfterValidator(_match_key)]
+Positive = Annotated[float, Field(gt=0)]
+RisingSeconds = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+
+
+class Section(BaseModel):
+    """One table of the file. A field's description says what is allowed; errors quote it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = get_args(Day)
+HOURS = 'two times as "07:00-18:00"; "" = day and night'
+HEADER = "the name of an HTTP header, or empty"
+Event = Literal[
+    "job_held",
+    "job_failed",
+    "delivery_held",
+    "result_superseded",
+    "destination_down",
+    "destination_up",
+    "sender_silent",
+    "selftest_failed",
+    "disk_low",
+]
+EVENTS: tuple[Event, ...] = get_args(Event)
+
+
+def _hours(text: str) -> str:
+    if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", text):
+        raise ValueError(HOURS)
+    return text
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?", text):
+        raise ValueError('an address as "https://chat.example.org/hook"')
+    return text
+
+
+def _mail(text: str) -> str:
+    if not re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", text):
+        raise ValueError('a mail address as "pacs@example.org"')
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
+UrlOrEmpty = Annotated[str, AfterValidator(lambda text: _url(text) if text else "")]
+Mail = Annotated[str, AfterValidator(_mail)]
+MailOrEmpty = Annotated[str, AfterValidator(lambda text: _mail(text) if text else "")]
+Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
+
+
+class Web(Section):
+    """Where the pages and the REST API listen, and how long somebody stays logged in."""
+
+    host: Host = Field("127.0.0.1", description=HOST)
+    port: int = Field(8080, ge=0, le=65535, description="integer 0-65535")
+    session_hours: float = Field(12.0, gt=0, description=ABOVE_ZERO)
+    idle_minutes: float = Field(60.0, gt=0, description=ABOVE_ZERO)
+    trusted_proxies: tuple[SomeNetwork, ...] = Field((), strict=False, description=NETWORK)
+    user_header: Header = Field("", description=HEADER)
+    role_header: Header = Field("", description=HEADER)
+
+
+class Sender(Section):
+    """A peer that is expected to send, so that its silence means something."""
+
+    ae_title: AeTitle = Field(description=AE_TITLE)
+    hours: Annotated[str, AfterValidator(_hours)] = Field("", description=HOURS)
+    days: tuple[Day, ...] = Field(DAYS, strict=False, description=f"a list of {', '.join(DAYS)}")
+    silent_hours: float = Field(2.0, gt=0, description=ABOVE_ZERO)
+
+    def is_open(self, moment: datetime) -> bool:
+        """Whether the peer is expected to send at this local time."""
+        if not self.hours:
+            return DAYS[moment.weekday()] in self.days
+        first, last = (time.fromisoformat(part) for part in self.hours.split("-"))
+        now = moment.time().replace(tzinfo=None)
+        if first <= last:
+            return DAYS[moment.weekday()] in self.days and first <= now < last
+        # Over midnight: the morning belongs to the day before.
+        before = DAYS[(moment.weekday() - 1) % 7]
+        return (DAYS[moment.weekday()] in self.days and now >= first) or (
+            before in self.days and now < last
+        )
+
+
+class Notify(Section):
+    """Who is told of what: through webhooks and by mail, never with a patient attribute."""
+
+    events: tuple[Event, ...] = Field(
+        EVENTS, strict=False, description=f"a list of {', '.join(EVENTS)}"
+    )
+    webhooks: tuple[Url, ...] = Field((), strict=False, description="a list of addresses")
+    mail_to: tuple[Mail, ...] = Field((), strict=False, description="a list of mail addresses")
+    mail_from: MailOrEmpty = Field("", description="a mail address")
+    smtp_host: Annotated[str, Field(pattern=r"^[^\s/]{0,253}$")] = Field(
+        "", description='a host name or an address, or ""'
+    )
+    smtp_port: int = Field(25, ge=1, le=65535, description="integer 1-65535")
+    smtp_security: Literal["none", "starttls", "tls"] = Field(
+        "starttls", description='"none", "starttls" or "tls"'
+    )
+    smtp_user: str = Field("", description='a name, or ""')
+    # Text as in a file, and validated as that is.
+    smtp_password_file: OptionalPath = Field("", description='a path, or ""')  # type: ignore[assignment]
+    link: UrlOrEmpty = Field("", description='the address of the pages, or ""')
+    retry_seconds: RisingSeconds = Field(
+        (30.0, 900.0), strict=False, description="[first, longest], two numbers above 0"
+    )
+    give_up_hours: float = Field(24.0, gt=0, description=ABOVE_ZERO)
+    disk_days: float = Field(3.0, ge=0, description=ZERO_OR_MORE)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Notify":
+        if self.mail_to and not (self.smtp_host and self.mail_from):
+            raise ValueError("mail_to needs smtp_host and mail_from")
+        return self
+
+
+class Selftest(Section):
+    """A made series on the whole way, by itself every so often."""
+
+    every_hours: float = Field(0.0, ge=0, description=ZERO_OR_MORE)
+    destination: str = Field("", description='the name of a destination, or ""')
+    model: str = Field("midslice", description="the name of a model")
+    minutes: float = Field(10.0, gt=0, description=ABOVE_ZERO)
+
 
 LEAST_FACTOR, MOST_FACTOR = 2, 10
 WHOLE_OR_ZERO = "a whole number, or 0 for no limit"

@@ -1,33 +1,202 @@
 """The demo: a scanner, the node and a PACS on this machine, a real CT series, and a report."""
 
 import json as json_text
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
 
 from node.commands import terminal
-from node.demo import pacs, pictures, report, scanner, truth
-from node.demo.pacs import MiniPacs
-from node.demo.processes import DemoError, NodeChild, alone, stoppable, tail, undisturbed
+from node.demo import peers as demo_peers
+from node.demo import report, verify
+from node.demo.peers import (
+    DemoError,
+    MiniPacs,
+    NodeChild,
+    Peer,
+    ScannerError,
+    alone,
+    stoppable,
+    tail,
+    undisturbed,
+)
 from node.demo.report import Phase, Story
-from node.demo.scanner import Peer, ScannerError
-from node.demo.series import Series
-from node.demo.settings import AE_TITLE, Settings
-from node.demo.telling import Teller
-from node.demo.verify import Check, Evidence
+from node.demo.verify import Check, Evidence, Series
 from node.demo.verify import verify as verified
 from storage.database import Database
 from storage.errors import StorageError
 from storage.jobs import Queue
+
+
+class Teller:
+    """Lines, progress bars and the verdict on one console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def title(self, folder: Path) -> None:
+        """What is going to happen."""
+        self._console.print(Text("Midslice demo", style="bold"))
+        self._console.print(
+            Text(f"A scanner, the node and a PACS on this machine; all of it in {folder}\n")
+        )
+
+    def done(self, text: str) -> None:
+        """A step that is behind us."""
+        self._console.print(Text.assemble(("✓ ", "green"), text), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something by the way."""
+        self._console.print(Text(text, style="dim"), soft_wrap=True)
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """A step whose length nobody knows."""
+        with self._console.status(Text(text)):
+            yield
+
+    @contextmanager
+    def counting(
+        self, text: str, total: int, unit: str = "slices"
+    ) -> Iterator[Callable[[int], None]]:
+        """A step whose length is known; called with how many are done."""
+        number = TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}")
+        columns = (TextColumn("  {task.description}"), BarColumn(), number)
+        shown = self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=not shown) as bar:
+            task = bar.add_task(text, total=total, unit=unit)
+            yield lambda count: bar.update(task, completed=min(count, total))
+
+    def table(self, checks: Sequence[Check]) -> None:
+        """One row a check."""
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(width=7)
+        table.add_column()
+        table.add_column(style="dim", overflow="fold")
+        for check in checks:
+            word = Text("✓ ok", "green") if check.ok else Text("✕ fault", "bold red")
+            table.add_row(word, Text(check.name), Text(check.found))
+        self._console.print()
+        self._console.print(table)
+
+    def verdict(self, story: Story, page: Path, seconds: float, log: str) -> None:
+        """Where to look now; `log` is the end of the node's log where something is wrong."""
+        faults, comparison = story.faults, story.comparison
+        head = (
+            f"{len(faults)} of {len(story.checks)} checks failed."
+            if faults
+            else f"All {len(story.checks)} checks passed, in {seconds:.0f} s."
+        )
+        lines = [head, "", f"{len(story.received)} slices became {len(story.derived)}."]
+        if comparison.places:
+            lines[-1] += (
+                f" Against the {comparison.acquired} slices that were held back: "
+                f"{comparison.generated_db:.2f} dB, linear interpolation "
+                f"{comparison.linear_db:.2f} dB."
+            )
+        lines += ["", f"Report          {page}", f"Derived series  {story.folder}"]
+        if faults:
+            self.failed(head, None, log)
+        self._console.print()
+        body = Text("\n".join(lines), overflow="fold")
+        self._console.print(Panel(body, border_style="red" if faults else "green", expand=False))
+
+    def failed(self, problem: str, log: Path | None, end: str) -> None:
+        """What went wrong, and the end of the log that may say why."""
+        self._console.print()
+        self._console.print(Text(f"✕ {problem}", style="bold red"), soft_wrap=True)
+        if end:
+            name = log if log is not None else "the node's log"
+            self._console.print(Text(f"The end of {name}:", style="dim"), soft_wrap=True)
+            self._console.print(Text(end), soft_wrap=True)
+
+
+NODE_AE_TITLE = "MIDSLICE"
+RATIO_TOLERANCE = 0.01  # of gap to target spacing: 5.02 mm at 2.5 mm are two slices, not three
+
+CONFIG = """\
+# Written by the demo. What each key means stands in the config.toml of the product.
+[node]
+ae_title = "{ae_title}"
+host = "127.0.0.1"
+port = 0
+allowed_ae_titles = ["{scanner}"]
+
+[storage]
+folder = "node"
+min_free_gb = 0.2
+
+[completion]
+quiet_seconds = {quiet_seconds}
+
+[delivery]
+retry_seconds = [1.0, 5.0]
+
+[web]
+port = 0
+
+[[destination]]
+name = "pacs"
+ae_title = "{pacs.ae_title}"
+host = "{pacs.host}"
+port = {pacs.port}
+
+[[route]]
+name = "ct-slices"
+match = {{ Modality = "CT", ImageType = {{ has = "AXIAL" }}, gap_mm = {{ min = 2.0 }} }}
+model = "{model}"
+target_spacing_mm = {target_spacing_mm}
+destinations = ["pacs"]
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a demo run is made of; the defaults are what people see."""
+
+    model: str = ""  # empty = "midslice" where its weights are, else "linear"
+    target_spacing_mm: float = 1.25
+    quiet_seconds: float = 2.0
+    slices: int = 0  # of the received series, from the feet; 0 = all
+    pacs: str = "auto"  # auto, orthanc, built-in
+
+    @property
+    def model_used(self) -> str:
+        """The model that the route names."""
+        weights = files("inference") / "models" / "midslice.safetensors"
+        return self.model or ("midslice" if weights.is_file() else "linear")
+
+    def factor(self, gap_mm: float) -> int:
+        """Slices out per slice in, for this gap."""
+        return math.ceil(gap_mm / self.target_spacing_mm - RATIO_TOLERANCE)
+
+    def configure(self, path: Path, destination: Peer) -> Path:
+        """Write the node's configuration, as a user would."""
+        text = CONFIG.format(
+            ae_title=NODE_AE_TITLE,
+            scanner=demo_peers.SCANNER_AE_TITLE,
+            quiet_seconds=self.quiet_seconds,
+            pacs=destination,
+            model=self.model_used,
+            target_spacing_mm=self.target_spacing_mm,
+        )
+        path.write_text(text, encoding="utf-8")
+        return path
+
 
 DATA = Path(__file__).with_name("data")
 # Deadlines, long enough for a slow machine; together under ten minutes.
@@ -84,7 +253,7 @@ def _demonstrate(folder: Path, settings: Settings, teller: Teller) -> dict[str, 
     passage = _pass_through(folder, settings, teller)
     with teller.working("Comparing with the slices that were held back, drawing the report"):
         acquired = _acquired(passage.received)
-        comparison = truth.compare(passage.received, passage.derived, acquired)
+        comparison = verify.compare(passage.received, passage.derived, acquired)
         is_linear = settings.model_used == "linear"
         checks = (*passage.checks, comparison.check(must_gain=not is_linear))
         story = Story(
@@ -103,8 +272,8 @@ def _demonstrate(folder: Path, settings: Settings, teller: Teller) -> dict[str, 
         )
         page = folder / "report.html"
         report.write(story, page)
-        picture = pictures.before_after(passage.received, passage.derived)
-        pictures.save_small(picture, folder / "before-after.png")
+        picture = report.before_after(passage.received, passage.derived)
+        report.save_small(picture, folder / "before-after.png")
     seconds = time.monotonic() - began
     teller.table(checks)
     log = folder / "node.log"
@@ -116,10 +285,10 @@ def _pass_through(folder: Path, settings: Settings, teller: Teller) -> Passage:
     """Start the PACS and the node, send, wait, read back; end both, whatever happens."""
     started = ExitStack()
     try:
-        mini = pacs.choose(folder / "pacs", settings.pacs, pacs.installed())
+        mini = demo_peers.choose(folder / "pacs", settings.pacs, demo_peers.installed())
         started.callback(mini.stop)
         with teller.working("Starting a PACS"):
-            mini.start((AE_TITLE, scanner.AE_TITLE))
+            mini.start((NODE_AE_TITLE, demo_peers.SCANNER_AE_TITLE))
         teller.done(f"PACS: {mini.name} listens as {mini.peer.ae_title}, port {mini.peer.port}")
         config = settings.configure(folder / "config.toml", mini.peer)
         with undisturbed():
@@ -151,15 +320,19 @@ def _send(
     """The scanner sends to the PACS, as it always did, and to the node."""
     to_pacs, to_node = peers
     moments: dict[str, float] = {}
-    with teller.counting(f"{scanner.AE_TITLE} sends to {to_pacs.ae_title}", len(paths)) as count:
-        scanner.send(paths, to_pacs, count)
+    with teller.counting(
+        f"{demo_peers.SCANNER_AE_TITLE} sends to {to_pacs.ae_title}", len(paths)
+    ) as count:
+        demo_peers.send(paths, to_pacs, count)
 
     def kept(number: int) -> None:
         moments.setdefault("first instance", time.monotonic())
         count(number)
 
-    with teller.counting(f"{scanner.AE_TITLE} sends to {to_node.ae_title}", len(paths)) as count:
-        sent = scanner.send(paths, to_node, kept)
+    with teller.counting(
+        f"{demo_peers.SCANNER_AE_TITLE} sends to {to_node.ae_title}", len(paths)
+    ) as count:
+        sent = demo_peers.send(paths, to_node, kept)
     moments["last instance"] = time.monotonic()
     teller.done(
         f"Scanner: {sent.instances} slices, {received.gap_mm:g} mm apart, "

@@ -12,7 +12,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from node.config import Config
-from node.config.kept import from_values
+from node.config.reading import from_values
 from node.store import Store
 from node.web.access import Gate
 from storage.database import Database

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from node.demo.run import run
-from node.demo.settings import Settings
+from node.demo.run import Settings
 settings = Settings(model="linear", target_spacing_mm=2.5, quiet_seconds=0.5, {more})
 console = Console(stderr=True, width=160, highlight=False)
 sys.exit(run(Path({folder!r}), settings, console, json=True))

@@ -9,11 +9,10 @@ import pytest
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
 
-from node.demo import pacs, scanner
-from node.demo.processes import DemoError, tail
+from node.demo import peers
+from node.demo.peers import DemoError, Peer, ScannerError, tail
 from node.demo.run import DATA
-from node.demo.scanner import Peer, ScannerError
-from node.demo.series import Series
+from node.demo.verify import Series
 
 FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
 CT_IMAGE_STORAGE, JPEG_LS = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.4.80"
@@ -30,18 +29,18 @@ def encoded(path: Path) -> bytes:
 
 
 @pytest.fixture(params=["built-in", "orthanc"])
-def mini(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[pacs.MiniPacs]:
-    chosen = pacs.choose(tmp_path / "pacs", request.param, pacs.installed())
+def mini(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[peers.MiniPacs]:
+    chosen = peers.choose(tmp_path / "pacs", request.param, peers.installed())
     try:
-        chosen.start((scanner.AE_TITLE,))
+        chosen.start((peers.SCANNER_AE_TITLE,))
         yield chosen
     finally:
         chosen.stop()
 
 
-def test_what_the_scanner_sends_the_pacs_gives_back(mini: pacs.MiniPacs, tmp_path: Path) -> None:
+def test_what_the_scanner_sends_the_pacs_gives_back(mini: peers.MiniPacs, tmp_path: Path) -> None:
     heard: list[int] = []
-    sent = scanner.send(FILES, mini.peer, heard.append)
+    sent = peers.send(FILES, mini.peer, heard.append)
     series_uid = Series.read(FILES).series_uid
     assert heard == [1, 2, 3]
     assert sent.instances == 3
@@ -50,13 +49,13 @@ def test_what_the_scanner_sends_the_pacs_gives_back(mini: pacs.MiniPacs, tmp_pat
     back = mini.retrieve(series_uid, tmp_path / "back")
     returned, originals = Series.read(back), Series.read(FILES)
     assert returned.instances == originals.instances
-    if isinstance(mini, pacs.BuiltIn):  # Orthanc drops the padding of an empty name
+    if isinstance(mini, peers.BuiltIn):  # Orthanc drops the padding of an empty name
         assert sorted(map(encoded, back)) == sorted(map(encoded, FILES))
 
 
-def test_a_pacs_holds_an_instance_once_however_often_it_is_sent(mini: pacs.MiniPacs) -> None:
+def test_a_pacs_holds_an_instance_once_however_often_it_is_sent(mini: peers.MiniPacs) -> None:
     for _ in range(2):
-        scanner.send(FILES[:1], mini.peer, ignore)
+        peers.send(FILES[:1], mini.peer, ignore)
     assert list(mini.series().values()) == [1]
 
 
@@ -67,14 +66,14 @@ def storescu(calling_ae: str, peer: Peer) -> int:
     return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
 
 
-def test_only_admitted_callers_may_store(mini: pacs.MiniPacs) -> None:
+def test_only_admitted_callers_may_store(mini: peers.MiniPacs) -> None:
     assert storescu("STRANGER", mini.peer) != 0
     assert dict(mini.series()) == {}
-    assert storescu(scanner.AE_TITLE, mini.peer) == 0
+    assert storescu(peers.SCANNER_AE_TITLE, mini.peer) == 0
     assert list(mini.series().values()) == [1]
 
 
-def test_a_pacs_that_was_stopped_listens_no_more(mini: pacs.MiniPacs) -> None:
+def test_a_pacs_that_was_stopped_listens_no_more(mini: peers.MiniPacs) -> None:
     mini.stop()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((mini.peer.host, mini.peer.port), timeout=5)
@@ -89,7 +88,7 @@ def test_the_scanner_says_what_its_peer_answered(syntax: str, said: str) -> None
     assert server is not None
     try:
         with pytest.raises(ScannerError, match=said):
-            scanner.send(FILES, Peer("FULL", server.server_address[1]), ignore)
+            peers.send(FILES, Peer("FULL", server.server_address[1]), ignore)
     finally:
         server.shutdown()
         server.server_close()
@@ -98,10 +97,10 @@ def test_the_scanner_says_what_its_peer_answered(syntax: str, said: str) -> None
 def test_without_orthanc_the_built_in_scp_is_chosen_unless_orthanc_is_asked_for(
     tmp_path: Path,
 ) -> None:
-    assert isinstance(pacs.choose(tmp_path, "auto", None), pacs.BuiltIn)
-    assert isinstance(pacs.choose(tmp_path, "auto", pacs.installed()), pacs.Orthanc)
+    assert isinstance(peers.choose(tmp_path, "auto", None), peers.BuiltIn)
+    assert isinstance(peers.choose(tmp_path, "auto", peers.installed()), peers.Orthanc)
     with pytest.raises(DemoError, match="Orthanc is not installed"):
-        pacs.choose(tmp_path, "orthanc", None)
+        peers.choose(tmp_path, "orthanc", None)
 
 
 def test_an_orthanc_that_ends_at_once_is_an_error_with_its_log(tmp_path: Path) -> None:
@@ -109,6 +108,6 @@ def test_an_orthanc_that_ends_at_once_is_an_error_with_its_log(tmp_path: Path) -
     broken.write_text("#!/bin/sh\necho no such database\nexit 3\n")
     broken.chmod(0o755)
     with pytest.raises(DemoError, match="did not start") as caught:
-        pacs.Orthanc(tmp_path / "pacs", broken).start(())
+        peers.Orthanc(tmp_path / "pacs", broken).start(())
     assert caught.value.log is not None
     assert "no such database" in tail(caught.value.log)

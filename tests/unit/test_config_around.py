@@ -7,7 +7,7 @@ import pytest
 
 from node import config
 from node.config import Config
-from node.config.kept import from_values, to_values
+from node.config.reading import from_values, to_values
 from node.errors import ConfigError
 
 DESTINATION = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 1\n'

@@ -12,10 +12,9 @@ from pydicom import Dataset
 from inference.model import Parameters
 from inference.pipeline import process
 from inference.request import Derived, ModelSpec, Output, Request, Resources, Source
-from node.demo import truth
+from node.demo import verify
 from node.demo.run import DATA
-from node.demo.series import Series
-from node.demo.verify import Evidence
+from node.demo.verify import Evidence, Series
 from node.demo.verify import verify as verified
 
 RECEIVED, FACTOR = 4, 4
@@ -263,9 +262,9 @@ def test_slices_are_in_order_of_their_place_whatever_order_they_come_in(received
 def test_linear_slices_are_as_far_from_the_truth_as_linear_interpolation(
     received: Series, derived: Series, acquired: Series
 ) -> None:
-    comparison = truth.compare(received, derived, acquired)
+    comparison = verify.compare(received, derived, acquired)
     assert len(comparison.places) == comparison.acquired == RECEIVED - 1
-    assert comparison.gain_db == pytest.approx(0.0, abs=truth.TOLERANCE_DB)
+    assert comparison.gain_db == pytest.approx(0.0, abs=verify.TOLERANCE_DB)
     assert comparison.check(must_gain=False).ok
     assert comparison.linear_db < 45.0
 
@@ -274,7 +273,7 @@ def test_the_truth_itself_is_closer_than_linear_interpolation(
     received: Series, acquired: Series
 ) -> None:
     perfect = Series.of([*received.instances, *acquired.instances])
-    comparison = truth.compare(received, perfect, acquired)
+    comparison = verify.compare(received, perfect, acquired)
     assert comparison.closer == RECEIVED - 1
     assert comparison.generated_db == float("inf")
     assert comparison.check(must_gain=True).ok
@@ -283,11 +282,11 @@ def test_the_truth_itself_is_closer_than_linear_interpolation(
 def test_slices_that_gain_nothing_fail_where_a_gain_is_due(
     received: Series, derived: Series, acquired: Series
 ) -> None:
-    comparison = truth.compare(received, derived, acquired)
+    comparison = verify.compare(received, derived, acquired)
     worse = [
-        truth.Place(p.height_mm, p.linear_db - 0.1, p.linear_db, p.true) for p in comparison.places
+        verify.Place(p.height_mm, p.linear_db - 0.1, p.linear_db, p.true) for p in comparison.places
     ]
-    check = truth.Comparison(tuple(worse), comparison.acquired).check(must_gain=True)
+    check = verify.Comparison(tuple(worse), comparison.acquired).check(must_gain=True)
     assert not check.ok
     assert "closer at 0 of 3" in check.found
 
@@ -297,18 +296,18 @@ def test_a_place_that_was_not_filled_fails(
 ) -> None:
     height = float(acquired.heights_mm[0])
     fewer = Series.of([i for n, i in enumerate(derived.instances) if n != derived.at(height)])
-    check = truth.compare(received, fewer, acquired).check(must_gain=False)
+    check = verify.compare(received, fewer, acquired).check(must_gain=False)
     assert not check.ok
 
 
 def test_the_typical_place_has_the_median_gain() -> None:
     plane = np.zeros((2, 2))
-    places = tuple(truth.Place(h, 30.0 + h, 30.0, plane) for h in (5.0, 1.0, 3.0, 2.0, 4.0))
-    assert truth.Comparison(places, 5).typical.gain_db == pytest.approx(3.0)
+    places = tuple(verify.Place(h, 30.0 + h, 30.0, plane) for h in (5.0, 1.0, 3.0, 2.0, 4.0))
+    assert verify.Comparison(places, 5).typical.gain_db == pytest.approx(3.0)
 
 
 def test_psnr_is_that_of_the_window() -> None:
     true = np.zeros((4, 4))
-    assert truth.psnr(true + 30.72, true) == pytest.approx(40.0)
-    assert truth.psnr(true, true) == float("inf")
-    assert truth.psnr(true + 5000.0, true + 4000.0) == float("inf")  # both above the window
+    assert verify.psnr(true + 30.72, true) == pytest.approx(40.0)
+    assert verify.psnr(true, true) == float("inf")
+    assert verify.psnr(true + 5000.0, true + 4000.0) == float("inf")  # both above the window

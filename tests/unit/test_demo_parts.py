@@ -19,15 +19,11 @@ from PIL import Image
 from rich.console import Console
 
 from node.config import load
-from node.demo import pictures, report, truth
-from node.demo.processes import Child, DemoError, NodeChild, alone, stoppable, tail, undisturbed
+from node.demo import report, verify
+from node.demo.peers import Child, DemoError, NodeChild, Peer, alone, stoppable, tail, undisturbed
 from node.demo.report import Phase, Story
-from node.demo.run import DATA, run
-from node.demo.scanner import Peer
-from node.demo.series import Series
-from node.demo.settings import Settings
-from node.demo.telling import Teller
-from node.demo.verify import Check
+from node.demo.run import DATA, Settings, Teller, run
+from node.demo.verify import Check, Series
 
 FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
 
@@ -156,9 +152,9 @@ def acquired() -> Series:
 
 def test_cuts_of_two_series_show_the_same_place(received: Series, acquired: Series) -> None:
     both = Series.of([*received.instances, *acquired.instances])
-    for cut in (pictures.SAGITTAL, pictures.CORONAL):
-        thick = pictures.reformat(received, received.volume(), cut, 600)
-        thin = pictures.reformat(both, both.volume(), cut, 600)
+    for cut in (report.SAGITTAL, report.CORONAL):
+        thick = report.reformat(received, received.volume(), cut, 600)
+        thin = report.reformat(both, both.volume(), cut, 600)
         assert thick.size == thin.size
         difference = np.asarray(thick, float) - np.asarray(thin, float)
         assert np.abs(difference[[0, -1]]).max() <= 1.0  # the outer slices are the same ones
@@ -166,22 +162,22 @@ def test_cuts_of_two_series_show_the_same_place(received: Series, acquired: Seri
 
 
 def test_a_window_runs_from_black_to_white() -> None:
-    grey = pictures.Window(50.0, 100.0).grey(np.array([-1000.0, 0.0, 50.0, 100.0, 3000.0]))
+    grey = report.Window(50.0, 100.0).grey(np.array([-1000.0, 0.0, 50.0, 100.0, 3000.0]))
     assert grey.tolist() == [0, 0, 128, 255, 255]
 
 
 def test_a_difference_says_its_sign_in_colour() -> None:
     plane, true = np.zeros((512, 512)), np.zeros((512, 512))
     plane[200, 100], plane[200, 200], plane[200, 300] = 5000.0, -5000.0, 0.0
-    picture = pictures.difference(plane, true)
-    left, top, *_ = pictures.AXIAL_BOX
+    picture = report.difference(plane, true)
+    left, top, *_ = report.AXIAL_BOX
     colours = [picture.getpixel((x - left, 200 - top)) for x in (100, 200, 300)]
-    assert colours == [pictures.MORE, pictures.LESS, pictures.EQUAL]
+    assert colours == [report.MORE, report.LESS, report.EQUAL]
 
 
 def test_the_picture_of_the_readme_is_small_and_whole(tmp_path: Path, received: Series) -> None:
     path = tmp_path / "before-after.png"
-    pictures.save_small(pictures.before_after(received, received), path)
+    report.save_small(report.before_after(received, received), path)
     with Image.open(path) as picture:
         assert picture.width == 1200
     shipped = DATA.with_name("before-after.png")
@@ -195,7 +191,7 @@ def story(received: Series, acquired: Series, folder: Path, *checks: Check) -> S
         received=received,
         derived=both,
         acquired=acquired,
-        comparison=truth.compare(received, received, acquired),
+        comparison=verify.compare(received, received, acquired),
         checks=checks,
         phases=(Phase("Receive", "words", 0.0, 1.5), Phase("Model", "words", 1.5, 4.0)),
         model="<script>alert(1)</script>",

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from node.config import Sender
-from node.config.around import EVENTS
+from node.config.sections import EVENTS
 from node.rules import backoff
 from node.work import notify
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node.commands.store import opened
+from node.commands.terminal import opened
 from tests.conftest import Clock
 from tests.ports import HOST
 from tests.unit.storage.stored import Stored

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.commands import asking
+from node.commands import node
 from storage.database import Database
 from storage.records import SwitchName
 from storage.site import control
@@ -103,7 +103,7 @@ def test_a_wish_waits_for_its_answer_and_says_it(
 def test_where_no_node_runs_nobody_waits_for_ever(
     midslice: Midslice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "QUICK_SECONDS", 0.3)
+    monkeypatch.setattr(node, "QUICK_SECONDS", 0.3)
     said = midslice("reload")
     assert said.status == 1
     assert "is it running?" in said.out

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.commands import users as commands
-from node.commands.store import opened
+from node.commands.terminal import opened
 from node.web import access
 from storage.records import Role
 from storage.site import people

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from node.commands.store import opened
+from node.commands.terminal import opened
 from storage.archive import Archive
 from storage.files import Files
 from storage.jobs import Queue

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from node.config.kept import to_values
+from node.config.reading import to_values
 from storage.queries import overview
 from storage.records import JobState, Peer, Role
 from storage.site import control, peers
