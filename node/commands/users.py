@@ -52,9 +52,10 @@ def add_user(
 def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Everybody who may log in."""
     from node.web.api.inputs import iso
+    from storage.site.people import people
 
     with opened(config) as store:
-        found, zone = user_commands(store.database), store.zone
+        found, zone = people(store.database), store.zone
     if as_json:
         terminal.print_json(
             [

@@ -48,7 +48,7 @@ def test_it_holds_weights_migrations_pages_and_the_demonstration_series(installe
     assert (installed / "inference" / "training" / "evaluation.html").exists()
     assert (installed / "inference" / "training" / "targets.json").exists()
     assert (installed / "node" / "demo" / "report.html").exists()
-    assert (installed / "node" / "web" / "pages" / "base.html").exists()
+    assert (installed / "node" / "web" / "templates" / "base.html").exists()
     for name in ("htmx.min.js", "idiomorph-ext.min.js", "LICENSES.txt", "site.css", "page.js"):
         assert (installed / "node" / "web" / "static" / name).exists()
     assert len(list((installed / "node" / "demo" / "data" / "received").glob("*.dcm"))) == 24

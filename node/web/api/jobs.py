@@ -376,7 +376,11 @@ def _done(act: Callable[[int], object], number: int) -> Json:
 backlog_router = APIRouter(tags=["operating"])
 
 
-@backlog_router.post("/destinations/{name}/requeue", summary="Try every held delivery to it again")
+@backlog_router.post(
+    "/destinations/{name}/requeue",
+    name="requeue",
+    summary="Try every held delivery to it again",
+)
 def requeue_held_deliveries(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
     """How many wait again, and how many are held still: the rest of a long list, or refused."""
     waiting = overview.held_for(parts.database, name, MOST_AT_ONCE)
