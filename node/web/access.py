@@ -146,11 +146,11 @@ TOKEN_BYTES = 32
 API_PREFIX = "midslice_"  # so that a token that got lost in a file can be searched for
 
 # RFC 9106 4, second recommended option: 64 MiB, 3 passes, 4 lanes.
-_hasher = PasswordHasher(time_cost=3, memory_cost=2**16, parallelism=4)
+HASHER = PasswordHasher(time_cost=3, memory_cost=2**16, parallelism=4)
 # Each takes 64 MiB: many log-ins at once must not take the memory of the workers.
 _at_once = threading.BoundedSemaphore(2)
 # Of a password that nobody has: an unknown name must take as long as a known one.
-_NOBODY = _hasher.hash(secrets.token_hex(TOKEN_BYTES))
+NOBODY = HASHER.hash(secrets.token_hex(TOKEN_BYTES))
 
 
 class WrongPassword(WrongState):
@@ -162,14 +162,14 @@ def hash_password(password: str) -> str:
     if not SHORTEST <= len(password) <= LONGEST:
         raise UsageError(f"a password has {SHORTEST} to {LONGEST} characters")
     with _at_once:
-        return _hasher.hash(password)
+        return HASHER.hash(password)
 
 
 def is_password(password: str, stored: str) -> bool:
     """True where `stored` is of this password; always takes its time."""
     with _at_once:
         try:
-            return _hasher.verify(stored or _NOBODY, password[: LONGEST + 1])
+            return HASHER.verify(stored or NOBODY, password[: LONGEST + 1])
         except (VerificationError, InvalidHashError):
             return False
 

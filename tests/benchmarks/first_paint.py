@@ -10,7 +10,7 @@ from tests.benchmarks import filler
 from tests.benchmarks.rig import Setting
 from tests.benchmarks.table import Bound, Row, Subject
 from tests.conftest import Clock
-from tests.unit.web.site import site
+from tests.unit.web.site import listening_site
 
 NAME = "first paint"
 JOBS, QUICK_JOBS = 100_000, 10_000
@@ -56,7 +56,7 @@ def measure(setting: Setting) -> Subject:
     series_uid = line.subject.series_uid
     database.close()
     (filled,) = (setting.folder / "filled").glob("*.db")
-    with site(setting.folder / "site", filled) as served, sync_playwright() as player:
+    with listening_site(setting.folder / "site", filled) as served, sync_playwright() as player:
         browser = player.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         asked = {

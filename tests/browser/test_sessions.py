@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from node.web import live
 from storage.records import Role
-from tests.unit.web.site import PASSWORD, Site, site
+from tests.unit.web.site import PASSWORD, Site, listening_site
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def served(
     tmp_path: Path, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
     monkeypatch.setattr(live, "CHECK_SECONDS", 0.2)
-    with site(tmp_path / "site", migrated_sqlite) as made:
+    with listening_site(tmp_path / "site", migrated_sqlite) as made:
         made.user("otto", Role.OPERATOR)
         yield made
 

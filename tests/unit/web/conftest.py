@@ -1,32 +1,59 @@
-"""A site for each test; its sockets are on loopback and its ports free ones."""
+"""A site for each test, asked in process; passwords cost little."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
-from tests.unit.web.site import Client, Site, site
+from node.web import access
+from tests.unit.web.site import QUICK_HASHER, Client, Site, listening_site, site
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Log-ins by the dozen; `test_login` has the real parameters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(access, "HASHER", QUICK_HASHER)
+        patch.setattr(access, "NOBODY", QUICK_HASHER.hash("of nobody"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> FastAPI:
+    """The application of all tests, each of which gives it a state of its own."""
+    with site(tmp_path_factory.mktemp("app"), migrated_sqlite) as made:
+        made.client().get("/healthz")
+        return made.app
 
 
 @pytest.fixture
-def served(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
-    with site(tmp_path / "site", migrated_sqlite) as made:
+def served(tmp_path: Path, migrated_sqlite: Path, app: FastAPI) -> Iterator[Site]:
+    with site(tmp_path / "site", migrated_sqlite, app=app) as made:
         yield made
 
 
 @pytest.fixture
-def open_site(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+def listening(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+    """The same on a loopback socket, for what is about connections and streams."""
+    with listening_site(tmp_path / "site", migrated_sqlite) as made:
+        yield made
+
+
+@pytest.fixture
+def open_site(tmp_path: Path, migrated_sqlite: Path, app: FastAPI) -> Iterator[Site]:
     """Behind a proxy of its own subnet that says who somebody is."""
     web = 'trusted_proxies = ["10.1.0.0/16"]\nuser_header = "Remote-User"\n'
-    with site(tmp_path / "site", migrated_sqlite, web + 'role_header = "Remote-Role"\n') as made:
+    web += 'role_header = "Remote-Role"\n'
+    with site(tmp_path / "site", migrated_sqlite, web, app) as made:
         yield made
 
 
 @pytest.fixture
-def local_proxy(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+def local_proxy(tmp_path: Path, migrated_sqlite: Path, app: FastAPI) -> Iterator[Site]:
     """Behind a proxy on this machine, which adds no header but the user's."""
     web = 'trusted_proxies = ["127.0.0.1/32"]\nuser_header = "Remote-User"\n'
-    with site(tmp_path / "site", migrated_sqlite, web) as made:
+    with site(tmp_path / "site", migrated_sqlite, web, app) as made:
         yield made
 
 

@@ -1,4 +1,4 @@
-"""A web application on a real socket: rows in, requests as browsers and programs send them."""
+"""A web application with its rows, asked in process or on a socket."""
 
 import contextlib
 import shutil
@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 import uvicorn
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from argon2 import PasswordHasher
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node import config, store
 from node.config import Config
@@ -28,8 +29,9 @@ from tests.unit.storage.stored import Stored
 
 NODE = "one"
 PASSWORD = "correct horse"
-# Of the password above, once: each hash takes 64 MiB and a tenth of a second.
-HASH = access.hash_password(PASSWORD)
+# Takes neither 64 MiB nor a tenth of a second, as the real one does.
+QUICK_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+HASH = QUICK_HASHER.hash(PASSWORD)
 FROM = "x-test-from"  # the address that a request seems to come from
 
 CONFIG = """
@@ -73,62 +75,81 @@ class Client(httpx.Client):
         return self.request(method, path, headers=headers | given.pop("headers", {}), **given)
 
 
-class _Distant:
-    """Lets a test say where a request comes from: every socket here is a loopback one."""
+class InProcess(httpx.BaseTransport):
+    """Hands a request to the application without a socket; answers come whole, no stream does."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: FastAPI, portal: BlockingPortal) -> None:
         self._app = app
+        self._portal = portal  # to the thread with the event loop
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = dict(scope["headers"]).get(FROM.encode())
-            if given is not None:
-                scope = {**scope, "client": (given.decode(), 50_000)}
-        await self._app(scope, receive, send)
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()  # a body that is generated comes as one
+        return self._portal.call(self._asked, request)
+
+    async def _asked(self, request: httpx.Request) -> httpx.Response:
+        peer = request.headers.pop(FROM, "127.0.0.1"), 50_000
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False, client=peer)
+        answer = await transport.handle_async_request(request)
+        body = b"".join([part async for part in answer.aiter_raw()])
+        return httpx.Response(answer.status_code, headers=answer.headers, content=body)
 
 
 class Site:
     """One application with its rows; the clock decides when sessions end."""
 
-    def __init__(self, settings: Config, kept: Store, clock: Clock) -> None:
+    server: uvicorn.Server  # where it listens on a socket
+    port: int
+
+    def __init__(
+        self,
+        settings: Config,
+        kept: Store,
+        clock: Clock,
+        portal: BlockingPortal,
+        app: FastAPI | None,
+    ) -> None:
         self.settings = settings
         self.store = kept
         self.clock = clock
-        self.app: FastAPI = build(WebSettings(settings, NODE, True), kept, now=clock)
+        fresh = build(WebSettings(settings, NODE, True), kept, now=clock)
+        self.app = app or fresh
+        self.app.state = fresh.state
         self.rows = Stored(kept.database, kept.files, clock, NODE)
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listening.getsockname()[1])
-        self.server = uvicorn.Server(uvicorn_settings(_Distant(self.app)))
-        self._thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [self._listening]}
-        )
+        self.url = "http://127.0.0.1"
+        self._transport: httpx.BaseTransport | None = InProcess(self.app, portal)
         self._clients: list[Client] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def database(self) -> Any:
         return self.store.database
 
-    def start(self) -> "Site":
-        self._thread.start()
-        wait_for("the web server listens", lambda: self.server.started, 20.0)
-        return self
-
-    def stop(self) -> None:
+    def close(self) -> None:
         for client in self._clients:
             client.close()
         self.app.state.live.close()
-        self.server.should_exit = True
-        self._thread.join(20.0)
-        assert not self._thread.is_alive()
-        self._listening.close()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """On a socket from now on, for what is about connections or streams."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.server = uvicorn.Server(uvicorn_settings(self.app))
+            thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            wait_for("the web server listens", lambda: self.server.started, 20.0)
+            self.port = int(listener.getsockname()[1])
+            self.url = f"http://127.0.0.1:{self.port}"
+            self._transport = None
+            try:
+                yield
+            finally:
+                self.close()
+                self.server.should_exit = True
+                thread.join(20.0)
+                assert not thread.is_alive()
 
     def client(self, **headers: str) -> Client:
         """Somebody without a proof of who they are."""
-        client = Client(base_url=self.url, headers=headers, timeout=30.0)
+        client = Client(base_url=self.url, headers=headers, timeout=30.0, transport=self._transport)
         self._clients.append(client)
         return client
 
@@ -171,16 +192,26 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, migrated: Path, web: str = "") -> Iterator[Site]:
-    """A site in a folder of its own, on a copy of `migrated`; `web` are further lines of [web]."""
+def site(folder: Path, migrated: Path, web: str = "", app: FastAPI | None = None) -> Iterator[Site]:
+    """A site in a folder of its own, on a copy of `migrated`; `web` are further lines of [web].
+
+    Its application is `app` with what this site keeps: the first request of a new one takes long.
+    """
     (folder / "var").mkdir(parents=True, exist_ok=True)
     shutil.copy(migrated, folder / "var" / FILE_NAME)
     path = folder / "config.toml"
     path.write_text(CONFIG.format(web=web))
     settings = config.load(path)
-    with store.opened(settings, NODE) as kept:
-        served = Site(settings, kept, Clock())
+    with store.opened(settings, NODE) as kept, start_blocking_portal() as portal:
+        served = Site(settings, kept, Clock(), portal, app)
         try:
-            yield served.start()
+            yield served
         finally:
-            served.stop()
+            served.close()
+
+
+@contextlib.contextmanager
+def listening_site(folder: Path, migrated: Path, web: str = "") -> Iterator[Site]:
+    """The same on a real socket, with an application of its own."""
+    with site(folder, migrated, web) as served, served.listening():
+        yield served

@@ -70,28 +70,28 @@ def listen(client: Client, **headers: str) -> httpx.Response:
     return client.send(request, stream=True)
 
 
-def test_a_listener_hears_what_changes_in_the_rows(served: Site) -> None:
-    answer = listen(served.client())
+def test_a_listener_hears_what_changes_in_the_rows(listening: Site) -> None:
+    answer = listen(listening.client())
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store"
     lines = answer.iter_lines()
     assert read(lines)[0] == "hello"
     until(lines, "audit")  # the first look: the page is fresh
-    served.client().post("/api/v1/drain")
+    listening.client().post("/api/v1/drain")
     until(lines, "now")
     answer.close()
 
 
-def test_only_who_may_look_may_listen(served: Site) -> None:
-    served.user("anna")
-    assert served.client().get("/live").status_code == 401
-    answer = listen(served.program(Role.VIEWER))
+def test_only_who_may_look_may_listen(listening: Site) -> None:
+    listening.user("anna")
+    assert listening.client().get("/live").status_code == 401
+    answer = listen(listening.program(Role.VIEWER))
     assert answer.status_code == 200
     answer.close()
 
 
-def test_every_stream_ends_when_the_server_stops(served: Site) -> None:
-    streams = [listen(served.client()) for _ in range(3)]
+def test_every_stream_ends_when_the_server_stops(listening: Site) -> None:
+    streams = [listen(listening.client()) for _ in range(3)]
     ended = Counter[str]()
 
     def drain(answer: httpx.Response) -> None:
@@ -102,25 +102,25 @@ def test_every_stream_ends_when_the_server_stops(served: Site) -> None:
     readers = [threading.Thread(target=drain, args=(answer,)) for answer in streams]
     for reader in readers:
         reader.start()
-    served.app.state.live.close()
+    listening.app.state.live.close()
     for reader in readers:
         reader.join(20.0)
     assert ended["streams"] == 3
 
 
-def test_a_visitor_has_so_many_streams_and_gets_them_back(served: Site) -> None:
-    clients = [served.client() for _ in range(live.MOST_OF_ONE)]
+def test_a_visitor_has_so_many_streams_and_gets_them_back(listening: Site) -> None:
+    clients = [listening.client() for _ in range(live.MOST_OF_ONE)]
     streams = [listen(client) for client in clients]
     assert [answer.status_code for answer in streams] == [200] * live.MOST_OF_ONE
-    wait_for("all listen", lambda: listen_refused(served), 20.0)
+    wait_for("all listen", lambda: listen_refused(listening), 20.0)
     streams[0].close()
-    wait_for("room again", lambda: not listen_refused(served), 20.0)
+    wait_for("room again", lambda: not listen_refused(listening), 20.0)
     for answer in streams:
         answer.close()
 
 
-def listen_refused(served: Site) -> bool:
-    answer = listen(served.client())
+def listen_refused(listening: Site) -> bool:
+    answer = listen(listening.client())
     answer.close()
     return answer.status_code == 429
 
@@ -222,35 +222,35 @@ def ended(lines: Iterator[str]) -> bool:
 
 @pytest.mark.parametrize("how", ["idle", "logged out", "over"])
 def test_a_stream_ends_with_the_session_of_who_listens(
-    served: Site, monkeypatch: pytest.MonkeyPatch, how: str
+    listening: Site, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
-    served.user("anna")
-    client = served.logged_in("anna")
+    listening.user("anna")
+    client = listening.logged_in("anna")
     answer = listen(client)
     lines = answer.iter_lines()
     assert read(lines)[0] == "hello"
     if how == "logged out":
-        other = served.browser()
+        other = listening.browser()
         other.cookies.update(client.cookies)
         assert other.act("POST", "/logout", headers={"X-CSRF-Token": client.csrf}).is_redirect
     else:  # the page is open all the time
-        served.clock.now += {"idle": 3601, "over": 12 * 3600 + 1}[how]
+        listening.clock.now += {"idle": 3601, "over": 12 * 3600 + 1}[how]
     assert ended(lines)
     answer.close()
 
 
 def test_a_stream_lasts_as_long_as_a_person_uses_the_pages(
-    served: Site, monkeypatch: pytest.MonkeyPatch
+    listening: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
-    served.user("anna")
-    client = served.logged_in("anna")
+    listening.user("anna")
+    client = listening.logged_in("anna")
     answer = listen(client)
     lines = answer.iter_lines()
     until(lines, "audit")
     for _ in range(3):
-        served.clock.now += 3000
+        listening.clock.now += 3000
         assert client.get("/peers").status_code == 200
     client.act("POST", "/api/v1/drain")
     until(lines, "now")
@@ -258,14 +258,14 @@ def test_a_stream_lasts_as_long_as_a_person_uses_the_pages(
 
 
 def test_a_stream_ends_with_the_token_of_a_program(
-    served: Site, monkeypatch: pytest.MonkeyPatch
+    listening: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
-    served.user("anna")
-    answer = listen(served.program(Role.VIEWER))
+    listening.user("anna")
+    answer = listen(listening.program(Role.VIEWER))
     lines = answer.iter_lines()
     assert read(lines)[0] == "hello"
-    people.revoke_token(served.database, served.clock(), "anna", 1)
+    people.revoke_token(listening.database, listening.clock(), "anna", 1)
     assert ended(lines)
     answer.close()
 

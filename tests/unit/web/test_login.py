@@ -1,6 +1,7 @@
 """Logging in: sessions that are new, that end, and that nobody guesses."""
 
 import logging
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from storage.site import people
 from tests.unit.web.site import FROM, PASSWORD, Site
 
 ME = "/api/v1/me"
+REAL_HASHER = access.HASHER  # as it is before the tests take a quick one
 
 
 def flags(cookie: str) -> set[str]:
@@ -89,6 +91,10 @@ def test_logging_in_again_ends_the_session_before(served: Site) -> None:
     other = served.client()
     other.cookies.set(COOKIE, before)
     assert other.get(ME).status_code == 401
+
+
+def test_a_hash_takes_what_the_standard_recommends() -> None:
+    assert re.match(r"\$argon2id\$v=19\$m=65536,t=3,p=4\$", REAL_HASHER.hash(PASSWORD))
 
 
 @pytest.mark.parametrize(
@@ -266,15 +272,15 @@ def test_who_guesses_the_password_of_an_open_session_waits(served: Site) -> None
     assert client.act("POST", "/api/v1/me/password", json=right).status_code == 204
 
 
-def test_what_an_open_page_asks_by_itself_keeps_no_session_alive(served: Site) -> None:
-    served.user("anna")
-    client = served.logged_in("anna")
+def test_what_an_open_page_asks_by_itself_keeps_no_session_alive(listening: Site) -> None:
+    listening.user("anna")
+    client = listening.logged_in("anna")
     for _ in range(6):
-        served.clock.now += 590
+        listening.clock.now += 590
         assert client.get("/now/queue", headers={"HX-Request": "true"}).status_code == 200
         with client.stream("GET", "/live") as stream:
             assert stream.status_code == 200
-    served.clock.now += 120
+    listening.clock.now += 120
     assert client.get("/now/queue", headers={"HX-Request": "true"}).status_code == 401
     assert client.get("/live").status_code == 401
 

@@ -138,9 +138,9 @@ def test_associations_count_by_how_they_ended(served: Site) -> None:
     assert value(served, "associations_open") == 0
 
 
-def test_the_disk_and_what_the_pages_answer_are_there(served: Site) -> None:
-    served.client().get("/api/v1/jobs/77")
-    found = samples(served)
+def test_the_disk_and_what_the_pages_answer_are_there(listening: Site) -> None:
+    listening.client().get("/api/v1/jobs/77")
+    found = samples(listening)
     free = found[("midslice_disk_free_bytes", ())]
     assert 0 < free < found[("midslice_disk_total_bytes", ())]
     assert found[("midslice_web_requests_total", (("method", "GET"), ("status", "404")))] == 1

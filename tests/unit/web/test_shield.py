@@ -3,7 +3,8 @@
 import http.client
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from node.web.shield import CONTENT_SECURITY_POLICY, HEADERS
 from storage.errors import Busy, NoRoom, StorageError
 from storage.records import Role
-from tests.unit.web.site import Client, Site
+from tests.unit.web.site import Client, Site, site
 
 MIB = 2**20
 
@@ -37,21 +38,38 @@ ANSWERS = {
 }
 
 
-def break_a_path(served: Site) -> None:
-    """A path whose handler fails in a way that nobody expects."""
+BUSY = {
+    "busy": (Busy("database: locked"), 503, "5"),
+    "no-room": (NoRoom("disk"), 503, "5"),
+    "storage": (StorageError("x"), 500, None),
+}
 
-    def broken() -> None:
-        raise RuntimeError("PATIENT^NAME")
 
-    served.app.add_api_route("/broken", broken)
-    served.app.router.routes.insert(0, served.app.router.routes.pop())
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Site]:
+    """On a socket, with paths whose handlers fail, one of them in a way that nobody expects."""
+
+    def failing(error: Exception) -> Callable[[], None]:
+        def fail() -> None:
+            raise error
+
+        return fail
+
+    with site(tmp_path_factory.mktemp("shield"), migrated_sqlite) as made:
+        made.app.add_api_route("/broken", failing(RuntimeError("PATIENT^NAME")))
+        for name, (error, _, _) in BUSY.items():
+            made.app.add_api_route(f"/api/v1/{name}", failing(error))
+        ours = len(BUSY) + 1
+        routes = made.app.router.routes
+        routes[:] = routes[-ours:] + routes[:-ours]
+        with made.listening():
+            yield made
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_every_answer_has_every_header(served: Site, name: str) -> None:
-    break_a_path(served)
+def test_every_answer_has_every_header(broken: Site, name: str) -> None:
     status, given = ANSWERS[name]
-    answer = given(served.client())
+    answer = given(broken.client())
     assert answer.status_code == status
     assert {key: answer.headers.get(key) for key in HEADERS} == HEADERS
     assert answer.headers["cache-control"] == "no-store"
@@ -66,17 +84,16 @@ def test_the_policy_lets_no_script_and_no_style_stand_in_a_page() -> None:
     assert "http" not in CONTENT_SECURITY_POLICY
 
 
-def test_what_ships_with_the_product_may_be_kept_and_has_the_headers_too(served: Site) -> None:
-    answer = served.client().get("/static/site.css")
+def test_what_ships_with_the_product_may_be_kept_and_has_the_headers_too(broken: Site) -> None:
+    answer = broken.client().get("/static/site.css")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "max-age=3600"
     assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
 
 
 @pytest.mark.parametrize("name", [name for name, (status, _) in ANSWERS.items() if status >= 400])
-def test_every_error_is_a_problem_document(served: Site, name: str) -> None:
-    break_a_path(served)
-    answer = ANSWERS[name][1](served.client())
+def test_every_error_is_a_problem_document(broken: Site, name: str) -> None:
+    answer = ANSWERS[name][1](broken.client())
     if "person" in name:
         assert answer.headers["content-type"].startswith("text/html")
         return
@@ -88,10 +105,9 @@ def test_every_error_is_a_problem_document(served: Site, name: str) -> None:
 
 
 def test_an_error_tells_its_caller_nothing_and_the_log_where_it_was(
-    served: Site, caplog: pytest.LogCaptureFixture
+    broken: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    break_a_path(served)
-    answer = served.client().get("/broken")
+    answer = broken.client().get("/broken")
     assert answer.status_code == 500
     assert "PATIENT" not in answer.text
     assert "Traceback" not in answer.text
@@ -100,23 +116,10 @@ def test_an_error_tells_its_caller_nothing_and_the_log_where_it_was(
     assert record.exc_info is not None
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "again"),
-    [
-        (Busy("database: locked"), 503, "5"),
-        (NoRoom("disk"), 503, "5"),
-        (StorageError("x"), 500, None),
-    ],
-)
-def test_a_busy_database_asks_for_patience(
-    served: Site, error: StorageError, status: int, again: str | None
-) -> None:
-    def busy() -> None:
-        raise error
-
-    served.app.add_api_route("/api/v1/busy", busy)
-    served.app.router.routes.insert(0, served.app.router.routes.pop())
-    answer = served.client().get("/api/v1/busy")
+@pytest.mark.parametrize("name", BUSY)
+def test_a_busy_database_asks_for_patience(broken: Site, name: str) -> None:
+    _, status, again = BUSY[name]
+    answer = broken.client().get(f"/api/v1/{name}")
     assert answer.status_code == status
     assert answer.headers.get("retry-after") == again
 
@@ -128,17 +131,17 @@ def test_a_value_that_is_wrong_is_named_and_not_repeated(served: Site) -> None:
     assert "PATIENT" not in answer.text
 
 
-def test_a_body_without_an_announced_length_is_bounded_too(served: Site) -> None:
+def test_a_body_without_an_announced_length_is_bounded_too(broken: Site) -> None:
     def endless() -> object:
         for _ in range(40):
             yield b"x" * (MIB // 8)
 
-    answer = served.client().post("/api/v1/jobs/1/priority", content=endless())
+    answer = broken.client().post("/api/v1/jobs/1/priority", content=endless())
     assert answer.status_code == 413
 
 
-def test_a_file_to_try_may_be_larger_than_a_form(served: Site) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+def test_a_file_to_try_may_be_larger_than_a_form(broken: Site) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", broken.port, timeout=20)
     connection.request("POST", "/api/v1/rules/explain", body=b"x" * (2 * MIB))
     assert connection.getresponse().status == 422  # it is no form; but it was read
     connection.close()

@@ -13,6 +13,7 @@ from node.web.problems import Problem
 from node.web.rules import Trial, tried
 from storage.records import Role
 from tests import series
+from tests.unit.web.questions import answer_doubled, die, fail
 from tests.unit.web.site import Site
 
 EXPLAIN = "/api/v1/rules/explain"
@@ -162,18 +163,6 @@ def test_a_viewer_tries_nothing(served: Site) -> None:
     served.user("anna")
     answer = served.program(Role.VIEWER).post(EXPLAIN, files=upload(*series.thick(1)))
     assert answer.status_code == 403
-
-
-def die(_: int) -> int:
-    sys.exit(3)
-
-
-def fail(_: int) -> int:
-    raise RuntimeError("PATIENT^NAME")
-
-
-def answer_doubled(number: int) -> int:
-    return 2 * number
 
 
 def test_a_question_is_answered_by_another_process() -> None:

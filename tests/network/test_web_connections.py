@@ -6,16 +6,24 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from node.web import live, server, shield
 from tests.node_process import wait_for
-from tests.unit.web.site import Site
+from tests.unit.web.site import Site, listening_site
 
+LISTEN = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /api/v1/drain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 SECONDS = 20.0
+
+
+@pytest.fixture
+def listening(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
+    with listening_site(tmp_path / "site", migrated_sqlite) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +35,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def raw(served: Site, sent: bytes = b"") -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as one:
+def raw(listening: Site, sent: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", listening.port), timeout=SECONDS) as one:
         one.sendall(sent)
         yield one
 
@@ -69,41 +77,41 @@ def answer(one: socket.socket) -> bytes:
     return said
 
 
-def test_who_asks_nothing_is_cut_off(served: Site) -> None:
-    with raw(served) as one:
+def test_who_asks_nothing_is_cut_off(listening: Site) -> None:
+    with raw(listening) as one:
         assert is_ended(one)
 
 
-def test_a_header_that_comes_a_letter_at_a_time_has_an_end(served: Site) -> None:
-    with raw(served) as one:
+def test_a_header_that_comes_a_letter_at_a_time_has_an_end(listening: Site) -> None:
+    with raw(listening) as one:
         assert drip(one, ASK[:-2] + b"X-Slow: " + b"a" * 400) < 100
         assert is_ended(one)
 
 
-def test_the_second_header_of_a_connection_has_an_end_too(served: Site) -> None:
-    with raw(served) as one:
+def test_the_second_header_of_a_connection_has_an_end_too(listening: Site) -> None:
+    with raw(listening) as one:
         assert answer(one).startswith(b"HTTP/1.1 200")
         assert answer(one).startswith(b"HTTP/1.1 200")  # it may be used again
         assert drip(one, ASK[:-2] + b"X-Slow: " + b"a" * 400) < 100
         assert is_ended(one)
 
 
-def test_a_header_without_end_is_refused(served: Site) -> None:
-    with raw(served, ASK[:-2] + b"X-Long: " + b"a" * server.MOST_HEADER_BYTES) as one:
+def test_a_header_without_end_is_refused(listening: Site) -> None:
+    with raw(listening, ASK[:-2] + b"X-Long: " + b"a" * server.MOST_HEADER_BYTES) as one:
         assert one.recv(65536).startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize("path", [b"/api/v1/drain", b"/login", b"/live"])
-def test_a_body_that_comes_a_letter_at_a_time_has_an_end(served: Site, path: bytes) -> None:
+def test_a_body_that_comes_a_letter_at_a_time_has_an_end(listening: Site, path: bytes) -> None:
     asked = POST.replace(b"/api/v1/drain", path)
-    with raw(served, asked + b"Content-Length: 4000\r\n\r\n") as one:
+    with raw(listening, asked + b"Content-Length: 4000\r\n\r\n") as one:
         assert drip(one, b"{" * 400) < 100
         assert is_ended(one)
 
 
-def test_a_slow_body_is_answered_before_the_connection_ends(served: Site) -> None:
+def test_a_slow_body_is_answered_before_the_connection_ends(listening: Site) -> None:
     asked = POST.replace(b"/api/v1/drain", b"/api/v1/jobs/1/priority")
-    with raw(served, asked + b"Content-Length: 4000\r\n\r\n{") as one:
+    with raw(listening, asked + b"Content-Length: 4000\r\n\r\n{") as one:
         said = b""
         while part := one.recv(65536):
             said += part
@@ -112,34 +120,34 @@ def test_a_slow_body_is_answered_before_the_connection_ends(served: Site) -> Non
     assert json.loads(body)["detail"] == "The request did not come in whole; it was too slow."
 
 
-def test_a_large_body_has_as_much_longer(served: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_body_has_as_much_longer(listening: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shield, "SLOWEST", 1000)
     asked = POST.replace(b"/api/v1/drain", b"/api/v1/jobs/1/priority")
-    with raw(served, asked + b"Content-Length: 9000\r\n\r\n") as one:
+    with raw(listening, asked + b"Content-Length: 9000\r\n\r\n") as one:
         for _ in range(9):  # as fast as the slowest, for longer than a small body may take
             one.sendall(b"{" * 1000)
             time.sleep(0.15)
         assert one.recv(65536).startswith(b"HTTP/1.1 422")
 
 
-def test_who_does_not_read_the_answer_is_cut_off(served: Site) -> None:
+def test_who_does_not_read_the_answer_is_cut_off(listening: Site) -> None:
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        one.connect(("127.0.0.1", served.port))
+        one.connect(("127.0.0.1", listening.port))
         asked = b"GET /static/htmx.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with contextlib.suppress(ConnectionError):
             for _ in range(400):
                 one.sendall(asked)
-        open_ones = served.server.server_state.connections
+        open_ones = listening.server.server_state.connections
         wait_for("it is cut off", lambda: not open_ones, SECONDS)
 
 
-def test_a_stream_lasts_though_each_of_these_times_is_over(served: Site) -> None:
-    with raw(served, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n") as one:
+def test_a_stream_lasts_though_each_of_these_times_is_over(listening: Site) -> None:
+    with raw(listening, LISTEN) as one:
         ends = time.monotonic() + 2.0
         while time.monotonic() < ends:
             time.sleep(0.1)
-        served.client().post("/api/v1/drain")
+        listening.client().post("/api/v1/drain")
         heard = b""
         while b"event: now" not in heard:
             part = one.recv(65536)
@@ -148,7 +156,7 @@ def test_a_stream_lasts_though_each_of_these_times_is_over(served: Site) -> None
 
 
 def test_among_many_that_never_finish_asking_another_is_answered(
-    served: Site, monkeypatch: pytest.MonkeyPatch
+    listening: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slowloris attack: more connections than there may be, each begun again when it ends."""
     for place in (server, shield):
@@ -158,16 +166,16 @@ def test_among_many_that_never_finish_asking_another_is_answered(
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 40)
     slow = (b"", ASK[:-2] + b"X-Slow: ", POST + b"Content-Length: 400\r\n\r\n{")
     with contextlib.ExitStack() as held:
-        stream = held.enter_context(raw(served, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        stream = held.enter_context(raw(listening, LISTEN))
         assert stream.recv(65536).startswith(b"HTTP/1.1 200")
         for number in range(200):
-            held.enter_context(raw(served, slow[number % len(slow)]))
+            held.enter_context(raw(listening, slow[number % len(slow)]))
             if number % 20 == 0:
                 began = time.monotonic()
-                assert served.client().get("/healthz").status_code == 200
+                assert listening.client().get("/healthz").status_code == 200
                 assert time.monotonic() - began < 5.0
-        assert len(served.server.server_state.connections) <= 41
-        served.client().post("/api/v1/drain")  # and who listened listens
+        assert len(listening.server.server_state.connections) <= 41
+        listening.client().post("/api/v1/drain")  # and who listened listens
         heard = b""
         while b"event: now" not in heard:
             part = stream.recv(65536)
@@ -176,12 +184,12 @@ def test_among_many_that_never_finish_asking_another_is_answered(
 
 
 def test_where_every_connection_waits_for_an_answer_one_more_is_told_to_come_again(
-    served: Site, monkeypatch: pytest.MonkeyPatch
+    listening: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
-    monkeypatch.setattr(served.server.config, "limit_concurrency", 4)
+    monkeypatch.setattr(listening.server.config, "limit_concurrency", 4)
     with contextlib.ExitStack() as held:
         for _ in range(3):
-            one = held.enter_context(raw(served, b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            one = held.enter_context(raw(listening, LISTEN))
             assert one.recv(65536).startswith(b"HTTP/1.1 200")
-        assert served.client().get("/healthz").status_code == 503
+        assert listening.client().get("/healthz").status_code == 503

@@ -12,7 +12,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from storage.records import Role
-from tests.unit.web.site import Site, site
+from tests.unit.web.site import Site, listening_site
 
 # Each question to the rules starts a process; 503 is what a node that does not run is to answer.
 APART = "^(/api/v1/rules/|/readyz)"
@@ -23,7 +23,7 @@ CHECKS = [not_a_server_error, status_code_conformance, response_schema_conforman
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Site]:
     """A site with a row of each kind, so that not every answer is 404."""
-    with site(tmp_path_factory.mktemp("schema"), migrated_sqlite) as made:
+    with listening_site(tmp_path_factory.mktemp("schema"), migrated_sqlite) as made:
         rows = made.rows
         rows.ask("a", destinations=("pacs",))
         rows.succeed()
