@@ -1,6 +1,7 @@
 """The first phone call is "where is accession 12345?": what is found, and what is not."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -50,54 +51,53 @@ def found(stored: Stored, **wanted: object) -> list[str]:
     return of_series
 
 
-@pytest.mark.parametrize(
-    ("wanted", "uids"),
-    [
-        ({"accession": "A-12345"}, ["1.1.1"]),
-        ({"accession": "a-1234"}, ["1.1.2", "1.1.1"]),
-        ({"accession": "12345"}, []),
-        ({"patient_id": "P100"}, ["1.1.2", "1.1.1"]),
-        ({"patient_id": "P2"}, ["1.1.4"]),
-        ({"patient_id": "X_5%"}, ["1.1.3"]),
-        ({"patient_id": "X%"}, []),
-        ({"patient_id": "%"}, []),
-        ({"name": "müller"}, ["1.1.2", "1.1.1"]),
-        ({"name": "MÜLLER ÄNNE"}, ["1.1.1"]),
-        ({"name": "Müller^Än"}, ["1.1.1"]),
-        ({"name": "Müller, Änne"}, ["1.1.1"]),
-        ({"name": "müller,"}, ["1.1.2", "1.1.1"]),
-        ({"text": "Yamada, Tarou"}, ["1.1.4"]),
-        ({"name": ","}, []),
-        ({"name": "o'neill"}, ["1.1.3"]),
-        ({"name": "' OR 1=1 --"}, []),
-        ({"text": "77"}, ["1.1.3"]),
-        ({"text": "yamada"}, ["1.1.4"]),
-        ({"text": "P"}, ["1.1.4", "1.1.2", "1.1.1"]),
-        ({"study_date": "20260702"}, ["1.1.4", "1.1.3"]),
-        ({"description": "thorax"}, ["1.1.4", "1.1.1"]),
-        ({"description": "SCHÄDEL"}, ["1.1.3"]),
-        ({"description": "100%"}, ["1.1.4"]),
-        ({"description": "0% t"}, ["1.1.4"]),
-        ({"sender": "CT2"}, ["1.1.4", "1.1.3"]),
-        ({"sender": "CT"}, []),
-        ({"route": "heads"}, ["1.1.3"]),
-        ({"destination": "to-CT1"}, ["1.1.2", "1.1.1"]),
-        ({"destination": "pac"}, []),
-        ({"uid": "1.1.2"}, ["1.1.2"]),
-        ({"uid": "9.1.1.2"}, ["1.1.2"]),
-        ({"uid": "1.1.2.1"}, ["1.1.2"]),
-        ({"uid": "1.1"}, []),
-        ({"states": (JobState.QUEUED,)}, ["1.1.4", "1.1.3", "1.1.2", "1.1.1"]),
-        ({"states": (JobState.HELD, JobState.QUEUED), "sender": "CT1"}, ["1.1.2", "1.1.1"]),
-        ({"states": (JobState.HELD,)}, []),
-        ({}, ["1.1.4", "1.1.3", "1.1.2", "1.1.1"]),
-        ({"accession": "A-12345", "sender": "CT2"}, []),
-    ],
+# What is asked for, and the series that it finds, the newest first.
+ASKED: tuple[tuple[dict[str, Any], list[str]], ...] = (
+    ({"accession": "A-12345"}, ["1.1.1"]),
+    ({"accession": "a-1234"}, ["1.1.2", "1.1.1"]),
+    ({"accession": "12345"}, []),
+    ({"patient_id": "P100"}, ["1.1.2", "1.1.1"]),
+    ({"patient_id": "P2"}, ["1.1.4"]),
+    ({"patient_id": "X_5%"}, ["1.1.3"]),
+    ({"patient_id": "X%"}, []),
+    ({"patient_id": "%"}, []),
+    ({"name": "müller"}, ["1.1.2", "1.1.1"]),
+    ({"name": "MÜLLER ÄNNE"}, ["1.1.1"]),
+    ({"name": "Müller^Än"}, ["1.1.1"]),
+    ({"name": "Müller, Änne"}, ["1.1.1"]),
+    ({"name": "müller,"}, ["1.1.2", "1.1.1"]),
+    ({"text": "Yamada, Tarou"}, ["1.1.4"]),
+    ({"name": ","}, []),
+    ({"name": "o'neill"}, ["1.1.3"]),
+    ({"name": "' OR 1=1 --"}, []),
+    ({"text": "77"}, ["1.1.3"]),
+    ({"text": "yamada"}, ["1.1.4"]),
+    ({"text": "P"}, ["1.1.4", "1.1.2", "1.1.1"]),
+    ({"study_date": "20260702"}, ["1.1.4", "1.1.3"]),
+    ({"description": "thorax"}, ["1.1.4", "1.1.1"]),
+    ({"description": "SCHÄDEL"}, ["1.1.3"]),
+    ({"description": "100%"}, ["1.1.4"]),
+    ({"description": "0% t"}, ["1.1.4"]),
+    ({"sender": "CT2"}, ["1.1.4", "1.1.3"]),
+    ({"sender": "CT"}, []),
+    ({"route": "heads"}, ["1.1.3"]),
+    ({"destination": "to-CT1"}, ["1.1.2", "1.1.1"]),
+    ({"destination": "pac"}, []),
+    ({"uid": "1.1.2"}, ["1.1.2"]),
+    ({"uid": "9.1.1.2"}, ["1.1.2"]),
+    ({"uid": "1.1.2.1"}, ["1.1.2"]),
+    ({"uid": "1.1"}, []),
+    ({"states": (JobState.QUEUED,)}, ["1.1.4", "1.1.3", "1.1.2", "1.1.1"]),
+    ({"states": (JobState.HELD, JobState.QUEUED), "sender": "CT1"}, ["1.1.2", "1.1.1"]),
+    ({"states": (JobState.HELD,)}, []),
+    ({}, ["1.1.4", "1.1.3", "1.1.2", "1.1.1"]),
+    ({"accession": "A-12345", "sender": "CT2"}, []),
 )
-def test_everything_that_is_asked_for_must_hold(
-    filled: Stored, wanted: dict[str, object], uids: list[str]
-) -> None:
-    assert found(filled, **wanted) == uids
+
+
+def test_everything_that_is_asked_for_must_hold(filled: Stored) -> None:
+    for wanted, uids in ASKED:
+        assert found(filled, **wanted) == uids, wanted
 
 
 def test_what_is_common_is_found_as_what_is_rare(
@@ -131,37 +131,37 @@ def hold_delivery(stored: Stored, reason: str = "REFUSED_BY_PEER") -> int:
     return job.id
 
 
-@pytest.mark.parametrize(
-    ("wanted", "is_found"),
-    [
-        ({}, True),
-        ({"states": (JobState.HELD,)}, True),
-        ({"states": (JobState.HELD, JobState.FAILED)}, True),
-        ({"states": (JobState.FAILED,)}, False),
-        ({"reason": "REFUSED_BY_PEER"}, True),
-        ({"reason": "GAVE_UP"}, False),
-        ({"destination": "pacs"}, True),
-        ({"destination": "to-CT1"}, False),
-        ({"route": "ct-slices"}, True),
-        ({"route": "heads"}, False),
-        ({"sender": "CT1"}, True),
-        ({"sender": "CT2"}, False),
-        ({"accession": "A-123"}, True),
-        ({"accession": "77"}, False),
-        ({"since": 1_700_000_000.0 + 3600}, False),
-        ({"until": 1_700_000_000.0}, False),
-        ({"states": (JobState.HELD,), "sender": "CT1", "reason": "REFUSED_BY_PEER"}, True),
-    ],
+# What is asked for, and whether it finds a delivery that is held for the first series.
+ASKED_OF_HELD: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({}, True),
+    ({"states": (JobState.HELD,)}, True),
+    ({"states": (JobState.HELD, JobState.FAILED)}, True),
+    ({"states": (JobState.FAILED,)}, False),
+    ({"reason": "REFUSED_BY_PEER"}, True),
+    ({"reason": "GAVE_UP"}, False),
+    ({"destination": "pacs"}, True),
+    ({"destination": "to-CT1"}, False),
+    ({"route": "ct-slices"}, True),
+    ({"route": "heads"}, False),
+    ({"sender": "CT1"}, True),
+    ({"sender": "CT2"}, False),
+    ({"accession": "A-123"}, True),
+    ({"accession": "77"}, False),
+    ({"since": 1_700_000_000.0 + 3600}, False),
+    ({"until": 1_700_000_000.0}, False),
+    ({"states": (JobState.HELD,), "sender": "CT1", "reason": "REFUSED_BY_PEER"}, True),
 )
-def test_held_deliveries_are_found_by_what_is_known_of_them(
-    filled: Stored, wanted: dict[str, object], is_found: bool
-) -> None:
+
+
+def test_held_deliveries_are_found_by_what_is_known_of_them(filled: Stored) -> None:
     job_id = hold_delivery(filled)
-    asked = Wanted(**wanted)  # type: ignore[arg-type]
-    page = held_deliveries(filled.database, asked)
-    assert [(one.job_id, one.destination) for one in page.lines] == [(job_id, "pacs")] * is_found
-    assert page.total == int(is_found)
-    assert delivery_ids(filled.database, asked, 10) == tuple(one.id for one in page.lines)
+    for given, is_found in ASKED_OF_HELD:
+        wanted = Wanted(**given)
+        page = held_deliveries(filled.database, wanted)
+        lines = [(line.job_id, line.destination) for line in page.lines]
+        assert lines == [(job_id, "pacs")] * is_found, given
+        assert page.total == int(is_found)
+        assert delivery_ids(filled.database, wanted, 10) == tuple(line.id for line in page.lines)
 
 
 @pytest.mark.parametrize("common", [find.COMMON, 0])

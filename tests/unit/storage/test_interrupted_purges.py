@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from storage import retention
 from storage.database import Database
 from storage.errors import WrongState
 from storage.files import Files
@@ -33,10 +34,13 @@ class DiesRemoving(Files):
 
 
 @pytest.fixture
-def doomed(database: Database, tmp_path: Path, clock: Clock) -> Stored:
-    """A series of 130 instances without a route, old enough to go."""
+def doomed(
+    database: Database, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> Stored:
+    """A series of 13 instances without a route, old enough to go; 10 files go at once."""
+    monkeypatch.setattr(retention, "FILES_AT_ONCE", 10)
     stored = Stored(database, DiesRemoving(tmp_path / "var", 0), clock)
-    for number in range(130):
+    for number in range(13):
         stored.receive(f"1.{number}")
     stored.queue.complete(stored.arrival().id, {}, [])
     clock.now += 2 * DAY
@@ -60,12 +64,12 @@ def dangling(stored: Stored) -> list[str]:
         return [path for path in paths if not stored.files.path(path).exists()]
 
 
-@pytest.mark.parametrize("after", [0, 1, 99, 100, 129])
+@pytest.mark.parametrize("after", [0, 1, 9, 10, 12])
 def test_a_purge_that_a_crash_interrupted_goes_on_with_the_next_sweep(
     doomed: Stored, after: int
 ) -> None:
     dies(doomed, after)
-    assert len(files_of(doomed)) == 130 - after
+    assert len(files_of(doomed)) == 13 - after
     assert dangling(doomed) == []
     (marked,) = expired(doomed.database, doomed.clock.now, 1000, 1000)  # no days save it now
     assert purge(doomed.database, doomed.files, [marked], doomed.clock.now).series == (1,)
@@ -75,12 +79,12 @@ def test_a_purge_that_a_crash_interrupted_goes_on_with_the_next_sweep(
 
 
 def test_what_is_sent_again_after_an_interrupted_purge_stays(doomed: Stored) -> None:
-    dies(doomed, 110)
+    dies(doomed, 11)
     assert doomed.receive("1.0").is_new
-    assert not doomed.receive("1.129").is_new
+    assert not doomed.receive("1.12").is_new
     doomed.queue.complete(doomed.arrival().id, {}, [])
     assert old(doomed) == ()
-    assert len(files_of(doomed)) == 21
+    assert len(files_of(doomed)) == 3
     assert dangling(doomed) == []
 
 
