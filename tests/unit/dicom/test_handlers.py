@@ -10,7 +10,7 @@ from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContextTuple
 
-from node.dicom.handlers import Identity, PeerNames, handle_store
+from node.dicom.handlers import handle_store
 from node.dicom.status import (
     CANNOT_UNDERSTAND,
     DOES_NOT_MATCH,
@@ -20,10 +20,11 @@ from node.dicom.status import (
     UID_INVALID,
 )
 from storage.errors import Busy, NoRoom
+from storage.records import Peer, Received
 from tests.raw_peer import CT, EXPLICIT, MR, data_set, element, store_command
 from tests.unit.dicom.receiving import association, fragment, receiver
 
-SCANNER = PeerNames("CT1", "MIDSLICE", 7)
+SCANNER = Peer("CT1", "MIDSLICE", 7)
 
 
 @dataclass
@@ -34,13 +35,13 @@ class Archive:
     fails: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.kept: list[tuple[Identity, PeerNames, bytes]] = []
+        self.kept: list[tuple[Received, Peer, bytes]] = []
 
-    def keep(self, identity: Identity, peer: PeerNames, path: Path) -> None:
+    def keep(self, received: Received, peer: Peer, incoming: Path) -> None:
         if self.fails is not None:
             raise self.fails
-        self.kept.append((identity, peer, path.read_bytes()))
-        path.unlink()
+        self.kept.append((received, peer, incoming.read_bytes()))
+        incoming.unlink()
 
 
 @pytest.fixture
@@ -81,11 +82,11 @@ def comment(answered: int | Dataset) -> str:
 
 def test_success_is_answered_once_the_archive_has_the_whole_file(archive: Archive) -> None:
     assert answer(archive, data_set()) == SUCCESS
-    ((identity, peer, content),) = archive.kept
-    assert (identity.study_uid, identity.series_uid) == ("1.2.3", "1.2.3.1")
-    assert (identity.instance_uid, identity.sop_class_uid) == ("1.2.3.4", CT)
-    assert (identity.transfer_syntax, identity.modality) == (EXPLICIT, "CT")
-    assert (identity.patient_id, identity.study_date) == ("P1", "20260101")
+    ((received, peer, content),) = archive.kept
+    assert (received.study_uid, received.series_uid) == ("1.2.3", "1.2.3.1")
+    assert (received.instance_uid, received.sop_class_uid) == ("1.2.3.4", CT)
+    assert (received.transfer_syntax, received.modality) == (EXPLICIT, "CT")
+    assert (received.patient_id, received.study_date) == ("P1", "20260101")
     assert peer == SCANNER
     assert content.endswith(data_set())
     assert list(archive.folder.iterdir()) == []

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from node.app import received_of
 from node.config import Config, Destination, Route
+from node.dicom.handlers import identify_file
 from node.work.arrivals import RETRY_SECONDS, Arrivals, Rules
 from storage.archive import newest_arrival
 from storage.enqueue import UNREADABLE
@@ -73,7 +73,7 @@ class Site:
         """Receive one file, as the SCP hands it over."""
         incoming = self.stored.files.incoming / f"{self.stored.numbers()}.dcm"
         shutil.copy(path, incoming)
-        received = received_of(incoming)
+        received = identify_file(incoming)
         assert received is not None
         peer = Peer(calling_ae, "MIDSLICE", association)
         assert isinstance(self.stored.archive.keep(received, peer, incoming), Kept)
