@@ -1,6 +1,5 @@
 """The node as a whole: builds its parts from the configuration, starts, reloads, stops them."""
 
-import dataclasses
 import fcntl
 import hashlib
 import logging
@@ -20,7 +19,7 @@ from node import config
 from node.config import RELOADABLE_NODE, Config
 from node.config.reading import to_values
 from node.dicom import scp
-from node.dicom.handlers import Identity, PeerNames, identify_file
+from node.dicom.handlers import identify_file
 from node.errors import ConfigError
 from node.store import Store, opened
 from node.web.server import WebProcess
@@ -31,10 +30,9 @@ from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import Inference, Site, Supervisor, fingerprint, specs
 from node.work.selftest import SelfTests
 from node.work.sweeps import Around, Retention, Schedule
-from storage.archive import Archive
 from storage.errors import WrongState
 from storage.files import fingerprint as fingerprint_of
-from storage.records import Peer, Received, SelfTestState, SwitchName
+from storage.records import SelfTestState, SwitchName
 from storage.site import control, selftests
 from storage.site.audit import NODE
 from storage.site.nodes import SECRET, SERVING, STOPPED, STOPPING
@@ -231,12 +229,7 @@ class Node:
         )
         self._retention = Retention(kept.database, kept.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
-        self._scp = scp.Scp(
-            scp_settings(settings, kept),
-            admission(settings, kept),
-            self._keep,
-            Associations(kept.archive),
-        )
+        self._scp = scp.Scp(scp_settings(settings, kept), admission(settings, kept), kept.archive)
         self._around = Around(
             kept.database,
             settings,
@@ -261,7 +254,7 @@ class Node:
         kept.archive.lose_associations()
         kept.queue.recover()
         kept.ledger.recover()
-        kept.archive.recover(received_of, since=since)
+        kept.archive.recover(identify_file, since=since)
         kept.nodes.recovered(kept.node_id)
         web_port = self._web.start()
         self._supervisor.start()
@@ -368,11 +361,6 @@ class Node:
                 return
             self.hurry.wait(0.1)
 
-    def _keep(self, identity: Identity, peer: PeerNames, path: Path) -> None:
-        received = Received(**dataclasses.asdict(identity))
-        who = Peer(peer.calling_ae, peer.called_ae, peer.association)
-        self._kept.archive.keep(received, who, path)
-
     def _make_supervisor(self) -> Supervisor:
         settings, kept = self._settings, self._kept
         executors = [
@@ -401,28 +389,3 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
     except OSError as error:
         said = f"{section}.port = {port}: {error.strerror or error}"
         raise ConfigError(f"{settings.path.name}: {said}") from error
-
-
-def received_of(path: Path) -> Received | None:
-    """What the index says of a Part 10 file; None where it cannot be read."""
-    identity = identify_file(path)
-    return Received(**dataclasses.asdict(identity)) if identity is not None else None
-
-
-class Associations:
-    """The log of associations, as DICOM networking wants it, in the database."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-
-    def opened(self, calling_ae: str, called_ae: str, address: str) -> int:
-        """An association was accepted; returns its row."""
-        return self._archive.associated(calling_ae, called_ae, address)
-
-    def ended(self, association: int, how: str) -> None:
-        """It was released, aborted or dropped."""
-        self._archive.dissociated(association, how)
-
-    def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
-        """A peer was turned away; the administrator can see why."""
-        self._archive.rejected(calling_ae, called_ae, address, reason)

@@ -79,10 +79,10 @@ def _tell(finding: "Finding") -> None:
 
 def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Rebuild the index from the archive; what is acknowledged is never removed."""
-    from node.app import received_of
+    from node.dicom.handlers import identify_file
 
     with opened(config) as store:
-        found = store.archive.reindex(received_of)
+        found = store.archive.reindex(identify_file)
     facts = {
         "indexed": len(found.indexed),
         "removed": len(found.removed),

@@ -91,7 +91,16 @@ def postgresql_database(postgres_server: PostgresServer) -> Iterator[Database]:
 @pytest.fixture(params=KINDS)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """An empty database of each kind, whose rows agree with each other at the end."""
-    shared: Database = request.getfixturevalue(f"{request.param}_database")
+    yield from _in_turn(request.getfixturevalue(f"{request.param}_database"))
+
+
+@pytest.fixture
+def sqlite(sqlite_database: Database) -> Iterator[Database]:
+    """The same of one kind, for what does not depend on the database."""
+    yield from _in_turn(sqlite_database)
+
+
+def _in_turn(shared: Database) -> Iterator[Database]:
     yield shared
     faults = shared.integrity()
     _empty(shared)

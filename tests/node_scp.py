@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.dicom.handlers import Identity, PeerNames
 from node.dicom.scp import Admission, Scp, ScpSettings
+from storage.records import Peer, Received
 
 HOST = "127.0.0.1"
 
@@ -16,8 +16,8 @@ HOST = "127.0.0.1"
 class Kept:
     """An instance that the node's SCP has kept."""
 
-    identity: Identity
-    peer: PeerNames
+    received: Received
+    peer: Peer
     path: Path
 
 
@@ -33,24 +33,24 @@ class Archive:
         self.associations: list[tuple[object, ...]] = []
         self._lock = threading.Lock()
 
-    def keep(self, identity: Identity, peer: PeerNames, path: Path) -> None:
+    def keep(self, received: Received, peer: Peer, incoming: Path) -> None:
         """Move the file away, as an archive does."""
         with self._lock:
             if self.failures:
                 raise self.failures.pop(0)
-            target = path.rename(self.folder / f"{len(self.kept)}.dcm")
-            self.kept.append(Kept(identity, peer, target))
+            target = incoming.rename(self.folder / f"{len(self.kept)}.dcm")
+            self.kept.append(Kept(received, peer, target))
 
-    def opened(self, calling_ae: str, called_ae: str, address: str) -> int:
+    def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
         """Note it; the number is its place."""
         with self._lock:
             self.associations.append(("opened", calling_ae, called_ae, address))
             return len(self.associations)
 
-    def ended(self, association: int, how: str) -> None:
+    def dissociated(self, association_id: int, how: str) -> None:
         """Note it."""
         with self._lock:
-            self.associations.append(("ended", association, how))
+            self.associations.append(("ended", association_id, how))
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
         """Note it."""
@@ -89,7 +89,6 @@ def node_scp(
     scp = Scp(
         ScpSettings(**(values | settings)),  # type: ignore[arg-type]
         admission or Admission(),
-        archive.keep,
         archive,
     )
     port = scp.start()

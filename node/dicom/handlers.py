@@ -26,6 +26,7 @@ from node.dicom.status import (
 )
 from node.dicom.upper_layer import MALFORMED, Incoming, Refusal, uid_of
 from storage.errors import Busy, NoRoom
+from storage.records import Peer, Received
 
 # A linear walk without recursion: whatever a peer sends costs bounded time and memory, and no
 # value is interpreted before it is wanted.
@@ -190,36 +191,10 @@ UIDS = {
 }
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a received instance is, from its data set; texts are decoded as far as they can be."""
-
-    study_uid: str
-    series_uid: str
-    instance_uid: str
-    sop_class_uid: str
-    transfer_syntax: str
-    modality: str = ""
-    patient_id: str = ""
-    accession: str = ""
-    study_date: str = ""
-    description: str = ""
-    patient_name: str = ""
+Keep = Callable[[Received, Peer, Path], object]
 
 
-@dataclass(frozen=True)
-class PeerNames:
-    """Who brings an instance: the AE titles, and the number under which `opened` knows it."""
-
-    calling_ae: str
-    called_ae: str
-    association: int | None = None
-
-
-Keep = Callable[[Identity, PeerNames, Path], None]
-
-
-def handle_store(event: evt.Event, keep: Keep, peer: PeerNames) -> int | Dataset:
+def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
     """Answer a C-STORE request. Success means: on disk, indexed, and fsynced.
 
     What is raised and not named here escapes to pynetdicom, which answers C211: a failure.
@@ -232,9 +207,9 @@ def handle_store(event: evt.Event, keep: Keep, peer: PeerNames) -> int | Dataset
         return _failure(Refusal(CANNOT_UNDERSTAND, "there is no data set"), extra)
     try:
         path, data_at = incoming.finish()
-        identity = identify(path, data_at, str(event.context.transfer_syntax))
-        check_match(identity, request)
-        keep(identity, peer, path)
+        received = identify(path, data_at, str(event.context.transfer_syntax))
+        check_match(received, request)
+        keep(received, peer, path)
     except Refusal as refusal:
         return _failure(refusal, extra)
     except (NoRoom, Busy, OSError) as error:
@@ -243,11 +218,11 @@ def handle_store(event: evt.Event, keep: Keep, peer: PeerNames) -> int | Dataset
         return _status(Refusal(OUT_OF_RESOURCES, f"not stored, try again later: {reason}"))
     finally:
         incoming.discard()
-    logger.info("instance stored", extra=extra | {"series_uid": identity.series_uid})
+    logger.info("instance stored", extra=extra | {"series_uid": received.series_uid})
     return SUCCESS
 
 
-def identify(path: Path, data_at: int, transfer_syntax: str) -> Identity:
+def identify(path: Path, data_at: int, transfer_syntax: str) -> Received:
     """What the data set in this file is; Refusal where it cannot be read or names itself not."""
     try:
         with path.open("rb") as file:
@@ -256,7 +231,7 @@ def identify(path: Path, data_at: int, transfer_syntax: str) -> Identity:
     except Unreadable as error:
         raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
     uids = {tag: _uid(values, tag) for tag in UIDS}
-    return Identity(
+    return Received(
         study_uid=uids[STUDY_UID],
         series_uid=uids[SERIES_UID],
         instance_uid=uids[INSTANCE_UID],
@@ -271,12 +246,12 @@ def identify(path: Path, data_at: int, transfer_syntax: str) -> Identity:
     )
 
 
-def check_match(identity: Identity, request: C_STORE) -> None:
+def check_match(received: Received, request: C_STORE) -> None:
     """The command and the data set have to speak of the same instance: PS3.4 Table B.2-1, A9xx."""
-    if identity.sop_class_uid != request.AffectedSOPClassUID:
+    if received.sop_class_uid != request.AffectedSOPClassUID:
         comment = "SOP Class UID differs from the command's"
         raise Refusal(DOES_NOT_MATCH, comment, SOP_CLASS_UID)
-    if identity.instance_uid != request.AffectedSOPInstanceUID:
+    if received.instance_uid != request.AffectedSOPInstanceUID:
         comment = "SOP Instance UID differs from the command's"
         raise Refusal(DOES_NOT_MATCH, comment, INSTANCE_UID)
 
@@ -316,7 +291,7 @@ PREAMBLE_BYTES = 128
 MAX_META_BYTES = 1 << 20  # private information may be in it; a length that lies asks for more
 
 
-def identify_file(path: Path) -> Identity | None:
+def identify_file(path: Path) -> Received | None:
     """The identity of a whole file; None where it is broken, or does not say what it is."""
     try:
         with path.open("rb") as file:

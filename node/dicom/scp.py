@@ -24,7 +24,7 @@ from node.dicom.contexts import (
     MAX_PDU_BYTES,
     accepted_contexts,
 )
-from node.dicom.handlers import Keep, PeerNames, handle_store
+from node.dicom.handlers import Keep, handle_store
 from node.dicom.status import (
     REJECT_CALLED,
     REJECT_CALLING,
@@ -34,6 +34,7 @@ from node.dicom.status import (
     Rejection,
 )
 from node.dicom.upper_layer import PromptSocket, Provider, Receiver, tune
+from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +42,21 @@ logger = logging.getLogger(__name__)
 class AssociationLog(Protocol):
     """Where associations are written down."""
 
-    def opened(self, calling_ae: str, called_ae: str, address: str) -> int:
-        """An association was accepted; returns the number that `ended` is told."""
+    def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
+        """Note an association that was accepted; returns the number that ends it."""
 
-    def ended(self, association: int, how: str) -> None:
-        """It ended: released, aborted or dropped."""
+    def dissociated(self, association_id: int, how: str) -> None:
+        """Note how it ended: released, aborted or dropped."""
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
-        """An association was rejected."""
+        """Note an association that was rejected."""
+
+
+class Archive(AssociationLog, Protocol):
+    """Where instances are kept."""
+
+    def keep(self, received: Received, peer: Peer, incoming: Path) -> object:
+        """Take the file over; on disk and indexed when it returns, else an error."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ class Gate:
         if refused is not None:
             self._rejected(visitor, refused)
             return refused
-        number = self._log.opened(visitor.calling_ae, visitor.called_ae, visitor.address)
+        number = self._log.associated(visitor.calling_ae, visitor.called_ae, visitor.address)
         with self._changed:
             self._open[key] = number
         return number
@@ -150,7 +158,7 @@ class Gate:
             number = self._open.get(key)
         try:
             if number is not None:
-                self._log.ended(number, how)
+                self._log.dissociated(number, how)
         finally:
             with self._changed:
                 self._open.pop(key, None)
@@ -187,9 +195,6 @@ def _is_within(address: str, admission: Admission) -> bool:
     return any((mapped or peer) in network for network in admission.parsed_networks())
 
 
-__all__ = ["Admission", "AssociationLog", "Scp", "ScpSettings"]
-
-
 POLL_SECONDS = 0.1
 BACKLOG = 128
 ABORT_SECONDS = 5.0
@@ -212,18 +217,13 @@ class ScpSettings:
 
 
 class Scp:
-    """Accepts associations and hands each instance to `keep`; Success is answered after it."""
+    """Accepts associations and has each instance kept; Success is answered after it."""
 
-    def __init__(
-        self, settings: ScpSettings, admission: Admission, keep: Keep, associations: AssociationLog
-    ) -> None:
+    def __init__(self, settings: ScpSettings, admission: Admission, archive: Archive) -> None:
         self._settings = settings
-        self._keep = keep
+        self._keep = archive.keep
         self._gate = Gate(
-            admission,
-            associations,
-            most=settings.max_associations,
-            waiting=settings.max_waiting,
+            admission, archive, most=settings.max_associations, waiting=settings.max_waiting
         )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -338,10 +338,10 @@ class _Accepted(Association):
         assert isinstance(self._server, _Server)
         return self._server.settings
 
-    def peer(self) -> PeerNames:
+    def peer(self) -> Peer:
         """Who brings what arrives here."""
         visitor = self._visitor()
-        return PeerNames(visitor.calling_ae, visitor.called_ae, self.number)
+        return Peer(visitor.calling_ae, visitor.called_ae, self.number)
 
     def end_now(self) -> None:
         """Abort it, or close the connection that never became one."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -188,6 +188,21 @@ class Echo:
 
 Answered = Callable[[Outgoing, int | None], None]
 TIMEOUTS = Timeouts()
+
+
+class Send(Protocol):
+    """`send`, or what stands in for it where there is no peer."""
+
+    def __call__(
+        self,
+        peer: PeerAddress,
+        files: Iterable[Outgoing],
+        *,
+        answered: Answered,
+        stop: Callable[[], bool],
+        abandon: Callable[[], bool],
+    ) -> Sent:
+        """Offer each file to the peer; `answered` takes its status."""
 
 
 def send(

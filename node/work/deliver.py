@@ -33,6 +33,7 @@ class Reachability:
     destinations: Sequence[Destination] = ()
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _jitter: random.Random = field(default_factory=random.Random)
+    _scu_echo: Callable[[scu.PeerAddress], scu.Echo] = scu.echo
 
     def may_send(self, destination: str) -> bool:
         """Nobody has paused it, and it was not unreachable just now."""
@@ -59,7 +60,7 @@ class Reachability:
     def echo(self, destination: Destination) -> scu.Echo:
         """Ask it now; what it says is written down."""
         known = self._known().get(destination.name)
-        answer = scu.echo(address(destination, self.ae_title))
+        answer = self._scu_echo(address(destination, self.ae_title))
         found = peers.record(
             self.database,
             self.now(),
@@ -152,6 +153,7 @@ class Deliverer:
         settings: DeliverySettings,
         now: Callable[[], float],
         reach: Reachability,
+        send: scu.Send = scu.send,
     ) -> None:
         self.destination = destination
         self.settings = settings
@@ -159,6 +161,7 @@ class Deliverer:
         self._files = files
         self._now = now
         self._reach = reach
+        self._send = send
         self._paused = False  # as seen last, while something is sent
         self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
         self._peer = address(destination, calling_ae)
@@ -214,10 +217,8 @@ class Deliverer:
             logger.warning("lease lost", extra={"delivery": delivery.id})
         except Exception as error:
             logger.exception("delivery not finished", extra={"delivery": delivery.id})
-            nothing = scu.Sent(
-                Outcome.RETRY, f"The node failed to send it: {type(error).__name__}."
-            )
-            self._decide(delivery, Answers(), nothing)
+            sentence = f"The node failed to send it: {type(error).__name__}."
+            self._decide(delivery, Answers(), scu.Sent(Outcome.RETRY, sentence), is_our_fault=True)
 
     def _deliver(self, delivery: Delivery) -> None:
         wanted = self._ledger.unsent(delivery)
@@ -228,7 +229,7 @@ class Deliverer:
             return
         answers = Answers()
         self._paused = False
-        sent = scu.send(
+        sent = self._send(
             self._peer,
             [_outgoing(w, self._files) for w in wanted],
             answered=self._answered(delivery, {w.id: w for w in wanted}, answers),
@@ -271,7 +272,14 @@ class Deliverer:
 
         return answered
 
-    def _decide(self, delivery: Delivery, answers: Answers, sent: scu.Sent) -> None:
+    def _decide(
+        self,
+        delivery: Delivery,
+        answers: Answers,
+        sent: scu.Sent,
+        *,
+        is_our_fault: bool = False,  # then nothing is known of the destination
+    ) -> None:
         if answers.heard:
             self._reach.answered(self.destination.name)
         missing = len(self._ledger.unsent(delivery))
@@ -289,7 +297,7 @@ class Deliverer:
             hours = f"{self.settings.give_up_hours:g} hours"
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {sent.sentence}")
         else:
-            is_off = not answers.heard and sent.outcome is Outcome.RETRY
+            is_off = not answers.heard and sent.outcome is Outcome.RETRY and not is_our_fault
             if is_off:
                 self._reach.unreachable(self.destination.name, sent.sentence)
             reason = UNREACHABLE if is_off else "RETRY"
@@ -390,6 +398,7 @@ class Deliverers:
     files: Files
     reach: Reachability
     now: Callable[[], float]
+    send: scu.Send = scu.send
     _settings: Config | None = None
     _by_name: dict[str, Deliverer] = field(default_factory=dict)
 
@@ -413,6 +422,7 @@ class Deliverers:
                 settings.delivery,
                 self.now,
                 self.reach,
+                self.send,
             )
             self._by_name[name].start()
 

@@ -338,7 +338,7 @@ def test_a_log_that_fails_lets_nobody_in(node: Node) -> None:
     def fail(*_: object) -> int:
         raise OSError("the database is away")
 
-    node.archive.opened = fail  # type: ignore[method-assign]
+    node.archive.associated = fail  # type: ignore[method-assign]
     with RawPeer(node.port) as peer:
         assert rejection(peer.associate()) == (REJECTED_TRANSIENT, 3, 1)
     wait_until(lambda: node.scp.open_associations() == 0, what="its place is free")

@@ -69,7 +69,7 @@ def test_a_data_set_lies_on_disk_exactly_as_storescu_sent_it(node: Node, tmp_pat
         subprocess.run(["dcmconv", "+te", "-p", "-g", path, path], check=True)
     done = storescu(node.port, *sent)
     assert done.code == 0, done.output
-    assert [one.identity.instance_uid for one in node.archive.kept] == [
+    assert [one.received.instance_uid for one in node.archive.kept] == [
         f"1.2.826.0.1.9.{index}" for index in range(3)
     ]
     for before, after in zip(sent, node.archive.kept, strict=True):
@@ -100,14 +100,14 @@ def test_what_orthanc_stores_it_routes_on_to_the_node(node: Node, tmp_path: Path
 def test_the_identity_of_a_real_series_is_read(node: Node) -> None:
     assert dcmsend(node.port, *JPEG_LS[:2]).code == 0
     source = dcmread(JPEG_LS[0], stop_before_pixels=True)
-    identity = node.archive.kept[0].identity
-    assert identity.study_uid == source.StudyInstanceUID
-    assert identity.series_uid == source.SeriesInstanceUID
-    assert identity.instance_uid == source.SOPInstanceUID
-    assert identity.sop_class_uid == CT
-    assert identity.modality == "CT"
-    assert identity.patient_id == source.PatientID
-    assert identity.study_date == source.StudyDate
+    received = node.archive.kept[0].received
+    assert received.study_uid == source.StudyInstanceUID
+    assert received.series_uid == source.SeriesInstanceUID
+    assert received.instance_uid == source.SOPInstanceUID
+    assert received.sop_class_uid == CT
+    assert received.modality == "CT"
+    assert received.patient_id == source.PatientID
+    assert received.study_date == source.StudyDate
     assert node.archive.kept[0].peer.calling_ae == "DCMSEND"
     assert node.archive.kept[0].peer.called_ae == "MIDSLICE"
 
@@ -127,8 +127,8 @@ def test_other_encodings_are_understood(node: Node, syntax: str) -> None:
     with RawPeer(node.port) as peer:
         peer.associate(request)
         assert peer.status(store_command(str(ds.SOPInstanceUID).encode()), body) == 0x0000
-    assert node.archive.kept[0].identity.series_uid == ds.SeriesInstanceUID
-    assert node.archive.kept[0].identity.transfer_syntax == syntax
+    assert node.archive.kept[0].received.series_uid == ds.SeriesInstanceUID
+    assert node.archive.kept[0].received.transfer_syntax == syntax
 
 
 def test_eight_associations_at_once_lose_nothing(node: Node, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_eight_associations_at_once_lose_nothing(node: Node, tmp_path: Path) -> 
         done = list(pool.map(lambda files: storescu(node.port, *files), series))
     assert [one.code for one in done] == [0] * 8, done
     wait_until(lambda: len(node.archive.ends()) == 8, what="all associations ended")
-    assert len({one.identity.instance_uid for one in node.archive.kept}) == 48
+    assert len({one.received.instance_uid for one in node.archive.kept}) == 48
     assert node.archive.ends() == ["released"] * 8
     assert node.archive.litter() == []
 
@@ -296,7 +296,7 @@ def test_uids_of_old_scanners_are_kept(
     with RawPeer(node.port) as peer:
         peer.associate()
         assert peer.status(store_command(sent), data_set(sent.decode())) == 0x0000
-    assert node.archive.kept[0].identity.instance_uid == kept
+    assert node.archive.kept[0].received.instance_uid == kept
     unusual = [record for record in caplog.records if record.message == "unusual UID"]
     assert bool(unusual) == (kept != "1.2.3.4")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.archive import Archive
 from storage.database import Database
-from storage.files import Files
+from storage.files import Files, digest
 from storage.jobs import Queue
 from storage.ledger import Ledger
 from storage.records import (
@@ -147,7 +147,9 @@ class Stored:
         for number in range(count):
             (path / f"{number}.dcm").write_bytes(b"derived")
         instances = tuple(
-            DerivedInstance(f"{series_uid}.{n}", CT, f"{n}.dcm", "d" * 64, generated=n % 2 == 1)
+            DerivedInstance(
+                f"{series_uid}.{n}", CT, f"{n}.dcm", digest(path / f"{n}.dcm"), generated=n % 2 == 1
+            )
             for n in range(count)
         )
         return NewDerived(series_uid, folder, job.edition, "1.0", instances, {"seconds": 1.5})

@@ -14,14 +14,14 @@ class Book:
         self.entries: list[tuple[object, ...]] = []
         self.fails = False
 
-    def opened(self, *visitor: str) -> int:
+    def associated(self, *visitor: str) -> int:
         if self.fails:
             raise OSError
         self.entries.append(("opened", *visitor))
         return len(self.entries)
 
-    def ended(self, association: int, how: str) -> None:
-        self.entries.append(("ended", association, how))
+    def dissociated(self, association_id: int, how: str) -> None:
+        self.entries.append(("ended", association_id, how))
         if self.fails:
             raise OSError
 

@@ -17,8 +17,6 @@ from storage.files import Files
 from storage.records import Peer, Received
 from storage.site import nodes, notices, peers
 from tests.conftest import Clock
-from tests.node_process import wait_for
-from tests.peers import Script, scripted_scp
 from tests.ports import free_port
 from tests.unit.storage.stored import CT, EXPLICIT, part10
 
@@ -55,38 +53,6 @@ class Reached:
 @pytest.fixture
 def reached(database: Database, clock: Clock) -> Reached:
     return Reached(database, clock)
-
-
-def test_a_peer_that_answers_is_up_and_one_that_does_not_is_down(reached: Reached) -> None:
-    with scripted_scp(Script()) as port:
-        alive, dead = destination(port), destination(free_port(), "off")
-        look = reached.look(alive, dead)
-        assert look.echo(alive).ok
-        assert not look.echo(dead).ok
-    up, down = (
-        peers.last_echoes(reached.database, ["pacs", "off"])[name] for name in ("pacs", "off")
-    )
-    assert (up.ok, up.sentence) == (True, "")
-    assert "refuses the connection" in down.sentence
-    assert [(one.destination, one.up) for one in peers.reachability(reached.database)] == [
-        ("off", False),
-        ("pacs", True),
-    ]
-
-
-def test_every_destination_is_asked_again_when_its_time_has_come(reached: Reached) -> None:
-    def asked() -> int:
-        return len(peers.newest(reached.database, "pacs"))
-
-    with scripted_scp(Script()) as port:
-        look = reached.look(destination(port), echo_minutes=5.0)
-        look.sweep()
-        wait_for("the first echo", lambda: asked() == 1)
-        reached.clock.now += 299
-        look.sweep()
-        reached.clock.now += 2
-        look.sweep()
-        wait_for("the second echo", lambda: asked() == 2)
 
 
 def test_nobody_is_asked_where_the_schedule_is_off(reached: Reached) -> None:

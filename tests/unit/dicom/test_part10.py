@@ -1,12 +1,12 @@
 """What a file on disk is, whatever a peer has put into its data set."""
 
 import struct
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from node.dicom.handlers import MAX_META_BYTES, Identity, identify_file
+from node.dicom.handlers import MAX_META_BYTES, identify_file
 from node.dicom.upper_layer import part10_head
 from storage.database import Database
 from storage.files import Files
@@ -17,7 +17,7 @@ from tests.unit.storage.stored import Stored
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 SEQUENCE = struct.pack("<HH2sHI", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
-WHAT = Identity("1.2", "1.2.4", "1.2.3", CT, EXPLICIT, "CT", "P1")
+WHAT = Received("1.2", "1.2.4", "1.2.3", CT, EXPLICIT, "CT", "P1")
 
 
 def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
@@ -116,16 +116,11 @@ def test_a_missing_file_has_no_identity(tmp_path: Path) -> None:
     assert identify_file(tmp_path / "gone.dcm") is None
 
 
-def received_of(path: Path) -> Received | None:
-    identity = identify_file(path)
-    return Received(**asdict(identity)) if identity is not None else None
-
-
 def test_a_hostile_file_in_incoming_does_not_stop_the_node_from_starting(
     database: Database, tmp_path: Path, clock: Clock
 ) -> None:
     stored = Stored(database, Files(tmp_path / "var", 0), clock)
     written(stored.files.incoming, head() + data_set() + nested(2000))
-    assert stored.archive.recover(received_of).indexed == ("incoming/one.dcm",)
+    assert stored.archive.recover(identify_file).indexed == ("incoming/one.dcm",)
     assert stored.archive.series()[0].series_uid == WHAT.series_uid
     assert list(stored.files.incoming.iterdir()) == []

@@ -1,0 +1,332 @@
+"""From received instances to jobs: a real archive, made series, and a clock in the test's hand."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from node.config import Config, Destination, Route
+from node.dicom.handlers import identify_file
+from node.work.arrivals import RETRY_SECONDS, Arrivals, Rules
+from storage.archive import newest_arrival
+from storage.enqueue import UNREADABLE
+from storage.errors import NotFound, WrongState
+from storage.records import Arrival, ArrivalState, Job, JobState, Kept, Peer, Received
+from tests import phantoms
+from tests.phantoms import Patient, Series
+from tests.unit.inference.case import assign
+from tests.unit.storage.stored import Stored
+
+CT = {"Modality": "CT"}
+PACS = Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104, sends_as=("CT1",))
+THICK = Series(slices=6, spacing_mm=5.0)
+THIN = Series(slices=26, spacing_mm=1.0, number=4)
+QUIET_SECONDS = 30.0
+
+
+def route(name: str = "ct-slices", **changes: object) -> Route:
+    values: dict[str, object] = {"name": name, "model": "linear", "factor": 2, "match": CT}
+    return Route.model_validate(values | {"destinations": ["pacs"]} | changes)
+
+
+@dataclass
+class Site:
+    """A node's arrivals, and the scanner that sends to it."""
+
+    stored: Stored
+    settings: Config
+    folder: Path
+    never: dict[str, str] = field(default_factory=dict)
+    of_tests: dict[str, Route] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stored = self.stored
+        self.arrivals = Arrivals(
+            stored.archive,
+            stored.queue,
+            stored.files,
+            Rules("MIDSLICE", self.settings.completion, (route(),), (PACS,), {"linear": "v1"}),
+            stored.clock,
+            never=lambda series_uid: self.never.get(series_uid, ""),
+            made=self.of_tests,
+        )
+
+    def follow(self, *routes: Route, model: str = "v1") -> None:
+        """Read the configuration again, with other routes or another release of the model."""
+        models = {"linear": model}
+        self.arrivals.rules = replace(self.arrivals.rules, routes=routes, models=models)
+
+    def receive(
+        self, series: Series = THICK, *, calling_ae: str = "CT9", association: int | None = None
+    ) -> str:
+        """Receive a made series; its Series Instance UID."""
+        for path in phantoms.write(self.folder / str(self.stored.numbers()), series):
+            kept = self.keep(path, calling_ae=calling_ae, association=association)
+        return kept.series_uid
+
+    def keep(
+        self, path: Path, *, calling_ae: str = "CT9", association: int | None = None
+    ) -> Received:
+        """Receive one file, as the SCP hands it over."""
+        incoming = self.stored.files.incoming / f"{self.stored.numbers()}.dcm"
+        shutil.copy(path, incoming)
+        received = identify_file(incoming)
+        assert received is not None
+        peer = Peer(calling_ae, "MIDSLICE", association)
+        assert isinstance(self.stored.archive.keep(received, peer, incoming), Kept)
+        return received
+
+    def sweep(self, seconds: float = QUIET_SECONDS) -> list[Job]:
+        """Let this much time pass, and look; all jobs, the oldest first."""
+        self.stored.clock.now += seconds
+        self.arrivals.sweep()
+        return list(reversed(self.stored.queue.list()))
+
+    def arrival(self, series_uid: str) -> Arrival:
+        arrival = newest_arrival(self.stored.database, series_uid)
+        assert arrival is not None
+        return arrival
+
+
+@pytest.fixture
+def site(stored: Stored, settings: Config, tmp_path: Path) -> Iterator[Site]:
+    yield Site(stored, settings, tmp_path / "sent")
+
+
+def states(jobs: Sequence[Job]) -> list[tuple[str, str]]:
+    return [(job.state, job.reason) for job in jobs]
+
+
+def test_a_series_that_is_quiet_is_complete_and_its_route_asks_for_a_job(site: Site) -> None:
+    series_uid = site.receive()
+    assert site.sweep(QUIET_SECONDS - 1.0) == []
+    (job,) = site.sweep(1.0)
+    assert (job.state, job.kind, job.route, job.model) == ("queued", "infer", "ct-slices", "linear")
+    assert (job.series_uid, job.destinations, job.priority) == (series_uid, ("pacs",), 5)
+    assert job.parameters["factor"] == 2
+    assert len(site.stored.queue.instances(job.id)) == THICK.slices
+    arrival = site.arrival(series_uid)
+    assert arrival.state is ArrivalState.COMPLETE
+    assert arrival.evidence["rule"] == "quiet"
+
+
+def test_an_open_association_makes_the_node_wait_longer(site: Site) -> None:
+    number = site.stored.archive.associated("CT9", "MIDSLICE", "192.0.2.7")
+    site.receive(association=number)
+    assert site.sweep(QUIET_SECONDS) == []
+    site.stored.archive.dissociated(number, "released")
+    assert len(site.sweep(0.0)) == 1
+
+
+def test_a_node_that_was_down_waits_a_quiet_period_from_its_start(site: Site) -> None:
+    site.receive()
+    site.stored.clock.now += 3600.0
+    site.__post_init__()
+    assert site.sweep(0.0) == []
+    assert len(site.sweep(QUIET_SECONDS)) == 1
+
+
+def test_every_route_that_matches_asks_and_no_other(site: Site) -> None:
+    site.follow(route(), route("twice"), route("mr", match={"Modality": "MR"}))
+    site.receive()
+    assert [job.route for job in site.sweep()] == ["ct-slices", "twice"]
+
+
+def test_a_series_without_a_route_is_kept_and_makes_no_job(site: Site) -> None:
+    site.follow()
+    series_uid = site.receive()
+    assert site.sweep() == []
+    assert site.arrival(series_uid).state is ArrivalState.COMPLETE
+
+
+def test_a_series_that_is_sent_again_asks_for_nothing_new(site: Site) -> None:
+    site.receive()
+    (first,) = site.sweep()
+    site.receive()
+    (again,) = site.sweep()
+    assert (again.id, again.key) == (first.id, first.key)
+
+
+@pytest.mark.parametrize("change", ["model", "route", "slice"])
+def test_whatever_changes_the_result_makes_another_job(site: Site, change: str) -> None:
+    site.receive()
+    (first,) = site.sweep()
+    if change == "model":
+        site.follow(route(), model="v2")
+    elif change == "route":
+        site.follow(route(factor=3))
+    site.receive(replace(THICK, slices=7) if change == "slice" else THICK)
+    *_, second = site.sweep()
+    assert second.key != first.key
+    assert second.state is JobState.QUEUED
+    assert site.stored.queue.get(first.id).state is JobState.CANCELLED  # the newer one replaces it
+
+
+def test_sender_means_the_destination_that_the_series_came_from(site: Site) -> None:
+    site.follow(route(destinations=["sender"]))
+    site.receive(calling_ae="CT1")
+    site.receive(replace(THICK, seed="another"), calling_ae="CT8")
+    assert [job.destinations for job in site.sweep()] == [("pacs",), ("sender CT8",)]
+
+
+def test_localizers_stand_in_the_evidence_and_in_no_job(site: Site) -> None:
+    series_uid = site.receive(replace(THICK, localizer=True))
+    (job,) = site.sweep()
+    assert len(site.stored.queue.instances(job.id)) == THICK.slices
+    assert site.arrival(series_uid).evidence["set_aside"] == {"NOT_A_CT_SLICE": 1}
+
+
+def test_two_patients_under_one_series_uid_are_held(site: Site) -> None:
+    site.receive()
+    site.sweep()
+    other = replace(THICK, patient=Patient("Another^One", "PH-0002"))
+    site.receive(replace(other, edit=lambda made, index: _renumber(made, index)))
+    jobs = site.sweep()
+    assert {(state, reason) for state, reason in states(jobs)} == {("held", "PATIENT_MISMATCH")}
+
+
+def _renumber(made: Dataset, index: int) -> None:
+    made.SOPInstanceUID = phantoms.uid("another patient", index)
+
+
+def test_one_series_uid_in_two_studies_is_held(site: Site) -> None:
+    site.receive()
+    site.sweep()
+    site.receive(replace(THICK, study="another", edit=_renumber))
+    jobs = site.sweep()
+    assert all(state == "held" for state, _ in states(jobs))
+    assert "in another study too" in jobs[-1].sentence
+
+
+def test_thin_slices_of_the_study_refuse_a_job_unless_the_route_wants_it_all_the_same(
+    site: Site,
+) -> None:
+    site.receive(THIN)
+    site.sweep()
+    site.follow(route(), route("despite", despite_thin=True))
+    site.receive(THICK)
+    jobs = [job for job in site.sweep() if job.series_uid != site.stored.queue.get(1).series_uid]
+    by_route = {job.route: (job.state, job.reason) for job in jobs}
+    assert by_route == {
+        "ct-slices": ("refused", "ACQUIRED_THIN_SERIES_EXISTS"),
+        "despite": ("queued", ""),
+    }
+
+
+def test_thin_slices_that_come_later_refuse_a_job_that_waits(site: Site) -> None:
+    site.receive(THICK)
+    (waiting,) = site.sweep()
+    site.receive(THIN)
+    site.sweep()
+    refused = site.stored.queue.get(waiting.id)
+    assert (refused.state, refused.reason) == ("refused", "ACQUIRED_THIN_SERIES_EXISTS")
+
+
+def damaged(site: Site, series_uid: str) -> None:
+    """Overwrite every file that is kept of the series."""
+    for instance in site.stored.archive.instances(site.arrival(series_uid).id):
+        assert instance.path is not None
+        site.stored.files.path(instance.path).write_bytes(bytes(400))
+
+
+def test_a_series_of_which_no_file_can_be_read_is_held_for_whoever_sent_it(site: Site) -> None:
+    series_uid = site.receive()
+    damaged(site, series_uid)
+    (job,) = site.sweep()
+    assert (job.state, job.reason, job.stack) == ("held", "PIXEL_DATA_ERROR", UNREADABLE)
+    assert job.sentence.startswith(f"None of the {THICK.slices} received files")
+
+
+def test_a_file_that_cannot_be_read_belongs_to_every_job(
+    site: Site,
+) -> None:
+    series_uid = site.receive()
+    first, *_ = site.stored.archive.instances(site.arrival(series_uid).id)
+    assert first.path is not None
+    site.stored.files.path(first.path).write_bytes(bytes(400))
+    (job,) = site.sweep()
+    assert first.id in {instance.id for instance in site.stored.queue.instances(job.id)}
+
+
+def derived_by_node(made: Dataset, _index: int) -> None:
+    """As the node's own results come back from a PACS."""
+    made.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    made.SeriesInstanceUID = "2.25.7"
+
+
+def test_the_nodes_own_result_that_comes_back_is_kept_and_never_processed(site: Site) -> None:
+    stored = site.stored
+    site.receive()
+    (job,) = site.sweep()
+    claimed = stored.claim()
+    stored.queue.succeed(claimed, stored.derive(claimed, "2.25.7"))
+    site.receive(replace(THICK, edit=derived_by_node))
+    assert [job.id for job in site.sweep()] == [job.id]
+    assert site.arrival("2.25.7").own
+
+
+def test_a_result_of_another_node_is_known_by_its_header(site: Site) -> None:
+    header = assign(
+        ContributingEquipmentSequence=phantoms.sequence(_equipment()), SeriesInstanceUID="2.25.8"
+    )
+    site.receive(replace(THICK, edit=header))
+    assert site.sweep() == []
+
+
+def _equipment() -> Dataset:
+    item = Dataset()
+    item.Manufacturer = "Midslice"
+    item.ManufacturerModelName = "Midslice"
+    return item
+
+
+def test_a_series_that_somebody_excluded_makes_no_job_and_the_evidence_says_who(
+    site: Site,
+) -> None:
+    series_uid = site.receive()
+    site.never[series_uid] = "anna"
+    assert site.sweep() == []
+    assert site.arrival(series_uid).evidence["never"] == "anna"
+
+
+def test_the_series_of_a_self_test_takes_the_route_of_the_test_alone(site: Site) -> None:
+    series_uid = site.receive()
+    site.of_tests[series_uid] = route("self-test", destinations=[])
+    (job,) = site.sweep()
+    assert (job.kind, job.route, job.destinations) == ("selftest", "self-test", ())
+
+
+def test_a_person_completes_a_series_without_the_wait(site: Site) -> None:
+    series_uid = site.receive()
+    sentence = site.arrivals.process_now(series_uid, "anna")
+    assert sentence == "The series is complete with 6 instances: 1 jobs."
+    evidence = site.arrival(series_uid).evidence
+    assert (evidence["rule"], evidence["who"]) == ("asked", "anna")
+    with pytest.raises(NotFound):
+        site.arrivals.process_now(series_uid, "anna")
+
+
+def test_an_instance_that_comes_while_the_jobs_are_made_is_not_left_behind(site: Site) -> None:
+    series_uid = site.receive()
+    late = phantoms.write(site.folder / "late", replace(THICK, slices=7))[-1]
+    before = site.arrival(series_uid)
+    site.keep(late)
+    with pytest.raises(WrongState):
+        site.arrivals.complete(before, {"rule": "quiet"})
+    (job,) = site.sweep()
+    assert len(site.stored.queue.instances(job.id)) == 7
+
+
+def test_an_arrival_that_cannot_be_closed_stops_no_other_and_is_tried_again(site: Site) -> None:
+    broken = site.receive()
+    site.receive(replace(THICK, seed="another"))
+    wanted = site.arrivals._never
+    site.arrivals._never = lambda uid: 1 // 0 if uid == broken else ""  # type: ignore[assignment]
+    (job,) = site.sweep()
+    assert job.series_uid != broken
+    site.arrivals._never = wanted
+    assert len(site.sweep(RETRY_SECONDS - 1.0)) == 1
+    assert len(site.sweep(1.0)) == 2

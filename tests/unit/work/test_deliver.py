@@ -1,0 +1,399 @@
+"""Delivery on a real database, to destinations in memory that answer as a test says."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from node.config import Config, Destination
+from node.dicom.scu import Echo, Outgoing, PeerAddress, Sent
+from node.dicom.status import Outcome
+from node.work.deliver import EXPLICIT_LE, NOT_CONFIGURED, Deliverers, Reachability
+from storage.records import Delivery, DeliveryState, SwitchName
+from storage.site import control, peers
+from tests.conftest import Clock
+from tests.peers import wait_until
+from tests.unit.storage.stored import Stored
+
+SENT = Sent(Outcome.STORED)
+LOST = Sent(Outcome.RETRY, "PACS ended the association.")
+PACS = Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104)
+ARCHIVE = Destination(name="archive", ae_title="ARCHIVE", host="192.0.2.2", port=104)
+
+
+@dataclass
+class Pacs:
+    """A destination in memory: answers with these statuses in turn, then with Success."""
+
+    clock: Clock
+    statuses: list[int | None] = field(default_factory=list)  # None: it ends the association
+    sent: Sent = SENT  # how an association ends that was not lost
+    gives_no_association: bool = False
+    fails: Exception | None = None
+    before_answer: Callable[[], object] = lambda: None
+    offered: list[str] = field(default_factory=list)  # SOP Instance UIDs
+    peers: list[PeerAddress] = field(default_factory=list)
+
+    def send(
+        self,
+        peer: PeerAddress,
+        files: Iterable[Outgoing],
+        *,
+        answered: Callable[[Outgoing, int | None], None],
+        stop: Callable[[], bool],
+        abandon: Callable[[], bool],
+    ) -> Sent:
+        self.peers.append(peer)
+        if self.fails is not None:
+            raise self.fails
+        if self.gives_no_association:
+            return self.sent
+        for outgoing in files:
+            assert outgoing.path.is_file()
+            assert outgoing.transfer_syntax == EXPLICIT_LE
+            if stop():
+                return Sent(Outcome.RETRY, "The sending was stopped.")
+            self.offered.append(outgoing.instance_uid)
+            self.before_answer()
+            self.clock.now += 2.0  # long enough for the lease to be renewed
+            status = self.statuses.pop(0) if self.statuses else 0x0000
+            if abandon():
+                status = None
+            answered(outgoing, status)
+            if status is None:
+                return LOST
+        return self.sent
+
+    def echo(self, _peer: PeerAddress) -> Echo:
+        return Echo(not self.gives_no_association, 0.01, self.sent.sentence)
+
+
+@dataclass
+class Site:
+    """A node's delivery threads, its storage, and the one PACS that stands for every peer."""
+
+    stored: Stored
+    settings: Config
+    pacs: Pacs
+
+    def __post_init__(self) -> None:
+        stored, clock = self.stored, self.stored.clock
+        self.reach = Reachability(
+            stored.database, clock, "MIDSLICE", self.settings.delivery, _scu_echo=self.pacs.echo
+        )
+        self.deliverers = Deliverers(stored.ledger, stored.files, self.reach, clock, self.pacs.send)
+
+    def configure(self, *destinations: Destination, **delivery: object) -> None:
+        """Read the configuration: the threads of these destinations begin."""
+        changed = self.settings.delivery.model_copy(update=delivery)
+        names = {"destinations": destinations, "delivery": changed}
+        self.settings = self.settings.model_copy(update=names)
+        self.reach.destinations = destinations
+        self.deliverers.follow(self.settings)
+
+    def derived(self, destination: str = "pacs", *, instances: int = 2) -> Delivery:
+        """A derived series that waits for its delivery."""
+        self.stored.ask("key", destinations=(destination,))
+        job = self.stored.claim()
+        self.stored.queue.succeed(job, self.stored.derive(job, count=instances))
+        (delivery,) = self.stored.ledger.of_job(job.id)
+        return delivery
+
+    def tried(self, delivery: Delivery, attempt: int = 1) -> Delivery:
+        """The delivery once it was tried so often and nothing of it runs."""
+        wait_until(lambda: self._is_over(delivery.id, attempt), what=f"attempt {attempt} is over")
+        return self.stored.ledger.get(delivery.id)
+
+    def try_again(self, delivery: Delivery) -> Delivery:
+        """Turn the clock to where the next try is allowed, and wait until it is over."""
+        before = self.stored.ledger.get(delivery.id)
+        closed = [reach.open_until for reach in peers.reachability(self.stored.database)]
+        self.stored.clock.now = max(before.due_at, *closed, 0.0) + 1.0
+        return self.tried(delivery, before.attempt + 1)
+
+    def end(self) -> None:
+        self.deliverers.abandon()
+        assert self.deliverers.wait(20.0)
+
+    def _is_over(self, delivery_id: int, attempt: int) -> bool:
+        now = self.stored.ledger.get(delivery_id)
+        return now.attempt >= attempt and now.state is not DeliveryState.RUNNING
+
+
+@pytest.fixture
+def site(stored: Stored, settings: Config, clock: Clock) -> Iterator[Site]:
+    site = Site(stored, settings, Pacs(clock))
+    yield site
+    site.end()
+
+
+def test_every_instance_is_offered_once_and_the_delivery_is_sent(site: Site) -> None:
+    delivery = site.derived(instances=3)
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.sent, done.total) == (DeliveryState.SENT, 3, 3)
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1", "2.25.1.2"]
+    assert site.pacs.peers == [PeerAddress("PACS", "192.0.2.1", 104, "MIDSLICE")]
+    (reach,) = peers.reachability(site.stored.database)
+    assert reach.up
+
+
+def test_the_node_calls_itself_as_the_destination_wants(site: Site) -> None:
+    delivery = site.derived()
+    site.configure(PACS.model_copy(update={"calling_ae_title": "OTHER"}))
+    site.tried(delivery)
+    assert site.pacs.peers[0].calling_ae_title == "OTHER"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "state", "reason", "sentence"),
+    [
+        ([0xB000, 0xB007], "sent", "", ""),
+        ([0x0122], "held", "REFUSED_BY_PEER", "0x0122 (SOP Class not supported)"),
+        ([0x0111], "held", "REFUSED_BY_PEER", "0x0111 (duplicate SOP Instance)"),
+        ([0xA700], "queued", "RETRY", "1 instances are not stored."),
+        ([0xC123], "queued", "RETRY", "0xC123 (cannot understand)"),
+        ([None], "queued", "UNREACHABLE", "2 instances are not stored. PACS ended"),
+        ([0x0000, None], "queued", "RETRY", "1 instances are not stored. PACS ended"),
+    ],
+)
+def test_the_worst_answer_decides_what_becomes_of_a_delivery(
+    site: Site, statuses: list[int | None], state: str, reason: str, sentence: str
+) -> None:
+    delivery = site.derived()
+    site.pacs.statuses = statuses
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.reason) == (state, reason)
+    assert sentence in done.sentence
+
+
+def test_a_retry_offers_only_what_is_not_stored_there(site: Site) -> None:
+    delivery = site.derived(instances=3)
+    site.pacs.statuses = [0x0000, 0xA700, 0x0000]
+    site.configure(PACS)
+    delayed = site.tried(delivery)
+    assert (delayed.state, delayed.sent, delayed.failures) == (DeliveryState.QUEUED, 2, 1)
+    assert 30.0 <= delayed.due_at - site.stored.clock.now <= 40.0
+    assert site.try_again(delivery).state is DeliveryState.SENT
+    assert site.pacs.offered[3:] == ["2.25.1.1"]
+
+
+def test_a_duplicate_is_ours_where_an_earlier_answer_was_lost(site: Site) -> None:
+    delivery = site.derived()
+    site.pacs.statuses = [None]
+    site.configure(PACS)
+    site.tried(delivery)
+    site.pacs.statuses = [0x0111]
+    assert site.try_again(delivery).state is DeliveryState.SENT
+
+
+def test_what_a_peer_does_not_understand_is_tried_three_times_more_ever_later(site: Site) -> None:
+    delivery = site.derived(instances=1)
+    site.pacs.statuses = [0xA900, 0xC000, 0xA900, 0xC000]
+    site.configure(PACS)
+    waits = []
+    delayed = site.tried(delivery)
+    while delayed.state is DeliveryState.QUEUED:
+        waits.append(delayed.due_at - site.stored.clock.now)
+        delayed = site.try_again(delivery)
+    assert (delayed.state, delayed.reason) == (DeliveryState.HELD, "NOT_UNDERSTOOD")
+    assert [wait >= least for wait, least in zip(waits, (60, 300, 1800), strict=True)] == [True] * 3
+
+
+def test_an_association_that_is_refused_for_good_holds_the_delivery(site: Site) -> None:
+    delivery = site.derived()
+    site.pacs.gives_no_association = True
+    site.pacs.sent = Sent(Outcome.REFUSED, "PACS rejects the association permanently.")
+    site.configure(PACS)
+    held = site.tried(delivery)
+    assert (held.state, held.reason) == (DeliveryState.HELD, "REFUSED_BY_PEER")
+    assert "rejects the association permanently" in held.sentence
+
+
+def test_a_destination_that_is_off_is_left_alone_until_its_time_and_then_gets_all(
+    site: Site,
+) -> None:
+    delivery = site.derived()
+    site.pacs.gives_no_association = True
+    site.pacs.sent = Sent(Outcome.RETRY, "PACS cannot be reached.")
+    site.configure(PACS)
+    delayed = site.tried(delivery)
+    assert (delayed.state, delayed.reason) == (DeliveryState.QUEUED, "UNREACHABLE")
+    assert not site.reach.may_send("pacs")
+    site.pacs.gives_no_association, site.pacs.sent = False, SENT
+    assert site.try_again(delivery).state is DeliveryState.SENT
+    assert site.reach.may_send("pacs")
+
+
+def test_a_destination_that_takes_nothing_for_too_long_is_given_up(site: Site) -> None:
+    delivery = site.derived()
+    site.pacs.statuses = [0xA700] * 4
+    site.configure(PACS, give_up_hours=1.0)
+    site.tried(delivery)
+    site.stored.clock.now += 3601.0
+    held = site.tried(delivery, attempt=2)
+    assert (held.state, held.reason) == (DeliveryState.HELD, "GAVE_UP")
+    assert held.sentence.startswith("Not delivered in 1 hours.")
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_derived_series_whose_files_changed_never_leaves(site: Site, damage: str) -> None:
+    delivery = site.derived()
+    file = site.stored.files.path(f"{delivery.folder}/1.dcm")
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(b"another patient")
+    site.configure(PACS)
+    held = site.tried(delivery)
+    assert (held.state, held.reason) == (DeliveryState.HELD, "DAMAGED_FILES")
+    assert held.sentence.startswith("1 files of the derived series")
+    assert site.pacs.peers == []
+
+
+def pause(site: Site, *, on: bool) -> None:
+    stored = site.stored
+    control.turn(stored.database, stored.clock(), "anna", SwitchName.PAUSED, "pacs", on=on)
+
+
+def test_a_paused_destination_gets_nothing_until_somebody_lets_it_go_on(site: Site) -> None:
+    waiting = site.derived()
+    pause(site, on=True)
+    site.configure(PACS, ARCHIVE)
+    site.stored.ledger.redeliver(1, "archive")
+    others = site.stored.ledger.of_derived(waiting.derived_id)
+    (archived,) = (site.tried(other) for other in others if other.destination == "archive")
+    assert archived.state is DeliveryState.SENT
+    assert site.stored.ledger.get(waiting.id).attempt == 0
+    pause(site, on=False)
+    assert site.tried(waiting).state is DeliveryState.SENT
+
+
+def test_a_pause_ends_a_delivery_after_the_instance_on_the_wire_and_counts_nothing(
+    site: Site,
+) -> None:
+    delivery = site.derived(instances=3)
+    site.pacs.before_answer = lambda: pause(site, on=True)
+    site.configure(PACS)
+    released = site.tried(delivery)
+    assert (released.state, released.sent, released.failures) == (DeliveryState.QUEUED, 1, 0)
+    site.pacs.before_answer = lambda: None
+    pause(site, on=False)
+    assert site.tried(delivery, attempt=2).state is DeliveryState.SENT
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1", "2.25.1.2"]
+
+
+def test_a_node_that_stops_gives_back_what_it_was_sending(site: Site) -> None:
+    delivery = site.derived(instances=3)
+    site.pacs.before_answer = site.deliverers.abandon
+    site.configure(PACS)
+    released = site.tried(delivery)
+    assert (released.state, released.sent, released.failures) == (DeliveryState.QUEUED, 0, 0)
+    assert site.pacs.offered == ["2.25.1.0"]
+    assert site.deliverers.wait(20.0)
+
+
+def test_a_node_that_drains_sends_what_it_has_begun_and_nothing_else(site: Site) -> None:
+    delivery = site.derived()
+    site.pacs.before_answer = site.deliverers.drain
+    site.configure(PACS)
+    assert site.tried(delivery).state is DeliveryState.SENT
+    assert site.deliverers.wait(20.0)
+    site.stored.ledger.redeliver(1, "pacs")
+    assert site.stored.ledger.claim("pacs", "another") is not None  # nobody has taken it
+
+
+def test_a_delivery_that_is_cancelled_while_it_is_sent_stays_cancelled(site: Site) -> None:
+    delivery = site.derived()
+    site.pacs.before_answer = lambda: site.stored.ledger.cancel(delivery.id)
+    site.configure(PACS)
+    assert site.tried(delivery).state is DeliveryState.CANCELLED
+    site.pacs.before_answer = lambda: None
+    site.stored.ledger.requeue(delivery.id)
+    assert site.tried(delivery, attempt=2).state is DeliveryState.SENT  # its thread lives
+
+
+def test_an_error_of_the_nodes_own_code_is_a_delay_and_the_thread_goes_on(site: Site) -> None:
+    delivery = site.derived()
+    site.pacs.fails = ZeroDivisionError("DOE^JANE")
+    site.configure(PACS)
+    delayed = site.tried(delivery)
+    assert (delayed.state, delayed.reason) == (DeliveryState.QUEUED, "RETRY")
+    assert site.reach.may_send("pacs")  # nothing is known of the destination
+    assert delayed.sentence.endswith("The node failed to send it: ZeroDivisionError.")
+    site.pacs.fails = None
+    assert site.try_again(delivery).state is DeliveryState.SENT
+
+
+def test_a_destination_that_moved_is_served_at_its_new_address(site: Site) -> None:
+    site.configure(PACS)
+    site.configure(PACS.model_copy(update={"host": "192.0.2.9"}))
+    delivery = site.derived()
+    site.tried(delivery)
+    assert [peer.host for peer in site.pacs.peers] == ["192.0.2.9"]
+
+
+def test_a_destination_that_stays_follows_the_new_retry_rules_without_a_new_thread(
+    site: Site,
+) -> None:
+    site.configure(PACS)
+    site.configure(PACS, retry_seconds=(900.0, 900.0))
+    site.pacs.statuses = [0xA700]
+    delayed = site.tried(site.derived())
+    assert delayed.due_at - site.stored.clock.now == pytest.approx(900.0)
+
+
+def test_what_waits_for_an_unknown_destination_is_held_and_goes_once_it_is_known(
+    site: Site,
+) -> None:
+    site.deliverers.mind_unknown()  # before the configuration is read: nothing is decided
+    delivery = site.derived("pacs")
+    site.configure(ARCHIVE)
+    site.deliverers.mind_unknown()
+    held = site.stored.ledger.get(delivery.id)
+    assert (held.state, held.reason) == (DeliveryState.HELD, "NO_DESTINATION")
+    assert held.sentence == NOT_CONFIGURED.format(destination="pacs")
+    site.configure(ARCHIVE, PACS)
+    site.deliverers.mind_unknown()
+    assert site.tried(delivery, attempt=2).state is DeliveryState.SENT
+
+
+def test_what_waits_for_a_sender_goes_to_the_destination_that_turns_out_to_be_it(
+    site: Site,
+) -> None:
+    delivery = site.derived("sender CT1")
+    site.configure(PACS)
+    site.deliverers.mind_unknown()
+    held = site.stored.ledger.get(delivery.id)
+    assert "'CT1' belongs to no destination" in held.sentence
+    site.configure(PACS.model_copy(update={"sends_as": ("CT1",)}))
+    site.deliverers.mind_unknown()
+    done = site.tried(delivery, attempt=2)
+    assert (done.state, done.destination) == (DeliveryState.SENT, "pacs")
+
+
+def test_an_echo_says_that_a_destination_is_up_or_down(site: Site) -> None:
+    site.configure(PACS)
+    site.pacs.gives_no_association = True
+    site.pacs.sent = Sent(Outcome.RETRY, "PACS cannot be reached.")
+    assert not site.reach.echo(PACS).ok
+    (reach,) = peers.reachability(site.stored.database)
+    assert (reach.up, reach.sentence) == (False, "PACS cannot be reached.")
+    site.pacs.gives_no_association = False
+    assert site.reach.echo(PACS).ok
+    (reach,) = peers.reachability(site.stored.database)
+    assert (reach.up, reach.sentence) == (True, "")
+
+
+def test_destinations_are_asked_again_only_when_their_time_has_come(site: Site) -> None:
+    def echoes() -> int:
+        return len(peers.newest(site.stored.database, "pacs"))
+
+    site.configure(PACS)
+    site.reach.sweep()
+    wait_until(lambda: echoes() == 1, what="the first echo")
+    site.reach.sweep()
+    site.stored.clock.now += 301.0
+    site.reach.sweep()
+    wait_until(lambda: echoes() == 2, what="the second echo")

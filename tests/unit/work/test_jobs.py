@@ -1,0 +1,473 @@
+"""The threads that run jobs: a real queue, a real storage folder, workers in memory."""
+
+import hashlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from inference.errors import Reason
+from inference.model import Parameters
+from inference.request import (
+    Derived,
+    Failed,
+    File,
+    Kept,
+    ModelSpec,
+    Outcome,
+    Output,
+    Progress,
+    Request,
+    Resources,
+    Stopped,
+    Verdict,
+)
+from node.config import Config
+from node.work.executor import Bounds, End, Ended, Order
+from node.work.jobs import (
+    Inference,
+    Site,
+    Supervisor,
+    canonical,
+    fingerprint,
+    fraction,
+    from_snapshot,
+    snapshot,
+    specs,
+)
+from storage.errors import Busy, NoRoom
+from storage.files import Files
+from storage.jobs import Queue
+from storage.records import Ended as JobEnd
+from storage.records import Job, JobState, NewDerived
+from tests.peers import wait_until
+from tests.unit.storage.stored import CT, LEASE_SECONDS, Stored
+
+BOUNDS = Bounds(seconds=60.0)
+SITE = Site(
+    secret=b"secret",
+    station_name="MIDSLICE",
+    timezone=timezone(timedelta(hours=2)),
+    models={"linear": ModelSpec("linear", "site.net:Net")},
+    resources=Resources(device="cpu"),
+)
+
+PATIENT = "DOE^JANE"  # must not stand in a traceback that is kept
+
+FAILED = Failed("ZeroDivisionError", "The model raised.", "model.py line 3")
+
+Look = Callable[[Progress | None], Order]
+Script = Callable[[Request, Look], Outcome | Ended]
+
+
+@dataclass
+class Worker:
+    """A worker in memory: runs these scripts in turn, then waits until the node stops."""
+
+    scripts: list[Script] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    bounds: list[Bounds] = field(default_factory=list)
+    is_started: bool = False
+    is_closed: bool = False
+
+    def start(self) -> None:
+        self.is_started = True
+
+    def run(self, request: Request, bounds: Bounds, look: Look) -> Outcome | Ended:
+        self.requests.append(request)
+        self.bounds.append(bounds)
+        if self.scripts:
+            return self.scripts.pop(0)(request, look)
+        pause = threading.Event()
+        while not look(None).stop:
+            pause.wait(0.01)
+        return Ended(End.STOPPED, "the node stops")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def answer(outcome: Outcome | Ended) -> Script:
+    return lambda _request, _look: outcome
+
+
+def derived(series_uid: str = "2.25.7") -> Script:
+    """Write a derived series of two instances."""
+
+    def run(request: Request, _look: Look) -> Derived:
+        files = []
+        for number in range(2):
+            content = f"{series_uid} {number}".encode()
+            (request.folder / f"{number}.dcm").write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            files.append(File(f"{number}.dcm", f"{series_uid}.{number}", CT, digest, number == 1))
+        return Derived(series_uid, "1.2", tuple(files), {"seconds": 3.0})
+
+    return run
+
+
+@dataclass
+class Node:
+    """The threads under test, with their queue and their workers."""
+
+    stored: Stored
+    workers: tuple[Worker, ...] = field(default_factory=lambda: (Worker(),))
+    is_drained: bool = False
+
+    def __post_init__(self) -> None:
+        self.take(self.stored.queue)
+
+    def take(self, queue: Queue, files: Files | None = None) -> None:
+        """Make the threads for this queue."""
+        inference = Inference(queue, files or self.stored.files, SITE, self.stored.clock)
+        self.supervisor = Supervisor(
+            self.workers, queue, inference, BOUNDS, drained=lambda: self.is_drained
+        )
+
+    def ran(self, *scripts: Script, job_id: int = 0) -> Job:
+        """A job after its worker has done this."""
+        self.workers[0].scripts.extend(scripts)
+        job_id = job_id or self.stored.ask("key").job_id
+        self.supervisor.start()
+        return self.over(job_id)
+
+    def over(self, job_id: int, attempt: int = 1) -> Job:
+        """A job once it has been tried so often and does not run."""
+        wait_until(lambda: self._is_over(job_id, attempt), what=f"job {job_id} has run")
+        return self.stored.queue.get(job_id)
+
+    def is_running(self, job_id: int) -> bool:
+        return self.stored.queue.get(job_id).state is JobState.RUNNING
+
+    def _is_over(self, job_id: int, attempt: int) -> bool:
+        job = self.stored.queue.get(job_id)
+        return job.attempt >= attempt and job.state is not JobState.RUNNING
+
+
+@pytest.fixture
+def node(stored: Stored) -> Iterator[Node]:
+    node = Node(stored)
+    yield node
+    node.supervisor.stop()
+
+
+def output_of(node: Node, job: Job) -> Path:
+    return node.stored.files.path(node.stored.files.derived_folder(job.id, job.attempt))
+
+
+def is_dropped(node: Node, job: Job) -> bool:
+    """Whether the output of an attempt goes, which it does once its row says so."""
+    wait_until(lambda: not output_of(node, job).exists(), what="the output is removed")
+    return True
+
+
+def test_a_worker_is_told_everything_about_a_job_and_gets_an_empty_folder(node: Node) -> None:
+    stored, (worker,) = node.stored, node.workers
+    output = Output(include_received=False, most_gap_mm=9.0)
+    parameters = snapshot(Parameters(factor=4), output)
+    asked = stored.ask("key", ("1.1", "1.2"), parameters=parameters)
+    folders: list[list[Path]] = []
+
+    def look_around(request: Request, _look: Look) -> Failed:
+        folders.append(list(request.folder.iterdir()))
+        return FAILED
+
+    node.ran(look_around, job_id=asked.job_id)
+    (request,) = worker.requests
+    assert folders == [[]]
+    assert (request.parameters, request.output) == (Parameters(factor=4), output)
+    assert request.model == ModelSpec("linear", "site.net:Net")
+    assert (request.secret, request.station_name) == (b"secret", "MIDSLICE")
+    assert request.started_at.timestamp() == stored.clock.now
+    assert request.started_at.utcoffset() == timedelta(hours=2)
+    assert [source.instance_uid for source in request.sources] == ["1.2", "1.1"]  # newest first
+    assert all(source.path.is_file() for source in request.sources)
+    assert request.previews
+    assert worker.bounds == [BOUNDS]
+
+
+def test_a_newer_version_of_an_instance_has_the_higher_order(node: Node) -> None:
+    node.stored.receive("1.1")
+    node.stored.clock.now += 1.0
+    node.stored.receive("1.1", version=b"corrected")
+    node.ran(answer(FAILED), job_id=node.stored.complete("key").job_id)
+    older, newer = sorted(node.workers[0].requests[0].sources, key=lambda source: source.order)
+    assert b"corrected" in newer.path.read_bytes()
+    assert b"corrected" not in older.path.read_bytes()
+
+
+def test_a_derived_series_is_kept_and_its_deliveries_wait(node: Node) -> None:
+    job = node.ran(derived())
+    assert (job.state, job.derived_series_uid) == (JobState.SUCCEEDED, "2.25.7")
+    assert (job.version, job.record) == ("1.2", {"seconds": 3.0})
+    assert sorted(path.name for path in output_of(node, job).iterdir()) == ["0.dcm", "1.dcm"]
+    (delivery,) = node.stored.ledger.of_job(job.id)
+    assert (delivery.destination, delivery.total) == ("pacs", 2)
+
+
+def test_a_series_that_exists_is_delivered_again_and_not_made_twice(node: Node) -> None:
+    first = node.ran(derived())
+    again = node.stored.ask("another key", ("1.1", "1.2", "1.3"))
+    node.workers[0].scripts.append(answer(Kept("2.25.7")))
+    job = node.over(again.job_id)
+    assert (job.state, job.derived_id) == (JobState.SUCCEEDED, first.derived_id)
+    assert is_dropped(node, job)
+    assert node.workers[0].requests[1].kept == {"2.25.7"}
+
+
+def test_a_result_that_came_twice_leaves_the_files_of_the_first(node: Node) -> None:
+    first = node.ran(derived())
+    again = node.stored.ask("another key", ("1.1", "1.2", "1.3"))
+    node.workers[0].scripts.append(derived())
+    second = node.over(again.job_id)
+    assert second.state is JobState.SUCCEEDED
+    assert output_of(node, first).is_dir()
+    assert is_dropped(node, second)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "reason"),
+    [
+        (
+            Verdict(Reason.MISSING_SLICES, "A slice is missing.", held=True),
+            "held",
+            "MISSING_SLICES",
+        ),
+        (Verdict(Reason.NOTHING_TO_DO, "It is thin.", held=False), "refused", "NOTHING_TO_DO"),
+        (FAILED, "failed", "ZeroDivisionError"),
+    ],
+    ids=["held", "refused", "failed"],
+)
+def test_what_a_worker_answers_is_the_state_of_the_job_and_its_output_goes(
+    node: Node, outcome: Outcome, state: str, reason: str
+) -> None:
+    job = node.ran(answer(outcome))
+    assert (job.state, job.reason) == (state, reason)
+    assert is_dropped(node, job)
+    assert node.stored.ledger.of_job(job.id) == ()
+
+
+@pytest.mark.parametrize("outcome", [Stopped(), Ended(End.CANCELLED, "did not stop by itself")])
+def test_a_job_that_a_person_cancels_ends_cancelled_and_its_output_goes(
+    node: Node, outcome: Outcome | Ended
+) -> None:
+    def run(_request: Request, _look: Look) -> Outcome | Ended:
+        node.stored.queue.cancel(1)
+        return outcome
+
+    job = node.ran(run)
+    assert job.state is JobState.CANCELLED
+    assert is_dropped(node, job)
+
+
+def test_frames_of_a_failure_stay_with_the_attempt(node: Node) -> None:
+    job = node.ran(answer(FAILED))
+    (attempt,) = node.stored.queue.attempts(job.id)
+    assert (attempt.outcome, attempt.detail) == ("failed", "model.py line 3")
+
+
+@pytest.mark.parametrize("end", [End.WORKER_DIED, End.TIME_LIMIT, End.MEMORY_LIMIT])
+def test_a_job_that_costs_three_workers_is_held_and_says_why(node: Node, end: End) -> None:
+    job = node.ran(*[answer(Ended(end, "detail"))] * 3)
+    job = node.over(job.id, attempt=3)
+    assert (job.state, job.reason, job.worker_deaths) == (JobState.HELD, end, 3)
+    details = [attempt.detail for attempt in node.stored.queue.attempts(job.id)]
+    assert details == ["detail"] * 3
+
+
+def test_progress_is_written_and_a_cancellation_reaches_the_worker(node: Node) -> None:
+    seen: list[tuple[float, bool]] = []
+    queue = node.stored.queue
+
+    def run(_request: Request, look: Look) -> Stopped:
+        first = look(Progress("predicting", 1, 2))
+        seen.append((queue.get(1).progress, first.cancel))
+        queue.cancel(1)
+        assert look(None) == first  # the lease is renewed once a second, not at each look
+        wait_until(lambda: look(None).cancel, what="the worker hears of it")
+        return Stopped()
+
+    assert node.ran(run).state is JobState.CANCELLED
+    assert seen == [(pytest.approx(0.45), False)]
+
+
+def test_a_job_that_was_taken_over_is_dropped_and_its_late_result_discarded(node: Node) -> None:
+    stored = node.stored
+
+    def run(request: Request, _look: Look) -> Outcome | Ended:
+        stored.clock.now += LEASE_SECONDS + 1.0
+        assert stored.queue.claim("another", ("infer",)) is not None
+        return derived()(request, _look)
+
+    asked = stored.ask("key")
+    node.workers[0].scripts.append(run)
+    node.supervisor.start()
+    first = stored.files.path(stored.files.derived_folder(asked.job_id, 1))
+    wait_until(lambda: node.workers[0].requests and not first.exists(), what="output is removed")
+    job = stored.queue.get(asked.job_id)
+    assert (job.state, job.worker, job.attempt) == (JobState.RUNNING, "another", 2)
+    assert stored.ledger.of_job(job.id) == ()
+
+
+def test_an_error_of_the_nodes_own_code_fails_the_job_and_the_thread_goes_on(node: Node) -> None:
+    def broken(_request: Request, _look: Look) -> Outcome:
+        raise KeyError(PATIENT)
+
+    failed = node.ran(broken, derived())
+    assert (failed.state, failed.reason) == (JobState.FAILED, "KeyError")
+    (attempt,) = node.stored.queue.attempts(failed.id)
+    assert "broken" in attempt.detail
+    assert PATIENT not in attempt.detail
+    node.stored.queue.requeue(failed.id)
+    assert node.over(failed.id, attempt=2).state is JobState.SUCCEEDED
+
+
+class FullDisk(Files):
+    """A storage folder without room for the output of a job."""
+
+    def make(self, relative: str) -> Path:
+        raise NoRoom(f"no room for {relative}")
+
+
+def test_a_full_disk_is_no_fault_of_the_job(node: Node) -> None:
+    node.take(node.stored.queue, FullDisk(node.stored.files.folder, min_free_bytes=0))
+    job = node.ran()
+    assert (job.state, job.worker_deaths, job.reason) == (JobState.QUEUED, 0, "")
+    assert node.workers[0].requests == []
+
+
+class BusyQueue(Queue):
+    """A queue whose database is busy when the result of a job is to be written."""
+
+    refusals = 1
+
+    def succeed(self, leased: Job, result: NewDerived) -> JobEnd:
+        if self.refusals:
+            self.refusals -= 1
+            raise Busy("the database is busy")
+        return super().succeed(leased, result)
+
+
+def test_a_result_waits_for_a_database_that_is_busy(node: Node) -> None:
+    stored = node.stored
+    queue = BusyQueue(
+        stored.database, stored.clock, node="one", lease_seconds=60.0, steady=stored.clock
+    )
+    node.take(queue)
+    assert node.ran(derived()).state is JobState.SUCCEEDED
+    assert queue.refusals == 0
+    assert len(node.workers[0].requests) == 1
+
+
+def test_a_node_that_stops_gives_back_what_runs_and_ends_its_workers(node: Node) -> None:
+    asked = node.stored.ask("key")
+    node.supervisor.start()
+    assert node.workers[0].is_started
+    wait_until(lambda: node.is_running(asked.job_id), what="the job runs")
+    node.supervisor.drain()
+    assert not node.supervisor.wait(0.01)
+    node.supervisor.stop()
+    job = node.stored.queue.get(asked.job_id)
+    assert (job.state, job.worker_deaths) == (JobState.QUEUED, 0)
+    assert node.workers[0].is_closed
+    assert node.supervisor.wait(0.0)
+
+
+def test_a_node_that_drains_claims_nothing_new(node: Node) -> None:
+    node.is_drained = True
+    asked = node.stored.ask("key")
+    node.supervisor.start()
+    node.supervisor.drain()
+    assert node.supervisor.wait(20.0)
+    assert node.stored.queue.get(asked.job_id).attempt == 0
+
+
+def test_a_switch_that_drains_is_looked_at_before_each_job(node: Node) -> None:
+    node.is_drained = True
+    asked = node.stored.ask("key")
+    node.workers[0].scripts.append(derived())
+    node.supervisor.start()
+    assert node.stored.queue.get(asked.job_id).attempt == 0
+    node.is_drained = False
+    assert node.over(asked.job_id).state is JobState.SUCCEEDED
+
+
+def test_two_workers_run_two_jobs_at_once(node: Node) -> None:
+    node.workers = (Worker(), Worker())
+    node.take(node.stored.queue)
+    first = node.stored.ask("key").job_id
+    second = node.stored.ask("another", ("1.3",), stack="axial 256x256").job_id
+    node.supervisor.start()
+    wait_until(lambda: all(worker.requests for worker in node.workers), what="both run")
+    assert node.is_running(first)
+    assert node.is_running(second)
+
+
+def test_what_a_job_keeps_of_its_route_is_what_its_worker_gets() -> None:
+    parameters = Parameters(target_spacing_mm=1.25)
+    output = replace(Output(), across_missing="leave", hold_below=0.2, label="axial")
+    assert from_snapshot(snapshot(parameters, output)) == (parameters, output)
+
+
+def test_equal_values_have_one_canonical_form() -> None:
+    assert canonical({"b": 1, "a": Path("x/y")}) == canonical({"a": Path("x/y"), "b": 1})
+    assert canonical({"a": Path("x/y")}) == '{"a":"x/y"}'
+    with pytest.raises(TypeError):
+        canonical({"a": object()})
+
+
+def test_a_sites_own_model_stands_beside_those_of_the_product(settings: Config) -> None:
+    assert {"linear", "midslice"} <= set(specs(settings))
+
+
+def test_progress_never_goes_backwards_through_the_steps_of_a_job() -> None:
+    steps = [
+        Progress(step, done, 10)
+        for step in ("reading", "predicting", "writing", "checking")
+        for done in range(11)
+    ]
+    shares = [fraction(progress) for progress in steps]
+    assert shares == sorted(shares)
+    assert shares[0] == 0.0
+    assert shares[-1] < 1.0  # only the queue says that a job is done
+
+
+@pytest.mark.parametrize("step", ["reading", "predicting", "writing", "checking", "unheard of"])
+def test_progress_stays_between_nothing_and_all_whatever_a_worker_reports(step: str) -> None:
+    assert 0.0 <= fraction(Progress(step, 7, 0)) <= 1.0
+    assert 0.0 <= fraction(Progress(step, 9, 3)) <= 1.0
+
+
+def test_other_weights_or_other_code_give_another_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site_ai"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "net.py").write_text("class Net: ...\n")
+    weights = tmp_path / "net.safetensors"
+    weights.write_bytes(b"one")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = ModelSpec("site", "site_ai.net:Net", weights)
+    first = fingerprint(spec)
+    assert fingerprint(spec) == first
+    weights.write_bytes(b"two")
+    second = fingerprint(spec)
+    assert second != first
+    (package / "net.py").write_text("class Net:\n    pass\n")
+    assert fingerprint(spec) not in {first, second}
+    third = fingerprint(spec)
+    (package / "parts.py").write_text("LIMIT = 1\n")  # the model may import it
+    assert fingerprint(spec) != third
+    fourth = fingerprint(spec)
+    weights.with_suffix(".json").write_text("{}")  # its calibration
+    assert fingerprint(spec) != fourth
+    assert "site_ai" not in sys.modules
+
+
+def test_a_module_that_is_not_there_has_a_fingerprint_too() -> None:
+    assert fingerprint(ModelSpec("site", "no_such_package.net:Net"))
