@@ -29,42 +29,35 @@ def _id() -> sa.Column[int]:
     return sa.Column("id", sa.Integer(), primary_key=True, autoincrement=True)
 
 
-def _refers(
-    column: str, *, primary_key: bool = False, nullable: bool = False, index: bool = False
-) -> sa.Column[int]:
-    options = {"primary_key": primary_key, "nullable": nullable, "index": index}
-    return sa.Column(column.replace(".", "_"), sa.Integer(), sa.ForeignKey(column), **options)
+def _refers(column: str, *, nullable: bool = False, **options: Any) -> sa.Column[int]:
+    name, key = column.replace(".", "_"), sa.ForeignKey(column)
+    return sa.Column(name, sa.Integer(), key, nullable=nullable, **options)
 
 
-def _column(
-    name: str,
-    kind: sa.types.TypeEngine[Any],
-    default: str | None = None,
-    *,
-    nullable: bool = False,
-    **options: bool,
-) -> sa.Column[Any]:
-    return sa.Column(name, kind, server_default=default, nullable=nullable, **options)
-
-
-def _string(name: str, length: int, **options: Any) -> sa.Column[str]:
+def _string(name: str, length: int, **options: Any) -> sa.Column[Any]:
     return _column(name, sa.String(length), **options)
 
 
-def _text(name: str, **options: Any) -> sa.Column[str]:
+def _text(name: str, **options: Any) -> sa.Column[Any]:
     return _column(name, sa.Text(), **options)
 
 
-def _whole(name: str, **options: Any) -> sa.Column[int]:
+def _whole(name: str, **options: Any) -> sa.Column[Any]:
     return _column(name, sa.Integer(), **options)
 
 
-def _big(name: str) -> sa.Column[int]:
+def _big(name: str) -> sa.Column[Any]:
     return _column(name, sa.BigInteger())
 
 
-def _real(name: str, **options: Any) -> sa.Column[float]:
+def _real(name: str, **options: Any) -> sa.Column[Any]:
     return _column(name, sa.Float(), **options)
+
+
+def _column(
+    name: str, kind: Any, *, default: str | None = None, nullable: bool = False, **options: Any
+) -> sa.Column[Any]:
+    return sa.Column(name, kind, server_default=default, nullable=nullable, **options)
 
 
 def _index(table: str, *columns: str) -> None:
@@ -77,7 +70,7 @@ def _prefix(table: str, column: str) -> None:
 
 
 def _part(table: str, name: str, condition: str, *columns: str, unique: bool = False) -> None:
-    where = {f"{dialect}_where": sa.text(condition) for dialect in ("sqlite", "postgresql")}
+    where: Any = {f"{dialect}_where": sa.text(condition) for dialect in ("sqlite", "postgresql")}
     op.create_index(op.f(f"ix_{table}_{name}"), table, columns, unique=unique, **where)
 
 
@@ -243,7 +236,6 @@ def _jobs() -> None:
         _string("model", 128),
         _string("version", 32, default=""),
         _text("parameters"),
-        _text("destinations"),
         _whole("edition", default="1"),
         _whole("priority"),
         _real("queued_at", index=True),
@@ -283,10 +275,13 @@ def _jobs() -> None:
     _part("job", "ended", "state NOT IN ('queued', 'running')", "state", "queued_at")
     _part("job", "reason", "reason <> ''", "reason", "queued_at")
     op.create_table(
-        "job_asker",
+        "want",
         _refers("job.id", primary_key=True),
         _refers("arrival.id", primary_key=True, index=True),
-        _text("destinations"),
+        _string("destination", 64, primary_key=True),
+        _whole("rank"),
+        _whole("withdrawn", default="0"),
+        sa.CheckConstraint("destination <> '' OR rank = 0", name="shadow"),
     )
     op.create_table(
         "job_instance",
