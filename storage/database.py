@@ -336,8 +336,9 @@ def to_json(value: Mapping[str, object] | tuple[str, ...]) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def to_names(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
+def to_names(lines: str | None) -> tuple[str, ...]:
+    """The destinations of a job, each once; in shadow mode a line is empty."""
+    return tuple(dict.fromkeys(filter(None, (lines or "").split("\n"))))
 
 
 def fits(received: Received) -> Received:

@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import Database, to_json, to_mark, to_names
+from storage.database import Database, to_json, to_mark
 from storage.errors import NotFound, WrongState
 from storage.records import (
     SUPERSEDED,
@@ -38,9 +38,9 @@ from storage.schema import (
     delivery,
     derived,
     job,
-    job_asker,
     job_instance,
     series,
+    want,
 )
 from storage.site.audit import note
 from storage.transitions import (
@@ -54,40 +54,33 @@ from storage.transitions import (
 )
 
 
-def ask(
-    database: Database, db: Connection, job_id: int, arrival_id: int, destinations: Sequence[str]
-) -> tuple[str, ...]:
-    """An arrival wants the result of a job; the destinations of all who do.
+def request(db: Connection, job_id: int, arrival_id: int, destinations: Sequence[str]) -> None:
+    """Let an arrival want the result of a job at these destinations.
 
     What its peer wanted before, perhaps by another configuration, counts no more.
     """
-    leave(db, job_id, arrival_id)
-    values = {
-        "job_id": job_id,
-        "arrival_id": arrival_id,
-        "destinations": to_json(tuple(destinations)),
-    }
-    db.execute(database.insert(job_asker).values(**values))
-    return wanted(db, job_id)
+    withdraw(db, job_id, arrival_id)
+    _forget_withdrawn(db, job_id)
+    rows = [
+        {"job_id": job_id, "arrival_id": arrival_id, "destination": name, "rank": rank}
+        for rank, name in enumerate(dict.fromkeys(destinations or ("",)))
+    ]
+    db.execute(want.insert(), rows)
 
 
-def leave(db: Connection, job_id: int, arrival_id: int) -> None:
-    """The peer of an arrival does not want a job any more, in whichever arrival it asked."""
-    gone = job_asker.c.arrival_id.in_(same_peer(arrival_id))
-    db.execute(delete(job_asker).where(job_asker.c.job_id == job_id, gone))
+def withdraw(db: Connection, job_id: int, arrival_id: int) -> bool:
+    """Withdraw what the peer of an arrival wanted of a job; True where nobody wants it now."""
+    of_peer = and_(want.c.job_id == job_id, want.c.arrival_id.in_(same_peer(arrival_id)))
+    db.execute(update(want).where(of_peer).values(withdrawn=1))
+    wanted = select(want.c.job_id).where(want.c.job_id == job_id, want.c.withdrawn == 0)
+    if db.execute(wanted.limit(1)).first() is None:
+        return True
+    _forget_withdrawn(db, job_id)
+    return False
 
 
-def wanted(db: Connection, job_id: int) -> tuple[str, ...]:
-    """Where the result of a job goes: to the destinations of each who asked, the first first."""
-    asked = select(job_asker.c.destinations).where(job_asker.c.job_id == job_id)
-    rows = db.execute(asked.order_by(job_asker.c.arrival_id)).scalars()
-    return tuple(dict.fromkeys(name for names in rows for name in to_names(names)))
-
-
-def is_asked_for(db: Connection, job_id: int) -> bool:
-    """True where somebody still wants the job; shadow mode has askers without a destination."""
-    asked = select(job_asker.c.job_id).where(job_asker.c.job_id == job_id)
-    return db.execute(asked.limit(1)).first() is not None
+def _forget_withdrawn(db: Connection, job_id: int) -> None:
+    db.execute(delete(want).where(want.c.job_id == job_id, want.c.withdrawn == 1))
 
 
 def same_peer(arrival_id: int) -> Select[tuple[int]]:
@@ -142,7 +135,8 @@ def supersede_parted(
 
 def _asked_for(db: Connection, arrival_id: int, which: ColumnElement[bool]) -> Sequence[JobRow]:
     of_series = select(arrival.c.series_id).where(arrival.c.id == arrival_id).scalar_subquery()
-    asked = select(job_asker.c.job_id).where(job_asker.c.arrival_id.in_(same_peer(arrival_id)))
+    by_peer = and_(want.c.withdrawn == 0, want.c.arrival_id.in_(same_peer(arrival_id)))
+    asked = select(want.c.job_id).where(by_peer)
     columns = (job.c.id, job.c.state, job.c.derived_id)
     query = select(*columns).where(job.c.series_id == of_series, job.c.id.in_(asked), which)
     return db.execute(query.order_by(job.c.id).with_for_update(of=job)).all()
@@ -155,11 +149,7 @@ def _give_up(
     cancelled = {"state": JobState.CANCELLED, "finished_at": now, "cancel_requested": 0}
     unfinished = []
     for row in older:
-        leave(db, row.id, arrival_id)
-        if is_asked_for(db, row.id):
-            others = {"destinations": to_json(wanted(db, row.id))}
-            db.execute(update(job).where(job.c.id == row.id).values(**others))
-        elif row.state in UNFINISHED:
+        if withdraw(db, row.id, arrival_id) and row.state in UNFINISHED:
             stop = {"cancel_requested": 1} if row.state == JobState.RUNNING else cancelled
             db.execute(update(job).where(job.c.id == row.id).values(**why, **stop))
             unfinished.append(row.id)
@@ -170,11 +160,11 @@ def _give_up(
 def _give_up_results(db: Connection, made: set[int], now: float) -> None:
     """What is not sent yet goes only to those who still ask for the derived series."""
     for derived_id in sorted(made):
-        query = select(job.c.id, job.c.destinations).where(job.c.derived_id == derived_id)
-        still = [row for row in db.execute(query) if is_asked_for(db, row.id)]
-        keep = {name for row in still for name in to_names(row.destinations)}
-        cancel_undelivered(db, derived_id, SUPERSEDED, now, keep)
-        if not still:
+        query = select(want.c.destination).join(job, job.c.id == want.c.job_id)
+        query = query.where(job.c.derived_id == derived_id, want.c.withdrawn == 0)
+        still_wanted = set(db.execute(query).scalars())
+        cancel_undelivered(db, derived_id, SUPERSEDED, now, still_wanted)
+        if not still_wanted:
             fresh = and_(derived.c.id == derived_id, derived.c.superseded_at.is_(None))
             db.execute(update(derived).where(fresh).values(superseded_at=now))
 
@@ -251,17 +241,17 @@ def enqueue(
     within = _within(db, new, now, most)
     job_id = _insert(database, db, within, now) if row is None else None
     if job_id is not None:
-        ask(database, db, job_id, new.arrival_id, new.destinations)
+        request(db, job_id, new.arrival_id, new.destinations)
         return _enqueued(within, job_id, "queued", supersede(db, new, job_id, now))
     row = row or _by_key(db, new.key)  # another node was faster
     assert row is not None
-    wanted = ask(database, db, row.id, new.arrival_id, new.destinations)
+    request(db, row.id, new.arrival_id, new.destinations)
     if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
-        _requeue(db, row, within, wanted, now, row.edition)
+        _requeue(db, row, within, now, row.edition)
         return _enqueued(within, row.id, "requeued", supersede(db, new, row.id, now))
     if row.state == JobState.SUCCEEDED:
-        return _again(database, db, row, within, wanted, now)
-    return _join(db, row, new, wanted, now)
+        return _again(database, db, row, within, now)
+    return _join(db, row, new, now)
 
 
 def _within(db: Connection, new: NewJob, now: float, most: Limits) -> NewJob:
@@ -323,7 +313,6 @@ def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int 
         route=new.route,
         model=new.model,
         parameters=to_json(new.parameters),
-        destinations=to_json(new.destinations),
         priority=new.priority,
         **_begun(new, now),
     )
@@ -357,34 +346,18 @@ def _is_resolved(db: Connection, row: Row[*tuple[Any, ...]], new: NewJob) -> boo
     return row.state == JobState.HELD and set(db.execute(mine).scalars()) != set(new.instances)
 
 
-def _join(
-    db: Connection,
-    row: Row[*tuple[Any, ...]],
-    new: NewJob,
-    wanted: tuple[str, ...],
-    now: float,
-) -> Enqueued:
+def _join(db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
     """A job that has no result yet is asked for by one more: its result goes to all of them."""
-    values: dict[str, object] = {"destinations": to_json(wanted)}
     if row.cancel_requested and row.reason in ("", SUPERSEDED):
         # Wanted again before its worker has stopped; where it stops all the same, the job is
         # queued again (`Queue.cancelled`).
-        values |= {"cancel_requested": 0, "reason": "", "sentence": ""}
-    db.execute(update(job).where(job.c.id == row.id).values(**values))
+        change(db, row.id, cancel_requested=0, reason="", sentence="")
     return Enqueued(row.id, "known", supersede(db, new, row.id, now))
 
 
-def _requeue(
-    db: Connection,
-    row: Row[*tuple[Any, ...]],
-    new: NewJob,
-    wanted: tuple[str, ...],
-    now: float,
-    edition: int,
-) -> None:
+def _requeue(db: Connection, row: JobRow, new: NewJob, now: float, edition: int) -> None:
     snapshot = {
         "parameters": to_json(new.parameters),
-        "destinations": to_json(wanted),
         "priority": new.priority,
         "edition": edition,
     }
@@ -392,23 +365,15 @@ def _requeue(
     _work_on(db, row.id, new)
 
 
-def _again(
-    database: Database,
-    db: Connection,
-    row: Row[*tuple[Any, ...]],
-    new: NewJob,
-    wanted: tuple[str, ...],
-    now: float,
-) -> Enqueued:
+def _again(database: Database, db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
     """A finished job is asked for: deliver what it made, or make it again where that is gone."""
     made = db.execute(select(derived).where(derived.c.id == row.derived_id)).one()
     if made.purged_at is not None:
         # A peer may still have the earlier bytes: the same UIDs must not mean others.
         edition = row.edition if made.offered_at is None else max(row.edition, made.edition + 1)
-        _requeue(db, row, new, wanted, now, edition)
+        _requeue(db, row, new, now, edition)
         return _enqueued(new, row.id, "requeued", supersede(db, new, row.id, now))
-    snapshot = {"destinations": to_json(wanted), "priority": new.priority}
-    db.execute(update(job).where(job.c.id == row.id).values(**snapshot))
+    change(db, row.id, priority=new.priority)
     # Who has it already asked for nothing: the destinations of the others stay as they are.
     queue_deliveries(database, db, made.id, new.destinations, new.priority, now)
     return Enqueued(row.id, "redelivered", supersede(db, new, row.id, now))
@@ -553,8 +518,7 @@ def put_back(
         if not anew.is_as(before.model, before.parameters):
             return _replace(database, db, row, anew, asked, now, who)
         for arrival_id, calling_ae in asked.items():
-            ask(database, db, row.id, arrival_id, anew.destinations(calling_ae))
-        change(db, row.id, destinations=to_json(wanted(db, row.id)))
+            request(db, row.id, arrival_id, anew.destinations(calling_ae))
     change(db, row.id, **{**requeued(now), "insisted": 1})
     return int(row.id)
 
@@ -606,7 +570,8 @@ def _new(
 
 def _asked(db: Connection, job_id: int) -> dict[int, str]:
     """The arrivals that want a job, each with its calling AE title."""
-    query = select(job_asker.c.arrival_id, arrival.c.calling_ae).where(job_asker.c.job_id == job_id)
-    query = query.join(arrival, arrival.c.id == job_asker.c.arrival_id)
-    rows = db.execute(query.order_by(job_asker.c.arrival_id))
+    query = select(want.c.arrival_id, arrival.c.calling_ae)
+    query = query.join(arrival, arrival.c.id == want.c.arrival_id)
+    query = query.where(want.c.job_id == job_id, want.c.withdrawn == 0)
+    rows = db.execute(query.order_by(want.c.arrival_id))
     return {row.arrival_id: row.calling_ae for row in rows}

@@ -15,7 +15,6 @@ from storage.database import (
     to_instance,
     to_job,
     to_json,
-    to_names,
 )
 from storage.enqueue import (
     NO_LIMITS,
@@ -67,6 +66,7 @@ from storage.transitions import (
     cancel,
     change,
     check_received,
+    destinations_of,
     die,
     end,
     end_attempt,
@@ -214,7 +214,7 @@ def _succeed(
         "derived_id": derived_id,
     }
     db.execute(update(job).where(job.c.id == row.id).values(**done, **told))
-    queue_deliveries(database, db, derived_id, to_names(row.destinations), row.priority, now)
+    queue_deliveries(database, db, derived_id, destinations_of(db, row.id), row.priority, now)
     return Ended(JobState.SUCCEEDED, folder_kept)
 
 

@@ -5,9 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
-from storage.database import Database, to_delivery, to_json, to_names
+from storage.database import Database, to_delivery
 from storage.enqueue import lock_series
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
@@ -18,7 +29,7 @@ from storage.schema import (
     derived,
     derived_instance,
     job,
-    job_asker,
+    want,
 )
 from storage.site.audit import by
 from storage.site.peers import try_now
@@ -27,6 +38,7 @@ from storage.transitions import (
     Leases,
     check_delivery,
     check_derived,
+    destinations_of,
     end_leases,
     offer_again,
     queue_deliveries,
@@ -75,18 +87,14 @@ def redirect(db: Connection, before: str, now_to: str, now: float) -> int:
 
 
 def rename(db: Connection, before: str, now_to: str) -> None:
-    """Jobs, and those who asked for them, name another destination."""
+    """What was wanted at one destination is wanted at another one, once."""
     if before == now_to:
         return
-    name = to_json((before,))[1:-1]
-    for table in (job, job_asker):
-        keys = table.primary_key.columns
-        named = table.c.destinations.contains(name, autoescape=True)
-        for row in db.execute(select(*keys, table.c.destinations).where(named)).all():
-            names = (now_to if one == before else one for one in to_names(row.destinations))
-            one_row = and_(*(key == row._mapping[key.name] for key in keys))
-            values = {"destinations": to_json(tuple(dict.fromkeys(names)))}
-            db.execute(update(table).where(one_row).values(**values))
+    other = want.alias()
+    same = and_(other.c.job_id == want.c.job_id, other.c.arrival_id == want.c.arrival_id)
+    there = select(other.c.rank).where(same, other.c.destination == now_to).exists()
+    db.execute(delete(want).where(want.c.destination == before, there))
+    db.execute(update(want).where(want.c.destination == before).values(destination=now_to))
 
 
 def _has_one(db: Connection, derived_id: int, destination: str) -> bool:
@@ -245,7 +253,7 @@ class Ledger:
                 raise NotFound(f"no job {job_id}")
             lock_series(db, row.series_id)
             check_derived(db, row)
-            to = to_names(row.destinations) if destination is None else (destination,)
+            to = destinations_of(db, job_id) if destination is None else (destination,)
             if not to:
                 raise WrongState(f"job {job_id} has no destinations: name one")
             end_leases(db, row.derived_id, to)

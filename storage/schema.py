@@ -173,7 +173,6 @@ job = Table(
     Column("model", String(128), nullable=False),
     Column("version", String(32), nullable=False, server_default=""),
     Column("parameters", Text, nullable=False),  # JSON: the snapshot of the route
-    Column("destinations", Text, nullable=False),  # JSON: names; [] = shadow mode
     Column("edition", Integer, nullable=False, server_default="1"),
     Column("priority", Integer, nullable=False),
     Column("queued_at", Float, nullable=False),
@@ -233,13 +232,19 @@ Index(
 )
 Index("ix_job_finished_at", job.c.finished_at)
 
-# The arrivals that want what a job makes, each with the destinations of its route.
-job_asker = Table(
-    "job_asker",
+# Where an arrival wants what a job makes: a row for each destination of its route, or in shadow
+# mode one without a name. Found by the job, and by the arrivals of a peer that wants another one.
+want = Table(
+    "want",
     metadata,
     Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
     Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True, index=True),
-    Column("destinations", Text, nullable=False),  # JSON: names
+    Column("destination", String(64), primary_key=True),
+    Column("rank", Integer, nullable=False),  # in the order of the route
+    # 1: its peer wants another job by now. Only of a job that nobody wants any more such rows
+    # stay, and say where its result has gone, or goes where a person wants it all the same.
+    Column("withdrawn", Integer, nullable=False, server_default="0"),
+    CheckConstraint("destination <> '' OR rank = 0", name="shadow"),
 )
 
 job_instance = Table(

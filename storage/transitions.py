@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import MARK, Database, to_job
+from storage.database import MARK, Database, to_job, to_names
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.records import SUPERSEDED, DeliveryState, Enqueued, Job, JobState, Verdict
 from storage.schema import (
@@ -32,6 +32,7 @@ from storage.schema import (
     job,
     job_instance,
     series,
+    want,
 )
 
 JobRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -55,8 +56,15 @@ REDELIVER = "; its result is sent again by redeliver"
 
 IDLE: dict[str, object] = {"worker": None, "node": None, "lease_until": None}
 
+_wanted = select(want.c.destination).where(want.c.job_id == job.c.id).correlate(job)
+_wanted_in_order = _wanted.order_by(want.c.arrival_id, want.c.rank).subquery()
+# Where the result of a job goes: a line for each destination, of who asked first the first.
+DESTINATIONS = select(func.aggregate_strings(_wanted_in_order.c.destination, "\n"))
+DESTINATIONS_COLUMN = DESTINATIONS.scalar_subquery().label("destinations")
+
 JOBS = (
     select(
+        DESTINATIONS_COLUMN,
         *(job.c[name] for name in (*Job.__dataclass_fields__, *MARK) if name in job.c),
         series.c.series_uid,
         series.c.study_uid,
@@ -72,6 +80,12 @@ def read_job(db: Connection, job_id: int) -> Job:
     if row is None:
         raise NotFound(f"no job {job_id}")
     return to_job(row)
+
+
+def destinations_of(db: Connection, job_id: int) -> tuple[str, ...]:
+    """Where the result of a job goes."""
+    lines = db.execute(select(DESTINATIONS_COLUMN).where(job.c.id == job_id)).scalar_one()
+    return to_names(lines)
 
 
 def locked(db: Connection, job_id: int, allowed: Sequence[JobState], what: str) -> JobRow:

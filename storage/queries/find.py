@@ -56,6 +56,7 @@ from storage.schema import (
     job,
     selftest,
     series,
+    want,
 )
 from storage.transitions import JOBS, without_files
 
@@ -352,8 +353,8 @@ def _of_jobs(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.states:
         conditions.append(_states(wanted.states))
     if wanted.destination:
-        named = f'"{wanted.destination}"'  # destinations are JSON: names without a quote in them
-        conditions.append(job.c.destinations.contains(named, autoescape=True))
+        goes_there = and_(want.c.job_id == job.c.id, want.c.destination == wanted.destination)
+        conditions.append(exists().where(goes_there))
     return conditions
 
 

@@ -50,7 +50,7 @@ from storage.schema import (
     switch,
     wish,
 )
-from storage.transitions import read_job, without_files
+from storage.transitions import DESTINATIONS_COLUMN, read_job, without_files
 
 TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes
 
@@ -62,11 +62,12 @@ SUBJECT = (
         + ("patient_id", "patient_name", "accession", "study_date")
     ),
 )
-_OWN = ("derived_series_uid", "sender", "subject")
+_OWN = ("derived_series_uid", "destinations", "sender", "subject")
 JOB_COLUMNS = tuple(job.c[name] for name in JobLine.__dataclass_fields__ if name not in _OWN)
 JOB_LINES = (
     select(
         *JOB_COLUMNS,
+        DESTINATIONS_COLUMN,
         arrival.c.calling_ae.label("sender"),
         derived.c.series_uid.label("derived_series_uid"),
         *SUBJECT,

@@ -1,6 +1,5 @@
 """Fills a database as a department does in three months: every table, every state, until now."""
 
-import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from storage.schema import (
     job,
     job_instance,
     series,
+    want,
 )
 from tests.benchmarks import filler_site
 from tests.benchmarks.filler_site import DAY, DAYS, DESTINATIONS, write
@@ -69,6 +69,7 @@ def fill(database: Database, jobs: int, now: float, seed: int = 1) -> None:
     write(database, derived, (_derived(one, now) for one in made))
     write(database, derived_instance, (row for one in made for row in _slices(one)))
     write(database, job, (_job(one) for one in every))
+    write(database, want, (_want(one) for one in every))
     write(database, job_instance, (row for one in every for row in _used(one)))
     write(database, attempt, (_attempt(one) for one in every if one.state != "queued"))
     write(database, delivery, (_delivery(one) for one in made))
@@ -149,6 +150,15 @@ def _brought(one: One) -> Iterator[dict[str, object]]:
         yield {**key, "brought_at": one.at + 40}
 
 
+def _want(one: One) -> dict[str, object]:
+    goes_to = {
+        "destination": one.destination,
+        "rank": 0,
+        "withdrawn": int(one.state == "cancelled"),
+    }
+    return {"job_id": one.id, "arrival_id": one.id, **goes_to}
+
+
 def _used(one: One) -> Iterator[dict[str, object]]:
     for number in range(PER_SERIES):
         key = {"job_id": one.id, "instance_id": one.id * PER_SERIES + number}
@@ -188,7 +198,6 @@ def _job(one: One) -> dict[str, object]:
         "model": "midslice",
         "version": "1.0",
         "parameters": '{"factor": 4}',
-        "destinations": json.dumps([one.destination]),
         "priority": 5,
         "queued_at": one.at + 70,
         "due_at": one.at + 70,

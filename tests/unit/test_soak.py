@@ -106,7 +106,7 @@ def _write_rows(storage: Path, uid: str, files: tuple[Path, ...], derived_uid: s
         db.execute(derived.insert().values(series_uid=derived_uid, **made))
         row = {"kind": "infer", "key": "k", "state": "succeeded", "series_id": 1, "arrival_id": 1}
         row |= {"stack": "s", "route": "double", "model": "linear", "parameters": "{}"}
-        row |= {"destinations": "[]", "priority": 5, "queued_at": 1.0, "due_at": 1.0}
+        row |= {"priority": 5, "queued_at": 1.0, "due_at": 1.0}
         db.execute(job.insert().values(**row, derived_id=1))
     database.close()
 

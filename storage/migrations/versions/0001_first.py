@@ -1,7 +1,9 @@
-"""The first schema: received series, arrivals, jobs, derived series, deliveries.
+"""The first schema: all tables of `storage.schema`, which says what each is for.
 
 A migration is never edited once released: a change is a new file.
 """
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,337 +13,472 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make every table; `storage.schema` says what each is for."""
+    """Make every table; constraints and indexes are named by the convention of the metadata."""
     _node()
     _received()
     _derived()
     _jobs()
     _deliveries()
+    _people()
+    _control()
+    _peers()
+    _notices()
 
 
-def _index(table: str, column: str) -> None:
-    op.create_index(op.f(f"ix_{table}_{column}"), table, [column], unique=False)
+def _id() -> sa.Column[int]:
+    return sa.Column("id", sa.Integer(), primary_key=True, autoincrement=True)
 
 
-def _refers(table: str, other: str) -> sa.ForeignKeyConstraint:
-    name = op.f(f"fk_{table}_{other}_id")
-    return sa.ForeignKeyConstraint([f"{other}_id"], [f"{other}.id"], name=name)
+def _refers(column: str, *, nullable: bool = False, **options: Any) -> sa.Column[int]:
+    name, key = column.replace(".", "_"), sa.ForeignKey(column)
+    return sa.Column(name, sa.Integer(), key, nullable=nullable, **options)
 
 
-def _index_where(
-    condition: str, name: str, table: str, columns: list[str], *, unique: bool = False
-) -> None:
-    where = sa.text(condition)
-    op.create_index(name, table, columns, unique=unique, sqlite_where=where, postgresql_where=where)
+def _string(name: str, length: int, **options: Any) -> sa.Column[Any]:
+    return _column(name, sa.String(length), **options)
+
+
+def _text(name: str, **options: Any) -> sa.Column[Any]:
+    return _column(name, sa.Text(), **options)
+
+
+def _whole(name: str, **options: Any) -> sa.Column[Any]:
+    return _column(name, sa.Integer(), **options)
+
+
+def _big(name: str) -> sa.Column[Any]:
+    return _column(name, sa.BigInteger())
+
+
+def _real(name: str, **options: Any) -> sa.Column[Any]:
+    return _column(name, sa.Float(), **options)
+
+
+def _column(
+    name: str, kind: Any, *, default: str | None = None, nullable: bool = False, **options: Any
+) -> sa.Column[Any]:
+    return sa.Column(name, kind, server_default=default, nullable=nullable, **options)
+
+
+def _index(table: str, *columns: str) -> None:
+    op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, columns)
+
+
+def _prefix(table: str, column: str) -> None:
+    ops = {column: "text_pattern_ops"}
+    op.create_index(op.f(f"ix_{table}_{column}"), table, [column], postgresql_ops=ops)
+
+
+def _part(table: str, name: str, condition: str, *columns: str, unique: bool = False) -> None:
+    where: Any = {f"{dialect}_where": sa.text(condition) for dialect in ("sqlite", "postgresql")}
+    op.create_index(op.f(f"ix_{table}_{name}"), table, columns, unique=unique, **where)
 
 
 def _node() -> None:
     op.create_table(
         "node",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("started_at", sa.Float(), nullable=False),
-        sa.Column("heartbeat", sa.Float(), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("clean_at", sa.Float(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
+        _string("id", 64, primary_key=True),
+        _real("started_at"),
+        _real("heartbeat"),
+        _string("state", 16),
+        _real("clean_at", nullable=True),
     )
     op.create_table(
         "fact",
-        sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_fact")),
+        _string("name", 64, primary_key=True),
+        _text("value"),
     )
     op.create_table(
         "association",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("node", sa.String(length=64), nullable=False),
-        sa.Column("calling_ae", sa.String(length=16), nullable=False),
-        sa.Column("called_ae", sa.String(length=16), nullable=False),
-        sa.Column("address", sa.String(length=64), nullable=False),
-        sa.Column("opened_at", sa.Float(), nullable=False),
-        sa.Column("ended_at", sa.Float(), nullable=True),
-        sa.Column("how", sa.String(length=32), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
+        _id(),
+        _string("node", 64),
+        _string("calling_ae", 16),
+        _string("called_ae", 16),
+        _string("address", 64),
+        _real("opened_at"),
+        _real("ended_at", nullable=True, index=True),
+        _string("how", 32, nullable=True),
+        _text("reason", default=""),
     )
-    _index("association", "ended_at")
+    _index("association", "calling_ae", "opened_at")
+    _part("association", "rejected", "how = 'rejected'", "opened_at")
+    op.create_table(
+        "disk",
+        _id(),
+        _string("node", 64),
+        _real("at", index=True),
+        _big("free"),
+        _big("total"),
+    )
     op.create_table(
         "audit",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("at", sa.Float(), nullable=False),
-        sa.Column("who", sa.String(length=64), nullable=False),
-        sa.Column("what", sa.String(length=64), nullable=False),
-        sa.Column("which", sa.Text(), server_default="", nullable=False),
-        sa.Column("detail", sa.Text(), server_default="{}", nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+        _id(),
+        _real("at", index=True),
+        _string("who", 64),
+        _string("what", 64),
+        _text("which", default="", index=True),
+        _text("detail", default="{}"),
     )
-    _index("audit", "at")
 
 
 def _received() -> None:
     op.create_table(
         "series",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("series_uid", sa.String(length=64), nullable=False),
-        sa.Column("study_uid", sa.String(length=64), nullable=False),
-        sa.Column("modality", sa.String(length=16), server_default="", nullable=False),
-        sa.Column("patient_id", sa.Text(), server_default="", nullable=False),
-        sa.Column("accession", sa.Text(), server_default="", nullable=False),
-        sa.Column("study_date", sa.String(length=16), server_default="", nullable=False),
-        sa.Column("description", sa.Text(), server_default="", nullable=False),
-        sa.Column("first_at", sa.Float(), nullable=False),
-        sa.Column("last_at", sa.Float(), nullable=False),
-        sa.Column("purged_at", sa.Float(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
-        sa.UniqueConstraint("study_uid", "series_uid", name=op.f("uq_series_study_uid_series_uid")),
+        _id(),
+        _string("series_uid", 64, index=True),
+        _string("study_uid", 64, index=True),
+        _string("modality", 16, default=""),
+        _text("patient_id", default=""),
+        _text("patient_name", default=""),
+        _text("name_key", default=""),
+        _text("accession", default=""),
+        _string("study_date", 16, default="", index=True),
+        _text("description", default="", index=True),
+        _real("first_at"),
+        _real("last_at", index=True),
+        _real("purged_at", nullable=True),
+        sa.UniqueConstraint("study_uid", "series_uid"),
     )
-    _index("series", "series_uid")
-    _index("series", "study_uid")
+    _prefix("series", "accession")
+    _prefix("series", "name_key")
+    _prefix("series", "patient_id")
     op.create_table(
         "instance",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("series_id", sa.Integer(), nullable=False),
-        sa.Column("instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
-        sa.Column("transfer_syntax", sa.String(length=64), nullable=False),
-        sa.Column("digest", sa.String(length=64), nullable=False),
-        sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("path", sa.String(length=255), nullable=True),
-        sa.Column("received_at", sa.Float(), nullable=False),
-        sa.CheckConstraint("size >= 0", name=op.f("ck_instance_size")),
-        _refers("instance", "series"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
-        sa.UniqueConstraint(
-            "series_id",
-            "instance_uid",
-            "digest",
-            name=op.f("uq_instance_series_id_instance_uid_digest"),
-        ),
+        _id(),
+        _refers("series.id", index=True),
+        _string("instance_uid", 64, index=True),
+        _string("sop_class_uid", 64),
+        _string("transfer_syntax", 64),
+        _string("digest", 64),
+        _big("size"),
+        _string("path", 255, nullable=True, index=True),
+        _real("received_at"),
+        sa.CheckConstraint("size >= 0", name="size"),
+        sa.UniqueConstraint("series_id", "instance_uid", "digest"),
     )
-    _index("instance", "instance_uid")
-    _index("instance", "path")
-    _index("instance", "series_id")
     op.create_table(
         "arrival",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("series_id", sa.Integer(), nullable=False),
-        sa.Column("calling_ae", sa.String(length=16), nullable=False),
-        sa.Column("called_ae", sa.String(length=16), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("first_at", sa.Float(), nullable=False),
-        sa.Column("last_at", sa.Float(), nullable=False),
-        sa.Column("completed_at", sa.Float(), nullable=True),
-        sa.Column("evidence", sa.Text(), server_default="{}", nullable=False),
-        sa.Column("own", sa.Integer(), server_default="0", nullable=False),
-        sa.CheckConstraint(
-            "(state = 'complete') = (completed_at IS NOT NULL)", name=op.f("ck_arrival_completed")
-        ),
-        sa.CheckConstraint("state IN ('arriving', 'complete')", name=op.f("ck_arrival_state")),
-        _refers("arrival", "series"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_arrival")),
+        _id(),
+        _refers("series.id", index=True),
+        _string("calling_ae", 16),
+        _string("called_ae", 16),
+        _string("state", 16),
+        _real("first_at"),
+        _real("last_at"),
+        _real("completed_at", nullable=True, index=True),
+        _text("evidence", default="{}"),
+        _whole("brought", default="0"),
+        _whole("own", default="0"),
+        sa.CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),
+        sa.CheckConstraint("state IN ('arriving', 'complete')", name="state"),
     )
-    _index_where(
-        "state = 'arriving'",
-        "ix_arrival_open",
-        "arrival",
-        ["series_id", "calling_ae", "called_ae"],
-        unique=True,
+    _index("arrival", "calling_ae", "last_at")
+    _part(
+        "arrival", "open", "state = 'arriving'", "series_id", "calling_ae", "called_ae", unique=True
     )
-    _index("arrival", "series_id")
     op.create_table(
         "arrival_instance",
-        sa.Column("arrival_id", sa.Integer(), nullable=False),
-        sa.Column("instance_id", sa.Integer(), nullable=False),
-        sa.Column("brought_at", sa.Float(), nullable=False),
-        _refers("arrival_instance", "arrival"),
-        _refers("arrival_instance", "instance"),
-        sa.PrimaryKeyConstraint("arrival_id", "instance_id", name=op.f("pk_arrival_instance")),
+        _refers("arrival.id", primary_key=True),
+        _refers("instance.id", primary_key=True, index=True),
+        _real("brought_at"),
     )
-    _index("arrival_instance", "instance_id")
     op.create_table(
         "arrival_association",
-        sa.Column("arrival_id", sa.Integer(), nullable=False),
-        sa.Column("association_id", sa.Integer(), nullable=False),
-        _refers("arrival_association", "arrival"),
-        _refers("arrival_association", "association"),
-        sa.PrimaryKeyConstraint(
-            "arrival_id", "association_id", name=op.f("pk_arrival_association")
-        ),
+        _refers("arrival.id", primary_key=True),
+        _refers("association.id", primary_key=True, index=True),
     )
-    _index("arrival_association", "association_id")
 
 
 def _derived() -> None:
     op.create_table(
         "derived",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("series_id", sa.Integer(), nullable=False),
-        sa.Column("series_uid", sa.String(length=64), nullable=False),
-        sa.Column("folder", sa.String(length=255), nullable=False),
-        sa.Column("edition", sa.Integer(), nullable=False),
-        sa.Column("made_at", sa.Float(), nullable=False),
-        sa.Column("offered_at", sa.Float(), nullable=True),
-        sa.Column("superseded_at", sa.Float(), nullable=True),
-        sa.Column("purged_at", sa.Float(), nullable=True),
-        _refers("derived", "series"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_derived")),
-        sa.UniqueConstraint("series_uid", name=op.f("uq_derived_series_uid")),
+        _id(),
+        _refers("series.id", index=True),
+        _string("series_uid", 64, unique=True),
+        _string("folder", 255),
+        _whole("edition"),
+        _real("made_at"),
+        _real("offered_at", nullable=True),
+        _real("superseded_at", nullable=True, index=True),
+        _real("purged_at", nullable=True),
+        _text("stack", default=""),
+        _string("route", 64, default=""),
+        _string("content_uid", 64, default=""),
+        _whole("revision", default="1"),
+        _whole("place", default="0"),
+        _whole("named", default="0"),
     )
-    _index("derived", "series_id")
     op.create_table(
         "derived_instance",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("derived_id", sa.Integer(), nullable=False),
-        sa.Column("instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
-        sa.Column("path", sa.String(length=255), nullable=False),
-        sa.Column("digest", sa.String(length=64), nullable=False),
-        sa.Column("generated", sa.Integer(), nullable=False),
-        _refers("derived_instance", "derived"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_derived_instance")),
-        sa.UniqueConstraint("instance_uid", name=op.f("uq_derived_instance_instance_uid")),
+        _id(),
+        _refers("derived.id", index=True),
+        _string("instance_uid", 64, unique=True),
+        _string("sop_class_uid", 64),
+        _string("path", 255),
+        _string("digest", 64),
+        _whole("generated"),
     )
-    _index("derived_instance", "derived_id")
 
 
 def _jobs() -> None:
     op.create_table(
         "job",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("key", sa.String(length=64), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("reason", sa.String(length=64), server_default="", nullable=False),
-        sa.Column("sentence", sa.Text(), server_default="", nullable=False),
-        sa.Column("series_id", sa.Integer(), nullable=False),
-        sa.Column("arrival_id", sa.Integer(), nullable=False),
-        sa.Column("stack", sa.Text(), nullable=False),
-        sa.Column("route", sa.String(length=64), nullable=False),
-        sa.Column("model", sa.String(length=128), nullable=False),
-        sa.Column("version", sa.String(length=32), server_default="", nullable=False),
-        sa.Column("parameters", sa.Text(), nullable=False),
-        sa.Column("destinations", sa.Text(), nullable=False),
-        sa.Column("edition", sa.Integer(), server_default="1", nullable=False),
-        sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("queued_at", sa.Float(), nullable=False),
-        sa.Column("due_at", sa.Float(), nullable=False),
-        sa.Column("started_at", sa.Float(), nullable=True),
-        sa.Column("finished_at", sa.Float(), nullable=True),
-        sa.Column("worker", sa.String(length=64), nullable=True),
-        sa.Column("node", sa.String(length=64), nullable=True),
-        sa.Column("lease_until", sa.Float(), nullable=True),
-        sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("worker_deaths", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("abandoned", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("progress", sa.Float(), server_default="0", nullable=False),
-        sa.Column("cancel_requested", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("derived_id", sa.Integer(), nullable=True),
-        sa.Column("record", sa.Text(), server_default="{}", nullable=False),
+        _id(),
+        _string("kind", 16),
+        _string("key", 64, unique=True),
+        _string("state", 16),
+        _string("reason", 64, default=""),
+        _text("sentence", default=""),
+        _refers("series.id", index=True),
+        _refers("arrival.id", index=True),
+        _text("stack"),
+        _string("route", 64),
+        _string("model", 128),
+        _string("version", 32, default=""),
+        _text("parameters"),
+        _whole("edition", default="1"),
+        _whole("priority"),
+        _real("queued_at", index=True),
+        _real("due_at"),
+        _real("started_at", nullable=True),
+        _real("finished_at", nullable=True, index=True),
+        _string("worker", 64, nullable=True),
+        _string("node", 64, nullable=True),
+        _real("lease_until", nullable=True),
+        _whole("attempt", default="0"),
+        _whole("worker_deaths", default="0"),
+        _whole("abandoned", default="0"),
+        _real("progress", default="0"),
+        _string("step", 16, default=""),
+        _whole("step_done", default="0"),
+        _whole("step_total", default="0"),
+        _whole("cancel_requested", default="0"),
+        _refers("derived.id", nullable=True, index=True),
+        _text("record", default="{}"),
+        _whole("insisted", default="0"),
+        _whole("revision", default="1"),
+        _whole("place", default="0"),
+        _whole("named", default="0"),
+        sa.CheckConstraint("state <> 'succeeded' OR derived_id IS NOT NULL", name="derived"),
+        sa.CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+        sa.CheckConstraint("priority BETWEEN 1 AND 9", name="priority"),
+        sa.CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
         sa.CheckConstraint(
-            "(state = 'running') = (lease_until IS NOT NULL)", name=op.f("ck_job_lease")
-        ),
-        sa.CheckConstraint(
-            "(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name=op.f("ck_job_reason")
-        ),
-        sa.CheckConstraint(
-            "state <> 'succeeded' OR derived_id IS NOT NULL", name=op.f("ck_job_derived")
+            "(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"
         ),
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'succeeded', 'refused', 'failed', 'held', 'cancelled')",
-            name=op.f("ck_job_state"),
+            name="state",
         ),
-        sa.CheckConstraint("priority BETWEEN 1 AND 9", name=op.f("ck_job_priority")),
-        sa.CheckConstraint("progress BETWEEN 0 AND 1", name=op.f("ck_job_progress")),
-        _refers("job", "arrival"),
-        _refers("job", "derived"),
-        _refers("job", "series"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
-        sa.UniqueConstraint("key", name=op.f("uq_job_key")),
     )
-    _index("job", "arrival_id")
-    _index("job", "derived_id")
-    _index_where(
-        "state IN ('queued', 'running')",
-        "ix_job_due",
-        "job",
-        ["priority", "due_at"],
+    _part("job", "due", "state IN ('queued', 'running')", "priority", "due_at")
+    _part("job", "ended", "state NOT IN ('queued', 'running')", "state", "queued_at")
+    _part("job", "reason", "reason <> ''", "reason", "queued_at")
+    op.create_table(
+        "want",
+        _refers("job.id", primary_key=True),
+        _refers("arrival.id", primary_key=True, index=True),
+        _string("destination", 64, primary_key=True),
+        _whole("rank"),
+        _whole("withdrawn", default="0"),
+        sa.CheckConstraint("destination <> '' OR rank = 0", name="shadow"),
     )
-    _index("job", "series_id")
     op.create_table(
         "job_instance",
-        sa.Column("job_id", sa.Integer(), nullable=False),
-        sa.Column("instance_id", sa.Integer(), nullable=False),
-        sa.Column("rank", sa.Integer(), nullable=False),
-        _refers("job_instance", "instance"),
-        _refers("job_instance", "job"),
-        sa.PrimaryKeyConstraint("job_id", "instance_id", name=op.f("pk_job_instance")),
+        _refers("job.id", primary_key=True),
+        _refers("instance.id", primary_key=True, index=True),
+        _whole("rank"),
     )
-    _index("job_instance", "instance_id")
     op.create_table(
         "attempt",
-        sa.Column("job_id", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("worker", sa.String(length=64), nullable=False),
-        sa.Column("started_at", sa.Float(), nullable=False),
-        sa.Column("ended_at", sa.Float(), nullable=True),
-        sa.Column("outcome", sa.String(length=32), nullable=True),
-        sa.Column("detail", sa.Text(), server_default="", nullable=False),
-        _refers("attempt", "job"),
-        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempt")),
+        _refers("job.id", primary_key=True),
+        _whole("number", primary_key=True),
+        _string("worker", 64),
+        _real("started_at"),
+        _real("ended_at", nullable=True),
+        _string("outcome", 32, nullable=True),
+        _text("detail", default=""),
     )
 
 
 def _deliveries() -> None:
     op.create_table(
         "delivery",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("derived_id", sa.Integer(), nullable=False),
-        sa.Column("destination", sa.String(length=64), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("reason", sa.String(length=64), server_default="", nullable=False),
-        sa.Column("sentence", sa.Text(), server_default="", nullable=False),
-        sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("queued_at", sa.Float(), nullable=False),
-        sa.Column("due_at", sa.Float(), nullable=False),
-        sa.Column("started_at", sa.Float(), nullable=True),
-        sa.Column("finished_at", sa.Float(), nullable=True),
-        sa.Column("worker", sa.String(length=64), nullable=True),
-        sa.Column("node", sa.String(length=64), nullable=True),
-        sa.Column("lease_until", sa.Float(), nullable=True),
-        sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        _id(),
+        _refers("derived.id", index=True),
+        _string("destination", 64),
+        _string("state", 16),
+        _string("reason", 64, default=""),
+        _text("sentence", default=""),
+        _whole("priority"),
+        _real("queued_at"),
+        _real("due_at"),
+        _real("started_at", nullable=True),
+        _real("finished_at", nullable=True),
+        _string("worker", 64, nullable=True),
+        _string("node", 64, nullable=True),
+        _real("lease_until", nullable=True),
+        _whole("attempt", default="0"),
+        _whole("failures", default="0"),
+        sa.CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+        sa.CheckConstraint("state <> 'held' OR reason <> ''", name="reason"),
         sa.CheckConstraint(
-            "(state = 'running') = (lease_until IS NOT NULL)", name=op.f("ck_delivery_lease")
+            "state IN ('queued', 'running', 'sent', 'confirmed', 'held', 'cancelled')", name="state"
         ),
-        sa.CheckConstraint("state <> 'held' OR reason <> ''", name=op.f("ck_delivery_reason")),
-        sa.CheckConstraint(
-            "state IN ('queued', 'running', 'sent', 'confirmed', 'held', 'cancelled')",
-            name=op.f("ck_delivery_state"),
-        ),
-        _refers("delivery", "derived"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
-        sa.UniqueConstraint(
-            "derived_id", "destination", name=op.f("uq_delivery_derived_id_destination")
-        ),
+        sa.UniqueConstraint("derived_id", "destination"),
     )
-    _index("delivery", "derived_id")
-    _index_where(
-        "state IN ('queued', 'running', 'held')",
-        "ix_delivery_open",
-        "delivery",
-        ["destination", "due_at"],
-    )
+    _part("delivery", "ended", "state NOT IN ('queued', 'running')", "state", "finished_at")
+    _part("delivery", "finished", "finished_at IS NOT NULL", "destination", "finished_at")
+    _part("delivery", "open", "state IN ('queued', 'running', 'held')", "destination", "due_at")
     op.create_table(
         "delivery_instance",
-        sa.Column("delivery_id", sa.Integer(), nullable=False),
-        sa.Column("derived_instance_id", sa.Integer(), nullable=False),
-        sa.Column("status", sa.Integer(), nullable=True),
-        sa.Column("stored", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("offers", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("not_understood", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("answered_at", sa.Float(), nullable=True),
-        _refers("delivery_instance", "delivery"),
-        _refers("delivery_instance", "derived_instance"),
-        sa.PrimaryKeyConstraint(
-            "delivery_id", "derived_instance_id", name=op.f("pk_delivery_instance")
-        ),
+        _refers("delivery.id", primary_key=True),
+        _refers("derived_instance.id", primary_key=True),
+        _whole("status", nullable=True),
+        _whole("stored", default="0"),
+        _whole("offers", default="0"),
+        _whole("not_understood", default="0"),
+        _real("answered_at", nullable=True),
     )
+
+
+def _people() -> None:
+    op.create_table(
+        "account",
+        _string("name", 64, primary_key=True),
+        _string("role", 16),
+        _text("password", default=""),
+        _whole("disabled", default="0"),
+        _real("created_at"),
+        _real("changed_at"),
+        sa.CheckConstraint("role IN ('viewer', 'operator', 'administrator')", name="role"),
+    )
+    op.create_table(
+        "login",
+        _string("id", 64, primary_key=True),
+        sa.Column(
+            "account_name", sa.String(64), sa.ForeignKey("account.name"), nullable=False, index=True
+        ),
+        _string("csrf", 64),
+        _string("address", 64),
+        _real("created_at"),
+        _real("seen_at"),
+        _real("expires_at", index=True),
+    )
+    op.create_table(
+        "token",
+        _id(),
+        _string("digest", 64, unique=True),
+        _string("name", 64),
+        _string("role", 16),
+        _string("created_by", 64),
+        _real("created_at"),
+        _real("used_at", nullable=True),
+        _real("revoked_at", nullable=True),
+        sa.CheckConstraint("role IN ('viewer', 'operator', 'administrator')", name="role"),
+    )
+    op.create_table(
+        "login_failure",
+        _id(),
+        _string("account_name", 64, index=True),
+        _string("address", 64, index=True),
+        _real("at", index=True),
+    )
+
+
+def _control() -> None:
+    op.create_table(
+        "switch",
+        _string("name", 32, primary_key=True),
+        _string("subject", 64, primary_key=True),
+        _string("who", 64),
+        _real("at"),
+    )
+    op.create_table(
+        "wish",
+        _id(),
+        _string("kind", 32),
+        _string("subject", 64, default=""),
+        _string("who", 64),
+        _real("asked_at", index=True),
+        _string("state", 16),
+        _string("node", 64, nullable=True),
+        _real("done_at", nullable=True),
+        _text("sentence", default=""),
+        sa.CheckConstraint("(state = 'asked') = (done_at IS NULL)", name="done"),
+        sa.CheckConstraint("state IN ('asked', 'done', 'failed')", name="state"),
+    )
+    _part("wish", "open", "state = 'asked'", "id")
+    op.create_table(
+        "configuration",
+        _string("node", 64, primary_key=True),
+        _real("applied_at"),
+        _text("text"),
+        _text("restart", default="[]"),
+        _real("refused_at", nullable=True),
+        _text("problems", default="[]"),
+    )
+    op.create_table(
+        "selftest",
+        _id(),
+        _string("node", 64),
+        _string("who", 64),
+        _real("started_at", index=True),
+        _real("finished_at", nullable=True),
+        _string("state", 16),
+        _string("series_uid", 64, default=""),
+        _string("destination", 64, default=""),
+        _text("steps", default="[]"),
+        _text("sentence", default=""),
+        sa.CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished"),
+        sa.CheckConstraint("state IN ('running', 'passed', 'failed')", name="state"),
+    )
+
+
+def _peers() -> None:
+    op.create_table(
+        "echo",
+        _id(),
+        _string("destination", 64),
+        _real("at", index=True),
+        _whole("ok"),
+        _real("seconds"),
+        _text("sentence", default=""),
+    )
+    _index("echo", "destination", "at")
+    op.create_table(
+        "reach",
+        _string("destination", 64, primary_key=True),
+        _whole("up"),
+        _real("since"),
+        _real("checked_at"),
+        _whole("failures", default="0"),
+        _real("open_until", default="0"),
+        _text("sentence", default=""),
+    )
+
+
+def _notices() -> None:
+    op.create_table(
+        "notice",
+        _id(),
+        _string("event", 32),
+        _string("key", 160, unique=True),
+        _real("at", index=True),
+        _text("facts"),
+        _whole("addressed", default="0"),
+    )
+    _part("notice", "new", "addressed = 0", "id")
+    op.create_table(
+        "message",
+        _id(),
+        _refers("notice.id", index=True),
+        _string("channel", 64),
+        _string("state", 16),
+        _whole("tries", default="0"),
+        _real("due_at"),
+        _real("done_at", nullable=True),
+        _text("sentence", default=""),
+        sa.CheckConstraint("state IN ('queued', 'sent', 'failed')", name="state"),
+    )
+    _part("message", "open", "state = 'queued'", "due_at")

@@ -13,6 +13,7 @@ from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files
 from storage.jobs import Queue
+from storage.migrations import FOLDER
 from tests.unit.storage.stored import INFER, SCANNER, content_of, part10, received
 
 
@@ -64,9 +65,9 @@ def claim_one(folder: Path) -> None:
     die()
 
 
-def migrate(folder: Path, after: int) -> None:
-    """Dies in a migration, after so many statements."""
-    left = after
+def migrate(folder: Path, after: str, scripts: str = str(FOLDER)) -> None:
+    """Dies in a migration to the newest of these scripts, after so many statements."""
+    left = int(after)
 
     def count(*_: object) -> None:
         nonlocal left
@@ -75,15 +76,15 @@ def migrate(folder: Path, after: int) -> None:
             die()
 
     event.listen(Engine, "after_cursor_execute", count)
-    Database.for_folder(folder).migrate()
+    Database.for_folder(folder).migrate(Path(scripts))
 
 
 if __name__ == "__main__":
-    _, what_dies, where, *numbers = sys.argv
+    _, what_dies, where, *arguments = sys.argv
     DEATHS: dict[str, Callable[..., None]] = {
         "keep_one": keep_one,
         "keep_many": keep_many,
         "claim_one": claim_one,
         "migrate": migrate,
     }
-    DEATHS[what_dies](Path(where), *(int(number) for number in numbers))
+    DEATHS[what_dies](Path(where), *arguments)

@@ -1,11 +1,15 @@
 """A storage folder with everything on it, and short ways to say what happens to a series."""
 
 import itertools
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alembic.script import ScriptDirectory
+
+from storage import migrations
 from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files, digest
@@ -60,6 +64,30 @@ def content_of(what: Received, version: bytes = b"") -> bytes:
     """A data set that says what it is; another version has other bytes."""
     uids = [what.study_uid, what.series_uid, what.instance_uid]
     return b"|".join([*(uid.encode() for uid in uids), version, b"end"])
+
+
+NEXT_RELEASE = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "9998"
+down_revision = "{head}"
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("series") as table:
+        table.add_column(sa.Column("body_part", sa.String(16), nullable=False, server_default="-"))
+        table.alter_column("modality", type_=sa.String(32))
+"""
+
+
+def later_release(folder: Path) -> Path:
+    """The migrations of a release to come, which makes a table anew that others point to."""
+    scripts = folder / "scripts"
+    shutil.copytree(migrations.FOLDER, scripts)
+    head = ScriptDirectory(str(scripts)).get_current_head()
+    (scripts / "versions" / "9998_body_part.py").write_text(NEXT_RELEASE.format(head=head))
+    return scripts
 
 
 @dataclass

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from storage.database import Database
 from storage.files import Files, settle
 from storage.records import JobState
-from tests.unit.storage.stored import INFER, Stored, read_header
+from tests.unit.storage.stored import INFER, Stored, later_release, read_header
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 60.0
@@ -96,6 +97,22 @@ def test_a_kill_in_a_migration_leaves_the_database_as_it_was(
         assert stored.database.is_current()
         stored.ask("k")
         assert stored.claim().key == "k"
+
+
+@pytest.mark.parametrize("statements", [2, 5, 9])
+def test_a_kill_in_a_later_migration_leaves_the_schema_and_the_rows_of_before(
+    tmp_path: Path, statements: int
+) -> None:
+    with reopened(tmp_path / "var") as stored:
+        stored.ask("k")
+    scripts = later_release(tmp_path)
+    killed("migrate", tmp_path / "var", statements, scripts)
+    with reopened(tmp_path / "var") as stored:
+        assert stored.database.is_current()
+        assert stored.claim().key == "k"
+        stored.database.migrate(scripts)
+        with stored.database.reading() as db:
+            assert db.execute(text("SELECT body_part, modality FROM series")).all() == [("-", "CT")]
 
 
 def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The migrated schema is `schema.py`, and a migration is all or nothing."""
 
-import shutil
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +8,15 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, create_engine, inspect, text
 
-from storage import migrations
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import Files
 from storage.schema import metadata
 from tests.conftest import Clock
 from tests.postgres import PostgresServer
-from tests.unit.storage.stored import SERIES, Stored
+from tests.unit.storage.stored import SERIES, Stored, later_release
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -150,32 +147,13 @@ def test_a_row_that_points_nowhere_stops_a_migration(migrated_sqlite: Path, tmp_
     database.close()
 
 
-NEXT_RELEASE = """
-import sqlalchemy as sa
-from alembic import op
-
-revision = "9998"
-down_revision = "{head}"
-
-
-def upgrade() -> None:
-    with op.batch_alter_table("series") as table:
-        table.add_column(sa.Column("body_part", sa.String(16), nullable=False, server_default="-"))
-        table.alter_column("modality", type_=sa.String(32))
-"""
-
-
 def test_a_later_migration_may_make_a_table_anew_that_others_point_to(
     database_url: str, tmp_path: Path
 ) -> None:
-    scripts = tmp_path / "scripts"
-    shutil.copytree(migrations.FOLDER, scripts)
-    head = ScriptDirectory(str(scripts)).get_current_head()
-    (scripts / "versions" / "9998_body_part.py").write_text(NEXT_RELEASE.format(head=head))
     database = Database(database_url)
     stored = Stored(database, Files(tmp_path / "var", 0), Clock())
     stored.ask("k")
-    database.migrate(scripts)
+    database.migrate(later_release(tmp_path))
     with database.reading() as db:
         assert db.execute(text("SELECT body_part, modality FROM series")).all() == [("-", "CT")]
     assert stored.claim().series_uid == SERIES

@@ -1,4 +1,4 @@
-"""Several peers want the same job: each keeps what it asked for, whatever the others do."""
+"""Several peers want one job: each keeps what it asked for, whatever the others do."""
 
 import pytest
 
