@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from node.dicom.status import meaning
+from node.rules import reasons
 from node.rules.backoff import is_silent
 from node.web.access import Role, Visitor
 from node.web.problems import Problem
 from node.web.state import Parts
-from storage.enqueue import BY_ROUTE
 from storage.queries.find import needing
 from storage.records import Page, SwitchName
 from storage.site import control, notices, peers
@@ -161,63 +161,6 @@ def _plane(text: str) -> str:
 
 def percent(share: float) -> str:
     return f"{share * 100:.1f} %" if 0 < share < 0.1 or 0.99 < share < 1 else f"{share * 100:.0f} %"
-
-
-def is_futile(reason: str, *, is_changed: bool) -> bool:
-    """Whether a job that is put back finds the same again."""
-    return reason in BY_ROUTE and not is_changed
-
-
-# What to do about a job or a delivery that waits for a person, by reason.
-TODO: Mapping[str, str] = {
-    "MISSING_SLICES": (
-        "When they come, a new job takes this one's place. To do without them, set "
-        'across_missing = "leave" in its route; then requeue it. Else cancel it.'
-    ),
-    "CONFLICTING_INSTANCES": "Send the right version again, then requeue the job.",
-    "PATIENT_MISMATCH": "Compare the series in the PACS; correct it there and send it again.",
-    "PIXEL_DATA_ERROR": "Send the series again; a whole slice replaces its damaged version.",
-    "OUTPUT_CHECK_FAILED": "Keep the series and report it; requeue the job to try once more.",
-    "LOW_CONFIDENCE": (
-        "Send thinner slices; or lower hold_below of its route, then requeue it. Else cancel it."
-    ),
-    "WORKER_DIED": "Read the log of its attempts; requeue the job when the machine is well.",
-    "TIME_LIMIT": "Raise inference.job_minutes, then requeue the job.",
-    "MEMORY_LIMIT": "Raise inference.memory_gb, then requeue the job.",
-    "DAMAGED_FILES": "Look at the disk; requeue the job, which makes its series anew.",
-    "REFUSED_BY_PEER": "Settle it with the destination, then send again.",
-    "NOT_UNDERSTOOD": "Ask the destination's administrator why, then send again.",
-    "GAVE_UP": "Make the destination answer, then send again.",
-    "NO_DESTINATION": "Name the destination in the configuration again, then send again.",
-}
-FAILED_TODO = "The log of its attempt says where; requeue the job to try once more."
-HELD_TODO = "Settle what the sentence says, then requeue the job."
-GONE_TODO = (
-    "Its received files were removed. Let the sender send the series again, which asks for it "
-    "anew; or cancel this job."
-)
-CHANGED_TODO = "Its route has changed since: requeue it, and a new job takes this one's place."
-DELIVERY_TODO = "Look at the destination; send again when it takes the series."
-
-
-def todo(
-    state: str,
-    reason: str,
-    *,
-    is_delivery: bool = False,
-    is_gone: bool = False,
-    is_changed: bool = False,
-) -> str:
-    """What a person can do."""
-    if is_gone:
-        return GONE_TODO
-    if is_changed and reason in BY_ROUTE:
-        return CHANGED_TODO
-    if reason in TODO:
-        return TODO[reason]
-    if is_delivery:
-        return DELIVERY_TODO
-    return FAILED_TODO if state == "failed" else HELD_TODO
 
 
 NOTICE_DAYS = 7  # a channel that failed before that, and had nothing to tell since, is forgotten
@@ -420,10 +363,10 @@ def _environment() -> Environment:
         "meaning": meaning,
     }
     made.globals |= {
-        "todo": todo,
-        "is_futile": is_futile,
+        "advice": reasons.advice,
+        "is_futile": reasons.is_futile,
         "steps": STEPS,
-        "reasons": sorted(TODO),
+        "reasons": sorted(entry.code for entry in reasons.TABLE if entry.advice),
     }
     return made
 

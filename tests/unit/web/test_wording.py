@@ -5,7 +5,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from inference.errors import HELD
 from node.web.pages import render
 
 NOON = 1_763_726_400.0  # 2025-11-21 12:00:00 UTC
@@ -129,11 +128,3 @@ def test_a_share_near_an_end_keeps_a_digit() -> None:
         "99.6 %",
         "100 %",
     ]
-
-
-def test_there_is_something_to_do_about_everything_that_is_held() -> None:
-    for reason in HELD:
-        assert reason in render.TODO, reason
-    assert render.todo("failed", "ValueError") == render.FAILED_TODO
-    assert render.todo("held", "SOMETHING_NEW") == render.HELD_TODO
-    assert render.todo("held", "SOMETHING_NEW", is_delivery=True) == render.DELIVERY_TODO
