@@ -16,7 +16,6 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from inference import derived, errors, geometry, header, pipeline, scope, stacks
-from inference.errors import Reason
 from inference.header import RELEASE
 from node.config import Condition, Config, Route
 from node.dicom import contexts, status
@@ -24,6 +23,7 @@ from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
 from node.dicom.status import Outcome
 from node.health import DECODER_PACKAGES
+from node.rules.reasons import REASONS
 from storage import enqueue
 
 TEMPLATE = "conformance.md.jinja"
@@ -40,29 +40,6 @@ BEHAVIOUR = {
     "the delivery is held.",
     Outcome.FEW_RETRIES: "Tried again three times, after 1, 5 and 30 minutes; then held.",
     Outcome.REFUSED: "The delivery is held at once: a person decides.",
-}
-REASONS: dict[Reason, str] = {
-    Reason.NOTHING_TO_DO: "The slices lie as close as asked for.",
-    Reason.TOO_FEW_SLICES: "The stack has fewer slices than the model needs.",
-    Reason.NOT_A_CT_SLICE: "No instance is a CT slice: localizers, dose pages, screen captures.",
-    Reason.DERIVED_INPUT: "The source is itself a projection, a synthetic or an oblique image.",
-    Reason.MIXED_ACQUISITIONS: "Two acquisitions or phases interleave in one stack.",
-    Reason.ENHANCED_NOT_SUPPORTED: "Enhanced multi-frame objects are kept, not processed.",
-    Reason.NO_GEOMETRY: "Position, orientation, spacing or frame of reference is absent.",
-    Reason.BAD_ORIENTATION: "The direction cosines are not unit vectors at a right angle.",
-    Reason.OUT_OF_SCOPE: "The image is outside of what the model is made for.",
-    Reason.NOT_HU: "The values are no Hounsfield units (multi-energy, iodine maps).",
-    Reason.NO_DECODER: "No decoder for the transfer syntax is installed; the package is named.",
-    Reason.TOO_LARGE: "The result would be larger than the node makes.",
-    Reason.ACQUIRED_THIN_SERIES_EXISTS: "The same acquisition was received in thinner slices.",
-    Reason.DUPLICATE_POSITIONS: "Different instances lie at one position.",
-    Reason.MISSING_UIDS: "A Study, Series, SOP Class or SOP Instance UID is empty.",
-    Reason.CONFLICTING_INSTANCES: "One SOP Instance UID came with different pixels or geometry.",
-    Reason.PATIENT_MISMATCH: "The instances disagree about the patient or the study.",
-    Reason.MISSING_SLICES: "Slices are missing; nothing is generated across a hole.",
-    Reason.PIXEL_DATA_ERROR: "Pixel data is damaged or cut short.",
-    Reason.OUTPUT_CHECK_FAILED: "The derived series did not pass its check; it was not sent.",
-    Reason.LOW_CONFIDENCE: "The model is not sure enough of its result.",
 }
 # Attributes that separate stacks, by equality or by geometry.
 SEPARATING = (
@@ -84,7 +61,7 @@ TABLES = {
     "separating": SEPARATING,
     "enqueue": enqueue,
     "errors": errors,
-    "reasons": REASONS,
+    "verdicts": [REASONS[code] for code in errors.Reason],
     "pipeline": pipeline,
     "decoders": len(DECODER_PACKAGES),
 }

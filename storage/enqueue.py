@@ -483,8 +483,6 @@ def _hold_deliveries(db: Connection, series_uid: str, told: dict[str, object], n
 # A job keeps what its route asked for, and its key says so. Where the route asks for something
 # else by now, a job of its own replaces it: no key ever stands for two results.
 
-# Reasons to hold a job that the same slices and the same route give again, however often.
-BY_ROUTE = ("MISSING_SLICES", "LOW_CONFIDENCE")
 PUT_BACK = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
 ROUTE_CHANGED = "ROUTE_CHANGED"  # why a job was cancelled that another one has replaced so
 REPLACED = "Its route has changed since; job {job_id}, with the route as it is now, replaces it."

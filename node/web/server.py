@@ -34,7 +34,7 @@ from node.web.live import Live
 from node.web.metrics import Metrics
 from node.web.rules import Statements
 from node.web.shield import Shield
-from node.web.state import Current, Looks, Parts, Searches, WebSettings
+from node.web.state import Current, Parts, PictureViews, Searches, WebSettings
 from storage import files
 from storage.queries.figures import change_tokens
 from storage.site import people
@@ -95,7 +95,7 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
     app.state.live = Live(partial(change_tokens, parts.database))
     app.state.metrics = Metrics(now)
     app.state.metrics.begin(parts)
-    app.state.looks = Looks(parts.store.audit)
+    app.state.picture_views = PictureViews(parts.store.audit)
     app.state.searches = Searches()
     app.state.statements = Statements(log_as_json=parts.settings.log_as_json)
 

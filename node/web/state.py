@@ -82,33 +82,33 @@ def parts_of(request: Request) -> Parts:
 PartsOf = Annotated[Parts, Depends(parts_of)]
 
 
-# Within it, further pictures of the job are the same look of the same person.
-SAME_SECONDS = 600.0
-MOST_LOOKS = 10_000  # looks that are remembered; of a forgotten one there is a further event
+# Within it, further pictures of the job are the same view of the same person.
+SAME_VIEW_SECONDS = 600.0
+MOST_VIEWS = 10_000  # views that are remembered; of a forgotten one there is a further event
 
 
-class Looks:
-    """What was written down lately; made once a process."""
+class PictureViews:
+    """Remembers which views of pictures were recorded lately; made once a process."""
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
         self._since: dict[tuple[str, int], float] = {}  # the oldest first
         self._turn = threading.Lock()
 
-    def at_pictures(self, who: str, job_id: int, now: float) -> None:
-        """Write down that `who` looks at pictures of a job, unless that was just written.
+    def record(self, who: str, job_id: int, now: float) -> None:
+        """Record that `who` views pictures of a job, unless that was just recorded.
 
-        It is written before anything is shown: where it cannot be, nothing is.
+        It is recorded before anything is shown: where it cannot be, nothing is.
         """
-        look = who, job_id
+        view = who, job_id
         with self._turn:  # a page asks for many at once
-            since = self._since.get(look)
-            if since is not None and 0 <= now - since < SAME_SECONDS:
+            since = self._since.get(view)
+            if since is not None and 0 <= now - since < SAME_VIEW_SECONDS:
                 return
-            self._audit.record(who, "look at pictures", f"job {job_id}")
-            self._since.pop(look, None)
-            self._since[look] = now
-            while len(self._since) > MOST_LOOKS:
+            self._audit.record(who, "view pictures", f"job {job_id}")
+            self._since.pop(view, None)
+            self._since[view] = now
+            while len(self._since) > MOST_VIEWS:
                 self._since.pop(next(iter(self._since)))
 
 

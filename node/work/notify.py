@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from node.config import Config, Notify
 from node.rules import backoff
+from node.rules.reasons import FUTILE
 from storage.database import Database
 from storage.records import Message, MessageState, Wish
 from storage.site import nodes, notices, peers
@@ -298,7 +299,7 @@ class Watch:
 
     def attention(self) -> None:
         """Tell what has begun to need a person."""
-        notices.tell_new(self.database, self.now())
+        notices.tell_new(self.database, self.now(), FUTILE)
 
     def senders(self) -> None:
         """Tell who is silent in the hours in which it is expected to send: once a silence."""

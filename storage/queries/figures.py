@@ -412,7 +412,7 @@ def _areas(db: Connection) -> dict[str, tuple[object, ...]]:
             *_each(db, func.max(reach.c.checked_at)),
             *set_by_hand,
         ),
-        "concerns": (
+        "alerts": (
             *_each(db, func.max(reach.c.since), func.sum(reach.c.up)),
             *switched,
             *db.execute(untold).one(),

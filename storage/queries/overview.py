@@ -297,7 +297,7 @@ DONE = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 
 
 @dataclass(frozen=True)
-class Story:
+class JobDetail:
     """What a page of one job shows; instances are asked for apart: there may be thousands."""
 
     job: Job
@@ -311,7 +311,7 @@ class Story:
     is_gone: bool  # the received files were removed: it cannot be done again
 
 
-def story(database: Database, job_id: int) -> Story:
+def job_detail(database: Database, job_id: int) -> JobDetail:
     """Everything about a job, in one view of the database."""
     with database.reading() as db:
         row = db.execute(JOB_LINES.where(job.c.id == job_id)).one_or_none()
@@ -326,7 +326,7 @@ def story(database: Database, job_id: int) -> Story:
         is_gone = job_id in without_files(db, [job_id])
     moments = _moments(whole, came, attempts, deliveries, did)
     line = to_job_line(row)
-    return Story(whole, line, came, attempts, deliveries, folder, did, moments, is_gone)
+    return JobDetail(whole, line, came, attempts, deliveries, folder, did, moments, is_gone)
 
 
 def _attempts(db: Connection, job_id: int) -> tuple[Attempt, ...]:

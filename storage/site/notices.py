@@ -19,7 +19,6 @@ from sqlalchemy import (
 )
 
 from storage.database import Database, to_audit_event
-from storage.enqueue import BY_ROUTE
 from storage.errors import NotFound
 from storage.records import DeliveryState, JobState, Message, MessageState, Notice
 from storage.schema import (
@@ -235,11 +234,14 @@ class _New:
     facts: dict[str, object]
 
 
-def tell_new(database: Database, now: float) -> int:
-    """Note what has begun to need somebody since the last look; how many."""
+def tell_new(database: Database, now: float, futile: Collection[str] = ()) -> int:
+    """Note what has begun to need somebody since the last look; how many.
+
+    A job that is requeued and held again for a `futile` reason is no news.
+    """
     since = max(float(fact_or_set(database, SINCE, repr(now))), now - DAYS * DAY)
     with database.reading() as db:
-        found = [*_jobs(db, since), *_deliveries(db, since), *_own_notices(db, since)]
+        found = [*_jobs(db, since, futile), *_deliveries(db, since), *_own_notices(db, since)]
         known = _known(db, (one.key for one in found))
     new = [one for one in found if one.key not in known]
     if not new:
@@ -248,15 +250,14 @@ def tell_new(database: Database, now: float) -> int:
         return sum(note(database, db, now, one.event, one.key, one.facts) for one in new)
 
 
-def _jobs(db: Connection, since: float) -> Iterator[_New]:
+def _jobs(db: Connection, since: float, futile: Collection[str]) -> Iterator[_New]:
     columns = (job.c.id, job.c.state, job.c.reason, job.c.sentence, job.c.route, job.c.finished_at)
     which = and_(ENDED_JOB, job.c.state.in_(STATES), job.c.finished_at >= since)
     query = select(*columns).where(which, job.c.kind != "selftest")
     for row in db.execute(query.order_by(job.c.finished_at.desc()).limit(MOST)):
         facts = {"job": row.id, "reason": row.reason, "sentence": row.sentence, "route": row.route}
         event = STATES[JobState(row.state)]
-        # What a job finds again whenever it is put back is no news.
-        when = row.reason if row.reason in BY_ROUTE else f"{row.finished_at:.3f}"
+        when = row.reason if row.reason in futile else f"{row.finished_at:.3f}"
         yield _New(event, f"job {row.id} {row.state} {when}", facts)
 
 

@@ -74,7 +74,7 @@ QUERIES: dict[str, Ask] = {
     "series held": _series(states=(JobState.HELD,)),
     "series by a delivery's reason": _series(reason="REFUSED_BY_PEER"),
     "UID": lambda db, now, jobs: find.found_series(db, Wanted(uid=f"2.25.{jobs // 2}")),
-    "job page": lambda db, now, jobs: overview.story(db, jobs // 2),
+    "job page": lambda db, now, jobs: overview.job_detail(db, jobs // 2),
     "senders": lambda db, now, jobs: peers.senders(db, now - DAY / 2),
     "rejections": lambda db, now, jobs: peers.rejections(db, now - 30 * DAY),
     "destinations": lambda db, now, jobs: peers.destinations(db, now, filler.DESTINATIONS),

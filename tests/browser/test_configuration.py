@@ -23,7 +23,7 @@ def test_a_dropped_file_is_told_which_routes_take_it_and_why_others_do_not(
     page = open_page("/configuration")
     page.locator("#file").set_input_files(phantoms.write(tmp_path, made))
     page.get_by_role("button", name="Try").click()
-    tried = page.locator("#tried")
+    tried = page.locator("#rules-result")
     expect(tried).to_contain_text("3 instances", timeout=SOON)
     expect(tried.locator("tr", has_text="thick-ct")).to_contain_text("yes")
     shadow = tried.locator("tr", has_text="shadow")
@@ -38,7 +38,7 @@ def test_a_received_series_is_tried_without_being_processed_again(
     uid = phantoms.uid("held", "series", 3)
     page = open_page(f"/configuration?series_uid={uid}")
     page.get_by_role("button", name="Try").click()
-    tried = page.locator("#tried")
+    tried = page.locator("#rules-result")
     expect(tried).to_contain_text("MISSING_SLICES", timeout=SOON)
     expect(tried).to_contain_text("8 instances")
 
@@ -48,18 +48,18 @@ def test_an_operator_tries_a_series_and_a_try_that_fails_leaves_no_verdict(
 ) -> None:
     page = open_page(f"/rules?series_uid={phantoms.uid('held', 'series', 3)}", "otto")
     page.get_by_role("button", name="Try").click()
-    tried = page.locator("#tried")
+    tried = page.locator("#rules-result")
     expect(tried).to_contain_text("MISSING_SLICES", timeout=SOON)
     page.get_by_label("Or a received series").fill("1.2.3")
     page.get_by_role("button", name="Try").click()
-    expect(page.locator("#said")).to_contain_text("No series 1.2.3 was received")
+    expect(page.locator("#message")).to_contain_text("No series 1.2.3 was received")
     expect(tried).to_be_empty()
 
 
 def test_nothing_to_try_is_said(open_page: Open) -> None:
     page = open_page("/configuration")
     page.get_by_role("button", name="Try").click()
-    expect(page.locator("#said")).to_contain_text("Drop a Part 10 file")
+    expect(page.locator("#message")).to_contain_text("Drop a Part 10 file")
 
 
 def test_a_file_that_is_no_image_is_said_to_be_none(open_page: Open, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_file_that_is_no_image_is_said_to_be_none(open_page: Open, tmp_path: P
     page = open_page("/configuration")
     page.locator("#file").set_input_files(tmp_path / "none.dcm")
     page.get_by_role("button", name="Try").click()
-    expect(page.locator("#tried")).to_contain_text("form no stack", timeout=SOON)
+    expect(page.locator("#rules-result")).to_contain_text("form no stack", timeout=SOON)
 
 
 def test_routes_and_destinations_are_shown_as_read(open_page: Open) -> None:
@@ -133,7 +133,9 @@ def test_a_forgotten_password_is_set_by_an_administrator(
         page.evaluate("htmx.trigger(document.body, 'live-configuration')")
     expect(field).to_have_value("another long one")
     row.get_by_role("button", name="Set").click()
-    expect(page.locator("#said")).to_contain_text("pia has a new password, and must log in again.")
+    expect(page.locator("#message")).to_contain_text(
+        "pia has a new password, and must log in again."
+    )
     expect(field).to_have_value("")
     expect(row).to_contain_text("not now")
     theirs.reload()

@@ -73,8 +73,8 @@ def test_a_script_in_every_text_of_a_peer_is_text_on_every_page(
 def test_a_script_written_by_the_rule_tester_is_text(site: Site, open_page: Open) -> None:
     page = open_page(f"/configuration?series_uid={HOSTILE}")
     page.get_by_role("button", name="Try").click()
-    expect(page.locator("#tried")).to_contain_text("<b onclick", timeout=30_000)
-    assert page.locator("#tried b").count() == 0
+    expect(page.locator("#rules-result")).to_contain_text("<b onclick", timeout=30_000)
+    assert page.locator("#rules-result b").count() == 0
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -114,7 +114,7 @@ def test_the_keyboard_alone_finds_a_job_and_requeues_it(site: Site, open_page: O
     expect(page.get_by_role("heading", level=1)).to_contain_text(f"Job {job}")
     reach(page, "requeue")
     page.keyboard.press("Enter")
-    expect(page.locator("#said")).to_contain_text("is in the queue again")
+    expect(page.locator("#message")).to_contain_text("is in the queue again")
     assert site.job_of(phantoms.uid("held", "series", 3), state="held") == job
 
 

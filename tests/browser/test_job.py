@@ -36,14 +36,14 @@ def test_slices_are_shown_beside_those_they_lie_between(site: Site, open_page: O
         loaded(page, name)
     tags = page.locator(".three .tag").all_inner_texts()
     assert tags == ["received", "generated", "received"]
-    says = page.locator("#slice-says").inner_text()
+    says = page.locator("#slice-text").inner_text()
     assert re.fullmatch(r"Slice \d+ of 29, generated, at [\d.]+ mm", says)
     page.get_by_role("slider", name="Slice").press("Home")
-    expect(page.locator("#slice-says")).to_have_text("Slice 1 of 29, received, at 0.00 mm")
+    expect(page.locator("#slice-text")).to_have_text("Slice 1 of 29, received, at 0.00 mm")
     page.get_by_role("slider", name="Slice").press("ArrowRight")
-    expect(page.locator("#slice-says")).to_contain_text("Slice 2 of 29, generated")
+    expect(page.locator("#slice-text")).to_contain_text("Slice 2 of 29, generated")
     page.locator("[data-strip]").click(position={"x": 2, "y": 10})
-    expect(page.locator("#slice-says")).to_contain_text("Slice 1 of 29, received")
+    expect(page.locator("#slice-text")).to_contain_text("Slice 1 of 29, received")
 
 
 def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
@@ -67,7 +67,7 @@ def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
     page.get_by_role("slider", name="Slice").press("Home")
     with page.expect_response("**/seen?**"):
         page.evaluate("htmx.trigger(document.body, 'changed')")
-    expect(page.locator("#slice-says")).to_contain_text("Slice 1 of 29")  # it stays where it was
+    expect(page.locator("#slice-text")).to_contain_text("Slice 1 of 29")  # it stays where it was
     page.get_by_role("button", name="Lung").click()
     expect(page.get_by_role("button", name="Lung")).to_have_attribute("aria-pressed", "true")
     assert page.evaluate("window.same") is True  # the page was never loaded again
@@ -126,9 +126,9 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
         file.unlink()
     page = open_page(f"/jobs/{job}", "otto")
     page.get_by_role("button", name="Send again").click()
-    expect(page.locator("#said")).to_contain_text("The derived series is sent once more.")
+    expect(page.locator("#message")).to_contain_text("The derived series is sent once more.")
     expect(page.get_by_role("region", name="Deliveries")).to_contain_text("29 of 29", timeout=SOON)
-    expect(page.locator("#told")).to_contain_text("29 × 0000", timeout=SOON)
+    expect(page.locator("#progress")).to_contain_text("29 × 0000", timeout=SOON)
 
 
 def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> None:
@@ -145,7 +145,7 @@ def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> Non
     row = page.locator(f"#delivery-{leased.id}")
     expect(row).to_contain_text("tries again in 59 min")
     row.get_by_role("button", name="Try now").click()
-    expect(page.locator("#said")).to_contain_text("It is sent to clinic now.")
+    expect(page.locator("#message")).to_contain_text("It is sent to clinic now.")
     expect(row.locator("[data-label=Attempts]")).not_to_have_text("1", timeout=SOON)
     row.get_by_role("button", name="Give up").wait_for(timeout=SOON)
     ledger.cancel(leased.id)

@@ -54,7 +54,7 @@ def test_a_held_job_is_at_the_top_and_is_requeued_with_one_button(
     page.reload()
     expect(need).to_contain_text("Its route has changed since")
     need.get_by_role("button", name="Requeue").click()
-    expect(page.locator("#said")).to_contain_text(f"A new job takes the place of job {job}.")
+    expect(page.locator("#message")).to_contain_text(f"A new job takes the place of job {job}.")
     expect(need).to_have_count(0, timeout=SOON)
     again = site.job_of(uid, state="held")
     assert again > job
@@ -81,7 +81,7 @@ def test_a_series_is_processed_now_or_never_as_a_person_says(site: Site, open_pa
     table = page.get_by_role("region", name="Series")
     expect(table).to_contain_text("never processed, by otto")
     page.get_by_role("button", name="Take back").click()
-    expect(table).to_contain_text("that is taken back: send it again")
+    expect(table).to_contain_text("but that was undone: send it again")
     page.get_by_role("link", name="What would the routes do with it?").click()
     expect(page.get_by_label("Or a received series")).to_have_value(uid)
 
@@ -98,7 +98,7 @@ def test_a_drained_node_receives_and_starts_no_job_until_it_is_told_to(
         expect(waiting).to_contain_text("when jobs are started again", timeout=SOON)
         job = site.job_of(uid, state="queued")
         waiting.get_by_label(f"Priority of job {job}").select_option("2")
-        expect(page.locator("#said")).to_contain_text(f"The priority of job {job} was changed.")
+        expect(page.locator("#message")).to_contain_text(f"The priority of job {job} was changed.")
         page.goto(f"{site.url}/jobs/{job}")
         chosen = page.get_by_label(f"Priority of job {job}")
         expect(chosen).to_have_value("2")
@@ -137,7 +137,7 @@ def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) 
         page.evaluate("htmx.trigger(document.body, 'live-needs')")
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
     page.get_by_role("button", name="Requeue ticked").click()
-    expect(page.locator("#said")).to_contain_text("2 of 2 done.")
+    expect(page.locator("#message")).to_contain_text("2 of 2 done.")
 
 
 def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page: Open) -> None:
@@ -156,7 +156,7 @@ def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page
         expect(deliveries).to_contain_text("The clinic takes no derived series.")
         page.get_by_label("Tick all deliveries").check()
         page.get_by_role("button", name="Send ticked again").click()
-        expect(page.locator("#said")).to_contain_text("1 of 1 done.")
+        expect(page.locator("#message")).to_contain_text("1 of 1 done.")
         expect(deliveries).to_contain_text("No delivery waits for a person")
         assert ledger.get(leased.id).state == "queued"
     finally:

@@ -62,7 +62,7 @@ def test_a_page_that_nobody_uses_says_log_in_again_and_leads_back(page: Page, se
     served.clock.now += 1800
     served.rows.ask("k")  # it fetches by itself what has changed
     served.rows.queue.hold(served.rows.claim(), "MISSING_SLICES", "A slice is missing.")
-    expect(page.locator("#needing")).to_contain_text("1", timeout=30_000)
+    expect(page.locator("#need-count")).to_contain_text("1", timeout=30_000)
     served.clock.now += 1801
     expect_the_way_back(page, address)
 

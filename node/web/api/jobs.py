@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from node.errors import UsageError
-from node.rules import routing
+from node.rules import reasons, routing
 from node.web.access import AsOperator, AsViewer, Visitor
 from node.web.api import inputs
 from node.web.api.inputs import (
@@ -213,8 +213,6 @@ def _seconds(moment: datetime | None) -> float | None:
 router = APIRouter(tags=["jobs"])
 
 MOST_AT_ONCE = 500
-# A person looks at each of these by itself: requeued, it is processed all the same.
-ONE_BY_ONE = ("PATIENT_MISMATCH", "CONFLICTING_INSTANCES")
 
 
 class Priority(Body):
@@ -345,7 +343,7 @@ def cancel_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Jso
 
 def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
     reason = parts.store.queue.get(job_id).reason
-    if reason in ONE_BY_ONE:
+    if reason in reasons.ONE_BY_ONE:
         raise WrongState(f"job {job_id} is held {reason}: look at it and requeue it by itself")
     _put_back(parts, visitor, job_id)
 

@@ -1,4 +1,4 @@
-"""The pages of the site: peers, people, configuration, audit, self-test, capacity, log-in."""
+"""The pages of the site: peers, users, rules, configuration, audit, self-test, capacity, log-in."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, tzinfo
@@ -12,10 +12,20 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from node import health
 from node.web import rules as rule_tests
 from node.web import shield
-from node.web.access import AsAdministrator, AsOperator, AsViewer, How, Role
+from node.web.access import AsOperator, AsViewer, How, Role
 from node.web.pages import drawings, render
 from node.web.pages.drawings import Point
-from node.web.pages.render import ENVIRONMENT, MASK, Look, look, page, part
+from node.web.pages.render import (
+    ENVIRONMENT,
+    MASK,
+    Context,
+    PageContext,
+    Values,
+    add_fragment,
+    add_page,
+    page,
+    part,
+)
 from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
@@ -23,56 +33,46 @@ from storage.queries.figures import evaluation
 from storage.records import Bucket, Page, SwitchName, WishKind, WishState
 from storage.site import control, nodes, notices, peers, people, selftests
 
+HOUR, DAY = 3600.0, 86400.0
+REJECTED_DAYS = 7
+EVALUATED_DAYS = 7
+EVENTS_AT_ONCE = 100
+SELFTESTS_AT_ONCE = 20
+MASK_SECONDS = 365 * 86400
+
+Word = Annotated[str, Query(max_length=64)]
+Offset = Annotated[int, Query(ge=0, le=10**9)]
+Uid = Annotated[str, Query(max_length=64)]
+
 router = APIRouter()
 
-REJECTED_DAYS = 7
-HOUR, DAY = 3600.0, 86400.0
+
+# Peers.
 
 
-@router.get("/peers")
-def all_peers(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return page(at, "peers.html", path="/peers", **_peers(at))
-
-
-@router.get("/peers/part")
-def peers_fragment(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return part(at, "peers_part.html", **_peers(at))
-
-
-@router.get("/peers/count")
-def count(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
-    """How many of those on this page somebody should look at."""
-    at = look(request, parts, visitor)
-    return part(at, "concerning.html", concerns=render.concerns(parts, at.now))
-
-
-def _peers(at: Look) -> Mapping[str, object]:
-    database, config = at.parts.database, at.parts.config()
+def _peers(context: Context) -> Values:
+    database, config = context.parts.database, context.parts.config()
     allowed = control.all_on(database, SwitchName.ALLOWED_AE)
-    expected = {each.ae_title: each for each in config.senders}
-    heard = peers.last_heard(database, list(expected))
+    expected = {sender.ae_title: sender for sender in config.senders}
+    names = [destination.name for destination in config.destinations]
     return {
-        "senders": peers.senders(database, _midnight(at)),
+        "senders": peers.senders(database, _midnight(context)),
         "expected": expected,
-        "silent": frozenset(render.silent(at.parts, at.now)),
-        "never_heard": sorted(set(expected) - set(heard)),
-        "rejections": peers.rejections(database, at.now - REJECTED_DAYS * DAY, limit=20),
+        "silent": frozenset(render.silent(context.parts, context.now)),
+        "never_heard": sorted(set(expected) - set(peers.last_heard(database, list(expected)))),
+        "rejections": peers.rejections(database, context.now - REJECTED_DAYS * DAY, limit=20),
+        "rejection_advice": _rejection_advice(config.node.ae_title),
         "allowed": allowed,
-        "allowed_names": {each.subject for each in allowed},
+        "allowed_names": {switch.subject for switch in allowed},
         "configured": config.node.allowed_ae_titles,
-        "destinations": peers.destinations(
-            database, at.now, [each.name for each in config.destinations]
-        ),
-        "addresses": {each.name: each for each in config.destinations},
-        "echoing": _echoing(at),
-        "advice": _advice(config.node.ae_title),
+        "destinations": peers.destinations(database, context.now, names),
+        "addresses": {destination.name: destination for destination in config.destinations},
+        "echoing": _echoing(context),
     }
 
 
-def _advice(ae_title: str) -> Mapping[str, str]:
-    """What helps a peer that was turned away, by the reason that was written down."""
+def _rejection_advice(ae_title: str) -> Mapping[str, str]:
+    """Say what helps a peer that was rejected, by the reason of the rejection."""
     return {
         "calling AE title not recognised": "Allow it here, or name it in node.allowed_ae_titles.",
         "called AE title not recognised": (
@@ -83,88 +83,84 @@ def _advice(ae_title: str) -> Mapping[str, str]:
     }
 
 
-def _echoing(at: Look) -> frozenset[str]:
-    """Destinations that are being asked at this moment."""
-    asked = control.asked(at.parts.database)
+def _echoing(context: PageContext) -> frozenset[str]:
+    """Name the destinations that are being asked at this moment."""
     return frozenset(
-        each.subject
-        for each in asked
-        if each.kind is WishKind.ECHO and each.state is WishState.ASKED
+        request.subject
+        for request in control.asked(context.parts.database)
+        if request.kind is WishKind.ECHO and request.state is WishState.ASKED
     )
 
 
-def _midnight(at: Look) -> float:
-    moment = datetime.fromtimestamp(at.now, at.zone).astimezone(at.zone)
+def _midnight(context: PageContext) -> float:
+    moment = datetime.fromtimestamp(context.now, context.zone).astimezone(context.zone)
     return moment.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
 
 
-@router.get("/users")
-def everybody(request: Request, visitor: AsAdministrator, parts: PartsOf) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return page(at, "users.html", path="/users", **_people(at))
+def _alert_count(context: Context) -> Values:
+    return {"alerts": render.alerts(context.parts, context.now)}
 
 
-@router.get("/users/part")
-def people_fragment(request: Request, visitor: AsAdministrator, parts: PartsOf) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return part(at, "users_part.html", **_people(at))
+add_page(router, "/peers", "peers", _peers, part="part")
+add_fragment(router, "/peers/count", "alert_count", _alert_count)
 
 
-def _people(at: Look) -> Mapping[str, object]:
-    database, access = at.parts.database, at.parts.gate.access
+# Users.
+
+
+def _users(context: Context) -> Values:
+    database = context.parts.database
     return {
         "people": people.people(database),
-        "logins": people.logins(database, at.now),
+        "logins": people.logins(database, context.now),
         "tokens": people.tokens(database),
         "roles": list(Role),
-        "access": access,
+        "access": context.parts.gate.access,
     }
 
 
-@router.get("/rules")
-def rule_tester(
-    request: Request,
-    visitor: AsOperator,
-    parts: PartsOf,
-    series_uid: Annotated[str, Query(max_length=64)] = "",
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return page(at, "rules.html", path="/rules", **asked(at, series_uid))
+add_page(router, "/users", "users", _users, part="part")
+
+
+# The rule tester.
+
+
+def _rules_form(context: Context, series_uid: Uid = "") -> Values:
+    return {
+        "series_uid": series_uid,
+        "called": context.parts.config().node.ae_title,
+        "bounds": shield.FILE_BOUNDS,
+    }
 
 
 @router.post("/rules/try")
-def tried(
-    request: Request,
-    visitor: AsOperator,
-    parts: PartsOf,
+def try_rules(
+    context: Context,
+    operator: AsOperator,
     file: Annotated[list[UploadFile] | None, File()] = None,
     series_uid: Annotated[str, Form(max_length=64)] = "",
     called_ae: Annotated[str, Form(max_length=16)] = "",
     calling_ae: Annotated[str, Form(max_length=16)] = "",
 ) -> HTMLResponse:
-    """What the routes say to files that were dropped here, or to a series that was received."""
-    at = look(request, parts, visitor)
+    """Show what the routes do with files that were dropped here, or with a received series."""
     titles = called_ae.strip(), calling_ae.strip()
-    given = [each for each in file or [] if each.filename]
-    if given:
-        found = rule_tests.try_files(parts, visitor.name, given, *titles)
+    files = [upload for upload in file or [] if upload.filename]
+    if files:
+        result = rule_tests.try_files(context.parts, operator.name, files, *titles)
     elif series_uid.strip():
-        found = rule_tests.try_series(parts, visitor.name, series_uid.strip(), *titles)
+        uid = series_uid.strip()
+        result = rule_tests.try_series(context.parts, operator.name, uid, *titles)
     else:
         raise Problem(422, "Drop a Part 10 file, or name the UID of a received series.")
-    return part(at, "tried.html", found=rule_tests.masked(found) if at.is_masked else found)
+    shown = rule_tests.masked(result) if context.is_masked else result
+    return part(context, "rules_result.html", result=shown)
 
 
-def asked(at: Look, series_uid: str) -> Mapping[str, object]:
-    """What the form of the tester begins with."""
-    return {
-        "series_uid": series_uid,
-        "called": at.parts.config().node.ae_title,
-        "bounds": shield.FILE_BOUNDS,
-    }
+add_page(router, "/rules", "rules", _rules_form)
 
 
-EVALUATED_DAYS = 7
+# The configuration.
+
 # Of a route, what its row in the table does not say already.
 FURTHER = (
     "accept_derived",
@@ -177,56 +173,38 @@ FURTHER = (
 TABLED = ("destinations", "routes")  # have a table of their own on the page
 
 
-@router.get("/configuration")
-def configuration(
-    request: Request,
-    visitor: AsAdministrator,
-    parts: PartsOf,
-    series_uid: Annotated[str, Query(max_length=64)] = "",
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    shown = {**_configured(at), **asked(at, series_uid)}
-    return page(at, "configuration.html", path="/configuration", **shown)
-
-
-@router.get("/configuration/part")
-def configuration_fragment(
-    request: Request, visitor: AsAdministrator, parts: PartsOf
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return part(at, "configuration_part.html", **_configured(at))
-
-
-def _configured(at: Look) -> Mapping[str, object]:
-    config = at.parts.config()
-    read = control.applied_configuration(at.parts.database, at.parts.settings.node_id)
+def _configuration(context: Context, series_uid: Uid = "") -> Values:
+    config, database = context.parts.config(), context.parts.database
+    applied = control.applied_configuration(database, context.parts.settings.node_id)
+    since = context.now - EVALUATED_DAYS * DAY
     return {
+        **_rules_form(context, series_uid),
         "config": config,
-        "read": read,
-        "asked": control.newest(at.parts.database, WishKind.RELOAD, 1),
+        "applied": applied,
+        "reloads": control.newest(database, WishKind.RELOAD, 1),
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
         "further": {
-            route.name: [(key, _said(getattr(route, key))) for key in FURTHER]
+            route.name: [(key, _text(getattr(route, key))) for key in FURTHER]
             for route in config.routes
         },
         "evaluated_days": EVALUATED_DAYS,
         "evaluations": {
-            route.name: evaluation(at.parts.database, route.name, at.now - EVALUATED_DAYS * DAY)
+            route.name: evaluation(database, route.name, since)
             for route in config.routes
             if not route.destinations
         },
-        "rest": _rest(read.values) if read is not None else [],
+        "rest": _rest(applied.values) if applied is not None else [],
     }
 
 
 def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:
-    """What a stack must be, one line each, in the words of the file."""
+    """Write the conditions of a route, one line each, in the words of the file."""
     return [(key, _condition(value)) for key, value in match.items()]
 
 
 def _condition(value: object) -> str:
     values = getattr(value, "values", ())
-    parts = [" or ".join(str(each) for each in values)] if values else []
+    parts = [" or ".join(map(str, values))] if values else []
     for name, word in (("min", "at least"), ("max", "at most"), ("has", "has"), ("regex", "finds")):
         limit = getattr(value, name, None)
         if limit is not None:
@@ -235,162 +213,128 @@ def _condition(value: object) -> str:
 
 
 def _rest(values: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The other tables of the file, as keys and values; each of a list of tables by its place."""
-    found = []
+    """List the other tables of the file as keys and values; those of an array by their place."""
+    sections = []
     for section, value in values.items():
         tables = [(section, value)]
         if isinstance(value, list) and section not in TABLED:
             tables = [(f"{section[:-1]}[{place}]", table) for place, table in enumerate(value)]
         for name, table in tables:
             if isinstance(table, Mapping):
-                found.append((name, [(str(key), _said(each)) for key, each in table.items()]))
-    return found
+                sections.append((name, [(str(key), _text(entry)) for key, entry in table.items()]))
+    return sections
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(str(each) for each in value) or "none"
+        return ", ".join(map(str, value)) or "none"
     return str(value) if value not in ("", None) else "empty"
 
 
-EVENTS_AT_ONCE = 100
-
-Word = Annotated[str, Query(max_length=64)]
+add_page(router, "/configuration", "configuration", _configuration, part="part")
 
 
-@router.get("/audit")
-def events(
-    request: Request,
-    visitor: AsAdministrator,
-    parts: PartsOf,
-    who: Word = "",
-    what: Word = "",
-    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    audit, given = parts.store.audit, {"who": who.strip(), "what": what.strip()}
-    lines = audit.list(EVENTS_AT_ONCE, offset, **given)
-    found = Page(lines, audit.count(**given), EVENTS_AT_ONCE, offset)
-    return page(at, "audit.html", path="/audit", found=found, given=given)
+# The audit, and the history of self-tests and notifications.
 
 
-SELFTESTS_AT_ONCE = 20
-Offset = Annotated[int, Query(ge=0, le=10**9)]
+def _audit(context: Context, who: Word = "", what: Word = "", offset: Offset = 0) -> Values:
+    audit, given = context.parts.store.audit, {"who": who.strip(), "what": what.strip()}
+    events = audit.list(EVENTS_AT_ONCE, offset, **given)
+    return {"found": Page(events, audit.count(**given), EVENTS_AT_ONCE, offset), "given": given}
 
 
-@router.get("/selftest")
-def selftest(
-    request: Request, visitor: AsViewer, parts: PartsOf, offset: Offset = 0
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return page(at, "selftest.html", path="/selftest", **_history(at, offset))
-
-
-@router.get("/selftest/part")
-def selftest_fragment(
-    request: Request, visitor: AsViewer, parts: PartsOf, offset: Offset = 0
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return part(at, "selftest_part.html", **_history(at, offset))
-
-
-def _history(at: Look, offset: int) -> Mapping[str, object]:
-    database = at.parts.database
-    asked = [each for each in control.asked(database) if each.kind is WishKind.SELFTEST]
+def _selftests(context: Context, offset: Offset = 0) -> Values:
+    database, config = context.parts.database, context.parts.config()
+    requests = [r for r in control.asked(database) if r.kind is WishKind.SELFTEST]
     lines = selftests.history(database, SELFTESTS_AT_ONCE, offset)
     return {
         "tests": Page(lines, selftests.count(database), SELFTESTS_AT_ONCE, offset),
-        "asked": asked,
-        "schedule": at.parts.config().selftest,
+        "requests": requests,
+        "schedule": config.selftest,
         "messages": notices.newest(database, limit=10),
-        "notify": at.parts.config().notify,
+        "notify": config.notify,
     }
 
+
+add_page(router, "/audit", "audit", _audit)
+add_page(router, "/selftest", "selftest", _selftests, part="part")
+
+
+# Capacity.
 
 # What a person may look at: how long back, and how wide a column is.
 SPANS: Mapping[str, tuple[str, float, float]] = {
     "day": ("24 hours", DAY, HOUR),
     "week": ("7 days", 7 * DAY, 6 * HOUR),
 }
-NAMES: Mapping[str, str] = {
+STEP_NAMES: Mapping[str, str] = {
     "receive": "Receiving",
     "wait": "Waiting for more",
     "queue": "In the queue",
-    "infer": "Worked on",
+    "infer": "Processing",
     "send": "Sending",
     "total": "After the last instance",
 }
 
-Span = Annotated[str, Query(pattern="^(day|week)$")]
 
-
-@router.get("/capacity")
-def capacity(
-    request: Request, visitor: AsViewer, parts: PartsOf, span: Span = "day"
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return page(at, "capacity.html", path="/capacity", **_capacity(at, span))
-
-
-@router.get("/capacity/part")
-def capacity_fragment(
-    request: Request, visitor: AsViewer, parts: PartsOf, span: Span = "day"
-) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    return part(at, "capacity_part.html", **_capacity(at, span))
-
-
-def _capacity(at: Look, span: str) -> dict[str, object]:
-    return {"span": span, "spans": SPANS, **_disk(at), **_times(at, span), **_workers(at)}
-
-
-def _disk(at: Look) -> dict[str, object]:
-    config = at.parts.config()
-    disk = health.disk(config.folder)
-    node = at.parts.settings.node_id
-    taken = nodes.samples(at.parts.database, node, at.now - nodes.FORECAST_DAYS * DAY)
+def _capacity(
+    context: Context, span: Annotated[str, Query(pattern="^(day|week)$")] = "day"
+) -> Values:
     return {
-        "disk": disk,
+        "span": span,
+        "spans": SPANS,
+        **_disk(context),
+        **_times(context, span),
+        **_workers(context),
+    }
+
+
+def _disk(context: PageContext) -> Values:
+    config, node_id = context.parts.config(), context.parts.settings.node_id
+    since = context.now - nodes.FORECAST_DAYS * DAY
+    samples = nodes.samples(context.parts.database, node_id, since)
+    return {
+        "disk": health.disk(config.folder),
         "reserve": config.storage.min_free_bytes,
-        "forecast": nodes.forecast(taken, config.storage.min_free_bytes),
+        "forecast": nodes.forecast(samples, config.storage.min_free_bytes),
         "storage": config.storage,
     }
 
 
-def _workers(at: Look) -> dict[str, object]:
-    counts = overview.counts(at.parts.database)
+def _workers(context: PageContext) -> Values:
+    database = context.parts.database
     return {
-        "running": overview.running(at.parts.database, at.now),
-        "inference": at.parts.config().inference,
-        "devices": figures.devices(at.parts.database),
-        "nodes": at.parts.store.nodes.get(),
-        "counts": counts,
+        "running": overview.running(database, context.now),
+        "inference": context.parts.config().inference,
+        "devices": figures.devices(database),
+        "nodes": context.parts.store.nodes.get(),
+        "counts": overview.counts(database),
     }
 
 
-def _times(at: Look, span: str) -> dict[str, object]:
+def _times(context: PageContext, span: str) -> Values:
     _, length, width = SPANS[span]
-    first = _start(at, width) - length + width
-    buckets = figures.buckets(at.parts.database, first, first + length, width)
-    whole = figures.durations(at.parts.database, first, at.now)
-    said = _label(at.zone, with_day=span == "week")
+    first = _start(context, width) - length + width
+    buckets = figures.buckets(context.parts.database, first, first + length, width)
+    whole = figures.durations(context.parts.database, first, context.now)
+    label = _label(context.zone, with_day=span == "week")
+    drawn = {step: _lines(buckets, step, label) for step in STEP_NAMES}
     return {
-        "steps_taken": [(NAMES[step], whole[step], _lines(buckets, step, said)) for step in NAMES],
-        "jobs_done": _columns(buckets, said, lambda one: (one.jobs - one.failed, one.failed)),
-        "jobs_total": sum(one.jobs for one in buckets),
-        "failed_total": sum(one.failed for one in buckets),
-        "instances_done": _columns(buckets, said, lambda one: (one.instances, 0)),
-        "instances_total": sum(one.instances for one in buckets),
+        "step_times": [(name, whole[step], drawn[step]) for step, name in STEP_NAMES.items()],
+        "jobs_done": _columns(buckets, label, lambda b: (b.jobs - b.failed, b.failed)),
+        "jobs_total": sum(bucket.jobs for bucket in buckets),
+        "failed_total": sum(bucket.failed for bucket in buckets),
+        "instances_done": _columns(buckets, label, lambda b: (b.instances, 0)),
+        "instances_total": sum(bucket.instances for bucket in buckets),
     }
 
 
-def _start(at: Look, width: float) -> float:
-    """The full hours that columns begin at, in the zone of the pages."""
-    moment = datetime.fromtimestamp(at.now, at.zone).astimezone(at.zone)
-    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-    return midnight + (at.now - midnight) // width * width
+def _start(context: PageContext, width: float) -> float:
+    """Find the full hour that the last column begins at, in the zone of the pages."""
+    midnight = _midnight(context)
+    return midnight + (context.now - midnight) // width * width
 
 
 def _label(zone: tzinfo | None, *, with_day: bool) -> Callable[[float], str]:
@@ -398,56 +342,50 @@ def _label(zone: tzinfo | None, *, with_day: bool) -> Callable[[float], str]:
     return lambda moment: datetime.fromtimestamp(moment, zone).astimezone(zone).strftime(form)
 
 
-def _lines(buckets: Sequence[Bucket], step: str, said: Callable[[float], str]) -> Markup:
+def _lines(buckets: Sequence[Bucket], step: str, label: Callable[[float], str]) -> Markup:
+    """Draw the median and the 95th percentile of a step, in seconds, minutes or hours."""
+    times = [(bucket.steps[step].p50, bucket.steps[step].p95) for bucket in buckets]
+    most = max((v for pair in times for v in pair if v is not None), default=0.0)
+    scale, unit = (1.0, "s") if most < 120 else (60.0, "min") if most < 7200 else (HOUR, "h")
     points = [
-        Point(one.start, said(one.start), (one.steps[step].p50, one.steps[step].p95))
-        for one in buckets
+        Point(b.start, label(b.start), tuple(None if v is None else v / scale for v in pair))
+        for b, pair in zip(buckets, times, strict=True)
     ]
-    scale, unit = _scale(points)
-    scaled = [
-        Point(p.at, p.label, tuple(None if v is None else v / scale for v in p.values))
-        for p in points
-    ]
-    return drawings.plot(scaled, ("p50", "p95"), unit)
-
-
-def _scale(points: Sequence[Point]) -> tuple[float, str]:
-    """Seconds, minutes or hours: what keeps the numbers of the axis short."""
-    most = max((v for point in points for v in point.values if v is not None), default=0.0)
-    if most < 120:
-        return 1.0, "s"
-    return (60.0, "min") if most < 7200 else (HOUR, "h")
+    return drawings.plot(points, ("p50", "p95"), unit)
 
 
 def _columns(
     buckets: Sequence[Bucket],
-    said: Callable[[float], str],
+    label: Callable[[float], str],
     values: Callable[[Bucket], tuple[int, int]],
 ) -> Markup:
-    points = [Point(one.start, said(one.start), values(one)) for one in buckets]
+    points = [Point(bucket.start, label(bucket.start), values(bucket)) for bucket in buckets]
     return drawings.bars(points, ("bar", "bar bad"), "")
 
 
-@router.get("/conformance")
-def conformance(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
-    at = look(request, parts, visitor)
-    written = request.app.state.statements.of(parts.config())
-    return page(at, "conformance.html", path="/conformance", statement=written.html)
+add_page(router, "/capacity", "capacity", _capacity, part="part")
 
 
-MASK_SECONDS = 365 * 86400
+# The conformance statement, the log-in, and what a visitor sets for himself.
+
+
+def _conformance(request: Request, parts: PartsOf, _: AsViewer) -> Values:
+    return {"statement": request.app.state.statements.of(parts.config()).html}
+
+
+add_page(router, "/conformance", "conformance", _conformance)
 
 
 @router.get("/login")
-def form(next: str = "/") -> HTMLResponse:
+def login_form(next: str = "/") -> HTMLResponse:
     return HTMLResponse(ENVIRONMENT.get_template("login.html").render(problem=None, next=next))
 
 
 @router.get("/password")
-def password(request: Request, visitor: AsViewer, parts: PartsOf) -> HTMLResponse:
-    if visitor.how is not How.SESSION:
-        raise Problem(404, "Only who has logged in with a password can change it here.")
-    return page(look(request, parts, visitor), "password.html", path="/password")
+def password(context: Context) -> HTMLResponse:
+    if context.visitor.how is not How.SESSION:
+        raise Problem(404, "Only visitors who have logged in with a password can change it here.")
+    return page(context, "password.html", path="/password")
 
 
 @router.post("/mask")

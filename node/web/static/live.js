@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const areas = ["now", "needs", "queue", "deliveries", "peers", "concerns", "capacity",
+  const areas = ["now", "needs", "queue", "deliveries", "peers", "alerts", "capacity",
     "configuration", "selftest", "audit"];
   const againSeconds = 5;
   const lost = document.getElementById("lost");

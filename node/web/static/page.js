@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const said = document.getElementById("said");
+  const said = document.getElementById("message");
   const say = (text, isBad) => {
     const line = document.createElement("p");
     line.textContent = text;
@@ -37,8 +37,8 @@
       say(problem(xhr) || `The node answered ${xhr.status || "nothing"}.`, true);
       return;
     }
-    const from = event.detail.elt.closest("[data-said]");
-    if (from) say(batch(xhr) || from.dataset.said, false);
+    const from = event.detail.elt.closest("[data-message]");
+    if (from) say(batch(xhr) || from.dataset.message, false);
     const shows = document.querySelector("[data-shows]");
     if (shows && from && from.dataset.gives) {
       shows.hidden = false;

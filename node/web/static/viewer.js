@@ -4,7 +4,7 @@
 (() => {
   const start = (viewer) => {
     const slider = document.getElementById("slice");
-    const places = JSON.parse(viewer.dataset.slices); // [{generated, before, after, says}]
+    const places = JSON.parse(viewer.dataset.slices); // [{generated, before, after, text}]
     const levels = JSON.parse(viewer.dataset.levels); // level -> HU
     const address = (number) => `${viewer.dataset.pictures}/${String(number).padStart(5, "0")}.png`;
     const kept = new Map(); // number -> promise of an address in memory: a slider must not wait
@@ -35,7 +35,7 @@
         const source = await picture(number);
         if (image.dataset.wanted === String(number)) {
           image.src = source;
-          image.alt = place.says;
+          image.alt = place.text;
         }
       } catch { image.alt = "The picture could not be loaded."; }
     };
@@ -43,8 +43,8 @@
     const follow = () => {
       const number = Number(slider.value);
       const place = places[number];
-      slider.setAttribute("aria-valuetext", place.says);
-      document.getElementById("slice-says").textContent = place.says;
+      slider.setAttribute("aria-valuetext", place.text);
+      document.getElementById("slice-text").textContent = place.text;
       show("before", place.before);
       show("now", number);
       show("after", place.after);

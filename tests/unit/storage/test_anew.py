@@ -7,7 +7,7 @@ import pytest
 from storage.enqueue import Anew
 from storage.errors import WrongState
 from storage.queries.find import needing
-from storage.queries.overview import story
+from storage.queries.overview import job_detail
 from storage.records import Job, JobState, Peer
 from tests.unit.storage.stored import INFER, Stored
 
@@ -135,6 +135,6 @@ def test_a_person_is_found_with_both_jobs(stored: Stored) -> None:
     job = held(stored)
     number = stored.queue.requeue(job.id, who="anna", anew=route({"factor": 2}))
     for job_id in (job.id, number):
-        assert [(e.who, e.what) for e in story(stored.database, job_id).audit] == [
+        assert [(e.who, e.what) for e in job_detail(stored.database, job_id).audit] == [
             ("anna", "requeue")
         ]

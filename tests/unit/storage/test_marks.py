@@ -71,10 +71,10 @@ def test_peers_and_switches_have_their_marks(marked: Marked) -> None:
     stored.archive.rejected("NEW", "MIDSLICE", "10.0.0.3", "calling AE title not recognised")
     assert marked.changed() == {"peers"}
     control.turn(stored.database, stored.clock(), "anna", SwitchName.DRAINING, on=True)
-    assert marked.changed() == {"now", "queue", "peers", "concerns", "configuration", "audit"}
+    assert marked.changed() == {"now", "queue", "peers", "alerts", "configuration", "audit"}
 
 
-def test_a_destination_that_is_found_down_and_a_notice_that_fails_are_concerns(
+def test_a_destination_that_is_found_down_and_a_notice_that_fails_are_alerts(
     marked: Marked,
 ) -> None:
     stored = marked.stored
@@ -82,12 +82,12 @@ def test_a_destination_that_is_found_down_and_a_notice_that_fails_are_concerns(
     for ok in (True, False):
         stored.clock.now += 1
         peers.record(database, stored.clock(), "pacs", ok=ok, seconds=0.1, sentence="")
-        assert marked.changed() == {"peers", "concerns"}
+        assert marked.changed() == {"peers", "alerts"}
     peers.record(database, stored.clock(), "pacs", ok=False, seconds=0.1, sentence="")
     assert marked.changed() == {"peers"}  # it was down before
     notices.tell(database, now, "job_held", "k", {"job": 1})
     notices.address(database, now, ("mail",), ("job_held",))
-    assert marked.changed() == {"concerns", "configuration"}
+    assert marked.changed() == {"alerts", "configuration"}
     (message,) = notices.due(database, now)
     notices.retry(database, message.id, now + 30, "No.")
-    assert marked.changed() == {"concerns"}
+    assert marked.changed() == {"alerts"}

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from node.rules.reasons import FUTILE
 from storage.database import Database
-from storage.enqueue import BY_ROUTE
 from storage.errors import NotFound
 from storage.records import Message, MessageState
 from storage.site import notices, peers
@@ -153,7 +153,7 @@ def test_old_notices_are_forgotten_but_not_what_waits(database: Database, clock:
 
 def told(stored: Stored) -> list[tuple[str, dict[str, object]]]:
     """What anybody is told of since the last look."""
-    notices.tell_new(stored.database, stored.clock())
+    notices.tell_new(stored.database, stored.clock(), FUTILE)
     found = notices.address(stored.database, stored.clock(), (), ())
     return [(one.event, dict(one.facts)) for one in found]
 
@@ -192,7 +192,7 @@ def test_a_job_that_is_held_again_is_told_again(stored: Stored) -> None:
         stored.queue.requeue(job.id)
 
 
-@pytest.mark.parametrize("reason", BY_ROUTE)
+@pytest.mark.parametrize("reason", sorted(FUTILE))
 def test_what_a_job_finds_again_each_time_that_it_is_put_back_is_told_once(
     stored: Stored, reason: str
 ) -> None:

@@ -155,8 +155,8 @@ def test_a_job_whose_files_were_removed_is_said_to_be_past_mending(stored: Store
         kept: False,
         gone: True,
     }
-    assert overview.story(stored.database, gone).is_gone
-    assert not overview.story(stored.database, kept).is_gone
+    assert overview.job_detail(stored.database, gone).is_gone
+    assert not overview.job_detail(stored.database, kept).is_gone
 
 
 def test_nothing_needs_a_person_where_nothing_does(stored: Stored) -> None:
@@ -164,7 +164,7 @@ def test_nothing_needs_a_person_where_nothing_does(stored: Stored) -> None:
     assert (page.lines, page.total, page.has_more, page.is_whole) == ((), 0, False, True)
 
 
-def test_the_story_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
+def test_the_detail_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
     stored: Stored,
 ) -> None:
     stored.receive("1.1")
@@ -180,7 +180,7 @@ def test_the_story_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
     stored.succeed()
     stored.clock.now += 5
     stored.deliver()
-    found = overview.story(stored.database, job_id)
+    found = overview.job_detail(stored.database, job_id)
     assert [(moment.what, moment.at) for moment in found.moments] == sorted(
         ((moment.what, moment.at) for moment in found.moments), key=lambda pair: pair[1]
     )
@@ -196,9 +196,9 @@ def test_the_story_of_a_job_goes_from_the_first_instance_to_the_last_delivery(
     assert found.job.state is JobState.SUCCEEDED
 
 
-def test_there_is_no_story_of_what_never_was(stored: Stored) -> None:
+def test_there_is_no_detail_of_what_never_was(stored: Stored) -> None:
     with pytest.raises(NotFound, match="no job 7"):
-        overview.story(stored.database, 7)
+        overview.job_detail(stored.database, 7)
 
 
 def test_where_the_results_of_jobs_go_is_told_by_destination(stored: Stored) -> None:

@@ -1,12 +1,10 @@
 """What the route of a job asks for by now, by the configuration that is in force."""
 
-from inference.errors import HELD
 from inference.model import Parameters
 from inference.request import Output
 from node.config import Config, Route
 from node.rules import routing
 from node.work.jobs import snapshot
-from storage.enqueue import BY_ROUTE
 from storage.records import Job
 from tests.unit.storage.stored import Stored
 from tests.unit.web.site import Site
@@ -65,7 +63,3 @@ def test_a_route_that_is_gone_and_the_route_of_a_self_test_ask_for_nothing(serve
     job = job_of(served.rows, served.settings, kind="selftest")
     assert routing.of_job(served.settings, job) is None
     assert routing.of_route(served.settings, "gone", job.parameters) is None
-
-
-def test_what_only_the_route_ends_is_held_for_a_person() -> None:
-    assert set(BY_ROUTE) <= {str(reason) for reason in HELD}

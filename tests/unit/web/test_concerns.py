@@ -55,7 +55,7 @@ def test_a_scanner_that_is_only_turned_away_stays_silent(watched: Site) -> None:
     assert ">3 h</time> ago" in page  # the last image
     assert ">0 s</time> ago" in page  # last seen
     part, mark = marks(person)
-    assert "has brought no image for" in part
+    assert "has sent no image for" in part
     assert CALM not in part
     assert ">1<" in mark
     watched.rows.receive("1.2", peer=Peer("CT1", "MIDSLICE"))
@@ -76,7 +76,7 @@ def test_a_scanner_that_never_brought_anything_is_silent_since_it_was_expected(
     assert "silent for longer than 2 h" in person.get("/peers").text
 
 
-def test_a_destination_that_is_down_or_paused_is_a_concern(served: Site) -> None:
+def test_a_destination_that_is_down_or_paused_is_an_alert(served: Site) -> None:
     person, now = served.browser(), served.clock()
     for name in ("pacs", "gone"):  # nobody sends to the second one any more
         peers.record(served.database, now, name, ok=False, seconds=0.1, sentence="It is off.")
@@ -93,7 +93,7 @@ def test_a_destination_that_is_down_or_paused_is_a_concern(served: Site) -> None
     assert CALM in person.get("/now/needs").text
 
 
-def test_a_notice_that_does_not_get_there_is_a_concern_of_the_self_test_page(served: Site) -> None:
+def test_a_notice_that_does_not_get_there_is_an_alert_of_the_self_test_page(served: Site) -> None:
     person, now = served.browser(), served.clock()
     notices.tell(served.database, now, "job_held", "k", {"job": 1})
     notices.address(served.database, now, ("mail",), ("job_held",))
@@ -101,7 +101,7 @@ def test_a_notice_that_does_not_get_there_is_a_concern_of_the_self_test_page(ser
     notices.retry(served.database, message.id, now + 30, "mail.example.org did not take it.")
     part, mark = marks(person)
     assert 'href="/selftest"' in part
-    assert "has not taken a notice for" in part
+    assert "has not accepted a notification for" in part
     assert mark.strip() == ""  # it is nothing of the page Peers
 
 

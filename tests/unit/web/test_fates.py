@@ -54,7 +54,7 @@ def test_what_is_in_no_stack_is_said_with_its_reason_beside_the_jobs(served: Sit
     ("evidence", "said"),
     [
         ({"set_aside": {"NOT_A_CT_SLICE": 1}}, "none of its instances is a slice (NOT_A_CT_SLICE)"),
-        ({"never": "anna"}, "anna had said never to process it, and that is taken back"),
+        ({"never": "anna"}, "anna had excluded it from processing, but that was undone"),
     ],
 )
 def test_the_reason_is_said_where_it_is_known(
@@ -78,13 +78,13 @@ def test_who_said_never_is_named_and_an_operator_takes_it_back(served: Site) -> 
             text = person.get(path).text
             assert "never processed</span>, by anna" in text
             assert ANY_ROUTE not in text
-            assert "taken back" not in text
+            assert "undone" not in text
     assert "Take back" not in vera.get(PAGE).text
     assert f'hx-delete="/api/v1/series/{SERIES}/never"' in ada.get(PAGE).text
     assert ada.act("DELETE", f"/api/v1/series/{SERIES}/never").status_code == 200
     text = ada.get(PAGE).text
     assert "never processed</span>" not in text
-    assert "anna had said never to process it, and that is taken back: send it again" in text
+    assert "anna had excluded it from processing, but that was undone: send it again" in text
 
 
 def test_never_is_asked_before_it_is_done(served: Site) -> None:
@@ -99,4 +99,4 @@ def test_a_result_that_came_back_is_said_to_be_one(served: Site) -> None:
     served.rows.receive("9.1", series_uid="2.25.7")
     served.rows.queue.complete(served.rows.arrival(series_uid="2.25.7").id, {}, [])
     text = served.browser().get("/find?sender=SCANNER").text
-    assert "a result of this node that came back is never processed" in text
+    assert "a result of this node that comes back is never processed" in text

@@ -33,7 +33,7 @@ def test_a_failed_job_whose_files_were_removed_can_be_cancelled_and_nothing_else
     assert purge_one(served.database, served.rows.files, series_id, served.clock())
     for path in ("/", "/needs", f"/jobs/{job.id}"):
         text = person.get(path).text
-        assert "Let the sender send the series again" in text, path
+        assert "Have the sender send the series again" in text, path
         assert f"/api/v1/jobs/{job.id}/cancel" in text, path
         assert f"/api/v1/jobs/{job.id}/requeue" not in text, path
     script = served.program(Role.OPERATOR)
@@ -60,7 +60,7 @@ def test_what_only_the_route_ends_is_put_back_once_the_route_has_changed(
     same, changed = person.get("/jobs/1").text, person.get("/jobs/2").text
     assert re.search(r'id="cancel" class="primary"', same)
     assert re.search(r'id="requeue" class="primary"', changed)
-    assert "then requeue it. Else cancel it." in same
+    assert "Otherwise cancel it." in same
     answer = served.program(Role.OPERATOR).post("/api/v1/jobs/2/requeue").json()
     assert (answer["id"], answer["state"]) == (3, "queued")
     assert "job 3, with the route as it is now, replaces it" in person.get("/jobs/2").text

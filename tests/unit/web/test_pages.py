@@ -10,7 +10,7 @@ import pytest
 
 from inference.previews import FOLDER, INDEX
 from node.web import state
-from node.web.state import Looks, Searches
+from node.web.state import PictureViews, Searches
 from storage.records import Peer, Role
 from tests.unit.web.site import Client, Site
 
@@ -148,7 +148,7 @@ def test_a_page_opened_before_a_job_ended_gets_its_slices_once(
     served.rows.ask("k")
 
     def fetched(page: str) -> httpx.Response:
-        (path,) = re.findall(r'id="seen" hx-get="([^"]+)"', page)
+        (path,) = re.findall(r'id="slices" hx-get="([^"]+)"', page)
         return person.get(path)
 
     opened = person.get("/jobs/1").text
@@ -211,8 +211,8 @@ def seek(person: Client, **words: str) -> httpx.Response:
 def test_a_search_is_written_down_without_its_words(served: Site, person: Client) -> None:
     seek(person, accession="A4711", name="Meyer")
     (event,) = served.store.audit.list(10)
-    assert (event.who, event.what) == ("local", "search")
-    assert event.detail["fields"] == ["accession", "name"]
+    assert (event.who, event.what) == ("local", "find")
+    assert event.detail["by"] == ["accession", "name"]
     assert "4711" not in json.dumps(dict(event.detail))
 
 
@@ -280,9 +280,9 @@ def test_pictures_are_one_look_of_a_person_at_a_job(served: Site) -> None:
     vera.cookies.set("midslice-mask", "1")  # the name is hidden; the pictures are the patient's
     assert vera.get(path).status_code == 200
     assert vera.get(f"/jobs/{job}/pictures/00001.png").status_code == 404  # nothing was seen
-    served.clock.now += state.SAME_SECONDS + 1
+    served.clock.now += state.SAME_VIEW_SECONDS + 1
     assert ada.get(path).status_code == 200
-    seen = [event for event in served.audited() if event[1] == "look at pictures"]
+    seen = [event for event in served.audited() if event[1] == "view pictures"]
     which = f"job {job}"
     assert [(who, whose) for who, _, whose in seen] == [
         ("ada", which),
@@ -294,10 +294,10 @@ def test_pictures_are_one_look_of_a_person_at_a_job(served: Site) -> None:
 def test_looks_are_not_remembered_without_end(
     served: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "MOST_LOOKS", 2)
-    kept = Looks(served.store.audit)
+    monkeypatch.setattr(state, "MOST_VIEWS", 2)
+    kept = PictureViews(served.store.audit)
     for job_id in (1, 2, 3, 3, 1):
-        kept.at_pictures("ada", job_id, 0.0)
+        kept.record("ada", job_id, 0.0)
     which = [which for _, _, which in served.audited()]
     assert which == ["job 1", "job 2", "job 3", "job 1"]
 
@@ -307,7 +307,7 @@ def test_a_job_page_is_written_down_unless_its_patient_was_hidden(
 ) -> None:
     job = with_result(served)
     person.get(f"/jobs/{job}")
-    assert [event.what for event in served.store.audit.list(10)] == ["look"]
+    assert [event.what for event in served.store.audit.list(10)] == ["view"]
     person.cookies.set("midslice-mask", "1")
     text = person.get(f"/jobs/{job}").text
     assert "P1" not in re.findall(r"<dd>(.*?)</dd>", text)

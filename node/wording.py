@@ -1,0 +1,46 @@
+"""Durations, sizes and counts as people read them: on pages, at the command line, in notices."""
+
+from rich import filesize
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def duration(seconds: float | None) -> str:
+    """Write a duration no more exactly than needed."""
+    if seconds is None:
+        return ""
+    if 0 < seconds < 0.05:
+        return "under 0.1 s"
+    if 0 <= seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = max(0, round(seconds))
+    if 2 * MINUTE <= whole < 10 * MINUTE and whole % MINUTE:
+        return f"{whole // MINUTE} min {whole % MINUTE} s"
+    return whole_duration(whole)
+
+
+def whole_duration(seconds: float) -> str:
+    """Write a duration in the largest unit of which there are two, as page.js counts on."""
+    whole = max(0, round(seconds))
+    if whole < 2 * MINUTE:
+        return f"{whole} s"
+    if whole < 2 * HOUR:
+        return f"{whole // MINUTE} min"
+    if whole < 2 * DAY:
+        return f"{whole // HOUR} h"
+    return f"{whole // DAY} days"
+
+
+def size(count: float) -> str:
+    """Write a number of bytes in decimal units, as disks are sold."""
+    return filesize.decimal(int(count))
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Write a number and its noun, with a narrow space between thousands."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}".replace(",", "\u202f")
+
+
+def amount(number: float, noun: str) -> str:
+    """Write a number that need not be whole, and its noun."""
+    return f"{number:g} {noun if number == 1 else noun + 's'}"
