@@ -113,9 +113,9 @@ sender silent | warning | calling_ae | \
     nothing came from a `[[sender]]` in hours in which it is expected to send
 disk low | warning | free total | \
     below the reserve, or full within `notify.disk_days` as it fills now
-wish done | info | wish kind ok | \
+request done | info | request kind ok | \
     what somebody asked for on a page or by a command; whether it worked
-wish not done | error | wish kind error | an error of the node's own around it
+request not done | error | request kind error | an error of the node's own around it
 self-test passed | info | selftest state | a made series came all the way
 self-test failed | error | selftest state sentence | with the sentence; its steps are kept
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import Database, fits, name_key, to_arrival, to_instance
+from storage.database import Database, fits, name_key, to_record, to_records
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
 from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Recovered, Series
@@ -317,7 +317,7 @@ def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
     others, are the newest again.
     """
     rows, told_at = _brought(db, arrival_id), _told_at(db, arrival_id)
-    found = [to_instance(row) for row in _counting(rows, told_at)]
+    found = [to_record(Instance, row) for row in _counting(rows, told_at)]
     return tuple(sorted(found, key=lambda one: (one.received_at, one.id), reverse=True))
 
 
@@ -460,14 +460,14 @@ class Archive:
             rows = db.execute(
                 arrival_rows().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
             )
-            return tuple(to_arrival(row) for row in rows)
+            return to_records(Arrival, rows)
 
     def arrival(self, arrival_id: int) -> Arrival:
         with self._database.reading() as db:
             row = db.execute(arrival_rows().where(arrival.c.id == arrival_id)).one_or_none()
         if row is None:
             raise NotFound(f"no arrival {arrival_id}")
-        return to_arrival(row)
+        return to_record(Arrival, row)
 
     def instances(self, arrival_id: int) -> tuple[Instance, ...]:
         """What counts of all that this peer brought of this series, the newest first.
@@ -493,7 +493,7 @@ class Archive:
         mine = {one.instance_uid for one in self.instances(of.id)}
         query = _kept().where(instance.c.series_id == of.series_id)
         with self._database.reading() as db:
-            found = tuple(to_instance(row) for row in db.execute(query))
+            found = to_records(Instance, db.execute(query))
         return tuple(one for one in found if one.instance_uid not in mine)
 
     def beside(self, of: Arrival) -> tuple[tuple[Instance, ...], ...]:
@@ -505,7 +505,7 @@ class Archive:
         with self._database.reading() as db:
             ids = db.execute(others.order_by(series.c.id)).scalars().all()
             found = [db.execute(_kept().where(instance.c.series_id == one)).all() for one in ids]
-        return tuple(tuple(to_instance(row) for row in rows) for rows in found if rows)
+        return tuple(to_records(Instance, rows) for rows in found if rows)
 
     def series(self, limit: int = 100, offset: int = 0) -> tuple[Series, ...]:
         """What was received, the newest first."""
@@ -592,12 +592,11 @@ def _series(db: Connection, ids: Sequence[int]) -> tuple[Series, ...]:
             .label("bytes"),
         ).where(series.c.id.in_(ids))
     )
-    found = {row.id: dict(row._mapping) for row in rows}
-    states = {series_id: _states(db, series_id) for series_id in found}
+    by_id = {row.id: row for row in rows.all()}
     return tuple(
-        Series(**{**found[one], "bytes": int(found[one]["bytes"])}, states=states[one])
-        for one in ids
-        if one in found
+        to_record(Series, row, bytes=int(row.bytes), states=_states(db, row.id))
+        for row in map(by_id.get, ids)
+        if row is not None
     )
 
 
@@ -623,4 +622,4 @@ def newest_arrival(database: Database, series_uid: str) -> Arrival | None:
         row = db.execute(
             arrival_rows().where(arrival.c.id == newest.scalar_subquery())
         ).one_or_none()
-    return to_arrival(row) if row is not None else None
+    return to_record(Arrival, row) if row is not None else None

@@ -2,11 +2,13 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import StrEnum
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from sqlalchemy import Connection, Engine, Row, Table, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
@@ -16,19 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import migrations
 from storage.errors import Busy, NoRoom, StorageError
-from storage.records import (
-    Arrival,
-    ArrivalState,
-    Attempt,
-    AuditEvent,
-    Delivery,
-    DeliveryState,
-    Instance,
-    Job,
-    JobState,
-    Mark,
-    Received,
-)
+from storage.records import Delivery, DeliveryState, Job, Mark, Received
 
 MOUNTS = Path("/proc/self/mounts")
 
@@ -271,38 +261,66 @@ def _translation(error: sqlalchemy_errors.DBAPIError) -> StorageError:
 MARK = ("revision", "place", "named")
 SHORT = 16  # the columns of modality and study date
 
-
-def to_arrival(row: Row[*tuple[Any, ...]]) -> Arrival:
-    values = {name: row._mapping[name] for name in Arrival.__dataclass_fields__}
-    values["state"] = ArrivalState(values["state"])
-    values["own"] = bool(values["own"])
-    values["evidence"] = json.loads(values["evidence"])
-    return Arrival(**values)
+Record = TypeVar("Record")
 
 
-def to_instance(row: Row[*tuple[Any, ...]]) -> Instance:
-    return Instance(
-        id=row.id,
-        instance_uid=row.instance_uid,
-        sop_class_uid=row.sop_class_uid,
-        transfer_syntax=row.transfer_syntax,
-        digest=row.digest,
-        size=row.size,
-        path=row.path,
-        received_at=row.received_at,
-    )
+def to_record(
+    kind: type[Record], row: Row[*tuple[Any, ...]], prefix: str = "", **given: Any
+) -> Record:
+    """A row as a record, each column converted by the type of the field that has its name.
+
+    A record within a record has columns of its own, labelled with the field's name before theirs.
+    """
+    columns = row._mapping
+    values = []
+    for name, convert in _fields(cast(Any, kind)):
+        if name in given:
+            values.append(given[name])
+        elif isinstance(convert, _Inner):
+            values.append(to_record(convert.kind, row, f"{prefix}{name}_"))
+        else:
+            value = columns[prefix + name]
+            values.append(value if convert is None else convert(value))
+    return kind(*values)
+
+
+def to_records(kind: type[Record], rows: Iterable[Row[*tuple[Any, ...]]]) -> tuple[Record, ...]:
+    return tuple(to_record(kind, row) for row in rows)
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """A field that is a record itself."""
+
+    kind: type[Any]
+
+
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, Callable[[Any], Any] | _Inner | None], ...]:
+    """The fields of a record in their order, each with what makes its value of a column's."""
+    types = get_type_hints(kind)
+    return tuple((field.name, _converter(types[field.name])) for field in fields(kind))
+
+
+def _converter(of: Any) -> Callable[[Any], Any] | _Inner | None:
+    if get_origin(of) is tuple:
+        return partial(_to_tuple, get_args(of)[0])
+    if get_origin(of) is Mapping:
+        return json.loads
+    if is_dataclass(of) and isinstance(of, type):
+        return _Inner(of)
+    if of is bool or (isinstance(of, type) and issubclass(of, StrEnum)):
+        return cast(Callable[[Any], Any], of)
+    return None
+
+
+def _to_tuple(of: Any, text: str) -> tuple[Any, ...]:
+    values = json.loads(text)
+    return tuple(values) if of is str else tuple(of(**value) for value in values)
 
 
 def to_job(row: Row[*tuple[Any, ...]]) -> Job:
-    values = dict(row._mapping)
-    values["state"] = JobState(values["state"])
-    values["parameters"] = json.loads(values["parameters"])
-    values["destinations"] = to_names(values["destinations"])
-    values["record"] = json.loads(values["record"])
-    values["cancel_requested"] = bool(values["cancel_requested"])
-    values["mark"] = to_mark(row)
-    values = {name: value for name, value in values.items() if name not in MARK}
-    return Job(**values)
+    return to_record(Job, row, destinations=to_names(row.destinations), mark=to_mark(row))
 
 
 def to_mark(row: Row[*tuple[Any, ...]]) -> Mark:
@@ -313,23 +331,10 @@ def mark_columns(mark: Mark) -> dict[str, object]:
     return {"revision": mark.revision, "place": mark.place, "named": int(mark.route != "")}
 
 
-def to_attempt(row: Row[*tuple[Any, ...]]) -> Attempt:
-    return Attempt(**row._mapping)
-
-
 def to_delivery(row: Row[*tuple[Any, ...]]) -> Delivery:
-    fields = (name for name in Delivery.__dataclass_fields__ if name != "confirmed")
-    values = {name: row._mapping[name] for name in fields}
-    values["state"] = DeliveryState(values["state"])
     # Without storage commitment nothing is proved instance by instance: all of it, or nothing.
-    values["confirmed"] = values["total"] if values["state"] is DeliveryState.CONFIRMED else 0
-    return Delivery(**values)
-
-
-def to_audit_event(row: Row[*tuple[Any, ...]]) -> AuditEvent:
-    values = dict(row._mapping)
-    values["detail"] = json.loads(values["detail"])
-    return AuditEvent(**values)
+    proved = row.state == DeliveryState.CONFIRMED
+    return to_record(Delivery, row, confirmed=row.total if proved else 0)
 
 
 def to_json(value: Mapping[str, object] | tuple[str, ...]) -> str:

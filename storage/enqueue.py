@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from storage.database import Database, to_json, to_mark
 from storage.errors import NotFound, WrongState
+from storage.leases import IDLE
 from storage.records import (
     SUPERSEDED,
     ArrivalState,
@@ -44,7 +45,6 @@ from storage.schema import (
 )
 from storage.site.audit import note
 from storage.transitions import (
-    IDLE,
     JobRow,
     cancel_undelivered,
     change,

@@ -8,14 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, or_, select, update
 
-from storage.database import (
-    Database,
-    mark_columns,
-    to_attempt,
-    to_instance,
-    to_job,
-    to_json,
-)
+from storage.database import Database, mark_columns, to_job, to_json, to_records
 from storage.enqueue import (
     NO_LIMITS,
     PUT_BACK,
@@ -35,6 +28,7 @@ from storage.enqueue import (
 )
 from storage.enqueue import put_back as put_back_by_hand
 from storage.errors import NotFound
+from storage.leases import IDLE, Leases
 from storage.records import (
     Attempt,
     Ended,
@@ -57,11 +51,11 @@ from storage.schema import (
     job_instance,
     series,
 )
+from storage.site import notices
 from storage.site.audit import NODE, by, note
 from storage.transitions import (
     JOBS,
     JobRow,
-    Leases,
     abandon,
     cancel,
     change,
@@ -70,10 +64,7 @@ from storage.transitions import (
     die,
     end,
     end_attempt,
-    held_by,
-    is_held_by,
     locked,
-    lost,
     put_back,
     queue_deliveries,
     read_job,
@@ -117,7 +108,7 @@ def keep_result(
     told = {"version": result.version, "record": to_json(result.record)}
     ended = _succeed(database, db, row, derived_id, now, folder_kept=True, **told)
     if result.mark.revision > 1:
-        _tell(db, row, result, now)
+        _tell(database, db, row, result, now)
     return replace(ended, revision=result.mark.revision)
 
 
@@ -136,8 +127,7 @@ def reuse_result(
     # A peer may still have the purged bytes: the same UIDs must not mean others.
     edition = row.edition if made.offered_at is None else max(row.edition, made.edition) + 1
     values = {**requeued(now), "edition": edition, "sentence": AGAIN_SENTENCE}
-    idle = {"worker": None, "node": None, "lease_until": None}
-    db.execute(update(job).where(job.c.id == row.id).values(**values, **idle))
+    db.execute(update(job).where(job.c.id == row.id).values(**values, **IDLE))
     return Ended(JobState.QUEUED, folder_kept=False)
 
 
@@ -156,15 +146,15 @@ def _same(db: Connection, series_id: int, derived_uid: str, content_uid: str) ->
     return found
 
 
-def _tell(db: Connection, row: Row[*tuple[Any, ...]], result: NewDerived, now: float) -> None:
+def _tell(database: Database, db: Connection, row: JobRow, result: NewDerived, now: float) -> None:
     """The administrator is told: somebody may have read, or measured in, what was made before."""
-    detail = {
-        "kind": "revision",
-        "revision": result.mark.revision,
-        "derived_series_uid": result.series_uid,
-        "sentence": REVISION_SENTENCE.format(revision=result.mark.revision),
-    }
-    note(db, now, NODE, "notice", f"job {row.id}", detail)
+    revision = result.mark.revision
+    sentence = REVISION_SENTENCE.format(revision=revision)
+    series_uid = result.series_uid
+    detail = {"kind": "revision", "revision": revision, "derived_series_uid": series_uid}
+    note(db, now, NODE, "notice", f"job {row.id}", detail | {"sentence": sentence})
+    facts = {"job": row.id, "sentence": sentence}
+    notices.post(database, db, now, "result_superseded", f"revision {series_uid}", facts)
 
 
 def _by_uid(db: Connection, series_uid: str) -> Row[*tuple[Any, ...]] | None:
@@ -207,13 +197,10 @@ def _succeed(
         "reason": "",
         "sentence": "",
         "finished_at": now,
-        "worker": None,
-        "node": None,
-        "lease_until": None,
         "progress": 1,
         "derived_id": derived_id,
     }
-    db.execute(update(job).where(job.c.id == row.id).values(**done, **told))
+    db.execute(update(job).where(job.c.id == row.id).values(**done, **IDLE, **told))
     queue_deliveries(database, db, derived_id, destinations_of(db, row.id), row.priority, now)
     return Ended(JobState.SUCCEEDED, folder_kept)
 
@@ -232,9 +219,7 @@ class Queue:
     ) -> None:
         self._database = database
         self._now = now
-        self._node = node
-        self._lease_seconds = lease_seconds
-        self._leases = Leases(job, steady, lease_seconds)
+        self._leases = Leases(database, job, now, node=node, seconds=lease_seconds, steady=steady)
 
     def complete(
         self,
@@ -270,19 +255,11 @@ class Queue:
 
     def claim(self, worker: str, kinds: Collection[str]) -> Job | None:
         """Lease the most urgent, then longest due job, or one whose worker's node died."""
-        with self._database.reading() as db:  # workers ask all the time: who writes waits for none
-            if db.execute(self._due(db, kinds)).first() is None:
-                return None
-        with self._database.writing() as db:
-            # PostgreSQL claims twice without the lock; SQLite ignores it: its writer is alone.
-            due = self._due(db, kinds).with_for_update(skip_locked=True)
-            while (found := db.execute(due).one_or_none()) is not None:
-                if not lock_for_marks(db, found.series_id):
-                    return None
-                if found.state == JobState.RUNNING and not abandon(db, found, self._now()):
-                    continue
-                return self._lease(db, found, worker)
-        return None
+        leased = self._leases.claim(
+            lambda db: self._due(db, kinds),
+            lambda db, row: self._take(db, row, worker),
+        )
+        return leased[0] if leased else None
 
     def renew(
         self, leased: Job, progress: float, step: str = "", done: int = 0, total: int = 0
@@ -292,21 +269,15 @@ class Queue:
         `done` of `total` slices of this step: reading, predicting, writing.
         """
         values = {
-            "lease_until": self._now() + self._lease_seconds,
             "progress": min(1.0, max(0.0, progress)),
             **({"step": step[:16], "step_done": done, "step_total": total} if step else {}),
         }
-        renewal = update(job).where(is_held_by(leased)).values(**values)
-        with self._database.writing() as db:
-            row = db.execute(renewal.returning(job.c.cancel_requested)).one_or_none()
-        if row is None:
-            raise lost(leased)
-        return bool(row.cancel_requested)
+        return bool(self._leases.renew(leased, job.c.cancel_requested, **values).cancel_requested)
 
     def release(self, leased: Job) -> JobState:
         """Give the job back on a clean stop; it counts nothing."""
-        with self._database.writing() as db:
-            return put_back(db, held_by(db, leased), self._now(), "released")
+        with self._leases.holding(leased) as (db, row):
+            return put_back(db, row, self._now(), "released")
 
     def succeed(self, leased: Job, result: NewDerived) -> Ended:
         """The verified derived series, its deliveries and the job's end, together.
@@ -314,8 +285,7 @@ class Queue:
         Where the answer says that the folder is not kept, the caller may remove it: the job was
         cancelled meanwhile, or the same series exists already.
         """
-        with self._database.writing() as db:
-            row = held_by(db, leased)
+        with self._leases.holding(leased) as (db, row):
             if row.cancel_requested:
                 return Ended(put_back(db, row, self._now(), "cancelled"), folder_kept=False)
             ended = keep_result(self._database, db, row, result, self._now())
@@ -324,8 +294,7 @@ class Queue:
 
     def same(self, leased: Job, series_uid: str) -> Ended:
         """The derived series exists already: deliver it once more instead of making it."""
-        with self._database.writing() as db:
-            row = held_by(db, leased)
+        with self._leases.holding(leased) as (db, row):
             if row.cancel_requested:
                 return Ended(put_back(db, row, self._now(), "cancelled"), folder_kept=False)
             ended = reuse_result(self._database, db, row, series_uid, self._now())
@@ -350,21 +319,20 @@ class Queue:
 
     def cancelled(self, leased: Job) -> JobState:
         """The worker has stopped because somebody asked for it; queued where it is wanted again."""
-        with self._database.writing() as db:
-            return put_back(db, held_by(db, leased), self._now(), "cancelled")
+        with self._leases.holding(leased) as (db, row):
+            return put_back(db, row, self._now(), "cancelled")
 
     def died(self, leased: Job, outcome: str, detail: str, reason: str, sentence: str) -> JobState:
         """The worker died or was killed: once more, or held where that happened too often."""
-        with self._database.writing() as db:
-            row = held_by(db, leased)
+        with self._leases.holding(leased) as (db, row):
             end_attempt(db, row, self._now(), outcome, detail)
             return die(db, row, self._now(), outcome, reason, sentence)
 
     def recover(self) -> tuple[int, ...]:
         """At start: the jobs that a dead process of this node was running are queued again."""
-        left = and_(job.c.node == self._node, job.c.state == JobState.RUNNING)
+        left = select(job).where(self._leases.of_this_node()).with_for_update()
         with self._database.writing() as db:
-            rows = db.execute(select(job).where(left).with_for_update()).all()
+            rows = db.execute(left).all()
             for row in rows:
                 if abandon(db, row, self._now()):
                     put_back(db, row, self._now(), "abandoned")
@@ -433,7 +401,7 @@ class Queue:
         columns = (attempt.c[name] for name in Attempt.__dataclass_fields__)
         query = select(*columns).where(attempt.c.job_id == job_id).order_by(attempt.c.number)
         with self._database.reading() as db:
-            return tuple(to_attempt(row) for row in db.execute(query))
+            return to_records(Attempt, db.execute(query))
 
     def instances(self, job_id: int) -> tuple[Instance, ...]:
         """What a job works on, all versions, the newest first, as when it was asked for."""
@@ -444,7 +412,7 @@ class Queue:
             .order_by(job_instance.c.rank)
         )
         with self._database.reading() as db:
-            return tuple(to_instance(row) for row in db.execute(query))
+            return to_records(Instance, db.execute(query))
 
     def kept_series(self, series_id: int) -> frozenset[str]:
         """Derived Series UIDs of a received series that must not be made a second time.
@@ -464,28 +432,21 @@ class Queue:
 
     def _due(self, db: Connection, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
-        leased = select(*self._leases.columns).where(OPEN_JOB, job.c.state == JobState.RUNNING)
-        abandoned = self._leases.left_behind(db.execute(leased))
-        queued = job.c.state == JobState.QUEUED
-        query = select(job).where(OPEN_JOB, or_(queued, abandoned), job.c.kind.in_(kinds))
+        free = or_(job.c.state == JobState.QUEUED, self._leases.left_behind(db, OPEN_JOB))
+        query = select(job).where(OPEN_JOB, free, job.c.kind.in_(kinds))
         return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
 
-    def _lease(self, db: Connection, row: JobRow, worker: str) -> Job:
+    def _take(self, db: Connection, row: JobRow, worker: str) -> Job | None:
+        """Lease the row; None where a mark of its series is being decided, or a person is asked."""
         now = self._now()
-        values = {"worker": worker, "node": self._node, "lease_until": now + self._lease_seconds}
-        change(
-            db,
-            row.id,
-            **values,
-            state=JobState.RUNNING,
-            attempt=row.attempt + 1,
-            started_at=now,
-            progress=0,
-            **mark_columns(next_mark(db, row)),
-        )
+        if not lock_for_marks(db, row.series_id):
+            return None
+        if row.state == JobState.RUNNING and not abandon(db, row, now):
+            return None
+        running = {"state": JobState.RUNNING, "started_at": now, "progress": 0}
+        self._leases.take(db, row, worker, running | mark_columns(next_mark(db, row)))
         run = {"job_id": row.id, "number": row.attempt + 1, "worker": worker, "started_at": now}
         db.execute(attempt.insert().values(**run))
-        self._leases.given(row.id, row.attempt + 1, now + self._lease_seconds)
         return read_job(db, row.id)
 
     def _finish(
@@ -498,8 +459,7 @@ class Queue:
         *,
         detail: str = "",
     ) -> JobState:
-        with self._database.writing() as db:
-            row = held_by(db, leased)
+        with self._leases.holding(leased) as (db, row):
             end_attempt(db, row, self._now(), str(state), detail or reason)
             if row.cancel_requested:  # a verdict on a job that nobody wants any more
                 return cancel(db, row, self._now())

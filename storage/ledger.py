@@ -18,9 +18,10 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import Database, to_delivery
+from storage.database import Database, to_delivery, to_records
 from storage.enqueue import lock_series
-from storage.errors import LeaseLost, NotFound, WrongState
+from storage.errors import NotFound, WrongState
+from storage.leases import IDLE, Leases
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
 from storage.schema import (
     OPEN_DELIVERY,
@@ -34,8 +35,6 @@ from storage.schema import (
 from storage.site.audit import by
 from storage.site.peers import try_now
 from storage.transitions import (
-    IDLE,
-    Leases,
     check_delivery,
     check_derived,
     destinations_of,
@@ -129,40 +128,21 @@ class Ledger:
     ) -> None:
         self._database = database
         self._now = now
-        self._node = node
-        self._lease_seconds = lease_seconds
-        self._leases = Leases(delivery, steady, lease_seconds)
+        self._leases = Leases(
+            database, delivery, now, node=node, seconds=lease_seconds, steady=steady
+        )
 
     def claim(self, destination: str, worker: str) -> Delivery | None:
         """Lease the most urgent, then longest due delivery to a destination."""
-        now = self._now()
-        with self._database.reading() as db:  # senders ask all the time: who writes waits for none
-            if db.execute(self._due(db, destination)).first() is None:
-                return None
-        with self._database.writing() as db:
-            due = self._due(db, destination).with_for_update(skip_locked=True)
-            row = db.execute(due).one_or_none()
-            if row is None:
-                return None
-            set_delivery(
-                db,
-                row.id,
-                state=DeliveryState.RUNNING,
-                worker=worker,
-                node=self._node,
-                lease_until=now + self._lease_seconds,
-                attempt=row.attempt + 1,
-                started_at=now,
-            )
-            lease = row.attempt + 1, now + self._lease_seconds
-            self._leases.given(row.id, *lease, of=destination)
-            return _read(db, row.id)
+        leased = self._leases.claim(
+            lambda db: self._due(db, destination),
+            lambda db, row: self._take(db, row, destination, worker),
+        )
+        return leased[0] if leased else None
 
     def renew(self, leased: Delivery) -> None:
         """Keep the lease; LeaseLost where the delivery was cancelled or taken over."""
-        with self._database.writing() as db:
-            _held(db, leased)
-            set_delivery(db, leased.id, lease_until=self._now() + self._lease_seconds)
+        self._leases.renew(leased)
 
     def unsent(self, leased: Delivery) -> tuple[Unsent, ...]:
         """What the destination has not stored, in the order of the series.
@@ -170,12 +150,11 @@ class Ledger:
         The caller is about to send these: from here on the series counts as offered to a peer,
         even where the node dies before it hears an answer.
         """
-        with self._database.writing() as db:
-            _held(db, leased)
+        with self._leases.holding(leased) as (db, _):
             rows = db.execute(_unsent(leased.id, leased.derived_id)).all()
             if rows:
                 _offered(db, leased.derived_id, self._now())
-        return tuple(Unsent(**row._mapping) for row in rows)
+        return to_records(Unsent, rows)
 
     def answered(
         self,
@@ -191,8 +170,7 @@ class Ledger:
 
     def answers(self, leased: Delivery, answers: Sequence[Answer]) -> None:
         """Several answers in one transaction."""
-        with self._database.writing() as db:
-            _held(db, leased)
+        with self._leases.holding(leased) as (db, _):
             for answer in answers:
                 self._note(db, leased.id, answer)
             if answers:
@@ -200,8 +178,7 @@ class Ledger:
 
     def sent(self, leased: Delivery) -> None:
         """The destination has stored every instance."""
-        with self._database.writing() as db:
-            _held(db, leased)
+        with self._leases.holding(leased) as (db, _):
             left = len(db.execute(_unsent(leased.id, leased.derived_id)).all())
             if left:
                 raise WrongState(f"delivery {leased.id} has {left} instances that are not stored")
@@ -215,32 +192,27 @@ class Ledger:
 
         `anew`: the destination has stored something, so this failure is the first in a row.
         """
-        with self._database.writing() as db:
-            before = _held(db, leased).failures
-            failures = 1 if anew else before + 1
+        with self._leases.holding(leased) as (db, row):
+            failures = 1 if anew else row.failures + 1
             why = {"reason": reason, "sentence": sentence, "failures": failures}
             set_delivery(db, leased.id, state=DeliveryState.QUEUED, due_at=due_at, **why, **IDLE)
 
     def hold(self, leased: Delivery, reason: str, sentence: str) -> None:
         """It will not work without a person."""
-        with self._database.writing() as db:
-            failures = _held(db, leased).failures + 1
-            why = {"reason": reason, "sentence": sentence, "failures": failures}
+        with self._leases.holding(leased) as (db, row):
+            why = {"reason": reason, "sentence": sentence, "failures": row.failures + 1}
             end = {"state": DeliveryState.HELD, "finished_at": self._now(), **IDLE}
             set_delivery(db, leased.id, **why, **end)
 
     def release(self, leased: Delivery) -> None:
         """Give the delivery back on a clean stop; it counts nothing."""
-        with self._database.writing() as db:
-            _held(db, leased)
-            set_delivery(db, leased.id, state=DeliveryState.QUEUED, **IDLE)
+        self._leases.give_up(leased, state=DeliveryState.QUEUED)
 
     def recover(self) -> int:
         """At start: what a dead process of this node was sending is queued again. How many."""
-        left = and_(delivery.c.node == self._node, delivery.c.state == DeliveryState.RUNNING)
+        left = update(delivery).where(self._leases.of_this_node())
         with self._database.writing() as db:
-            again = update(delivery).where(left).values(state=DeliveryState.QUEUED, **IDLE)
-            return db.execute(again).rowcount
+            return db.execute(left.values(state=DeliveryState.QUEUED, **IDLE)).rowcount
 
     def redeliver(
         self, job_id: int, destination: str | None = None, *, who: str = ""
@@ -313,10 +285,7 @@ class Ledger:
 
     def _due(self, db: Connection, destination: str) -> Select[*tuple[Any, ...]]:
         now, to_it = self._now(), delivery.c.destination == destination
-        leased = select(*self._leases.columns).where(
-            OPEN_DELIVERY, to_it, delivery.c.state == DeliveryState.RUNNING
-        )
-        abandoned = self._leases.left_behind(db.execute(leased), destination)
+        abandoned = self._leases.left_behind(db, OPEN_DELIVERY, to_it, of=destination)
         # A clock that was set back must not stop the retries until it is that late again: what was
         # tried last, or queued, at a time that is still to come is due.
         clock_set_back = func.coalesce(delivery.c.started_at, delivery.c.queued_at) > now
@@ -324,6 +293,11 @@ class Ledger:
         due = and_(delivery.c.state == DeliveryState.QUEUED, waited)
         query = select(delivery).where(OPEN_DELIVERY, to_it, or_(due, abandoned))
         return query.order_by(delivery.c.priority, delivery.c.due_at, delivery.c.id).limit(1)
+
+    def _take(self, db: Connection, row: DeliveryRow, destination: str, worker: str) -> Delivery:
+        running = {"state": DeliveryState.RUNNING, "started_at": self._now()}
+        self._leases.take(db, row, worker, running, of=destination)
+        return _read(db, row.id)
 
     def _note(self, db: Connection, delivery_id: int, answer: Answer) -> None:
         values = {
@@ -336,18 +310,6 @@ class Ledger:
         row = self._database.insert(delivery_instance).values(**key, **values, **again)
         counts = {name: delivery_instance.c[name] + one for name, one in again.items()}
         db.execute(row.on_conflict_do_update(index_elements=list(key), set_={**values, **counts}))
-
-
-def _held(db: Connection, leased: Delivery) -> Row[*tuple[Any, ...]]:
-    mine = and_(
-        delivery.c.id == leased.id,
-        delivery.c.attempt == leased.attempt,
-        delivery.c.state == DeliveryState.RUNNING,
-    )
-    row = db.execute(select(delivery).where(mine).with_for_update()).one_or_none()
-    if row is None:
-        raise LeaseLost(f"delivery {leased.id}, attempt {leased.attempt}")
-    return row
 
 
 def _locked(

@@ -354,8 +354,8 @@ class Role(StrEnum):
     ADMINISTRATOR = "administrator"
 
 
-class WishState(StrEnum):
-    """A wish is asked by a person, then done by the node, or not, with a sentence."""
+class RequestState(StrEnum):
+    """A request is asked by a person, then done by the node, or not, with a sentence."""
 
     ASKED = "asked"
     DONE = "done"
@@ -387,8 +387,8 @@ class SwitchName(StrEnum):
     ALLOWED_AE = "allowed_ae"  # [calling AE title]: accepted besides node.allowed_ae_titles
 
 
-class WishKind(StrEnum):
-    """What a person asks a node to do once; the subject is in brackets."""
+class RequestKind(StrEnum):
+    """The things that a person asks a node to do once; the subject is in brackets."""
 
     RELOAD = "reload"  # []: read config.toml again
     ECHO = "echo"  # [destination]
@@ -447,16 +447,16 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """Something that a node was asked for, and what came of it."""
+class NodeRequest:
+    """Something that a node is asked to do once, and its answer."""
 
     id: int
-    kind: WishKind
+    kind: RequestKind
     subject: str
     who: str
     asked_at: float
-    state: WishState
-    node: str | None  # who has taken it up
+    state: RequestState
+    attempt: int
     done_at: float | None
     sentence: str
 
@@ -517,6 +517,7 @@ class Message:
     notice: Notice
     channel: str
     state: MessageState
+    attempt: int
     tries: int
     due_at: float
     done_at: float | None

@@ -36,6 +36,7 @@ from storage.schema import (
     job,
     series,
 )
+from storage.site import notices
 from storage.site.audit import NODE, note
 from storage.transitions import UNDELIVERED
 
@@ -266,4 +267,6 @@ def tell_what_waits(database: Database, now: float, keep_days: float) -> Waiting
     detail = {"kind": "retention", "sentence": SENTENCE.format(**vars(found)), **vars(found)}
     with database.writing() as db:
         note(db, now, NODE, "notice", WAITS, detail)
+        facts = {"sentence": detail["sentence"]}
+        notices.post(database, db, now, "attention", f"{WAITS} {now:.3f}", facts)
     return found

@@ -1,6 +1,7 @@
 """The tables: each state and what leads to it; the database refuses what cannot happen."""
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -23,9 +24,9 @@ from storage.records import (
     DeliveryState,
     JobState,
     MessageState,
+    RequestState,
     Role,
     SelfTestState,
-    WishState,
 )
 
 # Times are seconds since the epoch, UTC. File columns are relative to `storage.folder`.
@@ -57,6 +58,16 @@ def _mark() -> tuple[Column[int], ...]:
         Column("revision", Integer, nullable=False, server_default="1"),  # of its stack and route
         Column("place", Integer, nullable=False, server_default="0"),  # among all of its series
         Column("named", Integer, nullable=False, server_default="0"),  # 1: it names its route
+    )
+
+
+def _lease() -> tuple[Column[Any], ...]:
+    """Who holds a row until when, and how often somebody has (`storage/leases.py`)."""
+    return (
+        Column("worker", String(64)),
+        Column("node", String(64)),
+        Column("lease_until", Float),
+        Column("attempt", Integer, nullable=False, server_default="0"),
     )
 
 
@@ -179,10 +190,7 @@ job = Table(
     Column("due_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    Column("worker", String(64)),
-    Column("node", String(64)),
-    Column("lease_until", Float),
-    Column("attempt", Integer, nullable=False, server_default="0"),
+    *_lease(),
     Column("worker_deaths", Integer, nullable=False, server_default="0"),
     Column("abandoned", Integer, nullable=False, server_default="0"),
     Column("progress", Float, nullable=False, server_default="0"),
@@ -316,10 +324,7 @@ delivery = Table(
     Column("due_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    Column("worker", String(64)),
-    Column("node", String(64)),
-    Column("lease_until", Float),
-    Column("attempt", Integer, nullable=False, server_default="0"),
+    *_lease(),
     Column("failures", Integer, nullable=False, server_default="0"),  # in a row; back-off
     _one_of(DeliveryState),
     UniqueConstraint("derived_id", "destination"),
@@ -371,7 +376,7 @@ delivery_instance = Table(
 __all__ = [
     "NEW_NOTICE",
     "OPEN_MESSAGE",
-    "OPEN_WISH",
+    "OPEN_REQUEST",
     "REJECTED_ASSOCIATION",
     "account",
     "association",
@@ -387,10 +392,10 @@ __all__ = [
     "node",
     "notice",
     "reach",
+    "request",
     "selftest",
     "switch",
     "token",
-    "wish",
 ]
 
 
@@ -502,8 +507,8 @@ switch = Table(
 )
 
 # asked -> done | failed. A person asks, a node takes it up, does it and writes what came of it.
-wish = Table(
-    "wish",
+request = Table(
+    "request",
     metadata,
     key_column(),
     Column("kind", String(32), nullable=False),  # reload, echo, selftest, notify, process_now
@@ -511,16 +516,17 @@ wish = Table(
     Column("who", String(64), nullable=False),
     Column("asked_at", Float, nullable=False, index=True),
     Column("state", String(16), nullable=False),
-    Column("node", String(64)),  # who has taken it up
+    *_lease(),
     Column("done_at", Float),
     Column("sentence", Text, nullable=False, server_default=""),
-    one_of(WishState),
+    one_of(RequestState),
     CheckConstraint("(state = 'asked') = (done_at IS NULL)", name="done"),
+    CheckConstraint("state = 'asked' OR lease_until IS NULL", name="lease"),
 )
-OPEN_WISH = text("wish.state = 'asked'")
+OPEN_REQUEST = text("request.state = 'asked'")
 Index(
-    "ix_wish_open",
-    wish.c.id,
+    "ix_request_open",
+    request.c.id,
     sqlite_where=text("state = 'asked'"),
     postgresql_where=text("state = 'asked'"),
 )
@@ -594,9 +600,11 @@ message = Table(
     Column("state", String(16), nullable=False),
     Column("tries", Integer, nullable=False, server_default="0"),
     Column("due_at", Float, nullable=False),
+    *_lease(),
     Column("done_at", Float),
     Column("sentence", Text, nullable=False, server_default=""),
     one_of(MessageState),
+    CheckConstraint("state = 'queued' OR lease_until IS NULL", name="lease"),
 )
 OPEN_MESSAGE = text("message.state = 'queued'")
 Index(

@@ -1,26 +1,14 @@
 """The steps that transactions of the queue are made of: job, delivery and lease states."""
 
-import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Row,
-    Table,
-    and_,
-    false,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from storage.database import MARK, Database, to_job, to_names
-from storage.errors import LeaseLost, NotFound, WrongState
+from storage.errors import NotFound, WrongState
+from storage.leases import IDLE
 from storage.records import SUPERSEDED, DeliveryState, Enqueued, Job, JobState, Verdict
 from storage.schema import (
     attempt,
@@ -53,8 +41,6 @@ TOO_OFTEN = (
 )
 
 REDELIVER = "; its result is sent again by redeliver"
-
-IDLE: dict[str, object] = {"worker": None, "node": None, "lease_until": None}
 
 _wanted = select(want.c.destination).where(want.c.job_id == job.c.id).correlate(job)
 _wanted_in_order = _wanted.order_by(want.c.arrival_id, want.c.rank).subquery()
@@ -100,25 +86,6 @@ def locked(db: Connection, job_id: int, allowed: Sequence[JobState], what: str) 
             f"allowed from: {', '.join(allowed)}{instead}"
         )
     return row
-
-
-def held_by(db: Connection, leased: Job) -> JobRow:
-    """The row, if this attempt still holds the lease: else its write is of no interest."""
-    row = db.execute(select(job).where(is_held_by(leased)).with_for_update()).one_or_none()
-    if row is None:
-        raise lost(leased)
-    return row
-
-
-def is_held_by(leased: Job) -> ColumnElement[bool]:
-    # A worker whose lease was taken over still holds the old attempt: its write matches no row.
-    return and_(
-        job.c.id == leased.id, job.c.attempt == leased.attempt, job.c.state == JobState.RUNNING
-    )
-
-
-def lost(leased: Job) -> LeaseLost:
-    return LeaseLost(f"job {leased.id}, attempt {leased.attempt}")
 
 
 def change(db: Connection, job_id: int, **values: object) -> None:
@@ -293,65 +260,6 @@ def _queue(
     row = db.execute(select(delivery).where(same).with_for_update()).one()
     if row.state != DeliveryState.RUNNING:  # a running one is on its way there already
         offer_again(db, row.id, priority, now)
-
-
-# The time in a row is that of the clock on the wall, which a time server or a person may set
-# forward by an hour: by it every lease of a node that lives would have ended. So a lease counts
-# as left behind once it has been seen unchanged for as long as it lasts, measured by a monotonic
-# clock.
-
-Lease: TypeAlias = tuple[int, float]  # the attempt, and until when it is leased
-COLUMNS = ("id", "attempt", "lease_until")
-
-
-class Leases:
-    """What one process has seen of the leases in a table, and since when."""
-
-    def __init__(self, table: Table, steady: Callable[[], float], seconds: float) -> None:
-        self._table = table
-        self._steady = steady
-        self._seconds = seconds
-        self._seen: dict[str, dict[int, tuple[Lease, float]]] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def columns(self) -> tuple[Column[Any], ...]:
-        """What a look at the leases must read."""
-        return tuple(self._table.c[name] for name in COLUMNS)
-
-    def given(self, row_id: int, attempt: int, lease_until: float, of: str = "") -> None:
-        """This process has just given a lease: its time begins now."""
-        with self._lock:
-            lease = ((attempt, lease_until), self._steady())
-            self._seen.setdefault(of, {})[row_id] = lease
-
-    def left_behind(
-        self, rows: Iterable[Row[*tuple[Any, ...]]], of: str = ""
-    ) -> ColumnElement[bool]:
-        """Of all that is leased now, what nobody renews; for a query that locks what it finds.
-
-        `rows` are all leases of the table, or all of one part of it.
-        """
-        now = self._steady()
-        found = {row.id: (row.attempt, row.lease_until) for row in rows}
-        with self._lock:
-            before = self._seen.get(of, {})
-            seen = {
-                row_id: before[row_id]
-                if row_id in before and before[row_id][0] == lease
-                else (lease, now)
-                for row_id, lease in found.items()
-            }
-            self._seen[of] = seen
-            dead = [key for key, (_, since) in seen.items() if now - since > self._seconds]
-        # Who renews it between this look and the lock has another time in its row by then.
-        return or_(false(), *(self._is(row_id, *found[row_id]) for row_id in dead))
-
-    def _is(self, row_id: int, attempt: int, lease_until: float) -> ColumnElement[bool]:
-        columns = self._table.c
-        return and_(
-            columns.id == row_id, columns.attempt == attempt, columns.lease_until == lease_until
-        )
 
 
 SEND_AGAIN = "let the sender send the series again"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from node.config import Config, Destination
     from node.dicom.scu import Outgoing, PeerAddress
     from node.store import Store
-    from storage.records import SwitchName, WishKind
+    from storage.records import RequestKind, SwitchName
 
 
 Off = Annotated[bool, typer.Option("--off", help="Take it back.")]
@@ -90,30 +90,30 @@ def process_now(
     series_uid: SeriesUid, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False
 ) -> None:
     """Close what is arriving of a series, without waiting for its quiet period."""
-    from storage.records import WishKind
+    from storage.records import RequestKind
 
-    _ask(config, WishKind.PROCESS_NOW, series_uid, as_json=as_json)
+    _ask(config, RequestKind.PROCESS_NOW, series_uid, as_json=as_json)
 
 
 def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node read its configuration again, all or nothing."""
-    from storage.records import WishKind
+    from storage.records import RequestKind
 
-    _ask(config, WishKind.RELOAD, "", as_json=as_json)
+    _ask(config, RequestKind.RELOAD, "", as_json=as_json)
 
 
 def selftest(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node bring a made series all the way, and verify what comes out."""
-    from storage.records import WishKind
+    from storage.records import RequestKind
 
-    _ask(config, WishKind.SELFTEST, "", as_json=as_json)
+    _ask(config, RequestKind.SELFTEST, "", as_json=as_json)
 
 
 def notify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node send a test notice through every channel."""
-    from storage.records import WishKind
+    from storage.records import RequestKind
 
-    _ask(config, WishKind.NOTIFY, "", as_json=as_json)
+    _ask(config, RequestKind.NOTIFY, "", as_json=as_json)
 
 
 def _turn(store: "Store", name: "SwitchName", subject: str, *, on: bool) -> None:
@@ -122,7 +122,7 @@ def _turn(store: "Store", name: "SwitchName", subject: str, *, on: bool) -> None
     control.turn(store.database, time.time(), user(), name, subject, on=on)
 
 
-def _ask(config: Path, kind: "WishKind", subject: str, *, as_json: bool) -> None:
+def _ask(config: Path, kind: "RequestKind", subject: str, *, as_json: bool) -> None:
     """Ask, wait for the answer, and say it; exit status 1 where it was not done."""
     from storage.site import control
 

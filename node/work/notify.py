@@ -8,6 +8,7 @@ import shutil
 import smtplib
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +21,7 @@ from node.config import Config, Notify
 from node.rules import backoff
 from node.rules.reasons import FUTILE
 from storage.database import Database
-from storage.records import Message, MessageState, Wish
+from storage.records import Message, MessageState, NodeRequest
 from storage.site import nodes, notices, peers
 from storage.site.nodes import fact_or_set
 
@@ -194,12 +195,19 @@ class Notifier:
     """The sweep over the outbox."""
 
     database: Database
+    node_id: str
     node: str  # what people call this node
     settings: Notify
     now: Callable[[], float]
     jitter: random.Random = field(default_factory=random.Random)
+    steady: Callable[[], float] = time.monotonic
     # Of this process: its sweeps do not send at once what is to be told together.
     _one: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._outbox = notices.Outbox(
+            self.database, self.now, node=self.node_id, steady=self.steady
+        )
 
     def sweep(self) -> None:
         """Address what is new, then try what is due; each message is claimed by one node."""
@@ -213,41 +221,41 @@ class Notifier:
         while notices.address(self.database, self.now(), names, events):
             pass
         longest = settings.retry_seconds[1]
-        due = notices.due(self.database, self.now(), limit=500, longest=longest)
+        due = self._outbox.due(limit=500, longest=longest)
         for _, same in groupby(sorted(due, key=_kind), key=_kind):
             messages = list(same)
             size = len(messages) if len(messages) > TOGETHER else 1
             for start in range(0, len(messages), size):
                 self._claim_and_send(messages[start : start + size])
 
-    def test(self, wish: Wish) -> str:
+    def test(self, request: NodeRequest) -> str:
         """A test notice through every channel, at once; NotSent says which did not work."""
         names = channel_names(self.settings)
         if not names:
             raise NotSent("no channel is configured: notify.webhooks or notify.mail_to")
-        facts = {"who": wish.who}
+        facts = {"who": request.who}
         with self.database.writing() as db:
-            notices.note(self.database, db, self.now(), "test", f"test {wish.id}", facts)
+            notices.post(self.database, db, self.now(), "test", f"test {request.id}", facts)
         self.sweep()
-        tried = notices.of_key(self.database, f"test {wish.id}")
-        if failed := [one for one in tried if one.sentence]:
-            raise NotSent("; ".join(f"{one.channel}: {one.sentence}" for one in failed))
-        if [one for one in tried if one.state is not MessageState.SENT]:
+        tried = notices.of_key(self.database, f"test {request.id}")
+        if failed := [message for message in tried if message.sentence]:
+            raise NotSent("; ".join(f"{message.channel}: {message.sentence}" for message in failed))
+        if [message for message in tried if message.state is not MessageState.SENT]:
             return "Another node on this storage is sending it; its messages say what comes of it."
         return f"Sent through {', '.join(names)}."
 
     def _claim_and_send(self, messages: Sequence[Message]) -> None:
         """Claimed just before: what is before it in the outbox may take its time."""
-        ids, longest = [one.id for one in messages], self.settings.retry_seconds[1]
-        mine = notices.claim(self.database, self.now(), ids, longest=longest)
-        if mine:
-            self._send([one for one in messages if one.id in mine])
+        ids, longest = [message.id for message in messages], self.settings.retry_seconds[1]
+        leased = self._outbox.claim(ids, longest=longest)
+        if leased:
+            self._send(leased)
 
     def _send(self, messages: Sequence[Message]) -> None:
         """One message about one or several notices of one kind."""
         first = messages[0]
         event = first.notice.event
-        facts = [one.notice.facts for one in messages]
+        facts = [message.notice.facts for message in messages]
         subject = subject_of(event, self.node, len(messages))
         body = body_of(event, facts, self.settings.link)
         document = {"event": event, "node": self.node, "at": first.notice.at, "facts": facts}
@@ -255,28 +263,28 @@ class Notifier:
         try:
             send(self.settings, first.channel, subject, body, document)
         except NotSent as error:
-            for one in messages:
-                self._again(one, error)
+            for message in messages:
+                self._again(message, error)
             logger.warning("notice not sent", extra=extra | {"why": str(error)})
             return
-        for one in messages:
-            notices.sent(self.database, self.now(), one.id)
+        for message in messages:
+            self._outbox.sent(message)
         logger.info("notice sent", extra=extra)
 
-    def _again(self, one: Message, error: NotSent) -> None:
+    def _again(self, message: Message, error: NotSent) -> None:
         settings, sentence = self.settings, str(error)
-        known = one.channel in channel_names(settings)
-        is_test = one.notice.event == "test"  # somebody is waiting for the answer
+        known = message.channel in channel_names(settings)
+        is_test = message.notice.event == "test"  # somebody is waiting for the answer
         is_last = is_test or not known or isinstance(error, SentToSome)
-        if is_last or self.now() - one.notice.at > settings.give_up_hours * 3600:
-            notices.failed(self.database, self.now(), one.id, sentence)
+        if is_last or self.now() - message.notice.at > settings.give_up_hours * 3600:
+            self._outbox.failed(message, sentence)
             return
-        wait = backoff.delay(one.tries, *settings.retry_seconds, self.jitter)
-        notices.retry(self.database, one.id, self.now() + wait, sentence)
+        wait = backoff.delay(message.tries, *settings.retry_seconds, self.jitter)
+        self._outbox.retry(message, self.now() + wait, sentence)
 
 
-def _kind(one: Message) -> tuple[str, str]:
-    return one.channel, one.notice.event
+def _kind(message: Message) -> tuple[str, str]:
+    return message.channel, message.notice.event
 
 
 SAMPLE_SECONDS = 900.0
@@ -316,7 +324,7 @@ class Watch:
                 continue
             facts = {"sender": name, "since": backoff.heard(last_at, settings.node.zone)}
             key = f"silent {name} {last_at:.0f}"
-            if notices.tell(self.database, now, "sender_silent", key, facts):
+            if self._post(now, "sender_silent", key, facts):
                 logger.warning("sender silent", extra={"calling_ae": name})
 
     def disk(self) -> None:
@@ -329,8 +337,12 @@ class Watch:
             return
         day = datetime.fromtimestamp(now, settings.node.zone).date()
         key = f"disk {self.node_id} {day}"
-        if notices.tell(self.database, now, "disk_low", key, {"sentence": sentence}):
+        if self._post(now, "disk_low", key, {"sentence": sentence}):
             logger.warning("disk low", extra={"free": usage.free, "total": usage.total})
+
+    def _post(self, now: float, event: str, key: str, facts: Mapping[str, object]) -> bool:
+        with self.database.writing() as db:
+            return notices.post(self.database, db, now, event, key, facts)
 
     def _low(self, free: int, now: float) -> str:
         """What is wrong with the disk; nothing where it lasts."""

@@ -26,6 +26,7 @@ from node.dicom.status import SUCCESS, Outcome
 from node.store import LEASE_SECONDS, Store
 from storage import files
 from storage.errors import StorageError, WrongState
+from storage.leases import Liveness
 from storage.records import (
     DeliveryState,
     Job,
@@ -37,7 +38,6 @@ from storage.records import (
     SwitchName,
 )
 from storage.site import control, selftests
-from storage.site.nodes import Heartbeats
 from storage.site.peers import GUEST
 
 # Its densities rise evenly from slice to slice, so that what lies between two of them is known.
@@ -212,7 +212,7 @@ class SelfTests:
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._others = Heartbeats(self.steady, LEASE_SECONDS)
+        self._others = Liveness[str](self.steady, LEASE_SECONDS)
 
     def sweep(self) -> None:
         """Run it where its time has come; end and remove what an earlier one had to leave."""

@@ -11,6 +11,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from node.config import Config, Storage
 from node.errors import UsageError
+from node.store import LEASE_SECONDS
 from node.work.deliver import Reachability
 from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watch
 from node.work.selftest import SelfTests
@@ -18,7 +19,7 @@ from storage import retention
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import Files
-from storage.records import Wish, WishKind
+from storage.records import NodeRequest, RequestKind
 from storage.retention import tell_what_waits
 from storage.site import audit, control, nodes, notices, peers, people, selftests
 
@@ -28,8 +29,8 @@ FAULT = "The node's own code raised an exception; the log has the frames."
 
 
 @dataclass
-class Errands:
-    """The sweep over wishes; what may take its time has a thread of its own."""
+class RequestHandlers:
+    """The sweep over requests; a handler that may take its time has a thread of its own."""
 
     database: Database
     node_id: str
@@ -40,48 +41,55 @@ class Errands:
     process_now: Callable[[str, str], str]  # Series UID, who -> what was done
     ask_reload: Callable[[], None]
 
+    def __post_init__(self) -> None:
+        self._requests = control.Requests(
+            self.database, self.now, node=self.node_id, lease_seconds=LEASE_SECONDS
+        )
+
+    def recover(self) -> None:
+        """At start: what a dead process of this node had taken up has failed."""
+        self._requests.recover()
+
     def sweep(self) -> None:
-        """Take up what is asked for."""
-        for wish in control.asked(self.database):
-            if wish.node is not None or not control.take(self.database, wish.id, self.node_id):
-                continue
-            if wish.kind is WishKind.RELOAD:
+        """Take up what is asked for, and keep what is under way."""
+        for request in self._requests.claim():
+            if request.kind is RequestKind.RELOAD:
                 self.ask_reload()  # the main thread does it, and says what came of it
-            elif wish.kind is WishKind.PROCESS_NOW:
-                self._do(wish)
+            elif request.kind is RequestKind.PROCESS_NOW:
+                self._do(request)
             else:
-                name = f"wish-{wish.id}"
-                threading.Thread(target=self._do, args=(wish,), daemon=True, name=name).start()
-        control.give_up(self.database, self.now())
+                name = f"request-{request.id}"
+                threading.Thread(target=self._do, args=(request,), daemon=True, name=name).start()
+        self._requests.renew()
 
     def reloaded(self, *, ok: bool, sentence: str) -> None:
         """Answer everybody who has asked for the configuration to be read again."""
-        for wish in control.asked(self.database):
-            if wish.kind is WishKind.RELOAD and wish.node == self.node_id:
-                self._close(wish, ok=ok, sentence=sentence)
+        for request in self._requests.held(RequestKind.RELOAD):
+            self._answer(request, ok=ok, sentence=sentence)
 
-    def _do(self, wish: Wish) -> None:
+    def _do(self, request: NodeRequest) -> None:
         """Do it; whatever happens, whoever asked is told."""
         try:
-            ok, sentence = self._done(wish)
+            ok, sentence = self._done(request)
         except (NotSent, StorageError, UsageError) as error:
             ok, sentence = False, str(error)
         except Exception:
-            logger.exception("wish not done", extra={"wish": wish.id, "kind": str(wish.kind)})
+            extra = {"request": request.id, "kind": str(request.kind)}
+            logger.exception("request not done", extra=extra)
             ok, sentence = False, FAULT
-        self._close(wish, ok=ok, sentence=sentence)
+        self._answer(request, ok=ok, sentence=sentence)
 
-    def _done(self, wish: Wish) -> tuple[bool, str]:
-        match wish.kind:
-            case WishKind.ECHO:
-                return self._echo(wish.subject)
-            case WishKind.SELFTEST:
-                found = self.tests.run(wish.who)
-                return found.state == "passed", found.sentence
-            case WishKind.NOTIFY:
-                return True, self.notifier.test(wish)
+    def _done(self, request: NodeRequest) -> tuple[bool, str]:
+        match request.kind:
+            case RequestKind.ECHO:
+                return self._echo(request.subject)
+            case RequestKind.SELFTEST:
+                test = self.tests.run(request.who)
+                return test.state == "passed", test.sentence
+            case RequestKind.NOTIFY:
+                return True, self.notifier.test(request)
             case _:
-                return True, self.process_now(wish.subject, wish.who)
+                return True, self.process_now(request.subject, request.who)
 
     def _echo(self, name: str) -> tuple[bool, str]:
         for destination in self.reach.destinations:
@@ -90,9 +98,10 @@ class Errands:
                 return answer.ok, f"{answer.sentence} {answer.seconds:.2f} s"
         raise UsageError(f"no destination {name!r} is configured")
 
-    def _close(self, wish: Wish, *, ok: bool, sentence: str) -> None:
-        control.close(self.database, self.now(), wish.id, ok=ok, sentence=sentence)
-        logger.info("wish done", extra={"wish": wish.id, "kind": str(wish.kind), "ok": ok})
+    def _answer(self, request: NodeRequest, *, ok: bool, sentence: str) -> None:
+        self._requests.answer(request, ok=ok, sentence=sentence)
+        extra = {"request": request.id, "kind": str(request.kind), "ok": ok}
+        logger.info("request done", extra=extra)
 
 
 JUMP_SECONDS = 2.0
@@ -154,7 +163,7 @@ def _guarded(sweep: Callable[[], None], name: str) -> Callable[[], None]:
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86_400.0
 NOTICE_SECONDS = 2.0
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
-NOTICE_DAYS, ECHO_DAYS, WISH_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
+NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
 
 
 class Around:
@@ -177,8 +186,10 @@ class Around:
         self._reach = reach
         self._tests = tests
         self._watch = Watch(database, settings, node_id, time.time)
-        self._notifier = Notifier(database, settings.node.ae_title, settings.notify, time.time)
-        self._errands = Errands(
+        self._notifier = Notifier(
+            database, node_id, settings.node.ae_title, settings.notify, time.time
+        )
+        self._handlers = RequestHandlers(
             database,
             node_id,
             time.time,
@@ -192,10 +203,9 @@ class Around:
 
     def begin(self, schedule: Schedule) -> None:
         """Say what a dead process left undone, and begin to look around."""
-        now = time.time()
-        control.interrupted(self._database, now, self._node_id)
+        self._handlers.recover()
         self._tests.tidy()
-        schedule.every(SECOND, "wishes", self._errands.sweep)
+        schedule.every(SECOND, "requests", self._handlers.sweep)
         schedule.every(NOTICE_SECONDS, "notices", self._tell)
         schedule.every(MINUTE / 6, "echoes", self._reach.sweep)
         schedule.every(MINUTE, "senders", self._watch.senders)
@@ -213,7 +223,7 @@ class Around:
 
     def reloaded(self, *, ok: bool, sentence: str) -> None:
         """What came of reading the configuration again, for who asked for it."""
-        self._errands.reloaded(ok=ok, sentence=sentence)
+        self._handlers.reloaded(ok=ok, sentence=sentence)
 
     def stop(self) -> None:
         """End what runs; a self-test that was under way has failed."""
@@ -228,7 +238,7 @@ class Around:
         database, now = self._database, time.time()
         notices.forget(database, now - NOTICE_DAYS * DAY)
         peers.forget(database, now - ECHO_DAYS * DAY)
-        control.forget(database, now - WISH_DAYS * DAY)
+        control.forget(database, now - REQUEST_DAYS * DAY)
         selftests.forget(database, now - SELFTEST_DAYS * DAY)
         nodes.forget(database, now - DISK_DAYS * DAY)
         people.forget_logins(database, now)

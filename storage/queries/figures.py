@@ -32,10 +32,10 @@ from storage.schema import (
     job,
     message,
     reach,
+    request,
     selftest,
     switch,
     token,
-    wish,
 )
 
 # A row counts some seconds after its time, when the transaction that wrote it has surely
@@ -392,7 +392,7 @@ def _areas(db: Connection) -> dict[str, tuple[object, ...]]:
     switched = _each(
         db, func.count(switch.c.name), func.max(switch.c.at), func.max(switch.c.subject)
     )
-    set_by_hand = (*switched, *_each(db, func.max(wish.c.id), func.max(wish.c.done_at)))
+    set_by_hand = (*switched, *_each(db, func.max(request.c.id), func.max(request.c.done_at)))
     untold = select(func.count(), func.sum(message.c.tries)).where(OPEN_MESSAGE)
     arriving = select(func.count()).select_from(arrival_instance.join(arrival))
     jobs = _jobs_token(db)

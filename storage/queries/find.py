@@ -19,7 +19,7 @@ from sqlalchemy import (
     union,
 )
 
-from storage.database import Database, sought_keys, to_delivery, to_job
+from storage.database import Database, sought_keys, to_delivery, to_job, to_record
 from storage.ledger import delivery_rows
 from storage.queries.overview import (
     JOB_LINES,
@@ -28,7 +28,6 @@ from storage.queries.overview import (
     delivery_lines,
     to_delivery_line,
     to_job_line,
-    to_subject,
 )
 from storage.records import (
     MOST_COUNTED,
@@ -42,6 +41,7 @@ from storage.records import (
     Need,
     Page,
     SeriesLine,
+    Subject,
 )
 from storage.schema import (
     ENDED_DELIVERY,
@@ -65,7 +65,8 @@ def series_lines(db: Connection, ids: Sequence[int]) -> tuple[SeriesLine, ...]:
     """These series, in this order."""
     times = (series.c.first_at, series.c.last_at, series.c.purged_at)
     rows = {
-        r.series_id: r for r in db.execute(select(*SUBJECT, *times).where(series.c.id.in_(ids)))
+        row.subject_series_id: row
+        for row in db.execute(select(*SUBJECT, *times).where(series.c.id.in_(ids)))
     }
     of_instances = select(instance.c.series_id, func.count(instance.c.instance_uid.distinct()))
     of_instances = of_instances.where(instance.c.series_id.in_(ids)).group_by(instance.c.series_id)
@@ -77,10 +78,10 @@ def series_lines(db: Connection, ids: Sequence[int]) -> tuple[SeriesLine, ...]:
         peers[peer.series_id].append(peer)
     lines: dict[int, list[JobLine]] = {one: [] for one in ids}
     for row in db.execute(JOB_LINES.where(job.c.series_id.in_(ids)).order_by(job.c.id.desc())):
-        lines[row.series_id].append(to_job_line(row))
+        lines[row.subject_series_id].append(to_job_line(row))
     return tuple(
         SeriesLine(
-            subject=to_subject(rows[one]),
+            subject=to_record(Subject, rows[one], "subject_"),
             first_at=rows[one].first_at,
             last_at=rows[one].last_at,
             purged_at=rows[one].purged_at,

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
 
 from storage.archive import arrival_rows
-from storage.database import Database, to_arrival, to_attempt, to_audit_event, to_delivery, to_names
+from storage.database import Database, to_delivery, to_names, to_record, to_records
 from storage.errors import NotFound
 from storage.ledger import delivery_rows
 from storage.records import (
@@ -26,11 +26,11 @@ from storage.records import (
     JobState,
     Moment,
     Page,
+    RequestKind,
     Running,
     Subject,
     SwitchName,
     Waiting,
-    WishKind,
 )
 from storage.schema import (
     ENDED_DELIVERY,
@@ -38,7 +38,7 @@ from storage.schema import (
     OPEN_ARRIVAL,
     OPEN_DELIVERY,
     OPEN_JOB,
-    OPEN_WISH,
+    OPEN_REQUEST,
     arrival,
     attempt,
     audit,
@@ -46,21 +46,17 @@ from storage.schema import (
     derived,
     derived_instance,
     job,
+    request,
     series,
     switch,
-    wish,
 )
 from storage.transitions import DESTINATIONS_COLUMN, read_job, without_files
 
 TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes
 
-SUBJECT = (
-    series.c.id.label("series_id"),
-    *(
-        series.c[name]
-        for name in ("series_uid", "study_uid", "modality", "description")
-        + ("patient_id", "patient_name", "accession", "study_date")
-    ),
+SUBJECT = tuple(
+    series.c["id" if name == "series_id" else name].label(f"subject_{name}")
+    for name in Subject.__dataclass_fields__
 )
 _OWN = ("derived_series_uid", "destinations", "sender", "subject")
 JOB_COLUMNS = tuple(job.c[name] for name in JobLine.__dataclass_fields__ if name not in _OWN)
@@ -80,12 +76,22 @@ JOB_LINES = (
 
 def arriving(database: Database) -> tuple[ArrivalLine, ...]:
     """What is not complete yet, the longest quiet first."""
-    query = arrival_rows().add_columns(*SUBJECT[3:]).where(OPEN_ARRIVAL)
+    query = arrival_rows().add_columns(*SUBJECT).where(OPEN_ARRIVAL)
     with database.reading() as db:
         rows = db.execute(query.order_by(arrival.c.last_at, arrival.c.id)).all()
         never = _subjects(db, switch.c.subject, switch.c.name == SwitchName.NEVER)
-        asked = _subjects(db, wish.c.subject, and_(OPEN_WISH, wish.c.kind == WishKind.PROCESS_NOW))
-    return tuple(_arrival_line(row, never, asked) for row in rows)
+        asked = _subjects(
+            db, request.c.subject, and_(OPEN_REQUEST, request.c.kind == RequestKind.PROCESS_NOW)
+        )
+    return tuple(
+        ArrivalLine(
+            arrival=to_record(Arrival, row),
+            subject=to_record(Subject, row, "subject_"),
+            never=row.series_uid in never,
+            asked=row.series_uid in asked,
+        )
+        for row in rows
+    )
 
 
 def queue(
@@ -186,23 +192,7 @@ def counts(database: Database) -> Mapping[str, int]:
 
 
 def to_job_line(row: Row[*tuple[Any, ...]]) -> JobLine:
-    values = {
-        name: row._mapping[name] for name in JobLine.__dataclass_fields__ if name != "subject"
-    }
-    values["state"] = JobState(values["state"])
-    values["destinations"] = to_names(values["destinations"])
-    return JobLine(**values, subject=to_subject(row))
-
-
-def to_subject(row: Row[*tuple[Any, ...]]) -> Subject:
-    return Subject(**{name: row._mapping[name] for name in Subject.__dataclass_fields__})
-
-
-def _arrival_line(
-    row: Row[*tuple[Any, ...]], never: Collection[str], asked: Collection[str]
-) -> ArrivalLine:
-    uid = row.series_uid
-    return ArrivalLine(to_arrival(row), to_subject(row), uid in never, uid in asked)
+    return to_record(JobLine, row, destinations=to_names(row.destinations))
 
 
 def _running(db: Connection, now: float) -> tuple[Running, ...]:
@@ -268,16 +258,13 @@ def delivery_lines() -> Select[*tuple[Any, ...]]:
         .add_columns(
             made_by.scalar_subquery().label("job_id"),
             generated.scalar_subquery().label("generated"),
-            *(column.label(f"of_{column.name}") for column in SUBJECT),
+            *SUBJECT,
         )
     )
 
 
 def to_delivery_line(row: Row[*tuple[Any, ...]]) -> DeliveryLine:
-    """The columns of the received series are labelled apart: the derived one has a UID too."""
-    names = Subject.__dataclass_fields__
-    subject = Subject(**{name: row._mapping[f"of_{name}"] for name in names})
-    return DeliveryLine(to_delivery(row), row.job_id, int(row.generated), subject)
+    return to_record(DeliveryLine, row, delivery=to_delivery(row))
 
 
 def counted(db: Connection, which: Select[*tuple[Any, ...]]) -> int:
@@ -318,7 +305,9 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         if row is None:
             raise NotFound(f"no job {job_id}")
         whole = read_job(db, job_id)
-        came = to_arrival(db.execute(arrival_rows().where(arrival.c.id == whole.arrival_id)).one())
+        came = to_record(
+            Arrival, db.execute(arrival_rows().where(arrival.c.id == whole.arrival_id)).one()
+        )
         attempts = _attempts(db, job_id)
         deliveries = _deliveries_of(db, whole.derived_id)
         folder = _folder(db, whole.derived_id)
@@ -332,7 +321,7 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
 def _attempts(db: Connection, job_id: int) -> tuple[Attempt, ...]:
     columns = (attempt.c[name] for name in Attempt.__dataclass_fields__)
     query = select(*columns).where(attempt.c.job_id == job_id).order_by(attempt.c.number)
-    return tuple(to_attempt(row) for row in db.execute(query))
+    return to_records(Attempt, db.execute(query))
 
 
 def _deliveries_of(db: Connection, derived_id: int | None) -> tuple[Delivery, ...]:
@@ -348,7 +337,7 @@ def _folder(db: Connection, derived_id: int | None) -> str | None:
 def _audit(db: Connection, job_id: int, deliveries: tuple[Delivery, ...]) -> tuple[AuditEvent, ...]:
     names = [f"job {job_id}", *(f"delivery {one.id}" for one in deliveries)]
     query = select(audit).where(or_(*(audit.c.which == name for name in names)))
-    return tuple(to_audit_event(row) for row in db.execute(query.order_by(audit.c.id)))
+    return to_records(AuditEvent, db.execute(query.order_by(audit.c.id)))
 
 
 def _moments(

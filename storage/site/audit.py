@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection, Select, and_, delete, func, select
 
-from storage.database import Database, to_audit_event, to_json
+from storage.database import Database, to_json, to_records
 from storage.records import AuditEvent
 from storage.schema import audit
 
@@ -32,7 +32,7 @@ class Audit:
         """The newest first; of one person, of one kind of action."""
         query = _events(who, what).order_by(audit.c.id.desc()).limit(limit).offset(offset)
         with self._database.reading() as db:
-            return tuple(to_audit_event(row) for row in db.execute(query))
+            return to_records(AuditEvent, db.execute(query))
 
     def count(self, *, who: str = "", what: str = "") -> int:
         """How many events `list` has in all."""

@@ -1,15 +1,25 @@
 """Control of a running node: switches, requests of people, the applied configuration."""
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, select, update
+from sqlalchemy import Connection, Select, and_, delete, or_, select, update
 
-from storage.database import Database
-from storage.errors import NotFound, WrongState
-from storage.records import Configured, Switch, SwitchName, Wish, WishKind, WishState
-from storage.schema import OPEN_WISH, configuration, switch, wish
+from storage.database import Database, to_record, to_records
+from storage.errors import LeaseLost, NotFound, WrongState
+from storage.leases import IDLE, LeasedRow, Leases
+from storage.records import (
+    Configured,
+    NodeRequest,
+    RequestKind,
+    RequestState,
+    Switch,
+    SwitchName,
+)
+from storage.schema import OPEN_REQUEST, configuration, request, switch
 from storage.site.audit import acting
 
 # Every node of a storage reads the same switches, at the latest a second later.
@@ -42,124 +52,152 @@ def turn(
 
 
 def draining(database: Database) -> Switch | None:
-    """Who drains the node: it receives and delivers, and starts no jobs."""
+    """The switch by which a node receives and delivers, and starts no jobs; None: it is off."""
     return is_on(database, SwitchName.DRAINING)
 
 
 def is_on(database: Database, name: SwitchName, subject: str = "") -> Switch | None:
-    one = and_(switch.c.name == name, switch.c.subject == subject)
+    query = select(switch).where(switch.c.name == name, switch.c.subject == subject)
     with database.reading() as db:
-        row = db.execute(select(switch).where(one)).one_or_none()
-    return _switch(row) if row is not None else None
+        row = db.execute(query).one_or_none()
+    return to_record(Switch, row) if row is not None else None
 
 
 def all_on(database: Database, name: SwitchName | None = None) -> tuple[Switch, ...]:
-    """What is set, of one name or at all."""
+    """The switches that are on, of one name or at all."""
     query = select(switch).order_by(switch.c.name, switch.c.subject)
     with database.reading() as db:
         rows = db.execute(query if name is None else query.where(switch.c.name == name))
-        return tuple(_switch(row) for row in rows)
+        return to_records(Switch, rows)
 
 
 def of_subjects(
     database: Database, name: SwitchName, subjects: Collection[str]
 ) -> dict[str, Switch]:
-    """What is set of one name for these."""
+    """The switches of one name that are on for these subjects."""
     query = select(switch).where(switch.c.name == name, switch.c.subject.in_(subjects))
     with database.reading() as db:
-        return {row.subject: _switch(row) for row in db.execute(query)}
+        return {row.subject: to_record(Switch, row) for row in db.execute(query)}
 
 
-def _switch(row: Row[*tuple[Any, ...]]) -> Switch:
-    return Switch(SwitchName(row.name), row.subject, row.who, row.at)
-
-
-GIVE_UP_SECONDS = 600.0
-GAVE_UP = "No node has taken it up within ten minutes; is the node running?"
 STOPPED = "The node stopped before it was done; ask again."
 
 
-def ask(database: Database, now: float, who: str, kind: WishKind, subject: str = "") -> Wish:
-    """Ask for it; where the same is asked for already, that wish counts."""
+def ask(
+    database: Database, now: float, who: str, kind: RequestKind, subject: str = ""
+) -> NodeRequest:
+    """Ask for it; where the same is asked for already, that request counts."""
     values = {"kind": kind, "subject": subject[:64], "who": who[:64], "asked_at": now}
-    same = and_(OPEN_WISH, wish.c.kind == kind, wish.c.subject == subject[:64])
+    same = and_(OPEN_REQUEST, request.c.kind == kind, request.c.subject == subject[:64])
     with acting(database, now, who, f"ask: {kind}".replace("_", " "), subject) as db:
-        row = db.execute(select(wish).where(same).limit(1)).one_or_none()
+        row = db.execute(select(request).where(same).limit(1)).one_or_none()
         if row is None:
-            new = wish.insert().values(**values, state=WishState.ASKED)
-            row = db.execute(new.returning(wish)).one()
-        return _wish(row)
+            new = request.insert().values(**values, state=RequestState.ASKED)
+            row = db.execute(new.returning(request)).one()
+        return to_record(NodeRequest, row)
 
 
-def get_request(database: Database, wish_id: int) -> Wish:
+def get_request(database: Database, request_id: int) -> NodeRequest:
     with database.reading() as db:
-        row = db.execute(select(wish).where(wish.c.id == wish_id)).one_or_none()
+        row = db.execute(select(request).where(request.c.id == request_id)).one_or_none()
     if row is None:
-        raise NotFound(f"no wish {wish_id}")
-    return _wish(row)
+        raise NotFound(f"no request {request_id}")
+    return to_record(NodeRequest, row)
 
 
-def asked(database: Database) -> tuple[Wish, ...]:
-    """What nobody has done yet, the oldest first."""
+def open_requests(database: Database) -> tuple[NodeRequest, ...]:
+    """The requests that have no answer yet, the oldest first."""
     with database.reading() as db:
-        rows = db.execute(select(wish).where(OPEN_WISH).order_by(wish.c.id))
-        return tuple(_wish(row) for row in rows)
+        rows = db.execute(select(request).where(OPEN_REQUEST).order_by(request.c.id))
+        return to_records(NodeRequest, rows)
 
 
-def newest(database: Database, kind: WishKind | None = None, limit: int = 20) -> tuple[Wish, ...]:
-    """What was asked for last, with what came of it."""
-    query = select(wish).order_by(wish.c.id.desc()).limit(limit)
+def newest(
+    database: Database, kind: RequestKind | None = None, limit: int = 20
+) -> tuple[NodeRequest, ...]:
+    """The last requests with their answers, the newest first."""
+    query = select(request).order_by(request.c.id.desc()).limit(limit)
     with database.reading() as db:
-        rows = db.execute(query if kind is None else query.where(wish.c.kind == kind))
-        return tuple(_wish(row) for row in rows)
+        rows = db.execute(query if kind is None else query.where(request.c.kind == kind))
+        return to_records(NodeRequest, rows)
 
 
-def take(database: Database, wish_id: int, node: str) -> bool:
-    """A node is going to do it; False where another was faster."""
-    free = and_(OPEN_WISH, wish.c.id == wish_id, wish.c.node.is_(None))
-    with database.writing() as db:
-        return bool(db.execute(update(wish).where(free).values(node=node)).rowcount)
+class Requests:
+    """The requests as one process of a node takes them up, keeps them and answers them."""
 
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], float],
+        *,
+        node: str,
+        lease_seconds: float,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._now = now
+        self._steady = steady
+        self._renew_seconds = lease_seconds / 4
+        self._renewed = steady()
+        self._held: dict[int, NodeRequest] = {}
+        self._leases = Leases(
+            database, request, now, node=node, seconds=lease_seconds, steady=steady
+        )
 
-def close(database: Database, now: float, wish_id: int, *, ok: bool, sentence: str) -> None:
-    """What came of it; the first answer counts."""
-    one = and_(wish.c.id == wish_id, wish.c.state == WishState.ASKED)
-    _end(database, now, one, WishState.DONE if ok else WishState.FAILED, sentence)
+    def claim(self) -> tuple[NodeRequest, ...]:
+        """Lease all that nobody has taken up; what a dead node had taken up has failed."""
+        requests = self._leases.claim(self._due, self._take)
+        self._held |= {leased.id: leased for leased in requests}
+        return requests
 
+    def held(self, kind: RequestKind) -> tuple[NodeRequest, ...]:
+        """The requests of a kind that this process has taken up and not answered."""
+        return tuple(leased for leased in list(self._held.values()) if leased.kind is kind)
 
-def interrupted(database: Database, now: float, node: str) -> int:
-    """At start: what a dead process of this node had taken up has failed. How many."""
-    return _end(database, now, and_(OPEN_WISH, wish.c.node == node), WishState.FAILED, STOPPED)
+    def renew(self) -> None:
+        """Keep the leases of all that is not answered; called often, it writes now and then."""
+        if not self._held or self._steady() - self._renewed < self._renew_seconds:
+            return
+        self._renewed = self._steady()
+        for leased in list(self._held.values()):
+            with contextlib.suppress(LeaseLost):  # answered just now, or given up as dead
+                self._leases.renew(leased)
 
+    def answer(self, leased: NodeRequest, *, ok: bool, sentence: str) -> None:
+        """Say what came of it; the first answer counts."""
+        state = RequestState.DONE if ok else RequestState.FAILED
+        with contextlib.suppress(LeaseLost):
+            self._leases.give_up(leased, state=state, done_at=self._now(), sentence=sentence)
+        self._held.pop(leased.id, None)
 
-def give_up(database: Database, now: float) -> int:
-    """Wishes that no node has taken up in time have failed. How many."""
-    old = and_(OPEN_WISH, wish.c.node.is_(None), wish.c.asked_at < now - GIVE_UP_SECONDS)
-    return _end(database, now, old, WishState.FAILED, GAVE_UP)
+    def recover(self) -> int:
+        """At start: what a dead process of this node had taken up has failed. How many."""
+        left = update(request).where(self._leases.of_this_node())
+        with self._database.writing() as db:
+            return db.execute(left.values(**self._stopped(), **IDLE)).rowcount
+
+    def _due(self, db: Connection) -> Select[*tuple[Any, ...]]:
+        left_behind = self._leases.left_behind(db, OPEN_REQUEST)
+        free = or_(request.c.lease_until.is_(None), left_behind)
+        return select(request).where(OPEN_REQUEST, free).order_by(request.c.id)
+
+    def _take(self, db: Connection, row: LeasedRow) -> NodeRequest | None:
+        one = request.c.id == row.id
+        if row.lease_until is not None:
+            db.execute(update(request).where(one).values(**self._stopped(), **IDLE))
+            return None
+        self._leases.take(db, row, "requests")
+        return to_record(NodeRequest, db.execute(select(request).where(one)).one())
+
+    def _stopped(self) -> dict[str, object]:
+        return {"state": RequestState.FAILED, "done_at": self._now(), "sentence": STOPPED}
 
 
 def forget(database: Database, before: float) -> None:
     """Remove what was asked long ago; the audit events stay."""
-    old = and_(wish.c.asked_at < before, wish.c.done_at.is_not(None))
+    old = and_(request.c.asked_at < before, request.c.done_at.is_not(None))
     with database.writing() as db:
-        db.execute(delete(wish).where(old))
-
-
-def _end(
-    database: Database, now: float, which: ColumnElement[bool], state: WishState, sentence: str
-) -> int:
-    told = {"state": state, "done_at": now, "sentence": sentence}
-    with database.reading() as db:  # it is looked at every second: that must wait for nobody
-        if db.execute(select(wish.c.id).where(which)).first() is None:
-            return 0
-    with database.writing() as db:
-        return db.execute(update(wish).where(which).values(**told)).rowcount
-
-
-def _wish(row: Row[*tuple[Any, ...]]) -> Wish:
-    values = dict(row._mapping)
-    kind, state = WishKind(values["kind"]), WishState(values["state"])
-    return Wish(**{**values, "kind": kind, "state": state})
+        db.execute(delete(request).where(old))
 
 
 def applied(
@@ -170,38 +208,28 @@ def applied(
     restart: Sequence[str] = (),
 ) -> None:
     """The node works with these values; `restart` are keys whose new value needs a restart."""
-    known = {
+    columns = {
         "applied_at": now,
         "text": json.dumps(values),
         "restart": json.dumps(list(restart)),
         "refused_at": None,
         "problems": "[]",
     }
-    row = database.insert(configuration).values(node=node, **known)
+    row = database.insert(configuration).values(node=node, **columns)
     with database.writing() as db:
-        db.execute(row.on_conflict_do_update(index_elements=["node"], set_=known))
+        db.execute(row.on_conflict_do_update(index_elements=["node"], set_=columns))
 
 
 def refused(database: Database, now: float, node: str, problems: Sequence[str]) -> None:
-    """What the node has read last it cannot use; it goes on with what it had."""
-    told = {"refused_at": now, "problems": json.dumps(list(problems))}
+    """The node cannot use what it has read last, and goes on with what it had."""
+    columns = {"refused_at": now, "problems": json.dumps(list(problems))}
     with database.writing() as db:
-        db.execute(update(configuration).where(configuration.c.node == node).values(**told))
+        db.execute(update(configuration).where(configuration.c.node == node).values(**columns))
 
 
 def applied_configuration(database: Database, node: str) -> Configured | None:
+    columns = (column for column in configuration.c if column is not configuration.c.text)
+    query = select(*columns, configuration.c.text.label("values"))
     with database.reading() as db:
-        one = select(configuration).where(configuration.c.node == node)
-        row = db.execute(one).one_or_none()
-    return _configured(row) if row is not None else None
-
-
-def _configured(row: Row[*tuple[Any, ...]]) -> Configured:
-    return Configured(
-        node=row.node,
-        applied_at=row.applied_at,
-        values=json.loads(row.text),
-        restart=tuple(json.loads(row.restart)),
-        refused_at=row.refused_at,
-        problems=tuple(json.loads(row.problems)),
-    )
+        row = db.execute(query.where(configuration.c.node == node)).one_or_none()
+    return to_record(Configured, row) if row is not None else None

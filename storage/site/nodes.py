@@ -1,12 +1,12 @@
 """The nodes that work on this storage, their disks, and facts that must never change."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import linear_regression
 
 from sqlalchemy import delete, select, update
 
-from storage.database import Database
+from storage.database import Database, to_records
 from storage.errors import NotFound, SecretMismatch, StorageError
 from storage.records import NodeState
 from storage.schema import disk, fact, node
@@ -60,7 +60,7 @@ class Nodes:
         """All nodes that ever worked on this storage."""
         with self._database.reading() as db:
             rows = db.execute(select(node).order_by(node.c.id))
-            return tuple(NodeState(**row._mapping) for row in rows)
+            return to_records(NodeState, rows)
 
     def fact(self, name: str, value: str) -> None:
         """Set a fact once; another value later is refused."""
@@ -76,24 +76,6 @@ class Nodes:
                 "differ from those already sent; restore the secret from the site's backup"
             )
         raise StorageError(f"{name} is {found!r} in this database and cannot become {value!r}")
-
-
-class Heartbeats:
-    """Which nodes have died, by a clock that nobody sets (as `leases.py`)."""
-
-    def __init__(self, steady: Callable[[], float], seconds: float) -> None:
-        self._steady = steady
-        self._seconds = seconds
-        self._seen: dict[str, tuple[float, float]] = {}  # node -> heartbeat, and since when
-
-    def dead(self, beats: Mapping[str, float]) -> tuple[str, ...]:
-        """Of these nodes those whose heartbeat was seen to stand still for as long."""
-        now = self._steady()
-        self._seen = {
-            name: self._seen[name] if self._seen.get(name, (None,))[0] == beat else (beat, now)
-            for name, beat in beats.items()
-        }
-        return tuple(name for name, (_, since) in self._seen.items() if now - since > self._seconds)
 
 
 def fact_or_set(database: Database, name: str, value: str) -> str:
@@ -142,7 +124,7 @@ def samples(database: Database, node: str, since: float) -> tuple[Sample, ...]:
     query = select(disk.c.at, disk.c.free, disk.c.total).where(disk.c.at >= since)
     newest = query.where(disk.c.node == node).order_by(disk.c.at.desc()).limit(MOST_SAMPLES)
     with database.reading() as db:
-        return tuple(Sample(*row) for row in reversed(db.execute(newest).all()))
+        return to_records(Sample, reversed(db.execute(newest).all()))
 
 
 def forecast(taken: Sequence[Sample], reserve: int) -> Forecast:

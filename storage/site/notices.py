@@ -1,14 +1,15 @@
 """The outbox of notices: one row a recipient, told once, with the proof that it was reached."""
 
+import contextlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Select,
     and_,
     delete,
@@ -18,29 +19,32 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import Database, to_audit_event
-from storage.errors import NotFound
+from storage.database import Database, to_record, to_records
+from storage.errors import LeaseLost
+from storage.leases import LeasedRow, Leases
 from storage.records import DeliveryState, JobState, Message, MessageState, Notice
 from storage.schema import (
     ENDED_DELIVERY,
     ENDED_JOB,
     NEW_NOTICE,
     OPEN_MESSAGE,
-    audit,
     delivery,
     job,
     message,
     notice,
 )
-from storage.site.audit import NODE
 from storage.site.nodes import fact_or_set
 
 AT_ONCE = 100
 CLAIM_SECONDS = 600.0  # longer than a channel takes, each of whose steps has an end
 DAY = 86_400.0
 
+_MESSAGES = select(
+    message, *(notice.c[name].label(f"notice_{name}") for name in ("event", "key", "at", "facts"))
+).join(notice, notice.c.id == message.c.notice_id)
 
-def note(
+
+def post(
     database: Database,
     db: Connection,
     now: float,
@@ -48,19 +52,13 @@ def note(
     key: str,
     facts: Mapping[str, object],
 ) -> bool:
-    """In the transaction that it happens in: somebody is to be told, once; False = was noted.
+    """Write a notice in the transaction of what it tells of, once; False where it was there.
 
     `facts` hold no patient attribute: a mail and a webhook leave the house.
     """
     values = {"event": event, "key": key[:160], "at": now, "facts": json.dumps(facts)}
     row = database.insert(notice).values(**values).on_conflict_do_nothing()
     return db.execute(row.returning(notice.c.id)).scalar_one_or_none() is not None
-
-
-def tell(database: Database, now: float, event: str, key: str, facts: Mapping[str, object]) -> bool:
-    """As `note`, in a transaction of its own."""
-    with database.writing() as db:
-        return note(database, db, now, event, key, facts)
 
 
 def address(
@@ -81,76 +79,90 @@ def address(
         ]
         if queued:
             db.execute(message.insert(), queued)
-    return tuple(Notice(r.id, r.event, r.key, r.at, json.loads(r.facts)) for r in rows)
+    return to_records(Notice, rows)
 
 
-def due(
-    database: Database, now: float, limit: int = 20, *, longest: float = DAY
-) -> tuple[Message, ...]:
-    """What is to be sent now, the longest due first; `claim` it before it is sent.
+class Outbox:
+    """The messages as one process of a node leases, sends and gives them up."""
 
-    `longest` is how long a message waits for its next try at most, in seconds.
-    """
-    query = _messages().where(OPEN_MESSAGE, _is_due(now, longest))
-    with database.reading() as db:
-        rows = db.execute(query.order_by(message.c.due_at, message.c.id).limit(limit))
-        return tuple(_message(row) for row in rows)
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], float],
+        *,
+        node: str,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._now = now
+        self._leases = Leases(
+            database, message, now, node=node, seconds=CLAIM_SECONDS, steady=steady
+        )
 
+    def due(self, limit: int = 20, *, longest: float = DAY) -> tuple[Message, ...]:
+        """Messages to be sent now, the longest due first; `claim` one before it is sent.
 
-def claim(
-    database: Database, now: float, ids: Collection[int], *, longest: float = DAY
-) -> frozenset[int]:
-    """Take messages that are due, so that no other node sends them: those that were free.
+        `longest` is how long a message waits for its next try at most, in seconds.
+        """
+        with self._database.reading() as db:
+            rows = db.execute(
+                _MESSAGES.where(self._is_due(db, longest))
+                .order_by(message.c.due_at, message.c.id)
+                .limit(limit)
+            )
+            return to_records(Message, rows)
 
-    Whoever takes one says within CLAIM_SECONDS what came of it; else it is due again: its node
-    has died, and nobody knows whether it was sent.
-    """
-    free = and_(OPEN_MESSAGE, message.c.id.in_(ids), _is_due(now, longest))
-    # In one order, so that two nodes do not wait for each other; what one has locked it gets.
-    mine = select(message.c.id).where(free).order_by(message.c.id)
-    mine = mine.with_for_update(skip_locked=True)
-    one = update(message).where(message.c.id.in_(mine.scalar_subquery()), free)
-    taken = one.values(due_at=now + CLAIM_SECONDS).returning(message.c.id)
-    with database.writing() as db:
-        return frozenset(db.execute(taken).scalars())
+    def claim(self, ids: Collection[int], *, longest: float = DAY) -> tuple[Message, ...]:
+        """Lease those of these messages that are due, so that no other node sends them.
 
+        The caller says within CLAIM_SECONDS what came of it; else it is due again: its node has
+        died, and nobody knows whether it was sent.
+        """
 
-def _is_due(now: float, longest: float) -> ColumnElement[bool]:
-    # What waits for longer than anything may: the clock was set back.
-    return or_(message.c.due_at <= now, message.c.due_at > now + max(longest, CLAIM_SECONDS))
+        def due(db: Connection) -> Select[*tuple[Any, ...]]:
+            # In one order, so that two nodes do not wait for each other.
+            mine = and_(message.c.id.in_(ids), self._is_due(db, longest))
+            return select(message).where(mine).order_by(message.c.id)
 
+        return self._leases.claim(due, self._take)
 
-def sent(database: Database, now: float, message_id: int) -> None:
-    """It has reached the channel."""
-    _end(database, message_id, MessageState.SENT, now, "")
+    def sent(self, leased: Message) -> None:
+        """It has reached the channel."""
+        self._end(leased, MessageState.SENT, "")
 
+    def retry(self, leased: Message, due_at: float, sentence: str) -> None:
+        """It did not work this time."""
+        self._give_up(leased, due_at=due_at, sentence=sentence)
 
-def retry(database: Database, message_id: int, due_at: float, sentence: str) -> None:
-    """It did not work this time."""
-    told = {"due_at": due_at, "sentence": sentence, "tries": message.c.tries + 1}
-    with database.writing() as db:
-        db.execute(update(message).where(message.c.id == message_id).values(**told))
+    def failed(self, leased: Message, sentence: str) -> None:
+        """It is given up: whoever looks at the page sees it."""
+        self._end(leased, MessageState.FAILED, sentence)
 
+    def _is_due(self, db: Connection, longest: float) -> ColumnElement[bool]:
+        now = self._now()
+        free = or_(message.c.lease_until.is_(None), self._leases.left_behind(db, OPEN_MESSAGE))
+        # What waits for longer than anything may: the clock was set back.
+        waited = or_(message.c.due_at <= now, message.c.due_at > now + longest)
+        return and_(OPEN_MESSAGE, waited, free)
 
-def failed(database: Database, now: float, message_id: int, sentence: str) -> None:
-    """It is given up: whoever looks at the page sees it."""
-    _end(database, message_id, MessageState.FAILED, now, sentence)
+    def _take(self, db: Connection, row: LeasedRow) -> Message:
+        self._leases.take(db, row, "notices")
+        return to_record(Message, db.execute(_MESSAGES.where(message.c.id == row.id)).one())
 
+    def _end(self, leased: Message, state: MessageState, sentence: str) -> None:
+        self._give_up(leased, state=state, done_at=self._now(), sentence=sentence)
 
-def again(database: Database, now: float, message_id: int) -> None:
-    """A person wants it sent once more."""
-    values = {"state": MessageState.QUEUED, "due_at": now, "done_at": None, "tries": 0}
-    with database.writing() as db:
-        one = update(message).where(message.c.id == message_id)
-        if not db.execute(one.values(**values)).rowcount:
-            raise NotFound(f"no message {message_id}")
+    def _give_up(self, leased: Message, **values: object) -> None:
+        # Where another node has taken it over meanwhile, what that one says of it counts.
+        with contextlib.suppress(LeaseLost):
+            self._leases.give_up(leased, tries=leased.tries + 1, **values)
 
 
 def newest(database: Database, limit: int = 50, offset: int = 0) -> tuple[Message, ...]:
-    """What was told last, through which channel, and what came of it."""
-    query = _messages().order_by(message.c.id.desc()).limit(limit).offset(offset)
+    """The last messages, each with its channel and what came of it."""
+    query = _MESSAGES.order_by(message.c.id.desc())
     with database.reading() as db:
-        return tuple(_message(row) for row in db.execute(query))
+        return to_records(Message, db.execute(query.limit(limit).offset(offset)))
 
 
 def stuck(database: Database, since: float) -> tuple[Message, ...]:
@@ -158,27 +170,27 @@ def stuck(database: Database, since: float) -> tuple[Message, ...]:
 
     Only of what happened after `since`; a channel that has taken something later is well again.
     """
-    tried = _messages().where(notice.c.at >= since, message.c.tries > 0)
+    tried = _MESSAGES.where(notice.c.at >= since, message.c.tries > 0)
     last: dict[str, Message] = {}
     with database.reading() as db:
         for row in db.execute(tried.order_by(message.c.id.desc()).limit(AT_ONCE)):
-            last.setdefault(row.channel, _message(row))
-    return tuple(one for one in last.values() if one.state is not MessageState.SENT)
+            last.setdefault(row.channel, to_record(Message, row))
+    return tuple(message for message in last.values() if message.state is not MessageState.SENT)
 
 
 def of_key(database: Database, key: str) -> tuple[Message, ...]:
     """One notice through each channel."""
-    query = _messages().where(notice.c.key == key).order_by(message.c.id)
+    query = _MESSAGES.where(notice.c.key == key).order_by(message.c.id)
     with database.reading() as db:
-        return tuple(_message(row) for row in db.execute(query))
+        return to_records(Message, db.execute(query))
 
 
 def count(database: Database) -> dict[MessageState, int]:
-    """How many messages are in each state."""
+    """Count the messages in each state."""
     query = select(message.c.state, func.count()).group_by(message.c.state)
     with database.reading() as db:
-        found = {str(row[0]): int(row[1]) for row in db.execute(query)}
-    return {state: found.get(state, 0) for state in MessageState}
+        counts = {str(row[0]): int(row[1]) for row in db.execute(query)}
+    return {state: counts.get(state, 0) for state in MessageState}
 
 
 def forget(database: Database, before: float) -> None:
@@ -189,34 +201,6 @@ def forget(database: Database, before: float) -> None:
         ids = db.execute(old).scalars().all()
         db.execute(delete(message).where(message.c.notice_id.in_(ids)))
         db.execute(delete(notice).where(notice.c.id.in_(ids)))
-
-
-def _end(
-    database: Database, message_id: int, state: MessageState, now: float, sentence: str
-) -> None:
-    told = {"state": state, "done_at": now, "sentence": sentence, "tries": message.c.tries + 1}
-    with database.writing() as db:
-        db.execute(update(message).where(message.c.id == message_id).values(**told))
-
-
-def _messages() -> Select[*tuple[Any, ...]]:
-    return select(message, notice.c.event, notice.c.key, notice.c.at, notice.c.facts).join(
-        notice, notice.c.id == message.c.notice_id
-    )
-
-
-def _message(row: Row[*tuple[Any, ...]]) -> Message:
-    told = Notice(row.notice_id, row.event, row.key, row.at, json.loads(row.facts))
-    return Message(
-        id=row.id,
-        notice=told,
-        channel=row.channel,
-        state=MessageState(row.state),
-        tries=row.tries,
-        due_at=row.due_at,
-        done_at=row.done_at,
-        sentence=row.sentence,
-    )
 
 
 DAYS = 7.0
@@ -235,19 +219,19 @@ class _New:
 
 
 def tell_new(database: Database, now: float, futile: Collection[str] = ()) -> int:
-    """Note what has begun to need somebody since the last look; how many.
+    """Post notices of jobs and deliveries held or failed since the last look; how many.
 
     A job that is requeued and held again for a `futile` reason is no news.
     """
     since = max(float(fact_or_set(database, SINCE, repr(now))), now - DAYS * DAY)
     with database.reading() as db:
-        found = [*_jobs(db, since, futile), *_deliveries(db, since), *_own_notices(db, since)]
-        known = _known(db, (one.key for one in found))
-    new = [one for one in found if one.key not in known]
-    if not new:
+        held = [*_jobs(db, since, futile), *_deliveries(db, since)]
+        known = _known(db, (new.key for new in held))
+    untold = [new for new in held if new.key not in known]
+    if not untold:
         return 0
     with database.writing() as db:
-        return sum(note(database, db, now, one.event, one.key, one.facts) for one in new)
+        return sum(post(database, db, now, new.event, new.key, new.facts) for new in untold)
 
 
 def _jobs(db: Connection, since: float, futile: Collection[str]) -> Iterator[_New]:
@@ -278,18 +262,6 @@ def _deliveries(db: Connection, since: float) -> Iterator[_New]:
             "sentence": row.sentence,
         }
         yield _New("delivery_held", f"delivery {row.id} {row.finished_at:.3f}", facts)
-
-
-def _own_notices(db: Connection, since: float) -> Iterator[_New]:
-    """What other transactions of the node have written down for the administrator."""
-    wanted = and_(audit.c.at >= since, audit.c.who == NODE, audit.c.what == "notice")
-    for row in db.execute(select(audit).where(wanted).order_by(audit.c.at.desc()).limit(MOST)):
-        event = to_audit_event(row)
-        kind = "result_superseded" if event.detail.get("kind") == "revision" else "attention"
-        facts: dict[str, object] = {"sentence": event.detail.get("sentence", "")}
-        if event.which.startswith("job "):
-            facts["job"] = event.which.removeprefix("job ")
-        yield _New(kind, f"audit {event.id}", facts)
 
 
 def _known(db: Connection, keys: Iterable[str]) -> frozenset[Any]:

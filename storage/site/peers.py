@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from storage.database import Database
+from storage.database import Database, to_record, to_records
 from storage.records import (
     DeliveryState,
     DestinationLine,
@@ -31,7 +31,7 @@ from storage.schema import (
     switch,
 )
 from storage.site import control
-from storage.site.notices import note
+from storage.site.notices import post
 
 # One echo that fails in the night is no reason to wake anybody.
 DOWN_AFTER = 2
@@ -89,8 +89,9 @@ def may_send(database: Database, now: float, destination: str, longest: float) -
 
 def reachability(database: Database) -> tuple[Reach, ...]:
     """What is known of each destination, by name."""
+    query = select(reach).order_by(reach.c.destination)
     with database.reading() as db:
-        return tuple(_reach(row) for row in db.execute(select(reach).order_by(reach.c.destination)))
+        return to_records(Reach, db.execute(query))
 
 
 def newest(database: Database, destination: str, limit: int = 20) -> tuple[Echo, ...]:
@@ -98,7 +99,7 @@ def newest(database: Database, destination: str, limit: int = 20) -> tuple[Echo,
     query = select(echo).where(echo.c.destination == destination)
     query = query.order_by(echo.c.at.desc(), echo.c.id.desc()).limit(limit)
     with database.reading() as db:
-        return tuple(_echo(row) for row in db.execute(query))
+        return to_records(Echo, db.execute(query))
 
 
 def last_echoes(database: Database, destinations: Iterable[str]) -> dict[str, Echo]:
@@ -142,7 +143,7 @@ def _note(
             _tell(database, db, now, "destination_down", before, sentence)
         elif up and before.failures >= DOWN_AFTER:
             _tell(database, db, now, "destination_up", before, "")
-    return _reach(db.execute(select(reach).where(one)).one())
+    return to_record(Reach, db.execute(select(reach).where(one)).one())
 
 
 def _go_on(db: Connection, now: float, destination: str) -> None:
@@ -165,16 +166,7 @@ def _tell(
     sentence: str,
 ) -> None:
     facts = {"destination": before.destination, "sentence": sentence, "since": before.since}
-    note(database, db, now, event, f"{event} {before.destination} {now:.3f}", facts)
-
-
-def _echo(row: Row[*tuple[Any, ...]]) -> Echo:
-    return Echo(row.id, row.destination, row.at, bool(row.ok), row.seconds, row.sentence)
-
-
-def _reach(row: Row[*tuple[Any, ...]]) -> Reach:
-    values = dict(row._mapping)
-    return Reach(**{**values, "up": bool(values["up"])})
+    post(database, db, now, event, f"{event} {before.destination} {now:.3f}", facts)
 
 
 DAY = 86_400.0

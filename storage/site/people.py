@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from storage.database import Database
+from storage.database import Database, to_record, to_records
 from storage.errors import NotFound, StorageError, WrongState
 from storage.records import ApiToken, Login, Role, User
 from storage.schema import account, login, login_failure, token
@@ -37,19 +37,21 @@ def add_user(
     with acting(database, now, who, "user add", user, {"role": role}) as db:
         if not db.execute(row.on_conflict_do_nothing().returning(account.c.name)).first():
             raise WrongState(f"there is a user {user!r} already")
-        return _user(_row(db, user))
+        return to_record(User, _row(db, user))
 
 
 def find_user(database: Database, user: str) -> User | None:
     with database.reading() as db:
         row = db.execute(select(account).where(account.c.name == user)).one_or_none()
-    return _user(row) if row is not None else None
+    return to_record(User, row) if row is not None else None
 
 
 def people(database: Database) -> tuple[User, ...]:
     """Everybody, by name."""
     with database.reading() as db:
-        return tuple(_user(row) for row in db.execute(select(account).order_by(account.c.name)))
+        return tuple(
+            to_record(User, row) for row in db.execute(select(account).order_by(account.c.name))
+        )
 
 
 def exist(database: Database) -> bool:
@@ -73,7 +75,7 @@ def change(
     values: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     told = {name: "changed" if name == "password" else value for name, value in values.items()}
     with acting(database, now, who, "user change", user, told) as db:
-        before = _user(_row(db, user))
+        before = to_record(User, _row(db, user))
         if disabled or role not in (None, Role.ADMINISTRATOR):
             _check_other_administrator(db, before)
         if disabled is not None:
@@ -81,13 +83,13 @@ def change(
         one = account.c.name == user
         db.execute(update(account).where(one).values(**values, changed_at=now))
         db.execute(delete(login).where(login.c.account_name == user))
-        return _user(_row(db, user))
+        return to_record(User, _row(db, user))
 
 
 def remove(database: Database, now: float, who: str, user: str) -> None:
     """The person may not log in any more; what was done stays in the audit events."""
     with acting(database, now, who, "user remove", user) as db:
-        before = _user(_row(db, user))
+        before = to_record(User, _row(db, user))
         others = select(account.c.name).where(account.c.name != user)
         if db.execute(others).first() is not None:
             _check_other_administrator(db, before)
@@ -133,7 +135,7 @@ def logins(database: Database, now: float) -> tuple[Login, ...]:
     """Everybody who is logged in, who came last first."""
     query = _logins(now).order_by(login.c.created_at.desc())
     with database.reading() as db:
-        return tuple(_to_login(row) for row in db.execute(query))
+        return to_records(Login, db.execute(query))
 
 
 def log_out(database: Database, now: float, who: str, id: str) -> None:
@@ -193,12 +195,7 @@ def _logins(now: float) -> Any:
 
 def _login(db: Connection, id: str, now: float) -> Login | None:
     row = db.execute(_logins(now).where(login.c.id == id)).one_or_none()
-    return _to_login(row) if row is not None else None
-
-
-def _to_login(row: Row[*tuple[Any, ...]]) -> Login:
-    values = dict(row._mapping)
-    return Login(**{**values, "role": Role(values["role"])})
+    return to_record(Login, row) if row is not None else None
 
 
 def _row(db: Connection, user: str) -> Row[*tuple[Any, ...]]:
@@ -219,11 +216,6 @@ def _check_other_administrator(db: Connection, user: User) -> None:
         raise WrongState(f"{user.name!r} is the last administrator; make somebody else one first")
 
 
-def _user(row: Row[*tuple[Any, ...]]) -> User:
-    values = dict(row._mapping)
-    return User(**{**values, "role": Role(values["role"]), "disabled": bool(values["disabled"])})
-
-
 USED_SECONDS = 60.0  # how exactly it is kept when a token was used last
 
 
@@ -234,7 +226,7 @@ def add_token(
     values = {"digest": digest, "name": name[:64], "role": role, "created_by": who[:64]}
     with acting(database, now, who, "token add", name, {"role": role}) as db:
         row = token.insert().values(**values, created_at=now).returning(token)
-        return _token(db.execute(row).one())
+        return to_record(ApiToken, db.execute(row).one())
 
 
 def find_token(database: Database, now: float, digest: str) -> ApiToken | None:
@@ -248,13 +240,16 @@ def find_token(database: Database, now: float, digest: str) -> ApiToken | None:
         # On a full disk too: monitoring must not fall silent then.
         with contextlib.suppress(StorageError), database.writing() as db:
             db.execute(update(token).where(token.c.id == row.id).values(used_at=now))
-    return _token(row)
+    return to_record(ApiToken, row)
 
 
 def tokens(database: Database) -> tuple[ApiToken, ...]:
     """All of them, revoked ones too, the newest first."""
     with database.reading() as db:
-        return tuple(_token(row) for row in db.execute(select(token).order_by(token.c.id.desc())))
+        return tuple(
+            to_record(ApiToken, row)
+            for row in db.execute(select(token).order_by(token.c.id.desc()))
+        )
 
 
 def revoke_token(database: Database, now: float, who: str, token_id: int) -> None:
@@ -263,8 +258,3 @@ def revoke_token(database: Database, now: float, who: str, token_id: int) -> Non
     with acting(database, now, who, "token revoke", str(token_id)) as db:
         if not db.execute(update(token).where(valid).values(revoked_at=now)).rowcount:
             raise NotFound(f"there is no valid token {token_id}")
-
-
-def _token(row: Row[*tuple[Any, ...]]) -> ApiToken:
-    values = {name: value for name, value in row._mapping.items() if name != "digest"}
-    return ApiToken(**{**values, "role": Role(values["role"])})

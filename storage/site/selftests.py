@@ -3,11 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, delete, func, select, update
 
-from storage.database import Database
+from storage.database import Database, to_record, to_records
 from storage.enqueue import UNFINISHED, lock_series
 from storage.errors import NotFound
 from storage.files import Files
@@ -32,7 +31,7 @@ def begin(
     values = {"node": node, "who": who, "series_uid": series_uid, "destination": destination}
     row = selftest.insert().values(**values, started_at=now, state=SelfTestState.RUNNING)
     with database.writing() as db:
-        return _selftest(db.execute(row.returning(selftest)).one())
+        return to_record(SelfTest, db.execute(row.returning(selftest)).one())
 
 
 def end(
@@ -53,7 +52,7 @@ def end(
     with database.writing() as db:
         row = db.execute(update(selftest).where(one).values(**told).returning(selftest)).first()
         if row is not None:
-            return _told(database, db, now, _selftest(row))
+            return _told(database, db, now, to_record(SelfTest, row))
     return get(database, selftest_id)
 
 
@@ -67,7 +66,7 @@ def interrupted(database: Database, now: float, node: str) -> tuple[SelfTest, ..
     told = {"state": SelfTestState.FAILED, "finished_at": now, "sentence": sentence}
     with database.writing() as db:
         rows = db.execute(update(selftest).where(left).values(**told).returning(selftest)).all()
-        return tuple(_told(database, db, now, _selftest(row)) for row in rows)
+        return tuple(_told(database, db, now, to_record(SelfTest, row)) for row in rows)
 
 
 def running_on(database: Database) -> dict[str, float]:
@@ -82,7 +81,7 @@ def history(database: Database, limit: int = 50, offset: int = 0) -> tuple[SelfT
     """The newest first."""
     query = select(selftest).order_by(selftest.c.id.desc()).limit(limit).offset(offset)
     with database.reading() as db:
-        return tuple(_selftest(row) for row in db.execute(query))
+        return to_records(SelfTest, db.execute(query))
 
 
 def count(database: Database) -> int:
@@ -95,7 +94,7 @@ def get(database: Database, selftest_id: int) -> SelfTest:
         row = db.execute(select(selftest).where(selftest.c.id == selftest_id)).one_or_none()
     if row is None:
         raise NotFound(f"no self-test {selftest_id}")
-    return _selftest(row)
+    return to_record(SelfTest, row)
 
 
 def forget(database: Database, before: float) -> None:
@@ -110,7 +109,7 @@ def of_series(database: Database, series_uid: str) -> SelfTest | None:
     query = select(selftest).where(selftest.c.series_uid == series_uid).limit(1)
     with database.reading() as db:
         row = db.execute(query).one_or_none()
-    return _selftest(row) if row is not None else None
+    return to_record(SelfTest, row) if row is not None else None
 
 
 def result(database: Database, job_id: int) -> tuple[str, ...]:
@@ -163,12 +162,5 @@ def _told(database: Database, db: Connection, now: float, ended: SelfTest) -> Se
     """In the transaction that ends it: a failure is told, whatever becomes of this process."""
     if ended.state is SelfTestState.FAILED:
         facts = {"selftest": ended.id, "sentence": ended.sentence}
-        notices.note(database, db, now, TOLD, f"selftest {ended.id}", facts)
+        notices.post(database, db, now, TOLD, f"selftest {ended.id}", facts)
     return ended
-
-
-def _selftest(row: Row[*tuple[Any, ...]]) -> SelfTest:
-    values = dict(row._mapping)
-    values["state"] = SelfTestState(values["state"])
-    values["steps"] = tuple(SelfTestStep(**step) for step in json.loads(values["steps"]))
-    return SelfTest(**values)

@@ -14,11 +14,11 @@ from storage.records import (
     DeliveryState,
     Job,
     JobState,
+    NodeRequest,
+    RequestKind,
+    RequestState,
     SelfTestState,
     SwitchName,
-    Wish,
-    WishKind,
-    WishState,
 )
 from storage.site import control, peers, selftests
 from storage.site.audit import Audit
@@ -49,13 +49,13 @@ class Site:
     hook: Hook
     folder: Path
 
-    def ask(self, kind: WishKind, subject: str = "") -> Wish:
+    def ask(self, kind: RequestKind, subject: str = "") -> NodeRequest:
         """Ask, and wait for the answer."""
         asked = control.ask(self.database, time.time(), "anna", kind, subject)
 
-        def answered() -> Wish | None:
+        def answered() -> NodeRequest | None:
             now = control.get_request(self.database, asked.id)
-            return now if now.state is not WishState.ASKED else None
+            return now if now.state is not RequestState.ASKED else None
 
         return wait_for(f"an answer to {kind}", answered, 150.0)
 
@@ -101,7 +101,7 @@ def test_a_drained_node_takes_series_and_starts_no_job(site: Site) -> None:
     job = site.job(uid, JobState.QUEUED)
     page = overview.queue(site.database, time.time(), workers=1)
     assert [one.job.id for one in page.lines] == [job.id]
-    assert site.ask(WishKind.SELFTEST).sentence.startswith("The node drains")
+    assert site.ask(RequestKind.SELFTEST).sentence.startswith("The node drains")
     assert site.job(uid, JobState.QUEUED).attempt == 0
     site.turn(SwitchName.DRAINING, on=False)
     site.job(uid, JobState.SUCCEEDED)
@@ -141,20 +141,20 @@ def test_a_series_is_processed_now_where_somebody_cannot_wait(site: Site) -> Non
     around = AROUND.format(url=site.hook.url)
     site.node.configure(*parts, around, quiet_seconds=300.0)
     try:
-        assert site.ask(WishKind.RELOAD).sentence.startswith("The configuration is applied.")
+        assert site.ask(RequestKind.RELOAD).sentence.startswith("The configuration is applied.")
         uid = site.send("now")
-        done = site.ask(WishKind.PROCESS_NOW, uid)
+        done = site.ask(RequestKind.PROCESS_NOW, uid)
         assert (done.state, done.sentence) == (
-            WishState.DONE,
+            RequestState.DONE,
             "The series is complete with 3 instances: 1 jobs.",
         )
         site.job(uid, JobState.SUCCEEDED)
-        again = site.ask(WishKind.PROCESS_NOW, uid)
-        assert again.state is WishState.FAILED
+        again = site.ask(RequestKind.PROCESS_NOW, uid)
+        assert again.state is RequestState.FAILED
         assert "nothing of the series" in again.sentence
     finally:
         site.node.configure(*parts, around)
-        site.ask(WishKind.RELOAD)
+        site.ask(RequestKind.RELOAD)
 
 
 def test_a_configuration_with_a_mistake_changes_nothing_and_says_where_it_is(site: Site) -> None:
@@ -165,8 +165,8 @@ def test_a_configuration_with_a_mistake_changes_nothing_and_says_where_it_is(sit
     assert found.values["destinations"][0]["name"] == "pacs"  # type: ignore[index]
     try:
         file.write_text(good.replace('model = "linear"', 'model = "liner"'))
-        refused = site.ask(WishKind.RELOAD)
-        assert refused.state is WishState.FAILED
+        refused = site.ask(RequestKind.RELOAD)
+        assert refused.state is RequestState.FAILED
         assert "did you mean linear?" in refused.sentence
         shown = control.applied_configuration(site.database, _node_id(site))
         assert shown is not None
@@ -174,28 +174,30 @@ def test_a_configuration_with_a_mistake_changes_nothing_and_says_where_it_is(sit
         assert any("did you mean linear?" in problem for problem in shown.problems)
     finally:
         file.write_text(good)
-    assert site.ask(WishKind.RELOAD).state is WishState.DONE
+    assert site.ask(RequestKind.RELOAD).state is RequestState.DONE
     shown = control.applied_configuration(site.database, _node_id(site))
     assert shown is not None
     assert shown.problems == ()
 
 
 def test_an_echo_is_done_at_once_and_says_what_the_peer_said(site: Site) -> None:
-    done = site.ask(WishKind.ECHO, "pacs")
-    assert done.state is WishState.DONE
+    done = site.ask(RequestKind.ECHO, "pacs")
+    assert done.state is RequestState.DONE
     assert done.sentence.startswith("STORESCP answers.")
     last = peers.last_echoes(site.database, ["pacs"])["pacs"]
     assert (last.ok, last.sentence) == (True, "")
     (reach,) = peers.reachability(site.database)
     assert reach.up
-    assert site.ask(WishKind.ECHO, "research").sentence == "no destination 'research' is configured"
+    assert (
+        site.ask(RequestKind.ECHO, "research").sentence == "no destination 'research' is configured"
+    )
 
 
 def test_a_made_series_goes_all_the_way_and_leaves_nothing_behind(site: Site) -> None:
     wait_for("nothing is sent", lambda: overview.sending(site.database).total == 0)
     before = len(site.pacs.files())
-    done = site.ask(WishKind.SELFTEST)
-    assert done.state is WishState.DONE, done.sentence
+    done = site.ask(RequestKind.SELFTEST)
+    assert done.state is RequestState.DONE, done.sentence
     (found,) = selftests.history(site.database, 1)
     assert [step.name for step in found.steps] == [
         "ready",
@@ -218,17 +220,17 @@ def test_a_made_series_goes_all_the_way_and_leaves_nothing_behind(site: Site) ->
 def test_a_self_test_that_fails_says_where_and_tells_somebody(site: Site) -> None:
     site.turn(SwitchName.PAUSED, "pacs", on=True)
     try:
-        failed = site.ask(WishKind.SELFTEST)
+        failed = site.ask(RequestKind.SELFTEST)
     finally:
         site.turn(SwitchName.PAUSED, "pacs", on=False)
-    assert failed.state is WishState.FAILED
+    assert failed.state is RequestState.FAILED
     assert failed.sentence.startswith("pacs is paused")
     wait_for("a notice", lambda: [p for p in site.hook.posted if "pacs is paused" in p["text"]])
 
 
 def test_a_test_notice_reaches_the_webhook(site: Site) -> None:
-    done = site.ask(WishKind.NOTIFY)
-    assert (done.state, done.sentence) == (WishState.DONE, "Sent through webhook 1, 127.0.0.1.")
+    done = site.ask(RequestKind.NOTIFY)
+    assert (done.state, done.sentence) == (RequestState.DONE, "Sent through webhook 1, 127.0.0.1.")
     assert [p["event"] for p in site.hook.posted].count("test") == 1
 
 
@@ -300,9 +302,9 @@ def test_a_destination_that_is_off_is_asked_again_and_an_echo_opens_the_way(
         assert shown.reach.open_until > time.time() + 300
         node.event("delivery delayed")
         assert len(node.found("delivery delayed")) == 1  # the other did not have to find it out
-        assert "refuses the connection" in site.ask(WishKind.ECHO, "pacs").sentence
+        assert "refuses the connection" in site.ask(RequestKind.ECHO, "pacs").sentence
         with storescp(tmp_path / "pacs", port=port) as pacs:
-            assert site.ask(WishKind.ECHO, "pacs").state is WishState.DONE
+            assert site.ask(RequestKind.ECHO, "pacs").state is RequestState.DONE
             node.event("destination up", destination="pacs")
             wait_for("both, though ten minutes are not over", lambda: len(pacs.files()) == 10)
     database.close()

@@ -14,7 +14,7 @@ import pytest
 
 from node.web import server
 from storage.database import Database
-from storage.records import SelfTestState, WishKind
+from storage.records import RequestKind, SelfTestState
 from storage.site import notices, selftests
 from storage.site.control import ask
 from tests import series
@@ -128,7 +128,7 @@ def test_a_self_test_that_a_killed_node_left_has_failed_and_is_told(tmp_path: Pa
         )
         database = Database.for_folder(node.folder / "var")
         with running(node):
-            asked = ask(database, time.time(), "anna", WishKind.SELFTEST)
+            asked = ask(database, time.time(), "anna", RequestKind.SELFTEST)
             made = node.folder / "var" / "selftest"
             wait_for("its series is sent", lambda: node.found("instance stored"), 60.0)
             node.kill()
@@ -144,5 +144,5 @@ def test_a_self_test_that_a_killed_node_left_has_failed_and_is_told(tmp_path: Pa
         assert ended.sentence in told.posted[0]["text"]
         assert list(made.iterdir()) == []
         assert len(notices.newest(database)) == 1
-        assert asked.kind is WishKind.SELFTEST
+        assert asked.kind is RequestKind.SELFTEST
         database.close()

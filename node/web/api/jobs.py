@@ -28,7 +28,7 @@ from node.web.state import Parts, PartsOf
 from storage.errors import NotFound, StorageError, WrongState
 from storage.queries import find, overview
 from storage.queries.find import Wanted, delivery_ids, jobs_with_deliveries
-from storage.records import JobState, SeriesLine, SwitchName, WishKind
+from storage.records import JobState, RequestKind, SeriesLine, SwitchName
 from storage.site import control
 
 find_router = APIRouter(tags=["find"])
@@ -422,7 +422,7 @@ def process_now(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
     if not any(each.series_uid == series_uid for each in parts.store.archive.arriving()):
         raise WrongState(f"series {series_uid} is not arriving; requeue its job instead")
     asked = control.ask(
-        parts.database, parts.gate.now(), visitor.name, WishKind.PROCESS_NOW, series_uid
+        parts.database, parts.gate.now(), visitor.name, RequestKind.PROCESS_NOW, series_uid
     )
     return {
         "wish": asked.id,

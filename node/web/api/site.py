@@ -30,7 +30,7 @@ from node.web.login import People
 from node.web.rules import Tried
 from node.web.state import Parts, PartsOf
 from storage.errors import NotFound
-from storage.records import ApiToken, SwitchName, User, Wish, WishKind
+from storage.records import ApiToken, NodeRequest, RequestKind, SwitchName, User
 from storage.site import control, peers, people, selftests
 
 router = APIRouter(tags=["operating"])
@@ -71,17 +71,17 @@ def stop_draining(visitor: AsOperator, parts: PartsOf) -> Json:
 
 @router.post("/configuration/reload", summary="Read config.toml, all or nothing", status_code=202)
 def reload(visitor: AsAdministrator, parts: PartsOf) -> Json:
-    return _ask(parts, visitor, WishKind.RELOAD)
+    return _ask(parts, visitor, RequestKind.RELOAD)
 
 
 @router.post("/selftests", summary="Send a made series the whole way", status_code=202)
 def self_test(visitor: AsOperator, parts: PartsOf) -> Json:
-    return _ask(parts, visitor, WishKind.SELFTEST)
+    return _ask(parts, visitor, RequestKind.SELFTEST)
 
 
 @router.post("/notifications/test", summary="A notice through every channel", status_code=202)
 def test_notice(visitor: AsAdministrator, parts: PartsOf) -> Json:
-    return _ask(parts, visitor, WishKind.NOTIFY)
+    return _ask(parts, visitor, RequestKind.NOTIFY)
 
 
 @router.get("/selftests", summary="What the self-tests have found, the newest first")
@@ -166,7 +166,7 @@ def resume(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
 @router.post("/destinations/{name}/echo", summary="C-ECHO now", status_code=202)
 def echo(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.config().destination(name)
-    return _ask(parts, visitor, WishKind.ECHO, name)
+    return _ask(parts, visitor, RequestKind.ECHO, name)
 
 
 @router.get("/senders/allow", summary="Calling AE titles that may associate; none at all is any")
@@ -204,12 +204,12 @@ def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on:
     return control.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
 
 
-def _ask(parts: Parts, visitor: Visitor, kind: WishKind, subject: str = "") -> Json:
+def _ask(parts: Parts, visitor: Visitor, kind: RequestKind, subject: str = "") -> Json:
     asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
     return _wish(asked, parts)
 
 
-def _wish(found: Wish, parts: Parts) -> Json:
+def _wish(found: NodeRequest, parts: Parts) -> Json:
     return {
         "id": found.id,
         "kind": str(found.kind),

@@ -30,7 +30,7 @@ from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import evaluation
-from storage.records import Bucket, Page, SwitchName, WishKind, WishState
+from storage.records import Bucket, Page, RequestKind, RequestState, SwitchName
 from storage.site import control, nodes, notices, peers, people, selftests
 
 HOUR, DAY = 3600.0, 86400.0
@@ -87,8 +87,8 @@ def _echoing(context: PageContext) -> frozenset[str]:
     """Name the destinations that are being asked at this moment."""
     return frozenset(
         request.subject
-        for request in control.asked(context.parts.database)
-        if request.kind is WishKind.ECHO and request.state is WishState.ASKED
+        for request in control.open_requests(context.parts.database)
+        if request.kind is RequestKind.ECHO and request.state is RequestState.ASKED
     )
 
 
@@ -181,7 +181,7 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
         **_rules_form(context, series_uid),
         "config": config,
         "applied": applied,
-        "reloads": control.newest(database, WishKind.RELOAD, 1),
+        "reloads": control.newest(database, RequestKind.RELOAD, 1),
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
         "further": {
             route.name: [(key, _text(getattr(route, key))) for key in FURTHER]
@@ -247,7 +247,7 @@ def _audit(context: Context, who: Word = "", what: Word = "", offset: Offset = 0
 
 def _selftests(context: Context, offset: Offset = 0) -> Values:
     database, config = context.parts.database, context.parts.config()
-    requests = [r for r in control.asked(database) if r.kind is WishKind.SELFTEST]
+    requests = [r for r in control.open_requests(database) if r.kind is RequestKind.SELFTEST]
     lines = selftests.history(database, SELFTESTS_AT_ONCE, offset)
     return {
         "tests": Page(lines, selftests.count(database), SELFTESTS_AT_ONCE, offset),

@@ -60,6 +60,15 @@ def _column(
     return sa.Column(name, kind, server_default=default, nullable=nullable, **options)
 
 
+def _lease() -> tuple[sa.Column[Any], ...]:
+    return (
+        _string("worker", 64, nullable=True),
+        _string("node", 64, nullable=True),
+        _real("lease_until", nullable=True),
+        _whole("attempt", default="0"),
+    )
+
+
 def _index(table: str, *columns: str) -> None:
     op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, columns)
 
@@ -242,10 +251,7 @@ def _jobs() -> None:
         _real("due_at"),
         _real("started_at", nullable=True),
         _real("finished_at", nullable=True, index=True),
-        _string("worker", 64, nullable=True),
-        _string("node", 64, nullable=True),
-        _real("lease_until", nullable=True),
-        _whole("attempt", default="0"),
+        *_lease(),
         _whole("worker_deaths", default="0"),
         _whole("abandoned", default="0"),
         _real("progress", default="0"),
@@ -315,10 +321,7 @@ def _deliveries() -> None:
         _real("due_at"),
         _real("started_at", nullable=True),
         _real("finished_at", nullable=True),
-        _string("worker", 64, nullable=True),
-        _string("node", 64, nullable=True),
-        _real("lease_until", nullable=True),
-        _whole("attempt", default="0"),
+        *_lease(),
         _whole("failures", default="0"),
         sa.CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
         sa.CheckConstraint("state <> 'held' OR reason <> ''", name="reason"),
@@ -395,20 +398,21 @@ def _control() -> None:
         _real("at"),
     )
     op.create_table(
-        "wish",
+        "request",
         _id(),
         _string("kind", 32),
         _string("subject", 64, default=""),
         _string("who", 64),
         _real("asked_at", index=True),
         _string("state", 16),
-        _string("node", 64, nullable=True),
+        *_lease(),
         _real("done_at", nullable=True),
         _text("sentence", default=""),
         sa.CheckConstraint("(state = 'asked') = (done_at IS NULL)", name="done"),
+        sa.CheckConstraint("state = 'asked' OR lease_until IS NULL", name="lease"),
         sa.CheckConstraint("state IN ('asked', 'done', 'failed')", name="state"),
     )
-    _part("wish", "open", "state = 'asked'", "id")
+    _part("request", "open", "state = 'asked'", "id")
     op.create_table(
         "configuration",
         _string("node", 64, primary_key=True),
@@ -477,8 +481,10 @@ def _notices() -> None:
         _string("state", 16),
         _whole("tries", default="0"),
         _real("due_at"),
+        *_lease(),
         _real("done_at", nullable=True),
         _text("sentence", default=""),
         sa.CheckConstraint("state IN ('queued', 'sent', 'failed')", name="state"),
+        sa.CheckConstraint("state = 'queued' OR lease_until IS NULL", name="lease"),
     )
     _part("message", "open", "state = 'queued'", "due_at")

@@ -62,15 +62,15 @@ def test_a_priority_lies_between_one_and_nine(
 
 
 def answer(database: Database, *, ok: bool) -> threading.Thread:
-    """A node that takes up the next wish."""
+    """A node that takes up the next request."""
+    node = control.Requests(database, time.time, node="one", lease_seconds=60.0)
 
     def work() -> None:
         give_up = time.monotonic() + 20
         while time.monotonic() < give_up:
-            for wish in control.asked(database):
-                control.take(database, wish.id, "one")
-                said = f"{wish.kind} of {wish.subject or 'all'}"
-                control.close(database, time.time(), wish.id, ok=ok, sentence=said)
+            for request in node.claim():
+                sentence = f"{request.kind} of {request.subject or 'all'}"
+                node.answer(request, ok=ok, sentence=sentence)
                 return
             threading.Event().wait(0.02)
 
@@ -89,7 +89,7 @@ def answer(database: Database, *, ok: bool) -> threading.Thread:
     ],
 )
 @pytest.mark.parametrize("ok", [True, False])
-def test_a_wish_waits_for_its_answer_and_says_it(
+def test_a_request_waits_for_its_answer_and_says_it(
     database: Database, midslice: Midslice, words: list[str], sentence: str, ok: bool
 ) -> None:
     node = answer(database, ok=ok)

@@ -29,6 +29,7 @@ from storage.records import (
     Peer,
     Received,
 )
+from storage.site import notices
 from tests.conftest import Clock
 
 LEASE_SECONDS = 60.0
@@ -88,6 +89,12 @@ def later_release(folder: Path) -> Path:
     head = ScriptDirectory(str(scripts)).get_current_head()
     (scripts / "versions" / "9998_body_part.py").write_text(NEXT_RELEASE.format(head=head))
     return scripts
+
+
+def post(database: Database, now: float, event: str, key: str, facts: dict[str, object]) -> bool:
+    """Write a notice of its own."""
+    with database.writing() as db:
+        return notices.post(database, db, now, event, key, facts)
 
 
 @dataclass

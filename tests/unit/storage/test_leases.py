@@ -4,6 +4,7 @@ import pytest
 
 from storage.errors import LeaseLost
 from storage.jobs import Queue
+from storage.leases import Liveness
 from storage.ledger import Ledger
 from storage.records import Delivery, Job
 from tests.conftest import Clock
@@ -132,3 +133,14 @@ def test_a_clock_that_jumps_takes_no_delivery_from_a_sender_that_lives(
     again = other.send()
     assert again is not None
     assert (again.id, again.attempt) == (delivery.id, 2)
+
+
+def test_a_node_is_dead_once_its_heartbeat_stood_still_by_a_steady_clock(clock: Clock) -> None:
+    beats = Liveness[str](clock, 120.0)
+    assert beats.dead({"one": 1.0, "two": 1.0}) == ()  # however long ago that was
+    clock.now += 121
+    assert beats.dead({"one": 2.0, "two": 1.0}) == ("two",)
+    clock.now += 119
+    assert beats.dead({"one": 2.0}) == ()
+    clock.now += 2
+    assert beats.dead({"one": 2.0}) == ("one",)

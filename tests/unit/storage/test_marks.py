@@ -8,7 +8,7 @@ import pytest
 from storage.queries import figures
 from storage.records import SwitchName
 from storage.site import control, notices, peers
-from tests.unit.storage.stored import Stored
+from tests.unit.storage.stored import Stored, post
 
 
 @dataclass
@@ -85,9 +85,11 @@ def test_a_destination_that_is_found_down_and_a_notice_that_fails_are_alerts(
         assert marked.changed() == {"peers", "alerts"}
     peers.record(database, stored.clock(), "pacs", ok=False, seconds=0.1, sentence="")
     assert marked.changed() == {"peers"}  # it was down before
-    notices.tell(database, now, "job_held", "k", {"job": 1})
+    post(database, now, "job_held", "k", {"job": 1})
     notices.address(database, now, ("mail",), ("job_held",))
     assert marked.changed() == {"alerts", "configuration"}
-    (message,) = notices.due(database, now)
-    notices.retry(database, message.id, now + 30, "No.")
+    outbox = notices.Outbox(database, stored.clock, node="one")
+    (message,) = outbox.claim([message.id for message in outbox.due()])
+    assert marked.changed() == set()
+    outbox.retry(message, stored.clock() + 30, "No.")
     assert marked.changed() == {"alerts"}

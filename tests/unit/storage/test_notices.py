@@ -8,145 +8,173 @@ import pytest
 
 from node.rules.reasons import FUTILE
 from storage.database import Database
-from storage.errors import NotFound
 from storage.records import Message, MessageState
 from storage.site import notices, peers
-from storage.site.audit import NODE, note
+from storage.site.notices import Outbox
 from tests.conftest import Clock
-from tests.unit.storage.stored import Stored
+from tests.unit.storage.stored import Stored, post
 
 EVENTS = ("job_held", "job_failed", "delivery_held")
 DAY = 86_400.0
 
 
-def outbox(database: Database, now: float) -> list[tuple[str, str]]:
+def outbox_of(database: Database, clock: Clock, node: str = "one") -> Outbox:
+    return Outbox(database, clock, node=node, steady=clock)
+
+
+@pytest.fixture
+def outbox(database: Database, clock: Clock) -> Outbox:
+    return outbox_of(database, clock)
+
+
+def addressed(database: Database, outbox: Outbox, now: float) -> list[tuple[str, str]]:
+    """What is due once everything new is addressed."""
     notices.address(database, now, ("mail", "hook"), EVENTS)
-    return [(one.notice.event, one.channel) for one in notices.due(database, now)]
+    return [(message.notice.event, message.channel) for message in outbox.due()]
 
 
-def one(database: Database, now: float) -> Message:
-    notices.tell(database, now, "job_held", "k", {"job": 1})
+def due(database: Database, outbox: Outbox, now: float, key: str = "k") -> Message:
+    """One message that is due."""
+    post(database, now, "job_held", key, {"job": 1})
     notices.address(database, now, ("mail",), EVENTS)
-    (message,) = notices.due(database, now)
+    (message,) = outbox.due()
     return message
 
 
-def test_the_same_is_told_once_through_each_channel(database: Database, clock: Clock) -> None:
-    assert notices.tell(database, clock(), "job_held", "job 1", {"job": 1})
-    assert not notices.tell(database, clock(), "job_held", "job 1", {"job": 1})
-    assert outbox(database, clock()) == [("job_held", "mail"), ("job_held", "hook")]
-    assert len(outbox(database, clock())) == 2
+def leased(database: Database, outbox: Outbox, now: float, key: str = "k") -> Message:
+    """One message that is being sent."""
+    (message,) = outbox.claim([due(database, outbox, now, key).id])
+    return message
 
 
-def test_nobody_is_told_of_what_nobody_asked_for(database: Database, clock: Clock) -> None:
-    notices.tell(database, clock(), "disk_low", "disk", {})
-    assert outbox(database, clock()) == []
+def test_the_same_is_told_once_through_each_channel(
+    database: Database, outbox: Outbox, clock: Clock
+) -> None:
+    assert post(database, clock(), "job_held", "job 1", {"job": 1})
+    assert not post(database, clock(), "job_held", "job 1", {"job": 1})
+    assert addressed(database, outbox, clock()) == [("job_held", "mail"), ("job_held", "hook")]
+    assert len(addressed(database, outbox, clock())) == 2
+
+
+def test_nobody_is_told_of_what_nobody_asked_for(
+    database: Database, outbox: Outbox, clock: Clock
+) -> None:
+    post(database, clock(), "disk_low", "disk", {})
+    assert addressed(database, outbox, clock()) == []
     assert notices.address(database, clock(), ("mail",), ("disk_low",)) == ()  # it was looked at
 
 
-def test_what_did_not_work_is_tried_again_later(database: Database, clock: Clock) -> None:
-    message = one(database, clock())
-    notices.retry(database, message.id, clock.now + 30, "mail.example.org did not take the mail")
-    assert notices.due(database, clock()) == ()
+def test_what_did_not_work_is_tried_again_later(
+    database: Database, outbox: Outbox, clock: Clock
+) -> None:
+    first = leased(database, outbox, clock())
+    outbox.retry(first, clock.now + 30, "mail.example.org did not take the mail")
+    assert outbox.due() == ()
     clock.now += 31
-    (again,) = notices.due(database, clock())
+    (again,) = outbox.due()
     assert (again.tries, again.sentence) == (1, "mail.example.org did not take the mail")
-    notices.sent(database, clock(), again.id)
-    assert notices.due(database, clock()) == ()
+    (second,) = outbox.claim([again.id])
+    outbox.sent(second)
+    assert outbox.due() == ()
     (done,) = notices.newest(database)
     assert (done.state, done.tries, done.done_at) == (MessageState.SENT, 2, clock.now)
 
 
-def test_a_clock_that_is_set_back_keeps_nobody_waiting(database: Database, clock: Clock) -> None:
-    one(database, clock())
+def test_a_clock_that_is_set_back_keeps_nobody_waiting(
+    database: Database, outbox: Outbox, clock: Clock
+) -> None:
+    due(database, outbox, clock())
     clock.now -= 2 * DAY
-    assert len(notices.due(database, clock())) == 1
+    assert len(outbox.due()) == 1
 
 
 def test_what_one_node_has_claimed_no_other_sends_until_its_time_is_over(
-    database: Database, clock: Clock
+    database: Database, outbox: Outbox, clock: Clock
 ) -> None:
-    message = one(database, clock())
-    assert notices.claim(database, clock(), [message.id, 99]) == {message.id}
-    assert notices.claim(database, clock(), [message.id]) == frozenset()
-    assert notices.due(database, clock()) == ()
+    other = outbox_of(database, clock, "two")
+    message = due(database, outbox, clock())
+    (dead,) = outbox.claim([message.id, 99])
+    assert outbox.claim([message.id]) == other.claim([message.id]) == ()
+    assert outbox.due() == other.due() == ()
     clock.now += notices.CLAIM_SECONDS + 1  # the node died while it was sending
-    assert notices.claim(database, clock(), [message.id]) == {message.id}
-    notices.sent(database, clock(), message.id)
+    (again,) = other.claim([message.id])
+    assert (again.id, again.attempt) == (dead.id, 2)
+    outbox.failed(dead, "Too late: another node has it.")
+    other.sent(again)
     clock.now += notices.CLAIM_SECONDS + 1
-    assert notices.claim(database, clock(), [message.id]) == frozenset()
+    assert outbox.claim([message.id]) == ()
+    assert [done.state for done in notices.newest(database)] == [MessageState.SENT]
 
 
-def test_a_clock_that_is_set_back_gives_no_message_to_two(database: Database, clock: Clock) -> None:
-    message = one(database, clock())
-    clock.now -= 2 * DAY
-    assert notices.claim(database, clock(), [message.id]) == {message.id}
-    assert notices.claim(database, clock(), [message.id]) == frozenset()
+@pytest.mark.parametrize("seconds", [-2 * DAY, 2 * DAY])
+def test_a_clock_that_jumps_gives_no_message_to_two(
+    database: Database, clock: Clock, seconds: float
+) -> None:
+    steady = Clock(0.0)
+    nodes = [Outbox(database, clock, node=name, steady=steady) for name in ("one", "two")]
+    message = due(database, nodes[0], clock())
+    clock.now += seconds
+    assert len(nodes[0].claim([message.id])) == 1
+    clock.now += seconds
+    assert [node.claim([message.id]) for node in nodes] == [(), ()]
 
 
 def test_many_claim_at_once_and_each_message_has_one_owner(database_url: str, clock: Clock) -> None:
-    nodes = [Database(database_url) for _ in range(4)]
+    databases = [Database(database_url) for _ in range(4)]
     for number in range(20):
-        notices.tell(nodes[0], clock(), "job_held", f"job {number}", {})
-    notices.address(nodes[0], clock(), ("mail", "hook"), EVENTS)
-    ids = [each.id for each in notices.due(nodes[0], clock(), 100)]
-    begin = threading.Barrier(len(nodes))
+        post(databases[0], clock(), "job_held", f"job {number}", {})
+    notices.address(databases[0], clock(), ("mail", "hook"), EVENTS)
+    ids = [message.id for message in outbox_of(databases[0], clock).due(100)]
+    begin = threading.Barrier(len(databases))
 
-    def claim(node: Database) -> list[int]:
+    def claim(database: Database) -> list[int]:
+        outbox = outbox_of(database, clock)
         begin.wait(20.0)
-        return [each for number in ids for each in notices.claim(node, clock(), [number])]
+        return [message.id for number in ids for message in outbox.claim([number])]
 
-    with ThreadPoolExecutor(len(nodes)) as pool:
-        claimed = [each for found in pool.map(claim, nodes) for each in found]
-    for node in nodes:
-        node.close()
+    with ThreadPoolExecutor(len(databases)) as pool:
+        claimed = [row_id for claims in pool.map(claim, databases) for row_id in claims]
+    for database in databases:
+        database.close()
     assert sorted(claimed) == sorted(ids)
     assert len(ids) == 40
 
 
-def test_what_was_given_up_is_counted_and_may_be_sent_once_more(
-    database: Database, clock: Clock
-) -> None:
-    message = one(database, clock())
-    notices.failed(database, clock(), message.id, "given up")
-    assert notices.count(database)[MessageState.FAILED] == 1
-    notices.again(database, clock(), message.id)
-    assert [m.id for m in notices.due(database, clock())] == [message.id]
-    with pytest.raises(NotFound):
-        notices.again(database, clock(), 999)
-
-
 def test_a_channel_is_stuck_until_it_has_taken_something_later(
-    database: Database, clock: Clock
+    database: Database, outbox: Outbox, clock: Clock
 ) -> None:
     def stuck() -> list[str]:
-        return [each.channel for each in notices.stuck(database, clock.now - DAY)]
+        return [message.channel for message in notices.stuck(database, clock.now - DAY)]
 
-    message = one(database, clock())
+    first = leased(database, outbox, clock())
     assert stuck() == []  # nobody has tried yet
-    notices.retry(database, message.id, clock.now, "No.")
+    outbox.retry(first, clock.now, "No.")
     assert stuck() == ["mail"]
-    notices.failed(database, clock(), message.id, "No.")
+    (second,) = outbox.claim([first.id])
+    outbox.failed(second, "No.")
     assert stuck() == ["mail"]
-    notices.tell(database, clock(), "job_held", "later", {"job": 2})
-    notices.address(database, clock(), ("mail",), EVENTS)
-    (later,) = notices.due(database, clock())
+    assert notices.count(database)[MessageState.FAILED] == 1
+    later = leased(database, outbox, clock(), "later")
     assert stuck() == ["mail"]
-    notices.sent(database, clock(), later.id)
+    outbox.sent(later)
     assert stuck() == []
 
 
-def test_a_channel_that_failed_long_ago_is_not_stuck(database: Database, clock: Clock) -> None:
-    notices.failed(database, clock(), one(database, clock()).id, "No.")
+def test_a_channel_that_failed_long_ago_is_not_stuck(
+    database: Database, outbox: Outbox, clock: Clock
+) -> None:
+    outbox.failed(leased(database, outbox, clock()), "No.")
     clock.now += DAY + 1
     assert notices.stuck(database, clock.now - DAY) == ()
 
 
-def test_old_notices_are_forgotten_but_not_what_waits(database: Database, clock: Clock) -> None:
-    message = one(database, clock())
+def test_old_notices_are_forgotten_but_not_what_waits(
+    database: Database, outbox: Outbox, clock: Clock
+) -> None:
+    message = leased(database, outbox, clock())
     notices.forget(database, clock.now + 1)
     assert len(notices.newest(database)) == 1
-    notices.sent(database, clock(), message.id)
+    outbox.sent(message)
     notices.forget(database, clock.now + 1)
     assert notices.newest(database) == ()
 
@@ -224,21 +252,6 @@ def test_a_notice_never_names_a_patient(stored: Stored) -> None:
     text = json.dumps(told_of)
     for secret in ("P1", "A1", "1.2.3.4"):
         assert secret not in text
-
-
-def test_what_the_node_has_written_down_for_the_administrator_is_told(stored: Stored) -> None:
-    told(stored)
-    stored.clock.now += 1
-    with stored.database.writing() as db:
-        now = stored.clock()
-        note(db, now, NODE, "notice", "job 7", {"kind": "revision", "sentence": "Again."})
-        note(db, now, NODE, "notice", "retention waits", {"kind": "retention", "sentence": "Old."})
-    found = sorted(told(stored), key=lambda pair: pair[0])
-    assert found == [
-        ("attention", {"sentence": "Old."}),
-        ("result_superseded", {"job": "7", "sentence": "Again."}),
-    ]
-    assert told(stored) == []
 
 
 def test_a_destination_is_told_of_once_down_and_once_up(database: Database, clock: Clock) -> None:

@@ -8,7 +8,7 @@ from storage.errors import NotFound
 from storage.queries import overview
 from storage.queries.figures import evaluation
 from storage.queries.find import needing
-from storage.records import DeliveryState, JobState, Peer, SwitchName, WishKind
+from storage.records import DeliveryState, JobState, Peer, RequestKind, SwitchName
 from storage.retention import purge_one
 from storage.site import control
 from tests.unit.storage.stored import SERIES, Stored
@@ -37,7 +37,7 @@ def test_what_arrives_is_shown_with_its_sender_and_what_people_want_of_it(stored
     stored.receive("2.1", series_uid=OTHER, peer=Peer("ROUTER", "MIDSLICE"))
     database, now = stored.database, stored.clock()
     control.turn(database, now, "anna", SwitchName.NEVER, OTHER, on=True)
-    control.ask(database, now, "anna", WishKind.PROCESS_NOW, SERIES)
+    control.ask(database, now, "anna", RequestKind.PROCESS_NOW, SERIES)
     first, second = overview.arriving(database)
     assert (first.arrival.calling_ae, first.arrival.instances) == ("SCANNER", 2)
     assert first.arrival.open_associations == 1

@@ -7,6 +7,7 @@ import pytest
 
 from storage.records import Ended, Job, JobState, Mark, Peer
 from storage.site.audit import Audit
+from storage.site.notices import address
 from tests.unit.storage.stored import Stored
 
 OTHER = Peer("PACS", "MIDSLICE")
@@ -46,6 +47,9 @@ def test_the_administrator_is_told_of_each_revision_and_of_no_first_result(store
     (event,) = Audit(stored.database, stored.clock).list()
     assert event.who == "midslice"
     assert "Revision 2" in str(event.detail["sentence"])
+    (notice,) = address(stored.database, stored.clock(), (), ())
+    assert notice.event == "result_superseded"
+    assert notice.facts == {"job": second.id, "sentence": event.detail["sentence"]}
 
 
 def test_another_stack_of_the_same_series_begins_by_itself(stored: Stored) -> None:

@@ -5,8 +5,7 @@ import pytest
 from storage.errors import LeaseLost, NotFound
 from storage.records import DeliveryState, JobState, SelfTest, SelfTestState, SelfTestStep
 from storage.site import notices, selftests
-from storage.site.nodes import Heartbeats, Nodes
-from tests.conftest import Clock
+from storage.site.nodes import Nodes
 from tests.unit.storage.stored import SERIES, Stored
 
 GOOD = SelfTestStep("received", ok=True, seconds=0.1, sentence="6 slices.")
@@ -100,17 +99,6 @@ def test_who_seems_to_run_a_test_is_known_with_its_heartbeat(stored: Stored) -> 
     passed = begin(stored, "two")
     selftests.end(stored.database, stored.clock(), passed.id, [GOOD], "Fine.")
     assert selftests.running_on(stored.database) == {"one": stored.clock.now, "never seen": 0.0}
-
-
-def test_a_node_is_dead_once_its_heartbeat_stood_still_by_a_steady_clock(clock: Clock) -> None:
-    beats = Heartbeats(clock, 120.0)
-    assert beats.dead({"one": 1.0, "two": 1.0}) == ()  # however long ago that was
-    clock.now += 121
-    assert beats.dead({"one": 2.0, "two": 1.0}) == ("two",)
-    clock.now += 119
-    assert beats.dead({"one": 2.0}) == ()
-    clock.now += 2
-    assert beats.dead({"one": 2.0}) == ("one",)
 
 
 def test_the_history_is_newest_first_and_not_for_ever(stored: Stored) -> None:

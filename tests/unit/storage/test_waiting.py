@@ -3,6 +3,7 @@
 from storage.enqueue import UNREADABLE
 from storage.records import Peer
 from storage.retention import DAY, Waiting, tell_what_waits
+from storage.site import notices
 from storage.site.audit import Audit
 from tests.unit.storage.purging import KEEP_DAYS, old
 from tests.unit.storage.stored import Stored
@@ -26,6 +27,9 @@ def test_a_dead_delivery_is_told_once_a_day_until_somebody_decides(stored: Store
     events = Audit(stored.database, stored.clock).list(what="notice")
     assert [event.which for event in events] == ["retention waits"] * 2
     assert "1 held deliveries wait for a person" in str(events[0].detail["sentence"])
+    posted = notices.address(stored.database, stored.clock(), (), ())
+    facts = {"sentence": events[0].detail["sentence"]}
+    assert [(notice.event, notice.facts) for notice in posted] == [("attention", facts)] * 2
     stored.ledger.cancel(1)
     stored.clock.now += 2 * DAY
     assert told(stored) is None

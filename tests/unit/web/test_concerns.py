@@ -8,6 +8,7 @@ import pytest
 from storage.records import Peer, SwitchName
 from storage.site import control, notices, peers
 from storage.site.nodes import fact_or_set
+from tests.unit.storage.stored import post
 from tests.unit.web.site import Client, Site, site
 
 CALM = "Nothing needs a person."
@@ -95,10 +96,11 @@ def test_a_destination_that_is_down_or_paused_is_an_alert(served: Site) -> None:
 
 def test_a_notice_that_does_not_get_there_is_an_alert_of_the_self_test_page(served: Site) -> None:
     person, now = served.browser(), served.clock()
-    notices.tell(served.database, now, "job_held", "k", {"job": 1})
+    post(served.database, now, "job_held", "k", {"job": 1})
     notices.address(served.database, now, ("mail",), ("job_held",))
-    (message,) = notices.due(served.database, now)
-    notices.retry(served.database, message.id, now + 30, "mail.example.org did not take it.")
+    outbox = notices.Outbox(served.database, served.clock, node="one")
+    (message,) = outbox.claim([message.id for message in outbox.due()])
+    outbox.retry(message, now + 30, "mail.example.org did not take it.")
     part, mark = marks(person)
     assert 'href="/selftest"' in part
     assert "has not accepted a notification for" in part

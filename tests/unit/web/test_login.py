@@ -217,7 +217,7 @@ def test_no_password_and_no_token_is_kept_or_logged(
         made = client.act("POST", "/api/v1/tokens", json={"name": "lab", "role": "viewer"})
     secret = (PASSWORD, "in the wrong field", client.cookies[COOKIE], made.json()["token"])
     with served.database.reading() as db:
-        tables = ("account", "login", "token", "audit", "wish", "switch")
+        tables = ("account", "login", "token", "audit", "request", "switch")
         kept = "".join(
             str(row) for name in tables for row in db.exec_driver_sql(f"SELECT * FROM {name}")
         )

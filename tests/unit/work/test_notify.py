@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,15 @@ from node.config import Notify
 from node.work import notify
 from node.work.notify import TOGETHER, Notifier, NotSent
 from storage.database import Database
-from storage.records import MessageState, Wish, WishKind, WishState
+from storage.records import MessageState, NodeRequest, RequestKind, RequestState
 from storage.site import notices
 from tests.conftest import Clock
 from tests.outside import Hook, Mailbox, hook, mail_server
 from tests.ports import free_port
+from tests.unit.storage.stored import post
 
 FACTS = {"job": 12, "reason": "MISSING_SLICES", "sentence": "A slice is missing."}
-WISH = Wish(7, WishKind.NOTIFY, "", "anna", 0.0, WishState.ASKED, None, None, "")
+REQUEST = NodeRequest(7, RequestKind.NOTIFY, "", "anna", 0.0, RequestState.ASKED, 1, None, "")
 
 
 @pytest.fixture
@@ -41,13 +43,13 @@ def by_mail(port: int, **more: object) -> Notify:
 
 
 def notifier(database: Database, clock: Clock, settings: Notify) -> Notifier:
-    return Notifier(database, "MIDSLICE", settings, clock, random.Random(1))
+    return Notifier(database, "one", "MIDSLICE", settings, clock, random.Random(1), steady=clock)
 
 
 def tell(database: Database, clock: Clock, count: int = 1) -> None:
     for number in range(count):
         facts = {**FACTS, "job": 12 + number}
-        notices.tell(database, clock(), "job_held", f"job {number}", facts)
+        post(database, clock(), "job_held", f"job {number}", facts)
 
 
 def states(database: Database) -> list[MessageState]:
@@ -143,8 +145,9 @@ def test_what_a_dead_node_was_sending_is_sent_by_another(
     notices.address(
         database, clock(), notify.channel_names(Notify(webhooks=(web.url,))), ("job_held",)
     )
-    (message,) = notices.due(database, clock())
-    assert notices.claim(database, clock(), [message.id])  # and then the power fails
+    dead = notices.Outbox(database, clock, node="two", steady=clock)
+    (message,) = dead.due()
+    assert dead.claim([message.id])  # and then the power fails
     work = notifier(database, clock, Notify(webhooks=(web.url,)))
     work.sweep()
     assert web.posted == []
@@ -253,11 +256,11 @@ def test_the_test_button_says_at_once_what_works_and_what_does_not(
     database: Database, clock: Clock, web: Hook, mailbox: Mailbox
 ) -> None:
     settings = by_mail(mailbox.port).model_copy(update={"webhooks": (web.url,), "events": ()})
-    said = notifier(database, clock, settings).test(WISH)
+    said = notifier(database, clock, settings).test(REQUEST)
     assert said == "Sent through webhook 1, 127.0.0.1, mail."
     assert "asked for by anna" in web.posted[0]["text"]
     mailbox.refuse = "550 no such user"
-    other = Wish(8, WishKind.NOTIFY, "", "anna", 0.0, WishState.ASKED, None, None, "")
+    other = replace(REQUEST, id=8)
     with pytest.raises(NotSent, match="mail: 127.0.0.1 did not take the mail"):
         notifier(database, clock, settings).test(other)
     assert notices.count(database)[MessageState.FAILED] == 1  # a test is not tried again later
@@ -267,7 +270,7 @@ def test_without_a_channel_the_test_button_says_what_is_missing(
     database: Database, clock: Clock
 ) -> None:
     with pytest.raises(NotSent, match=r"notify\.webhooks or notify\.mail_to"):
-        notifier(database, clock, Notify()).test(WISH)
+        notifier(database, clock, Notify()).test(REQUEST)
 
 
 def test_the_key_in_a_webhooks_address_is_shown_nowhere(

@@ -1,14 +1,14 @@
-"""What people set and ask for: switches that stay, wishes that are done once, and their trace."""
+"""What people set and ask for: switches that stay, requests that are done once, their trace."""
 
 import pytest
 
 from storage.database import Database
 from storage.errors import NotFound, WrongState
-from storage.records import JobState, SwitchName, WishKind, WishState
+from storage.records import JobState, RequestKind, RequestState, SwitchName
 from storage.site import control
 from storage.site.audit import Audit
 from tests.conftest import Clock
-from tests.unit.storage.stored import Stored
+from tests.unit.storage.stored import LEASE_SECONDS, Stored
 
 
 def test_a_switch_stays_until_it_is_taken_back(database: Database, clock: Clock) -> None:
@@ -56,55 +56,89 @@ def test_what_is_set_and_taken_back_is_written_down(database: Database, clock: C
     assert told == [("ben", "resume destination", "pacs"), ("anna", "pause destination", "pacs")]
 
 
-def test_a_wish_is_taken_up_by_one_node_and_answered_once(database: Database, clock: Clock) -> None:
-    asked = control.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
-    assert control.asked(database) == (asked,)
-    assert control.take(database, asked.id, "one")
-    assert not control.take(database, asked.id, "two")
-    assert control.get_request(database, asked.id).state is WishState.ASKED
-    control.close(database, clock(), asked.id, ok=True, sentence="PACS answers.")
-    control.close(database, clock(), asked.id, ok=False, sentence="too late")
-    done = control.get_request(database, asked.id)
-    assert (done.state, done.sentence, done.node) == (WishState.DONE, "PACS answers.", "one")
-    assert control.asked(database) == ()
+def requests_of(database: Database, clock: Clock, node: str) -> control.Requests:
+    return control.Requests(database, clock, node=node, lease_seconds=LEASE_SECONDS, steady=clock)
+
+
+def test_a_request_is_taken_up_by_one_node_and_answered_once(
+    database: Database, clock: Clock
+) -> None:
+    one, two = requests_of(database, clock, "one"), requests_of(database, clock, "two")
+    request = control.ask(database, clock(), "anna", RequestKind.ECHO, "pacs")
+    assert control.open_requests(database) == (request,)
+    (leased,) = one.claim()
+    assert (leased.id, leased.attempt, leased.state) == (request.id, 1, RequestState.ASKED)
+    assert two.claim() == ()
+    assert one.held(RequestKind.ECHO) == (leased,)
+    one.answer(leased, ok=True, sentence="PACS answers.")
+    one.answer(leased, ok=False, sentence="too late")
+    done = control.get_request(database, request.id)
+    assert (done.state, done.sentence) == (RequestState.DONE, "PACS answers.")
+    assert control.open_requests(database) == one.held(RequestKind.ECHO) == ()
 
 
 def test_asking_twice_is_asking_once(database: Database, clock: Clock) -> None:
-    first = control.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
-    again = control.ask(database, clock(), "ben", WishKind.ECHO, "pacs")
-    other = control.ask(database, clock(), "ben", WishKind.ECHO, "research")
+    node = requests_of(database, clock, "one")
+    first = control.ask(database, clock(), "anna", RequestKind.ECHO, "pacs")
+    again = control.ask(database, clock(), "ben", RequestKind.ECHO, "pacs")
+    other = control.ask(database, clock(), "ben", RequestKind.ECHO, "research")
     assert again.id == first.id != other.id
     assert [e.what for e in Audit(database, clock).list()] == ["ask: echo"] * 3
-    control.close(database, clock(), first.id, ok=True, sentence="")
-    assert control.ask(database, clock(), "anna", WishKind.ECHO, "pacs").id != first.id
+    for leased in node.claim():
+        node.answer(leased, ok=True, sentence="")
+    assert control.ask(database, clock(), "anna", RequestKind.ECHO, "pacs").id != first.id
 
 
-def test_a_wish_that_no_node_takes_up_fails_in_the_end(database: Database, clock: Clock) -> None:
-    free = control.ask(database, clock(), "anna", WishKind.RELOAD)
-    taken = control.ask(database, clock(), "anna", WishKind.SELFTEST)
-    control.take(database, taken.id, "one")
-    clock.now += control.GIVE_UP_SECONDS - 1
-    assert control.give_up(database, clock()) == 0
-    clock.now += 2
-    assert control.give_up(database, clock()) == 1
-    assert "is the node running" in control.get_request(database, free.id).sentence
-    assert control.get_request(database, taken.id).state is WishState.ASKED  # it may take its time
+def test_what_a_dead_process_of_a_node_had_taken_up_has_failed_at_its_start(
+    database: Database, clock: Clock
+) -> None:
+    mine = control.ask(database, clock(), "anna", RequestKind.SELFTEST)
+    requests_of(database, clock, "one").claim()
+    theirs = control.ask(database, clock(), "anna", RequestKind.ECHO, "pacs")
+    requests_of(database, clock, "two").claim()
+    assert requests_of(database, clock, "one").recover() == 1
+    assert control.get_request(database, mine.id).state is RequestState.FAILED
+    assert control.get_request(database, theirs.id).state is RequestState.ASKED
 
 
-def test_what_a_dead_node_had_taken_up_has_failed(database: Database, clock: Clock) -> None:
-    mine = control.ask(database, clock(), "anna", WishKind.SELFTEST)
-    theirs = control.ask(database, clock(), "anna", WishKind.ECHO, "pacs")
-    control.take(database, mine.id, "one")
-    control.take(database, theirs.id, "two")
-    assert control.interrupted(database, clock(), "one") == 1
-    assert control.get_request(database, mine.id).state is WishState.FAILED
-    assert control.get_request(database, theirs.id).state is WishState.ASKED
+def test_what_a_node_that_does_not_come_back_had_taken_up_has_failed(
+    database: Database, clock: Clock
+) -> None:
+    dead, other = requests_of(database, clock, "one"), requests_of(database, clock, "two")
+    request = control.ask(database, clock(), "anna", RequestKind.SELFTEST)
+    (leased,) = dead.claim()
+    assert other.claim() == ()  # sees the lease for the first time
+    clock.now += LEASE_SECONDS + 1
+    assert other.claim() == ()
+    failed = control.get_request(database, request.id)
+    assert failed.state is RequestState.FAILED
+    assert "stopped" in failed.sentence
+    dead.answer(leased, ok=True, sentence="It was alive after all.")
+    assert control.get_request(database, request.id) == failed
 
 
-def test_old_wishes_are_forgotten_but_not_those_that_wait(database: Database, clock: Clock) -> None:
-    done = control.ask(database, clock(), "anna", WishKind.RELOAD)
-    control.close(database, clock(), done.id, ok=True, sentence="")
-    waits = control.ask(database, clock(), "anna", WishKind.SELFTEST)
+def test_a_request_that_takes_its_time_is_kept_by_its_node(
+    database: Database, clock: Clock
+) -> None:
+    busy, other = requests_of(database, clock, "one"), requests_of(database, clock, "two")
+    control.ask(database, clock(), "anna", RequestKind.SELFTEST)
+    (leased,) = busy.claim()
+    for _ in range(5):
+        assert other.claim() == ()
+        clock.now += LEASE_SECONDS / 2
+        busy.renew()
+    busy.answer(leased, ok=True, sentence="Passed.")
+    assert control.get_request(database, leased.id).state is RequestState.DONE
+
+
+def test_old_requests_are_forgotten_but_not_those_that_wait(
+    database: Database, clock: Clock
+) -> None:
+    node = requests_of(database, clock, "one")
+    done = control.ask(database, clock(), "anna", RequestKind.RELOAD)
+    for leased in node.claim():
+        node.answer(leased, ok=True, sentence="")
+    waits = control.ask(database, clock(), "anna", RequestKind.SELFTEST)
     control.forget(database, clock.now + 1)
     assert control.newest(database) == (waits,)
     with pytest.raises(NotFound):
