@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from storage.database import Database, fits, name_key, to_record, to_records
+from storage.enqueue import same_peer
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
 from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Recovered, Series
@@ -45,6 +46,13 @@ from storage.schema import (
 )
 
 Result = TypeVar("Result")
+Brought: TypeAlias = Row[*tuple[Any, ...]]
+
+CONFLICT = "CONFLICTING_INSTANCES"  # the reason of a job whose versions of an instance disagree
+
+# How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.
+NOT_RELEASED = ("aborted", "dropped", "lost")
+REJECTED = "rejected"
 
 # So many share a transaction at most: none waits long for the others of its group.
 LARGEST_GROUP = 64
@@ -52,14 +60,14 @@ LARGEST_GROUP = 64
 
 @dataclass
 class Group:
-    """What the members of one group share: the transaction, and the folders to fsync before it."""
+    """The transaction that a group shares, and the folders to fsync before it ends."""
 
     db: Connection
     folders: set[Path] = field(default_factory=set)
 
 
-class _Told(Enum):
-    """What a member that waits is woken for."""
+class _Signal(Enum):
+    """The reasons to wake a member that waits."""
 
     LEAD = "the leader before is done: commit for all who wait"
     DONE = "your work is on disk"
@@ -68,20 +76,20 @@ class _Told(Enum):
 
 
 class _Member(Generic[Result]):
-    """One caller's work and, once it was told so, its result."""
+    """One caller's work and, once it is done, its result."""
 
     def __init__(self, work: Callable[[Group], Result], order: str) -> None:
         self._work = work
         self.order = order
-        self.told = _Told.LEAD
+        self.signal = _Signal.LEAD
         self.wake = threading.Event()
         self.results: list[Result] = []
 
     def join(self, group: Group) -> None:
         self.results = [self._work(group)]
 
-    def tell(self, what: _Told) -> None:
-        self.told = what
+    def notify(self, signal: _Signal) -> None:
+        self.signal = signal
         self.wake.set()
 
 
@@ -109,53 +117,53 @@ class GroupCommit:
             leads, self._has_leader = not self._has_leader, True
         if not leads:
             member.wake.wait()  # ends: the transactions of those before have time limits
-        if member.told is _Told.LEAD:
+        if member.signal is _Signal.LEAD:
             self._lead()
-        if member.told is _Told.ALONE:
+        if member.signal is _Signal.ALONE:
             self._transact([member])  # type: ignore[list-item]
-        if member.told is _Told.BUSY:
+        if member.signal is _Signal.BUSY:
             raise Busy("the database did not take the write in time")
         return member.results[0]
 
     def _lead(self) -> None:
-        """Commit for all who wait; tell each of them, and one of the next to lead."""
+        """Commit for all who wait; wake each of them, and one of the next to lead."""
         with self._guard:
             group = self._waiting[:LARGEST_GROUP]
             self._waiting = self._waiting[LARGEST_GROUP:]
-        told = _Told.ALONE
+        signal = _Signal.ALONE
         try:
             self._transact(group)
-            told = _Told.DONE
+            signal = _Signal.DONE
         except Busy:
-            told = _Told.BUSY
+            signal = _Signal.BUSY
         except (StorageError, OSError, ValueError):
             if len(group) == 1:
                 raise
         finally:
             for member in group:
-                member.tell(told)
+                member.notify(signal)
             with self._guard:
                 self._has_leader = bool(self._waiting)
                 following = self._waiting[:1]
             for member in following:
-                member.tell(_Told.LEAD)
+                member.notify(_Signal.LEAD)
 
     def _transact(self, members: list[_Member[object]]) -> None:
         with self._database.writing() as db:
             group = Group(db)
-            for member in sorted(members, key=lambda one: one.order):
+            for member in sorted(members, key=lambda member: member.order):
                 member.join(group)
             for folder in group.folders:
                 sync(folder)
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReceivedFile:
     """An instance on its way into the archive: its bytes are on disk, its name is not yet."""
 
     received: Received
     peer: Peer | None
-    file: Path
+    path: Path
     digest: str
     size: int
     place: str  # where it belongs, relative to the storage folder
@@ -188,17 +196,17 @@ class Index:
         self._now = now
         self._statements = _Statements(database)
 
-    def add(self, entry: Entry, group: Group) -> Kept:
+    def add(self, file: ReceivedFile, group: Group) -> Kept:
         """Index one instance and rename its file; the group's commit makes both last."""
         now = self._now()
-        series_id = self._series(group.db, entry.received, now)
-        instance_id, is_new = self._instance(group.db, series_id, entry, now)
-        if is_new or not self._files.path(entry.place).exists():
-            group.folders.add(self._files.move(entry.file, entry.place))
-        if entry.peer is None:
+        series_id = self._series(group.db, file.received, now)
+        instance_id, is_new = self._instance(group.db, series_id, file, now)
+        if is_new or not self._files.path(file.place).exists():
+            group.folders.add(self._files.move(file.path, file.place))
+        if file.peer is None:
             return Kept(instance_id, 0, is_new)
-        arrival_id = self._arrival(group.db, series_id, entry.received, entry.peer, now)
-        self._link(group.db, arrival_id, instance_id, entry.peer, now)
+        arrival_id = self._arrival(group.db, series_id, file.received, file.peer, now)
+        self._link(group.db, arrival_id, instance_id, file.peer, now)
         return Kept(instance_id, arrival_id, is_new)
 
     def _series(self, db: Connection, received: Received, now: float) -> int:
@@ -218,24 +226,24 @@ class Index:
         return int(db.execute(self._statements.series, values).scalar_one())
 
     def _instance(
-        self, db: Connection, series_id: int, entry: Entry, now: float
+        self, db: Connection, series_id: int, file: ReceivedFile, now: float
     ) -> tuple[int, bool]:
         """The row of these bytes, and whether their file was not there."""
         key = {
             "series_id": series_id,
-            "instance_uid": entry.received.instance_uid,
-            "digest": entry.digest,
+            "instance_uid": file.received.instance_uid,
+            "digest": file.digest,
         }
         row = db.execute(self._statements.same, key).one_or_none()
         if row is not None and row.path is not None:
             return int(row.id), False
-        values = {"path": entry.place, "size": entry.size, "received_at": now}
+        values = {"path": file.place, "size": file.size, "received_at": now}
         if row is not None:  # purged, and here again
             db.execute(self._statements.again, {"purged_id": row.id, **values})
             return int(row.id), True
         values |= {
-            "sop_class_uid": entry.received.sop_class_uid,
-            "transfer_syntax": entry.received.transfer_syntax,
+            "sop_class_uid": file.received.sop_class_uid,
+            "transfer_syntax": file.received.transfer_syntax,
         }
         return int(db.execute(self._statements.instance, key | values).scalar_one()), True
 
@@ -305,30 +313,19 @@ def _touch_arrival(database: Database) -> Executable:
     ).returning(arrival.c.id)
 
 
-CONFLICT = "CONFLICTING_INSTANCES"  # the reason of a job whose versions of an instance disagree
-
-Brought: TypeAlias = Row[*tuple[Any, ...]]
-
-
 def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
     """The versions that count of what the peer of an arrival brought of its series; newest first.
 
     `received_at` is when this peer brought the version last: bytes that come a second time, after
     others, are the newest again.
     """
-    rows, told_at = _brought(db, arrival_id), _told_at(db, arrival_id)
-    found = [to_record(Instance, row) for row in _counting(rows, told_at)]
-    return tuple(sorted(found, key=lambda one: (one.received_at, one.id), reverse=True))
+    rows = _counting(_brought(db, arrival_id), _conflict_at(db, arrival_id))
+    versions = to_records(Instance, rows)
+    return tuple(sorted(versions, key=lambda it: (it.received_at, it.id), reverse=True))
 
 
 def _brought(db: Connection, arrival_id: int) -> Iterable[Brought]:
     """One row for each arrival and version, the oldest arrival first; only what is still kept."""
-    this, any_time = arrival.alias("this"), arrival.alias("any_time")
-    same_peer = and_(
-        this.c.series_id == any_time.c.series_id,
-        this.c.calling_ae == any_time.c.calling_ae,
-        this.c.called_ae == any_time.c.called_ae,
-    )
     columns = (column for column in instance.c if column is not instance.c.received_at)
     query = (
         select(
@@ -337,34 +334,26 @@ def _brought(db: Connection, arrival_id: int) -> Iterable[Brought]:
             arrival_instance.c.brought_at.label("received_at"),
         )
         .join(arrival_instance, arrival_instance.c.instance_id == instance.c.id)
-        .join(any_time, any_time.c.id == arrival_instance.c.arrival_id)
-        .join(this, same_peer)
-        .where(this.c.id == arrival_id, instance.c.path.is_not(None))
+        .where(
+            arrival_instance.c.arrival_id.in_(same_peer(arrival_id)), instance.c.path.is_not(None)
+        )
         .order_by(arrival_instance.c.arrival_id)
     )
     return db.execute(query).all()
 
 
-def _told_at(db: Connection, arrival_id: int) -> float | None:
-    """When a person was first told of a conflict in what this peer brought of this series."""
-    this, any_time = arrival.alias("this"), arrival.alias("any_time")
-    same_peer = and_(
-        this.c.series_id == any_time.c.series_id,
-        this.c.calling_ae == any_time.c.calling_ae,
-        this.c.called_ae == any_time.c.called_ae,
-    )
+def _conflict_at(db: Connection, arrival_id: int) -> float | None:
+    """The time at which a person was first told of a conflict in what this peer brought."""
     query = (
         select(func.min(attempt.c.ended_at))
         .join(job, job.c.id == attempt.c.job_id)
-        .join(any_time, any_time.c.id == job.c.arrival_id)
-        .join(this, same_peer)
-        .where(this.c.id == arrival_id, attempt.c.detail == CONFLICT)
+        .where(job.c.arrival_id.in_(same_peer(arrival_id)), attempt.c.detail == CONFLICT)
     )
-    told_at: float | None = db.execute(query).scalar_one()
-    return told_at
+    conflict_at: float | None = db.execute(query).scalar_one()
+    return conflict_at
 
 
-def _counting(rows: Iterable[Brought], told_at: float | None) -> Iterable[Brought]:
+def _counting(rows: Iterable[Brought], conflict_at: float | None) -> Iterable[Brought]:
     """Of each version its last row, without the versions that are superseded.
 
     Other pixels under one UID are a conflict, and a person is told. From then on an arrival that
@@ -378,16 +367,11 @@ def _counting(rows: Iterable[Brought], told_at: float | None) -> Iterable[Brough
         these = {row.id: row for row in of_arrival}
         uids = {row.instance_uid for row in these.values()}
         since = min(row.received_at for row in these.values())
-        if told_at is not None and since > told_at and uids >= known:
+        if conflict_at is not None and since > conflict_at and uids >= known:
             counting.clear()
         known |= uids
         counting |= these
     return counting.values()
-
-
-# How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.
-NOT_RELEASED = ("aborted", "dropped", "lost")
-REJECTED = "rejected"
 
 
 class Archive:
@@ -432,9 +416,10 @@ class Archive:
 
     def dissociated(self, association_id: int, how: str) -> None:
         """An association has ended: released, aborted or dropped. The first answer counts."""
-        one = and_(association.c.id == association_id, association.c.ended_at.is_(None))
+        still_open = and_(association.c.id == association_id, association.c.ended_at.is_(None))
+        ended = {"ended_at": self._now(), "how": how[:32]}
         with self._database.writing() as db:
-            db.execute(update(association).where(one).values(ended_at=self._now(), how=how[:32]))
+            db.execute(update(association).where(still_open).values(**ended))
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
         """An association was asked for and not accepted."""
@@ -455,7 +440,7 @@ class Archive:
             ).rowcount
 
     def arriving(self) -> tuple[Arrival, ...]:
-        """What is not complete yet, the longest quiet first."""
+        """The arrivals that are not complete yet, the longest quiet first."""
         with self._database.reading() as db:
             rows = db.execute(
                 arrival_rows().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
@@ -470,7 +455,7 @@ class Archive:
         return to_record(Arrival, row)
 
     def instances(self, arrival_id: int) -> tuple[Instance, ...]:
-        """What counts of all that this peer brought of this series, the newest first.
+        """The versions that count of what this peer brought of this series, the newest first.
 
         `received_at` is when this peer brought a version last; what it superseded by sending the
         whole series again is left out (`storage/archive.py`).
@@ -490,11 +475,11 @@ class Archive:
 
     def brought_by_others(self, of: Arrival) -> tuple[Instance, ...]:
         """Instances of the same series that only other peers have brought; newest first."""
-        mine = {one.instance_uid for one in self.instances(of.id)}
+        mine = {version.instance_uid for version in self.instances(of.id)}
         query = _kept().where(instance.c.series_id == of.series_id)
         with self._database.reading() as db:
-            found = to_records(Instance, db.execute(query))
-        return tuple(one for one in found if one.instance_uid not in mine)
+            versions = to_records(Instance, db.execute(query))
+        return tuple(version for version in versions if version.instance_uid not in mine)
 
     def beside(self, of: Arrival) -> tuple[tuple[Instance, ...], ...]:
         """The instances of the other received series of its study, without results of a node."""
@@ -504,11 +489,12 @@ class Archive:
         )
         with self._database.reading() as db:
             ids = db.execute(others.order_by(series.c.id)).scalars().all()
-            found = [db.execute(_kept().where(instance.c.series_id == one)).all() for one in ids]
-        return tuple(to_records(Instance, rows) for rows in found if rows)
+            queries = [_kept().where(instance.c.series_id == series_id) for series_id in ids]
+            by_series = [to_records(Instance, db.execute(query)) for query in queries]
+        return tuple(instances for instances in by_series if instances)
 
     def series(self, limit: int = 100, offset: int = 0) -> tuple[Series, ...]:
-        """What was received, the newest first."""
+        """The received series, the newest first."""
         newest = series.c.last_at.desc(), series.c.id.desc()
         with self._database.reading() as db:
             ids = db.execute(select(series.c.id).order_by(*newest).limit(limit).offset(offset))
@@ -546,8 +532,8 @@ class Archive:
         digest, size = settle(file)
         clean = fits(received)
         place = self._files.received_path(clean.study_uid, clean.series_uid, digest)
-        entry = Entry(clean, peer, file, digest, size, place)
-        return self._commits.run(partial(self._index.add, entry), order=clean.series_uid)
+        to_index = ReceivedFile(clean, peer, file, digest, size, place)
+        return self._commits.run(partial(self._index.add, to_index), order=clean.series_uid)
 
 
 def _kept() -> Select[*tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+import psutil
 from sqlalchemy import Connection, Engine, Row, Table, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,8 +20,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from storage import migrations
 from storage.errors import Busy, NoRoom, StorageError
 from storage.records import Delivery, DeliveryState, Job, Mark, Received
-
-MOUNTS = Path("/proc/self/mounts")
 
 # File systems over a network, where locks or shared memory do not work as SQLite needs them.
 NETWORK = frozenset(
@@ -32,32 +31,15 @@ NETWORK = frozenset(
 )
 
 
-def network_file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
+def network_file_system(path: Path) -> str | None:
     """The type of the network file system that `path` lies on, or None for a local disk."""
-    if not mounts.exists():
-        return None
-    kind = _file_system(path.resolve(), mounts.read_text(errors="replace"))
+    path, kind, depth = path.resolve(), "", 0
+    for mount in psutil.disk_partitions(all=True):
+        point = Path(mount.mountpoint)
+        # Of two at one place the later covers the first.
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            kind, depth = mount.fstype, len(point.parts)
     return kind if kind in NETWORK else None
-
-
-def _file_system(path: Path, mounts: str) -> str:
-    """The type of the mount nearest to `path`; of two at one place the later covers the first."""
-    nearest, found = -1, ""
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        point = Path(_unescaped(fields[1]))
-        if path.is_relative_to(point) and len(point.parts) >= nearest:
-            nearest, found = len(point.parts), fields[2]
-    return found
-
-
-def _unescaped(field: str) -> str:
-    """Spaces, tabs and backslashes are octal in this file."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
 
 
 FILE_NAME = "midslice.db"
@@ -87,12 +69,10 @@ POSTGRESQL_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
 
 
 class Database:
-    """Where the rows are. `reading` and `writing` are the only ways in."""
+    """The rows. `reading` and `writing` are the only ways in."""
 
-    def __init__(
-        self, url: str, *, busy_seconds: float = BUSY_SECONDS, mounts: Path = MOUNTS
-    ) -> None:
-        self.url = _checked(url, mounts)
+    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self.url = _checked(url)
         self._busy_seconds = busy_seconds
         self._is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = _engine(self.url, busy_seconds)
@@ -140,14 +120,14 @@ class Database:
             return migrations.is_current(db)
 
     def integrity(self) -> tuple[str, ...]:
-        """What the database finds wrong with itself; on PostgreSQL its own tools say that."""
+        """Faults that the database finds in itself; on PostgreSQL its own tools find them."""
         if not self._is_sqlite:
             return ()
         with self.reading() as db:
             faults = [str(row[0]) for row in db.exec_driver_sql("PRAGMA integrity_check")]
             orphans = db.exec_driver_sql("PRAGMA foreign_key_check").all()
-        found = [fault for fault in faults if fault != "ok"]
-        return (*found, *(f"{row[0]} row {row[1]} points nowhere" for row in orphans))
+        named = [fault for fault in faults if fault != "ok"]
+        return (*named, *(f"{row[0]} row {row[1]} points nowhere" for row in orphans))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -173,7 +153,7 @@ class Database:
             self._turn.release()
 
 
-def _checked(url: str, mounts: Path) -> URL:
+def _checked(url: str) -> URL:
     try:
         parsed = make_url(url)
     except sqlalchemy_errors.ArgumentError as error:
@@ -185,7 +165,7 @@ def _checked(url: str, mounts: Path) -> URL:
         raise StorageError(f"database {backend!r} is not supported; allowed: sqlite, postgresql")
     if parsed.database in (None, "", ":memory:"):
         raise StorageError("an SQLite database must be a file: sqlite:////folder/midslice.db")
-    kind = network_file_system(Path(str(parsed.database)), mounts)
+    kind = network_file_system(Path(str(parsed.database)))
     if kind is not None:
         raise StorageError(
             f"{parsed.database} lies on a network file system ({kind}), where SQLite loses data; "
@@ -366,7 +346,7 @@ def name_key(patient_name: str) -> str:
 
 
 def sought_keys(text: str) -> tuple[str, ...]:
-    """What a name may begin with for whoever looks for `text`.
+    """The beginnings of names that `text` looks for.
 
     The pages write "Family, Given"; a peer may also have sent a comma within a part of the name.
     """

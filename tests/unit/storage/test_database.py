@@ -5,10 +5,11 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import insert, select, text
 
-from storage.database import Database
+from storage.database import Database, network_file_system
 from storage.errors import Busy, NoRoom, StorageError
 from storage.schema import fact
 from tests.postgres import PostgresServer
@@ -191,12 +192,45 @@ def test_a_database_that_cannot_be_used_is_refused(url: str, sentence: str) -> N
         Database(url)
 
 
-def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
+@pytest.fixture
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the kernel of this test lists what is mounted."""
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "filesystems").write_text("\text4\n")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "proc"))
+    return tmp_path / "proc" / "self" / "mounts"
+
+
+MOUNTS = r"""
+sysfs /sys sysfs rw 0 0
+/dev/vda / ext4 rw 0 0
+filer:/images /srv/images nfs4 rw 0 0
+/dev/vdb /srv/images/local xfs rw 0 0
+//pacs/share /srv/a\040share cifs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/midslice.db", None),
+        ("/srv/images/midslice.db", "nfs4"),
+        ("/srv/images/deep/er/midslice.db", "nfs4"),
+        ("/srv/images/local/midslice.db", None),
+        ("/srv/images2/midslice.db", None),
+        ("/srv/a share/midslice.db", "cifs"),
+    ],
+)
+def test_a_network_file_system_is_recognised(mounts: Path, path: str, kind: str | None) -> None:
+    mounts.write_text(MOUNTS)
+    assert network_file_system(Path(path)) == kind
+
+
+def test_sqlite_on_a_network_file_system_is_refused(mounts: Path, tmp_path: Path) -> None:
     mounts.write_text(f"filer:/x {tmp_path} nfs rw 0 0\n")
     with pytest.raises(StorageError, match=r"\(nfs\).* use a local disk, or PostgreSQL"):
-        Database(f"sqlite:///{tmp_path}/midslice.db", mounts=mounts)
-    Database(f"sqlite:///{tmp_path.parent}/midslice.db", mounts=mounts).close()
+        Database(f"sqlite:///{tmp_path}/midslice.db")
+    Database(f"sqlite:///{tmp_path.parent}/midslice.db").close()
 
 
 def test_a_folder_has_its_database_unless_another_is_named(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.database import network_file_system
 from storage.errors import NoRoom, StorageError
 from storage.files import Files, digest, fingerprint, settle
 from tests.unit.storage.stored import part10
@@ -174,33 +173,3 @@ def test_a_secret_that_cannot_be_read_says_which(files: Files, tmp_path: Path) -
 def test_a_fingerprint_tells_secrets_apart_and_gives_none_away() -> None:
     assert fingerprint(b"one") == fingerprint(b"one") != fingerprint(b"two")
     assert fingerprint(b"one") != hashlib.sha256(b"one").hexdigest()
-
-
-MOUNTS = r"""
-sysfs /sys sysfs rw 0 0
-/dev/vda / ext4 rw 0 0
-filer:/images /srv/images nfs4 rw 0 0
-/dev/vdb /srv/images/local xfs rw 0 0
-//pacs/share /srv/a\040share cifs rw 0 0
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/var/midslice.db", None),
-        ("/srv/images/midslice.db", "nfs4"),
-        ("/srv/images/deep/er/midslice.db", "nfs4"),
-        ("/srv/images/local/midslice.db", None),
-        ("/srv/images2/midslice.db", None),
-        ("/srv/a share/midslice.db", "cifs"),
-    ],
-)
-def test_a_network_file_system_is_recognised(tmp_path: Path, path: str, kind: str | None) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(MOUNTS)
-    assert network_file_system(Path(path), mounts) == kind
-
-
-def test_where_no_mounts_are_known_nothing_is_refused(tmp_path: Path) -> None:
-    assert network_file_system(Path("/anywhere"), tmp_path / "none") is None
