@@ -23,6 +23,7 @@ from storage.database import Database, to_json, to_mark
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE
 from storage.records import (
+    DAY,
     SUPERSEDED,
     ArrivalState,
     DeliveryState,
@@ -167,9 +168,6 @@ def _give_up_results(db: Connection, made: set[int], now: float) -> None:
         if not still_wanted:
             fresh = and_(derived.c.id == derived_id, derived.c.superseded_at.is_(None))
             db.execute(update(derived).where(fresh).values(superseded_at=now))
-
-
-DAY = 86_400.0
 
 
 @dataclass(frozen=True)

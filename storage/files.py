@@ -26,6 +26,11 @@ RECEIVED = "received"
 DERIVED = "derived"
 SECRET = "secret"  # noqa: S105 - the name of the file
 
+# Scratch folders. What a dead process left there is removed when its node starts again; what other
+# nodes on the same storage folder work with stays.
+UPLOADS = "uploads"  # files that somebody tries the routes on
+MADE = "selftest"  # series that self-tests have made
+
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 SHORTEST_SECRET = 32
 
@@ -57,7 +62,7 @@ class Files:
             )
 
     def free_bytes(self) -> int:
-        """What is left on the disk for us."""
+        """The room that is left on the disk."""
         return shutil.disk_usage(self.folder).free
 
     def check_room(self) -> None:
@@ -67,19 +72,19 @@ class Files:
             raise NoRoom(f"{free / 1e9:.2f} GB free, the reserve is {self._min_free_bytes / 1e9:g}")
 
     def path(self, relative: str) -> Path:
-        """Where a file column points; never outside the storage folder."""
+        """The path of a file column; never outside the storage folder."""
         path = self.folder / relative
         if Path(relative).is_absolute() or ".." in Path(relative).parts:
             raise StorageError(f"{relative!r} is not a path within the storage folder")
         return path
 
     def received_path(self, study_uid: str, series_uid: str, digest: str) -> str:
-        """Where these bytes of a series belong."""
+        """The place of these bytes of a series."""
         name = hashlib.sha256(f"{study_uid}\x1f{series_uid}".encode()).hexdigest()[:40]
         return f"{RECEIVED}/{name[:2]}/{name}/{digest}.dcm"
 
     def derived_folder(self, job_id: int, attempt: int) -> str:
-        """Where an attempt of a job puts its result."""
+        """The folder of the result of a job's attempt."""
         return f"{DERIVED}/{job_id:d}-{attempt:d}"
 
     def make(self, relative: str) -> Path:
@@ -150,10 +155,10 @@ class Files:
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder whose name survives a crash, with those above it."""
-        missing = [one for one in (folder, *folder.parents) if not one.exists()]
-        for one in reversed(missing):
-            one.mkdir(exist_ok=True)
-            sync(one.parent)
+        missing = [level for level in (folder, *folder.parents) if not level.exists()]
+        for level in reversed(missing):
+            level.mkdir(exist_ok=True)
+            sync(level.parent)
 
 
 def sync(path: Path) -> None:
@@ -181,12 +186,12 @@ def digest(path: Path) -> str:
 
 
 def fingerprint(secret: bytes) -> str:
-    """What tells one secret from another and gives neither away."""
+    """Digest a secret: it tells one from another and gives neither away."""
     return hashlib.sha256(b"midslice secret\x1f" + secret).hexdigest()
 
 
 def _data_set_offset(file: BinaryIO) -> int:
-    """Where the data set begins: peers and releases write different file meta information."""
+    """The first byte of the data set, behind file meta information that differs by sender."""
     begin = file.read(BEFORE_META)
     if len(begin) < BEFORE_META or begin[PREAMBLE:-4] != b"DICM" + GROUP_LENGTH:
         return 0
@@ -222,28 +227,21 @@ def _room() -> Iterator[None]:
         raise
 
 
-# What a dead process left is removed when its node starts again; what other nodes on the same
-# storage folder work with stays.
-
-UPLOADS = "uploads"  # files that somebody tries the routes on
-MADE = "selftest"  # series that self-tests have made
-
-
 @contextmanager
 def scratch_folder(files: Files, kind: str, node: str) -> Iterator[Path]:
     """A folder of this node for the length of the block; NoRoom where the disk is too full."""
     files.check_room()
     parent = files.path(kind)
     parent.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_prefix(node), dir=parent) as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix=_prefix(node), dir=parent) as folder:
+        yield Path(folder)
 
 
 def sweep_scratch(files: Files, kind: str, node: str) -> int:
     """Remove what an earlier process of this node left; returns how many folders."""
     left = list(files.path(kind).glob(f"{_prefix(node)}*"))
-    for each in left:
-        shutil.rmtree(each, ignore_errors=True)
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
     return len(left)
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Literal, TypeAlias, TypeVar
 
+DAY = 86_400.0  # in seconds, as all times and durations are
+
 # The reason of a job that gave way to a newer one of the same peer.
 SUPERSEDED = "SUPERSEDED"
 

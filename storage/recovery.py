@@ -30,7 +30,7 @@ SLACK_SECONDS = 120.0
 def recover(
     database: Database, files: Files, read_header: ReadHeader, restore: Restore, *, since: float
 ) -> Recovered:
-    """At start, before anything is received: what a dead process left half done."""
+    """Finish, at start, what a dead process left half done: before anything is received."""
     _forget_missing(database, files, series.c.purged_at.is_not(None))  # died within a purge
     incoming = _from_incoming(files, read_header, restore)
     litter = _unused_results(database, files)
@@ -46,7 +46,7 @@ def recover(
 def reindex(
     database: Database, files: Files, read_header: ReadHeader, restore: Restore
 ) -> Recovered:
-    """The whole archive against the whole index."""
+    """Compare the whole archive with the whole index."""
     missing = _forget_missing(database, files, true())
     return replace(_from_archive(database, files, read_header, restore, since=0), missing=missing)
 
@@ -73,9 +73,9 @@ def _from_archive(
 ) -> Recovered:
     indexed, removed, unreadable = [], [], []
     for folder in _folders_changed(files.folder / RECEIVED, since):
-        found = {str(file.relative_to(files.folder)): file for file in _files_in(folder)}
-        known = _known(database, tuple(found))
-        for relative, file in found.items():
+        by_path = {str(file.relative_to(files.folder)): file for file in _files_in(folder)}
+        known = _known(database, tuple(by_path))
+        for relative, file in by_path.items():
             if relative in known:
                 continue
             _, received = _read(read_header, file)
@@ -91,7 +91,7 @@ def _from_archive(
 
 
 def _read(read_header: ReadHeader, file: Path) -> tuple[bool, Received | None]:
-    """Whether the reader has come to an answer, and which.
+    """The reader's answer, and True before it where it came to one.
 
     What a peer has sent can make a reader raise anything, and one such file must never keep the
     node from starting: this loop over files goes on.

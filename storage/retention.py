@@ -23,7 +23,7 @@ from storage.database import Database
 from storage.enqueue import UNFINISHED, lock_series
 from storage.errors import StorageError
 from storage.files import Files
-from storage.records import DeliveryState, Expired, JobState, Purged
+from storage.records import DAY, DeliveryState, Expired, JobState, Purged
 from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
@@ -47,13 +47,17 @@ from storage.transitions import UNDELIVERED
 
 logger = logging.getLogger(__name__)
 
-DAY = 86_400.0
-
 ASSOCIATION_DAYS = 30.0  # who connected when; what was brought stays known for ever
 ROWS_AT_ONCE = 500
 
 # So many files are removed while the series is locked: instances that arrive wait for no more.
 FILES_AT_ONCE = 100
+
+WAITS = "retention waits"
+SENTENCE = (
+    "{series} series older than storage.keep_days stay on the disk because {jobs} held jobs and "
+    "{deliveries} held deliveries wait for a person: requeue, redeliver or cancel them."
+)
 
 
 def expired(
@@ -67,28 +71,29 @@ def expired(
     keep = {"keep_days": keep_days, "keep_unrouted_days": keep_unrouted_days}
     with database.reading() as db:
         whole = db.execute(_finished(series.c.last_at <= first, series.c.purged_at.is_(None)))
-        found = [_expired(row) for row in whole]
+        old = [_expired(row) for row in whole]
         marked = [_expired(row) for row in db.execute(_finished(series.c.purged_at.is_not(None)))]
-    return (*marked, *(one for one in found if one.since + keep[one.rule] * DAY <= now))
+    return (*marked, *(it for it in old if it.since + keep[it.rule] * DAY <= now))
 
 
 def purge(database: Database, files: Files, these: Sequence[Expired], now: float) -> Purged:
     """Remove the files of these series; one that cannot be removed never stops the rest."""
     done, skipped, failed, size = [], [], [], 0
-    for one in these:
+    for expired_series in these:
+        series_id = expired_series.series_id
         try:
-            if not _mark(database, one, now):
-                skipped.append(one.series_id)
+            if not _mark(database, expired_series, now):
+                skipped.append(series_id)
                 continue
-            size += _remove(database, files, one.series_id)
+            size += _remove(database, files, series_id)
         except (StorageError, OSError) as error:
             logger.warning(
                 "series not purged",
-                extra={"series_id": one.series_id, "error": type(error).__name__},
+                extra={"series_id": series_id, "error": type(error).__name__},
             )
-            failed.append(one.series_id)
+            failed.append(series_id)
         else:
-            done.append(one.series_id)
+            done.append(series_id)
     return Purged(tuple(done), tuple(skipped), tuple(failed), size)
 
 
@@ -158,26 +163,26 @@ def _expired(row: Row[*tuple[Any, ...]]) -> Expired:
     return Expired(row.id, row.series_uid, "keep_unrouted_days", since)
 
 
-def _mark(database: Database, one: Expired, now: float) -> bool:
-    """Say of a series, and of what was made of it, that it goes; False where it is in use again."""
-    of_series = series.c.id == one.series_id
+def _mark(database: Database, before: Expired, now: float) -> bool:
+    """Mark a series, and what was made of it, as purged; False where it is in use again."""
+    of_series = series.c.id == before.series_id
     with database.writing() as db:
-        lock_series(db, one.series_id)
+        lock_series(db, before.series_id)
         row = db.execute(_finished(of_series)).one_or_none()
-        if row is None or _expired(row) != one:
+        if row is None or _expired(row) != before:
             return False
-        made = and_(derived.c.series_id == one.series_id, derived.c.purged_at.is_(None))
-        db.execute(update(derived).where(made).values(purged_at=now))
+        results = and_(derived.c.series_id == before.series_id, derived.c.purged_at.is_(None))
+        db.execute(update(derived).where(results).values(purged_at=now))
         db.execute(update(series).where(of_series).values(purged_at=now))
         return True
 
 
 def _remove(database: Database, files: Files, series_id: int) -> int:
     """Remove the files of a marked series; how many bytes those that were received had."""
-    made = and_(derived.c.series_id == series_id, derived.c.purged_at.is_not(None))
+    results = and_(derived.c.series_id == series_id, derived.c.purged_at.is_not(None))
     here = and_(instance.c.series_id == series_id, instance.c.path.is_not(None))
     with database.reading() as db:
-        folders = db.execute(select(derived.c.folder).where(made)).scalars().all()
+        folders = db.execute(select(derived.c.folder).where(results)).scalars().all()
         ids = db.execute(select(instance.c.id).where(here).order_by(instance.c.id)).scalars().all()
     for folder in folders:  # its name, of job and attempt, is never used again
         files.remove(folder)
@@ -224,24 +229,17 @@ def _remove_some(
     return sum(row.size for row in gone), problems
 
 
-WAITS = "retention waits"
-SENTENCE = (
-    "{series} series older than storage.keep_days stay on the disk because {jobs} held jobs and "
-    "{deliveries} held deliveries wait for a person: requeue, redeliver or cancel them."
-)
-
-
 @dataclass(frozen=True)
-class Waiting:
-    """How much of what is old enough to go is held."""
+class HeldWork:
+    """Counts of what is old enough to go and stays, because it is held."""
 
     series: int
     jobs: int
     deliveries: int
 
 
-def waiting(db: Connection, before: float) -> Waiting:
-    """What was held before this time and nobody has decided since."""
+def held_work(db: Connection, before: float) -> HeldWork:
+    """Count what was held before this time and nobody has decided since."""
     job_held = and_(job.c.state == JobState.HELD, job.c.finished_at < before)
     sent_held = and_(delivery.c.state == DeliveryState.HELD, delivery.c.finished_at < before)
     of_delivery = select(derived.c.series_id).where(derived.c.id == delivery.c.derived_id)
@@ -254,19 +252,19 @@ def waiting(db: Connection, before: float) -> Waiting:
         select(func.count()).select_from(job).where(job_held),
         select(func.count()).select_from(delivery).where(sent_held),
     )
-    return Waiting(*(int(db.execute(query).scalar_one()) for query in counts))
+    return HeldWork(*(int(db.execute(query).scalar_one()) for query in counts))
 
 
-def tell_what_waits(database: Database, now: float, keep_days: float) -> Waiting | None:
+def report_held_work(database: Database, now: float, keep_days: float) -> HeldWork | None:
     """Tell the administrator, at most once a day; None where there is nothing new to say."""
     with database.reading() as db:
-        found = waiting(db, now - keep_days * DAY)
-        told = select(audit.c.id).where(audit.c.what == "notice", audit.c.which == WAITS)
-        if found == Waiting(0, 0, 0) or db.execute(told.where(audit.c.at > now - DAY)).first():
+        held = held_work(db, now - keep_days * DAY)
+        reported = select(audit.c.id).where(audit.c.what == "notice", audit.c.which == WAITS)
+        if held == HeldWork(0, 0, 0) or db.execute(reported.where(audit.c.at > now - DAY)).first():
             return None
-    detail = {"kind": "retention", "sentence": SENTENCE.format(**vars(found)), **vars(found)}
+    detail = {"kind": "retention", "sentence": SENTENCE.format(**vars(held)), **vars(held)}
     with database.writing() as db:
         note(db, now, NODE, "notice", WAITS, detail)
         facts = {"sentence": detail["sentence"]}
         notices.post(database, db, now, "attention", f"{WAITS} {now:.3f}", facts)
-    return found
+    return held

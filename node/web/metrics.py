@@ -223,7 +223,7 @@ class Metrics:
         """The last self-test that ended; without one there is nothing to be alarmed by."""
         self._selftest.clear()
         self._selftest_at.clear()
-        for one in selftests.history(parts.database, 5):
+        for one in selftests.newest(parts.database, 5):
             if one.finished_at is not None:
                 self._selftest.labels(one.destination).set(one.state is SelfTestState.PASSED)
                 self._selftest_at.labels(one.destination).set(one.finished_at)

@@ -21,7 +21,7 @@ from node.config import Config, Notify
 from node.rules import backoff
 from node.rules.reasons import FUTILE
 from storage.database import Database
-from storage.records import Message, MessageState, NodeRequest
+from storage.records import DAY, Message, MessageState, NodeRequest
 from storage.site import nodes, notices, peers
 from storage.site.nodes import fact_or_set
 
@@ -350,7 +350,7 @@ class Watch:
         facts = {"free": free / GIGA, "reserve": reserve}
         if free < self.settings.storage.min_free_bytes:
             return FULL.format(**facts)
-        taken = nodes.samples(self.database, self.node_id, now - nodes.FORECAST_DAYS * nodes.DAY)
+        taken = nodes.samples(self.database, self.node_id, now - nodes.FORECAST_DAYS * DAY)
         left = nodes.forecast(taken, self.settings.storage.min_free_bytes).days_left
         if left is None or left > self.settings.notify.disk_days:
             return ""

@@ -221,7 +221,7 @@ class SelfTests:
         every = self.settings.selftest.every_hours * 3600
         if not every or self._one.locked():
             return
-        last = selftests.history(self.store.database, 1)
+        last = selftests.newest(self.store.database, 1)
         if not last or not 0 <= self.now() - last[0].started_at < every:
             self.run("schedule")
 

@@ -19,8 +19,8 @@ from storage import retention
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import Files
-from storage.records import NodeRequest, RequestKind
-from storage.retention import tell_what_waits
+from storage.records import DAY, NodeRequest, RequestKind
+from storage.retention import report_held_work
 from storage.site import audit, control, nodes, notices, peers, people, selftests
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class RequestHandlers:
     ask_reload: Callable[[], None]
 
     def __post_init__(self) -> None:
-        self._requests = control.Requests(
+        self._requests = control.RequestQueue(
             self.database, self.now, node=self.node_id, lease_seconds=LEASE_SECONDS
         )
 
@@ -160,7 +160,7 @@ def _guarded(sweep: Callable[[], None], name: str) -> Callable[[], None]:
     return run
 
 
-SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86_400.0
+SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
 NOTICE_SECONDS = 2.0
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
 NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
@@ -265,7 +265,7 @@ class Retention:
             purged = retention.purge(self.database, self.files, expired, now)
             counts = {"series": len(purged.series), "failed": len(purged.failed)}
             logger.info("series purged", extra=counts | {"bytes": purged.bytes})
-        waits = tell_what_waits(self.database, now, settings.keep_days)
+        waits = report_held_work(self.database, now, settings.keep_days)
         if waits is not None:
             logger.warning("notice", extra={"kind": "retention", **vars(waits)})
         retention.forget_associations(self.database, now)

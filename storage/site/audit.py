@@ -29,20 +29,20 @@ class Audit:
     def list(
         self, limit: int = 100, offset: int = 0, *, who: str = "", what: str = ""
     ) -> tuple[AuditEvent, ...]:
-        """The newest first; of one person, of one kind of action."""
+        """The events, the newest first; of one person, of one kind of action."""
         query = _events(who, what).order_by(audit.c.id.desc()).limit(limit).offset(offset)
         with self._database.reading() as db:
             return to_records(AuditEvent, db.execute(query))
 
     def count(self, *, who: str = "", what: str = "") -> int:
-        """How many events `list` has in all."""
+        """Count the events that `list` has in all."""
         query = select(func.count()).select_from(_events(who, what).subquery())
         with self._database.reading() as db:
             return int(db.execute(query).scalar_one())
 
 
 def forget(database: Database, before: float) -> int:
-    """Remove what was done long ago, where a site must not keep it for ever. How many."""
+    """Remove the events of long ago, where a site must not keep them for ever; how many."""
     with database.writing() as db:
         return db.execute(delete(audit).where(audit.c.at < before)).rowcount
 

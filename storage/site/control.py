@@ -122,7 +122,7 @@ def newest(
         return to_records(NodeRequest, rows)
 
 
-class Requests:
+class RequestQueue:
     """The requests as one process of a node takes them up, keeps them and answers them."""
 
     def __init__(
@@ -182,12 +182,12 @@ class Requests:
         return select(request).where(OPEN_REQUEST, free).order_by(request.c.id)
 
     def _take(self, db: Connection, row: LeasedRow) -> NodeRequest | None:
-        one = request.c.id == row.id
+        this = request.c.id == row.id
         if row.lease_until is not None:
-            db.execute(update(request).where(one).values(**self._stopped(), **IDLE))
+            db.execute(update(request).where(this).values(**self._stopped(), **IDLE))
             return None
         self._leases.take(db, row, "requests")
-        return to_record(NodeRequest, db.execute(select(request).where(one)).one())
+        return to_record(NodeRequest, db.execute(select(request).where(this)).one())
 
     def _stopped(self) -> dict[str, object]:
         return {"state": RequestState.FAILED, "done_at": self._now(), "sentence": STOPPED}

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select, update
 
 from storage.database import Database, to_records
 from storage.errors import NotFound, SecretMismatch, StorageError
-from storage.records import NodeState
+from storage.records import DAY, NodeState
 from storage.schema import disk, fact, node
 
 SERVING = "serving"
@@ -40,8 +40,8 @@ class Nodes:
     def recovered(self, node_id: str) -> None:
         """All files up to the start of this node have their rows."""
         with self._database.writing() as db:
-            one = update(node).where(node.c.id == node_id)
-            db.execute(one.values(clean_at=node.c.started_at))
+            mine = update(node).where(node.c.id == node_id)
+            db.execute(mine.values(clean_at=node.c.started_at))
 
     def beat(self, node_id: str, state: str = SERVING) -> None:
         """The node lives and is in this state; `stopped` means that nothing is left half done."""
@@ -64,41 +64,37 @@ class Nodes:
 
     def fact(self, name: str, value: str) -> None:
         """Set a fact once; another value later is refused."""
-        with self._database.writing() as db:
-            row = self._database.insert(fact).values(name=name, value=value)
-            db.execute(row.on_conflict_do_nothing())
-            found = db.execute(select(fact.c.value).where(fact.c.name == name)).scalar_one()
-        if found == value:
+        known = fact_or_set(self._database, name, value)
+        if known == value:
             return
         if name == SECRET:
             raise SecretMismatch(
                 "the secret is not the one that this database was made with: derived UIDs would "
                 "differ from those already sent; restore the secret from the site's backup"
             )
-        raise StorageError(f"{name} is {found!r} in this database and cannot become {value!r}")
+        raise StorageError(f"{name} is {known!r} in this database and cannot become {value!r}")
 
 
 def fact_or_set(database: Database, name: str, value: str) -> str:
     """A fact as it was set first: now, where nobody has set it yet."""
     query = select(fact.c.value).where(fact.c.name == name)
     with database.reading() as db:
-        found = db.execute(query).scalar_one_or_none()
-    if found is not None:
-        return str(found)
+        known = db.execute(query).scalar_one_or_none()
+    if known is not None:
+        return str(known)
     with database.writing() as db:
         row = database.insert(fact).values(name=name, value=value)
         db.execute(row.on_conflict_do_nothing())
         return str(db.execute(query).scalar_one())
 
 
-DAY = 86_400.0
 FORECAST_DAYS = 7.0  # so far back a forecast looks
 LEAST_HOURS = 6.0  # from less nobody can say anything
 MOST_SAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Sample:
+class DiskSample:
     """The disk at one moment, in bytes."""
 
     at: float
@@ -108,7 +104,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Forecast:
-    """When only the reserve is left; None: it does not fill, or it is too early to say."""
+    """The time until only the reserve is left; None: it does not fill, or nobody can say yet."""
 
     days_left: float | None
     bytes_per_day: float | None  # negative: it empties
@@ -119,20 +115,20 @@ def record(database: Database, now: float, node: str, free: int, total: int) -> 
         db.execute(disk.insert().values(node=node, at=now, free=free, total=total))
 
 
-def samples(database: Database, node: str, since: float) -> tuple[Sample, ...]:
+def samples(database: Database, node: str, since: float) -> tuple[DiskSample, ...]:
     """The oldest first."""
     query = select(disk.c.at, disk.c.free, disk.c.total).where(disk.c.at >= since)
     newest = query.where(disk.c.node == node).order_by(disk.c.at.desc()).limit(MOST_SAMPLES)
     with database.reading() as db:
-        return to_records(Sample, reversed(db.execute(newest).all()))
+        return to_records(DiskSample, reversed(db.execute(newest).all()))
 
 
-def forecast(taken: Sequence[Sample], reserve: int) -> Forecast:
+def forecast(taken: Sequence[DiskSample], reserve: int) -> Forecast:
     """By the straight line through the samples; `reserve` is `storage.min_free_gb` in bytes."""
     if len(taken) < 2 or taken[-1].at - taken[0].at < LEAST_HOURS * 3600:
         return Forecast(None, None)
-    days = [(one.at - taken[0].at) / DAY for one in taken]
-    slope, _ = linear_regression(days, [float(one.free) for one in taken])
+    days = [(sample.at - taken[0].at) / DAY for sample in taken]
+    slope, _ = linear_regression(days, [float(sample.free) for sample in taken])
     left = taken[-1].free - reserve
     if left <= 0:
         return Forecast(0.0, -slope)

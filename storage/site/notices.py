@@ -22,7 +22,7 @@ from sqlalchemy import (
 from storage.database import Database, to_record, to_records
 from storage.errors import LeaseLost
 from storage.leases import LeasedRow, Leases
-from storage.records import DeliveryState, JobState, Message, MessageState, Notice
+from storage.records import DAY, DeliveryState, JobState, Message, MessageState, Notice
 from storage.schema import (
     ENDED_DELIVERY,
     ENDED_JOB,
@@ -37,8 +37,6 @@ from storage.site.nodes import fact_or_set
 
 AT_ONCE = 100
 CLAIM_SECONDS = 600.0  # longer than a channel takes, each of whose steps has an end
-DAY = 86_400.0
-
 _MESSAGES = select(
     message, *(notice.c[name].label(f"notice_{name}") for name in ("event", "key", "at", "facts"))
 ).join(notice, notice.c.id == message.c.notice_id)
@@ -166,7 +164,7 @@ def newest(database: Database, limit: int = 50, offset: int = 0) -> tuple[Messag
 
 
 def stuck(database: Database, since: float) -> tuple[Message, ...]:
-    """Of each channel the last message that was tried, where that did not get there.
+    """The last message that was tried of each channel, where that did not get there.
 
     Only of what happened after `since`; a channel that has taken something later is well again.
     """
@@ -194,7 +192,7 @@ def count(database: Database) -> dict[MessageState, int]:
 
 
 def forget(database: Database, before: float) -> None:
-    """Remove what was told long ago; what still waits stays."""
+    """Remove the notices of long ago; what still waits stays."""
     waits = select(message.c.notice_id).where(OPEN_MESSAGE)
     old = select(notice.c.id).where(notice.c.at < before, notice.c.id.not_in(waits))
     with database.writing() as db:
@@ -211,7 +209,7 @@ STATES = {JobState.HELD: "job_held", JobState.FAILED: "job_failed"}
 
 @dataclass(frozen=True)
 class _New:
-    """Something that nobody was told yet, perhaps."""
+    """A notice that was perhaps not written yet."""
 
     event: str
     key: str

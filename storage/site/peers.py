@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from storage.database import Database, to_record, to_records
 from storage.records import (
+    DAY,
     DeliveryState,
     DestinationLine,
     Echo,
@@ -41,17 +42,19 @@ UNREACHABLE = "UNREACHABLE"  # why a delivery is put off that got no association
 def record(
     database: Database, now: float, destination: str, *, ok: bool, seconds: float, sentence: str
 ) -> Reach:
-    """Write an echo down, and what it says of the destination."""
+    """Write down an echo, and what it says of the destination."""
     values = {"destination": destination, "at": now, "ok": int(ok), "seconds": seconds}
     with database.writing() as db:
         db.execute(echo.insert().values(**values, sentence=sentence))
-        return _note(database, db, now, destination, up=ok, sentence=sentence, open_until=0.0)
+        return _write_reach(
+            database, db, now, destination, up=ok, sentence=sentence, open_until=0.0
+        )
 
 
 def answered(database: Database, now: float, destination: str) -> Reach:
     """A delivery was answered: the destination is up and its breaker closed."""
     with database.writing() as db:
-        return _note(database, db, now, destination, up=True, sentence="", open_until=0.0)
+        return _write_reach(database, db, now, destination, up=True, sentence="", open_until=0.0)
 
 
 def unreachable(
@@ -59,19 +62,19 @@ def unreachable(
 ) -> Reach:
     """No association for a delivery: nothing else is tried there before `open_until`."""
     with database.writing() as db:
-        return _note(
+        return _write_reach(
             database, db, now, destination, up=False, sentence=sentence, open_until=open_until
         )
 
 
 def try_now(db: Connection, destination: str) -> None:
     """A person wants the next delivery tried although the destination seems to be down."""
-    one = and_(reach.c.destination == destination, reach.c.open_until > 0.0)
-    db.execute(update(reach).where(one).values(open_until=0.0))
+    is_open = and_(reach.c.destination == destination, reach.c.open_until > 0.0)
+    db.execute(update(reach).where(is_open).values(open_until=0.0))
 
 
 def may_send(database: Database, now: float, destination: str, longest: float) -> bool:
-    """Whether a delivery there may begin: nobody has paused it, and its breaker is closed.
+    """True where a delivery there may begin: nobody has paused it, and its breaker is closed.
 
     `longest` is for how long a breaker is ever open: later than that, the clock was set back.
     """
@@ -88,7 +91,7 @@ def may_send(database: Database, now: float, destination: str, longest: float) -
 
 
 def reachability(database: Database) -> tuple[Reach, ...]:
-    """What is known of each destination, by name."""
+    """The reachability of each destination, by name."""
     query = select(reach).order_by(reach.c.destination)
     with database.reading() as db:
         return to_records(Reach, db.execute(query))
@@ -104,8 +107,8 @@ def newest(database: Database, destination: str, limit: int = 20) -> tuple[Echo,
 
 def last_echoes(database: Database, destinations: Iterable[str]) -> dict[str, Echo]:
     """The last echo of each of these destinations that ever had one."""
-    found = {name: newest(database, name, 1) for name in destinations}
-    return {name: echoes[0] for name, echoes in found.items() if echoes}
+    last = {name: newest(database, name, 1) for name in destinations}
+    return {name: echoes[0] for name, echoes in last.items() if echoes}
 
 
 def forget(database: Database, before: float) -> None:
@@ -115,7 +118,7 @@ def forget(database: Database, before: float) -> None:
         db.execute(delete(echo).where(echo.c.at < before, echo.c.id.not_in(newest_ids)))
 
 
-def _note(
+def _write_reach(
     database: Database,
     db: Connection,
     now: float,
@@ -125,29 +128,29 @@ def _note(
     sentence: str,
     open_until: float,
 ) -> Reach:
-    """Write down how a destination was found; who is to be told is told in the same transaction."""
-    one = reach.c.destination == destination
-    known = {"checked_at": now, "sentence": sentence, "open_until": open_until}
+    """Write down whether a destination answers, with the notice of a change."""
+    mine = reach.c.destination == destination
+    columns = {"checked_at": now, "sentence": sentence, "open_until": open_until}
     first = database.insert(reach).values(
-        destination=destination, up=int(up), since=now, failures=0 if up else 1, **known
+        destination=destination, up=int(up), since=now, failures=0 if up else 1, **columns
     )
     if db.execute(first.on_conflict_do_nothing().returning(reach.c.destination)).first() is None:
-        before = db.execute(select(reach).where(one).with_for_update()).one()
+        before = db.execute(select(reach).where(mine).with_for_update()).one()
         if bool(before.up) != up:
-            known |= {"up": int(up), "since": now}
+            columns |= {"up": int(up), "since": now}
         failures = 0 if up else before.failures + 1
-        db.execute(update(reach).where(one).values(**known, failures=failures))
+        db.execute(update(reach).where(mine).values(**columns, failures=failures))
         if up and not before.up:
             _go_on(db, now, destination)
         if not up and failures == DOWN_AFTER:
-            _tell(database, db, now, "destination_down", before, sentence)
+            _post(database, db, now, "destination_down", before, sentence)
         elif up and before.failures >= DOWN_AFTER:
-            _tell(database, db, now, "destination_up", before, "")
-    return to_record(Reach, db.execute(select(reach).where(one)).one())
+            _post(database, db, now, "destination_up", before, "")
+    return to_record(Reach, db.execute(select(reach).where(mine)).one())
 
 
 def _go_on(db: Connection, now: float, destination: str) -> None:
-    """What was put off because the destination gave no association is due: it answers again."""
+    """Make due what was put off because the destination gave no association: it answers again."""
     put_off = and_(
         OPEN_DELIVERY,
         delivery.c.destination == destination,
@@ -157,7 +160,7 @@ def _go_on(db: Connection, now: float, destination: str) -> None:
     db.execute(update(delivery).where(put_off).values(due_at=now))
 
 
-def _tell(
+def _post(
     database: Database,
     db: Connection,
     now: float,
@@ -169,7 +172,6 @@ def _tell(
     post(database, db, now, event, f"{event} {before.destination} {now:.3f}", facts)
 
 
-DAY = 86_400.0
 GUEST = "~SELFTEST-"  # how the calling AE titles of self-tests begin: they are nobody's
 WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 EXPECTED = "sender {}"  # the fact that says when the node first expected a sender to send
@@ -187,7 +189,7 @@ def senders(database: Database, today: float) -> tuple[Sender, ...]:
         series, instances = _today(db, today)
         names = {name for name in (*last, *seen) if name and not name.startswith(GUEST)}
         addresses = {name: _addresses(db, name) for name in names}
-    found = [
+    unordered = [
         Sender(
             ae_title=name,
             addresses=addresses[name],
@@ -200,37 +202,37 @@ def senders(database: Database, today: float) -> tuple[Sender, ...]:
         )
         for name in names
     ]
-    return tuple(sorted(found, key=lambda one: (-one.last_at, one.ae_title)))
+    return tuple(sorted(unordered, key=lambda sender: (-sender.last_at, sender.ae_title)))
 
 
 def last_heard(database: Database, ae_titles: Sequence[str]) -> dict[str, float]:
-    """When each of these peers brought its last instance; who never did is left out."""
-    found = {}
+    """The time of the last instance of each of these peers that ever brought one."""
     with database.reading() as db:
-        for name in ae_titles:
-            newest = select(func.max(arrival.c.last_at)).where(arrival.c.calling_ae == name)
-            at = db.execute(newest).scalar()
-            if at is not None:
-                found[name] = float(at)
-    return found
+        last = {
+            name: db.execute(
+                select(func.max(arrival.c.last_at)).where(arrival.c.calling_ae == name)
+            ).scalar()
+            for name in ae_titles
+        }
+    return {name: float(at) for name, at in last.items() if at is not None}
 
 
 def quiet_since(database: Database, ae_titles: Sequence[str]) -> dict[str, float]:
-    """Since when each of them brought nothing: its last instance, else when it was first expected.
+    """The time since which each brought nothing: its last instance, or when it was first expected.
 
     Who only asks, and is turned away, is as silent as who is switched off.
     """
-    names = {EXPECTED.format(one): one for one in ae_titles}
+    names = {EXPECTED.format(ae_title): ae_title for ae_title in ae_titles}
     first = select(fact.c.name, fact.c.value).where(fact.c.name.in_(names))
     with database.reading() as db:
-        found = {names[row.name]: float(row.value) for row in db.execute(first)}
-    return found | last_heard(database, ae_titles)
+        expected = {names[row.name]: float(row.value) for row in db.execute(first)}
+    return expected | last_heard(database, ae_titles)
 
 
 def rejections(
     database: Database, since: float, limit: int = 50, offset: int = 0
 ) -> Page[Rejected]:
-    """Who was turned away since then, alike ones together, the newest first."""
+    """The callers that were turned away since then, alike ones together, the newest first."""
     alike = (
         association.c.calling_ae,
         association.c.called_ae,
@@ -254,8 +256,8 @@ def destinations(
     database: Database, now: float, names: Sequence[str], *, days: float = 7.0
 ) -> tuple[DestinationLine, ...]:
     """These destinations, and those that something waits for though nobody names them."""
-    reaches = {one.destination: one for one in reachability(database)}
-    paused = {one.subject: one for one in control.all_on(database, SwitchName.PAUSED)}
+    reaches = {reach.destination: reach for reach in reachability(database)}
+    paused = {pause.subject: pause for pause in control.all_on(database, SwitchName.PAUSED)}
     with database.reading() as db:
         waits = _waiting(db)
         every = list(dict.fromkeys((*names, *sorted(waits))))
@@ -268,7 +270,7 @@ def destinations(
 
 
 def _addresses(db: Connection, name: str) -> tuple[str, ...]:
-    """Where the peer came from of late, the newest first."""
+    """The addresses that the peer came from of late, the newest first."""
     newest = (
         select(association.c.address)
         .where(association.c.calling_ae == name)
@@ -305,19 +307,19 @@ def _last_instances(db: Connection) -> dict[str, float]:
 
 
 def _last_associations(db: Connection) -> dict[str, float]:
-    """When each peer asked for its last association, whatever the answer was."""
+    """The time of each peer's last association, whatever the answer was."""
     return _newest_of(db, association.c.calling_ae, association.c.opened_at)
 
 
 def _newest_of(db: Connection, name: Any, at: Any) -> dict[str, float]:
     """Each name with its newest time: hops through the index instead of reading all of it."""
-    found: dict[str, float] = {}
+    newest_at: dict[str, float] = {}
     following = db.execute(select(func.min(name))).scalar()
     while following is not None:
         newest = db.execute(select(func.max(at)).where(name == following)).scalar()
-        found[following] = float(newest or 0.0)
+        newest_at[following] = float(newest or 0.0)
         following = db.execute(select(func.min(name)).where(name > following)).scalar()
-    return found
+    return newest_at
 
 
 def _rejected_since(db: Connection, today: float) -> dict[str, int]:
@@ -330,7 +332,7 @@ def _rejected_since(db: Connection, today: float) -> dict[str, int]:
 
 
 def _waiting(db: Connection) -> dict[str, dict[str, tuple[int, float]]]:
-    """Of each destination, how many deliveries are in each open state, the oldest since when."""
+    """Count, by destination and open state, the deliveries; with the time of the oldest."""
     query = (
         select(
             delivery.c.destination,
@@ -341,14 +343,14 @@ def _waiting(db: Connection) -> dict[str, dict[str, tuple[int, float]]]:
         .where(OPEN_DELIVERY)
         .group_by(delivery.c.destination, delivery.c.state)
     )
-    found: dict[str, dict[str, tuple[int, float]]] = {}
+    waits: dict[str, dict[str, tuple[int, float]]] = {}
     for name, state, count, oldest in db.execute(query):
-        found.setdefault(name, {})[state] = (int(count), float(oldest))
-    return found
+        waits.setdefault(name, {})[state] = (int(count), float(oldest))
+    return waits
 
 
 def _ended(db: Connection, name: str, since: float) -> tuple[int, int]:
-    """How many deliveries ended well there since then, and how many did not."""
+    """Count the deliveries that ended well there since then, and those that did not."""
     query = (
         select(delivery.c.state, func.count())
         .where(delivery.c.destination == name, delivery.c.finished_at >= since)

@@ -8,14 +8,13 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from storage.database import Database, to_record, to_records
 from storage.errors import NotFound, StorageError, WrongState
-from storage.records import ApiToken, Login, Role, User
+from storage.records import DAY, ApiToken, Login, Role, User
 from storage.schema import account, login, login_failure, token
 from storage.site.audit import acting
 
 # Passwords come as hashes that the caller made, tokens as their SHA-256: nothing here can be used.
 
 SEEN_SECONDS = 60.0  # how exactly it is kept when somebody was seen last: reads should not write
-DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def people(database: Database) -> tuple[User, ...]:
 
 
 def exist(database: Database) -> bool:
-    """Whether anybody may log in at all: without a user the pages are for this machine only."""
+    """True where anybody may log in: without a user the pages are for this machine only."""
     with database.reading() as db:
         return db.execute(select(account.c.name).limit(1)).first() is not None
 
@@ -71,17 +70,17 @@ def change(
     disabled: bool | None = None,
 ) -> User:
     """Another role or password, or whether the person may log in; what was open before ends."""
-    asked = {"role": role, "password": password, "disabled": disabled}
-    values: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    told = {name: "changed" if name == "password" else value for name, value in values.items()}
-    with acting(database, now, who, "user change", user, told) as db:
+    given = {"role": role, "password": password, "disabled": disabled}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    detail = {name: "changed" if name == "password" else value for name, value in values.items()}
+    with acting(database, now, who, "user change", user, detail) as db:
         before = to_record(User, _row(db, user))
         if disabled or role not in (None, Role.ADMINISTRATOR):
             _check_other_administrator(db, before)
         if disabled is not None:
             values["disabled"] = int(disabled)
-        one = account.c.name == user
-        db.execute(update(account).where(one).values(**values, changed_at=now))
+        theirs = update(account).where(account.c.name == user)
+        db.execute(theirs.values(**values, changed_at=now))
         db.execute(delete(login).where(login.c.account_name == user))
         return to_record(User, _row(db, user))
 
@@ -108,27 +107,27 @@ def log_in(
             raise WrongState(f"user {user!r} is disabled")
         db.execute(login.insert().values(**values, **times))
         db.execute(delete(login_failure).where(login_failure.c.account_name == user[:64]))
-        found = _login(db, id, now)
-    assert found is not None
-    return found
+        session = _login(db, id, now)
+    assert session is not None
+    return session
 
 
 def logged_in(
     database: Database, now: float, id: str, *, idle_seconds: float, is_use: bool = True
 ) -> Login | None:
-    """Who comes with this token: None where it ended, was idle for long, or never existed.
+    """The session of this token; None where it ended, was idle for long, or never existed.
 
     `is_use` False: an open page asks by itself; the session grows idle all the same.
     """
     with database.reading() as db:
-        found = _login(db, id, now)
-    if found is None or found.seen_at < now - idle_seconds:
+        session = _login(db, id, now)
+    if session is None or session.seen_at < now - idle_seconds:
         return None
-    if is_use and now - found.seen_at > SEEN_SECONDS:
+    if is_use and now - session.seen_at > SEEN_SECONDS:
         # On a full disk too: who is known may look at what is wrong.
         with contextlib.suppress(StorageError), database.writing() as db:
             db.execute(update(login).where(login.c.id == id).values(seen_at=now))
-    return found
+    return session
 
 
 def logins(database: Database, now: float) -> tuple[Login, ...]:
@@ -164,7 +163,7 @@ def refuse_login(
 
 
 def failures(database: Database, since: float, user: str, address: str) -> Failures:
-    """How often a login was refused since then."""
+    """Count the logins that were refused since then."""
     recent = login_failure.c.at >= since
     of_name = and_(login_failure.c.account_name == user[:64], recent)
     of_address = and_(login_failure.c.address == address[:64], recent)

@@ -21,7 +21,7 @@ from storage.transitions import end as end_job
 RUNNING = selftest.c.state == SelfTestState.RUNNING
 OVER = "The self-test is over."
 INTERRUPTED = "The node {node} stopped, or failed, while the self-test ran."
-TOLD = "selftest_failed"  # the event of the notice
+FAILED_EVENT = "selftest_failed"  # of the notice
 
 
 def begin(
@@ -37,36 +37,36 @@ def begin(
 def end(
     database: Database, now: float, selftest_id: int, steps: Sequence[SelfTestStep], sentence: str
 ) -> SelfTest:
-    """It is over: passed where every step is; a failed one is told.
+    """End it: passed where every step is; a notice tells of a failed one.
 
     One that was given up meanwhile, because its node seemed to be dead, stays as it is.
     """
     passed = bool(steps) and all(step.ok for step in steps)
-    told = {
+    columns = {
         "state": SelfTestState.PASSED if passed else SelfTestState.FAILED,
         "finished_at": now,
         "steps": json.dumps([asdict(step) for step in steps]),
         "sentence": sentence,
     }
-    one = and_(selftest.c.id == selftest_id, RUNNING)
+    mine = update(selftest).where(selftest.c.id == selftest_id, RUNNING)
     with database.writing() as db:
-        row = db.execute(update(selftest).where(one).values(**told).returning(selftest)).first()
+        row = db.execute(mine.values(**columns).returning(selftest)).first()
         if row is not None:
-            return _told(database, db, now, to_record(SelfTest, row))
+            return _post_failure(database, db, now, to_record(SelfTest, row))
     return get(database, selftest_id)
 
 
 def interrupted(database: Database, now: float, node: str) -> tuple[SelfTest, ...]:
-    """What a dead process of this node was testing has failed, and is told: these tests."""
+    """Fail the tests that a dead process of this node was running; a notice tells of each."""
     left = and_(selftest.c.node == node, RUNNING)
     with database.reading() as db:  # it is looked at every minute: that must wait for nobody
         if db.execute(select(selftest.c.id).where(left)).first() is None:
             return ()
     sentence = INTERRUPTED.format(node=node)
-    told = {"state": SelfTestState.FAILED, "finished_at": now, "sentence": sentence}
+    failed = {"state": SelfTestState.FAILED, "finished_at": now, "sentence": sentence}
     with database.writing() as db:
-        rows = db.execute(update(selftest).where(left).values(**told).returning(selftest)).all()
-        return tuple(_told(database, db, now, to_record(SelfTest, row)) for row in rows)
+        rows = db.execute(update(selftest).where(left).values(**failed).returning(selftest)).all()
+        return tuple(_post_failure(database, db, now, to_record(SelfTest, row)) for row in rows)
 
 
 def running_on(database: Database) -> dict[str, float]:
@@ -77,8 +77,8 @@ def running_on(database: Database) -> dict[str, float]:
         return {row.node: row.heartbeat or 0.0 for row in rows}
 
 
-def history(database: Database, limit: int = 50, offset: int = 0) -> tuple[SelfTest, ...]:
-    """The newest first."""
+def newest(database: Database, limit: int = 50, offset: int = 0) -> tuple[SelfTest, ...]:
+    """The self-tests, the newest first."""
     query = select(selftest).order_by(selftest.c.id.desc()).limit(limit).offset(offset)
     with database.reading() as db:
         return to_records(SelfTest, db.execute(query))
@@ -98,7 +98,7 @@ def get(database: Database, selftest_id: int) -> SelfTest:
 
 
 def forget(database: Database, before: float) -> None:
-    """Remove what was found long ago."""
+    """Remove the tests of long ago."""
     old = and_(selftest.c.started_at < before, selftest.c.finished_at.is_not(None))
     with database.writing() as db:
         db.execute(delete(selftest).where(old))
@@ -142,25 +142,25 @@ def clear(database: Database, files: Files, series_id: int, now: float) -> bool:
     Its rows stay, as those of any series: what a late worker writes finds them ended.
     """
     unfinished = and_(job.c.series_id == series_id, job.c.state.in_(UNFINISHED))
-    made = select(derived.c.id).where(derived.c.series_id == series_id)
+    results = select(derived.c.id).where(derived.c.series_id == series_id)
     ended = {"state": ArrivalState.COMPLETE, "completed_at": now}
     with database.writing() as db:
         lock_series(db, series_id)
-        open_one = and_(arrival.c.series_id == series_id, OPEN_ARRIVAL)
-        db.execute(update(arrival).where(open_one).values(**ended))
+        arriving = update(arrival).where(arrival.c.series_id == series_id, OPEN_ARRIVAL)
+        db.execute(arriving.values(**ended))
         for row in db.execute(select(job).where(unfinished).with_for_update()).all():
             if row.state == JobState.RUNNING:
                 change(db, row.id, cancel_requested=1)
             else:
                 end_job(db, row, now, JobState.CANCELLED, reason="", sentence=OVER)
-        for derived_id in db.execute(made).scalars().all():
+        for derived_id in db.execute(results).scalars().all():
             cancel_undelivered(db, derived_id, "", now)
     return purge_one(database, files, series_id, now)
 
 
-def _told(database: Database, db: Connection, now: float, ended: SelfTest) -> SelfTest:
-    """In the transaction that ends it: a failure is told, whatever becomes of this process."""
+def _post_failure(database: Database, db: Connection, now: float, ended: SelfTest) -> SelfTest:
+    """Tell of a failure in the transaction that ends the test, whatever becomes of this process."""
     if ended.state is SelfTestState.FAILED:
         facts = {"selftest": ended.id, "sentence": ended.sentence}
-        notices.post(database, db, now, TOLD, f"selftest {ended.id}", facts)
+        notices.post(database, db, now, FAILED_EVENT, f"selftest {ended.id}", facts)
     return ended

@@ -84,7 +84,7 @@ QUERIES: dict[str, Ask] = {
     "a week by days": lambda db, now, jobs: figures.buckets(db, now - 7 * DAY, now, DAY),
     "audit": lambda db, now, jobs: Audit(db, lambda: now).list(),
     "notices": lambda db, now, jobs: notices.newest(db),
-    "self-tests": lambda db, now, jobs: selftests.history(db),
+    "self-tests": lambda db, now, jobs: selftests.newest(db),
     "marks": lambda db, now, jobs: figures.change_tokens(db),
 }
 BOUNDS = tuple(Bound(NAME, name, MOST_MILLISECONDS) for name in QUERIES)

@@ -198,7 +198,7 @@ def test_a_made_series_goes_all_the_way_and_leaves_nothing_behind(site: Site) ->
     before = len(site.pacs.files())
     done = site.ask(RequestKind.SELFTEST)
     assert done.state is RequestState.DONE, done.sentence
-    (found,) = selftests.history(site.database, 1)
+    (found,) = selftests.newest(site.database, 1)
     assert [step.name for step in found.steps] == [
         "ready",
         "made",

@@ -132,13 +132,13 @@ def test_a_self_test_that_a_killed_node_left_has_failed_and_is_told(tmp_path: Pa
             made = node.folder / "var" / "selftest"
             wait_for("its series is sent", lambda: node.found("instance stored"), 60.0)
             node.kill()
-        (left,) = selftests.history(database, 1)
+        (left,) = selftests.newest(database, 1)
         assert left.state is SelfTestState.RUNNING
         assert list(made.iterdir())
         with running(node):
             node.event("self-test failed", selftest=left.id)
             wait_for("somebody is told", lambda: told.posted, 30.0)
-        (ended,) = selftests.history(database, 1)
+        (ended,) = selftests.newest(database, 1)
         assert ended.state is SelfTestState.FAILED
         assert "stopped, or failed, while the self-test ran" in ended.sentence
         assert ended.sentence in told.posted[0]["text"]

@@ -98,7 +98,7 @@ def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
             "steps": [vars(step) for step in each.steps],
             "sentence": each.sentence,
         }
-        for each in selftests.history(parts.database, page.limit, page.offset)
+        for each in selftests.newest(parts.database, page.limit, page.offset)
     ]
 
 

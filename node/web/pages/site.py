@@ -248,7 +248,7 @@ def _audit(context: Context, who: Word = "", what: Word = "", offset: Offset = 0
 def _selftests(context: Context, offset: Offset = 0) -> Values:
     database, config = context.parts.database, context.parts.config()
     requests = [r for r in control.open_requests(database) if r.kind is RequestKind.SELFTEST]
-    lines = selftests.history(database, SELFTESTS_AT_ONCE, offset)
+    lines = selftests.newest(database, SELFTESTS_AT_ONCE, offset)
     return {
         "tests": Page(lines, selftests.count(database), SELFTESTS_AT_ONCE, offset),
         "requests": requests,

@@ -63,7 +63,7 @@ def test_a_priority_lies_between_one_and_nine(
 
 def answer(database: Database, *, ok: bool) -> threading.Thread:
     """A node that takes up the next request."""
-    node = control.Requests(database, time.time, node="one", lease_seconds=60.0)
+    node = control.RequestQueue(database, time.time, node="one", lease_seconds=60.0)
 
     def work() -> None:
         give_up = time.monotonic() + 20

@@ -56,8 +56,10 @@ def test_what_is_set_and_taken_back_is_written_down(database: Database, clock: C
     assert told == [("ben", "resume destination", "pacs"), ("anna", "pause destination", "pacs")]
 
 
-def requests_of(database: Database, clock: Clock, node: str) -> control.Requests:
-    return control.Requests(database, clock, node=node, lease_seconds=LEASE_SECONDS, steady=clock)
+def requests_of(database: Database, clock: Clock, node: str) -> control.RequestQueue:
+    return control.RequestQueue(
+        database, clock, node=node, lease_seconds=LEASE_SECONDS, steady=clock
+    )
 
 
 def test_a_request_is_taken_up_by_one_node_and_answered_once(

@@ -9,7 +9,7 @@ from storage.queries import figures
 from storage.queries.figures import percentile
 from storage.records import JobState
 from storage.site import nodes
-from storage.site.nodes import Sample
+from storage.site.nodes import DiskSample
 from tests.unit.storage.stored import Stored
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -125,20 +125,20 @@ def test_a_percentile_lies_between_its_neighbours(
 
 
 def test_the_disk_lasts_as_long_as_its_line_goes() -> None:
-    falling = [Sample(day * DAY, 1000 - 100 * day, 2000) for day in range(4)]
+    falling = [DiskSample(day * DAY, 1000 - 100 * day, 2000) for day in range(4)]
     found = nodes.forecast(falling, reserve=200)
     assert found.days_left == pytest.approx(5.0)
     assert found.bytes_per_day == pytest.approx(100.0)
 
 
 def test_a_disk_that_empties_lasts_for_ever_and_a_full_one_no_day() -> None:
-    rising = [Sample(day * DAY, 1000 + 100 * day, 2000) for day in range(4)]
+    rising = [DiskSample(day * DAY, 1000 + 100 * day, 2000) for day in range(4)]
     assert nodes.forecast(rising, reserve=200).days_left is None
     assert nodes.forecast(rising, reserve=1400).days_left == 0.0
 
 
 def test_from_an_hour_nobody_can_tell_how_long_the_disk_lasts() -> None:
-    few = [Sample(minute * 60.0, 1000 - minute, 2000) for minute in range(60)]
+    few = [DiskSample(minute * 60.0, 1000 - minute, 2000) for minute in range(60)]
     assert nodes.forecast(few, reserve=0) == nodes.Forecast(None, None)
     assert nodes.forecast([], reserve=0).days_left is None
 

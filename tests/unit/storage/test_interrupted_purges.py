@@ -9,8 +9,8 @@ from storage import retention
 from storage.database import Database
 from storage.errors import WrongState
 from storage.files import Files
-from storage.records import Purged, Recovered
-from storage.retention import DAY, expired, purge
+from storage.records import DAY, Purged, Recovered
+from storage.retention import expired, purge
 from storage.schema import instance
 from tests.conftest import Clock
 from tests.unit.storage.purging import files_of, old, sweep

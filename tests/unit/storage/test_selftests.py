@@ -107,7 +107,7 @@ def test_the_history_is_newest_first_and_not_for_ever(stored: Stored) -> None:
         selftests.end(stored.database, stored.clock(), test.id, [GOOD], "")
         stored.clock.now += 10
     begin(stored)
-    assert [one.id for one in selftests.history(stored.database, 2)] == [4, 3]
+    assert [one.id for one in selftests.newest(stored.database, 2)] == [4, 3]
     selftests.forget(stored.database, stored.clock.now - 15)
     assert selftests.count(stored.database) == 2
 

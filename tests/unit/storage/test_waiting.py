@@ -1,16 +1,16 @@
 """What waits for a person keeps retention away, and somebody is told."""
 
 from storage.enqueue import UNREADABLE
-from storage.records import Peer
-from storage.retention import DAY, Waiting, tell_what_waits
+from storage.records import DAY, Peer
+from storage.retention import HeldWork, report_held_work
 from storage.site import notices
 from storage.site.audit import Audit
 from tests.unit.storage.purging import KEEP_DAYS, old
 from tests.unit.storage.stored import Stored
 
 
-def told(stored: Stored) -> Waiting | None:
-    return tell_what_waits(stored.database, stored.clock.now, KEEP_DAYS)
+def told(stored: Stored) -> HeldWork | None:
+    return report_held_work(stored.database, stored.clock.now, KEEP_DAYS)
 
 
 def test_a_dead_delivery_is_told_once_a_day_until_somebody_decides(stored: Stored) -> None:
@@ -20,10 +20,10 @@ def test_a_dead_delivery_is_told_once_a_day_until_somebody_decides(stored: Store
     assert told(stored) is None  # it is young
     stored.clock.now += (KEEP_DAYS + 1) * DAY
     assert old(stored) == ()
-    assert told(stored) == Waiting(series=1, jobs=0, deliveries=1)
+    assert told(stored) == HeldWork(series=1, jobs=0, deliveries=1)
     assert told(stored) is None
     stored.clock.now += DAY + 1
-    assert told(stored) == Waiting(series=1, jobs=0, deliveries=1)
+    assert told(stored) == HeldWork(series=1, jobs=0, deliveries=1)
     events = Audit(stored.database, stored.clock).list(what="notice")
     assert [event.which for event in events] == ["retention waits"] * 2
     assert "1 held deliveries wait for a person" in str(events[0].detail["sentence"])
@@ -39,7 +39,7 @@ def test_a_held_job_is_told_too(stored: Stored) -> None:
     stored.ask("k")
     stored.queue.hold(stored.claim(), "MISSING_SLICES", "One is missing.")
     stored.clock.now += (KEEP_DAYS + 1) * DAY
-    assert told(stored) == Waiting(series=1, jobs=1, deliveries=0)
+    assert told(stored) == HeldWork(series=1, jobs=1, deliveries=0)
 
 
 def test_a_series_that_nobody_can_read_waits_until_it_was_sent_again(stored: Stored) -> None:
