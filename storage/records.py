@@ -615,7 +615,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class JobLine:
+class JobSummary:
     """A job with whose it is and who sent it."""
 
     id: int
@@ -642,25 +642,25 @@ class JobLine:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueuedJob:
     """A job in the queue: its place, and when it will start if all goes on as it did of late."""
 
     place: int
     expected_at: float | None  # None: unknown, or the node drains
-    job: JobLine
+    job: JobSummary
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningJob:
     """A job that a worker has, and how long it will still take by what it did so far."""
 
     seconds: float
     seconds_left: float | None
-    job: JobLine
+    job: JobSummary
 
 
 @dataclass(frozen=True)
-class ArrivalLine:
+class ArrivalSummary:
     """A series that is arriving; `never` and `asked` are what a person wants of it."""
 
     arrival: Arrival
@@ -670,7 +670,7 @@ class ArrivalLine:
 
 
 @dataclass(frozen=True)
-class DeliveryLine:
+class DeliverySummary:
     """A delivery with the job that made its series, and whose it is."""
 
     delivery: Delivery
@@ -698,7 +698,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class SeriesLine:
+class SeriesSummary:
     """A received series with what became of it."""
 
     subject: Subject
@@ -708,7 +708,7 @@ class SeriesLine:
     instances: int
     senders: tuple[str, ...]
     arriving: bool
-    jobs: tuple[JobLine, ...]  # the newest first
+    jobs: tuple[JobSummary, ...]  # the newest first
 
 
 @dataclass(frozen=True)
@@ -739,7 +739,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class DestinationLine:
+class DestinationSummary:
     """What is known of a destination; `up` None: nobody has asked it yet."""
 
     name: str

@@ -236,7 +236,7 @@ def series(
         if series_uid:
             found = archive.series_by_uid(series_uid)
         else:
-            page = find.found_series(store.database, wanted, limit, offset)
+            page = find.find_series(store.database, wanted, limit, offset)
             note(store, wanted, user(), page.total)
             found = archive.series_of([line.subject.series_id for line in page.lines])
         arriving = {each.series_id: each for each in archive.arriving()}

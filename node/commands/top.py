@@ -18,7 +18,7 @@ from node.commands.terminal import DEFAULT_CONFIG, ConfigFile, opened
 
 if TYPE_CHECKING:
     from node.store import Store
-    from storage.records import ArrivalLine, JobLine
+    from storage.records import ArrivalSummary, JobSummary
 
 ROWS = 8  # of each list; the pages show the rest
 BAR = 20  # characters
@@ -105,7 +105,7 @@ def _arriving(store: "Store", now: float) -> Group:
     return _list("Arriving", len(lines), columns, rows)
 
 
-def _complete_in(store: "Store", line: "ArrivalLine", now: float) -> str:
+def _complete_in(store: "Store", line: "ArrivalSummary", now: float) -> str:
     from node.rules.completion import complete_at
 
     if line.never:
@@ -186,7 +186,7 @@ def _bar(share: float) -> str:
     return f"{'#' * done}{'.' * (BAR - done)} {share:4.0%}"
 
 
-def _series(job: "JobLine") -> str:
+def _series(job: "JobSummary") -> str:
     return _end_of(job.subject.series_uid)
 
 

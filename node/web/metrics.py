@@ -24,7 +24,7 @@ from node import health
 from node.web.access import AsViewer
 from node.web.state import Parts, PartsOf
 from storage.queries import figures, overview
-from storage.queries.figures import EndedDelivery, EndedJob, Since, standing
+from storage.queries.figures import EndedDelivery, EndedJob, Since, gauges
 from storage.records import DeliveryState, SelfTestState, SwitchName
 from storage.site import control, notices, peers, selftests
 
@@ -108,7 +108,7 @@ class Metrics:
         self._turn = threading.Lock()
         self._since: Since | None = None
         self._counting()
-        self._standing()
+        self._gauges()
 
     def scrape(self, parts: Parts) -> bytes:
         """The text of all metrics."""
@@ -141,7 +141,7 @@ class Metrics:
             "delivery_seconds", "Queued to stored at the destination.", "destination"
         )
 
-    def _standing(self) -> None:
+    def _gauges(self) -> None:
         build = self._gauge("build_info", "Always 1.", "version")
         build.labels(version("midslice")).set(1)
         self._ready = self._gauge("ready", "1 where the node takes and processes series.")
@@ -174,7 +174,7 @@ class Metrics:
 
     def _count(self, parts: Parts) -> None:
         since = self._since or figures.begin(parts.database, self._now())
-        found, self._since = figures.increment(parts.database, since, self._now())
+        found, self._since = figures.counter_delta(parts.database, since, self._now())
         for job in found.jobs:
             self._count_job(job)
         for delivery in found.deliveries:
@@ -205,7 +205,7 @@ class Metrics:
         for name, count in overview.counts(database).items():
             what, state = name.split(" ")
             (self._jobs if what == "job" else self._deliveries).labels(state).set(count)
-        open_now = standing(database)
+        open_now = gauges(database)
         self._arrivals.set(open_now.arrivals)
         self._associations.set(open_now.associations)
         self._oldest_job.set(_age(now, open_now.oldest_queued_at))

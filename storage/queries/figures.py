@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select
@@ -42,6 +42,20 @@ from storage.schema import (
 # committed.
 
 SETTLED_SECONDS = 5.0
+# The steps of one job: `receive` from its first instance to its last, `wait` until its arrival is
+# complete, `queue` until a worker takes it, `infer` until its result is verified, `send` until the
+# destination has stored it, `total` from the last instance to there.
+
+STEPS = ("receive", "wait", "queue", "infer", "send", "total")
+SOON = 60.0  # a job that was queued later than this after its arrival was asked for by a person
+# So many, the newest, say it: more would tell the same, and a page must not read a year.
+MOST_JOBS = 1000
+NEWEST_JOBS = 10  # say which devices are used
+WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
+UNHAPPY = (JobState.FAILED, JobState.HELD)
+NEWEST_RESULTS = 20  # so many results are looked at slice by slice
+UNSURE = 0.5  # confidence below which a slice counts as unsure
+
 # Named one by one: the index of what has ended begins with the state.
 ENDS = (
     DeliveryState.SENT,
@@ -53,7 +67,7 @@ ENDS = (
 
 @dataclass(frozen=True)
 class Since:
-    """Where the last look ended: a time, and an instance that is older than it."""
+    """The end of the last look: a time, and an instance that is older than it."""
 
     at: float
     instance_id: int = 0
@@ -61,7 +75,7 @@ class Since:
 
 @dataclass(frozen=True)
 class EndedJob:
-    """How a job ended, how long it waited for a worker and how long that took, in seconds."""
+    """The end of a job; how long it waited for a worker and how long that took, in seconds."""
 
     state: str
     reason: str
@@ -71,7 +85,7 @@ class EndedJob:
 
 @dataclass(frozen=True)
 class EndedDelivery:
-    """How a delivery ended, how long after it was asked for, and what the destination stored."""
+    """The end of a delivery, how long after it was asked for, and what the destination stored."""
 
     destination: str
     state: str
@@ -82,8 +96,8 @@ class EndedDelivery:
 
 
 @dataclass(frozen=True)
-class Increment:
-    """What came to its end between two looks."""
+class CounterDelta:
+    """The jobs, deliveries, arrivals, ... that came to their end between two looks."""
 
     jobs: tuple[EndedJob, ...] = ()
     deliveries: tuple[EndedDelivery, ...] = ()
@@ -100,8 +114,8 @@ def begin(database: Database, now: float) -> Since:
         return Since(now - SETTLED_SECONDS, int(db.execute(newest).scalar() or 0))
 
 
-def increment(database: Database, since: Since, now: float) -> tuple[Increment, Since]:
-    """What has ended since then, and from where to look the next time.
+def counter_delta(database: Database, since: Since, now: float) -> tuple[CounterDelta, Since]:
+    """Read what has ended since then, and from where to look the next time.
 
     Where the clock was set back the next look begins there: what ended in that time counts again
     when the clock comes to it a second time, which is better than counting nothing until then.
@@ -109,7 +123,7 @@ def increment(database: Database, since: Since, now: float) -> tuple[Increment, 
     until = now - SETTLED_SECONDS
     with database.reading() as db:
         instances, size = _received(db, since, until)
-        found = Increment(
+        delta = CounterDelta(
             jobs=_jobs(db, since.at, until),
             deliveries=_deliveries(db, since.at, until),
             arrivals=_arrivals(db, since.at, until),
@@ -117,7 +131,7 @@ def increment(database: Database, since: Since, now: float) -> tuple[Increment, 
             instances=instances,
             bytes=size,
         )
-        return found, Since(until, _older(db, since))
+        return delta, Since(until, _older(db, since))
 
 
 def _jobs(db: Connection, after: float, until: float) -> tuple[EndedJob, ...]:
@@ -191,8 +205,8 @@ def _older(db: Connection, since: Since) -> int:
     One window late, since PostgreSQL commits ids in another order than it gives them.
     """
     before = and_(instance.c.id > since.instance_id, instance.c.received_at <= since.at)
-    found = db.execute(select(func.max(instance.c.id)).where(before)).scalar()
-    return int(found) if found is not None else since.instance_id
+    newest = db.execute(select(func.max(instance.c.id)).where(before)).scalar()
+    return int(newest) if newest is not None else since.instance_id
 
 
 def _span(begin: float | None, end: float | None) -> float | None:
@@ -203,43 +217,30 @@ def _span(begin: float | None, end: float | None) -> float | None:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What is open, and since when the oldest waits."""
+class Gauges:
+    """Counts of what is open, and since when the oldest waits."""
 
     arrivals: int
     associations: int
     oldest_queued_at: float | None  # of the jobs that wait for a worker
 
 
-def standing(database: Database) -> Standing:
+def gauges(database: Database) -> Gauges:
     waits = and_(OPEN_JOB, job.c.state == JobState.QUEUED)
     arriving = select(func.count()).select_from(arrival).where(OPEN_ARRIVAL)
     associated = select(func.count()).where(association.c.ended_at.is_(None))
     with database.reading() as db:
-        return Standing(
+        return Gauges(
             arrivals=int(db.execute(arriving).scalar_one()),
             associations=int(db.execute(associated).scalar_one()),
             oldest_queued_at=db.execute(select(func.min(job.c.queued_at)).where(waits)).scalar(),
         )
 
 
-# The steps of one job: `receive` from its first instance to its last, `wait` until its arrival is
-# complete, `queue` until a worker takes it, `infer` until its result is verified, `send` until the
-# destination has stored it, `total` from the last instance to there.
-
-STEPS = ("receive", "wait", "queue", "infer", "send", "total")
-SOON = 60.0  # a job that was queued later than this after its arrival was asked for by a person
-# So many, the newest, say it: more would tell the same, and a page must not read a year.
-MOST_JOBS = 1000
-NEWEST_JOBS = 10  # say which devices are used
-WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
-UNHAPPY = (JobState.FAILED, JobState.HELD)
-
-
 def durations(database: Database, since: float, until: float) -> Mapping[str, Percentiles]:
     """Each step of the jobs that ended in this time."""
     with database.reading() as db:
-        return _percentiles(_samples(db, since, until, MOST_JOBS))
+        return _by_step(_samples(db, since, until, MOST_JOBS))
 
 
 def buckets(database: Database, since: float, until: float, width: float) -> tuple[Bucket, ...]:
@@ -255,7 +256,7 @@ def buckets(database: Database, since: float, until: float, width: float) -> tup
         Bucket(
             start=start,
             end=start + width,
-            steps=_percentiles(samples[number]),
+            steps=_by_step(samples[number]),
             jobs=ended.get(number, 0),
             instances=received.get(number, 0),
             failed=failed.get(number, 0),
@@ -265,34 +266,29 @@ def buckets(database: Database, since: float, until: float, width: float) -> tup
 
 
 def devices(database: Database) -> tuple[str, ...]:
-    """What the newest jobs really ran on, the newest first; a model may use no accelerator."""
+    """The devices that the newest jobs really ran on; a model may use no accelerator."""
     newest = select(job.c.record).where(job.c.state == JobState.SUCCEEDED)
     newest = newest.order_by(job.c.finished_at.desc()).limit(NEWEST_JOBS)
     with database.reading() as db:
-        told = [json.loads(text).get("device") for text in db.execute(newest).scalars()]
-    return tuple(dict.fromkeys(str(one) for one in told if one))
+        names = [json.loads(text).get("device") for text in db.execute(newest).scalars()]
+    return tuple(dict.fromkeys(str(name) for name in names if name))
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """By linear interpolation between the two nearest ranks; `values` are sorted."""
-    if not values:
-        return None
-    place = share * (len(values) - 1)
-    low = int(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (place - low) * (values[high] - values[low])
+def percentiles(values: Sequence[float]) -> Percentiles:
+    """By linear interpolation between the two nearest ranks."""
+    if len(values) < 2:
+        only = values[0] if values else None
+        return Percentiles(len(values), only, only)
+    cuts = quantiles(values, n=20, method="inclusive")
+    return Percentiles(len(values), p50=cuts[9], p95=cuts[18])
 
 
-def _percentiles(samples: Iterable[Mapping[str, float]]) -> dict[str, Percentiles]:
-    each: dict[str, list[float]] = {step: [] for step in STEPS}
+def _by_step(samples: Iterable[Mapping[str, float]]) -> dict[str, Percentiles]:
+    by_step: dict[str, list[float]] = {step: [] for step in STEPS}
     for steps in samples:
         for step, seconds in steps.items():
-            each[step].append(seconds)
-    found = {step: sorted(values) for step, values in each.items()}
-    return {
-        step: Percentiles(len(values), percentile(values, 0.5), percentile(values, 0.95))
-        for step, values in found.items()
-    }
+            by_step[step].append(seconds)
+    return {step: percentiles(values) for step, values in by_step.items()}
 
 
 def _samples(db: Connection, since: float, until: float, most: int) -> list[dict[str, float]]:
@@ -354,10 +350,6 @@ def _received_by_bucket(db: Connection, since: float, until: float, width: float
     return {int(row[0]): int(row[1]) for row in db.execute(query)}
 
 
-NEWEST = 20  # so many results are looked at slice by slice
-UNSURE = 0.5  # confidence below which a slice counts as unsure
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Jobs of one route that have ended, by state; slices of its newest results."""
@@ -369,23 +361,25 @@ class Evaluation:
 
 
 def evaluation(database: Database, route: str, since: float) -> Evaluation:
-    """What the jobs of a route have given since then."""
+    """Sum up what the jobs of a route have given since then."""
     mine = job.c.finished_at >= since, job.c.route == route
     counted = select(job.c.state, func.count()).where(*mine).group_by(job.c.state)
     newest = select(job.c.record).where(*mine, job.c.state == JobState.SUCCEEDED)
     with database.reading() as db:
         jobs = {JobState(row[0]): int(row[1]) for row in db.execute(counted)}
-        records = db.execute(newest.order_by(job.c.finished_at.desc()).limit(NEWEST)).scalars()
-        told = [each for text in records for each in json.loads(text).get("confidence") or ()]
-    errors = [float(each["error_hu"]) for each in told if each.get("error_hu") is not None]
-    unsure = sum(float(each.get("confidence", 1.0)) < UNSURE for each in told)
-    return Evaluation(jobs, len(told), median(errors) if errors else None, unsure)
+        records = db.execute(
+            newest.order_by(job.c.finished_at.desc()).limit(NEWEST_RESULTS)
+        ).scalars()
+        slices = [it for text in records for it in json.loads(text).get("confidence") or ()]
+    errors = [float(it["error_hu"]) for it in slices if it.get("error_hu") is not None]
+    unsure = sum(float(it.get("confidence", 1.0)) < UNSURE for it in slices)
+    return Evaluation(jobs, len(slices), median(errors) if errors else None, unsure)
 
 
 def change_tokens(database: Database) -> Mapping[str, str]:
     """One mark an area; equal marks mean that there is nothing new to draw."""
     with database.reading() as db:
-        return {area: "-".join(str(one) for one in found) for area, found in _areas(db).items()}
+        return {area: "-".join(map(str, values)) for area, values in _areas(db).items()}
 
 
 def _areas(db: Connection) -> dict[str, tuple[object, ...]]:
@@ -447,13 +441,13 @@ def _jobs_token(db: Connection) -> tuple[object, ...]:
 
 
 def _needs(db: Connection) -> tuple[object, ...]:
-    found: list[object] = []
+    counts: list[object] = []
     for state in (JobState.HELD, JobState.FAILED):
         which = and_(ENDED_JOB, job.c.state == state)
-        found += db.execute(select(func.count(), func.max(job.c.queued_at)).where(which)).one()
+        counts += db.execute(select(func.count(), func.max(job.c.queued_at)).where(which)).one()
     held = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
     newest = select(func.count(), func.max(delivery.c.finished_at)).where(held)
-    return (*found, *db.execute(newest).one())
+    return (*counts, *db.execute(newest).one())
 
 
 def _deliveries_token(db: Connection) -> tuple[object, ...]:

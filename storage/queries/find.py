@@ -22,25 +22,25 @@ from sqlalchemy import (
 from storage.database import Database, sought_keys, to_delivery, to_job, to_record
 from storage.ledger import delivery_rows
 from storage.queries.overview import (
-    JOB_LINES,
+    JOB_SUMMARIES,
     SUBJECT,
     counted,
-    delivery_lines,
-    to_delivery_line,
-    to_job_line,
+    delivery_summaries,
+    to_delivery_summary,
+    to_job_summary,
 )
 from storage.records import (
     MOST_COUNTED,
     ArrivalState,
     Delivery,
-    DeliveryLine,
     DeliveryState,
+    DeliverySummary,
     Job,
-    JobLine,
     JobState,
+    JobSummary,
     Need,
     Page,
-    SeriesLine,
+    SeriesSummary,
     Subject,
 )
 from storage.schema import (
@@ -60,40 +60,6 @@ from storage.schema import (
 )
 from storage.transitions import JOBS, without_files
 
-
-def series_lines(db: Connection, ids: Sequence[int]) -> tuple[SeriesLine, ...]:
-    """These series, in this order."""
-    times = (series.c.first_at, series.c.last_at, series.c.purged_at)
-    rows = {
-        row.subject_series_id: row
-        for row in db.execute(select(*SUBJECT, *times).where(series.c.id.in_(ids)))
-    }
-    of_instances = select(instance.c.series_id, func.count(instance.c.instance_uid.distinct()))
-    of_instances = of_instances.where(instance.c.series_id.in_(ids)).group_by(instance.c.series_id)
-    counts = {row[0]: int(row[1]) for row in db.execute(of_instances)}
-    brought = select(arrival.c.series_id, arrival.c.calling_ae, arrival.c.state)
-    brought = brought.where(arrival.c.series_id.in_(ids)).order_by(arrival.c.id)
-    peers: dict[int, list[Any]] = {one: [] for one in ids}
-    for peer in db.execute(brought):
-        peers[peer.series_id].append(peer)
-    lines: dict[int, list[JobLine]] = {one: [] for one in ids}
-    for row in db.execute(JOB_LINES.where(job.c.series_id.in_(ids)).order_by(job.c.id.desc())):
-        lines[row.subject_series_id].append(to_job_line(row))
-    return tuple(
-        SeriesLine(
-            subject=to_record(Subject, rows[one], "subject_"),
-            first_at=rows[one].first_at,
-            last_at=rows[one].last_at,
-            purged_at=rows[one].purged_at,
-            instances=counts.get(one, 0),
-            senders=tuple(dict.fromkeys(peer.calling_ae for peer in peers[one])),
-            arriving=any(peer.state == ArrivalState.ARRIVING for peer in peers[one]),
-            jobs=tuple(lines[one]),
-        )
-        for one in ids
-    )
-
-
 # What somebody searched for is an audit event, which the caller writes: it knows who looked.
 
 Text = ColumnElement[str]
@@ -107,11 +73,13 @@ LAST = "\U0010ffff"  # sorts behind every text that begins alike
 # is found by its own index, and so is what is counted, in any order. Neither way is quick for both.
 COMMON = 2000
 MOST_DESCRIPTIONS = 5000
+PEOPLE = (JobState.HELD, JobState.FAILED)
+SELFTEST = "selftest"  # has a page of its own: a failed one is told there
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for; everything that is given must hold. Empty = any.
+    """The filter of a search; everything that is given must hold. Empty = any.
 
     `patient_id`, `accession` and `name` are found by how they begin, `name` in any case and by
     family name first; `description` and `sentence` by what they contain; `uid` is any of study,
@@ -137,18 +105,18 @@ class Wanted:
 
     @property
     def names_a_patient(self) -> bool:
-        """Whether the search itself is about a person: its words then stay out of logs."""
+        """True where the search itself is about a person: its words then stay out of logs."""
         about = (self.text, self.accession, self.patient_id, self.name, self.study_date)
         return any(about)
 
 
-def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) -> Page[JobLine]:
+def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) -> Page[JobSummary]:
     """Jobs, the newest first."""
     order = job.c.queued_at.desc(), job.c.id.desc()
     with database.reading() as db:
         which = Search(database, db, _without_index).jobs(wanted)
-        query = JOB_LINES.where(which).order_by(*order).limit(limit).offset(offset)
-        lines = tuple(to_job_line(row) for row in db.execute(query))
+        query = JOB_SUMMARIES.where(which).order_by(*order).limit(limit).offset(offset)
+        lines = tuple(to_job_summary(row) for row in db.execute(query))
         if _says_total(lines, limit, offset):
             return Page(lines, offset + len(lines), limit, offset)
         ids = select(job.c.id).join(series, series.c.id == job.c.series_id)
@@ -168,25 +136,58 @@ def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, 
         return tuple(db.execute(query).scalars())
 
 
-def job_line(database: Database, job_id: int) -> JobLine | None:
+def job_summary(database: Database, job_id: int) -> JobSummary | None:
     with database.reading() as db:
-        row = db.execute(JOB_LINES.where(job.c.id == job_id)).one_or_none()
-    return to_job_line(row) if row is not None else None
+        row = db.execute(JOB_SUMMARIES.where(job.c.id == job_id)).one_or_none()
+    return to_job_summary(row) if row is not None else None
 
 
-def found_series(
+def find_series(
     database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
-) -> Page[SeriesLine]:
+) -> Page[SeriesSummary]:
     """Received series with what became of them, the newest first; none of a self-test."""
     order = series.c.last_at.desc(), series.c.id.desc()
     with database.reading() as db:
         newest = select(series.c.id).where(Search(database, db, _without_index).series(wanted))
         query = newest.order_by(*order).limit(limit).offset(offset)
-        lines = series_lines(db, db.execute(query).scalars().all())
+        lines = series_summaries(db, db.execute(query).scalars().all())
         if _says_total(lines, limit, offset):
             return Page(lines, offset + len(lines), limit, offset)
         ids = select(series.c.id).where(Search(database, db, with_index).series(wanted))
         return Page(lines, counted(db, ids), limit, offset)
+
+
+def series_summaries(db: Connection, ids: Sequence[int]) -> tuple[SeriesSummary, ...]:
+    """These series, in this order."""
+    times = (series.c.first_at, series.c.last_at, series.c.purged_at)
+    rows = {
+        row.subject_series_id: row
+        for row in db.execute(select(*SUBJECT, *times).where(series.c.id.in_(ids)))
+    }
+    of_instances = select(instance.c.series_id, func.count(instance.c.instance_uid.distinct()))
+    of_instances = of_instances.where(instance.c.series_id.in_(ids)).group_by(instance.c.series_id)
+    counts = {row[0]: int(row[1]) for row in db.execute(of_instances)}
+    brought = select(arrival.c.series_id, arrival.c.calling_ae, arrival.c.state)
+    brought = brought.where(arrival.c.series_id.in_(ids)).order_by(arrival.c.id)
+    peers: dict[int, list[Any]] = {series_id: [] for series_id in ids}
+    for peer in db.execute(brought):
+        peers[peer.series_id].append(peer)
+    summaries: dict[int, list[JobSummary]] = {series_id: [] for series_id in ids}
+    for row in db.execute(JOB_SUMMARIES.where(job.c.series_id.in_(ids)).order_by(job.c.id.desc())):
+        summaries[row.subject_series_id].append(to_job_summary(row))
+    return tuple(
+        SeriesSummary(
+            subject=to_record(Subject, rows[series_id], "subject_"),
+            first_at=rows[series_id].first_at,
+            last_at=rows[series_id].last_at,
+            purged_at=rows[series_id].purged_at,
+            instances=counts.get(series_id, 0),
+            senders=tuple(dict.fromkeys(peer.calling_ae for peer in peers[series_id])),
+            arriving=any(peer.state == ArrivalState.ARRIVING for peer in peers[series_id]),
+            jobs=tuple(summaries[series_id]),
+        )
+        for series_id in ids
+    )
 
 
 def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
@@ -213,8 +214,8 @@ class Search:
             mine = arrival.c.calling_ae == wanted.sender
             if self._is_common(select(arrival.c.id).where(mine)):
                 theirs = _without_index(arrival.c.calling_ae) == wanted.sender
-                found = select(arrival.c.id).where(arrival.c.id == job.c.arrival_id, theirs)
-                conditions.append(found.correlate(job).exists())
+                brought = select(arrival.c.id).where(arrival.c.id == job.c.arrival_id, theirs)
+                conditions.append(brought.correlate(job).exists())
             else:
                 conditions.append(job.c.arrival_id.in_(select(arrival.c.id).where(mine)))
         if wanted.since is not None:
@@ -225,8 +226,8 @@ class Search:
 
     def series(self, wanted: Wanted) -> ColumnElement[bool]:
         # As a list, which is made once; an EXISTS would go through the self-tests for each series.
-        made = select(selftest.c.series_uid).where(selftest.c.series_uid.is_not(None))
-        conditions = [*self._of_series(wanted), series.c.series_uid.not_in(made)]
+        tests = select(selftest.c.series_uid).where(selftest.c.series_uid.is_not(None))
+        conditions = [*self._of_series(wanted), series.c.series_uid.not_in(tests)]
         about_jobs = _of_jobs(wanted)
         if about_jobs:
             conditions.append(self._with_job(wanted, and_(*about_jobs)))
@@ -261,8 +262,8 @@ class Search:
         theirs = select(job.c.series_id).where(which)
         held = self._with_held(wanted)
         if self._is_common(select(job.c.id).where(which)):
-            found = exists().where(job.c.series_id == series.c.id, which)
-            return found if held is None else or_(found, series.c.id.in_(held))
+            having = exists().where(job.c.series_id == series.c.id, which)
+            return having if held is None else or_(having, series.c.id.in_(held))
         return series.c.id.in_(theirs if held is None else union(theirs, held))
 
     def _with_held(self, wanted: Wanted) -> Select[Any] | None:
@@ -276,8 +277,8 @@ class Search:
             route=wanted.route,
             destination=wanted.destination,
         )
-        made = select(derived.c.series_id).join(delivery, delivery.c.derived_id == derived.c.id)
-        return made.where(self.deliveries(about))
+        results = select(derived.c.series_id).join(delivery, delivery.c.derived_id == derived.c.id)
+        return results.where(self.deliveries(about))
 
     def _brought_by(self, sender: str) -> ColumnElement[bool]:
         mine = arrival.c.calling_ae == sender
@@ -331,16 +332,16 @@ class Search:
 
     def _begins_with_one(self, column: Text, texts: Sequence[str]) -> Part:
         return lambda how: or_(
-            false(), *(begins(self._database, how(column), one) for one in texts)
+            false(), *(begins(self._database, how(column), text) for text in texts)
         )
 
     def _described(self, text: str) -> ColumnElement[bool]:
         """Descriptions repeat: whoever contains the text is found among the different ones."""
-        each = select(series.c.description, func.count()).group_by(series.c.description)
+        query = select(series.c.description, func.count()).group_by(series.c.description)
         sought = text.casefold()
-        found = {d: int(n) for d, n in self._db.execute(each) if sought in d.casefold()}
-        how = self._common if sum(found.values()) > COMMON else with_index
-        return how(series.c.description).in_(tuple(found)[:MOST_DESCRIPTIONS])
+        counts = {d: int(n) for d, n in self._db.execute(query) if sought in d.casefold()}
+        how = self._common if sum(counts.values()) > COMMON else with_index
+        return how(series.c.description).in_(tuple(counts)[:MOST_DESCRIPTIONS])
 
     def _is_common(self, which: Select[Any]) -> bool:
         return self._db.execute(which.limit(1).offset(COMMON)).first() is not None
@@ -382,13 +383,13 @@ def _with_uid(uid: str) -> Any:
     """The received series that a UID belongs to: its own, its study's, or of what was made."""
     own = select(series.c.id).where(or_(series.c.series_uid == uid, series.c.study_uid == uid))
     brought = select(instance.c.series_id).where(instance.c.instance_uid == uid)
-    made = select(derived.c.series_id).where(derived.c.series_uid == uid)
+    results = select(derived.c.series_id).where(derived.c.series_uid == uid)
     slices = select(derived.c.series_id).join(derived_instance)
-    return own.union(brought, made, slices.where(derived_instance.c.instance_uid == uid))
+    return own.union(brought, results, slices.where(derived_instance.c.instance_uid == uid))
 
 
 def _says_total(lines: tuple[object, ...], limit: int, offset: int) -> bool:
-    """Whether a page is the last one, so that nothing has to be counted."""
+    """True where a page is the last one, so that nothing has to be counted."""
     return len(lines) < limit and bool(lines or offset == 0)
 
 
@@ -403,16 +404,12 @@ def jobs_with_deliveries(
         deliveries: dict[int, list[Delivery]] = {}
         for row in db.execute(of_these):
             deliveries.setdefault(row.derived_id, []).append(to_delivery(row))
-    found = (jobs[one] for one in ids if one in jobs)
-    return tuple((one, tuple(deliveries.get(one.derived_id or 0, ()))) for one in found)
-
-
-PEOPLE = (JobState.HELD, JobState.FAILED)
-SELFTEST = "selftest"  # has a page of its own: a failed one is told there
+    in_order = (jobs[job_id] for job_id in ids if job_id in jobs)
+    return tuple((job, tuple(deliveries.get(job.derived_id or 0, ()))) for job in in_order)
 
 
 def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
-    """What waits for a person, the newest first."""
+    """The jobs and deliveries that wait for a person, the newest first."""
     jobs = and_(ENDED_JOB, job.c.state.in_(PEOPLE), job.c.kind != SELFTEST)
     held = HELD_DELIVERY
     most = limit + offset
@@ -422,11 +419,11 @@ def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
         # The ids first: only what is shown is worth a look at its series.
         newest = select(job.c.id).where(jobs).order_by(job.c.finished_at.desc(), job.c.id.desc())
         ids = db.execute(newest.limit(most)).scalars().all()
-        lines = db.execute(JOB_LINES.where(job.c.id.in_(ids)))
-        found = [_need_of_job(to_job_line(row)) for row in lines]
-        found += _held_deliveries(db, held, most)
-        found.sort(key=lambda need: (need.since, need.id), reverse=True)
-        shown = tuple(found[offset:most])
+        rows = db.execute(JOB_SUMMARIES.where(job.c.id.in_(ids)))
+        needs = [_need_of_job(to_job_summary(row)) for row in rows]
+        needs += _held_deliveries(db, held, most)
+        needs.sort(key=lambda need: (need.since, need.id), reverse=True)
+        shown = tuple(needs[offset:most])
         gone = without_files(db, [need.id for need in shown if need.what == "job"])
     shown = tuple(replace(need, is_gone=need.what == "job" and need.id in gone) for need in shown)
     return Page(shown, min(total, MOST_COUNTED), limit, offset)
@@ -435,13 +432,13 @@ def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
 def held_deliveries(
     database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
 ) -> Page[Need]:
-    """What is held on its way, under a filter, the newest first."""
+    """The deliveries that are held, under a filter, the newest first."""
     with database.reading() as db:
         which = Search(database, db, with_index).deliveries(wanted)
         total = counted(db, select(delivery.c.id).where(which))
-        found = _held_deliveries(db, which, limit + offset)
-    found.sort(key=lambda need: (need.since, need.id), reverse=True)
-    return Page(tuple(found[offset:]), total, limit, offset)
+        needs = _held_deliveries(db, which, limit + offset)
+    needs.sort(key=lambda need: (need.since, need.id), reverse=True)
+    return Page(tuple(needs[offset:]), total, limit, offset)
 
 
 def delivery_ids(database: Database, wanted: Wanted, most: int) -> tuple[int, ...]:
@@ -461,7 +458,7 @@ def kept_of_routes(
         return {row.id: (row.model, json.loads(row.parameters)) for row in db.execute(query)}
 
 
-def _need_of_job(line: JobLine) -> Need:
+def _need_of_job(line: JobSummary) -> Need:
     return Need(
         what="job",
         id=line.id,
@@ -480,8 +477,8 @@ def _need_of_job(line: JobLine) -> Need:
 def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
     newest = delivery.c.finished_at.desc(), delivery.c.id.desc()
     ids = db.execute(select(delivery.c.id).where(held).order_by(*newest).limit(most)).scalars()
-    rows = db.execute(delivery_lines().where(delivery.c.id.in_(ids.all())))
-    lines = [to_delivery_line(row) for row in rows]
+    rows = db.execute(delivery_summaries().where(delivery.c.id.in_(ids.all())))
+    lines = [to_delivery_summary(row) for row in rows]
     makers = _makers(db, [line.job_id for line in lines if line.job_id is not None])
     return [_need_of_delivery(line, *makers.get(line.job_id or 0, ("", ""))) for line in lines]
 
@@ -493,17 +490,17 @@ def _makers(db: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
     return {row.id: (row.calling_ae, row.route) for row in rows}
 
 
-def _need_of_delivery(line: DeliveryLine, sender: str, route: str) -> Need:
-    one = line.delivery
+def _need_of_delivery(line: DeliverySummary, sender: str, route: str) -> Need:
+    held = line.delivery
     return Need(
         what="delivery",
-        id=one.id,
+        id=held.id,
         job_id=line.job_id,
-        state=one.state,
-        reason=one.reason,
-        sentence=one.sentence,
-        since=one.finished_at or one.queued_at,
-        destination=one.destination,
+        state=held.state,
+        reason=held.reason,
+        sentence=held.sentence,
+        since=held.finished_at or held.queued_at,
+        destination=held.destination,
         sender=sender,
         route=route,
         subject=line.subject,

@@ -15,22 +15,22 @@ from storage.ledger import delivery_rows
 from storage.records import (
     MOST_COUNTED,
     Arrival,
-    ArrivalLine,
+    ArrivalSummary,
     Attempt,
     AuditEvent,
     Delivery,
-    DeliveryLine,
     DeliveryState,
+    DeliverySummary,
     Job,
-    JobLine,
     JobState,
+    JobSummary,
     Moment,
     Page,
+    QueuedJob,
     RequestKind,
-    Running,
+    RunningJob,
     Subject,
     SwitchName,
-    Waiting,
 )
 from storage.schema import (
     ENDED_DELIVERY,
@@ -59,8 +59,8 @@ SUBJECT = tuple(
     for name in Subject.__dataclass_fields__
 )
 _OWN = ("derived_series_uid", "destinations", "sender", "subject")
-JOB_COLUMNS = tuple(job.c[name] for name in JobLine.__dataclass_fields__ if name not in _OWN)
-JOB_LINES = (
+JOB_COLUMNS = tuple(job.c[name] for name in JobSummary.__dataclass_fields__ if name not in _OWN)
+JOB_SUMMARIES = (
     select(
         *JOB_COLUMNS,
         DESTINATIONS_COLUMN,
@@ -74,8 +74,8 @@ JOB_LINES = (
 )
 
 
-def arriving(database: Database) -> tuple[ArrivalLine, ...]:
-    """What is not complete yet, the longest quiet first."""
+def arriving(database: Database) -> tuple[ArrivalSummary, ...]:
+    """The arrivals that are not complete yet, the longest quiet first."""
     query = arrival_rows().add_columns(*SUBJECT).where(OPEN_ARRIVAL)
     with database.reading() as db:
         rows = db.execute(query.order_by(arrival.c.last_at, arrival.c.id)).all()
@@ -84,7 +84,7 @@ def arriving(database: Database) -> tuple[ArrivalLine, ...]:
             db, request.c.subject, and_(OPEN_REQUEST, request.c.kind == RequestKind.PROCESS_NOW)
         )
     return tuple(
-        ArrivalLine(
+        ArrivalSummary(
             arrival=to_record(Arrival, row),
             subject=to_record(Subject, row, "subject_"),
             never=row.series_uid in never,
@@ -96,32 +96,34 @@ def arriving(database: Database) -> tuple[ArrivalLine, ...]:
 
 def queue(
     database: Database, now: float, *, workers: int, limit: int = 50, offset: int = 0
-) -> Page[Waiting]:
-    """What waits, in the order in which workers take it."""
+) -> Page[QueuedJob]:
+    """The jobs that wait, in the order in which workers take them."""
     waits = and_(OPEN_JOB, job.c.state == JobState.QUEUED)
     order = job.c.priority, job.c.due_at, job.c.id
     with database.reading() as db:
         total = counted(db, select(job.c.id).where(waits))
-        rows = db.execute(JOB_LINES.where(waits).order_by(*order).limit(limit).offset(offset)).all()
-        busy = [one.seconds_left or 0.0 for one in _running(db, now)]
+        rows = db.execute(
+            JOB_SUMMARIES.where(waits).order_by(*order).limit(limit).offset(offset)
+        ).all()
+        busy = [run.seconds_left or 0.0 for run in _running(db, now)]
         takes = _typical(db)
         drained = _subjects(db, switch.c.name, switch.c.name == SwitchName.DRAINING)
     starts = _starts(now, busy, takes, workers, offset + len(rows)) if not drained else {}
     lines = tuple(
-        Waiting(place, starts.get(place), to_job_line(row))
+        QueuedJob(place, starts.get(place), to_job_summary(row))
         for place, row in enumerate(rows, start=offset + 1)
     )
     return Page(lines, total, limit, offset)
 
 
-def running(database: Database, now: float) -> tuple[Running, ...]:
-    """What workers have, the longest running first."""
+def running(database: Database, now: float) -> tuple[RunningJob, ...]:
+    """The jobs that workers have, the longest running first."""
     with database.reading() as db:
         return _running(db, now)
 
 
-def sending(database: Database, limit: int = 50, offset: int = 0) -> Page[DeliveryLine]:
-    """What is on its way or waits for it, who is sending first."""
+def sending(database: Database, limit: int = 50, offset: int = 0) -> Page[DeliverySummary]:
+    """The deliveries that are on their way or wait for it, those being sent first."""
     wanted = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
     return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit, offset)
@@ -129,8 +131,8 @@ def sending(database: Database, limit: int = 50, offset: int = 0) -> Page[Delive
 
 def unconfirmed(
     database: Database, destinations: Collection[str], limit: int = 50, offset: int = 0
-) -> Page[DeliveryLine]:
-    """What was sent to destinations that give proof, and is not proved yet; oldest first."""
+) -> Page[DeliverySummary]:
+    """The deliveries to destinations that give proof, not proved yet; the oldest first."""
     if not destinations:  # with an empty list the database would go through all that was ever sent
         return Page((), 0, limit, offset)
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
@@ -138,29 +140,29 @@ def unconfirmed(
     return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
 
 
-def finished(database: Database, limit: int = 10) -> tuple[JobLine, ...]:
+def finished(database: Database, limit: int = 10) -> tuple[JobSummary, ...]:
     """The jobs that ended last, the newest first."""
-    ended = JOB_LINES.where(job.c.finished_at.is_not(None)).order_by(job.c.finished_at.desc())
+    ended = JOB_SUMMARIES.where(job.c.finished_at.is_not(None)).order_by(job.c.finished_at.desc())
     with database.reading() as db:
-        return tuple(to_job_line(row) for row in db.execute(ended.limit(limit)))
+        return tuple(to_job_summary(row) for row in db.execute(ended.limit(limit)))
 
 
-def whereabouts(
+def delivery_states(
     database: Database, jobs: Iterable[int]
 ) -> Mapping[int, tuple[tuple[str, DeliveryState], ...]]:
-    """Where the results of these jobs go: each destination with the state of its delivery."""
+    """The destinations of the results of these jobs, each with the state of its delivery."""
     query = select(job.c.id, delivery.c.destination, delivery.c.state)
     query = query.join(delivery, delivery.c.derived_id == job.c.derived_id)
-    found: dict[int, tuple[tuple[str, DeliveryState], ...]] = {}
+    states: dict[int, tuple[tuple[str, DeliveryState], ...]] = {}
     with database.reading() as db:
         rows = db.execute(query.where(job.c.id.in_(list(jobs))).order_by(delivery.c.id))
         for row in rows:
-            found[row.id] = (*found.get(row.id, ()), (row.destination, DeliveryState(row.state)))
-    return found
+            states[row.id] = (*states.get(row.id, ()), (row.destination, DeliveryState(row.state)))
+    return states
 
 
 def held(database: Database) -> Mapping[str, int]:
-    """How many deliveries are held for each destination that has any."""
+    """Count the deliveries that are held for each destination that has any."""
     which = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
     query = select(delivery.c.destination, func.count()).where(which)
     with database.reading() as db:
@@ -177,41 +179,41 @@ def held_for(database: Database, destination: str, most: int) -> tuple[int, ...]
 
 
 def counts(database: Database) -> Mapping[str, int]:
-    """How many jobs and deliveries are in each state: `job queued`, `delivery held`, ..."""
+    """Count the jobs and deliveries in each state: `job queued`, `delivery held`, ..."""
     with database.reading() as db:
-        found = {f"job {state}": 0 for state in JobState}
-        found |= {f"delivery {state}": 0 for state in DeliveryState}
+        numbers = {f"job {state}": 0 for state in JobState}
+        numbers |= {f"delivery {state}": 0 for state in DeliveryState}
         for table, name, parts in (
             (job, "job", (OPEN_JOB, ENDED_JOB)),
             (delivery, "delivery", (OPEN_DELIVERY, ENDED_DELIVERY)),
         ):
             for part in parts:
-                each = select(table.c.state, func.count()).where(part).group_by(table.c.state)
-                found |= {f"{name} {row[0]}": int(row[1]) for row in db.execute(each)}
-    return found
+                query = select(table.c.state, func.count()).where(part).group_by(table.c.state)
+                numbers |= {f"{name} {row[0]}": int(row[1]) for row in db.execute(query)}
+    return numbers
 
 
-def to_job_line(row: Row[*tuple[Any, ...]]) -> JobLine:
-    return to_record(JobLine, row, destinations=to_names(row.destinations))
+def to_job_summary(row: Row[*tuple[Any, ...]]) -> JobSummary:
+    return to_record(JobSummary, row, destinations=to_names(row.destinations))
 
 
-def _running(db: Connection, now: float) -> tuple[Running, ...]:
+def _running(db: Connection, now: float) -> tuple[RunningJob, ...]:
     runs = and_(OPEN_JOB, job.c.state == JobState.RUNNING)
-    rows = db.execute(JOB_LINES.where(runs).order_by(job.c.started_at, job.c.id)).all()
+    rows = db.execute(JOB_SUMMARIES.where(runs).order_by(job.c.started_at, job.c.id)).all()
     takes = _typical(db) if rows else None
-    return tuple(_to_running(to_job_line(row), now, takes) for row in rows)
+    return tuple(_to_running(to_job_summary(row), now, takes) for row in rows)
 
 
-def _to_running(line: JobLine, now: float, takes: float | None) -> Running:
+def _to_running(line: JobSummary, now: float, takes: float | None) -> RunningJob:
     seconds = max(0.0, now - (line.started_at or now))
     left = max(0.0, takes - seconds) if takes is not None else None
     if line.progress > 0.1:  # before that its own pace says little
         left = seconds * (1.0 - line.progress) / line.progress
-    return Running(seconds, left, line)
+    return RunningJob(seconds, left, line)
 
 
 def _typical(db: Connection) -> float | None:
-    """How long a job took of late, in seconds."""
+    """The time that a job took of late, in seconds."""
     done = and_(ENDED_JOB, job.c.state == JobState.SUCCEEDED, job.c.started_at.is_not(None))
     query = select(job.c.finished_at - job.c.started_at).where(done)
     newest = query.order_by(job.c.queued_at.desc()).limit(TYPICAL_OF)
@@ -222,7 +224,7 @@ def _typical(db: Connection) -> float | None:
 def _starts(
     now: float, busy: list[float], takes: float | None, workers: int, count: int
 ) -> dict[int, float]:
-    """When each place of the queue gets a worker, if each job takes as long as the usual one."""
+    """The time at which each place of the queue gets a worker, if all jobs take equally long."""
     if takes is None:
         return {}
     free = [now + left for left in busy[:workers]] + [now] * max(0, workers - len(busy))
@@ -239,15 +241,15 @@ def _deliveries(
     order: tuple[ColumnElement[Any], ...],
     limit: int,
     offset: int,
-) -> Page[DeliveryLine]:
+) -> Page[DeliverySummary]:
     with database.reading() as db:
         total = counted(db, select(delivery.c.id).where(which))
-        query = delivery_lines().where(which).order_by(*order).limit(limit).offset(offset)
-        lines = tuple(to_delivery_line(row) for row in db.execute(query))
+        query = delivery_summaries().where(which).order_by(*order).limit(limit).offset(offset)
+        lines = tuple(to_delivery_summary(row) for row in db.execute(query))
     return Page(lines, total, limit, offset)
 
 
-def delivery_lines() -> Select[*tuple[Any, ...]]:
+def delivery_summaries() -> Select[*tuple[Any, ...]]:
     made_by = select(func.max(job.c.id)).where(job.c.derived_id == delivery.c.derived_id)
     generated = select(func.coalesce(func.sum(derived_instance.c.generated), 0)).where(
         derived_instance.c.derived_id == delivery.c.derived_id
@@ -263,12 +265,12 @@ def delivery_lines() -> Select[*tuple[Any, ...]]:
     )
 
 
-def to_delivery_line(row: Row[*tuple[Any, ...]]) -> DeliveryLine:
-    return to_record(DeliveryLine, row, delivery=to_delivery(row))
+def to_delivery_summary(row: Row[*tuple[Any, ...]]) -> DeliverySummary:
+    return to_record(DeliverySummary, row, delivery=to_delivery(row))
 
 
 def counted(db: Connection, which: Select[*tuple[Any, ...]]) -> int:
-    """How many rows, no further than a page says."""
+    """Count rows, no further than a page says."""
     return int(
         db.execute(
             select(func.count()).select_from(which.limit(MOST_COUNTED).subquery())
@@ -280,15 +282,12 @@ def _subjects(db: Connection, column: Any, which: ColumnElement[bool]) -> frozen
     return frozenset(db.execute(select(column).where(which)).scalars())
 
 
-DONE = (DeliveryState.SENT, DeliveryState.CONFIRMED)
-
-
 @dataclass(frozen=True)
 class JobDetail:
-    """What a page of one job shows; instances are asked for apart: there may be thousands."""
+    """All that a page of one job shows but its instances: there may be thousands."""
 
     job: Job
-    line: JobLine
+    line: JobSummary
     arrival: Arrival
     attempts: tuple[Attempt, ...]
     deliveries: tuple[Delivery, ...]
@@ -301,7 +300,7 @@ class JobDetail:
 def job_detail(database: Database, job_id: int) -> JobDetail:
     """Everything about a job, in one view of the database."""
     with database.reading() as db:
-        row = db.execute(JOB_LINES.where(job.c.id == job_id)).one_or_none()
+        row = db.execute(JOB_SUMMARIES.where(job.c.id == job_id)).one_or_none()
         if row is None:
             raise NotFound(f"no job {job_id}")
         whole = read_job(db, job_id)
@@ -314,7 +313,7 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         did = _audit(db, job_id, deliveries)
         is_gone = job_id in without_files(db, [job_id])
     moments = _moments(whole, came, attempts, deliveries, did)
-    line = to_job_line(row)
+    line = to_job_summary(row)
     return JobDetail(whole, line, came, attempts, deliveries, folder, did, moments, is_gone)
 
 
@@ -335,7 +334,7 @@ def _folder(db: Connection, derived_id: int | None) -> str | None:
 
 
 def _audit(db: Connection, job_id: int, deliveries: tuple[Delivery, ...]) -> tuple[AuditEvent, ...]:
-    names = [f"job {job_id}", *(f"delivery {one.id}" for one in deliveries)]
+    names = [f"job {job_id}", *(f"delivery {delivery.id}" for delivery in deliveries)]
     query = select(audit).where(or_(*(audit.c.which == name for name in names)))
     return to_records(AuditEvent, db.execute(query.order_by(audit.c.id)))
 
@@ -347,26 +346,26 @@ def _moments(
     deliveries: tuple[Delivery, ...],
     did: tuple[AuditEvent, ...],
 ) -> tuple[Moment, ...]:
-    found = [Moment(came.first_at, "first instance", f"From {came.calling_ae}.")]
-    found.append(Moment(came.last_at, "last instance", f"{came.instances} instances in all."))
+    moments = [Moment(came.first_at, "first instance", f"From {came.calling_ae}.")]
+    moments.append(Moment(came.last_at, "last instance", f"{came.instances} instances in all."))
     if came.completed_at is not None:
-        found.append(Moment(came.completed_at, "complete", ""))
-    found.append(Moment(whole.queued_at, "queued", ""))
-    for one in attempts:
-        found.append(Moment(one.started_at, "started", f"Attempt {one.number} on {one.worker}."))
-        if one.ended_at is not None:
-            found.append(Moment(one.ended_at, one.outcome or "ended", ""))
-    for each in deliveries:
-        found += _moments_of(each)
-    found += [Moment(event.at, event.what, "", event.who) for event in did]
-    return tuple(sorted(found, key=lambda moment: moment.at))
+        moments.append(Moment(came.completed_at, "complete", ""))
+    moments.append(Moment(whole.queued_at, "queued", ""))
+    for run in attempts:
+        moments.append(Moment(run.started_at, "started", f"Attempt {run.number} on {run.worker}."))
+        if run.ended_at is not None:
+            moments.append(Moment(run.ended_at, run.outcome or "ended", ""))
+    for sent in deliveries:
+        moments += _moments_of(sent)
+    moments += [Moment(event.at, event.what, "", event.who) for event in did]
+    return tuple(sorted(moments, key=lambda moment: moment.at))
 
 
-def _moments_of(one: Delivery) -> list[Moment]:
-    to = f"To {one.destination}."
-    found = [Moment(one.queued_at, "delivery queued", to)]
-    if one.started_at is not None:
-        found.append(Moment(one.started_at, "sending", to))
-    if one.finished_at is not None:
-        found.append(Moment(one.finished_at, str(one.state), f"{to} {one.sentence}".strip()))
-    return found
+def _moments_of(sent: Delivery) -> list[Moment]:
+    to = f"To {sent.destination}."
+    moments = [Moment(sent.queued_at, "delivery queued", to)]
+    if sent.started_at is not None:
+        moments.append(Moment(sent.started_at, "sending", to))
+    if sent.finished_at is not None:
+        moments.append(Moment(sent.finished_at, str(sent.state), f"{to} {sent.sentence}".strip()))
+    return moments

@@ -10,7 +10,7 @@ from storage.database import Database, to_record, to_records
 from storage.records import (
     DAY,
     DeliveryState,
-    DestinationLine,
+    DestinationSummary,
     Echo,
     Page,
     Reach,
@@ -254,7 +254,7 @@ def rejections(
 
 def destinations(
     database: Database, now: float, names: Sequence[str], *, days: float = 7.0
-) -> tuple[DestinationLine, ...]:
+) -> tuple[DestinationSummary, ...]:
     """These destinations, and those that something waits for though nobody names them."""
     reaches = {reach.destination: reach for reach in reachability(database)}
     paused = {pause.subject: pause for pause in control.all_on(database, SwitchName.PAUSED)}
@@ -367,11 +367,11 @@ def _destination(
     paused: Any,
     waits: dict[str, dict[str, tuple[int, float]]],
     ended: tuple[int, int],
-) -> DestinationLine:
+) -> DestinationSummary:
     states = waits.get(name, {})
     oldest = [at for state, (_, at) in states.items() if state != DeliveryState.HELD]
     well, badly = ended
-    return DestinationLine(
+    return DestinationSummary(
         name=name,
         reach=reach,
         last_echo=last_echo,

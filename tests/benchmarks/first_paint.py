@@ -51,7 +51,7 @@ def measure(setting: Setting) -> Subject:
     database = Database.for_folder(setting.folder / "filled")
     database.migrate()
     filler.fill(database, jobs, Clock().now)
-    line = find.job_line(database, 1234)
+    line = find.job_summary(database, 1234)
     assert line is not None
     series_uid = line.subject.series_uid
     database.close()

@@ -29,7 +29,7 @@ def _jobs(**wanted: Any) -> Ask:
 
 
 def _series(**wanted: Any) -> Ask:
-    return lambda db, now, jobs: find.found_series(db, Wanted(**wanted))
+    return lambda db, now, jobs: find.find_series(db, Wanted(**wanted))
 
 
 def _held(**wanted: Any) -> Ask:
@@ -59,8 +59,8 @@ QUERIES: dict[str, Ask] = {
         db, Wanted(since=now - 30 * DAY, until=now - 29 * DAY)
     ),
     "jobs, page 50": lambda db, now, jobs: find.jobs(db, Wanted(), offset=5000),
-    "accession": lambda db, now, jobs: find.found_series(db, Wanted(accession=f"A{jobs // 4:08d}")),
-    "patient ID": lambda db, now, jobs: find.found_series(
+    "accession": lambda db, now, jobs: find.find_series(db, Wanted(accession=f"A{jobs // 4:08d}")),
+    "patient ID": lambda db, now, jobs: find.find_series(
         db, Wanted(patient_id=f"P{jobs // 6:07d}")
     ),
     "name": _series(name="müller99"),
@@ -73,7 +73,7 @@ QUERIES: dict[str, Ask] = {
     "sender": _series(sender="CT3"),
     "series held": _series(states=(JobState.HELD,)),
     "series by a delivery's reason": _series(reason="REFUSED_BY_PEER"),
-    "UID": lambda db, now, jobs: find.found_series(db, Wanted(uid=f"2.25.{jobs // 2}")),
+    "UID": lambda db, now, jobs: find.find_series(db, Wanted(uid=f"2.25.{jobs // 2}")),
     "job page": lambda db, now, jobs: overview.job_detail(db, jobs // 2),
     "senders": lambda db, now, jobs: peers.senders(db, now - DAY / 2),
     "rejections": lambda db, now, jobs: peers.rejections(db, now - 30 * DAY),

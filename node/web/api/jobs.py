@@ -28,7 +28,7 @@ from node.web.state import Parts, PartsOf
 from storage.errors import NotFound, StorageError, WrongState
 from storage.queries import find, overview
 from storage.queries.find import Wanted, delivery_ids, jobs_with_deliveries
-from storage.records import JobState, RequestKind, SeriesLine, SwitchName
+from storage.records import JobState, RequestKind, SeriesSummary, SwitchName
 from storage.site import control
 
 find_router = APIRouter(tags=["find"])
@@ -137,7 +137,7 @@ def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list
 
 @find_router.get("/series", summary="What was received, the newest first", tags=["series"])
 def series(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
-    found = find.found_series(parts.database, wanted, page.limit, page.offset)
+    found = find.find_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
     note_search(parts, visitor, wanted, found.total)
     return [_series(line, parts) for line in found.lines]
@@ -145,7 +145,7 @@ def series(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> li
 
 @find_router.get("/find", summary="As /series, with what the patient is called: an audit event")
 def patients(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
-    found = find.found_series(parts.database, wanted, page.limit, page.offset)
+    found = find.find_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
     note_search(parts, visitor, wanted, found.total, always=True)
     return [_patient_and_series(line, parts) for line in found.lines]
@@ -165,7 +165,7 @@ def sought(
     return patients(body.wanted(), page, visitor, parts)
 
 
-def _patient_and_series(line: SeriesLine, parts: Parts) -> Json:
+def _patient_and_series(line: SeriesSummary, parts: Parts) -> Json:
     return _series(line, parts) | {
         "patient_id": line.subject.patient_id,
         "patient_name": line.subject.patient_name,
@@ -174,7 +174,7 @@ def _patient_and_series(line: SeriesLine, parts: Parts) -> Json:
     }
 
 
-def _series(line: SeriesLine, parts: Parts) -> Json:
+def _series(line: SeriesSummary, parts: Parts) -> Json:
     return {
         "series_uid": line.subject.series_uid,
         "study_uid": line.subject.study_uid,
@@ -190,7 +190,7 @@ def _series(line: SeriesLine, parts: Parts) -> Json:
     }
 
 
-def _states(line: SeriesLine) -> list[str]:
+def _states(line: SeriesSummary) -> list[str]:
     arrival = "arriving" if line.arriving else "complete"
     return list(dict.fromkeys((arrival, *(str(job.state) for job in line.jobs))))
 

@@ -17,7 +17,7 @@ from storage.archive import newest_arrival
 from storage.errors import NotFound
 from storage.queries import find, overview
 from storage.queries.find import Wanted
-from storage.records import Arrival, JobState, Page, SeriesLine, SwitchName
+from storage.records import Arrival, JobState, Page, SeriesSummary, SwitchName
 from storage.site import control
 
 AT_ONCE = 25
@@ -114,7 +114,7 @@ def search(
 @router.get("/series/{series_uid}")
 def series(series_uid: str, context: Context) -> HTMLResponse:
     """Show one received series, perhaps in several studies, with its jobs."""
-    found = find.found_series(context.parts.database, Wanted(uid=series_uid), AT_ONCE)
+    found = find.find_series(context.parts.database, Wanted(uid=series_uid), AT_ONCE)
     if not found.lines:
         raise NotFound(f"no series {series_uid} was received")
     record_view(context, series_uid)
@@ -144,7 +144,7 @@ def _address(given: Mapping[str, str], who: str, searches: Searches) -> str:
     return f"/find?search={searches.keep(who, given)}"
 
 
-def _search(context: PageContext, given: Mapping[str, str], offset: int) -> Page[SeriesLine]:
+def _search(context: PageContext, given: Mapping[str, str], offset: int) -> Page[SeriesSummary]:
     wanted = Wanted(
         states=(JobState(given["state"]),) if given["state"] in set(JobState) else (),
         text=given["text"],
@@ -159,26 +159,26 @@ def _search(context: PageContext, given: Mapping[str, str], offset: int) -> Page
         destination=given["destination"],
         uid=given["uid"],
     )
-    found = find.found_series(context.parts.database, wanted, AT_ONCE, offset)
+    found = find.find_series(context.parts.database, wanted, AT_ONCE, offset)
     fields = [key for key, value in given.items() if value]
     detail = {"by": fields, "found": found.total, "masked": context.is_masked}
     context.parts.store.audit.record(context.visitor.name, "find", "", detail)
     return found
 
 
-def _outcomes(parts: Parts, found: Page[SeriesLine] | None) -> Values:
+def _outcomes(parts: Parts, found: Page[SeriesSummary] | None) -> Values:
     """Collect where results went, and the reason of each series that has no job."""
     lines = found.lines if found is not None else ()
     uids = {line.subject.series_uid for line in lines}
     job_ids = (job.id for line in lines for job in line.jobs)
     return {
-        "went": overview.whereabouts(parts.database, job_ids),
+        "went": overview.delivery_states(parts.database, job_ids),
         "no_job_reasons": no_job_reasons(parts, lines),
         "never": control.of_subjects(parts.database, SwitchName.NEVER, uids),
     }
 
 
-def no_job_reasons(parts: Parts, lines: Iterable[SeriesLine]) -> Mapping[str, str]:
+def no_job_reasons(parts: Parts, lines: Iterable[SeriesSummary]) -> Mapping[str, str]:
     """Give for each series without a job, by its UID, the reason for that."""
     jobless = {line.subject.series_uid for line in lines if not line.jobs and not line.arriving}
     return {uid: _no_job_reason(newest_arrival(parts.database, uid)) for uid in jobless}

@@ -15,7 +15,7 @@ from node.web.state import Parts
 from node.wording import count
 from storage.queries import find, overview
 from storage.queries.find import Wanted, held_deliveries, kept_of_routes, needing
-from storage.records import Arrival, ArrivalLine, JobState, Need, Page, Reach, SwitchName
+from storage.records import Arrival, ArrivalSummary, JobState, Need, Page, Reach, SwitchName
 from storage.site import control, peers
 
 FIRST_NEEDS, FIRST_QUEUED, LATEST = 5, 12, 8  # rows of each list on the page Now
@@ -29,7 +29,7 @@ Word = Annotated[str, Query(max_length=64)]
 class Arriving:
     """A series on its way, with the moment at which it will count as complete."""
 
-    line: ArrivalLine
+    line: ArrivalSummary
     due_at: float
     evidence: str
 
@@ -77,7 +77,7 @@ def _sending(context: Context) -> Values:
 
 def _finished(context: Context) -> Values:
     lines = overview.finished(context.parts.database, LATEST)
-    went = overview.whereabouts(context.parts.database, (line.id for line in lines))
+    went = overview.delivery_states(context.parts.database, (line.id for line in lines))
     return {"finished": lines, "went": went}
 
 
@@ -96,7 +96,7 @@ def _now(context: Context) -> Values:
     return {key: value for fill in FRAGMENTS.values() for key, value in fill(context).items()}
 
 
-def arriving(line: ArrivalLine, completion: Completion) -> Arriving:
+def arriving(line: ArrivalSummary, completion: Completion) -> Arriving:
     """Say when an arrival is complete if nothing more comes, and why not earlier."""
     due_at = complete_at(line.arrival, completion)
     return Arriving(line, due_at, _evidence(line.arrival))

@@ -6,7 +6,7 @@ import pytest
 
 from storage.errors import WrongState
 from storage.queries import figures
-from storage.queries.figures import percentile
+from storage.queries.figures import percentiles
 from storage.records import JobState
 from storage.site import nodes
 from storage.site.nodes import DiskSample
@@ -115,13 +115,20 @@ def test_a_closed_arrival_knows_how_much_it_brought(stored: Stored) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "share", "due"),
-    [([], 0.5, None), ([7.0], 0.95, 7.0), ([1.0, 3.0], 0.5, 2.0), ([0.0, 10.0, 20.0], 0.95, 19.0)],
+    ("values", "p50", "p95"),
+    [
+        ([], None, None),
+        ([7.0], 7.0, 7.0),
+        ([3.0, 1.0], 2.0, 2.9),
+        ([20.0, 0.0, 10.0], 10.0, 19.0),
+    ],
 )
 def test_a_percentile_lies_between_its_neighbours(
-    values: list[float], share: float, due: float | None
+    values: list[float], p50: float | None, p95: float | None
 ) -> None:
-    assert percentile(values, share) == pytest.approx(due)
+    found = percentiles(values)
+    assert found.count == len(values)
+    assert (found.p50, found.p95) == (pytest.approx(p50), pytest.approx(p95))
 
 
 def test_the_disk_lasts_as_long_as_its_line_goes() -> None:

@@ -43,7 +43,7 @@ def filled(database: Database, files: Files, clock: Clock) -> Stored:
 def found(stored: Stored, **wanted: object) -> list[str]:
     """The Series UIDs of both ways to search agree."""
     asked = Wanted(**wanted)  # type: ignore[arg-type]
-    of_series = [one.subject.series_uid for one in find.found_series(stored.database, asked).lines]
+    of_series = [one.subject.series_uid for one in find.find_series(stored.database, asked).lines]
     of_jobs = [one.subject.series_uid for one in find.jobs(stored.database, asked).lines]
     assert of_series == of_jobs
     ids = find.job_ids(stored.database, asked)
@@ -112,8 +112,8 @@ def test_what_is_common_is_found_as_what_is_rare(
     assert found(filled, accession="a-1234", sender="CT1") == ["1.1.2", "1.1.1"]
     assert found(filled, text="P") == ["1.1.4", "1.1.2", "1.1.1"]
     for wanted in (Wanted(name="müller"), Wanted(text="P", sender="CT1")):
-        whole = find.found_series(filled.database, wanted)
-        first = find.found_series(filled.database, wanted, limit=1)
+        whole = find.find_series(filled.database, wanted)
+        first = find.find_series(filled.database, wanted, limit=1)
         assert (first.total, len(first.lines), len(whole.lines)) == (2, 1, 2)
 
 
@@ -181,7 +181,7 @@ def test_a_series_whose_result_is_held_on_its_way_is_held(
         (Wanted(states=(JobState.HELD,), route="heads"), set()),
         (Wanted(states=(JobState.HELD,), accession="A-12345"), {made}),
     ):
-        page = find.found_series(filled.database, wanted)
+        page = find.find_series(filled.database, wanted)
         assert {line.subject.series_uid for line in page.lines} == uids, wanted
 
 
@@ -205,7 +205,7 @@ def test_a_span_of_time_is_cut_out(filled: Stored) -> None:
     last = filled.clock.now
     wanted = Wanted(since=last - 25, until=last - 5)
     assert [one.sender for one in find.jobs(filled.database, wanted).lines] == ["CT2", "CT1"]
-    assert find.found_series(filled.database, Wanted(since=last + 1)).lines == ()
+    assert find.find_series(filled.database, Wanted(since=last + 1)).lines == ()
 
 
 def test_pages_follow_each_other_without_a_gap(filled: Stored) -> None:
@@ -220,7 +220,7 @@ def test_pages_follow_each_other_without_a_gap(filled: Stored) -> None:
 def test_a_comma_that_a_peer_sent_within_a_name_is_found_as_it_is_typed(stored: Stored) -> None:
     what = Received("9.1", "1.1", "1.1.1", CT, EXPLICIT, "CT", patient_name="Doe, Jane")
     stored.archive.keep(what, Peer("CT1", "MIDSLICE"), stored.incoming(content_of(what)))
-    (line,) = find.found_series(stored.database, Wanted(name="Doe, J")).lines
+    (line,) = find.find_series(stored.database, Wanted(name="Doe, J")).lines
     assert line.subject.patient_name == "Doe, Jane"
 
 
@@ -228,7 +228,7 @@ def test_a_series_without_a_job_is_found_with_what_is_known_of_it(stored: Stored
     stored.receive("1.1")
     stored.receive("1.2", version=b"corrected")
     stored.receive("1.2")
-    (line,) = find.found_series(stored.database, Wanted(accession="A1")).lines
+    (line,) = find.find_series(stored.database, Wanted(accession="A1")).lines
     assert (line.instances, line.jobs, line.arriving) == (2, (), True)
     assert line.senders == ("SCANNER",)
     assert find.jobs(stored.database, Wanted(accession="A1")).lines == ()
@@ -236,7 +236,7 @@ def test_a_series_without_a_job_is_found_with_what_is_known_of_it(stored: Stored
 
 def test_the_series_of_a_self_test_is_no_patients(stored: Stored) -> None:
     stored.ask("k")
-    (line,) = find.found_series(stored.database, Wanted()).lines
+    (line,) = find.find_series(stored.database, Wanted()).lines
     selftests.begin(
         stored.database,
         stored.clock(),
@@ -245,16 +245,16 @@ def test_the_series_of_a_self_test_is_no_patients(stored: Stored) -> None:
         series_uid=line.subject.series_uid,
         destination="",
     )
-    assert find.found_series(stored.database, Wanted()).lines == ()
+    assert find.find_series(stored.database, Wanted()).lines == ()
 
 
 def test_a_job_is_one_line_with_whose_it_is(filled: Stored) -> None:
     (first, *_) = find.job_ids(filled.database, Wanted())
-    line = find.job_line(filled.database, first)
+    line = find.job_summary(filled.database, first)
     assert line is not None
     assert (line.subject.patient_name, line.sender) == ("Müller^Änne", "CT1")
     assert line.destinations == ("pacs", "to-CT1")
-    assert find.job_line(filled.database, 999) is None
+    assert find.job_summary(filled.database, 999) is None
 
 
 def test_a_search_knows_whether_it_names_a_patient() -> None:

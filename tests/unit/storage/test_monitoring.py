@@ -1,8 +1,8 @@
-"""What monitoring and lists read: increments, how things stand, pages of jobs; both databases."""
+"""What monitoring and lists read: counter deltas, gauges, pages of jobs; both databases."""
 
 from storage.archive import newest_arrival
 from storage.queries import figures
-from storage.queries.figures import Increment, Since, Standing, standing
+from storage.queries.figures import CounterDelta, Gauges, Since, gauges
 from storage.queries.find import jobs_with_deliveries
 from storage.records import Peer
 from tests.unit.storage.stored import SERIES, Stored
@@ -10,9 +10,9 @@ from tests.unit.storage.stored import SERIES, Stored
 LATER = 60.0
 
 
-def look(stored: Stored, since: Since) -> tuple[Increment, Since]:
+def look(stored: Stored, since: Since) -> tuple[CounterDelta, Since]:
     stored.clock.now += LATER
-    return figures.increment(stored.database, since, stored.clock())
+    return figures.counter_delta(stored.database, since, stored.clock())
 
 
 def begin(stored: Stored) -> Since:
@@ -32,21 +32,21 @@ def test_what_ended_is_told_once(stored: Stored) -> None:
     assert arrival == 0
     assert found.instances == 2
     assert found.bytes > 0
-    assert look(stored, since)[0] == Increment()
+    assert look(stored, since)[0] == CounterDelta()
 
 
 def test_what_was_before_the_first_look_is_not_told(stored: Stored) -> None:
     stored.ask("k")
     stored.succeed()
     stored.clock.now += LATER
-    assert look(stored, begin(stored))[0] == Increment()
+    assert look(stored, begin(stored))[0] == CounterDelta()
 
 
 def test_what_ended_a_moment_ago_waits_for_the_next_look(stored: Stored) -> None:
     since = begin(stored)
     stored.receive("1.1")
-    found, since = figures.increment(stored.database, since, stored.clock())
-    assert found == Increment()
+    found, since = figures.counter_delta(stored.database, since, stored.clock())
+    assert found == CounterDelta()
     assert look(stored, since)[0].instances == 1
 
 
@@ -78,16 +78,16 @@ def test_associations_are_told_by_how_they_ended(stored: Stored) -> None:
     stored.archive.rejected("CT2", "MIDSLICE", "10.0.0.2", "unknown")
     stored.archive.dissociated(first, "released")
     assert look(stored, since)[0].associations == {"released": 1, "rejected": 1}
-    assert standing(stored.database).associations == 1
+    assert gauges(stored.database).associations == 1
 
 
 def test_how_things_stand(stored: Stored) -> None:
-    assert standing(stored.database) == Standing(0, 0, None)
+    assert gauges(stored.database) == Gauges(0, 0, None)
     stored.ask("k")
     queued_at = stored.clock()
     stored.clock.now += 5
     stored.receive("9.1", series_uid="1.2.3.9")
-    assert standing(stored.database) == Standing(1, 0, queued_at)
+    assert gauges(stored.database) == Gauges(1, 0, queued_at)
 
 
 def test_a_page_of_jobs_has_their_deliveries_in_the_order_asked_for(stored: Stored) -> None:

@@ -208,7 +208,7 @@ def test_where_the_results_of_jobs_go_is_told_by_destination(stored: Stored) -> 
     leased = stored.start_delivery("clinic")
     stored.ledger.hold(leased, "REFUSED", "The destination refuses it.")
     (waiting,) = more(stored, 1)
-    went = overview.whereabouts(stored.database, [done.id, waiting])
+    went = overview.delivery_states(stored.database, [done.id, waiting])
     assert went == {done.id: (("pacs", DeliveryState.SENT), ("clinic", DeliveryState.HELD))}
     assert overview.held(stored.database) == {"clinic": 1}
     assert overview.held_for(stored.database, "clinic", 5) == (leased.id,)

@@ -98,7 +98,7 @@ def test_the_newest_of_what_many_have_are_found_by_going_back_in_time(
     local.ask("k")
     local.ask("l", ("1.4",))
     with statements() as seen:
-        find.found_series(local.database, find.Wanted(**wanted), limit=1)
+        find.find_series(local.database, find.Wanted(**wanted), limit=1)
     ordered = [asked for asked in seen if "ORDER BY series.last_at" in asked[0]]
     assert len(ordered) == 1
     steps = plan(local, *ordered[0])
