@@ -1,4 +1,4 @@
-"""What can go wrong with rows and files.
+"""The errors of rows and files.
 
 StorageError
 +-- NoRoom          the disk is below its reserve or full: the peer may try again later

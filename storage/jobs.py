@@ -105,8 +105,8 @@ def keep_result(
     insert = insert.on_conflict_do_update(index_elements=["series_uid"], set_=values)
     derived_id = int(db.execute(insert.returning(derived.c.id)).scalar_one())
     _write_instances(database, db, derived_id, result)
-    told = {"version": result.version, "record": to_json(result.record)}
-    ended = _succeed(database, db, row, derived_id, now, folder_kept=True, **told)
+    by_model = {"version": result.version, "record": to_json(result.record)}
+    ended = _succeed(database, db, row, derived_id, now, folder_kept=True, **by_model)
     if result.mark.revision > 1:
         _tell(database, db, row, result, now)
     return replace(ended, revision=result.mark.revision)
@@ -116,16 +116,16 @@ def reuse_result(
     database: Database, db: Connection, row: Row[*tuple[Any, ...]], series_uid: str, now: float
 ) -> Ended:
     """Deliver a derived series that exists; where its files are gone, the job is run again."""
-    made = _by_uid(db, series_uid)
-    if made is None:
+    result = _by_uid(db, series_uid)
+    if result is None:
         raise NotFound(f"no derived series {series_uid}")
-    if made.purged_at is None:
-        first = select(job.c.version, job.c.record).where(job.c.derived_id == made.id).limit(1)
+    if result.purged_at is None:
+        first = select(job.c.version, job.c.record).where(job.c.derived_id == result.id).limit(1)
         maker = db.execute(first).one_or_none()
-        told = maker._asdict() if maker is not None else {}
-        return _succeed(database, db, row, made.id, now, folder_kept=False, **told)
+        by_model = maker._asdict() if maker is not None else {}
+        return _succeed(database, db, row, result.id, now, folder_kept=False, **by_model)
     # A peer may still have the purged bytes: the same UIDs must not mean others.
-    edition = row.edition if made.offered_at is None else max(row.edition, made.edition) + 1
+    edition = row.edition if result.offered_at is None else max(row.edition, result.edition) + 1
     values = {**requeued(now), "edition": edition, "sentence": AGAIN_SENTENCE}
     db.execute(update(job).where(job.c.id == row.id).values(**values, **IDLE))
     return Ended(JobState.QUEUED, folder_kept=False)
@@ -142,8 +142,8 @@ def _same(db: Connection, series_id: int, derived_uid: str, content_uid: str) ->
         and_(derived.c.series_id == series_id, derived.c.content_uid == content_uid),
     )
     query = select(derived.c.series_uid).where(equal, taken).order_by(derived.c.id).limit(1)
-    found: str | None = db.execute(query).scalar_one_or_none()
-    return found
+    series_uid: str | None = db.execute(query).scalar_one_or_none()
+    return series_uid
 
 
 def _tell(database: Database, db: Connection, row: JobRow, result: NewDerived, now: float) -> None:
@@ -167,13 +167,13 @@ def _write_instances(
     rows = [
         {
             "derived_id": derived_id,
-            "instance_uid": one.instance_uid,
-            "sop_class_uid": one.sop_class_uid,
-            "path": one.path,
-            "digest": one.digest,
-            "generated": int(one.generated),
+            "instance_uid": file.instance_uid,
+            "sop_class_uid": file.sop_class_uid,
+            "path": file.path,
+            "digest": file.digest,
+            "generated": int(file.generated),
         }
-        for one in result.instances
+        for file in result.instances
     ]
     if not rows:
         return
@@ -190,7 +190,7 @@ def _succeed(
     now: float,
     *,
     folder_kept: bool,
-    **told: object,
+    **by_model: object,
 ) -> Ended:
     done: dict[str, object] = {
         "state": JobState.SUCCEEDED,
@@ -200,7 +200,7 @@ def _succeed(
         "progress": 1,
         "derived_id": derived_id,
     }
-    db.execute(update(job).where(job.c.id == row.id).values(**done, **IDLE, **told))
+    db.execute(update(job).where(job.c.id == row.id).values(**done, **IDLE, **by_model))
     queue_deliveries(database, db, derived_id, destinations_of(db, row.id), row.priority, now)
     return Ended(JobState.SUCCEEDED, folder_kept)
 
@@ -361,8 +361,8 @@ class Queue:
 
     def prioritise(self, job_id: int, priority: int, *, who: str = "") -> None:
         """A person puts a job that waits before or behind others: 1 is first, 9 last."""
-        told = {"priority": priority}
-        with by(self._database, self._now(), who, "prioritise", f"job {job_id}", told) as db:
+        detail = {"priority": priority}
+        with by(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
             locked(db, job_id, (JobState.QUEUED,), "prioritised")
             change(db, job_id, priority=priority)
 
@@ -404,7 +404,7 @@ class Queue:
             return to_records(Attempt, db.execute(query))
 
     def instances(self, job_id: int) -> tuple[Instance, ...]:
-        """What a job works on, all versions, the newest first, as when it was asked for."""
+        """The versions that a job works on, the newest first, as when it was asked for."""
         query = (
             select(instance)
             .join(job_instance, job_instance.c.instance_id == instance.c.id)
@@ -426,7 +426,7 @@ class Queue:
             return frozenset(db.execute(query).scalars())
 
     def marks(self, series_id: int) -> Mapping[str, Mark]:
-        """What each content that was made of a received series is marked with."""
+        """The mark of each content that was made of a received series."""
         with self._database.reading() as db:
             return marks(db, series_id)
 
@@ -463,5 +463,5 @@ class Queue:
             end_attempt(db, row, self._now(), str(state), detail or reason)
             if row.cancel_requested:  # a verdict on a job that nobody wants any more
                 return cancel(db, row, self._now())
-            told = {"reason": reason, "sentence": sentence, "record": to_json(record or {})}
-            return end(db, row, self._now(), state, **told)
+            why = {"reason": reason, "sentence": sentence, "record": to_json(record or {})}
+            return end(db, row, self._now(), state, **why)

@@ -46,67 +46,15 @@ from storage.transitions import (
 )
 
 NO_DESTINATION = "NO_DESTINATION"
+CANCELLED_SENTENCE = "Cancelled by a person."
 GOES_TO = "It goes to {destination!r}, which has a delivery of this derived series already."
 
 DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
-def waiting_for(db: Connection, destination: str) -> list[DeliveryRow]:
-    """Deliveries that were held because nobody knew this destination."""
-    query = select(delivery).where(
-        OPEN_DELIVERY,
-        delivery.c.destination == destination,
-        delivery.c.state == DeliveryState.HELD,
-        delivery.c.reason == NO_DESTINATION,
-    )
-    return list(db.execute(query.order_by(delivery.c.id)))
-
-
-def redirect(db: Connection, before: str, now_to: str, now: float) -> int:
-    """What goes to one destination goes to another, or to the same that is known again; how many.
-
-    The jobs that named it name the other one too: a delivery that is asked for again follows.
-    """
-    rename(db, before, now_to)
-    waits = or_(
-        delivery.c.state == DeliveryState.QUEUED,
-        and_(delivery.c.state == DeliveryState.HELD, delivery.c.reason == NO_DESTINATION),
-    )
-    mine = and_(OPEN_DELIVERY, delivery.c.destination == before, waits)
-    query = select(delivery).where(mine).order_by(delivery.c.id)
-    rows = db.execute(query.with_for_update(of=delivery)).all()
-    for row in rows:
-        if before != now_to and _has_one(db, row.derived_id, now_to):
-            sentence = GOES_TO.format(destination=now_to)
-            end = {"state": DeliveryState.CANCELLED, "finished_at": now, **IDLE}
-            set_delivery(db, row.id, reason="", sentence=sentence, **end)
-        else:
-            set_delivery(db, row.id, destination=now_to, **queued_again(now))
-    return len(rows)
-
-
-def rename(db: Connection, before: str, now_to: str) -> None:
-    """What was wanted at one destination is wanted at another one, once."""
-    if before == now_to:
-        return
-    other = want.alias()
-    same = and_(other.c.job_id == want.c.job_id, other.c.arrival_id == want.c.arrival_id)
-    there = select(other.c.rank).where(same, other.c.destination == now_to).exists()
-    db.execute(delete(want).where(want.c.destination == before, there))
-    db.execute(update(want).where(want.c.destination == before).values(destination=now_to))
-
-
-def _has_one(db: Connection, derived_id: int, destination: str) -> bool:
-    same = and_(delivery.c.derived_id == derived_id, delivery.c.destination == destination)
-    return db.execute(select(delivery.c.id).where(same)).first() is not None
-
-
-CANCELLED_SENTENCE = "Cancelled by a person."
-
-
 @dataclass(frozen=True)
 class Answer:
-    """What a destination said to one instance; no status where it gave no answer."""
+    """The answer of a destination to one instance; no status where it gave none."""
 
     derived_instance_id: int
     status: int | None
@@ -145,7 +93,7 @@ class Ledger:
         self._leases.renew(leased)
 
     def unsent(self, leased: Delivery) -> tuple[Unsent, ...]:
-        """What the destination has not stored, in the order of the series.
+        """The instances that the destination has not stored, in the order of the series.
 
         The caller is about to send these: from here on the series counts as offered to a peer,
         even where the node dies before it hears an answer.
@@ -165,14 +113,14 @@ class Ledger:
         *,
         not_understood: bool = False,
     ) -> None:
-        """A destination's answer to one instance, or that it gave none."""
+        """Write down a destination's answer to one instance, or that it gave none."""
         self.answers(leased, (Answer(derived_instance_id, status, stored, not_understood),))
 
     def answers(self, leased: Delivery, answers: Sequence[Answer]) -> None:
-        """Several answers in one transaction."""
+        """Write down several answers in one transaction."""
         with self._leases.holding(leased) as (db, _):
             for answer in answers:
-                self._note(db, leased.id, answer)
+                self._write_answer(db, leased.id, answer)
             if answers:
                 _offered(db, leased.derived_id, self._now())
 
@@ -186,14 +134,14 @@ class Ledger:
             set_delivery(db, leased.id, reason="", sentence="", **done, **IDLE)
 
     def retry(
-        self, leased: Delivery, due_at: float, reason: str, sentence: str, *, anew: bool = False
+        self, leased: Delivery, due_at: float, reason: str, sentence: str, *, is_first: bool = False
     ) -> None:
         """It did not work this time; the node tries again then.
 
-        `anew`: the destination has stored something, so this failure is the first in a row.
+        `is_first`: the destination has stored something, so this failure is the first in a row.
         """
         with self._leases.holding(leased) as (db, row):
-            failures = 1 if anew else row.failures + 1
+            failures = 1 if is_first else row.failures + 1
             why = {"reason": reason, "sentence": sentence, "failures": failures}
             set_delivery(db, leased.id, state=DeliveryState.QUEUED, due_at=due_at, **why, **IDLE)
 
@@ -218,8 +166,8 @@ class Ledger:
         self, job_id: int, destination: str | None = None, *, who: str = ""
     ) -> tuple[Delivery, ...]:
         """A person wants a kept derived series sent again: to one destination, or the job's."""
-        told = {"destination": destination} if destination else {}
-        with by(self._database, self._now(), who, "redeliver", f"job {job_id}", told) as db:
+        detail = {"destination": destination} if destination else {}
+        with by(self._database, self._now(), who, "redeliver", f"job {job_id}", detail) as db:
             row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
             if row is None:
                 raise NotFound(f"no job {job_id}")
@@ -253,7 +201,7 @@ class Ledger:
             set_delivery(db, row.id, reason="", sentence=CANCELLED_SENTENCE, **end)
 
     def redirect(self, before: str, now_to: str) -> int:
-        """What waits for one destination goes to another, or to the same, now known; how many."""
+        """Send what waits for one destination to another, or to the same, now known; how many."""
         with self._database.reading() as db:
             if before == now_to and not waiting_for(db, before):
                 return 0
@@ -266,22 +214,21 @@ class Ledger:
 
     def of_job(self, job_id: int) -> tuple[Delivery, ...]:
         """The deliveries of what a job made, or delivered again."""
-        made = select(job.c.derived_id).where(job.c.id == job_id).scalar_subquery()
+        result = select(job.c.derived_id).where(job.c.id == job_id).scalar_subquery()
         with self._database.reading() as db:
-            return _all(db, delivery.c.derived_id == made)
+            return _all(db, delivery.c.derived_id == result)
 
     def of_derived(self, derived_id: int) -> tuple[Delivery, ...]:
         with self._database.reading() as db:
             return _all(db, delivery.c.derived_id == derived_id)
 
     def backlog(self) -> tuple[Backlog, ...]:
-        """How many unfinished deliveries each destination has: queued, running, held."""
+        """Count the unfinished deliveries of each destination: queued, running, held."""
         columns = (delivery.c.destination, delivery.c.state)
-        query = select(*columns, func.count().label("count"), func.min(delivery.c.queued_at))
-        query = query.where(OPEN_DELIVERY)
+        counts = (func.count().label("count"), func.min(delivery.c.queued_at).label("oldest_at"))
+        query = select(*columns, *counts).where(OPEN_DELIVERY).group_by(*columns)
         with self._database.reading() as db:
-            rows = db.execute(query.group_by(*columns).order_by(*columns)).all()
-        return tuple(Backlog(row[0], DeliveryState(row[1]), row[2], row[3]) for row in rows)
+            return to_records(Backlog, db.execute(query.order_by(*columns)))
 
     def _due(self, db: Connection, destination: str) -> Select[*tuple[Any, ...]]:
         now, to_it = self._now(), delivery.c.destination == destination
@@ -299,24 +246,75 @@ class Ledger:
         self._leases.take(db, row, worker, running, of=destination)
         return _read(db, row.id)
 
-    def _note(self, db: Connection, delivery_id: int, answer: Answer) -> None:
+    def _write_answer(self, db: Connection, delivery_id: int, answer: Answer) -> None:
         values = {
             "status": answer.status,
             "stored": int(answer.stored),
             "answered_at": self._now(),
         }
-        again = {"offers": 1, "not_understood": int(answer.not_understood)}
+        counts = {"offers": 1, "not_understood": int(answer.not_understood)}
         key = {"delivery_id": delivery_id, "derived_instance_id": answer.derived_instance_id}
-        row = self._database.insert(delivery_instance).values(**key, **values, **again)
-        counts = {name: delivery_instance.c[name] + one for name, one in again.items()}
-        db.execute(row.on_conflict_do_update(index_elements=list(key), set_={**values, **counts}))
+        row = self._database.insert(delivery_instance).values(**key, **values, **counts)
+        added = {name: delivery_instance.c[name] + count for name, count in counts.items()}
+        db.execute(row.on_conflict_do_update(index_elements=list(key), set_={**values, **added}))
+
+
+def waiting_for(db: Connection, destination: str) -> list[DeliveryRow]:
+    """Deliveries that were held because nobody knew this destination."""
+    query = select(delivery).where(
+        OPEN_DELIVERY,
+        delivery.c.destination == destination,
+        delivery.c.state == DeliveryState.HELD,
+        delivery.c.reason == NO_DESTINATION,
+    )
+    return list(db.execute(query.order_by(delivery.c.id)))
+
+
+def redirect(db: Connection, before: str, now_to: str, now: float) -> int:
+    """Send what waits for one destination to another, or to the same that is known again.
+
+    The jobs that named it name the other one too: a delivery that is asked for again follows.
+    Returns how many deliveries.
+    """
+    rename(db, before, now_to)
+    waits = or_(
+        delivery.c.state == DeliveryState.QUEUED,
+        and_(delivery.c.state == DeliveryState.HELD, delivery.c.reason == NO_DESTINATION),
+    )
+    mine = and_(OPEN_DELIVERY, delivery.c.destination == before, waits)
+    query = select(delivery).where(mine).order_by(delivery.c.id)
+    rows = db.execute(query.with_for_update(of=delivery)).all()
+    for row in rows:
+        if before != now_to and _has_one(db, row.derived_id, now_to):
+            sentence = GOES_TO.format(destination=now_to)
+            end = {"state": DeliveryState.CANCELLED, "finished_at": now, **IDLE}
+            set_delivery(db, row.id, reason="", sentence=sentence, **end)
+        else:
+            set_delivery(db, row.id, destination=now_to, **queued_again(now))
+    return len(rows)
+
+
+def rename(db: Connection, before: str, now_to: str) -> None:
+    """Let those who wanted results at one destination want them at another one, once."""
+    if before == now_to:
+        return
+    other = want.alias()
+    same = and_(other.c.job_id == want.c.job_id, other.c.arrival_id == want.c.arrival_id)
+    there = select(other.c.rank).where(same, other.c.destination == now_to).exists()
+    db.execute(delete(want).where(want.c.destination == before, there))
+    db.execute(update(want).where(want.c.destination == before).values(destination=now_to))
+
+
+def _has_one(db: Connection, derived_id: int, destination: str) -> bool:
+    same = and_(delivery.c.derived_id == derived_id, delivery.c.destination == destination)
+    return db.execute(select(delivery.c.id).where(same)).first() is not None
 
 
 def _locked(
     db: Connection, delivery_id: int, allowed: Sequence[DeliveryState], what: str
 ) -> Row[*tuple[Any, ...]]:
-    one = delivery.c.id == delivery_id
-    row = db.execute(select(delivery).where(one).with_for_update()).one_or_none()
+    query = select(delivery).where(delivery.c.id == delivery_id).with_for_update()
+    row = db.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"no delivery {delivery_id}")
     if row.state not in allowed:
@@ -333,7 +331,7 @@ def _offered(db: Connection, derived_id: int, now: float) -> None:
 
 
 def _unsent(delivery_id: int, derived_id: int) -> Select[*tuple[Any, ...]]:
-    told = and_(
+    answered = and_(
         delivery_instance.c.derived_instance_id == derived_instance.c.id,
         delivery_instance.c.delivery_id == delivery_id,
     )
@@ -349,7 +347,7 @@ def _unsent(delivery_id: int, derived_id: int) -> Select[*tuple[Any, ...]]:
             delivery_instance.c.status,
         )
         .join(derived, derived.c.id == derived_instance.c.derived_id)
-        .outerjoin(delivery_instance, told)
+        .outerjoin(delivery_instance, answered)
         .where(
             derived_instance.c.derived_id == derived_id,
             func.coalesce(delivery_instance.c.stored, 0) == 0,
@@ -386,7 +384,7 @@ def _all(db: Connection, which: ColumnElement[bool]) -> tuple[Delivery, ...]:
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerCount:
     """So many instances with the same last status; None: none was given, or it was not asked."""
 
     status: int | None
@@ -395,8 +393,8 @@ class Answers:
     offers: int  # how often the one that was offered most was offered
 
 
-def answers(database: Database, delivery_id: int) -> tuple[Answers, ...]:
-    """What is not stored first."""
+def answer_counts(database: Database, delivery_id: int) -> tuple[AnswerCount, ...]:
+    """Count the last answers to a delivery's instances; what is not stored first."""
     mine = and_(
         delivery_instance.c.delivery_id == delivery_id,
         delivery_instance.c.derived_instance_id == derived_instance.c.id,
@@ -405,9 +403,9 @@ def answers(database: Database, delivery_id: int) -> tuple[Answers, ...]:
     query = (
         select(
             delivery_instance.c.status,
-            stored,
-            func.count(),
-            func.coalesce(func.max(delivery_instance.c.offers), 0),
+            stored.label("stored"),
+            func.count().label("instances"),
+            func.coalesce(func.max(delivery_instance.c.offers), 0).label("offers"),
         )
         .select_from(derived_instance)
         .join(delivery, delivery.c.derived_id == derived_instance.c.derived_id)
@@ -417,6 +415,4 @@ def answers(database: Database, delivery_id: int) -> tuple[Answers, ...]:
         .order_by(stored, delivery_instance.c.status)
     )
     with database.reading() as db:
-        return tuple(
-            Answers(row[0], bool(row[1]), int(row[2]), int(row[3])) for row in db.execute(query)
-        )
+        return to_records(AnswerCount, db.execute(query))

@@ -310,8 +310,8 @@ class Deliverer:
         wait = backoff.delay(failures, first, longest, self._jitter)
         if answers.few_retries:
             wait = max(wait, FEW_RETRIES[min(answers.tries, len(FEW_RETRIES) - 1)])
-        due_at, anew = self._now() + wait, answers.stored > 0
-        self._ledger.retry(delivery, due_at, reason, sentence, anew=anew)
+        due_at, is_first = self._now() + wait, answers.stored > 0
+        self._ledger.retry(delivery, due_at, reason, sentence, is_first=is_first)
         extra = {"destination": self.destination.name, "delivery": delivery.id}
         logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
 

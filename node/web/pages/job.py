@@ -30,7 +30,7 @@ from node.web.pages.render import (
 from node.web.state import Parts, PictureViews
 from storage.enqueue import PUT_BACK, ROUTE_CHANGED
 from storage.errors import NotFound
-from storage.ledger import answers
+from storage.ledger import answer_counts
 from storage.queries import overview
 from storage.queries.overview import JobDetail
 from storage.records import Delivery, DeliveryState, JobState
@@ -129,7 +129,9 @@ def _progress(detail: Detail, context: Context) -> Values:
         "timeline_steps": steps,
         "total_seconds": max(step.at + step.seconds for step in steps) - steps[0].at,
         "timeline": drawings.timeline(_phases(steps)),
-        "answers": {delivery.id: answers(database, delivery.id) for delivery in detail.deliveries},
+        "answers": {
+            delivery.id: answer_counts(database, delivery.id) for delivery in detail.deliveries
+        },
         "is_going_on": _is_going_on(detail),
         "may_requeue": _may_requeue(detail),
         "is_changed": by_now is not None and not by_now.is_as(job.model, job.parameters),

@@ -1,7 +1,7 @@
 """What a destination answered, alike answers together, what is not stored first."""
 
 from storage.database import Database
-from storage.ledger import Answers, answers
+from storage.ledger import AnswerCount, answer_counts
 from tests.unit.storage.stored import Stored
 
 
@@ -9,7 +9,7 @@ def test_nothing_was_asked_yet(database: Database, stored: Stored) -> None:
     stored.ask("k", destinations=("pacs",))
     stored.succeed()
     (delivery,) = stored.ledger.of_derived(1)
-    assert answers(database, delivery.id) == (Answers(None, False, 2, 0),)
+    assert answer_counts(database, delivery.id) == (AnswerCount(None, False, 2, 0),)
 
 
 def test_alike_answers_are_counted_together(database: Database, stored: Stored) -> None:
@@ -18,14 +18,14 @@ def test_alike_answers_are_counted_together(database: Database, stored: Stored) 
     delivery = stored.start_delivery()
     first, second = stored.ledger.unsent(delivery)
     stored.ledger.answered(delivery, first.id, 0x0000, stored=True)
-    assert answers(database, delivery.id) == (
-        Answers(None, False, 1, 0),
-        Answers(0x0000, True, 1, 1),
+    assert answer_counts(database, delivery.id) == (
+        AnswerCount(None, False, 1, 0),
+        AnswerCount(0x0000, True, 1, 1),
     )
     stored.ledger.answered(delivery, second.id, 0xA700, stored=False)
-    assert answers(database, delivery.id) == (
-        Answers(0xA700, False, 1, 1),
-        Answers(0x0000, True, 1, 1),
+    assert answer_counts(database, delivery.id) == (
+        AnswerCount(0xA700, False, 1, 1),
+        AnswerCount(0x0000, True, 1, 1),
     )
 
 
@@ -36,5 +36,5 @@ def test_answers_of_another_destination_are_not_mixed_in(
     stored.succeed()
     stored.deliver("pacs")
     other = next(d for d in stored.ledger.of_derived(1) if d.destination == "other")
-    assert answers(database, other.id) == (Answers(None, False, 2, 0),)
-    assert answers(database, 999) == ()
+    assert answer_counts(database, other.id) == (AnswerCount(None, False, 2, 0),)
+    assert answer_counts(database, 999) == ()

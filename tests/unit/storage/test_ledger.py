@@ -239,9 +239,9 @@ def test_a_clock_that_is_set_back_delays_no_delivery(made: Stored) -> None:
 
 
 def test_a_failure_after_something_was_stored_is_the_first_in_a_row(made: Stored) -> None:
-    for anew, failures in ((False, 1), (False, 2), (True, 1), (False, 2)):
+    for is_first, failures in ((False, 1), (False, 2), (True, 1), (False, 2)):
         delivery = made.start_delivery()
-        made.ledger.retry(delivery, made.clock.now, "RETRY", "No answer.", anew=anew)
+        made.ledger.retry(delivery, made.clock.now, "RETRY", "No answer.", is_first=is_first)
         assert made.ledger.get(delivery.id).failures == failures
 
 
