@@ -29,7 +29,7 @@ from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import Inference, Site, Supervisor, fingerprint, specs
 from node.work.selftest import SelfTests
-from node.work.sweeps import Around, Retention, Schedule
+from node.work.sweeps import Background, Retention, Schedule
 from storage.errors import WrongState
 from storage.files import fingerprint as fingerprint_of
 from storage.records import SelfTestState, SwitchName
@@ -230,7 +230,7 @@ class Node:
         self._retention = Retention(kept.database, kept.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._scp = scp.Scp(scp_settings(settings, kept), admission(settings, kept), kept.archive)
-        self._around = Around(
+        self._background = Background(
             kept.database,
             settings,
             kept.node_id,
@@ -264,7 +264,7 @@ class Node:
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
-        self._around.begin(self._schedule)
+        self._background.begin(self._schedule)
         with _naming(self._settings, "node"):
             port = self._tests.port = self._scp.start()
         self._schedule.start()
@@ -297,7 +297,7 @@ class Node:
             self._deliverers.drain,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
-            self._around.stop,
+            self._background.stop,
             self._schedule.stop,
             self._deliverers.abandon,
             self._supervisor.stop,
@@ -326,20 +326,20 @@ class Node:
             logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
             kept = self._kept
             control.refused(kept.database, time.time(), kept.node_id, error.problems)
-            self._around.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
+            self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
             return
         restart = tuple(needs_restart(self._settings, new))
         for key in restart:
             logger.warning("needs a restart", extra={"key": key})
         self._settings = reloaded(self._settings, new)
         self._arrivals.rules = rules(self._settings)
-        self._around.follow(self._settings)
+        self._background.follow(self._settings)
         self._admit()
         self._deliverers.follow(self._settings)
         logger.info("configuration applied")
         self._tell_configured(restart)
         later = f" These need a restart: {', '.join(restart)}." if restart else ""
-        self._around.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
+        self._background.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
 
     def _tell_configured(self, restart: Sequence[str] = ()) -> None:
         """Write down what the node works with, for those who only see the database."""

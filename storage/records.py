@@ -19,7 +19,7 @@ class ArrivalState(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job stands; the transitions are drawn beside the table."""
+    """The states of a job; the transitions are drawn beside the table."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -31,7 +31,7 @@ class JobState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands: `sent` is C-STORE Success for all, `confirmed` is proof."""
+    """The states of a delivery: `sent` is C-STORE Success for all, `confirmed` is proof."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -60,7 +60,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Peer:
-    """Who brings an instance: the two AE titles and the association's row."""
+    """The bringer of an instance: the two AE titles and the association's row."""
 
     calling_ae: str
     called_ae: str
@@ -105,7 +105,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a job ends as it begins: what was received says it all, and no worker has to look."""
+    """The reason why a job ends as it begins: what was received says it all."""
 
     state: Literal[JobState.REFUSED, JobState.HELD]
     reason: str
@@ -118,7 +118,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells a derived series from the others of its received series; a first one has none."""
+    """The difference of a derived series from others of its source; a first one has none."""
 
     revision: int = 1  # of its stack and route
     place: int = 0  # among all of its stack
@@ -127,7 +127,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class NewJob:
-    """What a route asks for one stack; the key makes asking twice the same as asking once."""
+    """A job that a route asks for one stack; the key makes asking twice the same as asking once."""
 
     kind: str
     key: str
@@ -288,7 +288,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Recovered:
-    """What a look at the files found: paths relative to the storage folder."""
+    """The findings of a look at the files: paths relative to the storage folder."""
 
     indexed: tuple[str, ...] = ()  # had no row and have one now
     removed: tuple[str, ...] = ()  # broken and never acknowledged, or purged before
@@ -301,7 +301,7 @@ What: TypeAlias = Literal["queued", "requeued", "redelivered", "known", "refused
 
 @dataclass(frozen=True)
 class Enqueued:
-    """What became of a job that was asked for; `known` goes on, to more destinations perhaps."""
+    """The outcome of asking for a job; `known` goes on, to more destinations perhaps."""
 
     job_id: int
     what: What
@@ -311,7 +311,7 @@ class Enqueued:
 
 @dataclass(frozen=True)
 class Ended:
-    """Where a job stands after its worker's result, and whether the result's folder is in use."""
+    """The state of a job after its worker's result; True where the result's folder is in use."""
 
     state: JobState
     folder_kept: bool
@@ -320,7 +320,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Backlog:
-    """How many deliveries of a destination are in a state, and since when the oldest waits."""
+    """The deliveries of a destination in one state: how many, and since when the oldest waits."""
 
     destination: str
     state: DeliveryState
@@ -340,7 +340,7 @@ class Expired:
 
 @dataclass(frozen=True)
 class Purged:
-    """What a purge has removed; `skipped` were in use again, `failed` stay for the next sweep."""
+    """The result of a purge; `skipped` were in use again, `failed` stay for the next sweep."""
 
     series: tuple[int, ...] = ()
     skipped: tuple[int, ...] = ()
@@ -349,7 +349,7 @@ class Purged:
 
 
 class Role(StrEnum):
-    """What a person may do: look; act on jobs, series and deliveries; change the installation."""
+    """The rights of a person: look; act on jobs, series and deliveries; change the installation."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -381,7 +381,7 @@ class SelfTestState(StrEnum):
 
 
 class SwitchName(StrEnum):
-    """What a person may set while the node runs; the subject is in brackets."""
+    """The switches that a person may set while the node runs; the subject is in brackets."""
 
     DRAINING = "draining"  # []: keep receiving, start no jobs
     PAUSED = "paused"  # [destination]: nothing is sent there
@@ -489,7 +489,7 @@ class Echo:
 
 @dataclass(frozen=True)
 class Reach:
-    """Whether a destination answers, since when, and until when its breaker is open."""
+    """The reachability of a destination, since when, and until when its breaker is open."""
 
     destination: str
     up: bool
@@ -565,7 +565,7 @@ class NodeState:
 
 @dataclass(frozen=True)
 class AuditEvent:
-    """Who did what, when; never a patient attribute."""
+    """An act: who did what, when; never a patient attribute."""
 
     id: int
     at: float
@@ -591,7 +591,7 @@ class Page(Generic[Line]):
 
     @property
     def is_whole(self) -> bool:
-        """Whether `total` is exact."""
+        """True where `total` is exact."""
         return self.total < MOST_COUNTED
 
     @property
@@ -601,7 +601,7 @@ class Page(Generic[Line]):
 
 @dataclass(frozen=True)
 class Subject:
-    """What a series is called: patient attributes, for eyes that may see them only."""
+    """The names of a series: patient attributes, for eyes that may see them only."""
 
     series_id: int
     series_uid: str
@@ -740,7 +740,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class DestinationSummary:
-    """What is known of a destination; `up` None: nobody has asked it yet."""
+    """A destination as it is known; `up` None: nobody has asked it yet."""
 
     name: str
     reach: Reach | None

@@ -25,10 +25,24 @@ from storage.records import DAY, Message, MessageState, NodeRequest
 from storage.site import nodes, notices, peers
 from storage.site.nodes import fact_or_set
 
+logger = logging.getLogger(__name__)
+
 SECONDS = 15.0
 MAIL = "mail"
 OF_HTTP = (OSError, http.client.HTTPException, ValueError)
 OF_SMTP = (OSError, smtplib.SMTPException, ValueError)
+
+# More than so many of one kind at once are one message: nobody reads two hundred mails.
+TOGETHER = 5
+ALWAYS = ("attention", "test")  # of no use to switch off
+
+SAMPLE_SECONDS = 900.0
+GIGA = 1e9
+FULL = "Only {free:.0f} GB are free, and {reserve:g} GB are the reserve: below it nothing is taken."
+FILLS = (
+    "{free:.0f} GB are free; as the disk fills now, the reserve of {reserve:g} GB is reached in "
+    "{days:.1f} days. Make room, or keep less long: storage.keep_days."
+)
 
 
 class NotSent(Exception):
@@ -48,7 +62,7 @@ def channel_names(notify: Notify) -> tuple[str, ...]:
 def send(
     notify: Notify, channel: str, subject: str, body: str, document: Mapping[str, object]
 ) -> None:
-    """Through one channel; NotSent where it did not get there."""
+    """Send a notice through one channel; NotSent where it did not get there."""
     if channel == MAIL and notify.mail_to:
         _mail(notify, subject, body)
         return
@@ -158,16 +172,16 @@ def subject_of(event: str, node: str, count: int = 1) -> str:
 
 
 def text_of(event: str, facts: Mapping[str, object]) -> str:
-    """What happened, in sentences."""
-    said = TEMPLATES[event][1].format_map(_Facts(facts))
-    return " ".join(said.replace("()", "").split()).replace(" .", ".")
+    """The text of one notice, in sentences."""
+    text = TEMPLATES[event][1].format_map(_Facts(facts))
+    return " ".join(text.replace("()", "").split()).replace(" .", ".")
 
 
-def body_of(event: str, each: Sequence[Mapping[str, object]], link: str, most: int = 20) -> str:
+def body_of(event: str, facts_of: Sequence[Mapping[str, object]], link: str, most: int = 20) -> str:
     """The text of one message about one or several notices."""
-    lines = [text_of(event, facts) for facts in each[:most]]
-    if len(each) > most:
-        lines.append(f"And {len(each) - most} more.")
+    lines = [text_of(event, facts) for facts in facts_of[:most]]
+    if len(facts_of) > most:
+        lines.append(f"And {len(facts_of) - most} more.")
     if link:
         lines.append(link)
     return "\n\n".join(lines)
@@ -183,13 +197,6 @@ class _Facts(dict[str, object]):
         return ""
 
 
-logger = logging.getLogger(__name__)
-
-# More than so many of one kind at once are one message: nobody reads two hundred mails.
-TOGETHER = 5
-ALWAYS = ("attention", "test")  # of no use to switch off
-
-
 @dataclass
 class Notifier:
     """The sweep over the outbox."""
@@ -202,7 +209,7 @@ class Notifier:
     jitter: random.Random = field(default_factory=random.Random)
     steady: Callable[[], float] = time.monotonic
     # Of this process: its sweeps do not send at once what is to be told together.
-    _one: threading.Lock = field(default_factory=threading.Lock)
+    _sweeping: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._outbox = notices.Outbox(
@@ -211,7 +218,7 @@ class Notifier:
 
     def sweep(self) -> None:
         """Address what is new, then try what is due; each message is claimed by one node."""
-        with self._one:
+        with self._sweeping:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -287,18 +294,9 @@ def _kind(message: Message) -> tuple[str, str]:
     return message.channel, message.notice.event
 
 
-SAMPLE_SECONDS = 900.0
-GIGA = 1e9
-FULL = "Only {free:.0f} GB are free, and {reserve:g} GB are the reserve: below it nothing is taken."
-FILLS = (
-    "{free:.0f} GB are free; as the disk fills now, the reserve of {reserve:g} GB is reached in "
-    "{days:.1f} days. Make room, or keep less long: storage.keep_days."
-)
-
-
 @dataclass
-class Watch:
-    """The sweeps that look around; what they find is told once."""
+class Watches:
+    """The sweeps over what may need a person: held work, silent senders, the disk."""
 
     database: Database
     settings: Config
@@ -306,7 +304,7 @@ class Watch:
     now: Callable[[], float]
 
     def attention(self) -> None:
-        """Tell what has begun to need a person."""
+        """Post notices of what has begun to need a person."""
         notices.tell_new(self.database, self.now(), FUTILE)
 
     def senders(self) -> None:
@@ -315,7 +313,7 @@ class Watch:
         if not settings.senders:
             return
         # Who never sent is measured from when somebody first looked.
-        heard = peers.last_heard(self.database, [one.ae_title for one in settings.senders])
+        heard = peers.last_heard(self.database, [sender.ae_title for sender in settings.senders])
         for sender in settings.senders:
             name = sender.ae_title
             first = float(fact_or_set(self.database, peers.EXPECTED.format(name), repr(now)))
@@ -345,7 +343,7 @@ class Watch:
             return notices.post(self.database, db, now, event, key, facts)
 
     def _low(self, free: int, now: float) -> str:
-        """What is wrong with the disk; nothing where it lasts."""
+        """The sentence on a disk that fills up; empty where it lasts."""
         reserve = self.settings.storage.min_free_gb
         facts = {"free": free / GIGA, "reserve": reserve}
         if free < self.settings.storage.min_free_bytes:

@@ -13,7 +13,7 @@ from node.config import Config, Storage
 from node.errors import UsageError
 from node.store import LEASE_SECONDS
 from node.work.deliver import Reachability
-from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watch
+from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watches
 from node.work.selftest import SelfTests
 from storage import retention
 from storage.database import Database
@@ -24,6 +24,12 @@ from storage.retention import report_held_work
 from storage.site import audit, control, nodes, notices, peers, people, selftests
 
 logger = logging.getLogger(__name__)
+
+JUMP_SECONDS = 2.0  # of the clock on the wall
+SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
+NOTICE_SECONDS = 2.0
+# How long it is kept what was found and told; audit events by storage.keep_audit_days.
+NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
 
 FAULT = "The node's own code raised an exception; the log has the frames."
 
@@ -68,7 +74,7 @@ class RequestHandlers:
             self._answer(request, ok=ok, sentence=sentence)
 
     def _do(self, request: NodeRequest) -> None:
-        """Do it; whatever happens, whoever asked is told."""
+        """Do it; whoever asked gets an answer, whatever happens."""
         try:
             ok, sentence = self._done(request)
         except (NotSent, StorageError, UsageError) as error:
@@ -104,9 +110,6 @@ class RequestHandlers:
         logger.info("request done", extra=extra)
 
 
-JUMP_SECONDS = 2.0
-
-
 class Schedule:
     """Periodic passes, each in its own thread and never twice at once."""
 
@@ -130,7 +133,7 @@ class Schedule:
         self._scheduler.start()
 
     def mind_the_clock(self) -> None:
-        """Where somebody set the clock, run every pass now: the next one may lie an hour away."""
+        """Run every pass now where somebody set the clock: the next one may lie an hour away."""
         offset = _offset()
         if abs(offset - self._offset) < JUMP_SECONDS:
             return
@@ -160,14 +163,8 @@ def _guarded(sweep: Callable[[], None], name: str) -> Callable[[], None]:
     return run
 
 
-SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
-NOTICE_SECONDS = 2.0
-# How long it is kept what was found and told; audit events by storage.keep_audit_days.
-NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
-
-
-class Around:
-    """The parts of it, with their sweeps."""
+class Background:
+    """The parts of a node beside the queue, with their sweeps."""
 
     def __init__(
         self,
@@ -185,7 +182,7 @@ class Around:
         self._keep_audit_days = settings.storage.keep_audit_days
         self._reach = reach
         self._tests = tests
-        self._watch = Watch(database, settings, node_id, time.time)
+        self._watches = Watches(database, settings, node_id, time.time)
         self._notifier = Notifier(
             database, node_id, settings.node.ae_title, settings.notify, time.time
         )
@@ -202,27 +199,27 @@ class Around:
         self.follow(settings)
 
     def begin(self, schedule: Schedule) -> None:
-        """Say what a dead process left undone, and begin to look around."""
+        """Fail what a dead process left undone, and begin the sweeps."""
         self._handlers.recover()
         self._tests.tidy()
         schedule.every(SECOND, "requests", self._handlers.sweep)
         schedule.every(NOTICE_SECONDS, "notices", self._tell)
         schedule.every(MINUTE / 6, "echoes", self._reach.sweep)
-        schedule.every(MINUTE, "senders", self._watch.senders)
+        schedule.every(MINUTE, "senders", self._watches.senders)
         schedule.every(MINUTE, "self-test", self._tests.sweep)
-        schedule.every(SAMPLE_SECONDS, "disk", self._watch.disk)
+        schedule.every(SAMPLE_SECONDS, "disk", self._watches.disk)
         schedule.every(HOUR, "forgetting", self._forget)
 
     def follow(self, settings: Config) -> None:
         """The configuration was read again."""
-        self._watch.settings = settings
+        self._watches.settings = settings
         self._notifier.settings = settings.notify
         self._reach.settings = settings.delivery
         self._reach.destinations = settings.destinations
         self._tests.settings = settings
 
     def reloaded(self, *, ok: bool, sentence: str) -> None:
-        """What came of reading the configuration again, for who asked for it."""
+        """Answer those who asked for the configuration to be read again."""
         self._handlers.reloaded(ok=ok, sentence=sentence)
 
     def stop(self) -> None:
@@ -230,11 +227,11 @@ class Around:
         self._tests.stop()
 
     def _tell(self) -> None:
-        self._watch.attention()
+        self._watches.attention()
         self._notifier.sweep()
 
     def _forget(self) -> None:
-        """What is of no use any more; each by its own time."""
+        """Remove what is of no use any more; each by its own time."""
         database, now = self._database, time.time()
         notices.forget(database, now - NOTICE_DAYS * DAY)
         peers.forget(database, now - ECHO_DAYS * DAY)

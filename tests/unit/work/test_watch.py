@@ -10,7 +10,7 @@ import pytest
 
 from node.config import Config, Delivery, Destination, Sender, defaults
 from node.work.deliver import Reachability
-from node.work.notify import Watch
+from node.work.notify import Watches
 from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files
@@ -91,16 +91,16 @@ def test_a_peer_that_is_well_costs_no_write_a_delivery(reached: Reached) -> None
     assert peers.reachability(reached.database) == (first,)
 
 
-Around = Callable[..., Watch]
+Background = Callable[..., Watches]
 
 
 @pytest.fixture
-def around(database: Database, clock: Clock, tmp_path: Path) -> Around:
-    def make(**changes: object) -> Watch:
+def around(database: Database, clock: Clock, tmp_path: Path) -> Background:
+    def make(**changes: object) -> Watches:
         settings: Config = defaults(tmp_path)
         node = settings.node.model_copy(update={"timezone": "Europe/Berlin"})
         changed = settings.model_copy(update={"node": node, **changes})
-        return Watch(database, changed, "one", clock)
+        return Watches(database, changed, "one", clock)
 
     (tmp_path / "var").mkdir()
     return make
@@ -115,7 +115,7 @@ def bring(database: Database, clock: Clock, folder: Path, calling: str) -> None:
 
 
 def test_a_silent_sender_is_told_once_a_silence(
-    database: Database, clock: Clock, tmp_path: Path, around: Around
+    database: Database, clock: Clock, tmp_path: Path, around: Background
 ) -> None:
     watch = around(senders=(Sender(ae_title="CT2", silent_hours=2.0),))
     bring(database, clock, tmp_path, "CT2")
@@ -132,7 +132,7 @@ def test_a_silent_sender_is_told_once_a_silence(
 
 
 def test_a_sender_that_never_sent_is_silent_from_the_first_look(
-    database: Database, clock: Clock, around: Around
+    database: Database, clock: Clock, around: Background
 ) -> None:
     watch = around(senders=(Sender(ae_title="CT9", silent_hours=2.0),))
     watch.senders()
@@ -144,7 +144,7 @@ def test_a_sender_that_never_sent_is_silent_from_the_first_look(
 
 
 def test_nobody_is_told_of_a_sender_that_nobody_expects(
-    database: Database, clock: Clock, around: Around
+    database: Database, clock: Clock, around: Background
 ) -> None:
     clock.now += 10 * DAY
     around().senders()
@@ -152,7 +152,7 @@ def test_nobody_is_told_of_a_sender_that_nobody_expects(
 
 
 def test_a_disk_that_fills_up_is_told_once_a_day_with_what_to_do(
-    database: Database, clock: Clock, around: Around
+    database: Database, clock: Clock, around: Background
 ) -> None:
     watch = around()
     free = shutil.disk_usage(watch.settings.folder).free
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_is_told_once_a_day_with_what_to_do(
 
 
 def test_a_disk_below_its_reserve_is_told_at_once(
-    database: Database, clock: Clock, around: Around
+    database: Database, clock: Clock, around: Background
 ) -> None:
     watch = around()
     storage = watch.settings.storage.model_copy(update={"min_free_gb": 1e9})
@@ -182,7 +182,7 @@ def test_a_disk_below_its_reserve_is_told_at_once(
 
 
 def test_a_disk_that_does_not_fill_is_no_news(
-    database: Database, clock: Clock, around: Around
+    database: Database, clock: Clock, around: Background
 ) -> None:
     around().disk()
     assert told(database, clock()) == []
