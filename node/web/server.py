@@ -1,4 +1,7 @@
-"""The web process: serves rows and files. It imports neither torch nor a pixel decoder."""
+"""The web process: the application, its server, and the parent's hand on it.
+
+It serves rows and files, and imports neither torch nor a pixel decoder.
+"""
 
 import asyncio
 import contextlib
@@ -64,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 
 def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = time.time) -> FastAPI:
-    """The application; it reads and writes rows, reads files, and does nothing else."""
+    """Build the application; it reads and writes rows, reads files, and does nothing else."""
     app = FastAPI(
         title="Midslice",
         version=version("midslice"),
@@ -87,7 +90,7 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
 
 
 def access(settings: WebSettings) -> Access:
-    """What the configuration says about visitors."""
+    """Read from the configuration how visitors prove who they are."""
     web = settings.config.web
     return Access(
         session_seconds=web.session_hours * 3600.0,
@@ -99,7 +102,7 @@ def access(settings: WebSettings) -> Access:
 
 
 def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
-    """What lives as long as the process: handlers find it at the application."""
+    """Attach to the application what lives as long as the process."""
     app.state.parts = parts
     app.state.gate = parts.gate
     app.state.live = Live(partial(change_tokens, parts.database))
@@ -220,7 +223,7 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
-        _tell_who_is_served(settings, opened)
+        _warn_if_closed(settings, opened)
         server = Server(app)
         threading.Thread(
             target=_watch, args=(server, app.state.live, lifeline), daemon=True
@@ -228,11 +231,11 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
         server.listen(listening)
 
 
-def _tell_who_is_served(settings: WebSettings, kept: store.Store) -> None:
-    """An open port that answers nobody needs an explanation."""
+def _warn_if_closed(settings: WebSettings, opened: store.Store) -> None:
+    """Log an explanation for an open port that answers nobody."""
     web = settings.config.web
     proxied = web.trusted_proxies and web.user_header
-    if web.host not in LOCAL_HOSTS and not proxied and not people.exist(kept.database):
+    if web.host not in LOCAL_HOSTS and not proxied and not people.exist(opened.database):
         logger.warning(
             "pages closed to others", extra={"host": web.host, "add": "midslice user add"}
         )
@@ -248,7 +251,7 @@ def _watch(server: Server, live: Live, lifeline: Connection) -> None:
 
 
 class WebProcess:
-    """One child that serves pages; the parent holds the listening socket, so the port stays."""
+    """The child that serves pages; the parent holds the listening socket, so the port stays."""
 
     def __init__(self, host: str, port: int, settings: WebSettings) -> None:
         self._settings = settings
@@ -270,7 +273,7 @@ class WebProcess:
         return int(self._listening.getsockname()[1])
 
     def watch(self) -> None:
-        """Start it again where it died."""
+        """Start the child again where it died."""
         if self._process is None or self._process.is_alive():
             return
         if time.monotonic() - self._started >= LEAST_SECONDS:
@@ -278,7 +281,7 @@ class WebProcess:
             self.start()
 
     def stop(self) -> None:
-        """Ask it to stop, and end it where it does not."""
+        """Ask the child to stop, and end it where it does not."""
         if self._process is None or self._lifeline is None:
             return
         with contextlib.suppress(OSError):  # it is gone already

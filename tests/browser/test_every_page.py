@@ -107,7 +107,7 @@ def test_the_keyboard_alone_finds_a_job_and_requeues_it(site: Site, open_page: O
     job = site.job_of(phantoms.uid("held", "series", 3))
     page = open_page("/", "otto")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="To the page")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
     reach(page, f"need-link-job-{job}")
     page.keyboard.press("Enter")
