@@ -125,7 +125,6 @@ pages closed to others | warning | host add | \
     `web.host` is not loopback and there is no user: add one
 log-in throttled | warning | address seconds | \
     too many wrong passwords from there (IPv6: its /64); it waits `seconds`
-web port crowded | warning | connections | full; incomplete requests make room; told once a minute
 request failed | error | error | an error in the web process, with its frames
 request not answered | warning | error | the database, for a page or a program
 live stream not read | warning | error | the database; the next look comes

@@ -1,6 +1,6 @@
-"""The live stream: says which part of the pages has changed, so that a page asks for that part.
+"""The live stream: names the areas of the pages that have changed, so that a page asks for these.
 
-One look at the database a second serves everybody who listens; nobody listening, nobody looks.
+One query of the database a second serves all listeners; without a listener there is none.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
+from typing import TypeAlias
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -23,29 +24,28 @@ from storage.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 BEAT_SECONDS = 15.0  # a proxy ends what is silent for long
-CHECK_SECONDS = 10.0  # whether who listens may still listen
-LONGEST_SECONDS = 600.0  # then the browser comes again, and shows again who it is
+CHECK_SECONDS = 10.0  # between two checks whether a listener may still listen
+LONGEST_SECONDS = 600.0  # then the browser connects again, and proves again who it is
 MOST_OF_ONE = 12  # streams of one visitor: tabs
 MOST_AT_ONCE = 200
-
 LOGGED_OUT = "logged-out"  # the event that ends a stream; the page says so
 
-Marks = Mapping[str, str]  # area -> a short text that is another one when the area has changed
+Tokens: TypeAlias = Mapping[str, str]  # area -> a text that is another one when it has changed
 
 router = APIRouter(include_in_schema=False)
 
 
 class Live:
-    """Who listens, and what they were told last."""
+    """The listeners, and the state of the areas as it was last read; made once a process."""
 
-    def __init__(self, read: Callable[[], Marks]) -> None:
+    def __init__(self, read: Callable[[], Tokens]) -> None:
         self._read = read
-        self._marks: Marks = {}
-        self._looked = asyncio.Event()  # replaced at each change: whoever waits has the old one
+        self._tokens: Tokens = {}
+        self._changed = asyncio.Event()  # replaced at each change: all that wait have the old one
         self._listening: Counter[str] = Counter()
-        self._looker: asyncio.Task[None] | None = None
+        self._poller: asyncio.Task[None] | None = None
         self._closed = False
 
     def close(self) -> None:
@@ -55,9 +55,9 @@ class Live:
     async def stream(
         self, who: str, last_id: str, may_listen: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[str]:
-        """The events for one listener; `last_id` is what they had heard before a break.
+        """Yield the events for one listener; `last_id` is the last one before a break.
 
-        It ends soon after `may_listen`, which is asked in a thread, says that they may no more.
+        The stream ends soon after `may_listen`, which is called in a thread, has become false.
         """
         self._listening[who] += 1
         try:
@@ -65,39 +65,39 @@ class Live:
             async for event in self._events(last_id):
                 if time.monotonic() >= check:
                     check = time.monotonic() + CHECK_SECONDS
-                    if not await _asked(may_listen):
+                    if not await _check(may_listen):
                         yield _event(LOGGED_OUT, "", "")
                         return
                 if event:
                     yield event
         finally:
             self._listening[who] -= 1
-            self._listening += Counter()  # without those that listen no more
+            self._listening += Counter()  # drops the names that have no stream any more
 
     def check_room(self, who: str) -> None:
-        """Raise where this visitor, or everybody together, listens too often."""
+        """Raise where this visitor, or all together, have too many streams."""
         if self._listening[who] >= MOST_OF_ONE or self._listening.total() >= MOST_AT_ONCE:
-            said = f"At most {MOST_OF_ONE} live streams a visitor; close other tabs."
+            detail = f"At most {MOST_OF_ONE} live streams a visitor; close other tabs."
             wait = {"Retry-After": "30"}
-            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, said, headers=wait)
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers=wait)
 
     async def _events(self, last_id: str) -> AsyncIterator[str]:
-        """What to say at each look; nothing, where there is nothing."""
-        self._start_looking()
-        told = self._marks  # perhaps of long ago: then the first look tells what is new since
-        now = _id(told)
+        """Yield the events of each poll, then an empty text."""
+        self._start_polling()
+        sent = self._tokens  # perhaps of long ago: then the first poll shows what is new since
+        now = _id(sent)
         yield _event("hello", now, now)
         if last_id and last_id != now:  # it is unknown what was missed: all of it may be new
-            for area, mark in told.items():
-                yield _event(area, mark, now)
+            for area, token in sent.items():
+                yield _event(area, token, now)
         ends, beat = time.monotonic() + LONGEST_SECONDS, time.monotonic() + BEAT_SECONDS
         while not self._closed and time.monotonic() < ends:
             await self._wait()
-            current = self._marks
-            for area, mark in current.items():
-                if told.get(area) != mark:
-                    yield _event(area, mark, _id(current))
-            told = current
+            current = self._tokens
+            for area, token in current.items():
+                if sent.get(area) != token:
+                    yield _event(area, token, _id(current))
+            sent = current
             if time.monotonic() >= beat:
                 beat = time.monotonic() + BEAT_SECONDS
                 yield ": still here\n\n"
@@ -105,34 +105,34 @@ class Live:
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self._looked.wait(), LOOK_SECONDS)
+            await asyncio.wait_for(self._changed.wait(), POLL_SECONDS)
         except TimeoutError:
             return
 
-    def _start_looking(self) -> None:
-        if self._looker is None or self._looker.done():
-            self._looker = asyncio.create_task(self._keep_looking())
+    def _start_polling(self) -> None:
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._keep_polling())
 
-    async def _keep_looking(self) -> None:
+    async def _keep_polling(self) -> None:
         while self._listening and not self._closed:
-            await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+            await self._poll()
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
-            found = await run_in_threadpool(self._read)
-        except StorageError as error:  # busy: the next look comes
+            tokens = await run_in_threadpool(self._read)
+        except StorageError as error:  # busy: the next poll comes
             logger.warning("live stream not read", extra={"error": error})
             return
-        if found != self._marks:
-            self._marks = found
-            self._looked.set()
-            self._looked = asyncio.Event()
+        if tokens != self._tokens:
+            self._tokens = tokens
+            self._changed.set()
+            self._changed = asyncio.Event()
 
 
 @router.get("/live")
 async def live(request: Request, visitor: AsViewer) -> StreamingResponse:
-    """Server-sent events (HTML, 9.2): one a change, named by its area."""
+    """Stream server-sent events (HTML, 9.2): one a change, named by its area."""
     source: Live = request.app.state.live
     source.check_room(visitor.name)
     last_id = request.headers.get("last-event-id", "")
@@ -143,16 +143,16 @@ async def live(request: Request, visitor: AsViewer) -> StreamingResponse:
 
 
 def _may_listen(request: Request, visitor: Visitor) -> bool:
-    """Whether the proof with which they came is still one: a session ends, a token is revoked."""
+    """Check the visitor's proof again: a session may have ended, a token may be revoked."""
     gate: Gate = request.app.state.gate
     try:
-        found = gate.visitor(request)
+        current = gate.visitor(request)
     except Problem:
         return False
-    return found is not None and found.name == visitor.name
+    return current is not None and current.name == visitor.name
 
 
-async def _asked(may_listen: Callable[[], bool]) -> bool:
+async def _check(may_listen: Callable[[], bool]) -> bool:
     try:
         return await run_in_threadpool(may_listen)
     except StorageError as error:  # busy: asked again at the next check
@@ -160,8 +160,8 @@ async def _asked(may_listen: Callable[[], bool]) -> bool:
         return True
 
 
-def _id(marks: Marks) -> str:
-    text = "\n".join(f"{area} {mark}" for area, mark in sorted(marks.items()))
+def _id(tokens: Tokens) -> str:
+    text = "\n".join(f"{area} {token}" for area, token in sorted(tokens.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

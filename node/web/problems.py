@@ -51,18 +51,18 @@ class Problem(Exception):
 
     @property
     def title(self) -> str:
-        """The same for every problem of this status (RFC 9457 4.2.1: with about:blank)."""
+        """The title of every problem of this status (RFC 9457 4.2.1: with about:blank)."""
         return self.status.phrase
 
     def document(self) -> dict[str, object]:
-        """The members of the problem document."""
-        shown: dict[str, object] = {
+        """Give the members of the problem document."""
+        members: dict[str, object] = {
             "type": "about:blank",
             "title": self.title,
             "status": int(self.status),
             "detail": self.detail,
         }
-        return shown | ({"errors": list(self.errors)} if self.errors else {})
+        return members | ({"errors": list(self.errors)} if self.errors else {})
 
 
 class NotLoggedIn(Problem):
@@ -87,7 +87,7 @@ def install(app: FastAPI, page: Page) -> None:
 
 
 def answer(request: Request, problem: Problem, page: Page) -> Response:
-    """The problem as its reader takes it: a script JSON, a browser a page or the log-in."""
+    """Answer a script with JSON, a browser with a page or with the log-in."""
     if isinstance(problem, NotLoggedIn) and not _is_api(request):
         to = f"/login?next={quote(_path(request), safe='/')}"
         if request.headers.get("hx-request") == "true":
@@ -100,7 +100,7 @@ def answer(request: Request, problem: Problem, page: Page) -> Response:
 
 
 def as_json(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The problem document."""
+    """Answer with the problem document."""
     return JSONResponse(
         problem.document(),
         problem.status,
@@ -110,7 +110,7 @@ def as_json(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONR
 
 
 def internal() -> Problem:
-    """What a caller may know of an error that nobody expected: nothing; the log has the frames."""
+    """Make the problem of an unexpected error: it says nothing, the log has the frames."""
     return Problem(
         HTTPStatus.INTERNAL_SERVER_ERROR, "An error in the node; its log says where it happened."
     )
@@ -132,10 +132,10 @@ def _problem(error: Exception) -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """What is wrong with a request, and where; never the value, which may be a patient's."""
+    """Say what is wrong with a request, and where; never the value, which may be a patient's."""
     errors = [
-        {"where": ".".join(str(part) for part in each["loc"]), "what": str(each["msg"])}
-        for each in error.errors()
+        {"where": ".".join(map(str, fault["loc"])), "what": str(fault["msg"])}
+        for fault in error.errors()
     ]
     first = f"{errors[0]['where']}: {errors[0]['what']}" if errors else "It cannot be read."
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, first, errors=errors)

@@ -31,19 +31,30 @@ if TYPE_CHECKING:
     from inference.stacks import Stack
 
 
-# Reading a data set loads every pixel decoder, and a file that somebody drops may be made to hurt:
-# neither is for the process that serves the pages.
+logger = logging.getLogger(__name__)
+
+TRY = "try rules"  # an audit event
+# A short-lived process. Reading a data set loads every pixel decoder, and a file that somebody
+# drops may be made to hurt: neither is for the process that serves the pages.
+AT_ONCE = 2
+DEADLINE_SECONDS = 90.0
+MOST_MEMORY = 4 << 30  # bytes of address space
+MOST_CPU_SECONDS = 60
 
 SHOWN = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
 # What a route may ask for that says nothing of a patient.
 OPEN = frozenset((*SHOWN, *routing.GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
 
 State = Literal["would be processed", "refused", "held", "no route"]
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+_turns = threading.BoundedSemaphore(AT_ONCE)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Which files, brought by whom, under which routes."""
+    """A question: these files, brought by this peer, under these routes."""
 
     paths: tuple[Path, ...]  # of one instance the newest version only
     called_ae: str
@@ -54,7 +65,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TriedStack:
-    """What each route says to a stack, and what the check of its geometry says."""
+    """The answer of each route to a stack, and that of the check of its geometry."""
 
     stack: str
     instances: int
@@ -77,16 +88,16 @@ class Tried:
     set_aside: tuple[tuple[int, str], ...]
 
 
-def masked(found: Tried) -> Tried:
-    """The same for somebody who wants patients hidden: no sentence repeats what may be theirs."""
-    return replace(found, stacks=tuple(map(_masked, found.stacks)))
+def masked(result: Tried) -> Tried:
+    """Hide patients: no sentence of the result repeats what may be theirs."""
+    return replace(result, stacks=tuple(map(_masked, result.stacks)))
 
 
 def _masked(stack: TriedStack) -> TriedStack:
-    said = "does not hold; what the series has is hidden."
+    hidden = "Its condition on {} does not hold; the value of the series is hidden."
     routes = (
-        each if each.key in OPEN else replace(each, sentence=f"What it asks of {each.key} {said}")
-        for each in stack.routes
+        route if route.key in OPEN else replace(route, sentence=hidden.format(route.key))
+        for route in stack.routes
     )
     return replace(stack, routes=tuple(routes))
 
@@ -96,7 +107,7 @@ def tried(question: Trial) -> Tried:
     from inference import stacks
 
     headers = stacks.read_headers(question.paths)
-    aside = Counter(f"{each.reason}: {each.sentence}" for each in stacks.set_aside(headers))
+    aside = Counter(f"{item.reason}: {item.sentence}" for item in stacks.set_aside(headers))
     return Tried(
         stacks=tuple(_stack(stack, question) for stack in stacks.stacks_of(headers)),
         set_aside=tuple((count, reason) for reason, count in aside.most_common()),
@@ -115,7 +126,7 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         calling_ae=question.calling_ae,
         node_ae=question.node_ae,
     )
-    names = [each.route for each in explained if each.matches]
+    names = [route.route for route in explained if route.matches]
     state, reason, sentence = _verdict(stack, names, question.routes)
     header = stack.headers[0]
     return TriedStack(
@@ -139,48 +150,35 @@ def _verdict(
     from inference import geometry
     from inference.request import Output
 
-    route = next((each for each in routes if each.name in matching), None)
+    route = next((route for route in routes if route.name in matching), None)
     if route is None:
-        return "no route", "", "No route takes it: it would be kept, and nothing made of it."
+        return "no route", "", "No route takes it: it would be kept, but not processed."
     wanted = Output(
         accept_derived=route.accept_derived,
         across_missing=route.across_missing,
     )
-    found = geometry.verdict(stack, wanted)
-    if found is None:
-        return "would be processed", "", "Nothing in its headers speaks against it."
-    return ("held" if found.is_held else "refused"), str(found.reason), found.sentence
-
-
-logger = logging.getLogger(__name__)
-
-AT_ONCE = 2
-DEADLINE_SECONDS = 90.0
-MOST_MEMORY = 4 << 30  # bytes of address space
-MOST_CPU_SECONDS = 60
-
-_turns = threading.BoundedSemaphore(AT_ONCE)
-
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+    verdict = geometry.verdict(stack, wanted)
+    if verdict is None:
+        return "would be processed", "", "Nothing in its headers prevents that."
+    return ("held" if verdict.is_held else "refused"), str(verdict.reason), verdict.sentence
 
 
 def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: bool) -> Answer:
-    """What `find`, a function of a module, answers in a new process; ended where it takes long."""
+    """Call `find`, a function of a module, in a new process, which is ended where it takes long."""
     if not _turns.acquire(blocking=False):
-        said = "Others ask for as much at this moment; try again in some seconds."
-        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, said, headers={"Retry-After": "5"})
+        detail = "Others are being answered at the moment; try again in a few seconds."
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
     try:
-        found = _asked(find, question, log_as_json)
+        answer = _call(find, question, log_as_json)
     finally:
         _turns.release()
-    if found is None:
-        said = "It could not be looked at; the log of the node says why."
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, said)
-    return found
+    if answer is None:
+        detail = "It could not be examined; the log of the node says why."
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+    return answer
 
 
-def _asked(
+def _call(
     find: Callable[[Question], Answer], question: Question, log_as_json: bool
 ) -> Answer | None:
     context = multiprocessing.get_context("spawn")
@@ -190,22 +188,22 @@ def _asked(
     process.start()
     theirs.close()
     try:
-        found: Answer | None = ours.recv() if ours.poll(DEADLINE_SECONDS) else None
+        answer: Answer | None = ours.recv() if ours.poll(DEADLINE_SECONDS) else None
     except EOFError:  # it died: out of memory or of time, or by a fault in a library
-        found = None
+        answer = None
     finally:
         process.kill()
         process.join()
         ours.close()
-    if found is None:
+    if answer is None:
         logger.warning("question not answered", extra={"exit_code": process.exitcode})
-    return found
+    return answer
 
 
 def _main(
     find: Callable[[Question], Answer], question: Question, log_as_json: bool, to: Connection
 ) -> None:
-    """The whole life of the process."""
+    """Answer one question: the whole life of the process."""
     log.configure(json=log_as_json)  # a library's warning may repeat a patient's name
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS + 5))
@@ -215,13 +213,10 @@ def _main(
         logger.exception("question failed")
 
 
-TRY = "try rules"  # an audit event
-
-
 def try_series(
     parts: Parts, who: str, series_uid: str, called_ae: str = "", calling_ae: str = ""
 ) -> Tried:
-    """What the routes say to a received series, brought as it was or by somebody else.
+    """Try the routes on a received series, brought as it was or by another peer.
 
     It is an audit event: where a route asks for a patient's attribute, the answer repeats it.
     """
@@ -250,10 +245,10 @@ def try_files(
     called_ae: str = "",
     calling_ae: str = "",
 ) -> Tried:
-    """What the routes say to files that somebody has dropped; they are not kept."""
+    """Try the routes on files that somebody has dropped; they are not kept."""
     if not 1 <= len(files) <= MOST_FILES:
-        said = f"These are {len(files)} files: {FILE_BOUNDS}."
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, said)
+        detail = f"These are {len(files)} files: {FILE_BOUNDS}."
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     node_ae = parts.config().node.ae_title
     parts.store.audit.record(who, TRY, "files", {"files": len(files)})
     with _written(parts, files) as paths:
@@ -262,13 +257,13 @@ def try_files(
 
 @contextmanager
 def _written(parts: Parts, files: Sequence[UploadFile]) -> Iterator[tuple[Path, ...]]:
-    """The files on disk, for this block only, under names of ours."""
+    """Keep the files on disk for this block only, under names of ours."""
     with scratch_folder(parts.store.files, UPLOADS, parts.settings.node_id) as folder:
         paths = []
         for number, file in enumerate(files):
             path = folder / f"{number}.dcm"
-            with path.open("wb") as kept:
-                shutil.copyfileobj(file.file, kept)
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file.file, copy)
             paths.append(path)
         yield tuple(paths)
 
@@ -285,7 +280,8 @@ def _tried(parts: Parts, paths: tuple[Path, ...], called_ae: str, calling_ae: st
     return ask(tried, question, log_as_json=parts.settings.log_as_json)
 
 
-# It is made from the tables of the DICOM code, which the web process does not load.
+# The conformance statement is made from the tables of the DICOM code, which the web process does
+# not load.
 
 
 @dataclass(frozen=True)
@@ -306,7 +302,7 @@ class Statements:
         self._last: Written | None = None
 
     def of(self, config: Config) -> Written:
-        """The statement of this configuration."""
+        """Get the statement of this configuration, made anew only where it has changed."""
         with self._turn:
             if self._last is None or self._last.config != config:
                 self._last = ask(written, config, log_as_json=self._log_as_json)
@@ -314,7 +310,7 @@ class Statements:
 
 
 def written(config: Config) -> Written:
-    """For the other process."""
+    """Write the statement, in the other process."""
     from node import conformance
 
     return Written(config, conformance.statement(config), conformance.html(config))

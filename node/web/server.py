@@ -1,9 +1,11 @@
-"""The web process: serves rows and files. It imports neither torch nor a pixel decoder."""
+"""The web process: the application, its server, and the parent's hand on it.
+
+It serves rows and files, and imports neither torch nor a pixel decoder.
+"""
 
 import asyncio
 import contextlib
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -11,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -21,8 +24,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node import log, store
 from node.store import Store
@@ -51,10 +53,21 @@ API_ROUTERS = (
     site.audit_router,
 )
 STATIC = Path(__file__).parent / "static"
+LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+HEADER_SECONDS = 10.0  # for a whole header, from the connection or the answer before
+UNREAD_SECONDS = 60.0  # sent data may wait for its reader for so long
+MOST_HEADER_BYTES = 16 * 1024
+MOST_CONNECTIONS = 512  # half of the file descriptors that a process has by default
+STOP_SECONDS = 5  # for answers under way; live streams end within one
+CHILD_STOP_SECONDS = 10.0
+LEAST_SECONDS = 2.0  # between two starts: one that dies at once must not keep the node busy
+
+logger = logging.getLogger(__name__)
 
 
 def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = time.time) -> FastAPI:
-    """The application; it reads and writes rows, reads files, and does nothing else."""
+    """Build the application; it reads and writes rows, reads files, and does nothing else."""
     app = FastAPI(
         title="Midslice",
         version=version("midslice"),
@@ -77,7 +90,7 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
 
 
 def access(settings: WebSettings) -> Access:
-    """What the configuration says about visitors."""
+    """Read from the configuration how visitors prove who they are."""
     web = settings.config.web
     return Access(
         session_seconds=web.session_hours * 3600.0,
@@ -89,7 +102,7 @@ def access(settings: WebSettings) -> Access:
 
 
 def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
-    """What lives as long as the process: handlers find it at the application."""
+    """Attach to the application what lives as long as the process."""
     app.state.parts = parts
     app.state.gate = parts.gate
     app.state.live = Live(partial(change_tokens, parts.database))
@@ -100,113 +113,101 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
     app.state.statements = Statements(log_as_json=parts.settings.log_as_json)
 
 
-# uvicorn waits without end for who connects and asks nothing, who asks a letter at a time, and
-# who does not read the answer. Here each of these waits has an end, and where too many
-# connections are open the one whose request has been outstanding for the longest makes room:
-# whoever asks in full is answered. An answer that takes long, as a live stream, is none of these.
-
-logger = logging.getLogger(__name__)
-
-TOLD_SECONDS = 60.0
-HEADER_SECONDS = 10.0  # for a whole header, from the connection or the answer before
-UNREAD_SECONDS = 60.0  # an answer may wait in the way for so long
-MOST_HEADER_BYTES = 16 * 1024
-MOST_CONNECTIONS = 512  # half of the file descriptors that a process has by default
+# uvicorn waits without end for a header and for who does not read an answer. Here each of these
+# waits has an end; a body's has one in the shield. An answer that takes long, as a live stream,
+# is none of these. Who opens many connections at once is for a proxy to turn away.
 
 
-class BoundedConnection(H11Protocol):
-    """One connection, with an end to each wait for its other side."""
+@dataclass(eq=False)
+class _Connection:
+    """An accepted connection, with the number of its requests that are being answered."""
 
-    told_at = -math.inf
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._silent: asyncio.TimerHandle | None = None  # until a whole header is there
-        self._unread: asyncio.TimerHandle | None = None  # until the answer goes on
-        self._owes_since = 0.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._owes_since = self.loop.time()
-        self._mind()
-        if len(self.connections) > MOST_CONNECTIONS:
-            self._make_room()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._mind()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._owes_since = self.loop.time()
-        self._mind()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_SECONDS, self._end)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._silent, self._unread):
-            if timer is not None:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    @property
-    def owes_since(self) -> float | None:
-        """Since when it owes us a request, header or body; None while we owe it an answer."""
-        is_whole = not self._has_no_request() and not self.cycle.more_body
-        return None if is_whole else self._owes_since
-
-    def _has_no_request(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # the library says that it is never None
-        return cycle is None or cycle.response_complete
-
-    def _mind(self) -> None:
-        """A letter more changes nothing: what counts is a whole header."""
-        if not self._has_no_request():
-            if self._silent is not None:
-                self._silent.cancel()
-                self._silent = None
-        elif self._silent is None:
-            self._silent = self.loop.call_later(HEADER_SECONDS, self._close)
-
-    def _make_room(self) -> None:
-        owing = [each for each in self.connections if isinstance(each, BoundedConnection)]
-        since = {each: each.owes_since for each in owing if each is not self}
-        late = [(at, id(each), each) for each, at in since.items() if at is not None]
-        if late:
-            self._tell()
-            min(late)[2]._end()
-
-    def _tell(self) -> None:
-        """Once a minute: an attack must not fill the log too."""
-        if self.loop.time() - BoundedConnection.told_at >= TOLD_SECONDS:
-            BoundedConnection.told_at = self.loop.time()
-            logger.warning("web port crowded", extra={"connections": len(self.connections)})
-
-    def _close(self) -> None:
-        """Once the answer before has been read, or its time is over."""
-        self.transport.close()
-        self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
-
-    def _end(self) -> None:
-        """At once: what is still to be written waits for who does not read."""
-        self.connections.discard(self)
-        self.transport.abort()
+    socket: socket.socket
+    address: tuple[Any, ...]
+    requests: int = 0
+    timer: asyncio.TimerHandle | None = None
 
 
-LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-STOP_SECONDS = 5  # for answers under way; live streams end within one
+class HeaderDeadline:
+    """Wraps the application, and ends a connection on which no whole header comes in time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._connections: dict[Any, _Connection] = {}  # by the address of the other side
+
+    def accepted(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
+        """Begin to wait for the first header."""
+        self._connections[address[:2]] = new = _Connection(connection, address[:2])
+        self._wait(new)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = self._connections.get(scope.get("client"))
+        if connection is None:
+            await self._app(scope, receive, send)
+            return
+        connection.requests += 1
+        if connection.timer is not None:
+            connection.timer.cancel()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            connection.requests -= 1
+            if not connection.requests:
+                self._wait(connection)
+
+    def _wait(self, connection: _Connection) -> None:
+        """Give the next header its time; a letter more changes nothing."""
+        loop = asyncio.get_running_loop()
+        connection.timer = loop.call_later(HEADER_SECONDS, self._end, connection)
+
+    def _end(self, connection: _Connection) -> None:
+        if self._connections.get(connection.address) is connection:
+            del self._connections[connection.address]
+        with contextlib.suppress(OSError):  # it was closed before
+            connection.socket.shutdown(socket.SHUT_RDWR)
 
 
-class _Server(uvicorn.Server):
-    """Takes no signals: the parent says when to stop."""
+class _Listener(socket.socket):
+    """A listening socket that tells of each connection that it accepts."""
+
+    accepted: Callable[[socket.socket, tuple[Any, ...]], None]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connection, address = super().accept()
+        # Ends a connection whose other side does not read what was sent to it.
+        connection.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1e3)
+        )
+        self.accepted(connection, address)
+        return connection, address
+
+
+class Server(uvicorn.Server):
+    """Serves an application on one socket; takes no signals, the parent says when to stop."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._deadline = HeaderDeadline(app)
+        super().__init__(
+            uvicorn.Config(
+                self._deadline,
+                loop="asyncio",  # its sockets are Python's: another loop would not call `accept`
+                http="h11",
+                ws="none",
+                log_config=None,
+                access_log=False,  # an address may be a patient's
+                server_header=False,
+                proxy_headers=False,  # who may speak for others is decided by the gate
+                h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+
+    def listen(self, listening: socket.socket) -> None:
+        """Serve on this socket until it is told to stop."""
+        listener = _Listener(fileno=listening.detach())
+        listener.accepted = self._deadline.accepted
+        self.run(sockets=[listener])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -222,42 +223,25 @@ def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) 
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
-        _tell_who_is_served(settings, opened)
-        server = _Server(uvicorn_settings(app))
+        _warn_if_closed(settings, opened)
+        server = Server(app)
         threading.Thread(
             target=_watch, args=(server, app.state.live, lifeline), daemon=True
         ).start()
-        server.run(sockets=[listening])
+        server.listen(listening)
 
 
-def uvicorn_settings(app: ASGIApp) -> uvicorn.Config:
-    """How the web port is served: by a server that writes down no address that was asked for."""
-    return uvicorn.Config(
-        app,
-        http=BoundedConnection,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # who may speak for others is decided by the gate
-        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
-        # Where nobody can make room: all connections wait for an answer of ours.
-        limit_concurrency=MOST_CONNECTIONS + 1,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-
-
-def _tell_who_is_served(settings: WebSettings, kept: store.Store) -> None:
-    """An open port that answers nobody needs an explanation."""
+def _warn_if_closed(settings: WebSettings, opened: store.Store) -> None:
+    """Log an explanation for an open port that answers nobody."""
     web = settings.config.web
     proxied = web.trusted_proxies and web.user_header
-    if web.host not in LOCAL_HOSTS and not proxied and not people.exist(kept.database):
+    if web.host not in LOCAL_HOSTS and not proxied and not people.exist(opened.database):
         logger.warning(
             "pages closed to others", extra={"host": web.host, "add": "midslice user add"}
         )
 
 
-def _watch(server: _Server, live: Live, lifeline: Connection) -> None:
+def _watch(server: Server, live: Live, lifeline: Connection) -> None:
     try:
         lifeline.recv()  # a word from the parent: stop
     except (EOFError, OSError):
@@ -266,12 +250,8 @@ def _watch(server: _Server, live: Live, lifeline: Connection) -> None:
     server.should_exit = True
 
 
-CHILD_STOP_SECONDS = 10.0
-LEAST_SECONDS = 2.0  # between two starts: one that dies at once must not keep the node busy
-
-
 class WebProcess:
-    """One child that serves pages; the parent holds the listening socket, so the port stays."""
+    """The child that serves pages; the parent holds the listening socket, so the port stays."""
 
     def __init__(self, host: str, port: int, settings: WebSettings) -> None:
         self._settings = settings
@@ -293,7 +273,7 @@ class WebProcess:
         return int(self._listening.getsockname()[1])
 
     def watch(self) -> None:
-        """Start it again where it died."""
+        """Start the child again where it died."""
         if self._process is None or self._process.is_alive():
             return
         if time.monotonic() - self._started >= LEAST_SECONDS:
@@ -301,7 +281,7 @@ class WebProcess:
             self.start()
 
     def stop(self) -> None:
-        """Ask it to stop, and end it where it does not."""
+        """Ask the child to stop, and end it where it does not."""
         if self._process is None or self._lifeline is None:
             return
         with contextlib.suppress(OSError):  # it is gone already

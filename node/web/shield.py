@@ -1,4 +1,4 @@
-"""What holds for every answer: its security headers, a bounded body, and no error that escapes."""
+"""Guards every answer: its security headers, a bounded body, and no error that escapes."""
 
 import asyncio
 import logging
@@ -89,7 +89,7 @@ class Shield:
 
 
 class _Body:
-    """Counts what comes in, and how long it takes: what a client names is a promise only.
+    """Counts the bytes of a body and the time they take: what a client names is a promise only.
 
     Afterwards the framework waits here for the client to go away, as long as an answer lasts.
     """
@@ -110,10 +110,10 @@ class _Body:
             if self._came > self._limit == MOST_BYTES:
                 self._limit = await _limit(self._request)
             if self._came > self._limit:  # of all exceptions the framework lets this kind pass
-                said = f"The request is longer than {self._limit // 2**20} MiB."
+                detail = f"The request is longer than {self._limit // 2**20} MiB."
                 if self._limit == MOST_FILE_BYTES:
-                    said = f"These files are too large: {FILE_BOUNDS}."
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
+                    detail = f"These files are too large: {FILE_BOUNDS}."
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
         return message
 
     async def _message(self) -> Message:
@@ -124,12 +124,12 @@ class _Body:
             async with asyncio.timeout(seconds):
                 return await self._receive()
         except TimeoutError as error:
-            said = "The request did not come in whole; it was too slow."
-            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, said) from error
+            detail = "The request did not come in whole; it was too slow."
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
 
 
 async def _limit(request: Request) -> int:
-    """The framework reads a form before it asks who sends it: a stranger's files are not kept."""
+    """Bound a body; the framework reads a form before it asks who sends it, so this asks first."""
     takes_files = request.scope["path"].startswith(FILES)
     return MOST_FILE_BYTES if takes_files and await may_upload(request) else MOST_BYTES
 

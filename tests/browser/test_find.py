@@ -39,7 +39,7 @@ def test_every_field_narrows_the_search(site: Site, open_page: Open) -> None:
 
 def test_a_search_without_a_result_says_so(open_page: Open) -> None:
     page = open_page("/find?accession=NONE-SUCH", "vera")
-    expect(page.locator("main")).to_contain_text("Nothing like this was received here")
+    expect(page.locator("main")).to_contain_text("No such series was received")
 
 
 def test_hidden_patients_are_not_in_the_page_at_all(open_page: Open) -> None:

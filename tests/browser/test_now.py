@@ -54,7 +54,7 @@ def test_a_held_job_is_at_the_top_and_is_requeued_with_one_button(
     page.reload()
     expect(need).to_contain_text("Its route has changed since")
     need.get_by_role("button", name="Requeue").click()
-    expect(page.locator("#message")).to_contain_text(f"A new job takes the place of job {job}.")
+    expect(page.locator("#message")).to_contain_text(f"A new job replaces job {job}.")
     expect(need).to_have_count(0, timeout=SOON)
     again = site.job_of(uid, state="held")
     assert again > job
@@ -80,7 +80,7 @@ def test_a_series_is_processed_now_or_never_as_a_person_says(site: Site, open_pa
     page.goto(f"{site.url}/series/{uid}")
     table = page.get_by_role("region", name="Series")
     expect(table).to_contain_text("never processed, by otto")
-    page.get_by_role("button", name="Take back").click()
+    page.get_by_role("button", name="Undo").click()
     expect(table).to_contain_text("but that was undone: send it again")
     page.get_by_role("link", name="What would the routes do with it?").click()
     expect(page.get_by_label("Or a received series")).to_have_value(uid)
@@ -124,7 +124,9 @@ def test_the_focus_stays_where_it_was_while_rows_come_and_go(site: Site, open_pa
 
 def test_an_empty_list_says_so(open_page: Open) -> None:
     page = open_page("/needs?reason=NO_SUCH_REASON")
-    expect(page.locator("main")).to_contain_text("No job waits for a person under this filter.")
+    expect(page.locator("main")).to_contain_text(
+        "No job that matches this filter waits for a person."
+    )
 
 
 def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) -> None:
@@ -132,11 +134,11 @@ def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) 
         site.job_of(site.send(sites.with_holes(seed), calling="BATCH"), state="held")
     page = open_page("/needs?state=held&sender=BATCH", "otto")
     expect(page.get_by_role("heading", name="Jobs 2")).to_be_visible()
-    page.get_by_label("Tick all").check()
+    page.get_by_label("Select all jobs").check()
     with page.expect_response("**/needs/list**"):  # rows that come meanwhile untick nothing
         page.evaluate("htmx.trigger(document.body, 'live-needs')")
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
-    page.get_by_role("button", name="Requeue ticked").click()
+    page.get_by_role("button", name="Requeue selected").click()
     expect(page.locator("#message")).to_contain_text("2 of 2 done.")
 
 
@@ -154,10 +156,12 @@ def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page
         page = open_page("/needs?state=held&destination=clinic", "otto")
         deliveries = page.get_by_role("region", name="Deliveries")
         expect(deliveries).to_contain_text("The clinic takes no derived series.")
-        page.get_by_label("Tick all deliveries").check()
-        page.get_by_role("button", name="Send ticked again").click()
+        page.get_by_label("Select all deliveries").check()
+        page.get_by_role("button", name="Send selected again").click()
         expect(page.locator("#message")).to_contain_text("1 of 1 done.")
-        expect(deliveries).to_contain_text("No delivery waits for a person")
+        expect(deliveries).to_contain_text(
+            "No delivery that matches this filter waits for a person"
+        )
         assert ledger.get(leased.id).state == "queued"
     finally:
         ledger.cancel(leased.id)

@@ -69,7 +69,7 @@ def test_a_calling_ae_title_that_was_let_in_is_taken_back(site: Site, open_page:
     page = open_page("/peers")
     rejected = page.get_by_role("region", name="Rejected associations")
     expect(rejected).to_contain_text("CT & CO by ada")
-    page.get_by_role("button", name="Take back").click()
+    page.get_by_role("button", name="Undo").click()
     expect(rejected).not_to_contain_text("CT & CO", timeout=SOON)
     assert control.all_on(site.database, SwitchName.ALLOWED_AE) == ()
 
@@ -90,11 +90,11 @@ def test_a_stranger_is_let_in_with_one_click(site: Site, open_page: Open) -> Non
         row = rejected.locator("tr", has_text="NEW_CT")
         expect(row).to_contain_text("calling AE title not recognised")
         row.get_by_role("button", name="Allow this AE title").click()
-        expect(page.locator("#message")).to_contain_text("NEW_CT may associate now.")
+        expect(page.locator("#message")).to_contain_text("NEW_CT may open associations now.")
         expect(row).to_contain_text("allowed since", timeout=SOON)
         expect(rejected).to_contain_text("NEW_CT by ada")
         wait_for("NEW_CT is let in", comes_in)
-        page.get_by_role("button", name="Take back").click()
+        page.get_by_role("button", name="Undo").click()
         wait_for("NEW_CT is turned away again", lambda: not comes_in())
     finally:
         file.write_text(before)

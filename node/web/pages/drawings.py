@@ -20,7 +20,7 @@ LEAST_SHARE = 0.006  # of the time line: what was short stays visible
 
 
 @dataclass(frozen=True)
-class Place:
+class SlicePlace:
     """One slice along the normal."""
 
     at_mm: float
@@ -31,7 +31,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Phase:
+class JobPhase:
     """A piece of a job's time line; what went on side by side has a lane each."""
 
     name: str  # also its class
@@ -43,7 +43,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Point:
-    """What a plot shows at one time."""
+    """The values of a plot at one time."""
 
     at: float
     label: str
@@ -52,44 +52,46 @@ class Point:
 
 def _element(name: str, text: str = "", **attributes: object) -> str:
     given = "".join(
-        f" {key.rstrip('_').replace('_', '-')}={quoteattr(_said(value))}"
+        f" {key.rstrip('_').replace('_', '-')}={quoteattr(_text(value))}"
         for key, value in attributes.items()
         if value is not None
     )
     return f"<{name}{given}>{text}</{name}>" if text else f"<{name}{given}/>"
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def _svg(width: float, height: float, label: str, *parts: str, **more: object) -> Markup:
-    box = f"0 0 {_said(width)} {_said(height)}"
+    box = f"0 0 {_text(width)} {_text(height)}"
     inside = _element("title", escape(label)) + "".join(parts)
     # Every text in it went through `escape`, every attribute through `quoteattr`.
     return Markup(_element("svg", inside, viewBox=box, role="img", **more))  # noqa: S704
 
 
-def along(places: Sequence[Place]) -> list[float]:
-    """Where each slice lies in the drawing of the geometry."""
+def along(places: Sequence[SlicePlace]) -> list[float]:
+    """SlicePlace each slice in the drawing of the geometry."""
     first, last = places[0].at_mm, places[-1].at_mm
     scale = (WIDTH - 2 * EDGE) / ((last - first) or 1.0)
     return [round(EDGE + (place.at_mm - first) * scale, 2) for place in places]
 
 
 def lean(tilt_degrees: float) -> float:
-    """How far the foot of a line lies beside its head: slices lean as the gantry did."""
+    """Measure how far the foot of a line lies beside its head: slices lean as the gantry did."""
     return HEIGHT * math.tan(math.radians(max(-MOST_LEAN, min(MOST_LEAN, tilt_degrees))))
 
 
-def geometry(places: Sequence[Place], missing: Mapping[int, int], tilt_degrees: float) -> Markup:
-    """Received and generated slices where they lie, and where slices are missing.
+def geometry(
+    places: Sequence[SlicePlace], missing: Mapping[int, int], tilt_degrees: float
+) -> Markup:
+    """Draw received and generated slices where they lie, and where slices are missing.
 
     `missing` names gaps, counted from 0, with the number of their missing slices; 0 = unknown.
     """
     spots, off = along(places), lean(tilt_degrees)
     received = [spot for spot, place in zip(spots, places, strict=True) if not place.is_generated]
-    made = [spot for spot, place in zip(spots, places, strict=True) if place.is_generated]
+    generated = [spot for spot, place in zip(spots, places, strict=True) if place.is_generated]
     holes = [
         part
         for gap, count in missing.items()
@@ -97,7 +99,9 @@ def geometry(places: Sequence[Place], missing: Mapping[int, int], tilt_degrees: 
     ]
     lines = (
         _element("path", d=_lines(received, 0, HEIGHT, off), class_="received", stroke_width=2),
-        _element("path", d=_lines(made, 10, HEIGHT - 10, off), class_="made", stroke_width=1.5),
+        _element(
+            "path", d=_lines(generated, 10, HEIGHT - 10, off), class_="made", stroke_width=1.5
+        ),
     )
     mark = _element(
         "line",
@@ -111,7 +115,7 @@ def geometry(places: Sequence[Place], missing: Mapping[int, int], tilt_degrees: 
         data_places=json.dumps([round(spot - off / 2, 2) for spot in spots]),
         data_lean=off,
     )
-    label = f"{len(received)} received and {len(made)} generated slices along the normal"
+    label = f"{len(received)} received and {len(generated)} generated slices along the normal"
     if missing:
         label += f"; in {len(missing)} of the gaps slices are missing"
     height = TOP + HEIGHT + 34
@@ -119,17 +123,17 @@ def geometry(places: Sequence[Place], missing: Mapping[int, int], tilt_degrees: 
 
 
 def _lines(spots: Iterable[float], first: float, last: float, off: float) -> str:
-    """Upright lines, or leaning ones, as one path: a long stack has a thousand."""
+    """Draw upright or leaning lines as one path: a long stack has a thousand."""
     head, foot = (off * (y / HEIGHT - 0.5) for y in (first, last))
     return "".join(
-        f"M{_said(round(x + head, 2))} {_said(TOP + first)}"
-        f"L{_said(round(x + foot, 2))} {_said(TOP + last)}"
+        f"M{_text(round(x + head, 2))} {_text(TOP + first)}"
+        f"L{_text(round(x + foot, 2))} {_text(TOP + last)}"
         for x in spots
     )
 
 
 def _hole(first: float, second: float, count: int, off: float) -> Iterator[str]:
-    """The gap as an area, the slices that are not there as broken lines, and how many they are."""
+    """Draw a gap as an area, its missing slices as broken lines, and their number."""
     half = off / 2
     corners = (
         (first - half, TOP),
@@ -137,7 +141,7 @@ def _hole(first: float, second: float, count: int, off: float) -> Iterator[str]:
         (second + half, TOP + HEIGHT),
         (first + half, TOP + HEIGHT),
     )
-    points = " ".join(f"{_said(round(x, 2))},{_said(float(y))}" for x, y in corners)
+    points = " ".join(f"{_text(round(x, 2))},{_text(float(y))}" for x, y in corners)
     yield _element("polygon", points=points, class_="hole")
     if not count:
         return
@@ -148,8 +152,8 @@ def _hole(first: float, second: float, count: int, off: float) -> Iterator[str]:
     yield _element("text", str(count), x=middle, y=TOP - 8, class_="lost", text_anchor="middle")
 
 
-def _ruler(places: Sequence[Place], spots: Sequence[float]) -> list[str]:
-    """The scale below, in mm from the first slice."""
+def _ruler(places: Sequence[SlicePlace], spots: Sequence[float]) -> list[str]:
+    """Draw the scale below, in mm from the first slice."""
     length = places[-1].at_mm - places[0].at_mm
     if length <= 0:
         return []
@@ -168,7 +172,7 @@ def _ruler(places: Sequence[Place], spots: Sequence[float]) -> list[str]:
 
 
 def ticks(length: float, most: int) -> list[float]:
-    """Round numbers from 0 up to a length."""
+    """Choose round numbers from 0 up to a length."""
     if length <= 0:
         return [0.0]
     rough = length / most
@@ -177,8 +181,8 @@ def ticks(length: float, most: int) -> list[float]:
     return [round(step * number, 10) for number in range(int(length / step + 1e-9) + 1)]
 
 
-def trust(place: Place) -> str:
-    """The class of a slice in the strip: where the model says so, how sure it is."""
+def trust(place: SlicePlace) -> str:
+    """Choose the class of a slice in the strip: where the model says so, how sure it is."""
     if not place.is_generated:
         return "received"
     if place.confidence is None:
@@ -188,8 +192,8 @@ def trust(place: Place) -> str:
     return "fair" if place.confidence >= 0.5 else "unsure"
 
 
-def strip(places: Sequence[Place]) -> Markup:
-    """One cell a slice, to click on; the cell at hand is framed."""
+def strip(places: Sequence[SlicePlace]) -> Markup:
+    """Draw one cell a slice, to click on; the current one is framed."""
     width = STRIP / len(places)
     cells = [
         _element(
@@ -205,11 +209,11 @@ def strip(places: Sequence[Place]) -> Markup:
     return _svg(STRIP, 26, label, *cells, mark, **more)
 
 
-def timeline(phases: Sequence[Phase]) -> Markup:
-    """When a job's time went to what, to scale; what was short keeps a sliver, drawn last."""
+def timeline(phases: Sequence[JobPhase]) -> Markup:
+    """Draw the phases of a job to scale; what was short keeps a sliver, drawn last."""
     total = max((phase.begins + phase.seconds for phase in phases), default=0.0) or 1.0
     parts = []
-    for phase in sorted(phases, key=lambda one: -one.seconds):
+    for phase in sorted(phases, key=lambda phase: -phase.seconds):
         share = max(LEAST_SHARE, phase.seconds / total)
         x = min(phase.begins / total, 1.0 - share) * STRIP
         tall = BAR / phase.lanes
@@ -227,7 +231,7 @@ def timeline(phases: Sequence[Phase]) -> Markup:
 
 
 def plot(points: Sequence[Point], names: Sequence[str], unit: str) -> Markup:
-    """Lines over time, one for each name; a time without a value leaves a hole."""
+    """Draw lines over time, one for each name; a time without a value leaves a hole."""
     values = [value for point in points for value in point.values if value is not None]
     top = _ceiling(max(values, default=1.0))
     parts = _grid(top, unit) + _dates(points)
@@ -247,7 +251,7 @@ def plot(points: Sequence[Point], names: Sequence[str], unit: str) -> Markup:
 
 
 def bars(points: Sequence[Point], classes: Sequence[str], unit: str) -> Markup:
-    """Bars over time; several values of one time stand on each other."""
+    """Draw bars over time; several values of one time stand on each other."""
     top = _ceiling(max((sum(v or 0.0 for v in p.values) for p in points), default=1.0))
     parts = _grid(top, unit) + _dates(points)
     room = (PLOT_WIDTH - PLOT_LEFT) / max(1, len(points))
@@ -269,7 +273,7 @@ def _x(points: Sequence[Point], index: int) -> float:
 
 
 def _runs(points: Sequence[Point], line: int, top: float) -> list[list[str]]:
-    """The coordinates of one line, in pieces where values are absent."""
+    """Give the coordinates of one line, in pieces where values are absent."""
     tall = PLOT_HEIGHT - PLOT_BOTTOM - PLOT_TOP
     runs: list[list[str]] = [[]]
     for index, point in enumerate(points):
@@ -278,12 +282,12 @@ def _runs(points: Sequence[Point], line: int, top: float) -> list[list[str]]:
             runs.append([])
             continue
         y = PLOT_TOP + tall * (1 - value / top)
-        runs[-1].append(f"{_said(_x(points, index))},{_said(y)}")
+        runs[-1].append(f"{_text(_x(points, index))},{_text(y)}")
     return [run for run in runs if run]
 
 
 def _ceiling(value: float) -> float:
-    """The next round number."""
+    """Find the next round number."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -296,13 +300,13 @@ def _grid(top: float, unit: str) -> list[str]:
     for share in (0.0, 0.5, 1.0):
         y = PLOT_TOP + tall * (1 - share)
         parts.append(_element("line", x1=PLOT_LEFT, x2=PLOT_WIDTH, y1=y, y2=y, class_="gridline"))
-        said = f"{top * share:g}{f' {unit}' if share == 1.0 else ''}"
-        parts.append(_element("text", escape(said), x=PLOT_LEFT - 5, y=y + 4, text_anchor="end"))
+        label = f"{top * share:g}{f' {unit}' if share == 1.0 else ''}"
+        parts.append(_element("text", escape(label), x=PLOT_LEFT - 5, y=y + 4, text_anchor="end"))
     return parts
 
 
 def _dates(points: Sequence[Point]) -> list[str]:
-    """The first, the middle and the last label: more do not fit on a phone."""
+    """Write the first, the middle and the last label: more do not fit on a phone."""
     if not points:
         return []
     chosen: Mapping[int, str] = {0: "start", len(points) // 2: "middle", len(points) - 1: "end"}

@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from node.rules import routing
 from node.rules.completion import because
 from node.web.pages import drawings
-from node.web.pages.drawings import Phase, Place
+from node.web.pages.drawings import JobPhase, SlicePlace
 from node.web.pages.find import record_view
 from node.web.pages.now import down, gives_proof
 from node.web.pages.render import (
@@ -163,7 +163,7 @@ add_fragment(router, "/jobs/{job_id}/instances", "job_instances", _instances)
 
 
 @dataclass(frozen=True)
-class Step:
+class JobStep:
     """A piece of the time line: when it began, how long it took, and what is known of it."""
 
     phase: str  # a class of the drawing
@@ -174,7 +174,7 @@ class Step:
     is_delivery: bool = False
 
 
-def _steps(detail: JobDetail, now: float) -> list[Step]:
+def _steps(detail: JobDetail, now: float) -> list[JobStep]:
     job, arrival = detail.job, detail.arrival
     came = f"{arrival.instances} instances from {arrival.calling_ae} for {arrival.called_ae}."
     evidence, started = because(arrival.evidence), job.started_at or job.finished_at or now
@@ -190,8 +190,10 @@ def _steps(detail: JobDetail, now: float) -> list[Step]:
     return [step for step in steps if step is not None]
 
 
-def _step(phase: str, name: str, first: float, last: float | None, detail: str = "") -> Step | None:
-    return Step(phase, name, first, max(0.0, last - first), detail) if last is not None else None
+def _step(
+    phase: str, name: str, first: float, last: float | None, detail: str = ""
+) -> JobStep | None:
+    return JobStep(phase, name, first, max(0.0, last - first), detail) if last is not None else None
 
 
 def _account(detail: JobDetail) -> str:
@@ -205,16 +207,16 @@ def _account(detail: JobDetail) -> str:
     return f"{attempts}{text[:1].upper()}{text[1:]}." if text else attempts
 
 
-def _sending(delivery: Delivery, now: float) -> Step:
+def _sending(delivery: Delivery, now: float) -> JobStep:
     """Make one step of a delivery, from the moment it was due to its end, with all attempts."""
     name, phase = DELIVERIES[delivery.state]
     attempts = f" {delivery.attempt} attempts." if delivery.attempt > 1 else ""
     detail = f"{delivery.sent} of {delivery.total} stored there.{attempts}"
     took = max(0.0, (delivery.finished_at or now) - delivery.queued_at)
-    return Step(phase, f"{name} {delivery.destination}", delivery.queued_at, took, detail, True)
+    return JobStep(phase, f"{name} {delivery.destination}", delivery.queued_at, took, detail, True)
 
 
-def _phases(steps: Sequence[Step]) -> list[Phase]:
+def _phases(steps: Sequence[JobStep]) -> list[JobPhase]:
     """Lay the steps out to be drawn: one after the other, the deliveries side by side."""
     first = min(step.at for step in steps)
     lanes = sum(step.is_delivery for step in steps)
@@ -222,10 +224,10 @@ def _phases(steps: Sequence[Step]) -> list[Phase]:
     for step in steps:
         begins = max(0.0, step.at - first)
         if step.is_delivery:
-            phases.append(Phase(step.phase, begins, step.seconds, lane, lanes))
+            phases.append(JobPhase(step.phase, begins, step.seconds, lane, lanes))
             lane += 1
         else:
-            phases.append(Phase(step.phase, begins, step.seconds))
+            phases.append(JobPhase(step.phase, begins, step.seconds))
     return phases
 
 
@@ -236,7 +238,7 @@ def _phases(steps: Sequence[Step]) -> list[Phase]:
 class Pictures:
     """The previews beside a derived series."""
 
-    places: tuple[Place, ...]
+    places: tuple[SlicePlace, ...]
     levels_hu: tuple[float, ...]
     tilt_degrees: float
     missing: tuple[int, ...]
@@ -320,7 +322,7 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
     except FileNotFoundError:
         return None
     places = [
-        Place(float(entry["at_mm"]), bool(entry["generated"]), entry.get("expected_error_hu"))
+        SlicePlace(float(entry["at_mm"]), bool(entry["generated"]), entry.get("expected_error_hu"))
         for entry in index["slices"]
     ]
     return Pictures(
@@ -331,7 +333,7 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
     )
 
 
-def with_trust(places: Sequence[Place], record: Mapping[str, Any]) -> tuple[Place, ...]:
+def with_trust(places: Sequence[SlicePlace], record: Mapping[str, Any]) -> tuple[SlicePlace, ...]:
     """Add what the job's record says about each generated slice, in their order."""
     entries = sorted(record.get("confidence") or (), key=lambda entry: float(entry["at_mm"]))
     if len(entries) != sum(place.is_generated for place in places):
@@ -342,7 +344,7 @@ def with_trust(places: Sequence[Place], record: Mapping[str, Any]) -> tuple[Plac
     )
 
 
-def _trusted(place: Place, entry: Mapping[str, Any]) -> Place:
+def _trusted(place: SlicePlace, entry: Mapping[str, Any]) -> SlicePlace:
     return replace(
         place,
         expected_error_hu=entry.get("error_hu"),
@@ -351,15 +353,15 @@ def _trusted(place: Place, entry: Mapping[str, Any]) -> Place:
     )
 
 
-def places_of(record: Mapping[str, Any]) -> tuple[Place, ...]:
-    """Place the slices by the gaps in a job's record, for where there are no pictures."""
+def places_of(record: Mapping[str, Any]) -> tuple[SlicePlace, ...]:
+    """SlicePlace the slices by the gaps in a job's record, for where there are no pictures."""
     gaps: Sequence[Mapping[str, Any]] = record.get("gaps") or ()
-    places = [Place(0.0, False)] if gaps else []
+    places = [SlicePlace(0.0, False)] if gaps else []
     for gap in gaps:
         start, width, factor = places[-1].at_mm, float(gap["gap_mm"]), int(gap["factor"])
         between = (start + width * step / factor for step in range(1, factor))
-        places += [Place(round(at_mm, 4), True) for at_mm in between]
-        places.append(Place(round(start + width, 4), False))
+        places += [SlicePlace(round(at_mm, 4), True) for at_mm in between]
+        places.append(SlicePlace(round(start + width, 4), False))
     return tuple(places)
 
 

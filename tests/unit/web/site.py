@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from argon2 import PasswordHasher
 from fastapi import FastAPI
@@ -18,7 +17,7 @@ from node import config, store
 from node.config import Config
 from node.store import Store
 from node.web import access
-from node.web.server import build, uvicorn_settings
+from node.web.server import Server, build
 from node.web.state import WebSettings
 from storage.database import FILE_NAME
 from storage.records import Role
@@ -97,7 +96,7 @@ class InProcess(httpx.BaseTransport):
 class Site:
     """One application with its rows; the clock decides when sessions end."""
 
-    server: uvicorn.Server  # where it listens on a socket
+    server: Server  # where it listens on a socket
     port: int
 
     def __init__(
@@ -132,11 +131,11 @@ class Site:
     def listening(self) -> Iterator[None]:
         """On a socket from now on, for what is about connections or streams."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.server = uvicorn.Server(uvicorn_settings(self.app))
-            thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
+            self.port = int(listener.getsockname()[1])
+            self.server = Server(self.app)
+            thread = threading.Thread(target=self.server.listen, args=(listener,))
             thread.start()
             wait_for("the web server listens", lambda: self.server.started, 20.0)
-            self.port = int(listener.getsockname()[1])
             self.url = f"http://127.0.0.1:{self.port}"
             self._transport = None
             try:

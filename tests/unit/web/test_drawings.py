@@ -5,9 +5,9 @@ import xml.etree.ElementTree as ET  # our own output, made in this process
 import pytest
 
 from node.web.pages import drawings
-from node.web.pages.drawings import Phase, Place, Point
+from node.web.pages.drawings import JobPhase, Point, SlicePlace
 
-SLICES = tuple(Place(at * 2.5, at % 2 == 1) for at in range(5))
+SLICES = tuple(SlicePlace(at * 2.5, at % 2 == 1) for at in range(5))
 
 
 def parsed(drawing: str) -> ET.Element:
@@ -24,7 +24,12 @@ def heads(path: str) -> list[float]:
 
 
 def test_every_slice_lies_where_it_lies_in_the_patient() -> None:
-    uneven = (Place(0.0, False), Place(2.0, True), Place(4.0, False), Place(12.0, False))
+    uneven = (
+        SlicePlace(0.0, False),
+        SlicePlace(2.0, True),
+        SlicePlace(4.0, False),
+        SlicePlace(12.0, False),
+    )
     drawing = parsed(drawings.geometry(uneven, {}, 0.0))
     (received,) = of_class(drawing, "received")
     (made,) = of_class(drawing, "made")
@@ -60,7 +65,7 @@ def test_a_tilt_that_no_gantry_has_does_not_lay_the_drawing_flat() -> None:
 
 
 def test_a_long_stack_is_as_large_a_page_as_a_short_one() -> None:
-    many = tuple(Place(float(at), at % 4 > 0) for at in range(2000))
+    many = tuple(SlicePlace(float(at), at % 4 > 0) for at in range(2000))
     drawing = drawings.geometry(many, {}, 0.0)
     assert len(parsed(drawing).findall(".//*")) < 40
 
@@ -68,15 +73,15 @@ def test_a_long_stack_is_as_large_a_page_as_a_short_one() -> None:
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        (Place(0.0, False), "received"),
-        (Place(0.0, True), "made"),
-        (Place(0.0, True, confidence=0.95), "sure"),
-        (Place(0.0, True, confidence=0.6), "fair"),
-        (Place(0.0, True, confidence=0.1), "unsure"),
+        (SlicePlace(0.0, False), "received"),
+        (SlicePlace(0.0, True), "made"),
+        (SlicePlace(0.0, True, confidence=0.95), "sure"),
+        (SlicePlace(0.0, True, confidence=0.6), "fair"),
+        (SlicePlace(0.0, True, confidence=0.1), "unsure"),
     ],
 )
 def test_a_cell_of_the_strip_says_what_its_slice_is_and_how_sure_the_model_was(
-    place: Place, name: str
+    place: SlicePlace, name: str
 ) -> None:
     drawing = parsed(drawings.strip((place, place)))
     assert len(of_class(drawing, name)) == 2
@@ -84,10 +89,10 @@ def test_a_cell_of_the_strip_says_what_its_slice_is_and_how_sure_the_model_was(
 
 def test_the_time_line_is_to_scale_and_what_was_short_stays_visible() -> None:
     phases = [
-        Phase("queued", 0.0, 100.0),
-        Phase("running", 100.0, 300.0),
-        Phase("sending", 400.0, 0.0, 0, 2),
-        Phase("to-send", 400.0, 100.0, 1, 2),
+        JobPhase("queued", 0.0, 100.0),
+        JobPhase("running", 100.0, 300.0),
+        JobPhase("sending", 400.0, 0.0, 0, 2),
+        JobPhase("to-send", 400.0, 100.0, 1, 2),
     ]
     drawing = parsed(drawings.timeline(phases))
     drawn = {str(each.get("class")): each for each in drawing.findall(".//rect")}
@@ -103,7 +108,7 @@ def test_the_time_line_is_to_scale_and_what_was_short_stays_visible() -> None:
 
 
 def test_a_sliver_at_the_end_of_the_time_line_is_not_cut_off() -> None:
-    drawing = parsed(drawings.timeline([Phase("a", 0.0, 1000.0), Phase("b", 1000.0, 0.0)]))
+    drawing = parsed(drawings.timeline([JobPhase("a", 0.0, 1000.0), JobPhase("b", 1000.0, 0.0)]))
     for each in drawing.findall(".//rect"):
         assert float(each.get("x", "")) + float(each.get("width", "")) <= drawings.STRIP
 

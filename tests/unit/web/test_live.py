@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from node.web import live
-from node.web.live import Live, Marks
+from node.web.live import Live, Tokens
 from node.web.problems import Problem
 from storage.errors import Busy
 from storage.records import Role
@@ -22,24 +22,24 @@ from tests.unit.web.site import Client, Site
 T = TypeVar("T")
 
 
-class Looks:
-    """Marks in the test's hand; counts who asks for them."""
+class Reader:
+    """Tokens in the test's hand; counts who asks for them."""
 
     def __init__(self) -> None:
-        self.marks: Marks = {"queue": "1", "needs": "1"}
+        self.tokens: Tokens = {"queue": "1", "needs": "1"}
         self.count = 0
         self.busy = False
 
-    def __call__(self) -> Marks:
+    def __call__(self) -> Tokens:
         self.count += 1
         if self.busy:
             raise Busy("database: locked")
-        return self.marks
+        return self.tokens
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.05)
 
 
 def alone(main: Coroutine[Any, Any, T]) -> T:
@@ -143,16 +143,16 @@ async def first(source: Live, count: int, last_id: str = "", who: str = "anna") 
 
 
 def test_many_listeners_cost_one_look() -> None:
-    looks = Looks()
-    source = Live(looks)
+    polls = Reader()
+    source = Live(polls)
 
     async def many() -> list[list[str]]:
         listeners = [asyncio.create_task(first(source, 4, who=str(n))) for n in range(50)]
-        await come_true(lambda: source._listening.total() == 50 and looks.count > 1)
-        before = looks.count
-        looks.marks = {"queue": "2", "needs": "1"}
+        await come_true(lambda: source._listening.total() == 50 and polls.count > 1)
+        before = polls.count
+        polls.tokens = {"queue": "2", "needs": "1"}
         heard = await asyncio.gather(*listeners)
-        assert looks.count - before <= 5
+        assert polls.count - before <= 5
         return heard
 
     for events in alone(many()):
@@ -160,42 +160,42 @@ def test_many_listeners_cost_one_look() -> None:
 
 
 def test_nobody_listening_nobody_looks() -> None:
-    looks = Looks()
-    source = Live(looks)
+    polls = Reader()
+    source = Live(polls)
 
     async def gone() -> None:
         await first(source, 3)
-        looker = source._looker
-        assert looker is not None
-        await come_true(looker.done)
+        poller = source._poller
+        assert poller is not None
+        await come_true(poller.done)
         await first(source, 1)  # somebody comes again
-        assert source._looker is not looker
+        assert source._poller is not poller
 
     alone(gone())
 
 
 def test_after_a_break_a_listener_hears_all_areas_if_anything_changed() -> None:
-    looks = Looks()
-    source = Live(looks)
+    polls = Reader()
+    source = Live(polls)
     heard = alone(first(source, 3))
-    now = live._id(looks.marks)
+    now = live._id(polls.tokens)
     assert heard == ["hello", "queue", "needs"]
     assert alone(first(source, 3, "another id")) == ["hello", "queue", "needs"]
-    looks.marks = {"queue": "2", "needs": "1"}
+    polls.tokens = {"queue": "2", "needs": "1"}
     assert alone(first(source, 2, now)) == ["hello", "queue"]
 
 
 def test_a_busy_database_ends_no_stream(caplog: pytest.LogCaptureFixture) -> None:
-    looks = Looks()
-    source = Live(looks)
+    polls = Reader()
+    source = Live(polls)
 
     async def through() -> list[str]:
         listener = asyncio.create_task(first(source, 4))
-        await come_true(lambda: looks.count > 0)
-        looks.busy = True
+        await come_true(lambda: polls.count > 0)
+        polls.busy = True
         await come_true(lambda: "live stream not read" in caplog.messages)
-        looks.busy = False
-        looks.marks = {"queue": "2", "needs": "1"}
+        polls.busy = False
+        polls.tokens = {"queue": "2", "needs": "1"}
         return await asyncio.wait_for(listener, 20.0)
 
     assert alone(through())[-1] == "queue"
@@ -208,7 +208,7 @@ def test_a_silent_stream_says_that_it_is_alive_and_ends_after_minutes(
     monkeypatch.setattr(live, "LONGEST_SECONDS", 0.5)
 
     async def whole() -> list[str]:
-        return [event async for event in Live(Looks()).stream("anna", "")]
+        return [event async for event in Live(Reader()).stream("anna", "")]
 
     heard = alone(whole())
     assert ": still here\n\n" in heard
@@ -278,13 +278,13 @@ def test_a_busy_database_logs_nobody_out(monkeypatch: pytest.MonkeyPatch) -> Non
         raise Busy("database: locked")
 
     async def whole() -> list[str]:
-        return [event async for event in Live(Looks()).stream("anna", "", busy)]
+        return [event async for event in Live(Reader()).stream("anna", "", busy)]
 
     assert not any(live.LOGGED_OUT in event for event in alone(whole()))
 
 
 def test_all_visitors_together_have_so_many() -> None:
-    source = Live(Looks())
+    source = Live(Reader())
     source._listening = Counter({str(n): 1 for n in range(live.MOST_AT_ONCE)})
     with pytest.raises(Problem):
         source.check_room("one more")

@@ -255,7 +255,7 @@ def test_nobody_sees_the_words_of_somebody_elses_search(served: Site) -> None:
     assert "Meyer" in ada.get(address).text
     theirs = vera.get(address).text
     assert "Meyer" not in theirs
-    assert "not kept any more" in theirs
+    assert "no longer stored" in theirs
 
 
 def test_only_so_many_searches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

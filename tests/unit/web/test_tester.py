@@ -124,7 +124,8 @@ def test_who_hides_patients_is_not_told_what_the_attributes_of_one_are(served: S
     (shown,), (hidden,) = found.stacks[0].routes, rules.masked(found).stacks[0].routes
     assert shown.sentence.startswith("PatientID is ")
     assert (
-        hidden.sentence == "What it asks of PatientID does not hold; what the series has is hidden."
+        hidden.sentence
+        == "Its condition on PatientID does not hold; the value of the series is hidden."
     )
     other = tried(ask(served, *series.thick(4), routes=("mr-shadow",)))
     assert rules.masked(other) == other  # a modality is nobody's secret

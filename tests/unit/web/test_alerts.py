@@ -70,7 +70,7 @@ def test_a_scanner_that_never_brought_anything_is_silent_since_it_was_expected(
     person = watched.browser()
     turned_away(watched, "CT2")
     fact_or_set(watched.database, peers.EXPECTED.format("CT2"), repr(watched.clock.now))
-    assert "CT2 is expected to send and has never brought an image." in person.get("/peers").text
+    assert "CT2 is expected to send, but has never sent an image." in person.get("/peers").text
     assert CALM in person.get("/now/needs").text
     watched.clock.now += 3 * HOUR
     assert ">CT2</a>" in person.get("/now/needs").text

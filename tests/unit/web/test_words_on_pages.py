@@ -28,10 +28,10 @@ def test_capacity_says_which_device_the_newest_jobs_ran_on(served: Site) -> None
     person = served.browser()
     part = "/capacity/part?span=week"
     assert part in person.get("/capacity?span=week").text
-    assert "device auto, not known before a job has run" in person.get(part).text
+    assert "device auto, not known until a job has run" in person.get(part).text
     served.rows.ask("k")
     served.rows.queue.succeed(*ended_on(served, "cuda:0"))
-    assert "device auto, of late cuda:0<" in person.get(part).text
+    assert "device auto, most recently cuda:0<" in person.get(part).text
 
 
 def ended_on(served: Site, device: str) -> tuple[Job, NewDerived]:
