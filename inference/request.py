@@ -1,4 +1,4 @@
-"""What goes to a worker and what comes back: picklable values, free of torch and of pydicom."""
+"""Request and outcome of a job: picklable values that load neither numpy, torch nor pydicom."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from inference.errors import Reason
-from inference.model import Parameters
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The slices that a route or a caller asks of a model. Exactly one of the two is set."""
+
+    factor: int | None = None  # slices out per slice in, 2 to 10
+    target_spacing_mm: float | None = None
 
 
 @dataclass(frozen=True)
