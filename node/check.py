@@ -4,7 +4,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -285,9 +285,8 @@ def _model(name: str, entry: ModelEntry | None, device: str) -> Finding:
 
 def _echo(config: Config, destination: Destination) -> Finding:
     what = f"destination {destination.name}"
-    calling = destination.calling_ae_title or config.node.ae_title
-    peer = scu.PeerAddress(destination.ae_title, destination.host, destination.port, calling)
-    answer = scu.echo(peer)
+    peer = scu.PeerAddress.of(destination, config.node.ae_title)
+    answer, calling = scu.echo(peer), peer.calling_ae_title
     place = f"{destination.ae_title} at {destination.host}:{destination.port}"
     if answer.ok:
         return _ok(what, f"{place} answers in {answer.seconds * 1000:.0f} ms")
@@ -302,17 +301,11 @@ def _count(entries: tuple[object, ...], noun: str) -> str:
     return f"{len(entries)} {noun}{'' if len(entries) == 1 else 's'}"
 
 
-def as_json(findings: list[Finding]) -> dict[str, object]:
+def is_ok(findings: Iterable[Finding]) -> bool:
+    """True where none of them is a fault."""
+    return all(finding.level is not Level.FAULT for finding in findings)
+
+
+def as_json(findings: Sequence[Finding]) -> dict[str, object]:
     """All findings, and whether none of them is a fault."""
-    return {
-        "ok": not any(finding.level is Level.FAULT for finding in findings),
-        "findings": [
-            {
-                "what": finding.what,
-                "level": str(finding.level),
-                "sentence": finding.sentence,
-                "action": finding.action,
-            }
-            for finding in findings
-        ],
-    }
+    return {"ok": is_ok(findings), "findings": [vars(finding) for finding in findings]}
