@@ -8,6 +8,9 @@ from typing import Literal
 
 from inference.errors import Reason
 
+SliceThickness = Literal["source", "spacing"]  # of generated slices, and of copies beside them
+AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -41,9 +44,9 @@ class Output:
     """What the derived series must look like; each of these is part of its UIDs."""
 
     include_received: bool = True
-    slice_thickness: Literal["source", "spacing"] = "source"
+    slice_thickness: SliceThickness = "source"
     accept_derived: bool = True
-    across_missing: Literal["hold", "leave"] = "hold"
+    across_missing: AcrossMissing = "hold"
     most_gap_mm: float = 12.0  # a series with a wider one to fill is held
     classical_below: float = 0.1  # confidence below which a slice does without the network
     hold_below: float = 0.05  # confidence below which the series is held

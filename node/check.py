@@ -285,7 +285,7 @@ def _model(name: str, entry: ModelEntry | None, device: str) -> Finding:
 
 def _echo(config: Config, destination: Destination) -> Finding:
     what = f"destination {destination.name}"
-    peer = scu.PeerAddress.of(destination, config.node.ae_title)
+    peer = scu.PeerAddress(*destination.address(config.node.ae_title))
     answer, calling = scu.echo(peer), peer.calling_ae_title
     place = f"{destination.ae_title} at {destination.host}:{destination.port}"
     if answer.ok:

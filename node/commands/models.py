@@ -13,6 +13,7 @@ import typer
 
 from inference.errors import ModelLoadError
 from inference.request import (
+    AcrossMissing,
     Derived,
     Failed,
     ModelSpec,
@@ -192,14 +193,15 @@ def process(
         typer.Option("--target-spacing", metavar="MM", help="Instead of --factor."),
     ] = None,
     across_missing: Annotated[
-        str, typer.Option(help='"leave" fills the other gaps where slices are missing.')
-    ] = "hold",
+        AcrossMissing,
+        typer.Option(help="leave: the other gaps are filled where slices are missing."),
+    ] = Output.across_missing,
     most_gap_mm: Annotated[
         float, typer.Option("--most-gap", metavar="MM", min=0.1, help="A wider gap is held.")
-    ] = 12.0,
+    ] = Output.most_gap_mm,
     hold_below: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="A slice of lower confidence is held.")
-    ] = 0.05,
+    ] = Output.hold_below,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -213,15 +215,11 @@ def process(
     """Run a model on a folder: one derived series a stack, by the same code as in the node."""
     from inference.stacks import read_headers, set_aside, stacks_of
 
-    _refuse_wrong_use(factor, target_spacing_mm, across_missing, out)
+    _refuse_wrong_use(factor, target_spacing_mm, out)
     if target_spacing_mm is None:
         factor = factor or DEFAULT_FACTOR
     parameters = Parameters(factor, target_spacing_mm)
-    output = Output(
-        across_missing="leave" if across_missing == "leave" else "hold",
-        most_gap_mm=most_gap_mm,
-        hold_below=hold_below,
-    )
+    output = Output(across_missing=across_missing, most_gap_mm=most_gap_mm, hold_below=hold_below)
     site = _Site(settings_or_defaults(config), model, parameters, output)
     headers = read_headers(files_of(folder))
     ends = _process_each(stacks_of(headers), out, site, shown=not as_json)
@@ -239,16 +237,12 @@ def process(
         terminal.failed()
 
 
-def _refuse_wrong_use(
-    factor: int | None, target_spacing_mm: float | None, across_missing: str, out: Path
-) -> None:
+def _refuse_wrong_use(factor: int | None, target_spacing_mm: float | None, out: Path) -> None:
     """Raise UsageError for what the options cannot say each for itself."""
     if factor is not None and target_spacing_mm is not None:
         raise UsageError("--factor and --target-spacing exclude each other; give one of them")
     if target_spacing_mm is not None and not 0.0 < target_spacing_mm < float("inf"):
         raise UsageError(f"--target-spacing {target_spacing_mm}: a number above 0")
-    if across_missing not in {"hold", "leave"}:
-        raise UsageError(f"--across-missing {across_missing}: hold or leave")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is not empty; name a new folder")
 

@@ -151,7 +151,8 @@ def echo(
     settings = load(config)
     peers = (settings.destination(name),) if name else settings.destinations
     answers = {
-        peer.name: scu.echo(scu.PeerAddress.of(peer, settings.node.ae_title)) for peer in peers
+        peer.name: scu.echo(scu.PeerAddress(*peer.address(settings.node.ae_title)))
+        for peer in peers
     }
 
     def document(peer: "Destination") -> object:
@@ -190,7 +191,7 @@ def send(
     from node.dicom import scu
 
     settings = load(config)
-    peer = scu.PeerAddress.of(settings.destination(to), settings.node.ae_title)
+    peer = scu.PeerAddress(*settings.destination(to).address(settings.node.ae_title))
     files, skipped = _outgoing(files_of(folder))
     statuses: dict[int, int | None] = {}
     with terminal.progress(f"sending to {to}", shown=not as_json) as bar:

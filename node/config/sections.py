@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import datetime, time, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from inference.request import AcrossMissing, Output, Parameters, SliceThickness
 from node.errors import UsageError
 
 SENDER = "sender"  # the destination whose AE title is the one that brought the series
@@ -34,6 +36,8 @@ AE_TITLES = "a list of AE titles"
 HOST = "a host name or an address"
 NAME = "1-64 letters, digits, dots, hyphens or underscores"
 NETWORK = 'a network as "10.1.0.0/16"'
+SHARE = "a number from 0 to 1"
+TRUE_OR_FALSE = "true or false"
 CONDITION = "a value, a list of values, or a table of min, max, regex, has"
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -381,6 +385,10 @@ class Destination(Section):
     calling_ae_title: AeTitleOrEmpty = Field("", description=AE_TITLE)
     commitment: Annotated[None, BeforeValidator(not_yet)] = Field(None, validate_default=False)
 
+    def address(self, ae_title: str) -> tuple[str, str, int, str]:
+        """AE title, host and port; and what a node of that AE title calls itself there."""
+        return self.ae_title, self.host, self.port, self.calling_ae_title or ae_title
+
 
 class Condition(Section):
     """What one attribute or measure must be; everything that is set must hold."""
@@ -422,22 +430,45 @@ class Route(Section):
         default_factory=dict, description="a table of attribute keywords"
     )
     model: str = Field(description="the name of a model")
-    factor: int | None = Field(None, ge=LEAST_FACTOR, le=MOST_FACTOR, description="integer 2-10")
-    target_spacing_mm: float | None = Field(None, gt=0, description=ABOVE_ZERO)
-    include_received: bool = Field(True, description="true or false")
-    accept_derived: bool = Field(True, description="true or false")
-    despite_thin: bool = Field(False, description="true or false")
-    slice_thickness: Literal["source", "spacing"] = Field(
-        "source", description='"source" or "spacing"'
+    factor: int | None = Field(
+        Parameters.factor, ge=LEAST_FACTOR, le=MOST_FACTOR, description="integer 2-10"
     )
-    across_missing: Literal["hold", "leave"] = Field("hold", description='"hold" or "leave"')
-    most_gap_mm: float = Field(12.0, gt=0, description=ABOVE_ZERO)
-    classical_below: float = Field(0.1, ge=0, le=1, description="a number from 0 to 1")
-    hold_below: float = Field(0.05, ge=0, le=1, description="a number from 0 to 1")
+    target_spacing_mm: float | None = Field(
+        Parameters.target_spacing_mm, gt=0, description=ABOVE_ZERO
+    )
+    include_received: bool = Field(Output.include_received, description=TRUE_OR_FALSE)
+    accept_derived: bool = Field(Output.accept_derived, description=TRUE_OR_FALSE)
+    despite_thin: bool = Field(False, description=TRUE_OR_FALSE)
+    slice_thickness: SliceThickness = Field(
+        Output.slice_thickness, description='"source" or "spacing"'
+    )
+    across_missing: AcrossMissing = Field(Output.across_missing, description='"hold" or "leave"')
+    most_gap_mm: float = Field(Output.most_gap_mm, gt=0, description=ABOVE_ZERO)
+    classical_below: float = Field(Output.classical_below, ge=0, le=1, description=SHARE)
+    hold_below: float = Field(Output.hold_below, ge=0, le=1, description=SHARE)
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")
     destinations: tuple[str, ...] = Field(
         strict=False, description="a list of names of destinations; [] is shadow mode"
     )
+
+    @property
+    def parameters(self) -> Parameters:
+        """The slices that the model is asked for."""
+        return Parameters(**self._of(Parameters))
+
+    @property
+    def output(self) -> Output:
+        """The form of the derived series; its label is the stack's."""
+        return Output(**self._of(Output))
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Everything that a job keeps of its route; what else a job keeps is its stack's."""
+        return {**self._of(Parameters), **self._of(Output)}
+
+    def _of(self, kind: type[Parameters] | type[Output]) -> dict[str, Any]:
+        names = (field.name for field in fields(kind) if field.name in Route.model_fields)
+        return {name: getattr(self, name) for name in names}
 
 
 class ModelEntry(Section):

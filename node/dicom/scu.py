@@ -22,7 +22,6 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AddressInformation
 
-from node.config import Destination
 from node.dicom.contexts import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -145,12 +144,6 @@ class PeerAddress:
     host: str
     port: int
     calling_ae_title: str
-
-    @classmethod
-    def of(cls, destination: Destination, ae_title: str) -> "PeerAddress":
-        """The address of a destination, for a node with this AE title."""
-        calling = destination.calling_ae_title or ae_title
-        return cls(destination.ae_title, destination.host, destination.port, calling)
 
 
 @dataclass(frozen=True)

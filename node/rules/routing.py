@@ -281,20 +281,6 @@ def _joined(values: tuple[object, ...]) -> str:
     return "\\".join(_text(value) for value in values)
 
 
-# What a job keeps of its route; all else that it keeps belongs to its stack.
-OF_ROUTE = (
-    "factor",
-    "target_spacing_mm",
-    "include_received",
-    "slice_thickness",
-    "accept_derived",
-    "across_missing",
-    "most_gap_mm",
-    "classical_below",
-    "hold_below",
-)
-
-
 def of_job(config: Config, job: Job) -> Anew | None:
     """For a job; a self-test's route is none of the configuration."""
     return of_route(config, job.route, job.parameters) if job.kind == "infer" else None
@@ -310,9 +296,4 @@ def of_route(config: Config, name: str, kept: Mapping[str, object]) -> Anew | No
         known = config.destinations
         return tuple(destination_of(one, calling_ae, known) for one in route.destinations)
 
-    return Anew(route.model, parameters(route, kept), destinations)
-
-
-def parameters(route: Route, kept: Mapping[str, object]) -> dict[str, object]:
-    """The snapshot of a route, beside what a job keeps of its stack."""
-    return {**kept, **{name: getattr(route, name) for name in OF_ROUTE}}
+    return Anew(route.model, {**kept, **route.options}, destinations)

@@ -10,7 +10,6 @@ from functools import cached_property
 
 from inference import geometry, twins
 from inference.errors import Reason
-from inference.model import Parameters
 from inference.request import Output
 from inference.stacks import (
     Header,
@@ -299,19 +298,7 @@ class Arrivals:
         rules: Rules,
         verdict: Verdict | None,
     ) -> NewJob:
-        parameters = snapshot(
-            Parameters(route.factor, route.target_spacing_mm),
-            Output(
-                include_received=route.include_received,
-                slice_thickness=route.slice_thickness,
-                accept_derived=route.accept_derived,
-                across_missing=route.across_missing,
-                most_gap_mm=route.most_gap_mm,
-                classical_below=route.classical_below,
-                hold_below=route.hold_below,
-                label=stack.label,
-            ),
-        )
+        parameters = snapshot(route.parameters, replace(route.output, label=stack.label))
         model = [route.model, rules.models.get(route.model, "")]
         used = sorted((i.instance_uid, i.digest) for i in newest_instances(mine))
         identity = [route.name, model, parameters, arrival.study_uid, stack.key, used]

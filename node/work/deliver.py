@@ -60,7 +60,7 @@ class Reachability:
     def echo(self, destination: Destination) -> scu.Echo:
         """Ask it now; what it says is written down."""
         known = self._known().get(destination.name)
-        answer = self._scu_echo(scu.PeerAddress.of(destination, self.ae_title))
+        answer = self._scu_echo(scu.PeerAddress(*destination.address(self.ae_title)))
         found = peers.record(
             self.database,
             self.now(),
@@ -154,7 +154,7 @@ class Deliverer:
         self._send = send
         self._paused = False  # as seen last, while something is sent
         self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
-        self._peer = scu.PeerAddress.of(destination, calling_ae)
+        self._peer = scu.PeerAddress(*destination.address(calling_ae))
         self._draining = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node import health
+from node.config import Route
 from node.web import rules as rule_tests
 from node.web import shield
 from node.web.access import AsOperator, AsViewer, How, Role
@@ -161,15 +162,7 @@ add_page(router, "/rules", "rules", _rules_form)
 
 # The configuration.
 
-# Of a route, what its row in the table does not say already.
-FURTHER = (
-    "accept_derived",
-    "despite_thin",
-    "slice_thickness",
-    "most_gap_mm",
-    "classical_below",
-    "hold_below",
-)
+IN_ROW = ("factor", "target_spacing_mm", "include_received", "across_missing")  # of a route
 TABLED = ("destinations", "routes")  # have a table of their own on the page
 
 
@@ -183,10 +176,7 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
         "applied": applied,
         "reloads": control.newest(database, RequestKind.RELOAD, 1),
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
-        "further": {
-            route.name: [(key, _text(getattr(route, key))) for key in FURTHER]
-            for route in config.routes
-        },
+        "further": {route.name: _further(route) for route in config.routes},
         "evaluated_days": EVALUATED_DAYS,
         "evaluations": {
             route.name: evaluation(database, route.name, since)
@@ -195,6 +185,12 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
         },
         "rest": _rest(applied.values) if applied is not None else [],
     }
+
+
+def _further(route: Route) -> list[tuple[str, str]]:
+    """The options of a route that its row in the table does not say already."""
+    options = {**route.options, "despite_thin": route.despite_thin}
+    return [(name, _text(value)) for name, value in options.items() if name not in IN_ROW]
 
 
 def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:

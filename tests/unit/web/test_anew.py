@@ -1,7 +1,8 @@
 """What the route of a job asks for by now, by the configuration that is in force."""
 
-from inference.model import Parameters
-from inference.request import Output
+from dataclasses import replace
+
+from inference.request import Output, Parameters
 from node.config import Config, Route
 from node.rules import routing
 from node.work.jobs import snapshot
@@ -14,9 +15,7 @@ OF_NODE = {"label", "content_qualification"}  # what a job keeps that is not its
 
 def kept_by(route: Route, label: str) -> dict[str, object]:
     """As an arrival writes it into a job."""
-    asked = Parameters(route.factor, route.target_spacing_mm)
-    output = {name: getattr(route, name) for name in vars(Output()) if name not in OF_NODE}
-    return snapshot(asked, Output(**output, label=label))
+    return snapshot(route.parameters, replace(route.output, label=label))
 
 
 def job_of(stored: Stored, config: Config, **changed: object) -> Job:
@@ -26,9 +25,8 @@ def job_of(stored: Stored, config: Config, **changed: object) -> Job:
     return stored.queue.get(stored.ask("k", **values).job_id)
 
 
-def test_it_names_all_that_a_job_keeps_of_its_route() -> None:
-    assert {*routing.OF_ROUTE, *OF_NODE} == snapshot(Parameters(), Output()).keys()
-    assert set(routing.OF_ROUTE) <= Route.model_fields.keys()
+def test_a_route_has_a_key_for_all_that_a_job_keeps_of_it(served: Site) -> None:
+    assert {*served.settings.routes[0].options, *OF_NODE} == snapshot(Parameters(), Output()).keys()
 
 
 def test_a_route_that_has_not_changed_asks_for_what_the_job_keeps(served: Site) -> None:
