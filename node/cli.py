@@ -13,7 +13,7 @@ from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from node.check import Finding
+    from node.health import Finding
 
 
 def serve(config: ConfigFile = DEFAULT_CONFIG) -> None:

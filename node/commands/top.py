@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 ROWS = 8  # of each list; the pages show the rest
 BAR = 20  # characters
-BEAT_SECONDS = 15.0  # a node that was not seen for longer does not serve
 QUIT = ("q", "Q", "\x03", "\x1b")
 OF_A_JOB = (
     ("job", lambda line: line.job.id),
@@ -74,8 +73,8 @@ def _head(store: "Store", now: float) -> Text:
         text.append("no node is running", style="red")
     for state in states:
         age = now - state.heartbeat
-        is_alive = state.state == "serving" and age < BEAT_SECONDS
-        text.append(f"{state.id} {state.state}", style="green" if is_alive else "red")
+        style = "green" if health.is_alive(state, now) else "red"
+        text.append(f"{state.id} {state.state}", style=style)
         text.append(f", seen {terminal.duration(max(0.0, age))} ago  ", style="dim")
     drained = control.draining(store.database)
     if drained is not None:
