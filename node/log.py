@@ -28,7 +28,7 @@ OUR_ERRORS = (NodeError, InferenceError, StorageError)
 # Libraries whose text is about protocols, addresses and revisions, not about data sets.
 TEXT_ALLOWED = ("pynetdicom", "alembic", "apscheduler", "uvicorn", "asyncio")
 # pynetdicom tells each step of each association at INFO; uvicorn each request.
-QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL", "matplotlib")
+QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL")
 # It warns of each sweep that was skipped because the one before is still at work.
 SILENT = ("apscheduler",)
 MOST_FRAMES = 30
