@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.app import needs_restart, reloaded
 from node.config import Config, load
 from node.errors import ConfigError, UsageError
 
@@ -310,8 +309,8 @@ def test_a_reload_takes_over_what_it_may_and_names_what_needs_a_restart(tmp_path
         '[node]\nport = 104\nallowed_ae_titles = ["CT1"]\n[inference]\nworkers = 2\n'
         "[completion]\nquiet_seconds = 5.0\n",
     )
-    assert list(needs_restart(old, new)) == ["node.port", "inference.workers"]
-    now = reloaded(old, new)
+    assert list(old.needs_restart(new)) == ["node.port", "inference.workers"]
+    now = old.reloaded(new)
     assert (now.node.port, now.node.allowed_ae_titles) == (11112, ("CT1",))
     assert (now.completion.quiet_seconds, now.routes, now.inference.workers) == (5.0, (), 1)
 
