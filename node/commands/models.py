@@ -4,7 +4,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -220,9 +220,9 @@ def process(
         factor = factor or DEFAULT_FACTOR
     parameters = Parameters(factor, target_spacing_mm)
     output = Output(across_missing=across_missing, most_gap_mm=most_gap_mm, hold_below=hold_below)
-    site = _Site(settings_or_defaults(config), model, parameters, output)
+    request = _request(settings_or_defaults(config), model, parameters, output, out)
     headers = read_headers(files_of(folder))
-    ends = _process_each(stacks_of(headers), out, site, shown=not as_json)
+    ends = _process_each(stacks_of(headers), request, shown=not as_json)
     aside = set_aside(headers)
     if as_json:
         files = [
@@ -247,32 +247,21 @@ def _refuse_wrong_use(factor: int | None, target_spacing_mm: float | None, out: 
         raise UsageError(f"{out}: is not empty; name a new folder")
 
 
-class _Site:
-    """Everything that is the same for each stack of the folder."""
-
-    def __init__(
-        self, settings: "Config", model: str, parameters: Parameters, output: Output
-    ) -> None:
-        self.spec = spec_of(settings, model)
-        self._settings = settings
-        self._parameters = parameters
-        self._output = output
-        self._secret = _secret(settings)
-        self._started_at = datetime.now(settings.node.zone).astimezone(settings.node.zone)
-
-    def request(self, stack: "Stack", folder: Path) -> Request:
-        """The request that the node too would hand to a worker."""
-        return Request(
-            sources=tuple(Source(h.path, h.uid, h.order) for h in stack.headers),
-            model=self.spec,
-            parameters=self._parameters,
-            output=self._output,
-            folder=folder,
-            secret=self._secret,
-            started_at=self._started_at,
-            station_name=self._settings.node.ae_title,
-            resources=Resources(device=self._settings.inference.device),
-        )
+def _request(
+    settings: "Config", model: str, parameters: Parameters, output: Output, out: Path
+) -> Request:
+    """The request that the node too would hand to a worker, as yet without a stack."""
+    return Request(
+        sources=(),
+        model=spec_of(settings, model),
+        parameters=parameters,
+        output=output,
+        folder=out,
+        secret=_secret(settings),
+        started_at=datetime.now(settings.node.zone).astimezone(settings.node.zone),
+        station_name=settings.node.ae_title,
+        resources=Resources(device=settings.inference.device),
+    )
 
 
 def _secret(settings: "Config") -> bytes:
@@ -285,7 +274,7 @@ def _secret(settings: "Config") -> bytes:
 
 
 @dataclass(frozen=True)
-class End:
+class StackEnd:
     """The end of one stack."""
 
     stack: "Stack"
@@ -299,30 +288,31 @@ class End:
 
 
 def _process_each(
-    stacks: "Sequence[Stack]", out: Path, site: _Site, *, shown: bool
-) -> Sequence[End]:
+    stacks: "Sequence[Stack]", request: Request, *, shown: bool
+) -> Sequence[StackEnd]:
+    """One result in the folder of the request, each of several in a folder of its own there."""
     from inference import pipeline
 
     ends = []
     for number, stack in enumerate(stacks, start=1):
-        folder = out if len(stacks) == 1 else out / str(number)
+        folder = request.folder if len(stacks) == 1 else request.folder / str(number)
         folder.mkdir(parents=True, exist_ok=True)
+        sources = tuple(Source(h.path, h.uid, h.order) for h in stack.headers)
         label = f"stack {number} of {len(stacks)}:"
         with terminal.progress(label, shown=shown) as bar:
 
             def report(progress: Progress) -> None:
                 bar(progress.done, progress.total, progress.step)
 
-            outcome = pipeline.process(
-                site.request(stack, folder), progress=report, cancelled=lambda: False
-            )
-        ends.append(End(stack, folder, outcome))
+            of_stack = replace(request, sources=sources, folder=folder)
+            outcome = pipeline.process(of_stack, progress=report, cancelled=lambda: False)
+        ends.append(StackEnd(stack, folder, outcome))
         if not ends[-1].is_derived:
             folder.rmdir()
     return ends
 
 
-def _print_ends(ends: Sequence[End], aside: "Sequence[SetAside]") -> None:
+def _print_ends(ends: Sequence[StackEnd], aside: "Sequence[SetAside]") -> None:
     if not ends:
         terminal.say("There is no DICOM series in this folder.")
     for end in ends:
@@ -336,7 +326,7 @@ def _print_ends(ends: Sequence[End], aside: "Sequence[SetAside]") -> None:
         terminal.say(f"set aside: {files}: {reason}: {sentence}", style="dim")
 
 
-def _lines(end: End) -> list[str]:
+def _lines(end: StackEnd) -> list[str]:
     match end.outcome:
         case Derived(series_uid, _, files, record):
             instances = terminal.counted(len(files), "instance")
@@ -353,7 +343,7 @@ def _lines(end: End) -> list[str]:
     return ["stopped"]
 
 
-def _as_json(end: End) -> dict[str, object]:
+def _as_json(end: StackEnd) -> dict[str, object]:
     """The end of a stack in the words of the queue."""
     facts: dict[str, object] = {
         "series_uid": end.stack.headers[0].text("SeriesInstanceUID"),

@@ -155,7 +155,7 @@ def echo(
         for peer in peers
     }
 
-    def document(peer: "Destination") -> object:
+    def document(peer: "Destination", _: object) -> object:
         answer = answers[peer.name]
         facts = {"destination": peer.name, "ok": answer.ok, "seconds": round(answer.seconds, 3)}
         return facts | {"sentence": answer.sentence}

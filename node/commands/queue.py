@@ -145,7 +145,7 @@ def jobs(
         ),
         zone,
         as_json=as_json,
-        document=lambda job: inputs.job(job, deliveries[job.id], zone),
+        document=lambda job, zone: inputs.job(job, deliveries[job.id], zone),
         empty=_no_jobs(wanted),
     )
 
@@ -252,7 +252,7 @@ def series(
         jobs = {row.id: store.queue.of_series(row.id) for row in rows} if series_uid else {}
         completion, zone = store.config.completion, store.zone
 
-    def document(row: Series) -> object:
+    def document(row: Series, zone: tzinfo | None) -> object:
         facts = inputs.series(row, zone)
         return facts | {"jobs": [job.id for job in jobs[row.id]]} if series_uid else facts
 

@@ -94,12 +94,12 @@ def show(
     zone: tzinfo | None = None,
     *,
     as_json: bool,
-    document: Callable[[R], object],
+    document: Callable[[R, tzinfo | None], object],
     empty: str,
 ) -> None:
     """Print records as one JSON document of what `document` makes of each, or as a table."""
     if as_json:
-        print_json([document(record) for record in records])
+        print_json([document(record, zone) for record in records])
     else:
         tabulate(records, columns, zone, empty=empty)
 

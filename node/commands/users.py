@@ -3,6 +3,7 @@
 import getpass
 import sys
 import time
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,7 +56,7 @@ def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> 
     with opened(config) as store:
         users, zone = people(store.database), store.zone
 
-    def document(user: User) -> object:
+    def document(user: User, zone: tzinfo | None) -> object:
         facts = {"name": user.name, "role": str(user.role), "disabled": user.disabled}
         return facts | {
             name: iso(getattr(user, name), zone) for name in ("created_at", "changed_at")
@@ -127,7 +128,7 @@ def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
     with opened(config) as store:
         rows, zone = tokens(store.database), store.zone
 
-    def document(token: ApiToken) -> object:
+    def document(token: ApiToken, zone: tzinfo | None) -> object:
         facts = {"id": token.id, "name": token.name, "role": str(token.role)}
         times = ("created_at", "used_at", "revoked_at")
         return (
