@@ -12,7 +12,7 @@ from node.commands import terminal
 from node.commands.queue import JobId, destinations
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import UsageError
-from storage.records import SwitchName, RequestKind
+from storage.records import RequestKind, SwitchName
 
 if TYPE_CHECKING:
     from node.config import Destination
