@@ -238,7 +238,7 @@ add_page(router, "/configuration", "configuration", _configuration, part="part")
 def _audit(context: Context, who: Word = "", what: Word = "", offset: Offset = 0) -> Values:
     audit, given = context.parts.store.audit, {"who": who.strip(), "what": what.strip()}
     events = audit.list(EVENTS_AT_ONCE, offset, **given)
-    return {"found": Page(events, audit.count(**given), EVENTS_AT_ONCE, offset), "given": given}
+    return {"events": Page(events, audit.count(**given), EVENTS_AT_ONCE, offset), "given": given}
 
 
 def _selftests(context: Context, offset: Offset = 0) -> Values:
@@ -398,8 +398,7 @@ def mask(request: Request, visitor: AsViewer, parts: PartsOf) -> RedirectRespons
 
 
 def _page_of(request: Request) -> str:
-    """The path of the page whose button was pressed; never another site's."""
-    before = request.headers.get("referer", "")
-    host = f"//{request.headers.get('host', '')}/"
-    _, found, path = before.partition(host)
-    return f"/{path}" if found and not path.startswith(("/", "\\")) else "/"
+    """Find the path of the page whose button was pressed; never another site's."""
+    referer, host = request.headers.get("referer", ""), request.headers.get("host", "")
+    _, ours, path = referer.partition(f"//{host}/")
+    return f"/{path}" if ours and not path.startswith(("/", "\\")) else "/"
