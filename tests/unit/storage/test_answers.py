@@ -8,7 +8,7 @@ from tests.unit.storage.stored import Stored
 def test_nothing_was_asked_yet(database: Database, stored: Stored) -> None:
     stored.ask("k", destinations=("pacs",))
     stored.succeed()
-    (delivery,) = stored.ledger.of_derived(1)
+    (delivery,) = stored.ledger.of_job(1)
     assert answer_counts(database, delivery.id) == (AnswerCount(None, False, 2, 0),)
 
 
@@ -35,6 +35,6 @@ def test_answers_of_another_destination_are_not_mixed_in(
     stored.ask("k", destinations=("pacs", "other"))
     stored.succeed()
     stored.deliver("pacs")
-    other = next(d for d in stored.ledger.of_derived(1) if d.destination == "other")
+    other = next(d for d in stored.ledger.of_job(1) if d.destination == "other")
     assert answer_counts(database, other.id) == (AnswerCount(None, False, 2, 0),)
     assert answer_counts(database, 999) == ()

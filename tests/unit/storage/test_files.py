@@ -28,18 +28,12 @@ def test_room_is_told_against_the_reserve(tmp_path: Path) -> None:
         Files(tmp_path, files.free_bytes() + (1 << 40)).check_room()
 
 
-def test_an_adopted_file_is_in_its_place_and_nowhere_else(files: Files) -> None:
-    temporary = files.incoming / "x"
-    temporary.write_bytes(b"content")
-    files.adopt(temporary, "received/ab/abc/1.dcm")
-    assert files.path("received/ab/abc/1.dcm").read_bytes() == b"content"
-    assert not temporary.exists()
-
-
 def test_a_move_that_is_done_again_changes_nothing(files: Files) -> None:
     temporary = files.incoming / "x"
     temporary.write_bytes(b"content")
     assert files.move(temporary, "received/ab/1.dcm") == files.path("received/ab")
+    assert files.path("received/ab/1.dcm").read_bytes() == b"content"
+    assert not temporary.exists()
     assert files.move(temporary, "received/ab/1.dcm") == files.path("received/ab")
     with pytest.raises(FileNotFoundError):
         files.move(temporary, "received/ab/2.dcm")

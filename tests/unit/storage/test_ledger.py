@@ -5,7 +5,6 @@ import threading
 import pytest
 
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.ledger import Answer
 from storage.records import Backlog, Delivery, DeliveryState
 from storage.retention import expired, purge
 from storage.site import peers
@@ -78,8 +77,8 @@ def test_a_delivery_with_a_gap_is_not_sent(made: Stored) -> None:
 def test_only_what_is_missing_is_sent_again(made: Stored) -> None:
     delivery = made.start_delivery()
     first, second = made.ledger.unsent(delivery)
-    answers = (Answer(first.id, 0, True), Answer(second.id, OUT_OF_RESOURCES, False))
-    made.ledger.answers(delivery, answers)
+    made.ledger.answered(delivery, first.id, 0, stored=True)
+    made.ledger.answered(delivery, second.id, OUT_OF_RESOURCES, stored=False)
     made.ledger.retry(delivery, made.clock.now + 30, "RETRY", "The PACS is out of resources.")
     waiting = made.ledger.get(delivery.id)
     assert (waiting.state, waiting.failures, waiting.sent) == (DeliveryState.QUEUED, 1, 1)
@@ -252,7 +251,8 @@ def test_what_is_not_understood_is_counted_until_it_is_offered_anew(made: Stored
         made.ledger.answered(
             delivery, first.id, status, stored=False, not_understood=not_understood
         )
-    made.ledger.answers(delivery, [Answer(second.id, 0xA900, False, True)] * 2)
+    for _ in range(2):
+        made.ledger.answered(delivery, second.id, 0xA900, stored=False, not_understood=True)
     counts = [(one.offers, one.not_understood) for one in made.ledger.unsent(delivery)]
     assert counts == [(3, 1), (2, 2)]
     made.ledger.hold(delivery, "NOT_UNDERSTOOD", "No.")
@@ -272,13 +272,6 @@ def test_an_operator_delivers_all_again_while_the_rest_of_it_is_on_its_way(made:
     assert again.id == sending.id
     assert [one.id for one in made.ledger.unsent(again)] == [first.id, second.id]
     assert made.start_delivery("viewer").sent == 0
-
-
-def test_deliveries_are_found_by_what_was_made(made: Stored) -> None:
-    derived_id = made.queue.get(1).derived_id
-    assert derived_id is not None
-    assert made.ledger.of_derived(derived_id) == made.ledger.of_job(1)
-    assert made.ledger.of_job(99) == ()
 
 
 def test_eight_senders_take_each_delivery_once(stored: Stored) -> None:
