@@ -4,6 +4,7 @@ from datetime import datetime, timedelta, tzinfo
 from random import Random
 
 from node.config import Sender
+from storage.records import DAY
 
 SPREAD = 0.25  # of a delay; peers that failed together do not all come back together
 STEP_SECONDS = 300.0  # the grain in which silence is measured
@@ -29,7 +30,7 @@ def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | No
     """
     enough = sender.silent_hours * 3600
     silent, moment = 0.0, now
-    first = max(last_at, now - MOST_DAYS * 86_400)
+    first = max(last_at, now - MOST_DAYS * DAY)
     while moment > first and silent < enough:
         step = min(STEP_SECONDS, moment - first)
         if sender.is_open(datetime.fromtimestamp(moment, zone)):

@@ -31,15 +31,15 @@ from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import evaluation
-from storage.records import Bucket, Page, RequestKind, RequestState, SwitchName
+from storage.records import DAY, Bucket, Page, RequestKind, RequestState, SwitchName
 from storage.site import control, nodes, notices, peers, people, selftests
 
-HOUR, DAY = 3600.0, 86400.0
+HOUR = 3600.0
 REJECTED_DAYS = 7
 EVALUATED_DAYS = 7
 EVENTS_AT_ONCE = 100
 SELFTESTS_AT_ONCE = 20
-MASK_SECONDS = 365 * 86400
+MASK_SECONDS = int(365 * DAY)
 
 Word = Annotated[str, Query(max_length=64)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
