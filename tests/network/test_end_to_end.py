@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from node.second_opinion import check
 from tests import series
-from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Orthanc, Storescp, dcmsend, orthanc, storescp, storescu
 from tests.ports import free_port

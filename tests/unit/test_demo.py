@@ -19,11 +19,12 @@ from PIL import Image
 from rich.console import Console
 
 from node.config import load
-from node.demo import report, verify
+from node.demo import comparison, report
+from node.demo.comparison import ComparedSlice, Comparison
 from node.demo.peers import Child, DemoError, NodeChild, Peer, alone, stoppable, tail, undisturbed
-from node.demo.report import Phase, Story
-from node.demo.run import DATA, Settings, Teller, run
-from node.demo.verify import Check, Series
+from node.demo.report import DemoResult, TimelinePhase
+from node.demo.run import DATA, DemoConsole, DemoSettings, run
+from node.second_opinion import Check, ImageSeries
 
 FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
 
@@ -75,7 +76,7 @@ def test_a_signal_waits_for_what_must_not_be_disturbed() -> None:
 def test_two_demos_do_not_share_a_folder(tmp_path: Path) -> None:
     words = io.StringIO()
     with alone(tmp_path):
-        assert run(tmp_path, Settings(), Console(file=words, width=200)) == 1
+        assert run(tmp_path, DemoSettings(), Console(file=words, width=200)) == 1
     assert f"another demo runs in {tmp_path}" in words.getvalue()
 
 
@@ -141,17 +142,19 @@ def test_a_node_that_ends_by_itself_is_not_waited_out(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def received() -> Series:
-    return Series.read(FILES)
+def received() -> ImageSeries:
+    return ImageSeries.read(FILES)
 
 
 @pytest.fixture(scope="module")
-def acquired() -> Series:
-    return Series.read(sorted((DATA / "acquired").glob("*.dcm"))[: len(FILES) - 1])
+def acquired() -> ImageSeries:
+    return ImageSeries.read(sorted((DATA / "acquired").glob("*.dcm"))[: len(FILES) - 1])
 
 
-def test_cuts_of_two_series_show_the_same_place(received: Series, acquired: Series) -> None:
-    both = Series.of([*received.instances, *acquired.instances])
+def test_cuts_of_two_series_show_the_same_place(
+    received: ImageSeries, acquired: ImageSeries
+) -> None:
+    both = ImageSeries.of([*received.slices, *acquired.slices])
     for cut in (report.SAGITTAL, report.CORONAL):
         thick = report.reformat(received, received.volume(), cut, 600)
         thin = report.reformat(both, both.volume(), cut, 600)
@@ -162,7 +165,7 @@ def test_cuts_of_two_series_show_the_same_place(received: Series, acquired: Seri
 
 
 def test_a_window_runs_from_black_to_white() -> None:
-    grey = report.Window(50.0, 100.0).grey(np.array([-1000.0, 0.0, 50.0, 100.0, 3000.0]))
+    grey = report.DisplayWindow(50.0, 100.0).grey(np.array([-1000.0, 0.0, 50.0, 100.0, 3000.0]))
     assert grey.tolist() == [0, 0, 128, 255, 255]
 
 
@@ -175,7 +178,9 @@ def test_a_difference_says_its_sign_in_colour() -> None:
     assert colours == [report.MORE, report.LESS, report.EQUAL]
 
 
-def test_the_picture_of_the_readme_is_small_and_whole(tmp_path: Path, received: Series) -> None:
+def test_the_picture_of_the_readme_is_small_and_whole(
+    tmp_path: Path, received: ImageSeries
+) -> None:
     path = tmp_path / "before-after.png"
     report.save_small(report.before_after(received, received), path)
     with Image.open(path) as picture:
@@ -184,16 +189,21 @@ def test_the_picture_of_the_readme_is_small_and_whole(tmp_path: Path, received: 
     assert shipped.stat().st_size < 300_000
 
 
-def story(received: Series, acquired: Series, folder: Path, *checks: Check) -> Story:
-    both = Series.of([*received.instances, *acquired.instances])
-    return Story(
+def demo_result(
+    received: ImageSeries, acquired: ImageSeries, folder: Path, *checks: Check
+) -> DemoResult:
+    both = ImageSeries.of([*received.slices, *acquired.slices])
+    return DemoResult(
         at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
         received=received,
         derived=both,
         acquired=acquired,
-        comparison=verify.compare(received, received, acquired),
+        comparison=comparison.compare(received, received, acquired),
         checks=checks,
-        phases=(Phase("Receive", "words", 0.0, 1.5), Phase("Model", "words", 1.5, 4.0)),
+        phases=(
+            TimelinePhase("Receive", "words", 0.0, 1.5),
+            TimelinePhase("Model", "words", 1.5, 4.0),
+        ),
         model="<script>alert(1)</script>",
         pacs="Orthanc",
         machine="2 cores",
@@ -203,10 +213,12 @@ def story(received: Series, acquired: Series, folder: Path, *checks: Check) -> S
 
 
 def test_the_report_needs_nothing_but_itself(
-    received: Series, acquired: Series, tmp_path: Path
+    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    report.write(story(received, acquired, tmp_path, Check("Count", ok=True, found="5")), path)
+    report.write(
+        demo_result(received, acquired, tmp_path, Check("Count", ok=True, found="5")), path
+    )
     page = path.read_text()
     assert "default-src 'none'" in page
     assert re.findall(r'(?:src|href)="(?!data:)[^"]*"|url\(|@import|fetch\(', page) == []
@@ -217,11 +229,13 @@ def test_the_report_needs_nothing_but_itself(
 
 
 def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
-    received: Series, acquired: Series, tmp_path: Path
+    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
     bad = Check("Same patient", ok=False, found="PatientID is <b>another</b>")
-    report.write(story(received, acquired, tmp_path, Check("Count", ok=True, found="5"), bad), path)
+    report.write(
+        demo_result(received, acquired, tmp_path, Check("Count", ok=True, found="5"), bad), path
+    )
     page = path.read_text()
     assert "1 of 2 checks failed" in page
     assert "&lt;b&gt;another&lt;/b&gt;" in page
@@ -229,18 +243,18 @@ def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
 
 
 def test_the_report_shows_how_sure_the_model_is_of_each_slice(
-    received: Series, acquired: Series, tmp_path: Path
+    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
-    said = Series.of(deepcopy(acquired.instances))
-    for number, instance in enumerate(said.instances):
-        instance.DerivationDescription = (
+    stated = ImageSeries.of(deepcopy(acquired.slices))
+    for number, header in enumerate(stated.headers):
+        header.DerivationDescription = (
             f"AI-synthesised slice; not acquired; expected error {20 + number} HU, "
             f"confidence 0.{90 - number}"
         )
     path = tmp_path / "report.html"
-    report.write(story(received, said, tmp_path), path)
+    report.write(demo_result(received, stated, tmp_path), path)
     page = path.read_text()
-    count = len(said.instances)
+    count = len(stated)
     assert page.count("<rect ") == count
     assert f"confidence 0.{91 - count} to 0.90" in page
     assert "confidence 0.90, expected error 20 HU</title>" in page
@@ -248,26 +262,26 @@ def test_the_report_shows_how_sure_the_model_is_of_each_slice(
 
 
 def test_a_model_that_says_nothing_has_no_strip(
-    received: Series, acquired: Series, tmp_path: Path
+    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    report.write(story(received, acquired, tmp_path), path)
-    assert "How sure the model is" not in path.read_text()
+    report.write(demo_result(received, acquired, tmp_path), path)
+    assert "Confidence of the model" not in path.read_text()
 
 
-def told(story_: Story, log: str = "") -> str:
+def printed(result: DemoResult, log: str = "") -> str:
     """What a person sees at the end of a run."""
     words = io.StringIO()
-    teller = Teller(Console(file=words, width=160))
-    teller.table(story_.checks)
-    teller.verdict(story_, story_.folder / "report.html", 12.0, log)
+    screen = DemoConsole(Console(file=words, width=160))
+    screen.table(result.checks)
+    screen.verdict(result, result.folder / "report.html", 12.0, log)
     return words.getvalue()
 
 
 def test_the_verdict_names_the_report_the_series_and_the_figures(
-    received: Series, acquired: Series, tmp_path: Path
+    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
-    words = told(story(received, acquired, tmp_path, Check("Count", ok=True, found="5")))
+    words = printed(demo_result(received, acquired, tmp_path, Check("Count", ok=True, found="5")))
     assert "All 1 checks passed, in 12 s." in words
     assert "3 slices became 5." in words
     assert str(tmp_path / "report.html") in words
@@ -275,10 +289,10 @@ def test_the_verdict_names_the_report_the_series_and_the_figures(
 
 
 def test_a_verdict_with_faults_shows_them_and_the_end_of_the_log(
-    received: Series, acquired: Series, tmp_path: Path
+    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
     bad = Check("Same patient", ok=False, found="PatientID is [red]another[/red]")
-    words = told(story(received, acquired, tmp_path, bad), log="the last line of the log")
+    words = printed(demo_result(received, acquired, tmp_path, bad), log="the last line of the log")
     assert "✕ fault" in words
     assert "PatientID is [red]another[/red]" in words  # text, never markup
     assert "1 of 1 checks failed." in words
@@ -287,16 +301,16 @@ def test_a_verdict_with_faults_shows_them_and_the_end_of_the_log(
 
 def test_progress_is_for_terminals_and_steps_are_for_everybody() -> None:
     words = io.StringIO()
-    teller = Teller(Console(file=words, width=160))
-    with teller.working("Starting a PACS"), teller.counting("sends", 3) as count:
+    screen = DemoConsole(Console(file=words, width=160))
+    with screen.working("Starting a PACS"), screen.counting("sends", 3) as count:
         count(2)
         count(9)  # more than announced: a PACS that held something already
-    teller.done("PACS: up")
+    screen.done("PACS: up")
     assert words.getvalue() == "✓ PACS: up\n"
 
 
 def test_the_demo_writes_a_configuration_that_the_node_accepts(tmp_path: Path) -> None:
-    settings = Settings(model="linear", target_spacing_mm=2.5, quiet_seconds=0.5)
+    settings = DemoSettings(model="linear", target_spacing_mm=2.5, quiet_seconds=0.5)
     config = load(settings.configure(tmp_path / "config.toml", Peer("PACS", 4711)))
     (route,), (destination,) = config.routes, config.destinations
     assert (route.model, route.target_spacing_mm, route.destinations) == ("linear", 2.5, ("pacs",))
@@ -314,10 +328,54 @@ def test_the_demo_writes_a_configuration_that_the_node_accepts(tmp_path: Path) -
 def test_the_factor_is_the_gap_over_the_target_rounded_up(
     gap_mm: float, target_mm: float, factor: int
 ) -> None:
-    assert Settings(target_spacing_mm=target_mm).factor(gap_mm) == factor
+    assert DemoSettings(target_spacing_mm=target_mm).factor(gap_mm) == factor
 
 
 def test_the_generator_is_used_where_its_weights_are() -> None:
     weights = DATA.parents[2] / "inference" / "models" / "midslice.safetensors"
-    assert Settings().model_used == ("midslice" if weights.exists() else "linear")
-    assert Settings(model="linear").model_used == "linear"
+    assert DemoSettings().model_used == ("midslice" if weights.exists() else "linear")
+    assert DemoSettings(model="linear").model_used == "linear"
+
+
+def test_the_truth_itself_is_closer_than_linear_interpolation(
+    received: ImageSeries, acquired: ImageSeries
+) -> None:
+    perfect = ImageSeries.of([*received.slices, *acquired.slices])
+    compared = comparison.compare(received, perfect, acquired)
+    assert compared.closer == len(compared.slices) == len(acquired)
+    assert compared.generated_db == float("inf")
+    assert 25.0 < compared.linear_db < 45.0
+    assert compared.check(must_gain=True).ok
+
+
+@pytest.mark.parametrize(
+    ("gains_db", "acquired", "must_gain", "ok"),
+    [
+        ((0.1, -0.05), 2, True, True),
+        ((-0.1, 0.05), 2, True, False),
+        ((0.0, 0.0), 2, True, False),
+        ((0.0, -0.01), 2, False, True),  # linear itself, rounded to stored values
+        ((-0.1, 0.0), 2, False, False),
+        ((1.0,), 2, True, False),  # a place was not filled
+        ((), 0, False, False),
+    ],
+)
+def test_a_result_must_gain_over_linear_interpolation_where_a_gain_is_due(
+    gains_db: tuple[float, ...], acquired: int, *, must_gain: bool, ok: bool
+) -> None:
+    plane = np.zeros((2, 2))
+    slices = tuple(ComparedSlice(0.0, 30.0 + gain, 30.0, plane) for gain in gains_db)
+    assert Comparison(slices, acquired).check(must_gain=must_gain).ok is ok
+
+
+def test_the_typical_slice_has_the_median_gain() -> None:
+    plane = np.zeros((2, 2))
+    slices = tuple(ComparedSlice(h, 30.0 + h, 30.0, plane) for h in (5.0, 1.0, 3.0, 2.0, 4.0))
+    assert Comparison(slices, 5).typical.gain_db == pytest.approx(3.0)
+
+
+def test_psnr_is_that_of_the_window() -> None:
+    true = np.zeros((4, 4))
+    assert comparison.psnr(true + 30.72, true) == pytest.approx(40.0)
+    assert comparison.psnr(true, true) == float("inf")
+    assert comparison.psnr(true + 5000.0, true + 4000.0) == float("inf")  # both above the window
