@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,18 @@ from rich.table import Table
 from rich.text import Text
 
 from node.commands import terminal
-from node.demo import comparison, report
-from node.demo import peers as demo_peers
+from node.demo import comparison, peers, report
 from node.demo.peers import (
+    SCANNER_AE_TITLE,
     DemoError,
-    MiniPacs,
+    DicomAddress,
     NodeChild,
-    Peer,
+    Pacs,
     ScannerError,
-    alone,
-    stoppable,
+    exclusive,
+    signals_deferred,
+    stopped_by_signals,
     tail,
-    undisturbed,
 )
 from node.demo.report import DemoResult, TimelinePhase
 from node.second_opinion import Check, ImageSeries, models, verify
@@ -102,11 +103,11 @@ class DemoSettings:
         """Slices out per slice in, for this gap."""
         return math.ceil(gap_mm / self.target_spacing_mm - RATIO_TOLERANCE)
 
-    def configure(self, path: Path, destination: Peer) -> Path:
+    def configure(self, path: Path, destination: DicomAddress) -> Path:
         """Write the node's configuration, as a user would."""
         text = CONFIG.format(
             ae_title=NODE_AE_TITLE,
-            scanner=demo_peers.SCANNER_AE_TITLE,
+            scanner=SCANNER_AE_TITLE,
             quiet_seconds=self.quiet_seconds,
             pacs=destination,
             model=self.model_used,
@@ -114,18 +115,6 @@ class DemoSettings:
         )
         path.write_text(text, encoding="utf-8")
         return path
-
-
-@dataclass(frozen=True, eq=False)
-class RoundTrip:
-    """One series on its way through scanner, node and PACS, and what came of it."""
-
-    received: ImageSeries
-    derived: ImageSeries
-    checks: tuple[Check, ...]
-    phases: tuple[TimelinePhase, ...]
-    pacs: str
-    model: str
 
 
 class DemoConsole:
@@ -228,7 +217,7 @@ def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = 
     document: dict[str, Any] = {"ok": False, "problem": ""}
     status = 1
     try:
-        with stoppable(), alone(folder):
+        with stopped_by_signals(), exclusive(folder):
             document = _demonstrate(folder, settings, screen)
             status = 0 if document["ok"] else 1
     except (DemoError, ScannerError, StorageError, OSError) as error:
@@ -246,123 +235,144 @@ def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = 
 def _demonstrate(folder: Path, settings: DemoSettings, screen: DemoConsole) -> dict[str, Any]:
     began = time.monotonic()
     screen.title(folder)
-    trip = _pass_through(folder, settings, screen)
-    with screen.working("Comparing with the slices that were held back, drawing the report"):
-        acquired = _acquired(trip.received)
-        compared = comparison.compare(trip.received, trip.derived, acquired)
-        is_linear = settings.model_used == "linear"
-        checks = (*trip.checks, compared.check(must_gain=not is_linear))
-        result = DemoResult(
-            at=datetime.now().astimezone(),
-            received=trip.received,
-            derived=trip.derived,
-            acquired=acquired,
-            comparison=compared,
-            checks=checks,
-            phases=trip.phases,
-            model=trip.model,
-            pacs=trip.pacs,
-            machine=_machine(),
-            folder=folder / "derived",
-            licence=(DATA / "LICENSE.md").read_text(encoding="utf-8"),
-        )
+    result = _pass_through(folder, settings, screen)
+    with screen.working("Drawing the report"):
         page = folder / "report.html"
         report.write(result, page)
-        picture = report.before_after(trip.received, trip.derived)
+        picture = report.before_after(result.received, result.derived)
         report.save_small(picture, folder / "before-after.png")
     seconds = time.monotonic() - began
-    screen.table(checks)
-    log = folder / "node.log"
-    screen.verdict(result, page, seconds, tail(log) if result.faults else "")
+    screen.table(result.checks)
+    screen.verdict(result, page, seconds, tail(folder / "node.log") if result.faults else "")
     return _document(result, page, seconds)
 
 
-def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> RoundTrip:
+def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> DemoResult:
     """Start the PACS and the node, send, wait, read back; end both, whatever happens."""
     started = ExitStack()
     try:
-        pacs = demo_peers.choose(folder / "pacs", settings.pacs, demo_peers.installed())
+        pacs = peers.choose_pacs(folder / "pacs", settings.pacs, peers.orthanc_program())
         started.callback(pacs.stop)
         with screen.working("Starting a PACS"):
-            pacs.start((NODE_AE_TITLE, demo_peers.SCANNER_AE_TITLE))
-        screen.done(f"PACS: {pacs.name} listens as {pacs.peer.ae_title}, port {pacs.peer.port}")
-        config = settings.configure(folder / "config.toml", pacs.peer)
-        with undisturbed():
-            node = NodeChild(config, folder / "node.log")
+            pacs.start((NODE_AE_TITLE, SCANNER_AE_TITLE))
+        to_pacs = pacs.address
+        screen.done(f"PACS: {pacs.name} listens as {to_pacs.ae_title}, port {to_pacs.port}")
+        config = settings.configure(folder / "config.toml", to_pacs)
+        with signals_deferred():
+            node = NodeChild(config, log=folder / "node.log")
             started.callback(node.child.stop)
-        peer = _wait_for_node(node, screen)
-        paths = sorted((DATA / "received").glob("*.dcm"))[: settings.slices or None]
-        received = ImageSeries.read(paths)
-        moments = _send(paths, received, (pacs.peer, peer), screen)
-        moments |= _follow(folder, node, settings, pacs, len(paths), screen)
-        return _read_back(folder, pacs, node, received, moments, settings, screen)
+        site = _Site(folder, settings, screen, pacs, node)
+        to_node = site.wait_for_node()
+        moments = site.send(to_pacs, to_node)
+        site.follow()
+        return site.result(moments | node.first_read)
     finally:
-        with screen.working("Stopping the node and the PACS"), undisturbed():
+        with screen.working("Stopping the node and the PACS"), signals_deferred():
             started.close()
         screen.note("The node and the PACS have ended.")
 
 
-def _wait_for_node(node: NodeChild, screen: DemoConsole) -> Peer:
-    with screen.working("Starting the node"):
-        listening = node.wait("node listening", START_SECONDS)
-        node.wait_until_ready(listening["web_port"], START_SECONDS)
-    screen.done(f"Node: {listening['ae_title']} listens on port {listening['port']} and is ready")
-    return Peer(listening["ae_title"], listening["port"])
+@dataclass(frozen=True, eq=False)
+class _Site:
+    """A running PACS and a running node, and the series that the scanner sends to them."""
 
+    folder: Path
+    settings: DemoSettings
+    screen: DemoConsole
+    pacs: Pacs
+    node: NodeChild
 
-def _send(
-    paths: list[Path], received: ImageSeries, peers: tuple[Peer, Peer], screen: DemoConsole
-) -> dict[str, float]:
-    """The scanner sends to the PACS, as it always did, and to the node."""
-    to_pacs, to_node = peers
-    moments: dict[str, float] = {}
-    with screen.counting(
-        f"{demo_peers.SCANNER_AE_TITLE} sends to {to_pacs.ae_title}", len(paths)
-    ) as count:
-        demo_peers.send(paths, to_pacs, count)
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the scanner."""
+        return sorted((DATA / "received").glob("*.dcm"))[: self.settings.slices or None]
 
-    def kept(number: int) -> None:
-        moments.setdefault("first instance", time.monotonic())
-        count(number)
+    @cached_property
+    def received(self) -> ImageSeries:
+        """The same, read."""
+        return ImageSeries.read(self.paths)
 
-    with screen.counting(
-        f"{demo_peers.SCANNER_AE_TITLE} sends to {to_node.ae_title}", len(paths)
-    ) as count:
-        sent = demo_peers.send(paths, to_node, kept)
-    moments["last instance"] = time.monotonic()
-    screen.done(
-        f"Scanner: {sent.instances} slices, {received.gap_mm:g} mm apart, "
-        f"{sent.bytes / 1e6:.1f} MB in JPEG-LS, kept by the node in {sent.seconds:.1f} s"
-    )
-    return moments
+    def wait_for_node(self) -> DicomAddress:
+        with self.screen.working("Starting the node"):
+            listening = self.node.wait("node listening", START_SECONDS)
+            self.node.wait_until_ready(listening["web_port"], START_SECONDS)
+        address = DicomAddress(listening["ae_title"], listening["port"])
+        self.screen.done(f"Node: {address.ae_title} listens on port {address.port} and is ready")
+        return address
 
+    def send(self, to_pacs: DicomAddress, to_node: DicomAddress) -> dict[str, float]:
+        """Send to the PACS, as a scanner always did, and to the node; returns when."""
+        moments: dict[str, float] = {}
+        text = f"{SCANNER_AE_TITLE} sends to"
+        with self.screen.counting(f"{text} {to_pacs.ae_title}", len(self.paths)) as count:
+            peers.send(self.paths, to_pacs, count)
 
-def _follow(
-    folder: Path,
-    node: NodeChild,
-    settings: DemoSettings,
-    pacs: MiniPacs,
-    received: int,
-    screen: DemoConsole,
-) -> dict[str, float]:
-    """Wait for each step of the node; what it takes from its log are the times alone."""
-    with screen.working("The node waits whether more slices come"):
-        complete = node.wait("series complete", settings.quiet_seconds + COMPLETE_SECONDS)
-        if complete["jobs"] == 0:
-            raise DemoError("the series is complete, but no route asks for it", node.child)
-        screen.done(f"Complete: no further slice for {settings.quiet_seconds:g} s, job queued")
-        job = node.wait("job running", COMPLETE_SECONDS)["job"]
-    text = f"The model {settings.model_used} makes the slices between"
-    with screen.counting(text, 100, "%") as count, _percent(folder, job) as percent:
-        succeeded = node.wait("job succeeded", JOB_SECONDS, _every(0.5, lambda: count(percent())))
-    screen.done(f"Model: a derived series of {succeeded['instances']} slices, verified by the node")
-    with screen.counting("The node sends to PACS", succeeded["instances"]) as count:
-        poll = _every(0.3, lambda: count(sum(pacs.series().values()) - received))
-        node.wait("delivery sent", DELIVERY_SECONDS, poll)
-    screen.done(f"Delivery: {succeeded['instances']} slices sent to the PACS")
-    names = ("series complete", "job queued", "job running", "job succeeded", "delivery sent")
-    entries = {name: node.find(name) for name in names}
-    return {name: entry[0] for name, entry in entries.items() if entry is not None}
+        def stored(number: int) -> None:
+            moments.setdefault("first instance", time.monotonic())
+            count(number)
+
+        with self.screen.counting(f"{text} {to_node.ae_title}", len(self.paths)) as count:
+            sent = peers.send(self.paths, to_node, stored)
+        moments["last instance"] = time.monotonic()
+        self.screen.done(
+            f"Scanner: {sent.instances} slices, {self.received.gap_mm:g} mm apart, "
+            f"{sent.bytes / 1e6:.1f} MB in JPEG-LS, kept by the node in {sent.seconds:.1f} s"
+        )
+        return moments
+
+    def follow(self) -> None:
+        """Wait for each step of the node; what is taken from its log are the times alone."""
+        node, screen, quiet_seconds = self.node, self.screen, self.settings.quiet_seconds
+        with screen.working("The node waits whether more slices come"):
+            complete = node.wait("series complete", quiet_seconds + COMPLETE_SECONDS)
+            if complete["jobs"] == 0:
+                raise DemoError("the series is complete, but no route asks for it", node.child)
+            screen.done(f"Complete: no further slice for {quiet_seconds:g} s, job queued")
+            job = node.wait("job running", COMPLETE_SECONDS)["job"]
+        text = f"The model {self.settings.model_used} makes the slices between"
+        with screen.counting(text, 100, "%") as count, _percent(self.folder, job) as percent:
+            poll = _every(0.5, lambda: count(percent()))
+            slices = node.wait("job succeeded", JOB_SECONDS, poll=poll)["instances"]
+        screen.done(f"Model: a derived series of {slices} slices, verified by the node")
+        with screen.counting("The node sends to PACS", slices) as count:
+            poll = _every(0.3, lambda: count(sum(self.pacs.series().values()) - len(self.paths)))
+            node.wait("delivery sent", DELIVERY_SECONDS, poll=poll)
+        screen.done(f"Delivery: {slices} slices sent to the PACS")
+
+    def result(self, moments: Mapping[str, float]) -> DemoResult:
+        """Read the derived series back from the PACS, check it and compare it."""
+        received, is_linear = self.received, self.settings.model_used == "linear"
+        with self.screen.working("Reading the derived series back from the PACS and checking it"):
+            stored = dict(self.pacs.series())
+            others = [uid for uid in stored if uid != received.series_uid]
+            if not others:
+                raise DemoError("the PACS holds no derived series", self.node.child)
+            paths = peers.retrieve(self.pacs, others[0], self.folder / "derived")
+            derived = ImageSeries.read(paths)
+            acquired = _acquired(received)
+            compared = comparison.compare(received, derived, acquired)
+            (succeeded,) = self.node.find("job succeeded")
+            expected = {received.series_uid: len(received)}
+            expected |= {str(succeeded.get("derived_series_uid")): len(derived)}
+            checks = (
+                _in_the_pacs(stored, expected),
+                *verify(received, derived, self.settings.factor(received.gap_mm)),
+                compared.check(must_gain=not is_linear),
+            )
+        return DemoResult(
+            at=datetime.now().astimezone(),
+            received=received,
+            derived=derived,
+            acquired=acquired,
+            comparison=compared,
+            checks=checks,
+            phases=_phases(moments),
+            model=", ".join(sorted(models(derived))),
+            pacs=self.pacs.name,
+            machine=f"{os.cpu_count()} cores, {platform.machine()}",
+            folder=self.folder / "derived",
+            licence=(DATA / "LICENSE.md").read_text(encoding="utf-8"),
+        )
 
 
 @contextmanager
@@ -373,38 +383,10 @@ def _percent(folder: Path, job: int) -> Iterator[Callable[[], int]]:
         yield lambda: round(100 * queue.get(job).progress)
 
 
-def _read_back(
-    folder: Path,
-    pacs: MiniPacs,
-    node: NodeChild,
-    received: ImageSeries,
-    moments: Mapping[str, float],
-    settings: DemoSettings,
-    screen: DemoConsole,
-) -> RoundTrip:
-    with screen.working("Reading the derived series back from the PACS and checking it"):
-        stored = dict(pacs.series())
-        others = [uid for uid in stored if uid != received.series_uid]
-        if not others:
-            raise DemoError("the PACS holds no derived series", node.child)
-        derived = ImageSeries.read(pacs.retrieve(others[0], folder / "derived"))
-        factor = settings.factor(received.gap_mm)
-        succeeded = node.find("job succeeded")
-        named = str(succeeded[1].get("derived_series_uid")) if succeeded else ""
-        checks = (
-            _in_the_pacs(stored, received, len(derived), named),
-            *verify(received, derived, factor),
-        )
-    model = ", ".join(sorted(models(derived)))
-    return RoundTrip(received, derived, checks, _phases(moments), pacs.name, model)
-
-
-def _in_the_pacs(
-    stored: Mapping[str, int], received: ImageSeries, derived: int, named: str
-) -> Check:
-    expected = {received.series_uid: len(received), named: derived}
-    found = f"{len(stored)} series in the study: {' and '.join(map(str, stored.values()))} slices"
-    return Check("The PACS holds both series, nothing else", dict(stored) == expected, found)
+def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int]) -> Check:
+    counts = " and ".join(map(str, stored.values()))
+    found = f"{len(stored)} series in the study: {counts} slices"
+    return Check("The PACS holds both series, nothing else", stored == expected, found)
 
 
 def _phases(moments: Mapping[str, float]) -> tuple[TimelinePhase, ...]:
@@ -428,10 +410,6 @@ def _acquired(received: ImageSeries) -> ImageSeries:
     low, high = received.heights_mm[0], received.heights_mm[-1]
     pairs = zip(acquired.slices, acquired.heights_mm, strict=True)
     return ImageSeries.of([slice_ for slice_, height in pairs if low < height < high])
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
 def _document(result: DemoResult, page: Path, seconds: float) -> dict[str, Any]:

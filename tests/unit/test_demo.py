@@ -21,7 +21,16 @@ from rich.console import Console
 from node.config import load
 from node.demo import comparison, report
 from node.demo.comparison import ComparedSlice, Comparison
-from node.demo.peers import Child, DemoError, NodeChild, Peer, alone, stoppable, tail, undisturbed
+from node.demo.peers import (
+    Child,
+    DemoError,
+    DicomAddress,
+    NodeChild,
+    exclusive,
+    signals_deferred,
+    stopped_by_signals,
+    tail,
+)
 from node.demo.report import DemoResult, TimelinePhase
 from node.demo.run import DATA, DemoConsole, DemoSettings, run
 from node.second_opinion import Check, ImageSeries
@@ -38,7 +47,7 @@ def until(is_true: Callable[[], bool], what: str, seconds: float = 20.0) -> None
 
 
 def python(code: str, tmp_path: Path, **more: float) -> Child:
-    return Child("child", [sys.executable, "-c", code], tmp_path / "child.log", **more)
+    return Child([sys.executable, "-c", code], log=tmp_path / "child.log", **more)
 
 
 def test_a_child_ends_when_asked_and_its_words_are_kept(tmp_path: Path) -> None:
@@ -51,7 +60,7 @@ def test_a_child_ends_when_asked_and_its_words_are_kept(tmp_path: Path) -> None:
 
 def test_a_child_that_does_not_listen_is_made_to_end(tmp_path: Path) -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(60)"
-    child = python(deaf, tmp_path, patience_seconds=0.2)
+    child = python(deaf, tmp_path, stop_seconds=0.2)
     until(lambda: "deaf" in tail(child.log), "it to be deaf")
     assert child.stop() == -signal.SIGKILL
 
@@ -59,7 +68,7 @@ def test_a_child_that_does_not_listen_is_made_to_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_demo_in_order(number: int) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), stoppable():
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals():
         os.kill(os.getpid(), number)
         until(lambda: False, "the signal", 5.0)
     assert signal.getsignal(number) is before
@@ -67,7 +76,7 @@ def test_a_signal_stops_the_demo_in_order(number: int) -> None:
 
 def test_a_signal_waits_for_what_must_not_be_disturbed() -> None:
     steps = []
-    with pytest.raises(KeyboardInterrupt), stoppable(), undisturbed():
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals(), signals_deferred():
         signal.raise_signal(signal.SIGINT)
         steps.append("went on")
     assert steps == ["went on"]
@@ -75,7 +84,7 @@ def test_a_signal_waits_for_what_must_not_be_disturbed() -> None:
 
 def test_two_demos_do_not_share_a_folder(tmp_path: Path) -> None:
     words = io.StringIO()
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         assert run(tmp_path, DemoSettings(), Console(file=words, width=200)) == 1
     assert f"another demo runs in {tmp_path}" in words.getvalue()
 
@@ -85,7 +94,7 @@ def test_a_new_run_removes_what_an_earlier_one_left_and_nothing_else(tmp_path: P
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     (tmp_path / "report.html").touch()
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         left = {path.name for path in tmp_path.iterdir()}
     assert left == {".lock", "own"}
 
@@ -103,7 +112,7 @@ def node(tmp_path: Path, *events: object, seconds: float) -> NodeChild:
     script = tmp_path / "midslice"
     script.write_text(f"#!{sys.executable}\n" + NODE.format(events=events, seconds=seconds))
     script.chmod(0o755)
-    return NodeChild(tmp_path / "config.toml", tmp_path / "node.log", script)
+    return NodeChild(tmp_path / "config.toml", log=tmp_path / "node.log", program=script)
 
 
 def test_an_event_of_the_node_is_waited_for(tmp_path: Path) -> None:
@@ -311,7 +320,7 @@ def test_progress_is_for_terminals_and_steps_are_for_everybody() -> None:
 
 def test_the_demo_writes_a_configuration_that_the_node_accepts(tmp_path: Path) -> None:
     settings = DemoSettings(model="linear", target_spacing_mm=2.5, quiet_seconds=0.5)
-    config = load(settings.configure(tmp_path / "config.toml", Peer("PACS", 4711)))
+    config = load(settings.configure(tmp_path / "config.toml", DicomAddress("PACS", 4711)))
     (route,), (destination,) = config.routes, config.destinations
     assert (route.model, route.target_spacing_mm, route.destinations) == ("linear", 2.5, ("pacs",))
     assert (destination.ae_title, destination.port) == ("PACS", 4711)
