@@ -84,7 +84,8 @@ class SentSeries:
 def send(paths: Sequence[Path], peer: DicomAddress, sent: Callable[[int], None]) -> SentSeries:
     """Send every file over one association; `sent` is called with how many are stored so far."""
     began = time.monotonic()
-    association = _associate(paths, peer)
+    with signals_deferred():  # a thread of a half-open association would never end
+        association = _associate(paths, peer)
     try:
         for number, path in enumerate(paths, start=1):
             status = association.send_c_store(path, msg_id=number).get("Status")

@@ -6,8 +6,7 @@ import re
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,16 +33,9 @@ from node.demo.peers import (
 from node.demo.report import DemoResult, TimelinePhase
 from node.demo.run import DATA, DemoConsole, DemoSettings, run
 from node.second_opinion import Check, ImageSeries
+from tests.peers import wait_until
 
 FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
-
-
-def until(is_true: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """Wait for a condition, at most so long."""
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        threading.Event().wait(0.02)
 
 
 def python(code: str, tmp_path: Path, **more: float) -> Child:
@@ -52,16 +44,17 @@ def python(code: str, tmp_path: Path, **more: float) -> Child:
 
 def test_a_child_ends_when_asked_and_its_words_are_kept(tmp_path: Path) -> None:
     child = python("import time; print('hello'); time.sleep(60)", tmp_path)
-    until(lambda: "hello" in tail(child.log), "its first word")
+    wait_until(lambda: "hello" in tail(tmp_path / "child.log"), what="its first word")
     assert child.is_alive
     assert child.stop() == -signal.SIGTERM
     assert not psutil.pid_exists(child.pid)
+    assert child.output() == str(child) == "hello\n"
 
 
 def test_a_child_that_does_not_listen_is_made_to_end(tmp_path: Path) -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(60)"
     child = python(deaf, tmp_path, stop_seconds=0.2)
-    until(lambda: "deaf" in tail(child.log), "it to be deaf")
+    wait_until(lambda: str(child) == "deaf\n", what="it is deaf")
     assert child.stop() == -signal.SIGKILL
 
 
@@ -70,7 +63,7 @@ def test_a_signal_stops_the_demo_in_order(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), stopped_by_signals():
         os.kill(os.getpid(), number)
-        until(lambda: False, "the signal", 5.0)
+        threading.Event().wait(5.0)
     assert signal.getsignal(number) is before
 
 
@@ -107,47 +100,46 @@ time.sleep({seconds})
 """
 
 
-def node(tmp_path: Path, *events: object, seconds: float) -> NodeChild:
-    """A program that says these events in its log and then lives for some seconds."""
+@pytest.fixture
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeChild]:
+    """A program that says some events in its log, and then lives for some seconds."""
+    events, seconds = request.param
     script = tmp_path / "midslice"
     script.write_text(f"#!{sys.executable}\n" + NODE.format(events=events, seconds=seconds))
     script.chmod(0o755)
-    return NodeChild(tmp_path / "config.toml", log=tmp_path / "node.log", program=script)
+    node = NodeChild(tmp_path / "config.toml", log=tmp_path / "node.log", program=script)
+    yield node
+    node.child.stop()
 
 
-def test_an_event_of_the_node_is_waited_for(tmp_path: Path) -> None:
-    child = node(tmp_path, {"event": "job queued", "job": 7}, seconds=60)
-    try:
-        assert child.wait("job queued", 20.0)["job"] == 7
-        with pytest.raises(DemoError, match=r"not within 0\.1 s: job running"):
-            child.wait("job running", 0.1)
-    finally:
-        child.child.stop()
+QUEUED = [{"event": "job queued", "job": 7}, {"event": "job queued", "job": 8}]
+REFUSED = {"event": "job refused", "reason": "TOO_FEW_SLICES"}
+HELD = {"event": "delivery held", "reason": "REFUSED_BY_PEER"}
+
+
+@pytest.mark.parametrize("node", [(QUEUED, 60)], indirect=True)
+def test_an_event_of_the_node_is_waited_for(node: NodeChild) -> None:
+    assert node.wait("job queued", 20.0)["job"] == 7
+    assert node.wait("job queued", 20.0, count=2)["job"] == 8
+    assert node.find("job queued", job=8) == [QUEUED[1]]
+    with pytest.raises(DemoError, match=r"not within 0\.1 s: job running"):
+        node.wait("job running", 0.1)
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("node", "problem"),
     [
-        ({"event": "job refused", "reason": "TOO_FEW_SLICES"}, "job refused TOO_FEW_SLICES"),
-        ({"event": "delivery held", "reason": "REFUSED_BY_PEER"}, "delivery held REFUSED_BY_PEER"),
-        ({"event": "job failed"}, "job failed"),
+        (([REFUSED], 60), "job refused TOO_FEW_SLICES"),
+        (([HELD], 60), "delivery held REFUSED_BY_PEER"),
+        (([{"event": "job failed"}], 60), "job failed"),
+        (([], 0), "ended by itself before: job succeeded"),
     ],
+    indirect=["node"],
 )
-def test_a_bad_end_is_not_waited_out(tmp_path: Path, event: object, said: str) -> None:
-    child = node(tmp_path, event, seconds=60)
-    try:
-        with pytest.raises(DemoError, match=said) as caught:
-            child.wait("job succeeded", 30.0)
-        assert caught.value.log == tmp_path / "node.log"
-    finally:
-        child.child.stop()
-
-
-def test_a_node_that_ends_by_itself_is_not_waited_out(tmp_path: Path) -> None:
-    child = node(tmp_path, seconds=0)
-    with pytest.raises(DemoError, match="ended by itself before: node listening"):
-        child.wait("node listening", 30.0)
-    child.child.stop()
+def test_a_bad_end_is_not_waited_out(node: NodeChild, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(DemoError, match=problem) as error:
+        node.wait("job succeeded", 30.0)
+    assert error.value.log == tmp_path / "node.log"
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +163,6 @@ def test_cuts_of_two_series_show_the_same_place(
         difference = np.asarray(thick, float) - np.asarray(thin, float)
         assert np.abs(difference[[0, -1]]).max() <= 1.0  # the outer slices are the same ones
         assert np.abs(difference).max() > 20.0  # those between are not
-
-
-def test_a_window_runs_from_black_to_white() -> None:
-    grey = report.DisplayWindow(50.0, 100.0).grey(np.array([-1000.0, 0.0, 50.0, 100.0, 3000.0]))
-    assert grey.tolist() == [0, 0, 128, 255, 255]
 
 
 def test_a_difference_says_its_sign_in_colour() -> None:
@@ -221,20 +208,21 @@ def demo_result(
     )
 
 
+COUNT = Check("Count", ok=True, found="5")
+
+
 def test_the_report_needs_nothing_but_itself(
     received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    report.write(
-        demo_result(received, acquired, tmp_path, Check("Count", ok=True, found="5")), path
-    )
+    report.write(demo_result(received, acquired, tmp_path, COUNT), path)
     page = path.read_text()
     assert "default-src 'none'" in page
     assert re.findall(r'(?:src|href)="(?!data:)[^"]*"|url\(|@import|fetch\(', page) == []
     assert "all 1 checks passed" in page
     assert "CC BY 3.0, cite this." in page
     assert page.count("data:image/jpeg") >= 6 + 5  # two cuts of three series, five slices
-    assert "prefers-color-scheme: dark" in page
+    assert "Confidence of the model" not in page  # none was stated
 
 
 def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
@@ -242,80 +230,58 @@ def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
 ) -> None:
     path = tmp_path / "report.html"
     bad = Check("Same patient", ok=False, found="PatientID is <b>another</b>")
-    report.write(
-        demo_result(received, acquired, tmp_path, Check("Count", ok=True, found="5"), bad), path
-    )
+    report.write(demo_result(received, acquired, tmp_path, COUNT, bad), path)
     page = path.read_text()
     assert "1 of 2 checks failed" in page
     assert "&lt;b&gt;another&lt;/b&gt;" in page
     assert "<script>alert" not in page
 
 
-def test_the_report_shows_how_sure_the_model_is_of_each_slice(
+def test_the_report_shows_the_stated_confidence_of_each_slice(
     received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
     stated = ImageSeries.of(deepcopy(acquired.slices))
     for number, header in enumerate(stated.headers):
-        header.DerivationDescription = (
-            f"AI-synthesised slice; not acquired; expected error {20 + number} HU, "
-            f"confidence 0.{90 - number}"
-        )
+        words = f"not acquired; expected error {20 + number} HU, confidence 0.{90 - number}"
+        header.DerivationDescription = words
     path = tmp_path / "report.html"
     report.write(demo_result(received, stated, tmp_path), path)
-    page = path.read_text()
-    count = len(stated)
+    page, count = path.read_text(), len(stated)
     assert page.count("<rect ") == count
     assert f"confidence 0.{91 - count} to 0.90" in page
     assert "confidence 0.90, expected error 20 HU</title>" in page
     assert page.count('"confidence": 0.') == count  # the viewer says it of the slice shown
 
 
-def test_a_model_that_says_nothing_has_no_strip(
-    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
+@pytest.mark.parametrize(
+    ("check", "texts"),
+    [
+        (COUNT, ("All 1 checks passed, in 12 s.", "3 slices became 5.", "report.html")),
+        (
+            Check("Same patient", ok=False, found="PatientID is [red]another[/red]"),
+            (
+                "✕ fault",
+                "PatientID is [red]another[/red]",  # text, never markup
+                "1 of 1 checks failed.",
+                "the last line of the log",
+            ),
+        ),
+    ],
+)
+def test_the_verdict_says_what_came_of_it(
+    received: ImageSeries,
+    acquired: ImageSeries,
+    tmp_path: Path,
+    check: Check,
+    texts: tuple[str, ...],
 ) -> None:
-    path = tmp_path / "report.html"
-    report.write(demo_result(received, acquired, tmp_path), path)
-    assert "Confidence of the model" not in path.read_text()
-
-
-def printed(result: DemoResult, log: str = "") -> str:
-    """What a person sees at the end of a run."""
-    words = io.StringIO()
-    screen = DemoConsole(Console(file=words, width=160))
+    printed = io.StringIO()
+    screen = DemoConsole(Console(file=printed, width=160))
+    result = demo_result(received, acquired, tmp_path, check)
     screen.table(result.checks)
-    screen.verdict(result, result.folder / "report.html", 12.0, log)
-    return words.getvalue()
-
-
-def test_the_verdict_names_the_report_the_series_and_the_figures(
-    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
-) -> None:
-    words = printed(demo_result(received, acquired, tmp_path, Check("Count", ok=True, found="5")))
-    assert "All 1 checks passed, in 12 s." in words
-    assert "3 slices became 5." in words
-    assert str(tmp_path / "report.html") in words
-    assert str(tmp_path) in words
-
-
-def test_a_verdict_with_faults_shows_them_and_the_end_of_the_log(
-    received: ImageSeries, acquired: ImageSeries, tmp_path: Path
-) -> None:
-    bad = Check("Same patient", ok=False, found="PatientID is [red]another[/red]")
-    words = printed(demo_result(received, acquired, tmp_path, bad), log="the last line of the log")
-    assert "✕ fault" in words
-    assert "PatientID is [red]another[/red]" in words  # text, never markup
-    assert "1 of 1 checks failed." in words
-    assert "the last line of the log" in words
-
-
-def test_progress_is_for_terminals_and_steps_are_for_everybody() -> None:
-    words = io.StringIO()
-    screen = DemoConsole(Console(file=words, width=160))
-    with screen.working("Starting a PACS"), screen.counting("sends", 3) as count:
-        count(2)
-        count(9)  # more than announced: a PACS that held something already
-    screen.done("PACS: up")
-    assert words.getvalue() == "✓ PACS: up\n"
+    screen.verdict(result, tmp_path / "report.html", 12.0, "the last line of the log")
+    assert [text for text in texts if text not in printed.getvalue()] == []
+    assert ("the last line" in printed.getvalue()) is not check.ok
 
 
 def test_the_demo_writes_a_configuration_that_the_node_accepts(tmp_path: Path) -> None:
