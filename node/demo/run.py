@@ -261,7 +261,7 @@ def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> 
         with signals_deferred():
             node = NodeChild(config, log=folder / "node.log")
             started.callback(node.child.stop)
-        site = _Site(folder, settings, screen, pacs, node)
+        site = _RunningDemo(folder, settings, screen, pacs, node)
         to_node = site.wait_for_node()
         moments = site.send(to_pacs, to_node)
         site.follow()
@@ -273,7 +273,7 @@ def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class _Site:
+class _RunningDemo:
     """A running PACS and a running node, and the series that the scanner sends to them."""
 
     folder: Path
