@@ -120,7 +120,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """The queue, newest first; each filter that is given must hold."""
-    from node.web.api import inputs
+    from node.web.api import answers
     from storage.queries import find
 
     wanted = wanted_by(context.params)
@@ -145,7 +145,7 @@ def jobs(
         ),
         zone,
         as_json=as_json,
-        document=lambda job, zone: inputs.job(job, deliveries[job.id], zone),
+        document=lambda job, zone: answers.job(job, deliveries[job.id], zone),
         empty=_no_jobs(wanted),
     )
 
@@ -177,7 +177,7 @@ def _no_jobs(wanted: "Wanted") -> str:
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """One job with its attempts, instances and deliveries."""
-    from node.web.api import inputs
+    from node.web.api import answers
 
     with opened(config) as store:
         row, zone = store.queue.get(job_id), store.zone
@@ -185,7 +185,7 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
         attempts = store.queue.attempts(job_id)
         instances = store.queue.instances(job_id)
     if as_json:
-        terminal.print_json(inputs.job_in_full(row, deliveries, attempts, instances, zone))
+        terminal.print_json(answers.job_in_full(row, deliveries, attempts, instances, zone))
         return
     _print_facts(row, len(instances), zone)
     columns = (("attempt", "number"), "worker", "started_at", "ended_at", "outcome", "detail")
@@ -243,7 +243,7 @@ def series(
     as_json: AsJson = False,
 ) -> None:
     """Received series, newest first; each filter that is given must hold."""
-    from node.web.api import inputs
+    from node.web.api import answers
 
     wanted = wanted_by(context.params)
     with opened(config) as store:
@@ -253,7 +253,7 @@ def series(
         completion, zone = store.config.completion, store.zone
 
     def document(row: Series, zone: tzinfo | None) -> object:
-        facts = inputs.series(row, zone)
+        facts = answers.series(row, zone)
         return facts | {"jobs": [job.id for job in jobs[row.id]]} if series_uid else facts
 
     def note(row: Series) -> str:
@@ -350,9 +350,9 @@ def redeliver(
 
 def _print_changed(store: "Store", job_id: int, end: str, *, as_json: bool) -> None:
     if as_json:
-        from node.web.api import inputs
+        from node.web.api import answers
 
         job, deliveries = store.queue.get(job_id), store.ledger.of_job(job_id)
-        terminal.print_json(inputs.job(job, deliveries, store.zone))
+        terminal.print_json(answers.job(job, deliveries, store.zone))
     else:
         terminal.say(f"Job {job_id} {end}.")

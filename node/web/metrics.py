@@ -25,7 +25,7 @@ from node.web.access import AsViewer
 from node.web.state import Parts, PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import EndedDelivery, EndedJob, Since, gauges
-from storage.records import DeliveryState, SelfTestState, SwitchName
+from storage.records import DeliveryState, SelfTestState
 from storage.site import control, notices, peers, selftests
 
 router = APIRouter(tags=["monitoring"])
@@ -228,24 +228,19 @@ class Metrics:
 
     def _reach(self, parts: Parts) -> None:
         """What is known of each destination; one that is gone from the configuration is gone."""
-        now, database = self._now(), parts.database
-        names = [each.name for each in parts.config().destinations]
         for gauge in (self._waiting, self._oldest_delivery, self._up, self._paused):
             gauge.clear()
-        paused = {each.subject for each in control.all_on(database, SwitchName.PAUSED)}
-        for name in names:
-            self._paused.labels(name).set(name in paused)
-        for reach in peers.reachability(database):
-            if reach.destination in names:
-                self._up.labels(reach.destination).set(reach.up)
-        oldest: dict[str, float] = {}
-        for waits in parts.store.ledger.backlog():
-            self._waiting.labels(waits.destination, str(waits.state)).set(waits.count)
-            if waits.state is not DeliveryState.HELD:
-                age = max(oldest.get(waits.destination, 0.0), _age(now, waits.oldest_at))
-                oldest[waits.destination] = age
-        for name, age in oldest.items():
-            self._oldest_delivery.labels(name).set(age)
+        now = self._now()
+        names = [destination.name for destination in parts.config().destinations]
+        for line in peers.destinations(parts.database, now, names, days=0.0):
+            for state, count in line.waiting.items():
+                self._waiting.labels(line.name, state).set(count)
+            if line.oldest_at is not None:
+                self._oldest_delivery.labels(line.name).set(_age(now, line.oldest_at))
+            if line.name in names:
+                self._paused.labels(line.name).set(line.paused is not None)
+                if line.reach is not None:
+                    self._up.labels(line.name).set(line.reach.up)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"midslice_{name}", text, labels, registry=self.registry)

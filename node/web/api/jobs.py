@@ -10,17 +10,16 @@ from pydantic import Field
 from node.errors import UsageError
 from node.rules import reasons, routing
 from node.web.access import AsOperator, AsViewer, Visitor
-from node.web.api import inputs
+from node.web.api import answers
+from node.web.api.answers import Json, plain
 from node.web.api.inputs import (
     LARGEST_ID,
     Body,
     Id,
-    Json,
     Line,
     Name,
     Paged,
     Uid,
-    iso,
     taken,
     takes,
 )
@@ -33,6 +32,7 @@ from storage.site import control
 
 find_router = APIRouter(tags=["find"])
 
+OF_SUBJECT = "patient_id patient_name accession study_date"
 OF_A_PATIENT = ("text", "accession", "patient_id", "name", "study_date")
 
 AnyState: TypeAlias = Literal[
@@ -132,7 +132,7 @@ def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list
     page.of(found)
     note_search(parts, visitor, wanted, found.total)
     listed = jobs_with_deliveries(parts.database, [line.id for line in found.lines])
-    return [inputs.job(job, deliveries, parts.zone) for job, deliveries in listed]
+    return [answers.job(job, deliveries, parts.zone) for job, deliveries in listed]
 
 
 @find_router.get("/series", summary="What was received, the newest first", tags=["series"])
@@ -166,28 +166,15 @@ def sought(
 
 
 def _patient_and_series(line: SeriesSummary, parts: Parts) -> Json:
-    return _series(line, parts) | {
-        "patient_id": line.subject.patient_id,
-        "patient_name": line.subject.patient_name,
-        "accession": line.subject.accession,
-        "study_date": line.subject.study_date,
-    }
+    return _series(line, parts) | plain(line.subject, OF_SUBJECT)
 
 
 def _series(line: SeriesSummary, parts: Parts) -> Json:
-    return {
-        "series_uid": line.subject.series_uid,
-        "study_uid": line.subject.study_uid,
-        "modality": line.subject.modality,
-        "description": line.subject.description,
-        "first_at": iso(line.first_at, parts.zone),
-        "last_at": iso(line.last_at, parts.zone),
-        "purged_at": iso(line.purged_at, parts.zone),
-        "instances": line.instances,
-        "senders": list(line.senders),
-        "states": _states(line),
-        "jobs": [job.id for job in line.jobs],
-    }
+    return (
+        plain(line.subject, "series_uid study_uid modality description")
+        | plain(line, "first_at last_at purged_at instances senders", parts.zone)
+        | {"states": _states(line), "jobs": [job.id for job in line.jobs]}
+    )
 
 
 def _states(line: SeriesSummary) -> list[str]:
@@ -232,7 +219,7 @@ class Batch(Body):
 @router.get("/jobs/{job_id}", summary="One job with its attempts, instances and deliveries")
 def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
     queue, ledger = parts.store.queue, parts.store.ledger
-    return inputs.job_in_full(
+    return answers.job_in_full(
         queue.get(job_id),
         ledger.of_job(job_id),
         queue.attempts(job_id),
@@ -355,12 +342,11 @@ def _put_back(parts: Parts, visitor: Visitor, job_id: int) -> int:
 
 
 def _job(parts: Parts, job_id: int) -> Json:
-    return inputs.job(parts.store.queue.get(job_id), parts.store.ledger.of_job(job_id), parts.zone)
+    return answers.job(parts.store.queue.get(job_id), parts.store.ledger.of_job(job_id), parts.zone)
 
 
 def _delivery(parts: Parts, delivery_id: int) -> Json:
-    found = parts.store.ledger.get(delivery_id)
-    return inputs.delivery(found) | {"id": found.id, "sentence": found.sentence}
+    return answers.delivery(parts.store.ledger.get(delivery_id))
 
 
 def _done(act: Callable[[int], object], number: int) -> Json:
@@ -404,7 +390,7 @@ def get_series(series_uid: Uid, _: AsViewer, parts: PartsOf) -> Json:
         raise NotFound(f"no series {series_uid} was received")
     jobs = [job.id for each in found for job in parts.store.queue.of_series(each.id)]
     never = control.is_on(parts.database, SwitchName.NEVER, series_uid)
-    return inputs.series(found[0], parts.zone) | {
+    return answers.series(found[0], parts.zone) | {
         "jobs": jobs,
         "never_process": never is not None,
         "also_in_studies": [each.study_uid for each in found[1:]],
@@ -424,12 +410,8 @@ def process_now(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
     asked = control.ask(
         parts.database, parts.gate.now(), visitor.name, RequestKind.PROCESS_NOW, series_uid
     )
-    return {
-        "wish": asked.id,
-        "series_uid": series_uid,
-        "state": str(asked.state),
-        "asked_at": iso(asked.asked_at, parts.zone),
-    }
+    waiting = plain(asked, "state asked_at", parts.zone)
+    return {"wish": asked.id, "series_uid": series_uid} | waiting
 
 
 @series_router.post("/series/{series_uid}/never", summary="No jobs are made of it")

@@ -7,31 +7,36 @@ from pydantic import Field
 from starlette.requests import Request
 
 from node import health
+from node.config import Destination
 from node.errors import UsageError
 from node.web import login, rules
 from node.web.access import AsAdministrator, AsOperator, AsViewer, Role, Visitor
+from node.web.api import answers
+from node.web.api.answers import Json, plain
 from node.web.api.inputs import (
     AE_TITLE,
     AeTitle,
     Body,
     Id,
-    Json,
     Line,
     Name,
     Paged,
     ProblemDocument,
     Secret,
     UserName,
-    iso,
     taken,
     takes,
 )
 from node.web.login import People
-from node.web.rules import Tried
+from node.web.rules import Tried, TriedStack
 from node.web.state import Parts, PartsOf
 from storage.errors import NotFound
-from storage.records import ApiToken, NodeRequest, RequestKind, SwitchName, User
+from storage.records import DestinationSummary, NodeRequest, RequestKind, SwitchName
 from storage.site import control, peers, people, selftests
+
+# Attributes of each record, in the order of the answer.
+SELFTEST = "id who state destination started_at finished_at steps sentence"
+WISH = "id kind subject who asked_at state done_at sentence"
 
 router = APIRouter(tags=["operating"])
 
@@ -48,8 +53,7 @@ def node(_: AsViewer, parts: PartsOf) -> Json:
     return {
         "id": parts.settings.node_id,
         "state": state.state if state is not None else "stopped",
-        "started_at": iso(state.started_at if state is not None else None, parts.zone),
-        "heartbeat": iso(state.heartbeat if state is not None else None, parts.zone),
+        **plain(state, "started_at heartbeat", parts.zone),
         "draining": draining is not None,
         "drained_by": draining.who if draining is not None else "",
         "disk_free_bytes": disk.free_bytes,
@@ -87,19 +91,8 @@ def test_notice(visitor: AsAdministrator, parts: PartsOf) -> Json:
 @router.get("/selftests", summary="What the self-tests have found, the newest first")
 def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
     page.counted(selftests.count(parts.database), page.limit)
-    return [
-        {
-            "id": each.id,
-            "who": each.who,
-            "state": str(each.state),
-            "destination": each.destination,
-            "started_at": iso(each.started_at, parts.zone),
-            "finished_at": iso(each.finished_at, parts.zone),
-            "steps": [vars(step) for step in each.steps],
-            "sentence": each.sentence,
-        }
-        for each in selftests.newest(parts.database, page.limit, page.offset)
-    ]
+    tests = selftests.newest(parts.database, page.limit, page.offset)
+    return [plain(test, SELFTEST, parts.zone) for test in tests]
 
 
 @router.get("/configuration", summary="As the node has read it; the last one that it refused")
@@ -107,13 +100,11 @@ def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
     found = control.applied_configuration(parts.database, parts.settings.node_id)
     if found is None:
         raise NotFound("the node has not started yet")
-    return {
-        "applied_at": iso(found.applied_at, parts.zone),
-        "values": found.values,
-        "needs_restart": list(found.restart),
-        "refused_at": iso(found.refused_at, parts.zone),
-        "problems": list(found.problems),
-    }
+    return (
+        plain(found, "applied_at values", parts.zone)
+        | {"needs_restart": list(found.restart)}
+        | plain(found, "refused_at problems", parts.zone)
+    )
 
 
 @router.get("/wishes/{wish_id}", summary="What came of something that the node was asked for")
@@ -123,31 +114,23 @@ def wish(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
 
 @router.get("/destinations", summary="Each destination: does it answer, is it paused, what waits")
 def destinations(_: AsViewer, parts: PartsOf) -> list[Json]:
-    reaches = {each.destination: each for each in peers.reachability(parts.database)}
-    paused = {each.subject for each in control.all_on(parts.database, SwitchName.PAUSED)}
-    backlog = parts.store.ledger.backlog()
-    found = []
-    for each in parts.config().destinations:
-        reach = reaches.get(each.name)
-        found.append(
-            {
-                "name": each.name,
-                "ae_title": each.ae_title,
-                "host": each.host,
-                "port": each.port,
-                "paused": each.name in paused,
-                "up": reach.up if reach is not None else None,
-                "since": iso(reach.since if reach is not None else None, parts.zone),
-                "checked_at": iso(reach.checked_at if reach is not None else None, parts.zone),
-                "sentence": reach.sentence if reach is not None else "",
-                "backlog": {
-                    str(waits.state): waits.count
-                    for waits in backlog
-                    if waits.destination == each.name
-                },
-            }
-        )
-    return found
+    configured = {one.name: one for one in parts.config().destinations}
+    lines = peers.destinations(parts.database, parts.gate.now(), list(configured), days=0.0)
+    return [
+        _destination(configured[line.name], line, parts)
+        for line in lines
+        if line.name in configured
+    ]
+
+
+def _destination(configured: Destination, line: DestinationSummary, parts: Parts) -> Json:
+    return (
+        plain(configured, "name ae_title host port")
+        | {"paused": line.paused is not None}
+        | plain(line.reach, "up since checked_at", parts.zone)
+        | {"sentence": line.reach.sentence if line.reach is not None else ""}
+        | {"backlog": line.waiting}
+    )
 
 
 @router.post("/destinations/{name}/pause", summary="Nothing is sent there until it is resumed")
@@ -210,16 +193,7 @@ def _ask(parts: Parts, visitor: Visitor, kind: RequestKind, subject: str = "") -
 
 
 def _wish(found: NodeRequest, parts: Parts) -> Json:
-    return {
-        "id": found.id,
-        "kind": str(found.kind),
-        "subject": found.subject,
-        "who": found.who,
-        "asked_at": iso(found.asked_at, parts.zone),
-        "state": str(found.state),
-        "done_at": iso(found.done_at, parts.zone),
-        "sentence": found.sentence,
-    }
+    return plain(found, WISH, parts.zone)
 
 
 audit_router = APIRouter(tags=["audit"])
@@ -235,17 +209,8 @@ def events(
 ) -> list[Json]:
     audit = parts.store.audit
     page.counted(audit.count(who=who, what=what), page.limit)
-    return [
-        {
-            "id": each.id,
-            "at": iso(each.at, parts.zone),
-            "who": each.who,
-            "what": each.what,
-            "which": each.which,
-            "detail": dict(each.detail),
-        }
-        for each in audit.list(page.limit, page.offset, who=who, what=what)
-    ]
+    listed = audit.list(page.limit, page.offset, who=who, what=what)
+    return [plain(event, "id at who what which detail", parts.zone) for event in listed]
 
 
 people_router = APIRouter(tags=["users"])
@@ -278,7 +243,7 @@ class NewToken(Body):
 
 @people_router.get("/me", summary="Who asks, and with which role")
 def me(visitor: AsViewer) -> Json:
-    return {"name": visitor.name, "role": str(visitor.role), "how": str(visitor.how)}
+    return plain(visitor, "name role how")
 
 
 @people_router.post(
@@ -301,14 +266,16 @@ def own_password(
 
 @people_router.get("/users", summary="Everybody who may log in")
 def list_users(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [_user(each, parts) for each in people.people(parts.database)]
+    return [answers.user(each, parts.zone) for each in people.people(parts.database)]
 
 
 @people_router.post("/users", summary="Add a user", status_code=201, openapi_extra=takes(NewUser))
 def add_user(
     visitor: AsAdministrator, body: Annotated[NewUser, Depends(taken(NewUser))], parts: PartsOf
 ) -> Json:
-    return _user(_people(parts, visitor).add(body.name, Role(body.role), body.password), parts)
+    return answers.user(
+        _people(parts, visitor).add(body.name, Role(body.role), body.password), parts.zone
+    )
 
 
 @people_router.patch(
@@ -328,7 +295,7 @@ def change_user(
         password=body.password,
         disabled=body.disabled,
     )
-    return _user(changed, parts)
+    return answers.user(changed, parts.zone)
 
 
 @people_router.delete("/users/{name}", summary="Remove a user", status_code=204)
@@ -338,7 +305,7 @@ def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
 
 @people_router.get("/tokens", summary="API tokens, revoked ones too; never their text")
 def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [_token(each, parts) for each in people.tokens(parts.database)]
+    return [answers.token(each, parts.zone) for each in people.tokens(parts.database)]
 
 
 @people_router.post(
@@ -351,7 +318,7 @@ def add_token(
     visitor: AsAdministrator, body: Annotated[NewToken, Depends(taken(NewToken))], parts: PartsOf
 ) -> Json:
     token, text = _people(parts, visitor).add_token(body.name, Role(body.role))
-    return _token(token, parts) | {"token": text}
+    return answers.token(token, parts.zone) | {"token": text}
 
 
 @people_router.delete("/tokens/{token_id}", summary="Revoke a token", status_code=204)
@@ -361,28 +328,6 @@ def revoke_token(token_id: Id, visitor: AsAdministrator, parts: PartsOf) -> None
 
 def _people(parts: Parts, visitor: Visitor) -> People:
     return People(parts.database, parts.gate.now, visitor.name)
-
-
-def _user(user: User, parts: Parts) -> Json:
-    return {
-        "name": user.name,
-        "role": str(user.role),
-        "disabled": user.disabled,
-        "created_at": iso(user.created_at, parts.zone),
-        "changed_at": iso(user.changed_at, parts.zone),
-    }
-
-
-def _token(token: ApiToken, parts: Parts) -> Json:
-    return {
-        "id": token.id,
-        "name": token.name,
-        "role": str(token.role),
-        "created_by": token.created_by,
-        "created_at": iso(token.created_at, parts.zone),
-        "used_at": iso(token.used_at, parts.zone),
-        "revoked_at": iso(token.revoked_at, parts.zone),
-    }
 
 
 rules_router = APIRouter(tags=["rules"])
@@ -420,25 +365,14 @@ def dry_run(
 
 
 def _shown(found: Tried) -> Json:
-    return {
-        "stacks": [
-            {
-                "stack": each.stack,
-                "instances": each.instances,
-                "gap_mm": each.gap_mm,
-                "tilt_degrees": each.tilt_degrees,
-                "missing": each.missing,
-                "notes": list(each.notes),
-                "attributes": dict(each.attributes),
-                "routes": [
-                    {"route": one.route, "matches": one.matches, "sentence": one.sentence}
-                    for one in each.routes
-                ],
-                "state": each.state,
-                "reason": each.reason,
-                "sentence": each.sentence,
-            }
-            for each in found.stacks
-        ],
-        "set_aside": [{"instances": count, "why": why} for count, why in found.set_aside],
-    }
+    aside = [{"instances": count, "why": why} for count, why in found.set_aside]
+    return {"stacks": [_stack(stack) for stack in found.stacks], "set_aside": aside}
+
+
+def _stack(stack: TriedStack) -> Json:
+    return (
+        plain(stack, "stack instances gap_mm tilt_degrees missing notes")
+        | {"attributes": dict(stack.attributes)}
+        | {"routes": [plain(route, "route matches sentence") for route in stack.routes]}
+        | plain(stack, "state reason sentence")
+    )
