@@ -78,26 +78,22 @@ def wanted_by(options: Mapping[str, Any]) -> "Wanted":
     state = options["state"]
     if state and state not in tuple(JobState):
         raise UsageError(f"--state {state}: one of {', '.join(JobState)}")
-    return Wanted(
-        states=(JobState(state),) if state else (),
-        since=_seconds("--since", options["since"]),
-        until=_seconds("--until", options["until"]),
-        **{name: options[name] for name in TEXTS if name in options},
-    )
+    words = {name: options[name] for name in TEXTS if name in options}
+    times = (_time(f"--{name}", options[name]) for name in ("since", "until"))
+    return Wanted.typed(words, [state] if state else [], *times)
 
 
 def note_search(store: "Store", wanted: "Wanted", total: int) -> None:
     """Looking for a patient is an audit event here as on the pages; the words stay out of it."""
-    if wanted.names_a_patient:
-        by = [name for name in ("accession", "patient_id") if getattr(wanted, name)]
-        store.audit.record(user(), "find", "", {"by": by, "found": total})
+    from storage.site.audit import FIND
+
+    if wanted.of_a_patient:
+        store.audit.record(user(), FIND, "", {"by": list(wanted.of_a_patient), "found": total})
 
 
-def _seconds(option: str, text: str) -> float | None:
-    if not text:
-        return None
+def _time(option: str, text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(text).timestamp()
+        return datetime.fromisoformat(text) if text else None
     except ValueError:
         raise UsageError(f"{option} {text}: a time as 2026-03-01T07:30") from None
 

@@ -1,9 +1,9 @@
 """Inputs of the API: bounded numbers, one-line text, bodies, pages; and its problem documents."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 from urllib.parse import urlencode
 
 from fastapi import Depends, Path, Query, Response
@@ -46,9 +46,22 @@ def taken(kind: type[B]) -> Callable[[Request], Awaitable[B]]:
 
 def takes(kind: type[Body]) -> dict[str, Any]:
     """The same for the OpenAPI document; the kind's schema refers to no other."""
-    schema = {"schema": kind.model_json_schema()}
+    whole = kind.model_json_schema()
+    schema = {"schema": _in_place(whole, whole.pop("$defs", {}))}
     required = any(field.is_required() for field in kind.model_fields.values())
     return {"requestBody": {"required": required, "content": {JSON: schema, FORM: schema}}}
+
+
+def _in_place(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """Write each enumeration where it is referred to: the document has no place for it."""
+    if isinstance(schema, list):
+        return [_in_place(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        definition = definitions[schema["$ref"].rpartition("/")[2]]
+        return {key: value for key, value in definition.items() if key != "description"}
+    return {key: _in_place(value, definitions) for key, value in schema.items()}
 
 
 async def _document(request: Request) -> object:
@@ -64,14 +77,14 @@ async def _document(request: Request) -> object:
 
 def _fields(form: FormData, kind: type[Body]) -> dict[str, object]:
     """Each field once, or as a list where the kind asks for one; the CSRF token is not ours."""
-    lists = {
-        name
-        for name, field in kind.model_fields.items()
-        if getattr(field.annotation, "__origin__", None) is list
-    }
+    lists = {name for name, field in kind.model_fields.items() if _is_list(field.annotation)}
     return {
         name: form.getlist(name) if name in lists else form[name] for name in form if name != FIELD
     }
+
+
+def _is_list(annotation: object) -> bool:
+    return get_origin(annotation) is list or any(map(_is_list, get_args(annotation)))
 
 
 MOST_ROWS = 1000

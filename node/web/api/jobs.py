@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from node.errors import UsageError
 from node.rules import reasons, routing
@@ -29,105 +29,49 @@ from storage.queries import find, overview
 from storage.queries.find import Wanted, delivery_ids, jobs_with_deliveries
 from storage.records import JobState, RequestKind, SeriesSummary, SwitchName
 from storage.site import control
+from storage.site.audit import FIND
 
 find_router = APIRouter(tags=["find"])
 
 OF_SUBJECT = "patient_id patient_name accession study_date"
-OF_A_PATIENT = ("text", "accession", "patient_id", "name", "study_date")
-
-AnyState: TypeAlias = Literal[
-    "queued", "running", "succeeded", "refused", "failed", "held", "cancelled"
-]
-
-Asked: TypeAlias = Annotated[Line, Query()]
 
 
-def _patient(
-    text: Annotated[Line, Query(description="Any of accession number, patient ID, name.")] = "",
-    accession: Annotated[Line, Query(description="How it begins.")] = "",
-    patient_id: Annotated[Line, Query(description="How it begins.")] = "",
-    name: Annotated[Line, Query(description="How it begins, family name first.")] = "",
-    study_date: Annotated[str, Query(pattern=r"^(\d{8})?$", description="YYYYMMDD")] = "",
-) -> Wanted:
-    return Wanted(
-        text=text.strip(),
-        accession=accession.strip(),
-        patient_id=patient_id.strip(),
-        name=name.strip(),
-        study_date=study_date,
-    )
+class Filter(BaseModel):
+    """A filter in an address; everything that is given must hold."""
 
-
-def _wanted(
-    patient: Annotated[Wanted, Depends(_patient)],
-    state: Annotated[list[JobState] | None, Query(description="One or several.")] = None,
-    reason: Asked = "",
-    route: Asked = "",
-    destination: Asked = "",
-    sender: Annotated[Line, Query(description="A calling AE title.")] = "",
-    description: Annotated[Line, Query(description="What it contains.")] = "",
-    uid: Annotated[str, Query(pattern=r"^[0-9.]{0,64}$", description="Of any level.")] = "",
-    since: Annotated[datetime | None, Query(description="ISO 8601")] = None,
-    until: Annotated[datetime | None, Query(description="ISO 8601")] = None,
-) -> Wanted:
-    return Wanted(
-        states=tuple(state or ()),
-        reason=reason,
-        route=route,
-        destination=destination,
-        sender=sender,
-        text=patient.text,
-        accession=patient.accession,
-        patient_id=patient.patient_id,
-        name=patient.name,
-        study_date=patient.study_date,
-        description=description,
-        uid=uid,
-        since=_seconds(since),
-        until=_seconds(until),
-    )
-
-
-Filter: TypeAlias = Annotated[Wanted, Depends(_wanted)]
-
-
-class Sought(Body):
-    """What `GET /find` takes in its address, for a body."""
-
-    text: Line = ""
-    accession: Line = ""
-    patient_id: Line = ""
-    name: Line = ""
-    study_date: str = Field("", pattern=r"^(\d{8})?$", description="YYYYMMDD")
-    state: list[AnyState] = Field(default=[], description="One or several.")
+    state: list[JobState] | None = Field(None, description="One or several.")
     reason: Line = ""
     route: Line = ""
     destination: Line = ""
-    sender: Line = ""
-    description: Line = ""
+    sender: Line = Field("", description="A calling AE title.")
+    description: Line = Field("", description="What it contains.")
     uid: str = Field("", pattern=r"^[0-9.]{0,64}$", description="Of any level.")
-    since: datetime | None = None
-    until: datetime | None = None
+    since: datetime | None = Field(None, description="ISO 8601")
+    until: datetime | None = Field(None, description="ISO 8601")
+    text: Line = Field("", description="Any of accession number, patient ID, name.")
+    accession: Line = Field("", description="How it begins.")
+    patient_id: Line = Field("", description="How it begins.")
+    name: Line = Field("", description="How it begins, family name first.")
+    study_date: str = Field("", pattern=r"^(\d{8})?$", description="YYYYMMDD")
 
     def wanted(self) -> Wanted:
-        patient = _patient(self.text, self.accession, self.patient_id, self.name, self.study_date)
-        states = [JobState(state) for state in self.state]
-        return _wanted(
-            patient,
-            states,
-            reason=self.reason,
-            route=self.route,
-            destination=self.destination,
-            sender=self.sender,
-            description=self.description,
-            uid=self.uid,
-            since=self.since,
-            until=self.until,
-        )
+        words = self.model_dump(exclude={"state", "since", "until"})
+        return Wanted.typed(words, self.state or (), self.since, self.until)
+
+
+class Sought(Filter, Body):
+    """The filter of `GET /find`, in a body."""
+
+
+def _wanted(given: Annotated[Filter, Query()]) -> Wanted:
+    return given.wanted()
+
+
+Filtered: TypeAlias = Annotated[Wanted, Depends(_wanted)]
 
 
 @find_router.get("/jobs", summary="Jobs, the newest first", tags=["jobs"])
-def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
+def jobs(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.jobs(parts.database, wanted, page.limit, page.offset)
     page.of(found)
     note_search(parts, visitor, wanted, found.total)
@@ -136,7 +80,7 @@ def jobs(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list
 
 
 @find_router.get("/series", summary="What was received, the newest first", tags=["series"])
-def series(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
+def series(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.find_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
     note_search(parts, visitor, wanted, found.total)
@@ -144,7 +88,7 @@ def series(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> li
 
 
 @find_router.get("/find", summary="As /series, with what the patient is called: an audit event")
-def patients(wanted: Filter, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
+def patients(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.find_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
     note_search(parts, visitor, wanted, found.total, always=True)
@@ -186,15 +130,9 @@ def note_search(
     parts: Parts, visitor: Visitor, wanted: Wanted, found: int, *, always: bool = False
 ) -> None:
     """Who looked for a patient, by what, and how many were found; never the words themselves."""
-    if always or wanted.names_a_patient:
-        by = [name for name in OF_A_PATIENT if getattr(wanted, name)]
-        detail = {"by": by, "found": found}
-        parts.store.audit.record(visitor.name, "find", "", detail)
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    """Without an offset it is the system's own time, as everywhere."""
-    return moment.timestamp() if moment is not None else None
+    if always or wanted.of_a_patient:
+        detail = {"by": list(wanted.of_a_patient), "found": found}
+        parts.store.audit.record(visitor.name, FIND, "", detail)
 
 
 router = APIRouter(tags=["jobs"])
@@ -277,7 +215,7 @@ def batch(
     action: Literal["requeue", "cancel", "redeliver"],
     visitor: AsOperator,
     body: Annotated[Batch, Depends(taken(Batch))],
-    wanted: Filter,
+    wanted: Filtered,
     parts: PartsOf,
 ) -> list[Json]:
     acts: dict[str, Callable[[int], object]] = {
@@ -302,7 +240,7 @@ def batch_of_deliveries(
     action: Literal["requeue", "cancel"],
     visitor: AsOperator,
     body: Annotated[Batch, Depends(taken(Batch))],
-    wanted: Filter,
+    wanted: Filtered,
     parts: PartsOf,
 ) -> list[Json]:
     ledger = parts.store.ledger

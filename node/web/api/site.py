@@ -1,6 +1,6 @@
 """The site: node, destinations, senders, people, audit and the rule tester."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
 from pydantic import Field
@@ -216,17 +216,14 @@ def events(
 people_router = APIRouter(tags=["users"])
 
 
-AnyRole = Literal["viewer", "operator", "administrator"]
-
-
 class NewUser(Body):
     name: UserName
-    role: AnyRole
+    role: Role
     password: Secret
 
 
 class UserChange(Body):
-    role: AnyRole | None = None
+    role: Role | None = None
     password: Secret | None = None
     disabled: bool | None = None
 
@@ -238,7 +235,7 @@ class OwnPassword(Body):
 
 class NewToken(Body):
     name: Line = Field(min_length=1, max_length=64)
-    role: AnyRole
+    role: Role
 
 
 @people_router.get("/me", summary="Who asks, and with which role")
@@ -274,7 +271,7 @@ def add_user(
     visitor: AsAdministrator, body: Annotated[NewUser, Depends(taken(NewUser))], parts: PartsOf
 ) -> Json:
     return answers.user(
-        _people(parts, visitor).add(body.name, Role(body.role), body.password), parts.zone
+        _people(parts, visitor).add(body.name, body.role, body.password), parts.zone
     )
 
 
@@ -291,7 +288,7 @@ def change_user(
 ) -> Json:
     changed = _people(parts, visitor).change(
         name,
-        role=Role(body.role) if body.role else None,
+        role=body.role,
         password=body.password,
         disabled=body.disabled,
     )
@@ -317,7 +314,7 @@ def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
 def add_token(
     visitor: AsAdministrator, body: Annotated[NewToken, Depends(taken(NewToken))], parts: PartsOf
 ) -> Json:
-    token, text = _people(parts, visitor).add_token(body.name, Role(body.role))
+    token, text = _people(parts, visitor).add_token(body.name, body.role)
     return answers.token(token, parts.zone) | {"token": text}
 
 

@@ -359,6 +359,15 @@ def test_the_audit_is_read_a_page_at_a_time_and_by_person(served: Site) -> None:
     assert get(served, "/audit", who="anna") == []
 
 
+def test_the_audit_finds_what_earlier_releases_called_otherwise(served: Site) -> None:
+    for what in ("search", "find", "look", "view", "drain"):
+        served.store.audit.record("anna", what)
+    for words in (["find", "search"], ["view", "look"]):
+        for word in words:
+            events = get(served, "/audit", what=word)
+            assert {event["what"] for event in events} == set(words)
+
+
 def test_a_series_of_two_peers_names_both(served: Site) -> None:
     served.rows.receive("1.1")
     served.rows.receive("1.1", peer=Peer("PACS", "MIDSLICE"))
