@@ -44,7 +44,9 @@ def iso(at: float | None, zone: tzinfo | None) -> str | None:
 
 def job(job: Job, deliveries: Sequence[Delivery], zone: tzinfo | None) -> Json:
     """Give a job with its deliveries."""
-    return plain(job, JOB, zone) | {"deliveries": [plain(one, DELIVERY) for one in deliveries]}
+    return plain(job, JOB, zone) | {
+        "deliveries": [plain(delivery, DELIVERY) for delivery in deliveries]
+    }
 
 
 def job_in_full(

@@ -13,13 +13,31 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 
 from node.web.access import FIELD, is_form
-from storage.records import Page as Found
+from storage.records import Page
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
+MOST_ROWS = 1000
+LARGEST_ID = 2**31 - 1  # of an INTEGER column
+LARGEST_OFFSET = 10**9
+ONE_LINE = r"^[^\x00-\x1f\x7f]*$"  # a database refuses NUL, and a page of lines any other control
+
+AE_TITLE = r"^[ -\[\]-~]{1,16}$"  # PS3.5 6.2: no backslash, no control character
+
+Line: TypeAlias = Annotated[str, StringConstraints(max_length=256, pattern=ONE_LINE)]
+Secret: TypeAlias = Annotated[str, StringConstraints(min_length=10, max_length=256)]
+UserName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
+]
+
+Id: TypeAlias = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+Uid: TypeAlias = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+Name: TypeAlias = Annotated[str, Path(max_length=64, pattern=ONE_LINE)]
+AeTitle: TypeAlias = Annotated[str, Query(pattern=AE_TITLE)]
+
 
 class Body(BaseModel):
-    """A body; what it does not know it refuses."""
+    """A body that refuses an unknown key."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -28,7 +46,7 @@ B = TypeVar("B", bound=Body)
 
 
 def taken(kind: type[B]) -> Callable[[Request], Awaitable[B]]:
-    """A dependency that reads a body of this kind."""
+    """Make a dependency that reads a body of this kind."""
 
     async def read(request: Request) -> B:
         given = (
@@ -37,15 +55,15 @@ def taken(kind: type[B]) -> Callable[[Request], Awaitable[B]]:
         try:
             return kind.model_validate(given)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False, include_context=False)
-            places = [{**each, "loc": ("body", *each["loc"])} for each in found]
-            raise RequestValidationError(places) from error
+            mistakes = error.errors(include_url=False, include_input=False, include_context=False)
+            placed = [{**mistake, "loc": ("body", *mistake["loc"])} for mistake in mistakes]
+            raise RequestValidationError(placed) from error
 
     return read
 
 
 def takes(kind: type[Body]) -> dict[str, Any]:
-    """The same for the OpenAPI document; the kind's schema refers to no other."""
+    """Describe such a body for the OpenAPI document."""
     whole = kind.model_json_schema()
     schema = {"schema": _in_place(whole, whole.pop("$defs", {}))}
     required = any(field.is_required() for field in kind.model_fields.values())
@@ -76,7 +94,7 @@ async def _document(request: Request) -> object:
 
 
 def _fields(form: FormData, kind: type[Body]) -> dict[str, object]:
-    """Each field once, or as a list where the kind asks for one; the CSRF token is not ours."""
+    """Read each field once, or as a list where the kind has one; the CSRF token is not ours."""
     lists = {name for name, field in kind.model_fields.items() if _is_list(field.annotation)}
     return {
         name: form.getlist(name) if name in lists else form[name] for name in form if name != FIELD
@@ -87,40 +105,21 @@ def _is_list(annotation: object) -> bool:
     return get_origin(annotation) is list or any(map(_is_list, get_args(annotation)))
 
 
-MOST_ROWS = 1000
-LARGEST_ID = 2**31 - 1  # of an INTEGER column
-LARGEST_OFFSET = 10**9
-ONE_LINE = r"^[^\x00-\x1f\x7f]*$"  # a database refuses NUL, and a page of lines any other control
-
-AE_TITLE = r"^[ -\[\]-~]{1,16}$"  # PS3.5 6.2: no backslash, no control character
-
-Line: TypeAlias = Annotated[str, StringConstraints(max_length=256, pattern=ONE_LINE)]
-Secret: TypeAlias = Annotated[str, StringConstraints(min_length=10, max_length=256)]
-UserName: TypeAlias = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
-]
-
-Id: TypeAlias = Annotated[int, Path(ge=1, le=LARGEST_ID)]
-Uid: TypeAlias = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
-Name: TypeAlias = Annotated[str, Path(max_length=64, pattern=ONE_LINE)]
-AeTitle: TypeAlias = Annotated[str, Query(pattern=AE_TITLE)]
-
-
 @dataclass(frozen=True)
-class Page:
-    """Which part of a list is asked for; the answer's headers say how much there is."""
+class PageRequest:
+    """The part of a list that is asked for; the answer's headers say how much there is."""
 
     limit: int
     offset: int
     response: Response
     request: Request
 
-    def of(self, found: Found[Any]) -> None:
+    def of(self, lines: Page[Any]) -> None:
         """Write `X-Total-Count`, and `Link` (RFC 8288) where there is more."""
-        self.counted(found.total, len(found.lines), is_whole=found.is_whole)
+        self.counted(lines.total, len(lines.lines), is_whole=lines.is_whole)
 
     def counted(self, total: int, shown: int, *, is_whole: bool = True) -> None:
-        """The same for a list that is no page of storage; a long one is not counted to its end."""
+        """Write the same for any list; a long one is not counted to its end."""
         self.response.headers["X-Total-Count"] = str(total)
         following = self.offset + self.limit
         more = following < total if is_whole else shown == self.limit
@@ -137,11 +136,11 @@ def _page(
     offset: Annotated[
         int, Query(ge=0, le=LARGEST_OFFSET, description="The first so many are left out.")
     ] = 0,
-) -> Page:
-    return Page(limit, offset, response, request)
+) -> PageRequest:
+    return PageRequest(limit, offset, response, request)
 
 
-Paged: TypeAlias = Annotated[Page, Depends(_page)]
+Paged: TypeAlias = Annotated[PageRequest, Depends(_page)]
 
 
 class Mistake(BaseModel):

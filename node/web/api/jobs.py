@@ -1,7 +1,8 @@
 """Jobs, deliveries and series: lists, filters, and what an operator does with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Query
@@ -12,27 +13,22 @@ from node.rules import reasons, routing
 from node.web.access import AsOperator, AsViewer, Visitor
 from node.web.api import answers
 from node.web.api.answers import Json, plain
-from node.web.api.inputs import (
-    LARGEST_ID,
-    Body,
-    Id,
-    Line,
-    Name,
-    Paged,
-    Uid,
-    taken,
-    takes,
-)
+from node.web.api.inputs import LARGEST_ID, Body, Id, Line, Name, Paged, Uid, taken, takes
 from node.web.state import Parts, PartsOf
+from storage.database import Database
 from storage.errors import NotFound, StorageError, WrongState
 from storage.queries import find, overview
 from storage.queries.find import Wanted, delivery_ids, jobs_with_deliveries
-from storage.records import JobState, RequestKind, SeriesSummary, SwitchName
+from storage.records import JobState, RequestKind, Series, SeriesSummary, SwitchName
 from storage.site import control
 from storage.site.audit import FIND
 
 find_router = APIRouter(tags=["find"])
+router = APIRouter(tags=["jobs"])
+backlog_router = APIRouter(tags=["operating"])
+series_router = APIRouter(tags=["series"])
 
+MOST_AT_ONCE = 500
 OF_SUBJECT = "patient_id patient_name accession study_date"
 
 
@@ -70,20 +66,34 @@ def _wanted(given: Annotated[Filter, Query()]) -> Wanted:
 Filtered: TypeAlias = Annotated[Wanted, Depends(_wanted)]
 
 
+class Priority(Body):
+    priority: int = Field(ge=1, le=9, description="1 first, 9 last")
+
+
+class Redelivery(Body):
+    destination: Line = Field("", description="One of the configuration; empty = those of the job.")
+
+
+class BatchOfIds(Body):
+    ids: list[Annotated[int, Field(ge=1, le=LARGEST_ID)]] = Field(
+        default=[], max_length=MOST_AT_ONCE, description="Empty: those that the filter finds."
+    )
+
+
 @find_router.get("/jobs", summary="Jobs, the newest first", tags=["jobs"])
 def jobs(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.jobs(parts.database, wanted, page.limit, page.offset)
     page.of(found)
-    note_search(parts, visitor, wanted, found.total)
-    listed = jobs_with_deliveries(parts.database, [line.id for line in found.lines])
-    return [answers.job(job, deliveries, parts.zone) for job, deliveries in listed]
+    _record_search(parts, visitor, wanted, found.total)
+    jobs = jobs_with_deliveries(parts.database, [line.id for line in found.lines])
+    return [answers.job(job, deliveries, parts.zone) for job, deliveries in jobs]
 
 
 @find_router.get("/series", summary="What was received, the newest first", tags=["series"])
 def series(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.find_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
-    note_search(parts, visitor, wanted, found.total)
+    _record_search(parts, visitor, wanted, found.total)
     return [_series(line, parts) for line in found.lines]
 
 
@@ -91,8 +101,10 @@ def series(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> 
 def patients(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
     found = find.find_series(parts.database, wanted, page.limit, page.offset)
     page.of(found)
-    note_search(parts, visitor, wanted, found.total, always=True)
-    return [_patient_and_series(line, parts) for line in found.lines]
+    _record_search(parts, visitor, wanted, found.total, always=True)
+    return [
+        _series(line, parts) | plain(line.subject, OF_SUBJECT, parts.zone) for line in found.lines
+    ]
 
 
 @find_router.post(
@@ -109,51 +121,6 @@ def sought(
     return patients(body.wanted(), page, visitor, parts)
 
 
-def _patient_and_series(line: SeriesSummary, parts: Parts) -> Json:
-    return _series(line, parts) | plain(line.subject, OF_SUBJECT)
-
-
-def _series(line: SeriesSummary, parts: Parts) -> Json:
-    return (
-        plain(line.subject, "series_uid study_uid modality description")
-        | plain(line, "first_at last_at purged_at instances senders", parts.zone)
-        | {"states": _states(line), "jobs": [job.id for job in line.jobs]}
-    )
-
-
-def _states(line: SeriesSummary) -> list[str]:
-    arrival = "arriving" if line.arriving else "complete"
-    return list(dict.fromkeys((arrival, *(str(job.state) for job in line.jobs))))
-
-
-def note_search(
-    parts: Parts, visitor: Visitor, wanted: Wanted, found: int, *, always: bool = False
-) -> None:
-    """Who looked for a patient, by what, and how many were found; never the words themselves."""
-    if always or wanted.of_a_patient:
-        detail = {"by": list(wanted.of_a_patient), "found": found}
-        parts.store.audit.record(visitor.name, FIND, "", detail)
-
-
-router = APIRouter(tags=["jobs"])
-
-MOST_AT_ONCE = 500
-
-
-class Priority(Body):
-    priority: int = Field(ge=1, le=9, description="1 first, 9 last")
-
-
-class Redelivery(Body):
-    destination: Line = Field("", description="One of the configuration; empty = those of the job.")
-
-
-class Batch(Body):
-    ids: list[Annotated[int, Field(ge=1, le=LARGEST_ID)]] = Field(
-        default=[], max_length=MOST_AT_ONCE, description="Empty: those that the filter finds."
-    )
-
-
 @router.get("/jobs/{job_id}", summary="One job with its attempts, instances and deliveries")
 def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
     queue, ledger = parts.store.queue, parts.store.ledger
@@ -168,7 +135,7 @@ def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
 
 @router.post("/jobs/{job_id}/requeue", summary="Queue a refused, failed, held or cancelled job")
 def requeue(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
-    """Where its route has changed since, a new job replaces it: the answer is about that one."""
+    """Requeue it by its route as it is now; the answer is about the job that replaces it."""
     return _job(parts, _put_back(parts, visitor, job_id))
 
 
@@ -209,12 +176,12 @@ def prioritise(
 @router.post(
     "/batch/{action}",
     summary="The same for many jobs; each is done, or says why not",
-    openapi_extra=takes(Batch),
+    openapi_extra=takes(BatchOfIds),
 )
 def batch(
     action: Literal["requeue", "cancel", "redeliver"],
     visitor: AsOperator,
-    body: Annotated[Batch, Depends(taken(Batch))],
+    body: Annotated[BatchOfIds, Depends(taken(BatchOfIds))],
     wanted: Filtered,
     parts: PartsOf,
 ) -> list[Json]:
@@ -223,35 +190,28 @@ def batch(
         "cancel": lambda job_id: parts.store.queue.cancel(job_id, who=visitor.name),
         "redeliver": lambda job_id: parts.store.ledger.redeliver(job_id, who=visitor.name),
     }
-    if not body.ids and wanted == Wanted():
-        raise UsageError("name jobs by ids, or by a filter as GET /api/v1/jobs takes it")
-    ids = body.ids or find.job_ids(parts.database, wanted, MOST_AT_ONCE)
-    if not body.ids:  # what a filter finds tells about the patients that it names
-        note_search(parts, visitor, wanted, len(ids))
+    allowed = "name jobs by ids, or by a filter as GET /api/v1/jobs takes it"
+    ids = body.ids or _matching(parts, visitor, wanted, find.job_ids, allowed)
     return [_done(acts[action], job_id) for job_id in dict.fromkeys(ids)]
 
 
 @router.post(
     "/batch/deliveries/{action}",
     summary="The same for many deliveries: by ids, or the held ones that a filter finds",
-    openapi_extra=takes(Batch),
+    openapi_extra=takes(BatchOfIds),
 )
 def batch_of_deliveries(
     action: Literal["requeue", "cancel"],
     visitor: AsOperator,
-    body: Annotated[Batch, Depends(taken(Batch))],
+    body: Annotated[BatchOfIds, Depends(taken(BatchOfIds))],
     wanted: Filtered,
     parts: PartsOf,
 ) -> list[Json]:
     ledger = parts.store.ledger
-    act = {"requeue": ledger.requeue, "cancel": ledger.cancel}[action]
-    if not body.ids and wanted == Wanted():
-        raise UsageError("name deliveries by ids, or the held ones by a filter")
-    ids = body.ids or delivery_ids(parts.database, wanted, MOST_AT_ONCE)
-    if not body.ids:
-        note_search(parts, visitor, wanted, len(ids))
-    who = visitor.name
-    return [_done(lambda one: act(one, who=who), each) for each in dict.fromkeys(ids)]
+    act = partial({"requeue": ledger.requeue, "cancel": ledger.cancel}[action], who=visitor.name)
+    allowed = "name deliveries by ids, or the held ones by a filter"
+    ids = body.ids or _matching(parts, visitor, wanted, delivery_ids, allowed)
+    return [_done(act, delivery_id) for delivery_id in dict.fromkeys(ids)]
 
 
 @router.post("/deliveries/{delivery_id}/requeue", summary="Try it now: held, cancelled, or waiting")
@@ -264,6 +224,108 @@ def requeue_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Js
 def cancel_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.ledger.cancel(delivery_id, who=visitor.name)
     return _delivery(parts, delivery_id)
+
+
+@backlog_router.post(
+    "/destinations/{name}/requeue",
+    name="requeue",
+    summary="Try every held delivery to it again",
+)
+def requeue_held_deliveries(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
+    """Count what waits again, and what is held still: the rest of a long list, or refused."""
+    held = overview.held_for(parts.database, name, MOST_AT_ONCE)
+    if not held:
+        parts.config().destination(name)  # one that is gone may have held some; an unknown one not
+    done = 0
+    for delivery_id in held:
+        try:
+            parts.store.ledger.requeue(delivery_id, who=visitor.name)
+        except StorageError:  # somebody was quicker, or its files are gone: it stays in the list
+            continue
+        done += 1
+    return {"name": name, "requeued": done, "held": overview.held(parts.database).get(name, 0)}
+
+
+@series_router.get("/series/{series_uid}", summary="One received series and its jobs")
+def get_series(series_uid: Uid, _: AsViewer, parts: PartsOf) -> Json:
+    series, *others = _received(parts, series_uid)
+    ids = [one.id for one in (series, *others)]
+    never = control.is_on(parts.database, SwitchName.NEVER, series_uid)
+    return answers.series(series, parts.zone) | {
+        "jobs": [job.id for series_id in ids for job in parts.store.queue.of_series(series_id)],
+        "never_process": never is not None,
+        "also_in_studies": [other.study_uid for other in others],
+    }
+
+
+@series_router.post(
+    "/series/{series_uid}/process-now",
+    summary="Do not wait for further instances of a series that is arriving",
+    status_code=202,
+)
+def process_now(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
+    _received(parts, series_uid)
+    if not any(arrival.series_uid == series_uid for arrival in parts.store.archive.arriving()):
+        raise WrongState(f"series {series_uid} is not arriving; requeue its job instead")
+    now, kind = parts.gate.now(), RequestKind.PROCESS_NOW
+    request = control.ask(parts.database, now, visitor.name, kind, series_uid)
+    answer = {"wish": request.id, "series_uid": series_uid}
+    return answer | plain(request, "state asked_at", parts.zone)
+
+
+@series_router.post("/series/{series_uid}/never", summary="No jobs are made of it")
+def never_process(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
+    return _never(series_uid, visitor, parts, on=True)
+
+
+@series_router.delete("/series/{series_uid}/never", summary="Jobs are made of it again")
+def process_again(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
+    return _never(series_uid, visitor, parts, on=False)
+
+
+def _series(line: SeriesSummary, parts: Parts) -> Json:
+    return (
+        plain(line.subject, "series_uid study_uid modality description")
+        | plain(line, "first_at last_at purged_at instances senders", parts.zone)
+        | {"states": _states(line), "jobs": [job.id for job in line.jobs]}
+    )
+
+
+def _received(parts: Parts, series_uid: str) -> tuple[Series, ...]:
+    """Find a received series, once for each study that it is in."""
+    series = parts.store.archive.series_by_uid(series_uid)
+    if not series:
+        raise NotFound(f"no series {series_uid} was received")
+    return series
+
+
+def _states(line: SeriesSummary) -> list[str]:
+    arrival = "arriving" if line.arriving else "complete"
+    return list(dict.fromkeys((arrival, *(str(job.state) for job in line.jobs))))
+
+
+def _record_search(
+    parts: Parts, visitor: Visitor, wanted: Wanted, count: int, *, always: bool = False
+) -> None:
+    """Record that somebody looked for a patient, by which fields; never the words themselves."""
+    if always or wanted.of_a_patient:
+        detail = {"by": list(wanted.of_a_patient), "found": count}
+        parts.store.audit.record(visitor.name, FIND, "", detail)
+
+
+def _matching(
+    parts: Parts,
+    visitor: Visitor,
+    wanted: Wanted,
+    find_ids: Callable[[Database, Wanted, int], Sequence[int]],
+    allowed: str,
+) -> Sequence[int]:
+    """Find the rows of a filter; it tells about the patients that it names."""
+    if wanted == Wanted():
+        raise UsageError(allowed)
+    ids = find_ids(parts.database, wanted, MOST_AT_ONCE)
+    _record_search(parts, visitor, wanted, len(ids))
+    return ids
 
 
 def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
@@ -295,76 +357,8 @@ def _done(act: Callable[[int], object], number: int) -> Json:
     return {"id": number, "done": True, "sentence": ""}
 
 
-backlog_router = APIRouter(tags=["operating"])
-
-
-@backlog_router.post(
-    "/destinations/{name}/requeue",
-    name="requeue",
-    summary="Try every held delivery to it again",
-)
-def requeue_held_deliveries(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
-    """How many wait again, and how many are held still: the rest of a long list, or refused."""
-    waiting = overview.held_for(parts.database, name, MOST_AT_ONCE)
-    if not waiting:
-        parts.config().destination(name)  # one that is gone may have held some; an unknown one not
-    done = 0
-    for delivery_id in waiting:
-        try:
-            parts.store.ledger.requeue(delivery_id, who=visitor.name)
-        except StorageError:  # somebody was quicker, or its files are gone: it stays in the list
-            continue
-        done += 1
-    return {"name": name, "requeued": done, "held": overview.held(parts.database).get(name, 0)}
-
-
-series_router = APIRouter(tags=["series"])
-
-
-@series_router.get("/series/{series_uid}", summary="One received series and its jobs")
-def get_series(series_uid: Uid, _: AsViewer, parts: PartsOf) -> Json:
-    found = parts.store.archive.series_by_uid(series_uid)
-    if not found:
-        raise NotFound(f"no series {series_uid} was received")
-    jobs = [job.id for each in found for job in parts.store.queue.of_series(each.id)]
-    never = control.is_on(parts.database, SwitchName.NEVER, series_uid)
-    return answers.series(found[0], parts.zone) | {
-        "jobs": jobs,
-        "never_process": never is not None,
-        "also_in_studies": [each.study_uid for each in found[1:]],
-    }
-
-
-@series_router.post(
-    "/series/{series_uid}/process-now",
-    summary="Do not wait for further instances of a series that is arriving",
-    status_code=202,
-)
-def process_now(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
-    if not parts.store.archive.series_by_uid(series_uid):
-        raise NotFound(f"no series {series_uid} was received")
-    if not any(each.series_uid == series_uid for each in parts.store.archive.arriving()):
-        raise WrongState(f"series {series_uid} is not arriving; requeue its job instead")
-    asked = control.ask(
-        parts.database, parts.gate.now(), visitor.name, RequestKind.PROCESS_NOW, series_uid
-    )
-    waiting = plain(asked, "state asked_at", parts.zone)
-    return {"wish": asked.id, "series_uid": series_uid} | waiting
-
-
-@series_router.post("/series/{series_uid}/never", summary="No jobs are made of it")
-def never_process(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
-    return _never(series_uid, visitor, parts, on=True)
-
-
-@series_router.delete("/series/{series_uid}/never", summary="Jobs are made of it again")
-def process_again(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
-    return _never(series_uid, visitor, parts, on=False)
-
-
 def _never(series_uid: str, visitor: Visitor, parts: Parts, *, on: bool) -> Json:
-    if not parts.store.archive.series_by_uid(series_uid):
-        raise NotFound(f"no series {series_uid} was received")
+    _received(parts, series_uid)
     now = parts.gate.now()
     control.turn(parts.database, now, visitor.name, SwitchName.NEVER, series_uid, on=on)
     return {"series_uid": series_uid, "never_process": on}

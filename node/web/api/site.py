@@ -10,7 +10,7 @@ from node import health
 from node.config import Destination
 from node.errors import UsageError
 from node.web import login, rules
-from node.web.access import AsAdministrator, AsOperator, AsViewer, Role, Visitor
+from node.web.access import AsAdministrator, AsOperator, AsViewer, Visitor
 from node.web.api import answers
 from node.web.api.answers import Json, plain
 from node.web.api.inputs import (
@@ -31,18 +31,52 @@ from node.web.login import People
 from node.web.rules import Tried, TriedStack
 from node.web.state import Parts, PartsOf
 from storage.errors import NotFound
-from storage.records import DestinationSummary, NodeRequest, RequestKind, SwitchName
+from storage.records import DestinationSummary, RequestKind, Role, SwitchName
 from storage.site import control, peers, people, selftests
 
 # Attributes of each record, in the order of the answer.
 SELFTEST = "id who state destination started_at finished_at steps sentence"
 WISH = "id kind subject who asked_at state done_at sentence"
 
+AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
+OTHER_TITLE = r"^([ -\[\]-~]{1,16})?$"
+
 router = APIRouter(tags=["operating"])
+people_router = APIRouter(tags=["users"])
+rules_router = APIRouter(tags=["rules"])
+audit_router = APIRouter(tags=["audit"])
 
 
 class Title(Body):
     ae_title: str = Field(pattern=AE_TITLE)
+
+
+class NewUser(Body):
+    name: UserName
+    role: Role
+    password: Secret
+
+
+class UserChange(Body):
+    role: Role | None = None
+    password: Secret | None = None
+    disabled: bool | None = None
+
+
+class OwnPassword(Body):
+    old: str = Field(max_length=256)
+    new: Secret
+
+
+class NewToken(Body):
+    name: Line = Field(min_length=1, max_length=64)
+    role: Role
+
+
+class SeriesToTry(Body):
+    series_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
+    called_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
+    calling_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
 
 
 @router.get("/node", summary="The node: state, disk, what is drained")
@@ -97,40 +131,30 @@ def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
 
 @router.get("/configuration", summary="As the node has read it; the last one that it refused")
 def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
-    found = control.applied_configuration(parts.database, parts.settings.node_id)
-    if found is None:
+    applied = control.applied_configuration(parts.database, parts.settings.node_id)
+    if applied is None:
         raise NotFound("the node has not started yet")
     return (
-        plain(found, "applied_at values", parts.zone)
-        | {"needs_restart": list(found.restart)}
-        | plain(found, "refused_at problems", parts.zone)
+        plain(applied, "applied_at values", parts.zone)
+        | {"needs_restart": list(applied.restart)}
+        | plain(applied, "refused_at problems", parts.zone)
     )
 
 
 @router.get("/wishes/{wish_id}", summary="What came of something that the node was asked for")
 def wish(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
-    return _wish(control.get_request(parts.database, wish_id), parts)
+    return plain(control.get_request(parts.database, wish_id), WISH, parts.zone)
 
 
 @router.get("/destinations", summary="Each destination: does it answer, is it paused, what waits")
 def destinations(_: AsViewer, parts: PartsOf) -> list[Json]:
-    configured = {one.name: one for one in parts.config().destinations}
+    configured = {destination.name: destination for destination in parts.config().destinations}
     lines = peers.destinations(parts.database, parts.gate.now(), list(configured), days=0.0)
     return [
         _destination(configured[line.name], line, parts)
         for line in lines
         if line.name in configured
     ]
-
-
-def _destination(configured: Destination, line: DestinationSummary, parts: Parts) -> Json:
-    return (
-        plain(configured, "name ae_title host port")
-        | {"paused": line.paused is not None}
-        | plain(line.reach, "up since checked_at", parts.zone)
-        | {"sentence": line.reach.sentence if line.reach is not None else ""}
-        | {"backlog": line.waiting}
-    )
 
 
 @router.post("/destinations/{name}/pause", summary="Nothing is sent there until it is resumed")
@@ -157,7 +181,7 @@ def allowed(_: AsViewer, parts: PartsOf) -> Json:
     added = control.all_on(parts.database, SwitchName.ALLOWED_AE)
     return {
         "configured": list(parts.config().node.allowed_ae_titles),
-        "added": [{"ae_title": each.subject, "who": each.who} for each in added],
+        "added": [{"ae_title": switch.subject, "who": switch.who} for switch in added],
     }
 
 
@@ -176,29 +200,6 @@ def disallow(ae_title: AeTitle, visitor: AsAdministrator, parts: PartsOf) -> Jso
     return {"ae_title": ae_title, "allowed": False}
 
 
-def _significant(ae_title: str) -> str:
-    """PS3.5 6.2: leading and trailing spaces of an AE title are not significant."""
-    if not ae_title.strip(" "):
-        raise UsageError("an AE title is not of spaces alone")
-    return ae_title.strip(" ")
-
-
-def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on: bool) -> bool:
-    return control.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
-
-
-def _ask(parts: Parts, visitor: Visitor, kind: RequestKind, subject: str = "") -> Json:
-    asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
-    return _wish(asked, parts)
-
-
-def _wish(found: NodeRequest, parts: Parts) -> Json:
-    return plain(found, WISH, parts.zone)
-
-
-audit_router = APIRouter(tags=["audit"])
-
-
 @audit_router.get("/audit", summary="Audit events, the newest first")
 def events(
     _: AsAdministrator,
@@ -211,31 +212,6 @@ def events(
     page.counted(audit.count(who=who, what=what), page.limit)
     listed = audit.list(page.limit, page.offset, who=who, what=what)
     return [plain(event, "id at who what which detail", parts.zone) for event in listed]
-
-
-people_router = APIRouter(tags=["users"])
-
-
-class NewUser(Body):
-    name: UserName
-    role: Role
-    password: Secret
-
-
-class UserChange(Body):
-    role: Role | None = None
-    password: Secret | None = None
-    disabled: bool | None = None
-
-
-class OwnPassword(Body):
-    old: str = Field(max_length=256)
-    new: Secret
-
-
-class NewToken(Body):
-    name: Line = Field(min_length=1, max_length=64)
-    role: Role
 
 
 @people_router.get("/me", summary="Who asks, and with which role")
@@ -263,16 +239,15 @@ def own_password(
 
 @people_router.get("/users", summary="Everybody who may log in")
 def list_users(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [answers.user(each, parts.zone) for each in people.people(parts.database)]
+    return [answers.user(user, parts.zone) for user in people.people(parts.database)]
 
 
 @people_router.post("/users", summary="Add a user", status_code=201, openapi_extra=takes(NewUser))
 def add_user(
     visitor: AsAdministrator, body: Annotated[NewUser, Depends(taken(NewUser))], parts: PartsOf
 ) -> Json:
-    return answers.user(
-        _people(parts, visitor).add(body.name, body.role, body.password), parts.zone
-    )
+    added = _people(parts, visitor).add(body.name, body.role, body.password)
+    return answers.user(added, parts.zone)
 
 
 @people_router.patch(
@@ -286,12 +261,7 @@ def change_user(
     body: Annotated[UserChange, Depends(taken(UserChange))],
     parts: PartsOf,
 ) -> Json:
-    changed = _people(parts, visitor).change(
-        name,
-        role=body.role,
-        password=body.password,
-        disabled=body.disabled,
-    )
+    changed = _people(parts, visitor).change(name, **dict(body))
     return answers.user(changed, parts.zone)
 
 
@@ -302,7 +272,7 @@ def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
 
 @people_router.get("/tokens", summary="API tokens, revoked ones too; never their text")
 def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [answers.token(each, parts.zone) for each in people.tokens(parts.database)]
+    return [answers.token(token, parts.zone) for token in people.tokens(parts.database)]
 
 
 @people_router.post(
@@ -323,21 +293,6 @@ def revoke_token(token_id: Id, visitor: AsAdministrator, parts: PartsOf) -> None
     _people(parts, visitor).revoke_token(token_id)
 
 
-def _people(parts: Parts, visitor: Visitor) -> People:
-    return People(parts.database, parts.gate.now, visitor.name)
-
-
-rules_router = APIRouter(tags=["rules"])
-
-AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
-
-
-class Received(Body):
-    series_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
-    called_ae: str = Field("", pattern=r"^([ -\[\]-~]{1,16})?$", description="Empty: as it came.")
-    calling_ae: str = Field("", pattern=r"^([ -\[\]-~]{1,16})?$", description="Empty: as it came.")
-
-
 @rules_router.post("/rules/explain", summary="Which routes take these files, and why others do not")
 def explain(
     visitor: AsOperator,
@@ -346,24 +301,54 @@ def explain(
     called_ae: AnyTitle = "MIDSLICE",
     calling_ae: AnyTitle = "ANY",
 ) -> Json:
-    return _shown(rules.try_files(parts, visitor.name, file, called_ae, calling_ae))
+    return _trial(rules.try_files(parts, visitor.name, file, called_ae, calling_ae))
 
 
 @rules_router.post(
     "/rules/dry-run",
     summary="The routes and the check of the geometry for a received series, from its headers",
-    openapi_extra=takes(Received),
+    openapi_extra=takes(SeriesToTry),
 )
 def dry_run(
-    visitor: AsOperator, body: Annotated[Received, Depends(taken(Received))], parts: PartsOf
+    visitor: AsOperator, body: Annotated[SeriesToTry, Depends(taken(SeriesToTry))], parts: PartsOf
 ) -> Json:
     titles = body.called_ae, body.calling_ae
-    return _shown(rules.try_series(parts, visitor.name, body.series_uid, *titles))
+    return _trial(rules.try_series(parts, visitor.name, body.series_uid, *titles))
 
 
-def _shown(found: Tried) -> Json:
-    aside = [{"instances": count, "why": why} for count, why in found.set_aside]
-    return {"stacks": [_stack(stack) for stack in found.stacks], "set_aside": aside}
+def _destination(configured: Destination, line: DestinationSummary, parts: Parts) -> Json:
+    return (
+        plain(configured, "name ae_title host port")
+        | {"paused": line.paused is not None}
+        | plain(line.reach, "up since checked_at", parts.zone)
+        | {"sentence": line.reach.sentence if line.reach is not None else ""}
+        | {"backlog": line.waiting}
+    )
+
+
+def _significant(ae_title: str) -> str:
+    """Strip the leading and trailing spaces of an AE title (PS3.5 6.2)."""
+    if not ae_title.strip(" "):
+        raise UsageError("an AE title is not of spaces alone")
+    return ae_title.strip(" ")
+
+
+def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on: bool) -> bool:
+    return control.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
+
+
+def _ask(parts: Parts, visitor: Visitor, kind: RequestKind, subject: str = "") -> Json:
+    asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
+    return plain(asked, WISH, parts.zone)
+
+
+def _people(parts: Parts, visitor: Visitor) -> People:
+    return People(parts.database, parts.gate.now, visitor.name)
+
+
+def _trial(trial: Tried) -> Json:
+    aside = [{"instances": count, "why": why} for count, why in trial.set_aside]
+    return {"stacks": [_stack(stack) for stack in trial.stacks], "set_aside": aside}
 
 
 def _stack(stack: TriedStack) -> Json:
