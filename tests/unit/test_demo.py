@@ -296,16 +296,6 @@ def test_the_demo_writes_a_configuration_that_the_node_accepts(tmp_path: Path) -
     assert config.storage.folder == tmp_path / "node"
 
 
-@pytest.mark.parametrize(
-    ("gap_mm", "target_mm", "factor"),
-    [(5.0, 1.25, 4), (5.0, 2.5, 2), (5.02, 2.5, 2), (5.0, 1.3, 4), (3.0, 1.25, 3)],
-)
-def test_the_factor_is_the_gap_over_the_target_rounded_up(
-    gap_mm: float, target_mm: float, factor: int
-) -> None:
-    assert DemoSettings(target_spacing_mm=target_mm).factor(gap_mm) == factor
-
-
 def test_the_generator_is_used_where_its_weights_are() -> None:
     weights = DATA.parents[2] / "inference" / "models" / "midslice.safetensors"
     assert DemoSettings().model_used == ("midslice" if weights.exists() else "linear")
