@@ -152,7 +152,7 @@ class RunningNode:
         with _naming(self._settings, "node"):
             port = self._tests.port = self._scp.start()
         self._schedule.start()
-        self._tell_configured()
+        self._record_configuration()
         self._beat()
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
@@ -167,6 +167,29 @@ class RunningNode:
             self._schedule.mind_the_clock()
         except Exception:  # whatever it was, the node goes on and the next tick tries again
             logger.exception("sweep failed", extra={"sweep": "main"})
+
+    def reload(self) -> None:
+        """Read the configuration again: all of what may change at run time, or nothing."""
+        try:
+            new = config.load(self._path)
+        except ConfigError as error:
+            logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
+            store = self._store
+            control.refused(store.database, time.time(), store.node_id, error.problems)
+            self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
+            return
+        restart = tuple(self._settings.needs_restart(new))
+        for key in restart:
+            logger.warning("needs a restart", extra={"key": key})
+        self._settings = self._settings.reloaded(new)
+        self._arrivals.rules = rules(self._settings)
+        self._background.follow(self._settings)
+        self._admit()
+        self._deliverers.follow(self._settings)
+        logger.info("configuration applied")
+        self._record_configuration(restart)
+        later = f" These need a restart: {', '.join(restart)}." if restart else ""
+        self._background.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
 
     def stop(self) -> None:
         """Stop in the order of the design: nothing new, then what runs, then the rest by force."""
@@ -202,31 +225,8 @@ class RunningNode:
         self._state = STOPPED
         self._beat()
 
-    def reload(self) -> None:
-        """Read the configuration again: all of what may change at run time, or nothing."""
-        try:
-            new = config.load(self._path)
-        except ConfigError as error:
-            logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
-            store = self._store
-            control.refused(store.database, time.time(), store.node_id, error.problems)
-            self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
-            return
-        restart = tuple(self._settings.needs_restart(new))
-        for key in restart:
-            logger.warning("needs a restart", extra={"key": key})
-        self._settings = self._settings.reloaded(new)
-        self._arrivals.rules = rules(self._settings)
-        self._background.follow(self._settings)
-        self._admit()
-        self._deliverers.follow(self._settings)
-        logger.info("configuration applied")
-        self._tell_configured(restart)
-        later = f" These need a restart: {', '.join(restart)}." if restart else ""
-        self._background.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
-
-    def _tell_configured(self, restart: Sequence[str] = ()) -> None:
-        """Write down what the node works with, for those who only see the database."""
+    def _record_configuration(self, restart: Sequence[str] = ()) -> None:
+        """Write the configuration in force into the database, where the web process reads it."""
         store = self._store
         values = to_values(self._settings)
         control.applied(store.database, time.time(), store.node_id, values, restart)
