@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from inference import registry
 from inference.request import Resources
 from node import config
 from node.config import Config
@@ -27,11 +28,11 @@ from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
-from node.work.jobs import Inference, Site, Supervisor, fingerprint, specs
+from node.work.jobs import Inference, Site, Supervisor, specs
 from node.work.selftest import SelfTests
 from node.work.sweeps import Background, Retention, Schedule
 from storage.errors import WrongState
-from storage.files import fingerprint as fingerprint_of
+from storage.files import fingerprint
 from storage.records import SelfTestState, SwitchName
 from storage.site import control, selftests
 from storage.site.audit import NODE
@@ -327,7 +328,7 @@ def rules(settings: Config) -> Rules:
         completion=settings.completion,
         routes=settings.routes,
         destinations=settings.destinations,
-        models={name: fingerprint(spec) for name, spec in specs(settings).items()},
+        models={name: registry.fingerprint(spec) for name, spec in specs(settings).items()},
     )
 
 
@@ -345,7 +346,7 @@ def site(settings: Config, store: Store) -> Site:
 def check_secret(store: Store, settings: Config) -> None:
     """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
     secret = store.files.secret(settings.storage.secret_file)
-    store.nodes.fact(SECRET, fingerprint_of(secret))
+    store.nodes.fact(SECRET, fingerprint(secret))
 
 
 def web_settings(settings: Config, store: Store) -> WebSettings:
