@@ -165,15 +165,6 @@ def test_cuts_of_two_series_show_the_same_place(
         assert np.abs(difference).max() > 20.0  # those between are not
 
 
-def test_a_difference_says_its_sign_in_colour() -> None:
-    plane, true = np.zeros((512, 512)), np.zeros((512, 512))
-    plane[200, 100], plane[200, 200], plane[200, 300] = 5000.0, -5000.0, 0.0
-    picture = report.difference(plane, true)
-    left, top, *_ = report.AXIAL_BOX
-    colours = [picture.getpixel((x - left, 200 - top)) for x in (100, 200, 300)]
-    assert colours == [report.MORE, report.LESS, report.EQUAL]
-
-
 def test_the_picture_of_the_readme_is_small_and_whole(
     tmp_path: Path, received: ImageSeries
 ) -> None:
