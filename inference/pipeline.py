@@ -41,7 +41,7 @@ from inference.request import (
 from inference.runner import Runner, share_cores
 from inference.scope import differences, oddities
 from inference.stacks import set_aside, stacks_of
-from inference.trust import Judge, check_gaps
+from inference.trust import SliceJudge, check_gaps
 from inference.uids import Identity, marked
 from inference.volume import Plane, Volume
 
@@ -89,7 +89,7 @@ class Generating:
         device: str,
         resources: Resources,
         *,
-        judge: Judge,
+        judge: SliceJudge,
         report: Report,
         cancelled: Callable[[], bool],
     ) -> dict[str, File]:
@@ -107,7 +107,9 @@ class Generating:
         judge.check()
         return files
 
-    def _written(self, predictions: Predictions, judge: Judge, report: Report) -> dict[str, File]:
+    def _written(
+        self, predictions: Predictions, judge: SliceJudge, report: Report
+    ) -> dict[str, File]:
         places = {
             (slice_.gap, slice_.fraction): place
             for place, slice_ in enumerate(self.slices)
@@ -128,7 +130,7 @@ class Generating:
                     files[file.name] = file
             report(Progress("predicting", len(files), len(places)))
 
-    def _write(self, place: int, number: int, prediction: Prediction, judge: Judge) -> File:
+    def _write(self, place: int, number: int, prediction: Prediction, judge: SliceJudge) -> File:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         rescale = slice_.rescale_of(self.layout)
@@ -253,7 +255,7 @@ class _Job:
             steps,
             device,
             request.resources,
-            judge=Judge(request.output, layout.geometry),
+            judge=SliceJudge(request.output, layout.geometry),
             report=self._report,
             cancelled=self._cancelled,
         )

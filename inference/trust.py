@@ -29,7 +29,7 @@ class Chosen:
 
 
 @dataclass
-class Judge:
+class SliceJudge:
     """Judges every generated slice of one job, in the order in which they are made."""
 
     output: Output

@@ -47,7 +47,7 @@ FINE_SIDE = 256  # means over the body are taken of every second pixel of a larg
 
 
 @dataclass(frozen=True)
-class Place:
+class SlicePlace:
     """Where a slice lies in its gap, and what of the slices around it says how hard that is."""
 
     t: float
@@ -55,7 +55,7 @@ class Place:
     noise_hu: float = USUAL_NOISE_HU  # of the received slices
 
     @classmethod
-    def of(cls, near: Neighbourhood, t: float, noise_hu: float) -> "Place":
+    def of(cls, near: Neighbourhood, t: float, noise_hu: float) -> "SlicePlace":
         return cls(t, min(near.overlap, 1.0), noise_hu)
 
 
@@ -119,7 +119,7 @@ def confidence_of(error_hu: float) -> float:
     return 1.0 / (1.0 + (error_hu / HALF_CONFIDENCE_HU) ** 2)
 
 
-def law_hu(scale_hu: float, place: Place, calibration: Calibration) -> float:
+def law_hu(scale_hu: float, place: SlicePlace, calibration: Calibration) -> float:
     """The expected error of a slice of that mean scale, as training corrects the network's."""
     middle = max(4.0 * place.t * (1.0 - place.t), 1e-3)
     power = scale_hu**calibration.power
@@ -128,7 +128,7 @@ def law_hu(scale_hu: float, place: Place, calibration: Calibration) -> float:
     return float(calibration.factor * power * np.exp(calibration.overlap * place.overlap))
 
 
-def own_hu(scale_hu: Plane, body: Plane, place: Place, calibration: Calibration) -> float:
+def own_hu(scale_hu: Plane, body: Plane, place: SlicePlace, calibration: Calibration) -> float:
     """What the network expects its mean error in the body to be, as training corrects it."""
     return law_hu(max(mean_over(scale_hu, body), LEAST_HU), place, calibration)
 
@@ -137,7 +137,7 @@ def trusted(
     expectation: Expectation,
     plane: Plane,
     scale_hu: Plane,
-    place: Place,
+    place: SlicePlace,
     at_mm: float,
     mixed: float = 1.0,
 ) -> tuple[Trust, Plane]:
@@ -159,7 +159,7 @@ def multiplied(trust: Trust, times: float) -> Trust:
 
 
 def compared(
-    plane: Plane, truth: Plane, scale_hu: Plane, place: Place, calibration: Calibration
+    plane: Plane, truth: Plane, scale_hu: Plane, place: SlicePlace, calibration: Calibration
 ) -> dict[str, float]:
     """Expected and true error of a slice that was received, and how wide its interval must be."""
     body = body_mask(truth)

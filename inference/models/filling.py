@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from inference.model import Limits, Measured, Prediction, Step, Trust, Window
 from inference.models import confidence, gate
 from inference.models.classical import LEAST_SHIFT_PIXELS, Neighbourhood, shifted
-from inference.models.confidence import Expectation, Place
+from inference.models.confidence import Expectation, SlicePlace
 from inference.models.gate import DIS, LEAST_HU, Calibration, Gate
 from inference.models.runtime import MULTIPLE, Runtime
 from inference.volume import Offset, Plane, on_line
@@ -181,7 +181,7 @@ class Filling:
             here = gate.at_height(surveyed, series, at_mm)
             plane = _finished(near, t, seen, here)
             mixed = gate.mixed_error(surveyed, here.weight, at_mm)
-            place = Place.of(near, t, noise_hu)
+            place = SlicePlace.of(near, t, noise_hu)
             expected, scale = confidence.trusted(
                 expectation, plane, seen.scale_hu, place, at_mm, mixed
             )
@@ -214,7 +214,7 @@ class Filling:
         (seen,) = self._seen(near, (t,), limits)
         prior = Gate(1.0, self._calibration.classical, 0)
         plane = _finished(near, t, seen, prior)
-        place = Place.of(near, t, confidence.noise_of(near))
+        place = SlicePlace.of(near, t, confidence.noise_of(near))
         measured: Measured = {
             "at_mm": float(at_mm[step.survey]),
             **gate.errors_of(truth, plane, seen.classical),

@@ -148,7 +148,7 @@ LEAST_PULL = 1e-12
 NETWORK, OPTIMISER = "network.", "optimiser."
 
 
-class Judge(nn.Module):
+class PatchJudge(nn.Module):
     """One opinion a patch of some 40 pixels: above 0 where B looks received, below where made."""
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
@@ -193,7 +193,7 @@ class Adversary:
     """The judge under training, and what it costs the generator to be found out."""
 
     def __init__(self, device: str) -> None:
-        self._judge = Judge().to(device)
+        self._judge = PatchJudge().to(device)
         self._optimiser = torch.optim.AdamW(self._judge.parameters(), lr=LEARNING_RATE, betas=BETAS)
 
     def objection(self, made: Tensor, planes: Tensor, conditions: Tensor) -> Tensor:

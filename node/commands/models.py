@@ -1,5 +1,6 @@
 """Commands about models: list, process a folder, train, calibrate, evaluate."""
 
+import importlib.util
 import json
 import secrets
 from collections import Counter
@@ -34,8 +35,9 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from inference.model import Model
     from inference.stacks import SetAside, Stack
-    from inference.training.evaluate import EvaluationProgress, TargetList
-    from inference.training.report import Study, Wanted
+    from inference.training.evaluate import EvaluationProgress
+    from inference.training.leave_out import TargetList
+    from inference.training.report import Study, StudyRequest
     from inference.training.train import Progress as TrainingProgress
     from inference.training.train import Trained
     from node.config import Config
@@ -378,12 +380,13 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit gate and confidence on patients held out; write them beside the weights."""
+    _check_extra()
     from inference.training import calibrate as calibration
     from inference.training.data import NoTrainingData
 
     with terminal.progress("calibrating", shown=True) as bar:
 
-        def report(now: calibration.Progress) -> None:
+        def report(now: calibration.CalibrationProgress) -> None:
             bar(now.done, now.total, f"{now.patient} {now.factor}x")
 
         try:
@@ -406,6 +409,11 @@ def calibrate(
         ),
         empty="No gap was measured.",
     )
+
+
+def _check_extra() -> None:
+    if importlib.util.find_spec("scipy") is None:
+        terminal.failed("evaluation needs further packages: pip install 'midslice[evaluation]'")
 
 
 def evaluate(
@@ -443,10 +451,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge a model on slices of thin series that were left out."""
+    _check_extra()
     from inference.training import report
     from inference.training.gates import FOLDS
 
-    wanted = report.Wanted(
+    wanted = report.StudyRequest(
         data=data,
         factors=_factors(factor),
         slab=slab,
@@ -473,7 +482,7 @@ def evaluate(
 
 
 def _study(
-    wanted: "Wanted", targets: "TargetList", name: str, device: str, *, quiet: bool
+    wanted: "StudyRequest", targets: "TargetList", name: str, device: str, *, quiet: bool
 ) -> "Study":
     from inference import registry
     from inference.model import Limits
@@ -498,7 +507,7 @@ def _study(
 
 
 def _read_targets(path: Path | None) -> "TargetList":
-    from inference.training.evaluate import COMMITTED, read_list
+    from inference.training.leave_out import COMMITTED, read_list
 
     try:
         return read_list(path or COMMITTED)
@@ -510,9 +519,9 @@ def _read_targets(path: Path | None) -> "TargetList":
         ) from error
 
 
-def _draw(wanted: "Wanted", path: Path) -> None:
+def _draw(wanted: "StudyRequest", path: Path) -> None:
     from inference.training.data import NothingToJudge
-    from inference.training.evaluate import write_list
+    from inference.training.leave_out import write_list
     from inference.training.report import list_of
 
     try:

@@ -1,4 +1,4 @@
-"""What the tests of training share: two made patients, and one thread so that results repeat."""
+"""One thread, so that results repeat and nobody waits for a busy core; two made patients."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,11 @@ from inference.training.data import Patient, load_patients
 from tests.models.patients import made_hu, write_npz
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     yield
     torch.set_num_threads(before[0])
     cv2.setNumThreads(before[1])

@@ -13,8 +13,6 @@ from inference.training.samples import CROP
 from inference.training.train import Training
 from tests.models.patients import QUICK, error_of, made_hu, write_npz
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_judge_learns_to_tell_smooth_slices_from_noisy_ones() -> None:
     torch.manual_seed(0)

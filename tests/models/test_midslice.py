@@ -36,7 +36,6 @@ UNTRAINED = (classical.nearest, classical.linear, classical.cubic, classical.dis
 
 @pytest.fixture(scope="module")
 def midslice() -> Midslice:
-    torch.set_num_threads(1)
     return Midslice()
 
 

@@ -28,11 +28,6 @@ REAL_CT = Path(demo.__file__).parent / "data" / "received"
 STEP = Step(needs=(0, 1, 2, 3), gap=1, fractions=(0.5,))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def network() -> Network:
     torch.manual_seed(2)
     made = Network()

@@ -23,9 +23,6 @@ from inference.training.samples import (
 )
 from tests.models.patients import made_hu, write_dicom, write_npz
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --- the patients -----------------------------------------------------------------------------
 
 

@@ -19,8 +19,6 @@ from inference.training.data import NoTrainingData, Patient
 from inference.training.train import Plan, Progress, Training, rate, train
 from tests.models.patients import QUICK, error_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def quick_train(data: Path, folder: Path, plan: Plan = QUICK) -> bytes:
     weights = folder / "weights.safetensors"
