@@ -27,6 +27,17 @@ TIMED_SIZE = (512, 512)
 MOST_MS = {2: (100.0, 130.0), 8: (60.0, 85.0)}
 CANDIDATES = (LINEAR, "cubic", DIS)  # what the generator blends
 
+Verdict = Literal["passed", "missed", "not measured"]
+FOLDS = Path("var/training/folds")
+# Gaps in mm that rows are due at; the factor that comes first makes one of them.
+COLUMNS = {
+    "chest": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
+    "head": ((2.5, 3.5), (4.0, 5.0), (5.5, 7.0), (8.0, 10.0)),
+    "other": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
+}
+SLAB_MM = (4.0, 5.0)
+FACTORS = (2, 4, 8, 3, 5, 6, 7, 9, 10)
+
 
 @dataclass(frozen=True)
 class Due:
@@ -255,18 +266,6 @@ BOUNDS: tuple[Bound, ...] = (
 # Series that the shipped weights were trained on are judged with the weights of a fold: trained
 # on every other patient. Where such weights are not there, the row says how to make them, and
 # counts as not passed.
-
-Verdict = Literal["passed", "missed", "not measured"]
-
-FOLDS = Path("var/training/folds")
-# Gaps in mm that rows are due at; the factor that comes first makes one of them.
-COLUMNS = {
-    "chest": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
-    "head": ((2.5, 3.5), (4.0, 5.0), (5.5, 7.0), (8.0, 10.0)),
-    "other": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
-}
-SLAB_MM = (4.0, 5.0)
-FACTORS = (2, 4, 8, 3, 5, 6, 7, 9, 10)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,9 @@ LEGEND = (
     "in brackets the processor time of all cores"
 )
 
+# Loads the model that is judged: its own weights for None, else those of a file.
+Load = Callable[[Path | None], Model]
+
 
 def table_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     """One row a cell and method, in the order of COLUMNS."""
@@ -272,10 +275,6 @@ class Study:
             "passed_over": [asdict(passed) for passed in self.passed_over],
             "gates": [asdict(row) for row in self.rows],
         }
-
-
-# Loads the model that is judged: its own weights for None, else those of a file.
-Load = Callable[[Path | None], Model]
 
 
 def run(

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from inference.training.evaluate import EvaluationProgress
     from inference.training.leave_out import TargetList
     from inference.training.report import Study, StudyRequest
-    from inference.training.train import Progress as TrainingProgress
-    from inference.training.train import Trained
+    from inference.training.train import Trained, TrainingProgress
     from node.config import Config
 
 
