@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inference.training.data import Patient, load_patients
-from tests.models.patients import made_hu, write_npz
+from tests.models.made import made_hu, write_npz
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from inference.training.data import Patient, load_patients
 from inference.training.losses import Adversary, balanced
 from inference.training.samples import CROP
 from inference.training.train import Training
-from tests.models.patients import QUICK, error_of, made_hu, write_npz
+from tests.models.made import QUICK, error_of, made_hu, write_npz
 
 
 def test_the_judge_learns_to_tell_smooth_slices_from_noisy_ones() -> None:

@@ -17,7 +17,7 @@ from inference.training.calibrate import CalibrationCell
 from inference.training.data import Patient
 from inference.training.leave_out import TargetList, leave_out
 from node import cli
-from tests.models.stacks import made_geometry, made_planes
+from tests.models.made import made_geometry, made_planes
 
 SHA = "ab" * 32
 

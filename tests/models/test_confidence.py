@@ -13,7 +13,7 @@ from inference.models.gate import Calibration
 from inference.models.midslice import Midslice
 from inference.runner import Runner
 from inference.volume import Plane, Volume
-from tests.models.stacks import made_geometry, made_plane, made_planes, window_of
+from tests.models.made import made_geometry, made_plane, made_planes, window_of
 
 FITTED = Calibration(factor=1.0, power=1.0, place=0.0, doubled=1.0, interval=2.0, is_fitted=True)
 

@@ -10,7 +10,7 @@ from inference.model import Limits, Model, Parameters, Step
 from inference.registry import load, registered
 from inference.request import ModelSpec
 from inference.volume import Geometry
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 
 def loaded(name: str) -> Model:

@@ -17,8 +17,7 @@ from inference.training.metrics import anatomy_of
 from inference.training.report import StudyRequest, card, confidence_rows, page_of, run
 from node import cli
 from tests.models.judged import NAMES, Knowing, Lazy, hu_of, study_of
-from tests.models.stacks import made_geometry
-from tests.models.thin import drifting, thin_series, write_npz
+from tests.models.made import drifting, made_geometry, thin_series, write_series
 from tests.phantoms import Series, write
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +28,7 @@ JPEG_LS = "1.2.840.10008.1.2.4.80"
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thin made series at 1 mm: a body that drifts and grows along z."""
     root = tmp_path_factory.mktemp("thin")
-    write_npz(root, drifting())
+    write_series(root, drifting())
     return root
 
 
@@ -152,8 +151,8 @@ def test_a_model_without_expectations_has_no_confidence(data: Path) -> None:
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     """A data set in parts: a series held out, one trained on."""
-    write_npz(tmp_path / "data" / "ct-validate", drifting(13, name="held-out"))
-    write_npz(tmp_path / "data" / "ct-train", drifting(13, name="seen"))
+    write_series(tmp_path / "data" / "ct-validate", drifting(13, name="held-out"))
+    write_series(tmp_path / "data" / "ct-train", drifting(13, name="seen"))
     return tmp_path / "data"
 
 
@@ -210,7 +209,7 @@ def test_gates_add_the_cells_that_figures_are_due_in(data: Path) -> None:
 
 def test_a_series_that_breaks_on_the_way_is_passed_over_with_its_reason(tmp_path: Path) -> None:
     paths = write(tmp_path / "broken", Series(slices=9, spacing_mm=1.0, transfer_syntax=JPEG_LS))
-    write_npz(tmp_path, drifting(13))
+    write_series(tmp_path, drifting(13))
     written = paths[2].read_bytes()
     end = written.rindex(b"\xff\xd9")  # of the code stream
     paths[2].write_bytes(written[:end] + b"\0\0" + written[end + 2 :])
@@ -222,7 +221,7 @@ def test_a_series_that_breaks_on_the_way_is_passed_over_with_its_reason(tmp_path
 
 
 def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path) -> None:
-    write_npz(tmp_path, drifting(6))
+    write_series(tmp_path, drifting(6))
     found = study_of(tmp_path, Lazy(), 2, 8)
     assert [cell.kind.factor for cell in found.cells] == [2]
     (passed,) = found.passed_over

@@ -9,7 +9,7 @@ from inference.models.classical import Neighbourhood
 from inference.models.filling import AIR_HU, Extent, extent_of, pasted
 from inference.models.midslice import Midslice
 from inference.volume import Geometry, Plane
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 STEP = Step(needs=(0, 1, 2, 3), gap=1, fractions=(0.25, 0.5))
 MOST_RMS_HU = 0.5  # what bfloat16 may change too; on chests it is 0.01 to 0.1

@@ -21,8 +21,7 @@ from inference.training.evaluate import (
 )
 from inference.training.leave_out import Mode, TargetList, leave_out
 from inference.volume import Plane
-from tests.models.stacks import made_geometry
-from tests.models.thin import drifting, ramp, sheared, thin_series
+from tests.models.made import drifting, made_geometry, ramp, sheared, thin_series
 
 
 def made(series: ThinSeries, method: str, factor: int = 4, mode: Mode = "sub-sampled") -> float:

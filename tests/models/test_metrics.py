@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from inference.training import metrics
 from inference.training.metrics import TruthSlice, figures_of
 from inference.volume import Plane
-from tests.models.stacks import made_geometry, made_plane
+from tests.models.made import made_geometry, made_plane
 
 
 def flat(value: float, side: int = 32) -> Plane:

@@ -21,7 +21,7 @@ from inference.runner import Runner
 from inference.stacks import open_volume, read_headers, stacks_of
 from inference.volume import Geometry, Plane, Volume
 from node import demo
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 REAL_CT = Path(demo.__file__).parent / "data"
 GAPS = (2, 8, 14, 20)  # of the demonstration's series

@@ -21,7 +21,7 @@ from inference.training.samples import (
     other_materials,
     patch,
 )
-from tests.models.patients import made_hu, write_dicom, write_npz
+from tests.models.made import made_hu, write_dicom, write_npz
 
 # --- the patients -----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from inference.models.classical import Linear, plan_gaps
 from inference.training.evaluate import RunOptions, classical_methods, slice_times
 from inference.training.leave_out import TargetList, leave_out
 from inference.volume import Geometry
-from tests.models.thin import drifting
+from tests.models.made import drifting
 
 SECONDS = 0.01  # a slice, and a survey
 

@@ -20,8 +20,7 @@ from inference.training.leave_out import (
     write_list,
 )
 from inference.training.report import StudyRequest, list_of
-from tests.models.stacks import made_geometry
-from tests.models.thin import drifting, ramp, sheared, thin_series, write_npz
+from tests.models.made import drifting, made_geometry, ramp, sheared, thin_series, write_series
 from tests.phantoms import Series, write
 
 LIST_AT_2 = (7, 13, 29, 35, 43, 53, 55, 65, 69, 71, 73, 81, 101, 103, 105, 107, 115, 119, 129, 131)
@@ -54,7 +53,7 @@ def test_the_committed_list_has_twenty_slices_of_every_series_at_every_factor_du
 
 
 def test_the_command_that_made_the_list_makes_it_again(tmp_path: Path) -> None:
-    write_npz(tmp_path / "data", drifting(30))
+    write_series(tmp_path / "data", drifting(30))
     wanted = StudyRequest(tmp_path / "data")
     for name in ("one.json", "other.json"):
         write_list(list_of(wanted), tmp_path / name)
@@ -169,7 +168,7 @@ def test_a_long_series_is_not_held_in_memory() -> None:
 
 def test_dicom_series_and_npz_volumes_of_any_depth_are_found(tmp_path: Path) -> None:
     write(tmp_path / "site" / "study" / "dicom", Series(slices=9, spacing_mm=1.0))
-    write_npz(tmp_path, drifting(12))
+    write_series(tmp_path, drifting(12))
     (tmp_path / "notes.txt").write_text("no image")
     found, passed = open_series(tmp_path)
     assert [(series.name, len(series), series.spacing_mm) for series in found] == [
@@ -181,7 +180,7 @@ def test_dicom_series_and_npz_volumes_of_any_depth_are_found(tmp_path: Path) -> 
 
 
 def test_what_the_weights_were_trained_on_is_known_by_its_folder(tmp_path: Path) -> None:
-    write_npz(tmp_path / "ct-train", drifting(12))
+    write_series(tmp_path / "ct-train", drifting(12))
     ((series,), _) = open_series(tmp_path)
     assert series.trained_on
 
@@ -233,6 +232,6 @@ def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
 
 def test_padding_of_an_npz_volume_is_air(tmp_path: Path) -> None:
     series = thin_series([np.full((16, 16), -3024.0, np.float32)] * 6, made_geometry(6, 16, 16))
-    write_npz(tmp_path, series)
+    write_series(tmp_path, series)
     ((found,), _) = open_series(tmp_path)
     assert found.read(0).min() == -1024.0

@@ -17,7 +17,7 @@ from inference.training.checkpoint import (
 )
 from inference.training.data import NoTrainingData, Patient
 from inference.training.train import Plan, Training, TrainingProgress, rate, train
-from tests.models.patients import QUICK, error_of
+from tests.models.made import QUICK, error_of
 
 
 def quick_train(data: Path, folder: Path, plan: Plan = QUICK) -> bytes:
