@@ -11,14 +11,23 @@ from inference.training.data import Patient, load_patients
 from tests.models.made import made_hu, write_npz
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    set_threads(1, 1)
     yield
-    torch.set_num_threads(before[0])
-    cv2.setNumThreads(before[1])
+    set_threads(*before)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again() -> None:
+    """A test before may have set others, as a job does."""
+    set_threads(1, 1)
+
+
+def set_threads(of_torch: int, of_opencv: int) -> None:
+    torch.set_num_threads(of_torch)
+    cv2.setNumThreads(of_opencv)
 
 
 @pytest.fixture(scope="module")
