@@ -28,7 +28,7 @@ from inference.models import classical
 from inference.models.classical import MEDIUM, Neighbourhood, shifted
 from inference.models.midslice import SHIPPED_WEIGHTS, Network
 from inference.models.runtime import Runtime, has_fast_bfloat16
-from inference.pictures import GreyWindow, difference, uri
+from inference.pictures import DisplayWindow, difference, uri
 from inference.request import Output
 from inference.runner import Runner
 from inference.training.data import PassedOver, ThinSeries
@@ -67,7 +67,7 @@ TIMED_SIDE = 512
 ROUNDS = 5
 TIMED_SLICES = 6  # of each classical method, at least, in whole gaps
 
-WINDOW = GreyWindow(-300.0, 1600.0)
+WINDOW = DisplayWindow(-300.0, 1600.0)
 PICTURE_SIDE = 400  # pixels
 
 
