@@ -47,7 +47,7 @@ def body_of(plane: Plane) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class SlicePlace:
+class PlaceInGap:
     """The place of a slice in its gap, and what of the slices around it makes it hard."""
 
     t: float
@@ -55,7 +55,7 @@ class SlicePlace:
     noise_hu: float = USUAL_NOISE_HU  # of the received slices
 
     @classmethod
-    def of(cls, near: Neighbourhood, t: float, noise_hu: float) -> "SlicePlace":
+    def of(cls, near: Neighbourhood, t: float, noise_hu: float) -> "PlaceInGap":
         return cls(t, min(near.overlap, 1.0), noise_hu)
 
 
@@ -119,7 +119,7 @@ def confidence_of(error_hu: float) -> float:
     return 1.0 / (1.0 + (error_hu / HALF_CONFIDENCE_HU) ** 2)
 
 
-def law_hu(scale_hu: float, place: SlicePlace, calibration: Calibration) -> float:
+def law_hu(scale_hu: float, place: PlaceInGap, calibration: Calibration) -> float:
     """The expected error of a slice of that mean scale, as training corrects the network's."""
     middle = max(4.0 * place.t * (1.0 - place.t), 1e-3)
     power = scale_hu**calibration.power
@@ -128,7 +128,7 @@ def law_hu(scale_hu: float, place: SlicePlace, calibration: Calibration) -> floa
     return float(calibration.factor * power * np.exp(calibration.overlap * place.overlap))
 
 
-def own_hu(scale_hu: Plane, body: Plane, place: SlicePlace, calibration: Calibration) -> float:
+def own_hu(scale_hu: Plane, body: Plane, place: PlaceInGap, calibration: Calibration) -> float:
     """The mean error in the body that the network expects of itself, as training corrects it."""
     return law_hu(max(mean_over(scale_hu, body), LEAST_HU), place, calibration)
 
@@ -137,7 +137,7 @@ def trusted(
     expectation: Expectation,
     plane: Plane,
     scale_hu: Plane,
-    place: SlicePlace,
+    place: PlaceInGap,
     at_mm: float,
     mixed: float = 1.0,
 ) -> tuple[Trust, Plane]:
@@ -159,7 +159,7 @@ def multiplied(trust: Trust, times: float) -> Trust:
 
 
 def compared(
-    plane: Plane, truth: Plane, scale_hu: Plane, place: SlicePlace, calibration: Calibration
+    plane: Plane, truth: Plane, scale_hu: Plane, place: PlaceInGap, calibration: Calibration
 ) -> dict[str, float]:
     """Expected and true error of a slice that was received, and how wide its interval must be."""
     body = body_mask(truth)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from inference.model import Limits, Measured, Prediction, Step, Trust, Window
 from inference.models import confidence, gate
 from inference.models.classical import LEAST_SHIFT_PIXELS, Neighbourhood, shifted
-from inference.models.confidence import Expectation, SlicePlace
+from inference.models.confidence import Expectation, PlaceInGap
 from inference.models.gate import DIS, LEAST_HU, Calibration, SeriesGate
 from inference.models.runtime import MULTIPLE, Runtime
 from inference.volume import Offset, Plane, on_line
@@ -180,7 +180,7 @@ class Filling:
             here = gate.at_height(surveyed, series, at_mm)
             plane = _finished(near, t, seen, here)
             mixed = gate.mixed_error(surveyed, here.weight, at_mm)
-            place = SlicePlace.of(near, t, noise_hu)
+            place = PlaceInGap.of(near, t, noise_hu)
             expected, scale = confidence.trusted(
                 expectation, plane, seen.scale_hu, place, at_mm, mixed
             )
@@ -213,7 +213,7 @@ class Filling:
         (seen,) = self._network_slices(near, (t,), limits)
         prior = SeriesGate(1.0, self._calibration.classical, 0)
         plane = _finished(near, t, seen, prior)
-        place = SlicePlace.of(near, t, confidence.noise_of(near))
+        place = PlaceInGap.of(near, t, confidence.noise_of(near))
         measured: Measured = {
             "at_mm": float(at_mm[step.survey]),
             **gate.errors_of(truth, plane, seen.classical),

@@ -15,7 +15,7 @@ import numpy as np
 
 from inference.model import Limits, Measured, Model
 from inference.models import gate
-from inference.models.confidence import USUAL_NOISE_HU, Expectation, SlicePlace, law_hu
+from inference.models.confidence import USUAL_NOISE_HU, Expectation, PlaceInGap, law_hu
 from inference.models.gate import CLASSICAL, Calibration, calibration_path, save_calibration
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training.data import Patient, load_patients
@@ -213,7 +213,7 @@ def _terms(measured: Measured) -> list[float]:
 
 
 def _own(measured: Measured, calibration: Calibration) -> float:
-    place = SlicePlace(measured["t"], measured["overlap"], measured["noise_hu"])
+    place = PlaceInGap(measured["t"], measured["overlap"], measured["noise_hu"])
     return law_hu(measured["scale_hu"], place, calibration)
 
 
