@@ -27,6 +27,7 @@ from inference.request import (
     Source,
     Verdict,
 )
+from node import wording
 from node.commands import terminal
 from node.commands.node import files_of
 from node.commands.terminal import DEFAULT_CONFIG, AsJson
@@ -150,7 +151,7 @@ def _facts(trained: "Trained") -> list[tuple[str, object]]:
         ("SHA-256", trained.sha256),
         ("patients", ", ".join(trained.patients)),
         ("steps", trained.steps),
-        ("processor time", terminal.duration(trained.seconds)),
+        ("processor time", wording.duration(trained.seconds)),
         ("last gain on training patches", _over_dis(trained.last.gain_over_dis_db)),
         ("on the patients left out", _over_dis(trained.last.held_over_dis_db)),
     ]
@@ -317,20 +318,20 @@ def _print_ends(ends: Sequence[StackEnd], aside: "Sequence[SetAside]") -> None:
     if not ends:
         terminal.say("There is no DICOM series in this folder.")
     for end in ends:
-        images = terminal.counted(len(end.stack), "image")
+        images = wording.count(len(end.stack), "image")
         terminal.say(f"{end.stack.key}: {images}", style="bold")
         for line in _lines(end):
             terminal.say(f"  {line}")
     counts = Counter((item.reason, item.sentence) for item in aside)
     for (reason, sentence), count in sorted(counts.items()):
-        files = terminal.counted(count, "file")
+        files = wording.count(count, "file")
         terminal.say(f"set aside: {files}: {reason}: {sentence}", style="dim")
 
 
 def _lines(end: StackEnd) -> list[str]:
     match end.outcome:
         case Derived(series_uid, _, files, record):
-            instances = terminal.counted(len(files), "instance")
+            instances = wording.count(len(files), "instance")
             generated = sum(file.generated for file in files)
             return [
                 f"{instances}, {generated} of them generated, in {end.folder}",
@@ -528,7 +529,7 @@ def _draw(wanted: "StudyRequest", path: Path) -> None:
     except NothingToJudge as error:
         terminal.failed(str(error))
     write_list(cells, path)
-    terminal.say(f"{terminal.counted(len(cells), 'cell')} in {path}")
+    terminal.say(f"{wording.count(len(cells), 'cell')} in {path}")
 
 
 def _write(text: str, path: Path, option: str) -> None:

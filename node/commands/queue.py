@@ -7,8 +7,8 @@ from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import filesize
 
+from node import wording
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import NodeError, UsageError
@@ -156,7 +156,7 @@ def _state(job: Job) -> str:
 def _took(job: Job) -> str:
     if job.started_at is None:
         return ""
-    return terminal.duration((job.finished_at or time.time()) - job.started_at)
+    return wording.duration((job.finished_at or time.time()) - job.started_at)
 
 
 def _delivered(delivery: Delivery) -> str:
@@ -266,7 +266,7 @@ def series(
             "modality",
             "description",
             "instances",
-            ("size", lambda row: filesize.decimal(row.bytes)),
+            ("size", lambda row: wording.size(row.bytes)),
             "last_at",
             ("states", lambda row: " ".join(row.states)),
             ("", note),
@@ -298,7 +298,7 @@ def _complete_in(arrival: Arrival, completion: "Completion") -> str:
     from node.rules.completion import complete_at
 
     left = max(0.0, complete_at(arrival, completion) - time.time())
-    return f"complete in {terminal.duration(left)} if nothing more comes"
+    return f"complete in {wording.whole_duration(left)} if nothing more comes"
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
