@@ -321,7 +321,7 @@ class Check:
     found: str
 
 
-class Asked(TypedDict, total=False):
+class AskedFor(TypedDict, total=False):
     """The derived series that was asked for."""
 
     factor: int | None  # of every gap: slices out per slice in
@@ -330,7 +330,9 @@ class Asked(TypedDict, total=False):
     closed_gaps: Sequence[int]  # these get no slices
 
 
-def check(received: Sequence[Path], derived: Sequence[Path], **asked: Unpack[Asked]) -> list[str]:
+def check(
+    received: Sequence[Path], derived: Sequence[Path], **asked: Unpack[AskedFor]
+) -> list[str]:
     """Everything that is wrong with the files of a derived series; nothing where it is right.
 
     `received` are the files of the stack that it was made of.
@@ -341,7 +343,7 @@ def check(received: Sequence[Path], derived: Sequence[Path], **asked: Unpack[Ask
     return [fault for _, _, faults in _judged(evidence) for fault in faults]
 
 
-def verify(received: ImageSeries, derived: ImageSeries, **asked: Unpack[Asked]) -> list[Check]:
+def verify(received: ImageSeries, derived: ImageSeries, **asked: Unpack[AskedFor]) -> list[Check]:
     """Every check as a row, in the order in which a person would ask."""
     evidence = _evidence(received, derived, asked)
     rows = []
@@ -375,7 +377,7 @@ def _judged(evidence: Evidence) -> Iterator[tuple[str, str, list[str]]]:
             return
 
 
-def _evidence(received: ImageSeries, derived: ImageSeries, asked: Asked) -> Evidence:
+def _evidence(received: ImageSeries, derived: ImageSeries, asked: AskedFor) -> Evidence:
     gaps = np.diff(received.heights_mm)
     factor, target_mm = asked.get("factor"), asked.get("target_spacing_mm")
     if factor is not None:
