@@ -13,10 +13,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.filereader import read_dataset
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from inference import jpeg
 from inference.dataset import DAMAGED, MOST_INFLATED, Header, inflated, newest
 from inference.errors import Reason, Unprocessable
 from inference.volume import Offset, Plane, moved
@@ -26,17 +27,21 @@ logger = logging.getLogger(__name__)
 Raw = NDArray[np.generic]  # (rows, columns), as the decoder gives it
 
 PACKAGES = {
-    "1.2.840.10008.1.2.4.5": "pylibjpeg-libjpeg",  # JPEG baseline, extended, lossless
-    "1.2.840.10008.1.2.4.7": "pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.5": jpeg.PLUGIN,  # JPEG baseline, extended, lossless
+    "1.2.840.10008.1.2.4.7": jpeg.PLUGIN,
     "1.2.840.10008.1.2.4.8": "pyjpegls",  # JPEG-LS
     "1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg",  # JPEG 2000
     "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg",  # HTJ2K
 }
 JPEG_FAMILY = "1.2.840.10008.1.2.4."
-# The other decoder of JPEG-LS makes a picture of a damaged code stream without a word.
-PREFERRED = {"1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls"}
 # Baseline, extended and lossless JPEG: their decoder makes up what a cut code stream lacks.
-HUFFMAN_CODED = frozenset(f"{JPEG_FAMILY}{number}" for number in (50, 51, 57, 70))
+HUFFMAN_CODED = frozenset(map(str, jpeg.SYNTAXES))
+# The other decoder of JPEG-LS makes a picture of a damaged code stream without a word.
+PREFERRED = {
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    **dict.fromkeys(HUFFMAN_CODED, jpeg.PLUGIN),
+}
 END_OF_IMAGE = b"\xff\xd9"
 # More entropy-coded data than any row needs: a decoder that had all it wanted does not read it.
 SURPLUS = b"\x55" * 256
@@ -85,11 +90,17 @@ def decoded(header: Header) -> Raw:
     return plane
 
 
+def decoder_of(syntax: UID) -> Decoder:
+    """The decoder of pydicom for a transfer syntax; raises NotImplementedError without one."""
+    jpeg.register()
+    return get_decoder(syntax)
+
+
 def check_decoder(header: Header) -> None:
     """Raise Unprocessable where no installed decoder takes the transfer syntax."""
     syntax = header.transfer_syntax
     try:
-        decoder = get_decoder(UID(syntax))
+        decoder = decoder_of(UID(syntax))
     except (NotImplementedError, ValueError):
         raise _without_decoder(syntax, "no package decodes it") from None
     if not decoder.is_available:
@@ -141,7 +152,9 @@ def _read_to_the_end(dataset: Dataset, header: Header, plane: Raw) -> bool:
 
     It is given more than there is: what changes pixels, or is no valid code, was missing before.
     """
-    longer = _stream(dataset).removesuffix(END_OF_IMAGE) + SURPLUS + END_OF_IMAGE
+    # Fill bytes FF may stand before a marker (ISO/IEC 10918-1 B.1.1.2).
+    entropy_coded = _stream(dataset).removesuffix(END_OF_IMAGE).rstrip(b"\xff")
+    longer = entropy_coded + SURPLUS + END_OF_IMAGE
     dataset.PixelData = encapsulate([longer])
     try:
         return np.array_equal(_pixels(dataset, header), plane)

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pydicom.pixels.decoders.base import get_decoder
-
 from inference import registry
 from inference.errors import ModelLoadError
+from inference.pixels import decoder_of
 from inference.request import ModelSpec
 from node import health
 from node.config import Config, Destination, ModelEntry
@@ -226,7 +225,7 @@ class Decoder:
 def decoders() -> tuple[Decoder, ...]:
     """Each transfer syntax that a CT may come in compressed, and whether it can be read."""
     return tuple(
-        Decoder(syntax, syntax.name, package, get_decoder(syntax).is_available)
+        Decoder(syntax, syntax.name, package, decoder_of(syntax).is_available)
         for syntax, package in DECODER_PACKAGES.items()
     )
 

@@ -183,7 +183,11 @@ def _engine(url: URL, busy_seconds: float) -> Engine:
     }
     if url.get_backend_name() == "postgresql":
         arguments = _postgresql_arguments(busy_seconds)
-        return create_engine(url, pool_pre_ping=True, connect_args=arguments, **options)
+        try:
+            return create_engine(url, pool_pre_ping=True, connect_args=arguments, **options)
+        except ModuleNotFoundError as error:
+            sentence = "PostgreSQL needs the extra: pip install 'midslice[postgresql]'"
+            raise StorageError(sentence) from error
     engine = create_engine(url, connect_args={"timeout": busy_seconds}, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -65,10 +65,10 @@ TRANSFER_SYNTAXES = UNCOMPRESSED + LOSSLESS + LOSSY + VIDEO + RETIRED
 # Transfer syntaxes of CT pixels that need a decoder (PS3.5 8.2), and what provides it.
 DECODER_PACKAGES: Mapping[uid.UID, str] = {
     uid.RLELossless: "pylibjpeg-rle",
-    uid.JPEGBaseline8Bit: "pylibjpeg-libjpeg",
-    uid.JPEGExtended12Bit: "pylibjpeg-libjpeg",
-    uid.JPEGLossless: "pylibjpeg-libjpeg",
-    uid.JPEGLosslessSV1: "pylibjpeg-libjpeg",
+    uid.JPEGBaseline8Bit: "imagecodecs",
+    uid.JPEGExtended12Bit: "imagecodecs",
+    uid.JPEGLossless: "imagecodecs",
+    uid.JPEGLosslessSV1: "imagecodecs",
     uid.JPEGLSLossless: "pyjpegls",
     uid.JPEGLSNearLossless: "pyjpegls",
     uid.JPEG2000Lossless: "pylibjpeg-openjpeg",
