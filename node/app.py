@@ -260,6 +260,7 @@ class Node:
         self._supervisor.start()
         self._deliverers.follow(self._settings)
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
+        self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.mind_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)

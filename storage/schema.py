@@ -200,7 +200,9 @@ job = Table(
     Column("cancel_requested", Integer, nullable=False, server_default="0"),
     Column("derived_id", Integer, ForeignKey("derived.id"), index=True),
     Column("record", Text, nullable=False, server_default="{}"),  # JSON: what the model reports
-    Column("insisted", Integer, nullable=False, server_default="0"),  # 1: a person put it back
+    Column("requeued_by", String(64)),  # a person: it is not refused before its turn has come
+    # 1: no worker takes it before the node has compared it with its route.
+    Column("requeue_requested", Integer, nullable=False, server_default="0"),
     *_mark(),  # of what it makes; decided when it is claimed
     _one_of(JobState),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
@@ -208,6 +210,7 @@ job = Table(
     CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
     CheckConstraint("state <> 'succeeded' OR derived_id IS NOT NULL", name="derived"),
     CheckConstraint("(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"),
+    CheckConstraint("requeue_requested = 0 OR state = 'queued'", name="requeue"),
 )
 # An index of part of a table is used where the query repeats the condition word for word; with
 # bound parameters SQLite reads every job that ever ended.

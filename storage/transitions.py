@@ -42,6 +42,10 @@ TOO_OFTEN = (
 
 REDELIVER = "; its result is sent again by redeliver"
 
+UNASKED: dict[str, object] = {"cancel_requested": 0, "requeue_requested": 0}
+
+PENDING = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
+
 _wanted = select(want.c.destination).where(want.c.job_id == job.c.id).correlate(job)
 _wanted_in_order = _wanted.order_by(want.c.arrival_id, want.c.rank).subquery()
 # Where the result of a job goes: a line for each destination, of who asked first the first.
@@ -92,15 +96,59 @@ def change(db: Connection, job_id: int, **values: object) -> None:
     db.execute(update(job).where(job.c.id == job_id).values(**values))
 
 
+def as_asked(verdict: Verdict | None, now: float) -> dict[str, object]:
+    """The columns of a job as it is asked for: queued, or what its verdict says.
+
+    Of one that was there before the attempts stay and go on counting.
+    """
+    queued: dict[str, object] = {
+        "state": JobState.QUEUED,
+        "reason": "",
+        "sentence": "",
+        "queued_at": now,
+        "due_at": now,
+        "started_at": None,
+        "finished_at": None,
+        "worker_deaths": 0,
+        "abandoned": 0,
+        "progress": 0,
+        "requeued_by": None,
+        **UNASKED,
+    }
+    if verdict is None:
+        return queued
+    told = {"reason": verdict.reason, "sentence": verdict.sentence}
+    return {**queued, **told, "state": verdict.state, "finished_at": now}
+
+
+def begin_again(
+    db: Connection, job_id: int, now: float, verdict: Verdict | None = None, /, **values: object
+) -> None:
+    """Queue a job that has ended, or give it the verdict that it has by now."""
+    change(db, job_id, **{**as_asked(verdict, now), **values})
+
+
 def end(db: Connection, row: JobRow, now: float, state: JobState, **values: object) -> JobState:
     """No worker any more, and none wanted."""
-    change(db, row.id, state=state, finished_at=now, cancel_requested=0, **IDLE, **values)
+    change(db, row.id, **{**IDLE, **UNASKED, "state": state, "finished_at": now, **values})
     return state
 
 
+def stop(
+    db: Connection, row: JobRow, now: float, state: JobState, reason: str, sentence: str
+) -> None:
+    """End a job that waits; one that runs ends so once its worker has stopped (`cancel`)."""
+    told = {"reason": reason, "sentence": sentence}
+    if row.state == JobState.RUNNING:
+        change(db, row.id, cancel_requested=1, **told)
+    else:
+        end(db, row, now, state, **told)
+
+
 def cancel(db: Connection, row: JobRow, now: float) -> JobState:
+    """End a job as it was asked to: held so that a person looks first, else cancelled."""
     if row.cancel_requested and row.reason not in ("", SUPERSEDED):
-        return end(db, row, now, JobState.HELD)  # it was stopped so that a person looks first
+        return end(db, row, now, JobState.HELD)
     why = {"reason": "", "sentence": "Cancelled by a person."}
     if row.reason == SUPERSEDED:
         why = {"reason": row.reason, "sentence": row.sentence}
@@ -111,7 +159,8 @@ def refuse_queued(
     db: Connection, verdicts: Mapping[int, Verdict], now: float
 ) -> tuple[Enqueued, ...]:
     """Refuse jobs whose turn has not come, unless a person wants them all the same."""
-    waits = and_(job.c.id.in_(verdicts), job.c.state == JobState.QUEUED, job.c.insisted == 0)
+    by_itself = and_(job.c.state == JobState.QUEUED, job.c.requeued_by.is_(None))
+    waits = and_(job.c.id.in_(verdicts), by_itself)
     rows = db.execute(select(job).where(waits).order_by(job.c.id).with_for_update()).all()
     for row in rows:
         verdict = verdicts[row.id]
@@ -220,6 +269,12 @@ def end_leases(db: Connection, derived_id: int, destinations: Sequence[str]) -> 
         delivery.c.state == DeliveryState.RUNNING,
     )
     db.execute(update(delivery).where(running).values(state=DeliveryState.QUEUED, **IDLE))
+
+
+def hold_delivery(db: Connection, delivery_id: int, now: float, reason: str, sentence: str) -> None:
+    """Hold a delivery for a person; a sender at work loses its lease."""
+    held = {"state": DeliveryState.HELD, "finished_at": now, **IDLE}
+    set_delivery(db, delivery_id, reason=reason, sentence=sentence, **held)
 
 
 def set_delivery(db: Connection, delivery_id: int, **values: object) -> None:

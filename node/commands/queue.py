@@ -366,18 +366,11 @@ def _end_of(uid: str) -> str:
     return uid if len(uid) <= 20 else f"...{uid[-17:]}"
 
 
-ROUTE_CHANGED = "its route has changed since"
-
-
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Put a refused, failed, held or cancelled job back; by its route as it is now."""
-    from node.rules import routing
-
+    """Queue a refused, failed, held or cancelled job again; by its route as it is now."""
     with opened(config) as store:
-        by_now = routing.of_job(store.config, store.queue.get(job_id))
-        number = store.queue.requeue(job_id, who=user(), anew=by_now)
-        said = "is queued again" if number == job_id else f"replaces job {job_id}: {ROUTE_CHANGED}"
-        _tell(store, number, said, as_json=as_json)
+        store.queue.requeue(job_id, who=user())
+        _tell(store, job_id, "is queued again", as_json=as_json)
 
 
 def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:

@@ -1,4 +1,4 @@
-"""Routing: which routes take a stack, why others do not, and what a route asks for by now."""
+"""Routing: which routes take a stack, why others do not, and what a job keeps of its route."""
 
 import math
 import re
@@ -6,9 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-from node.config import SENDER, Condition, Config, Destination, Route
-from storage.enqueue import Anew
-from storage.records import Job
+from node.config import SENDER, Condition, Destination, Route
 
 GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
 
@@ -295,24 +293,12 @@ OF_ROUTE = (
 )
 
 
-def of_job(config: Config, job: Job) -> Anew | None:
-    """For a job; a self-test's route is none of the configuration."""
-    return of_route(config, job.route, job.parameters) if job.kind == "infer" else None
-
-
-def of_route(config: Config, name: str, kept: Mapping[str, object]) -> Anew | None:
-    """For a job that keeps these parameters; None where no route is called so any more."""
-    route = next((route for route in config.routes if route.name == name), None)
-    if route is None:
-        return None
-
-    def destinations(calling_ae: str) -> tuple[str, ...]:
-        known = config.destinations
-        return tuple(destination_of(one, calling_ae, known) for one in route.destinations)
-
-    return Anew(route.model, parameters(route, kept), destinations)
-
-
 def parameters(route: Route, kept: Mapping[str, object]) -> dict[str, object]:
     """The snapshot of a route, beside what a job keeps of its stack."""
     return {**kept, **{name: getattr(route, name) for name in OF_ROUTE}}
+
+
+def has_changed(routes: Iterable[Route], name: str, model: str, kept: Mapping[str, object]) -> bool:
+    """True where a route asks for something else than this snapshot; not where it is gone."""
+    route = next((route for route in routes if route.name == name), None)
+    return route is not None and (route.model, parameters(route, kept)) != (model, dict(kept))

@@ -27,10 +27,10 @@ from node.rules import completion, routing
 from node.work.jobs import canonical, snapshot, sources
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, Limits
-from storage.errors import NotFound, WrongState
+from storage.errors import NotFound, StorageError, WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Verdict
+from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Requeued, Verdict
 
 OTHER_STUDY = (
     "The same Series Instance UID was received in another study too, so the images may belong to "
@@ -147,8 +147,48 @@ class Usable:
         return [i for i in self.instances if i.instance_uid in uids and i.path is not None]
 
 
+@dataclass(frozen=True)
+class StackRequest:
+    """An arrival that wants a result of a stack; a route makes a job of it."""
+
+    kind: str
+    series_id: int
+    study_uid: str
+    arrival_id: int
+    calling_ae: str
+    stack: str
+    kept: Mapping[str, object]  # the snapshot so far: what belongs to the stack in it stays
+    instances: Sequence[Instance]  # all versions, the newest first
+
+    def by(self, route: Route, rules: Rules, verdict: Verdict | None = None) -> NewJob:
+        """The job that a route asks for; its key names all that its result depends on."""
+        parameters = routing.parameters(route, self.kept)
+        model = [route.model, rules.models.get(route.model, "")]
+        used = sorted((i.instance_uid, i.digest) for i in newest_instances(self.instances))
+        identity = [route.name, model, parameters, self.study_uid, self.stack, used]
+        if verdict is not None:  # what was processed before, or is later, is another job
+            identity.append(verdict.reason)
+        return NewJob(
+            kind=self.kind,
+            key=hashlib.sha256(canonical(identity).encode()).hexdigest(),
+            series_id=self.series_id,
+            arrival_id=self.arrival_id,
+            stack=self.stack,
+            route=route.name,
+            model=route.model,
+            parameters=parameters,
+            destinations=tuple(
+                routing.destination_of(name, self.calling_ae, rules.destinations)
+                for name in route.destinations
+            ),
+            priority=route.priority,
+            instances=tuple(i.id for i in self.instances),
+            verdict=verdict,
+        )
+
+
 class Arrivals:
-    """The sweep over open arrivals."""
+    """The sweep over open arrivals, and over the jobs that people have requeued."""
 
     def __init__(
         self,
@@ -206,6 +246,39 @@ class Arrivals:
                     )
         raise WrongState("instances of this series keep coming; try again")
 
+    def follow_routes(self) -> None:
+        """Let workers take what people have requeued, by its route as it is now."""
+        for requeued in self._queue.requeued():
+            try:
+                job_id = self._queue.follow_route(requeued, self._by_route(requeued))
+            except StorageError:  # it waits, and does not stop the others
+                logger.exception("requeued job not compared", extra={"job": requeued.job.id})
+                continue
+            if job_id is not None:
+                logger.info("job queued", extra={"job": job_id, "how": "requeued"})
+
+    def _by_route(self, requeued: Requeued) -> list[NewJob]:
+        """The job that its route asks for, for each requester; of a self-test nothing is asked."""
+        job = requeued.job
+        route = next((route for route in self.rules.routes if route.name == job.route), None)
+        if route is None or job.kind != "infer":
+            return []
+        instances = self._queue.instances(job.id)
+        requests = [
+            StackRequest(
+                kind=job.kind,
+                series_id=job.series_id,
+                study_uid=job.study_uid,
+                arrival_id=arrival_id,
+                calling_ae=calling_ae,
+                stack=job.stack,
+                kept=job.parameters,
+                instances=instances,
+            )
+            for arrival_id, calling_ae in requeued.requesters.items()
+        ]
+        return [replace(r.by(route, self.rules), priority=job.priority) for r in requests]
+
     def complete(self, arrival: Arrival, evidence: Mapping[str, object]) -> int:
         """Close one arrival: its jobs, so many, are written in the same transaction."""
         rules = self._rules_of(arrival)  # before `never`: a self-test may be given up meanwhile
@@ -252,9 +325,8 @@ class Arrivals:
                 verdict = mixed_up
                 if verdict is None and not route.despite_thin:
                     verdict = others.thinner(stack)
-                jobs.append(
-                    self._job(arrival, usable.of_stack(stack), stack, route, rules, verdict)
-                )
+                request = self._request(arrival, stack, usable.of_stack(stack))
+                jobs.append(request.by(route, rules, verdict))
         if not stacks:
             jobs += self._unreadable(arrival, usable.instances, rules)
         refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
@@ -270,12 +342,23 @@ class Arrivals:
         modality = next((s.modality for s in found if s.id == arrival.series_id), "")
         sentence = UNREADABLE_SENTENCE.format(count=len({i.instance_uid for i in here}))
         verdict = Verdict(JobState.HELD, Reason.PIXEL_DATA_ERROR, sentence)
-        stack = Stack(UNREADABLE, ())
-        return [
-            self._job(arrival, here, stack, route, rules, verdict)
-            for route in _perhaps_matching(arrival, modality, rules)
-            if here
-        ]
+        request = self._request(arrival, Stack(UNREADABLE, ()), here)
+        routes = _perhaps_matching(arrival, modality, rules) if here else ()
+        return [request.by(route, rules, verdict) for route in routes]
+
+    def _request(
+        self, arrival: Arrival, stack: Stack, instances: Sequence[Instance]
+    ) -> StackRequest:
+        return StackRequest(
+            kind="selftest" if arrival.series_uid in self._made else "infer",
+            series_id=arrival.series_id,
+            study_uid=arrival.study_uid,
+            arrival_id=arrival.id,
+            calling_ae=arrival.calling_ae,
+            stack=stack.key,
+            kept=snapshot(Parameters(), Output(label=stack.label)),
+            instances=instances,
+        )
 
     def _outdone(
         self, arrival: Arrival, others: Others, stacks: Sequence[Stack]
@@ -289,51 +372,6 @@ class Arrivals:
             for job_id, stack in wanted.items()
             if (verdict := others.outdone(self._queue.instances(job_id), stack, stacks))
         }
-
-    def _job(
-        self,
-        arrival: Arrival,
-        mine: Sequence[Instance],
-        stack: Stack,
-        route: Route,
-        rules: Rules,
-        verdict: Verdict | None,
-    ) -> NewJob:
-        parameters = snapshot(
-            Parameters(route.factor, route.target_spacing_mm),
-            Output(
-                include_received=route.include_received,
-                slice_thickness=route.slice_thickness,
-                accept_derived=route.accept_derived,
-                across_missing=route.across_missing,
-                most_gap_mm=route.most_gap_mm,
-                classical_below=route.classical_below,
-                hold_below=route.hold_below,
-                label=stack.label,
-            ),
-        )
-        model = [route.model, rules.models.get(route.model, "")]
-        used = sorted((i.instance_uid, i.digest) for i in newest_instances(mine))
-        identity = [route.name, model, parameters, arrival.study_uid, stack.key, used]
-        if verdict is not None:  # what was processed before, or is later, is another job
-            identity.append(verdict.reason)
-        return NewJob(
-            kind="selftest" if arrival.series_uid in self._made else "infer",
-            key=hashlib.sha256(canonical(identity).encode()).hexdigest(),
-            series_id=arrival.series_id,
-            arrival_id=arrival.id,
-            stack=stack.key,
-            route=route.name,
-            model=route.model,
-            parameters=parameters,
-            destinations=tuple(
-                routing.destination_of(name, arrival.calling_ae, rules.destinations)
-                for name in route.destinations
-            ),
-            priority=route.priority,
-            instances=tuple(i.id for i in mine),
-            verdict=verdict,
-        )
 
 
 def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:
@@ -356,11 +394,11 @@ def _tell(entry: Enqueued) -> None:
 
 
 def newest_instances(instances: Sequence[Instance]) -> list[Instance]:
-    """Of each instance the version that was received last."""
+    """Of each instance the version that was received last, which comes first."""
     latest: dict[str, Instance] = {}
-    for instance in sorted(instances, key=lambda i: (i.received_at, i.id)):
+    for instance in instances:
         if instance.path is not None:
-            latest[instance.instance_uid] = instance
+            latest.setdefault(instance.instance_uid, instance)
     return list(latest.values())
 
 

@@ -261,7 +261,8 @@ def _jobs() -> None:
         _whole("cancel_requested", default="0"),
         _refers("derived.id", nullable=True, index=True),
         _text("record", default="{}"),
-        _whole("insisted", default="0"),
+        _string("requeued_by", 64, nullable=True),
+        _whole("requeue_requested", default="0"),
         _whole("revision", default="1"),
         _whole("place", default="0"),
         _whole("named", default="0"),
@@ -272,6 +273,7 @@ def _jobs() -> None:
         sa.CheckConstraint(
             "(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"
         ),
+        sa.CheckConstraint("requeue_requested = 0 OR state = 'queued'", name="requeue"),
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'succeeded', 'refused', 'failed', 'held', 'cancelled')",
             name="state",
