@@ -225,7 +225,7 @@ class Node:
             rules(settings),
             time.time,
             never=partial(never, kept, self._tests.routes),
-            made=self._tests.routes,
+            self_tests=self._tests.routes,
         )
         self._retention = Retention(kept.database, kept.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()

@@ -25,6 +25,8 @@ from storage.schema import (
 
 JobRow: TypeAlias = Row[*tuple[Any, ...]]
 
+# Rows are locked in one order everywhere: series, job, delivery, derived.
+
 # So often may a job kill its worker, or lose it with the whole node, before a person is asked.
 MOST_DEATHS = 3
 MOST_ABANDONED = 10
@@ -45,6 +47,24 @@ REDELIVER = "; its result is sent again by redeliver"
 UNASKED: dict[str, object] = {"cancel_requested": 0, "requeue_requested": 0}
 
 PENDING = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
+UNDELIVERED = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
+
+REPLACED = (
+    "A newer derived series replaces this one before all of it was sent; "
+    "{stored} of {total} instances are at the destination."
+)
+
+SEND_AGAIN = "let the sender send the series again"
+
+# What to do about a job that has made nothing, by its state.
+INSTEAD = {
+    JobState.QUEUED: "it waits for its turn, and its result is delivered then",
+    JobState.RUNNING: "it is running, and its result is delivered then",
+    JobState.REFUSED: "it was refused and has made nothing; requeue it to have it all the same",
+    JobState.FAILED: "it failed and has made nothing; requeue it",
+    JobState.HELD: "it is held and has made nothing; requeue it, or cancel it",
+    JobState.CANCELLED: "it was cancelled and has made nothing; requeue it",
+}
 
 _wanted = select(want.c.destination).where(want.c.job_id == job.c.id).correlate(job)
 _wanted_in_order = _wanted.order_by(want.c.arrival_id, want.c.rank).subquery()
@@ -73,7 +93,7 @@ def read_job(db: Connection, job_id: int) -> Job:
 
 
 def destinations_of(db: Connection, job_id: int) -> tuple[str, ...]:
-    """Where the result of a job goes."""
+    """The destinations of the result of a job."""
     lines = db.execute(select(DESTINATIONS_COLUMN).where(job.c.id == job_id)).scalar_one()
     return to_names(lines)
 
@@ -117,8 +137,8 @@ def as_asked(verdict: Verdict | None, now: float) -> dict[str, object]:
     }
     if verdict is None:
         return queued
-    told = {"reason": verdict.reason, "sentence": verdict.sentence}
-    return {**queued, **told, "state": verdict.state, "finished_at": now}
+    ended = {"state": verdict.state, "finished_at": now}
+    return {**queued, **ended, "reason": verdict.reason, "sentence": verdict.sentence}
 
 
 def begin_again(
@@ -138,11 +158,10 @@ def stop(
     db: Connection, row: JobRow, now: float, state: JobState, reason: str, sentence: str
 ) -> None:
     """End a job that waits; one that runs ends so once its worker has stopped (`cancel`)."""
-    told = {"reason": reason, "sentence": sentence}
     if row.state == JobState.RUNNING:
-        change(db, row.id, cancel_requested=1, **told)
+        change(db, row.id, cancel_requested=1, reason=reason, sentence=sentence)
     else:
-        end(db, row, now, state, **told)
+        end(db, row, now, state, reason=reason, sentence=sentence)
 
 
 def cancel(db: Connection, row: JobRow, now: float) -> JobState:
@@ -206,19 +225,10 @@ def abandon(db: Connection, row: JobRow, now: float) -> bool:
 
 
 def end_attempt(db: Connection, row: JobRow, now: float, outcome: str, detail: str = "") -> None:
-    """How the run ended; the first to say so counts."""
+    """Write down how the run ended; the first to say so counts."""
     run = and_(attempt.c.job_id == row.id, attempt.c.number == row.attempt)
     values = {"ended_at": now, "outcome": outcome[:32], "detail": detail}
     db.execute(update(attempt).where(run, attempt.c.ended_at.is_(None)).values(**values))
-
-
-# Rows are locked in one order everywhere: series, job, delivery, derived.
-
-UNDELIVERED = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
-REPLACED = (
-    "A newer derived series replaces this one before all of it was sent; "
-    "{stored} of {total} instances are at the destination."
-)
 
 
 def queue_deliveries(
@@ -239,7 +249,7 @@ def queue_deliveries(
 def cancel_undelivered(
     db: Connection, derived_id: int, reason: str, now: float, keep: Collection[str] = ()
 ) -> None:
-    """What is not at its destination yet will not get there; a sender at work loses its lease.
+    """Cancel what is not at its destination yet; a sender at work loses its lease.
 
     To the destinations in `keep` it still goes: somebody else wants it there.
     """
@@ -317,19 +327,6 @@ def _queue(
         offer_again(db, row.id, priority, now)
 
 
-SEND_AGAIN = "let the sender send the series again"
-
-# What to do about a job that has made nothing, by its state.
-INSTEAD = {
-    JobState.QUEUED: "it waits for its turn, and its result is delivered then",
-    JobState.RUNNING: "it is running, and its result is delivered then",
-    JobState.REFUSED: "it was refused and has made nothing; requeue it to have it all the same",
-    JobState.FAILED: "it failed and has made nothing; requeue it",
-    JobState.HELD: "it is held and has made nothing; requeue it, or cancel it",
-    JobState.CANCELLED: "it was cancelled and has made nothing; requeue it",
-}
-
-
 def check_received(db: Connection, job_id: int) -> None:
     """The received instances that a job works on have their files."""
     gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))  # or about to go
@@ -362,12 +359,12 @@ def without_files(db: Connection, jobs: Collection[int]) -> frozenset[int]:
 
 def check_derived(db: Connection, of_job: Row[*tuple[Any, ...]]) -> None:
     """The job has made a derived series, and its files are there."""
-    job_id, made_id = of_job.id, of_job.derived_id
-    made = db.execute(select(derived).where(derived.c.id == made_id)).one_or_none()
-    if made is None:
+    job_id = of_job.id
+    result = db.execute(select(derived).where(derived.c.id == of_job.derived_id)).one_or_none()
+    if result is None:
         raise WrongState(f"job {job_id} cannot be delivered: {INSTEAD[JobState(of_job.state)]}")
-    if made.purged_at is not None:
-        raise WrongState(f"job {job_id}: {_removed(made.purged_at)}")
+    if result.purged_at is not None:
+        raise WrongState(f"job {job_id}: {_removed(result.purged_at)}")
 
 
 def check_delivery(db: Connection, delivery_id: int, derived_id: int) -> None:

@@ -25,7 +25,7 @@ MOST_DAYS = 14.0  # so far back is looked; whoever is silent for longer is silen
 
 
 def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -> float:
-    """How long the sender has been silent of the time in which it was expected, in seconds.
+    """The time, in seconds, for which a sender was silent of that in which it was expected.
 
     Counted until it has been long enough: the answer is never much above `silent_hours`.
     """
@@ -41,7 +41,7 @@ def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | No
 
 
 def is_silent(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -> bool:
-    """Whether somebody should look at the sender: now, as it is expected to send."""
+    """True where somebody should look at the sender: now, as it is expected to send."""
     if now - last_at < sender.silent_hours * 3600:  # not even by the clock on the wall
         return False
     if not sender.is_open(datetime.fromtimestamp(now, zone)):
@@ -50,6 +50,6 @@ def is_silent(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -
 
 
 def heard(last_at: float, zone: tzinfo | None) -> str:
-    """When it was heard last, as people say it."""
+    """The time at which it was heard last, as people say it."""
     moment = datetime.fromtimestamp(last_at, zone) + timedelta(seconds=0.5)
     return moment.strftime("%Y-%m-%d %H:%M")

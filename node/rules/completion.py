@@ -1,4 +1,4 @@
-"""When an arrival is complete, and on what evidence.
+"""Completion: an arrival is complete after a quiet period, on this evidence.
 
 Nothing in DICOM says that a series has ended: the end of an association has no meaning for it
 (PS3.4 B), and equal counts prove nothing. So a quiet period decides, and the rest is evidence.
@@ -15,7 +15,7 @@ Evidence: TypeAlias = Mapping[str, object]
 
 
 class Rule(StrEnum):
-    """What closed an arrival."""
+    """The rule that closed an arrival."""
 
     QUIET = "quiet"
     OPEN_LIMIT = "open_limit"  # quiet for long, while an association that carried it stays open
@@ -41,7 +41,7 @@ def decide(arrival: Arrival, *, now: float, completion: Completion) -> Evidence 
 
 
 def evidence(arrival: Arrival, *, rule: Rule, now: float) -> Evidence:
-    """What was known about the arrival when `rule` closed it."""
+    """The facts about the arrival at the moment when `rule` closed it."""
     return {
         "rule": str(rule),
         "quiet_seconds": round(max(0.0, now - arrival.last_at), 3),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from inference import geometry, twins
-from inference.errors import Reason
+from inference.errors import Reason, Unprocessable
 from inference.model import Parameters
 from inference.request import Output
 from inference.stacks import (
@@ -32,16 +32,72 @@ from storage.files import Files
 from storage.jobs import Queue
 from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Requeued, Verdict
 
+logger = logging.getLogger(__name__)
+
 OTHER_STUDY = (
     "The same Series Instance UID was received in another study too, so the images may belong to "
     "two patients. Find out which study is right, then requeue or cancel."
 )
 # What a thinner series may have against it that makes no difference here.
 ANY_SLICES = Output(across_missing="leave")
+UNREADABLE_SENTENCE = (
+    "None of the {count} received files of this series can be read. Let the sender send it again; "
+    "then this job is cancelled by itself. Or cancel it."
+)
+MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
+RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
 
 
-class Others:
-    """Read when somebody asks, once an arrival: most studies have nothing to read."""
+@dataclass(frozen=True)
+class Rules:
+    """The configuration of arrivals; replaced as a whole when the file is read again."""
+
+    ae_title: str
+    completion: Completion
+    routes: tuple[Route, ...]
+    destinations: tuple[Destination, ...]
+    models: Mapping[str, str]  # model name -> version and weights: a new model makes a new series
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All that a complete arrival asks for; `hold` where its Series UID is not of one patient."""
+
+    jobs: tuple[NewJob, ...] = ()
+    hold: Verdict | None = None
+    refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
+    stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
+    aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
+
+
+@dataclass(frozen=True)
+class UsableInstances:
+    """The instances that jobs work on. A file that cannot be read belongs to every stack: nobody
+    knows which slice it is, and a job without it would pass over a missing slice in silence.
+    """
+
+    instances: tuple[Instance, ...]
+    damaged: frozenset[str]  # SOP Instance UIDs whose newest version cannot be read
+
+    @classmethod
+    def of(
+        cls, instances: Sequence[Instance], headers: Sequence[Header], files: Files
+    ) -> "UsableInstances":
+        """Leave out the damaged version of what was sent again, whole."""
+        unreadable = {header.path for header in headers if header.fault}
+        faulty = {i.id for i in instances if i.path and files.path(i.path) in unreadable}
+        last = {i.id for i in newest_instances(instances)}
+        kept = tuple(i for i in instances if i.id not in faulty or i.id in last)
+        return cls(kept, frozenset(i.instance_uid for i in kept if i.id in faulty))
+
+    def of_stack(self, stack: Stack) -> list[Instance]:
+        """All versions of its instances, with what cannot be read."""
+        uids = {header.uid for header in stack.headers} | self.damaged
+        return [i for i in self.instances if i.instance_uid in uids and i.path is not None]
+
+
+class StudyContext:
+    """The rest of an arrival's study, read where a route asks: most have nothing to read."""
 
     def __init__(self, archive: Archive, files: Files, arrival: Arrival) -> None:
         self._archive = archive
@@ -59,10 +115,7 @@ class Others:
 
     def thinner(self, stack: Stack) -> Verdict | None:
         """Refused where the study holds a received stack that makes generated slices pointless."""
-        found = twins.acquired_thin(stack, self._beside)
-        if found is None:
-            return None
-        return Verdict(JobState.REFUSED, found.reason, found.sentence)
+        return _refused(twins.acquired_thin(stack, self._beside))
 
     def outdone(
         self, instances: Sequence[Instance], key: str, thin: Sequence[Stack]
@@ -71,9 +124,8 @@ class Others:
         usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
         thick = [stack for stack in self._stacks(instances) if stack.key == key]
         for stack in thick if usable else ():
-            found = twins.acquired_thin(stack, usable)
-            if found is not None:
-                return Verdict(JobState.REFUSED, found.reason, found.sentence)
+            if verdict := _refused(twins.acquired_thin(stack, usable)):
+                return verdict
         return None
 
     @cached_property
@@ -89,62 +141,6 @@ class Others:
     def _stacks(self, instances: Sequence[Instance]) -> list[Stack]:
         headers: list[Header] = read_headers(sources(instances, self._files))
         return stacks_of(headers)
-
-
-logger = logging.getLogger(__name__)
-
-UNREADABLE_SENTENCE = (
-    "None of the {count} received files of this series can be read. Let the sender send it again; "
-    "then this job is cancelled by itself. Or cancel it."
-)
-MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
-RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What decides about arrivals; replaced as a whole when the configuration is read again."""
-
-    ae_title: str
-    completion: Completion
-    routes: tuple[Route, ...]
-    destinations: tuple[Destination, ...]
-    models: Mapping[str, str]  # model name -> version and weights: a new model makes a new series
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a complete arrival asks for; `hold` where its Series UID is not of one patient."""
-
-    jobs: tuple[NewJob, ...] = ()
-    hold: Verdict | None = None
-    refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
-    stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
-    aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
-
-
-@dataclass(frozen=True)
-class Usable:
-    """The instances that jobs work on. A file that cannot be read belongs to every stack: nobody
-    knows which slice it is, and a job without it would pass over a missing slice in silence.
-    """
-
-    instances: tuple[Instance, ...]
-    damaged: frozenset[str]  # SOP Instance UIDs whose newest version cannot be read
-
-    @classmethod
-    def of(cls, instances: Sequence[Instance], headers: Sequence[Header], files: Files) -> "Usable":
-        """What was sent again, whole, replaces its damaged version."""
-        unreadable = {header.path for header in headers if header.fault}
-        faulty = {i.id for i in instances if i.path and files.path(i.path) in unreadable}
-        last = {i.id for i in newest_instances(instances)}
-        kept = tuple(i for i in instances if i.id not in faulty or i.id in last)
-        return cls(kept, frozenset(i.instance_uid for i in kept if i.id in faulty))
-
-    def of_stack(self, stack: Stack) -> list[Instance]:
-        """All versions of its instances, with what cannot be read."""
-        uids = {header.uid for header in stack.headers} | self.damaged
-        return [i for i in self.instances if i.instance_uid in uids and i.path is not None]
 
 
 @dataclass(frozen=True)
@@ -199,10 +195,10 @@ class Arrivals:
         now: Callable[[], float],
         *,
         never: Callable[[str], str],
-        made: Mapping[str, Route],
+        self_tests: Mapping[str, Route],
     ) -> None:
         self._never = never  # Series UID -> who has said that it is never processed, or nothing
-        self._made = made  # Series UID of a self-test -> the one route that it takes
+        self._self_tests = self_tests  # Series UID -> the one route that it takes
         self._archive = archive
         self._queue = queue
         self._files = files
@@ -234,7 +230,7 @@ class Arrivals:
     def process_now(self, series_uid: str, who: str) -> str:
         """Close what is arriving of a series, without waiting; what was done, as a sentence."""
         for _ in range(MOST_TRIES):
-            arriving = [one for one in self._archive.arriving() if one.series_uid == series_uid]
+            arriving = [a for a in self._archive.arriving() if a.series_uid == series_uid]
             if not arriving:
                 raise NotFound(f"nothing of the series {series_uid} is arriving")
             for arrival in arriving:
@@ -285,40 +281,40 @@ class Arrivals:
         never = self._never(arrival.series_uid)
         if never:
             evidence = {**evidence, "never": never}
-        wanted = Wanted() if arrival.own or never else self._wanted(arrival, rules)
-        if wanted.aside:
-            evidence = {**evidence, "set_aside": wanted.aside}
+        decision = Decision() if arrival.own or never else self._decide(arrival, rules)
+        if decision.aside:
+            evidence = {**evidence, "set_aside": decision.aside}
         queued = self._queue.complete(
             arrival.id,
             evidence,
-            wanted.jobs,
+            decision.jobs,
             instances=arrival.instances,
-            hold=wanted.hold,
-            refuse=wanted.refuse,
-            stacks=wanted.stacks,
+            hold=decision.hold,
+            refuse=decision.refuse,
+            stacks=decision.stacks,
             limits=Limits(self.rules.completion.results_per_study, self.rules.completion.reruns),
         )
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
         logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": len(queued)})
         for entry in queued:
-            _tell(entry)
+            _log(entry)
         return len(queued)
 
     def _rules_of(self, arrival: Arrival) -> Rules:
-        made = self._made.get(arrival.series_uid)
-        return self.rules if made is None else replace(self.rules, routes=(made,))
+        route = self._self_tests.get(arrival.series_uid)
+        return self.rules if route is None else replace(self.rules, routes=(route,))
 
-    def _wanted(self, arrival: Arrival, rules: Rules) -> Wanted:
+    def _decide(self, arrival: Arrival, rules: Rules) -> Decision:
         instances = self._archive.instances(arrival.id)
         headers = read_headers(sources(instances, self._files))
         if any(is_derived_by_node(header) for header in headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
-            return Wanted()
-        aside = _tell_of_others(arrival, headers)
-        others = Others(self._archive, self._files, arrival)
+            return Decision()
+        aside = _count_set_aside(arrival, headers)
+        others = StudyContext(self._archive, self._files, arrival)
         stacks = stacks_of(headers)
         mixed_up = others.mixed_up(stacks)
-        usable = Usable.of(instances, headers, self._files)
+        usable = UsableInstances.of(instances, headers, self._files)
         jobs = []
         for stack in stacks:
             for route in _matching(arrival, stack, rules):
@@ -331,15 +327,15 @@ class Arrivals:
             jobs += self._unreadable(arrival, usable.instances, rules)
         refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
         known = frozenset() if mixed_up else frozenset(stack.key for stack in stacks)
-        return Wanted(tuple(jobs), mixed_up, refuse, known, aside)
+        return Decision(tuple(jobs), mixed_up, refuse, known, aside)
 
     def _unreadable(
         self, arrival: Arrival, instances: Sequence[Instance], rules: Rules
     ) -> list[NewJob]:
         """Held jobs where no file can be read: nobody knows what it is, but somebody sent it."""
         here = [i for i in instances if i.path is not None]
-        found = self._archive.series_by_uid(arrival.series_uid)
-        modality = next((s.modality for s in found if s.id == arrival.series_id), "")
+        of_uid = self._archive.series_by_uid(arrival.series_uid)
+        modality = next((s.modality for s in of_uid if s.id == arrival.series_id), "")
         sentence = UNREADABLE_SENTENCE.format(count=len({i.instance_uid for i in here}))
         verdict = Verdict(JobState.HELD, Reason.PIXEL_DATA_ERROR, sentence)
         request = self._request(arrival, Stack(UNREADABLE, ()), here)
@@ -350,7 +346,7 @@ class Arrivals:
         self, arrival: Arrival, stack: Stack, instances: Sequence[Instance]
     ) -> StackRequest:
         return StackRequest(
-            kind="selftest" if arrival.series_uid in self._made else "infer",
+            kind="selftest" if arrival.series_uid in self._self_tests else "infer",
             series_id=arrival.series_id,
             study_uid=arrival.study_uid,
             arrival_id=arrival.id,
@@ -361,20 +357,24 @@ class Arrivals:
         )
 
     def _outdone(
-        self, arrival: Arrival, others: Others, stacks: Sequence[Stack]
+        self, arrival: Arrival, others: StudyContext, stacks: Sequence[Stack]
     ) -> dict[int, Verdict]:
         """Jobs that wait and that thinner slices, received just now, have made pointless."""
         despite = {route.name for route in self.rules.routes if route.despite_thin}
         waiting = self._queue.waiting_beside(arrival.study_uid, arrival.series_id)
-        wanted = {job.id: job.stack for job in waiting if job.route not in despite}
+        stack_of = {job.id: job.stack for job in waiting if job.route not in despite}
         return {
             job_id: verdict
-            for job_id, stack in wanted.items()
+            for job_id, stack in stack_of.items()
             if (verdict := others.outdone(self._queue.instances(job_id), stack, stacks))
         }
 
 
-def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:
+def _refused(thin: Unprocessable | None) -> Verdict | None:
+    return Verdict(JobState.REFUSED, thin.reason, thin.sentence) if thin is not None else None
+
+
+def _count_set_aside(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:
     """Localizers, dose pages and the like are in no stack; they are kept all the same."""
     counts = Counter(str(item.reason) for item in set_aside(headers))
     reasons = dict(sorted(counts.items()))
@@ -384,7 +384,7 @@ def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str,
     return reasons
 
 
-def _tell(entry: Enqueued) -> None:
+def _log(entry: Enqueued) -> None:
     if entry.what == "held":
         logger.warning("job held", extra={"job": entry.job_id, "reason": entry.reason})
     elif entry.what == "refused":
@@ -411,7 +411,7 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
     )
-    names = {each.route for each in explained if each.matches}
+    names = {explanation.route for explanation in explained if explanation.matches}
     return tuple(route for route in rules.routes if route.name in names)
 
 

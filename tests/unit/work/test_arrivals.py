@@ -61,7 +61,7 @@ class Site:
             Rules("MIDSLICE", self.settings.completion, (route(),), (PACS,), {"linear": "v1"}),
             stored.clock,
             never=lambda series_uid: self.never.get(series_uid, ""),
-            made=self.of_tests,
+            self_tests=self.of_tests,
         )
 
     def follow(self, *routes: Route, model: str = "v1") -> None:
