@@ -416,7 +416,8 @@ def follow_route(
             request(db, row.id, new.arrival_id, new.destinations)
         change(db, row.id, requeue_requested=0)
         return int(row.id)
-    job_id = [enqueue(database, db, new, now).job_id for new in jobs][-1]
+    others = (replace(new, priority=row.priority) for new in jobs)
+    job_id = [enqueue(database, db, other, now).job_id for other in others][-1]
     state = db.execute(select(job.c.state).where(job.c.id == job_id)).scalar_one()
     if state in REQUEUEABLE:  # it was there before; a person wants it now
         begin_again(db, job_id, now)

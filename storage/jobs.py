@@ -66,8 +66,8 @@ from storage.transitions import (
     die,
     end,
     end_attempt,
+    give_back,
     locked,
-    put_back,
     queue_deliveries,
     read_job,
     refuse_queued,
@@ -278,7 +278,7 @@ class Queue:
     def release(self, leased: Job) -> JobState:
         """Give the job back on a clean stop; it counts nothing."""
         with self._leases.holding(leased) as (db, row):
-            return put_back(db, row, self._now(), "released")
+            return give_back(db, row, self._now(), "released")
 
     def succeed(self, leased: Job, result: NewDerived) -> Ended:
         """The verified derived series, its deliveries and the job's end, together.
@@ -288,7 +288,7 @@ class Queue:
         """
         with self._leases.holding(leased) as (db, row):
             if row.cancel_requested:
-                return Ended(put_back(db, row, self._now(), "cancelled"), folder_kept=False)
+                return Ended(give_back(db, row, self._now(), "cancelled"), folder_kept=False)
             ended = keep_result(self._database, db, row, result, self._now())
             end_attempt(db, row, self._now(), str(ended.state))
             return ended
@@ -297,7 +297,7 @@ class Queue:
         """The derived series exists already: deliver it once more instead of making it."""
         with self._leases.holding(leased) as (db, row):
             if row.cancel_requested:
-                return Ended(put_back(db, row, self._now(), "cancelled"), folder_kept=False)
+                return Ended(give_back(db, row, self._now(), "cancelled"), folder_kept=False)
             ended = reuse_result(self._database, db, row, series_uid, self._now())
             end_attempt(db, row, self._now(), str(ended.state))
             return ended
@@ -321,7 +321,7 @@ class Queue:
     def cancelled(self, leased: Job) -> JobState:
         """The worker has stopped because somebody asked for it; queued where it is wanted again."""
         with self._leases.holding(leased) as (db, row):
-            return put_back(db, row, self._now(), "cancelled")
+            return give_back(db, row, self._now(), "cancelled")
 
     def died(self, leased: Job, outcome: str, detail: str, reason: str, sentence: str) -> JobState:
         """The worker died or was killed: once more, or held where that happened too often."""
@@ -336,11 +336,11 @@ class Queue:
             rows = db.execute(left).all()
             for row in rows:
                 if abandon(db, row, self._now()):
-                    put_back(db, row, self._now(), "abandoned")
+                    give_back(db, row, self._now(), "abandoned")
         return tuple(row.id for row in rows)
 
     def requeue(self, job_id: int, *, who: str = "") -> None:
-        """A person puts back into the queue what was refused, failed, held or cancelled.
+        """A person queues again what was refused, failed, held or cancelled.
 
         No worker takes it before the node has compared it with its route (`follow_route`).
         """
@@ -357,7 +357,7 @@ class Queue:
         query = JOBS.where(OPEN_JOB, job.c.requeue_requested == 1).order_by(job.c.id)
         with self._database.reading() as db:
             jobs = [to_job(row) for row in db.execute(query)]
-            return tuple(Requeued(found, requesters(db, found.id)) for found in jobs)
+            return tuple(Requeued(waiting, requesters(db, waiting.id)) for waiting in jobs)
 
     def follow_route(self, requeued: Requeued, jobs: Sequence[NewJob]) -> int | None:
         """Let a requeued job go on, or what its route asks for by now; the id of the one that does.

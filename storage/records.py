@@ -183,7 +183,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Requeued:
-    """A job that a person put back into the queue, to be compared with its route."""
+    """A job that a person has queued again, to be compared with its route."""
 
     job: Job
     requesters: Mapping[int, str]  # the arrivals that want it, each with its calling AE title

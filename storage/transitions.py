@@ -189,7 +189,9 @@ def refuse_queued(
     )
 
 
-def put_back(db: Connection, row: JobRow, now: float, outcome: str, sentence: str = "") -> JobState:
+def give_back(
+    db: Connection, row: JobRow, now: float, outcome: str, sentence: str = ""
+) -> JobState:
     """Queued again, or cancelled where somebody asked for that meanwhile."""
     end_attempt(db, row, now, outcome)
     if row.cancel_requested:
@@ -206,7 +208,7 @@ def die(
     change(db, row.id, worker_deaths=deaths)
     if deaths < MOST_DEATHS or row.cancel_requested:
         again = AGAIN.format(sentence=sentence, deaths=deaths, most=MOST_DEATHS)
-        return put_back(db, row, now, outcome, again)
+        return give_back(db, row, now, outcome, again)
     text = TOO_OFTEN.format(sentence=sentence, deaths=deaths)
     return end(db, row, now, JobState.HELD, reason=reason, sentence=text)
 

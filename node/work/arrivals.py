@@ -260,7 +260,7 @@ class Arrivals:
         if route is None or job.kind != "infer":
             return []
         instances = self._queue.instances(job.id)
-        requests = [
+        return [
             StackRequest(
                 kind=job.kind,
                 series_id=job.series_id,
@@ -270,10 +270,9 @@ class Arrivals:
                 stack=job.stack,
                 kept=job.parameters,
                 instances=instances,
-            )
+            ).by(route, self.rules)
             for arrival_id, calling_ae in requeued.requesters.items()
         ]
-        return [replace(r.by(route, self.rules), priority=job.priority) for r in requests]
 
     def complete(self, arrival: Arrival, evidence: Mapping[str, object]) -> int:
         """Close one arrival: its jobs, so many, are written in the same transaction."""

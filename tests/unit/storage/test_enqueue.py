@@ -375,7 +375,6 @@ def by_route(
             model=model,
             parameters=parameters,
             destinations=(*destinations, f"to {calling_ae}"),
-            priority=requeued.job.priority,
             instances=tuple(one.id for one in stored.queue.instances(requeued.job.id)),
         )
         for arrival_id, calling_ae in requeued.requesters.items()
