@@ -10,17 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import PredictionError
+from inference.request import Parameters as Parameters  # part of this contract
 from inference.volume import Geometry, Plane, Volume
 
 Produces = Literal["slices", "mask", "findings"]
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """What a route or a caller asks of a model. Exactly one of the first two is set."""
-
-    factor: int | None = None  # slices out per slice in, 2 to 10
-    target_spacing_mm: float | None = None
 
 
 @dataclass(frozen=True)

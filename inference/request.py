@@ -1,4 +1,4 @@
-"""What goes to a worker and what comes back: picklable values, free of torch and of pydicom."""
+"""Request and outcome of a job: picklable values that load neither numpy, torch nor pydicom."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from inference.errors import Reason
-from inference.model import Parameters
+
+SliceThickness = Literal["source", "spacing"]  # of generated slices, and of copies beside them
+AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The slices that a route or a caller asks of a model. Exactly one of the two is set."""
+
+    factor: int | None = None  # slices out per slice in, 2 to 10
+    target_spacing_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,9 @@ class Output:
     """What the derived series must look like; each of these is part of its UIDs."""
 
     include_received: bool = True
-    slice_thickness: Literal["source", "spacing"] = "source"
+    slice_thickness: SliceThickness = "source"
     accept_derived: bool = True
-    across_missing: Literal["hold", "leave"] = "hold"
+    across_missing: AcrossMissing = "hold"
     most_gap_mm: float = 12.0  # a series with a wider one to fill is held
     classical_below: float = 0.1  # confidence below which a slice does without the network
     hold_below: float = 0.05  # confidence below which the series is held

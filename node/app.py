@@ -16,7 +16,7 @@ from pathlib import Path
 
 from inference.request import Resources
 from node import config
-from node.config import RELOADABLE_NODE, Config
+from node.config import Config
 from node.config.reading import to_values
 from node.dicom import scp
 from node.dicom.handlers import identify_file
@@ -37,119 +37,6 @@ from storage.site import control, selftests
 from storage.site.audit import NODE
 from storage.site.nodes import SECRET, SERVING, STOPPED, STOPPING
 
-
-def scp_settings(settings: Config, kept: Store) -> scp.ScpSettings:
-    """The Storage SCP."""
-    return scp.ScpSettings(
-        ae_title=settings.node.ae_title,
-        host=settings.node.host,
-        port=settings.node.port,
-        max_associations=settings.node.max_associations,
-        idle_seconds=settings.node.idle_seconds,
-        incoming=kept.files.incoming,
-        min_free_bytes=settings.storage.min_free_bytes,
-    )
-
-
-def admission(settings: Config, kept: Store, guests: Collection[str] = ()) -> scp.Admission:
-    """Who may associate, under which called AE titles; guests are those of a self-test.
-
-    Where the configuration names no calling AE title any is let in, whoever was allowed since.
-    """
-    allowed = frozenset(settings.node.allowed_ae_titles)
-    if allowed:
-        added = control.all_on(kept.database, SwitchName.ALLOWED_AE)
-        allowed |= {one.subject for one in added}
-    return scp.Admission(
-        called_ae_titles=frozenset(settings.called_ae_titles),
-        calling_ae_titles=allowed,
-        networks=tuple(str(network) for network in settings.node.allowed_networks),
-        guests=frozenset(guests),
-    )
-
-
-def never(kept: Store, made: Container[str], series_uid: str) -> str:
-    """Who has said that a series is never processed; nothing where nobody has.
-
-    A made series takes the route of its self-test or none: by those of the configuration it would
-    come to a PACS as a patient. While the test runs, it is for the node that has the route.
-    """
-    found = control.is_on(kept.database, SwitchName.NEVER, series_uid)
-    if found is not None:
-        return found.who
-    test = None if series_uid in made else selftests.of_series(kept.database, series_uid)
-    if test is not None and test.state is SelfTestState.RUNNING:
-        raise WrongState(f"series {series_uid} is that of self-test {test.id}, which runs")
-    return NODE if test is not None else ""
-
-
-def rules(settings: Config) -> Rules:
-    """What decides about arrivals."""
-    return Rules(
-        ae_title=settings.node.ae_title,
-        completion=settings.completion,
-        routes=settings.routes,
-        destinations=settings.destinations,
-        models={name: fingerprint(spec) for name, spec in specs(settings).items()},
-    )
-
-
-def site(settings: Config, kept: Store) -> Site:
-    """What is the same for every job of this node."""
-    return Site(
-        secret=kept.files.secret(settings.storage.secret_file),
-        station_name=settings.node.ae_title,
-        timezone=settings.node.zone,
-        models=specs(settings),
-        resources=Resources(device=settings.inference.device),
-    )
-
-
-def check_secret(kept: Store, settings: Config) -> None:
-    """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
-    secret = kept.files.secret(settings.storage.secret_file)
-    kept.nodes.fact(SECRET, fingerprint_of(secret))
-
-
-def web_settings(settings: Config, kept: Store) -> WebSettings:
-    """The web process."""
-    return WebSettings(config=settings, node_id=kept.node_id, log_as_json=not sys.stdout.isatty())
-
-
-RELOADABLE = (
-    "destinations",
-    "routes",
-    "completion",
-    "delivery",
-    "senders",
-    "notify",
-    "selftest",
-)
-FIXED = ("storage", "inference", "web", "models")
-
-
-def reloaded(running: Config, read: Config) -> Config:
-    """`running` with everything of `read` that may change at run time."""
-    node = {name: getattr(read.node, name) for name in RELOADABLE_NODE}
-    changes: dict[str, object] = {name: getattr(read, name) for name in RELOADABLE}
-    changes["node"] = running.node.model_copy(update=node)
-    return running.model_copy(update=changes)
-
-
-def needs_restart(running: Config, read: Config) -> Iterator[str]:
-    """The key paths that differ and that only a restart can apply, such as `node.port`."""
-    for section in ("node", *FIXED):
-        before, after = getattr(running, section), getattr(read, section)
-        if isinstance(before, tuple):
-            if before != after:
-                yield section
-            continue
-        for name in type(before).model_fields:
-            fixed = section != "node" or name not in RELOADABLE_NODE
-            if fixed and getattr(before, name) != getattr(after, name):
-                yield f"{section}.{name}"
-
-
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
@@ -164,19 +51,16 @@ def serve(path: Path) -> int:
     settings = config.load(path)
     node_id = f"{socket.gethostname()}/{settings.node.ae_title}"
     with opened(settings, node_id) as store, _alone(settings, node_id):
-        return _run(Node(path, settings, store))
+        return _run(RunningNode(path, settings, store))
 
 
-def _run(node: "Node") -> int:
+def _run(node: "RunningNode") -> int:
     stop = threading.Event()
-    asked = 0
 
     def on_stop(_signal: int, _frame: object) -> None:
-        nonlocal asked
-        asked += 1
-        stop.set()
-        if asked > 1:
+        if stop.is_set():
             node.hurry.set()
+        stop.set()
 
     signal.signal(signal.SIGTERM, on_stop)
     signal.signal(signal.SIGINT, on_stop)
@@ -192,70 +76,70 @@ def _run(node: "Node") -> int:
 
 @contextmanager
 def _alone(settings: Config, node_id: str) -> Iterator[None]:
-    """Two processes of one name would take each other's jobs for those of a dead one."""
+    """Refuse a second process of this name: each would take the other's jobs for a dead one's."""
     name = hashlib.sha256(node_id.encode()).hexdigest()[:12]
     with (settings.folder / f"node-{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = f"a node named {node_id} runs on {settings.folder} already; stop it first"
-            raise ConfigError(f"{settings.path.name}: {said}") from None
+            problem = f"a node named {node_id} runs on {settings.folder} already; stop it first"
+            raise ConfigError(f"{settings.path.name}: {problem}") from None
         yield
 
 
-class Node:
-    """One running node."""
+class RunningNode:
+    """The parts of one node, from its start to its stop."""
 
-    def __init__(self, path: Path, settings: Config, kept: Store) -> None:
+    def __init__(self, path: Path, settings: Config, store: Store) -> None:
         self._path = path
         self._settings = settings
         self.hurry = threading.Event()  # a second SIGTERM: stop at once
         self.reload_requested = threading.Event()
-        self._kept = kept
-        check_secret(kept, settings)
+        self._store = store
+        check_secret(store, settings)
         self._reach = Reachability(
-            kept.database, time.time, settings.node.ae_title, settings.delivery
+            store.database, time.time, settings.node.ae_title, settings.delivery
         )
-        self._deliverers = Deliverers(kept.ledger, kept.files, self._reach, time.time)
-        self._tests = SelfTests(kept, settings, time.time, self._admit)
+        self._deliverers = Deliverers(store.ledger, store.files, self._reach, time.time)
+        self._tests = SelfTests(store, settings, time.time, self._admit)
         self._arrivals = Arrivals(
-            kept.archive,
-            kept.queue,
-            kept.files,
+            store.archive,
+            store.queue,
+            store.files,
             rules(settings),
             time.time,
-            never=partial(never, kept, self._tests.routes),
+            never=partial(never, store, self._tests.routes),
             self_tests=self._tests.routes,
         )
-        self._retention = Retention(kept.database, kept.files, settings.storage, time.time)
+        self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
-        self._scp = scp.Scp(scp_settings(settings, kept), admission(settings, kept), kept.archive)
+        self._admitted = admission(settings, store)
+        self._scp = scp.Scp(scp_settings(settings, store), self._admitted, store.archive)
         self._background = Background(
-            kept.database,
+            store.database,
             settings,
-            kept.node_id,
+            store.node_id,
             reach=self._reach,
             tests=self._tests,
             process_now=self._arrivals.process_now,
             ask_reload=self.reload_requested.set,
         )
-        self._admitted = admission(settings, kept)
         self._schedule = Schedule()
         with _naming(settings, "web"):
             self._web = WebProcess(
-                settings.web.host, settings.web.port, web_settings(settings, kept)
+                settings.web.host, settings.web.port, web_settings(settings, store)
             )
         self._state = SERVING
 
     def start(self) -> None:
         """Recover what a dead node left, start the children, then listen."""
-        kept = self._kept
-        since = kept.nodes.start(kept.node_id)
-        kept.archive.lose_associations()
-        kept.queue.recover()
-        kept.ledger.recover()
-        kept.archive.recover(identify_file, since=since)
-        kept.nodes.recovered(kept.node_id)
+        store = self._store
+        since = store.nodes.start(store.node_id)
+        store.archive.lose_associations()
+        store.queue.recover()
+        store.ledger.recover()
+        store.archive.recover(identify_file, since=since)
+        store.nodes.recovered(store.node_id)
         web_port = self._web.start()
         self._supervisor.start()
         self._deliverers.follow(self._settings)
@@ -275,7 +159,7 @@ class Node:
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
 
     def tick(self) -> None:
-        """What is looked after between signals; none of it may end the node."""
+        """Look after what is due between signals; none of it may end the node."""
         try:
             if self.reload_requested.is_set():
                 self.reload_requested.clear()
@@ -315,7 +199,7 @@ class Node:
 
     def _release(self) -> None:
         """Leases of what had to be left: another start takes it up at once."""
-        self._kept.ledger.recover()
+        self._store.ledger.recover()
         self._state = STOPPED
         self._beat()
 
@@ -325,14 +209,14 @@ class Node:
             new = config.load(self._path)
         except ConfigError as error:
             logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
-            kept = self._kept
-            control.refused(kept.database, time.time(), kept.node_id, error.problems)
+            store = self._store
+            control.refused(store.database, time.time(), store.node_id, error.problems)
             self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
             return
-        restart = tuple(needs_restart(self._settings, new))
+        restart = tuple(self._settings.needs_restart(new))
         for key in restart:
             logger.warning("needs a restart", extra={"key": key})
-        self._settings = reloaded(self._settings, new)
+        self._settings = self._settings.reloaded(new)
         self._arrivals.rules = rules(self._settings)
         self._background.follow(self._settings)
         self._admit()
@@ -344,16 +228,16 @@ class Node:
 
     def _tell_configured(self, restart: Sequence[str] = ()) -> None:
         """Write down what the node works with, for those who only see the database."""
-        kept = self._kept
+        store = self._store
         values = to_values(self._settings)
-        control.applied(kept.database, time.time(), kept.node_id, values, restart)
+        control.applied(store.database, time.time(), store.node_id, values, restart)
 
     def _admit(self) -> None:
-        """Who may associate, by the configuration and by what was allowed since."""
-        found = admission(self._settings, self._kept, self._tests.guests)
-        if found != self._admitted:
-            self._admitted = found
-            self._scp.admit(found)
+        """Admit peers by the configuration and by what was allowed since."""
+        admitted = admission(self._settings, self._store, self._tests.guests)
+        if admitted != self._admitted:
+            self._admitted = admitted
+            self._scp.admit(admitted)
 
     def _wait_for_work(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self.hurry.is_set():
@@ -363,7 +247,7 @@ class Node:
             self.hurry.wait(0.1)
 
     def _make_supervisor(self) -> Supervisor:
-        settings, kept = self._settings, self._kept
+        settings, store = self._settings, self._store
         executors = [
             ProcessExecutor(f"worker-{number}", time.monotonic)
             for number in range(1, settings.inference.workers + 1)
@@ -371,22 +255,100 @@ class Node:
         bounds = Bounds(
             settings.inference.job_minutes * 60, int(settings.inference.memory_gb * 1e9)
         )
-        inference = Inference(kept.queue, kept.files, site(settings, kept), time.time)
-        drained = partial(control.is_on, kept.database, SwitchName.DRAINING)
+        inference = Inference(store.queue, store.files, site(settings, store), time.time)
+        drained = partial(control.is_on, store.database, SwitchName.DRAINING)
         return Supervisor(
-            executors, kept.queue, inference, bounds, drained=lambda: drained() is not None
+            executors, store.queue, inference, bounds, drained=lambda: drained() is not None
         )
 
     def _beat(self) -> None:
-        self._kept.nodes.beat(self._kept.node_id, self._state)
+        self._store.nodes.beat(self._store.node_id, self._state)
 
 
 @contextmanager
 def _naming(settings: Config, section: str) -> Iterator[None]:
-    """A port that cannot be had is a mistake of the configuration: say which key."""
+    """Name the key of a port that cannot be had: a mistake of the configuration."""
     port = getattr(settings, section).port
     try:
         yield
     except OSError as error:
-        said = f"{section}.port = {port}: {error.strerror or error}"
-        raise ConfigError(f"{settings.path.name}: {said}") from error
+        problem = f"{section}.port = {port}: {error.strerror or error}"
+        raise ConfigError(f"{settings.path.name}: {problem}") from error
+
+
+def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
+    """Settings of the Storage SCP."""
+    return scp.ScpSettings(
+        ae_title=settings.node.ae_title,
+        host=settings.node.host,
+        port=settings.node.port,
+        max_associations=settings.node.max_associations,
+        idle_seconds=settings.node.idle_seconds,
+        incoming=store.files.incoming,
+        min_free_bytes=settings.storage.min_free_bytes,
+    )
+
+
+def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> scp.Admission:
+    """Peers that may associate, and called AE titles; guests are those of a self-test.
+
+    Where the configuration names no calling AE title any is let in, whoever was allowed since.
+    """
+    allowed = frozenset(settings.node.allowed_ae_titles)
+    if allowed:
+        added = control.all_on(store.database, SwitchName.ALLOWED_AE)
+        allowed |= {switch.subject for switch in added}
+    return scp.Admission(
+        called_ae_titles=frozenset(settings.called_ae_titles),
+        calling_ae_titles=allowed,
+        networks=tuple(str(network) for network in settings.node.allowed_networks),
+        guests=frozenset(guests),
+    )
+
+
+def never(store: Store, made: Container[str], series_uid: str) -> str:
+    """The person who has said that a series is never processed; empty where nobody has.
+
+    A made series takes the route of its self-test or none: by those of the configuration it would
+    come to a PACS as a patient. While the test runs, it is for the node that has the route.
+    """
+    switch = control.is_on(store.database, SwitchName.NEVER, series_uid)
+    if switch is not None:
+        return switch.who
+    test = None if series_uid in made else selftests.of_series(store.database, series_uid)
+    if test is not None and test.state is SelfTestState.RUNNING:
+        raise WrongState(f"series {series_uid} is that of self-test {test.id}, which runs")
+    return NODE if test is not None else ""
+
+
+def rules(settings: Config) -> Rules:
+    """Rules that decide about arrivals."""
+    return Rules(
+        ae_title=settings.node.ae_title,
+        completion=settings.completion,
+        routes=settings.routes,
+        destinations=settings.destinations,
+        models={name: fingerprint(spec) for name, spec in specs(settings).items()},
+    )
+
+
+def site(settings: Config, store: Store) -> Site:
+    """Everything that is the same for each job of this node."""
+    return Site(
+        secret=store.files.secret(settings.storage.secret_file),
+        station_name=settings.node.ae_title,
+        timezone=settings.node.zone,
+        models=specs(settings),
+        resources=Resources(device=settings.inference.device),
+    )
+
+
+def check_secret(store: Store, settings: Config) -> None:
+    """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
+    secret = store.files.secret(settings.storage.secret_file)
+    store.nodes.fact(SECRET, fingerprint_of(secret))
+
+
+def web_settings(settings: Config, store: Store) -> WebSettings:
+    """Settings of the web process."""
+    return WebSettings(config=settings, node_id=store.node_id, log_as_json=not sys.stdout.isatty())

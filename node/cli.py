@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from node.commands import models, node, queue, terminal, top, users
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from node.check import Finding
+    from node.health import Finding
 
 
 def serve(config: ConfigFile = DEFAULT_CONFIG) -> None:
@@ -28,15 +29,25 @@ def check(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     from node import check as checking
     from node.config import load
 
-    found = []
+    findings = []
     for finding in checking.run(load(config)):
-        found.append(finding)
+        findings.append(finding)
         if not as_json:
-            _tell(finding)
+            _print(finding)
     if as_json:
-        terminal.print_json(checking.as_json(found))
-    if any(finding.level is checking.Level.FAULT for finding in found):
+        terminal.print_json(checking.as_json(findings))
+    if not checking.is_ok(findings):
         terminal.failed()
+
+
+def _print(finding: "Finding") -> None:
+    """One line as soon as it is known: an echo that waits does not hide the others."""
+    line = Text(f"{finding.level:<8}", style=terminal.COLOURS[finding.level])
+    line.append(f"{finding.what}: ", style="bold")
+    line.append(finding.sentence)
+    if finding.action:
+        line.append(f" {finding.action}", style="dim")
+    terminal.console().print(line, soft_wrap=True)
 
 
 def conformance(
@@ -61,20 +72,8 @@ def events(as_json: AsJson = False) -> None:
         names = ("event", "level", "keys", "meaning")
         terminal.print_json({"events": [dict(zip(names, event, strict=True)) for event in EVENTS]})
         return
-    rows = [(name, level, ", ".join(keys), meaning) for name, level, keys, meaning in EVENTS]
-    terminal.print_table(("event", "level", "keys", "meaning"), rows, empty="")
-
-
-def _tell(finding: "Finding") -> None:
-    """One line as soon as it is known: an echo that waits does not hide the others."""
-    from rich.text import Text
-
-    line = Text(f"{finding.level:<8}", style=terminal.COLOURS[finding.level])
-    line.append(f"{finding.what}: ", style="bold")
-    line.append(finding.sentence)
-    if finding.action:
-        line.append(f" {finding.action}", style="dim")
-    terminal.console().print(line, soft_wrap=True)
+    keys = ("keys", lambda event: ", ".join(event.keys))
+    terminal.tabulate(EVENTS, (("event", "name"), "level", keys, "meaning"), empty="")
 
 
 def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -82,24 +81,17 @@ def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
     from node.dicom.handlers import identify_file
 
     with opened(config) as store:
-        found = store.archive.reindex(identify_file)
-    facts = {
-        "indexed": len(found.indexed),
-        "removed": len(found.removed),
-        "unreadable": list(found.unreadable),
-        "missing": list(found.missing),
-    }
+        result = store.archive.reindex(identify_file)
+    indexed, unreadable, missing = len(result.indexed), result.unreadable, result.missing
     if as_json:
-        terminal.print_json(facts)
+        facts = {"indexed": indexed, "removed": len(result.removed)}
+        terminal.print_json(facts | {"unreadable": list(unreadable), "missing": list(missing)})
         return
-    terminal.say(f"{len(found.indexed)} files of the archive were not in the index and are now.")
-    for path in found.unreadable:
+    terminal.say(f"{indexed} files of the archive were not in the index and are now.")
+    for path in unreadable:
         terminal.say(f"unreadable, left where it is: {path}", style="yellow")
-    for path in found.missing:
+    for path in missing:
         terminal.say(f"in the index, but gone from the archive: {path}", style="red")
-
-
-DONE, FAILED, WRONG_USE = 0, 1, 2
 
 
 def demo(
@@ -153,6 +145,7 @@ for command in (
 app.add_typer(users.user_commands, name="user")
 app.add_typer(users.token_commands, name="token")
 
+DONE, FAILED, WRONG_USE = 0, 1, 2
 # What the parser raises for wrong use; typer names only one kind of it.
 ParserError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -167,20 +160,20 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = app(list(arguments), prog_name="midslice", standalone_mode=False)
     except ParserError as error:
-        return _said(WRONG_USE, _usage(error))
+        return _end(WRONG_USE, _usage(error))
     except (ConfigError, UsageError) as error:
-        return _said(WRONG_USE, str(error))
+        return _end(WRONG_USE, str(error))
     except (typer.Abort, KeyboardInterrupt):
-        return _said(FAILED, "stopped")
+        return _end(FAILED, "stopped")
     except BrokenPipeError:  # the reader of a pipe, as `head`, has seen enough
         sys.stdout = None
         return FAILED
     except Exception as error:  # noqa: BLE001 - main: the last place that can say it
-        return _said(FAILED, _sentence(error))
+        return _end(FAILED, _sentence(error))
     return status if isinstance(status, int) else DONE
 
 
-def _said(status: int, line: str) -> int:
+def _end(status: int, line: str) -> int:
     if line:  # empty where the parser has printed the help already
         sys.stderr.write(f"{line}\n")
     return status
@@ -188,11 +181,11 @@ def _said(status: int, line: str) -> int:
 
 def _usage(error: Exception) -> str:
     """The parser's words on one line, with where to look further."""
-    said = getattr(error, "format_message", lambda: str(error))()
+    text = getattr(error, "format_message", lambda: str(error))()
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "midslice"
-    said = " ".join(said.split()).rstrip(".")
-    return f"{command}: {said}; see {command} --help" if said else ""
+    text = " ".join(text.split()).rstrip(".")
+    return f"{command}: {text}; see {command} --help" if text else ""
 
 
 def _sentence(error: Exception) -> str:

@@ -22,7 +22,6 @@ from node.dicom import contexts, status
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
 from node.dicom.status import Outcome
-from node.health import DECODER_PACKAGES
 from node.rules.reasons import REASONS
 from storage import enqueue
 
@@ -63,7 +62,7 @@ TABLES = {
     "errors": errors,
     "verdicts": [REASONS[code] for code in errors.Reason],
     "pipeline": pipeline,
-    "decoders": len(DECODER_PACKAGES),
+    "decoders": len(contexts.DECODER_PACKAGES),
 }
 # For a file that somebody opens or prints; the pages of the node have a style of their own.
 STYLE = """

@@ -1,4 +1,4 @@
-"""What can go wrong in the node itself.
+"""Errors of the node itself.
 
 NodeError
 +-- ConfigError   the configuration cannot be used; one line a mistake, all of them at once
@@ -22,4 +22,4 @@ class ConfigError(NodeError):
 
 
 class UsageError(NodeError):
-    """What a command was asked for names something unknown; the text says what there is."""
+    """A command names something unknown or unfit; the text says what there is."""

@@ -1,8 +1,11 @@
-"""Facts about the machine and the storage, for `check` and for readyz; nothing here decides."""
+"""Findings about a node: those that `check` and readyz share, and the facts that they rest on.
+
+The web process asks here, so nothing of DICOM, pixels or models is imported.
+"""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from storage.database import Database
@@ -10,21 +13,41 @@ from storage.errors import StorageError
 from storage.records import NodeState
 from storage.site.nodes import SERVING, Nodes
 
-# Transfer syntaxes of CT pixels that need a decoder (PS3.5 8.2), and what provides it.
-DECODER_PACKAGES: Mapping[str, str] = {
-    "1.2.840.10008.1.2.5": "pylibjpeg-rle",
-    "1.2.840.10008.1.2.4.50": "pylibjpeg-libjpeg",
-    "1.2.840.10008.1.2.4.51": "pylibjpeg-libjpeg",
-    "1.2.840.10008.1.2.4.57": "pylibjpeg-libjpeg",
-    "1.2.840.10008.1.2.4.70": "pylibjpeg-libjpeg",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
-}
+ALIVE_SECONDS = 15.0  # a node that has not written its heartbeat for so long does not serve
+DISK_WARNING = 0.8  # of a disk in use
+
+
+class Level(StrEnum):
+    """A finding's weight; one fault makes the check fail."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fact about the node, and what a person should do where it is not right."""
+
+    what: str
+    level: Level
+    sentence: str
+    action: str = ""
+
+
+def ok(what: str, sentence: str) -> Finding:
+    """A finding that needs nobody."""
+    return Finding(what, Level.OK, sentence)
+
+
+def warning(what: str, sentence: str, action: str) -> Finding:
+    """A finding that will need somebody."""
+    return Finding(what, Level.WARNING, sentence, action)
+
+
+def fault(what: str, sentence: str, action: str = "") -> Finding:
+    """A finding that stops series."""
+    return Finding(what, Level.FAULT, sentence, action)
 
 
 @dataclass(frozen=True)
@@ -40,16 +63,6 @@ class Disk:
         return 1.0 - self.free_bytes / self.total_bytes if self.total_bytes else 1.0
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """Whether the pixels of one transfer syntax can be decoded here."""
-
-    transfer_syntax: str
-    name: str
-    package: str  # that provides it
-    is_available: bool
-
-
 def disk(folder: Path) -> Disk:
     """The disk that the folder lies on, or will lie on once it is made."""
     usage = shutil.disk_usage(existing(folder))
@@ -61,50 +74,51 @@ def existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def decoders() -> tuple[Decoder, ...]:
-    """Each transfer syntax that a CT may come in compressed, and whether it can be read."""
-    from pydicom.pixels.decoders.base import (
-        get_decoder,  # loads every decoder: not in the web process
-    )
-    from pydicom.uid import UID
-
-    return tuple(
-        Decoder(syntax, UID(syntax).name, package, get_decoder(UID(syntax)).is_available)
-        for syntax, package in DECODER_PACKAGES.items()
-    )
-
-
-def unready(
-    database: Database,
-    node_id: str,
-    *,
-    folder: Path | str,
-    min_free_bytes: int,
-    now: float,
-    beat_seconds: float,
-) -> list[str]:
-    """Why the node cannot take and process series; empty where it can."""
-    reasons = []
-    free = disk(Path(folder)).free_bytes
-    if free < min_free_bytes:
-        reasons.append(
-            f"the disk has {free / 1e9:.1f} GB free, "
-            f"storage.min_free_gb asks for {min_free_bytes / 1e9:g}"
+def disk_room(folder: Path, min_free_bytes: int) -> Finding:
+    """Room for what is received."""
+    room, reserve = disk(folder), f"{min_free_bytes / 1e9:g}"
+    free = f"{room.free_bytes / 1e9:.1f} GB free"
+    if room.free_bytes < min_free_bytes:
+        return fault(
+            "disk",
+            f"{free}, below storage.min_free_gb = {reserve}: every C-STORE gets A700.",
+            "Make room, or lower storage.keep_days.",
         )
+    if room.used > DISK_WARNING:
+        return warning("disk", f"{free} in {folder}, {room.used:.0%} in use", "Make room soon.")
+    return ok("disk", f"{free} in {folder}, the reserve is {reserve} GB")
+
+
+def node_serves(database: Database, node_id: str, now: float) -> Finding:
+    """A sign of life of the node itself."""
     try:
-        found = node_state(database, node_id)
+        state = node_state(database, node_id)
     except StorageError as error:
-        return [*reasons, f"the database does not answer: {error}"]
-    if found is None:
-        return [*reasons, "the node has not started yet"]
-    if found.state != SERVING:
-        reasons.append(f"the node is {found.state}")
-    elif abs(now - found.heartbeat) > beat_seconds:
-        reasons.append(f"the node's last heartbeat is {abs(now - found.heartbeat):.0f} s away")
-    return reasons
+        return fault("node", f"the database does not answer: {error}")
+    if state is None:
+        return fault("node", "the node has not started yet")
+    if state.state != SERVING:
+        return fault("node", f"the node is {state.state}")
+    if not is_alive(state, now):
+        away = abs(now - state.heartbeat)
+        return fault("node", f"the node's last heartbeat is {away:.0f} s away")
+    return ok("node", "the node serves")
 
 
 def node_state(database: Database, node_id: str) -> NodeState | None:
     """The row of a node, where it ever started on this storage."""
     nodes = Nodes(database, lambda: 0.0).get()
     return next((node for node in nodes if node.id == node_id), None)
+
+
+def is_alive(node: NodeState, now: float) -> bool:
+    """True where a node serves and gave a sign of life a moment ago."""
+    return node.state == SERVING and abs(now - node.heartbeat) <= ALIVE_SECONDS
+
+
+def unready(
+    database: Database, node_id: str, *, folder: Path, min_free_bytes: int, now: float
+) -> list[str]:
+    """The faults for which the node cannot take and process series; empty where it can."""
+    findings = disk_room(folder, min_free_bytes), node_serves(database, node_id, now)
+    return [finding.sentence for finding in findings if finding.level is Level.FAULT]

@@ -28,7 +28,7 @@ OUR_ERRORS = (NodeError, InferenceError, StorageError)
 # Libraries whose text is about protocols, addresses and revisions, not about data sets.
 TEXT_ALLOWED = ("pynetdicom", "alembic", "apscheduler", "uvicorn", "asyncio")
 # pynetdicom tells each step of each association at INFO; uvicorn each request.
-QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL", "matplotlib")
+QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL")
 # It warns of each sweep that was skipped because the one before is still at work.
 SILENT = ("apscheduler",)
 MOST_FRAMES = 30
@@ -80,7 +80,7 @@ def describe(error: BaseException) -> dict[str, object]:
 
 
 def frames(error: BaseException) -> list[str]:
-    """Where an exception came from, outermost first; no values and no source text."""
+    """The frames of an exception, outermost first; no values and no source text."""
     stack = traceback.extract_tb(error.__traceback__)[-MOST_FRAMES:]
     return [f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in stack]
 
@@ -140,8 +140,8 @@ def _readable(_: WrappedLogger, __: str, fields: EventDict) -> EventDict:
     error = fields.get("error")
     if isinstance(error, dict):
         lines = [f"  {frame}" for frame in error["frames"]]
-        said = f": {error['message']}" if "message" in error else ""
-        fields["exception"] = "\n".join([*lines, f"{error['type']}{said}"])
+        message = f": {error['message']}" if "message" in error else ""
+        fields["exception"] = "\n".join([*lines, f"{error['type']}{message}"])
         del fields["error"]
     return fields
 

@@ -112,12 +112,6 @@ class Files:
                 temporary.rename(target)
         return target.parent
 
-    def adopt(self, temporary: Path, relative: str) -> None:
-        """Put a file in its place for good: its bytes, its name and its folder survive a crash."""
-        with _room():
-            sync(temporary)
-            sync(self.move(temporary, relative))
-
     def remove(self, relative: str) -> None:
         """Remove a file, or a folder with all that is in it; what is gone already is fine."""
         path = self.path(relative)

@@ -52,16 +52,6 @@ GOES_TO = "It goes to {destination!r}, which has a delivery of this derived seri
 DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer of a destination to one instance; no status where it gave none."""
-
-    derived_instance_id: int
-    status: int | None
-    stored: bool
-    not_understood: bool = False  # A9xx or Cxxx: a few of these, and a person looks
-
-
 class Ledger:
     """Every method is one transition in one transaction."""
 
@@ -114,15 +104,16 @@ class Ledger:
         not_understood: bool = False,
     ) -> None:
         """Write down a destination's answer to one instance, or that it gave none."""
-        self.answers(leased, (Answer(derived_instance_id, status, stored, not_understood),))
-
-    def answers(self, leased: Delivery, answers: Sequence[Answer]) -> None:
-        """Write down several answers in one transaction."""
+        now = self._now()
+        values = {"status": status, "stored": int(stored), "answered_at": now}
+        counts = {"offers": 1, "not_understood": int(not_understood)}
+        key = {"delivery_id": leased.id, "derived_instance_id": derived_instance_id}
+        row = self._database.insert(delivery_instance).values(**key, **values, **counts)
+        added = {name: delivery_instance.c[name] + count for name, count in counts.items()}
+        written = row.on_conflict_do_update(index_elements=list(key), set_={**values, **added})
         with self._leases.holding(leased) as (db, _):
-            for answer in answers:
-                self._write_answer(db, leased.id, answer)
-            if answers:
-                _offered(db, leased.derived_id, self._now())
+            db.execute(written)
+            _offered(db, leased.derived_id, now)
 
     def sent(self, leased: Delivery) -> None:
         """The destination has stored every instance."""
@@ -218,10 +209,6 @@ class Ledger:
         with self._database.reading() as db:
             return _all(db, delivery.c.derived_id == result)
 
-    def of_derived(self, derived_id: int) -> tuple[Delivery, ...]:
-        with self._database.reading() as db:
-            return _all(db, delivery.c.derived_id == derived_id)
-
     def backlog(self) -> tuple[Backlog, ...]:
         """Count the unfinished deliveries of each destination: queued, running, held."""
         columns = (delivery.c.destination, delivery.c.state)
@@ -245,18 +232,6 @@ class Ledger:
         running = {"state": DeliveryState.RUNNING, "started_at": self._now()}
         self._leases.take(db, row, worker, running, of=destination)
         return _read(db, row.id)
-
-    def _write_answer(self, db: Connection, delivery_id: int, answer: Answer) -> None:
-        values = {
-            "status": answer.status,
-            "stored": int(answer.stored),
-            "answered_at": self._now(),
-        }
-        counts = {"offers": 1, "not_understood": int(answer.not_understood)}
-        key = {"delivery_id": delivery_id, "derived_instance_id": answer.derived_instance_id}
-        row = self._database.insert(delivery_instance).values(**key, **values, **counts)
-        added = {name: delivery_instance.c[name] + count for name, count in counts.items()}
-        db.execute(row.on_conflict_do_update(index_elements=list(key), set_={**values, **added}))
 
 
 def waiting_for(db: Connection, destination: str) -> list[DeliveryRow]:

@@ -5,14 +5,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-MIDSLICE = Path(sys.executable).parent / "midslice"
+from node.demo.peers import DemoError, NodeChild, midslice_program
+
+MIDSLICE = midslice_program()
 START_SECONDS = 90.0
 
 T = TypeVar("T")
@@ -104,12 +105,9 @@ class NodeProcess:
 
     def __init__(self, folder: Path, *parts: str, port: int = 0, **settings: object) -> None:
         self.folder = folder
-        self.events: list[dict[str, Any]] = []
-        self.lines: list[str] = []
         self.port = port
         self.web_port = 0
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
+        self._node: NodeChild | None = None
         self._hurry = folder / "hurry"
         self.configure(*parts, **settings)
 
@@ -122,19 +120,11 @@ class NodeProcess:
 
     def start(self) -> "NodeProcess":
         """Start and wait until it listens."""
-        self.events.clear()
-        environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         environment["MIDSLICE_TEST_HURRY"] = str(self._hurry)
-        self._process = subprocess.Popen(
-            [MIDSLICE, "serve", "--config", self.folder / "config.toml"],
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
+        self._node = NodeChild(
+            self.folder / "config.toml", bad_ends=(), environment=environment, stop_seconds=40.0
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
         listening = self.event("node listening", seconds=START_SECONDS)
         self.port, self.web_port = listening["port"], listening["web_port"]
         return self
@@ -147,67 +137,65 @@ class NodeProcess:
         """From now on the slow model is as quick as any: what it was slow for has happened."""
         self._hurry.touch()
 
+    @property
+    def node(self) -> NodeChild:
+        """The process that was started last."""
+        assert self._node is not None, "it was never started"
+        return self._node
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Its log events so far."""
+        return self.node.events
+
+    @property
+    def lines(self) -> list[str]:
+        """Everything that it has printed so far."""
+        return self.node.child.lines
+
+    @property
+    def pid(self) -> int:
+        """Of the parent."""
+        return self.node.child.pid
+
     def event(self, name: str, *, count: int = 1, seconds: float = 60.0, **values: Any) -> Any:
         """The `count`-th log event of that name with those values, waited for."""
-
-        def found() -> dict[str, Any] | None:
-            hits = self.found(name, **values)
-            if len(hits) >= count:
-                return hits[count - 1]
-            assert self._process is not None
-            if self._process.poll() is not None and not self._reader_alive():
-                raise AssertionError(f"the node ended before {name!r}\n{self.output()}")
-            return None
-
         try:
-            return wait_for(f"event {name!r} {values} x{count}", found, seconds)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.output()}") from None
+            return self.node.wait(name, seconds, count=count, **values)
+        except DemoError as error:
+            raise AssertionError(f"{error} {values} x{count}\n{self.output()}") from None
 
     def found(self, name: str, **values: Any) -> list[dict[str, Any]]:
         """The log events so far of that name with those values."""
-        return [
-            e
-            for e in list(self.events)
-            if e.get("event") == name and all(e.get(k) == v for k, v in values.items())
-        ]
+        return self.node.find(name, **values)
 
     def terminate(self) -> None:
         """Ask for a clean stop."""
-        self._signal(signal.SIGTERM)
+        self.node.child.signal(signal.SIGTERM)
 
     def hang_up(self) -> None:
         """Ask it to read its configuration again."""
-        self._signal(signal.SIGHUP)
+        self.node.child.signal(signal.SIGHUP)
 
     def kill(self) -> None:
         """The power fails."""
-        self._signal(signal.SIGKILL)
+        self.node.child.signal(signal.SIGKILL)
         self.wait(20.0)
 
     def wait(self, seconds: float = 60.0) -> int:
         """The exit status, waited for."""
-        assert self._process is not None
         try:
-            status = self._process.wait(seconds)
+            return self.node.child.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the node did not stop\n{self.output()}") from None
-        self._close_output()
-        return status
 
     def close(self) -> None:
         """End it in every case."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(40.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._close_output()
+        if self._node is not None:
+            self._node.child.stop()
 
     def cli(self, *arguments: str) -> Any:
-        """What a command answers with --json on this node's configuration."""
+        """The document of a command with --json on this node's configuration."""
         done = subprocess.run(
             [MIDSLICE, *arguments, "--json", "--config", self.folder / "config.toml"],
             capture_output=True,
@@ -220,7 +208,7 @@ class NodeProcess:
 
     @property
     def database_url(self) -> str:
-        """Where its rows are, for who looks at them from outside."""
+        """The URL of its database, to look at the rows from outside."""
         if self.database:
             return self.database.replace("postgresql://", "postgresql+psycopg://", 1)
         return f"sqlite:///{self.folder / 'var' / 'midslice.db'}"
@@ -232,36 +220,7 @@ class NodeProcess:
 
     def output(self) -> str:
         """The end of what it printed."""
-        return "".join(self.lines[-80:])
-
-    @property
-    def pid(self) -> int:
-        """Of the parent."""
-        assert self._process is not None
-        return self._process.pid
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, number)
-
-    def _close_output(self) -> None:
-        if self._reader is not None:
-            self._reader.join(10.0)  # ends when the last process that holds the pipe does
-        if self._process is not None and self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def _reader_alive(self) -> bool:
-        return self._reader is not None and self._reader.is_alive()
-
-    def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.lines.append(line)
-            with contextlib.suppress(json.JSONDecodeError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    self.events.append(event)
+        return "" if self._node is None else self._node.child.output()
 
 
 @contextlib.contextmanager

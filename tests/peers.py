@@ -1,14 +1,9 @@
 """Small real peers on real sockets: DCMTK, Orthanc, a scripted Storage SCP."""
 
-import json
 import os
-import shutil
-import socket
 import subprocess
-import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +13,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from node.demo.peers import Child, Orthanc, orthanc_program
 from tests.ports import HOST, free_port
 
 SECONDS = 20.0
@@ -34,59 +30,14 @@ def wait_until(
         pause.wait(0.02)
 
 
-class Process:
-    """A program that runs beside the test; stopped by its id, its output kept for failures."""
-
-    def __init__(self, command: Sequence[str | Path], **environment: str) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
-        self.text = ""
-        self.process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-        )
-
-    def __str__(self) -> str:
-        if self._output.closed:
-            return self.text
-        self._output.seek(0)
-        return self._output.read().decode("utf-8", "replace")
-
-    def wait_for_port(self, port: int) -> None:
-        """Until it accepts connections."""
-        wait_until(lambda: self._answers(port), what=f"listens on {port}", log=self)
-
-    def stop(self) -> None:
-        """End it: asked first, killed where it does not listen."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(SECONDS)
-        self.text = str(self)
-        self._output.close()
-
-    def _answers(self, port: int) -> bool:
-        assert self.process.poll() is None, f"ended with {self.process.returncode}\n{self}"
-        try:
-            socket.create_connection((HOST, port), 1.0).close()
-        except OSError:
-            return False
-        return True
-
-
 @contextmanager
-def running(command: Sequence[str | Path], **environment: str) -> Iterator[Process]:
+def running(command: Sequence[str | Path], **environment: str) -> Iterator[Child]:
     """A process for as long as the block lasts."""
-    process = Process(command, **environment)
+    child = Child(command, stop_seconds=SECONDS, environment=environment)
     try:
-        yield process
+        yield child
     finally:
-        process.stop()
+        child.stop()
 
 
 @dataclass(frozen=True)
@@ -144,7 +95,7 @@ class Storescp:
 
     port: int
     folder: Path
-    process: Process
+    process: Child
     ae_title: str = "STORESCP"
 
     def files(self) -> list[Path]:
@@ -163,49 +114,6 @@ def storescp(folder: Path, *, options: Sequence[str] = (), port: int = 0) -> Ite
         yield Storescp(port, folder, process)
 
 
-@dataclass(frozen=True)
-class Orthanc:
-    """A running Orthanc: its DICOM port, and its REST interface."""
-
-    port: int
-    http_port: int
-    process: Process
-    ae_title: str
-
-    def get(self, path: str) -> object:
-        """The answer to a GET, as JSON."""
-        with urllib.request.urlopen(self._url(path), timeout=SECONDS) as answer:
-            return json.load(answer)
-
-    def raw(self, path: str) -> bytes:
-        """The answer to a GET, as bytes."""
-        with urllib.request.urlopen(self._url(path), timeout=SECONDS) as answer:
-            return bytes(answer.read())
-
-    def post(self, path: str, body: object) -> object:
-        """The answer to a POST; bytes go as they are, anything else as JSON."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self._url(path), data=data, method="POST")
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
-
-    def ids(self, level: str) -> list[str]:
-        """Orthanc's ids of all patients, studies, series or instances."""
-        found = self.get(f"/{level}")
-        assert isinstance(found, list)
-        return [str(one) for one in found]
-
-    def instances(self, series_uid: str) -> list[bytes]:
-        """The Part 10 files of a series."""
-        query = {"Level": "Instance", "Query": {"SeriesInstanceUID": series_uid}}
-        found = self.post("/tools/find", query)
-        assert isinstance(found, list)
-        return [self.raw(f"/instances/{one}/file") for one in found]
-
-    def _url(self, path: str) -> str:
-        return f"http://{HOST}:{self.http_port}{path}"
-
-
 @contextmanager
 def orthanc(
     folder: Path,
@@ -215,33 +123,17 @@ def orthanc(
     routes_to: str = "",
     port: int = 0,
     configuration: Mapping[str, object] | None = None,
+    nodelay: bool = False,
 ) -> Iterator[Orthanc]:
     """Run an Orthanc on free ports.
 
     `modalities` are the peers that it knows: name -> (AE title, port). `routes_to` names the one
     that each instance is sent on to, as a PACS rule would.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    port, http_port = port or free_port(), free_port()
-    settings: dict[str, object] = {
-        "Name": ae_title,
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "Plugins": [],
-        "DicomAet": ae_title,
-        "DicomPort": port,
-        "DicomCheckCalledAet": True,
-        "DicomAlwaysAllowStore": True,
-        "HttpPort": http_port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "StableAge": 1,
-        "DicomModalities": {
-            name: [title, HOST, peer_port]
-            for name, (title, peer_port) in (modalities or {}).items()
-        },
-    }
+    known = {name: [title, HOST, to] for name, (title, to) in (modalities or {}).items()}
+    settings: dict[str, object] = {"StableAge": 1, "DicomModalities": known}
     if routes_to:
+        folder.mkdir(parents=True, exist_ok=True)
         script = folder / "route.lua"
         script.write_text(
             "function OnStoredInstance(id, tags, metadata, origin)\n"
@@ -249,14 +141,21 @@ def orthanc(
             "end\n"
         )
         settings["LuaScripts"] = [str(script)]
-    path = folder / "orthanc.json"
-    path.write_text(json.dumps(settings | dict(configuration or {})))
-    program = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    program = orthanc_program()
     assert program, "Orthanc is not installed: apt-get install orthanc"
-    with running([program, path], TCP_NODELAY="0") as process:
-        process.wait_for_port(http_port)
-        process.wait_for_port(port)
-        yield Orthanc(port, http_port, process, ae_title)
+    pacs = Orthanc(
+        folder,
+        program,
+        ae_title=ae_title,
+        port=port,
+        settings=settings | dict(configuration or {}),
+        environment={"TCP_NODELAY": str(int(nodelay))},
+    )
+    try:
+        pacs.start()
+        yield pacs
+    finally:
+        pacs.stop()
 
 
 @dataclass

@@ -2,30 +2,47 @@
 
 import json
 import secrets
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inference.errors import ModelLoadError
+from inference.request import (
+    AcrossMissing,
+    Derived,
+    Failed,
+    ModelSpec,
+    Outcome,
+    Output,
+    Parameters,
+    Progress,
+    Request,
+    Resources,
+    Source,
+    Verdict,
+)
 from node.commands import terminal
 from node.commands.node import files_of
 from node.commands.terminal import DEFAULT_CONFIG, AsJson
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from inference.model import Model, Parameters
-    from inference.request import ModelSpec, Outcome, Output, Request
-    from inference.stacks import Header, Stack
+    from inference.model import Model
+    from inference.stacks import SetAside, Stack
     from inference.training.evaluate import EvaluationProgress, TargetList
     from inference.training.report import Study, Wanted
-    from inference.training.train import Progress, Trained
+    from inference.training.train import Progress as TrainingProgress
+    from inference.training.train import Trained
     from node.config import Config
 
+
+DEFAULT_FACTOR = 2
+PAGE = Path("var/evaluation/index.html")
 
 Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder a patient.")]
 
@@ -38,35 +55,29 @@ def models(
 ) -> None:
     """Name, version, weights and input of each model."""
     from inference import registry
-    from inference.errors import ModelLoadError
     from node.work.jobs import specs
 
     takes = {entry.name: entry.takes for entry in registry.registered()}
-    found, lacking = [], []
+    loaded: list[dict[str, object]] = []
+    faults: list[str] = []
     for spec in specs(settings_or_defaults(config)).values():
         try:
             model = registry.load(spec)
         except ModelLoadError as error:
-            lacking.append(str(error))
+            faults.append(str(error))
             continue
-        found.append(
-            {
-                "name": spec.name,
-                "version": model.version,
-                "weights_sha256": model.weights_sha256,
-                "produces": model.produces,
-                "takes": takes.get(spec.name, f"what {spec.factory} takes"),
-            }
-        )
+        facts = {name: getattr(model, name) for name in ("version", "weights_sha256", "produces")}
+        described = takes.get(spec.name, f"what {spec.factory} takes")
+        loaded.append({"name": spec.name, **facts, "takes": described})
     if as_json:
-        terminal.print_json({"models": found, "faults": lacking})
+        terminal.print_json({"models": loaded, "faults": faults})
     else:
-        columns = ("name", "version", "weights SHA-256", "produces", "takes")
-        rows = [tuple(each.values()) for each in found]
-        terminal.print_table(columns, rows, empty="No model could be loaded.")
-        for fault in lacking:
+        heads = ("name", "version", "weights SHA-256", "produces", "takes")
+        rows = [tuple(facts.values()) for facts in loaded]
+        terminal.print_table(heads, rows, empty="No model could be loaded.")
+        for fault in faults:
             terminal.say(fault, style="red")
-    if lacking:
+    if faults:
         terminal.failed()
 
 
@@ -97,9 +108,7 @@ def train(
     ] = 0.0,
 ) -> None:
     """Train the generator; the same command on a processor and on CUDA."""
-    from inference.errors import ModelLoadError
     from inference.registry import choose_device
-    from inference.request import ModelSpec
     from inference.training import train as training
     from inference.training.data import NoTrainingData
 
@@ -127,7 +136,7 @@ def train(
     terminal.print_facts(_facts(trained))
 
 
-def _progress(now: "Progress") -> str:
+def _progress(now: "TrainingProgress") -> str:
     gain = f"{now.gain_over_dis_db:+.2f} dB over DIS"
     if now.held_over_dis_db is not None:
         gain += f", {now.held_over_dis_db:+.2f} on the patients left out"
@@ -159,7 +168,7 @@ def settings_or_defaults(path: Path | None) -> "Config":
     return load(path or DEFAULT_CONFIG)
 
 
-def spec_of(settings: "Config", name: str) -> "ModelSpec":
+def spec_of(settings: "Config", name: str) -> ModelSpec:
     """The model of that name, of the product or of the site."""
     from node.work.jobs import specs
 
@@ -167,18 +176,6 @@ def spec_of(settings: "Config", name: str) -> "ModelSpec":
     if name not in known:
         raise UsageError(f"unknown model '{name}'; there are: {', '.join(known)}")
     return known[name]
-
-
-DEFAULT_FACTOR = 2
-
-
-@dataclass(frozen=True)
-class Made:
-    """What became of one stack."""
-
-    stack: "Stack"
-    folder: Path
-    outcome: "Outcome"
 
 
 def process(
@@ -196,14 +193,15 @@ def process(
         typer.Option("--target-spacing", metavar="MM", help="Instead of --factor."),
     ] = None,
     across_missing: Annotated[
-        str, typer.Option(help='"leave" fills the other gaps where slices are missing.')
-    ] = "hold",
+        AcrossMissing,
+        typer.Option(help="leave: the other gaps are filled where slices are missing."),
+    ] = Output.across_missing,
     most_gap_mm: Annotated[
         float, typer.Option("--most-gap", metavar="MM", min=0.1, help="A wider gap is held.")
-    ] = 12.0,
+    ] = Output.most_gap_mm,
     hold_below: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="A slice of lower confidence is held.")
-    ] = 0.05,
+    ] = Output.hold_below,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -215,73 +213,55 @@ def process(
     as_json: AsJson = False,
 ) -> None:
     """Run a model on a folder: one derived series a stack, by the same code as in the node."""
-    from inference.model import Parameters
-    from inference.request import Output
-    from inference.stacks import read_headers, stacks_of
+    from inference.stacks import read_headers, set_aside, stacks_of
 
-    _refuse_wrong_use(factor, target_spacing_mm, across_missing, out)
+    _refuse_wrong_use(factor, target_spacing_mm, out)
     if target_spacing_mm is None:
         factor = factor or DEFAULT_FACTOR
     parameters = Parameters(factor, target_spacing_mm)
-    output = Output(
-        across_missing="leave" if across_missing == "leave" else "hold",
-        most_gap_mm=most_gap_mm,
-        hold_below=hold_below,
-    )
-    site = _Site(settings_or_defaults(config), model, parameters, output)
+    output = Output(across_missing=across_missing, most_gap_mm=most_gap_mm, hold_below=hold_below)
+    request = _request(settings_or_defaults(config), model, parameters, output, out)
     headers = read_headers(files_of(folder))
-    stacks = stacks_of(headers)
-    made = _make(stacks, out, site, shown=not as_json)
+    ends = _process_each(stacks_of(headers), request, shown=not as_json)
+    aside = set_aside(headers)
     if as_json:
-        terminal.print_json(_as_json(model, made, headers))
+        files = [
+            {"file": str(item.header.path), "reason": item.reason, "sentence": item.sentence}
+            for item in aside
+        ]
+        series = [_as_json(end) for end in ends]
+        terminal.print_json({"model": model, "series": series, "set_aside": files})
     else:
-        _tell(made, headers)
-    if not any(_is_made(each) for each in made):
+        _print_ends(ends, aside)
+    if not any(end.is_derived for end in ends):
         terminal.failed()
 
 
-def _refuse_wrong_use(
-    factor: int | None, target_spacing_mm: float | None, across_missing: str, out: Path
-) -> None:
+def _refuse_wrong_use(factor: int | None, target_spacing_mm: float | None, out: Path) -> None:
     """Raise UsageError for what the options cannot say each for itself."""
     if factor is not None and target_spacing_mm is not None:
         raise UsageError("--factor and --target-spacing exclude each other; give one of them")
     if target_spacing_mm is not None and not 0.0 < target_spacing_mm < float("inf"):
         raise UsageError(f"--target-spacing {target_spacing_mm}: a number above 0")
-    if across_missing not in {"hold", "leave"}:
-        raise UsageError(f"--across-missing {across_missing}: hold or leave")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is not empty; name a new folder")
 
 
-class _Site:
-    """What is the same for every stack of the folder."""
-
-    def __init__(
-        self, settings: "Config", model: str, parameters: "Parameters", output: "Output"
-    ) -> None:
-        self.spec = spec_of(settings, model)
-        self._settings = settings
-        self._parameters = parameters
-        self._output = output
-        self._secret = _secret(settings)
-        self._started_at = datetime.now(settings.node.zone).astimezone(settings.node.zone)
-
-    def request(self, stack: "Stack", folder: Path) -> "Request":
-        """The same request that the node would hand to a worker."""
-        from inference.request import Request, Resources, Source
-
-        return Request(
-            sources=tuple(Source(h.path, h.uid, h.order) for h in stack.headers),
-            model=self.spec,
-            parameters=self._parameters,
-            output=self._output,
-            folder=folder,
-            secret=self._secret,
-            started_at=self._started_at,
-            station_name=self._settings.node.ae_title,
-            resources=Resources(device=self._settings.inference.device),
-        )
+def _request(
+    settings: "Config", model: str, parameters: Parameters, output: Output, out: Path
+) -> Request:
+    """The request that the node too would hand to a worker, as yet without a stack."""
+    return Request(
+        sources=(),
+        model=spec_of(settings, model),
+        parameters=parameters,
+        output=output,
+        folder=out,
+        secret=_secret(settings),
+        started_at=datetime.now(settings.node.zone).astimezone(settings.node.zone),
+        station_name=settings.node.ae_title,
+        resources=Resources(device=settings.inference.device),
+    )
 
 
 def _secret(settings: "Config") -> bytes:
@@ -293,115 +273,99 @@ def _secret(settings: "Config") -> bytes:
     return Files(settings.folder, 0).secret(settings.storage.secret_file)
 
 
-def _make(stacks: "Sequence[Stack]", out: Path, site: _Site, *, shown: bool) -> list[Made]:
-    from inference import pipeline
-    from inference.request import Progress, Stopped
+@dataclass(frozen=True)
+class StackEnd:
+    """The end of one stack."""
 
-    made: list[Made] = []
-    stop = threading.Event()
+    stack: "Stack"
+    folder: Path
+    outcome: Outcome
+
+    @property
+    def is_derived(self) -> bool:
+        """True where a derived series lies in the folder."""
+        return isinstance(self.outcome, Derived)
+
+
+def _process_each(
+    stacks: "Sequence[Stack]", request: Request, *, shown: bool
+) -> Sequence[StackEnd]:
+    """One result in the folder of the request, each of several in a folder of its own there."""
+    from inference import pipeline
+
+    ends = []
     for number, stack in enumerate(stacks, start=1):
-        folder = out if len(stacks) == 1 else out / str(number)
+        folder = request.folder if len(stacks) == 1 else request.folder / str(number)
         folder.mkdir(parents=True, exist_ok=True)
+        sources = tuple(Source(h.path, h.uid, h.order) for h in stack.headers)
         label = f"stack {number} of {len(stacks)}:"
         with terminal.progress(label, shown=shown) as bar:
 
             def report(progress: Progress) -> None:
                 bar(progress.done, progress.total, progress.step)
 
-            outcome = pipeline.process(
-                site.request(stack, folder), progress=report, cancelled=stop.is_set
-            )
-        if isinstance(outcome, Stopped):
-            break
-        made.append(Made(stack, folder, outcome))
-        if not _is_made(made[-1]):
+            of_stack = replace(request, sources=sources, folder=folder)
+            outcome = pipeline.process(of_stack, progress=report, cancelled=lambda: False)
+        ends.append(StackEnd(stack, folder, outcome))
+        if not ends[-1].is_derived:
             folder.rmdir()
-    return made
+    return ends
 
 
-def _is_made(made: Made) -> bool:
-    from inference.request import Derived
-
-    return isinstance(made.outcome, Derived)
-
-
-def _tell(made: "Sequence[Made]", headers: "Sequence[Header]") -> None:
-    from inference.stacks import set_aside
-
-    if not made:
+def _print_ends(ends: Sequence[StackEnd], aside: "Sequence[SetAside]") -> None:
+    if not ends:
         terminal.say("There is no DICOM series in this folder.")
-    for each in made:
-        facts = _outcome(each)
-        images = terminal.counted(len(each.stack), "image")
-        terminal.say(f"{each.stack.key}: {images}", style="bold")
-        for line in facts["lines"] if isinstance(facts["lines"], list) else []:
+    for end in ends:
+        images = terminal.counted(len(end.stack), "image")
+        terminal.say(f"{end.stack.key}: {images}", style="bold")
+        for line in _lines(end):
             terminal.say(f"  {line}")
-    aside = Counter((item.reason, item.sentence) for item in set_aside(headers))
-    for (reason, sentence), count in sorted(aside.items()):
+    counts = Counter((item.reason, item.sentence) for item in aside)
+    for (reason, sentence), count in sorted(counts.items()):
         files = terminal.counted(count, "file")
         terminal.say(f"set aside: {files}: {reason}: {sentence}", style="dim")
 
 
-def _as_json(model: str, made: "Sequence[Made]", headers: "Sequence[Header]") -> dict[str, object]:
-    from inference.stacks import set_aside
-
-    series = []
-    for each in made:
-        facts = _outcome(each)
-        del facts["lines"]
-        uid = each.stack.headers[0].text("SeriesInstanceUID")
-        known: dict[str, object] = {"series_uid": uid, "stack": each.stack.key}
-        series.append(known | {"slices": len(each.stack)} | facts)
-    aside = [
-        {"file": str(item.header.path), "reason": item.reason, "sentence": item.sentence}
-        for item in set_aside(headers)
-    ]
-    return {"model": model, "series": series, "set_aside": aside}
-
-
-def _outcome(made: Made) -> dict[str, object]:
-    """How a stack ended, in the words of the queue, and as lines for a person."""
-    from inference.request import Derived, Failed, Verdict
-
-    facts: dict[str, object] = {"reason": "", "sentence": "", "derived_series_uid": None}
-    match made.outcome:
-        case Derived(series_uid, version, files, record):
+def _lines(end: StackEnd) -> list[str]:
+    match end.outcome:
+        case Derived(series_uid, _, files, record):
+            instances = terminal.counted(len(files), "instance")
             generated = sum(file.generated for file in files)
-            lines = [
-                f"{terminal.counted(len(files), 'instance')}, {generated} of them generated, "
-                f"in {made.folder}",
+            return [
+                f"{instances}, {generated} of them generated, in {end.folder}",
                 f"derived series {series_uid}",
-                *(f"note: {note}" for note in terminal.listed(record.get("notes"))),
+                *(f"note: {note}" for note in terminal.texts(record.get("notes"))),
             ]
-            facts |= {"state": "succeeded", "derived_series_uid": series_uid, "version": version}
-            facts |= {"folder": str(made.folder), "instances": len(files), "generated": generated}
-            facts |= {"record": dict(record)}
-        case Verdict(reason, sentence, held, record):
-            state = "held" if held else "refused"
-            lines = [f"{state}: {reason}: {sentence}"]
-            facts |= {"state": state, "reason": reason, "sentence": sentence}
-            facts |= {"record": dict(record)}
+        case Verdict(reason, sentence, is_held):
+            return [f"{'held' if is_held else 'refused'}: {reason}: {sentence}"]
         case Failed(reason, sentence, frames):
-            lines = [f"failed: {reason}: {sentence}", frames]
-            facts |= {"state": "failed", "reason": reason, "sentence": sentence, "frames": frames}
+            return [f"failed: {reason}: {sentence}", frames]
+    return ["stopped"]
+
+
+def _as_json(end: StackEnd) -> dict[str, object]:
+    """The end of a stack in the words of the queue."""
+    facts: dict[str, object] = {
+        "series_uid": end.stack.headers[0].text("SeriesInstanceUID"),
+        "stack": end.stack.key,
+        "slices": len(end.stack),
+        "reason": "",
+        "sentence": "",
+        "derived_series_uid": None,
+    }
+    match end.outcome:
+        case Derived(series_uid, version, files, record):
+            facts |= {"derived_series_uid": series_uid, "state": "succeeded", "version": version}
+            facts |= {"folder": str(end.folder), "instances": len(files)}
+            facts |= {"generated": sum(file.generated for file in files), "record": dict(record)}
+        case Verdict(reason, sentence, is_held, record):
+            facts |= {"reason": reason, "sentence": sentence}
+            facts |= {"state": "held" if is_held else "refused", "record": dict(record)}
+        case Failed(reason, sentence, frames):
+            facts |= {"reason": reason, "sentence": sentence, "state": "failed", "frames": frames}
         case _:
-            lines = ["stopped"]
             facts["state"] = "cancelled"
-    return facts | {"lines": lines}
-
-
-COLUMNS = (
-    "patient",
-    "factor",
-    "slices",
-    "gap mm",
-    "weights",
-    "error HU",
-    "expected / true",
-    "rank correlation",
-    "interval / true",
-    "network weight",
-)
+    return facts
 
 
 def calibrate(
@@ -414,7 +378,6 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit gate and confidence on patients held out; write them beside the weights."""
-    from inference.errors import ModelLoadError
     from inference.training import calibrate as calibration
     from inference.training.data import NoTrainingData
 
@@ -424,26 +387,25 @@ def calibrate(
             bar(now.done, now.total, f"{now.patient} {now.factor}x")
 
         try:
-            _, cells = calibration.calibrate(
-                data,
-                weights=weights,
-                folds=folds,
-                progress=report,
-            )
+            _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=report)
         except (NoTrainingData, ModelLoadError) as error:
             terminal.failed(str(error))
-    terminal.print_table(COLUMNS, [_row(cell) for cell in cells], empty="No gap was measured.")
-
-
-def _row(cell: object) -> tuple[object, ...]:
-    told = dict(vars(cell))
-    told["factor"] = f"{told['factor']}x"
-    told["slab"] = "slabs" if told["slab"] else "thin"
-    told["held_out"] = "without it" if told["held_out"] else "trained on it"
-    return tuple(told.values())
-
-
-PAGE = Path("var/evaluation/index.html")
+    terminal.tabulate(
+        cells,
+        (
+            "patient",
+            ("factor", lambda cell: f"{cell.factor}x"),
+            ("slices", lambda cell: "slabs" if cell.slab else "thin"),
+            ("gap mm", "gap_mm"),
+            ("weights", lambda cell: "without it" if cell.held_out else "trained on it"),
+            ("error HU", "mean_error_hu"),
+            ("expected / true", "expected_over_true"),
+            "rank_correlation",
+            ("interval / true", "interval_over_true"),
+            "network_weight",
+        ),
+        empty="No gap was measured.",
+    )
 
 
 def evaluate(
@@ -480,11 +442,11 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How well a model predicts slices of thin series that were left out."""
+    """Judge a model on slices of thin series that were left out."""
+    from inference.training import report
     from inference.training.gates import FOLDS
-    from inference.training.report import Wanted
 
-    wanted = Wanted(
+    wanted = report.Wanted(
         data=data,
         factors=_factors(factor),
         slab=slab,
@@ -497,31 +459,24 @@ def evaluate(
     if draw_targets is not None:
         _draw(wanted, draw_targets)
         return
-    study = _study(wanted, _listed(target_list), model, device, quiet=as_json)
+    study = _study(wanted, _read_targets(target_list), model, device, quiet=as_json)
     if page:
-        _write(_page_of(study), out, "--out")
+        _write(report.page_of(study), out, "--out")
     if card is not None:
-        _write(_card_of(study), card, "--card")
+        _write(report.card(study.cells, study.rows), card, "--card")
     if as_json:
         terminal.print_json(study.as_json())
     else:
-        _say(study, out if page else None)
+        _print_study(study, out if page else None)
     if gates:
         _fail_where_missed(study, quiet=as_json)
 
 
 def _study(
-    wanted: "Wanted",
-    listed: "TargetList",
-    name: str,
-    device: str,
-    *,
-    quiet: bool,
+    wanted: "Wanted", targets: "TargetList", name: str, device: str, *, quiet: bool
 ) -> "Study":
     from inference import registry
-    from inference.errors import ModelLoadError
     from inference.model import Limits
-    from inference.request import ModelSpec
     from inference.training import report
     from inference.training.data import NothingToJudge
 
@@ -535,13 +490,14 @@ def _study(
         def progress(now: "EvaluationProgress") -> None:
             bar(now.done, now.total, now.what)
 
+        limits = Limits(device=device)
         try:
-            return report.run(wanted, load, listed, limits=Limits(device=device), progress=progress)
+            return report.run(wanted, load, targets, limits=limits, progress=progress)
         except (NothingToJudge, ModelLoadError) as error:
             terminal.failed(str(error))
 
 
-def _listed(path: Path | None) -> "TargetList":
+def _read_targets(path: Path | None) -> "TargetList":
     from inference.training.evaluate import COMMITTED, read_list
 
     try:
@@ -560,23 +516,11 @@ def _draw(wanted: "Wanted", path: Path) -> None:
     from inference.training.report import list_of
 
     try:
-        found = list_of(wanted)
+        cells = list_of(wanted)
     except NothingToJudge as error:
         terminal.failed(str(error))
-    write_list(found, path)
-    terminal.say(f"{terminal.counted(len(found), 'cell')} in {path}")
-
-
-def _page_of(study: "Study") -> str:
-    from inference.training.report import page_of
-
-    return page_of(study)
-
-
-def _card_of(study: "Study") -> str:
-    from inference.training import report
-
-    return report.card(study.cells, study.rows)
+    write_list(cells, path)
+    terminal.say(f"{terminal.counted(len(cells), 'cell')} in {path}")
 
 
 def _write(text: str, path: Path, option: str) -> None:
@@ -587,7 +531,7 @@ def _write(text: str, path: Path, option: str) -> None:
         terminal.failed(f"{option} {path}: {error.strerror}")
 
 
-def _say(study: "Study", page: Path | None) -> None:
+def _print_study(study: "Study", page: Path | None) -> None:
     from inference.training import report
 
     cells = study.cells
@@ -595,10 +539,10 @@ def _say(study: "Study", page: Path | None) -> None:
         rows = [row[2:] for row in report.table_rows([cell])]
         terminal.print_table(report.COLUMNS[2:], rows, empty="", title=cell.kind.title)
     terminal.say(report.LEGEND, style="dim")
-    if sure := report.confidence_rows(cells):
-        terminal.print_table(report.CONFIDENCE_COLUMNS, sure, empty="", title="Confidence")
-    for each in study.passed_over:
-        terminal.say(f"passed over: {each.name}: {each.sentence}", style="yellow")
+    if confidence := report.confidence_rows(cells):
+        terminal.print_table(report.CONFIDENCE_COLUMNS, confidence, empty="", title="Confidence")
+    for series in study.passed_over:
+        terminal.say(f"passed over: {series.name}: {series.sentence}", style="yellow")
     if page is not None:
         terminal.say(f"with pictures: {page}")
 
@@ -608,9 +552,9 @@ def _fail_where_missed(study: "Study", *, quiet: bool) -> None:
 
     passed = gates.is_passed(study.rows)
     if not quiet:
-        found = gates.summed(study.rows)
+        rows = report.gate_rows(gates.summed(study.rows))
         nothing = "No cell has a gap or an anatomy for which a figure is due."
-        terminal.print_table(report.GATE_COLUMNS, report.gate_rows(found), empty=nothing)
+        terminal.print_table(report.GATE_COLUMNS, rows, empty=nothing)
         if missed := report.missed_rows(study.rows):
             terminal.print_table(report.MISSED_COLUMNS, missed, empty="")
         for sentence in report.not_measured(study.rows):
@@ -623,6 +567,6 @@ def _fail_where_missed(study: "Study", *, quiet: bool) -> None:
 
 def _factors(text: str) -> tuple[int, ...]:
     factors = tuple(int(part) for part in text.split(",") if part.strip().isdecimal())
-    if len(factors) != text.count(",") + 1 or not all(2 <= each <= 10 for each in factors):
+    if len(factors) != text.count(",") + 1 or not all(2 <= number <= 10 for number in factors):
         raise UsageError(f"--factor {text}: whole numbers from 2 to 10, as 2,4")
     return factors

@@ -1,6 +1,7 @@
 """Commands for the running node and its destinations; each change is an audit event."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,18 +12,19 @@ from node.commands import terminal
 from node.commands.queue import JobId, destinations
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import UsageError
+from storage.records import RequestKind, SwitchName
 
 if TYPE_CHECKING:
-    from node.config import Config, Destination
-    from node.dicom.scu import Outgoing, PeerAddress
+    from node.config import Destination
+    from node.dicom.scu import Outgoing
     from node.store import Store
-    from storage.records import RequestKind, SwitchName
+    from storage.records import NodeRequest
 
+POLL_SECONDS = 0.2
+QUICK_SECONDS = 60.0  # a running node answers most requests within them
 
 Off = Annotated[bool, typer.Option("--off", help="Take it back.")]
 SeriesUid = Annotated[str, typer.Argument(metavar="UID", help="A Series Instance UID.")]
-POLL_SECONDS = 0.2
-QUICK_SECONDS = 60.0
 
 
 def prioritise(
@@ -38,8 +40,6 @@ def prioritise(
 
 def drain(off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Keep receiving and delivering, but start no job, until it is taken back."""
-    from storage.records import SwitchName
-
     with opened(config) as store:
         _turn(store, SwitchName.DRAINING, "", on=not off)
     terminal.say("Jobs are started again." if off else "No job is started until `drain --off`.")
@@ -53,8 +53,6 @@ def pause(
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Send nothing to a destination, until it is taken back."""
-    from storage.records import SwitchName
-
     with opened(config) as store:
         store.config.destination(name)
         _turn(store, SwitchName.PAUSED, name, on=not off)
@@ -63,8 +61,6 @@ def pause(
 
 def never(series_uid: SeriesUid, off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Make no job of a series that arrives, or will."""
-    from storage.records import SwitchName
-
     with opened(config) as store:
         _turn(store, SwitchName.NEVER, series_uid, on=not off)
     terminal.say(f"{series_uid} is {'processed as any other' if off else 'never processed'}.")
@@ -76,8 +72,6 @@ def allow(
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Accept a calling AE title besides node.allowed_ae_titles."""
-    from storage.records import SwitchName
-
     with opened(config) as store:
         _turn(store, SwitchName.ALLOWED_AE, ae_title, on=not off)
         is_any = not store.config.node.allowed_ae_titles
@@ -90,58 +84,54 @@ def process_now(
     series_uid: SeriesUid, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False
 ) -> None:
     """Close what is arriving of a series, without waiting for its quiet period."""
-    from storage.records import RequestKind
-
-    _ask(config, RequestKind.PROCESS_NOW, series_uid, as_json=as_json)
+    _request(config, RequestKind.PROCESS_NOW, series_uid, as_json=as_json)
 
 
 def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node read its configuration again, all or nothing."""
-    from storage.records import RequestKind
-
-    _ask(config, RequestKind.RELOAD, "", as_json=as_json)
+    _request(config, RequestKind.RELOAD, as_json=as_json)
 
 
 def selftest(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node bring a made series all the way, and verify what comes out."""
-    from storage.records import RequestKind
-
-    _ask(config, RequestKind.SELFTEST, "", as_json=as_json)
+    _request(config, RequestKind.SELFTEST, as_json=as_json)
 
 
 def notify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node send a test notice through every channel."""
-    from storage.records import RequestKind
-
-    _ask(config, RequestKind.NOTIFY, "", as_json=as_json)
+    _request(config, RequestKind.NOTIFY, as_json=as_json)
 
 
-def _turn(store: "Store", name: "SwitchName", subject: str, *, on: bool) -> None:
+def _turn(store: "Store", name: SwitchName, subject: str, *, on: bool) -> None:
     from storage.site import control
 
     control.turn(store.database, time.time(), user(), name, subject, on=on)
 
 
-def _ask(config: Path, kind: "RequestKind", subject: str, *, as_json: bool) -> None:
-    """Ask, wait for the answer, and say it; exit status 1 where it was not done."""
-    from storage.site import control
-
+def _request(config: Path, kind: RequestKind, subject: str = "", *, as_json: bool) -> None:
+    """Put a request to the node, wait for the answer and print it; status 1 where it failed."""
     with opened(config) as store:
-        seconds = QUICK_SECONDS
-        if kind == "selftest":
-            seconds += store.config.selftest.minutes * 60
-        asked = control.ask(store.database, time.time(), user(), kind, subject)
-        give_up = time.monotonic() + seconds
-        while asked.state == "asked" and time.monotonic() < give_up:
-            time.sleep(POLL_SECONDS)
-            asked = control.get_request(store.database, asked.id)
-    sentence = asked.sentence or "No node has answered; is it running?"
+        minutes = store.config.selftest.minutes if kind is RequestKind.SELFTEST else 0.0
+        request = _answered(store, kind, subject, QUICK_SECONDS + minutes * 60)
+    sentence = request.sentence or "No node has answered; is it running?"
     if as_json:
-        terminal.print_json({"id": asked.id, "state": asked.state, "sentence": sentence})
+        terminal.print_json({"id": request.id, "state": request.state, "sentence": sentence})
     else:
         terminal.say(sentence)
-    if asked.state != "done":
+    if request.state != "done":
         terminal.failed()
+
+
+def _answered(store: "Store", kind: RequestKind, subject: str, seconds: float) -> "NodeRequest":
+    """The request once a node has answered it, or as it is when the time is over."""
+    from storage.site import control
+
+    request = control.ask(store.database, time.time(), user(), kind, subject)
+    give_up = time.monotonic() + seconds
+    while request.state == "asked" and time.monotonic() < give_up:
+        time.sleep(POLL_SECONDS)
+        request = control.get_request(store.database, request.id)
+    return request
 
 
 def echo(
@@ -159,35 +149,31 @@ def echo(
     from node.dicom import scu
 
     settings = load(config)
-    wanted = (settings.destination(name),) if name else settings.destinations
-    found = [(each, scu.echo(address(settings, each))) for each in wanted]
-    if as_json:
-        terminal.print_json(
-            [
-                {
-                    "destination": each.name,
-                    "ok": answer.ok,
-                    "seconds": round(answer.seconds, 3),
-                    "sentence": answer.sentence,
-                }
-                for each, answer in found
-            ]
-        )
-    else:
-        rows = [
-            (
-                "ok" if answer.ok else "fault",
-                each.name,
-                f"{each.ae_title} at {each.host}:{each.port}",
-                f"{answer.seconds * 1000:.0f} ms",
-                answer.sentence,
-            )
-            for each, answer in found
-        ]
-        terminal.print_table(
-            ("", "destination", "peer", "took", ""), rows, empty="No destination is configured."
-        )
-    if not all(answer.ok for _, answer in found):
+    peers = (settings.destination(name),) if name else settings.destinations
+    answers = {
+        peer.name: scu.echo(scu.PeerAddress(*peer.address(settings.node.ae_title)))
+        for peer in peers
+    }
+
+    def document(peer: "Destination", _: object) -> object:
+        answer = answers[peer.name]
+        facts = {"destination": peer.name, "ok": answer.ok, "seconds": round(answer.seconds, 3)}
+        return facts | {"sentence": answer.sentence}
+
+    terminal.show(
+        peers,
+        (
+            ("", lambda peer: "ok" if answers[peer.name].ok else "fault"),
+            ("destination", "name"),
+            ("peer", lambda peer: f"{peer.ae_title} at {peer.host}:{peer.port}"),
+            ("took", lambda peer: f"{answers[peer.name].seconds * 1000:.0f} ms"),
+            ("", lambda peer: answers[peer.name].sentence),
+        ),
+        as_json=as_json,
+        document=document,
+        empty="No destination is configured.",
+    )
+    if not all(answer.ok for answer in answers.values()):
         terminal.failed()
 
 
@@ -205,38 +191,27 @@ def send(
     from node.dicom import scu
 
     settings = load(config)
-    peer = address(settings, settings.destination(to))
+    peer = scu.PeerAddress(*settings.destination(to).address(settings.node.ae_title))
     files, skipped = _outgoing(files_of(folder))
-    answers: dict[int, int | None] = {}
+    statuses: dict[int, int | None] = {}
     with terminal.progress(f"sending to {to}", shown=not as_json) as bar:
 
-        def answered(one: "Outgoing", status: int | None) -> None:
-            answers[one.id] = status
-            bar(len(answers), len(files), "")
+        def answered(file: "Outgoing", status: int | None) -> None:
+            statuses[file.id] = status
+            bar(len(statuses), len(files), "")
 
         sent = scu.send(peer, files, answered=answered, stop=lambda: False)
-    instances = [_answer(one, answers.get(one.id)) for one in files]
-    stored = sum(bool(each["stored"]) for each in instances)
+    instances = [_answer(file, statuses.get(file.id)) for file in files]
+    stored = sum(bool(instance["stored"]) for instance in instances)
     if as_json:
-        found = {"destination": to, "stored": stored, "total": len(files)}
+        counts = {"destination": to, "stored": stored, "total": len(files)}
         further = {"sentence": sent.sentence, "skipped": [str(path) for path in skipped]}
-        terminal.print_json(found | further | {"instances": instances})
+        terminal.print_json(counts | further | {"instances": instances})
     else:
-        _tell(to, instances, skipped, sent.sentence)
+        terminal.say(f"{stored} of {len(files)} instances are stored at {to}.")
+        _print_failures(instances, len(skipped), sent.sentence)
     if stored < len(files) or not files:
         terminal.failed()
-
-
-def address(settings: "Config", destination: "Destination") -> "PeerAddress":
-    """Where a destination is, and what the node calls itself there."""
-    from node.dicom.scu import PeerAddress
-
-    return PeerAddress(
-        ae_title=destination.ae_title,
-        host=destination.host,
-        port=destination.port,
-        calling_ae_title=destination.calling_ae_title or settings.node.ae_title,
-    )
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -249,7 +224,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def _outgoing(paths: Iterable[Path]) -> tuple[list["Outgoing"], list[Path]]:
-    """What can be sent, and what is no Part 10 file with the UIDs that C-STORE names."""
+    """Files to send; and those that are no Part 10 file with the UIDs that C-STORE names."""
     from inference.stacks import read_headers
     from node.dicom.scu import Outgoing
 
@@ -259,36 +234,31 @@ def _outgoing(paths: Iterable[Path]) -> tuple[list["Outgoing"], list[Path]]:
         uids = (header.uid, header.text("SOPClassUID"), header.transfer_syntax)
         if header.fault or not all(uids):
             skipped.append(header.path)
-            continue
-        files.append(Outgoing(len(files), *uids, header.path))
+        else:
+            files.append(Outgoing(len(files), *uids, header.path))
     return files, skipped
 
 
-def _answer(one: "Outgoing", status: int | None) -> dict[str, object]:
+def _answer(file: "Outgoing", status: int | None) -> dict[str, object]:
     from node.dicom.status import Outcome, outcome, said
 
-    known = outcome(status) if status is not None else None
     return {
-        "file": str(one.path),
-        "instance_uid": one.instance_uid,
+        "file": str(file.path),
+        "instance_uid": file.instance_uid,
         "status": "no answer" if status is None else f"0x{status:04X}",
         "answer": "no answer" if status is None else said(status),
         # A duplicate (0111) is there: whoever sends a folder by hand wants it there.
-        "stored": known in {Outcome.STORED, Outcome.STORED_IF_OURS},
+        "stored": status is not None
+        and outcome(status) in {Outcome.STORED, Outcome.STORED_IF_OURS},
     }
 
 
-def _tell(
-    to: str, instances: Sequence[dict[str, object]], skipped: Sequence[Path], sentence: str
-) -> None:
-    stored = sum(bool(each["stored"]) for each in instances)
-    terminal.say(f"{stored} of {len(instances)} instances are stored at {to}.")
-    missing = [each for each in instances if not each["stored"]]
-    for answer in sorted({str(each["answer"]) for each in missing}):
-        count = sum(each["answer"] == answer for each in missing)
+def _print_failures(instances: Sequence[dict[str, object]], skipped: int, sentence: str) -> None:
+    failures = Counter(str(row["answer"]) for row in instances if not row["stored"])
+    for answer, count in sorted(failures.items()):
         terminal.say(f"{count} of them: {answer}.")
     if skipped:
-        files = terminal.counted(len(skipped), "file")
+        files = terminal.counted(skipped, "file")
         terminal.say(f"skipped: {files}: no Part 10, or without UIDs")
     if sentence:
         terminal.say(sentence)

@@ -1,46 +1,49 @@
 """Commands about the queue: received series, their jobs, and the changes that an operator makes."""
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, tzinfo
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import filesize
 
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import NodeError, UsageError
+from storage.records import Arrival, Delivery, Job, JobState, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from node.config import Completion
+    from node.config import Completion, Config
     from node.store import Store
     from storage.queries.find import Wanted
-    from storage.records import Arrival, Attempt, Delivery, Job, Series
+
+ROUTE_CHANGED = "its route has changed since"
+MOST_ROWS = 100  # of a list, unless --limit says otherwise
+# Options of a list that are given to the search as they are typed.
+TEXTS = ("reason", "route", "destination", "sender", "uid", "accession", "patient_id")
 
 
-STATES = ("queued", "running", "succeeded", "refused", "failed", "held", "cancelled")
+def _configured() -> "Config | None":
+    """The configuration in this folder, for the completion of names in a shell."""
+    from node.config import load
+
+    try:
+        return load(DEFAULT_CONFIG)
+    except NodeError:
+        return None
 
 
 def _routes() -> list[str]:
-    """Those of the configuration in this folder; none where it cannot be read."""
-    from node.config import load
-
-    try:
-        return [route.name for route in load(Path(DEFAULT_CONFIG)).routes]
-    except NodeError:
-        return []
+    config = _configured()
+    return [route.name for route in config.routes] if config else []
 
 
 def destinations() -> list[str]:
-    """What completes the name of a destination, in whichever command it stands."""
-    from node.config import load
-
-    try:
-        return [destination.name for destination in load(Path(DEFAULT_CONFIG)).destinations]
-    except NodeError:
-        return []
+    """Names of destinations, to complete one in a shell."""
+    config = _configured()
+    return [destination.name for destination in config.destinations] if config else []
 
 
 State = Annotated[
@@ -49,7 +52,7 @@ State = Annotated[
         "--state",
         metavar="S",
         help="Only those: queued, running, held, ...",
-        autocompletion=lambda: list(STATES),
+        autocompletion=lambda: list(JobState),
     ),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="A reason code, as MISSING_SLICES.")]
@@ -63,47 +66,31 @@ Accession = Annotated[str, typer.Option("--accession", help="How the number begi
 PatientId = Annotated[str, typer.Option("--patient-id", help="How the ID begins.")]
 Since = Annotated[str, typer.Option("--since", metavar="TIME", help="As 2026-03-01T07:30.")]
 Until = Annotated[str, typer.Option("--until", metavar="TIME", help="As 2026-03-01T07:30.")]
+Limit = Annotated[int, typer.Option("--limit", help="The newest so many.", min=1)]
 Offset = Annotated[int, typer.Option("--offset", help="Leave out the first so many.", min=0)]
+JobId = Annotated[int, typer.Argument(metavar="ID", help="The number of a job.")]
 
 
-def wanted_from(
-    *,
-    state: str = "",
-    reason: str = "",
-    route: str = "",
-    destination: str = "",
-    sender: str = "",
-    uid: str = "",
-    accession: str = "",
-    patient_id: str = "",
-    since: str = "",
-    until: str = "",
-) -> "Wanted":
-    """The filter; raises UsageError for a state or a time that there is not."""
+def wanted_by(options: Mapping[str, Any]) -> "Wanted":
+    """The filter of a list; raises UsageError for a state or a time that there is not."""
     from storage.queries.find import Wanted
-    from storage.records import JobState
 
-    if state and state not in STATES:
-        raise UsageError(f"--state {state}: one of {', '.join(STATES)}")
+    state = options["state"]
+    if state and state not in tuple(JobState):
+        raise UsageError(f"--state {state}: one of {', '.join(JobState)}")
     return Wanted(
         states=(JobState(state),) if state else (),
-        reason=reason,
-        route=route,
-        destination=destination,
-        sender=sender,
-        uid=uid,
-        accession=accession,
-        patient_id=patient_id,
-        since=_seconds("--since", since),
-        until=_seconds("--until", until),
+        since=_seconds("--since", options["since"]),
+        until=_seconds("--until", options["until"]),
+        **{name: options[name] for name in TEXTS if name in options},
     )
 
 
-def note(store: "Store", wanted: "Wanted", who: str, found: int) -> None:
+def note_search(store: "Store", wanted: "Wanted", total: int) -> None:
     """Looking for a patient is an audit event here as on the pages; the words stay out of it."""
     if wanted.names_a_patient:
         by = [name for name in ("accession", "patient_id") if getattr(wanted, name)]
-        store.audit.record(who, "find", "", {"by": by, "found": found})
+        store.audit.record(user(), "find", "", {"by": by, "found": total})
 
 
 def _seconds(option: str, text: str) -> float | None:
@@ -115,12 +102,8 @@ def _seconds(option: str, text: str) -> float | None:
         raise UsageError(f"{option} {text}: a time as 2026-03-01T07:30") from None
 
 
-JobId = Annotated[int, typer.Argument(metavar="ID", help="The number of a job.")]
-Limit = Annotated[int, typer.Option("--limit", help="The newest so many.", min=1)]
-MOST_ROWS = 100
-
-
 def jobs(
+    context: typer.Context,
     state: State = "",
     reason: Reason = "",
     route: Route = "",
@@ -139,51 +122,57 @@ def jobs(
     """The queue, newest first; each filter that is given must hold."""
     from node.web.api import inputs
     from storage.queries import find
-    from storage.queries.find import jobs_with_deliveries
 
-    wanted = wanted_from(
-        state=state,
-        reason=reason,
-        route=route,
-        destination=destination,
-        sender=sender,
-        uid=uid,
-        accession=accession,
-        patient_id=patient_id,
-        since=since,
-        until=until,
-    )
+    wanted = wanted_by(context.params)
     with opened(config) as store:
         page = find.jobs(store.database, wanted, limit, offset)
-        note(store, wanted, user(), page.total)
-        listed = jobs_with_deliveries(store.database, [line.id for line in page.lines])
+        note_search(store, wanted, page.total)
+        rows = find.jobs_with_deliveries(store.database, [line.id for line in page.lines])
         zone = store.zone
-    if as_json:
-        terminal.print_json([inputs.job(each, deliveries, zone) for each, deliveries in listed])
-        return
-    columns = ("id", "state", "series", "route", "model", "queued", "took", "deliveries", "why")
-    rows = [
+    deliveries = {job.id: of_job for job, of_job in rows}
+    terminal.show(
+        [job for job, _ in rows],
         (
-            each.id,
-            _state(each),
-            _end_of(each.series_uid),
-            each.route,
-            each.model,
-            terminal.when(each.queued_at, zone),
-            _took(each),
-            _delivered(deliveries),
-            each.sentence,
-        )
-        for each, deliveries in listed
-    ]
-    terminal.print_table(columns, rows, empty=_no_jobs(wanted))
+            "id",
+            ("state", _state),
+            ("series", lambda job: terminal.uid_end(job.series_uid)),
+            "route",
+            "model",
+            "queued_at",
+            ("took", _took),
+            ("deliveries", lambda job: ", ".join(map(_delivered, deliveries[job.id]))),
+            ("why", "sentence"),
+        ),
+        zone,
+        as_json=as_json,
+        document=lambda job, zone: inputs.job(job, deliveries[job.id], zone),
+        empty=_no_jobs(wanted),
+    )
+
+
+def _state(job: Job) -> str:
+    if job.state == JobState.RUNNING:
+        stopping = ", to be cancelled" if job.cancel_requested else ""
+        return f"running {job.progress:.0%}{stopping}"
+    return str(job.state)
+
+
+def _took(job: Job) -> str:
+    if job.started_at is None:
+        return ""
+    return terminal.duration((job.finished_at or time.time()) - job.started_at)
+
+
+def _delivered(delivery: Delivery) -> str:
+    return f"{delivery.destination} {delivery.state} {delivery.sent}/{delivery.total}"
 
 
 def _no_jobs(wanted: "Wanted") -> str:
-    if wanted == wanted_from():
+    everything = type(wanted)()
+    if wanted == everything:
         return "There are no jobs."
-    state = "".join(wanted.states)
-    return f"No job is {state}." if wanted == wanted_from(state=state) else "No job is such."
+    by_state = replace(everything, states=wanted.states)
+    return f"No job is {''.join(wanted.states)}." if wanted == by_state else "No job is such."
 
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -191,20 +180,55 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
     from node.web.api import inputs
 
     with opened(config) as store:
-        found = store.queue.get(job_id)
+        row, zone = store.queue.get(job_id), store.zone
         deliveries = store.ledger.of_job(job_id)
         attempts = store.queue.attempts(job_id)
         instances = store.queue.instances(job_id)
-        zone = store.zone
     if as_json:
-        terminal.print_json(inputs.job_in_full(found, deliveries, attempts, instances, zone))
+        terminal.print_json(inputs.job_in_full(row, deliveries, attempts, instances, zone))
         return
-    _print_job(found, len(instances), zone)
-    _print_attempts(attempts, zone)
+    _print_facts(row, len(instances), zone)
+    columns = (("attempt", "number"), "worker", "started_at", "ended_at", "outcome", "detail")
+    terminal.tabulate(attempts, columns, zone, empty="It was not attempted yet.")
     _print_deliveries(deliveries, zone)
 
 
+def _print_facts(job: Job, instances: int, zone: tzinfo | None) -> None:
+    parameters = (f"{k} = {v}" for k, v in job.parameters.items() if v not in (None, ""))
+    terminal.print_facts(
+        [
+            ("job", job.id),
+            ("state", _state(job)),
+            ("why", " ".join(text for text in (job.reason, job.sentence) if text)),
+            ("series", job.series_uid),
+            ("stack", job.stack),
+            ("instances", instances),
+            ("route", f"{job.route}, priority {job.priority}"),
+            ("model", f"{job.model} {job.version}".strip()),
+            ("parameters", ", ".join(parameters)),
+            ("derived series", job.derived_series_uid),
+            ("notes", "; ".join(terminal.texts(job.record.get("notes")))),
+            ("queued", terminal.when(job.queued_at, zone)),
+            ("started", terminal.when(job.started_at, zone)),
+            ("finished", terminal.when(job.finished_at, zone)),
+        ]
+    )
+
+
+def _print_deliveries(deliveries: Sequence[Delivery], zone: tzinfo | None) -> None:
+    columns: tuple[terminal.Column[Delivery], ...] = (
+        "destination",
+        "state",
+        ("sent", lambda delivery: f"{delivery.sent}/{delivery.total}"),
+        ("confirmed", lambda delivery: f"{delivery.confirmed}/{delivery.total}"),
+        ("next try", lambda d: terminal.when(d.due_at, zone) if d.state == "queued" else ""),
+        ("why", "sentence"),
+    )
+    terminal.tabulate(deliveries, columns, zone, empty="It has no deliveries.")
+
+
 def series(
+    context: typer.Context,
     series_uid: Annotated[str, typer.Argument(metavar="[UID]", help="One; else the newest.")] = "",
     state: State = "",
     route: Route = "",
@@ -218,167 +242,82 @@ def series(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """What was received, newest first; each filter that is given must hold."""
+    """Received series, newest first; each filter that is given must hold."""
     from node.web.api import inputs
+
+    wanted = wanted_by(context.params)
+    with opened(config) as store:
+        rows = _received(store, series_uid, wanted, limit, offset)
+        arriving = {arrival.series_id: arrival for arrival in store.archive.arriving()}
+        jobs = {row.id: store.queue.of_series(row.id) for row in rows} if series_uid else {}
+        completion, zone = store.config.completion, store.zone
+
+    def document(row: Series, zone: tzinfo | None) -> object:
+        facts = inputs.series(row, zone)
+        return facts | {"jobs": [job.id for job in jobs[row.id]]} if series_uid else facts
+
+    def note(row: Series) -> str:
+        if row.id in arriving:
+            return _complete_in(arriving[row.id], completion)
+        if row.purged_at is not None:
+            return f"files gone {terminal.when(row.purged_at, zone)}"
+        return ", ".join(f"job {job.id}" for job in jobs.get(row.id, ()))
+
+    terminal.show(
+        rows,
+        (
+            ("series", "series_uid"),
+            "modality",
+            "description",
+            "instances",
+            ("size", lambda row: filesize.decimal(row.bytes)),
+            "last_at",
+            ("states", lambda row: " ".join(row.states)),
+            ("", note),
+        ),
+        zone,
+        as_json=as_json,
+        document=document,
+        empty="Nothing was received yet.",
+    )
+
+
+def _received(
+    store: "Store", series_uid: str, wanted: "Wanted", limit: int, offset: int
+) -> Sequence[Series]:
+    """The series of that UID, else those of a page of the list."""
     from storage.queries import find
 
-    wanted = wanted_from(
-        state=state,
-        route=route,
-        sender=sender,
-        accession=accession,
-        patient_id=patient_id,
-        since=since,
-        until=until,
-    )
-    with opened(config) as store:
-        archive = store.archive
-        if series_uid:
-            found = archive.series_by_uid(series_uid)
-        else:
-            page = find.find_series(store.database, wanted, limit, offset)
-            note(store, wanted, user(), page.total)
-            found = archive.series_of([line.subject.series_id for line in page.lines])
-        arriving = {each.series_id: each for each in archive.arriving()}
-        jobs = {each.id: store.queue.of_series(each.id) for each in found} if series_uid else {}
-        completion, zone = store.config.completion, store.zone
-    if series_uid and not found:
+    if not series_uid:
+        page = find.find_series(store.database, wanted, limit, offset)
+        note_search(store, wanted, page.total)
+        return store.archive.series_of([line.subject.series_id for line in page.lines])
+    rows = store.archive.series_by_uid(series_uid)
+    if not rows:
         terminal.failed(f"no series {series_uid} was received")
-    if as_json:
-        terminal.print_json(
-            [
-                inputs.series(each, zone) | {"jobs": [job.id for job in jobs.get(each.id, ())]}
-                for each in found
-            ]
-            if series_uid
-            else [inputs.series(each, zone) for each in found]
-        )
-        return
-    columns = ("series", "modality", "description", "instances", "size", "last", "states", "")
-    rows = [
-        _series_row(each, arriving.get(each.id), jobs.get(each.id, ()), completion, zone)
-        for each in found
-    ]
-    terminal.print_table(columns, rows, empty="Nothing was received yet.")
+    return rows
 
 
-def _series_row(
-    each: "Series",
-    arrival: "Arrival | None",
-    jobs: "Sequence[Job]",
-    completion: "Completion",
-    zone: tzinfo | None,
-) -> tuple[object, ...]:
+def _complete_in(arrival: Arrival, completion: "Completion") -> str:
     from node.rules.completion import complete_at
 
-    if arrival is not None:
-        left = max(0.0, complete_at(arrival, completion) - time.time())
-        note = f"complete in {terminal.duration(left)} if nothing more comes"
-    elif each.purged_at is not None:
-        note = f"files gone {terminal.when(each.purged_at, zone)}"
-    else:
-        note = ", ".join(f"job {job.id}" for job in jobs)
-    return (
-        each.series_uid,
-        each.modality,
-        each.description,
-        each.instances,
-        terminal.size(each.bytes),
-        terminal.when(each.last_at, zone),
-        " ".join(each.states),
-        note,
-    )
-
-
-def _print_job(found: "Job", instances: int, zone: tzinfo | None) -> None:
-    parameters = (f"{k} = {v}" for k, v in found.parameters.items() if v not in (None, ""))
-    terminal.print_facts(
-        [
-            ("job", found.id),
-            ("state", _state(found)),
-            ("why", " ".join(text for text in (found.reason, found.sentence) if text)),
-            ("series", found.series_uid),
-            ("stack", found.stack),
-            ("instances", instances),
-            ("route", f"{found.route}, priority {found.priority}"),
-            ("model", f"{found.model} {found.version}".strip()),
-            ("parameters", ", ".join(parameters)),
-            ("derived series", found.derived_series_uid),
-            ("notes", "; ".join(terminal.listed(found.record.get("notes")))),
-            ("queued", terminal.when(found.queued_at, zone)),
-            ("started", terminal.when(found.started_at, zone)),
-            ("finished", terminal.when(found.finished_at, zone)),
-        ]
-    )
-
-
-def _print_attempts(attempts: "Sequence[Attempt]", zone: tzinfo | None) -> None:
-    rows = [
-        (
-            each.number,
-            each.worker,
-            terminal.when(each.started_at, zone),
-            terminal.when(each.ended_at, zone),
-            each.outcome,
-            each.detail,
-        )
-        for each in attempts
-    ]
-    columns = ("attempt", "worker", "started", "ended", "outcome", "detail")
-    terminal.print_table(columns, rows, empty="It was not attempted yet.")
-
-
-def _print_deliveries(deliveries: "Sequence[Delivery]", zone: tzinfo | None) -> None:
-    rows = [
-        (
-            each.destination,
-            each.state,
-            f"{each.sent}/{each.total}",
-            f"{each.confirmed}/{each.total}",
-            terminal.when(each.due_at, zone) if each.state == "queued" else "",
-            each.sentence,
-        )
-        for each in deliveries
-    ]
-    columns = ("destination", "state", "sent", "confirmed", "next try", "why")
-    terminal.print_table(columns, rows, empty="It has no deliveries.")
-
-
-def _state(found: "Job") -> str:
-    if found.state == "running":
-        stopping = ", to be cancelled" if found.cancel_requested else ""
-        return f"running {found.progress:.0%}{stopping}"
-    return str(found.state)
-
-
-def _took(found: "Job") -> str:
-    if found.started_at is None:
-        return ""
-    return terminal.duration((found.finished_at or time.time()) - found.started_at)
-
-
-def _delivered(deliveries: "Sequence[Delivery]") -> str:
-    return ", ".join(f"{d.destination} {d.state} {d.sent}/{d.total}" for d in deliveries)
-
-
-def _end_of(uid: str) -> str:
-    """A UID's end tells two series of one scanner apart; `job ID` shows all of it."""
-    return uid if len(uid) <= 20 else f"...{uid[-17:]}"
+    left = max(0.0, complete_at(arrival, completion) - time.time())
+    return f"complete in {terminal.duration(left)} if nothing more comes"
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Queue a refused, failed, held or cancelled job again; by its route as it is now."""
     with opened(config) as store:
         store.queue.requeue(job_id, who=user())
-        _tell(store, job_id, "is queued again", as_json=as_json)
+        _print_changed(store, job_id, "is queued again", as_json=as_json)
 
 
 def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Cancel a queued, held, failed or running job; a running one stops at its next step."""
     with opened(config) as store:
         state = store.queue.cancel(job_id, who=user())
-        said = "stops at its next step" if state == "running" else "is cancelled"
-        _tell(store, job_id, said, as_json=as_json)
+        end = "stops at its next step" if state == JobState.RUNNING else "is cancelled"
+        _print_changed(store, job_id, end, as_json=as_json)
 
 
 def redeliver(
@@ -400,14 +339,15 @@ def redeliver(
         if to:
             store.config.destination(to)
         store.ledger.redeliver(job_id, to or None, who=user())
-        _tell(store, job_id, f"is delivered again{f' to {to}' if to else ''}", as_json=as_json)
+        end = f"is delivered again{f' to {to}' if to else ''}"
+        _print_changed(store, job_id, end, as_json=as_json)
 
 
-def _tell(store: "Store", job_id: int, said: str, *, as_json: bool) -> None:
+def _print_changed(store: "Store", job_id: int, end: str, *, as_json: bool) -> None:
     if as_json:
         from node.web.api import inputs
 
         job, deliveries = store.queue.get(job_id), store.ledger.of_job(job_id)
         terminal.print_json(inputs.job(job, deliveries, store.zone))
     else:
-        terminal.say(f"Job {job_id} {said}.")
+        terminal.say(f"Job {job_id} {end}.")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 DEFAULT_CONFIG = Path("config.toml")
+NOBODY = "command line"  # a command claims nothing: no lease is ever taken in this name
 
 WIDTH_OF_A_FILE = 200  # where the output is no terminal, nothing is cut at 80 columns
 COLOURS = {
@@ -44,10 +45,34 @@ COLOURS = {
     "complete": "green",
 }
 UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
+LONGEST_UID = 20  # characters of a UID in a table
+
+R = TypeVar("R")
+# A column of records: an attribute, which gives the title too, or a title with an attribute or
+# with what is written in the cell. An attribute that ends in `_at` is a time.
+Column: TypeAlias = str | tuple[str, str | Callable[[R], object]]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator["Store"]:
+    """Storage of the configuration in `path`."""
+    from node import store
+    from node.config import load
+
+    with store.opened(load(path), NOBODY) as parts:
+        yield parts
+
+
+def user() -> str:
+    """The account of the system."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in a container
+        return "unknown"
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where people read; tables go to standard output, progress to standard error."""
+    """A console: tables go to standard output, progress to standard error."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDTH_OF_A_FILE
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
@@ -63,17 +88,61 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, title: str = ""
+def show(
+    records: Iterable[R],
+    columns: Sequence[Column[R]],
+    zone: tzinfo | None = None,
+    *,
+    as_json: bool,
+    document: Callable[[R, tzinfo | None], object],
+    empty: str,
 ) -> None:
-    """A table; words of state are coloured. Without a row, the sentence `empty`."""
+    """Print records as one JSON document of what `document` makes of each, or as a table."""
+    if as_json:
+        print_json([document(record, zone) for record in records])
+    else:
+        tabulate(records, columns, zone, empty=empty)
+
+
+def tabulate(
+    records: Iterable[R], columns: Sequence[Column[R]], zone: tzinfo | None = None, *, empty: str
+) -> None:
+    """Print a table of records; times are those of `zone`."""
+    print_table(titles(columns), cells(records, columns, zone), empty=empty)
+
+
+def titles(columns: Sequence[Column[R]]) -> list[str]:
+    """The heads of a table."""
+    names = (column if isinstance(column, str) else column[0] for column in columns)
+    return [name.removesuffix("_at").replace("_", " ") for name in names]
+
+
+def cells(
+    records: Iterable[R], columns: Sequence[Column[R]], zone: tzinfo | None
+) -> list[list[object]]:
+    """The rows of a table."""
+    values = [column if isinstance(column, str) else column[1] for column in columns]
+    return [[_value(record, value, zone) for value in values] for record in records]
+
+
+def _value(record: R, value: str | Callable[[R], object], zone: tzinfo | None) -> object:
+    if not isinstance(value, str):
+        return value(record)
+    attribute = getattr(record, value)
+    return when(attribute, zone) if value.endswith("_at") else attribute
+
+
+def print_table(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, title: str = ""
+) -> None:
+    """Print a table; words of state are coloured. Without a row, the sentence `empty`."""
     filled = [[_cell(value) for value in row] for row in rows]
     if not filled:
         say(empty)
         return
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, header_style="bold", overflow="fold")
+    for head in heads:
+        table.add_column(head, header_style="bold", overflow="fold")
     for row in filled:
         table.add_row(*row)
     console().print(table)
@@ -115,18 +184,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def listed(values: object) -> list[str]:
+def texts(values: object) -> list[str]:
     """The texts of a list that came out of a record; nothing where there is none."""
     return [str(value) for value in values] if isinstance(values, list) else []
 
 
-def size(count: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000.0:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000.0
-    return f"{count:.1f} TB"
+def uid_end(uid: str) -> str:
+    """The end of a UID tells two series of one scanner apart; `job ID` shows all of it."""
+    return uid if len(uid) <= LONGEST_UID else f"...{uid[3 - LONGEST_UID :]}"
 
 
 def failed(message: str = "") -> NoReturn:
@@ -159,24 +224,3 @@ def progress(label: str, *, shown: bool) -> Iterator[Callable[[float, float, str
 def _cell(value: object) -> Text:
     text = "" if value is None else str(value)
     return Text(text, style=COLOURS.get(text.split(" ")[0], ""))
-
-
-def user() -> str:
-    """The account of the system."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as in a container
-        return "unknown"
-
-
-NOBODY = "command line"  # a command claims nothing: no lease is ever taken in this name
-
-
-@contextmanager
-def opened(path: Path) -> Iterator["Store"]:
-    """Storage of the configuration in `path`."""
-    from node import store
-    from node.config import load
-
-    with store.opened(load(path), NOBODY) as kept:
-        yield kept

@@ -4,26 +4,31 @@ import contextlib
 import select
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import filesize
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from node.commands import terminal
-from node.commands.terminal import DEFAULT_CONFIG, ConfigFile, opened
+from node.commands.terminal import DEFAULT_CONFIG, Column, ConfigFile, R, opened
+from storage.records import ArrivalSummary, RunningJob
 
 if TYPE_CHECKING:
     from node.store import Store
-    from storage.records import ArrivalSummary, JobSummary
 
 ROWS = 8  # of each list; the pages show the rest
 BAR = 20  # characters
-BEAT_SECONDS = 15.0  # a node that was not seen for longer does not serve
 QUIT = ("q", "Q", "\x03", "\x1b")
+OF_A_JOB = (
+    ("job", lambda line: line.job.id),
+    ("series", lambda line: terminal.uid_end(line.job.subject.series_uid)),
+    ("route", lambda line: line.job.route),
+)
 
 
 def top(
@@ -68,13 +73,13 @@ def _head(store: "Store", now: float) -> Text:
         text.append("no node is running", style="red")
     for state in states:
         age = now - state.heartbeat
-        is_alive = state.state == "serving" and age < BEAT_SECONDS
-        text.append(f"{state.id} {state.state}", style="green" if is_alive else "red")
+        style = "green" if health.is_alive(state, now) else "red"
+        text.append(f"{state.id} {state.state}", style=style)
         text.append(f", seen {terminal.duration(max(0.0, age))} ago  ", style="dim")
     drained = control.draining(store.database)
     if drained is not None:
         text.append(f"  drained by {drained.who}", style="yellow")
-    text.append(f"  {terminal.size(disk.free_bytes)} free", style="dim")
+    text.append(f"  {filesize.decimal(disk.free_bytes)} free", style="dim")
     return text
 
 
@@ -82,30 +87,29 @@ def _needing(store: "Store") -> Group:
     from storage.queries.find import needing
 
     needs = needing(store.database, limit=ROWS)
-    rows = ((each.id, each.what, each.sentence) for each in needs.lines)
-    return _list("Needs a person", needs.total, ("", "what", "why"), rows)
+    columns = (("", "id"), "what", ("why", "sentence"))
+    return _list("Needs a person", needs.lines, columns, needs.total)
 
 
 def _arriving(store: "Store", now: float) -> Group:
     from storage.queries import overview
 
+    def quiet(line: ArrivalSummary) -> str:
+        return terminal.duration(max(0.0, now - line.arrival.last_at))
+
     lines = overview.arriving(store.database)
-    rows = (
-        (
-            line.arrival.calling_ae,
-            _end_of(line.arrival.series_uid),
-            line.subject.modality,
-            line.arrival.instances,
-            terminal.duration(max(0.0, now - line.arrival.last_at)),
-            _complete_in(store, line, now),
-        )
-        for line in lines[:ROWS]
+    columns = (
+        ("from", lambda line: line.arrival.calling_ae),
+        ("series", lambda line: terminal.uid_end(line.arrival.series_uid)),
+        ("modality", lambda line: line.subject.modality),
+        ("instances", lambda line: line.arrival.instances),
+        ("quiet", quiet),
+        ("complete in", lambda line: _complete_in(store, line, now)),
     )
-    columns = ("from", "series", "modality", "instances", "quiet", "complete in")
-    return _list("Arriving", len(lines), columns, rows)
+    return _list("Arriving", lines[:ROWS], columns, len(lines))
 
 
-def _complete_in(store: "Store", line: "ArrivalSummary", now: float) -> str:
+def _complete_in(store: "Store", line: ArrivalSummary, now: float) -> str:
     from node.rules.completion import complete_at
 
     if line.never:
@@ -116,17 +120,16 @@ def _complete_in(store: "Store", line: "ArrivalSummary", now: float) -> str:
 def _running(store: "Store", now: float) -> Group:
     from storage.queries import overview
 
-    rows = (
-        (
-            run.job.id,
-            _series(run.job),
-            run.job.route,
-            _bar(run.job.progress),
-            terminal.duration(run.seconds_left) if run.seconds_left is not None else "",
-        )
-        for run in overview.running(store.database, now)
+    def left(run: RunningJob) -> str:
+        return "" if run.seconds_left is None else terminal.duration(run.seconds_left)
+
+    runs = overview.running(store.database, now)
+    columns = (
+        *OF_A_JOB,
+        ("", lambda run: _bar(run.job.progress)),
+        ("left", left),
     )
-    return _list("Running", None, ("job", "series", "route", "", "left"), rows)
+    return _list("Running", runs, columns, len(runs))
 
 
 def _waiting(store: "Store", now: float) -> Group:
@@ -134,64 +137,44 @@ def _waiting(store: "Store", now: float) -> Group:
 
     workers = store.config.inference.workers
     queue = overview.queue(store.database, now, workers=workers, limit=ROWS)
-    rows = (
-        (
-            each.job.id,
-            _series(each.job),
-            each.job.route,
-            each.job.priority,
-            terminal.when(each.expected_at, store.zone),
-        )
-        for each in queue.lines
+    columns = (
+        *OF_A_JOB,
+        ("priority", lambda line: line.job.priority),
+        ("starts", lambda line: terminal.when(line.expected_at, store.zone)),
     )
-    return _list("Queue", queue.total, ("job", "series", "route", "priority", "starts"), rows)
+    return _list("Queue", queue.lines, columns, queue.total)
 
 
 def _sending(store: "Store") -> Group:
     from storage.queries import overview
 
     sending = overview.sending(store.database, limit=ROWS)
-    rows = (
-        (
-            line.delivery.id,
-            line.delivery.destination,
-            line.delivery.state,
-            f"{line.delivery.sent} of {line.delivery.total}",
-            line.delivery.sentence,
-        )
-        for line in sending.lines
+    columns = (
+        ("delivery", "id"),
+        ("to", "destination"),
+        "state",
+        ("", lambda delivery: f"{delivery.sent} of {delivery.total}"),
+        ("why", "sentence"),
     )
-    return _list("Sending", sending.total, ("delivery", "to", "state", "", "why"), rows)
+    return _list("Sending", [line.delivery for line in sending.lines], columns, sending.total)
 
 
-def _list(
-    title: str, total: int | None, columns: Sequence[str], rows: Iterable[Sequence[object]]
-) -> Group:
-    filled = [[Text("" if cell is None else str(cell)) for cell in row] for row in rows]
-    count = len(filled) if total is None else total
+def _list(title: str, records: Sequence[R], columns: Sequence[Column[R]], total: int) -> Group:
     head = Text(f"\n{title}", style="bold")
-    head.append(f"  {count}" if count else "  none", style="dim")
-    if not filled:
+    head.append(f"  {total}" if total else "  none", style="dim")
+    if not records:
         return Group(head)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    for row in filled:
-        table.add_row(*row)
+    for name in terminal.titles(columns):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for row in terminal.cells(records, columns, None):
+        table.add_row(*(Text("" if value is None else str(value)) for value in row))
     return Group(head, table)
 
 
 def _bar(share: float) -> str:
     done = round(share * BAR)
     return f"{'#' * done}{'.' * (BAR - done)} {share:4.0%}"
-
-
-def _series(job: "JobSummary") -> str:
-    return _end_of(job.subject.series_uid)
-
-
-def _end_of(uid: str) -> str:
-    return uid if len(uid) <= 20 else f"...{uid[-17:]}"
 
 
 @contextlib.contextmanager

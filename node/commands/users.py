@@ -3,6 +3,7 @@
 import getpass
 import sys
 import time
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,13 +12,11 @@ from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.commands.terminal import user as who_asks
 from node.errors import UsageError
+from storage.records import ApiToken, Role, User
 
 if TYPE_CHECKING:
     from node.store import Store
     from node.web.login import People
-    from storage.records import Role
-
-ROLES = ("viewer", "operator", "administrator")
 
 UserName = Annotated[str, typer.Argument(metavar="NAME", help="What the person types to log in.")]
 RoleName = Annotated[
@@ -26,7 +25,7 @@ RoleName = Annotated[
         "--role",
         metavar="ROLE",
         help="viewer looks, operator acts, administrator configures.",
-        autocompletion=lambda: list(ROLES),
+        autocompletion=lambda: list(Role),
     ),
 ]
 
@@ -55,27 +54,22 @@ def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> 
     from storage.site.people import people
 
     with opened(config) as store:
-        found, zone = people(store.database), store.zone
-    if as_json:
-        terminal.print_json(
-            [
-                {
-                    "name": each.name,
-                    "role": str(each.role),
-                    "disabled": each.disabled,
-                    "created_at": iso(each.created_at, zone),
-                    "changed_at": iso(each.changed_at, zone),
-                }
-                for each in found
-            ]
-        )
-        return
-    rows = [
-        (u.name, u.role, terminal.when(u.created_at, zone), "disabled" if u.disabled else "")
-        for u in found
-    ]
-    empty = "There is no user: the pages answer this machine only."
-    terminal.print_table(("name", "role", "added", ""), rows, empty=empty)
+        users, zone = people(store.database), store.zone
+
+    def document(user: User, zone: tzinfo | None) -> object:
+        facts = {"name": user.name, "role": str(user.role), "disabled": user.disabled}
+        return facts | {
+            name: iso(getattr(user, name), zone) for name in ("created_at", "changed_at")
+        }
+
+    terminal.show(
+        users,
+        ("name", "role", ("added", "created_at"), ("", lambda u: "disabled" if u.disabled else "")),
+        zone,
+        as_json=as_json,
+        document=document,
+        empty="There is no user: the pages answer this machine only.",
+    )
 
 
 @user_commands.command("remove")
@@ -97,7 +91,7 @@ def set_password(name: UserName, config: ConfigFile = DEFAULT_CONFIG) -> None:
 @user_commands.command("role")
 def set_role(
     name: UserName,
-    role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(ROLES))],
+    role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(Role))],
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Give a user another role; the user's sessions end."""
@@ -132,31 +126,36 @@ def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
     from storage.site.people import tokens
 
     with opened(config) as store:
-        found, zone = tokens(store.database), store.zone
-    if as_json:
+        rows, zone = tokens(store.database), store.zone
+
+    def document(token: ApiToken, zone: tzinfo | None) -> object:
+        facts = {"id": token.id, "name": token.name, "role": str(token.role)}
         times = ("created_at", "used_at", "revoked_at")
-        terminal.print_json(
-            [
-                {"id": t.id, "name": t.name, "role": str(t.role), "created_by": t.created_by}
-                | {name: iso(getattr(t, name), zone) for name in times}
-                for t in found
-            ]
+        return (
+            facts
+            | {"created_by": token.created_by}
+            | {name: iso(getattr(token, name), zone) for name in times}
         )
-        return
-    rows = [
+
+    def used(token: ApiToken) -> str:
+        return terminal.when(token.used_at, zone) or "never"
+
+    terminal.show(
+        rows,
         (
-            each.id,
-            each.name,
-            each.role,
-            each.created_by,
-            terminal.when(each.created_at, zone),
-            terminal.when(each.used_at, zone) or "never",
-            terminal.when(each.revoked_at, zone),
-        )
-        for each in found
-    ]
-    columns = ("id", "name", "role", "by", "added", "used", "revoked")
-    terminal.print_table(columns, rows, empty="There are no tokens.")
+            "id",
+            "name",
+            "role",
+            ("by", "created_by"),
+            ("added", "created_at"),
+            ("used", used),
+            "revoked_at",
+        ),
+        zone,
+        as_json=as_json,
+        document=document,
+        empty="There are no tokens.",
+    )
 
 
 @token_commands.command("revoke")
@@ -176,12 +175,11 @@ def _people(store: "Store") -> "People":
     return People(store.database, time.time, who_asks())
 
 
-def _role(name: str) -> "Role":
-    from storage.records import Role
-
-    if name not in ROLES:
-        raise UsageError(f"--role {name}: one of {', '.join(ROLES)}")
-    return Role(name)
+def _role(name: str) -> Role:
+    try:
+        return Role(name)
+    except ValueError:
+        raise UsageError(f"--role {name}: one of {', '.join(Role)}") from None
 
 
 def _password() -> str:

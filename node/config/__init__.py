@@ -1,45 +1,15 @@
 """config.toml as frozen values; every mistake in it is found before anything starts."""
 
-from node.config.reading import DEFAULT_PATH, defaults, load
-from node.config.sections import (
-    MEASURES,
-    RELOADABLE_NODE,
-    SENDER,
-    Completion,
-    Condition,
-    Config,
-    Delivery,
-    Destination,
-    Inference,
-    ModelEntry,
-    Node,
-    Notify,
-    Route,
-    Selftest,
-    Sender,
-    Storage,
-    Web,
-)
-
-__all__ = [
-    "DEFAULT_PATH",
-    "MEASURES",
-    "RELOADABLE_NODE",
-    "SENDER",
-    "Completion",
-    "Condition",
-    "Config",
-    "Delivery",
-    "Destination",
-    "Inference",
-    "ModelEntry",
-    "Node",
-    "Notify",
-    "Route",
-    "Selftest",
-    "Sender",
-    "Storage",
-    "Web",
-    "defaults",
-    "load",
-]
+from node.config.reading import defaults as defaults
+from node.config.reading import load as load
+from node.config.sections import SENDER as SENDER
+from node.config.sections import Completion as Completion
+from node.config.sections import Condition as Condition
+from node.config.sections import Config as Config
+from node.config.sections import Delivery as Delivery
+from node.config.sections import Destination as Destination
+from node.config.sections import ModelEntry as ModelEntry
+from node.config.sections import Notify as Notify
+from node.config.sections import Route as Route
+from node.config.sections import Sender as Sender
+from node.config.sections import Storage as Storage

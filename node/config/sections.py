@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from datetime import datetime, time, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -15,11 +16,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationInfo,
     model_validator,
 )
 
+from inference.request import AcrossMissing, Output, Parameters, SliceThickness
 from node.errors import UsageError
 
 SENDER = "sender"  # the destination whose AE title is the one that brought the series
@@ -27,17 +28,36 @@ MEASURES = ("gap_mm", "instances", "tilt_degrees")  # of a stack; other `match` 
 # Values of these representations are no text and no number: a route cannot test them.
 UNTESTABLE = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
-ABOVE_ZERO = "a number above 0"
-ZERO_OR_MORE = "a number, 0 or more"
 AE_TITLE = "1-16 ASCII characters without backslash or control characters"
-AE_TITLES = "a list of AE titles"
-HOST = "a host name or an address"
-NAME = "1-64 letters, digits, dots, hyphens or underscores"
 NETWORK = 'a network as "10.1.0.0/16"'
 CONDITION = "a value, a list of values, or a table of min, max, regex, has"
 
 Network: TypeAlias = IPv4Network | IPv6Network
 Scalar: TypeAlias = str | int | float
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = get_args(Day)
+HOURS = 'two times as "07:00-18:00"; "" = day and night'
+Event = Literal[
+    "job_held",
+    "job_failed",
+    "delivery_held",
+    "result_superseded",
+    "destination_down",
+    "destination_up",
+    "sender_silent",
+    "selftest_failed",
+    "disk_low",
+]
+EVENTS: tuple[Event, ...] = get_args(Event)
+
+LEAST_FACTOR, MOST_FACTOR = 2, 10
+# Tables, and keys of [node], that a running node takes over when it reads the file again.
+RELOADABLE = (
+    *("destinations", "routes", "completion", "delivery"),
+    *("senders", "notify", "selftest"),
+)
+RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
 
 
 def is_scalar(value: object) -> bool:
@@ -47,8 +67,8 @@ def is_scalar(value: object) -> bool:
 
 def near(word: str, words: Iterable[str]) -> str:
     """The end of a sentence that proposes the word that was probably meant."""
-    found = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    matches = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _ae_title(text: str) -> str:
@@ -153,48 +173,6 @@ def not_yet(_: object) -> None:
     raise ValueError("not yet supported")
 
 
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-AeTitleOrEmpty = Annotated[str, AfterValidator(lambda text: _ae_title(text) if text else "")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-DestinationName = Annotated[Name, AfterValidator(_name_of_destination)]
-Host = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,253}$")]
-SomeNetwork = Annotated[Network, BeforeValidator(_network)]
-FolderPath = Annotated[Path, BeforeValidator(_path)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_path_or_none)]
-DatabaseUrl = Annotated[str, AfterValidator(_database)]
-TimezoneName = Annotated[str, AfterValidator(_timezone)]
-Regex = Annotated[str, AfterValidator(_regex)]
-MatchKey = Annotated[str, AfterValidator(_match_key)]
-Positive = Annotated[float, Field(gt=0)]
-RisingSeconds = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
-
-
-class Section(BaseModel):
-    """One table of the file. A field's description says what is allowed; errors quote it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
-    )
-
-
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-DAYS: tuple[Day, ...] = get_args(Day)
-HOURS = 'two times as "07:00-18:00"; "" = day and night'
-HEADER = "the name of an HTTP header, or empty"
-Event = Literal[
-    "job_held",
-    "job_failed",
-    "delivery_held",
-    "result_superseded",
-    "destination_down",
-    "destination_up",
-    "sender_silent",
-    "selftest_failed",
-    "disk_low",
-]
-EVENTS: tuple[Event, ...] = get_args(Event)
-
-
 def _hours(text: str) -> str:
     if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", text):
         raise ValueError(HOURS)
@@ -213,35 +191,194 @@ def _mail(text: str) -> str:
     return text
 
 
+# A type of the file: what it allows, and the sentence that says so where a value does not fit.
+AboveZero = Annotated[float, Field(gt=0, description="a number above 0")]
+ZeroOrMore = Annotated[float, Field(ge=0, description="a number, 0 or more")]
+Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
+CountOrZero = Annotated[int, Field(ge=0, description="a whole number, or 0 for no limit")]
+Flag = Annotated[bool, Field(description="true or false")]
+Port = Annotated[int, Field(ge=1, le=65535, description="integer 1-65535")]
+AnyPort = Annotated[int, Field(ge=0, le=65535, description="integer 0-65535")]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="1-64 letters, digits, dots, hyphens or underscores",
+    ),
+]
+DestinationName = Annotated[Name, AfterValidator(_name_of_destination)]
+Host = Annotated[str, Field(pattern=r"^[^\s/]{1,253}$", description="a host name or an address")]
+AeTitle = Annotated[str, AfterValidator(_ae_title), Field(description=AE_TITLE)]
+AeTitleOrEmpty = Annotated[
+    str,
+    AfterValidator(lambda text: _ae_title(text) if text else ""),
+    Field(description=AE_TITLE),
+]
+AeTitles = Annotated[tuple[AeTitle, ...], Field(strict=False, description="a list of AE titles")]
+SomeNetwork = Annotated[Network, BeforeValidator(_network)]
+Networks = Annotated[tuple[SomeNetwork, ...], Field(strict=False, description=NETWORK)]
+FolderPath = Annotated[Path, BeforeValidator(_path), Field(description="a path")]
+OptionalPath = Annotated[
+    Path | None, BeforeValidator(_path_or_none), Field(description='a path, or ""')
+]
+DatabaseUrl = Annotated[
+    str, AfterValidator(_database), Field(description='an SQLAlchemy URL, or ""')
+]
+TimezoneName = Annotated[
+    str, AfterValidator(_timezone), Field(description='a time zone as "Europe/Berlin", or ""')
+]
+RisingSeconds = Annotated[
+    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
+    AfterValidator(_rising),
+    Field(strict=False, description="[first, longest], two numbers above 0"),
+]
+Regex = Annotated[str, AfterValidator(_regex)]
+MatchKey = Annotated[str, AfterValidator(_match_key)]
 Url = Annotated[str, AfterValidator(_url)]
 UrlOrEmpty = Annotated[str, AfterValidator(lambda text: _url(text) if text else "")]
 Mail = Annotated[str, AfterValidator(_mail)]
 MailOrEmpty = Annotated[str, AfterValidator(lambda text: _mail(text) if text else "")]
-Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
+Header = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9-]{0,64}$", description="the name of an HTTP header, or empty"),
+]
+
+
+class Section(BaseModel):
+    """One table of the file. A field's description says what is allowed; errors quote it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class Node(Section):
+    """Names and ports of the node, and peers that it lets in."""
+
+    ae_title: AeTitle = "MIDSLICE"
+    host: Host = "0.0.0.0"  # noqa: S104 - its peers are other machines
+    port: AnyPort = 11112
+    allowed_ae_titles: AeTitles = ()
+    allowed_networks: Networks = ()
+    max_associations: int = Field(50, ge=1, le=1000, description="integer 1-1000")
+    idle_seconds: AboveZero = 900.0
+    shutdown_seconds: ZeroOrMore = 30.0
+    timezone: TimezoneName = ""
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """The zone of the times that people and results see; None is the system's own."""
+        return ZoneInfo(self.timezone) if self.timezone else None
+
+
+class Storage(Section):
+    """Places of files and rows, and how long they stay."""
+
+    # Defaults of paths are text as in a file, and validated as that is.
+    folder: FolderPath = "var"  # type: ignore[assignment]
+    database: DatabaseUrl = ""
+    secret_file: OptionalPath = ""  # type: ignore[assignment]
+    min_free_gb: ZeroOrMore = 5.0
+    keep_days: ZeroOrMore = 7.0
+    keep_unrouted_days: ZeroOrMore = 1.0
+    keep_audit_days: ZeroOrMore = 0.0
+
+    @property
+    def min_free_bytes(self) -> int:
+        """The reserve, in bytes."""
+        return int(self.min_free_gb * 1e9)
+
+
+class Completion(Section):
+    """Limits after which an arrival is complete, and of what may come of arrivals in a day."""
+
+    quiet_seconds: AboveZero = 30.0
+    open_association_seconds: ZeroOrMore = 120.0
+    results_per_study: CountOrZero = 100
+    reruns: CountOrZero = 20
+
+
+class Inference(Section):
+    """The device of the models, and what they may take of it."""
+
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:1"'
+    )
+    workers: int = Field(1, ge=1, le=64, description="integer 1-64")
+    job_minutes: AboveZero = 30.0
+    memory_gb: ZeroOrMore = 0.0
+
+
+class Delivery(Section):
+    """Times at which a destination that does not answer is tried again."""
+
+    retry_seconds: RisingSeconds = (30.0, 600.0)
+    give_up_hours: AboveZero = 24.0
+    echo_minutes: ZeroOrMore = 5.0
 
 
 class Web(Section):
-    """Where the pages and the REST API listen, and how long somebody stays logged in."""
+    """Address of the pages and of the REST API, and how long somebody stays logged in."""
 
-    host: Host = Field("127.0.0.1", description=HOST)
-    port: int = Field(8080, ge=0, le=65535, description="integer 0-65535")
-    session_hours: float = Field(12.0, gt=0, description=ABOVE_ZERO)
-    idle_minutes: float = Field(60.0, gt=0, description=ABOVE_ZERO)
-    trusted_proxies: tuple[SomeNetwork, ...] = Field((), strict=False, description=NETWORK)
-    user_header: Header = Field("", description=HEADER)
-    role_header: Header = Field("", description=HEADER)
+    host: Host = "127.0.0.1"
+    port: AnyPort = 8080
+    session_hours: AboveZero = 12.0
+    idle_minutes: AboveZero = 60.0
+    trusted_proxies: Networks = ()
+    user_header: Header = ""
+    role_header: Header = ""
+
+
+class Notify(Section):
+    """Notices through webhooks and by mail, never with a patient attribute."""
+
+    events: tuple[Event, ...] = Field(
+        EVENTS, strict=False, description=f"a list of {', '.join(EVENTS)}"
+    )
+    webhooks: tuple[Url, ...] = Field((), strict=False, description="a list of addresses")
+    mail_to: tuple[Mail, ...] = Field((), strict=False, description="a list of mail addresses")
+    mail_from: MailOrEmpty = Field("", description="a mail address")
+    smtp_host: Annotated[str, Field(pattern=r"^[^\s/]{0,253}$")] = Field(
+        "", description='a host name or an address, or ""'
+    )
+    smtp_port: Port = 25
+    smtp_security: Literal["none", "starttls", "tls"] = Field(
+        "starttls", description='"none", "starttls" or "tls"'
+    )
+    smtp_user: str = Field("", description='a name, or ""')
+    # Text as in a file, and validated as that is.
+    smtp_password_file: OptionalPath = ""  # type: ignore[assignment]
+    link: UrlOrEmpty = Field("", description='the address of the pages, or ""')
+    retry_seconds: RisingSeconds = (30.0, 900.0)
+    give_up_hours: AboveZero = 24.0
+    disk_days: ZeroOrMore = 3.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Notify":
+        if self.mail_to and not (self.smtp_host and self.mail_from):
+            raise ValueError("mail_to needs smtp_host and mail_from")
+        return self
+
+
+class Selftest(Section):
+    """A made series on the whole way, by itself every so often."""
+
+    every_hours: ZeroOrMore = 0.0
+    destination: str = Field("", description='the name of a destination, or ""')
+    model: str = Field("midslice", description="the name of a model")
+    minutes: AboveZero = 10.0
 
 
 class Sender(Section):
     """A peer that is expected to send, so that its silence means something."""
 
-    ae_title: AeTitle = Field(description=AE_TITLE)
+    ae_title: AeTitle
     hours: Annotated[str, AfterValidator(_hours)] = Field("", description=HOURS)
     days: tuple[Day, ...] = Field(DAYS, strict=False, description=f"a list of {', '.join(DAYS)}")
-    silent_hours: float = Field(2.0, gt=0, description=ABOVE_ZERO)
+    silent_hours: AboveZero = 2.0
 
     def is_open(self, moment: datetime) -> bool:
-        """Whether the peer is expected to send at this local time."""
+        """True where the peer is expected to send at this local time."""
         if not self.hours:
             return DAYS[moment.weekday()] in self.days
         first, last = (time.fromisoformat(part) for part in self.hours.split("-"))
@@ -255,135 +392,24 @@ class Sender(Section):
         )
 
 
-class Notify(Section):
-    """Who is told of what: through webhooks and by mail, never with a patient attribute."""
-
-    events: tuple[Event, ...] = Field(
-        EVENTS, strict=False, description=f"a list of {', '.join(EVENTS)}"
-    )
-    webhooks: tuple[Url, ...] = Field((), strict=False, description="a list of addresses")
-    mail_to: tuple[Mail, ...] = Field((), strict=False, description="a list of mail addresses")
-    mail_from: MailOrEmpty = Field("", description="a mail address")
-    smtp_host: Annotated[str, Field(pattern=r"^[^\s/]{0,253}$")] = Field(
-        "", description='a host name or an address, or ""'
-    )
-    smtp_port: int = Field(25, ge=1, le=65535, description="integer 1-65535")
-    smtp_security: Literal["none", "starttls", "tls"] = Field(
-        "starttls", description='"none", "starttls" or "tls"'
-    )
-    smtp_user: str = Field("", description='a name, or ""')
-    # Text as in a file, and validated as that is.
-    smtp_password_file: OptionalPath = Field("", description='a path, or ""')  # type: ignore[assignment]
-    link: UrlOrEmpty = Field("", description='the address of the pages, or ""')
-    retry_seconds: RisingSeconds = Field(
-        (30.0, 900.0), strict=False, description="[first, longest], two numbers above 0"
-    )
-    give_up_hours: float = Field(24.0, gt=0, description=ABOVE_ZERO)
-    disk_days: float = Field(3.0, ge=0, description=ZERO_OR_MORE)
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Notify":
-        if self.mail_to and not (self.smtp_host and self.mail_from):
-            raise ValueError("mail_to needs smtp_host and mail_from")
-        return self
-
-
-class Selftest(Section):
-    """A made series on the whole way, by itself every so often."""
-
-    every_hours: float = Field(0.0, ge=0, description=ZERO_OR_MORE)
-    destination: str = Field("", description='the name of a destination, or ""')
-    model: str = Field("midslice", description="the name of a model")
-    minutes: float = Field(10.0, gt=0, description=ABOVE_ZERO)
-
-
-LEAST_FACTOR, MOST_FACTOR = 2, 10
-WHOLE_OR_ZERO = "a whole number, or 0 for no limit"
-# What of [node] a running node takes over when it reads the file again.
-RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
-
-
-class Node(Section):
-    """Who the node is, and whom it lets in."""
-
-    ae_title: AeTitle = Field("MIDSLICE", description=AE_TITLE)
-    host: Host = Field("0.0.0.0", description=HOST)  # noqa: S104 - its peers are other machines
-    port: int = Field(11112, ge=0, le=65535, description="integer 0-65535")
-    allowed_ae_titles: tuple[AeTitle, ...] = Field((), strict=False, description=AE_TITLES)
-    allowed_networks: tuple[SomeNetwork, ...] = Field((), strict=False, description=NETWORK)
-    max_associations: int = Field(50, ge=1, le=1000, description="integer 1-1000")
-    idle_seconds: float = Field(900.0, gt=0, description=ABOVE_ZERO)
-    shutdown_seconds: float = Field(30.0, ge=0, description=ZERO_OR_MORE)
-    timezone: TimezoneName = Field("", description='a time zone as "Europe/Berlin", or ""')
-
-    @property
-    def zone(self) -> tzinfo | None:
-        """The zone of the times that people and results see; None is the system's own."""
-        return ZoneInfo(self.timezone) if self.timezone else None
-
-
-class Storage(Section):
-    """Where everything is kept, and for how long."""
-
-    # Defaults of paths are text as in a file, and validated as that is.
-    folder: FolderPath = Field("var", description="a path")  # type: ignore[assignment]
-    database: DatabaseUrl = Field("", description='an SQLAlchemy URL, or ""')
-    secret_file: OptionalPath = Field("", description='a path, or ""')  # type: ignore[assignment]
-    min_free_gb: float = Field(5.0, ge=0, description=ZERO_OR_MORE)
-    keep_days: float = Field(7.0, ge=0, description=ZERO_OR_MORE)
-    keep_unrouted_days: float = Field(1.0, ge=0, description=ZERO_OR_MORE)
-    keep_audit_days: float = Field(0.0, ge=0, description=ZERO_OR_MORE)
-
-    @property
-    def min_free_bytes(self) -> int:
-        """The reserve, in bytes."""
-        return int(self.min_free_gb * 1e9)
-
-
-class Completion(Section):
-    """When an arrival is complete, and how much may come of arrivals in a day."""
-
-    quiet_seconds: float = Field(30.0, gt=0, description=ABOVE_ZERO)
-    open_association_seconds: float = Field(120.0, ge=0, description=ZERO_OR_MORE)
-    results_per_study: int = Field(100, ge=0, description=WHOLE_OR_ZERO)
-    reruns: int = Field(20, ge=0, description=WHOLE_OR_ZERO)
-
-
-class Inference(Section):
-    """Where models run, and how much they may take."""
-
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:1"'
-    )
-    workers: int = Field(1, ge=1, le=64, description="integer 1-64")
-    job_minutes: float = Field(30.0, gt=0, description=ABOVE_ZERO)
-    memory_gb: float = Field(0.0, ge=0, description=ZERO_OR_MORE)
-
-
-class Delivery(Section):
-    """How long a destination that does not answer is tried again."""
-
-    retry_seconds: RisingSeconds = Field(
-        (30.0, 600.0), strict=False, description="[first, longest], two numbers above 0"
-    )
-    give_up_hours: float = Field(24.0, gt=0, description=ABOVE_ZERO)
-    echo_minutes: float = Field(5.0, ge=0, description=ZERO_OR_MORE)
-
-
 class Destination(Section):
     """A peer AE that gets results."""
 
-    name: DestinationName = Field(description=NAME)
-    ae_title: AeTitle = Field(description=AE_TITLE)
-    host: Host = Field(description=HOST)
-    port: int = Field(ge=1, le=65535, description="integer 1-65535")
-    sends_as: tuple[AeTitle, ...] = Field((), strict=False, description=AE_TITLES)
-    calling_ae_title: AeTitleOrEmpty = Field("", description=AE_TITLE)
+    name: DestinationName
+    ae_title: AeTitle
+    host: Host
+    port: Port
+    sends_as: AeTitles = ()
+    calling_ae_title: AeTitleOrEmpty = ""
     commitment: Annotated[None, BeforeValidator(not_yet)] = Field(None, validate_default=False)
+
+    def address(self, ae_title: str) -> tuple[str, str, int, str]:
+        """AE title, host and port; and what a node of that AE title calls itself there."""
+        return self.ae_title, self.host, self.port, self.calling_ae_title or ae_title
 
 
 class Condition(Section):
-    """What one attribute or measure must be; everything that is set must hold."""
+    """A test of one attribute or measure; everything that is set must hold."""
 
     values: tuple[Scalar, ...] = Field((), alias="*")  # any of; written as a value or a list
     min: float | None = None
@@ -415,41 +441,64 @@ class Condition(Section):
 class Route(Section):
     """A rule from an arrival to a model and to destinations."""
 
-    name: Name = Field(description=NAME)
-    called_ae_title: AeTitleOrEmpty = Field("", description=AE_TITLE)
-    calling_ae_title: AeTitleOrEmpty = Field("", description=AE_TITLE)
+    name: Name
+    called_ae_title: AeTitleOrEmpty = ""
+    calling_ae_title: AeTitleOrEmpty = ""
     match: Mapping[MatchKey, Condition] = Field(
         default_factory=dict, description="a table of attribute keywords"
     )
     model: str = Field(description="the name of a model")
-    factor: int | None = Field(None, ge=LEAST_FACTOR, le=MOST_FACTOR, description="integer 2-10")
-    target_spacing_mm: float | None = Field(None, gt=0, description=ABOVE_ZERO)
-    include_received: bool = Field(True, description="true or false")
-    accept_derived: bool = Field(True, description="true or false")
-    despite_thin: bool = Field(False, description="true or false")
-    slice_thickness: Literal["source", "spacing"] = Field(
-        "source", description='"source" or "spacing"'
+    factor: int | None = Field(
+        Parameters.factor, ge=LEAST_FACTOR, le=MOST_FACTOR, description="integer 2-10"
     )
-    across_missing: Literal["hold", "leave"] = Field("hold", description='"hold" or "leave"')
-    most_gap_mm: float = Field(12.0, gt=0, description=ABOVE_ZERO)
-    classical_below: float = Field(0.1, ge=0, le=1, description="a number from 0 to 1")
-    hold_below: float = Field(0.05, ge=0, le=1, description="a number from 0 to 1")
+    target_spacing_mm: float | None = Field(
+        Parameters.target_spacing_mm, gt=0, description="a number above 0"
+    )
+    include_received: Flag = Output.include_received
+    accept_derived: Flag = Output.accept_derived
+    despite_thin: Flag = False
+    slice_thickness: SliceThickness = Field(
+        Output.slice_thickness, description='"source" or "spacing"'
+    )
+    across_missing: AcrossMissing = Field(Output.across_missing, description='"hold" or "leave"')
+    most_gap_mm: AboveZero = Output.most_gap_mm
+    classical_below: Share = Output.classical_below
+    hold_below: Share = Output.hold_below
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")
     destinations: tuple[str, ...] = Field(
         strict=False, description="a list of names of destinations; [] is shadow mode"
     )
 
+    @property
+    def parameters(self) -> Parameters:
+        """The slices that the model is asked for."""
+        return Parameters(**self._of(Parameters))
+
+    @property
+    def output(self) -> Output:
+        """The form of the derived series; its label is the stack's."""
+        return Output(**self._of(Output))
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Everything that a job keeps of its route; what else a job keeps is its stack's."""
+        return {**self._of(Parameters), **self._of(Output)}
+
+    def _of(self, kind: type[Parameters] | type[Output]) -> dict[str, Any]:
+        names = (field.name for field in fields(kind) if field.name in Route.model_fields)
+        return {name: getattr(self, name) for name in names}
+
 
 class ModelEntry(Section):
     """A site's own model: an importable class, its weights by path and SHA-256."""
 
-    name: Name = Field(description=NAME)
+    name: Name
     class_path: str = Field(
         alias="class",
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
         description='an importable class as "package.module:Class"',
     )
-    weights: OptionalPath = Field("", description='a path, or ""')  # type: ignore[assignment]
+    weights: OptionalPath = ""  # type: ignore[assignment]
     weights_sha256: str = Field(
         "", pattern=r"^([0-9a-f]{64})?$", description="64 hexadecimal digits, lower case"
     )
@@ -490,3 +539,21 @@ class Config(Section):
                 return destination
         names = ", ".join(entry.name for entry in self.destinations) or "none is configured"
         raise UsageError(f"unknown destination '{name}'; there are: {names}")
+
+    def reloaded(self, read: "Config") -> "Config":
+        """This configuration with everything of `read` that may change at run time."""
+        changes: dict[str, object] = {name: getattr(read, name) for name in RELOADABLE}
+        node = {name: getattr(read.node, name) for name in RELOADABLE_NODE}
+        return self.model_copy(update={**changes, "node": self.node.model_copy(update=node)})
+
+    def needs_restart(self, read: "Config") -> Iterator[str]:
+        """Key paths that differ in `read` and that only a restart can apply, as `node.port`."""
+        would_be = self.reloaded(read)
+        for table in (name for name in Config.model_fields if name != "path"):
+            running, wanted = getattr(would_be, table), getattr(read, table)
+            if isinstance(running, tuple):
+                yield from [table] if running != wanted else []
+                continue
+            for key in type(running).model_fields:
+                if getattr(running, key) != getattr(wanted, key):
+                    yield f"{table}.{key}"

@@ -1,4 +1,4 @@
-"""The processes of the demo: mini-PACS, scanner simulator and node, each ended by its id."""
+"""The peers of the demo: a scanner, a PACS, and the node as a child process."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
@@ -30,58 +30,80 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-SCANNER_AE_TITLE = "CT_SCANNER"
-STORED = 0x0000
+HOST = "127.0.0.1"
+SCANNER_AE_TITLE, PACS_AE_TITLE = "CT_SCANNER", "PACS"
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 NETWORK_SECONDS = 60.0
+START_SECONDS = 20.0
+STOP_SECONDS = 45.0
+ANSWER_SECONDS = 120.0
+POLL_SECONDS = 0.05
+TRIES = 3  # a port that was free a moment ago may be taken: try others
+TAIL_LINES = 25
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+MADE = ("node", "pacs", "derived", "config.toml", "node.log", "report.html", "before-after.png")
+BAD_ENDS = ("job refused", "job held", "job failed", "job cancelled", "delivery held")
 # From a path, the bytes of the data set go out as they are, never decoded or encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
+
+T = TypeVar("T")
 
 
 class ScannerError(Exception):
     """The series could not be sent; the text says what the peer answered."""
 
 
+class DemoError(Exception):
+    """The demo cannot go on; the text says why, `log` where more is written."""
+
+    def __init__(self, problem: str, child: "Child | None" = None) -> None:
+        super().__init__(problem)
+        self.log = child.log if child is not None else None
+        if child is not None:
+            self.add_note(child.output())
+
+
 @dataclass(frozen=True)
-class Peer:
-    """Where the scanner sends to."""
+class DicomAddress:
+    """The AE title and the port that a peer listens on."""
 
     ae_title: str
     port: int
-    host: str = "127.0.0.1"
+    host: str = HOST
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What was sent."""
+class SentSeries:
+    """Size and duration of what was sent."""
 
     instances: int
     bytes: int
     seconds: float
 
 
-def send(paths: Sequence[Path], peer: Peer, sent: Callable[[int], None]) -> Sent:
-    """Send every file over one association; `sent` hears how many are stored so far."""
+def send(paths: Sequence[Path], peer: DicomAddress, sent: Callable[[int], None]) -> SentSeries:
+    """Send every file over one association; `sent` is called with how many are stored so far."""
     began = time.monotonic()
-    association = _associate(paths, peer)
+    with signals_deferred():  # a thread of a half-open association would never end
+        association = _associate(paths, peer)
     try:
         for number, path in enumerate(paths, start=1):
-            status = association.send_c_store(path, msg_id=number)
-            answer = status.get("Status")
-            if answer is None:
+            status = association.send_c_store(path, msg_id=number).get("Status")
+            if status is None:
                 raise ScannerError(f"{peer.ae_title} gave no answer to slice {number}")
-            if answer != STORED:
+            if status != SUCCESS:
                 association.release()
-                raise ScannerError(f"{peer.ae_title} did not store slice {number}: {answer:04X}")
+                raise ScannerError(f"{peer.ae_title} did not store slice {number}: {status:04X}")
             sent(number)
         association.release()
     finally:
         if association.is_established:
             association.abort()
     size = sum(path.stat().st_size for path in paths)
-    return Sent(len(paths), size, time.monotonic() - began)
+    return SentSeries(len(paths), size, time.monotonic() - began)
 
 
-def _associate(paths: Sequence[Path], peer: Peer) -> Association:
+def _associate(paths: Sequence[Path], peer: DicomAddress) -> Association:
     entity = AE(SCANNER_AE_TITLE)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = NETWORK_SECONDS
     for path in paths:
@@ -96,55 +118,53 @@ def _associate(paths: Sequence[Path], peer: Peer) -> Association:
     return association
 
 
-STOP_SECONDS = 45.0
-POLL_SECONDS = 0.05
-TAIL_LINES = 25
-STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-MADE = ("node", "pacs", "derived", "config.toml", "node.log", "report.html", "before-after.png")
-BAD_ENDS = ("job refused", "job held", "job failed", "job cancelled", "delivery held")
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the text says why, `log` where more is written."""
-
-    def __init__(self, problem: str, child: "Child | None" = None) -> None:
-        super().__init__(problem)
-        self.log = child.log if child is not None else None
-
-
 class Child:
-    """A program that writes its output to a file of its own; `heard` gets each line."""
+    """A program that runs beside this one; its output is kept, in `log` too where it is named."""
 
     def __init__(
         self,
-        name: str,
-        command: Sequence[str],
-        log: Path,
-        heard: Callable[[str], None] | None = None,
+        command: Sequence[str | Path],
         *,
-        patience_seconds: float = STOP_SECONDS,
+        log: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        stop_seconds: float = STOP_SECONDS,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.name = name
-        self._patience = patience_seconds
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        # A session of its own: Ctrl-C reaches the demo alone, which ends its children in order.
+        self.lines: list[str] = []
+        self._on_line = on_line
+        self._stop_seconds = stop_seconds
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        # A session of its own: Ctrl-C reaches the parent alone, which ends its children in order.
         self._process = subprocess.Popen(  # noqa: S603 - our own programs with our own arguments
-            command,
+            [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            cwd=log.parent,
+            cwd=log and log.parent,
             start_new_session=True,
             text=True,
             errors="replace",
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
         )
         assert self._process.stdout is not None
         self._reader = threading.Thread(
-            target=self._read, args=(self._process.stdout, heard), name=f"{name} log", daemon=True
+            target=self._read, args=(self._process.stdout,), name="child output", daemon=True
         )
         self._reader.start()
+
+    def __str__(self) -> str:
+        return "".join(self.lines)
+
+    def output(self) -> str:
+        """The end of what it has printed."""
+        return "".join(self.lines[-4 * TAIL_LINES :])
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
@@ -152,90 +172,153 @@ class Child:
         return self._process.poll() is None
 
     @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+    def is_over(self) -> bool:
+        """True once it has ended and its whole output is kept."""
+        return not self.is_alive and not self._reader.is_alive()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for its end; returns the exit status, or raises subprocess.TimeoutExpired."""
+        status = self._process.wait(seconds)
+        self._reader.join(self._stop_seconds)  # until the last process that holds the pipe ends
+        return status
+
+    def wait_for_port(self, port: int, seconds: float = START_SECONDS) -> None:
+        """Wait until it accepts connections."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection((HOST, port), 1.0).close()
+                return
+            if self.is_over or time.monotonic() > deadline:
+                raise DemoError(f"nobody listens on port {port}", self)
+            time.sleep(POLL_SECONDS)
 
     def stop(self) -> int:
         """Ask it to end, make it end where it does not; returns its exit status."""
         if self.is_alive:
             self._process.terminate()
             try:
-                self._process.wait(self._patience)
+                self._process.wait(self._stop_seconds)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        status = self._process.wait()
-        self._reader.join(self._patience)
-        return status
+        return self.wait(self._stop_seconds)
 
-    def _read(self, lines: IO[str], heard: Callable[[str], None] | None) -> None:
-        with self.log.open("w") as file, lines:
+    def _read(self, lines: IO[str]) -> None:
+        with contextlib.ExitStack() as files:
+            files.enter_context(lines)
+            file = files.enter_context(self.log.open("w")) if self.log is not None else None
             for line in lines:
-                file.write(line)
-                file.flush()
-                if heard is not None:
-                    heard(line)
+                self.lines.append(line)
+                if file is not None:
+                    file.write(line)
+                    file.flush()
+                if self._on_line is not None:
+                    self._on_line(line)
 
 
 class NodeChild:
-    """`midslice serve`, as a user would start it."""
+    """`midslice serve`, as a user would start it, and the events of its log."""
 
-    def __init__(self, config: Path, log: Path, program: Path | None = None) -> None:
-        self._events: list[tuple[float, dict[str, Any]]] = []  # (when it was read, event)
-        command = [str(program or _midslice()), "serve", "--config", str(config)]
-        self.child = Child("node", command, log, self._heard)
+    def __init__(
+        self,
+        config: Path,
+        *,
+        log: Path | None = None,
+        program: Path | None = None,
+        bad_ends: Sequence[str] = BAD_ENDS,
+        stop_seconds: float = STOP_SECONDS,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.first_read: dict[str, float] = {}  # by the name of an event
+        self._bad_ends = bad_ends
+        command = [str(program or midslice_program()), "serve", "--config", str(config)]
+        self.child = Child(
+            command,
+            log=log,
+            on_line=self._keep,
+            stop_seconds=stop_seconds,
+            environment=environment,
+        )
 
-    def wait(self, event: str, seconds: float, look: Callable[[], None] | None = None) -> Any:
-        """The first log event of that name; raises where the node says that it went wrong."""
-        deadline = time.monotonic() + seconds
-        while True:
-            found = self.find(event)
-            if found is not None:
-                return found[1]
-            self._complain(event)
-            if time.monotonic() > deadline:
-                raise DemoError(f"not within {seconds:g} s: {event}", self.child)
-            if look is not None:
-                look()
-            time.sleep(POLL_SECONDS)
+    def find(self, name: str, /, **values: object) -> list[dict[str, Any]]:
+        """The log events so far of that name with those values."""
+        return [
+            event
+            for event in list(self.events)
+            if event.get("event") == name
+            and all(event.get(key) == value for key, value in values.items())
+        ]
 
-    def find(self, event: str) -> tuple[float, Mapping[str, Any]] | None:
-        """When the first log event of that name was read, and what it says."""
-        return next((entry for entry in list(self._events) if entry[1].get("event") == event), None)
+    def wait(
+        self,
+        name: str,
+        seconds: float,
+        /,
+        *,
+        count: int = 1,
+        poll: Callable[[], None] | None = None,
+        **values: object,
+    ) -> dict[str, Any]:
+        """Wait for the `count`-th log event of that name with those values."""
 
-    def is_ready(self, web_port: int) -> bool:
-        """What a load balancer would ask: GET /readyz."""
-        connection = http.client.HTTPConnection("127.0.0.1", web_port, timeout=5)
-        try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        def event() -> dict[str, Any] | None:
+            if poll is not None:
+                poll()
+            return next(iter(self.find(name, **values)[count - 1 :]), None)
+
+        return self._wait(name, seconds, event)
 
     def wait_until_ready(self, web_port: int, seconds: float) -> None:
-        """Wait for /readyz."""
+        """Wait until the node answers GET /readyz as a load balancer expects."""
+        self._wait("ready", seconds, lambda: _is_ready(web_port) or None)
+
+    def _wait(self, awaited: str, seconds: float, ask: Callable[[], T | None]) -> T:
         deadline = time.monotonic() + seconds
-        while not self.is_ready(web_port):
-            self._complain("ready")
+        while (answer := ask()) is None:
+            for end in self._bad_ends:
+                for event in self.find(end):
+                    reason = event.get("reason", "")
+                    raise DemoError(f"the node says: {end} {reason}".rstrip(), self.child)
+            if self.child.is_over and (answer := ask()) is None:
+                raise DemoError(f"the node ended by itself before: {awaited}", self.child)
             if time.monotonic() > deadline:
-                raise DemoError(f"the node is not ready after {seconds:g} s", self.child)
+                raise DemoError(f"not within {seconds:g} s: {awaited}", self.child)
             time.sleep(POLL_SECONDS)
+        return answer
 
-    def _complain(self, awaited: str) -> None:
-        for name in BAD_ENDS:
-            if (found := self.find(name)) is not None:
-                reason = found[1].get("reason", "")
-                raise DemoError(f"the node says: {name} {reason}".rstrip(), self.child)
-        if not self.child.is_alive:
-            raise DemoError(f"the node ended by itself before: {awaited}", self.child)
-
-    def _heard(self, line: str) -> None:
+    def _keep(self, line: str) -> None:
         with contextlib.suppress(json.JSONDecodeError):
             event = json.loads(line)
             if isinstance(event, dict):
-                self._events.append((time.monotonic(), event))
+                self.events.append(event)
+                self.first_read.setdefault(str(event.get("event")), time.monotonic())
+
+
+def _is_ready(web_port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, web_port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def midslice_program() -> Path:
+    """The command beside this interpreter, or else in PATH."""
+    beside = Path(sys.executable).with_name("midslice")
+    if beside.exists():
+        return beside
+    program = shutil.which("midslice")
+    if program is None:
+        raise DemoError(f"no command midslice beside {sys.executable}: run make setup")
+    return Path(program)
 
 
 def tail(log: Path) -> str:
@@ -247,18 +330,8 @@ def tail(log: Path) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def _midslice() -> Path:
-    beside = Path(sys.executable).with_name("midslice")
-    if beside.exists():
-        return beside
-    found = shutil.which("midslice")
-    if found is None:
-        raise DemoError(f"no command midslice beside {sys.executable}: run make setup")
-    return Path(found)
-
-
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Keep the folder for this run, without what an earlier one left there."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -276,52 +349,46 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stopped_by_signals() -> Iterator[None]:
     """SIGTERM and a closed terminal end the demo as Ctrl-C does: in order."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {n: signal.signal(n, stop) for n in STOPPING}
-    try:
+    with _handling(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Nothing interrupts what is within; a signal that came meanwhile is raised at the end.
 
     Around the start of a child, so that none runs that nobody knows; and around the end of all.
     """
     came: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in STOPPING}
-    try:
+    with _handling(lambda number, _: came.append(number)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if came:
         signal.raise_signal(came[0])
 
 
-PACS_AE_TITLE = "PACS"
-HOST = "127.0.0.1"
-START_SECONDS = 20.0
-ANSWER_SECONDS = 30.0
-TRIES = 3  # a port that was free a moment ago may be taken: try others
-SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
-class MiniPacs(Protocol):
-    """What the demo asks of a PACS."""
+class Pacs(Protocol):
+    """A PACS, as far as the demo needs one."""
 
     name: str
-    peer: Peer
+    address: DicomAddress
 
-    def start(self, admitted: tuple[str, ...]) -> None:
+    def start(self, admitted: Sequence[str]) -> None:
         """Listen; only these calling AE titles may store."""
         ...
 
@@ -329,8 +396,8 @@ class MiniPacs(Protocol):
         """Every series that is stored, with the number of its instances."""
         ...
 
-    def retrieve(self, series_uid: str, folder: Path) -> list[Path]:
-        """Write the instances of a series, as they are stored, to a new folder."""
+    def instances(self, series_uid: str) -> list[bytes]:
+        """The Part 10 files of a series, as they are stored."""
         ...
 
     def stop(self) -> None:
@@ -338,132 +405,137 @@ class MiniPacs(Protocol):
         ...
 
 
-def installed() -> Path | None:
-    """Orthanc's program; Debian keeps it where only an administrator's PATH looks."""
-    found = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
-    return Path(found) if found else None
-
-
-def choose(folder: Path, kind: str, program: Path | None) -> MiniPacs:
+def choose_pacs(folder: Path, kind: str, program: Path | None) -> Pacs:
     """Orthanc where there is a program ("auto"), or the one that is asked for."""
     if kind == "orthanc" and program is None:
         raise DemoError("Orthanc is not installed")
     if program is not None and kind != "built-in":
         return Orthanc(folder, program)
-    return BuiltIn(folder)
+    return BuiltInPacs(folder)
+
+
+def orthanc_program() -> Path | None:
+    """Orthanc where it is installed; Debian keeps it where only an administrator's PATH looks."""
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+    return Path(program) if program else None
 
 
 class Orthanc:
-    """Orthanc on ports of its own, with a fresh database in the folder of the demo."""
+    """Orthanc on ports of its own, with a fresh database in a folder."""
 
-    def __init__(self, folder: Path, program: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: Path,
+        *,
+        ae_title: str = PACS_AE_TITLE,
+        port: int = 0,
+        settings: Mapping[str, object] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = "Orthanc"
-        self.peer = Peer(PACS_AE_TITLE, 0, HOST)
+        self.address = DicomAddress(ae_title, port)
+        self.child: Child | None = None
         self._folder = folder
         self._program = program
+        self._port = port
         self._http_port = 0
-        self._child: Child | None = None
+        self._settings = dict(settings or {})
+        self._environment = environment
 
-    def start(self, admitted: tuple[str, ...]) -> None:
-        """Start the process and wait until its REST interface answers."""
+    def start(self, admitted: Sequence[str] = ()) -> None:
+        """Start the process and wait until both of its ports answer."""
         for _ in range(TRIES):
             port, self._http_port = _free_ports()
-            self.peer = Peer(PACS_AE_TITLE, port, HOST)
-            command = [str(self._program), str(self._configure(admitted))]
-            with undisturbed():
-                self._child = Child("Orthanc", command, self._folder / "orthanc.log")
-            if self._answers(self._child):
-                self.name = f"Orthanc {self._get('/system')['Version']}"
+            self.address = DicomAddress(self.address.ae_title, self._port or port)
+            command = [self._program, self._configure(admitted)]
+            log = self._folder / "orthanc.log"
+            with signals_deferred():
+                self.child = Child(command, log=log, environment=self._environment)
+            with contextlib.suppress(DemoError):
+                self.child.wait_for_port(self._http_port)
+                self.child.wait_for_port(self.address.port)
+                self.name = f"Orthanc {self.get('/system')['Version']}"
                 return
-            self._child.stop()
-        raise DemoError("Orthanc did not start", self._child)
+            self.child.stop()
+        raise DemoError("Orthanc did not start", self.child)
 
     def series(self) -> Mapping[str, int]:
-        """Asked of its REST interface."""
+        """The series in its REST interface."""
         return {
             entry["MainDicomTags"]["SeriesInstanceUID"]: len(entry["Instances"])
-            for entry in self._get("/series?expand")
+            for entry in self.get("/series?expand")
         }
 
-    def retrieve(self, series_uid: str, folder: Path) -> list[Path]:
+    def instances(self, series_uid: str) -> list[bytes]:
         """Each instance as the file that Orthanc keeps."""
-        folder.mkdir(parents=True)
-        paths = []
-        for entry in self._get("/series?expand"):
-            if entry["MainDicomTags"]["SeriesInstanceUID"] != series_uid:
-                continue
-            for number, instance in enumerate(entry["Instances"], start=1):
-                paths.append(folder / f"{number:04}.dcm")
-                paths[-1].write_bytes(self._ask(f"/instances/{instance}/file"))
-        return paths
+        query = {"Level": "Instance", "Query": {"SeriesInstanceUID": series_uid}}
+        return [self.ask(f"/instances/{name}/file") for name in self.post("/tools/find", query)]
 
     def stop(self) -> None:
         """End the process by its id."""
-        if self._child is not None:
-            self._child.stop()
+        if self.child is not None:
+            self.child.stop()
 
-    def _configure(self, admitted: tuple[str, ...]) -> Path:
+    def get(self, path: str) -> Any:
+        """The JSON document that it answers to a GET."""
+        return json.loads(self.ask(path))
+
+    def post(self, path: str, body: object) -> Any:
+        """The JSON document that it answers to a POST; bytes go as they are, else as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return json.loads(self.ask(path, "POST", data))
+
+    def ask(self, path: str, method: str = "GET", body: bytes | None = None) -> bytes:
+        """The answer to any request of its REST interface."""
+        connection = http.client.HTTPConnection(HOST, self._http_port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise DemoError(f"Orthanc does not answer: {error}", self.child) from error
+        finally:
+            connection.close()
+        if response.status != http.HTTPStatus.OK:
+            raise DemoError(f"Orthanc answered {response.status} to {path}", self.child)
+        return answer
+
+    def _configure(self, admitted: Sequence[str]) -> Path:
         storage = self._folder / "storage"
         storage.mkdir(parents=True, exist_ok=True)
         settings = {
-            "Name": "Midslice demo",
+            "Name": self.address.ae_title,
             "StorageDirectory": str(storage),
             "IndexDirectory": str(storage),
             "Plugins": [],
-            "DicomAet": PACS_AE_TITLE,
-            "DicomPort": self.peer.port,
+            "DicomAet": self.address.ae_title,
+            "DicomPort": self.address.port,
             "DicomCheckCalledAet": True,
-            "DicomAlwaysAllowStore": False,
+            "DicomAlwaysAllowStore": not admitted,
             "DicomModalities": {title: [title, HOST, 104] for title in admitted},
-            "DicomCheckModalityHost": True,
+            "DicomCheckModalityHost": bool(admitted),
             "HttpPort": self._http_port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
         }
         path = self._folder / "orthanc.json"
-        path.write_text(json.dumps(settings, indent=2))
+        path.write_text(json.dumps(settings | self._settings, indent=2))
         return path
 
-    def _answers(self, child: Child) -> bool:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and child.is_alive:
-            try:
-                self._get("/system")
-                return True
-            except DemoError:  # not yet
-                time.sleep(0.1)
-        return False
 
-    def _get(self, path: str) -> Any:
-        return json.loads(self._ask(path))
-
-    def _ask(self, path: str) -> bytes:
-        connection = http.client.HTTPConnection(HOST, self._http_port, timeout=ANSWER_SECONDS)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise DemoError(f"Orthanc does not answer: {error}", self._child) from error
-        finally:
-            connection.close()
-        if response.status != http.HTTPStatus.OK:
-            raise DemoError(f"Orthanc answered {response.status} to {path}", self._child)
-        return body
-
-
-class BuiltIn:
+class BuiltInPacs:
     """A Storage SCP on pynetdicom; each instance becomes a Part 10 file as it was sent."""
 
     def __init__(self, folder: Path) -> None:
         self.name = "a built-in Storage SCP"
-        self.peer = Peer(PACS_AE_TITLE, 0, HOST)
+        self.address = DicomAddress(PACS_AE_TITLE, 0)
         self._folder = folder
         self._stored: dict[str, dict[str, Path]] = defaultdict(dict)  # series -> instance -> file
         self._lock = threading.Lock()
         self._server: ThreadedAssociationServer | None = None
 
-    def start(self, admitted: tuple[str, ...]) -> None:
+    def start(self, admitted: Sequence[str]) -> None:
         """Listen on a free port."""
         self._folder.mkdir(parents=True, exist_ok=True)
         entity = AE(PACS_AE_TITLE)
@@ -480,22 +552,18 @@ class BuiltIn:
             (HOST, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
         )
         assert self._server is not None
-        self.peer = Peer(PACS_AE_TITLE, int(self._server.server_address[1]), HOST)
+        self.address = DicomAddress(PACS_AE_TITLE, int(self._server.server_address[1]))
 
     def series(self) -> Mapping[str, int]:
-        """What was stored so far."""
+        """The series that were stored so far."""
         with self._lock:
             return {series: len(instances) for series, instances in self._stored.items()}
 
-    def retrieve(self, series_uid: str, folder: Path) -> list[Path]:
-        """Copies of the kept files."""
-        folder.mkdir(parents=True)
+    def instances(self, series_uid: str) -> list[bytes]:
+        """The stored files."""
         with self._lock:
-            kept = list(self._stored[series_uid].values())
-        copies = [folder / f"{number:04}.dcm" for number in range(1, len(kept) + 1)]
-        for path, copy in zip(kept, copies, strict=True):
-            shutil.copy(path, copy)
-        return copies
+            paths = list(self._stored[series_uid].values())
+        return [path.read_bytes() for path in paths]
 
     def stop(self) -> None:
         """Close the port and end its associations."""
@@ -518,6 +586,16 @@ class BuiltIn:
         with self._lock:
             self._stored[str(event.dataset.SeriesInstanceUID)][uid] = path
         return SUCCESS
+
+
+def retrieve(pacs: Pacs, series_uid: str, folder: Path) -> list[Path]:
+    """Write the instances of a series to a new folder."""
+    folder.mkdir(parents=True)
+    paths = []
+    for number, instance in enumerate(pacs.instances(series_uid), start=1):
+        paths.append(folder / f"{number:04}.dcm")
+        paths[-1].write_bytes(instance)
+    return paths
 
 
 def _free_ports() -> tuple[int, int]:

@@ -15,18 +15,28 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
-from node.demo.verify import Check, Comparison, Hounsfield, Place, Series, linear, neighbours
+from node.demo.comparison import ComparedSlice, Comparison, linear, neighbours
+from node.second_opinion import Check, Hounsfield, ImageSeries
 
 Grey = NDArray[np.uint8]
+Volume = NDArray[np.int16]  # (slices, rows, columns) HU
 
+FOLDER = Path(__file__).parent
 DIFFERENCE_HU = 250.0  # full colour of a difference
 LESS, EQUAL, MORE = (56, 189, 248), (11, 15, 20), (251, 146, 60)  # told apart by the colour-blind
 PAPER, INK, QUIET = (13, 17, 23), (236, 239, 244), (148, 160, 178)
+REFORMAT_PIXELS = 900
+VIEWER_PIXELS = 448
+CHART = (920, 230)  # width and height in its own units
+STRIP_HEIGHT = 90  # of the strip of confidence
+MARGIN = (44, 16, 14, 30)  # left, top, right, bottom
+# In the Derivation Description of a generated slice.
+STATED_CONFIDENCE = re.compile(r"expected error (\d+) HU, confidence ([01]\.\d+)")
 
 
 @dataclass(frozen=True)
-class Window:
-    """Which HU become black and white."""
+class DisplayWindow:
+    """The HU that become black and white."""
 
     centre: float
     width: float
@@ -39,7 +49,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Reformat:
     """A plane across the slices: where it lies, and which part of it is shown (pixels)."""
 
     name: str
@@ -47,18 +57,18 @@ class Cut:
     at: int
     first: int
     last: int
-    window: Window
+    window: DisplayWindow
 
 
-LUNG = Window(-500.0, 1500.0)
-MEDIASTINUM = Window(60.0, 700.0)
+LUNG = DisplayWindow(-500.0, 1500.0)
+MEDIASTINUM = DisplayWindow(60.0, 700.0)
 # Chosen for the demonstration series: through aorta and spine, and through the lung vessels.
-SAGITTAL = Cut("Sagittal", "rows", 256, 88, 446, MEDIASTINUM)
-CORONAL = Cut("Coronal", "columns", 294, 12, 500, LUNG)
+SAGITTAL = Reformat("Sagittal", "rows", 256, 88, 446, MEDIASTINUM)
+CORONAL = Reformat("Coronal", "columns", 294, 12, 500, LUNG)
 AXIAL_BOX = (0, 82, 512, 462)  # left, top, right, bottom: the patient, without the table below
 
 
-def reformat(series: Series, volume: NDArray[np.int16], cut: Cut, width: int) -> Image.Image:
+def reformat(series: ImageSeries, volume: Volume, cut: Reformat, width: int) -> Image.Image:
     """A cut, `width` pixels wide; each slice is as thick as its gap, nothing is smoothed between.
 
     The patient's head is up. It reaches from the middle of the first slice to that of the last, so
@@ -79,7 +89,7 @@ def reformat(series: Series, volume: NDArray[np.int16], cut: Cut, width: int) ->
     return wide.resize((width, height), Image.Resampling.NEAREST, box=inner)
 
 
-def axial(plane: NDArray[np.generic], window: Window) -> Image.Image:
+def axial(plane: NDArray[np.generic], window: DisplayWindow) -> Image.Image:
     """One slice, cropped to the patient."""
     return Image.fromarray(window.grey(plane)).crop(AXIAL_BOX)
 
@@ -100,19 +110,19 @@ def uri(picture: Image.Image, quality: int = 88) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(raw.getvalue()).decode()
 
 
-def before_after(received: Series, derived: Series, width: int = 1200) -> Image.Image:
+def before_after(received: ImageSeries, derived: ImageSeries, width: int = 1200) -> Image.Image:
     """Received and derived side by side, in two cuts: one picture that needs no words."""
     gutter, bar, foot = 14, 50, 34
-    each = (width - 3 * gutter) // 2
+    column_width = (width - 3 * gutter) // 2
     volumes = ((received, received.volume()), (derived, derived.volume()))
-    rows = [[reformat(s, v, cut, each) for s, v in volumes] for cut in (SAGITTAL, CORONAL)]
+    rows = [[reformat(s, v, cut, column_width) for s, v in volumes] for cut in (SAGITTAL, CORONAL)]
     heights = [row[0].height for row in rows]
     sheet = Image.new("RGB", (width, bar + sum(heights) + gutter + foot), PAPER)
     draw = ImageDraw.Draw(sheet)
     top = bar
     for row, height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
-            left = gutter + column * (each + gutter)
+            left = gutter + column * (column_width + gutter)
             sheet.paste(picture, (left, top))
         top += height + gutter
     titles = (
@@ -120,7 +130,7 @@ def before_after(received: Series, derived: Series, width: int = 1200) -> Image.
         f"Derived: {len(derived)} slices, {derived.gap_mm:g} mm apart",
     )
     for column, title in enumerate(titles):
-        left = gutter + column * (each + gutter)
+        left = gutter + column * (column_width + gutter)
         draw.text((left, bar / 2), title, INK, ImageFont.load_default(22), anchor="lm")
     credit = "LIDC-IDRI-0001, The Cancer Imaging Archive, CC BY 3.0. Not for diagnosis."
     place = (gutter, sheet.height - foot / 2)
@@ -134,20 +144,8 @@ def save_small(picture: Image.Image, path: Path) -> None:
     few.save(path, "PNG", optimize=True)
 
 
-Stored = NDArray[np.int16]  # (slices, rows, columns) HU
-
-FOLDER = Path(__file__).parent
-REFORMAT_PIXELS = 900
-VIEWER_PIXELS = 448
-CHART = (920, 230)  # width and height in its own units
-STRIP_HEIGHT = 90  # of the strip of confidence
-MARGIN = (44, 16, 14, 30)  # left, top, right, bottom
-# What a generated slice's Derivation Description says of it.
-SAID = re.compile(r"expected error (\d+) HU, confidence ([01]\.\d+)")
-
-
 @dataclass(frozen=True)
-class Phase:
+class TimelinePhase:
     """One bar of the timeline; seconds since the first slice was stored."""
 
     name: str
@@ -157,21 +155,21 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Duration."""
         return self.end - self.start
 
 
 @dataclass(frozen=True, eq=False)
-class Story:
-    """Everything that the report tells."""
+class DemoResult:
+    """Everything that the report shows."""
 
     at: datetime
-    received: Series
-    derived: Series
-    acquired: Series  # what was held back
+    received: ImageSeries
+    derived: ImageSeries
+    acquired: ImageSeries  # held back from the node
     comparison: Comparison
     checks: tuple[Check, ...]
-    phases: tuple[Phase, ...]
+    phases: tuple[TimelinePhase, ...]
     model: str
     pacs: str
     machine: str
@@ -184,7 +182,7 @@ class Story:
         return tuple(check for check in self.checks if not check.ok)
 
 
-def write(story: Story, path: Path) -> None:
+def write(result: DemoResult, path: Path) -> None:
     """Render the page to `path`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -193,25 +191,27 @@ def write(story: Story, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    everything = Series.of([*story.received.instances, *story.acquired.instances])
-    shown = {"received": story.received, "derived": story.derived, "acquired": everything}
+    everything = ImageSeries.of([*result.received.slices, *result.acquired.slices])
+    shown = {"received": result.received, "derived": result.derived, "acquired": everything}
     volumes = {name: series.volume() for name, series in shown.items()}
     page = environment.get_template("report.html").render(
-        story=story,
-        after_last=story.phases[-1].end - story.phases[0].end,
-        whole=story.phases[-1].end,
+        result=result,
+        after_last=result.phases[-1].end - result.phases[0].end,
+        whole=result.phases[-1].end,
         cuts=[_cut(shown, volumes, cut) for cut in (SAGITTAL, CORONAL)],
         acquired_gap_mm=everything.gap_mm,
-        gap=_gap(story) if story.comparison.places else None,
-        stack=_stack(story, volumes["derived"]),
-        sure=_sure(story.derived),
-        chart=_chart(story.comparison) if story.comparison.places else None,
+        gap=_gap(result) if result.comparison.slices else None,
+        stack=_stack(result, volumes["derived"]),
+        confidence=_confidence_strip(result.derived),
+        chart=_chart(result.comparison) if result.comparison.slices else None,
         full_hu=DIFFERENCE_HU,
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _cut(shown: Mapping[str, Series], volumes: Mapping[str, Stored], cut: Cut) -> dict[str, object]:
+def _cut(
+    shown: Mapping[str, ImageSeries], volumes: Mapping[str, Volume], cut: Reformat
+) -> dict[str, object]:
     drawn = {
         name: uri(reformat(series, volumes[name], cut, REFORMAT_PIXELS))
         for name, series in shown.items()
@@ -219,24 +219,24 @@ def _cut(shown: Mapping[str, Series], volumes: Mapping[str, Stored], cut: Cut) -
     return {"name": cut.name, "window": _words(cut.window), **drawn}
 
 
-def _gap(story: Story) -> dict[str, object]:
-    """The place whose gain is the median, with its neighbours, its truth and both errors."""
-    place = story.comparison.typical
-    below, above = neighbours(story.received, place.height_mm)
-    made = story.derived.at(place.height_mm)
-    assert made is not None
-    generated = story.derived.hounsfield(made)
-    blend = linear(story.received, place.height_mm)
+def _gap(result: DemoResult) -> dict[str, object]:
+    """The slice whose gain is the median, with its neighbours, its truth and both errors."""
+    compared = result.comparison.typical
+    below, above = neighbours(result.received, compared.height_mm)
+    index = result.derived.at(compared.height_mm)
+    assert index is not None
+    generated = result.derived.hounsfield(index)
+    blend = linear(result.received, compared.height_mm)
     return {
-        "place": place,
-        "below_mm": float(story.received.heights_mm[below]),
-        "above_mm": float(story.received.heights_mm[above]),
-        "below": _axial(story.received.hounsfield(below)),
-        "above": _axial(story.received.hounsfield(above)),
+        "slice": compared,
+        "below_mm": float(result.received.heights_mm[below]),
+        "above_mm": float(result.received.heights_mm[above]),
+        "below": _axial(result.received.hounsfield(below)),
+        "above": _axial(result.received.hounsfield(above)),
         "generated": _axial(generated),
-        "true": _axial(place.true),
-        "error": uri(difference(generated, place.true)),
-        "linear_error": uri(difference(blend, place.true)),
+        "true": _axial(compared.true),
+        "error": uri(difference(generated, compared.true)),
+        "linear_error": uri(difference(blend, compared.true)),
         "window": _words(LUNG),
     }
 
@@ -245,48 +245,47 @@ def _axial(plane: Hounsfield) -> str:
     return uri(axial(plane, LUNG))
 
 
-def _stack(story: Story, volume: Stored) -> list[dict[str, object]]:
+def _stack(result: DemoResult, volume: Volume) -> list[dict[str, object]]:
     """Every slice of the derived series, feet to head, small enough to be scrolled."""
     return [
         {
             "picture": uri(_small(axial(plane, MEDIASTINUM)), quality=76),
             "place": f"{height:.2f} mm",
-            "generated": story.received.at(float(height)) is None,
-            "said": _said(instance),
+            "generated": result.received.at(float(height)) is None,
+            "stated": _confidence(header),
         }
-        for plane, height, instance in zip(
-            volume, story.derived.heights_mm, story.derived.instances, strict=True
+        for plane, height, header in zip(
+            volume, result.derived.heights_mm, result.derived.headers, strict=True
         )
     ]
 
 
-def _said(instance: Dataset) -> dict[str, float] | None:
-    """How sure the model says that it is of a slice, as the PACS returned it."""
-    found = SAID.search(str(instance.get("DerivationDescription", "")))
-    return found and {"error_hu": float(found[1]), "confidence": float(found[2])}
+def _confidence(header: Dataset) -> dict[str, float] | None:
+    """The confidence that the model states for a slice, as the PACS returned it."""
+    stated = STATED_CONFIDENCE.search(str(header.get("DerivationDescription", "")))
+    return stated and {"error_hu": float(stated[1]), "confidence": float(stated[2])}
 
 
-def _sure(derived: Series) -> dict[str, object] | None:
-    """A bar for each generated slice that says how sure its model is, feet to head."""
-    said = [
-        (height, told)
-        for height, instance in zip(derived.heights_mm, derived.instances, strict=True)
-        if (told := _said(instance)) is not None
+def _confidence_strip(derived: ImageSeries) -> dict[str, object] | None:
+    """A bar for each generated slice whose confidence is stated, feet to head."""
+    stated = [
+        (height, confidence)
+        for height, header in zip(derived.heights_mm, derived.headers, strict=True)
+        if (confidence := _confidence(header)) is not None
     ]
-    if not said:
+    if not stated:
         return None
-    step = CHART[0] / len(said)
+    step = CHART[0] / len(stated)
     bars = [
         {
             "x": number * step,
-            "height": STRIP_HEIGHT * told["confidence"],
-            "words": f"{height:.2f} mm: confidence {told['confidence']:.2f}, "
-            f"expected error {told['error_hu']:g} HU",
+            "height": STRIP_HEIGHT * slice_["confidence"],
+            "words": f"{height:.2f} mm: confidence {slice_['confidence']:.2f}, "
+            f"expected error {slice_['error_hu']:g} HU",
         }
-        for number, (height, told) in enumerate(said)
+        for number, (height, slice_) in enumerate(stated)
     ]
-    values = [told["confidence"] for _, told in said]
-    errors = [told["error_hu"] for _, told in said]
+    values = [slice_["confidence"] for _, slice_ in stated]
     return {
         "width": CHART[0],
         "height": STRIP_HEIGHT,
@@ -294,7 +293,7 @@ def _sure(derived: Series) -> dict[str, object] | None:
         "bars": bars,
         "least": min(values),
         "most": max(values),
-        "error_hu": float(np.mean(errors)),
+        "error_hu": float(np.mean([slice_["error_hu"] for _, slice_ in stated])),
     }
 
 
@@ -303,17 +302,19 @@ def _small(picture: Image.Image) -> Image.Image:
     return picture.resize((VIEWER_PIXELS, height), Image.Resampling.LANCZOS)
 
 
-def _words(window: Window) -> str:
+def _words(window: DisplayWindow) -> str:
     return f"window {window.centre:g} / {window.width:g} HU"
 
 
 def _chart(comparison: Comparison) -> dict[str, object]:
-    """A dumbbell for each place: linear interpolation and the generated slice, in dB."""
+    """A dumbbell for each compared slice: linear interpolation and the generated slice, in dB."""
     width, height = CHART
     left, top, right, bottom = MARGIN
-    values = [v for place in comparison.places for v in (place.generated_db, place.linear_db)]
+    values = [
+        v for compared in comparison.slices for v in (compared.generated_db, compared.linear_db)
+    ]
     low, high = int(min(values)), int(max(values)) + 1
-    step = (width - left - right) / len(comparison.places)
+    step = (width - left - right) / len(comparison.slices)
 
     def y(decibel: float) -> float:
         return top + (high - decibel) / (high - low) * (height - top - bottom)
@@ -326,20 +327,20 @@ def _chart(comparison: Comparison) -> dict[str, object]:
         "right": width - right,
         "bottom": height - bottom,
         "lines": [{"y": y(db), "label": str(db)} for db in range(low, high + 1, every)],
-        "dots": list(_dots(comparison.places, left + step / 2, step, y)),
+        "dots": list(_dots(comparison.slices, left + step / 2, step, y)),
         "mean": {"generated": y(comparison.generated_db), "linear": y(comparison.linear_db)},
     }
 
 
 def _dots(
-    places: Sequence[Place], first: float, step: float, y: Callable[[float], float]
+    slices: Sequence[ComparedSlice], first: float, step: float, y: Callable[[float], float]
 ) -> Iterator[dict[str, object]]:
-    labelled = max(1, len(places) // 6)
-    for number, place in enumerate(places):
+    labelled = max(1, len(slices) // 6)
+    for number, compared in enumerate(slices):
         yield {
             "x": first + number * step,
-            "generated": y(place.generated_db),
-            "linear": y(place.linear_db),
-            "place": place,
-            "label": f"{place.height_mm:g}" if number % labelled == 0 else "",
+            "generated": y(compared.generated_db),
+            "linear": y(compared.linear_db),
+            "slice": compared,
+            "label": f"{compared.height_mm:g}" if number % labelled == 0 else "",
         }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,110 +22,28 @@ from rich.table import Table
 from rich.text import Text
 
 from node.commands import terminal
-from node.demo import peers as demo_peers
-from node.demo import report, verify
+from node.demo import comparison, peers, report
 from node.demo.peers import (
+    SCANNER_AE_TITLE,
     DemoError,
-    MiniPacs,
+    DicomAddress,
     NodeChild,
-    Peer,
+    Pacs,
     ScannerError,
-    alone,
-    stoppable,
+    exclusive,
+    signals_deferred,
+    stopped_by_signals,
     tail,
-    undisturbed,
 )
-from node.demo.report import Phase, Story
-from node.demo.verify import Check, Evidence, Series
-from node.demo.verify import verify as verified
+from node.demo.report import DemoResult, TimelinePhase
+from node.second_opinion import Check, ImageSeries, models, verify
 from storage.database import Database
 from storage.errors import StorageError
 from storage.jobs import Queue
 
-
-class Teller:
-    """Lines, progress bars and the verdict on one console."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def title(self, folder: Path) -> None:
-        """What is going to happen."""
-        self._console.print(Text("Midslice demo", style="bold"))
-        self._console.print(
-            Text(f"A scanner, the node and a PACS on this machine; all of it in {folder}\n")
-        )
-
-    def done(self, text: str) -> None:
-        """A step that is behind us."""
-        self._console.print(Text.assemble(("✓ ", "green"), text), soft_wrap=True)
-
-    def note(self, text: str) -> None:
-        """Something by the way."""
-        self._console.print(Text(text, style="dim"), soft_wrap=True)
-
-    @contextmanager
-    def working(self, text: str) -> Iterator[None]:
-        """A step whose length nobody knows."""
-        with self._console.status(Text(text)):
-            yield
-
-    @contextmanager
-    def counting(
-        self, text: str, total: int, unit: str = "slices"
-    ) -> Iterator[Callable[[int], None]]:
-        """A step whose length is known; called with how many are done."""
-        number = TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}")
-        columns = (TextColumn("  {task.description}"), BarColumn(), number)
-        shown = self._console.is_terminal
-        with Progress(*columns, console=self._console, transient=True, disable=not shown) as bar:
-            task = bar.add_task(text, total=total, unit=unit)
-            yield lambda count: bar.update(task, completed=min(count, total))
-
-    def table(self, checks: Sequence[Check]) -> None:
-        """One row a check."""
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(width=7)
-        table.add_column()
-        table.add_column(style="dim", overflow="fold")
-        for check in checks:
-            word = Text("✓ ok", "green") if check.ok else Text("✕ fault", "bold red")
-            table.add_row(word, Text(check.name), Text(check.found))
-        self._console.print()
-        self._console.print(table)
-
-    def verdict(self, story: Story, page: Path, seconds: float, log: str) -> None:
-        """Where to look now; `log` is the end of the node's log where something is wrong."""
-        faults, comparison = story.faults, story.comparison
-        head = (
-            f"{len(faults)} of {len(story.checks)} checks failed."
-            if faults
-            else f"All {len(story.checks)} checks passed, in {seconds:.0f} s."
-        )
-        lines = [head, "", f"{len(story.received)} slices became {len(story.derived)}."]
-        if comparison.places:
-            lines[-1] += (
-                f" Against the {comparison.acquired} slices that were held back: "
-                f"{comparison.generated_db:.2f} dB, linear interpolation "
-                f"{comparison.linear_db:.2f} dB."
-            )
-        lines += ["", f"Report          {page}", f"Derived series  {story.folder}"]
-        if faults:
-            self.failed(head, None, log)
-        self._console.print()
-        body = Text("\n".join(lines), overflow="fold")
-        self._console.print(Panel(body, border_style="red" if faults else "green", expand=False))
-
-    def failed(self, problem: str, log: Path | None, end: str) -> None:
-        """What went wrong, and the end of the log that may say why."""
-        self._console.print()
-        self._console.print(Text(f"✕ {problem}", style="bold red"), soft_wrap=True)
-        if end:
-            name = log if log is not None else "the node's log"
-            self._console.print(Text(f"The end of {name}:", style="dim"), soft_wrap=True)
-            self._console.print(Text(end), soft_wrap=True)
-
-
+DATA = Path(__file__).with_name("data")
+# Deadlines, long enough for a slow machine; together under ten minutes.
+START_SECONDS, COMPLETE_SECONDS, JOB_SECONDS, DELIVERY_SECONDS = 60.0, 30.0, 300.0, 60.0
 NODE_AE_TITLE = "MIDSLICE"
 RATIO_TOLERANCE = 0.01  # of gap to target spacing: 5.02 mm at 2.5 mm are two slices, not three
 
@@ -165,8 +84,8 @@ destinations = ["pacs"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a demo run is made of; the defaults are what people see."""
+class DemoSettings:
+    """The parameters of a demo run; the defaults are what people see."""
 
     model: str = ""  # empty = "midslice" where its weights are, else "linear"
     target_spacing_mm: float = 1.25
@@ -184,11 +103,11 @@ class Settings:
         """Slices out per slice in, for this gap."""
         return math.ceil(gap_mm / self.target_spacing_mm - RATIO_TOLERANCE)
 
-    def configure(self, path: Path, destination: Peer) -> Path:
+    def configure(self, path: Path, destination: DicomAddress) -> Path:
         """Write the node's configuration, as a user would."""
         text = CONFIG.format(
             ae_title=NODE_AE_TITLE,
-            scanner=demo_peers.SCANNER_AE_TITLE,
+            scanner=SCANNER_AE_TITLE,
             quiet_seconds=self.quiet_seconds,
             pacs=destination,
             model=self.model_used,
@@ -198,217 +117,279 @@ class Settings:
         return path
 
 
-DATA = Path(__file__).with_name("data")
-# Deadlines, long enough for a slow machine; together under ten minutes.
-START_SECONDS, COMPLETE_SECONDS, JOB_SECONDS, DELIVERY_SECONDS = 60.0, 30.0, 300.0, 60.0
+class DemoConsole:
+    """Lines, progress bars and the verdict on one console."""
 
+    def __init__(self, console: Console) -> None:
+        self._console = console
 
-@dataclass(frozen=True, eq=False)
-class Passage:
-    """One series on its way through scanner, node and PACS, and what came of it."""
+    def title(self, folder: Path) -> None:
+        """The head: a sentence on what is going to happen."""
+        self._console.print(Text("Midslice demo", style="bold"))
+        self._console.print(
+            Text(f"A scanner, the node and a PACS on this machine; all of it in {folder}\n")
+        )
 
-    received: Series
-    derived: Series
-    checks: tuple[Check, ...]
-    phases: tuple[Phase, ...]
-    pacs: str
-    model: str
+    def done(self, text: str) -> None:
+        """A step that is done."""
+        self._console.print(Text.assemble(("✓ ", "green"), text), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A remark."""
+        self._console.print(Text(text, style="dim"), soft_wrap=True)
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """A step whose length nobody knows."""
+        with self._console.status(Text(text)):
+            yield
+
+    @contextmanager
+    def counting(
+        self, text: str, total: int, unit: str = "slices"
+    ) -> Iterator[Callable[[int], None]]:
+        """A step whose length is known; called with how many are done."""
+        number = TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}")
+        columns = (TextColumn("  {task.description}"), BarColumn(), number)
+        shown = self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=not shown) as bar:
+            task = bar.add_task(text, total=total, unit=unit)
+            yield lambda count: bar.update(task, completed=min(count, total))
+
+    def table(self, checks: Sequence[Check]) -> None:
+        """One row a check."""
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(width=7)
+        table.add_column()
+        table.add_column(style="dim", overflow="fold")
+        for check in checks:
+            word = Text("✓ ok", "green") if check.ok else Text("✕ fault", "bold red")
+            table.add_row(word, Text(check.name), Text(check.found))
+        self._console.print()
+        self._console.print(table)
+
+    def verdict(self, result: DemoResult, page: Path, seconds: float, log: str) -> None:
+        """The result, and where to look now; with faults the end of the node's `log`."""
+        faults, compared = result.faults, result.comparison
+        head = (
+            f"{len(faults)} of {len(result.checks)} checks failed."
+            if faults
+            else f"All {len(result.checks)} checks passed, in {seconds:.0f} s."
+        )
+        lines = [head, "", f"{len(result.received)} slices became {len(result.derived)}."]
+        if compared.slices:
+            lines[-1] += (
+                f" Against the {compared.acquired} slices that were held back: "
+                f"{compared.generated_db:.2f} dB, linear interpolation "
+                f"{compared.linear_db:.2f} dB."
+            )
+        lines += ["", f"Report          {page}", f"Derived series  {result.folder}"]
+        if faults:
+            self.failed(head, None, log)
+        self._console.print()
+        body = Text("\n".join(lines), overflow="fold")
+        self._console.print(Panel(body, border_style="red" if faults else "green", expand=False))
+
+    def failed(self, problem: str, log: Path | None, end: str) -> None:
+        """The problem, and the end of the log that may say why."""
+        self._console.print()
+        self._console.print(Text(f"✕ {problem}", style="bold red"), soft_wrap=True)
+        if end:
+            name = log if log is not None else "the node's log"
+            self._console.print(Text(f"The end of {name}:", style="dim"), soft_wrap=True)
+            self._console.print(Text(end), soft_wrap=True)
 
 
 def main(folder: Path, *, console: Console | None = None, json: bool = False) -> int:
     """Run the demo in `folder`; the exit status is 0 only where everything is true.
 
-    With `json` one JSON document goes to standard output, and the telling to standard error.
+    With `json` one JSON document goes to standard output, and its progress to standard error.
     """
     if json or console is None:
         console = terminal.console(stderr=json)
-    return run(folder, Settings(), console, json=json)
+    return run(folder, DemoSettings(), console, json=json)
 
 
-def run(folder: Path, settings: Settings, console: Console, *, json: bool = False) -> int:
+def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = False) -> int:
     """The demo with settings of its own; ends whatever it started, whatever happens."""
     folder = folder.resolve()
-    teller = Teller(console)
-    result: dict[str, Any] = {"ok": False, "problem": ""}
+    screen = DemoConsole(console)
+    document: dict[str, Any] = {"ok": False, "problem": ""}
     status = 1
     try:
-        with stoppable(), alone(folder):
-            result = _demonstrate(folder, settings, teller)
-            status = 0 if result["ok"] else 1
+        with stopped_by_signals(), exclusive(folder):
+            document = _demonstrate(folder, settings, screen)
+            status = 0 if document["ok"] else 1
     except (DemoError, ScannerError, StorageError, OSError) as error:
-        result["problem"] = str(error)
+        document["problem"] = str(error)
         log = getattr(error, "log", None) or folder / "node.log"
-        teller.failed(str(error), log, tail(log))
+        screen.failed(str(error), log, tail(log))
     except KeyboardInterrupt:
-        result["problem"] = "stopped"
-        teller.note("Stopped.")
+        document["problem"] = "stopped"
+        screen.note("Stopped.")
     if json:
-        sys.stdout.write(json_text.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return status
 
 
-def _demonstrate(folder: Path, settings: Settings, teller: Teller) -> dict[str, Any]:
+def _demonstrate(folder: Path, settings: DemoSettings, screen: DemoConsole) -> dict[str, Any]:
     began = time.monotonic()
-    teller.title(folder)
-    passage = _pass_through(folder, settings, teller)
-    with teller.working("Comparing with the slices that were held back, drawing the report"):
-        acquired = _acquired(passage.received)
-        comparison = verify.compare(passage.received, passage.derived, acquired)
-        is_linear = settings.model_used == "linear"
-        checks = (*passage.checks, comparison.check(must_gain=not is_linear))
-        story = Story(
-            at=datetime.now().astimezone(),
-            received=passage.received,
-            derived=passage.derived,
-            acquired=acquired,
-            comparison=comparison,
-            checks=checks,
-            phases=passage.phases,
-            model=passage.model,
-            pacs=passage.pacs,
-            machine=_machine(),
-            folder=folder / "derived",
-            licence=(DATA / "LICENSE.md").read_text(encoding="utf-8"),
-        )
+    screen.title(folder)
+    result = _pass_through(folder, settings, screen)
+    with screen.working("Drawing the report"):
         page = folder / "report.html"
-        report.write(story, page)
-        picture = report.before_after(passage.received, passage.derived)
+        report.write(result, page)
+        picture = report.before_after(result.received, result.derived)
         report.save_small(picture, folder / "before-after.png")
     seconds = time.monotonic() - began
-    teller.table(checks)
-    log = folder / "node.log"
-    teller.verdict(story, page, seconds, tail(log) if story.faults else "")
-    return _document(story, page, seconds)
+    screen.table(result.checks)
+    screen.verdict(result, page, seconds, tail(folder / "node.log") if result.faults else "")
+    return _document(result, page, seconds)
 
 
-def _pass_through(folder: Path, settings: Settings, teller: Teller) -> Passage:
+def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> DemoResult:
     """Start the PACS and the node, send, wait, read back; end both, whatever happens."""
     started = ExitStack()
     try:
-        mini = demo_peers.choose(folder / "pacs", settings.pacs, demo_peers.installed())
-        started.callback(mini.stop)
-        with teller.working("Starting a PACS"):
-            mini.start((NODE_AE_TITLE, demo_peers.SCANNER_AE_TITLE))
-        teller.done(f"PACS: {mini.name} listens as {mini.peer.ae_title}, port {mini.peer.port}")
-        config = settings.configure(folder / "config.toml", mini.peer)
-        with undisturbed():
-            node = NodeChild(config, folder / "node.log")
+        pacs = peers.choose_pacs(folder / "pacs", settings.pacs, peers.orthanc_program())
+        started.callback(pacs.stop)
+        with screen.working("Starting a PACS"):
+            pacs.start((NODE_AE_TITLE, SCANNER_AE_TITLE))
+        to_pacs = pacs.address
+        screen.done(f"PACS: {pacs.name} listens as {to_pacs.ae_title}, port {to_pacs.port}")
+        config = settings.configure(folder / "config.toml", to_pacs)
+        with signals_deferred():
+            node = NodeChild(config, log=folder / "node.log")
             started.callback(node.child.stop)
-        peer = _wait_for_node(node, teller)
-        paths = sorted((DATA / "received").glob("*.dcm"))[: settings.slices or None]
-        received = Series.read(paths)
-        moments = _send(paths, received, (mini.peer, peer), teller)
-        moments |= _follow(folder, node, settings, mini, len(paths), teller)
-        return _read_back(folder, mini, node, received, moments, settings, teller)
+        site = _RunningDemo(folder, settings, screen, pacs, node)
+        to_node = site.wait_for_node()
+        moments = site.send(to_pacs, to_node)
+        site.follow()
+        return site.result(moments | node.first_read)
     finally:
-        with teller.working("Stopping the node and the PACS"), undisturbed():
+        with screen.working("Stopping the node and the PACS"), signals_deferred():
             started.close()
-        teller.note("The node and the PACS have ended.")
+        screen.note("The node and the PACS have ended.")
 
 
-def _wait_for_node(node: NodeChild, teller: Teller) -> Peer:
-    with teller.working("Starting the node"):
-        listening = node.wait("node listening", START_SECONDS)
-        node.wait_until_ready(listening["web_port"], START_SECONDS)
-    teller.done(f"Node: {listening['ae_title']} listens on port {listening['port']} and is ready")
-    return Peer(listening["ae_title"], listening["port"])
+@dataclass(frozen=True, eq=False)
+class _RunningDemo:
+    """A running PACS and a running node, and the series that the scanner sends to them."""
 
+    folder: Path
+    settings: DemoSettings
+    screen: DemoConsole
+    pacs: Pacs
+    node: NodeChild
 
-def _send(
-    paths: list[Path], received: Series, peers: tuple[Peer, Peer], teller: Teller
-) -> dict[str, float]:
-    """The scanner sends to the PACS, as it always did, and to the node."""
-    to_pacs, to_node = peers
-    moments: dict[str, float] = {}
-    with teller.counting(
-        f"{demo_peers.SCANNER_AE_TITLE} sends to {to_pacs.ae_title}", len(paths)
-    ) as count:
-        demo_peers.send(paths, to_pacs, count)
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the scanner."""
+        return sorted((DATA / "received").glob("*.dcm"))[: self.settings.slices or None]
 
-    def kept(number: int) -> None:
-        moments.setdefault("first instance", time.monotonic())
-        count(number)
+    @cached_property
+    def received(self) -> ImageSeries:
+        """The same, read."""
+        return ImageSeries.read(self.paths)
 
-    with teller.counting(
-        f"{demo_peers.SCANNER_AE_TITLE} sends to {to_node.ae_title}", len(paths)
-    ) as count:
-        sent = demo_peers.send(paths, to_node, kept)
-    moments["last instance"] = time.monotonic()
-    teller.done(
-        f"Scanner: {sent.instances} slices, {received.gap_mm:g} mm apart, "
-        f"{sent.bytes / 1e6:.1f} MB in JPEG-LS, kept by the node in {sent.seconds:.1f} s"
-    )
-    return moments
+    def wait_for_node(self) -> DicomAddress:
+        with self.screen.working("Starting the node"):
+            listening = self.node.wait("node listening", START_SECONDS)
+            self.node.wait_until_ready(listening["web_port"], START_SECONDS)
+        address = DicomAddress(listening["ae_title"], listening["port"])
+        self.screen.done(f"Node: {address.ae_title} listens on port {address.port} and is ready")
+        return address
 
+    def send(self, to_pacs: DicomAddress, to_node: DicomAddress) -> dict[str, float]:
+        """Send to the PACS, as a scanner always did, and to the node; returns when."""
+        moments: dict[str, float] = {}
+        text = f"{SCANNER_AE_TITLE} sends to"
+        with self.screen.counting(f"{text} {to_pacs.ae_title}", len(self.paths)) as count:
+            peers.send(self.paths, to_pacs, count)
 
-def _follow(
-    folder: Path,
-    node: NodeChild,
-    settings: Settings,
-    mini: MiniPacs,
-    received: int,
-    teller: Teller,
-) -> dict[str, float]:
-    """Wait for each step of the node; what it takes from its log are the times alone."""
-    with teller.working("The node waits whether more slices come"):
-        complete = node.wait("series complete", settings.quiet_seconds + COMPLETE_SECONDS)
-        if complete["jobs"] == 0:
-            raise DemoError("the series is complete, but no route asks for it", node.child)
-        teller.done(f"Complete: no further slice for {settings.quiet_seconds:g} s, job queued")
-        job = node.wait("job running", COMPLETE_SECONDS)["job"]
-    text = f"The model {settings.model_used} makes the slices between"
-    with teller.counting(text, 100, "%") as count, _percent(folder, job) as percent:
-        succeeded = node.wait("job succeeded", JOB_SECONDS, _every(0.5, lambda: count(percent())))
-    teller.done(f"Model: a derived series of {succeeded['instances']} slices, verified by the node")
-    with teller.counting("The node sends to PACS", succeeded["instances"]) as count:
-        look = _every(0.3, lambda: count(sum(mini.series().values()) - received))
-        node.wait("delivery sent", DELIVERY_SECONDS, look)
-    teller.done(f"Delivery: {succeeded['instances']} slices sent to the PACS")
-    names = ("series complete", "job queued", "job running", "job succeeded", "delivery sent")
-    found = {name: node.find(name) for name in names}
-    return {name: entry[0] for name, entry in found.items() if entry is not None}
+        def stored(number: int) -> None:
+            moments.setdefault("first instance", time.monotonic())
+            count(number)
+
+        with self.screen.counting(f"{text} {to_node.ae_title}", len(self.paths)) as count:
+            sent = peers.send(self.paths, to_node, stored)
+        moments["last instance"] = time.monotonic()
+        self.screen.done(
+            f"Scanner: {sent.instances} slices, {self.received.gap_mm:g} mm apart, "
+            f"{sent.bytes / 1e6:.1f} MB in JPEG-LS, kept by the node in {sent.seconds:.1f} s"
+        )
+        return moments
+
+    def follow(self) -> None:
+        """Wait for each step of the node; what is taken from its log are the times alone."""
+        node, screen, quiet_seconds = self.node, self.screen, self.settings.quiet_seconds
+        with screen.working("The node waits whether more slices come"):
+            complete = node.wait("series complete", quiet_seconds + COMPLETE_SECONDS)
+            if complete["jobs"] == 0:
+                raise DemoError("the series is complete, but no route asks for it", node.child)
+            screen.done(f"Complete: no further slice for {quiet_seconds:g} s, job queued")
+            job = node.wait("job running", COMPLETE_SECONDS)["job"]
+        text = f"The model {self.settings.model_used} makes the slices between"
+        with screen.counting(text, 100, "%") as count, _percent(self.folder, job) as percent:
+            poll = _every(0.5, lambda: count(percent()))
+            slices = node.wait("job succeeded", JOB_SECONDS, poll=poll)["instances"]
+        screen.done(f"Model: a derived series of {slices} slices, verified by the node")
+        with screen.counting("The node sends to PACS", slices) as count:
+            poll = _every(0.3, lambda: count(sum(self.pacs.series().values()) - len(self.paths)))
+            node.wait("delivery sent", DELIVERY_SECONDS, poll=poll)
+        screen.done(f"Delivery: {slices} slices sent to the PACS")
+
+    def result(self, moments: Mapping[str, float]) -> DemoResult:
+        """Read the derived series back from the PACS, check it and compare it."""
+        received, is_linear = self.received, self.settings.model_used == "linear"
+        with self.screen.working("Reading the derived series back from the PACS and checking it"):
+            stored = dict(self.pacs.series())
+            others = [uid for uid in stored if uid != received.series_uid]
+            if not others:
+                raise DemoError("the PACS holds no derived series", self.node.child)
+            paths = peers.retrieve(self.pacs, others[0], self.folder / "derived")
+            derived = ImageSeries.read(paths)
+            acquired = _acquired(received)
+            compared = comparison.compare(received, derived, acquired)
+            (succeeded,) = self.node.find("job succeeded")
+            expected = {received.series_uid: len(received)}
+            expected |= {str(succeeded.get("derived_series_uid")): len(derived)}
+            checks = (
+                _in_the_pacs(stored, expected),
+                *verify(received, derived, self.settings.factor(received.gap_mm)),
+                compared.check(must_gain=not is_linear),
+            )
+        return DemoResult(
+            at=datetime.now().astimezone(),
+            received=received,
+            derived=derived,
+            acquired=acquired,
+            comparison=compared,
+            checks=checks,
+            phases=_phases(moments),
+            model=", ".join(sorted(models(derived))),
+            pacs=self.pacs.name,
+            machine=f"{os.cpu_count()} cores, {platform.machine()}",
+            folder=self.folder / "derived",
+            licence=(DATA / "LICENSE.md").read_text(encoding="utf-8"),
+        )
 
 
 @contextmanager
 def _percent(folder: Path, job: int) -> Iterator[Callable[[], int]]:
-    """How far a job is, as every command of the node sees it: in the database."""
+    """The progress of a job as every command of the node sees it: in the database."""
     with closing(Database.for_folder(folder / "node")) as database:
         queue = Queue(database, time.time, node="demo", lease_seconds=1.0)  # it only reads
         yield lambda: round(100 * queue.get(job).progress)
 
 
-def _read_back(
-    folder: Path,
-    mini: MiniPacs,
-    node: NodeChild,
-    received: Series,
-    moments: Mapping[str, float],
-    settings: Settings,
-    teller: Teller,
-) -> Passage:
-    with teller.working("Reading the derived series back from the PACS and checking it"):
-        stored = dict(mini.series())
-        others = [uid for uid in stored if uid != received.series_uid]
-        if not others:
-            raise DemoError("the PACS holds no derived series", node.child)
-        derived = Series.read(mini.retrieve(others[0], folder / "derived"))
-        factor = settings.factor(received.gap_mm)
-        found = node.find("job succeeded")
-        named = str(found[1].get("derived_series_uid")) if found else ""
-        checks = (
-            _in_the_pacs(stored, received, len(derived), named),
-            *verified(Evidence(received, derived, factor)),
-        )
-    return Passage(received, derived, checks, _phases(moments), mini.name, _made_by(derived))
+def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int]) -> Check:
+    counts = " and ".join(map(str, stored.values()))
+    found = f"{len(stored)} series in the study: {counts} slices"
+    return Check("The PACS holds both series, nothing else", stored == expected, found)
 
 
-def _in_the_pacs(stored: Mapping[str, int], received: Series, derived: int, named: str) -> Check:
-    expected = {received.series_uid: len(received), named: derived}
-    found = f"{len(stored)} series in the study: {' and '.join(map(str, stored.values()))} slices"
-    return Check("The PACS holds both series, nothing else", dict(stored) == expected, found)
-
-
-def _phases(moments: Mapping[str, float]) -> tuple[Phase, ...]:
+def _phases(moments: Mapping[str, float]) -> tuple[TimelinePhase, ...]:
     zero = moments["first instance"]
     bars = (
         ("Receive", "the scanner sends, the node keeps", "first instance", "last instance"),
@@ -418,50 +399,39 @@ def _phases(moments: Mapping[str, float]) -> tuple[Phase, ...]:
         ("Delivery", "C-STORE to the PACS", "job succeeded", "delivery sent"),
     )
     return tuple(
-        Phase(name, words, moments[start] - zero, moments[end] - zero)
+        TimelinePhase(name, words, moments[start] - zero, moments[end] - zero)
         for name, words, start, end in bars
     )
 
 
-def _acquired(received: Series) -> Series:
+def _acquired(received: ImageSeries) -> ImageSeries:
     """The slices that were held back, as far as the received ones reach."""
-    every = Series.read(sorted((DATA / "acquired").glob("*.dcm")))
+    acquired = ImageSeries.read(sorted((DATA / "acquired").glob("*.dcm")))
     low, high = received.heights_mm[0], received.heights_mm[-1]
-    pairs = zip(every.instances, every.heights_mm, strict=True)
-    return Series.of([instance for instance, height in pairs if low < height < high])
+    pairs = zip(acquired.slices, acquired.heights_mm, strict=True)
+    return ImageSeries.of([slice_ for slice_, height in pairs if low < height < high])
 
 
-def _made_by(derived: Series) -> str:
-    item = derived.instances[len(derived) // 2].ContributingEquipmentSequence[-1]
-    versions = item.get("SoftwareVersions", "")
-    text = versions if isinstance(versions, str) else ", ".join(versions)
-    return f"{item.get('ManufacturerModelName', '')} {text}".strip()
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.machine()}"
-
-
-def _document(story: Story, page: Path, seconds: float) -> dict[str, Any]:
-    comparison = story.comparison
+def _document(result: DemoResult, page: Path, seconds: float) -> dict[str, Any]:
+    compared = result.comparison
     return {
-        "ok": not story.faults,
-        "problem": ", ".join(check.name for check in story.faults),
+        "ok": not result.faults,
+        "problem": ", ".join(check.name for check in result.faults),
         "report": str(page),
-        "derived": str(story.folder),
-        "derived_series_uid": story.derived.series_uid,
-        "received": len(story.received),
-        "slices": len(story.derived),
-        "model": story.model,
-        "pacs": story.pacs,
-        "checks": [vars(check) for check in story.checks],
-        "seconds": {phase.name.lower(): round(phase.seconds, 3) for phase in story.phases}
+        "derived": str(result.folder),
+        "derived_series_uid": result.derived.series_uid,
+        "received": len(result.received),
+        "slices": len(result.derived),
+        "model": result.model,
+        "pacs": result.pacs,
+        "checks": [vars(check) for check in result.checks],
+        "seconds": {phase.name.lower(): round(phase.seconds, 3) for phase in result.phases}
         | {"whole demo": round(seconds, 3)},
         "psnr_db": {
-            "generated": round(comparison.generated_db, 3),
-            "linear": round(comparison.linear_db, 3),
+            "generated": round(compared.generated_db, 3),
+            "linear": round(compared.linear_db, 3),
         }
-        if comparison.places
+        if compared.slices
         else {},
     }
 
@@ -469,10 +439,10 @@ def _document(story: Story, page: Path, seconds: float) -> dict[str, Any]:
 def _every(seconds: float, act: Callable[[], None]) -> Callable[[], None]:
     last = time.monotonic()
 
-    def look() -> None:
+    def poll() -> None:
         nonlocal last
         if time.monotonic() - last >= seconds:
             act()
             last = time.monotonic()
 
-    return look
+    return poll

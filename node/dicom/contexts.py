@@ -1,6 +1,6 @@
 """What the node negotiates: SOP Classes, transfer syntaxes in order of preference, its own name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydicom import uid
 from pynetdicom import AllStoragePresentationContexts
@@ -61,6 +61,22 @@ RETIRED = (uid.ExplicitVRBigEndian,)
 # The acceptor takes the first of its own list that the peer offers. JPIP Referenced is never
 # taken (its pixels are a URL), nor SMPTE (its pixels are a stream beside DICOM).
 TRANSFER_SYNTAXES = UNCOMPRESSED + LOSSLESS + LOSSY + VIDEO + RETIRED
+
+# Transfer syntaxes of CT pixels that need a decoder (PS3.5 8.2), and what provides it.
+DECODER_PACKAGES: Mapping[uid.UID, str] = {
+    uid.RLELossless: "pylibjpeg-rle",
+    uid.JPEGBaseline8Bit: "pylibjpeg-libjpeg",
+    uid.JPEGExtended12Bit: "pylibjpeg-libjpeg",
+    uid.JPEGLossless: "pylibjpeg-libjpeg",
+    uid.JPEGLosslessSV1: "pylibjpeg-libjpeg",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "pylibjpeg-openjpeg",
+    uid.JPEG2000: "pylibjpeg-openjpeg",
+    uid.HTJ2KLossless: "pylibjpeg-openjpeg",
+    uid.HTJ2KLosslessRPCL: "pylibjpeg-openjpeg",
+    uid.HTJ2K: "pylibjpeg-openjpeg",
+}
 
 STORAGE_SOP_CLASSES = tuple(
     sorted({str(context.abstract_syntax) for context in AllStoragePresentationContexts})

@@ -4,12 +4,15 @@ from datetime import datetime, timedelta, tzinfo
 from random import Random
 
 from node.config import Sender
+from storage.records import DAY
 
 SPREAD = 0.25  # of a delay; peers that failed together do not all come back together
+STEP_SECONDS = 300.0  # the grain in which silence is measured
+MOST_DAYS = 14.0  # silence is measured so far back; who is silent for longer is silent in any case
 
 
 def delay(failures: int, first: float, longest: float, jitter: Random) -> float:
-    """Seconds to wait after `failures` failures before the last one; never out of the bounds.
+    """Give the seconds to wait after `failures` failures before the last one, within the bounds.
 
     The delay doubles with each failure in a row. Where it reaches `longest`, the spread lies
     below it.
@@ -20,18 +23,14 @@ def delay(failures: int, first: float, longest: float, jitter: Random) -> float:
     return jitter.uniform(min(low, high), high)
 
 
-STEP_SECONDS = 300.0
-MOST_DAYS = 14.0  # so far back is looked; whoever is silent for longer is silent in any case
-
-
 def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -> float:
-    """The time, in seconds, for which a sender was silent of that in which it was expected.
+    """Measure the seconds of silence in the time in which the sender was expected.
 
     Counted until it has been long enough: the answer is never much above `silent_hours`.
     """
     enough = sender.silent_hours * 3600
     silent, moment = 0.0, now
-    first = max(last_at, now - MOST_DAYS * 86_400)
+    first = max(last_at, now - MOST_DAYS * DAY)
     while moment > first and silent < enough:
         step = min(STEP_SECONDS, moment - first)
         if sender.is_open(datetime.fromtimestamp(moment, zone)):
@@ -41,7 +40,7 @@ def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | No
 
 
 def is_silent(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -> bool:
-    """True where somebody should look at the sender: now, as it is expected to send."""
+    """Tell whether somebody should look at the sender now, while it is expected to send."""
     if now - last_at < sender.silent_hours * 3600:  # not even by the clock on the wall
         return False
     if not sender.is_open(datetime.fromtimestamp(now, zone)):
@@ -50,6 +49,6 @@ def is_silent(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -
 
 
 def heard(last_at: float, zone: tzinfo | None) -> str:
-    """The time at which it was heard last, as people say it."""
+    """Write when it was heard last."""
     moment = datetime.fromtimestamp(last_at, zone) + timedelta(seconds=0.5)
     return moment.strftime("%Y-%m-%d %H:%M")

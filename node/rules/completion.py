@@ -1,4 +1,4 @@
-"""Completion: an arrival is complete after a quiet period, on this evidence.
+"""Completion: decides when an arrival is complete, and keeps the evidence.
 
 Nothing in DICOM says that a series has ended: the end of an association has no meaning for it
 (PS3.4 B), and equal counts prove nothing. So a quiet period decides, and the rest is evidence.
@@ -24,12 +24,12 @@ class Rule(StrEnum):
 
 
 def complete_at(arrival: Arrival, completion: Completion) -> float:
-    """The moment at which the arrival is complete if no further instance comes."""
+    """Give the moment at which the arrival is complete if no further instance comes."""
     return arrival.last_at + _patience(arrival, completion)
 
 
 def decide(arrival: Arrival, *, now: float, completion: Completion) -> Evidence | None:
-    """The evidence that the arrival is complete; None = keep waiting."""
+    """Give the evidence that the arrival is complete; None = keep waiting."""
     quiet = now - arrival.last_at
     patience = _patience(arrival, completion)
     if quiet >= patience:
@@ -41,7 +41,7 @@ def decide(arrival: Arrival, *, now: float, completion: Completion) -> Evidence 
 
 
 def evidence(arrival: Arrival, *, rule: Rule, now: float) -> Evidence:
-    """The facts about the arrival at the moment when `rule` closed it."""
+    """Collect what is known about the arrival at the moment `rule` closes it."""
     return {
         "rule": str(rule),
         "quiet_seconds": round(max(0.0, now - arrival.last_at), 3),
@@ -53,7 +53,7 @@ def evidence(arrival: Arrival, *, rule: Rule, now: float) -> Evidence:
 
 
 def because(evidence: Evidence) -> str:
-    """The evidence as one sentence for a person."""
+    """Write the evidence as one sentence for a person."""
     seconds = evidence.get("quiet_seconds", 0.0)
     match evidence.get("rule"):
         case Rule.QUIET:

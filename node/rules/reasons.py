@@ -13,179 +13,91 @@ class ReasonEntry:
     code: str
     state: JobState | DeliveryState
     meaning: str
-    advice: str = ""  # what to do; empty where nobody has to do anything
-    futile: bool = False  # a requeue finds the same again, unless the route or the files change
-    batch: bool = True  # may be requeued with many others; else a person looks at it by itself
+    advice: str  # what to do; empty where nobody has to do anything
+    futile: bool  # a requeue finds the same again, unless the route or the files change
+    batch: bool  # may be requeued with many others; else a person looks at it by itself
 
 
-REFUSED, HELD, CANCELLED = JobState.REFUSED, JobState.HELD, JobState.CANCELLED
+def _table(states: type[JobState] | type[DeliveryState], text: str) -> tuple[ReasonEntry, ...]:
+    """Read lines of code, state, meaning, and perhaps advice and a word: `futile` or `alone`."""
+    entries = []
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            cells = [" ".join(cell.split()) for cell in line.split("|")] + ["", ""]
+            code, state, meaning, advice, word = cells[:5]
+            state_, is_batch = states(state), word != "alone"
+            entries.append(ReasonEntry(code, state_, meaning, advice, word == "futile", is_batch))
+    return tuple(entries)
 
-TABLE = (
-    # Verdicts on a series: final, except where a person must decide.
-    ReasonEntry("NOTHING_TO_DO", REFUSED, "The slices lie as close as asked for."),
-    ReasonEntry("TOO_FEW_SLICES", REFUSED, "The stack has fewer slices than the model needs."),
-    ReasonEntry(
-        "NOT_A_CT_SLICE",
-        REFUSED,
-        "No instance is a CT slice: localizers, dose pages, screen captures.",
-    ),
-    ReasonEntry(
-        "DERIVED_INPUT",
-        REFUSED,
-        "The source is itself a projection, a synthetic or an oblique image.",
-    ),
-    ReasonEntry(
-        "MIXED_ACQUISITIONS", REFUSED, "Two acquisitions or phases interleave in one stack."
-    ),
-    ReasonEntry(
-        "ENHANCED_NOT_SUPPORTED", REFUSED, "Enhanced multi-frame objects are kept, not processed."
-    ),
-    ReasonEntry(
-        "NO_GEOMETRY", REFUSED, "Position, orientation, spacing or frame of reference is absent."
-    ),
-    ReasonEntry(
-        "BAD_ORIENTATION", REFUSED, "The direction cosines are not unit vectors at a right angle."
-    ),
-    ReasonEntry("OUT_OF_SCOPE", REFUSED, "The image is outside of what the model is made for."),
-    ReasonEntry(
-        "NOT_HU", REFUSED, "The values are no Hounsfield units (multi-energy, iodine maps)."
-    ),
-    ReasonEntry(
-        "NO_DECODER",
-        REFUSED,
-        "No decoder for the transfer syntax is installed; the package is named.",
-    ),
-    ReasonEntry("TOO_LARGE", REFUSED, "The result would be larger than the node makes."),
-    ReasonEntry(
-        "ACQUIRED_THIN_SERIES_EXISTS",
-        REFUSED,
-        "The same acquisition was received in thinner slices.",
-    ),
-    ReasonEntry("DUPLICATE_POSITIONS", REFUSED, "Different instances lie at one position."),
-    ReasonEntry(
-        "MISSING_UIDS", REFUSED, "A Study, Series, SOP Class or SOP Instance UID is empty."
-    ),
-    ReasonEntry(
-        "CONFLICTING_INSTANCES",
-        HELD,
-        "One SOP Instance UID came with different pixels or geometry.",
-        "Send the right version again, then requeue the job.",
-        batch=False,
-    ),
-    ReasonEntry(
-        "PATIENT_MISMATCH",
-        HELD,
-        "The instances disagree about the patient or the study.",
-        "Compare the series with the PACS; correct it there and send it again.",
-        batch=False,
-    ),
-    ReasonEntry(
-        "MISSING_SLICES",
-        HELD,
-        "Slices are missing; nothing is generated across a hole.",
-        "When the missing slices arrive, a new job replaces this one. To process the series "
-        'without them, set across_missing = "leave" in its route, then requeue the job. '
-        "Otherwise cancel it.",
-        futile=True,
-    ),
-    ReasonEntry(
-        "PIXEL_DATA_ERROR",
-        HELD,
-        "Pixel data is damaged or cut short.",
-        "Send the series again; an intact slice replaces its damaged version.",
-    ),
-    ReasonEntry(
-        "OUTPUT_CHECK_FAILED",
-        HELD,
-        "The derived series did not pass its check; it was not sent.",
-        "Keep the series and report the error; requeue the job to try once more.",
-    ),
-    ReasonEntry(
-        "LOW_CONFIDENCE",
-        HELD,
-        "The model is not sure enough of its result.",
-        "Send thinner slices, or lower hold_below in its route and requeue the job. "
-        "Otherwise cancel it.",
-        futile=True,
-    ),
-    # What happened to a job while it was worked on.
-    ReasonEntry(
-        "WORKER_DIED",
-        HELD,
-        "The worker process ended several times without an answer.",
-        "Read the log of its attempts; requeue the job when the machine is well.",
-    ),
-    ReasonEntry(
-        "TIME_LIMIT",
-        HELD,
-        "The job took longer than inference.job_minutes allows, several times.",
-        "Raise inference.job_minutes, then requeue the job.",
-    ),
-    ReasonEntry(
-        "MEMORY_LIMIT",
-        HELD,
-        "The job used more memory than inference.memory_gb allows, several times.",
-        "Raise inference.memory_gb, then requeue the job.",
-    ),
-    ReasonEntry(
-        "ABANDONED",
-        HELD,
-        "The node itself stopped many times while it worked on the job.",
-        "Find out why the node stops (power, memory, its log), then requeue the job.",
-    ),
-    # Limits on how many jobs one study or series may bring about in a day.
-    ReasonEntry(
-        "TOO_MANY_RESULTS",
-        HELD,
-        "The study has more derived series of one day than completion.results_per_study.",
-        "Check that no rule of the PACS sends results back; then requeue the job, or cancel it.",
-    ),
-    ReasonEntry(
-        "TOO_MANY_RERUNS",
-        HELD,
-        "The series was asked for more often in a day than completion.reruns.",
-        "Wait until the sender has sent the whole series, then requeue the job.",
-    ),
-    # Jobs and deliveries that others have replaced.
-    ReasonEntry(
-        "SUPERSEDED", CANCELLED, "More or other slices of the series arrived; a new job has them."
-    ),
-    ReasonEntry(
-        "ROUTE_CHANGED", CANCELLED, "The route has changed; a new job follows the route as it is."
-    ),
-    # Deliveries.
-    ReasonEntry("UNREACHABLE", DeliveryState.QUEUED, "The destination could not be reached."),
-    ReasonEntry("RETRY", DeliveryState.QUEUED, "The destination did not store every instance."),
-    ReasonEntry(
-        "DAMAGED_FILES",
-        DeliveryState.HELD,
-        "Files of the derived series are missing or have changed.",
-        "Check the disk, then requeue the job: it makes its derived series again.",
-    ),
-    ReasonEntry(
-        "REFUSED_BY_PEER",
-        DeliveryState.HELD,
-        "The destination refused instances for good.",
-        "Find out why together with the administrator of the destination, then send again.",
-    ),
-    ReasonEntry(
-        "NOT_UNDERSTOOD",
-        DeliveryState.HELD,
-        "The destination answered several times that it cannot understand instances.",
-        "Ask the administrator of the destination why, then send again.",
-    ),
-    ReasonEntry(
-        "GAVE_UP",
-        DeliveryState.HELD,
-        "The destination did not store everything within delivery.give_up_hours.",
-        "Make the destination answer, then send again.",
-    ),
-    ReasonEntry(
-        "NO_DESTINATION",
-        DeliveryState.HELD,
-        "The configuration does not name the destination any more.",
-        "Name the destination in the configuration again, then send again.",
-    ),
+
+TABLE = _table(
+    JobState,
+    """
+# A verdict on the series: final where it is refused; a person decides where it is held
+NOTHING_TO_DO | refused | The slices lie as close as asked for.
+TOO_FEW_SLICES | refused | The stack has fewer slices than the model needs.
+NOT_A_CT_SLICE | refused | No instance is a CT slice: localizers, dose pages, screen captures.
+DERIVED_INPUT | refused | The source is itself a projection, a synthetic or an oblique image.
+MIXED_ACQUISITIONS | refused | Two acquisitions or phases interleave in one stack.
+ENHANCED_NOT_SUPPORTED | refused | Enhanced multi-frame objects are kept, not processed.
+NO_GEOMETRY | refused | Position, orientation, spacing or frame of reference is absent.
+BAD_ORIENTATION | refused | The direction cosines are not unit vectors at a right angle.
+OUT_OF_SCOPE | refused | The image is outside of what the model is made for.
+NOT_HU | refused | The values are no Hounsfield units (multi-energy, iodine maps).
+NO_DECODER | refused | No decoder for the transfer syntax is installed; the package is named.
+TOO_LARGE | refused | The result would be larger than the node makes.
+ACQUIRED_THIN_SERIES_EXISTS | refused | The same acquisition was received in thinner slices.
+DUPLICATE_POSITIONS | refused | Different instances lie at one position.
+MISSING_UIDS | refused | A Study, Series, SOP Class or SOP Instance UID is empty.
+CONFLICTING_INSTANCES | held | One SOP Instance UID came with different pixels or geometry. | \
+    Send the right version again, then requeue the job. | alone
+PATIENT_MISMATCH | held | The instances disagree about the patient or the study. | \
+    Compare the series with the PACS; correct it there and send it again. | alone
+MISSING_SLICES | held | Slices are missing; nothing is generated across a hole. | \
+    When the missing slices arrive, a new job replaces this one. To process the series without \
+    them, set across_missing = "leave" in its route, then requeue the job. Otherwise cancel it. \
+    | futile
+PIXEL_DATA_ERROR | held | Pixel data is damaged or cut short. | \
+    Send the series again; an intact slice replaces its damaged version.
+OUTPUT_CHECK_FAILED | held | The derived series did not pass its check; it was not sent. | \
+    Keep the series and report the error; requeue the job to try once more.
+LOW_CONFIDENCE | held | The model is not sure enough of its result. | \
+    Send thinner slices, or lower hold_below in its route and requeue the job. Otherwise cancel \
+    it. | futile
+# What happened to a job while it was processed
+WORKER_DIED | held | The worker process ended several times without an answer. | \
+    Read the log of its attempts; requeue the job when the machine is well.
+TIME_LIMIT | held | The job took longer than inference.job_minutes allows, several times. | \
+    Raise inference.job_minutes, then requeue the job.
+MEMORY_LIMIT | held | The job used more memory than inference.memory_gb allows, several times. | \
+    Raise inference.memory_gb, then requeue the job.
+ABANDONED | held | The node itself stopped many times while it worked on the job. | \
+    Find out why the node stops (power, memory, its log), then requeue the job.
+# More jobs in a day than one study or series may bring about
+TOO_MANY_RESULTS | held | Its study has more results in a day than completion.results_per_study. | \
+    Check that no rule of the PACS sends results back; then requeue the job, or cancel it.
+TOO_MANY_RERUNS | held | The series was asked for more often in a day than completion.reruns. | \
+    Wait until the sender has sent the whole series, then requeue the job.
+# Replaced by another job
+SUPERSEDED | cancelled | More or other slices of the series arrived; a new job has them.
+ROUTE_CHANGED | cancelled | The route has changed; a new job follows the route as it is.
+""",
+) + _table(
+    DeliveryState,
+    """
+UNREACHABLE | queued | The destination could not be reached.
+RETRY | queued | The destination did not store every instance.
+DAMAGED_FILES | held | Files of the derived series are missing or have changed. | \
+    Check the disk, then requeue the job: it makes its derived series again.
+REFUSED_BY_PEER | held | The destination refused instances for good. | \
+    Find out why together with the administrator of the destination, then send again.
+NOT_UNDERSTOOD | held | The destination answered repeatedly that it cannot understand them. | \
+    Ask the administrator of the destination why, then send again.
+GAVE_UP | held | The destination did not store everything within delivery.give_up_hours. | \
+    Make the destination answer, then send again.
+NO_DESTINATION | held | The configuration does not name the destination any more. | \
+    Name the destination in the configuration again, then send again.
+""",
 )
 REASONS: Mapping[str, ReasonEntry] = {entry.code: entry for entry in TABLE}
 FUTILE = frozenset(entry.code for entry in TABLE if entry.futile)

@@ -279,26 +279,7 @@ def _joined(values: tuple[object, ...]) -> str:
     return "\\".join(_text(value) for value in values)
 
 
-# What a job keeps of its route; all else that it keeps belongs to its stack.
-OF_ROUTE = (
-    "factor",
-    "target_spacing_mm",
-    "include_received",
-    "slice_thickness",
-    "accept_derived",
-    "across_missing",
-    "most_gap_mm",
-    "classical_below",
-    "hold_below",
-)
-
-
-def parameters(route: Route, kept: Mapping[str, object]) -> dict[str, object]:
-    """The snapshot of a route, beside what a job keeps of its stack."""
-    return {**kept, **{name: getattr(route, name) for name in OF_ROUTE}}
-
-
 def has_changed(routes: Iterable[Route], name: str, model: str, kept: Mapping[str, object]) -> bool:
     """True where a route asks for something else than this snapshot; not where it is gone."""
     route = next((route for route in routes if route.name == name), None)
-    return route is not None and (route.model, parameters(route, kept)) != (model, dict(kept))
+    return route is not None and (route.model, {**kept, **route.options}) != (model, dict(kept))

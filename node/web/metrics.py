@@ -28,8 +28,6 @@ from storage.queries.figures import EndedDelivery, EndedJob, Since, gauges
 from storage.records import DeliveryState, SelfTestState, SwitchName
 from storage.site import control, notices, peers, selftests
 
-BEAT_SECONDS = 15.0  # a parent that has not written its heartbeat for so long does not serve
-
 router = APIRouter(tags=["monitoring"])
 
 
@@ -49,7 +47,7 @@ def ready(parts: PartsOf) -> JSONResponse:
 
 
 def unready(parts: Parts) -> list[str]:
-    """Why the node cannot take and process series; empty where it can."""
+    """The reasons for which the node cannot take and process series; empty where it can."""
     settings = parts.settings.config
     return health.unready(
         parts.database,
@@ -57,7 +55,6 @@ def unready(parts: Parts) -> list[str]:
         folder=settings.folder,
         min_free_bytes=settings.storage.min_free_bytes,
         now=time.time(),
-        beat_seconds=BEAT_SECONDS,
     )
 
 

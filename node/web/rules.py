@@ -148,16 +148,11 @@ def _verdict(
     stack: "Stack", matching: Sequence[str], routes: Sequence[Route]
 ) -> tuple[State, str, str]:
     from inference import geometry
-    from inference.request import Output
 
     route = next((route for route in routes if route.name in matching), None)
     if route is None:
         return "no route", "", "No route takes it: it would be kept, but not processed."
-    wanted = Output(
-        accept_derived=route.accept_derived,
-        across_missing=route.across_missing,
-    )
-    verdict = geometry.verdict(stack, wanted)
+    verdict = geometry.verdict(stack, route.output)
     if verdict is None:
         return "would be processed", "", "Nothing in its headers prevents that."
     return ("held" if verdict.is_held else "refused"), str(verdict.reason), verdict.sentence

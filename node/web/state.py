@@ -103,7 +103,7 @@ class PictureViews:
         view = who, job_id
         with self._turn:  # a page asks for many at once
             since = self._since.get(view)
-            if since is not None and 0 <= now - since < SAME_VIEW_SECONDS:
+            if since is not None and abs(now - since) < SAME_VIEW_SECONDS:  # requests overtake
                 return
             self._audit.record(who, "view pictures", f"job {job_id}")
             self._since.pop(view, None)

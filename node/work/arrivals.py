@@ -10,8 +10,7 @@ from functools import cached_property
 
 from inference import geometry, twins
 from inference.errors import Reason, Unprocessable
-from inference.model import Parameters
-from inference.request import Output
+from inference.request import Output, Parameters
 from inference.stacks import (
     Header,
     Stack,
@@ -158,7 +157,7 @@ class StackRequest:
 
     def by(self, route: Route, rules: Rules, verdict: Verdict | None = None) -> NewJob:
         """The job that a route asks for; its key names all that its result depends on."""
-        parameters = routing.parameters(route, self.kept)
+        parameters = {**self.kept, **route.options}
         model = [route.model, rules.models.get(route.model, "")]
         used = sorted((i.instance_uid, i.digest) for i in newest_instances(self.instances))
         identity = [route.name, model, parameters, self.study_uid, self.stack, used]

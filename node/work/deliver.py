@@ -60,7 +60,7 @@ class Reachability:
     def echo(self, destination: Destination) -> scu.Echo:
         """Ask it now; what it says is written down."""
         known = self._known().get(destination.name)
-        answer = self._scu_echo(address(destination, self.ae_title))
+        answer = self._scu_echo(scu.PeerAddress(*destination.address(self.ae_title)))
         found = peers.record(
             self.database,
             self.now(),
@@ -103,16 +103,6 @@ class Reachability:
             logger.info("destination up", extra={"destination": found.destination})
         elif not found.up and (before is None or before.up):
             logger.warning("destination down", extra={"destination": found.destination})
-
-
-def address(destination: Destination, ae_title: str) -> scu.PeerAddress:
-    """Where a destination is, and what the node calls itself towards it."""
-    return scu.PeerAddress(
-        ae_title=destination.ae_title,
-        host=destination.host,
-        port=destination.port,
-        calling_ae_title=destination.calling_ae_title or ae_title,
-    )
 
 
 IDLE_SECONDS = 0.5
@@ -164,7 +154,7 @@ class Deliverer:
         self._send = send
         self._paused = False  # as seen last, while something is sent
         self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
-        self._peer = address(destination, calling_ae)
+        self._peer = scu.PeerAddress(*destination.address(calling_ae))
         self._draining = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()

@@ -14,15 +14,16 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
+from node import second_opinion
 from node.config import Config, Route
 from node.dicom import scu
 from node.dicom.scu import Outgoing
 from node.dicom.status import SUCCESS, Outcome
+from node.second_opinion import Slice
 from node.store import LEASE_SECONDS, Store
 from storage import files
 from storage.errors import StorageError, WrongState
@@ -40,16 +41,33 @@ from storage.records import (
 from storage.site import control, selftests
 from storage.site.peers import GUEST
 
-# Its densities rise evenly from slice to slice, so that what lies between two of them is known.
+logger = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.2
+ROUTE, FACTOR = "self-test", 2
+PASSED = "A made series came through in {seconds:.0f} s: {last}"
+ENDED = (JobState.SUCCEEDED, JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
+STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
+
+# The made series: every text that a person sees says what it is. Its density rises evenly from
+# slice to slice, so that what lies between two of them is known.
 PATIENT_ID = "MIDSLICE-SELFTEST"
 PATIENT_NAME = "SELFTEST^MIDSLICE"
 DESCRIPTION = "MIDSLICE SELF-TEST, NOT A PATIENT"
+MANUFACTURER = "Midslice self-test"
 SLICES, SPACING_MM = 6, 5.0
 ROWS = COLUMNS = 96
 BODY_HU, AIR_HU = 20.0, -1000.0
 HU_PER_MM = 2.0
 INTERCEPT = -1024
+# How far off a slice may be on average over the body, in HU: two neighbours are 10 apart.
+MOST_HU = 15.0
+
+T = TypeVar("T")
+
+
+class StepFailed(Exception):
+    """A step of the self-test did not find what it must; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +88,15 @@ def make(folder: Path, uid: str, now: datetime) -> Phantom:
     """Write the series, one file a slice."""
     study, frame = series_uid(), series_uid()
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    outgoing = []
     for index in range(SLICES):
         instance = series_uid()
         path = folder / f"{index:02d}.dcm"
         data_set = _slice(index, study, uid, frame, instance, now)
         data_set.save_as(path, enforce_file_format=True)
         syntax = str(ExplicitVRLittleEndian)
-        files.append(Outgoing(index, instance, str(CTImageStorage), syntax, path))
-    return Phantom(study, uid, tuple(files))
+        outgoing.append(Outgoing(index, instance, str(CTImageStorage), syntax, path))
+    return Phantom(study, uid, tuple(outgoing))
 
 
 def hounsfield(z_mm: float) -> NDArray[np.float64]:
@@ -92,106 +110,68 @@ def _slice(
     index: int, study: str, series: str, frame: str, instance: str, now: datetime
 ) -> Dataset:
     z_mm = index * SPACING_MM
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    made.file_meta.MediaStorageSOPInstanceUID = UID(instance)
-    made.SpecificCharacterSet = "ISO_IR 100"
-    made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    made.SOPClassUID = CTImageStorage
-    made.SOPInstanceUID = instance
-    made.StudyInstanceUID, made.SeriesInstanceUID = study, series
-    made.FrameOfReferenceUID = frame
-    _name(made, now)
-    made.SeriesNumber, made.InstanceNumber, made.AcquisitionNumber = 1, index + 1, 1
-    made.ImagePositionPatient = [-(COLUMNS - 1) / 2, -(ROWS - 1) / 2, z_mm]
-    made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    made.PixelSpacing, made.SliceThickness = [1, 1], SPACING_MM
-    made.PositionReferenceIndicator = ""
-    made.KVP = 120
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    header.file_meta.MediaStorageSOPInstanceUID = UID(instance)
+    header.SpecificCharacterSet = "ISO_IR 100"
+    header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    header.SOPClassUID = CTImageStorage
+    header.SOPInstanceUID = instance
+    header.StudyInstanceUID, header.SeriesInstanceUID = study, series
+    header.FrameOfReferenceUID = frame
+    _name(header, now)
+    header.SeriesNumber, header.InstanceNumber, header.AcquisitionNumber = 1, index + 1, 1
+    header.ImagePositionPatient = [-(COLUMNS - 1) / 2, -(ROWS - 1) / 2, z_mm]
+    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    header.PixelSpacing, header.SliceThickness = [1, 1], SPACING_MM
+    header.PositionReferenceIndicator = ""
+    header.KVP = 120
     stored = np.rint(hounsfield(z_mm) - INTERCEPT).astype("<u2")
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.Rows, made.Columns = ROWS, COLUMNS
-    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
-    made.PixelRepresentation = 0
-    made.RescaleIntercept, made.RescaleSlope, made.RescaleType = INTERCEPT, 1, "HU"
-    made.PixelData = stored.tobytes()
-    made["PixelData"].VR = "OW"
-    return made
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.Rows, header.Columns = ROWS, COLUMNS
+    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 12, 11
+    header.PixelRepresentation = 0
+    header.RescaleIntercept, header.RescaleSlope, header.RescaleType = INTERCEPT, 1, "HU"
+    header.PixelData = stored.tobytes()
+    header["PixelData"].VR = "OW"
+    return header
 
 
-def _name(made: Dataset, now: datetime) -> None:
-    """Nobody must take it for a patient: every text that a person sees says what it is."""
-    made.PatientName, made.PatientID = PATIENT_NAME, PATIENT_ID
-    made.PatientBirthDate, made.PatientSex = "", "O"
-    made.StudyDescription = made.SeriesDescription = DESCRIPTION
-    made.StudyID, made.AccessionNumber, made.ReferringPhysicianName = "SELFTEST", "", ""
-    made.StudyDate = made.SeriesDate = made.ContentDate = now.strftime("%Y%m%d")
-    made.StudyTime = made.SeriesTime = made.ContentTime = now.strftime("%H%M%S")
-    made.Modality, made.Manufacturer = "CT", "Midslice"
-    made.PatientPosition = "HFS"
+def _name(header: Dataset, now: datetime) -> None:
+    """Set the texts that a person sees: nobody must take it for a patient."""
+    header.PatientName, header.PatientID = PATIENT_NAME, PATIENT_ID
+    header.PatientBirthDate, header.PatientSex = "", "O"
+    header.StudyDescription = header.SeriesDescription = DESCRIPTION
+    header.StudyID, header.AccessionNumber, header.ReferringPhysicianName = "SELFTEST", "", ""
+    header.StudyDate = header.SeriesDate = header.ContentDate = now.strftime("%Y%m%d")
+    header.StudyTime = header.SeriesTime = header.ContentTime = now.strftime("%H%M%S")
+    header.Modality, header.Manufacturer = "CT", MANUFACTURER
+    header.PatientPosition = "HFS"
 
 
-# How far off a generated slice may be on average over the body, in HU: two neighbours are 10 apart.
-MOST_HU = 15.0
-MOST_MM = 0.01
-
-
-class Wrong(Exception):
-    """A step of the self-test did not find what it must; the text says what."""
-
-
-def check(paths: Sequence[Path], factor: int) -> str:
-    """A sentence about the result; Wrong where it is not right."""
-    slices = sorted((_read(path) for path in paths), key=_place)
-    due = (SLICES - 1) * factor + 1
-    if len(slices) != due:
-        raise Wrong(f"The derived series has {len(slices)} slices; {due} are due.")
-    others = {str(one.get("PatientID", "")) for one in slices} - {PATIENT_ID}
-    if others:
-        raise Wrong("The derived series names another patient than the made one.")
-    step = SPACING_MM / factor
-    for number, one in enumerate(slices):
-        if abs(_place(one) - number * step) > MOST_MM:
-            raise Wrong(f"Slice {number + 1} lies at {_place(one):g} mm, due is {number * step:g}.")
-    worst = max(_off(one) for one in slices)
-    if not worst <= MOST_HU:
-        raise Wrong(f"A slice is {worst:.0f} HU off on average; {MOST_HU:g} HU are allowed.")
-    return f"{len(slices)} slices, {step:g} mm apart, at most {worst:.1f} HU off."
-
-
-def _read(path: Path) -> Dataset:
+def verify(received: Sequence[Path], derived: Sequence[Path]) -> str:
+    """A sentence about the derived series; StepFailed where it is not right."""
     try:
-        return dcmread(path)
-    except (OSError, InvalidDicomError) as error:
-        raise Wrong(f"A file of the derived series cannot be read: {error}") from error
+        faults = second_opinion.check(received, derived, factor=FACTOR)
+        slices = [Slice.read(path) for path in derived]
+    except (OSError, InvalidDicomError, AttributeError) as error:
+        raise StepFailed(f"A file of the derived series cannot be read: {error}") from error
+    if faults:
+        raise StepFailed(f"The derived series has {len(faults)} faults. The first: {faults[0]}.")
+    worst = max(map(_difference_hu, slices))
+    if not worst <= MOST_HU:
+        raise StepFailed(f"A slice is {worst:.0f} HU off on average; {MOST_HU:g} HU are allowed.")
+    step_mm = SPACING_MM / FACTOR
+    return f"{len(slices)} slices, {step_mm:g} mm apart, at most {worst:.1f} HU off."
 
 
-def _place(one: Dataset) -> float:
-    return float(one.ImagePositionPatient[2])
-
-
-def _off(one: Dataset) -> float:
-    """How far the body is from what lies at this place, on average, in HU."""
-    stored = one.pixel_array.astype(np.float64)
-    found = stored * float(one.RescaleSlope) + float(one.RescaleIntercept)
-    due = hounsfield(_place(one))
-    if found.shape != due.shape:
-        raise Wrong(f"A slice has {found.shape} pixels; {due.shape} are due.")
-    body = due > AIR_HU / 2
-    return float(np.abs(found - due)[body].mean())
-
-
-logger = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.2
-ROUTE, FACTOR = "self-test", 2
-PASSED = "A made series came through in {seconds:.0f} s: {last}"
-ENDED = (JobState.SUCCEEDED, JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
-THERE = (DeliveryState.SENT, DeliveryState.CONFIRMED)
-
-T = TypeVar("T")
+def _difference_hu(slice_: Slice) -> float:
+    """The difference of a body from the one that was made for this place, on average, in HU."""
+    true = hounsfield(float(slice_.position[2]))
+    body = true > AIR_HU / 2
+    return float(np.abs(slice_.hounsfield() - true)[body].mean())
 
 
 @dataclass
@@ -204,22 +184,20 @@ class SelfTests:
     admit: Callable[[], None]  # who may associate has changed: `guests`
     port: int = 0
     guests: set[str] = field(default_factory=set)
-    routes: dict[str, Route] = field(
-        default_factory=dict
-    )  # Series UID -> what its arrival asks for
+    routes: dict[str, Route] = field(default_factory=dict)  # by Series UID
     steady: Callable[[], float] = time.monotonic
-    _one: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: threading.Lock = field(default_factory=threading.Lock)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._others = Liveness[str](self.steady, LEASE_SECONDS)
+        self._nodes = Liveness[str](self.steady, LEASE_SECONDS)
 
     def sweep(self) -> None:
         """Run it where its time has come; end and remove what an earlier one had to leave."""
-        self._end_of_dead_nodes()
+        self._end_those_of_dead_nodes()
         self.tidy()
         every = self.settings.selftest.every_hours * 3600
-        if not every or self._one.locked():
+        if not every or self._under_way.locked():
             return
         last = selftests.newest(self.store.database, 1)
         if not last or not 0 <= self.now() - last[0].started_at < every:
@@ -227,12 +205,12 @@ class SelfTests:
 
     def run(self, who: str) -> SelfTest:
         """One self-test, to its end; WrongState where one is under way."""
-        if not self._one.acquire(blocking=False):
+        if not self._under_way.acquire(blocking=False):
             raise WrongState("a self-test is under way already")
         try:
             return _Run(self, who).to_its_end()
         finally:
-            self._one.release()
+            self._under_way.release()
 
     def stop(self) -> None:
         """One that is under way has failed."""
@@ -243,19 +221,20 @@ class SelfTests:
 
     def tidy(self) -> None:
         """Remove the files of self-tests that are over: at the start, those of a dead process."""
-        if self._one.acquire(blocking=False):  # none begins meanwhile: it would be taken for dead
+        # None begins meanwhile: it would be taken for dead.
+        if self._under_way.acquire(blocking=False):
             try:
                 self._interrupted(self.store.node_id)
                 files.sweep_scratch(self.store.files, files.MADE, self.store.node_id)
             finally:
-                self._one.release()
+                self._under_way.release()
         self.clear()
 
-    def _end_of_dead_nodes(self) -> None:
+    def _end_those_of_dead_nodes(self) -> None:
         """A node that does not come back reports nothing: what it was testing has failed."""
         beats = selftests.running_on(self.store.database)
         beats.pop(self.store.node_id, None)
-        for name in self._others.dead(beats):
+        for name in self._nodes.dead(beats):
             self._interrupted(name)
 
     def _interrupted(self, node: str) -> None:
@@ -269,16 +248,16 @@ class SelfTests:
             selftests.clear(store.database, store.files, series_id, self.now())
 
     def wait(self, what: str, deadline: float, ask: Callable[[], T | None]) -> T:
-        """The first answer; Wrong where it takes too long, or the node stops."""
+        """The first answer; StepFailed where it takes too long, or the node stops."""
         while True:
             answer = ask()
             if answer is not None:
                 return answer
             if time.monotonic() > deadline:
                 minutes = self.settings.selftest.minutes
-                raise Wrong(f"{what} took longer than selftest.minutes = {minutes:g} allows.")
+                raise StepFailed(f"{what} took longer than selftest.minutes = {minutes:g} allows.")
             if self._stopping.wait(POLL_SECONDS):
-                raise Wrong("The node stopped.")
+                raise StepFailed("The node stopped.")
 
 
 class _Run:
@@ -287,18 +266,18 @@ class _Run:
     def __init__(self, tests: SelfTests, who: str) -> None:
         self._tests = tests
         self._store = tests.store
-        self._wanted = tests.settings.selftest
+        self._settings = tests.settings.selftest
         self._steps: list[SelfTestStep] = []
-        self._deadline = time.monotonic() + self._wanted.minutes * 60
+        self._deadline = time.monotonic() + self._settings.minutes * 60
         self._guest = f"{GUEST}{secrets.token_hex(3).upper()}"
-        self._made = ExitStack()
+        self._files = ExitStack()
         self._test = selftests.begin(
             self._store.database,
             tests.now(),
             node=self._store.node_id,
             who=who,
             series_uid=series_uid(),
-            destination=self._wanted.destination,
+            destination=self._settings.destination,
         )
 
     def to_its_end(self) -> SelfTest:
@@ -307,8 +286,8 @@ class _Run:
             self._all()
             seconds = time.monotonic() - began
             sentence = PASSED.format(seconds=seconds, last=self._steps[-1].sentence)
-        except Wrong as wrong:
-            sentence = str(wrong)
+        except StepFailed as failure:
+            sentence = str(failure)
         finally:
             self._leave()
         ended = selftests.end(
@@ -320,44 +299,44 @@ class _Run:
 
     def _all(self) -> None:
         self._step("ready", self._ready)
-        made = self._step("made", self._make)
-        self._step("received", lambda: self._send(made))
+        phantom = self._step("made", self._make)
+        self._step("received", lambda: self._send(phantom))
         job = self._step("complete", self._job)
         self._step("processed", lambda: self._processed(job.id))
-        self._step("verified", lambda: self._verified(job.id))
-        if self._wanted.destination:
+        self._step("verified", lambda: self._verified(phantom, job.id))
+        if self._settings.destination:
             self._step("delivered", lambda: self._delivered(job.id))
 
     def _step(self, name: str, do: Callable[[], tuple[T, str]]) -> T:
         began = time.monotonic()
         try:
             result, sentence = do()
-        except (Wrong, StorageError) as wrong:
+        except (StepFailed, StorageError) as failure:
             seconds = time.monotonic() - began
-            self._steps.append(SelfTestStep(name, False, round(seconds, 2), str(wrong)))
-            raise Wrong(str(wrong)) from wrong
+            self._steps.append(SelfTestStep(name, False, round(seconds, 2), str(failure)))
+            raise StepFailed(str(failure)) from failure
         self._steps.append(SelfTestStep(name, True, round(time.monotonic() - began, 2), sentence))
         return result
 
     def _ready(self) -> tuple[None, str]:
-        database, to = self._store.database, self._wanted.destination
+        database, to = self._store.database, self._settings.destination
         if control.draining(database):
-            raise Wrong("The node drains: no job is started. Stop draining, then try again.")
+            raise StepFailed("The node drains: no job is started. Stop draining, then try again.")
         if to and control.is_on(database, SwitchName.PAUSED, to):
-            raise Wrong(f"{to} is paused: nothing is sent there. Resume it, then try again.")
-        return None, f"Model {self._wanted.model}, destination {to or 'none'}."
+            raise StepFailed(f"{to} is paused: nothing is sent there. Resume it, then try again.")
+        return None, f"Model {self._settings.model}, destination {to or 'none'}."
 
     def _make(self) -> tuple[Phantom, str]:
         now = datetime.fromtimestamp(self._tests.now(), self._store.zone)
         scratched = files.scratch_folder(self._store.files, files.MADE, self._store.node_id)
-        folder = self._made.enter_context(scratched)
-        made = make(folder, self._test.series_uid, now)
-        return made, f"{len(made.files)} slices, {SPACING_MM:g} mm apart."
+        folder = self._files.enter_context(scratched)
+        phantom = make(folder, self._test.series_uid, now)
+        return phantom, f"{len(phantom.files)} slices, {SPACING_MM:g} mm apart."
 
-    def _send(self, made: Phantom) -> tuple[None, str]:
+    def _send(self, phantom: Phantom) -> tuple[None, str]:
         """Through the node's own port, as any peer."""
         node = self._tests.settings.node
-        self._tests.routes[made.series_uid] = self._route()
+        self._tests.routes[phantom.series_uid] = self._route()
         self._tests.guests.add(self._guest)
         self._tests.admit()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(node.host, node.host)  # noqa: S104
@@ -365,27 +344,29 @@ class _Run:
         statuses: list[int | None] = []
         sent = scu.send(
             peer,
-            made.files,
+            phantom.files,
             answered=lambda _, status: statuses.append(status),
             stop=self._tests.is_stopping,
         )
         if sent.outcome is not Outcome.STORED:
-            raise Wrong(sent.sentence)
-        if statuses != [SUCCESS] * len(made.files):
+            raise StepFailed(sent.sentence)
+        if statuses != [SUCCESS] * len(phantom.files):
             named = ", ".join(sorted({f"0x{status or 0:04X}" for status in statuses}))
-            raise Wrong(f"The node answered {named} to its own slices.")
+            raise StepFailed(f"The node answered {named} to its own slices.")
         return None, f"{len(statuses)} slices, each answered with Success."
 
     def _route(self) -> Route:
-        to = [self._wanted.destination] if self._wanted.destination else []
-        asked = {"name": ROUTE, "model": self._wanted.model, "factor": FACTOR, "destinations": to}
-        return Route.model_validate({**asked, "despite_thin": True, "priority": 1})
+        to = [self._settings.destination] if self._settings.destination else []
+        keys = {"name": ROUTE, "model": self._settings.model, "factor": FACTOR, "destinations": to}
+        return Route.model_validate({**keys, "despite_thin": True, "priority": 1})
 
     def _job(self) -> tuple[Job, str]:
         """The arrival is complete, and has asked for its job."""
 
         def ask() -> Job | None:
-            jobs = [job for one in self._series() for job in self._store.queue.of_series(one.id)]
+            jobs = [
+                job for series in self._series() for job in self._store.queue.of_series(series.id)
+            ]
             return jobs[0] if jobs else None
 
         return self._tests.wait("Completion", self._deadline, ask), "The arrival is complete."
@@ -397,21 +378,22 @@ class _Run:
 
         job = self._tests.wait("The job", self._deadline, ask)
         if job.state is not JobState.SUCCEEDED:
-            raise Wrong(f"Job {job_id} is {job.state} ({job.reason}). {job.sentence}")
+            raise StepFailed(f"Job {job_id} is {job.state} ({job.reason}). {job.sentence}")
         return None, f"Job {job_id} succeeded, attempt {job.attempt}."
 
-    def _verified(self, job_id: int) -> tuple[None, str]:
-        kept = selftests.result(self._store.database, job_id)
-        paths = [self._store.files.path(one) for one in kept]
-        return None, check(paths, FACTOR)
+    def _verified(self, phantom: Phantom, job_id: int) -> tuple[None, str]:
+        names = selftests.result(self._store.database, job_id)
+        received = [outgoing.path for outgoing in phantom.files]
+        return None, verify(received, [self._store.files.path(name) for name in names])
 
     def _delivered(self, job_id: int) -> tuple[None, str]:
         def ask() -> str | None:
-            for one in self._store.ledger.of_job(job_id):
-                if one.state in THERE:
-                    return f"{one.destination} has stored {one.sent} of {one.total} slices."
-                if one.state in (DeliveryState.HELD, DeliveryState.CANCELLED):
-                    raise Wrong(f"{one.destination}: {one.state}. {one.sentence}")
+            for delivery in self._store.ledger.of_job(job_id):
+                name = delivery.destination
+                if delivery.state in STORED:
+                    return f"{name} has stored {delivery.sent} of {delivery.total} slices."
+                if delivery.state in (DeliveryState.HELD, DeliveryState.CANCELLED):
+                    raise StepFailed(f"{name}: {delivery.state}. {delivery.sentence}")
             return None
 
         return None, self._tests.wait("Delivery", self._deadline, ask)
@@ -424,7 +406,7 @@ class _Run:
         self._tests.routes.pop(self._test.series_uid, None)
         self._tests.guests.discard(self._guest)
         self._tests.admit()
-        self._made.close()
+        self._files.close()
 
 
 def _log(ended: SelfTest) -> None:

@@ -136,12 +136,6 @@ def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, 
         return tuple(db.execute(query).scalars())
 
 
-def job_summary(database: Database, job_id: int) -> JobSummary | None:
-    with database.reading() as db:
-        row = db.execute(JOB_SUMMARIES.where(job.c.id == job_id)).one_or_none()
-    return to_job_summary(row) if row is not None else None
-
-
 def find_series(
     database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
 ) -> Page[SeriesSummary]:

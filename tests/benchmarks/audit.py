@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom import dcmread
 from rich.table import Table
 
-from tests import derived_checker
+from node import second_opinion
 
 SUCCESS = "Received Store Response (Success)"
 UNFINISHED = """
@@ -172,7 +172,7 @@ def _faults(
             faults.append(f"a destination does not have its {sending.total} derived instances")
             continue
         files = destination[whole[-1]]
-        faults += derived_checker.check(sending.files, files, factor=sending.route.factor)
+        faults += second_opinion.check(sending.files, files, factor=sending.route.factor)
     return faults
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from playwright.sync_api import Page, sync_playwright
 
 from storage.database import Database
-from storage.queries import find
+from storage.queries import overview
 from tests.benchmarks import filler
 from tests.benchmarks.rig import Setting
 from tests.benchmarks.table import Bound, Row, Subject
@@ -51,9 +51,7 @@ def measure(setting: Setting) -> Subject:
     database = Database.for_folder(setting.folder / "filled")
     database.migrate()
     filler.fill(database, jobs, Clock().now)
-    line = find.job_summary(database, 1234)
-    assert line is not None
-    series_uid = line.subject.series_uid
+    series_uid = overview.job_detail(database, 1234).line.subject.series_uid
     database.close()
     (filled,) = (setting.folder / "filled").glob("*.db")
     with listening_site(setting.folder / "site", filled) as served, sync_playwright() as player:

@@ -1,14 +1,12 @@
 """What the benchmarks measure with: instances to send, receivers at their best, DCMTK's sender."""
 
 import contextlib
-import json
 import os
 import random
 import shutil
 import sqlite3
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,39 +138,26 @@ def storescp(folder: Path, *options: str, nodelay: bool = True) -> Iterator[Rece
         def held() -> int:
             return sum(1 for _ in folder.iterdir())
 
-        yield Receiver("STORESCP", port, process.process.pid, held, clear)
+        yield Receiver("STORESCP", port, process.pid, held, clear)
 
 
 @contextlib.contextmanager
 def orthanc(folder: Path) -> Iterator[Receiver]:
     """Orthanc as it is configured by default, but for the PDU and Nagle's algorithm."""
-    folder.mkdir(parents=True)
-    port, http_port = free_port(), free_port()
-    settings = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "Plugins": [],
-        "DicomPort": port,
-        "HttpPort": http_port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomAlwaysAllowStore": True,
-        "MaximumPduLength": int(PDU),
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    with peers.running([orthanc_program(), folder / "orthanc.json"], TCP_NODELAY="1") as process:
-        process.wait_for_port(http_port)
-        process.wait_for_port(port)
-        server = peers.Orthanc(port, http_port, process, "ORTHANC")
+    settings = {"MaximumPduLength": int(PDU)}
+    with peers.orthanc(folder, configuration=settings, nodelay=True) as pacs:
 
         def clear() -> None:
-            for study in server.ids("studies"):
-                url = f"http://127.0.0.1:{http_port}/studies/{study}"
-                with urllib.request.urlopen(urllib.request.Request(url, method="DELETE")):
-                    pass
+            for study in pacs.get("/studies"):
+                pacs.ask(f"/studies/{study}", "DELETE")
 
+        assert pacs.child is not None
         yield Receiver(
-            server.ae_title, port, process.process.pid, lambda: len(server.ids("instances")), clear
+            pacs.address.ae_title,
+            pacs.address.port,
+            pacs.child.pid,
+            lambda: len(pacs.get("/instances")),
+            clear,
         )
 
 
@@ -196,13 +181,6 @@ def midslice(folder: Path) -> Iterator[Receiver]:
 
     with running_node(node):
         yield Receiver("MIDSLICE", node.port, node.pid, held, clear)
-
-
-def orthanc_program() -> str:
-    """Where it is installed."""
-    program = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    assert program, "Orthanc is not installed: apt-get install orthanc"
-    return program
 
 
 def received(receiver: Receiver, setting: Setting, count: int, sent: Send) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from node.demo.peers import orthanc_program
 from tests.benchmarks import (
     delivery,
     end_to_end,
@@ -25,7 +26,6 @@ from tests.benchmarks import (
     ingest,
     memory,
     pages,
-    rig,
 )
 from tests.benchmarks.rig import Setting, Stock
 from tests.benchmarks.table import Subject, Told, document, missed, rendered
@@ -74,7 +74,7 @@ def machine() -> list[str]:
         flags,
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}, "
         f"DCMTK {_version(['storescu', '--version'])}, "
-        f"Orthanc {_version([rig.orthanc_program(), '--version'])}",
+        f"Orthanc {_version([orthanc_program(), '--version'])}",
         ", ".join(versions),
     ]
 

@@ -6,6 +6,7 @@ each series until all of it was acknowledged over one association, as scanners d
 
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -126,7 +127,7 @@ def kill(soak: Soak, node: NodeProcess, until: float) -> None:
             command = [str(MIDSLICE), "serve", "--config", str(node.folder / "config.toml")]
             with peers.running(command) as starting:
                 pause.wait(drawn.uniform(*RECOVERING_SECONDS))
-                starting.process.kill()
+                starting.signal(signal.SIGKILL)
             soak.kills += 1
         node.start()
 

@@ -18,5 +18,5 @@ def test_a_job_that_ends_is_counted_and_says_its_device(site: Site, open_page: O
     uid = site.send(replace(PHANTOM, seed="capacity", description="For the figures"))
     site.job_of(uid, state="succeeded")
     expect(figure).to_have_text(str(before + 1), timeout=SOON)
-    expect(page.locator(".figure", has_text="Workers")).to_contain_text("of late cpu")
+    expect(page.locator(".figure", has_text="Workers")).to_contain_text("most recently cpu")
     assert page.evaluate("window.same") is True  # the page was never loaded again

@@ -112,7 +112,7 @@ def test_users_are_added_changed_and_removed(open_page: Open) -> None:
     row = page.locator("#users-part tr", has_text="nina")
     expect(row).to_be_visible()
     row.get_by_role("button", name="Disable").click()
-    expect(row).to_contain_text("may not log in")
+    expect(row).to_contain_text("cannot log in")
     page.once("dialog", lambda question: question.accept())
     row.get_by_role("button", name="Remove").click()
     expect(row).to_have_count(0)

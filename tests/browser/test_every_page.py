@@ -1,12 +1,15 @@
 """What holds for every page: hostile text stays text, keyboard, phone, contrast, names for all."""
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from node import wording
+from node.web.pages import render
 from tests import phantoms
 from tests.browser.conftest import Open
 from tests.browser.site import NAME, SCRIPT, Site
@@ -146,3 +149,15 @@ def test_a_node_that_went_away_is_said_to_be_away(open_page: Open) -> None:
     page.route("**/live", lambda route: route.abort())
     page.reload()
     expect(lost).to_be_visible()
+
+
+def test_the_page_counts_on_in_the_words_of_the_node(browser: Browser) -> None:
+    script = (Path(render.__file__).parent.parent / "static" / "page.js").read_text()
+    function = script[script.index("const duration = ") : script.index("const skew = ")]
+    seconds = [-1, 0, 59.4, 119, 119.6, 120, 3600, 7199, 7200, 90000, 172799, 172800, 1e6]
+    page = browser.new_page()
+    try:
+        written = page.evaluate(f"all => {{ {function} return all.map(duration) }}", seconds)
+    finally:
+        page.close()
+    assert written == [wording.whole_duration(each) for each in seconds]

@@ -91,7 +91,7 @@ def test_a_stranger_is_let_in_with_one_click(site: Site, open_page: Open) -> Non
         expect(row).to_contain_text("calling AE title not recognised")
         row.get_by_role("button", name="Allow this AE title").click()
         expect(page.locator("#message")).to_contain_text("NEW_CT may open associations now.")
-        expect(row).to_contain_text("allowed since", timeout=SOON)
+        expect(row).to_contain_text("allowed now", timeout=SOON)
         expect(rejected).to_contain_text("NEW_CT by ada")
         wait_for("NEW_CT is let in", comes_in)
         page.get_by_role("button", name="Undo").click()

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from pydicom import dcmread
 
+from node.second_opinion import check
 from tests import series
-from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Script, scripted_scp, storescp, storescu
 from tests.ports import free_port

@@ -25,6 +25,13 @@ OTHER_TIME = re.compile(r"(?!2023-11-1)20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)
 FOLDER = re.compile(r'/[^\s":]*/site\b')  # each copy of the filled one is called so
 HEARTBEAT = re.compile(r"\d+ s(?= away)")
 COLOUR = re.compile("\x1b\\[[0-9;]*m")
+IN_TABLES = (
+    (re.compile(r"\b\d+(\.\d+)? (d|h|min|s|ms|[kMGT]?B)\b"), "<span>"),  # or room on the disk
+    (re.compile(r"\b\d\d:\d\d:\d\d( [+-]\d{4})?|20(?!23-11-1)\d\d-\d\d-\d\d \d\d:\d\d"), "<time>"),
+    (re.compile(r"\bmidslice_[\w-]{43}"), "<token>"),
+    (re.compile(" {2,}"), "  "),  # how wide a column is follows from the others
+    (re.compile(" +$"), ""),
+)
 # What is the machine's, the run's or a library's.
 VARIES: dict[str, object] = {
     "seconds": "<seconds>",
@@ -126,6 +133,38 @@ def test_what_the_command_line_reads_as_json(folder: Path) -> None:
     ]
     done = asked(*((*command, "--json") for command in commands))
     golden.check_json("command-line/reading.json", done)
+
+
+def test_what_the_command_line_shows_a_person(folder: Path) -> None:
+    path = folder / "config.toml"
+    path.write_text(path.read_text(encoding="utf-8").replace("4242", "1"), encoding="utf-8")
+    (folder / "var" / "secret").write_bytes(b"a secret of the site, 32 bytes..")
+    phantoms.write(folder / "ct" / "a", phantoms.Series(slices=4, localizer=True))
+    phantoms.write(folder / "gap", phantoms.Series(slices=8, missing=[3]))
+    commands = [
+        *(("token", "list"), ("token", "add", "script"), ("user", "list")),
+        *(("jobs",), ("jobs", "--state", "lost"), ("jobs", "--sender", "NOBODY")),
+        *(("job", number) for number in range(1, 11)),
+        *(("series",), ("series", "1.2.3.9"), ("series", "1.2.3.4.5")),
+        *(("requeue", 1), ("cancel", 8), ("redeliver", 5), ("reindex",)),
+        *(("models",), ("echo",), ("send", "ct", "--to", "pacs"), ("check",), ("top",)),
+        *(("process", name, "--model", "linear", "--out", f"{name}-out") for name in ("ct", "gap")),
+        ("user", "add", "anna", "--role", "administrator"),
+        *(("user", "list"), ("token", "list")),
+    ]
+    shown = []
+    for command in commands:
+        told = midslice(*command)
+        shown += [f"$ midslice {' '.join(str(word) for word in command)}"]
+        shown += [*told.get("out", ()), *told.get("err", ()), f"status {told['status']}", ""]
+    golden.check("command-line/tables.txt", "\n".join(tabled(str(normal(line))) for line in shown))
+
+
+def tabled(line: str) -> str:
+    """A line of a table, however wide its columns are and however long ago its times."""
+    for varies, fixed in IN_TABLES:
+        line = varies.sub(fixed, line)
+    return line
 
 
 def test_what_an_operator_does_at_the_command_line(folder: Path) -> None:

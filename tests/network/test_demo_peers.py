@@ -1,4 +1,4 @@
-"""The mini-PACS and the scanner of the demo, on real sockets."""
+"""The pacs-PACS and the scanner of the demo, on real sockets."""
 
 import socket
 import subprocess
@@ -10,9 +10,9 @@ from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
 
 from node.demo import peers
-from node.demo.peers import DemoError, Peer, ScannerError, tail
+from node.demo.peers import DemoError, DicomAddress, ScannerError, tail
 from node.demo.run import DATA
-from node.demo.verify import Series
+from node.second_opinion import ImageSeries
 
 FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
 CT_IMAGE_STORAGE, JPEG_LS = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.4.80"
@@ -29,8 +29,8 @@ def encoded(path: Path) -> bytes:
 
 
 @pytest.fixture(params=["built-in", "orthanc"])
-def mini(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[peers.MiniPacs]:
-    chosen = peers.choose(tmp_path / "pacs", request.param, peers.installed())
+def pacs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[peers.Pacs]:
+    chosen = peers.choose_pacs(tmp_path / "pacs", request.param, peers.orthanc_program())
     try:
         chosen.start((peers.SCANNER_AE_TITLE,))
         yield chosen
@@ -38,45 +38,45 @@ def mini(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[peers.MiniP
         chosen.stop()
 
 
-def test_what_the_scanner_sends_the_pacs_gives_back(mini: peers.MiniPacs, tmp_path: Path) -> None:
+def test_what_the_scanner_sends_the_pacs_gives_back(pacs: peers.Pacs, tmp_path: Path) -> None:
     heard: list[int] = []
-    sent = peers.send(FILES, mini.peer, heard.append)
-    series_uid = Series.read(FILES).series_uid
+    sent = peers.send(FILES, pacs.address, heard.append)
+    series_uid = ImageSeries.read(FILES).series_uid
     assert heard == [1, 2, 3]
     assert sent.instances == 3
     assert sent.bytes == sum(path.stat().st_size for path in FILES)
-    assert dict(mini.series()) == {series_uid: 3}
-    back = mini.retrieve(series_uid, tmp_path / "back")
-    returned, originals = Series.read(back), Series.read(FILES)
-    assert returned.instances == originals.instances
-    if isinstance(mini, peers.BuiltIn):  # Orthanc drops the padding of an empty name
+    assert dict(pacs.series()) == {series_uid: 3}
+    back = peers.retrieve(pacs, series_uid, tmp_path / "back")
+    returned, originals = ImageSeries.read(back), ImageSeries.read(FILES)
+    assert list(returned.headers) == list(originals.headers)
+    if isinstance(pacs, peers.BuiltInPacs):  # Orthanc drops the padding of an empty name
         assert sorted(map(encoded, back)) == sorted(map(encoded, FILES))
 
 
-def test_a_pacs_holds_an_instance_once_however_often_it_is_sent(mini: peers.MiniPacs) -> None:
+def test_a_pacs_holds_an_instance_once_however_often_it_is_sent(pacs: peers.Pacs) -> None:
     for _ in range(2):
-        peers.send(FILES[:1], mini.peer, ignore)
-    assert list(mini.series().values()) == [1]
+        peers.send(FILES[:1], pacs.address, ignore)
+    assert list(pacs.series().values()) == [1]
 
 
-def storescu(calling_ae: str, peer: Peer) -> int:
+def storescu(calling_ae: str, peer: DicomAddress) -> int:
     """The exit status of DCMTK's storescu, which sends one instance as it is."""
     titles = ["--aetitle", calling_ae, "--call", peer.ae_title]
     command = ["storescu", "--propose-jls-lossless", *titles, peer.host, str(peer.port), FILES[0]]
     return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
 
 
-def test_only_admitted_callers_may_store(mini: peers.MiniPacs) -> None:
-    assert storescu("STRANGER", mini.peer) != 0
-    assert dict(mini.series()) == {}
-    assert storescu(peers.SCANNER_AE_TITLE, mini.peer) == 0
-    assert list(mini.series().values()) == [1]
+def test_only_admitted_callers_may_store(pacs: peers.Pacs) -> None:
+    assert storescu("STRANGER", pacs.address) != 0
+    assert dict(pacs.series()) == {}
+    assert storescu(peers.SCANNER_AE_TITLE, pacs.address) == 0
+    assert list(pacs.series().values()) == [1]
 
 
-def test_a_pacs_that_was_stopped_listens_no_more(mini: peers.MiniPacs) -> None:
-    mini.stop()
+def test_a_pacs_that_was_stopped_listens_no_more(pacs: peers.Pacs) -> None:
+    pacs.stop()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((mini.peer.host, mini.peer.port), timeout=5)
+        socket.create_connection((pacs.address.host, pacs.address.port), timeout=5)
 
 
 @pytest.mark.parametrize(("syntax", "said"), [(JPEG_LS, "A700"), ("1.2.840.10008.1.2", "encodes")])
@@ -88,7 +88,7 @@ def test_the_scanner_says_what_its_peer_answered(syntax: str, said: str) -> None
     assert server is not None
     try:
         with pytest.raises(ScannerError, match=said):
-            peers.send(FILES, Peer("FULL", server.server_address[1]), ignore)
+            peers.send(FILES, DicomAddress("FULL", server.server_address[1]), ignore)
     finally:
         server.shutdown()
         server.server_close()
@@ -97,10 +97,10 @@ def test_the_scanner_says_what_its_peer_answered(syntax: str, said: str) -> None
 def test_without_orthanc_the_built_in_scp_is_chosen_unless_orthanc_is_asked_for(
     tmp_path: Path,
 ) -> None:
-    assert isinstance(peers.choose(tmp_path, "auto", None), peers.BuiltIn)
-    assert isinstance(peers.choose(tmp_path, "auto", peers.installed()), peers.Orthanc)
+    assert isinstance(peers.choose_pacs(tmp_path, "auto", None), peers.BuiltInPacs)
+    assert isinstance(peers.choose_pacs(tmp_path, "auto", peers.orthanc_program()), peers.Orthanc)
     with pytest.raises(DemoError, match="Orthanc is not installed"):
-        peers.choose(tmp_path, "orthanc", None)
+        peers.choose_pacs(tmp_path, "orthanc", None)
 
 
 def test_an_orthanc_that_ends_at_once_is_an_error_with_its_log(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from node.second_opinion import check
 from tests import series
-from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Orthanc, Storescp, dcmsend, orthanc, storescp, storescu
 from tests.ports import free_port
@@ -48,7 +48,7 @@ def test_a_series_that_a_scanner_sends_comes_to_the_pacs_as_a_correct_derived_se
     sent = series.thick()
     node = NodeProcess(
         tmp_path / "node",
-        destination("pacs", "PACS", pacs.port),
+        destination("pacs", "PACS", pacs.address.port),
         route(model="midslice", factor=4),
     )
     with running(node):
@@ -65,7 +65,7 @@ def test_a_series_that_a_scanner_sends_comes_to_the_pacs_as_a_correct_derived_se
         made = held_by(pacs, job["derived_series_uid"], tmp_path / "made")
         assert check(sent, made, factor=4) == []
         # Beside what the scanner sent to the same PACS, which re-encodes empty names on its way.
-        assert storescu(pacs.port, *sent, called="PACS", options=("-xt",)).code == 0
+        assert storescu(pacs.address.port, *sent, called="PACS", options=("-xt",)).code == 0
         received = held_by(pacs, series.SERIES_UID, tmp_path / "received")
         assert new_complaints(received, made) == []
 
@@ -145,7 +145,7 @@ def test_results_that_a_pacs_routes_back_are_kept_and_never_processed(tmp_path: 
         tmp_path / "pacs", ae_title="PACS", modalities=peers, routes_to="midslice"
     ) as pacs:
         node = NodeProcess(
-            tmp_path / "node", destination("pacs", "PACS", pacs.port), route(), port=port
+            tmp_path / "node", destination("pacs", "PACS", pacs.address.port), route(), port=port
         )
         with running(node):
             files = series.thick(4)
@@ -163,14 +163,14 @@ def test_a_route_to_the_sender_and_one_to_a_second_destination_both_get_the_resu
     node = NodeProcess(
         tmp_path / "node",
         destination("archive", "STORESCP", archive.port),
-        destination("pacs", "PACS", pacs.port, 'sends_as = ["PACS_ROUTER"]\n'),
+        destination("pacs", "PACS", pacs.address.port, 'sends_as = ["PACS_ROUTER"]\n'),
         route(destinations=["sender", "archive"]),
     )
     with running(node):
         storescu(node.port, *series.thick(4), calling="PACS_ROUTER", options=("-xt",))
         node.event("delivery sent", count=2)
         assert len(archive.files()) == 7
-        assert len(pacs.ids("instances")) == 7
+        assert len(pacs.get("/instances")) == 7
 
 
 def test_a_result_for_a_sender_that_nobody_knows_is_held_and_says_so(tmp_path: Path) -> None:

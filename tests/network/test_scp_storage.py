@@ -93,7 +93,7 @@ def test_what_orthanc_stores_it_routes_on_to_the_node(node: Node, tmp_path: Path
     with orthanc(tmp_path / "pacs", modalities=modalities, routes_to="node") as pacs:
         for path in native(tmp_path / "sent", 3):
             pacs.post("/instances", path.read_bytes())
-        wait_until(lambda: len(node.archive.kept) == 3, what="all are routed", log=pacs.process)
+        wait_until(lambda: len(node.archive.kept) == 3, what="all are routed", log=pacs.child)
     assert {one.peer.calling_ae for one in node.archive.kept} == {"ORTHANC"}
 
 

@@ -62,12 +62,14 @@ def test_compressed_instances_go_as_they_are(tmp_path: Path) -> None:
 def test_orthanc_stores_what_is_sent(six_slices: list[Outgoing], tmp_path: Path) -> None:
     answers = Answers()
     with orthanc(tmp_path / "orthanc") as pacs:
-        address = peer(pacs.port, ae="ORTHANC")
+        address = peer(pacs.address.port, ae="ORTHANC")
         sent = send(address, six_slices, answered=answers.answered, stop=lambda: False)
-        assert sent.outcome is Outcome.STORED, pacs.process
-        assert len(pacs.ids("instances")) == len(six_slices)
+        assert sent.outcome is Outcome.STORED, pacs.child
+        assert len(pacs.get("/instances")) == len(six_slices)
         assert echo(address).ok
-        wrong = send(peer(pacs.port, ae="WRONG"), six_slices, answered=answers.answered, stop=bool)
+        wrong = send(
+            peer(pacs.address.port, ae="WRONG"), six_slices, answered=answers.answered, stop=bool
+        )
     assert wrong.outcome is Outcome.REFUSED
     assert {status for _, status in answers.statuses} == {0x0000}
 

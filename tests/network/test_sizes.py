@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
+from node.second_opinion import check
 from tests import node_rows, phantoms
-from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running
 from tests.peers import Storescp
 from tests.phantoms import Series

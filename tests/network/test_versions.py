@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
+from node.second_opinion import check
 from tests import node_rows, phantoms
-from tests.derived_checker import check
 from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Script, Storescp
 from tests.phantoms import Edit, Patient, Series

@@ -1,8 +1,7 @@
-"""How long a destination that fails is left alone."""
+"""The back-off of a destination that fails."""
 
 from random import Random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,11 +32,3 @@ def test_what_failed_together_does_not_come_back_together() -> None:
         waits = {delay(failures, 30.0, 600.0, jitter) for _ in range(100)}
         assert len(waits) == 100
         assert max(waits) > 1.15 * min(waits)
-
-
-def test_equal_bounds_leave_no_choice() -> None:
-    assert delay(5, 10.0, 10.0, Random(1)) == pytest.approx(10.0)
-
-
-def test_the_same_jitter_gives_the_same_delay() -> None:
-    assert delay(2, 1.0, 60.0, Random(3)) == delay(2, 1.0, 60.0, Random(3))

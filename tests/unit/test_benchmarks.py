@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread
 from rich.console import Console
 
-from tests.benchmarks import end_to_end, memory, run
+from tests.benchmarks import memory, run
 from tests.benchmarks.rig import SIDE, Setting, Stock
 from tests.benchmarks.table import (
     Bound,
@@ -21,7 +21,6 @@ from tests.benchmarks.table import (
     document,
     interleaved,
     missed,
-    number,
     ratio,
     rendered,
 )
@@ -32,24 +31,12 @@ def subject(*values: float, of: tuple[float, ...] = (10.0, 20.0, 100.0)) -> Subj
     return Subject("ingest", "what was measured", rows)
 
 
-def test_a_row_says_the_median_of_its_repetitions() -> None:
-    assert Row("ours", "s", (5.0, 1.0, 2.0, 9.0, 3.0)).median == 3.0
-    assert Row("ours", "s", (1.0, 2.0)).median == 1.5
-
-
 def test_a_ratio_compares_within_each_repetition() -> None:
     # The machine was slow in the first repetition and fast in the last, for both of them: the
     # medians' own ratio, 30 / 20, would say something else.
     found = subject(20.0, 30.0, 300.0)
     assert ratio(found.row("ours"), found) == 2.0
     assert ratio(found.row("peer"), found) == 1.0
-
-
-def test_there_is_no_ratio_without_a_reference_or_to_nothing() -> None:
-    alone = Row("growth", "MB", (1.0, 2.0, 3.0))
-    assert ratio(alone, Subject("memory", "", (alone,))) is None
-    found = subject(1.0, 2.0, 3.0, of=(10.0, 0.0, 10.0))
-    assert ratio(found.row("ours"), found) is None
 
 
 def test_a_reference_that_does_not_exist_or_was_not_measured_as_often_is_a_mistake() -> None:
@@ -82,17 +69,6 @@ def test_rows_are_measured_alternately_and_in_another_order_each_time() -> None:
     assert [(done, total) for _, done, total in told] == [(i, 20) for i in range(20)]
 
 
-def test_the_same_seed_measures_in_the_same_order() -> None:
-    def order(seed: int) -> list[str]:
-        asked: list[str] = []
-        rows = {name: lambda name=name: asked.append(name) for name in "abcdef"}
-        interleaved(rows, 3, random.Random(seed))
-        return asked
-
-    assert order(1) == order(1)
-    assert order(1) != order(2)
-
-
 def test_the_document_has_the_form_that_other_programs_read() -> None:
     found = document([subject(20.0, 30.0, 300.0)])
     assert json.loads(json.dumps(found)) == found
@@ -115,33 +91,6 @@ def test_a_bound_is_missed_where_a_single_repetition_misses_it() -> None:
     ]
 
 
-def test_a_bound_of_a_subject_that_was_not_asked_for_is_not_missed() -> None:
-    assert missed([Bound("memory", "ours", below=1.0)], [subject(5.0, 5.0, 5.0)]) == []
-
-
-def test_a_bound_on_a_row_that_does_not_exist_is_a_mistake() -> None:
-    with pytest.raises(KeyError, match="has no row 'hours'"):
-        missed([Bound("ingest", "hours", below=1.0)], [subject(5.0, 5.0, 5.0)])
-
-
-def test_the_parents_memory_is_bound_to_grow_by_less_than_60_mb() -> None:
-    def grown(megabytes: float) -> Subject:
-        rows = (Row("Midslice", "MB", (900.0,), ""), Row(memory.GROWTH, "MB", (megabytes,)))
-        return Subject(memory.NAME, "", rows)
-
-    assert missed(run.BOUNDS, [grown(59.9)]) == []
-    (fault,) = missed(run.BOUNDS, [grown(61.0)])
-    assert fault == "memory, Midslice, growth: 61.0 MB, allowed is less than 60 MB"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(1492.4, "1492"), (75.24, "75.2"), (1.0, "1.00"), (0.148, "0.15"), (0.0017, "0.0017")],
-)
-def test_a_number_has_as_many_figures_as_it_deserves(value: float, text: str) -> None:
-    assert number(value) == text
-
-
 def test_the_table_shows_median_spread_ratio_and_what_it_refers_to() -> None:
     out = StringIO()
     Console(file=out, width=120).print(rendered(subject(20.0, 30.0, 300.0)))
@@ -149,18 +98,6 @@ def test_the_table_shows_median_spread_ratio_and_what_it_refers_to() -> None:
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells == ["ours", "30.0", "20.0", "300", "inst/s", "2.00", "peer"]
     assert "what was measured" in out.getvalue()
-
-
-def test_what_is_measured_is_the_seven_subjects_in_their_order() -> None:
-    assert list(run.SUBJECTS) == [
-        "ingest",
-        "delivery",
-        "end to end",
-        "inference",
-        "memory",
-        "pages",
-        "first paint",
-    ]
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, **measures: Callable[[Setting], Subject]) -> None:
@@ -208,32 +145,6 @@ def test_a_subject_that_fails_ends_a_run_with_1_after_the_others_were_measured(
     assert list(json.loads(output.read_text())) == ["ingest"]
     said = capsys.readouterr().out
     assert "first was not measured: STORESCP has taken 299 of 300 instances" in said
-
-
-def test_an_unknown_subject_is_named_with_those_that_there_are(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run.main(["speed"])
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "no subject 'speed'; there are ingest, delivery, end to end, inference, memory" in said
-
-
-def test_the_head_names_processor_flags_cores_and_versions() -> None:
-    processor, flags, programs, packages = run.machine()
-    assert " cores, load " in processor
-    assert "avx512_bf16=" in flags
-    assert "amx_tile=" in flags
-    assert "DCMTK 3." in programs
-    assert "Orthanc 1." in programs
-    assert "unknown" not in programs
-    assert "torch 2." in packages
-
-
-def test_the_derived_slices_are_counted_with_the_copied_ones() -> None:
-    assert end_to_end.derived_slices(24, 4) == 93
-    assert end_to_end.derived_slices(2, 2) == 3
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from node import check, health
-from node.check import Finding, Level
 from node.config import Config, load
+from node.health import Finding, Level
 from storage.database import Database
 from storage.records import Role
 from storage.site import people
@@ -184,7 +184,7 @@ def test_a_clock_before_the_configuration_was_written_is_a_fault(tmp_path: Path)
 
 def test_every_compressed_transfer_syntax_has_a_decoder(tmp_path: Path) -> None:
     assert findings(configured(tmp_path))["decoders"].level is Level.OK
-    assert all(decoder.is_available and decoder.package for decoder in health.decoders())
+    assert all(decoder.is_available and decoder.package for decoder in check.decoders())
 
 
 def test_a_model_of_the_site_is_loaded_and_its_weights_are_compared(tmp_path: Path) -> None:
@@ -231,7 +231,6 @@ def unready(folder: Path, opened: Database, *, now: float, min_free_bytes: int =
         folder=folder,
         min_free_bytes=min_free_bytes,
         now=now,
-        beat_seconds=15.0,
     )
 
 
@@ -252,7 +251,7 @@ def test_a_node_without_room_is_not_ready(tmp_path: Path) -> None:
     opened = database(tmp_path)
     Nodes(opened, lambda: 1_000.0).start(NODE)
     (reason,) = unready(tmp_path, opened, now=1_000.0, min_free_bytes=10**18)
-    assert "storage.min_free_gb asks for 1e+09" in reason
+    assert "below storage.min_free_gb = 1e+09" in reason
     opened.close()
 
 

@@ -1,5 +1,6 @@
 """config.toml: what it may say, and what is said about each mistake in it."""
 
+import json
 import pickle
 from ipaddress import ip_network
 from pathlib import Path
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.app import needs_restart, reloaded
 from node.config import Config, load
+from node.config.reading import from_values, to_values
 from node.errors import ConfigError, UsageError
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
@@ -310,8 +311,8 @@ def test_a_reload_takes_over_what_it_may_and_names_what_needs_a_restart(tmp_path
         '[node]\nport = 104\nallowed_ae_titles = ["CT1"]\n[inference]\nworkers = 2\n'
         "[completion]\nquiet_seconds = 5.0\n",
     )
-    assert list(needs_restart(old, new)) == ["node.port", "inference.workers"]
-    now = reloaded(old, new)
+    assert list(old.needs_restart(new)) == ["node.port", "inference.workers"]
+    now = old.reloaded(new)
     assert (now.node.port, now.node.allowed_ae_titles) == (11112, ("CT1",))
     assert (now.completion.quiet_seconds, now.routes, now.inference.workers) == (5.0, (), 1)
 
@@ -326,3 +327,91 @@ def test_any_text_is_a_configuration_or_one_line_an_error(
         assert 1 <= len(load(path).node.ae_title) <= 16
     except ConfigError as error:
         assert all(problem.startswith(str(path)) for problem in error.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[notify]\nevents = ["job_heldd"]', "notify.events[0]"),
+        ('[notify]\nwebhooks = ["chat.example.org"]', 'an address as "https://'),
+        ('[notify]\nwebhooks = ["http://:80/"]', 'an address as "https://'),
+        ('[notify]\nwebhooks = ["file:///etc/passwd"]', 'an address as "https://'),
+        ('[notify]\nmail_to = ["a b@c"]', 'a mail address as "pacs@example.org"'),
+        ('[notify]\nmail_to = ["a@b\\nBcc: x@y"]', "a mail address as"),
+        ('[notify]\nmail_to = ["a@b"]', "mail_to needs smtp_host and mail_from"),
+        ('[notify]\nsmtp_security = "ssl"', '"none", "starttls" or "tls"'),
+        ('[[sender]]\nae_title = "CT2"\nhours = "7-18"', 'two times as "07:00-18:00"'),
+        ('[[sender]]\nae_title = "CT2"\nhours = "07:00-24:00"', 'two times as "07:00-18:00"'),
+        ('[[sender]]\nae_title = "CT2"\ndays = ["monday"]', "sender[0].days"),
+        ('[[sender]]\nhours = ""', "sender[0].ae_title: missing"),
+        (
+            '[[sender]]\nae_title = "CT2"\n[[sender]]\nae_title = "CT2"',
+            'sender.ae_title = "CT2": different for each sender',
+        ),
+        ('[selftest]\ndestination = "pasc"\n' + DESTINATION, "did you mean pacs?"),
+        ('[selftest]\nmodel = "liner"', "did you mean linear?"),
+        ("[selftest]\nminutes = 0", "selftest.minutes = 0: a number above 0"),
+        ('[web]\nuser_header = "Remote-User"', "name the web.trusted_proxies too"),
+        ('[web]\ntrusted_proxies = ["10.0.0.1/8"]', 'as "10.0.0.0/8"'),
+        ('[web]\nuser_header = "Remote User"', "web.user_header"),
+        ("[web]\nsession_hours = 0.0", "web.session_hours"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in mistake(tmp_path, text)
+
+
+WHOLE = f"""
+[node]
+ae_title = "NODE"
+allowed_networks = ["10.0.0.0/8"]
+[storage]
+folder = "var"
+secret_file = "secret"
+database = "postgresql://node:hunter2@db/midslice"
+[notify]
+webhooks = ["https://chat.example.org/hook/T0KEN"]
+mail_to = ["a@example.org"]
+mail_from = "m@example.org"
+smtp_host = "mail"
+smtp_password_file = "password"
+[web]
+trusted_proxies = ["10.1.0.0/16"]
+user_header = "Remote-User"
+[[sender]]
+ae_title = "CT2"
+hours = "07:00-18:00"
+days = ["mon"]
+{DESTINATION}
+sends_as = ["WS1", "WS2"]
+[[route]]
+name = "a"
+match = {{ Modality = ["CT", "PT"], gap_mm = {{ min = 2 }}, ImageType = {{ has = "AXIAL" }} }}
+model = "linear"
+factor = 3
+destinations = ["pacs"]
+"""
+
+
+def test_the_configuration_comes_back_from_the_database_as_it_was(tmp_path: Path) -> None:
+    config = read(tmp_path, WHOLE)
+    again = from_values(json.loads(json.dumps(to_values(config))))
+    changed = {"storage", "notify"}  # their secrets are left out
+    for name in Config.model_fields.keys() - changed:
+        assert getattr(again, name) == getattr(config, name), name
+    assert again.storage.folder == config.storage.folder
+    assert again.notify.mail_to == config.notify.mail_to
+
+
+def test_no_password_gets_into_the_database(tmp_path: Path) -> None:
+    text = json.dumps(to_values(read(tmp_path, WHOLE)))
+    assert "hunter2" not in text
+    assert "T0KEN" not in text
+    assert "chat.example.org" in text
+
+
+def test_an_empty_file_has_everything_that_a_page_asks_for(tmp_path: Path) -> None:
+    config = read(tmp_path, "")
+    assert from_values(to_values(config)) == config
+    assert (config.web.session_hours, config.web.idle_minutes) == (12.0, 60.0)
+    assert (config.notify.webhooks, config.selftest.every_hours, config.senders) == ((), 0.0, ())

@@ -18,7 +18,7 @@ from inference.errors import Reason, Unprocessable
 from inference.pixels import decode
 from inference.stacks import read_headers, stacks_of
 from node import cli
-from tests.derived_checker import check
+from node.second_opinion import check
 from tests.series import changed
 from tests.unit.inference.made import derive, request
 

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from inference.model import Parameters
-from inference.request import Output
+from inference.request import Output, Parameters
 from node.config import Destination, Route, load
 from node.rules import routing
 from node.rules.routing import Values, explain, matching, sender_of
+from node.work.jobs import snapshot as snapshot_of
 
 ATTRIBUTES: Mapping[str, Values] = {
     "Modality": ("CT",),
@@ -217,14 +218,13 @@ def test_any_text_of_a_peer_is_compared_and_never_interpreted(
 
 def snapshot(changed: Route) -> dict[str, object]:
     """What a job keeps of a route, as an arrival writes it."""
-    kept = routing.parameters(changed, vars(Output(label="Arterial")))
-    return {**kept, "content_qualification": "RESEARCH"}  # of its stack, as the label is
+    return snapshot_of(changed.parameters, replace(changed.output, label="Arterial"))
 
 
 def test_a_job_keeps_all_that_its_route_asks_of_a_result() -> None:
     of_stack = {"label", "content_qualification"}
     asked = {*vars(Parameters()), *vars(Output())}
-    assert {*routing.OF_ROUTE, *of_stack} == asked
+    assert {*route().options, *of_stack} == asked
     assert snapshot(route()).keys() == asked
     assert snapshot(route(factor=4))["factor"] == 4
     assert snapshot(route())["label"] == "Arterial"

@@ -97,14 +97,14 @@ def search(
         return redirect_to_search(given, context.visitor, searches)
     kept = searches.get(context.visitor.name, search) if search else None
     given = kept or given
-    found = _search(context, given, offset) if any(given.values()) else None
+    results = _search(context, given, offset) if any(given.values()) else None
     return page(
         context,
         "find.html",
         path="/find",
         given=given,
-        found=found,
-        **_outcomes(context.parts, found),
+        results=results,
+        **_outcomes(context.parts, results),
         more={"search": search} if kept else {key: given[key] for key in PUBLIC},
         is_gone=bool(search) and kept is None,
         states=list(JobState),
@@ -114,16 +114,16 @@ def search(
 @router.get("/series/{series_uid}")
 def series(series_uid: str, context: Context) -> HTMLResponse:
     """Show one received series, perhaps in several studies, with its jobs."""
-    found = find.find_series(context.parts.database, Wanted(uid=series_uid), AT_ONCE)
-    if not found.lines:
+    results = find.find_series(context.parts.database, Wanted(uid=series_uid), AT_ONCE)
+    if not results.lines:
         raise NotFound(f"no series {series_uid} was received")
     record_view(context, series_uid)
     arrival = newest_arrival(context.parts.database, series_uid)
     values: Values = {
-        "found": found,
+        "results": results,
         "series_uid": series_uid,
         "set_aside": _set_aside(arrival) if arrival is not None else {},
-        **_outcomes(context.parts, found),
+        **_outcomes(context.parts, results),
     }
     return page(context, "series.html", path="/find", **values)
 
@@ -159,16 +159,16 @@ def _search(context: PageContext, given: Mapping[str, str], offset: int) -> Page
         destination=given["destination"],
         uid=given["uid"],
     )
-    found = find.find_series(context.parts.database, wanted, AT_ONCE, offset)
+    results = find.find_series(context.parts.database, wanted, AT_ONCE, offset)
     fields = [key for key, value in given.items() if value]
-    detail = {"by": fields, "found": found.total, "masked": context.is_masked}
+    detail = {"by": fields, "found": results.total, "masked": context.is_masked}
     context.parts.store.audit.record(context.visitor.name, "find", "", detail)
-    return found
+    return results
 
 
-def _outcomes(parts: Parts, found: Page[SeriesSummary] | None) -> Values:
+def _outcomes(parts: Parts, results: Page[SeriesSummary] | None) -> Values:
     """Collect where results went, and the reason of each series that has no job."""
-    lines = found.lines if found is not None else ()
+    lines = results.lines if results is not None else ()
     uids = {line.subject.series_uid for line in lines}
     job_ids = (job.id for line in lines for job in line.jobs)
     return {

@@ -24,7 +24,7 @@ from node.web.problems import Problem
 from node.web.state import Parts, PartsOf
 from node.wording import whole_duration
 from storage.queries.find import needing
-from storage.records import Page, SwitchName
+from storage.records import DAY, Page, SwitchName
 from storage.site import control, notices, peers
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -32,7 +32,6 @@ MASK = "midslice-mask"  # the cookie of a visitor who wants patients' attributes
 HIDDEN = "\u2022" * 6
 # Six direction cosines as the name of a stack writes them.
 ALONG = r"along (-?\d\.\d\d(?: -?\d\.\d\d){5})"
-DAY = 86400.0
 NOTICE_DAYS = 7  # a channel that failed before that, with nothing to send since, is left out
 
 # (path, name on the page, the least role): the order in which the pages are listed.

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node import health
+from node.config import Route
 from node.web import rules as rule_tests
 from node.web import shield
 from node.web.access import AsOperator, AsViewer, How, Role
@@ -30,15 +31,15 @@ from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import evaluation
-from storage.records import Bucket, Page, RequestKind, RequestState, SwitchName
+from storage.records import DAY, Bucket, Page, RequestKind, RequestState, SwitchName
 from storage.site import control, nodes, notices, peers, people, selftests
 
-HOUR, DAY = 3600.0, 86400.0
+HOUR = 3600.0
 REJECTED_DAYS = 7
 EVALUATED_DAYS = 7
 EVENTS_AT_ONCE = 100
 SELFTESTS_AT_ONCE = 20
-MASK_SECONDS = 365 * 86400
+MASK_SECONDS = int(365 * DAY)
 
 Word = Annotated[str, Query(max_length=64)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
@@ -161,15 +162,7 @@ add_page(router, "/rules", "rules", _rules_form)
 
 # The configuration.
 
-# Of a route, what its row in the table does not say already.
-FURTHER = (
-    "accept_derived",
-    "despite_thin",
-    "slice_thickness",
-    "most_gap_mm",
-    "classical_below",
-    "hold_below",
-)
+IN_ROW = ("factor", "target_spacing_mm", "include_received", "across_missing")  # of a route
 TABLED = ("destinations", "routes")  # have a table of their own on the page
 
 
@@ -183,10 +176,7 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
         "applied": applied,
         "reloads": control.newest(database, RequestKind.RELOAD, 1),
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
-        "further": {
-            route.name: [(key, _text(getattr(route, key))) for key in FURTHER]
-            for route in config.routes
-        },
+        "further": {route.name: _further(route) for route in config.routes},
         "evaluated_days": EVALUATED_DAYS,
         "evaluations": {
             route.name: evaluation(database, route.name, since)
@@ -195,6 +185,12 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
         },
         "rest": _rest(applied.values) if applied is not None else [],
     }
+
+
+def _further(route: Route) -> list[tuple[str, str]]:
+    """The options of a route that its row in the table does not say already."""
+    options = {**route.options, "despite_thin": route.despite_thin}
+    return [(name, _text(value)) for name, value in options.items() if name not in IN_ROW]
 
 
 def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -242,7 +238,7 @@ add_page(router, "/configuration", "configuration", _configuration, part="part")
 def _audit(context: Context, who: Word = "", what: Word = "", offset: Offset = 0) -> Values:
     audit, given = context.parts.store.audit, {"who": who.strip(), "what": what.strip()}
     events = audit.list(EVENTS_AT_ONCE, offset, **given)
-    return {"found": Page(events, audit.count(**given), EVENTS_AT_ONCE, offset), "given": given}
+    return {"events": Page(events, audit.count(**given), EVENTS_AT_ONCE, offset), "given": given}
 
 
 def _selftests(context: Context, offset: Offset = 0) -> Values:
@@ -402,8 +398,7 @@ def mask(request: Request, visitor: AsViewer, parts: PartsOf) -> RedirectRespons
 
 
 def _page_of(request: Request) -> str:
-    """The path of the page whose button was pressed; never another site's."""
-    before = request.headers.get("referer", "")
-    host = f"//{request.headers.get('host', '')}/"
-    _, found, path = before.partition(host)
-    return f"/{path}" if found and not path.startswith(("/", "\\")) else "/"
+    """Find the path of the page whose button was pressed; never another site's."""
+    referer, host = request.headers.get("referer", ""), request.headers.get("host", "")
+    _, ours, path = referer.partition(f"//{host}/")
+    return f"/{path}" if ours and not path.startswith(("/", "\\")) else "/"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node import cli
-from tests.unit.commands.said import Midslice, Said, configure
+from tests.unit.commands.console import Midslice, Result, configure
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def midslice(
     monkeypatch.chdir(tmp_path)
     configure(tmp_path)
 
-    def run(*arguments: object, typed: str = "") -> Said:
+    def run(*arguments: object, typed: str = "") -> Result:
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
         capsys.readouterr()
         status = cli.run([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return Said(status, said.out, said.err)
+        result = capsys.readouterr()
+        return Result(status, result.out, result.err)
 
     return run

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 from tests import phantoms
-from tests.unit.commands.said import Midslice
+from tests.unit.commands.console import Midslice
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
-    found = {each["name"]: each for each in midslice("models", "--json").json["models"]}
-    assert set(found) == {"linear", "midslice"}
-    assert len(found["midslice"]["weights_sha256"]) == 64
-    assert found["linear"]["weights_sha256"] == ""
+    models = {model["name"]: model for model in midslice("models", "--json").json["models"]}
+    assert set(models) == {"linear", "midslice"}
+    assert len(models["midslice"]["weights_sha256"]) == 64
+    assert models["linear"]["weights_sha256"] == ""
     assert "CT stacks" in midslice("models").out
 
 
@@ -22,9 +22,9 @@ def test_a_model_of_the_site_that_cannot_be_loaded_is_named(
 ) -> None:
     with (tmp_path / "config.toml").open("a") as file:
         file.write('[[model]]\nname = "ours"\nclass = "absent_module:Net"\n')
-    said = midslice("models")
-    assert said.status == 1
-    assert "absent_module:Net" in said.out
+    result = midslice("models")
+    assert result.status == 1
+    assert "absent_module:Net" in result.out
 
 
 def test_evaluate_fails_on_a_missed_figure_where_it_is_asked_to(
@@ -35,18 +35,18 @@ def test_evaluate_fails_on_a_missed_figure_where_it_is_asked_to(
     arguments = ("evaluate", data, "--factor", "2", "--targets", 1, "--model", "linear")
     arguments += ("--out", page)
     card = tmp_path / "made" / "card.md"
-    said = midslice(*arguments, "--card", card)
-    assert said.status == 0
+    result = midslice(*arguments, "--card", card)
+    assert result.status == 0
     assert card.read_text().startswith("| cell | weights | DIS over linear |")
-    assert "linear, smoothed" in said.out
+    assert "linear, smoothed" in result.out
     assert page.read_text().startswith("<!doctype html>")
     failed = midslice(*arguments, "--gates")
     assert failed.status == 1
     assert "chest: dB over DIS" in failed.out
     assert "Every figure is reached" not in failed.out
-    told = midslice(*arguments, "--gates", "--json", "--no-page")
-    assert told.status == 1
-    missed = {row["title"] for row in told.json["gates"] if row["verdict"] == "missed"}
+    document = midslice(*arguments, "--gates", "--json", "--no-page")
+    assert document.status == 1
+    missed = {row["title"] for row in document.json["gates"] if row["verdict"] == "missed"}
     assert "body MAE against linear" in missed
 
 
@@ -56,36 +56,92 @@ def test_the_targets_of_an_evaluation_can_be_kept_and_given(
     data = ROOT / "node" / "demo" / "data" / "acquired"
     kept = tmp_path / "targets.json"
     assert midslice("evaluate", data, "--draw-targets", kept).status == 0
-    told = midslice(
+    document = midslice(
         *("evaluate", data, "--factor", "10", "--model", "linear", "--target-list", kept),
         *("--json", "--no-page"),
     )
     (listed,) = [
-        each
-        for each in json.loads(kept.read_text())["series"]
-        if (each["slices"], each["factor"]) == (23, 10)
+        entry
+        for entry in json.loads(kept.read_text())["series"]
+        if (entry["slices"], entry["factor"]) == (23, 10)
     ]
-    assert told.json["cells"][0]["targets"] == listed["targets"]
+    assert document.json["cells"][0]["targets"] == listed["targets"]
     kept.write_text("{}")
-    said = midslice("evaluate", data, "--target-list", kept)
-    assert said.status == 2
-    assert "no list as --draw-targets writes it" in said.err
+    result = midslice("evaluate", data, "--target-list", kept)
+    assert result.status == 2
+    assert "no list as --draw-targets writes it" in result.err
 
 
 def test_a_folder_without_series_cannot_train(midslice: Midslice, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    said = midslice("train", tmp_path / "empty")
-    assert said.status == 1
-    assert "no evenly spaced CT series" in said.err
-    assert len(said.err.splitlines()) == 1
+    result = midslice("train", tmp_path / "empty")
+    assert result.status == 1
+    assert "no evenly spaced CT series" in result.err
+    assert len(result.err.splitlines()) == 1
 
 
 def test_a_folder_without_series_is_told_what_evaluation_needs(
     midslice: Midslice, tmp_path: Path
 ) -> None:
     phantoms.write(tmp_path / "data" / "thick", phantoms.Series(slices=3))
-    said = midslice("evaluate", tmp_path / "data")
-    assert said.status == 1
-    assert "no CT series to judge on; needed are thin axial slices" in said.err
-    assert "thick: it has 3 slices; at least 5 are needed" in said.err
-    assert len(said.err.splitlines()) == 1
+    result = midslice("evaluate", tmp_path / "data")
+    assert result.status == 1
+    assert "no CT series to judge on; needed are thin axial slices" in result.err
+    assert "thick: it has 3 slices; at least 5 are needed" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_process_makes_one_derived_series_a_stack(midslice: Midslice, tmp_path: Path) -> None:
+    phantoms.write(tmp_path / "ct", phantoms.Series(slices=4))
+    result = midslice(
+        *("process", tmp_path / "ct", "--model", "linear", "--out", tmp_path / "out"),
+        *("--factor", 2, "--json"),
+    )
+    assert result.status == 0
+    (series,) = result.json["series"]
+    assert (series["state"], series["instances"], series["generated"]) == ("succeeded", 7, 3)
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 7
+
+
+def test_process_makes_the_same_series_as_the_node_each_time(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    phantoms.write(tmp_path / "ct", phantoms.Series(slices=3))
+    series = [
+        midslice("process", "ct", "--model", "linear", "--out", name, "--json").json["series"][0]
+        for name in ("a", "b")
+    ]
+    assert series[0]["derived_series_uid"] == series[1]["derived_series_uid"]
+    (tmp_path / "config.toml").unlink()
+    alone = midslice("process", "ct", "--model", "linear", "--out", "c", "--json").json
+    assert alone["series"][0]["derived_series_uid"] != series[0]["derived_series_uid"]
+
+
+def test_process_puts_two_series_into_two_folders(midslice: Midslice, tmp_path: Path) -> None:
+    phantoms.write(tmp_path / "ct" / "a", phantoms.Series(slices=3, seed="a"))
+    phantoms.write(tmp_path / "ct" / "b", phantoms.Series(slices=3, seed="b"))
+    result = midslice("process", "ct", "--model", "linear", "--out", "out")
+    assert result.status == 0
+    assert [len(list((tmp_path / "out" / n).glob("*.dcm"))) for n in ("1", "2")] == [5, 5]
+
+
+def test_process_says_why_nothing_was_made_and_leaves_no_folder(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    phantoms.write(tmp_path / "ct", phantoms.Series(slices=3))
+    arguments = ("process", "ct", "--model", "linear", "--out", "out", "--target-spacing", 20)
+    result = midslice(*arguments)
+    assert result.status == 1
+    assert "refused: NOTHING_TO_DO: The slices lie 5.00 mm apart" in result.out
+    assert not (tmp_path / "out").exists()
+    (series,) = midslice(*arguments, "--json").json["series"]
+    assert (series["state"], series["reason"]) == ("refused", "NOTHING_TO_DO")
+
+
+def test_process_of_a_folder_without_dicom_says_so(midslice: Midslice, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no DICOM")
+    result = midslice("process", "empty", "--model", "linear", "--out", "out")
+    assert result.status == 1
+    assert "There is no DICOM series in this folder." in result.out
+    assert "set aside: 1 file: PIXEL_DATA_ERROR" in result.out

@@ -1,63 +1,38 @@
-"""Jobs and series: what each command says of the queue, and what an operator does to it."""
+"""Jobs and series at the command line: lists with their filters, one job, an operator's changes."""
 
-import time
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from node.commands.terminal import opened
-from storage.archive import Archive
-from storage.files import Files
-from storage.jobs import Queue
-from storage.records import DerivedInstance, Job, NewDerived, NewJob, Peer, Received
-from tests.unit.commands.said import Midslice
+import pytest
 
-SERIES_UID = "1.2.840.99.3"
+from node.commands.terminal import opened
+from storage.records import Job
+from tests.node_process import MIDSLICE
+from tests.unit.commands.console import Midslice, Result, configure, rows
+from tests.unit.storage.stored import SERIES, Stored
+
 DERIVED_UID = "2.25.4711"
 
 
 def queued(folder: Path) -> int:
-    """One received instance, its complete arrival, and a job for it."""
-    with opened(folder / "config.toml") as store:
-        return _queue_one(store.archive, store.queue, store.files)
+    """A job for a received series of one instance."""
+    with rows(folder) as stored:
+        changed = {"stack": "[axial]", "parameters": {"factor": 2}}
+        return stored.ask("k", ["1.2.3"], **changed).job_id
 
 
-def _queue_one(archive: Archive, queue: Queue, files: Files) -> int:
-    incoming = files.incoming / "one"
-    incoming.write_bytes(b"\0" * 128 + b"DICM" + b"data set")
-    received = Received("1.2.840.99.2", SERIES_UID, "1.2.3", "1.2.4", "1.2.5", modality="CT")
-    kept = archive.keep(received, Peer("CT1", "MIDSLICE"), incoming)
-    (arrival,) = archive.arriving()
-    new = NewJob(
-        kind="infer",
-        key="k",
-        series_id=arrival.series_id,
-        arrival_id=arrival.id,
-        stack="[axial]",
-        route="ct-slices",
-        model="linear",
-        parameters={"factor": 2},
-        destinations=("pacs",),
-        priority=5,
-        instances=(kept.instance_id,),
-    )
-    (job,) = queue.complete(arrival.id, {"rule": "quiet"}, [new])
-    return job.job_id
-
-
-def claimed(folder: Path, finish: Callable[[Queue, Job], object]) -> int:
+def claimed(folder: Path, finish: Callable[[Stored, Job], object]) -> int:
     """A job that a worker took, and what it did with it."""
     job_id = queued(folder)
-    with opened(folder / "config.toml") as store:
-        queue = Queue(store.database, time.time, node="n", lease_seconds=60.0)
-        job = queue.claim("worker-1", ["infer"])
-        assert job is not None
-        finish(queue, job)
+    with rows(folder) as stored:
+        finish(stored, stored.claim("worker-1"))
     return job_id
 
 
-def succeed(queue: Queue, job: Job) -> None:
-    made = DerivedInstance("2.25.1", "1.2.4", "00001.dcm", "d" * 64, generated=True)
-    queue.succeed(job, NewDerived(DERIVED_UID, "derived/1-1", 1, "1.0.0", (made,)))
+def succeed(stored: Stored, job: Job) -> None:
+    stored.queue.succeed(job, stored.derive(job, DERIVED_UID, 1))
 
 
 def test_a_new_node_has_no_jobs_and_no_series(midslice: Midslice) -> None:
@@ -77,7 +52,7 @@ def test_a_job_in_json_is_as_it_is_fixed(midslice: Midslice, tmp_path: Path) -> 
         *("finished_at", "progress", "deliveries"),
     ]
     assert (job["id"], job["kind"], job["state"]) == (job_id, "infer", "succeeded")
-    assert (job["series_uid"], job["derived_series_uid"]) == (SERIES_UID, DERIVED_UID)
+    assert (job["series_uid"], job["derived_series_uid"]) == (SERIES, DERIVED_UID)
     assert job["finished_at"][-6:] in {"+01:00", "+02:00"}
     assert job["deliveries"] == [
         {"destination": "pacs", "state": "queued", "sent": 0, "confirmed": 0, "total": 1}
@@ -86,11 +61,12 @@ def test_a_job_in_json_is_as_it_is_fixed(midslice: Midslice, tmp_path: Path) -> 
 
 def test_jobs_are_a_table_for_a_person(midslice: Midslice, tmp_path: Path) -> None:
     claimed(
-        tmp_path, lambda queue, job: queue.hold(job, "MISSING_SLICES", "[2] slices are missing.")
+        tmp_path,
+        lambda stored, job: stored.queue.hold(job, "MISSING_SLICES", "[2] slices are missing."),
     )
-    said = midslice("jobs")
-    assert said.status == 0
-    header, row = said.out.splitlines()
+    result = midslice("jobs")
+    assert result.status == 0
+    header, row = result.out.splitlines()
     assert header.split() == [
         *("id", "state", "series", "route", "model", "queued", "took", "deliveries", "why")
     ]
@@ -111,16 +87,16 @@ def test_one_job_shows_attempts_instances_and_deliveries(
     assert [d["destination"] for d in shown["deliveries"]] == ["pacs"]
     assert shown["parameters"] == {"factor": 2}
     text = midslice("job", job_id).out
-    for word in (SERIES_UID, DERIVED_UID, "[axial]", "worker-1", "pacs", "0/1", "factor = 2"):
+    for word in (SERIES, DERIVED_UID, "[axial]", "worker-1", "pacs", "0/1", "factor = 2"):
         assert word in text
 
 
 def test_an_unknown_job_or_series_is_status_1_with_one_line(midslice: Midslice) -> None:
     for command in (("job", 99), ("requeue", 99), ("cancel", 99), ("redeliver", 99)):
-        said = midslice(*command)
-        assert (said.status, said.out) == (1, "")
-        assert len(said.err.splitlines()) == 1
-        assert "99" in said.err
+        result = midslice(*command)
+        assert (result.status, result.out) == (1, "")
+        assert len(result.err.splitlines()) == 1
+        assert "99" in result.err
     assert midslice("series", "1.2.3.4").err == "no series 1.2.3.4 was received\n"
 
 
@@ -129,22 +105,19 @@ def test_series_shows_what_was_received_and_what_became_of_it(
 ) -> None:
     job_id = queued(tmp_path)
     (shown,) = midslice("series", "--json").json
-    assert (shown["series_uid"], shown["modality"], shown["instances"]) == (SERIES_UID, "CT", 1)
+    assert (shown["series_uid"], shown["modality"], shown["instances"]) == (SERIES, "CT", 1)
     assert "complete" in shown["states"]
-    assert SERIES_UID in midslice("series").out
-    (one,) = midslice("series", SERIES_UID, "--json").json
-    assert one["jobs"] == [job_id]
-    assert f"job {job_id}" in midslice("series", SERIES_UID).out
+    assert SERIES in midslice("series").out
+    (series,) = midslice("series", SERIES, "--json").json
+    assert series["jobs"] == [job_id]
+    assert f"job {job_id}" in midslice("series", SERIES).out
 
 
 def test_a_series_that_is_arriving_says_when_it_will_be_complete(
     midslice: Midslice, tmp_path: Path
 ) -> None:
-    with opened(tmp_path / "config.toml") as store:
-        incoming = store.files.incoming / "one"
-        incoming.write_bytes(b"x")
-        received = Received("1.2", SERIES_UID, "1.2.3", "1.2.4", "1.2.5")
-        store.archive.keep(received, Peer("CT1", "MIDSLICE"), incoming)
+    with rows(tmp_path) as stored:
+        stored.receive("1.2.3")
     assert "s if nothing more comes" in midslice("series").out
 
 
@@ -166,7 +139,7 @@ def test_a_person_cancels_and_requeues_a_job_and_both_are_recorded(
 
 
 def test_a_running_job_is_asked_to_stop(midslice: Midslice, tmp_path: Path) -> None:
-    job_id = claimed(tmp_path, lambda queue, job: queue.renew(job, 0.5))
+    job_id = claimed(tmp_path, lambda stored, job: stored.queue.renew(job, 0.5))
     assert midslice("cancel", job_id).out == f"Job {job_id} stops at its next step.\n"
     assert "running 50%, to be cancelled" in midslice("jobs").out
 
@@ -174,8 +147,8 @@ def test_a_running_job_is_asked_to_stop(midslice: Midslice, tmp_path: Path) -> N
 def test_a_result_is_delivered_again_to_all_or_to_one(midslice: Midslice, tmp_path: Path) -> None:
     job_id = claimed(tmp_path, succeed)
     assert midslice("redeliver", job_id).status == 0
-    said = midslice("redeliver", job_id, "--to", "other", "--json")
-    assert {d["destination"] for d in said.json["deliveries"]} == {"pacs", "other"}
+    result = midslice("redeliver", job_id, "--to", "other", "--json")
+    assert {d["destination"] for d in result.json["deliveries"]} == {"pacs", "other"}
     assert midslice("redeliver", job_id, "--to", "nobody").status == 2
 
 
@@ -183,7 +156,84 @@ def test_what_an_archive_without_rows_holds_is_indexed_again(
     midslice: Midslice, tmp_path: Path
 ) -> None:
     queued(tmp_path)
-    said = midslice("reindex", "--json")
-    assert said.status == 0
-    assert said.json["missing"] == []
+    result = midslice("reindex", "--json")
+    assert result.status == 0
+    assert result.json["missing"] == []
     assert "were not in the index" in midslice("reindex").out
+
+
+def numbers(result: Result) -> list[int]:
+    return [job["id"] for job in result.json]
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ((), [2, 1]),
+        (("--state", "held"), [1]),
+        (("--reason", "MISSING_SLICES"), [1]),
+        (("--route", "second"), [2]),
+        (("--sender", "SCANNER"), [2, 1]),
+        (("--sender", "OTHER"), []),
+        (("--uid", "1.2.3.4"), [2, 1]),
+        (("--accession", "A1"), [2, 1]),
+        (("--patient-id", "P2"), []),
+        (("--until", "2001-01-01"), []),
+        (("--limit", "1", "--offset", "1"), [1]),
+    ],
+)
+def test_jobs_are_filtered(
+    midslice: Midslice, tmp_path: Path, options: tuple[str, ...], ids: list[int]
+) -> None:
+    with rows(tmp_path) as stored:
+        stored.ask("a", stack="a")
+        stored.queue.hold(stored.claim(), "MISSING_SLICES", "Slices are missing.")
+        stored.clock.now += 1
+        stored.ask("b", stack="b", route="second")
+    assert numbers(midslice("jobs", "--json", *options)) == ids
+
+
+def test_series_are_filtered(midslice: Midslice, tmp_path: Path) -> None:
+    with rows(tmp_path) as stored:
+        stored.ask("a")
+        stored.receive("9.1", series_uid="1.2.3.9")
+    listed = midslice("series", "--json", "--state", "queued").json
+    assert [series["series_uid"] for series in listed] == ["1.2.3.4"]
+    assert midslice("series", "--json", "--sender", "OTHER").json == []
+
+
+@pytest.mark.parametrize("options", [("--state", "lost"), ("--since", "yesterday")])
+def test_a_filter_that_there_is_not_is_wrong_use(
+    midslice: Midslice, options: tuple[str, ...]
+) -> None:
+    result = midslice("jobs", *options)
+    assert result.status == 2
+    assert result.err.startswith(" ".join(options))
+
+
+def completed(folder: Path, *words: str) -> list[str]:
+    """What a shell offers for the last word."""
+    environment = os.environ | {
+        "_MIDSLICE_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(("midslice", *words)),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run(
+        [MIDSLICE], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
+    configure(tmp_path)
+    assert set(completed(tmp_path, "jo")) == {"job", "jobs"}
+    assert completed(tmp_path, "jobs", "--state", "he") == ["held"]
+    assert completed(tmp_path, "jobs", "--route", "c") == ["ct-slices"]
+    assert completed(tmp_path, "jobs", "--destination", "p") == ["pacs"]
+    for words in (("pause",), ("echo",), ("send", "ct", "--to"), ("redeliver", "1", "--to")):
+        assert completed(tmp_path, *words, "p") == ["pacs"]
+    assert completed(tmp_path, "user", "add", "anna", "--role", "o") == ["operator"]
+
+
+def test_completion_without_a_configuration_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
+    assert completed(tmp_path, "jobs", "--route", "c") == []

@@ -13,7 +13,7 @@ import pytest
 from storage.records import SwitchName
 from storage.site import control
 from tests.node_process import MIDSLICE, wait_for
-from tests.unit.commands.said import Midslice, configure, rows
+from tests.unit.commands.console import Midslice, configure, rows
 
 
 def test_top_prints_once_where_nobody_can_press_a_key(midslice: Midslice, tmp_path: Path) -> None:
@@ -25,8 +25,8 @@ def test_top_prints_once_where_nobody_can_press_a_key(midslice: Midslice, tmp_pa
         kept.ask("c", stack="c")
         kept.receive("9.1", series_uid="1.2.3.9")
         control.turn(kept.database, 0.0, "anna", SwitchName.DRAINING, on=True)
-    said = midslice("top")
-    assert said.status == 0
+    result = midslice("top")
+    assert result.status == 0
     for text in (
         "no node is running",
         "drained by anna",
@@ -37,8 +37,8 @@ def test_top_prints_once_where_nobody_can_press_a_key(midslice: Midslice, tmp_pa
         "1.2.3.9",
         "Sending  none",
     ):
-        assert text in said.out
-    assert "P1" not in said.out  # the patient
+        assert text in result.out
+    assert "P1" not in result.out  # the patient
 
 
 def _own_terminal() -> None:

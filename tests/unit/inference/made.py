@@ -24,8 +24,8 @@ from inference.request import (
 )
 from inference.stacks import stacks_of
 from inference.volume import Geometry, Plane, Volume
+from node.second_opinion import check
 from tests import phantoms
-from tests.derived_checker import check
 
 HERE = "tests.unit.inference.made"
 STARTED = datetime(2025, 3, 4, 5, 6, 7, 890000, tzinfo=UTC)

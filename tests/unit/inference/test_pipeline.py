@@ -26,8 +26,8 @@ from inference.request import (
     Verdict,
 )
 from inference.volume import Geometry
+from node.second_opinion import check
 from tests import phantoms
-from tests.derived_checker import check
 from tests.phantoms import Series
 from tests.unit.inference.made import Halfway, Watch, derive, request, run
 

@@ -11,8 +11,8 @@ from pydicom.uid import JPEGLSLossless
 from inference.errors import Reason
 from inference.request import Derived, Verdict
 from inference.stacks import read_header, read_headers, stacks_of
+from node.second_opinion import check
 from tests import phantoms
-from tests.derived_checker import check
 from tests.phantoms import Patient, Series
 from tests.unit.inference.made import other, request, run
 

@@ -2,15 +2,18 @@
 
 import hashlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, insert, select
 
-from storage.archive import Archive
+from storage.archive import Archive, Group, GroupCommit
 from storage.database import Database
-from storage.errors import Busy, NoRoom, NotFound
+from storage.errors import Busy, NoRoom, NotFound, StorageError
 from storage.files import Files
-from storage.records import Kept, Peer
+from storage.records import Enqueued, Instance, JobState, Kept, Peer
+from storage.schema import fact
 from tests.conftest import Clock
 from tests.unit.storage.stored import (
     SCANNER,
@@ -334,3 +337,352 @@ def test_a_database_that_stays_locked_answers_busy_in_time_and_leaves_nothing(
     assert stored.receive("1.1").is_new
     ours.close()
     theirs.close()
+
+
+# Versions of an instance: what a peer sent last counts, and a whole re-send ends a conflict.
+
+SLICES = ("1.1", "1.2", "1.3")
+
+
+def send(
+    stored: Stored, uids: tuple[str, ...] = SLICES, version: bytes = b"", peer: Peer = SCANNER
+) -> None:
+    for uid in uids:
+        stored.clock.now += 1
+        stored.receive(uid, version=version, peer=peer)
+
+
+def close(stored: Stored) -> None:
+    """The series is complete, and no route wants it."""
+    stored.queue.complete(stored.arrival().id, {}, [])
+
+
+def hold_the_conflict(stored: Stored) -> None:
+    """The series is complete, its versions disagree, and a person is told."""
+    stored.complete(key_of(stored))
+    stored.queue.hold(stored.claim(), "CONFLICTING_INSTANCES", "Send the series again.")
+
+
+def versions(stored: Stored, peer: Peer = SCANNER) -> list[tuple[str, str]]:
+    """UID and digest of what counts, the newest first."""
+    found = stored.archive.instances(stored.arrival(peer).id)
+    return [(one.instance_uid, one.digest) for one in found]
+
+
+def digest_of(stored: Stored, uid: str, version: bytes) -> str:
+    """As `Stored.receive` would keep it."""
+    kept = stored.receive(uid, version=version, peer=Peer("ANY", "MIDSLICE"))
+    arrival = stored.arrival(Peer("ANY", "MIDSLICE"))
+    found = {one.id: one for one in stored.archive.instances(arrival.id)}
+    return found[kept.instance_id].digest
+
+
+def test_bytes_that_come_a_second_time_after_others_are_the_newest_again(stored: Stored) -> None:
+    for version in (b"A", b"B", b"A"):
+        send(stored, ("1.1",), version)
+    newest, older = stored.archive.instances(stored.arrival().id)
+    assert newest.digest == digest_of(stored, "1.1", b"A")
+    assert newest.id < older.id
+    assert (newest.received_at, older.received_at) == (stored.clock.now, stored.clock.now - 1)
+
+
+def test_what_another_peer_sends_does_not_change_what_is_newest(stored: Stored) -> None:
+    send(stored, ("1.1",), b"A")
+    send(stored, ("1.1",), b"B")
+    send(stored, ("1.1",), b"A", peer=WORKSTATION)
+    assert versions(stored)[0] == ("1.1", digest_of(stored, "1.1", b"B"))
+    assert versions(stored, WORKSTATION)[0] == ("1.1", digest_of(stored, "1.1", b"A"))
+
+
+def test_versions_of_the_same_moment_are_in_the_order_of_their_first_arrival(
+    stored: Stored,
+) -> None:
+    first = stored.receive("1.1", version=b"A")
+    second = stored.receive("1.1", version=b"B")
+    found = stored.archive.instances(first.arrival_id)
+    assert [one.id for one in found] == [second.instance_id, first.instance_id]
+
+
+def test_a_whole_resend_supersedes_the_versions_that_came_before(stored: Stored) -> None:
+    send(stored)
+    send(stored, ("1.2",), b"other pixels")
+    hold_the_conflict(stored)
+    send(stored)
+    plain = [(uid, digest_of(stored, uid, b"")) for uid in reversed(SLICES)]
+    assert versions(stored) == plain
+    close(stored)
+    send(stored, ("1.4",))  # a late slice supersedes nothing, and brings nothing back
+    assert versions(stored)[1:] == plain
+
+
+def test_a_whole_resend_with_other_pixels_is_a_conflict_until_a_person_was_told(
+    stored: Stored,
+) -> None:
+    send(stored)
+    close(stored)
+    send(stored, version=b"other pixels")
+    assert len(versions(stored)) == 6
+
+
+def test_a_whole_resend_may_bring_the_later_version_too(stored: Stored) -> None:
+    send(stored)
+    hold_the_conflict(stored)
+    send(stored, (*SLICES, "1.4"), b"corrected")
+    assert {uid for uid, _ in versions(stored)} == {*SLICES, "1.4"}
+    assert len(versions(stored)) == 4
+
+
+def test_part_of_a_series_supersedes_nothing(stored: Stored) -> None:
+    send(stored)
+    close(stored)
+    send(stored, ("1.1", "1.2"), b"other pixels")
+    assert len(versions(stored)) == 5
+
+
+def test_two_versions_in_one_arrival_both_count(stored: Stored) -> None:
+    send(stored)
+    send(stored, version=b"other pixels")
+    assert len(versions(stored)) == 6
+
+
+def test_a_series_that_came_in_two_arrivals_is_whole(stored: Stored) -> None:
+    send(stored, ("1.1", "1.2"))
+    close(stored)
+    send(stored, ("1.3", "1.4"))
+    assert [uid for uid, _ in versions(stored)] == ["1.4", "1.3", "1.2", "1.1"]
+
+
+def test_a_whole_resend_of_one_peer_supersedes_nothing_of_another(stored: Stored) -> None:
+    send(stored)
+    send(stored, ("1.1",), b"other pixels")
+    close(stored)
+    send(stored, peer=WORKSTATION)
+    send(stored, ("1.9",))
+    assert len(versions(stored)) == 5
+
+
+@pytest.mark.parametrize("conflict_in_one_arrival", [True, False])
+@pytest.mark.parametrize("right", [b"", b"other pixels"])
+def test_a_conflict_is_resolved_by_sending_the_right_series_again(
+    stored: Stored, conflict_in_one_arrival: bool, right: bytes
+) -> None:
+    send(stored)
+    if not conflict_in_one_arrival:
+        close(stored)
+    send(stored, ("1.1",), b"other pixels")
+    held = stored.complete(key_of(stored))
+    stored.queue.hold(stored.claim(), "CONFLICTING_INSTANCES", "Send the series again.")
+    send(stored, ("1.1",), right)
+    send(stored, ("1.2", "1.3"))
+    again = stored.complete(key_of(stored))
+    # Where what was newest is right, it is the same job, and its conflict is gone.
+    expected = (
+        Enqueued(held.job_id, "requeued")
+        if right
+        else Enqueued(held.job_id + 1, "queued", (held.job_id,))
+    )
+    assert again == expected
+    job = stored.claim()
+    assert job.id == again.job_id
+    assert len(stored.queue.instances(job.id)) == 3
+    if not right:
+        assert stored.queue.get(held.job_id).state is JobState.CANCELLED
+
+
+def key_of(stored: Stored) -> str:
+    """As the node makes it: of the newest version of each instance."""
+    newest: dict[str, Instance] = {}
+    for one in stored.archive.instances(stored.arrival().id):
+        newest.setdefault(one.instance_uid, one)
+    return " ".join(sorted(f"{uid} {one.digest[:8]}" for uid, one in newest.items()))
+
+
+def test_a_job_works_on_what_was_the_newest_when_it_was_asked_for(stored: Stored) -> None:
+    for version in (b"A", b"B", b"A"):
+        send(stored, ("1.1",), version)
+    brought = [one.id for one in stored.archive.instances(stored.arrival().id)]
+    asked = stored.complete("k")
+    assert [one.id for one in stored.queue.instances(asked.job_id)] == brought
+    assert brought == sorted(brought)  # the first version is the newest again
+
+
+def test_a_job_keeps_to_the_versions_and_the_order_that_it_was_asked_for_with(
+    stored: Stored,
+) -> None:
+    send(stored, ("1.1",), b"A")
+    send(stored, ("1.1",), b"B")
+    asked = stored.complete("k")
+    before = [one.id for one in stored.queue.instances(asked.job_id)]
+    send(stored, ("1.1",), b"A")  # the newest from now on, for another job
+    assert [one.id for one in stored.queue.instances(asked.job_id)] == before
+    assert [one.id for one in stored.archive.instances(stored.arrival().id)] != before
+
+
+# Callers that wait at the same time share a transaction, and nobody pays for another's fault.
+
+WAIT_SECONDS = 20.0
+
+
+class Callers:
+    """Threads that call at the same time, and what each of them got."""
+
+    def __init__(self, database: Database) -> None:
+        self.commits = GroupCommit(database)
+        self.groups: dict[str, int] = {}
+        self.results: dict[str, str] = {}
+        self.errors: dict[str, type[Exception]] = {}
+        self._threads: list[threading.Thread] = []
+
+    def call(self, name: str, spoil: Callable[[], None] = lambda: None) -> None:
+        thread = threading.Thread(target=self._call, args=(name, spoil))
+        self._threads.append(thread)
+        thread.start()
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join(WAIT_SECONDS)
+            assert not thread.is_alive()
+
+    def _call(self, name: str, spoil: Callable[[], None]) -> None:
+        def work(group: Group) -> str:
+            self.groups[name] = id(group)
+            group.db.execute(insert(fact).values(name=name, value="x"))
+            spoil()
+            return f"result of {name}"
+
+        try:
+            self.results[name] = self.commits.run(work, order=name)
+        except (StorageError, OSError, TypeError) as error:
+            self.errors[name] = type(error)
+
+
+class Gate:
+    """Work that waits until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        assert self.opened.wait(WAIT_SECONDS)
+
+
+def waiting(callers: Callers, count: int) -> bool:
+    return len(callers.commits._waiting) == count
+
+
+def until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never came to this")
+
+
+def facts(database: Database) -> set[str]:
+    with database.reading() as db:
+        return set(db.execute(select(fact.c.name)).scalars())
+
+
+@pytest.fixture
+def callers(database: Database) -> Callers:
+    return Callers(database)
+
+
+def held_back(callers: Callers, *names: str, **spoiled: Callable[[], None]) -> None:
+    """Let these wait behind one caller, so that they make one group."""
+    gate = Gate()
+    callers.call("first", gate)
+    assert gate.entered.wait(WAIT_SECONDS)
+    for name in names:
+        callers.call(name, spoiled.get(name, lambda: None))
+    until(lambda: waiting(callers, len(names)))
+    gate.opened.set()
+    callers.wait()
+
+
+def test_those_who_wait_together_share_one_transaction(
+    callers: Callers, database: Database
+) -> None:
+    held_back(callers, "a", "b", "c")
+    assert callers.groups["a"] == callers.groups["b"] == callers.groups["c"]
+    assert callers.results == {n: f"result of {n}" for n in ("first", "a", "b", "c")}
+    assert facts(database) == {"first", "a", "b", "c"}
+
+
+def test_a_result_is_committed_before_its_caller_hears_of_it(
+    callers: Callers, database: Database
+) -> None:
+    callers.commits.run(lambda group: group.db.execute(insert(fact).values(name="n", value="v")))
+    assert facts(database) == {"n"}
+
+
+def fail_always() -> None:
+    raise OSError("the file is gone")
+
+
+def test_one_bad_member_does_not_fail_its_neighbours(callers: Callers, database: Database) -> None:
+    held_back(callers, "a", "b", "c", b=fail_always)
+    assert set(callers.results) == {"first", "a", "c"}
+    assert callers.errors == {"b": OSError}
+    assert facts(database) == {"first", "a", "c"}
+
+
+def test_a_broken_rule_fails_only_the_one_who_broke_it(
+    callers: Callers, database: Database
+) -> None:
+    with database.writing() as db:
+        db.execute(insert(fact).values(name="b", value="there already"))
+    held_back(callers, "a", "b", "c")
+    assert set(callers.results) == {"first", "a", "c"}
+    assert callers.errors == {"b": StorageError}
+
+
+def test_a_caller_after_a_failure_is_served(callers: Callers, database: Database) -> None:
+    with pytest.raises(OSError, match="gone"):
+        callers.commits.run(lambda group: fail_always())
+    assert callers.commits.run(lambda group: "served") == "served"
+
+
+def raise_a_mistake() -> None:
+    raise TypeError("a mistake in our code")
+
+
+def test_a_mistake_in_our_code_leaves_nobody_waiting(callers: Callers, database: Database) -> None:
+    held_back(callers, "a", "b", b=raise_a_mistake)
+    assert callers.errors["b"] is TypeError
+    assert "b" not in facts(database)
+    assert callers.commits.run(lambda group: "served") == "served"
+
+
+def test_a_locked_database_makes_the_whole_group_busy_once(
+    tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    file = tmp_path / "midslice.db"
+    file.write_bytes(migrated_sqlite.read_bytes())
+    ours = Database(f"sqlite:///{file}", busy_seconds=0.3)
+    theirs = Database(f"sqlite:///{file}")
+    callers = Callers(ours)
+    with theirs.writing():
+        for number in range(8):
+            callers.call(f"n{number}")
+        callers.wait()
+    assert set(callers.errors.values()) == {Busy}
+    assert len(callers.errors) == 8
+    ours.close()
+    theirs.close()
+
+
+def test_folders_are_on_disk_before_the_commit(callers: Callers, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+
+    def work(group: Group) -> None:
+        group.db.execute(insert(fact).values(name="n", value="v"))
+        group.folders.add(missing)
+
+    with pytest.raises(FileNotFoundError):
+        callers.commits.run(work)
+    with callers.commits._database.reading() as db:
+        assert db.execute(select(func.count()).select_from(fact)).scalar_one() == 0

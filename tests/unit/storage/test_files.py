@@ -4,13 +4,24 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from storage.errors import NoRoom, StorageError
-from storage.files import Files, digest, fingerprint, settle
+from storage.files import (
+    MADE,
+    UPLOADS,
+    Files,
+    digest,
+    fingerprint,
+    scratch_folder,
+    settle,
+    sweep_scratch,
+)
 from tests.unit.storage.stored import part10
 
 
@@ -28,18 +39,12 @@ def test_room_is_told_against_the_reserve(tmp_path: Path) -> None:
         Files(tmp_path, files.free_bytes() + (1 << 40)).check_room()
 
 
-def test_an_adopted_file_is_in_its_place_and_nowhere_else(files: Files) -> None:
-    temporary = files.incoming / "x"
-    temporary.write_bytes(b"content")
-    files.adopt(temporary, "received/ab/abc/1.dcm")
-    assert files.path("received/ab/abc/1.dcm").read_bytes() == b"content"
-    assert not temporary.exists()
-
-
 def test_a_move_that_is_done_again_changes_nothing(files: Files) -> None:
     temporary = files.incoming / "x"
     temporary.write_bytes(b"content")
     assert files.move(temporary, "received/ab/1.dcm") == files.path("received/ab")
+    assert files.path("received/ab/1.dcm").read_bytes() == b"content"
+    assert not temporary.exists()
     assert files.move(temporary, "received/ab/1.dcm") == files.path("received/ab")
     with pytest.raises(FileNotFoundError):
         files.move(temporary, "received/ab/2.dcm")
@@ -173,3 +178,44 @@ def test_a_secret_that_cannot_be_read_says_which(files: Files, tmp_path: Path) -
 def test_a_fingerprint_tells_secrets_apart_and_gives_none_away() -> None:
     assert fingerprint(b"one") == fingerprint(b"one") != fingerprint(b"two")
     assert fingerprint(b"one") != hashlib.sha256(b"one").hexdigest()
+
+
+# Folders for a moment: gone after it, and after a death at the next start; others' stay.
+
+DIES = """
+import os, sys
+from pathlib import Path
+from storage.files import Files, scratch_folder
+with scratch_folder(Files(Path(sys.argv[1]), 0), "uploads", sys.argv[2]) as folder:
+    (folder / "0.dcm").write_bytes(b"of a patient")
+    os._exit(9)
+"""
+
+
+def test_a_folder_is_its_nodes_and_gone_afterwards(tmp_path: Path) -> None:
+    files = Files(tmp_path / "var", 0)
+    with scratch_folder(files, UPLOADS, "host/MIDSLICE") as one:
+        (one / "0.dcm").write_bytes(b"x")
+        assert one.parent == tmp_path / "var" / "uploads"
+        assert one.stat().st_mode & 0o077 == 0  # nobody else reads it
+    assert list((tmp_path / "var" / "uploads").iterdir()) == []
+
+
+def test_what_a_dead_process_left_goes_and_what_another_node_uses_stays(tmp_path: Path) -> None:
+    files = Files(tmp_path / "var", 0)
+    for node in ("host/ONE", "host/TWO"):
+        done = subprocess.run([sys.executable, "-c", DIES, str(tmp_path / "var"), node])
+        assert done.returncode == 9
+    assert len(list(files.path("uploads").iterdir())) == 2
+    with scratch_folder(files, MADE, "host/ONE") as other_kind:
+        assert sweep_scratch(files, UPLOADS, "host/ONE") == 1
+        assert other_kind.exists()
+    (left,) = files.path("uploads").iterdir()
+    assert [each.name for each in left.iterdir()] == ["0.dcm"]
+    assert sweep_scratch(files, UPLOADS, "host/TWO") == 1
+
+
+def test_a_full_disk_takes_no_uploads(tmp_path: Path) -> None:
+    files = Files(tmp_path / "var", 1 << 60)
+    with pytest.raises(NoRoom), scratch_folder(files, UPLOADS, "host/ONE"):
+        raise AssertionError("there is no room")

@@ -4,17 +4,15 @@ import threading
 
 import pytest
 
+from storage.database import Database
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.ledger import Answer
+from storage.ledger import AnswerCount, answer_counts
 from storage.records import Backlog, Delivery, DeliveryState, Peer
 from storage.retention import expired, purge
 from storage.site import peers
 from tests.unit.storage.stored import LEASE_SECONDS, Stored
 
 OUT_OF_RESOURCES = 0xA700
-SENDER = "sender WS_%_1"
-SENTENCE = "The sender 'WS_%_1' belongs to no destination."
-WS = Peer("WS_%_1", "MIDSLICE")
 
 
 @pytest.fixture
@@ -81,8 +79,8 @@ def test_a_delivery_with_a_gap_is_not_sent(made: Stored) -> None:
 def test_only_what_is_missing_is_sent_again(made: Stored) -> None:
     delivery = made.start_delivery()
     first, second = made.ledger.unsent(delivery)
-    answers = (Answer(first.id, 0, True), Answer(second.id, OUT_OF_RESOURCES, False))
-    made.ledger.answers(delivery, answers)
+    made.ledger.answered(delivery, first.id, 0, stored=True)
+    made.ledger.answered(delivery, second.id, OUT_OF_RESOURCES, stored=False)
     made.ledger.retry(delivery, made.clock.now + 30, "RETRY", "The PACS is out of resources.")
     waiting = made.ledger.get(delivery.id)
     assert (waiting.state, waiting.failures, waiting.sent) == (DeliveryState.QUEUED, 1, 1)
@@ -255,7 +253,8 @@ def test_what_is_not_understood_is_counted_until_it_is_offered_anew(made: Stored
         made.ledger.answered(
             delivery, first.id, status, stored=False, not_understood=not_understood
         )
-    made.ledger.answers(delivery, [Answer(second.id, 0xA900, False, True)] * 2)
+    for _ in range(2):
+        made.ledger.answered(delivery, second.id, 0xA900, stored=False, not_understood=True)
     counts = [(one.offers, one.not_understood) for one in made.ledger.unsent(delivery)]
     assert counts == [(3, 1), (2, 2)]
     made.ledger.hold(delivery, "NOT_UNDERSTOOD", "No.")
@@ -275,13 +274,6 @@ def test_an_operator_delivers_all_again_while_the_rest_of_it_is_on_its_way(made:
     assert again.id == sending.id
     assert [one.id for one in made.ledger.unsent(again)] == [first.id, second.id]
     assert made.start_delivery("viewer").sent == 0
-
-
-def test_deliveries_are_found_by_what_was_made(made: Stored) -> None:
-    derived_id = made.queue.get(1).derived_id
-    assert derived_id is not None
-    assert made.ledger.of_derived(derived_id) == made.ledger.of_job(1)
-    assert made.ledger.of_job(99) == ()
 
 
 def test_eight_senders_take_each_delivery_once(stored: Stored) -> None:
@@ -334,10 +326,52 @@ def test_a_destination_that_is_down_is_tried_when_a_person_says_so(made: Stored)
     assert not peers.reachability(made.database)[0].up  # it has not answered yet
 
 
+# What a destination answered, alike answers together, what is not stored first.
+
+
+def test_nothing_was_asked_yet(database: Database, stored: Stored) -> None:
+    stored.ask("k", destinations=("pacs",))
+    stored.succeed()
+    (delivery,) = stored.ledger.of_job(1)
+    assert answer_counts(database, delivery.id) == (AnswerCount(None, False, 2, 0),)
+
+
+def test_alike_answers_are_counted_together(database: Database, stored: Stored) -> None:
+    stored.ask("k", destinations=("pacs",))
+    stored.succeed()
+    delivery = stored.start_delivery()
+    first, second = stored.ledger.unsent(delivery)
+    stored.ledger.answered(delivery, first.id, 0x0000, stored=True)
+    assert answer_counts(database, delivery.id) == (
+        AnswerCount(None, False, 1, 0),
+        AnswerCount(0x0000, True, 1, 1),
+    )
+    stored.ledger.answered(delivery, second.id, 0xA700, stored=False)
+    assert answer_counts(database, delivery.id) == (
+        AnswerCount(0xA700, False, 1, 1),
+        AnswerCount(0x0000, True, 1, 1),
+    )
+
+
+def test_answers_of_another_destination_are_not_mixed_in(
+    database: Database, stored: Stored
+) -> None:
+    stored.ask("k", destinations=("pacs", "other"))
+    stored.succeed()
+    stored.deliver("pacs")
+    other = next(d for d in stored.ledger.of_job(1) if d.destination == "other")
+    assert answer_counts(database, other.id) == (AnswerCount(None, False, 2, 0),)
+    assert answer_counts(database, 999) == ()
+
+
 # A delivery that was held for want of a destination, once there is one.
 
+SENDER = "sender WS_%_1"
+SENTENCE = "The sender 'WS_%_1' belongs to no destination."
+WS = Peer("WS_%_1", "MIDSLICE")
 
-def held_for_sender(stored: Stored, *destinations: str) -> Delivery:
+
+def held(stored: Stored, *destinations: str) -> Delivery:
     """A result for a sender that nobody knows."""
     stored.receive("1.1", peer=WS)
     stored.complete("k", peer=WS, destinations=destinations or (SENDER,))
@@ -348,7 +382,7 @@ def held_for_sender(stored: Stored, *destinations: str) -> Delivery:
 
 
 def test_it_goes_to_the_destination_that_the_sender_has_become(stored: Stored) -> None:
-    delivery = held_for_sender(stored)
+    delivery = held(stored)
     assert stored.ledger.redirect(SENDER, "workstation") == 1
     found = stored.ledger.get(delivery.id)
     assert (found.destination, found.state) == ("workstation", DeliveryState.QUEUED)
@@ -359,7 +393,7 @@ def test_it_goes_to_the_destination_that_the_sender_has_become(stored: Stored) -
 
 
 def test_asked_for_again_it_follows(stored: Stored) -> None:
-    held_for_sender(stored)
+    held(stored)
     stored.ledger.redirect(SENDER, "workstation")
     stored.deliver("workstation")
     (again,) = stored.ledger.redeliver(1)
@@ -367,7 +401,7 @@ def test_asked_for_again_it_follows(stored: Stored) -> None:
 
 
 def test_where_the_destination_has_it_already_nothing_is_sent_twice(stored: Stored) -> None:
-    delivery = held_for_sender(stored, SENDER, "workstation")
+    delivery = held(stored, SENDER, "workstation")
     stored.deliver("workstation")
     assert stored.ledger.redirect(SENDER, "workstation") == 1
     found = stored.ledger.get(delivery.id)
@@ -380,10 +414,8 @@ def test_where_the_destination_has_it_already_nothing_is_sent_twice(stored: Stor
     assert stored.queue.get(1).destinations == ("workstation",)
 
 
-def test_a_destination_that_is_configured_again_gets_what_was_held_for_sender(
-    stored: Stored,
-) -> None:
-    delivery = held_for_sender(stored)
+def test_a_destination_that_is_configured_again_gets_what_was_held(stored: Stored) -> None:
+    delivery = held(stored)
     assert stored.ledger.redirect(SENDER, SENDER) == 1
     assert stored.ledger.get(delivery.id).state is DeliveryState.QUEUED
     assert stored.ledger.redirect(SENDER, SENDER) == 0
@@ -400,6 +432,6 @@ def test_what_is_held_for_another_reason_waits_for_a_person(stored: Stored) -> N
 
 @pytest.mark.parametrize("other", ["sender WSX_1", "sender WS_%_12"])
 def test_another_sender_of_a_like_name_keeps_its_own(stored: Stored, other: str) -> None:
-    held_for_sender(stored, SENDER, other)
+    held(stored, SENDER, other)
     stored.ledger.redirect(SENDER, "workstation")
     assert stored.queue.get(1).destinations == ("workstation", other)

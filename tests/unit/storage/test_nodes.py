@@ -4,9 +4,20 @@ import pytest
 
 from storage.database import Database
 from storage.errors import NotFound, SecretMismatch, StorageError
-from storage.records import AuditEvent, NodeState
+from storage.records import DAY, AuditEvent, NodeState
 from storage.site.audit import Audit
-from storage.site.nodes import SECRET, STOPPED, STOPPING, Nodes
+from storage.site.nodes import (
+    SECRET,
+    STOPPED,
+    STOPPING,
+    DiskSample,
+    Forecast,
+    Nodes,
+    forecast,
+    forget,
+    record,
+    samples,
+)
 from tests.conftest import Clock
 
 
@@ -96,3 +107,31 @@ def test_a_long_name_does_not_prevent_an_audit_event(database: Database, clock: 
     Audit(database, clock).record("w" * 200, "x" * 200, "y" * 2000)
     (event,) = Audit(database, clock).list()
     assert (len(event.who), len(event.what), len(event.which)) == (64, 64, 2000)
+
+
+def test_the_disk_lasts_as_long_as_its_line_goes() -> None:
+    falling = [DiskSample(day * DAY, 1000 - 100 * day, 2000) for day in range(4)]
+    found = forecast(falling, reserve=200)
+    assert found.days_left == pytest.approx(5.0)
+    assert found.bytes_per_day == pytest.approx(100.0)
+
+
+def test_a_disk_that_empties_lasts_for_ever_and_a_full_one_no_day() -> None:
+    rising = [DiskSample(day * DAY, 1000 + 100 * day, 2000) for day in range(4)]
+    assert forecast(rising, reserve=200).days_left is None
+    assert forecast(rising, reserve=1400).days_left == 0.0
+
+
+def test_from_an_hour_nobody_can_tell_how_long_the_disk_lasts() -> None:
+    few = [DiskSample(minute * 60.0, 1000 - minute, 2000) for minute in range(60)]
+    assert forecast(few, reserve=0) == Forecast(None, None)
+    assert forecast([], reserve=0).days_left is None
+
+
+def test_samples_are_of_one_node_and_are_forgotten(database: Database) -> None:
+    for day in range(3):
+        record(database, day * DAY, "one", 10**12 - day, 2 * 10**12)
+        record(database, day * DAY, "two", 5, 10)
+    assert [one.free for one in samples(database, "one", DAY)] == [10**12 - 1, 10**12 - 2]
+    forget(database, 2 * DAY)
+    assert len(samples(database, "one", 0.0)) == 1

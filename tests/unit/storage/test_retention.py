@@ -1,20 +1,50 @@
 """What may be deleted goes, what may not stays, and what was there remains known."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import select
 
+from storage import retention
+from storage.database import Database
+from storage.enqueue import UNREADABLE
 from storage.errors import WrongState
-from storage.records import DeliveryState, JobState, Peer, Purged
+from storage.files import Files
+from storage.records import DAY, DeliveryState, Expired, JobState, Peer, Purged, Recovered
 from storage.retention import (
     ASSOCIATION_DAYS,
-    DAY,
     ROWS_AT_ONCE,
+    HeldWork,
+    expired,
     forget_associations,
     purge,
+    report_held_work,
 )
 from storage.schema import association, delivery_instance, derived_instance, instance
-from tests.unit.storage.purging import KEEP_DAYS, KEEP_UNROUTED_DAYS, files_of, old, sweep
-from tests.unit.storage.stored import Stored
+from storage.site import notices
+from storage.site.audit import Audit
+from tests.conftest import Clock
+from tests.unit.storage.stored import Stored, read_header
+
+KEEP_DAYS = 7.0
+KEEP_UNROUTED_DAYS = 1.0
+
+
+def old(stored: Stored) -> tuple[Expired, ...]:
+    return expired(stored.database, stored.clock.now, KEEP_DAYS, KEEP_UNROUTED_DAYS)
+
+
+def sweep(stored: Stored) -> Purged:
+    return purge(stored.database, stored.files, old(stored), stored.clock.now)
+
+
+def files_of(stored: Stored) -> list[Path]:
+    return [
+        path
+        for name in ("received", "derived")
+        for path in (stored.files.folder / name).rglob("*")
+        if path.is_file()
+    ]
 
 
 def test_a_delivered_series_goes_after_its_days_with_what_was_made_of_it(stored: Stored) -> None:
@@ -251,3 +281,194 @@ def test_associations_of_an_open_arrival_stay_and_of_a_complete_one_its_evidence
     assert forget_associations(stored.database, stored.clock.now) == 1
     assert stored.arrival(series_uid="1.2.2").released == 1
     assert stored.archive.arrival(complete.id).evidence == {"released": 1}
+
+
+# A purge that was interrupted is finished by the next sweep, and takes nothing that came again.
+
+
+class Killed(BaseException):
+    """Nobody catches it: the process ends here."""
+
+
+class DiesRemoving(Files):
+    """The node dies when it has removed so many files."""
+
+    left = 1_000_000
+
+    def remove(self, relative: str) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        super().remove(relative)
+
+
+@pytest.fixture
+def doomed(
+    database: Database, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> Stored:
+    """A series of 13 instances without a route, old enough to go; 10 files go at once."""
+    monkeypatch.setattr(retention, "FILES_AT_ONCE", 10)
+    stored = Stored(database, DiesRemoving(tmp_path / "var", 0), clock)
+    for number in range(13):
+        stored.receive(f"1.{number}")
+    stored.queue.complete(stored.arrival().id, {}, [])
+    clock.now += 2 * DAY
+    return stored
+
+
+def dies(stored: Stored, after: int) -> None:
+    """Begin to purge, and die; then the node starts again, long after the last clean stop."""
+    assert isinstance(stored.files, DiesRemoving)
+    stored.files.left = after
+    with pytest.raises(Killed):
+        sweep(stored)
+    stored.files.left = 1_000_000
+    assert stored.archive.recover(read_header, since=4e9) == Recovered()
+
+
+def dangling(stored: Stored) -> list[str]:
+    """Rows that name a file which is not there."""
+    with stored.database.reading() as db:
+        paths = db.execute(select(instance.c.path).where(instance.c.path.is_not(None))).scalars()
+        return [path for path in paths if not stored.files.path(path).exists()]
+
+
+@pytest.mark.parametrize("after", [0, 1, 9, 10, 12])
+def test_a_purge_that_a_crash_interrupted_goes_on_with_the_next_sweep(
+    doomed: Stored, after: int
+) -> None:
+    dies(doomed, after)
+    assert len(files_of(doomed)) == 13 - after
+    assert dangling(doomed) == []
+    (marked,) = expired(doomed.database, doomed.clock.now, 1000, 1000)  # no days save it now
+    assert purge(doomed.database, doomed.files, [marked], doomed.clock.now).series == (1,)
+    assert files_of(doomed) == []
+    assert doomed.archive.series()[0].bytes == 0
+    assert old(doomed) == ()
+
+
+def test_what_is_sent_again_after_an_interrupted_purge_stays(doomed: Stored) -> None:
+    dies(doomed, 11)
+    assert doomed.receive("1.0").is_new
+    assert not doomed.receive("1.12").is_new
+    doomed.queue.complete(doomed.arrival().id, {}, [])
+    assert old(doomed) == ()
+    assert len(files_of(doomed)) == 3
+    assert dangling(doomed) == []
+
+
+def test_the_received_and_the_derived_series_go_together_after_a_crash(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    stored = Stored(database, DiesRemoving(tmp_path / "var", 0), clock)
+    stored.ask("k", destinations=())
+    stored.succeed()
+    stored.clock.now += 8 * DAY
+    stored.files.left = 0  # type: ignore[attr-defined]  # of DiesRemoving
+    with pytest.raises(Killed):
+        sweep(stored)
+    stored.files.left = 10  # type: ignore[attr-defined]
+    assert len(files_of(stored)) == 4
+    assert sweep(stored).series == (1,)
+    assert files_of(stored) == []
+
+
+class SendsAgain(Files):
+    """A peer sends an instance again when the purge has begun and no received file is gone yet."""
+
+    stored: Stored | None = None
+
+    def remove(self, relative: str) -> None:
+        if self.stored is not None and relative.startswith("derived/"):
+            self.stored.receive("1.1")
+        super().remove(relative)
+
+
+def test_what_is_sent_again_within_a_purge_stays(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    files = SendsAgain(tmp_path / "var", 0)
+    stored = Stored(database, files, clock)
+    stored.ask("k", destinations=())
+    stored.succeed()
+    clock.now += 8 * DAY
+    files.stored = stored
+    sweep(stored)
+    assert len(stored.archive.instances(stored.arrival().id)) == 2
+    assert len(files_of(stored)) == 2
+    assert dangling(stored) == []
+    assert stored.complete("k").what == "requeued"  # what was made of it is gone
+
+
+def test_a_job_is_not_requeued_on_files_that_are_about_to_go(doomed: Stored) -> None:
+    doomed.receive("1.0")
+    job_id = doomed.complete("k").job_id
+    doomed.queue.fail(doomed.claim(), "ValueError", "No.")
+    doomed.clock.now += 2 * DAY
+    dies(doomed, 0)
+    with pytest.raises(WrongState, match="received files were removed on .* send the series again"):
+        doomed.queue.requeue(job_id)
+
+
+def test_a_file_that_cannot_be_removed_is_tried_again_and_stops_no_other(doomed: Stored) -> None:
+    with doomed.database.writing() as db:
+        one = instance.c.instance_uid == "1.7"
+        (good,) = db.execute(select(instance.c.path).where(one)).scalars()
+        db.execute(instance.update().where(one).values(path="../outside.dcm"))
+    assert sweep(doomed) == Purged(failed=(1,))
+    assert files_of(doomed) == [doomed.files.path(str(good))]
+    with doomed.database.writing() as db:
+        db.execute(instance.update().where(one).values(path=good))
+    assert sweep(doomed).series == (1,)
+    assert files_of(doomed) == []
+
+
+# What waits for a person keeps retention away, and somebody is told.
+
+
+def told(stored: Stored) -> HeldWork | None:
+    return report_held_work(stored.database, stored.clock.now, KEEP_DAYS)
+
+
+def test_a_dead_delivery_is_told_once_a_day_until_somebody_decides(stored: Stored) -> None:
+    stored.ask("k")
+    stored.succeed()
+    stored.ledger.hold(stored.start_delivery(), "NO_DESTINATION", "Nobody knows it.")
+    assert told(stored) is None  # it is young
+    stored.clock.now += (KEEP_DAYS + 1) * DAY
+    assert old(stored) == ()
+    assert told(stored) == HeldWork(series=1, jobs=0, deliveries=1)
+    assert told(stored) is None
+    stored.clock.now += DAY + 1
+    assert told(stored) == HeldWork(series=1, jobs=0, deliveries=1)
+    events = Audit(stored.database, stored.clock).list(what="notice")
+    assert [event.which for event in events] == ["retention waits"] * 2
+    assert "1 held deliveries wait for a person" in str(events[0].detail["sentence"])
+    posted = notices.address(stored.database, stored.clock(), (), ())
+    facts = {"sentence": events[0].detail["sentence"]}
+    assert [(notice.event, notice.facts) for notice in posted] == [("attention", facts)] * 2
+    stored.ledger.cancel(1)
+    stored.clock.now += 2 * DAY
+    assert told(stored) is None
+
+
+def test_a_held_job_is_told_too(stored: Stored) -> None:
+    stored.ask("k")
+    stored.queue.hold(stored.claim(), "MISSING_SLICES", "One is missing.")
+    stored.clock.now += (KEEP_DAYS + 1) * DAY
+    assert told(stored) == HeldWork(series=1, jobs=1, deliveries=0)
+
+
+def test_a_series_that_nobody_can_read_waits_until_it_was_sent_again(stored: Stored) -> None:
+    asked = stored.ask("k", stack=UNREADABLE)
+    stored.queue.hold(stored.claim(), "PIXEL_DATA_ERROR", "None can be read.")
+    stored.clock.now += 100 * DAY
+    assert old(stored) == ()  # no retention without a word
+    stored.receive("1.1", peer=Peer("ANOTHER", "MIDSLICE"))
+    stored.complete("other", peer=Peer("ANOTHER", "MIDSLICE"))
+    assert stored.queue.get(asked.job_id).reason == "PIXEL_DATA_ERROR"
+    stored.receive("1.1", version=b"whole")
+    stored.queue.complete(stored.arrival().id, {}, [])  # it is of no route, but can be read
+    done = stored.queue.get(asked.job_id)
+    assert (done.state, done.reason) == ("cancelled", "SUPERSEDED")
+    assert "can be read" in done.sentence

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from node.rules import routing
 from storage.records import Role
 from storage.retention import purge_one
 from storage.site import peers
@@ -46,7 +45,7 @@ def test_what_only_the_route_ends_is_put_back_once_the_route_has_changed(
     served: Site, person: Client, reason: str
 ) -> None:
     route = served.settings.routes[0]
-    kept = routing.parameters(route, {"label": ""})
+    kept = {"label": "", **route.options}
     for number, parameters in enumerate((kept, {**kept, "hold_below": 0.9}), start=1):
         told = {"stack": f"{number}", "parameters": parameters, "model": route.model}
         served.rows.ask(f"{number}", (f"1.{number}",), **told)

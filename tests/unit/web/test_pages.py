@@ -268,7 +268,7 @@ def test_only_so_many_searches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert kept.get("anna", first) == {"name": "a"}
 
 
-def test_pictures_are_one_look_of_a_person_at_a_job(served: Site) -> None:
+def test_pictures_are_one_view_of_a_person_and_a_job(served: Site) -> None:
     served.user("ada")
     served.user("vera", Role.VIEWER)
     job = with_result(served)
@@ -291,7 +291,14 @@ def test_pictures_are_one_look_of_a_person_at_a_job(served: Site) -> None:
     ]
 
 
-def test_looks_are_not_remembered_without_end(
+def test_a_request_that_overtakes_another_is_no_second_view(served: Site) -> None:
+    views = PictureViews(served.store.audit)
+    for now in (100.002, 100.001, 100.003):
+        views.record("ada", 1, now)
+    assert [which for _, _, which in served.audited()] == ["job 1"]
+
+
+def test_views_are_not_remembered_without_end(
     served: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state, "MOST_VIEWS", 2)

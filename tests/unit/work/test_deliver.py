@@ -262,7 +262,7 @@ def test_a_paused_destination_gets_nothing_until_somebody_lets_it_go_on(site: Si
     pause(site, on=True)
     site.configure(PACS, ARCHIVE)
     site.stored.ledger.redeliver(1, "archive")
-    others = site.stored.ledger.of_derived(waiting.derived_id)
+    others = site.stored.ledger.of_job(1)
     (archived,) = (site.tried(other) for other in others if other.destination == "archive")
     assert archived.state is DeliveryState.SENT
     assert site.stored.ledger.get(waiting.id).attempt == 0

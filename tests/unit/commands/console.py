@@ -14,7 +14,7 @@ from tests.unit.storage.stored import Stored
 
 
 @dataclass(frozen=True)
-class Said:
+class Result:
     """What a command left: status, standard output, standard error."""
 
     status: int
@@ -26,7 +26,7 @@ class Said:
         return json.loads(self.out)
 
 
-Midslice = Callable[..., Said]
+Midslice = Callable[..., Result]
 
 
 def configure(folder: Path, *, port: int = 1) -> Path:

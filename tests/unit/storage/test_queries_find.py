@@ -7,7 +7,7 @@ import pytest
 
 from storage.database import Database
 from storage.files import Files
-from storage.queries import find
+from storage.queries import find, overview
 from storage.queries.find import Wanted, delivery_ids, held_deliveries
 from storage.records import JobState, Peer, Received
 from storage.site import selftests
@@ -250,11 +250,9 @@ def test_the_series_of_a_self_test_is_no_patients(stored: Stored) -> None:
 
 def test_a_job_is_one_line_with_whose_it_is(filled: Stored) -> None:
     (first, *_) = find.job_ids(filled.database, Wanted())
-    line = find.job_summary(filled.database, first)
-    assert line is not None
+    line = overview.job_detail(filled.database, first).line
     assert (line.subject.patient_name, line.sender) == ("Müller^Änne", "CT1")
     assert line.destinations == ("pacs", "to-CT1")
-    assert find.job_summary(filled.database, 999) is None
 
 
 def test_a_search_knows_whether_it_names_a_patient() -> None:

@@ -11,12 +11,12 @@ from node.commands.terminal import opened
 from node.web import access
 from storage.records import Role
 from storage.site import people
-from tests.unit.commands.said import Midslice, Said, rows
+from tests.unit.commands.console import Midslice, Result, rows
 
 PASSWORD = "correct horse"
 
 
-def add(midslice: Midslice, name: str, role: str) -> Said:
+def add(midslice: Midslice, name: str, role: str) -> Result:
     return midslice("user", "add", name, "--role", role, typed=f"{PASSWORD}\n")
 
 
@@ -33,19 +33,19 @@ def test_a_user_is_added_listed_changed_and_removed(midslice: Midslice, tmp_path
     assert midslice("user", "remove", "otto").status == 0
     assert "otto" not in midslice("user", "list").out
     with rows(tmp_path) as kept:
-        found = people.find_user(kept.database, "anna")
-        assert found is not None
-        assert access.is_password(PASSWORD, found.password)
+        user = people.find_user(kept.database, "anna")
+        assert user is not None
+        assert access.is_password(PASSWORD, user.password)
 
 
 def test_a_new_password_is_the_one_that_counts(midslice: Midslice, tmp_path: Path) -> None:
     add(midslice, "anna", "administrator")
     assert midslice("user", "password", "anna", typed="another long one\n").status == 0
     with rows(tmp_path) as kept:
-        found = people.find_user(kept.database, "anna")
-        assert found is not None
-        assert not access.is_password(PASSWORD, found.password)
-        assert access.is_password("another long one", found.password)
+        user = people.find_user(kept.database, "anna")
+        assert user is not None
+        assert not access.is_password(PASSWORD, user.password)
+        assert access.is_password("another long one", user.password)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_a_new_password_is_the_one_that_counts(midslice: Midslice, tmp_path: Pat
 def test_what_cannot_be_is_said_in_one_line(
     midslice: Midslice, arguments: tuple[str, ...], typed: str, status: int, says: str
 ) -> None:
-    said = midslice(*arguments, typed=f"{typed}\n")
-    assert said.status == status
-    assert says in said.err
-    assert said.err.count("\n") == 1
+    result = midslice(*arguments, typed=f"{typed}\n")
+    assert result.status == status
+    assert says in result.err
+    assert result.err.count("\n") == 1
 
 
 def test_a_password_is_typed_twice_at_a_terminal(
@@ -85,14 +85,14 @@ def test_a_password_is_typed_twice_at_a_terminal(
 
 
 def test_a_token_is_shown_once_and_revoked(midslice: Midslice, tmp_path: Path) -> None:
-    made = midslice("token", "add", "lab", "--role", "operator", "--json").json
-    assert made["token"] not in midslice("token", "list").out
+    added = midslice("token", "add", "lab", "--role", "operator", "--json").json
+    assert added["token"] not in midslice("token", "list").out
     with rows(tmp_path) as kept:
-        digest = access.digest(made["token"])
-        found = people.find_token(kept.database, 0.0, digest)
-        assert found is not None
-        assert found.role is Role.OPERATOR
-        assert midslice("token", "revoke", made["id"]).status == 0
+        digest = access.digest(added["token"])
+        token = people.find_token(kept.database, 0.0, digest)
+        assert token is not None
+        assert token.role is Role.OPERATOR
+        assert midslice("token", "revoke", added["id"]).status == 0
         assert people.find_token(kept.database, 0.0, digest) is None
 
 

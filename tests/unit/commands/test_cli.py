@@ -1,4 +1,4 @@
-"""The command line as such: help, wrong use, a wrong configuration, and what nobody foresaw."""
+"""The command line as such: help, wrong use, errors; check, conformance, events."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.commands.said import Midslice
+from tests.unit.commands.console import Midslice
 
 ROOT = Path(__file__).parents[3]
 
@@ -82,20 +82,20 @@ def test_the_parent_of_serve_never_imports_torch() -> None:
 def test_wrong_use_is_one_line_on_standard_error_and_status_2(
     midslice: Midslice, arguments: tuple[str, ...], expected: str
 ) -> None:
-    said = midslice(*arguments)
-    assert said.status == 2
-    assert expected in said.err
-    assert len(said.err.splitlines()) == 1
-    assert said.out == ""
+    result = midslice(*arguments)
+    assert result.status == 2
+    assert expected in result.err
+    assert len(result.err.splitlines()) == 1
+    assert result.out == ""
 
 
 def test_factor_and_target_spacing_exclude_each_other(midslice: Midslice) -> None:
-    said = midslice(
+    result = midslice(
         *("process", ".", "--model", "linear", "--out", "o", "--factor", 2),
         *("--target-spacing", 1.0),
     )
-    assert said.status == 2
-    assert "--factor and --target-spacing exclude each other" in said.err
+    assert result.status == 2
+    assert "--factor and --target-spacing exclude each other" in result.err
 
 
 def test_each_mistake_of_the_configuration_is_a_line_and_nothing_starts(
@@ -103,9 +103,9 @@ def test_each_mistake_of_the_configuration_is_a_line_and_nothing_starts(
 ) -> None:
     (tmp_path / "config.toml").write_text('[node]\nport = "x"\n[web]\nport = -1\n')
     for command in (("jobs",), ("check",), ("serve",), ("conformance",), ("models",)):
-        said = midslice(*command)
-        assert said.status == 2
-        assert said.err.splitlines() == [
+        result = midslice(*command)
+        assert result.status == 2
+        assert result.err.splitlines() == [
             'config.toml: node.port = "x": integer 0-65535',
             "config.toml: web.port = -1: integer 0-65535",
         ]
@@ -114,7 +114,61 @@ def test_each_mistake_of_the_configuration_is_a_line_and_nothing_starts(
 
 def test_an_error_that_nobody_foresaw_shows_no_value(midslice: Midslice, tmp_path: Path) -> None:
     (tmp_path / "var").write_text("a file where a folder belongs")
-    said = midslice("jobs")
-    assert said.status == 1
-    assert len(said.err.splitlines()) == 1
-    assert said.err.startswith("midslice: FileExistsError at ")
+    result = midslice("jobs")
+    assert result.status == 1
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith("midslice: FileExistsError at ")
+
+
+def test_check_prints_one_line_a_finding_and_fails_on_a_fault(
+    midslice: Midslice,
+) -> None:
+    result = midslice("check")
+    assert result.status == 1  # the destinations of the fixture are not there
+    levels = [line.split()[0] for line in result.out.splitlines()]
+    assert set(levels) <= {"ok", "warning", "fault"}
+    assert levels.count("fault") == 2
+    assert "fault   destination pacs: STORESCP at 127.0.0.1:1 refuses" in result.out
+    document = midslice("check", "--json").json
+    assert document["ok"] is False
+    assert [finding["level"] for finding in document["findings"]] == levels
+
+
+def test_conformance_prints_the_statement_of_this_configuration(
+    midslice: Midslice,
+) -> None:
+    result = midslice("conformance")
+    assert result.status == 0
+    assert result.out.startswith("# DICOM conformance statement of Midslice\n")
+    assert (
+        "| `ct-slices` | `MIDSLICE` | any | everything | `linear` | factor 2 | `pacs` |"
+        in result.out
+    )
+
+
+def test_events_prints_the_table_of_the_log(midslice: Midslice) -> None:
+    assert "job held" in midslice("events").out
+    result = midslice("events", "--json")
+    assert result.status == 0
+    row = next(row for row in result.json["events"] if row["event"] == "delivery delayed")
+    assert row == {
+        "event": "delivery delayed",
+        "level": "warning",
+        "keys": ["destination", "delivery", "seconds"],
+        "meaning": "tried again after `seconds`",
+    }
+
+
+def test_the_conformance_statement_is_a_page_whose_text_is_text(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    match = "match = { StudyDescription = { regex = '<script>alert(1)</script>' } }"
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write(f"{match}\n")
+    result = midslice("conformance", "--html")
+    assert result.status == 0
+    assert result.out.startswith("<!doctype html>")
+    assert "<table>" in result.out
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in result.out
+    assert "<script" not in result.out
+    assert "src=" not in result.out

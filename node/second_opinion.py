@@ -1,0 +1,725 @@
+"""A second opinion on a derived series: its files beside those it was made from.
+
+It reads them with pydicom and knows nothing of the product, so that a mistake of the product is
+not made twice. The demo, the self-test and the tests judge by it. One table, `CHECKS`, says what
+must be true.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.charset import python_encoding
+from pydicom.dataelem import RawDataElement
+
+Hounsfield = NDArray[np.float64]  # (rows, columns)
+Rescale = tuple[float, float]  # slope, intercept
+
+POSITION_MM = 1e-4  # a decimal string of 16 characters is far more exact
+SAME_PLACE_MM = 0.01
+SPACING_MM = 0.02  # how far the distances of a series may be from the one that it declares
+COSINES = 1e-4
+RATIO_TOLERANCE = 0.01  # of gap to target spacing: 5.02 mm at 2.5 mm are two slices, not three
+MOST_FACTOR = 10
+MOST_CHARACTERS = 64  # of a Long String
+MOST_FAULTS = 3  # of a check are shown
+
+UUID_UID = re.compile(r"2\.25\.[1-9][0-9]{0,38}")
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203)}
+SPATIAL_RESAMPLING = "113085"  # PS3.16 CID 7203
+ACQUISITION, PROCESSING, SYNTHESIZING = "109101", "109102", "109100"  # PS3.16 CID 7005
+
+# Must be a source's bytes wherever the sources have them, and absent where they have not.
+PATIENT_AND_STUDY = """
+    PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex PatientAge PatientSize
+    PatientWeight PatientComments OtherPatientNames EthnicGroup PatientIdentityRemoved
+    DeidentificationMethod StudyInstanceUID StudyDate StudyTime StudyID StudyDescription
+    AccessionNumber ReferringPhysicianName SpecificCharacterSet
+    """.split()  # noqa: SIM905
+# Must be the same on all instances, or viewers split the series.
+CONSTANT = """
+    SeriesInstanceUID SeriesNumber SeriesDescription SeriesDate SeriesTime ContentDate ContentTime
+    ImageType AcquisitionNumber FrameOfReferenceUID ImageOrientationPatient PixelSpacing Rows
+    Columns StudyInstanceUID Manufacturer ManufacturerModelName StationName ContentQualification
+    WindowCenter WindowWidth SpacingBetweenSlices ConvolutionKernel KVP
+    """.split()  # noqa: SIM905
+CONSTANT_AS_RECEIVED = ("SliceThickness", "RescaleSlope", "RescaleIntercept")
+PIXEL_FORMAT = (
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "PhotometricInterpretation",
+)
+# Everything that a derived CT header may hold, written down apart from the product's list.
+ALLOWED = frozenset(
+    """
+    SpecificCharacterSet ImageType InstanceCreationDate InstanceCreationTime InstanceCreatorUID
+    SOPClassUID SOPInstanceUID SyntheticData StudyDate SeriesDate AcquisitionDate ContentDate
+    AcquisitionDateTime StudyTime SeriesTime AcquisitionTime ContentTime AccessionNumber
+    IssuerOfAccessionNumberSequence Modality Manufacturer InstitutionName InstitutionAddress
+    ReferringPhysicianName ReferringPhysicianIdentificationSequence TimezoneOffsetFromUTC
+    StationName StudyDescription ProcedureCodeSequence SeriesDescription
+    InstitutionalDepartmentName PhysiciansOfRecord PhysiciansOfRecordIdentificationSequence
+    NameOfPhysiciansReadingStudy PhysiciansReadingStudyIdentificationSequence
+    ConsultingPhysicianName ConsultingPhysicianIdentificationSequence AdmittingDiagnosesDescription
+    AdmittingDiagnosesCodeSequence ManufacturerModelName ReferencedStudySequence
+    ReferencedPatientSequence ReferencedSeriesSequence AnatomicRegionSequence RelatedSeriesSequence
+    DerivationDescription SourceImageSequence AcquisitionUID IrradiationEventUID
+    DerivationCodeSequence PatientName PatientID IssuerOfPatientID TypeOfPatientID
+    IssuerOfPatientIDQualifiersSequence PatientBirthDate PatientBirthTime PatientSex
+    PatientAlternativeCalendar PatientBirthDateInAlternativeCalendar OtherPatientIDs
+    OtherPatientIDsSequence OtherPatientNames PatientAge PatientSize PatientSizeCodeSequence
+    PatientBodyMassIndex PatientWeight MedicalAlerts Allergies EthnicGroup EthnicGroupCodeSequence
+    Occupation SmokingStatus AdditionalPatientHistory PregnancyStatus LastMenstrualDate
+    PatientSexNeutered ResponsiblePerson ResponsiblePersonRole ResponsibleOrganization
+    PatientComments QualityControlSubject PatientSpeciesDescription PatientSpeciesCodeSequence
+    PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence
+    ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName ClinicalTrialSiteID
+    ClinicalTrialSiteName ClinicalTrialSubjectID ClinicalTrialSubjectReadingID
+    ClinicalTrialTimePointID ClinicalTrialTimePointDescription
+    ClinicalTrialProtocolEthicsCommitteeName ClinicalTrialProtocolEthicsCommitteeApprovalNumber
+    ConsentForClinicalTrialUseSequence LongitudinalTemporalOffsetFromEvent
+    LongitudinalTemporalEventType LongitudinalTemporalInformationModified
+    ContrastBolusAgent ContrastBolusAgentSequence ContrastBolusAdministrationRouteSequence
+    BodyPartExamined SliceThickness KVP SpacingBetweenSlices DataCollectionDiameter SoftwareVersions
+    ProtocolName ContrastBolusRoute ContrastBolusVolume ContrastBolusStartTime ContrastBolusStopTime
+    ContrastBolusTotalDose ContrastFlowRate ContrastFlowDuration ContrastBolusIngredient
+    ContrastBolusIngredientConcentration ReconstructionDiameter GantryDetectorTilt TableHeight
+    RotationDirection FilterType ConvolutionKernel PatientPosition ContentQualification
+    ContributingEquipmentSequence StudyInstanceUID SeriesInstanceUID StudyID SeriesNumber
+    AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient
+    FrameOfReferenceUID Laterality PositionReferenceIndicator SliceLocation ImageComments
+    SamplesPerPixel PhotometricInterpretation Rows Columns PixelSpacing BitsAllocated BitsStored
+    HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit QualityControlImage
+    BurnedInAnnotation RecognizableVisualFeatures WindowCenter WindowWidth RescaleIntercept
+    RescaleSlope RescaleType WindowCenterWidthExplanation VOILUTFunction LossyImageCompression
+    LossyImageCompressionRatio LossyImageCompressionMethod RequestAttributesSequence
+    RequestingService RequestingServiceCodeSequence ReasonForPerformedProcedureCodeSequence
+    ReasonForVisit ReasonForVisitCodeSequence AdmissionID IssuerOfAdmissionIDSequence
+    ServiceEpisodeID IssuerOfServiceEpisodeIDSequence ServiceEpisodeDescription PatientState
+    AnatomicalOrientationType PixelData
+    """.split()  # noqa: SIM905  (a page of quoted words is harder to read)
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One instance: its header as pydicom reads it, and the bytes of some attributes."""
+
+    header: Dataset
+    encoded: dict[str, bytes]
+
+    @classmethod
+    def read(cls, path: Path) -> "Slice":
+        """The instance in a Part 10 file."""
+        header = dcmread(path)
+        elements = {
+            keyword: header.get_item(keyword)
+            for keyword in {*PATIENT_AND_STUDY, *CONSTANT, *CONSTANT_AS_RECEIVED}
+            if keyword in header
+        }
+        return cls(header, {keyword: _bytes(element) for keyword, element in elements.items()})
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return Path(str(self.header.filename)).name
+
+    @property
+    def uid(self) -> str:
+        return str(self.header.SOPInstanceUID)
+
+    @cached_property
+    def position(self) -> NDArray[np.float64]:
+        return np.array(self.header.ImagePositionPatient, float)
+
+    @cached_property
+    def rescale(self) -> Rescale:
+        return float(self.header.RescaleSlope), float(self.header.RescaleIntercept)
+
+    @property
+    def storable(self) -> tuple[int, int]:
+        """The least and the greatest value that Bits Stored and the sign allow."""
+        bits = int(self.header.BitsStored)
+        least = -(1 << (bits - 1)) if self.header.PixelRepresentation else 0
+        return least, least + (1 << bits) - 1
+
+    @property
+    def pixels(self) -> NDArray[np.int64]:
+        """Stored values without what lies above High Bit."""
+        return self.as_stored(self.header.pixel_array.astype(np.int64))
+
+    @property
+    def padding(self) -> int | None:
+        """The stored value outside the field of view, where one is declared."""
+        declared = self.header.get("PixelPaddingValue")
+        return None if declared is None else int(self.as_stored(np.array([int(declared)]))[0])
+
+    def as_stored(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Values in the bits and with the sign of this instance."""
+        bits = int(self.header.BitsStored)
+        values = values & ((1 << bits) - 1)
+        if self.header.PixelRepresentation:
+            values[values >= 1 << (bits - 1)] -= 1 << bits
+        return values
+
+    def hounsfield(self) -> Hounsfield:
+        slope, intercept = self.rescale
+        return np.asarray(self.pixels * slope + intercept)
+
+    def is_lossy(self) -> bool:
+        """It was compressed lossily at some time: marked so, or encoded so now."""
+        syntax = str(self.header.file_meta.TransferSyntaxUID)
+        return self.header.get("LossyImageCompression") == "01" or syntax in LOSSY
+
+
+def _bytes(element: DataElement | RawDataElement) -> bytes:
+    value = element.value if isinstance(element.value, bytes) else str(element.value).encode()
+    return value.rstrip(b" \0")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSeries:
+    """The slices of one series in ascending order along their common normal."""
+
+    slices: tuple[Slice, ...]
+    heights_mm: NDArray[np.float64]  # (slices,): along the normal
+
+    @classmethod
+    def read(cls, paths: Sequence[Path]) -> "ImageSeries":
+        """The series in Part 10 files, whatever their names and their order."""
+        return cls.of([Slice.read(path) for path in paths])
+
+    @classmethod
+    def of(cls, slices: Sequence[Slice]) -> "ImageSeries":
+        """The series of these slices."""
+        if not slices:
+            raise ValueError("a series without slices")
+        cosines = np.array(slices[0].header.ImageOrientationPatient, float)
+        normal = np.cross(cosines[:3], cosines[3:])
+        heights = np.array([slice_.position @ normal for slice_ in slices])
+        order = np.argsort(heights, kind="stable")
+        return cls(tuple(slices[index] for index in order), heights[order])
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def headers(self) -> Iterator[Dataset]:
+        """Of each slice."""
+        return (slice_.header for slice_ in self.slices)
+
+    @property
+    def series_uid(self) -> str:
+        """Of the first slice."""
+        return str(self.slices[0].header.SeriesInstanceUID)
+
+    @cached_property
+    def gap_mm(self) -> float:
+        """The usual distance between neighbours; 0 for a single slice."""
+        return float(np.median(np.diff(self.heights_mm))) if len(self) > 1 else 0.0
+
+    @cached_property
+    def pixel_spacing_mm(self) -> tuple[float, float]:
+        """Between rows, between columns."""
+        rows, columns = self.slices[0].header.PixelSpacing
+        return float(rows), float(columns)
+
+    def hounsfield(self, index: int) -> Hounsfield:
+        """One slice in HU."""
+        return self.slices[index].hounsfield()
+
+    def volume(self) -> NDArray[np.int16]:
+        """(slices, rows, columns) HU, rounded: enough for a picture, half the memory."""
+        first = self.slices[0].header
+        whole = np.empty((len(self), first.Rows, first.Columns), np.int16)
+        for index, slice_ in enumerate(self.slices):
+            whole[index] = np.clip(np.rint(slice_.hounsfield()), -32768, 32767)
+        return whole
+
+    def at(self, height_mm: float) -> int | None:
+        """The index of the slice at that height, where there is one."""
+        nearest = int(np.argmin(np.abs(self.heights_mm - height_mm)))
+        return nearest if abs(self.heights_mm[nearest] - height_mm) < SAME_PLACE_MM else None
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedSlice:
+    """A slice that must be there: between two received ones, or a copy of one."""
+
+    before: Slice
+    after: Slice
+    fraction: float
+
+    @property
+    def is_generated(self) -> bool:
+        return self.fraction > 0.0
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        step = self.after.position - self.before.position
+        return np.asarray(self.before.position + self.fraction * step)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The received and the derived series, and the slices that the derived one must have."""
+
+    received: ImageSeries
+    derived: ImageSeries
+    expected: tuple[ExpectedSlice, ...]
+
+    def pairs(self) -> Iterator[tuple[Slice, ExpectedSlice]]:
+        """Each derived slice with the one that is expected there."""
+        return zip(self.derived.slices, self.expected, strict=True)
+
+    @cached_property
+    def common_rescale(self) -> Rescale | None:
+        """Of all generated slices where the received ones differ: the finest with enough room."""
+        slices = self.received.slices
+        if len({slice_.rescale for slice_ in slices}) == 1:
+            return None
+        ends = [(plane.min(), plane.max()) for plane in map(Slice.hounsfield, slices)]
+        low, high = min(least for least, _ in ends), max(most for _, most in ends)
+        finest = min(abs(slice_.rescale[0]) for slice_ in slices)
+        for slice_ in slices:
+            slope, intercept = slice_.rescale
+            room = sorted(value * slope + intercept for value in slice_.storable)
+            if abs(slope) == finest and room[0] <= low and high <= room[1]:
+                return slice_.rescale
+        return None
+
+    def facts(self) -> dict[str, object]:
+        """The values that the sentences of `CHECKS` name."""
+        received, derived = self.received, self.derived
+        generated = [slice_.is_generated for slice_ in self.expected].count(True)
+        return {
+            "received": len(received),
+            "derived": len(derived),
+            "generated": generated,
+            "copied": len(derived) - generated,
+            "gap_mm": derived.gap_mm,
+            "length_mm": float(np.ptp(derived.heights_mm)),
+            "description": derived.slices[0].header.get("SeriesDescription", ""),
+            "scanner": received.slices[0].header.get("ManufacturerModelName", ""),
+            "model": ", ".join(sorted(models(derived))) or "none",
+        }
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table: what must be true, whether it is, and what was found."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def check(
+    received: Sequence[Path],
+    derived: Sequence[Path],
+    *,
+    factor: int | None = None,
+    target_spacing_mm: float | None = None,
+    include_received: bool = True,
+    closed_gaps: Sequence[int] = (),
+) -> list[str]:
+    """Everything that is wrong with the files of a derived series; nothing where it is right.
+
+    `received` is the stack that it was made of; `closed_gaps` are gaps that get no slices.
+    """
+    if not derived:
+        return ["a series without slices"]
+    evidence = judge(
+        ImageSeries.read(received),
+        ImageSeries.read(derived),
+        factor=factor,
+        target_spacing_mm=target_spacing_mm,
+        include_received=include_received,
+        closed_gaps=closed_gaps,
+    )
+    return [fault for _, _, faults in _judged(evidence) for fault in faults]
+
+
+def verify(received: ImageSeries, derived: ImageSeries, factor: int) -> list[Check]:
+    """Every check as a row, in the order in which a person would ask."""
+    evidence = judge(received, derived, factor=factor)
+    rows = []
+    for name, sentence, faults in _judged(evidence):
+        more = f" and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        found = "; ".join(faults[:MOST_FAULTS]) + more
+        rows.append(Check(name, not faults, found or sentence.format(**evidence.facts())))
+    return rows
+
+
+def judge(
+    received: ImageSeries,
+    derived: ImageSeries,
+    *,
+    factor: int | None = None,
+    target_spacing_mm: float | None = None,
+    include_received: bool = True,
+    closed_gaps: Sequence[int] = (),
+) -> Evidence:
+    """The evidence on a derived series and what was asked for."""
+    factors = _factors(received, factor, target_spacing_mm)
+    for gap in closed_gaps:
+        factors[gap] = 1
+    slices = _expected_slices(received.slices, factors, include_received=include_received)
+    return Evidence(received, derived, tuple(slices))
+
+
+def models(derived: ImageSeries) -> set[str]:
+    """Name and version of each model that generated slices of a series."""
+    return {
+        f"{item.get('ManufacturerModelName', '')} {_version(item)}".strip()
+        for header in derived.headers
+        for item in header.get("ContributingEquipmentSequence", ())
+        if _purpose(item) == SYNTHESIZING
+    }
+
+
+def _judged(evidence: Evidence) -> Iterator[tuple[str, str, list[str]]]:
+    """(check, what is true, what is wrong instead) as far as the number of slices allows."""
+    for name, sentence, faults_of in CHECKS:
+        faults = []
+        try:
+            faults = list(faults_of(evidence))
+        except (AttributeError, KeyError, IndexError) as absent:
+            faults = [f"absent: {absent}"]
+        yield name, sentence, faults
+        if len(evidence.derived) != len(evidence.expected):
+            return
+
+
+def _factors(received: ImageSeries, factor: int | None, target_mm: float | None) -> list[int]:
+    """Slices out per slice in, of each gap."""
+    gaps = np.diff(received.heights_mm)
+    if factor is not None:
+        return [factor] * len(gaps)
+    assert target_mm is not None
+    ratios = [math.ceil(gap / target_mm - RATIO_TOLERANCE) for gap in gaps]
+    return [max(1, min(MOST_FACTOR, ratio)) for ratio in ratios]
+
+
+def _expected_slices(
+    slices: Sequence[Slice], factors: Sequence[int], *, include_received: bool
+) -> Iterator[ExpectedSlice]:
+    for index, slice_ in enumerate(slices):
+        if include_received:
+            yield ExpectedSlice(slice_, slice_, 0.0)
+        if index < len(factors):
+            for step in range(1, factors[index]):
+                yield ExpectedSlice(slice_, slices[index + 1], step / factors[index])
+
+
+Faults = Iterator[str]
+
+
+def each_slice(
+    faults_of: Callable[[Slice, ExpectedSlice, Evidence], Faults],
+) -> Callable[[Evidence], Faults]:
+    """A check of all slices from a check of one; a fault begins with the name of the file."""
+
+    def faults_of_all(evidence: Evidence) -> Faults:
+        for slice_, expected in evidence.pairs():
+            for fault in faults_of(slice_, expected, evidence):
+                yield f"{slice_.name}: {fault}"
+
+    return faults_of_all
+
+
+def _count(evidence: Evidence) -> Faults:
+    if len(evidence.derived) != len(evidence.expected):
+        yield f"{len(evidence.derived)} slices, expected {len(evidence.expected)}"
+
+
+def _position(evidence: Evidence) -> Faults:
+    yield from each_slice(_position_of_slice)(evidence)
+    gaps = np.diff(evidence.derived.heights_mm)
+    is_regular = len(gaps) > 0 and np.ptp(gaps) < POSITION_MM
+    declared = evidence.derived.slices[0].header.get("SpacingBetweenSlices")
+    if declared is None:
+        if is_regular:
+            yield "a regular series does not say its Spacing Between Slices"
+        return
+    allowed_mm = POSITION_MM if is_regular else SPACING_MM
+    if np.abs(gaps - float(declared)).max(initial=0.0) > allowed_mm:
+        yield f"Spacing Between Slices says {declared} mm"
+
+
+def _position_of_slice(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+    if np.abs(slice_.position - expected.position).max() > POSITION_MM:
+        yield f"lies at {slice_.position}, not at {expected.position}"
+    for keyword in ("ImageOrientationPatient", "PixelSpacing"):
+        difference = _numbers(slice_, keyword) - _numbers(expected.before, keyword)
+        if np.abs(difference).max() > COSINES:
+            yield f"{keyword} differs"
+
+
+def _numbers(slice_: Slice, keyword: str) -> NDArray[np.float64]:
+    return np.array(slice_.header[keyword].value, float)
+
+
+def _copies(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+    if expected.is_generated:
+        return
+    if not np.array_equal(slice_.pixels, expected.before.pixels):
+        yield "the copied slice differs from the received one"
+    if "DerivationCodeSequence" in slice_.header:
+        yield "a copy says that it was resampled"
+
+
+def _pixel_format(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
+    derived, received = slice_.header, expected.before.header
+    for keyword in PIXEL_FORMAT:
+        if derived[keyword].value != received[keyword].value:
+            yield f"{keyword} differs"
+    if derived.HighBit != derived.BitsStored - 1:
+        yield "High Bit is not Bits Stored - 1"
+    common = evidence.common_rescale if expected.is_generated else None
+    rescale = common or expected.before.rescale
+    for keyword, value in zip(("RescaleSlope", "RescaleIntercept"), rescale, strict=True):
+        if abs(float(derived[keyword].value) - value) > 1e-9:
+            yield f"{keyword} differs"
+    if derived.file_meta.TransferSyntaxUID != EXPLICIT_LITTLE_ENDIAN:
+        yield "not Explicit VR Little Endian"
+    if any(map(Slice.is_lossy, evidence.received.slices)) and not slice_.is_lossy():
+        yield "the mark of lossy compression is gone"
+
+
+def _generated_values(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+    if not expected.is_generated:
+        return
+    values, before, after = (
+        item.hounsfield() for item in (slice_, expected.before, expected.after)
+    )
+    # Where the neighbours are rescaled differently, values are rounded twice.
+    slack = 0.0 if expected.before.rescale == expected.after.rescale else abs(slice_.rescale[0])
+    low, high = min(before.min(), after.min()), max(before.max(), after.max())
+    if values.min() < low - slack or values.max() > high + slack:
+        yield "generated values lie outside those of the two neighbours"
+    padding = expected.before.padding
+    if padding is not None:
+        either = (expected.before.pixels == padding) | (expected.after.pixels == padding)
+        if not np.array_equal(slice_.pixels == padding, either):
+            yield "padding is not where a neighbour has it"
+
+
+def _synthetic(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+    stated, true = slice_.header.SyntheticData, "YES" if expected.is_generated else "NO"
+    if stated != true:
+        yield f"Synthetic Data is {stated}, not {true}"
+
+
+def _description(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
+    header = slice_.header
+    if list(header.ImageType) != ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]:
+        yield f"Image Type is {header.ImageType}"
+    if header.SOPClassUID != evidence.received.slices[0].header.SOPClassUID:
+        yield "SOP Class UID differs"
+    if header.Modality != "CT" or header.ContentQualification not in (
+        "RESEARCH",
+        "PRODUCT",
+        "SERVICE",
+    ):
+        yield "Modality or Content Qualification"
+    description = header.SeriesDescription
+    if "NOT ACQUIRED" not in description or len(description) > MOST_CHARACTERS:
+        yield f"Series Description is {description!r}"
+    words = "not acquired" if expected.is_generated else "copied unchanged"
+    if words not in header.DerivationDescription:
+        yield f"Derivation Description does not say {words!r}"
+    if expected.is_generated and header.DerivationCodeSequence[0].CodeValue != SPATIAL_RESAMPLING:
+        yield "Derivation Code is not spatial resampling"
+
+
+def _fresh(evidence: Evidence) -> Faults:
+    uids = {slice_.uid for slice_ in evidence.derived.slices}
+    if len(uids) != len(evidence.derived):
+        yield "two slices have the same SOP Instance UID"
+    yield from each_slice(_fresh_slice)(evidence)
+
+
+def _fresh_slice(slice_: Slice, _: ExpectedSlice, evidence: Evidence) -> Faults:
+    header, received = slice_.header, evidence.received
+    used = {received.series_uid, *(source.uid for source in received.slices)}
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        uid = str(header[keyword].value)
+        if uid in used:
+            yield f"{keyword} is one of the received series"
+        if not UUID_UID.fullmatch(uid):
+            yield f"{keyword} {uid} is not of the form 2.25.UUID"
+    if header.file_meta.MediaStorageSOPInstanceUID != header.SOPInstanceUID:
+        yield "the file meta information names another instance"
+
+
+def _one_stack(evidence: Evidence) -> Faults:
+    received, derived = evidence.received.slices, evidence.derived.slices
+    same = [keyword for keyword in CONSTANT_AS_RECEIVED if not _varies(keyword, received)]
+    for keyword in (*CONSTANT, *same):
+        if _varies(keyword, derived):
+            yield f"{keyword} varies within the series"
+    numbers = [int(header.InstanceNumber) for header in evidence.derived.headers]
+    first, last = (slice_.header.get("InstanceNumber") for slice_ in (received[0], received[-1]))
+    descends = first is not None and last is not None and last < first
+    if numbers != sorted(range(1, len(derived) + 1), reverse=bool(descends)):
+        yield "Instance Numbers are not 1 to N in the direction of the received ones"
+
+
+def _varies(keyword: str, slices: Sequence[Slice]) -> bool:
+    return len({slice_.encoded.get(keyword) for slice_ in slices}) > 1
+
+
+def _patient(slice_: Slice, _: ExpectedSlice, evidence: Evidence) -> Faults:
+    for keyword in PATIENT_AND_STUDY:
+        known = {source.encoded.get(keyword) for source in evidence.received.slices}
+        if slice_.encoded.get(keyword) not in known:
+            yield f"{keyword} is not that of the received series"
+
+
+def _frame_of_reference(evidence: Evidence) -> Faults:
+    received = {str(header.FrameOfReferenceUID) for header in evidence.received.headers}
+    derived = {str(header.FrameOfReferenceUID) for header in evidence.derived.headers}
+    if not derived <= received:
+        yield "a Frame of Reference UID that the scanner did not send"
+    if len(derived) != 1:
+        yield f"{len(derived)} Frame of Reference UIDs in one series"
+
+
+def _references(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
+    header = slice_.header
+    sources = [str(item.ReferencedSOPInstanceUID) for item in header.SourceImageSequence]
+    listed = [
+        str(instance.ReferencedSOPInstanceUID)
+        for series in header.ReferencedSeriesSequence
+        for instance in series.ReferencedInstanceSequence
+    ]
+    related = {str(item.SeriesInstanceUID) for item in header.RelatedSeriesSequence}
+    preserved = {str(item.SpatialLocationsPreserved) for item in header.SourceImageSequence}
+    neighbours = {expected.before.uid, expected.after.uid}
+    if not neighbours <= set(sources):
+        yield "a slice that it was made from is not named"
+    if not expected.is_generated and set(sources) != neighbours:
+        yield "a copy names more than its source"
+    if not set(sources) <= {source.uid for source in evidence.received.slices}:
+        yield "an instance is named that was never sent"
+    if sorted(sources) != sorted(listed):
+        yield "Referenced Series Sequence does not list exactly the source images"
+    if related != {evidence.received.series_uid}:
+        yield "Related Series Sequence does not name the received series"
+    if preserved != {"NO" if expected.is_generated else "YES"}:
+        yield f"Spatial Locations Preserved is {sorted(preserved)}"
+
+
+def _equipment(evidence: Evidence) -> Faults:
+    yield from each_slice(_equipment_of_slice)(evidence)
+    generated = any(slice_.is_generated for slice_ in evidence.expected)
+    if len(models(evidence.derived)) != int(generated):
+        yield f"{len(models(evidence.derived))} models are named"
+
+
+def _equipment_of_slice(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+    header, scanner = slice_.header, expected.before.header
+    if header.Manufacturer != "Midslice" or header.Manufacturer == scanner.get("Manufacturer"):
+        yield "the node is not named as the equipment"
+    model = scanner.get("ManufacturerModelName", "")
+    if model and header.get("ManufacturerModelName") == model:
+        yield "the scanner is named as the equipment"
+    contributors = header.ContributingEquipmentSequence
+    purposes = ACQUISITION, SYNTHESIZING if expected.is_generated else PROCESSING
+    if (_purpose(contributors[0]), _purpose(contributors[-1])) != purposes:
+        yield "scanner and model are not the first and the last contributing equipment"
+    acquisition = contributors[0].get("ManufacturerModelName", "")
+    if acquisition != model and (acquisition or _is_readable(scanner)):
+        yield f"the acquisition equipment is given as {acquisition!r}"
+
+
+def _is_readable(header: Dataset) -> bool:
+    """Its character sets exist; the text of any other one cannot be carried over."""
+    declared = header.get("SpecificCharacterSet") or ""
+    names = [declared] if isinstance(declared, str) else declared
+    return all(name in python_encoding for name in names)
+
+
+def _purpose(item: Dataset) -> str:
+    return str(item.PurposeOfReferenceCodeSequence[0].CodeValue)
+
+
+def _version(item: Dataset) -> str:
+    versions = item.get("SoftwareVersions", "")
+    return versions if isinstance(versions, str) else str(versions[0])
+
+
+def _allowed(slice_: Slice, _: ExpectedSlice, __: Evidence) -> Faults:
+    for element in slice_.header:
+        if element.tag.is_private or element.keyword not in ALLOWED:
+            yield f"{element.tag} {element.keyword} must not be there"
+
+
+# (check, what is true where it holds, what finds its faults)
+CHECKS: Sequence[tuple[str, str, Callable[[Evidence], Faults]]] = (
+    (
+        "No slice is missing, none too many",
+        "{copied} received + {generated} generated = {derived}",
+        _count,
+    ),
+    ("Every slice lies at its place", "every {gap_mm:g} mm over {length_mm:g} mm", _position),
+    (
+        "Received slices are unchanged",
+        "all {copied} bit-identical to what the scanner sent",
+        each_slice(_copies),
+    ),
+    (
+        "Pixels are stored as the scanner stores them",
+        "the same bits, the same rescale",
+        each_slice(_pixel_format),
+    ),
+    (
+        "Generated values lie within their neighbours'",
+        "none is less or more than both neighbours have",
+        each_slice(_generated_values),
+    ),
+    (
+        "Generated slices are marked as synthetic",
+        "YES on {generated}, NO on {copied}",
+        each_slice(_synthetic),
+    ),
+    ("The series says what it is", "{description}", each_slice(_description)),
+    ("UIDs are new", "{derived} new SOP Instance UIDs, one new Series UID", _fresh),
+    (
+        "One stack for the viewer",
+        "Instance Numbers 1 to {derived}, one description, one scale",
+        _one_stack,
+    ),
+    (
+        "Same patient, same study",
+        "patient, study, accession number: unchanged",
+        each_slice(_patient),
+    ),
+    (
+        "Same frame of reference",
+        "the scanner's: cross-reference lines work",
+        _frame_of_reference,
+    ),
+    (
+        "Sources are named",
+        "each generated slice names its neighbours, each copy its source",
+        each_slice(_references),
+    ),
+    ("Scanner and model are named", "scanner {scanner}; model {model}", _equipment),
+    (
+        "Nothing is claimed that was not done",
+        "no dose, no exposure, no private attribute",
+        each_slice(_allowed),
+    ),
+)
