@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from inference import header as h
-from inference import header as w
 from inference.dataset import Header, read_header
 from inference.derived import IMAGE_TYPE, Planned
 from inference.errors import Unprocessable
@@ -47,7 +46,7 @@ CONSTANT = [
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """What a derived series was planned to be."""
+    """The derived series as it was planned."""
 
     folder: Path
     series_uid: str
@@ -69,12 +68,12 @@ def verify(
             faults.append(f"{slice_.name}: {header.fault}")
             continue
         headers.append(header)
-        found = list(_faults_of(header, slice_, expected))
+        slice_faults = list(_faults_of(header, slice_, expected))
         try:
-            found += _pixel_faults(header, slice_, expected, pixels, written)
+            slice_faults += _pixel_faults(header, slice_, expected, pixels, written)
         except Unprocessable as error:
-            found.append(error.sentence)
-        faults += [f"{slice_.name}: {fault}" for fault in found]
+            slice_faults.append(error.sentence)
+        faults += [f"{slice_.name}: {fault}" for fault in slice_faults]
         progress(place + 1)
     names = {path.name for path in expected.folder.iterdir()} - {PREVIEWS}
     if names != {slice_.name for slice_ in expected.slices}:
@@ -105,8 +104,8 @@ def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[
         yield "the position is not where the slice was planned"
     if any(is_lossy(source) for source in layout.headers) and not is_lossy(header):
         yield "the mark of lossy compression was lost"
-    if h.encoded(h.carried(header, w.PATIENT_AND_STUDY)) != h.encoded(
-        h.carried(layout.headers[0], w.PATIENT_AND_STUDY)
+    if h.encoded(h.carried(header, h.PATIENT_AND_STUDY)) != h.encoded(
+        h.carried(layout.headers[0], h.PATIENT_AND_STUDY)
     ):
         yield "a patient or study attribute is not that of the source"
     yield from _reference_faults(header, slice_, layout)

@@ -114,10 +114,10 @@ class Header:
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """Finite numbers; () where the attribute is absent, empty or anything but numbers."""
         try:
-            found = tuple(float(value) for value in self.values(keyword))
+            numbers = tuple(float(value) for value in self.values(keyword))
         except ValueError:
             return ()
-        return found if all(math.isfinite(number) for number in found) else ()
+        return numbers if all(math.isfinite(number) for number in numbers) else ()
 
     def number(self, keyword: str) -> float | None:
         """The only or first number of an attribute."""
@@ -152,7 +152,7 @@ class Header:
 
     @property
     def identity(self) -> str:
-        """What tells instances apart: files without a UID are no versions of one another."""
+        """The key of an instance: files without a UID are no versions of one another."""
         return self.uid or str(self.path)
 
     @cached_property
@@ -185,12 +185,12 @@ class Stack:
 
 def newest(headers: Iterable[Header]) -> list[Header]:
     """The newest version of each instance, in the order of their UIDs."""
-    found: dict[str, Header] = {}
+    newest_by_uid: dict[str, Header] = {}
     for header in headers:
-        known = found.get(header.identity)
+        known = newest_by_uid.get(header.identity)
         if known is None or header.order > known.order:
-            found[header.identity] = header
-    return [found[uid] for uid in sorted(found)]
+            newest_by_uid[header.identity] = header
+    return [newest_by_uid[uid] for uid in sorted(newest_by_uid)]
 
 
 def read_headers(files: Iterable[Path | Source]) -> list[Header]:
@@ -247,16 +247,16 @@ def inflated(path: Path, most: int) -> BytesIO:
     """The first bytes of a deflated data set (PS3.5 A.5); what is beyond is never inflated."""
     # PS3.10 7.1: preamble, "DICM", the group length element, and as many bytes as it says.
     start = 128 + 4 + 12 + int(read_file_meta_info(path).FileMetaInformationGroupLength)
-    inflate, made = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
+    inflate, data = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     with path.open("rb") as file:
         file.seek(start)
-        while not inflate.eof and made.tell() < most:
+        while not inflate.eof and data.tell() < most:
             piece = inflate.unconsumed_tail or file.read(READ_AT_ONCE)
             if not piece:
                 break
-            made.write(inflate.decompress(piece, most - made.tell()))
-    made.seek(0)
-    return made
+            data.write(inflate.decompress(piece, most - data.tell()))
+    data.seek(0)
+    return data
 
 
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydicom.charset import convert_encodings, encode_string
 
 from inference import header as h
-from inference import header as w
 from inference.dataset import Header
 from inference.geometry import Layout
 from inference.header import Elements
@@ -24,6 +23,15 @@ from inference.volume import Vector
 UNIFORM_SPACING_MM = 0.01
 # Slice Location follows the position within this, or is taken from the position itself.
 LOCATION_TOLERANCE = 0.01
+
+IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
+FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 1000, 2**31 - 1
+MOST_DESCRIPTION = 64
+GENERATED_COMMENT = "AI-generated slice, not acquired; not for primary diagnosis"
+COPIED_COMMENT = (
+    "Received slice, unchanged, in an AI-interpolated series; not for primary diagnosis"
+)
+EARLIER = ("ContributionDateTime", "ContributionDescription", "PurposeOfReferenceCodeSequence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +69,11 @@ def plan_slices(
 ) -> tuple[Planned, ...]:
     """Every slice of the derived series, in the order of positions; its place makes its UID."""
     positions = layout.geometry.positions
-    made: list[tuple[float, Planned]] = []
+    placed: list[tuple[float, Planned]] = []
     if output.include_received:
         for index, source in enumerate(layout.headers):
             uid = uid_of(f"copy of {source.uid}")
-            made.append((index, Planned(uid, 0, positions[index], index, (index,))))
+            placed.append((index, Planned(uid, 0, positions[index], index, (index,))))
     for step in steps:
         if step.gap is None:  # a survey
             continue
@@ -83,9 +91,9 @@ def plan_slices(
                 fraction=fraction,
                 rescale=rescale,
             )
-            made.append((step.gap + fraction, slice_))
-    made.sort(key=lambda pair: pair[0])
-    return _numbered([slice_ for _, slice_ in made], layout)
+            placed.append((step.gap + fraction, slice_))
+    placed.sort(key=lambda pair: pair[0])
+    return _numbered([slice_ for _, slice_ in placed], layout)
 
 
 def _numbered(slices: Sequence[Planned], layout: Layout) -> tuple[Planned, ...]:
@@ -122,7 +130,7 @@ def location_law(layout: Layout) -> tuple[float, float] | None:
 
 
 def record_of(slices: Sequence[Planned], layout: Layout) -> Mapping[str, object]:
-    """What a page shows about the gaps: their width, what was generated and what is missing."""
+    """Facts of the gaps for a page: their width, what was generated and what is missing."""
     counts = [0] * len(layout.geometry.gaps_mm)
     for slice_ in slices:
         if slice_.gap is not None:
@@ -140,16 +148,7 @@ def record_of(slices: Sequence[Planned], layout: Layout) -> Mapping[str, object]
     }
 
 
-IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
-FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 1000, 2**31 - 1
-MOST_DESCRIPTION = 64
-GENERATED_COMMENT = "AI-generated slice, not acquired; not for primary diagnosis"
-COPIED_COMMENT = (
-    "Received slice, unchanged, in an AI-interpolated series; not for primary diagnosis"
-)
-
-
-class Series:
+class DerivedSeries:
     """Writes the instances of one derived series; what they share is made once."""
 
     def __init__(
@@ -194,9 +193,9 @@ class Series:
         nearest = self._layout.headers[slice_.base + (slice_.fraction > 0.5)]
         return (
             self._shared
-            | h.carried(base, w.PIXELS, repaired=True)
-            | h.carried(slice_.rescale_of(self._layout), w.RESCALE, repaired=True)
-            | self._in_its_character_set(nearest, w.ACQUISITION)
+            | h.carried(base, h.PIXELS, repaired=True)
+            | h.carried(slice_.rescale_of(self._layout), h.RESCALE, repaired=True)
+            | self._in_its_character_set(nearest, h.ACQUISITION)
             | self._plane(place, base)
             | self._derivation(slice_, base, note)
             | h.elements_of(
@@ -213,10 +212,10 @@ class Series:
         request, at = self._request, self._at
         description = series_description(first, self._title())
         return (
-            h.carried(first, (*w.CHARACTER_SET, *w.PATIENT_AND_STUDY))
+            h.carried(first, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY))
             | h.elements_of(PositionReferenceIndicator="", KVP=None, AcquisitionNumber=None)
-            | h.carried(first, w.SERIES, repaired=True)
-            | h.carried(first, [k for k in w.UNIFORM if self._is_uniform(k)], repaired=True)
+            | h.carried(first, h.SERIES, repaired=True)
+            | h.carried(first, [k for k in h.UNIFORM if self._is_uniform(k)], repaired=True)
             | _window(first)
             | h.times(
                 ("SeriesDate", "SeriesTime", "ContentDate", "ContentTime")
@@ -241,14 +240,14 @@ class Series:
         )
 
     def _in_its_character_set(self, source: Header, keywords: Sequence[str]) -> Elements:
-        """What a slice says, without text that the character set of the series cannot mean."""
-        found = h.carried(source, keywords, repaired=True)
+        """Attributes of a slice, without text that the character set of the series cannot mean."""
+        elements = h.carried(source, keywords, repaired=True)
         first = self._layout.headers[0]
         if source.values("SpecificCharacterSet") == first.values("SpecificCharacterSet"):
-            return found
+            return elements
         return {
             tag: element
-            for tag, element in found.items()
+            for tag, element in elements.items()
             if isinstance(element.value, bytes) and element.value.isascii()
         }
 
@@ -268,13 +267,13 @@ class Series:
 
     def _plane(self, place: int, base: Header) -> Elements:
         slice_, output = self._slices[place], self._request.output
-        found = h.carried(self._layout.headers[0], ("ImageOrientationPatient",), repaired=True)
+        elements = h.carried(self._layout.headers[0], ("ImageOrientationPatient",), repaired=True)
         thickness = h.carried(base, ("SliceThickness",), repaired=True)
         if output.slice_thickness == "spacing":
             thickness = h.elements_of(SliceThickness=h.ds(_nearest(self._distances, place)))
-        found |= h.elements_of(SliceThickness=None) | thickness
+        elements |= h.elements_of(SliceThickness=None) | thickness
         if self._spacing is not None:
-            found |= h.elements_of(SpacingBetweenSlices=h.ds(self._spacing))
+            elements |= h.elements_of(SpacingBetweenSlices=h.ds(self._spacing))
         position = h.elements_of(ImagePositionPatient=[h.ds(x) for x in slice_.position])
         location: Elements = {}
         value = 0.0
@@ -287,17 +286,17 @@ class Series:
             own = base.number("SliceLocation")
             if location and own is not None and abs(own - value) <= LOCATION_TOLERANCE:
                 location |= h.carried(base, ("SliceLocation",), repaired=True)
-        return found | position | location
+        return elements | position | location
 
     def _derivation(self, slice_: Planned, base: Header, note: str) -> Elements:
         headers = [self._layout.headers[index] for index in slice_.sources]
-        found = h.elements_of(
+        elements = h.elements_of(
             SourceImageSequence=h.items_of(*(_source_image(header, slice_) for header in headers)),
             ReferencedSeriesSequence=h.items_of(_referenced_series(headers)),
             ContributingEquipmentSequence=h.items_of(*self._equipment(base, slice_)),
         )
         if not slice_.is_generated:
-            return found | h.elements_of(
+            return elements | h.elements_of(
                 DerivationDescription="Pixel data copied unchanged from source slice",
                 ImageComments=COPIED_COMMENT,
             )
@@ -305,7 +304,7 @@ class Series:
             f"AI-synthesised slice at {slice_.fraction:.4g} of the gap between 2 source slices "
             f"(model {self._model_text()}); not acquired"
         ) + (f"; {note}" if note else "")
-        return found | h.elements_of(
+        return elements | h.elements_of(
             DerivationDescription=text,
             DerivationCodeSequence=h.code("113085"),
             ImageComments=GENERATED_COMMENT,
@@ -321,12 +320,12 @@ class Series:
         """The scanner, what the source names already, and the model (C.12.1.1.5)."""
         scanner = h.elements_of(Manufacturer="Unknown") | {
             tag: element
-            for tag, element in self._in_its_character_set(base, w.SCANNER).items()
+            for tag, element in self._in_its_character_set(base, h.SCANNER).items()
             if element.value not in (None, b"")
         }
         scanner |= h.elements_of(PurposeOfReferenceCodeSequence=h.code("109101"))
         earlier = [
-            h.carried(item, (*w.SCANNER, *EARLIER), repaired=True)
+            h.carried(item, (*h.SCANNER, *EARLIER), repaired=True)
             for item in base.items("ContributingEquipmentSequence")
             if item.raw("Manufacturer").strip() and item.items("PurposeOfReferenceCodeSequence")
         ]
@@ -344,9 +343,6 @@ class Series:
             PurposeOfReferenceCodeSequence=h.code("109100" if slice_.is_generated else "109102"),
         )
         return [scanner, *earlier, model]
-
-
-EARLIER = ("ContributionDateTime", "ContributionDescription", "PurposeOfReferenceCodeSequence")
 
 
 def title(parameters: Parameters, generated_per_gap: set[int], label: str) -> str:
@@ -414,11 +410,11 @@ def _window(first: Header) -> Elements:
     centers, widths = first.numbers("WindowCenter"), first.numbers("WindowWidth")
     if not centers or len(centers) != len(widths) or min(widths) < 1:
         return {}
-    found = h.carried(first, w.WINDOW, repaired=True)
+    elements = h.carried(first, h.WINDOW, repaired=True)
     explanations = first.values("WindowCenterWidthExplanation")
     if len(explanations) != len(centers):
-        found.pop(0x00281055, None)
-    return found
+        elements.pop(0x00281055, None)
+    return elements
 
 
 def _related(source: Header) -> Elements:

@@ -1,4 +1,4 @@
-"""Why a series gives no result: one reason code a cause, and the state that each leads to.
+"""Reasons why a series gives no result: one code a cause, and the state that each leads to.
 
 InferenceError
 +-- Unprocessable   a verdict on the series, with a reason code: refused or held

@@ -1,4 +1,4 @@
-"""Where the slices of a stack lie, and whether the gaps between them may be filled.
+"""The places of the slices of a stack, and a check that the gaps between them may be filled.
 
 Everything here is decided from headers: no pixels, and positions alone say what the order is.
 """
@@ -71,14 +71,14 @@ def measure(stack: Stack) -> Layout | None:
 
 
 def verdict(stack: Stack, output: Output) -> Unprocessable | None:
-    """Why a stack cannot be processed, from its headers alone; None where nothing speaks against.
+    """The reason not to process a stack, from its headers alone; None where there is none.
 
     What needs pixels (versions of an instance, decoders) is found later, by the worker.
     """
     try:
         examine(stack, output)
-    except Unprocessable as found:
-        return found
+    except Unprocessable as reason:
+        return reason
     return None
 
 
@@ -237,10 +237,10 @@ def _zigzags(times: Sequence[float | None]) -> bool:
     """True where every other one of some neighbours was taken earlier than all between them."""
     for start in range(len(times) - FEWEST_FOR_ZIGZAG + 1):
         window = [time for time in times[start : start + FEWEST_FOR_ZIGZAG] if time is not None]
-        one, other = window[::2], window[1::2]
+        even, odd = window[::2], window[1::2]
         if len(window) < FEWEST_FOR_ZIGZAG:
             continue
-        if max(one) < min(other) or max(other) < min(one):
+        if max(even) < min(odd) or max(odd) < min(even):
             return True
     return False
 
@@ -282,7 +282,7 @@ def find_missing(headers: Sequence[Header], geometry: Geometry) -> dict[int, int
     gaps = geometry.gaps_mm
     base = float(np.percentile(gaps, 25, method="lower"))
     jumps = _jumps(headers, gaps, base)
-    found = {}
+    missing = {}
     for gap in np.flatnonzero(gaps >= WIDE_RATIO * base - 1e-9).tolist():
         touches = gaps[gap] <= TOUCHING_RATIO * max(
             header.number("SliceThickness") or 0.0 for header in headers[gap : gap + 2]
@@ -291,14 +291,14 @@ def find_missing(headers: Sequence[Header], geometry: Geometry) -> dict[int, int
         is_change = run >= (RUN_WITHOUT_NUMBERS if jumps is None else 2)
         has_jump = jumps is not None and jumps[gap]
         if not touches and (has_jump or not is_change):
-            found[gap] = max(1, round(float(gaps[gap]) / base) - 1)
-    return found
+            missing[gap] = max(1, round(float(gaps[gap]) / base) - 1)
+    return missing
 
 
 def _jumps(
     headers: Sequence[Header], gaps: NDArray[np.float64], base: float
 ) -> NDArray[np.bool_] | None:
-    """Where Instance Number leaps as it does across hardly a usual gap; None without the numbers.
+    """The gaps where Instance Number leaps more than it usually does; None without the numbers.
 
     Numbers that do not follow the places, in whatever way, are like none: they tell no hole.
     """
@@ -312,7 +312,7 @@ def _jumps(
 
 
 def _equal_run(gaps: NDArray[np.float64], gap: int) -> int:
-    """How many neighbouring gaps are as wide as this one, itself included."""
+    """The number of neighbouring gaps as wide as this one, itself included."""
     equal = np.abs(gaps - gaps[gap]) <= EQUAL_GAPS * gaps[gap]
     first = last = gap
     while first > 0 and equal[first - 1]:

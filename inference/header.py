@@ -43,181 +43,6 @@ CODES = {
 TEXT_LENGTHS = {"SH": 16, "LO": 64, "PN": 324, "ST": 1024, "LT": 10240}
 
 
-def carried(source: Header, keywords: Iterable[str], *, repaired: bool = False) -> Elements:
-    """The attributes that the source has, value bytes unchanged.
-
-    `repaired`: what the standard forbids is dropped, or written again where it is a number. Patient
-    and study attributes are never repaired: all instances of a study share them as they are.
-    """
-    found: Elements = {}
-    for keyword in keywords:
-        tag = _tag(keyword)
-        element = source.elements.get(tag)
-        if element is None:
-            continue
-        if repaired and not is_valid(source, keyword):
-            vr, numbers = dictionary_VR(tag), source.numbers(keyword)
-            if vr == "DS" and numbers:
-                found[tag] = new(keyword, [ds(number) for number in numbers])
-            continue
-        copied = _copied(element, source, 0)
-        if copied is not None:
-            found[tag] = copied
-    return found
-
-
-def _copied(element: Element, source: Header, depth: int) -> Element | None:
-    tag = Tag(element.tag)
-    vr = _vr(tag, element, source)
-    if vr == "SQ":
-        if depth >= MAX_SEQUENCE_DEPTH:
-            return None
-        items = [_copied_item(item, source, depth) for item in sequence_items(element)]
-        return DataElement(tag, "SQ", Items(items))
-    value = element.value if isinstance(element.value, bytes) else b""
-    little = not isinstance(element, RawDataElement) or element.is_little_endian
-    if not little and vr in ("US", "SS", "UL", "SL", "FL", "FD", "AT", "OW"):
-        size = 2 if vr in ("AT", "OW") else {"H": 2, "h": 2, "d": 8}.get(BINARY[vr], 4)
-        value = b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
-    if len(value) % 2:
-        value += b"\0" if vr in ("UI", "OB", "UN") else b" "
-    return raw(tag, vr, value)
-
-
-def _copied_item(item: Dataset, source: Header, depth: int) -> Dataset:
-    copied = Dataset()
-    for tag, element in raw_elements(item).items():
-        found = _copied(element, source, depth + 1) if tag & 0xFFFF else None
-        if found is not None:
-            copied[Tag(tag)] = found
-    return copied
-
-
-def _vr(tag: BaseTag, element: Element, source: Header) -> str:
-    """The dictionary's value representation, whatever a PACS has made of it (UN, LO for SH)."""
-    try:
-        vr = dictionary_VR(tag)
-    except KeyError:
-        return element.VR or "UN"
-    if vr == "US or SS":
-        return "SS" if source.is_signed else "US"
-    return vr if len(vr) == 2 else (element.VR or "UN")
-
-
-def is_valid(source: Header, keyword: str) -> bool:
-    """True for a value of the right form and length (PS3.5 6.2)."""
-    vr = dictionary_VR(_tag(keyword))
-    if vr == "SQ" or vr[:2] in BINARY:
-        return True
-    if vr in TEXT_LENGTHS:
-        text = source.decoded(keyword)
-        return text is not None and all(
-            len(value.strip()) <= TEXT_LENGTHS[vr] for value in text.split("\\")
-        )
-    try:
-        for value in source.values(keyword):
-            validate_value(vr, value, 2)  # 2: raise
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def raw(tag: int, vr: str, value: bytes) -> RawDataElement:
-    """An element whose bytes are written as they are."""
-    return RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
-
-
-def new(keyword: str, value: object) -> DataElement:
-    """An element of our own: ASCII, so that it is right in every character set."""
-    tag = Tag(_tag(keyword))
-    return DataElement(tag, dictionary_VR(tag), value)
-
-
-def elements_of(**values: object) -> Elements:
-    """Elements of our own, by keyword."""
-    return {_tag(keyword): new(keyword, value) for keyword, value in values.items()}
-
-
-def items_of(*items: Elements) -> Items:
-    """A sequence of items."""
-    found = []
-    for item in items:
-        dataset = Dataset()
-        for tag, element in item.items():
-            dataset[Tag(tag)] = element
-        found.append(dataset)
-    return Items(found)
-
-
-def code(value: str) -> Items:
-    """A code of PS3.16 as the only item of a sequence."""
-    return items_of(
-        elements_of(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=CODES[value])
-    )
-
-
-def ds(number: float) -> str:
-    """A decimal string of at most 16 characters (PS3.5 6.2), as exact as they allow."""
-    if number == 0.0:
-        return "0"
-    text: str = format_number_as_ds(float(number))
-    return text
-
-
-def encoded(elements: Elements) -> bytes:
-    """The elements as they are written: explicit VR little endian, in the order of their tags."""
-    stream = BytesIO()
-    _write(stream, elements)
-    return stream.getvalue()
-
-
-def _write(stream: BinaryIO, elements: Elements) -> None:
-    file = DicomIO(stream)
-    file.is_implicit_VR, file.is_little_endian = False, True
-    for tag in sorted(elements):
-        write_data_element(file, elements[tag], "iso8859")
-
-
-def write_file(path: Path, elements: Elements) -> str:
-    """Write a Part 10 file, bring it to the disk, and return its SHA-256."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(_text(elements, "SOPClassUID"))
-    meta.MediaStorageSOPInstanceUID = UID(_text(elements, "SOPInstanceUID"))
-    meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE_ENDIAN)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    with path.open("w+b") as file:
-        file.write(b"\0" * 128 + b"DICM")
-        prefix = DicomIO(file)
-        prefix.is_implicit_VR, prefix.is_little_endian = False, True
-        write_file_meta_info(prefix, meta, enforce_standard=True)
-        _write(file, elements)
-        file.flush()
-        os.fsync(file.fileno())
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _text(elements: Elements, keyword: str) -> str:
-    value = elements[_tag(keyword)].value
-    return value.decode("ascii").strip("\0 ") if isinstance(value, bytes) else str(value)
-
-
-def times(keywords: Sequence[str], at: datetime) -> Elements:
-    """Dates and times, by keyword, in the zone of `at`."""
-    found: dict[str, object] = {}
-    for keyword in keywords:
-        found[keyword] = at.strftime("%Y%m%d" if keyword.endswith("Date") else "%H%M%S.%f")
-    return elements_of(**found)
-
-
-def _tag(keyword: str) -> int:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return tag
-
-
 def _keywords(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
@@ -309,3 +134,178 @@ SCANNER = _keywords(
 )
 # The window of the first slice, for all (PS3.3 C.11.2).
 WINDOW = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction")
+
+
+def carried(source: Header, keywords: Iterable[str], *, repaired: bool = False) -> Elements:
+    """The attributes that the source has, value bytes unchanged.
+
+    `repaired`: what the standard forbids is dropped, or written again where it is a number. Patient
+    and study attributes are never repaired: all instances of a study share them as they are.
+    """
+    elements: Elements = {}
+    for keyword in keywords:
+        tag = _tag(keyword)
+        element = source.elements.get(tag)
+        if element is None:
+            continue
+        if repaired and not is_valid(source, keyword):
+            vr, numbers = dictionary_VR(tag), source.numbers(keyword)
+            if vr == "DS" and numbers:
+                elements[tag] = new(keyword, [ds(number) for number in numbers])
+            continue
+        copied = _copied(element, source, 0)
+        if copied is not None:
+            elements[tag] = copied
+    return elements
+
+
+def _copied(element: Element, source: Header, depth: int) -> Element | None:
+    tag = Tag(element.tag)
+    vr = _vr(tag, element, source)
+    if vr == "SQ":
+        if depth >= MAX_SEQUENCE_DEPTH:
+            return None
+        items = [_copied_item(item, source, depth) for item in sequence_items(element)]
+        return DataElement(tag, "SQ", Items(items))
+    value = element.value if isinstance(element.value, bytes) else b""
+    little = not isinstance(element, RawDataElement) or element.is_little_endian
+    if not little and vr in ("US", "SS", "UL", "SL", "FL", "FD", "AT", "OW"):
+        size = 2 if vr in ("AT", "OW") else {"H": 2, "h": 2, "d": 8}.get(BINARY[vr], 4)
+        value = b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
+    if len(value) % 2:
+        value += b"\0" if vr in ("UI", "OB", "UN") else b" "
+    return raw(tag, vr, value)
+
+
+def _copied_item(item: Dataset, source: Header, depth: int) -> Dataset:
+    copied = Dataset()
+    for tag, element in raw_elements(item).items():
+        element_copy = _copied(element, source, depth + 1) if tag & 0xFFFF else None
+        if element_copy is not None:
+            copied[Tag(tag)] = element_copy
+    return copied
+
+
+def _vr(tag: BaseTag, element: Element, source: Header) -> str:
+    """The dictionary's value representation, whatever a PACS has made of it (UN, LO for SH)."""
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return element.VR or "UN"
+    if vr == "US or SS":
+        return "SS" if source.is_signed else "US"
+    return vr if len(vr) == 2 else (element.VR or "UN")
+
+
+def is_valid(source: Header, keyword: str) -> bool:
+    """True for a value of the right form and length (PS3.5 6.2)."""
+    vr = dictionary_VR(_tag(keyword))
+    if vr == "SQ" or vr[:2] in BINARY:
+        return True
+    if vr in TEXT_LENGTHS:
+        text = source.decoded(keyword)
+        return text is not None and all(
+            len(value.strip()) <= TEXT_LENGTHS[vr] for value in text.split("\\")
+        )
+    try:
+        for value in source.values(keyword):
+            validate_value(vr, value, 2)  # 2: raise
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def raw(tag: int, vr: str, value: bytes) -> RawDataElement:
+    """An element whose bytes are written as they are."""
+    return RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
+
+
+def new(keyword: str, value: object) -> DataElement:
+    """An element of our own: ASCII, so that it is right in every character set."""
+    tag = Tag(_tag(keyword))
+    return DataElement(tag, dictionary_VR(tag), value)
+
+
+def elements_of(**values: object) -> Elements:
+    """Elements of our own, by keyword."""
+    return {_tag(keyword): new(keyword, value) for keyword, value in values.items()}
+
+
+def items_of(*items: Elements) -> Items:
+    """A sequence of items."""
+    datasets = []
+    for item in items:
+        dataset = Dataset()
+        for tag, element in item.items():
+            dataset[Tag(tag)] = element
+        datasets.append(dataset)
+    return Items(datasets)
+
+
+def code(value: str) -> Items:
+    """A code of PS3.16 as the only item of a sequence."""
+    return items_of(
+        elements_of(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=CODES[value])
+    )
+
+
+def ds(number: float) -> str:
+    """A decimal string of at most 16 characters (PS3.5 6.2), as exact as they allow."""
+    if number == 0.0:
+        return "0"
+    text: str = format_number_as_ds(float(number))
+    return text
+
+
+def encoded(elements: Elements) -> bytes:
+    """The elements as they are written: explicit VR little endian, in the order of their tags."""
+    stream = BytesIO()
+    _write(stream, elements)
+    return stream.getvalue()
+
+
+def _write(stream: BinaryIO, elements: Elements) -> None:
+    file = DicomIO(stream)
+    file.is_implicit_VR, file.is_little_endian = False, True
+    for tag in sorted(elements):
+        write_data_element(file, elements[tag], "iso8859")
+
+
+def write_file(path: Path, elements: Elements) -> str:
+    """Write a Part 10 file, bring it to the disk, and return its SHA-256."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(_text(elements, "SOPClassUID"))
+    meta.MediaStorageSOPInstanceUID = UID(_text(elements, "SOPInstanceUID"))
+    meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE_ENDIAN)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    with path.open("w+b") as file:
+        file.write(b"\0" * 128 + b"DICM")
+        prefix = DicomIO(file)
+        prefix.is_implicit_VR, prefix.is_little_endian = False, True
+        write_file_meta_info(prefix, meta, enforce_standard=True)
+        _write(file, elements)
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text(elements: Elements, keyword: str) -> str:
+    value = elements[_tag(keyword)].value
+    return value.decode("ascii").strip("\0 ") if isinstance(value, bytes) else str(value)
+
+
+def times(keywords: Sequence[str], at: datetime) -> Elements:
+    """Dates and times, by keyword, in the zone of `at`."""
+    values: dict[str, object] = {}
+    for keyword in keywords:
+        values[keyword] = at.strftime("%Y%m%d" if keyword.endswith("Date") else "%H%M%S.%f")
+    return elements_of(**values)
+
+
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return tag

@@ -47,7 +47,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a step may take; the out-of-memory ladder lowers it and the step runs again."""
+    """Limits of a step; the out-of-memory ladder lowers them and the step runs again."""
 
     device: str = "cpu"  # a torch device
     batch: int = 4  # slices predicted at once
@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Trust:
-    """How near to the truth a model expects one generated slice to be."""
+    """The nearness to the truth that a model expects of one generated slice."""
 
     error_hu: float  # expected mean absolute error in the body
     confidence: float  # 0 to 1; falls as that error rises
@@ -65,9 +65,9 @@ class Trust:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model made of one step: HU for `slices`, 0/1 for `mask`, a record for `findings`.
+    """The result of one step: HU for `slices`, 0/1 for `mask`, a record for `findings`.
 
-    What stands below `findings` a model gives for every fraction, or not at all.
+    All that stands below `findings` a model gives for every fraction, or not at all.
     """
 
     planes: tuple[Plane, ...] = ()  # one per fraction of the step (or per needed slice of a mask)

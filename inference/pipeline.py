@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from inference import header as h
-from inference import header as w
 from inference.checks import Expected, verify
 from inference.dataset import Header, Stack, read_headers
-from inference.derived import Planned, Series, plan_slices, record_of
+from inference.derived import DerivedSeries, Planned, plan_slices, record_of
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.geometry import Layout, examine, measure
 from inference.model import Limits, Model, Prediction, Step, check_steps
@@ -41,14 +40,21 @@ from inference.request import (
 from inference.runner import Runner, share_cores
 from inference.scope import differences, oddities
 from inference.stacks import set_aside, stacks_of
-from inference.trust import Judge, check_gaps
+from inference.trust import SliceJudge, check_gaps
 from inference.uids import Identity, marked
 from inference.volume import Plane, Volume
 
+Report = Callable[[Progress], None]
+Predictions = Iterator[tuple[Step, Prediction]]
+logger = logging.getLogger(__name__)
+# What a derived series may be at most; a job beyond it would fill disk and time of everybody.
+MOST_SLICES = 20_000
+MOST_BYTES = 32 << 30
+
 
 @dataclass
-class Account:
-    """What a job leaves in the record of its derived series: counts, notes, seconds."""
+class JobRecord:
+    """The record that a job leaves with its derived series: facts, notes, seconds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -63,24 +69,20 @@ class Account:
             spent = time.perf_counter() - started
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 
-    def record(self) -> Mapping[str, object]:
+    def as_json(self) -> Mapping[str, object]:
         return {**self.facts, "seconds": dict(self.seconds), "notes": list(self.notes)}
 
 
-Report = Callable[[Progress], None]
-Predictions = Iterator[tuple[Step, Prediction]]
-
-
 @dataclass(frozen=True, eq=False)
-class Generating:
-    """What a job needs to turn predictions into files."""
+class Generation:
+    """Turns predictions into the files of a derived series."""
 
     layout: Layout
     slices: Sequence[Planned]
-    series: Series
+    series: DerivedSeries
     pixels: PixelReader
     previews: Previews | None
-    account: Account
+    record: JobRecord
 
     def run(
         self,
@@ -89,7 +91,7 @@ class Generating:
         device: str,
         resources: Resources,
         *,
-        judge: Judge,
+        judge: SliceJudge,
         report: Report,
         cancelled: Callable[[], bool],
     ) -> dict[str, File]:
@@ -101,13 +103,15 @@ class Generating:
         runner = Runner(model, volume, Limits(device, resources.batch), at_once)
         files = self._written(runner.predictions(steps, cancelled=cancelled), judge, report)
         limits = runner.limits
-        self.account.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
-        self.account.notes += [f"out of memory: went on with {rung}" for rung in runner.lowered]
-        self.account.notes += judge.notes
+        self.record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
+        self.record.notes += [f"out of memory: went on with {rung}" for rung in runner.lowered]
+        self.record.notes += judge.notes
         judge.check()
         return files
 
-    def _written(self, predictions: Predictions, judge: Judge, report: Report) -> dict[str, File]:
+    def _written(
+        self, predictions: Predictions, judge: SliceJudge, report: Report
+    ) -> dict[str, File]:
         places = {
             (slice_.gap, slice_.fraction): place
             for place, slice_ in enumerate(self.slices)
@@ -116,19 +120,19 @@ class Generating:
         files: dict[str, File] = {}
         report(Progress("predicting", 0, len(places)))
         while True:
-            with self.account.phase("predicting"):
-                found = next(predictions, None)
-            if found is None:
+            with self.record.phase("predicting"):
+                predicted = next(predictions, None)
+            if predicted is None:
                 return files
-            step, prediction = found
-            with self.account.phase("writing"):
+            step, prediction = predicted
+            with self.record.phase("writing"):
                 for number, fraction in enumerate(step.fractions):
                     place = places[step.gap, fraction]
                     file = self._write(place, number, prediction, judge)
                     files[file.name] = file
             report(Progress("predicting", len(files), len(places)))
 
-    def _write(self, place: int, number: int, prediction: Prediction, judge: Judge) -> File:
+    def _write(self, place: int, number: int, prediction: Prediction, judge: SliceJudge) -> File:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         rescale = slice_.rescale_of(self.layout)
@@ -141,24 +145,17 @@ class Generating:
         return self.series.write(place, stored, chosen.note)
 
 
-logger = logging.getLogger(__name__)
-
-# What a derived series may be at most; a job beyond it would fill disk and time of everybody.
-MOST_SLICES = 20_000
-MOST_BYTES = 32 << 30
-
-
 def process(
     request: Request, *, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
 ) -> Outcome:
     """Make one derived series. A fault of the series, the model or our code is an outcome too."""
-    account = Account()
+    record = JobRecord()
     outcome: Outcome
     try:
-        outcome = _Job(request, account, progress, cancelled).run()
+        outcome = _Job(request, record, progress, cancelled).run()
     except Unprocessable as verdict:
-        record = {**account.record(), **verdict_record(verdict)}
-        outcome = Verdict(verdict.reason, verdict.sentence, verdict.is_held, record)
+        facts = {**record.as_json(), **verdict_record(verdict)}
+        outcome = Verdict(verdict.reason, verdict.sentence, verdict.is_held, facts)
     except Cancelled:
         outcome = Stopped()
     except Exception as error:  # noqa: BLE001  (a model is foreign code and may raise anything)
@@ -169,7 +166,7 @@ def process(
 
 
 def verdict_record(verdict: Unprocessable) -> Mapping[str, object]:
-    """What a verdict adds to the record: the list of faults of a failed output check."""
+    """The facts that a verdict adds to the record: the faults of a failed output check."""
     return {"faults": list(verdict.faults)} if isinstance(verdict, OutputCheckFailed) else {}
 
 
@@ -193,10 +190,10 @@ def failure(error: Exception) -> Failed:
         for frame in reversed(traceback.extract_tb(error.__traceback__))
     )
     logger.error("processing failed", extra={"error": name, "frames": frames})
-    said = f": {error}" if isinstance(error, InferenceError) else ""
+    detail = f": {error}" if isinstance(error, InferenceError) else ""
     if isinstance(error, OSError) and error.strerror:
-        said = f": {error.strerror}"
-    return Failed(name, f"The model or the node failed ({name}{said}).", frames)
+        detail = f": {error.strerror}"
+    return Failed(name, f"The model or the node failed ({name}{detail}).", frames)
 
 
 def bring_to_disk(folder: Path) -> None:
@@ -218,56 +215,58 @@ class _Job:
     """One run of `process`: what its phases hand to each other."""
 
     def __init__(
-        self, request: Request, account: Account, report: Report, cancelled: Callable[[], bool]
+        self, request: Request, record: JobRecord, report: Report, cancelled: Callable[[], bool]
     ) -> None:
         self._request = request
-        self._account = account
+        self._record = record
         self._report = report
         self._cancelled = cancelled
         self._pixels = PixelReader()
         self._previews: Previews | None = None
 
     def run(self) -> Derived | Kept:
-        account, request = self._account, self._request
-        with account.phase("reading"):
+        record, request = self._record, self._request
+        with record.phase("reading"):
             stack, layout = self._read()
             model, device = self._load()
             steps = self._plan(model, layout)
-            found, notes = digests(stack.headers, self._pixels, progress=self._reading(len(stack)))
-        account.notes += [*layout.notes, *differences(layout.headers), *oddities(layout.headers)]
-        account.notes += notes
-        identity = _identity(request, model, layout, found)
+            digest_of, notes = digests(
+                stack.headers, self._pixels, progress=self._reading(len(stack))
+            )
+        record.notes += [*layout.notes, *differences(layout.headers), *oddities(layout.headers)]
+        record.notes += notes
+        identity = _identity(request, model, layout, digest_of)
         maker, content_uid, mark = marked(request.secret, identity, request.marks, request.mark)
         series_uid = maker.series()
         if series_uid in request.kept:
             return Kept(series_uid)
         rescale = common_rescale(layout.headers, self._pixels)
         slices = plan_slices(layout, steps, request.output, maker.instance, rescale)
-        account.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
-        series = Series(replace(request, mark=mark), layout, model, slices, series_uid)
+        record.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
+        series = DerivedSeries(replace(request, mark=mark), layout, model, slices, series_uid)
         if request.previews:
             self._previews = Previews(request.folder, layout, slices, self._hounsfield(layout))
-        generating = Generating(layout, slices, series, self._pixels, self._previews, account)
-        files = generating.run(
+        generation = Generation(layout, slices, series, self._pixels, self._previews, record)
+        files = generation.run(
             model,
             steps,
             device,
             request.resources,
-            judge=Judge(request.output, layout.geometry),
+            judge=SliceJudge(request.output, layout.geometry),
             report=self._report,
             cancelled=self._cancelled,
         )
-        with account.phase("writing"):
+        with record.phase("writing"):
             files |= self._copy(layout, slices, series)
         received = frozenset({header.uid for header in stack.headers} | _parents(layout))
         expected = Expected(request.folder, series_uid, layout, slices, received)
-        with account.phase("checking"):
+        with record.phase("checking"):
             self._check(expected)
         if self._previews is not None:
-            with account.phase("previews"):
-                account.notes += self._previews.finish()
+            with record.phase("previews"):
+                record.notes += self._previews.finish()
         ordered = tuple(sorted(files.values(), key=lambda file: file.name))
-        return Derived(series_uid, model.version, ordered, account.record(), content_uid, mark)
+        return Derived(series_uid, model.version, ordered, record.as_json(), content_uid, mark)
 
     def _read(self) -> tuple[Stack, Layout]:
         headers = read_headers(self._request.sources)
@@ -275,17 +274,17 @@ class _Job:
             if header.fault:
                 sentence = f"A received file {header.fault}; send the series again."
                 raise Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
-        found = stacks_of(headers)
-        if len(found) != 1:
-            sentence = f"The instances form {len(found)} stacks; each is processed by itself."
+        stacks = stacks_of(headers)
+        if len(stacks) != 1:
+            sentence = f"The instances form {len(stacks)} stacks; each is processed by itself."
             raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
-        layout = self._examined(found[0])
+        layout = self._examined(stacks[0])
         ignored = len(set_aside(headers))
         if ignored:
-            self._account.notes.append(f"{ignored} instances of other kinds were left out")
+            self._record.notes.append(f"{ignored} instances of other kinds were left out")
         if layout.missing:
-            self._account.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
-        return found[0], layout
+            self._record.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
+        return stacks[0], layout
 
     def _examined(self, stack: Stack) -> Layout:
         """The layout; where its slices lie stays in the record, whatever becomes of the job."""
@@ -293,9 +292,9 @@ class _Job:
             layout = examine(stack, self._request.output)
         except Unprocessable:
             if (measured := measure(stack)) is not None:
-                self._account.facts |= record_of((), measured)
+                self._record.facts |= record_of((), measured)
             raise
-        self._account.facts |= record_of((), layout)
+        self._record.facts |= record_of((), layout)
         return layout
 
     def _load(self) -> tuple[Model, str]:
@@ -330,7 +329,9 @@ class _Job:
         """Reads a received slice in HU."""
         return lambda index: self._pixels.hounsfield(layout.headers[index])
 
-    def _copy(self, layout: Layout, slices: tuple[Planned, ...], series: Series) -> dict[str, File]:
+    def _copy(
+        self, layout: Layout, slices: tuple[Planned, ...], series: DerivedSeries
+    ) -> dict[str, File]:
         copies = [place for place, slice_ in enumerate(slices) if not slice_.is_generated]
         files = {}
         for done, place in enumerate(copies, start=1):
@@ -362,10 +363,12 @@ class _Job:
             raise Cancelled
 
 
-def _identity(request: Request, model: Model, layout: Layout, found: Mapping[str, str]) -> Identity:
-    copied = h.carried(layout.headers[0], (*w.CHARACTER_SET, *w.PATIENT_AND_STUDY))
+def _identity(
+    request: Request, model: Model, layout: Layout, digest_of: Mapping[str, str]
+) -> Identity:
+    copied = h.carried(layout.headers[0], (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY))
     return Identity(
-        sources=[(header.uid, found[header.uid]) for header in layout.headers],
+        sources=[(header.uid, digest_of[header.uid]) for header in layout.headers],
         patient_and_study=h.encoded(copied),
         model=model.name,
         version=model.version,

@@ -41,6 +41,29 @@ END_OF_IMAGE = b"\xff\xd9"
 # More entropy-coded data than any row needs: a decoder that had all it wanted does not read it.
 SURPLUS = b"\x55" * 256
 
+Stored = NDArray[np.int32]  # (rows, columns), as in the file, sign extended, no bits above High Bit
+Mask = NDArray[np.bool_]
+AIR_HU = -1024.0
+UPRIGHT: tuple[Offset, Offset] = ((0.0, 0.0), (0.0, 0.0))  # of a stack that does not shear
+SAMPLED_PIXELS = 2  # that bicubic sampling reads to each side
+# No tissue, no gas and no noise lies below; what does is padding that the header does not declare.
+UNDECLARED_PADDING_HU = -1500.0
+# Decoded slices that are kept in memory, so that a usual series is decoded once.
+CACHE_BYTES = 256 << 20
+LOSSY_SYNTAXES = frozenset(
+    {
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.53",
+        "1.2.840.10008.1.2.4.55",
+        "1.2.840.10008.1.2.4.81",
+        "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.93",
+        "1.2.840.10008.1.2.4.203",
+    }
+)
+UNREADABLE = frozenset({Reason.PIXEL_DATA_ERROR, Reason.NO_DECODER})
+
 
 def decoded(header: Header) -> Raw:
     """The pixels of a slice as its decoder gives them; raises Unprocessable without them."""
@@ -57,8 +80,8 @@ def decoded(header: Header) -> Raw:
         raise broken(header, "they cannot be decoded") from error
     rows, columns = header.integer("Rows"), header.integer("Columns")
     if plane.shape != (rows, columns):
-        found = " x ".join(map(str, plane.shape))
-        raise broken(header, f"{found} pixels instead of {rows} x {columns}")
+        size = " x ".join(map(str, plane.shape))
+        raise broken(header, f"{size} pixels instead of {rows} x {columns}")
     return plane
 
 
@@ -126,33 +149,9 @@ def _read_to_the_end(dataset: Dataset, header: Header, plane: Raw) -> bool:
         return False
 
 
-Stored = NDArray[np.int32]  # (rows, columns), as in the file, sign extended, no bits above High Bit
-Mask = NDArray[np.bool_]
-
-AIR_HU = -1024.0
-UPRIGHT: tuple[Offset, Offset] = ((0.0, 0.0), (0.0, 0.0))  # of a stack that does not shear
-SAMPLED_PIXELS = 2  # that bicubic sampling reads to each side
-# No tissue, no gas and no noise lies below; what does is padding that the header does not declare.
-UNDECLARED_PADDING_HU = -1500.0
-# Decoded slices that are kept in memory, so that a usual series is decoded once.
-CACHE_BYTES = 256 << 20
-LOSSY_SYNTAXES = frozenset(
-    {
-        "1.2.840.10008.1.2.4.50",
-        "1.2.840.10008.1.2.4.51",
-        "1.2.840.10008.1.2.4.53",
-        "1.2.840.10008.1.2.4.55",
-        "1.2.840.10008.1.2.4.81",
-        "1.2.840.10008.1.2.4.91",
-        "1.2.840.10008.1.2.4.93",
-        "1.2.840.10008.1.2.4.203",
-    }
-)
-
-
 @dataclass(frozen=True)
 class PixelFormat:
-    """How stored values are encoded, and what they mean."""
+    """The encoding of stored values, and their meaning."""
 
     bits: int
     is_signed: bool
@@ -189,14 +188,14 @@ class PixelFormat:
         return self.least + (1 << self.bits) - 1
 
     def padded(self, stored: Stored) -> Mask:
-        """Where a pixel is no measurement: declared padding, or below every possible value."""
+        """The pixels that are no measurement: declared padding, or below every possible value."""
         mask = self.declared(stored)
         if not self.is_inverted:
             mask |= stored * self.slope + self.intercept < UNDECLARED_PADDING_HU
         return mask
 
     def declared(self, stored: Stored) -> Mask:
-        """Where a pixel has a value that the header declares as padding."""
+        """The pixels whose value the header declares as padding."""
         if self.padding is None:
             return np.zeros(stored.shape, bool)
         return (stored >= self.padding[0]) & (stored <= self.padding[1])
@@ -298,7 +297,7 @@ def _in_format(plane: NDArray[np.generic], header: Header) -> Stored:
 
 
 def generated_format(before: Header, rescale: Header | None = None) -> PixelFormat:
-    """How a generated slice is stored: as the slice before it, with that or another's rescale."""
+    """The format of a generated slice: of the slice before it, with that or another's rescale."""
     layout = PixelFormat.of(before)
     if rescale is None:
         return layout
@@ -438,9 +437,6 @@ def _in_hu(layout: PixelFormat, one: int, other: int) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-UNREADABLE = frozenset({Reason.PIXEL_DATA_ERROR, Reason.NO_DECODER})
-
-
 def digests(
     headers: Sequence[Header], pixels: PixelReader, *, progress: Callable[[int], None]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -449,17 +445,17 @@ def digests(
     Versions with the same pixels, geometry and rescale are revisions of the header: the newest
     counts. Anything else under one UID is a conflict that a person decides.
     """
-    found: dict[str, str] = {}
+    digest_of: dict[str, str] = {}
     notes: list[str] = []
     versions: dict[str, list[Header]] = {}
     for header in headers:
         versions.setdefault(header.uid, []).append(header)
     for done, header in enumerate(newest(headers), start=1):
-        found[header.uid] = pixels.digest(header)
+        digest_of[header.uid] = pixels.digest(header)
         older = [version for version in versions[header.uid] if version is not header]
-        notes += [_compared(version, found[header.uid], pixels) for version in older]
+        notes += [_compared(version, digest_of[header.uid], pixels) for version in older]
         progress(done)
-    return found, tuple(sorted(set(notes)))
+    return digest_of, tuple(sorted(set(notes)))
 
 
 def _compared(older: Header, digest: str, pixels: PixelReader) -> str:

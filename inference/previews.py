@@ -17,6 +17,7 @@ from PIL import Image
 from inference.derived import Planned
 from inference.geometry import Layout
 from inference.model import Prediction
+from inference.pictures import shrunk
 from inference.volume import Plane
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Previews:
             if not self._side:
                 self._folder.mkdir(exist_ok=True)
                 self._side = _fitting_side(self._read(len(self._layout.headers) // 2))
-            picture = encoded(_shrunk(plane, self._side))
+            picture = encoded(shrunk(plane, self._side))
             (self._folder / f"{self._order[where]:05d}.png").write_bytes(picture)
         except OSError as error:
             self._give_up(error)
@@ -130,8 +131,8 @@ class Previews:
     def _distance(self, where: float) -> float:
         """Along the normal from the first slice, mm."""
         distances = self._layout.geometry.distances_mm
-        found = np.interp(where, np.arange(len(distances)), distances)
-        return float(found - distances[0])
+        at_mm = np.interp(where, np.arange(len(distances)), distances)
+        return float(at_mm - distances[0])
 
     def _sagittal(self) -> None:
         """The middle column of every slice, before and after, to one scale; the head is up."""
@@ -143,7 +144,7 @@ class Previews:
             at = [self._distance(where) for where in lines]
             plane = _reformat(np.stack(list(lines.values())), np.array(at), spacing)
             plane = plane[::-1] if is_feet_last else plane
-            (self._folder / name).write_bytes(encoded(_shrunk(plane, SAGITTAL_SIDE)))
+            (self._folder / name).write_bytes(encoded(shrunk(plane, SAGITTAL_SIDE)))
 
 
 def encoded(plane: NDArray[np.floating]) -> bytes:
@@ -176,18 +177,8 @@ def _fitting_side(plane: Plane) -> int:
     whole = min(int(max(plane.shape)), SIDES[0])
     sides = [whole, *(side for side in SIDES if side < whole)]
     # The middle slice says what the others take; some of them take more.
-    fitting = (side for side in sides if len(encoded(_shrunk(plane, side))) <= most * 0.8)
+    fitting = (side for side in sides if len(encoded(shrunk(plane, side))) <= most * 0.8)
     return next(fitting, sides[-1])
-
-
-def _shrunk(plane: NDArray[np.floating], side: int) -> NDArray[np.floating]:
-    """No side longer than `side` pixels; each pixel is the mean of those it covers."""
-    longest = max(plane.shape)
-    if longest <= side:
-        return plane
-    rows, columns = (max(1, round(length * side / longest)) for length in plane.shape)
-    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.asarray(picture.resize((columns, rows), Image.Resampling.BOX), np.float32)
 
 
 def _reformat(

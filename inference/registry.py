@@ -1,7 +1,8 @@
-"""Which models there are, and how one is loaded; nothing here imports a model before that."""
+"""The models there are, their fingerprints and their loading; none is imported before that."""
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,42 +17,88 @@ MEMBERS = ("name", "version", "weights_sha256", "produces", "plan", "run")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegisteredModel:
     """A model that comes with the product."""
 
     name: str
+    version: str  # that of the class, which is not imported for it
     factory: str  # "package.module:Class"
     takes: str  # what input it takes, for people
     uses_device: bool = True
 
 
 ENTRIES = (
-    Entry(
+    RegisteredModel(
         "linear",
+        "1.0.0",
         "inference.models.classical:Linear",
         "CT stacks of 2 slices or more; linear interpolation, the yardstick",
         uses_device=False,
     ),
-    Entry(
+    RegisteredModel(
         "midslice",
+        "1.4.0",
         "inference.models.midslice:Midslice",
         "CT stacks of 2 slices or more; factor 2 to 10 or a target spacing",
     ),
 )
 
 
-def registered() -> tuple[Entry, ...]:
+def registered() -> tuple[RegisteredModel, ...]:
     """The models that a configuration can name without a factory."""
     return ENTRIES
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """A digest that changes with what a model makes of a series; the model is not imported.
+
+    It is part of a job's key: a series that is sent again after an update of its model is
+    processed again, instead of delivering what the old model made. Version, weights and
+    calibration tell one release of the product's models from the next. The version of a site's
+    own class is not known without importing it: the sources of its package stand for it.
+    """
+    own = next((entry for entry in ENTRIES if spec.factory == entry.factory), None)
+    module = str(spec.factory).partition(":")[0]
+    file = _source_of(module)
+    digest = hashlib.sha256((f"{own.name} {own.version}" if own else module).encode())
+    if own is None and file is not None:
+        is_alone = "." not in module and file.name != "__init__.py"
+        for path in [file] if is_alone else sorted(file.parent.glob("*.py")):
+            _add(digest, path)  # of a package all: a model's code may be several modules
+    weights = spec.weights or (file.with_suffix(".safetensors") if file else None)
+    if weights is not None:
+        _add(digest, weights)
+        _add(digest, weights.with_suffix(".json"))  # its calibration
+    return digest.hexdigest()[:16]
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module, or of a package; None where there is none."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)  # of the top alone: for more, Python imports the package
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder).joinpath(*rest)
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return None
+
+
+def _add(digest: "hashlib._Hash", path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
 
 
 def load(spec: ModelSpec, device: str = "cpu") -> Model:
     """The model that a specification names; raises ModelLoadError, saying which and why."""
     factory = spec.factory or _factory_of(spec.name)
-    made = _class_of(factory)
-    arguments = _arguments(spec, made, device)
+    model_class = _class_of(factory)
+    arguments = _arguments(spec, model_class, device)
     try:
-        model = made(**arguments)
+        model = model_class(**arguments)
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise ModelLoadError(f"model {spec.name} ({factory}): {error}") from error
     missing = [member for member in MEMBERS if not hasattr(model, member)]
@@ -86,18 +133,18 @@ def _class_of(factory: str) -> type:
     if not module or not name:
         raise ModelLoadError(f"factory = {factory!r}: allowed is package.module:Class")
     try:
-        found = getattr(importlib.import_module(module), name)
+        model_class = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise ModelLoadError(f"{factory}: {error}") from error
-    if not isinstance(found, type):
+    if not isinstance(model_class, type):
         raise ModelLoadError(f"{factory}: is no class")
-    return found
+    return model_class
 
 
-def _arguments(spec: ModelSpec, made: type, device: str) -> Mapping[str, object]:
-    taken = inspect.signature(made).parameters
+def _arguments(spec: ModelSpec, model_class: type, device: str) -> Mapping[str, object]:
+    parameters = inspect.signature(model_class).parameters
     if spec.weights is None:
-        return {"device": device} if "device" in taken else {}
+        return {"device": device} if "device" in parameters else {}
     _check_weights(spec.weights, spec.weights_sha256)
     return {"weights": spec.weights, "device": device}
 

@@ -22,7 +22,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model to load: a registered name, or a site's own class with its weights."""
+    """The model to load: a registered name, or a site's own class with its weights."""
 
     name: str
     factory: str | None = None  # "package.module:Class"; None = registered under `name`
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Output:
-    """What the derived series must look like; each of these is part of its UIDs."""
+    """The form of the derived series; each of these is part of its UIDs."""
 
     include_received: bool = True
     slice_thickness: SliceThickness = "source"
@@ -56,7 +56,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells a derived series from others that were made of the same stack before.
+    """The mark that tells a derived series from others made of the same stack before.
 
     A first one has none: its UIDs are those of its content alone.
     """
@@ -68,7 +68,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where and how large a model may work."""
+    """The device, memory and threads that a model may use."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     batch: int = 4
@@ -97,7 +97,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: `done` of `total` generated slices in `step`."""
+    """The progress of a job: `done` of `total` generated slices in `step`."""
 
     step: str  # reading, predicting, writing, checking
     done: int

@@ -61,12 +61,12 @@ class Runner:
     def survey(
         self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
     ) -> tuple[Measured, ...]:
-        """What the survey steps measure, in order; gaps are passed over."""
+        """The measurements of the survey steps, in order; gaps are passed over."""
         surveys = [step for step in steps if step.survey is not None]
-        found = [prediction.measured for _, prediction in self._walk(surveys, (), cancelled)]
-        for measured in found:
+        measurements = [prediction.measured for _, prediction in self._walk(surveys, (), cancelled)]
+        for measured in measurements:
             check_measured(measured)
-        return tuple(found)
+        return tuple(measurements)
 
     def _walk(
         self,
@@ -151,7 +151,7 @@ class _Begun:
 
 
 def share_cores(model: Model, threads: int) -> int:
-    """How many steps of a model run at once; the threads inside each share the other cores.
+    """The number of steps to run at once; the threads inside each share the other cores.
 
     Threads that each fill a gap wait for nobody. Those that share one convolution wait for the
     slowest of them, which on a busy machine is one that does not run.

@@ -1,4 +1,4 @@
-"""Which instances are CT slices at all, and which stacks are no input for a generator."""
+"""The scope of the node: instances that are CT slices, and stacks that a generator may take."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -72,7 +72,7 @@ def _is_node(header: Header) -> bool:
 
 
 def instance_fault(header: Header) -> Unprocessable | None:
-    """Why an instance is left out of every stack; None for what looks like a CT slice."""
+    """The reason to leave an instance out of every stack; None for what looks like a CT slice."""
     for judge in (_unreadable, _without_uids, _of_other_class, _cut_short, _no_slice):
         fault = judge(header)
         if fault is not None:
@@ -136,9 +136,8 @@ def _no_slice(header: Header) -> Unprocessable | None:
     return Unprocessable(Reason.NOT_A_CT_SLICE, sentence) if sentence else None
 
 
-# What must be the same in all instances of a stack (PS3.3 A.1.2): anything else is a mix-up.
 def patient_mismatch(headers: Sequence[Header]) -> str:
-    """A sentence if instances disagree about patient or study, else nothing."""
+    """A sentence if instances disagree about patient or study, else nothing (PS3.3 A.1.2)."""
     tests: dict[str, Callable[[Header], str]] = {
         "Patient ID": lambda header: header.text("PatientID"),
         "Patient's Birth Date": lambda header: header.text("PatientBirthDate"),
@@ -186,17 +185,17 @@ def differences(headers: Sequence[Header]) -> list[str]:
 
 def oddities(headers: Sequence[Header]) -> list[str]:
     """Notes about what is missing or wrong in headers without standing in the way."""
-    found = []
+    notes = []
     if not all(header.values("ImageType") for header in headers):
-        found.append("the images do not say their Image Type; positions alone were judged")
+        notes.append("the images do not say their Image Type; positions alone were judged")
     undecodable = sorted(
         keyword
         for keyword in ("PatientName", "StudyDescription", "SeriesDescription", "InstitutionName")
         if any(header.decoded(keyword) is None for header in headers)
     )
     if undecodable:
-        found.append(f"bytes outside the declared character set in {', '.join(undecodable)}")
-    return found
+        notes.append(f"bytes outside the declared character set in {', '.join(undecodable)}")
+    return notes
 
 
 def check_scope(header: Header, output: Output) -> None:

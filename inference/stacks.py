@@ -48,28 +48,42 @@ ALSO_ALIKE = ("ImageType", "ImageOrientationPatient", "PixelSpacing", "FrameOfRe
 Group = list[Header]
 Places = NDArray[np.float64]  # (slices,), mm along the normal, ascending
 
+__all__ = [
+    "Header",
+    "SetAside",
+    "Stack",
+    "is_derived_by_node",
+    "newest",
+    "open_volume",
+    "patient_mismatch",
+    "read_header",
+    "read_headers",
+    "set_aside",
+    "stacks_of",
+]
+
 
 def groups(headers: Sequence[Header]) -> list[Group]:
     """The slices that form a volume together, as the grouping key says."""
-    found: list[Group] = []
+    alike: list[Group] = []
     for header in headers:
-        home = next((group for group in found if _alike(group[0], header)), None)
+        home = next((group for group in alike if _alike(group[0], header)), None)
         if home is None:
-            found.append([header])
+            alike.append([header])
         else:
             home.append(header)
-    found = [part for group in found for part in _split_by_frame(group)]
+    alike = [part for group in alike for part in _split_by_frame(group)]
     for keyword in ACQUISITION:
-        found = [part for group in found for part in _split_in_place(group, keyword)]
-    return found
+        alike = [part for group in alike for part in _split_in_place(group, keyword)]
+    return alike
 
 
-def without_odd(found: list[Group]) -> tuple[list[Group], list[Group]]:
+def without_odd(groups: list[Group]) -> tuple[list[Group], list[Group]]:
     """(groups, odd slices beside them that are left out)."""
-    if max(len(group) for group in found) < FEWEST_BESIDE_OTHERS:
-        return found, []
-    kept = [group for group in found if len(group) >= FEWEST_BESIDE_OTHERS]
-    return kept, [group for group in found if len(group) < FEWEST_BESIDE_OTHERS]
+    if max(len(group) for group in groups) < FEWEST_BESIDE_OTHERS:
+        return groups, []
+    kept = [group for group in groups if len(group) >= FEWEST_BESIDE_OTHERS]
+    return kept, [group for group in groups if len(group) < FEWEST_BESIDE_OTHERS]
 
 
 def between(group: Group, odd: Sequence[Group]) -> Group:
@@ -97,13 +111,13 @@ def why_odd(group: Group, among: Group) -> str:
     )
 
 
-def why_apart(found: Sequence[Group]) -> str:
+def why_apart(groups: Sequence[Group]) -> str:
     """One sentence where every image is a group of its own; nothing where two belong together."""
-    if len(found) < 2 or max(len(group) for group in found) > 1:
+    if len(groups) < 2 or max(len(group) for group in groups) > 1:
         return ""
     return (
-        f"None of the {len(found)} images matches another one (they differ in "
-        f"{_differing([group[0] for group in found])}); at least 2 that match are needed to fill "
+        f"None of the {len(groups)} images matches another one (they differ in "
+        f"{_differing([group[0] for group in groups])}); at least 2 that match are needed to fill "
         "a gap."
     )
 
@@ -117,36 +131,36 @@ def _differing(headers: Sequence[Header]) -> str:
     )
 
 
-def keys(found: Sequence[Group]) -> list[str]:
+def keys(groups: Sequence[Group]) -> list[str]:
     """A readable name for each group, no two alike; the same whatever the order of arrival."""
-    names = [_kind_of(group[0]) for group in found]
+    names = [_kind_of(group[0]) for group in groups]
     for more in (_acquisition_of, _format_of, _frame_of):
-        words = [more(group) for group in found]
+        words = [more(group) for group in groups]
         several = Counter(name for name, _ in set(zip(names, words, strict=True)))
         names = [
             _joined(name, word) if several[name] > 1 else name
             for name, word in zip(names, words, strict=True)
         ]
-    return _numbered(names, [min(header.uid for header in group) for group in found])
+    return _numbered(names, [min(header.uid for header in group) for group in groups])
 
 
-def label_of(header: Header, found: Sequence[Group]) -> str:
+def label_of(header: Header, groups: Sequence[Group]) -> str:
     """The values, plain ASCII, of what differs between the stacks of a series."""
     words = []
     for keyword in ("ConvolutionKernel", "KVP", *ACQUISITION, "TriggerTime"):
-        values = {group[0].text(keyword) for group in found}
+        values = {group[0].text(keyword) for group in groups}
         word = header.text(keyword)
         if len(values) > 1 and word and word.isascii() and word.isprintable():
             words.append(word.replace("\\", " "))
     return " ".join(words[:2])
 
 
-def _alike(one: Header, other: Header) -> bool:
+def _alike(first: Header, second: Header) -> bool:
     return (
-        all(_value(one, keyword) == _value(other, keyword) for keyword in SEPARATING)
-        and _image_type(one) == _image_type(other)
-        and _close(one, other, "ImageOrientationPatient", ORIENTATION_TOLERANCE)
-        and _close(one, other, "PixelSpacing", SPACING_TOLERANCE_MM)
+        all(_value(first, keyword) == _value(second, keyword) for keyword in SEPARATING)
+        and _image_type(first) == _image_type(second)
+        and _close(first, second, "ImageOrientationPatient", ORIENTATION_TOLERANCE)
+        and _close(first, second, "PixelSpacing", SPACING_TOLERANCE_MM)
     )
 
 
@@ -159,8 +173,8 @@ def _value(header: Header, keyword: str) -> object:
     return header.number(keyword) if keyword == "KVP" else header.values(keyword)
 
 
-def _close(one: Header, other: Header, keyword: str, tolerance: float) -> bool:
-    first, second = one.numbers(keyword), other.numbers(keyword)
+def _close(header: Header, other: Header, keyword: str, tolerance: float) -> bool:
+    first, second = header.numbers(keyword), other.numbers(keyword)
     if len(first) != len(second):
         return False
     return all(abs(a - b) <= tolerance for a, b in zip(first, second, strict=True))
@@ -208,7 +222,7 @@ def _split_in_place(group: Group, keyword: str) -> list[Group]:
     if len(parts) < 2 or min(len(part) for part in parts) < 2:
         return [group]
     overlapping = list(_overlapping([_places(part) for part in parts]))
-    if overlapping and all(_repeat(one, other) for one, other in overlapping):
+    if overlapping and all(_repeat(first, second) for first, second in overlapping):
         return parts
     return [group]
 
@@ -220,19 +234,19 @@ def _places(group: Group) -> Places:
 def _overlapping(parts: list[Places]) -> Iterator[tuple[Places, Places]]:
     """Every two whose ranges share more than their ends."""
     parts.sort(key=lambda places: (places[0], places[-1]))
-    for index, one in enumerate(parts):
+    for index, places in enumerate(parts):
         for other in parts[index + 1 :]:
-            if other[0] >= one[-1] - OVERLAP_TOLERANCE_MM:
+            if other[0] >= places[-1] - OVERLAP_TOLERANCE_MM:
                 break
-            yield one, other
+            yield places, other
 
 
-def _repeat(one: Places, other: Places) -> bool:
+def _repeat(first: Places, second: Places) -> bool:
     """True where, in the range that both cover, one has a slice wherever the other has one."""
-    start, end = max(one[0], other[0]), min(one[-1], other[-1])
+    start, end = max(first[0], second[0]), min(first[-1], second[-1])
     shared = [
         places[(places >= start - REPEATED_MM) & (places <= end + REPEATED_MM)]
-        for places in (one, other)
+        for places in (first, second)
     ]
     few, many = sorted(shared, key=len)
     if not len(few):
@@ -297,29 +311,14 @@ def _joined(*parts: str) -> str:
 
 def _numbered(names: Sequence[str], firsts: Sequence[str]) -> list[str]:
     """Names that are still the same are told apart by number, in the order of the UIDs."""
-    found = list(names)
+    numbered = list(names)
     order = sorted(range(len(names)), key=lambda index: (names[index], firsts[index]))
     number = 1
     for before, index in pairwise(order):
         number = number + 1 if names[before] == names[index] else 1
         if number > 1:
-            found[index] = f"{names[index]}, {number}"
-    return found
-
-
-__all__ = [
-    "Header",
-    "SetAside",
-    "Stack",
-    "is_derived_by_node",
-    "newest",
-    "open_volume",
-    "patient_mismatch",
-    "read_header",
-    "read_headers",
-    "set_aside",
-    "stacks_of",
-]
+            numbered[index] = f"{names[index]}, {number}"
+    return numbered
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,11 +358,11 @@ def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
         return ([Stack("no CT slices", readable)] if readable else []), aside
     if patient_mismatch(usable):
         return [Stack("several patients", tuple(series))], aside
-    found = groups(usable)
-    fault = why_apart(found)
+    separated = groups(usable)
+    fault = why_apart(separated)
     if fault:
         return [Stack("no two images alike", tuple(series), fault=fault)], aside
-    kept, odd = without_odd(found)
+    kept, odd = without_odd(separated)
     aside += [
         SetAside(header, Reason.NOT_A_CT_SLICE, "The image matches no other of its series.")
         for group in odd
@@ -404,7 +403,7 @@ def _named(
     versions: dict[str, list[Header]] = {}
     for header in series:
         versions.setdefault(header.uid, []).append(header)
-    found = []
+    stacks = []
     for key, group in zip(keys(groups), groups, strict=True):
         label = label_of(group[0], groups) if len(groups) > 1 else ""
         among = between(group, odd)
@@ -412,8 +411,8 @@ def _named(
             version for header in (*group, *among, *damaged) for version in versions[header.uid]
         )
         fault = why_odd(group, among)
-        found.append(Stack(key, members, label, fault, Reason.MIXED_ACQUISITIONS))
-    return sorted(found, key=lambda stack: (-len(stack), stack.key))
+        stacks.append(Stack(key, members, label, fault, Reason.MIXED_ACQUISITIONS))
+    return sorted(stacks, key=lambda stack: (-len(stack), stack.key))
 
 
 def open_volume(stack: Stack) -> Volume:

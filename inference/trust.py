@@ -1,4 +1,4 @@
-"""What becomes of a slice that its model is sure or not sure of: kept, replaced, or nobody's yet.
+"""Judgement of slices by their model's own trust: kept, replaced, or the series held.
 
 A model that says nothing of its slices is taken at its word; nothing is judged then.
 """
@@ -29,7 +29,7 @@ class Chosen:
 
 
 @dataclass
-class Judge:
+class SliceJudge:
     """Judges every generated slice of one job, in the order in which they are made."""
 
     output: Output
@@ -49,15 +49,15 @@ class Judge:
         at_mm = float((position - self.geometry.positions[0]) @ self.geometry.normal)
         if trust.confidence < self.output.hold_below:
             self.doubtful.append(trust)
-        said = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
+        expected = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
         if not is_replaced:
             entry = _entry(at_mm, trust, how)
             if prediction.weights:
                 entry["network_weight"] = round(prediction.weights[number], 3)
             self.entries.append(entry)
-            return Chosen(prediction.planes[number], said)
+            return Chosen(prediction.planes[number], expected)
         words = CLASSICAL_WORDS.get(how, how)
-        note = f"{said}, below {self.output.classical_below:g}: {words} instead of the network"
+        note = f"{expected}, below {self.output.classical_below:g}: {words} instead of the network"
         if prediction.classical_trust:
             trust = prediction.classical_trust[number]
             note += f", expected error {trust.error_hu:.0f} HU"
@@ -67,12 +67,12 @@ class Judge:
     @property
     def facts(self) -> Mapping[str, object]:
         """For the record: how the slices were made, and slice by slice how sure the model is."""
-        found: dict[str, object] = {}
+        facts: dict[str, object] = {}
         if self.gate:
-            found["gate"] = dict(self.gate)
+            facts["gate"] = dict(self.gate)
         if self.entries:
-            found["confidence"] = list(self.entries)
-        return found
+            facts["confidence"] = list(self.entries)
+        return facts
 
     @property
     def notes(self) -> Sequence[str]:

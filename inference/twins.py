@@ -1,4 +1,4 @@
-"""Whether a received series of thinner slices shows what a thicker one would be generated for."""
+"""Received series of thinner slices, which make generating from a thicker one pointless."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -70,13 +70,13 @@ def kernel_family(header: Header) -> str:
 
 
 def _is_thin_twin(mine: Layout, theirs: Layout) -> bool:
-    one, other = mine.headers[0], theirs.headers[0]
+    thick, thin = mine.headers[0], theirs.headers[0]
     if any(
-        one.text(keyword) != other.text(keyword)
+        thick.text(keyword) != thin.text(keyword)
         for keyword in ("StudyInstanceUID", "FrameOfReferenceUID")
     ):
         return False
-    if kernel_family(one) != kernel_family(other) or not _same_acquisition(mine, theirs):
+    if kernel_family(thick) != kernel_family(thin) or not _same_acquisition(mine, theirs):
         return False
     if theirs.gap_mm > (1.0 - EQUAL_GAPS) * mine.gap_mm:
         return False

@@ -83,13 +83,13 @@ def joined(parts: Iterable[str | bytes]) -> bytes:
 
 def _fields_of(identity: Identity) -> list[str | bytes]:
     sources = sorted(identity.sources)
-    found: list[str | bytes] = [RULES_VERSION, str(len(sources))]
+    identity_fields: list[str | bytes] = [RULES_VERSION, str(len(sources))]
     for uid, digest in sources:
-        found += [uid, digest]
-    found += [identity.patient_and_study, identity.model, identity.version]
-    found += [identity.weights_sha256, str(identity.edition), identity.runtime]
+        identity_fields += [uid, digest]
+    identity_fields += [identity.patient_and_study, identity.model, identity.version]
+    identity_fields += [identity.weights_sha256, str(identity.edition), identity.runtime]
     marks = () if identity.mark == Mark() else (identity.mark,)  # a first result has none
     for group in (identity.parameters, identity.output, *marks):
         for field in fields(group):
-            found += [field.name, repr(getattr(group, field.name))]
-    return found
+            identity_fields += [field.name, repr(getattr(group, field.name))]
+    return identity_fields

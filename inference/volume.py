@@ -20,7 +20,7 @@ SHIFT_DIGITS = 6
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the slices of a stack lie, in ascending order along the normal (PS3.3 C.7.6.2.1.1)."""
+    """The places of the slices of a stack, ascending along the normal (PS3.3 C.7.6.2.1.1)."""
 
     positions: NDArray[np.float64]  # (slices, 3), Image Position (Patient)
     orientation: NDArray[np.float64]  # (2, 3): direction of a row, direction of a column
@@ -63,13 +63,13 @@ class Geometry:
         return along_column / self.pixel_spacing[0], along_row / self.pixel_spacing[1]
 
     def offsets(self, first: int, second: int, t: float) -> tuple[Offset, Offset]:
-        """What to add to a pixel of the slice at `t` between two to find its point in each."""
+        """Offsets from a pixel of the slice at `t` between two to its point in each."""
         end = self.shift_pixels(first, second)
         return on_line(end, (0.0, 0.0), t), on_line(end, end, t)
 
 
 def on_line(end: Offset, own: Offset, t: float) -> Offset:
-    """What to add to a pixel of the slice at `t` of a line to find its point in a received slice.
+    """The offset from a pixel of the slice at `t` of a line to its point in a received slice.
 
     `end` is how far the slice at the end of the line lies off the normal through the one where it
     begins, `own` how far the received slice does; the slice at `t` does so by t times `end`.

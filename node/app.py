@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from inference import registry
 from inference.request import Resources
 from node import config
 from node.config import Config
@@ -27,11 +28,11 @@ from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
-from node.work.jobs import Inference, Site, Supervisor, fingerprint, specs
+from node.work.jobs import Inference, Site, Supervisor, specs
 from node.work.selftest import SelfTests
 from node.work.sweeps import Background, Retention, Schedule
 from storage.errors import WrongState
-from storage.files import fingerprint as fingerprint_of
+from storage.files import fingerprint
 from storage.records import SelfTestState, SwitchName
 from storage.site import control, selftests
 from storage.site.audit import NODE
@@ -153,7 +154,7 @@ class RunningNode:
         with _naming(self._settings, "node"):
             port = self._tests.port = self._scp.start()
         self._schedule.start()
-        self._tell_configured()
+        self._record_configuration()
         self._beat()
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
@@ -168,6 +169,29 @@ class RunningNode:
             self._schedule.mind_the_clock()
         except Exception:  # whatever it was, the node goes on and the next tick tries again
             logger.exception("sweep failed", extra={"sweep": "main"})
+
+    def reload(self) -> None:
+        """Read the configuration again: all of what may change at run time, or nothing."""
+        try:
+            new = config.load(self._path)
+        except ConfigError as error:
+            logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
+            store = self._store
+            control.refused(store.database, time.time(), store.node_id, error.problems)
+            self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
+            return
+        restart = tuple(self._settings.needs_restart(new))
+        for key in restart:
+            logger.warning("needs a restart", extra={"key": key})
+        self._settings = self._settings.reloaded(new)
+        self._arrivals.rules = rules(self._settings)
+        self._background.follow(self._settings)
+        self._admit()
+        self._deliverers.follow(self._settings)
+        logger.info("configuration applied")
+        self._record_configuration(restart)
+        later = f" These need a restart: {', '.join(restart)}." if restart else ""
+        self._background.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
 
     def stop(self) -> None:
         """Stop in the order of the design: nothing new, then what runs, then the rest by force."""
@@ -203,31 +227,8 @@ class RunningNode:
         self._state = STOPPED
         self._beat()
 
-    def reload(self) -> None:
-        """Read the configuration again: all of what may change at run time, or nothing."""
-        try:
-            new = config.load(self._path)
-        except ConfigError as error:
-            logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
-            store = self._store
-            control.refused(store.database, time.time(), store.node_id, error.problems)
-            self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
-            return
-        restart = tuple(self._settings.needs_restart(new))
-        for key in restart:
-            logger.warning("needs a restart", extra={"key": key})
-        self._settings = self._settings.reloaded(new)
-        self._arrivals.rules = rules(self._settings)
-        self._background.follow(self._settings)
-        self._admit()
-        self._deliverers.follow(self._settings)
-        logger.info("configuration applied")
-        self._tell_configured(restart)
-        later = f" These need a restart: {', '.join(restart)}." if restart else ""
-        self._background.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
-
-    def _tell_configured(self, restart: Sequence[str] = ()) -> None:
-        """Write down what the node works with, for those who only see the database."""
+    def _record_configuration(self, restart: Sequence[str] = ()) -> None:
+        """Write the configuration in force into the database, where the web process reads it."""
         store = self._store
         values = to_values(self._settings)
         control.applied(store.database, time.time(), store.node_id, values, restart)
@@ -328,7 +329,7 @@ def rules(settings: Config) -> Rules:
         completion=settings.completion,
         routes=settings.routes,
         destinations=settings.destinations,
-        models={name: fingerprint(spec) for name, spec in specs(settings).items()},
+        models={name: registry.fingerprint(spec) for name, spec in specs(settings).items()},
     )
 
 
@@ -346,7 +347,7 @@ def site(settings: Config, store: Store) -> Site:
 def check_secret(store: Store, settings: Config) -> None:
     """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
     secret = store.files.secret(settings.storage.secret_file)
-    store.nodes.fact(SECRET, fingerprint_of(secret))
+    store.nodes.fact(SECRET, fingerprint(secret))
 
 
 def web_settings(settings: Config, store: Store) -> WebSettings:

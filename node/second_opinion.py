@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from pydicom.dataelem import RawDataElement
 
 Hounsfield = NDArray[np.float64]  # (rows, columns)
 Rescale = tuple[float, float]  # slope, intercept
+Faults = Iterator[str]
 
 POSITION_MM = 1e-4  # a decimal string of 16 characters is far more exact
 SAME_PLACE_MM = 0.01
@@ -51,14 +53,9 @@ CONSTANT = """
     WindowCenter WindowWidth SpacingBetweenSlices ConvolutionKernel KVP
     """.split()  # noqa: SIM905
 CONSTANT_AS_RECEIVED = ("SliceThickness", "RescaleSlope", "RescaleIntercept")
-PIXEL_FORMAT = (
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "PixelRepresentation",
-    "PhotometricInterpretation",
-)
+PIXEL_FORMAT = """
+    Rows Columns BitsAllocated BitsStored PixelRepresentation PhotometricInterpretation
+    """.split()  # noqa: SIM905
 # Everything that a derived CT header may hold, written down apart from the product's list.
 ALLOWED = frozenset(
     """
@@ -324,58 +321,37 @@ class Check:
     found: str
 
 
+class AskedFor(TypedDict, total=False):
+    """The derived series that was asked for."""
+
+    factor: int | None  # of every gap: slices out per slice in
+    target_spacing_mm: float | None  # instead of a factor
+    include_received: bool  # True where nothing is said
+    closed_gaps: Sequence[int]  # these get no slices
+
+
 def check(
-    received: Sequence[Path],
-    derived: Sequence[Path],
-    *,
-    factor: int | None = None,
-    target_spacing_mm: float | None = None,
-    include_received: bool = True,
-    closed_gaps: Sequence[int] = (),
+    received: Sequence[Path], derived: Sequence[Path], **asked: Unpack[AskedFor]
 ) -> list[str]:
     """Everything that is wrong with the files of a derived series; nothing where it is right.
 
-    `received` is the stack that it was made of; `closed_gaps` are gaps that get no slices.
+    `received` are the files of the stack that it was made of.
     """
     if not derived:
         return ["a series without slices"]
-    evidence = judge(
-        ImageSeries.read(received),
-        ImageSeries.read(derived),
-        factor=factor,
-        target_spacing_mm=target_spacing_mm,
-        include_received=include_received,
-        closed_gaps=closed_gaps,
-    )
+    evidence = _evidence(ImageSeries.read(received), ImageSeries.read(derived), asked)
     return [fault for _, _, faults in _judged(evidence) for fault in faults]
 
 
-def verify(received: ImageSeries, derived: ImageSeries, factor: int) -> list[Check]:
+def verify(received: ImageSeries, derived: ImageSeries, **asked: Unpack[AskedFor]) -> list[Check]:
     """Every check as a row, in the order in which a person would ask."""
-    evidence = judge(received, derived, factor=factor)
+    evidence = _evidence(received, derived, asked)
     rows = []
     for name, sentence, faults in _judged(evidence):
         more = f" and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
         found = "; ".join(faults[:MOST_FAULTS]) + more
         rows.append(Check(name, not faults, found or sentence.format(**evidence.facts())))
     return rows
-
-
-def judge(
-    received: ImageSeries,
-    derived: ImageSeries,
-    *,
-    factor: int | None = None,
-    target_spacing_mm: float | None = None,
-    include_received: bool = True,
-    closed_gaps: Sequence[int] = (),
-) -> Evidence:
-    """The evidence on a derived series and what was asked for."""
-    factors = _factors(received, factor, target_spacing_mm)
-    for gap in closed_gaps:
-        factors[gap] = 1
-    slices = _expected_slices(received.slices, factors, include_received=include_received)
-    return Evidence(received, derived, tuple(slices))
 
 
 def models(derived: ImageSeries) -> set[str]:
@@ -401,34 +377,31 @@ def _judged(evidence: Evidence) -> Iterator[tuple[str, str, list[str]]]:
             return
 
 
-def _factors(received: ImageSeries, factor: int | None, target_mm: float | None) -> list[int]:
-    """Slices out per slice in, of each gap."""
+def _evidence(received: ImageSeries, derived: ImageSeries, asked: AskedFor) -> Evidence:
     gaps = np.diff(received.heights_mm)
+    factor, target_mm = asked.get("factor"), asked.get("target_spacing_mm")
     if factor is not None:
-        return [factor] * len(gaps)
-    assert target_mm is not None
-    ratios = [math.ceil(gap / target_mm - RATIO_TOLERANCE) for gap in gaps]
-    return [max(1, min(MOST_FACTOR, ratio)) for ratio in ratios]
-
-
-def _expected_slices(
-    slices: Sequence[Slice], factors: Sequence[int], *, include_received: bool
-) -> Iterator[ExpectedSlice]:
-    for index, slice_ in enumerate(slices):
-        if include_received:
-            yield ExpectedSlice(slice_, slice_, 0.0)
-        if index < len(factors):
-            for step in range(1, factors[index]):
-                yield ExpectedSlice(slice_, slices[index + 1], step / factors[index])
-
-
-Faults = Iterator[str]
+        factors = [factor] * len(gaps)
+    else:
+        assert target_mm is not None
+        ratios = [math.ceil(gap / target_mm - RATIO_TOLERANCE) for gap in gaps]
+        factors = [max(1, min(MOST_FACTOR, ratio)) for ratio in ratios]
+    for gap in asked.get("closed_gaps", ()):
+        factors[gap] = 1
+    expected: list[ExpectedSlice] = []
+    for index, slice_ in enumerate(received.slices):
+        if asked.get("include_received", True):
+            expected.append(ExpectedSlice(slice_, slice_, 0.0))
+        for step in range(1, factors[index] if index < len(factors) else 1):
+            after = received.slices[index + 1]
+            expected.append(ExpectedSlice(slice_, after, step / factors[index]))
+    return Evidence(received, derived, tuple(expected))
 
 
 def each_slice(
     faults_of: Callable[[Slice, ExpectedSlice, Evidence], Faults],
 ) -> Callable[[Evidence], Faults]:
-    """A check of all slices from a check of one; a fault begins with the name of the file."""
+    """Make a check of all slices from a check of one; a fault begins with the name of the file."""
 
     def faults_of_all(evidence: Evidence) -> Faults:
         for slice_, expected in evidence.pairs():
@@ -444,7 +417,7 @@ def _count(evidence: Evidence) -> Faults:
 
 
 def _position(evidence: Evidence) -> Faults:
-    yield from each_slice(_position_of_slice)(evidence)
+    yield from _position_of_slice(evidence)
     gaps = np.diff(evidence.derived.heights_mm)
     is_regular = len(gaps) > 0 and np.ptp(gaps) < POSITION_MM
     declared = evidence.derived.slices[0].header.get("SpacingBetweenSlices")
@@ -457,6 +430,7 @@ def _position(evidence: Evidence) -> Faults:
         yield f"Spacing Between Slices says {declared} mm"
 
 
+@each_slice
 def _position_of_slice(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
     if np.abs(slice_.position - expected.position).max() > POSITION_MM:
         yield f"lies at {slice_.position}, not at {expected.position}"
@@ -470,6 +444,7 @@ def _numbers(slice_: Slice, keyword: str) -> NDArray[np.float64]:
     return np.array(slice_.header[keyword].value, float)
 
 
+@each_slice
 def _copies(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
     if expected.is_generated:
         return
@@ -479,6 +454,7 @@ def _copies(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
         yield "a copy says that it was resampled"
 
 
+@each_slice
 def _pixel_format(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
     derived, received = slice_.header, expected.before.header
     for keyword in PIXEL_FORMAT:
@@ -497,6 +473,7 @@ def _pixel_format(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) ->
         yield "the mark of lossy compression is gone"
 
 
+@each_slice
 def _generated_values(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
     if not expected.is_generated:
         return
@@ -515,12 +492,14 @@ def _generated_values(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Fa
             yield "padding is not where a neighbour has it"
 
 
+@each_slice
 def _synthetic(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
     stated, true = slice_.header.SyntheticData, "YES" if expected.is_generated else "NO"
     if stated != true:
         yield f"Synthetic Data is {stated}, not {true}"
 
 
+@each_slice
 def _description(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
     header = slice_.header
     if list(header.ImageType) != ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]:
@@ -547,9 +526,10 @@ def _fresh(evidence: Evidence) -> Faults:
     uids = {slice_.uid for slice_ in evidence.derived.slices}
     if len(uids) != len(evidence.derived):
         yield "two slices have the same SOP Instance UID"
-    yield from each_slice(_fresh_slice)(evidence)
+    yield from _fresh_slice(evidence)
 
 
+@each_slice
 def _fresh_slice(slice_: Slice, _: ExpectedSlice, evidence: Evidence) -> Faults:
     header, received = slice_.header, evidence.received
     used = {received.series_uid, *(source.uid for source in received.slices)}
@@ -580,6 +560,7 @@ def _varies(keyword: str, slices: Sequence[Slice]) -> bool:
     return len({slice_.encoded.get(keyword) for slice_ in slices}) > 1
 
 
+@each_slice
 def _patient(slice_: Slice, _: ExpectedSlice, evidence: Evidence) -> Faults:
     for keyword in PATIENT_AND_STUDY:
         known = {source.encoded.get(keyword) for source in evidence.received.slices}
@@ -596,6 +577,7 @@ def _frame_of_reference(evidence: Evidence) -> Faults:
         yield f"{len(derived)} Frame of Reference UIDs in one series"
 
 
+@each_slice
 def _references(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
     header = slice_.header
     sources = [str(item.ReferencedSOPInstanceUID) for item in header.SourceImageSequence]
@@ -622,12 +604,13 @@ def _references(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> F
 
 
 def _equipment(evidence: Evidence) -> Faults:
-    yield from each_slice(_equipment_of_slice)(evidence)
+    yield from _equipment_of_slice(evidence)
     generated = any(slice_.is_generated for slice_ in evidence.expected)
     if len(models(evidence.derived)) != int(generated):
         yield f"{len(models(evidence.derived))} models are named"
 
 
+@each_slice
 def _equipment_of_slice(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
     header, scanner = slice_.header, expected.before.header
     if header.Manufacturer != "Midslice" or header.Manufacturer == scanner.get("Manufacturer"):
@@ -660,6 +643,7 @@ def _version(item: Dataset) -> str:
     return versions if isinstance(versions, str) else str(versions[0])
 
 
+@each_slice
 def _allowed(slice_: Slice, _: ExpectedSlice, __: Evidence) -> Faults:
     for element in slice_.header:
         if element.tag.is_private or element.keyword not in ALLOWED:
@@ -674,52 +658,24 @@ CHECKS: Sequence[tuple[str, str, Callable[[Evidence], Faults]]] = (
         _count,
     ),
     ("Every slice lies at its place", "every {gap_mm:g} mm over {length_mm:g} mm", _position),
-    (
-        "Received slices are unchanged",
-        "all {copied} bit-identical to what the scanner sent",
-        each_slice(_copies),
-    ),
-    (
-        "Pixels are stored as the scanner stores them",
-        "the same bits, the same rescale",
-        each_slice(_pixel_format),
-    ),
-    (
-        "Generated values lie within their neighbours'",
-        "none is less or more than both neighbours have",
-        each_slice(_generated_values),
-    ),
-    (
-        "Generated slices are marked as synthetic",
-        "YES on {generated}, NO on {copied}",
-        each_slice(_synthetic),
-    ),
-    ("The series says what it is", "{description}", each_slice(_description)),
+    ("Received slices are unchanged", "all {copied} bit-identical to the scanner's", _copies),
+    ("Pixels are stored as the scanner's", "the same bits, the same rescale", _pixel_format),
+    ("Generated values are between", "none outside its two neighbours", _generated_values),
+    ("Generated slices are marked as synthetic", "YES on {generated}, NO on {copied}", _synthetic),
+    ("The series says what it is", "{description}", _description),
     ("UIDs are new", "{derived} new SOP Instance UIDs, one new Series UID", _fresh),
-    (
-        "One stack for the viewer",
-        "Instance Numbers 1 to {derived}, one description, one scale",
-        _one_stack,
-    ),
-    (
-        "Same patient, same study",
-        "patient, study, accession number: unchanged",
-        each_slice(_patient),
-    ),
-    (
-        "Same frame of reference",
-        "the scanner's: cross-reference lines work",
-        _frame_of_reference,
-    ),
+    ("One stack for the viewer", "Instance Numbers 1 to {derived}, one description", _one_stack),
+    ("Same patient, same study", "patient, study, accession number: unchanged", _patient),
+    ("Same frame of reference", "the scanner's: cross-reference lines work", _frame_of_reference),
     (
         "Sources are named",
         "each generated slice names its neighbours, each copy its source",
-        each_slice(_references),
+        _references,
     ),
     ("Scanner and model are named", "scanner {scanner}; model {model}", _equipment),
     (
         "Nothing is claimed that was not done",
         "no dose, no exposure, no private attribute",
-        each_slice(_allowed),
+        _allowed,
     ),
 )

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import Database, fits, name_key, to_record, to_records
+from storage.database import Database, fits, name_key, one_record, to_record, to_records
 from storage.enqueue import same_peer
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
@@ -449,10 +449,10 @@ class Archive:
 
     def arrival(self, arrival_id: int) -> Arrival:
         with self._database.reading() as db:
-            row = db.execute(arrival_rows().where(arrival.c.id == arrival_id)).one_or_none()
-        if row is None:
+            known = one_record(Arrival, db, arrival_rows().where(arrival.c.id == arrival_id))
+        if known is None:
             raise NotFound(f"no arrival {arrival_id}")
-        return to_record(Arrival, row)
+        return known
 
     def instances(self, arrival_id: int) -> tuple[Instance, ...]:
         """The versions that count of what this peer brought of this series, the newest first.
@@ -604,8 +604,6 @@ def newest_arrival(database: Database, series_uid: str) -> Arrival | None:
         .order_by(arrival.c.last_at.desc(), arrival.c.id.desc())
         .limit(1)
     )
+    query = arrival_rows().where(arrival.c.id == newest.scalar_subquery())
     with database.reading() as db:
-        row = db.execute(
-            arrival_rows().where(arrival.c.id == newest.scalar_subquery())
-        ).one_or_none()
-    return to_record(Arrival, row) if row is not None else None
+        return one_record(Arrival, db, query)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import psutil
-from sqlalchemy import Connection, Engine, Row, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Row, Select, Table, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -266,6 +266,14 @@ def to_record(
 
 def to_records(kind: type[Record], rows: Iterable[Row[*tuple[Any, ...]]]) -> tuple[Record, ...]:
     return tuple(to_record(kind, row) for row in rows)
+
+
+def one_record(
+    kind: type[Record], db: Connection, query: Select[*tuple[Any, ...]]
+) -> Record | None:
+    """The only row of a query as a record; None where there is none."""
+    row = db.execute(query).one_or_none()
+    return to_record(kind, row) if row is not None else None
 
 
 @dataclass(frozen=True)

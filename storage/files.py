@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from storage.errors import NoRoom, StorageError
+from storage.part10 import data_set_offset
 
 #     incoming/                                     being received, nothing in it was acknowledged;
 #                                                   *.dcm are whole
@@ -36,12 +36,6 @@ SHORTEST_SECRET = 32
 
 # In `incoming` a file gets this name when all of it has come; other names are cut short.
 WHOLE = ".dcm"
-
-# A Part 10 file: 128 bytes, "DICM", then (0002,0000) UL: the bytes of the rest of the file meta
-# information (PS3.10 7.1). What follows is the data set as it was sent.
-PREAMBLE = 128
-GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
-BEFORE_META = PREAMBLE + 4 + len(GROUP_LENGTH) + 4
 
 
 class Files:
@@ -169,7 +163,7 @@ def settle(path: Path) -> tuple[str, int]:
     with _room(), path.open("rb") as file:
         os.fsync(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        file.seek(_data_set_offset(file))
+        file.seek(data_set_offset(file) or 0)
         return hashlib.file_digest(file, "sha256").hexdigest(), size
 
 
@@ -182,14 +176,6 @@ def digest(path: Path) -> str:
 def fingerprint(secret: bytes) -> str:
     """Digest a secret: it tells one from another and gives neither away."""
     return hashlib.sha256(b"midslice secret\x1f" + secret).hexdigest()
-
-
-def _data_set_offset(file: BinaryIO) -> int:
-    """The first byte of the data set, behind file meta information that differs by sender."""
-    begin = file.read(BEFORE_META)
-    if len(begin) < BEFORE_META or begin[PREAMBLE:-4] != b"DICM" + GROUP_LENGTH:
-        return 0
-    return BEFORE_META + int.from_bytes(begin[-4:], "little")
 
 
 def _make_secret(file: Path) -> None:

@@ -346,7 +346,7 @@ class Queue:
         """
         with by(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
             lock_series(db, read_job(db, job_id).series_id)
-            row = locked(db, job_id, REQUEUEABLE, "requeued")
+            row = locked(db, job, job_id, REQUEUEABLE, "requeued")
             check_received(db, job_id)
             if row.reason == ROUTE_CHANGED:
                 raise WrongState(f"job {job_id} cannot be requeued: {row.sentence}")
@@ -378,7 +378,7 @@ class Queue:
         """A person cancels a job; a running one stops at its next step. Where it stands now."""
         allowed = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
         with by(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
-            row = locked(db, job_id, allowed, "cancelled")
+            row = locked(db, job, job_id, allowed, "cancelled")
             if row.state == JobState.RUNNING:
                 change(db, job_id, cancel_requested=1)
                 return JobState.RUNNING
@@ -388,7 +388,7 @@ class Queue:
         """A person puts a job that waits before or behind others: 1 is first, 9 last."""
         detail = {"priority": priority}
         with by(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
-            locked(db, job_id, (JobState.QUEUED,), "prioritised")
+            locked(db, job, job_id, (JobState.QUEUED,), "prioritised")
             change(db, job_id, priority=priority)
 
     def get(self, job_id: int) -> Job:

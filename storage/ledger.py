@@ -1,7 +1,7 @@
 """The ledger: derived series on their way to destinations, instance by instance."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -39,6 +39,7 @@ from storage.transitions import (
     check_derived,
     destinations_of,
     end_leases,
+    locked,
     offer_again,
     queue_deliveries,
     queued_again,
@@ -176,7 +177,7 @@ class Ledger:
         allowed = (DeliveryState.HELD, DeliveryState.CANCELLED, DeliveryState.QUEUED)
         with by(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
             try_now(db, _read(db, delivery_id).destination)  # first: an echo locks in this order
-            row = _locked(db, delivery_id, allowed, "requeued")
+            row = locked(db, delivery, delivery_id, allowed, "requeued")
             check_delivery(db, row.id, row.derived_id)
             if row.state == DeliveryState.QUEUED:  # what is stored there stays so
                 set_delivery(db, row.id, due_at=min(row.due_at, self._now()))
@@ -187,7 +188,7 @@ class Ledger:
         """A person cancels a delivery; a sender at work loses its lease."""
         allowed = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
         with by(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
-            row = _locked(db, delivery_id, allowed, "cancelled")
+            row = locked(db, delivery, delivery_id, allowed, "cancelled")
             end = {"state": DeliveryState.CANCELLED, "finished_at": self._now(), **IDLE}
             set_delivery(db, row.id, reason="", sentence=CANCELLED_SENTENCE, **end)
 
@@ -283,21 +284,6 @@ def rename(db: Connection, before: str, now_to: str) -> None:
 def _has_one(db: Connection, derived_id: int, destination: str) -> bool:
     same = and_(delivery.c.derived_id == derived_id, delivery.c.destination == destination)
     return db.execute(select(delivery.c.id).where(same)).first() is not None
-
-
-def _locked(
-    db: Connection, delivery_id: int, allowed: Sequence[DeliveryState], what: str
-) -> Row[*tuple[Any, ...]]:
-    query = select(delivery).where(delivery.c.id == delivery_id).with_for_update()
-    row = db.execute(query).one_or_none()
-    if row is None:
-        raise NotFound(f"no delivery {delivery_id}")
-    if row.state not in allowed:
-        raise WrongState(
-            f"delivery {delivery_id} is {row.state} and cannot be {what}; "
-            f"allowed from: {', '.join(allowed)}"
-        )
-    return row
 
 
 def _offered(db: Connection, derived_id: int, now: float) -> None:

@@ -766,6 +766,12 @@ class DestinationSummary:
     def up(self) -> bool | None:
         return self.reach.up if self.reach is not None else None
 
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """The number of its open deliveries by state, without states that none is in."""
+        counts = {"held": self.held, "queued": self.queued, "running": self.running}
+        return {state: count for state, count in counts.items() if count}
+
 
 @dataclass(frozen=True)
 class Moment:

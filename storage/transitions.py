@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy import Connection, Row, Table, and_, func, or_, select, update
 
 from storage.database import MARK, Database, to_job, to_names
 from storage.errors import NotFound, WrongState
@@ -98,15 +99,18 @@ def destinations_of(db: Connection, job_id: int) -> tuple[str, ...]:
     return to_names(lines)
 
 
-def locked(db: Connection, job_id: int, allowed: Sequence[JobState], what: str) -> JobRow:
-    """A job that a person wants changed, if it is in a state that allows it."""
-    row = db.execute(select(job).where(job.c.id == job_id).with_for_update()).one_or_none()
+def locked(
+    db: Connection, table: Table, row_id: int, allowed: Sequence[StrEnum], what: str
+) -> JobRow:
+    """A job or delivery that a person wants changed, if it is in a state that allows it."""
+    query = select(table).where(table.c.id == row_id).with_for_update()
+    row = db.execute(query).one_or_none()
     if row is None:
-        raise NotFound(f"no job {job_id}")
+        raise NotFound(f"no {table.name} {row_id}")
     if row.state not in allowed:
         instead = REDELIVER if row.state == JobState.SUCCEEDED and what == "requeued" else ""
         raise WrongState(
-            f"job {job_id} is {row.state} and cannot be {what}; "
+            f"{table.name} {row_id} is {row.state} and cannot be {what}; "
             f"allowed from: {', '.join(allowed)}{instead}"
         )
     return row

@@ -20,6 +20,20 @@ RATIO_TOLERANCE = 0.01
 # Two slices nearer than this are the same place twice, not a gap.
 LEAST_GAP_MM = 1e-3
 
+Flow = NDArray[np.float32]  # (rows, columns, 2): x then y, in pixels, as OpenCV orders them
+# What flow is searched in: air to enhanced soft tissue in 8 bits. Bone and metal saturate; the
+# 8-bit picture serves the search alone, slices are always sampled in float.
+FLOW_LOW_HU, FLOW_HIGH_HU = -1100.0, 500.0
+# DIS searches a pyramid of patches and needs some room; smaller slices are padded for the search.
+LEAST_FLOW_SIDE = 64
+# A shift below a thousandth of a pixel is rounding of positions, not gantry tilt.
+LEAST_SHIFT_PIXELS = 1e-3
+# A neighbour nearer than this share of the gap says nothing of the slope across it but noise.
+LEAST_BESIDE_GAP = 0.25
+UNKNOWN_OVERLAP = 0.5  # thickness over gap of slices whose thickness nobody says
+# From here on what moves does so by more than four pixels; the envelope looks eight far.
+WIDE_GAP_MM = 6.0
+
 
 def gap_factors(geometry: Geometry, parameters: Parameters) -> tuple[int, ...]:
     """For each gap of the stack the slices out per slice in; 1 = nothing is generated there."""
@@ -66,18 +80,10 @@ def plan_gaps(geometry: Geometry, parameters: Parameters, *, reach: int) -> Sequ
 # and N may be missing at an end of the stack. A stack that shears against its orientation (gantry
 # tilt) is followed: each slice is sampled once, where the patient's point lies in it.
 
-Flow = NDArray[np.float32]  # (rows, columns, 2): x then y, in pixels, as OpenCV orders them
-
-# What flow is searched in: air to enhanced soft tissue in 8 bits. Bone and metal saturate; the
-# 8-bit picture serves the search alone, slices are always sampled in float.
-FLOW_LOW_HU, FLOW_HIGH_HU = -1100.0, 500.0
-# DIS searches a pyramid of patches and needs some room; smaller slices are padded for the search.
-LEAST_FLOW_SIDE = 64
-
 
 @dataclass(frozen=True)
-class Search:
-    """How thoroughly DIS looks for flow (Kroeger et al., ECCV 2016), at half the resolution."""
+class FlowSearch:
+    """The effort of DIS in search of flow (Kroeger et al., ECCV 2016), at half the resolution."""
 
     stride: int  # pixels between two patches of 8
     descents: int  # steps of gradient descent, a patch and level
@@ -86,14 +92,7 @@ class Search:
 
 # OpenCV's preset "medium", by which flow is judged wherever methods are compared, and what the
 # generator uses: 0.6 of the time for the same error.
-MEDIUM, QUICK = Search(stride=3, descents=25, refinements=5), Search(4, 12, 3)
-# A shift below a thousandth of a pixel is rounding of positions, not gantry tilt.
-LEAST_SHIFT_PIXELS = 1e-3
-# A neighbour nearer than this share of the gap says nothing of the slope across it but noise.
-LEAST_BESIDE_GAP = 0.25
-UNKNOWN_OVERLAP = 0.5  # thickness over gap of slices whose thickness nobody says
-# From here on what moves does so by more than four pixels; the envelope looks eight far.
-WIDE_GAP_MM = 6.0
+MEDIUM, QUICK = FlowSearch(stride=3, descents=25, refinements=5), FlowSearch(4, 12, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ class Neighbourhood:
     shifts: Mapping[int, Offset]  # off the normal through A
     pixel_mm: float
     thickness_mm: float | None = None
-    search: Search = QUICK
+    search: FlowSearch = QUICK
 
     @classmethod
     def of(cls, step: Step, window: Window) -> "Neighbourhood":
@@ -158,11 +157,11 @@ class Neighbourhood:
 
     @property
     def overlap(self) -> float:
-        """How much of the gap received slices are thick; more than 1 where they overlap."""
+        """Thickness of received slices over their gap; more than 1 where they overlap."""
         return UNKNOWN_OVERLAP if self.thickness_mm is None else self.thickness_mm / self.gap_mm
 
     def offset(self, place: int, t: float) -> Offset:
-        """What to add to a pixel of the slice at `t` to find its point in a neighbour."""
+        """The offset from a pixel of the slice at `t` to its point in a neighbour."""
         return on_line(self.shifts[1], self.shifts[place], t)
 
     def aligned(self, place: int, t: float) -> Plane:
@@ -212,7 +211,7 @@ def sample(plane: Plane, flow: Flow, offset: Offset = (0.0, 0.0)) -> Plane:
     )
 
 
-def flow_between(a: Plane, c: Plane, search: Search = QUICK) -> tuple[Flow, Flow]:
+def flow_between(a: Plane, c: Plane, search: FlowSearch = QUICK) -> tuple[Flow, Flow]:
     """DIS optical flow both ways: a(p) looks like c(p + forth(p)), c(p) like a(p + back(p))."""
     rows, columns = a.shape
     bottom, right = max(0, LEAST_FLOW_SIDE - rows), max(0, LEAST_FLOW_SIDE - columns)

@@ -14,6 +14,19 @@ from inference.volume import Plane
 
 BODY_HU = -500.0
 
+# Where confidence is one half: what interpolation of a chest at a gap of 10 mm is wrong by.
+HALF_CONFIDENCE_HU = 60.0
+# Intervals are said to hold 90 % of a slice's pixels and fitted to hold a little more: what is
+# expected of a series is wrong by a tenth now and then, and too narrow is worse than too wide.
+WIDTH_SHARE = 0.92
+# How many surveys at a distance of nothing it takes to outweigh the series as a whole, and how
+# many to outweigh training.
+LOCAL_STRENGTH, SERIES_STRENGTH = 2.0, 4.0
+LEAST_HU = 0.5  # nothing is known better than to half a HU
+# Noise of a chest in a smooth kernel; a high-pass above 1.5 pixels sees most of it.
+USUAL_NOISE_HU, NOISE_SIGMA = 20.0, 1.5
+FINE_SIDE = 256  # means over the body are taken of every second pixel of a larger slice
+
 
 def body_of(plane: Plane) -> NDArray[np.bool_]:
     """The largest dense piece with everything it encloses: lungs and bowel gas belong to it."""
@@ -32,40 +45,27 @@ def body_of(plane: Plane) -> NDArray[np.bool_]:
 # say how that compares with the truth in this series, and where in it: their errors at twice the
 # gap are brought to this one by what training found, the nearer ones counting most.
 
-# Where confidence is one half: what interpolation of a chest at a gap of 10 mm is wrong by.
-HALF_CONFIDENCE_HU = 60.0
-# Intervals are said to hold 90 % of a slice's pixels and fitted to hold a little more: what is
-# expected of a series is wrong by a tenth now and then, and too narrow is worse than too wide.
-WIDTH_SHARE = 0.92
-# How many surveys at a distance of nothing it takes to outweigh the series as a whole, and how
-# many to outweigh training.
-LOCAL_STRENGTH, SERIES_STRENGTH = 2.0, 4.0
-LEAST_HU = 0.5  # nothing is known better than to half a HU
-# Noise of a chest in a smooth kernel; a high-pass above 1.5 pixels sees most of it.
-USUAL_NOISE_HU, NOISE_SIGMA = 20.0, 1.5
-FINE_SIDE = 256  # means over the body are taken of every second pixel of a larger slice
-
 
 @dataclass(frozen=True)
-class Place:
-    """Where a slice lies in its gap, and what of the slices around it says how hard that is."""
+class PlaceInGap:
+    """The place of a slice in its gap, and what of the slices around it makes it hard."""
 
     t: float
     overlap: float = UNKNOWN_OVERLAP  # thickness over gap, 1 at most
     noise_hu: float = USUAL_NOISE_HU  # of the received slices
 
     @classmethod
-    def of(cls, near: Neighbourhood, t: float, noise_hu: float) -> "Place":
+    def of(cls, near: Neighbourhood, t: float, noise_hu: float) -> "PlaceInGap":
         return cls(t, min(near.overlap, 1.0), noise_hu)
 
 
 def noise_of(near: Neighbourhood) -> float:
-    """How noisy A and C are in HU: the usual size of what smoothing takes from their bodies.
+    """The noise of A and C in HU: the usual size of what smoothing takes from their bodies.
 
     The median passes over edges and vessels; of a normal deviation it is 0.6745.
     """
-    found = [max(_noise(near.planes[place]), LEAST_HU) for place in (0, 1)]
-    return float(np.sqrt(found[0] * found[1]))
+    noises = [max(_noise(near.planes[place]), LEAST_HU) for place in (0, 1)]
+    return float(np.sqrt(noises[0] * noises[1]))
 
 
 def _noise(plane: Plane) -> float:
@@ -78,7 +78,7 @@ def _noise(plane: Plane) -> float:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the surveys of a series say about the network's own expectation."""
+    """The correction of the network's own expectation by the surveys of a series."""
 
     calibration: Calibration
     at_mm: tuple[float, ...] = ()
@@ -108,7 +108,7 @@ class Expectation:
 
     @property
     def interval(self) -> float:
-        """How often the expected error of a pixel 90 % of the errors stay below."""
+        """The multiple of a pixel's expected error that 90 % of the errors stay below."""
         prior = self.calibration.interval
         logs = np.log(np.array(self.widths) / prior) if self.widths else np.zeros(0)
         return float(prior * np.exp(logs.sum() / (len(logs) + SERIES_STRENGTH)))
@@ -119,7 +119,7 @@ def confidence_of(error_hu: float) -> float:
     return 1.0 / (1.0 + (error_hu / HALF_CONFIDENCE_HU) ** 2)
 
 
-def law_hu(scale_hu: float, place: Place, calibration: Calibration) -> float:
+def law_hu(scale_hu: float, place: PlaceInGap, calibration: Calibration) -> float:
     """The expected error of a slice of that mean scale, as training corrects the network's."""
     middle = max(4.0 * place.t * (1.0 - place.t), 1e-3)
     power = scale_hu**calibration.power
@@ -128,8 +128,8 @@ def law_hu(scale_hu: float, place: Place, calibration: Calibration) -> float:
     return float(calibration.factor * power * np.exp(calibration.overlap * place.overlap))
 
 
-def own_hu(scale_hu: Plane, body: Plane, place: Place, calibration: Calibration) -> float:
-    """What the network expects its mean error in the body to be, as training corrects it."""
+def own_hu(scale_hu: Plane, body: Plane, place: PlaceInGap, calibration: Calibration) -> float:
+    """The mean error in the body that the network expects of itself, as training corrects it."""
     return law_hu(max(mean_over(scale_hu, body), LEAST_HU), place, calibration)
 
 
@@ -137,11 +137,11 @@ def trusted(
     expectation: Expectation,
     plane: Plane,
     scale_hu: Plane,
-    place: Place,
+    place: PlaceInGap,
     at_mm: float,
     mixed: float = 1.0,
 ) -> tuple[Trust, Plane]:
-    """What is expected of a slice, and the expected error of each of its pixels.
+    """The trust in a slice, and the expected error of each of its pixels.
 
     `mixed` is the error of the gate's mixture over that of the network, whose scale it is.
     """
@@ -153,13 +153,13 @@ def trusted(
 
 
 def multiplied(trust: Trust, times: float) -> Trust:
-    """What is expected of a slice that is so many times as wrong."""
+    """The trust in a slice that is so many times as wrong."""
     error = trust.error_hu * times
     return Trust(error, confidence_of(error), trust.interval)
 
 
 def compared(
-    plane: Plane, truth: Plane, scale_hu: Plane, place: Place, calibration: Calibration
+    plane: Plane, truth: Plane, scale_hu: Plane, place: PlaceInGap, calibration: Calibration
 ) -> dict[str, float]:
     """Expected and true error of a slice that was received, and how wide its interval must be."""
     body = body_mask(truth)

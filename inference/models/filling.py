@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from inference.model import Limits, Measured, Prediction, Step, Trust, Window
 from inference.models import confidence, gate
 from inference.models.classical import LEAST_SHIFT_PIXELS, Neighbourhood, shifted
-from inference.models.confidence import Expectation, Place
-from inference.models.gate import DIS, LEAST_HU, Calibration, Gate
+from inference.models.confidence import Expectation, PlaceInGap
+from inference.models.gate import DIS, LEAST_HU, Calibration, SeriesGate
 from inference.models.runtime import MULTIPLE, Runtime
 from inference.volume import Offset, Plane, on_line
 
@@ -30,6 +30,9 @@ SIDE = 4 * MULTIPLE
 Extent = tuple[slice, slice]  # rows, columns
 Edges = tuple[float, float, float, float]  # top, left, bottom, right; the last two are outside
 
+Planes = NDArray[np.float32]
+PLACE_DIGITS = 9
+
 
 def extent_of(near: Neighbourhood) -> Extent:
     """Rows and columns around all that A or C holds, wherever in their gap a slice may lie.
@@ -44,21 +47,21 @@ def extent_of(near: Neighbourhood) -> Extent:
         (1, squares[1] > AIR_HU),
         (0, np.abs(squares[0] - _squares(near.opposite)) > MOVED_HU),
     ]
-    found = [
+    boxes = [
         _moved(_edges(mask, (rows, columns)), near.offset(place, t))
         for place, mask in masks
         if mask.any()
         for t in (0.0, 1.0)
     ]
-    if not found:
+    if not boxes:
         return slice(0, rows), slice(0, columns)
-    tops, lefts, bottoms, rights = zip(*found, strict=True)
+    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
     return _span(min(tops), max(bottoms), rows), _span(min(lefts), max(rights), columns)
 
 
 def pasted(inside: Plane, around: Plane, extent: Extent) -> Plane:
     """A slice with `inside` in its extent, which fades into what lies around, in air."""
-    rows, columns = (_shares(*each) for each in zip(extent, around.shape, strict=True))
+    rows, columns = (_shares(span, size) for span, size in zip(extent, around.shape, strict=True))
     share = rows[:, None] * columns
     whole = around.copy()
     whole[extent] += share * (inside - around[extent])
@@ -66,7 +69,7 @@ def pasted(inside: Plane, around: Plane, extent: Extent) -> Plane:
 
 
 def spread(inside: Plane, extent: Extent, shape: tuple[int, ...]) -> Plane:
-    """What is known inside an extent, with its edges repeated beyond it."""
+    """A plane of an extent, with its edges repeated beyond it."""
     beyond = [(kept.start, size - kept.stop) for kept, size in zip(extent, shape, strict=True)]
     return np.pad(inside, beyond, mode="edge")
 
@@ -101,7 +104,7 @@ def _span(first: float, last: float, size: int) -> slice:
 
 
 def _shares(kept: slice, size: int) -> Plane:
-    """How much of the network is taken along one side: 1, but less and less at its ends in air."""
+    """The network's share along one side: 1, but less and less at its ends in air."""
     rising = np.arange(1, AROUND + 1, dtype=np.float32) / (AROUND + 1)
     shares = np.ones(kept.stop - kept.start, np.float32)
     if kept.start > 0:
@@ -113,14 +116,10 @@ def _shares(kept: slice, size: int) -> Plane:
 
 # Flow, warps and guards work on whole slices; the network alone may work in tiles.
 
-Planes = NDArray[np.float32]
-
-PLACE_DIGITS = 9
-
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the network is given for one slice."""
+    """The input of the network for one slice."""
 
     planes: Planes  # (6, rows, columns): P, A, C, N, and A and C moved along the flow
     conditions: Planes  # (6,); the first is t
@@ -133,7 +132,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class NetworkSlice:
     """One slice before the gate: the network's, and the candidates that need no training."""
 
     plane: Plane
@@ -142,7 +141,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class FilledSlice:
     """One slice after the gate, what is expected of it, and the candidate that may replace it."""
 
     plane: Plane
@@ -174,47 +173,47 @@ class Filling:
         series = gate.decided(surveyed, self._calibration)
         expectation = Expectation.of(surveyed, self._calibration)
         noise_hu = confidence.noise_of(near)
-        made = []
-        seen_all = self._seen(near, places, limits)
-        for fraction, t, seen in zip(step.fractions, places, seen_all, strict=True):
+        filled = []
+        network_slices = self._network_slices(near, places, limits)
+        for fraction, t, seen in zip(step.fractions, places, network_slices, strict=True):
             at_mm = first_mm + fraction * near.gap_mm
             here = gate.at_height(surveyed, series, at_mm)
             plane = _finished(near, t, seen, here)
             mixed = gate.mixed_error(surveyed, here.weight, at_mm)
-            place = Place.of(near, t, noise_hu)
+            place = PlaceInGap.of(near, t, noise_hu)
             expected, scale = confidence.trusted(
                 expectation, plane, seen.scale_hu, place, at_mm, mixed
             )
             classical = gate.bounded(near, t, seen.classical[series.classical])
             instead = gate.classical_error(surveyed, series.classical, at_mm) / mixed
             other = confidence.multiplied(expected, instead)
-            made.append(Made(plane, here.weight, scale, expected, classical, other))
-        return self._prediction(made, series)
+            filled.append(FilledSlice(plane, here.weight, scale, expected, classical, other))
+        return self._prediction(filled, series)
 
-    def _prediction(self, made: Sequence["Made"], series: Gate) -> Prediction:
+    def _prediction(self, filled: Sequence[FilledSlice], series: SeriesGate) -> Prediction:
         return Prediction(
-            planes=tuple(one.plane for one in made),
-            weights=tuple(one.weight for one in made),
-            scale_hu=tuple(one.scale_hu for one in made),
-            trust=self._told([one.trust for one in made]),
-            classical=tuple(one.classical for one in made),
+            planes=tuple(slice_.plane for slice_ in filled),
+            weights=tuple(slice_.weight for slice_ in filled),
+            scale_hu=tuple(slice_.scale_hu for slice_ in filled),
+            trust=self._if_calibrated([slice_.trust for slice_ in filled]),
+            classical=tuple(slice_.classical for slice_ in filled),
             classical_name=series.classical,
-            classical_trust=self._told([one.classical_trust for one in made]),
+            classical_trust=self._if_calibrated([slice_.classical_trust for slice_ in filled]),
             record=_record(series),
         )
 
     def survey(self, step: Step, window: Window, limits: Limits) -> Prediction:
-        """How the network and the candidates compare with a received slice that is left out."""
+        """Compare the network and the candidates with a received slice that is left out."""
         assert step.survey is not None
         near = Neighbourhood.leaving_out(step, window)
         at_mm = window.geometry.distances_mm
         t = float(at_mm[step.survey] - at_mm[step.survey - 1]) / near.gap_mm
         truth = _truth(step.survey, near, t, window)
         near, (t,) = oriented(near, (t,))
-        (seen,) = self._seen(near, (t,), limits)
-        prior = Gate(1.0, self._calibration.classical, 0)
+        (seen,) = self._network_slices(near, (t,), limits)
+        prior = SeriesGate(1.0, self._calibration.classical, 0)
         plane = _finished(near, t, seen, prior)
-        place = Place.of(near, t, confidence.noise_of(near))
+        place = PlaceInGap.of(near, t, confidence.noise_of(near))
         measured: Measured = {
             "at_mm": float(at_mm[step.survey]),
             **gate.errors_of(truth, plane, seen.classical),
@@ -222,17 +221,17 @@ class Filling:
         }
         return Prediction(measured=measured)
 
-    def _told(self, trust: Sequence[Trust]) -> tuple[Trust, ...]:
+    def _if_calibrated(self, trust: Sequence[Trust]) -> tuple[Trust, ...]:
         """Nothing is said of slices whose network nobody calibrated."""
         return tuple(trust) if self._calibration.is_fitted else ()
 
-    def _seen(
+    def _network_slices(
         self, near: Neighbourhood, fractions: Sequence[float], limits: Limits
-    ) -> Sequence[Seen]:
+    ) -> Sequence[NetworkSlice]:
         # A processor gains nothing from batches: one slice's layers stay in its cache.
         batch = 1 if limits.device == "cpu" else max(1, limits.batch)
         extent = rows, columns = extent_of(near)
-        found: list[Seen] = []
+        network_slices: list[NetworkSlice] = []
         for first in range(0, len(fractions), batch):
             some = [self._inputs_of(near, t) for t in fractions[first : first + batch]]
             slices, scales = self._runtime.predict(
@@ -244,8 +243,10 @@ class Filling:
             for given, inside, scale in zip(some, slices, scales, strict=True):
                 classical = gate.candidates(given.planes, given.cubic, given.t)
                 plane = pasted(inside, classical[gate.LINEAR], extent)
-                found.append(Seen(plane, spread(scale, extent, plane.shape), dict(classical)))
-        return found
+                network_slices.append(
+                    NetworkSlice(plane, spread(scale, extent, plane.shape), dict(classical))
+                )
+        return network_slices
 
 
 def oriented(
@@ -261,7 +262,7 @@ def oriented(
     return near, tuple(round(t, PLACE_DIGITS) for t in fractions)
 
 
-def _finished(near: Neighbourhood, t: float, seen: Seen, decided: Gate) -> Plane:
+def _finished(near: Neighbourhood, t: float, seen: NetworkSlice, decided: SeriesGate) -> Plane:
     """The slice after every guard that does not need stored values."""
     best = seen.classical[decided.classical]
     plane = gate.with_low_frequencies_of(best, seen.plane)
@@ -276,7 +277,7 @@ def _truth(left_out: int, near: Neighbourhood, t: float, window: Window) -> Plan
     return window.slices[left_out] if is_there else shifted(window.slices[left_out], offset)
 
 
-def _record(decided: Gate) -> dict[str, object]:
+def _record(decided: SeriesGate) -> dict[str, object]:
     return {
         "network_weight": round(decided.weight, 4),
         "classical": decided.classical,

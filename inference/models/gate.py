@@ -30,10 +30,25 @@ MOST_CORRECTION_HU = 2.0
 LINEAR, CUBIC, DIS = "linear", "cubic", "dis"
 CLASSICAL = (LINEAR, CUBIC, DIS)
 
+# What files of earlier versions lack, and that it did nothing then.
+LATER = {"noise": 0.0, "shared": 0.0}
+DIGITS = 6  # a figure has no more that mean anything, and files stay comparable
+MOST_SURVEYS, LEAST_SURVEYS = 16, 3
+# Below it too few slices have two neighbours: prior knowledge alone serves.
+LEAST_SLICES = 5
+# Each survey costs as much as a generated slice: at most one for so many of them.
+SLICES_A_SURVEY = 4
+# Errors are compared after this much; the rest is noise in air, or metal.
+LOW_HU, HIGH_HU = -1024.0, 2048.0
+LEAST_SQUARE = 1.0  # HU squared; two equal slices would be infinitely good
+# How many surveys at a distance of nothing it takes to outweigh the series as a whole.
+LOCAL_STRENGTH = 0.5
+LEAST_REACH_MM = 5.0
+
 
 @dataclass(frozen=True)
-class Gate:
-    """How far a series may trust the network, and which classical candidate is its best."""
+class SeriesGate:
+    """The trust of a series in the network, and its best classical candidate."""
 
     weight: float  # 0: the flow blend, 1: the network
     classical: str
@@ -92,10 +107,6 @@ def _excess(plane: Plane) -> Plane:
 # The figures lie beside the weights as JSON, made by `midslice calibrate` and never by hand; they
 # name the weights that they belong to, and count for no others.
 
-# What files of earlier versions lack, and that it did nothing then.
-LATER = {"noise": 0.0, "shared": 0.0}
-DIGITS = 6  # a figure has no more that mean anything, and files stay comparable
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -129,7 +140,7 @@ class Calibration:
 
 
 def calibration_path(weights: Path) -> Path:
-    """Where the calibration of a weights file lies."""
+    """The file beside the weights that holds their calibration."""
     return weights.with_suffix(".json")
 
 
@@ -179,18 +190,6 @@ def save_calibration(
 # mixed; along z the surveys near a slice say how far that holds there: what a network fails on
 # (the top of a head, for one that has seen chests alone) is a part of a series, seldom all of it.
 
-MOST_SURVEYS, LEAST_SURVEYS = 16, 3
-# Below it too few slices have two neighbours: prior knowledge alone serves.
-LEAST_SLICES = 5
-# Each survey costs as much as a generated slice: at most one for so many of them.
-SLICES_A_SURVEY = 4
-# Errors are compared after this much; the rest is noise in air, or metal.
-LOW_HU, HIGH_HU = -1024.0, 2048.0
-LEAST_SQUARE = 1.0  # HU squared; two equal slices would be infinitely good
-# How many surveys at a distance of nothing it takes to outweigh the series as a whole.
-LOCAL_STRENGTH = 0.5
-LEAST_REACH_MM = 5.0
-
 
 def plan_surveys(geometry: Geometry, gaps: Sequence[Step]) -> tuple[Step, ...]:
     """Survey steps spread evenly over the part of the stack that is filled."""
@@ -218,9 +217,9 @@ def errors_of(truth: Plane, net: Plane, classical: dict[str, Plane]) -> dict[str
     """
     true = np.clip(truth, LOW_HU, HIGH_HU)
     shown = {name: np.clip(plane, LOW_HU, HIGH_HU) for name, plane in classical.items()}
-    found = {f"square_{name}": _mean_square(plane - true) for name, plane in shown.items()}
+    errors = {f"square_{name}": _mean_square(plane - true) for name, plane in shown.items()}
     step = np.clip(net, LOW_HU, HIGH_HU) - shown[DIS]
-    return found | {
+    return errors | {
         "square_net": _mean_square(step + shown[DIS] - true),
         "along": float(np.mean(step * (true - shown[DIS]), dtype=np.float64)),
         "apart": _mean_square(step),
@@ -231,24 +230,24 @@ def _mean_square(plane: Plane) -> float:
     return float(np.mean(np.square(plane), dtype=np.float64))
 
 
-def decided(surveyed: Sequence[Measured], prior: Calibration) -> Gate:
+def decided(surveyed: Sequence[Measured], prior: Calibration) -> SeriesGate:
     """The gate of a series; each survey counts by its share of the flow blend's error."""
     if not surveyed:
-        return Gate(prior.weight, prior.classical, 0)
+        return SeriesGate(prior.weight, prior.classical, 0)
     squares = [max(measured["square_dis"], LEAST_SQUARE) for measured in surveyed]
     along = sum(m["along"] / square for m, square in zip(surveyed, squares, strict=True))
     apart = sum(m["apart"] / square for m, square in zip(surveyed, squares, strict=True))
     strength = prior.strength * prior.apart
     total = apart + strength
     weight = (along + strength * prior.weight) / total if total > 0.0 else prior.weight
-    return Gate(
+    return SeriesGate(
         weight=float(np.clip(weight, 0.0, 1.0)),
         classical=min(CLASSICAL, key=lambda name: _typical(surveyed, f"square_{name}")),
         surveyed=len(surveyed),
     )
 
 
-def at_height(surveyed: Sequence[Measured], series: Gate, at_mm: float) -> Gate:
+def at_height(surveyed: Sequence[Measured], series: SeriesGate, at_mm: float) -> SeriesGate:
     """The gate at one height: the series' weight, as far as the surveys near it agree."""
     if not surveyed:
         return series
@@ -266,7 +265,7 @@ def at_height(surveyed: Sequence[Measured], series: Gate, at_mm: float) -> Gate:
 
 
 def nearness(heights_mm: Sequence[float], at_mm: float) -> NDArray[np.float64]:
-    """How much each survey says of a height: 1 at its own, falling over the way to the next."""
+    """The weight of each survey at a height: 1 at its own, falling over the way to the next."""
     heights = np.array(heights_mm)
     reach = max(LEAST_REACH_MM, float(np.ptp(heights)) / max(1, len(heights) - 1))
     return np.asarray(np.exp(-0.5 * np.square((heights - at_mm) / reach)))

@@ -86,12 +86,12 @@ class Trunk(nn.Module):
         nn.init.zeros_(_bias(self.head))
 
     def forward(self, images: Tensor, conditions: Tensor) -> Tensor:
-        told = self.told(conditions)  # (B, 32)
+        embedding = self.told(conditions)  # (B, 32)
         x = self.stem(halved(images))  # (B, fine, H/2, W/2)
-        x = self.enter_fine(x + _row_of(self.bias_fine(told), x))
+        x = self.enter_fine(x + _row_of(self.bias_fine(embedding), x))
         y = self.enter_middle(self.down_middle(x))  # (B, middle, H/4, W/4)
         z = self.down_coarse(y)  # (B, coarse, H/8, W/8)
-        z = z + _row_of(self.bias_coarse(told), z)
+        z = z + _row_of(self.bias_coarse(embedding), z)
         y = self.leave_middle(y + self.up_middle(self.bottom(z)))  # (B, middle, H/4, W/4)
         x = self.leave_fine(x + self.up_fine(y))  # (B, fine, H/2, W/2)
         heads: Tensor = self.head(F.leaky_relu(x, 0.1))  # (B, outputs, H/2, W/2)
@@ -204,7 +204,7 @@ def _summed(planes: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def _beside(near: Neighbourhood) -> frozenset[int]:
-    """Which of P (-1) and N (2) the network is shown: those no farther than it was trained with."""
+    """Those of P (-1) and N (2) that the network is shown: no farther than it was trained with."""
     most = MOST_GAPS_BESIDE * near.gap_mm
     far = {-1: -near.distances_mm.get(-1, -math.inf), 2: near.distances_mm.get(2, math.inf)}
     far[2] -= near.gap_mm
@@ -212,9 +212,9 @@ def _beside(near: Neighbourhood) -> frozenset[int]:
 
 
 def conditions_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:
-    """(6,): what the network is told beside the slices."""
+    """(6,): the conditions that the network gets beside the slices."""
     gap, beside = near.gap_mm, _beside(near)
-    told = (
+    conditions = (
         t,
         gap / 10.0,
         math.log(gap / near.pixel_mm) / 2.0,
@@ -222,7 +222,7 @@ def conditions_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:
         float(-1 in beside),
         float(2 in beside),
     )
-    return np.array(told, np.float32)
+    return np.array(conditions, np.float32)
 
 
 def planes_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:

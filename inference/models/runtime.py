@@ -35,7 +35,7 @@ class Splits(Protocol):
     """A network whose inside, the trunk, can be run apart from the rest."""
 
     def seen(self, planes: Tensor, conditions: Tensor) -> Tensor:
-        """What the trunk looks at."""
+        """The input of the trunk."""
         ...
 
     def composed(
@@ -73,7 +73,7 @@ class Runtime:
 
     @property
     def name(self) -> str:
-        """What a result depends on beside the weights."""
+        """All that a result depends on beside the weights."""
         return f"torch {self.precision}"
 
     def predict(
@@ -83,17 +83,17 @@ class Runtime:
         device = torch.device(limits.device)
         rows, columns = planes.shape[2:]
         padded = _pinned(torch.from_numpy(_replicated(planes)), device)
-        made = np.empty((2, len(planes), *padded.shape[2:]), np.float32)
+        results = np.empty((2, len(planes), *padded.shape[2:]), np.float32)
         with torch.inference_mode(), self._stream(device):
-            told = [
+            conditioning = [
                 torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (conditions, cubic)
             ]
             for seen, kept, place in tiles(padded.shape[2:], limits.tile):
                 tile = padded[..., seen[0], seen[1]].to(device, non_blocking=True)
-                for index, part in enumerate(self._run(tile, *told)):
+                for index, part in enumerate(self._run(tile, *conditioning)):
                     whole = part[:, 0, kept[0], kept[1]].cpu().numpy()
-                    made[index][..., place[0], place[1]] = whole
-        inner = made[..., MARGIN : MARGIN + rows, MARGIN : MARGIN + columns]
+                    results[index][..., place[0], place[1]] = whole
+        inner = results[..., MARGIN : MARGIN + rows, MARGIN : MARGIN + columns]
         return inner[0], inner[1]
 
     def _run(self, planes: Tensor, conditions: Tensor, cubic: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,21 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from inference.model import Limits, Measured, Model, Step, Window
+from inference.model import Limits, Measured, Model
 from inference.models import gate
-from inference.models.confidence import USUAL_NOISE_HU, Expectation, Place, law_hu
+from inference.models.confidence import USUAL_NOISE_HU, Expectation, PlaceInGap, law_hu
 from inference.models.gate import CLASSICAL, Calibration, calibration_path, save_calibration
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training.data import Patient, load_patients
-from inference.training.evaluate import drawn_targets
 from inference.training.gates import FOLDS, fold_of
-from inference.volume import Geometry
+from inference.training.leave_out import LeaveOutStack, Mode, TargetList, leave_out
+from inference.training.metrics import spearman
 
 FACTORS = (2, 4, 8)
 SLAB_FACTORS = (2, 4)  # also averaged to slices as thick as their gap
-TARGETS = 20  # slices a cell
 MOST_GAP_MM = 12.0  # nothing wider is trained on
 STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # tried for the gate's prior
 RIDGE = 1e-2  # keeps a figure that the data do not tell near nothing
@@ -35,8 +33,8 @@ LEAST_SCATTER = 0.002  # of log error; no cell counts for more than one that obe
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
-    """One patient at one factor: what was measured at the gap, and by surveys at twice it."""
+class CalibrationCell:
+    """One patient at one factor: measurements at the gap, and of surveys at twice it."""
 
     patient: str
     factor: int
@@ -48,7 +46,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedCell:
     """A cell's figures, with constants that were fitted on the other patients."""
 
     patient: str
@@ -64,7 +62,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Progress:
+class CalibrationProgress:
     """Cells measured so far, of all."""
 
     done: int
@@ -78,8 +76,8 @@ def calibrate(
     *,
     weights: Path | None = None,
     folds: Path | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> tuple[Calibration, tuple[Fitted, ...]]:
+    progress: Callable[[CalibrationProgress], None] = lambda _: None,
+) -> tuple[Calibration, tuple[FittedCell, ...]]:
     """Fit on the `ct-train` of a folder and write the figures beside the weights and each fold.
 
     Without weights those of the product, without folds the folder that training writes them to.
@@ -87,19 +85,20 @@ def calibrate(
     weights, folds = weights or SHIPPED_WEIGHTS, folds or FOLDS
     cells = measured_cells(data, weights, folds, progress)
     whole = fit(cells)
-    told = tuple(fitted(cell, fit(_without(cells, cell.patient))) for cell in cells)
+    fitted_cells = tuple(fitted(cell, fit(_without(cells, cell.patient))) for cell in cells)
     for patient in dict.fromkeys(cell.patient for cell in cells):
         path = fold_of(folds, patient)
         if path.is_file():
             rest = _without(cells, patient)
             _save(fit(rest), path, {"patients": _names(rest)})
-    _save(whole, weights, {"patients": _names(cells), "cells": [vars(each) for each in told]})
-    return whole, told
+    rows = [vars(cell) for cell in fitted_cells]
+    _save(whole, weights, {"patients": _names(cells), "cells": rows})
+    return whole, fitted_cells
 
 
 def measured_cells(
-    data: Path, weights: Path, folds: Path, progress: Callable[[Progress], None]
-) -> tuple[Cell, ...]:
+    data: Path, weights: Path, folds: Path, progress: Callable[[CalibrationProgress], None]
+) -> tuple[CalibrationCell, ...]:
     """Every patient at every factor that leaves gaps of at most 12 mm and slices to survey."""
     wanted = [
         (patient, factor, is_slab)
@@ -109,71 +108,44 @@ def measured_cells(
         if patient.spacing_mm * factor <= MOST_GAP_MM
         and (len(patient) - factor * is_slab) // factor >= gate.LEAST_SLICES
     ]
-    found = []
+    cells = []
     for done, (patient, factor, is_slab) in enumerate(wanted):
-        progress(Progress(done, len(wanted), patient.name, factor))
+        progress(CalibrationProgress(done, len(wanted), patient.name, factor))
         fold = fold_of(folds, patient.name)
-        model = Midslice(fold if fold.is_file() else weights)
-        shown = slabs(patient, factor) if is_slab else patient
-        found.append(_cell(shown, factor, model, is_slab=is_slab, is_held_out=fold.is_file()))
-    return tuple(found)
+        is_held_out = fold.is_file()
+        model = Midslice(fold if is_held_out else weights)
+        cells.append(
+            measured_cell(patient, factor, model, is_slab=is_slab, is_held_out=is_held_out)
+        )
+    return tuple(cells)
 
 
-def slabs(patient: Patient, width: int) -> Patient:
-    """The means of each slice and the next ones: overlapping slices, `width` spacings thick."""
-    count = len(patient) - width + 1
-    mean = np.zeros((count, *patient.hu.shape[1:]), np.float32)
-    for offset in range(width):
-        mean += patient.hu[offset : offset + count]
-    own = patient.geometry
-    thickness = (own.thickness_mm or patient.spacing_mm) + (width - 1) * patient.spacing_mm
-    geometry = replace(own, positions=own.positions[:count], thickness_mm=thickness)
-    return replace(patient, hu=np.rint(mean / width).astype(np.int16), geometry=geometry)
-
-
-def _cell(
-    patient: Patient, factor: int, model: Midslice, *, is_slab: bool, is_held_out: bool
-) -> Cell:
-    if patient.geometry.thickness_mm is None:  # as evaluation takes it, and training did
-        thickness = replace(patient.geometry, thickness_mm=patient.spacing_mm)
-        patient = replace(patient, geometry=thickness)
-    received = range(0, len(patient), factor)
-    targets = drawn_targets(patient.name, len(patient), factor, TARGETS)
-    inner = [index for index in received if 0 < index < received[-1]]
+def measured_cell(
+    patient: Patient, factor: int, model: Model, *, is_slab: bool, is_held_out: bool
+) -> CalibrationCell:
+    """Leave slices out as the evaluation does, and received ones as the surveys of a job do."""
+    mode: Mode = "slab" if is_slab else "sub-sampled"
+    (stack,) = leave_out(patient.thin(), factor, mode, TargetList())
+    inner = stack.received[1:-1]
     count = min(gate.MOST_SURVEYS, len(inner))
     chosen = [inner[i] for i in np.linspace(0, len(inner) - 1, count).round().astype(int)]
-    return Cell(
+    return CalibrationCell(
         patient=patient.name,
         factor=factor,
         is_slab=is_slab,
         gap_mm=round(patient.spacing_mm * factor, 3),
         is_held_out=is_held_out,
-        targets=tuple(_measured(patient, model, at, factor, received) for at in targets),
-        surveys=tuple(_measured(patient, model, at, factor, received) for at in chosen),
+        targets=tuple(_measured(stack, model, target.index) for target in stack.targets),
+        surveys=tuple(_measured(stack, model, index) for index in chosen),
     )
 
 
-def _measured(
-    patient: Patient, model: Model, left_out: int, factor: int, received: range
-) -> Measured:
-    """A survey of one slice among the received ones around it; it may be one of them."""
-    before = (left_out - 1) // factor * factor
-    after = before + factor if left_out % factor else left_out + factor
-    around = [before - factor, before, left_out, after, after + factor]
-    present = [index for index in around if 0 <= index <= received[-1]]
-    place = present.index(left_out)
-    geometry = _part(patient.geometry, present)
-    slices = {i: patient.plane(index) for i, index in enumerate(present)}
-    step = Step(needs=tuple(slices), survey=place)
-    measured = model.run(step, Window(geometry, slices), Limits()).measured
-    return {**measured, "at_mm": float(patient.geometry.distances_mm[left_out])}
+def _measured(stack: LeaveOutStack, model: Model, index: int) -> Measured:
+    measured = model.run(*stack.survey(index), Limits()).measured
+    return {**measured, "at_mm": float(stack.thin.geometry.distances_mm[index])}
 
 
-def _part(geometry: Geometry, indices: Sequence[int]) -> Geometry:
-    return replace(geometry, positions=geometry.positions[list(indices)])
-
-
-def fit(cells: Sequence[Cell]) -> Calibration:
+def fit(cells: Sequence[CalibrationCell]) -> Calibration:
     """The figures that serve these cells best; each cell counts the same."""
     own = _error_law(cells)
     at_gap = [_mean_log(cell.targets, own) for cell in cells]
@@ -197,31 +169,31 @@ def fit(cells: Sequence[Cell]) -> Calibration:
     )
 
 
-def _error_law(cells: Sequence[Cell]) -> Calibration:
+def _error_law(cells: Sequence[CalibrationCell]) -> Calibration:
     """Least squares of log error over what is known of a slice (see `Calibration`).
 
     A cell counts by how well it obeys the law: among a head's slices errors differ tenfold for
     reasons of their own, which would drown what the slices of a chest say.
     """
-    matrices = [np.array([_known(m) for m in (*c.targets, *c.surveys)]) for c in cells]
+    matrices = [np.array([_terms(m) for m in (*c.targets, *c.surveys)]) for c in cells]
     logs = [np.log([m["true_hu"] for m in (*c.targets, *c.surveys)]) for c in cells]
     ridge = np.sqrt(RIDGE) * np.diag([0.0, *[1.0] * (matrices[0].shape[1] - 1)])
     counts = np.ones(len(cells))
-    found = np.zeros(len(ridge))
+    law = np.zeros(len(ridge))
     for _ in range(PASSES):
         roots = [np.sqrt(count / len(log)) for count, log in zip(counts, logs, strict=True)]
         left = [root * matrix for root, matrix in zip(roots, matrices, strict=True)]
         right = [root * log for root, log in zip(roots, logs, strict=True)]
         # The ridge draws the power of the scale to 1, all others to 0.
         system = np.concatenate([*left, ridge]), np.concatenate([*right, ridge[1]])
-        found = np.linalg.lstsq(*system, rcond=None)[0]
+        law = np.linalg.lstsq(*system, rcond=None)[0]
         scatter = [
-            np.mean(np.square(log - matrix @ found))
+            np.mean(np.square(log - matrix @ law))
             for log, matrix in zip(logs, matrices, strict=True)
         ]
         counts = 1.0 / (np.array(scatter) + LEAST_SCATTER)
         counts /= counts.mean()
-    constant, power, place, overlap, shared, noise = map(float, found)
+    constant, power, place, overlap, shared, noise = map(float, law)
     return Calibration(
         factor=float(np.exp(constant)),
         power=power,
@@ -232,8 +204,8 @@ def _error_law(cells: Sequence[Cell]) -> Calibration:
     )
 
 
-def _known(measured: Measured) -> list[float]:
-    """What the logarithm of a slice's error is a sum of: the terms of `Calibration`'s law."""
+def _terms(measured: Measured) -> list[float]:
+    """The terms of `Calibration`'s law, whose sum is the logarithm of a slice's error."""
     place = float(np.log(4.0 * measured["t"] * (1.0 - measured["t"])))
     noise = float(np.log(measured["noise_hu"] / USUAL_NOISE_HU))
     overlap = measured["overlap"]
@@ -241,7 +213,7 @@ def _known(measured: Measured) -> list[float]:
 
 
 def _own(measured: Measured, calibration: Calibration) -> float:
-    place = Place(measured["t"], measured["overlap"], measured["noise_hu"])
+    place = PlaceInGap(measured["t"], measured["overlap"], measured["noise_hu"])
     return law_hu(measured["scale_hu"], place, calibration)
 
 
@@ -249,7 +221,7 @@ def _mean_log(measures: Iterable[Measured], calibration: Calibration) -> float:
     return float(np.mean([np.log(m["true_hu"] / _own(m, calibration)) for m in measures]))
 
 
-def _mean_of(cells: Sequence[Cell], value: Callable[[Measured], float]) -> float:
+def _mean_of(cells: Sequence[CalibrationCell], value: Callable[[Measured], float]) -> float:
     return float(np.mean([np.mean([value(m) for m in cell.targets]) for cell in cells]))
 
 
@@ -260,9 +232,9 @@ def _best_weight(measures: Sequence[Measured]) -> float:
     return along / apart if apart > 0.0 else 1.0
 
 
-def _loss(cells: Sequence[Cell], calibration: Calibration) -> float:
+def _loss(cells: Sequence[CalibrationCell], calibration: Calibration) -> float:
     """Mean log squared error of the mixtures that surveys choose for slices nobody knows."""
-    found = []
+    losses = []
     for cell in cells:
         series = gate.decided(cell.surveys, calibration)
         weights = [gate.at_height(cell.surveys, series, m["at_mm"]).weight for m in cell.targets]
@@ -270,12 +242,12 @@ def _loss(cells: Sequence[Cell], calibration: Calibration) -> float:
             m["square_dis"] - 2 * weight * m["along"] + weight**2 * m["apart"]
             for m, weight in zip(cell.targets, weights, strict=True)
         ]
-        found.append(np.mean(np.log(np.maximum(squares, gate.LEAST_SQUARE))))
-    return float(np.mean(found))
+        losses.append(np.mean(np.log(np.maximum(squares, gate.LEAST_SQUARE))))
+    return float(np.mean(losses))
 
 
-def fitted(cell: Cell, calibration: Calibration) -> Fitted:
-    """How well a calibration, and the cell's own surveys, foretell the cell's targets."""
+def fitted(cell: CalibrationCell, calibration: Calibration) -> FittedCell:
+    """Compare what a calibration and the cell's own surveys foretell with the cell's targets."""
     weight = gate.decided(cell.surveys, calibration).weight
     surveys = [{**m, "expected_hu": _own(m, calibration)} for m in cell.surveys]
     expectation = Expectation.of(surveys, calibration)
@@ -284,7 +256,7 @@ def fitted(cell: Cell, calibration: Calibration) -> Fitted:
     )
     true = np.array([m["true_hu"] for m in cell.targets])
     widths = np.array([m["width"] for m in cell.targets])
-    return Fitted(
+    return FittedCell(
         patient=cell.patient,
         factor=cell.factor,
         slab=cell.is_slab,
@@ -292,7 +264,7 @@ def fitted(cell: Cell, calibration: Calibration) -> Fitted:
         held_out=cell.is_held_out,
         mean_error_hu=round(float(true.mean()), 2),
         expected_over_true=round(float(expected.mean() / true.mean()), 3),
-        rank_correlation=round(_rank_correlation(expected, true), 3),
+        rank_correlation=round(spearman(expected, true) or 0.0, 3),
         interval_over_true=round(
             float(np.mean(expectation.interval * expected) / np.mean(widths * true)), 3
         ),
@@ -300,21 +272,16 @@ def fitted(cell: Cell, calibration: Calibration) -> Fitted:
     )
 
 
-def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (x, y)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _without(cells: Sequence[Cell], patient: str) -> tuple[Cell, ...]:
+def _without(cells: Sequence[CalibrationCell], patient: str) -> tuple[CalibrationCell, ...]:
     """The cells of the others; of all where there is one patient alone."""
     return tuple(cell for cell in cells if cell.patient != patient) or tuple(cells)
 
 
-def _names(cells: Sequence[Cell]) -> list[str]:
+def _names(cells: Sequence[CalibrationCell]) -> list[str]:
     return list(dict.fromkeys(cell.patient for cell in cells))
 
 
 def _save(calibration: Calibration, weights: Path, provenance: Mapping[str, object]) -> None:
-    made = {"command": "midslice calibrate", "version": Midslice.version, **provenance}
+    whole = {"command": "midslice calibrate", "version": Midslice.version, **provenance}
     sha256 = Midslice(weights).weights_sha256
-    save_calibration(calibration, calibration_path(weights), sha256, made)
+    save_calibration(calibration, calibration_path(weights), sha256, whole)

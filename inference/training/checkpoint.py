@@ -49,9 +49,9 @@ def load_weights(path: Path, sha256: str = "") -> Tensors:
         raw = path.read_bytes()
     except OSError as error:
         raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
-    found = hashlib.sha256(raw).hexdigest()
-    if sha256 and found != sha256.lower():
-        raise ModelLoadError(f"{path}: SHA-256 is {found}, expected {sha256.lower()}")
+    digest = hashlib.sha256(raw).hexdigest()
+    if sha256 and digest != sha256.lower():
+        raise ModelLoadError(f"{path}: SHA-256 is {digest}, expected {sha256.lower()}")
     try:
         return load_tensors(raw)
     except SafetensorError as error:
@@ -86,7 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
-    """What an optimiser keeps, each named by the number of its parameter."""
+    """The state of an optimiser, each tensor named by the number of its parameter."""
     return {
         f"{number}.{name}": value
         for number, kept in optimiser.state_dict()["state"].items()

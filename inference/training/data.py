@@ -29,6 +29,13 @@ LEAST_SLICES = 8  # a folder with fewer gives no gap with its neighbours and a t
 # Positions may differ from even ones by this share of the spacing (decimal strings are rounded).
 SPACING_TOLERANCE = 0.05
 
+LEAST_THIN_SLICES = 5  # two gaps of twice the width, and a neighbour beyond them
+LEAST_THIN_HU = -1024.0  # lower values of an NPZ volume are padding
+# Positions may differ from even ones by this share of the spacing (decimal strings are rounded).
+TRAIN_PART = "ct-train"  # a folder of that name holds what the shipped weights were trained on
+# A predicted slice between two received ones, as it would be stored and shown.
+Stored = Callable[[Plane, int, int, float], Plane]
+
 
 class NoTrainingData(Exception):
     """A folder holds nothing to train on or to evaluate; the text says what is looked for."""
@@ -57,6 +64,12 @@ class Patient:
     def pixel_mm(self) -> float:
         return self.geometry.pixel_mm
 
+    def thin(self) -> "ThinSeries":
+        """The same slices, to leave some out."""
+        return ThinSeries(
+            self.name, True, self.geometry, self.plane, lambda plane, *_: np.rint(plane)
+        )
+
     @property
     def extent_mm(self) -> float:
         """The smaller side of the field of view: heads fill less than bodies do."""
@@ -68,25 +81,27 @@ def load_patients(data: Path, part: str) -> tuple[Patient, ...]:
     """Every stack below a folder, or below its `part` (ct-train, ...) where it has one."""
     root = data / part if (data / part).is_dir() else data
     folders = sorted({path.parent for path in root.rglob("*") if path.is_file()})
-    found = [(folder, patient) for folder in folders for patient in load_folder(folder)]
-    if not found:
+    patients_by_folder = [
+        (folder, patient) for folder in folders for patient in load_folder(folder)
+    ]
+    if not patients_by_folder:
         raise NoTrainingData(
             f"{root}: no evenly spaced CT series of at least {LEAST_SLICES} slices, "
             f"and no {NPZ_NAME}"
         )
-    names = Counter(patient.name for _, patient in found)
+    names = Counter(patient.name for _, patient in patients_by_folder)
     return tuple(
         replace(patient, name="-".join((*folder.relative_to(root).parts[:-1], patient.name)))
         if names[patient.name] > 1
         else patient
-        for folder, patient in found
+        for folder, patient in patients_by_folder
     )
 
 
 def divided(
     patients: Sequence[Patient], leave_out: frozenset[str]
 ) -> tuple[tuple[Patient, ...], tuple[Patient, ...]]:
-    """Who is trained on, and who is left out: with a stack, all stacks of the same patient."""
+    """(trained on, left out): with a stack, all stacks of the same patient are left out."""
     unknown = leave_out - {patient.name for patient in patients}
     left = {patient.person or patient.name for patient in patients if patient.name in leave_out}
     kept = tuple(patient for patient in patients if (patient.person or patient.name) not in left)
@@ -96,14 +111,14 @@ def divided(
             f"cannot leave out {', '.join(sorted(unknown or leave_out))}: there are {known}, "
             "and somebody has to stay"
         )
-    return kept, tuple(each for each in patients if (each.person or each.name) in left)
+    return kept, tuple(patient for patient in patients if (patient.person or patient.name) in left)
 
 
 def load_folder(folder: Path) -> list[Patient]:
     """The stacks of one folder, but for those that are too short or not evenly spaced."""
     npz = folder / NPZ_NAME
-    found = [_from_npz(npz)] if npz.exists() else _from_dicom(folder)
-    return [patient for patient in found if len(patient) >= LEAST_SLICES and _is_even(patient)]
+    patients = [_from_npz(npz)] if npz.exists() else _from_dicom(folder)
+    return [patient for patient in patients if len(patient) >= LEAST_SLICES and _is_even(patient)]
 
 
 def _is_even(patient: Patient) -> bool:
@@ -134,14 +149,14 @@ def upright_geometry(shape: Sequence[int], spacing_mm: Sequence[float]) -> Geome
 def _from_dicom(folder: Path) -> list[Patient]:
     """The stacks of a folder, read as the node reads them."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    found = [
+    stacks = [
         stack
         for stack in stacks_of(header for header in read_headers(files) if not header.fault)
         if len(stack) >= LEAST_SLICES
     ]
     patients = []
-    for number, stack in enumerate(found, start=1):
-        name = folder.name if len(found) == 1 else f"{folder.name}-{number}"
+    for number, stack in enumerate(stacks, start=1):
+        name = folder.name if len(stacks) == 1 else f"{folder.name}-{number}"
         try:
             patients.append(_read(name, folder, stack))
         except Unprocessable as refused:
@@ -161,14 +176,6 @@ def _read(name: str, folder: Path, stack: Stack) -> Patient:
 
 # Series of DICOM files are read as the node reads them, slice by slice when they are asked for;
 # what the node would refuse or hold is passed over with its sentence. NPZ volumes serve too.
-
-LEAST_THIN_SLICES = 5  # two gaps of twice the width, and a neighbour beyond them
-LEAST_THIN_HU = -1024.0  # lower values of an NPZ volume are padding
-# Positions may differ from even ones by this share of the spacing (decimal strings are rounded).
-TRAIN_PART = "ct-train"  # a folder of that name holds what the shipped weights were trained on
-
-# A predicted slice between two received ones, as it would be stored and shown.
-Stored = Callable[[Plane, int, int, float], Plane]
 
 
 class NothingToJudge(Exception):
@@ -215,17 +222,17 @@ def open_series(data: Path) -> tuple[list[ThinSeries], list[PassedOver]]:
     if not data.is_dir():
         raise NothingToJudge(f"{data}: no such folder")
     pixels = PixelReader()  # one for all: what is kept of them does not grow with their number
-    found: list[ThinSeries] = []
+    series: list[ThinSeries] = []
     passed: list[PassedOver] = []
     for folder in sorted({path.parent for path in data.rglob("*") if path.is_file()}):
         for item in _of_folder(folder, pixels):
             if isinstance(item, ThinSeries):
-                found.append(item)
+                series.append(item)
             else:
                 passed.append(item)
-    if not found:
+    if not series:
         raise NothingToJudge(nothing_in(data, passed))
-    return found, passed
+    return series, passed
 
 
 def nothing_in(data: Path, passed: Sequence[PassedOver]) -> str:
@@ -234,7 +241,7 @@ def nothing_in(data: Path, passed: Sequence[PassedOver]) -> str:
         f"{data}: no CT series to judge on; needed are thin axial slices (best 0.6 to 2.5 mm "
         f"apart, at least {LEAST_THIN_SLICES}) as DICOM files, one folder a patient, or {NPZ_NAME}"
     )
-    return "; ".join([needed, *(f"{each.name}: {each.sentence}" for each in passed)])
+    return "; ".join([needed, *(f"{fault.name}: {fault.sentence}" for fault in passed)])
 
 
 def _of_folder(folder: Path, pixels: PixelReader) -> Iterator[ThinSeries | PassedOver]:
@@ -246,11 +253,11 @@ def _of_folder(folder: Path, pixels: PixelReader) -> Iterator[ThinSeries | Passe
     headers = [header for header in read_headers(files) if not header.fault]
     if not headers:
         return
-    found = stacks_of(headers)
-    for number, stack in enumerate(found, start=1):
-        name = folder.name if len(found) == 1 else f"{folder.name}-{number}"
+    stacks = stacks_of(headers)
+    for number, stack in enumerate(stacks, start=1):
+        name = folder.name if len(stacks) == 1 else f"{folder.name}-{number}"
         yield _thin_from_dicom(name, stack, pixels, trained_on=trained_on)
-    if not found and (aside := set_aside(headers)):
+    if not stacks and (aside := set_aside(headers)):
         yield PassedOver(folder.name, aside[0].sentence)
 
 

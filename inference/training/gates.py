@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from inference.models.runtime import has_fast_bfloat16
-from inference.training.evaluate import DIS, LINEAR, SHIPPED, Cell, Kind, Mode, Speed
+from inference.training.evaluate import (
+    DIS,
+    LINEAR,
+    SHIPPED,
+    CellKind,
+    EvaluatedCell,
+    NetworkSpeed,
+)
+from inference.training.leave_out import Mode
 
 # Wider gaps are held by the node; no figure is due there.
 WIDEST_GAP_MM = 12.0
@@ -18,6 +26,17 @@ TIMED_SIZE = (512, 512)
 # Milliseconds a slice on two cores, by factor: with bfloat16 in hardware, and without.
 MOST_MS = {2: (100.0, 130.0), 8: (60.0, 85.0)}
 CANDIDATES = (LINEAR, "cubic", DIS)  # what the generator blends
+
+Verdict = Literal["passed", "missed", "not measured"]
+FOLDS = Path("var/training/folds")
+# Gaps in mm that rows are due at; the factor that comes first makes one of them.
+COLUMNS = {
+    "chest": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
+    "head": ((2.5, 3.5), (4.0, 5.0), (5.5, 7.0), (8.0, 10.0)),
+    "other": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
+}
+SLAB_MM = (4.0, 5.0)
+FACTORS = (2, 4, 8, 3, 5, 6, 7, 9, 10)
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Due:
         )
 
     def margin(self, figure: float) -> float:
-        """How far inside; below 0 outside."""
+        """The distance to the nearer limit; below 0 outside."""
         sides = [figure - self.least] if self.least is not None else []
         sides += [self.most - figure] if self.most is not None else []
         return min(sides)
@@ -46,22 +65,22 @@ class Bound:
 
     title: str
     form: str  # of the figure, as in format()
-    applies: Callable[[Kind], bool]
-    figure: Callable[[Cell], float | None]  # None = the cell has nothing to measure it on
-    due: Callable[[Cell | None, Kind], Due]
-    note: Callable[[Cell], str] = lambda _cell: ""
+    applies: Callable[[CellKind], bool]
+    figure: Callable[[EvaluatedCell], float | None]  # None = the cell has nothing to measure it on
+    due: Callable[[EvaluatedCell | None, CellKind], Due]
+    note: Callable[[EvaluatedCell], str] = lambda _cell: ""
 
 
-def _between(low: float, high: float) -> Callable[[Kind], bool]:
+def _between(low: float, high: float) -> Callable[[CellKind], bool]:
     return lambda kind: low - SLACK_MM <= kind.gap_mm <= high + SLACK_MM
 
 
-def _is_judged(kind: Kind) -> bool:
+def _is_judged(kind: CellKind) -> bool:
     """The general rows: every series with something due, at gaps that the node fills."""
     return kind.mode != "left-out" and kind.gap_mm <= WIDEST_GAP_MM
 
 
-def _thick(kind: Kind) -> bool:
+def _thick(kind: CellKind) -> bool:
     return kind.spacing_mm > THICK_CHEST_MM + SLACK_MM
 
 
@@ -97,35 +116,35 @@ def _head(gaps: str, low: float, high: float, least: float, aim: float) -> Bound
 def _everywhere(
     title: str,
     form: str,
-    figure: Callable[[Cell], float | None],
-    due: Callable[[Cell | None, Kind], Due],
-    applies: Callable[[Kind], bool] = _is_judged,
+    figure: Callable[[EvaluatedCell], float | None],
+    due: Callable[[EvaluatedCell | None, CellKind], Due],
+    applies: Callable[[CellKind], bool] = _is_judged,
 ) -> Bound:
     return Bound(title, form, applies, figure, due)
 
 
-def _bias_due(cell: Cell | None, _kind: Kind) -> Due:
+def _bias_due(cell: EvaluatedCell | None, _kind: CellKind) -> Due:
     if cell is None:
         return Due(most=2.0)
-    best = max((cell.methods[name] for name in CANDIDATES), key=lambda each: each.psnr_db)
+    best = max((cell.methods[name] for name in CANDIDATES), key=lambda figures: figures.psnr_db)
     return Due(most=max(2.0, abs(best.body_bias_hu) + 1.0))
 
 
-def _noise_due(cell: Cell | None, _kind: Kind) -> Due:
+def _noise_due(cell: EvaluatedCell | None, _kind: CellKind) -> Due:
     linear = cell.methods[LINEAR].noise_ratio if cell is not None else None
     return Due(least=0.55 if linear is None else max(0.55, linear - 0.20))
 
 
-def _laa_due(cell: Cell | None, _kind: Kind) -> Due:
+def _laa_due(cell: EvaluatedCell | None, _kind: CellKind) -> Due:
     linear = cell.methods[LINEAR].laa_950_off if cell is not None else None
     return Due(most=linear)
 
 
-def _confidence(measure: str) -> Callable[[Cell], float | None]:
+def _confidence(measure: str) -> Callable[[EvaluatedCell], float | None]:
     return lambda cell: None if cell.confidence is None else getattr(cell.confidence, measure)
 
 
-def _spearman_due(_cell: Cell | None, kind: Kind) -> Due:
+def _spearman_due(_cell: EvaluatedCell | None, kind: CellKind) -> Due:
     return Due(least=0.85 if kind.factor == 2 else 0.65)
 
 
@@ -146,7 +165,7 @@ def _speed(factor: int) -> Bound:
     )
 
 
-def _how_busy(cell: Cell) -> str:
+def _how_busy(cell: EvaluatedCell) -> str:
     """Times say something of the product where nothing else has run."""
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     cpu = cell.ours.cpu_ms_per_slice
@@ -248,18 +267,6 @@ BOUNDS: tuple[Bound, ...] = (
 # on every other patient. Where such weights are not there, the row says how to make them, and
 # counts as not passed.
 
-Verdict = Literal["passed", "missed", "not measured"]
-
-FOLDS = Path("var/training/folds")
-# Gaps in mm that rows are due at; the factor that comes first makes one of them.
-COLUMNS = {
-    "chest": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
-    "head": ((2.5, 3.5), (4.0, 5.0), (5.5, 7.0), (8.0, 10.0)),
-    "other": ((2.0, 2.5), (4.0, 5.0), (8.0, 10.0)),
-}
-SLAB_MM = (4.0, 5.0)
-FACTORS = (2, 4, 8, 3, 5, 6, 7, 9, 10)
-
 
 @dataclass(frozen=True)
 class Row:
@@ -318,7 +325,7 @@ def _factor(spacing_mm: float, low: float, high: float) -> int | None:
 
 
 def rows_of(
-    cells: Sequence[Cell], lacking: Sequence[Kind], how: Callable[[str], str]
+    cells: Sequence[EvaluatedCell], lacking: Sequence[CellKind], how: Callable[[str], str]
 ) -> tuple[Row, ...]:
     """Every row of every cell; those of `lacking` cells are not measured."""
     rows = [_row(bound, cell) for bound in BOUNDS for cell in cells if bound.applies(cell.kind)]
@@ -327,7 +334,7 @@ def rows_of(
             bound.title,
             kind.name,
             "",
-            _said(bound, bound.due(None, kind)),
+            _words(bound, bound.due(None, kind)),
             "not measured",
             note=how(kind.series),
         )
@@ -339,7 +346,7 @@ def rows_of(
     return tuple(sorted(rows, key=lambda row: order[row.title]))
 
 
-def speed_row(speed: Speed) -> Row:
+def speed_row(speed: NetworkSpeed) -> Row:
     """The network alone beside plain torch, on this machine."""
     title = "speed: network against plain torch in float32"
     cell = f"{speed.ours_ms:.0f} instead of {speed.eager_ms:.0f} ms"
@@ -348,25 +355,25 @@ def speed_row(speed: Speed) -> Row:
     return Row(title, cell, f"{speed.times:.2f}x", due, verdict, speed.times - speed.least)
 
 
-def _row(bound: Bound, cell: Cell) -> Row:
+def _row(bound: Bound, cell: EvaluatedCell) -> Row:
     due, figure = bound.due(cell, cell.kind), bound.figure(cell)
-    said = _said(bound, due)
+    words = _words(bound, due)
     if figure is None or (due.least is None and due.most is None):
         note = "the model or the series has nothing to measure it on"
-        return Row(bound.title, cell.kind.name, "", said, "not measured", note=note)
+        return Row(bound.title, cell.kind.name, "", words, "not measured", note=note)
     verdict: Verdict = "passed" if due.holds(figure) else "missed"
     return Row(
         bound.title,
         cell.kind.name,
         format(figure, bound.form),
-        said,
+        words,
         verdict,
         due.margin(figure),
         bound.note(cell),
     )
 
 
-def _said(bound: Bound, due: Due) -> str:
+def _words(bound: Bound, due: Due) -> str:
     parts = [
         f"{word} {format(value, bound.form)}"
         for word, value in (("at least", due.least), ("at most", due.most), ("aim", due.aim))
@@ -377,18 +384,18 @@ def _said(bound: Bound, due: Due) -> str:
 
 def summed(rows: Sequence[Row]) -> tuple[Summed, ...]:
     """One line a title, with the cell that is nearest to missing it, or misses it most."""
-    found = []
+    lines = []
     for title in dict.fromkeys(row.title for row in rows):
         here = [row for row in rows if row.title == title]
         passed = sum(row.verdict == "passed" for row in here)
         worst = min(here, key=_severity)
         verdict = "passed" if passed == len(here) else worst.verdict
-        found.append(Summed(title, worst.due, worst.figure, worst.cell, passed, len(here), verdict))
-    return tuple(found)
+        lines.append(Summed(title, worst.due, worst.figure, worst.cell, passed, len(here), verdict))
+    return tuple(lines)
 
 
 def _severity(row: Row) -> tuple[int, float]:
-    """What is missed comes before what was not measured, and that before what passed."""
+    """Missed comes before not measured, and that before passed."""
     order = {"missed": 0, "not measured": 1, "passed": 2}
     return order[row.verdict], row.margin or 0.0
 

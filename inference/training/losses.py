@@ -44,6 +44,16 @@ LUNG_LOW_HU, LUNG_HIGH_HU, LEAST_LUNG_PIXELS = -970.0, -600.0, 600
 # around it. With the ring in the mask the loss drew bodies darker.
 LUNG_SIDE, LUNG_SHARE = 9, 0.9
 
+WIDTHS = (64, 128, 256)
+LEARNING_RATE = 5e-4
+BETAS = (0.5, 0.9)
+SOFT_CENTRE_HU, SOFT_HALF_HU = 40.0, 200.0  # soft tissue, seen beside the whole range
+# Grain of 10 to 20 HU has to be seen: spectral norms let nothing small grow within the judge.
+WHOLE_UNIT_HU, SOFT_UNIT_HU = 250.0, 25.0
+VIEWS = 2  # of each slice
+LEAST_PULL = 1e-12
+NETWORK, OPTIMISER = "network.", "optimiser."
+
 
 def inner(patch: Patch) -> Patch:
     """(B, 1, H, W) without its border."""
@@ -65,7 +75,7 @@ def loss_of(slice_hu: Tensor, scale_hu: Tensor, truth_hu: Tensor, blend_hu: Tens
 
 
 def grain_loss(slice_hu: Tensor, truth_hu: Tensor, straight_hu: Tensor) -> Tensor:
-    """How much grain flat tissue lacks, in thousands of HU; all (B, 1, H, W)."""
+    """The grain that flat tissue lacks, in thousands of HU; all (B, 1, H, W)."""
     with torch.no_grad():
         flat = _flat(truth_hu)  # (B, 1, H, W)
         enough = (flat.sum(dim=(1, 2, 3)) >= LEAST_FLAT_PIXELS).float()  # (B,)
@@ -75,7 +85,7 @@ def grain_loss(slice_hu: Tensor, truth_hu: Tensor, straight_hu: Tensor) -> Tenso
 
 
 def lung_loss(slice_hu: Tensor, truth_hu: Tensor) -> Tensor:
-    """How far the shares of lung below some levels are from the truth's; both (B, 1, H, W)."""
+    """The distance of the shares of lung below some levels from the truth's; both (B, 1, H, W)."""
     slice_hu, truth_hu = inner(slice_hu), inner(truth_hu)
     with torch.no_grad():
         lung = _lung(truth_hu)  # (B, 1, H, W)
@@ -137,18 +147,8 @@ def _two_boxes(count: int, side: int, device: torch.device) -> Tensor:
 # The option of `midslice train`, after pix2pix: it can bring back the grain that the most probable
 # slice lacks, at a cost in error. The judge sees the slice with its neighbours A and C and t.
 
-WIDTHS = (64, 128, 256)
-LEARNING_RATE = 5e-4
-BETAS = (0.5, 0.9)
-SOFT_CENTRE_HU, SOFT_HALF_HU = 40.0, 200.0  # soft tissue, seen beside the whole range
-# Grain of 10 to 20 HU has to be seen: spectral norms let nothing small grow within the judge.
-WHOLE_UNIT_HU, SOFT_UNIT_HU = 250.0, 25.0
-VIEWS = 2  # of each slice
-LEAST_PULL = 1e-12
-NETWORK, OPTIMISER = "network.", "optimiser."
 
-
-class Judge(nn.Module):
+class PatchJudge(nn.Module):
     """One opinion a patch of some 40 pixels: above 0 where B looks received, below where made."""
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
@@ -166,18 +166,18 @@ class Judge(nn.Module):
     def forward(self, a: Tensor, c: Tensor, b: Tensor, t: Tensor) -> Tensor:
         """(B, 1, H, W) HU three times, (B,); returns (B, 1, H/8, W/8)."""
         seen = torch.cat([_views(a), _views(c), _views(b)], dim=1)
-        told = t[:, None, None, None].expand(-1, 1, *b.shape[2:])
-        opinions: Tensor = self.layers(torch.cat([seen, told], dim=1))
+        place = t[:, None, None, None].expand(-1, 1, *b.shape[2:])
+        opinions: Tensor = self.layers(torch.cat([seen, place], dim=1))
         return opinions
 
 
-def balanced(loss: Tensor, objection: Tensor, made: Tensor, share: float) -> Tensor:
+def balanced(loss: Tensor, objection: Tensor, slice_hu: Tensor, share: float) -> Tensor:
     """Both together, so that at the slice the objection pulls `share` times as hard as the loss.
 
     The two have no common unit, and what the judge says grows as it learns.
     """
-    (of_loss,) = torch.autograd.grad(loss, made, retain_graph=True)
-    (of_objection,) = torch.autograd.grad(objection, made, retain_graph=True)
+    (of_loss,) = torch.autograd.grad(loss, slice_hu, retain_graph=True)
+    (of_objection,) = torch.autograd.grad(objection, slice_hu, retain_graph=True)
     weight = share * of_loss.norm() / of_objection.norm().clamp_min(LEAST_PULL)
     both: Tensor = loss + weight * objection
     return both
@@ -193,20 +193,20 @@ class Adversary:
     """The judge under training, and what it costs the generator to be found out."""
 
     def __init__(self, device: str) -> None:
-        self._judge = Judge().to(device)
+        self._judge = PatchJudge().to(device)
         self._optimiser = torch.optim.AdamW(self._judge.parameters(), lr=LEARNING_RATE, betas=BETAS)
 
-    def objection(self, made: Tensor, planes: Tensor, conditions: Tensor) -> Tensor:
-        """What the judge holds against slices: lower, the more received they look."""
+    def objection(self, slice_hu: Tensor, planes: Tensor, conditions: Tensor) -> Tensor:
+        """The judge's objection to slices: lower, the more received they look."""
         self._judge.requires_grad_(requires_grad=False)
-        opinions = self._judge(planes[:, 1:2], planes[:, 2:3], made, conditions[:, 0])
+        opinions = self._judge(planes[:, 1:2], planes[:, 2:3], slice_hu, conditions[:, 0])
         self._judge.requires_grad_(requires_grad=True)
         return -torch.mean(opinions)
 
-    def learn(self, made: Tensor, truth: Tensor, planes: Tensor, conditions: Tensor) -> float:
+    def learn(self, slice_hu: Tensor, truth: Tensor, planes: Tensor, conditions: Tensor) -> float:
         """One step of the judge on the same patches; returns its hinge loss, 2 where it guesses."""
         a, c, t = planes[:, 1:2], planes[:, 2:3], conditions[:, 0]
-        real, fake = self._judge(a, c, truth, t), self._judge(a, c, made.detach(), t)
+        real, fake = self._judge(a, c, truth, t), self._judge(a, c, slice_hu.detach(), t)
         loss = F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

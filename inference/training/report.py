@@ -1,16 +1,14 @@
 """The report of an evaluation: rows, tables, and one HTML page that needs nothing but itself."""
 
-import base64
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from inference.errors import Unprocessable
 from inference.model import Limits, Model
 from inference.models.midslice import Midslice
+from inference.pictures import page
 from inference.runner import share_cores
 from inference.training.data import (
     TRAIN_PART,
@@ -24,19 +22,13 @@ from inference.training.evaluate import (
     DIS,
     LINEAR,
     SHIPPED,
-    TARGETS,
-    Asked,
-    Cell,
-    Kind,
-    Listed,
-    Mode,
+    CellKind,
+    CellRequest,
+    EvaluatedCell,
     Report,
-    TargetList,
-    drawn_targets,
     evaluate,
     kind_of,
     network_speed,
-    slices_left,
 )
 from inference.training.gates import (
     FOLDS,
@@ -49,7 +41,23 @@ from inference.training.gates import (
     speed_row,
     summed,
 )
+from inference.training.leave_out import (
+    TARGETS,
+    Mode,
+    SeriesTargets,
+    TargetList,
+    drawn_targets,
+    slices_left,
+)
 from inference.training.metrics import Figures, anatomy_of
+
+VALIDATE_PART = "ct-validate"
+KNOWN = ", trained on it"  # no proof of anything, and every table says so
+# Judged for its own row, never trained on: a head with a tilted gantry and unequal gaps.
+TILTED_HEAD = Path("edge-cases") / "ge-head-tilt-irregular"
+TEMPLATE = Path(__file__).with_name("evaluation.html")
+CHART_WIDTH, CHART_HEIGHT = 640, 120  # of the drawing, in its own units
+LEAST_DB, MOST_DB = -1.0, 5.0  # what the chart shows of gains
 
 COLUMNS = (
     "series",
@@ -98,13 +106,16 @@ LEGEND = (
     "in brackets the processor time of all cores"
 )
 
+# Loads the model that is judged: its own weights for None, else those of a file.
+Load = Callable[[Path | None], Model]
 
-def table_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+
+def table_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     """One row a cell and method, in the order of COLUMNS."""
     return [_row(cell, method, it) for cell in cells for method, it in cell.methods.items()]
 
 
-def _row(cell: Cell, method: str, it: Figures) -> tuple[str, ...]:
+def _row(cell: EvaluatedCell, method: str, it: Figures) -> tuple[str, ...]:
     low, high = it.over_linear_interval_db
     return (
         cell.kind.series,
@@ -129,7 +140,7 @@ def _row(cell: Cell, method: str, it: Figures) -> tuple[str, ...]:
     )
 
 
-def _cell_name(cell: Cell) -> str:
+def _cell_name(cell: EvaluatedCell) -> str:
     kind = cell.kind
     if kind.mode == "left-out":
         return f"left out, {kind.gap_mm:g} mm"
@@ -140,12 +151,12 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def overview_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+def overview_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     """One row a cell, of the model alone beside linear and DIS."""
     return [_overview(cell) for cell in cells]
 
 
-def _overview(cell: Cell) -> tuple[str, ...]:
+def _overview(cell: EvaluatedCell) -> tuple[str, ...]:
     it, linear, sure = cell.ours, cell.methods[LINEAR], cell.confidence
     low, high = it.over_linear_interval_db
     laa = f"{_number(it.laa_950_off, '.2%')} ({_number(linear.laa_950_off, '.2%')})"
@@ -166,7 +177,7 @@ def _overview(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def confidence_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+def confidence_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     """One row a cell of a model that says how sure it is."""
     return [
         (
@@ -185,8 +196,8 @@ def confidence_rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
 def gate_rows(summed: Sequence[Summed]) -> list[tuple[str, ...]]:
     """One row a figure, over all its cells."""
     return [
-        (each.title, each.due, each.worst, each.where, f"{each.passed}/{each.cells}", each.verdict)
-        for each in summed
+        (it.title, it.due, it.worst, it.where, f"{it.passed}/{it.cells}", it.verdict)
+        for it in summed
     ]
 
 
@@ -214,9 +225,9 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def card(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    """What a model card needs, as Markdown: every cell in a row, every figure that is due, and all
-    methods on the cells of the shipped weights."""
+def card(cells: Sequence[EvaluatedCell], rows: Sequence[Row]) -> str:
+    """The tables of a model card, as Markdown: every cell in a row, every figure that is due, and
+    all methods on the cells of the shipped weights."""
     shipped = [cell for cell in cells if cell.kind.weights.startswith(SHIPPED)]
     parts = [markdown(OVERVIEW_COLUMNS, overview_rows(cells))]
     if rows:
@@ -228,15 +239,9 @@ def card(cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-VALIDATE_PART = "ct-validate"
-KNOWN = ", trained on it"  # no proof of anything, and every table says so
-# Judged for its own row, never trained on: a head with a tilted gantry and unequal gaps.
-TILTED_HEAD = Path("edge-cases") / "ge-head-tilt-irregular"
-
-
 @dataclass(frozen=True)
-class Wanted:
-    """What to evaluate."""
+class StudyRequest:
+    """The series, factors and weights to evaluate."""
 
     data: Path
     factors: tuple[int, ...] = (2, 4)
@@ -250,13 +255,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Study:
-    """What came of it."""
+    """The cells of an evaluation, and how they stand against the figures that are due."""
 
     model: str
     version: str
     weights_sha256: str
-    wanted: Wanted
-    cells: tuple[Cell, ...]
+    request: StudyRequest
+    cells: tuple[EvaluatedCell, ...]
     passed_over: tuple[PassedOver, ...]
     rows: tuple[Row, ...]  # of the gates; empty where they were not asked for
 
@@ -267,17 +272,13 @@ class Study:
             "version": self.version,
             "weights_sha256": self.weights_sha256,
             "cells": [cell.as_json() for cell in self.cells],
-            "passed_over": [asdict(each) for each in self.passed_over],
+            "passed_over": [asdict(passed) for passed in self.passed_over],
             "gates": [asdict(row) for row in self.rows],
         }
 
 
-# Loads the model that is judged: its own weights for None, else those of a file.
-Load = Callable[[Path | None], Model]
-
-
 def run(
-    wanted: Wanted,
+    request: StudyRequest,
     load: Load,
     listed: TargetList,
     *,
@@ -287,117 +288,109 @@ def run(
     """Raises NothingToJudge, with every reason, where no series of the folder serves."""
     loaded = cache(load)
     model = loaded(None)
-    series, passed = series_of(wanted)
-    asked, lacking = _asked(wanted, series, loaded, passed)
+    series, passed = series_of(request)
+    requests, lacking = _requests(request, series, loaded, passed)
     cells, unsuitable = evaluate(
-        asked,
+        requests,
         listed,
-        targets=wanted.targets,
+        targets=request.targets,
         limits=limits or Limits(),
         at_once=share_cores(model, 0),
-        pictures=wanted.pictures,
+        pictures=request.pictures,
         progress=progress,
     )
     passed += unsuitable
     if not cells and not lacking:
-        raise NothingToJudge(nothing_in(wanted.data, passed))
+        raise NothingToJudge(nothing_in(request.data, passed))
 
     def how(name: str) -> str:
-        return how_to_measure(name, wanted.data, wanted.folds)
+        return how_to_measure(name, request.data, request.folds)
 
-    rows = rows_of(cells, lacking, how) if wanted.gates else ()
-    if wanted.gates and model.name == Midslice.name:
-        rows += (speed_row(network_speed(wanted.weights)),)
+    rows = rows_of(cells, lacking, how) if request.gates else ()
+    if request.gates and model.name == Midslice.name:
+        rows += (speed_row(network_speed(request.weights)),)
     return Study(
         model=model.name,
         version=model.version,
         weights_sha256=model.weights_sha256,
-        wanted=wanted,
+        request=request,
         cells=tuple(cells),
         passed_over=tuple(passed),
         rows=rows,
     )
 
 
-def series_of(wanted: Wanted) -> tuple[list[ThinSeries], list[PassedOver]]:
+def series_of(request: StudyRequest) -> tuple[list[ThinSeries], list[PassedOver]]:
     """The series below the folder; of a data set in parts those that are held out, and for the
     gates also those trained on and the tilted head."""
-    root = wanted.data
+    root = request.data
     if not (root / VALIDATE_PART).is_dir():
         return open_series(root)
     parts = [root / VALIDATE_PART]
-    if wanted.gates:
+    if request.gates:
         further = (root / TRAIN_PART, root / TILTED_HEAD)
         parts += [part for part in further if part.is_dir()]
-    found, passed = [], []
+    series, passed = [], []
     for part in parts:
-        series, faults = open_series(part)
-        found += series
+        opened, faults = open_series(part)
+        series += opened
         passed += faults
-    return found, passed
+    return series, passed
 
 
-def _asked(
-    wanted: Wanted, series: Sequence[ThinSeries], load: Load, passed: list[PassedOver]
-) -> tuple[list[Asked], list[Kind]]:
+def _requests(
+    study: StudyRequest, series: Sequence[ThinSeries], load: Load, passed: list[PassedOver]
+) -> tuple[list[CellRequest], list[CellKind]]:
     """The cells to evaluate, and those that lack the weights of a fold."""
-    asked, lacking = [], []
-    for one in series:
-        fold = fold_of(wanted.folds, one.name)
-        folded = wanted.gates and one.trained_on
+    requests: list[CellRequest] = []
+    lacking: list[CellKind] = []
+    for thin in series:
+        fold = fold_of(study.folds, thin.name)
+        folded = study.gates and thin.trained_on
         weights = fold if folded else None
-        is_known = one.trained_on and wanted.weights is None
-        label = f"trained without {one.name}" if folded else SHIPPED + KNOWN * is_known
+        is_known = thin.trained_on and study.weights is None
+        label = f"trained without {thin.name}" if folded else SHIPPED + KNOWN * is_known
         try:
-            anatomy = anatomy_of(one)
+            anatomy = anatomy_of(thin)
         except Unprocessable as refused:
-            passed.append(PassedOver(one.name, refused.sentence))
+            passed.append(PassedOver(thin.name, refused.sentence))
             continue
-        first = Asked(one, anatomy, "sub-sampled", 2, partial(load, weights), label)
         cells = [
-            replace(first, mode=mode, factor=factor)
-            for mode, factor in _cells(wanted, one, anatomy, folded=folded)
+            CellRequest(thin, anatomy, mode, factor, partial(load, weights), label)
+            for mode, factor in _cells(study, thin, anatomy, folded=folded)
         ]
         if folded and not fold.is_file():
-            lacking += [kind_of(each) for each in cells]
+            lacking += map(kind_of, cells)
         else:
-            asked += cells
-    return asked, lacking
+            requests += cells
+    return requests, lacking
 
 
 def _cells(
-    wanted: Wanted, series: ThinSeries, anatomy: str, *, folded: bool
+    study: StudyRequest, series: ThinSeries, anatomy: str, *, folded: bool
 ) -> tuple[tuple[Mode, int], ...]:
     """An uneven series is judged slice by slice; an even one at factors, those asked for first."""
     if not series.is_even:
         return (("left-out", 2),)
-    modes: tuple[Mode, ...] = ("sub-sampled", "slab") if wanted.slab else ("sub-sampled",)
-    cells = [] if folded else [(mode, factor) for mode in modes for factor in wanted.factors]
-    if wanted.gates:
+    modes: tuple[Mode, ...] = ("sub-sampled", "slab") if study.slab else ("sub-sampled",)
+    cells = [] if folded else [(mode, factor) for mode in modes for factor in study.factors]
+    if study.gates:
         cells += factors_due(series.spacing_mm, anatomy)
     return tuple(dict.fromkeys(cells))
 
 
-def list_of(wanted: Wanted) -> list[Listed]:
+def list_of(request: StudyRequest) -> list[SeriesTargets]:
     """The targets of every series and factor of a folder, drawn by the rule, to be kept."""
-    series, _ = series_of(replace(wanted, gates=True))
-    found: dict[tuple[str, int, int], Listed] = {}
-    for one in series:
-        if not one.is_even:
-            continue
-        for factor in range(2, 11):
-            for mode in ("sub-sampled", "slab"):
-                slices = slices_left(one, factor, mode)
-                drawn = drawn_targets(one.name, slices, factor) if slices > factor else ()
-                if drawn:
-                    key = (one.name, slices, factor)
-                    found[key] = Listed(one.name, slices, factor, drawn)
-    return list(found.values())
-
-
-TEMPLATE = "evaluation.html"
-CHART_WIDTH, CHART_HEIGHT = 640, 120  # of the drawing, in its own units
-LEAST_DB, MOST_DB = -1.0, 5.0  # what the chart shows of gains
+    series, _ = series_of(replace(request, gates=True))
+    drawn = {
+        (thin.name, slices, factor): drawn_targets(thin.name, slices, factor)
+        for thin in series
+        if thin.is_even
+        for factor in range(2, 11)
+        for slices in {slices_left(thin, factor, mode) for mode in ("sub-sampled", "slab")}
+        if slices > factor
+    }
+    return [SeriesTargets(*key, targets) for key, targets in drawn.items() if targets]
 
 
 @dataclass(frozen=True)
@@ -411,45 +404,43 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Shown:
+class CellSection:
     """One cell, as the page shows it."""
 
-    cell: Cell
+    cell: EvaluatedCell
     rows: list[tuple[str, ...]]
     dots: tuple[Dot, ...]
 
 
 def page_of(study: Study) -> str:
     """The whole page; every text in it is escaped."""
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
-    environment.filters["data"] = _data
-    return environment.get_template(TEMPLATE).render(
-        study=study,
-        report={
+    return page(
+        TEMPLATE,
+        {
+            "study": study,
             "LEGEND": LEGEND,
             "COLUMNS": COLUMNS,
             "GATE_COLUMNS": GATE_COLUMNS,
             "MISSED_COLUMNS": MISSED_COLUMNS,
             "CONFIDENCE_COLUMNS": CONFIDENCE_COLUMNS,
+            "sections": [CellSection(cell, _rows(cell), _dots(cell)) for cell in study.cells],
+            "confidence": confidence_rows(study.cells),
+            "gates": summed(study.rows),
+            "missed": missed_rows(study.rows),
+            "not_measured": not_measured(study.rows),
+            "width": CHART_WIDTH,
+            "height": CHART_HEIGHT,
+            "zero": _height(0.0),
         },
-        shown=[Shown(cell, _rows(cell), _dots(cell)) for cell in study.cells],
-        confidence=confidence_rows(study.cells),
-        gates=summed(study.rows),
-        missed=missed_rows(study.rows),
-        not_measured=not_measured(study.rows),
-        width=CHART_WIDTH,
-        height=CHART_HEIGHT,
-        zero=_height(0.0),
     )
 
 
-def _rows(cell: Cell) -> list[tuple[str, ...]]:
+def _rows(cell: EvaluatedCell) -> list[tuple[str, ...]]:
     """Without the series and the cell, which stand above the table."""
     return [row[2:] for row in table_rows([cell])]
 
 
-def _dots(cell: Cell) -> tuple[Dot, ...]:
+def _dots(cell: EvaluatedCell) -> tuple[Dot, ...]:
     """The gain of each target, in the order of the slices."""
     step = CHART_WIDTH / max(1, len(cell.gains_db))
     return tuple(
@@ -461,7 +452,3 @@ def _dots(cell: Cell) -> tuple[Dot, ...]:
 def _height(gain_db: float) -> float:
     share = (min(max(gain_db, LEAST_DB), MOST_DB) - LEAST_DB) / (MOST_DB - LEAST_DB)
     return round(CHART_HEIGHT * (1.0 - share), 1)
-
-
-def _data(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

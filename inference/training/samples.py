@@ -30,7 +30,7 @@ LEAST_RESLICED = 80  # slices a stack needs so that its sagittal and coronal pla
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class GapSample:
     """A crop around one gap: what the network is given, and the truth at t."""
 
     planes: NDArray[np.int16]  # (7, side, side): P, A, C, N, both warps, truth
@@ -51,7 +51,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PatchBatch:
     """Patches as arrays, ready for the device."""
 
     planes: Planes  # (B, 6, side, side)
@@ -60,7 +60,7 @@ class Batch:
     cubic: NDArray[np.float32]  # (B, 4)
 
 
-def draw(patients: Sequence[Patient], random: Generator) -> list[Sample]:
+def draw(patients: Sequence[Patient], random: Generator) -> list[GapSample]:
     """Some crops of one gap, drawn and altered at random."""
     patient = _drawn_patient(patients, random)
     gap = _drawn_gap(patient, random)
@@ -78,7 +78,7 @@ def draw(patients: Sequence[Patient], random: Generator) -> list[Sample]:
     return _crops(planes, gap, random)
 
 
-def unaltered(patient: Patient, random: Generator) -> list[Sample]:
+def unaltered(patient: Patient, random: Generator) -> list[GapSample]:
     """Some crops of one gap as it was received: to measure with, not to learn from."""
     gap = _axial_gap(patient, random)
     return _crops(np.clip(gap.planes, LEAST_HU, MOST_HU), gap, random)
@@ -131,7 +131,7 @@ def _resliced_gap(patient: Patient, random: Generator) -> Gap:
 
 
 def drawn_steps(spacing_mm: float, slices: int, random: Generator) -> int:
-    """How many thin slices a gap spans: a third the narrowest, the rest any gap up to 12 mm."""
+    """Thin slices that a gap spans: in a quarter the fewest, else of any gap up to 12 mm."""
     if random.random() < 0.25:
         return 2
     most = max(2, min(int(MOST_GAP_MM / spacing_mm), slices // 2))
@@ -252,7 +252,7 @@ def _noisy(planes: Planes, random: Generator) -> Planes:
     return noisy
 
 
-def _crops(planes: Planes, gap: Gap, random: Generator) -> list[Sample]:
+def _crops(planes: Planes, gap: Gap, random: Generator) -> list[GapSample]:
     t = gap.places[4]
     places = {index - 1: gap.places[index] * gap.gap_mm for index in range(4)}
     present = [0, 1] + [-1] * gap.has[0] + [2] * gap.has[1]
@@ -274,7 +274,7 @@ def _crops(planes: Planes, gap: Gap, random: Generator) -> list[Sample]:
         top = int(np.clip(centre[0] - CROP // 2 + random.integers(-40, 41), 0, rows - CROP))
         left = int(np.clip(centre[1] - CROP // 2 + random.integers(-40, 41), 0, columns - CROP))
         cut = stored[:, top : top + CROP, left : left + CROP].copy()
-        samples.append(Sample(cut, inputs.conditions, inputs.cubic))
+        samples.append(GapSample(cut, inputs.conditions, inputs.cubic))
     return samples
 
 
@@ -289,7 +289,7 @@ class Pool:
 
     def __init__(self, patients: Sequence[Patient], size: int, random: Generator) -> None:
         self._patients, self._size, self._random = patients, size, random
-        self._samples: list[Sample] = []
+        self._samples: list[GapSample] = []
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -301,7 +301,7 @@ class Pool:
             else:
                 self._samples[self._random.integers(self._size)] = sample
 
-    def batch(self, count: int, side: int) -> Batch:
+    def batch(self, count: int, side: int) -> PatchBatch:
         """Patches of random samples, flipped, transposed, reversed in z, offset by up to 20 HU."""
         drawn = [
             patch(self._samples[self._random.integers(len(self))], side, self._random)
@@ -309,7 +309,7 @@ class Pool:
         ]
         planes = np.stack([sample.planes for sample in drawn]).astype(np.float32)
         planes += self._random.uniform(-20.0, 20.0, (count, 1, 1, 1)).astype(np.float32)
-        return Batch(
+        return PatchBatch(
             planes[:, :6],
             planes[:, 6:],
             np.stack([sample.conditions for sample in drawn]),
@@ -317,7 +317,7 @@ class Pool:
         )
 
 
-def patch(sample: Sample, side: int, random: Generator) -> Sample:
+def patch(sample: GapSample, side: int, random: Generator) -> GapSample:
     """A random patch of a sample, in one of its eight symmetries; half-way also reversed in z."""
     top, left = random.integers(0, CROP - side + 1, 2)
     planes = sample.planes[:, top : top + side, left : left + side]
@@ -327,4 +327,4 @@ def patch(sample: Sample, side: int, random: Generator) -> Sample:
     planes = planes[:, :: random.choice((-1, 1)), :: random.choice((-1, 1))]
     if random.random() < 0.5:
         planes = planes.swapaxes(1, 2)
-    return Sample(planes, conditions, cubic)
+    return GapSample(planes, conditions, cubic)

@@ -30,17 +30,27 @@ from inference.training.checkpoint import (
 )
 from inference.training.data import Patient, divided, load_patients
 from inference.training.losses import Adversary, balanced, grain_loss, inner, loss_of, lung_loss
-from inference.training.samples import Batch, Pool, Sample, unaltered
+from inference.training.samples import GapSample, PatchBatch, Pool, unaltered
 
 HELD_SEED = 20  # of the gaps that are measured: the same in every training
 HELD_GAPS = 12  # a patient
 LEAST_ERROR = 1.0  # HU squared: flat air, where everything is perfect, counts next to nothing
 REMEMBERED = 300  # values of a running mean
 
+logger = logging.getLogger(__name__)
+CHECKPOINT = Path("var/training/midslice.safetensors")
+# Beside it: the product's own are replaced by a person who has evaluated these.
+WEIGHTS = CHECKPOINT.with_name("weights.safetensors")
+LEARNING_RATE = 2e-3
+WARM_UP_STEPS = 100
+LEAST_RATE = 0.01  # share of the learning rate at the end of the cosine
+CLIP_NORM = 0.05  # twice the usual norm of the gradient
+AVERAGE_DECAY = 0.999
+
 
 @dataclass(frozen=True)
-class Progress:
-    """Where training stands; gains in dB, of the last some hundred steps on training patches."""
+class TrainingProgress:
+    """The state of a training; gains in dB, of the last some hundred steps on training patches."""
 
     share: float  # done, 0 to 1
     step: int
@@ -73,12 +83,12 @@ def gain_db(
     return float(10.0 * np.log10(error_other / error_ours).mean())
 
 
-class Held:
+class HeldOut:
     """Gaps of patients that are not trained on, measured now and then."""
 
     def __init__(self, patients: Sequence[Patient]) -> None:
         random = default_rng(HELD_SEED)
-        self._samples: list[Sample] = [
+        self._samples: list[GapSample] = [
             sample
             for patient in patients
             for _ in range(HELD_GAPS)
@@ -90,7 +100,7 @@ class Held:
         gains = [self._gain_db(network, average, device, sample) for sample in self._samples]
         return float(np.mean(gains)) if gains else None
 
-    def _gain_db(self, network: Network, average: Tensors, device: str, sample: Sample) -> float:
+    def _gain_db(self, network: Network, average: Tensors, device: str, sample: GapSample) -> float:
         planes = sample.planes[None].astype(np.float32)  # (1, 7, side, side)
         t = sample.conditions[0]
         given = tuple(
@@ -98,9 +108,9 @@ class Held:
             for array in (planes[:, :6], sample.conditions[None], sample.cubic[None].copy())
         )
         with torch.inference_mode():
-            made, _ = functional_call(network, dict(average), given)
+            slice_hu, _ = functional_call(network, dict(average), given)
         dis = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]
-        return gain_db(made.cpu().numpy(), dis, planes[:, 6:])
+        return gain_db(slice_hu.cpu().numpy(), dis, planes[:, 6:])
 
 
 class Course:
@@ -111,7 +121,7 @@ class Course:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, now: Progress) -> None:
+    def add(self, now: TrainingProgress) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         held = "" if now.held_over_dis_db is None else f"{now.held_over_dis_db:.4f}"
         with self._path.open("a", encoding="ascii") as file:
@@ -127,22 +137,10 @@ class Course:
 # written every minute, with a line of the learning curve beside it; a run that finds one with the
 # same patients goes on from there. Patients who are left out are measured at the same times.
 
-logger = logging.getLogger(__name__)
-
-CHECKPOINT = Path("var/training/midslice.safetensors")
-# Beside it: the product's own are replaced by a person who has evaluated these.
-WEIGHTS = CHECKPOINT.with_name("weights.safetensors")
-
-LEARNING_RATE = 2e-3
-WARM_UP_STEPS = 100
-LEAST_RATE = 0.01  # share of the learning rate at the end of the cosine
-CLIP_NORM = 0.05  # twice the usual norm of the gradient
-AVERAGE_DECAY = 0.999
-
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how to train; everything but the data that changes the result."""
+    """The plan of a training: everything but the data that changes the result."""
 
     minutes: float = 60.0  # of processor time
     steps: int | None = None  # instead of minutes: repeatable to the bit on one machine
@@ -161,14 +159,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made."""
+    """The weights that a training wrote, and its course."""
 
     weights: Path
     sha256: str
     steps: int
     seconds: float  # of processor time, all sittings
     patients: tuple[str, ...]
-    last: Progress
+    last: TrainingProgress
 
 
 def train(
@@ -178,13 +176,13 @@ def train(
     weights: Path = WEIGHTS,
     checkpoint: Path = CHECKPOINT,
     leave_out: frozenset[str] = frozenset(),
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> Trained:
     """Train on every patient of a folder (of its `ct-train`, where it has one); write weights."""
     plan = plan or Plan()
     patients, left_out = divided(load_patients(data, "ct-train"), leave_out)
     names = tuple(patient.name for patient in patients)
-    training = Training(patients, plan, Held(left_out))
+    training = Training(patients, plan, HeldOut(left_out))
     if checkpoint.exists():
         training.restore(load_checkpoint(checkpoint))
         logger.info("training resumed", extra={"step": training.step})
@@ -208,7 +206,9 @@ def train(
 class Training:
     """One training under way."""
 
-    def __init__(self, patients: tuple[Patient, ...], plan: Plan, held: Held | None = None) -> None:
+    def __init__(
+        self, patients: tuple[Patient, ...], plan: Plan, held: HeldOut | None = None
+    ) -> None:
         cv2.setNumThreads(1)
         torch.manual_seed(plan.seed)
         self.step = 0
@@ -216,7 +216,7 @@ class Training:
         self._names = tuple(patient.name for patient in patients)
         self._random = np.random.default_rng(plan.seed)
         self._pool = Pool(patients, plan.pool, self._random)
-        self._held = held or Held(())
+        self._held = held or HeldOut(())
         self._network = _network(plan)
         self._optimiser = torch.optim.AdamW(self._network.parameters(), lr=plan.learning_rate)
         self._adversary = Adversary(plan.device) if plan.adversarial else None
@@ -235,7 +235,7 @@ class Training:
 
     @property
     def share(self) -> float:
-        """How much of the plan is done; the learning rate follows it."""
+        """The share of the plan that is done; the learning rate follows it."""
         if self._plan.steps is not None:
             return min(1.0, self.step / self._plan.steps)
         return min(1.0, self.seconds / (60.0 * self._plan.minutes))
@@ -273,7 +273,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
         self._optimiser.step()
 
-    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _tensors(self, batch: PatchBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         device = self._plan.device
         planes = torch.from_numpy(batch.planes).to(device)
         truth = torch.from_numpy(batch.truth).to(device)
@@ -287,7 +287,7 @@ class Training:
             for name, tensor in self._network.state_dict().items():
                 self.average[name].lerp_(tensor, 1.0 - decay)
 
-    def _measure(self, loss: float, batch: Batch, slice_hu: Tensor) -> None:
+    def _measure(self, loss: float, batch: PatchBatch, slice_hu: Tensor) -> None:
         t = batch.conditions[:, 0, None, None, None]
         dis = (1.0 - t) * batch.planes[:, 4:5] + t * batch.planes[:, 5:6]
         straight = (1.0 - t) * batch.planes[:, 1:2] + t * batch.planes[:, 2:3]
@@ -296,8 +296,8 @@ class Training:
         self._over_dis.add(gain_db(ours, dis, batch.truth))
         self._over_linear.add(gain_db(ours, straight, batch.truth))
 
-    def progress(self) -> Progress:
-        return Progress(
+    def progress(self) -> TrainingProgress:
+        return TrainingProgress(
             self.share,
             self.step,
             self.seconds,
@@ -308,7 +308,7 @@ class Training:
             self._adversary_loss.value,
         )
 
-    def measure(self) -> Progress:
+    def measure(self) -> TrainingProgress:
         """The same, with what the average makes of the patients who were left out by now."""
         self._held_over_dis_db = self._held.gain_over_dis_db(
             self._network, self.average, self._plan.device

@@ -1,5 +1,6 @@
 """Commands about models: list, process a folder, train, calibrate, evaluate."""
 
+import importlib.util
 import json
 import secrets
 from collections import Counter
@@ -26,6 +27,7 @@ from inference.request import (
     Source,
     Verdict,
 )
+from node import wording
 from node.commands import terminal
 from node.commands.node import files_of
 from node.commands.terminal import DEFAULT_CONFIG, AsJson
@@ -34,10 +36,10 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from inference.model import Model
     from inference.stacks import SetAside, Stack
-    from inference.training.evaluate import EvaluationProgress, TargetList
-    from inference.training.report import Study, Wanted
-    from inference.training.train import Progress as TrainingProgress
-    from inference.training.train import Trained
+    from inference.training.evaluate import EvaluationProgress
+    from inference.training.leave_out import TargetList
+    from inference.training.report import Study, StudyRequest
+    from inference.training.train import Trained, TrainingProgress
     from node.config import Config
 
 
@@ -149,7 +151,7 @@ def _facts(trained: "Trained") -> list[tuple[str, object]]:
         ("SHA-256", trained.sha256),
         ("patients", ", ".join(trained.patients)),
         ("steps", trained.steps),
-        ("processor time", terminal.duration(trained.seconds)),
+        ("processor time", wording.duration(trained.seconds)),
         ("last gain on training patches", _over_dis(trained.last.gain_over_dis_db)),
         ("on the patients left out", _over_dis(trained.last.held_over_dis_db)),
     ]
@@ -316,20 +318,20 @@ def _print_ends(ends: Sequence[StackEnd], aside: "Sequence[SetAside]") -> None:
     if not ends:
         terminal.say("There is no DICOM series in this folder.")
     for end in ends:
-        images = terminal.counted(len(end.stack), "image")
+        images = wording.count(len(end.stack), "image")
         terminal.say(f"{end.stack.key}: {images}", style="bold")
         for line in _lines(end):
             terminal.say(f"  {line}")
     counts = Counter((item.reason, item.sentence) for item in aside)
     for (reason, sentence), count in sorted(counts.items()):
-        files = terminal.counted(count, "file")
+        files = wording.count(count, "file")
         terminal.say(f"set aside: {files}: {reason}: {sentence}", style="dim")
 
 
 def _lines(end: StackEnd) -> list[str]:
     match end.outcome:
         case Derived(series_uid, _, files, record):
-            instances = terminal.counted(len(files), "instance")
+            instances = wording.count(len(files), "instance")
             generated = sum(file.generated for file in files)
             return [
                 f"{instances}, {generated} of them generated, in {end.folder}",
@@ -378,12 +380,13 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit gate and confidence on patients held out; write them beside the weights."""
+    _check_extra()
     from inference.training import calibrate as calibration
     from inference.training.data import NoTrainingData
 
     with terminal.progress("calibrating", shown=True) as bar:
 
-        def report(now: calibration.Progress) -> None:
+        def report(now: calibration.CalibrationProgress) -> None:
             bar(now.done, now.total, f"{now.patient} {now.factor}x")
 
         try:
@@ -406,6 +409,11 @@ def calibrate(
         ),
         empty="No gap was measured.",
     )
+
+
+def _check_extra() -> None:
+    if importlib.util.find_spec("scipy") is None:
+        terminal.failed("evaluation needs further packages: pip install 'midslice[evaluation]'")
 
 
 def evaluate(
@@ -443,10 +451,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge a model on slices of thin series that were left out."""
+    _check_extra()
     from inference.training import report
     from inference.training.gates import FOLDS
 
-    wanted = report.Wanted(
+    wanted = report.StudyRequest(
         data=data,
         factors=_factors(factor),
         slab=slab,
@@ -473,7 +482,7 @@ def evaluate(
 
 
 def _study(
-    wanted: "Wanted", targets: "TargetList", name: str, device: str, *, quiet: bool
+    wanted: "StudyRequest", targets: "TargetList", name: str, device: str, *, quiet: bool
 ) -> "Study":
     from inference import registry
     from inference.model import Limits
@@ -498,7 +507,7 @@ def _study(
 
 
 def _read_targets(path: Path | None) -> "TargetList":
-    from inference.training.evaluate import COMMITTED, read_list
+    from inference.training.leave_out import COMMITTED, read_list
 
     try:
         return read_list(path or COMMITTED)
@@ -510,9 +519,9 @@ def _read_targets(path: Path | None) -> "TargetList":
         ) from error
 
 
-def _draw(wanted: "Wanted", path: Path) -> None:
+def _draw(wanted: "StudyRequest", path: Path) -> None:
     from inference.training.data import NothingToJudge
-    from inference.training.evaluate import write_list
+    from inference.training.leave_out import write_list
     from inference.training.report import list_of
 
     try:
@@ -520,7 +529,7 @@ def _draw(wanted: "Wanted", path: Path) -> None:
     except NothingToJudge as error:
         terminal.failed(str(error))
     write_list(cells, path)
-    terminal.say(f"{terminal.counted(len(cells), 'cell')} in {path}")
+    terminal.say(f"{wording.count(len(cells), 'cell')} in {path}")
 
 
 def _write(text: str, path: Path, option: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from node import wording
 from node.commands import terminal
 from node.commands.queue import JobId, destinations
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
@@ -258,7 +259,7 @@ def _print_failures(instances: Sequence[dict[str, object]], skipped: int, senten
     for answer, count in sorted(failures.items()):
         terminal.say(f"{count} of them: {answer}.")
     if skipped:
-        files = terminal.counted(skipped, "file")
+        files = wording.count(skipped, "file")
         terminal.say(f"skipped: {files}: no Part 10, or without UIDs")
     if sentence:
         terminal.say(sentence)

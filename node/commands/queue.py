@@ -7,8 +7,8 @@ from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import filesize
 
+from node import wording
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import NodeError, UsageError
@@ -78,26 +78,22 @@ def wanted_by(options: Mapping[str, Any]) -> "Wanted":
     state = options["state"]
     if state and state not in tuple(JobState):
         raise UsageError(f"--state {state}: one of {', '.join(JobState)}")
-    return Wanted(
-        states=(JobState(state),) if state else (),
-        since=_seconds("--since", options["since"]),
-        until=_seconds("--until", options["until"]),
-        **{name: options[name] for name in TEXTS if name in options},
-    )
+    words = {name: options[name] for name in TEXTS if name in options}
+    times = (_time(f"--{name}", options[name]) for name in ("since", "until"))
+    return Wanted.typed(words, [state] if state else [], *times)
 
 
 def note_search(store: "Store", wanted: "Wanted", total: int) -> None:
     """Looking for a patient is an audit event here as on the pages; the words stay out of it."""
-    if wanted.names_a_patient:
-        by = [name for name in ("accession", "patient_id") if getattr(wanted, name)]
-        store.audit.record(user(), "find", "", {"by": by, "found": total})
+    from storage.site.audit import FIND
+
+    if wanted.of_a_patient:
+        store.audit.record(user(), FIND, "", {"by": list(wanted.of_a_patient), "found": total})
 
 
-def _seconds(option: str, text: str) -> float | None:
-    if not text:
-        return None
+def _time(option: str, text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(text).timestamp()
+        return datetime.fromisoformat(text) if text else None
     except ValueError:
         raise UsageError(f"{option} {text}: a time as 2026-03-01T07:30") from None
 
@@ -120,7 +116,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """The queue, newest first; each filter that is given must hold."""
-    from node.web.api import inputs
+    from node.web.api import answers
     from storage.queries import find
 
     wanted = wanted_by(context.params)
@@ -145,7 +141,7 @@ def jobs(
         ),
         zone,
         as_json=as_json,
-        document=lambda job, zone: inputs.job(job, deliveries[job.id], zone),
+        document=lambda job, zone: answers.job(job, deliveries[job.id], zone),
         empty=_no_jobs(wanted),
     )
 
@@ -160,7 +156,7 @@ def _state(job: Job) -> str:
 def _took(job: Job) -> str:
     if job.started_at is None:
         return ""
-    return terminal.duration((job.finished_at or time.time()) - job.started_at)
+    return wording.duration((job.finished_at or time.time()) - job.started_at)
 
 
 def _delivered(delivery: Delivery) -> str:
@@ -177,7 +173,7 @@ def _no_jobs(wanted: "Wanted") -> str:
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """One job with its attempts, instances and deliveries."""
-    from node.web.api import inputs
+    from node.web.api import answers
 
     with opened(config) as store:
         row, zone = store.queue.get(job_id), store.zone
@@ -185,7 +181,7 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
         attempts = store.queue.attempts(job_id)
         instances = store.queue.instances(job_id)
     if as_json:
-        terminal.print_json(inputs.job_in_full(row, deliveries, attempts, instances, zone))
+        terminal.print_json(answers.job_in_full(row, deliveries, attempts, instances, zone))
         return
     _print_facts(row, len(instances), zone)
     columns = (("attempt", "number"), "worker", "started_at", "ended_at", "outcome", "detail")
@@ -243,7 +239,7 @@ def series(
     as_json: AsJson = False,
 ) -> None:
     """Received series, newest first; each filter that is given must hold."""
-    from node.web.api import inputs
+    from node.web.api import answers
 
     wanted = wanted_by(context.params)
     with opened(config) as store:
@@ -253,7 +249,7 @@ def series(
         completion, zone = store.config.completion, store.zone
 
     def document(row: Series, zone: tzinfo | None) -> object:
-        facts = inputs.series(row, zone)
+        facts = answers.series(row, zone)
         return facts | {"jobs": [job.id for job in jobs[row.id]]} if series_uid else facts
 
     def note(row: Series) -> str:
@@ -270,7 +266,7 @@ def series(
             "modality",
             "description",
             "instances",
-            ("size", lambda row: filesize.decimal(row.bytes)),
+            ("size", lambda row: wording.size(row.bytes)),
             "last_at",
             ("states", lambda row: " ".join(row.states)),
             ("", note),
@@ -302,7 +298,7 @@ def _complete_in(arrival: Arrival, completion: "Completion") -> str:
     from node.rules.completion import complete_at
 
     left = max(0.0, complete_at(arrival, completion) - time.time())
-    return f"complete in {terminal.duration(left)} if nothing more comes"
+    return f"complete in {wording.whole_duration(left)} if nothing more comes"
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -345,9 +341,9 @@ def redeliver(
 
 def _print_changed(store: "Store", job_id: int, end: str, *, as_json: bool) -> None:
     if as_json:
-        from node.web.api import inputs
+        from node.web.api import answers
 
         job, deliveries = store.queue.get(job_id), store.ledger.of_job(job_id)
-        terminal.print_json(inputs.job(job, deliveries, store.zone))
+        terminal.print_json(answers.job(job, deliveries, store.zone))
     else:
         terminal.say(f"Job {job_id} {end}.")

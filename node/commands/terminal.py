@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from node.wording import whole_duration
+
 if TYPE_CHECKING:
     from node.store import Store
 
@@ -44,7 +46,6 @@ COLOURS = {
     "arriving": "blue",
     "complete": "green",
 }
-UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 LONGEST_UID = 20  # characters of a UID in a table
 
 R = TypeVar("R")
@@ -167,21 +168,8 @@ def when(at: float | None, zone: tzinfo | None) -> str:
     moment, today = datetime.fromtimestamp(at, zone), datetime.fromtimestamp(now, zone)
     clock = moment.strftime("%H:%M:%S" if moment.date() == today.date() else "%Y-%m-%d %H:%M")
     if at > now + 1.0:
-        return f"in {duration(at - now)}, {clock}"
-    return f"{duration(max(0.0, now - at))} ago, {clock}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the largest unit that leaves a number to read."""
-    for size, unit in UNITS:
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return "0 s" if seconds < 0.05 else f"{seconds:.1f} s"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number with its noun, which takes an s where there are not one."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+        return f"in {whole_duration(at - now)}, {clock}"
+    return f"{whole_duration(now - at)} ago, {clock}"
 
 
 def texts(values: object) -> list[str]:

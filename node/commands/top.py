@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import filesize
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from node import wording
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, Column, ConfigFile, R, opened
 from storage.records import ArrivalSummary, RunningJob
@@ -75,11 +75,11 @@ def _head(store: "Store", now: float) -> Text:
         age = now - state.heartbeat
         style = "green" if health.is_alive(state, now) else "red"
         text.append(f"{state.id} {state.state}", style=style)
-        text.append(f", seen {terminal.duration(max(0.0, age))} ago  ", style="dim")
+        text.append(f", seen {wording.whole_duration(age)} ago  ", style="dim")
     drained = control.draining(store.database)
     if drained is not None:
         text.append(f"  drained by {drained.who}", style="yellow")
-    text.append(f"  {filesize.decimal(disk.free_bytes)} free", style="dim")
+    text.append(f"  {wording.size(disk.free_bytes)} free", style="dim")
     return text
 
 
@@ -95,7 +95,7 @@ def _arriving(store: "Store", now: float) -> Group:
     from storage.queries import overview
 
     def quiet(line: ArrivalSummary) -> str:
-        return terminal.duration(max(0.0, now - line.arrival.last_at))
+        return wording.whole_duration(now - line.arrival.last_at)
 
     lines = overview.arriving(store.database)
     columns = (
@@ -114,14 +114,14 @@ def _complete_in(store: "Store", line: ArrivalSummary, now: float) -> str:
 
     if line.never:
         return "never"
-    return terminal.duration(max(0.0, complete_at(line.arrival, store.config.completion) - now))
+    return wording.whole_duration(complete_at(line.arrival, store.config.completion) - now)
 
 
 def _running(store: "Store", now: float) -> Group:
     from storage.queries import overview
 
     def left(run: RunningJob) -> str:
-        return "" if run.seconds_left is None else terminal.duration(run.seconds_left)
+        return "" if run.seconds_left is None else wording.duration(run.seconds_left)
 
     runs = overview.running(store.database, now)
     columns = (

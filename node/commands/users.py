@@ -3,7 +3,6 @@
 import getpass
 import sys
 import time
-from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.commands.terminal import user as who_asks
 from node.errors import UsageError
-from storage.records import ApiToken, Role, User
+from storage.records import ApiToken, Role
 
 if TYPE_CHECKING:
     from node.store import Store
@@ -50,24 +49,18 @@ def add_user(
 @user_commands.command("list")
 def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Everybody who may log in."""
-    from node.web.api.inputs import iso
+    from node.web.api import answers
     from storage.site.people import people
 
     with opened(config) as store:
         users, zone = people(store.database), store.zone
-
-    def document(user: User, zone: tzinfo | None) -> object:
-        facts = {"name": user.name, "role": str(user.role), "disabled": user.disabled}
-        return facts | {
-            name: iso(getattr(user, name), zone) for name in ("created_at", "changed_at")
-        }
 
     terminal.show(
         users,
         ("name", "role", ("added", "created_at"), ("", lambda u: "disabled" if u.disabled else "")),
         zone,
         as_json=as_json,
-        document=document,
+        document=answers.user,
         empty="There is no user: the pages answer this machine only.",
     )
 
@@ -122,20 +115,11 @@ def add_token(
 @token_commands.command("list")
 def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Every token, revoked ones too."""
-    from node.web.api.inputs import iso
+    from node.web.api import answers
     from storage.site.people import tokens
 
     with opened(config) as store:
         rows, zone = tokens(store.database), store.zone
-
-    def document(token: ApiToken, zone: tzinfo | None) -> object:
-        facts = {"id": token.id, "name": token.name, "role": str(token.role)}
-        times = ("created_at", "used_at", "revoked_at")
-        return (
-            facts
-            | {"created_by": token.created_by}
-            | {name: iso(getattr(token, name), zone) for name in times}
-        )
 
     def used(token: ApiToken) -> str:
         return terminal.when(token.used_at, zone) or "never"
@@ -153,7 +137,7 @@ def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
         ),
         zone,
         as_json=as_json,
-        document=document,
+        document=answers.token,
         empty="There are no tokens.",
     )
 

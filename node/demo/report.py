@@ -1,7 +1,5 @@
 """The report of a demo run: one page with its pictures that needs nothing but itself."""
 
-import base64
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +7,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
+from inference.pictures import DIFFERENCE_HU, DisplayWindow, difference, page, uri
 from node.demo.comparison import ComparedSlice, Comparison, linear, neighbours
 from node.second_opinion import Check, Hounsfield, ImageSeries
 
-Grey = NDArray[np.uint8]
 Volume = NDArray[np.int16]  # (slices, rows, columns) HU
 
-FOLDER = Path(__file__).parent
-DIFFERENCE_HU = 250.0  # full colour of a difference
-LESS, EQUAL, MORE = (56, 189, 248), (11, 15, 20), (251, 146, 60)  # told apart by the colour-blind
+TEMPLATE = Path(__file__).with_name("report.html")
 PAPER, INK, QUIET = (13, 17, 23), (236, 239, 244), (148, 160, 178)
 REFORMAT_PIXELS = 900
 VIEWER_PIXELS = 448
@@ -32,20 +27,6 @@ STRIP_HEIGHT = 90  # of the strip of confidence
 MARGIN = (44, 16, 14, 30)  # left, top, right, bottom
 # In the Derivation Description of a generated slice.
 STATED_CONFIDENCE = re.compile(r"expected error (\d+) HU, confidence ([01]\.\d+)")
-
-
-@dataclass(frozen=True)
-class DisplayWindow:
-    """The HU that become black and white."""
-
-    centre: float
-    width: float
-
-    def grey(self, hounsfield: NDArray[np.generic]) -> Grey:
-        """0 to 255, linear between the ends (PS3.3 C.11.2.1.2)."""
-        share = (hounsfield.astype(np.float32) - (self.centre - self.width / 2)) / self.width
-        grey: Grey = np.rint(np.clip(share, 0.0, 1.0) * 255.0).astype(np.uint8)
-        return grey
 
 
 @dataclass(frozen=True)
@@ -92,22 +73,6 @@ def reformat(series: ImageSeries, volume: Volume, cut: Reformat, width: int) -> 
 def axial(plane: NDArray[np.generic], window: DisplayWindow) -> Image.Image:
     """One slice, cropped to the patient."""
     return Image.fromarray(window.grey(plane)).crop(AXIAL_BOX)
-
-
-def difference(plane: Hounsfield, true: Hounsfield) -> Image.Image:
-    """Plane - true: dark where equal, blue where too low, orange where too high."""
-    share = np.clip((plane - true) / DIFFERENCE_HU, -1.0, 1.0)[..., np.newaxis]
-    middle = np.array(EQUAL, float)
-    towards = np.where(share < 0, np.array(LESS, float), np.array(MORE, float))
-    colours = middle + np.abs(share) * (towards - middle)
-    return Image.fromarray(np.rint(colours).astype(np.uint8)).crop(AXIAL_BOX)
-
-
-def uri(picture: Image.Image, quality: int = 88) -> str:
-    """The picture itself as an address: a page that needs no other file."""
-    raw = io.BytesIO()
-    picture.save(raw, "JPEG", quality=quality, optimize=True, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(raw.getvalue()).decode()
 
 
 def before_after(received: ImageSeries, derived: ImageSeries, width: int = 1200) -> Image.Image:
@@ -184,29 +149,22 @@ class DemoResult:
 
 def write(result: DemoResult, path: Path) -> None:
     """Render the page to `path`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     everything = ImageSeries.of([*result.received.slices, *result.acquired.slices])
     shown = {"received": result.received, "derived": result.derived, "acquired": everything}
     volumes = {name: series.volume() for name, series in shown.items()}
-    page = environment.get_template("report.html").render(
-        result=result,
-        after_last=result.phases[-1].end - result.phases[0].end,
-        whole=result.phases[-1].end,
-        cuts=[_cut(shown, volumes, cut) for cut in (SAGITTAL, CORONAL)],
-        acquired_gap_mm=everything.gap_mm,
-        gap=_gap(result) if result.comparison.slices else None,
-        stack=_stack(result, volumes["derived"]),
-        confidence=_confidence_strip(result.derived),
-        chart=_chart(result.comparison) if result.comparison.slices else None,
-        full_hu=DIFFERENCE_HU,
-    )
-    path.write_text(page, encoding="utf-8")
+    context = {
+        "result": result,
+        "after_last": result.phases[-1].end - result.phases[0].end,
+        "whole": result.phases[-1].end,
+        "cuts": [_cut(shown, volumes, cut) for cut in (SAGITTAL, CORONAL)],
+        "acquired_gap_mm": everything.gap_mm,
+        "gap": _gap(result) if result.comparison.slices else None,
+        "stack": _stack(result, volumes["derived"]),
+        "confidence": _confidence_strip(result.derived),
+        "chart": _chart(result.comparison) if result.comparison.slices else None,
+        "full_hu": DIFFERENCE_HU,
+    }
+    path.write_text(page(TEMPLATE, context), encoding="utf-8")
 
 
 def _cut(
@@ -216,7 +174,7 @@ def _cut(
         name: uri(reformat(series, volumes[name], cut, REFORMAT_PIXELS))
         for name, series in shown.items()
     }
-    return {"name": cut.name, "window": _words(cut.window), **drawn}
+    return {"name": cut.name, "window": str(cut.window), **drawn}
 
 
 def _gap(result: DemoResult) -> dict[str, object]:
@@ -235,14 +193,18 @@ def _gap(result: DemoResult) -> dict[str, object]:
         "above": _axial(result.received.hounsfield(above)),
         "generated": _axial(generated),
         "true": _axial(compared.true),
-        "error": uri(difference(generated, compared.true)),
-        "linear_error": uri(difference(blend, compared.true)),
-        "window": _words(LUNG),
+        "error": _error(generated, compared.true),
+        "linear_error": _error(blend, compared.true),
+        "window": str(LUNG),
     }
 
 
 def _axial(plane: Hounsfield) -> str:
     return uri(axial(plane, LUNG))
+
+
+def _error(plane: Hounsfield, true: Hounsfield) -> str:
+    return uri(difference(plane, true).crop(AXIAL_BOX))
 
 
 def _stack(result: DemoResult, volume: Volume) -> list[dict[str, object]]:
@@ -300,10 +262,6 @@ def _confidence_strip(derived: ImageSeries) -> dict[str, object] | None:
 def _small(picture: Image.Image) -> Image.Image:
     height = round(picture.height * VIEWER_PIXELS / picture.width)
     return picture.resize((VIEWER_PIXELS, height), Image.Resampling.LANCZOS)
-
-
-def _words(window: DisplayWindow) -> str:
-    return f"window {window.centre:g} / {window.width:g} HU"
 
 
 def _chart(comparison: Comparison) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """The demo: a scanner, the node and a PACS on this machine, a real CT series, and a report."""
 
 import json as json_text
-import math
 import os
 import platform
 import sys
@@ -45,7 +44,6 @@ DATA = Path(__file__).with_name("data")
 # Deadlines, long enough for a slow machine; together under ten minutes.
 START_SECONDS, COMPLETE_SECONDS, JOB_SECONDS, DELIVERY_SECONDS = 60.0, 30.0, 300.0, 60.0
 NODE_AE_TITLE = "MIDSLICE"
-RATIO_TOLERANCE = 0.01  # of gap to target spacing: 5.02 mm at 2.5 mm are two slices, not three
 
 CONFIG = """\
 # Written by the demo. What each key means stands in the config.toml of the product.
@@ -98,10 +96,6 @@ class DemoSettings:
         """The model that the route names."""
         weights = files("inference") / "models" / "midslice.safetensors"
         return self.model or ("midslice" if weights.is_file() else "linear")
-
-    def factor(self, gap_mm: float) -> int:
-        """Slices out per slice in, for this gap."""
-        return math.ceil(gap_mm / self.target_spacing_mm - RATIO_TOLERANCE)
 
     def configure(self, path: Path, destination: DicomAddress) -> Path:
         """Write the node's configuration, as a user would."""
@@ -356,7 +350,7 @@ class _RunningDemo:
             expected |= {str(succeeded.get("derived_series_uid")): len(derived)}
             checks = (
                 _in_the_pacs(stored, expected),
-                *verify(received, derived, self.settings.factor(received.gap_mm)),
+                *verify(received, derived, target_spacing_mm=self.settings.target_spacing_mm),
                 compared.check(must_gain=not is_linear),
             )
         return DemoResult(

@@ -26,6 +26,7 @@ from node.dicom.status import (
 )
 from node.dicom.upper_layer import MALFORMED, Incoming, Refusal, uid_of
 from storage.errors import Busy, NoRoom
+from storage.part10 import data_set_offset
 from storage.records import Peer, Received
 
 # A linear walk without recursion: whatever a peer sends costs bounded time and memory, and no
@@ -285,9 +286,6 @@ def _status(refusal: Refusal) -> Dataset:
     return answer
 
 
-# PS3.10 7.1: preamble, "DICM", and the element that says how many bytes of file meta follow.
-BEFORE_META = b"DICM\x02\x00\x00\x00UL\x04\x00"
-PREAMBLE_BYTES = 128
 MAX_META_BYTES = 1 << 20  # private information may be in it; a length that lies asks for more
 
 
@@ -295,19 +293,12 @@ def identify_file(path: Path) -> Received | None:
     """The identity of a whole file; None where it is broken, or does not say what it is."""
     try:
         with path.open("rb") as file:
-            head = file.read(PREAMBLE_BYTES + len(BEFORE_META) + 4)
-            meta = file.read(_meta_bytes(head))
-        # Nothing of the data set is parsed here: no sequence that a peer nests gets that far.
-        found = dcmread(BytesIO(head + meta)).file_meta
-        return identify(path, len(head) + len(meta), str(found.TransferSyntaxUID))
+            data_at = data_set_offset(file)
+            if data_at is None or data_at > MAX_META_BYTES:
+                return None
+            file.seek(0)
+            # Nothing of the data set is parsed here: no sequence that a peer nests gets that far.
+            meta = dcmread(BytesIO(file.read(data_at))).file_meta
+        return identify(path, data_at, str(meta.TransferSyntaxUID))
     except (*MALFORMED, OSError, Refusal):
         return None
-
-
-def _meta_bytes(head: bytes) -> int:
-    if head[PREAMBLE_BYTES:-4] != BEFORE_META:
-        raise ValueError("no file meta information with its length")
-    (length,) = struct.unpack("<I", head[-4:])
-    if length > MAX_META_BYTES:
-        raise ValueError(f"{length} bytes of file meta information")
-    return int(length)

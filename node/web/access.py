@@ -40,6 +40,237 @@ OURS = ("same-origin", "none")  # of Sec-Fetch-Site; none: typed by the person
 LONGEST_ADDRESS = 64
 IPV6_NETWORK_BITS = 64  # what one subscriber has at least (RFC 6177): any address of it is theirs
 
+HEADER = "x-csrf-token"
+FIELD = "csrf"  # of a form
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+COOKIE = "midslice"
+BEARER = "bearer "
+LONGEST_NAME = 64
+LOCAL = "local"  # who acts where nobody logs in
+
+RANKS = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMINISTRATOR: 3}
+
+ONLY_HERE = (
+    "No user exists, so this port answers this machine only. "
+    "Add one with: midslice user add NAME --role administrator"
+)
+OTHER_HOST = (
+    "No user exists, so this port answers under the names localhost and 127.0.0.1 only. "
+    "Add one with: midslice user add NAME --role administrator"
+)
+
+SHORTEST, LONGEST = 10, 256  # characters of a password; longer ones only cost time
+TOKEN_BYTES = 32
+API_PREFIX = "midslice_"  # so that a token that got lost in a file can be searched for
+
+# RFC 9106 4, second recommended option: 64 MiB, 3 passes, 4 lanes.
+HASHER = PasswordHasher(time_cost=3, memory_cost=2**16, parallelism=4)
+# Each takes 64 MiB: many log-ins at once must not take the memory of the workers.
+_at_once = threading.BoundedSemaphore(2)
+# Of a password that nobody has: an unknown name must take as long as a known one.
+NOBODY = HASHER.hash(secrets.token_hex(TOKEN_BYTES))
+
+
+class WrongPassword(WrongState):
+    """A wrong password; who guesses waits (`login.guess`)."""
+
+
+class How(StrEnum):
+    """The proof by which a requester is known."""
+
+    LOCAL = "local"
+    SESSION = "session"
+    TOKEN = "token"  # noqa: S105 - a word, no secret
+    PROXY = "proxy"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A known requester; `csrf` is what their pages must send with every change."""
+
+    name: str
+    role: Role
+    csrf: str
+    how: How
+
+    def may(self, role: Role) -> bool:
+        """True where theirs is that role or a higher one."""
+        return RANKS[self.role] >= RANKS[role]
+
+
+@dataclass(frozen=True)
+class Access:
+    """The part of the configuration about visitors."""
+
+    session_seconds: float
+    idle_seconds: float
+    proxies: tuple[Network, ...] = ()
+    user_header: str = ""
+    role_header: str = ""
+
+
+class Gate:
+    """Reads a request's proof of who sent it."""
+
+    def __init__(self, database: Database, access: Access, now: Callable[[], float]) -> None:
+        self.access = access
+        self.database = database
+        self.now = now
+        self._key = new_token()  # of this process: pages of an older one load again
+
+    def visitor(self, request: Request, *, is_use: bool | None = None) -> Visitor | None:
+        """Identify the requester; None where nobody is known and somebody could log in.
+
+        Only what a person does keeps a session from growing idle: not what an open page fetches
+        by itself. `is_use` None: as the request looks.
+        """
+        token = _bearer(request)
+        if token is not None:
+            return self._program(token)
+        is_use = is_by_hand(request) if is_use is None else is_use
+        session = self._proxied(request) or self._session(request, is_use=is_use)
+        return session or self._local(request)
+
+    def address(self, request: Request) -> str:
+        """Find the address of the person, as far as it can be known."""
+        return address(request, self.access.proxies)
+
+    def is_secure(self, request: Request) -> bool:
+        """True where the person's browser speaks TLS."""
+        if request.url.scheme == "https":
+            return True
+        scheme = request.headers.get("x-forwarded-proto", "").lower()
+        return scheme == "https" and is_from(request, self.access.proxies)
+
+    def _program(self, token: str) -> Visitor:
+        known = people.find_token(self.database, self.now(), digest(token))
+        if known is None:
+            raise NotLoggedIn("The API token is unknown or revoked.")
+        return Visitor(f"token {known.name}"[:LONGEST_NAME], known.role, "", How.TOKEN)
+
+    def _proxied(self, request: Request) -> Visitor | None:
+        name = request.headers.get(self.access.user_header) if self.access.user_header else None
+        if not name or not is_from(request, self.access.proxies):
+            return None  # anybody can write a header
+        name = name.strip()[:LONGEST_NAME]
+        role = self._proxied_role(request, name)
+        csrf = hmac.new(self._key.encode(), name.encode(), hashlib.sha256).hexdigest()
+        return Visitor(name, role, csrf, How.PROXY)
+
+    def _proxied_role(self, request: Request, name: str) -> Role:
+        """Take the role that the proxy names, else that of the user of this name, else viewer."""
+        role = request.headers.get(self.access.role_header) if self.access.role_header else None
+        if role is not None:
+            try:
+                return Role(role.strip().lower())
+            except ValueError:
+                allowed = ", ".join(Role)
+                wrong = f"The proxy's {self.access.role_header} is no role; allowed: {allowed}."
+                raise Problem(HTTPStatus.FORBIDDEN, wrong) from None
+        user = people.find_user(self.database, name)
+        if user is not None and user.disabled:
+            raise Problem(HTTPStatus.FORBIDDEN, f"The user {name} is disabled.")
+        return user.role if user is not None else Role.VIEWER
+
+    def _session(self, request: Request, *, is_use: bool) -> Visitor | None:
+        cookie = request.cookies.get(COOKIE)
+        if not cookie:
+            return None
+        login = people.logged_in(
+            self.database,
+            self.now(),
+            digest(cookie),
+            idle_seconds=self.access.idle_seconds,
+            is_use=is_use,
+        )
+        return Visitor(login.name, login.role, login.csrf, How.SESSION) if login else None
+
+    def _local(self, request: Request) -> Visitor | None:
+        """Take whoever sits at this machine as its administrator, where no user exists."""
+        if people.exist(self.database):
+            return None
+        # A proxy on this machine need not say that it is one; whom it does not name is not here.
+        is_proxy = is_from(request, self.access.proxies)
+        if not is_local(request) or is_forwarded(request) or is_proxy:
+            raise Problem(HTTPStatus.FORBIDDEN, ONLY_HERE)
+        if not names_this_machine(request):
+            raise Problem(HTTPStatus.FORBIDDEN, OTHER_HOST)
+        return Visitor(LOCAL, Role.ADMINISTRATOR, self._key, How.LOCAL)
+
+
+def _bearer(request: Request) -> str | None:
+    given = request.headers.get("authorization", "")
+    return given[len(BEARER) :].strip() if given.lower().startswith(BEARER) else None
+
+
+def require(role: Role) -> Callable[[Request], Awaitable[Visitor]]:
+    """Make a dependency that yields the visitor, if theirs is this role or a higher one."""
+
+    async def visitor(request: Request) -> Visitor:
+        gate: Gate = request.app.state.gate
+        known = await run_in_threadpool(gate.visitor, request)
+        if known is None:
+            raise NotLoggedIn
+        if request.method not in SAFE:
+            await _check_intent(request, known)
+        if not known.may(role):
+            needed = f"This needs the role {role}; {known.name} has the role {known.role}."
+            raise Problem(HTTPStatus.FORBIDDEN, needed)
+        return known
+
+    return visitor
+
+
+async def may_upload(request: Request) -> bool:
+    """True where the visitor may send files; asked before the framework reads any of them."""
+    gate: Gate = request.app.state.gate
+    try:
+        visitor = await run_in_threadpool(gate.visitor, request)
+    except (Problem, StorageError):
+        return False  # the handler says why
+    return visitor is not None and visitor.may(Role.OPERATOR)
+
+
+AsViewer = Annotated[Visitor, Depends(require(Role.VIEWER))]
+AsOperator = Annotated[Visitor, Depends(require(Role.OPERATOR))]
+AsAdministrator = Annotated[Visitor, Depends(require(Role.ADMINISTRATOR))]
+
+
+def is_form(request: Request) -> bool:
+    """True where the body is a form."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower() in FORMS
+
+
+async def _check_intent(request: Request, visitor: Visitor) -> None:
+    """Raise unless the page that sent a change proves that it is ours.
+
+    A browser sends cookies with any form of any site. A program with a token proves itself with
+    every request. A program on this machine has nothing to prove where nobody logs in; a browser
+    says of itself that it is one.
+    """
+    if visitor.how is How.TOKEN:
+        return
+    if is_foreign(request):
+        raise Problem(HTTPStatus.FORBIDDEN, "The request comes from a page of another site.")
+    if visitor.how is How.LOCAL and not is_browser(request):
+        return
+    if not hmac.compare_digest((await _brought(request)).encode(), visitor.csrf.encode()):
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            "The request carries no valid CSRF token; load the page again and repeat it.",
+        )
+
+
+async def _brought(request: Request) -> str:
+    header = request.headers.get(HEADER)
+    if header is not None:
+        return header
+    if is_form(request):
+        given = (await request.form()).get(FIELD, "")
+        return given if isinstance(given, str) else ""
+    return ""
+
 
 def is_browser(request: Request) -> bool:
     """True where a browser asks, which does what any page of any site tells it."""
@@ -101,7 +332,7 @@ def is_from(request: Request, networks: Sequence[Network]) -> bool:
 
 
 def address(request: Request, proxies: Sequence[Network]) -> str:
-    """Who asks: the peer, or, where that is a trusted proxy, who asked the proxy."""
+    """Find the requester's address: the peer's, or that which a trusted proxy names."""
     if not is_from(request, proxies):
         return peer(request)[:LONGEST_ADDRESS]
     last = request.headers.get("x-forwarded-for", "").rsplit(",", 1)[-1].strip()
@@ -109,12 +340,12 @@ def address(request: Request, proxies: Sequence[Network]) -> str:
 
 
 def counted(address: str) -> str:
-    """Where somebody sits, for counting guesses: an IPv4 address, or the /64 of an IPv6 one."""
-    found = _address(address)
-    if not isinstance(found, ipaddress.IPv6Address):
-        return str(found or address)
-    rest = found.max_prefixlen - IPV6_NETWORK_BITS
-    network = ipaddress.IPv6Address(int(found) >> rest << rest)
+    """Give the place that guesses are counted by: an IPv4 address, or the /64 of an IPv6 one."""
+    known = _address(address)
+    if not isinstance(known, ipaddress.IPv6Address):
+        return str(known or address)
+    rest = known.max_prefixlen - IPV6_NETWORK_BITS
+    network = ipaddress.IPv6Address(int(known) >> rest << rest)
     return f"{network}/{IPV6_NETWORK_BITS}"
 
 
@@ -134,31 +365,15 @@ def _host_of(authority: str) -> str:
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        found = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    mapped = getattr(found, "ipv4_mapped", None)  # ::ffff:127.0.0.1, of a socket for both
-    return mapped if isinstance(mapped, ipaddress.IPv4Address) else found
-
-
-SHORTEST, LONGEST = 10, 256  # characters of a password; longer ones only cost time
-TOKEN_BYTES = 32
-API_PREFIX = "midslice_"  # so that a token that got lost in a file can be searched for
-
-# RFC 9106 4, second recommended option: 64 MiB, 3 passes, 4 lanes.
-HASHER = PasswordHasher(time_cost=3, memory_cost=2**16, parallelism=4)
-# Each takes 64 MiB: many log-ins at once must not take the memory of the workers.
-_at_once = threading.BoundedSemaphore(2)
-# Of a password that nobody has: an unknown name must take as long as a known one.
-NOBODY = HASHER.hash(secrets.token_hex(TOKEN_BYTES))
-
-
-class WrongPassword(WrongState):
-    """It is not the password of whom it was given for; who guesses waits (`pace.py`)."""
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1, of a socket for both
+    return mapped if isinstance(mapped, ipaddress.IPv4Address) else address
 
 
 def hash_password(password: str) -> str:
-    """What is stored of a password; raises UsageError for one that is too short or too long."""
+    """Make the hash that is stored; raises UsageError for a password too short or too long."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise UsageError(f"a password has {SHORTEST} to {LONGEST} characters")
     with _at_once:
@@ -175,241 +390,10 @@ def is_password(password: str, stored: str) -> bool:
 
 
 def new_token(prefix: str = "") -> str:
-    """256 random bits, as text that a cookie and a header take."""
+    """Make 256 random bits, as text that a cookie and a header take."""
     return prefix + secrets.token_urlsafe(TOKEN_BYTES)
 
 
 def digest(token: str) -> str:
-    """What is stored of a token: of 256 random bits a plain hash is enough."""
+    """Make the hash that is stored of a token: of 256 random bits a plain one is enough."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-COOKIE = "midslice"
-BEARER = "bearer "
-LONGEST_NAME = 64
-LOCAL = "local"  # who acts where nobody logs in
-
-RANKS = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMINISTRATOR: 3}
-
-ONLY_HERE = (
-    "No user exists, so this port answers this machine only. "
-    "Add one with: midslice user add NAME --role administrator"
-)
-OTHER_HOST = (
-    "No user exists, so this port answers under the names localhost and 127.0.0.1 only. "
-    "Add one with: midslice user add NAME --role administrator"
-)
-
-
-class How(StrEnum):
-    """How it is known who asks."""
-
-    LOCAL = "local"
-    SESSION = "session"
-    TOKEN = "token"  # noqa: S105 - a word, no secret
-    PROXY = "proxy"
-
-
-@dataclass(frozen=True)
-class Visitor:
-    """Who asks; `csrf` is what their pages must send with every change."""
-
-    name: str
-    role: Role
-    csrf: str
-    how: How
-
-    def may(self, role: Role) -> bool:
-        """True where theirs is that role or a higher one."""
-        return RANKS[self.role] >= RANKS[role]
-
-
-@dataclass(frozen=True)
-class Access:
-    """What the configuration says about visitors."""
-
-    session_seconds: float
-    idle_seconds: float
-    proxies: tuple[Network, ...] = ()
-    user_header: str = ""
-    role_header: str = ""
-
-
-class Gate:
-    """Reads a request's proof of who sent it."""
-
-    def __init__(self, database: Database, access: Access, now: Callable[[], float]) -> None:
-        self.access = access
-        self.database = database
-        self.now = now
-        self._key = new_token()  # of this process: pages of an older one load again
-
-    def visitor(self, request: Request, *, is_use: bool | None = None) -> Visitor | None:
-        """Who asks; None where nobody is known and somebody could log in.
-
-        Only what a person does keeps a session from growing idle: not what an open page fetches
-        by itself. `is_use` None: as the request looks.
-        """
-        token = _bearer(request)
-        if token is not None:
-            return self._program(token)
-        is_use = is_by_hand(request) if is_use is None else is_use
-        session = self._proxied(request) or self._session(request, is_use=is_use)
-        return session or self._local(request)
-
-    def address(self, request: Request) -> str:
-        """Where the person sits, as far as it can be known."""
-        return address(request, self.access.proxies)
-
-    def is_secure(self, request: Request) -> bool:
-        """True where the person's browser speaks TLS."""
-        if request.url.scheme == "https":
-            return True
-        said = request.headers.get("x-forwarded-proto", "").lower()
-        return said == "https" and is_from(request, self.access.proxies)
-
-    def _program(self, token: str) -> Visitor:
-        found = people.find_token(self.database, self.now(), digest(token))
-        if found is None:
-            raise NotLoggedIn("The API token is unknown or revoked.")
-        return Visitor(f"token {found.name}"[:LONGEST_NAME], found.role, "", How.TOKEN)
-
-    def _proxied(self, request: Request) -> Visitor | None:
-        name = request.headers.get(self.access.user_header) if self.access.user_header else None
-        if not name or not is_from(request, self.access.proxies):
-            return None  # anybody can write a header
-        name = name.strip()[:LONGEST_NAME]
-        role = self._proxied_role(request, name)
-        csrf = hmac.new(self._key.encode(), name.encode(), hashlib.sha256).hexdigest()
-        return Visitor(name, role, csrf, How.PROXY)
-
-    def _proxied_role(self, request: Request, name: str) -> Role:
-        """The role that the proxy says, else that of the user of this name, else viewer."""
-        said = request.headers.get(self.access.role_header) if self.access.role_header else None
-        if said is not None:
-            try:
-                return Role(said.strip().lower())
-            except ValueError:
-                allowed = ", ".join(Role)
-                wrong = f"The proxy's {self.access.role_header} is no role; allowed: {allowed}."
-                raise Problem(HTTPStatus.FORBIDDEN, wrong) from None
-        user = people.find_user(self.database, name)
-        if user is not None and user.disabled:
-            raise Problem(HTTPStatus.FORBIDDEN, f"The user {name} is disabled.")
-        return user.role if user is not None else Role.VIEWER
-
-    def _session(self, request: Request, *, is_use: bool) -> Visitor | None:
-        cookie = request.cookies.get(COOKIE)
-        if not cookie:
-            return None
-        login = people.logged_in(
-            self.database,
-            self.now(),
-            digest(cookie),
-            idle_seconds=self.access.idle_seconds,
-            is_use=is_use,
-        )
-        return Visitor(login.name, login.role, login.csrf, How.SESSION) if login else None
-
-    def _local(self, request: Request) -> Visitor | None:
-        """Where no user exists, whoever sits at this machine is its administrator."""
-        if people.exist(self.database):
-            return None
-        # A proxy on this machine need not say that it is one; whom it does not name is not here.
-        is_proxy = is_from(request, self.access.proxies)
-        if not is_local(request) or is_forwarded(request) or is_proxy:
-            raise Problem(HTTPStatus.FORBIDDEN, ONLY_HERE)
-        if not names_this_machine(request):
-            raise Problem(HTTPStatus.FORBIDDEN, OTHER_HOST)
-        return Visitor(LOCAL, Role.ADMINISTRATOR, self._key, How.LOCAL)
-
-
-def _bearer(request: Request) -> str | None:
-    given = request.headers.get("authorization", "")
-    return given[len(BEARER) :].strip() if given.lower().startswith(BEARER) else None
-
-
-__all__ = [
-    "FIELD",
-    "AsAdministrator",
-    "AsOperator",
-    "AsViewer",
-    "Role",
-    "Visitor",
-    "is_form",
-    "may_upload",
-    "require",
-]
-
-HEADER = "x-csrf-token"
-FIELD = "csrf"  # of a form
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-
-
-def require(role: Role) -> Callable[[Request], Awaitable[Visitor]]:
-    """A dependency that yields the visitor, if theirs is this role or a higher one."""
-
-    async def visitor(request: Request) -> Visitor:
-        gate: Gate = request.app.state.gate
-        found = await run_in_threadpool(gate.visitor, request)
-        if found is None:
-            raise NotLoggedIn
-        if request.method not in SAFE:
-            await _check_intent(request, found)
-        if RANKS[found.role] < RANKS[role]:
-            raise Problem(
-                HTTPStatus.FORBIDDEN,
-                f"This needs the role {role}; {found.name} has the role {found.role}.",
-            )
-        return found
-
-    return visitor
-
-
-async def may_upload(request: Request) -> bool:
-    """True where the visitor may send files; asked before the framework reads any of them."""
-    gate: Gate = request.app.state.gate
-    try:
-        found = await run_in_threadpool(gate.visitor, request)
-    except (Problem, StorageError):
-        return False  # the handler says why
-    return found is not None and found.may(Role.OPERATOR)
-
-
-AsViewer = Annotated[Visitor, Depends(require(Role.VIEWER))]
-AsOperator = Annotated[Visitor, Depends(require(Role.OPERATOR))]
-AsAdministrator = Annotated[Visitor, Depends(require(Role.ADMINISTRATOR))]
-
-
-def is_form(request: Request) -> bool:
-    """True where the body is a form."""
-    return request.headers.get("content-type", "").split(";")[0].strip().lower() in FORMS
-
-
-async def _check_intent(request: Request, visitor: Visitor) -> None:
-    """A browser sends cookies with any form of any site: the page must prove that it is ours.
-
-    A program with a token proves itself with every request. A program on this machine has nothing
-    to prove where nobody logs in; a browser says of itself that it is one.
-    """
-    if visitor.how is How.TOKEN:
-        return
-    if is_foreign(request):
-        raise Problem(HTTPStatus.FORBIDDEN, "The request comes from a page of another site.")
-    if visitor.how is How.LOCAL and not is_browser(request):
-        return
-    if not hmac.compare_digest((await _brought(request)).encode(), visitor.csrf.encode()):
-        raise Problem(
-            HTTPStatus.FORBIDDEN,
-            "The request carries no valid CSRF token; load the page again and repeat it.",
-        )
-
-
-async def _brought(request: Request) -> str:
-    header = request.headers.get(HEADER)
-    if header is not None:
-        return header
-    if is_form(request):
-        given = (await request.form()).get(FIELD, "")
-        return given if isinstance(given, str) else ""
-    return ""

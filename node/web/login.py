@@ -30,6 +30,13 @@ MOST_OF_BOTH = 5  # within it, under one name from one address
 MOST_OF_ADDRESS = 20  # under any name: a reading room may share an address
 MOST_OF_NAME = 100  # from anywhere: fewer, and anybody could lock anybody out
 
+WRONG = "The name or the password is wrong."
+RESERVED = ("local", "midslice", "node", "unknown")  # stand in audit events for others
+NAME = "1-64 of letters, digits and . _ @ -, the first a letter or a digit"
+
+Text = Annotated[str, Form()]
+
+router = APIRouter(include_in_schema=False)
 _one_by_one = threading.Lock()
 
 
@@ -64,13 +71,6 @@ def _check(gate: Gate, name: str, place: str) -> None:
         f"Too many wrong passwords; try again in {math.ceil(wait / 60)} min.",
         headers={"Retry-After": str(math.ceil(wait))},
     )
-
-
-WRONG = "The name or the password is wrong."
-
-router = APIRouter(include_in_schema=False)
-
-Text = Annotated[str, Form()]
 
 
 @router.post("/login")
@@ -147,20 +147,16 @@ def _inside(path: str) -> str:
     return path if is_path and path.isprintable() else "/"
 
 
-RESERVED = ("local", "midslice", "node", "unknown")  # stand in audit events for others
-NAME = "1-64 of letters, digits and . _ @ -, the first a letter or a digit"
-
-
 @dataclass(frozen=True)
 class People:
-    """What an administrator does, in the name of `who`."""
+    """Changes of users and tokens, in the name of `who`."""
 
     database: Database
     now: Callable[[], float]
     who: str
 
     def add(self, name: str, role: Role, password: str) -> User:
-        """A new user; the first one must be able to add others."""
+        """Add a user; the first one must be able to add others."""
         check_name(name)
         if role is not Role.ADMINISTRATOR and not people.exist(self.database):
             raise WrongState(f"the first user must be an administrator, not {role}")
@@ -175,7 +171,7 @@ class People:
         password: str | None = None,
         disabled: bool | None = None,
     ) -> User:
-        """Another role or password, or no way in; the user's sessions end."""
+        """Give another role or password, or no way in; the user's sessions end."""
         stored = access.hash_password(password) if password is not None else None
         return people.change(
             self.database,
@@ -188,18 +184,18 @@ class People:
         )
 
     def change_own(self, old: str, new: str) -> User:
-        """Somebody's own password; whoever found the browser open does not know the old one."""
+        """Change one's own password; whoever uses an open browser does not know the old one."""
         user = people.find_user(self.database, self.who)
         if user is None or not access.is_password(old, user.password):
             raise WrongPassword("the old password is wrong")
         return self.change(self.who, password=new)
 
     def remove(self, name: str) -> None:
-        """The user is gone, and so are the sessions."""
+        """Remove a user and the sessions."""
         people.remove(self.database, self.now(), self.who, name)
 
     def add_token(self, name: str, role: Role) -> tuple[ApiToken, str]:
-        """A token for a program, and its text, which nobody can see again."""
+        """Add a token for a program; returns also its text, which nobody can see again."""
         if not name or not name.isprintable():
             raise UsageError("the name of a token is 1-64 printable characters")
         text = access.new_token(access.API_PREFIX)
@@ -207,7 +203,7 @@ class People:
         return people.add_token(self.database, self.now(), self.who, name, role, digest), text
 
     def revoke_token(self, token_id: int) -> None:
-        """The program may not call any more."""
+        """Shut a program out."""
         people.revoke_token(self.database, self.now(), self.who, token_id)
 
 

@@ -25,8 +25,15 @@ from node.web.access import AsViewer
 from node.web.state import Parts, PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import EndedDelivery, EndedJob, Since, gauges
-from storage.records import DeliveryState, SelfTestState, SwitchName
+from storage.records import DeliveryState, SelfTestState
 from storage.site import control, notices, peers, selftests
+
+# The counters begin at zero with the process, as Prometheus expects, and are fed from the rows:
+# the processes that do the work need not know that anybody counts.
+
+STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
+SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
+WEB_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 router = APIRouter(tags=["monitoring"])
 
@@ -47,7 +54,7 @@ def ready(parts: PartsOf) -> JSONResponse:
 
 
 def unready(parts: Parts) -> list[str]:
-    """The reasons for which the node cannot take and process series; empty where it can."""
+    """List the reasons why the node cannot take and process series."""
     settings = parts.settings.config
     return health.unready(
         parts.database,
@@ -58,22 +65,14 @@ def unready(parts: Parts) -> list[str]:
     )
 
 
-# The counters begin at zero with the process, as Prometheus expects, and are fed from the rows:
-# the processes that do the work need not know that anybody counts.
-
-STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
-SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
-WEB_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-
-
 @router.get("/metrics", summary="Prometheus", response_class=Response)
 def metrics(request: Request, _: AsViewer, parts: PartsOf) -> Response:
-    found: Metrics = request.app.state.metrics
-    return Response(found.scrape(parts), media_type=CONTENT_TYPE_LATEST)
+    all_metrics: Metrics = request.app.state.metrics
+    return Response(all_metrics.scrape(parts), media_type=CONTENT_TYPE_LATEST)
 
 
 class Requests:
-    """What the web process itself has answered."""
+    """Metrics of the requests that the web process has answered."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._count = Counter(
@@ -87,7 +86,7 @@ class Requests:
         )
 
     def answered(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Called by the shield; a live stream is open for minutes and says nothing of speed."""
+        """Count an answer; a live stream is open for minutes and says nothing of speed."""
         known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE") else "other"
         self._count.labels(known, str(status)).inc()
         if path != "/live":
@@ -95,7 +94,7 @@ class Requests:
 
 
 class Metrics:
-    """Every metric of a node; one scrape at a time."""
+    """All metrics of a node; one scrape at a time."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter, of no use here
@@ -104,22 +103,22 @@ class Metrics:
         self._now = now
         self._turn = threading.Lock()
         self._since: Since | None = None
-        self._counting()
-        self._gauges()
+        self._make_counters()
+        self._make_gauges()
 
     def scrape(self, parts: Parts) -> bytes:
         """The text of all metrics."""
         with self._turn:
             self._count(parts)
-            self._stand(parts)
-            self._reach(parts)
+            self._set_gauges(parts)
+            self._set_destinations(parts)
             return generate_latest(self.registry)
 
     def begin(self, parts: Parts) -> None:
-        """What ends from now on is counted."""
+        """Count what ends from now on."""
         self._since = figures.begin(parts.database, self._now())
 
-    def _counting(self) -> None:
+    def _make_counters(self) -> None:
         self._jobs_ended = self._counter("jobs_ended", "Jobs that ended.", "state", "reason")
         self._deliveries_ended = self._counter(
             "deliveries_ended", "Deliveries that ended.", "destination", "state", "reason"
@@ -138,7 +137,7 @@ class Metrics:
             "delivery_seconds", "Queued to stored at the destination.", "destination"
         )
 
-    def _gauges(self) -> None:
+    def _make_gauges(self) -> None:
         build = self._gauge("build_info", "Always 1.", "version")
         build.labels(version("midslice")).set(1)
         self._ready = self._gauge("ready", "1 where the node takes and processes series.")
@@ -171,17 +170,17 @@ class Metrics:
 
     def _count(self, parts: Parts) -> None:
         since = self._since or figures.begin(parts.database, self._now())
-        found, self._since = figures.counter_delta(parts.database, since, self._now())
-        for job in found.jobs:
+        ended, self._since = figures.counter_delta(parts.database, since, self._now())
+        for job in ended.jobs:
             self._count_job(job)
-        for delivery in found.deliveries:
+        for delivery in ended.deliveries:
             self._count_delivery(delivery, parts.settings.config.folder)
-        for seconds in found.arrivals:
+        for seconds in ended.arrivals:
             self._arrival_seconds.observe(seconds)
-        for how, count in found.associations.items():
+        for how, count in ended.associations.items():
             self._associations_ended.labels(how).inc(count)
-        self._received.inc(found.instances)
-        self._received_bytes.inc(found.bytes)
+        self._received.inc(ended.instances)
+        self._received_bytes.inc(ended.bytes)
 
     def _count_job(self, job: EndedJob) -> None:
         self._jobs_ended.labels(job.state, job.reason).inc()
@@ -197,7 +196,7 @@ class Metrics:
             self._sent_bytes.labels(delivery.destination).inc(_size(folder / delivery.folder))
             self._delivery_seconds.labels(delivery.destination).observe(delivery.took)
 
-    def _stand(self, parts: Parts) -> None:
+    def _set_gauges(self, parts: Parts) -> None:
         now, database = self._now(), parts.database
         for name, count in overview.counts(database).items():
             what, state = name.split(" ")
@@ -214,38 +213,33 @@ class Metrics:
         self._reserve.set(parts.settings.config.storage.min_free_bytes)
         for state, count in notices.count(database).items():
             self._notices.labels(str(state)).set(count)
-        self._test(parts)
+        self._set_selftest(parts)
 
-    def _test(self, parts: Parts) -> None:
-        """The last self-test that ended; without one there is nothing to be alarmed by."""
+    def _set_selftest(self, parts: Parts) -> None:
+        """Set the gauges of the last self-test that ended; without one there are none."""
         self._selftest.clear()
         self._selftest_at.clear()
-        for one in selftests.newest(parts.database, 5):
-            if one.finished_at is not None:
-                self._selftest.labels(one.destination).set(one.state is SelfTestState.PASSED)
-                self._selftest_at.labels(one.destination).set(one.finished_at)
+        for test in selftests.newest(parts.database, 5):
+            if test.finished_at is not None:
+                self._selftest.labels(test.destination).set(test.state is SelfTestState.PASSED)
+                self._selftest_at.labels(test.destination).set(test.finished_at)
                 return
 
-    def _reach(self, parts: Parts) -> None:
-        """What is known of each destination; one that is gone from the configuration is gone."""
-        now, database = self._now(), parts.database
-        names = [each.name for each in parts.config().destinations]
+    def _set_destinations(self, parts: Parts) -> None:
+        """Set the gauges of destinations; those of one that left the configuration go."""
         for gauge in (self._waiting, self._oldest_delivery, self._up, self._paused):
             gauge.clear()
-        paused = {each.subject for each in control.all_on(database, SwitchName.PAUSED)}
-        for name in names:
-            self._paused.labels(name).set(name in paused)
-        for reach in peers.reachability(database):
-            if reach.destination in names:
-                self._up.labels(reach.destination).set(reach.up)
-        oldest: dict[str, float] = {}
-        for waits in parts.store.ledger.backlog():
-            self._waiting.labels(waits.destination, str(waits.state)).set(waits.count)
-            if waits.state is not DeliveryState.HELD:
-                age = max(oldest.get(waits.destination, 0.0), _age(now, waits.oldest_at))
-                oldest[waits.destination] = age
-        for name, age in oldest.items():
-            self._oldest_delivery.labels(name).set(age)
+        now = self._now()
+        names = [destination.name for destination in parts.config().destinations]
+        for line in peers.destinations(parts.database, now, names, days=0.0):
+            for state, count in line.waiting.items():
+                self._waiting.labels(line.name, state).set(count)
+            if line.oldest_at is not None:
+                self._oldest_delivery.labels(line.name).set(_age(now, line.oldest_at))
+            if line.name in names:
+                self._paused.labels(line.name).set(line.paused is not None)
+                if line.reach is not None:
+                    self._up.labels(line.name).set(line.reach.up)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"midslice_{name}", text, labels, registry=self.registry)
@@ -262,7 +256,7 @@ def _age(now: float, at: float | None) -> float:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the derived series; its files may be gone, or go at this moment."""
+    """Add up the bytes of a derived series; its files may be gone, or go at this moment."""
     total = 0
     for file in folder.glob("*.dcm"):
         with contextlib.suppress(OSError):

@@ -19,6 +19,12 @@ from storage.database import Database
 from storage.site import control
 from storage.site.audit import Audit
 
+# Within it, further pictures of the job are the same view of the same person.
+SAME_VIEW_SECONDS = 600.0
+MOST_VIEWS = 10_000  # views that are remembered; of a forgotten one there is a further event
+MOST_SEARCHES = 5000  # searches; the one that was not looked at for the longest goes first
+NAME_BYTES = 16
+
 
 @dataclass(frozen=True)
 class WebSettings:
@@ -30,7 +36,7 @@ class WebSettings:
 
 
 class Current:
-    """Asks the database each time, and builds the values only where they are others."""
+    """The configuration in force; asked of the database, and read only where it has changed."""
 
     def __init__(self, settings: WebSettings, database: Database) -> None:
         self._settings = settings
@@ -40,12 +46,12 @@ class Current:
         self._config = settings.config
 
     def config(self) -> Config:
-        """Without passwords; until the node has written it down, as it was at the start."""
-        found = control.applied_configuration(self._database, self._settings.node_id)
+        """Give it without passwords; until the node has written it down, as it was at the start."""
+        applied = control.applied_configuration(self._database, self._settings.node_id)
         with self._turn:
-            if found is not None and found.applied_at != self._applied_at:
-                self._config = from_values(found.values)
-                self._applied_at = found.applied_at
+            if applied is not None and applied.applied_at != self._applied_at:
+                self._config = from_values(applied.values)
+                self._applied_at = applied.applied_at
             return self._config
 
 
@@ -82,11 +88,6 @@ def parts_of(request: Request) -> Parts:
 PartsOf = Annotated[Parts, Depends(parts_of)]
 
 
-# Within it, further pictures of the job are the same view of the same person.
-SAME_VIEW_SECONDS = 600.0
-MOST_VIEWS = 10_000  # views that are remembered; of a forgotten one there is a further event
-
-
 class PictureViews:
     """Remembers which views of pictures were recorded lately; made once a process."""
 
@@ -112,23 +113,20 @@ class PictureViews:
                 self._since.pop(next(iter(self._since)))
 
 
-# Addresses end in the logs of proxies and in the history of browsers. The words of a search come
-# in the body of a request; the page that shows what was found has an address with a random name,
-# with which it can be loaded again, paged through and gone back to.
-
-MOST_SEARCHES = 5000  # searches; the one that was not looked at for the longest goes first
-NAME_BYTES = 16
-
-
 class Searches:
-    """In memory only, until the process ends: patients' words are kept nowhere else either."""
+    """Searches by a random name; in memory only, as patients' words are kept nowhere else either.
+
+    Addresses end in the logs of proxies and in the history of browsers. The words of a search come
+    in the body of a request; the page that shows what was found has an address with that name, with
+    which it can be loaded again, paged through and gone back to.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[str, Mapping[str, str]]] = OrderedDict()
         self._turn = threading.Lock()
 
     def keep(self, who: str, given: Mapping[str, str]) -> str:
-        """The name of a search of somebody."""
+        """Keep a search of somebody; returns its name."""
         name = secrets.token_urlsafe(NAME_BYTES)
         with self._turn:
             self._kept[name] = (who, dict(given))
@@ -137,7 +135,7 @@ class Searches:
         return name
 
     def get(self, who: str, name: str) -> Mapping[str, str] | None:
-        """What was searched for under this name; None for somebody else's, or one that is gone."""
+        """Find the words of a search; None for somebody else's, or one that is gone."""
         with self._turn:
             owner, given = self._kept.get(name, ("", {}))
             if not given or owner != who:

@@ -129,13 +129,8 @@ def _slice(
     header.PositionReferenceIndicator = ""
     header.KVP = 120
     stored = np.rint(hounsfield(z_mm) - INTERCEPT).astype("<u2")
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-    header.Rows, header.Columns = ROWS, COLUMNS
-    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 12, 11
-    header.PixelRepresentation = 0
+    header.set_pixel_data(stored, "MONOCHROME2", 12, generate_instance_uid=False)
     header.RescaleIntercept, header.RescaleSlope, header.RescaleType = INTERCEPT, 1, "HU"
-    header.PixelData = stored.tobytes()
-    header["PixelData"].VR = "OW"
     return header
 
 

@@ -1,8 +1,9 @@
 """Search for jobs, series and deliveries: filters are indexes, never scans of patients."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -72,6 +73,7 @@ LAST = "\U0010ffff"  # sorts behind every text that begins alike
 # What so many have is common: the newest of it are found by going back in time. What fewer have
 # is found by its own index, and so is what is counted, in any order. Neither way is quick for both.
 COMMON = 2000
+OF_A_PATIENT = ("text", "accession", "patient_id", "name", "study_date")
 MOST_DESCRIPTIONS = 5000
 PEOPLE = (JobState.HELD, JobState.FAILED)
 SELFTEST = "selftest"  # has a page of its own: a failed one is told there
@@ -103,11 +105,32 @@ class Wanted:
     since: float | None = None  # of jobs: queued; of series: the last instance
     until: float | None = None
 
+    @classmethod
+    def typed(
+        cls,
+        words: Mapping[str, str],
+        states: Iterable[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> "Wanted":
+        """Make a filter of words as somebody types or sends them, each by the name of its field.
+
+        A time without an offset is the system's own. Raises ValueError for an unknown state.
+        """
+        given: dict[str, Any] = {name: word.strip() for name, word in words.items()}
+        if "study_date" in given:
+            given["study_date"] = given["study_date"].replace("-", "")
+        return cls(
+            states=tuple(JobState(state) for state in states),
+            since=since.timestamp() if since is not None else None,
+            until=until.timestamp() if until is not None else None,
+            **given,
+        )
+
     @property
-    def names_a_patient(self) -> bool:
-        """True where the search itself is about a person: its words then stay out of logs."""
-        about = (self.text, self.accession, self.patient_id, self.name, self.study_date)
-        return any(about)
+    def of_a_patient(self) -> tuple[str, ...]:
+        """The fields that look for a person: an audit event names them, and no log their words."""
+        return tuple(name for name in OF_A_PATIENT if getattr(self, name))
 
 
 def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) -> Page[JobSummary]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, or_, select, update
 
-from storage.database import Database, to_record, to_records
+from storage.database import Database, one_record, to_record, to_records
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.leases import IDLE, LeasedRow, Leases
 from storage.records import (
@@ -59,8 +59,7 @@ def draining(database: Database) -> Switch | None:
 def is_on(database: Database, name: SwitchName, subject: str = "") -> Switch | None:
     query = select(switch).where(switch.c.name == name, switch.c.subject == subject)
     with database.reading() as db:
-        row = db.execute(query).one_or_none()
-    return to_record(Switch, row) if row is not None else None
+        return one_record(Switch, db, query)
 
 
 def all_on(database: Database, name: SwitchName | None = None) -> tuple[Switch, ...]:
@@ -99,10 +98,10 @@ def ask(
 
 def get_request(database: Database, request_id: int) -> NodeRequest:
     with database.reading() as db:
-        row = db.execute(select(request).where(request.c.id == request_id)).one_or_none()
-    if row is None:
+        asked = one_record(NodeRequest, db, select(request).where(request.c.id == request_id))
+    if asked is None:
         raise NotFound(f"no request {request_id}")
-    return to_record(NodeRequest, row)
+    return asked
 
 
 def open_requests(database: Database) -> tuple[NodeRequest, ...]:
@@ -231,5 +230,4 @@ def applied_configuration(database: Database, node: str) -> Configured | None:
     columns = (column for column in configuration.c if column is not configuration.c.text)
     query = select(*columns, configuration.c.text.label("values"))
     with database.reading() as db:
-        row = db.execute(query.where(configuration.c.node == node)).one_or_none()
-    return to_record(Configured, row) if row is not None else None
+        return one_record(Configured, db, query.where(configuration.c.node == node))

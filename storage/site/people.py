@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from storage.database import Database, to_record, to_records
+from storage.database import Database, one_record, to_record, to_records
 from storage.errors import NotFound, StorageError, WrongState
 from storage.records import DAY, ApiToken, Login, Role, User
 from storage.schema import account, login, login_failure, token
@@ -41,8 +41,7 @@ def add_user(
 
 def find_user(database: Database, user: str) -> User | None:
     with database.reading() as db:
-        row = db.execute(select(account).where(account.c.name == user)).one_or_none()
-    return to_record(User, row) if row is not None else None
+        return one_record(User, db, select(account).where(account.c.name == user))
 
 
 def people(database: Database) -> tuple[User, ...]:
@@ -193,8 +192,7 @@ def _logins(now: float) -> Any:
 
 
 def _login(db: Connection, id: str, now: float) -> Login | None:
-    row = db.execute(_logins(now).where(login.c.id == id)).one_or_none()
-    return to_record(Login, row) if row is not None else None
+    return one_record(Login, db, _logins(now).where(login.c.id == id))
 
 
 def _row(db: Connection, user: str) -> Row[*tuple[Any, ...]]:
@@ -232,14 +230,14 @@ def find_token(database: Database, now: float, digest: str) -> ApiToken | None:
     """The program that shows this token; None where it is unknown or revoked."""
     valid = and_(token.c.digest == digest, token.c.revoked_at.is_(None))
     with database.reading() as db:
-        row = db.execute(select(token).where(valid)).one_or_none()
-    if row is None:
+        program = one_record(ApiToken, db, select(token).where(valid))
+    if program is None:
         return None
-    if row.used_at is None or now - row.used_at > USED_SECONDS:
+    if program.used_at is None or now - program.used_at > USED_SECONDS:
         # On a full disk too: monitoring must not fall silent then.
         with contextlib.suppress(StorageError), database.writing() as db:
-            db.execute(update(token).where(token.c.id == row.id).values(used_at=now))
-    return to_record(ApiToken, row)
+            db.execute(update(token).where(token.c.id == program.id).values(used_at=now))
+    return program
 
 
 def tokens(database: Database) -> tuple[ApiToken, ...]:

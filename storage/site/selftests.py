@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, and_, delete, func, select, update
 
-from storage.database import Database, to_record, to_records
+from storage.database import Database, one_record, to_record, to_records
 from storage.enqueue import lock_series
 from storage.errors import NotFound
 from storage.files import Files
@@ -91,10 +91,10 @@ def count(database: Database) -> int:
 
 def get(database: Database, selftest_id: int) -> SelfTest:
     with database.reading() as db:
-        row = db.execute(select(selftest).where(selftest.c.id == selftest_id)).one_or_none()
-    if row is None:
+        test = one_record(SelfTest, db, select(selftest).where(selftest.c.id == selftest_id))
+    if test is None:
         raise NotFound(f"no self-test {selftest_id}")
-    return to_record(SelfTest, row)
+    return test
 
 
 def forget(database: Database, before: float) -> None:
@@ -108,8 +108,7 @@ def of_series(database: Database, series_uid: str) -> SelfTest | None:
     """The self-test that a series was made for; None for a series of a patient."""
     query = select(selftest).where(selftest.c.series_uid == series_uid).limit(1)
     with database.reading() as db:
-        row = db.execute(query).one_or_none()
-    return to_record(SelfTest, row) if row is not None else None
+        return one_record(SelfTest, db, query)
 
 
 def result(database: Database, job_id: int) -> tuple[str, ...]:

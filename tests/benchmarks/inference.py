@@ -30,7 +30,7 @@ from inference.runner import Runner, share_cores
 from inference.volume import Geometry, Plane, Volume
 from tests.benchmarks.rig import SIDE, Setting
 from tests.benchmarks.table import Row, Subject
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 NAME = "inference"
 FACTORS = (2, 4, 8)

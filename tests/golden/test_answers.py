@@ -26,7 +26,7 @@ FOLDER = re.compile(r'/[^\s":]*/site\b')  # each copy of the filled one is calle
 HEARTBEAT = re.compile(r"\d+ s(?= away)")
 COLOUR = re.compile("\x1b\\[[0-9;]*m")
 IN_TABLES = (
-    (re.compile(r"\b\d+(\.\d+)? (d|h|min|s|ms|[kMGT]?B)\b"), "<span>"),  # or room on the disk
+    (re.compile(r"(under )?\b\d+(\.\d+)? (days|h|min( \d+ s)?|s|ms|[kMGT]?B)\b"), "<span>"),
     (re.compile(r"\b\d\d:\d\d:\d\d( [+-]\d{4})?|20(?!23-11-1)\d\d-\d\d-\d\d \d\d:\d\d"), "<time>"),
     (re.compile(r"\bmidslice_[\w-]{43}"), "<token>"),
     (re.compile(" {2,}"), "  "),  # how wide a column is follows from the others

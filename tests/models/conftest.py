@@ -1,4 +1,4 @@
-"""What the tests of training share: two made patients, and one thread so that results repeat."""
+"""One thread, so that results repeat and nobody waits for a busy core; two made patients."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +8,26 @@ import pytest
 import torch
 
 from inference.training.data import Patient, load_patients
-from tests.models.patients import made_hu, write_npz
+from tests.models.made import made_hu, write_npz
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
+    set_threads(1, 1)
     yield
-    torch.set_num_threads(before[0])
-    cv2.setNumThreads(before[1])
+    set_threads(*before)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again() -> None:
+    """A test before may have set others, as a job does."""
+    set_threads(1, 1)
+
+
+def set_threads(of_torch: int, of_opencv: int) -> None:
+    torch.set_num_threads(of_torch)
+    cv2.setNumThreads(of_opencv)
 
 
 @pytest.fixture(scope="module")

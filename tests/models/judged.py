@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from inference.model import Limits, Model, Parameters, Prediction, Produces, Step, Trust, Window
 from inference.models.classical import Linear, Neighbourhood, nearest, plan_gaps
 from inference.training.data import open_series
-from inference.training.evaluate import TargetList
-from inference.training.report import Study, Wanted, run
+from inference.training.leave_out import TargetList
+from inference.training.report import Study, StudyRequest, run
 from inference.volume import Geometry
 
 NAMES = ["nearest", "linear", "linear, smoothed", "cubic", "spline", "dis"]
@@ -62,7 +62,7 @@ class Lazy(Linear):
 
 
 def study_of(data: Path, model: Model, *factors: int, targets: int = 4, **changes: object) -> Study:
-    wanted = Wanted(data, factors, targets=targets)
+    wanted = StudyRequest(data, factors, targets=targets)
     wanted = replace(wanted, **changes)  # type: ignore[arg-type]
     return run(wanted, lambda _weights: model, TargetList())
 

@@ -11,23 +11,32 @@ from inference.training.data import Patient, load_patients
 from inference.training.losses import Adversary, balanced
 from inference.training.samples import CROP
 from inference.training.train import Training
-from tests.models.patients import QUICK, error_of, made_hu, write_npz
+from tests.models.made import QUICK, error_of, made_hu, write_npz
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+CONDITIONS = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
 
 
-def test_the_judge_learns_to_tell_smooth_slices_from_noisy_ones() -> None:
+def noise(channels: int) -> torch.Tensor:
+    return 60.0 * torch.randn(4, channels, 48, 48)
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[Adversary, list[float]]:
+    """An adversary whose judge has seen noisy truth beside smooth slices, and its losses."""
     torch.manual_seed(0)
     adversary = Adversary("cpu")
-    conditions = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
-    losses = []
-    for _ in range(40):
-        planes = 60.0 * torch.randn(4, 6, 48, 48)
-        made, truth = torch.zeros(4, 1, 48, 48), 60.0 * torch.randn(4, 1, 48, 48)
-        losses.append(adversary.learn(made, truth, planes, conditions))
+    smooth = torch.zeros(4, 1, 48, 48)
+    return adversary, [adversary.learn(smooth, noise(1), noise(6), CONDITIONS) for _ in range(40)]
+
+
+def test_the_judge_learns_to_tell_smooth_slices_from_noisy_ones(
+    learned: tuple[Adversary, list[float]],
+) -> None:
+    adversary, losses = learned
     assert losses[0] == pytest.approx(2.0, abs=0.3)  # it guesses
     assert losses[-1] < 0.5 * losses[0]
-    objections = [float(adversary.objection(b, planes, conditions)) for b in (made, truth)]
+    planes, smooth = noise(6), torch.zeros(4, 1, 48, 48)
+    objections = [float(adversary.objection(b, planes, CONDITIONS)) for b in (smooth, noise(1))]
     assert objections[0] > objections[1]
 
 
@@ -40,16 +49,11 @@ def test_an_objection_pulls_in_proportion_to_the_loss() -> None:
     assert float(pull.norm()) == pytest.approx(0.5 * float(torch.tensor([2.0, 4.0]).norm()))
 
 
-def test_the_generator_of_an_adversary_is_pushed_towards_grain() -> None:
-    torch.manual_seed(0)
-    adversary = Adversary("cpu")
-    conditions = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
-    planes, amount = 60.0 * torch.randn(4, 6, 48, 48), torch.zeros(1, requires_grad=True)
-    for _ in range(40):
-        truth = 60.0 * torch.randn(4, 1, 48, 48)
-        adversary.learn(torch.zeros_like(truth), truth, planes, conditions)
-    grain = 60.0 * torch.randn(4, 1, 48, 48)
-    adversary.objection((0.5 + amount) * grain, planes, conditions).backward()
+def test_the_generator_of_an_adversary_is_pushed_towards_grain(
+    learned: tuple[Adversary, list[float]],
+) -> None:
+    amount = torch.zeros(1, requires_grad=True)
+    learned[0].objection((0.5 + amount) * noise(1), noise(6), CONDITIONS).backward()
     assert amount.grad is not None
     assert float(amount.grad) < 0.0  # more of it, fewer objections
 
@@ -79,10 +83,10 @@ def test_the_judge_learns_what_a_generator_that_stands_still_makes_and_is_kept(
     plan = replace(NOISY, learning_rate=1e-6)
     training = Training(noisy, plan)
     sums = [0.0]
-    for step in range(1, 101):
+    for step in range(1, 61):
         training.advance()
         sums.append(step * training.progress().adversary_loss)  # of the mean so far
-    assert sums[100] - sums[70] < sums[30] - sums[0]
+    assert sums[60] - sums[40] < sums[20] - sums[0]
     save_checkpoint(training.checkpoint(), tmp_path / "c.safetensors")
     resumed = Training(noisy, plan)
     resumed.restore(load_checkpoint(tmp_path / "c.safetensors"))

@@ -13,10 +13,11 @@ from inference.model import Measured
 from inference.models.gate import Calibration, calibration_path, load_calibration, save_calibration
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training import calibrate
-from inference.training.calibrate import Cell
+from inference.training.calibrate import CalibrationCell
 from inference.training.data import Patient
+from inference.training.leave_out import TargetList, leave_out
 from node import cli
-from tests.models.stacks import made_geometry, made_planes
+from tests.models.made import made_geometry, made_planes
 
 SHA = "ab" * 32
 
@@ -99,7 +100,7 @@ def test_the_shipped_calibration_is_that_of_the_shipped_weights() -> None:
 
 def cell(
     patient: str, *, best: float = 0.8, seed: int = 1, offset: float = 0.0, noisy: float = 0.0
-) -> Cell:
+) -> CalibrationCell:
     """Made measurements: errors 1.5 x scale x noise^noisy, surveys wrong by a further e^offset."""
     random = np.random.default_rng(seed)
 
@@ -126,7 +127,7 @@ def cell(
             "apart": 100.0,
         }
 
-    return Cell(
+    return CalibrationCell(
         patient,
         2,
         is_slab=False,
@@ -142,7 +143,9 @@ def test_a_fit_finds_what_noise_adds_to_the_expected_error() -> None:
     assert calibrate.fit(made).noise == pytest.approx(0.3, abs=0.03)
 
 
-def placed(made: Cell, overlap: float, power: float, scatter: float = 0.0) -> Cell:
+def placed(
+    made: CalibrationCell, overlap: float, power: float, scatter: float = 0.0
+) -> CalibrationCell:
     """The same cell with slices at three places of their gaps, errors x (4 t (1 - t))^power."""
     random = np.random.default_rng(7)
 
@@ -154,7 +157,7 @@ def placed(made: Cell, overlap: float, power: float, scatter: float = 0.0) -> Ce
     return replace(made, targets=tuple(map(moved, range(20), made.targets)))
 
 
-def chests(shared: float) -> list[Cell]:
+def chests(shared: float) -> list[CalibrationCell]:
     """Three patients, each with slices of three thicknesses."""
     return [
         placed(cell(name, seed=seed), overlap, 0.4 + shared * overlap)
@@ -215,13 +218,28 @@ def made_patient(slices: int = 30, side: int = 64) -> Patient:
     return Patient("made", hu, geometry)
 
 
-def test_slabs_are_the_means_of_neighbours_and_as_thick_as_their_gap() -> None:
-    patient = made_patient(9)
-    thick = calibrate.slabs(patient, 4)
-    assert len(thick) == 6
-    assert np.array_equal(thick.hu[2], np.rint(patient.hu[2:6].mean(axis=0)).astype(np.int16))
-    assert thick.geometry.thickness_mm == pytest.approx(2.5 + 3.0)
-    assert thick.spacing_mm == pytest.approx(patient.spacing_mm)
+def test_slabs_are_measured_as_whole_numbers_and_as_thick_as_their_gap() -> None:
+    patient = made_patient(20)
+    (stack,) = leave_out(patient.thin(), 4, "slab", TargetList())
+    target = stack.targets[0].index
+    step, window = stack.survey(target)
+    assert step.survey is not None
+    slab = np.rint(patient.hu[target : target + 4].mean(axis=0))
+    assert np.array_equal(window.slices[step.survey], slab)
+    assert window.geometry.thickness_mm == pytest.approx(2.5 + 3.0)
+    assert len(stack.thin.geometry) == 17
+
+
+def test_a_survey_has_two_received_slices_on_each_side_as_far_as_there_are() -> None:
+    patient = made_patient(25)
+    (stack,) = leave_out(patient.thin(), 4, "sub-sampled", TargetList())
+    for index, around in ((10, (4, 8, 12, 16)), (8, (0, 4, 12, 16)), (1, (0, 4, 8))):
+        step, window = stack.survey(index)
+        distances = patient.geometry.distances_mm
+        left = sorted((*around, index))
+        assert window.geometry.distances_mm.tolist() == distances[left].tolist()
+        assert step.survey == left.index(index)
+        assert step.needs == tuple(range(len(left)))
 
 
 def test_calibrating_writes_figures_beside_the_weights_and_beside_each_fold(

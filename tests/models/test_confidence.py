@@ -8,12 +8,12 @@ import pytest
 from inference.model import Limits, Measured, Parameters, Step
 from inference.models import confidence
 from inference.models.classical import Neighbourhood
-from inference.models.confidence import Expectation, Place
+from inference.models.confidence import Expectation, PlaceInGap
 from inference.models.gate import Calibration
 from inference.models.midslice import Midslice
 from inference.runner import Runner
 from inference.volume import Plane, Volume
-from tests.models.stacks import made_geometry, made_plane, made_planes, window_of
+from tests.models.made import made_geometry, made_plane, made_planes, window_of
 
 FITTED = Calibration(factor=1.0, power=1.0, place=0.0, doubled=1.0, interval=2.0, is_fitted=True)
 
@@ -80,7 +80,7 @@ def test_surveys_with_wider_errors_widen_the_interval() -> None:
 def test_a_mixture_that_is_worse_than_the_network_is_expected_to_be() -> None:
     plane, scale = body_plane(), np.full(body_plane().shape, 20.0, np.float32)
     alone, mixed = (
-        confidence.trusted(Expectation.of((), FITTED), plane, scale, Place(0.5), 0.0, times)[0]
+        confidence.trusted(Expectation.of((), FITTED), plane, scale, PlaceInGap(0.5), 0.0, times)[0]
         for times in (1.0, 1.2)
     )
     assert mixed.error_hu == pytest.approx(1.2 * alone.error_hu)
@@ -92,13 +92,13 @@ def test_a_middle_place_is_expected_to_be_worse_than_one_beside_a_received_slice
     law = Calibration(place=0.2)
     scale = np.full((8, 8), 30.0, np.float32)
     body = np.ones((8, 8), np.float32)
-    beside, middle = (confidence.own_hu(scale, body, Place(t), law) for t in (0.1, 0.5))
+    beside, middle = (confidence.own_hu(scale, body, PlaceInGap(t), law) for t in (0.1, 0.5))
     assert beside < middle == pytest.approx(30.0)
 
 
 def test_slices_as_thick_as_their_gap_are_expected_to_be_nearer_the_truth() -> None:
     law = Calibration(overlap=-0.3)
-    thin, thick = (confidence.law_hu(30.0, Place(0.5, overlap), law) for overlap in (0.1, 1.0))
+    thin, thick = (confidence.law_hu(30.0, PlaceInGap(0.5, overlap), law) for overlap in (0.1, 1.0))
     assert thick < thin < 30.0
 
 
@@ -106,7 +106,7 @@ def test_thick_slices_are_nearer_the_truth_beside_a_received_one_than_thin_slice
     law = Calibration(place=0.4, shared=0.3)
 
     def beside_over_middle(overlap: float) -> float:
-        beside, middle = (confidence.law_hu(30.0, Place(t, overlap), law) for t in (0.25, 0.5))
+        beside, middle = (confidence.law_hu(30.0, PlaceInGap(t, overlap), law) for t in (0.25, 0.5))
         return beside / middle
 
     assert beside_over_middle(0.0) == pytest.approx(0.75**0.4)
@@ -118,9 +118,9 @@ def test_the_overlap_is_that_of_thickness_and_gap_and_one_at_most() -> None:
     step = Step((0, 1, 2, 3), 1, (0.5,))
     planes = made_planes(geometry)
     near = Neighbourhood.of(step, window_of(geometry, planes, step))
-    assert Place.of(near, 0.5, 20.0).overlap == pytest.approx(0.5)
-    assert Place.of(replace(near, thickness_mm=9.0), 0.5, 20.0).overlap == 1.0
-    assert Place.of(replace(near, thickness_mm=None), 0.5, 20.0) == Place(0.5)
+    assert PlaceInGap.of(near, 0.5, 20.0).overlap == pytest.approx(0.5)
+    assert PlaceInGap.of(replace(near, thickness_mm=9.0), 0.5, 20.0).overlap == 1.0
+    assert PlaceInGap.of(replace(near, thickness_mm=None), 0.5, 20.0) == PlaceInGap(0.5)
 
 
 @pytest.mark.parametrize("noise_hu", [10.0, 40.0, 120.0])
@@ -134,7 +134,7 @@ def test_the_noise_of_received_slices_is_found_beside_edges(noise_hu: float) -> 
 
 def test_noisy_slices_are_expected_to_be_farther_from_the_truth() -> None:
     law = Calibration(noise=0.3)
-    usual, noisy = (confidence.law_hu(30.0, Place(0.5, 0.5, hu), law) for hu in (20.0, 80.0))
+    usual, noisy = (confidence.law_hu(30.0, PlaceInGap(0.5, 0.5, hu), law) for hu in (20.0, 80.0))
     assert usual == pytest.approx(30.0)
     assert noisy == pytest.approx(30.0 * 4.0**0.3)
 
@@ -143,7 +143,7 @@ def test_the_scale_of_a_slice_has_the_expected_error_as_its_mean_over_the_body()
     plane = body_plane()
     scale = np.where(plane > -500.0, 10.0, 2.0).astype(np.float32)
     trust, scaled = confidence.trusted(
-        Expectation.of([surveyed(0.0, 2.0)] * 16, FITTED), plane, scale, Place(0.5), 0.0
+        Expectation.of([surveyed(0.0, 2.0)] * 16, FITTED), plane, scale, PlaceInGap(0.5), 0.0
     )
     body = confidence.body_mask(plane)
     assert confidence.mean_over(scaled, body) == pytest.approx(trust.error_hu, rel=1e-4)
@@ -153,7 +153,7 @@ def test_the_scale_of_a_slice_has_the_expected_error_as_its_mean_over_the_body()
 def test_a_slice_without_a_body_has_an_expected_error_too() -> None:
     air = np.full((64, 64), -1000.0, np.float32)
     trust, scaled = confidence.trusted(
-        Expectation.of((), FITTED), air, air * 0.0 + 3.0, Place(0.5), 0.0
+        Expectation.of((), FITTED), air, air * 0.0 + 3.0, PlaceInGap(0.5), 0.0
     )
     assert trust.error_hu == pytest.approx(3.0)
     assert np.isfinite(scaled).all()
@@ -163,11 +163,12 @@ def test_what_is_compared_is_the_body_alone() -> None:
     truth = body_plane()
     plane = truth.copy()
     plane[:4, :4] += 500.0  # in air, far from the body
-    found = confidence.compared(plane, truth, np.ones_like(plane), Place(0.5), FITTED)
+    found = confidence.compared(plane, truth, np.ones_like(plane), PlaceInGap(0.5), FITTED)
     assert found["true_hu"] == confidence.LEAST_HU
     plane[60:68, 60:68] += 500.0
     assert (
-        confidence.compared(plane, truth, np.ones_like(plane), Place(0.5), FITTED)["true_hu"] > 1.0
+        confidence.compared(plane, truth, np.ones_like(plane), PlaceInGap(0.5), FITTED)["true_hu"]
+        > 1.0
     )
 
 
@@ -175,7 +176,9 @@ def test_a_little_more_than_ninety_percent_of_the_errors_lie_within_the_measured
     random = np.random.default_rng(1)
     truth = np.full((256, 256), 40.0, np.float32)
     error = random.laplace(0.0, 25.0, truth.shape).astype(np.float32)
-    found = confidence.compared(truth + error, truth, np.full_like(truth, 7.0), Place(0.5), FITTED)
+    found = confidence.compared(
+        truth + error, truth, np.full_like(truth, 7.0), PlaceInGap(0.5), FITTED
+    )
     inside = np.abs(error) <= found["width"] * np.abs(error).mean()
     assert 0.9 < inside.mean() < 0.93
 

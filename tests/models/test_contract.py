@@ -1,19 +1,16 @@
 """What every model that generates slices promises, whichever it is."""
 
 import re
-from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
 from inference.errors import Reason, Unprocessable
 from inference.model import Limits, Model, Parameters, Step
 from inference.registry import load, registered
 from inference.request import ModelSpec
 from inference.volume import Geometry
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 
 def loaded(name: str) -> Model:
@@ -23,16 +20,6 @@ def loaded(name: str) -> Model:
 
 # The promises below are those of models that make slices; others get a list of their own.
 GENERATORS = [entry.name for entry in registered() if loaded(entry.name).produces == "slices"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    yield
-    torch.set_num_threads(before[0])
-    cv2.setNumThreads(before[1])
 
 
 @pytest.fixture(scope="module", params=GENERATORS)

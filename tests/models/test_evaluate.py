@@ -1,5 +1,6 @@
 """Evaluation as a whole: the same targets for every method, honest gains, and folds."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from inference.model import Model
 from inference.models.classical import Linear
 from inference.request import Output
 from inference.training.data import NothingToJudge, ThinSeries
-from inference.training.evaluate import Cell, EvaluationProgress, TargetList
+from inference.training.evaluate import EvaluatedCell, EvaluationProgress
+from inference.training.leave_out import TargetList
 from inference.training.metrics import anatomy_of
-from inference.training.report import Wanted, card, confidence_rows, page_of, run
+from inference.training.report import StudyRequest, card, confidence_rows, page_of, run
+from node import cli
 from tests.models.judged import NAMES, Knowing, Lazy, hu_of, study_of
-from tests.models.stacks import made_geometry
-from tests.models.thin import drifting, thin_series, write_npz
+from tests.models.made import drifting, made_geometry, thin_series, write_series
 from tests.phantoms import Series, write
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +28,11 @@ JPEG_LS = "1.2.840.10008.1.2.4.80"
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thin made series at 1 mm: a body that drifts and grows along z."""
     root = tmp_path_factory.mktemp("thin")
-    write_npz(root, drifting())
+    write_series(root, drifting())
     return root
 
 
-def without_times(cell: Cell) -> dict[str, object]:
+def without_times(cell: EvaluatedCell) -> dict[str, object]:
     return {
         name: replace(figures, ms_per_slice=0.0, cpu_ms_per_slice=0.0)
         for name, figures in cell.methods.items()
@@ -149,8 +151,8 @@ def test_a_model_without_expectations_has_no_confidence(data: Path) -> None:
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     """A data set in parts: a series held out, one trained on."""
-    write_npz(tmp_path / "data" / "ct-validate", drifting(13, name="held-out"))
-    write_npz(tmp_path / "data" / "ct-train", drifting(13, name="seen"))
+    write_series(tmp_path / "data" / "ct-validate", drifting(13, name="held-out"))
+    write_series(tmp_path / "data" / "ct-train", drifting(13, name="seen"))
     return tmp_path / "data"
 
 
@@ -189,7 +191,7 @@ def test_a_series_trained_on_is_judged_with_the_weights_of_its_fold(
         used.append(weights)
         return Lazy()
 
-    wanted = Wanted(parts, (2,), gates=True, folds=fold.parent, targets=3)
+    wanted = StudyRequest(parts, (2,), gates=True, folds=fold.parent, targets=3)
     found = run(wanted, load, TargetList())
     assert used == [None, fold]
     labels = {cell.kind.series: cell.kind.weights for cell in found.cells}
@@ -207,7 +209,7 @@ def test_gates_add_the_cells_that_figures_are_due_in(data: Path) -> None:
 
 def test_a_series_that_breaks_on_the_way_is_passed_over_with_its_reason(tmp_path: Path) -> None:
     paths = write(tmp_path / "broken", Series(slices=9, spacing_mm=1.0, transfer_syntax=JPEG_LS))
-    write_npz(tmp_path, drifting(13))
+    write_series(tmp_path, drifting(13))
     written = paths[2].read_bytes()
     end = written.rindex(b"\xff\xd9")  # of the code stream
     paths[2].write_bytes(written[:end] + b"\0\0" + written[end + 2 :])
@@ -219,7 +221,7 @@ def test_a_series_that_breaks_on_the_way_is_passed_over_with_its_reason(tmp_path
 
 
 def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path) -> None:
-    write_npz(tmp_path, drifting(6))
+    write_series(tmp_path, drifting(6))
     found = study_of(tmp_path, Lazy(), 2, 8)
     assert [cell.kind.factor for cell in found.cells] == [2]
     (passed,) = found.passed_over
@@ -230,7 +232,7 @@ def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path
 
 def test_progress_counts_to_the_end(data: Path) -> None:
     seen: list[EvaluationProgress] = []
-    wanted = Wanted(data, (2, 4), targets=4)
+    wanted = StudyRequest(data, (2, 4), targets=4)
     run(wanted, lambda _weights: Linear(), TargetList(), progress=seen.append)
     assert [progress.done for progress in seen] == list(range(1, 9))
     assert {progress.total for progress in seen} == {8}
@@ -269,11 +271,22 @@ def test_anatomy_is_told_from_a_few_slices(
 # --- the shipped weights ------------------------------------------------------------------------
 
 
+def test_without_the_packages_of_the_extra_a_sentence_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    for command in ("evaluate", "calibrate"):
+        assert cli.run([command, "."]) == 1
+        assert "pip install 'midslice[evaluation]'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_real_series_is_judged_with_the_shipped_weights(tmp_path: Path) -> None:
     """23 slices, 5 mm apart, of a chest: the whole way in seconds."""
     from inference.models.midslice import Midslice
 
-    wanted = Wanted(ROOT / "node" / "demo" / "data" / "acquired", (2,), targets=3, pictures=True)
+    wanted = StudyRequest(
+        ROOT / "node" / "demo" / "data" / "acquired", (2,), targets=3, pictures=True
+    )
     found = run(wanted, lambda _weights: Midslice(), TargetList())
     (cell,) = found.cells
     assert (cell.kind.anatomy, cell.kind.gap_mm) == ("chest", 10.0)

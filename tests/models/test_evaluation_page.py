@@ -18,14 +18,14 @@ from inference.training.report import (
     table_rows,
 )
 from tests.models.judged import NAMES, Knowing, Lazy, hu_of, study_of
-from tests.models.thin import drifting, write_npz
+from tests.models.made import drifting, write_series
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thin made series at 1 mm: a body that drifts and grows along z."""
     root = tmp_path_factory.mktemp("thin")
-    write_npz(root, drifting())
+    write_series(root, drifting())
     return root
 
 
@@ -102,7 +102,7 @@ def test_the_page_is_whole_and_asks_nobody_for_anything(data: Path) -> None:
 
 
 def test_a_name_that_is_code_is_text_on_the_page(tmp_path: Path) -> None:
-    write_npz(tmp_path, drifting(9, name="<script>alert(1)<"))
+    write_series(tmp_path, drifting(9, name="<script>alert(1)<"))
     page = page_of(study_of(tmp_path, Lazy(), 2, targets=2))
     assert "<script>" not in page
     assert "&lt;script&gt;" in page

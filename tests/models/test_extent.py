@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from inference.model import Limits, Step
 from inference.models import classical, filling
@@ -10,7 +9,7 @@ from inference.models.classical import Neighbourhood
 from inference.models.filling import AIR_HU, Extent, extent_of, pasted
 from inference.models.midslice import Midslice
 from inference.volume import Geometry, Plane
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 STEP = Step(needs=(0, 1, 2, 3), gap=1, fractions=(0.25, 0.5))
 MOST_RMS_HU = 0.5  # what bfloat16 may change too; on chests it is 0.01 to 0.1
@@ -172,7 +171,6 @@ def test_shapes_of_a_series_are_few() -> None:
 def test_the_body_is_what_it_is_when_the_network_sees_the_whole_slice(
     monkeypatch: pytest.MonkeyPatch, shear_mm: float
 ) -> None:
-    torch.set_num_threads(1)
     planes = body_in_air(made_geometry(4, 128, 128, shear_mm=shear_mm))
     geometry = made_geometry(4, *planes[0].shape, shear_mm=shear_mm)
     window = window_of(geometry, planes, STEP)

@@ -12,7 +12,7 @@ from inference.models.gate import Calibration
 from inference.models.midslice import Midslice
 from inference.runner import Runner
 from inference.volume import Volume
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 PRIOR = Calibration(weight=0.9, apart=0.2, strength=4.0, is_fitted=True)
 

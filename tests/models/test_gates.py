@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from inference.models.runtime import has_fast_bfloat16
-from inference.training.evaluate import Cell, Kind, Mode, Speed, network_speed
+from inference.training.evaluate import CellKind, EvaluatedCell, NetworkSpeed, network_speed
 from inference.training.gates import (
     BOUNDS,
     Bound,
@@ -20,6 +20,7 @@ from inference.training.gates import (
     speed_row,
     summed,
 )
+from inference.training.leave_out import Mode
 from inference.training.metrics import Confidence, Figures
 from inference.training.report import missed_rows, not_measured
 
@@ -54,26 +55,28 @@ LINEAR = replace(GOOD, psnr_db=36.0, noise_ratio=0.80, laa_950_off=0.004, body_b
 CUBIC = replace(LINEAR, psnr_db=36.3, body_bias_hu=-0.2)
 DIS = replace(LINEAR, psnr_db=37.3, body_bias_hu=-3.4)
 SURE = Confidence(spearman=0.9, predicted_to_true=1.1, coverage=0.9, least=0.6, mean=0.8)
-CHEST = Kind("chest-a", "sub-sampled", 2, 5.0, 2.5, "chest", (512, 512), "shipped")
+CHEST = CellKind("chest-a", "sub-sampled", 2, 5.0, 2.5, "chest", (512, 512), "shipped")
 
 
-def cell(kind: Kind = CHEST, confidence: Confidence | None = SURE, **changes: object) -> Cell:
+def cell(
+    kind: CellKind = CHEST, confidence: Confidence | None = SURE, **changes: object
+) -> EvaluatedCell:
     ours = replace(GOOD, **changes)  # type: ignore[arg-type]
     methods = {"linear": LINEAR, "cubic": CUBIC, "dis": DIS, "midslice": ours}
-    return Cell(kind, (1, 3), "midslice", "0" * 64, methods, confidence, (2.4, 2.6))
+    return EvaluatedCell(kind, (1, 3), "midslice", "0" * 64, methods, confidence, (2.4, 2.6))
 
 
-def rows(*cells: Cell, lacking: tuple[Kind, ...] = ()) -> tuple[Row, ...]:
+def rows(*cells: EvaluatedCell, lacking: tuple[CellKind, ...] = ()) -> tuple[Row, ...]:
     return rows_of(cells, lacking, lambda series: f"run: something for {series}")
 
 
-def missed(*cells: Cell) -> list[str]:
+def missed(*cells: EvaluatedCell) -> list[str]:
     return [row.title for row in rows(*cells) if row.verdict == "missed"]
 
 
-def kind(anatomy: str, spacing_mm: float, factor: int, mode: Mode = "sub-sampled") -> Kind:
+def kind(anatomy: str, spacing_mm: float, factor: int, mode: Mode = "sub-sampled") -> CellKind:
     gap = round(spacing_mm * factor, 2)
-    return Kind("a", mode, factor, gap, spacing_mm, anatomy, (256, 256), "fold")  # type: ignore[arg-type]
+    return CellKind("a", mode, factor, gap, spacing_mm, anatomy, (256, 256), "fold")  # type: ignore[arg-type]
 
 
 def test_a_cell_with_good_figures_passes_every_row() -> None:
@@ -150,7 +153,7 @@ def test_noise_is_judged_beside_that_of_linear_and_never_below_0_55() -> None:
     ],
 )
 def test_gains_due_over_linear_depend_on_gap_and_slices(
-    of: Kind, over_linear_db: float, due: str
+    of: CellKind, over_linear_db: float, due: str
 ) -> None:
     found = [r for r in rows(cell(of, over_linear_db=over_linear_db)) if r.verdict == "missed"]
     assert [row.due for row in found] == [due]
@@ -206,8 +209,8 @@ def test_the_network_is_timed_beside_plain_torch() -> None:
     assert found.eager_ms > 0.0
     assert found.ours_ms > 0.0
     assert found.least == (2.0 if has_fast_bfloat16("cpu") else 1.25)
-    quick = speed_row(Speed(eager_ms=found.least * 50.0, ours_ms=50.0))
-    slow = speed_row(Speed(eager_ms=found.least * 50.0, ours_ms=50.1))
+    quick = speed_row(NetworkSpeed(eager_ms=found.least * 50.0, ours_ms=50.0))
+    slow = speed_row(NetworkSpeed(eager_ms=found.least * 50.0, ours_ms=50.1))
     assert (quick.verdict, slow.verdict) == ("passed", "missed")
 
 

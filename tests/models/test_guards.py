@@ -8,7 +8,7 @@ from inference.models import classical, gate
 from inference.models.classical import Neighbourhood
 from inference.models.midslice import inputs_of
 from inference.volume import Plane
-from tests.models.stacks import made_geometry, made_plane, made_planes, window_of
+from tests.models.made import made_geometry, made_plane, made_planes, window_of
 
 STEP = Step(needs=(0, 1, 2, 3), gap=1, fractions=(0.5,))
 

@@ -12,29 +12,26 @@ from inference.training.evaluate import (
     DIS,
     LINEAR,
     SMOOTHED,
-    Mode,
-    Place,
-    TargetList,
-    Way,
+    RunOptions,
+    TargetPlace,
     classical_methods,
-    cuts_of,
     neighbourhood,
     predictions,
     spline_weights,
 )
+from inference.training.leave_out import Mode, TargetList, leave_out
 from inference.volume import Plane
-from tests.models.stacks import made_geometry
-from tests.models.thin import drifting, ramp, sheared, thin_series
+from tests.models.made import drifting, made_geometry, ramp, sheared, thin_series
 
 
 def made(series: ThinSeries, method: str, factor: int = 4, mode: Mode = "sub-sampled") -> float:
     """The greatest error of a method on a series, 12 pixels away from the edges."""
-    (cut,) = cuts_of(series, factor, mode, TargetList(), 100)
+    (cut,) = leave_out(series, factor, mode, TargetList(), 100)
     worst = 0.0
     for gap, targets in cut.by_gap():
         near = neighbourhood(cut, gap)
         for target in targets:
-            plane = classical_methods()[method](Place(cut, gap, near, target.t))
+            plane = classical_methods()[method](TargetPlace(cut, gap, near, target.t))
             error = np.abs(plane - cut.truth(target))[12:-12, 12:-12]
             worst = max(worst, float(error.max()))
     return worst
@@ -75,19 +72,19 @@ def parabola() -> ThinSeries:
 
 def test_a_parabola_is_exact_for_cubic_and_not_for_linear() -> None:
     assert made(parabola(), LINEAR, factor=2) == pytest.approx(0.5)
-    (cut,) = cuts_of(parabola(), 2, "sub-sampled", TargetList(), 100)
+    (cut,) = leave_out(parabola(), 2, "sub-sampled", TargetList(), 100)
     inner = [target for target in cut.targets if 0 < target.gap < len(cut.volume) - 2]
     for target in inner:
-        place = Place(cut, target.gap, neighbourhood(cut, target.gap), target.t)
+        place = TargetPlace(cut, target.gap, neighbourhood(cut, target.gap), target.t)
         plane = classical_methods()["cubic"](place)
         assert plane == pytest.approx(cut.truth(target), abs=1e-3)
 
 
 def test_smoothing_keeps_what_is_even_and_takes_noise_away() -> None:
     series = drifting(9)
-    (cut,) = cuts_of(series, 2, "sub-sampled", TargetList(), 100)
+    (cut,) = leave_out(series, 2, "sub-sampled", TargetList(), 100)
     near = neighbourhood(cut, 1)
-    place = Place(cut, 1, near, 0.5)
+    place = TargetPlace(cut, 1, near, 0.5)
     methods = classical_methods()
     plain, smooth = methods[LINEAR](place), methods[SMOOTHED](place)
     tissue = np.s_[34:42, 34:42]
@@ -100,13 +97,13 @@ def test_smoothing_keeps_what_is_even_and_takes_noise_away() -> None:
 
 def test_the_natural_spline_through_0_1_0_is_the_one_in_the_books() -> None:
     """s(0.5) = 11 / 16 for places 0, 1, 2: second derivatives 0, -3, 0."""
-    weights = spline_weights(np.array([0.0, 1.0, 2.0]), 0, 0.5)
+    weights = spline_weights((0.0, 1.0, 2.0), 0, 0.5)
     assert weights @ np.array([0.0, 1.0, 0.0]) == pytest.approx(11.0 / 16.0)
     assert weights.sum() == pytest.approx(1.0)
 
 
 def test_the_spline_passes_through_its_values_and_does_not_bend_at_its_ends() -> None:
-    places = np.array([0.0, 1.0, 2.5, 3.0, 5.0])
+    places = (0.0, 1.0, 2.5, 3.0, 5.0)
     for gap in range(4):
         assert spline_weights(places, gap, 0.0) == pytest.approx(np.eye(5)[gap], abs=1e-6)
         assert spline_weights(places, gap, 1.0) == pytest.approx(np.eye(5)[gap + 1], abs=1e-6)
@@ -118,17 +115,17 @@ def test_the_spline_passes_through_its_values_and_does_not_bend_at_its_ends() ->
 
 
 def test_two_slices_alone_make_a_line() -> None:
-    assert spline_weights(np.array([0.0, 2.0]), 0, 0.25) == pytest.approx([0.75, 0.25])
+    assert spline_weights((0.0, 2.0), 0, 0.25) == pytest.approx([0.75, 0.25])
 
 
 # --- the model --------------------------------------------------------------------------------
 
 
 def through_runner(series: ThinSeries, at_once: int) -> dict[tuple[int, float], Plane]:
-    (cut,) = cuts_of(series, 3, "sub-sampled", TargetList(), 7)
+    (cut,) = leave_out(series, 3, "sub-sampled", TargetList(), 7)
     asked = {gap: tuple(target.t for target in targets) for gap, targets in cut.by_gap()}
     found = {}
-    for gap, prediction in predictions(Linear(), cut, Way(Limits(), at_once), asked):
+    for gap, prediction in predictions(Linear(), cut, RunOptions(Limits(), at_once), asked):
         for t, plane in zip(asked[gap], prediction.planes, strict=True):
             found[gap, t] = plane
     return found
@@ -137,18 +134,18 @@ def through_runner(series: ThinSeries, at_once: int) -> dict[tuple[int, float], 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_the_model_runs_through_the_nodes_runner_on_the_asked_places_alone(at_once: int) -> None:
     series = drifting(19)
-    (cut,) = cuts_of(series, 3, "sub-sampled", TargetList(), 7)
+    (cut,) = leave_out(series, 3, "sub-sampled", TargetList(), 7)
     found = through_runner(series, at_once)
     assert sorted(found) == [(target.gap, target.t) for target in cut.targets]
     for target in cut.targets:
-        place = Place(cut, target.gap, neighbourhood(cut, target.gap), target.t)
+        place = TargetPlace(cut, target.gap, neighbourhood(cut, target.gap), target.t)
         expected = classical_methods()[LINEAR](place)
         assert np.array_equal(found[target.gap, target.t], expected)
 
 
 def test_flow_is_judged_by_the_preset_however_the_generator_searches() -> None:
     series = drifting(9)
-    (cut,) = cuts_of(series, 2, "sub-sampled", TargetList(), 100)
+    (cut,) = leave_out(series, 2, "sub-sampled", TargetList(), 100)
     assert neighbourhood(cut, 1).search == MEDIUM
     preset = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     told = (

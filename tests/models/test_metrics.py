@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from inference.training import metrics
-from inference.training.metrics import Judge, figures_of
+from inference.training.metrics import TruthSlice, figures_of
 from inference.volume import Plane
-from tests.models.stacks import made_geometry, made_plane
+from tests.models.made import made_geometry, made_plane
 
 
 def flat(value: float, side: int = 32) -> Plane:
@@ -79,7 +79,7 @@ def test_ssim_is_one_for_the_same_slice_and_falls_with_noise() -> None:
 def test_bias_and_error_are_of_the_body_alone() -> None:
     true = made_plane(made_geometry(2, 96, 96), 0.0)
     made = true.copy()
-    made[Judge(true).body] += 3.0
+    made[TruthSlice(true).body] += 3.0
     made[:4] += 500.0
     found = figures_of(made, true)
     assert found.body_bias_hu == pytest.approx(3.0, abs=1e-4)
@@ -100,7 +100,7 @@ def test_errors_of_both_signs_cancel_in_the_bias_and_not_in_the_error() -> None:
 def test_a_slice_of_air_alone_has_no_body_and_no_error_in_it() -> None:
     air = flat(-1000.0, 40)
     found = figures_of(air + 5.0, air)
-    assert not Judge(air).body.any()
+    assert not TruthSlice(air).body.any()
     assert (found.body_mae_hu, found.body_bias_hu) == (0.0, 0.0)
     assert (found.edge_mae_hu, found.gradient_ratio, found.noise_ratio) == (None, None, None)
 
@@ -115,15 +115,15 @@ def test_edges_are_where_the_truth_changes_by_more_than_40_hu_a_pixel() -> None:
         np.tile(np.clip(np.arange(64, dtype=np.float32) * slope, 0, 400), (64, 1))
         for slope in (39.0, 41.0)
     )
-    assert not Judge(gentle).edges[8:-8, 2:9].any()
-    assert Judge(steep).edges[8:-8, 2:9].all()
+    assert not TruthSlice(gentle).edges[8:-8, 2:9].any()
+    assert TruthSlice(steep).edges[8:-8, 2:9].all()
 
 
 def test_a_slice_with_half_the_contrast_has_half_the_gradient() -> None:
     true = made_plane(made_geometry(2, 96, 96), 0.0)
     found = figures_of(np.asarray(0.5 * true), true)
     assert found.gradient_ratio == pytest.approx(0.5, abs=1e-5)
-    edges = Judge(true).edges
+    edges = TruthSlice(true).edges
     assert found.edge_mae_hu == pytest.approx(float(np.abs(0.5 * true[edges]).mean()), rel=1e-5)
 
 
@@ -146,8 +146,8 @@ def test_linear_interpolation_of_white_noise_has_0_71_of_it() -> None:
 def test_noise_is_measured_away_from_edges() -> None:
     true = tissue_with_noise(5.0)
     true[40:60, 40:60] += 500.0  # bone
-    assert Judge(true).noise_hu == pytest.approx(4.9, abs=0.3)  # the high-pass takes 2 % away
-    assert not Judge(true).flat[36:64, 38:42].any()
+    assert TruthSlice(true).noise_hu == pytest.approx(4.9, abs=0.3)  # the high-pass takes 2 % away
+    assert not TruthSlice(true).flat[36:64, 38:42].any()
 
 
 def test_without_flat_tissue_there_is_no_noise_ratio() -> None:
@@ -169,7 +169,7 @@ def chest() -> Plane:
 
 
 def test_the_lungs_are_air_in_the_body_without_the_trachea_and_the_room() -> None:
-    lungs = Judge(chest(), pixel_mm=1.0).lungs
+    lungs = TruthSlice(chest(), pixel_mm=1.0).lungs
     assert lungs[60, 45]
     assert not lungs[52, 92]
     assert not lungs[2, 2]
@@ -181,7 +181,7 @@ def test_laa_950_counts_the_lung_below_950_hu() -> None:
     true[40:60, 30:60] = -980.0  # the upper half is emphysema
     made = true.copy()
     made[40:50, 30:60] = -900.0  # of which half is lost
-    found = Judge(true, 1.0).figures_of(made)
+    found = TruthSlice(true, 1.0).figures_of(made)
     assert found.low_pixels_true == pytest.approx(600, abs=4)  # its corners are round
     assert found.low_pixels == pytest.approx(300, abs=4)
     assert found.lung_pixels >= 1100

@@ -28,7 +28,7 @@ from inference.models.runtime import HALO, MARGIN
 from inference.stacks import open_volume, read_headers, stacks_of
 from inference.volume import Geometry, Plane, Volume
 from node import demo
-from tests.models.stacks import made_geometry, made_plane, made_planes, window_of
+from tests.models.made import made_geometry, made_plane, made_planes, window_of
 
 REAL_CT = Path(demo.__file__).parent / "data"
 UNTRAINED = (classical.nearest, classical.linear, classical.cubic, classical.dis)
@@ -36,7 +36,6 @@ UNTRAINED = (classical.nearest, classical.linear, classical.cubic, classical.dis
 
 @pytest.fixture(scope="module")
 def midslice() -> Midslice:
-    torch.set_num_threads(1)
     return Midslice()
 
 

@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,18 +21,12 @@ from inference.runner import Runner
 from inference.stacks import open_volume, read_headers, stacks_of
 from inference.volume import Geometry, Plane, Volume
 from node import demo
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 REAL_CT = Path(demo.__file__).parent / "data"
 GAPS = (2, 8, 14, 20)  # of the demonstration's series
 MOST_DB = 0.1
 Planes = list[Plane]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 @cache

@@ -22,15 +22,10 @@ from inference.models.runtime import (
 )
 from inference.stacks import open_volume, read_headers, stacks_of
 from node import demo
-from tests.models.stacks import made_geometry, made_planes, window_of
+from tests.models.made import made_geometry, made_planes, window_of
 
 REAL_CT = Path(demo.__file__).parent / "data" / "received"
 STEP = Step(needs=(0, 1, 2, 3), gap=1, fractions=(0.5,))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def network() -> Network:

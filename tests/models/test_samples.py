@@ -14,17 +14,14 @@ from inference.training.data import (
 )
 from inference.training.samples import (
     CROP,
+    GapSample,
     Pool,
-    Sample,
     draw,
     moved_linearly,
     other_materials,
     patch,
 )
-from tests.models.patients import made_hu, write_dicom, write_npz
-
-pytestmark = pytest.mark.usefixtures("one_thread")
-
+from tests.models.made import made_hu, write_dicom, write_npz
 
 # --- the patients -----------------------------------------------------------------------------
 
@@ -143,7 +140,7 @@ def test_a_patch_half_way_is_sometimes_reversed_in_z(patients: tuple[Patient, ..
     planes = np.repeat(np.arange(7, dtype=np.int16)[:, None, None], CROP, axis=1)
     planes = np.repeat(planes, CROP, axis=2)
     told = np.array([0.5, 0.5, 1.0, 1.0, 1.0, 0.0], np.float32)
-    sample = Sample(planes, told, np.array([-0.1, 0.6, 0.5, 0.0], np.float32))
+    sample = GapSample(planes, told, np.array([-0.1, 0.6, 0.5, 0.0], np.float32))
     random = np.random.default_rng(0)
     patches = [patch(sample, 16, random) for _ in range(20)]
     orders = {tuple(int(plane[0, 0]) for plane in one.planes) for one in patches}

@@ -7,9 +7,10 @@ import pytest
 from inference.model import Limits, Measured, Parameters, Prediction, Step, Window
 from inference.models import gate
 from inference.models.classical import Linear, plan_gaps
-from inference.training.evaluate import TargetList, Way, classical_methods, cuts_of, slice_times
+from inference.training.evaluate import RunOptions, classical_methods, slice_times
+from inference.training.leave_out import TargetList, leave_out
 from inference.volume import Geometry
-from tests.models.thin import drifting
+from tests.models.made import drifting
 
 SECONDS = 0.01  # a slice, and a survey
 
@@ -35,9 +36,9 @@ class Slow(Linear):
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_a_slice_takes_at_least_its_share_of_the_threads(factor: int, at_once: int) -> None:
-    (cut,) = cuts_of(drifting(49), factor, "sub-sampled", TargetList(), 8)
+    (cut,) = leave_out(drifting(49), factor, "sub-sampled", TargetList(), 8)
     methods = {"linear": classical_methods()["linear"]}
-    found = slice_times(Slow(), methods, cut, Way(Limits(), at_once))
+    found = slice_times(Slow(), methods, cut, RunOptions(Limits(), at_once))
     steps = Slow().plan(cut.volume.geometry, Parameters(factor=factor))
     surveys = sum(step.survey is not None for step in steps)
     slices = (len(cut.volume) - 1) * (factor - 1)

@@ -7,11 +7,10 @@ import pytest
 
 from inference.training.evaluate import Panel, chosen
 from inference.training.metrics import (
-    Beside,
     Figures,
     Milliseconds,
     SliceFigures,
-    Trusted,
+    TrustedSlice,
     confidence_of,
     figures_of_cell,
 )
@@ -36,7 +35,7 @@ DIS = replace(LINEAR, psnr_db=37.0)
 
 def cell(ours: list[SliceFigures], noise_beside: float | None = 20.0) -> Figures:
     count = len(ours)
-    beside = [Beside(noise_beside)] * count
+    beside = [noise_beside] * count
     return figures_of_cell(ours, [LINEAR] * count, [DIS] * count, beside, Milliseconds(50.0, 90.0))
 
 
@@ -100,7 +99,7 @@ def test_a_slice_without_a_measure_does_not_count_for_it() -> None:
 def test_confidence_compares_what_was_expected_with_what_came() -> None:
     expected, true = (10.0, 20.0, 30.0, 40.0), (11.0, 35.0, 30.0, 44.0)
     found = confidence_of(
-        [Trusted(e, t, 1.0 / e, 0.9 + e / 1000) for e, t in zip(expected, true, strict=True)]
+        [TrustedSlice(e, t, 1.0 / e, 0.9 + e / 1000) for e, t in zip(expected, true, strict=True)]
     )
     assert found is not None
     assert found.spearman == pytest.approx(0.8)  # two neighbours changed places: 1 - 6 * 2 / 60

@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 
 from inference.training.data import NothingToJudge, open_series
-from inference.training.evaluate import (
+from inference.training.leave_out import (
     COMMITTED,
     TARGETS,
-    Listed,
+    SeriesTargets,
     TargetList,
-    cuts_of,
     drawn_targets,
+    leave_out,
     read_list,
-    why_not,
+    unsuitable,
     write_list,
 )
-from inference.training.report import Wanted, list_of
-from tests.models.stacks import made_geometry
-from tests.models.thin import drifting, ramp, sheared, thin_series, write_npz
+from inference.training.report import StudyRequest, list_of
+from tests.models.made import drifting, made_geometry, ramp, sheared, thin_series, write_series
 from tests.phantoms import Series, write
 
 LIST_AT_2 = (7, 13, 29, 35, 43, 53, 55, 65, 69, 71, 73, 81, 101, 103, 105, 107, 115, 119, 129, 131)
@@ -54,8 +53,8 @@ def test_the_committed_list_has_twenty_slices_of_every_series_at_every_factor_du
 
 
 def test_the_command_that_made_the_list_makes_it_again(tmp_path: Path) -> None:
-    write_npz(tmp_path / "data", drifting(30))
-    wanted = Wanted(tmp_path / "data")
+    write_series(tmp_path / "data", drifting(30))
+    wanted = StudyRequest(tmp_path / "data")
     for name in ("one.json", "other.json"):
         write_list(list_of(wanted), tmp_path / name)
     assert (tmp_path / "one.json").read_text() == (tmp_path / "other.json").read_text()
@@ -65,7 +64,7 @@ def test_the_command_that_made_the_list_makes_it_again(tmp_path: Path) -> None:
 
 
 def test_a_list_wins_over_the_rule_for_whole_cells_alone() -> None:
-    listed = TargetList([Listed("series", 60, 2, (1, 5, 9))])
+    listed = TargetList([SeriesTargets("series", 60, 2, (1, 5, 9))])
     assert listed.targets("series", 60, 2) == (1, 5, 9)
     assert listed.targets("series", 60, 2, 4) == drawn_targets("series", 60, 2, 4)
     assert listed.targets("series", 61, 2) == drawn_targets("series", 61, 2)
@@ -89,7 +88,7 @@ def test_a_short_series_gives_as_many_targets_as_it_has() -> None:
 
 def test_a_sub_sampled_stack_keeps_every_fth_slice_and_its_targets_lie_between() -> None:
     series = ramp(13)
-    (cut,) = cuts_of(series, 4, "sub-sampled", NO_LIST, 100)
+    (cut,) = leave_out(series, 4, "sub-sampled", NO_LIST, 100)
     assert len(cut.volume) == 4
     assert cut.gap_mm == pytest.approx(4.0)
     assert [target.index for target in cut.targets] == [1, 2, 3, 5, 6, 7, 9, 10, 11]
@@ -100,7 +99,7 @@ def test_a_sub_sampled_stack_keeps_every_fth_slice_and_its_targets_lie_between()
 
 def test_a_slab_is_the_mean_of_as_many_slices_as_its_gap_holds() -> None:
     series = ramp(13)
-    (cut,) = cuts_of(series, 4, "slab", NO_LIST, 100)
+    (cut,) = leave_out(series, 4, "slab", NO_LIST, 100)
     assert len(cut.volume) == 3
     assert cut.volume.geometry.thickness_mm == pytest.approx(2.5 + 3.0)
     mean = np.mean([series.read(index) for index in range(4, 8)], axis=0)
@@ -112,7 +111,7 @@ def test_a_slab_is_the_mean_of_as_many_slices_as_its_gap_holds() -> None:
 def test_each_interior_slice_is_left_out_by_itself_at_its_own_place() -> None:
     geometry = made_geometry(5, 16, 16, gaps_mm=(4.0, 1.0, 4.0, 7.0))
     planes = [np.full((16, 16), index, np.float32) for index in range(5)]
-    cuts = cuts_of(thin_series(planes, geometry), 2, "left-out", NO_LIST)
+    cuts = leave_out(thin_series(planes, geometry), 2, "left-out", NO_LIST)
     assert [cut.targets[0].index for cut in cuts] == [1, 2, 3]
     assert [cut.targets[0].t for cut in cuts] == pytest.approx([4 / 5, 1 / 5, 4 / 11])
     for cut in cuts:
@@ -127,19 +126,19 @@ def test_each_interior_slice_is_left_out_by_itself_at_its_own_place() -> None:
 def test_the_places_of_targets_come_from_positions() -> None:
     geometry = made_geometry(5, 16, 16, gaps_mm=(1.0, 1.04, 1.0, 0.97))
     planes = [np.zeros((16, 16), np.float32)] * 5
-    (cut,) = cuts_of(thin_series(planes, geometry), 2, "sub-sampled", NO_LIST)
+    (cut,) = leave_out(thin_series(planes, geometry), 2, "sub-sampled", NO_LIST)
     assert [target.t for target in cut.targets] == pytest.approx([1.0 / 2.04, 1.0 / 1.97])
 
 
 def test_what_cannot_be_cut_says_why() -> None:
-    assert why_not(ramp(13), 4, "sub-sampled") is None
-    short = why_not(ramp(6), 6, "sub-sampled")
+    assert unsuitable(ramp(13), 4, "sub-sampled") is None
+    short = unsuitable(ramp(6), 6, "sub-sampled")
     assert short == "6 slices are too few to leave out 5 of 6"
-    assert "too few" in str(why_not(ramp(9), 5, "slab"))
+    assert "too few" in str(unsuitable(ramp(9), 5, "slab"))
     geometry = made_geometry(9, 16, 16, gaps_mm=(4.0, 1.0) * 4)
     uneven = thin_series([np.zeros((16, 16), np.float32)] * 9, geometry)
-    assert why_not(uneven, 2, "slab") == "unevenly spaced slices cannot be averaged to slabs"
-    assert "tilted gantry" in str(why_not(sheared(), 2, "slab"))
+    assert unsuitable(uneven, 2, "slab") == "unevenly spaced slices cannot be averaged to slabs"
+    assert "tilted gantry" in str(unsuitable(sheared(), 2, "slab"))
 
 
 def test_a_long_series_is_not_held_in_memory() -> None:
@@ -154,7 +153,7 @@ def test_a_long_series_is_not_held_in_memory() -> None:
         lambda index: reads.append(index) or series.read(index),  # type: ignore[func-returns-value]
         series.stored,
     )
-    (cut,) = cuts_of(counted, 2, "sub-sampled", NO_LIST)
+    (cut,) = leave_out(counted, 2, "sub-sampled", NO_LIST)
     for place in (0, 1, 0, 1):
         cut.volume.read(place)
     assert reads == [0, 2]
@@ -169,7 +168,7 @@ def test_a_long_series_is_not_held_in_memory() -> None:
 
 def test_dicom_series_and_npz_volumes_of_any_depth_are_found(tmp_path: Path) -> None:
     write(tmp_path / "site" / "study" / "dicom", Series(slices=9, spacing_mm=1.0))
-    write_npz(tmp_path, drifting(12))
+    write_series(tmp_path, drifting(12))
     (tmp_path / "notes.txt").write_text("no image")
     found, passed = open_series(tmp_path)
     assert [(series.name, len(series), series.spacing_mm) for series in found] == [
@@ -181,7 +180,7 @@ def test_dicom_series_and_npz_volumes_of_any_depth_are_found(tmp_path: Path) -> 
 
 
 def test_what_the_weights_were_trained_on_is_known_by_its_folder(tmp_path: Path) -> None:
-    write_npz(tmp_path / "ct-train", drifting(12))
+    write_series(tmp_path / "ct-train", drifting(12))
     ((series,), _) = open_series(tmp_path)
     assert series.trained_on
 
@@ -233,6 +232,6 @@ def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
 
 def test_padding_of_an_npz_volume_is_air(tmp_path: Path) -> None:
     series = thin_series([np.full((16, 16), -3024.0, np.float32)] * 6, made_geometry(6, 16, 16))
-    write_npz(tmp_path, series)
+    write_series(tmp_path, series)
     ((found,), _) = open_series(tmp_path)
     assert found.read(0).min() == -1024.0

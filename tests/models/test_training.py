@@ -16,10 +16,8 @@ from inference.training.checkpoint import (
     save_weights,
 )
 from inference.training.data import NoTrainingData, Patient
-from inference.training.train import Plan, Progress, Training, rate, train
-from tests.models.patients import QUICK, error_of
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from inference.training.train import Plan, Training, TrainingProgress, rate, train
+from tests.models.made import QUICK, error_of
 
 
 def quick_train(data: Path, folder: Path, plan: Plan = QUICK) -> bytes:
@@ -79,7 +77,7 @@ def test_a_second_sitting_adds_to_the_first(data: Path, tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
-    def stop_at_50(progress: Progress) -> None:
+    def stop_at_50(progress: TrainingProgress) -> None:
         raise Stop
 
     weights, checkpoint = tmp_path / "w.safetensors", tmp_path / "c.safetensors"
@@ -87,7 +85,7 @@ def test_a_second_sitting_adds_to_the_first(data: Path, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(data, long, weights=weights, checkpoint=checkpoint, progress=stop_at_50)
     assert 40 < load_checkpoint(checkpoint).step < 52
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     trained = train(data, long, weights=weights, checkpoint=checkpoint, progress=seen.append)
     assert trained.steps == 52
     assert len(seen) == 1  # step 50, and no other: it did not begin again

@@ -165,15 +165,6 @@ def test_cuts_of_two_series_show_the_same_place(
         assert np.abs(difference).max() > 20.0  # those between are not
 
 
-def test_a_difference_says_its_sign_in_colour() -> None:
-    plane, true = np.zeros((512, 512)), np.zeros((512, 512))
-    plane[200, 100], plane[200, 200], plane[200, 300] = 5000.0, -5000.0, 0.0
-    picture = report.difference(plane, true)
-    left, top, *_ = report.AXIAL_BOX
-    colours = [picture.getpixel((x - left, 200 - top)) for x in (100, 200, 300)]
-    assert colours == [report.MORE, report.LESS, report.EQUAL]
-
-
 def test_the_picture_of_the_readme_is_small_and_whole(
     tmp_path: Path, received: ImageSeries
 ) -> None:
@@ -294,16 +285,6 @@ def test_the_demo_writes_a_configuration_that_the_node_accepts(tmp_path: Path) -
     assert config.node.port == config.web.port == 0
     assert config.node.host == "127.0.0.1"
     assert config.storage.folder == tmp_path / "node"
-
-
-@pytest.mark.parametrize(
-    ("gap_mm", "target_mm", "factor"),
-    [(5.0, 1.25, 4), (5.0, 2.5, 2), (5.02, 2.5, 2), (5.0, 1.3, 4), (3.0, 1.25, 3)],
-)
-def test_the_factor_is_the_gap_over_the_target_rounded_up(
-    gap_mm: float, target_mm: float, factor: int
-) -> None:
-    assert DemoSettings(target_spacing_mm=target_mm).factor(gap_mm) == factor
 
 
 def test_the_generator_is_used_where_its_weights_are() -> None:

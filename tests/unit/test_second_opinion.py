@@ -171,7 +171,7 @@ def test_a_right_series_passes_every_check_and_each_says_what_was_found(
 ) -> None:
     received, derived = right
     assert check(received, derived, factor=2) == []
-    rows = verify(ImageSeries.read(received), ImageSeries.read(derived), 2)
+    rows = verify(ImageSeries.read(received), ImageSeries.read(derived), factor=2)
     assert [row.name for row in rows] == [name for name, _, _ in CHECKS]
     assert failed(rows) == set()
     assert rows[0].found == "3 received + 2 generated = 5"
@@ -191,7 +191,7 @@ def test_each_fault_is_found_and_named(
     for number in numbers:
         change(derived[number], edit)
     assert words in "\n".join(check(received, derived, factor=2))
-    assert failed(verify(ImageSeries.read(received), ImageSeries.read(derived), 2)) == checks
+    assert failed(verify(ImageSeries.read(received), ImageSeries.read(derived), factor=2)) == checks
 
 
 def test_each_check_is_seen_to_fail() -> None:
@@ -207,7 +207,7 @@ def test_a_series_of_another_length_is_judged_no_further(
     assert check(received, derived[1:], factor=2) == ["4 slices, expected 5"]
     assert check(received, derived, factor=3) == ["5 slices, expected 7"]
     assert check(received, [], factor=2) == ["a series without slices"]
-    rows = verify(ImageSeries.read(received), ImageSeries.read(derived[1:]), 2)
+    rows = verify(ImageSeries.read(received), ImageSeries.read(derived[1:]), factor=2)
     assert [(row.name, row.ok) for row in rows] == [(COUNT, False)]
 
 
@@ -240,7 +240,7 @@ def test_many_faults_of_one_check_are_counted(files: tuple[list[Path], list[Path
     received, derived = files
     for path in derived:
         change(path, put("StudyID", "other"))
-    rows = verify(ImageSeries.read(received), ImageSeries.read(derived), 2)
+    rows = verify(ImageSeries.read(received), ImageSeries.read(derived), factor=2)
     (row,) = (row for row in rows if not row.ok)
     assert row.found.count("StudyID is not that") == 3
     assert row.found.endswith(" and 2 more")

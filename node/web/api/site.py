@@ -1,43 +1,82 @@
 """The site: node, destinations, senders, people, audit and the rule tester."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
 from pydantic import Field
 from starlette.requests import Request
 
 from node import health
+from node.config import Destination
 from node.errors import UsageError
 from node.web import login, rules
-from node.web.access import AsAdministrator, AsOperator, AsViewer, Role, Visitor
+from node.web.access import AsAdministrator, AsOperator, AsViewer, Visitor
+from node.web.api import answers
+from node.web.api.answers import Json, plain
 from node.web.api.inputs import (
     AE_TITLE,
     AeTitle,
     Body,
     Id,
-    Json,
     Line,
     Name,
     Paged,
     ProblemDocument,
     Secret,
     UserName,
-    iso,
     taken,
     takes,
 )
 from node.web.login import People
-from node.web.rules import Tried
+from node.web.rules import Tried, TriedStack
 from node.web.state import Parts, PartsOf
 from storage.errors import NotFound
-from storage.records import ApiToken, NodeRequest, RequestKind, SwitchName, User
+from storage.records import DestinationSummary, RequestKind, Role, SwitchName
 from storage.site import control, peers, people, selftests
 
+# Attributes of each record, in the order of the answer.
+SELFTEST = "id who state destination started_at finished_at steps sentence"
+WISH = "id kind subject who asked_at state done_at sentence"
+
+AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
+OTHER_TITLE = r"^([ -\[\]-~]{1,16})?$"
+
 router = APIRouter(tags=["operating"])
+people_router = APIRouter(tags=["users"])
+rules_router = APIRouter(tags=["rules"])
+audit_router = APIRouter(tags=["audit"])
 
 
 class Title(Body):
     ae_title: str = Field(pattern=AE_TITLE)
+
+
+class NewUser(Body):
+    name: UserName
+    role: Role
+    password: Secret
+
+
+class UserChange(Body):
+    role: Role | None = None
+    password: Secret | None = None
+    disabled: bool | None = None
+
+
+class OwnPassword(Body):
+    old: str = Field(max_length=256)
+    new: Secret
+
+
+class NewToken(Body):
+    name: Line = Field(min_length=1, max_length=64)
+    role: Role
+
+
+class SeriesToTry(Body):
+    series_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
+    called_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
+    calling_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
 
 
 @router.get("/node", summary="The node: state, disk, what is drained")
@@ -48,8 +87,7 @@ def node(_: AsViewer, parts: PartsOf) -> Json:
     return {
         "id": parts.settings.node_id,
         "state": state.state if state is not None else "stopped",
-        "started_at": iso(state.started_at if state is not None else None, parts.zone),
-        "heartbeat": iso(state.heartbeat if state is not None else None, parts.zone),
+        **plain(state, "started_at heartbeat", parts.zone),
         "draining": draining is not None,
         "drained_by": draining.who if draining is not None else "",
         "disk_free_bytes": disk.free_bytes,
@@ -87,67 +125,36 @@ def test_notice(visitor: AsAdministrator, parts: PartsOf) -> Json:
 @router.get("/selftests", summary="What the self-tests have found, the newest first")
 def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
     page.counted(selftests.count(parts.database), page.limit)
-    return [
-        {
-            "id": each.id,
-            "who": each.who,
-            "state": str(each.state),
-            "destination": each.destination,
-            "started_at": iso(each.started_at, parts.zone),
-            "finished_at": iso(each.finished_at, parts.zone),
-            "steps": [vars(step) for step in each.steps],
-            "sentence": each.sentence,
-        }
-        for each in selftests.newest(parts.database, page.limit, page.offset)
-    ]
+    tests = selftests.newest(parts.database, page.limit, page.offset)
+    return [plain(test, SELFTEST, parts.zone) for test in tests]
 
 
 @router.get("/configuration", summary="As the node has read it; the last one that it refused")
 def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
-    found = control.applied_configuration(parts.database, parts.settings.node_id)
-    if found is None:
+    applied = control.applied_configuration(parts.database, parts.settings.node_id)
+    if applied is None:
         raise NotFound("the node has not started yet")
-    return {
-        "applied_at": iso(found.applied_at, parts.zone),
-        "values": found.values,
-        "needs_restart": list(found.restart),
-        "refused_at": iso(found.refused_at, parts.zone),
-        "problems": list(found.problems),
-    }
+    return (
+        plain(applied, "applied_at values", parts.zone)
+        | {"needs_restart": list(applied.restart)}
+        | plain(applied, "refused_at problems", parts.zone)
+    )
 
 
 @router.get("/wishes/{wish_id}", summary="What came of something that the node was asked for")
 def wish(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
-    return _wish(control.get_request(parts.database, wish_id), parts)
+    return plain(control.get_request(parts.database, wish_id), WISH, parts.zone)
 
 
 @router.get("/destinations", summary="Each destination: does it answer, is it paused, what waits")
 def destinations(_: AsViewer, parts: PartsOf) -> list[Json]:
-    reaches = {each.destination: each for each in peers.reachability(parts.database)}
-    paused = {each.subject for each in control.all_on(parts.database, SwitchName.PAUSED)}
-    backlog = parts.store.ledger.backlog()
-    found = []
-    for each in parts.config().destinations:
-        reach = reaches.get(each.name)
-        found.append(
-            {
-                "name": each.name,
-                "ae_title": each.ae_title,
-                "host": each.host,
-                "port": each.port,
-                "paused": each.name in paused,
-                "up": reach.up if reach is not None else None,
-                "since": iso(reach.since if reach is not None else None, parts.zone),
-                "checked_at": iso(reach.checked_at if reach is not None else None, parts.zone),
-                "sentence": reach.sentence if reach is not None else "",
-                "backlog": {
-                    str(waits.state): waits.count
-                    for waits in backlog
-                    if waits.destination == each.name
-                },
-            }
-        )
-    return found
+    configured = {destination.name: destination for destination in parts.config().destinations}
+    lines = peers.destinations(parts.database, parts.gate.now(), list(configured), days=0.0)
+    return [
+        _destination(configured[line.name], line, parts)
+        for line in lines
+        if line.name in configured
+    ]
 
 
 @router.post("/destinations/{name}/pause", summary="Nothing is sent there until it is resumed")
@@ -174,7 +181,7 @@ def allowed(_: AsViewer, parts: PartsOf) -> Json:
     added = control.all_on(parts.database, SwitchName.ALLOWED_AE)
     return {
         "configured": list(parts.config().node.allowed_ae_titles),
-        "added": [{"ae_title": each.subject, "who": each.who} for each in added],
+        "added": [{"ae_title": switch.subject, "who": switch.who} for switch in added],
     }
 
 
@@ -193,38 +200,6 @@ def disallow(ae_title: AeTitle, visitor: AsAdministrator, parts: PartsOf) -> Jso
     return {"ae_title": ae_title, "allowed": False}
 
 
-def _significant(ae_title: str) -> str:
-    """PS3.5 6.2: leading and trailing spaces of an AE title are not significant."""
-    if not ae_title.strip(" "):
-        raise UsageError("an AE title is not of spaces alone")
-    return ae_title.strip(" ")
-
-
-def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on: bool) -> bool:
-    return control.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
-
-
-def _ask(parts: Parts, visitor: Visitor, kind: RequestKind, subject: str = "") -> Json:
-    asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
-    return _wish(asked, parts)
-
-
-def _wish(found: NodeRequest, parts: Parts) -> Json:
-    return {
-        "id": found.id,
-        "kind": str(found.kind),
-        "subject": found.subject,
-        "who": found.who,
-        "asked_at": iso(found.asked_at, parts.zone),
-        "state": str(found.state),
-        "done_at": iso(found.done_at, parts.zone),
-        "sentence": found.sentence,
-    }
-
-
-audit_router = APIRouter(tags=["audit"])
-
-
 @audit_router.get("/audit", summary="Audit events, the newest first")
 def events(
     _: AsAdministrator,
@@ -235,50 +210,13 @@ def events(
 ) -> list[Json]:
     audit = parts.store.audit
     page.counted(audit.count(who=who, what=what), page.limit)
-    return [
-        {
-            "id": each.id,
-            "at": iso(each.at, parts.zone),
-            "who": each.who,
-            "what": each.what,
-            "which": each.which,
-            "detail": dict(each.detail),
-        }
-        for each in audit.list(page.limit, page.offset, who=who, what=what)
-    ]
-
-
-people_router = APIRouter(tags=["users"])
-
-
-AnyRole = Literal["viewer", "operator", "administrator"]
-
-
-class NewUser(Body):
-    name: UserName
-    role: AnyRole
-    password: Secret
-
-
-class UserChange(Body):
-    role: AnyRole | None = None
-    password: Secret | None = None
-    disabled: bool | None = None
-
-
-class OwnPassword(Body):
-    old: str = Field(max_length=256)
-    new: Secret
-
-
-class NewToken(Body):
-    name: Line = Field(min_length=1, max_length=64)
-    role: AnyRole
+    listed = audit.list(page.limit, page.offset, who=who, what=what)
+    return [plain(event, "id at who what which detail", parts.zone) for event in listed]
 
 
 @people_router.get("/me", summary="Who asks, and with which role")
 def me(visitor: AsViewer) -> Json:
-    return {"name": visitor.name, "role": str(visitor.role), "how": str(visitor.how)}
+    return plain(visitor, "name role how")
 
 
 @people_router.post(
@@ -301,14 +239,15 @@ def own_password(
 
 @people_router.get("/users", summary="Everybody who may log in")
 def list_users(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [_user(each, parts) for each in people.people(parts.database)]
+    return [answers.user(user, parts.zone) for user in people.people(parts.database)]
 
 
 @people_router.post("/users", summary="Add a user", status_code=201, openapi_extra=takes(NewUser))
 def add_user(
     visitor: AsAdministrator, body: Annotated[NewUser, Depends(taken(NewUser))], parts: PartsOf
 ) -> Json:
-    return _user(_people(parts, visitor).add(body.name, Role(body.role), body.password), parts)
+    added = _people(parts, visitor).add(body.name, body.role, body.password)
+    return answers.user(added, parts.zone)
 
 
 @people_router.patch(
@@ -322,13 +261,8 @@ def change_user(
     body: Annotated[UserChange, Depends(taken(UserChange))],
     parts: PartsOf,
 ) -> Json:
-    changed = _people(parts, visitor).change(
-        name,
-        role=Role(body.role) if body.role else None,
-        password=body.password,
-        disabled=body.disabled,
-    )
-    return _user(changed, parts)
+    changed = _people(parts, visitor).change(name, **dict(body))
+    return answers.user(changed, parts.zone)
 
 
 @people_router.delete("/users/{name}", summary="Remove a user", status_code=204)
@@ -338,7 +272,7 @@ def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
 
 @people_router.get("/tokens", summary="API tokens, revoked ones too; never their text")
 def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [_token(each, parts) for each in people.tokens(parts.database)]
+    return [answers.token(token, parts.zone) for token in people.tokens(parts.database)]
 
 
 @people_router.post(
@@ -350,50 +284,13 @@ def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
 def add_token(
     visitor: AsAdministrator, body: Annotated[NewToken, Depends(taken(NewToken))], parts: PartsOf
 ) -> Json:
-    token, text = _people(parts, visitor).add_token(body.name, Role(body.role))
-    return _token(token, parts) | {"token": text}
+    token, text = _people(parts, visitor).add_token(body.name, body.role)
+    return answers.token(token, parts.zone) | {"token": text}
 
 
 @people_router.delete("/tokens/{token_id}", summary="Revoke a token", status_code=204)
 def revoke_token(token_id: Id, visitor: AsAdministrator, parts: PartsOf) -> None:
     _people(parts, visitor).revoke_token(token_id)
-
-
-def _people(parts: Parts, visitor: Visitor) -> People:
-    return People(parts.database, parts.gate.now, visitor.name)
-
-
-def _user(user: User, parts: Parts) -> Json:
-    return {
-        "name": user.name,
-        "role": str(user.role),
-        "disabled": user.disabled,
-        "created_at": iso(user.created_at, parts.zone),
-        "changed_at": iso(user.changed_at, parts.zone),
-    }
-
-
-def _token(token: ApiToken, parts: Parts) -> Json:
-    return {
-        "id": token.id,
-        "name": token.name,
-        "role": str(token.role),
-        "created_by": token.created_by,
-        "created_at": iso(token.created_at, parts.zone),
-        "used_at": iso(token.used_at, parts.zone),
-        "revoked_at": iso(token.revoked_at, parts.zone),
-    }
-
-
-rules_router = APIRouter(tags=["rules"])
-
-AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
-
-
-class Received(Body):
-    series_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
-    called_ae: str = Field("", pattern=r"^([ -\[\]-~]{1,16})?$", description="Empty: as it came.")
-    calling_ae: str = Field("", pattern=r"^([ -\[\]-~]{1,16})?$", description="Empty: as it came.")
 
 
 @rules_router.post("/rules/explain", summary="Which routes take these files, and why others do not")
@@ -404,41 +301,60 @@ def explain(
     called_ae: AnyTitle = "MIDSLICE",
     calling_ae: AnyTitle = "ANY",
 ) -> Json:
-    return _shown(rules.try_files(parts, visitor.name, file, called_ae, calling_ae))
+    return _trial(rules.try_files(parts, visitor.name, file, called_ae, calling_ae))
 
 
 @rules_router.post(
     "/rules/dry-run",
     summary="The routes and the check of the geometry for a received series, from its headers",
-    openapi_extra=takes(Received),
+    openapi_extra=takes(SeriesToTry),
 )
 def dry_run(
-    visitor: AsOperator, body: Annotated[Received, Depends(taken(Received))], parts: PartsOf
+    visitor: AsOperator, body: Annotated[SeriesToTry, Depends(taken(SeriesToTry))], parts: PartsOf
 ) -> Json:
     titles = body.called_ae, body.calling_ae
-    return _shown(rules.try_series(parts, visitor.name, body.series_uid, *titles))
+    return _trial(rules.try_series(parts, visitor.name, body.series_uid, *titles))
 
 
-def _shown(found: Tried) -> Json:
-    return {
-        "stacks": [
-            {
-                "stack": each.stack,
-                "instances": each.instances,
-                "gap_mm": each.gap_mm,
-                "tilt_degrees": each.tilt_degrees,
-                "missing": each.missing,
-                "notes": list(each.notes),
-                "attributes": dict(each.attributes),
-                "routes": [
-                    {"route": one.route, "matches": one.matches, "sentence": one.sentence}
-                    for one in each.routes
-                ],
-                "state": each.state,
-                "reason": each.reason,
-                "sentence": each.sentence,
-            }
-            for each in found.stacks
-        ],
-        "set_aside": [{"instances": count, "why": why} for count, why in found.set_aside],
-    }
+def _destination(configured: Destination, line: DestinationSummary, parts: Parts) -> Json:
+    return (
+        plain(configured, "name ae_title host port")
+        | {"paused": line.paused is not None}
+        | plain(line.reach, "up since checked_at", parts.zone)
+        | {"sentence": line.reach.sentence if line.reach is not None else ""}
+        | {"backlog": line.waiting}
+    )
+
+
+def _significant(ae_title: str) -> str:
+    """Strip the leading and trailing spaces of an AE title (PS3.5 6.2)."""
+    if not ae_title.strip(" "):
+        raise UsageError("an AE title is not of spaces alone")
+    return ae_title.strip(" ")
+
+
+def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on: bool) -> bool:
+    return control.turn(parts.database, parts.gate.now(), visitor.name, name, subject, on=on)
+
+
+def _ask(parts: Parts, visitor: Visitor, kind: RequestKind, subject: str = "") -> Json:
+    asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
+    return plain(asked, WISH, parts.zone)
+
+
+def _people(parts: Parts, visitor: Visitor) -> People:
+    return People(parts.database, parts.gate.now, visitor.name)
+
+
+def _trial(trial: Tried) -> Json:
+    aside = [{"instances": count, "why": why} for count, why in trial.set_aside]
+    return {"stacks": [_stack(stack) for stack in trial.stacks], "set_aside": aside}
+
+
+def _stack(stack: TriedStack) -> Json:
+    return (
+        plain(stack, "stack instances gap_mm tilt_degrees missing notes")
+        | {"attributes": dict(stack.attributes)}
+        | {"routes": [plain(route, "route matches sentence") for route in stack.routes]}
+        | plain(stack, "state reason sentence")
+    )

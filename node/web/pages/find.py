@@ -19,6 +19,7 @@ from storage.queries import find, overview
 from storage.queries.find import Wanted
 from storage.records import Arrival, JobState, Page, SeriesSummary, SwitchName
 from storage.site import control
+from storage.site.audit import FIND
 
 AT_ONCE = 25
 # What an address may name; all else may be a patient's, and is kept under a name of ours.
@@ -145,24 +146,12 @@ def _address(given: Mapping[str, str], who: str, searches: Searches) -> str:
 
 
 def _search(context: PageContext, given: Mapping[str, str], offset: int) -> Page[SeriesSummary]:
-    wanted = Wanted(
-        states=(JobState(given["state"]),) if given["state"] in set(JobState) else (),
-        text=given["text"],
-        accession=given["accession"],
-        patient_id=given["patient_id"],
-        name=given["name"],
-        study_date=given["study_date"].replace("-", ""),
-        sender=given["sender"],
-        description=given["description"],
-        reason=given["reason"],
-        route=given["route"],
-        destination=given["destination"],
-        uid=given["uid"],
-    )
+    words = {key: value for key, value in given.items() if key != "state"}
+    wanted = Wanted.typed(words, {given["state"]} & set(JobState))
     results = find.find_series(context.parts.database, wanted, AT_ONCE, offset)
     fields = [key for key, value in given.items() if value]
     detail = {"by": fields, "found": results.total, "masked": context.is_masked}
-    context.parts.store.audit.record(context.visitor.name, "find", "", detail)
+    context.parts.store.audit.record(context.visitor.name, FIND, "", detail)
     return results
 
 

@@ -20,7 +20,7 @@ from storage.site import control, peers
 
 FIRST_NEEDS, FIRST_QUEUED, LATEST = 5, 12, 8  # rows of each list on the page Now
 AT_ONCE = 50  # rows of each list on the page Needs a person
-WAITING = {"held": (JobState.HELD,), "failed": (JobState.FAILED,)}
+WAITING = {JobState.HELD, JobState.FAILED}
 
 Word = Annotated[str, Query(max_length=64)]
 
@@ -159,13 +159,8 @@ def _needs_list(context: Context, filters: Annotated[Filters, Depends()]) -> Val
         needs = needing(database, AT_ONCE, filters.offset)
         changed = changed_jobs(context.parts, needs)
         return values | {"held": overview.held(database), "needs": needs, "changed": changed}
-    wanted = Wanted(
-        states=WAITING.get(given["state"], (JobState.HELD, JobState.FAILED)),
-        reason=given["reason"],
-        route=given["route"],
-        sender=given["sender"],
-        destination=given["destination"],
-    )
+    words = {key: value for key, value in given.items() if key != "state"}
+    wanted = Wanted.typed(words, {given["state"]} & WAITING or WAITING)
     return values | {
         "jobs": find.jobs(database, wanted, AT_ONCE, filters.offset),
         "sent": held_deliveries(database, wanted, AT_ONCE, filters.sent_offset),

@@ -19,12 +19,12 @@ from node import wording
 from node.dicom.status import meaning
 from node.rules import reasons
 from node.rules.backoff import is_silent
-from node.web.access import AsViewer, Role, Visitor, require
+from node.web.access import AsViewer, Visitor, require
 from node.web.problems import Problem
 from node.web.state import Parts, PartsOf
 from node.wording import whole_duration
 from storage.queries.find import needing
-from storage.records import DAY, Page, SwitchName
+from storage.records import DAY, Page, Role, SwitchName
 from storage.site import control, notices, peers
 
 TEMPLATES = Path(__file__).parent.parent / "templates"

@@ -13,7 +13,7 @@ from node import health
 from node.config import Route
 from node.web import rules as rule_tests
 from node.web import shield
-from node.web.access import AsOperator, AsViewer, How, Role
+from node.web.access import AsOperator, AsViewer, How
 from node.web.pages import drawings, render
 from node.web.pages.drawings import Point
 from node.web.pages.render import (
@@ -31,7 +31,7 @@ from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import evaluation
-from storage.records import DAY, Bucket, Page, RequestKind, RequestState, SwitchName
+from storage.records import DAY, Bucket, Page, RequestKind, RequestState, Role, SwitchName
 from storage.site import control, nodes, notices, peers, people, selftests
 
 HOUR = 3600.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from node import cli
 from node.commands.terminal import opened
 from storage.records import Job
 from tests.node_process import MIDSLICE
@@ -211,29 +212,46 @@ def test_a_filter_that_there_is_not_is_wrong_use(
     assert result.err.startswith(" ".join(options))
 
 
-def completed(folder: Path, *words: str) -> list[str]:
-    """What a shell offers for the last word."""
-    environment = os.environ | {
-        "_MIDSLICE_COMPLETE": "complete_bash",
-        "COMP_WORDS": " ".join(("midslice", *words)),
-        "COMP_CWORD": str(len(words)),
-    }
-    done = subprocess.run(
-        [MIDSLICE], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    return done.stdout.split()
+@pytest.fixture
+def completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., set[str]]:
+    """What a shell offers for the last word, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("_MIDSLICE_COMPLETE", "complete_bash")
+
+    def offered(*words: str) -> set[str]:
+        monkeypatch.setenv("COMP_WORDS", " ".join(("midslice", *words)))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            cli.run([])
+        return set(capsys.readouterr().out.split())
+
+    return offered
 
 
-def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
+def test_a_shell_completes_commands_options_and_values(
+    tmp_path: Path, completed: Callable[..., set[str]]
+) -> None:
     configure(tmp_path)
-    assert set(completed(tmp_path, "jo")) == {"job", "jobs"}
-    assert completed(tmp_path, "jobs", "--state", "he") == ["held"]
-    assert completed(tmp_path, "jobs", "--route", "c") == ["ct-slices"]
-    assert completed(tmp_path, "jobs", "--destination", "p") == ["pacs"]
+    assert completed("jo") == {"job", "jobs"}
+    assert completed("jobs", "--state", "he") == {"held"}
+    assert completed("jobs", "--route", "c") == {"ct-slices"}
+    assert completed("jobs", "--destination", "p") == {"pacs"}
     for words in (("pause",), ("echo",), ("send", "ct", "--to"), ("redeliver", "1", "--to")):
-        assert completed(tmp_path, *words, "p") == ["pacs"]
-    assert completed(tmp_path, "user", "add", "anna", "--role", "o") == ["operator"]
+        assert completed(*words, "p") == {"pacs"}
+    assert completed("user", "add", "anna", "--role", "o") == {"operator"}
 
 
 def test_completion_without_a_configuration_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
-    assert completed(tmp_path, "jobs", "--route", "c") == []
+    words = {"COMP_WORDS": "midslice jobs --route c", "COMP_CWORD": "3"}
+    done = subprocess.run(
+        [MIDSLICE],
+        cwd=tmp_path,
+        env=os.environ | words | {"_MIDSLICE_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == ([], "")

@@ -1,10 +1,9 @@
-"""Order, shear, spacing and holes: what is decided from positions alone."""
+"""Shear, spacing and holes, decided from positions alone, beside the cases of `cases_more.py`."""
 
 import itertools
 import json
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +14,16 @@ from pydicom.dataset import Dataset
 
 from inference.errors import Reason, Unprocessable
 from inference.geometry import Layout, arrange, measure, verdict
-from inference.model import Parameters
-from inference.request import Derived, ModelSpec, Output, Request
-from inference.stacks import Header, read_headers, stacks_of
+from inference.request import Output
+from inference.stacks import read_headers, stacks_of
 from tests import phantoms
 from tests.phantoms import Series
-from tests.unit.inference.made import derive, derive_series, only_stack, refused, request, run
+from tests.unit.inference.case import HOLE, target
+from tests.unit.inference.made import derive, derive_series, only_stack, refused, request
 
 
 def layout_of(tmp_path: Path, series: Series) -> Layout:
     return arrange(only_stack(phantoms.write(tmp_path, series)))
-
-
-def reason_of(headers: list[Header]) -> Reason:
-    with pytest.raises(Unprocessable) as caught:
-        arrange(headers)
-    return caught.value.reason
-
-
-def test_slices_are_ordered_by_position_and_by_nothing_else(tmp_path: Path) -> None:
-    def edit(made: Dataset, index: int) -> None:
-        made.InstanceNumber = [4, 9, 1, 7, 2, 30][index]
-        made.SliceLocation = str(-index * 7)
-
-    layout = layout_of(tmp_path, Series(edit=edit))
-    assert [header.path.name for header in layout.headers] == [f"{i:04}.dcm" for i in range(6)]
 
 
 @pytest.mark.parametrize("degrees", [10.0, 18.5, -18.5, 30.0])
@@ -59,15 +43,6 @@ def test_a_sheared_stack_is_derived_on_the_line_of_its_positions(
     assert headers[0].number("SpacingBetweenSlices") == pytest.approx(1.25, abs=1e-6)
 
 
-def test_the_declared_tilt_is_not_trusted(tmp_path: Path) -> None:
-    def edit(made: Dataset, _: int) -> None:
-        made.GantryDetectorTilt = "20"
-
-    layout = layout_of(tmp_path, Series(edit=edit))
-    assert layout.shear_degrees == pytest.approx(0.0, abs=1e-6)
-    assert "declares a tilt of 20.0 degrees" in str(layout.notes)
-
-
 def test_a_stack_is_measured_for_the_routes(tmp_path: Path) -> None:
     (stack,) = stacks_of(read_headers(phantoms.write(tmp_path / "a", Series(tilt_degrees=-15.0))))
     layout = measure(stack)
@@ -78,24 +53,10 @@ def test_a_stack_is_measured_for_the_routes(tmp_path: Path) -> None:
     assert measure(single) is None
 
 
-def test_a_change_of_spacing_is_processed_gap_by_gap(tmp_path: Path) -> None:
-    gaps = [2.5] * 6 + [5.0] * 4
-    files = phantoms.write(tmp_path / "received", Series(gaps_mm=gaps, thickness_mm=2.5))
-    derived = derive(request(files, tmp_path / "derived"))
-    assert all("SpacingBetweenSlices" not in header for header in read_headers(derived))
-
-
 def test_a_target_spacing_gives_each_gap_its_own_factor(tmp_path: Path) -> None:
-    def target(made: Request) -> Request:
-        return replace(
-            made,
-            model=ModelSpec("linear"),
-            parameters=Parameters(target_spacing_mm=1.25),
-        )
-
     gaps = [2.5] * 4 + [5.0] * 4
     files = phantoms.write(tmp_path / "received", Series(gaps_mm=gaps, thickness_mm=2.5))
-    derived = derive(request(files, tmp_path / "derived", edit=target))
+    derived = derive(request(files, tmp_path / "derived", edit=target(1.25)))
     assert len(derived) == 9 + 4 * 1 + 4 * 3
     assert "to 1.25 mm" in read_headers(derived)[0].text("SeriesDescription")
     for header in read_headers(derived):
@@ -155,53 +116,12 @@ def test_instance_numbers_that_do_not_follow_the_places_hide_no_hole(
     assert layout_of(tmp_path, series).missing == {3: 1, 4: 1}
 
 
-def test_slices_that_touch_leave_no_hole(tmp_path: Path) -> None:
-    series = Series(gaps_mm=[2.5, 2.5, 5.0, 2.5, 2.5], thickness_mm=5.0)
-    assert layout_of(tmp_path, series).missing == {}
-
-
-def test_missing_slices_are_held_and_the_sentence_says_where(tmp_path: Path) -> None:
-    found = refused(tmp_path, Series(slices=8, spacing_mm=2.0, thickness_mm=2, missing=[3]))
-    assert (found.reason, found.held) == (Reason.MISSING_SLICES, True)
-    assert "4.0 mm after slice 3" in found.sentence
+def test_the_record_of_a_held_job_says_where_slices_are_missing(tmp_path: Path) -> None:
+    found = refused(tmp_path, HOLE)
     record = json.loads(json.dumps(found.record))  # a page draws it
     assert [gap["gap_mm"] for gap in record["gaps"]] == [2.0, 2.0, 4.0, 2.0, 2.0, 2.0]
     assert record["missing"] == [{"gap": 2, "slices": 1}]
     assert (record["received"], record["generated"], record["shear_degrees"]) == (7, 0, 0.0)
-
-
-def test_a_hole_can_be_left_as_it_is_while_the_other_gaps_are_filled(tmp_path: Path) -> None:
-    series = Series(slices=8, spacing_mm=2.0, thickness_mm=2, missing=[3])
-    files = phantoms.write(tmp_path / "received", series)
-    made = request(files, tmp_path / "derived", output=Output(across_missing="leave"))
-    outcome = run(made, closed_gaps=[2])
-    assert isinstance(outcome, Derived)
-    assert len(outcome.files) == 7 + 5
-
-
-def test_interleaved_lattices_are_refused(tmp_path: Path) -> None:
-    found = refused(tmp_path, Series(gaps_mm=[1.0, 4.0] * 4, thickness_mm=5))
-    assert found.reason == Reason.MIXED_ACQUISITIONS
-
-
-def test_acquisitions_that_alternate_are_refused(tmp_path: Path) -> None:
-    def numbers(made: Dataset, index: int) -> None:
-        made.AcquisitionNumber = 2 if index == 3 else 1
-
-    def times(made: Dataset, index: int) -> None:
-        made.AcquisitionTime = f"10{index % 2}{index:03d}"
-
-    for name, edit in (("a", numbers), ("b", times)):
-        headers = only_stack(phantoms.write(tmp_path / name, Series(slices=9, edit=edit)))
-        assert reason_of(headers) == Reason.MIXED_ACQUISITIONS
-
-
-def test_positions_beside_each_other_are_no_stack(tmp_path: Path) -> None:
-    def edit(made: Dataset, index: int) -> None:
-        made.ImagePositionPatient = [60 * index, 0, 5 * index]
-
-    headers = only_stack(phantoms.write(tmp_path, Series(edit=edit)))
-    assert reason_of(headers) == Reason.BAD_ORIENTATION
 
 
 def test_odd_decimal_strings_are_numbers(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Which slices form a volume together, and what the stacks are called."""
+"""Grouping of slices to stacks, and their names, beside the cases of `cases_grouping.py`."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from inference.geometry import measure, verdict
 from inference.request import Output
 from inference.stacks import keys, read_headers, stacks_of
 from tests import phantoms
-from tests.phantoms import Series
-
-Edit = Callable[[Dataset, int], None]
+from tests.phantoms import Edit, Series
 
 
 def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
@@ -41,7 +38,6 @@ def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
     [
         lambda made, index: setattr(made, "Rows", made.Rows + index // 3),
         lambda made, index: setattr(made, "KVP", "120" if index < 3 else "80"),
-        lambda made, index: setattr(made, "ConvolutionKernel", "B30f" if index < 3 else "B70f"),
         lambda made, index: setattr(made, "TriggerTime", f"{100 * (index // 3)}.5"),
         lambda made, index: setattr(made, "NominalPercentageOfCardiacPhase", 40 + index // 3),
         lambda made, index: setattr(
@@ -53,13 +49,7 @@ def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
         lambda made, index: setattr(
             made, "ImageType", ["ORIGINAL", "PRIMARY", "AXIAL" if index < 3 else "OTHER"]
         ),
-        lambda made, index: setattr(made, "FrameOfReferenceUID", f"1.2.{3 + index // 3}"),
         lambda made, index: setattr(made, "TemporalPositionIdentifier", 1 + index // 3),
-        lambda made, index: setattr(
-            made,
-            "ImageOrientationPatient",
-            [1, 0, 0, 0, 1, 0] if index < 3 else [1, 0, 0, 0, 0.8, 0.6],
-        ),
     ],
 )
 def test_what_separates_images_makes_stacks_of_their_own(tmp_path: Path, edit: Edit) -> None:
@@ -104,31 +94,6 @@ def test_an_odd_slice_at_an_end_is_left_out_and_the_others_are_a_stack(
     (stack,) = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=8, edit=edit))))
     assert len(stack) == 7
     assert verdict(stack, Output()) is None
-
-
-def test_slices_that_each_name_another_frame_of_reference_stay_together(tmp_path: Path) -> None:
-    def edit(made: Dataset, index: int) -> None:
-        made.FrameOfReferenceUID = f"1.2.3.{index + 1}"
-
-    files = phantoms.write(tmp_path, Series(edit=edit))
-    assert [len(stack) for stack in stacks_of(read_headers(files))] == [6]
-
-
-def test_step_and_shoot_acquisitions_are_joined_and_phases_parted(tmp_path: Path) -> None:
-    def shots(made: Dataset, index: int) -> None:
-        made.AcquisitionNumber = index // 2
-
-    def phases(made: Dataset, index: int) -> None:
-        made.AcquisitionNumber = index // 6
-        made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
-
-    joined = phantoms.write(tmp_path / "shots", Series(edit=shots))
-    parted = phantoms.write(tmp_path / "phases", Series(slices=12, edit=phases))
-    assert [len(stack) for stack in stacks_of(read_headers(joined))] == [6]
-    found = stacks_of(read_headers(parted))
-    assert [len(stack) for stack in found] == [6, 6]
-    assert len({stack.key for stack in found}) == 2
-    assert all(verdict(stack, Output()) is None for stack in found)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Loading a model: by name, by a site's own class, and all that can be wrong with it."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import inference
 from inference.errors import ModelLoadError
-from inference.registry import choose_device, load, registered
+from inference.registry import RegisteredModel, choose_device, fingerprint, load, registered
 from inference.request import ModelSpec
 from tests.unit.inference.made import HERE
 
@@ -128,3 +130,65 @@ def test_a_named_device_is_taken_as_it_is() -> None:
 def test_a_model_without_use_for_a_device_runs_on_the_cpu() -> None:
     assert choose_device("cuda:1", ModelSpec("linear")) == "cpu"
     assert choose_device("cuda:1", ModelSpec("linear", f"{HERE}:Halfway")) == "cuda:1"
+
+
+def test_other_weights_calibration_or_code_give_a_sites_model_another_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site_ai"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "net.py").write_text("class Net: ...\n")
+    weights = tmp_path / "net.safetensors"
+    weights.write_bytes(b"one")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = ModelSpec("site", "site_ai.net:Net", weights)
+    fingerprints = [fingerprint(spec)]
+    assert fingerprint(spec) == fingerprints[0]
+    for path, text in (
+        (weights, "two"),
+        (package / "net.py", "class Net:\n    pass\n"),
+        (package / "parts.py", "LIMIT = 1\n"),  # the model may import it
+        (weights.with_suffix(".json"), "{}"),  # its calibration
+    ):
+        path.write_text(text)
+        fingerprints.append(fingerprint(spec))
+    assert len(set(fingerprints)) == 5
+    assert "site_ai" not in sys.modules
+
+
+def test_a_module_that_is_not_there_has_a_fingerprint_too() -> None:
+    assert fingerprint(ModelSpec("site", "no_such_package.net:Net"))
+
+
+def test_the_products_models_have_a_fingerprint_of_version_weights_and_calibration_alone(
+    tmp_path: Path,
+) -> None:
+    """Rewriting their code changes no job's key, so that a re-send runs no inference again."""
+    models = tmp_path / "inference" / "models"
+    shutil.copytree(Path(inference.__file__).parent, models.parent)
+    script = (
+        "from inference.registry import *\n"
+        "print(*(fingerprint(ModelSpec(e.name, e.factory)) for e in registered()))"
+    )
+
+    def fingerprints() -> list[str]:
+        command = [sys.executable, "-B", "-c", script]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    linear, midslice = fingerprints()
+    for source in models.glob("*.py"):
+        source.write_text("# rewritten\n" + source.read_text())
+    assert fingerprints() == [linear, midslice]
+    for name in ("midslice.json", "midslice.safetensors"):
+        with (models / name).open("ab") as file:
+            file.write(b" ")
+        assert fingerprints()[0] == linear
+        assert fingerprints()[1] != midslice
+        midslice = fingerprints()[1]
+
+
+@pytest.mark.parametrize("entry", registered(), ids=lambda entry: entry.name)
+def test_the_version_in_the_list_is_that_of_the_model(entry: RegisteredModel) -> None:
+    assert load(ModelSpec(entry.name)).version == entry.version

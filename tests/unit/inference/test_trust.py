@@ -8,7 +8,7 @@ import pytest
 from inference.errors import Reason, Unprocessable
 from inference.model import Prediction, Step, Trust
 from inference.request import Output
-from inference.trust import Judge, check_gaps
+from inference.trust import SliceJudge, check_gaps
 from inference.volume import Geometry
 
 SURE, UNSURE, LOST = Trust(10.0, 0.97, 2.3), Trust(190.0, 0.09, 2.3), Trust(300.0, 0.04, 2.3)
@@ -31,8 +31,10 @@ def prediction(*trust: Trust) -> Prediction:
     )
 
 
-def judged(*trust: Trust, output: Output | None = None) -> tuple[Judge, list[float], list[str]]:
-    judge = Judge(output or Output(), geometry(5.0, 5.0))
+def judged(
+    *trust: Trust, output: Output | None = None
+) -> tuple[SliceJudge, list[float], list[str]]:
+    judge = SliceJudge(output or Output(), geometry(5.0, 5.0))
     made = prediction(*trust)
     chosen = [
         judge.chosen(np.array([0.0, 0.0, 1.0 + number]), number, made)
@@ -67,7 +69,7 @@ def test_a_slice_of_little_confidence_is_the_classical_one_and_says_so() -> None
 
 
 def test_what_is_expected_of_the_classical_slice_is_said_where_it_is_known() -> None:
-    judge = Judge(Output(), geometry(5.0, 5.0))
+    judge = SliceJudge(Output(), geometry(5.0, 5.0))
     made = replace(prediction(UNSURE), classical_trust=(Trust(120.0, 0.2, 2.3),))
     note = judge.chosen(np.array([0.0, 0.0, 1.0]), 0, made).note
     assert note.endswith("optical flow instead of the network, expected error 120 HU")
@@ -77,7 +79,7 @@ def test_what_is_expected_of_the_classical_slice_is_said_where_it_is_known() -> 
 
 
 def test_the_record_says_of_each_slice_how_much_of_it_is_the_networks() -> None:
-    judge = Judge(Output(), geometry(5.0, 5.0))
+    judge = SliceJudge(Output(), geometry(5.0, 5.0))
     made = replace(prediction(SURE), weights=(0.25,))
     judge.chosen(np.array([0.0, 0.0, 1.0]), 0, made)
     (entry,) = judge.entries
@@ -109,7 +111,7 @@ def test_a_route_may_accept_everything() -> None:
 
 
 def test_a_model_that_says_nothing_is_taken_at_its_word() -> None:
-    judge = Judge(Output(), geometry(5.0))
+    judge = SliceJudge(Output(), geometry(5.0))
     plane = np.full((2, 2), 4.0, np.float32)
     chosen = judge.chosen(np.zeros(3), 0, Prediction(planes=(plane,)))
     assert chosen.plane is plane
@@ -119,7 +121,7 @@ def test_a_model_that_says_nothing_is_taken_at_its_word() -> None:
 
 
 def test_a_series_without_surveys_says_that_training_alone_serves() -> None:
-    judge = Judge(Output(), geometry(5.0))
+    judge = SliceJudge(Output(), geometry(5.0))
     few = Prediction(planes=(np.zeros((2, 2), np.float32),), trust=(SURE,), record={"surveyed": 0})
     judge.chosen(np.zeros(3), 0, few)
     assert judge.notes == ["too few slices to try the network on: what training found serves alone"]

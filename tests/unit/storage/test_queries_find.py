@@ -256,7 +256,7 @@ def test_a_job_is_one_line_with_whose_it_is(filled: Stored) -> None:
 
 
 def test_a_search_knows_whether_it_names_a_patient() -> None:
-    assert Wanted(text="x").names_a_patient
-    assert Wanted(accession="x").names_a_patient
-    assert Wanted(study_date="20240305").names_a_patient
-    assert not Wanted(sender="CT1", reason="MISSING_SLICES").names_a_patient
+    assert Wanted(text="x", sender="CT1").of_a_patient == ("text",)
+    assert Wanted(accession="x").of_a_patient == ("accession",)
+    assert Wanted(study_date="20240305").of_a_patient == ("study_date",)
+    assert Wanted(sender="CT1", reason="MISSING_SLICES").of_a_patient == ()

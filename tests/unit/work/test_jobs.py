@@ -1,7 +1,6 @@
 """The threads that run jobs: a real queue, a real storage folder, workers in memory."""
 
 import hashlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,6 @@ from node.work.jobs import (
     Site,
     Supervisor,
     canonical,
-    fingerprint,
     fraction,
     from_snapshot,
     snapshot,
@@ -440,34 +438,3 @@ def test_progress_never_goes_backwards_through_the_steps_of_a_job() -> None:
 def test_progress_stays_between_nothing_and_all_whatever_a_worker_reports(step: str) -> None:
     assert 0.0 <= fraction(Progress(step, 7, 0)) <= 1.0
     assert 0.0 <= fraction(Progress(step, 9, 3)) <= 1.0
-
-
-def test_other_weights_or_other_code_give_another_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "site_ai"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    (package / "net.py").write_text("class Net: ...\n")
-    weights = tmp_path / "net.safetensors"
-    weights.write_bytes(b"one")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    spec = ModelSpec("site", "site_ai.net:Net", weights)
-    first = fingerprint(spec)
-    assert fingerprint(spec) == first
-    weights.write_bytes(b"two")
-    second = fingerprint(spec)
-    assert second != first
-    (package / "net.py").write_text("class Net:\n    pass\n")
-    assert fingerprint(spec) not in {first, second}
-    third = fingerprint(spec)
-    (package / "parts.py").write_text("LIMIT = 1\n")  # the model may import it
-    assert fingerprint(spec) != third
-    fourth = fingerprint(spec)
-    weights.with_suffix(".json").write_text("{}")  # its calibration
-    assert fingerprint(spec) != fourth
-    assert "site_ai" not in sys.modules
-
-
-def test_a_module_that_is_not_there_has_a_fingerprint_too() -> None:
-    assert fingerprint(ModelSpec("site", "no_such_package.net:Net"))

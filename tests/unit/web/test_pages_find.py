@@ -1,17 +1,91 @@
-"""Why was my series not processed? Find and the page of a series say what is known of it."""
+"""The pages Find and Series: searches, and the reason why a series has no job."""
 
+import json
+import re
 from collections.abc import Mapping
 
+import httpx
 import pytest
 
+from node.web import state
+from node.web.state import Searches
 from storage.records import Role, SwitchName
 from storage.site import control
 from tests.unit.storage.stored import SERIES
-from tests.unit.web.site import Site
+from tests.unit.web.site import Client, Site
 
 PAGE = f"/series/{SERIES}"
 TESTER = f'href="/rules?series_uid={SERIES}"'
 ANY_ROUTE = "no route asked for a job"
+
+
+def seek(person: Client, **words: str) -> httpx.Response:
+    """Send the form of Find as a browser does, and go where it leads."""
+    csrf = re.search(r'name="csrf" value="([^"]+)"', person.get("/find").text)
+    assert csrf is not None
+    answer = person.post("/find", data={"csrf": csrf[1], **words})
+    assert answer.status_code == 303
+    return person.get(answer.headers["location"])
+
+
+def test_a_search_is_written_down_without_its_words(served: Site, person: Client) -> None:
+    seek(person, accession="A4711", name="Meyer")
+    (event,) = served.store.audit.list(10)
+    assert (event.who, event.what) == ("local", "find")
+    assert event.detail["by"] == ["accession", "name"]
+    assert "4711" not in json.dumps(dict(event.detail))
+
+
+def test_no_address_of_a_search_has_a_patient_in_it(served: Site, person: Client) -> None:
+    for number in range(30):
+        served.rows.receive(f"1.{number}", series_uid=f"1.2.3.{number}")
+    words = {"accession": "A1", "patient_id": "P1"}
+    first = seek(person, **words)
+    assert first.text.count("<tr>") == 1 + 25
+    assert 'value="A1"' in first.text  # the form is filled in, to go on from
+    older = re.search(r'<a href="([^"]+)">Older</a>', first.text)
+    assert older is not None
+    second = person.get(older[1].replace("&amp;", "&"))
+    assert second.text.count("<tr>") == 1 + 5
+    assert person.get(first.url).text == first.text  # loaded again, or gone back to
+    for address in (str(first.url), *re.findall(r'(?:href|action)="([^"]*)"', first.text)):
+        assert "A1" not in address and "P1" not in address, address
+
+
+def test_words_of_a_link_from_elsewhere_do_not_stay_in_the_address(
+    served: Site, person: Client
+) -> None:
+    served.rows.receive("1.1")
+    answer = person.get("/find?accession=A1&state=")
+    assert answer.status_code == 303
+    assert re.fullmatch(r"/find\?search=[\w-]{22}", answer.headers["location"])
+    assert "1 instance" in person.get(answer.headers["location"]).text
+
+
+def test_what_names_no_patient_stays_an_address_that_others_can_open(person: Client) -> None:
+    found = seek(person, state="held", route="ct slices")
+    assert str(found.url).endswith("/find?state=held&route=ct+slices")
+
+
+def test_nobody_sees_the_words_of_somebody_elses_search(served: Site) -> None:
+    served.user("ada")
+    served.user("vera", Role.VIEWER)
+    ada, vera = served.logged_in("ada"), served.logged_in("vera")
+    address = ada.act("POST", "/find", data={"name": "Meyer"}).headers["location"]
+    assert "Meyer" in ada.get(address).text
+    theirs = vera.get(address).text
+    assert "Meyer" not in theirs
+    assert "no longer stored" in theirs
+
+
+def test_only_so_many_searches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MOST_SEARCHES", 2)
+    kept = Searches()
+    first, second = (kept.keep("anna", {"name": name}) for name in ("a", "b"))
+    assert kept.get("anna", first) == {"name": "a"}
+    kept.keep("anna", {"name": "c"})
+    assert kept.get("anna", second) is None  # not looked at for the longest
+    assert kept.get("anna", first) == {"name": "a"}
 
 
 def close(served: Site, evidence: Mapping[str, object], *uids: str) -> None:

@@ -1,18 +1,14 @@
-"""The REST API: lists with filters and pages, and what an operator does, each an audit event."""
+"""REST: jobs, deliveries and series with their filters, and what an operator does with them."""
 
 import re
-from typing import Any
 
 import pytest
 
-from node.config.reading import to_values
 from storage.queries import overview
 from storage.records import JobState, Peer, Role
-from storage.site import control, peers
 from tests.unit.storage.stored import SERIES
-from tests.unit.web.site import NODE, Site
-
-API = "/api/v1"
+from tests.unit.web.calls import API, get, post
+from tests.unit.web.site import Site
 
 # As `interfaces.md` fixes it: other programs read these.
 JOB = {
@@ -36,18 +32,6 @@ JOB = {
 }
 DELIVERY = {"destination", "state", "sent", "confirmed", "total"}
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d")
-
-
-def get(served: Site, path: str, **query: Any) -> Any:
-    answer = served.client().get(API + path, params=query)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def post(served: Site, path: str, status: int = 200, **given: Any) -> Any:
-    answer = served.client().post(API + path, **given)
-    assert answer.status_code == status, answer.text
-    return answer.json()
 
 
 def hold(served: Site, key: str = "k", reason: str = "MISSING_SLICES") -> int:
@@ -88,28 +72,27 @@ def test_jobs_are_listed_a_page_at_a_time_the_newest_first(served: Site) -> None
     assert "next" not in last.links
 
 
-@pytest.mark.parametrize(
-    ("query", "found"),
-    [
-        ({}, [2, 1]),
-        ({"state": "held"}, [1]),
-        ({"reason": "MISSING_SLICES"}, [1]),
-        ({"route": "second"}, [2]),
-        ({"route": "other"}, []),
-        ({"sender": "SCANNER"}, [2, 1]),
-        ({"uid": SERIES}, [2, 1]),
-        ({"accession": "a1"}, [2, 1]),
-        ({"patient_id": "P2"}, []),
-        ({"until": "2001-01-01T00:00:00+01:00"}, []),
-        ({"since": "2001-01-01T00:00:00+01:00"}, [2, 1]),
-    ],
+FOUND: tuple[tuple[dict[str, str], list[int]], ...] = (
+    ({}, [2, 1]),
+    ({"state": "held"}, [1]),
+    ({"reason": "MISSING_SLICES"}, [1]),
+    ({"route": "second"}, [2]),
+    ({"route": "other"}, []),
+    ({"sender": "SCANNER"}, [2, 1]),
+    ({"uid": SERIES}, [2, 1]),
+    ({"accession": "a1"}, [2, 1]),
+    ({"patient_id": "P2"}, []),
+    ({"until": "2001-01-01T00:00:00+01:00"}, []),
+    ({"since": "2001-01-01T00:00:00+01:00"}, [2, 1]),
 )
-def test_a_filter_leaves_what_holds(served: Site, query: dict[str, str], found: list[int]) -> None:
+
+
+def test_a_filter_leaves_what_holds(served: Site) -> None:
     hold(served, "a")
     served.clock.now += 1
     served.rows.ask("b", stack="b", route="second")
-    jobs = get(served, "/jobs", **query)
-    assert [job["id"] for job in jobs] == found
+    for query, ids in FOUND:
+        assert [job["id"] for job in get(served, "/jobs", **query)] == ids, query
 
 
 @pytest.mark.parametrize(
@@ -288,75 +271,6 @@ def test_a_complete_series_cannot_be_hurried(served: Site) -> None:
     served.rows.ask("k")
     answer = post(served, f"/series/{SERIES}/process-now", 409)
     assert "requeue" in answer["detail"]
-
-
-def test_the_node_is_drained_and_works_again(served: Site) -> None:
-    assert get(served, "/node")["draining"] is False
-    drained = post(served, "/drain")
-    assert (drained["draining"], drained["drained_by"]) == (True, "local")
-    assert served.client().delete(f"{API}/drain").json()["draining"] is False
-
-
-def test_a_destination_is_paused_resumed_and_echoed(served: Site) -> None:
-    now = served.clock()
-    peers.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="It answered.")
-    (one,) = get(served, "/destinations")
-    assert (one["name"], one["up"], one["paused"]) == ("pacs", True, False)
-    post(served, "/destinations/pacs/pause")
-    assert get(served, "/destinations")[0]["paused"] is True
-    post(served, "/destinations/pacs/resume")
-    assert get(served, "/destinations")[0]["paused"] is False
-    echo = post(served, "/destinations/pacs/echo", 202)
-    assert (echo["kind"], echo["subject"], echo["state"]) == ("echo", "pacs", "asked")
-    assert post(served, "/destinations/moon/pause", 422)["detail"].count("pacs") == 1
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/configuration/reload", "reload"),
-        ("/selftests", "selftest"),
-        ("/notifications/test", "notify"),
-    ],
-)
-def test_the_node_is_asked_and_answers_through_the_wish(served: Site, path: str, kind: str) -> None:
-    wish = post(served, path, 202)
-    assert wish["kind"] == kind
-    assert get(served, f"/wishes/{wish['id']}")["state"] == "asked"
-    assert ("local", f"ask: {kind}", "") in served.audited()
-
-
-def test_an_ae_title_is_let_in_and_shut_out_again(served: Site) -> None:
-    post(served, "/senders/allow", data={"ae_title": " CT3 "})
-    assert get(served, "/senders/allow")["added"] == [{"ae_title": "CT3", "who": "local"}]
-    client = served.client()
-    assert client.delete(f"{API}/senders/allow", params={"ae_title": "CT3"}).status_code == 200
-    assert client.delete(f"{API}/senders/allow", params={"ae_title": "CT3"}).status_code == 404
-    assert post(served, "/senders/allow", 422, json={"ae_title": "  "})["status"] == 422
-    assert post(served, "/senders/allow", 422, json={"ae_title": "A\\B"})["status"] == 422
-
-
-def test_the_configuration_is_the_one_that_the_node_works_with_now(served: Site) -> None:
-    assert served.client().get(f"{API}/configuration").status_code == 404
-    values = to_values(served.settings)
-    values["destinations"][0]["name"] = "archive"  # type: ignore[index]
-    control.applied(served.database, served.clock(), NODE, values, ["node.port"])
-    control.refused(served.database, served.clock(), NODE, ["config.toml: broken"])
-    found = get(served, "/configuration")
-    assert found["needs_restart"] == ["node.port"]
-    assert found["problems"] == ["config.toml: broken"]
-    assert [each["name"] for each in get(served, "/destinations")] == ["archive"]
-
-
-def test_the_audit_is_read_a_page_at_a_time_and_by_person(served: Site) -> None:
-    for _ in range(3):
-        post(served, "/drain")
-    client = served.client()
-    first = client.get(f"{API}/audit", params={"who": "local", "limit": 2})
-    assert [each["what"] for each in first.json()] == ["drain", "drain"]
-    assert first.headers["x-total-count"] == "3"
-    assert len(client.get(first.links["next"]["url"]).json()) == 1
-    assert get(served, "/audit", who="anna") == []
 
 
 def test_a_series_of_two_peers_names_both(served: Site) -> None:

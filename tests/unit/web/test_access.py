@@ -1,7 +1,14 @@
-"""Who is let in: roles, tokens, a proxy's word, and this machine alone where nobody is a user."""
+"""Access to the web port: roles, tokens, a proxy, this machine alone, and the CSRF token."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
 
+from node.web import live, login, pages
 from storage.records import Role
 from tests.unit.web.site import FROM, Site
 
@@ -9,6 +16,10 @@ ME = "/api/v1/me"
 DRAIN = "/api/v1/drain"
 USERS = "/api/v1/users"
 PROXY = "10.1.2.3"
+OPEN = {"/healthz", "/readyz", "/login", "/api/openapi.json"}
+# They change nothing but what is one's own; a search has patients' words, which no address has.
+OF_EVERYBODY = {"/logout", "/mask", "/find", "/api/v1/find", "/api/v1/me/password"}
+VALUES = {"{name}": "pacs", "{series_uid}": "1.2", "{action}": "requeue"}
 
 
 def test_without_a_user_whoever_sits_here_is_the_administrator(served: Site) -> None:
@@ -179,3 +190,138 @@ def test_somebody_changes_the_own_password_with_the_old_one_only(served: Site) -
     assert client.get(ME).status_code == 401  # every session of the old password has ended
     form = {"name": "otto", "password": "another long one"}
     assert served.browser().post("/login", data=form).status_code == 303
+
+
+def test_a_change_without_the_token_of_the_session_is_refused(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    for headers in ({}, {"X-CSRF-Token": ""}, {"X-CSRF-Token": "guess"}, {"X-CSRF-Token": "ä"}):
+        raw = {name: value.encode() for name, value in headers.items()}
+        answer = client.post(DRAIN, headers=raw)
+        assert answer.status_code == 403
+        assert "CSRF" in answer.json()["detail"]
+    assert served.client().get("/healthz").status_code == 200
+    assert "drain" not in [what for _, what, _ in served.audited()]
+
+
+def test_the_token_comes_by_header_or_in_the_form(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    assert client.post(DRAIN, headers={"X-CSRF-Token": client.csrf}).status_code == 200
+    assert client.post(DRAIN, data={"csrf": client.csrf}).status_code == 200
+    form = {"csrf": client.csrf, "name": "lab", "role": "viewer"}
+    assert client.post("/api/v1/tokens", data=form).status_code == 201
+
+
+def test_the_token_of_another_session_is_none(served: Site) -> None:
+    served.user("anna")
+    served.user("otto")
+    anna, otto = served.logged_in("anna"), served.logged_in("otto")
+    assert anna.post(DRAIN, headers={"X-CSRF-Token": otto.csrf}).status_code == 403
+
+
+def test_even_a_log_out_needs_it(served: Site) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    assert client.post("/logout").status_code == 403
+    assert client.get("/api/v1/me").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+    ],
+)
+def test_a_page_of_another_site_changes_nothing_even_with_the_token(
+    served: Site, headers: dict[str, str]
+) -> None:
+    served.user("anna")
+    client = served.logged_in("anna")
+    answer = client.post(DRAIN, headers={"X-CSRF-Token": client.csrf} | headers)
+    assert answer.status_code == 403
+    assert "another site" in answer.json()["detail"]
+
+
+def test_a_program_on_this_machine_needs_none_where_nobody_logs_in(served: Site) -> None:
+    assert served.client().post(DRAIN).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://127.0.0.1:8080"},
+        {"Sec-Fetch-Site": "none"},
+        {"Referer": "http://127.0.0.1:8080/"},
+        {"Cookie": "a=b"},
+    ],
+)
+def test_a_browser_on_this_machine_does(served: Site, headers: dict[str, str]) -> None:
+    assert served.client(**headers).post(DRAIN).status_code == 403
+
+
+def test_a_program_with_a_token_needs_none(served: Site) -> None:
+    served.user("anna")
+    assert served.program(Role.OPERATOR).post(DRAIN).status_code == 200
+
+
+def test_behind_a_proxy_a_change_needs_it_too(open_site: Site) -> None:
+    who: dict[str, Any] = {FROM: "10.1.2.3", "Remote-User": "otto", "Remote-Role": "operator"}
+    assert open_site.client(**who).post(DRAIN).status_code == 403
+
+
+def routes(router: APIRouter) -> Iterator[APIRoute]:
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            yield route
+        else:  # a router within a router
+            yield from routes(route.original_router)  # type: ignore[attr-defined]
+
+
+def paths(served: Site) -> list[tuple[str, str]]:
+    """Each method and path, as somebody would ask for it."""
+    document = served.client().get("/api/openapi.json").json()
+    known = {
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    }
+    for router in (pages.router, login.router, live.router):
+        known |= {(method, route.path) for route in routes(router) for method in route.methods}
+    return sorted((method, _filled(path)) for method, path in known if path not in OPEN)
+
+
+def _filled(path: str) -> str:
+    for name, value in VALUES.items():
+        path = path.replace(name, value)
+    return re.sub(r"\{[^}]*\}", "1", path)
+
+
+def test_nobody_gets_anything_without_being_known(served: Site) -> None:
+    served.user("anna")
+    asked = paths(served)
+    assert len(asked) > 50
+    client = served.client()
+    open_ones = [
+        (method, path, status)
+        for method, path in asked
+        if (status := client.request(method, path).status_code) != 401
+    ]
+    assert open_ones == []
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
+def test_nobody_changes_anything_that_takes_a_higher_role(served: Site, role: Role) -> None:
+    served.user("anna")
+    client = served.program(role)
+    before = len(served.audited())
+    administrators = ("users", "tokens", "reload", "notifications", "senders/allow")
+    for method, path in paths(served):
+        if method in ("GET", "HEAD") or path in OF_EVERYBODY:
+            continue
+        if role is Role.VIEWER or any(word in path for word in administrators):
+            answer = client.request(method, path)
+            assert answer.status_code == 403, (method, path, answer.status_code)
+    assert len(served.audited()) == before

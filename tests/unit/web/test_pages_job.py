@@ -1,0 +1,188 @@
+"""The page of a job: its slices and pictures, what it says, and the events of who views it."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from inference.previews import FOLDER, INDEX
+from node.web import state
+from node.web.state import PictureViews
+from storage.records import Role
+from tests.unit.web.site import Client, Site
+
+
+def with_result(served: Site) -> int:
+    """A job with a derived series and one picture; its id."""
+    served.rows.ask("k")
+    return finished(served)
+
+
+def finished(served: Site) -> int:
+    """The next job is done, with one picture; its id."""
+    job = served.rows.succeed()
+    folder = served.rows.files.path(served.rows.files.derived_folder(job.id, job.attempt)) / FOLDER
+    folder.mkdir()
+    slices = [
+        {"at_mm": 2.5 * at, "generated": at == 1, "number": at + 1, "expected_error_hu": None}
+        for at in range(3)
+    ]
+    told = {"slices": slices, "levels_hu": [0.0] * 256, "tilt_degrees": 0.0, "missing": []}
+    (folder / INDEX).write_text(json.dumps(told | {"rows": 8, "columns": 8}))
+    (folder / "00000.png").write_bytes(b"\x89PNG one")
+    return job.id
+
+
+def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k", destinations=("pacs",))
+    served.rows.succeed()
+    assert "never confirmed" not in person.get("/jobs/1").text
+    served.rows.deliver("pacs")
+    text = person.get("/jobs/1").text
+    assert "not asked for storage commitment, so it is never confirmed" in text
+    assert "sent to pacs" in person.get("/").text
+    assert "Waiting for confirmation" not in person.get("/").text
+
+
+def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person: Client) -> None:
+    job = with_result(served)
+    text = person.get(f"/jobs/{job}").text
+    assert 'id="viewer"' in text
+    assert "2 received" in text
+    picture = person.get(f"/jobs/{job}/pictures/00000.png")
+    assert (picture.headers["content-type"], picture.content) == ("image/png", b"\x89PNG one")
+    assert picture.headers["cache-control"] == "no-store"
+    assert person.get(f"/jobs/{job}/pictures/00001.png").status_code == 404
+
+
+def test_a_page_opened_before_a_job_ended_gets_its_slices_once(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k")
+
+    def fetched(page: str) -> httpx.Response:
+        (path,) = re.findall(r'id="slices" hx-get="([^"]+)"', page)
+        return person.get(path)
+
+    opened = person.get("/jobs/1").text
+    assert 'id="viewer"' not in opened
+    assert fetched(opened).status_code == 204
+    finished(served)
+    shown = fetched(opened)
+    assert 'id="viewer"' in shown.text
+    assert "<html" not in shown.text
+    assert fetched(shown.text).status_code == 204  # whoever moves the slider keeps it
+    assert "2.25.1" not in opened
+    assert "2.25.1" in person.get("/jobs/1/done").text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["index.json", "0.dcm", "..%2f0.dcm", "%2e%2e/0.dcm", "00000.png%00", "0000.png", "x.png"],
+)
+def test_no_other_file_is_served(served: Site, person: Client, name: str) -> None:
+    job = with_result(served)
+    assert person.get(f"/jobs/{job}/pictures/{name}").status_code in (404, 422)
+
+
+def test_a_page_of_a_result_whose_files_are_gone_says_so(served: Site, person: Client) -> None:
+    job = with_result(served)
+    folder = Path(served.rows.files.path(served.rows.files.derived_folder(job, 1)))
+    for file in (folder / FOLDER).iterdir():
+        file.unlink()
+    assert "There are no previews of this series." in person.get(f"/jobs/{job}").text
+    assert person.get(f"/jobs/{job}/pictures/00000.png").status_code == 404
+
+
+def test_times_and_gaps_of_a_job_without_pictures_are_drawn_from_its_record(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k")
+    job = served.rows.claim()
+    gaps = [{"gap_mm": 5.0, "factor": 2}, {"gap_mm": 5.0, "factor": 2}]
+    trust = [
+        {"at_mm": 2.5, "error_hu": 9.0, "confidence": 0.9, "how": "network"},
+        {"at_mm": 7.5, "error_hu": 90.0, "confidence": 0.05, "how": "network"},
+    ]
+    record = {"gaps": gaps, "confidence": trust}
+    served.rows.queue.hold(job, "LOW_CONFIDENCE", "The model is not sure.", record)
+    text = person.get(f"/jobs/{job.id}").text
+    assert "3 received" in text
+    assert 'class="unsure"' in text
+    assert 'class="sure"' in text
+
+
+def test_pictures_are_one_view_of_a_person_and_a_job(served: Site) -> None:
+    served.user("ada")
+    served.user("vera", Role.VIEWER)
+    job = with_result(served)
+    path = f"/jobs/{job}/pictures/00000.png"
+    ada, vera = served.logged_in("ada"), served.logged_in("vera")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ada.get, path) for _ in range(16)]
+    assert {each.result().status_code for each in asked} == {200}
+    vera.cookies.set("midslice-mask", "1")  # the name is hidden; the pictures are the patient's
+    assert vera.get(path).status_code == 200
+    assert vera.get(f"/jobs/{job}/pictures/00001.png").status_code == 404  # nothing was seen
+    served.clock.now += state.SAME_VIEW_SECONDS + 1
+    assert ada.get(path).status_code == 200
+    seen = [event for event in served.audited() if event[1] == "view pictures"]
+    which = f"job {job}"
+    assert [(who, whose) for who, _, whose in seen] == [
+        ("ada", which),
+        ("vera", which),
+        ("ada", which),
+    ]
+
+
+def test_a_request_that_overtakes_another_is_no_second_view(served: Site) -> None:
+    views = PictureViews(served.store.audit)
+    for now in (100.002, 100.001, 100.003):
+        views.record("ada", 1, now)
+    assert [which for _, _, which in served.audited()] == ["job 1"]
+
+
+def test_views_are_not_remembered_without_end(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "MOST_VIEWS", 2)
+    kept = PictureViews(served.store.audit)
+    for job_id in (1, 2, 3, 3, 1):
+        kept.record("ada", job_id, 0.0)
+    which = [which for _, _, which in served.audited()]
+    assert which == ["job 1", "job 2", "job 3", "job 1"]
+
+
+def test_a_job_page_is_written_down_unless_its_patient_was_hidden(
+    served: Site, person: Client
+) -> None:
+    job = with_result(served)
+    person.get(f"/jobs/{job}")
+    assert [event.what for event in served.store.audit.list(10)] == ["view"]
+    person.cookies.set("midslice-mask", "1")
+    text = person.get(f"/jobs/{job}").text
+    assert "P1" not in re.findall(r"<dd>(.*?)</dd>", text)
+    assert len(served.store.audit.list(10)) == 1
+
+
+def test_what_a_destination_answered_is_said_in_words(served: Site) -> None:
+    person = served.browser()
+    served.rows.ask("k")
+    served.rows.succeed()
+    leased = served.rows.start_delivery("pacs")
+    said = {
+        0x0000: "<code>0000</code> stored<",
+        0x0122: "<code>0122</code> SOP Class not supported<",
+        0xA701: "<code>A701</code> out of resources<",
+        0xB000: "<code>B000</code> data elements coerced, stored<",
+    }
+    (one, _) = served.rows.ledger.unsent(leased)
+    for status, words in said.items():
+        is_stored = status in (0x0000, 0xB000)
+        served.rows.ledger.answered(leased, one.id, status, stored=is_stored)
+        assert words in person.get("/jobs/1").text
