@@ -110,7 +110,7 @@ class RunningNode:
             rules(settings),
             time.time,
             never=partial(never, store, self._tests.routes),
-            made=self._tests.routes,
+            self_tests=self._tests.routes,
         )
         self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
@@ -145,6 +145,7 @@ class RunningNode:
         self._supervisor.start()
         self._deliverers.follow(self._settings)
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
+        self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.mind_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)

@@ -67,6 +67,7 @@ series not purged | warning | series_id error | its files could not be removed; 
 
 # Jobs
 job queued | info | job how derived_series_uid | new, or asked for once more (`how`)
+requeued job not compared | error | job error | it waits; its route is looked at a second later
 job running | info | job attempt | a worker has it
 job succeeded | info | job derived_series_uid instances is_new | \
     the derived series is verified and kept

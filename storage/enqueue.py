@@ -1,27 +1,13 @@
 """Enqueueing: an arrival closes, its jobs are made, joined, superseded or held at once."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    and_,
-    delete,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, or_, select, update
 
 from storage.database import Database, to_json, to_mark
 from storage.errors import NotFound, WrongState
-from storage.leases import IDLE
 from storage.records import (
     DAY,
     SUPERSEDED,
@@ -46,51 +32,22 @@ from storage.schema import (
 )
 from storage.site.audit import note
 from storage.transitions import (
+    PENDING,
     JobRow,
+    as_asked,
+    begin_again,
     cancel_undelivered,
     change,
+    end,
+    hold_delivery,
     queue_deliveries,
-    read_job,
-    set_delivery,
+    stop,
 )
 
+logger = logging.getLogger(__name__)
 
-def request(db: Connection, job_id: int, arrival_id: int, destinations: Sequence[str]) -> None:
-    """Let an arrival want the result of a job at these destinations.
-
-    What its peer wanted before, perhaps by another configuration, counts no more.
-    """
-    withdraw(db, job_id, arrival_id)
-    _forget_withdrawn(db, job_id)
-    rows = [
-        {"job_id": job_id, "arrival_id": arrival_id, "destination": name, "rank": rank}
-        for rank, name in enumerate(dict.fromkeys(destinations or ("",)))
-    ]
-    db.execute(want.insert(), rows)
-
-
-def withdraw(db: Connection, job_id: int, arrival_id: int) -> bool:
-    """Withdraw what the peer of an arrival wanted of a job; True where nobody wants it now."""
-    of_peer = and_(want.c.job_id == job_id, want.c.arrival_id.in_(same_peer(arrival_id)))
-    db.execute(update(want).where(of_peer).values(withdrawn=1))
-    wanted = select(want.c.job_id).where(want.c.job_id == job_id, want.c.withdrawn == 0)
-    if db.execute(wanted.limit(1)).first() is None:
-        return True
-    _forget_withdrawn(db, job_id)
-    return False
-
-
-def _forget_withdrawn(db: Connection, job_id: int) -> None:
-    db.execute(delete(want).where(want.c.job_id == job_id, want.c.withdrawn == 1))
-
-
-def same_peer(arrival_id: int) -> Select[tuple[int]]:
-    """The arrivals of a series that its peer, calling and called AE title, has brought."""
-    this, theirs = arrival.alias("this"), arrival.alias("theirs")
-    columns = ("series_id", "calling_ae", "called_ae")
-    same = and_(*(this.c[name] == theirs.c[name] for name in columns))
-    return select(theirs.c.id).join(this, same).where(this.c.id == arrival_id)
-
+# The stack of a job whose files cannot be read at all: nobody knows what they show.
+UNREADABLE = "unreadable"
 
 SUPERSEDED_SENTENCE = "More or other slices of this series arrived; job {job_id} replaces this one."
 READABLE_SENTENCE = "The series was sent again, and its files can be read."
@@ -98,87 +55,6 @@ PARTED_SENTENCE = (
     "More or other slices of this series arrived, and what was one stack is several by now or "
     "belongs to another one; the jobs of these stacks replace this one."
 )
-
-# The stack of a job whose files cannot be read at all: nobody knows what they show.
-UNREADABLE = "unreadable"
-
-UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
-
-
-def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int, ...]:
-    """Jobs that a peer does not want any more since it wants this one; ids of the unfinished.
-
-    What another peer has asked for too goes on, for that one alone.
-    """
-    same = and_(job.c.id != job_id, job.c.route == new.route, job.c.stack == new.stack)
-    older = _asked_for(db, new.arrival_id, same)
-    return _give_up(db, older, new.arrival_id, SUPERSEDED_SENTENCE.format(job_id=job_id), now)
-
-
-def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[int, ...]:
-    """Jobs that waited because nothing of a series could be read: its peer sent it again."""
-    older = _asked_for(db, arrival_id, job.c.stack == UNREADABLE)
-    return _give_up(db, older, arrival_id, READABLE_SENTENCE, now)
-
-
-def supersede_parted(
-    db: Connection, new: Sequence[NewJob], stacks: Collection[str], now: float
-) -> None:
-    """Jobs of stacks that the series of these new jobs does not have any more.
-
-    Half of each of two phases may adjoin and look like one stack, until the other halves arrive.
-    """
-    for arrival_id, route in dict.fromkeys((one.arrival_id, one.route) for one in new):
-        parted = and_(job.c.route == route, job.c.stack.not_in([*stacks, UNREADABLE]))
-        older = _asked_for(db, arrival_id, parted)
-        _give_up(db, older, arrival_id, PARTED_SENTENCE, now)
-
-
-def _asked_for(db: Connection, arrival_id: int, which: ColumnElement[bool]) -> Sequence[JobRow]:
-    of_series = select(arrival.c.series_id).where(arrival.c.id == arrival_id).scalar_subquery()
-    by_peer = and_(want.c.withdrawn == 0, want.c.arrival_id.in_(same_peer(arrival_id)))
-    asked = select(want.c.job_id).where(by_peer)
-    columns = (job.c.id, job.c.state, job.c.derived_id)
-    query = select(*columns).where(job.c.series_id == of_series, job.c.id.in_(asked), which)
-    return db.execute(query.order_by(job.c.id).with_for_update(of=job)).all()
-
-
-def _give_up(
-    db: Connection, older: Sequence[JobRow], arrival_id: int, sentence: str, now: float
-) -> tuple[int, ...]:
-    why = {"reason": SUPERSEDED, "sentence": sentence}
-    cancelled = {"state": JobState.CANCELLED, "finished_at": now, "cancel_requested": 0}
-    unfinished = []
-    for row in older:
-        if withdraw(db, row.id, arrival_id) and row.state in UNFINISHED:
-            stop = {"cancel_requested": 1} if row.state == JobState.RUNNING else cancelled
-            db.execute(update(job).where(job.c.id == row.id).values(**why, **stop))
-            unfinished.append(row.id)
-    _give_up_results(db, {row.derived_id for row in older if row.derived_id is not None}, now)
-    return tuple(unfinished)
-
-
-def _give_up_results(db: Connection, made: set[int], now: float) -> None:
-    """What is not sent yet goes only to those who still ask for the derived series."""
-    for derived_id in sorted(made):
-        query = select(want.c.destination).join(job, job.c.id == want.c.job_id)
-        query = query.where(job.c.derived_id == derived_id, want.c.withdrawn == 0)
-        still_wanted = set(db.execute(query).scalars())
-        cancel_undelivered(db, derived_id, SUPERSEDED, now, still_wanted)
-        if not still_wanted:
-            fresh = and_(derived.c.id == derived_id, derived.c.superseded_at.is_(None))
-            db.execute(update(derived).where(fresh).values(superseded_at=now))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much may come of one study or series in a day before a person looks; 0 = no limit."""
-
-    results: int = 0  # derived series of a study
-    reruns: int = 0  # jobs of one stack and route, which late slices and corrections ask for
-
-
-NO_LIMITS = Limits()
 
 TOO_MANY_RESULTS = "TOO_MANY_RESULTS"
 TOO_MANY_RERUNS = "TOO_MANY_RERUNS"
@@ -193,8 +69,161 @@ RERUNS_SENTENCE = (
     "this happens often, completion.quiet_seconds is too short for this sender."
 )
 
+REQUEUEABLE = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
+ROUTE_CHANGED = "ROUTE_CHANGED"  # why a job was cancelled that another one has replaced so
+REPLACED = "Its route has changed since; job {job_id}, with the route as it is now, replaces it."
 
-def over(db: Connection, new: NewJob, now: float, limits: Limits) -> Verdict | None:
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that may come of a study or series in a day before a person looks; 0 = no limit."""
+
+    results: int = 0  # derived series of a study
+    reruns: int = 0  # jobs of one stack and route, which late slices and corrections ask for
+
+
+NO_LIMITS = Limits()
+
+
+def close(
+    db: Connection, arrival_id: int, evidence: Mapping[str, object], seen: int | None, now: float
+) -> str:
+    """Close an arrival that has as many instances as were `seen`; its Series UID."""
+    this = arrival.c.id == arrival_id
+    row = db.execute(select(arrival).where(this).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"no arrival {arrival_id}")
+    if row.state != ArrivalState.ARRIVING:
+        raise WrongState(f"arrival {arrival_id} is {row.state} already")
+    brought = select(func.count()).where(arrival_instance.c.arrival_id == arrival_id)
+    count = db.execute(brought).scalar_one()
+    if seen is not None and seen != count:
+        raise WrongState(f"arrival {arrival_id} has {count} instances by now, not {seen}")
+    closed = {"state": ArrivalState.COMPLETE, "completed_at": now, "brought": count}
+    db.execute(update(arrival).where(this).values(**closed, evidence=to_json(evidence)))
+    series_uid = select(series.c.series_uid).where(series.c.id == row.series_id)
+    return str(db.execute(series_uid).scalar_one())
+
+
+def lock_series(db: Connection, series_id: int) -> None:
+    """Keep retention, and instances that arrive, away until the transaction ends."""
+    db.execute(select(series.c.id).where(series.c.id == series_id).with_for_update())
+
+
+def enqueue(
+    database: Database, db: Connection, new: NewJob, now: float, most: Limits = NO_LIMITS
+) -> Enqueued:
+    """Ask for a job. Asking twice is asking once: the key says what is the same."""
+    row = _by_key(db, new.key)
+    within = _within(db, new, now, most)
+    job_id = _insert(database, db, within, now) if row is None else None
+    if job_id is not None:
+        request(db, job_id, new.arrival_id, new.destinations)
+        return _enqueued(within, job_id, "queued", supersede(db, new, job_id, now))
+    row = row or _by_key(db, new.key)  # another node was faster
+    assert row is not None
+    request(db, row.id, new.arrival_id, new.destinations)
+    if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
+        return _start_over(db, row, within, now, row.edition)
+    if row.state == JobState.SUCCEEDED:
+        return _deliver_again(database, db, row, within, now)
+    return _join(db, row, new, now)
+
+
+def _by_key(db: Connection, key: str) -> JobRow | None:
+    return db.execute(select(job).where(job.c.key == key).with_for_update()).one_or_none()
+
+
+def _within(db: Connection, new: NewJob, now: float, most: Limits) -> NewJob:
+    """The same, or held where it is one too many for a day."""
+    if new.verdict is not None:
+        return new
+    return replace(new, verdict=_over_limit(db, new, now, most))
+
+
+def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int | None:
+    """A new row, or None where the key exists."""
+    row = database.insert(job).values(
+        kind=new.kind,
+        key=new.key,
+        series_id=new.series_id,
+        arrival_id=new.arrival_id,
+        stack=new.stack,
+        route=new.route,
+        model=new.model,
+        parameters=to_json(new.parameters),
+        priority=new.priority,
+        **as_asked(new.verdict, now),
+    )
+    inserted = db.execute(row.on_conflict_do_nothing().returning(job.c.id)).scalar_one_or_none()
+    if inserted is None:
+        return None
+    _work_on(db, inserted, new)
+    return int(inserted)
+
+
+def _work_on(db: Connection, job_id: int, new: NewJob) -> None:
+    """The versions as they were looked at: what arrives later is another job's."""
+    rows = [
+        {"job_id": job_id, "instance_id": instance_id, "rank": rank}
+        for rank, instance_id in enumerate(dict.fromkeys(new.instances))
+    ]
+    db.execute(delete(job_instance).where(job_instance.c.job_id == job_id))
+    if rows:
+        db.execute(job_instance.insert(), rows)
+
+
+def _is_resolved(db: Connection, row: JobRow, new: NewJob) -> bool:
+    """True where what spoke against the job does so no more.
+
+    Held over versions of which, since the series was sent again, not all count any more; or refused
+    before a worker looked, for what lay beside it or by another configuration.
+    """
+    if row.state == JobState.REFUSED and row.started_at is None and new.verdict is None:
+        return True
+    works_on = select(job_instance.c.instance_id).where(job_instance.c.job_id == row.id)
+    return row.state == JobState.HELD and set(db.execute(works_on).scalars()) != set(new.instances)
+
+
+def _join(db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
+    """A job that has no result yet is asked for by one more: its result goes to all of them."""
+    if row.cancel_requested and row.reason in ("", SUPERSEDED):
+        # Wanted again before its worker has stopped; where it stops all the same, the job is
+        # queued again (`Queue.cancelled`).
+        change(db, row.id, cancel_requested=0, reason="", sentence="")
+    return Enqueued(row.id, "known", supersede(db, new, row.id, now))
+
+
+def _deliver_again(
+    database: Database, db: Connection, row: JobRow, new: NewJob, now: float
+) -> Enqueued:
+    """A finished job is asked for: deliver its result, or make it again where that is gone."""
+    result = db.execute(select(derived).where(derived.c.id == row.derived_id)).one()
+    if result.purged_at is not None:
+        # A peer may still have the earlier bytes: the same UIDs must not mean others.
+        was_offered = result.offered_at is not None
+        edition = max(row.edition, result.edition + 1) if was_offered else row.edition
+        return _start_over(db, row, new, now, edition)
+    change(db, row.id, priority=new.priority)
+    # Who has it already asked for nothing: the destinations of the others stay as they are.
+    queue_deliveries(database, db, result.id, new.destinations, new.priority, now)
+    return Enqueued(row.id, "redelivered", supersede(db, new, row.id, now))
+
+
+def _start_over(db: Connection, row: JobRow, new: NewJob, now: float, edition: int) -> Enqueued:
+    snapshot = {"parameters": to_json(new.parameters), "priority": new.priority, "edition": edition}
+    begin_again(db, row.id, now, new.verdict, **snapshot)
+    _work_on(db, row.id, new)
+    return _enqueued(new, row.id, "requeued", supersede(db, new, row.id, now))
+
+
+def _enqueued(new: NewJob, job_id: int, what: What, cancelled: tuple[int, ...]) -> Enqueued:
+    if new.verdict is None:
+        return Enqueued(job_id, what, cancelled)
+    return Enqueued(job_id, new.verdict.what, cancelled, new.verdict.reason)
+
+
+def _over_limit(db: Connection, new: NewJob, now: float, limits: Limits) -> Verdict | None:
     """Held where one more job would be too much."""
     if limits.reruns and (count := _reruns(db, new, now)) >= limits.reruns:
         sentence = RERUNS_SENTENCE.format(count=count, most=limits.reruns)
@@ -220,7 +249,7 @@ def _results(db: Connection, new: NewJob, now: float) -> int:
     """Derived series of the study that were made in the last day, and those that will be."""
     study = select(series.c.study_uid).where(series.c.id == new.series_id).scalar_subquery()
     of_study = select(series.c.id).where(series.c.study_uid == study)
-    made = select(func.count()).where(
+    kept = select(func.count()).where(
         derived.c.series_id.in_(of_study), derived.c.made_at > now - DAY
     )
     coming = select(func.count()).where(
@@ -228,173 +257,180 @@ def _results(db: Connection, new: NewJob, now: float) -> int:
         or_(job.c.state == JobState.QUEUED, job.c.state == JobState.RUNNING),
         job.c.key != new.key,
     )
-    return sum(int(db.execute(query).scalar_one()) for query in (made, coming))
+    return sum(int(db.execute(query).scalar_one()) for query in (kept, coming))
 
 
-def enqueue(
-    database: Database, db: Connection, new: NewJob, now: float, most: Limits = NO_LIMITS
-) -> Enqueued:
-    """Ask for a job. Asking twice is asking once: the key says what is the same."""
-    row = _by_key(db, new.key)
-    within = _within(db, new, now, most)
-    job_id = _insert(database, db, within, now) if row is None else None
-    if job_id is not None:
-        request(db, job_id, new.arrival_id, new.destinations)
-        return _enqueued(within, job_id, "queued", supersede(db, new, job_id, now))
-    row = row or _by_key(db, new.key)  # another node was faster
-    assert row is not None
-    request(db, row.id, new.arrival_id, new.destinations)
-    if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
-        _requeue(db, row, within, now, row.edition)
-        return _enqueued(within, row.id, "requeued", supersede(db, new, row.id, now))
-    if row.state == JobState.SUCCEEDED:
-        return _again(database, db, row, within, now)
-    return _join(db, row, new, now)
+def request(db: Connection, job_id: int, arrival_id: int, destinations: Sequence[str]) -> None:
+    """Let an arrival want the result of a job at these destinations.
 
-
-def _within(db: Connection, new: NewJob, now: float, most: Limits) -> NewJob:
-    """The same, or held where it is one too many for a day."""
-    if new.verdict is not None:
-        return new
-    return replace(new, verdict=over(db, new, now, most))
-
-
-def requeued(now: float) -> dict[str, object]:
-    """The columns of a job that begins anew; its attempts stay and go on counting."""
-    return {
-        "state": JobState.QUEUED,
-        "reason": "",
-        "sentence": "",
-        "queued_at": now,
-        "due_at": now,
-        "started_at": None,
-        "finished_at": None,
-        "worker_deaths": 0,
-        "abandoned": 0,
-        "progress": 0,
-        "cancel_requested": 0,
-        "insisted": 0,
-    }
-
-
-def _begun(new: NewJob, now: float) -> dict[str, object]:
-    """The columns of a job as it is asked for: queued, or what its verdict says."""
-    if new.verdict is None:
-        return requeued(now)
-    told = {"reason": new.verdict.reason, "sentence": new.verdict.sentence}
-    return {**requeued(now), **told, "state": new.verdict.state, "finished_at": now}
-
-
-def _enqueued(new: NewJob, job_id: int, what: What, cancelled: tuple[int, ...]) -> Enqueued:
-    if new.verdict is None:
-        return Enqueued(job_id, what, cancelled)
-    return Enqueued(job_id, new.verdict.what, cancelled, new.verdict.reason)
-
-
-def lock_series(db: Connection, series_id: int) -> None:
-    """Keep retention, and instances that arrive, away until the transaction ends."""
-    db.execute(select(series.c.id).where(series.c.id == series_id).with_for_update())
-
-
-def _by_key(db: Connection, key: str) -> Row[*tuple[Any, ...]] | None:
-    return db.execute(select(job).where(job.c.key == key).with_for_update()).one_or_none()
-
-
-def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int | None:
-    """A new row, or None where the key exists."""
-    row = database.insert(job).values(
-        kind=new.kind,
-        key=new.key,
-        series_id=new.series_id,
-        arrival_id=new.arrival_id,
-        stack=new.stack,
-        route=new.route,
-        model=new.model,
-        parameters=to_json(new.parameters),
-        priority=new.priority,
-        **_begun(new, now),
-    )
-    inserted = db.execute(row.on_conflict_do_nothing().returning(job.c.id)).scalar_one_or_none()
-    if inserted is None:
-        return None
-    _work_on(db, inserted, new)
-    return int(inserted)
-
-
-def _work_on(db: Connection, job_id: int, new: NewJob) -> None:
-    """The versions as they were looked at: what arrives later is another job's."""
-    rows = [
-        {"job_id": job_id, "instance_id": one, "rank": rank}
-        for rank, one in enumerate(dict.fromkeys(new.instances))
-    ]
-    db.execute(delete(job_instance).where(job_instance.c.job_id == job_id))
-    if rows:
-        db.execute(job_instance.insert(), rows)
-
-
-def _is_resolved(db: Connection, row: Row[*tuple[Any, ...]], new: NewJob) -> bool:
-    """What spoke against the job does so no more.
-
-    Held over versions of which, since the series was sent again, not all count any more; or refused
-    before a worker looked, for what lay beside it or by another configuration.
+    What its peer wanted before, perhaps by another configuration, counts no more.
     """
-    if row.state == JobState.REFUSED and row.started_at is None and new.verdict is None:
+    withdraw(db, job_id, arrival_id)
+    _forget_withdrawn(db, job_id)
+    rows = [
+        {"job_id": job_id, "arrival_id": arrival_id, "destination": name, "rank": rank}
+        for rank, name in enumerate(dict.fromkeys(destinations or ("",)))
+    ]
+    db.execute(want.insert(), rows)
+
+
+def withdraw(db: Connection, job_id: int, arrival_id: int) -> bool:
+    """Withdraw what the peer of an arrival wanted of a job; True where nobody wants it now."""
+    of_peer = and_(want.c.job_id == job_id, want.c.arrival_id.in_(same_peer(arrival_id)))
+    db.execute(update(want).where(of_peer).values(withdrawn=1))
+    if not requesters(db, job_id):
         return True
-    mine = select(job_instance.c.instance_id).where(job_instance.c.job_id == row.id)
-    return row.state == JobState.HELD and set(db.execute(mine).scalars()) != set(new.instances)
+    _forget_withdrawn(db, job_id)
+    return False
 
 
-def _join(db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
-    """A job that has no result yet is asked for by one more: its result goes to all of them."""
-    if row.cancel_requested and row.reason in ("", SUPERSEDED):
-        # Wanted again before its worker has stopped; where it stops all the same, the job is
-        # queued again (`Queue.cancelled`).
-        change(db, row.id, cancel_requested=0, reason="", sentence="")
-    return Enqueued(row.id, "known", supersede(db, new, row.id, now))
+def requesters(db: Connection, job_id: int) -> dict[int, str]:
+    """The arrivals that want a job, each with its calling AE title."""
+    query = select(want.c.arrival_id, arrival.c.calling_ae)
+    query = query.join(arrival, arrival.c.id == want.c.arrival_id)
+    query = query.where(want.c.job_id == job_id, want.c.withdrawn == 0)
+    return {row.arrival_id: row.calling_ae for row in db.execute(query.order_by(arrival.c.id))}
 
 
-def _requeue(db: Connection, row: JobRow, new: NewJob, now: float, edition: int) -> None:
-    snapshot = {
-        "parameters": to_json(new.parameters),
-        "priority": new.priority,
-        "edition": edition,
-    }
-    db.execute(update(job).where(job.c.id == row.id).values(**_begun(new, now), **snapshot))
-    _work_on(db, row.id, new)
+def _forget_withdrawn(db: Connection, job_id: int) -> None:
+    db.execute(delete(want).where(want.c.job_id == job_id, want.c.withdrawn == 1))
 
 
-def _again(database: Database, db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
-    """A finished job is asked for: deliver what it made, or make it again where that is gone."""
-    made = db.execute(select(derived).where(derived.c.id == row.derived_id)).one()
-    if made.purged_at is not None:
-        # A peer may still have the earlier bytes: the same UIDs must not mean others.
-        edition = row.edition if made.offered_at is None else max(row.edition, made.edition + 1)
-        _requeue(db, row, new, now, edition)
-        return _enqueued(new, row.id, "requeued", supersede(db, new, row.id, now))
-    change(db, row.id, priority=new.priority)
-    # Who has it already asked for nothing: the destinations of the others stay as they are.
-    queue_deliveries(database, db, made.id, new.destinations, new.priority, now)
-    return Enqueued(row.id, "redelivered", supersede(db, new, row.id, now))
+def same_peer(arrival_id: int) -> Select[tuple[int]]:
+    """The arrivals of a series that its peer, calling and called AE title, has brought."""
+    this, theirs = arrival.alias("this"), arrival.alias("theirs")
+    columns = ("series_id", "calling_ae", "called_ae")
+    same = and_(*(this.c[name] == theirs.c[name] for name in columns))
+    return select(theirs.c.id).join(this, same).where(this.c.id == arrival_id)
 
 
-def close(
-    db: Connection, arrival_id: int, evidence: Mapping[str, object], seen: int | None, now: float
-) -> str:
-    """Close an arrival that has as many instances as were `seen`; its Series UID."""
-    one = arrival.c.id == arrival_id
-    row = db.execute(select(arrival).where(one).with_for_update()).one_or_none()
-    if row is None:
-        raise NotFound(f"no arrival {arrival_id}")
-    if row.state != ArrivalState.ARRIVING:
-        raise WrongState(f"arrival {arrival_id} is {row.state} already")
-    brought = select(func.count()).where(arrival_instance.c.arrival_id == arrival_id)
-    count = db.execute(brought).scalar_one()
-    if seen is not None and seen != count:
-        raise WrongState(f"arrival {arrival_id} has {count} instances by now, not {seen}")
-    closed = {"state": ArrivalState.COMPLETE, "completed_at": now, "brought": count}
-    db.execute(update(arrival).where(one).values(**closed, evidence=to_json(evidence)))
-    named = select(series.c.series_uid).where(series.c.id == row.series_id)
-    return str(db.execute(named).scalar_one())
+def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int, ...]:
+    """Jobs that a peer does not want any more since it wants this one; ids of the unfinished.
+
+    What another peer has asked for too goes on, for that one alone.
+    """
+    same = and_(job.c.id != job_id, job.c.route == new.route, job.c.stack == new.stack)
+    older = _wanted_by_peer(db, new.arrival_id, same)
+    return _give_up(db, older, new.arrival_id, SUPERSEDED_SENTENCE.format(job_id=job_id), now)
+
+
+def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[int, ...]:
+    """Jobs that waited because nothing of a series could be read: its peer sent it again."""
+    older = _wanted_by_peer(db, arrival_id, job.c.stack == UNREADABLE)
+    return _give_up(db, older, arrival_id, READABLE_SENTENCE, now)
+
+
+def supersede_parted(
+    db: Connection, jobs: Sequence[NewJob], stacks: Collection[str], now: float
+) -> None:
+    """Jobs of stacks that the series of these new jobs does not have any more.
+
+    Half of each of two phases may adjoin and look like one stack, until the other halves arrive.
+    """
+    for arrival_id, route in dict.fromkeys((new.arrival_id, new.route) for new in jobs):
+        parted = and_(job.c.route == route, job.c.stack.not_in([*stacks, UNREADABLE]))
+        older = _wanted_by_peer(db, arrival_id, parted)
+        _give_up(db, older, arrival_id, PARTED_SENTENCE, now)
+
+
+def _wanted_by_peer(
+    db: Connection, arrival_id: int, which: ColumnElement[bool]
+) -> Sequence[JobRow]:
+    of_series = select(arrival.c.series_id).where(arrival.c.id == arrival_id).scalar_subquery()
+    by_peer = and_(want.c.withdrawn == 0, want.c.arrival_id.in_(same_peer(arrival_id)))
+    wanted = job.c.id.in_(select(want.c.job_id).where(by_peer))
+    query = select(job).where(job.c.series_id == of_series, wanted, which)
+    return db.execute(query.order_by(job.c.id).with_for_update(of=job)).all()
+
+
+def _give_up(
+    db: Connection, older: Sequence[JobRow], arrival_id: int, sentence: str, now: float
+) -> tuple[int, ...]:
+    unfinished = []
+    for row in older:
+        if withdraw(db, row.id, arrival_id) and row.state in PENDING:
+            stop(db, row, now, JobState.CANCELLED, SUPERSEDED, sentence)
+            unfinished.append(row.id)
+    _give_up_results(db, {row.derived_id for row in older if row.derived_id is not None}, now)
+    return tuple(unfinished)
+
+
+def _give_up_results(db: Connection, derived_ids: set[int], now: float) -> None:
+    """Send on what is not sent yet only to those who still ask for the derived series."""
+    for derived_id in sorted(derived_ids):
+        query = select(want.c.destination).join(job, job.c.id == want.c.job_id)
+        query = query.where(job.c.derived_id == derived_id, want.c.withdrawn == 0)
+        still_wanted = set(db.execute(query).scalars())
+        cancel_undelivered(db, derived_id, SUPERSEDED, now, still_wanted)
+        if not still_wanted:
+            fresh = and_(derived.c.id == derived_id, derived.c.superseded_at.is_(None))
+            db.execute(update(derived).where(fresh).values(superseded_at=now))
+
+
+def hold_all(db: Connection, series_uid: str, verdict: Verdict, now: float) -> tuple[Enqueued, ...]:
+    """Hold the unfinished jobs of a Series UID, in every study, and what is not yet delivered.
+
+    A running job stops at its next step and is held then. What a person has held or cancelled, and
+    what is at its destination, stays as it is.
+    """
+    of_uid = select(series.c.id).where(series.c.series_uid == series_uid)
+    under_way = job.c.state.in_((JobState.QUEUED, JobState.RUNNING))
+    query = select(job).where(job.c.series_id.in_(of_uid), under_way).order_by(job.c.id)
+    rows = db.execute(query.with_for_update()).all()
+    for row in rows:
+        stop(db, row, now, JobState.HELD, verdict.reason, verdict.sentence)
+    _hold_deliveries(db, series_uid, verdict, now)
+    return tuple(Enqueued(row.id, "held", reason=verdict.reason) for row in rows)
+
+
+def _hold_deliveries(db: Connection, series_uid: str, verdict: Verdict, now: float) -> None:
+    under_way = (DeliveryState.QUEUED, DeliveryState.RUNNING)
+    query = (
+        select(delivery.c.id, delivery.c.destination)
+        .join(derived, derived.c.id == delivery.c.derived_id)
+        .join(series, series.c.id == derived.c.series_id)
+        .where(series.c.series_uid == series_uid, delivery.c.state.in_(under_way))
+        .order_by(delivery.c.id)
+    )
+    for row in db.execute(query.with_for_update(of=delivery)).all():
+        hold_delivery(db, row.id, now, verdict.reason, verdict.sentence)
+        extra = {"destination": row.destination, "delivery": row.id, "reason": verdict.reason}
+        logger.warning("delivery held", extra=extra)
+
+
+# A job keeps what its route asked for, and its key says so. Where the route asks for something
+# else by now, a job of its own replaces it: no key ever stands for two results. Who requeues a job
+# only marks it; the process that receives makes the other job, as it makes those of arrivals.
+
+
+def follow_route(
+    database: Database, db: Connection, row: JobRow, jobs: Sequence[NewJob], now: float
+) -> int:
+    """Let a requeued job go on, or what its route asks for by now; the id of the one that does.
+
+    `jobs` are what the route asks for, one for each requester; without one the job goes on as it
+    was: its route is gone, or nobody wants it any more, since more slices have come.
+    """
+    if not any(_asks_for_another(row, new) for new in jobs):
+        for new in jobs:
+            request(db, row.id, new.arrival_id, new.destinations)
+        change(db, row.id, requeue_requested=0)
+        return int(row.id)
+    others = (replace(new, priority=row.priority) for new in jobs)
+    job_id = [enqueue(database, db, other, now).job_id for other in others][-1]
+    state = db.execute(select(job.c.state).where(job.c.id == job_id)).scalar_one()
+    if state in REQUEUEABLE:  # it was there before; a person wants it now
+        begin_again(db, job_id, now)
+    change(db, job_id, requeued_by=row.requeued_by)
+    replaced = {"reason": ROUTE_CHANGED, "sentence": REPLACED.format(job_id=job_id)}
+    end(db, row, now, JobState.CANCELLED, **replaced)
+    if row.requeued_by:
+        note(db, now, row.requeued_by, "requeue", f"job {job_id}", {"instead_of": row.id})
+    return job_id
+
+
+def _asks_for_another(row: JobRow, new: NewJob) -> bool:
+    return bool((new.model, to_json(new.parameters)) != (row.model, row.parameters))
 
 
 # A first result says nothing of it, so that its UIDs are those of its content alone. What comes
@@ -406,7 +442,7 @@ def close(
 def next_mark(db: Connection, row: JobRow) -> Mark:
     """The mark of what this job makes, beside what exists and what is being made."""
     columns = ("stack", "route", "revision", "place", "named")
-    made = select(*(derived.c[name] for name in columns)).where(
+    kept = select(*(derived.c[name] for name in columns)).where(
         derived.c.series_id == row.series_id, derived.c.stack == row.stack
     )
     coming = select(*(job.c[name] for name in columns)).where(
@@ -415,7 +451,7 @@ def next_mark(db: Connection, row: JobRow) -> Mark:
         job.c.state == JobState.RUNNING,
         job.c.id != row.id,
     )
-    others = [*db.execute(made), *db.execute(coming)]
+    others = [*db.execute(kept), *db.execute(coming)]
     same_route = [other.revision for other in others if other.route == row.route]
     return Mark(
         revision=1 + max(same_route, default=0),
@@ -437,137 +473,5 @@ def lock_for_marks(db: Connection, series_id: int) -> bool:
 
     Nobody waits: a claim has locked its job already, and others lock the series first.
     """
-    one = select(series.c.id).where(series.c.id == series_id)
-    return db.execute(one.with_for_update(skip_locked=True)).first() is not None
-
-
-logger = logging.getLogger(__name__)
-
-
-def hold_all(db: Connection, series_uid: str, verdict: Verdict, now: float) -> tuple[Enqueued, ...]:
-    """Hold the unfinished jobs of a Series UID, in every study, and what is not yet delivered.
-
-    A running job stops at its next step and is held then. What a person has held or cancelled, and
-    what is at its destination, stays as it is.
-    """
-    told: dict[str, object] = {"reason": verdict.reason, "sentence": verdict.sentence}
-    named = select(series.c.id).where(series.c.series_uid == series_uid)
-    waiting = and_(job.c.series_id.in_(named), job.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
-    rows = db.execute(select(job).where(waiting).order_by(job.c.id).with_for_update()).all()
-    held = {**told, "state": JobState.HELD, "finished_at": now}
-    for row in rows:
-        values = {**told, "cancel_requested": 1} if row.state == JobState.RUNNING else held
-        db.execute(update(job).where(job.c.id == row.id).values(**values))
-    _hold_deliveries(db, series_uid, told, now)
-    return tuple(Enqueued(row.id, "held", reason=verdict.reason) for row in rows)
-
-
-def _hold_deliveries(db: Connection, series_uid: str, told: dict[str, object], now: float) -> None:
-    under_way = (DeliveryState.QUEUED, DeliveryState.RUNNING)
-    query = (
-        select(delivery.c.id, delivery.c.destination)
-        .join(derived, derived.c.id == delivery.c.derived_id)
-        .join(series, series.c.id == derived.c.series_id)
-        .where(series.c.series_uid == series_uid, delivery.c.state.in_(under_way))
-        .order_by(delivery.c.id)
-    )
-    for row in db.execute(query.with_for_update(of=delivery)).all():
-        end = {"state": DeliveryState.HELD, "finished_at": now, **IDLE}
-        set_delivery(db, row.id, **told, **end)  # a sender at work loses its lease
-        extra = {"destination": row.destination, "delivery": row.id, "reason": told["reason"]}
-        logger.warning("delivery held", extra=extra)
-
-
-# A job keeps what its route asked for, and its key says so. Where the route asks for something
-# else by now, a job of its own replaces it: no key ever stands for two results.
-
-PUT_BACK = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
-ROUTE_CHANGED = "ROUTE_CHANGED"  # why a job was cancelled that another one has replaced so
-REPLACED = "Its route has changed since; job {job_id}, with the route as it is now, replaces it."
-
-
-@dataclass(frozen=True)
-class Anew:
-    """What the route of a job asks for by now."""
-
-    model: str
-    parameters: Mapping[str, object]
-    destinations: Callable[[str], tuple[str, ...]]  # for what a calling AE title has brought
-
-    def is_as(self, model: str, parameters: Mapping[str, object]) -> bool:
-        """Whether a job that keeps these would do the same."""
-        return (self.model, dict(self.parameters)) == (model, dict(parameters))
-
-
-def put_back(
-    database: Database, db: Connection, row: JobRow, anew: Anew | None, now: float, who: str
-) -> int:
-    """Queue it again, or the job that its route asks for by now; which of them it is.
-
-    Where nobody asks for it any more, since more slices have come, it is what it was.
-    """
-    asked = _asked(db, row.id)
-    if row.reason == ROUTE_CHANGED:
-        raise WrongState(f"job {row.id} cannot be requeued: {row.sentence}")
-    if anew is not None and asked:
-        before = read_job(db, row.id)
-        if not anew.is_as(before.model, before.parameters):
-            return _replace(database, db, row, anew, asked, now, who)
-        for arrival_id, calling_ae in asked.items():
-            request(db, row.id, arrival_id, anew.destinations(calling_ae))
-    change(db, row.id, **{**requeued(now), "insisted": 1})
-    return int(row.id)
-
-
-def _replace(
-    database: Database,
-    db: Connection,
-    row: JobRow,
-    anew: Anew,
-    asked: Mapping[int, str],
-    now: float,
-    who: str,
-) -> int:
-    """Everybody who asks for a job asks for another one instead."""
-    job_id = int(row.id)
-    for arrival_id, calling_ae in asked.items():
-        new = _new(db, row, anew, arrival_id, anew.destinations(calling_ae))
-        job_id = enqueue(database, db, new, now).job_id
-    if read_job(db, job_id).state in PUT_BACK:  # it was there before; a person wants it now
-        change(db, job_id, **requeued(now))
-    change(db, job_id, insisted=1)
-    told = {"reason": ROUTE_CHANGED, "sentence": REPLACED.format(job_id=job_id)}
-    change(db, row.id, state=JobState.CANCELLED, finished_at=now, **told)
-    if who:
-        note(db, now, who, "requeue", f"job {job_id}", {"instead_of": row.id})
-    return job_id
-
-
-def _new(
-    db: Connection, row: JobRow, anew: Anew, arrival_id: int, destinations: tuple[str, ...]
-) -> NewJob:
-    """The same instances of the same stack, by the route as it is now."""
-    works_on = select(job_instance.c.instance_id).where(job_instance.c.job_id == row.id)
-    identity = {"instead_of": row.key, "model": anew.model, "parameters": anew.parameters}
-    return NewJob(
-        kind=row.kind,
-        key=hashlib.sha256(to_json(identity).encode()).hexdigest(),
-        series_id=row.series_id,
-        arrival_id=arrival_id,
-        stack=row.stack,
-        route=row.route,
-        model=anew.model,
-        parameters=anew.parameters,
-        destinations=destinations,
-        priority=row.priority,
-        instances=tuple(db.execute(works_on.order_by(job_instance.c.rank)).scalars()),
-    )
-
-
-def _asked(db: Connection, job_id: int) -> dict[int, str]:
-    """The arrivals that want a job, each with its calling AE title."""
-    query = select(want.c.arrival_id, arrival.c.calling_ae)
-    query = query.join(arrival, arrival.c.id == want.c.arrival_id)
-    query = query.where(want.c.job_id == job_id, want.c.withdrawn == 0)
-    rows = db.execute(query.order_by(want.c.arrival_id))
-    return {row.arrival_id: row.calling_ae for row in rows}
+    this = select(series.c.id).where(series.c.id == series_id)
+    return db.execute(this.with_for_update(skip_locked=True)).first() is not None

@@ -11,23 +11,23 @@ from sqlalchemy import Connection, Row, Select, and_, or_, select, update
 from storage.database import Database, mark_columns, to_job, to_json, to_records
 from storage.enqueue import (
     NO_LIMITS,
-    PUT_BACK,
+    REQUEUEABLE,
+    ROUTE_CHANGED,
     UNREADABLE,
-    Anew,
     Limits,
     close,
     enqueue,
+    follow_route,
     hold_all,
     lock_for_marks,
     lock_series,
     marks,
     next_mark,
-    requeued,
+    requesters,
     supersede_parted,
     supersede_unreadable,
 )
-from storage.enqueue import put_back as put_back_by_hand
-from storage.errors import NotFound
+from storage.errors import NotFound, WrongState
 from storage.leases import IDLE, Leases
 from storage.records import (
     Attempt,
@@ -39,6 +39,7 @@ from storage.records import (
     Mark,
     NewDerived,
     NewJob,
+    Requeued,
     Verdict,
 )
 from storage.schema import (
@@ -57,6 +58,7 @@ from storage.transitions import (
     JOBS,
     JobRow,
     abandon,
+    begin_again,
     cancel,
     change,
     check_received,
@@ -64,8 +66,8 @@ from storage.transitions import (
     die,
     end,
     end_attempt,
+    give_back,
     locked,
-    put_back,
     queue_deliveries,
     read_job,
     refuse_queued,
@@ -126,8 +128,7 @@ def reuse_result(
         return _succeed(database, db, row, result.id, now, folder_kept=False, **by_model)
     # A peer may still have the purged bytes: the same UIDs must not mean others.
     edition = row.edition if result.offered_at is None else max(row.edition, result.edition) + 1
-    values = {**requeued(now), "edition": edition, "sentence": AGAIN_SENTENCE}
-    db.execute(update(job).where(job.c.id == row.id).values(**values, **IDLE))
+    begin_again(db, row.id, now, edition=edition, sentence=AGAIN_SENTENCE, **IDLE)
     return Ended(JobState.QUEUED, folder_kept=False)
 
 
@@ -277,7 +278,7 @@ class Queue:
     def release(self, leased: Job) -> JobState:
         """Give the job back on a clean stop; it counts nothing."""
         with self._leases.holding(leased) as (db, row):
-            return put_back(db, row, self._now(), "released")
+            return give_back(db, row, self._now(), "released")
 
     def succeed(self, leased: Job, result: NewDerived) -> Ended:
         """The verified derived series, its deliveries and the job's end, together.
@@ -287,7 +288,7 @@ class Queue:
         """
         with self._leases.holding(leased) as (db, row):
             if row.cancel_requested:
-                return Ended(put_back(db, row, self._now(), "cancelled"), folder_kept=False)
+                return Ended(give_back(db, row, self._now(), "cancelled"), folder_kept=False)
             ended = keep_result(self._database, db, row, result, self._now())
             end_attempt(db, row, self._now(), str(ended.state))
             return ended
@@ -296,7 +297,7 @@ class Queue:
         """The derived series exists already: deliver it once more instead of making it."""
         with self._leases.holding(leased) as (db, row):
             if row.cancel_requested:
-                return Ended(put_back(db, row, self._now(), "cancelled"), folder_kept=False)
+                return Ended(give_back(db, row, self._now(), "cancelled"), folder_kept=False)
             ended = reuse_result(self._database, db, row, series_uid, self._now())
             end_attempt(db, row, self._now(), str(ended.state))
             return ended
@@ -320,7 +321,7 @@ class Queue:
     def cancelled(self, leased: Job) -> JobState:
         """The worker has stopped because somebody asked for it; queued where it is wanted again."""
         with self._leases.holding(leased) as (db, row):
-            return put_back(db, row, self._now(), "cancelled")
+            return give_back(db, row, self._now(), "cancelled")
 
     def died(self, leased: Job, outcome: str, detail: str, reason: str, sentence: str) -> JobState:
         """The worker died or was killed: once more, or held where that happened too often."""
@@ -335,19 +336,43 @@ class Queue:
             rows = db.execute(left).all()
             for row in rows:
                 if abandon(db, row, self._now()):
-                    put_back(db, row, self._now(), "abandoned")
+                    give_back(db, row, self._now(), "abandoned")
         return tuple(row.id for row in rows)
 
-    def requeue(self, job_id: int, *, who: str = "", anew: Anew | None = None) -> int:
-        """A person puts back what was refused, failed, held or cancelled; which job it is now.
+    def requeue(self, job_id: int, *, who: str = "") -> None:
+        """A person queues again what was refused, failed, held or cancelled.
 
-        `anew` is what its route asks for by now: a job of its own where that is something else.
+        No worker takes it before the node has compared it with its route (`follow_route`).
         """
         with by(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
             lock_series(db, read_job(db, job_id).series_id)
-            row = locked(db, job, job_id, PUT_BACK, "requeued")
+            row = locked(db, job, job_id, REQUEUEABLE, "requeued")
             check_received(db, job_id)
-            return put_back_by_hand(self._database, db, row, anew, self._now(), who)
+            if row.reason == ROUTE_CHANGED:
+                raise WrongState(f"job {job_id} cannot be requeued: {row.sentence}")
+            begin_again(db, job_id, self._now(), requeued_by=who, requeue_requested=1)
+
+    def requeued(self) -> tuple[Requeued, ...]:
+        """The requeued jobs that nobody has compared with their routes yet, the oldest first."""
+        query = JOBS.where(OPEN_JOB, job.c.requeue_requested == 1).order_by(job.c.id)
+        with self._database.reading() as db:
+            jobs = [to_job(row) for row in db.execute(query)]
+            return tuple(Requeued(waiting, requesters(db, waiting.id)) for waiting in jobs)
+
+    def follow_route(self, requeued: Requeued, jobs: Sequence[NewJob]) -> int | None:
+        """Let a requeued job go on, or what its route asks for by now; the id of the one that does.
+
+        `jobs` are that, one for each requester. None where the job or who wants it has changed
+        meanwhile: where it waits still, it is compared once more.
+        """
+        job_id = requeued.job.id
+        with self._database.writing() as db:
+            lock_series(db, requeued.job.series_id)
+            waits = and_(job.c.id == job_id, job.c.requeue_requested == 1)
+            row = db.execute(select(job).where(waits).with_for_update()).one_or_none()
+            if row is None or requesters(db, job_id) != requeued.requesters:
+                return None
+            return follow_route(self._database, db, row, jobs, self._now())
 
     def cancel(self, job_id: int, *, who: str = "") -> JobState:
         """A person cancels a job; a running one stops at its next step. Where it stands now."""
@@ -386,11 +411,11 @@ class Queue:
             return tuple(to_job(row) for row in db.execute(query))
 
     def waiting_beside(self, study_uid: str, series_id: int) -> tuple[Job, ...]:
-        """The queued jobs of the other series of a study that no person has insisted on."""
+        """The queued jobs of the other series of a study that no person has requeued."""
         query = JOBS.where(
             OPEN_JOB,
             job.c.state == JobState.QUEUED,
-            job.c.insisted == 0,
+            job.c.requeued_by.is_(None),
             series.c.study_uid == study_uid,
             series.c.id != series_id,
         )
@@ -432,7 +457,8 @@ class Queue:
 
     def _due(self, db: Connection, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
-        free = or_(job.c.state == JobState.QUEUED, self._leases.left_behind(db, OPEN_JOB))
+        queued = and_(job.c.state == JobState.QUEUED, job.c.requeue_requested == 0)
+        free = or_(queued, self._leases.left_behind(db, OPEN_JOB))
         query = select(job).where(OPEN_JOB, free, job.c.kind.in_(kinds))
         return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
 

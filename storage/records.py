@@ -182,6 +182,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Requeued:
+    """A job that a person has queued again, to be compared with its route."""
+
+    job: Job
+    requesters: Mapping[int, str]  # the arrivals that want it, each with its calling AE title
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One run of a job and how it ended."""
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from storage.database import Database
-from storage.enqueue import UNFINISHED, lock_series
+from storage.enqueue import lock_series
 from storage.errors import StorageError
 from storage.files import Files
 from storage.records import DAY, DeliveryState, Expired, JobState, Purged
@@ -38,7 +38,7 @@ from storage.schema import (
 )
 from storage.site import notices
 from storage.site.audit import NODE, note
-from storage.transitions import UNDELIVERED
+from storage.transitions import PENDING, UNDELIVERED
 
 # A series is marked first (`purged_at`), then its files go, some at a time, and with each bite
 # the paths in its rows. A path stays until its file is gone for good: a purge that was
@@ -150,7 +150,7 @@ def _finished(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         *which,
         has_files,
         ~arriving,
-        ~exists().where(of_jobs, job.c.state.in_(UNFINISHED)),
+        ~exists().where(of_jobs, job.c.state.in_(PENDING)),
         ~exists().where(of_results, delivery.c.state.in_(UNDELIVERED)),
     )
 

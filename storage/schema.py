@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
     text,
 )
@@ -42,7 +43,7 @@ metadata = MetaData(
 )
 
 
-def key_column() -> Column[int]:
+def _id() -> Column[int]:
     return Column("id", Integer, primary_key=True, autoincrement=True)
 
 
@@ -53,7 +54,7 @@ def _reference(column: str, *, index: bool = True) -> Column[int]:
 
 
 def _mark() -> tuple[Column[int], ...]:
-    """What tells a derived series from the others of its received series; a first one has none."""
+    """The mark that tells a derived series from others of its series; a first one has none."""
     return (
         Column("revision", Integer, nullable=False, server_default="1"),  # of its stack and route
         Column("place", Integer, nullable=False, server_default="0"),  # among all of its series
@@ -61,37 +62,76 @@ def _mark() -> tuple[Column[int], ...]:
     )
 
 
+def _text(name: str, default: str = "", *, index: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=default, index=index)
+
+
+def _count(name: str, default: int = 0) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default=str(default))
+
+
+def _time(name: str, *, nullable: bool = False, index: bool = False) -> Column[float]:
+    return Column(name, Float, nullable=nullable, index=index)
+
+
+def _states(states: type[StrEnum]) -> tuple[Column[str], CheckConstraint]:
+    return Column("state", String(16), nullable=False), _one_of(states, "state")
+
+
+def _one_of(values: type[StrEnum], column: str) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
 def _lease() -> tuple[Column[Any], ...]:
-    """Who holds a row until when, and how often somebody has (`storage/leases.py`)."""
+    """The process that holds a row until when, and how often one has (`storage/leases.py`)."""
+    holder = (Column(name, String(64)) for name in ("worker", "node"))
+    return (*holder, _time("lease_until", nullable=True), _count("attempt"))
+
+
+def _work(states: type[StrEnum]) -> tuple[Column[Any] | CheckConstraint, ...]:
+    """The columns of what is queued, leased and ends with a reason."""
     return (
-        Column("worker", String(64)),
-        Column("node", String(64)),
-        Column("lease_until", Float),
-        Column("attempt", Integer, nullable=False, server_default="0"),
+        *_states(states),
+        Column("reason", String(64), nullable=False, server_default=""),
+        _text("sentence"),
+        Column("priority", Integer, nullable=False),
+        *(_time(name) for name in ("queued_at", "due_at")),
+        *(_time(name, nullable=True) for name in ("started_at", "finished_at")),
+        *_lease(),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
     )
 
 
-def _one_of(states: type[ArrivalState] | type[JobState] | type[DeliveryState]) -> CheckConstraint:
-    allowed = ", ".join(f"'{state}'" for state in states)
-    return CheckConstraint(f"state IN ({allowed})", name="state")
+def _index_part(
+    name: str, condition: str, *columns: Column[Any], unique: bool = False
+) -> TextClause:
+    """Index the rows for which a condition holds, which begins with a column; the same for a query.
+
+    An index of part of a table is used where the query repeats the condition word for word; with
+    bound parameters SQLite reads every job that ever ended.
+    """
+    where = text(condition)
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+    return text(f"{columns[0].table.description}.{condition}")
 
 
 series = Table(
     "series",
     metadata,
-    key_column(),
+    _id(),
     Column("series_uid", String(64), nullable=False, index=True),
     Column("study_uid", String(64), nullable=False, index=True),
     Column("modality", String(16), nullable=False, server_default=""),
-    Column("patient_id", Text, nullable=False, server_default=""),
-    Column("patient_name", Text, nullable=False, server_default=""),
-    Column("name_key", Text, nullable=False, server_default=""),  # case-folded, to search by
-    Column("accession", Text, nullable=False, server_default=""),
+    _text("patient_id"),
+    _text("patient_name"),
+    _text("name_key"),  # case-folded, to search by
+    _text("accession"),
     Column("study_date", String(16), nullable=False, server_default="", index=True),
-    Column("description", Text, nullable=False, server_default="", index=True),
-    Column("first_at", Float, nullable=False),
-    Column("last_at", Float, nullable=False, index=True),
-    Column("purged_at", Float),
+    _text("description", index=True),
+    _time("first_at"),
+    _time("last_at", index=True),
+    _time("purged_at", nullable=True),
     UniqueConstraint("study_uid", "series_uid"),
 )
 # What a phone call names: found by how it begins, in PostgreSQL in any collation.
@@ -106,7 +146,7 @@ for _searched in (series.c.patient_id, series.c.name_key, series.c.accession):
 instance = Table(
     "instance",
     metadata,
-    key_column(),
+    _id(),
     _reference("series.id"),
     Column("instance_uid", String(64), nullable=False, index=True),
     Column("sop_class_uid", String(64), nullable=False),
@@ -114,7 +154,7 @@ instance = Table(
     Column("digest", String(64), nullable=False),  # SHA-256 of the data set as it was sent
     Column("size", BigInteger, nullable=False),
     Column("path", String(255), index=True),  # NULL once purged; the row stays
-    Column("received_at", Float, nullable=False),
+    _time("received_at"),
     UniqueConstraint("series_id", "instance_uid", "digest"),
     CheckConstraint("size >= 0", name="size"),
 )
@@ -123,29 +163,26 @@ instance = Table(
 arrival = Table(
     "arrival",
     metadata,
-    key_column(),
+    _id(),
     _reference("series.id"),
     Column("calling_ae", String(16), nullable=False),
     Column("called_ae", String(16), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("first_at", Float, nullable=False),
-    Column("last_at", Float, nullable=False),
-    Column("completed_at", Float),
-    Column("evidence", Text, nullable=False, server_default="{}"),  # JSON: why it is complete
-    Column("brought", Integer, nullable=False, server_default="0"),  # instances, once complete
-    Column("own", Integer, nullable=False, server_default="0"),  # 1: a result of a node came back
-    _one_of(ArrivalState),
+    *_states(ArrivalState),
+    _time("first_at"),
+    _time("last_at"),
+    _time("completed_at", nullable=True),
+    _text("evidence", "{}"),  # JSON: why it is complete
+    _count("brought"),  # instances, once complete
+    _count("own"),  # 1: a result of a node came back
     CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),
 )
-OPEN_ARRIVAL = text("arrival.state = 'arriving'")
-Index(
+OPEN_ARRIVAL = _index_part(
     "ix_arrival_open",
+    "state = 'arriving'",
     arrival.c.series_id,
     arrival.c.calling_ae,
     arrival.c.called_ae,
     unique=True,
-    sqlite_where=text("state = 'arriving'"),
-    postgresql_where=text("state = 'arriving'"),
 )
 
 Index("ix_arrival_calling_ae_last_at", arrival.c.calling_ae, arrival.c.last_at)
@@ -156,7 +193,7 @@ arrival_instance = Table(
     metadata,
     Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True),
     Column("instance_id", Integer, ForeignKey("instance.id"), primary_key=True, index=True),
-    Column("brought_at", Float, nullable=False),  # the last time: what comes last counts
+    _time("brought_at"),  # the last time: what comes last counts
 )
 
 arrival_association = Table(
@@ -171,12 +208,10 @@ arrival_association = Table(
 job = Table(
     "job",
     metadata,
-    key_column(),
+    _id(),
     Column("kind", String(16), nullable=False),  # infer, selftest
     Column("key", String(64), nullable=False, unique=True),
-    Column("state", String(16), nullable=False),
-    Column("reason", String(64), nullable=False, server_default=""),
-    Column("sentence", Text, nullable=False, server_default=""),
+    *_work(JobState),
     _reference("series.id"),
     Column("arrival_id", Integer, ForeignKey("arrival.id"), nullable=False, index=True),
     Column("stack", Text, nullable=False),  # the grouping key of the stack, readable
@@ -184,60 +219,34 @@ job = Table(
     Column("model", String(128), nullable=False),
     Column("version", String(32), nullable=False, server_default=""),
     Column("parameters", Text, nullable=False),  # JSON: the snapshot of the route
-    Column("edition", Integer, nullable=False, server_default="1"),
-    Column("priority", Integer, nullable=False),
-    Column("queued_at", Float, nullable=False),
-    Column("due_at", Float, nullable=False),
-    Column("started_at", Float),
-    Column("finished_at", Float),
-    *_lease(),
-    Column("worker_deaths", Integer, nullable=False, server_default="0"),
-    Column("abandoned", Integer, nullable=False, server_default="0"),
+    _count("edition", 1),
+    _count("worker_deaths"),
+    _count("abandoned"),
     Column("progress", Float, nullable=False, server_default="0"),
     Column("step", String(16), nullable=False, server_default=""),  # reading, predicting, writing
-    Column("step_done", Integer, nullable=False, server_default="0"),  # slices of this step
-    Column("step_total", Integer, nullable=False, server_default="0"),
-    Column("cancel_requested", Integer, nullable=False, server_default="0"),
+    _count("step_done"),  # slices of this step
+    _count("step_total"),
+    _count("cancel_requested"),
     Column("derived_id", Integer, ForeignKey("derived.id"), index=True),
-    Column("record", Text, nullable=False, server_default="{}"),  # JSON: what the model reports
-    Column("insisted", Integer, nullable=False, server_default="0"),  # 1: a person put it back
+    _text("record", "{}"),  # JSON: what the model reports
+    Column("requeued_by", String(64)),  # a person: it is not refused before its turn has come
+    # 1: no worker takes it before the node has compared it with its route.
+    _count("requeue_requested"),
     *_mark(),  # of what it makes; decided when it is claimed
-    _one_of(JobState),
-    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
     CheckConstraint("priority BETWEEN 1 AND 9", name="priority"),
     CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
     CheckConstraint("state <> 'succeeded' OR derived_id IS NOT NULL", name="derived"),
     CheckConstraint("(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"),
+    CheckConstraint("requeue_requested = 0 OR state = 'queued'", name="requeue"),
 )
-# An index of part of a table is used where the query repeats the condition word for word; with
-# bound parameters SQLite reads every job that ever ended.
-OPEN_JOB = text("job.state IN ('queued', 'running')")
-Index(
-    "ix_job_due",
-    job.c.priority,
-    job.c.due_at,
-    sqlite_where=text("state IN ('queued', 'running')"),
-    postgresql_where=text("state IN ('queued', 'running')"),
-)
+OPEN_JOB = _index_part("ix_job_due", "state IN ('queued', 'running')", job.c.priority, job.c.due_at)
 
 # What a page lists or counts. Of a part of the table, else a claim would take them for its own.
-ENDED_JOB = text("job.state NOT IN ('queued', 'running')")
-Index(
-    "ix_job_ended",
-    job.c.state,
-    job.c.queued_at,
-    sqlite_where=text("state NOT IN ('queued', 'running')"),
-    postgresql_where=text("state NOT IN ('queued', 'running')"),
+ENDED_JOB = _index_part(
+    "ix_job_ended", "state NOT IN ('queued', 'running')", job.c.state, job.c.queued_at
 )
 Index("ix_job_queued_at", job.c.queued_at)
-HAS_REASON = text("job.reason <> ''")
-Index(
-    "ix_job_reason",
-    job.c.reason,
-    job.c.queued_at,
-    sqlite_where=text("reason <> ''"),
-    postgresql_where=text("reason <> ''"),
-)
+HAS_REASON = _index_part("ix_job_reason", "reason <> ''", job.c.reason, job.c.queued_at)
 Index("ix_job_finished_at", job.c.finished_at)
 
 # Where an arrival wants what a job makes: a row for each destination of its route, or in shadow
@@ -251,7 +260,7 @@ want = Table(
     Column("rank", Integer, nullable=False),  # in the order of the route
     # 1: its peer wants another job by now. Only of a job that nobody wants any more such rows
     # stay, and say where its result has gone, or goes where a person wants it all the same.
-    Column("withdrawn", Integer, nullable=False, server_default="0"),
+    _count("withdrawn"),
     CheckConstraint("destination <> '' OR rank = 0", name="shadow"),
 )
 
@@ -270,26 +279,26 @@ attempt = Table(
     Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("worker", String(64), nullable=False),
-    Column("started_at", Float, nullable=False),
-    Column("ended_at", Float),
+    _time("started_at"),
+    _time("ended_at", nullable=True),
     Column("outcome", String(32)),
-    Column("detail", Text, nullable=False, server_default=""),
+    _text("detail"),
 )
 
 # Written once, kept, and sent from there; purged_at says that its files are gone.
 derived = Table(
     "derived",
     metadata,
-    key_column(),
+    _id(),
     _reference("series.id"),
     Column("series_uid", String(64), nullable=False, unique=True),
     Column("folder", String(255), nullable=False),
     Column("edition", Integer, nullable=False),
-    Column("made_at", Float, nullable=False),
-    Column("offered_at", Float),  # the first time that a peer was sent one of its instances
-    Column("superseded_at", Float, index=True),
-    Column("purged_at", Float),
-    Column("stack", Text, nullable=False, server_default=""),  # of the job that made it
+    _time("made_at"),
+    _time("offered_at", nullable=True),  # the first time that a peer was sent one of its instances
+    _time("superseded_at", nullable=True, index=True),
+    _time("purged_at", nullable=True),
+    _text("stack"),  # of the job that made it
     Column("route", String(64), nullable=False, server_default=""),
     # The UID that it would have without a mark: equal contents are one derived series.
     Column("content_uid", String(64), nullable=False, server_default=""),
@@ -299,7 +308,7 @@ derived = Table(
 derived_instance = Table(
     "derived_instance",
     metadata,
-    key_column(),
+    _id(),
     _reference("derived.id"),
     Column("instance_uid", String(64), nullable=False, unique=True),
     Column("sop_class_uid", String(64), nullable=False),
@@ -313,47 +322,32 @@ derived_instance = Table(
 delivery = Table(
     "delivery",
     metadata,
-    key_column(),
+    _id(),
     _reference("derived.id"),
     Column("destination", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("reason", String(64), nullable=False, server_default=""),
-    Column("sentence", Text, nullable=False, server_default=""),
-    Column("priority", Integer, nullable=False),
-    Column("queued_at", Float, nullable=False),
-    Column("due_at", Float, nullable=False),
-    Column("started_at", Float),
-    Column("finished_at", Float),
-    *_lease(),
-    Column("failures", Integer, nullable=False, server_default="0"),  # in a row; back-off
-    _one_of(DeliveryState),
+    *_work(DeliveryState),
+    _count("failures"),  # in a row; back-off
     UniqueConstraint("derived_id", "destination"),
-    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
     CheckConstraint("state <> 'held' OR reason <> ''", name="reason"),
 )
-OPEN_DELIVERY = text("delivery.state IN ('queued', 'running', 'held')")
-Index(
+OPEN_DELIVERY = _index_part(
     "ix_delivery_open",
+    "state IN ('queued', 'running', 'held')",
     delivery.c.destination,
     delivery.c.due_at,
-    sqlite_where=text("state IN ('queued', 'running', 'held')"),
-    postgresql_where=text("state IN ('queued', 'running', 'held')"),
 )
 
-ENDED_DELIVERY = text("delivery.state NOT IN ('queued', 'running')")
-Index(
+ENDED_DELIVERY = _index_part(
     "ix_delivery_ended",
+    "state NOT IN ('queued', 'running')",
     delivery.c.state,
     delivery.c.finished_at,
-    sqlite_where=text("state NOT IN ('queued', 'running')"),
-    postgresql_where=text("state NOT IN ('queued', 'running')"),
 )
-Index(
+_index_part(
     "ix_delivery_finished",
+    "finished_at IS NOT NULL",
     delivery.c.destination,
     delivery.c.finished_at,
-    sqlite_where=text("finished_at IS NOT NULL"),
-    postgresql_where=text("finished_at IS NOT NULL"),
 )
 
 # The ledger: the last status that the destination gave for each instance, how often it was
@@ -364,55 +358,21 @@ delivery_instance = Table(
     Column("delivery_id", Integer, ForeignKey("delivery.id"), primary_key=True),
     Column("derived_instance_id", Integer, ForeignKey("derived_instance.id"), primary_key=True),
     Column("status", Integer),  # the DIMSE status; NULL = no answer yet
-    Column("stored", Integer, nullable=False, server_default="0"),
-    Column("offers", Integer, nullable=False, server_default="0"),
-    Column("not_understood", Integer, nullable=False, server_default="0"),  # A9xx, Cxxx
-    Column("answered_at", Float),
+    _count("stored"),
+    _count("offers"),
+    _count("not_understood"),  # A9xx, Cxxx
+    _time("answered_at", nullable=True),
 )
-
-
-# They share the metadata of `storage/schema.py`. Times are seconds since the epoch, UTC.
-
-__all__ = [
-    "NEW_NOTICE",
-    "OPEN_MESSAGE",
-    "OPEN_REQUEST",
-    "REJECTED_ASSOCIATION",
-    "account",
-    "association",
-    "audit",
-    "configuration",
-    "disk",
-    "echo",
-    "fact",
-    "login",
-    "login_failure",
-    "message",
-    "metadata",
-    "node",
-    "notice",
-    "reach",
-    "request",
-    "selftest",
-    "switch",
-    "token",
-]
-
-
-def one_of(states: type[StrEnum], column: str = "state") -> CheckConstraint:
-    allowed = ", ".join(f"'{state}'" for state in states)
-    return CheckConstraint(f"{column} IN ({allowed})", name=column)
-
 
 # One row a running or past process of the node on this storage.
 node = Table(
     "node",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("started_at", Float, nullable=False),
-    Column("heartbeat", Float, nullable=False),
+    _time("started_at"),
+    _time("heartbeat"),
     Column("state", String(16), nullable=False),  # serving, stopping, stopped
-    Column("clean_at", Float),  # up to here every file is known to have its row
+    _time("clean_at", nullable=True),  # up to here every file is known to have its row
 )
 
 # What must never change for this database, such as the fingerprint of the secret.
@@ -426,23 +386,19 @@ fact = Table(
 association = Table(
     "association",
     metadata,
-    key_column(),
+    _id(),
     Column("node", String(64), nullable=False),
     Column("calling_ae", String(16), nullable=False),
     Column("called_ae", String(16), nullable=False),
     Column("address", String(64), nullable=False),
-    Column("opened_at", Float, nullable=False),
-    Column("ended_at", Float, index=True),
+    _time("opened_at"),
+    _time("ended_at", nullable=True, index=True),
     Column("how", String(32)),  # released, aborted, dropped, lost, rejected
-    Column("reason", Text, nullable=False, server_default=""),  # of a rejected one
+    _text("reason"),  # of a rejected one
 )
 Index("ix_association_calling_ae_opened_at", association.c.calling_ae, association.c.opened_at)
-REJECTED_ASSOCIATION = text("association.how = 'rejected'")
-Index(
-    "ix_association_rejected",
-    association.c.opened_at,
-    sqlite_where=text("how = 'rejected'"),
-    postgresql_where=text("how = 'rejected'"),
+REJECTED_ASSOCIATION = _index_part(
+    "ix_association_rejected", "how = 'rejected'", association.c.opened_at
 )
 
 # A person who may log in. The password is a hash that the caller made; empty = cannot log in.
@@ -451,11 +407,11 @@ account = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("role", String(16), nullable=False),
-    Column("password", Text, nullable=False, server_default=""),
-    Column("disabled", Integer, nullable=False, server_default="0"),
-    Column("created_at", Float, nullable=False),
-    Column("changed_at", Float, nullable=False),  # of the password or the role: older logins end
-    one_of(Role, "role"),
+    _text("password"),
+    _count("disabled"),
+    _time("created_at"),
+    _time("changed_at"),  # of the password or the role: older logins end
+    _one_of(Role, "role"),
 )
 
 # Somebody is logged in. The token itself is with the browser; here is its SHA-256.
@@ -466,34 +422,34 @@ login = Table(
     Column("account_name", String(64), ForeignKey("account.name"), nullable=False, index=True),
     Column("csrf", String(64), nullable=False),
     Column("address", String(64), nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("seen_at", Float, nullable=False),
-    Column("expires_at", Float, nullable=False, index=True),
+    _time("created_at"),
+    _time("seen_at"),
+    _time("expires_at", index=True),
 )
 
 # A program that calls the API. The token itself is with the program; here is its SHA-256.
 token = Table(
     "token",
     metadata,
-    key_column(),
+    _id(),
     Column("digest", String(64), nullable=False, unique=True),
     Column("name", String(64), nullable=False),
     Column("role", String(16), nullable=False),
     Column("created_by", String(64), nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("used_at", Float),
-    Column("revoked_at", Float),
-    one_of(Role, "role"),
+    _time("created_at"),
+    _time("used_at", nullable=True),
+    _time("revoked_at", nullable=True),
+    _one_of(Role, "role"),
 )
 
 # A login that was refused; so many within minutes, and the next one waits.
 login_failure = Table(
     "login_failure",
     metadata,
-    key_column(),
+    _id(),
     Column("account_name", String(64), nullable=False, index=True),  # as typed: may not exist
     Column("address", String(64), nullable=False, index=True),
-    Column("at", Float, nullable=False, index=True),
+    _time("at", index=True),
 )
 
 # What a person has set for the running node, and what outlives it. One row a name and subject.
@@ -503,56 +459,49 @@ switch = Table(
     Column("name", String(32), primary_key=True),  # draining, paused, never, allowed_ae
     Column("subject", String(64), primary_key=True),  # "", a destination, a Series UID, an AE title
     Column("who", String(64), nullable=False),
-    Column("at", Float, nullable=False),
+    _time("at"),
 )
 
 # asked -> done | failed. A person asks, a node takes it up, does it and writes what came of it.
 request = Table(
     "request",
     metadata,
-    key_column(),
+    _id(),
     Column("kind", String(32), nullable=False),  # reload, echo, selftest, notify, process_now
     Column("subject", String(64), nullable=False, server_default=""),
     Column("who", String(64), nullable=False),
-    Column("asked_at", Float, nullable=False, index=True),
-    Column("state", String(16), nullable=False),
+    _time("asked_at", index=True),
+    *_states(RequestState),
     *_lease(),
-    Column("done_at", Float),
-    Column("sentence", Text, nullable=False, server_default=""),
-    one_of(RequestState),
+    _time("done_at", nullable=True),
+    _text("sentence"),
     CheckConstraint("(state = 'asked') = (done_at IS NULL)", name="done"),
     CheckConstraint("state = 'asked' OR lease_until IS NULL", name="lease"),
 )
-OPEN_REQUEST = text("request.state = 'asked'")
-Index(
-    "ix_request_open",
-    request.c.id,
-    sqlite_where=text("state = 'asked'"),
-    postgresql_where=text("state = 'asked'"),
-)
+OPEN_REQUEST = _index_part("ix_request_open", "state = 'asked'", request.c.id)
 
 # The configuration as the running node has read it, and the last one that it refused.
 configuration = Table(
     "configuration",
     metadata,
     Column("node", String(64), primary_key=True),
-    Column("applied_at", Float, nullable=False),
+    _time("applied_at"),
     Column("text", Text, nullable=False),  # JSON, without passwords
-    Column("restart", Text, nullable=False, server_default="[]"),  # JSON: keys that need a restart
-    Column("refused_at", Float),
-    Column("problems", Text, nullable=False, server_default="[]"),  # JSON: one line a mistake
+    _text("restart", "[]"),  # JSON: keys that need a restart
+    _time("refused_at", nullable=True),
+    _text("problems", "[]"),  # JSON: one line a mistake
 )
 
 # A C-ECHO of a destination, on schedule or because somebody asked.
 echo = Table(
     "echo",
     metadata,
-    key_column(),
+    _id(),
     Column("destination", String(64), nullable=False),
-    Column("at", Float, nullable=False, index=True),
+    _time("at", index=True),
     Column("ok", Integer, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("sentence", Text, nullable=False, server_default=""),
+    _time("seconds"),
+    _text("sentence"),
 )
 Index("ix_echo_destination_at", echo.c.destination, echo.c.at)
 
@@ -562,73 +511,57 @@ reach = Table(
     metadata,
     Column("destination", String(64), primary_key=True),
     Column("up", Integer, nullable=False),
-    Column("since", Float, nullable=False),
-    Column("checked_at", Float, nullable=False),
-    Column("failures", Integer, nullable=False, server_default="0"),  # in a row
-    Column(
-        "open_until", Float, nullable=False, server_default="0"
-    ),  # the breaker: not tried before
-    Column("sentence", Text, nullable=False, server_default=""),
+    _time("since"),
+    _time("checked_at"),
+    _count("failures"),  # in a row
+    Column("open_until", Float, nullable=False, server_default="0"),  # the breaker
+    _text("sentence"),
 )
 
 # Something that somebody is to be told, once: the key says what is the same.
 notice = Table(
     "notice",
     metadata,
-    key_column(),
+    _id(),
     Column("event", String(32), nullable=False),
     Column("key", String(160), nullable=False, unique=True),
-    Column("at", Float, nullable=False, index=True),
+    _time("at", index=True),
     Column("facts", Text, nullable=False),  # JSON, without a patient attribute
-    Column("addressed", Integer, nullable=False, server_default="0"),  # 1: its messages are queued
+    _count("addressed"),  # 1: its messages are queued
 )
-NEW_NOTICE = text("notice.addressed = 0")
-Index(
-    "ix_notice_new",
-    notice.c.id,
-    sqlite_where=text("addressed = 0"),
-    postgresql_where=text("addressed = 0"),
-)
+NEW_NOTICE = _index_part("ix_notice_new", "addressed = 0", notice.c.id)
 
 # queued -> sent | failed. A notice through one channel: a webhook's or mail's name.
 message = Table(
     "message",
     metadata,
-    key_column(),
+    _id(),
     Column("notice_id", Integer, ForeignKey("notice.id"), nullable=False, index=True),
     Column("channel", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("tries", Integer, nullable=False, server_default="0"),
-    Column("due_at", Float, nullable=False),
+    *_states(MessageState),
+    _count("tries"),
+    _time("due_at"),
     *_lease(),
-    Column("done_at", Float),
-    Column("sentence", Text, nullable=False, server_default=""),
-    one_of(MessageState),
+    _time("done_at", nullable=True),
+    _text("sentence"),
     CheckConstraint("state = 'queued' OR lease_until IS NULL", name="lease"),
 )
-OPEN_MESSAGE = text("message.state = 'queued'")
-Index(
-    "ix_message_open",
-    message.c.due_at,
-    sqlite_where=text("state = 'queued'"),
-    postgresql_where=text("state = 'queued'"),
-)
+OPEN_MESSAGE = _index_part("ix_message_open", "state = 'queued'", message.c.due_at)
 
 # running -> passed | failed. A made series on the whole way, and what was found at each step.
 selftest = Table(
     "selftest",
     metadata,
-    key_column(),
+    _id(),
     Column("node", String(64), nullable=False),
     Column("who", String(64), nullable=False),
-    Column("started_at", Float, nullable=False, index=True),
-    Column("finished_at", Float),
-    Column("state", String(16), nullable=False),
+    _time("started_at", index=True),
+    _time("finished_at", nullable=True),
+    *_states(SelfTestState),
     Column("series_uid", String(64), nullable=False, server_default=""),
     Column("destination", String(64), nullable=False, server_default=""),
-    Column("steps", Text, nullable=False, server_default="[]"),  # JSON: name, ok, seconds, sentence
-    Column("sentence", Text, nullable=False, server_default=""),
-    one_of(SelfTestState),
+    _text("steps", "[]"),  # JSON: name, ok, seconds, sentence
+    _text("sentence"),
     CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished"),
 )
 
@@ -636,9 +569,9 @@ selftest = Table(
 disk = Table(
     "disk",
     metadata,
-    key_column(),
+    _id(),
     Column("node", String(64), nullable=False),
-    Column("at", Float, nullable=False, index=True),
+    _time("at", index=True),
     Column("free", BigInteger, nullable=False),
     Column("total", BigInteger, nullable=False),
 )
@@ -647,10 +580,10 @@ disk = Table(
 audit = Table(
     "audit",
     metadata,
-    key_column(),
-    Column("at", Float, nullable=False, index=True),
+    _id(),
+    _time("at", index=True),
     Column("who", String(64), nullable=False),
     Column("what", String(64), nullable=False),
-    Column("which", Text, nullable=False, server_default="", index=True),
-    Column("detail", Text, nullable=False, server_default="{}"),
+    _text("which", index=True),
+    _text("detail", "{}"),
 )

@@ -26,6 +26,8 @@ from storage.schema import (
 
 JobRow: TypeAlias = Row[*tuple[Any, ...]]
 
+# Rows are locked in one order everywhere: series, job, delivery, derived.
+
 # So often may a job kill its worker, or lose it with the whole node, before a person is asked.
 MOST_DEATHS = 3
 MOST_ABANDONED = 10
@@ -42,6 +44,28 @@ TOO_OFTEN = (
 )
 
 REDELIVER = "; its result is sent again by redeliver"
+
+UNASKED: dict[str, object] = {"cancel_requested": 0, "requeue_requested": 0}
+
+PENDING = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
+UNDELIVERED = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
+
+REPLACED = (
+    "A newer derived series replaces this one before all of it was sent; "
+    "{stored} of {total} instances are at the destination."
+)
+
+SEND_AGAIN = "let the sender send the series again"
+
+# What to do about a job that has made nothing, by its state.
+INSTEAD = {
+    JobState.QUEUED: "it waits for its turn, and its result is delivered then",
+    JobState.RUNNING: "it is running, and its result is delivered then",
+    JobState.REFUSED: "it was refused and has made nothing; requeue it to have it all the same",
+    JobState.FAILED: "it failed and has made nothing; requeue it",
+    JobState.HELD: "it is held and has made nothing; requeue it, or cancel it",
+    JobState.CANCELLED: "it was cancelled and has made nothing; requeue it",
+}
 
 _wanted = select(want.c.destination).where(want.c.job_id == job.c.id).correlate(job)
 _wanted_in_order = _wanted.order_by(want.c.arrival_id, want.c.rank).subquery()
@@ -70,7 +94,7 @@ def read_job(db: Connection, job_id: int) -> Job:
 
 
 def destinations_of(db: Connection, job_id: int) -> tuple[str, ...]:
-    """Where the result of a job goes."""
+    """The destinations of the result of a job."""
     lines = db.execute(select(DESTINATIONS_COLUMN).where(job.c.id == job_id)).scalar_one()
     return to_names(lines)
 
@@ -96,15 +120,58 @@ def change(db: Connection, job_id: int, **values: object) -> None:
     db.execute(update(job).where(job.c.id == job_id).values(**values))
 
 
+def as_asked(verdict: Verdict | None, now: float) -> dict[str, object]:
+    """The columns of a job as it is asked for: queued, or what its verdict says.
+
+    Of one that was there before the attempts stay and go on counting.
+    """
+    queued: dict[str, object] = {
+        "state": JobState.QUEUED,
+        "reason": "",
+        "sentence": "",
+        "queued_at": now,
+        "due_at": now,
+        "started_at": None,
+        "finished_at": None,
+        "worker_deaths": 0,
+        "abandoned": 0,
+        "progress": 0,
+        "requeued_by": None,
+        **UNASKED,
+    }
+    if verdict is None:
+        return queued
+    ended = {"state": verdict.state, "finished_at": now}
+    return {**queued, **ended, "reason": verdict.reason, "sentence": verdict.sentence}
+
+
+def begin_again(
+    db: Connection, job_id: int, now: float, verdict: Verdict | None = None, /, **values: object
+) -> None:
+    """Queue a job that has ended, or give it the verdict that it has by now."""
+    change(db, job_id, **{**as_asked(verdict, now), **values})
+
+
 def end(db: Connection, row: JobRow, now: float, state: JobState, **values: object) -> JobState:
     """No worker any more, and none wanted."""
-    change(db, row.id, state=state, finished_at=now, cancel_requested=0, **IDLE, **values)
+    change(db, row.id, **{**IDLE, **UNASKED, "state": state, "finished_at": now, **values})
     return state
 
 
+def stop(
+    db: Connection, row: JobRow, now: float, state: JobState, reason: str, sentence: str
+) -> None:
+    """End a job that waits; one that runs ends so once its worker has stopped (`cancel`)."""
+    if row.state == JobState.RUNNING:
+        change(db, row.id, cancel_requested=1, reason=reason, sentence=sentence)
+    else:
+        end(db, row, now, state, reason=reason, sentence=sentence)
+
+
 def cancel(db: Connection, row: JobRow, now: float) -> JobState:
+    """End a job as it was asked to: held so that a person looks first, else cancelled."""
     if row.cancel_requested and row.reason not in ("", SUPERSEDED):
-        return end(db, row, now, JobState.HELD)  # it was stopped so that a person looks first
+        return end(db, row, now, JobState.HELD)
     why = {"reason": "", "sentence": "Cancelled by a person."}
     if row.reason == SUPERSEDED:
         why = {"reason": row.reason, "sentence": row.sentence}
@@ -115,7 +182,8 @@ def refuse_queued(
     db: Connection, verdicts: Mapping[int, Verdict], now: float
 ) -> tuple[Enqueued, ...]:
     """Refuse jobs whose turn has not come, unless a person wants them all the same."""
-    waits = and_(job.c.id.in_(verdicts), job.c.state == JobState.QUEUED, job.c.insisted == 0)
+    by_itself = and_(job.c.state == JobState.QUEUED, job.c.requeued_by.is_(None))
+    waits = and_(job.c.id.in_(verdicts), by_itself)
     rows = db.execute(select(job).where(waits).order_by(job.c.id).with_for_update()).all()
     for row in rows:
         verdict = verdicts[row.id]
@@ -125,7 +193,9 @@ def refuse_queued(
     )
 
 
-def put_back(db: Connection, row: JobRow, now: float, outcome: str, sentence: str = "") -> JobState:
+def give_back(
+    db: Connection, row: JobRow, now: float, outcome: str, sentence: str = ""
+) -> JobState:
     """Queued again, or cancelled where somebody asked for that meanwhile."""
     end_attempt(db, row, now, outcome)
     if row.cancel_requested:
@@ -142,7 +212,7 @@ def die(
     change(db, row.id, worker_deaths=deaths)
     if deaths < MOST_DEATHS or row.cancel_requested:
         again = AGAIN.format(sentence=sentence, deaths=deaths, most=MOST_DEATHS)
-        return put_back(db, row, now, outcome, again)
+        return give_back(db, row, now, outcome, again)
     text = TOO_OFTEN.format(sentence=sentence, deaths=deaths)
     return end(db, row, now, JobState.HELD, reason=reason, sentence=text)
 
@@ -161,19 +231,10 @@ def abandon(db: Connection, row: JobRow, now: float) -> bool:
 
 
 def end_attempt(db: Connection, row: JobRow, now: float, outcome: str, detail: str = "") -> None:
-    """How the run ended; the first to say so counts."""
+    """Write down how the run ended; the first to say so counts."""
     run = and_(attempt.c.job_id == row.id, attempt.c.number == row.attempt)
     values = {"ended_at": now, "outcome": outcome[:32], "detail": detail}
     db.execute(update(attempt).where(run, attempt.c.ended_at.is_(None)).values(**values))
-
-
-# Rows are locked in one order everywhere: series, job, delivery, derived.
-
-UNDELIVERED = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
-REPLACED = (
-    "A newer derived series replaces this one before all of it was sent; "
-    "{stored} of {total} instances are at the destination."
-)
 
 
 def queue_deliveries(
@@ -194,7 +255,7 @@ def queue_deliveries(
 def cancel_undelivered(
     db: Connection, derived_id: int, reason: str, now: float, keep: Collection[str] = ()
 ) -> None:
-    """What is not at its destination yet will not get there; a sender at work loses its lease.
+    """Cancel what is not at its destination yet; a sender at work loses its lease.
 
     To the destinations in `keep` it still goes: somebody else wants it there.
     """
@@ -224,6 +285,12 @@ def end_leases(db: Connection, derived_id: int, destinations: Sequence[str]) -> 
         delivery.c.state == DeliveryState.RUNNING,
     )
     db.execute(update(delivery).where(running).values(state=DeliveryState.QUEUED, **IDLE))
+
+
+def hold_delivery(db: Connection, delivery_id: int, now: float, reason: str, sentence: str) -> None:
+    """Hold a delivery for a person; a sender at work loses its lease."""
+    held = {"state": DeliveryState.HELD, "finished_at": now, **IDLE}
+    set_delivery(db, delivery_id, reason=reason, sentence=sentence, **held)
 
 
 def set_delivery(db: Connection, delivery_id: int, **values: object) -> None:
@@ -266,19 +333,6 @@ def _queue(
         offer_again(db, row.id, priority, now)
 
 
-SEND_AGAIN = "let the sender send the series again"
-
-# What to do about a job that has made nothing, by its state.
-INSTEAD = {
-    JobState.QUEUED: "it waits for its turn, and its result is delivered then",
-    JobState.RUNNING: "it is running, and its result is delivered then",
-    JobState.REFUSED: "it was refused and has made nothing; requeue it to have it all the same",
-    JobState.FAILED: "it failed and has made nothing; requeue it",
-    JobState.HELD: "it is held and has made nothing; requeue it, or cancel it",
-    JobState.CANCELLED: "it was cancelled and has made nothing; requeue it",
-}
-
-
 def check_received(db: Connection, job_id: int) -> None:
     """The received instances that a job works on have their files."""
     gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))  # or about to go
@@ -311,12 +365,12 @@ def without_files(db: Connection, jobs: Collection[int]) -> frozenset[int]:
 
 def check_derived(db: Connection, of_job: Row[*tuple[Any, ...]]) -> None:
     """The job has made a derived series, and its files are there."""
-    job_id, made_id = of_job.id, of_job.derived_id
-    made = db.execute(select(derived).where(derived.c.id == made_id)).one_or_none()
-    if made is None:
+    job_id = of_job.id
+    result = db.execute(select(derived).where(derived.c.id == of_job.derived_id)).one_or_none()
+    if result is None:
         raise WrongState(f"job {job_id} cannot be delivered: {INSTEAD[JobState(of_job.state)]}")
-    if made.purged_at is not None:
-        raise WrongState(f"job {job_id}: {_removed(made.purged_at)}")
+    if result.purged_at is not None:
+        raise WrongState(f"job {job_id}: {_removed(result.purged_at)}")
 
 
 def check_delivery(db: Connection, delivery_id: int, derived_id: int) -> None:

@@ -302,15 +302,10 @@ def _complete_in(arrival: Arrival, completion: "Completion") -> str:
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Put a refused, failed, held or cancelled job back; by its route as it is now."""
-    from node.rules import routing
-
+    """Queue a refused, failed, held or cancelled job again; by its route as it is now."""
     with opened(config) as store:
-        by_now = routing.of_job(store.config, store.queue.get(job_id))
-        number = store.queue.requeue(job_id, who=user(), anew=by_now)
-        is_same = number == job_id
-        end = "is queued again" if is_same else f"replaces job {job_id}: {ROUTE_CHANGED}"
-        _print_changed(store, number, end, as_json=as_json)
+        store.queue.requeue(job_id, who=user())
+        _print_changed(store, job_id, "is queued again", as_json=as_json)
 
 
 def cancel(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:

@@ -1,4 +1,4 @@
-"""Routing: which routes take a stack, why others do not, and what a route asks for by now."""
+"""Routing: which routes take a stack, why others do not, and what a job keeps of its route."""
 
 import math
 import re
@@ -6,31 +6,29 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-from node.config import SENDER, Condition, Config, Destination, Route
-from storage.enqueue import Anew
-from storage.records import Job
+from node.config import SENDER, Condition, Destination, Route
 
 GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
 
 Values: TypeAlias = Sequence[object]  # of one attribute; empty = absent or without a value
 
 
-class Header(Protocol):
+class HeaderView(Protocol):
     """Of an instance, as the reader of files gives it."""
 
     def values(self, keyword: str, /) -> Values: ...
 
 
-class Stack(Protocol):
+class StackView(Protocol):
     """Instances that form one volume."""
 
     @property
-    def headers(self) -> Sequence[Header]: ...
+    def headers(self) -> Sequence[HeaderView]: ...
 
     def __len__(self) -> int: ...
 
 
-class Layout(Protocol):
+class StackMeasures(Protocol):
     """The measures of a stack."""
 
     @property
@@ -42,7 +40,7 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one route says to a stack. The sentence may repeat attributes: for pages, not logs."""
+    """The answer of a route to a stack. The sentence may repeat attributes: for pages, not logs."""
 
     route: str
     matches: bool
@@ -64,7 +62,7 @@ def matching(
     node_ae: str,
 ) -> tuple[Route, ...]:
     """Every route that takes the stack, in the order of the configuration."""
-    stack = _Stack(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
+    stack = _Candidate(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
     return tuple(route for route in routes if stack.objection(route) is None)
 
 
@@ -80,7 +78,7 @@ def explain(
     node_ae: str,
 ) -> tuple[Explanation, ...]:
     """For each route whether it takes the stack, and the first thing that speaks against it."""
-    stack = _Stack(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
+    stack = _Candidate(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
     return tuple(_explained(route, stack.objection(route)) for route in routes)
 
 
@@ -92,8 +90,8 @@ def _explained(route: Route, objection: "Objection | None") -> Explanation:
 
 def explain_stack(
     routes: Sequence[Route],
-    stack: Stack,
-    layout: Layout | None,
+    stack: StackView,
+    layout: StackMeasures | None,
     *,
     called_ae: str,
     calling_ae: str,
@@ -104,7 +102,7 @@ def explain_stack(
     What forms no stack (`layout` None) has neither gap nor tilt. A route that asks for them must
     not pass over it in silence: it takes it where all else that it asks for holds.
     """
-    found = explain(
+    explanations = explain(
         routes if layout else tuple(map(without_measures, routes)),
         called_ae=called_ae,
         calling_ae=calling_ae,
@@ -115,17 +113,17 @@ def explain_stack(
         tilt_degrees=layout.shear_degrees if layout else None,
     )
     if layout:
-        return found
-    return tuple(_left_out(each, route) for each, route in zip(found, routes, strict=True))
+        return explanations
+    return tuple(map(_left_out, explanations, routes))
 
 
-def _left_out(found: Explanation, route: Route) -> Explanation:
+def _left_out(explanation: Explanation, route: Route) -> Explanation:
     """Say which conditions were not asked of what has no gap."""
     left = [name for name in GEOMETRIC if name in route.match]
-    if not (left and found.matches):
-        return found
+    if not (left and explanation.matches):
+        return explanation
     sentence = f"All else that it asks for holds; without a stack there is no {left[0]}."
-    return replace(found, sentence=sentence)
+    return replace(explanation, sentence=sentence)
 
 
 def asking_for(route: Route, keys: Collection[str]) -> Route:
@@ -159,7 +157,7 @@ def destination_of(name: str, calling_ae: str, destinations: Sequence[Destinatio
 
 
 def sender_name(calling_ae: str) -> str:
-    """What a destination is called while no destination sends as this AE."""
+    """The name of a destination while no destination sends as this AE."""
     return f"{SENDER} {calling_ae}"
 
 
@@ -172,8 +170,8 @@ def sender_in(destination: str) -> str | None:
 def owner_of(destinations: Iterable[Destination], name: str) -> str | None:
     """The destination that an unknown sender has become, by its name; None where it has not."""
     sender = sender_in(name)
-    found = sender_of(destinations, sender) if sender is not None else None
-    return found.name if found is not None else None
+    owner = sender_of(destinations, sender) if sender is not None else None
+    return owner.name if owner is not None else None
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ class Objection:
 
 
 @dataclass(frozen=True)
-class _Stack:
+class _Candidate:
     called_ae: str
     calling_ae: str
     attributes: Callable[[str], Values]
@@ -195,7 +193,7 @@ class _Stack:
     node_ae: str
 
     def objection(self, route: Route) -> Objection | None:
-        """Why `route` does not take the stack; None where it does."""
+        """The first thing that speaks against `route`; None where it takes the stack."""
         called = route.called_ae_title or self.node_ae
         if self.called_ae != called:
             return Objection(f"It was sent to {self.called_ae}, the route is for {called}.")
@@ -223,14 +221,14 @@ class _Stack:
 def _objection(key: str, values: tuple[object, ...], condition: Condition) -> str | None:
     if not values:
         return f"{key} is absent."
-    said = _joined(values)
+    text = _joined(values)
     if condition.values and not any(_equal(values, value) for value in condition.values):
         wanted = " or ".join(_text(value) for value in condition.values)
-        return f"{key} is {said}, not {wanted}."
+        return f"{key} is {text}, not {wanted}."
     if condition.has is not None and not any(_same(value, condition.has) for value in values):
-        return f"{key} is {said}, which has no value {_text(condition.has)}."
-    if condition.regex is not None and not re.search(condition.regex, said):
-        return f"{key} is {said}, which {condition.regex} does not match."
+        return f"{key} is {text}, which has no value {_text(condition.has)}."
+    if condition.regex is not None and not re.search(condition.regex, text):
+        return f"{key} is {text}, which {condition.regex} does not match."
     return _out_of_range(key, values, condition)
 
 
@@ -281,19 +279,7 @@ def _joined(values: tuple[object, ...]) -> str:
     return "\\".join(_text(value) for value in values)
 
 
-def of_job(config: Config, job: Job) -> Anew | None:
-    """For a job; a self-test's route is none of the configuration."""
-    return of_route(config, job.route, job.parameters) if job.kind == "infer" else None
-
-
-def of_route(config: Config, name: str, kept: Mapping[str, object]) -> Anew | None:
-    """For a job that keeps these parameters; None where no route is called so any more."""
-    route = next((route for route in config.routes if route.name == name), None)
-    if route is None:
-        return None
-
-    def destinations(calling_ae: str) -> tuple[str, ...]:
-        known = config.destinations
-        return tuple(destination_of(one, calling_ae, known) for one in route.destinations)
-
-    return Anew(route.model, {**kept, **route.options}, destinations)
+def has_changed(routes: Iterable[Route], name: str, model: str, kept: Mapping[str, object]) -> bool:
+    """True where a route asks for something else than this snapshot; not where it is gone."""
+    route = next((route for route in routes if route.name == name), None)
+    return route is not None and (route.model, {**kept, **route.options}) != (model, dict(kept))

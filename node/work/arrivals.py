@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from inference import geometry, twins
-from inference.errors import Reason
-from inference.request import Output
+from inference.errors import Reason, Unprocessable
+from inference.request import Output, Parameters
 from inference.stacks import (
     Header,
     Stack,
@@ -26,10 +26,12 @@ from node.rules import completion, routing
 from node.work.jobs import canonical, snapshot, sources
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, Limits
-from storage.errors import NotFound, WrongState
+from storage.errors import NotFound, StorageError, WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Verdict
+from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Requeued, Verdict
+
+logger = logging.getLogger(__name__)
 
 OTHER_STUDY = (
     "The same Series Instance UID was received in another study too, so the images may belong to "
@@ -37,10 +39,64 @@ OTHER_STUDY = (
 )
 # What a thinner series may have against it that makes no difference here.
 ANY_SLICES = Output(across_missing="leave")
+UNREADABLE_SENTENCE = (
+    "None of the {count} received files of this series can be read. Let the sender send it again; "
+    "then this job is cancelled by itself. Or cancel it."
+)
+MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
+RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
 
 
-class Others:
-    """Read when somebody asks, once an arrival: most studies have nothing to read."""
+@dataclass(frozen=True)
+class Rules:
+    """The configuration of arrivals; replaced as a whole when the file is read again."""
+
+    ae_title: str
+    completion: Completion
+    routes: tuple[Route, ...]
+    destinations: tuple[Destination, ...]
+    models: Mapping[str, str]  # model name -> version and weights: a new model makes a new series
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All that a complete arrival asks for; `hold` where its Series UID is not of one patient."""
+
+    jobs: tuple[NewJob, ...] = ()
+    hold: Verdict | None = None
+    refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
+    stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
+    aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
+
+
+@dataclass(frozen=True)
+class UsableInstances:
+    """The instances that jobs work on. A file that cannot be read belongs to every stack: nobody
+    knows which slice it is, and a job without it would pass over a missing slice in silence.
+    """
+
+    instances: tuple[Instance, ...]
+    damaged: frozenset[str]  # SOP Instance UIDs whose newest version cannot be read
+
+    @classmethod
+    def of(
+        cls, instances: Sequence[Instance], headers: Sequence[Header], files: Files
+    ) -> "UsableInstances":
+        """Leave out the damaged version of what was sent again, whole."""
+        unreadable = {header.path for header in headers if header.fault}
+        faulty = {i.id for i in instances if i.path and files.path(i.path) in unreadable}
+        last = {i.id for i in newest_instances(instances)}
+        kept = tuple(i for i in instances if i.id not in faulty or i.id in last)
+        return cls(kept, frozenset(i.instance_uid for i in kept if i.id in faulty))
+
+    def of_stack(self, stack: Stack) -> list[Instance]:
+        """All versions of its instances, with what cannot be read."""
+        uids = {header.uid for header in stack.headers} | self.damaged
+        return [i for i in self.instances if i.instance_uid in uids and i.path is not None]
+
+
+class StudyContext:
+    """The rest of an arrival's study, read where a route asks: most have nothing to read."""
 
     def __init__(self, archive: Archive, files: Files, arrival: Arrival) -> None:
         self._archive = archive
@@ -58,10 +114,7 @@ class Others:
 
     def thinner(self, stack: Stack) -> Verdict | None:
         """Refused where the study holds a received stack that makes generated slices pointless."""
-        found = twins.acquired_thin(stack, self._beside)
-        if found is None:
-            return None
-        return Verdict(JobState.REFUSED, found.reason, found.sentence)
+        return _refused(twins.acquired_thin(stack, self._beside))
 
     def outdone(
         self, instances: Sequence[Instance], key: str, thin: Sequence[Stack]
@@ -70,9 +123,8 @@ class Others:
         usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
         thick = [stack for stack in self._stacks(instances) if stack.key == key]
         for stack in thick if usable else ():
-            found = twins.acquired_thin(stack, usable)
-            if found is not None:
-                return Verdict(JobState.REFUSED, found.reason, found.sentence)
+            if verdict := _refused(twins.acquired_thin(stack, usable)):
+                return verdict
         return None
 
     @cached_property
@@ -90,64 +142,48 @@ class Others:
         return stacks_of(headers)
 
 
-logger = logging.getLogger(__name__)
-
-UNREADABLE_SENTENCE = (
-    "None of the {count} received files of this series can be read. Let the sender send it again; "
-    "then this job is cancelled by itself. Or cancel it."
-)
-MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
-RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
-
-
 @dataclass(frozen=True)
-class Rules:
-    """What decides about arrivals; replaced as a whole when the configuration is read again."""
+class StackRequest:
+    """An arrival that wants a result of a stack; a route makes a job of it."""
 
-    ae_title: str
-    completion: Completion
-    routes: tuple[Route, ...]
-    destinations: tuple[Destination, ...]
-    models: Mapping[str, str]  # model name -> version and weights: a new model makes a new series
+    kind: str
+    series_id: int
+    study_uid: str
+    arrival_id: int
+    calling_ae: str
+    stack: str
+    kept: Mapping[str, object]  # the snapshot so far: what belongs to the stack in it stays
+    instances: Sequence[Instance]  # all versions, the newest first
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a complete arrival asks for; `hold` where its Series UID is not of one patient."""
-
-    jobs: tuple[NewJob, ...] = ()
-    hold: Verdict | None = None
-    refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
-    stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
-    aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
-
-
-@dataclass(frozen=True)
-class Usable:
-    """The instances that jobs work on. A file that cannot be read belongs to every stack: nobody
-    knows which slice it is, and a job without it would pass over a missing slice in silence.
-    """
-
-    instances: tuple[Instance, ...]
-    damaged: frozenset[str]  # SOP Instance UIDs whose newest version cannot be read
-
-    @classmethod
-    def of(cls, instances: Sequence[Instance], headers: Sequence[Header], files: Files) -> "Usable":
-        """What was sent again, whole, replaces its damaged version."""
-        unreadable = {header.path for header in headers if header.fault}
-        faulty = {i.id for i in instances if i.path and files.path(i.path) in unreadable}
-        last = {i.id for i in newest_instances(instances)}
-        kept = tuple(i for i in instances if i.id not in faulty or i.id in last)
-        return cls(kept, frozenset(i.instance_uid for i in kept if i.id in faulty))
-
-    def of_stack(self, stack: Stack) -> list[Instance]:
-        """All versions of its instances, with what cannot be read."""
-        uids = {header.uid for header in stack.headers} | self.damaged
-        return [i for i in self.instances if i.instance_uid in uids and i.path is not None]
+    def by(self, route: Route, rules: Rules, verdict: Verdict | None = None) -> NewJob:
+        """The job that a route asks for; its key names all that its result depends on."""
+        parameters = {**self.kept, **route.options}
+        model = [route.model, rules.models.get(route.model, "")]
+        used = sorted((i.instance_uid, i.digest) for i in newest_instances(self.instances))
+        identity = [route.name, model, parameters, self.study_uid, self.stack, used]
+        if verdict is not None:  # what was processed before, or is later, is another job
+            identity.append(verdict.reason)
+        return NewJob(
+            kind=self.kind,
+            key=hashlib.sha256(canonical(identity).encode()).hexdigest(),
+            series_id=self.series_id,
+            arrival_id=self.arrival_id,
+            stack=self.stack,
+            route=route.name,
+            model=route.model,
+            parameters=parameters,
+            destinations=tuple(
+                routing.destination_of(name, self.calling_ae, rules.destinations)
+                for name in route.destinations
+            ),
+            priority=route.priority,
+            instances=tuple(i.id for i in self.instances),
+            verdict=verdict,
+        )
 
 
 class Arrivals:
-    """The sweep over open arrivals."""
+    """The sweep over open arrivals, and over the jobs that people have requeued."""
 
     def __init__(
         self,
@@ -158,10 +194,10 @@ class Arrivals:
         now: Callable[[], float],
         *,
         never: Callable[[str], str],
-        made: Mapping[str, Route],
+        self_tests: Mapping[str, Route],
     ) -> None:
         self._never = never  # Series UID -> who has said that it is never processed, or nothing
-        self._made = made  # Series UID of a self-test -> the one route that it takes
+        self._self_tests = self_tests  # Series UID -> the one route that it takes
         self._archive = archive
         self._queue = queue
         self._files = files
@@ -193,7 +229,7 @@ class Arrivals:
     def process_now(self, series_uid: str, who: str) -> str:
         """Close what is arriving of a series, without waiting; what was done, as a sentence."""
         for _ in range(MOST_TRIES):
-            arriving = [one for one in self._archive.arriving() if one.series_uid == series_uid]
+            arriving = [a for a in self._archive.arriving() if a.series_uid == series_uid]
             if not arriving:
                 raise NotFound(f"nothing of the series {series_uid} is arriving")
             for arrival in arriving:
@@ -205,125 +241,138 @@ class Arrivals:
                     )
         raise WrongState("instances of this series keep coming; try again")
 
+    def follow_routes(self) -> None:
+        """Let workers take what people have requeued, by its route as it is now."""
+        for requeued in self._queue.requeued():
+            try:
+                job_id = self._queue.follow_route(requeued, self._by_route(requeued))
+            except StorageError:  # it waits, and does not stop the others
+                logger.exception("requeued job not compared", extra={"job": requeued.job.id})
+                continue
+            if job_id is not None:
+                logger.info("job queued", extra={"job": job_id, "how": "requeued"})
+
+    def _by_route(self, requeued: Requeued) -> list[NewJob]:
+        """The job that its route asks for, for each requester; of a self-test nothing is asked."""
+        job = requeued.job
+        route = next((route for route in self.rules.routes if route.name == job.route), None)
+        if route is None or job.kind != "infer":
+            return []
+        instances = self._queue.instances(job.id)
+        return [
+            StackRequest(
+                kind=job.kind,
+                series_id=job.series_id,
+                study_uid=job.study_uid,
+                arrival_id=arrival_id,
+                calling_ae=calling_ae,
+                stack=job.stack,
+                kept=job.parameters,
+                instances=instances,
+            ).by(route, self.rules)
+            for arrival_id, calling_ae in requeued.requesters.items()
+        ]
+
     def complete(self, arrival: Arrival, evidence: Mapping[str, object]) -> int:
         """Close one arrival: its jobs, so many, are written in the same transaction."""
         rules = self._rules_of(arrival)  # before `never`: a self-test may be given up meanwhile
         never = self._never(arrival.series_uid)
         if never:
             evidence = {**evidence, "never": never}
-        wanted = Wanted() if arrival.own or never else self._wanted(arrival, rules)
-        if wanted.aside:
-            evidence = {**evidence, "set_aside": wanted.aside}
+        decision = Decision() if arrival.own or never else self._decide(arrival, rules)
+        if decision.aside:
+            evidence = {**evidence, "set_aside": decision.aside}
         queued = self._queue.complete(
             arrival.id,
             evidence,
-            wanted.jobs,
+            decision.jobs,
             instances=arrival.instances,
-            hold=wanted.hold,
-            refuse=wanted.refuse,
-            stacks=wanted.stacks,
+            hold=decision.hold,
+            refuse=decision.refuse,
+            stacks=decision.stacks,
             limits=Limits(self.rules.completion.results_per_study, self.rules.completion.reruns),
         )
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
         logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": len(queued)})
         for entry in queued:
-            _tell(entry)
+            _log(entry)
         return len(queued)
 
     def _rules_of(self, arrival: Arrival) -> Rules:
-        made = self._made.get(arrival.series_uid)
-        return self.rules if made is None else replace(self.rules, routes=(made,))
+        route = self._self_tests.get(arrival.series_uid)
+        return self.rules if route is None else replace(self.rules, routes=(route,))
 
-    def _wanted(self, arrival: Arrival, rules: Rules) -> Wanted:
+    def _decide(self, arrival: Arrival, rules: Rules) -> Decision:
         instances = self._archive.instances(arrival.id)
         headers = read_headers(sources(instances, self._files))
         if any(is_derived_by_node(header) for header in headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
-            return Wanted()
-        aside = _tell_of_others(arrival, headers)
-        others = Others(self._archive, self._files, arrival)
+            return Decision()
+        aside = _count_set_aside(arrival, headers)
+        others = StudyContext(self._archive, self._files, arrival)
         stacks = stacks_of(headers)
         mixed_up = others.mixed_up(stacks)
-        usable = Usable.of(instances, headers, self._files)
+        usable = UsableInstances.of(instances, headers, self._files)
         jobs = []
         for stack in stacks:
             for route in _matching(arrival, stack, rules):
                 verdict = mixed_up
                 if verdict is None and not route.despite_thin:
                     verdict = others.thinner(stack)
-                jobs.append(
-                    self._job(arrival, usable.of_stack(stack), stack, route, rules, verdict)
-                )
+                request = self._request(arrival, stack, usable.of_stack(stack))
+                jobs.append(request.by(route, rules, verdict))
         if not stacks:
             jobs += self._unreadable(arrival, usable.instances, rules)
         refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
         known = frozenset() if mixed_up else frozenset(stack.key for stack in stacks)
-        return Wanted(tuple(jobs), mixed_up, refuse, known, aside)
+        return Decision(tuple(jobs), mixed_up, refuse, known, aside)
 
     def _unreadable(
         self, arrival: Arrival, instances: Sequence[Instance], rules: Rules
     ) -> list[NewJob]:
         """Held jobs where no file can be read: nobody knows what it is, but somebody sent it."""
         here = [i for i in instances if i.path is not None]
-        found = self._archive.series_by_uid(arrival.series_uid)
-        modality = next((s.modality for s in found if s.id == arrival.series_id), "")
+        of_uid = self._archive.series_by_uid(arrival.series_uid)
+        modality = next((s.modality for s in of_uid if s.id == arrival.series_id), "")
         sentence = UNREADABLE_SENTENCE.format(count=len({i.instance_uid for i in here}))
         verdict = Verdict(JobState.HELD, Reason.PIXEL_DATA_ERROR, sentence)
-        stack = Stack(UNREADABLE, ())
-        return [
-            self._job(arrival, here, stack, route, rules, verdict)
-            for route in _perhaps_matching(arrival, modality, rules)
-            if here
-        ]
+        request = self._request(arrival, Stack(UNREADABLE, ()), here)
+        routes = _perhaps_matching(arrival, modality, rules) if here else ()
+        return [request.by(route, rules, verdict) for route in routes]
+
+    def _request(
+        self, arrival: Arrival, stack: Stack, instances: Sequence[Instance]
+    ) -> StackRequest:
+        return StackRequest(
+            kind="selftest" if arrival.series_uid in self._self_tests else "infer",
+            series_id=arrival.series_id,
+            study_uid=arrival.study_uid,
+            arrival_id=arrival.id,
+            calling_ae=arrival.calling_ae,
+            stack=stack.key,
+            kept=snapshot(Parameters(), Output(label=stack.label)),
+            instances=instances,
+        )
 
     def _outdone(
-        self, arrival: Arrival, others: Others, stacks: Sequence[Stack]
+        self, arrival: Arrival, others: StudyContext, stacks: Sequence[Stack]
     ) -> dict[int, Verdict]:
         """Jobs that wait and that thinner slices, received just now, have made pointless."""
         despite = {route.name for route in self.rules.routes if route.despite_thin}
         waiting = self._queue.waiting_beside(arrival.study_uid, arrival.series_id)
-        wanted = {job.id: job.stack for job in waiting if job.route not in despite}
+        stack_of = {job.id: job.stack for job in waiting if job.route not in despite}
         return {
             job_id: verdict
-            for job_id, stack in wanted.items()
+            for job_id, stack in stack_of.items()
             if (verdict := others.outdone(self._queue.instances(job_id), stack, stacks))
         }
 
-    def _job(
-        self,
-        arrival: Arrival,
-        mine: Sequence[Instance],
-        stack: Stack,
-        route: Route,
-        rules: Rules,
-        verdict: Verdict | None,
-    ) -> NewJob:
-        parameters = snapshot(route.parameters, replace(route.output, label=stack.label))
-        model = [route.model, rules.models.get(route.model, "")]
-        used = sorted((i.instance_uid, i.digest) for i in newest_instances(mine))
-        identity = [route.name, model, parameters, arrival.study_uid, stack.key, used]
-        if verdict is not None:  # what was processed before, or is later, is another job
-            identity.append(verdict.reason)
-        return NewJob(
-            kind="selftest" if arrival.series_uid in self._made else "infer",
-            key=hashlib.sha256(canonical(identity).encode()).hexdigest(),
-            series_id=arrival.series_id,
-            arrival_id=arrival.id,
-            stack=stack.key,
-            route=route.name,
-            model=route.model,
-            parameters=parameters,
-            destinations=tuple(
-                routing.destination_of(name, arrival.calling_ae, rules.destinations)
-                for name in route.destinations
-            ),
-            priority=route.priority,
-            instances=tuple(i.id for i in mine),
-            verdict=verdict,
-        )
+
+def _refused(thin: Unprocessable | None) -> Verdict | None:
+    return Verdict(JobState.REFUSED, thin.reason, thin.sentence) if thin is not None else None
 
 
-def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:
+def _count_set_aside(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:
     """Localizers, dose pages and the like are in no stack; they are kept all the same."""
     counts = Counter(str(item.reason) for item in set_aside(headers))
     reasons = dict(sorted(counts.items()))
@@ -333,7 +382,7 @@ def _tell_of_others(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str,
     return reasons
 
 
-def _tell(entry: Enqueued) -> None:
+def _log(entry: Enqueued) -> None:
     if entry.what == "held":
         logger.warning("job held", extra={"job": entry.job_id, "reason": entry.reason})
     elif entry.what == "refused":
@@ -343,11 +392,11 @@ def _tell(entry: Enqueued) -> None:
 
 
 def newest_instances(instances: Sequence[Instance]) -> list[Instance]:
-    """Of each instance the version that was received last."""
+    """Of each instance the version that was received last, which comes first."""
     latest: dict[str, Instance] = {}
-    for instance in sorted(instances, key=lambda i: (i.received_at, i.id)):
+    for instance in instances:
         if instance.path is not None:
-            latest[instance.instance_uid] = instance
+            latest.setdefault(instance.instance_uid, instance)
     return list(latest.values())
 
 
@@ -360,7 +409,7 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
     )
-    names = {each.route for each in explained if each.matches}
+    names = {explanation.route for explanation in explained if explanation.matches}
     return tuple(route for route in rules.routes if route.name in names)
 
 

@@ -40,8 +40,8 @@ def upgrade(db: Connection, scripts: Path = FOLDER) -> None:
 
 def is_current(db: Connection) -> bool:
     """True where the schema is this release's, neither older nor newer."""
-    found = MigrationContext.configure(db).get_current_revision()
-    return found == ScriptDirectory(str(FOLDER)).get_current_head()
+    revision = MigrationContext.configure(db).get_current_revision()
+    return revision == ScriptDirectory(str(FOLDER)).get_current_head()
 
 
 def _run(db: Connection, scripts: ScriptDirectory) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from sqlalchemy import Connection, and_, delete, func, select, update
 
 from storage.database import Database, one_record, to_record, to_records
-from storage.enqueue import UNFINISHED, lock_series
+from storage.enqueue import lock_series
 from storage.errors import NotFound
 from storage.files import Files
 from storage.records import ArrivalState, JobState, SelfTest, SelfTestState, SelfTestStep
@@ -15,7 +15,7 @@ from storage.retention import purge_one
 from storage.schema import OPEN_ARRIVAL, arrival, derived, derived_instance, job, selftest, series
 from storage.schema import node as node_table
 from storage.site import notices
-from storage.transitions import cancel_undelivered, change
+from storage.transitions import PENDING, cancel_undelivered, change
 from storage.transitions import end as end_job
 
 RUNNING = selftest.c.state == SelfTestState.RUNNING
@@ -140,7 +140,7 @@ def clear(database: Database, files: Files, series_id: int, now: float) -> bool:
 
     Its rows stay, as those of any series: what a late worker writes finds them ended.
     """
-    unfinished = and_(job.c.series_id == series_id, job.c.state.in_(UNFINISHED))
+    unfinished = and_(job.c.series_id == series_id, job.c.state.in_(PENDING))
     results = select(derived.c.id).where(derived.c.series_id == series_id)
     ended = {"state": ArrivalState.COMPLETE, "completed_at": now}
     with database.writing() as db:

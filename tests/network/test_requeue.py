@@ -24,11 +24,10 @@ def node(tmp_path: Path, archive: Storescp) -> Iterator[NodeProcess]:
         yield process
 
 
-def put_back(node: NodeProcess, job_id: int) -> int:
-    """Requeue a job and wait until it is done with; which job it is now."""
-    number = int(node.cli("requeue", str(job_id))["id"])
-    node.event("job held" if number == job_id else "job succeeded", job=number)
-    return number
+def requeue(node: NodeProcess, job_id: int) -> int:
+    """Requeue a job and wait until the node has taken it up; the job that it is now."""
+    assert node.cli("requeue", str(job_id))["id"] == job_id
+    return int(node.event("job queued", how="requeued")["job"])
 
 
 def test_a_series_with_a_hole_is_done_without_its_slices_once_the_route_says_so(
@@ -39,15 +38,21 @@ def test_a_series_with_a_hole_is_done_without_its_slices_once_the_route_says_so(
     (held,) = send_and_wait(node, files)
     assert (held.state, held.reason) == ("held", "MISSING_SLICES")
     node.events.clear()
-    assert put_back(node, held.id) == held.id  # as the route was, so is the job
+    assert requeue(node, held.id) == held.id  # as the route was, so is the job
+    node.event("job held", job=held.id)
+    node.events.clear()
     node.configure(*parts(archive, 'across_missing = "leave"\n'), quiet_seconds=0.7)
     node.cli("reload")
-    number = put_back(node, held.id)
+    number = requeue(node, held.id)
     assert number != held.id
+    node.event("job succeeded", job=number)
     old, new = node_rows.jobs(node, uid)
     assert (old.state, old.reason) == ("cancelled", "ROUTE_CHANGED")
     assert (new.id, new.state) == (number, "succeeded")
-    # Sent again it is the same series, by whichever job.
+    # Sent again it is the same job, and the same series.
     again = send_and_wait(node, files, arrivals=2)
-    assert {job.derived_uid for job in again if job.derived_uid} == {new.derived_uid}
+    assert [(job.id, job.derived_uid) for job in again] == [
+        (old.id, None),
+        (number, new.derived_uid),
+    ]
     assert {one.derived_uid for one in node_rows.deliveries(node, uid)} == {new.derived_uid}

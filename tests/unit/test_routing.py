@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
+from inference.request import Output, Parameters
 from node.config import Destination, Route, load
+from node.rules import routing
 from node.rules.routing import Values, explain, matching, sender_of
+from node.work.jobs import snapshot as snapshot_of
 
 ATTRIBUTES: Mapping[str, Values] = {
     "Modality": ("CT",),
@@ -210,6 +214,42 @@ def test_any_text_of_a_peer_is_compared_and_never_interpreted(
     expected = wanted.strip(" \0") in [text for text in texts if text]
     if not any(text.replace(".", "").isdigit() for text in [*texts, wanted]):
         assert (found == ["r"]) == expected
+
+
+def snapshot(changed: Route) -> dict[str, object]:
+    """What a job keeps of a route, as an arrival writes it."""
+    return snapshot_of(changed.parameters, replace(changed.output, label="Arterial"))
+
+
+def test_a_job_keeps_all_that_its_route_asks_of_a_result() -> None:
+    of_stack = {"label", "content_qualification"}
+    asked = {*vars(Parameters()), *vars(Output())}
+    assert {*route().options, *of_stack} == asked
+    assert snapshot(route()).keys() == asked
+    assert snapshot(route(factor=4))["factor"] == 4
+    assert snapshot(route())["label"] == "Arterial"
+
+
+@pytest.mark.parametrize(
+    "change", [{"across_missing": "leave"}, {"hold_below": 0.0}, {"model": "m"}]
+)
+def test_a_route_has_changed_where_it_asks_for_something_else(change: dict[str, object]) -> None:
+    kept = snapshot(route())
+    now = route(**change)
+    assert routing.has_changed([now], "r", "linear", kept)
+    assert not routing.has_changed([now], "r", now.model, snapshot(now))
+    assert not routing.has_changed([route()], "r", "linear", kept)
+    assert not routing.has_changed([route(destinations=["b"])], "r", "linear", kept)
+    assert not routing.has_changed([now], "gone", "linear", kept)
+
+
+@pytest.mark.parametrize(("calling_ae", "name"), [("WS1", "pacs"), ("CT9", "sender CT9")])
+def test_an_unknown_sender_keeps_a_name_of_its_own(calling_ae: str, name: str) -> None:
+    pacs = Destination.model_validate(
+        {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 1, "sends_as": ["WS1"]}
+    )
+    assert routing.destination_of("sender", calling_ae, [pacs]) == name
+    assert routing.destination_of("pacs", calling_ae, [pacs]) == "pacs"
 
 
 def test_sender_is_the_destination_that_the_calling_ae_belongs_to() -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from node.errors import UsageError
-from node.rules import reasons, routing
+from node.rules import reasons
 from node.web.access import AsOperator, AsViewer, Visitor
 from node.web.api import answers
 from node.web.api.answers import Json, plain
@@ -135,8 +135,11 @@ def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
 
 @router.post("/jobs/{job_id}/requeue", summary="Queue a refused, failed, held or cancelled job")
 def requeue(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
-    """Requeue it by its route as it is now; the answer is about the job that replaces it."""
-    return _job(parts, _put_back(parts, visitor, job_id))
+    """Where its route has changed since, the node cancels it within seconds, `ROUTE_CHANGED`:
+    its sentence names the new job, by the route as it is now, that replaces it.
+    """
+    parts.store.queue.requeue(job_id, who=visitor.name)
+    return _job(parts, job_id)
 
 
 @router.post("/jobs/{job_id}/cancel", summary="Cancel a queued, held, failed or running job")
@@ -332,13 +335,7 @@ def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
     reason = parts.store.queue.get(job_id).reason
     if reason in reasons.ONE_BY_ONE:
         raise WrongState(f"job {job_id} is held {reason}: look at it and requeue it by itself")
-    _put_back(parts, visitor, job_id)
-
-
-def _put_back(parts: Parts, visitor: Visitor, job_id: int) -> int:
-    queue = parts.store.queue
-    by_now = routing.of_job(parts.config(), queue.get(job_id))
-    return queue.requeue(job_id, who=visitor.name, anew=by_now)
+    parts.store.queue.requeue(job_id, who=visitor.name)
 
 
 def _job(parts: Parts, job_id: int) -> Json:

@@ -28,7 +28,7 @@ from node.web.pages.render import (
     part,
 )
 from node.web.state import Parts, PictureViews
-from storage.enqueue import PUT_BACK, ROUTE_CHANGED
+from storage.enqueue import REQUEUEABLE, ROUTE_CHANGED
 from storage.errors import NotFound
 from storage.ledger import answer_counts
 from storage.queries import overview
@@ -121,7 +121,9 @@ def _progress(detail: Detail, context: Context) -> Values:
     """Collect what may change while somebody has the page open."""
     job, config, database = detail.job, context.parts.config(), context.parts.database
     steps = _steps(detail, context.now)
-    by_now = routing.of_job(config, job)
+    is_changed = job.kind == "infer" and routing.has_changed(  # a self-test has its own route
+        config.routes, job.route, job.model, job.parameters
+    )
     return {
         "detail": detail,
         "job": job,
@@ -134,7 +136,7 @@ def _progress(detail: Detail, context: Context) -> Values:
         },
         "is_going_on": _is_going_on(detail),
         "may_requeue": _may_requeue(detail),
-        "is_changed": by_now is not None and not by_now.is_as(job.model, job.parameters),
+        "is_changed": is_changed,
         "may_cancel": job.state in CANCELLABLE and not job.cancel_requested,
         "sendable_again": SENDABLE_AGAIN,
         "down": down(context),
@@ -144,7 +146,7 @@ def _progress(detail: Detail, context: Context) -> Values:
 
 def _may_requeue(detail: JobDetail) -> bool:
     job = detail.job
-    return job.state in PUT_BACK and job.reason != ROUTE_CHANGED and not detail.is_gone
+    return job.state in REQUEUEABLE and job.reason != ROUTE_CHANGED and not detail.is_gone
 
 
 def _is_going_on(detail: JobDetail) -> bool:

@@ -178,8 +178,7 @@ def changed_jobs(parts: Parts, needs: Page[Need]) -> frozenset[int]:
     return frozenset(
         job_id
         for job_id, (model, parameters) in kept.items()
-        if (by_now := routing.of_route(parts.config(), routes[job_id], parameters)) is not None
-        and not by_now.is_as(model, parameters)
+        if routing.has_changed(parts.config().routes, routes[job_id], model, parameters)
     )
 
 

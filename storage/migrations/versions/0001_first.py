@@ -60,15 +60,6 @@ def _column(
     return sa.Column(name, kind, server_default=default, nullable=nullable, **options)
 
 
-def _lease() -> tuple[sa.Column[Any], ...]:
-    return (
-        _string("worker", 64, nullable=True),
-        _string("node", 64, nullable=True),
-        _real("lease_until", nullable=True),
-        _whole("attempt", default="0"),
-    )
-
-
 def _index(table: str, *columns: str) -> None:
     op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, columns)
 
@@ -238,6 +229,15 @@ def _jobs() -> None:
         _string("state", 16),
         _string("reason", 64, default=""),
         _text("sentence", default=""),
+        _whole("priority"),
+        _real("queued_at", index=True),
+        _real("due_at"),
+        _real("started_at", nullable=True),
+        _real("finished_at", nullable=True, index=True),
+        _string("worker", 64, nullable=True),
+        _string("node", 64, nullable=True),
+        _real("lease_until", nullable=True),
+        _whole("attempt", default="0"),
         _refers("series.id", index=True),
         _refers("arrival.id", index=True),
         _text("stack"),
@@ -246,12 +246,6 @@ def _jobs() -> None:
         _string("version", 32, default=""),
         _text("parameters"),
         _whole("edition", default="1"),
-        _whole("priority"),
-        _real("queued_at", index=True),
-        _real("due_at"),
-        _real("started_at", nullable=True),
-        _real("finished_at", nullable=True, index=True),
-        *_lease(),
         _whole("worker_deaths", default="0"),
         _whole("abandoned", default="0"),
         _real("progress", default="0"),
@@ -261,7 +255,8 @@ def _jobs() -> None:
         _whole("cancel_requested", default="0"),
         _refers("derived.id", nullable=True, index=True),
         _text("record", default="{}"),
-        _whole("insisted", default="0"),
+        _string("requeued_by", 64, nullable=True),
+        _whole("requeue_requested", default="0"),
         _whole("revision", default="1"),
         _whole("place", default="0"),
         _whole("named", default="0"),
@@ -272,6 +267,7 @@ def _jobs() -> None:
         sa.CheckConstraint(
             "(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"
         ),
+        sa.CheckConstraint("requeue_requested = 0 OR state = 'queued'", name="requeue"),
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'succeeded', 'refused', 'failed', 'held', 'cancelled')",
             name="state",
@@ -321,7 +317,10 @@ def _deliveries() -> None:
         _real("due_at"),
         _real("started_at", nullable=True),
         _real("finished_at", nullable=True),
-        *_lease(),
+        _string("worker", 64, nullable=True),
+        _string("node", 64, nullable=True),
+        _real("lease_until", nullable=True),
+        _whole("attempt", default="0"),
         _whole("failures", default="0"),
         sa.CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
         sa.CheckConstraint("state <> 'held' OR reason <> ''", name="reason"),
@@ -405,7 +404,10 @@ def _control() -> None:
         _string("who", 64),
         _real("asked_at", index=True),
         _string("state", 16),
-        *_lease(),
+        _string("worker", 64, nullable=True),
+        _string("node", 64, nullable=True),
+        _real("lease_until", nullable=True),
+        _whole("attempt", default="0"),
         _real("done_at", nullable=True),
         _text("sentence", default=""),
         sa.CheckConstraint("(state = 'asked') = (done_at IS NULL)", name="done"),
@@ -481,10 +483,13 @@ def _notices() -> None:
         _string("state", 16),
         _whole("tries", default="0"),
         _real("due_at"),
-        *_lease(),
+        _string("worker", 64, nullable=True),
+        _string("node", 64, nullable=True),
+        _real("lease_until", nullable=True),
+        _whole("attempt", default="0"),
         _real("done_at", nullable=True),
         _text("sentence", default=""),
-        sa.CheckConstraint("state IN ('queued', 'sent', 'failed')", name="state"),
         sa.CheckConstraint("state = 'queued' OR lease_until IS NULL", name="lease"),
+        sa.CheckConstraint("state IN ('queued', 'sent', 'failed')", name="state"),
     )
     _part("message", "open", "state = 'queued'", "due_at")

@@ -29,6 +29,7 @@ from storage.records import (
     Peer,
     Received,
 )
+from storage.retention import expired, purge
 from storage.site import notices
 from tests.conftest import Clock
 
@@ -39,6 +40,7 @@ STUDY = "1.2.3"
 SERIES = "1.2.3.4"
 SCANNER = Peer("SCANNER", "MIDSLICE")
 OTHER_AE = Peer("SCANNER", "MIDSLICE_X2")
+FIRST, SECOND = Peer("WS1", "MIDSLICE"), Peer("WS2", "MIDSLICE")
 INFER = ("infer",)
 
 
@@ -170,6 +172,17 @@ class Stored:
             self.receive(uid)
         return self.complete(key, **changed)
 
+    def ask_as(self, peer: Peer, key: str, *destinations: str, uid: str = "1.1") -> Enqueued:
+        """A peer brings an instance, and its route asks for a job."""
+        self.receive(uid, peer=peer)
+        return self.complete(key, peer=peer, destinations=destinations)
+
+    def requeue(self, job_id: int, who: str = "") -> None:
+        """A person requeues a job whose route has not changed, and the node has seen that."""
+        self.queue.requeue(job_id, who=who)
+        (requeued,) = self.queue.requeued()
+        assert self.queue.follow_route(requeued, ()) == job_id
+
     def claim(self, worker: str = "w") -> Job:
         job = self.queue.claim(worker, INFER)
         assert job is not None
@@ -195,6 +208,18 @@ class Stored:
         ended = self.queue.succeed(job, self.derive(job, series_uid))
         assert ended == Ended(self.queue.get(job.id).state, folder_kept=True)
         return self.queue.get(job.id)
+
+    def hold(self, reason: str = "MISSING_SLICES") -> Job:
+        """Claim the next job and hold it."""
+        job = self.claim()
+        self.queue.hold(job, reason, "Two are missing.")
+        return job
+
+    def purge_all(self) -> None:
+        """Let so much time pass that everything that may go is gone."""
+        self.clock.now += 100 * 86_400
+        gone = expired(self.database, self.clock.now, keep_days=7, keep_unrouted_days=1)
+        assert purge(self.database, self.files, gone, self.clock.now).series
 
     def start_delivery(self, destination: str = "pacs") -> Delivery:
         delivery = self.ledger.claim(destination, "sender")

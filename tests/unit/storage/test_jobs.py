@@ -301,7 +301,7 @@ def test_a_person_requeues_what_has_ended_without_a_result(stored: Stored, end: 
     if end == "cancelled":
         stored.queue.cancel(job_id)
     ends[end]()
-    stored.queue.requeue(job_id)
+    stored.requeue(job_id)
     again = stored.claim()
     assert (again.worker_deaths, again.reason, again.sentence) == (0, "", "")
     assert again.attempt == 3  # the number fences, and never starts again

@@ -196,13 +196,13 @@ def test_held_and_failed_jobs_and_deliveries_are_told_once_each(stored: Stored) 
     assert (event, facts["job"], facts["reason"]) == ("job_held", job.id, "MISSING_SLICES")
     assert told(stored) == []
     stored.clock.now += 1
-    stored.queue.requeue(job.id)
+    stored.requeue(job.id)
     stored.queue.fail(stored.claim(), "ValueError", "It raised.", "frames of it")
     ((event, facts),) = told(stored)
     assert event == "job_failed"
     assert "frames" not in json.dumps(facts)
     stored.clock.now += 1
-    stored.queue.requeue(job.id)
+    stored.requeue(job.id)
     stored.succeed()
     stored.ledger.hold(stored.start_delivery(), "REFUSED_BY_PEER", "No.")
     ((event, facts),) = told(stored)
@@ -217,7 +217,7 @@ def test_a_job_that_is_held_again_is_told_again(stored: Stored) -> None:
         job = stored.claim()
         stored.queue.hold(job, "TIME_LIMIT", "It took too long.")
         assert len(told(stored)) == 1
-        stored.queue.requeue(job.id)
+        stored.requeue(job.id)
 
 
 @pytest.mark.parametrize("reason", sorted(FUTILE))
@@ -232,7 +232,7 @@ def test_what_a_job_finds_again_each_time_that_it_is_put_back_is_told_once(
         job = stored.claim()
         stored.queue.hold(job, reason, "As before.")
         counts.append(len(told(stored)))
-        stored.queue.requeue(job.id)
+        stored.requeue(job.id)
     assert counts == [1, 0, 0]
 
 

@@ -205,7 +205,7 @@ def test_the_wait_for_a_person_is_no_turn_around_time(stored: Stored) -> None:
     job = stored.claim()
     stored.queue.hold(job, "MISSING_SLICES", "A slice is missing.")
     stored.clock.now += DAY
-    stored.queue.requeue(job.id)
+    stored.requeue(job.id)
     stored.succeed()
     stored.deliver()
     found = figures.durations(stored.database, began, stored.clock.now + 1)

@@ -61,7 +61,11 @@ def test_what_only_the_route_ends_is_put_back_once_the_route_has_changed(
     assert re.search(r'id="requeue" class="primary"', changed)
     assert "Otherwise cancel it." in same
     answer = served.program(Role.OPERATOR).post("/api/v1/jobs/2/requeue").json()
-    assert (answer["id"], answer["state"]) == (3, "queued")
+    assert (answer["id"], answer["state"]) == (2, "queued")
+    (requeued,) = served.rows.queue.requeued()  # the node takes it up
+    arrival = served.rows.archive.arrival(requeued.job.arrival_id)
+    new = served.rows.new_job(arrival, "3", stack="2", parameters=kept, model=route.model)
+    assert served.rows.queue.follow_route(requeued, [new]) == 3
     assert "job 3, with the route as it is now, replaces it" in person.get("/jobs/2").text
     assert "/api/v1/jobs/2/requeue" not in person.get("/jobs/2").text
 

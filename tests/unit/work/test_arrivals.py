@@ -13,8 +13,18 @@ from node.dicom.handlers import identify_file
 from node.work.arrivals import RETRY_SECONDS, Arrivals, Rules
 from storage.archive import newest_arrival
 from storage.enqueue import UNREADABLE
-from storage.errors import NotFound, WrongState
-from storage.records import Arrival, ArrivalState, Job, JobState, Kept, Peer, Received
+from storage.errors import Busy, NotFound, WrongState
+from storage.records import (
+    Arrival,
+    ArrivalState,
+    Job,
+    JobState,
+    Kept,
+    NewJob,
+    Peer,
+    Received,
+    Requeued,
+)
 from tests import phantoms
 from tests.phantoms import Patient, Series
 from tests.unit.inference.case import assign
@@ -51,7 +61,7 @@ class Site:
             Rules("MIDSLICE", self.settings.completion, (route(),), (PACS,), {"linear": "v1"}),
             stored.clock,
             never=lambda series_uid: self.never.get(series_uid, ""),
-            made=self.of_tests,
+            self_tests=self.of_tests,
         )
 
     def follow(self, *routes: Route, model: str = "v1") -> None:
@@ -330,3 +340,81 @@ def test_an_arrival_that_cannot_be_closed_stops_no_other_and_is_tried_again(site
     site.arrivals._never = wanted
     assert len(site.sweep(RETRY_SECONDS - 1.0)) == 1
     assert len(site.sweep(1.0)) == 2
+
+
+def requeue(site: Site, *routes: Route) -> Job:
+    """Read the configuration again, requeue the last job, and look; the last job by then."""
+    *_, job = reversed(site.stored.queue.list())
+    site.follow(*routes)
+    site.stored.queue.requeue(job.id, who="anna")
+    site.arrivals.follow_routes()
+    assert site.stored.queue.requeued() == ()
+    return max(site.stored.queue.list(), key=lambda job: job.id)
+
+
+def test_a_requeued_job_goes_to_the_destinations_that_its_route_has_now(site: Site) -> None:
+    site.receive()
+    site.sweep()
+    job = site.stored.hold()
+    again = requeue(site, route(destinations=["pacs", "sender"]))
+    assert (again.id, again.key, again.state) == (job.id, job.key, JobState.QUEUED)
+    assert again.destinations == ("pacs", "sender CT9")
+    assert site.stored.claim().id == job.id
+
+
+def test_a_requeue_by_a_changed_route_makes_the_job_that_a_re_send_asks_for(site: Site) -> None:
+    site.receive()
+    (first,) = site.sweep()
+    site.stored.queue.prioritise(first.id, 2)
+    site.stored.hold()
+    second = requeue(site, route(across_missing="leave"))
+    assert (second.state, second.priority) == (JobState.QUEUED, 2)
+    assert second.parameters["across_missing"] == "leave"
+    assert site.stored.queue.instances(second.id) == site.stored.queue.instances(first.id)
+    assert site.stored.queue.get(first.id).reason == "ROUTE_CHANGED"
+    site.receive()
+    assert [job.id for job in site.sweep()] == [first.id, second.id]
+    # And back: the first job is what the route asks for once more.
+    site.stored.hold("LOW_CONFIDENCE")
+    requeue(site, route())
+    assert states([site.stored.queue.get(job.id) for job in (first, second)]) == [
+        ("queued", ""),
+        ("cancelled", "ROUTE_CHANGED"),
+    ]
+
+
+def test_a_job_whose_route_is_gone_and_a_self_tests_are_requeued_as_they_were(site: Site) -> None:
+    series_uid = site.receive(replace(THICK, seed="test"))
+    site.of_tests[series_uid] = route("self-test", factor=3)
+    site.receive()
+    for job in site.sweep():
+        site.stored.queue.cancel(job.id)
+        changed = route("self-test", factor=4)
+        site.follow(changed)  # the route of the other job is gone
+        site.stored.queue.requeue(job.id)
+        site.arrivals.follow_routes()
+        again = site.stored.queue.get(job.id)
+        assert (again.state, again.parameters) == (JobState.QUEUED, job.parameters)
+        assert (again.destinations, site.stored.queue.requeued()) == (job.destinations, ())
+
+
+def test_a_requeued_job_that_the_database_refuses_stops_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.receive()
+    site.receive(replace(THICK, seed="another"))
+    first, second = site.sweep()
+    for job in (first, second):
+        site.stored.queue.cancel(job.id)
+        site.stored.queue.requeue(job.id)
+    follow_route = site.stored.queue.follow_route
+
+    def busy(requeued: Requeued, jobs: Sequence[NewJob]) -> int | None:
+        if requeued.job.id == first.id:
+            raise Busy("the database is busy")
+        return follow_route(requeued, jobs)
+
+    monkeypatch.setattr(site.stored.queue, "follow_route", busy)
+    site.arrivals.follow_routes()
+    assert [requeued.job.id for requeued in site.stored.queue.requeued()] == [first.id]
+    assert "requeued job not compared" in caplog.messages

@@ -320,7 +320,7 @@ def test_an_error_of_the_nodes_own_code_fails_the_job_and_the_thread_goes_on(nod
     (attempt,) = node.stored.queue.attempts(failed.id)
     assert "broken" in attempt.detail
     assert PATIENT not in attempt.detail
-    node.stored.queue.requeue(failed.id)
+    node.stored.requeue(failed.id)
     assert node.over(failed.id, attempt=2).state is JobState.SUCCEEDED
 
 

@@ -56,7 +56,7 @@ class Node:
             rules(settings),
             clock,
             never=partial(never, kept, self.made),
-            made=self.made,
+            self_tests=self.made,
         )
 
     def receive(self, uid: str) -> None:

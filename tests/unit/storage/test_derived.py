@@ -1,14 +1,14 @@
-"""What is made of one received stack, one after another: each can be told from the others."""
+"""What is made of one received stack, one after another: revisions, and editions after a purge."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from storage.records import Ended, Job, JobState, Mark, Peer
+from storage.records import Ended, Enqueued, Job, JobState, Mark, Peer
 from storage.site.audit import Audit
 from storage.site.notices import address
-from tests.unit.storage.stored import Stored
+from tests.unit.storage.stored import OTHER_AE, Stored
 
 OTHER = Peer("PACS", "MIDSLICE")
 
@@ -120,12 +120,8 @@ def test_one_content_made_twice_at_the_same_time_is_one_derived_series(stored: S
 
 
 def test_a_result_that_was_never_offered_may_be_made_again_under_its_uid(stored: Stored) -> None:
-    from storage.retention import expired, purge
-
     job = make(stored, "k1", "2.25.1", destinations=())
-    stored.clock.now += 30 * 86_400
-    gone = expired(stored.database, stored.clock.now, 7, 1)
-    assert purge(stored.database, stored.files, gone, stored.clock.now).series
+    stored.purge_all()
     assert stored.ask("k1", destinations=()).what == "requeued"
     assert stored.queue.marks(job.series_id) == {"2.25.1": Mark()}
     again = finish(stored, "2.25.1")
@@ -140,3 +136,42 @@ def test_the_answer_says_which_revision_was_kept(stored: Stored, revision: int) 
     job = stored.claim()
     result = replace(stored.derive(job, "2.25.2"), mark=job.mark)
     assert stored.queue.succeed(job, result).revision == revision
+
+
+def test_a_purged_series_that_was_offered_is_made_again_under_the_next_edition(
+    stored: Stored,
+) -> None:
+    first = stored.ask("k")
+    job = stored.succeed("2.25.1")
+    stored.deliver()
+    assert job.edition == 1
+    stored.purge_all()
+    assert stored.ask("k") == Enqueued(first.job_id, "requeued")
+    assert stored.claim().edition == 2
+
+
+def test_a_purged_series_that_was_never_offered_is_made_again_as_it_was(stored: Stored) -> None:
+    stored.ask("k", destinations=())
+    stored.succeed("2.25.1")
+    stored.purge_all()
+    again = stored.ask("k", destinations=("pacs",))
+    assert again.what == "requeued"
+    job = stored.claim()
+    assert job.edition == 1
+    ended = stored.queue.succeed(job, stored.derive(job, "2.25.1"))  # the same UIDs once more
+    assert ended.folder_kept
+    assert stored.deliver().sent == 2
+
+
+def test_another_job_never_makes_bytes_anew_for_uids_that_a_peer_has(stored: Stored) -> None:
+    stored.ask("k1")
+    stored.succeed("2.25.1")
+    stored.deliver()
+    stored.purge_all()
+    stored.receive("1.1", peer=OTHER_AE)
+    stored.complete("k2", peer=OTHER_AE)
+    job = stored.claim()
+    assert stored.queue.kept_series(job.series_id) == {"2.25.1"}
+    ended = stored.queue.same(job, "2.25.1")
+    assert (ended.state, ended.folder_kept) == (JobState.QUEUED, False)
+    assert stored.claim().edition == 2
