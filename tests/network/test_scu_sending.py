@@ -10,8 +10,9 @@ from pydicom import dcmread
 
 from node.dicom import scu
 from node.dicom.contexts import proposed_contexts
-from node.dicom.scu import Outgoing, PeerAddress, Sender, Sent, Timeouts, echo, pdus, send
+from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, echo, send
 from node.dicom.status import Outcome
+from node.dicom.upper_layer import RequestSender, pdus
 from tests.network.sending import JPEG_LS_FILES, Answers, peer
 from tests.peers import Script, orthanc, scripted_scp, storescp
 from tests.ports import HOST
@@ -170,7 +171,7 @@ def test_the_associations_own_thread_never_takes_the_senders_answer() -> None:
         contexts = proposed_contexts([(CT, EXPLICIT)])
         association = scu._associate(peer, contexts, Timeouts())
         assert not isinstance(association, Sent)
-        association.dimse = Sender(association, lambda: False)
+        association.dimse = RequestSender(association, lambda: False)
         try:
             association.dimse.msg_queue.put((1, "the answer"))  # type: ignore[arg-type]
             assert association.dimse.get_msg(block=False) == (None, None)
