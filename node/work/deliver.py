@@ -11,6 +11,7 @@ from node.config import Delivery as DeliverySettings
 from node.dicom import scu
 from node.dicom.status import Outcome, outcome, said
 from node.rules import backoff, routing
+from node.work.loop import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from storage.database import Database
 from storage.errors import LeaseLost
 from storage.files import Files, digest
@@ -105,9 +106,7 @@ class Reachability:
             logger.warning("destination down", extra={"destination": found.destination})
 
 
-IDLE_SECONDS = 0.5
 RENEW_SECONDS = 1.0
-PAUSE_SECONDS = 5.0  # after something that will not be better at once
 FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
 NOT_CONFIGURED = (
     "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
@@ -155,29 +154,14 @@ class Deliverer:
         self._paused = False  # as seen last, while something is sent
         self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
         self._peer = scu.PeerAddress(*destination.address(calling_ae))
-        self._draining = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
-        name = f"deliver-{destination.name}"
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin to deliver."""
-        self._thread.start()
-
-    def drain(self) -> None:
-        """Begin no further delivery; what runs goes on."""
-        self._draining.set()
-
-    def wait(self, seconds: float) -> bool:
-        """True when nothing is being sent any more."""
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-        return not self._thread.is_alive()
+        name = destination.name
+        self.loop = WorkerLoop(f"deliver-{name}", self._work_next, destination=name)
 
     def stop(self) -> None:
         """End after the instance that is on the wire; the rest is sent another time."""
-        self._draining.set()
+        self.loop.drain()
         self._stopping.set()
 
     def abandon(self) -> None:
@@ -185,19 +169,14 @@ class Deliverer:
         self.stop()
         self._abandoned.set()
 
-    def _work(self) -> None:
+    def _work_next(self) -> float:
         name = self.destination.name
-        while not self._draining.is_set():
-            try:
-                may_send = self._reach.may_send(name)
-                delivery = self._ledger.claim(name, self._thread.name) if may_send else None
-                if delivery is None:
-                    self._draining.wait(IDLE_SECONDS)
-                else:
-                    self._do(delivery)
-            except Exception:
-                logger.exception("queue not read", extra={"destination": name})
-                self._draining.wait(PAUSE_SECONDS)
+        may_send = self._reach.may_send(name)
+        delivery = self._ledger.claim(name, self.loop.name) if may_send else None
+        if delivery is None:
+            return IDLE_SECONDS
+        self._do(delivery)
+        return AT_ONCE
 
     def _do(self, delivery: Delivery) -> None:
         """One delivery; whatever happens, its row says so."""
@@ -414,7 +393,7 @@ class Deliverers:
                 self.reach,
                 self.send,
             )
-            self._by_name[name].start()
+            self._by_name[name].loop.start()
 
     def mind_unknown(self) -> None:
         """Hold what waits for a destination that nobody has configured, until somebody does."""
@@ -424,11 +403,11 @@ class Deliverers:
     def drain(self) -> None:
         """Begin no further delivery; what runs goes on."""
         for deliverer in self._by_name.values():
-            deliverer.drain()
+            deliverer.loop.drain()
 
     def wait(self, seconds: float) -> bool:
-        """True when nothing is being sent any more; each is waited for so long at most."""
-        return all(deliverer.wait(seconds) for deliverer in self._by_name.values())
+        """True when nothing is being sent any more, False when the time is over."""
+        return wait_for([deliverer.loop for deliverer in self._by_name.values()], seconds)
 
     def abandon(self) -> None:
         """End now, whatever is on the wire."""

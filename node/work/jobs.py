@@ -31,6 +31,7 @@ from inference.request import (
 )
 from node.config import Config
 from node.work.executor import Bounds, End, Ended, Executor, Order
+from node.work.loop import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
@@ -207,16 +208,15 @@ def _as_text(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
-IDLE_SECONDS = 0.5  # how soon a new job is seen by a worker that waits
 RENEW_SECONDS = 1.0
-PAUSE_SECONDS = 5.0  # after something that will not be better at once
+STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
 OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
 KINDS = ("infer", "selftest")
 
 
 class Supervisor:
-    """One thread a worker; a thread that dies of a bad job would stop the department."""
+    """One thread a worker: claims a job, has it run, writes its end down."""
 
     def __init__(
         self,
@@ -231,54 +231,43 @@ class Supervisor:
         self._queue = queue
         self._inference = inference
         self._bounds = bounds
-        self._draining = threading.Event()  # claim nothing new
         self._stopping = threading.Event()  # give back what runs
-        self._threads = [
-            threading.Thread(target=self._work, args=(f"worker-{number}", executor), daemon=True)
-            for number, executor in enumerate(executors, start=1)
-        ]
         self._executors = tuple(executors)
+        names = [f"worker-{number}" for number in range(1, len(self._executors) + 1)]
+        self._loops = [
+            WorkerLoop(name, partial(self._work_next, name, executor), worker=name)
+            for name, executor in zip(names, self._executors, strict=True)
+        ]
 
     def start(self) -> None:
         """Start the children, then the threads that feed them."""
         for executor in self._executors:
             executor.start()
-        for thread in self._threads:
-            thread.start()
+        for loop in self._loops:
+            loop.start()
 
     def drain(self) -> None:
         """Claim no further job; what runs goes on."""
-        self._draining.set()
+        for loop in self._loops:
+            loop.drain()
 
     def wait(self, seconds: float) -> bool:
         """True when no job runs any more, False when the time is over."""
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return wait_for(self._loops, seconds)
 
     def stop(self) -> None:
         """Give back what still runs, without counting it against the job, and end the children."""
-        self._draining.set()
         self._stopping.set()
-        self.wait(30.0)
+        self.drain()
+        self.wait(STOP_SECONDS)
         for executor in self._executors:
             executor.close()
 
-    def _work(self, name: str, executor: Executor) -> None:
-        while not self._draining.is_set():
-            try:
-                job = None if self._drained() else self._queue.claim(name, KINDS)
-                if job is None:
-                    self._draining.wait(IDLE_SECONDS)
-                else:
-                    self._do(job, executor)
-            except Exception:
-                logger.exception("queue not read", extra={"worker": name})
-                self._draining.wait(PAUSE_SECONDS)
+    def _work_next(self, name: str, executor: Executor) -> float:
+        job = None if self._drained() else self._queue.claim(name, KINDS)
+        return IDLE_SECONDS if job is None else self._do(job, executor)
 
-    def _do(self, job: Job, executor: Executor) -> None:
+    def _do(self, job: Job, executor: Executor) -> float:
         """Run one job; whatever happens, its row says so."""
         try:
             self._run(job, executor)
@@ -288,11 +277,12 @@ class Supervisor:
         except (NoRoom, Busy) as error:  # no fault of the job: somebody tries it again
             logger.warning("job given back", extra={"job": job.id, "why": str(error)})
             self._queue.release(job)
-            self._draining.wait(PAUSE_SECONDS)
+            return PAUSE_SECONDS
         except Exception as error:
             logger.exception("job not finished", extra={"job": job.id})
             frames = "".join(traceback.format_tb(error.__traceback__))
             self._queue.fail(job, type(error).__name__, OUR_FAULT, frames)
+        return AT_ONCE
 
     def _run(self, job: Job, executor: Executor) -> None:
         logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
