@@ -20,15 +20,15 @@ from node.dicom.contexts import (
     UNCOMPRESSED,
     proposed_contexts,
 )
-from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS, Outcome, rejection, said
-from node.dicom.upper_layer import PromptSocket, Requestor, RequestSender
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS, Outcome, rejection, status_text
+from node.dicom.upper_layer import PromptSocket, RequestorAE, RequestSender
 
 MAX_MESSAGE_ID = 65535
 
 
 @dataclass(frozen=True)
 class PeerAddress:
-    """Where a peer is, and what the node calls itself towards it."""
+    """The address of a peer, and the AE title that the node uses towards it."""
 
     ae_title: str
     host: str
@@ -49,7 +49,7 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long to wait for a peer, in seconds; the answer's begins when the instance is sent."""
+    """The waits for a peer, in seconds; that for an answer begins when the instance is sent."""
 
     connect: float = 10.0
     associate: float = 30.0
@@ -57,8 +57,8 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
-class Sent:
-    """How the sending went. STORED: each instance has its answer, which may be a failure.
+class SendResult:
+    """The result of sending. STORED: each instance has its answer, which may be a failure.
 
     RETRY and REFUSED are about the association; the sentence is for the administrator.
     """
@@ -68,8 +68,8 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Echo:
-    """Whether a peer answers a C-ECHO, and how long that took with its association."""
+class EchoResult:
+    """The result of a C-ECHO, and the time that it took with its association."""
 
     ok: bool
     seconds: float
@@ -91,7 +91,7 @@ class Send(Protocol):
         answered: Answered,
         stop: Callable[[], bool],
         abandon: Callable[[], bool],
-    ) -> Sent:
+    ) -> SendResult:
         """Offer each file to the peer; `answered` takes its status."""
 
 
@@ -103,7 +103,7 @@ def send(
     stop: Callable[[], bool],
     abandon: Callable[[], bool] = lambda: False,
     timeouts: Timeouts = TIMEOUTS,
-) -> Sent:
+) -> SendResult:
     """Offer each file to the peer; `answered` is told the status, or None where there was none.
 
     `stop` ends it after the instance that is on the wire, `abandon` without waiting for its answer.
@@ -112,9 +112,9 @@ def send(
     Those after a lost association, or after `stop`, are not offered and not answered.
     """
     for batch in _batches(list(files)):
-        pairs = [(one.sop_class_uid, one.transfer_syntax) for one in batch]
+        pairs = [(file.sop_class_uid, file.transfer_syntax) for file in batch]
         association = _associate(peer, proposed_contexts(pairs), timeouts)
-        if isinstance(association, Sent):
+        if isinstance(association, SendResult):
             return association
         association.dimse = RequestSender(association, abandon)
         try:
@@ -123,38 +123,41 @@ def send(
             association.release()
         if sent.outcome is not Outcome.STORED:
             return sent
-    return Sent(Outcome.STORED)
+    return SendResult(Outcome.STORED)
 
 
-def echo(peer: PeerAddress, *, timeouts: Timeouts = TIMEOUTS) -> Echo:
+def echo(peer: PeerAddress, *, timeouts: Timeouts = TIMEOUTS) -> EchoResult:
     """Ask a peer whether it is there: PS3.4 A.4."""
     began = time.monotonic()
     contexts = [build_context(Verification, [*UNCOMPRESSED])]
     association = _associate(peer, contexts, timeouts)
-    if isinstance(association, Sent):
-        return Echo(False, time.monotonic() - began, association.sentence)
+    if isinstance(association, SendResult):
+        return EchoResult(False, time.monotonic() - began, association.sentence)
     try:
         status = _status(association.send_c_echo())
     finally:
         association.release()
     seconds = time.monotonic() - began
     if status is None:
-        return Echo(False, seconds, f"{peer.ae_title} does not answer the C-ECHO.")
+        return EchoResult(False, seconds, f"{peer.ae_title} does not answer the C-ECHO.")
     if status != SUCCESS:
-        return Echo(False, seconds, f"{peer.ae_title} answers the C-ECHO with {said(status)}.")
-    return Echo(True, seconds, f"{peer.ae_title} answers.")
+        return EchoResult(
+            False, seconds, f"{peer.ae_title} answers the C-ECHO with {status_text(status)}."
+        )
+    return EchoResult(True, seconds, f"{peer.ae_title} answers.")
 
 
 def _batches(files: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
     """As many files at a time as one association has presentation contexts for."""
     batch: list[Outgoing] = []
     pairs: dict[tuple[str, str], None] = {}
-    for one in files:
-        wider = pairs | {(one.sop_class_uid, one.transfer_syntax): None}
+    for file in files:
+        pair = {(file.sop_class_uid, file.transfer_syntax): None}
+        wider = pairs | pair
         if len(wider) > len(pairs) and len(proposed_contexts(wider)) > MAX_CONTEXTS:
             yield batch
-            batch, wider = [], {(one.sop_class_uid, one.transfer_syntax): None}
-        batch.append(one)
+            batch, wider = [], pair
+        batch.append(file)
         pairs = wider
     if batch:
         yield batch
@@ -167,33 +170,33 @@ def _send_all(
     answered: Answered,
     stop: Callable[[], bool],
     timeouts: Timeouts,
-) -> Sent:
-    for count, one in enumerate(files):
+) -> SendResult:
+    for count, file in enumerate(files):
         if stop():
-            return Sent(Outcome.RETRY, "The sending was stopped.")
+            return SendResult(Outcome.RETRY, "The sending was stopped.")
         began = time.monotonic()
-        status = _offer(association, one, message_id=1 + count % MAX_MESSAGE_ID)
-        answered(one, status)
+        status = _offer(association, file, message_id=1 + count % MAX_MESSAGE_ID)
+        answered(file, status)
         if status is None:
             silent = time.monotonic() - began >= timeouts.answer
             what = "does not answer any more" if silent else "ended the association"
             done = f" after {count} of {len(files)} instances"
-            return Sent(Outcome.RETRY, f"{peer.ae_title} {what}{done}.")
-    return Sent(Outcome.STORED)
+            return SendResult(Outcome.RETRY, f"{peer.ae_title} {what}{done}.")
+    return SendResult(Outcome.STORED)
 
 
-def _offer(association: Association, one: Outgoing, *, message_id: int) -> int | None:
+def _offer(association: Association, file: Outgoing, *, message_id: int) -> int | None:
     """Send one instance, encoded as it is or, without loss, as the peer takes it."""
     accepted = {
         str(context.transfer_syntax[0])
         for context in association.accepted_contexts
-        if context.abstract_syntax == one.sop_class_uid
+        if context.abstract_syntax == file.sop_class_uid
     }
-    source: Path | Dataset = one.path
-    if one.transfer_syntax not in accepted:
-        if one.transfer_syntax not in UNCOMPRESSED or accepted.isdisjoint(UNCOMPRESSED):
+    source: Path | Dataset = file.path
+    if file.transfer_syntax not in accepted:
+        if file.transfer_syntax not in UNCOMPRESSED or accepted.isdisjoint(UNCOMPRESSED):
             return SOP_CLASS_NOT_SUPPORTED
-        source = dcmread(one.path)
+        source = dcmread(file.path)
     if not association.is_established:
         return None
     try:
@@ -208,9 +211,9 @@ def _status(answer: Dataset) -> int | None:
 
 def _associate(
     peer: PeerAddress, contexts: list[PresentationContext], timeouts: Timeouts
-) -> Association | Sent:
-    """An established association, or why there is none."""
-    entity = Requestor(peer.calling_ae_title, timeouts.answer)
+) -> Association | SendResult:
+    """An established association, or the reason that there is none."""
+    entity = RequestorAE(peer.calling_ae_title, timeouts.answer)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = timeouts.connect
@@ -221,29 +224,33 @@ def _associate(
     try:
         association = entity.associate(peer.host, peer.port, contexts, peer.ae_title, MAX_PDU_BYTES)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
-        return Sent(Outcome.RETRY, f"The host {peer.host} of {peer.ae_title} is unknown: {error}.")
+        return SendResult(
+            Outcome.RETRY, f"The host {peer.host} of {peer.ae_title} is unknown: {error}."
+        )
     if association.is_established:
         return association
-    return _why_not(association, peer, timeouts, began)
+    return _failure(association, peer, timeouts, began)
 
 
-def _why_not(association: Association, peer: PeerAddress, timeouts: Timeouts, began: float) -> Sent:
+def _failure(
+    association: Association, peer: PeerAddress, timeouts: Timeouts, began: float
+) -> SendResult:
     where = f"{peer.ae_title} at {peer.host}:{peer.port}"
     now = time.monotonic()
     if association.is_rejected:
         primitive = association.acceptor.primitive
         assert primitive is not None
         answer = (primitive.result or 0, primitive.result_source or 0, primitive.diagnostic or 0)
-        return Sent(*rejection(answer, calling=peer.calling_ae_title, called=peer.ae_title))
+        return SendResult(*rejection(answer, calling=peer.calling_ae_title, called=peer.ae_title))
     if association.rejected_contexts:
         why = "accepts none of the SOP Classes and transfer syntaxes that are to be sent"
-        return Sent(Outcome.REFUSED, f"{where} {why}.")
+        return SendResult(Outcome.REFUSED, f"{where} {why}.")
     transport = association.dul.socket
     assert isinstance(transport, PromptSocket)
     if transport.opened_at is None:
         silent = now - began >= timeouts.connect
         why = "cannot be reached" if silent else "refuses the connection; it may not be running"
-        return Sent(Outcome.RETRY, f"{where} {why}.")
+        return SendResult(Outcome.RETRY, f"{where} {why}.")
     silent = now - transport.opened_at >= timeouts.associate
     why = "does not answer the request for an association" if silent else "aborts the association"
-    return Sent(Outcome.RETRY, f"{where} {why}.")
+    return SendResult(Outcome.RETRY, f"{where} {why}.")

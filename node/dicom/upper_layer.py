@@ -630,7 +630,7 @@ class ConnectionHandler(RequestHandler):
         return self.associated()
 
 
-class Requestor(AE):
+class RequestorAE(AE):
     """An application entity whose associations have our sockets."""
 
     def __init__(self, ae_title: str, seconds: float) -> None:

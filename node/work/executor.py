@@ -49,7 +49,7 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True)
-class Ended:
+class NoAnswer:
     """The worker gave no answer."""
 
     how: End
@@ -66,10 +66,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Order:
-    """The wish of the caller, who is asked twice a second while the job runs."""
+    """The caller's order, asked for twice a second while the job runs."""
 
     cancel: bool = False
     stop: bool = False
+
+
+Report = Callable[[Progress | None], Order]  # hears of progress, answers with an order
 
 
 class Executor(Protocol):
@@ -79,10 +82,8 @@ class Executor(Protocol):
         """Make ready to run, so that the first job does not wait for it."""
         ...
 
-    def run(
-        self, request: Request, bounds: Bounds, look: Callable[[Progress | None], Order]
-    ) -> Outcome | Ended:
-        """Run one request to its end; `look` hears of progress and says what is wanted."""
+    def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
+        """Run one request to its end."""
         ...
 
     def close(self) -> None:
@@ -112,15 +113,13 @@ class ProcessExecutor:
         self._child = Child(self._name, main)
         logger.info("worker started", extra={"worker": self._name, "pid": self._child.pid})
 
-    def run(
-        self, request: Request, bounds: Bounds, look: Callable[[Progress | None], Order]
-    ) -> Outcome | Ended:
+    def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
         """Send the request and watch the child until it answers, dies or passes a bound."""
         self.start()
         assert self._child is not None
         self._number += 1
         try:
-            return self._watch(self._child, request, bounds, look)
+            return self._watch(self._child, request, bounds, report)
         except (EOFError, OSError):  # OSError: the pipe broke while we wrote
             return self._died(self._child)
         except BaseException:
@@ -134,12 +133,8 @@ class ProcessExecutor:
             self._child = None
 
     def _watch(
-        self,
-        child: Child,
-        request: Request,
-        bounds: Bounds,
-        look: Callable[[Progress | None], Order],
-    ) -> Outcome | Ended:
+        self, child: Child, request: Request, bounds: Bounds, report: Report
+    ) -> Outcome | NoAnswer:
         deadline = self._now() + bounds.seconds
         cancel_by: float | None = None
         child.pipe.send((self._number, request))
@@ -147,7 +142,7 @@ class ProcessExecutor:
             message = self._receive(child)
             if message is not None and not isinstance(message, Progress):
                 return message
-            order = look(message)
+            order = report(message)
             if order.stop:
                 return self._kill(End.STOPPED, "the node stops")
             if order.cancel and cancel_by is None:
@@ -167,16 +162,16 @@ class ProcessExecutor:
         number, message = child.pipe.recv()
         return message if number == self._number else None
 
-    def _kill(self, how: End, detail: str) -> Ended:
+    def _kill(self, how: End, detail: str) -> NoAnswer:
         self.close()
         logger.warning("worker killed", extra={"worker": self._name, "reason": how})
-        return Ended(how, detail)
+        return NoAnswer(how, detail)
 
-    def _died(self, child: Child) -> Ended:
+    def _died(self, child: Child) -> NoAnswer:
         code = child.exit_code(EXIT_SECONDS)
         self.close()
         logger.warning("worker died", extra={"worker": self._name, "exit_code": code})
-        return Ended(End.WORKER_DIED, how_it_ended(code))
+        return NoAnswer(End.WORKER_DIED, how_it_ended(code))
 
 
 def how_it_ended(code: int | None) -> str:

@@ -30,26 +30,32 @@ from inference.request import (
     Verdict,
 )
 from node.config import Config
-from node.work.executor import Bounds, End, Ended, Executor, Order
+from node.work.executor import Bounds, End, Executor, NoAnswer, Order, Report
 from node.work.loop import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import DerivedInstance, Instance, Job, JobState, NewDerived
-from storage.records import Ended as JobEnd
+from storage.records import DerivedInstance, Ended, Instance, Job, JobState, NewDerived
 
 logger = logging.getLogger(__name__)
 
+RENEW_SECONDS = 1.0
+STOP_SECONDS = 30.0  # for workers to give back what they run
+WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
+OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
+KINDS = ("infer", "selftest")
 SENTENCES = {
     End.WORKER_DIED: "The worker process died while it ran this job.",
     End.TIME_LIMIT: "The job took longer than inference.job_minutes allows.",
     End.MEMORY_LIMIT: "The job used more memory than inference.memory_gb allows.",
 }
+# How much of a job's time each step takes, roughly: the bar must move, and never backwards.
+SHARES = (("reading", 0.0, 0.1), ("predicting", 0.1, 0.8), ("writing", 0.8, 0.9))
 
 
 @dataclass(frozen=True)
 class Site:
-    """What is the same for every job of this node."""
+    """The facts that are the same for every job of this node."""
 
     secret: bytes
     station_name: str
@@ -58,8 +64,8 @@ class Site:
     resources: Resources
 
 
-class Inference:
-    """Translates between the queue and the workers."""
+class InferenceJobs:
+    """Turns rows of the queue into requests, and answers of workers into rows."""
 
     def __init__(self, queue: Queue, files: Files, site: Site, now: Callable[[], float]) -> None:
         self._queue = queue
@@ -83,7 +89,7 @@ class Inference:
             edition=job.edition,
             kept=self._queue.kept_series(job.series_id),
             mark=_mark(job.mark),
-            marks={uid: _mark(one) for uid, one in self._queue.marks(job.series_id).items()},
+            marks={uid: _mark(mark) for uid, mark in self._queue.marks(job.series_id).items()},
             station_name=self._site.station_name,
             resources=self._site.resources,
             previews=True,
@@ -114,7 +120,7 @@ class Inference:
                 logger.info("job cancelled", extra={"job": job.id})
                 self.drop_output(job)
 
-    def ended(self, job: Job, end: Ended) -> None:
+    def unanswered(self, job: Job, end: NoAnswer) -> None:
         """Write down that a worker gave no answer."""
         match end.how:
             case End.STOPPED:
@@ -136,7 +142,7 @@ class Inference:
             for f in derived.files
         )
         folder = self._files.derived_folder(job.id, job.attempt)
-        made = NewDerived(
+        result = NewDerived(
             derived.series_uid,
             folder,
             job.edition,
@@ -146,10 +152,10 @@ class Inference:
             derived.content_uid,
             storage.records.Mark(**vars(derived.mark)),
         )
-        end = self._queue.succeed(job, made)
+        end = self._queue.succeed(job, result)
         self._ended(job, end, derived.series_uid, instances=len(instances))
 
-    def _ended(self, job: Job, end: JobEnd, series_uid: str, **counts: int) -> None:
+    def _ended(self, job: Job, end: Ended, series_uid: str, **counts: int) -> None:
         """The queue had the last word: the job may be replaced, or its series exist already."""
         if not end.folder_kept:
             self.drop_output(job)
@@ -170,51 +176,6 @@ class Inference:
         self._files.remove(self._files.derived_folder(job.id, job.attempt))
 
 
-def _mark(kept: storage.records.Mark) -> Mark:
-    return Mark(**vars(kept))
-
-
-def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
-    """Where the files of `instances` are, which come with the newest version first."""
-    return tuple(
-        Source(files.path(instance.path), instance.instance_uid, len(instances) - place)
-        for place, instance in enumerate(instances)
-        if instance.path is not None
-    )
-
-
-def snapshot(parameters: Parameters, output: Output) -> dict[str, object]:
-    """What a job keeps of its route, as JSON."""
-    kept = {"factor": parameters.factor, "target_spacing_mm": parameters.target_spacing_mm}
-    return kept | dict(vars(output))
-
-
-def from_snapshot(kept: Mapping[str, object]) -> tuple[Parameters, Output]:
-    """The inverse of `snapshot`."""
-    names = ("factor", "target_spacing_mm")
-    parameters = Parameters(**{name: kept.get(name) for name in names})  # type: ignore[arg-type]
-    others = {name: value for name, value in kept.items() if name not in names}
-    return parameters, Output(**others)  # type: ignore[arg-type]
-
-
-def canonical(value: object) -> str:
-    """JSON that is the same for equal values: keys sorted, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_as_text)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, Path):
-        return value.as_posix()
-    raise TypeError(f"{type(value).__name__} has no canonical form")
-
-
-RENEW_SECONDS = 1.0
-STOP_SECONDS = 30.0  # for workers to give back what they run
-WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
-OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
-KINDS = ("infer", "selftest")
-
-
 class Supervisor:
     """One thread a worker: claims a job, has it run, writes its end down."""
 
@@ -222,7 +183,7 @@ class Supervisor:
         self,
         executors: Sequence[Executor],
         queue: Queue,
-        inference: Inference,
+        inference: InferenceJobs,
         bounds: Bounds,
         *,
         drained: Callable[[], bool],
@@ -287,9 +248,9 @@ class Supervisor:
     def _run(self, job: Job, executor: Executor) -> None:
         logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
         request = self._inference.request(job)
-        outcome = executor.run(request, self._bounds, self._look(job))
-        if isinstance(outcome, Ended):
-            self._write(job, partial(self._inference.ended, job, outcome))
+        outcome = executor.run(request, self._bounds, self._report(job))
+        if isinstance(outcome, NoAnswer):
+            self._write(job, partial(self._inference.unanswered, job, outcome))
         else:
             self._write(job, partial(self._inference.finished, job, outcome))
 
@@ -308,12 +269,12 @@ class Supervisor:
             else:
                 return
 
-    def _look(self, job: Job) -> Callable[[Progress | None], Order]:
+    def _report(self, job: Job) -> Report:
         shown = Progress("reading", 0, 1)
         renewed = -RENEW_SECONDS
         cancel = False
 
-        def look(progress: Progress | None) -> Order:
+        def report(progress: Progress | None) -> Order:
             nonlocal shown, renewed, cancel
             if progress is not None:
                 shown = progress
@@ -328,11 +289,7 @@ class Supervisor:
                     logger.warning("lease not renewed", extra={"job": job.id})
             return Order(cancel=cancel, stop=self._stopping.is_set())
 
-        return look
-
-
-# How much of a job's time each step takes, roughly: the bar must move, and never backwards.
-SHARES = (("reading", 0.0, 0.1), ("predicting", 0.1, 0.8), ("writing", 0.8, 0.9))
+        return report
 
 
 def fraction(progress: Progress) -> float:
@@ -343,11 +300,49 @@ def fraction(progress: Progress) -> float:
     return 0.9
 
 
+def _mark(kept: storage.records.Mark) -> Mark:
+    return Mark(**vars(kept))
+
+
+def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
+    """The files of `instances`, which come with the newest version first."""
+    return tuple(
+        Source(files.path(instance.path), instance.instance_uid, len(instances) - place)
+        for place, instance in enumerate(instances)
+        if instance.path is not None
+    )
+
+
+def snapshot(parameters: Parameters, output: Output) -> dict[str, object]:
+    """The parameters of a route that a job keeps, as JSON."""
+    kept = {"factor": parameters.factor, "target_spacing_mm": parameters.target_spacing_mm}
+    return kept | dict(vars(output))
+
+
+def from_snapshot(kept: Mapping[str, object]) -> tuple[Parameters, Output]:
+    """The inverse of `snapshot`."""
+    names = ("factor", "target_spacing_mm")
+    parameters = Parameters(**{name: kept.get(name) for name in names})  # type: ignore[arg-type]
+    others = {name: value for name, value in kept.items() if name not in names}
+    return parameters, Output(**others)  # type: ignore[arg-type]
+
+
+def canonical(value: object) -> str:
+    """JSON that is the same for equal values: keys sorted, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_as_text)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
 def specs(settings: Config) -> Mapping[str, ModelSpec]:
     """By name: the models that come with the product, and those of the site."""
-    models = {e.name: ModelSpec(e.name, e.factory) for e in registry.registered()}
+    by_name = {entry.name: ModelSpec(entry.name, entry.factory) for entry in registry.registered()}
     for entry in settings.models:
-        models[entry.name] = ModelSpec(
+        by_name[entry.name] = ModelSpec(
             entry.name, entry.class_path, entry.weights, entry.weights_sha256
         )
-    return models
+    return by_name

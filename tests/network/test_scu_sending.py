@@ -10,7 +10,7 @@ from pydicom import dcmread
 
 from node.dicom import scu
 from node.dicom.contexts import proposed_contexts
-from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, echo, send
+from node.dicom.scu import Outgoing, PeerAddress, SendResult, Timeouts, echo, send
 from node.dicom.status import Outcome
 from node.dicom.upper_layer import RequestSender, pdus
 from tests.network.sending import JPEG_LS_FILES, Answers, peer
@@ -27,7 +27,7 @@ def test_storescp_gets_every_instance_with_its_pixels(
     answers = Answers()
     with storescp(tmp_path / "stored") as scp:
         sent = answers.send(scp.port, six_slices)
-        assert sent == Sent(Outcome.STORED), scp.process
+        assert sent == SendResult(Outcome.STORED), scp.process
         stored = {dcmread(path).SOPInstanceUID: dcmread(path) for path in scp.files()}
     assert answers.statuses == [(index, 0x0000) for index in range(6)]
     for one in six_slices:
@@ -170,7 +170,7 @@ def test_the_associations_own_thread_never_takes_the_senders_answer() -> None:
         peer = PeerAddress("SCRIPTED", HOST, port, "MIDSLICE")
         contexts = proposed_contexts([(CT, EXPLICIT)])
         association = scu._associate(peer, contexts, Timeouts())
-        assert not isinstance(association, Sent)
+        assert not isinstance(association, SendResult)
         association.dimse = RequestSender(association, lambda: False)
         try:
             association.dimse.msg_queue.put((1, "the answer"))  # type: ignore[arg-type]
