@@ -159,7 +159,7 @@ class Deliverer:
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
         name = destination.name
-        self.loop = WorkerLoop(f"deliver-{name}", self._work_next, destination=name)
+        self.loop = WorkerLoop(f"deliver-{name}", self._work_next, self._log_failure)
 
     def stop(self) -> None:
         """End after the instance that is on the wire; the rest is sent another time."""
@@ -179,6 +179,10 @@ class Deliverer:
             return IDLE_SECONDS
         self._do(delivery)
         return AT_ONCE
+
+    def _log_failure(self) -> None:
+        extra = {"destination": self.destination.name}
+        logger.exception("queue not read", extra=extra)  # noqa: LOG004 - called by its handler
 
     def _do(self, delivery: Delivery) -> None:
         """One delivery; whatever happens, its row says so."""

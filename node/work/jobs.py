@@ -196,7 +196,7 @@ class Supervisor:
         self._executors = tuple(executors)
         names = [f"worker-{number}" for number in range(1, len(self._executors) + 1)]
         self._loops = [
-            WorkerLoop(name, partial(self._work_next, name, executor), worker=name)
+            WorkerLoop(name, partial(self._work_next, name, executor), partial(_log_failure, name))
             for name, executor in zip(names, self._executors, strict=True)
         ]
 
@@ -290,6 +290,10 @@ class Supervisor:
             return Order(cancel=cancel, stop=self._stopping.is_set())
 
         return report
+
+
+def _log_failure(worker: str) -> None:
+    logger.exception("queue not read", extra={"worker": worker})  # noqa: LOG004 - called by its handler
 
 
 def fraction(progress: Progress) -> float:

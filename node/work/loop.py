@@ -1,11 +1,8 @@
 """The worker loop: a thread that takes up one piece of work after the other until it is drained."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-
-logger = logging.getLogger(__name__)
 
 AT_ONCE = 0.0
 IDLE_SECONDS = 0.5  # how soon new work is seen by a thread that waits
@@ -16,12 +13,15 @@ class WorkerLoop:
     """A thread that a bad piece of work never ends: that would stop the department.
 
     `work_next` claims one piece and does it; it returns the seconds to wait before the next.
+    `log_failure` is called where it raises: the queue could not be read.
     """
 
-    def __init__(self, name: str, work_next: Callable[[], float], **extra: str) -> None:
+    def __init__(
+        self, name: str, work_next: Callable[[], float], log_failure: Callable[[], None]
+    ) -> None:
         self.name = name
         self._work_next = work_next
-        self._extra = extra
+        self._log_failure = log_failure
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -47,8 +47,8 @@ class WorkerLoop:
         while not self._draining.is_set():
             try:
                 seconds = self._work_next()
-            except Exception:
-                logger.exception("queue not read", extra=self._extra)
+            except Exception:  # noqa: BLE001 - a database that is away for a while ends no thread
+                self._log_failure()
                 seconds = PAUSE_SECONDS
             self._draining.wait(seconds)
 
