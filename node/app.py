@@ -28,7 +28,7 @@ from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
-from node.work.jobs import Inference, Site, Supervisor, specs
+from node.work.jobs import InferenceJobs, Site, Supervisor, specs
 from node.work.selftest import SelfTests
 from node.work.sweeps import Background, Retention, Schedule
 from storage.errors import WrongState
@@ -146,7 +146,7 @@ class RunningNode:
         self._deliverers.follow(self._settings)
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
-        self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.mind_unknown)
+        self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
@@ -256,7 +256,7 @@ class RunningNode:
         bounds = Bounds(
             settings.inference.job_minutes * 60, int(settings.inference.memory_gb * 1e9)
         )
-        inference = Inference(store.queue, store.files, site(settings, store), time.time)
+        inference = InferenceJobs(store.queue, store.files, site(settings, store), time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
         return Supervisor(
             executors, store.queue, inference, bounds, drained=lambda: drained() is not None

@@ -241,13 +241,13 @@ def _outgoing(paths: Iterable[Path]) -> tuple[list["Outgoing"], list[Path]]:
 
 
 def _answer(file: "Outgoing", status: int | None) -> dict[str, object]:
-    from node.dicom.status import Outcome, outcome, said
+    from node.dicom.status import Outcome, outcome, status_text
 
     return {
         "file": str(file.path),
         "instance_uid": file.instance_uid,
         "status": "no answer" if status is None else f"0x{status:04X}",
-        "answer": "no answer" if status is None else said(status),
+        "answer": "no answer" if status is None else status_text(status),
         # A duplicate (0111) is there: whoever sends a folder by hand wants it there.
         "stored": status is not None
         and outcome(status) in {Outcome.STORED, Outcome.STORED_IF_OURS},

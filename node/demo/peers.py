@@ -23,8 +23,7 @@ from typing import IO, Any, Protocol, TypeVar
 
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
-from pynetdicom import AE, StoragePresentationContexts, _config, evt
-from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, StoragePresentationContexts, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]

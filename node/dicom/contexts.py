@@ -1,4 +1,4 @@
-"""What the node negotiates: SOP Classes, transfer syntaxes in order of preference, its own name."""
+"""Presentation contexts: SOP Classes, transfer syntaxes in order of preference, the node's name."""
 
 from collections.abc import Iterable, Mapping
 
@@ -84,20 +84,22 @@ STORAGE_SOP_CLASSES = tuple(
 
 
 def accepted_contexts() -> list[PresentationContext]:
-    """What the node accepts as SCP: Verification and every standard Storage SOP Class."""
+    """The contexts that the SCP accepts: Verification and every standard Storage SOP Class."""
     syntaxes: list[str | uid.UID] = [*TRANSFER_SYNTAXES]
     verification = build_context(Verification, [*UNCOMPRESSED])
-    return [verification] + [build_context(one, syntaxes) for one in STORAGE_SOP_CLASSES]
+    return [verification] + [
+        build_context(sop_class, syntaxes) for sop_class in STORAGE_SOP_CLASSES
+    ]
 
 
 def proposed_contexts(wanted: Iterable[tuple[str, str]]) -> list[PresentationContext]:
-    """What the node proposes as SCU for these (SOP Class, transfer syntax) pairs, and no more.
+    """The contexts that the SCU proposes for these (SOP Class, transfer syntax) pairs, and no more.
 
     Explicit and Implicit VR Little Endian stand in contexts of their own: a peer that knows both
     then takes the data set as it is, and one that knows only Implicit VR gets it re-encoded.
     """
     pairs: dict[tuple[str, str], None] = {}
     for sop_class, syntax in wanted:
-        pairs |= dict.fromkeys((sop_class, str(one)) for one in UNCOMPRESSED)
+        pairs |= dict.fromkeys((sop_class, str(plain)) for plain in UNCOMPRESSED)
         pairs[sop_class, syntax] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in pairs]

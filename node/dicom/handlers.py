@@ -29,8 +29,7 @@ from storage.errors import Busy, NoRoom
 from storage.part10 import data_set_offset
 from storage.records import Peer, Received
 
-# A linear walk without recursion: whatever a peer sends costs bounded time and memory, and no
-# value is interpreted before it is wanted.
+logger = logging.getLogger(__name__)
 
 CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
@@ -60,6 +59,127 @@ MAX_ELEMENTS = 100_000
 MAX_DEPTH = 64
 MAX_INFLATED_BYTES = 4 << 20
 
+MAX_META_BYTES = 1 << 20  # private information may be in it; a length that lies asks for more
+
+COMMAND_GROUP = 0x0000
+UIDS = {
+    STUDY_UID: "Study Instance UID",
+    SERIES_UID: "Series Instance UID",
+    INSTANCE_UID: "SOP Instance UID",
+}
+
+Keep = Callable[[Received, Peer, Path], object]
+
+
+def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
+    """Answer a C-STORE request. Success means: on disk, indexed, and fsynced.
+
+    What is raised and not named here escapes to pynetdicom, which answers C211: a failure.
+    """
+    request = event.request
+    assert isinstance(request, C_STORE)
+    incoming = request.DataSet
+    extra = {"sop_instance_uid": str(request.AffectedSOPInstanceUID), "calling_ae": peer.calling_ae}
+    if not isinstance(incoming, Incoming):
+        return _failure(Refusal(CANNOT_UNDERSTAND, "there is no data set"), extra)
+    try:
+        path, data_at = incoming.finish()
+        received = identify(path, data_at, str(event.context.transfer_syntax))
+        check_match(received, request)
+        keep(received, peer, path)
+    except Refusal as refusal:
+        return _failure(refusal, extra)
+    except (NoRoom, Busy, OSError) as error:
+        reason = type(error).__name__
+        logger.exception("instance not kept", extra=extra | {"reason": reason})
+        return _status(Refusal(OUT_OF_RESOURCES, f"not stored, try again later: {reason}"))
+    finally:
+        incoming.discard()
+    logger.info("instance stored", extra=extra | {"series_uid": received.series_uid})
+    return SUCCESS
+
+
+def identify(path: Path, data_at: int, transfer_syntax: str) -> Received:
+    """The identity of the data set in this file; Refusal where it cannot be read or has none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(data_at)
+            values = read(file, transfer_syntax)
+    except Unreadable as error:
+        raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
+    uids = {tag: _uid(values, tag) for tag in UIDS}
+    return Received(
+        study_uid=uids[STUDY_UID],
+        series_uid=uids[SERIES_UID],
+        instance_uid=uids[INSTANCE_UID],
+        sop_class_uid=uid_of(values.get(SOP_CLASS_UID, b"")),
+        transfer_syntax=transfer_syntax,
+        modality=text(values, MODALITY)[:16],
+        patient_id=text(values, PATIENT_ID),
+        accession=text(values, ACCESSION),
+        study_date=text(values, STUDY_DATE)[:16],
+        description=text(values, SERIES_DESCRIPTION),
+        patient_name=text(values, PATIENT_NAME),
+    )
+
+
+def check_match(received: Received, request: C_STORE) -> None:
+    """The command and the data set have to speak of the same instance: PS3.4 Table B.2-1, A9xx."""
+    if received.sop_class_uid != request.AffectedSOPClassUID:
+        comment = "SOP Class UID differs from the command's"
+        raise Refusal(DOES_NOT_MATCH, comment, SOP_CLASS_UID)
+    if received.instance_uid != request.AffectedSOPInstanceUID:
+        comment = "SOP Instance UID differs from the command's"
+        raise Refusal(DOES_NOT_MATCH, comment, INSTANCE_UID)
+
+
+def _uid(values: Mapping[int, bytes], tag: int) -> str:
+    uid = uid_of(values.get(tag, b""))
+    if not uid:
+        raise Refusal(UID_INVALID, f"{UIDS[tag]}: 1-64 of 0-9 and .", tag)
+    # PS3.5 9.1 forbids these; old scanners send them, and they identify as well as any other.
+    if any(not part or (part[0] == "0" and part != "0") for part in uid.split(".")):
+        logger.warning("unusual UID", extra={"uid": uid, "attribute": UIDS[tag]})
+    return uid
+
+
+def _failure(refusal: Refusal, extra: Mapping[str, object]) -> Dataset:
+    status = f"0x{refusal.status:04X}"
+    logger.warning("instance refused", extra={**extra, "status": status, "why": refusal.comment})
+    return _status(refusal)
+
+
+def _status(refusal: Refusal) -> Dataset:
+    answer = Dataset()
+    answer.Status = refusal.status
+    answer.ErrorComment = refusal.comment[:LONGEST_COMMENT]
+    if refusal.elements:
+        answer.OffendingElement = list(refusal.elements)
+    if any(tag >> 16 == COMMAND_GROUP for tag in refusal.elements):
+        # What was mended there, so that the library could carry it, is not the peer's.
+        answer.AffectedSOPClassUID = None
+        answer.AffectedSOPInstanceUID = None
+    return answer
+
+
+def identify_file(path: Path) -> Received | None:
+    """The identity of a whole file; None where it is broken, or does not say what it is."""
+    try:
+        with path.open("rb") as file:
+            data_at = data_set_offset(file)
+            if data_at is None or data_at > MAX_META_BYTES:
+                return None
+            file.seek(0)
+            # Nothing of the data set is parsed here: no sequence that a peer nests gets that far.
+            meta = dcmread(BytesIO(file.read(data_at))).file_meta
+        return identify(path, data_at, str(meta.TransferSyntaxUID))
+    except (*MALFORMED, OSError, Refusal):
+        return None
+
+
+# A linear walk without recursion: whatever a peer sends costs bounded time and memory, and no
+# value is interpreted before it is wanted.
+
 
 class Unreadable(Exception):
     """The bytes are no data set that this transfer syntax allows."""
@@ -79,7 +199,7 @@ def read(stream: BinaryIO, transfer_syntax: str) -> Mapping[int, bytes]:
     syntax = UID(transfer_syntax)
     if syntax.is_deflated:
         stream = _inflated(stream)
-    return _Walk(stream, little=syntax.is_little_endian, implicit=syntax.is_implicit_VR).found()
+    return _Walk(stream, little=syntax.is_little_endian, implicit=syntax.is_implicit_VR).values()
 
 
 def text(values: Mapping[int, bytes], tag: int) -> str:
@@ -104,8 +224,8 @@ class _Walk:
         self._implicit = implicit
         self._elements = 0
 
-    def found(self) -> dict[int, bytes]:
-        self._guess()
+    def values(self) -> dict[int, bytes]:
+        self._detect_encoding()
         values: dict[int, bytes] = {}
         while (element := self._next(self._implicit)) and element.tag <= SERIES_UID:
             if element.tag in WANTED and element.length <= MAX_VALUE_BYTES:
@@ -114,8 +234,8 @@ class _Walk:
                 self._skip(element)
         return values
 
-    def _guess(self) -> None:
-        """Some peers send Implicit VR in an Explicit VR context: the first element tells."""
+    def _detect_encoding(self) -> None:
+        """Tell by the first element: some peers send Implicit VR in an Explicit VR context."""
         start = self._stream.tell()
         head = self._stream.read(6)
         self._stream.seek(start)
@@ -180,125 +300,3 @@ def _inflated(stream: BinaryIO) -> BinaryIO:
     except zlib.error as error:
         raise Unreadable("the data set is not a deflate stream") from error
     return BytesIO(data)
-
-
-logger = logging.getLogger(__name__)
-
-COMMAND_GROUP = 0x0000
-UIDS = {
-    STUDY_UID: "Study Instance UID",
-    SERIES_UID: "Series Instance UID",
-    INSTANCE_UID: "SOP Instance UID",
-}
-
-
-Keep = Callable[[Received, Peer, Path], object]
-
-
-def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
-    """Answer a C-STORE request. Success means: on disk, indexed, and fsynced.
-
-    What is raised and not named here escapes to pynetdicom, which answers C211: a failure.
-    """
-    request = event.request
-    assert isinstance(request, C_STORE)
-    incoming = request.DataSet
-    extra = {"sop_instance_uid": str(request.AffectedSOPInstanceUID), "calling_ae": peer.calling_ae}
-    if not isinstance(incoming, Incoming):
-        return _failure(Refusal(CANNOT_UNDERSTAND, "there is no data set"), extra)
-    try:
-        path, data_at = incoming.finish()
-        received = identify(path, data_at, str(event.context.transfer_syntax))
-        check_match(received, request)
-        keep(received, peer, path)
-    except Refusal as refusal:
-        return _failure(refusal, extra)
-    except (NoRoom, Busy, OSError) as error:
-        reason = type(error).__name__
-        logger.exception("instance not kept", extra=extra | {"reason": reason})
-        return _status(Refusal(OUT_OF_RESOURCES, f"not stored, try again later: {reason}"))
-    finally:
-        incoming.discard()
-    logger.info("instance stored", extra=extra | {"series_uid": received.series_uid})
-    return SUCCESS
-
-
-def identify(path: Path, data_at: int, transfer_syntax: str) -> Received:
-    """What the data set in this file is; Refusal where it cannot be read or names itself not."""
-    try:
-        with path.open("rb") as file:
-            file.seek(data_at)
-            values = read(file, transfer_syntax)
-    except Unreadable as error:
-        raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
-    uids = {tag: _uid(values, tag) for tag in UIDS}
-    return Received(
-        study_uid=uids[STUDY_UID],
-        series_uid=uids[SERIES_UID],
-        instance_uid=uids[INSTANCE_UID],
-        sop_class_uid=uid_of(values.get(SOP_CLASS_UID, b"")),
-        transfer_syntax=transfer_syntax,
-        modality=text(values, MODALITY)[:16],
-        patient_id=text(values, PATIENT_ID),
-        accession=text(values, ACCESSION),
-        study_date=text(values, STUDY_DATE)[:16],
-        description=text(values, SERIES_DESCRIPTION),
-        patient_name=text(values, PATIENT_NAME),
-    )
-
-
-def check_match(received: Received, request: C_STORE) -> None:
-    """The command and the data set have to speak of the same instance: PS3.4 Table B.2-1, A9xx."""
-    if received.sop_class_uid != request.AffectedSOPClassUID:
-        comment = "SOP Class UID differs from the command's"
-        raise Refusal(DOES_NOT_MATCH, comment, SOP_CLASS_UID)
-    if received.instance_uid != request.AffectedSOPInstanceUID:
-        comment = "SOP Instance UID differs from the command's"
-        raise Refusal(DOES_NOT_MATCH, comment, INSTANCE_UID)
-
-
-def _uid(values: Mapping[int, bytes], tag: int) -> str:
-    uid = uid_of(values.get(tag, b""))
-    if not uid:
-        raise Refusal(UID_INVALID, f"{UIDS[tag]}: 1-64 of 0-9 and .", tag)
-    # PS3.5 9.1 forbids these; old scanners send them, and they identify as well as any other.
-    if any(not part or (part[0] == "0" and part != "0") for part in uid.split(".")):
-        logger.warning("unusual UID", extra={"uid": uid, "attribute": UIDS[tag]})
-    return uid
-
-
-def _failure(refusal: Refusal, extra: Mapping[str, object]) -> Dataset:
-    status = f"0x{refusal.status:04X}"
-    logger.warning("instance refused", extra={**extra, "status": status, "why": refusal.comment})
-    return _status(refusal)
-
-
-def _status(refusal: Refusal) -> Dataset:
-    answer = Dataset()
-    answer.Status = refusal.status
-    answer.ErrorComment = refusal.comment[:LONGEST_COMMENT]
-    if refusal.elements:
-        answer.OffendingElement = list(refusal.elements)
-    if any(tag >> 16 == COMMAND_GROUP for tag in refusal.elements):
-        # What was mended there, so that the library could carry it, is not the peer's.
-        answer.AffectedSOPClassUID = None
-        answer.AffectedSOPInstanceUID = None
-    return answer
-
-
-MAX_META_BYTES = 1 << 20  # private information may be in it; a length that lies asks for more
-
-
-def identify_file(path: Path) -> Received | None:
-    """The identity of a whole file; None where it is broken, or does not say what it is."""
-    try:
-        with path.open("rb") as file:
-            data_at = data_set_offset(file)
-            if data_at is None or data_at > MAX_META_BYTES:
-                return None
-            file.seek(0)
-            # Nothing of the data set is parsed here: no sequence that a peer nests gets that far.
-            meta = dcmread(BytesIO(file.read(data_at))).file_meta
-        return identify(path, data_at, str(meta.TransferSyntaxUID))
-    except (*MALFORMED, OSError, Refusal):
-        return None

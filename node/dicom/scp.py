@@ -14,9 +14,7 @@ from socketserver import BaseServer
 from typing import Any, Protocol
 
 from pynetdicom import AE, evt
-from pynetdicom._globals import MODE_ACCEPTOR
-from pynetdicom.association import Association
-from pynetdicom.transport import AssociationServer, RequestHandler
+from pynetdicom.transport import AssociationServer
 
 from node.dicom.contexts import (
     IMPLEMENTATION_CLASS_UID,
@@ -33,14 +31,14 @@ from node.dicom.status import (
     REJECT_NO_REASON,
     Rejection,
 )
-from node.dicom.upper_layer import PromptSocket, Provider, Receiver, tune
+from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
 
 
 class AssociationLog(Protocol):
-    """Where associations are written down."""
+    """The log of associations."""
 
     def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
         """Note an association that was accepted; returns the number that ends it."""
@@ -52,8 +50,8 @@ class AssociationLog(Protocol):
         """Note an association that was rejected."""
 
 
-class Archive(AssociationLog, Protocol):
-    """Where instances are kept."""
+class InstanceArchive(AssociationLog, Protocol):
+    """The archive that instances are handed to."""
 
     def keep(self, received: Received, peer: Peer, incoming: Path) -> object:
         """Take the file over; on disk and indexed when it returns, else an error."""
@@ -61,7 +59,7 @@ class Archive(AssociationLog, Protocol):
 
 @dataclass(frozen=True)
 class Admission:
-    """Which associations are accepted; what is empty lets all in."""
+    """The rules by which associations are accepted; an empty one lets all in."""
 
     called_ae_titles: frozenset[str] = frozenset()
     calling_ae_titles: frozenset[str] = frozenset()
@@ -77,8 +75,8 @@ class Admission:
 
 
 @dataclass(frozen=True)
-class Visitor:
-    """Who asks for an association."""
+class AssociationRequest:
+    """The names and the address in a request for an association."""
 
     calling_ae: str
     called_ae: str
@@ -87,13 +85,13 @@ class Visitor:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why an association is not accepted: what the peer is told and what the log says."""
+    """The rejection of an association: the answer to the peer and the reason in the log."""
 
     answer: Rejection
     reason: str
 
 
-class Gate:
+class AssociationGate:
     """Decides on associations and counts them; called from the thread of each.
 
     A connection counts only once it has asked for an association: health checks and port scans
@@ -111,7 +109,7 @@ class Gate:
 
     @property
     def open(self) -> int:
-        """How many associations are open."""
+        """The number of open associations."""
         with self._changed:
             return len(self._open)
 
@@ -122,37 +120,37 @@ class Gate:
             return self._changed.wait_for(lambda: not self._open, deadline - time.monotonic())
 
     def has_room_to_wait(self) -> bool:
-        """Whether one more connection may wait to ask."""
+        """True where one more connection may wait to ask."""
         with self._changed:
             return len(self._waiting) < self._most_waiting
 
     def connected(self, key: int) -> None:
-        """A connection was accepted; it has not asked for anything yet."""
+        """Note an accepted connection; it has not asked for anything yet."""
         with self._changed:
             self._waiting.add(key)
 
     def disconnected(self, key: int) -> None:
-        """It is closed; whether it had asked for anything is another matter."""
+        """Note that it is closed; it may have asked for an association."""
         with self._changed:
             self._waiting.discard(key)
 
-    def enter(self, key: int, visitor: Visitor) -> Refused | int:
-        """It asks for an association: its number, or why not."""
+    def enter(self, key: int, request: AssociationRequest) -> Refused | int:
+        """Decide on its request for an association: its number, or the rejection."""
         with self._changed:
             self._waiting.discard(key)
-            refused = self._refused(visitor)
+            refused = self._refused(request)
             if refused is None:
                 self._open[key] = None
         if refused is not None:
-            self._rejected(visitor, refused)
+            self._rejected(request, refused)
             return refused
-        number = self._log.associated(visitor.calling_ae, visitor.called_ae, visitor.address)
+        number = self._log.associated(request.calling_ae, request.called_ae, request.address)
         with self._changed:
             self._open[key] = number
         return number
 
     def leave(self, key: int, how: str) -> None:
-        """Its connection is closed, however far it came."""
+        """Note that its connection is closed, however far it came."""
         with self._changed:
             self._waiting.discard(key)
             number = self._open.get(key)
@@ -164,27 +162,27 @@ class Gate:
                 self._open.pop(key, None)
                 self._changed.notify_all()
 
-    def _refused(self, visitor: Visitor) -> Refused | None:
+    def _refused(self, request: AssociationRequest) -> Refused | None:
         admission = self.admission
-        if visitor.calling_ae in admission.guests:
+        if request.calling_ae in admission.guests:
             return None
-        if not _is_within(visitor.address, admission):
+        if not _is_within(request.address, admission):
             return Refused(REJECT_NO_REASON, "network not allowed")
-        if admission.called_ae_titles and visitor.called_ae not in admission.called_ae_titles:
+        if admission.called_ae_titles and request.called_ae not in admission.called_ae_titles:
             return Refused(REJECT_CALLED, "called AE title not recognised")
-        if admission.calling_ae_titles and visitor.calling_ae not in admission.calling_ae_titles:
+        if admission.calling_ae_titles and request.calling_ae not in admission.calling_ae_titles:
             return Refused(REJECT_CALLING, "calling AE title not recognised")
         if len(self._open) >= self._most:
             return Refused(REJECT_LIMIT, "too many associations")
         return None
 
-    def _rejected(self, visitor: Visitor, refused: Refused) -> None:
-        extra = {"calling_ae": visitor.calling_ae, "called_ae": visitor.called_ae}
+    def _rejected(self, request: AssociationRequest, refused: Refused) -> None:
+        extra = {"calling_ae": request.calling_ae, "called_ae": request.called_ae}
         logger.warning(
             "association rejected",
-            extra=extra | {"address": visitor.address, "reason": refused.reason},
+            extra=extra | {"address": request.address, "reason": refused.reason},
         )
-        self._log.rejected(visitor.calling_ae, visitor.called_ae, visitor.address, refused.reason)
+        self._log.rejected(request.calling_ae, request.called_ae, request.address, refused.reason)
 
 
 def _is_within(address: str, admission: Admission) -> bool:
@@ -202,7 +200,7 @@ ABORT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ScpSettings:
-    """What the SCP is started with."""
+    """The settings of the SCP."""
 
     ae_title: str
     host: str
@@ -219,18 +217,20 @@ class ScpSettings:
 class Scp:
     """Accepts associations and has each instance kept; Success is answered after it."""
 
-    def __init__(self, settings: ScpSettings, admission: Admission, archive: Archive) -> None:
+    def __init__(
+        self, settings: ScpSettings, admission: Admission, archive: InstanceArchive
+    ) -> None:
         self._settings = settings
         self._keep = archive.keep
-        self._gate = Gate(
+        self._gate = AssociationGate(
             admission, archive, most=settings.max_associations, waiting=settings.max_waiting
         )
-        self._server: _Server | None = None
+        self._server: _StorageServer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
         """Listen; returns the real port. OSError where it is taken."""
-        self._server = _Server(self._settings, self._gate, self._keep)
+        self._server = _StorageServer(self._settings, self._gate, self._keep)
         self._thread = threading.Thread(
             target=functools.partial(self._server.serve_forever, POLL_SECONDS),
             name="storage-scp",
@@ -240,7 +240,7 @@ class Scp:
         return int(self._server.server_address[1])
 
     def admit(self, admission: Admission) -> None:
-        """From now on these may associate; open associations stay."""
+        """Replace the rules of admission; open associations stay."""
         self._gate.admission = admission
 
     def stop_listening(self) -> None:
@@ -253,7 +253,7 @@ class Scp:
         thread.join()
 
     def open_associations(self) -> int:
-        """How many associations are open."""
+        """The number of open associations."""
         return self._gate.open
 
     def wait(self, seconds: float) -> bool:
@@ -281,26 +281,25 @@ class Scp:
             association.join(max(POLL_SECONDS, deadline - time.monotonic()))
 
 
-class _Accepted(Association):
+class _Accepted(AcceptedAssociation):
     """An association that this node accepts; it tidies up after itself, however it ends."""
 
-    def __init__(self, server: "_Server", connection: socket.socket, address: str) -> None:
-        super().__init__(server.ae, MODE_ACCEPTOR)
-        settings = server.settings
-        self._server = server
+    server: "_StorageServer"
+
+    def __init__(self, server: "_StorageServer", connection: socket.socket, address: str) -> None:
         self._gate = server.gate
-        self.dul = Provider(self)  # before the socket, which tells it that there is a connection
-        self._connection = PromptSocket(self, settings.request_seconds, connection=connection)
         self.address = address
         self.number: int | None = None
-        self.dimse = self.receiver = Receiver(
-            self,
-            settings.incoming or Path(tempfile.gettempdir()),
+        settings = server.settings
+        super().__init__(
+            server,
+            connection,
+            seconds=settings.request_seconds,
+            folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
         )
         self.acse_timeout = settings.request_seconds
         self.network_timeout = settings.idle_seconds
-        self.set_socket(self._connection)
         self._gate.connected(id(self))
 
     def run_reactor(self) -> None:
@@ -311,37 +310,30 @@ class _Accepted(Association):
             self.hang_up()
             self.kill()
             self.receiver.discard()
-            self._gate.leave(id(self), self._how())
+            self._gate.leave(id(self), self._ending())
 
     def handle_request(self, event: evt.Event) -> None:
         """Accept or reject: PS3.8 7.1. Whatever fails here must not let anybody in."""
         answer: Rejection | None = REJECT_CONGESTION
         try:
-            entered = self._gate.enter(id(self), self._visitor())
+            entered = self._gate.enter(id(self), self._request())
             answer = entered.answer if isinstance(entered, Refused) else None
             self.number = None if isinstance(entered, Refused) else entered
         finally:
             if answer is not None:
                 self.acse.send_reject(*answer)
                 self.kill()
-        settings = self.server_settings
-        self._connection.seconds = settings.pdu_seconds
-        self.acse_timeout = settings.pdu_seconds
+        pdu_seconds = self.server.settings.pdu_seconds
+        self.connection.seconds = self.acse_timeout = pdu_seconds
 
     def handle_close(self, event: evt.Event) -> None:
         """The connection is gone: one that never asked for anything makes room for the next."""
         self._gate.disconnected(id(self))
 
-    @property
-    def server_settings(self) -> ScpSettings:
-        """What the SCP was started with."""
-        assert isinstance(self._server, _Server)
-        return self._server.settings
-
     def peer(self) -> Peer:
-        """Who brings what arrives here."""
-        visitor = self._visitor()
-        return Peer(visitor.calling_ae, visitor.called_ae, self.number)
+        """The peer that brings what arrives here."""
+        request = self._request()
+        return Peer(request.calling_ae, request.called_ae, self.number)
 
     def end_now(self) -> None:
         """Abort it, or close the connection that never became one."""
@@ -350,30 +342,28 @@ class _Accepted(Association):
         else:
             self.hang_up()
 
-    def hang_up(self) -> None:
-        """Close the connection, whatever the state of the association."""
-        self._connection.hang_up()
-
-    def _visitor(self) -> Visitor:
-        asked = self.requestor.primitive
-        assert asked is not None
-        return Visitor(
-            str(asked.calling_ae_title).strip(), str(asked.called_ae_title).strip(), self.address
+    def _request(self) -> AssociationRequest:
+        request = self.requestor.primitive
+        assert request is not None
+        return AssociationRequest(
+            str(request.calling_ae_title).strip(),
+            str(request.called_ae_title).strip(),
+            self.address,
         )
 
-    def _how(self) -> str:
+    def _ending(self) -> str:
         if self.is_released:
             return "released"
-        return "dropped" if self._connection.is_lost else "aborted"
+        return "dropped" if self.connection.is_lost else "aborted"
 
 
-class _Handler(RequestHandler):
+class _Handler(ConnectionHandler):
     """Turns a connection into an association that has not been asked for yet."""
 
-    server: "_Server"
+    server: "_StorageServer"
 
-    def _create_association(self) -> Association:
-        # The library's own copies all contexts for each association, half of the time it takes.
+    def associated(self) -> _Accepted:
+        """Make the association of this connection, with its contexts and handlers."""
         server = self.server
         assert isinstance(self.request, socket.socket)
         assoc = _Accepted(server, self.request, str(self.client_address[0]))
@@ -392,12 +382,12 @@ class _Handler(RequestHandler):
         return assoc
 
 
-class _Server(AssociationServer):
+class _StorageServer(AssociationServer):
     """The listening socket; the time that a connection takes here is the next one's wait."""
 
     request_queue_size = BACKLOG
 
-    def __init__(self, settings: ScpSettings, gate: Gate, keep: Keep) -> None:
+    def __init__(self, settings: ScpSettings, gate: AssociationGate, keep: Keep) -> None:
         self.settings = settings
         self.gate = gate
         self.keep = keep
@@ -430,7 +420,7 @@ class _Server(AssociationServer):
         return [
             thread
             for thread in threading.enumerate()
-            if isinstance(thread, _Accepted) and thread._server is self
+            if isinstance(thread, _Accepted) and thread.server is self
         ]
 
 

@@ -1,4 +1,4 @@
-"""DIMSE statuses and association rejections: what they are called and what a sender does next."""
+"""DIMSE statuses and association rejections: their names, and the sender's next step."""
 
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ LONGEST_COMMENT = 64  # Error Comment (0000,0902) is LO: PS3.7 C.4.2
 
 
 class Outcome(StrEnum):
-    """What an answer means for the one who sent the instance."""
+    """The meaning of an answer for whoever sent the instance."""
 
     STORED = "stored"
     RETRY = "retry"
@@ -39,7 +39,7 @@ C_STORE_OUTCOMES = (
 
 
 def outcome(status: int) -> Outcome:
-    """What a C-STORE status means for the sender."""
+    """The consequence of a C-STORE status for the sender."""
     return next(result for first, last, result in C_STORE_OUTCOMES if first <= status <= last)
 
 
@@ -80,12 +80,12 @@ UNKNOWN = "not a status of the standard"
 
 
 def meaning(status: int) -> str:
-    """What a C-STORE status says, in the words of the standard."""
+    """A C-STORE status in the words of the standard."""
     known = (words for first, last, words in C_STORE_MEANINGS if first <= status <= last)
     return next(known, UNKNOWN)
 
 
-def said(status: int) -> str:
+def status_text(status: int) -> str:
     """A status for a person; the number is what the log of the peer has."""
     return f"0x{status:04X} ({meaning(status)})"
 
@@ -115,10 +115,10 @@ REJECTIONS = {
 
 
 def rejection(answer: Rejection, *, calling: str, called: str) -> tuple[Outcome, str]:
-    """What the rejection of an association means, and a sentence for the administrator."""
+    """The consequence of a rejected association, and a sentence for the administrator."""
     result, source, reason = answer
     unknown = f"Its reason is unknown (source {source}, reason {reason})."
     why = REJECTIONS.get((source, reason), unknown).format(calling=calling, called=called)
     kind = "for now" if result == TRANSIENT else "permanently"
-    decided = Outcome.RETRY if result == TRANSIENT else Outcome.REFUSED
-    return decided, f"{called} rejects the association {kind}. {why}"
+    decision = Outcome.RETRY if result == TRANSIENT else Outcome.REFUSED
+    return decision, f"{called} rejects the association {kind}. {why}"

@@ -1,4 +1,7 @@
-"""The upper layer of pynetdicom: deadlines, woken threads, data sets streamed to disk."""
+"""The upper layer of pynetdicom: deadlines, woken threads, data sets streamed from and to disk.
+
+All that the node uses of pynetdicom beyond its public interface stands in this file.
+"""
 
 import contextlib
 import errno
@@ -7,10 +10,12 @@ import queue
 import re
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -18,36 +23,222 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pynetdicom import _config
+from pynetdicom import AE, _config
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType
+from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
-from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
+from pynetdicom.transport import (
+    T_CONNECT,
+    AddressInformation,
+    AssociationServer,
+    AssociationSocket,
+    RequestHandler,
+)
 
 from node.dicom.contexts import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 
 if TYPE_CHECKING:
-    from pynetdicom.association import Association
+    from pynetdicom.dimse import _QueueItem
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
+
+# What another release of pynetdicom may change without notice: where it stands, its name, and
+# the parameters where this file overrides or calls it. A test compares this with the library.
+INTERNALS = (
+    ("pynetdicom._config", "LOG_HANDLER_LEVEL", None),
+    ("pynetdicom._config", "STORE_SEND_CHUNKED_DATASET", None),
+    ("pynetdicom._globals", "MODE_ACCEPTOR", None),
+    ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
+    ("pynetdicom.association.Association", "_accepted_cx", None),
+    ("pynetdicom.association.Association", "_server", None),
+    ("pynetdicom.association.Association", "dimse", None),
+    ("pynetdicom.association.Association", "dul", None),
+    ("pynetdicom.association.Association", "run_reactor", ""),
+    ("pynetdicom.dimse", "_QueueItem", None),
+    ("pynetdicom.dimse.DIMSEServiceProvider", "get_msg", "block"),
+    ("pynetdicom.dimse.DIMSEServiceProvider", "message", None),
+    ("pynetdicom.dimse.DIMSEServiceProvider", "msg_queue", None),
+    ("pynetdicom.dimse.DIMSEServiceProvider", "receive_primitive", "primitive"),
+    ("pynetdicom.dimse.DIMSEServiceProvider", "send_msg", "primitive, context_id"),
+    ("pynetdicom.dimse_primitives.DIMSEPrimitive", "_dataset_path", None),
+    ("pynetdicom.dul.DULServiceProvider", "_run_loop_delay", None),
+    ("pynetdicom.dul.DULServiceProvider", "event_queue", None),
+    ("pynetdicom.dul.DULServiceProvider", "run_reactor", ""),
+    ("pynetdicom.dul.DULServiceProvider", "send_pdu", "primitive"),
+    ("pynetdicom.dul.DULServiceProvider", "state_machine", None),
+    ("pynetdicom.dul.DULServiceProvider", "to_user_queue", None),
+    ("pynetdicom.pdu_primitives", "_PDUPrimitiveType", None),
+    ("pynetdicom.transport.AssociationSocket", "_shutdown_socket", ""),
+    ("pynetdicom.transport.AssociationSocket", "connect", "primitive"),
+    ("pynetdicom.transport.AssociationSocket", "recv", "nr_bytes"),
+    ("pynetdicom.transport.AssociationSocket", "send", "bytestream"),
+    ("pynetdicom.transport.RequestHandler", "_create_association", ""),
+)
+
+# The library's own handlers for each PDU and message only write debug lines; they cost time.
+_config.LOG_HANDLER_LEVEL = "none"
+# A file is read in pieces and sent as it is, not decoded and encoded again.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+NAP_SECONDS = 0.05  # timers are looked at this often; everything else wakes by itself
+POLL_SECONDS = 0.2  # how soon `abandon` is heard
+NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
+WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
+
+INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
+ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
+COMMAND, LAST = 1, 2  # bits of the message control header: PS3.8 E.2
+PDV_HEAD_BYTES = 6  # length, context id, message control header: PS3.8 9.3.5.1
+
+# The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
+LONGEST_PDU_BYTES = 1 << 20
+LONGEST_COMMAND_BYTES = 1 << 16
+LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
+ROOM_EVERY_BYTES = 32 << 20
+WRITE_BYTES = 1 << 18
+LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it says with a 0
+
+AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
+MEDIUM = 0
+NO_UID = "0.0"  # stands in for a UID that the library could not carry; never kept or answered
+
+# What the library and pydicom raise on bytes that are no DIMSE message.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+# DIMSE is stop-and-wait. With Nagle's algorithm on one side and delayed acknowledgements on the
+# other, 40 ms are lost per instance. TCP_NODELAY frees our own writes; TCP_QUICKACK, armed again
+# after each read and write, frees those of a peer that has Nagle's algorithm on.
+
+
+def hurry(sock: socket.socket) -> None:
+    """Acknowledge at once what arrives next; the kernel forgets this with each exchange."""
+    if hasattr(socket, "TCP_QUICKACK"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def tune(sock: socket.socket) -> None:
+    """Set up a socket of either side of an association."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    hurry(sock)
+
+
+class PromptSocket(AssociationSocket):
+    """The connection of an association; each PDU has to come and go whole within `seconds`."""
+
+    def __init__(
+        self,
+        assoc: Association,
+        seconds: float,
+        *,
+        connection: socket.socket | None = None,
+        bind_to: AddressInformation | None = None,
+    ) -> None:
+        self.seconds = seconds
+        self.is_lost = False
+        self.opened_at: float | None = None
+        super().__init__(assoc, client_socket=connection, address=bind_to)
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """Connect to the peer; the library is told of success and failure."""
+        super().connect(primitive)
+        if self.socket is not None:
+            tune(self.socket)
+            self.opened_at = time.monotonic()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes, fewer where the peer is gone; OSError past the deadline."""
+        if nr_bytes > LONGEST_PDU_BYTES:
+            raise OSError(f"a PDU of {nr_bytes} bytes; allowed are {LONGEST_PDU_BYTES}")
+        buffer = bytearray(nr_bytes)
+        try:
+            filled = self._fill(memoryview(buffer), time.monotonic() + self.seconds)
+        except OSError:
+            self._note_loss()
+            raise
+        if filled < nr_bytes:
+            self._note_loss()
+        return buffer[:filled]
+
+    def send(self, bytestream: bytes) -> None:
+        """Write all bytes; a peer that takes none of them for too long is dropped."""
+        if self.socket is None:
+            return
+        with contextlib.suppress(OSError):  # closed meanwhile: the library notices by itself
+            self.socket.settimeout(self.seconds)
+        super().send(bytestream)
+        with contextlib.suppress(OSError):
+            hurry(self.socket)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Write past the library; where that fails the connection ends, which it notices."""
+        if self.socket is None:
+            return
+        try:
+            self.socket.settimeout(self.seconds)
+            self.socket.sendall(data)
+            hurry(self.socket)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever the state of the association."""
+        self._shutdown_socket()
+
+    def _fill(self, view: memoryview, deadline: float) -> int:
+        assert self.socket is not None
+        filled = 0
+        while filled < len(view):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the PDU did not arrive in time")
+            self.socket.settimeout(left)
+            count = self.socket.recv_into(view[filled:])
+            if count == 0:
+                break
+            hurry(self.socket)
+            filled += count
+        return filled
+
+    def _note_loss(self) -> None:
+        if self.assoc.dul.state_machine.current_state == ESTABLISHED:
+            self.is_lost = True
+
+    def _shutdown_socket(self) -> None:
+        # The library's own leaves the socket open where the peer has reset the connection.
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
 
 
 # Both of the library's loops take a nap of a millisecond and look again: 40 idle associations then
 # take a whole core. Here the nap of the upper layer's thread ends with what it waits for, and the
 # association's thread waits on its queue of messages.
 
-# Timers are looked at this often; everything else wakes by itself.
-NAP_SECONDS = 0.05
-WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
-
 
 class _Bell(queue.Queue[Any]):
     """The queue to the association's thread, which also rings where that thread waits."""
 
-    def __init__(self, assoc: "Association") -> None:
+    def __init__(self, assoc: Association) -> None:
         super().__init__()
         self._assoc = assoc
 
@@ -59,7 +250,7 @@ class _Bell(queue.Queue[Any]):
 class Provider(DULServiceProvider):
     """The library's upper layer service provider, asleep until it has something to do."""
 
-    def __init__(self, assoc: "Association") -> None:
+    def __init__(self, assoc: Association) -> None:
         self._ring, self._rung = socket.socketpair()
         self._ring.setblocking(False)
         self._rung.setblocking(False)
@@ -102,30 +293,6 @@ class Provider(DULServiceProvider):
         poll.poll(NAP_SECONDS * 1000)
         with contextlib.suppress(OSError):  # nobody has rung
             self._rung.recv(4096)
-
-
-AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
-MEDIUM = 0
-NO_UID = "0.0"  # stands in for a UID that the library could not carry; never kept or answered
-
-LONGEST_COMMAND_BYTES = 1 << 16
-LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
-ROOM_EVERY_BYTES = 32 << 20
-
-# What the library and pydicom raise on bytes that are no DIMSE message.
-MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
 
 
 class Refusal(Exception):
@@ -213,7 +380,7 @@ class Incoming(BytesIO):
 class Receiver(DIMSEServiceProvider):
     """The library's DIMSE provider, with C-STORE data sets streamed to a folder."""
 
-    def __init__(self, assoc: "Association", folder: Path, *, min_free_bytes: int = 0) -> None:
+    def __init__(self, assoc: Association, folder: Path, *, min_free_bytes: int = 0) -> None:
         super().__init__(assoc)
         self._folder = folder
         self._min_free_bytes = min_free_bytes
@@ -304,7 +471,7 @@ def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
 
 
 def part10_head(*, sop_class_uid: str, instance_uid: str, transfer_syntax: str) -> bytes:
-    """What stands before the data set in a Part 10 file: PS3.10 7.1."""
+    """The bytes before the data set in a Part 10 file: PS3.10 7.1."""
     elements = [
         _element(0x0001, b"OB", b"\0\1"),
         _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
@@ -335,116 +502,149 @@ def _raw(command: Dataset, tag: int) -> bytes:
     return (element.value or b"") if isinstance(element, RawDataElement) else b""
 
 
-# DIMSE is stop-and-wait. With Nagle's algorithm on one side and delayed acknowledgements on the
-# other, 40 ms are lost per instance. TCP_NODELAY frees our own writes; TCP_QUICKACK, armed again
-# after each read and write, frees those of a peer that has Nagle's algorithm on.
-
-# The library's own handlers for each PDU and message only write debug lines; they cost time.
-_config.LOG_HANDLER_LEVEL = "none"
-
-# The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
-LONGEST_PDU_BYTES = 1 << 20
-ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
+# The library passes each PDU through two queues and its state machine, which matters with peers
+# that take 16 KiB at a time. Answers, release and abort stay with the library.
 
 
-def hurry(sock: socket.socket) -> None:
-    """Acknowledge at once what arrives next; the kernel forgets this with each exchange."""
-    if hasattr(socket, "TCP_QUICKACK"):  # Linux
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+class RequestSender(DIMSEServiceProvider):
+    """The library's DIMSE provider, with C-STORE requests written past its queues."""
+
+    def __init__(self, assoc: Association, abandon: Callable[[], bool]) -> None:
+        super().__init__(assoc)
+        self._abandon = abandon
+
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
+        """Send a message; where the connection breaks, the answer that is waited for is none."""
+        if not isinstance(primitive, C_STORE):
+            super().send_msg(primitive, context_id)
+            return
+        message = C_STORE_RQ()
+        message.primitive_to_message(primitive)
+        command = encode(message.command_set, True, True)  # Implicit VR: PS3.7 6.3.1
+        assert command is not None
+        largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
+        most = max(1, largest - PDV_HEAD_BYTES)
+        with _data_set(primitive) as data:
+            self._write(pdus(command, data, context_id=context_id, most=most))
+
+    def get_msg(self, block: bool = False) -> "_QueueItem":
+        """The answer that `send_c_store` waits for; none for the association's own thread.
+
+        That thread is paused while a request is under way, but the library lets it run for a moment
+        between two requests: it then took the next answer off the queue, once in about 1,000
+        instances on a busy machine, and the sender waited for it until its time was over.
+        """
+        if not block:
+            return None, None
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while time.monotonic() < waited_until and not self._abandon():
+            with contextlib.suppress(queue.Empty):
+                return self.msg_queue.get(timeout=POLL_SECONDS)
+        return None, None
+
+    def _write(self, pieces: Iterator[bytes]) -> None:
+        transport = self.dul.socket
+        assert isinstance(transport, PromptSocket)
+        waiting = bytearray()
+        for piece in pieces:
+            waiting += piece
+            if len(waiting) >= WRITE_BYTES:
+                transport.write(waiting)
+                waiting = bytearray()
+        transport.write(waiting)
 
 
-def tune(sock: socket.socket) -> None:
-    """Set up a socket of either side of an association."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    hurry(sock)
+def pdus(command: bytes, data: BinaryIO, *, context_id: int, most: int) -> Iterator[bytes]:
+    """A C-STORE request as P-DATA-TF PDUs, each with one fragment of at most so many bytes."""
+    for start in range(0, len(command), most):
+        fragment = command[start : start + most]
+        yield _pdu(fragment, context_id, COMMAND, is_last=start + most >= len(command))
+    fragment, is_last = data.read(most), False
+    while not is_last:
+        following = data.read(most)
+        is_last = not following
+        yield _pdu(fragment, context_id, 0, is_last=is_last)
+        fragment = following
 
 
-class PromptSocket(AssociationSocket):
-    """The connection of an association; each PDU has to come and go whole within `seconds`."""
+@contextlib.contextmanager
+def _data_set(request: C_STORE) -> Iterator[BinaryIO]:
+    """The encoded data set of a request: in a file, after its meta information, or in memory."""
+    if isinstance(request._dataset_path, tuple):
+        path, offset = request._dataset_path
+        with path.open("rb") as file:
+            file.seek(offset)
+            yield file
+    else:
+        assert request.DataSet is not None
+        request.DataSet.seek(0)
+        yield request.DataSet
+
+
+def _pdu(fragment: bytes, context_id: int, kind: int, *, is_last: bool) -> bytes:
+    control = kind | (LAST if is_last else 0)
+    length = len(fragment) + PDV_HEAD_BYTES
+    head = struct.pack(">BBIIBB", 0x04, 0, length, length - 4, context_id, control)
+    return head + fragment
+
+
+class AcceptedAssociation(Association):
+    """An association that this node accepts, made before anybody has asked for it."""
 
     def __init__(
         self,
-        assoc: "Association",
-        seconds: float,
+        server: AssociationServer,
+        connection: socket.socket,
         *,
-        connection: socket.socket | None = None,
-        bind_to: AddressInformation | None = None,
+        seconds: float,
+        folder: Path,
+        min_free_bytes: int = 0,
     ) -> None:
-        self.seconds = seconds
-        self.is_lost = False
-        self.opened_at: float | None = None
-        super().__init__(assoc, client_socket=connection, address=bind_to)
+        super().__init__(server.ae, MODE_ACCEPTOR)
+        self._server = server
+        self.dul = Provider(self)  # before the socket, which tells it that there is a connection
+        self.connection = PromptSocket(self, seconds, connection=connection)
+        self.dimse = self.receiver = Receiver(self, folder, min_free_bytes=min_free_bytes)
+        self.set_socket(self.connection)
 
-    def connect(self, primitive: T_CONNECT) -> None:
-        """Connect to the peer; the library is told of success and failure."""
-        super().connect(primitive)
-        if self.socket is not None:
-            tune(self.socket)
-            self.opened_at = time.monotonic()
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes, fewer where the peer is gone; OSError past the deadline."""
-        if nr_bytes > LONGEST_PDU_BYTES:
-            raise OSError(f"a PDU of {nr_bytes} bytes; allowed are {LONGEST_PDU_BYTES}")
-        buffer = bytearray(nr_bytes)
-        try:
-            filled = self._fill(memoryview(buffer), time.monotonic() + self.seconds)
-        except OSError:
-            self._note_loss()
-            raise
-        if filled < nr_bytes:
-            self._note_loss()
-        return buffer[:filled]
-
-    def send(self, bytestream: bytes) -> None:
-        """Write all bytes; a peer that takes none of them for too long is dropped."""
-        if self.socket is None:
-            return
-        with contextlib.suppress(OSError):  # closed meanwhile: the library notices by itself
-            self.socket.settimeout(self.seconds)
-        super().send(bytestream)
-        with contextlib.suppress(OSError):
-            hurry(self.socket)
-
-    def write(self, data: bytes | bytearray) -> None:
-        """Write past the library; where that fails the connection ends, which it notices."""
-        if self.socket is None:
-            return
-        try:
-            self.socket.settimeout(self.seconds)
-            self.socket.sendall(data)
-            hurry(self.socket)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
+    @property
+    def server(self) -> AssociationServer:
+        """The listening server that took the connection."""
+        assert self._server is not None
+        return self._server
 
     def hang_up(self) -> None:
         """Close the connection, whatever the state of the association."""
-        self._shutdown_socket()
+        self.connection.hang_up()
 
-    def _fill(self, view: memoryview, deadline: float) -> int:
-        assert self.socket is not None
-        filled = 0
-        while filled < len(view):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("the PDU did not arrive in time")
-            self.socket.settimeout(left)
-            count = self.socket.recv_into(view[filled:])
-            if count == 0:
-                break
-            hurry(self.socket)
-            filled += count
-        return filled
 
-    def _note_loss(self) -> None:
-        if self.assoc.dul.state_machine.current_state == ESTABLISHED:
-            self.is_lost = True
+class ConnectionHandler(RequestHandler):
+    """Turns a connection into an association; the server says into which one."""
 
-    def _shutdown_socket(self) -> None:
-        # The library's own leaves the socket open where the peer has reset the connection.
-        if self.socket is not None:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-            self.socket.close()
+    def associated(self) -> AcceptedAssociation:
+        """Make the association of this connection, with its contexts and handlers."""
+        raise NotImplementedError
+
+    def _create_association(self) -> Association:
+        # The library's own copies all contexts for each association, half of the time it takes.
+        return self.associated()
+
+
+class RequestorAE(AE):
+    """An application entity whose associations have our sockets."""
+
+    def __init__(self, ae_title: str, seconds: float) -> None:
+        super().__init__(ae_title)
+        self._seconds = seconds
+
+    def _create_socket(
+        self,
+        assoc: Association,
+        address: AddressInformation,
+        tls_args: tuple[ssl.SSLContext, str] | None,
+    ) -> PromptSocket:
+        # A peer that is silent must not keep the node from ending: its threads are not waited for.
+        assoc.daemon = assoc.dul.daemon = True
+        transport = PromptSocket(assoc, self._seconds, bind_to=address)
+        transport.tls_args = tls_args
+        return transport

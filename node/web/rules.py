@@ -1,8 +1,6 @@
 """The rule tester and the conformance statement: asked of short-lived processes of their own."""
 
 import logging
-import multiprocessing
-import resource
 import shutil
 import threading
 from collections import Counter
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from fastapi import UploadFile
 
 from node import log
+from node.children import Child, ResourceLimits
 from node.config import Config, Route
 from node.rules import routing
 from node.rules.routing import Explanation
@@ -38,8 +37,7 @@ TRY = "try rules"  # an audit event
 # drops may be made to hurt: neither is for the process that serves the pages.
 AT_ONCE = 2
 DEADLINE_SECONDS = 90.0
-MOST_MEMORY = 4 << 30  # bytes of address space
-MOST_CPU_SECONDS = 60
+LIMITS = ResourceLimits(memory_bytes=4 << 30, cpu_seconds=60)
 
 SHOWN = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
 # What a route may ask for that says nothing of a patient.
@@ -176,34 +174,28 @@ def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: 
 def _call(
     find: Callable[[Question], Answer], question: Question, log_as_json: bool
 ) -> Answer | None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    arguments = (find, question, log_as_json, theirs)
-    process = context.Process(target=_main, args=arguments, daemon=True)
-    process.start()
-    theirs.close()
+    child = Child("question", _answer, find, question, log_as_json, limits=LIMITS)
     try:
-        answer: Answer | None = ours.recv() if ours.poll(DEADLINE_SECONDS) else None
+        answer: Answer | None = child.pipe.recv() if child.pipe.poll(DEADLINE_SECONDS) else None
     except EOFError:  # it died: out of memory or of time, or by a fault in a library
         answer = None
     finally:
-        process.kill()
-        process.join()
-        ours.close()
+        child.end()
     if answer is None:
-        logger.warning("question not answered", extra={"exit_code": process.exitcode})
+        logger.warning("question not answered", extra={"exit_code": child.exit_code()})
     return answer
 
 
-def _main(
-    find: Callable[[Question], Answer], question: Question, log_as_json: bool, to: Connection
+def _answer(
+    parent: Connection,
+    find: Callable[[Question], Answer],
+    question: Question,
+    log_as_json: bool,
 ) -> None:
     """Answer one question: the whole life of the process."""
     log.configure(json=log_as_json)  # a library's warning may repeat a patient's name
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS + 5))
     try:
-        to.send(find(question))
+        parent.send(find(question))
     except Exception:
         logger.exception("question failed")
 

@@ -6,9 +6,6 @@ It serves rows and files, and imports neither torch nor a pixel decoder.
 import asyncio
 import contextlib
 import logging
-import multiprocessing
-import os
-import signal
 import socket
 import threading
 import time
@@ -17,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node import log, store
+from node.children import Child, leave_signals_to_parent
 from node.store import Store
 from node.web import live, login, metrics, pages, problems
 from node.web.access import Access, Gate
@@ -214,20 +211,16 @@ class Server(uvicorn.Server):
         yield
 
 
-def main(settings: WebSettings, listening: socket.socket, lifeline: Connection) -> None:
+def main(parent: Connection, settings: WebSettings, listening: socket.socket) -> None:
     """Serve until the parent says so or is gone."""
     log.configure(json=settings.log_as_json)
-    # Ctrl-C and a service manager signal the whole group: until the parent says so, readyz answers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals_to_parent()  # until it says so, readyz answers
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
         _warn_if_closed(settings, opened)
         server = Server(app)
-        threading.Thread(
-            target=_watch, args=(server, app.state.live, lifeline), daemon=True
-        ).start()
+        threading.Thread(target=_watch, args=(server, app.state.live, parent), daemon=True).start()
         server.listen(listening)
 
 
@@ -241,13 +234,11 @@ def _warn_if_closed(settings: WebSettings, opened: store.Store) -> None:
         )
 
 
-def _watch(server: Server, live: Live, lifeline: Connection) -> None:
-    try:
-        lifeline.recv()  # a word from the parent: stop
-    except (EOFError, OSError):
-        os._exit(0)  # the parent is gone
-    live.close()
-    server.should_exit = True
+def _watch(server: Server, live: Live, parent: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone, and so is this process
+        parent.recv()  # a word from it: stop
+        live.close()
+        server.should_exit = True
 
 
 class WebProcess:
@@ -257,38 +248,29 @@ class WebProcess:
         self._settings = settings
         self._listening = socket.create_server((host, port))
         self._started = 0.0
-        self._process: BaseProcess | None = None
-        self._lifeline: Connection | None = None
+        self._child: Child | None = None
 
     def start(self) -> int:
         """Start the child; returns the port that it serves."""
-        context = multiprocessing.get_context("spawn")
-        self._lifeline, theirs = context.Pipe()
-        self._process = context.Process(
-            target=main, args=(self._settings, self._listening, theirs), name="web"
-        )
-        self._process.start()
+        # No daemon: it has children of its own, which answer one question each.
+        self._child = Child("web", main, self._settings, self._listening, daemon=False)
         self._started = time.monotonic()
-        theirs.close()
         return int(self._listening.getsockname()[1])
 
     def watch(self) -> None:
         """Start the child again where it died."""
-        if self._process is None or self._process.is_alive():
+        child = self._child
+        if child is None or child.is_alive or time.monotonic() - self._started < LEAST_SECONDS:
             return
-        if time.monotonic() - self._started >= LEAST_SECONDS:
-            logger.warning("web process died", extra={"exit_code": self._process.exitcode})
-            self.start()
+        logger.warning("web process died", extra={"exit_code": child.exit_code()})
+        child.end()
+        self.start()
 
     def stop(self) -> None:
         """Ask the child to stop, and end it where it does not."""
-        if self._process is None or self._lifeline is None:
+        if self._child is None:
             return
         with contextlib.suppress(OSError):  # it is gone already
-            self._lifeline.send("stop")
-        self._process.join(CHILD_STOP_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._lifeline.close()
+            self._child.pipe.send("stop")
+        self._child.end(CHILD_STOP_SECONDS)
         self._listening.close()

@@ -3,14 +3,15 @@
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from node.config import Config, Destination
 from node.config import Delivery as DeliverySettings
 from node.dicom import scu
-from node.dicom.status import Outcome, outcome, said
+from node.dicom.status import Outcome, outcome, status_text
 from node.rules import backoff, routing
+from node.work.loop import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from storage.database import Database
 from storage.errors import LeaseLost
 from storage.files import Files, digest
@@ -21,10 +22,22 @@ from storage.site.peers import UNREACHABLE
 
 logger = logging.getLogger(__name__)
 
+RENEW_SECONDS = 1.0
+FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
+NOT_CONFIGURED = (
+    "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
+    "the configuration is read again."
+)
+UNKNOWN_SENDER = (
+    "The sender {sender!r} belongs to no destination; name it in sends_as of one, or add one with "
+    "that ae_title, and the delivery goes on by itself once the configuration is read again."
+)
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+
 
 @dataclass
 class Reachability:
-    """What is known of each destination; a delivery asks it before it begins."""
+    """The reachability of each destination; a delivery asks for it before it begins."""
 
     database: Database
     now: Callable[[], float]
@@ -33,35 +46,35 @@ class Reachability:
     destinations: Sequence[Destination] = ()
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _jitter: random.Random = field(default_factory=random.Random)
-    _scu_echo: Callable[[scu.PeerAddress], scu.Echo] = scu.echo
+    _scu_echo: Callable[[scu.PeerAddress], scu.EchoResult] = scu.echo
 
     def may_send(self, destination: str) -> bool:
-        """Nobody has paused it, and it was not unreachable just now."""
+        """True where nobody has paused it and it was not unreachable just now."""
         longest = 2 * self.settings.retry_seconds[1]
         return peers.may_send(self.database, self.now(), destination, longest)
 
     def answered(self, destination: str) -> None:
-        """It has answered a delivery."""
-        known = self._known().get(destination)
-        if known is None or not known.up or known.failures or known.open_until:
-            self._tell(peers.answered(self.database, self.now(), destination), known)
+        """Note that it has answered a delivery."""
+        before = self._reach(destination)
+        if before is None or not before.up or before.failures or before.open_until:
+            self._log_change(peers.answered(self.database, self.now(), destination), before)
 
     def unreachable(self, destination: str, sentence: str) -> None:
-        """It gave no association: the others that wait need not find that out one by one."""
-        known = self._known().get(destination)
-        failures = known.failures if known is not None else 0
+        """Note that it gave no association: others that wait need not find that out one by one."""
+        before = self._reach(destination)
+        failures = before.failures if before is not None else 0
         wait = backoff.delay(failures, *self.settings.retry_seconds, self._jitter)
         until = self.now() + wait
-        found = peers.unreachable(
+        reach = peers.unreachable(
             self.database, self.now(), destination, sentence, open_until=until
         )
-        self._tell(found, known)
+        self._log_change(reach, before)
 
-    def echo(self, destination: Destination) -> scu.Echo:
-        """Ask it now; what it says is written down."""
-        known = self._known().get(destination.name)
+    def echo(self, destination: Destination) -> scu.EchoResult:
+        """Send it a C-ECHO now, and note the result."""
+        before = self._reach(destination.name)
         answer = self._scu_echo(scu.PeerAddress(*destination.address(self.ae_title)))
-        found = peers.record(
+        reach = peers.record(
             self.database,
             self.now(),
             destination.name,
@@ -69,18 +82,20 @@ class Reachability:
             seconds=answer.seconds,
             sentence="" if answer.ok else answer.sentence,
         )
-        self._tell(found, known)
+        self._log_change(reach, before)
         return answer
 
     def sweep(self) -> None:
-        """Ask those whose time it is; each in a thread of its own, for one that hangs."""
+        """Send a C-ECHO to those whose time it is, in threads of their own: a peer may hang."""
         if not self.settings.echo_minutes:
             return
-        last = peers.last_echoes(self.database, [one.name for one in self.destinations])
+        last = peers.last_echoes(
+            self.database, [destination.name for destination in self.destinations]
+        )
         every = self.settings.echo_minutes * 60
         for destination in self.destinations:
-            asked = last.get(destination.name)
-            due = asked is None or not 0 <= self.now() - asked.at < every
+            echo = last.get(destination.name)
+            due = echo is None or not 0 <= self.now() - echo.at < every
             running = self._busy.get(destination.name)
             if due and (running is None or not running.is_alive()):
                 thread = threading.Thread(
@@ -95,34 +110,20 @@ class Reachability:
         except Exception:
             logger.exception("sweep failed", extra={"sweep": "echo"})
 
-    def _known(self) -> Mapping[str, Reach]:
-        return {one.destination: one for one in peers.reachability(self.database)}
+    def _reach(self, destination: str) -> Reach | None:
+        reaches = peers.reachability(self.database)
+        return next((reach for reach in reaches if reach.destination == destination), None)
 
-    def _tell(self, found: Reach, before: Reach | None) -> None:
-        if found.up and before is not None and not before.up:
-            logger.info("destination up", extra={"destination": found.destination})
-        elif not found.up and (before is None or before.up):
-            logger.warning("destination down", extra={"destination": found.destination})
-
-
-IDLE_SECONDS = 0.5
-RENEW_SECONDS = 1.0
-PAUSE_SECONDS = 5.0  # after something that will not be better at once
-FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
-NOT_CONFIGURED = (
-    "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
-    "the configuration is read again."
-)
-UNKNOWN_SENDER = (
-    "The sender {sender!r} belongs to no destination; name it in sends_as of one, or add one with "
-    "that ae_title, and the delivery goes on by itself once the configuration is read again."
-)
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
+    def _log_change(self, reach: Reach, before: Reach | None) -> None:
+        if reach.up and before is not None and not before.up:
+            logger.info("destination up", extra={"destination": reach.destination})
+        elif not reach.up and (before is None or before.up):
+            logger.warning("destination down", extra={"destination": reach.destination})
 
 
 @dataclass
-class Answers:
-    """What one association brought: the worst status decides what happens next."""
+class Tally:
+    """The answers of one association, counted: the worst status decides what happens next."""
 
     stored: int = 0
     refused: list[int] = field(default_factory=list)
@@ -155,29 +156,14 @@ class Deliverer:
         self._paused = False  # as seen last, while something is sent
         self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
         self._peer = scu.PeerAddress(*destination.address(calling_ae))
-        self._draining = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
-        name = f"deliver-{destination.name}"
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin to deliver."""
-        self._thread.start()
-
-    def drain(self) -> None:
-        """Begin no further delivery; what runs goes on."""
-        self._draining.set()
-
-    def wait(self, seconds: float) -> bool:
-        """True when nothing is being sent any more."""
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-        return not self._thread.is_alive()
+        name = destination.name
+        self.loop = WorkerLoop(f"deliver-{name}", self._work_next, self._log_failure)
 
     def stop(self) -> None:
         """End after the instance that is on the wire; the rest is sent another time."""
-        self._draining.set()
+        self.loop.drain()
         self._stopping.set()
 
     def abandon(self) -> None:
@@ -185,19 +171,18 @@ class Deliverer:
         self.stop()
         self._abandoned.set()
 
-    def _work(self) -> None:
+    def _work_next(self) -> float:
         name = self.destination.name
-        while not self._draining.is_set():
-            try:
-                may_send = self._reach.may_send(name)
-                delivery = self._ledger.claim(name, self._thread.name) if may_send else None
-                if delivery is None:
-                    self._draining.wait(IDLE_SECONDS)
-                else:
-                    self._do(delivery)
-            except Exception:
-                logger.exception("queue not read", extra={"destination": name})
-                self._draining.wait(PAUSE_SECONDS)
+        may_send = self._reach.may_send(name)
+        delivery = self._ledger.claim(name, self.loop.name) if may_send else None
+        if delivery is None:
+            return IDLE_SECONDS
+        self._do(delivery)
+        return AT_ONCE
+
+    def _log_failure(self) -> None:
+        extra = {"destination": self.destination.name}
+        logger.exception("queue not read", extra=extra)  # noqa: LOG004 - called by its handler
 
     def _do(self, delivery: Delivery) -> None:
         """One delivery; whatever happens, its row says so."""
@@ -208,51 +193,53 @@ class Deliverer:
         except Exception as error:
             logger.exception("delivery not finished", extra={"delivery": delivery.id})
             sentence = f"The node failed to send it: {type(error).__name__}."
-            self._decide(delivery, Answers(), scu.Sent(Outcome.RETRY, sentence), is_our_fault=True)
+            result = scu.SendResult(Outcome.RETRY, sentence)
+            self._decide(delivery, Tally(), result, is_our_fault=True)
 
     def _deliver(self, delivery: Delivery) -> None:
-        wanted = self._ledger.unsent(delivery)
-        damaged = self._damaged(delivery, wanted)
+        unsent = self._ledger.unsent(delivery)
+        damaged = self._damaged(delivery, unsent)
         if damaged:
             sentence = f"{damaged} files of the derived series are missing or have changed."
             self._hold(delivery, "DAMAGED_FILES", sentence)
             return
-        answers = Answers()
+        tally = Tally()
         self._paused = False
-        sent = self._send(
+        result = self._send(
             self._peer,
-            [_outgoing(w, self._files) for w in wanted],
-            answered=self._answered(delivery, {w.id: w for w in wanted}, answers),
+            [_outgoing(instance, self._files) for instance in unsent],
+            answered=self._answered(delivery, unsent, tally),
             stop=self._has_to_stop,
             abandon=self._abandoned.is_set,
         )
-        self._decide(delivery, answers, sent)
+        self._decide(delivery, tally, result)
 
     def _has_to_stop(self) -> bool:
         return self._stopping.is_set() or self._paused
 
-    def _damaged(self, delivery: Delivery, wanted: Sequence[Unsent]) -> int:
-        """How many files are not what the worker verified: looked at just before they go."""
+    def _damaged(self, delivery: Delivery, unsent: Sequence[Unsent]) -> int:
+        """Count the files that are not what the worker verified, just before they go."""
         damaged, renewed = 0, self._now()
-        for one in wanted:
-            path = self._files.path(one.path)
-            damaged += not path.exists() or digest(path) != one.digest
+        for instance in unsent:
+            path = self._files.path(instance.path)
+            damaged += not path.exists() or digest(path) != instance.digest
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
         return damaged
 
     def _answered(
-        self, delivery: Delivery, wanted: dict[int, Unsent], answers: Answers
+        self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally
     ) -> Callable[[scu.Outgoing, int | None], None]:
+        by_id = {instance.id: instance for instance in unsent}
         renewed = self._now()
 
         def answered(outgoing: scu.Outgoing, status: int | None) -> None:
             nonlocal renewed
-            before = wanted[outgoing.id]
+            before = by_id[outgoing.id]
             was_offered = before.offers > 0 or delivery.attempt > 1  # the crash came before the row
-            is_stored = _note(answers, before, status, was_offered=was_offered)
-            answers.heard += status is not None
+            is_stored = _count(tally, before, status, was_offered=was_offered)
+            tally.heard += status is not None
             unclear = status is not None and outcome(status) is Outcome.FEW_RETRIES
             self._ledger.answered(delivery, outgoing.id, status, is_stored, not_understood=unclear)
             if self._now() - renewed >= RENEW_SECONDS:
@@ -265,12 +252,12 @@ class Deliverer:
     def _decide(
         self,
         delivery: Delivery,
-        answers: Answers,
-        sent: scu.Sent,
+        tally: Tally,
+        result: scu.SendResult,
         *,
         is_our_fault: bool = False,  # then nothing is known of the destination
     ) -> None:
-        if answers.heard:
+        if tally.heard:
             self._reach.answered(self.destination.name)
         missing = len(self._ledger.unsent(delivery))
         if missing == 0:
@@ -279,28 +266,28 @@ class Deliverer:
             logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
         elif self._has_to_stop():
             self._ledger.release(delivery)
-        elif answers.refused or sent.outcome is Outcome.REFUSED:
-            self._hold(delivery, "REFUSED_BY_PEER", _why(answers.refused, missing, sent))
-        elif answers.few_retries and answers.tries >= len(FEW_RETRIES):
-            self._hold(delivery, "NOT_UNDERSTOOD", _why(answers.few_retries, missing, sent))
+        elif tally.refused or result.outcome is Outcome.REFUSED:
+            self._hold(delivery, "REFUSED_BY_PEER", _sentence(tally.refused, missing, result))
+        elif tally.few_retries and tally.tries >= len(FEW_RETRIES):
+            self._hold(delivery, "NOT_UNDERSTOOD", _sentence(tally.few_retries, missing, result))
         elif self._now() - delivery.queued_at > self.settings.give_up_hours * 3600:
             hours = f"{self.settings.give_up_hours:g} hours"
-            self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {sent.sentence}")
+            self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {result.sentence}")
         else:
-            is_off = not answers.heard and sent.outcome is Outcome.RETRY and not is_our_fault
+            is_off = not tally.heard and result.outcome is Outcome.RETRY and not is_our_fault
             if is_off:
-                self._reach.unreachable(self.destination.name, sent.sentence)
+                self._reach.unreachable(self.destination.name, result.sentence)
             reason = UNREACHABLE if is_off else "RETRY"
-            self._retry(delivery, answers, reason, _why(answers.few_retries, missing, sent))
+            self._retry(delivery, tally, reason, _sentence(tally.few_retries, missing, result))
 
-    def _retry(self, delivery: Delivery, answers: Answers, reason: str, sentence: str) -> None:
+    def _retry(self, delivery: Delivery, tally: Tally, reason: str, sentence: str) -> None:
         first, longest = self.settings.retry_seconds
         # A delivery that got something stored has found its peer alive: begin the back-off anew.
-        failures = 0 if answers.stored else delivery.failures
+        failures = 0 if tally.stored else delivery.failures
         wait = backoff.delay(failures, first, longest, self._jitter)
-        if answers.few_retries:
-            wait = max(wait, FEW_RETRIES[min(answers.tries, len(FEW_RETRIES) - 1)])
-        due_at, is_first = self._now() + wait, answers.stored > 0
+        if tally.few_retries:
+            wait = max(wait, FEW_RETRIES[min(tally.tries, len(FEW_RETRIES) - 1)])
+        due_at, is_first = self._now() + wait, tally.stored > 0
         self._ledger.retry(delivery, due_at, reason, sentence, is_first=is_first)
         extra = {"destination": self.destination.name, "delivery": delivery.id}
         logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
@@ -311,7 +298,63 @@ class Deliverer:
         logger.error("delivery held", extra=extra)
 
 
-def mind_unknown(ledger: Ledger, destinations: Sequence[Destination]) -> None:
+@dataclass
+class Deliverers:
+    """The threads of all destinations; `follow` is called when the configuration was read."""
+
+    ledger: Ledger
+    files: Files
+    reach: Reachability
+    now: Callable[[], float]
+    send: scu.Send = scu.send
+    _settings: Config | None = None
+    _by_name: dict[str, Deliverer] = field(default_factory=dict)
+
+    def follow(self, settings: Config) -> None:
+        """Start a thread for each destination; end those of what changed or is gone."""
+        self._settings = settings
+        by_name = {destination.name: destination for destination in settings.destinations}
+        for name, deliverer in list(self._by_name.items()):
+            if by_name.get(name) != deliverer.destination:
+                deliverer.stop()  # its thread ends after the instance that is on the wire
+                del self._by_name[name]
+        for name, destination in by_name.items():
+            if name in self._by_name:
+                self._by_name[name].settings = settings.delivery
+                continue
+            self._by_name[name] = Deliverer(
+                destination,
+                settings.node.ae_title,
+                self.ledger,
+                self.files,
+                settings.delivery,
+                self.now,
+                self.reach,
+                self.send,
+            )
+            self._by_name[name].loop.start()
+
+    def sweep_unknown(self) -> None:
+        """Hold what waits for a destination that nobody has configured, until somebody does."""
+        if self._settings is not None:
+            sweep_unknown(self.ledger, self._settings.destinations)
+
+    def drain(self) -> None:
+        """Begin no further delivery; what runs goes on."""
+        for deliverer in self._by_name.values():
+            deliverer.loop.drain()
+
+    def wait(self, seconds: float) -> bool:
+        """True when nothing is being sent any more, False when the time is over."""
+        return wait_for([deliverer.loop for deliverer in self._by_name.values()], seconds)
+
+    def abandon(self) -> None:
+        """End now, whatever is on the wire."""
+        for deliverer in self._by_name.values():
+            deliverer.abandon()
+
+
+def sweep_unknown(ledger: Ledger, destinations: Sequence[Destination]) -> None:
     """Hold what waits for a destination that is not configured, and let it go once it is.
 
     A sender that has become a destination, by its AE title or `sends_as`, gets what was held.
@@ -340,97 +383,41 @@ def _hold_unknown(ledger: Ledger, destination: str) -> None:
         logger.error("delivery held", extra=extra | {"reason": NO_DESTINATION})
 
 
-def _outgoing(wanted: Unsent, files: Files) -> scu.Outgoing:
+def _outgoing(instance: Unsent, files: Files) -> scu.Outgoing:
     return scu.Outgoing(
-        id=wanted.id,
-        instance_uid=wanted.instance_uid,
-        sop_class_uid=wanted.sop_class_uid,
+        id=instance.id,
+        instance_uid=instance.instance_uid,
+        sop_class_uid=instance.sop_class_uid,
         transfer_syntax=EXPLICIT_LE,
-        path=files.path(wanted.path),
+        path=files.path(instance.path),
     )
 
 
-def _note(answers: Answers, before: Unsent, status: int | None, *, was_offered: bool) -> bool:
-    """Sort one answer; True where the destination has the instance."""
+def _count(tally: Tally, before: Unsent, status: int | None, *, was_offered: bool) -> bool:
+    """Count an answer; True where the destination has the instance."""
     if status is None:
         return False
     match outcome(status):
         case Outcome.STORED:
-            answers.stored += 1
+            tally.stored += 1
             return True
         case Outcome.STORED_IF_OURS:
             if was_offered:
-                answers.stored += 1
+                tally.stored += 1
                 return True
-            answers.refused.append(status)
+            tally.refused.append(status)
         case Outcome.FEW_RETRIES:
-            answers.few_retries.append(status)
-            answers.tries = max(answers.tries, before.not_understood)
+            tally.few_retries.append(status)
+            tally.tries = max(tally.tries, before.not_understood)
         case Outcome.REFUSED:
-            answers.refused.append(status)
+            tally.refused.append(status)
         case Outcome.RETRY:
             pass
     return False
 
 
-def _why(statuses: list[int], missing: int, sent: scu.Sent) -> str:
-    """One sentence for the administrator: how many are missing, what the peer said."""
-    named = ", ".join(said(status) for status in sorted(set(statuses)))
+def _sentence(statuses: Sequence[int], missing: int, result: scu.SendResult) -> str:
+    """The number of missing instances and the answers of the peer, for the administrator."""
+    named = ", ".join(status_text(status) for status in sorted(set(statuses)))
     answer = f" The destination answered {named}." if named else ""
-    return f"{missing} instances are not stored.{answer} {sent.sentence}".strip()
-
-
-@dataclass
-class Deliverers:
-    """All of them; `follow` is called whenever the configuration was read."""
-
-    ledger: Ledger
-    files: Files
-    reach: Reachability
-    now: Callable[[], float]
-    send: scu.Send = scu.send
-    _settings: Config | None = None
-    _by_name: dict[str, Deliverer] = field(default_factory=dict)
-
-    def follow(self, settings: Config) -> None:
-        """One for each destination of the configuration; those that are gone or changed end."""
-        self._settings = settings
-        wanted = {d.name: d for d in settings.destinations}
-        for name, deliverer in list(self._by_name.items()):
-            if wanted.get(name) != deliverer.destination:
-                deliverer.stop()  # its thread ends after the instance that is on the wire
-                del self._by_name[name]
-        for name, destination in wanted.items():
-            if name in self._by_name:
-                self._by_name[name].settings = settings.delivery
-                continue
-            self._by_name[name] = Deliverer(
-                destination,
-                settings.node.ae_title,
-                self.ledger,
-                self.files,
-                settings.delivery,
-                self.now,
-                self.reach,
-                self.send,
-            )
-            self._by_name[name].start()
-
-    def mind_unknown(self) -> None:
-        """Hold what waits for a destination that nobody has configured, until somebody does."""
-        if self._settings is not None:
-            mind_unknown(self.ledger, self._settings.destinations)
-
-    def drain(self) -> None:
-        """Begin no further delivery; what runs goes on."""
-        for deliverer in self._by_name.values():
-            deliverer.drain()
-
-    def wait(self, seconds: float) -> bool:
-        """True when nothing is being sent any more; each is waited for so long at most."""
-        return all(deliverer.wait(seconds) for deliverer in self._by_name.values())
-
-    def abandon(self) -> None:
-        """End now, whatever is on the wire."""
-        for deliverer in self._by_name.values():
-            deliverer.abandon()
+    return f"{missing} instances are not stored.{answer} {result.sentence}".strip()

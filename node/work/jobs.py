@@ -30,25 +30,32 @@ from inference.request import (
     Verdict,
 )
 from node.config import Config
-from node.work.executor import Bounds, End, Ended, Executor, Order
+from node.work.executor import Bounds, End, Executor, NoAnswer, Order, Report
+from node.work.loop import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import DerivedInstance, Instance, Job, JobState, NewDerived
-from storage.records import Ended as JobEnd
+from storage.records import DerivedInstance, Ended, Instance, Job, JobState, NewDerived
 
 logger = logging.getLogger(__name__)
 
+RENEW_SECONDS = 1.0
+STOP_SECONDS = 30.0  # for workers to give back what they run
+WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
+OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
+KINDS = ("infer", "selftest")
 SENTENCES = {
     End.WORKER_DIED: "The worker process died while it ran this job.",
     End.TIME_LIMIT: "The job took longer than inference.job_minutes allows.",
     End.MEMORY_LIMIT: "The job used more memory than inference.memory_gb allows.",
 }
+# How much of a job's time each step takes, roughly: the bar must move, and never backwards.
+SHARES = (("reading", 0.0, 0.1), ("predicting", 0.1, 0.8), ("writing", 0.8, 0.9))
 
 
 @dataclass(frozen=True)
 class Site:
-    """What is the same for every job of this node."""
+    """The facts that are the same for every job of this node."""
 
     secret: bytes
     station_name: str
@@ -57,8 +64,8 @@ class Site:
     resources: Resources
 
 
-class Inference:
-    """Translates between the queue and the workers."""
+class InferenceJobs:
+    """Turns rows of the queue into requests, and answers of workers into rows."""
 
     def __init__(self, queue: Queue, files: Files, site: Site, now: Callable[[], float]) -> None:
         self._queue = queue
@@ -82,7 +89,7 @@ class Inference:
             edition=job.edition,
             kept=self._queue.kept_series(job.series_id),
             mark=_mark(job.mark),
-            marks={uid: _mark(one) for uid, one in self._queue.marks(job.series_id).items()},
+            marks={uid: _mark(mark) for uid, mark in self._queue.marks(job.series_id).items()},
             station_name=self._site.station_name,
             resources=self._site.resources,
             previews=True,
@@ -113,7 +120,7 @@ class Inference:
                 logger.info("job cancelled", extra={"job": job.id})
                 self.drop_output(job)
 
-    def ended(self, job: Job, end: Ended) -> None:
+    def unanswered(self, job: Job, end: NoAnswer) -> None:
         """Write down that a worker gave no answer."""
         match end.how:
             case End.STOPPED:
@@ -135,7 +142,7 @@ class Inference:
             for f in derived.files
         )
         folder = self._files.derived_folder(job.id, job.attempt)
-        made = NewDerived(
+        result = NewDerived(
             derived.series_uid,
             folder,
             job.edition,
@@ -145,10 +152,10 @@ class Inference:
             derived.content_uid,
             storage.records.Mark(**vars(derived.mark)),
         )
-        end = self._queue.succeed(job, made)
+        end = self._queue.succeed(job, result)
         self._ended(job, end, derived.series_uid, instances=len(instances))
 
-    def _ended(self, job: Job, end: JobEnd, series_uid: str, **counts: int) -> None:
+    def _ended(self, job: Job, end: Ended, series_uid: str, **counts: int) -> None:
         """The queue had the last word: the job may be replaced, or its series exist already."""
         if not end.folder_kept:
             self.drop_output(job)
@@ -169,12 +176,140 @@ class Inference:
         self._files.remove(self._files.derived_folder(job.id, job.attempt))
 
 
+class Supervisor:
+    """One thread a worker: claims a job, has it run, writes its end down."""
+
+    def __init__(
+        self,
+        executors: Sequence[Executor],
+        queue: Queue,
+        inference: InferenceJobs,
+        bounds: Bounds,
+        *,
+        drained: Callable[[], bool],
+    ) -> None:
+        self._drained = drained  # somebody wants no job to start until further notice
+        self._queue = queue
+        self._inference = inference
+        self._bounds = bounds
+        self._stopping = threading.Event()  # give back what runs
+        self._executors = tuple(executors)
+        names = [f"worker-{number}" for number in range(1, len(self._executors) + 1)]
+        self._loops = [
+            WorkerLoop(name, partial(self._work_next, name, executor), partial(_log_failure, name))
+            for name, executor in zip(names, self._executors, strict=True)
+        ]
+
+    def start(self) -> None:
+        """Start the children, then the threads that feed them."""
+        for executor in self._executors:
+            executor.start()
+        for loop in self._loops:
+            loop.start()
+
+    def drain(self) -> None:
+        """Claim no further job; what runs goes on."""
+        for loop in self._loops:
+            loop.drain()
+
+    def wait(self, seconds: float) -> bool:
+        """True when no job runs any more, False when the time is over."""
+        return wait_for(self._loops, seconds)
+
+    def stop(self) -> None:
+        """Give back what still runs, without counting it against the job, and end the children."""
+        self._stopping.set()
+        self.drain()
+        self.wait(STOP_SECONDS)
+        for executor in self._executors:
+            executor.close()
+
+    def _work_next(self, name: str, executor: Executor) -> float:
+        job = None if self._drained() else self._queue.claim(name, KINDS)
+        return IDLE_SECONDS if job is None else self._do(job, executor)
+
+    def _do(self, job: Job, executor: Executor) -> float:
+        """Run one job; whatever happens, its row says so."""
+        try:
+            self._run(job, executor)
+        except LeaseLost:
+            logger.warning("lease lost", extra={"job": job.id})
+            self._inference.drop_output(job)
+        except (NoRoom, Busy) as error:  # no fault of the job: somebody tries it again
+            logger.warning("job given back", extra={"job": job.id, "why": str(error)})
+            self._queue.release(job)
+            return PAUSE_SECONDS
+        except Exception as error:
+            logger.exception("job not finished", extra={"job": job.id})
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            self._queue.fail(job, type(error).__name__, OUR_FAULT, frames)
+        return AT_ONCE
+
+    def _run(self, job: Job, executor: Executor) -> None:
+        logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
+        request = self._inference.request(job)
+        outcome = executor.run(request, self._bounds, self._report(job))
+        if isinstance(outcome, NoAnswer):
+            self._write(job, partial(self._inference.unanswered, job, outcome))
+        else:
+            self._write(job, partial(self._inference.finished, job, outcome))
+
+    def _write(self, job: Job, write: Callable[[], None]) -> None:
+        """Write the end of a job; a database that is busy must not cost an hour of inference."""
+        give_up = time.monotonic() + WRITE_SECONDS
+        while True:
+            try:
+                self._queue.renew(job, 1.0)
+                write()
+            except Busy:
+                if time.monotonic() > give_up or self._stopping.is_set():
+                    raise
+                logger.warning("lease not renewed", extra={"job": job.id})
+                self._stopping.wait(RENEW_SECONDS)
+            else:
+                return
+
+    def _report(self, job: Job) -> Report:
+        shown = Progress("reading", 0, 1)
+        renewed = -RENEW_SECONDS
+        cancel = False
+
+        def report(progress: Progress | None) -> Order:
+            nonlocal shown, renewed, cancel
+            if progress is not None:
+                shown = progress
+            if time.monotonic() - renewed >= RENEW_SECONDS:
+                renewed = time.monotonic()
+                try:
+                    steps = (shown.step, shown.done, shown.total)
+                    cancel = self._queue.renew(job, fraction(shown), *steps)
+                except LeaseLost:
+                    raise
+                except StorageError:
+                    logger.warning("lease not renewed", extra={"job": job.id})
+            return Order(cancel=cancel, stop=self._stopping.is_set())
+
+        return report
+
+
+def _log_failure(worker: str) -> None:
+    logger.exception("queue not read", extra={"worker": worker})  # noqa: LOG004 - called by its handler
+
+
+def fraction(progress: Progress) -> float:
+    """The share of a job that is done, between 0 and 1."""
+    for step, first, last in SHARES:
+        if progress.step == step:
+            return first + (last - first) * min(1.0, progress.done / max(1, progress.total))
+    return 0.9
+
+
 def _mark(kept: storage.records.Mark) -> Mark:
     return Mark(**vars(kept))
 
 
 def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
-    """Where the files of `instances` are, which come with the newest version first."""
+    """The files of `instances`, which come with the newest version first."""
     return tuple(
         Source(files.path(instance.path), instance.instance_uid, len(instances) - place)
         for place, instance in enumerate(instances)
@@ -183,7 +318,7 @@ def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
 
 
 def snapshot(parameters: Parameters, output: Output) -> dict[str, object]:
-    """What a job keeps of its route, as JSON."""
+    """The parameters of a route that a job keeps, as JSON."""
     kept = {"factor": parameters.factor, "target_spacing_mm": parameters.target_spacing_mm}
     return kept | dict(vars(output))
 
@@ -207,157 +342,11 @@ def _as_text(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
-IDLE_SECONDS = 0.5  # how soon a new job is seen by a worker that waits
-RENEW_SECONDS = 1.0
-PAUSE_SECONDS = 5.0  # after something that will not be better at once
-WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
-OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
-KINDS = ("infer", "selftest")
-
-
-class Supervisor:
-    """One thread a worker; a thread that dies of a bad job would stop the department."""
-
-    def __init__(
-        self,
-        executors: Sequence[Executor],
-        queue: Queue,
-        inference: Inference,
-        bounds: Bounds,
-        *,
-        drained: Callable[[], bool],
-    ) -> None:
-        self._drained = drained  # somebody wants no job to start until further notice
-        self._queue = queue
-        self._inference = inference
-        self._bounds = bounds
-        self._draining = threading.Event()  # claim nothing new
-        self._stopping = threading.Event()  # give back what runs
-        self._threads = [
-            threading.Thread(target=self._work, args=(f"worker-{number}", executor), daemon=True)
-            for number, executor in enumerate(executors, start=1)
-        ]
-        self._executors = tuple(executors)
-
-    def start(self) -> None:
-        """Start the children, then the threads that feed them."""
-        for executor in self._executors:
-            executor.start()
-        for thread in self._threads:
-            thread.start()
-
-    def drain(self) -> None:
-        """Claim no further job; what runs goes on."""
-        self._draining.set()
-
-    def wait(self, seconds: float) -> bool:
-        """True when no job runs any more, False when the time is over."""
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
-
-    def stop(self) -> None:
-        """Give back what still runs, without counting it against the job, and end the children."""
-        self._draining.set()
-        self._stopping.set()
-        self.wait(30.0)
-        for executor in self._executors:
-            executor.close()
-
-    def _work(self, name: str, executor: Executor) -> None:
-        while not self._draining.is_set():
-            try:
-                job = None if self._drained() else self._queue.claim(name, KINDS)
-                if job is None:
-                    self._draining.wait(IDLE_SECONDS)
-                else:
-                    self._do(job, executor)
-            except Exception:
-                logger.exception("queue not read", extra={"worker": name})
-                self._draining.wait(PAUSE_SECONDS)
-
-    def _do(self, job: Job, executor: Executor) -> None:
-        """Run one job; whatever happens, its row says so."""
-        try:
-            self._run(job, executor)
-        except LeaseLost:
-            logger.warning("lease lost", extra={"job": job.id})
-            self._inference.drop_output(job)
-        except (NoRoom, Busy) as error:  # no fault of the job: somebody tries it again
-            logger.warning("job given back", extra={"job": job.id, "why": str(error)})
-            self._queue.release(job)
-            self._draining.wait(PAUSE_SECONDS)
-        except Exception as error:
-            logger.exception("job not finished", extra={"job": job.id})
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            self._queue.fail(job, type(error).__name__, OUR_FAULT, frames)
-
-    def _run(self, job: Job, executor: Executor) -> None:
-        logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
-        request = self._inference.request(job)
-        outcome = executor.run(request, self._bounds, self._look(job))
-        if isinstance(outcome, Ended):
-            self._write(job, partial(self._inference.ended, job, outcome))
-        else:
-            self._write(job, partial(self._inference.finished, job, outcome))
-
-    def _write(self, job: Job, write: Callable[[], None]) -> None:
-        """Write the end of a job; a database that is busy must not cost an hour of inference."""
-        give_up = time.monotonic() + WRITE_SECONDS
-        while True:
-            try:
-                self._queue.renew(job, 1.0)
-                write()
-            except Busy:
-                if time.monotonic() > give_up or self._stopping.is_set():
-                    raise
-                logger.warning("lease not renewed", extra={"job": job.id})
-                self._stopping.wait(RENEW_SECONDS)
-            else:
-                return
-
-    def _look(self, job: Job) -> Callable[[Progress | None], Order]:
-        shown = Progress("reading", 0, 1)
-        renewed = -RENEW_SECONDS
-        cancel = False
-
-        def look(progress: Progress | None) -> Order:
-            nonlocal shown, renewed, cancel
-            if progress is not None:
-                shown = progress
-            if time.monotonic() - renewed >= RENEW_SECONDS:
-                renewed = time.monotonic()
-                try:
-                    steps = (shown.step, shown.done, shown.total)
-                    cancel = self._queue.renew(job, fraction(shown), *steps)
-                except LeaseLost:
-                    raise
-                except StorageError:
-                    logger.warning("lease not renewed", extra={"job": job.id})
-            return Order(cancel=cancel, stop=self._stopping.is_set())
-
-        return look
-
-
-# How much of a job's time each step takes, roughly: the bar must move, and never backwards.
-SHARES = (("reading", 0.0, 0.1), ("predicting", 0.1, 0.8), ("writing", 0.8, 0.9))
-
-
-def fraction(progress: Progress) -> float:
-    """The share of a job that is done, between 0 and 1."""
-    for step, first, last in SHARES:
-        if progress.step == step:
-            return first + (last - first) * min(1.0, progress.done / max(1, progress.total))
-    return 0.9
-
-
 def specs(settings: Config) -> Mapping[str, ModelSpec]:
     """By name: the models that come with the product, and those of the site."""
-    models = {e.name: ModelSpec(e.name, e.factory) for e in registry.registered()}
+    by_name = {entry.name: ModelSpec(entry.name, entry.factory) for entry in registry.registered()}
     for entry in settings.models:
-        models[entry.name] = ModelSpec(
+        by_name[entry.name] = ModelSpec(
             entry.name, entry.class_path, entry.weights, entry.weights_sha256
         )
-    return models
+    return by_name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, send
+from node.dicom.scu import Outgoing, PeerAddress, SendResult, Timeouts, send
 from tests.ports import HOST
 from tests.raw_peer import CT, EXPLICIT
 
@@ -42,7 +42,7 @@ class Answers:
 
     def send(
         self, port: int, files: list[Outgoing], *, ae: str = "SCRIPTED", calling: str = "MIDSLICE"
-    ) -> Sent:
+    ) -> SendResult:
         address = peer(port, ae=ae, calling=calling)
         return send(address, files, answered=self.answered, stop=self.stop, timeouts=QUICK)
 

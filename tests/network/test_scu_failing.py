@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from pynetdicom.sop_class import MRImageStorage
 
-from node.dicom.scu import Outgoing, PeerAddress, Sent, Timeouts, echo, send
+from node.dicom.scu import Outgoing, PeerAddress, SendResult, Timeouts, echo, send
 from node.dicom.status import Outcome
 from tests.network.sending import QUICK, Answers, peer
 from tests.peers import Script, scripted_scp
@@ -61,7 +61,9 @@ def test_an_abort_in_the_middle_is_tried_again_and_says_how_far_it_came(
     with scripted_scp(Script(abort_at=3)) as port:
         sent = answers.send(port, six_slices)
     assert answers.statuses == [(0, 0x0000), (1, 0x0000), (2, None)]
-    assert sent == Sent(Outcome.RETRY, "SCRIPTED ended the association after 2 of 6 instances.")
+    assert sent == SendResult(
+        Outcome.RETRY, "SCRIPTED ended the association after 2 of 6 instances."
+    )
 
 
 def test_a_peer_that_stalls_is_left_within_the_timeout(six_slices: list[Outgoing]) -> None:

@@ -2,19 +2,15 @@
 
 import socket
 import threading
-from io import BytesIO
 from pathlib import Path
 
-import pytest
 from pydicom import dcmread
 
-from node.dicom import scu
 from node.dicom.contexts import proposed_contexts
-from node.dicom.scu import Outgoing, PeerAddress, Sender, Sent, Timeouts, echo, pdus, send
+from node.dicom.scu import Outgoing, SendResult, echo, send
 from node.dicom.status import Outcome
 from tests.network.sending import JPEG_LS_FILES, Answers, peer
 from tests.peers import Script, orthanc, scripted_scp, storescp
-from tests.ports import HOST
 from tests.raw_peer import CT, EXPLICIT, IMPLICIT, MR
 
 JPEG_LS = "1.2.840.10008.1.2.4.80"
@@ -26,7 +22,7 @@ def test_storescp_gets_every_instance_with_its_pixels(
     answers = Answers()
     with storescp(tmp_path / "stored") as scp:
         sent = answers.send(scp.port, six_slices)
-        assert sent == Sent(Outcome.STORED), scp.process
+        assert sent == SendResult(Outcome.STORED), scp.process
         stored = {dcmread(path).SOPInstanceUID: dcmread(path) for path in scp.files()}
     assert answers.statuses == [(index, 0x0000) for index in range(6)]
     for one in six_slices:
@@ -116,37 +112,6 @@ def test_more_kinds_than_one_association_holds_are_sent_over_several(
     assert len(answers.statuses) == len(batch)
 
 
-def test_only_what_is_sent_is_proposed() -> None:
-    contexts = proposed_contexts([(CT, EXPLICIT), (CT, EXPLICIT), (MR, JPEG_LS)])
-    proposed = [(str(one.abstract_syntax), str(one.transfer_syntax[0])) for one in contexts]
-    assert proposed == [
-        (CT, EXPLICIT),
-        (CT, IMPLICIT),
-        (MR, EXPLICIT),
-        (MR, IMPLICIT),
-        (MR, JPEG_LS),
-    ]
-    assert all(len(one.transfer_syntax) == 1 for one in contexts)
-
-
-@pytest.mark.parametrize("most", [1, 7, 1000, 16378])
-def test_a_message_is_cut_into_fragments_that_fit(most: int) -> None:
-    data = BytesIO(bytes(range(256)) * 8)
-    command = b"command!" * 20
-    read, kinds = {0: b"", 1: b""}, []
-    for one in pdus(command, data, context_id=5, most=most):
-        assert one[0] == 4
-        assert len(one) - 12 <= most
-        assert int.from_bytes(one[2:6], "big") == len(one) - 6
-        assert int.from_bytes(one[6:10], "big") == len(one) - 10
-        assert one[10] == 5
-        read[one[11] & 1] += one[12:]
-        kinds.append(one[11])
-    assert read == {1: command, 0: bytes(range(256)) * 8}
-    assert [kind for kind in kinds if kind & 2] == [3, 2]
-    assert kinds[-1] == 2
-
-
 def test_requested_sockets_wait_for_no_acknowledgement(six_slices: list[Outgoing]) -> None:
     seen = []
 
@@ -162,18 +127,3 @@ def test_requested_sockets_wait_for_no_acknowledgement(six_slices: list[Outgoing
         send(peer(port), six_slices[:2], answered=lambda *_: None, stop=look)
     assert len(seen) >= 2
     assert all(seen)
-
-
-def test_the_associations_own_thread_never_takes_the_senders_answer() -> None:
-    with scripted_scp(Script()) as port:
-        peer = PeerAddress("SCRIPTED", HOST, port, "MIDSLICE")
-        contexts = proposed_contexts([(CT, EXPLICIT)])
-        association = scu._associate(peer, contexts, Timeouts())
-        assert not isinstance(association, Sent)
-        association.dimse = Sender(association, lambda: False)
-        try:
-            association.dimse.msg_queue.put((1, "the answer"))  # type: ignore[arg-type]
-            assert association.dimse.get_msg(block=False) == (None, None)
-            assert association.dimse.get_msg(block=True) == (1, "the answer")
-        finally:
-            association.release()

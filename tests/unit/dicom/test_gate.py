@@ -2,9 +2,10 @@
 
 import pytest
 
-from node.dicom.scp import Admission, Gate, Refused, Visitor
+from node.dicom.scp import Admission, AssociationGate, AssociationRequest, Refused
 
-CT1 = Visitor("CT1", "MIDSLICE", "192.0.2.7")
+MAPPED = AssociationRequest("A", "B", "::ffff:192.0.2.7")  # IPv4 on an IPv6 socket
+CT1 = AssociationRequest("CT1", "MIDSLICE", "192.0.2.7")
 
 
 class Book:
@@ -14,10 +15,10 @@ class Book:
         self.entries: list[tuple[object, ...]] = []
         self.fails = False
 
-    def associated(self, *visitor: str) -> int:
+    def associated(self, *asking: str) -> int:
         if self.fails:
             raise OSError
-        self.entries.append(("opened", *visitor))
+        self.entries.append(("opened", *asking))
         return len(self.entries)
 
     def dissociated(self, association_id: int, how: str) -> None:
@@ -29,8 +30,8 @@ class Book:
         self.entries.append(("rejected", *visitor_and_reason))
 
 
-def gate(book: Book, admission: Admission | None = None, *, most: int = 2) -> Gate:
-    return Gate(admission or Admission(), book, most=most, waiting=2)
+def gate(book: Book, admission: Admission | None = None, *, most: int = 2) -> AssociationGate:
+    return AssociationGate(admission or Admission(), book, most=most, waiting=2)
 
 
 def reason(entered: Refused | int) -> str:
@@ -38,22 +39,26 @@ def reason(entered: Refused | int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("admission", "visitor", "why"),
+    ("admission", "asking", "why"),
     [
         (Admission(), CT1, ""),
         (Admission(networks=("192.0.2.0/24",)), CT1, ""),
         (Admission(networks=("192.0.2.7",)), CT1, ""),
-        (Admission(networks=("192.0.2.0/24",)), Visitor("A", "B", "::ffff:192.0.2.7"), ""),
-        (Admission(networks=("fd00::/8",)), Visitor("A", "B", "fd00::1"), ""),
+        (
+            Admission(networks=("192.0.2.0/24",)),
+            AssociationRequest("A", "B", "::ffff:192.0.2.7"),
+            "",
+        ),
+        (Admission(networks=("fd00::/8",)), AssociationRequest("A", "B", "fd00::1"), ""),
         (Admission(networks=("fd00::/8",)), CT1, "network not allowed"),
         (Admission(called_ae_titles=frozenset({"X"})), CT1, "called AE title not recognised"),
         (Admission(calling_ae_titles=frozenset({"X"})), CT1, "calling AE title not recognised"),
         (Admission(calling_ae_titles=frozenset({"ct1"})), CT1, "calling AE title not recognised"),
     ],
 )
-def test_who_may_enter(admission: Admission, visitor: Visitor, why: str) -> None:
+def test_who_may_enter(admission: Admission, asking: AssociationRequest, why: str) -> None:
     book = Book()
-    entered = gate(book, admission).enter(1, visitor)
+    entered = gate(book, admission).enter(1, asking)
     assert reason(entered) == why
     assert book.entries[0][0] == ("rejected" if why else "opened")
 
@@ -62,7 +67,7 @@ def test_a_reason_that_lasts_is_told_before_one_that_passes() -> None:
     full = gate(Book(), Admission(called_ae_titles=frozenset({"MIDSLICE"})), most=1)
     full.enter(1, CT1)
     assert reason(full.enter(2, CT1)) == "too many associations"
-    wrong = Visitor("CT1", "WRONG", "192.0.2.7")
+    wrong = AssociationRequest("CT1", "WRONG", "192.0.2.7")
     assert reason(full.enter(3, wrong)) == "called AE title not recognised"
 
 

@@ -12,7 +12,7 @@ from node.dicom.status import (
     meaning,
     outcome,
     rejection,
-    said,
+    status_text,
 )
 
 
@@ -53,11 +53,11 @@ def test_no_range_of_the_table_hides_a_later_one() -> None:
 
 
 def test_a_status_is_said_with_its_number_and_its_meaning() -> None:
-    assert said(0x0122) == "0x0122 (SOP Class not supported)"
-    assert said(0xA7FF) == "0xA7FF (out of resources)"
-    assert said(0xA900) == "0xA900 (data set does not match SOP Class)"
-    assert said(0xC123) == "0xC123 (cannot understand)"
-    assert said(0x1234) == "0x1234 (not a status of the standard)"
+    assert status_text(0x0122) == "0x0122 (SOP Class not supported)"
+    assert status_text(0xA7FF) == "0xA7FF (out of resources)"
+    assert status_text(0xA900) == "0xA900 (data set does not match SOP Class)"
+    assert status_text(0xC123) == "0xC123 (cannot understand)"
+    assert status_text(0x1234) == "0x1234 (not a status of the standard)"
 
 
 def test_every_status_of_c_store_is_known_and_no_other() -> None:

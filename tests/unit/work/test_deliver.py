@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from node.config import Config, Destination
-from node.dicom.scu import Echo, Outgoing, PeerAddress, Sent
+from node.dicom.scu import EchoResult, Outgoing, PeerAddress, SendResult
 from node.dicom.status import Outcome
 from node.work.deliver import EXPLICIT_LE, NOT_CONFIGURED, Deliverers, Reachability
 from storage.records import Delivery, DeliveryState, SwitchName
@@ -15,8 +15,8 @@ from tests.conftest import Clock
 from tests.peers import wait_until
 from tests.unit.storage.stored import Stored
 
-SENT = Sent(Outcome.STORED)
-LOST = Sent(Outcome.RETRY, "PACS ended the association.")
+SENT = SendResult(Outcome.STORED)
+LOST = SendResult(Outcome.RETRY, "PACS ended the association.")
 PACS = Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104)
 ARCHIVE = Destination(name="archive", ae_title="ARCHIVE", host="192.0.2.2", port=104)
 
@@ -27,7 +27,7 @@ class Pacs:
 
     clock: Clock
     statuses: list[int | None] = field(default_factory=list)  # None: it ends the association
-    sent: Sent = SENT  # how an association ends that was not lost
+    sent: SendResult = SENT  # how an association ends that was not lost
     gives_no_association: bool = False
     fails: Exception | None = None
     before_answer: Callable[[], object] = lambda: None
@@ -42,7 +42,7 @@ class Pacs:
         answered: Callable[[Outgoing, int | None], None],
         stop: Callable[[], bool],
         abandon: Callable[[], bool],
-    ) -> Sent:
+    ) -> SendResult:
         self.peers.append(peer)
         if self.fails is not None:
             raise self.fails
@@ -52,7 +52,7 @@ class Pacs:
             assert outgoing.path.is_file()
             assert outgoing.transfer_syntax == EXPLICIT_LE
             if stop():
-                return Sent(Outcome.RETRY, "The sending was stopped.")
+                return SendResult(Outcome.RETRY, "The sending was stopped.")
             self.offered.append(outgoing.instance_uid)
             self.before_answer()
             self.clock.now += 2.0  # long enough for the lease to be renewed
@@ -64,8 +64,8 @@ class Pacs:
                 return LOST
         return self.sent
 
-    def echo(self, _peer: PeerAddress) -> Echo:
-        return Echo(not self.gives_no_association, 0.01, self.sent.sentence)
+    def echo(self, _peer: PeerAddress) -> EchoResult:
+        return EchoResult(not self.gives_no_association, 0.01, self.sent.sentence)
 
 
 @dataclass
@@ -204,7 +204,7 @@ def test_what_a_peer_does_not_understand_is_tried_three_times_more_ever_later(si
 def test_an_association_that_is_refused_for_good_holds_the_delivery(site: Site) -> None:
     delivery = site.derived()
     site.pacs.gives_no_association = True
-    site.pacs.sent = Sent(Outcome.REFUSED, "PACS rejects the association permanently.")
+    site.pacs.sent = SendResult(Outcome.REFUSED, "PACS rejects the association permanently.")
     site.configure(PACS)
     held = site.tried(delivery)
     assert (held.state, held.reason) == (DeliveryState.HELD, "REFUSED_BY_PEER")
@@ -216,7 +216,7 @@ def test_a_destination_that_is_off_is_left_alone_until_its_time_and_then_gets_al
 ) -> None:
     delivery = site.derived()
     site.pacs.gives_no_association = True
-    site.pacs.sent = Sent(Outcome.RETRY, "PACS cannot be reached.")
+    site.pacs.sent = SendResult(Outcome.RETRY, "PACS cannot be reached.")
     site.configure(PACS)
     delayed = site.tried(delivery)
     assert (delayed.state, delayed.reason) == (DeliveryState.QUEUED, "UNREACHABLE")
@@ -347,15 +347,15 @@ def test_a_destination_that_stays_follows_the_new_retry_rules_without_a_new_thre
 def test_what_waits_for_an_unknown_destination_is_held_and_goes_once_it_is_known(
     site: Site,
 ) -> None:
-    site.deliverers.mind_unknown()  # before the configuration is read: nothing is decided
+    site.deliverers.sweep_unknown()  # before the configuration is read: nothing is decided
     delivery = site.derived("pacs")
     site.configure(ARCHIVE)
-    site.deliverers.mind_unknown()
+    site.deliverers.sweep_unknown()
     held = site.stored.ledger.get(delivery.id)
     assert (held.state, held.reason) == (DeliveryState.HELD, "NO_DESTINATION")
     assert held.sentence == NOT_CONFIGURED.format(destination="pacs")
     site.configure(ARCHIVE, PACS)
-    site.deliverers.mind_unknown()
+    site.deliverers.sweep_unknown()
     assert site.tried(delivery, attempt=2).state is DeliveryState.SENT
 
 
@@ -364,11 +364,11 @@ def test_what_waits_for_a_sender_goes_to_the_destination_that_turns_out_to_be_it
 ) -> None:
     delivery = site.derived("sender CT1")
     site.configure(PACS)
-    site.deliverers.mind_unknown()
+    site.deliverers.sweep_unknown()
     held = site.stored.ledger.get(delivery.id)
     assert "'CT1' belongs to no destination" in held.sentence
     site.configure(PACS.model_copy(update={"sends_as": ("CT1",)}))
-    site.deliverers.mind_unknown()
+    site.deliverers.sweep_unknown()
     done = site.tried(delivery, attempt=2)
     assert (done.state, done.destination) == (DeliveryState.SENT, "pacs")
 
@@ -376,7 +376,7 @@ def test_what_waits_for_a_sender_goes_to_the_destination_that_turns_out_to_be_it
 def test_an_echo_says_that_a_destination_is_up_or_down(site: Site) -> None:
     site.configure(PACS)
     site.pacs.gives_no_association = True
-    site.pacs.sent = Sent(Outcome.RETRY, "PACS cannot be reached.")
+    site.pacs.sent = SendResult(Outcome.RETRY, "PACS cannot be reached.")
     assert not site.reach.echo(PACS).ok
     (reach,) = peers.reachability(site.stored.database)
     assert (reach.up, reach.sentence) == (False, "PACS cannot be reached.")

@@ -12,7 +12,7 @@ import pytest
 
 from inference.model import Parameters
 from inference.request import Derived, ModelSpec, Output, Progress, Request, Source
-from node.work.executor import Bounds, End, Ended, Order, ProcessExecutor, how_it_ended
+from node.work.executor import Bounds, End, NoAnswer, Order, ProcessExecutor, how_it_ended
 from tests import series
 
 BOUNDS = Bounds(seconds=120)
@@ -76,7 +76,7 @@ def test_a_node_that_stops_ends_the_worker_and_counts_nothing(
     executor: ProcessExecutor, tmp_path: Path
 ) -> None:
     end = executor.run(request(tmp_path / "a", 8), BOUNDS, lambda _: Order(stop=True))
-    assert end == Ended(End.STOPPED, "the node stops")
+    assert end == NoAnswer(End.STOPPED, "the node stops")
     assert executor.pid is None
 
 
@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
         return GO_ON
 
     end = executor.run(request(tmp_path / "a", 8), BOUNDS, kill)
-    assert isinstance(end, Ended)
+    assert isinstance(end, NoAnswer)
     assert end.how is End.WORKER_DIED
     assert end.detail == "killed by the system (SIGKILL), most often for want of memory"
     again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)

@@ -26,9 +26,9 @@ from inference.request import (
     Verdict,
 )
 from node.config import Config
-from node.work.executor import Bounds, End, Ended, Order
+from node.work.executor import Bounds, End, NoAnswer, Order
 from node.work.jobs import (
-    Inference,
+    InferenceJobs,
     Site,
     Supervisor,
     canonical,
@@ -58,8 +58,8 @@ PATIENT = "DOE^JANE"  # must not stand in a traceback that is kept
 
 FAILED = Failed("ZeroDivisionError", "The model raised.", "model.py line 3")
 
-Look = Callable[[Progress | None], Order]
-Script = Callable[[Request, Look], Outcome | Ended]
+Report = Callable[[Progress | None], Order]
+Script = Callable[[Request, Report], Outcome | NoAnswer]
 
 
 @dataclass
@@ -75,28 +75,28 @@ class Worker:
     def start(self) -> None:
         self.is_started = True
 
-    def run(self, request: Request, bounds: Bounds, look: Look) -> Outcome | Ended:
+    def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
         self.requests.append(request)
         self.bounds.append(bounds)
         if self.scripts:
-            return self.scripts.pop(0)(request, look)
+            return self.scripts.pop(0)(request, report)
         pause = threading.Event()
-        while not look(None).stop:
+        while not report(None).stop:
             pause.wait(0.01)
-        return Ended(End.STOPPED, "the node stops")
+        return NoAnswer(End.STOPPED, "the node stops")
 
     def close(self) -> None:
         self.is_closed = True
 
 
-def answer(outcome: Outcome | Ended) -> Script:
-    return lambda _request, _look: outcome
+def answer(outcome: Outcome | NoAnswer) -> Script:
+    return lambda _request, _report: outcome
 
 
 def derived(series_uid: str = "2.25.7") -> Script:
     """Write a derived series of two instances."""
 
-    def run(request: Request, _look: Look) -> Derived:
+    def run(request: Request, _report: Report) -> Derived:
         files = []
         for number in range(2):
             content = f"{series_uid} {number}".encode()
@@ -121,7 +121,7 @@ class Node:
 
     def take(self, queue: Queue, files: Files | None = None) -> None:
         """Make the threads for this queue."""
-        inference = Inference(queue, files or self.stored.files, SITE, self.stored.clock)
+        inference = InferenceJobs(queue, files or self.stored.files, SITE, self.stored.clock)
         self.supervisor = Supervisor(
             self.workers, queue, inference, BOUNDS, drained=lambda: self.is_drained
         )
@@ -170,7 +170,7 @@ def test_a_worker_is_told_everything_about_a_job_and_gets_an_empty_folder(node: 
     asked = stored.ask("key", ("1.1", "1.2"), parameters=parameters)
     folders: list[list[Path]] = []
 
-    def look_around(request: Request, _look: Look) -> Failed:
+    def look_around(request: Request, _report: Report) -> Failed:
         folders.append(list(request.folder.iterdir()))
         return FAILED
 
@@ -249,11 +249,11 @@ def test_what_a_worker_answers_is_the_state_of_the_job_and_its_output_goes(
     assert node.stored.ledger.of_job(job.id) == ()
 
 
-@pytest.mark.parametrize("outcome", [Stopped(), Ended(End.CANCELLED, "did not stop by itself")])
+@pytest.mark.parametrize("outcome", [Stopped(), NoAnswer(End.CANCELLED, "did not stop by itself")])
 def test_a_job_that_a_person_cancels_ends_cancelled_and_its_output_goes(
-    node: Node, outcome: Outcome | Ended
+    node: Node, outcome: Outcome | NoAnswer
 ) -> None:
-    def run(_request: Request, _look: Look) -> Outcome | Ended:
+    def run(_request: Request, _report: Report) -> Outcome | NoAnswer:
         node.stored.queue.cancel(1)
         return outcome
 
@@ -270,7 +270,7 @@ def test_frames_of_a_failure_stay_with_the_attempt(node: Node) -> None:
 
 @pytest.mark.parametrize("end", [End.WORKER_DIED, End.TIME_LIMIT, End.MEMORY_LIMIT])
 def test_a_job_that_costs_three_workers_is_held_and_says_why(node: Node, end: End) -> None:
-    job = node.ran(*[answer(Ended(end, "detail"))] * 3)
+    job = node.ran(*[answer(NoAnswer(end, "detail"))] * 3)
     job = node.over(job.id, attempt=3)
     assert (job.state, job.reason, job.worker_deaths) == (JobState.HELD, end, 3)
     details = [attempt.detail for attempt in node.stored.queue.attempts(job.id)]
@@ -281,12 +281,12 @@ def test_progress_is_written_and_a_cancellation_reaches_the_worker(node: Node) -
     seen: list[tuple[float, bool]] = []
     queue = node.stored.queue
 
-    def run(_request: Request, look: Look) -> Stopped:
-        first = look(Progress("predicting", 1, 2))
+    def run(_request: Request, report: Report) -> Stopped:
+        first = report(Progress("predicting", 1, 2))
         seen.append((queue.get(1).progress, first.cancel))
         queue.cancel(1)
-        assert look(None) == first  # the lease is renewed once a second, not at each look
-        wait_until(lambda: look(None).cancel, what="the worker hears of it")
+        assert report(None) == first  # the lease is renewed once a second, not at each report
+        wait_until(lambda: report(None).cancel, what="the worker hears of it")
         return Stopped()
 
     assert node.ran(run).state is JobState.CANCELLED
@@ -296,10 +296,10 @@ def test_progress_is_written_and_a_cancellation_reaches_the_worker(node: Node) -
 def test_a_job_that_was_taken_over_is_dropped_and_its_late_result_discarded(node: Node) -> None:
     stored = node.stored
 
-    def run(request: Request, _look: Look) -> Outcome | Ended:
+    def run(request: Request, _report: Report) -> Outcome | NoAnswer:
         stored.clock.now += LEASE_SECONDS + 1.0
         assert stored.queue.claim("another", ("infer",)) is not None
-        return derived()(request, _look)
+        return derived()(request, _report)
 
     asked = stored.ask("key")
     node.workers[0].scripts.append(run)
@@ -312,7 +312,7 @@ def test_a_job_that_was_taken_over_is_dropped_and_its_late_result_discarded(node
 
 
 def test_an_error_of_the_nodes_own_code_fails_the_job_and_the_thread_goes_on(node: Node) -> None:
-    def broken(_request: Request, _look: Look) -> Outcome:
+    def broken(_request: Request, _report: Report) -> Outcome:
         raise KeyError(PATIENT)
 
     failed = node.ran(broken, derived())

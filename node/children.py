@@ -1,0 +1,100 @@
+"""Child processes: made with spawn, spoken to over a pipe, bounded, ended with their parent."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import psutil
+
+
+@dataclass(frozen=True)
+class ResourceLimits:
+    """Limits that the kernel keeps; past them the child fails or is killed."""
+
+    memory_bytes: int  # of address space
+    cpu_seconds: int
+
+
+class Child:
+    """A process that runs `main(pipe, *arguments)`; it ends with this one, even by SIGKILL."""
+
+    def __init__(
+        self,
+        name: str,
+        main: Callable[..., None],
+        *arguments: object,
+        daemon: bool = True,  # such a child may have none of its own
+        limits: ResourceLimits | None = None,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")  # forked after a torch convolution, it hung
+        self.pipe, their_pipe = context.Pipe()
+        their_lifeline, self._lifeline = context.Pipe(duplex=False)
+        inside = (their_pipe, their_lifeline, limits, main, arguments)
+        self._process = context.Process(target=_live, args=inside, name=name, daemon=daemon)
+        self._process.start()
+        their_pipe.close()
+        their_lifeline.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """True until it has ended."""
+        return self._process.is_alive()
+
+    def exit_code(self, seconds: float = 0.0) -> int | None:
+        """The exit code, a negative one for a signal; None where it has not ended by then."""
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def memory_bytes(self) -> int:
+        """The memory that it uses; 0 where it has ended this moment."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
+    def end(self, seconds: float = 0.0) -> None:
+        """Wait so long for it to end by itself, then kill it; nothing of it is left."""
+        self._process.join(seconds)
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+        self._lifeline.close()
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole group: the parent says when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _live(
+    pipe: Connection,
+    lifeline: Connection,
+    limits: ResourceLimits | None,
+    main: Callable[..., None],
+    arguments: tuple[object, ...],
+) -> None:
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    if limits is not None:
+        cpu_seconds = (limits.cpu_seconds, limits.cpu_seconds + 5)
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+        resource.setrlimit(resource.RLIMIT_CPU, cpu_seconds)
+    main(pipe, *arguments)
+
+
+def _die_with_parent(lifeline: Connection) -> None:
+    # Nothing is ever sent on this pipe: it ends when the parent does, whatever is done meanwhile.
+    try:
+        lifeline.recv()
+    except (EOFError, OSError):
+        os._exit(0)

@@ -1,0 +1,98 @@
+"""Child processes: real ones, that answer, end, are killed, and never outlive their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+
+import psutil
+import pytest
+
+from node.children import Child, ResourceLimits, leave_signals_to_parent
+from tests.peers import wait_until
+
+PARENT = """
+import time
+from node.children import Child
+from tests.unit.test_children import sleep
+if __name__ == "__main__":
+    print(Child("child", sleep).pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def echo(parent: Connection, *words: str) -> None:
+    """Answer with the words, then with all that comes."""
+    leave_signals_to_parent()
+    parent.send(words)
+    while True:
+        parent.send(parent.recv())
+
+
+def sleep(_parent: Connection) -> None:
+    time.sleep(600)
+
+
+def take_memory(parent: Connection) -> None:
+    try:
+        bytearray(2 << 30)
+    except MemoryError:
+        parent.send("no memory")
+
+
+def burn(_parent: Connection) -> None:
+    while True:
+        pass
+
+
+def test_a_child_gets_its_arguments_and_speaks_over_its_pipe() -> None:
+    child = Child("echo", echo, "one", "two")
+    try:
+        assert child.pipe.recv() == ("one", "two")
+        child.pipe.send(3)
+        assert child.pipe.recv() == 3
+        assert child.is_alive
+        assert child.memory_bytes() > 1 << 20
+    finally:
+        child.end()
+    assert not child.is_alive
+    assert child.exit_code() == -signal.SIGKILL
+    assert child.memory_bytes() == 0
+
+
+def test_a_signal_to_the_whole_group_leaves_a_child_that_leaves_it_to_its_parent() -> None:
+    child = Child("echo", echo)
+    try:
+        assert child.pipe.recv() == ()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGTERM)
+        os.kill(child.pid, signal.SIGINT)
+        child.pipe.send("alive")
+        assert child.pipe.recv() == "alive"
+    finally:
+        child.end()
+
+
+def test_a_child_whose_parent_is_killed_ends() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    child = psutil.Process(pid)
+    wait_until(lambda: child.num_threads() > 1, what="the child watches its parent")
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: not psutil.pid_exists(pid) or child.status() == "zombie", what="it ends")
+
+
+@pytest.mark.parametrize(("main", "code"), [(take_memory, 0), (burn, -signal.SIGXCPU)])
+def test_the_kernel_keeps_the_limits_of_a_child(main: object, code: int) -> None:
+    child = Child("bounded", main, limits=ResourceLimits(1 << 30, 1))  # type: ignore[arg-type]
+    try:
+        if code == 0:
+            assert child.pipe.recv() == "no memory"
+        assert child.exit_code(20.0) == code
+    finally:
+        child.end()
