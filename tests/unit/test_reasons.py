@@ -14,7 +14,15 @@ from node.work.executor import End
 from storage.records import DeliveryState, JobState
 
 CODE = re.compile(r"[A-Z]+(_[A-Z]+)*")
-PLACES = {"hold": 1, "_hold": 1, "refuse": 1, "_retry": 2, "Verdict": 1}  # call -> its argument
+PLACES = {
+    "hold": 1,
+    "_hold": 1,
+    "refuse": 1,
+    "_retry": 2,
+    "Verdict": 1,
+    "stop": 4,
+    "cancel_undelivered": 2,
+}  # call -> its argument
 HOW = {End.CANCELLED, End.STOPPED}  # ends of a worker that are no reason of a job
 
 
