@@ -28,8 +28,8 @@ from inference.training.evaluate import (
     CellRequest,
     EvaluatedCell,
     Report,
+    RunOptions,
     evaluate,
-    kind_of,
     network_speed,
 )
 from inference.training.gates import (
@@ -119,11 +119,11 @@ OVERVIEW: Mapping[str, Callable[[EvaluatedCell], str]] = {
         # A sinus is no lung.
         _beside_linear(it, "laa_950_off", ".2%") if it.kind.anatomy == "chest" else ""
     ),
-    "Spearman": lambda it: _number(it.confidence and it.confidence.spearman, ".2f"),
+    "Spearman": lambda it: _number(getattr(it.confidence, "spearman", None), ".2f"),
     "predicted / true": lambda it: _number(
-        it.confidence and it.confidence.predicted_to_true, ".2f"
+        getattr(it.confidence, "predicted_to_true", None), ".2f"
     ),
-    "90 % covers": lambda it: _number(it.confidence and it.confidence.coverage, ".0%"),
+    "90 % covers": lambda it: _number(getattr(it.confidence, "coverage", None), ".0%"),
 }
 SUMMED: Mapping[str, Callable[[Summed], str]] = {
     "figure": lambda it: it.title,
@@ -253,7 +253,7 @@ def run(
     listed: TargetList,
     *,
     limits: Limits | None = None,
-    progress: Report = lambda _: None,
+    progress: Report = lambda *_: None,
 ) -> Study:
     """Raises NothingToJudge, with every reason, where no series of the folder serves."""
     loaded = cache(load)
@@ -263,22 +263,21 @@ def run(
     cells, unsuitable = evaluate(
         requests,
         listed,
-        targets=request.targets,
-        limits=limits or Limits(),
-        at_once=share_cores(model, 0),
-        pictures=request.pictures,
-        progress=progress,
+        request.targets,
+        RunOptions(limits or Limits(), share_cores(model, 0), request.pictures),
+        progress,
     )
     passed += unsuitable
     if not cells and not lacking:
         raise NothingToJudge(nothing_in(request.data, passed))
 
-    def how(name: str) -> str:
-        return how_to_measure(name, request.data, request.folds)
-
-    rows = rows_of(cells, lacking, how) if request.gates else ()
-    if request.gates and model.name == Midslice.name:
-        rows += (speed_row(network_speed(request.weights)),)
+    rows: tuple[Row, ...] = ()
+    if request.gates:
+        rows = rows_of(
+            cells, lacking, lambda name: how_to_measure(name, request.data, request.folds)
+        )
+        if model.name == Midslice.name:
+            rows += (speed_row(network_speed(request.weights)),)
     return Study(
         model=model.name,
         version=model.version,
@@ -317,7 +316,6 @@ def _requests(
     for thin in series:
         fold = fold_of(study.folds, thin.name)
         folded = study.gates and thin.trained_on
-        weights = fold if folded else None
         is_known = thin.trained_on and study.weights is None
         label = f"trained without {thin.name}" if folded else SHIPPED + KNOWN * is_known
         try:
@@ -325,14 +323,15 @@ def _requests(
         except Unprocessable as refused:
             passed.append(PassedOver(thin.name, refused.sentence))
             continue
-        cells = [
-            CellRequest(thin, anatomy, mode, factor, partial(load, weights), label)
+        kinds = [
+            CellKind.of(thin, mode, factor, anatomy, label)
             for mode, factor in _cells(study, thin, anatomy, folded=folded)
         ]
         if folded and not fold.is_file():
-            lacking += map(kind_of, cells)
+            lacking += kinds
         else:
-            requests += cells
+            model = partial(load, fold if folded else None)
+            requests += [CellRequest(thin, kind, model) for kind in kinds]
     return requests, lacking
 
 

@@ -36,7 +36,6 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from inference.model import Model
     from inference.stacks import SetAside, Stack
-    from inference.training.evaluate import EvaluationProgress
     from inference.training.leave_out import TargetList
     from inference.training.report import Study, StudyRequest
     from inference.training.train import Trained, TrainingProgress
@@ -385,12 +384,8 @@ def calibrate(
     from inference.training.data import NoTrainingData
 
     with terminal.progress("calibrating", shown=True) as bar:
-
-        def report(now: calibration.CalibrationProgress) -> None:
-            bar(now.done, now.total, f"{now.patient} {now.factor}x")
-
         try:
-            _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=report)
+            _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=bar)
         except (NoTrainingData, ModelLoadError) as error:
             terminal.failed(str(error))
     terminal.tabulate(
@@ -495,13 +490,8 @@ def _study(
         return registry.load(ModelSpec(name, weights=other or wanted.weights), device)
 
     with terminal.progress("evaluating", shown=not quiet) as bar:
-
-        def progress(now: "EvaluationProgress") -> None:
-            bar(now.done, now.total, now.what)
-
-        limits = Limits(device=device)
         try:
-            return report.run(wanted, load, targets, limits=limits, progress=progress)
+            return report.run(wanted, load, targets, limits=Limits(device=device), progress=bar)
         except (NothingToJudge, ModelLoadError) as error:
             terminal.failed(str(error))
 

@@ -11,7 +11,7 @@ from inference.model import Model
 from inference.models.classical import Linear
 from inference.request import Output
 from inference.training.data import NothingToJudge, ThinSeries
-from inference.training.evaluate import EvaluatedCell, EvaluationProgress
+from inference.training.evaluate import EvaluatedCell
 from inference.training.leave_out import TargetList
 from inference.training.metrics import anatomy_of
 from inference.training.report import StudyRequest, card, confidence_rows, page_of, run
@@ -231,12 +231,12 @@ def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path
 
 
 def test_progress_counts_to_the_end(data: Path) -> None:
-    seen: list[EvaluationProgress] = []
+    seen: list[tuple[int, int, str]] = []
     wanted = StudyRequest(data, (2, 4), targets=4)
-    run(wanted, lambda _weights: Linear(), TargetList(), progress=seen.append)
-    assert [progress.done for progress in seen] == list(range(1, 9))
-    assert {progress.total for progress in seen} == {8}
-    assert seen[-1].what == "drifting 4x, 4 mm"
+    run(wanted, lambda _weights: Linear(), TargetList(), progress=lambda *now: seen.append(now))
+    assert [done for done, _, _ in seen] == list(range(1, 9))
+    assert {total for _, total, _ in seen} == {8}
+    assert seen[-1][2] == "drifting 4x, 4 mm"
 
 
 # --- anatomy ----------------------------------------------------------------------------------
