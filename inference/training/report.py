@@ -14,7 +14,7 @@ from inference.pictures import page
 from inference.runner import share_cores
 from inference.training.data import (
     TRAIN_PART,
-    NothingToJudge,
+    NoSeries,
     PassedOver,
     ThinSeries,
     nothing_in,
@@ -255,7 +255,7 @@ def run(
     limits: Limits | None = None,
     progress: Report = lambda *_: None,
 ) -> Study:
-    """Raises NothingToJudge, with every reason, where no series of the folder serves."""
+    """Raises NoSeries, with every reason, where no series of the folder serves."""
     loaded = cache(load)
     model = loaded(None)
     series, passed = series_of(request)
@@ -269,7 +269,7 @@ def run(
     )
     passed += unsuitable
     if not cells and not lacking:
-        raise NothingToJudge(nothing_in(request.data, passed))
+        raise NoSeries(nothing_in(request.data, passed))
 
     rows: tuple[Row, ...] = ()
     if request.gates:

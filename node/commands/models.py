@@ -111,7 +111,7 @@ def train(
     """Train the generator; the same command on a processor and on CUDA."""
     from inference.registry import choose_device
     from inference.training import train as training
-    from inference.training.data import NoTrainingData
+    from inference.training.data import NoSeries
 
     plan = training.Plan(
         minutes=minutes,
@@ -132,7 +132,7 @@ def train(
                 leave_out=frozenset(leave_out or ()),
                 progress=lambda now: bar(round(now.share * 1000), 1000, _progress(now)),
             )
-        except (NoTrainingData, ModelLoadError) as error:
+        except (NoSeries, ModelLoadError) as error:
             terminal.failed(str(error))
     terminal.print_facts(_facts(trained))
 
@@ -381,12 +381,12 @@ def calibrate(
     """Fit gate and confidence on patients held out; write them beside the weights."""
     _check_extra()
     from inference.training import calibrate as calibration
-    from inference.training.data import NoTrainingData
+    from inference.training.data import NoSeries
 
     with terminal.progress("calibrating", shown=True) as bar:
         try:
             _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=bar)
-        except (NoTrainingData, ModelLoadError) as error:
+        except (NoSeries, ModelLoadError) as error:
             terminal.failed(str(error))
     terminal.tabulate(
         cells,
@@ -482,7 +482,7 @@ def _study(
     from inference import registry
     from inference.model import Limits
     from inference.training import report
-    from inference.training.data import NothingToJudge
+    from inference.training.data import NoSeries
 
     device = registry.choose_device(device, ModelSpec(name))
 
@@ -492,7 +492,7 @@ def _study(
     with terminal.progress("evaluating", shown=not quiet) as bar:
         try:
             return report.run(wanted, load, targets, limits=Limits(device=device), progress=bar)
-        except (NothingToJudge, ModelLoadError) as error:
+        except (NoSeries, ModelLoadError) as error:
             terminal.failed(str(error))
 
 
@@ -510,13 +510,13 @@ def _read_targets(path: Path | None) -> "TargetList":
 
 
 def _draw(wanted: "StudyRequest", path: Path) -> None:
-    from inference.training.data import NothingToJudge
+    from inference.training.data import NoSeries
     from inference.training.leave_out import write_list
     from inference.training.report import list_of
 
     try:
         cells = list_of(wanted)
-    except NothingToJudge as error:
+    except NoSeries as error:
         terminal.failed(str(error))
     write_list(cells, path)
     terminal.say(f"{wording.count(len(cells), 'cell')} in {path}")

@@ -10,7 +10,7 @@ import pytest
 from inference.model import Model
 from inference.models.classical import Linear
 from inference.request import Output
-from inference.training.data import NothingToJudge, ThinSeries
+from inference.training.data import NoSeries, ThinSeries
 from inference.training.evaluate import EvaluatedCell
 from inference.training.leave_out import TargetList
 from inference.training.metrics import anatomy_of
@@ -226,7 +226,7 @@ def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path
     assert [cell.kind.factor for cell in found.cells] == [2]
     (passed,) = found.passed_over
     assert passed.sentence == "6 slices are too few to leave out 7 of 8"
-    with pytest.raises(NothingToJudge, match="too few to leave out 7 of 8"):
+    with pytest.raises(NoSeries, match="too few to leave out 7 of 8"):
         study_of(tmp_path, Lazy(), 8)
 
 
