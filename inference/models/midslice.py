@@ -256,6 +256,21 @@ def inputs_of(near: Neighbourhood, t: float) -> Inputs:
     return z_reversed(inputs) if t > 0.5 else inputs
 
 
+def load_network(path: Path) -> tuple[Network, str]:
+    """The network with the weights of a file, and their SHA-256."""
+    network = Network()
+    try:
+        raw = path.read_bytes()
+        network.load_state_dict(load_tensors(raw))
+    except OSError as error:
+        raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
+    except SafetensorError as error:
+        raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
+    except RuntimeError as error:  # missing, unexpected or misshapen tensors
+        raise ModelLoadError(f"{path}: not the weights of midslice: {error}") from error
+    return network, hashlib.sha256(raw).hexdigest()
+
+
 class Midslice:
     """The model `midslice`, version and weights; keeps nothing between two steps."""
 
@@ -268,19 +283,7 @@ class Midslice:
         self, weights: Path | None = None, device: str = "cpu", precision: str = ""
     ) -> None:
         path = weights or SHIPPED_WEIGHTS
-        try:
-            raw = path.read_bytes()
-            tensors = load_tensors(raw)
-        except OSError as error:
-            raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
-        except SafetensorError as error:
-            raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
-        self.weights_sha256 = hashlib.sha256(raw).hexdigest()
-        network = Network()
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:  # missing, unexpected or misshapen tensors
-            raise ModelLoadError(f"{path}: not the weights of {self.name}: {error}") from error
+        network, self.weights_sha256 = load_network(path)
         network.eval().requires_grad_(requires_grad=False)
         self.calibration = load_calibration(calibration_path(path), self.weights_sha256)
         runtime = Runtime(network, network.trunk, device, precision)

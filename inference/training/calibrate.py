@@ -61,14 +61,7 @@ class FittedCell:
     network_weight: float
 
 
-@dataclass(frozen=True)
-class CalibrationProgress:
-    """Cells measured so far, of all."""
-
-    done: int
-    total: int
-    patient: str
-    factor: int
+Report = Callable[[int, int, str], None]  # cells measured so far, of all, and the cell
 
 
 def calibrate(
@@ -76,7 +69,7 @@ def calibrate(
     *,
     weights: Path | None = None,
     folds: Path | None = None,
-    progress: Callable[[CalibrationProgress], None] = lambda _: None,
+    progress: Report = lambda *_: None,
 ) -> tuple[Calibration, tuple[FittedCell, ...]]:
     """Fit on the `ct-train` of a folder and write the figures beside the weights and each fold.
 
@@ -97,7 +90,7 @@ def calibrate(
 
 
 def measured_cells(
-    data: Path, weights: Path, folds: Path, progress: Callable[[CalibrationProgress], None]
+    data: Path, weights: Path, folds: Path, progress: Report
 ) -> tuple[CalibrationCell, ...]:
     """Every patient at every factor that leaves gaps of at most 12 mm and slices to survey."""
     wanted = [
@@ -110,7 +103,7 @@ def measured_cells(
     ]
     cells = []
     for done, (patient, factor, is_slab) in enumerate(wanted):
-        progress(CalibrationProgress(done, len(wanted), patient.name, factor))
+        progress(done, len(wanted), f"{patient.name} {factor}x")
         fold = fold_of(folds, patient.name)
         is_held_out = fold.is_file()
         model = Midslice(fold if is_held_out else weights)

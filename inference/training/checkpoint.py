@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.optim import Optimizer
@@ -43,21 +42,6 @@ def save_weights(weights: Tensors, path: Path) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def load_weights(path: Path, sha256: str = "") -> Tensors:
-    """Read weights; where a SHA-256 is given, anything else is refused before it is parsed."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
-    digest = hashlib.sha256(raw).hexdigest()
-    if sha256 and digest != sha256.lower():
-        raise ModelLoadError(f"{path}: SHA-256 is {digest}, expected {sha256.lower()}")
-    try:
-        return load_tensors(raw)
-    except SafetensorError as error:
-        raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
-
-
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     tensors = {
         f"{part}.{name}": tensor.detach().contiguous().cpu()
@@ -79,7 +63,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             seconds=rest["seconds"],
             random=rest["random"],
             patients=tuple(rest["patients"]),
-            **{part: _part(tensors, part) for part in PARTS},
+            **{part: part_of(tensors, part) for part in PARTS},
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelLoadError(f"{path}: not a checkpoint of this training: {error}") from error
@@ -103,11 +87,13 @@ def restore_optimiser(optimiser: Optimizer, kept: Tensors) -> None:
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _part(tensors: Tensors, part: str) -> Tensors:
+def part_of(tensors: Tensors, part: str) -> Tensors:
+    """The tensors named `part.` and something, by the rest of their names."""
+    prefix = f"{part}."
     return {
-        name.removeprefix(f"{part}."): tensor
+        name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(f"{part}.")
+        if name.startswith(prefix)
     }
 
 

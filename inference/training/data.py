@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.dataset import Stack
+from inference.dataset import Header, Stack
 from inference.errors import Unprocessable
 from inference.geometry import Layout, examine
 from inference.models.gate import LEAST_HU
@@ -24,21 +24,20 @@ from inference.volume import Geometry, Plane
 
 logger = logging.getLogger(__name__)
 
-NPZ_NAME = "volume.npz"  # `hu` (z, y, x) and `spacing_mm` (z, y, x)
+# `hu` (z, y, x), where less than LEAST_HU is padding, and `spacing_mm` (z, y, x).
+NPZ_NAME = "volume.npz"
 LEAST_SLICES = 8  # a folder with fewer gives no gap with its neighbours and a truth between
 # Positions may differ from even ones by this share of the spacing (decimal strings are rounded).
 SPACING_TOLERANCE = 0.05
 
 LEAST_THIN_SLICES = 5  # two gaps of twice the width, and a neighbour beyond them
-LEAST_THIN_HU = -1024.0  # lower values of an NPZ volume are padding
-# Positions may differ from even ones by this share of the spacing (decimal strings are rounded).
 TRAIN_PART = "ct-train"  # a folder of that name holds what the shipped weights were trained on
 # A predicted slice between two received ones, as it would be stored and shown.
 Stored = Callable[[Plane, int, int, float], Plane]
 
 
-class NoTrainingData(Exception):
-    """A folder holds nothing to train on or to evaluate; the text says what is looked for."""
+class NoSeries(Exception):
+    """A folder holds nothing to train or to judge on; the text says what is there and needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +58,6 @@ class Patient:
     @property
     def spacing_mm(self) -> float:
         return float(np.mean(self.geometry.gaps_mm))
-
-    @property
-    def pixel_mm(self) -> float:
-        return self.geometry.pixel_mm
 
     def thin(self) -> "ThinSeries":
         """The same slices, to leave some out."""
@@ -85,7 +80,7 @@ def load_patients(data: Path, part: str) -> tuple[Patient, ...]:
         (folder, patient) for folder in folders for patient in load_folder(folder)
     ]
     if not patients_by_folder:
-        raise NoTrainingData(
+        raise NoSeries(
             f"{root}: no evenly spaced CT series of at least {LEAST_SLICES} slices, "
             f"and no {NPZ_NAME}"
         )
@@ -107,7 +102,7 @@ def divided(
     kept = tuple(patient for patient in patients if (patient.person or patient.name) not in left)
     if unknown or not kept:
         known = ", ".join(patient.name for patient in patients)
-        raise NoTrainingData(
+        raise NoSeries(
             f"cannot leave out {', '.join(sorted(unknown or leave_out))}: there are {known}, "
             "and somebody has to stay"
         )
@@ -118,11 +113,11 @@ def load_folder(folder: Path) -> list[Patient]:
     """The stacks of one folder, but for those that are too short or not evenly spaced."""
     npz = folder / NPZ_NAME
     patients = [_from_npz(npz)] if npz.exists() else _from_dicom(folder)
-    return [patient for patient in patients if len(patient) >= LEAST_SLICES and _is_even(patient)]
+    return [p for p in patients if len(p) >= LEAST_SLICES and _is_even(p.geometry)]
 
 
-def _is_even(patient: Patient) -> bool:
-    gaps = patient.geometry.gaps_mm
+def _is_even(geometry: Geometry) -> bool:
+    gaps = geometry.gaps_mm
     return bool(np.abs(gaps - gaps.mean()).max() <= SPACING_TOLERANCE * gaps.mean())
 
 
@@ -148,20 +143,25 @@ def upright_geometry(shape: Sequence[int], spacing_mm: Sequence[float]) -> Geome
 
 def _from_dicom(folder: Path) -> list[Patient]:
     """The stacks of a folder, read as the node reads them."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    stacks = [
-        stack
-        for stack in stacks_of(header for header in read_headers(files) if not header.fault)
-        if len(stack) >= LEAST_SLICES
-    ]
+    stacks = [s for s in stacks_of(_headers_of(folder)) if len(s) >= LEAST_SLICES]
     patients = []
-    for number, stack in enumerate(stacks, start=1):
-        name = folder.name if len(stacks) == 1 else f"{folder.name}-{number}"
+    for name, stack in _named(folder, stacks):
         try:
             patients.append(_read(name, folder, stack))
         except Unprocessable as refused:
             logger.warning("series passed over", extra={"reason": refused.reason})
     return patients
+
+
+def _headers_of(folder: Path) -> list[Header]:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return [header for header in read_headers(files) if not header.fault]
+
+
+def _named(folder: Path, stacks: Sequence[Stack]) -> Iterator[tuple[str, Stack]]:
+    """Stacks by the name of their folder, numbered where it holds several."""
+    for number, stack in enumerate(stacks, start=1):
+        yield (folder.name if len(stacks) == 1 else f"{folder.name}-{number}"), stack
 
 
 def _read(name: str, folder: Path, stack: Stack) -> Patient:
@@ -176,10 +176,6 @@ def _read(name: str, folder: Path, stack: Stack) -> Patient:
 
 # Series of DICOM files are read as the node reads them, slice by slice when they are asked for;
 # what the node would refuse or hold is passed over with its sentence. NPZ volumes serve too.
-
-
-class NothingToJudge(Exception):
-    """A folder holds no series to judge a model on; the text says what was found and is needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +196,8 @@ class ThinSeries:
         return float(np.median(self.geometry.gaps_mm))
 
     @property
-    def pixel_mm(self) -> float:
-        return self.geometry.pixel_mm
-
-    @property
     def is_even(self) -> bool:
-        gaps = self.geometry.gaps_mm
-        return bool(np.abs(gaps - gaps.mean()).max() <= SPACING_TOLERANCE * gaps.mean())
+        return _is_even(self.geometry)
 
 
 @dataclass(frozen=True)
@@ -218,9 +209,9 @@ class PassedOver:
 
 
 def open_series(data: Path) -> tuple[list[ThinSeries], list[PassedOver]]:
-    """Every series below a folder; raises NothingToJudge, naming each fault, where none serves."""
+    """Every series below a folder; raises NoSeries, naming each fault, where none serves."""
     if not data.is_dir():
-        raise NothingToJudge(f"{data}: no such folder")
+        raise NoSeries(f"{data}: no such folder")
     pixels = PixelReader()  # one for all: what is kept of them does not grow with their number
     series: list[ThinSeries] = []
     passed: list[PassedOver] = []
@@ -231,7 +222,7 @@ def open_series(data: Path) -> tuple[list[ThinSeries], list[PassedOver]]:
             else:
                 passed.append(item)
     if not series:
-        raise NothingToJudge(nothing_in(data, passed))
+        raise NoSeries(nothing_in(data, passed))
     return series, passed
 
 
@@ -249,13 +240,9 @@ def _of_folder(folder: Path, pixels: PixelReader) -> Iterator[ThinSeries | Passe
     if (folder / NPZ_NAME).is_file():
         yield _thin_from_npz(folder / NPZ_NAME, trained_on=trained_on)
         return
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    headers = [header for header in read_headers(files) if not header.fault]
-    if not headers:
-        return
+    headers = _headers_of(folder)
     stacks = stacks_of(headers)
-    for number, stack in enumerate(stacks, start=1):
-        name = folder.name if len(stacks) == 1 else f"{folder.name}-{number}"
+    for name, stack in _named(folder, stacks):
         yield _thin_from_dicom(name, stack, pixels, trained_on=trained_on)
     if not stacks and (aside := set_aside(headers)):
         yield PassedOver(folder.name, aside[0].sentence)
@@ -312,6 +299,6 @@ def _thin_from_npz(path: Path, *, trained_on: bool) -> ThinSeries | PassedOver:
         name=name,
         trained_on=trained_on,
         geometry=upright_geometry(hu.shape, spacing.tolist()),
-        read=lambda index: np.maximum(hu[index].astype(np.float32), np.float32(LEAST_THIN_HU)),
+        read=lambda index: np.maximum(hu[index].astype(np.float32), np.float32(LEAST_HU)),
         stored=lambda plane, _before, _after, _t: np.rint(plane),
     )

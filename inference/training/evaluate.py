@@ -19,21 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 from scipy.interpolate import CubicSpline
 
 from inference.errors import Unprocessable
 from inference.model import Limits, Model, Prediction, Step, Window
 from inference.models import classical
 from inference.models.classical import MEDIUM, Neighbourhood, shifted
-from inference.models.midslice import SHIPPED_WEIGHTS, Network
+from inference.models.midslice import SHIPPED_WEIGHTS, load_network
 from inference.models.runtime import Runtime, has_fast_bfloat16
 from inference.pictures import DisplayWindow, difference, uri
 from inference.request import Output
 from inference.runner import Runner
 from inference.training.data import PassedOver, ThinSeries
 from inference.training.leave_out import (
-    TARGETS,
     LeaveOutStack,
     Mode,
     Target,
@@ -183,8 +181,7 @@ def network_speed(
     weights: Path | None = None, *, rounds: int = ROUNDS, side: int = TIMED_SIDE
 ) -> NetworkSpeed:
     """The product's way fills the cores with slices, one a core."""
-    network = Network().eval()
-    network.load_state_dict(load_file(weights or SHIPPED_WEIGHTS))
+    network = load_network(weights or SHIPPED_WEIGHTS)[0].eval()
     runtime = Runtime(network, network.trunk, "cpu")
     planes = np.random.default_rng(0).normal(0.0, 200.0, (1, 6, side, side)).astype(np.float32)
     conditions = np.array([[0.5, 0.5, 1.0, 1.0, 1.0, 1.0]], np.float32)
@@ -288,12 +285,8 @@ def chosen(panels: Sequence[Panel]) -> tuple[Panel, ...]:
     if not panels:
         return ()
     ordered = sorted(panels, key=lambda panel: panel.gain_db)
-    usual, worst = ordered[len(ordered) // 2], ordered[0]
-    named = [(usual, "median gain"), (worst, "least gain")]
-    return tuple(
-        Panel(panel.target, panel.gain_db, what, panel.pictures)
-        for panel, what in (named if usual is not worst else named[1:])
-    )
+    usual, worst = ordered[len(ordered) // 2], replace(ordered[0], what="least gain")
+    return (replace(usual, what="median gain"), worst) if len(ordered) > 1 else (worst,)
 
 
 def _shown(plane: Plane) -> str:
@@ -303,18 +296,6 @@ def _shown(plane: Plane) -> str:
 def _small(picture: Image.Image) -> str:
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BOX)
     return uri(picture)
-
-
-@dataclass(frozen=True, eq=False)
-class CellRequest:
-    """A cell to evaluate, with the model that is judged on it."""
-
-    series: ThinSeries
-    anatomy: Anatomy
-    mode: Mode
-    factor: int
-    model: Callable[[], Model]
-    weights: str = SHIPPED  # or which others
 
 
 @dataclass(frozen=True)
@@ -328,7 +309,15 @@ class CellKind:
     spacing_mm: float
     anatomy: Anatomy
     size: tuple[int, int]
-    weights: str
+    weights: str  # SHIPPED, or which others
+
+    @classmethod
+    def of(
+        cls, series: ThinSeries, mode: Mode, factor: int, anatomy: Anatomy, weights: str
+    ) -> "CellKind":
+        spacing, size = series.spacing_mm, (series.geometry.rows, series.geometry.columns)
+        gap, spacing = round(spacing * factor, 2), round(spacing, 3)
+        return cls(series.name, mode, factor, gap, spacing, anatomy, size, weights)
 
     @property
     def name(self) -> str:
@@ -340,6 +329,15 @@ class CellKind:
     def title(self) -> str:
         """The name, with the weights where they are not simply those of the product."""
         return self.name if self.weights == SHIPPED else f"{self.name} ({self.weights})"
+
+
+@dataclass(frozen=True, eq=False)
+class CellRequest:
+    """A cell to evaluate, with the model that is judged on it."""
+
+    series: ThinSeries
+    kind: CellKind
+    model: Callable[[], Model]
 
 
 @dataclass(frozen=True)
@@ -365,47 +363,34 @@ class EvaluatedCell:
         return {**asdict(self.kind), **values}
 
 
-@dataclass(frozen=True)
-class EvaluationProgress:
-    """Slices predicted so far, of all."""
-
-    done: int
-    total: int
-    what: str
-
-
-Report = Callable[[EvaluationProgress], None]
+Report = Callable[[int, int, str], None]  # slices predicted so far, of all, and the cell
 
 
 def evaluate(
     requests: Sequence[CellRequest],
     listed: TargetList,
-    *,
-    targets: int = TARGETS,
-    limits: Limits | None = None,
-    at_once: int = 1,
-    pictures: bool = False,
-    progress: Report = lambda _: None,
+    targets: int,
+    options: RunOptions,
+    progress: Report,
 ) -> tuple[list[EvaluatedCell], list[PassedOver]]:
     """The cells that were asked for, and those that a series is unsuitable for, with the reason."""
     cells: list[EvaluatedCell] = []
     passed: list[PassedOver] = []
-    options = RunOptions(limits or Limits(), at_once, pictures)
     waiting = deque(_stacks(request, listed, targets, passed) for request in requests)
     total = sum(len(stack.targets) for stacks in waiting for stack in stacks)
     done = 0
     for request in requests:
         stacks = waiting.popleft()  # with the slices that it keeps
-        kind = kind_of(request)
+        name = request.kind.name
 
-        def report(count: int, before: int = done, what: str = kind.name) -> None:
-            progress(EvaluationProgress(before + count, total, what))
+        def report(count: int, before: int = done, name: str = name) -> None:
+            progress(before + count, total, name)
 
         try:
             if stacks:
-                cells.append(_CellEvaluation(request, kind, stacks, options, report).run())
+                cells.append(_CellEvaluation(request, stacks, options, report).run())
         except Unprocessable as refused:
-            passed.append(PassedOver(kind.name, refused.sentence))
+            passed.append(PassedOver(name, refused.sentence))
         done += sum(len(stack.targets) for stack in stacks)
     return cells, passed
 
@@ -413,27 +398,12 @@ def evaluate(
 def _stacks(
     request: CellRequest, listed: TargetList, targets: int, passed: list[PassedOver]
 ) -> tuple[LeaveOutStack, ...]:
-    series, factor, mode = request.series, request.factor, request.mode
+    series, factor, mode = request.series, request.kind.factor, request.kind.mode
     reason = unsuitable(series, factor, mode)
     if reason is not None:
         passed.append(PassedOver(f"{series.name} {factor}x {mode}", reason))
         return ()
     return leave_out(series, factor, mode, listed, targets)
-
-
-def kind_of(request: CellRequest) -> CellKind:
-    series = request.series
-    factor = 2 if request.mode == "left-out" else request.factor
-    return CellKind(
-        series=series.name,
-        mode=request.mode,
-        factor=factor,
-        gap_mm=round(series.spacing_mm * factor, 2),
-        spacing_mm=round(series.spacing_mm, 3),
-        anatomy=request.anatomy,
-        size=(series.geometry.rows, series.geometry.columns),
-        weights=request.weights,
-    )
 
 
 class _CellEvaluation:
@@ -442,14 +412,13 @@ class _CellEvaluation:
     def __init__(
         self,
         request: CellRequest,
-        kind: CellKind,
         stacks: Sequence[LeaveOutStack],
         options: RunOptions,
         report: Callable[[int], None],
     ) -> None:
         self._model = request.model()
         self._stacks, self._options, self._report = stacks, options, report
-        self._kind = kind
+        self._kind = request.kind
         self._methods = {
             name: method
             for name, method in classical_methods().items()
@@ -491,11 +460,15 @@ class _CellEvaluation:
         ):
             assert gap == predicted_gap
             near = neighbourhood(stack, gap)
+            # As the node judges where nothing else is configured: of a slice that its model is
+            # not sure of, it writes the best candidate without training.
+            judge = SliceJudge(Output(), stack.volume.geometry)
+            position = judge.geometry.positions[gap]
             for number, target in enumerate(targets):
                 place = TargetPlace(stack, gap, near, target.t)
                 planes = {name: method(place) for name, method in self._methods.items()}
-                delivered = _delivered(stack, gap, prediction, number)
-                planes[self._model.name] = stack.stored(delivered, gap, target.t)
+                written = judge.chosen(position, number, prediction).plane
+                planes[self._model.name] = stack.stored(written, gap, target.t)
                 self._measure(stack, target, planes, prediction, number)
                 self._done += 1
                 self._report(self._done)
@@ -508,15 +481,14 @@ class _CellEvaluation:
         prediction: Prediction,
         number: int,
     ) -> None:
-        truth = TruthSlice(stack.truth(target), stack.series.pixel_mm)
+        truth = TruthSlice(stack.truth(target), stack.series.geometry.pixel_mm)
         measured = {name: truth.figures_of(plane) for name, plane in planes.items()}
         for name, figures in measured.items():
             self._figures[name].append(figures)
         self._noise_beside.append(_noise_beside(stack, target))
         ours, figures = planes[self._model.name], measured[self._model.name]
         if prediction.trust:
-            trusted = _trusted(prediction, number, ours, truth, figures.body_mae_hu)
-            self._trusted.append(trusted)
+            self._trusted.append(_trusted(prediction, number, ours, truth, figures.body_mae_hu))
         if self._options.pictures:
             shown = {name: planes[name] for name in (LINEAR, DIS, self._model.name)}
             psnr = {name: measured[name].psnr_db for name in shown}
@@ -525,18 +497,10 @@ class _CellEvaluation:
             self._panels.append(Panel(target.index, gain, "", pictures))
 
 
-def _delivered(stack: LeaveOutStack, gap: int, prediction: Prediction, number: int) -> Plane:
-    """The slice that the node writes where nothing else is configured: of one that its model is
-    not sure of, the best candidate without training."""
-    geometry = stack.volume.geometry
-    judge = SliceJudge(Output(), geometry)
-    return judge.chosen(geometry.positions[gap], number, prediction).plane
-
-
 def _noise_beside(stack: LeaveOutStack, target: Target) -> float | None:
     """Mean noise of the two received slices around a target, each in its own flat tissue."""
     received = (stack.volume.read(place) for place in (target.gap, target.gap + 1))
-    noises = [TruthSlice(plane, stack.series.pixel_mm).noise_hu for plane in received]
+    noises = [TruthSlice(plane, stack.series.geometry.pixel_mm).noise_hu for plane in received]
     measured = [noise for noise in noises if noise is not None]
     return float(np.mean(measured)) if measured else None
 

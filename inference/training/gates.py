@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from inference.models.runtime import has_fast_bfloat16
-from inference.training.evaluate import (
-    DIS,
-    LINEAR,
-    SHIPPED,
-    CellKind,
-    EvaluatedCell,
-    NetworkSpeed,
-)
+from inference.training.evaluate import DIS, LINEAR, SHIPPED, CellKind, EvaluatedCell, NetworkSpeed
 from inference.training.leave_out import Mode
 
 # Wider gaps are held by the node; no figure is due there.
@@ -48,9 +41,7 @@ class Due:
     aim: float | None = None
 
     def holds(self, figure: float) -> bool:
-        return (self.least is None or figure >= self.least) and (
-            self.most is None or figure <= self.most
-        )
+        return self.margin(figure) >= 0.0
 
     def margin(self, figure: float) -> float:
         """The distance to the nearer limit; below 0 outside."""
@@ -59,20 +50,8 @@ class Due:
         return min(sides)
 
 
-@dataclass(frozen=True)
-class Bound:
-    """One row of what is due: a figure of a cell, and its limits there."""
-
-    title: str
-    form: str  # of the figure, as in format()
-    applies: Callable[[CellKind], bool]
-    figure: Callable[[EvaluatedCell], float | None]  # None = the cell has nothing to measure it on
-    due: Callable[[EvaluatedCell | None, CellKind], Due]
-    note: Callable[[EvaluatedCell], str] = lambda _cell: ""
-
-
-def _between(low: float, high: float) -> Callable[[CellKind], bool]:
-    return lambda kind: low - SLACK_MM <= kind.gap_mm <= high + SLACK_MM
+def _is_between(kind: CellKind, low: float, high: float) -> bool:
+    return low - SLACK_MM <= kind.gap_mm <= high + SLACK_MM
 
 
 def _is_judged(kind: CellKind) -> bool:
@@ -80,47 +59,62 @@ def _is_judged(kind: CellKind) -> bool:
     return kind.mode != "left-out" and kind.gap_mm <= WIDEST_GAP_MM
 
 
-def _thick(kind: CellKind) -> bool:
+def _is_judged_chest(kind: CellKind) -> bool:
+    return _is_judged(kind) and kind.anatomy == "chest"
+
+
+def _is_fine(kind: CellKind) -> bool:
+    return kind.gap_mm < FINE_GAP_MM - SLACK_MM
+
+
+def _is_thick(kind: CellKind) -> bool:
     return kind.spacing_mm > THICK_CHEST_MM + SLACK_MM
 
 
-def _over_linear(
-    title: str, low: float, high: float, thick: bool, least: float, aim: float
-) -> Bound:
-    in_range = _between(low, high)
+@dataclass(frozen=True)
+class Bound:
+    """One row of what is due: a figure of a cell, and its limits there."""
+
+    title: str
+    form: str  # of the figure, as in format()
+    figure: Callable[[EvaluatedCell], float | None]  # None = the cell has nothing to measure it on
+    due: Due | Callable[[EvaluatedCell | None, CellKind], Due]
+    applies: Callable[[CellKind], bool] = _is_judged
+    note: Callable[[EvaluatedCell], str] = lambda _cell: ""
+
+    def due_of(self, cell: EvaluatedCell | None, kind: CellKind) -> Due:
+        return self.due if isinstance(self.due, Due) else self.due(cell, kind)
+
+
+def _ours(measure: str) -> Callable[[EvaluatedCell], float | None]:
+    return lambda cell: getattr(cell.ours, measure)
+
+
+def _chest(low: float, high: float, *, thick: bool, due: Due) -> Bound:
+    slices = "over 2 mm" if thick else "to 2 mm"
     return Bound(
-        f"{title}, gap {low:g} to {high:g} mm: dB over linear",
+        f"chest of slices {slices}, gap {low:g} to {high:g} mm: dB over linear",
         "+.2f",
+        _ours("over_linear_db"),
+        due,
         lambda kind: (
-            kind.mode == "sub-sampled"
-            and kind.anatomy == "chest"
-            and _thick(kind) == thick
-            and in_range(kind)
+            (kind.mode, kind.anatomy) == ("sub-sampled", "chest")
+            and _is_thick(kind) == thick
+            and _is_between(kind, low, high)
         ),
-        lambda cell: cell.ours.over_linear_db,
-        lambda _cell, _kind: Due(least=least, aim=aim),
     )
 
 
-def _head(gaps: str, low: float, high: float, least: float, aim: float) -> Bound:
-    in_range = _between(low, high)
+def _head(gaps: str, low: float, high: float, due: Due) -> Bound:
     return Bound(
         f"head, gap {gaps} mm: dB over DIS",
         "+.2f",
-        lambda kind: kind.mode == "sub-sampled" and kind.anatomy == "head" and in_range(kind),
-        lambda cell: cell.ours.over_dis_db,
-        lambda _cell, _kind: Due(least=least, aim=aim),
+        _ours("over_dis_db"),
+        due,
+        lambda kind: (
+            (kind.mode, kind.anatomy) == ("sub-sampled", "head") and _is_between(kind, low, high)
+        ),
     )
-
-
-def _everywhere(
-    title: str,
-    form: str,
-    figure: Callable[[EvaluatedCell], float | None],
-    due: Callable[[EvaluatedCell | None, CellKind], Due],
-    applies: Callable[[CellKind], bool] = _is_judged,
-) -> Bound:
-    return Bound(title, form, applies, figure, due)
 
 
 def _bias_due(cell: EvaluatedCell | None, _kind: CellKind) -> Due:
@@ -144,23 +138,17 @@ def _confidence(measure: str) -> Callable[[EvaluatedCell], float | None]:
     return lambda cell: None if cell.confidence is None else getattr(cell.confidence, measure)
 
 
-def _spearman_due(_cell: EvaluatedCell | None, kind: CellKind) -> Due:
-    return Due(least=0.85 if kind.factor == 2 else 0.65)
-
-
 def _speed(factor: int) -> Bound:
     with_it, without = MOST_MS[factor]
     return Bound(
         f"speed at {factor}x: ms for a slice of 512 x 512, all included",
         ".0f",
-        lambda kind: (
-            kind.mode == "sub-sampled"
-            and kind.factor == factor
-            and kind.size == TIMED_SIZE
-            and kind.weights == SHIPPED
-        ),
-        lambda cell: cell.ours.ms_per_slice,
+        _ours("ms_per_slice"),
         lambda _cell, _kind: Due(most=with_it if has_fast_bfloat16("cpu") else without),
+        lambda kind: (
+            (kind.mode, kind.factor, kind.size, kind.weights)
+            == ("sub-sampled", factor, TIMED_SIZE, SHIPPED)
+        ),
         _how_busy,
     )
 
@@ -173,90 +161,85 @@ def _how_busy(cell: EvaluatedCell) -> str:
 
 
 BOUNDS: tuple[Bound, ...] = (
-    _over_linear("chest of slices over 2 mm", 4.0, 5.0, True, 2.0, 2.4),
-    _over_linear("chest of slices over 2 mm", 8.0, 10.0, True, 2.2, 2.6),
-    _over_linear("chest of slices to 2 mm", 2.0, 2.5, False, 1.2, 1.6),
-    _over_linear("chest of slices to 2 mm", 4.0, 5.0, False, 1.6, 2.1),
-    _over_linear("chest of slices to 2 mm", 8.0, 10.0, False, 1.4, 1.9),
-    _head("3", 2.5, 3.5, 0.3, 0.6),
-    _head("4.5 and 6", 4.0, 7.0, 0.3, 0.6),
-    _head("9", 8.0, 10.0, 0.2, 0.4),
+    _chest(4.0, 5.0, thick=True, due=Due(least=2.0, aim=2.4)),
+    _chest(8.0, 10.0, thick=True, due=Due(least=2.2, aim=2.6)),
+    _chest(2.0, 2.5, thick=False, due=Due(least=1.2, aim=1.6)),
+    _chest(4.0, 5.0, thick=False, due=Due(least=1.6, aim=2.1)),
+    _chest(8.0, 10.0, thick=False, due=Due(least=1.4, aim=1.9)),
+    _head("3", 2.5, 3.5, Due(least=0.3, aim=0.6)),
+    _head("4.5 and 6", 4.0, 7.0, Due(least=0.3, aim=0.6)),
+    _head("9", 8.0, 10.0, Due(least=0.2, aim=0.4)),
     Bound(
         "slabs of 4 to 5 mm: dB over linear",
         "+.2f",
-        lambda kind: kind.mode == "slab" and _between(4.0, 5.0)(kind),
-        lambda cell: cell.ours.over_linear_db,
-        lambda _cell, _kind: Due(least=1.5),
+        _ours("over_linear_db"),
+        Due(least=1.5),
+        lambda kind: kind.mode == "slab" and _is_between(kind, 4.0, 5.0),
     ),
     Bound(
         "head, each slice left out: dB over DIS",
         "+.2f",
+        _ours("over_dis_db"),
+        Due(least=-0.1),
         lambda kind: kind.mode == "left-out" and kind.anatomy == "head",
-        lambda cell: cell.ours.over_dis_db,
-        lambda _cell, _kind: Due(least=-0.1),
     ),
-    _everywhere(
+    Bound(
         "chest: dB over DIS",
         "+.2f",
-        lambda cell: cell.ours.over_dis_db,
-        lambda _cell, kind: Due(least=0.4 if kind.gap_mm >= FINE_GAP_MM - SLACK_MM else 0.3),
-        lambda kind: _is_judged(kind) and kind.anatomy == "chest",
+        _ours("over_dis_db"),
+        lambda _cell, kind: Due(least=0.3 if _is_fine(kind) else 0.4),
+        _is_judged_chest,
     ),
-    _everywhere(
+    Bound(
         "body MAE against linear",
         "+.1%",
-        lambda cell: cell.ours.body_mae_to_linear,
-        lambda _cell, kind: Due(most=-0.18 if kind.gap_mm >= FINE_GAP_MM - SLACK_MM else -0.13),
+        _ours("body_mae_to_linear"),
+        lambda _cell, kind: Due(most=-0.13 if _is_fine(kind) else -0.18),
     ),
-    _everywhere(
-        "share of slices below linear",
-        ".0%",
-        lambda cell: cell.ours.below_linear,
-        lambda _cell, _kind: Due(most=0.01),
-    ),
-    _everywhere(
-        "worst slice: dB over linear",
-        "+.2f",
-        lambda cell: cell.ours.worst_over_linear_db,
-        lambda _cell, _kind: Due(least=-0.3),
-    ),
-    _everywhere(
+    Bound("share of slices below linear", ".0%", _ours("below_linear"), Due(most=0.01)),
+    Bound("worst slice: dB over linear", "+.2f", _ours("worst_over_linear_db"), Due(least=-0.3)),
+    Bound(
         "share of slices more than 0.3 dB below DIS",
         ".0%",
-        lambda cell: cell.ours.notably_below_dis,
-        lambda _cell, _kind: Due(most=0.10),
+        _ours("notably_below_dis"),
+        Due(most=0.10),
     ),
-    _everywhere(
+    Bound(
         "bias in the body, HU (2, or the best candidate's + 1)",
         ".1f",
         lambda cell: abs(cell.ours.body_bias_hu),
         _bias_due,
     ),
-    _everywhere(
+    Bound(
         "noise ratio in flat tissue (0.55, linear's - 0.20)",
         ".2f",
-        lambda cell: cell.ours.noise_ratio,
+        _ours("noise_ratio"),
         _noise_due,
     ),
-    _everywhere(
+    Bound(
         "LAA-950 off the truth (at most linear's)",
         ".2%",
-        lambda cell: cell.ours.laa_950_off,
+        _ours("laa_950_off"),
         _laa_due,
-        lambda kind: _is_judged(kind) and kind.anatomy == "chest",
+        _is_judged_chest,
     ),
-    _everywhere("confidence: Spearman", ".2f", _confidence("spearman"), _spearman_due),
-    _everywhere(
+    Bound(
+        "confidence: Spearman",
+        ".2f",
+        _confidence("spearman"),
+        lambda _cell, kind: Due(least=0.85 if kind.factor == 2 else 0.65),
+    ),
+    Bound(
         "confidence: predicted / true error",
         ".2f",
         _confidence("predicted_to_true"),
-        lambda _cell, _kind: Due(least=0.8, most=1.25),
+        Due(least=0.8, most=1.25),
     ),
-    _everywhere(
+    Bound(
         "confidence: coverage of 90 % intervals",
         ".1%",
         _confidence("coverage"),
-        lambda _cell, _kind: Due(least=0.85, most=0.95),
+        Due(least=0.85, most=0.95),
     ),
     _speed(2),
     _speed(8),
@@ -328,22 +311,17 @@ def rows_of(
     cells: Sequence[EvaluatedCell], lacking: Sequence[CellKind], how: Callable[[str], str]
 ) -> tuple[Row, ...]:
     """Every row of every cell; those of `lacking` cells are not measured."""
-    rows = [_row(bound, cell) for bound in BOUNDS for cell in cells if bound.applies(cell.kind)]
-    rows += [
-        Row(
-            bound.title,
-            kind.name,
-            "",
-            _words(bound, bound.due(None, kind)),
-            "not measured",
-            note=how(kind.series),
-        )
-        for bound in BOUNDS
-        for kind in lacking
-        if bound.applies(kind)
-    ]
-    order = {bound.title: place for place, bound in enumerate(BOUNDS)}
-    return tuple(sorted(rows, key=lambda row: order[row.title]))
+    rows: list[Row] = []
+    for bound in BOUNDS:
+        rows += [_row(bound, cell) for cell in cells if bound.applies(cell.kind)]
+        for kind in filter(bound.applies, lacking):
+            due = _words(bound, bound.due_of(None, kind))
+            rows.append(_not_measured(bound, kind, due, how(kind.series)))
+    return tuple(rows)
+
+
+def _not_measured(bound: Bound, kind: CellKind, due: str, note: str) -> Row:
+    return Row(bound.title, kind.name, "", due, "not measured", note=note)
 
 
 def speed_row(speed: NetworkSpeed) -> Row:
@@ -356,11 +334,11 @@ def speed_row(speed: NetworkSpeed) -> Row:
 
 
 def _row(bound: Bound, cell: EvaluatedCell) -> Row:
-    due, figure = bound.due(cell, cell.kind), bound.figure(cell)
+    due, figure = bound.due_of(cell, cell.kind), bound.figure(cell)
     words = _words(bound, due)
     if figure is None or (due.least is None and due.most is None):
         note = "the model or the series has nothing to measure it on"
-        return Row(bound.title, cell.kind.name, "", words, "not measured", note=note)
+        return _not_measured(bound, cell.kind, words, note)
     verdict: Verdict = "passed" if due.holds(figure) else "missed"
     return Row(
         bound.title,

@@ -1,6 +1,5 @@
 """The losses that training minimises, in thousands of HU, and the adversarial judge."""
 
-from collections.abc import Mapping
 from functools import cache
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from inference.training.checkpoint import Tensors, optimiser_tensors, restore_optimiser
+from inference.training.checkpoint import Tensors, optimiser_tensors, part_of, restore_optimiser
 
 Patch = TypeVar("Patch", Tensor, NDArray[np.float32])
 
@@ -52,7 +51,6 @@ SOFT_CENTRE_HU, SOFT_HALF_HU = 40.0, 200.0  # soft tissue, seen beside the whole
 WHOLE_UNIT_HU, SOFT_UNIT_HU = 250.0, 25.0
 VIEWS = 2  # of each slice
 LEAST_PULL = 1e-12
-NETWORK, OPTIMISER = "network.", "optimiser."
 
 
 def inner(patch: Patch) -> Patch:
@@ -214,18 +212,14 @@ class Adversary:
         return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
-        network = {NETWORK + name: kept for name, kept in self._judge.state_dict().items()}
-        optimiser = optimiser_tensors(self._optimiser)
-        return network | {OPTIMISER + name: kept for name, kept in optimiser.items()}
+        parts = (
+            ("network", self._judge.state_dict()),
+            ("optimiser", optimiser_tensors(self._optimiser)),
+        )
+        return {f"{part}.{name}": kept for part, tensors in parts for name, kept in tensors.items()}
 
     def restore(self, state: Tensors) -> None:
         """Go on from what a checkpoint kept; nothing kept is a judge that begins."""
         if state:
-            self._judge.load_state_dict(_part(state, NETWORK))
-            restore_optimiser(self._optimiser, _part(state, OPTIMISER))
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): kept for name, kept in state.items() if name.startswith(prefix)
-    }
+            self._judge.load_state_dict(part_of(state, "network"))
+            restore_optimiser(self._optimiser, part_of(state, "optimiser"))

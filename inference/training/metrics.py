@@ -4,10 +4,10 @@ What is known of the truth alone (body, edges, flat tissue, lungs) is found once
 method that is judged on it. None stands where the truth has nothing to measure a figure on.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -121,21 +121,6 @@ class TruthSlice:
         return lungs_of(self.plane, self.body, self._pixel_mm)
 
 
-def figures_of(plane: Plane, truth: Plane) -> SliceFigures:
-    """One slice alone; a TruthSlice is quicker for several."""
-    return TruthSlice(truth).figures_of(plane)
-
-
-def psnr_db(plane: Plane, truth: Plane) -> float:
-    """Peak signal to noise ratio in the window from -1024 to 2048 HU."""
-    return _TruthInRange(truth, LOW_HU, HIGH_HU).psnr_db(plane)
-
-
-def ssim(plane: Plane, truth: Plane) -> float:
-    """Mean structural similarity in the window from -1024 to 2048 HU."""
-    return _TruthInRange(truth, LOW_HU, HIGH_HU).ssim(plane)
-
-
 class _TruthInRange:
     """PSNR and SSIM between two values in HU, beyond which nothing counts.
 
@@ -242,12 +227,9 @@ def bootstrap(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-Measure = Callable[[SliceFigures], float | None]
-
-
-def mean_of(slices: Sequence[SliceFigures], measure: Measure) -> float | None:
-    """The mean over the slices that have it."""
-    values = [value for figures in slices if (value := measure(figures)) is not None]
+def mean_of(slices: Sequence[SliceFigures], name: str) -> float | None:
+    """The mean of a figure over the slices that have it."""
+    values = [value for figures in slices if (value := getattr(figures, name)) is not None]
     return float(np.mean(values)) if values else None
 
 
@@ -303,6 +285,10 @@ class Figures:
     cpu_ms_per_slice: float  # processor time of all cores: a busy machine changes it little
 
 
+# Figures of a slice and of a cell that have one name: the cell's is the mean.
+MEANS = {of.name for of in fields(SliceFigures)} & {of.name for of in fields(Figures)}
+
+
 @dataclass(frozen=True)
 class Milliseconds:
     """The time of one generated slice."""
@@ -318,23 +304,16 @@ def figures_of_cell(
     noise_beside: Sequence[float | None],
     ms: Milliseconds,
 ) -> Figures:
-    psnr = np.array([figures.psnr_db for figures in slices])
-    over_linear = psnr - [figures.psnr_db for figures in linear]
-    over_dis = psnr - [figures.psnr_db for figures in dis]
-    mae = float(np.mean([figures.body_mae_hu for figures in slices]))
-    mae_linear = float(np.mean([figures.body_mae_hu for figures in linear]))
+    psnr, psnr_linear, psnr_dis = (
+        np.array([figures.psnr_db for figures in of_method]) for of_method in (slices, linear, dis)
+    )
+    over_linear, over_dis = psnr - psnr_linear, psnr - psnr_dis
+    means: dict[str, Any] = {name: mean_of(slices, name) for name in MEANS}
+    mae_linear = mean_of(linear, "body_mae_hu")
     laa, laa_true = _laa_950(slices)
     return Figures(
-        psnr_db=float(psnr.mean()),
-        ssim=float(np.mean([figures.ssim for figures in slices])),
-        psnr_soft_db=float(np.mean([figures.psnr_soft_db for figures in slices])),
-        ssim_soft=float(np.mean([figures.ssim_soft for figures in slices])),
-        body_mae_hu=mae,
-        body_mae_to_linear=mae / mae_linear - 1.0 if mae_linear else 0.0,
-        body_bias_hu=float(np.mean([figures.body_bias_hu for figures in slices])),
-        edge_mae_hu=mean_of(slices, lambda figures: figures.edge_mae_hu),
-        gradient_ratio=mean_of(slices, lambda figures: figures.gradient_ratio),
-        noise_ratio=mean_of(slices, lambda figures: figures.noise_ratio),
+        **means,
+        body_mae_to_linear=means["body_mae_hu"] / mae_linear - 1.0 if mae_linear else 0.0,
         noise_step=_noise_step(slices, noise_beside),
         laa_950=laa,
         laa_950_off=None if laa is None or laa_true is None else abs(laa - laa_true),
@@ -358,11 +337,8 @@ def _laa_950(slices: Sequence[SliceFigures]) -> tuple[float | None, float | None
     lungs = sum(figures.lung_pixels for figures in slices)
     if not lungs:
         return None, None
-    low, true = (
-        sum(figures.low_pixels for figures in slices),
-        sum(figures.low_pixels_true for figures in slices),
-    )
-    return low / lungs, true / lungs
+    low = sum(figures.low_pixels for figures in slices)
+    return low / lungs, sum(figures.low_pixels_true for figures in slices) / lungs
 
 
 def _noise_step(
@@ -401,7 +377,7 @@ def anatomy_of(series: ThinSeries) -> Anatomy:
     places = np.linspace(0, len(series) - 1, LOOKED_AT + 2)[1:-1]
     body_pixels, lungs, bone = 0, 0, 0
     for index in places.round().astype(int).tolist():
-        truth = TruthSlice(series.read(index), series.pixel_mm)
+        truth = TruthSlice(series.read(index), series.geometry.pixel_mm)
         body_pixels += int(np.count_nonzero(truth.body))
         lungs += int(np.count_nonzero(truth.lungs))
         bone += int(np.count_nonzero(truth.body & (truth.plane > BONE_HU)))
@@ -409,6 +385,6 @@ def anatomy_of(series: ThinSeries) -> Anatomy:
         return "other"
     if lungs >= LEAST_LUNG * body_pixels:
         return "chest"
-    diameter_mm = 2.0 * np.sqrt(body_pixels / LOOKED_AT / np.pi) * series.pixel_mm
+    diameter_mm = 2.0 * np.sqrt(body_pixels / LOOKED_AT / np.pi) * series.geometry.pixel_mm
     is_head = bone >= LEAST_BONE * body_pixels and diameter_mm <= LARGEST_HEAD_MM
     return "head" if is_head else "other"

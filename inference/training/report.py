@@ -1,9 +1,11 @@
 """The report of an evaluation: rows, tables, and one HTML page that needs nothing but itself."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from inference.errors import Unprocessable
 from inference.model import Limits, Model
@@ -12,7 +14,7 @@ from inference.pictures import page
 from inference.runner import share_cores
 from inference.training.data import (
     TRAIN_PART,
-    NothingToJudge,
+    NoSeries,
     PassedOver,
     ThinSeries,
     nothing_in,
@@ -26,8 +28,8 @@ from inference.training.evaluate import (
     CellRequest,
     EvaluatedCell,
     Report,
+    RunOptions,
     evaluate,
-    kind_of,
     network_speed,
 )
 from inference.training.gates import (
@@ -49,7 +51,9 @@ from inference.training.leave_out import (
     drawn_targets,
     slices_left,
 )
-from inference.training.metrics import Figures, anatomy_of
+from inference.training.metrics import Confidence, Figures, anatomy_of
+
+T = TypeVar("T")
 
 VALIDATE_PART = "ct-validate"
 KNOWN = ", trained on it"  # no proof of anything, and every table says so
@@ -59,45 +63,6 @@ TEMPLATE = Path(__file__).with_name("evaluation.html")
 CHART_WIDTH, CHART_HEIGHT = 640, 120  # of the drawing, in its own units
 LEAST_DB, MOST_DB = -1.0, 5.0  # what the chart shows of gains
 
-COLUMNS = (
-    "series",
-    "cell",
-    "method",
-    "PSNR dB",
-    "over linear [worst]",
-    "95 %",
-    "over DIS [worst]",
-    "SSIM",
-    "soft dB SSIM",
-    "body MAE",
-    "edge MAE",
-    "gradient",
-    "noise",
-    "SNLI",
-    "bias",
-    "LAA (off)",
-    "below linear",
-    "below DIS",
-    "ms (CPU)",
-)
-OVERVIEW_COLUMNS = (
-    "cell",
-    "weights",
-    "DIS over linear",
-    "over linear [worst]",
-    "95 %",
-    "over DIS [worst]",
-    "body MAE",
-    "bias",
-    "noise (linear)",
-    "LAA off (linear)",
-    "Spearman",
-    "predicted / true",
-    "90 % covers",
-)
-CONFIDENCE_COLUMNS = ("cell", "Spearman", "predicted / true", "90 % covers", "least", "mean")
-GATE_COLUMNS = ("figure", "due", "worst", "in", "passed", "verdict")
-MISSED_COLUMNS = ("missed", "in", "figure", "due", "note")
 LEGEND = (
     "PSNR and SSIM in -1024..2048 HU, soft in -160..240; MAE and bias in HU, in the body, on "
     "its edges; gradient, noise: of edges and flat tissue, over the truth's; SNLI: change of noise "
@@ -110,34 +75,86 @@ LEGEND = (
 Load = Callable[[Path | None], Model]
 
 
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+# The columns of a table: the head of each, and the text below it.
+FIGURES: Mapping[str, Callable[[Figures], str]] = {
+    "PSNR dB": lambda it: f"{it.psnr_db:.2f}",
+    "over linear [worst]": lambda it: f"{it.over_linear_db:+.2f} [{it.worst_over_linear_db:+.2f}]",
+    "95 %": lambda it: "{:+.2f} {:+.2f}".format(*it.over_linear_interval_db),
+    "over DIS [worst]": lambda it: f"{it.over_dis_db:+.2f} [{it.worst_over_dis_db:+.2f}]",
+    "SSIM": lambda it: f"{it.ssim:.4f}",
+    "soft dB SSIM": lambda it: f"{it.psnr_soft_db:.2f} {it.ssim_soft:.3f}",
+    "body MAE": lambda it: f"{it.body_mae_hu:.1f}",
+    "edge MAE": lambda it: _number(it.edge_mae_hu, ".1f"),
+    "gradient": lambda it: _number(it.gradient_ratio, ".2f"),
+    "noise": lambda it: _number(it.noise_ratio, ".2f"),
+    "SNLI": lambda it: _number(it.noise_step, ".2f"),
+    "bias": lambda it: f"{it.body_bias_hu:+.1f}",
+    "LAA (off)": lambda it: f"{_number(it.laa_950, '.1%')} ({_number(it.laa_950_off, '.1%')})",
+    "below linear": lambda it: f"{it.below_linear:.0%} ({it.notably_below_linear:.0%})",
+    "below DIS": lambda it: f"{it.below_dis:.0%} ({it.notably_below_dis:.0%})",
+    "ms (CPU)": lambda it: f"{it.ms_per_slice:.0f} ({it.cpu_ms_per_slice:.0f})",
+}
+CONFIDENCE: Mapping[str, Callable[[Confidence], str]] = {
+    "Spearman": lambda it: _number(it.spearman, ".2f"),
+    "predicted / true": lambda it: f"{it.predicted_to_true:.2f}",
+    "90 % covers": lambda it: _number(it.coverage, ".1%"),
+    "least": lambda it: f"{it.least:.2f}",
+    "mean": lambda it: f"{it.mean:.2f}",
+}
+OVERVIEW: Mapping[str, Callable[[EvaluatedCell], str]] = {
+    "cell": lambda it: it.kind.name,
+    "weights": lambda it: it.kind.weights,
+    "DIS over linear": lambda it: f"{it.methods[DIS].over_linear_db:+.2f}",
+    "over linear [worst]": lambda it: FIGURES["over linear [worst]"](it.ours),
+    "95 %": lambda it: FIGURES["95 %"](it.ours),
+    "over DIS [worst]": lambda it: FIGURES["over DIS [worst]"](it.ours),
+    "body MAE": lambda it: f"{it.ours.body_mae_to_linear:+.0%}",
+    "bias": lambda it: FIGURES["bias"](it.ours),
+    "noise (linear)": lambda it: _beside_linear(it, "noise_ratio", ".2f"),
+    "LAA off (linear)": lambda it: (
+        # A sinus is no lung.
+        _beside_linear(it, "laa_950_off", ".2%") if it.kind.anatomy == "chest" else ""
+    ),
+    "Spearman": lambda it: _number(getattr(it.confidence, "spearman", None), ".2f"),
+    "predicted / true": lambda it: _number(
+        getattr(it.confidence, "predicted_to_true", None), ".2f"
+    ),
+    "90 % covers": lambda it: _number(getattr(it.confidence, "coverage", None), ".0%"),
+}
+SUMMED: Mapping[str, Callable[[Summed], str]] = {
+    "figure": lambda it: it.title,
+    "due": lambda it: it.due,
+    "worst": lambda it: it.worst,
+    "in": lambda it: it.where,
+    "passed": lambda it: f"{it.passed}/{it.cells}",
+    "verdict": lambda it: it.verdict,
+}
+COLUMNS = ("series", "cell", "method", *FIGURES)
+CONFIDENCE_COLUMNS = ("cell", *CONFIDENCE)
+OVERVIEW_COLUMNS, GATE_COLUMNS = tuple(OVERVIEW), tuple(SUMMED)
+MISSED_COLUMNS = ("missed", "in", "figure", "due", "note")
+
+
+def _row(columns: Mapping[str, Callable[[T], str]], it: T) -> tuple[str, ...]:
+    return tuple(text(it) for text in columns.values())
+
+
+def _beside_linear(cell: EvaluatedCell, figure: str, form: str) -> str:
+    ours, linear = (getattr(it, figure) for it in (cell.ours, cell.methods[LINEAR]))
+    return f"{_number(ours, form)} ({_number(linear, form)})"
+
+
 def table_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     """One row a cell and method, in the order of COLUMNS."""
-    return [_row(cell, method, it) for cell in cells for method, it in cell.methods.items()]
-
-
-def _row(cell: EvaluatedCell, method: str, it: Figures) -> tuple[str, ...]:
-    low, high = it.over_linear_interval_db
-    return (
-        cell.kind.series,
-        _cell_name(cell),
-        method,
-        f"{it.psnr_db:.2f}",
-        f"{it.over_linear_db:+.2f} [{it.worst_over_linear_db:+.2f}]",
-        f"{low:+.2f} {high:+.2f}",
-        f"{it.over_dis_db:+.2f} [{it.worst_over_dis_db:+.2f}]",
-        f"{it.ssim:.4f}",
-        f"{it.psnr_soft_db:.2f} {it.ssim_soft:.3f}",
-        f"{it.body_mae_hu:.1f}",
-        _number(it.edge_mae_hu, ".1f"),
-        _number(it.gradient_ratio, ".2f"),
-        _number(it.noise_ratio, ".2f"),
-        _number(it.noise_step, ".2f"),
-        f"{it.body_bias_hu:+.1f}",
-        f"{_number(it.laa_950, '.1%')} ({_number(it.laa_950_off, '.1%')})",
-        f"{it.below_linear:.0%} ({it.notably_below_linear:.0%})",
-        f"{it.below_dis:.0%} ({it.notably_below_dis:.0%})",
-        f"{it.ms_per_slice:.0f} ({it.cpu_ms_per_slice:.0f})",
-    )
+    return [
+        (cell.kind.series, _cell_name(cell), method, *_row(FIGURES, it))
+        for cell in cells
+        for method, it in cell.methods.items()
+    ]
 
 
 def _cell_name(cell: EvaluatedCell) -> str:
@@ -147,58 +164,14 @@ def _cell_name(cell: EvaluatedCell) -> str:
     return f"{kind.factor}x{' slab' * (kind.mode == 'slab')}, {kind.gap_mm:g} mm"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def overview_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
-    """One row a cell, of the model alone beside linear and DIS."""
-    return [_overview(cell) for cell in cells]
-
-
-def _overview(cell: EvaluatedCell) -> tuple[str, ...]:
-    it, linear, sure = cell.ours, cell.methods[LINEAR], cell.confidence
-    low, high = it.over_linear_interval_db
-    laa = f"{_number(it.laa_950_off, '.2%')} ({_number(linear.laa_950_off, '.2%')})"
-    return (
-        cell.kind.name,
-        cell.kind.weights,
-        f"{cell.methods[DIS].over_linear_db:+.2f}",
-        f"{it.over_linear_db:+.2f} [{it.worst_over_linear_db:+.2f}]",
-        f"{low:+.2f} {high:+.2f}",
-        f"{it.over_dis_db:+.2f} [{it.worst_over_dis_db:+.2f}]",
-        f"{it.body_mae_to_linear:+.0%}",
-        f"{it.body_bias_hu:+.1f}",
-        f"{_number(it.noise_ratio, '.2f')} ({_number(linear.noise_ratio, '.2f')})",
-        laa if cell.kind.anatomy == "chest" else "",  # a sinus is no lung
-        _number(sure.spearman if sure else None, ".2f"),
-        _number(sure.predicted_to_true if sure else None, ".2f"),
-        _number(sure.coverage if sure else None, ".0%"),
-    )
-
-
 def confidence_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     """One row a cell of a model that says how sure it is."""
-    return [
-        (
-            cell.kind.name,
-            _number(it.spearman, ".2f"),
-            f"{it.predicted_to_true:.2f}",
-            _number(it.coverage, ".1%"),
-            f"{it.least:.2f}",
-            f"{it.mean:.2f}",
-        )
-        for cell in cells
-        if (it := cell.confidence) is not None
-    ]
+    return [(cell.kind.name, *_row(CONFIDENCE, it)) for cell in cells if (it := cell.confidence)]
 
 
 def gate_rows(summed: Sequence[Summed]) -> list[tuple[str, ...]]:
     """One row a figure, over all its cells."""
-    return [
-        (it.title, it.due, it.worst, it.where, f"{it.passed}/{it.cells}", it.verdict)
-        for it in summed
-    ]
+    return [_row(SUMMED, it) for it in summed]
 
 
 def missed_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -212,11 +185,8 @@ def missed_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def not_measured(rows: Sequence[Row]) -> list[str]:
     """One sentence for each way to measure what was not."""
-    count: dict[str, int] = {}
-    for row in rows:
-        if row.verdict == "not measured":
-            count[row.note] = count.get(row.note, 0) + 1
-    return [f"not measured ({times} figures): {note}" for note, times in count.items()]
+    figures = Counter(row.note for row in rows if row.verdict == "not measured")
+    return [f"not measured ({count} figures): {note}" for note, count in figures.items()]
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -229,7 +199,7 @@ def card(cells: Sequence[EvaluatedCell], rows: Sequence[Row]) -> str:
     """The tables of a model card, as Markdown: every cell in a row, every figure that is due, and
     all methods on the cells of the shipped weights."""
     shipped = [cell for cell in cells if cell.kind.weights.startswith(SHIPPED)]
-    parts = [markdown(OVERVIEW_COLUMNS, overview_rows(cells))]
+    parts = [markdown(OVERVIEW_COLUMNS, [_row(OVERVIEW, cell) for cell in cells])]
     if rows:
         parts.append(markdown(GATE_COLUMNS, gate_rows(summed(rows))))
     if missed := missed_rows(rows):
@@ -283,9 +253,9 @@ def run(
     listed: TargetList,
     *,
     limits: Limits | None = None,
-    progress: Report = lambda _: None,
+    progress: Report = lambda *_: None,
 ) -> Study:
-    """Raises NothingToJudge, with every reason, where no series of the folder serves."""
+    """Raises NoSeries, with every reason, where no series of the folder serves."""
     loaded = cache(load)
     model = loaded(None)
     series, passed = series_of(request)
@@ -293,22 +263,21 @@ def run(
     cells, unsuitable = evaluate(
         requests,
         listed,
-        targets=request.targets,
-        limits=limits or Limits(),
-        at_once=share_cores(model, 0),
-        pictures=request.pictures,
-        progress=progress,
+        request.targets,
+        RunOptions(limits or Limits(), share_cores(model, 0), request.pictures),
+        progress,
     )
     passed += unsuitable
     if not cells and not lacking:
-        raise NothingToJudge(nothing_in(request.data, passed))
+        raise NoSeries(nothing_in(request.data, passed))
 
-    def how(name: str) -> str:
-        return how_to_measure(name, request.data, request.folds)
-
-    rows = rows_of(cells, lacking, how) if request.gates else ()
-    if request.gates and model.name == Midslice.name:
-        rows += (speed_row(network_speed(request.weights)),)
+    rows: tuple[Row, ...] = ()
+    if request.gates:
+        rows = rows_of(
+            cells, lacking, lambda name: how_to_measure(name, request.data, request.folds)
+        )
+        if model.name == Midslice.name:
+            rows += (speed_row(network_speed(request.weights)),)
     return Study(
         model=model.name,
         version=model.version,
@@ -347,7 +316,6 @@ def _requests(
     for thin in series:
         fold = fold_of(study.folds, thin.name)
         folded = study.gates and thin.trained_on
-        weights = fold if folded else None
         is_known = thin.trained_on and study.weights is None
         label = f"trained without {thin.name}" if folded else SHIPPED + KNOWN * is_known
         try:
@@ -355,14 +323,15 @@ def _requests(
         except Unprocessable as refused:
             passed.append(PassedOver(thin.name, refused.sentence))
             continue
-        cells = [
-            CellRequest(thin, anatomy, mode, factor, partial(load, weights), label)
+        kinds = [
+            CellKind.of(thin, mode, factor, anatomy, label)
             for mode, factor in _cells(study, thin, anatomy, folded=folded)
         ]
         if folded and not fold.is_file():
-            lacking += map(kind_of, cells)
+            lacking += kinds
         else:
-            requests += cells
+            model = partial(load, fold if folded else None)
+            requests += [CellRequest(thin, kind, model) for kind in kinds]
     return requests, lacking
 
 
@@ -403,15 +372,6 @@ class Dot:
     title: str
 
 
-@dataclass(frozen=True)
-class CellSection:
-    """One cell, as the page shows it."""
-
-    cell: EvaluatedCell
-    rows: list[tuple[str, ...]]
-    dots: tuple[Dot, ...]
-
-
 def page_of(study: Study) -> str:
     """The whole page; every text in it is escaped."""
     return page(
@@ -423,7 +383,10 @@ def page_of(study: Study) -> str:
             "GATE_COLUMNS": GATE_COLUMNS,
             "MISSED_COLUMNS": MISSED_COLUMNS,
             "CONFIDENCE_COLUMNS": CONFIDENCE_COLUMNS,
-            "sections": [CellSection(cell, _rows(cell), _dots(cell)) for cell in study.cells],
+            # Without the series and the cell, which stand above the table.
+            "sections": [
+                (cell, [row[2:] for row in table_rows([cell])], _dots(cell)) for cell in study.cells
+            ],
             "confidence": confidence_rows(study.cells),
             "gates": summed(study.rows),
             "missed": missed_rows(study.rows),
@@ -433,11 +396,6 @@ def page_of(study: Study) -> str:
             "zero": _height(0.0),
         },
     )
-
-
-def _rows(cell: EvaluatedCell) -> list[tuple[str, ...]]:
-    """Without the series and the cell, which stand above the table."""
-    return [row[2:] for row in table_rows([cell])]
 
 
 def _dots(cell: EvaluatedCell) -> tuple[Dot, ...]:

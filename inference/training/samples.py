@@ -6,7 +6,7 @@ batches of small patches are cut from the pool.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,6 +19,8 @@ from inference.models.midslice import IN_Z, TOLD_IN_Z, inputs_of
 from inference.training.data import Patient
 
 Planes = NDArray[np.float32]
+# Planes (B, 6, side, side), truth (B, 1, side, side), conditions (B, 6) and cubic (B, 4).
+Batch = tuple[Planes, Planes, Planes, Planes]
 
 HEAD_EXTENT_MM = 280.0  # a field of view below it is taken for a head
 HEAD_SHARE = 0.28
@@ -50,20 +52,11 @@ class Gap:
     thickness_mm: float
 
 
-@dataclass(frozen=True)
-class PatchBatch:
-    """Patches as arrays, ready for the device."""
-
-    planes: Planes  # (B, 6, side, side)
-    truth: Planes  # (B, 1, side, side)
-    conditions: NDArray[np.float32]  # (B, 6)
-    cubic: NDArray[np.float32]  # (B, 4)
-
-
 def draw(patients: Sequence[Patient], random: Generator) -> list[GapSample]:
     """Some crops of one gap, drawn and altered at random."""
     patient = _drawn_patient(patients, random)
-    gap = _drawn_gap(patient, random)
+    is_resliced = len(patient) >= LEAST_RESLICED and random.random() < 0.2
+    gap = (_resliced_gap if is_resliced else _axial_gap)(patient, random)
     gap = _zoomed(gap, _drawn_zoom(patient, random))
     planes = gap.planes
     if random.random() < 0.35:
@@ -92,12 +85,6 @@ def _drawn_patient(patients: Sequence[Patient], random: Generator) -> Patient:
     return bodies[random.integers(len(bodies))]
 
 
-def _drawn_gap(patient: Patient, random: Generator) -> Gap:
-    if len(patient) >= LEAST_RESLICED and random.random() < 0.2:
-        return _resliced_gap(patient, random)
-    return _axial_gap(patient, random)
-
-
 def _axial_gap(patient: Patient, random: Generator) -> Gap:
     """Received slices left out or, in a third, first averaged to thicker ones."""
     spacing = patient.spacing_mm
@@ -108,26 +95,33 @@ def _axial_gap(patient: Patient, random: Generator) -> Gap:
     planes = np.stack([patient.hu[i : i + width].mean(axis=0, dtype=np.float32) for i in indices])
     own = patient.geometry.thickness_mm or spacing
     return Gap(
-        planes, at, has, steps * spacing, patient.pixel_mm, max(own, own + (width - 1) * spacing)
+        planes,
+        at,
+        has,
+        steps * spacing,
+        patient.geometry.pixel_mm,
+        max(own, own + (width - 1) * spacing),
     )
 
 
 def _resliced_gap(patient: Patient, random: Generator) -> Gap:
     """Sagittal or coronal planes as slices: fine truth across many gaps, other shapes."""
     along = int(random.integers(1, 3))  # 1: coronal, 2: sagittal
-    spacing, count = patient.pixel_mm, patient.hu.shape[along]
+    spacing, count = patient.geometry.pixel_mm, patient.hu.shape[along]
     width = int(random.integers(2, 4))
     steps = drawn_steps(spacing, count // 2, random)
     # The outer quarters of the field of view are mostly air.
     indices, at, has = _drawn_places(steps, count // 2 - width, random)
-    height = round(len(patient) * patient.spacing_mm / patient.pixel_mm)
+    height = round(len(patient) * patient.spacing_mm / patient.geometry.pixel_mm)
     planes = []
     for index in indices:
         first = count // 4 + index
         cut = np.take(patient.hu, range(first, first + width), axis=along)
         plane = cut.mean(axis=along, dtype=np.float32)
         planes.append(cv2.resize(plane, (plane.shape[1], height), interpolation=cv2.INTER_CUBIC))
-    return Gap(np.stack(planes), at, has, steps * spacing, patient.pixel_mm, width * spacing)
+    return Gap(
+        np.stack(planes), at, has, steps * spacing, patient.geometry.pixel_mm, width * spacing
+    )
 
 
 def drawn_steps(spacing_mm: float, slices: int, random: Generator) -> int:
@@ -181,8 +175,7 @@ def _zoomed(gap: Gap, zoom: tuple[float, float]) -> Gap:
     planes = np.stack(
         [cv2.resize(p, None, fx=along, fy=down, interpolation=cv2.INTER_CUBIC) for p in gap.planes]
     )
-    pixel_mm = gap.pixel_mm / float(np.sqrt(down * along))
-    return Gap(planes, gap.places, gap.has, gap.gap_mm, pixel_mm, gap.thickness_mm)
+    return replace(gap, planes=planes, pixel_mm=gap.pixel_mm / float(np.sqrt(down * along)))
 
 
 def moved_linearly(
@@ -203,17 +196,13 @@ def moved_linearly(
     bent = cv2.resize(bend, (columns, rows), interpolation=cv2.INTER_CUBIC)
     dy = (shift[0] + linear[0, 0] * high + linear[0, 1] * wide).astype(np.float32) + bent[..., 0]
     dx = (shift[1] + linear[1, 0] * high + linear[1, 1] * wide).astype(np.float32) + bent[..., 1]
-    moved = []
-    for plane, place in zip(planes, places, strict=True):
-        far = np.float32(place - still)
-        moved.append(
-            plane
-            if far == 0.0
-            else cv2.remap(
-                plane, x + far * dx, y + far * dy, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-            )
-        )
-    return np.stack(moved)
+    moved = planes.copy()
+    for index, far in enumerate(np.float32(place - still) for place in places):
+        if far != 0.0:
+            at = x + far * dx, y + far * dy
+            edge = cv2.BORDER_REPLICATE
+            moved[index] = cv2.remap(planes[index], *at, cv2.INTER_CUBIC, borderMode=edge)
+    return moved
 
 
 def other_materials(planes: Planes, random: Generator) -> Planes:
@@ -264,8 +253,10 @@ def _crops(planes: Planes, gap: Gap, random: Generator) -> list[GapSample]:
         thickness_mm=gap.thickness_mm,
     )
     inputs = inputs_of(near, t)
+    bottom, right = (max(0, CROP - side) for side in planes.shape[1:])
     whole = np.concatenate([inputs.planes, planes[4:]])
-    stored = np.rint(_padded(whole)).astype(np.int16)
+    padded = np.pad(whole, ((0, 0), (0, bottom), (0, right)), mode="edge")
+    stored = np.rint(padded).astype(np.int16)
     body = np.argwhere(stored[6, ::8, ::8] > BODY_HU) * 8
     rows, columns = stored.shape[1:]
     samples = []
@@ -276,12 +267,6 @@ def _crops(planes: Planes, gap: Gap, random: Generator) -> list[GapSample]:
         cut = stored[:, top : top + CROP, left : left + CROP].copy()
         samples.append(GapSample(cut, inputs.conditions, inputs.cubic))
     return samples
-
-
-def _padded(planes: Planes) -> Planes:
-    """At least CROP pixels a side; edges repeat."""
-    bottom, right = (max(0, CROP - side) for side in planes.shape[1:])
-    return np.pad(planes, ((0, 0), (0, bottom), (0, right)), mode="edge")
 
 
 class Pool:
@@ -301,7 +286,7 @@ class Pool:
             else:
                 self._samples[self._random.integers(self._size)] = sample
 
-    def batch(self, count: int, side: int) -> PatchBatch:
+    def batch(self, count: int, side: int) -> Batch:
         """Patches of random samples, flipped, transposed, reversed in z, offset by up to 20 HU."""
         drawn = [
             patch(self._samples[self._random.integers(len(self))], side, self._random)
@@ -309,12 +294,8 @@ class Pool:
         ]
         planes = np.stack([sample.planes for sample in drawn]).astype(np.float32)
         planes += self._random.uniform(-20.0, 20.0, (count, 1, 1, 1)).astype(np.float32)
-        return PatchBatch(
-            planes[:, :6],
-            planes[:, 6:],
-            np.stack([sample.conditions for sample in drawn]),
-            np.stack([sample.cubic for sample in drawn]),
-        )
+        conditions = np.stack([sample.conditions for sample in drawn])
+        return planes[:, :6], planes[:, 6:], conditions, np.stack([s.cubic for s in drawn])
 
 
 def patch(sample: GapSample, side: int, random: Generator) -> GapSample:

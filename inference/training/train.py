@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from inference.errors import ModelLoadError
-from inference.models.midslice import Network
+from inference.models.midslice import Network, load_network
 from inference.models.runtime import has_fast_bfloat16, with_channels_last
 from inference.training.checkpoint import (
     Checkpoint,
     Tensors,
     load_checkpoint,
-    load_weights,
     optimiser_tensors,
     restore_optimiser,
     save_checkpoint,
@@ -30,7 +29,7 @@ from inference.training.checkpoint import (
 )
 from inference.training.data import Patient, divided, load_patients
 from inference.training.losses import Adversary, balanced, grain_loss, inner, loss_of, lung_loss
-from inference.training.samples import GapSample, PatchBatch, Pool, unaltered
+from inference.training.samples import Pool, unaltered
 
 HELD_SEED = 20  # of the gaps that are measured: the same in every training
 HELD_GAPS = 12  # a patient
@@ -73,13 +72,12 @@ class Mean:
         self.value += (value - self.value) / min(self._count, REMEMBERED)
 
 
-def gain_db(
-    ours: NDArray[np.float32], other: NDArray[np.float32], truth: NDArray[np.float32]
-) -> float:
+def gain_db(ours: Tensor, other: Tensor, truth: Tensor) -> float:
     """Mean gain in PSNR over (B, 1, rows, columns), but for the border, where no error counts."""
-    axes = (1, 2, 3)
-    error_ours = np.square(inner(ours - truth)).mean(axis=axes) + LEAST_ERROR
-    error_other = np.square(inner(other - truth)).mean(axis=axes) + LEAST_ERROR
+    error_ours, error_other = (
+        np.square(inner(slice_hu - truth).cpu().numpy()).mean(axis=(1, 2, 3)) + LEAST_ERROR
+        for slice_hu in (ours, other)
+    )
     return float(10.0 * np.log10(error_other / error_ours).mean())
 
 
@@ -88,7 +86,7 @@ class HeldOut:
 
     def __init__(self, patients: Sequence[Patient]) -> None:
         random = default_rng(HELD_SEED)
-        self._samples: list[GapSample] = [
+        self._samples = [
             sample
             for patient in patients
             for _ in range(HELD_GAPS)
@@ -97,20 +95,19 @@ class HeldOut:
 
     def gain_over_dis_db(self, network: Network, average: Tensors, device: str) -> float | None:
         """Of the network with these weights; None where nobody was left out."""
-        gains = [self._gain_db(network, average, device, sample) for sample in self._samples]
+        gains = []
+        for sample in self._samples:
+            planes, conditions, cubic = _tensors(
+                device,
+                sample.planes[None].astype(np.float32),  # (1, 7, side, side)
+                sample.conditions[None],
+                sample.cubic[None].copy(),
+            )
+            with torch.inference_mode():
+                inputs = planes[:, :6], conditions, cubic
+                slice_hu, _ = functional_call(network, dict(average), inputs)
+            gains.append(gain_db(slice_hu, _mixed(planes, conditions, 4), planes[:, 6:]))
         return float(np.mean(gains)) if gains else None
-
-    def _gain_db(self, network: Network, average: Tensors, device: str, sample: GapSample) -> float:
-        planes = sample.planes[None].astype(np.float32)  # (1, 7, side, side)
-        t = sample.conditions[0]
-        given = tuple(
-            torch.from_numpy(array).to(device)
-            for array in (planes[:, :6], sample.conditions[None], sample.cubic[None].copy())
-        )
-        with torch.inference_mode():
-            slice_hu, _ = functional_call(network, dict(average), given)
-        dis = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]
-        return gain_db(slice_hu.cpu().numpy(), dis, planes[:, 6:])
 
 
 class Course:
@@ -247,13 +244,11 @@ class Training:
         while len(self._pool) < min(self._plan.first, self._plan.pool):
             self._pool.refresh()
         batch = self._pool.batch(self._plan.batch, self._plan.side)
-        planes, truth, conditions, cubic = self._tensors(batch)
+        planes, truth, conditions, cubic = _tensors(self._plan.device, *batch)
         for group in self._optimiser.param_groups:
             group["lr"] = self._plan.learning_rate * rate(self.share, self.step)
         slice_hu, scale_hu = self._network(planes, conditions, cubic)
-        t = conditions[:, 0, None, None, None]
-        blend = (1.0 - t) * planes[:, 4:5] + t * planes[:, 5:6]
-        straight = (1.0 - t) * planes[:, 1:2] + t * planes[:, 2:3]
+        blend, straight = _mixed(planes, conditions, 4), _mixed(planes, conditions, 1)
         loss = loss_of(slice_hu, scale_hu, truth, blend) + grain_loss(slice_hu, truth, straight)
         loss = loss + lung_loss(slice_hu, truth)
         self._learn(loss, slice_hu, planes, conditions)
@@ -262,7 +257,10 @@ class Training:
             self._adversary_loss.add(found_out)
         self.step += 1
         self._follow()
-        self._measure(float(loss.detach()), batch, slice_hu.detach())
+        self._loss.add(float(loss.detach()))
+        ours = slice_hu.detach()
+        self._over_dis.add(gain_db(ours, blend, truth))
+        self._over_linear.add(gain_db(ours, straight, truth))
 
     def _learn(self, loss: Tensor, slice_hu: Tensor, planes: Tensor, conditions: Tensor) -> None:
         if self._adversary:
@@ -273,28 +271,12 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
         self._optimiser.step()
 
-    def _tensors(self, batch: PatchBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        device = self._plan.device
-        planes = torch.from_numpy(batch.planes).to(device)
-        truth = torch.from_numpy(batch.truth).to(device)
-        conditions = torch.from_numpy(batch.conditions).to(device)
-        return planes, truth, conditions, torch.from_numpy(batch.cubic).to(device)
-
     def _follow(self) -> None:
         """The moving average follows quickly at first."""
         decay = min(AVERAGE_DECAY, self.step / (self.step + 20.0))
         with torch.no_grad():
             for name, tensor in self._network.state_dict().items():
                 self.average[name].lerp_(tensor, 1.0 - decay)
-
-    def _measure(self, loss: float, batch: PatchBatch, slice_hu: Tensor) -> None:
-        t = batch.conditions[:, 0, None, None, None]
-        dis = (1.0 - t) * batch.planes[:, 4:5] + t * batch.planes[:, 5:6]
-        straight = (1.0 - t) * batch.planes[:, 1:2] + t * batch.planes[:, 2:3]
-        ours = slice_hu.cpu().numpy()
-        self._loss.add(loss)
-        self._over_dis.add(gain_db(ours, dis, batch.truth))
-        self._over_linear.add(gain_db(ours, straight, batch.truth))
 
     def progress(self) -> TrainingProgress:
         return TrainingProgress(
@@ -345,14 +327,19 @@ class Training:
         self._started -= checkpoint.seconds
 
 
+def _tensors(device: str, *arrays: NDArray[np.float32]) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(array).to(device) for array in arrays)
+
+
+def _mixed(planes: Tensor, conditions: Tensor, place: int) -> Tensor:
+    """(B, 1, H, W): the plane at that place and the next one, mixed by t."""
+    t = conditions[:, 0, None, None, None]
+    return (1.0 - t) * planes[:, place : place + 1] + t * planes[:, place + 1 : place + 2]
+
+
 def _network(plan: Plan) -> Network:
     """From nothing or from weights; mixed precision wherever the device has it."""
-    network = Network()
-    if plan.start is not None:
-        try:
-            network.load_state_dict(dict(load_weights(plan.start)))
-        except RuntimeError as error:  # missing, unexpected or misshapen tensors
-            raise ModelLoadError(f"{plan.start}: not the weights of midslice: {error}") from error
+    network = load_network(plan.start)[0] if plan.start is not None else Network()
     network.mixed = has_fast_bfloat16(plan.device)
     with_channels_last(network.to(plan.device))
     return network

@@ -36,7 +36,6 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from inference.model import Model
     from inference.stacks import SetAside, Stack
-    from inference.training.evaluate import EvaluationProgress
     from inference.training.leave_out import TargetList
     from inference.training.report import Study, StudyRequest
     from inference.training.train import Trained, TrainingProgress
@@ -112,7 +111,7 @@ def train(
     """Train the generator; the same command on a processor and on CUDA."""
     from inference.registry import choose_device
     from inference.training import train as training
-    from inference.training.data import NoTrainingData
+    from inference.training.data import NoSeries
 
     plan = training.Plan(
         minutes=minutes,
@@ -133,7 +132,7 @@ def train(
                 leave_out=frozenset(leave_out or ()),
                 progress=lambda now: bar(round(now.share * 1000), 1000, _progress(now)),
             )
-        except (NoTrainingData, ModelLoadError) as error:
+        except (NoSeries, ModelLoadError) as error:
             terminal.failed(str(error))
     terminal.print_facts(_facts(trained))
 
@@ -382,16 +381,12 @@ def calibrate(
     """Fit gate and confidence on patients held out; write them beside the weights."""
     _check_extra()
     from inference.training import calibrate as calibration
-    from inference.training.data import NoTrainingData
+    from inference.training.data import NoSeries
 
     with terminal.progress("calibrating", shown=True) as bar:
-
-        def report(now: calibration.CalibrationProgress) -> None:
-            bar(now.done, now.total, f"{now.patient} {now.factor}x")
-
         try:
-            _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=report)
-        except (NoTrainingData, ModelLoadError) as error:
+            _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=bar)
+        except (NoSeries, ModelLoadError) as error:
             terminal.failed(str(error))
     terminal.tabulate(
         cells,
@@ -487,7 +482,7 @@ def _study(
     from inference import registry
     from inference.model import Limits
     from inference.training import report
-    from inference.training.data import NothingToJudge
+    from inference.training.data import NoSeries
 
     device = registry.choose_device(device, ModelSpec(name))
 
@@ -495,14 +490,9 @@ def _study(
         return registry.load(ModelSpec(name, weights=other or wanted.weights), device)
 
     with terminal.progress("evaluating", shown=not quiet) as bar:
-
-        def progress(now: "EvaluationProgress") -> None:
-            bar(now.done, now.total, now.what)
-
-        limits = Limits(device=device)
         try:
-            return report.run(wanted, load, targets, limits=limits, progress=progress)
-        except (NothingToJudge, ModelLoadError) as error:
+            return report.run(wanted, load, targets, limits=Limits(device=device), progress=bar)
+        except (NoSeries, ModelLoadError) as error:
             terminal.failed(str(error))
 
 
@@ -520,13 +510,13 @@ def _read_targets(path: Path | None) -> "TargetList":
 
 
 def _draw(wanted: "StudyRequest", path: Path) -> None:
-    from inference.training.data import NothingToJudge
+    from inference.training.data import NoSeries
     from inference.training.leave_out import write_list
     from inference.training.report import list_of
 
     try:
         cells = list_of(wanted)
-    except NothingToJudge as error:
+    except NoSeries as error:
         terminal.failed(str(error))
     write_list(cells, path)
     terminal.say(f"{wording.count(len(cells), 'cell')} in {path}")

@@ -152,9 +152,9 @@ def error_of(weights: Tensors, patients: tuple[Patient, ...]) -> float:
     pool = Pool(patients, 30, np.random.default_rng(77))
     for _ in range(15):
         pool.refresh()
-    batch = pool.batch(30, 64)
+    planes, truth, conditions, cubic = pool.batch(30, 64)
     network = Network()
     network.load_state_dict(dict(weights))
     with torch.inference_mode():
-        made, _ = network(*map(torch.from_numpy, (batch.planes, batch.conditions, batch.cubic)))
-    return float(np.abs(made.numpy() - batch.truth).mean())
+        made, _ = network(*map(torch.from_numpy, (planes, conditions, cubic)))
+    return float(np.abs(made.numpy() - truth).mean())

@@ -10,8 +10,8 @@ import pytest
 from inference.model import Model
 from inference.models.classical import Linear
 from inference.request import Output
-from inference.training.data import NothingToJudge, ThinSeries
-from inference.training.evaluate import EvaluatedCell, EvaluationProgress
+from inference.training.data import NoSeries, ThinSeries
+from inference.training.evaluate import EvaluatedCell
 from inference.training.leave_out import TargetList
 from inference.training.metrics import anatomy_of
 from inference.training.report import StudyRequest, card, confidence_rows, page_of, run
@@ -226,17 +226,17 @@ def test_a_factor_too_wide_for_a_series_is_said_to_be(data: Path, tmp_path: Path
     assert [cell.kind.factor for cell in found.cells] == [2]
     (passed,) = found.passed_over
     assert passed.sentence == "6 slices are too few to leave out 7 of 8"
-    with pytest.raises(NothingToJudge, match="too few to leave out 7 of 8"):
+    with pytest.raises(NoSeries, match="too few to leave out 7 of 8"):
         study_of(tmp_path, Lazy(), 8)
 
 
 def test_progress_counts_to_the_end(data: Path) -> None:
-    seen: list[EvaluationProgress] = []
+    seen: list[tuple[int, int, str]] = []
     wanted = StudyRequest(data, (2, 4), targets=4)
-    run(wanted, lambda _weights: Linear(), TargetList(), progress=seen.append)
-    assert [progress.done for progress in seen] == list(range(1, 9))
-    assert {progress.total for progress in seen} == {8}
-    assert seen[-1].what == "drifting 4x, 4 mm"
+    run(wanted, lambda _weights: Linear(), TargetList(), progress=lambda *now: seen.append(now))
+    assert [done for done, _, _ in seen] == list(range(1, 9))
+    assert {total for _, total, _ in seen} == {8}
+    assert seen[-1][2] == "drifting 4x, 4 mm"
 
 
 # --- anatomy ----------------------------------------------------------------------------------

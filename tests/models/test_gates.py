@@ -299,7 +299,7 @@ def test_every_bound_has_a_title_of_its_own_and_a_due_that_can_be_missed() -> No
     assert len({bound.title for bound in BOUNDS}) == len(BOUNDS)
     bound: Bound
     for bound in BOUNDS:
-        due = bound.due(cell(), CHEST)
+        due = bound.due_of(cell(), CHEST)
         assert due.least is not None or due.most is not None
 
 

@@ -101,8 +101,8 @@ def test_no_value_at_the_border_pays_in_any_loss() -> None:
 
 
 def test_the_gain_that_training_tells_leaves_the_border_out() -> None:
-    truth = torch.zeros(1, 1, 32, 32).numpy()
-    at_border = truth.copy()
+    truth = torch.zeros(1, 1, 32, 32)
+    at_border = truth.clone()
     at_border[..., : BORDER - 1, :] = 500.0
     assert gain_db(at_border, truth + 10.0, truth) == gain_db(truth, truth + 10.0, truth)
 

@@ -5,9 +5,13 @@ import pytest
 from numpy.typing import NDArray
 
 from inference.training import metrics
-from inference.training.metrics import TruthSlice, figures_of
+from inference.training.metrics import SliceFigures, TruthSlice
 from inference.volume import Plane
 from tests.models.made import made_geometry, made_plane
+
+
+def figures_of(plane: Plane, truth: Plane) -> SliceFigures:
+    return TruthSlice(truth).figures_of(plane)
 
 
 def flat(value: float, side: int = 32) -> Plane:
@@ -30,7 +34,7 @@ def tissue_with_noise(sigma: float, seed: int = 0) -> Plane:
 
 
 def test_psnr_is_of_the_window_of_3072_hu() -> None:
-    assert metrics.psnr_db(flat(30.72), flat(0.0)) == pytest.approx(40.0, abs=1e-3)
+    assert figures_of(flat(30.72), flat(0.0)).psnr_db == pytest.approx(40.0, abs=1e-3)
 
 
 def test_psnr_of_soft_tissue_is_of_its_window_of_400_hu() -> None:
@@ -39,7 +43,7 @@ def test_psnr_of_soft_tissue_is_of_its_window_of_400_hu() -> None:
 
 
 def test_equal_slices_have_the_psnr_of_rounding_not_an_infinite_one() -> None:
-    assert metrics.psnr_db(flat(7.0), flat(7.0)) == pytest.approx(20.0 * np.log10(3072.0 / 0.5))
+    assert figures_of(flat(7.0), flat(7.0)).psnr_db == pytest.approx(20.0 * np.log10(3072.0 / 0.5))
 
 
 def test_what_lies_outside_the_window_counts_nothing() -> None:
@@ -53,7 +57,7 @@ def test_ssim_of_two_flat_slices_is_its_luminance_term_alone() -> None:
     """Equation 6 of Wang et al.: (2 x y + c1) / (x^2 + y^2 + c1) with values from 0 to L."""
     x, y, c1 = 1124.0, 1224.0, (0.01 * 3072.0) ** 2
     expected = (2.0 * x * y + c1) / (x * x + y * y + c1)
-    assert metrics.ssim(flat(100.0), flat(200.0)) == pytest.approx(expected, abs=2e-5)
+    assert figures_of(flat(100.0), flat(200.0)).ssim == pytest.approx(expected, abs=2e-5)
 
 
 def test_ssim_of_opposite_structures_is_that_of_its_structure_term() -> None:
@@ -63,13 +67,13 @@ def test_ssim_of_opposite_structures_is_that_of_its_structure_term() -> None:
     board = np.where((x + y) % 2, np.float32(300.0), np.float32(-300.0))
     c2, variance = (0.03 * 3072.0) ** 2, 300.0**2
     expected = (c2 - 2.0 * variance) / (c2 + 2.0 * variance)
-    assert metrics.ssim(board, -board) == pytest.approx(expected, abs=2e-3)
+    assert figures_of(board, -board).ssim == pytest.approx(expected, abs=2e-3)
 
 
 def test_ssim_is_one_for_the_same_slice_and_falls_with_noise() -> None:
     true = made_plane(made_geometry(2, 96, 96), 0.0, noise_hu=15.0)
-    assert metrics.ssim(true, true) == pytest.approx(1.0, abs=1e-6)
-    slight, strong = (metrics.ssim(true + noise(96, s), true) for s in (20.0, 200.0))
+    assert figures_of(true, true).ssim == pytest.approx(1.0, abs=1e-6)
+    slight, strong = (figures_of(true + noise(96, s), true).ssim for s in (20.0, 200.0))
     assert strong < 0.5 < slight < 1.0
 
 
@@ -228,5 +232,5 @@ def test_a_mean_is_of_the_slices_that_have_the_measure() -> None:
     true = tissue_with_noise(12.0)
     air = flat(-1000.0, 128)
     slices = [figures_of(true, true), figures_of(air, air)]
-    assert metrics.mean_of(slices, lambda each: each.noise_ratio) == pytest.approx(1.0)
-    assert metrics.mean_of(slices[1:], lambda each: each.noise_ratio) is None
+    assert metrics.mean_of(slices, "noise_ratio") == pytest.approx(1.0)
+    assert metrics.mean_of(slices[1:], "noise_ratio") is None

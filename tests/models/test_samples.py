@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.training.data import (
-    NoTrainingData,
+    NoSeries,
     Patient,
     divided,
     load_folder,
@@ -29,7 +29,7 @@ from tests.models.made import made_hu, write_dicom, write_npz
 def test_every_folder_with_a_volume_is_one_patient(patients: tuple[Patient, ...]) -> None:
     assert [patient.name for patient in patients] == ["body", "head"]
     body, head = patients
-    assert (len(body), body.spacing_mm, body.pixel_mm) == (24, 1.0, 6.0)
+    assert (len(body), body.spacing_mm, body.geometry.pixel_mm) == (24, 1.0, 6.0)
     assert (len(head), head.spacing_mm, head.extent_mm) == (20, 1.5, 64.0)
 
 
@@ -92,7 +92,7 @@ def test_a_series_that_cannot_be_thinned_evenly_is_passed_over(
 
 
 def test_a_folder_without_data_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(NoTrainingData, match=r"no evenly spaced CT series .* volume\.npz"):
+    with pytest.raises(NoSeries, match=r"no evenly spaced CT series .* volume\.npz"):
         load_patients(tmp_path, "ct-train")
 
 
@@ -158,9 +158,9 @@ def test_the_pool_grows_to_its_size_and_is_refreshed(patients: tuple[Patient, ..
         pool.refresh()
         sizes.append(len(pool))
     assert sizes == [3, 6, 6, 6, 6]
-    batch = pool.batch(3, 48)
-    assert batch.planes.shape == (3, 6, 48, 48)
-    assert batch.truth.shape == (3, 1, 48, 48)
+    planes, truth, _, _ = pool.batch(3, 48)
+    assert planes.shape == (3, 6, 48, 48)
+    assert truth.shape == (3, 1, 48, 48)
 
 
 def test_other_materials_keep_the_order_of_tissues_and_the_ends_of_the_range() -> None:

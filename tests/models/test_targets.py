@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.training.data import NothingToJudge, open_series
+from inference.training.data import NoSeries, open_series
 from inference.training.leave_out import (
     COMMITTED,
     TARGETS,
@@ -214,7 +214,7 @@ def test_unsuitable_series_are_named_with_their_reason(tmp_path: Path) -> None:
     np.savez(tmp_path / "wrong" / "volume.npz", values=np.zeros(3))
     (tmp_path / "flat").mkdir()
     np.savez(tmp_path / "flat" / "volume.npz", hu=np.zeros((4, 4)), spacing_mm=np.ones(3))
-    with pytest.raises(NothingToJudge) as caught:
+    with pytest.raises(NoSeries) as caught:
         open_series(tmp_path)
     said = str(caught.value)
     assert "needed are thin axial slices" in said
@@ -226,7 +226,7 @@ def test_unsuitable_series_are_named_with_their_reason(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
-    with pytest.raises(NothingToJudge, match="no such folder"):
+    with pytest.raises(NoSeries, match="no such folder"):
         open_series(tmp_path / "absent")
 
 

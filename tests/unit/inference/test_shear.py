@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 
 from inference.model import Parameters
 from inference.request import ModelSpec
-from inference.training.metrics import HIGH_HU, LOW_HU, psnr_db
+from inference.training.metrics import HIGH_HU, LOW_HU, TruthSlice
 from tests.unit.inference.made import derive, request
 
 DEMO = Path("node/demo/data")
@@ -152,7 +152,7 @@ def _psnr_db(made: Dataset, truth: Slice) -> float:
     shown, true = (
         np.clip(p, LOW_HU, HIGH_HU).astype(np.float32) for p in (plane, truth.hounsfield)
     )
-    return psnr_db(shown, true)
+    return TruthSlice(true).figures_of(shown).psnr_db
 
 
 @pytest.mark.parametrize("degrees", DEGREES)
