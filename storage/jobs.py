@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, or_, select, update
 
+from storage.archive import lock_series
 from storage.database import Database, mark_columns, to_job, to_json, to_records
 from storage.enqueue import (
     NO_LIMITS,
@@ -20,7 +21,6 @@ from storage.enqueue import (
     follow_route,
     hold_all,
     lock_for_marks,
-    lock_series,
     marks,
     next_mark,
     requesters,

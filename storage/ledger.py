@@ -18,8 +18,8 @@ from sqlalchemy import (
     update,
 )
 
+from storage.archive import lock_series
 from storage.database import Database, to_delivery, to_records
-from storage.enqueue import lock_series
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE, Leases
 from storage.records import Backlog, Delivery, DeliveryState, Unsent

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, and_, delete, func, select, update
 
+from storage.archive import lock_series
 from storage.database import Database, one_record, to_record, to_records
-from storage.enqueue import lock_series
 from storage.errors import NotFound
 from storage.files import Files
 from storage.records import ArrivalState, JobState, SelfTest, SelfTestState, SelfTestStep

@@ -11,6 +11,7 @@ from storage.enqueue import UNREADABLE
 from storage.errors import WrongState
 from storage.files import Files
 from storage.records import DAY, DeliveryState, Expired, JobState, Peer, Purged, Recovered
+from storage.recovery import recover
 from storage.retention import (
     ASSOCIATION_DAYS,
     ROWS_AT_ONCE,
@@ -323,7 +324,7 @@ def dies(stored: Stored, after: int) -> None:
     with pytest.raises(Killed):
         sweep(stored)
     stored.files.left = 1_000_000
-    assert stored.archive.recover(read_header, since=4e9) == Recovered()
+    assert recover(stored.archive, read_header, since=4e9) == Recovered()
 
 
 def dangling(stored: Stored) -> list[str]:
