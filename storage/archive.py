@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import Database, fits, name_key, one_record, to_record, to_records
+from storage.database import Database, fits, name_key, to_record, to_records
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
 from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Series
@@ -431,32 +431,24 @@ class Archive:
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
         """An association was asked for and not accepted."""
         values = self._association(calling_ae, called_ae, address)
+        ended = {"ended_at": values["opened_at"], "how": REJECTED, "reason": reason}
         with self.database.writing() as db:
-            db.execute(
-                association.insert().values(
-                    **values, ended_at=values["opened_at"], how=REJECTED, reason=reason
-                )
-            )
+            db.execute(association.insert().values(**values, **ended))
 
     def lose_associations(self) -> int:
         """At start: what a dead process of this node had open ends as lost. How many."""
         open_here = and_(association.c.node == self._node, association.c.ended_at.is_(None))
+        lost = update(association).where(open_here).values(ended_at=self._now(), how="lost")
         with self.database.writing() as db:
-            return db.execute(
-                update(association).where(open_here).values(ended_at=self._now(), how="lost")
-            ).rowcount
+            return db.execute(lost).rowcount
 
     def arriving(self) -> tuple[Arrival, ...]:
         """The arrivals that are not complete yet, the longest quiet first."""
-        with self.database.reading() as db:
-            rows = db.execute(
-                arrival_rows().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
-            )
-            return to_records(Arrival, rows)
+        query = arrival_rows().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
+        return self.database.records(Arrival, query)
 
     def arrival(self, arrival_id: int) -> Arrival:
-        with self.database.reading() as db:
-            known = one_record(Arrival, db, arrival_rows().where(arrival.c.id == arrival_id))
+        known = self.database.record(Arrival, arrival_rows().where(arrival.c.id == arrival_id))
         if known is None:
             raise NotFound(f"no arrival {arrival_id}")
         return known
@@ -477,15 +469,13 @@ class Archive:
             .where(series.c.series_uid == of.series_uid, series.c.id != of.series_id)
             .order_by(series.c.study_uid)
         )
-        with self.database.reading() as db:
-            return tuple(db.execute(query).scalars())
+        return self.database.values(query)
 
     def brought_by_others(self, of: Arrival) -> tuple[Instance, ...]:
         """Instances of the same series that only other peers have brought; newest first."""
         mine = {version.instance_uid for version in self.instances(of.id)}
         query = _kept().where(instance.c.series_id == of.series_id)
-        with self.database.reading() as db:
-            versions = to_records(Instance, db.execute(query))
+        versions = self.database.records(Instance, query)
         return tuple(version for version in versions if version.instance_uid not in mine)
 
     def beside(self, of: Arrival) -> tuple[tuple[Instance, ...], ...]:
@@ -500,27 +490,17 @@ class Archive:
             by_series = [to_records(Instance, db.execute(query)) for query in queries]
         return tuple(instances for instances in by_series if instances)
 
-    def series(self, limit: int = 100, offset: int = 0) -> tuple[Series, ...]:
-        """The received series, the newest first."""
-        newest = series.c.last_at.desc(), series.c.id.desc()
-        with self.database.reading() as db:
-            ids = db.execute(select(series.c.id).order_by(*newest).limit(limit).offset(offset))
-            return _series(db, tuple(ids.scalars()))
-
     def series_of(self, ids: Sequence[int]) -> tuple[Series, ...]:
         """These series, in this order."""
         with self.database.reading() as db:
-            return _series(db, tuple(ids))
+            return _series(db, ids)
 
     def series_by_uid(self, series_uid: str) -> tuple[Series, ...]:
         """One a study: a Series UID may, wrongly, come in two of them."""
+        query = select(series.c.id).where(series.c.series_uid == series_uid)
+        query = query.order_by(series.c.last_at.desc(), series.c.id.desc())
         with self.database.reading() as db:
-            ids = db.execute(
-                select(series.c.id)
-                .where(series.c.series_uid == series_uid)
-                .order_by(series.c.last_at.desc(), series.c.id.desc())
-            )
-            return _series(db, tuple(ids.scalars()))
+            return _series(db, db.execute(query).scalars().all())
 
     def _association(self, calling_ae: str, called_ae: str, address: str) -> dict[str, object]:
         return {
@@ -568,20 +548,14 @@ def _series(db: Connection, ids: Sequence[int]) -> tuple[Series, ...]:
     """These series, in this order, with their counts and states."""
     here = instance.c.series_id == series.c.id
     kept = and_(here, instance.c.path.is_not(None))
-    rows = db.execute(
-        select(
-            *(column for column in series.c if column.name != "name_key"),
-            select(func.count(instance.c.instance_uid.distinct()))
-            .where(here)
-            .scalar_subquery()
-            .label("instances"),
-            select(func.coalesce(func.sum(instance.c.size), 0))
-            .where(kept)
-            .scalar_subquery()
-            .label("bytes"),
-        ).where(series.c.id.in_(ids))
+    count = select(func.count(instance.c.instance_uid.distinct())).where(here)
+    size = select(func.coalesce(func.sum(instance.c.size), 0)).where(kept)
+    query = select(
+        *(column for column in series.c if column.name != "name_key"),
+        count.scalar_subquery().label("instances"),
+        size.scalar_subquery().label("bytes"),
     )
-    by_id = {row.id: row for row in rows.all()}
+    by_id = {row.id: row for row in db.execute(query.where(series.c.id.in_(ids)))}
     return tuple(
         to_record(Series, row, bytes=int(row.bytes), states=_states(db, row.id))
         for row in map(by_id.get, ids)
@@ -608,5 +582,4 @@ def newest_arrival(database: Database, series_uid: str) -> Arrival | None:
         .limit(1)
     )
     query = arrival_rows().where(arrival.c.id == newest.scalar_subquery())
-    with database.reading() as db:
-        return one_record(Arrival, db, query)
+    return database.record(Arrival, query)

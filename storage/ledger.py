@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
+    ScalarSelect,
     Select,
     and_,
     delete,
@@ -170,7 +170,7 @@ class Ledger:
                 raise WrongState(f"job {job_id} has no destinations: name one")
             end_leases(db, row.derived_id, to)
             queue_deliveries(self._database, db, row.derived_id, to, row.priority, self._now())
-            return _all(db, delivery.c.derived_id == row.derived_id)
+            return deliveries_of(db, row.derived_id)
 
     def requeue(self, delivery_id: int, *, who: str = "") -> None:
         """A person wants a delivery tried now: one that was held or cancelled, or that waits."""
@@ -208,15 +208,14 @@ class Ledger:
         """The deliveries of what a job made, or delivered again."""
         result = select(job.c.derived_id).where(job.c.id == job_id).scalar_subquery()
         with self._database.reading() as db:
-            return _all(db, delivery.c.derived_id == result)
+            return deliveries_of(db, result)
 
     def backlog(self) -> tuple[Backlog, ...]:
         """Count the unfinished deliveries of each destination: queued, running, held."""
         columns = (delivery.c.destination, delivery.c.state)
         counts = (func.count().label("count"), func.min(delivery.c.queued_at).label("oldest_at"))
         query = select(*columns, *counts).where(OPEN_DELIVERY).group_by(*columns)
-        with self._database.reading() as db:
-            return to_records(Backlog, db.execute(query.order_by(*columns)))
+        return self._database.records(Backlog, query.order_by(*columns))
 
     def _due(self, db: Connection, destination: str) -> Select[*tuple[Any, ...]]:
         now, to_it = self._now(), delivery.c.destination == destination
@@ -339,8 +338,9 @@ def _read(db: Connection, delivery_id: int) -> Delivery:
     return to_delivery(row)
 
 
-def _all(db: Connection, which: ColumnElement[bool]) -> tuple[Delivery, ...]:
-    rows = db.execute(delivery_rows().where(which).order_by(delivery.c.id))
+def deliveries_of(db: Connection, derived_id: int | ScalarSelect[int]) -> tuple[Delivery, ...]:
+    of_result = delivery.c.derived_id == derived_id
+    rows = db.execute(delivery_rows().where(of_result).order_by(delivery.c.id))
     return tuple(to_delivery(row) for row in rows)
 
 
@@ -375,5 +375,4 @@ def answer_counts(database: Database, delivery_id: int) -> tuple[AnswerCount, ..
         .group_by(delivery_instance.c.status, stored)
         .order_by(stored, delivery_instance.c.status)
     )
-    with database.reading() as db:
-        return to_records(AnswerCount, db.execute(query))
+    return database.records(AnswerCount, query)

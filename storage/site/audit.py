@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection, Select, and_, delete, func, select
 
-from storage.database import Database, to_json, to_records
+from storage.database import Database, to_json
 from storage.records import AuditEvent
 from storage.schema import audit
 
@@ -35,8 +35,7 @@ class Audit:
     ) -> tuple[AuditEvent, ...]:
         """The events, the newest first; of one person, of one kind of action."""
         query = _events(who, what).order_by(audit.c.id.desc()).limit(limit).offset(offset)
-        with self._database.reading() as db:
-            return to_records(AuditEvent, db.execute(query))
+        return self._database.records(AuditEvent, query)
 
     def count(self, *, who: str = "", what: str = "") -> int:
         """Count the events that `list` has in all."""

@@ -123,5 +123,5 @@ def test_a_hostile_file_in_incoming_does_not_stop_the_node_from_starting(
     stored = Stored(database, Files(tmp_path / "var", 0), clock)
     written(stored.files.incoming, head() + data_set() + nested(2000))
     assert recover(stored.archive, identify_file).indexed == ("incoming/one.dcm",)
-    assert stored.archive.series()[0].series_uid == WHAT.series_uid
+    assert stored.series()[0].series_uid == WHAT.series_uid
     assert list(stored.files.incoming.iterdir()) == []

@@ -75,7 +75,7 @@ def test_a_kill_between_claim_and_finish_runs_the_job_again(tmp_path: Path) -> N
         stored.ask("k")
     killed("claim_one", tmp_path)
     with reopened(tmp_path) as stored:
-        (left,) = stored.queue.list(JobState.RUNNING)
+        (left,) = stored.jobs(JobState.RUNNING)
         assert (left.attempt, left.progress) == (1, 0.5)
         assert stored.queue.claim("w", INFER) is None  # its lease has not run out
         assert stored.queue.recover() == (left.id,)

@@ -40,7 +40,7 @@ def test_a_whole_file_in_incoming_is_indexed(stored: Stored) -> None:
     file = stored.incoming(content_of(received("1.1")))
     found = recover(stored.archive, read_header)
     assert found.indexed == (f"incoming/{file.name}",)
-    (series,) = stored.archive.series()
+    (series,) = stored.series()
     assert (series.study_uid, series.instances, series.states) == (STUDY, 1, ())
     assert len(archived(stored.files)) == 1
     assert list(stored.files.incoming.iterdir()) == []
@@ -54,7 +54,7 @@ def test_what_is_cut_short_in_incoming_goes(stored: Stored, name: str, content: 
     (stored.files.incoming / name).write_bytes(part10(content))
     assert recover(stored.archive, read_header) == Recovered(removed=(f"incoming/{name}",))
     assert list(stored.files.incoming.iterdir()) == []
-    assert stored.archive.series() == ()
+    assert stored.series() == ()
 
 
 def test_a_recovered_instance_joins_its_arrival_when_the_peer_sends_it_again(
@@ -141,7 +141,7 @@ def test_reindex_rebuilds_all_rows_from_the_archive(stored: Stored) -> None:
     found = reindex(stored.archive, read_header)
     assert found.indexed == tuple(before)
     assert archived(stored.files) == before
-    assert {(one.series_uid, one.instances) for one in stored.archive.series()} == {
+    assert {(one.series_uid, one.instances) for one in stored.series()} == {
         ("1.2.1", 2),
         ("1.2.2", 2),
     }
@@ -184,7 +184,7 @@ def test_a_purged_series_is_not_brought_back_by_a_restart(stored: Stored) -> Non
     assert purge(stored.database, stored.files, found, stored.clock.now).series == (1,)
     assert recover(stored.archive, read_header) == Recovered()
     assert reindex(stored.archive, read_header) == Recovered()
-    assert stored.archive.series()[0].bytes == 0
+    assert stored.series()[0].bytes == 0
 
 
 def raising(path: Path) -> Received | None:
