@@ -53,7 +53,7 @@ from storage.schema import (
     series,
 )
 from storage.site import notices
-from storage.site.audit import NODE, by, note
+from storage.site.audit import NODE, acting, note
 from storage.transitions import (
     JOBS,
     JobRow,
@@ -328,7 +328,7 @@ class Queue:
 
         No worker takes it before the node has compared it with its route (`follow_route`).
         """
-        with by(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
+        with acting(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
             lock_series(db, read_job(db, job_id).series_id)
             row = locked(db, job, job_id, REQUEUEABLE, "requeued")
             check_received(db, job_id)
@@ -361,7 +361,7 @@ class Queue:
     def cancel(self, job_id: int, *, who: str = "") -> JobState:
         """A person cancels a job; a running one stops at its next step. Where it stands now."""
         allowed = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
-        with by(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
+        with acting(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
             row = locked(db, job, job_id, allowed, "cancelled")
             if row.state == JobState.RUNNING:
                 change(db, job_id, cancel_requested=1)
@@ -371,7 +371,7 @@ class Queue:
     def prioritise(self, job_id: int, priority: int, *, who: str = "") -> None:
         """A person puts a job that waits before or behind others: 1 is first, 9 last."""
         detail = {"priority": priority}
-        with by(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
+        with acting(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
             locked(db, job, job_id, (JobState.QUEUED,), "prioritised")
             change(db, job_id, priority=priority)
 

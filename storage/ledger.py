@@ -32,7 +32,7 @@ from storage.schema import (
     job,
     want,
 )
-from storage.site.audit import by
+from storage.site.audit import acting
 from storage.site.peers import try_now
 from storage.transitions import (
     check_delivery,
@@ -159,7 +159,7 @@ class Ledger:
     ) -> tuple[Delivery, ...]:
         """A person wants a kept derived series sent again: to one destination, or the job's."""
         detail = {"destination": destination} if destination else {}
-        with by(self._database, self._now(), who, "redeliver", f"job {job_id}", detail) as db:
+        with acting(self._database, self._now(), who, "redeliver", f"job {job_id}", detail) as db:
             row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
             if row is None:
                 raise NotFound(f"no job {job_id}")
@@ -175,7 +175,7 @@ class Ledger:
     def requeue(self, delivery_id: int, *, who: str = "") -> None:
         """A person wants a delivery tried now: one that was held or cancelled, or that waits."""
         allowed = (DeliveryState.HELD, DeliveryState.CANCELLED, DeliveryState.QUEUED)
-        with by(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
+        with acting(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
             try_now(db, _read(db, delivery_id).destination)  # first: an echo locks in this order
             row = locked(db, delivery, delivery_id, allowed, "requeued")
             check_delivery(db, row.id, row.derived_id)
@@ -187,7 +187,7 @@ class Ledger:
     def cancel(self, delivery_id: int, *, who: str = "") -> None:
         """A person cancels a delivery; a sender at work loses its lease."""
         allowed = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
-        with by(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
+        with acting(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
             row = locked(db, delivery, delivery_id, allowed, "cancelled")
             end = {"state": DeliveryState.CANCELLED, "finished_at": self._now(), **IDLE}
             set_delivery(db, row.id, reason="", sentence=CANCELLED_SENTENCE, **end)

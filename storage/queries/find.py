@@ -462,20 +462,21 @@ def kept_of_routes(
         return {row.id: (row.model, json.loads(row.parameters)) for row in db.execute(query)}
 
 
-def _need_of_job(line: JobSummary) -> Need:
+def _need(what: str, row: JobSummary | Delivery, **more: Any) -> Need:
     return Need(
-        what="job",
-        id=line.id,
-        job_id=line.id,
-        state=line.state,
-        reason=line.reason,
-        sentence=line.sentence,
-        since=line.finished_at or line.queued_at,
-        destination="",
-        sender=line.sender,
-        route=line.route,
-        subject=line.subject,
+        what=what,
+        id=row.id,
+        state=row.state,
+        reason=row.reason,
+        sentence=row.sentence,
+        since=row.finished_at or row.queued_at,
+        **more,
     )
+
+
+def _need_of_job(line: JobSummary) -> Need:
+    of_job = {"sender": line.sender, "route": line.route, "subject": line.subject}
+    return _need("job", line, job_id=line.id, destination="", **of_job)
 
 
 def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
@@ -495,17 +496,6 @@ def _makers(db: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
 
 
 def _need_of_delivery(line: DeliverySummary, sender: str, route: str) -> Need:
-    held = line.delivery
-    return Need(
-        what="delivery",
-        id=held.id,
-        job_id=line.job_id,
-        state=held.state,
-        reason=held.reason,
-        sentence=held.sentence,
-        since=held.finished_at or held.queued_at,
-        destination=held.destination,
-        sender=sender,
-        route=route,
-        subject=line.subject,
-    )
+    of_job = {"sender": sender, "route": route, "subject": line.subject}
+    destination = line.delivery.destination
+    return _need("delivery", line.delivery, job_id=line.job_id, destination=destination, **of_job)
