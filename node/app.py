@@ -31,6 +31,7 @@ from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import InferenceJobs, Site, Supervisor, specs
 from node.work.selftest import SelfTests
 from node.work.sweeps import Background, Retention, Schedule
+from storage import recovery
 from storage.errors import WrongState
 from storage.files import fingerprint
 from storage.records import SelfTestState, SwitchName
@@ -139,7 +140,7 @@ class RunningNode:
         store.archive.lose_associations()
         store.queue.recover()
         store.ledger.recover()
-        store.archive.recover(identify_file, since=since)
+        recovery.recover(store.archive, identify_file, since=since)
         store.nodes.recovered(store.node_id)
         web_port = self._web.start()
         self._supervisor.start()

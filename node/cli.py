@@ -79,9 +79,10 @@ def events(as_json: AsJson = False) -> None:
 def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Rebuild the index from the archive; what is acknowledged is never removed."""
     from node.dicom.handlers import identify_file
+    from storage import recovery
 
     with opened(config) as store:
-        result = store.archive.reindex(identify_file)
+        result = recovery.reindex(store.archive, identify_file)
     indexed, unreadable, missing = len(result.indexed), result.unreadable, result.missing
     if as_json:
         facts = {"indexed": indexed, "removed": len(result.removed)}

@@ -25,12 +25,10 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database import Database, fits, name_key, one_record, to_record, to_records
-from storage.enqueue import same_peer
+from storage.database import Database, fits, name_key, to_record, to_records
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
-from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Recovered, Series
-from storage.recovery import ReadHeader, recover, reindex
+from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Series
 from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
@@ -313,6 +311,19 @@ def _touch_arrival(database: Database) -> Executable:
     ).returning(arrival.c.id)
 
 
+def lock_series(db: Connection, series_id: int) -> None:
+    """Keep retention, and instances that arrive, away until the transaction ends."""
+    db.execute(select(series.c.id).where(series.c.id == series_id).with_for_update())
+
+
+def same_peer(arrival_id: int) -> Select[tuple[int]]:
+    """The arrivals of a series that its peer, calling and called AE title, has brought."""
+    this, theirs = arrival.alias("this"), arrival.alias("theirs")
+    columns = ("series_id", "calling_ae", "called_ae")
+    same = and_(*(this.c[name] == theirs.c[name] for name in columns))
+    return select(theirs.c.id).join(this, same).where(this.c.id == arrival_id)
+
+
 def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
     """The versions that count of what the peer of an arrival brought of its series; newest first.
 
@@ -380,20 +391,12 @@ class Archive:
     def __init__(
         self, database: Database, files: Files, now: Callable[[], float], *, node: str = "node"
     ) -> None:
-        self._database = database
-        self._files = files
+        self.database = database
+        self.files = files
         self._now = now
         self._node = node
         self._index = Index(database, files, now)
         self._commits = GroupCommit(database)
-
-    def recover(self, read_header: ReadHeader, *, since: float = 0.0) -> Recovered:
-        """At start: look at `incoming`, and at folders that changed since the last clean stop."""
-        return recover(self._database, self._files, read_header, self._restore, since=since)
-
-    def reindex(self, read_header: ReadHeader) -> Recovered:
-        """Rebuild the index from the files; rows whose file is gone say so then."""
-        return reindex(self._database, self._files, read_header, self._restore)
 
     def keep(self, received: Received, peer: Peer, incoming: Path) -> Kept:
         """Move a received file into the archive and index it; both are on disk at the end.
@@ -401,15 +404,19 @@ class Archive:
         On an error nothing was acknowledged, and the incoming file is gone.
         """
         try:
-            self._files.check_room()
+            self.files.check_room()
             return self._adopt(received, peer, incoming)
         finally:
             incoming.unlink(missing_ok=True)  # a duplicate, or a failure: else it has moved
 
+    def restore(self, received: Received, file: Path) -> Kept:
+        """Index a file that has no row; it belongs to no arrival until its peer sends it again."""
+        return self._adopt(received, None, file)
+
     def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
         """An association is open; its row's id."""
         values = self._association(calling_ae, called_ae, address)
-        with self._database.writing() as db:
+        with self.database.writing() as db:
             key = db.execute(association.insert().values(**values)).inserted_primary_key
         assert key is not None
         return int(key[0])
@@ -418,38 +425,30 @@ class Archive:
         """An association has ended: released, aborted or dropped. The first answer counts."""
         still_open = and_(association.c.id == association_id, association.c.ended_at.is_(None))
         ended = {"ended_at": self._now(), "how": how[:32]}
-        with self._database.writing() as db:
+        with self.database.writing() as db:
             db.execute(update(association).where(still_open).values(**ended))
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
         """An association was asked for and not accepted."""
         values = self._association(calling_ae, called_ae, address)
-        with self._database.writing() as db:
-            db.execute(
-                association.insert().values(
-                    **values, ended_at=values["opened_at"], how=REJECTED, reason=reason
-                )
-            )
+        ended = {"ended_at": values["opened_at"], "how": REJECTED, "reason": reason}
+        with self.database.writing() as db:
+            db.execute(association.insert().values(**values, **ended))
 
     def lose_associations(self) -> int:
         """At start: what a dead process of this node had open ends as lost. How many."""
         open_here = and_(association.c.node == self._node, association.c.ended_at.is_(None))
-        with self._database.writing() as db:
-            return db.execute(
-                update(association).where(open_here).values(ended_at=self._now(), how="lost")
-            ).rowcount
+        lost = update(association).where(open_here).values(ended_at=self._now(), how="lost")
+        with self.database.writing() as db:
+            return db.execute(lost).rowcount
 
     def arriving(self) -> tuple[Arrival, ...]:
         """The arrivals that are not complete yet, the longest quiet first."""
-        with self._database.reading() as db:
-            rows = db.execute(
-                arrival_rows().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
-            )
-            return to_records(Arrival, rows)
+        query = arrival_rows().where(OPEN_ARRIVAL).order_by(arrival.c.last_at, arrival.c.id)
+        return self.database.records(Arrival, query)
 
     def arrival(self, arrival_id: int) -> Arrival:
-        with self._database.reading() as db:
-            known = one_record(Arrival, db, arrival_rows().where(arrival.c.id == arrival_id))
+        known = self.database.record(Arrival, arrival_rows().where(arrival.c.id == arrival_id))
         if known is None:
             raise NotFound(f"no arrival {arrival_id}")
         return known
@@ -460,7 +459,7 @@ class Archive:
         `received_at` is when this peer brought a version last; what it superseded by sending the
         whole series again is left out (`storage/archive.py`).
         """
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             return brought_by_peer(db, arrival_id)
 
     def other_studies(self, of: Arrival) -> tuple[str, ...]:
@@ -470,15 +469,13 @@ class Archive:
             .where(series.c.series_uid == of.series_uid, series.c.id != of.series_id)
             .order_by(series.c.study_uid)
         )
-        with self._database.reading() as db:
-            return tuple(db.execute(query).scalars())
+        return self.database.values(query)
 
     def brought_by_others(self, of: Arrival) -> tuple[Instance, ...]:
         """Instances of the same series that only other peers have brought; newest first."""
         mine = {version.instance_uid for version in self.instances(of.id)}
         query = _kept().where(instance.c.series_id == of.series_id)
-        with self._database.reading() as db:
-            versions = to_records(Instance, db.execute(query))
+        versions = self.database.records(Instance, query)
         return tuple(version for version in versions if version.instance_uid not in mine)
 
     def beside(self, of: Arrival) -> tuple[tuple[Instance, ...], ...]:
@@ -487,33 +484,23 @@ class Archive:
         others = select(series.c.id).where(
             series.c.study_uid == of.study_uid, series.c.id != of.series_id, ~own
         )
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             ids = db.execute(others.order_by(series.c.id)).scalars().all()
             queries = [_kept().where(instance.c.series_id == series_id) for series_id in ids]
             by_series = [to_records(Instance, db.execute(query)) for query in queries]
         return tuple(instances for instances in by_series if instances)
 
-    def series(self, limit: int = 100, offset: int = 0) -> tuple[Series, ...]:
-        """The received series, the newest first."""
-        newest = series.c.last_at.desc(), series.c.id.desc()
-        with self._database.reading() as db:
-            ids = db.execute(select(series.c.id).order_by(*newest).limit(limit).offset(offset))
-            return _series(db, tuple(ids.scalars()))
-
     def series_of(self, ids: Sequence[int]) -> tuple[Series, ...]:
         """These series, in this order."""
-        with self._database.reading() as db:
-            return _series(db, tuple(ids))
+        with self.database.reading() as db:
+            return _series(db, ids)
 
     def series_by_uid(self, series_uid: str) -> tuple[Series, ...]:
         """One a study: a Series UID may, wrongly, come in two of them."""
-        with self._database.reading() as db:
-            ids = db.execute(
-                select(series.c.id)
-                .where(series.c.series_uid == series_uid)
-                .order_by(series.c.last_at.desc(), series.c.id.desc())
-            )
-            return _series(db, tuple(ids.scalars()))
+        query = select(series.c.id).where(series.c.series_uid == series_uid)
+        query = query.order_by(series.c.last_at.desc(), series.c.id.desc())
+        with self.database.reading() as db:
+            return _series(db, db.execute(query).scalars().all())
 
     def _association(self, calling_ae: str, called_ae: str, address: str) -> dict[str, object]:
         return {
@@ -524,14 +511,10 @@ class Archive:
             "opened_at": self._now(),
         }
 
-    def _restore(self, received: Received, file: Path) -> Kept:
-        # Nobody knows who brought it: it belongs to no arrival until its peer sends it again.
-        return self._adopt(received, None, file)
-
     def _adopt(self, received: Received, peer: Peer | None, file: Path) -> Kept:
         digest, size = settle(file)
         clean = fits(received)
-        place = self._files.received_path(clean.study_uid, clean.series_uid, digest)
+        place = self.files.received_path(clean.study_uid, clean.series_uid, digest)
         to_index = ReceivedFile(clean, peer, file, digest, size, place)
         return self._commits.run(partial(self._index.add, to_index), order=clean.series_uid)
 
@@ -565,20 +548,14 @@ def _series(db: Connection, ids: Sequence[int]) -> tuple[Series, ...]:
     """These series, in this order, with their counts and states."""
     here = instance.c.series_id == series.c.id
     kept = and_(here, instance.c.path.is_not(None))
-    rows = db.execute(
-        select(
-            *(column for column in series.c if column.name != "name_key"),
-            select(func.count(instance.c.instance_uid.distinct()))
-            .where(here)
-            .scalar_subquery()
-            .label("instances"),
-            select(func.coalesce(func.sum(instance.c.size), 0))
-            .where(kept)
-            .scalar_subquery()
-            .label("bytes"),
-        ).where(series.c.id.in_(ids))
+    count = select(func.count(instance.c.instance_uid.distinct())).where(here)
+    size = select(func.coalesce(func.sum(instance.c.size), 0)).where(kept)
+    query = select(
+        *(column for column in series.c if column.name != "name_key"),
+        count.scalar_subquery().label("instances"),
+        size.scalar_subquery().label("bytes"),
     )
-    by_id = {row.id: row for row in rows.all()}
+    by_id = {row.id: row for row in db.execute(query.where(series.c.id.in_(ids)))}
     return tuple(
         to_record(Series, row, bytes=int(row.bytes), states=_states(db, row.id))
         for row in map(by_id.get, ids)
@@ -605,5 +582,4 @@ def newest_arrival(database: Database, series_uid: str) -> Arrival | None:
         .limit(1)
     )
     query = arrival_rows().where(arrival.c.id == newest.scalar_subquery())
-    with database.reading() as db:
-        return one_record(Arrival, db, query)
+    return database.record(Arrival, query)

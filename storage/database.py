@@ -44,6 +44,8 @@ def network_file_system(path: Path) -> str | None:
 
 FILE_NAME = "midslice.db"
 
+Record = TypeVar("Record")
+
 # A write that does not get its turn in this time is given up; the peer is asked to come again.
 BUSY_SECONDS = 5.0
 POOL_SIZE = 8
@@ -102,6 +104,21 @@ class Database:
         """A write transaction, on SQLite the only one; committed and on disk when it ends."""
         with _translated(), self._alone(), self._writer.begin() as db:
             yield db
+
+    def records(self, kind: type[Record], query: Select[*tuple[Any, ...]]) -> tuple[Record, ...]:
+        """The rows of a query as records."""
+        with self.reading() as db:
+            return to_records(kind, db.execute(query))
+
+    def record(self, kind: type[Record], query: Select[*tuple[Any, ...]]) -> Record | None:
+        """The only row of a query as a record; None where there is none."""
+        with self.reading() as db:
+            return one_record(kind, db, query)
+
+    def values(self, query: Select[*tuple[Any, ...]]) -> tuple[Any, ...]:
+        """The first column of a query's rows."""
+        with self.reading() as db:
+            return tuple(db.execute(query).scalars())
 
     def insert(self, table: Table) -> postgresql.Insert:
         """An INSERT that knows ON CONFLICT; both dialects spell it alike."""
@@ -244,8 +261,6 @@ def _translation(error: sqlalchemy_errors.DBAPIError) -> StorageError:
 
 MARK = ("revision", "place", "named")
 SHORT = 16  # the columns of modality and study date
-
-Record = TypeVar("Record")
 
 
 def to_record(

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
+from storage.archive import same_peer
 from storage.database import Database, to_json, to_mark
 from storage.errors import NotFound, WrongState
 from storage.records import (
@@ -103,11 +104,6 @@ def close(
     db.execute(update(arrival).where(this).values(**closed, evidence=to_json(evidence)))
     series_uid = select(series.c.series_uid).where(series.c.id == row.series_id)
     return str(db.execute(series_uid).scalar_one())
-
-
-def lock_series(db: Connection, series_id: int) -> None:
-    """Keep retention, and instances that arrive, away until the transaction ends."""
-    db.execute(select(series.c.id).where(series.c.id == series_id).with_for_update())
 
 
 def enqueue(
@@ -294,14 +290,6 @@ def requesters(db: Connection, job_id: int) -> dict[int, str]:
 
 def _forget_withdrawn(db: Connection, job_id: int) -> None:
     db.execute(delete(want).where(want.c.job_id == job_id, want.c.withdrawn == 1))
-
-
-def same_peer(arrival_id: int) -> Select[tuple[int]]:
-    """The arrivals of a series that its peer, calling and called AE title, has brought."""
-    this, theirs = arrival.alias("this"), arrival.alias("theirs")
-    columns = ("series_id", "calling_ae", "called_ae")
-    same = and_(*(this.c[name] == theirs.c[name] for name in columns))
-    return select(theirs.c.id).join(this, same).where(this.c.id == arrival_id)
 
 
 def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int, ...]:

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, Select, and_, or_, select, update
 
-from storage.database import Database, mark_columns, to_job, to_json, to_records
+from storage.archive import lock_series
+from storage.database import Database, mark_columns, to_job, to_json
 from storage.enqueue import (
     NO_LIMITS,
     REQUEUEABLE,
@@ -20,7 +21,6 @@ from storage.enqueue import (
     follow_route,
     hold_all,
     lock_for_marks,
-    lock_series,
     marks,
     next_mark,
     requesters,
@@ -53,11 +53,12 @@ from storage.schema import (
     series,
 )
 from storage.site import notices
-from storage.site.audit import NODE, by, note
+from storage.site.audit import NODE, acting, note
 from storage.transitions import (
     JOBS,
     JobRow,
     abandon,
+    attempt_rows,
     begin_again,
     cancel,
     change,
@@ -81,6 +82,9 @@ REVISION_SENTENCE = (
     "Revision {revision} of a derived series was made: other slices, a corrected header, another "
     "model, or files that were removed since. Whoever has used an earlier one must know."
 )
+
+
+Result = TypeVar("Result")  # a new one, or the UID of one that exists
 
 
 def keep_result(
@@ -118,7 +122,8 @@ def reuse_result(
     database: Database, db: Connection, row: Row[*tuple[Any, ...]], series_uid: str, now: float
 ) -> Ended:
     """Deliver a derived series that exists; where its files are gone, the job is run again."""
-    result = _by_uid(db, series_uid)
+    of_uid = select(derived).where(derived.c.series_uid == series_uid)
+    result = db.execute(of_uid).one_or_none()
     if result is None:
         raise NotFound(f"no derived series {series_uid}")
     if result.purged_at is None:
@@ -158,22 +163,11 @@ def _tell(database: Database, db: Connection, row: JobRow, result: NewDerived, n
     notices.post(database, db, now, "result_superseded", f"revision {series_uid}", facts)
 
 
-def _by_uid(db: Connection, series_uid: str) -> Row[*tuple[Any, ...]] | None:
-    return db.execute(select(derived).where(derived.c.series_uid == series_uid)).one_or_none()
-
-
 def _write_instances(
     database: Database, db: Connection, derived_id: int, result: NewDerived
 ) -> None:
     rows = [
-        {
-            "derived_id": derived_id,
-            "instance_uid": file.instance_uid,
-            "sop_class_uid": file.sop_class_uid,
-            "path": file.path,
-            "digest": file.digest,
-            "generated": int(file.generated),
-        }
+        {"derived_id": derived_id, **vars(file), "generated": int(file.generated)}
         for file in result.instances
     ]
     if not rows:
@@ -286,21 +280,11 @@ class Queue:
         Where the answer says that the folder is not kept, the caller may remove it: the job was
         cancelled meanwhile, or the same series exists already.
         """
-        with self._leases.holding(leased) as (db, row):
-            if row.cancel_requested:
-                return Ended(give_back(db, row, self._now(), "cancelled"), folder_kept=False)
-            ended = keep_result(self._database, db, row, result, self._now())
-            end_attempt(db, row, self._now(), str(ended.state))
-            return ended
+        return self._conclude(leased, keep_result, result)
 
     def same(self, leased: Job, series_uid: str) -> Ended:
         """The derived series exists already: deliver it once more instead of making it."""
-        with self._leases.holding(leased) as (db, row):
-            if row.cancel_requested:
-                return Ended(give_back(db, row, self._now(), "cancelled"), folder_kept=False)
-            ended = reuse_result(self._database, db, row, series_uid, self._now())
-            end_attempt(db, row, self._now(), str(ended.state))
-            return ended
+        return self._conclude(leased, reuse_result, series_uid)
 
     def refuse(
         self, leased: Job, reason: str, sentence: str, record: Mapping[str, object] | None = None
@@ -344,7 +328,7 @@ class Queue:
 
         No worker takes it before the node has compared it with its route (`follow_route`).
         """
-        with by(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
+        with acting(self._database, self._now(), who, "requeue", f"job {job_id}") as db:
             lock_series(db, read_job(db, job_id).series_id)
             row = locked(db, job, job_id, REQUEUEABLE, "requeued")
             check_received(db, job_id)
@@ -377,7 +361,7 @@ class Queue:
     def cancel(self, job_id: int, *, who: str = "") -> JobState:
         """A person cancels a job; a running one stops at its next step. Where it stands now."""
         allowed = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
-        with by(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
+        with acting(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
             row = locked(db, job, job_id, allowed, "cancelled")
             if row.state == JobState.RUNNING:
                 change(db, job_id, cancel_requested=1)
@@ -387,7 +371,7 @@ class Queue:
     def prioritise(self, job_id: int, priority: int, *, who: str = "") -> None:
         """A person puts a job that waits before or behind others: 1 is first, 9 last."""
         detail = {"priority": priority}
-        with by(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
+        with acting(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
             locked(db, job, job_id, (JobState.QUEUED,), "prioritised")
             change(db, job_id, priority=priority)
 
@@ -395,38 +379,18 @@ class Queue:
         with self._database.reading() as db:
             return read_job(db, job_id)
 
-    def list(
-        self, state: JobState | None = None, limit: int = 100, offset: int = 0
-    ) -> tuple[Job, ...]:
-        """Jobs, the newest first."""
-        query = JOBS if state is None else JOBS.where(job.c.state == state)
-        query = query.order_by(job.c.queued_at.desc(), job.c.id.desc())
-        with self._database.reading() as db:
-            return tuple(to_job(row) for row in db.execute(query.limit(limit).offset(offset)))
-
     def of_series(self, series_id: int) -> tuple[Job, ...]:
         """All jobs of a received series, the oldest first."""
-        query = JOBS.where(job.c.series_id == series_id).order_by(job.c.id)
-        with self._database.reading() as db:
-            return tuple(to_job(row) for row in db.execute(query))
+        return self._jobs(JOBS.where(job.c.series_id == series_id))
 
     def waiting_beside(self, study_uid: str, series_id: int) -> tuple[Job, ...]:
         """The queued jobs of the other series of a study that no person has requeued."""
-        query = JOBS.where(
-            OPEN_JOB,
-            job.c.state == JobState.QUEUED,
-            job.c.requeued_by.is_(None),
-            series.c.study_uid == study_uid,
-            series.c.id != series_id,
-        )
-        with self._database.reading() as db:
-            return tuple(to_job(row) for row in db.execute(query.order_by(job.c.id)))
+        waits = and_(OPEN_JOB, job.c.state == JobState.QUEUED, job.c.requeued_by.is_(None))
+        others = and_(series.c.study_uid == study_uid, series.c.id != series_id)
+        return self._jobs(JOBS.where(waits, others))
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
-        columns = (attempt.c[name] for name in Attempt.__dataclass_fields__)
-        query = select(*columns).where(attempt.c.job_id == job_id).order_by(attempt.c.number)
-        with self._database.reading() as db:
-            return to_records(Attempt, db.execute(query))
+        return self._database.records(Attempt, attempt_rows(job_id))
 
     def instances(self, job_id: int) -> tuple[Instance, ...]:
         """The versions that a job works on, the newest first, as when it was asked for."""
@@ -436,8 +400,7 @@ class Queue:
             .where(job_instance.c.job_id == job_id)
             .order_by(job_instance.c.rank)
         )
-        with self._database.reading() as db:
-            return to_records(Instance, db.execute(query))
+        return self._database.records(Instance, query)
 
     def kept_series(self, series_id: int) -> frozenset[str]:
         """Derived Series UIDs of a received series that must not be made a second time.
@@ -447,13 +410,16 @@ class Queue:
         """
         taken = or_(derived.c.purged_at.is_(None), derived.c.offered_at.is_not(None))
         query = select(derived.c.series_uid).where(derived.c.series_id == series_id, taken)
-        with self._database.reading() as db:
-            return frozenset(db.execute(query).scalars())
+        return frozenset(self._database.values(query))
 
     def marks(self, series_id: int) -> Mapping[str, Mark]:
         """The mark of each content that was made of a received series."""
         with self._database.reading() as db:
             return marks(db, series_id)
+
+    def _jobs(self, query: Select[*tuple[Any, ...]]) -> tuple[Job, ...]:
+        with self._database.reading() as db:
+            return tuple(to_job(row) for row in db.execute(query.order_by(job.c.id)))
 
     def _due(self, db: Connection, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
@@ -474,6 +440,20 @@ class Queue:
         run = {"job_id": row.id, "number": row.attempt + 1, "worker": worker, "started_at": now}
         db.execute(attempt.insert().values(**run))
         return read_job(db, row.id)
+
+    def _conclude(
+        self,
+        leased: Job,
+        end: Callable[[Database, Connection, JobRow, Result, float], Ended],
+        result: Result,
+    ) -> Ended:
+        """End a job with its result, or give it back where somebody has cancelled it."""
+        with self._leases.holding(leased) as (db, row):
+            if row.cancel_requested:
+                return Ended(give_back(db, row, self._now(), "cancelled"), folder_kept=False)
+            ended = end(self._database, db, row, result, self._now())
+            end_attempt(db, row, self._now(), str(ended.state))
+            return ended
 
     def _finish(
         self,

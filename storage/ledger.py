@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
+    ScalarSelect,
     Select,
     and_,
     delete,
@@ -18,8 +18,8 @@ from sqlalchemy import (
     update,
 )
 
+from storage.archive import lock_series
 from storage.database import Database, to_delivery, to_records
-from storage.enqueue import lock_series
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE, Leases
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
@@ -32,7 +32,7 @@ from storage.schema import (
     job,
     want,
 )
-from storage.site.audit import by
+from storage.site.audit import acting
 from storage.site.peers import try_now
 from storage.transitions import (
     check_delivery,
@@ -159,7 +159,7 @@ class Ledger:
     ) -> tuple[Delivery, ...]:
         """A person wants a kept derived series sent again: to one destination, or the job's."""
         detail = {"destination": destination} if destination else {}
-        with by(self._database, self._now(), who, "redeliver", f"job {job_id}", detail) as db:
+        with acting(self._database, self._now(), who, "redeliver", f"job {job_id}", detail) as db:
             row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
             if row is None:
                 raise NotFound(f"no job {job_id}")
@@ -170,12 +170,12 @@ class Ledger:
                 raise WrongState(f"job {job_id} has no destinations: name one")
             end_leases(db, row.derived_id, to)
             queue_deliveries(self._database, db, row.derived_id, to, row.priority, self._now())
-            return _all(db, delivery.c.derived_id == row.derived_id)
+            return deliveries_of(db, row.derived_id)
 
     def requeue(self, delivery_id: int, *, who: str = "") -> None:
         """A person wants a delivery tried now: one that was held or cancelled, or that waits."""
         allowed = (DeliveryState.HELD, DeliveryState.CANCELLED, DeliveryState.QUEUED)
-        with by(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
+        with acting(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
             try_now(db, _read(db, delivery_id).destination)  # first: an echo locks in this order
             row = locked(db, delivery, delivery_id, allowed, "requeued")
             check_delivery(db, row.id, row.derived_id)
@@ -187,7 +187,7 @@ class Ledger:
     def cancel(self, delivery_id: int, *, who: str = "") -> None:
         """A person cancels a delivery; a sender at work loses its lease."""
         allowed = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
-        with by(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
+        with acting(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
             row = locked(db, delivery, delivery_id, allowed, "cancelled")
             end = {"state": DeliveryState.CANCELLED, "finished_at": self._now(), **IDLE}
             set_delivery(db, row.id, reason="", sentence=CANCELLED_SENTENCE, **end)
@@ -208,15 +208,14 @@ class Ledger:
         """The deliveries of what a job made, or delivered again."""
         result = select(job.c.derived_id).where(job.c.id == job_id).scalar_subquery()
         with self._database.reading() as db:
-            return _all(db, delivery.c.derived_id == result)
+            return deliveries_of(db, result)
 
     def backlog(self) -> tuple[Backlog, ...]:
         """Count the unfinished deliveries of each destination: queued, running, held."""
         columns = (delivery.c.destination, delivery.c.state)
         counts = (func.count().label("count"), func.min(delivery.c.queued_at).label("oldest_at"))
         query = select(*columns, *counts).where(OPEN_DELIVERY).group_by(*columns)
-        with self._database.reading() as db:
-            return to_records(Backlog, db.execute(query.order_by(*columns)))
+        return self._database.records(Backlog, query.order_by(*columns))
 
     def _due(self, db: Connection, destination: str) -> Select[*tuple[Any, ...]]:
         now, to_it = self._now(), delivery.c.destination == destination
@@ -339,8 +338,9 @@ def _read(db: Connection, delivery_id: int) -> Delivery:
     return to_delivery(row)
 
 
-def _all(db: Connection, which: ColumnElement[bool]) -> tuple[Delivery, ...]:
-    rows = db.execute(delivery_rows().where(which).order_by(delivery.c.id))
+def deliveries_of(db: Connection, derived_id: int | ScalarSelect[int]) -> tuple[Delivery, ...]:
+    of_result = delivery.c.derived_id == derived_id
+    rows = db.execute(delivery_rows().where(of_result).order_by(delivery.c.id))
     return tuple(to_delivery(row) for row in rows)
 
 
@@ -375,5 +375,4 @@ def answer_counts(database: Database, delivery_id: int) -> tuple[AnswerCount, ..
         .group_by(delivery_instance.c.status, stored)
         .order_by(stored, delivery_instance.c.status)
     )
-    with database.reading() as db:
-        return to_records(AnswerCount, db.execute(query))
+    return database.records(AnswerCount, query)

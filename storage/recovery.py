@@ -11,30 +11,31 @@ from pathlib import Path
 
 from sqlalchemy import ColumnElement, Connection, and_, select, true, update
 
+from storage.archive import Archive, lock_series
 from storage.database import Database
-from storage.enqueue import lock_series
 from storage.files import DERIVED, RECEIVED, WHOLE, Files
-from storage.records import JobState, Kept, Received, Recovered
+from storage.records import JobState, Received, Recovered
 from storage.schema import derived, instance, job, series
 
 logger = logging.getLogger(__name__)
 
 # What a Part 10 file holds, or None where it is broken: cut short, or no DICOM at all.
 ReadHeader = Callable[[Path], Received | None]
-Restore = Callable[[Received, Path], Kept]
 
 # Folders that changed shortly before the last clean stop are looked at too: clocks differ.
 SLACK_SECONDS = 120.0
 
 
-def recover(
-    database: Database, files: Files, read_header: ReadHeader, restore: Restore, *, since: float
-) -> Recovered:
-    """Finish, at start, what a dead process left half done: before anything is received."""
+def recover(archive: Archive, read_header: ReadHeader, *, since: float = 0.0) -> Recovered:
+    """Finish, at start, what a dead process left half done: before anything is received.
+
+    It looks at `incoming`, and at folders that changed since the last clean stop.
+    """
+    database, files = archive.database, archive.files
     _forget_missing(database, files, series.c.purged_at.is_not(None))  # died within a purge
-    incoming = _from_incoming(files, read_header, restore)
+    incoming = _from_incoming(archive, read_header)
     litter = _unused_results(database, files)
-    archived = _from_archive(database, files, read_header, restore, since=since - SLACK_SECONDS)
+    archived = _from_archive(archive, read_header, since=since - SLACK_SECONDS)
     return replace(
         archived,
         indexed=incoming.indexed + archived.indexed,
@@ -43,15 +44,14 @@ def recover(
     )
 
 
-def reindex(
-    database: Database, files: Files, read_header: ReadHeader, restore: Restore
-) -> Recovered:
-    """Compare the whole archive with the whole index."""
-    missing = _forget_missing(database, files, true())
-    return replace(_from_archive(database, files, read_header, restore, since=0), missing=missing)
+def reindex(archive: Archive, read_header: ReadHeader) -> Recovered:
+    """Rebuild the index from the files; rows whose file is gone say so then."""
+    missing = _forget_missing(archive.database, archive.files, true())
+    return replace(_from_archive(archive, read_header, since=0), missing=missing)
 
 
-def _from_incoming(files: Files, read_header: ReadHeader, restore: Restore) -> Recovered:
+def _from_incoming(archive: Archive, read_header: ReadHeader) -> Recovered:
+    files = archive.files
     indexed, removed, unreadable = [], [], []
     for file in _files_in(files.incoming):
         relative = str(file.relative_to(files.folder))
@@ -62,30 +62,29 @@ def _from_incoming(files: Files, read_header: ReadHeader, restore: Restore) -> R
         if received is None:
             removed.append(relative)  # its peer never heard Success and sends it again
         else:
-            restore(received, file)
+            archive.restore(received, file)
             indexed.append(relative)
         file.unlink(missing_ok=True)
     return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
 
 
-def _from_archive(
-    database: Database, files: Files, read_header: ReadHeader, restore: Restore, *, since: float
-) -> Recovered:
+def _from_archive(archive: Archive, read_header: ReadHeader, *, since: float) -> Recovered:
+    files = archive.files
     indexed, removed, unreadable = [], [], []
     for folder in _folders_changed(files.folder / RECEIVED, since):
         by_path = {str(file.relative_to(files.folder)): file for file in _files_in(folder)}
-        known = _known(database, tuple(by_path))
+        known = _known(archive.database, tuple(by_path))
         for relative, file in by_path.items():
             if relative in known:
                 continue
             _, received = _read(read_header, file)
             if received is None:
                 unreadable.append(relative)  # it may have been acknowledged: a person decides
-            elif _was_purged(database, received, file.stem):
+            elif _was_purged(archive.database, received, file.stem):
                 file.unlink(missing_ok=True)
                 removed.append(relative)
             else:
-                restore(received, file)
+                archive.restore(received, file)
                 indexed.append(relative)
     return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
 

@@ -19,8 +19,8 @@ from sqlalchemy import (
     update,
 )
 
+from storage.archive import lock_series
 from storage.database import Database
-from storage.enqueue import lock_series
 from storage.errors import StorageError
 from storage.files import Files
 from storage.records import DAY, DeliveryState, Expired, JobState, Purged

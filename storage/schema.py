@@ -19,7 +19,9 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
+from storage.migrations import NAMES
 from storage.records import (
     ArrivalState,
     DeliveryState,
@@ -32,25 +34,21 @@ from storage.records import (
 
 # Times are seconds since the epoch, UTC. File columns are relative to `storage.folder`.
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+metadata = MetaData(naming_convention=NAMES)
+
+
+def _table(name: str, *parts: SchemaItem) -> Table:
+    return Table(name, metadata, *parts)
 
 
 def _id() -> Column[int]:
     return Column("id", Integer, primary_key=True, autoincrement=True)
 
 
-def _reference(column: str, *, index: bool = True) -> Column[int]:
-    return Column(
-        column.split(".")[0] + "_id", Integer, ForeignKey(column), nullable=False, index=index
-    )
+def _reference(column: str, *, index: bool = True, key: bool = False) -> Column[int]:
+    """Refer to a row of another table; with `key` this is, or is a part of, the primary key."""
+    name = column.replace(".", "_")
+    return Column(name, Integer, ForeignKey(column), nullable=False, index=index, primary_key=key)
 
 
 def _mark() -> tuple[Column[int], ...]:
@@ -116,9 +114,8 @@ def _index_part(
     return text(f"{columns[0].table.description}.{condition}")
 
 
-series = Table(
+series = _table(
     "series",
-    metadata,
     _id(),
     Column("series_uid", String(64), nullable=False, index=True),
     Column("study_uid", String(64), nullable=False, index=True),
@@ -143,9 +140,8 @@ for _searched in (series.c.patient_id, series.c.name_key, series.c.accession):
     )
 
 # One row a version of an instance: the same UID with other bytes is kept beside the first.
-instance = Table(
+instance = _table(
     "instance",
-    metadata,
     _id(),
     _reference("series.id"),
     Column("instance_uid", String(64), nullable=False, index=True),
@@ -160,9 +156,8 @@ instance = Table(
 )
 
 # arriving -> complete. One peer bringing one series; at most one is open for each.
-arrival = Table(
+arrival = _table(
     "arrival",
-    metadata,
     _id(),
     _reference("series.id"),
     Column("calling_ae", String(16), nullable=False),
@@ -188,32 +183,29 @@ OPEN_ARRIVAL = _index_part(
 Index("ix_arrival_calling_ae_last_at", arrival.c.calling_ae, arrival.c.last_at)
 Index("ix_arrival_completed_at", arrival.c.completed_at)
 
-arrival_instance = Table(
+arrival_instance = _table(
     "arrival_instance",
-    metadata,
-    Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True),
-    Column("instance_id", Integer, ForeignKey("instance.id"), primary_key=True, index=True),
+    _reference("arrival.id", key=True, index=False),
+    _reference("instance.id", key=True),
     _time("brought_at"),  # the last time: what comes last counts
 )
 
-arrival_association = Table(
+arrival_association = _table(
     "arrival_association",
-    metadata,
-    Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True),
-    Column("association_id", Integer, ForeignKey("association.id"), primary_key=True, index=True),
+    _reference("arrival.id", key=True, index=False),
+    _reference("association.id", key=True),
 )
 
 # queued -> running -> succeeded | refused | failed | held | cancelled; running -> queued when its
 # worker died or the node stopped; a person: failed, held, cancelled, refused -> queued (requeue).
-job = Table(
+job = _table(
     "job",
-    metadata,
     _id(),
     Column("kind", String(16), nullable=False),  # infer, selftest
     Column("key", String(64), nullable=False, unique=True),
     *_work(JobState),
     _reference("series.id"),
-    Column("arrival_id", Integer, ForeignKey("arrival.id"), nullable=False, index=True),
+    _reference("arrival.id"),
     Column("stack", Text, nullable=False),  # the grouping key of the stack, readable
     Column("route", String(64), nullable=False),
     Column("model", String(128), nullable=False),
@@ -251,11 +243,10 @@ Index("ix_job_finished_at", job.c.finished_at)
 
 # Where an arrival wants what a job makes: a row for each destination of its route, or in shadow
 # mode one without a name. Found by the job, and by the arrivals of a peer that wants another one.
-want = Table(
+want = _table(
     "want",
-    metadata,
-    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
-    Column("arrival_id", Integer, ForeignKey("arrival.id"), primary_key=True, index=True),
+    _reference("job.id", key=True, index=False),
+    _reference("arrival.id", key=True),
     Column("destination", String(64), primary_key=True),
     Column("rank", Integer, nullable=False),  # in the order of the route
     # 1: its peer wants another job by now. Only of a job that nobody wants any more such rows
@@ -264,19 +255,17 @@ want = Table(
     CheckConstraint("destination <> '' OR rank = 0", name="shadow"),
 )
 
-job_instance = Table(
+job_instance = _table(
     "job_instance",
-    metadata,
-    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
-    Column("instance_id", Integer, ForeignKey("instance.id"), primary_key=True, index=True),
+    _reference("job.id", key=True, index=False),
+    _reference("instance.id", key=True),
     Column("rank", Integer, nullable=False),  # 0 = the newest version when the job was asked for
 )
 
 # What happened to each attempt; the frames of an exception are here, not in the job.
-attempt = Table(
+attempt = _table(
     "attempt",
-    metadata,
-    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    _reference("job.id", key=True, index=False),
     Column("number", Integer, primary_key=True),
     Column("worker", String(64), nullable=False),
     _time("started_at"),
@@ -286,9 +275,8 @@ attempt = Table(
 )
 
 # Written once, kept, and sent from there; purged_at says that its files are gone.
-derived = Table(
+derived = _table(
     "derived",
-    metadata,
     _id(),
     _reference("series.id"),
     Column("series_uid", String(64), nullable=False, unique=True),
@@ -305,9 +293,8 @@ derived = Table(
     *_mark(),
 )
 
-derived_instance = Table(
+derived_instance = _table(
     "derived_instance",
-    metadata,
     _id(),
     _reference("derived.id"),
     Column("instance_uid", String(64), nullable=False, unique=True),
@@ -319,9 +306,8 @@ derived_instance = Table(
 
 # queued -> running -> sent -> confirmed; running -> queued to try again; -> held for a permanent
 # failure or after give_up_hours; -> cancelled by a person or when superseded.
-delivery = Table(
+delivery = _table(
     "delivery",
-    metadata,
     _id(),
     _reference("derived.id"),
     Column("destination", String(64), nullable=False),
@@ -352,11 +338,10 @@ _index_part(
 
 # The ledger: the last status that the destination gave for each instance, how often it was
 # offered at all, and how often it was not understood since it was last offered anew.
-delivery_instance = Table(
+delivery_instance = _table(
     "delivery_instance",
-    metadata,
-    Column("delivery_id", Integer, ForeignKey("delivery.id"), primary_key=True),
-    Column("derived_instance_id", Integer, ForeignKey("derived_instance.id"), primary_key=True),
+    _reference("delivery.id", key=True, index=False),
+    _reference("derived_instance.id", key=True, index=False),
     Column("status", Integer),  # the DIMSE status; NULL = no answer yet
     _count("stored"),
     _count("offers"),
@@ -365,9 +350,8 @@ delivery_instance = Table(
 )
 
 # One row a running or past process of the node on this storage.
-node = Table(
+node = _table(
     "node",
-    metadata,
     Column("id", String(64), primary_key=True),
     _time("started_at"),
     _time("heartbeat"),
@@ -376,16 +360,14 @@ node = Table(
 )
 
 # What must never change for this database, such as the fingerprint of the secret.
-fact = Table(
+fact = _table(
     "fact",
-    metadata,
     Column("name", String(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
 
-association = Table(
+association = _table(
     "association",
-    metadata,
     _id(),
     Column("node", String(64), nullable=False),
     Column("calling_ae", String(16), nullable=False),
@@ -402,9 +384,8 @@ REJECTED_ASSOCIATION = _index_part(
 )
 
 # A person who may log in. The password is a hash that the caller made; empty = cannot log in.
-account = Table(
+account = _table(
     "account",
-    metadata,
     Column("name", String(64), primary_key=True),
     Column("role", String(16), nullable=False),
     _text("password"),
@@ -415,9 +396,8 @@ account = Table(
 )
 
 # Somebody is logged in. The token itself is with the browser; here is its SHA-256.
-login = Table(
+login = _table(
     "login",
-    metadata,
     Column("id", String(64), primary_key=True),
     Column("account_name", String(64), ForeignKey("account.name"), nullable=False, index=True),
     Column("csrf", String(64), nullable=False),
@@ -428,9 +408,8 @@ login = Table(
 )
 
 # A program that calls the API. The token itself is with the program; here is its SHA-256.
-token = Table(
+token = _table(
     "token",
-    metadata,
     _id(),
     Column("digest", String(64), nullable=False, unique=True),
     Column("name", String(64), nullable=False),
@@ -443,9 +422,8 @@ token = Table(
 )
 
 # A login that was refused; so many within minutes, and the next one waits.
-login_failure = Table(
+login_failure = _table(
     "login_failure",
-    metadata,
     _id(),
     Column("account_name", String(64), nullable=False, index=True),  # as typed: may not exist
     Column("address", String(64), nullable=False, index=True),
@@ -453,9 +431,8 @@ login_failure = Table(
 )
 
 # What a person has set for the running node, and what outlives it. One row a name and subject.
-switch = Table(
+switch = _table(
     "switch",
-    metadata,
     Column("name", String(32), primary_key=True),  # draining, paused, never, allowed_ae
     Column("subject", String(64), primary_key=True),  # "", a destination, a Series UID, an AE title
     Column("who", String(64), nullable=False),
@@ -463,9 +440,8 @@ switch = Table(
 )
 
 # asked -> done | failed. A person asks, a node takes it up, does it and writes what came of it.
-request = Table(
+request = _table(
     "request",
-    metadata,
     _id(),
     Column("kind", String(32), nullable=False),  # reload, echo, selftest, notify, process_now
     Column("subject", String(64), nullable=False, server_default=""),
@@ -481,9 +457,8 @@ request = Table(
 OPEN_REQUEST = _index_part("ix_request_open", "state = 'asked'", request.c.id)
 
 # The configuration as the running node has read it, and the last one that it refused.
-configuration = Table(
+configuration = _table(
     "configuration",
-    metadata,
     Column("node", String(64), primary_key=True),
     _time("applied_at"),
     Column("text", Text, nullable=False),  # JSON, without passwords
@@ -493,9 +468,8 @@ configuration = Table(
 )
 
 # A C-ECHO of a destination, on schedule or because somebody asked.
-echo = Table(
+echo = _table(
     "echo",
-    metadata,
     _id(),
     Column("destination", String(64), nullable=False),
     _time("at", index=True),
@@ -506,9 +480,8 @@ echo = Table(
 Index("ix_echo_destination_at", echo.c.destination, echo.c.at)
 
 # Whether a destination answers, as echoes and deliveries have found it; `since` is the last change.
-reach = Table(
+reach = _table(
     "reach",
-    metadata,
     Column("destination", String(64), primary_key=True),
     Column("up", Integer, nullable=False),
     _time("since"),
@@ -519,9 +492,8 @@ reach = Table(
 )
 
 # Something that somebody is to be told, once: the key says what is the same.
-notice = Table(
+notice = _table(
     "notice",
-    metadata,
     _id(),
     Column("event", String(32), nullable=False),
     Column("key", String(160), nullable=False, unique=True),
@@ -532,11 +504,10 @@ notice = Table(
 NEW_NOTICE = _index_part("ix_notice_new", "addressed = 0", notice.c.id)
 
 # queued -> sent | failed. A notice through one channel: a webhook's or mail's name.
-message = Table(
+message = _table(
     "message",
-    metadata,
     _id(),
-    Column("notice_id", Integer, ForeignKey("notice.id"), nullable=False, index=True),
+    _reference("notice.id"),
     Column("channel", String(64), nullable=False),
     *_states(MessageState),
     _count("tries"),
@@ -549,9 +520,8 @@ message = Table(
 OPEN_MESSAGE = _index_part("ix_message_open", "state = 'queued'", message.c.due_at)
 
 # running -> passed | failed. A made series on the whole way, and what was found at each step.
-selftest = Table(
+selftest = _table(
     "selftest",
-    metadata,
     _id(),
     Column("node", String(64), nullable=False),
     Column("who", String(64), nullable=False),
@@ -566,9 +536,8 @@ selftest = Table(
 )
 
 # How full the disk was, every so often: what a forecast is drawn from.
-disk = Table(
+disk = _table(
     "disk",
-    metadata,
     _id(),
     Column("node", String(64), nullable=False),
     _time("at", index=True),
@@ -577,9 +546,8 @@ disk = Table(
 )
 
 # Append-only: who did what, when. No patient attribute.
-audit = Table(
+audit = _table(
     "audit",
-    metadata,
     _id(),
     _time("at", index=True),
     Column("who", String(64), nullable=False),

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, Table, and_, func, or_, select, update
+from sqlalchemy import Connection, Row, Select, Table, and_, func, or_, select, update
 
 from storage.database import MARK, Database, to_job, to_names
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE
-from storage.records import SUPERSEDED, DeliveryState, Enqueued, Job, JobState, Verdict
+from storage.records import SUPERSEDED, Attempt, DeliveryState, Enqueued, Job, JobState, Verdict
 from storage.schema import (
     attempt,
     delivery,
@@ -84,6 +84,11 @@ JOBS = (
     .join(series, series.c.id == job.c.series_id)
     .outerjoin(derived, derived.c.id == job.c.derived_id)
 )
+
+
+def attempt_rows(job_id: int) -> Select[*tuple[Any, ...]]:
+    columns = (attempt.c[name] for name in Attempt.__dataclass_fields__)
+    return select(*columns).where(attempt.c.job_id == job_id).order_by(attempt.c.number)
 
 
 def read_job(db: Connection, job_id: int) -> Job:

@@ -249,7 +249,7 @@ def series(
         completion, zone = store.config.completion, store.zone
 
     def document(row: Series, zone: tzinfo | None) -> object:
-        facts = answers.series(row, zone)
+        facts = answers.plain(row, answers.SERIES, zone)
         return facts | {"jobs": [job.id for job in jobs[row.id]]} if series_uid else facts
 
     def note(row: Series) -> str:

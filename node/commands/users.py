@@ -60,7 +60,7 @@ def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> 
         ("name", "role", ("added", "created_at"), ("", lambda u: "disabled" if u.disabled else "")),
         zone,
         as_json=as_json,
-        document=answers.user,
+        document=lambda user, zone: answers.plain(user, answers.USER, zone),
         empty="There is no user: the pages answer this machine only.",
     )
 
@@ -137,7 +137,7 @@ def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
         ),
         zone,
         as_json=as_json,
-        document=answers.token,
+        document=lambda token, zone: answers.plain(token, answers.TOKEN, zone),
         empty="There are no tokens.",
     )
 

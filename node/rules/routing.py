@@ -45,41 +45,12 @@ class Explanation:
     route: str
     matches: bool
     sentence: str
-    key: str = (
-        ""  # what the route asks for that speaks against it; empty: its AE titles, or nothing
-    )
+    key: str = ""  # the condition that speaks against it; empty: its AE titles, or nothing
 
 
-def matching(
-    routes: Iterable[Route],
-    *,
-    called_ae: str,
-    calling_ae: str,
-    attributes: Callable[[str], Values],
-    gap_mm: float | None,
-    instances: int,
-    tilt_degrees: float | None,
-    node_ae: str,
-) -> tuple[Route, ...]:
-    """Every route that takes the stack, in the order of the configuration."""
-    stack = _Candidate(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
-    return tuple(route for route in routes if stack.objection(route) is None)
-
-
-def explain(
-    routes: Iterable[Route],
-    *,
-    called_ae: str,
-    calling_ae: str,
-    attributes: Callable[[str], Values],
-    gap_mm: float | None,
-    instances: int,
-    tilt_degrees: float | None,
-    node_ae: str,
-) -> tuple[Explanation, ...]:
+def explain(routes: Iterable[Route], candidate: "Candidate") -> tuple[Explanation, ...]:
     """For each route whether it takes the stack, and the first thing that speaks against it."""
-    stack = _Candidate(called_ae, calling_ae, attributes, gap_mm, instances, tilt_degrees, node_ae)
-    return tuple(_explained(route, stack.objection(route)) for route in routes)
+    return tuple(_explained(route, candidate.objection(route)) for route in routes)
 
 
 def _explained(route: Route, objection: "Objection | None") -> Explanation:
@@ -102,8 +73,7 @@ def explain_stack(
     What forms no stack (`layout` None) has neither gap nor tilt. A route that asks for them must
     not pass over it in silence: it takes it where all else that it asks for holds.
     """
-    explanations = explain(
-        routes if layout else tuple(map(without_measures, routes)),
+    candidate = Candidate(
         called_ae=called_ae,
         calling_ae=calling_ae,
         node_ae=node_ae,
@@ -113,7 +83,8 @@ def explain_stack(
         tilt_degrees=layout.shear_degrees if layout else None,
     )
     if layout:
-        return explanations
+        return explain(routes, candidate)
+    explanations = explain(map(without_measures, routes), candidate)
     return tuple(map(_left_out, explanations, routes))
 
 
@@ -182,8 +153,10 @@ class Objection:
     key: str = ""  # of the route's conditions
 
 
-@dataclass(frozen=True)
-class _Candidate:
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A stack as routes are asked about it; `None` for a measure that it does not have."""
+
     called_ae: str
     calling_ae: str
     attributes: Callable[[str], Values]

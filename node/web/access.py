@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Annotated, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -18,6 +18,7 @@ from fastapi import Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from node.config.sections import Web
 from node.errors import UsageError
 from node.web.problems import NotLoggedIn, Problem
 from storage.database import Database
@@ -99,22 +100,11 @@ class Visitor:
         return RANKS[self.role] >= RANKS[role]
 
 
-@dataclass(frozen=True)
-class Access:
-    """The part of the configuration about visitors."""
-
-    session_seconds: float
-    idle_seconds: float
-    proxies: tuple[Network, ...] = ()
-    user_header: str = ""
-    role_header: str = ""
-
-
 class Gate:
     """Reads a request's proof of who sent it."""
 
-    def __init__(self, database: Database, access: Access, now: Callable[[], float]) -> None:
-        self.access = access
+    def __init__(self, database: Database, web: Web, now: Callable[[], float]) -> None:
+        self.web = web
         self.database = database
         self.now = now
         self._key = new_token()  # of this process: pages of an older one load again
@@ -134,14 +124,14 @@ class Gate:
 
     def address(self, request: Request) -> str:
         """Find the address of the person, as far as it can be known."""
-        return address(request, self.access.proxies)
+        return address(request, self.web.trusted_proxies)
 
     def is_secure(self, request: Request) -> bool:
         """True where the person's browser speaks TLS."""
         if request.url.scheme == "https":
             return True
         scheme = request.headers.get("x-forwarded-proto", "").lower()
-        return scheme == "https" and is_from(request, self.access.proxies)
+        return scheme == "https" and is_from(request, self.web.trusted_proxies)
 
     def _program(self, token: str) -> Visitor:
         known = people.find_token(self.database, self.now(), digest(token))
@@ -150,23 +140,23 @@ class Gate:
         return Visitor(f"token {known.name}"[:LONGEST_NAME], known.role, "", How.TOKEN)
 
     def _proxied(self, request: Request) -> Visitor | None:
-        name = request.headers.get(self.access.user_header) if self.access.user_header else None
-        if not name or not is_from(request, self.access.proxies):
-            return None  # anybody can write a header
+        name = request.headers.get(self.web.user_header, "") if self.web.user_header else ""
         name = name.strip()[:LONGEST_NAME]
+        if not name or not is_from(request, self.web.trusted_proxies):
+            return None  # anybody can write a header
         role = self._proxied_role(request, name)
         csrf = hmac.new(self._key.encode(), name.encode(), hashlib.sha256).hexdigest()
         return Visitor(name, role, csrf, How.PROXY)
 
     def _proxied_role(self, request: Request, name: str) -> Role:
         """Take the role that the proxy names, else that of the user of this name, else viewer."""
-        role = request.headers.get(self.access.role_header) if self.access.role_header else None
+        role = request.headers.get(self.web.role_header) if self.web.role_header else None
         if role is not None:
             try:
                 return Role(role.strip().lower())
             except ValueError:
                 allowed = ", ".join(Role)
-                wrong = f"The proxy's {self.access.role_header} is no role; allowed: {allowed}."
+                wrong = f"The proxy's {self.web.role_header} is no role; allowed: {allowed}."
                 raise Problem(HTTPStatus.FORBIDDEN, wrong) from None
         user = people.find_user(self.database, name)
         if user is not None and user.disabled:
@@ -181,7 +171,7 @@ class Gate:
             self.database,
             self.now(),
             digest(cookie),
-            idle_seconds=self.access.idle_seconds,
+            idle_seconds=self.web.idle_minutes * 60.0,
             is_use=is_use,
         )
         return Visitor(login.name, login.role, login.csrf, How.SESSION) if login else None
@@ -191,7 +181,7 @@ class Gate:
         if people.exist(self.database):
             return None
         # A proxy on this machine need not say that it is one; whom it does not name is not here.
-        is_proxy = is_from(request, self.access.proxies)
+        is_proxy = is_from(request, self.web.trusted_proxies)
         if not is_local(request) or is_forwarded(request) or is_proxy:
             raise Problem(HTTPStatus.FORBIDDEN, ONLY_HERE)
         if not names_this_machine(request):
@@ -293,7 +283,7 @@ def is_foreign(request: Request) -> bool:
     if origin is None:
         return False
     # A proxy in front may speak TLS and we do not, so that the scheme says nothing.
-    return _authority(origin) != request.headers.get("host", "").lower()
+    return _split(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
 def is_forwarded(request: Request) -> bool:
@@ -303,8 +293,7 @@ def is_forwarded(request: Request) -> bool:
 
 def is_local(request: Request) -> bool:
     """True where the connection comes from this machine."""
-    address = _address(peer(request))
-    return address is not None and address.is_loopback
+    return _is_loopback(peer(request))
 
 
 def names_this_machine(request: Request) -> bool:
@@ -313,10 +302,12 @@ def names_this_machine(request: Request) -> bool:
     A page may point a name of its own at 127.0.0.1 (DNS rebinding): the browser then takes us for
     that page's site, but it still sends that name.
     """
-    host = _host_of(request.headers.get("host", ""))
-    if host == "localhost":
-        return True
-    address = _address(host)
+    host = _split(f"//{request.headers.get('host', '')}").hostname or ""
+    return host == "localhost" or _is_loopback(host)
+
+
+def _is_loopback(text: str) -> bool:
+    address = _address(text)
     return address is not None and address.is_loopback
 
 
@@ -349,18 +340,11 @@ def counted(address: str) -> str:
     return f"{network}/{IPV6_NETWORK_BITS}"
 
 
-def _authority(origin: str) -> str:
+def _split(url: str) -> SplitResult:
     try:
-        return urlsplit(origin).netloc.lower()
+        return urlsplit(url)
     except ValueError:  # brackets that close nowhere
-        return ""
-
-
-def _host_of(authority: str) -> str:
-    try:
-        return urlsplit(f"//{authority}").hostname or ""
-    except ValueError:
-        return ""
+        return urlsplit("")
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

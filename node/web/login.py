@@ -113,7 +113,7 @@ def _check_user(gate: Gate, name: str, password: str) -> None:
 
 def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> Response:
     token, now = access.new_token(), gate.now()
-    until = now + gate.access.session_seconds
+    seconds = gate.web.session_hours * 3600.0
     people.log_in(
         gate.database,
         now,
@@ -121,13 +121,13 @@ def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> 
         id=access.digest(token),
         csrf=access.new_token(),
         address=address,
-        until=until,
+        until=now + seconds,
     )
     answer = RedirectResponse(to, HTTPStatus.SEE_OTHER)
     answer.set_cookie(
         COOKIE,
         token,
-        max_age=int(gate.access.session_seconds),
+        max_age=int(seconds),
         httponly=True,  # no script reads it
         samesite="lax",  # a link in a notice opens the page; a form of another site has no cookie
         secure=gate.is_secure(request),

@@ -26,7 +26,7 @@ from node import log, store
 from node.children import Child, leave_signals_to_parent
 from node.store import Store
 from node.web import live, login, metrics, pages, problems
-from node.web.access import Access, Gate
+from node.web.access import Gate
 from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
 from node.web.live import Live
@@ -72,7 +72,7 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
         docs_url=None,
         redoc_url=None,
     )
-    gate = Gate(store.database, access(settings), now)
+    gate = Gate(store.database, settings.config.web, now)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
     for router in (metrics.router, login.router, live.router):
         app.include_router(router)
@@ -84,18 +84,6 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     problems.install(app, pages.error_page)
     app.add_middleware(Shield, page=pages.error_page, answered=app.state.metrics.requests.answered)
     return app
-
-
-def access(settings: WebSettings) -> Access:
-    """Read from the configuration how visitors prove who they are."""
-    web = settings.config.web
-    return Access(
-        session_seconds=web.session_hours * 3600.0,
-        idle_seconds=web.idle_minutes * 60.0,
-        proxies=web.trusted_proxies,
-        user_header=web.user_header,
-        role_header=web.role_header,
-    )
 
 
 def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:

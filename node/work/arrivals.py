@@ -23,6 +23,7 @@ from inference.stacks import (
 )
 from node.config import Completion, Destination, Route
 from node.rules import completion, routing
+from node.rules.routing import Candidate, Explanation
 from node.work.jobs import canonical, snapshot, sources
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, Limits
@@ -409,6 +410,10 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
     )
+    return _taking(explained, rules)
+
+
+def _taking(explained: Iterable[Explanation], rules: Rules) -> tuple[Route, ...]:
     names = {explanation.route for explanation in explained if explanation.matches}
     return tuple(route for route in rules.routes if route.name in names)
 
@@ -416,8 +421,7 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
 def _perhaps_matching(arrival: Arrival, modality: str, rules: Rules) -> tuple[Route, ...]:
     """The routes that may be meant, by what is known of a series that cannot be read."""
     known = {"Modality"} if modality else set()
-    return routing.matching(
-        (routing.asking_for(route, known) for route in rules.routes),
+    candidate = Candidate(
         called_ae=arrival.called_ae,
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
@@ -426,3 +430,5 @@ def _perhaps_matching(arrival: Arrival, modality: str, rules: Rules) -> tuple[Ro
         gap_mm=None,
         tilt_degrees=None,
     )
+    asking = (routing.asking_for(route, known) for route in rules.routes)
+    return _taking(routing.explain(asking, candidate), rules)

@@ -8,10 +8,18 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, text
 
 from storage.errors import StorageError
-from storage.schema import metadata
+
+# The names of constraints and indexes, in every migration and in `storage.schema`.
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
 
 FOLDER = Path(__file__).parent
 
@@ -50,8 +58,9 @@ def _run(db: Connection, scripts: ScriptDirectory) -> None:
         return list(scripts._upgrade_revs("head", revision))
 
     with EnvironmentContext(Config(), scripts, fn=steps) as environment:
+        named = MetaData(naming_convention=NAMES)
         environment.configure(
-            connection=db, target_metadata=metadata, transactional_ddl=True, render_as_batch=True
+            connection=db, target_metadata=named, transactional_ddl=True, render_as_batch=True
         )
         try:
             environment.run_migrations()

@@ -57,12 +57,7 @@ NEWEST_RESULTS = 20  # so many results are looked at slice by slice
 UNSURE = 0.5  # confidence below which a slice counts as unsure
 
 # Named one by one: the index of what has ended begins with the state.
-ENDS = (
-    DeliveryState.SENT,
-    DeliveryState.CONFIRMED,
-    DeliveryState.HELD,
-    DeliveryState.CANCELLED,
-)
+ENDS = (*WELL, DeliveryState.HELD, DeliveryState.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -251,7 +246,9 @@ def buckets(database: Database, since: float, until: float, width: float) -> tup
         samples = [_samples(db, at, at + width, MOST_JOBS // count) for at in starts]
         ended = _per_bucket(db, job.c.finished_at, since, until, width)
         failed = _per_bucket(db, job.c.finished_at, since, until, width, job.c.state.in_(UNHAPPY))
-        received = _received_by_bucket(db, since, until, width)
+        # Instances of the arrivals that were complete in each bucket.
+        brought = func.sum(arrival.c.brought)
+        received = _per_bucket(db, arrival.c.completed_at, since, until, width, count=brought)
     return tuple(
         Bucket(
             start=start,
@@ -269,8 +266,7 @@ def devices(database: Database) -> tuple[str, ...]:
     """The devices that the newest jobs really ran on; a model may use no accelerator."""
     newest = select(job.c.record).where(job.c.state == JobState.SUCCEEDED)
     newest = newest.order_by(job.c.finished_at.desc()).limit(NEWEST_JOBS)
-    with database.reading() as db:
-        names = [json.loads(text).get("device") for text in db.execute(newest).scalars()]
+    names = [json.loads(text).get("device") for text in database.values(newest)]
     return tuple(dict.fromkeys(str(name) for name in names if name))
 
 
@@ -296,17 +292,10 @@ def _samples(db: Connection, since: float, until: float, most: int) -> list[dict
     arrived = select(func.min(delivery.c.finished_at)).where(
         delivery.c.derived_id == job.c.derived_id, delivery.c.state.in_(WELL)
     )
+    columns = (job.c.state, job.c.queued_at, job.c.started_at, job.c.finished_at)
+    of_arrival = (arrival.c.first_at, arrival.c.last_at, arrival.c.completed_at)
     newest = (
-        select(
-            job.c.state,
-            job.c.queued_at,
-            job.c.started_at,
-            job.c.finished_at,
-            arrival.c.first_at,
-            arrival.c.last_at,
-            arrival.c.completed_at,
-            arrived.scalar_subquery().label("sent_at"),
-        )
+        select(*columns, *of_arrival, arrived.scalar_subquery().label("sent_at"))
         .join(arrival, arrival.c.id == job.c.arrival_id)
         .where(job.c.finished_at >= since, job.c.finished_at < until, job.c.kind == "infer")
         .order_by(job.c.finished_at.desc())
@@ -335,18 +324,17 @@ def _steps(row: Any) -> dict[str, float]:
 
 
 def _per_bucket(
-    db: Connection, at: Any, since: float, until: float, width: float, *which: Any
+    db: Connection,
+    at: Any,
+    since: float,
+    until: float,
+    width: float,
+    *which: Any,
+    count: ColumnElement[int] | None = None,
 ) -> dict[int, int]:
     number = func.floor((at - since) / width).label("number")
-    query = select(number, func.count()).where(at >= since, at < until, *which).group_by(number)
-    return {int(row[0]): int(row[1]) for row in db.execute(query)}
-
-
-def _received_by_bucket(db: Connection, since: float, until: float, width: float) -> dict[int, int]:
-    """Instances of the arrivals that were complete in each bucket."""
-    number = func.floor((arrival.c.completed_at - since) / width).label("number")
-    within = (arrival.c.completed_at >= since, arrival.c.completed_at < until)
-    query = select(number, func.sum(arrival.c.brought)).where(*within).group_by(number)
+    columns = number, func.count() if count is None else count
+    query = select(*columns).where(at >= since, at < until, *which).group_by(number)
     return {int(row[0]): int(row[1]) for row in db.execute(query)}
 
 
@@ -367,9 +355,8 @@ def evaluation(database: Database, route: str, since: float) -> Evaluation:
     newest = select(job.c.record).where(*mine, job.c.state == JobState.SUCCEEDED)
     with database.reading() as db:
         jobs = {JobState(row[0]): int(row[1]) for row in db.execute(counted)}
-        records = db.execute(
-            newest.order_by(job.c.finished_at.desc()).limit(NEWEST_RESULTS)
-        ).scalars()
+        newest = newest.order_by(job.c.finished_at.desc()).limit(NEWEST_RESULTS)
+        records = db.execute(newest).scalars()
         slices = [it for text in records for it in json.loads(text).get("confidence") or ()]
     errors = [float(it["error_hu"]) for it in slices if it.get("error_hu") is not None]
     unsure = sum(float(it.get("confidence", 1.0)) < UNSURE for it in slices)
@@ -457,12 +444,9 @@ def _deliveries_token(db: Connection) -> tuple[object, ...]:
         .join(delivery, delivery.c.id == delivery_instance.c.delivery_id)
         .where(OPEN_DELIVERY, delivery.c.state == DeliveryState.RUNNING)
     )
+    newest = select(func.max(delivery.c.finished_at)).where(ENDED_DELIVERY)
     ended = [
-        db.execute(
-            select(func.max(delivery.c.finished_at)).where(
-                ENDED_DELIVERY, delivery.c.state == state
-            )
-        ).scalar()
-        for state in (DeliveryState.SENT, DeliveryState.CONFIRMED, DeliveryState.CANCELLED)
+        db.execute(newest.where(delivery.c.state == state)).scalar()
+        for state in (*WELL, DeliveryState.CANCELLED)
     ]
     return (*db.execute(waits.where(OPEN_DELIVERY)).one(), db.execute(stored).scalar(), *ended)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Select,
@@ -149,14 +150,10 @@ def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) 
 
 def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, ...]:
     """The jobs that an action on the whole filter is about, the oldest first."""
+    query = select(job.c.id).join(series, series.c.id == job.c.series_id)
     with database.reading() as db:
-        query = select(job.c.id).join(series, series.c.id == job.c.series_id)
-        query = (
-            query.where(Search(database, db, with_index).jobs(wanted))
-            .order_by(job.c.id)
-            .limit(most)
-        )
-        return tuple(db.execute(query).scalars())
+        which = Search(database, db, with_index).jobs(wanted)
+        return tuple(db.execute(query.where(which).order_by(job.c.id).limit(most)).scalars())
 
 
 def find_series(
@@ -226,19 +223,13 @@ class Search:
         self._common = common
 
     def jobs(self, wanted: Wanted) -> ColumnElement[bool]:
-        conditions = [*self._of_series(wanted), *_of_jobs(wanted)]
+        conditions = [
+            *self._of_series(wanted),
+            *_of_jobs(wanted),
+            *_within(job.c.queued_at, wanted),
+        ]
         if wanted.sender:
-            mine = arrival.c.calling_ae == wanted.sender
-            if self._is_common(select(arrival.c.id).where(mine)):
-                theirs = _without_index(arrival.c.calling_ae) == wanted.sender
-                brought = select(arrival.c.id).where(arrival.c.id == job.c.arrival_id, theirs)
-                conditions.append(brought.correlate(job).exists())
-            else:
-                conditions.append(job.c.arrival_id.in_(select(arrival.c.id).where(mine)))
-        if wanted.since is not None:
-            conditions.append(job.c.queued_at >= wanted.since)
-        if wanted.until is not None:
-            conditions.append(job.c.queued_at < wanted.until)
+            conditions.append(self._brought_by(wanted.sender, arrival.c.id, job.c.arrival_id))
         return and_(true(), *conditions)
 
     def series(self, wanted: Wanted) -> ColumnElement[bool]:
@@ -249,24 +240,16 @@ class Search:
         if about_jobs:
             conditions.append(self._with_job(wanted, and_(*about_jobs)))
         if wanted.sender:
-            conditions.append(self._brought_by(wanted.sender))
-        if wanted.since is not None:
-            conditions.append(series.c.last_at >= wanted.since)
-        if wanted.until is not None:
-            conditions.append(series.c.last_at < wanted.until)
-        return and_(true(), *conditions)
+            conditions.append(self._brought_by(wanted.sender, arrival.c.series_id, series.c.id))
+        return and_(true(), *conditions, *_within(series.c.last_at, wanted))
 
     def deliveries(self, wanted: Wanted) -> ColumnElement[bool]:
         """Held deliveries: their own reason and destination, and the jobs that made them."""
-        conditions = [HELD_DELIVERY]
+        conditions = [HELD_DELIVERY, *_within(delivery.c.queued_at, wanted)]
         if wanted.states and JobState.HELD not in wanted.states:
             conditions.append(false())
         equal = {delivery.c.reason: wanted.reason, delivery.c.destination: wanted.destination}
         conditions += [column == value for column, value in equal.items() if value]
-        if wanted.since is not None:
-            conditions.append(delivery.c.queued_at >= wanted.since)
-        if wanted.until is not None:
-            conditions.append(delivery.c.queued_at < wanted.until)
         about = replace(wanted, states=(), reason="", destination="", since=None, until=None)
         if about != Wanted():
             made_by = select(job.c.id).join(series, series.c.id == job.c.series_id)
@@ -287,22 +270,21 @@ class Search:
         """Series of held deliveries, where it is asked for what may be one of theirs."""
         if not (wanted.reason or JobState.HELD in wanted.states):
             return None
-        about = Wanted(
-            states=wanted.states,
-            kind=wanted.kind,
-            reason=wanted.reason,
-            route=wanted.route,
-            destination=wanted.destination,
-        )
+        names = ("states", "kind", "reason", "route", "destination")
+        about = Wanted(**{name: getattr(wanted, name) for name in names})
         results = select(derived.c.series_id).join(delivery, delivery.c.derived_id == derived.c.id)
         return results.where(self.deliveries(about))
 
-    def _brought_by(self, sender: str) -> ColumnElement[bool]:
+    def _brought_by(
+        self, sender: str, of_arrival: ColumnElement[int], here: Column[int]
+    ) -> ColumnElement[bool]:
+        """That a sender has brought it: this column of an arrival is that one of the row."""
         mine = arrival.c.calling_ae == sender
         if self._is_common(select(arrival.c.id).where(mine)):
             theirs = _without_index(arrival.c.calling_ae) == sender
-            return exists().where(arrival.c.series_id == series.c.id, theirs)
-        return series.c.id.in_(select(arrival.c.series_id).where(mine))
+            brought = select(arrival.c.id).where(of_arrival == here, theirs)
+            return brought.correlate(here.table).exists()
+        return here.in_(select(of_arrival).where(mine))
 
     def _of_series(self, wanted: Wanted) -> list[ColumnElement[bool]]:
         conditions: list[ColumnElement[bool]] = []
@@ -362,6 +344,11 @@ class Search:
 
     def _is_common(self, which: Select[Any]) -> bool:
         return self._db.execute(which.limit(1).offset(COMMON)).first() is not None
+
+
+def _within(at: ColumnElement[float], wanted: Wanted) -> list[ColumnElement[bool]]:
+    since = [at >= wanted.since] if wanted.since is not None else []
+    return since + ([at < wanted.until] if wanted.until is not None else [])
 
 
 def _of_jobs(wanted: Wanted) -> list[ColumnElement[bool]]:
@@ -475,20 +462,21 @@ def kept_of_routes(
         return {row.id: (row.model, json.loads(row.parameters)) for row in db.execute(query)}
 
 
-def _need_of_job(line: JobSummary) -> Need:
+def _need(what: str, row: JobSummary | Delivery, **more: Any) -> Need:
     return Need(
-        what="job",
-        id=line.id,
-        job_id=line.id,
-        state=line.state,
-        reason=line.reason,
-        sentence=line.sentence,
-        since=line.finished_at or line.queued_at,
-        destination="",
-        sender=line.sender,
-        route=line.route,
-        subject=line.subject,
+        what=what,
+        id=row.id,
+        state=row.state,
+        reason=row.reason,
+        sentence=row.sentence,
+        since=row.finished_at or row.queued_at,
+        **more,
     )
+
+
+def _need_of_job(line: JobSummary) -> Need:
+    of_job = {"sender": line.sender, "route": line.route, "subject": line.subject}
+    return _need("job", line, job_id=line.id, destination="", **of_job)
 
 
 def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
@@ -508,17 +496,6 @@ def _makers(db: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
 
 
 def _need_of_delivery(line: DeliverySummary, sender: str, route: str) -> Need:
-    held = line.delivery
-    return Need(
-        what="delivery",
-        id=held.id,
-        job_id=line.job_id,
-        state=held.state,
-        reason=held.reason,
-        sentence=held.sentence,
-        since=held.finished_at or held.queued_at,
-        destination=held.destination,
-        sender=sender,
-        route=route,
-        subject=line.subject,
-    )
+    of_job = {"sender": sender, "route": route, "subject": line.subject}
+    destination = line.delivery.destination
+    return _need("delivery", line.delivery, job_id=line.job_id, destination=destination, **of_job)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 from storage.archive import arrival_rows
 from storage.database import Database, to_delivery, to_names, to_record, to_records
 from storage.errors import NotFound
-from storage.ledger import delivery_rows
+from storage.ledger import deliveries_of, delivery_rows
 from storage.records import (
     MOST_COUNTED,
     Arrival,
@@ -40,7 +40,6 @@ from storage.schema import (
     OPEN_JOB,
     OPEN_REQUEST,
     arrival,
-    attempt,
     audit,
     delivery,
     derived,
@@ -50,7 +49,7 @@ from storage.schema import (
     series,
     switch,
 )
-from storage.transitions import DESTINATIONS_COLUMN, read_job, without_files
+from storage.transitions import DESTINATIONS_COLUMN, attempt_rows, read_job, without_files
 
 TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes
 
@@ -174,8 +173,7 @@ def held_for(database: Database, destination: str, most: int) -> tuple[int, ...]
     """The deliveries that are held for a destination, the oldest first."""
     which = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD)
     query = select(delivery.c.id).where(which, delivery.c.destination == destination)
-    with database.reading() as db:
-        return tuple(db.execute(query.order_by(delivery.c.id).limit(most)).scalars())
+    return database.values(query.order_by(delivery.c.id).limit(most))
 
 
 def counts(database: Database) -> Mapping[str, int]:
@@ -271,11 +269,8 @@ def to_delivery_summary(row: Row[*tuple[Any, ...]]) -> DeliverySummary:
 
 def counted(db: Connection, which: Select[*tuple[Any, ...]]) -> int:
     """Count rows, no further than a page says."""
-    return int(
-        db.execute(
-            select(func.count()).select_from(which.limit(MOST_COUNTED).subquery())
-        ).scalar_one()
-    )
+    counts = select(func.count()).select_from(which.limit(MOST_COUNTED).subquery())
+    return int(db.execute(counts).scalar_one())
 
 
 def _subjects(db: Connection, column: Any, which: ColumnElement[bool]) -> frozenset[str]:
@@ -307,25 +302,14 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         came = to_record(
             Arrival, db.execute(arrival_rows().where(arrival.c.id == whole.arrival_id)).one()
         )
-        attempts = _attempts(db, job_id)
-        deliveries = _deliveries_of(db, whole.derived_id)
+        attempts = to_records(Attempt, db.execute(attempt_rows(job_id)))
+        deliveries = deliveries_of(db, whole.derived_id) if whole.derived_id else ()
         folder = _folder(db, whole.derived_id)
         did = _audit(db, job_id, deliveries)
         is_gone = job_id in without_files(db, [job_id])
     moments = _moments(whole, came, attempts, deliveries, did)
     line = to_job_summary(row)
     return JobDetail(whole, line, came, attempts, deliveries, folder, did, moments, is_gone)
-
-
-def _attempts(db: Connection, job_id: int) -> tuple[Attempt, ...]:
-    columns = (attempt.c[name] for name in Attempt.__dataclass_fields__)
-    query = select(*columns).where(attempt.c.job_id == job_id).order_by(attempt.c.number)
-    return to_records(Attempt, db.execute(query))
-
-
-def _deliveries_of(db: Connection, derived_id: int | None) -> tuple[Delivery, ...]:
-    query = delivery_rows().where(delivery.c.derived_id == derived_id).order_by(delivery.c.id)
-    return tuple(to_delivery(row) for row in db.execute(query)) if derived_id else ()
 
 
 def _folder(db: Connection, derived_id: int | None) -> str | None:

@@ -1,11 +1,11 @@
 """The audit: events written once, never changed, without a patient attribute."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Select, and_, delete, func, select
 
-from storage.database import Database, to_json, to_records
+from storage.database import Database, to_json
 from storage.records import AuditEvent
 from storage.schema import audit
 
@@ -27,16 +27,15 @@ class Audit:
         self, who: str, what: str, which: str = "", detail: Mapping[str, object] | None = None
     ) -> None:
         """`who` is a person or the node, `which` a job, series or destination by its id."""
-        with acting(self._database, self._now(), who, what, which, detail):
-            pass
+        with self._database.writing() as db:
+            note(db, self._now(), who, what, which, detail)
 
     def list(
         self, limit: int = 100, offset: int = 0, *, who: str = "", what: str = ""
     ) -> tuple[AuditEvent, ...]:
         """The events, the newest first; of one person, of one kind of action."""
         query = _events(who, what).order_by(audit.c.id.desc()).limit(limit).offset(offset)
-        with self._database.reading() as db:
-            return to_records(AuditEvent, db.execute(query))
+        return self._database.records(AuditEvent, query)
 
     def count(self, *, who: str = "", what: str = "") -> int:
         """Count the events that `list` has in all."""
@@ -60,10 +59,14 @@ def acting(
     which: str = "",
     detail: Mapping[str, object] | None = None,
 ) -> Iterator[Connection]:
-    """The transaction of what a person does: the change and its audit event, or neither."""
+    """The transaction of what a person does: the change and its audit event, or neither.
+
+    Without `who` it is a step of the node's own, which is no audit event.
+    """
     with database.writing() as db:
         yield db
-        note(db, now, who, what, which, detail)
+        if who:
+            note(db, now, who, what, which, detail)
 
 
 def note(
@@ -77,18 +80,6 @@ def note(
     """Write an audit event in the transaction of what it tells of."""
     row = {"at": now, "who": who[:64], "what": what[:64], "which": which}
     db.execute(audit.insert().values(**row, detail=to_json(detail or {})))
-
-
-def by(
-    database: Database,
-    now: float,
-    who: str,
-    what: str,
-    which: str,
-    detail: Mapping[str, object] | None = None,
-) -> AbstractContextManager[Connection]:
-    """As `acting`, where a person asks; the node's own steps are no audit events."""
-    return acting(database, now, who, what, which, detail) if who else database.writing()
 
 
 def _events(who: str, what: str) -> Select[tuple[object, ...]]:

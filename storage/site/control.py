@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, or_, select, update
 
-from storage.database import Database, one_record, to_record, to_records
+from storage.database import Database, to_record
 from storage.errors import LeaseLost, NotFound, WrongState
 from storage.leases import IDLE, LeasedRow, Leases
 from storage.records import (
@@ -58,16 +58,13 @@ def draining(database: Database) -> Switch | None:
 
 def is_on(database: Database, name: SwitchName, subject: str = "") -> Switch | None:
     query = select(switch).where(switch.c.name == name, switch.c.subject == subject)
-    with database.reading() as db:
-        return one_record(Switch, db, query)
+    return database.record(Switch, query)
 
 
 def all_on(database: Database, name: SwitchName | None = None) -> tuple[Switch, ...]:
     """The switches that are on, of one name or at all."""
     query = select(switch).order_by(switch.c.name, switch.c.subject)
-    with database.reading() as db:
-        rows = db.execute(query if name is None else query.where(switch.c.name == name))
-        return to_records(Switch, rows)
+    return database.records(Switch, query if name is None else query.where(switch.c.name == name))
 
 
 def of_subjects(
@@ -97,8 +94,7 @@ def ask(
 
 
 def get_request(database: Database, request_id: int) -> NodeRequest:
-    with database.reading() as db:
-        asked = one_record(NodeRequest, db, select(request).where(request.c.id == request_id))
+    asked = database.record(NodeRequest, select(request).where(request.c.id == request_id))
     if asked is None:
         raise NotFound(f"no request {request_id}")
     return asked
@@ -106,9 +102,7 @@ def get_request(database: Database, request_id: int) -> NodeRequest:
 
 def open_requests(database: Database) -> tuple[NodeRequest, ...]:
     """The requests that have no answer yet, the oldest first."""
-    with database.reading() as db:
-        rows = db.execute(select(request).where(OPEN_REQUEST).order_by(request.c.id))
-        return to_records(NodeRequest, rows)
+    return database.records(NodeRequest, select(request).where(OPEN_REQUEST).order_by(request.c.id))
 
 
 def newest(
@@ -116,9 +110,9 @@ def newest(
 ) -> tuple[NodeRequest, ...]:
     """The last requests with their answers, the newest first."""
     query = select(request).order_by(request.c.id.desc()).limit(limit)
-    with database.reading() as db:
-        rows = db.execute(query if kind is None else query.where(request.c.kind == kind))
-        return to_records(NodeRequest, rows)
+    return database.records(
+        NodeRequest, query if kind is None else query.where(request.c.kind == kind)
+    )
 
 
 class RequestQueue:
@@ -229,5 +223,4 @@ def refused(database: Database, now: float, node: str, problems: Sequence[str]) 
 def applied_configuration(database: Database, node: str) -> Configured | None:
     columns = (column for column in configuration.c if column is not configuration.c.text)
     query = select(*columns, configuration.c.text.label("values"))
-    with database.reading() as db:
-        return one_record(Configured, db, query.where(configuration.c.node == node))
+    return database.record(Configured, query.where(configuration.c.node == node))

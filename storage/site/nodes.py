@@ -58,9 +58,7 @@ class Nodes:
 
     def get(self) -> tuple[NodeState, ...]:
         """All nodes that ever worked on this storage."""
-        with self._database.reading() as db:
-            rows = db.execute(select(node).order_by(node.c.id))
-            return to_records(NodeState, rows)
+        return self._database.records(NodeState, select(node).order_by(node.c.id))
 
     def fact(self, name: str, value: str) -> None:
         """Set a fact once; another value later is refused."""

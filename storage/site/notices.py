@@ -159,8 +159,7 @@ class Outbox:
 def newest(database: Database, limit: int = 50, offset: int = 0) -> tuple[Message, ...]:
     """The last messages, each with its channel and what came of it."""
     query = _MESSAGES.order_by(message.c.id.desc())
-    with database.reading() as db:
-        return to_records(Message, db.execute(query.limit(limit).offset(offset)))
+    return database.records(Message, query.limit(limit).offset(offset))
 
 
 def stuck(database: Database, since: float) -> tuple[Message, ...]:
@@ -179,8 +178,7 @@ def stuck(database: Database, since: float) -> tuple[Message, ...]:
 def of_key(database: Database, key: str) -> tuple[Message, ...]:
     """One notice through each channel."""
     query = _MESSAGES.where(notice.c.key == key).order_by(message.c.id)
-    with database.reading() as db:
-        return to_records(Message, db.execute(query))
+    return database.records(Message, query)
 
 
 def count(database: Database) -> dict[MessageState, int]:

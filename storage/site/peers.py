@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from storage.database import Database, to_record, to_records
+from storage.database import Database, to_record
 from storage.records import (
     DAY,
     DeliveryState,
@@ -93,16 +93,14 @@ def may_send(database: Database, now: float, destination: str, longest: float) -
 def reachability(database: Database) -> tuple[Reach, ...]:
     """The reachability of each destination, by name."""
     query = select(reach).order_by(reach.c.destination)
-    with database.reading() as db:
-        return to_records(Reach, db.execute(query))
+    return database.records(Reach, query)
 
 
 def newest(database: Database, destination: str, limit: int = 20) -> tuple[Echo, ...]:
     """The last echoes of a destination, the newest first."""
     query = select(echo).where(echo.c.destination == destination)
     query = query.order_by(echo.c.at.desc(), echo.c.id.desc()).limit(limit)
-    with database.reading() as db:
-        return to_records(Echo, db.execute(query))
+    return database.records(Echo, query)
 
 
 def last_echoes(database: Database, destinations: Iterable[str]) -> dict[str, Echo]:
@@ -182,10 +180,11 @@ LATE_ASSOCIATIONS = 200  # so many, the newest, say where a peer comes from
 def senders(database: Database, today: float) -> tuple[Sender, ...]:
     """Every calling AE title that ever brought something or associates; `today` is midnight."""
     with database.reading() as db:
-        last = _last_instances(db)
-        seen = _last_associations(db)
+        last = _newest_of(db, arrival.c.calling_ae, arrival.c.last_at)
+        seen = _newest_of(db, association.c.calling_ae, association.c.opened_at)
         rejected = _rejected_since(db, today)
-        opened = _open(db)
+        still_open = select(association.c.calling_ae).where(association.c.ended_at.is_(None))
+        opened = Counter(db.execute(still_open).scalars())
         series, instances = _today(db, today)
         names = {name for name in (*last, *seen) if name and not name.startswith(GUEST)}
         addresses = {name: _addresses(db, name) for name in names}
@@ -207,11 +206,10 @@ def senders(database: Database, today: float) -> tuple[Sender, ...]:
 
 def last_heard(database: Database, ae_titles: Sequence[str]) -> dict[str, float]:
     """The time of the last instance of each of these peers that ever brought one."""
+    newest = select(func.max(arrival.c.last_at))
     with database.reading() as db:
         last = {
-            name: db.execute(
-                select(func.max(arrival.c.last_at)).where(arrival.c.calling_ae == name)
-            ).scalar()
+            name: db.execute(newest.where(arrival.c.calling_ae == name)).scalar()
             for name in ae_titles
         }
     return {name: float(at) for name, at in last.items() if at is not None}
@@ -233,23 +231,17 @@ def rejections(
     database: Database, since: float, limit: int = 50, offset: int = 0
 ) -> Page[Rejected]:
     """The callers that were turned away since then, alike ones together, the newest first."""
-    alike = (
-        association.c.calling_ae,
-        association.c.called_ae,
-        association.c.address,
-        association.c.reason,
-    )
+    alike = [association.c[name] for name in ("calling_ae", "called_ae", "address", "reason")]
     last = func.max(association.c.opened_at).label("last_at")
+    first = func.min(association.c.opened_at).label("first_at")
     query = (
-        select(*alike, func.count(), func.min(association.c.opened_at), last)
+        select(*alike, func.count().label("count"), first, last)
         .where(REJECTED_ASSOCIATION, association.c.opened_at >= since)
         .group_by(*alike)
         .order_by(last.desc(), *alike)
     )
-    with database.reading() as db:
-        rows = db.execute(query).all()
-    lines = tuple(Rejected(*row) for row in rows[offset : offset + limit])
-    return Page(lines, len(rows), limit, offset)
+    lines = database.records(Rejected, query)
+    return Page(lines[offset : offset + limit], len(lines), limit, offset)
 
 
 def destinations(
@@ -280,11 +272,6 @@ def _addresses(db: Connection, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(db.execute(newest).scalars()))[:MOST_ADDRESSES]
 
 
-def _open(db: Connection) -> Counter[str]:
-    open_ones = select(association.c.calling_ae).where(association.c.ended_at.is_(None))
-    return Counter(db.execute(open_ones).scalars())
-
-
 def _today(db: Connection, today: float) -> tuple[Counter[str], Counter[str]]:
     """Series and instances of today, by sender; what is arriving still is counted as it stands.
 
@@ -300,15 +287,6 @@ def _today(db: Connection, today: float) -> tuple[Counter[str], Counter[str]]:
         instances[row.calling_ae] += row.brought
         pairs.add((row.calling_ae, row.series_id))
     return Counter(name for name, _ in pairs), instances
-
-
-def _last_instances(db: Connection) -> dict[str, float]:
-    return _newest_of(db, arrival.c.calling_ae, arrival.c.last_at)
-
-
-def _last_associations(db: Connection) -> dict[str, float]:
-    """The time of each peer's last association, whatever the answer was."""
-    return _newest_of(db, association.c.calling_ae, association.c.opened_at)
 
 
 def _newest_of(db: Connection, name: Any, at: Any) -> dict[str, float]:
@@ -333,16 +311,9 @@ def _rejected_since(db: Connection, today: float) -> dict[str, int]:
 
 def _waiting(db: Connection) -> dict[str, dict[str, tuple[int, float]]]:
     """Count, by destination and open state, the deliveries; with the time of the oldest."""
-    query = (
-        select(
-            delivery.c.destination,
-            delivery.c.state,
-            func.count(),
-            func.min(delivery.c.queued_at),
-        )
-        .where(OPEN_DELIVERY)
-        .group_by(delivery.c.destination, delivery.c.state)
-    )
+    by = delivery.c.destination, delivery.c.state
+    query = select(*by, func.count(), func.min(delivery.c.queued_at))
+    query = query.where(OPEN_DELIVERY).group_by(*by)
     waits: dict[str, dict[str, tuple[int, float]]] = {}
     for name, state, count, oldest in db.execute(query):
         waits.setdefault(name, {})[state] = (int(count), float(oldest))

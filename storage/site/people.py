@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from storage.database import Database, one_record, to_record, to_records
+from storage.database import Database, one_record, to_record
 from storage.errors import NotFound, StorageError, WrongState
 from storage.records import DAY, ApiToken, Login, Role, User
 from storage.schema import account, login, login_failure, token
@@ -40,16 +40,12 @@ def add_user(
 
 
 def find_user(database: Database, user: str) -> User | None:
-    with database.reading() as db:
-        return one_record(User, db, select(account).where(account.c.name == user))
+    return database.record(User, select(account).where(account.c.name == user))
 
 
 def people(database: Database) -> tuple[User, ...]:
     """Everybody, by name."""
-    with database.reading() as db:
-        return tuple(
-            to_record(User, row) for row in db.execute(select(account).order_by(account.c.name))
-        )
+    return database.records(User, select(account).order_by(account.c.name))
 
 
 def exist(database: Database) -> bool:
@@ -132,8 +128,7 @@ def logged_in(
 def logins(database: Database, now: float) -> tuple[Login, ...]:
     """Everybody who is logged in, who came last first."""
     query = _logins(now).order_by(login.c.created_at.desc())
-    with database.reading() as db:
-        return to_records(Login, db.execute(query))
+    return database.records(Login, query)
 
 
 def log_out(database: Database, now: float, who: str, id: str) -> None:
@@ -229,8 +224,7 @@ def add_token(
 def find_token(database: Database, now: float, digest: str) -> ApiToken | None:
     """The program that shows this token; None where it is unknown or revoked."""
     valid = and_(token.c.digest == digest, token.c.revoked_at.is_(None))
-    with database.reading() as db:
-        program = one_record(ApiToken, db, select(token).where(valid))
+    program = database.record(ApiToken, select(token).where(valid))
     if program is None:
         return None
     if program.used_at is None or now - program.used_at > USED_SECONDS:
@@ -242,11 +236,7 @@ def find_token(database: Database, now: float, digest: str) -> ApiToken | None:
 
 def tokens(database: Database) -> tuple[ApiToken, ...]:
     """All of them, revoked ones too, the newest first."""
-    with database.reading() as db:
-        return tuple(
-            to_record(ApiToken, row)
-            for row in db.execute(select(token).order_by(token.c.id.desc()))
-        )
+    return database.records(ApiToken, select(token).order_by(token.c.id.desc()))
 
 
 def revoke_token(database: Database, now: float, who: str, token_id: int) -> None:

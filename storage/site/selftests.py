@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, and_, delete, func, select, update
 
-from storage.database import Database, one_record, to_record, to_records
-from storage.enqueue import lock_series
+from storage.archive import lock_series
+from storage.database import Database, to_record
 from storage.errors import NotFound
 from storage.files import Files
 from storage.records import ArrivalState, JobState, SelfTest, SelfTestState, SelfTestStep
@@ -80,8 +80,7 @@ def running_on(database: Database) -> dict[str, float]:
 def newest(database: Database, limit: int = 50, offset: int = 0) -> tuple[SelfTest, ...]:
     """The self-tests, the newest first."""
     query = select(selftest).order_by(selftest.c.id.desc()).limit(limit).offset(offset)
-    with database.reading() as db:
-        return to_records(SelfTest, db.execute(query))
+    return database.records(SelfTest, query)
 
 
 def count(database: Database) -> int:
@@ -90,8 +89,7 @@ def count(database: Database) -> int:
 
 
 def get(database: Database, selftest_id: int) -> SelfTest:
-    with database.reading() as db:
-        test = one_record(SelfTest, db, select(selftest).where(selftest.c.id == selftest_id))
+    test = database.record(SelfTest, select(selftest).where(selftest.c.id == selftest_id))
     if test is None:
         raise NotFound(f"no self-test {selftest_id}")
     return test
@@ -107,8 +105,7 @@ def forget(database: Database, before: float) -> None:
 def of_series(database: Database, series_uid: str) -> SelfTest | None:
     """The self-test that a series was made for; None for a series of a patient."""
     query = select(selftest).where(selftest.c.series_uid == series_uid).limit(1)
-    with database.reading() as db:
-        return one_record(SelfTest, db, query)
+    return database.record(SelfTest, query)
 
 
 def result(database: Database, job_id: int) -> tuple[str, ...]:
@@ -120,8 +117,7 @@ def result(database: Database, job_id: int) -> tuple[str, ...]:
         .join(job, job.c.derived_id == derived.c.id)
         .where(job.c.id == job_id)
     )
-    with database.reading() as db:
-        return tuple(db.execute(query.order_by(derived_instance.c.id)).scalars())
+    return database.values(query.order_by(derived_instance.c.id))
 
 
 def leftovers(database: Database) -> tuple[int, ...]:
@@ -131,8 +127,7 @@ def leftovers(database: Database) -> tuple[int, ...]:
         .join(selftest, selftest.c.series_uid == series.c.series_uid)
         .where(selftest.c.state != SelfTestState.RUNNING, series.c.purged_at.is_(None))
     )
-    with database.reading() as db:
-        return tuple(db.execute(query).scalars())
+    return database.values(query)
 
 
 def clear(database: Database, files: Files, series_id: int, now: float) -> bool:

@@ -9,7 +9,8 @@ import pytest
 
 from storage.database import Database
 from storage.jobs import Queue
-from storage.queries import overview
+from storage.queries import find, overview
+from storage.queries.find import Wanted
 from storage.records import (
     DeliveryState,
     Job,
@@ -72,11 +73,11 @@ class Site:
     def job(self, series_uid: str, state: JobState) -> Job:
         """The job of a series, once it is in this state."""
         queue = Queue(self.database, time.time, node="test", lease_seconds=1.0)
-        return wait_for(
-            f"job {state}",
-            lambda: next((j for j in queue.list(state) if j.series_uid == series_uid), None),
-            90.0,
+        wanted = Wanted(states=(state,), uid=series_uid)
+        line = wait_for(
+            f"job {state}", lambda: next(iter(find.jobs(self.database, wanted).lines), None), 90.0
         )
+        return queue.get(line.id)
 
 
 @pytest.fixture(scope="module")

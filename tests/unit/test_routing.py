@@ -14,7 +14,7 @@ from pydicom.multival import MultiValue
 from inference.request import Output, Parameters
 from node.config import Destination, Route, load
 from node.rules import routing
-from node.rules.routing import Values, explain, matching, sender_of
+from node.rules.routing import Candidate, Values, explain, sender_of
 from node.work.jobs import snapshot as snapshot_of
 
 ATTRIBUTES: Mapping[str, Values] = {
@@ -47,19 +47,18 @@ def taken_by(
     tilt_degrees: float | None = 0.0,
 ) -> tuple[list[str], list[str]]:
     """The names of the routes that take the stack, and what each route says."""
-    stack = {
-        "called_ae": called_ae,
-        "calling_ae": calling_ae,
-        "attributes": lambda keyword: attributes.get(keyword, ()),
-        "gap_mm": gap_mm,
-        "instances": instances,
-        "tilt_degrees": tilt_degrees,
-        "node_ae": "MIDSLICE",
-    }
-    found = [each.name for each in matching(routes, **stack)]  # type: ignore[arg-type]
-    said = explain(routes, **stack)  # type: ignore[arg-type]
-    assert found == [each.route for each in said if each.matches]
-    return found, [each.sentence for each in said]
+    candidate = Candidate(
+        called_ae=called_ae,
+        calling_ae=calling_ae,
+        attributes=lambda keyword: attributes.get(keyword, ()),
+        gap_mm=gap_mm,
+        instances=instances,
+        tilt_degrees=tilt_degrees,
+        node_ae="MIDSLICE",
+    )
+    explained = explain(routes, candidate)
+    taking = [explanation.route for explanation in explained if explanation.matches]
+    return taking, [explanation.sentence for explanation in explained]
 
 
 @pytest.mark.parametrize(

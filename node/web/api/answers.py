@@ -5,11 +5,12 @@ from dataclasses import is_dataclass
 from datetime import datetime, tzinfo
 from typing import TypeAlias
 
-from storage.records import ApiToken, Attempt, Delivery, Instance, Job, Series, User
+from storage.records import Attempt, Delivery, Instance, Job
 
 Json: TypeAlias = dict[str, object]
 
-# Attributes of each record, in the order of the answer; those of a job are fixed.
+# Attributes of each record, in the order of the answer; those of a job are fixed. A series has none
+# of its patient, a user no hash of the password, a token not its text.
 JOB = (
     "id kind state reason sentence series_uid stack route derived_series_uid model version attempt "
     "queued_at started_at finished_at progress"
@@ -70,26 +71,6 @@ def job_in_full(
             ],
         }
     )
-
-
-def delivery(delivery: Delivery) -> Json:
-    """Give a delivery by itself."""
-    return plain(delivery, f"{DELIVERY} id sentence")
-
-
-def series(series: Series, zone: tzinfo | None) -> Json:
-    """Give a received series, without an attribute of its patient."""
-    return plain(series, SERIES, zone)
-
-
-def user(user: User, zone: tzinfo | None) -> Json:
-    """Give a user, without the password's hash."""
-    return plain(user, USER, zone)
-
-
-def token(token: ApiToken, zone: tzinfo | None) -> Json:
-    """Give an API token, without its text."""
-    return plain(token, TOKEN, zone)
 
 
 def _value(name: str, value: object, zone: tzinfo | None) -> object:

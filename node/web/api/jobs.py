@@ -13,7 +13,18 @@ from node.rules import reasons
 from node.web.access import AsOperator, AsViewer, Visitor
 from node.web.api import answers
 from node.web.api.answers import Json, plain
-from node.web.api.inputs import LARGEST_ID, Body, Id, Line, Name, Paged, Uid, taken, takes
+from node.web.api.inputs import (
+    LARGEST_ID,
+    Body,
+    Id,
+    Line,
+    Name,
+    Paged,
+    PageRequest,
+    Uid,
+    taken,
+    takes,
+)
 from node.web.state import Parts, PartsOf
 from storage.database import Database
 from storage.errors import NotFound, StorageError, WrongState
@@ -82,29 +93,22 @@ class BatchOfIds(Body):
 
 @find_router.get("/jobs", summary="Jobs, the newest first", tags=["jobs"])
 def jobs(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
-    found = find.jobs(parts.database, wanted, page.limit, page.offset)
-    page.of(found)
-    _record_search(parts, visitor, wanted, found.total)
-    jobs = jobs_with_deliveries(parts.database, [line.id for line in found.lines])
+    matches = find.jobs(parts.database, wanted, page.limit, page.offset)
+    page.of(matches)
+    _record_search(parts, visitor, wanted, matches.total)
+    jobs = jobs_with_deliveries(parts.database, [line.id for line in matches.lines])
     return [answers.job(job, deliveries, parts.zone) for job, deliveries in jobs]
 
 
 @find_router.get("/series", summary="What was received, the newest first", tags=["series"])
 def series(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
-    found = find.find_series(parts.database, wanted, page.limit, page.offset)
-    page.of(found)
-    _record_search(parts, visitor, wanted, found.total)
-    return [_series(line, parts) for line in found.lines]
+    return [_series(line, parts) for line in _matches(wanted, page, visitor, parts)]
 
 
 @find_router.get("/find", summary="As /series, with what the patient is called: an audit event")
 def patients(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -> list[Json]:
-    found = find.find_series(parts.database, wanted, page.limit, page.offset)
-    page.of(found)
-    _record_search(parts, visitor, wanted, found.total, always=True)
-    return [
-        _series(line, parts) | plain(line.subject, OF_SUBJECT, parts.zone) for line in found.lines
-    ]
+    lines = _matches(wanted, page, visitor, parts, always=True)
+    return [_series(line, parts) | plain(line.subject, OF_SUBJECT, parts.zone) for line in lines]
 
 
 @find_router.post(
@@ -133,11 +137,15 @@ def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
     )
 
 
-@router.post("/jobs/{job_id}/requeue", summary="Queue a refused, failed, held or cancelled job")
+@router.post(
+    "/jobs/{job_id}/requeue",
+    summary="Queue a refused, failed, held or cancelled job",
+    description=(
+        "Where its route has changed since, the node cancels it within seconds, `ROUTE_CHANGED`:\n"
+        "its sentence names the new job, by the route as it is now, that replaces it."
+    ),
+)
 def requeue(job_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
-    """Where its route has changed since, the node cancels it within seconds, `ROUTE_CHANGED`:
-    its sentence names the new job, by the route as it is now, that replaces it.
-    """
     parts.store.queue.requeue(job_id, who=visitor.name)
     return _job(parts, job_id)
 
@@ -252,10 +260,9 @@ def requeue_held_deliveries(name: Name, visitor: AsOperator, parts: PartsOf) -> 
 @series_router.get("/series/{series_uid}", summary="One received series and its jobs")
 def get_series(series_uid: Uid, _: AsViewer, parts: PartsOf) -> Json:
     series, *others = _received(parts, series_uid)
-    ids = [one.id for one in (series, *others)]
     never = control.is_on(parts.database, SwitchName.NEVER, series_uid)
-    return answers.series(series, parts.zone) | {
-        "jobs": [job.id for series_id in ids for job in parts.store.queue.of_series(series_id)],
+    return plain(series, answers.SERIES, parts.zone) | {
+        "jobs": [job.id for it in (series, *others) for job in parts.store.queue.of_series(it.id)],
         "never_process": never is not None,
         "also_in_studies": [other.study_uid for other in others],
     }
@@ -292,6 +299,15 @@ def _series(line: SeriesSummary, parts: Parts) -> Json:
         | plain(line, "first_at last_at purged_at instances senders", parts.zone)
         | {"states": _states(line), "jobs": [job.id for job in line.jobs]}
     )
+
+
+def _matches(
+    wanted: Wanted, page: PageRequest, visitor: Visitor, parts: Parts, *, always: bool = False
+) -> tuple[SeriesSummary, ...]:
+    matches = find.find_series(parts.database, wanted, page.limit, page.offset)
+    page.of(matches)
+    _record_search(parts, visitor, wanted, matches.total, always=always)
+    return matches.lines
 
 
 def _received(parts: Parts, series_uid: str) -> tuple[Series, ...]:
@@ -343,7 +359,7 @@ def _job(parts: Parts, job_id: int) -> Json:
 
 
 def _delivery(parts: Parts, delivery_id: int) -> Json:
-    return answers.delivery(parts.store.ledger.get(delivery_id))
+    return plain(parts.store.ledger.get(delivery_id), f"{answers.DELIVERY} id sentence")
 
 
 def _done(act: Callable[[int], object], number: int) -> Json:

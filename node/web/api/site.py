@@ -11,8 +11,7 @@ from node.config import Destination
 from node.errors import UsageError
 from node.web import login, rules
 from node.web.access import AsAdministrator, AsOperator, AsViewer, Visitor
-from node.web.api import answers
-from node.web.api.answers import Json, plain
+from node.web.api.answers import TOKEN, USER, Json, plain
 from node.web.api.inputs import (
     AE_TITLE,
     AeTitle,
@@ -36,7 +35,7 @@ from storage.site import control, peers, people, selftests
 
 # Attributes of each record, in the order of the answer.
 SELFTEST = "id who state destination started_at finished_at steps sentence"
-WISH = "id kind subject who asked_at state done_at sentence"
+REQUEST = "id kind subject who asked_at state done_at sentence"
 
 AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
 OTHER_TITLE = r"^([ -\[\]-~]{1,16})?$"
@@ -141,9 +140,13 @@ def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
     )
 
 
-@router.get("/wishes/{wish_id}", summary="What came of something that the node was asked for")
-def wish(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
-    return plain(control.get_request(parts.database, wish_id), WISH, parts.zone)
+@router.get(
+    "/wishes/{wish_id}",
+    name="wish",
+    summary="What came of something that the node was asked for",
+)
+def node_request(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
+    return plain(control.get_request(parts.database, wish_id), REQUEST, parts.zone)
 
 
 @router.get("/destinations", summary="Each destination: does it answer, is it paused, what waits")
@@ -239,7 +242,7 @@ def own_password(
 
 @people_router.get("/users", summary="Everybody who may log in")
 def list_users(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [answers.user(user, parts.zone) for user in people.people(parts.database)]
+    return [plain(user, USER, parts.zone) for user in people.people(parts.database)]
 
 
 @people_router.post("/users", summary="Add a user", status_code=201, openapi_extra=takes(NewUser))
@@ -247,7 +250,7 @@ def add_user(
     visitor: AsAdministrator, body: Annotated[NewUser, Depends(taken(NewUser))], parts: PartsOf
 ) -> Json:
     added = _people(parts, visitor).add(body.name, body.role, body.password)
-    return answers.user(added, parts.zone)
+    return plain(added, USER, parts.zone)
 
 
 @people_router.patch(
@@ -262,7 +265,7 @@ def change_user(
     parts: PartsOf,
 ) -> Json:
     changed = _people(parts, visitor).change(name, **dict(body))
-    return answers.user(changed, parts.zone)
+    return plain(changed, USER, parts.zone)
 
 
 @people_router.delete("/users/{name}", summary="Remove a user", status_code=204)
@@ -272,7 +275,7 @@ def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
 
 @people_router.get("/tokens", summary="API tokens, revoked ones too; never their text")
 def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
-    return [answers.token(token, parts.zone) for token in people.tokens(parts.database)]
+    return [plain(token, TOKEN, parts.zone) for token in people.tokens(parts.database)]
 
 
 @people_router.post(
@@ -285,7 +288,7 @@ def add_token(
     visitor: AsAdministrator, body: Annotated[NewToken, Depends(taken(NewToken))], parts: PartsOf
 ) -> Json:
     token, text = _people(parts, visitor).add_token(body.name, body.role)
-    return answers.token(token, parts.zone) | {"token": text}
+    return plain(token, TOKEN, parts.zone) | {"token": text}
 
 
 @people_router.delete("/tokens/{token_id}", summary="Revoke a token", status_code=204)
@@ -339,7 +342,7 @@ def _turn(parts: Parts, visitor: Visitor, name: SwitchName, subject: str, *, on:
 
 def _ask(parts: Parts, visitor: Visitor, kind: RequestKind, subject: str = "") -> Json:
     asked = control.ask(parts.database, parts.gate.now(), visitor.name, kind, subject)
-    return plain(asked, WISH, parts.zone)
+    return plain(asked, REQUEST, parts.zone)
 
 
 def _people(parts: Parts, visitor: Visitor) -> People:

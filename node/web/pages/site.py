@@ -116,7 +116,7 @@ def _users(context: Context) -> Values:
         "logins": people.logins(database, context.now),
         "tokens": people.tokens(database),
         "roles": list(Role),
-        "access": context.parts.gate.access,
+        "web": context.parts.gate.web,
     }
 
 

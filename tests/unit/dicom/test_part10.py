@@ -11,6 +11,7 @@ from node.dicom.upper_layer import part10_head
 from storage.database import Database
 from storage.files import Files
 from storage.records import Received
+from storage.recovery import recover
 from tests.conftest import Clock
 from tests.unit.storage.stored import Stored
 
@@ -121,6 +122,6 @@ def test_a_hostile_file_in_incoming_does_not_stop_the_node_from_starting(
 ) -> None:
     stored = Stored(database, Files(tmp_path / "var", 0), clock)
     written(stored.files.incoming, head() + data_set() + nested(2000))
-    assert stored.archive.recover(identify_file).indexed == ("incoming/one.dcm",)
-    assert stored.archive.series()[0].series_uid == WHAT.series_uid
+    assert recover(stored.archive, identify_file).indexed == ("incoming/one.dcm",)
+    assert stored.series()[0].series_uid == WHAT.series_uid
     assert list(stored.files.incoming.iterdir()) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alembic.script import ScriptDirectory
+from sqlalchemy import select
 
 from storage import migrations
 from storage.archive import Archive
@@ -15,6 +16,8 @@ from storage.database import Database
 from storage.files import Files, digest
 from storage.jobs import Queue
 from storage.ledger import Ledger
+from storage.queries import find
+from storage.queries.find import Wanted
 from storage.records import (
     Arrival,
     Delivery,
@@ -23,13 +26,16 @@ from storage.records import (
     Ended,
     Enqueued,
     Job,
+    JobState,
     Kept,
     NewDerived,
     NewJob,
     Peer,
     Received,
+    Series,
 )
 from storage.retention import expired, purge
+from storage.schema import series
 from storage.site import notices
 from tests.conftest import Clock
 
@@ -114,6 +120,16 @@ class Stored:
         told = {"node": self.node, "lease_seconds": LEASE_SECONDS, "steady": self.clock}
         self.queue = Queue(self.database, self.clock, **told)  # type: ignore[arg-type]
         self.ledger = Ledger(self.database, self.clock, **told)  # type: ignore[arg-type]
+
+    def jobs(self, *states: JobState) -> tuple[Job, ...]:
+        """All jobs, or those in these states, the newest first."""
+        page = find.jobs(self.database, Wanted(states=states), limit=1000)
+        return tuple(self.queue.get(line.id) for line in page.lines)
+
+    def series(self) -> tuple[Series, ...]:
+        """All received series, the newest first."""
+        newest = select(series.c.id).order_by(series.c.last_at.desc(), series.c.id.desc())
+        return self.archive.series_of(self.database.values(newest))
 
     def incoming(self, content: bytes) -> Path:
         file = self.files.incoming / f"{self.numbers()}.dcm"

@@ -185,7 +185,7 @@ def test_a_delivery_is_held_requeued_and_cancelled_by_name(stored: Stored) -> No
     stored.ledger.hold(delivery, "REFUSED_BY_PEER", "No.")
     stored.ledger.requeue(delivery.id, who="anna")
     stored.ledger.cancel(delivery.id, who="ben")
-    (job,) = stored.queue.list(JobState.SUCCEEDED)
+    (job,) = stored.jobs(JobState.SUCCEEDED)
     stored.ledger.redeliver(job.id, "pacs", who="anna")
     told = [(e.who, e.what) for e in Audit(stored.database, stored.clock).list()]
     assert told == [("anna", "redeliver"), ("ben", "cancel"), ("anna", "requeue")]

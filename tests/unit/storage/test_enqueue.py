@@ -46,7 +46,7 @@ def test_a_complete_arrival_says_why_and_has_its_jobs(stored: Stored) -> None:
 def test_an_arrival_without_a_route_is_complete_and_has_no_job(stored: Stored) -> None:
     stored.receive("1.1")
     assert stored.queue.complete(stored.arrival().id, {}, []) == ()
-    assert stored.queue.list() == ()
+    assert stored.jobs() == ()
     assert stored.archive.arriving() == ()
 
 
@@ -58,7 +58,7 @@ def test_an_arrival_is_completed_once(stored: Stored) -> None:
         stored.queue.complete(arrival.id, {}, [stored.new_job(arrival, "k")])
     with pytest.raises(NotFound, match="no arrival 99"):
         stored.queue.complete(99, {}, [])
-    assert stored.queue.list() == ()
+    assert stored.jobs() == ()
 
 
 def test_an_instance_that_comes_after_the_decision_keeps_the_arrival_open(stored: Stored) -> None:
@@ -69,7 +69,7 @@ def test_an_instance_that_comes_after_the_decision_keeps_the_arrival_open(stored
     with pytest.raises(WrongState, match="has 2 instances by now, not 1"):
         stored.queue.complete(decided_on.id, {}, [new], instances=decided_on.instances)
     assert stored.arrival().state is ArrivalState.ARRIVING
-    assert stored.queue.list() == ()
+    assert stored.jobs() == ()
 
 
 def test_a_job_that_cannot_be_written_leaves_the_arrival_open(stored: Stored) -> None:
@@ -79,7 +79,7 @@ def test_a_job_that_cannot_be_written_leaves_the_arrival_open(stored: Stored) ->
     with pytest.raises(StorageError, match="database"):
         stored.queue.complete(arrival.id, {}, [stored.new_job(arrival, "k1"), wrong])
     assert stored.arrival().id == arrival.id
-    assert stored.queue.list() == ()
+    assert stored.jobs() == ()
 
 
 def test_a_resend_of_a_finished_series_is_delivered_again_without_a_job(stored: Stored) -> None:
@@ -167,7 +167,7 @@ def test_jobs_of_one_arrival_are_written_together(stored: Stored) -> None:
     arrival = stored.arrival()
     jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(3)]
     assert [one.what for one in stored.queue.complete(arrival.id, {}, jobs)] == ["queued"] * 3
-    assert stored.archive.series()[0].states == ("complete", "queued", "queued", "queued")
+    assert stored.series()[0].states == ("complete", "queued", "queued", "queued")
 
 
 @pytest.mark.parametrize("verdict", [THIN, MIXED_UP])
@@ -299,7 +299,7 @@ def circle(stored: Stored, count: int, study_uid: str = STUDY) -> list[str]:
 
 def test_results_that_come_back_under_other_uids_are_stopped(stored: Stored) -> None:
     assert circle(stored, 6) == ["queued"] * 4 + ["held"] * 2
-    held = stored.queue.list(JobState.HELD)[0]
+    held = stored.jobs(JobState.HELD)[0]
     assert held.reason == "TOO_MANY_RESULTS"
     assert "4 derived series" in held.sentence
     assert "completion.results_per_study allows 4" in held.sentence

@@ -10,6 +10,8 @@ from storage.database import Database
 from storage.errors import LeaseLost, NotFound, StorageError, WrongState
 from storage.files import Files
 from storage.jobs import Queue
+from storage.queries import find
+from storage.queries.find import Wanted
 from storage.records import DeliveryState, Ended, Job, JobState
 from storage.retention import expired, purge
 from tests.conftest import Clock
@@ -193,11 +195,11 @@ def test_a_clean_stop_gives_the_job_back_and_counts_nothing(stored: Stored) -> N
 def test_a_job_that_kills_three_workers_waits_for_a_person(stored: Stored) -> None:
     stored.ask("k")
     assert stored.queue.died(stored.claim(), *DIED) is JobState.QUEUED
-    once = stored.queue.list()[0]
+    once = stored.jobs()[0]
     assert "tried again; this happened 1 of at most 3 times" in once.sentence
     assert stored.queue.died(stored.claim(), *DIED) is JobState.QUEUED
     assert stored.queue.died(stored.claim(), *DIED) is JobState.HELD
-    (job,) = stored.queue.list(JobState.HELD)
+    (job,) = stored.jobs(JobState.HELD)
     assert (job.reason, job.worker_deaths) == ("WORKER_DIED", 3)
     assert job.sentence == (
         "The worker process died (signal 9). This happened 3 times, so the job waits for a "
@@ -323,10 +325,11 @@ def test_the_list_shows_the_newest_first_and_by_state(stored: Stored) -> None:
     for number in range(4):
         stored.ask(f"k{number}", route=f"route {number}")
         stored.clock.now += 1
-    assert [job.key for job in stored.queue.list()] == ["k3", "k2", "k1", "k0"]
-    assert [job.key for job in stored.queue.list(limit=2, offset=1)] == ["k2", "k1"]
-    stored.queue.cancel(stored.queue.list()[0].id)
-    assert [job.key for job in stored.queue.list(JobState.CANCELLED)] == ["k3"]
+    assert [job.key for job in stored.jobs()] == ["k3", "k2", "k1", "k0"]
+    page = find.jobs(stored.database, Wanted(), limit=2, offset=1)
+    assert [stored.queue.get(line.id).key for line in page.lines] == ["k2", "k1"]
+    stored.queue.cancel(stored.jobs()[0].id)
+    assert [job.key for job in stored.jobs(JobState.CANCELLED)] == ["k3"]
     assert [job.key for job in stored.queue.of_series(1)] == ["k0", "k1", "k2", "k3"]
 
 
@@ -351,7 +354,7 @@ def test_eight_threads_claim_eighty_jobs_each_once(stored: Stored) -> None:
         thread.join(60)
     assert sorted(job.id for job in claimed) == [job.id for job in stored.queue.of_series(1)]
     assert {job.attempt for job in claimed} == {1}
-    assert stored.queue.list(JobState.REFUSED, limit=1000)[-1].worker is None
+    assert stored.jobs(JobState.REFUSED)[-1].worker is None
 
 
 # What a person is told who wants done again what retention has removed, or what never was.

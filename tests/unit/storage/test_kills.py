@@ -15,6 +15,7 @@ from sqlalchemy import text
 from storage.database import Database
 from storage.files import Files, settle
 from storage.records import JobState
+from storage.recovery import recover
 from tests.unit.storage.stored import INFER, Stored, later_release, read_header
 
 ROOT = Path(__file__).parents[3]
@@ -63,7 +64,7 @@ def test_a_kill_between_write_and_commit_loses_nothing_and_leaves_no_litter(
     with reopened(tmp_path) as stored:
         assert len(on_disk(stored)) == 1
         assert paths(stored) == set()  # a file without a row, and no row without a file
-        assert stored.archive.recover(read_header).indexed == tuple(on_disk(stored))
+        assert recover(stored.archive, read_header).indexed == tuple(on_disk(stored))
         assert paths(stored) == on_disk(stored)
         assert stored.receive("1.1").is_new is False  # its peer heard nothing, and sends it again
         assert stored.arrival().instances == 1
@@ -74,7 +75,7 @@ def test_a_kill_between_claim_and_finish_runs_the_job_again(tmp_path: Path) -> N
         stored.ask("k")
     killed("claim_one", tmp_path)
     with reopened(tmp_path) as stored:
-        (left,) = stored.queue.list(JobState.RUNNING)
+        (left,) = stored.jobs(JobState.RUNNING)
         assert (left.attempt, left.progress) == (1, 0.5)
         assert stored.queue.claim("w", INFER) is None  # its lease has not run out
         assert stored.queue.recover() == (left.id,)
@@ -133,7 +134,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -
         assert process.wait(SECONDS) == -signal.SIGKILL
         with reopened(tmp_path) as stored:
             assert paths(stored) <= on_disk(stored)
-            stored.archive.recover(read_header)
+            recover(stored.archive, read_header)
             assert paths(stored) == on_disk(stored)
             kept = stored.archive.instances(stored.arrival().id)
             assert acknowledged <= {one.instance_uid for one in kept}

@@ -8,6 +8,7 @@ import pytest
 from storage.database import Database
 from storage.files import Files
 from storage.records import Received, Recovered
+from storage.recovery import recover, reindex
 from storage.retention import expired, purge
 from storage.schema import instance
 from tests.conftest import Clock
@@ -37,9 +38,9 @@ def forget(stored: Stored) -> None:
 
 def test_a_whole_file_in_incoming_is_indexed(stored: Stored) -> None:
     file = stored.incoming(content_of(received("1.1")))
-    found = stored.archive.recover(read_header)
+    found = recover(stored.archive, read_header)
     assert found.indexed == (f"incoming/{file.name}",)
-    (series,) = stored.archive.series()
+    (series,) = stored.series()
     assert (series.study_uid, series.instances, series.states) == (STUDY, 1, ())
     assert len(archived(stored.files)) == 1
     assert list(stored.files.incoming.iterdir()) == []
@@ -51,16 +52,16 @@ def test_a_whole_file_in_incoming_is_indexed(stored: Stored) -> None:
 )
 def test_what_is_cut_short_in_incoming_goes(stored: Stored, name: str, content: bytes) -> None:
     (stored.files.incoming / name).write_bytes(part10(content))
-    assert stored.archive.recover(read_header) == Recovered(removed=(f"incoming/{name}",))
+    assert recover(stored.archive, read_header) == Recovered(removed=(f"incoming/{name}",))
     assert list(stored.files.incoming.iterdir()) == []
-    assert stored.archive.series() == ()
+    assert stored.series() == ()
 
 
 def test_a_recovered_instance_joins_its_arrival_when_the_peer_sends_it_again(
     stored: Stored,
 ) -> None:
     stored.incoming(content_of(received("1.1")))
-    stored.archive.recover(read_header)
+    recover(stored.archive, read_header)
     kept = stored.receive("1.1")
     assert not kept.is_new
     assert stored.arrival().instances == 1
@@ -70,9 +71,9 @@ def test_a_file_that_was_renamed_and_not_committed_is_indexed(stored: Stored) ->
     stored.receive("1.1")
     kept_as = archived(stored.files)
     forget(stored)
-    assert stored.archive.recover(read_header).indexed == tuple(kept_as)
+    assert recover(stored.archive, read_header).indexed == tuple(kept_as)
     assert archived(stored.files) == kept_as
-    assert stored.archive.recover(read_header) == Recovered()  # and no second time
+    assert recover(stored.archive, read_header) == Recovered()  # and no second time
     assert stored.receive("1.1").is_new is False
 
 
@@ -80,7 +81,7 @@ def test_an_unreadable_file_of_the_archive_is_left_for_a_person(stored: Stored) 
     kept = stored.archive.keep(received("1.1"), SCANNER, stored.incoming(b"odd, yet stored"))
     forget(stored)
     (path,) = archived(stored.files)
-    assert stored.archive.recover(read_header) == Recovered(unreadable=(path,))
+    assert recover(stored.archive, read_header) == Recovered(unreadable=(path,))
     assert archived(stored.files) == [path]
     assert kept.is_new
 
@@ -90,7 +91,7 @@ def test_files_that_a_purge_did_not_reach_go(stored: Stored) -> None:
     with stored.database.writing() as db:
         db.execute(instance.update().values(path=None))
     (path,) = archived(stored.files)
-    assert stored.archive.recover(read_header) == Recovered(removed=(path,))
+    assert recover(stored.archive, read_header) == Recovered(removed=(path,))
     assert archived(stored.files) == []
 
 
@@ -103,9 +104,9 @@ def test_only_folders_that_changed_since_the_last_clean_stop_are_looked_at(
     old, new = (stored.files.path(path) for path in archived(stored.files))
     os.utime(old.parent, (1000.0, 1000.0))
     os.utime(new.parent, (9000.0, 9000.0))
-    found = stored.archive.recover(read_header, since=5000.0)
+    found = recover(stored.archive, read_header, since=5000.0)
     assert found.indexed == (str(new.relative_to(stored.files.folder)),)
-    assert len(stored.archive.recover(read_header).indexed) == 1
+    assert len(recover(stored.archive, read_header).indexed) == 1
 
 
 def test_results_of_dead_attempts_go_and_kept_ones_stay(stored: Stored) -> None:
@@ -116,7 +117,7 @@ def test_results_of_dead_attempts_go_and_kept_ones_stay(stored: Stored) -> None:
     job = stored.succeed()
     foreign = stored.files.make("derived/99-1")
     other = stored.files.make("derived/not ours")
-    found = stored.archive.recover(read_header)
+    found = recover(stored.archive, read_header)
     assert found.removed == (f"derived/{dead.id}-1",)
     assert stored.files.path(f"derived/{job.id}-2").is_dir()
     assert foreign.is_dir()
@@ -127,7 +128,7 @@ def test_the_result_of_a_job_that_runs_on_another_node_stays(stored: Stored) -> 
     stored.ask("k")
     running = stored.claim()
     stored.derive(running)
-    assert stored.archive.recover(read_header) == Recovered()
+    assert recover(stored.archive, read_header) == Recovered()
     assert stored.files.path(f"derived/{running.id}-1").is_dir()
 
 
@@ -137,10 +138,10 @@ def test_reindex_rebuilds_all_rows_from_the_archive(stored: Stored) -> None:
             stored.receive(uid, series_uid=series_uid)
     before = archived(stored.files)
     forget(stored)
-    found = stored.archive.reindex(read_header)
+    found = reindex(stored.archive, read_header)
     assert found.indexed == tuple(before)
     assert archived(stored.files) == before
-    assert {(one.series_uid, one.instances) for one in stored.archive.series()} == {
+    assert {(one.series_uid, one.instances) for one in stored.series()} == {
         ("1.2.1", 2),
         ("1.2.2", 2),
     }
@@ -152,7 +153,7 @@ def test_reindex_tells_of_rows_whose_file_is_gone(stored: Stored) -> None:
     lost = stored.archive.instances(kept.arrival_id)[0].path
     assert lost is not None
     stored.files.path(lost).unlink()
-    assert stored.archive.reindex(read_header) == Recovered(missing=(lost,))
+    assert reindex(stored.archive, read_header) == Recovered(missing=(lost,))
     assert [one.instance_uid for one in stored.archive.instances(kept.arrival_id)] == ["1.1"]
     assert stored.receive("1.2").is_new
 
@@ -163,15 +164,15 @@ def test_a_file_under_another_name_comes_to_its_place(stored: Stored) -> None:
     forget(stored)
     file = stored.files.path(path)
     file.rename(file.with_name("restored by hand.dcm"))
-    assert len(stored.archive.reindex(read_header).indexed) == 1
+    assert len(reindex(stored.archive, read_header).indexed) == 1
     assert archived(stored.files) == [path]
 
 
 def test_recovery_minds_neither_strange_files_nor_an_empty_archive(stored: Stored) -> None:
-    assert stored.archive.recover(read_header) == Recovered()
+    assert recover(stored.archive, read_header) == Recovered()
     (stored.files.folder / "received" / "README").write_text("of the administrator")
     (stored.files.incoming / "folder").mkdir()
-    assert stored.archive.recover(read_header) == Recovered()
+    assert recover(stored.archive, read_header) == Recovered()
     assert Path(stored.files.folder / "received" / "README").is_file()
 
 
@@ -181,9 +182,9 @@ def test_a_purged_series_is_not_brought_back_by_a_restart(stored: Stored) -> Non
     stored.clock.now += 3 * 86_400
     found = expired(stored.database, stored.clock.now, 7, 1)
     assert purge(stored.database, stored.files, found, stored.clock.now).series == (1,)
-    assert stored.archive.recover(read_header) == Recovered()
-    assert stored.archive.reindex(read_header) == Recovered()
-    assert stored.archive.series()[0].bytes == 0
+    assert recover(stored.archive, read_header) == Recovered()
+    assert reindex(stored.archive, read_header) == Recovered()
+    assert stored.series()[0].bytes == 0
 
 
 def raising(path: Path) -> Received | None:
@@ -199,14 +200,14 @@ def test_a_file_that_breaks_the_reader_is_told_left_and_stops_nothing(stored: St
     forget(stored)
     hostile = stored.incoming(b"hostile")
     whole = stored.incoming(content_of(received("1.3")))
-    found = stored.archive.recover(raising)
+    found = recover(stored.archive, raising)
     (kept,) = (path for path in archived(stored.files) if path in found.unreadable)
     assert found.unreadable == (f"incoming/{hostile.name}", kept)
     assert f"incoming/{whole.name}" in found.indexed
     assert len(found.indexed) == 2
     assert found.removed == ()
     assert list(stored.files.incoming.iterdir()) == [hostile]
-    assert stored.archive.recover(raising).unreadable == found.unreadable  # and with every start
+    assert recover(stored.archive, raising).unreadable == found.unreadable  # and with every start
 
 
 class SentAgain(Files):
@@ -229,5 +230,5 @@ def test_reindex_forgets_no_file_that_its_peer_has_just_sent_again(
     stored = Stored(database, files, clock)
     kept = stored.receive("1.1")
     (files.lost,) = archived(files)
-    assert stored.archive.reindex(read_header) == Recovered()
+    assert reindex(stored.archive, read_header) == Recovered()
     assert [one.id for one in stored.archive.instances(kept.arrival_id)] == [kept.instance_id]

@@ -11,6 +11,7 @@ from storage.enqueue import UNREADABLE
 from storage.errors import WrongState
 from storage.files import Files
 from storage.records import DAY, DeliveryState, Expired, JobState, Peer, Purged, Recovered
+from storage.recovery import recover
 from storage.retention import (
     ASSOCIATION_DAYS,
     ROWS_AT_ONCE,
@@ -57,7 +58,7 @@ def test_a_delivered_series_goes_after_its_days_with_what_was_made_of_it(stored:
     stored.clock.now += 1
     (one,) = old(stored)
     assert (one.rule, one.since) == ("keep_days", stored.clock.now - KEEP_DAYS * DAY)
-    size = stored.archive.series()[0].bytes
+    size = stored.series()[0].bytes
     assert sweep(stored) == Purged(series=(one.series_id,), bytes=size)
     assert files_of(stored) == []
     assert list((stored.files.folder / "derived").iterdir()) == []
@@ -70,7 +71,7 @@ def test_uids_digests_and_the_ledger_stay(stored: Stored) -> None:
     stored.deliver()
     stored.clock.now += 8 * DAY
     sweep(stored)
-    (series,) = stored.archive.series()
+    (series,) = stored.series()
     assert (series.purged_at, series.bytes, series.instances) == (stored.clock.now, 0, 2)
     with stored.database.reading() as db:
         rows = db.execute(select(instance.c.instance_uid, instance.c.digest, instance.c.path))
@@ -205,7 +206,7 @@ def test_a_purged_series_can_be_received_and_processed_again(stored: Stored) -> 
     sweep(stored)
     kept = stored.receive("1.1")
     assert kept.is_new
-    assert stored.archive.series()[0].purged_at is None
+    assert stored.series()[0].purged_at is None
     (back,) = stored.archive.instances(kept.arrival_id)
     assert (back.id, back.received_at) == (kept.instance_id, stored.clock.now)
     assert stored.files.path(str(back.path)).is_file()
@@ -323,7 +324,7 @@ def dies(stored: Stored, after: int) -> None:
     with pytest.raises(Killed):
         sweep(stored)
     stored.files.left = 1_000_000
-    assert stored.archive.recover(read_header, since=4e9) == Recovered()
+    assert recover(stored.archive, read_header, since=4e9) == Recovered()
 
 
 def dangling(stored: Stored) -> list[str]:
@@ -343,7 +344,7 @@ def test_a_purge_that_a_crash_interrupted_goes_on_with_the_next_sweep(
     (marked,) = expired(doomed.database, doomed.clock.now, 1000, 1000)  # no days save it now
     assert purge(doomed.database, doomed.files, [marked], doomed.clock.now).series == (1,)
     assert files_of(doomed) == []
-    assert doomed.archive.series()[0].bytes == 0
+    assert doomed.series()[0].bytes == 0
     assert old(doomed) == ()
 
 

@@ -93,7 +93,7 @@ class Site:
         """Let this much time pass, and look; all jobs, the oldest first."""
         self.stored.clock.now += seconds
         self.arrivals.sweep()
-        return list(reversed(self.stored.queue.list()))
+        return list(reversed(self.stored.jobs()))
 
     def arrival(self, series_uid: str) -> Arrival:
         arrival = newest_arrival(self.stored.database, series_uid)
@@ -344,12 +344,12 @@ def test_an_arrival_that_cannot_be_closed_stops_no_other_and_is_tried_again(site
 
 def requeue(site: Site, *routes: Route) -> Job:
     """Read the configuration again, requeue the last job, and look; the last job by then."""
-    *_, job = reversed(site.stored.queue.list())
+    *_, job = reversed(site.stored.jobs())
     site.follow(*routes)
     site.stored.queue.requeue(job.id, who="anna")
     site.arrivals.follow_routes()
     assert site.stored.queue.requeued() == ()
-    return max(site.stored.queue.list(), key=lambda job: job.id)
+    return max(site.stored.jobs(), key=lambda job: job.id)
 
 
 def test_a_requeued_job_goes_to_the_destinations_that_its_route_has_now(site: Site) -> None:
