@@ -18,30 +18,14 @@ from inference.previews import FOLDER as PREVIEWS
 POSITION_MM = 1e-4
 RESCALE_TOLERANCE = 1e-9
 # Every value that must be the same on all instances, or viewers split the series.
-CONSTANT = [
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "SeriesDate",
-    "SeriesTime",
-    "ContentDate",
-    "ContentTime",
-    "ImageType",
-    "AcquisitionNumber",
-    "FrameOfReferenceUID",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "PhotometricInterpretation",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "StationName",
-    "SpacingBetweenSlices",
-    "WindowCenter",
-    "WindowWidth",
-    "SpecificCharacterSet",
-]
+CONSTANT = h.keywords_of(
+    """
+    SeriesInstanceUID SeriesNumber SeriesDescription SeriesDate SeriesTime ContentDate ContentTime
+    ImageType AcquisitionNumber FrameOfReferenceUID ImageOrientationPatient PixelSpacing Rows
+    Columns PhotometricInterpretation Manufacturer ManufacturerModelName StationName
+    SpacingBetweenSlices WindowCenter WindowWidth SpecificCharacterSet
+    """
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The derived series: which slices it has, where they lie, and one header a slice."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -82,14 +83,7 @@ def plan_slices(
             place = f"after {layout.headers[step.gap].uid} by {fraction!r}"
             position = first + fraction * (second - first)
             slice_ = Planned(
-                uid=uid_of(place),
-                number=0,
-                position=position,
-                base=step.gap,
-                sources=step.needs,
-                gap=step.gap,
-                fraction=fraction,
-                rescale=rescale,
+                uid_of(place), 0, position, step.gap, step.needs, step.gap, rescale, fraction
             )
             placed.append((step.gap + fraction, slice_))
     placed.sort(key=lambda pair: pair[0])
@@ -131,17 +125,14 @@ def location_law(layout: Layout) -> tuple[float, float] | None:
 
 def record_of(slices: Sequence[Planned], layout: Layout) -> Mapping[str, object]:
     """Facts of the gaps for a page: their width, what was generated and what is missing."""
-    counts = [0] * len(layout.geometry.gaps_mm)
-    for slice_ in slices:
-        if slice_.gap is not None:
-            counts[slice_.gap] += 1
+    counts = Counter(slice_.gap for slice_ in slices)
     return {
         "received": len(layout.headers),
-        "generated": sum(counts),
-        "copied": sum(not slice_.is_generated for slice_ in slices),
+        "generated": len(slices) - counts[None],
+        "copied": counts[None],
         "gaps": [
-            {"gap_mm": round(float(gap_mm), 4), "factor": count + 1}
-            for gap_mm, count in zip(layout.geometry.gaps_mm, counts, strict=True)
+            {"gap_mm": round(float(gap_mm), 4), "factor": counts[gap] + 1}
+            for gap, gap_mm in enumerate(layout.geometry.gaps_mm)
         ],
         "missing": [{"gap": gap, "slices": layout.missing[gap]} for gap in sorted(layout.missing)],
         "shear_degrees": round(layout.shear_degrees, 2),
@@ -255,14 +246,10 @@ class DerivedSeries:
         return len({header.values(keyword) for header in self._layout.headers}) == 1
 
     def _title(self) -> str:
-        generated = [slice_ for slice_ in self._slices if slice_.is_generated]
-        per_gap = dict.fromkeys((slice_.gap for slice_ in generated), 0)
-        for slice_ in generated:
-            per_gap[slice_.gap] += 1
+        per_gap = Counter(slice_.gap for slice_ in self._slices if slice_.is_generated)
         mark = self._request.mark
         revision = f"rev {mark.revision}" if mark.revision > 1 else ""
-        labels = (revision, self._request.output.label, mark.route)
-        label = " ".join(filter(None, labels))
+        label = " ".join(filter(None, (revision, self._request.output.label, mark.route)))
         return title(self._request.parameters, set(per_gap.values()), label)
 
     def _plane(self, place: int, base: Header) -> Elements:

@@ -43,12 +43,12 @@ CODES = {
 TEXT_LENGTHS = {"SH": 16, "LO": 64, "PN": 324, "ST": 1024, "LT": 10240}
 
 
-def _keywords(text: str) -> tuple[str, ...]:
+def keywords_of(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
 # PS3.3 C.7.1.1 and C.7.1.3 (trial subject), with the marks of de-identification.
-PATIENT = _keywords(
+PATIENT = keywords_of(
     """
     PatientName PatientID IssuerOfPatientID TypeOfPatientID IssuerOfPatientIDQualifiersSequence
     PatientBirthDate PatientBirthTime PatientBirthDateInAlternativeCalendar
@@ -67,7 +67,7 @@ PATIENT = _keywords(
     """
 )
 # PS3.3 C.7.2.1, C.7.2.2, C.7.2.3
-STUDY = _keywords(
+STUDY = keywords_of(
     """
     StudyInstanceUID StudyDate StudyTime StudyID StudyDescription AccessionNumber
     IssuerOfAccessionNumberSequence ReferringPhysicianName
@@ -90,7 +90,7 @@ STUDY = _keywords(
 CHARACTER_SET = ("SpecificCharacterSet",)
 PATIENT_AND_STUDY = (*PATIENT, *STUDY)
 # The same place, order and body part; the equipment that made the images is the node.
-SERIES = _keywords(
+SERIES = keywords_of(
     """
     Modality Laterality BodyPartExamined ProtocolName PatientPosition AnatomicalOrientationType
     RequestAttributesSequence AnatomicRegionSequence TimezoneOffsetFromUTC
@@ -99,14 +99,14 @@ SERIES = _keywords(
     """
 )
 # Copied where the whole stack has one value (PS3.3 C.8.2.1).
-UNIFORM = _keywords(
+UNIFORM = keywords_of(
     """
     KVP ConvolutionKernel FilterType DataCollectionDiameter ReconstructionDiameter
     GantryDetectorTilt TableHeight RotationDirection AcquisitionNumber
     """
 )
 # Copied from the nearest received slice: the data really come from that acquisition.
-ACQUISITION = _keywords(
+ACQUISITION = keywords_of(
     """
     AcquisitionDate AcquisitionTime AcquisitionDateTime AcquisitionUID IrradiationEventUID
     ContrastBolusAgent ContrastBolusAgentSequence ContrastBolusRoute
@@ -116,7 +116,7 @@ ACQUISITION = _keywords(
     """
 )
 # The pixel format, of the slice whose stored values are used (PS3.3 C.7.6.3, C.7.5.1.1.2).
-PIXELS = _keywords(
+PIXELS = keywords_of(
     """
     PhotometricInterpretation Rows Columns BitsAllocated BitsStored PixelRepresentation
     PixelPaddingValue PixelPaddingRangeLimit PixelSpacing RescaleIntercept RescaleSlope
@@ -124,9 +124,9 @@ PIXELS = _keywords(
     LossyImageCompressionRatio LossyImageCompressionMethod
     """
 )
-RESCALE = _keywords("RescaleIntercept RescaleSlope")
+RESCALE = keywords_of("RescaleIntercept RescaleSlope")
 # How a contributing equipment is named (PS3.3 C.12.1).
-SCANNER = _keywords(
+SCANNER = keywords_of(
     """
     Manufacturer InstitutionName InstitutionAddress StationName InstitutionalDepartmentName
     ManufacturerModelName DeviceSerialNumber SoftwareVersions
@@ -233,13 +233,7 @@ def elements_of(**values: object) -> Elements:
 
 def items_of(*items: Elements) -> Items:
     """A sequence of items."""
-    datasets = []
-    for item in items:
-        dataset = Dataset()
-        for tag, element in item.items():
-            dataset[Tag(tag)] = element
-        datasets.append(dataset)
-    return Items(datasets)
+    return Items([Dataset({Tag(tag): item[tag] for tag in item}) for item in items])
 
 
 def code(value: str) -> Items:
@@ -265,10 +259,15 @@ def encoded(elements: Elements) -> bytes:
 
 
 def _write(stream: BinaryIO, elements: Elements) -> None:
-    file = DicomIO(stream)
-    file.is_implicit_VR, file.is_little_endian = False, True
+    file = _explicit(stream)
     for tag in sorted(elements):
         write_data_element(file, elements[tag], "iso8859")
+
+
+def _explicit(stream: BinaryIO) -> DicomIO:
+    file = DicomIO(stream)
+    file.is_implicit_VR, file.is_little_endian = False, True
+    return file
 
 
 def write_file(path: Path, elements: Elements) -> str:
@@ -282,9 +281,7 @@ def write_file(path: Path, elements: Elements) -> str:
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     with path.open("w+b") as file:
         file.write(b"\0" * 128 + b"DICM")
-        prefix = DicomIO(file)
-        prefix.is_implicit_VR, prefix.is_little_endian = False, True
-        write_file_meta_info(prefix, meta, enforce_standard=True)
+        write_file_meta_info(_explicit(file), meta, enforce_standard=True)
         _write(file, elements)
         file.flush()
         os.fsync(file.fileno())
@@ -299,10 +296,8 @@ def _text(elements: Elements, keyword: str) -> str:
 
 def times(keywords: Sequence[str], at: datetime) -> Elements:
     """Dates and times, by keyword, in the zone of `at`."""
-    values: dict[str, object] = {}
-    for keyword in keywords:
-        values[keyword] = at.strftime("%Y%m%d" if keyword.endswith("Date") else "%H%M%S.%f")
-    return elements_of(**values)
+    forms = {keyword: "%Y%m%d" if keyword.endswith("Date") else "%H%M%S.%f" for keyword in keywords}
+    return elements_of(**{keyword: at.strftime(form) for keyword, form in forms.items()})
 
 
 def _tag(keyword: str) -> int:

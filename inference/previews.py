@@ -73,7 +73,7 @@ class Previews:
         if prediction.scale_hu:
             expected = prediction.scale_hu[number]
             body = expected[plane > BODY_HU]
-            self._errors[where] = float((body if body.size else expected).mean())
+            self._errors[where] = round(float((body if body.size else expected).mean()), 2)
         self._write(where, plane)
 
     def finish(self) -> list[str]:
@@ -122,7 +122,7 @@ class Previews:
                     "at_mm": round(self._distance(where), 3),
                     "generated": not where.is_integer(),
                     "number": numbers.get(where),
-                    "expected_error_hu": _rounded(self._errors.get(where)),
+                    "expected_error_hu": self._errors.get(where),
                 }
                 for where in self._order
             ],
@@ -165,10 +165,6 @@ def _order(slices: Sequence[Planned], received: int) -> Mapping[float, int]:
     places = {_where(slice_) for slice_ in slices if slice_.is_generated}
     places |= {float(index) for index in range(received)}
     return {where: number for number, where in enumerate(sorted(places))}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
 
 
 def _fitting_side(plane: Plane) -> int:

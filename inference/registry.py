@@ -27,7 +27,8 @@ class RegisteredModel:
     uses_device: bool = True
 
 
-ENTRIES = (
+# The models that a configuration can name without a factory.
+REGISTERED = (
     RegisteredModel(
         "linear",
         "1.0.0",
@@ -44,11 +45,6 @@ ENTRIES = (
 )
 
 
-def registered() -> tuple[RegisteredModel, ...]:
-    """The models that a configuration can name without a factory."""
-    return ENTRIES
-
-
 def fingerprint(spec: ModelSpec) -> str:
     """A digest that changes with what a model makes of a series; the model is not imported.
 
@@ -57,7 +53,7 @@ def fingerprint(spec: ModelSpec) -> str:
     calibration tell one release of the product's models from the next. The version of a site's
     own class is not known without importing it: the sources of its package stand for it.
     """
-    own = next((entry for entry in ENTRIES if spec.factory == entry.factory), None)
+    own = next((entry for entry in REGISTERED if spec.factory == entry.factory), None)
     module = str(spec.factory).partition(":")[0]
     file = _source_of(module)
     digest = hashlib.sha256((f"{own.name} {own.version}" if own else module).encode())
@@ -109,8 +105,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> Model:
 
 def choose_device(wanted: str, spec: ModelSpec) -> str:
     """`auto` is the first CUDA device where there is one and the model can use it."""
-    known = next((entry for entry in ENTRIES if entry.name == spec.name), None)
-    if spec.factory is None and known is not None and not known.uses_device:
+    deviceless = {entry.name for entry in REGISTERED if not entry.uses_device}
+    if spec.factory is None and spec.name in deviceless:
         return "cpu"
     if wanted != "auto":
         return wanted
@@ -119,10 +115,10 @@ def choose_device(wanted: str, spec: ModelSpec) -> str:
 
 
 def _factory_of(name: str) -> str:
-    for entry in ENTRIES:
+    for entry in REGISTERED:
         if entry.name == name:
             return entry.factory
-    known = ", ".join(entry.name for entry in ENTRIES)
+    known = ", ".join(entry.name for entry in REGISTERED)
     raise ModelLoadError(
         f"no model is named {name!r}; known: {known}; or give package.module:Class"
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -47,11 +47,8 @@ def gap_factors(geometry: Geometry, parameters: Parameters) -> tuple[int, ...]:
     assert target is not None
     if not (math.isfinite(target) and target > 0.0):
         raise ValueError(f"target_spacing_mm = {target}: allowed is a number above 0")
-    return tuple(_factor_for(float(gap), target) for gap in geometry.gaps_mm)
-
-
-def _factor_for(gap_mm: float, target_mm: float) -> int:
-    return max(1, min(MOST_FACTOR, math.ceil(gap_mm / target_mm - RATIO_TOLERANCE)))
+    ratios = (math.ceil(gap / target - RATIO_TOLERANCE) for gap in geometry.gaps_mm.tolist())
+    return tuple(max(1, min(MOST_FACTOR, ratio)) for ratio in ratios)
 
 
 def plan_gaps(geometry: Geometry, parameters: Parameters, *, reach: int) -> Sequence[Step]:
@@ -139,16 +136,14 @@ class Neighbourhood:
     def reversed(self) -> "Neighbourhood":
         """The same gap with z running the other way: C becomes A, and N becomes P."""
         at_c = self.shifts[1]
-        return Neighbourhood(
+        return replace(
+            self,
             planes={1 - place: plane for place, plane in self.planes.items()},
             distances_mm={1 - place: self.gap_mm - mm for place, mm in self.distances_mm.items()},
             shifts={
                 1 - place: (shift[0] - at_c[0], shift[1] - at_c[1])
                 for place, shift in self.shifts.items()
             },
-            pixel_mm=self.pixel_mm,
-            thickness_mm=self.thickness_mm,
-            search=self.search,
         )
 
     @property

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from inference.model import Limits, Measured, Prediction, Step, Trust, Window
 from inference.models import confidence, gate
-from inference.models.classical import LEAST_SHIFT_PIXELS, Neighbourhood, shifted
+from inference.models.classical import Neighbourhood, shifted
 from inference.models.confidence import Expectation, PlaceInGap
 from inference.models.gate import DIS, LEAST_HU, Calibration, SeriesGate
 from inference.models.runtime import MULTIPLE, Runtime
@@ -199,7 +199,11 @@ class Filling:
             classical=tuple(slice_.classical for slice_ in filled),
             classical_name=series.classical,
             classical_trust=self._if_calibrated([slice_.classical_trust for slice_ in filled]),
-            record=_record(series),
+            record={
+                "network_weight": round(series.weight, 4),
+                "classical": series.classical,
+                "surveyed": series.surveyed,
+            },
         )
 
     def survey(self, step: Step, window: Window, limits: Limits) -> Prediction:
@@ -208,7 +212,9 @@ class Filling:
         near = Neighbourhood.leaving_out(step, window)
         at_mm = window.geometry.distances_mm
         t = float(at_mm[step.survey] - at_mm[step.survey - 1]) / near.gap_mm
-        truth = _truth(step.survey, near, t, window)
+        # In the frame of the line between its neighbours.
+        own = window.geometry.shift_pixels(step.survey - 1, step.survey)
+        truth = shifted(window.slices[step.survey], on_line(near.shifts[1], own, t))
         near, (t,) = oriented(near, (t,))
         (seen,) = self._network_slices(near, (t,), limits)
         prior = SeriesGate(1.0, self._calibration.classical, 0)
@@ -267,19 +273,3 @@ def _finished(near: Neighbourhood, t: float, seen: NetworkSlice, decided: Series
     best = seen.classical[decided.classical]
     plane = gate.with_low_frequencies_of(best, seen.plane)
     return gate.bounded(near, t, gate.gated(seen.classical[DIS], plane, decided.weight))
-
-
-def _truth(left_out: int, near: Neighbourhood, t: float, window: Window) -> Plane:
-    """The slice that was left out, in the frame of the line between its neighbours."""
-    own = window.geometry.shift_pixels(left_out - 1, left_out)
-    offset = on_line(near.shifts[1], own, t)
-    is_there = max(abs(offset[0]), abs(offset[1])) < LEAST_SHIFT_PIXELS
-    return window.slices[left_out] if is_there else shifted(window.slices[left_out], offset)
-
-
-def _record(decided: SeriesGate) -> dict[str, object]:
-    return {
-        "network_weight": round(decided.weight, 4),
-        "classical": decided.classical,
-        "surveyed": decided.surveyed,
-    }

@@ -202,12 +202,10 @@ def plan_surveys(geometry: Geometry, gaps: Sequence[Step]) -> tuple[Step, ...]:
     if count < LEAST_SURVEYS:
         return ()
     places = np.linspace(0, len(inner) - 1, count).round().astype(int)
-    return tuple(_survey(inner[place], len(geometry)) for place in places)
-
-
-def _survey(left_out: int, slices: int) -> Step:
-    first, last = max(0, left_out - 2), min(slices - 1, left_out + 2)
-    return Step(needs=tuple(range(first, last + 1)), survey=left_out)
+    return tuple(
+        Step(tuple(range(max(0, index - 2), min(len(geometry), index + 3))), survey=index)
+        for index in (inner[place] for place in places)
+    )
 
 
 def errors_of(truth: Plane, net: Plane, classical: dict[str, Plane]) -> dict[str, float]:

@@ -82,7 +82,9 @@ class Runtime:
         """(B, rows, columns) twice: slices in HU and their scales, for (B, 6, rows, columns)."""
         device = torch.device(limits.device)
         rows, columns = planes.shape[2:]
-        padded = _pinned(torch.from_numpy(_replicated(planes)), device)
+        padded = torch.from_numpy(_replicated(planes))
+        if device.type == "cuda":  # only from page-locked memory does a copy overlap with what runs
+            padded = padded.pin_memory()
         results = np.empty((2, len(planes), *padded.shape[2:]), np.float32)
         with torch.inference_mode(), self._stream(device):
             conditioning = [
@@ -127,11 +129,6 @@ def with_channels_last(network: nn.Module) -> nn.Module:
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return network
-
-
-def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """Page-locked on its way to CUDA: only then does a copy overlap with what runs there."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def tiles(shape: Sequence[int], tile: int | None) -> Iterator[tuple[Spans, Spans, Spans]]:

@@ -58,7 +58,7 @@ def models(
     from inference import registry
     from node.work.jobs import specs
 
-    takes = {entry.name: entry.takes for entry in registry.registered()}
+    takes = {entry.name: entry.takes for entry in registry.REGISTERED}
     loaded: list[dict[str, object]] = []
     faults: list[str] = []
     for spec in specs(settings_or_defaults(config)).values():

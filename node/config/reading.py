@@ -206,9 +206,9 @@ def contradictions(config: Config, raw: Mapping[str, object]) -> list[str]:
 
 def shipped_models() -> tuple[str, ...]:
     """The names of the models that come with the product."""
-    from inference.registry import registered
+    from inference.registry import REGISTERED
 
-    return tuple(entry.name for entry in registered())
+    return tuple(entry.name for entry in REGISTERED)
 
 
 def _repeated(raw: Mapping[str, object], table: str, key: str = "name") -> Iterator[str]:

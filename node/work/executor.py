@@ -200,7 +200,7 @@ def main(requests: Connection) -> None:
 
 def _load_models() -> None:
     # torch is loaded here, before the first job waits for it, and in no other process of the node.
-    for entry in registry.registered():
+    for entry in registry.REGISTERED:
         importlib.import_module(entry.factory.partition(":")[0])
 
 

@@ -344,7 +344,7 @@ def _as_text(value: object) -> str:
 
 def specs(settings: Config) -> Mapping[str, ModelSpec]:
     """By name: the models that come with the product, and those of the site."""
-    by_name = {entry.name: ModelSpec(entry.name, entry.factory) for entry in registry.registered()}
+    by_name = {entry.name: ModelSpec(entry.name, entry.factory) for entry in registry.REGISTERED}
     for entry in settings.models:
         by_name[entry.name] = ModelSpec(
             entry.name, entry.class_path, entry.weights, entry.weights_sha256

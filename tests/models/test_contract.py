@@ -7,7 +7,7 @@ import pytest
 
 from inference.errors import Reason, Unprocessable
 from inference.model import Limits, Model, Parameters, Step
-from inference.registry import load, registered
+from inference.registry import REGISTERED, load
 from inference.request import ModelSpec
 from inference.volume import Geometry
 from tests.models.made import made_geometry, made_planes, window_of
@@ -19,7 +19,7 @@ def loaded(name: str) -> Model:
 
 
 # The promises below are those of models that make slices; others get a list of their own.
-GENERATORS = [entry.name for entry in registered() if loaded(entry.name).produces == "slices"]
+GENERATORS = [entry.name for entry in REGISTERED if loaded(entry.name).produces == "slices"]
 
 
 @pytest.fixture(scope="module", params=GENERATORS)

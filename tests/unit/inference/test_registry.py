@@ -10,7 +10,7 @@ import pytest
 
 import inference
 from inference.errors import ModelLoadError
-from inference.registry import RegisteredModel, choose_device, fingerprint, load, registered
+from inference.registry import REGISTERED, RegisteredModel, choose_device, fingerprint, load
 from inference.request import ModelSpec
 from tests.unit.inference.made import HERE
 
@@ -54,7 +54,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_models_of_the_product_are_listed_without_importing_torch() -> None:
     script = (
         "import sys; import inference.stacks, inference.registry, inference.pipeline\n"
-        "print([entry.name for entry in inference.registry.registered()])\n"
+        "print([entry.name for entry in inference.registry.REGISTERED])\n"
         "assert not {'torch', 'cv2', 'highdicom'} & set(sys.modules), 'imported'"
     )
     done = subprocess.run(
@@ -62,7 +62,7 @@ def test_the_models_of_the_product_are_listed_without_importing_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "['linear', 'midslice']" in done.stdout
-    assert all(entry.takes for entry in registered())
+    assert all(entry.takes for entry in REGISTERED)
 
 
 def test_a_registered_model_is_loaded_by_its_name() -> None:
@@ -169,7 +169,7 @@ def test_the_products_models_have_a_fingerprint_of_version_weights_and_calibrati
     shutil.copytree(Path(inference.__file__).parent, models.parent)
     script = (
         "from inference.registry import *\n"
-        "print(*(fingerprint(ModelSpec(e.name, e.factory)) for e in registered()))"
+        "print(*(fingerprint(ModelSpec(e.name, e.factory)) for e in REGISTERED))"
     )
 
     def fingerprints() -> list[str]:
@@ -189,6 +189,6 @@ def test_the_products_models_have_a_fingerprint_of_version_weights_and_calibrati
         midslice = fingerprints()[1]
 
 
-@pytest.mark.parametrize("entry", registered(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", REGISTERED, ids=lambda entry: entry.name)
 def test_the_version_in_the_list_is_that_of_the_model(entry: RegisteredModel) -> None:
     assert load(ModelSpec(entry.name)).version == entry.version
