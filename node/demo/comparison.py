@@ -63,14 +63,14 @@ class Comparison:
         """The row of the table: all compared, and better than linear, or as good where it is."""
         least = 0.0 if must_gain else -TOLERANCE_DB
         ok = bool(self.slices) and len(self.slices) == self.acquired and self.gain_db > least
-        found = f"{len(self.slices)} of {self.acquired} acquired slices could be compared"
+        figures = f"{len(self.slices)} of {self.acquired} acquired slices could be compared"
         if self.slices:
-            found = (
+            figures = (
                 f"{self.generated_db:.2f} dB against {self.linear_db:.2f} dB, closer at "
                 f"{self.closer} of {self.acquired} places"
             )
-        name = "Closer to the truth than linear interpolation"
-        return Check(name if must_gain else "No worse than linear interpolation", ok, found)
+        relation = "Closer to the truth" if must_gain else "No worse"
+        return Check(f"{relation} than linear interpolation", ok, figures)
 
 
 def compare(received: ImageSeries, derived: ImageSeries, acquired: ImageSeries) -> Comparison:
@@ -85,10 +85,10 @@ def _compared(
         generated = derived.at(float(height))
         if generated is None or received.at(float(height)) is not None:
             continue
-        true = acquired.hounsfield(index)
+        true = acquired.slices[index].hounsfield()
         yield ComparedSlice(
             height_mm=float(height),
-            generated_db=psnr(derived.hounsfield(generated), true),
+            generated_db=psnr(derived.slices[generated].hounsfield(), true),
             linear_db=psnr(linear(received, float(height)), true),
             true=true,
         )
@@ -99,9 +99,8 @@ def linear(received: ImageSeries, height_mm: float) -> Hounsfield:
     below, above = neighbours(received, height_mm)
     start, end = received.heights_mm[below], received.heights_mm[above]
     share = (height_mm - start) / (end - start)
-    blend: Hounsfield = (1.0 - share) * received.hounsfield(below) + share * received.hounsfield(
-        above
-    )
+    lower, upper = (received.slices[index].hounsfield() for index in (below, above))
+    blend: Hounsfield = (1.0 - share) * lower + share * upper
     return blend
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
@@ -46,10 +46,6 @@ BAD_ENDS = ("job refused", "job held", "job failed", "job cancelled", "delivery 
 _config.STORE_SEND_CHUNKED_DATASET = True
 
 T = TypeVar("T")
-
-
-class ScannerError(Exception):
-    """The series could not be sent; the text says what the peer answered."""
 
 
 class DemoError(Exception):
@@ -89,10 +85,10 @@ def send(paths: Sequence[Path], peer: DicomAddress, sent: Callable[[int], None])
         for number, path in enumerate(paths, start=1):
             status = association.send_c_store(path, msg_id=number).get("Status")
             if status is None:
-                raise ScannerError(f"{peer.ae_title} gave no answer to slice {number}")
+                raise DemoError(f"{peer.ae_title} gave no answer to slice {number}")
             if status != SUCCESS:
                 association.release()
-                raise ScannerError(f"{peer.ae_title} did not store slice {number}: {status:04X}")
+                raise DemoError(f"{peer.ae_title} did not store slice {number}: {status:04X}")
             sent(number)
         association.release()
     finally:
@@ -111,9 +107,9 @@ def _associate(paths: Sequence[Path], peer: DicomAddress) -> Association:
     association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
     if association.rejected_contexts:
         association.abort()
-        raise ScannerError(f"{peer.ae_title} takes no images as the scanner encodes them")
+        raise DemoError(f"{peer.ae_title} takes no images as the scanner encodes them")
     if not association.is_established:
-        raise ScannerError(f"{peer.ae_title} on port {peer.port} took no association")
+        raise DemoError(f"{peer.ae_title} on port {peer.port} took no association")
     return association
 
 
@@ -381,44 +377,6 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, earlier)
 
 
-class Pacs(Protocol):
-    """A PACS, as far as the demo needs one."""
-
-    name: str
-    address: DicomAddress
-
-    def start(self, admitted: Sequence[str]) -> None:
-        """Listen; only these calling AE titles may store."""
-        ...
-
-    def series(self) -> Mapping[str, int]:
-        """Every series that is stored, with the number of its instances."""
-        ...
-
-    def instances(self, series_uid: str) -> list[bytes]:
-        """The Part 10 files of a series, as they are stored."""
-        ...
-
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
-        ...
-
-
-def choose_pacs(folder: Path, kind: str, program: Path | None) -> Pacs:
-    """Orthanc where there is a program ("auto"), or the one that is asked for."""
-    if kind == "orthanc" and program is None:
-        raise DemoError("Orthanc is not installed")
-    if program is not None and kind != "built-in":
-        return Orthanc(folder, program)
-    return BuiltInPacs(folder)
-
-
-def orthanc_program() -> Path | None:
-    """Orthanc where it is installed; Debian keeps it where only an administrator's PATH looks."""
-    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
-    return Path(program) if program else None
-
-
 class Orthanc:
     """Orthanc on ports of its own, with a fresh database in a folder."""
 
@@ -585,6 +543,24 @@ class BuiltInPacs:
         with self._lock:
             self._stored[str(event.dataset.SeriesInstanceUID)][uid] = path
         return SUCCESS
+
+
+Pacs: TypeAlias = Orthanc | BuiltInPacs
+
+
+def choose_pacs(folder: Path, kind: str, program: Path | None) -> Pacs:
+    """Orthanc where there is a program ("auto"), or the one that is asked for."""
+    if kind == "orthanc" and program is None:
+        raise DemoError("Orthanc is not installed")
+    if program is not None and kind != "built-in":
+        return Orthanc(folder, program)
+    return BuiltInPacs(folder)
+
+
+def orthanc_program() -> Path | None:
+    """Orthanc where it is installed; Debian keeps it where only an administrator's PATH looks."""
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+    return Path(program) if program else None
 
 
 def retrieve(pacs: Pacs, series_uid: str, folder: Path) -> list[Path]:

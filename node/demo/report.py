@@ -183,14 +183,14 @@ def _gap(result: DemoResult) -> dict[str, object]:
     below, above = neighbours(result.received, compared.height_mm)
     index = result.derived.at(compared.height_mm)
     assert index is not None
-    generated = result.derived.hounsfield(index)
+    generated = result.derived.slices[index].hounsfield()
     blend = linear(result.received, compared.height_mm)
     return {
         "slice": compared,
         "below_mm": float(result.received.heights_mm[below]),
         "above_mm": float(result.received.heights_mm[above]),
-        "below": _axial(result.received.hounsfield(below)),
-        "above": _axial(result.received.hounsfield(above)),
+        "below": _axial(result.received.slices[below].hounsfield()),
+        "above": _axial(result.received.slices[above].hounsfield()),
         "generated": _axial(generated),
         "true": _axial(compared.true),
         "error": _error(generated, compared.true),

@@ -1,9 +1,7 @@
 """The demo: a scanner, the node and a PACS on this machine, a real CT series, and a report."""
 
-import json as json_text
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -28,7 +26,6 @@ from node.demo.peers import (
     DicomAddress,
     NodeChild,
     Pacs,
-    ScannerError,
     exclusive,
     signals_deferred,
     stopped_by_signals,
@@ -194,18 +191,11 @@ class DemoConsole:
             self._console.print(Text(end), soft_wrap=True)
 
 
-def main(folder: Path, *, console: Console | None = None, json: bool = False) -> int:
+def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = False) -> int:
     """Run the demo in `folder`; the exit status is 0 only where everything is true.
 
-    With `json` one JSON document goes to standard output, and its progress to standard error.
+    It ends whatever it started, whatever happens. With `json` one document goes to standard output.
     """
-    if json or console is None:
-        console = terminal.console(stderr=json)
-    return run(folder, DemoSettings(), console, json=json)
-
-
-def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = False) -> int:
-    """The demo with settings of its own; ends whatever it started, whatever happens."""
     folder = folder.resolve()
     screen = DemoConsole(console)
     document: dict[str, Any] = {"ok": False, "problem": ""}
@@ -214,7 +204,7 @@ def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = 
         with stopped_by_signals(), exclusive(folder):
             document = _demonstrate(folder, settings, screen)
             status = 0 if document["ok"] else 1
-    except (DemoError, ScannerError, StorageError, OSError) as error:
+    except (DemoError, StorageError, OSError) as error:
         document["problem"] = str(error)
         log = getattr(error, "log", None) or folder / "node.log"
         screen.failed(str(error), log, tail(log))
@@ -222,7 +212,7 @@ def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = 
         document["problem"] = "stopped"
         screen.note("Stopped.")
     if json:
-        sys.stdout.write(json_text.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        terminal.print_json(document)
     return status
 
 
@@ -379,8 +369,8 @@ def _percent(folder: Path, job: int) -> Iterator[Callable[[], int]]:
 
 def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int]) -> Check:
     counts = " and ".join(map(str, stored.values()))
-    found = f"{len(stored)} series in the study: {counts} slices"
-    return Check("The PACS holds both series, nothing else", stored == expected, found)
+    content = f"{len(stored)} series in the study: {counts} slices"
+    return Check("The PACS holds both series, nothing else", stored == expected, content)
 
 
 def _phases(moments: Mapping[str, float]) -> tuple[TimelinePhase, ...]:
