@@ -98,7 +98,9 @@ class RunningNode:
         self.hurry = threading.Event()  # a second SIGTERM: stop at once
         self.reload_requested = threading.Event()
         self._store = store
-        check_secret(store, settings)
+        # Raises SecretMismatch: with another secret every derived series would get other UIDs.
+        secret = store.files.secret(settings.storage.secret_file)
+        store.nodes.fact(SECRET, fingerprint(secret))
         self._reach = Reachability(
             store.database, time.time, settings.node.ae_title, settings.delivery
         )
@@ -127,10 +129,9 @@ class RunningNode:
             ask_reload=self.reload_requested.set,
         )
         self._schedule = Schedule()
+        web = WebSettings(settings, store.node_id, log_as_json=not sys.stdout.isatty())
         with _naming(settings, "web"):
-            self._web = WebProcess(
-                settings.web.host, settings.web.port, web_settings(settings, store)
-            )
+            self._web = WebProcess(settings.web.host, settings.web.port, web)
         self._state = SERVING
 
     def start(self) -> None:
@@ -279,7 +280,6 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
 
 
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
-    """Settings of the Storage SCP."""
     return scp.ScpSettings(
         ae_title=settings.node.ae_title,
         host=settings.node.host,
@@ -324,7 +324,6 @@ def never(store: Store, made: Container[str], series_uid: str) -> str:
 
 
 def rules(settings: Config) -> Rules:
-    """Rules that decide about arrivals."""
     return Rules(
         ae_title=settings.node.ae_title,
         completion=settings.completion,
@@ -343,14 +342,3 @@ def site(settings: Config, store: Store) -> Site:
         models=specs(settings),
         resources=Resources(device=settings.inference.device),
     )
-
-
-def check_secret(store: Store, settings: Config) -> None:
-    """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
-    secret = store.files.secret(settings.storage.secret_file)
-    store.nodes.fact(SECRET, fingerprint(secret))
-
-
-def web_settings(settings: Config, store: Store) -> WebSettings:
-    """Settings of the web process."""
-    return WebSettings(config=settings, node_id=store.node_id, log_as_json=not sys.stdout.isatty())

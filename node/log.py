@@ -56,7 +56,9 @@ def configure(
     for name in SILENT:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("uvicorn", "uvicorn.access", "uvicorn.error", "alembic"):
-        _hand_over(logging.getLogger(name))
+        # Their own handlers would print each line a second time, in another form.
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
     logging.captureWarnings(capture=True)
     warnings.formatwarning = _category_only
     # What cannot be formatted is dropped: the report of the standard library repeats the values.
@@ -152,12 +154,6 @@ def _as_json(value: object) -> object:
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     return str(value)
-
-
-def _hand_over(library: logging.Logger) -> None:
-    """A library's own handlers would print its lines a second time, in another form."""
-    library.handlers.clear()
-    library.propagate = True
 
 
 def _unhandled(

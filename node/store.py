@@ -15,9 +15,8 @@ from storage.ledger import Ledger
 from storage.site.audit import Audit
 from storage.site.nodes import Nodes
 
-LEASE_SECONDS = (
-    120.0  # longer than a peer may be silent; a dead node's leases end at its next start
-)
+# Longer than a peer may be silent; a dead node's leases end at its next start.
+LEASE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)

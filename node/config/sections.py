@@ -32,6 +32,12 @@ AE_TITLE = "1-16 ASCII characters without backslash or control characters"
 NETWORK = 'a network as "10.1.0.0/16"'
 CONDITION = "a value, a list of values, or a table of min, max, regex, has"
 
+ADDRESS = 'an address as "https://chat.example.org/hook"'
+MAIL_ADDRESS = 'a mail address as "pacs@example.org"'
+URL = r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?"
+MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
+CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+
 Network: TypeAlias = IPv4Network | IPv6Network
 Scalar: TypeAlias = str | int | float
 
@@ -53,10 +59,7 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 
 LEAST_FACTOR, MOST_FACTOR = 2, 10
 # Tables, and keys of [node], that a running node takes over when it reads the file again.
-RELOADABLE = (
-    *("destinations", "routes", "completion", "delivery"),
-    *("senders", "notify", "selftest"),
-)
+RELOADABLE = ("destinations", "routes", "completion", "delivery", "senders", "notify", "selftest")
 RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
 
 
@@ -173,22 +176,15 @@ def not_yet(_: object) -> None:
     raise ValueError("not yet supported")
 
 
-def _hours(text: str) -> str:
-    if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", text):
-        raise ValueError(HOURS)
-    return text
+def _matching(pattern: str, sentence: str) -> AfterValidator:
+    """Refuse a text that is not of this form; the sentence says the form."""
 
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(sentence)
+        return text
 
-def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?", text):
-        raise ValueError('an address as "https://chat.example.org/hook"')
-    return text
-
-
-def _mail(text: str) -> str:
-    if not re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", text):
-        raise ValueError('a mail address as "pacs@example.org"')
-    return text
+    return AfterValidator(check)
 
 
 # A type of the file: what it allows, and the sentence that says so where a value does not fit.
@@ -234,10 +230,11 @@ RisingSeconds = Annotated[
 ]
 Regex = Annotated[str, AfterValidator(_regex)]
 MatchKey = Annotated[str, AfterValidator(_match_key)]
-Url = Annotated[str, AfterValidator(_url)]
-UrlOrEmpty = Annotated[str, AfterValidator(lambda text: _url(text) if text else "")]
-Mail = Annotated[str, AfterValidator(_mail)]
-MailOrEmpty = Annotated[str, AfterValidator(lambda text: _mail(text) if text else "")]
+Url = Annotated[str, _matching(URL, ADDRESS)]
+UrlOrEmpty = Annotated[str, _matching(f"({URL})?", ADDRESS)]
+Mail = Annotated[str, _matching(MAIL, MAIL_ADDRESS)]
+MailOrEmpty = Annotated[str, _matching(f"({MAIL})?", MAIL_ADDRESS)]
+HoursOrEmpty = Annotated[str, _matching(f"({CLOCK}-{CLOCK})?", HOURS)]
 Header = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9-]{0,64}$", description="the name of an HTTP header, or empty"),
@@ -285,7 +282,6 @@ class Storage(Section):
 
     @property
     def min_free_bytes(self) -> int:
-        """The reserve, in bytes."""
         return int(self.min_free_gb * 1e9)
 
 
@@ -373,7 +369,7 @@ class Sender(Section):
     """A peer that is expected to send, so that its silence means something."""
 
     ae_title: AeTitle
-    hours: Annotated[str, AfterValidator(_hours)] = Field("", description=HOURS)
+    hours: HoursOrEmpty = Field("", description=HOURS)
     days: tuple[Day, ...] = Field(DAYS, strict=False, description=f"a list of {', '.join(DAYS)}")
     silent_hours: AboveZero = 2.0
 
@@ -523,7 +519,6 @@ class Config(Section):
 
     @property
     def folder(self) -> Path:
-        """The storage folder, absolute."""
         return self.storage.folder
 
     @property
@@ -533,7 +528,6 @@ class Config(Section):
         return tuple(dict.fromkeys(title for title in titles if title))
 
     def destination(self, name: str) -> Destination:
-        """The destination of that name."""
         for destination in self.destinations:
             if destination.name == name:
                 return destination
