@@ -29,8 +29,9 @@ from node.work.arrivals import Arrivals, Rules
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import InferenceJobs, Site, Supervisor, specs
+from node.work.notify import Notifier
 from node.work.selftest import SelfTests
-from node.work.sweeps import Background, Retention, Schedule
+from node.work.sweeps import Background, RequestHandlers, Retention, Schedule
 from storage import recovery
 from storage.errors import WrongState
 from storage.files import fingerprint
@@ -119,15 +120,19 @@ class RunningNode:
         self._supervisor = self._make_supervisor()
         self._admitted = admission(settings, store)
         self._scp = scp.Scp(scp_settings(settings, store), self._admitted, store.archive)
-        self._background = Background(
+        self._handlers = RequestHandlers(
             store.database,
-            settings,
             store.node_id,
+            time.time,
             reach=self._reach,
             tests=self._tests,
+            notifier=Notifier(
+                store.database, store.node_id, settings.node.ae_title, settings.notify, time.time
+            ),
             process_now=self._arrivals.process_now,
             ask_reload=self.reload_requested.set,
         )
+        self._background = Background(store.database, settings, self._handlers)
         self._schedule = Schedule()
         web = WebSettings(settings, store.node_id, log_as_json=not sys.stdout.isatty())
         with _naming(settings, "web"):
@@ -180,7 +185,7 @@ class RunningNode:
             logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
             store = self._store
             control.refused(store.database, time.time(), store.node_id, error.problems)
-            self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
+            self._handlers.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
             return
         restart = tuple(self._settings.needs_restart(new))
         for key in restart:
@@ -193,7 +198,7 @@ class RunningNode:
         logger.info("configuration applied")
         self._record_configuration(restart)
         later = f" These need a restart: {', '.join(restart)}." if restart else ""
-        self._background.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
+        self._handlers.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
 
     def stop(self) -> None:
         """Stop in the order of the design: nothing new, then what runs, then the rest by force."""
@@ -208,7 +213,7 @@ class RunningNode:
             self._deliverers.drain,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
-            self._background.stop,
+            self._tests.stopping.set,
             self._schedule.stop,
             self._deliverers.abandon,
             self._supervisor.stop,

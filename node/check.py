@@ -5,6 +5,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -135,11 +136,8 @@ def _rows(config: Config) -> Rows:
     if not config.storage.database and not (config.folder / FILE_NAME).exists():
         return Rows()
     try:
-        database = Database.for_folder(config.folder, config.storage.database)
-        try:
+        with closing(Database.for_folder(config.folder, config.storage.database)) as database:
             return _read(database)
-        finally:
-            database.close()
     except StorageError as error:
         return Rows(is_made=True, error=str(error))
 

@@ -120,7 +120,6 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """Of its file."""
         return Path(str(self.header.filename)).name
 
     @property
@@ -198,7 +197,6 @@ class ImageSeries:
 
     @property
     def headers(self) -> Iterator[Dataset]:
-        """Of each slice."""
         return (slice_.header for slice_ in self.slices)
 
     @property
@@ -282,7 +280,6 @@ class Evidence:
         received, derived = self.received, self.derived
         generated = [slice_.is_generated for slice_ in self.expected].count(True)
         return {
-            "received": len(received),
             "derived": len(derived),
             "generated": generated,
             "copied": len(derived) - generated,

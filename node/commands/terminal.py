@@ -113,7 +113,6 @@ def tabulate(
 
 
 def titles(columns: Sequence[Column[R]]) -> list[str]:
-    """The heads of a table."""
     names = (column if isinstance(column, str) else column[0] for column in columns)
     return [name.removesuffix("_at").replace("_", " ") for name in names]
 
@@ -121,7 +120,6 @@ def titles(columns: Sequence[Column[R]]) -> list[str]:
 def cells(
     records: Iterable[R], columns: Sequence[Column[R]], zone: tzinfo | None
 ) -> list[list[object]]:
-    """The rows of a table."""
     values = [column if isinstance(column, str) else column[1] for column in columns]
     return [[_value(record, value, zone) for value in values] for record in records]
 

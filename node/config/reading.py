@@ -116,7 +116,8 @@ def _line(place: str, kind: type[Section], given: Mapping[str, object], error: E
     says = _sentence(error)
     if error["type"] != "value_error" and allowed and len(loc) < 3:
         says = allowed
-    return f"{_joined(place, loc)} = {_shown(_secretless(loc, error['input']))}: {says}"
+    value = "..." if key == "database" else error["input"]  # may hold a password
+    return f"{_joined(place, loc)} = {_shown(value)}: {says}"
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -141,10 +142,6 @@ def _joined(place: str, loc: Sequence[int | str]) -> str:
             break
         place += f"[{part}]" if isinstance(part, int) else f".{part}"
     return place
-
-
-def _secretless(loc: Sequence[int | str], value: object) -> object:
-    return "..." if loc and loc[0] == "database" else value  # may hold a password
 
 
 def _shown(value: object) -> str:

@@ -63,11 +63,6 @@ RELOADABLE = ("destinations", "routes", "completion", "delivery", "senders", "no
 RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
 
 
-def is_scalar(value: object) -> bool:
-    """A text or a number; TOML's booleans and dates are neither."""
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
-
-
 def near(word: str, words: Iterable[str]) -> str:
     """The end of a sentence that proposes the word that was probably meant."""
     matches = difflib.get_close_matches(word, list(words), n=1)
@@ -107,10 +102,6 @@ def _folder(info: ValidationInfo) -> Path:
     assert info.context is not None
     folder: Path = info.context["folder"]
     return folder
-
-
-def _path_or_none(text: object, info: ValidationInfo) -> Path | None:
-    return None if text == "" else _path(text, info)
 
 
 def _database(url: str, info: ValidationInfo) -> str:
@@ -215,7 +206,9 @@ SomeNetwork = Annotated[Network, BeforeValidator(_network)]
 Networks = Annotated[tuple[SomeNetwork, ...], Field(strict=False, description=NETWORK)]
 FolderPath = Annotated[Path, BeforeValidator(_path), Field(description="a path")]
 OptionalPath = Annotated[
-    Path | None, BeforeValidator(_path_or_none), Field(description='a path, or ""')
+    Path | None,
+    BeforeValidator(lambda text, info: None if text == "" else _path(text, info)),
+    Field(description='a path, or ""'),
 ]
 DatabaseUrl = Annotated[
     str, AfterValidator(_database), Field(description='an SQLAlchemy URL, or ""')
@@ -334,15 +327,14 @@ class Notify(Section):
     webhooks: tuple[Url, ...] = Field((), strict=False, description="a list of addresses")
     mail_to: tuple[Mail, ...] = Field((), strict=False, description="a list of mail addresses")
     mail_from: MailOrEmpty = Field("", description="a mail address")
-    smtp_host: Annotated[str, Field(pattern=r"^[^\s/]{0,253}$")] = Field(
-        "", description='a host name or an address, or ""'
+    smtp_host: str = Field(
+        "", pattern=r"^[^\s/]{0,253}$", description='a host name or an address, or ""'
     )
     smtp_port: Port = 25
     smtp_security: Literal["none", "starttls", "tls"] = Field(
         "starttls", description='"none", "starttls" or "tls"'
     )
     smtp_user: str = Field("", description='a name, or ""')
-    # Text as in a file, and validated as that is.
     smtp_password_file: OptionalPath = ""  # type: ignore[assignment]
     link: UrlOrEmpty = Field("", description='the address of the pages, or ""')
     retry_seconds: RisingSeconds = (30.0, 900.0)
@@ -423,7 +415,8 @@ class Condition(Section):
                 raise ValueError(CONDITION)
             return given
         values = given if isinstance(given, list) else [given]
-        if not values or not all(is_scalar(value) for value in values):
+        # TOML's booleans and dates are no text and no number.
+        if not values or not {type(value) for value in values} <= {str, int, float}:
             raise ValueError(CONDITION)
         return {"*": tuple(values)}
 

@@ -1,7 +1,6 @@
 """The generated slices beside the acquired ones that were held back, measured in dB."""
 
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,7 +45,6 @@ class Comparison:
 
     @property
     def gain_db(self) -> float:
-        """The mean gain."""
         return self.generated_db - self.linear_db
 
     @property
@@ -75,23 +73,14 @@ class Comparison:
 
 def compare(received: ImageSeries, derived: ImageSeries, acquired: ImageSeries) -> Comparison:
     """The figures for each acquired slice between two received ones."""
-    return Comparison(tuple(_compared(received, derived, acquired)), len(acquired))
-
-
-def _compared(
-    received: ImageSeries, derived: ImageSeries, acquired: ImageSeries
-) -> Iterator[ComparedSlice]:
-    for index, height in enumerate(acquired.heights_mm):
-        generated = derived.at(float(height))
-        if generated is None or received.at(float(height)) is not None:
-            continue
-        true = acquired.slices[index].hounsfield()
-        yield ComparedSlice(
-            height_mm=float(height),
-            generated_db=psnr(derived.slices[generated].hounsfield(), true),
-            linear_db=psnr(linear(received, float(height)), true),
-            true=true,
-        )
+    compared = []
+    for slice_, height in zip(acquired.slices, map(float, acquired.heights_mm), strict=True):
+        generated, true = derived.at(height), slice_.hounsfield()
+        if generated is not None and received.at(height) is None:
+            generated_db = psnr(derived.slices[generated].hounsfield(), true)
+            linear_db = psnr(linear(received, height), true)
+            compared.append(ComparedSlice(height, generated_db, linear_db, true))
+    return Comparison(tuple(compared), len(acquired))
 
 
 def linear(received: ImageSeries, height_mm: float) -> Hounsfield:

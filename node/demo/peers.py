@@ -15,8 +15,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, TypeAlias, TypeVar
@@ -158,12 +158,10 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """False once it has ended."""
         return self._process.poll() is None
 
     @property
@@ -172,7 +170,6 @@ class Child:
         return not self.is_alive and not self._reader.is_alive()
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
         os.kill(self.pid, number)
 
     def wait(self, seconds: float) -> int:
@@ -295,14 +292,12 @@ class NodeChild:
 
 
 def _is_ready(web_port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, web_port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
+        with closing(http.client.HTTPConnection(HOST, web_port, timeout=5)) as connection:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False
-    finally:
-        connection.close()
 
 
 def midslice_program() -> Path:
@@ -377,38 +372,33 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, earlier)
 
 
+@dataclass
 class Orthanc:
     """Orthanc on ports of its own, with a fresh database in a folder."""
 
-    def __init__(
-        self,
-        folder: Path,
-        program: Path,
-        *,
-        ae_title: str = PACS_AE_TITLE,
-        port: int = 0,
-        settings: Mapping[str, object] | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.name = "Orthanc"
-        self.address = DicomAddress(ae_title, port)
-        self.child: Child | None = None
-        self._folder = folder
-        self._program = program
-        self._port = port
+    folder: Path
+    program: Path
+    _: KW_ONLY
+    ae_title: str = PACS_AE_TITLE
+    port: int = 0  # any free one
+    settings: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = None
+    name: str = "Orthanc"
+    child: Child | None = None
+
+    def __post_init__(self) -> None:
+        self.address = DicomAddress(self.ae_title, self.port)
         self._http_port = 0
-        self._settings = dict(settings or {})
-        self._environment = environment
 
     def start(self, admitted: Sequence[str] = ()) -> None:
         """Start the process and wait until both of its ports answer."""
         for _ in range(TRIES):
             port, self._http_port = _free_ports()
-            self.address = DicomAddress(self.address.ae_title, self._port or port)
-            command = [self._program, self._configure(admitted)]
-            log = self._folder / "orthanc.log"
+            self.address = DicomAddress(self.ae_title, self.port or port)
+            command = [self.program, self._configure(admitted)]
+            log = self.folder / "orthanc.log"
             with signals_deferred():
-                self.child = Child(command, log=log, environment=self._environment)
+                self.child = Child(command, log=log, environment=self.environment)
             with contextlib.suppress(DemoError):
                 self.child.wait_for_port(self._http_port)
                 self.child.wait_for_port(self.address.port)
@@ -430,7 +420,6 @@ class Orthanc:
         return [self.ask(f"/instances/{name}/file") for name in self.post("/tools/find", query)]
 
     def stop(self) -> None:
-        """End the process by its id."""
         if self.child is not None:
             self.child.stop()
 
@@ -445,21 +434,20 @@ class Orthanc:
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None) -> bytes:
         """The answer to any request of its REST interface."""
-        connection = http.client.HTTPConnection(HOST, self._http_port, timeout=ANSWER_SECONDS)
+        opened = http.client.HTTPConnection(HOST, self._http_port, timeout=ANSWER_SECONDS)
         try:
-            connection.request(method, path, body)
-            response = connection.getresponse()
-            answer = response.read()
+            with closing(opened) as connection:
+                connection.request(method, path, body)
+                response = connection.getresponse()
+                answer = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise DemoError(f"Orthanc does not answer: {error}", self.child) from error
-        finally:
-            connection.close()
         if response.status != http.HTTPStatus.OK:
             raise DemoError(f"Orthanc answered {response.status} to {path}", self.child)
         return answer
 
     def _configure(self, admitted: Sequence[str]) -> Path:
-        storage = self._folder / "storage"
+        storage = self.folder / "storage"
         storage.mkdir(parents=True, exist_ok=True)
         settings = {
             "Name": self.address.ae_title,
@@ -476,8 +464,8 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
         }
-        path = self._folder / "orthanc.json"
-        path.write_text(json.dumps(settings | self._settings, indent=2))
+        path = self.folder / "orthanc.json"
+        path.write_text(json.dumps({**settings, **self.settings}, indent=2))
         return path
 
 
@@ -493,7 +481,6 @@ class BuiltInPacs:
         self._server: ThreadedAssociationServer | None = None
 
     def start(self, admitted: Sequence[str]) -> None:
-        """Listen on a free port."""
         self._folder.mkdir(parents=True, exist_ok=True)
         entity = AE(PACS_AE_TITLE)
         entity.require_calling_aet = list(admitted)
@@ -512,12 +499,10 @@ class BuiltInPacs:
         self.address = DicomAddress(PACS_AE_TITLE, int(self._server.server_address[1]))
 
     def series(self) -> Mapping[str, int]:
-        """The series that were stored so far."""
         with self._lock:
             return {series: len(instances) for series, instances in self._stored.items()}
 
     def instances(self, series_uid: str) -> list[bytes]:
-        """The stored files."""
         with self._lock:
             paths = list(self._stored[series_uid].values())
         return [path.read_bytes() for path in paths]

@@ -45,7 +45,7 @@ NODE_AE_TITLE = "MIDSLICE"
 CONFIG = """\
 # Written by the demo. What each key means stands in the config.toml of the product.
 [node]
-ae_title = "{ae_title}"
+ae_title = "{node}"
 host = "127.0.0.1"
 port = 0
 allowed_ae_titles = ["{scanner}"]
@@ -55,7 +55,7 @@ folder = "node"
 min_free_gb = 0.2
 
 [completion]
-quiet_seconds = {quiet_seconds}
+quiet_seconds = {settings.quiet_seconds}
 
 [delivery]
 retry_seconds = [1.0, 5.0]
@@ -72,8 +72,8 @@ port = {pacs.port}
 [[route]]
 name = "ct-slices"
 match = {{ Modality = "CT", ImageType = {{ has = "AXIAL" }}, gap_mm = {{ min = 2.0 }} }}
-model = "{model}"
-target_spacing_mm = {target_spacing_mm}
+model = "{settings.model_used}"
+target_spacing_mm = {settings.target_spacing_mm}
 destinations = ["pacs"]
 """
 
@@ -97,12 +97,7 @@ class DemoSettings:
     def configure(self, path: Path, destination: DicomAddress) -> Path:
         """Write the node's configuration, as a user would."""
         text = CONFIG.format(
-            ae_title=NODE_AE_TITLE,
-            scanner=SCANNER_AE_TITLE,
-            quiet_seconds=self.quiet_seconds,
-            pacs=destination,
-            model=self.model_used,
-            target_spacing_mm=self.target_spacing_mm,
+            node=NODE_AE_TITLE, scanner=SCANNER_AE_TITLE, settings=self, pacs=destination
         )
         path.write_text(text, encoding="utf-8")
         return path
@@ -122,11 +117,9 @@ class DemoConsole:
         )
 
     def done(self, text: str) -> None:
-        """A step that is done."""
         self._console.print(Text.assemble(("✓ ", "green"), text), soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """A remark."""
         self._console.print(Text(text, style="dim"), soft_wrap=True)
 
     @contextmanager
@@ -148,7 +141,6 @@ class DemoConsole:
             yield lambda count: bar.update(task, completed=min(count, total))
 
     def table(self, checks: Sequence[Check]) -> None:
-        """One row a check."""
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(width=7)
         table.add_column()
@@ -268,12 +260,10 @@ class _RunningDemo:
 
     @property
     def paths(self) -> list[Path]:
-        """The files of the scanner."""
         return sorted((DATA / "received").glob("*.dcm"))[: self.settings.slices or None]
 
     @cached_property
     def received(self) -> ImageSeries:
-        """The same, read."""
         return ImageSeries.read(self.paths)
 
     def wait_for_node(self) -> DicomAddress:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import EmailMessage
@@ -20,7 +21,6 @@ from urllib.parse import urlsplit
 
 from node.config import Config, Notify
 from node.rules import backoff
-from node.rules.reasons import FUTILE
 from storage.database import Database
 from storage.records import DAY, Message, MessageState, NodeRequest
 from storage.site import nodes, notices, peers
@@ -86,12 +86,9 @@ def _post(url: str, document: Mapping[str, object]) -> None:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "midslice"}
     try:
-        connection = make(parts.hostname, parts.port, timeout=SECONDS)
-        try:
+        with closing(make(parts.hostname, parts.port, timeout=SECONDS)) as connection:
             connection.request("POST", path, json.dumps(document).encode(), headers)
             status = connection.getresponse().status
-        finally:
-            connection.close()
     except OF_HTTP as error:
         raise NotSent(f"{parts.hostname} cannot be reached: {type(error).__name__}") from error
     if not 200 <= status < 300:
@@ -279,16 +276,12 @@ def _kind(message: Message) -> tuple[str, str]:
 
 @dataclass
 class Watches:
-    """The sweeps over what may need a person: held work, silent senders, the disk."""
+    """The sweeps over what may need a person: silent senders, the disk."""
 
     database: Database
     settings: Config
     node_id: str
     now: Callable[[], float]
-
-    def attention(self) -> None:
-        """Post notices of what has begun to need a person."""
-        notices.tell_new(self.database, self.now(), FUTILE)
 
     def senders(self) -> None:
         """Tell who is silent in the hours in which it is expected to send: once a silence."""

@@ -171,7 +171,7 @@ class SelfTests:
     guests: set[str] = field(default_factory=set)
     routes: dict[str, Route] = field(default_factory=dict)  # by Series UID
     _under_way: threading.Lock = field(default_factory=threading.Lock)
-    _stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)  # what is under way fails
 
     def __post_init__(self) -> None:
         self._nodes = Liveness[str](time.monotonic, LEASE_SECONDS)
@@ -195,13 +195,6 @@ class SelfTests:
             return _Run(self, who).to_its_end()
         finally:
             self._under_way.release()
-
-    def stop(self) -> None:
-        """One that is under way has failed."""
-        self._stopping.set()
-
-    def is_stopping(self) -> bool:
-        return self._stopping.is_set()
 
     def tidy(self) -> None:
         """Remove the files of self-tests that are over: at the start, those of a dead process."""
@@ -240,7 +233,7 @@ class SelfTests:
             if time.monotonic() > deadline:
                 minutes = self.settings.selftest.minutes
                 raise StepFailed(f"{what} took longer than selftest.minutes = {minutes:g} allows.")
-            if self._stopping.wait(POLL_SECONDS):
+            if self.stopping.wait(POLL_SECONDS):
                 raise StepFailed("The node stopped.")
 
 
@@ -330,7 +323,7 @@ class _Run:
             peer,
             sources,
             answered=lambda _, status: statuses.append(status),
-            stop=self._tests.is_stopping,
+            stop=self._tests.stopping.is_set,
         )
         if sent.outcome is not Outcome.STORED:
             raise StepFailed(sent.sentence)
