@@ -260,10 +260,16 @@ class RunningNode:
             ProcessExecutor(f"worker-{number}", time.monotonic)
             for number in range(1, settings.inference.workers + 1)
         ]
-        bounds = Bounds(
-            settings.inference.job_minutes * 60, int(settings.inference.memory_gb * 1e9)
+        site = Site(
+            secret=store.files.secret(settings.storage.secret_file),
+            station_name=settings.node.ae_title,
+            timezone=settings.node.zone,
+            models=specs(settings),
+            resources=Resources(device=settings.inference.device),
         )
-        inference = InferenceJobs(store.queue, store.files, site(settings, store), time.time)
+        limits = settings.inference
+        bounds = Bounds(limits.job_minutes * 60, int(limits.memory_gb * 1e9))
+        inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
         return Supervisor(
             executors, store.queue, inference, bounds, drained=lambda: drained() is not None
@@ -335,15 +341,4 @@ def rules(settings: Config) -> Rules:
         routes=settings.routes,
         destinations=settings.destinations,
         models={name: registry.fingerprint(spec) for name, spec in specs(settings).items()},
-    )
-
-
-def site(settings: Config, store: Store) -> Site:
-    """Everything that is the same for each job of this node."""
-    return Site(
-        secret=store.files.secret(settings.storage.secret_file),
-        station_name=settings.node.ae_title,
-        timezone=settings.node.zone,
-        models=specs(settings),
-        resources=Resources(device=settings.inference.device),
     )

@@ -21,7 +21,6 @@ from inference.request import (
     Outcome,
     Output,
     Parameters,
-    Progress,
     Request,
     Resources,
     Source,
@@ -278,7 +277,6 @@ class StackEnd:
 
     @property
     def is_derived(self) -> bool:
-        """True where a derived series lies in the folder."""
         return isinstance(self.outcome, Derived)
 
 
@@ -295,12 +293,11 @@ def _process_each(
         sources = tuple(Source(h.path, h.uid, h.order) for h in stack.headers)
         label = f"stack {number} of {len(stacks)}:"
         with terminal.progress(label, shown=shown) as bar:
-
-            def report(progress: Progress) -> None:
-                bar(progress.done, progress.total, progress.step)
-
-            of_stack = replace(request, sources=sources, folder=folder)
-            outcome = pipeline.process(of_stack, progress=report, cancelled=lambda: False)
+            outcome = pipeline.process(
+                replace(request, sources=sources, folder=folder),
+                progress=lambda now: bar(now.done, now.total, now.step),
+                cancelled=lambda: False,
+            )
         ends.append(StackEnd(stack, folder, outcome))
         if not ends[-1].is_derived:
             folder.rmdir()

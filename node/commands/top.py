@@ -161,9 +161,10 @@ def _list(title: str, records: Sequence[R], columns: Sequence[Column[R]], total:
     if not records:
         return Group(head)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in terminal.titles(columns):
+    names, rows = terminal.grid(records, columns)
+    for name in names:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for row in terminal.cells(records, columns, None):
+    for row in rows:
         table.add_row(*(Text("" if value is None else str(value)) for value in row))
     return Group(head, table)
 

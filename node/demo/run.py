@@ -111,10 +111,8 @@ class DemoConsole:
 
     def title(self, folder: Path) -> None:
         """The head: a sentence on what is going to happen."""
-        self._console.print(Text("Midslice demo", style="bold"))
-        self._console.print(
-            Text(f"A scanner, the node and a PACS on this machine; all of it in {folder}\n")
-        )
+        plan = f"A scanner, the node and a PACS on this machine; all of it in {folder}\n"
+        self._console.print(Text.assemble(("Midslice demo\n", "bold"), plan))
 
     def done(self, text: str) -> None:
         self._console.print(Text.assemble(("✓ ", "green"), text), soft_wrap=True)
@@ -151,7 +149,7 @@ class DemoConsole:
         self._console.print()
         self._console.print(table)
 
-    def verdict(self, result: DemoResult, page: Path, seconds: float, log: str) -> None:
+    def verdict(self, result: DemoResult, page: Path, seconds: float, log: Path) -> None:
         """The result, and where to look now; with faults the end of the node's `log`."""
         faults, compared = result.faults, result.comparison
         head = (
@@ -168,18 +166,17 @@ class DemoConsole:
             )
         lines += ["", f"Report          {page}", f"Derived series  {result.folder}"]
         if faults:
-            self.failed(head, None, log)
+            self.failed(head, log)
         self._console.print()
         body = Text("\n".join(lines), overflow="fold")
         self._console.print(Panel(body, border_style="red" if faults else "green", expand=False))
 
-    def failed(self, problem: str, log: Path | None, end: str) -> None:
+    def failed(self, problem: str, log: Path) -> None:
         """The problem, and the end of the log that may say why."""
         self._console.print()
         self._console.print(Text(f"✕ {problem}", style="bold red"), soft_wrap=True)
-        if end:
-            name = log if log is not None else "the node's log"
-            self._console.print(Text(f"The end of {name}:", style="dim"), soft_wrap=True)
+        if end := tail(log):
+            self._console.print(Text(f"The end of {log}:", style="dim"), soft_wrap=True)
             self._console.print(Text(end), soft_wrap=True)
 
 
@@ -198,8 +195,7 @@ def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = 
             status = 0 if document["ok"] else 1
     except (DemoError, StorageError, OSError) as error:
         document["problem"] = str(error)
-        log = getattr(error, "log", None) or folder / "node.log"
-        screen.failed(str(error), log, tail(log))
+        screen.failed(str(error), getattr(error, "log", None) or folder / "node.log")
     except KeyboardInterrupt:
         document["problem"] = "stopped"
         screen.note("Stopped.")
@@ -219,7 +215,7 @@ def _demonstrate(folder: Path, settings: DemoSettings, screen: DemoConsole) -> d
         report.save_small(picture, folder / "before-after.png")
     seconds = time.monotonic() - began
     screen.table(result.checks)
-    screen.verdict(result, page, seconds, tail(folder / "node.log") if result.faults else "")
+    screen.verdict(result, page, seconds, folder / "node.log")
     return _document(result, page, seconds)
 
 

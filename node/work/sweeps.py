@@ -121,7 +121,7 @@ class Schedule:
         """Call `sweep` every `seconds`, and once at the start."""
         first = datetime.now(UTC)  # of its own, an interval begins with a pause
         self._scheduler.add_job(
-            _guarded(sweep, name), "interval", seconds=seconds, id=name, next_run_time=first
+            _guarded, "interval", (sweep, name), seconds=seconds, id=name, next_run_time=first
         )
 
     def start(self) -> None:
@@ -149,14 +149,11 @@ def _offset() -> float:
     return time.time() - time.monotonic()
 
 
-def _guarded(sweep: Callable[[], None], name: str) -> Callable[[], None]:
-    def run() -> None:
-        try:
-            sweep()
-        except Exception:
-            logger.exception("sweep failed", extra={"sweep": name})
-
-    return run
+def _guarded(sweep: Callable[[], None], name: str) -> None:
+    try:
+        sweep()
+    except Exception:
+        logger.exception("sweep failed", extra={"sweep": name})
 
 
 @dataclass

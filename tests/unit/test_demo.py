@@ -270,7 +270,9 @@ def test_the_verdict_says_what_came_of_it(
     screen = DemoConsole(Console(file=printed, width=160))
     result = demo_result(received, acquired, tmp_path, check)
     screen.table(result.checks)
-    screen.verdict(result, tmp_path / "report.html", 12.0, "the last line of the log")
+    log = tmp_path / "node.log"
+    log.write_text("the last line of the log\n")
+    screen.verdict(result, tmp_path / "report.html", 12.0, log)
     assert [text for text in texts if text not in printed.getvalue()] == []
     assert ("the last line" in printed.getvalue()) is not check.ok
 
