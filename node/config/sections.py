@@ -298,7 +298,7 @@ class Inference(Section):
     memory_gb: ZeroOrMore = 0.0
 
 
-class Delivery(Section):
+class DeliverySettings(Section):
     """Times at which a destination that does not answer is tried again."""
 
     retry_seconds: RisingSeconds = (30.0, 600.0)
@@ -357,7 +357,7 @@ class Selftest(Section):
     minutes: AboveZero = 10.0
 
 
-class Sender(Section):
+class ExpectedSender(Section):
     """A peer that is expected to send, so that its silence means something."""
 
     ae_title: AeTitle
@@ -501,11 +501,11 @@ class Config(Section):
     storage: Storage
     completion: Completion
     inference: Inference
-    delivery: Delivery
+    delivery: DeliverySettings
     web: Web
     notify: Notify
     selftest: Selftest
-    senders: tuple[Sender, ...] = ()
+    senders: tuple[ExpectedSender, ...] = ()
     destinations: tuple[Destination, ...] = ()
     routes: tuple[Route, ...] = ()
     models: tuple[ModelEntry, ...] = ()

@@ -51,7 +51,7 @@ T = TypeVar("T")
 class DemoError(Exception):
     """The demo cannot go on; the text says why, `log` where more is written."""
 
-    def __init__(self, problem: str, child: "Child | None" = None) -> None:
+    def __init__(self, problem: str, child: "Program | None" = None) -> None:
         super().__init__(problem)
         self.log = child.log if child is not None else None
         if child is not None:
@@ -113,7 +113,7 @@ def _associate(paths: Sequence[Path], peer: DicomAddress) -> Association:
     return association
 
 
-class Child:
+class Program:
     """A program that runs beside this one; its output is kept, in `log` too where it is named."""
 
     def __init__(
@@ -229,7 +229,7 @@ class NodeChild:
         self.first_read: dict[str, float] = {}  # by the name of an event
         self._bad_ends = bad_ends
         command = [str(program or midslice_program()), "serve", "--config", str(config)]
-        self.child = Child(
+        self.child = Program(
             command,
             log=log,
             on_line=self._keep,
@@ -384,7 +384,7 @@ class Orthanc:
     settings: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] | None = None
     name: str = "Orthanc"
-    child: Child | None = None
+    child: Program | None = None
 
     def __post_init__(self) -> None:
         self.address = DicomAddress(self.ae_title, self.port)
@@ -398,7 +398,7 @@ class Orthanc:
             command = [self.program, self._configure(admitted)]
             log = self.folder / "orthanc.log"
             with signals_deferred():
-                self.child = Child(command, log=log, environment=self.environment)
+                self.child = Program(command, log=log, environment=self.environment)
             with contextlib.suppress(DemoError):
                 self.child.wait_for_port(self._http_port)
                 self.child.wait_for_port(self.address.port)
