@@ -5,6 +5,7 @@ InferenceError
 +-- ModelLoadError  a model or its weights cannot be used
 +-- PredictionError a model planned or predicted what cannot be
 +-- Cancelled       somebody asked for the job to stop
++-- NoSeries        a folder holds nothing to train or to judge on
 """
 
 from enum import StrEnum

@@ -29,8 +29,9 @@ from node.work.arrivals import Arrivals, Rules
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import InferenceJobs, Site, Supervisor, specs
+from node.work.notify import Notifier
 from node.work.selftest import SelfTests
-from node.work.sweeps import Background, Retention, Schedule
+from node.work.sweeps import Background, RequestHandlers, Retention, Schedule
 from storage import recovery
 from storage.errors import WrongState
 from storage.files import fingerprint
@@ -98,7 +99,9 @@ class RunningNode:
         self.hurry = threading.Event()  # a second SIGTERM: stop at once
         self.reload_requested = threading.Event()
         self._store = store
-        check_secret(store, settings)
+        # Raises SecretMismatch: with another secret every derived series would get other UIDs.
+        secret = store.files.secret(settings.storage.secret_file)
+        store.nodes.fact(SECRET, fingerprint(secret))
         self._reach = Reachability(
             store.database, time.time, settings.node.ae_title, settings.delivery
         )
@@ -117,20 +120,23 @@ class RunningNode:
         self._supervisor = self._make_supervisor()
         self._admitted = admission(settings, store)
         self._scp = scp.Scp(scp_settings(settings, store), self._admitted, store.archive)
-        self._background = Background(
+        self._handlers = RequestHandlers(
             store.database,
-            settings,
             store.node_id,
+            time.time,
             reach=self._reach,
             tests=self._tests,
+            notifier=Notifier(
+                store.database, store.node_id, settings.node.ae_title, settings.notify, time.time
+            ),
             process_now=self._arrivals.process_now,
             ask_reload=self.reload_requested.set,
         )
+        self._background = Background(store.database, settings, self._handlers)
         self._schedule = Schedule()
+        web = WebSettings(settings, store.node_id, log_as_json=not sys.stdout.isatty())
         with _naming(settings, "web"):
-            self._web = WebProcess(
-                settings.web.host, settings.web.port, web_settings(settings, store)
-            )
+            self._web = WebProcess(settings.web.host, settings.web.port, web)
         self._state = SERVING
 
     def start(self) -> None:
@@ -179,7 +185,7 @@ class RunningNode:
             logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
             store = self._store
             control.refused(store.database, time.time(), store.node_id, error.problems)
-            self._background.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
+            self._handlers.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
             return
         restart = tuple(self._settings.needs_restart(new))
         for key in restart:
@@ -192,7 +198,7 @@ class RunningNode:
         logger.info("configuration applied")
         self._record_configuration(restart)
         later = f" These need a restart: {', '.join(restart)}." if restart else ""
-        self._background.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
+        self._handlers.reloaded(ok=True, sentence=f"The configuration is applied.{later}")
 
     def stop(self) -> None:
         """Stop in the order of the design: nothing new, then what runs, then the rest by force."""
@@ -207,7 +213,7 @@ class RunningNode:
             self._deliverers.drain,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
-            self._background.stop,
+            self._tests.stopping.set,
             self._schedule.stop,
             self._deliverers.abandon,
             self._supervisor.stop,
@@ -254,10 +260,16 @@ class RunningNode:
             ProcessExecutor(f"worker-{number}", time.monotonic)
             for number in range(1, settings.inference.workers + 1)
         ]
-        bounds = Bounds(
-            settings.inference.job_minutes * 60, int(settings.inference.memory_gb * 1e9)
+        site = Site(
+            secret=store.files.secret(settings.storage.secret_file),
+            station_name=settings.node.ae_title,
+            timezone=settings.node.zone,
+            models=specs(settings),
+            resources=Resources(device=settings.inference.device),
         )
-        inference = InferenceJobs(store.queue, store.files, site(settings, store), time.time)
+        limits = settings.inference
+        bounds = Bounds(limits.job_minutes * 60, int(limits.memory_gb * 1e9))
+        inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
         return Supervisor(
             executors, store.queue, inference, bounds, drained=lambda: drained() is not None
@@ -279,7 +291,6 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
 
 
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
-    """Settings of the Storage SCP."""
     return scp.ScpSettings(
         ae_title=settings.node.ae_title,
         host=settings.node.host,
@@ -324,7 +335,6 @@ def never(store: Store, made: Container[str], series_uid: str) -> str:
 
 
 def rules(settings: Config) -> Rules:
-    """Rules that decide about arrivals."""
     return Rules(
         ae_title=settings.node.ae_title,
         completion=settings.completion,
@@ -332,25 +342,3 @@ def rules(settings: Config) -> Rules:
         destinations=settings.destinations,
         models={name: registry.fingerprint(spec) for name, spec in specs(settings).items()},
     )
-
-
-def site(settings: Config, store: Store) -> Site:
-    """Everything that is the same for each job of this node."""
-    return Site(
-        secret=store.files.secret(settings.storage.secret_file),
-        station_name=settings.node.ae_title,
-        timezone=settings.node.zone,
-        models=specs(settings),
-        resources=Resources(device=settings.inference.device),
-    )
-
-
-def check_secret(store: Store, settings: Config) -> None:
-    """Raise SecretMismatch for another secret: every derived series would get other UIDs."""
-    secret = store.files.secret(settings.storage.secret_file)
-    store.nodes.fact(SECRET, fingerprint(secret))
-
-
-def web_settings(settings: Config, store: Store) -> WebSettings:
-    """Settings of the web process."""
-    return WebSettings(config=settings, node_id=store.node_id, log_as_json=not sys.stdout.isatty())

@@ -5,6 +5,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,7 +13,7 @@ from inference import registry
 from inference.errors import ModelLoadError
 from inference.pixels import decoder_of
 from inference.request import ModelSpec
-from node import health
+from node import health, wording
 from node.config import Config, Destination, ModelEntry
 from node.dicom import scu
 from node.dicom.contexts import DECODER_PACKAGES
@@ -46,8 +47,9 @@ def run(config: Config) -> Iterator[Finding]:
 
 
 def _configuration(config: Config) -> Iterator[Finding]:
-    counts = f"{_count(config.routes, 'route')}, {_count(config.destinations, 'destination')}"
-    yield ok("configuration", f"{config.path}: {counts}")
+    routes = wording.count(len(config.routes), "route")
+    destinations = wording.count(len(config.destinations), "destination")
+    yield ok("configuration", f"{config.path}: {routes}, {destinations}")
     if not config.routes:
         yield warning(
             "routes", "There is none: series are kept and nothing is made.", "Add a [[route]]."
@@ -134,11 +136,8 @@ def _rows(config: Config) -> Rows:
     if not config.storage.database and not (config.folder / FILE_NAME).exists():
         return Rows()
     try:
-        database = Database.for_folder(config.folder, config.storage.database)
-        try:
+        with closing(Database.for_folder(config.folder, config.storage.database)) as database:
             return _read(database)
-        finally:
-            database.close()
     except StorageError as error:
         return Rows(is_made=True, error=str(error))
 
@@ -212,34 +211,14 @@ def _time_zone(config: Config) -> Finding:
     return ok("time zone", f"{config.node.timezone or now.tzname()}, now {now:%H:%M:%S %z}")
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """A decoder for the pixels of one transfer syntax; not available where it is not installed."""
-
-    transfer_syntax: str
-    name: str
-    package: str  # that provides it
-    is_available: bool
-
-
-def decoders() -> tuple[Decoder, ...]:
-    """Each transfer syntax that a CT may come in compressed, and whether it can be read."""
-    return tuple(
-        Decoder(syntax, syntax.name, package, decoder_of(syntax).is_available)
-        for syntax, package in DECODER_PACKAGES.items()
-    )
-
-
 def _decoders() -> Finding:
-    every = decoders()
-    lacking = [decoder for decoder in every if not decoder.is_available]
+    """Each transfer syntax that a CT may come in compressed can be read."""
+    lacking = [syntax for syntax in DECODER_PACKAGES if not decoder_of(syntax).is_available]
     if lacking:
-        return fault(
-            "decoders",
-            f"None for {', '.join(decoder.name for decoder in lacking)}.",
-            f"Install {', '.join(sorted({decoder.package for decoder in lacking}))}.",
-        )
-    return ok("decoders", f"all {len(every)} compressed transfer syntaxes can be read")
+        packages = sorted({DECODER_PACKAGES[syntax] for syntax in lacking})
+        syntaxes = ", ".join(syntax.name for syntax in lacking)
+        return fault("decoders", f"None for {syntaxes}.", f"Install {', '.join(packages)}.")
+    return ok("decoders", f"all {len(DECODER_PACKAGES)} compressed transfer syntaxes can be read")
 
 
 def _models(config: Config) -> Iterator[Finding]:
@@ -280,10 +259,6 @@ def _echo(config: Config, destination: Destination) -> Finding:
         answer.sentence if place in answer.sentence else f"{place}: {answer.sentence}",
         f"Start it, allow {calling} there, or correct its AE title, host and port here.",
     )
-
-
-def _count(entries: tuple[object, ...], noun: str) -> str:
-    return f"{len(entries)} {noun}{'' if len(entries) == 1 else 's'}"
 
 
 def is_ok(findings: Iterable[Finding]) -> bool:

@@ -100,9 +100,10 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """A scanner, a node and a PACS on a real CT series, on this machine, with a report."""
-    from node.demo import run
+    from node.demo import run as demonstration
 
-    raise typer.Exit(run.main(folder, json=as_json))
+    console, settings = terminal.console(stderr=as_json), demonstration.DemoSettings()
+    raise typer.Exit(demonstration.run(folder, settings, console, json=as_json))
 
 
 app = typer.Typer(

@@ -77,16 +77,9 @@ nav ul { list-style: none; padding-left: 0 } nav ul ul { padding-left: 1.5rem }
 
 def statement(config: Config) -> str:
     """The whole statement, as Markdown."""
-    return (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            config=config,
-            node=config.node,
-            scp=ScpSettings(config.node.ae_title, config.node.host, config.node.port),
-            scu=TIMEOUTS,
-        )
-    )
+    node, template = config.node, _environment().get_template(TEMPLATE)
+    scp = ScpSettings(node.ae_title, node.host, node.port)
+    return template.render(config=config, node=node, scp=scp, scu=TIMEOUTS)
 
 
 def html(config: Config) -> str:
@@ -110,11 +103,8 @@ def body(markdown: str) -> str:
     """Markdown as HTML, with a table of contents; what looks like HTML in the text is text."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
-    headings = [
-        at
-        for at, token in enumerate(tokens)
-        if token.type == "heading_open" and token.tag in ("h2", "h3")
-    ]
+    openings = [at for at, token in enumerate(tokens) if token.type == "heading_open"]
+    headings = [at for at in openings if tokens[at].tag in ("h2", "h3")]
     for number, at in enumerate(headings, start=1):
         tokens[at].attrSet("id", f"part-{number}")
     start = headings[0] if headings else len(tokens)

@@ -59,7 +59,6 @@ class Disk:
 
     @property
     def used(self) -> float:
-        """The share that is taken."""
         return 1.0 - self.free_bytes / self.total_bytes if self.total_bytes else 1.0
 
 

@@ -29,8 +29,6 @@ OUR_ERRORS = (NodeError, InferenceError, StorageError)
 TEXT_ALLOWED = ("pynetdicom", "alembic", "apscheduler", "uvicorn", "asyncio")
 # pynetdicom tells each step of each association at INFO; uvicorn each request.
 QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL")
-# It warns of each sweep that was skipped because the one before is still at work.
-SILENT = ("apscheduler",)
 MOST_FRAMES = 30
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,10 +51,12 @@ def configure(
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
-    for name in SILENT:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # It warns of each sweep that was skipped because the one before is still at work.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     for name in ("uvicorn", "uvicorn.access", "uvicorn.error", "alembic"):
-        _hand_over(logging.getLogger(name))
+        # Their own handlers would print each line a second time, in another form.
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
     logging.captureWarnings(capture=True)
     warnings.formatwarning = _category_only
     # What cannot be formatted is dropped: the report of the standard library repeats the values.
@@ -152,12 +152,6 @@ def _as_json(value: object) -> object:
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     return str(value)
-
-
-def _hand_over(library: logging.Logger) -> None:
-    """A library's own handlers would print its lines a second time, in another form."""
-    library.handlers.clear()
-    library.propagate = True
 
 
 def _unhandled(

@@ -15,9 +15,8 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import DataElement, Dataset, dcmread
+from pydicom import Dataset, dcmread
 from pydicom.charset import python_encoding
-from pydicom.dataelem import RawDataElement
 
 Hounsfield = NDArray[np.float64]  # (rows, columns)
 Rescale = tuple[float, float]  # slope, intercept
@@ -32,6 +31,7 @@ MOST_FACTOR = 10
 MOST_CHARACTERS = 64  # of a Long String
 MOST_FAULTS = 3  # of a check are shown
 
+QUALIFICATIONS = ("RESEARCH", "PRODUCT", "SERVICE")
 UUID_UID = re.compile(r"2\.25\.[1-9][0-9]{0,38}")
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203)}
@@ -58,47 +58,39 @@ PIXEL_FORMAT = """
     """.split()  # noqa: SIM905
 # Everything that a derived CT header may hold, written down apart from the product's list.
 ALLOWED = frozenset(
-    """
-    SpecificCharacterSet ImageType InstanceCreationDate InstanceCreationTime InstanceCreatorUID
-    SOPClassUID SOPInstanceUID SyntheticData StudyDate SeriesDate AcquisitionDate ContentDate
-    AcquisitionDateTime StudyTime SeriesTime AcquisitionTime ContentTime AccessionNumber
-    IssuerOfAccessionNumberSequence Modality Manufacturer InstitutionName InstitutionAddress
-    ReferringPhysicianName ReferringPhysicianIdentificationSequence TimezoneOffsetFromUTC
-    StationName StudyDescription ProcedureCodeSequence SeriesDescription
+    [*PATIENT_AND_STUDY, *CONSTANT, *CONSTANT_AS_RECEIVED, *PIXEL_FORMAT]
+    + """
+    InstanceCreationDate InstanceCreationTime InstanceCreatorUID SOPClassUID SOPInstanceUID
+    SyntheticData AcquisitionDate AcquisitionDateTime AcquisitionTime
+    IssuerOfAccessionNumberSequence Modality InstitutionName InstitutionAddress
+    ReferringPhysicianIdentificationSequence TimezoneOffsetFromUTC ProcedureCodeSequence
     InstitutionalDepartmentName PhysiciansOfRecord PhysiciansOfRecordIdentificationSequence
     NameOfPhysiciansReadingStudy PhysiciansReadingStudyIdentificationSequence
     ConsultingPhysicianName ConsultingPhysicianIdentificationSequence AdmittingDiagnosesDescription
-    AdmittingDiagnosesCodeSequence ManufacturerModelName ReferencedStudySequence
-    ReferencedPatientSequence ReferencedSeriesSequence AnatomicRegionSequence RelatedSeriesSequence
-    DerivationDescription SourceImageSequence AcquisitionUID IrradiationEventUID
-    DerivationCodeSequence PatientName PatientID IssuerOfPatientID TypeOfPatientID
-    IssuerOfPatientIDQualifiersSequence PatientBirthDate PatientBirthTime PatientSex
-    PatientAlternativeCalendar PatientBirthDateInAlternativeCalendar OtherPatientIDs
-    OtherPatientIDsSequence OtherPatientNames PatientAge PatientSize PatientSizeCodeSequence
-    PatientBodyMassIndex PatientWeight MedicalAlerts Allergies EthnicGroup EthnicGroupCodeSequence
+    AdmittingDiagnosesCodeSequence ReferencedStudySequence ReferencedPatientSequence
+    ReferencedSeriesSequence AnatomicRegionSequence RelatedSeriesSequence DerivationDescription
+    SourceImageSequence AcquisitionUID IrradiationEventUID DerivationCodeSequence TypeOfPatientID
+    IssuerOfPatientIDQualifiersSequence PatientBirthTime PatientAlternativeCalendar
+    PatientBirthDateInAlternativeCalendar OtherPatientIDs OtherPatientIDsSequence
+    PatientSizeCodeSequence PatientBodyMassIndex MedicalAlerts Allergies EthnicGroupCodeSequence
     Occupation SmokingStatus AdditionalPatientHistory PregnancyStatus LastMenstrualDate
     PatientSexNeutered ResponsiblePerson ResponsiblePersonRole ResponsibleOrganization
-    PatientComments QualityControlSubject PatientSpeciesDescription PatientSpeciesCodeSequence
-    PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence
-    ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName ClinicalTrialSiteID
-    ClinicalTrialSiteName ClinicalTrialSubjectID ClinicalTrialSubjectReadingID
-    ClinicalTrialTimePointID ClinicalTrialTimePointDescription
+    QualityControlSubject PatientSpeciesDescription PatientSpeciesCodeSequence
+    DeidentificationMethodCodeSequence ClinicalTrialSponsorName ClinicalTrialProtocolID
+    ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSubjectID
+    ClinicalTrialSubjectReadingID ClinicalTrialTimePointID ClinicalTrialTimePointDescription
     ClinicalTrialProtocolEthicsCommitteeName ClinicalTrialProtocolEthicsCommitteeApprovalNumber
     ConsentForClinicalTrialUseSequence LongitudinalTemporalOffsetFromEvent
-    LongitudinalTemporalEventType LongitudinalTemporalInformationModified
-    ContrastBolusAgent ContrastBolusAgentSequence ContrastBolusAdministrationRouteSequence
-    BodyPartExamined SliceThickness KVP SpacingBetweenSlices DataCollectionDiameter SoftwareVersions
-    ProtocolName ContrastBolusRoute ContrastBolusVolume ContrastBolusStartTime ContrastBolusStopTime
-    ContrastBolusTotalDose ContrastFlowRate ContrastFlowDuration ContrastBolusIngredient
-    ContrastBolusIngredientConcentration ReconstructionDiameter GantryDetectorTilt TableHeight
-    RotationDirection FilterType ConvolutionKernel PatientPosition ContentQualification
-    ContributingEquipmentSequence StudyInstanceUID SeriesInstanceUID StudyID SeriesNumber
-    AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient
-    FrameOfReferenceUID Laterality PositionReferenceIndicator SliceLocation ImageComments
-    SamplesPerPixel PhotometricInterpretation Rows Columns PixelSpacing BitsAllocated BitsStored
-    HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit QualityControlImage
-    BurnedInAnnotation RecognizableVisualFeatures WindowCenter WindowWidth RescaleIntercept
-    RescaleSlope RescaleType WindowCenterWidthExplanation VOILUTFunction LossyImageCompression
+    LongitudinalTemporalEventType LongitudinalTemporalInformationModified ContrastBolusAgent
+    ContrastBolusAgentSequence ContrastBolusAdministrationRouteSequence BodyPartExamined
+    DataCollectionDiameter SoftwareVersions ProtocolName ContrastBolusRoute ContrastBolusVolume
+    ContrastBolusStartTime ContrastBolusStopTime ContrastBolusTotalDose ContrastFlowRate
+    ContrastFlowDuration ContrastBolusIngredient ContrastBolusIngredientConcentration
+    ReconstructionDiameter GantryDetectorTilt TableHeight RotationDirection FilterType
+    PatientPosition ContributingEquipmentSequence InstanceNumber ImagePositionPatient Laterality
+    PositionReferenceIndicator SliceLocation ImageComments SamplesPerPixel HighBit PixelPaddingValue
+    PixelPaddingRangeLimit QualityControlImage BurnedInAnnotation RecognizableVisualFeatures
+    RescaleType WindowCenterWidthExplanation VOILUTFunction LossyImageCompression
     LossyImageCompressionRatio LossyImageCompressionMethod RequestAttributesSequence
     RequestingService RequestingServiceCodeSequence ReasonForPerformedProcedureCodeSequence
     ReasonForVisit ReasonForVisitCodeSequence AdmissionID IssuerOfAdmissionIDSequence
@@ -119,16 +111,15 @@ class Slice:
     def read(cls, path: Path) -> "Slice":
         """The instance in a Part 10 file."""
         header = dcmread(path)
-        elements = {
-            keyword: header.get_item(keyword)
-            for keyword in {*PATIENT_AND_STUDY, *CONSTANT, *CONSTANT_AS_RECEIVED}
-            if keyword in header
-        }
-        return cls(header, {keyword: _bytes(element) for keyword, element in elements.items()})
+        encoded = {}
+        for keyword in {*PATIENT_AND_STUDY, *CONSTANT, *CONSTANT_AS_RECEIVED} & set(header.dir()):
+            value = header.get_item(keyword).value
+            value = value if isinstance(value, bytes) else str(value).encode()
+            encoded[keyword] = value.rstrip(b" \0")
+        return cls(header, encoded)
 
     @property
     def name(self) -> str:
-        """Of its file."""
         return Path(str(self.header.filename)).name
 
     @property
@@ -179,11 +170,6 @@ class Slice:
         return self.header.get("LossyImageCompression") == "01" or syntax in LOSSY
 
 
-def _bytes(element: DataElement | RawDataElement) -> bytes:
-    value = element.value if isinstance(element.value, bytes) else str(element.value).encode()
-    return value.rstrip(b" \0")
-
-
 @dataclass(frozen=True, eq=False)
 class ImageSeries:
     """The slices of one series in ascending order along their common normal."""
@@ -198,7 +184,6 @@ class ImageSeries:
 
     @classmethod
     def of(cls, slices: Sequence[Slice]) -> "ImageSeries":
-        """The series of these slices."""
         if not slices:
             raise ValueError("a series without slices")
         cosines = np.array(slices[0].header.ImageOrientationPatient, float)
@@ -212,7 +197,6 @@ class ImageSeries:
 
     @property
     def headers(self) -> Iterator[Dataset]:
-        """Of each slice."""
         return (slice_.header for slice_ in self.slices)
 
     @property
@@ -230,10 +214,6 @@ class ImageSeries:
         """Between rows, between columns."""
         rows, columns = self.slices[0].header.PixelSpacing
         return float(rows), float(columns)
-
-    def hounsfield(self, index: int) -> Hounsfield:
-        """One slice in HU."""
-        return self.slices[index].hounsfield()
 
     def volume(self) -> NDArray[np.int16]:
         """(slices, rows, columns) HU, rounded: enough for a picture, half the memory."""
@@ -300,7 +280,6 @@ class Evidence:
         received, derived = self.received, self.derived
         generated = [slice_.is_generated for slice_ in self.expected].count(True)
         return {
-            "received": len(received),
             "derived": len(derived),
             "generated": generated,
             "copied": len(derived) - generated,
@@ -349,8 +328,8 @@ def verify(received: ImageSeries, derived: ImageSeries, **asked: Unpack[AskedFor
     rows = []
     for name, sentence, faults in _judged(evidence):
         more = f" and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-        found = "; ".join(faults[:MOST_FAULTS]) + more
-        rows.append(Check(name, not faults, found or sentence.format(**evidence.facts())))
+        shown = "; ".join(faults[:MOST_FAULTS]) + more
+        rows.append(Check(name, not faults, shown or sentence.format(**evidence.facts())))
     return rows
 
 
@@ -435,13 +414,9 @@ def _position_of_slice(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> F
     if np.abs(slice_.position - expected.position).max() > POSITION_MM:
         yield f"lies at {slice_.position}, not at {expected.position}"
     for keyword in ("ImageOrientationPatient", "PixelSpacing"):
-        difference = _numbers(slice_, keyword) - _numbers(expected.before, keyword)
-        if np.abs(difference).max() > COSINES:
+        pair = [item.header[keyword].value for item in (slice_, expected.before)]
+        if np.abs(np.diff(np.array(pair, float), axis=0)).max() > COSINES:
             yield f"{keyword} differs"
-
-
-def _numbers(slice_: Slice, keyword: str) -> NDArray[np.float64]:
-    return np.array(slice_.header[keyword].value, float)
 
 
 @each_slice
@@ -506,11 +481,7 @@ def _description(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> 
         yield f"Image Type is {header.ImageType}"
     if header.SOPClassUID != evidence.received.slices[0].header.SOPClassUID:
         yield "SOP Class UID differs"
-    if header.Modality != "CT" or header.ContentQualification not in (
-        "RESEARCH",
-        "PRODUCT",
-        "SERVICE",
-    ):
+    if header.Modality != "CT" or header.ContentQualification not in QUALIFICATIONS:
         yield "Modality or Content Qualification"
     description = header.SeriesDescription
     if "NOT ACQUIRED" not in description or len(description) > MOST_CHARACTERS:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 
@@ -15,9 +15,8 @@ from storage.ledger import Ledger
 from storage.site.audit import Audit
 from storage.site.nodes import Nodes
 
-LEASE_SECONDS = (
-    120.0  # longer than a peer may be silent; a dead node's leases end at its next start
-)
+# Longer than a peer may be silent; a dead node's leases end at its next start.
+LEASE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class Store:
 def opened(config: Config, node_id: str) -> Iterator[Store]:
     """Open storage; the database is made, or brought up to this release, where needed."""
     files = Files(config.folder, config.storage.min_free_bytes)
-    database = Database.for_folder(config.folder, config.storage.database)
-    try:
+    with closing(Database.for_folder(config.folder, config.storage.database)) as database:
         if not database.is_current():
             database.migrate()
         yield Store(
@@ -59,5 +57,3 @@ def opened(config: Config, node_id: str) -> Iterator[Store]:
             nodes=Nodes(database, time.time),
             audit=Audit(database, time.time),
         )
-    finally:
-        database.close()

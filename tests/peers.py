@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
-from node.demo.peers import Child, Orthanc, orthanc_program
+from node.demo.peers import Orthanc, Program, orthanc_program
 from tests.ports import HOST, free_port
 
 SECONDS = 20.0
@@ -31,9 +31,9 @@ def wait_until(
 
 
 @contextmanager
-def running(command: Sequence[str | Path], **environment: str) -> Iterator[Child]:
+def running(command: Sequence[str | Path], **environment: str) -> Iterator[Program]:
     """A process for as long as the block lasts."""
-    child = Child(command, stop_seconds=SECONDS, environment=environment)
+    child = Program(command, stop_seconds=SECONDS, environment=environment)
     try:
         yield child
     finally:
@@ -95,7 +95,7 @@ class Storescp:
 
     port: int
     folder: Path
-    process: Child
+    process: Program
     ae_title: str = "STORESCP"
 
     def files(self) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.dataset import Header, Stack
-from inference.errors import Unprocessable
+from inference.errors import InferenceError, Unprocessable
 from inference.geometry import Layout, examine
 from inference.models.gate import LEAST_HU
 from inference.pixels import PixelFormat, PixelReader, generated_values
@@ -36,7 +36,7 @@ TRAIN_PART = "ct-train"  # a folder of that name holds what the shipped weights 
 Stored = Callable[[Plane, int, int, float], Plane]
 
 
-class NoSeries(Exception):
+class NoSeries(InferenceError):
     """A folder holds nothing to train or to judge on; the text says what is there and needed."""
 
 

@@ -21,7 +21,6 @@ from inference.request import (
     Outcome,
     Output,
     Parameters,
-    Progress,
     Request,
     Resources,
     Source,
@@ -46,6 +45,9 @@ DEFAULT_FACTOR = 2
 PAGE = Path("var/evaluation/index.html")
 
 Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder a patient.")]
+Folds = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
+]
 
 
 def models(
@@ -111,7 +113,6 @@ def train(
     """Train the generator; the same command on a processor and on CUDA."""
     from inference.registry import choose_device
     from inference.training import train as training
-    from inference.training.data import NoSeries
 
     plan = training.Plan(
         minutes=minutes,
@@ -123,17 +124,14 @@ def train(
         adversarial=adversarial,
     )
     with terminal.progress("training", shown=True) as bar:
-        try:
-            trained = training.train(
-                data,
-                plan,
-                weights=weights or training.WEIGHTS,
-                checkpoint=checkpoint or training.CHECKPOINT,
-                leave_out=frozenset(leave_out or ()),
-                progress=lambda now: bar(round(now.share * 1000), 1000, _progress(now)),
-            )
-        except (NoSeries, ModelLoadError) as error:
-            terminal.failed(str(error))
+        trained = training.train(
+            data,
+            plan,
+            weights=weights or training.WEIGHTS,
+            checkpoint=checkpoint or training.CHECKPOINT,
+            leave_out=frozenset(leave_out or ()),
+            progress=lambda now: bar(round(now.share * 1000), 1000, _progress(now)),
+        )
     terminal.print_facts(_facts(trained))
 
 
@@ -167,16 +165,6 @@ def settings_or_defaults(path: Path | None) -> "Config":
     if path is None and not DEFAULT_CONFIG.is_file():
         return defaults(Path())
     return load(path or DEFAULT_CONFIG)
-
-
-def spec_of(settings: "Config", name: str) -> ModelSpec:
-    """The model of that name, of the product or of the site."""
-    from node.work.jobs import specs
-
-    known = specs(settings)
-    if name not in known:
-        raise UsageError(f"unknown model '{name}'; there are: {', '.join(known)}")
-    return known[name]
 
 
 def process(
@@ -252,9 +240,14 @@ def _request(
     settings: "Config", model: str, parameters: Parameters, output: Output, out: Path
 ) -> Request:
     """The request that the node too would hand to a worker, as yet without a stack."""
+    from node.work.jobs import specs
+
+    known = specs(settings)
+    if model not in known:
+        raise UsageError(f"unknown model '{model}'; there are: {', '.join(known)}")
     return Request(
         sources=(),
-        model=spec_of(settings, model),
+        model=known[model],
         parameters=parameters,
         output=output,
         folder=out,
@@ -284,7 +277,6 @@ class StackEnd:
 
     @property
     def is_derived(self) -> bool:
-        """True where a derived series lies in the folder."""
         return isinstance(self.outcome, Derived)
 
 
@@ -301,12 +293,11 @@ def _process_each(
         sources = tuple(Source(h.path, h.uid, h.order) for h in stack.headers)
         label = f"stack {number} of {len(stacks)}:"
         with terminal.progress(label, shown=shown) as bar:
-
-            def report(progress: Progress) -> None:
-                bar(progress.done, progress.total, progress.step)
-
-            of_stack = replace(request, sources=sources, folder=folder)
-            outcome = pipeline.process(of_stack, progress=report, cancelled=lambda: False)
+            outcome = pipeline.process(
+                replace(request, sources=sources, folder=folder),
+                progress=lambda now: bar(now.done, now.total, now.step),
+                cancelled=lambda: False,
+            )
         ends.append(StackEnd(stack, folder, outcome))
         if not ends[-1].is_derived:
             folder.rmdir()
@@ -374,20 +365,14 @@ def calibrate(
     weights: Annotated[
         Path | None, typer.Option(help="Other weights than the product's own.")
     ] = None,
-    folds: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
-    ] = None,
+    folds: Folds = None,
 ) -> None:
     """Fit gate and confidence on patients held out; write them beside the weights."""
     _check_extra()
     from inference.training import calibrate as calibration
-    from inference.training.data import NoSeries
 
     with terminal.progress("calibrating", shown=True) as bar:
-        try:
-            _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=bar)
-        except (NoSeries, ModelLoadError) as error:
-            terminal.failed(str(error))
+        _, cells = calibration.calibrate(data, weights=weights, folds=folds, progress=bar)
     terminal.tabulate(
         cells,
         (
@@ -435,9 +420,7 @@ def evaluate(
     gates: Annotated[
         bool, typer.Option("--gates", help="Every figure due; fail where one is missed.")
     ] = False,
-    folds: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
-    ] = None,
+    folds: Folds = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page with pictures.")] = PAGE,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write it.")] = True,
     card: Annotated[
@@ -482,7 +465,6 @@ def _study(
     from inference import registry
     from inference.model import Limits
     from inference.training import report
-    from inference.training.data import NoSeries
 
     device = registry.choose_device(device, ModelSpec(name))
 
@@ -490,10 +472,7 @@ def _study(
         return registry.load(ModelSpec(name, weights=other or wanted.weights), device)
 
     with terminal.progress("evaluating", shown=not quiet) as bar:
-        try:
-            return report.run(wanted, load, targets, limits=Limits(device=device), progress=bar)
-        except (NoSeries, ModelLoadError) as error:
-            terminal.failed(str(error))
+        return report.run(wanted, load, targets, limits=Limits(device=device), progress=bar)
 
 
 def _read_targets(path: Path | None) -> "TargetList":
@@ -510,14 +489,10 @@ def _read_targets(path: Path | None) -> "TargetList":
 
 
 def _draw(wanted: "StudyRequest", path: Path) -> None:
-    from inference.training.data import NoSeries
     from inference.training.leave_out import write_list
     from inference.training.report import list_of
 
-    try:
-        cells = list_of(wanted)
-    except NoSeries as error:
-        terminal.failed(str(error))
+    cells = list_of(wanted)
     write_list(cells, path)
     terminal.say(f"{wording.count(len(cells), 'cell')} in {path}")
 

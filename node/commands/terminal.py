@@ -109,21 +109,16 @@ def tabulate(
     records: Iterable[R], columns: Sequence[Column[R]], zone: tzinfo | None = None, *, empty: str
 ) -> None:
     """Print a table of records; times are those of `zone`."""
-    print_table(titles(columns), cells(records, columns, zone), empty=empty)
+    print_table(*grid(records, columns, zone), empty=empty)
 
 
-def titles(columns: Sequence[Column[R]]) -> list[str]:
-    """The heads of a table."""
-    names = (column if isinstance(column, str) else column[0] for column in columns)
-    return [name.removesuffix("_at").replace("_", " ") for name in names]
-
-
-def cells(
-    records: Iterable[R], columns: Sequence[Column[R]], zone: tzinfo | None
-) -> list[list[object]]:
-    """The rows of a table."""
-    values = [column if isinstance(column, str) else column[1] for column in columns]
-    return [[_value(record, value, zone) for value in values] for record in records]
+def grid(
+    records: Iterable[R], columns: Sequence[Column[R]], zone: tzinfo | None = None
+) -> tuple[list[str], list[list[object]]]:
+    """The heads and the rows of a table."""
+    pairs = [(column, column) if isinstance(column, str) else column for column in columns]
+    heads = [name.removesuffix("_at").replace("_", " ") for name, _ in pairs]
+    return heads, [[_value(record, value, zone) for _, value in pairs] for record in records]
 
 
 def _value(record: R, value: str | Callable[[R], object], zone: tzinfo | None) -> object:

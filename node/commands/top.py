@@ -16,7 +16,7 @@ from rich.text import Text
 from node import wording
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, Column, ConfigFile, R, opened
-from storage.records import ArrivalSummary, RunningJob
+from storage.records import ArrivalSummary
 
 if TYPE_CHECKING:
     from node.store import Store
@@ -44,7 +44,9 @@ def top(
             console.print(screen(store, time.time()))
             return
         first = screen(store, time.time())
-        with _keys(), Live(first, console=console, screen=True) as live, _until_stopped():
+        # Ctrl-C is how one leaves such a screen, no failure.
+        stopping = contextlib.suppress(KeyboardInterrupt)
+        with _keys(), Live(first, console=console, screen=True) as live, stopping:
             while not _quits(seconds):
                 live.update(screen(store, time.time()), refresh=True)
 
@@ -94,16 +96,13 @@ def _needing(store: "Store") -> Group:
 def _arriving(store: "Store", now: float) -> Group:
     from storage.queries import overview
 
-    def quiet(line: ArrivalSummary) -> str:
-        return wording.whole_duration(now - line.arrival.last_at)
-
     lines = overview.arriving(store.database)
     columns = (
         ("from", lambda line: line.arrival.calling_ae),
         ("series", lambda line: terminal.uid_end(line.arrival.series_uid)),
         ("modality", lambda line: line.subject.modality),
         ("instances", lambda line: line.arrival.instances),
-        ("quiet", quiet),
+        ("quiet", lambda line: wording.whole_duration(now - line.arrival.last_at)),
         ("complete in", lambda line: _complete_in(store, line, now)),
     )
     return _list("Arriving", lines[:ROWS], columns, len(lines))
@@ -120,14 +119,11 @@ def _complete_in(store: "Store", line: ArrivalSummary, now: float) -> str:
 def _running(store: "Store", now: float) -> Group:
     from storage.queries import overview
 
-    def left(run: RunningJob) -> str:
-        return "" if run.seconds_left is None else wording.duration(run.seconds_left)
-
     runs = overview.running(store.database, now)
     columns = (
         *OF_A_JOB,
         ("", lambda run: _bar(run.job.progress)),
-        ("left", left),
+        ("left", lambda run: wording.duration(run.seconds_left)),
     )
     return _list("Running", runs, columns, len(runs))
 
@@ -165,9 +161,10 @@ def _list(title: str, records: Sequence[R], columns: Sequence[Column[R]], total:
     if not records:
         return Group(head)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in terminal.titles(columns):
+    names, rows = terminal.grid(records, columns)
+    for name in names:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for row in terminal.cells(records, columns, None):
+    for row in rows:
         table.add_row(*(Text("" if value is None else str(value)) for value in row))
     return Group(head, table)
 
@@ -198,11 +195,6 @@ def _keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-def _until_stopped() -> contextlib.AbstractContextManager[None]:
-    """Ctrl-C is how one leaves such a screen, no failure."""
-    return contextlib.suppress(KeyboardInterrupt)
 
 
 def _quits(seconds: float) -> bool:

@@ -11,7 +11,7 @@ from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.commands.terminal import user as who_asks
 from node.errors import UsageError
-from storage.records import ApiToken, Role
+from storage.records import Role
 
 if TYPE_CHECKING:
     from node.store import Store
@@ -121,9 +121,6 @@ def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
     with opened(config) as store:
         rows, zone = tokens(store.database), store.zone
 
-    def used(token: ApiToken) -> str:
-        return terminal.when(token.used_at, zone) or "never"
-
     terminal.show(
         rows,
         (
@@ -132,7 +129,7 @@ def list_tokens(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
             "role",
             ("by", "created_by"),
             ("added", "created_at"),
-            ("used", used),
+            ("used", lambda token: terminal.when(token.used_at, zone) or "never"),
             "revoked_at",
         ),
         zone,

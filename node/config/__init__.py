@@ -6,10 +6,10 @@ from node.config.sections import SENDER as SENDER
 from node.config.sections import Completion as Completion
 from node.config.sections import Condition as Condition
 from node.config.sections import Config as Config
-from node.config.sections import Delivery as Delivery
+from node.config.sections import DeliverySettings as DeliverySettings
 from node.config.sections import Destination as Destination
+from node.config.sections import ExpectedSender as ExpectedSender
 from node.config.sections import ModelEntry as ModelEntry
 from node.config.sections import Notify as Notify
 from node.config.sections import Route as Route
-from node.config.sections import Sender as Sender
 from node.config.sections import Storage as Storage

@@ -5,50 +5,22 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from sqlalchemy.engine import make_url
 
-from node.config.sections import (
-    MEASURES,
-    SENDER,
-    Completion,
-    Condition,
-    Config,
-    Delivery,
-    Destination,
-    Inference,
-    ModelEntry,
-    Node,
-    Notify,
-    Route,
-    Section,
-    Selftest,
-    Sender,
-    Storage,
-    Web,
-    near,
-)
+from node.config.sections import MEASURES, SENDER, Condition, Config, Route, Section, near
 from node.errors import ConfigError
 
 DEFAULT_PATH = Path("config.toml")
-TABLES: Mapping[str, type[Section]] = {
-    "node": Node,
-    "storage": Storage,
-    "completion": Completion,
-    "inference": Inference,
-    "delivery": Delivery,
-    "web": Web,
-    "notify": Notify,
-    "selftest": Selftest,
-}
+KINDS = get_type_hints(Config).items()
 LISTS: Mapping[str, type[Section]] = {  # written [[name]]; in Config the plural
-    "destination": Destination,
-    "route": Route,
-    "sender": Sender,
-    "model": ModelEntry,
+    name.removesuffix("s"): get_args(kind)[0] for name, kind in KINDS if get_origin(kind) is tuple
+}
+TABLES: Mapping[str, type[Section]] = {
+    name: kind for name, kind in KINDS if isinstance(kind, type) and issubclass(kind, Section)
 }
 LONGEST_VALUE = 80  # characters of a wrong value that an error repeats
 
@@ -137,13 +109,15 @@ def _line(place: str, kind: type[Section], given: Mapping[str, object], error: E
         return _unknown(_joined(place, loc[:-1]), str(loc[-1]), _keys(parent))
     if loc and loc[-1] == "[key]":  # of `match`
         return f"{_joined(place, loc[:-2])}: {_sentence(error)}"
-    allowed = _field(kind, str(loc[0])).description if loc else None
+    key, fields = str(loc[0]) if loc else "", kind.model_fields.items()
+    allowed = next((f.description for name, f in fields if key in {name, f.alias}), None)
     if error["type"] == "missing":
         return f"{_joined(place, loc)}: missing; {allowed}"
     says = _sentence(error)
     if error["type"] != "value_error" and allowed and len(loc) < 3:
         says = allowed
-    return f"{_joined(place, loc)} = {_shown(_secretless(loc, error['input']))}: {says}"
+    value = "..." if key == "database" else error["input"]  # may hold a password
+    return f"{_joined(place, loc)} = {_shown(value)}: {says}"
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -161,11 +135,6 @@ def _keys(kind: type[Section]) -> list[str]:
     return [key for key in keys if key not in {"*", "commitment"}]
 
 
-def _field(kind: type[Section], key: str) -> FieldInfo:
-    fields = kind.model_fields
-    return next(field for name, field in fields.items() if key in {name, field.alias})
-
-
 def _joined(place: str, loc: Sequence[int | str]) -> str:
     """The place as a person would write it; what follows a union's branch is left out."""
     for part in loc:
@@ -173,10 +142,6 @@ def _joined(place: str, loc: Sequence[int | str]) -> str:
             break
         place += f"[{part}]" if isinstance(part, int) else f".{part}"
     return place
-
-
-def _secretless(loc: Sequence[int | str], value: object) -> object:
-    return "..." if loc and loc[0] == "database" else value  # may hold a password
 
 
 def _shown(value: object) -> str:
@@ -196,8 +161,7 @@ def contradictions(config: Config, raw: Mapping[str, object]) -> list[str]:
         *_repeated(raw, "model"),
         *_repeated(raw, "sender", "ae_title"),
         *_selftest(config, raw),
-        *_proxies(config),
-        *_shared_ports(config),
+        *_web(config),
         *_models(raw),
         *_routes(config, raw),
         *_senders(config),
@@ -226,10 +190,12 @@ def _selftest(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
         yield f'selftest.model = "{model}": {_one_of(model, models)}'
 
 
-def _proxies(config: Config) -> Iterator[str]:
+def _web(config: Config) -> Iterator[str]:
     for key in ("user_header", "role_header"):
         if getattr(config.web, key) and not config.web.trusted_proxies:
             yield f"web.{key}: anybody may write a header; name the web.trusted_proxies too"
+    if config.node.port and config.node.port == config.web.port:
+        yield f"web.port = {config.web.port}: another port than node.port"
 
 
 def _names(raw: Mapping[str, object], table: str, key: str = "name") -> list[str]:
@@ -238,11 +204,6 @@ def _names(raw: Mapping[str, object], table: str, key: str = "name") -> list[str
         return []
     names = [entry.get(key) for entry in entries if isinstance(entry, dict)]
     return [name for name in names if isinstance(name, str)]
-
-
-def _shared_ports(config: Config) -> Iterator[str]:
-    if config.node.port and config.node.port == config.web.port:
-        yield f"web.port = {config.web.port}: another port than node.port"
 
 
 def _models(raw: Mapping[str, object]) -> Iterator[str]:

@@ -32,6 +32,12 @@ AE_TITLE = "1-16 ASCII characters without backslash or control characters"
 NETWORK = 'a network as "10.1.0.0/16"'
 CONDITION = "a value, a list of values, or a table of min, max, regex, has"
 
+ADDRESS = 'an address as "https://chat.example.org/hook"'
+MAIL_ADDRESS = 'a mail address as "pacs@example.org"'
+URL = r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?"
+MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
+CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+
 Network: TypeAlias = IPv4Network | IPv6Network
 Scalar: TypeAlias = str | int | float
 
@@ -53,16 +59,8 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 
 LEAST_FACTOR, MOST_FACTOR = 2, 10
 # Tables, and keys of [node], that a running node takes over when it reads the file again.
-RELOADABLE = (
-    *("destinations", "routes", "completion", "delivery"),
-    *("senders", "notify", "selftest"),
-)
+RELOADABLE = ("destinations", "routes", "completion", "delivery", "senders", "notify", "selftest")
 RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
-
-
-def is_scalar(value: object) -> bool:
-    """A text or a number; TOML's booleans and dates are neither."""
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -104,10 +102,6 @@ def _folder(info: ValidationInfo) -> Path:
     assert info.context is not None
     folder: Path = info.context["folder"]
     return folder
-
-
-def _path_or_none(text: object, info: ValidationInfo) -> Path | None:
-    return None if text == "" else _path(text, info)
 
 
 def _database(url: str, info: ValidationInfo) -> str:
@@ -173,22 +167,15 @@ def not_yet(_: object) -> None:
     raise ValueError("not yet supported")
 
 
-def _hours(text: str) -> str:
-    if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", text):
-        raise ValueError(HOURS)
-    return text
+def _matching(pattern: str, sentence: str) -> AfterValidator:
+    """Refuse a text that is not of this form; the sentence says the form."""
 
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(sentence)
+        return text
 
-def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?", text):
-        raise ValueError('an address as "https://chat.example.org/hook"')
-    return text
-
-
-def _mail(text: str) -> str:
-    if not re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", text):
-        raise ValueError('a mail address as "pacs@example.org"')
-    return text
+    return AfterValidator(check)
 
 
 # A type of the file: what it allows, and the sentence that says so where a value does not fit.
@@ -219,7 +206,9 @@ SomeNetwork = Annotated[Network, BeforeValidator(_network)]
 Networks = Annotated[tuple[SomeNetwork, ...], Field(strict=False, description=NETWORK)]
 FolderPath = Annotated[Path, BeforeValidator(_path), Field(description="a path")]
 OptionalPath = Annotated[
-    Path | None, BeforeValidator(_path_or_none), Field(description='a path, or ""')
+    Path | None,
+    BeforeValidator(lambda text, info: None if text == "" else _path(text, info)),
+    Field(description='a path, or ""'),
 ]
 DatabaseUrl = Annotated[
     str, AfterValidator(_database), Field(description='an SQLAlchemy URL, or ""')
@@ -234,10 +223,11 @@ RisingSeconds = Annotated[
 ]
 Regex = Annotated[str, AfterValidator(_regex)]
 MatchKey = Annotated[str, AfterValidator(_match_key)]
-Url = Annotated[str, AfterValidator(_url)]
-UrlOrEmpty = Annotated[str, AfterValidator(lambda text: _url(text) if text else "")]
-Mail = Annotated[str, AfterValidator(_mail)]
-MailOrEmpty = Annotated[str, AfterValidator(lambda text: _mail(text) if text else "")]
+Url = Annotated[str, _matching(URL, ADDRESS)]
+UrlOrEmpty = Annotated[str, _matching(f"({URL})?", ADDRESS)]
+Mail = Annotated[str, _matching(MAIL, MAIL_ADDRESS)]
+MailOrEmpty = Annotated[str, _matching(f"({MAIL})?", MAIL_ADDRESS)]
+HoursOrEmpty = Annotated[str, _matching(f"({CLOCK}-{CLOCK})?", HOURS)]
 Header = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9-]{0,64}$", description="the name of an HTTP header, or empty"),
@@ -285,7 +275,6 @@ class Storage(Section):
 
     @property
     def min_free_bytes(self) -> int:
-        """The reserve, in bytes."""
         return int(self.min_free_gb * 1e9)
 
 
@@ -309,7 +298,7 @@ class Inference(Section):
     memory_gb: ZeroOrMore = 0.0
 
 
-class Delivery(Section):
+class DeliverySettings(Section):
     """Times at which a destination that does not answer is tried again."""
 
     retry_seconds: RisingSeconds = (30.0, 600.0)
@@ -338,15 +327,14 @@ class Notify(Section):
     webhooks: tuple[Url, ...] = Field((), strict=False, description="a list of addresses")
     mail_to: tuple[Mail, ...] = Field((), strict=False, description="a list of mail addresses")
     mail_from: MailOrEmpty = Field("", description="a mail address")
-    smtp_host: Annotated[str, Field(pattern=r"^[^\s/]{0,253}$")] = Field(
-        "", description='a host name or an address, or ""'
+    smtp_host: str = Field(
+        "", pattern=r"^[^\s/]{0,253}$", description='a host name or an address, or ""'
     )
     smtp_port: Port = 25
     smtp_security: Literal["none", "starttls", "tls"] = Field(
         "starttls", description='"none", "starttls" or "tls"'
     )
     smtp_user: str = Field("", description='a name, or ""')
-    # Text as in a file, and validated as that is.
     smtp_password_file: OptionalPath = ""  # type: ignore[assignment]
     link: UrlOrEmpty = Field("", description='the address of the pages, or ""')
     retry_seconds: RisingSeconds = (30.0, 900.0)
@@ -369,11 +357,11 @@ class Selftest(Section):
     minutes: AboveZero = 10.0
 
 
-class Sender(Section):
+class ExpectedSender(Section):
     """A peer that is expected to send, so that its silence means something."""
 
     ae_title: AeTitle
-    hours: Annotated[str, AfterValidator(_hours)] = Field("", description=HOURS)
+    hours: HoursOrEmpty = Field("", description=HOURS)
     days: tuple[Day, ...] = Field(DAYS, strict=False, description=f"a list of {', '.join(DAYS)}")
     silent_hours: AboveZero = 2.0
 
@@ -427,7 +415,8 @@ class Condition(Section):
                 raise ValueError(CONDITION)
             return given
         values = given if isinstance(given, list) else [given]
-        if not values or not all(is_scalar(value) for value in values):
+        # TOML's booleans and dates are no text and no number.
+        if not values or not {type(value) for value in values} <= {str, int, float}:
             raise ValueError(CONDITION)
         return {"*": tuple(values)}
 
@@ -512,18 +501,17 @@ class Config(Section):
     storage: Storage
     completion: Completion
     inference: Inference
-    delivery: Delivery
+    delivery: DeliverySettings
     web: Web
     notify: Notify
     selftest: Selftest
-    senders: tuple[Sender, ...] = ()
+    senders: tuple[ExpectedSender, ...] = ()
     destinations: tuple[Destination, ...] = ()
     routes: tuple[Route, ...] = ()
     models: tuple[ModelEntry, ...] = ()
 
     @property
     def folder(self) -> Path:
-        """The storage folder, absolute."""
         return self.storage.folder
 
     @property
@@ -533,7 +521,6 @@ class Config(Section):
         return tuple(dict.fromkeys(title for title in titles if title))
 
     def destination(self, name: str) -> Destination:
-        """The destination of that name."""
         for destination in self.destinations:
             if destination.name == name:
                 return destination

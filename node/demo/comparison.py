@@ -1,7 +1,6 @@
 """The generated slices beside the acquired ones that were held back, measured in dB."""
 
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,7 +45,6 @@ class Comparison:
 
     @property
     def gain_db(self) -> float:
-        """The mean gain."""
         return self.generated_db - self.linear_db
 
     @property
@@ -63,35 +61,26 @@ class Comparison:
         """The row of the table: all compared, and better than linear, or as good where it is."""
         least = 0.0 if must_gain else -TOLERANCE_DB
         ok = bool(self.slices) and len(self.slices) == self.acquired and self.gain_db > least
-        found = f"{len(self.slices)} of {self.acquired} acquired slices could be compared"
+        figures = f"{len(self.slices)} of {self.acquired} acquired slices could be compared"
         if self.slices:
-            found = (
+            figures = (
                 f"{self.generated_db:.2f} dB against {self.linear_db:.2f} dB, closer at "
                 f"{self.closer} of {self.acquired} places"
             )
-        name = "Closer to the truth than linear interpolation"
-        return Check(name if must_gain else "No worse than linear interpolation", ok, found)
+        relation = "Closer to the truth" if must_gain else "No worse"
+        return Check(f"{relation} than linear interpolation", ok, figures)
 
 
 def compare(received: ImageSeries, derived: ImageSeries, acquired: ImageSeries) -> Comparison:
     """The figures for each acquired slice between two received ones."""
-    return Comparison(tuple(_compared(received, derived, acquired)), len(acquired))
-
-
-def _compared(
-    received: ImageSeries, derived: ImageSeries, acquired: ImageSeries
-) -> Iterator[ComparedSlice]:
-    for index, height in enumerate(acquired.heights_mm):
-        generated = derived.at(float(height))
-        if generated is None or received.at(float(height)) is not None:
-            continue
-        true = acquired.hounsfield(index)
-        yield ComparedSlice(
-            height_mm=float(height),
-            generated_db=psnr(derived.hounsfield(generated), true),
-            linear_db=psnr(linear(received, float(height)), true),
-            true=true,
-        )
+    compared = []
+    for slice_, height in zip(acquired.slices, map(float, acquired.heights_mm), strict=True):
+        generated, true = derived.at(height), slice_.hounsfield()
+        if generated is not None and received.at(height) is None:
+            generated_db = psnr(derived.slices[generated].hounsfield(), true)
+            linear_db = psnr(linear(received, height), true)
+            compared.append(ComparedSlice(height, generated_db, linear_db, true))
+    return Comparison(tuple(compared), len(acquired))
 
 
 def linear(received: ImageSeries, height_mm: float) -> Hounsfield:
@@ -99,9 +88,8 @@ def linear(received: ImageSeries, height_mm: float) -> Hounsfield:
     below, above = neighbours(received, height_mm)
     start, end = received.heights_mm[below], received.heights_mm[above]
     share = (height_mm - start) / (end - start)
-    blend: Hounsfield = (1.0 - share) * received.hounsfield(below) + share * received.hounsfield(
-        above
-    )
+    lower, upper = (received.slices[index].hounsfield() for index in (below, above))
+    blend: Hounsfield = (1.0 - share) * lower + share * upper
     return blend
 
 

@@ -15,11 +15,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
@@ -48,14 +48,10 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 T = TypeVar("T")
 
 
-class ScannerError(Exception):
-    """The series could not be sent; the text says what the peer answered."""
-
-
 class DemoError(Exception):
     """The demo cannot go on; the text says why, `log` where more is written."""
 
-    def __init__(self, problem: str, child: "Child | None" = None) -> None:
+    def __init__(self, problem: str, child: "Program | None" = None) -> None:
         super().__init__(problem)
         self.log = child.log if child is not None else None
         if child is not None:
@@ -89,10 +85,10 @@ def send(paths: Sequence[Path], peer: DicomAddress, sent: Callable[[int], None])
         for number, path in enumerate(paths, start=1):
             status = association.send_c_store(path, msg_id=number).get("Status")
             if status is None:
-                raise ScannerError(f"{peer.ae_title} gave no answer to slice {number}")
+                raise DemoError(f"{peer.ae_title} gave no answer to slice {number}")
             if status != SUCCESS:
                 association.release()
-                raise ScannerError(f"{peer.ae_title} did not store slice {number}: {status:04X}")
+                raise DemoError(f"{peer.ae_title} did not store slice {number}: {status:04X}")
             sent(number)
         association.release()
     finally:
@@ -111,13 +107,13 @@ def _associate(paths: Sequence[Path], peer: DicomAddress) -> Association:
     association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
     if association.rejected_contexts:
         association.abort()
-        raise ScannerError(f"{peer.ae_title} takes no images as the scanner encodes them")
+        raise DemoError(f"{peer.ae_title} takes no images as the scanner encodes them")
     if not association.is_established:
-        raise ScannerError(f"{peer.ae_title} on port {peer.port} took no association")
+        raise DemoError(f"{peer.ae_title} on port {peer.port} took no association")
     return association
 
 
-class Child:
+class Program:
     """A program that runs beside this one; its output is kept, in `log` too where it is named."""
 
     def __init__(
@@ -162,12 +158,10 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """False once it has ended."""
         return self._process.poll() is None
 
     @property
@@ -176,7 +170,6 @@ class Child:
         return not self.is_alive and not self._reader.is_alive()
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
         os.kill(self.pid, number)
 
     def wait(self, seconds: float) -> int:
@@ -236,7 +229,7 @@ class NodeChild:
         self.first_read: dict[str, float] = {}  # by the name of an event
         self._bad_ends = bad_ends
         command = [str(program or midslice_program()), "serve", "--config", str(config)]
-        self.child = Child(
+        self.child = Program(
             command,
             log=log,
             on_line=self._keep,
@@ -299,14 +292,12 @@ class NodeChild:
 
 
 def _is_ready(web_port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, web_port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
+        with closing(http.client.HTTPConnection(HOST, web_port, timeout=5)) as connection:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False
-    finally:
-        connection.close()
 
 
 def midslice_program() -> Path:
@@ -381,76 +372,33 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, earlier)
 
 
-class Pacs(Protocol):
-    """A PACS, as far as the demo needs one."""
-
-    name: str
-    address: DicomAddress
-
-    def start(self, admitted: Sequence[str]) -> None:
-        """Listen; only these calling AE titles may store."""
-        ...
-
-    def series(self) -> Mapping[str, int]:
-        """Every series that is stored, with the number of its instances."""
-        ...
-
-    def instances(self, series_uid: str) -> list[bytes]:
-        """The Part 10 files of a series, as they are stored."""
-        ...
-
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
-        ...
-
-
-def choose_pacs(folder: Path, kind: str, program: Path | None) -> Pacs:
-    """Orthanc where there is a program ("auto"), or the one that is asked for."""
-    if kind == "orthanc" and program is None:
-        raise DemoError("Orthanc is not installed")
-    if program is not None and kind != "built-in":
-        return Orthanc(folder, program)
-    return BuiltInPacs(folder)
-
-
-def orthanc_program() -> Path | None:
-    """Orthanc where it is installed; Debian keeps it where only an administrator's PATH looks."""
-    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
-    return Path(program) if program else None
-
-
+@dataclass
 class Orthanc:
     """Orthanc on ports of its own, with a fresh database in a folder."""
 
-    def __init__(
-        self,
-        folder: Path,
-        program: Path,
-        *,
-        ae_title: str = PACS_AE_TITLE,
-        port: int = 0,
-        settings: Mapping[str, object] | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.name = "Orthanc"
-        self.address = DicomAddress(ae_title, port)
-        self.child: Child | None = None
-        self._folder = folder
-        self._program = program
-        self._port = port
+    folder: Path
+    program: Path
+    _: KW_ONLY
+    ae_title: str = PACS_AE_TITLE
+    port: int = 0  # any free one
+    settings: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = None
+    name: str = "Orthanc"
+    child: Program | None = None
+
+    def __post_init__(self) -> None:
+        self.address = DicomAddress(self.ae_title, self.port)
         self._http_port = 0
-        self._settings = dict(settings or {})
-        self._environment = environment
 
     def start(self, admitted: Sequence[str] = ()) -> None:
         """Start the process and wait until both of its ports answer."""
         for _ in range(TRIES):
             port, self._http_port = _free_ports()
-            self.address = DicomAddress(self.address.ae_title, self._port or port)
-            command = [self._program, self._configure(admitted)]
-            log = self._folder / "orthanc.log"
+            self.address = DicomAddress(self.ae_title, self.port or port)
+            command = [self.program, self._configure(admitted)]
+            log = self.folder / "orthanc.log"
             with signals_deferred():
-                self.child = Child(command, log=log, environment=self._environment)
+                self.child = Program(command, log=log, environment=self.environment)
             with contextlib.suppress(DemoError):
                 self.child.wait_for_port(self._http_port)
                 self.child.wait_for_port(self.address.port)
@@ -472,7 +420,6 @@ class Orthanc:
         return [self.ask(f"/instances/{name}/file") for name in self.post("/tools/find", query)]
 
     def stop(self) -> None:
-        """End the process by its id."""
         if self.child is not None:
             self.child.stop()
 
@@ -487,21 +434,20 @@ class Orthanc:
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None) -> bytes:
         """The answer to any request of its REST interface."""
-        connection = http.client.HTTPConnection(HOST, self._http_port, timeout=ANSWER_SECONDS)
+        opened = http.client.HTTPConnection(HOST, self._http_port, timeout=ANSWER_SECONDS)
         try:
-            connection.request(method, path, body)
-            response = connection.getresponse()
-            answer = response.read()
+            with closing(opened) as connection:
+                connection.request(method, path, body)
+                response = connection.getresponse()
+                answer = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise DemoError(f"Orthanc does not answer: {error}", self.child) from error
-        finally:
-            connection.close()
         if response.status != http.HTTPStatus.OK:
             raise DemoError(f"Orthanc answered {response.status} to {path}", self.child)
         return answer
 
     def _configure(self, admitted: Sequence[str]) -> Path:
-        storage = self._folder / "storage"
+        storage = self.folder / "storage"
         storage.mkdir(parents=True, exist_ok=True)
         settings = {
             "Name": self.address.ae_title,
@@ -518,8 +464,8 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
         }
-        path = self._folder / "orthanc.json"
-        path.write_text(json.dumps(settings | self._settings, indent=2))
+        path = self.folder / "orthanc.json"
+        path.write_text(json.dumps({**settings, **self.settings}, indent=2))
         return path
 
 
@@ -535,7 +481,6 @@ class BuiltInPacs:
         self._server: ThreadedAssociationServer | None = None
 
     def start(self, admitted: Sequence[str]) -> None:
-        """Listen on a free port."""
         self._folder.mkdir(parents=True, exist_ok=True)
         entity = AE(PACS_AE_TITLE)
         entity.require_calling_aet = list(admitted)
@@ -554,12 +499,10 @@ class BuiltInPacs:
         self.address = DicomAddress(PACS_AE_TITLE, int(self._server.server_address[1]))
 
     def series(self) -> Mapping[str, int]:
-        """The series that were stored so far."""
         with self._lock:
             return {series: len(instances) for series, instances in self._stored.items()}
 
     def instances(self, series_uid: str) -> list[bytes]:
-        """The stored files."""
         with self._lock:
             paths = list(self._stored[series_uid].values())
         return [path.read_bytes() for path in paths]
@@ -585,6 +528,24 @@ class BuiltInPacs:
         with self._lock:
             self._stored[str(event.dataset.SeriesInstanceUID)][uid] = path
         return SUCCESS
+
+
+Pacs: TypeAlias = Orthanc | BuiltInPacs
+
+
+def choose_pacs(folder: Path, kind: str, program: Path | None) -> Pacs:
+    """Orthanc where there is a program ("auto"), or the one that is asked for."""
+    if kind == "orthanc" and program is None:
+        raise DemoError("Orthanc is not installed")
+    if program is not None and kind != "built-in":
+        return Orthanc(folder, program)
+    return BuiltInPacs(folder)
+
+
+def orthanc_program() -> Path | None:
+    """Orthanc where it is installed; Debian keeps it where only an administrator's PATH looks."""
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+    return Path(program) if program else None
 
 
 def retrieve(pacs: Pacs, series_uid: str, folder: Path) -> list[Path]:

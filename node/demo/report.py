@@ -1,7 +1,7 @@
 """The report of a demo run: one page with its pictures that needs nothing but itself."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
 from inference.pictures import DIFFERENCE_HU, DisplayWindow, difference, page, uri
-from node.demo.comparison import ComparedSlice, Comparison, linear, neighbours
+from node.demo.comparison import Comparison, linear, neighbours
 from node.second_opinion import Check, Hounsfield, ImageSeries
 
 Volume = NDArray[np.int16]  # (slices, rows, columns) HU
@@ -65,8 +65,7 @@ def reformat(series: ImageSeries, volume: Volume, cut: Reformat, width: int) -> 
     wide = Image.fromarray(cut.window.grey(plane)).resize(
         (width, len(series)), Image.Resampling.BICUBIC
     )
-    half = 0.5
-    inner = (0, half, width, len(series) - half)
+    inner = (0, 0.5, width, len(series) - 0.5)
     return wide.resize((width, height), Image.Resampling.NEAREST, box=inner)
 
 
@@ -79,23 +78,20 @@ def before_after(received: ImageSeries, derived: ImageSeries, width: int = 1200)
     """Received and derived side by side, in two cuts: one picture that needs no words."""
     gutter, bar, foot = 14, 50, 34
     column_width = (width - 3 * gutter) // 2
-    volumes = ((received, received.volume()), (derived, derived.volume()))
-    rows = [[reformat(s, v, cut, column_width) for s, v in volumes] for cut in (SAGITTAL, CORONAL)]
-    heights = [row[0].height for row in rows]
+    columns = (("Received", received, gutter), ("Derived", derived, 2 * gutter + column_width))
+    cuts = {}
+    for _, series, left in columns:
+        volume = series.volume()
+        cuts[left] = [reformat(series, volume, cut, column_width) for cut in (SAGITTAL, CORONAL)]
+    heights = [picture.height for picture in cuts[gutter]]
     sheet = Image.new("RGB", (width, bar + sum(heights) + gutter + foot), PAPER)
     draw = ImageDraw.Draw(sheet)
-    top = bar
-    for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            left = gutter + column * (column_width + gutter)
+    for name, series, left in columns:
+        top = bar
+        for picture in cuts[left]:
             sheet.paste(picture, (left, top))
-        top += height + gutter
-    titles = (
-        f"Received: {len(received)} slices, {received.gap_mm:g} mm apart",
-        f"Derived: {len(derived)} slices, {derived.gap_mm:g} mm apart",
-    )
-    for column, title in enumerate(titles):
-        left = gutter + column * (column_width + gutter)
+            top += picture.height + gutter
+        title = f"{name}: {len(series)} slices, {series.gap_mm:g} mm apart"
         draw.text((left, bar / 2), title, INK, ImageFont.load_default(22), anchor="lm")
     credit = "LIDC-IDRI-0001, The Cancer Imaging Archive, CC BY 3.0. Not for diagnosis."
     place = (gutter, sheet.height - foot / 2)
@@ -120,7 +116,6 @@ class TimelinePhase:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
         return self.end - self.start
 
 
@@ -143,7 +138,6 @@ class DemoResult:
 
     @property
     def faults(self) -> tuple[Check, ...]:
-        """The checks that failed."""
         return tuple(check for check in self.checks if not check.ok)
 
 
@@ -183,14 +177,14 @@ def _gap(result: DemoResult) -> dict[str, object]:
     below, above = neighbours(result.received, compared.height_mm)
     index = result.derived.at(compared.height_mm)
     assert index is not None
-    generated = result.derived.hounsfield(index)
+    generated = result.derived.slices[index].hounsfield()
     blend = linear(result.received, compared.height_mm)
     return {
         "slice": compared,
         "below_mm": float(result.received.heights_mm[below]),
         "above_mm": float(result.received.heights_mm[above]),
-        "below": _axial(result.received.hounsfield(below)),
-        "above": _axial(result.received.hounsfield(above)),
+        "below": _axial(result.received.slices[below].hounsfield()),
+        "above": _axial(result.received.slices[above].hounsfield()),
         "generated": _axial(generated),
         "true": _axial(compared.true),
         "error": _error(generated, compared.true),
@@ -278,6 +272,7 @@ def _chart(comparison: Comparison) -> dict[str, object]:
         return top + (high - decibel) / (high - low) * (height - top - bottom)
 
     every = max(1, round((high - low) / 5))
+    labelled = max(1, len(comparison.slices) // 6)
     return {
         "width": width,
         "height": height,
@@ -285,20 +280,15 @@ def _chart(comparison: Comparison) -> dict[str, object]:
         "right": width - right,
         "bottom": height - bottom,
         "lines": [{"y": y(db), "label": str(db)} for db in range(low, high + 1, every)],
-        "dots": list(_dots(comparison.slices, left + step / 2, step, y)),
+        "dots": [
+            {
+                "x": left + (number + 0.5) * step,
+                "generated": y(compared.generated_db),
+                "linear": y(compared.linear_db),
+                "slice": compared,
+                "label": f"{compared.height_mm:g}" if number % labelled == 0 else "",
+            }
+            for number, compared in enumerate(comparison.slices)
+        ],
         "mean": {"generated": y(comparison.generated_db), "linear": y(comparison.linear_db)},
     }
-
-
-def _dots(
-    slices: Sequence[ComparedSlice], first: float, step: float, y: Callable[[float], float]
-) -> Iterator[dict[str, object]]:
-    labelled = max(1, len(slices) // 6)
-    for number, compared in enumerate(slices):
-        yield {
-            "x": first + number * step,
-            "generated": y(compared.generated_db),
-            "linear": y(compared.linear_db),
-            "slice": compared,
-            "label": f"{compared.height_mm:g}" if number % labelled == 0 else "",
-        }

@@ -1,9 +1,7 @@
 """The demo: a scanner, the node and a PACS on this machine, a real CT series, and a report."""
 
-import json as json_text
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -28,7 +26,6 @@ from node.demo.peers import (
     DicomAddress,
     NodeChild,
     Pacs,
-    ScannerError,
     exclusive,
     signals_deferred,
     stopped_by_signals,
@@ -48,7 +45,7 @@ NODE_AE_TITLE = "MIDSLICE"
 CONFIG = """\
 # Written by the demo. What each key means stands in the config.toml of the product.
 [node]
-ae_title = "{ae_title}"
+ae_title = "{node}"
 host = "127.0.0.1"
 port = 0
 allowed_ae_titles = ["{scanner}"]
@@ -58,7 +55,7 @@ folder = "node"
 min_free_gb = 0.2
 
 [completion]
-quiet_seconds = {quiet_seconds}
+quiet_seconds = {settings.quiet_seconds}
 
 [delivery]
 retry_seconds = [1.0, 5.0]
@@ -75,8 +72,8 @@ port = {pacs.port}
 [[route]]
 name = "ct-slices"
 match = {{ Modality = "CT", ImageType = {{ has = "AXIAL" }}, gap_mm = {{ min = 2.0 }} }}
-model = "{model}"
-target_spacing_mm = {target_spacing_mm}
+model = "{settings.model_used}"
+target_spacing_mm = {settings.target_spacing_mm}
 destinations = ["pacs"]
 """
 
@@ -100,12 +97,7 @@ class DemoSettings:
     def configure(self, path: Path, destination: DicomAddress) -> Path:
         """Write the node's configuration, as a user would."""
         text = CONFIG.format(
-            ae_title=NODE_AE_TITLE,
-            scanner=SCANNER_AE_TITLE,
-            quiet_seconds=self.quiet_seconds,
-            pacs=destination,
-            model=self.model_used,
-            target_spacing_mm=self.target_spacing_mm,
+            node=NODE_AE_TITLE, scanner=SCANNER_AE_TITLE, settings=self, pacs=destination
         )
         path.write_text(text, encoding="utf-8")
         return path
@@ -119,17 +111,13 @@ class DemoConsole:
 
     def title(self, folder: Path) -> None:
         """The head: a sentence on what is going to happen."""
-        self._console.print(Text("Midslice demo", style="bold"))
-        self._console.print(
-            Text(f"A scanner, the node and a PACS on this machine; all of it in {folder}\n")
-        )
+        plan = f"A scanner, the node and a PACS on this machine; all of it in {folder}\n"
+        self._console.print(Text.assemble(("Midslice demo\n", "bold"), plan))
 
     def done(self, text: str) -> None:
-        """A step that is done."""
         self._console.print(Text.assemble(("✓ ", "green"), text), soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """A remark."""
         self._console.print(Text(text, style="dim"), soft_wrap=True)
 
     @contextmanager
@@ -151,7 +139,6 @@ class DemoConsole:
             yield lambda count: bar.update(task, completed=min(count, total))
 
     def table(self, checks: Sequence[Check]) -> None:
-        """One row a check."""
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(width=7)
         table.add_column()
@@ -162,7 +149,7 @@ class DemoConsole:
         self._console.print()
         self._console.print(table)
 
-    def verdict(self, result: DemoResult, page: Path, seconds: float, log: str) -> None:
+    def verdict(self, result: DemoResult, page: Path, seconds: float, log: Path) -> None:
         """The result, and where to look now; with faults the end of the node's `log`."""
         faults, compared = result.faults, result.comparison
         head = (
@@ -179,33 +166,25 @@ class DemoConsole:
             )
         lines += ["", f"Report          {page}", f"Derived series  {result.folder}"]
         if faults:
-            self.failed(head, None, log)
+            self.failed(head, log)
         self._console.print()
         body = Text("\n".join(lines), overflow="fold")
         self._console.print(Panel(body, border_style="red" if faults else "green", expand=False))
 
-    def failed(self, problem: str, log: Path | None, end: str) -> None:
+    def failed(self, problem: str, log: Path) -> None:
         """The problem, and the end of the log that may say why."""
         self._console.print()
         self._console.print(Text(f"✕ {problem}", style="bold red"), soft_wrap=True)
-        if end:
-            name = log if log is not None else "the node's log"
-            self._console.print(Text(f"The end of {name}:", style="dim"), soft_wrap=True)
+        if end := tail(log):
+            self._console.print(Text(f"The end of {log}:", style="dim"), soft_wrap=True)
             self._console.print(Text(end), soft_wrap=True)
 
 
-def main(folder: Path, *, console: Console | None = None, json: bool = False) -> int:
+def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = False) -> int:
     """Run the demo in `folder`; the exit status is 0 only where everything is true.
 
-    With `json` one JSON document goes to standard output, and its progress to standard error.
+    It ends whatever it started, whatever happens. With `json` one document goes to standard output.
     """
-    if json or console is None:
-        console = terminal.console(stderr=json)
-    return run(folder, DemoSettings(), console, json=json)
-
-
-def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = False) -> int:
-    """The demo with settings of its own; ends whatever it started, whatever happens."""
     folder = folder.resolve()
     screen = DemoConsole(console)
     document: dict[str, Any] = {"ok": False, "problem": ""}
@@ -214,15 +193,14 @@ def run(folder: Path, settings: DemoSettings, console: Console, *, json: bool = 
         with stopped_by_signals(), exclusive(folder):
             document = _demonstrate(folder, settings, screen)
             status = 0 if document["ok"] else 1
-    except (DemoError, ScannerError, StorageError, OSError) as error:
+    except (DemoError, StorageError, OSError) as error:
         document["problem"] = str(error)
-        log = getattr(error, "log", None) or folder / "node.log"
-        screen.failed(str(error), log, tail(log))
+        screen.failed(str(error), getattr(error, "log", None) or folder / "node.log")
     except KeyboardInterrupt:
         document["problem"] = "stopped"
         screen.note("Stopped.")
     if json:
-        sys.stdout.write(json_text.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        terminal.print_json(document)
     return status
 
 
@@ -237,7 +215,7 @@ def _demonstrate(folder: Path, settings: DemoSettings, screen: DemoConsole) -> d
         report.save_small(picture, folder / "before-after.png")
     seconds = time.monotonic() - began
     screen.table(result.checks)
-    screen.verdict(result, page, seconds, tail(folder / "node.log") if result.faults else "")
+    screen.verdict(result, page, seconds, folder / "node.log")
     return _document(result, page, seconds)
 
 
@@ -278,12 +256,10 @@ class _RunningDemo:
 
     @property
     def paths(self) -> list[Path]:
-        """The files of the scanner."""
         return sorted((DATA / "received").glob("*.dcm"))[: self.settings.slices or None]
 
     @cached_property
     def received(self) -> ImageSeries:
-        """The same, read."""
         return ImageSeries.read(self.paths)
 
     def wait_for_node(self) -> DicomAddress:
@@ -379,8 +355,8 @@ def _percent(folder: Path, job: int) -> Iterator[Callable[[], int]]:
 
 def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int]) -> Check:
     counts = " and ".join(map(str, stored.values()))
-    found = f"{len(stored)} series in the study: {counts} slices"
-    return Check("The PACS holds both series, nothing else", stored == expected, found)
+    content = f"{len(stored)} series in the study: {counts} slices"
+    return Check("The PACS holds both series, nothing else", stored == expected, content)
 
 
 def _phases(moments: Mapping[str, float]) -> tuple[TimelinePhase, ...]:

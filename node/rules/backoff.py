@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta, tzinfo
 from random import Random
 
-from node.config import Sender
+from node.config import ExpectedSender
 from storage.records import DAY
 
 SPREAD = 0.25  # of a delay; peers that failed together do not all come back together
@@ -23,7 +23,9 @@ def delay(failures: int, first: float, longest: float, jitter: Random) -> float:
     return jitter.uniform(min(low, high), high)
 
 
-def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -> float:
+def silent_seconds(
+    sender: ExpectedSender, last_at: float, now: float, zone: tzinfo | None
+) -> float:
     """Measure the seconds of silence in the time in which the sender was expected.
 
     Counted until it has been long enough: the answer is never much above `silent_hours`.
@@ -39,7 +41,7 @@ def silent_seconds(sender: Sender, last_at: float, now: float, zone: tzinfo | No
     return silent
 
 
-def is_silent(sender: Sender, last_at: float, now: float, zone: tzinfo | None) -> bool:
+def is_silent(sender: ExpectedSender, last_at: float, now: float, zone: tzinfo | None) -> bool:
     """Tell whether somebody should look at the sender now, while it is expected to send."""
     if now - last_at < sender.silent_hours * 3600:  # not even by the clock on the wall
         return False

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from node.config import Config, Destination
-from node.config import Delivery as DeliverySettings
+from node.config import Config, DeliverySettings, Destination
 from node.dicom import scu
 from node.dicom.status import Outcome, outcome, status_text
 from node.rules import backoff, routing

@@ -9,7 +9,9 @@ import smtplib
 import ssl
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import EmailMessage
@@ -19,7 +21,6 @@ from urllib.parse import urlsplit
 
 from node.config import Config, Notify
 from node.rules import backoff
-from node.rules.reasons import FUTILE
 from storage.database import Database
 from storage.records import DAY, Message, MessageState, NodeRequest
 from storage.site import nodes, notices, peers
@@ -54,27 +55,28 @@ class SentToSome(NotSent):
 
 
 def channel_names(notify: Notify) -> tuple[str, ...]:
-    """Every channel that is configured. An address may hold a secret: its host has to do."""
-    hooks = tuple(_name(number, url) for number, url in enumerate(notify.webhooks, start=1))
-    return (*hooks, MAIL) if notify.mail_to else hooks
+    """Every channel that is configured."""
+    return (*_webhooks(notify), *([MAIL] if notify.mail_to else []))
+
+
+def _webhooks(notify: Notify) -> dict[str, str]:
+    """Addresses by channel. An address may hold a secret: in a name its host has to do."""
+    return {
+        f"webhook {number}, {urlsplit(url).hostname}"[:64]: url
+        for number, url in enumerate(notify.webhooks, start=1)
+    }
 
 
 def send(
     notify: Notify, channel: str, subject: str, body: str, document: Mapping[str, object]
 ) -> None:
     """Send a notice through one channel; NotSent where it did not get there."""
-    if channel == MAIL and notify.mail_to:
+    if channel not in channel_names(notify):
+        raise NotSent(f"the channel {channel!r} is not configured any more")
+    if channel == MAIL:
         _mail(notify, subject, body)
-        return
-    for number, url in enumerate(notify.webhooks, start=1):
-        if channel == _name(number, url):
-            _post(url, {**document, "subject": subject, "text": body})
-            return
-    raise NotSent(f"the channel {channel!r} is not configured any more")
-
-
-def _name(number: int, url: str) -> str:
-    return f"webhook {number}, {urlsplit(url).hostname}"[:64]
+    else:
+        _post(_webhooks(notify)[channel], {**document, "subject": subject, "text": body})
 
 
 def _post(url: str, document: Mapping[str, object]) -> None:
@@ -84,12 +86,9 @@ def _post(url: str, document: Mapping[str, object]) -> None:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "midslice"}
     try:
-        connection = make(parts.hostname, parts.port, timeout=SECONDS)
-        try:
+        with closing(make(parts.hostname, parts.port, timeout=SECONDS)) as connection:
             connection.request("POST", path, json.dumps(document).encode(), headers)
             status = connection.getresponse().status
-        finally:
-            connection.close()
     except OF_HTTP as error:
         raise NotSent(f"{parts.hostname} cannot be reached: {type(error).__name__}") from error
     if not 200 <= status < 300:
@@ -173,7 +172,7 @@ def subject_of(event: str, node: str, count: int = 1) -> str:
 
 def text_of(event: str, facts: Mapping[str, object]) -> str:
     """The text of one notice, in sentences."""
-    text = TEMPLATES[event][1].format_map(_Facts(facts))
+    text = TEMPLATES[event][1].format_map(defaultdict(str, facts))
     return " ".join(text.replace("()", "").split()).replace(" .", ".")
 
 
@@ -185,16 +184,6 @@ def body_of(event: str, facts_of: Sequence[Mapping[str, object]], link: str, mos
     if link:
         lines.append(link)
     return "\n\n".join(lines)
-
-
-class _Facts(dict[str, object]):
-    """A template may name what this notice does not have."""
-
-    def __init__(self, facts: Mapping[str, object]) -> None:
-        super().__init__(facts)
-
-    def __missing__(self, key: str) -> object:
-        return ""
 
 
 @dataclass
@@ -218,22 +207,20 @@ class Notifier:
 
     def sweep(self) -> None:
         """Address what is new, then try what is due; each message is claimed by one node."""
+        names, events = channel_names(self.settings), (*self.settings.events, *ALWAYS)
+        longest = self.settings.retry_seconds[1]
         with self._sweeping:
-            self._sweep()
-
-    def _sweep(self) -> None:
-        settings = self.settings
-        names = channel_names(settings)
-        events = (*settings.events, *ALWAYS)
-        while notices.address(self.database, self.now(), names, events):
-            pass
-        longest = settings.retry_seconds[1]
-        due = self._outbox.due(limit=500, longest=longest)
-        for _, same in groupby(sorted(due, key=_kind), key=_kind):
-            messages = list(same)
-            size = len(messages) if len(messages) > TOGETHER else 1
-            for start in range(0, len(messages), size):
-                self._claim_and_send(messages[start : start + size])
+            while notices.address(self.database, self.now(), names, events):
+                pass
+            due = self._outbox.due(limit=500, longest=longest)
+            for _, same in groupby(sorted(due, key=_kind), key=_kind):
+                ids = [message.id for message in same]
+                size = len(ids) if len(ids) > TOGETHER else 1
+                for start in range(0, len(ids), size):
+                    # Claimed just before: what is before it in the outbox may take its time.
+                    leased = self._outbox.claim(ids[start : start + size], longest=longest)
+                    if leased:
+                        self._send(leased)
 
     def test(self, request: NodeRequest) -> str:
         """A test notice through every channel, at once; NotSent says which did not work."""
@@ -250,13 +237,6 @@ class Notifier:
         if [message for message in tried if message.state is not MessageState.SENT]:
             return "Another node on this storage is sending it; its messages say what comes of it."
         return f"Sent through {', '.join(names)}."
-
-    def _claim_and_send(self, messages: Sequence[Message]) -> None:
-        """Claimed just before: what is before it in the outbox may take its time."""
-        ids, longest = [message.id for message in messages], self.settings.retry_seconds[1]
-        leased = self._outbox.claim(ids, longest=longest)
-        if leased:
-            self._send(leased)
 
     def _send(self, messages: Sequence[Message]) -> None:
         """One message about one or several notices of one kind."""
@@ -296,16 +276,12 @@ def _kind(message: Message) -> tuple[str, str]:
 
 @dataclass
 class Watches:
-    """The sweeps over what may need a person: held work, silent senders, the disk."""
+    """The sweeps over what may need a person: silent senders, the disk."""
 
     database: Database
     settings: Config
     node_id: str
     now: Callable[[], float]
-
-    def attention(self) -> None:
-        """Post notices of what has begun to need a person."""
-        notices.tell_new(self.database, self.now(), FUTILE)
 
     def senders(self) -> None:
         """Tell who is silent in the hours in which it is expected to send: once a silence."""

@@ -35,7 +35,6 @@ from storage.records import (
     SelfTest,
     SelfTestState,
     SelfTestStep,
-    Series,
     SwitchName,
 )
 from storage.site import control, selftests
@@ -70,21 +69,12 @@ class StepFailed(Exception):
     """A step of the self-test did not find what it must; the text says what."""
 
 
-@dataclass(frozen=True)
-class Phantom:
-    """A made series on disk."""
-
-    study_uid: str
-    series_uid: str
-    files: tuple[Outgoing, ...]
-
-
 def series_uid() -> str:
     """A UID that no other series has: PS3.5 B.2."""
     return f"2.25.{uuid.uuid4().int}"
 
 
-def make(folder: Path, uid: str, now: datetime) -> Phantom:
+def make(folder: Path, uid: str, now: datetime) -> tuple[Outgoing, ...]:
     """Write the series, one file a slice."""
     study, frame = series_uid(), series_uid()
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +86,7 @@ def make(folder: Path, uid: str, now: datetime) -> Phantom:
         data_set.save_as(path, enforce_file_format=True)
         syntax = str(ExplicitVRLittleEndian)
         outgoing.append(Outgoing(index, instance, str(CTImageStorage), syntax, path))
-    return Phantom(study, uid, tuple(outgoing))
+    return tuple(outgoing)
 
 
 def hounsfield(z_mm: float) -> NDArray[np.float64]:
@@ -180,12 +170,11 @@ class SelfTests:
     port: int = 0
     guests: set[str] = field(default_factory=set)
     routes: dict[str, Route] = field(default_factory=dict)  # by Series UID
-    steady: Callable[[], float] = time.monotonic
     _under_way: threading.Lock = field(default_factory=threading.Lock)
-    _stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)  # what is under way fails
 
     def __post_init__(self) -> None:
-        self._nodes = Liveness[str](self.steady, LEASE_SECONDS)
+        self._nodes = Liveness[str](time.monotonic, LEASE_SECONDS)
 
     def sweep(self) -> None:
         """Run it where its time has come; end and remove what an earlier one had to leave."""
@@ -206,13 +195,6 @@ class SelfTests:
             return _Run(self, who).to_its_end()
         finally:
             self._under_way.release()
-
-    def stop(self) -> None:
-        """One that is under way has failed."""
-        self._stopping.set()
-
-    def is_stopping(self) -> bool:
-        return self._stopping.is_set()
 
     def tidy(self) -> None:
         """Remove the files of self-tests that are over: at the start, those of a dead process."""
@@ -251,7 +233,7 @@ class SelfTests:
             if time.monotonic() > deadline:
                 minutes = self.settings.selftest.minutes
                 raise StepFailed(f"{what} took longer than selftest.minutes = {minutes:g} allows.")
-            if self._stopping.wait(POLL_SECONDS):
+            if self.stopping.wait(POLL_SECONDS):
                 raise StepFailed("The node stopped.")
 
 
@@ -294,11 +276,11 @@ class _Run:
 
     def _all(self) -> None:
         self._step("ready", self._ready)
-        phantom = self._step("made", self._make)
-        self._step("received", lambda: self._send(phantom))
+        sources = self._step("made", self._make)
+        self._step("received", lambda: self._send(sources))
         job = self._step("complete", self._job)
         self._step("processed", lambda: self._processed(job.id))
-        self._step("verified", lambda: self._verified(phantom, job.id))
+        self._step("verified", lambda: self._verified(sources, job.id))
         if self._settings.destination:
             self._step("delivered", lambda: self._delivered(job.id))
 
@@ -321,17 +303,17 @@ class _Run:
             raise StepFailed(f"{to} is paused: nothing is sent there. Resume it, then try again.")
         return None, f"Model {self._settings.model}, destination {to or 'none'}."
 
-    def _make(self) -> tuple[Phantom, str]:
+    def _make(self) -> tuple[tuple[Outgoing, ...], str]:
         now = datetime.fromtimestamp(self._tests.now(), self._store.zone)
         scratched = files.scratch_folder(self._store.files, files.MADE, self._store.node_id)
         folder = self._files.enter_context(scratched)
-        phantom = make(folder, self._test.series_uid, now)
-        return phantom, f"{len(phantom.files)} slices, {SPACING_MM:g} mm apart."
+        sources = make(folder, self._test.series_uid, now)
+        return sources, f"{len(sources)} slices, {SPACING_MM:g} mm apart."
 
-    def _send(self, phantom: Phantom) -> tuple[None, str]:
+    def _send(self, sources: Sequence[Outgoing]) -> tuple[None, str]:
         """Through the node's own port, as any peer."""
         node = self._tests.settings.node
-        self._tests.routes[phantom.series_uid] = self._route()
+        self._tests.routes[self._test.series_uid] = self._route()
         self._tests.guests.add(self._guest)
         self._tests.admit()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(node.host, node.host)  # noqa: S104
@@ -339,13 +321,13 @@ class _Run:
         statuses: list[int | None] = []
         sent = scu.send(
             peer,
-            phantom.files,
+            sources,
             answered=lambda _, status: statuses.append(status),
-            stop=self._tests.is_stopping,
+            stop=self._tests.stopping.is_set,
         )
         if sent.outcome is not Outcome.STORED:
             raise StepFailed(sent.sentence)
-        if statuses != [SUCCESS] * len(phantom.files):
+        if statuses != [SUCCESS] * len(sources):
             named = ", ".join(sorted({f"0x{status or 0:04X}" for status in statuses}))
             raise StepFailed(f"The node answered {named} to its own slices.")
         return None, f"{len(statuses)} slices, each answered with Success."
@@ -357,12 +339,11 @@ class _Run:
 
     def _job(self) -> tuple[Job, str]:
         """The arrival is complete, and has asked for its job."""
+        store, uid = self._store, self._test.series_uid
 
         def ask() -> Job | None:
-            jobs = [
-                job for series in self._series() for job in self._store.queue.of_series(series.id)
-            ]
-            return jobs[0] if jobs else None
+            rows = store.archive.series_by_uid(uid)
+            return next((job for row in rows for job in store.queue.of_series(row.id)), None)
 
         return self._tests.wait("Completion", self._deadline, ask), "The arrival is complete."
 
@@ -376,9 +357,9 @@ class _Run:
             raise StepFailed(f"Job {job_id} is {job.state} ({job.reason}). {job.sentence}")
         return None, f"Job {job_id} succeeded, attempt {job.attempt}."
 
-    def _verified(self, phantom: Phantom, job_id: int) -> tuple[None, str]:
+    def _verified(self, sources: Sequence[Outgoing], job_id: int) -> tuple[None, str]:
         names = selftests.result(self._store.database, job_id)
-        received = [outgoing.path for outgoing in phantom.files]
+        received = [outgoing.path for outgoing in sources]
         return None, verify(received, [self._store.files.path(name) for name in names])
 
     def _delivered(self, job_id: int) -> tuple[None, str]:
@@ -392,9 +373,6 @@ class _Run:
             return None
 
         return None, self._tests.wait("Delivery", self._deadline, ask)
-
-    def _series(self) -> tuple[Series, ...]:
-        return self._store.archive.series_by_uid(self._test.series_uid)
 
     def _leave(self) -> None:
         """Nobody else may come in under that name."""

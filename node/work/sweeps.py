@@ -11,6 +11,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from node.config import Config, Storage
 from node.errors import UsageError
+from node.rules.reasons import FUTILE
 from node.store import LEASE_SECONDS
 from node.work.deliver import Reachability
 from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watches
@@ -48,17 +49,13 @@ class RequestHandlers:
     ask_reload: Callable[[], None]
 
     def __post_init__(self) -> None:
-        self._requests = control.RequestQueue(
+        self.requests = control.RequestQueue(
             self.database, self.now, node=self.node_id, lease_seconds=LEASE_SECONDS
         )
 
-    def recover(self) -> None:
-        """At start: what a dead process of this node had taken up has failed."""
-        self._requests.recover()
-
     def sweep(self) -> None:
         """Take up what is asked for, and keep what is under way."""
-        for request in self._requests.claim():
+        for request in self.requests.claim():
             if request.kind is RequestKind.RELOAD:
                 self.ask_reload()  # the main thread does it, and says what came of it
             elif request.kind is RequestKind.PROCESS_NOW:
@@ -66,11 +63,11 @@ class RequestHandlers:
             else:
                 name = f"request-{request.id}"
                 threading.Thread(target=self._do, args=(request,), daemon=True, name=name).start()
-        self._requests.renew()
+        self.requests.renew()
 
     def reloaded(self, *, ok: bool, sentence: str) -> None:
         """Answer everybody who has asked for the configuration to be read again."""
-        for request in self._requests.held(RequestKind.RELOAD):
+        for request in self.requests.held(RequestKind.RELOAD):
             self._answer(request, ok=ok, sentence=sentence)
 
     def _do(self, request: NodeRequest) -> None:
@@ -105,7 +102,7 @@ class RequestHandlers:
         raise UsageError(f"no destination {name!r} is configured")
 
     def _answer(self, request: NodeRequest, *, ok: bool, sentence: str) -> None:
-        self._requests.answer(request, ok=ok, sentence=sentence)
+        self.requests.answer(request, ok=ok, sentence=sentence)
         extra = {"request": request.id, "kind": str(request.kind), "ok": ok}
         logger.info("request done", extra=extra)
 
@@ -124,11 +121,10 @@ class Schedule:
         """Call `sweep` every `seconds`, and once at the start."""
         first = datetime.now(UTC)  # of its own, an interval begins with a pause
         self._scheduler.add_job(
-            _guarded(sweep, name), "interval", seconds=seconds, id=name, next_run_time=first
+            _guarded, "interval", (sweep, name), seconds=seconds, id=name, next_run_time=first
         )
 
     def start(self) -> None:
-        """Begin."""
         self._offset = _offset()
         self._scheduler.start()
 
@@ -153,94 +149,61 @@ def _offset() -> float:
     return time.time() - time.monotonic()
 
 
-def _guarded(sweep: Callable[[], None], name: str) -> Callable[[], None]:
-    def run() -> None:
-        try:
-            sweep()
-        except Exception:
-            logger.exception("sweep failed", extra={"sweep": name})
-
-    return run
+def _guarded(sweep: Callable[[], None], name: str) -> None:
+    try:
+        sweep()
+    except Exception:
+        logger.exception("sweep failed", extra={"sweep": name})
 
 
+@dataclass
 class Background:
     """The parts of a node beside the queue, with their sweeps."""
 
-    def __init__(
-        self,
-        database: Database,
-        settings: Config,
-        node_id: str,
-        *,
-        reach: Reachability,
-        tests: SelfTests,
-        process_now: Callable[[str, str], str],
-        ask_reload: Callable[[], None],
-    ) -> None:
-        self._database = database
-        self._node_id = node_id
-        self._keep_audit_days = settings.storage.keep_audit_days
-        self._reach = reach
-        self._tests = tests
-        self._watches = Watches(database, settings, node_id, time.time)
-        self._notifier = Notifier(
-            database, node_id, settings.node.ae_title, settings.notify, time.time
-        )
-        self._handlers = RequestHandlers(
-            database,
-            node_id,
-            time.time,
-            reach=reach,
-            tests=tests,
-            notifier=self._notifier,
-            process_now=process_now,
-            ask_reload=ask_reload,
-        )
-        self.follow(settings)
+    database: Database
+    settings: Config
+    handlers: RequestHandlers
+
+    def __post_init__(self) -> None:
+        self._watches = Watches(self.database, self.settings, self.handlers.node_id, time.time)
+        self.follow(self.settings)
 
     def begin(self, schedule: Schedule) -> None:
         """Fail what a dead process left undone, and begin the sweeps."""
-        self._handlers.recover()
-        self._tests.tidy()
-        schedule.every(SECOND, "requests", self._handlers.sweep)
+        handlers = self.handlers
+        handlers.requests.recover()
+        handlers.tests.tidy()
+        schedule.every(SECOND, "requests", handlers.sweep)
         schedule.every(NOTICE_SECONDS, "notices", self._tell)
-        schedule.every(MINUTE / 6, "echoes", self._reach.sweep)
+        schedule.every(MINUTE / 6, "echoes", handlers.reach.sweep)
         schedule.every(MINUTE, "senders", self._watches.senders)
-        schedule.every(MINUTE, "self-test", self._tests.sweep)
+        schedule.every(MINUTE, "self-test", handlers.tests.sweep)
         schedule.every(SAMPLE_SECONDS, "disk", self._watches.disk)
         schedule.every(HOUR, "forgetting", self._forget)
 
     def follow(self, settings: Config) -> None:
         """The configuration was read again."""
-        self._watches.settings = settings
-        self._notifier.settings = settings.notify
-        self._reach.settings = settings.delivery
-        self._reach.destinations = settings.destinations
-        self._tests.settings = settings
-
-    def reloaded(self, *, ok: bool, sentence: str) -> None:
-        """Answer those who asked for the configuration to be read again."""
-        self._handlers.reloaded(ok=ok, sentence=sentence)
-
-    def stop(self) -> None:
-        """End what runs; a self-test that was under way has failed."""
-        self._tests.stop()
+        handlers = self.handlers
+        self._watches.settings = handlers.tests.settings = settings
+        handlers.notifier.settings = settings.notify
+        handlers.reach.settings = settings.delivery
+        handlers.reach.destinations = settings.destinations
 
     def _tell(self) -> None:
-        self._watches.attention()
-        self._notifier.sweep()
+        notices.tell_new(self.database, time.time(), FUTILE)
+        self.handlers.notifier.sweep()
 
     def _forget(self) -> None:
         """Remove what is of no use any more; each by its own time."""
-        database, now = self._database, time.time()
+        database, now = self.database, time.time()
         notices.forget(database, now - NOTICE_DAYS * DAY)
         peers.forget(database, now - ECHO_DAYS * DAY)
         control.forget(database, now - REQUEST_DAYS * DAY)
         selftests.forget(database, now - SELFTEST_DAYS * DAY)
         nodes.forget(database, now - DISK_DAYS * DAY)
         people.forget_logins(database, now)
-        if self._keep_audit_days:
-            audit.forget(database, now - self._keep_audit_days * DAY)
+        if keep_days := self.settings.storage.keep_audit_days:
+            audit.forget(database, now - keep_days * DAY)
 
 
 @dataclass

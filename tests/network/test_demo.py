@@ -11,7 +11,7 @@ import psutil
 import pytest
 from pydicom import dcmread
 
-from node.demo.peers import Child
+from node.demo.peers import Program
 from node.second_opinion import CHECKS
 from tests.peers import wait_until
 
@@ -36,7 +36,7 @@ class Demo:
         self.folder = folder
         code = CODE.format(folder=str(folder), more=more)
         environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.child = Child([sys.executable, "-c", code], stop_seconds=90, environment=environment)
+        self.child = Program([sys.executable, "-c", code], stop_seconds=90, environment=environment)
 
     def result(self) -> tuple[int, dict[str, Any]]:
         """Its exit status and its JSON document, once it has ended."""

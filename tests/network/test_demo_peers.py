@@ -10,7 +10,7 @@ from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
 
 from node.demo import peers
-from node.demo.peers import DemoError, DicomAddress, ScannerError, tail
+from node.demo.peers import DemoError, DicomAddress, tail
 from node.demo.run import DATA
 from node.second_opinion import ImageSeries
 
@@ -87,7 +87,7 @@ def test_the_scanner_says_what_its_peer_answered(syntax: str, said: str) -> None
     server = full.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     assert server is not None
     try:
-        with pytest.raises(ScannerError, match=said):
+        with pytest.raises(DemoError, match=said):
             peers.send(FILES, DicomAddress("FULL", server.server_address[1]), ignore)
     finally:
         server.shutdown()

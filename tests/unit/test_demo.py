@@ -21,10 +21,10 @@ from node.config import load
 from node.demo import comparison, report
 from node.demo.comparison import ComparedSlice, Comparison
 from node.demo.peers import (
-    Child,
     DemoError,
     DicomAddress,
     NodeChild,
+    Program,
     exclusive,
     signals_deferred,
     stopped_by_signals,
@@ -38,8 +38,8 @@ from tests.peers import wait_until
 FILES = sorted((DATA / "received").glob("*.dcm"))[:3]
 
 
-def python(code: str, tmp_path: Path, **more: float) -> Child:
-    return Child([sys.executable, "-c", code], log=tmp_path / "child.log", **more)
+def python(code: str, tmp_path: Path, **more: float) -> Program:
+    return Program([sys.executable, "-c", code], log=tmp_path / "child.log", **more)
 
 
 def test_a_child_ends_when_asked_and_its_words_are_kept(tmp_path: Path) -> None:
@@ -270,7 +270,9 @@ def test_the_verdict_says_what_came_of_it(
     screen = DemoConsole(Console(file=printed, width=160))
     result = demo_result(received, acquired, tmp_path, check)
     screen.table(result.checks)
-    screen.verdict(result, tmp_path / "report.html", 12.0, "the last line of the log")
+    log = tmp_path / "node.log"
+    log.write_text("the last line of the log\n")
+    screen.verdict(result, tmp_path / "report.html", 12.0, log)
     assert [text for text in texts if text not in printed.getvalue()] == []
     assert ("the last line" in printed.getvalue()) is not check.ok
 

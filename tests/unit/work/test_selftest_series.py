@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from node import config, store
 from node.app import never, rules
@@ -62,11 +63,12 @@ class Node:
     def receive(self, uid: str) -> None:
         """A made series, as the receiver keeps it."""
         made = selftest.make(self.folder / uid, uid, datetime(2026, 1, 1, tzinfo=UTC))
-        for number, one in enumerate(made.files):
+        for number, one in enumerate(made):
             came = self.kept.files.incoming / f"{number}.dcm"
             shutil.copy(one.path, came)
+            study_uid = str(dcmread(one.path, stop_before_pixels=True).StudyInstanceUID)
             what = Received(
-                made.study_uid, uid, one.instance_uid, one.sop_class_uid, one.transfer_syntax, "CT"
+                study_uid, uid, one.instance_uid, one.sop_class_uid, one.transfer_syntax, "CT"
             )
             self.kept.archive.keep(what, Peer("GUEST", "MIDSLICE"), came)
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from node.config import Sender
+from node.config import ExpectedSender
 from node.config.sections import EVENTS
 from node.rules import backoff
 from node.work import notify
@@ -39,9 +39,9 @@ def at(text: str, zone: tzinfo = BERLIN) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=zone).timestamp()
 
 
-def day_shift(**more: object) -> Sender:
+def day_shift(**more: object) -> ExpectedSender:
     given = {"ae_title": "CT2", "hours": "07:00-18:00", "days": list(WORKDAYS), "silent_hours": 2.0}
-    return Sender.model_validate(given | more)
+    return ExpectedSender.model_validate(given | more)
 
 
 # A Thursday and the days after it.
@@ -79,7 +79,7 @@ def test_a_night_shift_belongs_to_the_day_on_which_it_begins() -> None:
 
 
 def test_who_sends_day_and_night_is_always_expected() -> None:
-    always = Sender(ae_title="CT1")
+    always = ExpectedSender(ae_title="CT1")
     assert backoff.is_silent(always, at("2026-11-21 02:00"), at("2026-11-21 04:00"), BERLIN)
 
 

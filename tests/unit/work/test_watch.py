@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.config import Config, Delivery, Destination, Sender, defaults
+from node.config import Config, DeliverySettings, Destination, ExpectedSender, defaults
 from node.work.deliver import Reachability
 from node.work.notify import Watches
 from storage.archive import Archive
@@ -39,7 +39,7 @@ class Reached:
     clock: Clock
 
     def look(self, *destinations: Destination, **settings: object) -> Reachability:
-        given = Delivery.model_validate({"retry_seconds": (30.0, 600.0), **settings})
+        given = DeliverySettings.model_validate({"retry_seconds": (30.0, 600.0), **settings})
         return Reachability(
             self.database,
             self.clock,
@@ -117,7 +117,7 @@ def bring(database: Database, clock: Clock, folder: Path, calling: str) -> None:
 def test_a_silent_sender_is_told_once_a_silence(
     database: Database, clock: Clock, tmp_path: Path, around: Background
 ) -> None:
-    watch = around(senders=(Sender(ae_title="CT2", silent_hours=2.0),))
+    watch = around(senders=(ExpectedSender(ae_title="CT2", silent_hours=2.0),))
     bring(database, clock, tmp_path, "CT2")
     events = []
     for _ in range(4):
@@ -134,7 +134,7 @@ def test_a_silent_sender_is_told_once_a_silence(
 def test_a_sender_that_never_sent_is_silent_from_the_first_look(
     database: Database, clock: Clock, around: Background
 ) -> None:
-    watch = around(senders=(Sender(ae_title="CT9", silent_hours=2.0),))
+    watch = around(senders=(ExpectedSender(ae_title="CT9", silent_hours=2.0),))
     watch.senders()
     assert told(database, clock()) == []
     clock.now += 2 * 3600 + 1
