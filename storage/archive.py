@@ -28,7 +28,7 @@ from sqlalchemy import (
 from storage.database import Database, fits, name_key, to_record, to_records
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
-from storage.records import Arrival, ArrivalState, Instance, Kept, Peer, Received, Series
+from storage.records import Arrival, ArrivalState, Instance, KeptInstance, Peer, Received, Series
 from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
@@ -194,7 +194,7 @@ class Index:
         self._now = now
         self._statements = _Statements(database)
 
-    def add(self, file: ReceivedFile, group: Group) -> Kept:
+    def add(self, file: ReceivedFile, group: Group) -> KeptInstance:
         """Index one instance and rename its file; the group's commit makes both last."""
         now = self._now()
         series_id = self._series(group.db, file.received, now)
@@ -202,10 +202,10 @@ class Index:
         if is_new or not self._files.path(file.place).exists():
             group.folders.add(self._files.move(file.path, file.place))
         if file.peer is None:
-            return Kept(instance_id, 0, is_new)
+            return KeptInstance(instance_id, 0, is_new)
         arrival_id = self._arrival(group.db, series_id, file.received, file.peer, now)
         self._link(group.db, arrival_id, instance_id, file.peer, now)
-        return Kept(instance_id, arrival_id, is_new)
+        return KeptInstance(instance_id, arrival_id, is_new)
 
     def _series(self, db: Connection, received: Received, now: float) -> int:
         values = {
@@ -398,7 +398,7 @@ class Archive:
         self._index = Index(database, files, now)
         self._commits = GroupCommit(database)
 
-    def keep(self, received: Received, peer: Peer, incoming: Path) -> Kept:
+    def keep(self, received: Received, peer: Peer, incoming: Path) -> KeptInstance:
         """Move a received file into the archive and index it; both are on disk at the end.
 
         On an error nothing was acknowledged, and the incoming file is gone.
@@ -409,7 +409,7 @@ class Archive:
         finally:
             incoming.unlink(missing_ok=True)  # a duplicate, or a failure: else it has moved
 
-    def restore(self, received: Received, file: Path) -> Kept:
+    def restore(self, received: Received, file: Path) -> KeptInstance:
         """Index a file that has no row; it belongs to no arrival until its peer sends it again."""
         return self._adopt(received, None, file)
 
@@ -511,7 +511,7 @@ class Archive:
             "opened_at": self._now(),
         }
 
-    def _adopt(self, received: Received, peer: Peer | None, file: Path) -> Kept:
+    def _adopt(self, received: Received, peer: Peer | None, file: Path) -> KeptInstance:
         digest, size = settle(file)
         clean = fits(received)
         place = self.files.received_path(clean.study_uid, clean.series_uid, digest)

@@ -19,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import migrations
 from storage.errors import Busy, NoRoom, StorageError
-from storage.records import Delivery, DeliveryState, Job, Mark, Received
+from storage.records import Delivery, DeliveryState, DerivedMark, Job, Received
 
 # File systems over a network, where locks or shared memory do not work as SQLite needs them.
 NETWORK = frozenset(
@@ -330,11 +330,11 @@ def to_job(row: Row[*tuple[Any, ...]]) -> Job:
     return to_record(Job, row, destinations=to_names(row.destinations), mark=to_mark(row))
 
 
-def to_mark(row: Row[*tuple[Any, ...]]) -> Mark:
-    return Mark(row.revision, row.place, row.route if row.named else "")
+def to_mark(row: Row[*tuple[Any, ...]]) -> DerivedMark:
+    return DerivedMark(row.revision, row.place, row.route if row.named else "")
 
 
-def mark_columns(mark: Mark) -> dict[str, object]:
+def mark_columns(mark: DerivedMark) -> dict[str, object]:
     return {"revision": mark.revision, "place": mark.place, "named": int(mark.route != "")}
 
 

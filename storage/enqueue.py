@@ -14,11 +14,11 @@ from storage.records import (
     SUPERSEDED,
     ArrivalState,
     DeliveryState,
+    DerivedMark,
     Enqueued,
     JobState,
-    Mark,
+    JobVerdict,
     NewJob,
-    Verdict,
     What,
 )
 from storage.schema import (
@@ -76,14 +76,14 @@ REPLACED = "Its route has changed since; job {job_id}, with the route as it is n
 
 
 @dataclass(frozen=True)
-class Limits:
+class DailyLimits:
     """The most that may come of a study or series in a day before a person looks; 0 = no limit."""
 
     results: int = 0  # derived series of a study
     reruns: int = 0  # jobs of one stack and route, which late slices and corrections ask for
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = DailyLimits()
 
 
 def close(
@@ -107,7 +107,7 @@ def close(
 
 
 def enqueue(
-    database: Database, db: Connection, new: NewJob, now: float, most: Limits = NO_LIMITS
+    database: Database, db: Connection, new: NewJob, now: float, most: DailyLimits = NO_LIMITS
 ) -> Enqueued:
     """Ask for a job. Asking twice is asking once: the key says what is the same."""
     row = _by_key(db, new.key)
@@ -130,7 +130,7 @@ def _by_key(db: Connection, key: str) -> JobRow | None:
     return db.execute(select(job).where(job.c.key == key).with_for_update()).one_or_none()
 
 
-def _within(db: Connection, new: NewJob, now: float, most: Limits) -> NewJob:
+def _within(db: Connection, new: NewJob, now: float, most: DailyLimits) -> NewJob:
     """The same, or held where it is one too many for a day."""
     if new.verdict is not None:
         return new
@@ -219,14 +219,14 @@ def _enqueued(new: NewJob, job_id: int, what: What, cancelled: tuple[int, ...]) 
     return Enqueued(job_id, new.verdict.what, cancelled, new.verdict.reason)
 
 
-def _over_limit(db: Connection, new: NewJob, now: float, limits: Limits) -> Verdict | None:
+def _over_limit(db: Connection, new: NewJob, now: float, limits: DailyLimits) -> JobVerdict | None:
     """Held where one more job would be too much."""
     if limits.reruns and (count := _reruns(db, new, now)) >= limits.reruns:
         sentence = RERUNS_SENTENCE.format(count=count, most=limits.reruns)
-        return Verdict(JobState.HELD, TOO_MANY_RERUNS, sentence)
+        return JobVerdict(JobState.HELD, TOO_MANY_RERUNS, sentence)
     if limits.results and (count := _results(db, new, now)) >= limits.results:
         sentence = RESULTS_SENTENCE.format(count=count, most=limits.results)
-        return Verdict(JobState.HELD, TOO_MANY_RESULTS, sentence)
+        return JobVerdict(JobState.HELD, TOO_MANY_RESULTS, sentence)
     return None
 
 
@@ -355,7 +355,9 @@ def _give_up_results(db: Connection, derived_ids: set[int], now: float) -> None:
             db.execute(update(derived).where(fresh).values(superseded_at=now))
 
 
-def hold_all(db: Connection, series_uid: str, verdict: Verdict, now: float) -> tuple[Enqueued, ...]:
+def hold_all(
+    db: Connection, series_uid: str, verdict: JobVerdict, now: float
+) -> tuple[Enqueued, ...]:
     """Hold the unfinished jobs of a Series UID, in every study, and what is not yet delivered.
 
     A running job stops at its next step and is held then. What a person has held or cancelled, and
@@ -371,7 +373,7 @@ def hold_all(db: Connection, series_uid: str, verdict: Verdict, now: float) -> t
     return tuple(Enqueued(row.id, "held", reason=verdict.reason) for row in rows)
 
 
-def _hold_deliveries(db: Connection, series_uid: str, verdict: Verdict, now: float) -> None:
+def _hold_deliveries(db: Connection, series_uid: str, verdict: JobVerdict, now: float) -> None:
     under_way = (DeliveryState.QUEUED, DeliveryState.RUNNING)
     query = (
         select(delivery.c.id, delivery.c.destination)
@@ -427,7 +429,7 @@ def _asks_for_another(row: JobRow, new: NewJob) -> bool:
 # before, by whatever job, keeps the mark that it has (`marks`), and so its UIDs.
 
 
-def next_mark(db: Connection, row: JobRow) -> Mark:
+def next_mark(db: Connection, row: JobRow) -> DerivedMark:
     """The mark of what this job makes, beside what exists and what is being made."""
     columns = ("stack", "route", "revision", "place", "named")
     kept = select(*(derived.c[name] for name in columns)).where(
@@ -441,14 +443,14 @@ def next_mark(db: Connection, row: JobRow) -> Mark:
     )
     others = [*db.execute(kept), *db.execute(coming)]
     same_route = [other.revision for other in others if other.route == row.route]
-    return Mark(
+    return DerivedMark(
         revision=1 + max(same_route, default=0),
         place=1 + max((other.place for other in others), default=-1),
         route=row.route if len(same_route) < len(others) else "",
     )
 
 
-def marks(db: Connection, series_id: int) -> dict[str, Mark]:
+def marks(db: Connection, series_id: int) -> dict[str, DerivedMark]:
     """The mark of each content that was made of a received series."""
     columns = ("content_uid", "route", "revision", "place", "named")
     query = select(*(derived.c[name] for name in columns)).where(derived.c.series_id == series_id)

@@ -15,7 +15,7 @@ from storage.enqueue import (
     REQUEUEABLE,
     ROUTE_CHANGED,
     UNREADABLE,
-    Limits,
+    DailyLimits,
     close,
     enqueue,
     follow_route,
@@ -31,16 +31,16 @@ from storage.errors import NotFound, WrongState
 from storage.leases import IDLE, Leases
 from storage.records import (
     Attempt,
+    DerivedMark,
     Ended,
     Enqueued,
     Instance,
     Job,
     JobState,
-    Mark,
+    JobVerdict,
     NewDerived,
     NewJob,
     Requeued,
-    Verdict,
 )
 from storage.schema import (
     OPEN_JOB,
@@ -223,9 +223,9 @@ class Queue:
         jobs: Sequence[NewJob],
         *,
         instances: int | None = None,
-        hold: Verdict | None = None,
-        refuse: Mapping[int, Verdict] = MappingProxyType({}),
-        limits: Limits = NO_LIMITS,
+        hold: JobVerdict | None = None,
+        refuse: Mapping[int, JobVerdict] = MappingProxyType({}),
+        limits: DailyLimits = NO_LIMITS,
         stacks: Collection[str] = (),
     ) -> tuple[Enqueued, ...]:
         """Close an arrival and ask for its jobs.
@@ -412,7 +412,7 @@ class Queue:
         query = select(derived.c.series_uid).where(derived.c.series_id == series_id, taken)
         return frozenset(self._database.values(query))
 
-    def marks(self, series_id: int) -> Mapping[str, Mark]:
+    def marks(self, series_id: int) -> Mapping[str, DerivedMark]:
         """The mark of each content that was made of a received series."""
         with self._database.reading() as db:
             return marks(db, series_id)

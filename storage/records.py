@@ -104,7 +104,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JobVerdict:
     """The reason why a job ends as it begins: what was received says it all."""
 
     state: Literal[JobState.REFUSED, JobState.HELD]
@@ -117,7 +117,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Mark:
+class DerivedMark:
     """The difference of a derived series from others of its source; a first one has none."""
 
     revision: int = 1  # of its stack and route
@@ -140,7 +140,7 @@ class NewJob:
     destinations: tuple[str, ...]
     priority: int
     instances: tuple[int, ...]  # ids of the instance versions, the newest first
-    verdict: Verdict | None = None  # refused or held from the start
+    verdict: JobVerdict | None = None  # refused or held from the start
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Job:
     derived_id: int | None
     derived_series_uid: str | None
     record: Mapping[str, object] = field(default_factory=dict)
-    mark: Mark = Mark()  # of what it makes, once it was claimed
+    mark: DerivedMark = DerivedMark()  # of what it makes, once it was claimed
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class NewDerived:
     instances: tuple[DerivedInstance, ...]
     record: Mapping[str, object] = field(default_factory=dict)
     content_uid: str = ""  # what its UID would be without a mark; "" = the same
-    mark: Mark = Mark()
+    mark: DerivedMark = DerivedMark()
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptInstance:
     """An instance is on disk and in the database: the peer may be told Success."""
 
     instance_id: int
@@ -720,7 +720,7 @@ class SeriesSummary:
 
 
 @dataclass(frozen=True)
-class Sender:
+class SenderSummary:
     """A peer that associates, by its calling AE title."""
 
     ae_title: str

@@ -102,7 +102,7 @@ def _work(states: type[StrEnum]) -> tuple[Column[Any] | CheckConstraint, ...]:
 
 
 def _index_part(
-    name: str, condition: str, *columns: Column[Any], unique: bool = False
+    table: Table, name: str, condition: str, columns: str, *, unique: bool = False
 ) -> TextClause:
     """Index the rows for which a condition holds, which begins with a column; the same for a query.
 
@@ -110,8 +110,10 @@ def _index_part(
     bound parameters SQLite reads every job that ever ended.
     """
     where = text(condition)
-    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
-    return text(f"{columns[0].table.description}.{condition}")
+    indexed = (table.c[column] for column in columns.split())
+    name = f"ix_{table.name}_{name}"
+    Index(name, *indexed, unique=unique, sqlite_where=where, postgresql_where=where)
+    return text(f"{table.name}.{condition}")
 
 
 series = _table(
@@ -172,12 +174,7 @@ arrival = _table(
     CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),
 )
 OPEN_ARRIVAL = _index_part(
-    "ix_arrival_open",
-    "state = 'arriving'",
-    arrival.c.series_id,
-    arrival.c.calling_ae,
-    arrival.c.called_ae,
-    unique=True,
+    arrival, "open", "state = 'arriving'", "series_id calling_ae called_ae", unique=True
 )
 
 Index("ix_arrival_calling_ae_last_at", arrival.c.calling_ae, arrival.c.last_at)
@@ -231,14 +228,12 @@ job = _table(
     CheckConstraint("(state IN ('refused', 'held', 'failed')) <= (reason <> '')", name="reason"),
     CheckConstraint("requeue_requested = 0 OR state = 'queued'", name="requeue"),
 )
-OPEN_JOB = _index_part("ix_job_due", "state IN ('queued', 'running')", job.c.priority, job.c.due_at)
+OPEN_JOB = _index_part(job, "due", "state IN ('queued', 'running')", "priority due_at")
 
 # What a page lists or counts. Of a part of the table, else a claim would take them for its own.
-ENDED_JOB = _index_part(
-    "ix_job_ended", "state NOT IN ('queued', 'running')", job.c.state, job.c.queued_at
-)
+ENDED_JOB = _index_part(job, "ended", "state NOT IN ('queued', 'running')", "state queued_at")
 Index("ix_job_queued_at", job.c.queued_at)
-HAS_REASON = _index_part("ix_job_reason", "reason <> ''", job.c.reason, job.c.queued_at)
+HAS_REASON = _index_part(job, "reason", "reason <> ''", "reason queued_at")
 Index("ix_job_finished_at", job.c.finished_at)
 
 # Where an arrival wants what a job makes: a row for each destination of its route, or in shadow
@@ -317,24 +312,13 @@ delivery = _table(
     CheckConstraint("state <> 'held' OR reason <> ''", name="reason"),
 )
 OPEN_DELIVERY = _index_part(
-    "ix_delivery_open",
-    "state IN ('queued', 'running', 'held')",
-    delivery.c.destination,
-    delivery.c.due_at,
+    delivery, "open", "state IN ('queued', 'running', 'held')", "destination due_at"
 )
 
 ENDED_DELIVERY = _index_part(
-    "ix_delivery_ended",
-    "state NOT IN ('queued', 'running')",
-    delivery.c.state,
-    delivery.c.finished_at,
+    delivery, "ended", "state NOT IN ('queued', 'running')", "state finished_at"
 )
-_index_part(
-    "ix_delivery_finished",
-    "finished_at IS NOT NULL",
-    delivery.c.destination,
-    delivery.c.finished_at,
-)
+_index_part(delivery, "finished", "finished_at IS NOT NULL", "destination finished_at")
 
 # The ledger: the last status that the destination gave for each instance, how often it was
 # offered at all, and how often it was not understood since it was last offered anew.
@@ -379,9 +363,7 @@ association = _table(
     _text("reason"),  # of a rejected one
 )
 Index("ix_association_calling_ae_opened_at", association.c.calling_ae, association.c.opened_at)
-REJECTED_ASSOCIATION = _index_part(
-    "ix_association_rejected", "how = 'rejected'", association.c.opened_at
-)
+REJECTED_ASSOCIATION = _index_part(association, "rejected", "how = 'rejected'", "opened_at")
 
 # A person who may log in. The password is a hash that the caller made; empty = cannot log in.
 account = _table(
@@ -454,7 +436,7 @@ request = _table(
     CheckConstraint("(state = 'asked') = (done_at IS NULL)", name="done"),
     CheckConstraint("state = 'asked' OR lease_until IS NULL", name="lease"),
 )
-OPEN_REQUEST = _index_part("ix_request_open", "state = 'asked'", request.c.id)
+OPEN_REQUEST = _index_part(request, "open", "state = 'asked'", "id")
 
 # The configuration as the running node has read it, and the last one that it refused.
 configuration = _table(
@@ -501,7 +483,7 @@ notice = _table(
     Column("facts", Text, nullable=False),  # JSON, without a patient attribute
     _count("addressed"),  # 1: its messages are queued
 )
-NEW_NOTICE = _index_part("ix_notice_new", "addressed = 0", notice.c.id)
+NEW_NOTICE = _index_part(notice, "new", "addressed = 0", "id")
 
 # queued -> sent | failed. A notice through one channel: a webhook's or mail's name.
 message = _table(
@@ -517,7 +499,7 @@ message = _table(
     _text("sentence"),
     CheckConstraint("state = 'queued' OR lease_until IS NULL", name="lease"),
 )
-OPEN_MESSAGE = _index_part("ix_message_open", "state = 'queued'", message.c.due_at)
+OPEN_MESSAGE = _index_part(message, "open", "state = 'queued'", "due_at")
 
 # running -> passed | failed. A made series on the whole way, and what was found at each step.
 selftest = _table(

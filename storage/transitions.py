@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, Table, and_, func, or_, select, 
 from storage.database import MARK, Database, to_job, to_names
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE
-from storage.records import SUPERSEDED, Attempt, DeliveryState, Enqueued, Job, JobState, Verdict
+from storage.records import SUPERSEDED, Attempt, DeliveryState, Enqueued, Job, JobState, JobVerdict
 from storage.schema import (
     attempt,
     delivery,
@@ -125,7 +125,7 @@ def change(db: Connection, job_id: int, **values: object) -> None:
     db.execute(update(job).where(job.c.id == job_id).values(**values))
 
 
-def as_asked(verdict: Verdict | None, now: float) -> dict[str, object]:
+def as_asked(verdict: JobVerdict | None, now: float) -> dict[str, object]:
     """The columns of a job as it is asked for: queued, or what its verdict says.
 
     Of one that was there before the attempts stay and go on counting.
@@ -151,7 +151,7 @@ def as_asked(verdict: Verdict | None, now: float) -> dict[str, object]:
 
 
 def begin_again(
-    db: Connection, job_id: int, now: float, verdict: Verdict | None = None, /, **values: object
+    db: Connection, job_id: int, now: float, verdict: JobVerdict | None = None, /, **values: object
 ) -> None:
     """Queue a job that has ended, or give it the verdict that it has by now."""
     change(db, job_id, **{**as_asked(verdict, now), **values})
@@ -184,7 +184,7 @@ def cancel(db: Connection, row: JobRow, now: float) -> JobState:
 
 
 def refuse_queued(
-    db: Connection, verdicts: Mapping[int, Verdict], now: float
+    db: Connection, verdicts: Mapping[int, JobVerdict], now: float
 ) -> tuple[Enqueued, ...]:
     """Refuse jobs whose turn has not come, unless a person wants them all the same."""
     by_itself = and_(job.c.state == JobState.QUEUED, job.c.requeued_by.is_(None))

@@ -26,11 +26,11 @@ from node.rules import completion, routing
 from node.rules.routing import Candidate, Explanation
 from node.work.jobs import canonical, snapshot, sources
 from storage.archive import Archive
-from storage.enqueue import UNREADABLE, Limits
+from storage.enqueue import UNREADABLE, DailyLimits
 from storage.errors import NotFound, StorageError, WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import Arrival, Enqueued, Instance, JobState, NewJob, Requeued, Verdict
+from storage.records import Arrival, Enqueued, Instance, JobState, JobVerdict, NewJob, Requeued
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class Decision:
     """All that a complete arrival asks for; `hold` where its Series UID is not of one patient."""
 
     jobs: tuple[NewJob, ...] = ()
-    hold: Verdict | None = None
-    refuse: Mapping[int, Verdict] = field(default_factory=dict)  # queued jobs of other series
+    hold: JobVerdict | None = None
+    refuse: Mapping[int, JobVerdict] = field(default_factory=dict)  # queued jobs of other series
     stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
     aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
 
@@ -104,22 +104,22 @@ class StudyContext:
         self._files = files
         self._arrival = arrival
 
-    def mixed_up(self, stacks: Iterable[Stack]) -> Verdict | None:
+    def mixed_up(self, stacks: Iterable[Stack]) -> JobVerdict | None:
         """Held where the Series UID of these stacks stands for two studies or two patients."""
         sentence = OTHER_STUDY if self._archive.other_studies(self._arrival) else ""
         if not sentence:
             theirs = self._stacks(self._archive.brought_by_others(self._arrival))
             headers = [h for stack in (*stacks, *theirs) for h in newest(stack.headers)]
             sentence = patient_mismatch(headers)
-        return Verdict(JobState.HELD, Reason.PATIENT_MISMATCH, sentence) if sentence else None
+        return JobVerdict(JobState.HELD, Reason.PATIENT_MISMATCH, sentence) if sentence else None
 
-    def thinner(self, stack: Stack) -> Verdict | None:
+    def thinner(self, stack: Stack) -> JobVerdict | None:
         """Refused where the study holds a received stack that makes generated slices pointless."""
         return _refused(twins.acquired_thin(stack, self._beside))
 
     def outdone(
         self, instances: Sequence[Instance], key: str, thin: Sequence[Stack]
-    ) -> Verdict | None:
+    ) -> JobVerdict | None:
         """Refused where these stacks, received just now, make a stack of another job pointless."""
         usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
         thick = [stack for stack in self._stacks(instances) if stack.key == key]
@@ -156,7 +156,7 @@ class StackRequest:
     kept: Mapping[str, object]  # the snapshot so far: what belongs to the stack in it stays
     instances: Sequence[Instance]  # all versions, the newest first
 
-    def by(self, route: Route, rules: Rules, verdict: Verdict | None = None) -> NewJob:
+    def by(self, route: Route, rules: Rules, verdict: JobVerdict | None = None) -> NewJob:
         """The job that a route asks for; its key names all that its result depends on."""
         parameters = {**self.kept, **route.options}
         model = [route.model, rules.models.get(route.model, "")]
@@ -291,7 +291,9 @@ class Arrivals:
             hold=decision.hold,
             refuse=decision.refuse,
             stacks=decision.stacks,
-            limits=Limits(self.rules.completion.results_per_study, self.rules.completion.reruns),
+            limits=DailyLimits(
+                self.rules.completion.results_per_study, self.rules.completion.reruns
+            ),
         )
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
         logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": len(queued)})
@@ -336,7 +338,7 @@ class Arrivals:
         of_uid = self._archive.series_by_uid(arrival.series_uid)
         modality = next((s.modality for s in of_uid if s.id == arrival.series_id), "")
         sentence = UNREADABLE_SENTENCE.format(count=len({i.instance_uid for i in here}))
-        verdict = Verdict(JobState.HELD, Reason.PIXEL_DATA_ERROR, sentence)
+        verdict = JobVerdict(JobState.HELD, Reason.PIXEL_DATA_ERROR, sentence)
         request = self._request(arrival, Stack(UNREADABLE, ()), here)
         routes = _perhaps_matching(arrival, modality, rules) if here else ()
         return [request.by(route, rules, verdict) for route in routes]
@@ -357,7 +359,7 @@ class Arrivals:
 
     def _outdone(
         self, arrival: Arrival, others: StudyContext, stacks: Sequence[Stack]
-    ) -> dict[int, Verdict]:
+    ) -> dict[int, JobVerdict]:
         """Jobs that wait and that thinner slices, received just now, have made pointless."""
         despite = {route.name for route in self.rules.routes if route.despite_thin}
         waiting = self._queue.waiting_beside(arrival.study_uid, arrival.series_id)
@@ -369,8 +371,8 @@ class Arrivals:
         }
 
 
-def _refused(thin: Unprocessable | None) -> Verdict | None:
-    return Verdict(JobState.REFUSED, thin.reason, thin.sentence) if thin is not None else None
+def _refused(thin: Unprocessable | None) -> JobVerdict | None:
+    return JobVerdict(JobState.REFUSED, thin.reason, thin.sentence) if thin is not None else None
 
 
 def _count_set_aside(arrival: Arrival, headers: Sequence[Header]) -> Mapping[str, int]:

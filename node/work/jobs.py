@@ -11,7 +11,6 @@ from datetime import UTC, datetime, tzinfo
 from functools import partial
 from pathlib import Path
 
-import storage.records
 from inference import registry
 from inference.model import Parameters
 from inference.request import (
@@ -35,7 +34,7 @@ from node.work.loop import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wai
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import DerivedInstance, Ended, Instance, Job, JobState, NewDerived
+from storage.records import DerivedInstance, DerivedMark, Ended, Instance, Job, JobState, NewDerived
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +149,7 @@ class InferenceJobs:
             instances,
             derived.record,
             derived.content_uid,
-            storage.records.Mark(**vars(derived.mark)),
+            DerivedMark(**vars(derived.mark)),
         )
         end = self._queue.succeed(job, result)
         self._ended(job, end, derived.series_uid, instances=len(instances))
@@ -304,7 +303,7 @@ def fraction(progress: Progress) -> float:
     return 0.9
 
 
-def _mark(kept: storage.records.Mark) -> Mark:
+def _mark(kept: DerivedMark) -> Mark:
     return Mark(**vars(kept))
 
 

@@ -100,9 +100,10 @@ def get_request(database: Database, request_id: int) -> NodeRequest:
     return asked
 
 
-def open_requests(database: Database) -> tuple[NodeRequest, ...]:
-    """The requests that have no answer yet, the oldest first."""
-    return database.records(NodeRequest, select(request).where(OPEN_REQUEST).order_by(request.c.id))
+def open_requests(database: Database, kind: RequestKind) -> tuple[NodeRequest, ...]:
+    """The requests of this kind that have no answer yet, the oldest first."""
+    query = select(request).where(OPEN_REQUEST, request.c.kind == kind)
+    return database.records(NodeRequest, query.order_by(request.c.id))
 
 
 def newest(

@@ -15,7 +15,7 @@ from storage.records import (
     Page,
     Reach,
     Rejected,
-    Sender,
+    SenderSummary,
     SwitchName,
 )
 from storage.schema import (
@@ -177,7 +177,7 @@ MOST_ADDRESSES = 5
 LATE_ASSOCIATIONS = 200  # so many, the newest, say where a peer comes from
 
 
-def senders(database: Database, today: float) -> tuple[Sender, ...]:
+def senders(database: Database, today: float) -> tuple[SenderSummary, ...]:
     """Every calling AE title that ever brought something or associates; `today` is midnight."""
     with database.reading() as db:
         last = _newest_of(db, arrival.c.calling_ae, arrival.c.last_at)
@@ -189,7 +189,7 @@ def senders(database: Database, today: float) -> tuple[Sender, ...]:
         names = {name for name in (*last, *seen) if name and not name.startswith(GUEST)}
         addresses = {name: _addresses(db, name) for name in names}
     unordered = [
-        Sender(
+        SenderSummary(
             ae_title=name,
             addresses=addresses[name],
             last_at=max(last.get(name, 0.0), seen.get(name, 0.0)),

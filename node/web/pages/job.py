@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from node.rules import routing
 from node.rules.completion import because
+from node.web.api.inputs import Id
 from node.web.pages import drawings
 from node.web.pages.drawings import JobPhase, SlicePlace
 from node.web.pages.find import record_view
@@ -57,9 +58,6 @@ DELIVERIES: Mapping[DeliveryState, tuple[str, str]] = {
     DeliveryState.HELD: ("Held, not delivered to", "undelivered"),
     DeliveryState.CANCELLED: ("Given up for", "undelivered"),
 }
-
-
-Id = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 
 def _detail_of(job_id: Id, context: Context) -> JobDetail:

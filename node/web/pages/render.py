@@ -264,12 +264,8 @@ def person(text: str) -> str:
 def stack(text: str) -> str:
     """Write the name of a stack, its orientation as that of the nearest plane."""
     text = re.sub(r"(\d+)x(\d+)", "\\1 × \\2", text)
-    text = re.sub(r"at (\d+\.?\d*) \1 mm", lambda match: f"at {_short(match[1])} mm", text)
+    text = re.sub(r"at (\d+\.?\d*) \1 mm", lambda match: f"at {float(match[1]):.3g} mm", text)
     return re.sub(ALONG, lambda match: _plane(match[1]), text)
-
-
-def _short(number: str) -> str:
-    return f"{float(number):.3g}"
 
 
 def _plane(text: str) -> str:
@@ -324,11 +320,6 @@ def _private(context: PageContext, value: str) -> Markup:
     return escape(value)
 
 
-def _as_json(value: object) -> str:
-    """Write a value for a data attribute; the template escapes it."""
-    return json.dumps(value, separators=(",", ":"))
-
-
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -346,7 +337,7 @@ def _environment() -> Environment:
         "person": person,
         "percent": percent,
         "stack": stack,
-        "as_json": _as_json,
+        "as_json": partial(json.dumps, separators=(",", ":")),  # the template escapes it
         "meaning": meaning,
     }
     environment.globals |= {

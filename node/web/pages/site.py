@@ -31,7 +31,7 @@ from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import evaluation
-from storage.records import DAY, Bucket, Page, RequestKind, RequestState, Role, SwitchName
+from storage.records import DAY, Bucket, Page, RequestKind, Role, SwitchName
 from storage.site import control, nodes, notices, peers, people, selftests
 
 HOUR = 3600.0
@@ -86,11 +86,8 @@ def _rejection_advice(ae_title: str) -> Mapping[str, str]:
 
 def _echoing(context: PageContext) -> frozenset[str]:
     """Name the destinations that are being asked at this moment."""
-    return frozenset(
-        request.subject
-        for request in control.open_requests(context.parts.database)
-        if request.kind is RequestKind.ECHO and request.state is RequestState.ASKED
-    )
+    requests = control.open_requests(context.parts.database, RequestKind.ECHO)
+    return frozenset(request.subject for request in requests)
 
 
 def _midnight(context: PageContext) -> float:
@@ -243,11 +240,10 @@ def _audit(context: Context, who: Word = "", what: Word = "", offset: Offset = 0
 
 def _selftests(context: Context, offset: Offset = 0) -> Values:
     database, config = context.parts.database, context.parts.config()
-    requests = [r for r in control.open_requests(database) if r.kind is RequestKind.SELFTEST]
     lines = selftests.newest(database, SELFTESTS_AT_ONCE, offset)
     return {
         "tests": Page(lines, selftests.count(database), SELFTESTS_AT_ONCE, offset),
-        "requests": requests,
+        "requests": control.open_requests(database, RequestKind.SELFTEST),
         "schedule": config.selftest,
         "messages": notices.newest(database, limit=10),
         "notify": config.notify,

@@ -27,7 +27,7 @@ from storage.records import (
     Enqueued,
     Job,
     JobState,
-    Kept,
+    KeptInstance,
     NewDerived,
     NewJob,
     Peer,
@@ -144,7 +144,7 @@ class Stored:
         study_uid: str = STUDY,
         version: bytes = b"",
         peer: Peer = SCANNER,
-    ) -> Kept:
+    ) -> KeptInstance:
         what = received(instance_uid, series_uid, study_uid)
         return self.archive.keep(what, peer, self.incoming(content_of(what, version)))
 

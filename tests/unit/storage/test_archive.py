@@ -13,7 +13,7 @@ from storage.database import Database
 from storage.errors import Busy, NoRoom, NotFound, StorageError
 from storage.files import Files
 from storage.queries.find import Wanted, find_series
-from storage.records import Enqueued, Instance, JobState, Kept, Peer
+from storage.records import Enqueued, Instance, JobState, KeptInstance, Peer
 from storage.schema import fact
 from tests.conftest import Clock
 from tests.unit.storage.stored import (
@@ -63,7 +63,7 @@ def test_the_same_bytes_are_stored_once_and_count_for_each_arrival(stored: Store
     first = stored.receive("1.1")
     again = stored.receive("1.1")
     other = stored.receive("1.1", peer=WORKSTATION)
-    assert again == Kept(first.instance_id, first.arrival_id, is_new=False)
+    assert again == KeptInstance(first.instance_id, first.arrival_id, is_new=False)
     assert (other.instance_id, other.is_new) == (first.instance_id, False)
     assert other.arrival_id != first.arrival_id
     assert len(files_in(stored.files.folder / "received")) == 1
@@ -303,7 +303,7 @@ def test_eight_first_instances_of_one_study_at_once_break_no_rule(
     """Eight associations, on two nodes: none may fail because another was faster."""
     nodes = [Stored(stored.database, files, stored.clock, node=name) for name in ("one", "two")]
     begin = threading.Barrier(8)
-    kept: list[Kept] = []
+    kept: list[KeptInstance] = []
 
     def work(number: int) -> None:
         node = nodes[number % 2]

@@ -67,7 +67,7 @@ def test_a_request_is_taken_up_by_one_node_and_answered_once(
 ) -> None:
     one, two = requests_of(database, clock, "one"), requests_of(database, clock, "two")
     request = control.ask(database, clock(), "anna", RequestKind.ECHO, "pacs")
-    assert control.open_requests(database) == (request,)
+    assert control.open_requests(database, RequestKind.ECHO) == (request,)
     (leased,) = one.claim()
     assert (leased.id, leased.attempt, leased.state) == (request.id, 1, RequestState.ASKED)
     assert two.claim() == ()
@@ -76,7 +76,7 @@ def test_a_request_is_taken_up_by_one_node_and_answered_once(
     one.answer(leased, ok=False, sentence="too late")
     done = control.get_request(database, request.id)
     assert (done.state, done.sentence) == (RequestState.DONE, "PACS answers.")
-    assert control.open_requests(database) == one.held(RequestKind.ECHO) == ()
+    assert control.open_requests(database, RequestKind.ECHO) == one.held(RequestKind.ECHO) == ()
 
 
 def test_asking_twice_is_asking_once(database: Database, clock: Clock) -> None:

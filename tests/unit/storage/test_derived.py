@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from storage.records import Ended, Enqueued, Job, JobState, Mark, Peer
+from storage.records import DerivedMark, Ended, Enqueued, Job, JobState, Peer
 from storage.site.audit import Audit
 from storage.site.notices import address
 from tests.unit.storage.stored import OTHER_AE, Stored
@@ -35,7 +35,7 @@ def test_a_first_result_has_no_mark_and_each_further_one_its_revision_and_place(
     stored: Stored,
 ) -> None:
     marks = [make(stored, f"k{n}", f"2.25.{n}", uids=(f"1.{n}",)).mark for n in range(3)]
-    assert marks == [Mark(), Mark(2, 1), Mark(3, 2)]
+    assert marks == [DerivedMark(), DerivedMark(2, 1), DerivedMark(3, 2)]
 
 
 def test_the_administrator_is_told_of_each_revision_and_of_no_first_result(stored: Stored) -> None:
@@ -54,15 +54,15 @@ def test_the_administrator_is_told_of_each_revision_and_of_no_first_result(store
 
 def test_another_stack_of_the_same_series_begins_by_itself(stored: Stored) -> None:
     make(stored, "k1", "2.25.1", stack="soft")
-    assert make(stored, "k2", "2.25.2", stack="sharp").mark == Mark()
+    assert make(stored, "k2", "2.25.2", stack="sharp").mark == DerivedMark()
 
 
 def test_two_routes_make_two_that_are_told_apart_by_number_and_name(stored: Stored) -> None:
     make(stored, "k1", "2.25.1", route="four")
     other = make(stored, "k2", "2.25.2", route="five")
-    assert other.mark == Mark(revision=1, place=1, route="five")
+    assert other.mark == DerivedMark(revision=1, place=1, route="five")
     assert notices(stored) == []
-    assert make(stored, "k3", "2.25.3", route="four").mark == Mark(2, 2, "four")
+    assert make(stored, "k3", "2.25.3", route="four").mark == DerivedMark(2, 2, "four")
 
 
 def test_what_is_being_made_just_now_counts_too(stored: Stored) -> None:
@@ -70,7 +70,7 @@ def test_what_is_being_made_just_now_counts_too(stored: Stored) -> None:
     arrival = stored.arrival()
     jobs = [stored.new_job(arrival, key, route=key) for key in ("four", "five")]
     stored.queue.complete(arrival.id, {}, jobs)
-    assert [stored.claim().mark for _ in jobs] == [Mark(), Mark(1, 1, "five")]
+    assert [stored.claim().mark for _ in jobs] == [DerivedMark(), DerivedMark(1, 1, "five")]
 
 
 def test_a_job_that_was_cancelled_before_it_made_anything_leaves_no_revision(
@@ -80,7 +80,7 @@ def test_a_job_that_was_cancelled_before_it_made_anything_leaves_no_revision(
     running = stored.claim()
     stored.ask("k2", uids=("1.3",))
     stored.queue.cancelled(running)
-    assert stored.claim().mark == Mark()
+    assert stored.claim().mark == DerivedMark()
 
 
 def test_a_job_that_is_done_twice_has_the_same_mark(stored: Stored) -> None:
@@ -90,7 +90,7 @@ def test_a_job_that_is_done_twice_has_the_same_mark(stored: Stored) -> None:
     stored.queue.recover()
     again = stored.claim()
     assert (again.id, again.mark) == (before.id, before.mark)
-    assert again.mark == Mark(2, 1)
+    assert again.mark == DerivedMark(2, 1)
 
 
 def test_every_content_is_known_with_the_mark_that_it_was_given(stored: Stored) -> None:
@@ -98,9 +98,9 @@ def test_every_content_is_known_with_the_mark_that_it_was_given(stored: Stored) 
     make(stored, "k2", "2.25.20", "2.25.2", uids=("1.3",))
     make(stored, "k3", "2.25.30", "2.25.3", uids=("1.4",), route="five")
     assert stored.queue.marks(job.series_id) == {
-        "2.25.1": Mark(),
-        "2.25.2": Mark(2, 1),
-        "2.25.3": Mark(1, 2, "five"),
+        "2.25.1": DerivedMark(),
+        "2.25.2": DerivedMark(2, 1),
+        "2.25.3": DerivedMark(1, 2, "five"),
     }
 
 
@@ -109,7 +109,7 @@ def test_one_content_made_twice_at_the_same_time_is_one_derived_series(stored: S
     stored.receive("1.1", peer=OTHER)
     stored.complete("k2", peer=OTHER, destinations=("viewer",))
     first, second = stored.claim(), stored.claim()
-    assert (first.mark, second.mark) == (Mark(), Mark(2, 1))
+    assert (first.mark, second.mark) == (DerivedMark(), DerivedMark(2, 1))
     made = replace(stored.derive(first, "2.25.1"), content_uid="2.25.1", mark=first.mark)
     stored.queue.succeed(first, made)
     same = replace(stored.derive(second, "2.25.9"), content_uid="2.25.1", mark=second.mark)
@@ -123,7 +123,7 @@ def test_a_result_that_was_never_offered_may_be_made_again_under_its_uid(stored:
     job = make(stored, "k1", "2.25.1", destinations=())
     stored.purge_all()
     assert stored.ask("k1", destinations=()).what == "requeued"
-    assert stored.queue.marks(job.series_id) == {"2.25.1": Mark()}
+    assert stored.queue.marks(job.series_id) == {"2.25.1": DerivedMark()}
     again = finish(stored, "2.25.1")
     assert again.state is JobState.SUCCEEDED
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage.enqueue import Limits
+from storage.enqueue import DailyLimits
 from storage.errors import LeaseLost, NotFound, StorageError, WrongState
 from storage.queries.find import needing
 from storage.queries.overview import job_detail
@@ -16,15 +16,15 @@ from storage.records import (
     Ended,
     Enqueued,
     JobState,
+    JobVerdict,
     Peer,
-    Verdict,
 )
 from tests.unit.storage.stored import FIRST, INFER, OTHER_AE, SECOND, STUDY, Stored
 
-THIN = Verdict(JobState.REFUSED, "ACQUIRED_THIN_SERIES_EXISTS", "There is a thinner one.")
-MIXED_UP = Verdict(JobState.HELD, "PATIENT_MISMATCH", "Two patients.")
-FOUR = Limits(results=4, reruns=0)
-THREE_RUNS = Limits(results=0, reruns=3)
+THIN = JobVerdict(JobState.REFUSED, "ACQUIRED_THIN_SERIES_EXISTS", "There is a thinner one.")
+MIXED_UP = JobVerdict(JobState.HELD, "PATIENT_MISMATCH", "Two patients.")
+FOUR = DailyLimits(results=4, reruns=0)
+THREE_RUNS = DailyLimits(results=0, reruns=3)
 
 
 def test_a_complete_arrival_says_why_and_has_its_jobs(stored: Stored) -> None:
@@ -172,7 +172,7 @@ def test_jobs_of_one_arrival_are_written_together(stored: Stored) -> None:
 
 @pytest.mark.parametrize("verdict", [THIN, MIXED_UP])
 def test_a_job_with_a_verdict_ends_as_it_begins_and_a_person_may_requeue_it(
-    stored: Stored, verdict: Verdict
+    stored: Stored, verdict: JobVerdict
 ) -> None:
     asked = stored.ask("k", verdict=verdict)
     assert (asked.what, asked.reason) == (verdict.what, verdict.reason)
@@ -278,7 +278,7 @@ def test_what_is_not_yet_delivered_of_a_mixed_up_series_is_held_and_what_is_sent
 
 
 def ask_within(
-    stored: Stored, limits: Limits, key: str, series_uid: str, **changed: object
+    stored: Stored, limits: DailyLimits, key: str, series_uid: str, **changed: object
 ) -> Enqueued:
     stored.receive(f"{series_uid}.{key[1:]}", series_uid=series_uid)
     arrival = stored.arrival(series_uid=series_uid)
@@ -344,7 +344,9 @@ def test_another_stack_or_route_of_the_series_has_its_own_count(stored: Stored) 
 
 
 @pytest.mark.parametrize("limits", [FOUR, THREE_RUNS])
-def test_a_resend_of_what_was_made_is_never_one_too_many(stored: Stored, limits: Limits) -> None:
+def test_a_resend_of_what_was_made_is_never_one_too_many(
+    stored: Stored, limits: DailyLimits
+) -> None:
     for n in range(4):
         ask_within(stored, limits, f"k{n}", f"1.9.{n}")
         stored.succeed(f"2.25.{n}")
@@ -352,7 +354,9 @@ def test_a_resend_of_what_was_made_is_never_one_too_many(stored: Stored, limits:
 
 
 def test_without_limits_nothing_is_held(stored: Stored) -> None:
-    assert {ask_within(stored, Limits(), f"k{n}", "1.2.3.4").what for n in range(30)} == {"queued"}
+    assert {ask_within(stored, DailyLimits(), f"k{n}", "1.2.3.4").what for n in range(30)} == {
+        "queued"
+    }
 
 
 # A requeue: the page marks, and the node makes another job where the route has changed.

@@ -19,7 +19,7 @@ from storage.records import (
     ArrivalState,
     Job,
     JobState,
-    Kept,
+    KeptInstance,
     NewJob,
     Peer,
     Received,
@@ -86,7 +86,7 @@ class Site:
         received = identify_file(incoming)
         assert received is not None
         peer = Peer(calling_ae, "MIDSLICE", association)
-        assert isinstance(self.stored.archive.keep(received, peer, incoming), Kept)
+        assert isinstance(self.stored.archive.keep(received, peer, incoming), KeptInstance)
         return received
 
     def sweep(self, seconds: float = QUIET_SECONDS) -> list[Job]:
