@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -15,7 +16,13 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
 
 from inference import jpeg
 from inference.dataset import DAMAGED, MOST_INFLATED, Header, inflated, newest
@@ -34,17 +41,24 @@ PACKAGES = {
     "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg",  # HTJ2K
 }
 JPEG_FAMILY = "1.2.840.10008.1.2.4."
-# Baseline, extended and lossless JPEG: their decoder makes up what a cut code stream lacks.
-HUFFMAN_CODED = frozenset(map(str, jpeg.SYNTAXES))
 # The other decoder of JPEG-LS makes a picture of a damaged code stream without a word.
 PREFERRED = {
     "1.2.840.10008.1.2.4.80": "pyjpegls",
     "1.2.840.10008.1.2.4.81": "pyjpegls",
-    **dict.fromkeys(HUFFMAN_CODED, jpeg.PLUGIN),
+    **dict.fromkeys(map(str, jpeg.SYNTAXES), jpeg.PLUGIN),
 }
-END_OF_IMAGE = b"\xff\xd9"
-# More entropy-coded data than any row needs: a decoder that had all it wanted does not read it.
-SURPLUS = b"\x55" * 256
+# Transfer syntaxes that the parser's dictionary lacks, by name, and that no package decodes here.
+NEW_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+FIRST_ITEM = b"\xfe\xff\x00\xe0"  # of encapsulated pixels (PS3.5 A.4)
+# What the parser puts before the words of a decoder.
+DECODERS_SAID = re.compile(r"^.*raised by all available plugins:\s*", re.DOTALL)
+MOST_QUOTED = 64
 
 Stored = NDArray[np.int32]  # (rows, columns), as in the file, sign extended, no bits above High Bit
 Mask = NDArray[np.bool_]
@@ -74,20 +88,24 @@ def decoded(header: Header) -> Raw:
     """The pixels of a slice as its decoder gives them; raises Unprocessable without them."""
     check_decoder(header)
     try:
-        dataset = _whole_data_set(header)
-        if header.transfer_syntax.startswith(JPEG_FAMILY) and not _has_end(dataset):
-            raise broken(header, "they end too early")
-        plane = _pixels(dataset, header)
-        if header.transfer_syntax in HUFFMAN_CODED and not _read_to_the_end(dataset, header, plane):
-            raise broken(header, "they end too early")
+        plane = _pixels(_whole_data_set(header), header)
     except (*DAMAGED, RuntimeError, OSError) as error:
         logger.warning("pixels not decoded", extra={"error": type(error).__name__})
-        raise broken(header, "they cannot be decoded") from error
+        raise broken(header, quoted(DECODERS_SAID.sub("", str(error)))) from error
     rows, columns = header.integer("Rows"), header.integer("Columns")
     if plane.shape != (rows, columns):
         size = " x ".join(map(str, plane.shape))
         raise broken(header, f"{size} pixels instead of {rows} x {columns}")
     return plane
+
+
+def quoted(words: str) -> str:
+    """What another program wrote, as a sentence may repeat it: short, printable, on one line."""
+    letters = "".join(letter if letter.isprintable() else " " for letter in words)
+    plain = " ".join(letters.split())
+    if len(plain) > MOST_QUOTED:
+        plain = plain[: MOST_QUOTED - 3].rstrip() + "..."
+    return plain or "no reason is given"
 
 
 def decoder_of(syntax: UID) -> Decoder:
@@ -110,7 +128,7 @@ def check_decoder(header: Header) -> None:
 
 
 def _without_decoder(syntax: str, why: str) -> Unprocessable:
-    name = UID(syntax).name if syntax else "(not given)"
+    name = NEW_SYNTAXES.get(syntax, UID(syntax).name) if syntax else "(not given)"
     sentence = f"The pixels are encoded as {name} [{syntax}]: {why}. Send the series uncompressed."
     return Unprocessable(Reason.NO_DECODER, sentence)
 
@@ -134,32 +152,57 @@ def _whole_data_set(header: Header) -> Dataset:
     return dataset
 
 
-def _has_end(dataset: Dataset) -> bool:
-    """True where the code stream has its end marker: decoders make something of a cut one."""
-    return _stream(dataset).endswith(END_OF_IMAGE)
-
-
-def _stream(dataset: Dataset) -> bytes:
-    return get_frame(dataset.PixelData, 0, number_of_frames=1).rstrip(b"\0")
-
-
 def _pixels(dataset: Dataset, header: Header) -> Raw:
+    syntax = header.transfer_syntax
+    if syntax.startswith(JPEG_FAMILY) or syntax == RLELossless:
+        if not dataset.PixelData.startswith(FIRST_ITEM):
+            return _native(dataset, header)
+        if UID(syntax) in JPEGLSTransferSyntaxes:
+            return _jpeg_ls(dataset, header)
+    return _by_plug_in(dataset, header)
+
+
+def _by_plug_in(dataset: Dataset, header: Header) -> Raw:
     return pixel_array(dataset, raw=True, decoding_plugin=PREFERRED.get(header.transfer_syntax, ""))
 
 
-def _read_to_the_end(dataset: Dataset, header: Header, plane: Raw) -> bool:
-    """False where the decoder wants more than the code stream holds, though its end is marked.
+def _native(dataset: Dataset, header: Header) -> Raw:
+    """Pixels that lie uncompressed under a compressed transfer syntax, where all of them are there.
 
-    It is given more than there is: what changes pixels, or is no valid code, was missing before.
+    A gateway that decompresses may leave the old syntax; their length leaves no other reading.
     """
-    # Fill bytes FF may stand before a marker (ISO/IEC 10918-1 B.1.1.2).
-    entropy_coded = _stream(dataset).removesuffix(END_OF_IMAGE).rstrip(b"\xff")
-    longer = entropy_coded + SURPLUS + END_OF_IMAGE
-    dataset.PixelData = encapsulate([longer])
+    sides = (header.integer("Rows") or 0) * (header.integer("Columns") or 0)
+    expected = sides * (header.integer("BitsAllocated") or 0) // 8
+    if len(dataset.PixelData) not in (expected, expected + expected % 2):
+        name = UID(header.transfer_syntax).name
+        raise Unprocessable(
+            Reason.PIXEL_DATA_ERROR,
+            f"The pixels of image {header.text('InstanceNumber') or '?'} are not encoded as "
+            f"{name}, as their transfer syntax says; correct the program that sends them.",
+        )
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return pixel_array(dataset, raw=True)
+
+
+def _jpeg_ls(dataset: Dataset, header: Header) -> Raw:
+    """JPEG-LS up to its end marker, which is given back to a code stream that lost it.
+
+    Without one the decoder never ends. Zero bytes before it are no data where the decoder has all
+    it needs without them (a public reference sample has one): it refuses whatever lacks a bit.
+    """
+    stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    # In the data of a scan no byte above 7F follows FF (ISO/IEC 14495-1 A.1): this is the marker.
+    start = max(stream.find(START_OF_SCAN), 0)
+    coded, marker, _ = stream[start:].partition(END_OF_IMAGE)
+    coded = stream[:start] + (coded if marker else coded.rstrip(b"\0"))
+    dataset.PixelData = encapsulate([coded + END_OF_IMAGE])
     try:
-        return np.array_equal(_pixels(dataset, header), plane)
+        return _by_plug_in(dataset, header)
     except RuntimeError:
-        return False
+        if not coded.endswith(b"\0"):
+            raise
+    dataset.PixelData = encapsulate([coded.rstrip(b"\0") + END_OF_IMAGE])
+    return _by_plug_in(dataset, header)
 
 
 @dataclass(frozen=True)

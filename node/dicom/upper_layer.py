@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -314,16 +315,39 @@ def uid_of(value: bytes) -> str:
     return stripped.decode("ascii") if re.fullmatch(rb"[0-9.]{1,64}", stripped) else ""
 
 
+# Their data sets do not begin with a little endian element.
+HIDDEN_ELEMENTS = (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+META_GROUP = b"\x02\0"
+LONGEST_ELEMENT_HEAD = 12
+LONGEST_META_ELEMENT = 1 << 16
+
+
+def _length_of_element(data: bytearray) -> int:
+    """The length of the little endian element that begins here, its head included."""
+    vr = bytes(data[4:6])
+    if vr in (b"OB", b"OW", b"UN", b"UT"):  # of those that group 0002 may hold: PS3.5 7.1.2
+        return 12 + int.from_bytes(data[8:12], "little")
+    if vr.isalpha() and vr.isupper():
+        return 8 + int.from_bytes(data[6:8], "little")
+    return 8 + int.from_bytes(data[4:8], "little")
+
+
 class Incoming(BytesIO):
     """The data set of one C-STORE request on its way to disk, in the library's place for it.
 
     While it arrives its name ends in `.part`, whole in `.dcm`. A full disk ends the writing, not
     the association: the rest is read and dropped, and the request is answered with a failure.
+    Elements of group 0002 at its start are left out: they belong to files, not to data sets (PS3.5
+    7.1), and in the file a reader would believe them instead of the presentation context.
     """
 
-    def __init__(self, folder: Path, head: bytes, *, min_free_bytes: int = 0) -> None:
+    def __init__(
+        self, folder: Path, head: bytes, *, min_free_bytes: int = 0, has_elements: bool = True
+    ) -> None:
         super().__init__()
         self.size = 0
+        # What has come, until the first element that is kept; a deflated data set shows none.
+        self._start: bytearray | None = bytearray() if has_elements else None
         self._min_free_bytes = min_free_bytes
         self._path = folder / f"{uuid.uuid4().hex}.part"
         self._problem: Refusal | OSError | None = None
@@ -342,11 +366,27 @@ class Incoming(BytesIO):
             try:
                 if self.size // ROOM_EVERY_BYTES != (self.size + len(data)) // ROOM_EVERY_BYTES:
                     self._check_room()
-                self._file.write(data)
+                self._file.write(data if self._start is None else self._kept_start(data))
             except OSError as error:
                 self.spoil(error)
         self.size += len(data)
         return len(data)
+
+    def _kept_start(self, data: bytes) -> bytes:
+        """What is to be written by now of the start of the data set."""
+        assert self._start is not None
+        self._start += data
+        while self._start.startswith(META_GROUP) and len(self._start) >= LONGEST_ELEMENT_HEAD:
+            length = _length_of_element(self._start)
+            if length > LONGEST_META_ELEMENT:
+                break
+            if length > len(self._start):
+                return b""
+            del self._start[:length]
+        if META_GROUP.startswith(self._start[:2]) and len(self._start) < LONGEST_ELEMENT_HEAD:
+            return b""
+        kept, self._start = bytes(self._start), None
+        return kept
 
     def spoil(self, problem: Refusal | OSError) -> None:
         """Keep nothing of it, for this reason."""
@@ -358,6 +398,7 @@ class Incoming(BytesIO):
         if self._problem is not None:
             raise self._problem
         assert self._file is not None
+        self._file.write(self._start or b"")
         self._file.close()
         self._file = None
         self._path = self._path.rename(self._path.with_suffix(".dcm"))
@@ -443,7 +484,12 @@ class Receiver(DIMSEServiceProvider):
             instance_uid=uid_of(_raw(message.command_set, AFFECTED_SOP_INSTANCE)),
             transfer_syntax=str(context.transfer_syntax[0]),
         )
-        incoming = Incoming(self._folder, head, min_free_bytes=self._min_free_bytes)
+        incoming = Incoming(
+            self._folder,
+            head,
+            min_free_bytes=self._min_free_bytes,
+            has_elements=context.transfer_syntax[0] not in HIDDEN_ELEMENTS,
+        )
         if problem is not None:
             incoming.spoil(problem)
         return incoming

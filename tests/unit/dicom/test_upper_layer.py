@@ -95,6 +95,42 @@ def test_a_data_set_that_has_arrived_is_a_part_10_file(tmp_path: Path) -> None:
     assert dcmread(path).SOPInstanceUID == "1.2.3.4"
 
 
+GROUP_2 = {
+    "explicit VR": b"\2\0\1\0OB\0\0\2\0\0\0\0\1" + b"\2\0\x10\0UI\x12\x001.2.840.10008.1.2\0",
+    "implicit VR": b"\2\0\0\0\4\0\0\0\x1a\0\0\0" + b"\2\0\x10\0\x12\0\0\x001.2.840.10008.1.2\0",
+}
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 100, 10_000])
+@pytest.mark.parametrize("how", GROUP_2)
+def test_group_2_in_a_data_set_is_left_out_however_it_is_cut_up(
+    tmp_path: Path, how: str, size: int
+) -> None:
+    incoming = Incoming(tmp_path, HEAD)
+    content = GROUP_2[how] + data_set()
+    for at in range(0, len(content), size):
+        piece = content[at : at + size]
+        assert incoming.write(piece) == len(piece)
+    path, data_at = incoming.finish()
+    assert path.read_bytes()[data_at:] == data_set()
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 6, 14, 27])
+def test_a_data_set_that_ends_in_group_2_breaks_nothing(tmp_path: Path, length: int) -> None:
+    incoming = Incoming(tmp_path, HEAD)
+    content = GROUP_2["explicit VR"][:length]
+    incoming.write(content)
+    path, data_at = incoming.finish()
+    assert path.read_bytes()[data_at:] in (content, content[14:])
+
+
+def test_a_deflated_data_set_that_begins_like_group_2_is_kept_whole(tmp_path: Path) -> None:
+    incoming = Incoming(tmp_path, HEAD, has_elements=False)
+    incoming.write(GROUP_2["explicit VR"])
+    path, data_at = incoming.finish()
+    assert path.read_bytes()[data_at:] == GROUP_2["explicit VR"]
+
+
 def test_a_disk_without_room_ends_the_writing_and_the_rest_is_read_and_dropped(
     tmp_path: Path,
 ) -> None:

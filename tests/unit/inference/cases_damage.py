@@ -39,7 +39,7 @@ DAMAGED = (
         "held",
         broken(cut_stream, Series(transfer_syntax=JPEGLSLossless)),
         R.PIXEL_DATA_ERROR,
-        "they end too early",
+        "image 3 are damaged",
     ),
     Case(
         DAMAGE,
@@ -47,7 +47,7 @@ DAMAGED = (
         "held",
         broken(cut_stream, Series(transfer_syntax=JPEG2000Lossless)),
         R.PIXEL_DATA_ERROR,
-        "they end too early",
+        "image 3 are damaged",
     ),
     Case(
         DAMAGE,
