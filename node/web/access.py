@@ -109,18 +109,16 @@ class Gate:
         self.now = now
         self._key = new_token()  # of this process: pages of an older one load again
 
-    def visitor(self, request: Request, *, is_use: bool | None = None) -> Visitor | None:
+    def visitor(self, request: Request) -> Visitor | None:
         """Identify the requester; None where nobody is known and somebody could log in.
 
         Only what a person does keeps a session from growing idle: not what an open page fetches
-        by itself. `is_use` None: as the request looks.
+        by itself.
         """
         token = _bearer(request)
         if token is not None:
             return self._program(token)
-        is_use = is_by_hand(request) if is_use is None else is_use
-        session = self._proxied(request) or self._session(request, is_use=is_use)
-        return session or self._local(request)
+        return self._proxied(request) or self._session(request) or self._local(request)
 
     def address(self, request: Request) -> str:
         """Find the address of the person, as far as it can be known."""
@@ -163,7 +161,7 @@ class Gate:
             raise Problem(HTTPStatus.FORBIDDEN, f"The user {name} is disabled.")
         return user.role if user is not None else Role.VIEWER
 
-    def _session(self, request: Request, *, is_use: bool) -> Visitor | None:
+    def _session(self, request: Request) -> Visitor | None:
         cookie = request.cookies.get(COOKIE)
         if not cookie:
             return None
@@ -172,7 +170,7 @@ class Gate:
             self.now(),
             digest(cookie),
             idle_seconds=self.web.idle_minutes * 60.0,
-            is_use=is_use,
+            is_use=is_by_hand(request),
         )
         return Visitor(login.name, login.role, login.csrf, How.SESSION) if login else None
 

@@ -99,14 +99,9 @@ def answer(request: Request, problem: Problem, page: Page) -> Response:
     return as_json(problem)
 
 
-def as_json(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def as_json(problem: Problem) -> JSONResponse:
     """Answer with the problem document."""
-    return JSONResponse(
-        problem.document(),
-        problem.status,
-        {**problem.headers, **(headers or {})},
-        media_type=MEDIA_TYPE,
-    )
+    return JSONResponse(problem.document(), problem.status, problem.headers, media_type=MEDIA_TYPE)
 
 
 def internal() -> Problem:

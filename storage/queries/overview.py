@@ -93,26 +93,22 @@ def arriving(database: Database) -> tuple[ArrivalSummary, ...]:
     )
 
 
-def queue(
-    database: Database, now: float, *, workers: int, limit: int = 50, offset: int = 0
-) -> Page[QueuedJob]:
+def queue(database: Database, now: float, *, workers: int, limit: int = 50) -> Page[QueuedJob]:
     """The jobs that wait, in the order in which workers take them."""
     waits = and_(OPEN_JOB, job.c.state == JobState.QUEUED)
     order = job.c.priority, job.c.due_at, job.c.id
     with database.reading() as db:
         total = counted(db, select(job.c.id).where(waits))
-        rows = db.execute(
-            JOB_SUMMARIES.where(waits).order_by(*order).limit(limit).offset(offset)
-        ).all()
+        rows = db.execute(JOB_SUMMARIES.where(waits).order_by(*order).limit(limit)).all()
         busy = [run.seconds_left or 0.0 for run in _running(db, now)]
         takes = _typical(db)
         drained = _subjects(db, switch.c.name, switch.c.name == SwitchName.DRAINING)
-    starts = _starts(now, busy, takes, workers, offset + len(rows)) if not drained else {}
+    starts = _starts(now, busy, takes, workers, len(rows)) if not drained else {}
     lines = tuple(
         QueuedJob(place, starts.get(place), to_job_summary(row))
-        for place, row in enumerate(rows, start=offset + 1)
+        for place, row in enumerate(rows, start=1)
     )
-    return Page(lines, total, limit, offset)
+    return Page(lines, total, limit, 0)
 
 
 def running(database: Database, now: float) -> tuple[RunningJob, ...]:
@@ -121,22 +117,22 @@ def running(database: Database, now: float) -> tuple[RunningJob, ...]:
         return _running(db, now)
 
 
-def sending(database: Database, limit: int = 50, offset: int = 0) -> Page[DeliverySummary]:
+def sending(database: Database, limit: int = 50) -> Page[DeliverySummary]:
     """The deliveries that are on their way or wait for it, those being sent first."""
     wanted = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
-    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit, offset)
+    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit)
 
 
 def unconfirmed(
-    database: Database, destinations: Collection[str], limit: int = 50, offset: int = 0
+    database: Database, destinations: Collection[str], limit: int = 50
 ) -> Page[DeliverySummary]:
     """The deliveries to destinations that give proof, not proved yet; the oldest first."""
     if not destinations:  # with an empty list the database would go through all that was ever sent
-        return Page((), 0, limit, offset)
+        return Page((), 0, limit, 0)
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
     wanted = and_(sent, delivery.c.destination.in_(destinations))
-    return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
+    return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit)
 
 
 def finished(database: Database, limit: int = 10) -> tuple[JobSummary, ...]:
@@ -238,13 +234,12 @@ def _deliveries(
     which: ColumnElement[bool],
     order: tuple[ColumnElement[Any], ...],
     limit: int,
-    offset: int,
 ) -> Page[DeliverySummary]:
     with database.reading() as db:
         total = counted(db, select(delivery.c.id).where(which))
-        query = delivery_summaries().where(which).order_by(*order).limit(limit).offset(offset)
+        query = delivery_summaries().where(which).order_by(*order).limit(limit)
         lines = tuple(to_delivery_summary(row) for row in db.execute(query))
-    return Page(lines, total, limit, offset)
+    return Page(lines, total, limit, 0)
 
 
 def delivery_summaries() -> Select[*tuple[Any, ...]]:

@@ -27,7 +27,7 @@ class Nodes:
         self._now = now
 
     def start(self, node_id: str) -> float:
-        """A node begins to serve. From when on its files must be looked at (`Archive.recover`)."""
+        """A node begins to serve. From when on its files must be looked at (`recovery.recover`)."""
         now = self._now()
         alive = {"started_at": now, "heartbeat": now, "state": SERVING}
         with self._database.writing() as db:
