@@ -19,7 +19,14 @@ from tests.node_process import MIDSLICE
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("node", "inference", "storage")
 # What a table of config.toml is called, where it is not called like its class.
-TABLES = {"ModelEntry": "model", "Condition": None, "Section": None, "Config": None}
+TABLES = {
+    "DeliverySettings": "delivery",
+    "ExpectedSender": "sender",
+    "ModelEntry": "model",
+    "Condition": None,
+    "Section": None,
+    "Config": None,
+}
 
 
 def read(name: str) -> str:
@@ -212,4 +219,4 @@ def test_the_top_level_holds_the_fixed_folders_and_files_only() -> None:
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     folders = {Path(name).parts[0] for name in tracked if "/" in name}
-    assert folders == {"node", "inference", "storage", "tests", ".ci"}
+    assert folders == {"node", "inference", "storage", "tests", "findings", ".ci"}
