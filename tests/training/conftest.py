@@ -1,0 +1,5 @@
+"""Real trainings, calibrations and evaluations, seconds each: the fixtures of the models' tests."""
+
+from tests.models.conftest import data, one_thread, one_thread_again, patients
+
+__all__ = ["data", "one_thread", "one_thread_again", "patients"]
