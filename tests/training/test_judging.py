@@ -14,15 +14,14 @@ from inference.training.leave_out import TargetList
 from inference.training.report import StudyRequest, page_of, run
 from node import cli
 from tests.models.made import made_patient
+from tests.unit.commands.console import Midslice as CommandLine
 
-ROOT = Path(__file__).parents[2]
+CHEST = Path(__file__).parents[2] / "node" / "demo" / "data" / "acquired"  # 23 slices
 
 
 def test_a_real_series_is_judged_with_the_shipped_weights(tmp_path: Path) -> None:
     """23 slices, 5 mm apart, of a chest: the whole way in seconds."""
-    wanted = StudyRequest(
-        ROOT / "node" / "demo" / "data" / "acquired", (2,), targets=3, pictures=True
-    )
+    wanted = StudyRequest(CHEST, (2,), targets=3, pictures=True)
     found = run(wanted, lambda _weights: Midslice(), TargetList())
     (cell,) = found.cells
     assert (cell.kind.anatomy, cell.kind.gap_mm) == ("chest", 10.0)
@@ -79,3 +78,46 @@ def test_the_command_says_what_it_found_cell_by_cell(
     assert "one 2x thin 2.0 trained on it" in said
     assert "one 4x slabs 4.0 trained on it" in said
     assert calibration_path(weights).exists()
+
+
+def test_evaluate_fails_on_a_missed_figure_where_it_is_asked_to(
+    midslice: CommandLine, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    arguments = ("evaluate", CHEST, "--factor", "2", "--targets", 1, "--model", "linear")
+    arguments += ("--out", page)
+    card = tmp_path / "made" / "card.md"
+    result = midslice(*arguments, "--card", card)
+    assert result.status == 0
+    assert card.read_text().startswith("| cell | weights | DIS over linear |")
+    assert "linear, smoothed" in result.out
+    assert page.read_text().startswith("<!doctype html>")
+    failed = midslice(*arguments, "--gates")
+    assert failed.status == 1
+    assert "chest: dB over DIS" in failed.out
+    assert "Every figure is reached" not in failed.out
+    document = midslice(*arguments, "--gates", "--json", "--no-page")
+    assert document.status == 1
+    missed = {row["title"] for row in document.json["gates"] if row["verdict"] == "missed"}
+    assert "body MAE against linear" in missed
+
+
+def test_the_targets_of_an_evaluation_can_be_kept_and_given(
+    midslice: CommandLine, tmp_path: Path
+) -> None:
+    kept = tmp_path / "targets.json"
+    assert midslice("evaluate", CHEST, "--draw-targets", kept).status == 0
+    document = midslice(
+        *("evaluate", CHEST, "--factor", "10", "--model", "linear", "--target-list", kept),
+        *("--json", "--no-page"),
+    )
+    (listed,) = [
+        entry
+        for entry in json.loads(kept.read_text())["series"]
+        if (entry["slices"], entry["factor"]) == (23, 10)
+    ]
+    assert document.json["cells"][0]["targets"] == listed["targets"]
+    kept.write_text("{}")
+    result = midslice("evaluate", CHEST, "--target-list", kept)
+    assert result.status == 2
+    assert "no list as --draw-targets writes it" in result.err
