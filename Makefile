@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit golden network browser faults test-long bench soak train docs clean
+.PHONY: help setup system demo run test check lint types imports unit golden training network browser faults test-long bench soak train docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -56,11 +56,14 @@ types: setup  ## mypy, strict
 imports: setup  ## who may import whom
 	$(BIN)/lint-imports
 
-unit: setup  ## the quick tests
+unit: setup  ## the quick tests: no training, no kill, no whole node
 	$(PYTEST) tests/unit tests/models
 
 golden: setup system  ## write the golden files anew, where a change of what the product says is meant
 	GOLDEN=write $(PYTEST) tests/golden
+
+training: setup  ## trainings, calibrations and evaluations of whole series, seconds each
+	$(PYTEST) tests/training
 
 network: setup system  ## tests with real peers on sockets
 	$(PYTEST) tests/network

@@ -1,11 +1,13 @@
 """Fixtures for all tests: a clock to turn, and both databases, migrated and empty."""
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from storage.database import Database
 from storage.schema import metadata
@@ -15,6 +17,14 @@ TEMPLATE = "migrated"
 KINDS = ("sqlite", "postgresql")
 BUSY_SECONDS = 60.0  # eight threads at once on a busy machine; what is busy is tried elsewhere
 LARGE = 1000  # rows
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "100"))  # of each property that Hypothesis tries
+
+# Threads of one convolution that wait for each other sleep: several workers share the cores, and
+# waiting awake takes them from each other. Read when torch is loaded, here and in child processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+settings.register_profile("midslice", max_examples=EXAMPLES)
+settings.load_profile("midslice")
+
 _numbers = itertools.count(1)
 
 

@@ -111,6 +111,13 @@ def made_hu(slices: int = 24, side: int = 64, noise_hu: float = 10.0) -> NDArray
     return np.rint(planes).astype(np.int16)
 
 
+def made_patient(slices: int = 30, side: int = 64) -> Patient:
+    """Somebody of whom every slice is held in memory."""
+    geometry = made_geometry(slices, side, side, gaps_mm=1.0)
+    hu = np.stack(made_planes(geometry)).astype(np.int16)
+    return Patient("made", hu, geometry)
+
+
 def write_npz(folder: Path, hu: NDArray[np.int16], spacing: tuple[float, float, float]) -> Path:
     folder.mkdir(parents=True)
     np.savez(folder / "volume.npz", hu=hu, spacing_mm=np.array(spacing))

@@ -1,7 +1,6 @@
 """The figures beside the weights: whose they are, where they come from, what is refused."""
 
 import json
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from inference.models.gate import Calibration, calibration_path, load_calibratio
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training import calibrate
 from inference.training.calibrate import CalibrationCell
-from inference.training.data import Patient
 from inference.training.leave_out import TargetList, leave_out
 from node import cli
-from tests.models.made import made_geometry, made_planes
+from tests.models.made import made_patient
 
 SHA = "ab" * 32
 
@@ -212,12 +210,6 @@ def test_a_patient_that_differs_is_foretold_with_the_help_of_its_surveys() -> No
     assert alone.expected_over_true < 0.75
 
 
-def made_patient(slices: int = 30, side: int = 64) -> Patient:
-    geometry = made_geometry(slices, side, side, gaps_mm=1.0)
-    hu = np.stack(made_planes(geometry)).astype(np.int16)
-    return Patient("made", hu, geometry)
-
-
 def test_slabs_are_measured_as_whole_numbers_and_as_thick_as_their_gap() -> None:
     patient = made_patient(20)
     (stack,) = leave_out(patient.thin(), 4, "slab", TargetList())
@@ -240,50 +232,6 @@ def test_a_survey_has_two_received_slices_on_each_side_as_far_as_there_are() -> 
         assert window.geometry.distances_mm.tolist() == distances[left].tolist()
         assert step.survey == left.index(index)
         assert step.needs == tuple(range(len(left)))
-
-
-def test_calibrating_writes_figures_beside_the_weights_and_beside_each_fold(
-    tmp_path: Path,
-) -> None:
-    """One patient has a fold of its own: its figures are those of the other."""
-    data, weights, folds = tmp_path / "data", tmp_path / "new.safetensors", tmp_path / "folds"
-    folds.mkdir()
-    for name in ("one", "two"):
-        patient = made_patient()
-        (data / "ct-train" / name).mkdir(parents=True)
-        spacing = np.array([1.0, 0.7, 0.7])
-        np.savez(data / "ct-train" / name / "volume.npz", hu=patient.hu, spacing_mm=spacing)
-    shutil.copy(SHIPPED_WEIGHTS, weights)
-    shutil.copy(SHIPPED_WEIGHTS, folds / "one.safetensors")
-    found, cells = calibrate.calibrate(data, weights=weights, folds=folds)
-    assert (
-        Midslice(weights).calibration.digest
-        == load_calibration(calibration_path(weights), Midslice(weights).weights_sha256).digest
-    )
-    assert Midslice(weights).calibration.is_fitted
-    assert Midslice(folds / "one.safetensors").calibration.is_fitted
-    assert found.factor == pytest.approx(Midslice(weights).calibration.factor, abs=1e-5)
-    assert {(cell.patient, cell.held_out) for cell in cells} == {("one", True), ("two", False)}
-    provenance = json.loads(calibration_path(weights).read_text())["provenance"]
-    assert provenance["patients"] == ["one", "two"]
-    fold = json.loads((folds / "one.json").read_text())["provenance"]
-    assert fold["patients"] == ["two"]
-
-
-def test_the_command_says_what_it_found_cell_by_cell(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    patient, weights = made_patient(24), tmp_path / "new.safetensors"
-    (tmp_path / "data" / "one").mkdir(parents=True)
-    spacing = np.array([1.0, 0.7, 0.7])
-    np.savez(tmp_path / "data" / "one" / "volume.npz", hu=patient.hu, spacing_mm=spacing)
-    shutil.copy(SHIPPED_WEIGHTS, weights)
-    told = ["--weights", str(weights), "--folds", str(tmp_path / "none")]
-    assert cli.run(["calibrate", str(tmp_path / "data"), *told]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "one 2x thin 2.0 trained on it" in said
-    assert "one 4x slabs 4.0 trained on it" in said
-    assert calibration_path(weights).exists()
 
 
 def test_a_folder_without_patients_is_named(

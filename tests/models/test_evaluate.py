@@ -268,9 +268,6 @@ def test_anatomy_is_told_from_a_few_slices(
     assert anatomy_of(disc(radius_mm, inside_hu, bone)) == expected
 
 
-# --- the shipped weights ------------------------------------------------------------------------
-
-
 def test_without_the_packages_of_the_extra_a_sentence_says_which(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,24 +275,3 @@ def test_without_the_packages_of_the_extra_a_sentence_says_which(
     for command in ("evaluate", "calibrate"):
         assert cli.run([command, "."]) == 1
         assert "pip install 'midslice[evaluation]'" in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_real_series_is_judged_with_the_shipped_weights(tmp_path: Path) -> None:
-    """23 slices, 5 mm apart, of a chest: the whole way in seconds."""
-    from inference.models.midslice import Midslice
-
-    wanted = StudyRequest(
-        ROOT / "node" / "demo" / "data" / "acquired", (2,), targets=3, pictures=True
-    )
-    found = run(wanted, lambda _weights: Midslice(), TargetList())
-    (cell,) = found.cells
-    assert (cell.kind.anatomy, cell.kind.gap_mm) == ("chest", 10.0)
-    assert cell.ours.over_linear_db > 1.5
-    assert cell.ours.over_dis_db > 0.4
-    assert cell.ours.below_linear == 0.0
-    assert 0.3 < (cell.methods["linear"].noise_ratio or 0.0) < 1.2
-    assert cell.ours.laa_950 is not None
-    assert len(cell.panels) == 2
-    page = tmp_path / "index.html"
-    page.write_text(page_of(found))
-    assert page.stat().st_size < 2_000_000

@@ -21,6 +21,7 @@ from inference.runner import Runner
 from inference.stacks import open_volume, read_headers, stacks_of
 from inference.volume import Geometry, Plane, Volume
 from node import demo
+from tests.conftest import EXAMPLES
 from tests.models.made import made_geometry, made_planes, window_of
 
 REAL_CT = Path(demo.__file__).parent / "data"
@@ -157,7 +158,7 @@ def test_constant_in_constant_out(value: float) -> None:
             assert np.array_equal(np.rint(plane), np.rint(planes[0]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=max(1, EXAMPLES // 6), deadline=None)  # each fills a gap
 @given(
     seed=st.integers(0, 2**31),
     rows=st.integers(9, 70),

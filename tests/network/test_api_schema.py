@@ -12,11 +12,12 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from storage.records import Role
+from tests.conftest import EXAMPLES
 from tests.unit.web.site import Site, listening_site
 
 # Each question to the rules starts a process; 503 is what a node that does not run is to answer.
 APART = "^(/api/v1/rules/|/readyz)"
-EXAMPLES = 8  # of each operation, allowed ones and others
+OF_EACH = max(1, EXAMPLES // 12)  # operation, allowed ones and others
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 
 
@@ -60,7 +61,7 @@ def _asked(question: SearchStrategy[schemathesis.Case], token: str) -> int:
     asked = 0
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=OF_EACH,
         deadline=None,
         derandomize=True,
         database=None,

@@ -1,12 +1,9 @@
 """Models: what there are, how one is judged on a site's own series, and what training needs."""
 
-import json
 from pathlib import Path
 
 from tests import phantoms
 from tests.unit.commands.console import Midslice
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
@@ -25,51 +22,6 @@ def test_a_model_of_the_site_that_cannot_be_loaded_is_named(
     result = midslice("models")
     assert result.status == 1
     assert "absent_module:Net" in result.out
-
-
-def test_evaluate_fails_on_a_missed_figure_where_it_is_asked_to(
-    midslice: Midslice, tmp_path: Path
-) -> None:
-    data = ROOT / "node" / "demo" / "data" / "acquired"
-    page = tmp_path / "page.html"
-    arguments = ("evaluate", data, "--factor", "2", "--targets", 1, "--model", "linear")
-    arguments += ("--out", page)
-    card = tmp_path / "made" / "card.md"
-    result = midslice(*arguments, "--card", card)
-    assert result.status == 0
-    assert card.read_text().startswith("| cell | weights | DIS over linear |")
-    assert "linear, smoothed" in result.out
-    assert page.read_text().startswith("<!doctype html>")
-    failed = midslice(*arguments, "--gates")
-    assert failed.status == 1
-    assert "chest: dB over DIS" in failed.out
-    assert "Every figure is reached" not in failed.out
-    document = midslice(*arguments, "--gates", "--json", "--no-page")
-    assert document.status == 1
-    missed = {row["title"] for row in document.json["gates"] if row["verdict"] == "missed"}
-    assert "body MAE against linear" in missed
-
-
-def test_the_targets_of_an_evaluation_can_be_kept_and_given(
-    midslice: Midslice, tmp_path: Path
-) -> None:
-    data = ROOT / "node" / "demo" / "data" / "acquired"
-    kept = tmp_path / "targets.json"
-    assert midslice("evaluate", data, "--draw-targets", kept).status == 0
-    document = midslice(
-        *("evaluate", data, "--factor", "10", "--model", "linear", "--target-list", kept),
-        *("--json", "--no-page"),
-    )
-    (listed,) = [
-        entry
-        for entry in json.loads(kept.read_text())["series"]
-        if (entry["slices"], entry["factor"]) == (23, 10)
-    ]
-    assert document.json["cells"][0]["targets"] == listed["targets"]
-    kept.write_text("{}")
-    result = midslice("evaluate", data, "--target-list", kept)
-    assert result.status == 2
-    assert "no list as --draw-targets writes it" in result.err
 
 
 def test_a_folder_without_series_cannot_train(midslice: Midslice, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Each case that the documents list is tried, and the documents say what came of it."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,13 @@ def test_every_case_and_test_of_the_table_exists() -> None:
     assert [cells[0] for cells in rows if THIS_TEST in cells[-1]] == [case.title for case in CASES]
     for cells in rows:
         file, _, function = cells[-1].strip("`").partition("::")
-        path = Path("tests") / file if "/" in file else HERE / file
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert function in functions(Path("tests") / file if "/" in file else HERE / file)
+
+
+@cache
+def functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def test_a_held_or_refused_case_says_so() -> None:

@@ -17,6 +17,7 @@ from inference.geometry import Layout, arrange, measure, verdict
 from inference.request import Output
 from inference.stacks import read_headers, stacks_of
 from tests import phantoms
+from tests.conftest import EXAMPLES
 from tests.phantoms import Series
 from tests.unit.inference.case import HOLE, target
 from tests.unit.inference.made import derive, derive_series, only_stack, refused, request
@@ -133,7 +134,7 @@ def test_odd_decimal_strings_are_numbers(tmp_path: Path) -> None:
 
 
 @settings(
-    max_examples=25,
+    max_examples=max(1, EXAMPLES // 4),  # each writes files
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -18,12 +18,12 @@ from storage.records import JobState
 from storage.recovery import recover
 from tests.unit.storage.stored import INFER, Stored, later_release, read_header
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tests.unit.storage.doomed", *map(str, arguments)]
+    return [sys.executable, "-m", "tests.faults.doomed", *map(str, arguments)]
 
 
 def killed(*arguments: object) -> None:

@@ -16,7 +16,7 @@ from tests.peers import wait_until
 PARENT = """
 import time
 from node.children import Child
-from tests.unit.test_children import sleep
+from tests.faults.test_children import sleep
 if __name__ == "__main__":
     print(Child("child", sleep).pid, flush=True)
     time.sleep(600)

@@ -1,4 +1,4 @@
-"""Processes that are killed at the worst moment: run as `python -m tests.unit.storage.doomed`."""
+"""Processes that are killed at the worst moment: run as `python -m tests.faults.doomed`."""
 
 import os
 import signal

@@ -13,11 +13,12 @@ from inference.training.samples import CROP
 from inference.training.train import Training
 from tests.models.made import QUICK, error_of, made_hu, write_npz
 
+SIDE = 32
 CONDITIONS = torch.tensor([[0.5, 0.5, 0.0, 1.0, 1.0, 1.0]]).repeat(4, 1)
 
 
 def noise(channels: int) -> torch.Tensor:
-    return 60.0 * torch.randn(4, channels, 48, 48)
+    return 60.0 * torch.randn(4, channels, SIDE, SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def learned() -> tuple[Adversary, list[float]]:
     """An adversary whose judge has seen noisy truth beside smooth slices, and its losses."""
     torch.manual_seed(0)
     adversary = Adversary("cpu")
-    smooth = torch.zeros(4, 1, 48, 48)
+    smooth = torch.zeros(4, 1, SIDE, SIDE)
     return adversary, [adversary.learn(smooth, noise(1), noise(6), CONDITIONS) for _ in range(40)]
 
 
@@ -35,7 +36,7 @@ def test_the_judge_learns_to_tell_smooth_slices_from_noisy_ones(
     adversary, losses = learned
     assert losses[0] == pytest.approx(2.0, abs=0.3)  # it guesses
     assert losses[-1] < 0.5 * losses[0]
-    planes, smooth = noise(6), torch.zeros(4, 1, 48, 48)
+    planes, smooth = noise(6), torch.zeros(4, 1, SIDE, SIDE)
     objections = [float(adversary.objection(b, planes, CONDITIONS)) for b in (smooth, noise(1))]
     assert objections[0] > objections[1]
 
@@ -65,7 +66,7 @@ def noisy(tmp_path: Path) -> tuple[Patient, ...]:
 
 
 NOISY = replace(
-    QUICK, steps=200, batch=4, side=48, pool=20, first=20, refresh=1000, adversarial=0.2
+    QUICK, steps=200, batch=4, side=SIDE, pool=20, first=20, refresh=1000, adversarial=0.2
 )
 
 
