@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from inference.errors import ModelLoadError
-from inference.models.midslice import Midslice, Network
+from inference.models.midslice import Midslice, Network, load_network
 from inference.training.checkpoint import (
     load_checkpoint,
-    load_weights,
     save_checkpoint,
     save_weights,
 )
@@ -37,9 +36,9 @@ def test_the_same_seed_trains_the_same_weights(data: Path, tmp_path: Path) -> No
 def test_trained_weights_are_a_model(data: Path, tmp_path: Path) -> None:
     quick_train(data, tmp_path)
     model = Midslice(tmp_path / "weights.safetensors")
-    assert load_weights(tmp_path / "weights.safetensors", model.weights_sha256).keys() == (
-        Network().state_dict().keys()
-    )
+    network, digest = load_network(tmp_path / "weights.safetensors")
+    assert digest == model.weights_sha256
+    assert network.state_dict().keys() == Network().state_dict().keys()
 
 
 def test_training_learns(patients: tuple[Patient, ...]) -> None:
@@ -146,7 +145,7 @@ def test_training_can_begin_from_weights(
     data: Path, patients: tuple[Patient, ...], tmp_path: Path
 ) -> None:
     quick_train(data, tmp_path)
-    weights = load_weights(tmp_path / "weights.safetensors")
+    weights = load_network(tmp_path / "weights.safetensors")[0].state_dict()
     begun = Training(patients, replace(QUICK, start=tmp_path / "weights.safetensors"))
     assert all(torch.equal(begun.average[name], tensor) for name, tensor in weights.items())
     save_weights({"other": torch.ones(2)}, tmp_path / "other.safetensors")
