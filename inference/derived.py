@@ -225,7 +225,13 @@ class DerivedSeries:
                 SoftwareVersions=h.RELEASE,
                 StationName=request.station_name,
                 RescaleType="HU",
-                RelatedSeriesSequence=h.items_of(_related(first)),
+                RelatedSeriesSequence=h.items_of(
+                    h.elements_of(
+                        StudyInstanceUID=first.text("StudyInstanceUID"),
+                        SeriesInstanceUID=first.text("SeriesInstanceUID"),
+                        PurposeOfReferenceCodeSequence=h.code("121323"),
+                    )
+                ),
             )
             | {0x0008103E: h.raw(0x0008103E, "LO", description)}
         )
@@ -257,7 +263,9 @@ class DerivedSeries:
         elements = h.carried(self._layout.headers[0], ("ImageOrientationPatient",), repaired=True)
         thickness = h.carried(base, ("SliceThickness",), repaired=True)
         if output.slice_thickness == "spacing":
-            thickness = h.elements_of(SliceThickness=h.ds(_nearest(self._distances, place)))
+            others = np.delete(self._distances, place)
+            nearest = float(np.abs(others - self._distances[place]).min())
+            thickness = h.elements_of(SliceThickness=h.ds(nearest))
         elements |= h.elements_of(SliceThickness=None) | thickness
         if self._spacing is not None:
             elements |= h.elements_of(SpacingBetweenSlices=h.ds(self._spacing))
@@ -279,7 +287,12 @@ class DerivedSeries:
         headers = [self._layout.headers[index] for index in slice_.sources]
         elements = h.elements_of(
             SourceImageSequence=h.items_of(*(_source_image(header, slice_) for header in headers)),
-            ReferencedSeriesSequence=h.items_of(_referenced_series(headers)),
+            ReferencedSeriesSequence=h.items_of(
+                h.elements_of(
+                    SeriesInstanceUID=headers[0].text("SeriesInstanceUID"),
+                    ReferencedInstanceSequence=h.items_of(*map(_reference, headers)),
+                )
+            ),
             ContributingEquipmentSequence=h.items_of(*self._equipment(base, slice_)),
         )
         if not slice_.is_generated:
@@ -298,10 +311,8 @@ class DerivedSeries:
         )
 
     def _model_text(self) -> str:
-        weights = self._model.weights_sha256
-        return f"{self._model.name} {self._model.version}" + (
-            f" sha256 {weights[:16]}" if weights else ""
-        )
+        model, weights = self._model, self._model.weights_sha256
+        return f"{model.name} {model.version}" + (f" sha256 {weights[:16]}" if weights else "")
 
     def _equipment(self, base: Header, slice_: Planned) -> list[Elements]:
         """The scanner, what the source names already, and the model (C.12.1.1.5)."""
@@ -370,11 +381,6 @@ def _cut(source: Header, text: str, room: int) -> bytes:
         return b""
 
 
-def _nearest(distances: NDArray[np.float64], place: int) -> float:
-    others = np.delete(distances, place)
-    return float(np.abs(others - distances[place]).min())
-
-
 def _local(at: datetime, source: Header) -> datetime:
     """The time in the zone that the source's header declares for all its times."""
     offset = source.text("TimezoneOffsetFromUTC")
@@ -404,14 +410,6 @@ def _window(first: Header) -> Elements:
     return elements
 
 
-def _related(source: Header) -> Elements:
-    return h.elements_of(
-        StudyInstanceUID=source.text("StudyInstanceUID"),
-        SeriesInstanceUID=source.text("SeriesInstanceUID"),
-        PurposeOfReferenceCodeSequence=h.code("121323"),
-    )
-
-
 def _source_image(source: Header, slice_: Planned) -> Elements:
     return _reference(source) | h.elements_of(
         SpatialLocationsPreserved="NO" if slice_.is_generated else "YES",
@@ -423,11 +421,4 @@ def _reference(source: Header) -> Elements:
     return h.elements_of(
         ReferencedSOPClassUID=source.text("SOPClassUID"),
         ReferencedSOPInstanceUID=source.uid,
-    )
-
-
-def _referenced_series(sources: Sequence[Header]) -> Elements:
-    return h.elements_of(
-        SeriesInstanceUID=sources[0].text("SeriesInstanceUID"),
-        ReferencedInstanceSequence=h.items_of(*(_reference(source) for source in sources)),
     )

@@ -42,7 +42,7 @@ from inference.scope import differences, oddities
 from inference.stacks import set_aside, stacks_of
 from inference.trust import SliceJudge, check_gaps
 from inference.uids import Identity, marked
-from inference.volume import Plane, Volume
+from inference.volume import Volume
 
 Report = Callable[[Progress], None]
 Predictions = Iterator[tuple[Step, Prediction]]
@@ -81,6 +81,7 @@ class Generation:
     slices: Sequence[Planned]
     series: DerivedSeries
     pixels: PixelReader
+    volume: Volume
     previews: Previews | None
     record: JobRecord
 
@@ -96,11 +97,8 @@ class Generation:
         cancelled: Callable[[], bool],
     ) -> dict[str, File]:
         """Every generated slice, written; raises Unprocessable where the judge holds them."""
-        volume = Volume(
-            self.layout.geometry, lambda i: self.pixels.hounsfield(self.layout.headers[i])
-        )
         at_once = share_cores(model, resources.threads)
-        runner = Runner(model, volume, Limits(device, resources.batch), at_once)
+        runner = Runner(model, self.volume, Limits(device, resources.batch), at_once)
         files = self._written(runner.predictions(steps, cancelled=cancelled), judge, report)
         limits = runner.limits
         self.record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
@@ -154,7 +152,9 @@ def process(
     try:
         outcome = _Job(request, record, progress, cancelled).run()
     except Unprocessable as verdict:
-        facts = {**record.as_json(), **verdict_record(verdict)}
+        facts = dict(record.as_json())
+        if isinstance(verdict, OutputCheckFailed):
+            facts["faults"] = list(verdict.faults)
         outcome = Verdict(verdict.reason, verdict.sentence, verdict.is_held, facts)
     except Cancelled:
         outcome = Stopped()
@@ -163,11 +163,6 @@ def process(
     if not isinstance(outcome, Derived):
         _clear(request.folder)
     return outcome
-
-
-def verdict_record(verdict: Unprocessable) -> Mapping[str, object]:
-    """The facts that a verdict adds to the record: the faults of a failed output check."""
-    return {"faults": list(verdict.faults)} if isinstance(verdict, OutputCheckFailed) else {}
 
 
 class OutputCheckFailed(Unprocessable):
@@ -222,7 +217,6 @@ class _Job:
         self._report = report
         self._cancelled = cancelled
         self._pixels = PixelReader()
-        self._previews: Previews | None = None
 
     def run(self) -> Derived | Kept:
         record, request = self._record, self._request
@@ -231,7 +225,7 @@ class _Job:
             model, device = self._load()
             steps = self._plan(model, layout)
             digest_of, notes = digests(
-                stack.headers, self._pixels, progress=self._reading(len(stack))
+                stack.headers, self._pixels, progress=self._reporting("reading", len(stack))
             )
         record.notes += [*layout.notes, *differences(layout.headers), *oddities(layout.headers)]
         record.notes += notes
@@ -244,10 +238,12 @@ class _Job:
         slices = plan_slices(layout, steps, request.output, maker.instance, rescale)
         record.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
         series = DerivedSeries(replace(request, mark=mark), layout, model, slices, series_uid)
-        if request.previews:
-            self._previews = Previews(request.folder, layout, slices, self._hounsfield(layout))
-        generation = Generation(layout, slices, series, self._pixels, self._previews, record)
-        files = generation.run(
+        read = self._pixels.hounsfield
+        volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
+        previews = (
+            Previews(request.folder, layout, slices, volume.read) if request.previews else None
+        )
+        files = Generation(layout, slices, series, self._pixels, volume, previews, record).run(
             model,
             steps,
             device,
@@ -262,9 +258,9 @@ class _Job:
         expected = Expected(request.folder, series_uid, layout, slices, received)
         with record.phase("checking"):
             self._check(expected)
-        if self._previews is not None:
+        if previews is not None:
             with record.phase("previews"):
-                record.notes += self._previews.finish()
+                record.notes += previews.finish()
         ordered = tuple(sorted(files.values(), key=lambda file: file.name))
         return Derived(series_uid, model.version, ordered, record.as_json(), content_uid, mark)
 
@@ -325,42 +321,34 @@ class _Job:
             raise Unprocessable(Reason.TOO_LARGE, sentence)
         return steps
 
-    def _hounsfield(self, layout: Layout) -> Callable[[int], Plane]:
-        """Reads a received slice in HU."""
-        return lambda index: self._pixels.hounsfield(layout.headers[index])
-
     def _copy(
         self, layout: Layout, slices: tuple[Planned, ...], series: DerivedSeries
     ) -> dict[str, File]:
         copies = [place for place, slice_ in enumerate(slices) if not slice_.is_generated]
+        report = self._reporting("writing", len(copies))
         files = {}
         for done, place in enumerate(copies, start=1):
-            self._stop_if_cancelled()
             file = series.write(place, self._pixels.stored(layout.headers[slices[place].base]))
             files[file.name] = file
-            self._report(Progress("writing", done, len(copies)))
+            report(done)
         return files
 
     def _check(self, expected: Expected) -> None:
-        def report(done: int) -> None:
-            self._stop_if_cancelled()
-            self._report(Progress("checking", done, len(expected.slices)))
-
+        report = self._reporting("checking", len(expected.slices))
         faults = verify(expected, self._pixels, progress=report)
         if faults:
             raise OutputCheckFailed(faults)
         bring_to_disk(expected.folder)
 
-    def _reading(self, total: int) -> Callable[[int], None]:
+    def _reporting(self, step: str, total: int) -> Callable[[int], None]:
+        """Takes the count of what is done; raises Cancelled where the job is to stop."""
+
         def report(done: int) -> None:
-            self._stop_if_cancelled()
-            self._report(Progress("reading", done, total))
+            if self._cancelled():
+                raise Cancelled
+            self._report(Progress(step, done, total))
 
         return report
-
-    def _stop_if_cancelled(self) -> None:
-        if self._cancelled():
-            raise Cancelled
 
 
 def _identity(

@@ -52,21 +52,16 @@ class Runner:
         self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[Step, Prediction]]:
         """The prediction of each gap, in order, after all surveys; may raise Cancelled."""
-        surveyed = self.survey(steps, cancelled=cancelled)
+        surveys = [step for step in steps if step.survey is not None]
         gaps = [step for step in steps if step.survey is None]
+        surveyed = tuple(
+            prediction.measured for _, prediction in self._walk(surveys, (), cancelled)
+        )
+        for measured in surveyed:
+            check_measured(measured)
         for step, prediction in self._walk(gaps, surveyed, cancelled):
             check_prediction(step, prediction, self._volume)
             yield step, prediction
-
-    def survey(
-        self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
-    ) -> tuple[Measured, ...]:
-        """The measurements of the survey steps, in order; gaps are passed over."""
-        surveys = [step for step in steps if step.survey is not None]
-        measurements = [prediction.measured for _, prediction in self._walk(surveys, (), cancelled)]
-        for measured in measurements:
-            check_measured(measured)
-        return tuple(measurements)
 
     def _walk(
         self,
@@ -80,7 +75,10 @@ class Runner:
             for place, step in enumerate(steps):
                 if cancelled():
                     raise Cancelled
-                waiting.append(self._begin(step, self._window(step, surveyed), pool))
+                window, future = self._window(step, surveyed), None
+                if self._at_once > 1:
+                    future = pool.submit(self._model.run, step, window, self.limits)
+                waiting.append(_Begun(step, window, future))
                 for index in [index for index in self._planes if last_use[index] <= place]:
                     del self._planes[index]
                 while len(waiting) >= self._at_once:
@@ -98,11 +96,6 @@ class Runner:
                 self._planes[index] = plane
         slices = {index: self._planes[index] for index in step.needs}
         return Window(self._volume.geometry, MappingProxyType(slices), surveyed)
-
-    def _begin(self, step: Step, window: Window, pool: ThreadPoolExecutor) -> "_Begun":
-        if self._at_once == 1:
-            return _Begun(step, window, None)
-        return _Begun(step, window, pool.submit(self._model.run, step, window, self.limits))
 
     def _end(self, waiting: "deque[_Begun]") -> tuple[Step, Prediction]:
         """The prediction of the step that was begun first."""

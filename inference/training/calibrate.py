@@ -80,9 +80,8 @@ def calibrate(
     whole = fit(cells)
     fitted_cells = tuple(fitted(cell, fit(_without(cells, cell.patient))) for cell in cells)
     for patient in dict.fromkeys(cell.patient for cell in cells):
-        path = fold_of(folds, patient)
+        path, rest = fold_of(folds, patient), _without(cells, patient)
         if path.is_file():
-            rest = _without(cells, patient)
             _save(fit(rest), path, {"patients": _names(rest)})
     rows = [vars(cell) for cell in fitted_cells]
     _save(whole, weights, {"patients": _names(cells), "cells": rows})
@@ -105,11 +104,9 @@ def measured_cells(
     for done, (patient, factor, is_slab) in enumerate(wanted):
         progress(done, len(wanted), f"{patient.name} {factor}x")
         fold = fold_of(folds, patient.name)
-        is_held_out = fold.is_file()
-        model = Midslice(fold if is_held_out else weights)
-        cells.append(
-            measured_cell(patient, factor, model, is_slab=is_slab, is_held_out=is_held_out)
-        )
+        held_out = fold.is_file()
+        model = Midslice(fold if held_out else weights)
+        cells.append(measured_cell(patient, factor, model, is_slab=is_slab, is_held_out=held_out))
     return tuple(cells)
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.interpolate import CubicSpline
 
 from inference.errors import Unprocessable
-from inference.model import Limits, Model, Prediction, Step, Window
+from inference.model import Limits, Model, Parameters, Prediction, Step, Window
 from inference.models import classical
 from inference.models.classical import MEDIUM, Neighbourhood, shifted
 from inference.models.midslice import SHIPPED_WEIGHTS, load_network
@@ -145,7 +145,7 @@ def predictions(
     changes nothing, because it keeps no state between two gaps.
     """
     steps = []
-    for step in model.plan(stack.volume.geometry, stack.parameters):
+    for step in model.plan(stack.volume.geometry, Parameters(factor=stack.factor)):
         if step.gap is None:
             steps.append(step)
         elif step.gap in places:

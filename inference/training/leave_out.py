@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from inference.model import Parameters, Step, Window
+from inference.model import Step, Window
 from inference.training.data import ThinSeries
 from inference.volume import Geometry, Plane, Volume
 
@@ -108,19 +108,11 @@ class LeaveOutStack:
     def series(self) -> ThinSeries:
         return self.thin.series
 
-    @property
-    def parameters(self) -> Parameters:
-        return Parameters(factor=self.factor)
-
     @cached_property
     def volume(self) -> Volume:
         """The received slices as the node would read them."""
         geometry = self._part(self.received)
         return Volume(geometry, lambda place: self.thin.read(self.received[place]))
-
-    @property
-    def gap_mm(self) -> float:
-        return float(np.median(self.volume.geometry.gaps_mm))
 
     def truth(self, target: Target) -> Plane:
         return self.thin.read(target.index)
@@ -200,8 +192,7 @@ def _without(thin: "_ThinSlices", index: int) -> LeaveOutStack:
 
 def _target(geometry: Geometry, index: int, factor: int) -> Target:
     """Its place comes from positions, not from counts."""
-    gap = index // factor
-    places = geometry.distances_mm
+    gap, places = index // factor, geometry.distances_mm
     before, after = places[gap * factor], places[(gap + 1) * factor]
     return Target(index, gap, float((places[index] - before) / (after - before)))
 

@@ -362,16 +362,6 @@ def list_of(request: StudyRequest) -> list[SeriesTargets]:
     return [SeriesTargets(*key, targets) for key, targets in drawn.items() if targets]
 
 
-@dataclass(frozen=True)
-class Dot:
-    """One target in the chart of a cell: its place there, and whether it lies below linear."""
-
-    x: float
-    y: float
-    is_below: bool
-    title: str
-
-
 def page_of(study: Study) -> str:
     """The whole page; every text in it is escaped."""
     return page(
@@ -398,13 +388,13 @@ def page_of(study: Study) -> str:
     )
 
 
-def _dots(cell: EvaluatedCell) -> tuple[Dot, ...]:
-    """The gain of each target, in the order of the slices."""
+def _dots(cell: EvaluatedCell) -> list[tuple[float, float, bool, str]]:
+    """A dot of the chart for each target: x, y, below linear or not, title."""
     step = CHART_WIDTH / max(1, len(cell.gains_db))
-    return tuple(
-        Dot((place + 0.5) * step, _height(gain), gain < 0.0, f"slice {target}: {gain:+.2f} dB")
+    return [
+        ((place + 0.5) * step, _height(gain), gain < 0.0, f"slice {target}: {gain:+.2f} dB")
         for place, (target, gain) in enumerate(zip(cell.targets, cell.gains_db, strict=True))
-    )
+    ]
 
 
 def _height(gain_db: float) -> float:

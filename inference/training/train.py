@@ -110,24 +110,17 @@ class HeldOut:
         return float(np.mean(gains)) if gains else None
 
 
-class Course:
-    """The learning curve as CSV, one line a measurement; a resumed training goes on writing it."""
-
-    HEADER = "step,minutes,loss,over_dis_db,over_linear_db,held_over_dis_db\n"
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def add(self, now: TrainingProgress) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        held = "" if now.held_over_dis_db is None else f"{now.held_over_dis_db:.4f}"
-        with self._path.open("a", encoding="ascii") as file:
-            if file.tell() == 0:
-                file.write(self.HEADER)
-            file.write(
-                f"{now.step},{now.seconds / 60.0:.2f},{now.loss:.6f},{now.gain_over_dis_db:.4f},"
-                f"{now.gain_over_linear_db:.4f},{held}\n"
-            )
+def add_to_course(now: TrainingProgress, path: Path) -> None:
+    """Add a measurement to the learning curve, a CSV file that a resumed training goes on with."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = "" if now.held_over_dis_db is None else f"{now.held_over_dis_db:.4f}"
+    with path.open("a", encoding="ascii") as file:
+        if file.tell() == 0:
+            file.write("step,minutes,loss,over_dis_db,over_linear_db,held_over_dis_db\n")
+        file.write(
+            f"{now.step},{now.seconds / 60.0:.2f},{now.loss:.6f},{now.gain_over_dis_db:.4f},"
+            f"{now.gain_over_linear_db:.4f},{held}\n"
+        )
 
 
 # The checkpoint (weights, moving average, optimiser, random state) lies in `var/training/` and is
@@ -183,18 +176,18 @@ def train(
     if checkpoint.exists():
         training.restore(load_checkpoint(checkpoint))
         logger.info("training resumed", extra={"step": training.step})
-    course = Course(checkpoint.with_suffix(".csv"))
+    course = checkpoint.with_suffix(".csv")
     written = time.monotonic()
     while training.share < 1.0:
         training.advance()
         if training.step % 50 == 0:
             progress(training.progress())
         if time.monotonic() - written > plan.checkpoint_seconds:
-            course.add(training.measure())
+            add_to_course(training.measure(), course)
             save_checkpoint(training.checkpoint(), checkpoint)
             written = time.monotonic()
     last = training.measure()
-    course.add(last)
+    add_to_course(last, course)
     save_checkpoint(training.checkpoint(), checkpoint)
     sha256 = save_weights(training.average, weights)
     return Trained(weights, sha256, training.step, training.seconds, names, last)

@@ -90,7 +90,7 @@ def test_a_sub_sampled_stack_keeps_every_fth_slice_and_its_targets_lie_between()
     series = ramp(13)
     (cut,) = leave_out(series, 4, "sub-sampled", NO_LIST, 100)
     assert len(cut.volume) == 4
-    assert cut.gap_mm == pytest.approx(4.0)
+    assert cut.volume.geometry.gaps_mm == pytest.approx(4.0)
     assert [target.index for target in cut.targets] == [1, 2, 3, 5, 6, 7, 9, 10, 11]
     assert [round(target.t, 3) for target in cut.targets[:3]] == [0.25, 0.5, 0.75]
     assert np.array_equal(cut.volume.read(2), series.read(8))
