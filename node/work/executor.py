@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # how often limits and the cancel request are looked at
 CANCEL_SECONDS = 20.0  # a worker that does not stop by then is killed
+LOADING_SECONDS = 300.0  # of a new worker, for its models; none of it is the job's
 EXIT_SECONDS = 5.0  # from the end of its pipe to that of the process
 
 # The end of a process that nobody stopped, for who reads the log of the attempts.
@@ -65,6 +66,11 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The worker's word that it has loaded its models and begins with the request."""
+
+
+@dataclass(frozen=True)
 class Order:
     """The caller's order, asked for twice a second while the job runs."""
 
@@ -98,6 +104,7 @@ class ProcessExecutor:
         self._name = name
         self._now = now
         self._number = 0  # of the request: an answer to an earlier one is nobody's
+        self._deadline = 0.0
         self._child: Child | None = None
 
     @property
@@ -135,11 +142,11 @@ class ProcessExecutor:
     def _watch(
         self, child: Child, request: Request, bounds: Bounds, report: Report
     ) -> Outcome | NoAnswer:
-        deadline = self._now() + bounds.seconds
+        self._deadline = self._now() + LOADING_SECONDS + bounds.seconds
         cancel_by: float | None = None
         child.pipe.send((self._number, request))
         while True:
-            message = self._receive(child)
+            message = self._receive(child, bounds)
             if message is not None and not isinstance(message, Progress):
                 return message
             order = report(message)
@@ -150,17 +157,22 @@ class ProcessExecutor:
                 child.pipe.send((self._number, Cancel()))
             if cancel_by is not None and self._now() > cancel_by:
                 return self._kill(End.CANCELLED, "the worker did not stop by itself")
-            if self._now() > deadline:
+            if self._now() > self._deadline:
                 return self._kill(End.TIME_LIMIT, f"over {bounds.seconds / 60:g} minutes")
             if bounds.memory_bytes and (used := child.memory_bytes()) > bounds.memory_bytes:
                 return self._kill(End.MEMORY_LIMIT, f"{used / 1e9:.1f} GB used")
 
-    def _receive(self, child: Child) -> Progress | Outcome | None:
+    def _receive(self, child: Child, bounds: Bounds) -> Progress | Outcome | None:
         """The next message about this request; None where there is none for a moment."""
         if not child.pipe.poll(POLL_SECONDS):
             return None
         number, message = child.pipe.recv()
-        return message if number == self._number else None
+        if number != self._number:
+            return None
+        if isinstance(message, Begun):  # a new worker loads its models first, on nobody's time
+            self._deadline = self._now() + bounds.seconds
+            return None
+        return message
 
     def _kill(self, how: End, detail: str) -> NoAnswer:
         self.close()
@@ -195,6 +207,7 @@ def main(requests: Connection) -> None:
         except EOFError:
             return
         if isinstance(request, Request):  # a Cancel that came after the job had ended is nothing
+            requests.send((number, Begun()))
             requests.send((number, _run(number, request, requests)))
 
 

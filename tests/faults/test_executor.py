@@ -57,6 +57,16 @@ def test_an_error_of_the_watcher_never_lets_the_next_job_have_this_ones_answer(
     assert {file.name for file in second.files} == {p.name for p in (tmp_path / "b").iterdir()}
 
 
+def test_a_worker_that_loads_its_models_first_takes_no_time_of_the_job(tmp_path: Path) -> None:
+    # By this clock a worker takes over a minute to load its models, and the job some seconds.
+    cold = ProcessExecutor("worker-cold", lambda: time.monotonic() * 60)
+    try:
+        outcome = cold.run(request(tmp_path / "a", 3), Bounds(seconds=60), lambda _: GO_ON)
+    finally:
+        cold.close()
+    assert isinstance(outcome, Derived)
+
+
 def test_a_signal_to_the_whole_group_does_not_end_a_worker(
     executor: ProcessExecutor, tmp_path: Path
 ) -> None:
