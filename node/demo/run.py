@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from node.commands import terminal
-from node.demo import comparison, peers, report
+from node.demo import peers, report
 from node.demo.peers import (
     SCANNER_AE_TITLE,
     DemoError,
@@ -320,7 +320,7 @@ class _RunningDemo:
             paths = peers.retrieve(self.pacs, others[0], self.folder / "derived")
             derived = ImageSeries.read(paths)
             acquired = _acquired(received)
-            compared = comparison.compare(received, derived, acquired)
+            compared = report.compare(received, derived, acquired)
             (succeeded,) = self.node.find("job succeeded")
             expected = {received.series_uid: len(received)}
             expected |= {str(succeeded.get("derived_series_uid")): len(derived)}

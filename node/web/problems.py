@@ -77,7 +77,7 @@ Page: TypeAlias = Callable[[Request, Problem], str]
 
 
 def install(app: FastAPI, page: Page) -> None:
-    """Answer every expected error of `app`; what nobody expects is the shield's."""
+    """Answer every expected error of `app`; what nobody expects is the middleware's."""
 
     def on_problem(request: Request, error: Exception) -> Response:
         return answer(request, _problem(error), page)

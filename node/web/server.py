@@ -31,8 +31,8 @@ from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
 from node.web.live import Live
 from node.web.metrics import Metrics
-from node.web.rules import Statements
-from node.web.shield import Shield
+from node.web.middleware import Shield
+from node.web.rule_tester import Statements
 from node.web.state import Current, Parts, PictureViews, Searches, WebSettings
 from storage import files
 from storage.queries.figures import change_tokens
@@ -99,7 +99,7 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
 
 
 # uvicorn waits without end for a header and for who does not read an answer. Here each of these
-# waits has an end; a body's has one in the shield. An answer that takes long, as a live stream,
+# waits has an end; a body's has one in the middleware. An answer that takes long, as a live stream,
 # is none of these. Who opens many connections at once is for a proxy to turn away.
 
 

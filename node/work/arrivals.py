@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from inference import geometry, twins
+from inference import geometry, thin_series
 from inference.errors import Reason, Unprocessable
 from inference.request import Output, Parameters
 from inference.stacks import (
@@ -115,7 +115,7 @@ class StudyContext:
 
     def thinner(self, stack: Stack) -> JobVerdict | None:
         """Refused where the study holds a received stack that makes generated slices pointless."""
-        return _refused(twins.acquired_thin(stack, self._beside))
+        return _refused(thin_series.acquired_thin(stack, self._beside))
 
     def outdone(
         self, instances: Sequence[Instance], key: str, thin: Sequence[Stack]
@@ -124,7 +124,7 @@ class StudyContext:
         usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
         thick = [stack for stack in self._stacks(instances) if stack.key == key]
         for stack in thick if usable else ():
-            if verdict := _refused(twins.acquired_thin(stack, usable)):
+            if verdict := _refused(thin_series.acquired_thin(stack, usable)):
                 return verdict
         return None
 

@@ -166,6 +166,7 @@ class ProcessExecutor:
         """The next message about this request; None where there is none for a moment."""
         if not child.pipe.poll(POLL_SECONDS):
             return None
+        message: Begun | Progress | Outcome
         number, message = child.pipe.recv()
         if number != self._number:
             return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.web import live, server, shield
+from node.web import live, middleware, server
 from tests.node_process import wait_for
 from tests.unit.web.site import Site, listening_site
 
@@ -30,7 +30,7 @@ def listening(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(server, "UNREAD_SECONDS", 0.5)
-    monkeypatch.setattr(shield, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.5)
     monkeypatch.setattr(live, "POLL_SECONDS", 0.05)
 
 
@@ -130,7 +130,7 @@ def test_a_slow_body_is_answered_before_the_connection_ends(listening: Site) -> 
 
 
 def test_a_large_body_has_as_much_longer(listening: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shield, "SLOWEST", 1000)
+    monkeypatch.setattr(middleware, "SLOWEST", 1000)
     asked = POST.replace(b"/api/v1/drain", b"/api/v1/jobs/1/priority")
     with raw(listening, asked + b"Content-Length: 9000\r\n\r\n") as one:
         for _ in range(9):  # as fast as the slowest, for longer than a small body may take

@@ -18,8 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from node.config import load
-from node.demo import comparison, report
-from node.demo.comparison import ComparedSlice, Comparison
+from node.demo import report
 from node.demo.peers import (
     DemoError,
     DicomAddress,
@@ -30,7 +29,7 @@ from node.demo.peers import (
     stopped_by_signals,
     tail,
 )
-from node.demo.report import DemoResult, TimelinePhase
+from node.demo.report import ComparedSlice, Comparison, DemoResult, TimelinePhase
 from node.demo.run import DATA, DemoConsole, DemoSettings, run
 from node.second_opinion import Check, ImageSeries
 from tests.peers import wait_until
@@ -185,7 +184,7 @@ def demo_result(
         received=received,
         derived=both,
         acquired=acquired,
-        comparison=comparison.compare(received, received, acquired),
+        comparison=report.compare(received, received, acquired),
         checks=checks,
         phases=(
             TimelinePhase("Receive", "words", 0.0, 1.5),
@@ -299,7 +298,7 @@ def test_the_truth_itself_is_closer_than_linear_interpolation(
     received: ImageSeries, acquired: ImageSeries
 ) -> None:
     perfect = ImageSeries.of([*received.slices, *acquired.slices])
-    compared = comparison.compare(received, perfect, acquired)
+    compared = report.compare(received, perfect, acquired)
     assert compared.closer == len(compared.slices) == len(acquired)
     assert compared.generated_db == float("inf")
     assert 25.0 < compared.linear_db < 45.0
@@ -334,6 +333,6 @@ def test_the_typical_slice_has_the_median_gain() -> None:
 
 def test_psnr_is_that_of_the_window() -> None:
     true = np.zeros((4, 4))
-    assert comparison.psnr(true + 30.72, true) == pytest.approx(40.0)
-    assert comparison.psnr(true, true) == float("inf")
-    assert comparison.psnr(true + 5000.0, true + 4000.0) == float("inf")  # both above the window
+    assert report.psnr(true + 30.72, true) == pytest.approx(40.0)
+    assert report.psnr(true, true) == float("inf")
+    assert report.psnr(true + 5000.0, true + 4000.0) == float("inf")  # both above the window

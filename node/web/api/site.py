@@ -9,7 +9,7 @@ from starlette.requests import Request
 from node import health
 from node.config import Destination
 from node.errors import UsageError
-from node.web import login, rules
+from node.web import login, rule_tester
 from node.web.access import AsAdministrator, AsOperator, AsViewer, Visitor
 from node.web.api.answers import TOKEN, USER, Json, plain
 from node.web.api.inputs import (
@@ -27,7 +27,7 @@ from node.web.api.inputs import (
     takes,
 )
 from node.web.login import People
-from node.web.rules import Tried, TriedStack
+from node.web.rule_tester import Tried, TriedStack
 from node.web.state import Parts, PartsOf
 from storage.errors import NotFound
 from storage.records import DestinationSummary, RequestKind, Role, SwitchName
@@ -304,7 +304,7 @@ def explain(
     called_ae: AnyTitle = "MIDSLICE",
     calling_ae: AnyTitle = "ANY",
 ) -> Json:
-    return _trial(rules.try_files(parts, visitor.name, file, called_ae, calling_ae))
+    return _trial(rule_tester.try_files(parts, visitor.name, file, called_ae, calling_ae))
 
 
 @rules_router.post(
@@ -316,7 +316,7 @@ def dry_run(
     visitor: AsOperator, body: Annotated[SeriesToTry, Depends(taken(SeriesToTry))], parts: PartsOf
 ) -> Json:
     titles = body.called_ae, body.calling_ae
-    return _trial(rules.try_series(parts, visitor.name, body.series_uid, *titles))
+    return _trial(rule_tester.try_series(parts, visitor.name, body.series_uid, *titles))
 
 
 def _destination(configured: Destination, line: DestinationSummary, parts: Parts) -> Json:

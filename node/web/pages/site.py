@@ -11,8 +11,8 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from node import health
 from node.config import Route
-from node.web import rules as rule_tests
-from node.web import shield
+from node.web import middleware
+from node.web import rule_tester as rule_tests
 from node.web.access import AsOperator, AsViewer, How
 from node.web.pages import drawings, render
 from node.web.pages.drawings import Point
@@ -127,7 +127,7 @@ def _rules_form(context: Context, series_uid: Uid = "") -> Values:
     return {
         "series_uid": series_uid,
         "called": context.parts.config().node.ae_title,
-        "bounds": shield.FILE_BOUNDS,
+        "bounds": middleware.FILE_BOUNDS,
     }
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from node.config import Condition
-from node.web import rules, shield
+from node.web import middleware, rule_tester
 from node.web.problems import Problem
-from node.web.rules import Trial, tried
+from node.web.rule_tester import Trial, tried
 from storage.records import Role
 from tests import series
 from tests.unit.web.questions import answer_doubled, die, fail
@@ -53,8 +53,8 @@ def test_large_files_are_read_from_those_only_who_may_send_them(
 ) -> None:
     served.user("anna")
     client = served.client() if role is None else served.program(role)
-    large = [("file", ("large.dcm", bytes(shield.MOST_BYTES + 1)))]
-    many = [*large, *[("file", (f"{n}.dcm", b"x")) for n in range(shield.MOST_FILES)]]
+    large = [("file", ("large.dcm", bytes(middleware.MOST_BYTES + 1)))]
+    many = [*large, *[("file", (f"{n}.dcm", b"x")) for n in range(middleware.MOST_FILES)]]
     assert client.post(EXPLAIN, files=many).status_code == status
     assert client.post(EXPLAIN, files=upload(*series.thick(1))).status_code in (200, 401, 403)
 
@@ -70,8 +70,8 @@ def test_a_whole_chest_is_taken_and_who_sends_more_is_told_both_bounds(
     answer = served.client().post(EXPLAIN, files=files(501))
     assert answer.status_code == 422
     assert answer.json()["detail"] == "These are 501 files: at most 500 files, 64 MiB together."
-    monkeypatch.setattr(shield, "MOST_FILE_BYTES", 2 * shield.MOST_BYTES)
-    answer = served.client().post(EXPLAIN, files=files(5, shield.MOST_BYTES))
+    monkeypatch.setattr(middleware, "MOST_FILE_BYTES", 2 * middleware.MOST_BYTES)
+    answer = served.client().post(EXPLAIN, files=files(5, middleware.MOST_BYTES))
     assert answer.status_code == 413
     assert answer.json()["detail"] == (
         "These files are too large: at most 500 files, 64 MiB together."
@@ -121,14 +121,14 @@ def test_who_hides_patients_is_not_told_what_the_attributes_of_one_are(served: S
         ask(served, *series.thick(4)), routes=(route.model_copy(update={"match": match}),)
     )
     found = tried(about)
-    (shown,), (hidden,) = found.stacks[0].routes, rules.masked(found).stacks[0].routes
+    (shown,), (hidden,) = found.stacks[0].routes, rule_tester.masked(found).stacks[0].routes
     assert shown.sentence.startswith("PatientID is ")
     assert (
         hidden.sentence
         == "Its condition on PatientID does not hold; the value of the series is hidden."
     )
     other = tried(ask(served, *series.thick(4), routes=("mr-shadow",)))
-    assert rules.masked(other) == other  # a modality is nobody's secret
+    assert rule_tester.masked(other) == other  # a modality is nobody's secret
 
 
 def test_what_is_no_dicom_is_set_aside_with_its_reason(served: Site, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_viewer_tries_nothing(served: Site) -> None:
 
 
 def test_a_question_is_answered_by_another_process() -> None:
-    assert rules.ask(answer_doubled, 21, log_as_json=True) == 42
+    assert rule_tester.ask(answer_doubled, 21, log_as_json=True) == 42
 
 
 @pytest.mark.parametrize("find", [die, fail])
@@ -175,14 +175,14 @@ def test_a_process_that_dies_or_fails_hurts_nobody_here(
     find: object, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Problem):
-        rules.ask(find, 1, log_as_json=True)  # type: ignore[arg-type]
+        rule_tester.ask(find, 1, log_as_json=True)  # type: ignore[arg-type]
     assert "PATIENT" not in "".join(capfd.readouterr())
 
 
 def test_one_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "DEADLINE_SECONDS", 0.01)
+    monkeypatch.setattr(rule_tester, "DEADLINE_SECONDS", 0.01)
     with pytest.raises(Problem):
-        rules.ask(answer_doubled, 1, log_as_json=True)
+        rule_tester.ask(answer_doubled, 1, log_as_json=True)
 
 
 def test_the_web_process_loads_no_torch_no_network_and_no_decoder() -> None:

@@ -1,4 +1,4 @@
-"""Guards every answer: its security headers, a bounded body, and no error that escapes."""
+"""Middleware: security headers, a bounded body, and no error that escapes."""
 
 import asyncio
 import logging

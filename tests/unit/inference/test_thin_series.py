@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from inference.dataset import Header, Stack, read_header
 from inference.errors import Reason
 from inference.stacks import read_headers, stacks_of
-from inference.twins import acquired_thin, kernel_family
+from inference.thin_series import acquired_thin, kernel_family
 from tests import phantoms
 from tests.phantoms import Edit, Series
 from tests.unit.inference.case import assign, each

@@ -1,4 +1,4 @@
-"""Received series of thinner slices, which make generating from a thicker one pointless."""
+"""Thin series: whether a received series of thinner slices shows what would be generated."""
 
 import re
 from collections.abc import Mapping, Sequence

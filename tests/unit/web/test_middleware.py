@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node.web.shield import CONTENT_SECURITY_POLICY, HEADERS
+from node.web.middleware import CONTENT_SECURITY_POLICY, HEADERS
 from storage.errors import Busy, NoRoom, StorageError
 from storage.records import Role
 from tests.unit.web.site import Client, Site, site

@@ -1,4 +1,4 @@
-"""The rule tester and the conformance statement: asked of short-lived processes of their own."""
+"""The rule tester and the conformance statement: asked of short-lived processes."""
 
 import logging
 import shutil
@@ -19,8 +19,8 @@ from node.children import Child, ResourceLimits
 from node.config import Config, Route
 from node.rules import routing
 from node.rules.routing import Explanation
+from node.web.middleware import FILE_BOUNDS, MOST_FILES
 from node.web.problems import Problem
-from node.web.shield import FILE_BOUNDS, MOST_FILES
 from node.web.state import Parts
 from storage.archive import newest_arrival
 from storage.errors import NotFound, WrongState
