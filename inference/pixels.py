@@ -100,7 +100,7 @@ def decoded(header: Header) -> Raw:
 
 
 def quoted(words: str) -> str:
-    """What another program wrote, as a sentence may repeat it: short, printable, on one line."""
+    """The words of another program, as a sentence may repeat it: short, printable, on one line."""
     letters = "".join(letter if letter.isprintable() else " " for letter in words)
     plain = " ".join(letters.split())
     if len(plain) > MOST_QUOTED:
