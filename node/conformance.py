@@ -79,9 +79,7 @@ def statement(config: Config) -> str:
     """The whole statement, as Markdown."""
     node, template = config.node, _environment().get_template(TEMPLATE)
     scp = ScpSettings(node.ae_title, node.host, node.port)
-    return template.render(
-        config=config, node=node, scp=scp, scu=TIMEOUTS, negotiation=negotiation
-    )
+    return template.render(config=config, node=node, scp=scp, scu=TIMEOUTS, negotiation=negotiation)
 
 
 def html(config: Config) -> str:
