@@ -425,8 +425,9 @@ class _Accepted(AcceptedAssociation):
             return
         how, (by, reason) = self._ending(), self._end()
         request = self._request()
-        extra = {"calling_ae": request.calling_ae, "called_ae": request.called_ae}
-        extra |= {"address": self.address, "how": how, "by": by, "reason": reason}
+        extra: dict[str, object] = {"calling_ae": request.calling_ae}
+        extra |= {"called_ae": request.called_ae, "address": self.address}
+        extra |= {"how": how, "by": by, "reason": reason}
         extra |= {"port": self.port, "instances": self.instances}
         if how == "released":
             logger.info("association ended", extra=extra)
@@ -445,7 +446,7 @@ class _Accepted(AcceptedAssociation):
             return "peer", ""
         if abort is None:
             return "peer", "the connection broke"
-        if self.provider.idle_timer_expired():
+        if abort.is_idle:
             return abort.by, f"nothing came for {self.network_timeout:g} s"
         if abort.by == "node" and abort.source == 0:
             return "node", "the node stops"

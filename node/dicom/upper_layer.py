@@ -49,7 +49,7 @@ from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 
 if TYPE_CHECKING:
     from pynetdicom.dimse import _QueueItem
-    from pynetdicom.dul import _PDUType
+    from pynetdicom.pdu import _PDUType
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
 
 # What another release of pynetdicom may change without notice: where it stands, its name, and
@@ -71,7 +71,7 @@ INTERNALS = (
     ("pynetdicom.dimse.DIMSEServiceProvider", "receive_primitive", "primitive"),
     ("pynetdicom.dimse.DIMSEServiceProvider", "send_msg", "primitive, context_id"),
     ("pynetdicom.dimse_primitives.DIMSEPrimitive", "_dataset_path", None),
-    ("pynetdicom.dul", "_PDUType", None),
+    ("pynetdicom.pdu", "_PDUType", None),
     ("pynetdicom.dul.DULServiceProvider", "_decode_pdu", "bytestream"),
     ("pynetdicom.dul.DULServiceProvider", "_run_loop_delay", None),
     ("pynetdicom.dul.DULServiceProvider", "_send", "pdu"),
@@ -265,6 +265,7 @@ class Abort(NamedTuple):
     by: Literal["peer", "node"]
     source: int
     reason: int
+    is_idle: bool = False  # for want of anything that the peer sent
 
 
 class NegotiatingProvider(DULServiceProvider):
@@ -301,7 +302,8 @@ class NegotiatingProvider(DULServiceProvider):
 
     def _send(self, pdu: "_PDUType") -> None:
         if isinstance(pdu, A_ABORT_RQ) and self.abort is None:
-            self.abort = Abort("node", pdu.source or 0, pdu.reason_diagnostic or 0)
+            is_idle = self.idle_timer_expired()
+            self.abort = Abort("node", pdu.source or 0, pdu.reason_diagnostic or 0, is_idle)
         if not self._ids_of_peer or self.socket is None:
             super()._send(pdu)
         else:

@@ -197,6 +197,22 @@ def test_the_end_of_an_association_is_an_event(
     assert reason in event["reason"]
 
 
+@pytest.mark.parametrize(
+    ("idle_seconds", "reason"), [(0.5, "nothing came for 0.5 s"), (60.0, "the node stops")]
+)
+def test_the_node_says_why_it_aborts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, idle_seconds: float, reason: str
+) -> None:
+    with node_scp(tmp_path, idle_seconds=idle_seconds) as node, RawPeer(node.port) as peer:
+        peer.associate()
+        if idle_seconds > 1:
+            node.scp.abort()
+        assert peer.receive()[0] == ABORT
+        wait_until(lambda: bool(node.archive.ends()), what="the association has ended")
+    (event,) = [line.__dict__ for line in caplog.records if line.message == "association ended"]
+    assert (event["how"], event["by"], event["reason"]) == ("aborted", "node", reason)
+
+
 def test_contexts_that_are_refused_are_named(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     jpip = b"1.2.840.10008.1.2.4.94"
