@@ -296,6 +296,7 @@ def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
         host=settings.node.host,
         port=settings.node.port,
         max_associations=settings.node.max_associations,
+        max_associations_per_peer=settings.node.max_associations_per_peer,
         idle_seconds=settings.node.idle_seconds,
         incoming=store.files.incoming,
         min_free_bytes=settings.storage.min_free_bytes,

@@ -18,7 +18,7 @@ from pydicom.uid import UID
 from inference import derived, errors, geometry, header, pipeline, scope, stacks
 from inference.header import RELEASE
 from node.config import Condition, Config, Route
-from node.dicom import contexts, status
+from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
 from node.dicom.status import Outcome
@@ -79,7 +79,7 @@ def statement(config: Config) -> str:
     """The whole statement, as Markdown."""
     node, template = config.node, _environment().get_template(TEMPLATE)
     scp = ScpSettings(node.ae_title, node.host, node.port)
-    return template.render(config=config, node=node, scp=scp, scu=TIMEOUTS)
+    return template.render(config=config, node=node, scp=scp, scu=TIMEOUTS, negotiation=negotiation)
 
 
 def html(config: Config) -> str:

@@ -42,10 +42,14 @@ file not read | error | file error | \
     at the start: broken, in the storage folder; it stays where it is
 
 # Associations and instances
-association accepted | info | calling_ae called_ae address contexts contexts_refused | \
-    a peer is here
-association rejected | warning | calling_ae called_ae address reason | \
+association accepted | info | \
+    calling_ae called_ae address port contexts contexts_refused refused | \
+    a peer is here; `refused` names contexts by SOP Class and transfer syntaxes
+association rejected | warning | calling_ae called_ae address port reason | \
     a peer was turned away, with the reason
+association ended | warning | \
+    calling_ae called_ae address port how by reason instances | \
+    released (info), aborted or dropped; by which side, why, after how many instances
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered

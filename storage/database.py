@@ -341,7 +341,11 @@ def mark_columns(mark: DerivedMark) -> dict[str, object]:
 def to_delivery(row: Row[*tuple[Any, ...]]) -> Delivery:
     # Without storage commitment nothing is proved instance by instance: all of it, or nothing.
     proved = row.state == DeliveryState.CONFIRMED
-    return to_record(Delivery, row, confirmed=row.total if proved else 0)
+    # The comment may name a patient: the row's own sentence, which notices quote, is without it.
+    said = f' The destination says: "{row.comment}"' if row.sentence and row.comment else ""
+    return to_record(
+        Delivery, row, confirmed=row.total if proved else 0, sentence=row.sentence + said
+    )
 
 
 def to_json(value: Mapping[str, object] | tuple[str, ...]) -> str:

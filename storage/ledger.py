@@ -102,11 +102,12 @@ class Ledger:
         status: int | None,
         stored: bool,
         *,
+        comment: str = "",
         not_understood: bool = False,
     ) -> None:
         """Write down a destination's answer to one instance, or that it gave none."""
         now = self._now()
-        values = {"status": status, "stored": int(stored), "answered_at": now}
+        values = {"status": status, "stored": int(stored), "answered_at": now, "comment": comment}
         counts = {"offers": 1, "not_understood": int(not_understood)}
         key = {"delivery_id": leased.id, "derived_instance_id": derived_instance_id}
         row = self._database.insert(delivery_instance).values(**key, **values, **counts)
@@ -321,11 +322,17 @@ def delivery_rows() -> Select[*tuple[Any, ...]]:
         delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.stored == 1
     )
     total = select(func.count()).where(derived_instance.c.derived_id == delivery.c.derived_id)
-    own = {"derived_series_uid", "folder", "sent", "confirmed", "total"}
+    commented = and_(
+        delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.comment != ""
+    )
+    last = (delivery_instance.c.stored, delivery_instance.c.answered_at.desc())
+    comment = select(delivery_instance.c.comment).where(commented).order_by(*last).limit(1)
+    own = {"derived_series_uid", "folder", "comment", "sent", "confirmed", "total"}
     return select(
         *(delivery.c[name] for name in Delivery.__dataclass_fields__ if name not in own),
         derived.c.series_uid.label("derived_series_uid"),
         derived.c.folder,
+        func.coalesce(comment.scalar_subquery(), "").label("comment"),
         stored.scalar_subquery().label("sent"),
         total.scalar_subquery().label("total"),
     ).join(derived, derived.c.id == delivery.c.derived_id)

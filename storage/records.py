@@ -245,6 +245,7 @@ class Delivery:
     finished_at: float | None
     attempt: int
     failures: int
+    comment: str  # of the destination: its last Error Comment, of what is not stored first
     sent: int
     confirmed: int
     total: int

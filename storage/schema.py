@@ -327,6 +327,7 @@ delivery_instance = _table(
     _reference("delivery.id", key=True, index=False),
     _reference("derived_instance.id", key=True, index=False),
     Column("status", Integer),  # the DIMSE status; NULL = no answer yet
+    _text("comment"),  # Error Comment and offending elements that came with it; may name a patient
     _count("stored"),
     _count("offers"),
     _count("not_understood"),  # A9xx, Cxxx

@@ -197,7 +197,7 @@ def send(
     statuses: dict[int, int | None] = {}
     with terminal.progress(f"sending to {to}", shown=not as_json) as bar:
 
-        def answered(file: "Outgoing", status: int | None) -> None:
+        def answered(file: "Outgoing", status: int | None, _comment: str) -> None:
             statuses[file.id] = status
             bar(len(statuses), len(files), "")
 

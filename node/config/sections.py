@@ -251,6 +251,9 @@ class Node(Section):
     allowed_ae_titles: AeTitles = ()
     allowed_networks: Networks = ()
     max_associations: int = Field(50, ge=1, le=1000, description="integer 1-1000")
+    max_associations_per_peer: int = Field(
+        0, ge=0, le=1000, description="integer 0-1000; 0 is half of max_associations"
+    )
     idle_seconds: AboveZero = 900.0
     shutdown_seconds: ZeroOrMore = 30.0
     timezone: TimezoneName = ""
@@ -389,6 +392,7 @@ class Destination(Section):
     port: Port
     sends_as: AeTitles = ()
     calling_ae_title: AeTitleOrEmpty = ""
+    answer_seconds: AboveZero = 60.0
     commitment: Annotated[None, BeforeValidator(not_yet)] = Field(None, validate_default=False)
 
     def address(self, ae_title: str) -> tuple[str, str, int, str]:

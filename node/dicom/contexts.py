@@ -103,3 +103,9 @@ def proposed_contexts(wanted: Iterable[tuple[str, str]]) -> list[PresentationCon
         pairs |= dict.fromkeys((sop_class, str(plain)) for plain in UNCOMPRESSED)
         pairs[sop_class, syntax] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in pairs]
+
+
+def context_name(context: PresentationContext) -> str:
+    """A presentation context by the names of its SOP Class and of its transfer syntaxes."""
+    syntaxes = ", ".join(uid.UID(str(syntax)).name for syntax in context.transfer_syntax)
+    return f"{uid.UID(str(context.abstract_syntax)).name} in {syntaxes}"

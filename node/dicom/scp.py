@@ -14,6 +14,7 @@ from socketserver import BaseServer
 from typing import Any, Protocol
 
 from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
 
 from node.dicom.contexts import (
@@ -21,8 +22,10 @@ from node.dicom.contexts import (
     IMPLEMENTATION_VERSION_NAME,
     MAX_PDU_BYTES,
     accepted_contexts,
+    context_name,
 )
 from node.dicom.handlers import Keep, handle_store
+from node.dicom.negotiation import titles
 from node.dicom.status import (
     REJECT_CALLED,
     REJECT_CALLING,
@@ -30,6 +33,7 @@ from node.dicom.status import (
     REJECT_LIMIT,
     REJECT_NO_REASON,
     Rejection,
+    abort_text,
 )
 from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
 from storage.records import Peer, Received
@@ -81,6 +85,17 @@ class AssociationRequest:
     calling_ae: str
     called_ae: str
     address: str
+    port: int = 0
+    is_echo: bool = False  # for Verification and nothing else
+
+
+@dataclass
+class Place:
+    """An open association; `number` is its own in the log, once it stands there."""
+
+    request: AssociationRequest
+    is_for_echo: bool  # beyond a limit, and only for a moment
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,16 +110,26 @@ class AssociationGate:
     """Decides on associations and counts them; called from the thread of each.
 
     A connection counts only once it has asked for an association: health checks and port scans
-    take no places. How many may wait to ask has a limit of its own.
+    take no places. How many may wait to ask has a limit of its own. One calling AE title, and one
+    address, gets a share of the places; beyond the limits a C-ECHO is still answered.
     """
 
-    def __init__(self, admission: Admission, log: AssociationLog, *, most: int, waiting: int):
+    def __init__(
+        self,
+        admission: Admission,
+        log: AssociationLog,
+        *,
+        most: int,
+        waiting: int,
+        most_per_peer: int = 0,
+    ) -> None:
         self.admission = admission
         self._log = log
         self._most = most
+        self._most_per_peer = most_per_peer or max(1, most // 2)
         self._most_waiting = waiting
         self._waiting: set[int] = set()
-        self._open: dict[int, int | None] = {}
+        self._open: dict[int, Place] = {}
         self._changed = threading.Condition()
 
     @property
@@ -139,24 +164,31 @@ class AssociationGate:
         with self._changed:
             self._waiting.discard(key)
             refused = self._refused(request)
-            if refused is None:
-                self._open[key] = None
+            is_for_echo = False
+            if refused is not None and refused.answer == REJECT_LIMIT and request.is_echo:
+                is_for_echo = self._has_place_for_echo(request)
+            if refused is None or is_for_echo:
+                refused = None
+                self._open[key] = place = Place(request, is_for_echo)
         if refused is not None:
-            self._rejected(request, refused)
+            self.reject(request, refused)
             return refused
-        number = self._log.associated(request.calling_ae, request.called_ae, request.address)
+        place.number = self._log.associated(request.calling_ae, request.called_ae, request.address)
+        return place.number
+
+    def is_for_echo(self, key: int) -> bool:
+        """True where it has a place beyond the limits."""
         with self._changed:
-            self._open[key] = number
-        return number
+            return key in self._open and self._open[key].is_for_echo
 
     def leave(self, key: int, how: str) -> None:
         """Note that its connection is closed, however far it came."""
         with self._changed:
             self._waiting.discard(key)
-            number = self._open.get(key)
+            place = self._open.get(key)
         try:
-            if number is not None:
-                self._log.dissociated(number, how)
+            if place is not None and place.number is not None:
+                self._log.dissociated(place.number, how)
         finally:
             with self._changed:
                 self._open.pop(key, None)
@@ -172,16 +204,27 @@ class AssociationGate:
             return Refused(REJECT_CALLED, "called AE title not recognised")
         if admission.calling_ae_titles and request.calling_ae not in admission.calling_ae_titles:
             return Refused(REJECT_CALLING, "calling AE title not recognised")
-        if len(self._open) >= self._most:
+        taken = [place.request for place in self._open.values() if not place.is_for_echo]
+        of_title = sum(other.calling_ae == request.calling_ae for other in taken)
+        of_address = sum(other.address == request.address for other in taken)
+        if len(taken) >= self._most:
             return Refused(REJECT_LIMIT, "too many associations")
+        if of_title >= self._most_per_peer:
+            return Refused(REJECT_LIMIT, "too many associations of this AE title")
+        if of_address >= self._most_per_peer:
+            return Refused(REJECT_LIMIT, "too many associations of this address")
         return None
 
-    def _rejected(self, request: AssociationRequest, refused: Refused) -> None:
+    def _has_place_for_echo(self, request: AssociationRequest) -> bool:
+        beyond = [place.request for place in self._open.values() if place.is_for_echo]
+        is_second = any(other.calling_ae == request.calling_ae for other in beyond)
+        return not is_second and len(beyond) < ECHO_PLACES
+
+    def reject(self, request: AssociationRequest, refused: Refused) -> None:
+        """Log that this request was not accepted, and remember it for the page of the peers."""
         extra = {"calling_ae": request.calling_ae, "called_ae": request.called_ae}
-        logger.warning(
-            "association rejected",
-            extra=extra | {"address": request.address, "reason": refused.reason},
-        )
+        extra |= {"address": request.address, "reason": refused.reason}
+        logger.warning("association rejected", extra=extra | {"port": request.port})
         self._log.rejected(request.calling_ae, request.called_ae, request.address, refused.reason)
 
 
@@ -193,6 +236,8 @@ def _is_within(address: str, admission: Admission) -> bool:
     return any((mapped or peer) in network for network in admission.parsed_networks())
 
 
+MOST_NAMED = 8  # of the contexts that were refused, in one line of the log
+ECHO_PLACES = 4  # beyond the limits, one for a calling AE title, each for a few seconds
 POLL_SECONDS = 0.1
 BACKLOG = 128
 ABORT_SECONDS = 5.0
@@ -206,6 +251,7 @@ class ScpSettings:
     host: str
     port: int  # 0: any free one
     max_associations: int = 50
+    max_associations_per_peer: int = 0  # of one calling AE title, of one address; 0: half
     idle_seconds: float = 900.0  # between two PDUs
     incoming: Path | None = None  # empty: Python's folder for temporary files
     min_free_bytes: int = 0  # below it a data set is not written but refused, A700
@@ -223,7 +269,11 @@ class Scp:
         self._settings = settings
         self._keep = archive.keep
         self._gate = AssociationGate(
-            admission, archive, most=settings.max_associations, waiting=settings.max_waiting
+            admission,
+            archive,
+            most=settings.max_associations,
+            waiting=settings.max_waiting,
+            most_per_peer=settings.max_associations_per_peer,
         )
         self._server: _StorageServer | None = None
         self._thread: threading.Thread | None = None
@@ -286,10 +336,13 @@ class _Accepted(AcceptedAssociation):
 
     server: "_StorageServer"
 
-    def __init__(self, server: "_StorageServer", connection: socket.socket, address: str) -> None:
+    def __init__(
+        self, server: "_StorageServer", connection: socket.socket, address: str, port: int
+    ) -> None:
         self._gate = server.gate
-        self.address = address
+        self.address, self.port = address, port
         self.number: int | None = None
+        self.instances = 0
         settings = server.settings
         super().__init__(
             server,
@@ -310,6 +363,8 @@ class _Accepted(AcceptedAssociation):
             self.hang_up()
             self.kill()
             self.receiver.discard()
+            self._note_unread_request()
+            self._note_end()
             self._gate.leave(id(self), self._ending())
 
     def handle_request(self, event: evt.Event) -> None:
@@ -325,6 +380,8 @@ class _Accepted(AcceptedAssociation):
                 self.kill()
         pdu_seconds = self.server.settings.pdu_seconds
         self.connection.seconds = self.acse_timeout = pdu_seconds
+        if self._gate.is_for_echo(id(self)):
+            self.network_timeout = self.server.settings.request_seconds
 
     def handle_close(self, event: evt.Event) -> None:
         """The connection is gone: one that never asked for anything makes room for the next."""
@@ -335,6 +392,14 @@ class _Accepted(AcceptedAssociation):
         request = self._request()
         return Peer(request.calling_ae, request.called_ae, self.number)
 
+    def contexts_refused(self) -> list[str]:
+        """The presentation contexts that were not accepted, by SOP Class and transfer syntaxes."""
+        request = self.requestor.primitive
+        assert request is not None
+        refused = {context.context_id for context in self.rejected_contexts}
+        asked = request.presentation_context_definition_list
+        return [context_name(context) for context in asked if context.context_id in refused]
+
     def end_now(self) -> None:
         """Abort it, or close the connection that never became one."""
         if self.is_established:
@@ -343,18 +408,51 @@ class _Accepted(AcceptedAssociation):
             self.hang_up()
 
     def _request(self) -> AssociationRequest:
+        calling_ae, called_ae = titles(self.provider.request)
         request = self.requestor.primitive
-        assert request is not None
-        return AssociationRequest(
-            str(request.calling_ae_title).strip(),
-            str(request.called_ae_title).strip(),
-            self.address,
-        )
+        contexts = request.presentation_context_definition_list if request is not None else []
+        is_echo = {context.abstract_syntax for context in contexts} == {Verification}
+        return AssociationRequest(calling_ae, called_ae, self.address, self.port, is_echo)
+
+    def _note_unread_request(self) -> None:
+        problem = self.provider.problem
+        if problem:
+            refused = Refused(REJECT_NO_REASON, f"request not understood: {problem}")
+            self._gate.reject(self._request(), refused)
+
+    def _note_end(self) -> None:
+        if self.number is None:
+            return
+        how, (by, reason) = self._ending(), self._end()
+        request = self._request()
+        extra: dict[str, object] = {"calling_ae": request.calling_ae}
+        extra |= {"called_ae": request.called_ae, "address": self.address}
+        extra |= {"how": how, "by": by, "reason": reason}
+        extra |= {"port": self.port, "instances": self.instances}
+        if how == "released":
+            logger.info("association ended", extra=extra)
+        else:
+            logger.warning("association ended", extra=extra)
 
     def _ending(self) -> str:
         if self.is_released:
             return "released"
         return "dropped" if self.connection.is_lost else "aborted"
+
+    def _end(self) -> tuple[str, str]:
+        """The side that ended the association, and its reason."""
+        abort = self.provider.abort
+        if self.is_released:
+            return "peer", ""
+        if abort is None:
+            return "peer", "the connection broke"
+        if abort.is_idle:
+            return abort.by, f"nothing came for {self.network_timeout:g} s"
+        if abort.by == "node" and abort.source == 0:
+            return "node", "the node stops"
+        if abort.by == "node":
+            return "node", "what the peer sent is no DICOM message"
+        return abort.by, abort_text(abort.source, abort.reason)
 
 
 class _Handler(ConnectionHandler):
@@ -366,7 +464,7 @@ class _Handler(ConnectionHandler):
         """Make the association of this connection, with its contexts and handlers."""
         server = self.server
         assert isinstance(self.request, socket.socket)
-        assoc = _Accepted(server, self.request, str(self.client_address[0]))
+        assoc = _Accepted(server, self.request, str(self.client_address[0]), self.client_address[1])
         assoc.name = f"association-{self.client_address[1]}"
         assoc.acceptor.maximum_length = MAX_PDU_BYTES
         assoc.acceptor.ae_title = server.ae_title
@@ -437,6 +535,7 @@ def _application_entity(settings: ScpSettings) -> AE:
 
 
 def _store(event: evt.Event, keep: Keep, assoc: _Accepted) -> object:
+    assoc.instances += 1
     return handle_store(event, keep, assoc.peer())
 
 
@@ -444,5 +543,6 @@ def _log_accepted(event: evt.Event, assoc: _Accepted) -> None:
     peer = assoc.peer()
     extra: dict[str, object] = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae}
     extra |= {"address": assoc.address, "contexts": len(assoc.accepted_contexts)}
-    extra |= {"contexts_refused": len(assoc.rejected_contexts)}
-    logger.info("association accepted", extra=extra)
+    extra |= {"contexts_refused": len(assoc.rejected_contexts), "port": assoc.port}
+    refused = assoc.contexts_refused()[:MOST_NAMED]
+    logger.info("association accepted", extra=extra | {"refused": refused})

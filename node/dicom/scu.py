@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -18,12 +20,22 @@ from node.dicom.contexts import (
     MAX_CONTEXTS,
     MAX_PDU_BYTES,
     UNCOMPRESSED,
+    context_name,
     proposed_contexts,
 )
-from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS, Outcome, rejection, status_text
+from node.dicom.status import (
+    LONGEST_COMMENT,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+    Outcome,
+    abort_text,
+    rejection,
+    status_text,
+)
 from node.dicom.upper_layer import PromptSocket, RequestorAE, RequestSender
 
 MAX_MESSAGE_ID = 65535
+MOST_ELEMENTS = 4  # that are named of those that offend
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class EchoResult:
     sentence: str
 
 
-Answered = Callable[[Outgoing, int | None], None]
+Answered = Callable[[Outgoing, int | None, str], None]
 TIMEOUTS = Timeouts()
 
 
@@ -91,8 +103,9 @@ class Send(Protocol):
         answered: Answered,
         stop: Callable[[], bool],
         abandon: Callable[[], bool],
+        timeouts: Timeouts,
     ) -> SendResult:
-        """Offer each file to the peer; `answered` takes its status."""
+        """Offer each file to the peer; `answered` takes its status and comment."""
 
 
 def send(
@@ -104,7 +117,8 @@ def send(
     abandon: Callable[[], bool] = lambda: False,
     timeouts: Timeouts = TIMEOUTS,
 ) -> SendResult:
-    """Offer each file to the peer; `answered` is told the status, or None where there was none.
+    """Offer each file to the peer; `answered` is told the status, or None where there was none, and
+    the comment with it.
 
     `stop` ends it after the instance that is on the wire, `abandon` without waiting for its answer.
 
@@ -175,18 +189,32 @@ def _send_all(
         if stop():
             return SendResult(Outcome.RETRY, "The sending was stopped.")
         began = time.monotonic()
-        status = _offer(association, file, message_id=1 + count % MAX_MESSAGE_ID)
-        answered(file, status)
+        answer = _offer(association, file, message_id=1 + count % MAX_MESSAGE_ID)
+        status = _status(answer)
+        answered(file, status, comment_of(answer))
         if status is None:
             silent = time.monotonic() - began >= timeouts.answer
-            what = "does not answer any more" if silent else "ended the association"
+            what = "does not answer any more" if silent else _end(association)
             done = f" after {count} of {len(files)} instances"
             return SendResult(Outcome.RETRY, f"{peer.ae_title} {what}{done}.")
     return SendResult(Outcome.STORED)
 
 
-def _offer(association: Association, file: Outgoing, *, message_id: int) -> int | None:
-    """Send one instance, encoded as it is or, without loss, as the peer takes it."""
+def _end(association: Association) -> str:
+    """The end of an association that the peer did not leave to the node."""
+    abort = getattr(association.dul, "abort", None)
+    if abort is None:
+        return "ended the association"
+    if abort.by == "peer":
+        return f"aborted the association ({abort_text(abort.source, abort.reason)})"
+    return "sent what is no DICOM message, so the node aborted the association"
+
+
+def _offer(association: Association, file: Outgoing, *, message_id: int) -> Dataset:
+    """Send one instance, encoded as it is or, without loss, as the peer takes it.
+
+    The answer has no status where the peer gave none.
+    """
     accepted = {
         str(context.transfer_syntax[0])
         for context in association.accepted_contexts
@@ -195,14 +223,42 @@ def _offer(association: Association, file: Outgoing, *, message_id: int) -> int 
     source: Path | Dataset = file.path
     if file.transfer_syntax not in accepted:
         if file.transfer_syntax not in UNCOMPRESSED or accepted.isdisjoint(UNCOMPRESSED):
-            return SOP_CLASS_NOT_SUPPORTED
+            return _refused(file)
         source = dcmread(file.path)
     if not association.is_established:
-        return None
+        return Dataset()
     try:
-        return _status(association.send_c_store(source, msg_id=message_id))
+        return association.send_c_store(source, msg_id=message_id)
     except RuntimeError:  # the association ended between the two lines
-        return None
+        return Dataset()
+
+
+def _refused(file: Outgoing) -> Dataset:
+    """The answer that the node gives itself: the peer takes the instance in no form."""
+    answer = Dataset()
+    answer.Status = SOP_CLASS_NOT_SUPPORTED
+    context = build_context(file.sop_class_uid, file.transfer_syntax)
+    answer.ErrorComment = f"it accepts no {context_name(context)}"[:LONGEST_COMMENT]
+    return answer
+
+
+def comment_of(answer: Dataset) -> str:
+    """The Error Comment and the offending elements of an answer, printable and of bounded length.
+
+    It may name a patient: it is for pages and for REST, never for the log.
+    """
+    comment = str(answer.get("ErrorComment", "") or "")
+    text = "".join(letter if letter.isprintable() else " " for letter in comment).strip()
+    elements = answer.get("OffendingElement", None)
+    tags = list(elements) if isinstance(elements, MultiValue) else [elements]
+    names = [_element_name(tag) for tag in tags if tag is not None]
+    offending = f"offending elements {', '.join(names[:MOST_ELEMENTS])}" if names else ""
+    return "; ".join(part for part in (text[:LONGEST_COMMENT], offending) if part)
+
+
+def _element_name(tag: int) -> str:
+    keyword = keyword_for_tag(tag)
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {keyword}".strip()
 
 
 def _status(answer: Dataset) -> int | None:
@@ -244,12 +300,19 @@ def _failure(
         return SendResult(*rejection(answer, calling=peer.calling_ae_title, called=peer.ae_title))
     if association.rejected_contexts:
         why = "accepts none of the SOP Classes and transfer syntaxes that are to be sent"
-        return SendResult(Outcome.REFUSED, f"{where} {why}.")
+        names = "; ".join(
+            context_name(context) for context in association.requestor.requested_contexts
+        )
+        return SendResult(Outcome.REFUSED, f"{where} {why}: {names}.")
     transport = association.dul.socket
     assert isinstance(transport, PromptSocket)
     if transport.opened_at is None:
         silent = now - began >= timeouts.connect
         why = "cannot be reached" if silent else "refuses the connection; it may not be running"
+        return SendResult(Outcome.RETRY, f"{where} {why}.")
+    problem = getattr(association.dul, "problem", "")
+    if problem:
+        why = f"accepts the association in a form that the node does not understand: {problem}"
         return SendResult(Outcome.RETRY, f"{where} {why}.")
     silent = now - transport.opened_at >= timeouts.associate
     why = "does not answer the request for an association" if silent else "aborts the association"

@@ -122,3 +122,21 @@ def rejection(answer: Rejection, *, calling: str, called: str) -> tuple[Outcome,
     kind = "for now" if result == TRANSIENT else "permanently"
     decision = Outcome.RETRY if result == TRANSIENT else Outcome.REFUSED
     return decision, f"{called} rejects the association {kind}. {why}"
+
+
+# PS3.8 Table 9-26: (source, reason) of an A-ABORT.
+ABORTS = {
+    (2, 0): "no reason given",
+    (2, 1): "unrecognized PDU",
+    (2, 2): "unexpected PDU",
+    (2, 4): "unrecognized PDU parameter",
+    (2, 5): "unexpected PDU parameter",
+    (2, 6): "invalid PDU parameter value",
+}
+
+
+def abort_text(source: int, reason: int) -> str:
+    """The reason of an A-ABORT; where a service user aborts, the reason means nothing."""
+    if source == 0:
+        return "by its application, which gives no reason"
+    return ABORTS.get((source, reason), f"source {source}, reason {reason}")

@@ -15,10 +15,10 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -32,6 +32,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType
 from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from pynetdicom.transport import (
@@ -43,10 +44,12 @@ from pynetdicom.transport import (
 )
 
 from node.dicom.contexts import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, with_ids
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 
 if TYPE_CHECKING:
     from pynetdicom.dimse import _QueueItem
+    from pynetdicom.pdu import _PDUType
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
 
 # What another release of pynetdicom may change without notice: where it stands, its name, and
@@ -68,7 +71,10 @@ INTERNALS = (
     ("pynetdicom.dimse.DIMSEServiceProvider", "receive_primitive", "primitive"),
     ("pynetdicom.dimse.DIMSEServiceProvider", "send_msg", "primitive, context_id"),
     ("pynetdicom.dimse_primitives.DIMSEPrimitive", "_dataset_path", None),
+    ("pynetdicom.pdu", "_PDUType", None),
+    ("pynetdicom.dul.DULServiceProvider", "_decode_pdu", "bytestream"),
     ("pynetdicom.dul.DULServiceProvider", "_run_loop_delay", None),
+    ("pynetdicom.dul.DULServiceProvider", "_send", "pdu"),
     ("pynetdicom.dul.DULServiceProvider", "event_queue", None),
     ("pynetdicom.dul.DULServiceProvider", "run_reactor", ""),
     ("pynetdicom.dul.DULServiceProvider", "send_pdu", "primitive"),
@@ -94,6 +100,9 @@ WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look a
 
 INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
 ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
+CLOSING = "Sta13"  # awaiting that the connection is closed; what still comes is dropped
+CLOSING_SECONDS = 1.0
+ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
 COMMAND, LAST = 1, 2  # bits of the message control header: PS3.8 E.2
 PDV_HEAD_BYTES = 6  # length, context id, message control header: PS3.8 9.3.5.1
 
@@ -169,8 +178,10 @@ class PromptSocket(AssociationSocket):
         if nr_bytes > LONGEST_PDU_BYTES:
             raise OSError(f"a PDU of {nr_bytes} bytes; allowed are {LONGEST_PDU_BYTES}")
         buffer = bytearray(nr_bytes)
+        is_closing = self.assoc.dul.state_machine.current_state == CLOSING
+        seconds = min(self.seconds, CLOSING_SECONDS) if is_closing else self.seconds
         try:
-            filled = self._fill(memoryview(buffer), time.monotonic() + self.seconds)
+            filled = self._fill(memoryview(buffer), time.monotonic() + seconds)
         except OSError:
             self._note_loss()
             raise
@@ -248,8 +259,59 @@ class _Bell(queue.Queue[Any]):
         self._assoc.dimse.msg_queue.put(WAKE)
 
 
-class Provider(DULServiceProvider):
-    """The library's upper layer service provider, asleep until it has something to do."""
+class Abort(NamedTuple):
+    """An A-ABORT, and which side sent it."""
+
+    by: Literal["peer", "node"]
+    source: int
+    reason: int
+    is_idle: bool = False  # for want of anything that the peer sent
+
+
+class NegotiatingProvider(DULServiceProvider):
+    """The library's upper layer service provider, for requests and answers as peers write them."""
+
+    def __init__(self, assoc: Association) -> None:
+        super().__init__(assoc)
+        self.request = b""  # of the peer, as it came
+        self.problem = ""  # of a request or an answer that cannot be read
+        self.abort: Abort | None = None  # the first one on this connection
+        self._ids_of_peer: Mapping[int, int] = {}
+        self._ids_of_library: Mapping[int, int] = {}
+
+    def _decode_pdu(self, bytestream: bytearray) -> "tuple[_PDUType, str]":
+        if bytestream[0] == ABORT and self.abort is None and len(bytestream) >= ABORT_BYTES:
+            self.abort = Abort("peer", bytestream[8], bytestream[9])
+        if bytestream[0] == DATA and self._ids_of_library:
+            bytestream = bytearray(with_ids(bytes(bytestream), self._ids_of_library))
+        if bytestream[0] not in (REQUEST, ACCEPTED):
+            return super()._decode_pdu(bytestream)
+        self.request = pdu = bytes(bytestream)
+        try:
+            negotiation = readable(pdu)
+            self._ids_of_peer = negotiation.ids
+            self._ids_of_library = {theirs: own for own, theirs in negotiation.ids.items()}
+            decoded, event = super()._decode_pdu(bytearray(negotiation.pdu))
+            decoded.to_primitive()  # which the state machine does where no error is expected
+        except MALFORMED as error:
+            self.problem = str(error) or type(error).__name__
+            raise
+        if negotiation.version != 1:  # the library rejects it without a word to us
+            self.problem = f"protocol version {negotiation.version}"
+        return decoded, event
+
+    def _send(self, pdu: "_PDUType") -> None:
+        if isinstance(pdu, A_ABORT_RQ) and self.abort is None:
+            is_idle = self.idle_timer_expired()
+            self.abort = Abort("node", pdu.source or 0, pdu.reason_diagnostic or 0, is_idle)
+        if not self._ids_of_peer or self.socket is None:
+            super()._send(pdu)
+        else:
+            self.socket.send(with_ids(pdu.encode(), self._ids_of_peer))
+
+
+class Provider(NegotiatingProvider):
+    """The upper layer service provider, asleep until it has something to do."""
 
     def __init__(self, assoc: Association) -> None:
         self._ring, self._rung = socket.socketpair()
@@ -569,7 +631,7 @@ class RequestSender(DIMSEServiceProvider):
         command = encode(message.command_set, True, True)  # Implicit VR: PS3.7 6.3.1
         assert command is not None
         largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
-        most = max(1, largest - PDV_HEAD_BYTES)
+        most = largest - PDV_HEAD_BYTES  # even, and at least 2: the answer was read so
         with _data_set(primitive) as data:
             self._write(pdus(command, data, context_id=context_id, most=most))
 
@@ -648,7 +710,9 @@ class AcceptedAssociation(Association):
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self._server = server
-        self.dul = Provider(self)  # before the socket, which tells it that there is a connection
+        self.dul = self.provider = Provider(
+            self
+        )  # before the socket, which tells it that there is a connection
         self.connection = PromptSocket(self, seconds, connection=connection)
         self.dimse = self.receiver = Receiver(self, folder, min_free_bytes=min_free_bytes)
         self.set_socket(self.connection)
@@ -690,6 +754,8 @@ class RequestorAE(AE):
         tls_args: tuple[ssl.SSLContext, str] | None,
     ) -> PromptSocket:
         # A peer that is silent must not keep the node from ending: its threads are not waited for.
+        assoc.dul = NegotiatingProvider(assoc)
+        assoc.acse_timeout, assoc.network_timeout = self.acse_timeout, self.network_timeout
         assoc.daemon = assoc.dul.daemon = True
         transport = PromptSocket(assoc, self._seconds, bind_to=address)
         transport.tls_args = tls_args

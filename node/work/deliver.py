@@ -22,6 +22,7 @@ from storage.site.peers import UNREACHABLE
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 1.0
+PROGRESS_SECONDS = 1.0  # after an association that ended, but had brought something
 FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
 NOT_CONFIGURED = (
     "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
@@ -127,6 +128,7 @@ class Tally:
     stored: int = 0
     refused: list[int] = field(default_factory=list)
     few_retries: list[int] = field(default_factory=list)
+    retries: list[int] = field(default_factory=list)
     heard: int = 0  # answers of any kind: the destination is there
     tries: int = 0  # the most often that one instance was not understood before
 
@@ -210,6 +212,7 @@ class Deliverer:
             answered=self._answered(delivery, unsent, tally),
             stop=self._has_to_stop,
             abandon=self._abandoned.is_set,
+            timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
         )
         self._decide(delivery, tally, result)
 
@@ -227,20 +230,20 @@ class Deliverer:
                 self._ledger.renew(delivery)
         return damaged
 
-    def _answered(
-        self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally
-    ) -> Callable[[scu.Outgoing, int | None], None]:
+    def _answered(self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally) -> scu.Answered:
         by_id = {instance.id: instance for instance in unsent}
         renewed = self._now()
 
-        def answered(outgoing: scu.Outgoing, status: int | None) -> None:
+        def answered(outgoing: scu.Outgoing, status: int | None, comment: str) -> None:
             nonlocal renewed
             before = by_id[outgoing.id]
             was_offered = before.offers > 0 or delivery.attempt > 1  # the crash came before the row
             is_stored = _count(tally, before, status, was_offered=was_offered)
             tally.heard += status is not None
             unclear = status is not None and outcome(status) is Outcome.FEW_RETRIES
-            self._ledger.answered(delivery, outgoing.id, status, is_stored, not_understood=unclear)
+            self._ledger.answered(
+                delivery, outgoing.id, status, is_stored, comment=comment, not_understood=unclear
+            )
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
@@ -277,13 +280,19 @@ class Deliverer:
             if is_off:
                 self._reach.unreachable(self.destination.name, result.sentence)
             reason = UNREACHABLE if is_off else "RETRY"
-            self._retry(delivery, tally, reason, _sentence(tally.few_retries, missing, result))
+            statuses = [*tally.few_retries, *tally.retries]
+            sentence = _sentence(statuses, missing, result)
+            self._retry(delivery, tally, reason, sentence, is_lost=result.outcome is Outcome.RETRY)
 
-    def _retry(self, delivery: Delivery, tally: Tally, reason: str, sentence: str) -> None:
+    def _retry(
+        self, delivery: Delivery, tally: Tally, reason: str, sentence: str, *, is_lost: bool
+    ) -> None:
         first, longest = self.settings.retry_seconds
         # A delivery that got something stored has found its peer alive: begin the back-off anew.
         failures = 0 if tally.stored else delivery.failures
         wait = backoff.delay(failures, first, longest, self._jitter)
+        if tally.stored and is_lost:  # a peer that ends the association after each instance
+            wait = min(PROGRESS_SECONDS, wait)
         if tally.few_retries:
             wait = max(wait, FEW_RETRIES[min(tally.tries, len(FEW_RETRIES) - 1)])
         due_at, is_first = self._now() + wait, tally.stored > 0
@@ -411,7 +420,7 @@ def _count(tally: Tally, before: Unsent, status: int | None, *, was_offered: boo
         case Outcome.REFUSED:
             tally.refused.append(status)
         case Outcome.RETRY:
-            pass
+            tally.retries.append(status)
     return False
 
 

@@ -322,7 +322,7 @@ class _Run:
         sent = scu.send(
             peer,
             sources,
-            answered=lambda _, status: statuses.append(status),
+            answered=lambda _, status, _comment: statuses.append(status),
             stop=self._tests.stopping.is_set,
         )
         if sent.outcome is not Outcome.STORED:

@@ -74,7 +74,7 @@ def _sent(setting: Setting, receiver: Receiver, files: Sequence[Path]) -> float:
     sent = scu.send(
         peer,
         outgoing,
-        answered=lambda _, status: statuses.append(status),
+        answered=lambda _, status, _comment: statuses.append(status),
         stop=lambda: False,
     )
     seconds = time.perf_counter() - began

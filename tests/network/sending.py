@@ -32,10 +32,12 @@ class Answers:
     """What was answered for each instance, in the order of the answers."""
 
     statuses: list[tuple[int, int | None]] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
     stop_after: int = 1000
 
-    def answered(self, outgoing: Outgoing, status: int | None) -> None:
+    def answered(self, outgoing: Outgoing, status: int | None, comment: str) -> None:
         self.statuses.append((outgoing.id, status))
+        self.comments.append(comment)
 
     def stop(self) -> bool:
         return len(self.statuses) >= self.stop_after

@@ -132,7 +132,7 @@ def test_admission_changes_while_associations_are_open(node: Node) -> None:
 
 def test_too_many_associations_are_rejected_for_now(tmp_path: Path) -> None:
     with (
-        node_scp(tmp_path, max_associations=2) as node,
+        node_scp(tmp_path, max_associations=2, max_associations_per_peer=2) as node,
         RawPeer(node.port) as first,
         RawPeer(node.port) as second,
         RawPeer(node.port) as third,

@@ -62,7 +62,9 @@ def test_an_abort_in_the_middle_is_tried_again_and_says_how_far_it_came(
         sent = answers.send(port, six_slices)
     assert answers.statuses == [(0, 0x0000), (1, 0x0000), (2, None)]
     assert sent == SendResult(
-        Outcome.RETRY, "SCRIPTED ended the association after 2 of 6 instances."
+        Outcome.RETRY,
+        "SCRIPTED aborted the association (by its application, which gives no reason) after 2 of 6 "
+        "instances.",
     )
 
 
@@ -99,7 +101,7 @@ def test_an_error_of_the_caller_ends_the_association(six_slices: list[Outgoing])
     class LeaseLost(Exception):
         pass
 
-    def lost(outgoing: Outgoing, status: int | None) -> None:
+    def lost(outgoing: Outgoing, status: int | None, comment: str) -> None:
         raise LeaseLost
 
     script = Script()
@@ -170,7 +172,7 @@ def test_abandoned_a_peer_that_stalls_is_left_at_once(six_slices: list[Outgoing]
         sent = send(
             peer,
             six_slices,
-            answered=lambda _, status: answers.append(status),
+            answered=lambda _, status, _comment: answers.append(status),
             stop=lambda: False,
             abandon=abandoned.is_set,
         )

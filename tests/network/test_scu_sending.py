@@ -4,7 +4,9 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
 from pydicom import dcmread
+from pynetdicom import AE, evt
 
 from node.dicom.contexts import proposed_contexts
 from node.dicom.scu import Outgoing, SendResult, echo, send
@@ -87,6 +89,37 @@ def test_a_class_that_the_peer_does_not_take_is_refused_and_the_rest_sent(
     with scripted_scp(Script()) as port:
         assert answers.send(port, [six_slices[0], other, six_slices[1]]).outcome is Outcome.STORED
     assert answers.statuses == [(0, 0x0000), (99, 0x0122), (1, 0x0000)]
+    assert answers.comments == [
+        "",
+        "it accepts no MR Image Storage in Explicit VR Little Endian",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("maximum", [16383, 16384, 1001, 0])
+def test_fragments_are_even_whatever_maximum_the_peer_names(
+    six_slices: list[Outgoing], maximum: int
+) -> None:
+    lengths: list[int] = []
+
+    def look(event: evt.Event) -> None:
+        items = getattr(event.pdu, "presentation_data_value_items", [])
+        lengths.extend(len(item.presentation_data_value) - 1 for item in items)
+
+    pacs = AE("PACS")
+    pacs.maximum_pdu_size = maximum
+    pacs.add_supported_context(CT, [EXPLICIT])
+    handlers = [(evt.EVT_PDU_RECV, look), (evt.EVT_C_STORE, lambda _: 0x0000)]
+    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    answers = Answers()
+    try:
+        assert answers.send(server.server_address[1], six_slices[:2]).outcome is Outcome.STORED
+    finally:
+        server.shutdown()
+    assert {status for _, status in answers.statuses} == {0x0000}
+    assert len(lengths) >= 4
+    assert [length for length in lengths if length % 2] == []
+    assert max(lengths) <= (maximum or 1 << 17)
 
 
 def test_a_compressed_instance_that_the_peer_does_not_take_is_refused() -> None:

@@ -123,7 +123,8 @@ def test_a_mistake_names_the_key_the_value_and_what_is_allowed(tmp_path: Path) -
 def test_an_unknown_key_is_an_error_that_names_the_known_ones(tmp_path: Path) -> None:
     said = mistake(tmp_path, DESTINATION.replace("port", 'ae_titel = "X"\nport'))
     assert said.startswith(
-        "destination[0]: unknown key 'ae_titel'; allowed: ae_title, calling_ae_title, host, name,"
+        "destination[0]: unknown key 'ae_titel'; allowed: ae_title, answer_seconds, "
+        "calling_ae_title, host, name,"
     )
     assert said.endswith("did you mean ae_title?")
     assert mistake(tmp_path, "[nodes]\n").startswith("unknown key 'nodes'; allowed: completion,")

@@ -20,7 +20,7 @@ JOB_FURTHER = (
     "record"
 )
 DELIVERY = "destination state sent confirmed total"
-DELIVERY_FURTHER = "id reason sentence failures due_at finished_at"
+DELIVERY_FURTHER = "id reason sentence comment failures due_at finished_at"
 ATTEMPT = "number worker started_at ended_at outcome detail"
 INSTANCE = "instance_uid sop_class_uid transfer_syntax size received_at"
 SERIES = (

@@ -359,7 +359,7 @@ def _job(parts: Parts, job_id: int) -> Json:
 
 
 def _delivery(parts: Parts, delivery_id: int) -> Json:
-    return plain(parts.store.ledger.get(delivery_id), f"{answers.DELIVERY} id sentence")
+    return plain(parts.store.ledger.get(delivery_id), f"{answers.DELIVERY} id sentence comment")
 
 
 def _done(act: Callable[[int], object], number: int) -> Json:

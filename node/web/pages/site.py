@@ -72,6 +72,13 @@ def _peers(context: Context) -> Values:
     }
 
 
+SHARE_TAKEN = (
+    "It holds its share of the places: have it release what is idle, or raise "
+    "node.max_associations_per_peer."
+)
+NOT_UNDERSTOOD = "What it sent is no request that the node can read; ask its maker, with the log."
+
+
 def _rejection_advice(ae_title: str) -> Mapping[str, str]:
     """Say what helps a peer that was rejected, by the reason of the rejection."""
     return {
@@ -80,7 +87,13 @@ def _rejection_advice(ae_title: str) -> Mapping[str, str]:
             f"Have it call {ae_title}, or name what it calls as called_ae_title of a route."
         ),
         "network not allowed": "Add its network to node.allowed_networks.",
-        "too many associations": "Raise node.max_associations, or have it send less at once.",
+        "too many associations": (
+            "The column Associations shows who holds them; have those release what is idle, or "
+            "raise node.max_associations."
+        ),
+        "too many associations of this AE title": SHARE_TAKEN,
+        "too many associations of this address": SHARE_TAKEN,
+        "request not understood": NOT_UNDERSTOOD,
     }
 
 

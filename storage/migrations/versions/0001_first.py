@@ -103,7 +103,8 @@ TABLES = {
     "delivery_instance": """
         delivery_id integer ->delivery.id key,
         derived_instance_id integer ->derived_instance.id key, status integer null,
-        stored integer =0, offers integer =0, not_understood integer =0, answered_at float null
+        comment text ='', stored integer =0, offers integer =0, not_understood integer =0,
+        answered_at float null
     """,
     "account": """
         name string(64) key, role string(16), password text ='', disabled integer =0,

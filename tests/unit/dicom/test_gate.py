@@ -30,8 +30,12 @@ class Book:
         self.entries.append(("rejected", *visitor_and_reason))
 
 
-def gate(book: Book, admission: Admission | None = None, *, most: int = 2) -> AssociationGate:
-    return AssociationGate(admission or Admission(), book, most=most, waiting=2)
+def gate(
+    book: Book, admission: Admission | None = None, *, most: int = 2, most_per_peer: int = 0
+) -> AssociationGate:
+    return AssociationGate(
+        admission or Admission(), book, most=most, waiting=2, most_per_peer=most_per_peer or most
+    )
 
 
 def reason(entered: Refused | int) -> str:
@@ -120,3 +124,40 @@ def test_waiting_for_the_last_one_ends_when_it_leaves() -> None:
 def test_a_network_that_is_none_is_found_where_it_is_given() -> None:
     with pytest.raises(ValueError, match="10.0.0.0/99"):
         Admission(networks=("10.0.0.0/99",))
+
+
+def test_one_peer_gets_its_share_of_the_places_and_the_others_get_theirs() -> None:
+    shared = AssociationGate(Admission(), Book(), most=4, waiting=2)
+    for key in range(2):
+        assert reason(shared.enter(key, CT1)) == ""
+    elsewhere = AssociationRequest("CT1", "MIDSLICE", "192.0.2.8")
+    assert reason(shared.enter(2, elsewhere)) == "too many associations of this AE title"
+    renamed = AssociationRequest("CT2", "MIDSLICE", "192.0.2.7")
+    assert reason(shared.enter(3, renamed)) == "too many associations of this address"
+    other = AssociationRequest("CT2", "MIDSLICE", "192.0.2.8")
+    assert reason(shared.enter(4, other)) == ""
+    shared.leave(0, "released")
+    assert reason(shared.enter(5, elsewhere)) == ""
+
+
+@pytest.mark.parametrize(("most_per_peer", "lets_in"), [(0, 3), (1, 1), (5, 5), (7, 7), (99, 7)])
+def test_the_share_is_half_of_the_places_or_as_configured(most_per_peer: int, lets_in: int) -> None:
+    shared = AssociationGate(Admission(), Book(), most=7, waiting=2, most_per_peer=most_per_peer)
+    reasons = [reason(shared.enter(key, CT1)) for key in range(9)]
+    assert reasons.count("") == lets_in
+
+
+def test_an_echo_is_answered_beyond_the_limits_one_at_a_time_of_each_title() -> None:
+    full = gate(Book(), most=1)
+    full.enter(0, CT1)
+    echo = AssociationRequest("CT1", "MIDSLICE", "192.0.2.7", is_echo=True)
+    assert reason(full.enter(1, echo)) == ""
+    assert full.is_for_echo(1)
+    assert not full.is_for_echo(0)
+    assert reason(full.enter(2, echo)) == "too many associations"
+    other = AssociationRequest("CT2", "MIDSLICE", "192.0.2.7", is_echo=True)
+    assert reason(full.enter(3, other)) == ""
+    full.leave(1, "released")
+    assert reason(full.enter(4, echo)) == ""
+    full.leave(0, "released")  # what is there for an echo takes no place of others
+    assert reason(full.enter(5, CT1)) == ""

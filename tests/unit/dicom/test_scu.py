@@ -8,17 +8,21 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from pydicom import config
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from node.dicom.contexts import MAX_CONTEXTS, proposed_contexts
-from node.dicom.scu import Outgoing, _batches
+from node.dicom.scu import Outgoing, _batches, comment_of
 from node.dicom.upper_layer import PromptSocket, RequestSender, pdus
 from tests.raw_peer import CT, EXPLICIT, IMPLICIT, MR, command_set, data_set
 
 JPEG_LS = "1.2.840.10008.1.2.4.80"
+TWO_TAGS = "offending elements (0010,0020) PatientID, (0009,1001)"
 
 
 def test_only_what_is_sent_is_proposed() -> None:
@@ -122,3 +126,32 @@ def test_a_sender_that_abandons_waits_for_no_answer() -> None:
     began = time.monotonic()
     assert sender.get_msg(block=True) == (None, None)
     assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    ("comment", "elements", "text"),
+    [
+        (None, None, ""),
+        ("", None, ""),
+        ("No order", None, "No order"),
+        ("No\r\norder\0", None, "No  order"),
+        ("x" * 100, None, "x" * 64),
+        (None, 0x00100020, "offending elements (0010,0020) PatientID"),
+        (
+            "No",
+            [0x00100020, 0x00091001],
+            "No; " + TWO_TAGS,
+        ),
+    ],
+)
+def test_what_a_peer_says_of_its_answer_is_printable_and_short(
+    comment: str | None, elements: int | list[int] | None, text: str
+) -> None:
+    answer = Dataset()
+    answer.Status = 0xA900
+    if comment is not None:
+        element = DataElement(0x00000902, "LO", comment, validation_mode=config.IGNORE)
+        answer.add(element)
+    if elements is not None:
+        answer.OffendingElement = elements
+    assert comment_of(answer) == text

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from sqlalchemy import text
 
 from node.config import Config, Destination
-from node.dicom.scu import EchoResult, Outgoing, PeerAddress, SendResult
+from node.dicom.scu import Answered, EchoResult, Outgoing, PeerAddress, SendResult, Timeouts
 from node.dicom.status import Outcome
 from node.work.deliver import EXPLICIT_LE, NOT_CONFIGURED, Deliverers, Reachability
 from storage.records import Delivery, DeliveryState, SwitchName
@@ -27,6 +28,8 @@ class Pacs:
 
     clock: Clock
     statuses: list[int | None] = field(default_factory=list)  # None: it ends the association
+    comment: str = ""  # with each status but Success
+    waits: list[Timeouts] = field(default_factory=list)
     sent: SendResult = SENT  # how an association ends that was not lost
     gives_no_association: bool = False
     fails: Exception | None = None
@@ -39,11 +42,13 @@ class Pacs:
         peer: PeerAddress,
         files: Iterable[Outgoing],
         *,
-        answered: Callable[[Outgoing, int | None], None],
+        answered: Answered,
         stop: Callable[[], bool],
         abandon: Callable[[], bool],
+        timeouts: Timeouts,
     ) -> SendResult:
         self.peers.append(peer)
+        self.waits.append(timeouts)
         if self.fails is not None:
             raise self.fails
         if self.gives_no_association:
@@ -59,7 +64,7 @@ class Pacs:
             status = self.statuses.pop(0) if self.statuses else 0x0000
             if abandon():
                 status = None
-            answered(outgoing, status)
+            answered(outgoing, status, self.comment if status else "")
             if status is None:
                 return LOST
         return self.sent
@@ -177,6 +182,42 @@ def test_a_retry_offers_only_what_is_not_stored_there(site: Site) -> None:
     assert 30.0 <= delayed.due_at - site.stored.clock.now <= 40.0
     assert site.try_again(delivery).state is DeliveryState.SENT
     assert site.pacs.offered[3:] == ["2.25.1.1"]
+
+
+def test_a_destination_that_ends_each_association_after_an_instance_is_asked_again_at_once(
+    site: Site,
+) -> None:
+    delivery = site.derived(instances=4)
+    site.pacs.statuses = [0x0000, None, 0x0000, None, 0x0000, None]
+    site.configure(PACS)
+    delayed = site.tried(delivery)
+    for stored in (1, 2, 3):
+        assert (delayed.state, delayed.sent) == (DeliveryState.QUEUED, stored)
+        assert 0 < delayed.due_at - site.stored.clock.now <= 1.0
+        delayed = site.try_again(delivery)
+    assert delayed.state is DeliveryState.SENT
+
+
+def test_what_a_destination_says_of_its_answer_is_kept_and_told_but_never_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery = site.derived()
+    site.pacs.statuses, site.pacs.comment = [0x0122, 0x0000], "No order of DOE^JANE"
+    site.configure(PACS)
+    held = site.tried(delivery)
+    assert held.comment == "No order of DOE^JANE"
+    assert held.sentence.endswith('The destination says: "No order of DOE^JANE"')
+    assert "DOE" not in caplog.text + "".join(str(line.__dict__) for line in caplog.records)
+    with site.stored.database.reading() as db:  # notices quote the row's own sentence
+        (row,) = db.execute(text("SELECT sentence FROM delivery")).all()
+    assert "DOE" not in row.sentence
+
+
+def test_a_destination_has_the_time_for_an_answer_that_is_configured(site: Site) -> None:
+    delivery = site.derived()
+    site.configure(PACS.model_copy(update={"answer_seconds": 7.0}))
+    site.tried(delivery)
+    assert [timeouts.answer for timeouts in site.pacs.waits] == [7.0]
 
 
 def test_a_duplicate_is_ours_where_an_earlier_answer_was_lost(site: Site) -> None:
