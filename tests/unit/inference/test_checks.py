@@ -39,7 +39,8 @@ class Planning:
         planned = plan_slices(layout, steps, Output(), lambda place: place)
         slices = [replace(slice_, uid=uids[slice_.number]) for slice_ in planned]
         received = frozenset({header.uid for header in layout.headers})
-        self.expected = Expected(made.folder, series_uid, layout, slices, received)
+        frame = layout.headers[0].text("FrameOfReferenceUID")
+        self.expected = Expected(made.folder, series_uid, layout, slices, received, frame)
 
     def faults(self) -> str:
         return "\n".join(verify(self.expected, PixelReader(), progress=lambda _: None))
