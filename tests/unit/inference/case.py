@@ -168,7 +168,7 @@ def adjoining(made: Dataset, index: int) -> None:
 def noise(made: Dataset, index: int) -> None:
     off = 0.0004 * (-1) ** index
     made.ImageOrientationPatient = [1, off, 0, -off, 1, 0]
-    made.PixelSpacing = [str(0.8 + off / 10), "0.8"]
+    made.PixelSpacing = [f"{0.8 + off / 10:.5f}", "0.8"]
 
 
 def phases_by(keyword: str, values: Sequence[object]) -> Edit:

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from inference.checks import Expected, verify
+from inference.dataset import read_headers
 from inference.derived import plan_slices
 from inference.geometry import arrange
 from inference.model import Parameters
@@ -132,3 +133,17 @@ def test_missing_broken_and_extra_files_are_found(planning: Planning) -> None:
 def test_the_name_of_another_patient_in_one_file_is_found(planning: Planning) -> None:
     other = Patient(name="Phantom^Two")
     assert "patient or study" in planning.change(2, _set("PatientName", other.name))
+
+
+def test_a_generated_slice_where_a_received_one_of_the_series_lies_is_found(
+    planning: Planning, tmp_path: Path
+) -> None:
+    (path, *_) = phantoms.write(tmp_path / "beside", replace(SERIES, slices=1, edit=_halfway))
+    (beside,) = read_headers([path])
+    planning.expected = replace(planning.expected, beside=[beside])
+    assert planning.faults() == "a generated slice lies where a received one of the series lies"
+
+
+def _halfway(made: Dataset, _: int) -> None:
+    x, y, z = made.ImagePositionPatient
+    made.SOPInstanceUID, made.ImagePositionPatient = "1.2.3", [x, y, float(z) + 2.5]
