@@ -162,4 +162,4 @@ def _repeat(first: Places, second: Places) -> bool:
 def _common(places: Places, others: Places) -> Places:
     """The places that are among the others too."""
     near = np.abs(places[:, None] - others[None, :]).min(axis=1) <= REPEATED_MM
-    return places[near]
+    return np.asarray(places[near])

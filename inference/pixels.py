@@ -558,7 +558,7 @@ def check_copies(
     differing = [
         pair
         for pair in copies
-        if not np.array_equal(*(pixels.hounsfield(header) for header in pair))
+        if not np.array_equal(pixels.hounsfield(pair[0]), pixels.hounsfield(pair[1]))
     ]
     if differing:
         raise duplicates(len(differing), of)
