@@ -22,8 +22,8 @@ FEWEST_BESIDE_OTHERS = 3
 # So many slices, each in a frame of reference of its own, on one line: a de-identified series.
 FEWEST_WITH_OWN_FRAMES = 5
 FEWEST_IF_EVEN = 3  # or so many whose gaps are equal
-# What stacks may differ in, in the words of a sentence.
-NAMED = (
+# Attributes that part slices wherever what they show differs; pixel formats are none of them.
+SEPARATING = (
     "SOPClassUID",
     "Rows",
     "Columns",
@@ -33,9 +33,9 @@ NAMED = (
     "ImageOrientationPatient",
     "PixelSpacing",
     "FrameOfReferenceUID",
-    *PHASES,
-    *ORDERS,
 )
+# Attributes that part them only where the same places come again.
+OF_A_PASS = tuple(keyword for keyword in (*PHASES, *ORDERS) if keyword not in SEPARATING)
 MOST_LABELS = 2
 SHOWN_TWICE = "Another acquisition of the series shows the same place at the border of the two."
 
@@ -126,7 +126,7 @@ def _differing(headers: Sequence[Header]) -> str:
     """The names of the attributes of the grouping key in which headers differ."""
     return ", ".join(
         dictionary_description(keyword)
-        for keyword in NAMED
+        for keyword in (*SEPARATING, *OF_A_PASS)
         if len({header.values(keyword) for header in headers}) > 1
     )
 

@@ -52,7 +52,7 @@ def test_the_administrator_is_told_of_each_revision_and_of_no_first_result(store
     assert notice.facts == {"job": second.id, "sentence": event.detail["sentence"]}
 
 
-def test_another_stack_of_the_same_series_begins_by_itself_with_a_number_of_its_own(stored: Stored) -> None:
+def test_another_stack_of_the_same_series_has_a_number_of_its_own(stored: Stored) -> None:
     make(stored, "k1", "2.25.1", stack="soft")
     assert make(stored, "k2", "2.25.2", stack="sharp").mark == DerivedMark()
 
