@@ -410,8 +410,7 @@ class Queue:
             instance.c.path.is_not(None),
             instance.c.id.not_in(mine),
         )
-        with self._database.reading() as db:
-            return to_records(Instance, db.execute(query.order_by(instance.c.id.desc())))
+        return self._database.records(Instance, query.order_by(instance.c.id.desc()))
 
     def kept_series(self, series_id: int) -> frozenset[str]:
         """Derived Series UIDs of a received series that must not be made a second time.
