@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference import header as h
 from inference.dataset import Header, read_header
 from inference.derived import IMAGE_TYPE, Planned
 from inference.errors import Unprocessable
-from inference.geometry import Layout
-from inference.pixels import PixelFormat, PixelReader, Stored, generated_format, is_lossy
+from inference.geometry import EQUAL_GAPS, Layout, in_gaps
+from inference.pixels import PixelFormat, PixelReader, Stored, is_lossy
 from inference.previews import FOLDER as PREVIEWS
 
 # A position is a decimal string: this is what one may be off by.
@@ -37,6 +38,8 @@ class Expected:
     layout: Layout
     slices: Sequence[Planned]  # in the order of positions
     received: frozenset[str]  # every UID that came from a peer in this job
+    frame_uid: str
+    beside: Sequence[Header] = ()  # the other received slices of the series
 
 
 def verify(
@@ -73,7 +76,7 @@ def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[
         "SeriesInstanceUID": expected.series_uid,
         "InstanceNumber": str(slice_.number),
         "SyntheticData": "YES" if slice_.is_generated else "NO",
-        "FrameOfReferenceUID": layout.headers[0].text("FrameOfReferenceUID"),
+        "FrameOfReferenceUID": expected.frame_uid,
         "SOPClassUID": base.text("SOPClassUID"),
     }
     for keyword, value in wanted.items():
@@ -121,7 +124,7 @@ def _pixel_faults(
     stored = written.stored(header)
     first = expected.layout.headers[slice_.base]
     layout = PixelFormat.of(header)
-    source = generated_format(first, slice_.rescale_of(expected.layout))
+    source = PixelFormat.of(slice_.format_of(expected.layout))
     if not _same_format(layout, source):
         yield "the pixel format or rescale is not that of the source"
         return
@@ -166,9 +169,7 @@ def _generated_faults(
 def _series_faults(headers: Sequence[Header], expected: Expected) -> Iterator[str]:
     if len({header.uid for header in headers}) != len(expected.slices):
         yield "instances are missing or share a UID"
-    for keyword in CONSTANT:
-        if len({header.raw(keyword) for header in headers}) > 1:
-            yield f"{keyword} varies within the series"
+    yield from _varying(headers, expected)
     numbers = sorted(header.integer("InstanceNumber") or 0 for header in headers)
     if numbers != list(range(1, len(headers) + 1)):
         yield "instance numbers are not 1 to the number of instances"
@@ -176,8 +177,34 @@ def _series_faults(headers: Sequence[Header], expected: Expected) -> Iterator[st
     if any(len(position) != 3 for position in positions):
         return
     distances = np.array(positions) @ expected.layout.geometry.normal
+    if len(headers) == len(expected.slices) and _on_real_slice(distances, expected):
+        yield "a generated slice lies where a received one of the series lies"
     if len(distances) > 1 and np.diff(distances).min() <= 0.0:
         yield "slices are not in order along the normal"
     declared = headers[0].number("SpacingBetweenSlices") if headers else None
     if declared is not None and np.abs(np.diff(distances) - declared).max() > 2e-2:
         yield "slices are not apart by the spacing that they declare"
+
+
+def _varying(headers: Sequence[Header], expected: Expected) -> Iterator[str]:
+    photometric = {h.text("PhotometricInterpretation") for h in expected.layout.headers}
+    own = {"PhotometricInterpretation"} if len(photometric) > 1 else set()  # of each copy
+    for keyword in CONSTANT:
+        if keyword not in own and len({header.raw(keyword) for header in headers}) > 1:
+            yield f"{keyword} varies within the series"
+
+
+def _on_real_slice(distances: NDArray[np.float64], expected: Expected) -> bool:
+    """True where a generated slice is nearer to a received one than gaps differ that are equal.
+
+    Measured on what was written, whatever was looked at before the job ran.
+    """
+    layout = expected.layout
+    others = [header.numbers("ImagePositionPatient") for header in in_gaps(layout, expected.beside)]
+    positions = np.array([*layout.geometry.positions, *others])
+    places = positions @ layout.geometry.normal
+    return any(
+        slice_.gap is not None
+        and np.abs(places - at).min() < EQUAL_GAPS / 2 * layout.geometry.gaps_mm[slice_.gap]
+        for slice_, at in zip(expected.slices, distances, strict=False)
+    )

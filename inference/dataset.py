@@ -177,6 +177,7 @@ class Stack:
     label: str = ""  # what tells it from the other stacks of its series; "" for an only one
     fault: str = ""  # why its images form no volume
     fault_reason: Reason = Reason.TOO_FEW_SLICES
+    beside: tuple[Header, ...] = ()  # the other received instances of the series
 
     def __len__(self) -> int:
         """The number of slices; versions of an instance count once."""

@@ -11,13 +11,13 @@ from pydicom.charset import convert_encodings, encode_string
 
 from inference import header as h
 from inference.dataset import Header
-from inference.geometry import Layout
+from inference.geometry import Layout, frame_of_reference
 from inference.header import Elements
 from inference.model import Model, Parameters, Step
 from inference.pixels import Stored, encoded, is_lossy
 from inference.request import File, Output, Request
 from inference.scope import MANUFACTURER, MODEL_NAME
-from inference.uids import node_uid
+from inference.uids import frame_of_series, node_uid
 from inference.volume import Vector
 
 # Output slices whose distances differ by less have one spacing.
@@ -25,6 +25,8 @@ UNIFORM_SPACING_MM = 0.01
 # Slice Location follows the position within this, or is taken from the position itself.
 LOCATION_TOLERANCE = 0.01
 
+# Of the first slice, for all: what differs by noise would part the series in a viewer.
+GRID = ("ImageOrientationPatient", "PixelSpacing")
 IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
 FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 1000, 2**31 - 1
 MOST_DESCRIPTION = 64
@@ -45,16 +47,16 @@ class Planned:
     base: int  # the received slice that it copies, or whose pixel format it takes
     sources: tuple[int, ...]  # the received slices that it refers to
     gap: int | None = None  # None = a copy
-    rescale: int | None = None  # the received slice whose rescale it takes, if not that of `base`
+    like: Header | None = None  # in whose pixel format it is written, if not that of `base`
     fraction: float = 0.0
 
     @property
     def is_generated(self) -> bool:
         return self.gap is not None
 
-    def rescale_of(self, layout: Layout) -> Header:
-        """The received slice that says what the stored values mean."""
-        return layout.headers[self.base if self.rescale is None else self.rescale]
+    def format_of(self, layout: Layout) -> Header:
+        """The slice that says how the values are stored and what they mean."""
+        return layout.headers[self.base] if self.like is None else self.like
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ def plan_slices(
     steps: Sequence[Step],
     output: Output,
     uid_of: Callable[[str], str],
-    rescale: int | None = None,
+    like: Header | None = None,
 ) -> tuple[Planned, ...]:
     """Every slice of the derived series, in the order of positions; its place makes its UID."""
     positions = layout.geometry.positions
@@ -83,7 +85,7 @@ def plan_slices(
             place = f"after {layout.headers[step.gap].uid} by {fraction!r}"
             position = first + fraction * (second - first)
             slice_ = Planned(
-                uid_of(place), 0, position, step.gap, step.needs, step.gap, rescale, fraction
+                uid_of(place), 0, position, step.gap, step.needs, step.gap, like, fraction
             )
             placed.append((step.gap + fraction, slice_))
     placed.sort(key=lambda pair: pair[0])
@@ -170,8 +172,9 @@ class DerivedSeries:
         slice_ = self._slices[place]
         elements = self.elements(place, note)
         base = self._layout.headers[slice_.base]
-        data = encoded(stored, base)
-        vr = "OW" if (base.integer("BitsAllocated") or 16) > 8 else "OB"
+        form = slice_.format_of(self._layout)
+        data = encoded(stored, form)
+        vr = "OW" if (form.integer("BitsAllocated") or 16) > 8 else "OB"
         elements[0x7FE00010] = h.raw(0x7FE00010, vr, data)
         digest = h.write_file(self._request.folder / slice_.name, elements)
         sop_class = base.text("SOPClassUID")
@@ -181,11 +184,11 @@ class DerivedSeries:
         """The whole header of the slice at a place."""
         slice_ = self._slices[place]
         base = self._layout.headers[slice_.base]
+        form = slice_.format_of(self._layout)
         nearest = self._layout.headers[slice_.base + (slice_.fraction > 0.5)]
         return (
             self._shared
-            | h.carried(base, h.PIXELS, repaired=True)
-            | h.carried(slice_.rescale_of(self._layout), h.RESCALE, repaired=True)
+            | h.carried(form, h.PIXELS, repaired=True)
             | self._in_its_character_set(nearest, h.ACQUISITION)
             | self._plane(place, base)
             | self._derivation(slice_, base, note)
@@ -193,7 +196,7 @@ class DerivedSeries:
                 SOPInstanceUID=slice_.uid,
                 InstanceNumber=str(slice_.number),
                 SyntheticData="YES" if slice_.is_generated else "NO",
-                HighBit=(base.integer("BitsStored") or 16) - 1,
+                HighBit=(form.integer("BitsStored") or 16) - 1,
                 SamplesPerPixel=1,
             )
             | (h.elements_of(LossyImageCompression="01") if self._lossy else {})
@@ -206,6 +209,7 @@ class DerivedSeries:
             h.carried(first, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY))
             | h.elements_of(PositionReferenceIndicator="", KVP=None, AcquisitionNumber=None)
             | h.carried(first, h.SERIES, repaired=True)
+            | h.elements_of(FrameOfReferenceUID=frame_uid(self._layout, request.secret))
             | h.carried(first, [k for k in h.UNIFORM if self._is_uniform(k)], repaired=True)
             | _window(first)
             | h.times(
@@ -260,7 +264,7 @@ class DerivedSeries:
 
     def _plane(self, place: int, base: Header) -> Elements:
         slice_, output = self._slices[place], self._request.output
-        elements = h.carried(self._layout.headers[0], ("ImageOrientationPatient",), repaired=True)
+        elements = h.carried(self._layout.headers[0], GRID, repaired=True)
         thickness = h.carried(base, ("SliceThickness",), repaired=True)
         if output.slice_thickness == "spacing":
             others = np.delete(self._distances, place)
@@ -341,6 +345,15 @@ class DerivedSeries:
             PurposeOfReferenceCodeSequence=h.code("109100" if slice_.is_generated else "109102"),
         )
         return [scanner, *earlier, model]
+
+
+def frame_uid(layout: Layout, secret: bytes) -> str:
+    """The frame of reference of the sources; where they name none, one for all of their series."""
+    first = layout.headers[0]
+    named = frame_of_reference(layout.headers)
+    return named or frame_of_series(
+        secret, first.text("StudyInstanceUID"), first.text("SeriesInstanceUID")
+    )
 
 
 def title(parameters: Parameters, generated_per_gap: set[int], label: str) -> str:

@@ -4,6 +4,7 @@ Everything here is decided from headers: no pixels, and positions alone say what
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header, Stack, newest
 from inference.errors import Reason, Unprocessable
+from inference.kinds import REPEATED_MM, kinds_of, shows_same_place
 from inference.request import Output
 from inference.scope import check_patient, check_scope, instance_fault
 from inference.volume import Geometry
@@ -39,9 +41,21 @@ SHEAR_DEGREES, LINE_TOLERANCE_MM = 0.5, 0.1
 MAX_SHEAR_DEGREES, LEAST_SIDE_STEP_MM = 60.0, 2.0
 # Acquisition times of so many neighbours that go to and fro belong to two acquisitions.
 FEWEST_FOR_ZIGZAG = 6
+OFF_LINE = "positions do not lie on one line"
 MAX_SIDE_PIXELS = 8192
-# Attributes of an acquisition: they separate stacks only where they cover the same places.
-ACQUISITION = ("AcquisitionNumber", "ContrastBolusAgent", "AcquisitionTime")
+MOST_RUNS = 12  # of Instance Numbers in a sentence
+# Attributes of an acquisition or a phase: slices in which they take turns are no volume.
+ACQUISITION = (
+    "AcquisitionNumber",
+    "ContrastBolusAgent",
+    "AcquisitionTime",
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+)
+# Trigger Times of one phase, which differ from beat to beat, lie within this.
+ONE_PHASE_MS = 50.0
+# HHMMSS.FFFFFF, its later parts optional (PS3.5 6.2, TM).
+TIME = re.compile(r"(\d\d)(?:(\d\d)(?:(\d\d(?:\.\d{1,6})?))?)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +67,8 @@ class Layout:
     missing: dict[int, int]  # gap -> slices that are missing in it; such a gap is never filled
     shear_degrees: float
     notes: tuple[str, ...]
+    # (slice that is used, another instance of the same place and kind): one image, if pixels agree
+    copies: tuple[tuple[Header, Header], ...] = ()
 
     @property
     def gap_mm(self) -> float:
@@ -95,9 +111,78 @@ def examine(stack: Stack, output: Output) -> Layout:
     if stack.fault:
         raise Unprocessable(stack.fault_reason, stack.fault)
     layout = arrange(headers)
+    check_beside(layout, stack.beside)
     if layout.missing and output.across_missing == "hold":
         raise Unprocessable(Reason.MISSING_SLICES, _missing_sentence(layout))
     return layout
+
+
+def check_beside(layout: Layout, beside: Sequence[Header]) -> None:
+    """Raise Unprocessable where a received slice of the series lies in a gap of its stack.
+
+    Whoever brought it and however the series was split: it is the real slice of that place.
+    """
+    between = in_gaps(layout, beside)
+    if between:
+        count = "1 other image" if len(between) == 1 else f"{len(between)} other images"
+        sentence = (
+            f"Between the slices of this stack lie {count} of the same series (image "
+            f"{numbers_of(between)}). Nothing is generated in the place of a real slice: send "
+            "what belongs together in one piece, or each acquisition as a series of its own."
+        )
+        raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
+
+
+def in_gaps(layout: Layout, beside: Sequence[Header]) -> list[Header]:
+    """The slices of the same kind and frame of reference that lie between those of a stack."""
+    geometry, first = layout.geometry, layout.headers[0]
+    slices = [h for h in beside if instance_fault(h) is None and _is_in_frame(h, layout)]
+    kinds = kinds_of([*layout.headers, *slices])
+    own = set(kinds[: len(layout.headers)])
+    between = []
+    for header, kind in zip(slices, kinds[len(layout.headers) :], strict=True):
+        position = header.numbers("ImagePositionPatient")
+        if kind in own and len(position) == 3 and shows_same_place(first, header):
+            place = float(geometry.normal @ position)
+            steps = geometry.distances_mm - place
+            if steps[0] < 0.0 < steps[-1] and np.abs(steps).min() > REPEATED_MM:
+                between.append(header)
+    return between
+
+
+def _is_in_frame(header: Header, layout: Layout) -> bool:
+    """True for a slice in the stack's frame of reference; one that is not named may be any."""
+    frames = {slice_.text("FrameOfReferenceUID") for slice_ in layout.headers}
+    frame = header.text("FrameOfReferenceUID")
+    return not frame or "" in frames or len(frames) > 1 or frame in frames
+
+
+def frame_of_reference(headers: Sequence[Header]) -> str:
+    """The UID that the first slice names which names one; empty where none does."""
+    return next(filter(None, (header.text("FrameOfReferenceUID") for header in headers)), "")
+
+
+def numbers_of(headers: Sequence[Header]) -> str:
+    """The Instance Numbers of slices as a person would write them: 3 to 9, 12."""
+    numbers = sorted({n for h in headers if (n := h.integer("InstanceNumber")) is not None})
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    more = [f"and {len(words) - MOST_RUNS} more"] if len(words) > MOST_RUNS else []
+    return ", ".join([*words[:MOST_RUNS], *more]) or "without a number"
+
+
+def second_of_day(time: str) -> float | None:
+    """None for what is no time."""
+    parts = TIME.fullmatch(time)
+    if parts is None:
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+    return hours * 3600 + minutes * 60 + seconds
 
 
 def _missing_sentence(layout: Layout) -> str:
@@ -125,10 +210,14 @@ def arrange(headers: Sequence[Header]) -> Layout:
     cosines = np.array(first.numbers("ImageOrientationPatient"), float).reshape(2, 3)
     positions = np.array([header.numbers("ImagePositionPatient") for header in headers], float)
     order = np.argsort(positions @ np.cross(cosines[0], cosines[1]), kind="stable")
-    ordered = tuple(headers[index] for index in order)
+    ordered, copies = _without_copies([headers[index] for index in order], positions[order])
+    if len(ordered) < 2:
+        raise Unprocessable(
+            Reason.TOO_FEW_SLICES, "All images lie at one place; at least 2 are needed for a gap."
+        )
     spacing = first.numbers("PixelSpacing")
     geometry = Geometry(
-        positions=positions[order],
+        positions=np.array([header.numbers("ImagePositionPatient") for header in ordered]),
         orientation=cosines,
         pixel_spacing=(spacing[0], spacing[1]),
         rows=first.integer("Rows") or 0,
@@ -138,17 +227,56 @@ def arrange(headers: Sequence[Header]) -> Layout:
     _check_acquisitions(ordered)
     _check_positions(geometry)
     shear, notes = _shear(geometry)
-    if len({header.text("FrameOfReferenceUID") for header in ordered}) > 1:
-        notes = (*notes, "each slice names its own frame of reference; the first slice's was used")
+    if OFF_LINE in notes and not frame_of_reference(ordered):
+        sentence = (
+            "The images have no usable Frame of Reference UID and do not lie on one line, "
+            "so their place is unknown."
+        )
+        raise Unprocessable(Reason.NO_GEOMETRY, sentence)
+    notes += _frame_note(ordered)
     notes += _tilt_note(ordered, shear)
-    return Layout(ordered, geometry, find_missing(ordered, geometry), shear, notes)
+    return Layout(ordered, geometry, find_missing(ordered, geometry), shear, notes, copies)
+
+
+def _without_copies(
+    ordered: Sequence[Header], positions: NDArray[np.float64]
+) -> tuple[tuple[Header, ...], tuple[tuple[Header, Header], ...]]:
+    """(one slice of each place, its copies): the same place may have come under two UIDs."""
+    places: list[list[Header]] = []
+    for index, header in enumerate(ordered):
+        step = positions[index] - positions[index - 1]
+        if index and float(np.linalg.norm(step)) < SAME_POSITION_MM:
+            places[-1].append(header)
+        else:
+            places.append([header])
+    at_each = [sorted(headers, key=lambda header: header.uid) for headers in places]
+    copies = [(first, other) for first, *others in at_each for other in others]
+    return tuple(first for first, *_ in at_each), tuple(copies)
+
+
+def duplicates(count: int, of: int) -> Unprocessable:
+    """The verdict on slices that lie at one place and are not one image."""
+    sentence = (
+        f"{count} of the {of} slices lie where another one lies, "
+        "and nothing tells which of them belong together."
+    )
+    return Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
+
+
+def _frame_note(headers: Sequence[Header]) -> tuple[str, ...]:
+    frames = {header.text("FrameOfReferenceUID") for header in headers}
+    if frames == {""}:
+        return ("no slice names a frame of reference; the results of the series share a new one",)
+    if len(frames) == 2 and "" in frames:
+        return ("some slices name no frame of reference; that of the others was used",)
+    if len(frames) > 1:
+        return ("each slice names its own frame of reference; the first slice's was used",)
+    return ()
 
 
 def _check_plane(header: Header) -> None:
     lengths = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
     absent = [name for name, length in lengths.items() if len(header.numbers(name)) != length]
-    if not header.text("FrameOfReferenceUID"):
-        absent.append("FrameOfReferenceUID")
     if not absent and min(header.numbers("PixelSpacing")) <= 0.0:
         absent.append("PixelSpacing")
     if absent:
@@ -181,13 +309,8 @@ def _thickness(headers: Sequence[Header]) -> float | None:
 
 def _check_positions(geometry: Geometry) -> None:
     gaps = geometry.gaps_mm
-    same = int((gaps < SAME_POSITION_MM).sum())
-    if same:
-        sentence = (
-            f"{same} of the {len(geometry)} slices lie where another one lies, "
-            "and nothing tells which of them belong together."
-        )
-        raise Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
+    if (gaps < SAME_POSITION_MM).any():  # beside each other in one plane
+        raise duplicates(int((gaps < SAME_POSITION_MM).sum()), len(geometry))
     if _is_interleaved(gaps):
         sentence = (
             "Two acquisitions are interleaved: narrow and wide gaps take turns. "
@@ -212,14 +335,25 @@ def _is_interleaved(gaps: NDArray[np.float64]) -> bool:
 
 def _check_acquisitions(headers: Sequence[Header]) -> None:
     alternating = any(
-        _returns([header.text(keyword) for header in headers]) for keyword in ACQUISITION
-    )
+        _returns(["\\".join(header.values(keyword)) for header in headers])
+        for keyword in ACQUISITION
+    ) or _returns(_beats([header.number("TriggerTime") for header in headers]))
     if alternating or _zigzags([header.number("AcquisitionTime") for header in headers]):
         sentence = (
             "Slices of several acquisitions take turns; they cannot be one volume. "
             "Send each acquisition as a series of its own."
         )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
+
+
+def _beats(times: Sequence[float | None]) -> list[str]:
+    """For each Trigger Time the phase that it belongs to: those that follow closely are of one."""
+    known = sorted({time for time in times if time is not None})
+    phase_of: dict[float | None, str] = {None: ""}
+    for number, time in enumerate(known):
+        is_new = not number or time - known[number - 1] > ONE_PHASE_MS
+        phase_of[time] = str(time) if is_new else phase_of[known[number - 1]]
+    return [phase_of[time] for time in times]
 
 
 def _returns(values: Sequence[str]) -> bool:
@@ -261,7 +395,7 @@ def _shear(geometry: Geometry) -> tuple[float, tuple[str, ...]]:
     if shear > SHEAR_DEGREES:
         notes.append(f"sheared by {shear:.1f} degrees")
     if float(np.linalg.norm(off, axis=1).max()) > LINE_TOLERANCE_MM:
-        notes.append("positions do not lie on one line")
+        notes.append(OFF_LINE)
     if float(np.ptp(geometry.gaps_mm)) > SAME_POSITION_MM:
         notes.append(f"gaps of {geometry.gaps_mm.min():.2f} to {geometry.gaps_mm.max():.2f} mm")
     if geometry.thickness_mm and geometry.thickness_mm > geometry.gaps_mm.max() * TOUCHING_RATIO:

@@ -119,12 +119,11 @@ ACQUISITION = keywords_of(
 PIXELS = keywords_of(
     """
     PhotometricInterpretation Rows Columns BitsAllocated BitsStored PixelRepresentation
-    PixelPaddingValue PixelPaddingRangeLimit PixelSpacing RescaleIntercept RescaleSlope
+    PixelPaddingValue PixelPaddingRangeLimit RescaleIntercept RescaleSlope
     BurnedInAnnotation RecognizableVisualFeatures QualityControlImage LossyImageCompression
     LossyImageCompressionRatio LossyImageCompressionMethod
     """
 )
-RESCALE = keywords_of("RescaleIntercept RescaleSlope")
 # How a contributing equipment is named (PS3.3 C.12.1).
 SCANNER = keywords_of(
     """

@@ -11,16 +11,17 @@ from pathlib import Path
 
 from inference import header as h
 from inference.checks import Expected, verify
-from inference.dataset import Header, Stack, read_headers
-from inference.derived import DerivedSeries, Planned, plan_slices, record_of
+from inference.dataset import Header, Stack, newest, read_headers
+from inference.derived import DerivedSeries, Planned, frame_uid, plan_slices, record_of
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, examine, measure
+from inference.geometry import Layout, examine, measure, numbers_of
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.pixels import (
+    PixelFormat,
     PixelReader,
-    common_rescale,
+    check_copies,
+    common_format,
     digests,
-    generated_format,
     generated_values,
 )
 from inference.previews import Previews
@@ -39,7 +40,7 @@ from inference.request import (
 )
 from inference.runner import Runner, share_cores
 from inference.scope import differences, oddities
-from inference.stacks import set_aside, stacks_of
+from inference.stacks import SetAside, set_aside, stacks_of
 from inference.trust import SliceJudge, check_gaps
 from inference.uids import Identity, marked
 from inference.volume import Volume
@@ -133,12 +134,12 @@ class Generation:
     def _write(self, place: int, number: int, prediction: Prediction, judge: SliceJudge) -> File:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
-        rescale = slice_.rescale_of(self.layout)
+        form = slice_.format_of(self.layout)
         chosen = judge.chosen(slice_.position, number, prediction)
         offsets = self.layout.geometry.offsets(slice_.base, slice_.base + 1, slice_.fraction)
-        stored = generated_values(chosen.plane, *pair, self.pixels, rescale, offsets)
+        stored = generated_values(chosen.plane, *pair, self.pixels, form, offsets)
         if self.previews is not None:
-            written = generated_format(pair[0], rescale).hounsfield(stored)
+            written = PixelFormat.of(form).hounsfield(stored)
             self.previews.generated(place, written, prediction, number)
         return self.series.write(place, stored, chosen.note)
 
@@ -228,14 +229,14 @@ class _Job:
                 stack.headers, self._pixels, progress=self._reporting("reading", len(stack))
             )
         record.notes += [*layout.notes, *differences(layout.headers), *oddities(layout.headers)]
-        record.notes += notes
+        record.notes += [*notes, *check_copies(layout.copies, len(stack), self._pixels)]
         identity = _identity(request, model, layout, digest_of)
         maker, content_uid, mark = marked(request.secret, identity, request.marks, request.mark)
         series_uid = maker.series()
         if series_uid in request.kept:
             return Kept(series_uid)
-        rescale = common_rescale(layout.headers, self._pixels)
-        slices = plan_slices(layout, steps, request.output, maker.instance, rescale)
+        like = common_format(layout.headers, self._pixels)
+        slices = plan_slices(layout, steps, request.output, maker.instance, like)
         record.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
         series = DerivedSeries(replace(request, mark=mark), layout, model, slices, series_uid)
         read = self._pixels.hounsfield
@@ -255,7 +256,15 @@ class _Job:
         with record.phase("writing"):
             files |= self._copy(layout, slices, series)
         received = frozenset({header.uid for header in stack.headers} | _parents(layout))
-        expected = Expected(request.folder, series_uid, layout, slices, received)
+        expected = Expected(
+            folder=request.folder,
+            series_uid=series_uid,
+            layout=layout,
+            slices=slices,
+            received=received,
+            frame_uid=frame_uid(layout, request.secret),
+            beside=stack.beside,
+        )
         with record.phase("checking"):
             self._check(expected)
         if previews is not None:
@@ -274,13 +283,30 @@ class _Job:
         if len(stacks) != 1:
             sentence = f"The instances form {len(stacks)} stacks; each is processed by itself."
             raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
-        layout = self._examined(stacks[0])
-        ignored = len(set_aside(headers))
-        if ignored:
-            self._record.notes.append(f"{ignored} instances of other kinds were left out")
+        own = {header.uid for header in headers}
+        beside = [h for h in read_headers(self._request.beside) if h.uid not in own]
+        self._tell_set_aside(set_aside([*headers, *beside]))
+        stack = replace(stacks[0], beside=tuple(newest(beside)))
+        layout = self._examined(stack)
         if layout.missing:
             self._record.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
-        return stacks[0], layout
+        return stack, layout
+
+    def _tell_set_aside(self, aside: Sequence[SetAside]) -> None:
+        """Name in the record what no stack of the series holds: how many, which, and why."""
+        by_sentence: dict[tuple[str, str], list[Header]] = {}
+        for item in aside:
+            by_sentence.setdefault((item.reason, item.sentence), []).append(item.header)
+        told = []
+        for (reason, sentence), headers in sorted(by_sentence.items()):
+            count = "1 instance" if len(headers) == 1 else f"{len(headers)} instances"
+            numbers = numbers_of(headers)
+            self._record.notes.append(f"{count} set aside (image {numbers}): {sentence}")
+            told.append(
+                {"instances": len(headers), "numbers": numbers, "reason": reason, "why": sentence}
+            )
+        if told:
+            self._record.facts["set_aside"] = told
 
     def _examined(self, stack: Stack) -> Layout:
         """The layout; where its slices lie stays in the record, whatever becomes of the job."""

@@ -5,17 +5,20 @@ import logging
 import re
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.utils import pixel_array
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -27,6 +30,7 @@ from pydicom.uid import (
 from inference import jpeg
 from inference.dataset import DAMAGED, MOST_INFLATED, Header, inflated, newest
 from inference.errors import Reason, Unprocessable
+from inference.geometry import duplicates, numbers_of
 from inference.volume import Offset, Plane, moved
 
 logger = logging.getLogger(__name__)
@@ -81,6 +85,7 @@ LOSSY_SYNTAXES = frozenset(
         "1.2.840.10008.1.2.4.203",
     }
 )
+PADDING = (0x00280120, 0x00280121)  # Pixel Padding Value and Range Limit
 UNREADABLE = frozenset({Reason.PIXEL_DATA_ERROR, Reason.NO_DECODER})
 
 
@@ -235,6 +240,11 @@ class PixelFormat:
             padding=_padding(header, bits),
         )
 
+    def means_the_same(self, other: "PixelFormat") -> bool:
+        """True where a stored value of one is the same measurement in the other."""
+        same_bits = replace(self, bits=other.bits, is_signed=other.is_signed)
+        return same_bits == other and not self.is_inverted
+
     @property
     def least(self) -> int:
         return -(1 << (self.bits - 1)) if self.is_signed else 0
@@ -352,30 +362,21 @@ def _in_format(plane: NDArray[np.generic], header: Header) -> Stored:
     return values.astype(np.int32)
 
 
-def generated_format(before: Header, rescale: Header | None = None) -> PixelFormat:
-    """The format of a generated slice: of the slice before it, with that or another's rescale."""
-    layout = PixelFormat.of(before)
-    if rescale is None:
-        return layout
-    other = PixelFormat.of(rescale)
-    return replace(layout, slope=other.slope, intercept=other.intercept)
-
-
 def generated_values(
     plane: Plane,
     before: Header,
     after: Header,
     pixels: PixelReader,
-    rescale: Header | None = None,
+    like: Header | None = None,
     offsets: tuple[Offset, Offset] = UPRIGHT,
 ) -> Stored:
-    """A predicted slice in stored values of the slice before it, or as another one rescales them.
+    """A predicted slice in stored values of the slice before it, or in the format of another one.
 
     Within what the two neighbours hold, never the padding value, and padding where either is. In a
     stack that shears (gantry tilt) a pixel's point lies at `offsets` from it in the neighbours
     (`Geometry.offsets`): where that is in the padding of one of them, the other one's value stands.
     """
-    layout = generated_format(before, rescale)
+    layout = PixelFormat.of(before if like is None else like)
     first, second = (_as_stored(header, layout, pixels) for header in (before, after))
     outside = [PixelFormat.of(header).padded(pixels.stored(header)) for header in (before, after)]
     inside = np.concatenate([first[~outside[0]], second[~outside[1]]])
@@ -421,7 +422,8 @@ def _as_stored(header: Header, layout: PixelFormat, pixels: PixelReader) -> Stor
     """The stored values of another slice as `layout` would store them."""
     own = PixelFormat.of(header)
     stored = pixels.stored(header)
-    if (own.slope, own.intercept) == (layout.slope, layout.intercept):
+    is_wide_enough = layout.least <= own.least and own.most <= layout.most
+    if own == layout or (is_wide_enough and own.means_the_same(layout)):
         return stored
     direct = own.least + own.most - stored if own.is_inverted else stored
     plane = direct * own.slope + own.intercept  # padding that nobody declares keeps its value
@@ -455,25 +457,60 @@ def is_lossy(header: Header) -> bool:
     return header.text("LossyImageCompression") == "01" or header.transfer_syntax in LOSSY_SYNTAXES
 
 
-def common_rescale(headers: Sequence[Header], pixels: PixelReader) -> int | None:
-    """The slice whose rescale every generated slice takes; None where each takes its neighbour's.
+def common_format(headers: Sequence[Header], pixels: PixelReader) -> Header | None:
+    """A slice in whose pixel format every generated slice is written; None where all have one.
 
-    One rescale is chosen where it can store every value of the stack: the finest slope, so that
-    no value moves by more than half of it (derived-objects 2). Copies keep their own.
+    One that can store every value of the stack: a received one with the finest slope, so that no
+    value moves by more than half of it (derived-objects 2), else the same in 16 bits, signed.
+    Copies keep their own. None too where 16 bits have no room: then each takes its neighbour's.
     """
     formats = [PixelFormat.of(header) for header in headers]
-    if len({(layout.slope, layout.intercept) for layout in formats}) == 1:
+    if len(set(zip(formats, map(_allocated, headers), strict=True))) == 1:
         return None
-    ranges = [
-        _held(layout, pixels, header) for layout, header in zip(formats, headers, strict=True)
-    ]
+    ranges = [_held(layout, pixels, header) for layout, header in _both(formats, headers)]
     low, high = min(least for least, _ in ranges), max(most for _, most in ranges)
-    finest = min(abs(layout.slope) for layout in formats)
-    for index, layout in enumerate(formats):
+    best = min(map(_preference, formats))
+    chosen = [header for layout, header in _both(formats, headers) if _preference(layout) == best]
+    for header in (*chosen, *map(_in_16_bits, chosen)):
+        layout = PixelFormat.of(header)
         least, most = _in_hu(layout, layout.least, layout.most)
-        if abs(layout.slope) == finest and least <= low and high <= most:
-            return index
+        is_padded = layout.padding is not None or not any(other.padding for other in formats)
+        if least <= low and high <= most and is_padded:
+            return header
     return None
+
+
+def _allocated(header: Header) -> int:
+    return header.integer("BitsAllocated") or 0
+
+
+def _both(
+    formats: Sequence[PixelFormat], headers: Sequence[Header]
+) -> Iterator[tuple[PixelFormat, Header]]:
+    return zip(formats, headers, strict=True)
+
+
+def _preference(layout: PixelFormat) -> tuple[bool, float]:
+    return layout.is_inverted, abs(layout.slope)
+
+
+def _in_16_bits(header: Header) -> Header:
+    """The same slice, if its values were signed and of 16 bits."""
+    values = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}
+    elements = dict(header.elements)
+    for keyword, value in values.items():
+        tag = tag_for_keyword(keyword)
+        assert tag is not None
+        elements[tag] = RawDataElement(
+            Tag(tag), "US", 2, value.to_bytes(2, "little"), 0, False, True
+        )
+    ends = PixelFormat.of(header).padding or ()
+    for tag, value in zip(PADDING, dict.fromkeys(ends), strict=False):
+        elements.pop(tag, None)
+        if -(1 << 15) <= value < 1 << 15:
+            data = value.to_bytes(2, "little", signed=True)
+            elements[tag] = RawDataElement(Tag(tag), "SS", 2, data, 0, False, True)
+    return replace(header, elements=elements)
 
 
 def _held(layout: PixelFormat, pixels: PixelReader, header: Header) -> tuple[float, float]:
@@ -512,6 +549,24 @@ def digests(
         notes += [_compared(version, digest_of[header.uid], pixels) for version in older]
         progress(done)
     return digest_of, tuple(sorted(set(notes)))
+
+
+def check_copies(
+    copies: Sequence[tuple[Header, Header]], of: int, pixels: PixelReader
+) -> list[str]:
+    """A note on images that came under two UIDs; raises Unprocessable where pixels differ."""
+    differing = [
+        pair
+        for pair in copies
+        if not np.array_equal(pixels.hounsfield(pair[0]), pixels.hounsfield(pair[1]))
+    ]
+    if differing:
+        raise duplicates(len(differing), of)
+    if not copies:
+        return []
+    count = "1 image" if len(copies) == 1 else f"{len(copies)} images"
+    numbers = numbers_of([other for _, other in copies])
+    return [f"{count} came twice under two UIDs with the same pixels; one is used ({numbers} not)"]
 
 
 def _compared(older: Header, digest: str, pixels: PixelReader) -> str:

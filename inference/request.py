@@ -86,6 +86,7 @@ class Request:
     folder: Path  # made by the caller, empty; the derived files go here
     secret: bytes  # of the site; keys the derived UIDs
     started_at: datetime  # with a time zone; the result's dates
+    beside: tuple[Source, ...] = ()  # what else was received of the series, whoever brought it
     edition: int = 1
     kept: frozenset[str] = frozenset()  # derived Series UIDs that exist and must not be made again
     mark: Mark = Mark()  # of a new derived series

@@ -1,52 +1,43 @@
 """Stacks: from the files of a series to the slices that form one volume (derived-objects 2)."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header, Stack, newest, read_header, read_headers
 from inference.errors import Reason
-from inference.geometry import ACQUISITION, LINE_TOLERANCE_MM, arrange
+from inference.geometry import LINE_TOLERANCE_MM, arrange
+from inference.kinds import REPEATED_MM, Kind, distances_mm, is_parallel, is_same_grid, kinds_of
+from inference.passes import ORDERS, PHASES, Group, passes, without_second_border
 from inference.pixels import PixelReader
 from inference.scope import instance_fault, is_derived_by_node, patient_mismatch
 from inference.volume import Volume
 
-# Direction cosines that differ by less describe the same orientation.
-ORIENTATION_TOLERANCE = 1e-4
-SPACING_TOLERANCE_MM = 1e-4
-# Acquisitions whose ranges share less than this adjoin: one stack.
-OVERLAP_TOLERANCE_MM = 0.01
-# Slices of two acquisitions nearer than this are at one place: the place was acquired twice.
-REPEATED_MM = 0.1
 # Beside a stack of this many slices, smaller groups are odd slices that are left out.
 FEWEST_BESIDE_OTHERS = 3
 # So many slices, each in a frame of reference of its own, on one line: a de-identified series.
 FEWEST_WITH_OWN_FRAMES = 5
 FEWEST_IF_EVEN = 3  # or so many whose gaps are equal
-# Attributes that separate stacks wherever they differ.
+# Attributes that part slices wherever what they show differs; pixel formats are none of them.
 SEPARATING = (
     "SOPClassUID",
     "Rows",
     "Columns",
     "ConvolutionKernel",
     "KVP",
-    "TriggerTime",
-    "NominalPercentageOfCardiacPhase",
-    "TemporalPositionIdentifier",
-    "PhotometricInterpretation",
-    "PixelRepresentation",
-    "BitsStored",
+    "ImageType",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "FrameOfReferenceUID",
 )
-# What else must be alike, within a tolerance or in part.
-ALSO_ALIKE = ("ImageType", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
-
-Group = list[Header]
-Places = NDArray[np.float64]  # (slices,), mm along the normal, ascending
+# Attributes that part them only where the same places come again.
+OF_A_PASS = tuple(keyword for keyword in (*PHASES, *ORDERS) if keyword not in SEPARATING)
+MOST_LABELS = 2
+SHOWN_TWICE = "Another acquisition of the series shows the same place at the border of the two."
 
 __all__ = [
     "Header",
@@ -63,19 +54,28 @@ __all__ = [
 ]
 
 
-def groups(headers: Sequence[Header]) -> list[Group]:
-    """The slices that form a volume together, as the grouping key says."""
-    alike: list[Group] = []
-    for header in headers:
-        home = next((group for group in alike if _alike(group[0], header)), None)
+def groups(headers: Sequence[Header]) -> tuple[list[Group], Group]:
+    """(the slices that form a volume together, slices that another acquisition shows already)."""
+    alike: list[tuple[Kind, Group]] = []
+    for header, kind in zip(headers, kinds_of(headers), strict=True):
+        homes = (group for known, group in alike if known == kind and _fits(group, header))
+        home = next(homes, None)
         if home is None:
-            alike.append([header])
+            alike.append((kind, [header]))
         else:
             home.append(header)
-    alike = [part for group in alike for part in _split_by_frame(group)]
-    for keyword in ACQUISITION:
-        alike = [part for group in alike for part in _split_in_place(group, keyword)]
-    return alike
+    parted: list[Group] = []
+    left_out: Group = []
+    for whole in (part for _, group in alike for part in _split_by_frame(group)):
+        parts, doubled = without_second_border(passes(whole))
+        parted += parts
+        left_out += doubled
+    return parted, left_out
+
+
+def _fits(group: Group, header: Header) -> bool:
+    same_class = group[0].text("SOPClassUID") == header.text("SOPClassUID")
+    return same_class and is_same_grid(group[0], header)
 
 
 def without_odd(groups: list[Group]) -> tuple[list[Group], list[Group]]:
@@ -89,13 +89,13 @@ def without_odd(groups: list[Group]) -> tuple[list[Group], list[Group]]:
 def between(group: Group, odd: Sequence[Group]) -> Group:
     """The odd slices that lie where the group would have slices generated: in its planes, among
     its places, at none of them."""
-    places = _places(group)
+    others = [header for other in odd for header in other if is_parallel(group[0], header)]
+    places = distances_mm([*group, *others])
+    own, theirs = places[: len(group)], places[len(group) :]
     return [
         header
-        for header in (header for other in odd for header in other)
-        if _close(group[0], header, "ImageOrientationPatient", ORIENTATION_TOLERANCE)
-        and places[0] < distance_mm(header) < places[-1]
-        and np.abs(places - distance_mm(header)).min() > REPEATED_MM
+        for header, place in zip(others, theirs, strict=True)
+        if own.min() < place < own.max() and np.abs(own - place).min() > REPEATED_MM
     ]
 
 
@@ -126,15 +126,15 @@ def _differing(headers: Sequence[Header]) -> str:
     """The names of the attributes of the grouping key in which headers differ."""
     return ", ".join(
         dictionary_description(keyword)
-        for keyword in (*SEPARATING, *ALSO_ALIKE, *ACQUISITION)
+        for keyword in (*SEPARATING, *OF_A_PASS)
         if len({header.values(keyword) for header in headers}) > 1
     )
 
 
 def keys(groups: Sequence[Group]) -> list[str]:
     """A readable name for each group, no two alike; the same whatever the order of arrival."""
-    names = [_kind_of(group[0]) for group in groups]
-    for more in (_acquisition_of, _format_of, _frame_of):
+    names = [_kind_of(group) for group in groups]
+    for more in (_phase_of, _acquisition_of, _time_of, _plane_of, _frame_of):
         words = [more(group) for group in groups]
         several = Counter(name for name, _ in set(zip(names, words, strict=True)))
         names = [
@@ -144,58 +144,42 @@ def keys(groups: Sequence[Group]) -> list[str]:
     return _numbered(names, [min(header.uid for header in group) for group in groups])
 
 
-def label_of(header: Header, groups: Sequence[Group]) -> str:
-    """The values, plain ASCII, of what differs between the stacks of a series."""
-    words = []
-    for keyword in ("ConvolutionKernel", "KVP", *ACQUISITION, "TriggerTime"):
-        values = {group[0].text(keyword) for group in groups}
-        word = header.text(keyword)
-        if len(values) > 1 and word and word.isascii() and word.isprintable():
-            words.append(word.replace("\\", " "))
-    return " ".join(words[:2])
+def labels_of(groups: Sequence[Group]) -> list[str]:
+    """What tells each stack of a series from the others, plain ASCII, as a person would write it;
+    empty for an only one, a number where nothing else does."""
+    labels = [""] * len(groups)
+    used = [0] * len(groups)
+    for word_of in (_kernel_of, _kilovolts_of, _phase_of, _acquisition_of, _time_of, _size_of):
+        words = [_plain(word_of(group)) for group in groups]
+        alike = Counter(labels)
+        is_telling = len(set(words)) > 1
+        for place, word in enumerate(words):
+            if is_telling and word and used[place] < MOST_LABELS and alike[labels[place]] > 1:
+                labels[place] = f"{labels[place]} {word}".strip()
+                used[place] += 1
+    if len(groups) == 1 or len(set(labels)) == len(groups):
+        return labels
+    order = [min(header.uid for header in group) for group in groups]
+    return _numbered(labels, order, "part {}")
 
 
-def _alike(first: Header, second: Header) -> bool:
-    return (
-        all(_value(first, keyword) == _value(second, keyword) for keyword in SEPARATING)
-        and _image_type(first) == _image_type(second)
-        and _close(first, second, "ImageOrientationPatient", ORIENTATION_TOLERANCE)
-        and _close(first, second, "PixelSpacing", SPACING_TOLERANCE_MM)
-    )
-
-
-def _image_type(header: Header) -> tuple[str, ...]:
-    is_multi_energy = header.text("MultienergyCTAcquisition").upper() == "YES"
-    return header.values("ImageType")[: 4 if is_multi_energy else 3]
-
-
-def _value(header: Header, keyword: str) -> object:
-    return header.number(keyword) if keyword == "KVP" else header.values(keyword)
-
-
-def _close(header: Header, other: Header, keyword: str, tolerance: float) -> bool:
-    first, second = header.numbers(keyword), other.numbers(keyword)
-    if len(first) != len(second):
-        return False
-    return all(abs(a - b) <= tolerance for a, b in zip(first, second, strict=True))
-
-
-def _parts(group: Group, keyword: str) -> list[Group]:
-    parts: dict[str, Group] = {}
-    for header in group:
-        parts.setdefault(header.text(keyword), []).append(header)
-    return list(parts.values())
+def _plain(word: str) -> str:
+    return word.replace("\\", " ") if word.isascii() and word.isprintable() else ""
 
 
 def _split_by_frame(group: Group) -> list[Group]:
-    """By frame of reference; unless each slice of a straight row names its own.
+    """By frame of reference; unless each slice of a straight row names its own, or some do not.
 
-    Some de-identification gives every slice another UID; two or three slices that differ may as
-    well be of two examinations.
+    Some de-identification gives every slice another UID, or takes it from some; two or three slices
+    that differ may as well be of two examinations.
     """
-    parts = _parts(group, "FrameOfReferenceUID")
+    parts: dict[str, Group] = {}
+    for header in group:
+        parts.setdefault(header.text("FrameOfReferenceUID"), []).append(header)
     each_its_own = len(parts) == len(group) >= FEWEST_IF_EVEN
-    return [group] if each_its_own and _in_a_row(group) else parts
+    some_unnamed = len(parts) == 2 and "" in parts and len(group) >= FEWEST_IF_EVEN
+    is_one = (each_its_own or some_unnamed) and _in_a_row(group)
+    return [group] if is_one else list(parts.values())
 
 
 def _in_a_row(group: Group) -> bool:
@@ -212,86 +196,74 @@ def _in_a_row(group: Group) -> bool:
     return float(off.max()) <= LINE_TOLERANCE_MM
 
 
-def _split_in_place(group: Group, keyword: str) -> list[Group]:
-    """Acquisitions of the same places are stacks of their own; adjoining ones are one stack.
-
-    Acquisitions that take turns stay together here, and are refused when the slices are in order:
-    each by itself would have slices generated where the other one has real ones.
-    """
-    parts = _parts(group, keyword)
-    if len(parts) < 2 or min(len(part) for part in parts) < 2:
-        return [group]
-    overlapping = list(_overlapping([_places(part) for part in parts]))
-    if overlapping and all(_repeat(first, second) for first, second in overlapping):
-        return parts
-    return [group]
-
-
-def _places(group: Group) -> Places:
-    return np.sort([distance_mm(header) for header in group])
-
-
-def _overlapping(parts: list[Places]) -> Iterator[tuple[Places, Places]]:
-    """Every two whose ranges share more than their ends."""
-    parts.sort(key=lambda places: (places[0], places[-1]))
-    for index, places in enumerate(parts):
-        for other in parts[index + 1 :]:
-            if other[0] >= places[-1] - OVERLAP_TOLERANCE_MM:
-                break
-            yield places, other
-
-
-def _repeat(first: Places, second: Places) -> bool:
-    """True where, in the range that both cover, one has a slice wherever the other has one."""
-    start, end = max(first[0], second[0]), min(first[-1], second[-1])
-    shared = [
-        places[(places >= start - REPEATED_MM) & (places <= end + REPEATED_MM)]
-        for places in (first, second)
-    ]
-    few, many = sorted(shared, key=len)
-    if not len(few):
-        return False
-    return bool(np.abs(few[:, None] - many[None, :]).min(axis=1).max() <= REPEATED_MM)
-
-
-def distance_mm(header: Header) -> float:
-    """Place of a slice along its own normal; 0 where the header has no geometry."""
-    cosines = header.numbers("ImageOrientationPatient")
-    position = header.numbers("ImagePositionPatient")
-    if len(cosines) != 6 or len(position) != 3:
-        return 0.0
-    return float(np.dot(np.cross(cosines[:3], cosines[3:]), position))
-
-
-def _kind_of(header: Header) -> str:
-    size = f"{header.value('Rows')}x{header.value('Columns')}"
-    spacing = " ".join(f"{number:g}" for number in header.numbers("PixelSpacing"))
+def _kind_of(group: Group) -> str:
+    header = group[0]
     cosines = " ".join(
         f"{number + 0.0:.2f}" for number in header.numbers("ImageOrientationPatient")
     )
-    kilovolts = header.number("KVP")
+    image = "/".join(_commonest(group, "ImageType")[:3])
+    size = _size_of(group)
     return _joined(
-        "/".join(header.values("ImageType")[:3]),
-        header.text("ConvolutionKernel"),
-        f"{kilovolts:g} kV" if kilovolts else "",
-        f"{size} at {spacing} mm" if spacing else size,
+        image,
+        _kernel_of(group),
+        _kilovolts_of(group),
+        size,
         f"along {cosines}" if cosines else "",
-        header.text("TemporalPositionIdentifier"),
-        header.text("NominalPercentageOfCardiacPhase"),
-        header.text("TriggerTime"),
+    )
+
+
+def _commonest(group: Group, keyword: str) -> tuple[str, ...]:
+    """The values that most slices have, whatever the order of arrival."""
+    counts = Counter(header.values(keyword) for header in group)
+    return min(counts, key=lambda values: (not values, -counts[values], values))
+
+
+def _size_of(group: Group) -> str:
+    header = group[0]
+    size = f"{header.value('Rows')}x{header.value('Columns')}"
+    spacing = " ".join(f"{number:g}" for number in header.numbers("PixelSpacing"))
+    return f"{size} at {spacing} mm" if spacing else size
+
+
+def _kernel_of(group: Group) -> str:
+    return "\\".join(_commonest(group, "ConvolutionKernel"))
+
+
+def _kilovolts_of(group: Group) -> str:
+    known = {kilovolts for header in group if (kilovolts := header.number("KVP"))}
+    return f"{known.pop():g} kV" if len(known) == 1 else ""
+
+
+def _phase_of(group: Group) -> str:
+    """The phase of the heart, of a contrast agent or of a sequence, as a person would write it."""
+    percent = _only(group, "NominalPercentageOfCardiacPhase")
+    position = _only(group, "TemporalPositionIdentifier")
+    return _joined(
+        f"{float(percent):g} %" if percent else "",
+        f"phase {position}" if position else "",
+        _only(group, "ContrastBolusAgent"),
     )
 
 
 def _acquisition_of(group: Group) -> str:
-    return _joined(*(f"{word} {_only(group, word)}" for word in ACQUISITION if _only(group, word)))
+    """The number of an acquisition, or of the first of several that form the stack."""
+    numbers = [n for header in group if (n := header.integer("AcquisitionNumber")) is not None]
+    return f"acquisition {min(numbers)}" if numbers else ""
 
 
-def _format_of(group: Group) -> str:
-    header = group[0]
-    words = ("BitsStored", "PixelRepresentation", "PhotometricInterpretation")
-    cosines = " ".join(f"{c + 0.0:.4f}" for c in header.numbers("ImageOrientationPatient"))
-    fourth = header.value("ImageType", 3)
-    return _joined(*(f"{word} {header.value(word)}" for word in words), cosines, fourth)
+def _time_of(group: Group) -> str:
+    triggers = [time for header in group if (time := header.number("TriggerTime")) is not None]
+    times = [text for header in group if (text := header.text("AcquisitionTime")[:6])]
+    begun = min(times, default="")
+    return _joined(
+        f"{min(triggers):g} ms" if triggers else "",
+        f"from {':'.join(begun[at : at + 2] for at in range(0, len(begun), 2))}" if begun else "",
+    )
+
+
+def _plane_of(group: Group) -> str:
+    cosines = " ".join(f"{c + 0.0:.4f}" for c in group[0].numbers("ImageOrientationPatient"))
+    return _joined(cosines, "/".join(group[0].values("ImageType")[3:]))
 
 
 def _frame_of(group: Group) -> str:
@@ -301,7 +273,7 @@ def _frame_of(group: Group) -> str:
 
 def _only(group: Group, keyword: str) -> str:
     """The value that all slices have; nothing where they have several."""
-    values = {header.text(keyword) for header in group}
+    values = {"\\".join(header.values(keyword)) for header in group}
     return values.pop() if len(values) == 1 else ""
 
 
@@ -309,7 +281,7 @@ def _joined(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _numbered(names: Sequence[str], firsts: Sequence[str]) -> list[str]:
+def _numbered(names: Sequence[str], firsts: Sequence[str], form: str = "{}") -> list[str]:
     """Names that are still the same are told apart by number, in the order of the UIDs."""
     numbered = list(names)
     order = sorted(range(len(names)), key=lambda index: (names[index], firsts[index]))
@@ -317,7 +289,7 @@ def _numbered(names: Sequence[str], firsts: Sequence[str]) -> list[str]:
     for before, index in pairwise(order):
         number = number + 1 if names[before] == names[index] else 1
         if number > 1:
-            numbered[index] = f"{names[index]}, {number}"
+            numbered[index] = _joined(names[index], form.format(number))
     return numbered
 
 
@@ -358,7 +330,7 @@ def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
         return ([Stack("no CT slices", readable)] if readable else []), aside
     if patient_mismatch(usable):
         return [Stack("several patients", tuple(series))], aside
-    separated = groups(usable)
+    separated, doubled = groups(usable)
     fault = why_apart(separated)
     if fault:
         return [Stack("no two images alike", tuple(series), fault=fault)], aside
@@ -368,8 +340,15 @@ def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
         for group in odd
         for header in group
     ]
+    aside += [SetAside(header, Reason.DUPLICATE_POSITIONS, SHOWN_TWICE) for header in doubled]
     # Where a damaged slice belongs is unknown: no stack of its series may be filled without it.
-    return _named(kept, odd, series, damaged), aside
+    stacks = _named(kept, odd, series, damaged)
+    return [replace(stack, beside=_beside(stack, series)) for stack in stacks], aside
+
+
+def _beside(stack: Stack, series: Sequence[Header]) -> tuple[Header, ...]:
+    own = {header.identity for header in stack.headers}
+    return tuple(header for header in newest(series) if header.identity not in own)
 
 
 def _by_fault(series: Sequence[Header]) -> tuple[list[Header], list[Header], list[SetAside]]:
@@ -404,8 +383,7 @@ def _named(
     for header in series:
         versions.setdefault(header.uid, []).append(header)
     stacks = []
-    for key, group in zip(keys(groups), groups, strict=True):
-        label = label_of(group[0], groups) if len(groups) > 1 else ""
+    for key, label, group in zip(keys(groups), labels_of(groups), groups, strict=True):
         among = between(group, odd)
         members = tuple(
             version for header in (*group, *among, *damaged) for version in versions[header.uid]

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from inference.dataset import Header, Stack
 from inference.errors import Reason, Unprocessable
-from inference.geometry import COSINE_TOLERANCE, EQUAL_GAPS, Layout, measure
+from inference.geometry import (
+    COSINE_TOLERANCE,
+    EQUAL_GAPS,
+    Layout,
+    frame_of_reference,
+    measure,
+    second_of_day,
+)
 
 # Of each side of the thick stack, the thin one covers at least this part.
 COVERED = 0.9
@@ -27,8 +34,6 @@ SIEMENS = re.compile(r"([A-Z][A-Z]?)(\d\d)[A-Z]?")
 SIEMENS_SHARP = 50
 # Canon: FC and a number whose tens name the use: 0 and 1 body, 2 head, 3 bone, 5 lung, 8 detail.
 CANON = re.compile(r"FC(\d\d)(?:-\w+)?")
-# HHMMSS.FFFFFF, its later parts optional (PS3.5 6.2, TM).
-TIME = re.compile(r"(\d\d)(?:(\d\d)(?:(\d\d(?:\.\d{1,6})?))?)?")
 # Reconstructions of one acquisition may give its start to within this.
 ONE_START_SECONDS = 2.0
 
@@ -71,10 +76,10 @@ def kernel_family(header: Header) -> str:
 
 def _is_thin_twin(mine: Layout, theirs: Layout) -> bool:
     thick, thin = mine.headers[0], theirs.headers[0]
-    if any(
-        thick.text(keyword) != thin.text(keyword)
-        for keyword in ("StudyInstanceUID", "FrameOfReferenceUID")
-    ):
+    if thick.text("StudyInstanceUID") != thin.text("StudyInstanceUID"):
+        return False
+    frames = {frame_of_reference(layout.headers) for layout in (mine, theirs)}
+    if len(frames) > 1 or "" in frames:  # where none is named, nothing says that places agree
         return False
     if kernel_family(thick) != kernel_family(thin) or not _same_acquisition(mine, theirs):
         return False
@@ -109,21 +114,12 @@ def _at_other_times(mine: Layout, theirs: Layout) -> bool:
         known = [
             second
             for header in layout.headers
-            if (second := _second_of_day(header.text("AcquisitionTime"))) is not None
+            if (second := second_of_day(header.text("AcquisitionTime"))) is not None
         ]
         if not known:
             return False
         spans.append((min(known), max(known)))
     return max(first for first, _ in spans) - min(last for _, last in spans) > ONE_START_SECONDS
-
-
-def _second_of_day(time: str) -> float | None:
-    """None for what is no time."""
-    parts = TIME.fullmatch(time)
-    if parts is None:
-        return None
-    hours, minutes, seconds = (float(part or 0) for part in parts.groups())
-    return hours * 3600 + minutes * 60 + seconds
 
 
 def _said(layout: Layout, keyword: str) -> set[str]:

@@ -10,7 +10,7 @@ from inference.model import Parameters
 from inference.request import Mark, Output
 
 # Rises with every change of the rules that could change a derived series made of the same input.
-RULES_VERSION = "3"
+RULES_VERSION = "4"
 
 SEPARATOR, ESCAPE = b"\x1f", b"\x10"
 
@@ -65,6 +65,12 @@ def marked(
 def node_uid(secret: bytes, station_name: str) -> str:
     """The UID of the node itself, as Instance Creator."""
     message = joined(["node", station_name])
+    return as_uid(hmac.new(secret, message, hashlib.sha256).digest())
+
+
+def frame_of_series(secret: bytes, study_uid: str, series_uid: str) -> str:
+    """The frame of reference of all results of a series whose slices name none."""
+    message = joined(["frame of reference", study_uid, series_uid])
     return as_uid(hmac.new(secret, message, hashlib.sha256).digest())
 
 

@@ -40,11 +40,6 @@ BEHAVIOUR = {
     Outcome.FEW_RETRIES: "Tried again three times, after 1, 5 and 30 minutes; then held.",
     Outcome.REFUSED: "The delivery is held at once: a person decides.",
 }
-# Attributes that separate stacks, by equality or by geometry.
-SEPARATING = (
-    *stacks.SEPARATING,
-    *("ImageType", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"),
-)
 # The tables of the code under the names that the template uses.
 TABLES = {
     "release": RELEASE,
@@ -57,7 +52,7 @@ TABLES = {
     "scope": scope,
     "header": header,
     "geometry": geometry,
-    "separating": SEPARATING,
+    "stacks": stacks,
     "enqueue": enqueue,
     "errors": errors,
     "verdicts": [REASONS[code] for code in errors.Reason],

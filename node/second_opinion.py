@@ -152,6 +152,10 @@ class Slice:
         declared = self.header.get("PixelPaddingValue")
         return None if declared is None else int(self.as_stored(np.array([int(declared)]))[0])
 
+    def is_padded(self) -> NDArray[np.bool_]:
+        """True outside the field of view, where its value is declared."""
+        return np.asarray(self.pixels == (np.nan if self.padding is None else self.padding))
+
     def as_stored(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Values in the bits and with the sign of this instance."""
         bits = int(self.header.BitsStored)
@@ -260,20 +264,16 @@ class Evidence:
         return zip(self.derived.slices, self.expected, strict=True)
 
     @cached_property
-    def common_rescale(self) -> Rescale | None:
-        """Of all generated slices where the received ones differ: the finest with enough room."""
-        slices = self.received.slices
-        if len({slice_.rescale for slice_ in slices}) == 1:
-            return None
-        ends = [(plane.min(), plane.max()) for plane in map(Slice.hounsfield, slices)]
-        low, high = min(least for least, _ in ends), max(most for _, most in ends)
-        finest = min(abs(slice_.rescale[0]) for slice_ in slices)
-        for slice_ in slices:
-            slope, intercept = slice_.rescale
-            room = sorted(value * slope + intercept for value in slice_.storable)
-            if abs(slope) == finest and room[0] <= low and high <= room[1]:
-                return slice_.rescale
-        return None
+    def has_one_format(self) -> bool:
+        """True where all received slices are stored in the same way."""
+        return len({_format(slice_) for slice_ in self.received.slices}) == 1
+
+    @cached_property
+    def generated_formats(self) -> frozenset[tuple[object, ...]]:
+        """The ways in which generated slices are stored."""
+        return frozenset(
+            _format(slice_) for slice_, expected in self.pairs() if expected.is_generated
+        )
 
     def facts(self) -> dict[str, object]:
         """The values that the sentences of `CHECKS` name."""
@@ -410,12 +410,16 @@ def _position(evidence: Evidence) -> Faults:
 
 
 @each_slice
-def _position_of_slice(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+def _position_of_slice(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
     if np.abs(slice_.position - expected.position).max() > POSITION_MM:
         yield f"lies at {slice_.position}, not at {expected.position}"
     for keyword in ("ImageOrientationPatient", "PixelSpacing"):
-        pair = [item.header[keyword].value for item in (slice_, expected.before)]
-        if np.abs(np.diff(np.array(pair, float), axis=0)).max() > COSINES:
+        own, *received = (
+            np.array(item.header[keyword].value, float)
+            for item in (slice_, *evidence.received.slices)
+        )
+        # One of them, for all: they may differ by noise.
+        if min(np.abs(own - numbers).max() for numbers in received) > COSINES:
             yield f"{keyword} differs"
 
 
@@ -431,40 +435,53 @@ def _copies(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
 
 @each_slice
 def _pixel_format(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
-    derived, received = slice_.header, expected.before.header
-    for keyword in PIXEL_FORMAT:
-        if derived[keyword].value != received[keyword].value:
-            yield f"{keyword} differs"
+    derived = slice_.header
+    # Where the received ones differ, generated slices have one format for all, if there is one.
+    is_free = expected.is_generated and not evidence.has_one_format
+    if not is_free or len(evidence.generated_formats) > 1:
+        yield from _format_faults(slice_, expected.before)
     if derived.HighBit != derived.BitsStored - 1:
         yield "High Bit is not Bits Stored - 1"
-    common = evidence.common_rescale if expected.is_generated else None
-    rescale = common or expected.before.rescale
-    for keyword, value in zip(("RescaleSlope", "RescaleIntercept"), rescale, strict=True):
-        if abs(float(derived[keyword].value) - value) > 1e-9:
-            yield f"{keyword} differs"
     if derived.file_meta.TransferSyntaxUID != EXPLICIT_LITTLE_ENDIAN:
         yield "not Explicit VR Little Endian"
     if any(map(Slice.is_lossy, evidence.received.slices)) and not slice_.is_lossy():
         yield "the mark of lossy compression is gone"
 
 
+def _format(slice_: Slice) -> tuple[object, ...]:
+    values = (slice_.header[keyword].value for keyword in PIXEL_FORMAT)
+    return (*values, *slice_.rescale, slice_.padding)
+
+
+def _format_faults(slice_: Slice, received: Slice) -> Faults:
+    for keyword in PIXEL_FORMAT:
+        if slice_.header[keyword].value != received.header[keyword].value:
+            yield f"{keyword} differs"
+    names = ("RescaleSlope", "RescaleIntercept")
+    for keyword, value, own in zip(names, received.rescale, slice_.rescale, strict=True):
+        if abs(own - value) > 1e-9:
+            yield f"{keyword} differs"
+
+
 @each_slice
 def _generated_values(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
     if not expected.is_generated:
         return
+    outside = [item.is_padded() for item in (slice_, expected.before, expected.after)]
+    either = outside[1] | outside[2]
     values, before, after = (
         item.hounsfield() for item in (slice_, expected.before, expected.after)
     )
     # Where the neighbours are rescaled differently, values are rounded twice.
-    slack = 0.0 if expected.before.rescale == expected.after.rescale else abs(slice_.rescale[0])
-    low, high = min(before.min(), after.min()), max(before.max(), after.max())
-    if values.min() < low - slack or values.max() > high + slack:
+    is_rounded_once = slice_.rescale == expected.before.rescale == expected.after.rescale
+    slack = 0.0 if is_rounded_once else abs(slice_.rescale[0])
+    known = np.concatenate([before[~outside[1]], after[~outside[2]]])
+    inner = values[~either]
+    low, high = (known.min(), known.max()) if known.size else (-np.inf, np.inf)
+    if inner.size and (inner.min() < low - slack or inner.max() > high + slack):
         yield "generated values lie outside those of the two neighbours"
-    padding = expected.before.padding
-    if padding is not None:
-        either = (expected.before.pixels == padding) | (expected.after.pixels == padding)
-        if not np.array_equal(slice_.pixels == padding, either):
-            yield "padding is not where a neighbour has it"
+    if not np.array_equal(outside[0], either):
+        yield "padding is not where a neighbour has it"
 
 
 @each_slice
@@ -540,9 +557,9 @@ def _patient(slice_: Slice, _: ExpectedSlice, evidence: Evidence) -> Faults:
 
 
 def _frame_of_reference(evidence: Evidence) -> Faults:
-    received = {str(header.FrameOfReferenceUID) for header in evidence.received.headers}
+    received = {header.get("FrameOfReferenceUID") for header in evidence.received.headers} - {None}
     derived = {str(header.FrameOfReferenceUID) for header in evidence.derived.headers}
-    if not derived <= received:
+    if received and not derived <= received:
         yield "a Frame of Reference UID that the scanner did not send"
     if len(derived) != 1:
         yield f"{len(derived)} Frame of Reference UIDs in one series"

@@ -433,19 +433,19 @@ def next_mark(db: Connection, row: JobRow) -> DerivedMark:
     """The mark of what this job makes, beside what exists and what is being made."""
     columns = ("stack", "route", "revision", "place", "named")
     kept = select(*(derived.c[name] for name in columns)).where(
-        derived.c.series_id == row.series_id, derived.c.stack == row.stack
+        derived.c.series_id == row.series_id
     )
     coming = select(*(job.c[name] for name in columns)).where(
         job.c.series_id == row.series_id,
-        job.c.stack == row.stack,
         job.c.state == JobState.RUNNING,
         job.c.id != row.id,
     )
-    others = [*db.execute(kept), *db.execute(coming)]
+    of_series = [*db.execute(kept), *db.execute(coming)]
+    others = [other for other in of_series if other.stack == row.stack]
     same_route = [other.revision for other in others if other.route == row.route]
     return DerivedMark(
         revision=1 + max(same_route, default=0),
-        place=1 + max((other.place for other in others), default=-1),
+        place=1 + max((other.place for other in of_series), default=-1),
         route=row.route if len(same_route) < len(others) else "",
     )
 

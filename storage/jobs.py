@@ -402,6 +402,16 @@ class Queue:
         )
         return self._database.records(Instance, query)
 
+    def beside(self, job: Job) -> tuple[Instance, ...]:
+        """What else was received of the series of a job, whoever brought it; newest first."""
+        mine = select(job_instance.c.instance_id).where(job_instance.c.job_id == job.id)
+        query = select(instance).where(
+            instance.c.series_id == job.series_id,
+            instance.c.path.is_not(None),
+            instance.c.id.not_in(mine),
+        )
+        return self._database.records(Instance, query.order_by(instance.c.id.desc()))
+
     def kept_series(self, series_id: int) -> frozenset[str]:
         """Derived Series UIDs of a received series that must not be made a second time.
 

@@ -17,6 +17,7 @@ from inference.request import (
     AcrossMissing,
     Derived,
     Failed,
+    Mark,
     ModelSpec,
     Outcome,
     Output,
@@ -34,7 +35,7 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from inference.model import Model
-    from inference.stacks import SetAside, Stack
+    from inference.stacks import Header, SetAside, Stack
     from inference.training.leave_out import TargetList
     from inference.training.report import Study, StudyRequest
     from inference.training.train import Trained, TrainingProgress
@@ -286,15 +287,24 @@ def _process_each(
     """One result in the folder of the request, each of several in a folder of its own there."""
     from inference import pipeline
 
-    ends = []
+    ends: list[StackEnd] = []
     for number, stack in enumerate(stacks, start=1):
         folder = request.folder if len(stacks) == 1 else request.folder / str(number)
         folder.mkdir(parents=True, exist_ok=True)
-        sources = tuple(Source(h.path, h.uid, h.order) for h in stack.headers)
+        series_uid = stack.headers[0].text("SeriesInstanceUID")
+        before = [end.stack.headers[0].text("SeriesInstanceUID") for end in ends]
         label = f"stack {number} of {len(stacks)}:"
         with terminal.progress(label, shown=shown) as bar:
+            of_stack = replace(
+                request,
+                sources=_sources(stack.headers),
+                beside=_sources(stack.beside),
+                folder=folder,
+                output=replace(request.output, label=stack.label),
+                mark=Mark(place=before.count(series_uid)),
+            )
             outcome = pipeline.process(
-                replace(request, sources=sources, folder=folder),
+                of_stack,
                 progress=lambda now: bar(now.done, now.total, now.step),
                 cancelled=lambda: False,
             )
@@ -302,6 +312,10 @@ def _process_each(
         if not ends[-1].is_derived:
             folder.rmdir()
     return ends
+
+
+def _sources(headers: "Sequence[Header]") -> tuple[Source, ...]:
+    return tuple(Source(header.path, header.uid, header.order) for header in headers)
 
 
 def _print_ends(ends: Sequence[StackEnd], aside: "Sequence[SetAside]") -> None:

@@ -84,6 +84,7 @@ class InferenceJobs:
             output=output,
             folder=self._files.path(folder),
             secret=self._site.secret,
+            beside=sources(self._queue.beside(job), self._files),
             started_at=datetime.fromtimestamp(self._now(), UTC).astimezone(self._site.timezone),
             edition=job.edition,
             kept=self._queue.kept_series(job.series_id),

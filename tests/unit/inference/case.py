@@ -13,6 +13,17 @@ from tests import phantoms
 from tests.phantoms import Edit, Pixels, Series
 
 Write = Callable[[Path], list[Path]]
+IN_TURN = (
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PhotometricInterpretation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PixelPaddingValue",
+    "PixelData",
+)
 HOLE = Series(slices=8, spacing_mm=2.0, thickness_mm=2, missing=[3])
 MR, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -137,6 +148,29 @@ def phases(made: Dataset, index: int) -> None:
     made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
 
 
+def beats(made: Dataset, index: int) -> None:
+    made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+    made.NominalPercentageOfCardiacPhase = (30, 70)[index // 6]
+    made.TriggerTime = str((270, 630)[index // 6] + (0, 4, -3)[index % 6 // 2])
+
+
+def timed_passes(made: Dataset, index: int) -> None:
+    made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+    made.AcquisitionTime = f"10{10 + index // 6}{index % 6:02d}"
+
+
+def adjoining(made: Dataset, index: int) -> None:
+    """Two acquisitions of eight slices; the second begins where the first has its last two."""
+    made.AcquisitionNumber = 1 + index // 8
+    made.ImagePositionPatient = [0, 0, 5 * (index - 2 * (index // 8))]
+
+
+def noise(made: Dataset, index: int) -> None:
+    off = 0.0004 * (-1) ** index
+    made.ImageOrientationPatient = [1, off, 0, -off, 1, 0]
+    made.PixelSpacing = [f"{0.8 + off / 10:.5f}", "0.8"]
+
+
 def phases_by(keyword: str, values: Sequence[object]) -> Edit:
     """Two whole phases of the same places that one attribute alone tells apart."""
 
@@ -197,6 +231,38 @@ def narrow_rescale(made: Dataset, index: int) -> None:
     pixels = Pixels(bits=12, is_signed=False, slope=slope, intercept=-300.0 * index)
     made.RescaleSlope, made.RescaleIntercept = f"{slope:g}", str(-300 * index)
     made.PixelData = phantoms.raw_pixels(phantoms.stored(Series(pixels=pixels), index), 16)
+
+
+def in_turn(*formats: Pixels) -> Edit:
+    """Each slice in another pixel format, by turns."""
+
+    def edit(made: Dataset, index: int) -> None:
+        pixels = formats[index % len(formats)]
+        other = phantoms.dataset(Series(pixels=pixels), index)
+        for keyword in IN_TURN:
+            if keyword in other:
+                made[keyword] = other[keyword]
+            elif keyword in made:
+                del made[keyword]
+
+    return edit
+
+
+def twice(chosen: Callable[[int], bool]) -> Write:
+    """A series of which some images came again under another SOP Instance UID."""
+
+    def write(folder: Path) -> list[Path]:
+        files = phantoms.write(folder / "once")
+        renamed = Series(edit=each("SOPInstanceUID", "1.2.{}".format))
+        again = phantoms.write(folder / "again", renamed)
+        return [*files, *(path for index, path in enumerate(again) if chosen(index))]
+
+    return write
+
+
+def unframed_and_crooked(made: Dataset, index: int) -> None:
+    crooked(made, index)
+    del made.FrameOfReferenceUID
 
 
 def is_padded(value: int) -> Callable[[Dataset], bool]:

@@ -11,6 +11,7 @@ from tests.unit.inference.case import (
     altered,
     assign,
     each,
+    in_turn,
     is_padded,
     junk_above_high_bit,
     lacking,
@@ -19,7 +20,9 @@ from tests.unit.inference.case import (
     output,
     own_rescale,
     target,
+    twice,
     undeclared,
+    unframed_and_crooked,
 )
 
 GEOMETRY = (
@@ -89,6 +92,20 @@ GEOMETRY = (
         "one wide gap between slices that touch",
         "no hole; processed",
         Series(gaps_mm=[2.5, 2.5, 5.0, 2.5, 2.5], thickness_mm=5.0),
+    ),
+    Case(
+        PLACES,
+        "one image twice, under two UIDs",
+        "one of the two is used",
+        twice(lambda index: index == 3),
+        said="1 image came twice under two UIDs with the same pixels",
+    ),
+    Case(
+        PLACES,
+        "every image twice, under two UIDs",
+        "one of the two is used",
+        twice(lambda _: True),
+        said="6 images came twice under two UIDs with the same pixels",
     ),
     Case(
         PLACES,
@@ -169,10 +186,24 @@ GEOMETRY = (
     Case(
         PLACES,
         "no Frame of Reference",
-        "refused",
+        "processed; all results of the series share a new one",
         lacking("FrameOfReferenceUID"),
+        said="no slice names a frame of reference",
+    ),
+    Case(
+        PLACES,
+        "no Frame of Reference, and positions off a line",
+        "refused",
+        Series(edit=unframed_and_crooked),
         R.NO_GEOMETRY,
         "Frame of Reference UID",
+    ),
+    Case(
+        PLACES,
+        "no Frame of Reference in some slices",
+        "processed with that of the others",
+        Series(edit=only(lambda i: i == 2, FrameOfReferenceUID=None)),
+        said="some slices name no frame of reference",
     ),
     Case(
         PLACES,
@@ -241,9 +272,59 @@ PIXELS = (
     Case(
         VALUES,
         "another rescale in each slice, none of which can store all values",
-        "each generated slice has that of the slice before it",
+        "generated slices have the finest slope and 16 bits; copies keep their own",
         Series(slices=3, pixels=Pixels(bits=12, is_signed=False), edit=narrow_rescale),
-        seen=lambda made: made.InstanceNumber != 4 or made.RescaleSlope == 1,
+        seen=lambda made: (
+            made.SyntheticData == "NO" or (made.RescaleSlope, made.BitsStored) == (0.25, 16)
+        ),
+    ),
+    Case(
+        VALUES,
+        "11 and 12 bits by turns",
+        "one stack; generated slices have the format that holds all",
+        Series(edit=in_turn(Pixels(bits=12, is_signed=False), Pixels(bits=11, is_signed=False))),
+        seen=lambda made: made.SyntheticData == "NO" or made.BitsStored == 12,
+    ),
+    Case(
+        VALUES,
+        "signed and unsigned slices by turns",
+        "one stack; generated slices have the format that holds all",
+        Series(edit=in_turn(Pixels(bits=12, is_signed=False), Pixels(intercept=0.0))),
+        seen=lambda made: made.SyntheticData == "NO" or made.BitsStored in (12, 16),
+    ),
+    Case(
+        VALUES,
+        "MONOCHROME1 and MONOCHROME2 by turns",
+        "one stack; generated slices are MONOCHROME2, copies keep their own",
+        Series(
+            edit=in_turn(
+                Pixels(bits=12, is_signed=False, photometric="MONOCHROME1"),
+                Pixels(bits=12, is_signed=False),
+            )
+        ),
+        seen=lambda made: (
+            made.SyntheticData == "NO" or made.PhotometricInterpretation == "MONOCHROME2"
+        ),
+    ),
+    Case(
+        VALUES,
+        "8, 16 and 12 bits, with another rescale in each",
+        "one stack; generated slices have the finest slope that holds all",
+        Series(
+            edit=in_turn(
+                Pixels(bits=8, is_signed=False, slope=8.0),
+                Pixels(intercept=0.0, slope=0.5),
+                Pixels(bits=12, is_signed=False),
+            )
+        ),
+        seen=lambda made: made.SyntheticData == "NO" or made.RescaleSlope == 0.5,
+    ),
+    Case(
+        VALUES,
+        "padding declared by every other slice",
+        "kept out of the model, put back",
+        Series(edit=in_turn(Pixels(padding=-2000), Pixels())),
+        seen=lambda made: made.SyntheticData == "NO" or made.PixelPaddingValue == -2000,
     ),
     Case(
         VALUES,

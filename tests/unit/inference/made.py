@@ -142,16 +142,20 @@ def run(made: Request, watch: Watch | None = None, *, closed_gaps: Sequence[int]
 
 
 def _sources(made: Request) -> list[Path]:
-    """The newest file of each instance that is a slice, as pydicom reads it."""
+    """The newest file of each instance that is a slice."""
     newest = {
         source.instance_uid: source.path
         for source in sorted(made.sources, key=lambda source: source.order)
     }
-    kinds = {
-        path: dcmread(path, specific_tags=["ImageType"]).get("ImageType")
-        for path in newest.values()
+    wanted = ["ImageType", "ImagePositionPatient"]
+    headers = {path: dcmread(path, specific_tags=wanted) for path in newest.values()}
+    # An image that came under two UIDs lies at one place; the first UID stands for it.
+    by_place = {
+        str(headers[path].get("ImagePositionPatient")): path
+        for _, path in sorted(newest.items(), reverse=True)
+        if "LOCALIZER" not in (headers[path].get("ImageType") or ())
     }
-    return [path for path, kind in kinds.items() if "LOCALIZER" not in (kind or ())]
+    return list(by_place.values())
 
 
 def derive(made: Request) -> list[Path]:

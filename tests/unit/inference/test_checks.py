@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from inference.checks import Expected, verify
+from inference.dataset import read_headers
 from inference.derived import plan_slices
 from inference.geometry import arrange
 from inference.model import Parameters
@@ -39,7 +40,8 @@ class Planning:
         planned = plan_slices(layout, steps, Output(), lambda place: place)
         slices = [replace(slice_, uid=uids[slice_.number]) for slice_ in planned]
         received = frozenset({header.uid for header in layout.headers})
-        self.expected = Expected(made.folder, series_uid, layout, slices, received)
+        frame = layout.headers[0].text("FrameOfReferenceUID")
+        self.expected = Expected(made.folder, series_uid, layout, slices, received, frame)
 
     def faults(self) -> str:
         return "\n".join(verify(self.expected, PixelReader(), progress=lambda _: None))
@@ -131,3 +133,17 @@ def test_missing_broken_and_extra_files_are_found(planning: Planning) -> None:
 def test_the_name_of_another_patient_in_one_file_is_found(planning: Planning) -> None:
     other = Patient(name="Phantom^Two")
     assert "patient or study" in planning.change(2, _set("PatientName", other.name))
+
+
+def test_a_generated_slice_where_a_received_one_of_the_series_lies_is_found(
+    planning: Planning, tmp_path: Path
+) -> None:
+    (path, *_) = phantoms.write(tmp_path / "beside", replace(SERIES, slices=1, edit=_halfway))
+    (beside,) = read_headers([path])
+    planning.expected = replace(planning.expected, beside=[beside])
+    assert planning.faults() == "a generated slice lies where a received one of the series lies"
+
+
+def _halfway(made: Dataset, _: int) -> None:
+    x, y, z = made.ImagePositionPatient
+    made.SOPInstanceUID, made.ImagePositionPatient = "1.2.3", [x, y, float(z) + 2.5]

@@ -1,15 +1,17 @@
 """Grouping of slices to stacks, and their names, beside the cases of `cases_grouping.py`."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
 from inference.errors import Reason
-from inference.geometry import measure, verdict
+from inference.geometry import examine, measure, verdict
 from inference.request import Output
-from inference.stacks import keys, read_headers, stacks_of
+from inference.stacks import keys, read_headers, set_aside, stacks_of
 from tests import phantoms
 from tests.phantoms import Edit, Series
 
@@ -38,18 +40,10 @@ def test_a_stack_keeps_its_key_when_more_arrives(tmp_path: Path) -> None:
     [
         lambda made, index: setattr(made, "Rows", made.Rows + index // 3),
         lambda made, index: setattr(made, "KVP", "120" if index < 3 else "80"),
-        lambda made, index: setattr(made, "TriggerTime", f"{100 * (index // 3)}.5"),
-        lambda made, index: setattr(made, "NominalPercentageOfCardiacPhase", 40 + index // 3),
-        lambda made, index: setattr(
-            made, "PhotometricInterpretation", f"MONOCHROME{1 + index // 3}"
-        ),
-        lambda made, index: setattr(made, "PixelRepresentation", index // 3),
-        lambda made, index: setattr(made, "BitsStored", 12 + index // 3),
         lambda made, index: setattr(made, "PixelSpacing", ["0.8", f"0.8{index // 3}"]),
         lambda made, index: setattr(
             made, "ImageType", ["ORIGINAL", "PRIMARY", "AXIAL" if index < 3 else "OTHER"]
         ),
-        lambda made, index: setattr(made, "TemporalPositionIdentifier", 1 + index // 3),
     ],
 )
 def test_what_separates_images_makes_stacks_of_their_own(tmp_path: Path, edit: Edit) -> None:
@@ -58,11 +52,130 @@ def test_what_separates_images_makes_stacks_of_their_own(tmp_path: Path, edit: E
 
 
 @pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("BitsStored", (12, 11)),
+        ("HighBit", (11, 15)),
+        ("PixelRepresentation", (1, 0)),
+        ("PhotometricInterpretation", ("MONOCHROME1", "MONOCHROME2")),
+        ("RescaleIntercept", ("-1024", "0")),
+        ("ImageType", (["ORIGINAL", "PRIMARY", "AXIAL"], ["ORIGINAL", "SECONDARY", "AXIAL", "X"])),
+        ("ImageType", (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "PRIMARY"])),
+        ("ImageType", (["ORIGINAL", "PRIMARY", "AXIAL"], None)),
+        ("ConvolutionKernel", ("B30f", "b30f ")),
+        ("ConvolutionKernel", ("B30f", None)),
+        ("KVP", ("120", "120.0")),
+        ("KVP", ("120", None)),
+        ("PixelSpacing", (["0.8", "0.8"], ["0.8001", "0.8"])),
+        ("ImageOrientationPatient", ([1, 0, 0, 0, 1, 0], [1, 0.0005, 0, -0.0005, 1, 0])),
+        ("TriggerTime", ("581", "583")),
+        ("ReconstructionDiameter", ("500", "501")),
+        ("SliceThickness", ("5", None)),
+    ],
+)
+def test_what_only_says_how_a_slice_was_written_down_parts_nothing(
+    tmp_path: Path, keyword: str, values: tuple[object, object]
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        setattr(made, keyword, values[index % 2])
+
+    (stack,) = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=6, edit=edit))))
+    assert len(stack) == 6
+    assert verdict(stack, Output()) is None
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("TriggerTime", lambda index: f"{100 * (index // 3)}.5"),
+        ("NominalPercentageOfCardiacPhase", lambda index: 40 + index // 3),
+        ("TemporalPositionIdentifier", lambda index: 1 + index // 3),
+        ("AcquisitionNumber", lambda index: 1 + index // 3),
+        ("AcquisitionTime", lambda index: f"1010{index // 3:02d}"),
+    ],
+)
+def test_phases_part_only_where_places_come_again(
+    tmp_path: Path, keyword: str, value: Callable[[int], object]
+) -> None:
+    """Three slices each: behind one another they are one stack, at the same places two."""
+
+    def adjoining(made: Dataset, index: int) -> None:
+        setattr(made, keyword, value(index))
+
+    def again(made: Dataset, index: int) -> None:
+        adjoining(made, index)
+        made.ImagePositionPatient = [0, 0, 5 * (index % 3)]
+
+    one = stacks_of(read_headers(phantoms.write(tmp_path / "a", Series(edit=adjoining))))
+    two = stacks_of(read_headers(phantoms.write(tmp_path / "b", Series(edit=again))))
+    assert [len(stack) for stack in one] == [6]
+    assert [len(stack) for stack in two] == [3, 3]
+    assert len({stack.label for stack in two}) == len({stack.key for stack in two}) == 2
+    assert all((stack.key + stack.label).isprintable() for stack in two)
+
+
+def test_a_phase_of_the_heart_is_named_as_a_person_would_write_it(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.NominalPercentageOfCardiacPhase = (30, 70)[index // 6]
+        made.TriggerTime = str((270, 630)[index // 6] + (0, 4, -3)[index % 6 // 2])
+        made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+
+    found = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
+    assert [len(stack) for stack in found] == [6, 6]
+    assert [stack.label for stack in found] == ["30 %", "70 %"]
+    assert [stack.key.rpartition(", ")[2] for stack in found] == ["30 %", "70 %"]
+
+
+@pytest.mark.parametrize("by", ["AcquisitionTime", "AcquisitionNumber", "TriggerTime"])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("slices_a_value", [1, 2, 4])
+def test_passes_whose_slices_have_numbers_of_their_own_are_parted_by_pass(
+    tmp_path: Path, by: str, backwards: bool, slices_a_value: int
+) -> None:
+    """Two passes over ten places, the second a minute later and perhaps from behind."""
+
+    def edit(made: Dataset, index: int) -> None:
+        second, place = divmod(index, 10)
+        step = place // slices_a_value
+        time = f"10{10 + second:02d}{step:02d}"
+        setattr(made, by, time if by == "AcquisitionTime" else str(1000 * second + step))
+        place = 9 - place if backwards and second else place
+        made.ImagePositionPatient = [0, 0, 5 * place]
+
+    found = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=20, edit=edit))))
+    assert [len(stack) for stack in found] == [10, 10]
+    for stack in found:
+        numbers = sorted(header.integer("InstanceNumber") or 0 for header in stack.headers)
+        assert numbers in (list(range(1, 11)), list(range(11, 21)))
+        assert verdict(stack, Output()) is None
+
+
+@pytest.mark.parametrize("common", [1, 2, 4])
+def test_acquisitions_that_adjoin_are_parted_at_the_border_and_filled_once(
+    tmp_path: Path, common: int
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.AcquisitionNumber = 1 + index // 10
+        made.ImagePositionPatient = [0, 0, 5 * (index - (common if index >= 10 else 0))]
+
+    headers = read_headers(phantoms.write(tmp_path, Series(slices=20, edit=edit)))
+    found = stacks_of(headers)
+    assert sorted(len(stack) for stack in found) == sorted([10, 11 - common])
+    gaps = []
+    for stack in found:
+        layout = examine(stack, Output())
+        gaps += np.round(layout.geometry.distances_mm[:-1]).tolist()
+    assert sorted(gaps) == [5.0 * place for place in range(19 - common)]
+    assert len(set_aside(headers)) == common - 1
+    assert {item.reason for item in set_aside(headers)} <= {Reason.DUPLICATE_POSITIONS}
+
+
+@pytest.mark.parametrize(
     ("keyword", "value", "name"),
     [
         ("KVP", "121", "KVP"),
         ("ConvolutionKernel", "B70f", "Convolution Kernel"),
-        ("ImageType", ["ORIGINAL", "SECONDARY", "AXIAL"], "Image Type"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "OTHER"], "Image Type"),
     ],
 )
 def test_nothing_is_generated_where_a_real_slice_of_another_kind_lies(
@@ -130,15 +243,15 @@ def test_frames_of_reference_are_joined_only_in_a_straight_row(
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda made, index: setattr(made, "BitsStored", 12 + 4 * (index // 3)),
+        lambda made, index: setattr(made, "ImageType", ["ORIGINAL", "PRIMARY", f"X{index // 3}"]),
         lambda made, index: setattr(made, "FrameOfReferenceUID", f"1.2.{3 + index // 3}"),
         lambda made, index: setattr(
             made,
             "ImageOrientationPatient",
-            [1, 0, 0, 0, 1, 0] if index < 3 else [1, 0, 0, 0, 0.999999, 0.001],
+            [1, 0, 0, 0, 1, 0] if index < 3 else [1, 0, 0, 0, 0.9999, 0.012],
         ),
     ],
-    ids=["bits", "frame", "orientation"],
+    ids=["kind", "frame", "orientation"],
 )
 def test_no_two_stacks_of_a_series_have_one_key(tmp_path: Path, edit: Edit) -> None:
     files = phantoms.write(tmp_path, Series(slices=6, edit=edit))
@@ -170,7 +283,7 @@ def test_phases_of_unequal_length_are_parted_where_they_show_the_same_places(
     random.Random(3).shuffle(files)
     found = stacks_of(read_headers(files))
     assert [len(stack) for stack in found] == [8, 5]
-    assert [stack.label for stack in found] == ["1", "2"]
+    assert [stack.label for stack in found] == ["acquisition 1", "acquisition 2"]
     assert all(verdict(stack, Output()) is None for stack in found)
 
 

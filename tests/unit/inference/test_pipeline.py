@@ -12,6 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from inference import header
+from inference.dataset import read_headers
 from inference.errors import Reason, Unprocessable
 from inference.model import Limits, Parameters, Prediction, Step, Window
 from inference.request import (
@@ -22,6 +23,7 @@ from inference.request import (
     Outcome,
     Output,
     Request,
+    Source,
     Stopped,
     Verdict,
 )
@@ -29,6 +31,7 @@ from inference.volume import Geometry
 from node.second_opinion import check
 from tests import phantoms
 from tests.phantoms import Series
+from tests.unit.inference.case import each
 from tests.unit.inference.made import Halfway, Watch, derive, request, run
 
 MODULE = "tests.unit.inference.test_pipeline"
@@ -262,7 +265,7 @@ def test_a_localizer_among_the_sources_is_left_out_and_noted(tmp_path: Path) -> 
     outcome = run(made)
     assert isinstance(outcome, Derived)
     assert check(files[:-1], [made.folder / file.name for file in outcome.files], factor=2) == []
-    assert "1 instances of other kinds" in str(outcome.record["notes"])
+    assert "1 instance set aside (image 99)" in str(outcome.record["notes"])
 
 
 def test_spellings_that_differ_are_noted(tmp_path: Path) -> None:
@@ -291,3 +294,43 @@ def test_the_release_is_that_of_the_project() -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     assert project["version"] == header.RELEASE
     assert len(header.IMPLEMENTATION_VERSION_NAME) <= 16
+
+
+def test_what_another_peer_brought_of_the_series_is_no_gap(tmp_path: Path) -> None:
+    """The odd slices are a stack of their own; the even ones came from somebody else."""
+    files = phantoms.write(tmp_path / "received", Series(slices=9))
+    made = request(files[::2], tmp_path / "derived")
+    beside = tuple(
+        Source(header.path, header.uid, header.order) for header in read_headers(files[1::2])
+    )
+    outcome = run(replace(made, beside=beside))
+    assert isinstance(outcome, Verdict)
+    assert outcome.reason == Reason.MIXED_ACQUISITIONS
+    assert "4 other images of the same series (image 2, 4, 6, 8)" in outcome.sentence
+
+
+def test_other_images_of_the_series_stand_in_no_way(tmp_path: Path) -> None:
+    """A localizer, another kernel, another frame of reference and the same places once more."""
+    files = phantoms.write(tmp_path / "received", Series(slices=4))
+    again = each("SOPInstanceUID", "1.3.{}".format)
+    others = [
+        *phantoms.write(tmp_path / "kernel", _between(kernel="B70f")),
+        *phantoms.write(tmp_path / "frame", _between(FrameOfReferenceUID="1.2.3")),
+        *phantoms.write(tmp_path / "scout", _between(ImageType=["ORIGINAL", "X", "LOCALIZER"])),
+        *phantoms.write(tmp_path / "again", Series(slices=4, edit=again)),
+    ]
+    beside = tuple(Source(h.path, h.uid, h.order) for h in read_headers(others))
+    outcome = run(replace(request(files, tmp_path / "derived"), beside=beside))
+    assert isinstance(outcome, Derived), outcome
+    localizers = {"instances": 3, "numbers": "1 to 3", "reason": Reason.NOT_A_CT_SLICE}
+    assert outcome.record["set_aside"] == [{**localizers, "why": "The image is a localizer."}]
+
+
+def _between(kernel: str = "B30f", **values: object) -> Series:
+    def edit(made: Dataset, index: int) -> None:
+        made.SOPInstanceUID = f"1.2.{kernel[1:3]}.{len(values)}.{len(str(values))}.{index}"
+        made.ImagePositionPatient = [0, 0, 5 * index + 2.5]
+        for keyword, value in values.items():
+            setattr(made, keyword, value)
+
+    return Series(slices=3, kernel=kernel, edit=edit)

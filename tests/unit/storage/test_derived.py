@@ -52,9 +52,9 @@ def test_the_administrator_is_told_of_each_revision_and_of_no_first_result(store
     assert notice.facts == {"job": second.id, "sentence": event.detail["sentence"]}
 
 
-def test_another_stack_of_the_same_series_begins_by_itself(stored: Stored) -> None:
+def test_another_stack_of_the_same_series_has_a_number_of_its_own(stored: Stored) -> None:
     make(stored, "k1", "2.25.1", stack="soft")
-    assert make(stored, "k2", "2.25.2", stack="sharp").mark == DerivedMark()
+    assert make(stored, "k2", "2.25.2", stack="sharp").mark == DerivedMark(place=1)
 
 
 def test_two_routes_make_two_that_are_told_apart_by_number_and_name(stored: Stored) -> None:
