@@ -6,6 +6,8 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 STAMP := .venv/.installed
+# Two workers and hundreds of child processes import the same modules: compiled once, not by each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo run test check lint types imports unit golden training network browser faults test-long bench soak train docs clean
@@ -57,7 +59,7 @@ imports: setup  ## who may import whom
 	$(BIN)/lint-imports
 
 unit: setup  ## the quick tests: no training, no kill, no whole node
-	$(PYTEST) tests/unit tests/models
+	$(PYTEST) -p no:schemathesis tests/unit tests/models
 
 golden: setup system  ## write the golden files anew, where a change of what the product says is meant
 	GOLDEN=write $(PYTEST) tests/golden

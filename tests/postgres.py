@@ -17,7 +17,7 @@ import psycopg
 ACCOUNT = "postgres"  # the server refuses to run as root
 READY_SECONDS = 30.0
 # Tests ask what a commit means to other connections, never what survives a power cut.
-FASTER = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "autovacuum=off")
+FASTER = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "autovacuum=off", "-c", "jit=off")
 
 
 @dataclass(frozen=True)

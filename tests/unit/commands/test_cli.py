@@ -47,12 +47,18 @@ def test_help_loads_none_of_what_commands_need() -> None:
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_parent_of_serve_never_imports_torch() -> None:
-    code = "import sys, node.app; print('torch' in sys.modules, 'cv2' in sys.modules)"
+def test_neither_the_web_process_nor_the_parent_loads_what_it_never_uses() -> None:
+    code = (
+        "import sys, node.web.server; print(*sorted(sys.modules));"
+        "import node.app; print(*sorted(sys.modules))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert ended.stdout.strip() == "False False"
+    web, parent = ({m.split(".")[0] for m in line.split()} for line in ended.stdout.splitlines())
+    assert "fastapi" in web
+    assert not web & {"torch", "cv2", "pynetdicom", "pydicom", "pylibjpeg", "openjpeg", "numpy"}
+    assert not parent & {"torch", "cv2"}
 
 
 @pytest.mark.parametrize(
