@@ -65,8 +65,12 @@ Mask = NDArray[np.bool_]
 AIR_HU = -1024.0
 UPRIGHT: tuple[Offset, Offset] = ((0.0, 0.0), (0.0, 0.0))  # of a stack that does not shear
 SAMPLED_PIXELS = 2  # that bicubic sampling reads to each side
-# No tissue, no gas and no noise lies below; what does is padding that the header does not declare.
+# No tissue, no gas and no noise lies below. One value that many pixels have there is padding that
+# the header does not declare; values that vary are streaks of metal on an extended scale.
 UNDECLARED_PADDING_HU = -1500.0
+PADDING_SHARE = 1 / 1000  # of the pixels of a slice; never a single one
+# A declared padding value in here is that of tissue: taken for padding, it makes holes in a body.
+TISSUE_HU = (-950.0, 3000.0)
 # Decoded slices that are kept in memory, so that a usual series is decoded once.
 CACHE_BYTES = 256 << 20
 LOSSY_SYNTAXES = frozenset(
@@ -233,7 +237,16 @@ class PixelFormat:
             slope=slope,
             intercept=intercept,
             padding=_padding(header, bits),
-        )
+        )._believed()
+
+    def _believed(self) -> "PixelFormat":
+        """Without a declared padding that is the value of tissue."""
+        if self.padding is None:
+            return self
+        ends = [self.least + self.most - end if self.is_inverted else end for end in self.padding]
+        low, high = sorted(end * self.slope + self.intercept for end in ends)
+        is_tissue = low < TISSUE_HU[1] and high > TISSUE_HU[0]
+        return replace(self, padding=None) if is_tissue else self
 
     @property
     def least(self) -> int:
@@ -244,11 +257,21 @@ class PixelFormat:
         return self.least + (1 << self.bits) - 1
 
     def padded(self, stored: Stored) -> Mask:
-        """The pixels that are no measurement: declared padding, or below every possible value."""
+        """The pixels that are no measurement: declared padding, or undeclared one."""
         mask = self.declared(stored)
-        if not self.is_inverted:
-            mask |= stored * self.slope + self.intercept < UNDECLARED_PADDING_HU
-        return mask
+        return mask | self._undeclared(stored)
+
+    def impossible(self, stored: Stored) -> Mask:
+        """The pixels whose value no tissue has: undeclared padding, or streaks of metal."""
+        if self.is_inverted:
+            return np.zeros(stored.shape, bool)
+        return np.asarray(stored * self.slope + self.intercept < UNDECLARED_PADDING_HU)
+
+    def _undeclared(self, stored: Stored) -> Mask:
+        below = self.impossible(stored)
+        values, counts = np.unique(stored[below], return_counts=True)
+        constant = values[counts >= max(2, PADDING_SHARE * stored.size)]
+        return below & np.isin(stored, constant) if constant.size else np.zeros_like(below)
 
     def declared(self, stored: Stored) -> Mask:
         """The pixels whose value the header declares as padding."""
@@ -267,6 +290,12 @@ class PixelFormat:
         """HU as stored values, rounded half to even, not yet clipped."""
         values = np.rint((plane.astype(np.float64) - self.intercept) / self.slope)
         return self.least + self.most - values if self.is_inverted else values
+
+
+def is_padding_unbelievable(header: Header) -> bool:
+    """True where the header declares the value of tissue as padding."""
+    layout = PixelFormat.of(header)
+    return layout.padding is None and _padding(header, layout.bits) is not None
 
 
 def _padding(header: Header, bits: int) -> tuple[int, int] | None:
