@@ -132,14 +132,15 @@ def check_decoder(header: Header) -> None:
 
 
 def _without_decoder(syntax: str, why: str) -> Unprocessable:
-    name = NEW_SYNTAXES.get(syntax, UID(syntax).name) if syntax else "(not given)"
-    sentence = f"The pixels are encoded as {name} [{syntax}]: {why}. Send the series uncompressed."
+    uid = quoted(syntax) if syntax else ""
+    name = NEW_SYNTAXES.get(uid, UID(uid).name) if uid else "(not given)"
+    sentence = f"The pixels are encoded as {name} [{uid}]: {why}. Send the series uncompressed."
     return Unprocessable(Reason.NO_DECODER, sentence)
 
 
 def broken(header: Header, why: str) -> Unprocessable:
     """The verdict on a slice whose pixels cannot be had, with the number that scanners show."""
-    number = header.text("InstanceNumber") or "?"
+    number = quoted(header.text("InstanceNumber") or "?")
     sentence = f"The pixels of image {number} are damaged or incomplete ({why}); send it again."
     return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 
@@ -179,9 +180,10 @@ def _native(dataset: Dataset, header: Header) -> Raw:
     expected = sides * (header.integer("BitsAllocated") or 0) // 8
     if len(dataset.PixelData) not in (expected, expected + expected % 2):
         name = UID(header.transfer_syntax).name
+        number = quoted(header.text("InstanceNumber") or "?")
         raise Unprocessable(
             Reason.PIXEL_DATA_ERROR,
-            f"The pixels of image {header.text('InstanceNumber') or '?'} are not encoded as "
+            f"The pixels of image {number} are not encoded as "
             f"{name}, as their transfer syntax says; correct the program that sends them.",
         )
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -8,7 +8,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header
 from inference.errors import Reason, Unprocessable
-from inference.pixels import is_padding_unbelievable
+from inference.pixels import is_padding_unbelievable, quoted
 from inference.request import Output
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -218,7 +218,7 @@ def _check_subject(header: Header) -> None:
     species = header.text("PatientSpeciesDescription").lower()
     is_animal = bool(species) and "human" not in species and "homo sapiens" not in species
     cases: Mapping[str, bool] = {
-        f"The images are of modality {header.text('Modality') or '(empty)'}, not CT.": (
+        f"The images are of modality {quoted(header.text('Modality') or '(empty)')}, not CT.": (
             header.text("Modality") != "CT"
         ),
         "The images are quality control images (a phantom), not a patient.": (
@@ -242,7 +242,7 @@ def _check_hounsfield(header: Header) -> None:
     if header.text("MultienergyCTAcquisition").upper() == "YES" or kinds & MULTI_ENERGY_KINDS:
         sentence = "The images come from a multi-energy acquisition and need not be in HU."
     elif rescale_type not in ("", "HU"):
-        sentence = f"The values are in {rescale_type}, not in Hounsfield units."
+        sentence = f"The values are in {quoted(rescale_type)}, not in Hounsfield units."
     elif header.items("ModalityLUTSequence") or not slope or intercept is None:
         sentence = "The images do not say how their values become Hounsfield units."
     if sentence:
