@@ -8,6 +8,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header
 from inference.errors import Reason, Unprocessable
+from inference.header import LONGEST_UID
 from inference.pixels import is_padding_unbelievable, quoted
 from inference.request import Output
 
@@ -96,11 +97,15 @@ def _unreadable(header: Header) -> Unprocessable | None:
 
 def _without_uids(header: Header) -> Unprocessable | None:
     missing = [keyword for keyword in UIDS if not header.text(keyword)]
-    if not missing:
-        return None
-    names = ", ".join(map(dictionary_description, missing))
-    sentence = f"The images lack {names}; without them no result can refer to them."
-    return Unprocessable(Reason.MISSING_UIDS, sentence)
+    if missing:
+        names = ", ".join(map(dictionary_description, missing))
+        sentence = f"The images lack {names}; without them no result can refer to them."
+        return Unprocessable(Reason.MISSING_UIDS, sentence)
+    # What breaks PS3.5 9.1 otherwise identifies too and is kept; no longer one can be written.
+    if len(header.text("FrameOfReferenceUID")) > LONGEST_UID:
+        sentence = "The Frame of Reference UID has more than 64 characters; no result can have it."
+        return Unprocessable(Reason.MISSING_UIDS, sentence)
+    return None
 
 
 def _of_other_class(header: Header) -> Unprocessable | None:
