@@ -14,7 +14,7 @@ from inference.dataset import Header
 from inference.geometry import Layout, frame_of_reference
 from inference.header import Elements
 from inference.model import Model, Parameters, Step
-from inference.pixels import Stored, encoded, is_lossy
+from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request
 from inference.scope import MANUFACTURER, MODEL_NAME
 from inference.uids import frame_of_series, node_uid
@@ -188,7 +188,7 @@ class DerivedSeries:
         nearest = self._layout.headers[slice_.base + (slice_.fraction > 0.5)]
         return (
             self._shared
-            | h.carried(form, h.PIXELS, repaired=True)
+            | h.carried(form, _believed(form, h.PIXELS), repaired=True)
             | self._in_its_character_set(nearest, h.ACQUISITION)
             | self._plane(place, base)
             | self._derivation(slice_, base, note)
@@ -208,6 +208,7 @@ class DerivedSeries:
         return (
             h.carried(first, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY))
             | h.elements_of(PositionReferenceIndicator="", KVP=None, AcquisitionNumber=None)
+            | _laterality(first)
             | h.carried(first, h.SERIES, repaired=True)
             | h.elements_of(FrameOfReferenceUID=frame_uid(self._layout, request.secret))
             | h.carried(first, [k for k in h.UNIFORM if self._is_uniform(k)], repaired=True)
@@ -409,6 +410,19 @@ def _series_number(source: Header, place: int) -> int:
     """After the numbers of the scanner, and another one for each that is made of a stack."""
     number = FIRST_SERIES_NUMBER + max(0, source.integer("SeriesNumber") or 0)
     return min(number + place * SERIES_NUMBER_STEP, MOST_SERIES_NUMBER)
+
+
+def _laterality(first: Header) -> Elements:
+    """An empty Laterality where nothing says whether the body part is a paired one (type 2C)."""
+    is_said = first.text("BodyPartExamined") or first.items("AnatomicRegionSequence")
+    return {} if is_said else h.elements_of(Laterality="")
+
+
+def _believed(header: Header, keywords: Sequence[str]) -> Sequence[str]:
+    """Without a padding value that is not believed: a viewer would make holes in the body of it."""
+    if not is_padding_unbelievable(header):
+        return keywords
+    return [keyword for keyword in keywords if not keyword.startswith("PixelPadding")]
 
 
 def _window(first: Header) -> Elements:

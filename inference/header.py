@@ -40,6 +40,7 @@ CODES = {
     "121322": "Source image for image processing operation",
     "121323": "Source series for image processing operation",
 }
+LONGEST_UID = 64
 TEXT_LENGTHS = {"SH": 16, "LO": 64, "PN": 324, "ST": 1024, "LT": 10240}
 
 
@@ -206,6 +207,9 @@ def is_valid(source: Header, keyword: str) -> bool:
         return text is not None and all(
             len(value.strip()) <= TEXT_LENGTHS[vr] for value in text.split("\\")
         )
+    if vr == "UI":  # what breaks PS3.5 9.1 identifies as well, and is to be kept as it came
+        text = source.text(keyword)
+        return len(text) <= LONGEST_UID and text.isascii() and text.isprintable()
     try:
         for value in source.values(keyword):
             validate_value(vr, value, 2)  # 2: raise

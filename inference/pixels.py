@@ -69,8 +69,12 @@ Mask = NDArray[np.bool_]
 AIR_HU = -1024.0
 UPRIGHT: tuple[Offset, Offset] = ((0.0, 0.0), (0.0, 0.0))  # of a stack that does not shear
 SAMPLED_PIXELS = 2  # that bicubic sampling reads to each side
-# No tissue, no gas and no noise lies below; what does is padding that the header does not declare.
+# No tissue, no gas and no noise lies below. One value that many pixels have there is padding that
+# the header does not declare; values that vary are streaks of metal on an extended scale.
 UNDECLARED_PADDING_HU = -1500.0
+PADDING_SHARE = 1 / 1000  # of the pixels of a slice; never a single one
+# A declared padding value in here is that of tissue: taken for padding, it makes holes in a body.
+TISSUE_HU = (-950.0, 3000.0)
 # Decoded slices that are kept in memory, so that a usual series is decoded once.
 CACHE_BYTES = 256 << 20
 LOSSY_SYNTAXES = frozenset(
@@ -133,14 +137,15 @@ def check_decoder(header: Header) -> None:
 
 
 def _without_decoder(syntax: str, why: str) -> Unprocessable:
-    name = NEW_SYNTAXES.get(syntax, UID(syntax).name) if syntax else "(not given)"
-    sentence = f"The pixels are encoded as {name} [{syntax}]: {why}. Send the series uncompressed."
+    uid = quoted(syntax) if syntax else ""
+    name = NEW_SYNTAXES.get(uid, UID(uid).name) if uid else "(not given)"
+    sentence = f"The pixels are encoded as {name} [{uid}]: {why}. Send the series uncompressed."
     return Unprocessable(Reason.NO_DECODER, sentence)
 
 
 def broken(header: Header, why: str) -> Unprocessable:
     """The verdict on a slice whose pixels cannot be had, with the number that scanners show."""
-    number = header.text("InstanceNumber") or "?"
+    number = quoted(header.text("InstanceNumber") or "?")
     sentence = f"The pixels of image {number} are damaged or incomplete ({why}); send it again."
     return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 
@@ -180,9 +185,10 @@ def _native(dataset: Dataset, header: Header) -> Raw:
     expected = sides * (header.integer("BitsAllocated") or 0) // 8
     if len(dataset.PixelData) not in (expected, expected + expected % 2):
         name = UID(header.transfer_syntax).name
+        number = quoted(header.text("InstanceNumber") or "?")
         raise Unprocessable(
             Reason.PIXEL_DATA_ERROR,
-            f"The pixels of image {header.text('InstanceNumber') or '?'} are not encoded as "
+            f"The pixels of image {number} are not encoded as "
             f"{name}, as their transfer syntax says; correct the program that sends them.",
         )
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -238,7 +244,16 @@ class PixelFormat:
             slope=slope,
             intercept=intercept,
             padding=_padding(header, bits),
-        )
+        )._believed()
+
+    def _believed(self) -> "PixelFormat":
+        """Without a declared padding that is the value of tissue."""
+        if self.padding is None:
+            return self
+        ends = [self.least + self.most - end if self.is_inverted else end for end in self.padding]
+        low, high = sorted(end * self.slope + self.intercept for end in ends)
+        is_tissue = low < TISSUE_HU[1] and high > TISSUE_HU[0]
+        return replace(self, padding=None) if is_tissue else self
 
     def means_the_same(self, other: "PixelFormat") -> bool:
         """True where a stored value of one is the same measurement in the other."""
@@ -254,11 +269,21 @@ class PixelFormat:
         return self.least + (1 << self.bits) - 1
 
     def padded(self, stored: Stored) -> Mask:
-        """The pixels that are no measurement: declared padding, or below every possible value."""
+        """The pixels that are no measurement: declared padding, or undeclared one."""
         mask = self.declared(stored)
-        if not self.is_inverted:
-            mask |= stored * self.slope + self.intercept < UNDECLARED_PADDING_HU
-        return mask
+        return mask | self._undeclared(stored)
+
+    def impossible(self, stored: Stored) -> Mask:
+        """The pixels whose value no tissue has: undeclared padding, or streaks of metal."""
+        if self.is_inverted:
+            return np.zeros(stored.shape, bool)
+        return np.asarray(stored * self.slope + self.intercept < UNDECLARED_PADDING_HU)
+
+    def _undeclared(self, stored: Stored) -> Mask:
+        below = self.impossible(stored)
+        values, counts = np.unique(stored[below], return_counts=True)
+        constant = values[counts >= max(2, PADDING_SHARE * stored.size)]
+        return below & np.isin(stored, constant) if constant.size else np.zeros_like(below)
 
     def declared(self, stored: Stored) -> Mask:
         """The pixels whose value the header declares as padding."""
@@ -277,6 +302,12 @@ class PixelFormat:
         """HU as stored values, rounded half to even, not yet clipped."""
         values = np.rint((plane.astype(np.float64) - self.intercept) / self.slope)
         return self.least + self.most - values if self.is_inverted else values
+
+
+def is_padding_unbelievable(header: Header) -> bool:
+    """True where the header declares the value of tissue as padding."""
+    layout = PixelFormat.of(header)
+    return layout.padding is None and _padding(header, layout.bits) is not None
 
 
 def _padding(header: Header, bits: int) -> tuple[int, int] | None:

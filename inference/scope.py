@@ -1,5 +1,6 @@
 """The scope of the node: instances that are CT slices, and stacks that a generator may take."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -7,6 +8,8 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header
 from inference.errors import Reason, Unprocessable
+from inference.header import LONGEST_UID
+from inference.pixels import is_padding_unbelievable, quoted
 from inference.request import Output
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -35,10 +38,15 @@ PROJECTION_CODES = {
     "113078": "a maximum intensity projection",
     "113079": "a minimum intensity projection",
 }
-PROJECTION_WORDS = frozenset(
-    {"MIP", "MINIP", "MIN IP", "MPVR", "PROJECTION IMAGE", "VOLUME RENDERING", "VRT", "SSD"}
+# Words of Image Type, and of the description of derived images, that make them no slices: defined
+# terms (PS3.3 C.8.16.1.4 and C.8.15.2.1) and those of consoles, as "CT_SOM5 MIP" (Siemens), "MPVR"
+# (GE), "MinIP" (Philips), "RAYSUM" (Canon, TeraRecon).
+PROJECTION_WORDS = (
+    *("MIP", "MINIP", "MIN IP", "MAX IP", "MAXIMUM", "MINIMUM", "MAX INTENSITY", "MIN INTENSITY"),
+    *("MPVR", "RAYSUM", "RAY SUM", "PROJECTION IMAGE"),
+    *("VOLUME RENDERING", "VOLUME RENDERED", "VRT", "VR", "SSD", "CURVED", "CPR"),
 )
-PROJECTION_WORDS |= {"MAX_IP", "MIN_IP", "MAXIMUM", "MINIMUM", "CURVED", "CPR"}
+LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SURVIEW", "SCANOSCOPE")
 # PS3.3 C.8.2.1.1.1, value 4: images of a multi-energy acquisition that need not be in HU.
 MULTI_ENERGY_KINDS = frozenset(
     {"VMI", "MAT_SPECIFIC", "MAT_REMOVED", "MAT_FRACTIONAL", "MAT_MODIFIED", "MAT_VALUE_BASED"}
@@ -89,11 +97,15 @@ def _unreadable(header: Header) -> Unprocessable | None:
 
 def _without_uids(header: Header) -> Unprocessable | None:
     missing = [keyword for keyword in UIDS if not header.text(keyword)]
-    if not missing:
-        return None
-    names = ", ".join(map(dictionary_description, missing))
-    sentence = f"The images lack {names}; without them no result can refer to them."
-    return Unprocessable(Reason.MISSING_UIDS, sentence)
+    if missing:
+        names = ", ".join(map(dictionary_description, missing))
+        sentence = f"The images lack {names}; without them no result can refer to them."
+        return Unprocessable(Reason.MISSING_UIDS, sentence)
+    # What breaks PS3.5 9.1 otherwise identifies too and is kept; no longer one can be written.
+    if len(header.text("FrameOfReferenceUID")) > LONGEST_UID:
+        sentence = "The Frame of Reference UID has more than 64 characters; no result can have it."
+        return Unprocessable(Reason.MISSING_UIDS, sentence)
+    return None
 
 
 def _of_other_class(header: Header) -> Unprocessable | None:
@@ -129,7 +141,7 @@ def _no_slice(header: Header) -> Unprocessable | None:
         sentence = "The image is a colour picture or has no grey values, so it is no CT slice."
     elif header.text("BurnedInAnnotation").upper() == "YES":
         sentence = "Text is burned into the image, so its values are no CT values."
-    elif "LOCALIZER" in (value.upper() for value in header.values("ImageType")[2:]):
+    elif _says(LOCALIZER_WORDS, header.values("ImageType")[2:]):
         sentence = "The image is a localizer."
     elif is_secondary and not header.raw("ImagePositionPatient"):
         sentence = "The image is a secondary picture (such as a dose page) without a position."
@@ -188,6 +200,8 @@ def oddities(headers: Sequence[Header]) -> list[str]:
     notes = []
     if not all(header.values("ImageType") for header in headers):
         notes.append("the images do not say their Image Type; positions alone were judged")
+    if any(map(is_padding_unbelievable, headers)):
+        notes.append("the Pixel Padding Value declared is that of tissue; it was not believed")
     undecodable = sorted(
         keyword
         for keyword in ("PatientName", "StudyDescription", "SeriesDescription", "InstitutionName")
@@ -209,7 +223,7 @@ def _check_subject(header: Header) -> None:
     species = header.text("PatientSpeciesDescription").lower()
     is_animal = bool(species) and "human" not in species and "homo sapiens" not in species
     cases: Mapping[str, bool] = {
-        f"The images are of modality {header.text('Modality') or '(empty)'}, not CT.": (
+        f"The images are of modality {quoted(header.text('Modality') or '(empty)')}, not CT.": (
             header.text("Modality") != "CT"
         ),
         "The images are quality control images (a phantom), not a patient.": (
@@ -233,7 +247,7 @@ def _check_hounsfield(header: Header) -> None:
     if header.text("MultienergyCTAcquisition").upper() == "YES" or kinds & MULTI_ENERGY_KINDS:
         sentence = "The images come from a multi-energy acquisition and need not be in HU."
     elif rescale_type not in ("", "HU"):
-        sentence = f"The values are in {rescale_type}, not in Hounsfield units."
+        sentence = f"The values are in {quoted(rescale_type)}, not in Hounsfield units."
     elif header.items("ModalityLUTSequence") or not slope or intercept is None:
         sentence = "The images do not say how their values become Hounsfield units."
     if sentence:
@@ -252,11 +266,13 @@ def _check_derived(header: Header, output: Output) -> None:
             lambda: is_derived_by_node(header)
         ),
         f"The images are {', '.join(projections)}, not slices.": lambda: bool(projections),
-        "The images are projections or renderings, not slices.": (
-            lambda: bool(PROJECTION_WORDS & set(image_type))
-        ),
+        "The images are projections or renderings, not slices.": (lambda: _is_projection(header)),
         "The images are a reformat in another plane than the axial one.": (
-            lambda: image_type[:1] == ["DERIVED"] and "MPR" in image_type and _is_oblique(header)
+            lambda: (
+                image_type[:1] == ["DERIVED"]
+                and _says(("MPR",), image_type)
+                and _is_oblique(header)
+            )
         ),
         "The images are derived ones, and the route takes acquired images only.": (
             lambda: image_type[:1] == ["DERIVED"] and not output.accept_derived
@@ -265,6 +281,21 @@ def _check_derived(header: Header, output: Output) -> None:
     for sentence, applies in tests.items():
         if applies():
             raise Unprocessable(Reason.DERIVED_INPUT, sentence)
+
+
+def _is_projection(header: Header) -> bool:
+    """Named so by Image Type; the description counts for derived images ("thin, for MIP")."""
+    image_type = header.values("ImageType")
+    if _says(PROJECTION_WORDS, image_type):
+        return True
+    is_derived = header.value("ImageType").upper() == "DERIVED"
+    return is_derived and _says(PROJECTION_WORDS, [header.text("SeriesDescription")])
+
+
+def _says(words: Sequence[str], values: Sequence[str]) -> bool:
+    """True where one of the values has one of the words, or of the pairs of words."""
+    texts = [f" {' '.join(re.split('[^A-Z0-9]+', value.upper()))} " for value in values]
+    return any(f" {word} " in text for word in words for text in texts)
 
 
 def _is_oblique(header: Header) -> bool:

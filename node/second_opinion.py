@@ -24,6 +24,7 @@ Faults = Iterator[str]
 
 POSITION_MM = 1e-4  # a decimal string of 16 characters is far more exact
 SAME_PLACE_MM = 0.01
+NEVER_PADDING_HU = (-950.0, 3000.0)  # tissue: what is declared in there outlines nothing
 SPACING_MM = 0.02  # how far the distances of a series may be from the one that it declares
 COSINES = 1e-4
 RATIO_TOLERANCE = 0.01  # of gap to target spacing: 5.02 mm at 2.5 mm are two slices, not three
@@ -148,9 +149,14 @@ class Slice:
 
     @property
     def padding(self) -> int | None:
-        """The stored value outside the field of view, where one is declared."""
+        """The stored value outside the field of view, where a possible one is declared."""
         declared = self.header.get("PixelPaddingValue")
-        return None if declared is None else int(self.as_stored(np.array([int(declared)]))[0])
+        if declared is None:
+            return None
+        value = int(self.as_stored(np.array([int(declared)]))[0])
+        slope, intercept = self.rescale
+        least, most = NEVER_PADDING_HU
+        return None if least < value * slope + intercept < most else value
 
     def is_padded(self) -> NDArray[np.bool_]:
         """True outside the field of view, where its value is declared."""

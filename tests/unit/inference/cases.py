@@ -70,6 +70,39 @@ KINDS_OF_IMAGES = (
     ),
     Case(
         KINDS,
+        "a projection, in a console's spelling of Image Type",
+        "refused",
+        altered(ImageType=["DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 MIP"]),
+        R.DERIVED_INPUT,
+        "projections",
+    ),
+    Case(
+        KINDS,
+        "derived images that their description calls a projection",
+        "refused",
+        altered(ImageType=["DERIVED", "SECONDARY", "AXIAL"], SeriesDescription="MinIP 10/3"),
+        R.DERIVED_INPUT,
+        "projections",
+    ),
+    Case(
+        KINDS,
+        "acquired images that their description calls thin, for MIP",
+        "processed",
+        altered(SeriesDescription="1.0 thin for MIP"),
+    ),
+    Case(
+        KINDS,
+        "an oblique reformat, in a console's spelling of Image Type",
+        "refused",
+        altered(
+            ImageType=["DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 MPR"],
+            ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
+        ),
+        R.DERIVED_INPUT,
+        "another plane",
+    ),
+    Case(
+        KINDS,
         "an oblique reformat",
         "refused",
         altered(

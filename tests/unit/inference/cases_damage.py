@@ -75,6 +75,13 @@ DAMAGED = (
     ),
     Case(
         DAMAGE,
+        "a Frame of Reference UID that breaks PS3.5 9.1",
+        "processed; kept as it came",
+        altered(FrameOfReferenceUID="1.2.3.04.A."),
+        seen=lambda made: bool(made.FrameOfReferenceUID == "1.2.3.04.A."),
+    ),
+    Case(
+        DAMAGE,
         "one instance twice, the same",
         "processed once",
         together(Series(), Series()),

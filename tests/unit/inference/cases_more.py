@@ -240,6 +240,14 @@ GEOMETRY = (
 PIXELS = (
     Case(
         VALUES,
+        "a padding value that is the value of tissue",
+        "not believed; the result declares none",
+        Series(pixels=Pixels(padding=1064)),
+        said="is that of tissue",
+        seen=lambda made: "PixelPaddingValue" not in made,
+    ),
+    Case(
+        VALUES,
         "12 bits, unsigned",
         "the format is kept",
         Series(pixels=Pixels(bits=12, is_signed=False)),

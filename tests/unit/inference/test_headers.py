@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
+from inference import header as h
+from inference.dataset import read_header
+from inference.errors import Reason
 from inference.request import Derived
+from inference.scope import instance_fault
 from tests import phantoms, validators
 from tests.phantoms import Patient, Series
 from tests.unit.inference.made import derive, derive_series, request, run
@@ -282,3 +286,16 @@ def test_copies_keep_the_bytes_of_their_position(tmp_path: Path) -> None:
     files = derive_series(tmp_path, series)
     found = {raw(path, "ImagePositionPatient") for path in files}
     assert {position % (5 * index) for index in range(3)} <= found
+
+
+def test_a_frame_of_reference_uid_that_no_result_can_have_is_refused_by_its_name(
+    tmp_path: Path,
+) -> None:
+    header = read_header(phantoms.write(tmp_path, Series(slices=1))[0])
+    element = h.raw(0x00200052, "UI", b"1" * 66)
+    longer = replace(header, elements={**header.elements, 0x00200052: element})
+    fault = instance_fault(longer)
+    assert fault is not None
+    assert fault.reason == Reason.MISSING_UIDS
+    assert "Frame of Reference UID" in fault.sentence
+    assert instance_fault(header) is None

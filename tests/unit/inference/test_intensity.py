@@ -131,12 +131,12 @@ def test_in_a_shear_what_is_padded_in_one_neighbour_is_taken_from_the_other(
     assert (values[above] == 1064).all()
 
 
-@pytest.mark.parametrize(("padding", "expected"), [(1000, {999, 1001}), (0, {1})])
+@pytest.mark.parametrize(("padding", "expected"), [(60, {59, 61}), (0, {1})])
 def test_generated_values_never_hit_the_padding_value(
     tmp_path: Path, padding: int, expected: set[int]
 ) -> None:
     def edit(made: Dataset, index: int) -> None:
-        values = np.array([[1 if padding == 0 else 990, 1010]], np.int64)
+        values = np.array([[1 if padding == 0 else 50, 70]], np.int64)
         made.Rows, made.Columns = values.shape
         made.PixelData = phantoms.raw_pixels(values, 16)
 
@@ -152,7 +152,7 @@ def test_a_range_of_padding_values_is_padding(tmp_path: Path) -> None:
         made.add_new(0x00280121, "SS", -1990)
         values = np.array([[-2000, -1995, -1990, -1989]], np.int64) + 0
         made.Rows, made.Columns = values.shape
-        made.RescaleIntercept = "1500"
+        made.RescaleIntercept = "600"
         made.PixelData = phantoms.raw_pixels(values, 16)
 
     series = Series(slices=2, pixels=Pixels(padding=-2000), edit=edit)
@@ -247,3 +247,14 @@ def test_a_code_stream_that_stops_early_inside_a_whole_file_is_found(
     with pytest.raises(Unprocessable) as caught:
         decode(read_header(path))
     assert caught.value.reason == Reason.PIXEL_DATA_ERROR
+
+
+def test_one_value_below_every_tissue_is_padding_and_values_that_vary_are_streaks() -> None:
+    made = layout(bits=16, is_signed=False, slope=1.0, intercept=-8192.0)
+    stored = np.full((40, 50), 8192, np.int32)
+    stored[0] = np.arange(4000, 4050)  # streaks of metal: -4192 to -4143 HU
+    stored[1] = 5000  # -3192 HU
+    expected = np.zeros(stored.shape, bool)
+    expected[1] = True
+    assert (made.padded(stored) == expected).all()
+    assert made.hounsfield(stored)[0, 0] == -4192.0
