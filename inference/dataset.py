@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -45,6 +45,9 @@ DAMAGED = (
 UNOPENED = "cannot be opened"
 # A header is small: longer values are not read, and so much of a deflated data set is inflated;
 # some bytes may stand for gigabytes.
+MOST_QUOTED = 64  # characters of a received value that a sentence repeats
+MOST_RUNS = 12  # of Instance Numbers in a sentence
+LONGEST_UID = 64  # characters (PS3.5 9.1)
 LONGEST_VALUE = 64 << 10
 MOST_INFLATED = 16 << 20
 READ_AT_ONCE = 1 << 20
@@ -302,3 +305,26 @@ def _tag(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
     return tag
+
+
+def quoted(words: str) -> str:
+    """The words of another program, as a sentence may repeat it: short, printable, on one line."""
+    letters = "".join(letter if letter.isprintable() else " " for letter in words)
+    plain = " ".join(letters.split())
+    if len(plain) > MOST_QUOTED:
+        plain = plain[: MOST_QUOTED - 3].rstrip() + "..."
+    return plain or "no reason is given"
+
+
+def numbers_of(headers: Sequence[Header]) -> str:
+    """The Instance Numbers of slices as a person would write them: 3 to 9, 12."""
+    numbers = sorted({n for h in headers if (n := h.integer("InstanceNumber")) is not None})
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    more = [f"and {len(words) - MOST_RUNS} more"] if len(words) > MOST_RUNS else []
+    return ", ".join([*words[:MOST_RUNS], *more]) or "without a number"

@@ -20,6 +20,9 @@ from inference.scope import MANUFACTURER, MODEL_NAME
 from inference.uids import frame_of_series, node_uid
 from inference.volume import Vector
 
+# What a derived series may be at most; a job beyond it would fill disk and time of everybody.
+MOST_SLICES = 20_000
+MOST_BYTES = 32 << 30
 # Output slices whose distances differ by less have one spacing.
 UNIFORM_SPACING_MM = 0.01
 # Slice Location follows the position within this, or is taken from the position itself.

@@ -81,3 +81,12 @@ class PredictionError(InferenceError):
 
 class Cancelled(InferenceError):
     """The job was cancelled between two steps."""
+
+
+def duplicates(count: int, of: int) -> Unprocessable:
+    """The verdict on slices that lie at one place and are not one image."""
+    sentence = (
+        f"{count} of the {of} slices lie where another one lies, "
+        "and nothing tells which of them belong together."
+    )
+    return Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.datadict import dictionary_description
 
-from inference.dataset import Header, Stack, newest
-from inference.errors import Reason, Unprocessable
+from inference.dataset import Header, Stack, newest, numbers_of
+from inference.errors import Reason, Unprocessable, duplicates
 from inference.kinds import REPEATED_MM, kinds_of, shows_same_place
 from inference.request import Output
 from inference.scope import check_patient, check_scope, instance_fault
@@ -43,7 +43,6 @@ MAX_SHEAR_DEGREES, LEAST_SIDE_STEP_MM = 60.0, 2.0
 FEWEST_FOR_ZIGZAG = 6
 OFF_LINE = "positions do not lie on one line"
 MAX_SIDE_PIXELS = 8192
-MOST_RUNS = 12  # of Instance Numbers in a sentence
 # Attributes of an acquisition or a phase: slices in which they take turns are no volume.
 ACQUISITION = (
     "AcquisitionNumber",
@@ -162,20 +161,6 @@ def frame_of_reference(headers: Sequence[Header]) -> str:
     return next(filter(None, (header.text("FrameOfReferenceUID") for header in headers)), "")
 
 
-def numbers_of(headers: Sequence[Header]) -> str:
-    """The Instance Numbers of slices as a person would write them: 3 to 9, 12."""
-    numbers = sorted({n for h in headers if (n := h.integer("InstanceNumber")) is not None})
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    more = [f"and {len(words) - MOST_RUNS} more"] if len(words) > MOST_RUNS else []
-    return ", ".join([*words[:MOST_RUNS], *more]) or "without a number"
-
-
 def second_of_day(time: str) -> float | None:
     """None for what is no time."""
     parts = TIME.fullmatch(time)
@@ -252,15 +237,6 @@ def _without_copies(
     at_each = [sorted(headers, key=lambda header: header.uid) for headers in places]
     copies = [(first, other) for first, *others in at_each for other in others]
     return tuple(first for first, *_ in at_each), tuple(copies)
-
-
-def duplicates(count: int, of: int) -> Unprocessable:
-    """The verdict on slices that lie at one place and are not one image."""
-    sentence = (
-        f"{count} of the {of} slices lie where another one lies, "
-        "and nothing tells which of them belong together."
-    )
-    return Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
 
 
 def _frame_note(headers: Sequence[Header]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 from pydicom.valuerep import format_number_as_ds, validate_value
 
-from inference.dataset import BINARY, Element, Header, raw_elements, sequence_items
+from inference.dataset import BINARY, LONGEST_UID, Element, Header, raw_elements, sequence_items
 
 # Copied text keeps its bytes: no character set is ever decoded and encoded again.
 
@@ -40,7 +40,6 @@ CODES = {
     "121322": "Source image for image processing operation",
     "121323": "Source series for image processing operation",
 }
-LONGEST_UID = 64
 TEXT_LENGTHS = {"SH": 16, "LO": 64, "PN": 324, "ST": 1024, "LT": 10240}
 
 

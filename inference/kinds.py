@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.dataset import Header
-from inference.scope import PROJECTION_WORDS
+from inference.scope import PROJECTION_WORDS, says
 from inference.volume import Vector
 
 T = TypeVar("T")
@@ -61,7 +61,8 @@ def _kernel(header: Header) -> str:
 
 
 def _words(header: Header) -> frozenset[str]:
-    return PROJECTION_WORDS & {value.upper() for value in header.values("ImageType")}
+    values = header.values("ImageType")
+    return frozenset(word for word in PROJECTION_WORDS if says((word,), values))
 
 
 def _energy(header: Header) -> str:

@@ -11,10 +11,18 @@ from pathlib import Path
 
 from inference import header as h
 from inference.checks import Expected, verify
-from inference.dataset import Header, Stack, newest, read_headers
-from inference.derived import DerivedSeries, Planned, frame_uid, plan_slices, record_of
+from inference.dataset import Header, Stack, newest, numbers_of, read_headers
+from inference.derived import (
+    MOST_BYTES,
+    MOST_SLICES,
+    DerivedSeries,
+    Planned,
+    frame_uid,
+    plan_slices,
+    record_of,
+)
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, examine, measure, numbers_of
+from inference.geometry import Layout, examine, measure
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.pixels import (
     PixelFormat,
@@ -23,6 +31,7 @@ from inference.pixels import (
     common_format,
     digests,
     generated_values,
+    padding_notes,
 )
 from inference.previews import Previews
 from inference.registry import choose_device, load
@@ -48,9 +57,6 @@ from inference.volume import Volume
 Report = Callable[[Progress], None]
 Predictions = Iterator[tuple[Step, Prediction]]
 logger = logging.getLogger(__name__)
-# What a derived series may be at most; a job beyond it would fill disk and time of everybody.
-MOST_SLICES = 20_000
-MOST_BYTES = 32 << 30
 
 
 @dataclass
@@ -228,8 +234,8 @@ class _Job:
             digest_of, notes = digests(
                 stack.headers, self._pixels, progress=self._reporting("reading", len(stack))
             )
-        record.notes += [*layout.notes, *differences(layout.headers), *oddities(layout.headers)]
-        record.notes += [*notes, *check_copies(layout.copies, len(stack), self._pixels)]
+        record.notes += [*_notes_on(layout), *notes]
+        record.notes += check_copies(layout.copies, len(stack), self._pixels)
         identity = _identity(request, model, layout, digest_of)
         maker, content_uid, mark = marked(request.secret, identity, request.marks, request.mark)
         series_uid = maker.series()
@@ -416,3 +422,9 @@ def _parents(layout: Layout) -> set[str]:
     first: Header = layout.headers[0]
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     return {first.text(keyword) for keyword in keywords}
+
+
+def _notes_on(layout: Layout) -> list[str]:
+    """Notes from the headers of a stack alone."""
+    headers = layout.headers
+    return [*layout.notes, *differences(headers), *oddities(headers), *padding_notes(headers)]

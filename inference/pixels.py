@@ -28,9 +28,8 @@ from pydicom.uid import (
 )
 
 from inference import jpeg
-from inference.dataset import DAMAGED, MOST_INFLATED, Header, inflated, newest
-from inference.errors import Reason, Unprocessable
-from inference.geometry import duplicates, numbers_of
+from inference.dataset import DAMAGED, MOST_INFLATED, Header, inflated, newest, numbers_of, quoted
+from inference.errors import Reason, Unprocessable, duplicates
 from inference.volume import Offset, Plane, moved
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,6 @@ START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 FIRST_ITEM = b"\xfe\xff\x00\xe0"  # of encapsulated pixels (PS3.5 A.4)
 # What the parser puts before the words of a decoder.
 DECODERS_SAID = re.compile(r"^.*raised by all available plugins:\s*", re.DOTALL)
-MOST_QUOTED = 64
 
 Stored = NDArray[np.int32]  # (rows, columns), as in the file, sign extended, no bits above High Bit
 Mask = NDArray[np.bool_]
@@ -106,15 +104,6 @@ def decoded(header: Header) -> Raw:
         size = " x ".join(map(str, plane.shape))
         raise broken(header, f"{size} pixels instead of {rows} x {columns}")
     return plane
-
-
-def quoted(words: str) -> str:
-    """The words of another program, as a sentence may repeat it: short, printable, on one line."""
-    letters = "".join(letter if letter.isprintable() else " " for letter in words)
-    plain = " ".join(letters.split())
-    if len(plain) > MOST_QUOTED:
-        plain = plain[: MOST_QUOTED - 3].rstrip() + "..."
-    return plain or "no reason is given"
 
 
 def decoder_of(syntax: UID) -> Decoder:
@@ -302,6 +291,13 @@ class PixelFormat:
         """HU as stored values, rounded half to even, not yet clipped."""
         values = np.rint((plane.astype(np.float64) - self.intercept) / self.slope)
         return self.least + self.most - values if self.is_inverted else values
+
+
+def padding_notes(headers: Sequence[Header]) -> list[str]:
+    """A note where a declared padding value was not believed."""
+    if not any(map(is_padding_unbelievable, headers)):
+        return []
+    return ["the Pixel Padding Value declared is that of tissue; it was not believed"]
 
 
 def is_padding_unbelievable(header: Header) -> bool:

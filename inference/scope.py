@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from pydicom.datadict import dictionary_description
 
-from inference.dataset import Header
+from inference.dataset import LONGEST_UID, Header, quoted
 from inference.errors import Reason, Unprocessable
-from inference.header import LONGEST_UID
-from inference.pixels import is_padding_unbelievable, quoted
 from inference.request import Output
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -141,7 +139,7 @@ def _no_slice(header: Header) -> Unprocessable | None:
         sentence = "The image is a colour picture or has no grey values, so it is no CT slice."
     elif header.text("BurnedInAnnotation").upper() == "YES":
         sentence = "Text is burned into the image, so its values are no CT values."
-    elif _says(LOCALIZER_WORDS, header.values("ImageType")[2:]):
+    elif says(LOCALIZER_WORDS, header.values("ImageType")[2:]):
         sentence = "The image is a localizer."
     elif is_secondary and not header.raw("ImagePositionPatient"):
         sentence = "The image is a secondary picture (such as a dose page) without a position."
@@ -200,8 +198,6 @@ def oddities(headers: Sequence[Header]) -> list[str]:
     notes = []
     if not all(header.values("ImageType") for header in headers):
         notes.append("the images do not say their Image Type; positions alone were judged")
-    if any(map(is_padding_unbelievable, headers)):
-        notes.append("the Pixel Padding Value declared is that of tissue; it was not believed")
     undecodable = sorted(
         keyword
         for keyword in ("PatientName", "StudyDescription", "SeriesDescription", "InstitutionName")
@@ -269,9 +265,7 @@ def _check_derived(header: Header, output: Output) -> None:
         "The images are projections or renderings, not slices.": (lambda: _is_projection(header)),
         "The images are a reformat in another plane than the axial one.": (
             lambda: (
-                image_type[:1] == ["DERIVED"]
-                and _says(("MPR",), image_type)
-                and _is_oblique(header)
+                image_type[:1] == ["DERIVED"] and says(("MPR",), image_type) and _is_oblique(header)
             )
         ),
         "The images are derived ones, and the route takes acquired images only.": (
@@ -286,13 +280,13 @@ def _check_derived(header: Header, output: Output) -> None:
 def _is_projection(header: Header) -> bool:
     """Named so by Image Type; the description counts for derived images ("thin, for MIP")."""
     image_type = header.values("ImageType")
-    if _says(PROJECTION_WORDS, image_type):
+    if says(PROJECTION_WORDS, image_type):
         return True
     is_derived = header.value("ImageType").upper() == "DERIVED"
-    return is_derived and _says(PROJECTION_WORDS, [header.text("SeriesDescription")])
+    return is_derived and says(PROJECTION_WORDS, [header.text("SeriesDescription")])
 
 
-def _says(words: Sequence[str], values: Sequence[str]) -> bool:
+def says(words: Sequence[str], values: Sequence[str]) -> bool:
     """True where one of the values has one of the words, or of the pairs of words."""
     texts = [f" {' '.join(re.split('[^A-Z0-9]+', value.upper()))} " for value in values]
     return any(f" {word} " in text for word in words for text in texts)

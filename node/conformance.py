@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from inference import derived, errors, geometry, header, pipeline, scope, stacks
+from inference import derived, errors, geometry, header, scope, stacks
 from inference.header import RELEASE
 from node.config import Condition, Config, Route
 from node.dicom import contexts, negotiation, status
@@ -56,7 +56,6 @@ TABLES = {
     "enqueue": enqueue,
     "errors": errors,
     "verdicts": [REASONS[code] for code in errors.Reason],
-    "pipeline": pipeline,
     "decoders": len(contexts.DECODER_PACKAGES),
 }
 # For a file that somebody opens or prints; the pages of the node have a style of their own.

@@ -27,7 +27,7 @@ from inference.models import classical
 from inference.models.classical import MEDIUM, Neighbourhood, shifted
 from inference.models.midslice import SHIPPED_WEIGHTS, load_network
 from inference.models.runtime import Runtime, has_fast_bfloat16
-from inference.pictures import DisplayWindow, difference, uri
+from inference.previews import DisplayWindow, difference, uri
 from inference.request import Output
 from inference.runner import Runner
 from inference.training.data import PassedOver, ThinSeries

@@ -10,7 +10,7 @@ from typing import TypeVar
 from inference.errors import Unprocessable
 from inference.model import Limits, Model
 from inference.models.midslice import Midslice
-from inference.pictures import page
+from inference.previews import page
 from inference.runner import share_cores
 from inference.training.data import (
     TRAIN_PART,

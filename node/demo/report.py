@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
-from inference.pictures import DIFFERENCE_HU, DisplayWindow, difference, page, uri
+from inference.previews import DIFFERENCE_HU, DisplayWindow, difference, page, uri
 from node.second_opinion import Check, Hounsfield, ImageSeries
 
 LEAST_HU, MOST_HU = -1024.0, 2048.0  # the window of the figures

@@ -26,7 +26,7 @@ from node.dicom.status import (
 )
 from node.dicom.upper_layer import MALFORMED, Incoming, Refusal, uid_of
 from storage.errors import Busy, NoRoom
-from storage.part10 import data_set_offset
+from storage.files import data_set_offset
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from inference import jpeg
-from inference.dataset import read_header
+from inference.dataset import quoted, read_header
 from inference.errors import Reason, Unprocessable
-from inference.pixels import decode, quoted
+from inference.pixels import decode
 from tests import phantoms
 from tests.phantoms import Series
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from inference.pictures import EQUAL, LESS, MORE, DisplayWindow, difference, shrunk, uri
+from inference.previews import EQUAL, LESS, MORE, DisplayWindow, difference, shrunk, uri
 
 
 def test_a_window_runs_from_black_to_white() -> None:
