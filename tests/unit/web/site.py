@@ -170,7 +170,7 @@ class Site:
         return client
 
     def csrf_of(self, client: Client) -> str:
-        """The token that a page of this session holds."""
+        """The token that a page of a logged-in user holds."""
         cookie = client.cookies.get("midslice") or ""
         found = people.logged_in(
             self.database, self.clock(), access.digest(cookie), idle_seconds=1e9
