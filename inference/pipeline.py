@@ -47,10 +47,9 @@ from inference.request import (
     Stopped,
     Verdict,
 )
-from inference.runner import Runner, share_cores
+from inference.runner import Runner, SliceJudge, check_gaps, share_cores
 from inference.scope import differences, oddities
 from inference.stacks import SetAside, set_aside, stacks_of
-from inference.trust import SliceJudge, check_gaps
 from inference.uids import Identity, marked
 from inference.volume import Volume
 

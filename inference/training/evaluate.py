@@ -29,7 +29,7 @@ from inference.models.midslice import SHIPPED_WEIGHTS, load_network
 from inference.models.runtime import Runtime, has_fast_bfloat16
 from inference.previews import DisplayWindow, difference, uri
 from inference.request import Output
-from inference.runner import Runner
+from inference.runner import Runner, SliceJudge
 from inference.training.data import PassedOver, ThinSeries
 from inference.training.leave_out import (
     LeaveOutStack,
@@ -50,7 +50,6 @@ from inference.training.metrics import (
     confidence_of,
     figures_of_cell,
 )
-from inference.trust import SliceJudge
 from inference.volume import Plane, on_line
 
 LINEAR, DIS = "linear", "dis"

@@ -8,7 +8,7 @@ import pytest
 from inference.errors import Reason, Unprocessable
 from inference.model import Prediction, Step, Trust
 from inference.request import Output
-from inference.trust import SliceJudge, check_gaps
+from inference.runner import SliceJudge, check_gaps
 from inference.volume import Geometry
 
 SURE, UNSURE, LOST = Trust(10.0, 0.97, 2.3), Trust(190.0, 0.09, 2.3), Trust(300.0, 0.04, 2.3)
