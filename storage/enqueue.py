@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from storage.archive import same_peer
-from storage.database import Database, to_json, to_mark
+from storage.database import Database, to_json
 from storage.errors import NotFound, WrongState
 from storage.records import (
     DAY,
     SUPERSEDED,
     ArrivalState,
     DeliveryState,
-    DerivedMark,
     Enqueued,
     JobState,
     JobVerdict,
@@ -421,47 +420,3 @@ def follow_route(
 
 def _asks_for_another(row: JobRow, new: NewJob) -> bool:
     return bool((new.model, to_json(new.parameters)) != (row.model, row.parameters))
-
-
-# A first result says nothing of it, so that its UIDs are those of its content alone. What comes
-# after it has another Series Number, and says its revision, or which route has made it. The mark
-# of a content is decided once: when the job that makes it is claimed. A content that was made
-# before, by whatever job, keeps the mark that it has (`marks`), and so its UIDs.
-
-
-def next_mark(db: Connection, row: JobRow) -> DerivedMark:
-    """The mark of what this job makes, beside what exists and what is being made."""
-    columns = ("stack", "route", "revision", "place", "named")
-    kept = select(*(derived.c[name] for name in columns)).where(
-        derived.c.series_id == row.series_id
-    )
-    coming = select(*(job.c[name] for name in columns)).where(
-        job.c.series_id == row.series_id,
-        job.c.state == JobState.RUNNING,
-        job.c.id != row.id,
-    )
-    of_series = [*db.execute(kept), *db.execute(coming)]
-    others = [other for other in of_series if other.stack == row.stack]
-    same_route = [other.revision for other in others if other.route == row.route]
-    return DerivedMark(
-        revision=1 + max(same_route, default=0),
-        place=1 + max((other.place for other in of_series), default=-1),
-        route=row.route if len(same_route) < len(others) else "",
-    )
-
-
-def marks(db: Connection, series_id: int) -> dict[str, DerivedMark]:
-    """The mark of each content that was made of a received series."""
-    columns = ("content_uid", "route", "revision", "place", "named")
-    query = select(*(derived.c[name] for name in columns)).where(derived.c.series_id == series_id)
-    rows = db.execute(query.order_by(derived.c.id))
-    return {row.content_uid: to_mark(row) for row in rows}
-
-
-def lock_for_marks(db: Connection, series_id: int) -> bool:
-    """Keep others from deciding a mark of this series; False where somebody is at it just now.
-
-    Nobody waits: a claim has locked its job already, and others lock the series first.
-    """
-    this = select(series.c.id).where(series.c.id == series_id)
-    return db.execute(this.with_for_update(skip_locked=True)).first() is not None

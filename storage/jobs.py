@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, Select, and_, or_, select, update
 
 from storage.archive import lock_series
-from storage.database import Database, mark_columns, to_job, to_json
+from storage.database import Database, mark_columns, to_job, to_json, to_mark
 from storage.enqueue import (
     NO_LIMITS,
     REQUEUEABLE,
@@ -20,9 +20,6 @@ from storage.enqueue import (
     enqueue,
     follow_route,
     hold_all,
-    lock_for_marks,
-    marks,
-    next_mark,
     requesters,
     supersede_parted,
     supersede_unreadable,
@@ -198,6 +195,42 @@ def _succeed(
     db.execute(update(job).where(job.c.id == row.id).values(**done, **IDLE, **by_model))
     queue_deliveries(database, db, derived_id, destinations_of(db, row.id), row.priority, now)
     return Ended(JobState.SUCCEEDED, folder_kept)
+
+
+# A first result says nothing of it, so that its UIDs are those of its content alone. What comes
+# after it has another Series Number, and says its revision, or which route has made it. The mark
+# of a content is decided once: when the job that makes it is claimed. A content that was made
+# before, by whatever job, keeps the mark that it has (`Queue.marks`), and so its UIDs.
+
+
+def _next_mark(db: Connection, row: JobRow) -> DerivedMark:
+    """The mark of what this job makes, beside what exists and what is being made."""
+    columns = ("stack", "route", "revision", "place", "named")
+    kept = select(*(derived.c[name] for name in columns)).where(
+        derived.c.series_id == row.series_id
+    )
+    coming = select(*(job.c[name] for name in columns)).where(
+        job.c.series_id == row.series_id,
+        job.c.state == JobState.RUNNING,
+        job.c.id != row.id,
+    )
+    of_series = [*db.execute(kept), *db.execute(coming)]
+    others = [other for other in of_series if other.stack == row.stack]
+    same_route = [other.revision for other in others if other.route == row.route]
+    return DerivedMark(
+        revision=1 + max(same_route, default=0),
+        place=1 + max((other.place for other in of_series), default=-1),
+        route=row.route if len(same_route) < len(others) else "",
+    )
+
+
+def _lock_for_marks(db: Connection, series_id: int) -> bool:
+    """Keep others from deciding a mark of this series; False where somebody is at it just now.
+
+    Nobody waits: a claim has locked its job already, and others lock the series first.
+    """
+    this = select(series.c.id).where(series.c.id == series_id)
+    return db.execute(this.with_for_update(skip_locked=True)).first() is not None
 
 
 class Queue:
@@ -403,7 +436,7 @@ class Queue:
         return self._database.records(Instance, query)
 
     def beside(self, job: Job) -> tuple[Instance, ...]:
-        """What else was received of the series of a job, whoever brought it; newest first."""
+        """The other instances of the series of a job, whoever brought them; the newest first."""
         mine = select(job_instance.c.instance_id).where(job_instance.c.job_id == job.id)
         query = select(instance).where(
             instance.c.series_id == job.series_id,
@@ -424,8 +457,11 @@ class Queue:
 
     def marks(self, series_id: int) -> Mapping[str, DerivedMark]:
         """The mark of each content that was made of a received series."""
+        columns = ("content_uid", "route", "revision", "place", "named")
+        query = select(*(derived.c[name] for name in columns))
+        query = query.where(derived.c.series_id == series_id).order_by(derived.c.id)
         with self._database.reading() as db:
-            return marks(db, series_id)
+            return {row.content_uid: to_mark(row) for row in db.execute(query)}
 
     def _jobs(self, query: Select[*tuple[Any, ...]]) -> tuple[Job, ...]:
         with self._database.reading() as db:
@@ -441,12 +477,12 @@ class Queue:
     def _take(self, db: Connection, row: JobRow, worker: str) -> Job | None:
         """Lease the row; None where a mark of its series is being decided, or a person is asked."""
         now = self._now()
-        if not lock_for_marks(db, row.series_id):
+        if not _lock_for_marks(db, row.series_id):
             return None
         if row.state == JobState.RUNNING and not abandon(db, row, now):
             return None
         running = {"state": JobState.RUNNING, "started_at": now, "progress": 0}
-        self._leases.take(db, row, worker, running | mark_columns(next_mark(db, row)))
+        self._leases.take(db, row, worker, running | mark_columns(_next_mark(db, row)))
         run = {"job_id": row.id, "number": row.attempt + 1, "worker": worker, "started_at": now}
         db.execute(attempt.insert().values(**run))
         return read_job(db, row.id)
