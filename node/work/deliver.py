@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from node.config import Config, DeliverySettings, Destination
 from node.dicom import scu
 from node.dicom.status import Outcome, outcome, status_text
 from node.rules import backoff, routing
-from node.work.loop import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from storage.database import Database
 from storage.errors import LeaseLost
 from storage.files import Files, digest

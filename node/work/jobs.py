@@ -28,9 +28,9 @@ from inference.request import (
     Stopped,
     Verdict,
 )
+from node.children import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from node.config import Config
 from node.work.executor import Bounds, End, Executor, NoAnswer, Order, Report
-from node.work.loop import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
