@@ -90,6 +90,8 @@ LOSSY_SYNTAXES = frozenset(
 PADDING = (0x00280120, 0x00280121)  # Pixel Padding Value and Range Limit
 UNREADABLE = frozenset({Reason.PIXEL_DATA_ERROR, Reason.NO_DECODER})
 
+jpeg.register()  # before the first decoder is asked for
+
 
 def decoded(header: Header) -> Raw:
     """The pixels of a slice as its decoder gives them; raises Unprocessable without them."""
@@ -107,8 +109,10 @@ def decoded(header: Header) -> Raw:
 
 
 def decoder_of(syntax: UID) -> Decoder:
-    """The decoder of pydicom for a transfer syntax; raises NotImplementedError without one."""
-    jpeg.register()
+    """The decoder of pydicom for a transfer syntax; raises NotImplementedError without one.
+
+    It knows the product's own plug-in, which is registered when this module is imported.
+    """
     return get_decoder(syntax)
 
 
