@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from socketserver import BaseServer
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
+from pynetdicom.transport import ThreadedAssociationServer
 
 from node.demo.peers import Orthanc, Program, orthanc_program
 from tests.ports import HOST, free_port
@@ -192,10 +195,27 @@ def scripted_scp(script: Script) -> Iterator[int]:
     for sop_class in script.sop_classes:
         entity.add_supported_context(sop_class, list(script.transfer_syntaxes))
     handlers = [(evt.EVT_C_STORE, script.answer)]
-    server = entity.start_server((HOST, 0), block=False, evt_handlers=handlers)
-    assert server is not None
+    with listening(entity, handlers) as port:
+        try:
+            yield port
+        finally:
+            script.stop.set()
+
+
+@contextmanager
+def listening(entity: AE, handlers: Sequence[Any]) -> Iterator[int]:
+    """Run the SCP of an application entity; its port."""
+    server = entity.make_server(
+        (HOST, 0), evt_handlers=list(handlers), server_class=ThreadedAssociationServer
+    )
+    # The library looks for its end twice a second, which many tests would wait for.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
     try:
         yield int(server.server_address[1])
     finally:
-        script.stop.set()
-        entity.shutdown()
+        for association in entity.active_associations:
+            association.abort()
+        BaseServer.shutdown(server)
+        server.server_close()
+        thread.join()

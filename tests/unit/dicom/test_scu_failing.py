@@ -11,9 +11,9 @@ from pynetdicom.sop_class import MRImageStorage
 
 from node.dicom.scu import Outgoing, PeerAddress, SendResult, Timeouts, echo, send
 from node.dicom.status import Outcome
-from tests.network.sending import QUICK, Answers, peer
 from tests.peers import Script, scripted_scp
 from tests.ports import HOST, free_port
+from tests.sending import QUICK, Answers, peer
 
 
 @contextmanager
