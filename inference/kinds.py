@@ -31,7 +31,7 @@ PARALLEL = 1e-3
 
 @dataclass(frozen=True)
 class Kind:
-    """What an image is; two kinds at one place are two images, and neither stands for the other."""
+    """The kind of an image; two kinds at one place are two images, neither stands for the other."""
 
     cut: str  # value 3 of Image Type: AXIAL, ...
     words: frozenset[str]  # of Image Type that say more: a projection
@@ -95,8 +95,8 @@ def shows_same_place(first: Header, second: Header) -> bool:
     if not is_parallel(first, second):
         return False
     for side, keyword in enumerate(("Rows", "Columns")):
-        one, other = (_side_mm(header, keyword, side) for header in (first, second))
-        if abs(one - other) > SAME_FIELD * max(one, other):
+        side_mm, other_mm = (_side_mm(header, keyword, side) for header in (first, second))
+        if abs(side_mm - other_mm) > SAME_FIELD * max(side_mm, other_mm):
             return False
     return True
 

@@ -302,16 +302,16 @@ class _Job:
         by_sentence: dict[tuple[str, str], list[Header]] = {}
         for item in aside:
             by_sentence.setdefault((item.reason, item.sentence), []).append(item.header)
-        told = []
+        entries = []
         for (reason, sentence), headers in sorted(by_sentence.items()):
             count = "1 instance" if len(headers) == 1 else f"{len(headers)} instances"
             numbers = numbers_of(headers)
             self._record.notes.append(f"{count} set aside (image {numbers}): {sentence}")
-            told.append(
+            entries.append(
                 {"instances": len(headers), "numbers": numbers, "reason": reason, "why": sentence}
             )
-        if told:
-            self._record.facts["set_aside"] = told
+        if entries:
+            self._record.facts["set_aside"] = entries
 
     def _examined(self, stack: Stack) -> Layout:
         """The layout; where its slices lie stays in the record, whatever becomes of the job."""

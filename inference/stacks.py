@@ -51,7 +51,7 @@ def passes(group: Group) -> list[Group]:
     for keyword in PHASES:
         parts = _by_value(group, keyword)
         if _tells_apart(parts, group):
-            return [one for part in parts for one in passes(part)]
+            return [inner for part in parts for inner in passes(part)]
     in_turn = [_in_turn(group, keyword) for keyword in ORDERS]
     telling = [parts for parts in in_turn if _tells_apart(parts, group)]
     return min(telling, key=len) if telling else [group]
@@ -307,8 +307,10 @@ def keys(groups: Sequence[Group]) -> list[str]:
 
 
 def labels_of(groups: Sequence[Group]) -> list[str]:
-    """What tells each stack of a series from the others, plain ASCII, as a person would write it;
-    empty for an only one, a number where nothing else does."""
+    """The words that tell each stack of a series from the others, in plain ASCII.
+
+    Empty for a single stack, a number where nothing else tells them apart.
+    """
     labels = [""] * len(groups)
     used = [0] * len(groups)
     for word_of in (_kernel_of, _kilovolts_of, _phase_of, _acquisition_of, _time_of, _size_of):

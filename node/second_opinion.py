@@ -299,11 +299,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table: what must be true, whether it is, and what was found."""
+    """One row of the table: what must be true, whether it is, and the figures."""
 
     name: str
     ok: bool
-    found: str
+    detail: str
 
 
 class AskedFor(TypedDict, total=False):

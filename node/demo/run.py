@@ -145,7 +145,7 @@ class DemoConsole:
         table.add_column(style="dim", overflow="fold")
         for check in checks:
             word = Text("✓ ok", "green") if check.ok else Text("✕ fault", "bold red")
-            table.add_row(word, Text(check.name), Text(check.found))
+            table.add_row(word, Text(check.name), Text(check.detail))
         self._console.print()
         self._console.print(table)
 

@@ -435,7 +435,7 @@ class Incoming(BytesIO):
         return len(data)
 
     def _kept_start(self, data: bytes) -> bytes:
-        """What is to be written by now of the start of the data set."""
+        """The part of the start of the data set that can be written by now."""
         assert self._start is not None
         self._start += data
         while self._start.startswith(META_GROUP) and len(self._start) >= LONGEST_ELEMENT_HEAD:

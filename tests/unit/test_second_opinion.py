@@ -174,8 +174,8 @@ def test_a_right_series_passes_every_check_and_each_says_what_was_found(
     rows = verify(ImageSeries.read(received), ImageSeries.read(derived), factor=2)
     assert [row.name for row in rows] == [name for name, _, _ in CHECKS]
     assert failed(rows) == set()
-    assert rows[0].found == "3 received + 2 generated = 5"
-    assert "{" not in "".join(row.found for row in rows)
+    assert rows[0].detail == "3 received + 2 generated = 5"
+    assert "{" not in "".join(row.detail for row in rows)
 
 
 @pytest.mark.filterwarnings("ignore:The value length")
@@ -242,8 +242,8 @@ def test_many_faults_of_one_check_are_counted(files: tuple[list[Path], list[Path
         change(path, put("StudyID", "other"))
     rows = verify(ImageSeries.read(received), ImageSeries.read(derived), factor=2)
     (row,) = (row for row in rows if not row.ok)
-    assert row.found.count("StudyID is not that") == 3
-    assert row.found.endswith(" and 2 more")
+    assert row.detail.count("StudyID is not that") == 3
+    assert row.detail.endswith(" and 2 more")
 
 
 def test_slices_are_in_order_of_their_place_whatever_order_they_come_in(
