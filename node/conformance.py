@@ -21,7 +21,6 @@ from node.config import Condition, Config, Route
 from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
-from node.dicom.status import Outcome
 from node.rules.reasons import REASONS
 from storage import enqueue
 
@@ -32,14 +31,6 @@ SOURCES = {
     status.PROVIDER_ACSE: "service provider (ACSE)",
     status.PROVIDER_PRESENTATION: "service provider (presentation)",
 }
-BEHAVIOUR = {
-    Outcome.STORED: "Stored; a warning is kept with the instance.",
-    Outcome.RETRY: "Tried again, with growing delays, until the delivery is given up and held.",
-    Outcome.STORED_IF_OURS: "Stored where the node has offered this instance there before, else "
-    "the delivery is held.",
-    Outcome.FEW_RETRIES: "Tried again three times, after 1, 5 and 30 minutes; then held.",
-    Outcome.REFUSED: "The delivery is held at once: a person decides.",
-}
 # The tables of the code under the names that the template uses.
 TABLES = {
     "release": RELEASE,
@@ -47,7 +38,6 @@ TABLES = {
     "status": status,
     "results": RESULTS,
     "sources": SOURCES,
-    "behaviour": BEHAVIOUR,
     "derived": derived,
     "scope": scope,
     "header": header,

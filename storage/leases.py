@@ -1,7 +1,9 @@
 """Leases: one code to claim, renew and give up a row for a limited time, fenced by its attempt.
 
 Jobs, deliveries, messages and requests are leased alike: `lease_until` is set for as long as one
-attempt holds the row. What a row becomes is said by its own module.
+attempt holds the row. A row whose holder has died (`left_behind`) is claimed again like one that
+waits; what it becomes is said by its own module (a job's end after too many deaths: `die` of
+`storage/transitions.py`).
 """
 
 import threading

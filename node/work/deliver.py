@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from node.config import Config, DeliverySettings, Destination
 from node.dicom import scu
-from node.dicom.status import Outcome, outcome, status_text
+from node.dicom.status import FEW_RETRY_SECONDS, Outcome, outcome, status_text
 from node.rules import backoff, routing
 from storage.database import Database
 from storage.errors import LeaseLost
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0  # after an association that ended, but had brought something
-FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
 NOT_CONFIGURED = (
     "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
     "the configuration is read again."
@@ -270,7 +269,7 @@ class Deliverer:
             self._ledger.release(delivery)
         elif tally.refused or result.outcome is Outcome.REFUSED:
             self._hold(delivery, "REFUSED_BY_PEER", _sentence(tally.refused, missing, result))
-        elif tally.few_retries and tally.tries >= len(FEW_RETRIES):
+        elif tally.few_retries and tally.tries >= len(FEW_RETRY_SECONDS):
             self._hold(delivery, "NOT_UNDERSTOOD", _sentence(tally.few_retries, missing, result))
         elif self._now() - delivery.queued_at > self.settings.give_up_hours * 3600:
             hours = f"{self.settings.give_up_hours:g} hours"
@@ -294,7 +293,7 @@ class Deliverer:
         if tally.stored and is_lost:  # a peer that ends the association after each instance
             wait = min(PROGRESS_SECONDS, wait)
         if tally.few_retries:
-            wait = max(wait, FEW_RETRIES[min(tally.tries, len(FEW_RETRIES) - 1)])
+            wait = max(wait, FEW_RETRY_SECONDS[min(tally.tries, len(FEW_RETRY_SECONDS) - 1)])
         due_at, is_first = self._now() + wait, tally.stored > 0
         self._ledger.retry(delivery, due_at, reason, sentence, is_first=is_first)
         extra = {"destination": self.destination.name, "delivery": delivery.id}

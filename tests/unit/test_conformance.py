@@ -14,7 +14,7 @@ from inference.model import Parameters
 from inference.request import Derived, ModelSpec, Output, Request, Source
 from inference.stacks import read_headers
 from node.config import Config, load
-from node.conformance import BEHAVIOUR, RESULTS, SOURCES, body, statement
+from node.conformance import RESULTS, SOURCES, body, statement
 from node.dicom import contexts, status
 from node.rules.reasons import REASONS
 from tests import phantoms
@@ -74,8 +74,8 @@ def test_every_status_that_the_node_answers_or_reads_is_explained(shipped: str) 
     } | {status.SUCCESS}
     answered = re.findall(r"^\| ([0-9A-F]{4}) \|", section(shipped, "4.2"), re.MULTILINE)
     assert {int(code, 16) for code in answered} == constants - {status.NOT_AUTHORISED}
-    assert set(BEHAVIOUR) == set(status.Outcome)
-    for result, text in BEHAVIOUR.items():
+    assert set(status.BEHAVIOUR) == set(status.Outcome)
+    for result, text in status.BEHAVIOUR.items():
         assert f"| {result} | {text} |" in section(shipped, "4.3")
 
 
