@@ -1,4 +1,4 @@
-"""The pages *Now* and *Needs a person*: the queue live, and everything held or failed."""
+"""The pages *Now*, *Needs a person* and *Sending*: the queue live, and all that waits."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,10 +27,12 @@ from storage.site import control, peers
 from storage.site.audit import FIND
 
 FIRST_NEEDS, FIRST_QUEUED, LATEST = 5, 12, 8  # rows of each list on the page Now
-OF_GROUP, AT_ONCE = 20, 200  # rows of each group on the page Needs a person, and of one by itself
+OF_GROUP = 20  # rows of each group on the page Needs a person
+AT_ONCE = 200  # rows of one group by itself, and of each list on the page Sending
 WAITING = {JobState.HELD, JobState.FAILED}
 
 Word = Annotated[str, Query(max_length=64)]
+Offset = Annotated[int, Query(ge=0, le=10**9)]
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,25 @@ def _queue(context: Context) -> Values:
 
 
 def _sending(context: Context) -> Values:
+    return {**_deliveries(context, "", FIRST_QUEUED), "is_whole_page": False}
+
+
+def _deliveries(
+    context: PageContext, destination: str, limit: int, offset: int = 0, sent_offset: int = 0
+) -> Values:
+    """List the deliveries that are not done, to all destinations where none is named."""
     database, destinations = context.parts.database, context.parts.config().destinations
-    proving = [destination.name for destination in destinations if gives_proof(destination)]
-    paused = control.all_on(database, SwitchName.PAUSED)
+    proving = [
+        place.name
+        for place in destinations
+        if gives_proof(place) and destination in ("", place.name)
+    ]
     return {
-        "sending": overview.sending(database, limit=FIRST_QUEUED),
-        "unconfirmed": overview.unconfirmed(database, proving, limit=FIRST_QUEUED),
-        "paused": {switch.subject: switch for switch in paused},
+        "sending": overview.sending(database, limit, offset, destination=destination),
+        "unconfirmed": overview.unconfirmed(database, proving, limit, sent_offset),
+        "paused": {
+            switch.subject: switch for switch in control.all_on(database, SwitchName.PAUSED)
+        },
         "down": down(context),
     }
 
@@ -144,7 +158,7 @@ class Filters:
     route: Word = ""
     sender: Word = ""
     destination: Word = ""
-    offset: Annotated[int, Query(ge=0, le=10**9)] = 0
+    offset: Offset = 0
 
     def given(self) -> dict[str, str]:
         """Name the fields of the filter as the form has them."""
@@ -191,6 +205,38 @@ def _needs_page(context: Context, filled: Annotated[Values, Depends(_needs_list)
     }
 
 
+# Sending.
+
+
+@dataclass(frozen=True)
+class SendingFilters:
+    """The filter of the page *Sending*, and how much of each list is left out."""
+
+    destination: Word = ""
+    offset: Offset = 0
+    sent_offset: Offset = 0  # of what waits for confirmation
+
+
+def _sending_list(context: Context, filters: Annotated[SendingFilters, Depends()]) -> Values:
+    """List all deliveries that are on their way, wait, or wait for confirmation."""
+    destination, held = filters.destination.strip(), overview.held(context.parts.database)
+    lists = _deliveries(context, destination, AT_ONCE, filters.offset, filters.sent_offset)
+    return {
+        **lists,
+        "is_whole_page": True,
+        "destination": destination,
+        "filters": filters,
+        "held_count": held.get(destination, 0) if destination else sum(held.values()),
+    }
+
+
+def _sending_page(context: Context, filled: Annotated[Values, Depends(_sending_list)]) -> Values:
+    """Add what the filter may choose from."""
+    config, choices = context.parts.config(), find.choices(context.parts.database)
+    names = (*choices.destinations, *(place.name for place in config.destinations))
+    return {**filled, "destinations": chosen_from(names, str(filled["destination"]))}
+
+
 def _need_count(context: Context) -> Values:
     return {"need_count": needing(context.parts.database, limit=1).total}
 
@@ -212,4 +258,6 @@ for name, values in FRAGMENTS.items():
     add_fragment(router, f"/now/{name}", f"now_{name}", values)
 add_page(router, "/needs", "needs", _needs_page)
 add_fragment(router, "/needs/list", "needs_list", _needs_list)
+add_page(router, "/sending", "sending", _sending_page)
+add_fragment(router, "/sending/list", "sending_list", _sending_list)
 add_fragment(router, "/needs/count", "need_count", _need_count)

@@ -39,6 +39,7 @@ NAVIGATION = (
     ("/", "Now", Role.VIEWER),
     ("/needs", "Needs a person", Role.VIEWER),
     ("/find", "Find", Role.VIEWER),
+    ("/sending", "Sending", Role.VIEWER),
     ("", "", Role.VIEWER),
     ("/peers", "Peers", Role.VIEWER),
     ("/capacity", "Capacity", Role.VIEWER),

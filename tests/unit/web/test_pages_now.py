@@ -187,7 +187,7 @@ def test_a_group_shows_its_newest_rows_and_a_link_to_all_of_them(
     link = re.search(r'href="([^"]*)">Show all 3<', text)
     assert link is not None
     text = person.get(link[1].replace("&amp;", "&")).text
-    older = re.search(r'href="([^"]*)">Older<', text)
+    older = re.search(r'href="([^"]*)">Next<', text)
     assert older is not None
     assert re.findall(r'name="ids" value="(\d+)"', text) == ["3", "2"]
     text = person.get(older[1].replace("&amp;", "&")).text
@@ -220,3 +220,54 @@ def test_a_viewer_has_no_boxes_to_tick_and_what_is_requeued_alone_no_batch(serve
     assert "/api/v1/batch/cancel" in ada
     assert "/api/v1/batch/requeue" not in ada
     assert "one at a time, each on its own page" in ada
+
+
+def to_send(served: Site, count: int, destination: str = "pacs") -> None:
+    for number in range(count):
+        uid = f"1.{destination}.{number}"
+        served.rows.ask(uid, (uid,), stack=uid, destinations=(destination,))
+        served.rows.succeed(f"2.25.{len(destination)}{number}")
+
+
+def test_sending_lists_what_waits_and_links_the_rest(
+    served: Site, person: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_QUEUED", "AT_ONCE"):
+        monkeypatch.setattr(now, name, 2)
+    to_send(served, 3)
+    to_send(served, 1, "research")
+    text = person.get("/").text
+    assert text.count('<tr id="delivery-') == 2
+    assert "The first 2 of 4." in text and 'href="/sending" id="all-sending"' in text
+    listed = set()
+    for address in ("/sending", "/sending?destination=&sent_offset=0&offset=2"):
+        text = person.get(address).text
+        listed |= set(re.findall(r'<tr id="delivery-(\d+)"', text))
+    assert f'href="{address.replace("&", "&amp;")}">Next<' in person.get("/sending").text
+    assert listed == {"1", "2", "3", "4"}
+    only = person.get("/sending?destination=research").text
+    assert re.findall(r'<tr id="delivery-(\d+)"', only) == ["4"]
+    assert "<option selected>research</option>" in only
+    peers_page = person.get("/peers").text
+    assert '<a href="/sending?destination=pacs">3 deliveries</a>' in peers_page
+    assert '<a href="/sending?destination=research">1 delivery</a>' in peers_page
+
+
+def test_what_is_held_is_linked_where_it_would_be_looked_for(served: Site, person: Client) -> None:
+    to_send(served, 1)
+    served.rows.ledger.hold(served.rows.start_delivery("pacs"), "GAVE_UP", "Not delivered.")
+    link = 'href="/needs?state=held&amp;destination=pacs"'
+    assert link in person.get("/peers").text
+    assert link in person.get("/sending?destination=pacs").text
+    assert "1 delivery is held for pacs" in person.get("/sending?destination=pacs").text
+    assert 'href="/needs?state=held"' in person.get("/sending").text
+    assert "Not delivered." in person.get("/needs?state=held&destination=pacs").text
+
+
+def test_rejected_associations_come_page_by_page(served: Site, person: Client) -> None:
+    for number in range(25):
+        name = f"CT{number}"
+        served.rows.archive.rejected(name, "MIDSLICE", "10.0.0.1", "network not allowed")
+    first = person.get("/peers").text
+    assert "1–20 of 25" in first
+    assert person.get("/peers?offset=20").text.count("network not allowed") == 5
