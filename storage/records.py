@@ -707,6 +707,17 @@ class Need:
 
 
 @dataclass(frozen=True)
+class NeedGroup:
+    """What waits for a person for one and the same reason, the newest first."""
+
+    what: str  # job, delivery
+    state: JobState | DeliveryState
+    reason: str
+    series: int  # received series that it is about
+    needs: Page[Need]
+
+
+@dataclass(frozen=True)
 class SeriesSummary:
     """A received series with what became of it."""
 

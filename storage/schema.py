@@ -204,7 +204,7 @@ job = _table(
     _reference("series.id"),
     _reference("arrival.id"),
     Column("stack", Text, nullable=False),  # the grouping key of the stack, readable
-    Column("route", String(64), nullable=False),
+    Column("route", String(64), nullable=False, index=True),
     Column("model", String(128), nullable=False),
     Column("version", String(32), nullable=False, server_default=""),
     Column("parameters", Text, nullable=False),  # JSON: the snapshot of the route
@@ -318,7 +318,9 @@ OPEN_DELIVERY = _index_part(
 ENDED_DELIVERY = _index_part(
     delivery, "ended", "state NOT IN ('queued', 'running')", "state finished_at"
 )
-_index_part(delivery, "finished", "finished_at IS NOT NULL", "destination finished_at")
+FINISHED_DELIVERY = _index_part(
+    delivery, "finished", "finished_at IS NOT NULL", "destination finished_at"
+)
 
 # The ledger: the last status that the destination gave for each instance, how often it was
 # offered at all, and how often it was not understood since it was last offered anew.

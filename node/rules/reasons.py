@@ -88,7 +88,7 @@ ROUTE_CHANGED | cancelled | The route has changed; a new job follows the route a
 UNREACHABLE | queued | The destination could not be reached.
 RETRY | queued | The destination did not store every instance.
 DAMAGED_FILES | held | Files of the derived series are missing or have changed. | \
-    Check the disk, then requeue the job: it makes its derived series again.
+    Check the disk, restore the files from a backup, then send again.
 REFUSED_BY_PEER | held | The destination refused instances for good. | \
     Find out why together with the administrator of the destination, then send again.
 NOT_UNDERSTOOD | held | The destination answered repeatedly that it cannot understand them. | \
@@ -99,6 +99,38 @@ NO_DESTINATION | held | The configuration does not name the destination any more
     Name the destination in the configuration again, then send again.
 """,
 )
+# What a list of those that wait says of one series or delivery, and of several.
+HEADINGS: Mapping[str, tuple[str, str]] = {
+    "CONFLICTING_INSTANCES": ("has two versions of an image", "have two versions of an image"),
+    "PATIENT_MISMATCH": ("mixes patients or studies", "mix patients or studies"),
+    "MISSING_SLICES": ("misses slices", "miss slices"),
+    "PIXEL_DATA_ERROR": ("has damaged pixel data", "have damaged pixel data"),
+    "OUTPUT_CHECK_FAILED": (
+        "has a result that failed its check",
+        "have results that failed their check",
+    ),
+    "LOW_CONFIDENCE": ("leaves the model too unsure", "leave the model too unsure"),
+    "WORKER_DIED": ("ended its worker process", "ended their worker process"),
+    "TIME_LIMIT": ("took too long", "took too long"),
+    "MEMORY_LIMIT": ("needed too much memory", "needed too much memory"),
+    "ABANDONED": (
+        "was interrupted when the node stopped",
+        "were interrupted when the node stopped",
+    ),
+    "TOO_MANY_RESULTS": (
+        "belongs to a study with too many results",
+        "belong to studies with too many results",
+    ),
+    "TOO_MANY_RERUNS": ("was requested too often", "were requested too often"),
+    "DAMAGED_FILES": ("has damaged files", "have damaged files"),
+    "REFUSED_BY_PEER": ("was refused by the destination", "were refused by the destination"),
+    "NOT_UNDERSTOOD": (
+        "was not understood by the destination",
+        "were not understood by the destination",
+    ),
+    "GAVE_UP": ("was not stored in time", "were not stored in time"),
+    "NO_DESTINATION": ("has no destination", "have no destination"),
+}
 REASONS: Mapping[str, ReasonEntry] = {entry.code: entry for entry in TABLE}
 FUTILE = frozenset(entry.code for entry in TABLE if entry.futile)
 ONE_BY_ONE = frozenset(entry.code for entry in TABLE if not entry.batch)
@@ -113,6 +145,14 @@ GONE_ADVICE = (
     "job; or cancel this job."
 )
 CHANGED_ADVICE = "Its route has changed since: requeue it, and a new job replaces this one."
+
+
+def heading(state: str, code: str, count: int, *, is_delivery: bool = False) -> str:
+    """Say in a heading what many wait for: "12 series miss slices"."""
+    other = f"failed with {code}" if state == "failed" else f"wait for a person: {code}"
+    one, several = HEADINGS.get(code, (other.replace("wait ", "waits "), other))
+    noun = ("delivery", "deliveries")[count != 1] if is_delivery else "series"
+    return f"{count} {noun} {one if count == 1 else several}"
 
 
 def is_futile(code: str, *, is_changed: bool) -> bool:

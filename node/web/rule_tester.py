@@ -18,7 +18,7 @@ from node import log
 from node.children import Child, ResourceLimits
 from node.config import Config, Route
 from node.rules import routing
-from node.rules.routing import Explanation
+from node.rules.routing import Explanation, Objection
 from node.web.middleware import FILE_BOUNDS, MOST_FILES
 from node.web.problems import Problem
 from node.web.state import Parts
@@ -62,8 +62,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What would become of a stack by a route that takes it, as far as headers tell."""
+
+    route: str  # empty: no route takes it
+    state: State
+    reason: str
+    sentence: str
+
+
+NO_ROUTE = Verdict("", "no route", "", "No route takes it: it would be kept, but not processed.")
+
+
+@dataclass(frozen=True)
 class TriedStack:
-    """The answer of each route to a stack, and that of the check of its geometry."""
+    """The answer of each route to a stack, and those of the check of its geometry."""
 
     stack: str
     instances: int
@@ -73,9 +86,12 @@ class TriedStack:
     notes: tuple[str, ...]
     attributes: tuple[tuple[str, str], ...]  # those that routes are written with most
     routes: tuple[Explanation, ...]
-    state: State  # by the first route that matches
-    reason: str
-    sentence: str
+    verdicts: tuple[Verdict, ...]  # of each route that takes it
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the first route that takes it."""
+        return self.verdicts[0] if self.verdicts else NO_ROUTE
 
 
 @dataclass(frozen=True)
@@ -92,12 +108,18 @@ def masked(result: Tried) -> Tried:
 
 
 def _masked(stack: TriedStack) -> TriedStack:
-    hidden = "Its condition on {} does not hold; the value of the series is hidden."
-    routes = (
-        route if route.key in OPEN else replace(route, sentence=hidden.format(route.key))
-        for route in stack.routes
-    )
-    return replace(stack, routes=tuple(routes))
+    return replace(stack, routes=tuple(map(_masked_route, stack.routes)))
+
+
+def _masked_route(route: Explanation) -> Explanation:
+    return replace(route, objections=tuple(map(_masked_objection, route.objections)))
+
+
+def _masked_objection(objection: Objection) -> Objection:
+    if objection.key in OPEN:
+        return objection
+    hidden = f"Its condition on {objection.key} does not hold; the value in the series is hidden."
+    return replace(objection, sentence=hidden)
 
 
 def tried(question: Trial) -> Tried:
@@ -124,8 +146,7 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         calling_ae=question.calling_ae,
         node_ae=question.node_ae,
     )
-    names = [route.route for route in explained if route.matches]
-    state, reason, sentence = _verdict(stack, names, question.routes)
+    names = {route.route for route in explained if route.matches}
     header = stack.headers[0]
     return TriedStack(
         stack=stack.key,
@@ -136,24 +157,18 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         notes=layout.notes if layout else (),
         attributes=tuple((name, "\\".join(header.values(name))) for name in SHOWN),
         routes=explained,
-        state=state,
-        reason=reason,
-        sentence=sentence,
+        verdicts=tuple(_verdict(stack, route) for route in question.routes if route.name in names),
     )
 
 
-def _verdict(
-    stack: "Stack", matching: Sequence[str], routes: Sequence[Route]
-) -> tuple[State, str, str]:
+def _verdict(stack: "Stack", route: Route) -> Verdict:
     from inference import geometry
 
-    route = next((route for route in routes if route.name in matching), None)
-    if route is None:
-        return "no route", "", "No route takes it: it would be kept, but not processed."
     verdict = geometry.verdict(stack, route.output)
     if verdict is None:
-        return "would be processed", "", "Nothing in its headers prevents that."
-    return ("held" if verdict.is_held else "refused"), str(verdict.reason), verdict.sentence
+        return Verdict(route.name, "would be processed", "", "Nothing in its headers prevents it.")
+    state: State = "held" if verdict.is_held else "refused"
+    return Verdict(route.name, state, str(verdict.reason), verdict.sentence)
 
 
 def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: bool) -> Answer:

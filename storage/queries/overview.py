@@ -117,22 +117,26 @@ def running(database: Database, now: float) -> tuple[RunningJob, ...]:
         return _running(db, now)
 
 
-def sending(database: Database, limit: int = 50) -> Page[DeliverySummary]:
+def sending(
+    database: Database, limit: int = 50, offset: int = 0, *, destination: str = ""
+) -> Page[DeliverySummary]:
     """The deliveries that are on their way or wait for it, those being sent first."""
     wanted = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
+    if destination:
+        wanted = and_(wanted, delivery.c.destination == destination)
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
-    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit)
+    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit, offset)
 
 
 def unconfirmed(
-    database: Database, destinations: Collection[str], limit: int = 50
+    database: Database, destinations: Collection[str], limit: int = 50, offset: int = 0
 ) -> Page[DeliverySummary]:
     """The deliveries to destinations that give proof, not proved yet; the oldest first."""
     if not destinations:  # with an empty list the database would go through all that was ever sent
-        return Page((), 0, limit, 0)
+        return Page((), 0, limit, offset)
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
     wanted = and_(sent, delivery.c.destination.in_(destinations))
-    return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit)
+    return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
 
 
 def finished(database: Database, limit: int = 10) -> tuple[JobSummary, ...]:
@@ -234,12 +238,13 @@ def _deliveries(
     which: ColumnElement[bool],
     order: tuple[ColumnElement[Any], ...],
     limit: int,
+    offset: int,
 ) -> Page[DeliverySummary]:
     with database.reading() as db:
         total = counted(db, select(delivery.c.id).where(which))
-        query = delivery_summaries().where(which).order_by(*order).limit(limit)
+        query = delivery_summaries().where(which).order_by(*order).limit(limit).offset(offset)
         lines = tuple(to_delivery_summary(row) for row in db.execute(query))
-    return Page(lines, total, limit, 0)
+    return Page(lines, total, limit, offset)
 
 
 def delivery_summaries() -> Select[*tuple[Any, ...]]:

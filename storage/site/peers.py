@@ -227,7 +227,9 @@ def quiet_since(database: Database, ae_titles: Sequence[str]) -> dict[str, float
     return expected | last_heard(database, ae_titles)
 
 
-def rejections(database: Database, since: float, limit: int = 50) -> Page[Rejected]:
+def rejections(
+    database: Database, since: float, limit: int = 50, offset: int = 0
+) -> Page[Rejected]:
     """The callers that were turned away since then, alike ones together, the newest first."""
     alike = [association.c[name] for name in ("calling_ae", "called_ae", "address", "reason")]
     last = func.max(association.c.opened_at).label("last_at")
@@ -239,7 +241,7 @@ def rejections(database: Database, since: float, limit: int = 50) -> Page[Reject
         .order_by(last.desc(), *alike)
     )
     lines = database.records(Rejected, query)
-    return Page(lines[:limit], len(lines), limit, 0)
+    return Page(lines[offset : offset + limit], len(lines), limit, offset)
 
 
 def destinations(

@@ -60,6 +60,8 @@ class Filter(BaseModel):
     patient_id: Line = Field("", description="How it begins.")
     name: Line = Field("", description="How it begins, family name first.")
     study_date: str = Field("", pattern=r"^(\d{8})?$", description="YYYYMMDD")
+    study_from: str = Field("", pattern=r"^(\d{8})?$", description="The first day, YYYYMMDD.")
+    study_to: str = Field("", pattern=r"^(\d{8})?$", description="The last day, YYYYMMDD.")
 
     def wanted(self) -> Wanted:
         words = self.model_dump(exclude={"state", "since", "until"})
@@ -201,7 +203,7 @@ def batch(
         "cancel": lambda job_id: parts.store.queue.cancel(job_id, who=visitor.name),
         "redeliver": lambda job_id: parts.store.ledger.redeliver(job_id, who=visitor.name),
     }
-    allowed = "name jobs by ids, or by a filter as GET /api/v1/jobs takes it"
+    allowed = "no job is named: give ids, or a filter as GET /api/v1/jobs takes it"
     ids = body.ids or _matching(parts, visitor, wanted, find.job_ids, allowed)
     return [_done(acts[action], job_id) for job_id in dict.fromkeys(ids)]
 
@@ -220,7 +222,7 @@ def batch_of_deliveries(
 ) -> list[Json]:
     ledger = parts.store.ledger
     act = partial({"requeue": ledger.requeue, "cancel": ledger.cancel}[action], who=visitor.name)
-    allowed = "name deliveries by ids, or the held ones by a filter"
+    allowed = "no delivery is named: give ids, or a filter that finds held ones"
     ids = body.ids or _matching(parts, visitor, wanted, delivery_ids, allowed)
     return [_done(act, delivery_id) for delivery_id in dict.fromkeys(ids)]
 
@@ -350,7 +352,9 @@ def _matching(
 def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
     reason = parts.store.queue.get(job_id).reason
     if reason in reasons.ONE_BY_ONE:
-        raise WrongState(f"job {job_id} is held {reason}: look at it and requeue it by itself")
+        raise WrongState(
+            f"job {job_id} is held for {reason}: look at it and requeue it on its own page"
+        )
     parts.store.queue.requeue(job_id, who=visitor.name)
 
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from node import health
 from node.config import Destination
 from node.errors import UsageError
+from node.rules.routing import Explanation
 from node.web import login, rule_tester
 from node.web.access import AsAdministrator, AsOperator, AsViewer, Visitor
 from node.web.api.answers import TOKEN, USER, Json, plain
@@ -36,6 +37,7 @@ from storage.site import control, peers, people, selftests
 # Attributes of each record, in the order of the answer.
 SELFTEST = "id who state destination started_at finished_at steps sentence"
 REQUEST = "id kind subject who asked_at state done_at sentence"
+VERDICT = "state reason sentence"
 
 AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
 OTHER_TITLE = r"^([ -\[\]-~]{1,16})?$"
@@ -358,6 +360,16 @@ def _stack(stack: TriedStack) -> Json:
     return (
         plain(stack, "stack instances gap_mm tilt_degrees missing notes")
         | {"attributes": dict(stack.attributes)}
-        | {"routes": [plain(route, "route matches sentence") for route in stack.routes]}
-        | plain(stack, "state reason sentence")
+        | {"routes": [_explained(route) for route in stack.routes]}
+        | {
+            "verdicts": [
+                plain(verdict, "route state reason sentence") for verdict in stack.verdicts
+            ]
+        }
+        | plain(stack.verdict, VERDICT)
     )
+
+
+def _explained(route: Explanation) -> Json:
+    sentences = [objection.sentence for objection in route.objections]
+    return plain(route, "route matches sentence") | {"objections": sentences}

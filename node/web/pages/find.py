@@ -1,8 +1,9 @@
 """The pages *Find* and *Series*: received series, their jobs, or the reason why there is none."""
 
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta, tzinfo
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Query
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node.web.access import AsViewer
-from node.web.pages.render import Context, PageContext, Values, page
+from node.web.pages.render import Context, PageContext, Values, chosen_from, page
 from node.web.state import Parts, Searches
 from storage.archive import newest_arrival
 from storage.errors import NotFound
@@ -23,7 +24,8 @@ from storage.site.audit import FIND
 
 AT_ONCE = 25
 # What an address may name; all else may be a patient's, and is kept under a name of ours.
-PUBLIC = ("sender", "state", "reason", "route", "destination")
+RECEIVED = ("received_from", "received_to")
+PUBLIC = ("sender", "state", "reason", "route", "destination", *RECEIVED)
 
 # Why no job was made of a series.
 NO_ROUTE = "kept; no route asked for a job"
@@ -32,6 +34,7 @@ TAKEN_BACK = "kept; {who} had excluded it from processing, but that was undone: 
 NO_SLICE = "kept; none of its instances is a slice ({reasons})"
 
 Word = Annotated[str, Field(max_length=128)]
+Day: TypeAlias = date | Literal[""]
 Name = Annotated[str, Query(max_length=64)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
@@ -43,7 +46,11 @@ class Words(BaseModel):
     accession: Word = ""
     patient_id: Word = ""
     name: Word = ""
-    study_date: Word = ""
+    study_date: Word = ""  # of links; the form has the range
+    study_from: Day = ""
+    study_to: Day = ""
+    received_from: Day = ""
+    received_to: Day = ""
     sender: Word = ""
     description: Word = ""
     state: Word = ""
@@ -54,7 +61,8 @@ class Words(BaseModel):
 
     def given(self) -> dict[str, str]:
         """Clean each field of what no database takes."""
-        return {key: value.replace("\0", "").strip() for key, value in self.model_dump().items()}
+        values = self.model_dump().items()
+        return {key: str(value).replace("\0", "").strip() for key, value in values}
 
 
 def _of_address(words: Annotated[Words, Query()]) -> Mapping[str, str]:
@@ -98,17 +106,18 @@ def search(
         return redirect_to_search(given, context.visitor, searches)
     kept = searches.get(context.visitor.name, search) if search else None
     given = kept or given
-    results = _search(context, given, offset) if any(given.values()) else None
+    results = _search(context, given, offset)
     return page(
         context,
         "find.html",
         path="/find",
         given=given,
+        is_filtered=any(given.values()),
         results=results,
         **_outcomes(context.parts, results),
+        **_choices(context.parts, given),
         more={"search": search} if kept else {key: given[key] for key in PUBLIC},
         is_gone=bool(search) and kept is None,
-        states=list(JobState),
     )
 
 
@@ -145,19 +154,41 @@ def _address(given: Mapping[str, str], who: str, searches: Searches) -> str:
     return f"/find?search={searches.keep(who, given)}"
 
 
+def _choices(parts: Parts, given: Mapping[str, str]) -> Values:
+    """List what a search may choose from: what rows have, and what the configuration names."""
+    config, choices = parts.config(), find.choices(parts.database)
+    routes = (*choices.routes, *(route.name for route in config.routes))
+    places = (*choices.destinations, *(place.name for place in config.destinations))
+    return {
+        "states": list(JobState),
+        "reasons": chosen_from(choices.reasons, given["reason"]),
+        "routes": chosen_from(routes, given["route"]),
+        "destinations": chosen_from(places, given["destination"]),
+    }
+
+
 def _search(context: PageContext, given: Mapping[str, str], offset: int) -> Page[SeriesSummary]:
-    words = {key: value for key, value in given.items() if key != "state"}
-    wanted = Wanted.typed(words, {given["state"]} & set(JobState))
+    """Find series; the newest ones where nothing is given, which may show patients all the same."""
+    words = {key: value for key, value in given.items() if key not in ("state", *RECEIVED)}
+    since, until = (_midnight(given[name], context.zone) for name in RECEIVED)
+    until = until + timedelta(days=1) if until is not None else None
+    wanted = Wanted.typed(words, {given["state"]} & set(JobState), since, until)
     results = find.find_series(context.parts.database, wanted, AT_ONCE, offset)
     fields = [key for key, value in given.items() if value]
-    detail = {"by": fields, "found": results.total, "masked": context.is_masked}
-    context.parts.store.audit.record(context.visitor.name, FIND, "", detail)
+    if fields or (results.lines and not context.is_masked):
+        detail = {"by": fields, "found": results.total, "masked": context.is_masked}
+        context.parts.store.audit.record(context.visitor.name, FIND, "", detail)
     return results
 
 
-def _outcomes(parts: Parts, results: Page[SeriesSummary] | None) -> Values:
+def _midnight(day: str, zone: tzinfo | None) -> datetime | None:
+    """Find the begin of a day in the zone of the pages; None is the system's."""
+    return datetime.fromisoformat(day).replace(tzinfo=zone) if day else None
+
+
+def _outcomes(parts: Parts, results: Page[SeriesSummary]) -> Values:
     """Collect where results went, and the reason of each series that has no job."""
-    lines = results.lines if results is not None else ()
+    lines = results.lines
     uids = {line.subject.series_uid for line in lines}
     job_ids = (job.id for line in lines for job in line.jobs)
     return {

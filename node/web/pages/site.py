@@ -16,6 +16,7 @@ from node.web import rule_tester as rule_tests
 from node.web.access import AsOperator, AsViewer, How
 from node.web.pages import drawings, render
 from node.web.pages.drawings import Point
+from node.web.pages.now import gives_proof
 from node.web.pages.render import (
     ENVIRONMENT,
     MASK,
@@ -36,6 +37,7 @@ from storage.site import control, nodes, notices, peers, people, selftests
 
 HOUR = 3600.0
 REJECTED_DAYS = 7
+REJECTED_AT_ONCE = 20
 EVALUATED_DAYS = 7
 EVENTS_AT_ONCE = 100
 SELFTESTS_AT_ONCE = 20
@@ -51,7 +53,7 @@ router = APIRouter()
 # Peers.
 
 
-def _peers(context: Context) -> Values:
+def _peers(context: Context, offset: Offset = 0) -> Values:
     database, config = context.parts.database, context.parts.config()
     allowed = control.all_on(database, SwitchName.ALLOWED_AE)
     expected = {sender.ae_title: sender for sender in config.senders}
@@ -61,13 +63,20 @@ def _peers(context: Context) -> Values:
         "expected": expected,
         "silent": frozenset(render.silent(context.parts, context.now)),
         "never_heard": sorted(set(expected) - set(peers.last_heard(database, list(expected)))),
-        "rejections": peers.rejections(database, context.now - REJECTED_DAYS * DAY, limit=20),
+        "rejections": peers.rejections(
+            database, context.now - REJECTED_DAYS * DAY, REJECTED_AT_ONCE, offset
+        ),
         "rejection_advice": _rejection_advice(config.node.ae_title),
         "allowed": allowed,
         "allowed_names": {switch.subject for switch in allowed},
         "configured": config.node.allowed_ae_titles,
         "destinations": peers.destinations(database, context.now, names),
         "addresses": {destination.name: destination for destination in config.destinations},
+        "unconfirmed": {
+            destination.name: overview.unconfirmed(database, [destination.name], limit=0).total
+            for destination in config.destinations
+            if gives_proof(destination)
+        },
         "echoing": _echoing(context),
     }
 

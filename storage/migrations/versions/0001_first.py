@@ -76,7 +76,7 @@ TABLES = {
         started_at float null, finished_at float null index, worker string(64) null,
         node string(64) null, lease_until float null, attempt integer =0,
         series_id integer ->series.id index, arrival_id integer ->arrival.id index, stack text,
-        route string(64), model string(128), version string(32) ='', parameters text,
+        route string(64) index, model string(128), version string(32) ='', parameters text,
         edition integer =1, worker_deaths integer =0, abandoned integer =0, progress float =0,
         step string(16) ='', step_done integer =0, step_total integer =0,
         cancel_requested integer =0, derived_id integer ->derived.id null index, record text ={},

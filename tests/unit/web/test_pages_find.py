@@ -3,15 +3,17 @@
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 
 from node.web import state
 from node.web.state import Searches
-from storage.records import Role, SwitchName
+from storage.records import Received, Role, SwitchName
 from storage.site import control
-from tests.unit.storage.stored import SERIES
+from tests.unit.storage.stored import CT, EXPLICIT, SCANNER, SERIES, content_of
 from tests.unit.web.site import Client, Site
 
 PAGE = f"/series/{SERIES}"
@@ -30,7 +32,7 @@ def seek(person: Client, **words: str) -> httpx.Response:
 
 def test_a_search_is_written_down_without_its_words(served: Site, person: Client) -> None:
     seek(person, accession="A4711", name="Meyer")
-    (event,) = served.store.audit.list(10)
+    (event,) = served.store.audit.list(10)  # nothing was there to be seen before it
     assert (event.who, event.what) == ("local", "find")
     assert event.detail["by"] == ["accession", "name"]
     assert "4711" not in json.dumps(dict(event.detail))
@@ -43,7 +45,7 @@ def test_no_address_of_a_search_has_a_patient_in_it(served: Site, person: Client
     first = seek(person, **words)
     assert first.text.count("<tr>") == 1 + 25
     assert 'value="A1"' in first.text  # the form is filled in, to go on from
-    older = re.search(r'<a href="([^"]+)">Older</a>', first.text)
+    older = re.search(r'<a href="([^"]+)">Next</a>', first.text)
     assert older is not None
     second = person.get(older[1].replace("&amp;", "&"))
     assert second.text.count("<tr>") == 1 + 5
@@ -174,3 +176,64 @@ def test_a_result_that_came_back_is_said_to_be_one(served: Site) -> None:
     served.rows.queue.complete(served.rows.arrival(series_uid="2.25.7").id, {}, [])
     text = served.browser().get("/find?sender=SCANNER").text
     assert "a result of this node that comes back is never processed" in text
+
+
+def test_find_opens_with_the_newest_series_and_records_who_saw_them(
+    served: Site, person: Client
+) -> None:
+    for number in (1, 2):
+        served.rows.receive(f"1.{number}", series_uid=f"1.2.3.{number}")
+        served.clock.now += 60
+    text = person.get("/find").text
+    assert "Newest series" in text
+    assert re.findall(r'href="/series/([\d.]+)"', text) == ["1.2.3.2", "1.2.3.1"]
+    (event,) = served.store.audit.list()
+    assert (event.what, event.detail) == ("find", {"by": [], "found": 2, "masked": False})
+    person.cookies.set("midslice-mask", "1")
+    assert "1.2.3.2" in person.get("/find").text
+    assert len(served.store.audit.list()) == 1  # nobody was shown
+
+
+def test_reason_route_and_destination_are_chosen_from_what_exists(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k", route="retired", destinations=("old-pacs",))
+    served.rows.succeed("2.25.7")
+    served.rows.ask("l", ("1.7",), stack="l")
+    served.rows.queue.refuse(served.rows.claim(), "TOO_FEW_SLICES", "One.")
+    options = choices(person.get("/find?route=gone").text)
+    assert options["reason"] == ["any", "TOO_FEW_SLICES"]
+    assert options["route"] == ["any", "ct-slices", "gone", "mr-shadow", "retired"]
+    assert options["destination"] == ["any", "old-pacs", "pacs"]
+    assert "old-pacs" in person.get("/find?destination=old-pacs").text
+
+
+def choices(text: str) -> dict[str, list[str]]:
+    """What each choice of the form offers."""
+    fields = re.findall(r'<select name="(\w+)">(.*?)</select>', text, re.DOTALL)
+    return {name: re.findall(r"<option[^>]*>([^<]*)</option>", field) for name, field in fields}
+
+
+def test_dates_are_ranges_with_both_days_in_the_zone_of_the_pages(
+    served: Site, person: Client
+) -> None:
+    served.clock.now = datetime(2026, 3, 5, 23, 30, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
+    for number, day in enumerate(("20260301", "20260304", ""), start=1):
+        what = Received("1.9", f"1.2.3.{number}", f"1.{number}", CT, EXPLICIT, study_date=day)
+        served.rows.archive.keep(what, SCANNER, served.rows.incoming(content_of(what)))
+        served.clock.now += 3600
+    for words, numbers in (
+        ({"study_from": "2026-03-01"}, "21"),
+        ({"study_from": "2026-03-02", "study_to": "2026-03-04"}, "2"),
+        ({"study_to": "2026-03-01"}, "1"),
+        ({"received_to": "2026-03-05"}, "1"),
+        ({"received_from": "2026-03-06"}, "32"),
+        ({"received_from": "2026-03-05", "received_to": "2026-03-06"}, "321"),
+    ):
+        text = seek(person, **words).text
+        assert "".join(re.findall(r'href="/series/1.2.3.(\d)"', text)) == numbers, words
+        for name, day in words.items():
+            assert f'name="{name}" type="date" value="{day}"' in text
+    assert person.get("/find?received_from=yesterday").status_code == 422
+    link = person.get("/find?received_from=2026-03-06")
+    assert link.status_code == 200  # no day of a study: it names nobody
