@@ -16,7 +16,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header, Stack, newest, numbers_of
 from inference.errors import Reason, Unprocessable, duplicates
-from inference.kinds import REPEATED_MM, kinds_of, shows_same_place
+from inference.kinds import GRID, REPEATED_MM, is_same_grid, kinds_of, shows_same_place
 from inference.request import Output
 from inference.scope import check_patient, check_scope, instance_fault
 from inference.volume import Geometry
@@ -135,7 +135,7 @@ def check_beside(layout: Layout, beside: Sequence[Header]) -> None:
 def in_gaps(layout: Layout, beside: Sequence[Header]) -> list[Header]:
     """The slices of the same kind and frame of reference that lie between those of a stack."""
     geometry, first = layout.geometry, layout.headers[0]
-    slices = [h for h in beside if instance_fault(h) is None and _is_in_frame(h, layout)]
+    slices = [h for h in beside if instance_fault(h) is None and _is_in_frame(h, layout.headers)]
     kinds = kinds_of([*layout.headers, *slices])
     own = set(kinds[: len(layout.headers)])
     between = []
@@ -149,9 +149,37 @@ def in_gaps(layout: Layout, beside: Sequence[Header]) -> list[Header]:
     return between
 
 
-def _is_in_frame(header: Header, layout: Layout) -> bool:
-    """True for a slice in the stack's frame of reference; one that is not named may be any."""
-    frames = {slice_.text("FrameOfReferenceUID") for slice_ in layout.headers}
+def unfit(stack: Stack, others: Sequence[Header]) -> tuple[list[Header], list[str]]:
+    """(slices of the same kind that do not fit a stack, the attributes in which they differ).
+
+    They lie in another grid or frame of reference, or in a gap of the stack.
+    """
+    slices = [header for header in newest(stack.headers) if instance_fault(header) is None]
+    candidates = [header for header in others if instance_fault(header) is None]
+    if not slices or not candidates:
+        return [], []
+    kinds = kinds_of([*slices, *candidates])
+    own = set(kinds[: len(slices)])
+    alike = [h for h, kind in zip(candidates, kinds[len(slices) :], strict=True) if kind in own]
+    differing = {header: _differing_places(slices, header) for header in alike}
+    layout = measure(stack)
+    among = set(in_gaps(layout, alike)) if layout is not None else set()
+    strange = [header for header in alike if differing[header] or header in among]
+    keywords = [keyword for header in strange for keyword in differing[header]]
+    return strange, list(dict.fromkeys(keywords))
+
+
+def _differing_places(slices: Sequence[Header], header: Header) -> list[str]:
+    """The attributes in which the grid or the frame of reference of a slice is another one."""
+    first = slices[0]
+    is_on_grid = is_same_grid(first, header)
+    differing = [k for k in GRID if not is_on_grid and first.values(k) != header.values(k)]
+    return differing if _is_in_frame(header, slices) else [*differing, "FrameOfReferenceUID"]
+
+
+def _is_in_frame(header: Header, slices: Sequence[Header]) -> bool:
+    """True for a slice in the frame of reference of others; one that is not named may be any."""
+    frames = {slice_.text("FrameOfReferenceUID") for slice_ in slices}
     frame = header.text("FrameOfReferenceUID")
     return not frame or "" in frames or len(frames) > 1 or frame in frames
 

@@ -27,6 +27,8 @@ REPEATED_MM = 0.1
 SAME_FIELD = 0.1
 # Planes whose normals differ by less (cosine) are parallel.
 PARALLEL = 1e-3
+# The attributes of the grid that the pixels of a slice lie on.
+GRID = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ series complete | info | series_uid instances arrival jobs | \
     an arrival was closed; how many jobs it made
 arrival not closed | error | arrival error | tried again in half a minute
 own result came back | info | series_uid | kept, never processed
+parts joined | info | series_uid senders instances | \
+    slices that several peers brought form one stack
 instances set aside | info | series_uid reasons | \
     localizers, dose pages and others in no stack; how many for which reason
 series purged | info | series failed bytes | retention removed files; rows stay

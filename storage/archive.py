@@ -28,7 +28,16 @@ from sqlalchemy import (
 from storage.database import Database, fits, name_key, to_record, to_records
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
-from storage.records import Arrival, ArrivalState, Instance, KeptInstance, Peer, Received, Series
+from storage.records import (
+    Arrival,
+    ArrivalState,
+    Brought,
+    Instance,
+    KeptInstance,
+    Peer,
+    Received,
+    Series,
+)
 from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
@@ -44,7 +53,7 @@ from storage.schema import (
 )
 
 Result = TypeVar("Result")
-Brought: TypeAlias = Row[*tuple[Any, ...]]
+BroughtRow: TypeAlias = Row[*tuple[Any, ...]]
 
 CONFLICT = "CONFLICTING_INSTANCES"  # the reason of a job whose versions of an instance disagree
 
@@ -335,7 +344,7 @@ def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
     return tuple(sorted(versions, key=lambda it: (it.received_at, it.id), reverse=True))
 
 
-def _brought(db: Connection, arrival_id: int) -> Iterable[Brought]:
+def _brought(db: Connection, arrival_id: int) -> Iterable[BroughtRow]:
     """One row for each arrival and version, the oldest arrival first; only what is still kept."""
     columns = (column for column in instance.c if column is not instance.c.received_at)
     query = (
@@ -364,7 +373,7 @@ def _conflict_at(db: Connection, arrival_id: int) -> float | None:
     return conflict_at
 
 
-def _counting(rows: Iterable[Brought], conflict_at: float | None) -> Iterable[Brought]:
+def _counting(rows: Iterable[BroughtRow], conflict_at: float | None) -> Iterable[BroughtRow]:
     """Of each version its last row, without the versions that are superseded.
 
     Other pixels under one UID are a conflict, and a person is told. From then on an arrival that
@@ -373,7 +382,7 @@ def _counting(rows: Iterable[Brought], conflict_at: float | None) -> Iterable[Br
     sending the right series again, whole. Part of a series supersedes nothing.
     """
     known: set[str] = set()
-    counting: dict[int, Brought] = {}
+    counting: dict[int, BroughtRow] = {}
     for _, of_arrival in groupby(rows, key=lambda row: row.arrival_id):
         these = {row.id: row for row in of_arrival}
         uids = {row.instance_uid for row in these.values()}
@@ -462,12 +471,39 @@ class Archive:
         with self.database.reading() as db:
             return brought_by_peer(db, arrival_id)
 
+    def brought_by_each(self, of: Arrival) -> tuple[Brought, ...]:
+        """What each peer has brought of the series of an arrival; who came first is first."""
+        peer = (arrival.c.calling_ae, arrival.c.called_ae)
+        query = (
+            select(func.max(arrival.c.id))
+            .where(arrival.c.series_id == of.series_id)
+            .group_by(*peer)
+            .order_by(func.min(arrival.c.id))
+        )
+        with self.database.reading() as db:
+            newest = [
+                to_record(Arrival, db.execute(arrival_rows().where(arrival.c.id == last)).one())
+                for last in db.execute(query).scalars().all()
+            ]
+            return tuple(Brought(it, brought_by_peer(db, it.id)) for it in newest)
+
     def other_studies(self, of: Arrival) -> tuple[str, ...]:
         """Other studies that came with the same Series UID: one of them is another patient's."""
         query = (
             select(series.c.study_uid)
             .where(series.c.series_uid == of.series_uid, series.c.id != of.series_id)
             .order_by(series.c.study_uid)
+        )
+        return self.database.values(query)
+
+    def senders_of_other_studies(self, of: Arrival) -> tuple[str, ...]:
+        """The calling AE titles that brought the same Series UID in another study."""
+        query = (
+            select(arrival.c.calling_ae)
+            .join(series, series.c.id == arrival.c.series_id)
+            .where(series.c.series_uid == of.series_uid, series.c.id != of.series_id)
+            .distinct()
+            .order_by(arrival.c.calling_ae)
         )
         return self.database.values(query)
 

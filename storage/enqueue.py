@@ -117,6 +117,8 @@ def enqueue(
         return _enqueued(within, job_id, "queued", supersede(db, new, job_id, now))
     row = row or _by_key(db, new.key)  # another node was faster
     assert row is not None
+    if new.on_behalf and _is_wanted_by_peer(db, row.id, new.arrival_id):
+        return Enqueued(row.id, "known")  # it has asked itself; nothing is sent to it once more
     request(db, row.id, new.arrival_id, new.destinations)
     if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
         return _start_over(db, row, within, now, row.edition)
@@ -285,6 +287,12 @@ def requesters(db: Connection, job_id: int) -> dict[int, str]:
     query = query.join(arrival, arrival.c.id == want.c.arrival_id)
     query = query.where(want.c.job_id == job_id, want.c.withdrawn == 0)
     return {row.arrival_id: row.calling_ae for row in db.execute(query.order_by(arrival.c.id))}
+
+
+def _is_wanted_by_peer(db: Connection, job_id: int, arrival_id: int) -> bool:
+    of_peer = and_(want.c.arrival_id.in_(same_peer(arrival_id)), want.c.withdrawn == 0)
+    query = select(want.c.job_id).where(want.c.job_id == job_id, of_peer).limit(1)
+    return db.execute(query).first() is not None
 
 
 def _forget_withdrawn(db: Connection, job_id: int) -> None:

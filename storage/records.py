@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 DAY = 86_400.0  # in seconds, as all times and durations are
@@ -104,6 +105,18 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class Brought:
+    """A peer's part of a series: its newest arrival, and all versions of its that count."""
+
+    arrival: Arrival
+    instances: tuple[Instance, ...]  # the newest version first
+
+    @cached_property
+    def uids(self) -> frozenset[str]:
+        return frozenset(instance.instance_uid for instance in self.instances)
+
+
+@dataclass(frozen=True)
 class JobVerdict:
     """The reason why a job ends as it begins: what was received says it all."""
 
@@ -141,6 +154,7 @@ class NewJob:
     priority: int
     instances: tuple[int, ...]  # ids of the instance versions, the newest first
     verdict: JobVerdict | None = None  # refused or held from the start
+    on_behalf: bool = False  # asked for a peer whose slices are part of it, not by that peer
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ CONFLICTING_INSTANCES | held | One SOP Instance UID came with different pixels o
     Send the right version again, then requeue the job. | alone
 PATIENT_MISMATCH | held | The instances disagree about the patient or the study. | \
     Compare the series with the PACS; correct it there and send it again. | alone
+PEERS_DISAGREE | held | Two peers sent images of the series that do not fit together. | \
+    Find out which are right and let one peer send the whole series; then cancel the job. | alone
 MISSING_SLICES | held | Slices are missing; nothing is generated across a hole. | \
     When the missing slices arrive, a new job replaces this one. To process the series without \
     them, set across_missing = "leave" in its route, then requeue the job. Otherwise cancel it. \

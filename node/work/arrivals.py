@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -25,21 +25,38 @@ from node.config import Completion, Destination, Route
 from node.rules import completion, routing
 from node.rules.routing import Candidate, Explanation
 from node.work.jobs import canonical, snapshot, sources
+from node.work.joining import (
+    ANY_SLICES,
+    PEERS_DISAGREE,
+    AskedStack,
+    has_any,
+    instances_of,
+    listed,
+    names_of,
+    stacks_asked_by,
+)
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, DailyLimits
 from storage.errors import NotFound, StorageError, WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import Arrival, Enqueued, Instance, JobState, JobVerdict, NewJob, Requeued
+from storage.records import (
+    Arrival,
+    Brought,
+    Enqueued,
+    Instance,
+    JobState,
+    JobVerdict,
+    NewJob,
+    Requeued,
+)
 
 logger = logging.getLogger(__name__)
 
 OTHER_STUDY = (
-    "The same Series Instance UID was received in another study too, so the images may belong to "
-    "two patients. Find out which study is right, then requeue or cancel."
+    "The same Series Instance UID was received in another study too{by} so the images may belong "
+    "to two patients. Find out which study is right, then requeue or cancel."
 )
-# What a thinner series may have against it that makes no difference here.
-ANY_SLICES = Output(across_missing="leave")
 UNREADABLE_SENTENCE = (
     "None of the {count} received files of this series can be read. Let the sender send it again; "
     "then this job is cancelled by itself. Or cancel it."
@@ -103,15 +120,34 @@ class StudyContext:
         self._archive = archive
         self._files = files
         self._arrival = arrival
+        self.each = archive.brought_by_each(arrival)  # whoever brought the series; the first first
+        self.own = next(part for part in self.each if part.arrival.id == arrival.id)
 
     def mixed_up(self, stacks: Iterable[Stack]) -> JobVerdict | None:
         """Held where the Series UID of these stacks stands for two studies or two patients."""
-        sentence = OTHER_STUDY if self._archive.other_studies(self._arrival) else ""
-        if not sentence:
-            theirs = self._stacks(self._archive.brought_by_others(self._arrival))
-            headers = [h for stack in (*stacks, *theirs) for h in newest(stack.headers)]
-            sentence = patient_mismatch(headers)
+        sentence = self._of_two_studies() or self._of_two_patients(list(stacks))
         return JobVerdict(JobState.HELD, Reason.PATIENT_MISMATCH, sentence) if sentence else None
+
+    def _of_two_studies(self) -> str:
+        if not self._archive.other_studies(self._arrival):
+            return ""
+        senders = self._archive.senders_of_other_studies(self._arrival)
+        return OTHER_STUDY.format(by=f", from {listed(senders)}," if senders else ",")
+
+    def _of_two_patients(self, stacks: Sequence[Stack]) -> str:
+        mine = [header for stack in stacks for header in newest(stack.headers)]
+        if sentence := patient_mismatch(mine):
+            return sentence
+        theirs = [h for stack in stacks_of(self.only_others) for h in newest(stack.headers)]
+        sentence = patient_mismatch([*mine, *theirs])
+        senders = [part for part in self.each if part is self.own or has_any(part, theirs)]
+        return sentence and f"{sentence} They came from {names_of(senders)}."
+
+    @cached_property
+    def only_others(self) -> list[Header]:
+        """The slices of the series that only other peers have brought."""
+        others = self._archive.brought_by_others(self._arrival)
+        return list(read_headers(sources(others, self._files)))
 
     def thinner(self, stack: Stack) -> JobVerdict | None:
         """Refused where the study holds a received stack that makes generated slices pointless."""
@@ -210,11 +246,14 @@ class Arrivals:
     def sweep(self) -> None:
         """Close what is complete. One arrival that cannot be closed does not stop the others."""
         now = self._now()
-        for arrival in self._archive.arriving():
-            # While the node was down nobody could send: the quiet period begins at its start.
-            heard = replace(arrival, last_at=max(arrival.last_at, self._since))
-            evidence = completion.decide(heard, now=now, completion=self.rules.completion)
-            if evidence is None or self._not_before.get(arrival.id, 0.0) > now:
+        arriving = self._archive.arriving()
+        complete = {arrival.id: self._evidence(arrival, now) for arrival in arriving}
+        unfinished = {arrival.series_id for arrival in arriving if complete[arrival.id] is None}
+        for arrival in arriving:
+            evidence = complete[arrival.id]
+            # While another peer sends the series too, what it brings may belong to the same stack.
+            waits = arrival.series_id in unfinished and self._may_wait(arrival, now)
+            if evidence is None or waits or self._not_before.get(arrival.id, 0.0) > now:
                 continue
             try:
                 self.complete(arrival, evidence)
@@ -226,6 +265,16 @@ class Arrivals:
             except Exception:
                 self._not_before[arrival.id] = now + RETRY_SECONDS
                 logger.exception("arrival not closed", extra={"arrival": arrival.id})
+
+    def _evidence(self, arrival: Arrival, now: float) -> completion.Evidence | None:
+        """The evidence that an arrival is complete; None where more may come."""
+        # While the node was down nobody could send: the quiet period begins at its start.
+        heard = replace(arrival, last_at=max(arrival.last_at, self._since))
+        return completion.decide(heard, now=now, completion=self.rules.completion)
+
+    def _may_wait(self, arrival: Arrival, now: float) -> bool:
+        most = self.rules.completion.quiet_seconds + self.rules.completion.open_association_seconds
+        return 0.0 <= now - max(arrival.last_at, self._since) < most
 
     def process_now(self, series_uid: str, who: str) -> str:
         """Close what is arriving of a series, without waiting; what was done, as a sentence."""
@@ -295,11 +344,12 @@ class Arrivals:
                 self.rules.completion.results_per_study, self.rules.completion.reruns
             ),
         )
+        jobs = len({entry.job_id for entry in queued})  # several peers may ask for one
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
-        logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": len(queued)})
+        logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": jobs})
         for entry in queued:
             _log(entry)
-        return len(queued)
+        return jobs
 
     def _rules_of(self, arrival: Arrival) -> Rules:
         route = self._self_tests.get(arrival.series_uid)
@@ -312,23 +362,42 @@ class Arrivals:
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
             return Decision()
         aside = _count_set_aside(arrival, headers)
-        others = StudyContext(self._archive, self._files, arrival)
+        study = StudyContext(self._archive, self._files, arrival)
         stacks = stacks_of(headers)
-        mixed_up = others.mixed_up(stacks)
-        usable = UsableInstances.of(instances, headers, self._files)
-        jobs = []
-        for stack in stacks:
-            for route in _matching(arrival, stack, rules):
-                verdict = mixed_up
-                if verdict is None and not route.despite_thin:
-                    verdict = others.thinner(stack)
-                request = self._request(arrival, stack, usable.of_stack(stack))
-                jobs.append(request.by(route, rules, verdict))
+        mixed_up = study.mixed_up(stacks)
+        asked = (
+            [AskedStack(stack, (study.own,)) for stack in stacks]
+            if mixed_up
+            else stacks_asked_by(study.own, study.each, stacks, headers, study.only_others)
+        )
+        _log_joined(arrival, asked)
+        all_headers = [*headers, *study.only_others]
+        jobs = [job for of in asked for job in self._jobs(study, of, all_headers, rules, mixed_up)]
         if not stacks:
+            usable = UsableInstances.of(instances, headers, self._files)
             jobs += self._unreadable(arrival, usable.instances, rules)
-        refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
-        known = frozenset() if mixed_up else frozenset(stack.key for stack in stacks)
+        refuse = {} if mixed_up else self._outdone(arrival, study, [of.stack for of in asked])
+        known = frozenset() if mixed_up else frozenset(of.stack.key for of in asked)
         return Decision(tuple(jobs), mixed_up, refuse, known, aside)
+
+    def _jobs(
+        self,
+        study: "StudyContext",
+        asked: AskedStack,
+        headers: Sequence[Header],
+        rules: Rules,
+        mixed_up: JobVerdict | None,
+    ) -> Iterator[NewJob]:
+        """The jobs of a stack: for each peer whose slices it is made of, those of its routes."""
+        usable = UsableInstances.of(instances_of(asked.parts), headers, self._files)
+        instances = usable.of_stack(asked.stack)
+        held = mixed_up or _disagreement(asked)
+        for part, route in _asking(asked, rules):
+            verdict = held
+            if verdict is None and not route.despite_thin:
+                verdict = study.thinner(asked.stack)
+            new = self._request(part.arrival, asked.stack, instances).by(route, rules, verdict)
+            yield replace(new, on_behalf=part is not study.own)
 
     def _unreadable(
         self, arrival: Arrival, instances: Sequence[Instance], rules: Rules
@@ -369,6 +438,34 @@ class Arrivals:
             for job_id, stack in stack_of.items()
             if (verdict := others.outdone(self._queue.instances(job_id), stack, stacks))
         }
+
+
+def _asking(asked: AskedStack, rules: Rules) -> Iterator[tuple[Brought, Route]]:
+    """The peers that ask for a stack, each with its routes; who came first is first.
+
+    The routes of the first one count for all whose slices are joined with its own; but for what the
+    same sender has sent to another AE title of the node, where it wants something else.
+    """
+    taking = [_matching(part.arrival, asked.stack, rules) for part in asked.parts]
+    of_first = next((routes for routes in taking if routes), ())
+    sender = asked.parts[0].arrival.calling_ae
+    for part, routes in zip(asked.parts, taking, strict=True):
+        for route in routes if part.arrival.calling_ae == sender else of_first:
+            yield part, route
+
+
+def _disagreement(asked: AskedStack) -> JobVerdict | None:
+    if not asked.disagreement:
+        return None
+    return JobVerdict(JobState.HELD, PEERS_DISAGREE, asked.disagreement)
+
+
+def _log_joined(arrival: Arrival, stacks: Sequence[AskedStack]) -> None:
+    for asked in stacks:
+        if len(asked.parts) > 1:
+            senders = [part.arrival.calling_ae for part in asked.parts]
+            extra = {"series_uid": arrival.series_uid, "senders": senders}
+            logger.info("parts joined", extra=extra | {"instances": len(asked.stack)})
 
 
 def _refused(thin: Unprocessable | None) -> JobVerdict | None:
