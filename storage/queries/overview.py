@@ -121,11 +121,14 @@ def sending(
     database: Database, limit: int = 50, offset: int = 0, *, destination: str = ""
 ) -> Page[DeliverySummary]:
     """The deliveries that are on their way or wait for it, those being sent first."""
-    wanted = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
+    conditions = [
+        OPEN_DELIVERY,
+        delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED)),
+    ]
     if destination:
-        wanted = and_(wanted, delivery.c.destination == destination)
+        conditions.append(delivery.c.destination == destination)
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
-    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit, offset)
+    return _deliveries(database, and_(*conditions), order, limit, offset)
 
 
 def unconfirmed(
