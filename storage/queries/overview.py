@@ -121,14 +121,11 @@ def sending(
     database: Database, limit: int = 50, offset: int = 0, *, destination: str = ""
 ) -> Page[DeliverySummary]:
     """The deliveries that are on their way or wait for it, those being sent first."""
-    conditions = [
-        OPEN_DELIVERY,
-        delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED)),
-    ]
-    if destination:
-        conditions.append(delivery.c.destination == destination)
+    is_unfinished = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
+    is_wanted = delivery.c.destination == destination if destination else true()
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
-    return _deliveries(database, and_(*conditions), order, limit, offset)
+    wanted = and_(OPEN_DELIVERY, is_unfinished, is_wanted)
+    return _deliveries(database, wanted, order, limit, offset)
 
 
 def unconfirmed(
