@@ -1,5 +1,7 @@
 """Durations, sizes and counts as people read them: on pages, at the command line, in notices."""
 
+from collections.abc import Mapping
+
 from rich import filesize
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -39,6 +41,16 @@ def size(count: float) -> str:
 def count(number: int, noun: str, plural: str = "") -> str:
     """Write a number and its noun, with a narrow space between thousands."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}".replace(",", "\u202f")
+
+
+def confidence(counts: Mapping[str, int]) -> str:
+    """Write how many slices are sure, fair and so on, as "12 sure, 3 fair"."""
+    return ", ".join(f"{number} {word_of(word)}" for word, number in counts.items() if number)
+
+
+def word_of(confidence: str) -> str:
+    """Write the word of a slice's confidence as people read it."""
+    return confidence.replace("_", " ")
 
 
 def amount(number: float, noun: str) -> str:
