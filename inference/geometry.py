@@ -200,7 +200,8 @@ def second_of_day(time: str) -> float | None:
 
 def _missing_sentence(layout: Layout) -> str:
     places = ", ".join(
-        f"{layout.geometry.gaps_mm[gap]:.1f} mm {_between(layout, gap)}" for gap in layout.missing
+        f"{layout.geometry.gaps_mm[gap]:.1f} mm {place_of_gap(layout, gap)}"
+        for gap in layout.missing
     )
     count = sum(layout.missing.values())
     return (
@@ -210,7 +211,7 @@ def _missing_sentence(layout: Layout) -> str:
     )
 
 
-def _between(layout: Layout, gap: int) -> str:
+def place_of_gap(layout: Layout, gap: int) -> str:
     """The slices beside a gap as a PACS names them: by Instance Number, else by position."""
     geometry, pair = layout.geometry, layout.headers[gap : gap + 2]
     numbers = [header.integer("InstanceNumber") for header in pair]

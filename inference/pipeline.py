@@ -22,7 +22,7 @@ from inference.derived import (
     record_of,
 )
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, examine, measure
+from inference.geometry import Layout, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.pixels import (
     PixelFormat,
@@ -295,7 +295,8 @@ class _Job:
         stack = replace(stacks[0], beside=tuple(newest(beside)))
         layout = self._examined(stack)
         if layout.missing:
-            self._record.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
+            places = ", ".join(place_of_gap(layout, gap) for gap in layout.missing)
+            self._record.notes.append(f"not filled, because slices are missing there: {places}")
         return stack, layout
 
     def _tell_set_aside(self, aside: Sequence[SetAside]) -> None:

@@ -106,13 +106,14 @@ class Sampling:
         if not self.undersampled or output.undersampled == "process":
             return
         worst = self._worst
-        are = "gap is" if len(self.undersampled) == 1 else "gaps are"
+        count = len(self.undersampled)
         raise Unprocessable(
             Reason.UNDERSAMPLED,
-            f"{len(self.undersampled)} of {self.filled} {are} over twice as wide as the slices are "
-            f"thick ({worst}): up to {worst.unseen:.0%} of the body between was never seen, and "
-            "vessels and nodules may lie there. Send thicker or closer slices; or have the route "
-            'process it for large anatomy (undersampled = "process") and send the series again.',
+            f"{count} of the {self.filled} gaps to fill {'is' if count == 1 else 'are'} over twice "
+            f"as wide as the slices are thick ({worst}): up to {worst.unseen:.0%} of the body "
+            "between was never seen, and vessels and nodules may lie there. Send thicker or closer "
+            'slices; or have the route process it for large anatomy (undersampled = "process") '
+            "and send the series again.",
         )
 
     @property
