@@ -207,6 +207,12 @@ def word_of(trust: Trust | None, *, undersampled: bool) -> str:
     return LARGE_ANATOMY if undersampled and word != "unsure" else word
 
 
+def is_replaced(prediction: Prediction, number: int, output: Output) -> bool:
+    """True where the model is so little sure of a slice that the classical one is written."""
+    has_both = bool(prediction.trust) and bool(prediction.classical)
+    return has_both and prediction.trust[number].confidence < output.classical_below
+
+
 @dataclass(frozen=True, eq=False)
 class Chosen:
     """The slice that is written, and what its derivation says of it; "" = nothing."""
@@ -234,11 +240,10 @@ class SliceJudge:
             self._enter(slice_, None)
             return Chosen(prediction.planes[number], "; ".join(coarse))
         trust = prediction.trust[number]
-        is_replaced = bool(prediction.classical) and trust.confidence < self.output.classical_below
         if trust.confidence < self.output.hold_below:
             self.doubtful.append(trust)
         expected = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
-        if not is_replaced:
+        if not is_replaced(prediction, number, self.output):
             self._enter(slice_, trust, prediction.weights[number : number + 1])
             return Chosen(prediction.planes[number], "; ".join([*coarse, expected]))
         words = CLASSICAL_WORDS.get(prediction.classical_name, prediction.classical_name)

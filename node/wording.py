@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rich import filesize
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+CONFIDENCE = ("sure", "fair", "unsure", "large_anatomy_only")  # of a slice, in their order
 
 
 def duration(seconds: float | None) -> str:
@@ -45,7 +46,8 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 def confidence(counts: Mapping[str, int]) -> str:
     """Write how many slices are sure, fair and so on, as "12 sure, 3 fair"."""
-    return ", ".join(f"{number} {word_of(word)}" for word, number in counts.items() if number)
+    known = [(word, counts[word]) for word in CONFIDENCE if counts.get(word)]
+    return ", ".join(f"{number} {word_of(word)}" for word, number in known)
 
 
 def word_of(confidence: str) -> str:

@@ -117,8 +117,9 @@ def keep_result(
 
 def _recorded(record: Mapping[str, object]) -> Mapping[str, str]:
     """The columns of a worker's record; lists read the counts alone, a record may be long."""
-    counts = record.get("confidence_counts", {})
-    return {"record": to_json(record), "confidence_counts": to_json(counts)}
+    counts = record.get("confidence_counts")
+    known = counts if isinstance(counts, Mapping) else {}
+    return {"record": to_json(record), "confidence_counts": to_json(known)}
 
 
 def reuse_result(
