@@ -16,6 +16,7 @@ from inference.header import Elements
 from inference.model import Model, Parameters, Step
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request
+from inference.sampling import is_undersampled
 from inference.scope import MANUFACTURER, MODEL_NAME
 from inference.uids import frame_of_series, node_uid
 from inference.volume import Vector
@@ -33,6 +34,7 @@ GRID = ("ImageOrientationPatient", "PixelSpacing")
 IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
 FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 1000, 2**31 - 1
 MOST_DESCRIPTION = 64
+UNDERSAMPLED = "UNDERSAMPLED"  # in the description where a filled gap is
 GENERATED_COMMENT = "AI-generated slice, not acquired; not for primary diagnosis"
 COPIED_COMMENT = (
     "Received slice, unchanged, in an AI-interpolated series; not for primary diagnosis"
@@ -129,15 +131,24 @@ def location_law(layout: Layout) -> tuple[float, float] | None:
 
 
 def record_of(slices: Sequence[Planned], layout: Layout) -> Mapping[str, object]:
-    """Facts of the gaps for a page: their width, what was generated and what is missing."""
+    """Facts of the gaps for a page: their width, what was generated and what is missing.
+
+    Slices are named as a PACS names them: by Instance Number and position.
+    """
+    geometry = layout.geometry
     counts = Counter(slice_.gap for slice_ in slices)
     return {
         "received": len(layout.headers),
         "generated": len(slices) - counts[None],
         "copied": counts[None],
+        "axis": "xyz"[geometry.axis],
+        "received_slices": [
+            {"number": header.integer("InstanceNumber"), "at_mm": geometry.place_mm(position)}
+            for header, position in zip(layout.headers, geometry.positions, strict=True)
+        ],
         "gaps": [
             {"gap_mm": round(float(gap_mm), 4), "factor": counts[gap] + 1}
-            for gap, gap_mm in enumerate(layout.geometry.gaps_mm)
+            for gap, gap_mm in enumerate(geometry.gaps_mm)
         ],
         "missing": [{"gap": gap, "slices": layout.missing[gap]} for gap in sorted(layout.missing)],
         "shear_degrees": round(layout.shear_degrees, 2),
@@ -260,10 +271,11 @@ class DerivedSeries:
         return len({header.values(keyword) for header in self._layout.headers}) == 1
 
     def _title(self) -> str:
-        per_gap = Counter(slice_.gap for slice_ in self._slices if slice_.is_generated)
+        per_gap = Counter(slice_.gap for slice_ in self._slices if slice_.gap is not None)
         mark = self._request.mark
+        coarse = UNDERSAMPLED if any(is_undersampled(self._layout, gap) for gap in per_gap) else ""
         revision = f"rev {mark.revision}" if mark.revision > 1 else ""
-        label = " ".join(filter(None, (revision, self._request.output.label, mark.route)))
+        label = " ".join(filter(None, (coarse, revision, self._request.output.label, mark.route)))
         return title(self._request.parameters, set(per_gap.values()), label)
 
     def _plane(self, place: int, base: Header) -> Elements:

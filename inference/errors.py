@@ -35,6 +35,7 @@ class Reason(StrEnum):
     PIXEL_DATA_ERROR = "PIXEL_DATA_ERROR"
     OUTPUT_CHECK_FAILED = "OUTPUT_CHECK_FAILED"
     LOW_CONFIDENCE = "LOW_CONFIDENCE"
+    UNDERSAMPLED = "UNDERSAMPLED"
 
 
 # A person decides about these; every other reason is final and needs nobody.
@@ -46,6 +47,7 @@ HELD = frozenset(
         Reason.PIXEL_DATA_ERROR,
         Reason.OUTPUT_CHECK_FAILED,
         Reason.LOW_CONFIDENCE,
+        Reason.UNDERSAMPLED,
     }
 )
 

@@ -200,7 +200,8 @@ def second_of_day(time: str) -> float | None:
 
 def _missing_sentence(layout: Layout) -> str:
     places = ", ".join(
-        f"{layout.geometry.gaps_mm[gap]:.1f} mm after slice {gap + 1}" for gap in layout.missing
+        f"{layout.geometry.gaps_mm[gap]:.1f} mm {place_of_gap(layout, gap)}"
+        for gap in layout.missing
     )
     count = sum(layout.missing.values())
     return (
@@ -208,6 +209,16 @@ def _missing_sentence(layout: Layout) -> str:
         f"usual: {layout.gap_mm:.1f} mm). Send what is missing; or have the route leave such gaps "
         '(across_missing = "leave") and send the series again.'
     )
+
+
+def place_of_gap(layout: Layout, gap: int) -> str:
+    """The slices beside a gap as a PACS names them: by Instance Number, else by position."""
+    geometry, pair = layout.geometry, layout.headers[gap : gap + 2]
+    numbers = [header.integer("InstanceNumber") for header in pair]
+    if None not in numbers:
+        return f"between images {numbers[0]} and {numbers[1]}"
+    at = [geometry.place_mm(position) for position in geometry.positions[gap : gap + 2]]
+    return f"between {'xyz'[geometry.axis]} = {at[0]:g} and {at[1]:g} mm"
 
 
 def arrange(headers: Sequence[Header]) -> Layout:

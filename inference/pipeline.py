@@ -22,7 +22,7 @@ from inference.derived import (
     record_of,
 )
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, examine, measure
+from inference.geometry import Layout, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.pixels import (
     PixelFormat,
@@ -48,6 +48,7 @@ from inference.request import (
     Verdict,
 )
 from inference.runner import Runner, SliceJudge, check_gaps, share_cores
+from inference.sampling import Sampling
 from inference.scope import differences, oddities
 from inference.stacks import SetAside, set_aside, stacks_of
 from inference.uids import Identity, marked
@@ -140,7 +141,7 @@ class Generation:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         form = slice_.format_of(self.layout)
-        chosen = judge.chosen(slice_.position, number, prediction)
+        chosen = judge.chosen(slice_, number, prediction)
         offsets = self.layout.geometry.offsets(slice_.base, slice_.base + 1, slice_.fraction)
         stored = generated_values(chosen.plane, *pair, self.pixels, form, offsets)
         if self.previews is not None:
@@ -254,7 +255,7 @@ class _Job:
             steps,
             device,
             request.resources,
-            judge=SliceJudge(request.output, layout.geometry),
+            judge=SliceJudge(request.output, layout),
             report=self._report,
             cancelled=self._cancelled,
         )
@@ -294,7 +295,8 @@ class _Job:
         stack = replace(stacks[0], beside=tuple(newest(beside)))
         layout = self._examined(stack)
         if layout.missing:
-            self._record.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
+            places = ", ".join(place_of_gap(layout, gap) for gap in layout.missing)
+            self._record.notes.append(f"not filled, because slices are missing there: {places}")
         return stack, layout
 
     def _tell_set_aside(self, aside: Sequence[SetAside]) -> None:
@@ -339,6 +341,10 @@ class _Job:
         check_steps(steps, len(layout.headers))
         steps = tuple(step for step in steps if not _crosses(step, layout.missing))
         check_gaps(steps, layout.geometry, self._request.output)
+        sampling = Sampling.of(steps, layout)
+        self._record.facts |= sampling.facts
+        self._record.notes += sampling.notes
+        sampling.check(self._request.output)
         if all(step.gap is None for step in steps):
             sentence = "Every gap that could be filled misses slices, so there is nothing to do."
             raise Unprocessable(Reason.NOTHING_TO_DO, sentence)

@@ -10,6 +10,7 @@ from inference.errors import Reason
 
 SliceThickness = Literal["source", "spacing"]  # of generated slices, and of copies beside them
 AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
+Undersampled = Literal["process", "hold"]  # a series whose slices have seen under half of a gap
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Output:
     accept_derived: bool = True
     across_missing: AcrossMissing = "hold"
     most_gap_mm: float = 12.0  # a series with a wider one to fill is held
+    undersampled: Undersampled = "process"
     classical_below: float = 0.1  # confidence below which a slice does without the network
     hold_below: float = 0.05  # confidence below which the series is held
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"

@@ -7,13 +7,15 @@ the limits. A model that says nothing of its slices is taken at its word; nothin
 import logging
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from inference.derived import Planned
 from inference.errors import Cancelled, Reason, Unprocessable
+from inference.geometry import Layout
 from inference.model import (
     Limits,
     Measured,
@@ -26,19 +28,22 @@ from inference.model import (
     check_prediction,
 )
 from inference.request import Output
-from inference.volume import Geometry, Plane, Vector, Volume
+from inference.sampling import GAP_TOLERANCE_MM, is_undersampled
+from inference.volume import Geometry, Plane, Volume
 
 logger = logging.getLogger(__name__)
 
 FIRST_TILE, LEAST_TILE = 256, 128
 MOST_AT_ONCE = 8  # steps; each holds its window and what its model needs for one slice
-# Positions are decimal strings: a gap of 12.0 mm may read 12.004.
-GAP_TOLERANCE_MM = 0.01
 CLASSICAL_WORDS = {
     "linear": "linear interpolation",
     "cubic": "cubic interpolation",
     "dis": "optical flow",
 }
+# The words for a slice, by the least confidence of each: pages, lists and REST use these alone.
+WORDS = ((0.8, "sure"), (0.5, "fair"), (0.0, "unsure"))
+# Instead of the better two where over half of the gap was never seen, however small the error.
+LARGE_ANATOMY = "large_anatomy_only"
 
 
 class Runner:
@@ -195,6 +200,19 @@ def next_rung(limits: Limits) -> Limits | None:
     return None
 
 
+def word_of(trust: Trust | None, *, undersampled: bool) -> str:
+    """The word for a slice; empty where its model says nothing of it."""
+    words = (word for least, word in WORDS if trust is not None and trust.confidence >= least)
+    word = next(words, "")
+    return LARGE_ANATOMY if undersampled and word != "unsure" else word
+
+
+def is_replaced(prediction: Prediction, number: int, output: Output) -> bool:
+    """True where the model is so little sure of a slice that the classical one is written."""
+    has_both = bool(prediction.trust) and bool(prediction.classical)
+    return has_both and prediction.trust[number].confidence < output.classical_below
+
+
 @dataclass(frozen=True, eq=False)
 class Chosen:
     """The slice that is written, and what its derivation says of it; "" = nothing."""
@@ -208,36 +226,54 @@ class SliceJudge:
     """Judges every generated slice of one job, in the order in which they are made."""
 
     output: Output
-    geometry: Geometry
+    layout: Layout
     entries: list[dict[str, object]] = field(default_factory=list)
     gate: Mapping[str, object] = field(default_factory=dict)
     doubtful: list[Trust] = field(default_factory=list)
 
-    def chosen(self, position: Vector, number: int, prediction: Prediction) -> Chosen:
-        """The prediction's slice of that number, which lies there, or the classical one."""
+    def chosen(self, slice_: Planned, number: int, prediction: Prediction) -> Chosen:
+        """The prediction's slice of that number, or the classical one, for a planned slice."""
         self.gate = prediction.record
+        is_coarse = is_undersampled(self.layout, slice_.base)
+        coarse = ["undersampled gap, for large anatomy only"] if is_coarse else []
         if not prediction.trust:
-            return Chosen(prediction.planes[number], "")
+            self._enter(slice_, None)
+            return Chosen(prediction.planes[number], "; ".join(coarse))
         trust = prediction.trust[number]
-        is_replaced = bool(prediction.classical) and trust.confidence < self.output.classical_below
-        how = prediction.classical_name if is_replaced else "network"
-        at_mm = float((position - self.geometry.positions[0]) @ self.geometry.normal)
         if trust.confidence < self.output.hold_below:
             self.doubtful.append(trust)
         expected = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
-        if not is_replaced:
-            entry = _entry(at_mm, trust, how)
-            if prediction.weights:
-                entry["network_weight"] = round(prediction.weights[number], 3)
-            self.entries.append(entry)
-            return Chosen(prediction.planes[number], expected)
-        words = CLASSICAL_WORDS.get(how, how)
+        if not is_replaced(prediction, number, self.output):
+            self._enter(slice_, trust, prediction.weights[number : number + 1])
+            return Chosen(prediction.planes[number], "; ".join([*coarse, expected]))
+        words = CLASSICAL_WORDS.get(prediction.classical_name, prediction.classical_name)
         note = f"{expected}, below {self.output.classical_below:g}: {words} instead of the network"
         if prediction.classical_trust:
             trust = prediction.classical_trust[number]
             note += f", expected error {trust.error_hu:.0f} HU"
-        self.entries.append(_entry(at_mm, trust, how))
-        return Chosen(prediction.classical[number], note)
+        self._enter(slice_, trust, how=prediction.classical_name)
+        return Chosen(prediction.classical[number], "; ".join([*coarse, note]))
+
+    def _enter(
+        self,
+        slice_: Planned,
+        trust: Trust | None,
+        weights: Sequence[float] = (),
+        how: str = "network",
+    ) -> None:
+        """Note a slice by its Instance Number and place; nothing where there is nothing to say."""
+        word = word_of(trust, undersampled=is_undersampled(self.layout, slice_.base))
+        if not word:
+            return
+        at_mm = self.layout.geometry.place_mm(slice_.position)
+        entry: dict[str, object] = {"number": slice_.number, "at_mm": at_mm, "word": word}
+        if trust is not None:
+            entry["error_hu"] = round(trust.error_hu, 1)
+            entry["confidence"] = round(trust.confidence, 3)
+            entry["how"] = how
+        if weights:
+            entry["network_weight"] = round(weights[0], 3)
+        self.entries.append(entry)
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -246,13 +282,16 @@ class SliceJudge:
         if self.gate:
             facts["gate"] = dict(self.gate)
         if self.entries:
+            counts = Counter(str(entry["word"]) for entry in self.entries)
+            words = [*(word for _, word in WORDS), LARGE_ANATOMY]
             facts["confidence"] = list(self.entries)
+            facts["confidence_counts"] = {word: counts[word] for word in words}
         return facts
 
     @property
     def notes(self) -> Sequence[str]:
         """For people: what is unusual."""
-        replaced = sum(entry["how"] != "network" for entry in self.entries)
+        replaced = sum(entry.get("how", "network") != "network" for entry in self.entries)
         notes = []
         if self.gate.get("surveyed") == 0:
             notes.append("too few slices to try the network on: what training found serves alone")
@@ -294,12 +333,3 @@ def check_gaps(steps: Sequence[Step], geometry: Geometry, output: Output) -> Non
 
 def _counted(count: int, one: str, several: str) -> str:
     return f"{count} {one if count == 1 else several}"
-
-
-def _entry(at_mm: float, trust: Trust, how: str) -> dict[str, object]:
-    return {
-        "at_mm": round(at_mm, 3),  # from the first received slice, along the normal
-        "error_hu": round(trust.error_hu, 1),
-        "confidence": round(trust.confidence, 3),
-        "how": how,
-    }

@@ -108,11 +108,18 @@ def keep_result(
     insert = insert.on_conflict_do_update(index_elements=["series_uid"], set_=values)
     derived_id = int(db.execute(insert.returning(derived.c.id)).scalar_one())
     _write_instances(database, db, derived_id, result)
-    by_model = {"version": result.version, "record": to_json(result.record)}
+    by_model = {"version": result.version, **_recorded(result.record)}
     ended = _succeed(database, db, row, derived_id, now, folder_kept=True, **by_model)
     if result.mark.revision > 1:
         _tell(database, db, row, result, now)
     return replace(ended, revision=result.mark.revision)
+
+
+def _recorded(record: Mapping[str, object]) -> Mapping[str, str]:
+    """The columns of a worker's record; lists read the counts alone, a record may be long."""
+    counts = record.get("confidence_counts")
+    known = counts if isinstance(counts, Mapping) else {}
+    return {"record": to_json(record), "confidence_counts": to_json(known)}
 
 
 def reuse_result(
@@ -124,7 +131,8 @@ def reuse_result(
     if result is None:
         raise NotFound(f"no derived series {series_uid}")
     if result.purged_at is None:
-        first = select(job.c.version, job.c.record).where(job.c.derived_id == result.id).limit(1)
+        first = select(job.c.version, job.c.record, job.c.confidence_counts)
+        first = first.where(job.c.derived_id == result.id).limit(1)
         maker = db.execute(first).one_or_none()
         by_model = maker._asdict() if maker is not None else {}
         return _succeed(database, db, row, result.id, now, folder_kept=False, **by_model)
@@ -515,5 +523,5 @@ class Queue:
             end_attempt(db, row, self._now(), str(state), detail or reason)
             if row.cancel_requested:  # a verdict on a job that nobody wants any more
                 return cancel(db, row, self._now())
-            why = {"reason": reason, "sentence": sentence, "record": to_json(record or {})}
+            why = {"reason": reason, "sentence": sentence, **_recorded(record or {})}
             return end(db, row, self._now(), state, **why)

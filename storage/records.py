@@ -192,6 +192,7 @@ class Job:
     derived_id: int | None
     derived_series_uid: str | None
     record: Mapping[str, object] = field(default_factory=dict)
+    confidence_counts: Mapping[str, int] = field(default_factory=dict)  # generated slices by word
     mark: DerivedMark = DerivedMark()  # of what it makes, once it was claimed
 
 
@@ -661,6 +662,7 @@ class JobSummary:
     destinations: tuple[str, ...]
     sender: str
     derived_series_uid: str | None
+    confidence_counts: Mapping[str, int]  # generated slices by the word of their confidence
     subject: Subject
 
 

@@ -218,6 +218,7 @@ job = _table(
     _count("cancel_requested"),
     Column("derived_id", Integer, ForeignKey("derived.id"), index=True),
     _text("record", "{}"),  # JSON: what the model reports
+    _text("confidence_counts", "{}"),  # JSON, of the record: how many slices are sure, fair, ...
     Column("requeued_by", String(64)),  # a person: it is not refused before its turn has come
     # 1: no worker takes it before the node has compared it with its route.
     _count("requeue_requested"),

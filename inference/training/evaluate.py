@@ -29,7 +29,7 @@ from inference.models.midslice import SHIPPED_WEIGHTS, load_network
 from inference.models.runtime import Runtime, has_fast_bfloat16
 from inference.previews import DisplayWindow, difference, uri
 from inference.request import Output
-from inference.runner import Runner, SliceJudge
+from inference.runner import is_replaced
 from inference.training.data import PassedOver, ThinSeries
 from inference.training.leave_out import (
     LeaveOutStack,
@@ -461,12 +461,11 @@ class _CellEvaluation:
             near = neighbourhood(stack, gap)
             # As the node judges where nothing else is configured: of a slice that its model is
             # not sure of, it writes the best candidate without training.
-            judge = SliceJudge(Output(), stack.volume.geometry)
-            position = judge.geometry.positions[gap]
             for number, target in enumerate(targets):
                 place = TargetPlace(stack, gap, near, target.t)
                 planes = {name: method(place) for name, method in self._methods.items()}
-                written = judge.chosen(position, number, prediction).plane
+                is_classical = is_replaced(prediction, number, Output())
+                written = (prediction.classical if is_classical else prediction.planes)[number]
                 planes[self._model.name] = stack.stored(written, gap, target.t)
                 self._measure(stack, target, planes, prediction, number)
                 self._done += 1

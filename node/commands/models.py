@@ -4,11 +4,11 @@ import importlib.util
 import json
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from inference.request import (
     Request,
     Resources,
     Source,
+    Undersampled,
     Verdict,
 )
 from node import wording
@@ -189,6 +190,10 @@ def process(
     most_gap_mm: Annotated[
         float, typer.Option("--most-gap", metavar="MM", min=0.1, help="A wider gap is held.")
     ] = Output.most_gap_mm,
+    undersampled: Annotated[
+        Undersampled,
+        typer.Option(help="hold: where gaps are over twice as wide as the slices are thick."),
+    ] = Output.undersampled,
     hold_below: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="A slice of lower confidence is held.")
     ] = Output.hold_below,
@@ -209,7 +214,12 @@ def process(
     if target_spacing_mm is None:
         factor = factor or DEFAULT_FACTOR
     parameters = Parameters(factor, target_spacing_mm)
-    output = Output(across_missing=across_missing, most_gap_mm=most_gap_mm, hold_below=hold_below)
+    output = Output(
+        across_missing=across_missing,
+        most_gap_mm=most_gap_mm,
+        undersampled=undersampled,
+        hold_below=hold_below,
+    )
     request = _request(settings_or_defaults(config), model, parameters, output, out)
     headers = read_headers(files_of(folder))
     ends = _process_each(stacks_of(headers), request, shown=not as_json)
@@ -340,6 +350,7 @@ def _lines(end: StackEnd) -> list[str]:
             return [
                 f"{instances}, {generated} of them generated, in {end.folder}",
                 f"derived series {series_uid}",
+                *_confidence(record),
                 *(f"note: {note}" for note in terminal.texts(record.get("notes"))),
             ]
         case Verdict(reason, sentence, is_held):
@@ -347,6 +358,12 @@ def _lines(end: StackEnd) -> list[str]:
         case Failed(reason, sentence, frames):
             return [f"failed: {reason}: {sentence}", frames]
     return ["stopped"]
+
+
+def _confidence(record: Mapping[str, Any]) -> list[str]:
+    """One line on how many slices are sure, fair and so on, where the record says it."""
+    counts = wording.confidence(record.get("confidence_counts") or {})
+    return [f"generated slices: {counts}"] if counts else []
 
 
 def _as_json(end: StackEnd) -> dict[str, object]:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from inference.request import AcrossMissing, Output, Parameters, SliceThickness
+from inference.request import AcrossMissing, Output, Parameters, SliceThickness, Undersampled
 from node.errors import UsageError
 
 SENDER = "sender"  # the destination whose AE title is the one that brought the series
@@ -455,6 +455,7 @@ class Route(Section):
     )
     across_missing: AcrossMissing = Field(Output.across_missing, description='"hold" or "leave"')
     most_gap_mm: AboveZero = Output.most_gap_mm
+    undersampled: Undersampled = Field(Output.undersampled, description='"process" or "hold"')
     classical_below: Share = Output.classical_below
     hold_below: Share = Output.hold_below
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")

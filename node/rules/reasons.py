@@ -66,6 +66,9 @@ OUTPUT_CHECK_FAILED | held | The derived series did not pass its check; it was n
 LOW_CONFIDENCE | held | The model is not sure enough of its result. | \
     Send thinner slices, or lower hold_below in its route and requeue the job. Otherwise cancel \
     it. | futile
+UNDERSAMPLED | held | The gaps are over twice as wide as the slices are thick. | \
+    Send slices that lie closer, or set undersampled = "process" in its route and requeue the \
+    job: its result is for large anatomy only. Otherwise cancel it. | futile
 # What happened to a job while it was processed
 WORKER_DIED | held | The worker process ended several times without an answer. | \
     Read the log of its attempts; requeue the job when the machine is well.

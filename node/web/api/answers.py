@@ -13,7 +13,7 @@ Json: TypeAlias = dict[str, object]
 # of its patient, a user no hash of the password, a token not its text.
 JOB = (
     "id kind state reason sentence series_uid stack route derived_series_uid model version attempt "
-    "queued_at started_at finished_at progress"
+    "queued_at started_at finished_at progress confidence_counts"
 )
 JOB_FURTHER = (
     "study_uid parameters destinations edition priority worker_deaths abandoned cancel_requested "

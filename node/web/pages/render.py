@@ -340,6 +340,8 @@ def _environment() -> Environment:
         "size": wording.size,
         "count": wording.count,
         "amount": wording.amount,
+        "confidence": wording.confidence,
+        "confidence_word": wording.word_of,
         "study_date": study_date,
         "person": person,
         "percent": percent,

@@ -27,7 +27,7 @@
       const tag = figure.querySelector(".tag");
       figure.querySelector("b").textContent = place.title;
       figure.querySelector(".at").textContent = place.at;
-      tag.textContent = place.generated ? "generated" : "received";
+      tag.textContent = place.generated ? "generated, not acquired" : "received";
       tag.className = `tag ${place.generated ? "made" : "received"}`;
       const image = figure.querySelector("img");
       image.dataset.wanted = String(number);
@@ -54,8 +54,7 @@
           mark.setAttribute("x1", x);
           mark.setAttribute("x2", x + Number(mark.dataset.lean));
         } else {
-          const [first, step] = mark.dataset.mark.split(" ").map(Number);
-          mark.setAttribute("x", first + number * step);
+          mark.setAttribute("x", JSON.parse(mark.dataset.cells)[number]);
         }
       }
       for (const near of [number + 1, number - 1, number + 2]) if (places[near]) picture(near);
@@ -71,7 +70,9 @@
     for (const strip of document.querySelectorAll("[data-strip]")) {
       strip.addEventListener("click", (event) => {
         const box = strip.getBoundingClientRect();
-        choose(Math.floor((event.clientX - box.left) / box.width * places.length));
+        const x = (event.clientX - box.left) / box.width * strip.viewBox.baseVal.width;
+        const cells = JSON.parse(strip.querySelector("[data-cells]").dataset.cells);
+        choose(Math.max(0, cells.findLastIndex((first) => first <= x)));
       });
     }
     viewer.addEventListener("wheel", (event) => {

@@ -80,6 +80,7 @@ TABLES = {
         edition integer =1, worker_deaths integer =0, abandoned integer =0, progress float =0,
         step string(16) ='', step_done integer =0, step_total integer =0,
         cancel_requested integer =0, derived_id integer ->derived.id null index, record text ={},
+        confidence_counts text ={},
         requeued_by string(64) null, requeue_requested integer =0, revision integer =1,
         place integer =0, named integer =0
     """,

@@ -124,7 +124,8 @@ def test_the_record_lists_place_error_and_confidence_of_every_generated_slice(
     assert record["gate"] == {"network_weight": 0.75, "classical": "linear", "surveyed": 3}
     entries = record["confidence"]
     assert isinstance(entries, list)
-    assert [entry["at_mm"] for entry in entries] == [2.5, 7.5, 12.5, 17.5, 22.5]
+    assert [entry["at_mm"] for entry in entries] == [-297.5, -292.5, -287.5, -282.5, -277.5]
+    assert [entry["number"] for entry in entries] == [2, 4, 6, 8, 10]
     assert [entry["confidence"] for entry in entries] == [0.95, 0.8, 0.08, 0.08, 0.08]
     assert [entry["how"] for entry in entries] == ["network"] * 2 + ["linear"] * 3
     assert record["runtime"] == "by hand"
