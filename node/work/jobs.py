@@ -156,7 +156,7 @@ class InferenceJobs:
         self._ended(job, end, derived.series_uid, instances=len(instances))
 
     def _ended(self, job: Job, end: Ended, series_uid: str, **counts: int) -> None:
-        """Log the end that the queue decided on: a job may be replaced, or its series exist already."""
+        """Log the end that the queue decided on; another job may have made the series already."""
         if not end.folder_kept:
             self.drop_output(job)
         extra: dict[str, object] = {"job": job.id, "derived_series_uid": series_uid, **counts}
