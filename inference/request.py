@@ -132,14 +132,14 @@ class Derived:
 
 @dataclass(frozen=True)
 class Kept:
-    """The derived series that the request asks for exists already; nothing was predicted."""
+    """The derived series that exists already for this request; nothing was predicted."""
 
     series_uid: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The series is refused or held, with a reason code and a sentence."""
+    """A refusal or a hold of the series, with a reason code and a sentence."""
 
     reason: Reason
     sentence: str
@@ -149,7 +149,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Failed:
-    """The model or our code raised. `frames` may stand in a log, `sentence` on a page."""
+    """An error of the model or of our code. `frames` may stand in a log, `sentence` on a page."""
 
     reason: str  # the exception's class
     sentence: str
@@ -158,7 +158,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The job was cancelled between two steps."""
+    """The end of a job that was cancelled between two steps."""
 
 
 Outcome = Derived | Kept | Verdict | Failed | Stopped

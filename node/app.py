@@ -229,7 +229,7 @@ class RunningNode:
         logger.info("node stopped")
 
     def _release(self) -> None:
-        """Leases of what had to be left: another start takes it up at once."""
+        """Give up the leases of what had to be left: another start takes it up at once."""
         self._store.ledger.recover()
         self._state = STOPPED
         self._beat()

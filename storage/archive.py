@@ -177,7 +177,7 @@ class ReceivedFile:
 
 
 class _Statements:
-    """Built once: for one instance, building them takes longer than running them."""
+    """Statements built once: for one instance, building them takes longer than running them."""
 
     def __init__(self, database: Database) -> None:
         self.series = _touch_series(database)
@@ -374,7 +374,7 @@ def _conflict_at(db: Connection, arrival_id: int) -> float | None:
 
 
 def _counting(rows: Iterable[BroughtRow], conflict_at: float | None) -> Iterable[BroughtRow]:
-    """Of each version its last row, without the versions that are superseded.
+    """The last row of each version, without the versions that are superseded.
 
     Other pixels under one UID are a conflict, and a person is told. From then on an arrival that
     alone brings every instance UID known before it says what the series is: a version that the peer
@@ -423,7 +423,7 @@ class Archive:
         return self._adopt(received, None, file)
 
     def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
-        """An association is open; its row's id."""
+        """Note an association that was accepted; its row's id."""
         values = self._association(calling_ae, called_ae, address)
         with self.database.writing() as db:
             key = db.execute(association.insert().values(**values)).inserted_primary_key
@@ -431,21 +431,21 @@ class Archive:
         return int(key[0])
 
     def dissociated(self, association_id: int, how: str) -> None:
-        """An association has ended: released, aborted or dropped. The first answer counts."""
+        """Note how an association ended: released, aborted or dropped. The first answer counts."""
         still_open = and_(association.c.id == association_id, association.c.ended_at.is_(None))
         ended = {"ended_at": self._now(), "how": how[:32]}
         with self.database.writing() as db:
             db.execute(update(association).where(still_open).values(**ended))
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
-        """An association was asked for and not accepted."""
+        """Note an association that was asked for and not accepted."""
         values = self._association(calling_ae, called_ae, address)
         ended = {"ended_at": values["opened_at"], "how": REJECTED, "reason": reason}
         with self.database.writing() as db:
             db.execute(association.insert().values(**values, **ended))
 
     def lose_associations(self) -> int:
-        """At start: what a dead process of this node had open ends as lost. How many."""
+        """End as lost, at start, what a dead process of this node had open; how many."""
         open_here = and_(association.c.node == self._node, association.c.ended_at.is_(None))
         lost = update(association).where(open_here).values(ended_at=self._now(), how="lost")
         with self.database.writing() as db:
@@ -532,7 +532,7 @@ class Archive:
             return _series(db, ids)
 
     def series_by_uid(self, series_uid: str) -> tuple[Series, ...]:
-        """One a study: a Series UID may, wrongly, come in two of them."""
+        """The series of that UID, one a study: it may, wrongly, come in two of them."""
         query = select(series.c.id).where(series.c.series_uid == series_uid)
         query = query.order_by(series.c.last_at.desc(), series.c.id.desc())
         with self.database.reading() as db:

@@ -132,7 +132,7 @@ def _by_key(db: Connection, key: str) -> JobRow | None:
 
 
 def _within(db: Connection, new: NewJob, now: float, most: DailyLimits) -> NewJob:
-    """The same, or held where it is one too many for a day."""
+    """The same job, or held where it is one too many for a day."""
     if new.verdict is not None:
         return new
     return replace(new, verdict=_over_limit(db, new, now, most))
@@ -160,7 +160,7 @@ def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int 
 
 
 def _work_on(db: Connection, job_id: int, new: NewJob) -> None:
-    """The versions as they were looked at: what arrives later is another job's."""
+    """Link a job to the versions that were looked at: what arrives later is another job's."""
     rows = [
         {"job_id": job_id, "instance_id": instance_id, "rank": rank}
         for rank, instance_id in enumerate(dict.fromkeys(new.instances))
@@ -183,7 +183,7 @@ def _is_resolved(db: Connection, row: JobRow, new: NewJob) -> bool:
 
 
 def _join(db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
-    """A job that has no result yet is asked for by one more: its result goes to all of them."""
+    """Add a requester to a job that has no result yet: its result goes to all of them."""
     if row.cancel_requested and row.reason in ("", SUPERSEDED):
         # Wanted again before its worker has stopped; where it stops all the same, the job is
         # queued again (`Queue.cancelled`).
@@ -194,7 +194,7 @@ def _join(db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
 def _deliver_again(
     database: Database, db: Connection, row: JobRow, new: NewJob, now: float
 ) -> Enqueued:
-    """A finished job is asked for: deliver its result, or make it again where that is gone."""
+    """Deliver the result of a finished job again, or make it again where that is gone."""
     result = db.execute(select(derived).where(derived.c.id == row.derived_id)).one()
     if result.purged_at is not None:
         # A peer may still have the earlier bytes: the same UIDs must not mean others.
@@ -221,7 +221,7 @@ def _enqueued(new: NewJob, job_id: int, what: What, cancelled: tuple[int, ...]) 
 
 
 def _over_limit(db: Connection, new: NewJob, now: float, limits: DailyLimits) -> JobVerdict | None:
-    """Held where one more job would be too much."""
+    """The verdict by which one job too many is held; None where it is not."""
     if limits.reruns and (count := _reruns(db, new, now)) >= limits.reruns:
         sentence = RERUNS_SENTENCE.format(count=count, most=limits.reruns)
         return JobVerdict(JobState.HELD, TOO_MANY_RERUNS, sentence)
@@ -300,7 +300,7 @@ def _forget_withdrawn(db: Connection, job_id: int) -> None:
 
 
 def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int, ...]:
-    """Jobs that a peer does not want any more since it wants this one; ids of the unfinished.
+    """Withdraw jobs that a peer no longer wants since it wants this one; ids of the unfinished.
 
     What another peer has asked for too goes on, for that one alone.
     """
@@ -310,7 +310,7 @@ def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int
 
 
 def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[int, ...]:
-    """Jobs that waited because nothing of a series could be read: its peer sent it again."""
+    """Withdraw jobs of which nothing could be read: their peer has sent the series again."""
     older = _wanted_by_peer(db, arrival_id, job.c.stack == UNREADABLE)
     return _give_up(db, older, arrival_id, READABLE_SENTENCE, now)
 
@@ -318,7 +318,7 @@ def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[i
 def supersede_parted(
     db: Connection, jobs: Sequence[NewJob], stacks: Collection[str], now: float
 ) -> None:
-    """Jobs of stacks that the series of these new jobs does not have any more.
+    """Withdraw jobs of stacks that the series of these new jobs does not have any more.
 
     Half of each of two phases may adjoin and look like one stack, until the other halves arrive.
     """

@@ -158,7 +158,7 @@ def _same(db: Connection, series_id: int, derived_uid: str, content_uid: str) ->
 
 
 def _tell(database: Database, db: Connection, row: JobRow, result: NewDerived, now: float) -> None:
-    """The administrator is told: somebody may have read, or measured in, what was made before."""
+    """Tell the administrator: somebody may have read, or measured in, what was made before."""
     revision = result.mark.revision
     sentence = REVISION_SENTENCE.format(revision=revision)
     series_uid = result.series_uid
@@ -316,7 +316,7 @@ class Queue:
             return give_back(db, row, self._now(), "released")
 
     def succeed(self, leased: Job, result: NewDerived) -> Ended:
-        """The verified derived series, its deliveries and the job's end, together.
+        """Write the verified derived series, its deliveries and the job's end, together.
 
         Where the answer says that the folder is not kept, the caller may remove it: the job was
         cancelled meanwhile, or the same series exists already.
@@ -324,38 +324,38 @@ class Queue:
         return self._conclude(leased, keep_result, result)
 
     def same(self, leased: Job, series_uid: str) -> Ended:
-        """The derived series exists already: deliver it once more instead of making it."""
+        """End a job whose derived series exists already: that one is delivered once more."""
         return self._conclude(leased, reuse_result, series_uid)
 
     def refuse(
         self, leased: Job, reason: str, sentence: str, record: Mapping[str, object] | None = None
     ) -> JobState:
-        """Looked at, and rightly not processed; final, needs nobody."""
+        """End a job that is rightly not processed; it needs nobody."""
         return self._finish(leased, JobState.REFUSED, reason, sentence, record)
 
     def hold(
         self, leased: Job, reason: str, sentence: str, record: Mapping[str, object] | None = None
     ) -> JobState:
-        """A person must decide."""
+        """Hold a job until a person decides."""
         return self._finish(leased, JobState.HELD, reason, sentence, record)
 
     def fail(self, leased: Job, reason: str, sentence: str, frames: str = "") -> JobState:
-        """The model or our code raised; the frames stay with the attempt."""
+        """End a job whose model, or our own code, raised; the frames stay with the attempt."""
         return self._finish(leased, JobState.FAILED, reason, sentence, detail=frames)
 
     def cancelled(self, leased: Job) -> JobState:
-        """The worker has stopped because somebody asked for it; queued where it is wanted again."""
+        """End a job that a worker has stopped as asked; queue it where it is wanted again."""
         with self._leases.holding(leased) as (db, row):
             return give_back(db, row, self._now(), "cancelled")
 
     def died(self, leased: Job, outcome: str, detail: str, reason: str, sentence: str) -> JobState:
-        """The worker died or was killed: once more, or held where that happened too often."""
+        """Queue a job again whose worker died or was killed; hold it where that was too often."""
         with self._leases.holding(leased) as (db, row):
             end_attempt(db, row, self._now(), outcome, detail)
             return die(db, row, self._now(), outcome, reason, sentence)
 
     def recover(self) -> tuple[int, ...]:
-        """At start: the jobs that a dead process of this node was running are queued again."""
+        """Queue again, at start, the jobs that a dead process of this node was running."""
         left = select(job).where(self._leases.of_this_node()).with_for_update()
         with self._database.writing() as db:
             rows = db.execute(left).all()
@@ -365,7 +365,7 @@ class Queue:
         return tuple(row.id for row in rows)
 
     def requeue(self, job_id: int, *, who: str = "") -> None:
-        """A person queues again what was refused, failed, held or cancelled.
+        """Queue again, for a person, what was refused, failed, held or cancelled.
 
         No worker takes it before the node has compared it with its route (`follow_route`).
         """
@@ -400,7 +400,7 @@ class Queue:
             return follow_route(self._database, db, row, jobs, self._now())
 
     def cancel(self, job_id: int, *, who: str = "") -> JobState:
-        """A person cancels a job; a running one stops at its next step. Where it stands now."""
+        """Cancel a job for a person; a running one stops at its next step. Its state now."""
         allowed = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
         with acting(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
             row = locked(db, job, job_id, allowed, "cancelled")
@@ -410,7 +410,7 @@ class Queue:
             return cancel(db, row, self._now())
 
     def prioritise(self, job_id: int, priority: int, *, who: str = "") -> None:
-        """A person puts a job that waits before or behind others: 1 is first, 9 last."""
+        """Put a job that waits before or behind others: 1 is first, 9 last."""
         detail = {"priority": priority}
         with acting(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
             locked(db, job, job_id, (JobState.QUEUED,), "prioritised")

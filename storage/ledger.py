@@ -118,7 +118,7 @@ class Ledger:
             _offered(db, leased.derived_id, now)
 
     def sent(self, leased: Delivery) -> None:
-        """The destination has stored every instance."""
+        """End a delivery of which the destination has stored every instance."""
         with self._leases.holding(leased) as (db, _):
             left = len(db.execute(_unsent(leased.id, leased.derived_id)).all())
             if left:
@@ -129,7 +129,7 @@ class Ledger:
     def retry(
         self, leased: Delivery, due_at: float, reason: str, sentence: str, *, is_first: bool = False
     ) -> None:
-        """It did not work this time; the node tries again then.
+        """Put off a delivery that did not work this time until `due_at`.
 
         `is_first`: the destination has stored something, so this failure is the first in a row.
         """
@@ -139,7 +139,7 @@ class Ledger:
             set_delivery(db, leased.id, state=DeliveryState.QUEUED, due_at=due_at, **why, **IDLE)
 
     def hold(self, leased: Delivery, reason: str, sentence: str) -> None:
-        """It will not work without a person."""
+        """Hold a delivery that will not work without a person."""
         with self._leases.holding(leased) as (db, row):
             why = {"reason": reason, "sentence": sentence, "failures": row.failures + 1}
             end = {"state": DeliveryState.HELD, "finished_at": self._now(), **IDLE}
@@ -150,7 +150,7 @@ class Ledger:
         self._leases.give_up(leased, state=DeliveryState.QUEUED)
 
     def recover(self) -> int:
-        """At start: what a dead process of this node was sending is queued again. How many."""
+        """Queue again, at start, what a dead process of this node was sending; how many."""
         left = update(delivery).where(self._leases.of_this_node())
         with self._database.writing() as db:
             return db.execute(left.values(state=DeliveryState.QUEUED, **IDLE)).rowcount
@@ -158,7 +158,7 @@ class Ledger:
     def redeliver(
         self, job_id: int, destination: str | None = None, *, who: str = ""
     ) -> tuple[Delivery, ...]:
-        """A person wants a kept derived series sent again: to one destination, or the job's."""
+        """Send a kept derived series again, for a person: to one destination, or the job's."""
         detail = {"destination": destination} if destination else {}
         with acting(self._database, self._now(), who, "redeliver", f"job {job_id}", detail) as db:
             row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
@@ -174,7 +174,7 @@ class Ledger:
             return deliveries_of(db, row.derived_id)
 
     def requeue(self, delivery_id: int, *, who: str = "") -> None:
-        """A person wants a delivery tried now: one that was held or cancelled, or that waits."""
+        """Try a delivery now, for a person: one that was held or cancelled, or that waits."""
         allowed = (DeliveryState.HELD, DeliveryState.CANCELLED, DeliveryState.QUEUED)
         with acting(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
             try_now(db, _read(db, delivery_id).destination)  # first: an echo locks in this order
@@ -186,7 +186,7 @@ class Ledger:
                 offer_again(db, row.id, row.priority, self._now())
 
     def cancel(self, delivery_id: int, *, who: str = "") -> None:
-        """A person cancels a delivery; a sender at work loses its lease."""
+        """Cancel a delivery for a person; a sender at work loses its lease."""
         allowed = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
         with acting(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
             row = locked(db, delivery, delivery_id, allowed, "cancelled")
@@ -353,7 +353,7 @@ def deliveries_of(db: Connection, derived_id: int | ScalarSelect[int]) -> tuple[
 
 @dataclass(frozen=True)
 class AnswerCount:
-    """So many instances with the same last status; None: none was given, or it was not asked."""
+    """A number of instances with the same last status; None: none was given, or not asked for."""
 
     status: int | None
     stored: bool

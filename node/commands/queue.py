@@ -84,7 +84,7 @@ def wanted_by(options: Mapping[str, Any]) -> "Wanted":
 
 
 def note_search(store: "Store", wanted: "Wanted", total: int) -> None:
-    """Looking for a patient is an audit event here as on the pages; the words stay out of it."""
+    """Write the audit event of a look for a patient, as the pages do; the words stay out of it."""
     from storage.site.audit import FIND
 
     if wanted.of_a_patient:

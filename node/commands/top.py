@@ -52,7 +52,7 @@ def top(
 
 
 def screen(store: "Store", now: float) -> Group:
-    """Everything at one moment. No patient attribute: a terminal stands where people pass by."""
+    """Draw everything at one moment, without a patient attribute: people pass by a terminal."""
     return Group(
         _head(store, now),
         _needing(store),
@@ -64,7 +64,7 @@ def screen(store: "Store", now: float) -> Group:
 
 
 def _head(store: "Store", now: float) -> Text:
-    """One line: does the node live, is it drained, is there room."""
+    """The head line: whether the node lives, is drained, has room."""
     from node import health
     from storage.site import control
 

@@ -164,7 +164,7 @@ def _role(name: str) -> Role:
 
 
 def _password() -> str:
-    """Typed twice, unseen; from a script the first line of standard input."""
+    """A password typed twice, unseen; from a script the first line of standard input."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     first = getpass.getpass("Password: ")

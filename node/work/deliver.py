@@ -185,7 +185,7 @@ class Deliverer:
         logger.exception("queue not read", extra=extra)  # noqa: LOG004 - called by its handler
 
     def _do(self, delivery: Delivery) -> None:
-        """One delivery; whatever happens, its row says so."""
+        """Run one delivery; whatever happens, its row says so."""
         try:
             self._deliver(delivery)
         except LeaseLost:

@@ -51,7 +51,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """The worker gave no answer."""
+    """The end of a worker that gave no answer."""
 
     how: End
     detail: str

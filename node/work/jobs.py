@@ -156,7 +156,7 @@ class InferenceJobs:
         self._ended(job, end, derived.series_uid, instances=len(instances))
 
     def _ended(self, job: Job, end: Ended, series_uid: str, **counts: int) -> None:
-        """The queue had the last word: the job may be replaced, or its series exist already."""
+        """Log the end that the queue decided on; another job may have made the series already."""
         if not end.folder_kept:
             self.drop_output(job)
         extra: dict[str, object] = {"job": job.id, "derived_series_uid": series_uid, **counts}
@@ -177,7 +177,7 @@ class InferenceJobs:
 
 
 class Supervisor:
-    """One thread a worker: claims a job, has it run, writes its end down."""
+    """Claims jobs, has them run and writes their ends down, in one thread a worker."""
 
     def __init__(
         self,
@@ -343,7 +343,7 @@ def _as_text(value: object) -> str:
 
 
 def specs(settings: Config) -> Mapping[str, ModelSpec]:
-    """By name: the models that come with the product, and those of the site."""
+    """The models by name: those that come with the product, and those of the site."""
     by_name = {entry.name: ModelSpec(entry.name, entry.factory) for entry in registry.REGISTERED}
     for entry in settings.models:
         by_name[entry.name] = ModelSpec(

@@ -161,7 +161,7 @@ def _difference_hu(slice_: Slice) -> float:
 
 @dataclass
 class SelfTests:
-    """Runs one at a time; what is made for it is removed at the end, whatever the end is."""
+    """The self-tests, one at a time; what is made for one is removed at its end in any case."""
 
     store: Store
     settings: Config
@@ -311,7 +311,7 @@ class _Run:
         return sources, f"{len(sources)} slices, {SPACING_MM:g} mm apart."
 
     def _send(self, sources: Sequence[Outgoing]) -> tuple[None, str]:
-        """Through the node's own port, as any peer."""
+        """Send the series through the node's own port, as any peer."""
         node = self._tests.settings.node
         self._tests.routes[self._test.series_uid] = self._route()
         self._tests.guests.add(self._guest)
@@ -338,7 +338,7 @@ class _Run:
         return Route.model_validate({**keys, "despite_thin": True, "priority": 1})
 
     def _job(self) -> tuple[Job, str]:
-        """The arrival is complete, and has asked for its job."""
+        """Wait for the job that the complete arrival has asked for."""
         store, uid = self._store, self._test.series_uid
 
         def ask() -> Job | None:
@@ -375,7 +375,7 @@ class _Run:
         return None, self._tests.wait("Delivery", self._deadline, ask)
 
     def _leave(self) -> None:
-        """Nobody else may come in under that name."""
+        """Let nobody else in under that name."""
         self._tests.routes.pop(self._test.series_uid, None)
         self._tests.guests.discard(self._guest)
         self._tests.admit()

@@ -165,7 +165,7 @@ class RequestQueue:
         self._held.pop(leased.id, None)
 
     def recover(self) -> int:
-        """At start: what a dead process of this node had taken up has failed. How many."""
+        """Fail, at start, what a dead process of this node had taken up; how many."""
         left = update(request).where(self._leases.of_this_node())
         with self._database.writing() as db:
             return db.execute(left.values(**self._stopped(), **IDLE)).rowcount
@@ -201,7 +201,7 @@ def applied(
     values: Mapping[str, object],
     restart: Sequence[str] = (),
 ) -> None:
-    """The node works with these values; `restart` are keys whose new value needs a restart."""
+    """Note the values in force; `restart` are keys whose new value needs a restart."""
     columns = {
         "applied_at": now,
         "text": json.dumps(values),
@@ -215,7 +215,7 @@ def applied(
 
 
 def refused(database: Database, now: float, node: str, problems: Sequence[str]) -> None:
-    """The node cannot use what it has read last, and goes on with what it had."""
+    """Note that the node cannot use what it has read last, and goes on with what it had."""
     columns = {"refused_at": now, "problems": json.dumps(list(problems))}
     with database.writing() as db:
         db.execute(update(configuration).where(configuration.c.node == node).values(**columns))

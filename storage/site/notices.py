@@ -125,15 +125,15 @@ class Outbox:
         return self._leases.claim(due, self._take)
 
     def sent(self, leased: Message) -> None:
-        """It has reached the channel."""
+        """Note that a message has reached its channel."""
         self._end(leased, MessageState.SENT, "")
 
     def retry(self, leased: Message, due_at: float, sentence: str) -> None:
-        """It did not work this time."""
+        """Put off a message that did not get there this time."""
         self._give_up(leased, due_at=due_at, sentence=sentence)
 
     def failed(self, leased: Message, sentence: str) -> None:
-        """It is given up: whoever looks at the page sees it."""
+        """Give a message up: whoever looks at the page sees it."""
         self._end(leased, MessageState.FAILED, sentence)
 
     def _is_due(self, db: Connection, longest: float) -> ColumnElement[bool]:

@@ -52,7 +52,7 @@ def record(
 
 
 def answered(database: Database, now: float, destination: str) -> Reach:
-    """A delivery was answered: the destination is up and its breaker closed."""
+    """Note that a delivery was answered: the destination is up and its breaker closed."""
     with database.writing() as db:
         return _write_reach(database, db, now, destination, up=True, sentence="", open_until=0.0)
 
@@ -60,7 +60,7 @@ def answered(database: Database, now: float, destination: str) -> Reach:
 def unreachable(
     database: Database, now: float, destination: str, sentence: str, *, open_until: float
 ) -> Reach:
-    """No association for a delivery: nothing else is tried there before `open_until`."""
+    """Note that it gave a delivery no association: nothing is tried there before `open_until`."""
     with database.writing() as db:
         return _write_reach(
             database, db, now, destination, up=False, sentence=sentence, open_until=open_until
@@ -68,7 +68,7 @@ def unreachable(
 
 
 def try_now(db: Connection, destination: str) -> None:
-    """A person wants the next delivery tried although the destination seems to be down."""
+    """Let the next delivery be tried, for a person, although the destination seems to be down."""
     is_open = and_(reach.c.destination == destination, reach.c.open_until > 0.0)
     db.execute(update(reach).where(is_open).values(open_until=0.0))
 

@@ -27,7 +27,7 @@ FAILED_EVENT = "selftest_failed"  # of the notice
 def begin(
     database: Database, now: float, *, node: str, who: str, series_uid: str, destination: str
 ) -> SelfTest:
-    """A self-test starts; `series_uid` is that of the series that is made for it."""
+    """Begin a self-test; `series_uid` is that of the series that is made for it."""
     values = {"node": node, "who": who, "series_uid": series_uid, "destination": destination}
     row = selftest.insert().values(**values, started_at=now, state=SelfTestState.RUNNING)
     with database.writing() as db:
