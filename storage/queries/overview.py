@@ -121,7 +121,9 @@ def sending(
     database: Database, limit: int = 50, offset: int = 0, *, destination: str = ""
 ) -> Page[DeliverySummary]:
     """The deliveries that are on their way or wait for it, those being sent first."""
-    wanted = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
+    wanted: ColumnElement[bool] = delivery.c.state.in_(
+        (DeliveryState.RUNNING, DeliveryState.QUEUED)
+    )
     if destination:
         wanted = and_(wanted, delivery.c.destination == destination)
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
