@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
 
 from storage.archive import arrival_rows
 from storage.database import Database, to_delivery, to_names, to_record, to_records
@@ -121,11 +121,13 @@ def sending(
     database: Database, limit: int = 50, offset: int = 0, *, destination: str = ""
 ) -> Page[DeliverySummary]:
     """The deliveries that are on their way or wait for it, those being sent first."""
-    is_unfinished = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
-    is_wanted = delivery.c.destination == destination if destination else true()
+    wanted: ColumnElement[bool] = delivery.c.state.in_(
+        (DeliveryState.RUNNING, DeliveryState.QUEUED)
+    )
+    if destination:
+        wanted = and_(wanted, delivery.c.destination == destination)
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
-    wanted = and_(OPEN_DELIVERY, is_unfinished, is_wanted)
-    return _deliveries(database, wanted, order, limit, offset)
+    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit, offset)
 
 
 def unconfirmed(

@@ -1,4 +1,4 @@
-"""The page of a job: its time line, slices, deliveries and actions."""
+"""The page of a job: its slices, deliveries and actions."""
 
 import json
 from collections import Counter
@@ -15,14 +15,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from node.rules import routing
-from node.rules.completion import because
 from node.web.api.inputs import Id
-from node.web.pages import drawings
-from node.web.pages.drawings import JobPhase, SlicePlace
+from node.web.pages import drawings, time_line
+from node.web.pages.drawings import SlicePlace
 from node.web.pages.find import record_view
 from node.web.pages.now import down, gives_proof
 from node.web.pages.render import (
-    STEPS,
     Context,
     PageContext,
     Values,
@@ -37,7 +35,7 @@ from storage.errors import NotFound
 from storage.ledger import answer_counts
 from storage.queries import overview
 from storage.queries.overview import JobDetail
-from storage.records import Delivery, DeliveryState, JobState
+from storage.records import DeliveryState, JobState
 
 FOLDER, INDEX = "previews", "index.json"  # as the worker writes them
 # Every name that a page may ask for: a slice, or a reformat through the middle column or row.
@@ -54,15 +52,6 @@ WINDOWS = (
 MOST_INSTANCES = 500
 CANCELLABLE = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 SENDABLE_AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
-# The name of a delivery on the time line, and the class of its piece there.
-DELIVERIES: Mapping[DeliveryState, tuple[str, str]] = {
-    DeliveryState.QUEUED: ("Waiting for", "to-send"),
-    DeliveryState.RUNNING: ("Being sent to", "to-send"),
-    DeliveryState.SENT: ("Sent to", "sending"),
-    DeliveryState.CONFIRMED: ("Sent to and confirmed by", "sending"),
-    DeliveryState.HELD: ("Held, not delivered to", "undelivered"),
-    DeliveryState.CANCELLED: ("Given up for", "undelivered"),
-}
 
 
 def _detail_of(job_id: Id, context: Context) -> JobDetail:
@@ -123,7 +112,7 @@ def _instances(job_id: Id, context: Context) -> Values:
 def _progress(detail: Detail, context: Context) -> Values:
     """Collect what may change while somebody has the page open."""
     job, config, database = detail.job, context.parts.config(), context.parts.database
-    steps = _steps(detail, context.now)
+    steps = time_line.steps_of(detail, context.now)
     is_changed = job.kind == "infer" and routing.has_changed(  # a self-test has its own route
         config.routes, job.route, job.model, job.parameters
     )
@@ -133,11 +122,11 @@ def _progress(detail: Detail, context: Context) -> Values:
         "line": detail.line,
         "timeline_steps": steps,
         "total_seconds": max(step.at + step.seconds for step in steps) - steps[0].at,
-        "timeline": drawings.timeline(_phases(steps)),
+        "timeline": drawings.timeline(time_line.phases_of(steps)),
         "answers": {
             delivery.id: answer_counts(database, delivery.id) for delivery in detail.deliveries
         },
-        "is_going_on": _is_going_on(detail),
+        "is_going_on": time_line.is_going_on(detail),
         "may_requeue": _may_requeue(detail),
         "is_changed": is_changed,
         "may_cancel": job.state in CANCELLABLE and not job.cancel_requested,
@@ -152,88 +141,9 @@ def _may_requeue(detail: JobDetail) -> bool:
     return job.state in REQUEUEABLE and job.reason != ROUTE_CHANGED and not detail.is_gone
 
 
-def _is_going_on(detail: JobDetail) -> bool:
-    """Tell whether the time line still grows."""
-    open_states = (DeliveryState.QUEUED, DeliveryState.RUNNING)
-    sending = any(delivery.state in open_states for delivery in detail.deliveries)
-    return detail.job.finished_at is None or sending
-
-
 add_fragment(router, "/jobs/{job_id}/part", "job_progress", _progress)
 add_fragment(router, "/jobs/{job_id}/done", "job_result", _result)
 add_fragment(router, "/jobs/{job_id}/instances", "job_instances", _instances)
-
-
-# The time line.
-
-
-@dataclass(frozen=True)
-class JobStep:
-    """A piece of the time line: when it began, how long it took, and what is known of it."""
-
-    phase: str  # a class of the drawing
-    name: str
-    at: float
-    seconds: float
-    detail: str = ""
-    is_delivery: bool = False
-
-
-def _steps(detail: JobDetail, now: float) -> list[JobStep]:
-    job, arrival = detail.job, detail.arrival
-    came = f"{arrival.instances} instances from {arrival.calling_ae} for {arrival.called_ae}."
-    evidence, started = because(arrival.evidence), job.started_at or job.finished_at or now
-    steps = [
-        _step("arriving", "Received", arrival.first_at, arrival.last_at, came),
-        _step("waiting", "Waited for more", arrival.last_at, arrival.completed_at, evidence),
-        _step("queued", "In the queue", job.queued_at, started),
-    ]
-    if job.started_at is not None:
-        ended = job.finished_at or now
-        steps.append(_step("running", "Processed", job.started_at, ended, _account(detail)))
-    steps += [_sending(delivery, now) for delivery in detail.deliveries]
-    return [step for step in steps if step is not None]
-
-
-def _step(
-    phase: str, name: str, first: float, last: float | None, detail: str = ""
-) -> JobStep | None:
-    return JobStep(phase, name, first, max(0.0, last - first), detail) if last is not None else None
-
-
-def _account(detail: JobDetail) -> str:
-    """Give the seconds of each phase as the worker counted them, or the worker's name."""
-    job, seconds = detail.job, detail.job.record.get("seconds")
-    text = job.worker or ""
-    if isinstance(seconds, Mapping):
-        known = [name for name in STEPS if name in seconds]
-        text = ", ".join(f"{name} {float(seconds[name]):.1f} s" for name in known)
-    attempts = f"Attempt {job.attempt}. " if job.attempt > 1 else ""
-    return f"{attempts}{text[:1].upper()}{text[1:]}." if text else attempts
-
-
-def _sending(delivery: Delivery, now: float) -> JobStep:
-    """Make one step of a delivery, from the moment it was due to its end, with all attempts."""
-    name, phase = DELIVERIES[delivery.state]
-    attempts = f" {delivery.attempt} attempts." if delivery.attempt > 1 else ""
-    detail = f"{delivery.sent} of {delivery.total} stored there.{attempts}"
-    took = max(0.0, (delivery.finished_at or now) - delivery.queued_at)
-    return JobStep(phase, f"{name} {delivery.destination}", delivery.queued_at, took, detail, True)
-
-
-def _phases(steps: Sequence[JobStep]) -> list[JobPhase]:
-    """Lay the steps out to be drawn: one after the other, the deliveries side by side."""
-    first = min(step.at for step in steps)
-    lanes = sum(step.is_delivery for step in steps)
-    phases, lane = [], 0
-    for step in steps:
-        begins = max(0.0, step.at - first)
-        if step.is_delivery:
-            phases.append(JobPhase(step.phase, begins, step.seconds, lane, lanes))
-            lane += 1
-        else:
-            phases.append(JobPhase(step.phase, begins, step.seconds))
-    return phases
 
 
 # Slices and geometry: there once the job has ended, and the same until it is done again.

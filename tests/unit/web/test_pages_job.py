@@ -13,7 +13,9 @@ import pytest
 
 from inference.previews import FOLDER, INDEX
 from node.web import state
+from node.web.pages import time_line
 from node.web.state import PictureViews
+from storage.queries import overview
 from storage.records import Role
 from tests.unit.web.site import Client, Site
 
@@ -258,3 +260,67 @@ def test_what_a_destination_answered_is_said_in_words(served: Site) -> None:
         is_stored = status in (0x0000, 0xB000)
         served.rows.ledger.answered(leased, one.id, status, stored=is_stored)
         assert words in person.get("/jobs/1").text
+
+
+def told(served: Site, job: int) -> list[tuple[str, float]]:
+    """The pieces of the time line, with their seconds."""
+    detail = overview.job_detail(served.database, job)
+    steps = time_line.steps_of(detail, served.clock())
+    ends = [step.at + step.seconds for step in steps if step.delivery is None]
+    begins = [step.at for step in steps if step.delivery is None]
+    assert begins[1:] == pytest.approx(ends[:-1])  # nothing is left out, nothing told twice
+    return [(step.name, round(step.seconds)) for step in steps]
+
+
+def test_the_time_line_says_what_was_waited_for_what_worked_and_what_was_held(
+    served: Site, person: Client
+) -> None:
+    rows, clock = served.rows, served.clock
+    rows.receive("1.1")
+    clock.now += 30
+    job = rows.complete("k").job_id
+    clock.now += 5
+    first = rows.claim()
+    clock.now += 12
+    rows.queue.hold(first, "LOW_CONFIDENCE", "Not sure.")
+    clock.now += 7200
+    so_far = [("Received", 0), ("Waited for more", 30), ("In the queue", 5), ("Processed", 12)]
+    assert told(served, job) == [*so_far, ("Held, waits for a person", 7200)]
+    assert "7200" not in person.get(f"/jobs/{job}").text
+    rows.requeue(job, who="anna")
+    clock.now += 40
+    held = [*so_far, ("Waited for a person", 7200)]
+    assert told(served, job) == [*held, ("In the queue", 40)]
+    again = rows.claim()
+    clock.now += 9
+    rows.queue.succeed(again, rows.derive(again))
+    clock.now += 1000
+    done = [*held, ("In the queue", 40), ("Processed", 9)]
+    assert told(served, job) == [*done, ("Waits for pacs", 1000)]
+
+
+def test_a_delivery_waits_is_sent_and_is_held_each_for_as_long_as_it_was(served: Site) -> None:
+    rows, clock = served.rows, served.clock
+    rows.ask("k", destinations=("pacs",))
+    job = rows.succeed().id
+    clock.now += 600
+    leased = rows.start_delivery("pacs")
+    clock.now += 20
+    rows.ledger.hold(leased, "REFUSED_BY_PEER", "No.")
+    clock.now += 3600
+    assert told(served, job)[-3:] == [
+        ("Waited for pacs", 600),
+        ("Tried to send to pacs", 20),
+        ("Held, not delivered to pacs", 3600),
+    ]
+
+
+def test_a_job_that_was_cancelled_in_the_queue_or_when_held_says_which(served: Site) -> None:
+    rows, clock = served.rows, served.clock
+    queued, held = rows.ask("k").job_id, rows.ask("l", ("1.7",), stack="l").job_id
+    rows.queue.hold(rows.claim(), "LOW_CONFIDENCE", "Not sure.")
+    clock.now += 100
+    for job in queued, held:
+        rows.queue.cancel(job, who="anna")
+    states = {told(served, job)[-1] for job in (queued, held)}
+    assert states == {("In the queue", 100), ("Waited for a person", 100)}
