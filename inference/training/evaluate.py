@@ -29,7 +29,7 @@ from inference.models.midslice import SHIPPED_WEIGHTS, load_network
 from inference.models.runtime import Runtime, has_fast_bfloat16
 from inference.previews import DisplayWindow, difference, uri
 from inference.request import Output
-from inference.runner import is_replaced
+from inference.runner import Runner, is_replaced
 from inference.training.data import PassedOver, ThinSeries
 from inference.training.leave_out import (
     LeaveOutStack,
