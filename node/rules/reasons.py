@@ -110,6 +110,7 @@ NO_DESTINATION | held | The configuration no longer names the destination. | \
 HEADINGS: Mapping[str, tuple[str, str]] = {
     "CONFLICTING_INSTANCES": ("has two versions of an image", "have two versions of an image"),
     "PATIENT_MISMATCH": ("mixes patients or studies", "mix patients or studies"),
+    "PEERS_DISAGREE": ("was brought by peers that disagree", "were brought by peers that disagree"),
     "MISSING_SLICES": ("misses slices", "miss slices"),
     "PIXEL_DATA_ERROR": ("has damaged pixel data", "have damaged pixel data"),
     "OUTPUT_CHECK_FAILED": (
