@@ -206,8 +206,8 @@ def _missing_sentence(layout: Layout) -> str:
     count = sum(layout.missing.values())
     return (
         f"About {count} {'slice is' if count == 1 else 'slices are'} missing (gaps: {places}; "
-        f"usual: {layout.gap_mm:.1f} mm). Send what is missing; or have the route leave such gaps "
-        '(across_missing = "leave") and send the series again.'
+        f"usual: {layout.gap_mm:.1f} mm). Send the missing slices, or set "
+        'across_missing = "leave" in the route and process the series again.'
     )
 
 
@@ -328,7 +328,7 @@ def _check_positions(geometry: Geometry) -> None:
         raise duplicates(int((gaps < SAME_POSITION_MM).sum()), len(geometry))
     if _is_interleaved(gaps):
         sentence = (
-            "Two acquisitions are interleaved: narrow and wide gaps take turns. "
+            "Two acquisitions are interleaved: narrow and wide gaps alternate. "
             "Send each acquisition as a series of its own."
         )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
@@ -355,7 +355,7 @@ def _check_acquisitions(headers: Sequence[Header]) -> None:
     ) or _returns(_beats([header.number("TriggerTime") for header in headers]))
     if alternating or _zigzags([header.number("AcquisitionTime") for header in headers]):
         sentence = (
-            "Slices of several acquisitions take turns; they cannot be one volume. "
+            "Slices of several acquisitions alternate; they cannot be one volume. "
             "Send each acquisition as a series of its own."
         )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)

@@ -109,7 +109,7 @@ class Generation:
         files = self._written(runner.predictions(steps, cancelled=cancelled), judge, report)
         limits = runner.limits
         self.record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
-        self.record.notes += [f"out of memory: went on with {rung}" for rung in runner.lowered]
+        self.record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
         self.record.notes += judge.notes
         judge.check()
         return files

@@ -301,7 +301,7 @@ def padding_notes(headers: Sequence[Header]) -> list[str]:
     """A note where a declared padding value was not believed."""
     if not any(map(is_padding_unbelievable, headers)):
         return []
-    return ["the Pixel Padding Value declared is that of tissue; it was not believed"]
+    return ["the declared Pixel Padding Value is a value of tissue, so it was ignored"]
 
 
 def is_padding_unbelievable(header: Header) -> bool:
@@ -609,7 +609,7 @@ def _compared(older: Header, digest: str, pixels: PixelReader) -> str:
         return "an older version of an instance could not be read; the newest was used"
     if not same:
         raise _conflict(older)
-    return "several versions of an instance differ in the header alone; the newest was used"
+    return "several versions of an instance differ only in their headers; the newest was used"
 
 
 def _conflict(header: Header) -> Unprocessable:

@@ -294,7 +294,10 @@ class SliceJudge:
         replaced = sum(entry.get("how", "network") != "network" for entry in self.entries)
         notes = []
         if self.gate.get("surveyed") == 0:
-            notes.append("too few slices to try the network on: what training found serves alone")
+            notes.append(
+                "too few slices to test the network on this series; only its calibration from "
+                "training was used"
+            )
         if replaced:
             words = _counted(replaced, "slice was", "slices were")
             notes.append(f"{words} interpolated without the network")
@@ -309,8 +312,8 @@ class SliceJudge:
             Reason.LOW_CONFIDENCE,
             f"The model is not sure enough of {len(self.doubtful)} of {len(self.entries)} slices "
             f"(confidence down to {worst.confidence:.2f}, an error of {worst.error_hu:.0f} HU; "
-            f"the route asks for {self.output.hold_below:g}). Send thinner slices; or lower "
-            "hold_below of the route and send the series again.",
+            f"the route asks for {self.output.hold_below:g}). Send thinner slices, or lower "
+            "hold_below in the route and process the series again.",
         )
 
 
@@ -326,8 +329,8 @@ def check_gaps(steps: Sequence[Step], geometry: Geometry, output: Output) -> Non
         raise Unprocessable(
             Reason.LOW_CONFIDENCE,
             f"{_counted(len(wide), 'gap is', 'gaps are')} wider than {output.most_gap_mm:g} mm "
-            f"(up to {max(wide):.1f} mm): what lies between cannot be known. Send thinner slices; "
-            "or raise most_gap_mm of the route and send the series again.",
+            f"(up to {max(wide):.1f} mm): what lies between cannot be known. Send thinner slices, "
+            "or raise most_gap_mm in the route and process the series again.",
         )
 
 

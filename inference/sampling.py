@@ -112,8 +112,8 @@ class Sampling:
             f"{count} of the {self.filled} gaps to fill {'is' if count == 1 else 'are'} over twice "
             f"as wide as the slices are thick ({worst}): up to {worst.unseen:.0%} of the body "
             "between was never seen, and vessels and nodules may lie there. Send thicker or closer "
-            'slices; or have the route process it for large anatomy (undersampled = "process") '
-            "and send the series again.",
+            'slices, or set undersampled = "process" in the route and process the series again: '
+            "the result is for large anatomy only.",
         )
 
     @property

@@ -114,7 +114,7 @@ def _of_other_class(header: Header) -> Unprocessable | None:
     if sop_class in (MR_IMAGE, PET_IMAGE):
         return Unprocessable(Reason.OUT_OF_SCOPE, "The images are not CT.")
     if sop_class != CT_IMAGE:
-        sentence = "The object is no CT slice (a screenshot, a report or another kind of object)."
+        sentence = "The object is not a CT slice (a screenshot, a report or another kind)."
         return Unprocessable(Reason.NOT_A_CT_SLICE, sentence)
     return None
 
@@ -136,9 +136,9 @@ def _no_slice(header: Header) -> Unprocessable | None:
         "MONOCHROME1",
         "MONOCHROME2",
     ):
-        sentence = "The image is a colour picture or has no grey values, so it is no CT slice."
+        sentence = "The image is a colour picture or has no grey values, so it is not a CT slice."
     elif header.text("BurnedInAnnotation").upper() == "YES":
-        sentence = "Text is burned into the image, so its values are no CT values."
+        sentence = "Text is burned into the image, so its values are not CT values."
     elif says(LOCALIZER_WORDS, header.values("ImageType")[2:]):
         sentence = "The image is a localizer."
     elif is_secondary and not header.raw("ImagePositionPatient"):
@@ -197,7 +197,7 @@ def oddities(headers: Sequence[Header]) -> list[str]:
     """Notes about what is missing or wrong in headers without standing in the way."""
     notes = []
     if not all(header.values("ImageType") for header in headers):
-        notes.append("the images do not say their Image Type; positions alone were judged")
+        notes.append("the images have no Image Type; only their positions were checked")
     undecodable = sorted(
         keyword
         for keyword in ("PatientName", "StudyDescription", "SeriesDescription", "InstitutionName")
@@ -226,7 +226,7 @@ def _check_subject(header: Header) -> None:
             header.text("QualityControlImage").upper() == "YES"
         ),
         "The images are of an animal.": is_animal,
-        "The images are marked as made for service of the scanner.": (
+        "The images are marked as service images of the scanner.": (
             header.text("ContentQualification").upper() == "SERVICE"
         ),
     }
@@ -258,7 +258,7 @@ def _check_derived(header: Header, output: Output) -> None:
         if code in PROJECTION_CODES
     ]
     tests: Mapping[str, Callable[[], bool]] = {
-        "The images are results of artificial intelligence already.": (
+        "The images are already results of artificial intelligence.": (
             lambda: is_derived_by_node(header)
         ),
         f"The images are {', '.join(projections)}, not slices.": lambda: bool(projections),
@@ -268,7 +268,7 @@ def _check_derived(header: Header, output: Output) -> None:
                 image_type[:1] == ["DERIVED"] and says(("MPR",), image_type) and _is_oblique(header)
             )
         ),
-        "The images are derived ones, and the route takes acquired images only.": (
+        "The images are derived, and the route takes only acquired images.": (
             lambda: image_type[:1] == ["DERIVED"] and not output.accept_derived
         ),
     }

@@ -85,7 +85,7 @@ def _alone(settings: Config, node_id: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            problem = f"a node named {node_id} runs on {settings.folder} already; stop it first"
+            problem = f"a node named {node_id} is running on {settings.folder}; stop it first"
             raise ConfigError(f"{settings.path.name}: {problem}") from None
         yield
 
@@ -331,7 +331,7 @@ def never(store: Store, made: Container[str], series_uid: str) -> str:
         return switch.who
     test = None if series_uid in made else selftests.of_series(store.database, series_uid)
     if test is not None and test.state is SelfTestState.RUNNING:
-        raise WrongState(f"series {series_uid} is that of self-test {test.id}, which runs")
+        raise WrongState(f"series {series_uid} belongs to the running self-test {test.id}")
     return NODE if test is not None else ""
 
 

@@ -80,7 +80,7 @@ def disk_room(folder: Path, min_free_bytes: int) -> Finding:
     if room.free_bytes < min_free_bytes:
         return fault(
             "disk",
-            f"{free}, below storage.min_free_gb = {reserve}: every C-STORE gets A700.",
+            f"{free}, below storage.min_free_gb = {reserve}: every C-STORE is answered with A700.",
             "Make room, or lower storage.keep_days.",
         )
     if room.used > DISK_WARNING:
@@ -100,7 +100,7 @@ def node_serves(database: Database, node_id: str, now: float) -> Finding:
         return fault("node", f"the node is {state.state}")
     if not is_alive(state, now):
         away = abs(now - state.heartbeat)
-        return fault("node", f"the node's last heartbeat is {away:.0f} s away")
+        return fault("node", f"the node's last heartbeat was {away:.0f} s ago")
     return ok("node", "the node serves")
 
 

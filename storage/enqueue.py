@@ -50,23 +50,23 @@ logger = logging.getLogger(__name__)
 UNREADABLE = "unreadable"
 
 SUPERSEDED_SENTENCE = "More or other slices of this series arrived; job {job_id} replaces this one."
-READABLE_SENTENCE = "The series was sent again, and its files can be read."
+READABLE_SENTENCE = "The series was sent again, and its files can now be read."
 PARTED_SENTENCE = (
-    "More or other slices of this series arrived, and what was one stack is several by now or "
-    "belongs to another one; the jobs of these stacks replace this one."
+    "More or other slices of this series arrived. They form other stacks than before, and the "
+    "jobs of these stacks replace this one."
 )
 
 TOO_MANY_RESULTS = "TOO_MANY_RESULTS"
 TOO_MANY_RERUNS = "TOO_MANY_RERUNS"
 RESULTS_SENTENCE = (
-    "This study has {count} derived series of one day, made or in the queue, and "
-    "completion.results_per_study allows {most}: perhaps results come back under other UIDs and "
-    "without their marks. Look at the rules of the PACS; then requeue what is wanted, or cancel it."
+    "This study has {count} derived series from one day, finished or in the queue; "
+    "completion.results_per_study allows {most}. Perhaps results come back under other UIDs and "
+    "without their marks. Check the rules of the PACS, then requeue what is wanted, or cancel it."
 )
 RERUNS_SENTENCE = (
-    "This series was asked for {count} times in a day, each time with more or other slices, and "
-    "completion.reruns allows {most}. Wait until the sender has sent all of it, and requeue; where "
-    "this happens often, completion.quiet_seconds is too short for this sender."
+    "This series was requested {count} times in a day, each time with more or other slices; "
+    "completion.reruns allows {most}. Wait until the sender has sent the whole series, then "
+    "requeue the job. If this happens often, completion.quiet_seconds is too short for this sender."
 )
 
 REQUEUEABLE = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)

@@ -77,7 +77,7 @@ AGAIN_SENTENCE = (
 )
 REVISION_SENTENCE = (
     "Revision {revision} of a derived series was made: other slices, a corrected header, another "
-    "model, or files that were removed since. Whoever has used an earlier one must know."
+    "model, or files that were removed since. Tell everybody who has used an earlier one."
 )
 
 

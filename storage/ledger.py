@@ -48,7 +48,7 @@ from storage.transitions import (
 
 NO_DESTINATION = "NO_DESTINATION"
 CANCELLED_SENTENCE = "Cancelled by a person."
-GOES_TO = "It goes to {destination!r}, which has a delivery of this derived series already."
+GOES_TO = "It goes to {destination!r}, which already has a delivery of this derived series."
 
 DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
 

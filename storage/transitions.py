@@ -43,7 +43,7 @@ TOO_OFTEN = (
     "requeue it, or cancel it."
 )
 
-REDELIVER = "; its result is sent again by redeliver"
+REDELIVER = "; use redeliver to send its result again"
 
 UNASKED: dict[str, object] = {"cancel_requested": 0, "requeue_requested": 0}
 
@@ -61,10 +61,10 @@ SEND_AGAIN = "let the sender send the series again"
 INSTEAD = {
     JobState.QUEUED: "it waits for its turn, and its result is delivered then",
     JobState.RUNNING: "it is running, and its result is delivered then",
-    JobState.REFUSED: "it was refused and has made nothing; requeue it to have it all the same",
-    JobState.FAILED: "it failed and has made nothing; requeue it",
-    JobState.HELD: "it is held and has made nothing; requeue it, or cancel it",
-    JobState.CANCELLED: "it was cancelled and has made nothing; requeue it",
+    JobState.REFUSED: "it was refused and has no result; requeue it to process it anyway",
+    JobState.FAILED: "it failed and has no result; requeue it",
+    JobState.HELD: "it is held and has no result; requeue it, or cancel it",
+    JobState.CANCELLED: "it was cancelled and has no result; requeue it",
 }
 
 _wanted = select(want.c.destination).where(want.c.job_id == job.c.id).correlate(job)
@@ -351,7 +351,7 @@ def check_received(db: Connection, job_id: int) -> None:
     if row is not None:
         raise WrongState(
             f"job {job_id}: its received files were removed{_on(row.purged_at)} (storage.keep_days "
-            f"or keep_unrouted_days) and it cannot be requeued; {SEND_AGAIN}: that asks for it anew"
+            f"or keep_unrouted_days) and it cannot be requeued; {SEND_AGAIN}: that makes a new job"
         )
 
 
@@ -389,7 +389,7 @@ def check_delivery(db: Connection, delivery_id: int, derived_id: int) -> None:
 def _removed(at: float) -> str:
     return (
         f"its derived series was removed{_on(at)} (storage.keep_days) and cannot be sent; "
-        f"{SEND_AGAIN}: it is made anew and delivered"
+        f"{SEND_AGAIN}: the result is then made again and delivered"
     )
 
 

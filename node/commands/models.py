@@ -54,7 +54,7 @@ Folds = Annotated[
 
 def models(
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="For models of the site.")
+        Path | None, typer.Option("--config", metavar="FILE", help="Names further models.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -105,7 +105,7 @@ def train(
         Path | None, typer.Option(help="Weights to begin from, else from nothing.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-6, max=0.1, help="At its height.")
+        float | None, typer.Option(min=1e-6, max=0.1, help="At its peak.")
     ] = None,
     adversarial: Annotated[
         float,
@@ -188,14 +188,14 @@ def process(
         typer.Option(help="leave: the other gaps are filled where slices are missing."),
     ] = Output.across_missing,
     most_gap_mm: Annotated[
-        float, typer.Option("--most-gap", metavar="MM", min=0.1, help="A wider gap is held.")
+        float, typer.Option("--most-gap", metavar="MM", min=0.1, help="Hold what has a wider gap.")
     ] = Output.most_gap_mm,
     undersampled: Annotated[
         Undersampled,
         typer.Option(help="hold: where gaps are over twice as wide as the slices are thick."),
     ] = Output.undersampled,
     hold_below: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="A slice of lower confidence is held.")
+        float, typer.Option(min=0.0, max=1.0, help="Hold what has a slice of lower confidence.")
     ] = Output.hold_below,
     config: Annotated[
         Path | None,
@@ -440,7 +440,7 @@ def evaluate(
     slab: Annotated[
         bool, typer.Option("--slab", help="Also with slices averaged to their gap first.")
     ] = False,
-    targets: Annotated[int, typer.Option(min=1, help="Slices predicted a series.")] = 20,
+    targets: Annotated[int, typer.Option(min=1, help="Slices predicted per series.")] = 20,
     target_list: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Slices to predict, else the product's own.")
     ] = None,
@@ -449,7 +449,7 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "cpu",
     gates: Annotated[
-        bool, typer.Option("--gates", help="Every figure due; fail where one is missed.")
+        bool, typer.Option("--gates", help="Exit with 1 where a required figure is missed.")
     ] = False,
     folds: Folds = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page with pictures.")] = PAGE,
@@ -558,7 +558,7 @@ def _fail_where_missed(study: "Study", *, quiet: bool) -> None:
     passed = gates.is_passed(study.rows)
     if not quiet:
         rows = report.gate_rows(gates.summed(study.rows))
-        nothing = "No cell has a gap or an anatomy for which a figure is due."
+        nothing = "No cell has a gap or an anatomy for which a figure is required."
         terminal.print_table(report.GATE_COLUMNS, rows, empty=nothing)
         if missed := report.missed_rows(study.rows):
             terminal.print_table(report.MISSED_COLUMNS, missed, empty="")

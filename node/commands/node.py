@@ -57,14 +57,14 @@ def pause(
     with opened(config) as store:
         store.config.destination(name)
         _turn(store, SwitchName.PAUSED, name, on=not off)
-    terminal.say(f"{name} is sent to again." if off else f"Nothing is sent to {name}.")
+    terminal.say(f"Sending to {name} is resumed." if off else f"Nothing is sent to {name}.")
 
 
 def never(series_uid: SeriesUid, off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Make no job of a series that arrives, or will."""
     with opened(config) as store:
         _turn(store, SwitchName.NEVER, series_uid, on=not off)
-    terminal.say(f"{series_uid} is {'processed as any other' if off else 'never processed'}.")
+    terminal.say(f"{series_uid} is {'processed again' if off else 'never processed'}.")
 
 
 def allow(
@@ -76,7 +76,7 @@ def allow(
     with opened(config) as store:
         _turn(store, SwitchName.ALLOWED_AE, ae_title, on=not off)
         is_any = not store.config.node.allowed_ae_titles
-    terminal.say(f"{ae_title} is {'not accepted by this any more' if off else 'accepted'}.")
+    terminal.say(f"{ae_title} is {'no longer on this list' if off else 'accepted'}.")
     if is_any:
         terminal.say("node.allowed_ae_titles is empty: every AE title is accepted in any case.")
 

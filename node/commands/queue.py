@@ -66,8 +66,8 @@ Accession = Annotated[str, typer.Option("--accession", help="How the number begi
 PatientId = Annotated[str, typer.Option("--patient-id", help="How the ID begins.")]
 Since = Annotated[str, typer.Option("--since", metavar="TIME", help="As 2026-03-01T07:30.")]
 Until = Annotated[str, typer.Option("--until", metavar="TIME", help="As 2026-03-01T07:30.")]
-Limit = Annotated[int, typer.Option("--limit", help="The newest so many.", min=1)]
-Offset = Annotated[int, typer.Option("--offset", help="Leave out the first so many.", min=0)]
+Limit = Annotated[int, typer.Option("--limit", help="At most this many, the newest first.", min=1)]
+Offset = Annotated[int, typer.Option("--offset", help="Skip this many.", min=0)]
 JobId = Annotated[int, typer.Argument(metavar="ID", help="The number of a job.")]
 
 
@@ -169,7 +169,7 @@ def _no_jobs(wanted: "Wanted") -> str:
     if wanted == everything:
         return "There are no jobs."
     by_state = replace(everything, states=wanted.states)
-    return f"No job is {''.join(wanted.states)}." if wanted == by_state else "No job is such."
+    return f"No job is {''.join(wanted.states)}." if wanted == by_state else "No job matches."
 
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -186,7 +186,7 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
         return
     _print_facts(row, len(instances), zone)
     columns = (("attempt", "number"), "worker", "started_at", "ended_at", "outcome", "detail")
-    terminal.tabulate(attempts, columns, zone, empty="It was not attempted yet.")
+    terminal.tabulate(attempts, columns, zone, empty="It has not been tried yet.")
     _print_deliveries(deliveries, zone)
 
 
@@ -276,7 +276,7 @@ def series(
         zone,
         as_json=as_json,
         document=document,
-        empty="Nothing was received yet.",
+        empty="Nothing has been received yet.",
     )
 
 

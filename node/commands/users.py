@@ -61,7 +61,7 @@ def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> 
         zone,
         as_json=as_json,
         document=lambda user, zone: answers.plain(user, answers.USER, zone),
-        empty="There is no user: the pages answer this machine only.",
+        empty="There is no user: the pages answer only to this machine.",
     )
 
 

@@ -273,7 +273,7 @@ def _senders(config: Config) -> Iterator[str]:
         if count > 1:
             yield (
                 f'destination: {count} destinations have the AE title "{title}", so that '
-                f'"{SENDER}" could mean each of them; leave it to one'
+                f'"{SENDER}" could mean each of them; keep it for one of them'
             )
 
 

@@ -293,7 +293,7 @@ class _RunningDemo:
     def follow(self) -> None:
         """Wait for each step of the node; what is taken from its log are the times alone."""
         node, screen, quiet_seconds = self.node, self.screen, self.settings.quiet_seconds
-        with screen.working("The node waits whether more slices come"):
+        with screen.working("The node waits for further slices"):
             complete = node.wait("series complete", quiet_seconds + COMPLETE_SECONDS)
             if complete["jobs"] == 0:
                 raise DemoError("the series is complete, but no route asks for it", node.child)

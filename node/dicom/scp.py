@@ -451,7 +451,7 @@ class _Accepted(AcceptedAssociation):
         if abort.by == "node" and abort.source == 0:
             return "node", "the node stops"
         if abort.by == "node":
-            return "node", "what the peer sent is no DICOM message"
+            return "node", "the peer sent something that is not a DICOM message"
         return abort.by, abort_text(abort.source, abort.reason)
 
 

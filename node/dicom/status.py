@@ -125,8 +125,8 @@ REJECTIONS = {
     (USER, 7): "It does not answer to the called AE title {called}: correct it here.",
     (PROVIDER_ACSE, 1): "It gives no reason.",
     (PROVIDER_ACSE, 2): "It does not support this version of the protocol.",
-    (PROVIDER_PRESENTATION, 1): "It is congested for the moment.",
-    (PROVIDER_PRESENTATION, 2): "It has as many associations as it takes.",
+    (PROVIDER_PRESENTATION, 1): "It is congested at the moment.",
+    (PROVIDER_PRESENTATION, 2): "It already has as many associations as it allows.",
 }
 
 

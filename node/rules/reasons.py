@@ -34,7 +34,7 @@ TABLE = _table(
     JobState,
     """
 # A verdict on the series: final where it is refused; a person decides where it is held
-NOTHING_TO_DO | refused | The slices lie as close as asked for.
+NOTHING_TO_DO | refused | The slices are already as close as requested.
 TOO_FEW_SLICES | refused | The stack has fewer slices than the model needs.
 NOT_A_CT_SLICE | refused | No instance is a CT slice: localizers, dose pages, screen captures.
 DERIVED_INPUT | refused | The source is itself a projection, a synthetic or an oblique image.
@@ -42,10 +42,10 @@ MIXED_ACQUISITIONS | refused | Two acquisitions or phases interleave in one stac
 ENHANCED_NOT_SUPPORTED | refused | Enhanced multi-frame objects are kept, not processed.
 NO_GEOMETRY | refused | Position, orientation, spacing or frame of reference is absent.
 BAD_ORIENTATION | refused | The direction cosines are not unit vectors at a right angle.
-OUT_OF_SCOPE | refused | The image is outside of what the model is made for.
-NOT_HU | refused | The values are no Hounsfield units (multi-energy, iodine maps).
+OUT_OF_SCOPE | refused | The model is not made for this kind of image.
+NOT_HU | refused | The values are not Hounsfield units (multi-energy, iodine maps).
 NO_DECODER | refused | No decoder for the transfer syntax is installed; the package is named.
-TOO_LARGE | refused | The result would be larger than the node makes.
+TOO_LARGE | refused | The result would be larger than the node allows.
 ACQUIRED_THIN_SERIES_EXISTS | refused | The same acquisition was received in thinner slices.
 DUPLICATE_POSITIONS | refused | Different instances lie at one position.
 MISSING_UIDS | refused | A Study, Series, SOP Class or SOP Instance UID is empty.
@@ -55,7 +55,7 @@ PATIENT_MISMATCH | held | The instances disagree about the patient or the study.
     Compare the series with the PACS; correct it there and send it again. | alone
 PEERS_DISAGREE | held | Two peers sent images of the series that do not fit together. | \
     Find out which are right and let one peer send the whole series; then cancel the job. | alone
-MISSING_SLICES | held | Slices are missing; nothing is generated across a hole. | \
+MISSING_SLICES | held | Slices are missing; no slice is generated across such a gap. | \
     When the missing slices arrive, a new job replaces this one. To process the series without \
     them, set across_missing = "leave" in its route, then requeue the job. Otherwise cancel it. \
     | futile
@@ -64,8 +64,8 @@ PIXEL_DATA_ERROR | held | Pixel data is damaged or cut short. | \
 OUTPUT_CHECK_FAILED | held | The derived series did not pass its check; it was not sent. | \
     Keep the series and report the error; requeue the job to try once more.
 LOW_CONFIDENCE | held | The model is not sure enough of its result. | \
-    Send thinner slices, or lower hold_below in its route and requeue the job. Otherwise cancel \
-    it. | futile
+    Send thinner slices, or change the limit in its route that the sentence names (hold_below or \
+    most_gap_mm) and requeue the job. Otherwise cancel it. | futile
 UNDERSAMPLED | held | The gaps are over twice as wide as the slices are thick. | \
     Send slices that lie closer, or set undersampled = "process" in its route and requeue the \
     job: its result is for large anatomy only. Otherwise cancel it. | futile
@@ -79,12 +79,14 @@ MEMORY_LIMIT | held | The job used more memory than inference.memory_gb allows, 
 ABANDONED | held | The node itself stopped many times while it worked on the job. | \
     Find out why the node stops (power, memory, its log), then requeue the job.
 # More jobs in a day than one study or series may bring about
-TOO_MANY_RESULTS | held | Its study has more results in a day than completion.results_per_study. | \
+TOO_MANY_RESULTS | held | Its study has more results in a day than \
+    completion.results_per_study allows. | \
     Check that no rule of the PACS sends results back; then requeue the job, or cancel it.
-TOO_MANY_RERUNS | held | The series was asked for more often in a day than completion.reruns. | \
+TOO_MANY_RERUNS | held | The series was requested more often in a day than \
+    completion.reruns allows. | \
     Wait until the sender has sent the whole series, then requeue the job.
 # Replaced by another job
-SUPERSEDED | cancelled | More or other slices of the series arrived; a new job has them.
+SUPERSEDED | cancelled | More or other slices of the series arrived; a new job replaces this one.
 ROUTE_CHANGED | cancelled | The route has changed; a new job follows the route as it is.
 """,
 ) + _table(
@@ -100,14 +102,15 @@ NOT_UNDERSTOOD | held | The destination answered repeatedly that it cannot under
     Ask the administrator of the destination why, then send again.
 GAVE_UP | held | The destination did not store everything within delivery.give_up_hours. | \
     Make the destination answer, then send again.
-NO_DESTINATION | held | The configuration does not name the destination any more. | \
-    Name the destination in the configuration again, then send again.
+NO_DESTINATION | held | The configuration no longer names the destination. | \
+    Add the destination to the configuration and reload it; the delivery then continues by itself.
 """,
 )
 # What a list of those that wait says of one series or delivery, and of several.
 HEADINGS: Mapping[str, tuple[str, str]] = {
     "CONFLICTING_INSTANCES": ("has two versions of an image", "have two versions of an image"),
     "PATIENT_MISMATCH": ("mixes patients or studies", "mix patients or studies"),
+    "PEERS_DISAGREE": ("was brought by peers that disagree", "were brought by peers that disagree"),
     "MISSING_SLICES": ("misses slices", "miss slices"),
     "PIXEL_DATA_ERROR": ("has damaged pixel data", "have damaged pixel data"),
     "OUTPUT_CHECK_FAILED": (
@@ -115,6 +118,7 @@ HEADINGS: Mapping[str, tuple[str, str]] = {
         "have results that failed their check",
     ),
     "LOW_CONFIDENCE": ("leaves the model too unsure", "leave the model too unsure"),
+    "UNDERSAMPLED": ("is undersampled", "are undersampled"),
     "WORKER_DIED": ("ended its worker process", "ended their worker process"),
     "TIME_LIMIT": ("took too long", "took too long"),
     "MEMORY_LIMIT": ("needed too much memory", "needed too much memory"),
@@ -142,7 +146,7 @@ ONE_BY_ONE = frozenset(entry.code for entry in TABLE if not entry.batch)
 
 # Advice for what has no code of its own, as the exception that a job failed with.
 FAILED_ADVICE = "The log of its attempt says where it failed; requeue the job to try once more."
-HELD_ADVICE = "Settle what the sentence says, then requeue the job."
+HELD_ADVICE = "Correct what the sentence names, then requeue the job."
 DELIVERY_ADVICE = "Check the destination; send again when it can store the series."
 # Advice that comes before that of the code.
 GONE_ADVICE = (

@@ -107,7 +107,7 @@ def as_json(problem: Problem) -> JSONResponse:
 def internal() -> Problem:
     """Make the problem of an unexpected error: it says nothing, the log has the frames."""
     return Problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "An error in the node; its log says where it happened."
+        HTTPStatus.INTERNAL_SERVER_ERROR, "An error occurred in the node; its log says where."
     )
 
 

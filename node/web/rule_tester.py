@@ -174,14 +174,14 @@ def _verdict(stack: "Stack", route: Route) -> Verdict:
 def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: bool) -> Answer:
     """Call `find`, a function of a module, in a new process, which is ended where it takes long."""
     if not _turns.acquire(blocking=False):
-        detail = "Others are being answered at the moment; try again in a few seconds."
+        detail = "The node is busy with other tests; try again in a few seconds."
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
     try:
         answer = _call(find, question, log_as_json)
     finally:
         _turns.release()
     if answer is None:
-        detail = "It could not be examined; the log of the node says why."
+        detail = "This could not be examined; the log of the node says why."
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     return answer
 

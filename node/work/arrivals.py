@@ -21,6 +21,7 @@ from inference.stacks import (
     set_aside,
     stacks_of,
 )
+from node import wording
 from node.config import Completion, Destination, Route
 from node.rules import completion, routing
 from node.rules.routing import Candidate, Explanation
@@ -286,9 +287,8 @@ class Arrivals:
                 asked = completion.evidence(arrival, rule=completion.Rule.ASKED, now=self._now())
                 with contextlib.suppress(WrongState):  # another instance came this moment
                     jobs = self.complete(arrival, {**asked, "who": who})
-                    return (
-                        f"The series is complete with {arrival.instances} instances: {jobs} jobs."
-                    )
+                    instances = wording.count(arrival.instances, "instance")
+                    return f"The series is complete with {instances}: {wording.count(jobs, 'job')}."
         raise WrongState("instances of this series keep coming; try again")
 
     def follow_routes(self) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from node import wording
 from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from node.config import Config, DeliverySettings, Destination
 from node.dicom import scu
@@ -24,12 +25,12 @@ logger = logging.getLogger(__name__)
 RENEW_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0  # after an association that ended, but had brought something
 NOT_CONFIGURED = (
-    "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
-    "the configuration is read again."
+    "No destination {destination!r} is configured; add it, and the delivery continues by itself "
+    "once the configuration is reloaded."
 )
 UNKNOWN_SENDER = (
     "The sender {sender!r} belongs to no destination; name it in sends_as of one, or add one with "
-    "that ae_title, and the delivery goes on by itself once the configuration is read again."
+    "that ae_title, and the delivery continues by itself once the configuration is read again."
 )
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
@@ -200,7 +201,8 @@ class Deliverer:
         unsent = self._ledger.unsent(delivery)
         damaged = self._damaged(delivery, unsent)
         if damaged:
-            sentence = f"{damaged} files of the derived series are missing or have changed."
+            files = wording.count(damaged, "file is", "files are")
+            sentence = f"{files} missing or changed in the derived series."
             self._hold(delivery, "DAMAGED_FILES", sentence)
             return
         tally = Tally()
@@ -272,7 +274,7 @@ class Deliverer:
         elif tally.few_retries and tally.tries >= len(FEW_RETRY_SECONDS):
             self._hold(delivery, "NOT_UNDERSTOOD", _sentence(tally.few_retries, missing, result))
         elif self._now() - delivery.queued_at > self.settings.give_up_hours * 3600:
-            hours = f"{self.settings.give_up_hours:g} hours"
+            hours = wording.amount(self.settings.give_up_hours, "hour")
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {result.sentence}")
         else:
             is_off = not tally.heard and result.outcome is Outcome.RETRY and not is_our_fault
@@ -427,4 +429,5 @@ def _sentence(statuses: Sequence[int], missing: int, result: scu.SendResult) -> 
     """The number of missing instances and the answers of the peer, for the administrator."""
     named = ", ".join(status_text(status) for status in sorted(set(statuses)))
     answer = f" The destination answered {named}." if named else ""
-    return f"{missing} instances are not stored.{answer} {result.sentence}".strip()
+    stored = wording.count(missing, "instance is", "instances are")
+    return f"{stored} not stored.{answer} {result.sentence}".strip()

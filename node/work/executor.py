@@ -22,10 +22,10 @@ LOADING_SECONDS = 300.0  # of a new worker, for its models; none of it is the jo
 EXIT_SECONDS = 5.0  # from the end of its pipe to that of the process
 
 # The end of a process that nobody stopped, for who reads the log of the attempts.
-CRASHED = "crashed ({name}), most often in compiled code of a library or for a faulty machine"
+CRASHED = "crashed ({name}), most often in compiled code of a library or because of faulty hardware"
 SIGNALS = {
-    "SIGKILL": "killed by the system ({name}), most often for want of memory",
-    "SIGTERM": "ended by somebody, or as the machine stopped ({name})",
+    "SIGKILL": "killed by the system ({name}), most often because memory ran out",
+    "SIGTERM": "ended by a person, or because the machine stopped ({name})",
     "SIGSEGV": CRASHED,
     "SIGBUS": CRASHED,
     "SIGILL": CRASHED,

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 RENEW_SECONDS = 1.0
 STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
-OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
+OUR_FAULT = "The node's own code raised an exception while handling this job; see the log."
 KINDS = ("infer", "selftest")
 SENTENCES = {
     End.WORKER_DIED: "The worker process died while it ran this job.",

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 ROUTE, FACTOR = "self-test", 2
-PASSED = "A made series came through in {seconds:.0f} s: {last}"
+PASSED = "A synthetic series came through in {seconds:.0f} s: {last}"
 ENDED = (JobState.SUCCEEDED, JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
 STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 
@@ -190,7 +190,7 @@ class SelfTests:
     def run(self, who: str) -> SelfTest:
         """One self-test, to its end; WrongState where one is under way."""
         if not self._under_way.acquire(blocking=False):
-            raise WrongState("a self-test is under way already")
+            raise WrongState("a self-test is already running")
         try:
             return _Run(self, who).to_its_end()
         finally:

@@ -76,7 +76,7 @@ def of_subjects(
         return {row.subject: to_record(Switch, row) for row in db.execute(query)}
 
 
-STOPPED = "The node stopped before it was done; ask again."
+STOPPED = "The node stopped before it was done; request it again."
 
 
 def ask(

@@ -35,7 +35,7 @@ def add_user(
     row = database.insert(account).values(**values, changed_at=now, disabled=0)
     with acting(database, now, who, "user add", user, {"role": role}) as db:
         if not db.execute(row.on_conflict_do_nothing().returning(account.c.name)).first():
-            raise WrongState(f"there is a user {user!r} already")
+            raise WrongState(f"there is already a user {user!r}")
         return to_record(User, _row(db, user))
 
 
@@ -205,7 +205,8 @@ def _check_other_administrator(db: Connection, user: User) -> None:
     other = and_(account.c.role == Role.ADMINISTRATOR, account.c.disabled == 0)
     query = select(account.c.name).where(other, account.c.name != user.name).with_for_update()
     if db.execute(query).first() is None:
-        raise WrongState(f"{user.name!r} is the last administrator; make somebody else one first")
+        last = f"{user.name!r} is the last administrator; make another user one first"
+        raise WrongState(last)
 
 
 USED_SECONDS = 60.0  # how exactly it is kept when a token was used last

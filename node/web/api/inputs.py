@@ -89,7 +89,7 @@ async def _document(request: Request) -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        wrong = {"type": "json_invalid", "loc": ("body",), "msg": "This is no JSON document."}
+        wrong = {"type": "json_invalid", "loc": ("body",), "msg": "This is not a JSON document."}
         raise RequestValidationError([wrong]) from error
 
 
@@ -132,10 +132,8 @@ class PageRequest:
 def _page(
     response: Response,
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most so many.")] = 100,
-    offset: Annotated[
-        int, Query(ge=0, le=LARGEST_OFFSET, description="The first so many are left out.")
-    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most this many.")] = 100,
+    offset: Annotated[int, Query(ge=0, le=LARGEST_OFFSET, description="Skip this many.")] = 0,
 ) -> PageRequest:
     return PageRequest(limit, offset, response, request)
 
@@ -166,7 +164,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "Nobody is logged in, and no token was sent.",
         403: "The role does not allow it, or the CSRF token is missing.",
         404: "There is no such row.",
-        408: "The body did not come in whole, in time.",
+        408: "The body did not arrive completely and in time.",
         409: "The row is in a state that does not allow it.",
         413: "The request is too long.",
         422: "A value is not allowed.",

@@ -115,7 +115,7 @@ def patients(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -
 
 @find_router.post(
     "/find",
-    summary="The same, with the words in the body: proxies write addresses down",
+    summary="The same, with the search terms in the body, as proxies record addresses",
     openapi_extra=takes(Sought),
 )
 def sought(
@@ -233,7 +233,7 @@ def requeue_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Js
     return _delivery(parts, delivery_id)
 
 
-@router.post("/deliveries/{delivery_id}/cancel", summary="Give a delivery up")
+@router.post("/deliveries/{delivery_id}/cancel", summary="Give up a delivery")
 def cancel_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.ledger.cancel(delivery_id, who=visitor.name)
     return _delivery(parts, delivery_id)

@@ -113,17 +113,19 @@ def reload(visitor: AsAdministrator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.RELOAD)
 
 
-@router.post("/selftests", summary="Send a made series the whole way", status_code=202)
+@router.post("/selftests", summary="Send a synthetic series through the node", status_code=202)
 def self_test(visitor: AsOperator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.SELFTEST)
 
 
-@router.post("/notifications/test", summary="A notice through every channel", status_code=202)
+@router.post(
+    "/notifications/test", summary="Send a test notification to every channel", status_code=202
+)
 def test_notice(visitor: AsAdministrator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.NOTIFY)
 
 
-@router.get("/selftests", summary="What the self-tests have found, the newest first")
+@router.get("/selftests", summary="The results of the self-tests, the newest first")
 def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
     page.counted(selftests.count(parts.database), page.limit)
     tests = selftests.newest(parts.database, page.limit, page.offset)
@@ -145,7 +147,7 @@ def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
 @router.get(
     "/wishes/{wish_id}",
     name="wish",
-    summary="What came of something that the node was asked for",
+    summary="The outcome of a request to the node",
 )
 def node_request(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
     return plain(control.get_request(parts.database, wish_id), REQUEST, parts.zone)
@@ -181,7 +183,7 @@ def echo(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.ECHO, name)
 
 
-@router.get("/senders/allow", summary="Calling AE titles that may associate; none at all is any")
+@router.get("/senders/allow", summary="Calling AE titles that may associate; none means any")
 def allowed(_: AsViewer, parts: PartsOf) -> Json:
     added = control.all_on(parts.database, SwitchName.ALLOWED_AE)
     return {
@@ -190,7 +192,7 @@ def allowed(_: AsViewer, parts: PartsOf) -> Json:
     }
 
 
-@router.post("/senders/allow", summary="Let a calling AE title in", openapi_extra=takes(Title))
+@router.post("/senders/allow", summary="Allow a calling AE title", openapi_extra=takes(Title))
 def allow(
     visitor: AsAdministrator, body: Annotated[Title, Depends(taken(Title))], parts: PartsOf
 ) -> Json:
@@ -198,7 +200,7 @@ def allow(
     return {"ae_title": body.ae_title, "allowed": True}
 
 
-@router.delete("/senders/allow", summary="Take that back")
+@router.delete("/senders/allow", summary="No longer allow it")
 def disallow(ae_title: AeTitle, visitor: AsAdministrator, parts: PartsOf) -> Json:
     if not _turn(parts, visitor, SwitchName.ALLOWED_AE, _significant(ae_title), on=False):
         raise NotFound(f"the AE title {ae_title} was not added here")
@@ -334,7 +336,7 @@ def _destination(configured: Destination, line: DestinationSummary, parts: Parts
 def _significant(ae_title: str) -> str:
     """Strip the leading and trailing spaces of an AE title (PS3.5 6.2)."""
     if not ae_title.strip(" "):
-        raise UsageError("an AE title is not of spaces alone")
+        raise UsageError("an AE title must not consist of spaces only")
     return ae_title.strip(" ")
 
 

@@ -82,10 +82,10 @@ def _peers(context: Context, offset: Offset = 0) -> Values:
 
 
 SHARE_TAKEN = (
-    "It holds its share of the places: have it release what is idle, or raise "
-    "node.max_associations_per_peer."
+    "It already has as many associations as one peer may have: let it release idle ones, or "
+    "raise node.max_associations_per_peer."
 )
-NOT_UNDERSTOOD = "What it sent is no request that the node can read; ask its maker, with the log."
+NOT_UNDERSTOOD = "The node cannot read its request; show the log to its manufacturer."
 
 
 def _rejection_advice(ae_title: str) -> Mapping[str, str]:
@@ -93,12 +93,12 @@ def _rejection_advice(ae_title: str) -> Mapping[str, str]:
     return {
         "calling AE title not recognised": "Allow it here, or name it in node.allowed_ae_titles.",
         "called AE title not recognised": (
-            f"Have it call {ae_title}, or name what it calls as called_ae_title of a route."
+            f"Let it call {ae_title}, or enter what it calls in a route (called_ae_title)."
         ),
         "network not allowed": "Add its network to node.allowed_networks.",
         "too many associations": (
-            "The column Associations shows who holds them; have those release what is idle, or "
-            "raise node.max_associations."
+            "The column Associations shows which senders hold them: let these release idle ones, "
+            "or raise node.max_associations."
         ),
         "too many associations of this AE title": SHARE_TAKEN,
         "too many associations of this address": SHARE_TAKEN,
@@ -171,7 +171,7 @@ def try_rules(
         uid = series_uid.strip()
         result = rule_tests.try_series(context.parts, operator.name, uid, *titles)
     else:
-        raise Problem(422, "Drop a Part 10 file, or name the UID of a received series.")
+        raise Problem(422, "Choose a Part 10 file, or enter the UID of a received series.")
     shown = rule_tests.masked(result) if context.is_masked else result
     return part(context, "rules_result.html", result=shown)
 

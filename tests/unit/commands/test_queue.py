@@ -40,7 +40,7 @@ def test_a_new_node_has_no_jobs_and_no_series(midslice: Midslice) -> None:
     assert midslice("jobs").out == "There are no jobs.\n"
     assert midslice("jobs", "--state", "held").out == "No job is held.\n"
     assert midslice("jobs", "--json").json == []
-    assert midslice("series").out == "Nothing was received yet.\n"
+    assert midslice("series").out == "Nothing has been received yet.\n"
     assert midslice("series", "--json").json == []
 
 

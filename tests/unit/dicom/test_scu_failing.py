@@ -84,7 +84,7 @@ def test_a_peer_that_stalls_is_left_within_the_timeout(six_slices: list[Outgoing
         script.stop.set()
     assert answers.statuses == [(0, 0x0000), (1, None)]
     assert sent.outcome is Outcome.RETRY
-    assert "does not answer any more after 1 of 3 instances" in sent.sentence
+    assert "no longer answers after 1 of 3 instances" in sent.sentence
     assert seconds < 5.0
 
 

@@ -121,8 +121,8 @@ def test_below_the_second_threshold_the_series_is_held_with_what_to_do() -> None
     assert held.value.is_held
     assert held.value.sentence == (
         "The model is not sure enough of 2 of 3 slices (confidence down to 0.04, an error of "
-        "300 HU; the route asks for 0.05). Send thinner slices; or lower hold_below of the route "
-        "and send the series again."
+        "300 HU; the route asks for 0.05). Send thinner slices, or lower hold_below in the route "
+        "and process the series again."
     )
 
 
@@ -146,7 +146,10 @@ def test_a_series_without_surveys_says_that_training_alone_serves() -> None:
     judge = SliceJudge(Output(), layout())
     few = Prediction(planes=(np.zeros((2, 2), np.float32),), trust=(SURE,), record={"surveyed": 0})
     judge.chosen(planned(0), 0, few)
-    assert judge.notes == ["too few slices to try the network on: what training found serves alone"]
+    assert judge.notes == [
+        "too few slices to test the network on this series; only its calibration from training "
+        "was used"
+    ]
 
 
 def test_a_gap_wider_than_the_route_allows_is_held() -> None:

@@ -312,7 +312,7 @@ def test_the_series_of_a_self_test_takes_the_route_of_the_test_alone(site: Site)
 def test_a_person_completes_a_series_without_the_wait(site: Site) -> None:
     series_uid = site.receive()
     sentence = site.arrivals.process_now(series_uid, "anna")
-    assert sentence == "The series is complete with 6 instances: 1 jobs."
+    assert sentence == "The series is complete with 6 instances: 1 job."
     evidence = site.arrival(series_uid).evidence
     assert (evidence["rule"], evidence["who"]) == ("asked", "anna")
     with pytest.raises(NotFound):

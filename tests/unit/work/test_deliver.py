@@ -156,10 +156,10 @@ def test_the_node_calls_itself_as_the_destination_wants(site: Site) -> None:
         ([0xB000, 0xB007], "sent", "", ""),
         ([0x0122], "held", "REFUSED_BY_PEER", "0x0122 (SOP Class not supported)"),
         ([0x0111], "held", "REFUSED_BY_PEER", "0x0111 (duplicate SOP Instance)"),
-        ([0xA700], "queued", "RETRY", "1 instances are not stored."),
+        ([0xA700], "queued", "RETRY", "1 instance is not stored."),
         ([0xC123], "queued", "RETRY", "0xC123 (cannot understand)"),
         ([None], "queued", "UNREACHABLE", "2 instances are not stored. PACS ended"),
-        ([0x0000, None], "queued", "RETRY", "1 instances are not stored. PACS ended"),
+        ([0x0000, None], "queued", "RETRY", "1 instance is not stored. PACS ended"),
     ],
 )
 def test_the_worst_answer_decides_what_becomes_of_a_delivery(
@@ -275,7 +275,7 @@ def test_a_destination_that_takes_nothing_for_too_long_is_given_up(site: Site) -
     site.stored.clock.now += 3601.0
     held = site.tried(delivery, attempt=2)
     assert (held.state, held.reason) == (DeliveryState.HELD, "GAVE_UP")
-    assert held.sentence.startswith("Not delivered in 1 hours.")
+    assert held.sentence.startswith("Not delivered in 1 hour.")
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -289,7 +289,7 @@ def test_a_derived_series_whose_files_changed_never_leaves(site: Site, damage: s
     site.configure(PACS)
     held = site.tried(delivery)
     assert (held.state, held.reason) == (DeliveryState.HELD, "DAMAGED_FILES")
-    assert held.sentence.startswith("1 files of the derived series")
+    assert held.sentence.startswith("1 file is missing or changed")
     assert site.pacs.peers == []
 
 
