@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom.charset import convert_encodings, encode_string
 
 from inference import header as h
+from inference import release
 from inference.dataset import Header
 from inference.geometry import Layout, frame_of_reference
 from inference.header import Elements
@@ -241,7 +242,7 @@ class DerivedSeries:
                 ContentQualification=request.output.content_qualification,
                 Manufacturer=MANUFACTURER,
                 ManufacturerModelName=MODEL_NAME,
-                SoftwareVersions=h.RELEASE,
+                SoftwareVersions=[release.RELEASE, release.build()],
                 StationName=request.station_name,
                 RescaleType="HU",
                 RelatedSeriesSequence=h.items_of(

@@ -19,13 +19,10 @@ from pydicom.uid import UID
 from pydicom.valuerep import format_number_as_ds, validate_value
 
 from inference.dataset import BINARY, LONGEST_UID, Element, Header, raw_elements, sequence_items
+from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # Copied text keeps its bytes: no character set is ever decoded and encoded again.
 
-RELEASE = "0.1.0"
-# PS3.7 D.3.3.2: which implementation wrote the file.
-IMPLEMENTATION_CLASS_UID = "2.25.325768640810522559529963777536575032985"
-IMPLEMENTATION_VERSION_NAME = "MIDSLICE_" + RELEASE.replace(".", "_")
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MAX_SEQUENCE_DEPTH = 8
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from inference import registry
 from inference.request import Resources
-from node import config
+from node import config, health
 from node.config import Config
 from node.config.reading import to_values
 from node.dicom import scp
@@ -130,6 +130,7 @@ class RunningNode:
                 store.database, store.node_id, settings.node.ae_title, settings.notify, time.time
             ),
             process_now=self._arrivals.process_now,
+            process_by_route=self._arrivals.process_by_route,
             ask_reload=self.reload_requested.set,
         )
         self._background = Background(store.database, settings, self._handlers)
@@ -165,6 +166,8 @@ class RunningNode:
         self._beat()
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
+        if sys.stdout.isatty():
+            sys.stdout.write(f"\n{welcome(self._settings, port, web_port)}\n\n")
 
     def tick(self) -> None:
         """Look after what is due between signals; none of it may end the node."""
@@ -288,6 +291,17 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
     except OSError as error:
         problem = f"{section}.port = {port}: {error.strerror or error}"
         raise ConfigError(f"{settings.path.name}: {problem}") from error
+
+
+def welcome(settings: Config, port: int, web_port: int) -> str:
+    """Tell the person who has started the node where its pages are, and what peers enter."""
+    web, peers = (health.addresses(host)[0] for host in (settings.web.host, settings.node.host))
+    shown = f"[{web}]" if ":" in web else web
+    return (
+        f"Pages:  http://{shown}:{web_port}/\n"
+        f"DICOM:  AE title {settings.node.ae_title}, host {peers}, port {port}\n"
+        "Ctrl-C stops the node."
+    )
 
 
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:

@@ -25,7 +25,6 @@ from storage.site import people
 from storage.site.nodes import Nodes
 
 LAST_PRIVILEGED_PORT = 1023
-LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def run(config: Config) -> Iterator[Finding]:
@@ -71,7 +70,7 @@ def _configuration(config: Config) -> Iterator[Finding]:
 
 
 def _is_this_node(config: Config, destination: Destination) -> bool:
-    same_host = destination.host in LOCAL_HOSTS | {config.node.host, socket.gethostname()}
+    same_host = destination.host in health.LOCAL_HOSTS | {config.node.host, socket.gethostname()}
     return same_host and destination.port == config.node.port
 
 
@@ -175,7 +174,7 @@ def _database(config: Config, rows: Rows) -> Finding:
 def _users(config: Config, rows: Rows) -> Iterator[Finding]:
     """Pages that others are to see need somebody who may log in."""
     behind_proxy = config.web.trusted_proxies and config.web.user_header
-    if config.web.host in LOCAL_HOSTS or behind_proxy or rows.has_user:
+    if config.web.host in health.LOCAL_HOSTS or behind_proxy or rows.has_user:
         return
     yield warning(
         "users",

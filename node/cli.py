@@ -106,13 +106,34 @@ def demo(
     raise typer.Exit(demonstration.run(folder, settings, console, json=as_json))
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from inference.release import RELEASE, build
+
+        terminal.say(f"midslice {RELEASE}, {build()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="midslice",
     help="A DICOM node that makes the slices a CT scanner did not take.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they print local variables, and those may hold a patient
 )
+
+
+@app.callback()
+def global_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print what runs."),
+    ] = False,
+) -> None:
+    """Options before a command."""
+
+
 for command in (
+    node.init,
     serve,
     check,
     node.echo,

@@ -15,8 +15,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from inference import derived, errors, geometry, header, scope, stacks
-from inference.header import RELEASE
+from inference import derived, errors, geometry, header, release, scope, stacks
 from node.config import Condition, Config, Route
 from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings
@@ -33,7 +32,7 @@ SOURCES = {
 }
 # The tables of the code under the names that the template uses.
 TABLES = {
-    "release": RELEASE,
+    "identity": release,
     "contexts": contexts,
     "status": status,
     "results": RESULTS,

@@ -487,6 +487,26 @@ class Archive:
             ]
             return tuple(Brought(it, brought_by_peer(db, it.id)) for it in newest)
 
+    def instances_of(self, series_id: int) -> tuple[Instance, ...]:
+        """All versions of all instances of a series, whoever brought them; the newest first."""
+        newest = instance.c.received_at.desc(), instance.c.id.desc()
+        query = select(instance).where(instance.c.series_id == series_id).order_by(*newest)
+        return self.database.records(Instance, query)
+
+    def arrivals_of(self, series_uid: str) -> tuple[Arrival, ...]:
+        """All arrivals of a series, the newest first."""
+        query = arrival_rows().where(series.c.series_uid == series_uid)
+        newest = arrival.c.last_at.desc(), arrival.c.id.desc()
+        return self.database.records(Arrival, query.order_by(*newest))
+
+    def newest_of_peers(self, series_uid: str) -> tuple[Arrival, ...]:
+        """The last arrival by which each peer brought this series, in each study that it is in."""
+        peer = arrival.c.series_id, arrival.c.calling_ae, arrival.c.called_ae
+        of_uid = select(series.c.id).where(series.c.series_uid == series_uid)
+        last = select(func.max(arrival.c.id)).where(arrival.c.series_id.in_(of_uid)).group_by(*peer)
+        query = arrival_rows().where(arrival.c.id.in_(last)).order_by(arrival.c.id)
+        return self.database.records(Arrival, query)
+
     def other_studies(self, of: Arrival) -> tuple[str, ...]:
         """Other studies that came with the same Series UID: one of them is another patient's."""
         query = (

@@ -21,6 +21,7 @@ from storage.records import (
     What,
 )
 from storage.schema import (
+    OPEN_ARRIVAL,
     arrival,
     arrival_instance,
     delivery,
@@ -125,6 +126,36 @@ def enqueue(
     if row.state == JobState.SUCCEEDED:
         return _deliver_again(database, db, row, within, now)
     return _join(db, row, new, now)
+
+
+def insist(database: Database, db: Connection, new: NewJob, who: str, now: float) -> Enqueued:
+    """Ask for a job that a person insists on; a job that has its verdict or its result stays.
+
+    Who wants that one anew requeues it, or has its result delivered again.
+    """
+    row = _by_key(db, new.key)
+    if row is not None and _has_answer(db, row):
+        return Enqueued(row.id, "known")
+    entry = enqueue(database, db, new, now)
+    change(db, entry.job_id, requeued_by=who[:64])
+    detail = {"route": new.route, "outcome": entry.what}
+    note(db, now, who, "process with route", f"job {entry.job_id}", detail)
+    return entry
+
+
+def _has_answer(db: Connection, row: JobRow) -> bool:
+    """True where a job was refused, is held, or has a result whose files are kept."""
+    if row.state == JobState.SUCCEEDED:
+        purged_at = select(derived.c.purged_at).where(derived.c.id == row.derived_id)
+        return db.execute(purged_at).scalar_one() is None
+    return row.state in (JobState.REFUSED, JobState.HELD)
+
+
+def check_complete(db: Connection, series_id: int) -> None:
+    """Raise WrongState where instances of a series have come since it was looked at."""
+    still_open = select(arrival.c.id).where(OPEN_ARRIVAL, arrival.c.series_id == series_id)
+    if db.execute(still_open.limit(1)).first() is not None:
+        raise WrongState("instances of this series came this moment; try again")
 
 
 def _by_key(db: Connection, key: str) -> JobRow | None:

@@ -16,10 +16,12 @@ from storage.enqueue import (
     ROUTE_CHANGED,
     UNREADABLE,
     DailyLimits,
+    check_complete,
     close,
     enqueue,
     follow_route,
     hold_all,
+    insist,
     requesters,
     supersede_parted,
     supersede_unreadable,
@@ -288,6 +290,19 @@ class Queue:
             if stacks:
                 supersede_parted(db, jobs, stacks, now)
             return (*held, *refused, *asked)
+
+    def insist(self, jobs: Sequence[NewJob], *, who: str) -> tuple[Enqueued, ...]:
+        """A person has series that are complete processed by a route, whatever it asks for."""
+        now = self._now()
+        with self._database.writing() as db:
+            for series_id in sorted({new.series_id for new in jobs}):
+                lock_series(db, series_id)
+                check_complete(db, series_id)
+            entries = tuple(insist(self._database, db, new, who, now) for new in jobs)
+            for entry in entries:
+                if entry.what != "known":
+                    check_received(db, entry.job_id)
+            return entries
 
     def claim(self, worker: str, kinds: Collection[str]) -> Job | None:
         """Lease the most urgent, then longest due job, or one whose worker's node died."""

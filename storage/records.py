@@ -420,7 +420,9 @@ class RequestKind(StrEnum):
     ECHO = "echo"  # [destination]
     SELFTEST = "selftest"  # []
     NOTIFY = "notify"  # []: a test notice through every channel
-    PROCESS_NOW = "process_now"  # [Series UID]: close its arrivals without waiting
+    PROCESS_NOW = (
+        "process_now"  # [Series UID]: close its arrivals; with a route, process it by that
+    )
 
 
 @dataclass(frozen=True)
@@ -479,6 +481,7 @@ class NodeRequest:
     id: int
     kind: RequestKind
     subject: str
+    route: str
     who: str
     asked_at: float
     state: RequestState

@@ -431,6 +431,8 @@ request = _table(
     _id(),
     Column("kind", String(32), nullable=False),  # reload, echo, selftest, notify, process_now
     Column("subject", String(64), nullable=False, server_default=""),
+    # Of process_now: the route that the person insists on; empty: those that match.
+    Column("route", String(64), nullable=False, server_default=""),
     Column("who", String(64), nullable=False),
     _time("asked_at", index=True),
     *_states(RequestState),

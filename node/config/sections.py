@@ -532,6 +532,13 @@ class Config(Section):
         names = ", ".join(entry.name for entry in self.destinations) or "none is configured"
         raise UsageError(f"unknown destination '{name}'; there are: {names}")
 
+    def route(self, name: str) -> Route:
+        for route in self.routes:
+            if route.name == name:
+                return route
+        names = ", ".join(entry.name for entry in self.routes) or "none is configured"
+        raise UsageError(f"unknown route '{name}'; there are: {names}")
+
     def reloaded(self, read: "Config") -> "Config":
         """This configuration with everything of `read` that may change at run time."""
         changes: dict[str, object] = {name: getattr(read, name) for name in RELOADABLE}

@@ -43,7 +43,7 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
-from node.dicom.contexts import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, with_ids
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from storage.records import DeliveryState, JobState
+from node.rules.routing import kept_objections
+from storage.records import Arrival, DeliveryState, JobState
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,36 @@ def heading(state: str, code: str, count: int, *, is_delivery: bool = False) -> 
     one, several = HEADINGS.get(code, (other.replace("wait ", "waits "), other))
     noun = ("delivery", "deliveries")[count != 1] if is_delivery else "series"
     return f"{count} {noun} {one if count == 1 else several}"
+
+
+# Why no job was made of a series.
+NO_ROUTE = "kept; no route asked for a job"
+OWN = "kept; a result of this node that comes back is never processed"
+TAKEN_BACK = "kept; {who} had excluded it from processing, but that was undone: send it again"
+NO_SLICE = "kept; none of its instances is a slice ({reasons})"
+MOST_OBJECTIONS = 3  # routes whose objection stands in one line; a page of its own has all
+
+
+def why_no_job(arrival: Arrival | None, *, masked: bool) -> str:
+    """Say why this arrival, the last one of its series, asked for no job."""
+    if arrival is None:
+        return NO_ROUTE
+    if arrival.own:
+        return OWN
+    if who := arrival.evidence.get("never"):
+        return TAKEN_BACK.format(who=who)
+    aside = set_aside(arrival)
+    if aside and sum(aside.values()) >= arrival.instances:
+        return NO_SLICE.format(reasons=", ".join(aside))
+    objections = kept_objections(arrival.evidence, masked=masked)
+    against = [f"{name}: {sentences[0]}" for name, sentences in objections.items()]
+    return f"{NO_ROUTE}. {' '.join(against[:MOST_OBJECTIONS])}" if against else NO_ROUTE
+
+
+def set_aside(arrival: Arrival) -> Mapping[str, int]:
+    """Count the instances of an arrival that are in no stack, by reason."""
+    counts = arrival.evidence.get("set_aside")
+    return counts if isinstance(counts, dict) else {}
 
 
 def is_futile(code: str, *, is_changed: bool) -> bool:

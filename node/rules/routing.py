@@ -9,6 +9,10 @@ from typing import Protocol, TypeAlias
 from node.config import SENDER, Condition, Destination, Route
 
 GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
+# The attributes that routes are written with most; none of them is a patient's.
+USUAL = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
+# What a route may ask for that says nothing of a patient; "" stands for AE titles.
+OPEN = frozenset((*USUAL, *GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
 
 Values: TypeAlias = Sequence[object]  # of one attribute; empty = absent or without a value
 
@@ -111,6 +115,26 @@ def _left_out(explanation: Explanation, route: Route) -> Explanation:
         return explanation
     unchecked = f"the instances form no stack, so {' and '.join(names)} cannot be checked."
     return replace(explanation, note=f"All its other conditions hold; {unchecked}")
+
+
+def kept_objections(evidence: Mapping[str, object], *, masked: bool) -> dict[str, tuple[str, ...]]:
+    """What spoke against each route when an arrival was complete, in sentences.
+
+    `masked`: without a value that may be a patient's.
+    """
+    rows = evidence.get("objections")
+    by_route: dict[str, dict[str, None]] = {}
+    for route, key, sentence in rows if isinstance(rows, list) else ():
+        shown = without_value(key, sentence) if masked else sentence
+        by_route.setdefault(route, {})[shown] = None
+    return {route: tuple(sentences) for route, sentences in by_route.items()}
+
+
+def without_value(key: str, sentence: str) -> str:
+    """What speaks against a route, without a value that may be a patient's."""
+    if key in OPEN:
+        return sentence
+    return f"Its condition on {key} does not hold; the value of the series is hidden."
 
 
 def asking_for(route: Route, keys: Collection[str]) -> Route:

@@ -39,10 +39,6 @@ AT_ONCE = 2
 DEADLINE_SECONDS = 90.0
 LIMITS = ResourceLimits(memory_bytes=4 << 30, cpu_seconds=60)
 
-SHOWN = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
-# What a route may ask for that says nothing of a patient.
-OPEN = frozenset((*SHOWN, *routing.GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
-
 State = Literal["would be processed", "refused", "held", "no route"]
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -116,10 +112,8 @@ def _masked_route(route: Explanation) -> Explanation:
 
 
 def _masked_objection(objection: Objection) -> Objection:
-    if objection.key in OPEN:
-        return objection
-    hidden = f"Its condition on {objection.key} does not hold; the value in the series is hidden."
-    return replace(objection, sentence=hidden)
+    sentence = routing.without_value(objection.key, objection.sentence)
+    return replace(objection, sentence=sentence)
 
 
 def tried(question: Trial) -> Tried:
@@ -155,7 +149,7 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         tilt_degrees=layout.shear_degrees if layout else None,
         missing=sum(layout.missing.values()) if layout else 0,
         notes=layout.notes if layout else (),
-        attributes=tuple((name, "\\".join(header.values(name))) for name in SHOWN),
+        attributes=tuple((name, "\\".join(header.values(name))) for name in routing.USUAL),
         routes=explained,
         verdicts=tuple(_verdict(stack, route) for route in question.routes if route.name in names),
     )

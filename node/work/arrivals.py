@@ -23,8 +23,9 @@ from inference.stacks import (
 )
 from node import wording
 from node.config import Completion, Destination, Route
+from node.errors import UsageError
 from node.rules import completion, routing
-from node.rules.routing import Candidate, Explanation
+from node.rules.routing import Candidate, Explanation, Objection
 from node.work.jobs import canonical, snapshot, sources
 from node.work.joining import (
     ANY_SLICES,
@@ -46,10 +47,12 @@ from storage.records import (
     Brought,
     Enqueued,
     Instance,
+    Job,
     JobState,
     JobVerdict,
     NewJob,
     Requeued,
+    What,
 )
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,14 @@ UNREADABLE_SENTENCE = (
     "None of the {count} received files of this series can be read. Let the sender send it again; "
     "then this job is cancelled by itself. Or cancel it."
 )
+NEVER_PROCESSED = "the series was excluded from processing by {who}; undo that first"
+# What to do where a job has its end already: asking for it once more changes nothing.
+INSTEAD = {
+    JobState.SUCCEEDED: "has succeeded already; redeliver it to have its result sent again.",
+    JobState.REFUSED: "was refused already; requeue it to have it tried again.",
+    JobState.HELD: "is held already; look at it, then requeue or cancel it.",
+}
+MOST_OBJECTIONS = 30  # that an arrival keeps
 MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
 RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
 
@@ -75,6 +86,7 @@ class Rules:
     routes: tuple[Route, ...]
     destinations: tuple[Destination, ...]
     models: Mapping[str, str]  # model name -> version and weights: a new model makes a new series
+    insisted: bool = False  # a person wants these routes, whatever they ask of a series
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,7 @@ class Decision:
     refuse: Mapping[int, JobVerdict] = field(default_factory=dict)  # queued jobs of other series
     stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
     aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
+    against: tuple[tuple[str, Objection], ...] = ()  # routes, each with what speaks against it
 
 
 @dataclass(frozen=True)
@@ -291,6 +304,52 @@ class Arrivals:
                     return f"The series is complete with {instances}: {wording.count(jobs, 'job')}."
         raise WrongState("instances of this series keep coming; try again")
 
+    def process_by_route(self, series_uid: str, name: str, who: str) -> str:
+        """Have a route process a series that it would not take; what was done, as a sentence.
+
+        What is arriving of it is closed first, as without a route. Whatever else would hold or
+        refuse a job, the patient and the checks of the worker, decides as ever.
+        """
+        route = next((route for route in self.rules.routes if route.name == name), None)
+        if route is None:
+            known = ", ".join(route.name for route in self.rules.routes) or "none"
+            raise UsageError(f"no route {name!r} is configured; configured: {known}")
+        if never := self._never(series_uid):
+            raise WrongState(NEVER_PROCESSED.format(who=never))
+        rules = replace(self.rules, routes=(route,), insisted=True)
+        refused = WrongState(series_uid)
+        for _ in range(MOST_TRIES):
+            with contextlib.suppress(NotFound):  # nothing of it is arriving
+                self.process_now(series_uid, who)
+            try:
+                return self._insist(series_uid, rules, who)
+            except WrongState as error:  # an instance came this moment, or its files have gone
+                refused = error
+        raise refused
+
+    def _insist(self, series_uid: str, rules: Rules, who: str) -> str:
+        arrivals = self._archive.newest_of_peers(series_uid)
+        decisions = [self._decide(arrival, rules) for arrival in arrivals if not arrival.own]
+        jobs = [new for decision in decisions for new in decision.jobs]
+        if not jobs:
+            raise UsageError(self._nothing_to_process(series_uid, arrivals))
+        entries = self._queue.insist(jobs, who=who)
+        for entry in entries:
+            _log(entry)
+        against = [it.key for decision in decisions for _, it in decision.against]
+        job_ids = dict.fromkeys(entry.job_id for entry in entries)
+        outcomes = {entry.job_id: entry.what for entry in reversed(entries)}
+        asked = (_asked(self._queue.get(job_id), outcomes[job_id]) for job_id in job_ids)
+        return " ".join((*asked, *_despite(against)))
+
+    def _nothing_to_process(self, series_uid: str, arrivals: Sequence[Arrival]) -> str:
+        """Say why a series has nothing that a route could process."""
+        if not arrivals:
+            return f"no series {series_uid} was received"
+        if not any(self._archive.instances(arrival.id) for arrival in arrivals):
+            return f"the files of series {series_uid} are no longer kept; have it sent again"
+        return "the series is a result of a node; those are never processed"
+
     def follow_routes(self) -> None:
         """Let workers take what people have requeued, by its route as it is now."""
         for requeued in self._queue.requeued():
@@ -332,6 +391,8 @@ class Arrivals:
         decision = Decision() if arrival.own or never else self._decide(arrival, rules)
         if decision.aside:
             evidence = {**evidence, "set_aside": decision.aside}
+        if decision.against and not decision.jobs:
+            evidence = {**evidence, "objections": _written(decision.against)}
         queued = self._queue.complete(
             arrival.id,
             evidence,
@@ -378,7 +439,9 @@ class Arrivals:
             jobs += self._unreadable(arrival, usable.instances, rules)
         refuse = {} if mixed_up else self._outdone(arrival, study, [of.stack for of in asked])
         known = frozenset() if mixed_up else frozenset(of.stack.key for of in asked)
-        return Decision(tuple(jobs), mixed_up, refuse, known, aside)
+        told = rules.insisted or not jobs
+        against = _against(arrival, (of.stack for of in asked), rules) if told else ()
+        return Decision(tuple(jobs), mixed_up, refuse, known, aside, against)
 
     def _jobs(
         self,
@@ -394,7 +457,7 @@ class Arrivals:
         held = mixed_up or _disagreement(asked)
         for part, route in _asking(asked, rules):
             verdict = held
-            if verdict is None and not route.despite_thin:
+            if verdict is None and not (route.despite_thin or rules.insisted):
                 verdict = study.thinner(asked.stack)
             new = self._request(part.arrival, asked.stack, instances).by(route, rules, verdict)
             yield replace(new, on_behalf=part is not study.own)
@@ -446,7 +509,7 @@ def _asking(asked: AskedStack, rules: Rules) -> Iterator[tuple[Brought, Route]]:
     The routes of the first one count for all whose slices are joined with its own; but for what the
     same sender has sent to another AE title of the node, where it wants something else.
     """
-    taking = [_matching(part.arrival, asked.stack, rules) for part in asked.parts]
+    taking = [_taking(_explained(part.arrival, asked.stack, rules), rules) for part in asked.parts]
     of_first = next((routes for routes in taking if routes), ())
     sender = asked.parts[0].arrival.calling_ae
     for part, routes in zip(asked.parts, taking, strict=True):
@@ -466,6 +529,33 @@ def _log_joined(arrival: Arrival, stacks: Sequence[AskedStack]) -> None:
             senders = [part.arrival.calling_ae for part in asked.parts]
             extra = {"series_uid": arrival.series_uid, "senders": senders}
             logger.info("parts joined", extra=extra | {"instances": len(asked.stack)})
+
+
+def _asked(job: Job, outcome: What) -> str:
+    """Say what became of a job that a person asked for, without a word about the patient."""
+    if outcome == "known" and job.state in INSTEAD:
+        return f"Job {job.id} by this route {INSTEAD[job.state]}"
+    return f"Job {job.id} is {job.state}{f', {job.reason}' if job.reason else ''}."
+
+
+def _despite(keys: Iterable[str]) -> list[str]:
+    """Say which conditions of the route the series does not meet."""
+    names = ", ".join(dict.fromkeys(key or "AE titles" for key in keys))
+    return [f"The series does not meet what the route asks for: {names}."] if names else []
+
+
+def _against(
+    arrival: Arrival, stacks: Iterable[Stack], rules: Rules
+) -> tuple[tuple[str, Objection], ...]:
+    """What speaks against each route that does not take these stacks."""
+    explained = (answer for stack in stacks for answer in _explained(arrival, stack, rules))
+    return tuple((answer.route, it) for answer in explained for it in answer.objections)
+
+
+def _written(against: Iterable[tuple[str, Objection]]) -> list[list[str]]:
+    """Write objections as the evidence of an arrival keeps them: each once, and not without end."""
+    rows = dict.fromkeys((route, it.key, it.sentence) for route, it in against)
+    return [list(row) for row in rows][:MOST_OBJECTIONS]
 
 
 def _refused(thin: Unprocessable | None) -> JobVerdict | None:
@@ -500,8 +590,8 @@ def newest_instances(instances: Sequence[Instance]) -> list[Instance]:
     return list(latest.values())
 
 
-def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]:
-    explained = routing.explain_stack(
+def _explained(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Explanation, ...]:
+    return routing.explain_stack(
         rules.routes,
         stack,
         geometry.measure(stack),
@@ -509,10 +599,11 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
     )
-    return _taking(explained, rules)
 
 
 def _taking(explained: Iterable[Explanation], rules: Rules) -> tuple[Route, ...]:
+    if rules.insisted:
+        return rules.routes
     names = {explanation.route for explanation in explained if explanation.matches}
     return tuple(route for route in rules.routes if route.name in names)
 

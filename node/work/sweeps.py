@@ -46,6 +46,7 @@ class RequestHandlers:
     tests: SelfTests
     notifier: Notifier
     process_now: Callable[[str, str], str]  # Series UID, who -> what was done
+    process_by_route: Callable[[str, str, str], str]  # Series UID, route, who -> what was done
     ask_reload: Callable[[], None]
 
     def __post_init__(self) -> None:
@@ -91,6 +92,8 @@ class RequestHandlers:
                 return test.state == "passed", test.sentence
             case RequestKind.NOTIFY:
                 return True, self.notifier.test(request)
+            case _ if request.route:
+                return True, self.process_by_route(request.subject, request.route, request.who)
             case _:
                 return True, self.process_now(request.subject, request.who)
 

@@ -80,12 +80,20 @@ STOPPED = "The node stopped before it was done; request it again."
 
 
 def ask(
-    database: Database, now: float, who: str, kind: RequestKind, subject: str = ""
+    database: Database,
+    now: float,
+    who: str,
+    kind: RequestKind,
+    subject: str = "",
+    *,
+    route: str = "",
 ) -> NodeRequest:
     """Ask for it; where the same is asked for already, that request counts."""
-    values = {"kind": kind, "subject": subject[:64], "who": who[:64], "asked_at": now}
-    same = and_(OPEN_REQUEST, request.c.kind == kind, request.c.subject == subject[:64])
-    with acting(database, now, who, f"ask: {kind}".replace("_", " "), subject) as db:
+    asked = {"kind": kind, "subject": subject[:64], "route": route[:64]}
+    values = {**asked, "who": who[:64], "asked_at": now}
+    same = and_(OPEN_REQUEST, *(request.c[name] == value for name, value in asked.items()))
+    what, detail = f"ask: {kind}".replace("_", " "), {"route": route} if route else None
+    with acting(database, now, who, what, subject, detail) as db:
         row = db.execute(select(request).where(same).limit(1)).one_or_none()
         if row is None:
             new = request.insert().values(**values, state=RequestState.ASKED)
@@ -98,6 +106,13 @@ def get_request(database: Database, request_id: int) -> NodeRequest:
     if asked is None:
         raise NotFound(f"no request {request_id}")
     return asked
+
+
+def newest_of(database: Database, kind: RequestKind, subject: str) -> NodeRequest | None:
+    """The last request of this kind about this subject, with its answer."""
+    of_subject = and_(request.c.kind == kind, request.c.subject == subject)
+    query = select(request).where(of_subject).order_by(request.c.id.desc()).limit(1)
+    return database.record(NodeRequest, query)
 
 
 def open_requests(database: Database, kind: RequestKind) -> tuple[NodeRequest, ...]:

@@ -8,7 +8,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_for_tag
 
-from inference import pipeline
+from inference import pipeline, release
 from inference.errors import Reason
 from inference.model import Parameters
 from inference.request import Derived, ModelSpec, Output, Request, Source
@@ -57,7 +57,7 @@ def test_every_sop_class_and_transfer_syntax_is_listed_in_order(shipped: str) ->
     annex = shipped.partition("\n## Annex A: ")[2]
     classes = re.findall(r"`([\d.]+)`", annex)
     assert classes == list(contexts.STORAGE_SOP_CLASSES)
-    assert contexts.IMPLEMENTATION_CLASS_UID in shipped
+    assert release.IMPLEMENTATION_CLASS_UID in shipped
 
 
 def section(text: str, number: str) -> str:

@@ -87,6 +87,13 @@ class Redelivery(Body):
     destination: Line = Field("", description="One of the configuration; empty = those of the job.")
 
 
+class Processing(Body):
+    route: Line = Field(
+        "",
+        description="Process it by this one, whatever it asks for; empty: by those that match.",
+    )
+
+
 class BatchOfIds(Body):
     ids: list[Annotated[int, Field(ge=1, le=LARGEST_ID)]] = Field(
         default=[], max_length=MOST_AT_ONCE, description="Empty: those that the filter finds."
@@ -272,17 +279,29 @@ def get_series(series_uid: Uid, _: AsViewer, parts: PartsOf) -> Json:
 
 @series_router.post(
     "/series/{series_uid}/process-now",
-    summary="Do not wait for further instances of a series that is arriving",
+    summary="Do not wait for further instances of a series; or process it with a route",
+    description=(
+        "Without a route, what is arriving of the series is complete now. With one, the series is\n"
+        "then processed by that route, though its conditions do not hold; `GET wishes/{id}` says\n"
+        "which job does it, or has done it before."
+    ),
     status_code=202,
+    openapi_extra=takes(Processing),
 )
-def process_now(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
-    _received(parts, series_uid)
-    if not any(arrival.series_uid == series_uid for arrival in parts.store.archive.arriving()):
-        raise WrongState(f"series {series_uid} is not arriving; requeue its job instead")
+def process_now(
+    series_uid: Uid,
+    visitor: AsOperator,
+    parts: PartsOf,
+    body: Annotated[Processing, Depends(taken(Processing))],
+) -> Json:
+    if body.route:
+        _check_processable(parts, series_uid, body.route)
+    else:
+        _check_arriving(parts, series_uid)
     now, kind = parts.gate.now(), RequestKind.PROCESS_NOW
-    request = control.ask(parts.database, now, visitor.name, kind, series_uid)
+    request = control.ask(parts.database, now, visitor.name, kind, series_uid, route=body.route)
     answer = {"wish": request.id, "series_uid": series_uid}
-    return answer | plain(request, "state asked_at", parts.zone)
+    return answer | plain(request, "route state asked_at", parts.zone)
 
 
 @series_router.post("/series/{series_uid}/never", summary="No jobs are made of it")
@@ -318,6 +337,20 @@ def _received(parts: Parts, series_uid: str) -> tuple[Series, ...]:
     if not series:
         raise NotFound(f"no series {series_uid} was received")
     return series
+
+
+def _check_arriving(parts: Parts, series_uid: str) -> None:
+    _received(parts, series_uid)
+    if not any(arrival.series_uid == series_uid for arrival in parts.store.archive.arriving()):
+        instead = "requeue its job, or name a route that processes it"
+        raise WrongState(f"series {series_uid} is not arriving; {instead}")
+
+
+def _check_processable(parts: Parts, series_uid: str, route: str) -> None:
+    """Raise at once for what the node would answer later."""
+    parts.config().route(route)
+    if all(series.purged_at is not None for series in _received(parts, series_uid)):
+        raise WrongState(f"the files of series {series_uid} are no longer kept; have it sent again")
 
 
 def _states(line: SeriesSummary) -> list[str]:

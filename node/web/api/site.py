@@ -36,7 +36,7 @@ from storage.site import control, peers, people, selftests
 
 # Attributes of each record, in the order of the answer.
 SELFTEST = "id who state destination started_at finished_at steps sentence"
-REQUEST = "id kind subject who asked_at state done_at sentence"
+REQUEST = "id kind subject route who asked_at state done_at sentence"
 VERDICT = "state reason sentence"
 
 AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]

@@ -1,6 +1,7 @@
 """The pages *Find* and *Series*: received series, their jobs, or the reason why there is none."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 from http import HTTPStatus
 from typing import Annotated, Literal, TypeAlias
@@ -11,14 +12,32 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from node.rules.completion import because
+from node.rules.reasons import OWN, set_aside, why_no_job
+from node.rules.routing import kept_objections
 from node.web.access import AsViewer
-from node.web.pages.render import Context, PageContext, Values, chosen_from, page
+from node.web.pages.render import (
+    Context,
+    PageContext,
+    Values,
+    add_fragment,
+    chosen_from,
+    page,
+)
 from node.web.state import Parts, Searches
 from storage.archive import newest_arrival
 from storage.errors import NotFound
 from storage.queries import find, overview
 from storage.queries.find import Wanted
-from storage.records import Arrival, JobState, Page, SeriesSummary, SwitchName
+from storage.records import (
+    Arrival,
+    JobState,
+    JobSummary,
+    Page,
+    RequestKind,
+    SeriesSummary,
+    SwitchName,
+)
 from storage.site import control
 from storage.site.audit import FIND
 
@@ -26,12 +45,6 @@ AT_ONCE = 25
 # What an address may name; all else may be a patient's, and is kept under a name of ours.
 RECEIVED = ("received_from", "received_to")
 PUBLIC = ("sender", "state", "reason", "route", "destination", *RECEIVED)
-
-# Why no job was made of a series.
-NO_ROUTE = "kept; no route asked for a job"
-OWN = "kept; a result of this node that comes back is never processed"
-TAKEN_BACK = "kept; {who} had excluded it from processing, but that was undone: send it again"
-NO_SLICE = "kept; none of its instances is a slice ({reasons})"
 
 Word = Annotated[str, Field(max_length=128)]
 Day: TypeAlias = date | Literal[""]
@@ -114,7 +127,7 @@ def search(
         given=given,
         is_filtered=any(given.values()),
         results=results,
-        **_outcomes(context.parts, results),
+        **_outcomes(context, results),
         **_choices(context.parts, given),
         more={"search": search} if kept else {key: given[key] for key in PUBLIC},
         is_gone=bool(search) and kept is None,
@@ -124,18 +137,61 @@ def search(
 @router.get("/series/{series_uid}")
 def series(series_uid: str, context: Context) -> HTMLResponse:
     """Show one received series, perhaps in several studies, with its jobs."""
-    results = find.find_series(context.parts.database, Wanted(uid=series_uid), AT_ONCE)
+    values = _series(series_uid, context)
+    record_view(context, series_uid)
+    return page(context, "series.html", path="/find", **values)
+
+
+def _series(series_uid: str, context: Context) -> Values:
+    parts = context.parts
+    results = find.find_series(parts.database, Wanted(uid=series_uid), AT_ONCE)
     if not results.lines:
         raise NotFound(f"no series {series_uid} was received")
-    record_view(context, series_uid)
-    arrival = newest_arrival(context.parts.database, series_uid)
-    values: Values = {
+    brought = parts.store.archive.arrivals_of(series_uid)
+    values = _outcomes(context, results)
+    asked = control.newest_of(parts.database, RequestKind.PROCESS_NOW, series_uid)
+    return {
         "results": results,
         "series_uid": series_uid,
-        "set_aside": _set_aside(arrival) if arrival is not None else {},
-        **_outcomes(context.parts, results),
+        "set_aside": set_aside(brought[0]) if brought else {},
+        "brought": brought,
+        "because": because,
+        "is_arriving": any(line.arriving for line in results.lines),
+        "is_own": any(arrival.own for arrival in brought),
+        "has_files": any(line.purged_at is None for line in results.lines),
+        "asked": asked if asked is not None and asked.route else None,
+        "routes": _routes(context, results.lines, brought),
+        **values,
     }
-    return page(context, "series.html", path="/find", **values)
+
+
+add_fragment(router, "/series/{series_uid}/part", "series_part", _series)
+
+
+@dataclass(frozen=True)
+class RouteOutcome:
+    """What a route has made of a series, or what spoke against it when the series was complete."""
+
+    name: str
+    model: str
+    jobs: tuple[JobSummary, ...]
+    objections: tuple[str, ...]
+
+
+def _routes(
+    context: PageContext, lines: Sequence[SeriesSummary], brought: Sequence[Arrival]
+) -> list[RouteOutcome]:
+    jobs = [job for line in lines for job in line.jobs]
+    objections = kept_objections(brought[0].evidence, masked=context.is_masked) if brought else {}
+    return [
+        RouteOutcome(
+            route.name,
+            route.model,
+            tuple(job for job in jobs if job.route == route.name),
+            objections.get(route.name, ()),
+        )
+        for route in context.parts.config().routes
+    ]
 
 
 def record_view(context: PageContext, series_uid: str) -> None:
@@ -186,38 +242,22 @@ def _midnight(day: str, zone: tzinfo | None) -> datetime | None:
     return datetime.fromisoformat(day).replace(tzinfo=zone) if day else None
 
 
-def _outcomes(parts: Parts, results: Page[SeriesSummary]) -> Values:
+def _outcomes(context: PageContext, results: Page[SeriesSummary]) -> Values:
     """Collect where results went, and the reason of each series that has no job."""
-    lines = results.lines
+    parts, lines = context.parts, results.lines
     uids = {line.subject.series_uid for line in lines}
     job_ids = (job.id for line in lines for job in line.jobs)
     return {
         "went": overview.delivery_states(parts.database, job_ids),
-        "no_job_reasons": no_job_reasons(parts, lines),
+        "no_job_reasons": no_job_reasons(context, lines),
+        "own_reason": OWN,
+        "route_names": [route.name for route in parts.config().routes],
         "never": control.of_subjects(parts.database, SwitchName.NEVER, uids),
     }
 
 
-def no_job_reasons(parts: Parts, lines: Iterable[SeriesSummary]) -> Mapping[str, str]:
+def no_job_reasons(context: PageContext, lines: Iterable[SeriesSummary]) -> Mapping[str, str]:
     """Give for each series without a job, by its UID, the reason for that."""
     jobless = {line.subject.series_uid for line in lines if not line.jobs and not line.arriving}
-    return {uid: _no_job_reason(newest_arrival(parts.database, uid)) for uid in jobless}
-
-
-def _no_job_reason(arrival: Arrival | None) -> str:
-    if arrival is None:
-        return NO_ROUTE
-    if arrival.own:
-        return OWN
-    if who := arrival.evidence.get("never"):
-        return TAKEN_BACK.format(who=who)
-    aside = _set_aside(arrival)
-    if aside and sum(aside.values()) >= arrival.instances:
-        return NO_SLICE.format(reasons=", ".join(aside))
-    return NO_ROUTE
-
-
-def _set_aside(arrival: Arrival) -> Mapping[str, int]:
-    """Count the instances of an arrival that are in no stack, by reason."""
-    counts = arrival.evidence.get("set_aside")
-    return counts if isinstance(counts, dict) else {}
+    newest = {uid: newest_arrival(context.parts.database, uid) for uid in jobless}
+    return {uid: why_no_job(arrival, masked=context.is_masked) for uid, arrival in newest.items()}

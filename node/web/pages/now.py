@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from node import health
 from node.config import Completion, Destination
 from node.rules import routing
 from node.rules.completion import complete_at
@@ -42,6 +43,21 @@ class Arriving:
     line: ArrivalSummary
     due_at: float
     evidence: str
+
+
+def _first_steps(context: Context) -> Values:
+    """What a newcomer enters at a scanner; nothing once a series has arrived."""
+    if find.find_series(context.parts.database, Wanted(), limit=1).lines:
+        return {"first_steps": None}
+    config = context.parts.config()
+    hosts = health.addresses(config.node.host)
+    return {
+        "first_steps": config.node,
+        "hosts": hosts,
+        "only_here": hosts[0] in health.LOCAL_HOSTS,
+        "first_destinations": [destination.name for destination in config.destinations],
+        "first_routes": [route.name for route in config.routes],
+    }
 
 
 def _drain(context: Context) -> Values:
@@ -104,6 +120,7 @@ def _finished(context: Context) -> Values:
 
 
 FRAGMENTS = {
+    "first_steps": _first_steps,
     "drain": _drain,
     "needs": _needs,
     "arrivals": _arrivals,

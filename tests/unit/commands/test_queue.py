@@ -1,6 +1,8 @@
 """Jobs and series at the command line: lists with their filters, one job, an operator's changes."""
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,12 @@ import pytest
 
 from node import cli
 from node.commands.terminal import opened
+from node.dicom.handlers import identify_file
 from storage.records import Job
+from tests import phantoms
 from tests.node_process import MIDSLICE
 from tests.unit.commands.console import Midslice, Result, configure, rows
-from tests.unit.storage.stored import SERIES, Stored
+from tests.unit.storage.stored import SCANNER, SERIES, Stored
 
 DERIVED_UID = "2.25.4711"
 
@@ -111,7 +115,39 @@ def test_series_shows_what_was_received_and_what_became_of_it(
     assert SERIES in midslice("series").out
     (series,) = midslice("series", SERIES, "--json").json
     assert series["jobs"] == [job_id]
-    assert f"job {job_id}" in midslice("series", SERIES).out
+    shown = midslice("series", SERIES).out
+    assert re.search(rf"^{job_id} +queued +ct-slices", shown, re.MULTILINE)
+    assert re.search(r"^SCANNER +MIDSLICE +1 ", shown, re.MULTILINE)
+    assert "no job" not in shown
+
+
+def test_a_whole_series_has_its_stacks_and_why_nothing_was_made_of_it(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    made = phantoms.Series(slices=4)
+    with rows(tmp_path) as stored:
+        for path in phantoms.write(tmp_path / "sent", made):
+            received = identify_file(path)
+            assert received is not None
+            incoming = stored.files.incoming / path.name
+            shutil.copy(path, incoming)
+            stored.archive.keep(received, SCANNER, incoming)
+        (arrival,) = stored.archive.arriving()
+        against = [["ct-slices", "PatientName", "PatientName is Meyer, not Mueller."]]
+        evidence = {"rule": "quiet", "quiet_seconds": 30.0, "objections": against}
+        stored.queue.complete(arrival.id, evidence, [])
+    shown = midslice("series", received.series_uid).out
+    assert re.search(r"stack +slices\n.* 4 *\n", shown)
+    assert "kept; no route asked for a job. ct-slices: Its condition on PatientName" in shown
+    assert "No further instance came for 30.0 s" in shown
+    assert "There are no jobs of it." in shown
+    assert "Meyer" not in shown
+    (document,) = midslice("series", received.series_uid, "--json").json
+    assert [stack["slices"] for stack in document["stacks"]] == [4]
+    assert document["why"].startswith("kept; no route asked for a job")
+    assert [it["calling_ae"] for it in document["arrivals"]] == ["SCANNER"]
+    assert len(document["versions"]) == 4
+    assert "Meyer" not in str(document)
 
 
 def test_a_series_that_is_arriving_says_when_it_will_be_complete(
@@ -120,6 +156,12 @@ def test_a_series_that_is_arriving_says_when_it_will_be_complete(
     with rows(tmp_path) as stored:
         stored.receive("1.2.3")
     assert "s if nothing more comes" in midslice("series").out
+    assert "s if nothing more comes" in midslice("series", SERIES).out
+    assert midslice("jobs").out.startswith(
+        "There are no jobs.\nArriving: series 1.2.3.4, 1 instance from SCANNER, complete in "
+    )
+    assert "Arriving" not in midslice("jobs", "--state", "held").out
+    assert midslice("jobs", "--json").json == []
 
 
 def test_a_person_cancels_and_requeues_a_job_and_both_are_recorded(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from inference import header
 from inference.dataset import read_headers
 from inference.errors import Reason, Unprocessable
 from inference.model import Limits, Parameters, Prediction, Step, Window
@@ -288,12 +286,6 @@ def test_the_label_and_the_content_qualification_are_written(tmp_path: Path) -> 
 def test_linear_needs_no_torch_and_fills_the_gaps(made: Request) -> None:
     linear = replace(made, model=ModelSpec("linear"), parameters=Parameters(factor=4))
     derive(linear)
-
-
-def test_the_release_is_that_of_the_project() -> None:
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    assert project["version"] == header.RELEASE
-    assert len(header.IMPLEMENTATION_VERSION_NAME) <= 16
 
 
 def test_what_another_peer_brought_of_the_series_is_no_gap(tmp_path: Path) -> None:

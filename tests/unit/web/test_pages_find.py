@@ -8,10 +8,13 @@ from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from node.web import state
+from node.web.pages.render import MASK
 from node.web.state import Searches
-from storage.records import Received, Role, SwitchName
+from storage.records import Peer, Received, RequestKind, Role, SwitchName
+from storage.schema import arrival
 from storage.site import control
 from tests.unit.storage.stored import CT, EXPLICIT, SCANNER, SERIES, content_of
 from tests.unit.web.site import Client, Site
@@ -107,6 +110,79 @@ def test_a_series_without_a_job_leads_to_the_rule_tester(served: Site) -> None:
     for path in (PAGE, "/find?sender=SCANNER"):
         assert ANY_ROUTE in served.browser().get(path).text
     assert TESTER in served.browser().get(PAGE).text
+
+
+AGAINST = {
+    "objections": [
+        ["ct-slices", "gap_mm", "gap_mm is 1, not at least 2."],
+        ["mr-shadow", "PatientName", "PatientName is Meyer, not Mueller."],
+    ]
+}
+
+
+@pytest.mark.parametrize("path", [PAGE, "/find?sender=SCANNER"])
+def test_what_speaks_against_each_route_stands_beside_a_series_without_a_job(
+    served: Site, person: Client, path: str
+) -> None:
+    close(served, AGAINST)
+    text = person.get(path).text
+    assert "gap_mm is 1, not at least 2." in text
+    assert "PatientName is Meyer" in text
+    hidden = person.get(path, headers={"cookie": f"{MASK}=1"}).text
+    assert "gap_mm is 1, not at least 2." in hidden
+    assert "Meyer" not in hidden
+    assert "Its condition on PatientName does not hold" in hidden
+
+
+@pytest.mark.parametrize("path", [PAGE, "/find?sender=SCANNER"])
+def test_a_series_without_a_job_may_be_processed_with_each_route_by_an_operator(
+    served: Site, path: str
+) -> None:
+    close(served, {})
+    served.user("olga", Role.OPERATOR)
+    served.user("vera", Role.VIEWER)
+    operator, viewer = (served.logged_in(name).get(path).text for name in ("olga", "vera"))
+    for name in ("ct-slices", "mr-shadow"):
+        assert name in operator
+    assert f"/series/{SERIES}/process-now" in operator
+    assert "process-now" not in viewer
+
+
+@pytest.mark.parametrize("path", [PAGE, "/find?sender=SCANNER"])
+@pytest.mark.parametrize("why", ["purged", "own", "excluded"])
+def test_what_cannot_be_processed_has_no_such_button(served: Site, path: str, why: str) -> None:
+    close(served, {})
+    match why:
+        case "purged":
+            served.rows.purge_all()
+        case "own":
+            with served.database.writing() as db:
+                db.execute(update(arrival).values(own=1))
+        case _:
+            never(served)
+    assert "process-now" not in served.browser().get(path).text
+
+
+def test_the_answer_of_the_node_stands_on_the_page_of_the_series(served: Site) -> None:
+    close(served, {})
+    now, kind = served.clock(), RequestKind.PROCESS_NOW
+    control.ask(served.database, now, "anna", kind, SERIES, route="mr-shadow")
+    part = f"{PAGE}/part"
+    assert "the node has not answered yet" in served.browser().get(part).text
+    node = control.RequestQueue(served.database, served.clock, node="one", lease_seconds=60.0)
+    (request,) = node.claim()
+    node.answer(request, ok=True, sentence="Job 7 is queued.")
+    text = served.browser().get(part).text
+    assert "Job 7 is queued." in text
+    assert "anna asked for route" in text
+
+
+def test_the_page_of_a_series_lists_who_brought_it(served: Site) -> None:
+    close(served, {"rule": "quiet", "quiet_seconds": 30.0, "released": 1})
+    served.rows.receive("1.1", peer=Peer("WS7", "MIDSLICE"))
+    text = served.browser().get(PAGE).text
+    assert "No further instance came for 30.0 s; associations: 1 released." in text
+    assert "WS7" in text
 
 
 def test_a_series_that_was_processed_whole_does_not(served: Site) -> None:

@@ -1,9 +1,10 @@
-"""What needs a person on the pages: each row with its sentence, and a button that can help."""
+"""What Now and Needs a person show: first steps, and rows with a sentence and a button."""
 
 import re
 
 import pytest
 
+from node import health
 from node.web.pages import now
 from storage.records import Received, Role
 from storage.retention import purge_one
@@ -271,3 +272,16 @@ def test_rejected_associations_come_page_by_page(served: Site, person: Client) -
     first = person.get("/peers").text
     assert "1–20 of 25" in first
     assert person.get("/peers?offset=20").text.count("network not allowed") == 5
+
+
+def test_a_newcomer_reads_what_to_enter_at_the_scanner_until_something_arrived(
+    served: Site, person: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "addresses", lambda host: ("10.1.2.3", "192.168.0.7"))
+    text = person.get("/").text
+    for part in ("First steps", "MIDSLICE", "10.1.2.3", "192.168.0.7", "storescu -aec MIDSLICE"):
+        assert part in text
+    assert "0.0.0.0" not in text
+    served.rows.receive("1.1")
+    assert "First steps" not in person.get("/").text
+    assert person.get("/now/first_steps").text.strip() == ""
