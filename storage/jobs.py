@@ -1,6 +1,5 @@
 """The queue: durable jobs, leased to one worker at a time, fenced by their attempt."""
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -27,7 +26,7 @@ from storage.enqueue import (
     supersede_unreadable,
 )
 from storage.errors import NotFound, WrongState
-from storage.leases import IDLE, Leases
+from storage.leases import IDLE, Holder, Leases
 from storage.records import (
     Attempt,
     DerivedMark,
@@ -246,18 +245,10 @@ def _lock_for_marks(db: Connection, series_id: int) -> bool:
 class Queue:
     """Every method is one transition in one transaction."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        *,
-        node: str,
-        lease_seconds: float,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, holder: Holder) -> None:
         self._database = database
-        self._now = now
-        self._leases = Leases(database, job, now, node=node, seconds=lease_seconds, steady=steady)
+        self._now = holder.now
+        self._leases = Leases(database, job, holder)
 
     def complete(
         self,

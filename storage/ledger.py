@@ -1,7 +1,5 @@
 """The ledger: derived series on their way to destinations, instance by instance."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +19,7 @@ from sqlalchemy import (
 from storage.archive import lock_series
 from storage.database import Database, to_delivery, to_records
 from storage.errors import NotFound, WrongState
-from storage.leases import IDLE, Leases
+from storage.leases import IDLE, Holder, Leases
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
 from storage.schema import (
     OPEN_DELIVERY,
@@ -56,20 +54,10 @@ DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
 class Ledger:
     """Every method is one transition in one transaction."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        *,
-        node: str,
-        lease_seconds: float,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, holder: Holder) -> None:
         self._database = database
-        self._now = now
-        self._leases = Leases(
-            database, delivery, now, node=node, seconds=lease_seconds, steady=steady
-        )
+        self._now = holder.now
+        self._leases = Leases(database, delivery, holder)
 
     def claim(self, destination: str, worker: str) -> Delivery | None:
         """Lease the most urgent, then longest due delivery to a destination."""

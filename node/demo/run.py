@@ -36,6 +36,7 @@ from node.second_opinion import Check, ImageSeries, models, verify
 from storage.database import Database
 from storage.errors import StorageError
 from storage.jobs import Queue
+from storage.leases import Holder
 
 DATA = Path(__file__).with_name("data")
 # Deadlines, long enough for a slow machine; together under ten minutes.
@@ -349,7 +350,7 @@ class _RunningDemo:
 def _percent(folder: Path, job: int) -> Iterator[Callable[[], int]]:
     """The progress of a job as every command of the node sees it: in the database."""
     with closing(Database.for_folder(folder / "node")) as database:
-        queue = Queue(database, time.time, node="demo", lease_seconds=1.0)  # it only reads
+        queue = Queue(database, Holder("demo", time.time, 1.0))  # it only reads
         yield lambda: round(100 * queue.get(job).progress)
 
 

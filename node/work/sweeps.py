@@ -20,6 +20,7 @@ from storage import retention
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import Files
+from storage.leases import Holder
 from storage.records import DAY, NodeRequest, RequestKind
 from storage.retention import report_held_work
 from storage.site import audit, control, nodes, notices, peers, people, selftests
@@ -51,7 +52,7 @@ class RequestHandlers:
 
     def __post_init__(self) -> None:
         self.requests = control.RequestQueue(
-            self.database, self.now, node=self.node_id, lease_seconds=LEASE_SECONDS
+            self.database, Holder(self.node_id, self.now, LEASE_SECONDS)
         )
 
     def sweep(self) -> None:

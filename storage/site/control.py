@@ -2,15 +2,14 @@
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, or_, select, update
 
 from storage.database import Database, to_record
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.leases import IDLE, LeasedRow, Leases
+from storage.leases import IDLE, Holder, LeasedRow, Leases
 from storage.records import (
     Configured,
     NodeRequest,
@@ -134,24 +133,14 @@ def newest(
 class RequestQueue:
     """The requests as one process of a node takes them up, keeps them and answers them."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        *,
-        node: str,
-        lease_seconds: float,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, holder: Holder) -> None:
         self._database = database
-        self._now = now
-        self._steady = steady
-        self._renew_seconds = lease_seconds / 4
-        self._renewed = steady()
+        self._now = holder.now
+        self._steady = holder.steady
+        self._renew_seconds = holder.seconds / 4
+        self._renewed = holder.steady()
         self._held: dict[int, NodeRequest] = {}
-        self._leases = Leases(
-            database, request, now, node=node, seconds=lease_seconds, steady=steady
-        )
+        self._leases = Leases(database, request, holder)
 
     def claim(self) -> tuple[NodeRequest, ...]:
         """Lease all that nobody has taken up; what a dead node had taken up has failed."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from storage.database import Database, to_record, to_records
 from storage.errors import LeaseLost
-from storage.leases import LeasedRow, Leases
+from storage.leases import Holder, LeasedRow, Leases
 from storage.records import DAY, DeliveryState, JobState, Message, MessageState, Notice
 from storage.schema import (
     ENDED_DELIVERY,
@@ -93,9 +93,7 @@ class Outbox:
     ) -> None:
         self._database = database
         self._now = now
-        self._leases = Leases(
-            database, message, now, node=node, seconds=CLAIM_SECONDS, steady=steady
-        )
+        self._leases = Leases(database, message, Holder(node, now, CLAIM_SECONDS, steady))
 
     def due(self, limit: int = 20, *, longest: float = DAY) -> tuple[Message, ...]:
         """Messages to be sent now, the longest due first; `claim` one before it is sent.

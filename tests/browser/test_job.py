@@ -7,6 +7,7 @@ from functools import partial
 
 from playwright.sync_api import Page, expect
 
+from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.records import SwitchName
 from storage.site import control
@@ -134,7 +135,7 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
 def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> None:
     uid = site.send(replace(PHANTOM, seed="hour", description="Waits for an hour"))
     job = site.job_of(uid, state="succeeded")
-    database, ledger = site.database, Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    database, ledger = site.database, Ledger(site.database, Holder("x", time.time, 60.0))
     control.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=True)
     ledger.redeliver(job, "clinic")
     leased = ledger.claim("clinic", "test")

@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from storage import schema as rows
 from storage.jobs import Queue
+from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.queries import find
 from storage.queries.find import Wanted
@@ -162,7 +163,7 @@ def test_a_batch_that_changed_nothing_says_so_and_why(site: Site, open_page: Ope
     job = site.job_of(site.send(sites.with_holes("batch-3"), calling="BATCH3"), state="held")
     page = open_page("/needs?sender=BATCH3", "otto")
     page.get_by_label(f"Job {job}", exact=True).check()
-    queue = Queue(site.database, time.time, node="x", lease_seconds=60.0)
+    queue = Queue(site.database, Holder("x", time.time, 60.0))
     queue.cancel(job, who="anna")  # somebody is quicker
     page.once("dialog", lambda question: question.accept())
     page.get_by_role("button", name="Cancel selected").click()
@@ -172,7 +173,7 @@ def test_a_batch_that_changed_nothing_says_so_and_why(site: Site, open_page: Ope
 
 
 def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page: Open) -> None:
-    ledger = Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    ledger = Ledger(site.database, Holder("x", time.time, 60.0))
     uid = site.send(replace(PHANTOM, seed="clinic", description="For the clinic"))
     job = site.job_of(uid, state="succeeded")
     clinic = partial(control.turn, site.database, time.time(), "test", SwitchName.PAUSED, "clinic")

@@ -10,6 +10,7 @@ import pytest
 from node.commands import node
 from node.config import load
 from storage.database import Database
+from storage.leases import Holder
 from storage.records import SwitchName
 from storage.site import control
 from storage.site.audit import Audit
@@ -68,7 +69,7 @@ def test_a_priority_lies_between_one_and_nine(
 
 def answer(database: Database, *, ok: bool) -> threading.Thread:
     """A node that takes up the next request."""
-    node = control.RequestQueue(database, time.time, node="one", lease_seconds=60.0)
+    node = control.RequestQueue(database, Holder("one", time.time, 60.0))
 
     def work() -> None:
         give_up = time.monotonic() + 20

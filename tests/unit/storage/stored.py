@@ -15,6 +15,7 @@ from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files, digest
 from storage.jobs import Queue
+from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.queries import find
 from storage.queries.find import Wanted
@@ -117,9 +118,9 @@ class Stored:
 
     def __post_init__(self) -> None:
         self.archive = Archive(self.database, self.files, self.clock, node=self.node)
-        told = {"node": self.node, "lease_seconds": LEASE_SECONDS, "steady": self.clock}
-        self.queue = Queue(self.database, self.clock, **told)  # type: ignore[arg-type]
-        self.ledger = Ledger(self.database, self.clock, **told)  # type: ignore[arg-type]
+        holder = Holder(self.node, self.clock, LEASE_SECONDS, self.clock)
+        self.queue = Queue(self.database, holder)
+        self.ledger = Ledger(self.database, holder)
 
     def jobs(self, *states: JobState) -> tuple[Job, ...]:
         """All jobs, or those in these states, the newest first."""
