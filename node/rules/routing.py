@@ -134,7 +134,7 @@ def without_value(key: str, sentence: str) -> str:
     """What speaks against a route, without a value that may be a patient's."""
     if key in OPEN:
         return sentence
-    return f"Its condition on {key} does not hold; the value of the series is hidden."
+    return f"Its condition on {key} does not hold; the value in the series is hidden."
 
 
 def asking_for(route: Route, keys: Collection[str]) -> Route:

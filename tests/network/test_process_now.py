@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_a_person_processes_it_at_the_command_line(site: Site) -> None:
     series_uid = site.send("by command")
     (shown,) = site.node.cli("series", series_uid)
-    assert "thick: gap_mm is 5, not at least 20." in shown["why"]
+    assert "thick: gap_mm is 5, but must be at least 20." in shown["why"]
     assert site.command("process-now", series_uid).returncode == 1  # nothing of it is arriving
     done = site.command("process-now", series_uid, "--route", "thick")
     assert done.returncode == 0, done.stderr

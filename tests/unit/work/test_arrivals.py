@@ -441,7 +441,7 @@ def test_what_speaks_against_the_routes_stands_in_the_evidence_of_a_series_witho
     series_uid = unrouted(site)
     ((name, key, sentence),) = site.arrival(series_uid).evidence["objections"]
     assert (name, key) == ("ct-slices", "gap_mm")
-    assert "gap_mm is 5, not at least 20" in sentence
+    assert "gap_mm is 5, but must be at least 20" in sentence
 
 
 def test_a_person_has_a_route_process_what_it_does_not_take(site: Site) -> None:
