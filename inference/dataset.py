@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -13,12 +13,17 @@ from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
 from pydicom.values import convert_SQ
 
 from inference.errors import Reason
@@ -51,6 +56,9 @@ LONGEST_UID = 64  # characters (PS3.5 9.1)
 LONGEST_VALUE = 64 << 10
 MOST_INFLATED = 16 << 20
 READ_AT_ONCE = 1 << 20
+# PS3.10 7.1: preamble, "DICM", the group length element; what it counts is never as long as this.
+META_AT, LONGEST_META = 128 + 4 + 12, 1 << 16
+GROUP_LENGTH = b"\x02\0\0\0UL\x04\0"
 PIXEL_DATA = 0x7FE00008  # float, double float and pixel data: everything from here on is not read
 FIRST_BULK_GROUP = 0x5000  # curves, overlays and pixels: not part of a header
 DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
@@ -240,17 +248,55 @@ def read_header(path: Path, *, order: int = 0) -> Header:
 
 def _parsed(path: Path) -> tuple[str, Dataset]:
     """The transfer syntax and the elements before the pixels."""
+    if (inner := with_inner_meta(path)) is not None:
+        syntax, data = inner
+        return syntax, data_set_of(syntax, data, stop_when=_at_pixels)
     meta = read_file_meta_info(path)
     syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
     if syntax != DeflatedExplicitVRLittleEndian:
         return syntax, dcmread(path, stop_before_pixels=True, defer_size=LONGEST_VALUE)
-    return syntax, read_dataset(inflated(path, MOST_INFLATED), False, True, stop_when=_at_pixels)
+    return syntax, data_set_of(syntax, inflated(path, MOST_INFLATED), stop_when=_at_pixels)
+
+
+def with_inner_meta(path: Path) -> tuple[str, BytesIO] | None:
+    """The transfer syntax and the data set of a file whose data set begins with group 0002.
+
+    Such elements mean nothing there (PS3.5 7.1), but the parser would read on and take them for the
+    file's own. None for any other file.
+    """
+    with path.open("rb") as file:
+        head = file.read(META_AT)
+        if not head[132:].startswith(GROUP_LENGTH):
+            return None
+        head += file.read(min(int.from_bytes(head[-4:], "little"), LONGEST_META))
+        group = file.read(2)
+        if group not in (b"\x02\0", b"\0\x02"):
+            return None
+        meta = dcmread(BytesIO(head)).file_meta
+        syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        is_inner = struct.unpack(f"{order}H", group)[0] == 2
+        if not syntax or syntax == DeflatedExplicitVRLittleEndian or not is_inner:
+            return None
+        return syntax, BytesIO(group + file.read())
+
+
+def data_set_of(
+    syntax: str, data: BytesIO, stop_when: Callable[[BaseTag, str | None, int], bool] | None = None
+) -> Dataset:
+    """The elements of a data set that no file meta information comes before, without group 0002."""
+    is_implicit, is_little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    dataset = Dataset(read_dataset(data, is_implicit, is_little, stop_when=stop_when))
+    for tag in [tag for tag in dataset.keys() if tag.group == 2]:  # noqa: SIM118
+        del dataset[tag]
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    return dataset
 
 
 def inflated(path: Path, most: int) -> BytesIO:
     """The first bytes of a deflated data set (PS3.5 A.5); what is beyond is never inflated."""
-    # PS3.10 7.1: preamble, "DICM", the group length element, and as many bytes as it says.
-    start = 128 + 4 + 12 + int(read_file_meta_info(path).FileMetaInformationGroupLength)
+    start = META_AT + int(read_file_meta_info(path).FileMetaInformationGroupLength)
     inflate, data = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     with path.open("rb") as file:
         file.seek(start)

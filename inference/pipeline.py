@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inference import header as h
 from inference.checks import Expected, verify
-from inference.dataset import Header, Stack, newest, numbers_of, read_headers
+from inference.dataset import Header, Stack, newest, read_headers
 from inference.derived import (
     MOST_BYTES,
     MOST_SLICES,
@@ -50,7 +50,7 @@ from inference.request import (
 from inference.runner import Runner, SliceJudge, check_gaps, share_cores
 from inference.sampling import Sampling
 from inference.scope import differences, oddities
-from inference.stacks import SetAside, set_aside, stacks_of
+from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
 from inference.volume import Volume
 
@@ -291,29 +291,14 @@ class _Job:
             raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
         own = {header.uid for header in headers}
         beside = [h for h in read_headers(self._request.beside) if h.uid not in own]
-        self._tell_set_aside(set_aside([*headers, *beside]))
+        if aside := facts_of(set_aside([*headers, *beside])):
+            self._record.facts["set_aside"] = aside
         stack = replace(stacks[0], beside=tuple(newest(beside)))
         layout = self._examined(stack)
         if layout.missing:
             places = ", ".join(place_of_gap(layout, gap) for gap in layout.missing)
             self._record.notes.append(f"not filled, because slices are missing there: {places}")
         return stack, layout
-
-    def _tell_set_aside(self, aside: Sequence[SetAside]) -> None:
-        """Name in the record what no stack of the series holds: how many, which, and why."""
-        by_sentence: dict[tuple[str, str], list[Header]] = {}
-        for item in aside:
-            by_sentence.setdefault((item.reason, item.sentence), []).append(item.header)
-        entries = []
-        for (reason, sentence), headers in sorted(by_sentence.items()):
-            count = "1 instance" if len(headers) == 1 else f"{len(headers)} instances"
-            numbers = numbers_of(headers)
-            self._record.notes.append(f"{count} set aside (image {numbers}): {sentence}")
-            entries.append(
-                {"instances": len(headers), "numbers": numbers, "reason": reason, "why": sentence}
-            )
-        if entries:
-            self._record.facts["set_aside"] = entries
 
     def _examined(self, stack: Stack) -> Layout:
         """The layout; where its slices lie stays in the record, whatever becomes of the job."""

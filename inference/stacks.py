@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from pydicom.datadict import dictionary_description
 
-from inference.dataset import Header, Stack, newest, read_header, read_headers
+from inference.dataset import Header, Stack, newest, numbers_of, read_header, read_headers
 from inference.errors import Reason
 from inference.geometry import LINE_TOLERANCE_MM, arrange, second_of_day
 from inference.kinds import (
@@ -205,6 +205,7 @@ __all__ = [
     "Header",
     "SetAside",
     "Stack",
+    "facts_of",
     "is_derived_by_node",
     "newest",
     "open_volume",
@@ -284,11 +285,13 @@ def why_apart(groups: Sequence[Group]) -> str:
     )
 
 
-def _differing(headers: Sequence[Header]) -> str:
+def _differing(
+    headers: Sequence[Header], keywords: Sequence[str] = (*SEPARATING, *OF_A_PASS)
+) -> str:
     """The names of the attributes of the grouping key in which headers differ."""
     return ", ".join(
         dictionary_description(keyword)
-        for keyword in (*SEPARATING, *OF_A_PASS)
+        for keyword in keywords
         if len({header.values(keyword) for header in headers}) > 1
     )
 
@@ -499,15 +502,36 @@ def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
     if fault:
         return [Stack("no two images alike", tuple(series), fault=fault)], aside
     kept, odd = without_odd(separated)
-    aside += [
-        SetAside(header, Reason.NOT_A_CT_SLICE, "The image matches no other of its series.")
-        for group in odd
-        for header in group
-    ]
+    aside += [_without_match(header, kept, group) for group in odd for header in group]
     aside += [SetAside(header, Reason.DUPLICATE_POSITIONS, SHOWN_TWICE) for header in doubled]
     # Where a damaged slice belongs is unknown: no stack of its series may be filled without it.
     stacks = _named(kept, odd, series, damaged)
     return [replace(stack, beside=_beside(stack, series)) for stack in stacks], aside
+
+
+def _without_match(header: Header, stacks: Sequence[Group], group: Group) -> SetAside:
+    """An odd slice, with what tells it from the stack that it is most like."""
+    differences = [_differing([stack[0], group[0]], SEPARATING) for stack in stacks]
+    names = min(differences, key=lambda words: words.count(","))
+    why = f" (other {names})" if names else ""
+    sentence = f"The image matches no other of its series{why}."
+    return SetAside(header, Reason.NOT_A_CT_SLICE, sentence)
+
+
+def facts_of(aside: Iterable[SetAside]) -> list[dict[str, object]]:
+    """What was set aside as a job's record names it: how many, which Instance Numbers, and why."""
+    by_sentence: dict[tuple[str, str], list[Header]] = {}
+    for item in aside:
+        by_sentence.setdefault((item.reason, item.sentence), []).append(item.header)
+    return [
+        {
+            "instances": len(headers),
+            "numbers": numbers_of(headers),
+            "reason": str(reason),
+            "why": sentence,
+        }
+        for (reason, sentence), headers in sorted(by_sentence.items())
+    ]
 
 
 def _beside(stack: Stack, series: Sequence[Header]) -> tuple[Header, ...]:

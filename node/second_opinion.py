@@ -1,15 +1,17 @@
 """A second opinion on a derived series: its files beside those it was made from.
 
-It reads them with pydicom and knows nothing of the product, so that a mistake of the product is
-not made twice. The demo, the self-test and the tests judge by it. One table, `CHECKS`, says what
-must be true.
+It reads them with pydicom and imagecodecs and knows nothing of the product, so that a mistake of
+the product is not made twice. The demo, the self-test and the tests judge by it. One table,
+`CHECKS`, says what must be true.
 """
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,8 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.charset import python_encoding
+from pydicom.dataset import FileDataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import RLELossless
 
 Hounsfield = NDArray[np.float64]  # (rows, columns)
+Samples = NDArray[np.integer]  # (rows, columns), with whatever bits and sign
 Rescale = tuple[float, float]  # slope, intercept
 Faults = Iterator[str]
 
@@ -35,6 +43,12 @@ MOST_FAULTS = 3  # of a check are shown
 QUALIFICATIONS = ("RESEARCH", "PRODUCT", "SERVICE")
 UUID_UID = re.compile(r"2\.25\.[1-9][0-9]{0,38}")
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+# PS3.10 7.1: preamble, "DICM" and the group length element come before the rest of group 0002.
+META_AT, META_GROUP, GROUP_LENGTH = 144, b"\x02\0", b"\x02\0\0\0UL\x04\0"
+FIRST_ITEM = b"\xfe\xff\x00\xe0"  # of encapsulated pixels (PS3.5 A.4)
+JPEG, JPEG_2000, JPEG_LS_FRAME = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\xf7"
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203)}
 SPATIAL_RESAMPLING = "113085"  # PS3.16 CID 7203
 ACQUISITION, PROCESSING, SYNTHESIZING = "109101", "109102", "109100"  # PS3.16 CID 7005
@@ -101,6 +115,56 @@ ALLOWED = frozenset(
 )
 
 
+def parsed(path: Path) -> Dataset:
+    """The instance in a Part 10 file; elements of group 0002 in its data set mean nothing."""
+    content = path.read_bytes()
+    start = META_AT + int.from_bytes(content[META_AT - 4 : META_AT], "little")
+    if content[132:140] != GROUP_LENGTH or content[start : start + 2] != META_GROUP:
+        return dcmread(path)
+    meta = dcmread(BytesIO(content[:start])).file_meta
+    is_implicit = meta.TransferSyntaxUID == IMPLICIT_LITTLE_ENDIAN
+    header = FileDataset(
+        path, read_dataset(BytesIO(content[start:]), is_implicit, True), file_meta=meta
+    )
+    for tag in [tag for tag in header.keys() if tag.group == 2]:  # noqa: SIM118
+        del header[tag]
+    return header
+
+
+def samples_of(header: Dataset) -> Samples:
+    """The samples of an image as they lie there: native, or by what its code stream says it is.
+
+    imagecodecs decodes, not the plug-ins of pydicom, and the transfer syntax is not believed.
+    """
+    data, bits = header.PixelData, int(header.BitsAllocated)
+    if data.startswith(FIRST_ITEM) and len(data) != header.Rows * header.Columns * bits // 8:
+        stream = get_frame(data, 0, number_of_frames=1)
+        return _decoded(stream, header).reshape(header.Rows, header.Columns)
+    order = ">" if header.file_meta.TransferSyntaxUID == EXPLICIT_BIG_ENDIAN else "<"
+    samples = np.frombuffer(data, f"{order}u{bits // 8}", header.Rows * header.Columns)
+    return samples.reshape(header.Rows, header.Columns)
+
+
+def _decoded(stream: bytes, header: Dataset) -> Samples:
+    import imagecodecs  # here: who judges no pixels loads no decoder
+
+    if stream.startswith(JPEG_2000):
+        return np.asarray(imagecodecs.jpeg2k_decode(stream))
+    if stream.startswith(JPEG) and JPEG_LS_FRAME not in stream[: stream.index(START_OF_SCAN)]:
+        return np.asarray(imagecodecs.jpeg8_decode(stream))
+    if stream.startswith(JPEG):
+        before, marker, _ = stream.rpartition(END_OF_IMAGE)
+        coded = before if marker else stream.rstrip(b"\0")
+        try:
+            return np.asarray(imagecodecs.jpegls_decode(coded + END_OF_IMAGE))
+        except imagecodecs.JpeglsError:  # a zero byte before the end marker
+            return np.asarray(imagecodecs.jpegls_decode(coded.rstrip(b"\0") + END_OF_IMAGE))
+    as_rle = copy.copy(header)
+    as_rle.file_meta = copy.copy(header.file_meta)
+    as_rle.file_meta.TransferSyntaxUID = RLELossless
+    return pixel_array(as_rle, raw=True)  # by Python alone, in pydicom itself
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """One instance: its header as pydicom reads it, and the bytes of some attributes."""
@@ -111,7 +175,7 @@ class Slice:
     @classmethod
     def read(cls, path: Path) -> "Slice":
         """The instance in a Part 10 file."""
-        header = dcmread(path)
+        header = parsed(path)
         encoded = {}
         for keyword in {*PATIENT_AND_STUDY, *CONSTANT, *CONSTANT_AS_RECEIVED} & set(header.dir()):
             value = header.get_item(keyword).value
@@ -145,7 +209,7 @@ class Slice:
     @property
     def pixels(self) -> NDArray[np.int64]:
         """Stored values without what lies above High Bit."""
-        return self.as_stored(self.header.pixel_array.astype(np.int64))
+        return self.as_stored(samples_of(self.header).astype(np.int64))
 
     @property
     def padding(self) -> int | None:

@@ -58,3 +58,12 @@ def word_of(confidence: str) -> str:
 def amount(number: float, noun: str) -> str:
     """Write a number that need not be whole, and its noun."""
     return f"{number:g} {noun if number == 1 else noun + 's'}"
+
+
+def set_aside(record: Mapping[str, object]) -> list[str]:
+    """Write what a job's record names as set aside: how many, which images, and why."""
+    entries = record.get("set_aside")
+    return [
+        f"{count(entry['instances'], 'instance')} (image {entry['numbers']}): {entry['why']}"
+        for entry in (entries if isinstance(entries, list) else ())
+    ]

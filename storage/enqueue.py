@@ -181,6 +181,7 @@ def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int 
         model=new.model,
         parameters=to_json(new.parameters),
         priority=new.priority,
+        record=to_json(new.record),
         **as_asked(new.verdict, now),
     )
     inserted = db.execute(row.on_conflict_do_nothing().returning(job.c.id)).scalar_one_or_none()
@@ -318,6 +319,15 @@ def requesters(db: Connection, job_id: int) -> dict[int, str]:
     query = query.join(arrival, arrival.c.id == want.c.arrival_id)
     query = query.where(want.c.job_id == job_id, want.c.withdrawn == 0)
     return {row.arrival_id: row.calling_ae for row in db.execute(query.order_by(arrival.c.id))}
+
+
+def senders(db: Connection, job_id: int) -> tuple[str, ...]:
+    """The calling AE titles of the peers that want a job; who brought it, where none does."""
+    wanting = tuple(dict.fromkeys(requesters(db, job_id).values()))
+    if wanting:
+        return wanting
+    query = select(arrival.c.calling_ae).join(job, job.c.arrival_id == arrival.c.id)
+    return tuple(db.execute(query.where(job.c.id == job_id)).scalars())
 
 
 def _is_wanted_by_peer(db: Connection, job_id: int, arrival_id: int) -> bool:

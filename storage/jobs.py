@@ -22,6 +22,7 @@ from storage.enqueue import (
     hold_all,
     insist,
     requesters,
+    senders,
     supersede_parted,
     supersede_unreadable,
 )
@@ -438,6 +439,11 @@ class Queue:
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         return self._database.records(Attempt, attempt_rows(job_id))
+
+    def senders(self, job_id: int) -> tuple[str, ...]:
+        """The calling AE titles of all whose job it is."""
+        with self._database.reading() as db:
+            return senders(db, job_id)
 
     def instances(self, job_id: int) -> tuple[Instance, ...]:
         """The versions that a job works on, the newest first, as when it was asked for."""

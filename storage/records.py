@@ -154,6 +154,7 @@ class NewJob:
     priority: int
     instances: tuple[int, ...]  # ids of the instance versions, the newest first
     verdict: JobVerdict | None = None  # refused or held from the start
+    record: Mapping[str, object] = field(default_factory=dict)  # what is known before it runs
     on_behalf: bool = False  # asked for a peer whose slices are part of it, not by that peer
 
 

@@ -193,16 +193,18 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
         deliveries = store.ledger.of_job(job_id)
         attempts = store.queue.attempts(job_id)
         instances = store.queue.instances(job_id)
+        senders = store.queue.senders(job_id)
     if as_json:
-        terminal.print_json(answers.job_in_full(row, deliveries, attempts, instances, zone))
+        whole = answers.job_in_full(row, deliveries, attempts, instances, senders, zone)
+        terminal.print_json(whole)
         return
-    _print_facts(row, len(instances), zone)
+    _print_facts(row, len(instances), senders, zone)
     columns = (("attempt", "number"), "worker", "started_at", "ended_at", "outcome", "detail")
     terminal.tabulate(attempts, columns, zone, empty="It has not been tried yet.")
     _print_deliveries(deliveries, zone)
 
 
-def _print_facts(job: Job, instances: int, zone: tzinfo | None) -> None:
+def _print_facts(job: Job, instances: int, senders: Sequence[str], zone: tzinfo | None) -> None:
     parameters = (f"{k} = {v}" for k, v in job.parameters.items() if v not in (None, ""))
     terminal.print_facts(
         [
@@ -211,7 +213,9 @@ def _print_facts(job: Job, instances: int, zone: tzinfo | None) -> None:
             ("why", " ".join(text for text in (job.reason, job.sentence) if text)),
             ("series", job.series_uid),
             ("stack", job.stack),
+            ("senders", ", ".join(senders)),
             ("instances", instances),
+            ("set aside", "; ".join(wording.set_aside(job.record))),
             ("route", f"{job.route}, priority {job.priority}"),
             ("model", f"{job.model} {job.version}".strip()),
             ("parameters", ", ".join(parameters)),

@@ -14,6 +14,7 @@ from inference.request import Output, Parameters
 from inference.stacks import (
     Header,
     Stack,
+    facts_of,
     is_derived_by_node,
     newest,
     patient_mismatch,
@@ -29,7 +30,6 @@ from node.rules.routing import Candidate, Explanation, Objection
 from node.work.jobs import canonical, snapshot, sources
 from node.work.joining import (
     ANY_SLICES,
-    PEERS_DISAGREE,
     AskedStack,
     has_any,
     instances_of,
@@ -136,10 +136,25 @@ class StudyContext:
         self._arrival = arrival
         self.each = archive.brought_by_each(arrival)  # whoever brought the series; the first first
         self.own = next(part for part in self.each if part.arrival.id == arrival.id)
+        self.headers: list[Header] = read_headers(sources(self.own.instances, files))
+        self._stacks = stacks_of(self.headers)
 
-    def mixed_up(self, stacks: Iterable[Stack]) -> JobVerdict | None:
-        """Held where the Series UID of these stacks stands for two studies or two patients."""
-        sentence = self._of_two_studies() or self._of_two_patients(list(stacks))
+    def asked(self) -> list[AskedStack]:
+        """The stacks that are asked for, now that what this peer brought is complete."""
+        if self.mixed_up:  # nothing is joined with what may be another patient's
+            return [AskedStack(stack, (self.own,)) for stack in self._stacks]
+        return stacks_asked_by(self.own, self.each, self._stacks, self.headers, self._only_others)
+
+    @cached_property
+    def record(self) -> Mapping[str, object]:
+        """What a job says from the start: which instances of its series are in no stack."""
+        aside = facts_of(set_aside(self.all_headers))
+        return {"set_aside": aside} if aside else {}
+
+    @cached_property
+    def mixed_up(self) -> JobVerdict | None:
+        """Held where the Series UID stands for two studies or two patients."""
+        sentence = self._of_two_studies() or self._of_two_patients()
         return JobVerdict(JobState.HELD, Reason.PATIENT_MISMATCH, sentence) if sentence else None
 
     def _of_two_studies(self) -> str:
@@ -148,17 +163,22 @@ class StudyContext:
         senders = self._archive.senders_of_other_studies(self._arrival)
         return OTHER_STUDY.format(by=f", from {listed(senders)}," if senders else ",")
 
-    def _of_two_patients(self, stacks: Sequence[Stack]) -> str:
-        mine = [header for stack in stacks for header in newest(stack.headers)]
+    def _of_two_patients(self) -> str:
+        mine = [header for stack in self._stacks for header in newest(stack.headers)]
         if sentence := patient_mismatch(mine):
             return sentence
-        theirs = [h for stack in stacks_of(self.only_others) for h in newest(stack.headers)]
+        theirs = [h for stack in stacks_of(self._only_others) for h in newest(stack.headers)]
         sentence = patient_mismatch([*mine, *theirs])
         senders = [part for part in self.each if part is self.own or has_any(part, theirs)]
         return sentence and f"{sentence} They came from {names_of(senders)}."
 
     @cached_property
-    def only_others(self) -> list[Header]:
+    def all_headers(self) -> list[Header]:
+        """The slices of the series, whoever brought them."""
+        return [*self.headers, *self._only_others]
+
+    @cached_property
+    def _only_others(self) -> list[Header]:
         """The slices of the series that only other peers have brought."""
         others = self._archive.brought_by_others(self._arrival)
         return list(read_headers(sources(others, self._files)))
@@ -172,7 +192,7 @@ class StudyContext:
     ) -> JobVerdict | None:
         """Refused where these stacks, received just now, make a stack of another job pointless."""
         usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
-        thick = [stack for stack in self._stacks(instances) if stack.key == key]
+        thick = [stack for stack in self._read(instances) if stack.key == key]
         for stack in thick if usable else ():
             if verdict := _refused(thin_series.acquired_thin(stack, usable)):
                 return verdict
@@ -184,11 +204,11 @@ class StudyContext:
         return [
             stack
             for instances in self._archive.beside(self._arrival)
-            for stack in self._stacks(instances)
+            for stack in self._read(instances)
             if geometry.verdict(stack, ANY_SLICES) is None
         ]
 
-    def _stacks(self, instances: Sequence[Instance]) -> list[Stack]:
+    def _read(self, instances: Sequence[Instance]) -> list[Stack]:
         headers: list[Header] = read_headers(sources(instances, self._files))
         return stacks_of(headers)
 
@@ -417,50 +437,36 @@ class Arrivals:
         return self.rules if route is None else replace(self.rules, routes=(route,))
 
     def _decide(self, arrival: Arrival, rules: Rules) -> Decision:
-        instances = self._archive.instances(arrival.id)
-        headers = read_headers(sources(instances, self._files))
-        if any(is_derived_by_node(header) for header in headers):
+        study = StudyContext(self._archive, self._files, arrival)
+        if any(is_derived_by_node(header) for header in study.headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
             return Decision()
-        aside = _count_set_aside(arrival, headers)
-        study = StudyContext(self._archive, self._files, arrival)
-        stacks = stacks_of(headers)
-        mixed_up = study.mixed_up(stacks)
-        asked = (
-            [AskedStack(stack, (study.own,)) for stack in stacks]
-            if mixed_up
-            else stacks_asked_by(study.own, study.each, stacks, headers, study.only_others)
-        )
+        aside = _count_set_aside(arrival, study.headers)
+        asked = study.asked()
         _log_joined(arrival, asked)
-        all_headers = [*headers, *study.only_others]
-        jobs = [job for of in asked for job in self._jobs(study, of, all_headers, rules, mixed_up)]
-        if not stacks:
-            usable = UsableInstances.of(instances, headers, self._files)
+        jobs = [job for of in asked for job in self._jobs(study, of, rules)]
+        if not asked:
+            usable = UsableInstances.of(study.own.instances, study.headers, self._files)
             jobs += self._unreadable(arrival, usable.instances, rules)
-        refuse = {} if mixed_up else self._outdone(arrival, study, [of.stack for of in asked])
-        known = frozenset() if mixed_up else frozenset(of.stack.key for of in asked)
         told = rules.insisted or not jobs
         against = _against(arrival, (of.stack for of in asked), rules) if told else ()
-        return Decision(tuple(jobs), mixed_up, refuse, known, aside, against)
+        if study.mixed_up is not None:
+            return Decision(tuple(jobs), study.mixed_up, aside=aside, against=against)
+        refuse = self._outdone(arrival, study, [of.stack for of in asked])
+        known = frozenset(of.stack.key for of in asked)
+        return Decision(tuple(jobs), None, refuse, known, aside, against)
 
-    def _jobs(
-        self,
-        study: "StudyContext",
-        asked: AskedStack,
-        headers: Sequence[Header],
-        rules: Rules,
-        mixed_up: JobVerdict | None,
-    ) -> Iterator[NewJob]:
+    def _jobs(self, study: "StudyContext", asked: AskedStack, rules: Rules) -> Iterator[NewJob]:
         """The jobs of a stack: for each peer whose slices it is made of, those of its routes."""
-        usable = UsableInstances.of(instances_of(asked.parts), headers, self._files)
+        usable = UsableInstances.of(instances_of(asked.parts), study.all_headers, self._files)
         instances = usable.of_stack(asked.stack)
-        held = mixed_up or _disagreement(asked)
+        held = study.mixed_up or _disagreement(asked)
         for part, route in _asking(asked, rules):
             verdict = held
             if verdict is None and not (route.despite_thin or rules.insisted):
                 verdict = study.thinner(asked.stack)
             new = self._request(part.arrival, asked.stack, instances).by(route, rules, verdict)
-            yield replace(new, on_behalf=part is not study.own)
+            yield replace(new, on_behalf=part is not study.own, record=study.record)
 
     def _unreadable(
         self, arrival: Arrival, instances: Sequence[Instance], rules: Rules
@@ -520,7 +526,7 @@ def _asking(asked: AskedStack, rules: Rules) -> Iterator[tuple[Brought, Route]]:
 def _disagreement(asked: AskedStack) -> JobVerdict | None:
     if not asked.disagreement:
         return None
-    return JobVerdict(JobState.HELD, PEERS_DISAGREE, asked.disagreement)
+    return JobVerdict(JobState.HELD, Reason.PEERS_DISAGREE, asked.disagreement)
 
 
 def _log_joined(arrival: Arrival, stacks: Sequence[AskedStack]) -> None:

@@ -12,8 +12,6 @@ from inference.request import Output
 from inference.stacks import Header, Stack, stacks_of
 from storage.records import Brought, Instance
 
-# The reason of a job that waits for a person, since two peers sent what does not fit together.
-PEERS_DISAGREE = "PEERS_DISAGREE"
 # Verdicts on a stack that its slices get by how they lie to one another.
 ON_PLACES = frozenset(
     {

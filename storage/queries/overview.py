@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 
 from storage.archive import arrival_rows
 from storage.database import Database, to_delivery, to_names, to_record, to_records
+from storage.enqueue import senders
 from storage.errors import NotFound
 from storage.ledger import deliveries_of, delivery_rows
 from storage.records import (
@@ -292,6 +293,7 @@ class JobDetail:
     audit: tuple[AuditEvent, ...]  # what people did to it, the oldest first
     moments: tuple[Moment, ...]
     is_gone: bool  # the received files were removed: it cannot be done again
+    senders: tuple[str, ...]  # of all whose job it is
 
 
 def job_detail(database: Database, job_id: int) -> JobDetail:
@@ -309,9 +311,10 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         folder = _folder(db, whole.derived_id)
         did = _audit(db, job_id, deliveries)
         is_gone = job_id in without_files(db, [job_id])
+        by = senders(db, job_id)
     moments = _moments(whole, came, attempts, deliveries, did)
     line = to_job_summary(row)
-    return JobDetail(whole, line, came, attempts, deliveries, folder, did, moments, is_gone)
+    return JobDetail(whole, line, came, attempts, deliveries, folder, did, moments, is_gone, by)
 
 
 def _folder(db: Connection, derived_id: int | None) -> str | None:

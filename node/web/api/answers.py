@@ -55,6 +55,7 @@ def job_in_full(
     deliveries: Sequence[Delivery],
     attempts: Sequence[Attempt],
     instances: Sequence[Instance],
+    senders: Sequence[str],
     zone: tzinfo | None,
 ) -> Json:
     """Give a job with everything that is known about it."""
@@ -64,6 +65,8 @@ def job_in_full(
         | {"deliveries": [plain(delivery, of_delivery, zone) for delivery in deliveries]}
         | plain(job, JOB_FURTHER, zone)
         | {
+            "senders": list(senders),
+            "set_aside": job.record.get("set_aside", []),
             "attempts": [plain(attempt, ATTEMPT, zone) for attempt in attempts],
             "instances": [
                 plain(instance, INSTANCE, zone) | {"kept": instance.path is not None}

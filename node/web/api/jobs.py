@@ -142,6 +142,7 @@ def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
         ledger.of_job(job_id),
         queue.attempts(job_id),
         queue.instances(job_id),
+        queue.senders(job_id),
         parts.zone,
     )
 

@@ -342,6 +342,7 @@ def _environment() -> Environment:
         "amount": wording.amount,
         "confidence": wording.confidence,
         "confidence_word": wording.word_of,
+        "set_aside": wording.set_aside,
         "study_date": study_date,
         "person": person,
         "percent": percent,

@@ -96,6 +96,17 @@ def test_one_job_shows_attempts_instances_and_deliveries(
         assert word in text
 
 
+def test_one_job_names_what_was_set_aside_and_who_sent_it(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    aside = {"instances": 1, "numbers": "99", "reason": "NOT_A_CT_SLICE", "why": "A localizer."}
+    with rows(tmp_path) as stored:
+        job_id = stored.ask("k", ["1.2.3"], record={"set_aside": [aside]}).job_id
+    shown = midslice("job", str(job_id)).out
+    assert "1 instance (image 99): A localizer." in shown
+    assert "SCANNER" in shown
+
+
 def test_an_unknown_job_or_series_is_status_1_with_one_line(midslice: Midslice) -> None:
     for command in (("job", 99), ("requeue", 99), ("cancel", 99), ("redeliver", 99)):
         result = midslice(*command)

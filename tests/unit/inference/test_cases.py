@@ -18,7 +18,12 @@ from tests.unit.inference.made import request, run
 TABLE = Path("CASES.md")
 HERE = Path("tests/unit/inference")
 # What no header tells: these are reached by tests of their own, named in the table.
-ELSEWHERE = {Reason.ACQUIRED_THIN_SERIES_EXISTS, Reason.OUTPUT_CHECK_FAILED, Reason.LOW_CONFIDENCE}
+ELSEWHERE = {
+    Reason.ACQUIRED_THIN_SERIES_EXISTS,
+    Reason.OUTPUT_CHECK_FAILED,
+    Reason.LOW_CONFIDENCE,
+    Reason.PEERS_DISAGREE,
+}
 LONGEST = 240
 THIS_TEST = "test_cases.py::test_a_case"
 

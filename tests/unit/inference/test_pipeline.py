@@ -263,7 +263,14 @@ def test_a_localizer_among_the_sources_is_left_out_and_noted(tmp_path: Path) -> 
     outcome = run(made)
     assert isinstance(outcome, Derived)
     assert check(files[:-1], [made.folder / file.name for file in outcome.files], factor=2) == []
-    assert "1 instance set aside (image 99)" in str(outcome.record["notes"])
+    assert outcome.record["set_aside"] == [
+        {
+            "instances": 1,
+            "numbers": "99",
+            "reason": "NOT_A_CT_SLICE",
+            "why": "The image is a localizer.",
+        }
+    ]
 
 
 def test_spellings_that_differ_are_noted(tmp_path: Path) -> None:

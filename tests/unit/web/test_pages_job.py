@@ -17,6 +17,7 @@ from node.web.pages import time_line
 from node.web.state import PictureViews
 from storage.queries import overview
 from storage.records import Role
+from tests.unit.storage.stored import FIRST, SECOND
 from tests.unit.web.site import Client, Site
 
 
@@ -65,6 +66,28 @@ def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
     assert "not asked for storage commitment, so it is never confirmed" in text
     assert "sent to pacs" in person.get("/").text
     assert "Waiting for confirmation" not in person.get("/").text
+
+
+ASIDE = {
+    "instances": 2,
+    "numbers": "41, 42",
+    "reason": "NOT_A_CT_SLICE",
+    "why": "The image matches no other of its series (other Pixel Spacing).",
+}
+
+
+def test_a_job_page_names_what_was_set_aside_and_all_who_sent_the_series(
+    served: Site, person: Client
+) -> None:
+    rows = served.rows
+    rows.receive("1.1", peer=FIRST)
+    rows.complete("k", peer=FIRST, record={"set_aside": [ASIDE]})
+    rows.ask_as(SECOND, "k", "pacs")
+    text = person.get("/jobs/1").text
+    assert "2 instances (image 41, 42): The image matches no other of its series" in text
+    assert "<dt>Senders</dt><dd>WS1, WS2</dd>" in text
+    job = person.get("/api/v1/jobs/1").json()
+    assert (job["senders"], job["set_aside"]) == (["WS1", "WS2"], [ASIDE])
 
 
 def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person: Client) -> None:

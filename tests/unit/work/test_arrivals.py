@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from node import wording
 from node.config import Config, Destination, Route
 from node.dicom.handlers import identify_file
 from node.errors import UsageError
@@ -190,6 +191,8 @@ def test_localizers_stand_in_the_evidence_and_in_no_job(site: Site) -> None:
     (job,) = site.sweep()
     assert len(site.stored.queue.instances(job.id)) == THICK.slices
     assert site.arrival(series_uid).evidence["set_aside"] == {"NOT_A_CT_SLICE": 1}
+    # Before a worker has looked, and where none ever does, the job names them.
+    assert wording.set_aside(job.record) == ["1 instance (image 99): The image is a localizer."]
 
 
 def test_two_patients_under_one_series_uid_are_held(site: Site) -> None:
