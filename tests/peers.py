@@ -1,7 +1,9 @@
 """Small real peers on real sockets: DCMTK, Orthanc, a scripted Storage SCP."""
 
 import os
+import re
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from node.demo.peers import Orthanc, Program, orthanc_program
 from tests.ports import HOST, free_port
 
 SECONDS = 20.0
+NOT_ALL_STORED = 1  # the code of a program that ended well but was refused an instance
 
 
 def wait_until(
@@ -87,9 +90,19 @@ def dcmsend(
     calling: str = "DCMSEND",
     options: Sequence[str] = (),
 ) -> Finished:
-    """DCMTK's other C-STORE, which decompresses what the peer does not take."""
-    names = ["-aec", called, "-aet", calling, *options]
-    return _run(["dcmsend", "-v", *names, HOST, str(port), *files], TCP_NODELAY="0")
+    """DCMTK's other C-STORE, which decompresses what the peer does not take.
+
+    It exits with 0 however many instances are refused; its report says what became of each.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.txt"
+        names = ["-aec", called, "-aet", calling, "+crf", report, *options]
+        done = _run(["dcmsend", "-v", *names, HOST, str(port), *files], TCP_NODELAY="0")
+        text = report.read_text(encoding="utf-8") if report.exists() else ""
+    stored = len(re.findall(r"^DIMSE Status +: 0x0000 ", text, re.MULTILINE))
+    if done.code == 0 and stored < len(files):
+        return Finished(NOT_ALL_STORED, done.output + text)
+    return done
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What the Storage SCP keeps and what it answers, with DCMTK and with peers that say raw bytes."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pydicom.dataset import FileDataset
 
 from storage.errors import NoRoom
 from tests.node_scp import Node, node_scp
-from tests.peers import dcmsend, echoscu, orthanc, storescu, wait_until
+from tests.peers import Finished, dcmsend, echoscu, orthanc, storescu, wait_until
 from tests.raw_peer import (
     CT,
     EXPLICIT,
@@ -82,6 +82,18 @@ def test_the_identity_of_a_real_series_is_read(node: Node) -> None:
     assert received.study_date == source.StudyDate
     assert node.archive.kept[0].peer.calling_ae == "DCMSEND"
     assert node.archive.kept[0].peer.called_ae == "MIDSLICE"
+
+
+@pytest.mark.parametrize("program", [dcmsend, storescu], ids=["dcmsend", "storescu"])
+@pytest.mark.parametrize("refused", [1, 2], ids=["one", "all"])
+def test_a_program_of_dcmtk_that_is_refused_an_instance_ends_with_a_failure(
+    node: Node, tmp_path: Path, program: Callable[..., Finished], refused: int
+) -> None:
+    sent = native(tmp_path / "sent", 2)
+    node.archive.failures = [NoRoom("full")] * refused
+    assert program(node.port, *sent).code != 0
+    node.archive.failures = []
+    assert program(node.port, *sent).code == 0
 
 
 def test_eight_associations_at_once_lose_nothing(node: Node, tmp_path: Path) -> None:
