@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from inference import header as h
 from inference.dataset import Header, read_header
-from inference.derived import IMAGE_TYPE, Planned
+from inference.derived import Planned
 from inference.errors import Unprocessable
 from inference.geometry import EQUAL_GAPS, Layout, in_gaps
+from inference.image_type import image_type_of_result
 from inference.pixels import PixelFormat, PixelReader, Stored, is_lossy
 from inference.previews import FOLDER as PREVIEWS
 
@@ -82,7 +83,7 @@ def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[
     for keyword, value in wanted.items():
         if header.text(keyword) != value:
             yield f"{keyword} is not {value}"
-    if header.values("ImageType") != tuple(IMAGE_TYPE):
+    if header.values("ImageType") != image_type_of_result(layout.headers):
         yield "ImageType is not that of a derived series"
     if slice_.uid in expected.received or expected.series_uid in expected.received:
         yield "a UID of the source was used again"

@@ -14,6 +14,7 @@ from inference import release
 from inference.dataset import Header
 from inference.geometry import Layout, frame_of_reference
 from inference.header import Elements
+from inference.image_type import image_type_of_result
 from inference.model import Model, Parameters, Step
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request
@@ -32,7 +33,6 @@ LOCATION_TOLERANCE = 0.01
 
 # Of the first slice, for all: what differs by noise would part the series in a viewer.
 GRID = ("ImageOrientationPatient", "PixelSpacing")
-IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
 FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 1000, 2**31 - 1
 MOST_DESCRIPTION = 64
 UNDERSAMPLED = "UNDERSAMPLED"  # in the description where a filled gap is
@@ -238,7 +238,7 @@ class DerivedSeries:
                 SeriesInstanceUID=series_uid,
                 SeriesNumber=str(_series_number(first, request.mark.place)),
                 InstanceCreatorUID=node_uid(request.secret, request.station_name),
-                ImageType=IMAGE_TYPE,
+                ImageType=list(image_type_of_result(self._layout.headers)),
                 ContentQualification=request.output.content_qualification,
                 Manufacturer=MANUFACTURER,
                 ManufacturerModelName=MODEL_NAME,

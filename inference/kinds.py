@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.dataset import Header
-from inference.scope import PROJECTION_WORDS, says
+from inference.image_type import NO_SLICES, words_of
 from inference.volume import Vector
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def kinds_of(headers: Sequence[Header]) -> list[Kind]:
     kernels = _completed([_kernel(header) for header in headers], "")
     kilovolts = _completed([header.number("KVP") for header in headers], None)
     return [
-        Kind(cut, _words(header), _energy(header), kernel, kilovolt)
+        Kind(cut, words_of(header, *NO_SLICES), _energy(header), kernel, kilovolt)
         for header, cut, kernel, kilovolt in zip(headers, cuts, kernels, kilovolts, strict=True)
     ]
 
@@ -60,11 +60,6 @@ def _completed(values: list[T], absent: T) -> list[T]:
 
 def _kernel(header: Header) -> str:
     return "\\".join(header.values("ConvolutionKernel")).upper()
-
-
-def _words(header: Header) -> frozenset[str]:
-    values = header.values("ImageType")
-    return frozenset(word for word in PROJECTION_WORDS if says((word,), values))
 
 
 def _energy(header: Header) -> str:

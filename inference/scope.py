@@ -1,6 +1,5 @@
 """The scope of the node: instances that are CT slices, and stacks that a generator may take."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import LONGEST_UID, Header, quoted
 from inference.errors import Reason, Unprocessable
+from inference.image_type import Meaning, is_described_as, words_of
 from inference.request import Output
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -36,15 +36,6 @@ PROJECTION_CODES = {
     "113078": "a maximum intensity projection",
     "113079": "a minimum intensity projection",
 }
-# Words of Image Type, and of the description of derived images, that make them no slices: defined
-# terms (PS3.3 C.8.16.1.4 and C.8.15.2.1) and those of consoles, as "CT_SOM5 MIP" (Siemens), "MPVR"
-# (GE), "MinIP" (Philips), "RAYSUM" (Canon, TeraRecon).
-PROJECTION_WORDS = (
-    *("MIP", "MINIP", "MIN IP", "MAX IP", "MAXIMUM", "MINIMUM", "MAX INTENSITY", "MIN INTENSITY"),
-    *("MPVR", "RAYSUM", "RAY SUM", "PROJECTION IMAGE"),
-    *("VOLUME RENDERING", "VOLUME RENDERED", "VRT", "VR", "SSD", "CURVED", "CPR"),
-)
-LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SURVIEW", "SCANOSCOPE")
 # PS3.3 C.8.2.1.1.1, value 4: images of a multi-energy acquisition that need not be in HU.
 MULTI_ENERGY_KINDS = frozenset(
     {"VMI", "MAT_SPECIFIC", "MAT_REMOVED", "MAT_FRACTIONAL", "MAT_MODIFIED", "MAT_VALUE_BASED"}
@@ -139,11 +130,19 @@ def _no_slice(header: Header) -> Unprocessable | None:
         sentence = "The image is a colour picture or has no grey values, so it is not a CT slice."
     elif header.text("BurnedInAnnotation").upper() == "YES":
         sentence = "Text is burned into the image, so its values are not CT values."
-    elif says(LOCALIZER_WORDS, header.values("ImageType")[2:]):
+    elif _is_localizer(header):
         sentence = "The image is a localizer."
     elif is_secondary and not header.raw("ImagePositionPatient"):
         sentence = "The image is a secondary picture (such as a dose page) without a position."
     return Unprocessable(Reason.NOT_A_CT_SLICE, sentence) if sentence else None
+
+
+def _is_localizer(header: Header) -> bool:
+    """Named so by Image Type; a description counts for what is not an axial image by itself."""
+    is_axial = header.value("ImageType", 2).upper() == "AXIAL" and not _is_oblique(header)
+    return bool(words_of(header, Meaning.LOCALIZER)) or (
+        not is_axial and is_described_as(header, Meaning.LOCALIZER)
+    )
 
 
 def patient_mismatch(headers: Sequence[Header]) -> str:
@@ -251,7 +250,9 @@ def _check_hounsfield(header: Header) -> None:
 
 
 def _check_derived(header: Header, output: Output) -> None:
-    image_type = [value.upper() for value in header.values("ImageType")]
+    is_derived = header.value("ImageType").upper() == "DERIVED"
+    is_reformat = is_derived or bool(words_of(header, Meaning.REFORMAT))
+    computed = sorted(words_of(header, Meaning.COMPUTED))
     projections = [
         PROJECTION_CODES[code]
         for code in header.codes("DerivationCodeSequence")
@@ -263,13 +264,14 @@ def _check_derived(header: Header, output: Output) -> None:
         ),
         f"The images are {', '.join(projections)}, not slices.": lambda: bool(projections),
         "The images are projections or renderings, not slices.": (lambda: _is_projection(header)),
+        f"The images are computed from several ({', '.join(computed)}), not measured.": (
+            lambda: bool(computed)
+        ),
         "The images are a reformat in another plane than the axial one.": (
-            lambda: (
-                image_type[:1] == ["DERIVED"] and says(("MPR",), image_type) and _is_oblique(header)
-            )
+            lambda: is_reformat and _is_oblique(header)
         ),
         "The images are derived, and the route takes only acquired images.": (
-            lambda: image_type[:1] == ["DERIVED"] and not output.accept_derived
+            lambda: is_reformat and not output.accept_derived
         ),
     }
     for sentence, applies in tests.items():
@@ -278,18 +280,10 @@ def _check_derived(header: Header, output: Output) -> None:
 
 
 def _is_projection(header: Header) -> bool:
-    """Named so by Image Type; the description counts for derived images ("thin, for MIP")."""
-    image_type = header.values("ImageType")
-    if says(PROJECTION_WORDS, image_type):
-        return True
+    """Named so by Image Type; the description counts for derived images alone."""
+    meanings = (Meaning.PROJECTION, Meaning.RENDERING)
     is_derived = header.value("ImageType").upper() == "DERIVED"
-    return is_derived and says(PROJECTION_WORDS, [header.text("SeriesDescription")])
-
-
-def says(words: Sequence[str], values: Sequence[str]) -> bool:
-    """True where one of the values has one of the words, or of the pairs of words."""
-    texts = [f" {' '.join(re.split('[^A-Z0-9]+', value.upper()))} " for value in values]
-    return any(f" {word} " in text for word in words for text in texts)
+    return bool(words_of(header, *meanings)) or (is_derived and is_described_as(header, *meanings))
 
 
 def _is_oblique(header: Header) -> bool:

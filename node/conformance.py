@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from inference import derived, errors, geometry, header, release, scope, stacks
+from inference import derived, errors, geometry, header, image_type, release, scope, stacks
 from node.config import Condition, Config, Route
 from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings
@@ -30,6 +30,12 @@ SOURCES = {
     status.PROVIDER_ACSE: "service provider (ACSE)",
     status.PROVIDER_PRESENTATION: "service provider (presentation)",
 }
+NO_SLICE = "refused, `DERIVED_INPUT`"
+WORD_VERDICTS = dict.fromkeys(image_type.NO_SLICES, NO_SLICE) | {
+    image_type.Meaning.REFORMAT: "axial: processed where the route has `accept_derived`, the value "
+    f"kept in the result; in another plane {NO_SLICE}",
+    image_type.Meaning.LOCALIZER: "set aside, `NOT_A_CT_SLICE`",
+}
 # The tables of the code under the names that the template uses.
 TABLES = {
     "identity": release,
@@ -38,6 +44,8 @@ TABLES = {
     "results": RESULTS,
     "sources": SOURCES,
     "derived": derived,
+    "image_type": image_type,
+    "word_verdicts": WORD_VERDICTS,
     "scope": scope,
     "header": header,
     "geometry": geometry,

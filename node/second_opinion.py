@@ -321,6 +321,13 @@ class ExpectedSlice:
         return np.asarray(self.before.position + self.fraction * step)
 
 
+REFORMAT_WORDS = frozenset({"MPR", "REFORMATTED", "AVERAGE", "MEAN"})
+
+
+def _words_of_type(header: Dataset) -> frozenset[str]:
+    return frozenset(re.findall("[A-Z]+", str(header.get("ImageType", "")).upper()))
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The received and the derived series, and the slices that the derived one must have."""
@@ -344,6 +351,12 @@ class Evidence:
         return frozenset(
             _format(slice_) for slice_, expected in self.pairs() if expected.is_generated
         )
+
+    @cached_property
+    def words_of_source(self) -> frozenset[str]:
+        """Words of Image Type by which received slices say that they were reformatted."""
+        words = frozenset[str]().union(*map(_words_of_type, self.received.headers))
+        return words & REFORMAT_WORDS
 
     def facts(self) -> dict[str, object]:
         """The values that the sentences of `CHECKS` name."""
@@ -564,7 +577,8 @@ def _synthetic(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
 @each_slice
 def _description(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
     header = slice_.header
-    if list(header.ImageType) != ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]:
+    is_own = list(header.ImageType)[:5] == ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
+    if not is_own or evidence.words_of_source - _words_of_type(header):
         yield f"Image Type is {header.ImageType}"
     if header.SOPClassUID != evidence.received.slices[0].header.SOPClassUID:
         yield "SOP Class UID differs"

@@ -10,11 +10,12 @@ from pydicom.datadict import keyword_for_tag
 
 from inference import pipeline, release
 from inference.errors import Reason
+from inference.image_type import TERMS, Term
 from inference.model import Parameters
 from inference.request import Derived, ModelSpec, Output, Request, Source
 from inference.stacks import read_headers
 from node.config import Config, load
-from node.conformance import RESULTS, SOURCES, body, statement
+from node.conformance import RESULTS, SOURCES, WORD_VERDICTS, body, statement
 from node.dicom import contexts, status
 from node.rules.reasons import REASONS
 from tests import phantoms
@@ -97,6 +98,16 @@ def test_every_rejection_that_the_node_gives_is_explained(shipped: str) -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_has_its_state_and_meaning(shipped: str, reason: Reason) -> None:
     assert f"| `{reason}` | {REASONS[reason].state} | {REASONS[reason].meaning} |" in shipped
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.words[0])
+def test_every_word_of_image_type_stands_there_with_its_verdict_and_source(
+    shipped: str, term: Term
+) -> None:
+    words = ", ".join(f"`{word}`" for word in term.words)
+    row = f"| {term.meaning} | {words}{' *' if term.in_description else ''} | "
+    row += f"{WORD_VERDICTS[term.meaning]} | {term.source} |"
+    assert row in section(shipped, "6.5").splitlines()
 
 
 def written(text: str) -> set[str]:
