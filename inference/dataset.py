@@ -3,21 +3,21 @@
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_keyword, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.sequence import Sequence as Items
-from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -26,6 +26,13 @@ from pydicom.uid import (
 )
 from pydicom.values import convert_SQ
 
+from inference.elements import (
+    FIRST_BULK_GROUP,
+    Unreadable,
+    holds,
+    read_elements,
+    transfer_syntax,
+)
 from inference.errors import Reason
 from inference.request import Source
 
@@ -53,17 +60,27 @@ UNOPENED = "cannot be opened"
 MOST_QUOTED = 64  # characters of a received value that a sentence repeats
 MOST_RUNS = 12  # of Instance Numbers in a sentence
 LONGEST_UID = 64  # characters (PS3.5 9.1)
-LONGEST_VALUE = 64 << 10
 MOST_INFLATED = 16 << 20
 READ_AT_ONCE = 1 << 20
 # PS3.10 7.1: preamble, "DICM", the group length element; what it counts is never as long as this.
 META_AT, LONGEST_META = 128 + 4 + 12, 1 << 16
 GROUP_LENGTH = b"\x02\0\0\0UL\x04\0"
-PIXEL_DATA = 0x7FE00008  # float, double float and pixel data: everything from here on is not read
-FIRST_BULK_GROUP = 0x5000  # curves, overlays and pixels: not part of a header
+# Why a value is in doubt; without one of these a result would have another patient, or none.
+SAID_TWICE, ELSEWHERE = (
+    "twice, with different values",
+    "inside something else, as in a broken sequence",
+)
+NAMING_PATIENT = ("PatientName", "PatientID")
 DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 # struct formats of the binary value representations (PS3.5 6.2)
 BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H"}
+
+
+class Doubt(NamedTuple):
+    """An attribute of which a data set leaves the value open, and why."""
+
+    keyword: str
+    why: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +92,8 @@ class Header:
     transfer_syntax: str = ""
     order: int = 0  # rises with the time of receipt
     fault: str = ""  # why the file could not be read; then there are no elements
+    doubts: tuple[Doubt, ...] = ()
+    repairs: tuple[tuple[int, bytes], ...] = ()  # what to read at which place of the file instead
 
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword) in self.elements
@@ -236,26 +255,33 @@ def _one(element: Element, once: dict[tuple[object, ...], Element]) -> Element:
 def read_header(path: Path, *, order: int = 0) -> Header:
     """The header of one file. Without the Part 10 prefix nothing is guessed (PS3.10 7.1)."""
     try:
-        syntax, dataset = _parsed(path)
-        return Header(path, raw_elements(dataset), transfer_syntax=syntax, order=order)
-    except InvalidDicomError:
-        return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
+        with path.open("rb") as file:
+            syntax = transfer_syntax(file)
+            if syntax is None:
+                return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
+            if syntax == DeflatedExplicitVRLittleEndian:
+                return _header(path, inflated(path, MOST_INFLATED), syntax, order)
+            return _header(path, file, syntax, order)
+    except Unreadable as error:
+        return Header(path, {}, order=order, fault=f"holds a damaged data set: {error}")
     except OSError as error:
         return Header(path, {}, order=order, fault=f"{UNOPENED} ({error.strerror})")
     except DAMAGED:
         return Header(path, {}, order=order, fault="holds a damaged data set")
 
 
-def _parsed(path: Path) -> tuple[str, Dataset]:
-    """The transfer syntax and the elements before the pixels."""
-    if (inner := with_inner_meta(path)) is not None:
-        syntax, data = inner
-        return syntax, data_set_of(syntax, data, stop_when=_at_pixels)
-    meta = read_file_meta_info(path)
-    syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
-    if syntax != DeflatedExplicitVRLittleEndian:
-        return syntax, dcmread(path, stop_before_pixels=True, defer_size=LONGEST_VALUE)
-    return syntax, data_set_of(syntax, inflated(path, MOST_INFLATED), stop_when=_at_pixels)
+def _header(path: Path, file: BinaryIO, syntax: str, order: int) -> Header:
+    little = syntax != ExplicitVRBigEndian
+    implicit = syntax in ("", ImplicitVRLittleEndian)
+    reading = read_elements(file, implicit=implicit, little=little)
+    doubts = [Doubt(dictionary_keyword(tag), SAID_TWICE) for tag in sorted(reading.doubled)]
+    doubts += [
+        Doubt(keyword, ELSEWHERE)
+        for keyword in NAMING_PATIENT
+        if (tag := _tag(keyword)) not in reading.elements
+        and holds(file, reading, tag, little=little)
+    ]
+    return Header(path, reading.elements, syntax, order, "", tuple(doubts), reading.repairs)
 
 
 def with_inner_meta(path: Path) -> tuple[str, BytesIO] | None:
@@ -281,12 +307,10 @@ def with_inner_meta(path: Path) -> tuple[str, BytesIO] | None:
         return syntax, BytesIO(group + file.read())
 
 
-def data_set_of(
-    syntax: str, data: BytesIO, stop_when: Callable[[BaseTag, str | None, int], bool] | None = None
-) -> Dataset:
+def data_set_of(syntax: str, data: BytesIO) -> Dataset:
     """The elements of a data set that no file meta information comes before, without group 0002."""
     is_implicit, is_little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    dataset = Dataset(read_dataset(data, is_implicit, is_little, stop_when=stop_when))
+    dataset = Dataset(read_dataset(data, is_implicit, is_little))
     for tag in [tag for tag in dataset.keys() if tag.group == 2]:  # noqa: SIM118
         del dataset[tag]
     dataset.file_meta = FileMetaDataset()
@@ -307,10 +331,6 @@ def inflated(path: Path, most: int) -> BytesIO:
             data.write(inflate.decompress(piece, most - data.tell()))
     data.seek(0)
     return data
-
-
-def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return int(tag) >= PIXEL_DATA
 
 
 def raw_elements(dataset: Dataset) -> dict[int, Element]:

@@ -219,9 +219,11 @@ def raw(tag: int, vr: str, value: bytes) -> RawDataElement:
     return RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
 
 
-def new(keyword: str, value: object) -> DataElement:
+def new(keyword: str, value: object) -> Element:
     """An element of our own: ASCII, so that it is right in every character set."""
     tag = Tag(_tag(keyword))
+    if dictionary_VR(tag) == "UI" and isinstance(value, str):  # of a source: kept as it came
+        return raw(tag, "UI", value.encode("ascii") + b"\0" * (len(value) % 2))
     return DataElement(tag, dictionary_VR(tag), value)
 
 

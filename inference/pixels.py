@@ -7,6 +7,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,10 +166,18 @@ def _whole_data_set(header: Header) -> Dataset:
         return data_set_of(*inner)
     syntax = header.transfer_syntax
     if syntax != DeflatedExplicitVRLittleEndian:
-        return dcmread(header.path)
+        return dcmread(_repaired(header) if header.repairs else header.path)
     sides = (header.integer("Rows") or 0) * (header.integer("Columns") or 0)
     most = MOST_INFLATED + sides * (header.integer("BitsAllocated") or 0) // 8
     return data_set_of(syntax, inflated(header.path, most))
+
+
+def _repaired(header: Header) -> BytesIO:
+    """The file with value representations that the library knows, so that it reads to the end."""
+    content = bytearray(header.path.read_bytes())
+    for at, known in header.repairs:
+        content[at : at + len(known)] = known
+    return BytesIO(content)
 
 
 def _pixels(dataset: Dataset, header: Header) -> Raw:

@@ -44,6 +44,17 @@ MULTI_ENERGY_KINDS = frozenset(
 # An axial reformat follows the skull base or a disc; beyond this angle it is another plane.
 MAX_REFORMAT_DEGREES = 30.0
 PIXEL_FORMAT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
+# A data set that gives one of these twice, with different values, is of nobody, or lies nowhere.
+IDENTIFYING = (
+    *("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID", "AccessionNumber"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"),
+)
+DECIDING = (
+    *(*PIXEL_FORMAT, "HighBit", "PhotometricInterpretation", "SamplesPerPixel"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"),
+    *("ImageType", "Modality", "ConvolutionKernel", "KVP", "SpecificCharacterSet"),
+)
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
@@ -70,7 +81,7 @@ def _is_node(header: Header) -> bool:
 
 def instance_fault(header: Header) -> Unprocessable | None:
     """The reason to leave an instance out of every stack; None for what looks like a CT slice."""
-    for judge in (_unreadable, _without_uids, _of_other_class, _cut_short, _no_slice):
+    for judge in (_unreadable, _doubtful, _without_uids, _of_other_class, _cut_short, _no_slice):
         fault = judge(header)
         if fault is not None:
             return fault
@@ -84,16 +95,39 @@ def _unreadable(header: Header) -> Unprocessable | None:
     return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 
 
+def _doubtful(header: Header) -> Unprocessable | None:
+    """A data set that leaves open whose image it is, or where it lies and what its pixels mean."""
+    doubts = [doubt for doubt in header.doubts if doubt.keyword in (*IDENTIFYING, *DECIDING)]
+    if not doubts:
+        return None
+    keyword, why = doubts[0]
+    number = quoted(header.text("InstanceNumber") or "?")
+    sentence = (
+        f"Image {number} says {dictionary_description(keyword)} {why}; correct it where it comes "
+        "from and send the series again."
+    )
+    is_identity = keyword in IDENTIFYING
+    return Unprocessable(
+        Reason.PATIENT_MISMATCH if is_identity else Reason.PIXEL_DATA_ERROR, sentence
+    )
+
+
 def _without_uids(header: Header) -> Unprocessable | None:
     missing = [keyword for keyword in UIDS if not header.text(keyword)]
     if missing:
         names = ", ".join(map(dictionary_description, missing))
         sentence = f"The images lack {names}; without them no result can refer to them."
         return Unprocessable(Reason.MISSING_UIDS, sentence)
-    # What breaks PS3.5 9.1 otherwise identifies too and is kept; no longer one can be written.
-    if len(header.text("FrameOfReferenceUID")) > LONGEST_UID:
-        sentence = "The Frame of Reference UID has more than 64 characters; no result can have it."
-        return Unprocessable(Reason.MISSING_UIDS, sentence)
+    # What breaks PS3.5 9.1 otherwise identifies too and is kept.
+    for keyword in (*UIDS, "FrameOfReferenceUID"):
+        uid = header.text(keyword)
+        if len(uid) > LONGEST_UID or not uid.isprintable() or not uid.isascii() or "\\" in uid:
+            name = dictionary_description(keyword)
+            sentence = (
+                f"The {name} has more than {LONGEST_UID} characters, or others than printable "
+                "ASCII; no result can have it."
+            )
+            return Unprocessable(Reason.MISSING_UIDS, sentence)
     return None
 
 

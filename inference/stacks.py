@@ -546,7 +546,7 @@ def _by_fault(series: Sequence[Header]) -> tuple[list[Header], list[Header], lis
         fault = instance_fault(header)
         if fault is None:
             usable.append(header)
-        elif fault.reason == Reason.PIXEL_DATA_ERROR:
+        elif fault.reason in (Reason.PIXEL_DATA_ERROR, Reason.PATIENT_MISMATCH):
             damaged.append(header)
         else:
             aside.append(SetAside(header, fault.reason, fault.sentence))

@@ -8,6 +8,10 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 DAY = 86_400.0  # in seconds, as all times and durations are
 
+# Characters of a UID that is kept, 1 to 64 of them. Wider than PS3.5 9.1, which old scanners and
+# gateways break: what other programs store identifies as well. None of them parts a path.
+UID_CHARACTERS = "0-9A-Za-z._-"
+
 # The reason of a job that gave way to a newer one of the same peer.
 SUPERSEDED = "SUPERSEDED"
 

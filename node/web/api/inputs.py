@@ -13,7 +13,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 
 from node.web.access import FIELD, is_form
-from storage.records import Page
+from storage.records import UID_CHARACTERS, Page
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
@@ -22,6 +22,7 @@ LARGEST_ID = 2**31 - 1  # of an INTEGER column
 LARGEST_OFFSET = 10**9
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"  # a database refuses NUL, and a page of lines any other control
 
+UID = rf"^[{UID_CHARACTERS}]{{1,64}}$"
 AE_TITLE = r"^[ -\[\]-~]{1,16}$"  # PS3.5 6.2: no backslash, no control character
 
 Line: TypeAlias = Annotated[str, StringConstraints(max_length=256, pattern=ONE_LINE)]
@@ -31,7 +32,7 @@ UserName: TypeAlias = Annotated[
 ]
 
 Id: TypeAlias = Annotated[int, Path(ge=1, le=LARGEST_ID)]
-Uid: TypeAlias = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+Uid: TypeAlias = Annotated[str, Path(pattern=UID)]
 Name: TypeAlias = Annotated[str, Path(max_length=64, pattern=ONE_LINE)]
 AeTitle: TypeAlias = Annotated[str, Query(pattern=AE_TITLE)]
 

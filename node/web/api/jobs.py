@@ -15,6 +15,7 @@ from node.web.api import answers
 from node.web.api.answers import Json, plain
 from node.web.api.inputs import (
     LARGEST_ID,
+    UID,
     Body,
     Id,
     Line,
@@ -52,7 +53,7 @@ class Filter(BaseModel):
     destination: Line = ""
     sender: Line = Field("", description="A calling AE title.")
     description: Line = Field("", description="What it contains.")
-    uid: str = Field("", pattern=r"^[0-9.]{0,64}$", description="Of any level.")
+    uid: str = Field("", pattern=rf"^({UID[1:-1]})?$", description="Of any level.")
     since: datetime | None = Field(None, description="ISO 8601")
     until: datetime | None = Field(None, description="ISO 8601")
     text: Line = Field("", description="Any of accession number, patient ID, name.")

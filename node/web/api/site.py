@@ -15,6 +15,7 @@ from node.web.access import AsAdministrator, AsOperator, AsViewer, Visitor
 from node.web.api.answers import TOKEN, USER, Json, plain
 from node.web.api.inputs import (
     AE_TITLE,
+    UID,
     AeTitle,
     Body,
     Id,
@@ -75,7 +76,7 @@ class NewToken(Body):
 
 
 class SeriesToTry(Body):
-    series_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
+    series_uid: str = Field(pattern=UID)
     called_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
     calling_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
 

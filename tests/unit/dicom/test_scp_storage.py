@@ -130,7 +130,7 @@ def test_a_folder_that_is_gone_is_answered_out_of_resources(node: Node) -> None:
         (store_command(), data_set("1.2.3.5"), 0xA900, 0x00080018),
         (store_command(), data_set(sop_class=MR), 0xA900, 0x00080016),
         (store_command(), data_set(study_uid=""), 0xC010, 0x0020000D),
-        (store_command(), data_set(series_uid="1.2.x"), 0xC010, 0x0020000E),
+        (store_command(), data_set(series_uid="1.2/x"), 0xC010, 0x0020000E),
         (store_command(), data_set(series_uid="1." * 33), 0xC010, 0x0020000E),
         (store_command(b""), data_set(), 0xC010, 0x00001000),
         (store_command(b"1." * 40), data_set(), 0xC010, 0x00001000),
@@ -188,9 +188,20 @@ def test_pixels_that_end_too_early_are_kept_for_the_worker_to_judge(node: Node) 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize(
     ("sent", "kept"),
-    [(b"1.2.3.4\0\0\0", "1.2.3.4"), (b"1.2.3.4 ", "1.2.3.4"), (b"..", ".."), (b"1.02.3", "1.02.3")],
+    [
+        (b"1.2.3.4\0\0\0", "1.2.3.4"),
+        (b"1.2.3.4 ", "1.2.3.4"),
+        (b" 1.2.3.4", "1.2.3.4"),
+        (b"..", ".."),
+        (b"1.02.3", "1.02.3"),
+        (b"1.2.3.", "1.2.3."),
+        (b"1.2.3.A7", "1.2.3.A7"),
+        (b"550e8400-e29b-41d4-a716-446655440000", "550e8400-e29b-41d4-a716-446655440000"),
+        (b"CT_1_2", "CT_1_2"),
+        (b"9." * 31 + b"A9", "9." * 31 + "A9"),
+    ],
 )
-def test_uids_of_old_scanners_are_kept(
+def test_uids_that_break_the_rules_and_identify_are_kept(
     node: Node, sent: bytes, kept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -82,6 +82,21 @@ DAMAGED = (
     ),
     Case(
         DAMAGE,
+        "UIDs of study and series that break PS3.5 9.1",
+        "processed; kept as they came",
+        altered(StudyInstanceUID="1.02.A", SeriesInstanceUID="550e8400-e29b-41d4"),
+        seen=lambda made: bool(made.StudyInstanceUID == "1.02.A"),
+    ),
+    Case(
+        DAMAGE,
+        "a Study Instance UID of more than 64 characters",
+        "refused",
+        altered(StudyInstanceUID="1." * 33),
+        R.MISSING_UIDS,
+        "more than 64 characters",
+    ),
+    Case(
+        DAMAGE,
         "one instance twice, the same",
         "processed once",
         together(Series(), Series()),
