@@ -61,7 +61,7 @@ imports: setup  ## who may import whom
 	$(BIN)/lint-imports
 
 unit: setup  ## the quick tests: no training, no kill, no whole node
-	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) -p no:schemathesis tests/unit tests/models
+	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
 
 golden: setup system  ## write the golden files anew, where a change of what the product says is meant
 	GOLDEN=write $(PYTEST) tests/golden

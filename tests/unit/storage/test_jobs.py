@@ -411,7 +411,7 @@ def test_a_delivery_that_was_cancelled_before_the_purge_says_the_same(purged: St
 def test_a_succeeded_job_is_not_requeued_but_redelivered(stored: Stored) -> None:
     stored.ask("k")
     stored.succeed()
-    assert "its result is sent again by redeliver" in said(lambda: stored.queue.requeue(1))
+    assert "use redeliver to send its result again" in said(lambda: stored.queue.requeue(1))
 
 
 @pytest.mark.parametrize("state", [s for s in JobState if s is not JobState.SUCCEEDED])
