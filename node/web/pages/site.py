@@ -220,7 +220,8 @@ def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:
 def _condition(value: object) -> str:
     values = getattr(value, "values", ())
     parts = [" or ".join(map(str, values))] if values else []
-    for name, word in (("min", "at least"), ("max", "at most"), ("has", "has"), ("regex", "finds")):
+    words = {"min": "at least", "max": "at most", "has": "has", "regex": "matches"}
+    for name, word in words.items():
         limit = getattr(value, name, None)
         if limit is not None:
             parts.append(f"{word} {limit:g}" if isinstance(limit, float) else f"{word} {limit}")

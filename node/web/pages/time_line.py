@@ -89,7 +89,8 @@ def _of_job(detail: JobDetail, now: float) -> Iterator[JobStep]:
         yield _step("running", "Processed", attempt.started_at, at, account)
     if job.state in WAITING:
         ended = job.finished_at or now
-        yield from _waited(at, ended, queued)
+        if ended - at > SHORT_SECONDS:
+            yield from _waited(at, ended, queued)
         yield _step("held", f"{job.state.capitalize()}, waits for a person", ended, now)
     elif job.state == JobState.QUEUED or (job.state == JobState.RUNNING and not attempts):
         yield from _waited(at, now, queued)
