@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference.errors import Reason
+from inference.release import RELEASE
 from node.config import sections
 from node.events import EVENTS, Event
 from storage.records import ArrivalState, DeliveryState, JobState
