@@ -127,6 +127,7 @@ def jobs(
         note_search(store, wanted, page.total)
         rows = find.jobs_with_deliveries(store.database, [line.id for line in page.lines])
         arriving = store.archive.arriving() if wanted == type(wanted)() else ()
+        has_series = bool(find.find_series(store.database, type(wanted)(), limit=1).lines)
         completion, zone = store.config.completion, store.zone
     deliveries = {job.id: of_job for job, of_job in rows}
     terminal.show(
@@ -146,7 +147,7 @@ def jobs(
         zone,
         as_json=as_json,
         document=lambda job, zone: answers.job(job, deliveries[job.id], zone),
-        empty=_no_jobs(wanted),
+        empty=_no_jobs(wanted, has_series=has_series),
     )
     for arrival in () if as_json else arriving:
         terminal.say(_arriving(arrival, completion), style=terminal.COLOURS["arriving"])
@@ -176,10 +177,11 @@ def _delivered(delivery: Delivery) -> str:
     return f"{delivery.destination} {delivery.state} {delivery.sent}/{delivery.total}"
 
 
-def _no_jobs(wanted: "Wanted") -> str:
+def _no_jobs(wanted: "Wanted", *, has_series: bool) -> str:
     everything = type(wanted)()
     if wanted == everything:
-        return "There are no jobs."
+        listed = " `midslice series` lists what was received." if has_series else ""
+        return f"There are no jobs.{listed}"
     by_state = replace(everything, states=wanted.states)
     return f"No job is {''.join(wanted.states)}." if wanted == by_state else "No job matches."
 

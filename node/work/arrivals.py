@@ -315,7 +315,9 @@ class Arrivals:
         for _ in range(MOST_TRIES):
             arriving = [a for a in self._archive.arriving() if a.series_uid == series_uid]
             if not arriving:
-                raise NotFound(f"nothing of the series {series_uid} is arriving")
+                raise NotFound(
+                    f"nothing of the series {series_uid} is arriving; name a route to process it by"
+                )
             for arrival in arriving:
                 asked = completion.evidence(arrival, rule=completion.Rule.ASKED, now=self._now())
                 with contextlib.suppress(WrongState):  # another instance came this moment

@@ -20,15 +20,11 @@ def test_the_implementation_is_named_as_the_standard_wants_it() -> None:
     assert 1 <= len(release.IMPLEMENTATION_VERSION_NAME) <= 16
 
 
-def test_the_release_stands_in_one_place_and_at_the_head_of_the_changelog() -> None:
+def test_the_release_stands_in_one_place() -> None:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in document["project"]["dynamic"]
     version = document["tool"]["setuptools"]["dynamic"]["version"]
     assert version == {"attr": "inference.release.RELEASE"}
-    headings = [
-        line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")
-    ]
-    assert headings[0].startswith(f"## [{release.RELEASE}] - ")
 
 
 def test_a_build_is_known_by_its_code_and_by_nothing_else(tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ def test_a_series_that_is_arriving_says_when_it_will_be_complete(
     assert "s if nothing more comes" in midslice("series").out
     assert "s if nothing more comes" in midslice("series", SERIES).out
     assert midslice("jobs").out.startswith(
-        "There are no jobs.\nArriving: series 1.2.3.4, 1 instance from SCANNER, complete in "
+        "There are no jobs. `midslice series` lists what was received.\n"
+        "Arriving: series 1.2.3.4, 1 instance from SCANNER, complete in "
     )
     assert "Arriving" not in midslice("jobs", "--state", "held").out
     assert midslice("jobs", "--json").json == []
