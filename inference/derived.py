@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from inference.geometry import Layout, frame_of_reference
 from inference.header import Elements
 from inference.image_type import image_type_of_result
 from inference.model import Model, Parameters, Step
+from inference.overlay import overlay, words_of
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request
 from inference.sampling import is_undersampled
@@ -172,20 +174,45 @@ class DerivedSeries:
         self._model = model
         self._slices = slices
         first = layout.headers[0]
+        self._series_uid = series_uid
         self._at = _local(request.started_at, first)
         self._distances = np.array([s.position @ layout.geometry.normal for s in slices])
         self._spacing = uniform_spacing(self._distances)
         self._location = location_law(layout)
         self._lossy = any(is_lossy(header) for header in layout.headers)
-        self._shared = self._shared_elements(first, series_uid)
+        self.shared = self._shared_elements(first, series_uid)
 
-    def write(self, place: int, stored: Stored, note: str = "") -> File:
+    @property
+    def folder(self) -> Path:
+        """The folder in which its files lie."""
+        return self._request.folder
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of generated slices, and of all."""
+        return sum(slice_.is_generated for slice_ in self._slices), len(self._slices)
+
+    def description(self, marker: str) -> Elements:
+        """The description of a series that belongs to this one."""
+        first = self._layout.headers[0]
+        return {0x0008103E: h.raw(0x0008103E, "LO", series_description(first, marker))}
+
+    def processor(self) -> Elements:
+        """The model as the equipment that has made something of received slices."""
+        return self._model_item("Judged the generated slices", "109102")
+
+    def write(
+        self, place: int, stored: Stored, note: str = "", error_hu: float | None = None
+    ) -> File:
         """Write the slice at a place of the series with its stored values.
 
-        The note, in ASCII, says of a generated slice how sure its model is.
+        The note, in ASCII, says of a generated slice how sure its model is; `error_hu` is what is
+        expected of it.
         """
         slice_ = self._slices[place]
         elements = self.elements(place, note)
+        if slice_.is_generated and self._request.output.overlay:
+            elements |= overlay(words_of(error_hu), *stored.shape)
         base = self._layout.headers[slice_.base]
         form = slice_.format_of(self._layout)
         data = encoded(stored, form)
@@ -193,7 +220,14 @@ class DerivedSeries:
         elements[0x7FE00010] = h.raw(0x7FE00010, vr, data)
         digest = h.write_file(self._request.folder / slice_.name, elements)
         sop_class = base.text("SOPClassUID")
-        return File(slice_.name, slice_.uid, sop_class, digest, slice_.is_generated)
+        return File(
+            name=slice_.name,
+            instance_uid=slice_.uid,
+            sop_class_uid=sop_class,
+            digest=digest,
+            generated=slice_.is_generated,
+            series_uid=self._series_uid,
+        )
 
     def elements(self, place: int, note: str = "") -> Elements:
         """The whole header of the slice at a place."""
@@ -202,7 +236,7 @@ class DerivedSeries:
         form = slice_.format_of(self._layout)
         nearest = self._layout.headers[slice_.base + (slice_.fraction > 0.5)]
         return (
-            self._shared
+            self.shared
             | h.carried(form, _believed(form, h.PIXELS), repaired=True)
             | self._in_its_character_set(nearest, h.ACQUISITION)
             | self._plane(place, base)
@@ -219,7 +253,6 @@ class DerivedSeries:
 
     def _shared_elements(self, first: Header, series_uid: str) -> Elements:
         request, at = self._request, self._at
-        description = series_description(first, self._title())
         return (
             h.carried(first, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY))
             | h.elements_of(PositionReferenceIndicator="", KVP=None, AcquisitionNumber=None)
@@ -253,7 +286,7 @@ class DerivedSeries:
                     )
                 ),
             )
-            | {0x0008103E: h.raw(0x0008103E, "LO", description)}
+            | self.description(self._title())
         )
 
     def _in_its_character_set(self, source: Header, keywords: Sequence[str]) -> Elements:
@@ -277,7 +310,8 @@ class DerivedSeries:
         coarse = UNDERSAMPLED if any(is_undersampled(self._layout, gap) for gap in per_gap) else ""
         revision = f"rev {mark.revision}" if mark.revision > 1 else ""
         label = " ".join(filter(None, (coarse, revision, self._request.output.label, mark.route)))
-        return title(self._request.parameters, set(per_gap.values()), label)
+        counts = self.counts
+        return title(self._request.parameters, set(per_gap.values()), counts, label)
 
     def _plane(self, place: int, base: Header) -> Elements:
         slice_, output = self._slices[place], self._request.output
@@ -348,20 +382,22 @@ class DerivedSeries:
             for item in base.items("ContributingEquipmentSequence")
             if item.raw("Manufacturer").strip() and item.items("PurposeOfReferenceCodeSequence")
         ]
+        if slice_.is_generated:
+            return [scanner, *earlier, self._model_item("Generated this slice", "109100")]
+        return [scanner, *earlier, self._model_item("Copied this slice unchanged", "109102")]
+
+    def _model_item(self, did: str, purpose: str) -> Elements:
         versions = [self._model.version]
         if self._model.weights_sha256:
             versions.append(f"sha256 {self._model.weights_sha256[:32]}")
-        model = h.elements_of(
+        return h.elements_of(
             Manufacturer=MANUFACTURER,
             ManufacturerModelName=self._model.name[:64],
             SoftwareVersions=versions,
             ContributionDateTime=self._at.strftime("%Y%m%d%H%M%S.%f%z"),
-            ContributionDescription=(
-                "Generated this slice" if slice_.is_generated else "Copied this slice unchanged"
-            ),
-            PurposeOfReferenceCodeSequence=h.code("109100" if slice_.is_generated else "109102"),
+            ContributionDescription=did,
+            PurposeOfReferenceCodeSequence=h.code(purpose),
         )
-        return [scanner, *earlier, model]
 
 
 def frame_uid(layout: Layout, secret: bytes) -> str:
@@ -373,15 +409,21 @@ def frame_uid(layout: Layout, secret: bytes) -> str:
     )
 
 
-def title(parameters: Parameters, generated_per_gap: set[int], label: str) -> str:
-    """The marker before the scanner's description; first, because viewers cut columns."""
+def title(
+    parameters: Parameters, generated_per_gap: set[int], counts: tuple[int, int], label: str
+) -> str:
+    """The marker before the scanner's description; first, because viewers cut columns.
+
+    It says how many slices were not acquired, and of how many.
+    """
     if parameters.factor is not None:
         how = f"x{parameters.factor}"
     elif len(generated_per_gap) == 1:
         how = f"x{next(iter(generated_per_gap)) + 1}"
     else:
         how = f"to {parameters.target_spacing_mm:g} mm"
-    return f"AI-INTERP {how} NOT ACQUIRED" + (f" {label}" if label else "")
+    marker = f"AI-INTERP {how} {counts[0]} of {counts[1]} NOT ACQUIRED"
+    return marker + (f" {label}" if label else "")
 
 
 def series_description(source: Header, marker: str) -> bytes:
@@ -398,7 +440,9 @@ def series_description(source: Header, marker: str) -> bytes:
         elif raw.isascii() and b"\x1b" not in raw:
             whole += b" | " + raw[:room].rstrip()
         else:
-            whole += _cut(source, text, room)
+            cut = _cut(source, text, room)
+            # The space that makes the length even is a character too.
+            whole += cut if len(whole + cut) % 2 == 0 else _cut(source, text, room - 1)
     return whole if len(whole) % 2 == 0 else whole + b" "
 
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from inference import header as h
@@ -21,9 +22,12 @@ from inference.derived import (
     plan_slices,
     record_of,
 )
+from inference.error_map import StoredMap, error_map, reduced
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.geometry import Layout, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
+from inference.objects import ResultObjects
+from inference.overlay import words_of
 from inference.pixels import (
     PixelFormat,
     PixelReader,
@@ -33,6 +37,7 @@ from inference.pixels import (
     generated_values,
     padding_notes,
 )
+from inference.presentation import presentation_state
 from inference.previews import Previews
 from inference.registry import choose_device, load
 from inference.request import (
@@ -51,7 +56,7 @@ from inference.runner import Runner, SliceJudge, check_gaps, share_cores
 from inference.sampling import Sampling
 from inference.scope import differences, oddities
 from inference.stacks import facts_of, set_aside, stacks_of
-from inference.uids import Identity, marked
+from inference.uids import Identity, UidMaker, marked
 from inference.volume import Volume
 
 Report = Callable[[Progress], None]
@@ -91,6 +96,8 @@ class Generation:
     volume: Volume
     previews: Previews | None
     record: JobRecord
+    words: dict[int, str] = field(default_factory=dict)  # of the marks, by the place of a slice
+    maps: dict[int, StoredMap] = field(default_factory=dict)  # of the expected error, likewise
 
     def run(
         self,
@@ -147,7 +154,10 @@ class Generation:
         if self.previews is not None:
             written = PixelFormat.of(form).hounsfield(stored)
             self.previews.generated(place, written, prediction, number)
-        return self.series.write(place, stored, chosen.note)
+        self.words[place] = words_of(chosen.error_hu)
+        if chosen.expected_hu is not None:
+            self.maps[place] = reduced(chosen.expected_hu)
+        return self.series.write(place, stored, chosen.note, chosen.error_hu)
 
 
 def process(
@@ -245,12 +255,8 @@ class _Job:
         slices = plan_slices(layout, steps, request.output, maker.instance, like)
         record.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
         series = DerivedSeries(replace(request, mark=mark), layout, model, slices, series_uid)
-        read = self._pixels.hounsfield
-        volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
-        previews = (
-            Previews(request.folder, layout, slices, volume.read) if request.previews else None
-        )
-        files = Generation(layout, slices, series, self._pixels, volume, previews, record).run(
+        generation = self._generation(layout, slices, series)
+        files = generation.run(
             model,
             steps,
             device,
@@ -261,23 +267,44 @@ class _Job:
         )
         with record.phase("writing"):
             files |= self._copy(layout, slices, series)
-        received = frozenset({header.uid for header in stack.headers} | _parents(layout))
-        expected = Expected(
+            objects = self._objects(series, slices, maker, generation)
+        with record.phase("checking"):
+            self._check(self._expected(stack, layout, slices, series_uid, objects))
+        if generation.previews is not None:
+            with record.phase("previews"):
+                record.notes += generation.previews.finish()
+        ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)
+        return Derived(series_uid, model.version, ordered, record.as_json(), content_uid, mark)
+
+    def _generation(
+        self, layout: Layout, slices: Sequence[Planned], series: DerivedSeries
+    ) -> Generation:
+        read, folder = self._pixels.hounsfield, self._request.folder
+        volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
+        wanted = self._request.previews
+        previews = Previews(folder, layout, slices, volume.read) if wanted else None
+        return Generation(layout, slices, series, self._pixels, volume, previews, self._record)
+
+    def _expected(
+        self,
+        stack: Stack,
+        layout: Layout,
+        slices: Sequence[Planned],
+        series_uid: str,
+        objects: Sequence[File],
+    ) -> Expected:
+        request = self._request
+        return Expected(
             folder=request.folder,
             series_uid=series_uid,
             layout=layout,
             slices=slices,
-            received=received,
+            received=frozenset({header.uid for header in stack.headers} | _parents(layout)),
             frame_uid=frame_uid(layout, request.secret),
             beside=stack.beside,
+            overlay=request.output.overlay,
+            objects=objects,
         )
-        with record.phase("checking"):
-            self._check(expected)
-        if previews is not None:
-            with record.phase("previews"):
-                record.notes += previews.finish()
-        ordered = tuple(sorted(files.values(), key=lambda file: file.name))
-        return Derived(series_uid, model.version, ordered, record.as_json(), content_uid, mark)
 
     def _read(self) -> tuple[Stack, Layout]:
         headers = read_headers(self._request.sources)
@@ -354,6 +381,34 @@ class _Job:
             files[file.name] = file
             report(done)
         return files
+
+    def _objects(
+        self,
+        series: DerivedSeries,
+        slices: Sequence[Planned],
+        maker: UidMaker,
+        generation: Generation,
+    ) -> tuple[File, ...]:
+        """The further result objects that the route asks for."""
+        output, objects = self._request.output, ResultObjects(series, slices, maker)
+        is_any = output.presentation_state or output.error_map
+        images = list(objects.images()) if is_any else []
+        generated, total = series.counts
+        counted = f"{generated} of {total} NOT ACQUIRED"
+        if output.presentation_state:
+            build = partial(presentation_state, images, generation.words)
+            objects.write("presentation state", f"AI MARKS {counted}", build)
+        if output.error_map and generation.maps:
+            build = partial(error_map, images, generation.maps)
+            objects.write("parametric map", f"AI EXPECTED ERROR HU {counted}", build)
+        elif output.error_map:
+            objects.notes.append("no error map: the model says nothing of its error")
+        self._record.notes += objects.notes
+        self._record.facts["objects"] = [
+            {"kind": file.kind, "sop_class_uid": file.sop_class_uid, "series_uid": file.series_uid}
+            for file in objects.files
+        ]
+        return tuple(objects.files)
 
     def _check(self, expected: Expected) -> None:
         report = self._reporting("checking", len(expected.slices))

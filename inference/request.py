@@ -9,6 +9,7 @@ from typing import Literal
 from inference.errors import Reason
 
 SliceThickness = Literal["source", "spacing"]  # of generated slices, and of copies beside them
+ObjectKind = Literal["image", "presentation state", "parametric map"]
 AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
 Undersampled = Literal["process", "hold"]  # a series whose slices have seen under half of a gap
 
@@ -42,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Output:
-    """The form of the derived series; each of these is part of its UIDs."""
+    """The form of the derived series, part of its UIDs, and which objects lie beside it."""
 
     include_received: bool = True
     slice_thickness: SliceThickness = "source"
@@ -52,6 +53,9 @@ class Output:
     undersampled: Undersampled = "process"
     classical_below: float = 0.1  # confidence below which a slice does without the network
     hold_below: float = 0.05  # confidence below which the series is held
+    overlay: bool = True  # generated slices are marked in an overlay plane
+    presentation_state: bool = True  # beside the series: marks them for any viewer
+    error_map: bool = False  # beside the series: the expected error of each place
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
     label: str = ""  # ASCII, part of the description: which stack of several
 
@@ -109,18 +113,24 @@ class Progress:
 
 @dataclass(frozen=True)
 class File:
-    """One instance of a derived series; `name` lies in the folder of the request."""
+    """One result file of a job; `name` lies in the folder of the request.
+
+    All files of a job are delivered, kept, shown and removed together.
+    """
 
     name: str
     instance_uid: str
     sop_class_uid: str
     digest: str  # SHA-256 of the file
     generated: bool
+    series_uid: str  # a kind that is no image has a series of its own
+    kind: ObjectKind = "image"
+    is_supplement: bool = False  # a destination may do without it
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A derived series, verified against its source, written and fsynced."""
+    """A derived series with its further objects, verified, written and fsynced."""
 
     series_uid: str
     version: str  # of the model

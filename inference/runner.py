@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+import numpy as np
+
 from inference.derived import Planned
 from inference.errors import Cancelled, Reason, Unprocessable
 from inference.geometry import Layout
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_TILE, LEAST_TILE = 256, 128
 MOST_AT_ONCE = 8  # steps; each holds its window and what its model needs for one slice
+LEAST_ERROR_HU = 0.1
 CLASSICAL_WORDS = {
     "linear": "linear interpolation",
     "cubic": "cubic interpolation",
@@ -219,6 +222,8 @@ class Chosen:
 
     plane: Plane
     note: str
+    error_hu: float | None = None  # that is expected of it
+    expected_hu: Plane | None = None  # the same of each pixel
 
 
 @dataclass
@@ -245,14 +250,16 @@ class SliceJudge:
         expected = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
         if not is_replaced(prediction, number, self.output):
             self._enter(slice_, trust, prediction.weights[number : number + 1])
-            return Chosen(prediction.planes[number], "; ".join([*coarse, expected]))
+            note, local = "; ".join([*coarse, expected]), _local(prediction, number, trust)
+            return Chosen(prediction.planes[number], note, trust.error_hu, local)
         words = CLASSICAL_WORDS.get(prediction.classical_name, prediction.classical_name)
         note = f"{expected}, below {self.output.classical_below:g}: {words} instead of the network"
         if prediction.classical_trust:
             trust = prediction.classical_trust[number]
             note += f", expected error {trust.error_hu:.0f} HU"
         self._enter(slice_, trust, how=prediction.classical_name)
-        return Chosen(prediction.classical[number], "; ".join([*coarse, note]))
+        note, local = "; ".join([*coarse, note]), _local(prediction, number, trust)
+        return Chosen(prediction.classical[number], note, trust.error_hu, local)
 
     def _enter(
         self,
@@ -315,6 +322,14 @@ class SliceJudge:
             f"the route asks for {self.output.hold_below:g}). Send thinner slices, or lower "
             "hold_below in the route and process the series again.",
         )
+
+
+def _local(prediction: Prediction, number: int, trust: Trust) -> Plane | None:
+    """The expected error of each pixel of a slice, where its mean is that of `trust`."""
+    if not prediction.scale_hu:
+        return None
+    times = trust.error_hu / max(prediction.trust[number].error_hu, LEAST_ERROR_HU)
+    return prediction.scale_hu[number] * np.float32(times)
 
 
 def check_gaps(steps: Sequence[Step], geometry: Geometry, output: Output) -> None:

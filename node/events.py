@@ -96,12 +96,16 @@ worker lost | warning | job reason state | what that did to its job
 out of memory, limits lowered | warning | error limits | smaller batches, tiles or the CPU
 processing failed | error | error frames | type and frames of an exception in a worker
 pixels not decoded | warning | error | a present decoder rejects an image; the job is held
+object not made | warning | kind error | \
+    the derived series is whole, but has no such object beside it
 previews not written | warning | error | \
     the result is whole, but the page of its job has no pictures
 
 # Deliveries
 delivery sent | info | destination delivery instances | \
     a destination answered Success for every instance
+object not taken | warning | destination delivery instances which | \
+    the destination has the derived series, but not the objects beside it of these kinds
 delivery delayed | warning | destination delivery seconds | tried again after `seconds`
 delivery held | error | destination delivery reason | \
     needs a person; only a warning where a mix-up holds it

@@ -51,6 +51,12 @@ JPEG, JPEG_2000, JPEG_LS_FRAME = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\xf
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203)}
 SPATIAL_RESAMPLING = "113085"  # PS3.16 CID 7203
+OVERLAY_DESCRIPTION, OVERLAY_DATA = (0x6000, 0x0022), (0x6000, 0x3000)
+# Rows, Columns, Description, Type, Origin, Bits Allocated, Bit Position, Label and Data of one.
+ALLOWED_OVERLAY = frozenset(
+    0x60000000 + number for number in (0x10, 0x11, 0x22, 0x40, 0x50, 0x100, 0x102, 0x1500, 0x3000)
+)
+NOT_ACQUIRED = "AI, not acquired"
 ACQUISITION, PROCESSING, SYNTHESIZING = "109101", "109102", "109100"  # PS3.16 CID 7005
 
 # Must be a source's bytes wherever the sources have them, and absent where they have not.
@@ -366,6 +372,7 @@ class Evidence:
             "derived": len(derived),
             "generated": generated,
             "copied": len(derived) - generated,
+            "marked": [OVERLAY_DATA in header for header in derived.headers].count(True),
             "gap_mm": derived.gap_mm,
             "length_mm": float(np.ptp(derived.heights_mm)),
             "description": derived.slices[0].header.get("SeriesDescription", ""),
@@ -575,6 +582,25 @@ def _synthetic(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
 
 
 @each_slice
+def _overlay(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+    header = slice_.header
+    is_marked = OVERLAY_DATA in header
+    if not expected.is_generated:
+        if is_marked:
+            yield "a copy has an overlay plane"
+        return
+    if not is_marked:  # the route may ask for none
+        return
+    if header[OVERLAY_DESCRIPTION].value[: len(NOT_ACQUIRED)] != NOT_ACQUIRED:
+        yield f"the overlay says {header[OVERLAY_DESCRIPTION].value!r}"
+    size = header[0x6000, 0x0010].value, header[0x6000, 0x0011].value
+    if size != (header.Rows, header.Columns):
+        yield f"the overlay is of another size than the slice: {size}"
+    elif not header.overlay_array(0x6000).any():
+        yield "the overlay is empty"
+
+
+@each_slice
 def _description(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
     header = slice_.header
     is_own = list(header.ImageType)[:5] == ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
@@ -585,7 +611,9 @@ def _description(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> 
     if header.Modality != "CT" or header.ContentQualification not in QUALIFICATIONS:
         yield "Modality or Content Qualification"
     description = header.SeriesDescription
-    if "NOT ACQUIRED" not in description or len(description) > MOST_CHARACTERS:
+    generated = [slice_.is_generated for slice_ in evidence.expected].count(True)
+    counted = f"{generated} of {len(evidence.expected)} NOT ACQUIRED"
+    if counted not in description or len(description) > MOST_CHARACTERS:
         yield f"Series Description is {description!r}"
     words = "not acquired" if expected.is_generated else "copied unchanged"
     if words not in header.DerivationDescription:
@@ -718,7 +746,8 @@ def _version(item: Dataset) -> str:
 @each_slice
 def _allowed(slice_: Slice, _: ExpectedSlice, __: Evidence) -> Faults:
     for element in slice_.header:
-        if element.tag.is_private or element.keyword not in ALLOWED:
+        known = element.keyword in ALLOWED or element.tag in ALLOWED_OVERLAY
+        if element.tag.is_private or not known:
             yield f"{element.tag} {element.keyword} must not be there"
 
 
@@ -734,6 +763,7 @@ CHECKS: Sequence[tuple[str, str, Callable[[Evidence], Faults]]] = (
     ("Pixels are stored as the scanner's", "the same bits, the same rescale", _pixel_format),
     ("Generated values are between", "none outside its two neighbours", _generated_values),
     ("Generated slices are marked as synthetic", "YES on {generated}, NO on {copied}", _synthetic),
+    ("Generated slices carry their mark", "in the overlay plane of {marked}", _overlay),
     ("The series says what it is", "{description}", _description),
     ("UIDs are new", "{derived} new SOP Instance UIDs, one new Series UID", _fresh),
     ("One stack for the viewer", "Instance Numbers 1 to {derived}, one description", _one_stack),

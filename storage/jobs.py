@@ -174,7 +174,12 @@ def _write_instances(
     database: Database, db: Connection, derived_id: int, result: NewDerived
 ) -> None:
     rows = [
-        {"derived_id": derived_id, **vars(file), "generated": int(file.generated)}
+        {
+            "derived_id": derived_id,
+            **vars(file),
+            "generated": int(file.generated),
+            "is_supplement": int(file.is_supplement),
+        }
         for file in result.instances
     ]
     if not rows:

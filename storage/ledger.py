@@ -105,14 +105,17 @@ class Ledger:
             db.execute(written)
             _offered(db, leased.derived_id, now)
 
-    def sent(self, leased: Delivery) -> None:
-        """End a delivery of which the destination has stored every instance."""
+    def sent(self, leased: Delivery, reason: str = "", sentence: str = "") -> None:
+        """End a delivery: everything is stored, but for supplements that the sentence names."""
         with self._leases.holding(leased) as (db, _):
-            left = len(db.execute(_unsent(leased.id, leased.derived_id)).all())
-            if left:
-                raise WrongState(f"delivery {leased.id} has {left} instances that are not stored")
+            unsent = db.execute(_unsent(leased.id, leased.derived_id)).all()
+            left = sum(not row.is_supplement for row in unsent)
+            if left or (unsent and not sentence):
+                raise WrongState(
+                    f"delivery {leased.id} has {len(unsent)} instances that are not stored"
+                )
             done = {"state": DeliveryState.SENT, "finished_at": self._now(), "failures": 0}
-            set_delivery(db, leased.id, reason="", sentence="", **done, **IDLE)
+            set_delivery(db, leased.id, reason=reason, sentence=sentence, **done, **IDLE)
 
     def retry(
         self, leased: Delivery, due_at: float, reason: str, sentence: str, *, is_first: bool = False
@@ -294,6 +297,8 @@ def _unsent(delivery_id: int, derived_id: int) -> Select[*tuple[Any, ...]]:
             func.coalesce(delivery_instance.c.offers, 0).label("offers"),
             func.coalesce(delivery_instance.c.not_understood, 0).label("not_understood"),
             delivery_instance.c.status,
+            derived_instance.c.kind,
+            derived_instance.c.is_supplement,
         )
         .join(derived, derived.c.id == derived_instance.c.derived_id)
         .outerjoin(delivery_instance, answered)

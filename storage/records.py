@@ -223,13 +223,16 @@ class Attempt:
 
 @dataclass(frozen=True)
 class DerivedInstance:
-    """One file of a derived series; `path` is relative to the folder of the series."""
+    """One result file of a job; `path` is relative to the folder of the derived series."""
 
     instance_uid: str
     sop_class_uid: str
     path: str
     digest: str  # SHA-256 of the file
     generated: bool
+    series_uid: str  # of the derived series, or of a further object
+    kind: str = "image"
+    is_supplement: bool = False  # a destination may do without it
 
 
 @dataclass(frozen=True)
@@ -283,6 +286,8 @@ class Unsent:
     offers: int  # how often it was offered to this destination before
     not_understood: int  # how often it answered A9xx or Cxxx, since it was last offered anew
     status: int | None
+    kind: str = "image"
+    is_supplement: bool = False
 
 
 @dataclass(frozen=True)

@@ -289,6 +289,7 @@ derived = _table(
     *_mark(),
 )
 
+# A result file of a job; all of them are delivered, kept, shown and removed as one.
 derived_instance = _table(
     "derived_instance",
     _id(),
@@ -298,6 +299,9 @@ derived_instance = _table(
     Column("path", String(255), nullable=False),
     Column("digest", String(64), nullable=False),  # SHA-256 of the file
     Column("generated", Integer, nullable=False),
+    Column("series_uid", String(64), nullable=False),  # a kind that is no image has its own
+    Column("kind", String(32), nullable=False),  # image, presentation state, parametric map
+    _count("is_supplement"),  # 1: a destination may do without it
 )
 
 # queued -> running -> sent -> confirmed; running -> queued to try again; -> held for a permanent

@@ -197,6 +197,13 @@ def process(
     hold_below: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Hold what has a slice of lower confidence.")
     ] = Output.hold_below,
+    presentation_state: Annotated[
+        bool,
+        typer.Option("--presentation-state", help="Write one beside the slices, as a route does."),
+    ] = False,
+    error_map: Annotated[
+        bool, typer.Option("--error-map", help="Write the map of the expected error beside them.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -219,6 +226,8 @@ def process(
         most_gap_mm=most_gap_mm,
         undersampled=undersampled,
         hold_below=hold_below,
+        presentation_state=presentation_state,
+        error_map=error_map,
     )
     request = _request(settings_or_defaults(config), model, parameters, output, out)
     headers = read_headers(files_of(folder))

@@ -458,6 +458,9 @@ class Route(Section):
     undersampled: Undersampled = Field(Output.undersampled, description='"process" or "hold"')
     classical_below: Share = Output.classical_below
     hold_below: Share = Output.hold_below
+    overlay: Flag = Output.overlay
+    presentation_state: Flag = Output.presentation_state
+    error_map: Flag = Output.error_map
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")
     destinations: tuple[str, ...] = Field(
         strict=False, description="a list of names of destinations; [] is shadow mode"

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0  # after an association that ended, but had brought something
+SUPPLEMENT_FAILURES = 5  # in a row; then a supplement of a series that is stored is given up
 NOT_CONFIGURED = (
     "No destination {destination!r} is configured; add it, and the delivery continues by itself "
     "once the configuration is reloaded."
@@ -32,6 +33,7 @@ UNKNOWN_SENDER = (
     "The sender {sender!r} belongs to no destination; name it in sends_as of one, or add one with "
     "that ae_title, and the delivery continues by itself once the configuration is read again."
 )
+NOT_TAKEN = "OBJECT_NOT_TAKEN"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
 
@@ -205,9 +207,26 @@ class Deliverer:
             sentence = f"{files} missing or changed in the derived series."
             self._hold(delivery, "DAMAGED_FILES", sentence)
             return
-        tally = Tally()
+        tally, beside = Tally(), Tally()
         self._paused = False
-        result = self._send(
+        result = scu.SendResult(Outcome.STORED)
+        # A destination that chokes on the SOP Class of a supplement has the series by then.
+        for is_supplement in (False, True):
+            group = [one for one in unsent if one.is_supplement is is_supplement]
+            if group:
+                answers = beside if is_supplement else tally
+                result = self._send_group(delivery, group, answers)
+                if result.outcome is not Outcome.STORED or self._has_to_stop():
+                    break
+        tally.heard += beside.heard
+        tally.stored += beside.stored
+        self._decide(delivery, tally, result)
+
+    def _send_group(
+        self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally
+    ) -> scu.SendResult:
+        """Offer these in associations of their own."""
+        return self._send(
             self._peer,
             [_outgoing(instance, self._files) for instance in unsent],
             answered=self._answered(delivery, unsent, tally),
@@ -215,7 +234,6 @@ class Deliverer:
             abandon=self._abandoned.is_set,
             timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
         )
-        self._decide(delivery, tally, result)
 
     def _has_to_stop(self) -> bool:
         return self._stopping.is_set() or self._paused
@@ -262,11 +280,11 @@ class Deliverer:
     ) -> None:
         if tally.heard:
             self._reach.answered(self.destination.name)
-        missing = len(self._ledger.unsent(delivery))
-        if missing == 0:
-            self._ledger.sent(delivery)
-            extra = {"destination": self.destination.name, "instances": delivery.total}
-            logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
+        unsent = self._ledger.unsent(delivery)
+        missing = len(unsent)
+        lacks_supplements = all(instance.is_supplement for instance in unsent)
+        if not unsent or (lacks_supplements and self._is_vain(delivery, unsent, result)):
+            self._sent(delivery, unsent, result)
         elif self._has_to_stop():
             self._ledger.release(delivery)
         elif tally.refused or result.outcome is Outcome.REFUSED:
@@ -278,7 +296,7 @@ class Deliverer:
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {result.sentence}")
         else:
             is_off = not tally.heard and result.outcome is Outcome.RETRY and not is_our_fault
-            if is_off:
+            if is_off and not lacks_supplements:  # nor keep others waiting for what it may not know
                 self._reach.unreachable(self.destination.name, result.sentence)
             reason = UNREACHABLE if is_off else "RETRY"
             statuses = [*tally.few_retries, *tally.retries]
@@ -300,6 +318,30 @@ class Deliverer:
         self._ledger.retry(delivery, due_at, reason, sentence, is_first=is_first)
         extra = {"destination": self.destination.name, "delivery": delivery.id}
         logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
+
+    def _is_vain(
+        self, delivery: Delivery, unsent: Sequence[Unsent], result: scu.SendResult
+    ) -> bool:
+        """True where the destination has the series, and does without its supplements."""
+        if result.outcome is Outcome.REFUSED or delivery.failures >= SUPPLEMENT_FAILURES:
+            return True
+        hours = (self._now() - delivery.queued_at) / 3600
+        return hours > self.settings.give_up_hours or all(map(_is_refused, unsent))
+
+    def _sent(self, delivery: Delivery, unsent: Sequence[Unsent], result: scu.SendResult) -> None:
+        """The destination has the series; what it does not take beside it is named."""
+        stored = delivery.total - len(unsent)
+        extra = {"destination": self.destination.name, "instances": stored}
+        if unsent:
+            reason = NOT_TAKEN
+            self._ledger.sent(delivery, reason, _not_taken(unsent, result))
+            kinds = sorted({instance.kind for instance in unsent})
+            logger.warning(
+                "object not taken", extra=extra | {"delivery": delivery.id, "which": kinds}
+            )
+        else:
+            self._ledger.sent(delivery)
+        logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
 
     def _hold(self, delivery: Delivery, reason: str, sentence: str) -> None:
         self._ledger.hold(delivery, reason, sentence)
@@ -423,6 +465,23 @@ def _count(tally: Tally, before: Unsent, status: int | None, *, was_offered: boo
         case Outcome.RETRY:
             tally.retries.append(status)
     return False
+
+
+def _is_refused(instance: Unsent) -> bool:
+    """True where the destination has answered that it does not take the instance."""
+    refusals = (Outcome.REFUSED, Outcome.STORED_IF_OURS)
+    return instance.status is not None and outcome(instance.status) in refusals
+
+
+def _not_taken(unsent: Sequence[Unsent], result: scu.SendResult) -> str:
+    """The objects that a destination has not stored beside the series, each with its answer."""
+    objects = {
+        f"its {instance.kind}"
+        + (f" ({status_text(instance.status)})" if instance.status is not None else "")
+        for instance in unsent
+    }
+    sentence = f"The derived series is stored; not taken: {', '.join(sorted(objects))}."
+    return f"{sentence} {result.sentence}".strip()
 
 
 def _sentence(statuses: Sequence[int], missing: int, result: scu.SendResult) -> str:

@@ -216,6 +216,7 @@ def _load_models() -> None:
     # torch is loaded here, before the first job waits for it, and in no other process of the node.
     for entry in registry.REGISTERED:
         importlib.import_module(entry.factory.partition(":")[0])
+    importlib.import_module("highdicom.pr")  # takes two seconds too
 
 
 def _run(number: int, request: Request, requests: Connection) -> Outcome:

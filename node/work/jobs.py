@@ -138,8 +138,17 @@ class InferenceJobs:
 
     def _succeed(self, job: Job, derived: Derived) -> None:
         instances = tuple(
-            DerivedInstance(f.instance_uid, f.sop_class_uid, f.name, f.digest, f.generated)
-            for f in derived.files
+            DerivedInstance(
+                instance_uid=file.instance_uid,
+                sop_class_uid=file.sop_class_uid,
+                path=file.name,
+                digest=file.digest,
+                generated=file.generated,
+                series_uid=file.series_uid,
+                kind=file.kind,
+                is_supplement=file.is_supplement,
+            )
+            for file in derived.files
         )
         folder = self._files.derived_folder(job.id, job.attempt)
         result = NewDerived(

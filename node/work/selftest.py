@@ -367,7 +367,7 @@ class _Run:
             for delivery in self._store.ledger.of_job(job_id):
                 name = delivery.destination
                 if delivery.state in STORED:
-                    return f"{name} has stored {delivery.sent} of {delivery.total} slices."
+                    return f"{name} has stored {delivery.sent} of {delivery.total} instances."
                 if delivery.state in (DeliveryState.HELD, DeliveryState.CANCELLED):
                     raise StepFailed(f"{name}: {delivery.state}. {delivery.sentence}")
             return None

@@ -35,7 +35,7 @@ def request(folder: Path, slices: int) -> Request:
         sources=tuple(Source(path, "", order) for order, path in enumerate(files)),
         model=ModelSpec("linear"),
         parameters=Parameters(factor=2),
-        output=Output(),
+        output=Output(presentation_state=False),
         folder=folder,
         secret=b"0" * 32,
         started_at=datetime.now(UTC),

@@ -135,12 +135,17 @@ def test_an_attribute_is_written_or_copied_and_known_to_the_dictionary(shipped: 
 def test_a_derived_instance_holds_what_is_stated_and_nothing_else(
     shipped: str, tmp_path: Path
 ) -> None:
-    always = written(shipped) - {"LossyImageCompression", "DerivationCodeSequence"}
+    stated = {keyword for keyword in written(shipped) if not keyword.startswith("Overlay")}
+    always = stated - {"LossyImageCompression", "DerivationCodeSequence"}
     instances = derived_series(tmp_path)
     assert len(instances) == 5
     for instance in instances:
-        keywords = {element.keyword for element in instance}
-        assert keywords <= written(shipped) | set(copied(shipped))
+        overlays = instance.group_dataset(0x6000)
+        assert bool(overlays) == (instance.SyntheticData == "YES")
+        for element in overlays:
+            assert f"| ({element.tag.group:04X},{element.tag.element:04X}) |" in shipped
+        keywords = {element.keyword for element in instance if element.tag.group != 0x6000}
+        assert keywords <= stated | set(copied(shipped))
         assert always <= keywords
     assert {instance.SyntheticData for instance in instances} == {"YES", "NO"}
 
@@ -155,7 +160,7 @@ def derived_series(folder: Path) -> list[Dataset]:
         sources=tuple(Source(h.path, h.uid, h.order) for h in headers),
         model=ModelSpec("linear"),
         parameters=Parameters(factor=2),
-        output=Output(),
+        output=Output(presentation_state=False),
         folder=out,
         secret=b"s" * 32,
         started_at=datetime(2026, 1, 2, tzinfo=UTC),

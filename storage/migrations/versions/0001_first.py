@@ -68,7 +68,8 @@ TABLES = {
     """,
     "derived_instance": """
         id, derived_id integer ->derived.id index, instance_uid string(64) unique,
-        sop_class_uid string(64), path string(255), digest string(64), generated integer
+        sop_class_uid string(64), path string(255), digest string(64), generated integer,
+        series_uid string(64), kind string(32), is_supplement integer =0
     """,
     "job": """
         id, kind string(16), key string(64) unique, state string(16), reason string(64) ='',

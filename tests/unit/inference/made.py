@@ -131,7 +131,7 @@ def run(made: Request, watch: Watch | None = None, *, closed_gaps: Sequence[int]
     if isinstance(outcome, Derived):
         faults = check(
             _sources(made),
-            [made.folder / file.name for file in outcome.files],
+            images(outcome, made.folder),
             factor=made.parameters.factor,
             target_spacing_mm=made.parameters.target_spacing_mm,
             include_received=made.output.include_received,
@@ -162,7 +162,12 @@ def derive(made: Request) -> list[Path]:
     """The files of the derived series, which must come about and be right."""
     outcome = run(made)
     assert isinstance(outcome, Derived), outcome
-    return [made.folder / file.name for file in outcome.files]
+    return images(outcome, made.folder)
+
+
+def images(outcome: Derived, folder: Path) -> list[Path]:
+    """The slices among the files of a job, without its further objects."""
+    return [folder / file.name for file in outcome.files if file.kind == "image"]
 
 
 def read(files: Sequence[Path]) -> list[Dataset]:

@@ -286,7 +286,7 @@ def test_the_label_and_the_content_qualification_are_written(tmp_path: Path) -> 
     files = phantoms.write(tmp_path / "received", Series(slices=2))
     output = Output(label="rev 2", content_qualification="SERVICE")
     made = phantoms.pydicom_read(derive(request(files, tmp_path / "derived", output=output))[0])
-    assert made.SeriesDescription == "AI-INTERP x2 NOT ACQUIRED rev 2 | Thorax 5.0 B30f"
+    assert made.SeriesDescription == "AI-INTERP x2 1 of 3 NOT ACQUIRED rev 2 | Thorax 5.0 B30f"
     assert made.ContentQualification == "SERVICE"
 
 

@@ -438,3 +438,71 @@ def test_destinations_are_asked_again_only_when_their_time_has_come(site: Site) 
     site.stored.clock.now += 301.0
     site.reach.sweep()
     wait_until(lambda: echoes() == 2, what="the second echo")
+
+
+def with_supplement(site: Site, instances: int = 3) -> Delivery:
+    """A derived series whose last instance is a presentation state beside it."""
+    site.stored.ask("key", destinations=("pacs",))
+    job = site.stored.claim()
+    site.stored.queue.succeed(job, site.stored.derive(job, count=instances, supplements=1))
+    (delivery,) = site.stored.ledger.of_job(job.id)
+    return delivery
+
+
+def test_a_supplement_goes_to_the_destination_after_the_series(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.sent, done.total, done.sentence) == ("sent", 3, 3, "")
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1", "2.25.1.2"]
+    assert len(site.pacs.peers) == 2  # associations: a class that it does not know is not proposed
+
+
+@pytest.mark.parametrize(("status", "words"), [(0x0122, "SOP Class not supported"), (0x0124, "")])
+def test_a_refused_supplement_is_named_and_the_series_is_sent(
+    site: Site, status: int, words: str
+) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0000, status]
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.reason) == ("sent", "OBJECT_NOT_TAKEN")
+    assert (done.sent, done.total) == (2, 3)
+    assert f"not taken: its presentation state (0x{status:04X}" in done.sentence
+    assert words in done.sentence
+
+
+def test_a_refused_slice_still_holds_the_delivery(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0122]
+    site.configure(PACS)
+    assert site.tried(delivery).state == "held"
+
+
+@pytest.mark.parametrize("status", [None, 0xC000, 0xA700])
+def test_a_destination_that_chokes_on_a_supplement_has_the_series_and_stays_up(
+    site: Site, status: int | None
+) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0000, *[status] * 20]
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.sent) == ("queued", 2)
+    for _ in range(7):
+        if done.state == "sent":
+            break
+        done = site.try_again(delivery)
+    assert (done.state, done.reason, done.sent) == ("sent", "OBJECT_NOT_TAKEN", 2)
+    (reach,) = peers.reachability(site.stored.database)
+    assert reach.up
+
+
+def test_a_supplement_that_was_refused_is_offered_again_with_a_redelivery(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0000, 0x0122]
+    site.configure(PACS)
+    site.tried(delivery)
+    job = site.stored.queue.get(1)
+    site.stored.ledger.redeliver(job.id)
+    done = site.tried(delivery, 2)
+    assert (done.state, done.sent, done.total, done.reason) == ("sent", 3, 3, "")

@@ -103,7 +103,8 @@ def derived(series_uid: str = "2.25.7") -> Script:
             content = f"{series_uid} {number}".encode()
             (request.folder / f"{number}.dcm").write_bytes(content)
             digest = hashlib.sha256(content).hexdigest()
-            files.append(File(f"{number}.dcm", f"{series_uid}.{number}", CT, digest, number == 1))
+            name, uid = f"{number}.dcm", f"{series_uid}.{number}"
+            files.append(File(name, uid, CT, digest, number == 1, series_uid))
         return Derived(series_uid, "1.2", tuple(files), {"seconds": 3.0})
 
     return run
