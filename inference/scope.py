@@ -148,7 +148,7 @@ def _cut_short(header: Header) -> Unprocessable | None:
     """A data set that ends before it says how its pixels are stored, as after a broken transfer."""
     if all(header.integer(keyword) is not None for keyword in PIXEL_FORMAT):
         return None
-    number = header.text("InstanceNumber") or "?"
+    number = quoted(header.text("InstanceNumber") or "?")
     sentence = f"Image {number} ends before its pixels or does not describe them; send it again."
     return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 

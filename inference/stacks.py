@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from pydicom.datadict import dictionary_description
 
-from inference.dataset import Header, Stack, newest, numbers_of, read_header, read_headers
+from inference.dataset import Header, Stack, newest, numbers_of, quoted, read_header, read_headers
 from inference.errors import Reason
 from inference.geometry import LINE_TOLERANCE_MM, arrange, second_of_day
 from inference.kinds import (
@@ -368,7 +368,7 @@ def _kind_of(group: Group) -> str:
     cosines = " ".join(
         f"{number + 0.0:.2f}" for number in header.numbers("ImageOrientationPatient")
     )
-    image = "/".join(_commonest(group, "ImageType")[:3])
+    image = _shown("/".join(_commonest(group, "ImageType")[:3]))
     size = _size_of(group)
     return _joined(
         image,
@@ -387,13 +387,13 @@ def _commonest(group: Group, keyword: str) -> tuple[str, ...]:
 
 def _size_of(group: Group) -> str:
     header = group[0]
-    size = f"{header.value('Rows')}x{header.value('Columns')}"
+    size = "x".join(_shown(header.value(side)) for side in ("Rows", "Columns"))
     spacing = " ".join(f"{number:g}" for number in header.numbers("PixelSpacing"))
     return f"{size} at {spacing} mm" if spacing else size
 
 
 def _kernel_of(group: Group) -> str:
-    return "\\".join(_commonest(group, "ConvolutionKernel"))
+    return _shown("\\".join(_commonest(group, "ConvolutionKernel")))
 
 
 def _kilovolts_of(group: Group) -> str:
@@ -420,7 +420,7 @@ def _acquisition_of(group: Group) -> str:
 
 def _time_of(group: Group) -> str:
     triggers = [time for header in group if (time := header.number("TriggerTime")) is not None]
-    times = [text for header in group if (text := header.text("AcquisitionTime")[:6])]
+    times = [text for header in group if (text := _shown(header.text("AcquisitionTime")[:6]))]
     begun = min(times, default="")
     return _joined(
         f"{min(triggers):g} ms" if triggers else "",
@@ -430,7 +430,7 @@ def _time_of(group: Group) -> str:
 
 def _plane_of(group: Group) -> str:
     cosines = " ".join(f"{c + 0.0:.4f}" for c in group[0].numbers("ImageOrientationPatient"))
-    return _joined(cosines, "/".join(group[0].values("ImageType")[3:]))
+    return _joined(cosines, _shown("/".join(group[0].values("ImageType")[3:])))
 
 
 def _frame_of(group: Group) -> str:
@@ -441,7 +441,11 @@ def _frame_of(group: Group) -> str:
 def _only(group: Group, keyword: str) -> str:
     """The value that all slices have; nothing where they have several."""
     values = {"\\".join(header.values(keyword)) for header in group}
-    return values.pop() if len(values) == 1 else ""
+    return _shown(values.pop()) if len(values) == 1 else ""
+
+
+def _shown(text: str) -> str:
+    return quoted(text) if text else ""
 
 
 def _joined(*parts: str) -> str:

@@ -14,6 +14,8 @@ USUAL = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "Convolu
 # What a route may ask for that says nothing of a patient; "" stands for AE titles.
 OPEN = frozenset((*USUAL, *GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
 
+MOST_SHOWN = 64  # characters of a received value in a sentence
+
 Values: TypeAlias = Sequence[object]  # of one attribute; empty = absent or without a value
 
 
@@ -230,11 +232,12 @@ def _objections(key: str, values: tuple[object, ...], condition: Condition) -> I
     text = _joined(values)
     if condition.values and not any(_equal(values, value) for value in condition.values):
         wanted = " or ".join(_text(value) for value in condition.values)
-        yield f"{key} is {text}, but must be {wanted}."
+        yield f"{key} is {_shown(text)}, but must be {wanted}."
     if condition.has is not None and not any(_same(value, condition.has) for value in values):
-        yield f"{key} is {text}; none of its values is {_text(condition.has)}."
+        yield f"{key} is {_shown(text)}; none of its values is {_text(condition.has)}."
     if condition.regex is not None and not re.search(condition.regex, text):
-        yield f"{key} is {text}, which does not match the regular expression {condition.regex}."
+        expression = f"the regular expression {condition.regex}"
+        yield f"{key} is {_shown(text)}, which does not match {expression}."
     out_of_range = _out_of_range(key, values, condition)
     if out_of_range:
         yield out_of_range
@@ -246,11 +249,11 @@ def _out_of_range(key: str, values: tuple[object, ...], condition: Condition) ->
     for value in values:
         number = _number(value)
         if number is None:
-            return f"{key} is {_text(value)}, which is not a number."
+            return f"{key} is {_shown(_text(value))}, which is not a number."
         if condition.min is not None and number < condition.min:
-            return f"{key} is {_text(value)}, but must be at least {condition.min:g}."
+            return f"{key} is {_shown(_text(value))}, but must be at least {condition.min:g}."
         if condition.max is not None and number > condition.max:
-            return f"{key} is {_text(value)}, but must be at most {condition.max:g}."
+            return f"{key} is {_shown(_text(value))}, but must be at most {condition.max:g}."
     return None
 
 
@@ -281,6 +284,11 @@ def _text(value: object) -> str:
     if isinstance(value, float) and type(value) is float:
         return f"{round(value, 3):g}"
     return str(value).strip(" \0")
+
+
+def _shown(text: str) -> str:
+    """A received value as a sentence quotes it."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:MOST_SHOWN])
 
 
 def _joined(values: tuple[object, ...]) -> str:

@@ -1,5 +1,6 @@
 """The conformance statement: it says what the tables of the code say, and of this very node."""
 
+import ast
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from node.conformance import RESULTS, SOURCES, WORD_VERDICTS, body, statement
 from node.dicom import contexts, status
 from node.rules.reasons import REASONS
 from tests import phantoms
+from tests.unit.inference.cases import CASES
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +110,20 @@ def test_every_word_of_image_type_stands_there_with_its_verdict_and_source(
     row = f"| {term.meaning} | {words}{' *' if term.in_description else ''} | "
     row += f"{WORD_VERDICTS[term.meaning]} | {term.source} |"
     assert row in section(shipped, "6.5").splitlines()
+
+
+TEST = re.compile(r"^\| (.*) \| .* \| `(tests/.*\.py)::(\w+)(?:\[(.*)\])?` \|$", re.MULTILINE)
+
+
+def test_every_kind_of_series_and_peer_names_a_test_that_exists(shipped: str) -> None:
+    annex = shipped.partition("\n## Annex B: ")[2]
+    rows = TEST.findall(annex)
+    assert len(rows) == annex.count("::") > 40
+    assert len({kind for kind, *_ in rows}) == len(rows)
+    for kind, file, function, case in rows:
+        body = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+        assert function in {item.name for item in body if isinstance(item, ast.FunctionDef)}, kind
+        assert case in ("", *(known.title for known in CASES)), kind
 
 
 def written(text: str) -> set[str]:

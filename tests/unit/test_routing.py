@@ -289,3 +289,10 @@ def test_sender_is_the_destination_that_the_calling_ae_belongs_to() -> None:
     assert sender_of((other, pacs), "WS2") == pacs
     assert sender_of((other, pacs), "B") == other
     assert sender_of((other, pacs), "CT1") is None
+
+
+def test_a_received_value_is_quoted_short_and_printable() -> None:
+    odd = dict(ATTRIBUTES) | {"ConvolutionKernel": ("B\x1b[31m" + "x" * 300,)}
+    _, (sentence,) = taken_by(route('ConvolutionKernel = "B30f"'), attributes=odd)
+    assert sentence.isprintable()
+    assert "x" * 65 not in sentence

@@ -6,12 +6,13 @@ The one thing that never happens is a result without the patient that its source
 import random
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 
@@ -199,6 +200,31 @@ def test_a_slice_in_doubt_holds_every_stack_of_its_series(tmp_path: Path) -> Non
     headers: list[Header] = [read_header(path) for path in write(tmp_path, parts)]
     (stack,) = stacks_of(headers)
     assert len(stack) == 3
+
+
+NOISE = b"A\x01\x1b[31m\x07" + b"x" * 300
+QUOTED = ("InstanceNumber", "ConvolutionKernel", "ContrastBolusAgent", "RescaleType", "Modality")
+
+
+@pytest.mark.parametrize("keyword", QUOTED)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_what_is_quoted_of_a_data_set_is_short_and_printable(
+    tmp_path: Path, keyword: str, cut: bool
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        phantoms.put(made, keyword, NOISE)
+        if cut:
+            del made.Rows
+
+    series = replace(SMALL, edit=edit)
+    files = phantoms.write(tmp_path / "received", series)
+    for stack in stacks_of([read_header(path) for path in files]):
+        assert stack.key.isprintable()
+        assert "x" * 65 not in stack.key
+    outcome = unchecked(request(files, tmp_path / "derived"))
+    if isinstance(outcome, Verdict):
+        assert outcome.sentence.isprintable()
+        assert "x" * 65 not in outcome.sentence
 
 
 Parts = list[bytes]
