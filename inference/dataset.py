@@ -73,7 +73,17 @@ SAID_TWICE, ELSEWHERE = (
 NAMING_PATIENT = ("PatientName", "PatientID")
 DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 # struct formats of the binary value representations (PS3.5 6.2)
-BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H"}
+BINARY = {
+    "US": "H",
+    "SS": "h",
+    "UL": "I",
+    "SL": "i",
+    "UV": "Q",
+    "SV": "q",
+    "FL": "f",
+    "FD": "d",
+    "AT": "H",
+}
 
 
 class Doubt(NamedTuple):
@@ -130,7 +140,7 @@ class Header:
 
     def values(self, keyword: str) -> tuple[str, ...]:
         """Each value as text, numbers too; () where the attribute is absent or empty."""
-        code = BINARY.get(dictionary_VR(_tag(keyword))[:2])
+        code = BINARY.get(self._representation(keyword))
         if code:
             return tuple(str(number) for number in self._unpacked(keyword, code))
         text = self.text(keyword)
@@ -188,6 +198,12 @@ class Header:
     @cached_property
     def is_signed(self) -> bool:
         return self.number("PixelRepresentation") == 1
+
+    def _representation(self, keyword: str) -> str:
+        """The VR that the file names, however wrong; that of the dictionary where it names none."""
+        element = self.elements.get(_tag(keyword))
+        named = element.VR if isinstance(element, RawDataElement) else None
+        return named if named and named != "UN" else dictionary_VR(_tag(keyword))[:2]
 
     def _unpacked(self, keyword: str, code: str) -> tuple[float, ...]:
         element = self.elements.get(_tag(keyword))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, and_, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, exists, or_, select, update
 
 from storage.archive import lock_series
 from storage.database import Database, mark_columns, to_job, to_json, to_mark
@@ -42,7 +42,9 @@ from storage.records import (
     Requeued,
 )
 from storage.schema import (
+    OPEN_ARRIVAL,
     OPEN_JOB,
+    arrival,
     attempt,
     derived,
     derived_instance,
@@ -82,6 +84,8 @@ REVISION_SENTENCE = (
     "model, or files that were removed since. Tell everybody who has used an earlier one."
 )
 
+# So long, in seconds, a queued job waits for what is arriving of its series.
+LONGEST_ARRIVING = 600.0
 
 Result = TypeVar("Result")  # a new one, or the UID of one that exists
 
@@ -495,6 +499,9 @@ class Queue:
     def _due(self, db: Connection, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
         queued = and_(job.c.state == JobState.QUEUED, job.c.requeue_requested == 0)
+        # What arrives may be slices of its stack, and then another job takes its place.
+        arriving = exists().where(arrival.c.series_id == job.c.series_id, OPEN_ARRIVAL)
+        queued = and_(queued, or_(~arriving, job.c.queued_at <= self._now() - LONGEST_ARRIVING))
         free = or_(queued, self._leases.left_behind(db, OPEN_JOB))
         query = select(job).where(OPEN_JOB, free, job.c.kind.in_(kinds))
         return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)

@@ -217,7 +217,7 @@ def _print_facts(job: Job, instances: int, senders: Sequence[str], zone: tzinfo 
             ("stack", job.stack),
             ("senders", ", ".join(senders)),
             ("instances", instances),
-            ("set aside", "; ".join(wording.set_aside(job.record))),
+            ("set aside", " ".join(wording.set_aside(job.record))),
             ("route", f"{job.route}, priority {job.priority}"),
             ("model", f"{job.model} {job.version}".strip()),
             ("parameters", ", ".join(parameters)),

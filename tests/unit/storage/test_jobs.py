@@ -9,13 +9,13 @@ import pytest
 from storage.database import Database
 from storage.errors import LeaseLost, NotFound, StorageError, WrongState
 from storage.files import Files
-from storage.jobs import Queue
+from storage.jobs import LONGEST_ARRIVING, Queue
 from storage.queries import find
 from storage.queries.find import Wanted
 from storage.records import DeliveryState, Ended, Job, JobState
 from storage.retention import expired, purge
 from tests.conftest import Clock
-from tests.unit.storage.stored import INFER, LEASE_SECONDS, Stored
+from tests.unit.storage.stored import INFER, LEASE_SECONDS, SECOND, Stored
 
 DIED = ("WORKER_DIED", "exit code -9", "WORKER_DIED", "The worker process died (signal 9).")
 
@@ -36,6 +36,16 @@ def test_a_clock_that_is_set_back_stops_no_job(stored: Stored) -> None:
     stored.ask("k")
     stored.clock.now -= 3600
     assert stored.claim().key == "k"
+
+
+def test_a_job_waits_for_what_is_arriving_of_its_series_but_not_for_ever(stored: Stored) -> None:
+    first = stored.ask("k")
+    stored.receive("1.3", peer=SECOND)
+    stored.receive("9.1", series_uid="1.2.3.9")  # of another series: nobody waits for it
+    assert stored.queue.claim("w", INFER) is None
+    stored.clock.now += LONGEST_ARRIVING
+    stored.receive("1.4", peer=SECOND)  # it trickles in
+    assert stored.claim().id == first.job_id
 
 
 def test_a_worker_gets_only_the_kinds_that_it_asks_for(stored: Stored) -> None:

@@ -260,7 +260,7 @@ DISAGREEING: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
     "pixel spacing": (assign(PixelSpacing=["0.9", "0.9"]), "Pixel Spacing"),
     "orientation": (_turned, "Image Orientation (Patient)"),
     "frame of reference": (assign(FrameOfReferenceUID="1.2.3"), "Frame of Reference UID"),
-    "places": (_moved, "narrow and wide gaps take turns"),
+    "places": (_moved, "Two acquisitions are interleaved"),
 }
 
 
