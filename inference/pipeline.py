@@ -22,7 +22,7 @@ from inference.derived import (
     record_of,
 )
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, examine, measure, place_of_gap
+from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.pixels import (
     PixelFormat,
@@ -48,7 +48,6 @@ from inference.request import (
     Verdict,
 )
 from inference.runner import Runner, SliceJudge, check_gaps, share_cores
-from inference.sampling import Sampling
 from inference.scope import differences, oddities
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
