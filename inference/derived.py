@@ -13,14 +13,13 @@ from pydicom.charset import convert_encodings, encode_string
 from inference import header as h
 from inference import release
 from inference.dataset import Header
-from inference.geometry import Layout, frame_of_reference
+from inference.geometry import Layout, frame_of_reference, is_undersampled
 from inference.header import Elements
 from inference.image_type import image_type_of_result
 from inference.model import Model, Parameters, Step
 from inference.overlay import overlay, words_of
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request
-from inference.sampling import is_undersampled
 from inference.scope import MANUFACTURER, MODEL_NAME
 from inference.uids import frame_of_series, node_uid
 from inference.volume import Vector

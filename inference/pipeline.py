@@ -24,7 +24,7 @@ from inference.derived import (
 )
 from inference.error_map import StoredMap, error_map, reduced
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, examine, measure, place_of_gap
+from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.objects import ResultObjects
 from inference.overlay import words_of
@@ -53,7 +53,6 @@ from inference.request import (
     Verdict,
 )
 from inference.runner import Runner, SliceJudge, check_gaps, share_cores
-from inference.sampling import Sampling
 from inference.scope import differences, oddities
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, UidMaker, marked

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.derived import Planned
-from inference.geometry import TOUCHING_RATIO, Layout
+from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
 from inference.model import Prediction
-from inference.sampling import thickness_mm
 from inference.volume import Plane, Vector
 
 Grey = NDArray[np.uint8]

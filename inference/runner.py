@@ -17,7 +17,7 @@ import numpy as np
 
 from inference.derived import Planned
 from inference.errors import Cancelled, Reason, Unprocessable
-from inference.geometry import Layout
+from inference.geometry import GAP_TOLERANCE_MM, Layout, is_undersampled
 from inference.model import (
     Limits,
     Measured,
@@ -30,7 +30,6 @@ from inference.model import (
     check_prediction,
 )
 from inference.request import Output
-from inference.sampling import GAP_TOLERANCE_MM, is_undersampled
 from inference.volume import Geometry, Plane, Volume
 
 logger = logging.getLogger(__name__)

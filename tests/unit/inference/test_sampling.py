@@ -8,10 +8,9 @@ from pydicom import Dataset, dcmread
 
 from inference.dataset import Stack
 from inference.errors import Reason, Unprocessable
-from inference.geometry import Layout, measure
+from inference.geometry import UNKNOWN_THICKNESS, Layout, Sampling, measure
 from inference.model import Step
 from inference.request import Derived, Output, Verdict
-from inference.sampling import UNKNOWN_THICKNESS, Sampling
 from inference.stacks import read_headers, stacks_of
 from tests import phantoms
 from tests.phantoms import Edit, Series

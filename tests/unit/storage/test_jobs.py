@@ -343,10 +343,10 @@ def test_the_list_shows_the_newest_first_and_by_state(stored: Stored) -> None:
     assert [job.key for job in stored.queue.of_series(1)] == ["k0", "k1", "k2", "k3"]
 
 
-def test_eight_threads_claim_eighty_jobs_each_once(stored: Stored) -> None:
+def test_eight_threads_claim_forty_jobs_each_once(stored: Stored) -> None:
     stored.receive("1.1")
     arrival = stored.arrival()
-    jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(80)]
+    jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(40)]
     stored.queue.complete(arrival.id, {}, jobs)
     claimed: list[Job] = []
 
