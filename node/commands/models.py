@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 DEFAULT_FACTOR = 2
 PAGE = Path("var/evaluation/index.html")
 
-Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder a patient.")]
+Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder per patient.")]
 Folds = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
 ]
@@ -88,21 +88,21 @@ def models(
 
 def train(
     data: Data,
-    minutes: Annotated[float, typer.Option(min=0.0, help="Of processor time.")] = 60.0,
+    minutes: Annotated[float, typer.Option(min=0.0, help="Of CPU time.")] = 60.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of --minutes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
     weights: Annotated[
         Path | None, typer.Option(help="Where to write them; else beside the checkpoint.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="An interrupted training goes on from there.")
+        Path | None, typer.Option(help="Continue an interrupted training from there.")
     ] = None,
     leave_out: Annotated[
-        list[str] | None, typer.Option(help="A patient that is not trained on but measured.")
+        list[str] | None, typer.Option(help="A patient to measure on, not to train on.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Weights to begin from, else from nothing.")
+        Path | None, typer.Option(help="Weights to begin with; else none.")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-6, max=0.1, help="At its peak.")
@@ -112,7 +112,7 @@ def train(
         typer.Option(min=0.0, max=1.0, help="How hard a PatchGAN pulls beside the loss, as 0.2."),
     ] = 0.0,
 ) -> None:
-    """Train the generator; the same command on a processor and on CUDA."""
+    """Train the generator, on the CPU or with CUDA."""
     from inference.registry import choose_device
     from inference.training import train as training
 
@@ -214,7 +214,7 @@ def process(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a model on a folder: one derived series a stack, by the same code as in the node."""
+    """Run a model on a folder: one derived series per stack, with the same code as the node."""
     from inference.stacks import read_headers, set_aside, stacks_of
 
     _refuse_wrong_use(factor, target_spacing_mm, out)
@@ -407,7 +407,7 @@ def calibrate(
     ] = None,
     folds: Folds = None,
 ) -> None:
-    """Fit gate and confidence on patients held out; write them beside the weights."""
+    """Fit gate and confidence on held-out patients; write them beside the weights."""
     _check_extra()
     from inference.training import calibrate as calibration
 
@@ -468,7 +468,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a model on slices of thin series that were left out."""
+    """Evaluate a model on slices that were left out of thin series."""
     _check_extra()
     from inference.training import report
     from inference.training.gates import FOLDS

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 QUICK_SECONDS = 60.0  # a running node answers most requests within them
 
-Off = Annotated[bool, typer.Option("--off", help="Take it back.")]
+Off = Annotated[bool, typer.Option("--off", help="Undo it.")]
 SeriesUid = Annotated[str, typer.Argument(metavar="UID", help="A Series Instance UID.")]
 
 
@@ -58,14 +58,14 @@ def prioritise(
     priority: Annotated[int, typer.Argument(help="1 first, 9 last.", min=1, max=9)],
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Put a queued job before or behind others."""
+    """Put a queued job before or after others."""
     with opened(config) as store:
         store.queue.prioritise(job_id, priority, who=user())
     terminal.say(f"Job {job_id} has priority {priority}.")
 
 
 def drain(off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Keep receiving and delivering, but start no job, until it is taken back."""
+    """Keep receiving and sending, but start no job until `--off`."""
     with opened(config) as store:
         _turn(store, SwitchName.DRAINING, "", on=not off)
     terminal.say("Jobs are started again." if off else "No job is started until `drain --off`.")
@@ -78,7 +78,7 @@ def pause(
     off: Off = False,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Send nothing to a destination, until it is taken back."""
+    """Send nothing to a destination until `--off`."""
     with opened(config) as store:
         store.config.destination(name)
         _turn(store, SwitchName.PAUSED, name, on=not off)
@@ -86,7 +86,7 @@ def pause(
 
 
 def never(series_uid: SeriesUid, off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Make no job of a series that arrives, or will."""
+    """Never process this series, whether it is arriving or comes later."""
     with opened(config) as store:
         _turn(store, SwitchName.NEVER, series_uid, on=not off)
     terminal.say(f"{series_uid} is {'processed again' if off else 'never processed'}.")
@@ -120,7 +120,7 @@ def process_now(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Close what is arriving of a series without its quiet period; or have a route process it."""
+    """Close an arriving series without its quiet period, or let a route process it."""
     _request(config, RequestKind.PROCESS_NOW, series_uid, route=route, as_json=as_json)
 
 
@@ -130,12 +130,12 @@ def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 
 
 def selftest(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Let the running node bring a made series all the way, and verify what comes out."""
+    """Let the running node process a synthetic series, and verify the result."""
     _request(config, RequestKind.SELFTEST, as_json=as_json)
 
 
 def notify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Let the running node send a test notice through every channel."""
+    """Let the running node send a test notice to every channel."""
     _request(config, RequestKind.NOTIFY, as_json=as_json)
 
 

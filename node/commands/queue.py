@@ -53,7 +53,7 @@ State = Annotated[
     typer.Option(
         "--state",
         metavar="S",
-        help="Only those: queued, running, held, ...",
+        help="Only jobs in this state: queued, running, held, ...",
         autocompletion=lambda: list(JobState),
     ),
 ]
@@ -425,7 +425,7 @@ def _complete_in(arrival: Arrival, completion: "Completion") -> str:
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Queue a refused, failed, held or cancelled job again; by its route as it is now."""
+    """Queue a refused, failed, held or cancelled job again, with its route as it is now."""
     with opened(config) as store:
         store.queue.requeue(job_id, who=user())
         _print_changed(store, job_id, "is queued again", as_json=as_json)

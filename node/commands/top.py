@@ -33,11 +33,11 @@ OF_A_JOB = (
 
 def top(
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Between two looks.", min=0.2, max=3600.0)
+        float, typer.Option("--seconds", help="Time between two updates.", min=0.2, max=3600.0)
     ] = 1.0,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Watch the node; q or Ctrl-C quits. Where the output is no terminal, one look is printed."""
+    """Watch the node; q or Ctrl-C quits. If the output is not a terminal, it is printed once."""
     console = terminal.console()
     with opened(config) as store:
         if not console.is_terminal:
