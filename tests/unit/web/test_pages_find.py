@@ -13,6 +13,7 @@ from sqlalchemy import update
 from node.web import state
 from node.web.pages.render import MASK
 from node.web.state import Searches
+from storage.leases import Holder
 from storage.records import Peer, Received, RequestKind, Role, SwitchName
 from storage.schema import arrival
 from storage.site import control
@@ -169,7 +170,7 @@ def test_the_answer_of_the_node_stands_on_the_page_of_the_series(served: Site) -
     control.ask(served.database, now, "anna", kind, SERIES, route="mr-shadow")
     part = f"{PAGE}/part"
     assert "the node has not answered yet" in served.browser().get(part).text
-    node = control.RequestQueue(served.database, served.clock, node="one", lease_seconds=60.0)
+    node = control.RequestQueue(served.database, Holder("one", served.clock, 60.0))
     (request,) = node.claim()
     node.answer(request, ok=True, sentence="Job 7 is queued.")
     text = served.browser().get(part).text
