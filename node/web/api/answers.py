@@ -13,7 +13,7 @@ Json: TypeAlias = dict[str, object]
 # of its patient, a user no hash of the password, a token not its text.
 JOB = (
     "id kind state reason sentence series_uid stack route derived_series_uid model version attempt "
-    "queued_at started_at finished_at progress confidence_counts"
+    "queued_at started_at finished_at progress"
 )
 JOB_FURTHER = (
     "study_uid parameters destinations edition priority worker_deaths abandoned cancel_requested "
@@ -46,7 +46,8 @@ def iso(at: float | None, zone: tzinfo | None) -> str | None:
 def job(job: Job, deliveries: Sequence[Delivery], zone: tzinfo | None) -> Json:
     """Give a job with its deliveries."""
     return plain(job, JOB, zone) | {
-        "deliveries": [plain(delivery, DELIVERY) for delivery in deliveries]
+        "deliveries": [plain(delivery, DELIVERY) for delivery in deliveries],
+        "confidence_counts": dict(job.confidence_counts),
     }
 
 
@@ -66,6 +67,8 @@ def job_in_full(
         | plain(job, JOB_FURTHER, zone)
         | {
             "senders": list(senders),
+            "confidence_counts": dict(job.confidence_counts),
+            "undersampled": job.record.get("undersampled"),
             "set_aside": job.record.get("set_aside", []),
             "attempts": [plain(attempt, ATTEMPT, zone) for attempt in attempts],
             "instances": [

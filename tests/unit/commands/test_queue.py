@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_job_in_json_is_as_it_is_fixed(midslice: Midslice, tmp_path: Path) -> 
     assert list(job) == [
         *("id", "kind", "state", "reason", "sentence", "series_uid", "stack", "route"),
         *("derived_series_uid", "model", "version", "attempt", "queued_at", "started_at"),
-        *("finished_at", "progress", "deliveries"),
+        *("finished_at", "progress", "deliveries", "confidence_counts"),
     ]
     assert (job["id"], job["kind"], job["state"]) == (job_id, "infer", "succeeded")
     assert (job["series_uid"], job["derived_series_uid"]) == (SERIES, DERIVED_UID)
@@ -73,13 +74,31 @@ def test_jobs_are_a_table_for_a_person(midslice: Midslice, tmp_path: Path) -> No
     assert result.status == 0
     header, row = result.out.splitlines()
     assert header.split() == [
-        *("id", "state", "series", "route", "model", "queued", "took", "deliveries", "why")
+        *("id", "state", "series", "route", "model", "queued", "took", "confidence"),
+        *("deliveries", "why"),
     ]
     assert "held" in row
     assert " ago, " in row
     assert "[2] slices are missing." in row  # brackets of a sentence are no markup
     assert midslice("jobs", "--state", "queued").out == "No job is queued.\n"
     assert len(midslice("jobs", "--state", "held", "--json").json) == 1
+
+
+def test_a_job_and_the_list_say_how_many_slices_are_sure(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    counts = {"fair": 3, "large_anatomy_only": 0, "sure": 12, "unsure": 1}
+    record = {"confidence_counts": counts, "undersampled": {"gaps": 1}}
+
+    def finish(stored: Stored, job: Job) -> None:
+        stored.queue.succeed(job, replace(stored.derive(job), record=record))
+
+    job_id = claimed(tmp_path, finish)
+    assert "12 sure, 3 fair, 1 unsure" in midslice("jobs").out
+    assert "12 sure, 3 fair, 1 unsure" in midslice("job", str(job_id)).out
+    assert midslice("jobs", "--json").json[0]["confidence_counts"] == counts
+    shown = midslice("job", str(job_id), "--json").json
+    assert (shown["confidence_counts"], shown["undersampled"]) == (counts, {"gaps": 1})
 
 
 def test_one_job_shows_attempts_instances_and_deliveries(

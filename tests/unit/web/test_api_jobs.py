@@ -31,6 +31,7 @@ JOB = {
     "finished_at",
     "progress",
     "deliveries",
+    "confidence_counts",
 }
 DELIVERY = {"destination", "state", "sent", "confirmed", "total"}
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d")
