@@ -153,9 +153,11 @@ class Generation:
         if self.previews is not None:
             written = PixelFormat.of(form).hounsfield(stored)
             self.previews.generated(place, written, prediction, number)
-        self.words[place] = words_of(chosen.error_hu)
         if chosen.expected_hu is not None:
             self.maps[place] = reduced(chosen.expected_hu)
+            if self.previews is not None:
+                self.previews.expected(place, self.maps[place])
+        self.words[place] = words_of(chosen.error_hu)
         return self.series.write(place, stored, chosen.note, chosen.error_hu)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.derived import Planned
+from inference.error_map import STEP_HU, StoredMap
 from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
 from inference.model import Prediction
 from inference.volume import Plane, Vector
@@ -110,6 +111,11 @@ REFORMAT_SIDE = 512
 BODY_HU = -500.0  # below it is air and lung: an error there says little about a slice
 
 
+# An expected error of 20 HU begins to show; 110 HU and more are as orange as it gets.
+TINT, TINT_STEP_HU = "-error", 10.0
+TINT_ALPHA = bytes([0, 0, *(20 * step for step in range(1, 11))])
+
+
 class Previews:
     """Collects the pictures of one job; a job without them is as good, its page says less.
 
@@ -133,6 +139,7 @@ class Previews:
         self._errors: dict[float, float] = {}
         self._side = 0  # 0 = not chosen yet
         self._is_hatched = False  # some reformat
+        self._is_tinted = False  # some slice
         self._failed = False
 
     def generated(self, place: int, plane: Plane, prediction: Prediction, number: int) -> None:
@@ -146,6 +153,17 @@ class Previews:
             body = expected[plane > BODY_HU]
             self._errors[where] = round(float((body if body.size else expected).mean()), 2)
         self._write(where, plane)
+
+    def expected(self, place: int, expected: StoredMap) -> None:
+        """The map of a generated slice's expected error, to be laid over its picture."""
+        if self._failed:
+            return
+        where = _where(self._slices[place])
+        try:
+            (self._folder / f"{self._order[where]:05d}{TINT}.png").write_bytes(tinted(expected))
+            self._is_tinted = True
+        except OSError as error:
+            self._give_up(error)
 
     def finish(self) -> list[str]:
         """Write the received slices, the reformats and the index; notes for the job's record."""
@@ -196,6 +214,7 @@ class Previews:
             "planes": {plane: PLANE_NAMES[across[at]] for at, plane in enumerate(PLANES)},
             "first_is_up": self._first_is_up,
             "hatched": self._is_hatched,
+            "tinted": self._is_tinted,
             "slices": [
                 {
                     "at_mm": geometry.place_mm(self._position(where)),
@@ -292,6 +311,16 @@ def hatched(shape: tuple[int, ...]) -> NDArray[np.float32]:
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     is_line = (rows + columns) % HATCH_EVERY < HATCH_WIDTH
     return np.where(is_line, HATCH_HU, LEAST_HU).astype(np.float32)
+
+
+def tinted(expected: StoredMap) -> bytes:
+    """A map of the expected error as a PNG: clear where little is expected, orange where much."""
+    steps = np.minimum(expected * STEP_HU / TINT_STEP_HU, len(TINT_ALPHA) - 1).astype(np.uint8)
+    picture = Image.fromarray(steps, "P")
+    picture.putpalette(MORE * len(TINT_ALPHA))
+    raw = io.BytesIO()
+    picture.save(raw, "PNG", transparency=TINT_ALPHA)
+    return raw.getvalue()
 
 
 def encoded(plane: NDArray[np.floating]) -> bytes:

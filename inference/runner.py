@@ -249,7 +249,7 @@ class SliceJudge:
         expected = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
         if not is_replaced(prediction, number, self.output):
             self._enter(slice_, trust, prediction.weights[number : number + 1])
-            note, local = "; ".join([*coarse, expected]), _local(prediction, number, trust)
+            note, local = "; ".join([*coarse, expected]), local_error(prediction, number, trust)
             return Chosen(prediction.planes[number], note, trust.error_hu, local)
         words = CLASSICAL_WORDS.get(prediction.classical_name, prediction.classical_name)
         note = f"{expected}, below {self.output.classical_below:g}: {words} instead of the network"
@@ -257,7 +257,7 @@ class SliceJudge:
             trust = prediction.classical_trust[number]
             note += f", expected error {trust.error_hu:.0f} HU"
         self._enter(slice_, trust, how=prediction.classical_name)
-        note, local = "; ".join([*coarse, note]), _local(prediction, number, trust)
+        note, local = "; ".join([*coarse, note]), local_error(prediction, number, trust)
         return Chosen(prediction.classical[number], note, trust.error_hu, local)
 
     def _enter(
@@ -323,7 +323,7 @@ class SliceJudge:
         )
 
 
-def _local(prediction: Prediction, number: int, trust: Trust) -> Plane | None:
+def local_error(prediction: Prediction, number: int, trust: Trust) -> Plane | None:
     """The expected error of each pixel of a slice, where its mean is that of `trust`."""
     if not prediction.scale_hu:
         return None

@@ -15,7 +15,18 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from inference import derived, errors, geometry, header, image_type, overlay, release, scope, stacks
+from inference import (
+    derived,
+    error_map,
+    errors,
+    geometry,
+    header,
+    image_type,
+    overlay,
+    release,
+    scope,
+    stacks,
+)
 from node.config import Condition, Config, Route
 from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings
@@ -47,6 +58,7 @@ TABLES = {
     "image_type": image_type,
     "word_verdicts": WORD_VERDICTS,
     "overlay": overlay,
+    "error_map": error_map,
     "scope": scope,
     "header": header,
     "geometry": geometry,

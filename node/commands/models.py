@@ -555,6 +555,9 @@ def _print_study(study: "Study", page: Path | None) -> None:
     terminal.say(report.LEGEND, style="dim")
     if confidence := report.confidence_rows(cells):
         terminal.print_table(report.CONFIDENCE_COLUMNS, confidence, empty="", title="Confidence")
+    if reliable := report.reliability_rows(cells):
+        title = "Map of the expected error"
+        terminal.print_table(report.RELIABILITY_COLUMNS, reliable, empty="", title=title)
     for series in study.passed_over:
         terminal.say(f"passed over: {series.name}: {series.sentence}", style="yellow")
     if page is not None:

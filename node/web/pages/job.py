@@ -38,8 +38,9 @@ from storage.queries.overview import JobDetail
 from storage.records import DeliveryState, JobState
 
 FOLDER, INDEX = "previews", "index.json"  # as the worker writes them
-# Every name that a page may ask for: a slice, or a reformat through the middle column or row.
-PICTURE = r"^(\d{5}|(column|row)-(received|derived))\.png$"
+# Every name that a page may ask for: a slice, the tint of its expected error, or a reformat through
+# the middle column or row.
+PICTURE = r"^(\d{5}(-error)?|(column|row)-(received|derived))\.png$"
 HOW = {"linear": "linear interpolation", "cubic": "cubic interpolation", "dis": "optical flow"}
 # (name, centre, width in HU): the first is shown first.
 WINDOWS = (
@@ -162,6 +163,7 @@ class Pictures:
     planes: Mapping[str, str]  # column and row: the name of the plane through it
     first_is_up: bool  # in these planes
     is_hatched: bool  # one of them: it shows what no slice does
+    is_tinted: bool  # some slice: its expected error can be laid over it
 
     @property
     def first(self) -> int:
@@ -298,6 +300,7 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
         planes=index["planes"],
         first_is_up=index["first_is_up"],
         is_hatched=index["hatched"],
+        is_tinted=index.get("tinted", False),
     )
 
 

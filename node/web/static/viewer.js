@@ -40,6 +40,19 @@
       } catch { image.alt = "The picture could not be loaded."; }
     };
 
+    // The expected error of a generated slice, as a tint over its picture.
+    const tint = document.getElementById("tint");
+    const overlay = viewer.querySelector("img.tint");
+    const colour = (number) => {
+      if (!tint) return;
+      overlay.hidden = tint.getAttribute("aria-pressed") !== "true" || !places[number].generated;
+      if (!overlay.hidden) overlay.src = address(number).replace(".png", "-error.png");
+    };
+    tint?.addEventListener("click", () => {
+      tint.setAttribute("aria-pressed", String(tint.getAttribute("aria-pressed") !== "true"));
+      colour(Number(slider.value));
+    });
+
     const follow = () => {
       const number = Number(slider.value);
       const place = places[number];
@@ -48,6 +61,7 @@
       show("before", place.before);
       show("now", number);
       show("after", place.after);
+      colour(number);
       for (const mark of document.querySelectorAll("[data-mark]")) {
         if (mark.dataset.places) {
           const x = JSON.parse(mark.dataset.places)[number];
