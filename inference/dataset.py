@@ -273,7 +273,7 @@ def read_header(path: Path, *, order: int = 0) -> Header:
             if syntax == DeflatedExplicitVRLittleEndian:
                 return _header(path, inflated(path, MOST_INFLATED), syntax, order)
             return _header(path, file, syntax, order)
-    except Unreadable as error:
+    except DamagedDataSet as error:
         return Header(path, {}, order=order, fault=f"holds a damaged data set: {error}")
     except OSError as error:
         return Header(path, {}, order=order, fault=f"{UNOPENED} ({error.strerror})")
@@ -429,7 +429,7 @@ STAND_IN = {12: b"UN", 8: b"LT"}
 PREAMBLE_BYTES, META_GROUP, TRANSFER_SYNTAX = 132, b"\2\0", 0x00020010
 
 
-class Unreadable(ValueError):
+class DamagedDataSet(ValueError):
     """The bytes are no data set; the text goes on after "a damaged data set"."""
 
 
@@ -480,7 +480,7 @@ def transfer_syntax(file: BinaryIO) -> str | None:
 
 
 def read_elements(file: BinaryIO, *, implicit: bool, little: bool) -> ElementsRead:
-    """The elements from here to the end; raises Unreadable."""
+    """The elements from here to the end; raises DamagedDataSet."""
     return ElementReader(file, implicit=implicit, little=little).read()
 
 
@@ -523,7 +523,7 @@ class ElementReader:
         try:
             for place in self._places():
                 self._keep(place)
-        except Unreadable:
+        except DamagedDataSet:
             if self._pixels is None:
                 raise
         return ElementsRead(
@@ -585,25 +585,27 @@ class ElementReader:
         )
 
     def _end_of_items(self, place: ElementPlace) -> int:
-        """Where the delimiter of a sequence lies; the file is left behind it."""
+        """The place of the delimiter of a sequence; the file is left behind it."""
         self._file.seek(place.at)
         opened = [(SEQUENCE_END, place.implicit)]  # what ends each level, and its encoding
         while opened:
             ends_with, implicit = opened[-1]
             inner = self.next(implicit=implicit)
             if inner is None:
-                raise Unreadable(f"the sequence {place.name} has no end")
+                raise DamagedDataSet(f"the sequence {place.name} has no end")
             if inner.tag == ends_with:
                 opened.pop()
             elif ends_with == SEQUENCE_END and inner.tag != ITEM:
-                raise Unreadable(f"in sequence {place.name} lies {inner.name}, which is no item")
+                raise DamagedDataSet(
+                    f"in sequence {place.name} lies {inner.name}, which is no item"
+                )
             elif inner.length == UNDEFINED:
                 level = ITEM_END if inner.tag == ITEM else SEQUENCE_END
                 opened.append((level, implicit if inner.tag == ITEM else inner.implicit))
             else:
                 self._file.seek(inner.at + inner.length)
             if len(opened) > DEEPEST:
-                raise Unreadable(f"in {place.name} sequences are nested deeper than {DEEPEST}")
+                raise DamagedDataSet(f"in {place.name} sequences are nested deeper than {DEEPEST}")
         return self._file.tell() - 8
 
     def _of_unknown_form(self, begin: int) -> ElementPlace:
@@ -618,7 +620,7 @@ class ElementReader:
                     self._repairs.append((begin + 4, STAND_IN[form.at - begin]))
                 self._file.seek(form.at)
                 return form
-        raise Unreadable(f"{forms[0].name} has an unknown value representation")
+        raise DamagedDataSet(f"{forms[0].name} has an unknown value representation")
 
     def _forms(self, begin: int) -> list[ElementPlace]:
         """The element that begins here in each form, the likeliest first."""

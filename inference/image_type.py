@@ -10,7 +10,7 @@ from inference.dataset import Header
 
 
 class Meaning(StrEnum):
-    """What a word makes of an image."""
+    """The meaning that a word gives an image."""
 
     PROJECTION = "projection"
     RENDERING = "rendering"
@@ -127,8 +127,8 @@ def image_type_of_result(headers: Iterable[Header]) -> tuple[str, ...]:
 
     It is the same in all instances, as viewers part a series by it.
     """
-    said = dict.fromkeys(word for header in headers for word in _kept(header.values("ImageType")))
-    return (*RESULT, *said)
+    words = dict.fromkeys(word for header in headers for word in _kept(header.values("ImageType")))
+    return (*RESULT, *words)
 
 
 def _kept(values: Sequence[str]) -> Iterator[str]:

@@ -266,7 +266,7 @@ class Previews:
         return gap_mm > TOUCHING_RATIO * 2 * self._seen_mm(gap)
 
     def _seen_mm(self, gap: int) -> float:
-        """How far into a gap the slices beside it reach: half of their thickness.
+        """The reach into a gap of the slices beside it: half of their thickness.
 
         Where it is unknown they are taken to touch; where slices are missing, to touch those.
         """

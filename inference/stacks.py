@@ -523,7 +523,7 @@ def _without_match(header: Header, stacks: Sequence[Group], group: Group) -> Set
 
 
 def facts_of(aside: Iterable[SetAside]) -> list[dict[str, object]]:
-    """What was set aside as a job's record names it: how many, which Instance Numbers, and why."""
+    """The instances set aside, for a job's record: how many, which Instance Numbers, and why."""
     by_sentence: dict[tuple[str, str], list[Header]] = {}
     for item in aside:
         by_sentence.setdefault((item.reason, item.sentence), []).append(item.header)

@@ -477,7 +477,7 @@ class Archive:
             return brought_by_peer(db, arrival_id)
 
     def brought_by_each(self, of: Arrival) -> tuple[Brought, ...]:
-        """What each peer has brought of the series of an arrival; who came first is first."""
+        """The instances that each peer has brought of a series, in the order of their coming."""
         peer = (arrival.c.calling_ae, arrival.c.called_ae)
         query = (
             select(func.max(arrival.c.id))

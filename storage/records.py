@@ -737,7 +737,7 @@ class Need:
 
 @dataclass(frozen=True)
 class NeedGroup:
-    """What waits for a person for one and the same reason, the newest first."""
+    """Needs of a person for one and the same reason, the newest first."""
 
     what: str  # job, delivery
     state: JobState | DeliveryState

@@ -161,9 +161,9 @@ CHANGED_ADVICE = "Its route has changed since: requeue it, and a new job replace
 def heading(state: str, code: str, count: int, *, is_delivery: bool = False) -> str:
     """Say in a heading what many wait for: "12 series miss slices"."""
     other = f"failed with {code}" if state == "failed" else f"wait for a person: {code}"
-    one, several = HEADINGS.get(code, (other.replace("wait ", "waits "), other))
+    singular, plural = HEADINGS.get(code, (other.replace("wait ", "waits "), other))
     noun = ("delivery", "deliveries")[count != 1] if is_delivery else "series"
-    return f"{count} {noun} {one if count == 1 else several}"
+    return f"{count} {noun} {singular if count == 1 else plural}"
 
 
 # Why no job was made of a series.

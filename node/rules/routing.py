@@ -120,7 +120,7 @@ def _left_out(explanation: Explanation, route: Route) -> Explanation:
 
 
 def kept_objections(evidence: Mapping[str, object], *, masked: bool) -> dict[str, tuple[str, ...]]:
-    """What spoke against each route when an arrival was complete, in sentences.
+    """The objections to each route when an arrival was complete, in sentences.
 
     `masked`: without a value that may be a patient's.
     """
@@ -133,7 +133,7 @@ def kept_objections(evidence: Mapping[str, object], *, masked: bool) -> dict[str
 
 
 def without_value(key: str, sentence: str) -> str:
-    """What speaks against a route, without a value that may be a patient's."""
+    """The objection to a route, without a value that may be a patient's."""
     if key in OPEN:
         return sentence
     return f"Its condition on {key} does not hold; the value in the series is hidden."

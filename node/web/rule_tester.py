@@ -58,8 +58,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What would become of a stack by a route that takes it, as far as headers tell."""
+class RouteVerdict:
+    """The end of a stack by a route that takes it, as far as headers tell."""
 
     route: str  # empty: no route takes it
     state: State
@@ -67,7 +67,9 @@ class Verdict:
     sentence: str
 
 
-NO_ROUTE = Verdict("", "no route", "", "No route takes it: it would be kept, but not processed.")
+NO_ROUTE = RouteVerdict(
+    "", "no route", "", "No route takes it: it would be kept, but not processed."
+)
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,10 @@ class TriedStack:
     notes: tuple[str, ...]
     attributes: tuple[tuple[str, str], ...]  # those that routes are written with most
     routes: tuple[Explanation, ...]
-    verdicts: tuple[Verdict, ...]  # of each route that takes it
+    verdicts: tuple[RouteVerdict, ...]  # of each route that takes it
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RouteVerdict:
         """That of the first route that takes it."""
         return self.verdicts[0] if self.verdicts else NO_ROUTE
 
@@ -155,14 +157,16 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
     )
 
 
-def _verdict(stack: "Stack", route: Route) -> Verdict:
+def _verdict(stack: "Stack", route: Route) -> RouteVerdict:
     from inference import geometry
 
     verdict = geometry.verdict(stack, route.output)
     if verdict is None:
-        return Verdict(route.name, "would be processed", "", "Nothing in its headers prevents it.")
+        return RouteVerdict(
+            route.name, "would be processed", "", "Nothing in its headers prevents it."
+        )
     state: State = "held" if verdict.is_held else "refused"
-    return Verdict(route.name, state, str(verdict.reason), verdict.sentence)
+    return RouteVerdict(route.name, state, str(verdict.reason), verdict.sentence)
 
 
 def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: bool) -> Answer:

@@ -147,7 +147,7 @@ class StudyContext:
 
     @cached_property
     def record(self) -> Mapping[str, object]:
-        """What a job says from the start: which instances of its series are in no stack."""
+        """The record that a job begins with: the instances of its series that are in no stack."""
         aside = facts_of(set_aside(self.all_headers))
         return {"set_aside": aside} if aside else {}
 
@@ -450,8 +450,8 @@ class Arrivals:
         if not asked:
             usable = UsableInstances.of(study.own.instances, study.headers, self._files)
             jobs += self._unreadable(arrival, usable.instances, rules)
-        told = rules.insisted or not jobs
-        against = _against(arrival, (of.stack for of in asked), rules) if told else ()
+        is_explained = rules.insisted or not jobs
+        against = _against(arrival, (of.stack for of in asked), rules) if is_explained else ()
         if study.mixed_up is not None:
             return Decision(tuple(jobs), study.mixed_up, aside=aside, against=against)
         refuse = self._outdone(arrival, study, [of.stack for of in asked])
@@ -555,7 +555,7 @@ def _despite(keys: Iterable[str]) -> list[str]:
 def _against(
     arrival: Arrival, stacks: Iterable[Stack], rules: Rules
 ) -> tuple[tuple[str, Objection], ...]:
-    """What speaks against each route that does not take these stacks."""
+    """The objections to each route that does not take these stacks."""
     explained = (answer for stack in stacks for answer in _explained(arrival, stack, rules))
     return tuple((answer.route, it) for answer in explained for it in answer.objections)
 

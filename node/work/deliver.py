@@ -212,7 +212,7 @@ class Deliverer:
         result = scu.SendResult(Outcome.STORED)
         # A destination that chokes on the SOP Class of a supplement has the series by then.
         for is_supplement in (False, True):
-            group = [one for one in unsent if one.is_supplement is is_supplement]
+            group = [instance for instance in unsent if instance.is_supplement is is_supplement]
             if group:
                 answers = beside if is_supplement else tally
                 result = self._send_group(delivery, group, answers)

@@ -86,7 +86,7 @@ SELFTEST = "selftest"  # has a page of its own: a failed one is told there
 
 @dataclass(frozen=True)
 class Choices:
-    """What a filter may choose from, as rows have it; the configuration may name more."""
+    """The values that a filter may choose from, of rows; the configuration may name more."""
 
     reasons: tuple[str, ...]
     routes: tuple[str, ...]
@@ -481,7 +481,7 @@ def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
 def need_groups(
     database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
 ) -> tuple[NeedGroup, ...]:
-    """What waits for a person under a filter, by its reason; the group with the newest first.
+    """Needs of a person under a filter, by their reason; the group with the newest first.
 
     `limit` and `offset` are of each group.
     """

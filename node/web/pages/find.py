@@ -170,7 +170,7 @@ add_fragment(router, "/series/{series_uid}/part", "series_part", _series)
 
 @dataclass(frozen=True)
 class RouteOutcome:
-    """What a route has made of a series, or what spoke against it when the series was complete."""
+    """The jobs of a route for a series, or what spoke against it when the series was complete."""
 
     name: str
     model: str

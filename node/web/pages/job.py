@@ -174,7 +174,7 @@ class Pictures:
 
     @property
     def edge(self) -> Markup:
-        """What stands beside the derived planes."""
+        """The scale beside the derived planes."""
         return drawings.edge(self.places, self.left, first_is_up=self.first_is_up)
 
     @property

@@ -46,7 +46,7 @@ class Arriving:
 
 
 def _first_steps(context: Context) -> Values:
-    """What a newcomer enters at a scanner; nothing once a series has arrived."""
+    """The values that a newcomer enters at a scanner; nothing once a series has arrived."""
     if find.find_series(context.parts.database, Wanted(), limit=1).lines:
         return {"first_steps": None}
     config = context.parts.config()

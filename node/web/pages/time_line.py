@@ -100,14 +100,14 @@ def _of_job(detail: JobDetail, now: float) -> Iterator[JobStep]:
 
 
 def _queue_times(detail: JobDetail) -> list[float]:
-    """When the job was queued: the last time, and each time that a person requeued it."""
+    """The times at which the job was queued: the last one, and each requeue by a person."""
     mine = f"job {detail.job.id}"
     events = (event.at for event in detail.audit if (event.what, event.which) == ("requeue", mine))
     return sorted({detail.job.queued_at, *events})
 
 
 def _waited(first: float, last: float, queued: Iterable[float]) -> Iterator[JobStep]:
-    """What lies before an attempt: a person may have been waited for, then the queue."""
+    """The waits before an attempt: perhaps for a person, then in the queue."""
     for at in queued:
         if first + SHORT_SECONDS < at <= last:
             yield _step("held", "Waited for a person", first, at)
