@@ -279,7 +279,7 @@ def test_a_newcomer_reads_what_to_enter_at_the_scanner_until_something_arrived(
 ) -> None:
     monkeypatch.setattr(health, "addresses", lambda host: ("10.1.2.3", "192.168.0.7"))
     text = person.get("/").text
-    for part in ("First steps", "MIDSLICE", "10.1.2.3", "192.168.0.7", "storescu -aec MIDSLICE"):
+    for part in ("First steps", "MIDSLICE", "10.1.2.3", "192.168.0.7", "dcmsend -aec MIDSLICE"):
         assert part in text
     assert "0.0.0.0" not in text
     served.rows.receive("1.1")
