@@ -89,7 +89,7 @@ def test_the_identity_of_a_real_series_is_read(node: Node) -> None:
 def test_a_program_of_dcmtk_that_is_refused_an_instance_ends_with_a_failure(
     node: Node, tmp_path: Path, program: Callable[..., Finished], refused: int
 ) -> None:
-    sent = native(tmp_path / "sent", 2)
+    sent = [outgoing.path for outgoing in native(tmp_path / "sent", 2)]
     node.archive.failures = [NoRoom("full")] * refused
     assert program(node.port, *sent).code != 0
     node.archive.failures = []

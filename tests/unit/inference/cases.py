@@ -42,7 +42,7 @@ KINDS_OF_IMAGES = (
         "refused",
         altered(ImageType=["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]),
         R.DERIVED_INPUT,
-        "acquired images only",
+        "only acquired images",
         ask=output(accept_derived=False),
     ),
     Case(
@@ -50,7 +50,7 @@ KINDS_OF_IMAGES = (
         "Image Type absent",
         "judged by positions",
         lacking("ImageType"),
-        said="do not say their Image Type",
+        said="have no Image Type",
     ),
     Case(
         KINDS, "Image Type of two values", "processed", altered(ImageType=["ORIGINAL", "PRIMARY"])

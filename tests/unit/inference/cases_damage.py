@@ -100,7 +100,7 @@ DAMAGED = (
         "one instance twice, the same",
         "processed once",
         together(Series(), Series()),
-        said="differ in the header alone",
+        said="differ only in their headers",
     ),
     Case(
         DAMAGE,
@@ -110,7 +110,7 @@ DAMAGED = (
             Series(),
             Series(transfer_syntax=JPEGLSLossless, patient=phantoms.Patient(name="Real^Name")),
         ),
-        said="differ in the header alone",
+        said="differ only in their headers",
         seen=lambda made: bool(made.PatientName == "Real^Name"),
     ),
     Case(

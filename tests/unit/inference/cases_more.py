@@ -150,7 +150,7 @@ GEOMETRY = (
         "refused",
         Series(spacing_mm=2.0),
         R.NOTHING_TO_DO,
-        "already as close as asked",
+        "already as close as requested",
         ask=target(2.0),
     ),
     Case(
@@ -262,7 +262,7 @@ PIXELS = (
         "a padding value that is the value of tissue",
         "not believed; the result declares none",
         Series(pixels=Pixels(padding=1064)),
-        said="is that of tissue",
+        said="is a value of tissue",
         seen=lambda made: "PixelPaddingValue" not in made,
     ),
     Case(
