@@ -59,9 +59,9 @@ def overlay(words: str, rows: int, columns: int) -> Elements:
 
 def read_overlays(path: Path) -> Elements:
     """The elements of all overlay planes of a file."""
-    made = dcmread(path, stop_before_pixels=True)
-    tags = (tag for tag in made.keys() if GROUP <= tag.group <= LAST_GROUP)  # noqa: SIM118
-    return {int(tag): made.get_item(tag) for tag in tags}
+    dataset = dcmread(path, stop_before_pixels=True)
+    tags = (tag for tag in dataset.keys() if GROUP <= tag.group <= LAST_GROUP)  # noqa: SIM118
+    return {int(tag): dataset.get_item(tag) for tag in tags}
 
 
 def description_in(overlays: Elements) -> str:
