@@ -21,12 +21,12 @@ from inference.derived import (
     frame_uid,
     plan_slices,
     record_of,
+    words_of,
 )
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.objects import ResultObjects, StoredMap, error_map, presentation_state, reduced
-from inference.overlay import words_of
 from inference.pixels import (
     PixelFormat,
     PixelReader,
