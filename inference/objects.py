@@ -1,4 +1,6 @@
-"""Further result objects of a job: beside the derived series, in series of their own.
+"""Further result objects of a job: a presentation state and a map of the expected error.
+
+They lie beside the derived series, in series of their own.
 
 highdicom makes what is particular to an object of its class; what all results share (patient and
 study byte for byte, equipment, times) is put in its place here, so that no text is ever decoded
@@ -6,12 +8,15 @@ and encoded again. highdicom takes seconds to load: only functions that build an
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr
+from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from inference import header as h
@@ -148,7 +153,9 @@ class ResultObjects:
         shared, own = self._series.shared, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY)
         left_out = set(map(h.tag_of, own))
         correct_ambiguous_vr(built, is_little_endian=True)  # US or SS, OB or OW
-        made = {int(element.tag): element for element in built if element.tag not in left_out}
+        own_elements = {
+            int(element.tag): element for element in built if element.tag not in left_out
+        }
         copied = {tag: shared[tag] for tag in map(h.tag_of, (*own, *SHARED)) if tag in shared}
         # Made again, an object has the same bytes: highdicom writes the time of day.
         times = {
@@ -163,4 +170,165 @@ class ResultObjects:
             DeviceSerialNumber=shared[h.tag_of("StationName")].value,  # what tells nodes apart
         )
         description = self._series.description(title)
-        return made | copied | h.elements_of(**times) | description | equipment
+        return own_elements | copied | h.elements_of(**times) | description | equipment
+
+
+# A Grayscale Softcopy Presentation State (PS3.3 A.33.1) says how a viewer is to show images: here
+# each generated slice with the words of its mark, for viewers that draw no overlay planes.
+
+LAYER = "AI"
+STATE_LABEL = "NOT_ACQUIRED"
+STATE_DESCRIPTION = "Marks the slices that were not acquired"
+# Of the displayed area, whatever part of the image that is: left, top, right, bottom.
+STATE_AREA = (0.0, 0.0, 0.5, 0.05)
+ALIKE = ("RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
+
+
+def presentation_state(
+    images: Sequence[Dataset], words: Mapping[int, str], identifiers: Identifiers
+) -> Dataset:
+    """The state of all images that are stored as the first generated one is.
+
+    `words` are those of the generated slices, by their places among the images.
+    """
+    from highdicom.content import (  # takes seconds
+        ModalityLUTTransformation,
+        PresentationLUTTransformation,
+    )
+    from highdicom.pr import (
+        GraphicAnnotation,
+        GraphicLayer,
+        GrayscaleSoftcopyPresentationState,
+        SoftcopyVOILUTTransformation,
+        TextObject,
+    )
+
+    first = images[min(words)]
+    shown = [place for place, image in enumerate(images) if _are_alike(image, first)]
+    layer = GraphicLayer(LAYER, order=1, description=STATE_DESCRIPTION)
+    annotations = [
+        GraphicAnnotation(
+            [images[place]],
+            layer,
+            text_objects=[
+                TextObject(
+                    words[place], "DISPLAY", bounding_box=STATE_AREA, text_justification="LEFT"
+                )
+            ],
+        )
+        for place in shown
+        if place in words
+    ]
+    centre, width = first.get("WindowCenter"), first.get("WindowWidth")
+    window = centre is not None and width is not None
+    return GrayscaleSoftcopyPresentationState(
+        [images[place] for place in shown],
+        content_label=STATE_LABEL,
+        content_description=STATE_DESCRIPTION,
+        graphic_layers=[layer],
+        graphic_annotations=annotations,
+        modality_lut_transformation=ModalityLUTTransformation(
+            rescale_intercept=first.RescaleIntercept,
+            rescale_slope=first.RescaleSlope,
+            rescale_type="HU",
+        ),
+        voi_lut_transformations=(
+            [SoftcopyVOILUTTransformation(window_center=centre, window_width=width)]
+            if window
+            else None
+        ),
+        presentation_lut_transformation=PresentationLUTTransformation(
+            "INVERSE" if first.PhotometricInterpretation == "MONOCHROME1" else "IDENTITY"
+        ),
+        **identifiers.as_arguments(),
+    )
+
+
+def _are_alike(image: Dataset, first: Dataset) -> bool:
+    """One state holds one way from stored values to greys."""
+    return all(image.get(keyword) == first.get(keyword) for keyword in ALIKE)
+
+
+# A Parametric Map (PS3.3 A.75) with one frame a generated slice, of a quarter of its resolution:
+# what is expected is the mean over squares of 4 x 4 pixels, and holds inside the body alone.
+
+REDUCTION = 4
+# Beyond it an expectation says "far off" and no more (see the reliability table of the model card).
+MOST_HU = 250.0
+STEP_HU = 0.1  # of a stored value
+WINDOW_HU = (60.0, 120.0)  # centre, width
+MAP_LABEL, MAP_TITLE = "EXPECTED_ERROR", "Expected absolute error of a generated slice"
+HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+
+Expected = NDArray[np.float32]
+StoredMap = NDArray[np.uint16]  # (rows / 4, columns / 4), tenths of a HU
+
+
+def reduced(expected_hu: Expected) -> StoredMap:
+    """The means of squares of pixels; those at the edge of an odd size repeat its last ones."""
+    rows, columns = (-side % REDUCTION for side in expected_hu.shape)
+    whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
+    high, wide = (side // REDUCTION for side in whole.shape)
+    means = whole.reshape(high, REDUCTION, wide, REDUCTION).mean(axis=(1, 3))
+    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_HU) / STEP_HU).astype(np.uint16)
+    return stored
+
+
+def error_map(
+    images: Sequence[Dataset], maps: Mapping[int, StoredMap], identifiers: Identifiers
+) -> Dataset:
+    """The map of the generated slices, by their places among the images."""
+    from highdicom import (  # takes seconds
+        PixelMeasuresSequence,
+        PlaneOrientationSequence,
+        PlanePositionSequence,
+        VOILUTTransformation,
+    )
+    from highdicom.pm import ParametricMap, RealWorldValueMapping
+
+    centre, width = (hu / STEP_HU for hu in WINDOW_HU)
+    places = sorted(maps)
+    sources = [images[place] for place in places]
+    first = sources[0]
+    orientation = [float(cosine) for cosine in first.ImageOrientationPatient]
+    spacing = [float(side) for side in first.PixelSpacing]
+    across, down = np.array(orientation[:3]), np.array(orientation[3:])
+    # The middle of the first square lies 1.5 pixels from that of the first pixel, both ways.
+    offset = (REDUCTION - 1) / 2 * (across * spacing[1] + down * spacing[0])
+    positions = [
+        PlanePositionSequence(
+            "PATIENT", [float(x) for x in np.array(image.ImagePositionPatient, float) + offset]
+        )
+        for image in sources
+    ]
+    value = RealWorldValueMapping(
+        lut_label=MAP_LABEL,
+        lut_explanation=MAP_TITLE,
+        unit=HOUNSFIELD,
+        value_range=(0, round(MOST_HU / STEP_HU)),
+        slope=STEP_HU,
+        intercept=0.0,
+    )
+    error_frames = ParametricMap(
+        sources,
+        np.stack([maps[place] for place in places]),
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[value],
+        voi_lut_transformations=[VOILUTTransformation(window_center=centre, window_width=width)],
+        content_label=MAP_LABEL,
+        content_description=MAP_TITLE,
+        pixel_measures=PixelMeasuresSequence(
+            pixel_spacing=[side * REDUCTION for side in spacing],
+            slice_thickness=float(first.SliceThickness),
+        ),
+        plane_orientation=PlaneOrientationSequence("PATIENT", orientation),
+        plane_positions=positions,
+        **identifiers.as_arguments(),
+    )
+    # Made again, it has the same bytes: highdicom draws this UID at random.
+    for item in (
+        *error_frames.DimensionOrganizationSequence,
+        *error_frames.DimensionIndexSequence,
+    ):
+        item.DimensionOrganizationUID = identifiers.dimensions_uid
+    return error_frames

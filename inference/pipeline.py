@@ -21,13 +21,12 @@ from inference.derived import (
     frame_uid,
     plan_slices,
     record_of,
+    words_of,
 )
-from inference.error_map import StoredMap, error_map, reduced
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
-from inference.objects import ResultObjects
-from inference.overlay import words_of
+from inference.objects import ResultObjects, StoredMap, error_map, presentation_state, reduced
 from inference.pixels import (
     PixelFormat,
     PixelReader,
@@ -37,7 +36,6 @@ from inference.pixels import (
     generated_values,
     padding_notes,
 )
-from inference.presentation import presentation_state
 from inference.previews import Previews
 from inference.registry import choose_device, load
 from inference.request import (

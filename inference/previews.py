@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.derived import Planned
-from inference.error_map import STEP_HU, StoredMap
 from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
 from inference.model import Prediction
+from inference.objects import STEP_HU, StoredMap
 from inference.volume import Plane, Vector
 
 Grey = NDArray[np.uint8]

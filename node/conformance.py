@@ -17,12 +17,11 @@ from pydicom.uid import UID
 
 from inference import (
     derived,
-    error_map,
     errors,
     geometry,
     header,
     image_type,
-    overlay,
+    objects,
     release,
     scope,
     stacks,
@@ -57,8 +56,7 @@ TABLES = {
     "derived": derived,
     "image_type": image_type,
     "word_verdicts": WORD_VERDICTS,
-    "overlay": overlay,
-    "error_map": error_map,
+    "objects": objects,
     "scope": scope,
     "header": header,
     "geometry": geometry,

@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.error_map import STEP_HU, reduced
 from inference.models.confidence import body_of
+from inference.objects import STEP_HU, reduced
 from inference.volume import Plane
 
 BOUNDS_HU = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0, 100.0, float("inf"))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 
-from inference.overlay import drawn, words_of
+from inference.derived import drawn, words_of
 from inference.request import Output
 from tests import phantoms, validators
 from tests.phantoms import Series
