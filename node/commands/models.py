@@ -101,9 +101,7 @@ def train(
     leave_out: Annotated[
         list[str] | None, typer.Option(help="A patient to measure on, not to train on.")
     ] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Weights to begin with; else none.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Weights to begin with; else none.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-6, max=0.1, help="At its peak.")
     ] = None,
