@@ -91,7 +91,7 @@ DAMAGED = (
         DAMAGE,
         "a Study Instance UID of more than 64 characters",
         "refused",
-        altered(StudyInstanceUID="1." * 33),
+        Series(edit=lambda made, _: phantoms.put(made, "StudyInstanceUID", b"1." * 33)),
         R.MISSING_UIDS,
         "more than 64 characters",
     ),
