@@ -12,7 +12,7 @@ from inference.dataset import Header, read_header
 from inference.derived import NOT_ACQUIRED, Planned, description_in, overlay, read_overlays
 from inference.errors import Unprocessable
 from inference.geometry import EQUAL_GAPS, Layout, in_gaps
-from inference.image_type import image_type_of_result
+from inference.kinds import image_type_of_result
 from inference.pixels import PixelFormat, PixelReader, Stored, is_lossy
 from inference.previews import FOLDER as PREVIEWS
 from inference.request import File

@@ -19,7 +19,7 @@ from inference import release
 from inference.dataset import Header
 from inference.geometry import Layout, frame_of_reference, is_undersampled
 from inference.header import Elements, raw
-from inference.image_type import image_type_of_result
+from inference.kinds import image_type_of_result
 from inference.model import Model, Parameters, Step
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request

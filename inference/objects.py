@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sr.coding import Code
@@ -22,6 +21,7 @@ from pydicom.tag import Tag
 from inference import header as h
 from inference.derived import MOST_SERIES_NUMBER, DerivedSeries, Planned
 from inference.header import Elements
+from inference.previews import MOST_HU, REDUCTION, STEP_HU, StoredMap
 from inference.request import File, ObjectKind
 from inference.uids import UidMaker
 
@@ -252,26 +252,9 @@ def _are_alike(image: Dataset, first: Dataset) -> bool:
 # A Parametric Map (PS3.3 A.75) with one frame a generated slice, of a quarter of its resolution:
 # what is expected is the mean over squares of 4 x 4 pixels, and holds inside the body alone.
 
-REDUCTION = 4
-# Beyond it an expectation says "far off" and no more (see the reliability table of the model card).
-MOST_HU = 250.0
-STEP_HU = 0.1  # of a stored value
 WINDOW_HU = (60.0, 120.0)  # centre, width
 MAP_LABEL, MAP_TITLE = "EXPECTED_ERROR", "Expected absolute error of a generated slice"
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
-
-Expected = NDArray[np.float32]
-StoredMap = NDArray[np.uint16]  # (rows / 4, columns / 4), tenths of a HU
-
-
-def reduced(expected_hu: Expected) -> StoredMap:
-    """The means of squares of pixels; those at the edge of an odd size repeat its last ones."""
-    rows, columns = (-side % REDUCTION for side in expected_hu.shape)
-    whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
-    high, wide = (side // REDUCTION for side in whole.shape)
-    means = whole.reshape(high, REDUCTION, wide, REDUCTION).mean(axis=(1, 3))
-    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_HU) / STEP_HU).astype(np.uint16)
-    return stored
 
 
 def error_map(

@@ -26,7 +26,7 @@ from inference.derived import (
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
-from inference.objects import ResultObjects, StoredMap, error_map, presentation_state, reduced
+from inference.objects import ResultObjects, error_map, presentation_state
 from inference.pixels import (
     PixelFormat,
     PixelReader,
@@ -36,7 +36,7 @@ from inference.pixels import (
     generated_values,
     padding_notes,
 )
-from inference.previews import Previews
+from inference.previews import Previews, StoredMap, reduced
 from inference.registry import choose_device, load
 from inference.request import (
     Derived,

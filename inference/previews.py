@@ -16,7 +16,6 @@ from PIL import Image
 from inference.derived import Planned
 from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
 from inference.model import Prediction
-from inference.objects import STEP_HU, StoredMap
 from inference.volume import Plane, Vector
 
 Grey = NDArray[np.uint8]
@@ -25,6 +24,15 @@ BASE_FOLDER = Path(__file__).parent  # of `page.html`, which every page extends
 DIFFERENCE_HU = 250.0  # full colour of a difference
 LESS, EQUAL, MORE = (56, 189, 248), (11, 15, 20), (251, 146, 60)  # told apart by the colour-blind
 QUALITY = 88
+
+# Of the map of the expected error: means of squares of pixels, in tenths of a HU.
+REDUCTION = 4
+# Beyond it an expectation says "far off" and no more (see the reliability table of the model card).
+MOST_HU = 250.0
+STEP_HU = 0.1  # of a stored value
+
+Expected = NDArray[np.float32]
+StoredMap = NDArray[np.uint16]  # (rows / 4, columns / 4), tenths of a HU
 
 
 @dataclass(frozen=True)
@@ -361,3 +369,13 @@ def _reformat(
     places = np.linspace(at_mm[-1], at_mm[0], height)
     between = (at_mm[1:] + at_mm[:-1]) / 2
     return lines[np.searchsorted(between, places)]
+
+
+def reduced(expected_hu: Expected) -> StoredMap:
+    """The means of squares of pixels; those at the edge of an odd size repeat its last ones."""
+    rows, columns = (-side % REDUCTION for side in expected_hu.shape)
+    whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
+    high, wide = (side // REDUCTION for side in whole.shape)
+    means = whole.reshape(high, REDUCTION, wide, REDUCTION).mean(axis=(1, 3))
+    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_HU) / STEP_HU).astype(np.uint16)
+    return stored

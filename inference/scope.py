@@ -7,7 +7,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import LONGEST_UID, Header, quoted
 from inference.errors import Reason, Unprocessable
-from inference.image_type import Meaning, is_described_as, words_of
+from inference.kinds import Meaning, is_described_as, words_of
 from inference.request import Output
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -20,8 +20,8 @@ from inference import (
     errors,
     geometry,
     header,
-    image_type,
-    objects,
+    kinds,
+    previews,
     release,
     scope,
     stacks,
@@ -41,10 +41,10 @@ SOURCES = {
     status.PROVIDER_PRESENTATION: "service provider (presentation)",
 }
 NO_SLICE = "refused, `DERIVED_INPUT`"
-WORD_VERDICTS = dict.fromkeys(image_type.NO_SLICES, NO_SLICE) | {
-    image_type.Meaning.REFORMAT: "axial: processed where the route has `accept_derived`, the value "
+WORD_VERDICTS = dict.fromkeys(kinds.NO_SLICES, NO_SLICE) | {
+    kinds.Meaning.REFORMAT: "axial: processed where the route has `accept_derived`, the value "
     f"kept in the result; in another plane {NO_SLICE}",
-    image_type.Meaning.LOCALIZER: "set aside, `NOT_A_CT_SLICE`",
+    kinds.Meaning.LOCALIZER: "set aside, `NOT_A_CT_SLICE`",
 }
 # The tables of the code under the names that the template uses.
 TABLES = {
@@ -54,9 +54,9 @@ TABLES = {
     "results": RESULTS,
     "sources": SOURCES,
     "derived": derived,
-    "image_type": image_type,
+    "kinds": kinds,
     "word_verdicts": WORD_VERDICTS,
-    "objects": objects,
+    "previews": previews,
     "scope": scope,
     "header": header,
     "geometry": geometry,

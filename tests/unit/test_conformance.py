@@ -11,7 +11,7 @@ from pydicom.datadict import keyword_for_tag
 
 from inference import pipeline, release
 from inference.errors import Reason
-from inference.image_type import TERMS, Term
+from inference.kinds import TERMS, Term
 from inference.model import Parameters
 from inference.request import Derived, ModelSpec, Output, Request, Source
 from inference.stacks import read_headers

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from inference.objects import MOST_HU, reduced
+from inference.previews import MOST_HU, reduced
 from inference.request import Derived, File, ModelSpec, Output
 from tests import phantoms, validators
 from tests.phantoms import Series

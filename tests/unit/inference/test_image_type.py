@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from inference import header as h
 from inference.dataset import Header, read_header
 from inference.errors import Reason, Unprocessable
-from inference.image_type import NO_SLICES, RESULT, TERMS, Meaning, image_type_of_result
+from inference.kinds import NO_SLICES, RESULT, TERMS, Meaning, image_type_of_result
 from inference.request import Output
 from inference.scope import check_scope, instance_fault, is_derived_by_node
 from tests import phantoms, validators
