@@ -13,7 +13,7 @@ from inference.request import Derived, Outcome, Verdict
 from inference.stacks import read_headers, set_aside, stacks_of
 from tests.unit.inference.case import Case
 from tests.unit.inference.cases import CASES
-from tests.unit.inference.made import request, run
+from tests.unit.inference.made import images, request, run
 
 TABLE = Path("CASES.md")
 HERE = Path("tests/unit/inference")
@@ -37,11 +37,7 @@ def outcomes(case: Case, tmp_path: Path) -> tuple[list[Header], list[Outcome]]:
         made = request(files, tmp_path / f"derived-{number}", edit=case.ask)
         outcome = run(made, closed_gaps=case.closed_gaps)
         if case.seen is not None and isinstance(outcome, Derived):
-            assert all(
-                case.seen(dcmread(made.folder / file.name))
-                for file in outcome.files
-                if file.kind == "image"
-            )
+            assert all(case.seen(dcmread(path)) for path in images(outcome, made.folder))
         found.append(outcome)
     return headers, found
 

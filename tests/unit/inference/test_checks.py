@@ -29,7 +29,7 @@ class Planning:
 
     def __init__(self, tmp_path: Path) -> None:
         self.sources = phantoms.write(tmp_path / "received", SERIES)
-        made = request(self.sources, tmp_path / "derived")
+        made = request(self.sources, tmp_path / "derived", output=Output())
         self.files = derive(made)
         layout = arrange(only_stack(self.sources))
         model = load(ModelSpec("halfway", f"{HERE}:Halfway"))

@@ -14,7 +14,7 @@ from inference.request import Derived, ModelSpec, Outcome, Output, Verdict
 from inference.volume import Geometry
 from tests import phantoms
 from tests.phantoms import Pixels, Series
-from tests.unit.inference.made import Halfway, plan_every_gap, request, run
+from tests.unit.inference.made import SLICES_ALONE, Halfway, plan_every_gap, request, run
 
 MODULE = "tests.unit.inference.test_confidence_in_jobs"
 
@@ -86,7 +86,7 @@ def generated(tmp_path: Path, outcome: Outcome) -> list[object]:
 
 
 def test_each_generated_slice_says_how_sure_its_model_is(tmp_path: Path) -> None:
-    outcome = outcome_of(tmp_path, "Telling", output=Output(classical_below=0.0))
+    outcome = outcome_of(tmp_path, "Telling", output=replace(SLICES_ALONE, classical_below=0.0))
     said = [str(made.DerivationDescription) for made in generated(tmp_path, outcome)]  # type: ignore[attr-defined]
     assert [text.rpartition("; ")[2] for text in said] == [
         "expected error 14 HU, confidence 0.95",
@@ -143,7 +143,7 @@ def test_a_series_below_the_second_threshold_is_held_and_keeps_its_list(tmp_path
 
 
 def test_a_route_that_accepts_it_gets_the_series(tmp_path: Path) -> None:
-    outcome = outcome_of(tmp_path, "Lost", output=Output(hold_below=0.0))
+    outcome = outcome_of(tmp_path, "Lost", output=replace(SLICES_ALONE, hold_below=0.0))
     assert isinstance(outcome, Derived)
 
 
@@ -165,7 +165,9 @@ def test_what_else_changes_a_result_changes_its_uids(tmp_path: Path) -> None:
     uids = set()
     for number, model in enumerate(("Telling", "OtherRuntime", "Telling")):
         files = phantoms.write(tmp_path / "received")
-        made = request(files, tmp_path / str(number), output=Output(classical_below=0.0))
+        made = request(
+            files, tmp_path / str(number), output=replace(SLICES_ALONE, classical_below=0.0)
+        )
         outcome = run(replace(made, model=ModelSpec("same", f"{MODULE}:{model}")))
         assert isinstance(outcome, Derived)
         uids.add(outcome.series_uid)
@@ -175,7 +177,11 @@ def test_what_else_changes_a_result_changes_its_uids(tmp_path: Path) -> None:
 def test_no_survey_looks_across_missing_slices(tmp_path: Path) -> None:
     series = Series(slices=9, spacing_mm=2.0, thickness_mm=2, missing=[4])
     outcome = outcome_of(
-        tmp_path, "Across", series=series, output=Output(across_missing="leave"), closed_gaps=(3,)
+        tmp_path,
+        "Across",
+        series=series,
+        output=replace(SLICES_ALONE, across_missing="leave"),
+        closed_gaps=(3,),
     )
     assert isinstance(outcome, Derived)
     assert outcome.record["gate"] == {"at": [1.0, 2.0, 5.0, 6.0]}

@@ -36,7 +36,7 @@ def made(tmp_path: Path) -> tuple[Derived, Path]:
 
 def job(folder: Path, series: Series, output: Output | None = None) -> tuple[Derived, Path]:
     files = phantoms.write(folder / "received", series)
-    outcome = run(request(files, folder / "derived", output=output))
+    outcome = run(request(files, folder / "derived", output=output or Output()))
     assert isinstance(outcome, Derived), outcome
     return outcome, folder / "derived"
 
@@ -92,7 +92,8 @@ def test_the_state_says_the_expected_error_of_each_slice_as_its_overlay_does(
     tmp_path: Path,
 ) -> None:
     files = phantoms.write(tmp_path / "received", Series(slices=6, rows=64, columns=64))
-    asked = replace(request(files, tmp_path / "derived"), model=ModelSpec("midslice"))
+    asked = request(files, tmp_path / "derived", output=Output())
+    asked = replace(asked, model=ModelSpec("midslice"))
     outcome = run(asked)
     assert isinstance(outcome, Derived), outcome
     state = dcmread(asked.folder / state_of(outcome).name)

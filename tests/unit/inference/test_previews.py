@@ -200,7 +200,8 @@ def test_a_stack_whose_first_slice_is_the_topmost_is_shown_head_up(tmp_path: Pat
 
 
 def test_slices_that_are_not_in_the_derived_series_are_shown_all_the_same(tmp_path: Path) -> None:
-    folder, outcome = derived(tmp_path, output=Output(include_received=False))
+    output = Output(include_received=False, presentation_state=False)
+    folder, outcome = derived(tmp_path, output=output)
     told = index(folder)["slices"]
     assert [file.kind for file in outcome.files].count("image") == 4
     assert len(told) == 9
