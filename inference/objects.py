@@ -21,7 +21,7 @@ from pydicom.tag import Tag
 from inference import header as h
 from inference.derived import MOST_SERIES_NUMBER, DerivedSeries, Planned
 from inference.header import Elements
-from inference.previews import MOST_HU, REDUCTION, STEP_HU, StoredMap
+from inference.previews import MOST_ERROR_HU, REDUCTION, STEP_HU, StoredMap
 from inference.request import File, ObjectKind
 from inference.uids import UidMaker
 
@@ -288,7 +288,7 @@ def error_map(
         lut_label=MAP_LABEL,
         lut_explanation=MAP_TITLE,
         unit=HOUNSFIELD,
-        value_range=(0, round(MOST_HU / STEP_HU)),
+        value_range=(0, round(MOST_ERROR_HU / STEP_HU)),
         slope=STEP_HU,
         intercept=0.0,
     )

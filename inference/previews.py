@@ -28,7 +28,7 @@ QUALITY = 88
 # Of the map of the expected error: means of squares of pixels, in tenths of a HU.
 REDUCTION = 4
 # Beyond it an expectation says "far off" and no more (see the reliability table of the model card).
-MOST_HU = 250.0
+MOST_ERROR_HU = 250.0
 STEP_HU = 0.1  # of a stored value
 
 Expected = NDArray[np.float32]
@@ -377,5 +377,5 @@ def reduced(expected_hu: Expected) -> StoredMap:
     whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
     high, wide = (side // REDUCTION for side in whole.shape)
     means = whole.reshape(high, REDUCTION, wide, REDUCTION).mean(axis=(1, 3))
-    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_HU) / STEP_HU).astype(np.uint16)
+    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_ERROR_HU) / STEP_HU).astype(np.uint16)
     return stored

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from inference.previews import MOST_HU, reduced
+from inference.previews import MOST_ERROR_HU, reduced
 from inference.request import Derived, File, ModelSpec, Output
 from tests import phantoms, validators
 from tests.phantoms import Series
@@ -35,7 +35,7 @@ def map_of(outcome: Derived) -> File:
 def test_squares_of_pixels_are_averaged_and_what_is_far_off_is_far_off() -> None:
     plane = np.zeros((6, 9), np.float32)
     plane[:4, :4], plane[4:, 8:] = 12.34, 1e6
-    assert reduced(plane).tolist() == [[123, 0, 0], [0, 0, round(MOST_HU * 10)]]
+    assert reduced(plane).tolist() == [[123, 0, 0], [0, 0, round(MOST_ERROR_HU * 10)]]
 
 
 def test_highdicom_reads_hounsfield_units_at_the_places_of_the_generated_slices(
