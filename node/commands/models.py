@@ -1,6 +1,5 @@
 """Commands about models: list, process a folder, train, calibrate, evaluate."""
 
-import importlib.util
 import json
 import secrets
 from collections import Counter
@@ -406,7 +405,6 @@ def calibrate(
     folds: Folds = None,
 ) -> None:
     """Fit gate and confidence on held-out patients; write them beside the weights."""
-    _check_extra()
     from inference.training import calibrate as calibration
 
     with terminal.progress("calibrating", shown=True) as bar:
@@ -427,11 +425,6 @@ def calibrate(
         ),
         empty="No gap was measured.",
     )
-
-
-def _check_extra() -> None:
-    if importlib.util.find_spec("scipy") is None:
-        terminal.failed("evaluation needs further packages: pip install 'midslice[evaluation]'")
 
 
 def evaluate(
@@ -467,7 +460,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on slices that were left out of thin series."""
-    _check_extra()
     from inference.training import report
     from inference.training.gates import FOLDS
 
