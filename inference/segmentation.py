@@ -8,6 +8,7 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.seg import Segmentation as HighdicomSegmentation
 from numpy.typing import NDArray
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -20,6 +21,8 @@ from inference.results import RESEARCH_LABEL, RESEARCH_WORDS, Making, shared
 from inference.scope import MANUFACTURER, MODEL_NAME
 
 PIXEL_DATA = 0x7FE00010
+# What the writer takes from its sources; the results have it as the true sources have it, or not.
+COPIED = frozenset(map(tag_for_keyword, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY)))
 Mask = NDArray[np.bool_]
 
 
@@ -66,15 +69,11 @@ def segmentation(
         omit_empty_frames=True,
         specific_character_set=None,
     )
-    own: Elements = {int(element.tag): element for element in made}
+    own: Elements = {int(tag): element for tag, element in made.items() if tag not in COPIED}
     own[PIXEL_DATA] = h.raw(PIXEL_DATA, "OB", made.PixelData)
-    what = f"{segment.label} mask"
-    return (
-        own
-        | shared(headers[0], making, what, number)
-        | _still(own, making)
-        | _references([header for header, plane in zip(headers, mask, strict=True) if plane.any()])
-    )
+    shown = [header for header, plane in zip(headers, mask, strict=True) if plane.any()]
+    series = shared(headers[0], making, f"{segment.label} mask", number)
+    return own | series | _still(made, making) | _references(shown)
 
 
 def _references(headers: Sequence[Header]) -> Elements:
@@ -95,17 +94,18 @@ def _references(headers: Sequence[Header]) -> Elements:
     )
 
 
-def _still(own: Elements, making: Making) -> Elements:
+def _still(made: Dataset, making: Making) -> Elements:
     """What depends on the clock or on chance in the writer, from the job instead."""
     organisation = making.uid_of("dimension organisation of the segmentation")
-    elements = h.elements_of(
+    indices = made.DimensionIndexSequence
+    for item in indices:
+        item.DimensionOrganizationUID = organisation
+    return h.elements_of(
+        DimensionIndexSequence=indices,
         DimensionOrganizationSequence=h.items_of(
             h.elements_of(DimensionOrganizationUID=organisation)
-        )
+        ),
     )
-    for item in own[0x00209222].value:  # Dimension Index Sequence
-        item.DimensionOrganizationUID = organisation
-    return elements
 
 
 def _described(segment: Segment, making: Making) -> SegmentDescription:

@@ -26,6 +26,7 @@ NAMED = {
     "safetensors": "Apache-2.0",
     "scipy": "BSD-3-Clause",
     "shellingham": "ISC",
+    "simpleitk": "Apache-2.0",
     "sympy": "BSD-3-Clause",
 }
 LONGEST = 120  # characters of a licence's name; what is longer is its text

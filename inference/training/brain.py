@@ -18,12 +18,14 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.dataset import read_headers
+from inference.dataset import newest, read_headers
+from inference.geometry import Layout, arrange
 from inference.models.brain.canonical import Turn
 from inference.models.brain.mask import Mask
 from inference.models.brain.unet import GRID_MM, WINDOW, UNet, on_grid, prepared
 from inference.models.runtime import has_fast_bfloat16
 from inference.mr import open_volume
+from inference.pixels import PixelReader
 from inference.training.checkpoint import Tensors
 from inference.training.data import NoSeries
 from inference.volume import Geometry
@@ -55,20 +57,24 @@ class Head:
     folder: Path
 
     @cached_property
+    def layout(self) -> Layout:
+        return arrange(newest(read_headers(self._files())))
+
+    @property
     def geometry(self) -> Geometry:
-        return open_volume(self._headers()).geometry
+        return self.layout.geometry
 
     def volume(self) -> Grid:
         """(slices, rows, columns), scanner units."""
-        volume = open_volume(self._headers())
+        volume = open_volume(self.layout, PixelReader())
         return np.stack([volume.read(index) for index in range(len(volume))])
 
     def mask(self) -> Mask:
         """The reference, in the axes of the volume."""
         with np.load(self.folder / MASK_FILE) as file:
             mask = np.asarray(file["brain"] > 0)
-        places = [h.numbers("ImagePositionPatient") for h in self._headers()]
-        return mask[np.argsort(np.array(places) @ self.geometry.normal, kind="stable")]
+        files = self._files()
+        return mask[[files.index(header.path) for header in self.layout.headers]]
 
     def on_grid(self) -> tuple[Grid, Grid]:
         """(what the network sees, the share of brain of each voxel), canonical, at 2 mm."""
@@ -76,8 +82,8 @@ class Head:
         mask = on_grid(turn.turned(self.mask().astype(np.float32)), turn.spacing_mm)
         return prepared(turn.turned(self.volume()), turn.spacing_mm), mask
 
-    def _headers(self) -> list[object]:
-        return read_headers(sorted((self.folder / SLICES).glob("*.dcm")))
+    def _files(self) -> list[Path]:
+        return sorted((self.folder / SLICES).glob("*.dcm"))
 
 
 def load_heads(data: Path) -> tuple[Head, ...]:
@@ -233,7 +239,7 @@ def train(
         with torch.autocast(device_type, torch.bfloat16, enabled=is_narrow):
             loss = dice_loss(network(image), brain)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         losses.append(float(loss.detach()))

@@ -6,7 +6,6 @@ around the brain, the second at that box.
 
 from collections import OrderedDict
 from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -81,4 +80,4 @@ class LinkNet(nn.Module):
         for level in range(4):
             y = self.get_submodule(f"up{level}")(y) + seen.pop()
         y = self.tp_conv2(self.conv(self.tp_conv1(y)))  # (B, 2, D, H, W)
-        return cast(Tensor, torch.softmax(y, dim=1)[:, 1])  # (B, D, H, W)
+        return torch.softmax(y, dim=1)[:, 1]  # (B, D, H, W)

@@ -72,7 +72,8 @@ class UNet(nn.Module):
         y = self.dropout(seen.pop())  # (B, 16 * base, D/16, H/16, W/16)
         for wider, level in zip(reversed(self.wider), reversed(self.up), strict=True):
             y = level(torch.cat([seen.pop(), wider(y)], dim=1))
-        return self.last(y)[:, 0]  # (B, D, H, W)
+        logits: Tensor = self.last(y)[:, 0]  # (B, D, H, W)
+        return logits
 
 
 def on_grid(volume: Volume, spacing_mm: tuple[float, ...]) -> Volume:
