@@ -1,14 +1,12 @@
 """Training of the brain U-Net: distilled from masks, each head left out in turn, then on all.
 
-A folder a head: `dicom/` with its slices and `brain.npz` with a mask (`brain`, slices x rows x
-columns in the order of the file names). Everything random comes from one seed.
+Everything random comes from one seed.
 """
 
-import logging
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +16,17 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.dataset import newest, read_headers
-from inference.geometry import Layout, arrange
-from inference.models.brain.canonical import Turn
-from inference.models.brain.mask import Mask
-from inference.models.brain.unet import GRID_MM, WINDOW, UNet, on_grid, prepared
+from inference.models.brain.unet import GRID_MM, WINDOW, BrainUNet, UNet
 from inference.models.runtime import has_fast_bfloat16
-from inference.mr import open_volume
-from inference.pixels import PixelReader
-from inference.training.checkpoint import Tensors
-from inference.training.data import NoSeries
-from inference.volume import Geometry
+from inference.training.beside import EvaluationOrder, Report, Table, TrainingOrder
+from inference.training.brain_figures import judge
+from inference.training.charts import write_lines
+from inference.training.checkpoint import Tensors, save_weights
+from inference.training.heads import Grid, load_heads
 
 LEARNING_RATE = 1e-3
 LEAST_RATE = 0.01  # share of it at the end of the cosine
 SMOOTH = 1.0  # voxels: a window without brain has a Dice too
-MASK_FILE, SLICES = "brain.npz", "dicom"
 
 # Ranges of the augmentation.
 MOST_DEGREES, SCALES = 20.0, (0.85, 1.15)
@@ -43,56 +36,10 @@ BIAS, BIAS_NODES = 0.5, 4  # of its logarithm
 GAMMAS = (0.5, 2.0)
 MOST_NOISE = 0.06
 THICKEST = 3  # voxels of the grid
+TRAINED = 0.95  # of the time; the rest is judging
+RECENT = 50  # steps of a running mean
+WEIGHTS = "weights.safetensors"
 AIR = 0.05  # of the values from 0 to 1: what an inverted contrast leaves dark
-
-Grid = NDArray[np.float32]
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """One head and its mask; its volume is read when it is asked for."""
-
-    name: str
-    folder: Path
-
-    @cached_property
-    def layout(self) -> Layout:
-        return arrange(newest(read_headers(self._files())))
-
-    @property
-    def geometry(self) -> Geometry:
-        return self.layout.geometry
-
-    def volume(self) -> Grid:
-        """(slices, rows, columns), scanner units."""
-        volume = open_volume(self.layout, PixelReader())
-        return np.stack([volume.read(index) for index in range(len(volume))])
-
-    def mask(self) -> Mask:
-        """The reference, in the axes of the volume."""
-        with np.load(self.folder / MASK_FILE) as file:
-            mask = np.asarray(file["brain"] > 0)
-        files = self._files()
-        return mask[[files.index(header.path) for header in self.layout.headers]]
-
-    def on_grid(self) -> tuple[Grid, Grid]:
-        """(what the network sees, the share of brain of each voxel), canonical, at 2 mm."""
-        turn = Turn.of(self.geometry)
-        mask = on_grid(turn.turned(self.mask().astype(np.float32)), turn.spacing_mm)
-        return prepared(turn.turned(self.volume()), turn.spacing_mm), mask
-
-    def _files(self) -> list[Path]:
-        return sorted((self.folder / SLICES).glob("*.dcm"))
-
-
-def load_heads(data: Path) -> tuple[Head, ...]:
-    """Every head below a folder; raises NoSeries where there is none."""
-    folders = sorted(path.parent for path in data.rglob(MASK_FILE))
-    heads = tuple(Head(f.name, f) for f in folders if (f / SLICES).is_dir())
-    if not heads:
-        raise NoSeries(f"{data}: no folder in it has {MASK_FILE} and {SLICES}/")
-    return heads
 
 
 @dataclass(frozen=True)
@@ -243,10 +190,75 @@ def train(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         losses.append(float(loss.detach()))
-        progress(share, float(np.mean(losses[-50:])))
+        progress(share, float(np.mean(losses[-RECENT:])))
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     return Course(weights, tuple(losses), time.process_time() - started)
 
 
 def _share(plan: Plan, steps: int, seconds: float) -> float:
     return steps / plan.steps if plan.steps is not None else seconds / (60.0 * plan.minutes)
+
+
+def train_all(order: TrainingOrder, report: Report) -> Table:
+    """Each head left out in turn, then on all; figures of the heads that were left out.
+
+    The order of the trainings is that of the names, so that `--folds 1` is always the same one.
+    """
+    heads = load_heads(order.data)
+    folds = len(heads) if order.folds is None else min(order.folds, len(heads))
+    report(0.0, "bias fields")
+    grids = {head.name: head.on_grid() for head in heads}
+    left_out = [*(head.name for head in heads[:folds]), ""]
+    courses: dict[str, Course] = {}
+    for number, name in enumerate(left_out):
+        words = f"without {name}" if name else "on all"
+
+        def tell(share: float, loss: float, number: int = number, words: str = words) -> None:
+            done = (number + share) / len(left_out)
+            report(TRAINED * done, f"{words}, loss {loss:.3f}")
+
+        plan = Plan(order.minutes / len(left_out), order.steps, order.seed, order.device)
+        own = [grid for head, grid in grids.items() if head != name]
+        courses[words] = train(own, plan, tell)
+        path = order.out / (f"{name}.safetensors" if name else WEIGHTS)
+        save_weights(courses[words].weights, path)
+    _write_courses(order.out, courses)
+    figures = EvaluationOrder(
+        BrainUNet.name, order.data, order.out, order.out / WEIGHTS, order.out, order.device
+    )
+    table = judge(figures, lambda share, what: report(TRAINED + (1 - TRAINED) * share, what))
+    _write_card(order, courses, table)
+    return table
+
+
+def _write_courses(out: Path, courses: dict[str, Course]) -> None:
+    """The loss of each training, as a running mean."""
+    lines = {
+        words: [
+            (float(step), float(np.mean(course.losses[max(0, step - RECENT) : step])))
+            for step in range(1, len(course.losses) + 1)
+        ]
+        for words, course in courses.items()
+    }
+    write_lines(out / "curve.png", lines, title="brain-unet", across="step", up="1 - Dice")
+
+
+def _write_card(order: TrainingOrder, courses: dict[str, Course], table: Table) -> None:
+    digest = hashlib.sha256((order.out / WEIGHTS).read_bytes()).hexdigest()
+    trainings = [
+        f"| {words} | {len(course.losses)} | {course.seconds / 60:.1f} |"
+        for words, course in courses.items()
+    ]
+    text = [
+        f"# Model card: {BrainUNet.name} {BrainUNet.version}",
+        f"Weights `{WEIGHTS}`, SHA-256 `{digest}`; seed {order.seed}, {order.device}.",
+        "\n".join(["| training | steps | minutes |", "|---|---|---|", *trainings]),
+        _markdown(table),
+        *table.notes,
+    ]
+    (order.out / "card.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

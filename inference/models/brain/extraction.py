@@ -85,6 +85,9 @@ def no_brain() -> Unprocessable:
 class BrainExtraction:
     """What the two models share; each brings name, version, weights and its network."""
 
+    name: str
+    version: str
+    weights_sha256: str
     produces: Produces = "mask"
 
     def probability(
