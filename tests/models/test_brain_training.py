@@ -191,7 +191,7 @@ def test_the_loss_of_one_window_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     small_windows(monkeypatch)
     monkeypatch.setattr(training, "Augmentation", OneWindow)
     losses = train([], Plan(steps=15), lambda *_: None).losses
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_training_leaves_each_head_out_and_writes_all_that_it_says(

@@ -21,6 +21,7 @@ from inference.models.brain.mask import THRESHOLD, Mask, Probability, clean
 SHIPPED_WEIGHTS = Path(__file__).with_name("brain.safetensors")
 BOX_SIDE, BRAIN_SIDE = 128, 256  # voxels
 PERCENTILES = (0.005, 0.995)
+HALF = np.float32(0.5)  # places are rounded as they were where the networks were trained
 BOX_MARGIN = 0.1  # of its size, to either side
 OCCUPIED = 0.02  # of the voxels of a plane: it belongs to the box
 MEAN, DEVIATION = 0.449, 0.226  # of what the networks were trained with
@@ -31,11 +32,13 @@ Box = tuple[slice, ...]
 
 def sampled(volume: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The nearest voxel of each new one, of volumes that cover the same space."""
-    axes = [
-        np.floor((np.arange(new) + 0.5) * (old / new)).astype(int).clip(0, old - 1)
-        for old, new in zip(volume.shape, shape, strict=True)
-    ]
+    axes = map(_nearest, volume.shape, shape)
     return volume[np.ix_(*axes)]
+
+
+def _nearest(old: int, new: int) -> NDArray[np.intp]:
+    places = (np.arange(new, dtype=np.float32) + HALF) * np.float32(old / new)
+    return np.minimum(places.astype(np.intp), old - 1)
 
 
 def scaled(volume: Volume, low: float, high: float) -> torch.Tensor:
