@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from inference import header as h
+from inference import release
 from inference.dataset import Header
 from inference.header import Elements
 from inference.scope import MANUFACTURER, MODEL_NAME
@@ -67,7 +68,7 @@ def shared(first: Header, making: Making, what: str, number: int) -> Elements:
             Manufacturer=MANUFACTURER,
             ManufacturerModelName=MODEL_NAME,
             DeviceSerialNumber=making.creator_uid,
-            SoftwareVersions=h.RELEASE,
+            SoftwareVersions=[release.RELEASE, release.build()],
             StationName=making.station_name,
             ContributingEquipmentSequence=h.items_of(*_equipment(first, making)),
         )

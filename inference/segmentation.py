@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence
-from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
-from highdicom.seg import Segmentation as HighdicomSegmentation
 from numpy.typing import NDArray
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -15,6 +13,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from inference import header as h
+from inference import release
 from inference.dataset import Header
 from inference.header import Elements
 from inference.results import RESEARCH_LABEL, RESEARCH_WORDS, Making, shared
@@ -24,6 +23,8 @@ PIXEL_DATA = 0x7FE00010
 # What the writer takes from its sources; the results have it as the true sources have it, or not.
 COPIED = frozenset(map(tag_for_keyword, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY)))
 Mask = NDArray[np.bool_]
+if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def segmentation(
     The writer sees positions, orientation and UIDs of the source alone; patient and study are
     copied afterwards as bytes, so that no name is decoded.
     """
+    from highdicom.seg import Segmentation, SegmentationTypeValues  # takes seconds to load
+
     sources = [_plane_of(header, making.frame_uid) for header in headers]
-    made = HighdicomSegmentation(
+    made = Segmentation(
         source_images=sources,
         pixel_array=mask,
         segmentation_type=SegmentationTypeValues.BINARY,
@@ -62,7 +65,7 @@ def segmentation(
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL_NAME,
-        software_versions=h.RELEASE,
+        software_versions=release.RELEASE,
         device_serial_number=making.creator_uid,
         content_label=RESEARCH_LABEL,
         content_description=RESEARCH_WORDS,
@@ -108,7 +111,10 @@ def _still(made: Dataset, making: Making) -> Elements:
     )
 
 
-def _described(segment: Segment, making: Making) -> SegmentDescription:
+def _described(segment: Segment, making: Making) -> "SegmentDescription":
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
+
     algorithm = making.algorithm
     identification = AlgorithmIdentificationSequence(
         name=algorithm.name,
