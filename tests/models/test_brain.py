@@ -110,6 +110,15 @@ def test_two_lobes_with_a_gap_between_fill_little_of_their_hull() -> None:
     assert measure(mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0)).hull_share < 0.7
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (1, 9, 9)], ids=str)
+def test_a_mask_without_a_volume_fills_no_hull(shape: tuple[int, ...]) -> None:
+    mask = np.zeros((12, 12, 12), bool)
+    mask[tuple(slice(1, 1 + side) for side in shape)] = True
+    figures = measure(mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0))
+    assert figures.hull_share == 0.0
+    assert any("convex hull" in sentence for sentence in doubts(figures))
+
+
 GOOD = Measures(1500.0, 0.5, 0.999, 0.98, 0.91)
 
 

@@ -1,12 +1,13 @@
 """What both networks do to a mask, and what speaks against one: size, place, pieces and shape."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 
 Mask = NDArray[np.bool_]
 Probability = NDArray[np.float32]
@@ -96,7 +97,10 @@ def _sure(mask: Mask, probability: Probability, spacing_mm: Spacing) -> float:
 def _hull_voxels(mask: Mask) -> float:
     """The volume of the convex hull of the voxels' centres, in voxels."""
     surface = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    return float(ConvexHull(surface).volume)
+    try:
+        return float(ConvexHull(surface).volume)
+    except QhullError:  # a point, a line or a plane
+        return math.inf
 
 
 def doubts(measures: Measures) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from pydicom import Dataset, dcmread
 from inference import header as h
 from inference import mr
 from inference.dataset import Header, Stack, read_headers
+from inference.mask_checks import ExpectedMask, verify
 from inference.pixels import PixelReader, Stored
 from inference.results import Algorithm, Making, description
 from inference.segmentation import BRAIN, segmentation
@@ -44,6 +45,19 @@ class Results:
     mask: NDArray[np.bool_]
     segmentation: Path
     slices: list[Path]
+    making: Making
+
+    def faults(self, folder: Path | None = None) -> tuple[str, ...]:
+        """What the check before sending says of the files in a folder."""
+        expected = ExpectedMask(
+            folder or self.segmentation.parent,
+            self.segmentation.name,
+            [path.name for path in self.slices],
+            self.headers,
+            self.mask,
+            self.making,
+        )
+        return verify(expected, PixelReader())
 
 
 def made(
@@ -71,7 +85,7 @@ def made(
     slices = [out / f"{place:04d}.dcm" for place in range(len(headers))]
     for path, elements in zip(slices, stripped_slices(headers, stored, mask, by), strict=True):
         h.write_file(path, elements)
-    return Results(sources, headers, stored, mask, out / "seg.dcm", slices)
+    return Results(sources, headers, stored, mask, out / "seg.dcm", slices, by)
 
 
 @pytest.fixture(scope="module")
@@ -313,3 +327,103 @@ def test_the_real_head_gives_conformant_results(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{place}.dcm")
         h.write_file(paths[-1], elements)
     assert not new_complaints(sources, paths)
+
+
+def test_what_was_made_passes_its_own_check(results: Results) -> None:
+    assert results.faults() == ()
+
+
+SEG = "seg.dcm"
+SLICE = "0005.dcm"  # in the middle of the mask
+
+
+def pixels_of(dataset: Dataset) -> None:
+    data = bytearray(dataset.PixelData)
+    data[len(data) // 2] ^= 1
+    dataset.PixelData = bytes(data)
+
+
+def frame_elsewhere(dataset: Dataset) -> None:
+    frame = dataset.PerFrameFunctionalGroupsSequence[0]
+    frame.PlanePositionSequence[0].ImagePositionPatient[2] += 1.0
+
+
+def frame_of_another(dataset: Dataset) -> None:
+    first, second = dataset.PerFrameFunctionalGroupsSequence[:2]
+    source = second.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+    first.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = source
+
+
+def reference_too_many(dataset: Dataset) -> None:
+    instances = dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    instances.append(Dataset(instances[0]))
+    instances[-1].ReferencedSOPInstanceUID = "2.25.1"
+
+
+def source_of_another(dataset: Dataset) -> None:
+    dataset.SourceImageSequence[0].ReferencedSOPInstanceUID = "2.25.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (SEG, pixels_of, "its frames are not the mask"),
+        (SEG, frame_elsewhere, "its frames are not the slices"),
+        (SEG, frame_of_another, "its frames are not the slices"),
+        (SEG, reference_too_many, "does not list exactly"),
+        (SLICE, pixels_of, "its values are not"),
+        (SLICE, source_of_another, "the source image is not"),
+        (SLICE, {"ImagePositionPatient": [0, 0, 0]}, "ImagePositionPatient is not"),
+        (SLICE, {"SyntheticData": "YES"}, "derived and not synthetic"),
+        *(
+            (name, change, said)
+            for name in (SEG, SLICE)
+            for change, said in (
+                ({"PatientID": "Other"}, "a patient or study attribute"),
+                ({"StudyInstanceUID": "2.25.1"}, "a patient or study attribute"),
+                ({"FrameOfReferenceUID": "2.25.1"}, "the frame of reference"),
+                ({"SeriesDescription": "Brain"}, "no mark of research"),
+                ({"ContentQualification": "PRODUCT"}, "ContentQualification"),
+            )
+        ),
+    ],
+)
+def test_a_result_that_is_not_as_planned_never_leaves(
+    results: Results,
+    tmp_path: Path,
+    name: str,
+    change: dict[str, object] | Callable[[Dataset], None],
+    said: str,
+) -> None:
+    folder = results.segmentation.parent
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    dataset = dcmread(tmp_path / name)
+    if callable(change):
+        change(dataset)
+    else:
+        for keyword, value in change.items():
+            setattr(dataset, keyword, value)
+    dataset.save_as(tmp_path / name)
+    (fault,) = results.faults(tmp_path)
+    assert fault.startswith(f"{name}: ")
+    assert said in fault
+
+
+def test_a_file_that_is_missing_or_too_many_is_a_fault(results: Results, tmp_path: Path) -> None:
+    for path in results.segmentation.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "other.dcm").write_bytes(b"")
+    (tmp_path / SLICE).unlink()
+    faults = results.faults(tmp_path)
+    assert any(fault.startswith(SLICE) for fault in faults)
+    assert "the folder holds other files than planned" in faults
+
+
+def test_a_uid_of_the_source_is_never_used_again(results: Results, tmp_path: Path) -> None:
+    for path in results.segmentation.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    dataset = dcmread(tmp_path / SLICE)
+    dataset.SOPInstanceUID = results.headers[0].uid
+    dataset.save_as(tmp_path / SLICE)
+    assert results.faults(tmp_path) == (f"{SLICE}: a UID of the source was used again",)
