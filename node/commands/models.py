@@ -92,7 +92,10 @@ def models(
 def train(
     data: Data,
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="midslice, or see the error.")
+        str,
+        typer.Option(
+            "--model", metavar="NAME", help=f"{GENERATOR} or {', '.join(beside.TRAINERS)}."
+        ),
     ] = GENERATOR,
     minutes: Annotated[float, typer.Option(min=0.0, help="Of CPU time.")] = 60.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of --minutes.")] = None,
@@ -483,7 +486,10 @@ def evaluate(
     factor: Annotated[
         str, typer.Option("--factor", metavar="2,4,8", help="Each from 2 to 10.")
     ] = "2,4",
-    model: Annotated[str, typer.Option(metavar="NAME", help="A registered model.")] = "midslice",
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME", help=f"A registered one or {', '.join(beside.JUDGES)}."),
+    ] = GENERATOR,
     weights: Annotated[Path | None, typer.Option(help="Other weights for it.")] = None,
     slab: Annotated[
         bool, typer.Option("--slab", help="Also with slices averaged to their gap first.")
