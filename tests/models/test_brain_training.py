@@ -1,6 +1,7 @@
 """Training and judging of brain extraction: windows, figures, folds, what is written."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,7 @@ from inference.models.brain import unet
 from inference.models.brain.unet import WINDOW, BrainUNet, UNet, predicted, resized, windows
 from inference.training import brain as training
 from inference.training import masks
-from inference.training.beside import TrainingOrder
-from inference.training.brain import Augmentation, Plan, dice_loss, train
+from inference.training.brain import Augmentation, Course, Plan, dice_loss, train
 from inference.training.charts import write_lines
 from inference.training.data import NoSeries
 from inference.training.heads import Head, load_heads
@@ -28,6 +28,7 @@ from tests import mr_series
 from tests.mr_series import ball
 from tests.phantoms import Pixels, Series, raw_pixels
 
+Grids = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 SHAPE = (48, 56, 52)  # slices, rows, columns: a ball of a brain in a ball of a head
 SPACING = (2.5, 1.4, 1.4)
 
@@ -66,7 +67,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def grids(data: Path) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+def grids(data: Path) -> Grids:
     return [head.on_grid() for head in load_heads(data)]
 
 
@@ -84,7 +85,7 @@ def test_a_folder_without_heads_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_grid_is_two_millimetres_over_the_same_space(
-    grids: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    grids: Grids,
 ) -> None:
     image, share = grids[0]
     assert image.shape == share.shape == (36, 39, 60)  # right, anterior, superior
@@ -130,7 +131,7 @@ def test_resizing_keeps_means_downwards_and_places_upwards() -> None:
 
 
 def test_a_window_is_altered_with_its_mask(
-    grids: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    grids: Grids,
 ) -> None:
     samples = Augmentation(grids, default_rng(3), "cpu")
     drawn = [samples.window() for _ in range(12)]
@@ -164,7 +165,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_seed_gives_one_set_of_weights(
-    grids: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    grids: Grids,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_windows(monkeypatch)
@@ -195,32 +196,35 @@ def test_the_loss_of_one_window_falls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_training_leaves_each_head_out_and_writes_all_that_it_says(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     small_windows(monkeypatch)
     trained_on: list[int] = []
     whole = training.train
 
-    def counted(grids: list[object], *rest: object) -> object:
+    def counted(grids: Grids, plan: Plan, progress: Callable[[float, float], None]) -> Course:
         trained_on.append(len(grids))
-        return whole(grids, *rest)
+        return whole(grids, plan, progress)
 
     monkeypatch.setattr(training, "train", counted)
-    order = TrainingOrder(data, tmp_path, minutes=1.0, steps=2, seed=1, device="cpu", folds=None)
-    told: list[float] = []
-    table = training.train_all(order, lambda share, _: told.append(share))
+    options = ["--model", "brain-unet", "--steps", "2", "--device", "cpu", "--out", str(tmp_path)]
+    assert cli.run(["train", str(data), *options]) == 0
     assert trained_on == [1, 1, 2]
     names = {"head-1.safetensors", "head-2.safetensors", "weights.safetensors", "card.md"}
     names |= {"curve.png", "curve.csv", "pr.png", "pr.csv", "evaluation.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert set(load_file(tmp_path / "weights.safetensors")) == set(UNet().state_dict())
-    methods = [row[0] for row in table.rows if row[1] == "mean"]
-    assert methods == ["threshold and erosion", "brain", "brain-unet"]
-    assert not any("trained on it" in row[0] for row in table.rows)
     record = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(record["means"]) == ["threshold and erosion", "brain", "brain-unet"]
     assert len(record["heads"]) == 6
+    assert not any(head["seen"] for head in record["heads"])
     assert "| threshold and erosion | mean | 2 |" in (tmp_path / "card.md").read_text()
-    assert told == sorted(told)
+    said = capsys.readouterr().out
+    assert "threshold and erosion" in said
+    assert "silver standard" in said
 
 
 def test_a_model_that_cannot_be_trained_is_named(
