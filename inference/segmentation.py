@@ -53,7 +53,10 @@ def segmentation(
     """
     from highdicom.seg import Segmentation, SegmentationTypeValues  # takes seconds to load
 
-    sources = [_plane_of(header, making.frame_uid) for header in headers]
+    sources = [_plane_of(header, headers[0], making.frame_uid) for header in headers]
+    first, second = (np.array(header.numbers("ImagePositionPatient")) for header in headers[:2])
+    for plane in sources:
+        plane.SliceThickness = plane.SliceThickness or h.ds(float(np.linalg.norm(second - first)))
     made = Segmentation(
         source_images=sources,
         pixel_array=mask,
@@ -136,8 +139,11 @@ def _described(segment: Segment, making: Making) -> "SegmentDescription":
     )
 
 
-def _plane_of(header: Header, frame_uid: str) -> Dataset:
-    """The place and the names of a slice, without anything about the patient."""
+def _plane_of(header: Header, first: Header, frame_uid: str) -> Dataset:
+    """The place and the names of a slice, without anything about the patient.
+
+    Direction and spacing of the first slice stand for all: they differ by noise alone.
+    """
     plane = Dataset()
     plane.file_meta = FileMetaDataset()
     plane.file_meta.TransferSyntaxUID = UID(ExplicitVRLittleEndian)
@@ -150,9 +156,11 @@ def _plane_of(header: Header, frame_uid: str) -> Dataset:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         setattr(plane, keyword, header.text(keyword))
     plane.Modality = header.text("Modality")
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        setattr(plane, keyword, [h.ds(number) for number in header.numbers(keyword)])
-    plane.SliceThickness = h.ds(header.number("SliceThickness") or 0.0)
+    plane.ImagePositionPatient = [h.ds(n) for n in header.numbers("ImagePositionPatient")]
+    for keyword in ("ImageOrientationPatient", "PixelSpacing"):
+        setattr(plane, keyword, [h.ds(number) for number in first.numbers(keyword)])
+    thickness = header.number("SliceThickness")
+    plane.SliceThickness = h.ds(thickness) if thickness else None
     if spacing := header.number("SpacingBetweenSlices"):
         plane.SpacingBetweenSlices = h.ds(abs(spacing))
     plane.Rows, plane.Columns = header.integer("Rows"), header.integer("Columns")

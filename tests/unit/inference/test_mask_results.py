@@ -235,6 +235,24 @@ def test_a_poor_header_gives_results_that_lack_no_more(tmp_path: Path) -> None:
     assert "AccessionNumber" not in dataset
     assert dataset.SeriesDescription == "Brain mask (AI, research)"
     assert dataset.ContributingEquipmentSequence[0].Manufacturer == "Unknown"
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert float(measures.SliceThickness) == 2.0  # the gap
+    assert results.faults() == ()
+
+
+def noise(dataset: Dataset, index: int) -> None:
+    dataset.PixelSpacing = ["0.8", f"0.8{index % 2:08d}"]
+    dataset.ImageOrientationPatient = ["1", f"0.00000{index % 3}", "0", "0", "1", "0"]
+
+
+def test_directions_and_spacings_that_differ_by_noise_are_one_segmentation(
+    tmp_path: Path,
+) -> None:
+    results = made(tmp_path, noise)
+    assert results.faults() == ()
+    shared = dcmread(results.segmentation).SharedFunctionalGroupsSequence[0]
+    assert "PlaneOrientationSequence" in shared
+    assert "PixelMeasuresSequence" in shared
 
 
 @pytest.mark.parametrize(
