@@ -10,7 +10,7 @@ import numpy as np
 from inference.dataset import Header, Stack, newest, quoted
 from inference.errors import Reason, Unprocessable
 from inference.geometry import Layout, arrange, missing_sentence
-from inference.image_type import NO_SLICES, Meaning, is_described_as, words_of
+from inference.kinds import NO_SLICES, Meaning, is_described_as, words_of
 from inference.pixels import PixelFormat, PixelReader, Stored
 from inference.scope import (
     ENHANCED,
