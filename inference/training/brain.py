@@ -26,12 +26,15 @@ from inference.training.heads import Grid, load_heads
 
 LEARNING_RATE = 1e-3
 LEAST_RATE = 0.01  # share of it at the end of the cosine
-SMOOTH = 1.0  # voxels: a window without brain has a Dice too
+# Voxels that count as right in every window. With few, a window without brain would teach nothing:
+# the slope of its loss falls with the square of what is wrong in it.
+SMOOTH = 2000.0
 
 # Ranges of the augmentation.
 MOST_DEGREES, SCALES = 20.0, (0.85, 1.15)
 ELASTIC_MM, ELASTIC_NODES = 4.0, 6
-AROUND_MM = 20.0  # of the brain: where the middle of a window may lie
+AROUND_MM = 20.0  # of the brain: where the middle of a window mostly lies
+ANYWHERE = 0.3  # of the windows: the neck and the air are predicted too
 BIAS, BIAS_NODES = 0.5, 4  # of its logarithm
 GAMMAS = (0.5, 2.0)
 MOST_NOISE = 0.06
@@ -88,6 +91,8 @@ class Augmentation:
         random = self._random
         ends = box[0] - AROUND_MM / GRID_MM, box[1] + AROUND_MM / GRID_MM
         centre = random.uniform(*ends, (2, 3)).mean(0)  # the middle of the brain more often
+        if random.random() < ANYWHERE:
+            centre = random.uniform(0.0, np.array(shape, float))
         matrix = _turned(np.radians(random.uniform(-MOST_DEGREES, MOST_DEGREES, 3)))
         matrix = matrix * random.uniform(*SCALES, 3)[None]
         if random.random() < 0.5:

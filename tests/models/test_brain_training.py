@@ -148,13 +148,22 @@ def test_a_window_is_altered_with_its_mask(
 
 
 def test_the_loss_is_one_minus_dice() -> None:
-    share = torch.zeros(1, 8, 8, 8)
-    share[:, :4] = 1.0
+    share = torch.zeros(1, 64, 64, 64)
+    share[:, :32] = 1.0
     assert float(dice_loss(share * 40.0 - 20.0, share)) == pytest.approx(0.0, abs=1e-3)
     assert float(dice_loss(20.0 - share * 40.0, share)) == pytest.approx(1.0, abs=0.01)
-    half = torch.zeros(1, 8, 8, 8)
-    half[:, :2] = 1.0
+    half = torch.zeros(1, 64, 64, 64)
+    half[:, :16] = 1.0
     assert float(dice_loss(half * 40.0 - 20.0, share)) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_a_window_without_brain_teaches_too() -> None:
+    """Wrong in a quarter of its voxels, it costs most of what a window can."""
+    logits = torch.full((1, 32, 32, 32), -20.0)
+    logits[:, :8] = 20.0
+    nothing = torch.zeros(1, 32, 32, 32)
+    assert float(dice_loss(logits, nothing)) > 0.75
+    assert float(dice_loss(-20.0 * torch.ones_like(nothing), nothing)) < 1e-6
 
 
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
