@@ -19,6 +19,8 @@ from inference.kinds import (
     is_parallel,
     is_same_grid,
     kinds_of,
+    mr_kind_of,
+    words_of_mr,
 )
 from inference.pixels import PixelReader
 from inference.scope import instance_fault, is_derived_by_node, patient_mismatch
@@ -299,7 +301,7 @@ def _differing(
 def keys(groups: Sequence[Group]) -> list[str]:
     """A readable name for each group, no two alike; the same whatever the order of arrival."""
     names = [_kind_of(group) for group in groups]
-    for more in (_phase_of, _acquisition_of, _time_of, _plane_of, _frame_of):
+    for more in (_mr_of, _phase_of, _acquisition_of, _time_of, _plane_of, _frame_of):
         words = [more(group) for group in groups]
         several = Counter(name for name, _ in set(zip(names, words, strict=True)))
         names = [
@@ -316,7 +318,8 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     """
     labels = [""] * len(groups)
     used = [0] * len(groups)
-    for word_of in (_kernel_of, _kilovolts_of, _phase_of, _acquisition_of, _time_of, _size_of):
+    telling = (_kernel_of, _kilovolts_of, _mr_of, _phase_of, _acquisition_of, _time_of, _size_of)
+    for word_of in telling:
         words = [_plain(word_of(group)) for group in groups]
         alike = Counter(labels)
         is_telling = len(set(words)) > 1
@@ -401,6 +404,12 @@ def _kilovolts_of(group: Group) -> str:
     return f"{known.pop():g} kV" if len(known) == 1 else ""
 
 
+def _mr_of(group: Group) -> str:
+    """Echo, inversion, b-value and part of the complex image; nothing for another modality."""
+    kind = mr_kind_of(group[0])
+    return words_of_mr(kind) if kind is not None else ""
+
+
 def _phase_of(group: Group) -> str:
     """The phase of the heart, of a contrast agent or of a sequence, as a person would write it."""
     percent = _only(group, "NominalPercentageOfCardiacPhase")
@@ -476,7 +485,7 @@ class SetAside:
 def stacks_of(headers: Iterable[Header]) -> list[Stack]:
     """The stacks of one or several series, largest first; each becomes a job of its own.
 
-    A series that holds no CT slice is one stack too, so that somebody is told why it has no result;
+    A series that holds no slice is one stack too, so that somebody is told why it has no result;
     and so is a series whose instances disagree about the patient.
     """
     return [stack for group in _by_series(headers) for stack in _sorted_out(group)[0]]
@@ -519,7 +528,8 @@ def _without_match(header: Header, stacks: Sequence[Group], group: Group) -> Set
     names = min(differences, key=lambda words: words.count(","))
     why = f" (other {names})" if names else ""
     sentence = f"The image matches no other of its series{why}."
-    return SetAside(header, Reason.NOT_A_CT_SLICE, sentence)
+    is_mr = mr_kind_of(header) is not None
+    return SetAside(header, Reason.NOT_AN_MR_SLICE if is_mr else Reason.NOT_A_CT_SLICE, sentence)
 
 
 def facts_of(aside: Iterable[SetAside]) -> list[dict[str, object]]:
