@@ -75,8 +75,8 @@ def component_of(header: Header) -> str:
     return next((COMPONENTS[value] for value in values if value in COMPONENTS), "")
 
 
-def words_of_mr(kind: MrKind) -> str:
-    """What tells a stack from the others of its series, as a person would write it."""
+def parts_of_mr(kind: MrKind) -> tuple[str, ...]:
+    """What tells a stack from the others of its series, a word for each; "" where it has none."""
     parts = {
         "echo {}": kind.echo,
         "TE {:g} ms": kind.echo_ms,
@@ -84,7 +84,12 @@ def words_of_mr(kind: MrKind) -> str:
         "b {:g}": kind.b_value,
         "{}": kind.component or None,
     }
-    return ", ".join(form.format(value) for form, value in parts.items() if value is not None)
+    return tuple("" if value is None else form.format(value) for form, value in parts.items())
+
+
+def words_of_mr(kind: MrKind) -> str:
+    """All of them, as a person would write it."""
+    return ", ".join(filter(None, parts_of_mr(kind)))
 
 
 @dataclass(frozen=True)

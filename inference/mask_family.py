@@ -200,7 +200,8 @@ def _file(name: str, digest: str, elements: Elements, kind: ObjectKind = "image"
 
 
 def _text(elements: Elements, keyword: str) -> str:
-    return str(elements[h.tag_of(keyword)].value)
+    value = elements[h.tag_of(keyword)].value
+    return value.decode("ascii").rstrip(" \0") if isinstance(value, bytes) else str(value)
 
 
 def _making(job: Job, task: Task) -> Making:

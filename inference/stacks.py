@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from inference.kinds import (
     is_same_grid,
     kinds_of,
     mr_kind_of,
+    parts_of_mr,
     words_of_mr,
 )
 from inference.pixels import PixelReader
@@ -318,7 +320,8 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     """
     labels = [""] * len(groups)
     used = [0] * len(groups)
-    telling = (_kernel_of, _kilovolts_of, _mr_of, _phase_of, _acquisition_of, _time_of, _size_of)
+    others = (_phase_of, _acquisition_of, _time_of, _size_of)
+    telling = (_kernel_of, _kilovolts_of, *MR_PARTS, *others)
     for word_of in telling:
         words = [_plain(word_of(group)) for group in groups]
         alike = Counter(labels)
@@ -408,6 +411,14 @@ def _mr_of(group: Group) -> str:
     """Echo, inversion, b-value and part of the complex image; nothing for another modality."""
     kind = mr_kind_of(group[0])
     return words_of_mr(kind) if kind is not None else ""
+
+
+def _mr_part(number: int, group: Group) -> str:
+    kind = mr_kind_of(group[0])
+    return parts_of_mr(kind)[number] if kind is not None else ""
+
+
+MR_PARTS = tuple(partial(_mr_part, number) for number in range(5))
 
 
 def _phase_of(group: Group) -> str:
