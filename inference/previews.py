@@ -285,7 +285,9 @@ class Previews:
 
     @property
     def _left(self) -> list[int]:
-        """The gaps that were not filled although their slices do not touch."""
+        """The gaps that were not filled although their slices do not touch; a mask fills none."""
+        if self._mask is not None:
+            return []
         filled = {int(where) for where in self._order if not where.is_integer()}
         gaps = range(len(self._layout.headers) - 1)
         return [gap for gap in gaps if gap not in filled and self._is_apart(gap)]
@@ -308,7 +310,7 @@ class Previews:
     def _reformats(self) -> None:
         """Both planes, received and derived, to one scale; the head is up."""
         spacings = self._layout.geometry.pixel_spacing
-        every = list(range(len(self._layout.headers) - 1))
+        every = [] if self._mask is not None else list(range(len(self._layout.headers) - 1))
         for plane, spacing in zip(PLANES, spacings, strict=True):
             derived = dict(sorted(self._lines[plane].items()))
             received = {where: line for where, line in derived.items() if where.is_integer()}

@@ -134,6 +134,7 @@ def test_the_previews_have_the_outline_of_the_mask(made: Request) -> None:
     folder = made.folder / "previews"
     index = json.loads((folder / "index.json").read_text())
     assert (index["mask"], len(index["slices"])) == ("Brain", 12)
+    assert not index["hatched"] and not index["left"]
     middle = np.asarray(Image.open(folder / "00006-mask.png"))
     mask = ball((12, 30, 40))[6]
     assert not middle[~mask].any()
