@@ -320,8 +320,10 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     """
     labels = [""] * len(groups)
     used = [0] * len(groups)
-    others = (_phase_of, _acquisition_of, _time_of, _size_of)
-    telling = (_kernel_of, _kilovolts_of, *MR_PARTS, *others)
+    telling: Sequence[Callable[[Group], str]] = (
+        *(_kernel_of, _kilovolts_of, *MR_PARTS),
+        *(_phase_of, _acquisition_of, _time_of, _size_of),
+    )
     for word_of in telling:
         words = [_plain(word_of(group)) for group in groups]
         alike = Counter(labels)
