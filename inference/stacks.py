@@ -199,6 +199,7 @@ SEPARATING = (
 # Attributes that part them only where the same places come again.
 OF_A_PASS = tuple(keyword for keyword in (*PHASES, *ORDERS) if keyword not in SEPARATING)
 MOST_LABELS = 2
+UPRIGHT_COSINE = 0.87  # of a plane within 30 degrees of one that has a name
 SHOWN_TWICE = "Another acquisition of the series shows the same place at the border of the two."
 
 __all__ = [
@@ -316,7 +317,8 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     """
     labels = [""] * len(groups)
     used = [0] * len(groups)
-    for word_of in (_kernel_of, _kilovolts_of, _phase_of, _acquisition_of, _time_of, _size_of):
+    of_acquisition = (_phase_of, _acquisition_of, _time_of)
+    for word_of in (_kernel_of, _kilovolts_of, _cut_of, *of_acquisition, _size_of):
         words = [_plain(word_of(group)) for group in groups]
         alike = Counter(labels)
         is_telling = len(set(words)) > 1
@@ -401,6 +403,16 @@ def _kilovolts_of(group: Group) -> str:
     return f"{known.pop():g} kV" if len(known) == 1 else ""
 
 
+def _cut_of(group: Group) -> str:
+    """The plane of the slices, as a person names it; nothing where they have none."""
+    cosines = group[0].numbers("ImageOrientationPatient")
+    if len(cosines) != 6:
+        return ""
+    along = np.abs(np.cross(cosines[:3], cosines[3:]))
+    names = ("sagittal", "coronal", "axial")
+    return names[int(along.argmax())] if along.max() > UPRIGHT_COSINE else "oblique"
+
+
 def _phase_of(group: Group) -> str:
     """The phase of the heart, of a contrast agent or of a sequence, as a person would write it."""
     percent = _only(group, "NominalPercentageOfCardiacPhase")
@@ -408,8 +420,15 @@ def _phase_of(group: Group) -> str:
     return _joined(
         f"{float(percent):g} %" if percent else "",
         f"phase {position}" if position else "",
-        _only(group, "ContrastBolusAgent"),
+        _agent_of(group),
     )
+
+
+def _agent_of(group: Group) -> str:
+    """The contrast agent in its own character set; nothing where there are several or none."""
+    names = {header.decoded("ContrastBolusAgent") or "" for header in group}
+    name = names.pop() if len(names) == 1 else ""
+    return quoted(name) if name else ""
 
 
 def _acquisition_of(group: Group) -> str:
