@@ -203,6 +203,7 @@ SEPARATING = (
 # Attributes that part them only where the same places come again.
 OF_A_PASS = tuple(keyword for keyword in (*PHASES, *ORDERS) if keyword not in SEPARATING)
 MOST_LABELS = 2
+UPRIGHT_COSINE = 0.87  # of a plane within 30 degrees of one that has a name
 SHOWN_TWICE = "Another acquisition of the series shows the same place at the border of the two."
 
 __all__ = [
@@ -322,7 +323,7 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     used = [0] * len(groups)
     telling: Sequence[Callable[[Group], str]] = (
         *(_kernel_of, _kilovolts_of, *MR_PARTS),
-        *(_phase_of, _acquisition_of, _time_of, _size_of),
+        *(_cut_of, _phase_of, _acquisition_of, _time_of, _size_of),
     )
     for word_of in telling:
         words = [_plain(word_of(group)) for group in groups]
@@ -423,6 +424,16 @@ def _mr_part(number: int, group: Group) -> str:
 MR_PARTS = tuple(partial(_mr_part, number) for number in range(5))
 
 
+def _cut_of(group: Group) -> str:
+    """The plane of the slices, as a person names it; nothing where they have none."""
+    cosines = group[0].numbers("ImageOrientationPatient")
+    if len(cosines) != 6:
+        return ""
+    along = np.abs(np.cross(cosines[:3], cosines[3:]))
+    names = ("sagittal", "coronal", "axial")
+    return names[int(along.argmax())] if along.max() > UPRIGHT_COSINE else "oblique"
+
+
 def _phase_of(group: Group) -> str:
     """The phase of the heart, of a contrast agent or of a sequence, as a person would write it."""
     percent = _only(group, "NominalPercentageOfCardiacPhase")
@@ -430,8 +441,15 @@ def _phase_of(group: Group) -> str:
     return _joined(
         f"{float(percent):g} %" if percent else "",
         f"phase {position}" if position else "",
-        _only(group, "ContrastBolusAgent"),
+        _agent_of(group),
     )
+
+
+def _agent_of(group: Group) -> str:
+    """The contrast agent in its own character set; nothing where there are several or none."""
+    names = {header.decoded("ContrastBolusAgent") or "" for header in group}
+    name = names.pop() if len(names) == 1 else ""
+    return quoted(name) if name else ""
 
 
 def _acquisition_of(group: Group) -> str:

@@ -215,7 +215,7 @@ def test_a_job_of_four_slices_rests_on_training_alone_and_says_so(tmp_path: Path
     gate = outcome.record["gate"]
     assert isinstance(gate, dict)
     assert gate["surveyed"] == 0
-    assert "what training found serves alone" in str(outcome.record["notes"])
+    assert "only its calibration from training was used" in str(outcome.record["notes"])
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.37, 2.5])
