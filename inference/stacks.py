@@ -321,10 +321,8 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     """
     labels = [""] * len(groups)
     used = [0] * len(groups)
-    telling: Sequence[Callable[[Group], str]] = (
-        *(_kernel_of, _kilovolts_of, *MR_PARTS),
-        *(_cut_of, _phase_of, _acquisition_of, _time_of, _size_of),
-    )
+    telling: list[Callable[[Group], str]] = [_kernel_of, _kilovolts_of, *MR_PARTS, _cut_of]
+    telling += [_phase_of, _acquisition_of, _time_of, _size_of]
     for word_of in telling:
         words = [_plain(word_of(group)) for group in groups]
         alike = Counter(labels)
