@@ -149,6 +149,15 @@ def examine(stack: Stack) -> Layout:
     return layout
 
 
+def verdict(stack: Stack) -> Unprocessable | None:
+    """The reason not to process a stack, from its headers alone; None where there is none."""
+    try:
+        examine(stack)
+    except Unprocessable as reason:
+        return reason
+    return None
+
+
 def values_of(header: Header, stored: Stored) -> Plane:
     """Stored values in the units of the scanner, which are arbitrary; padding is the least."""
     layout = PixelFormat.of(header)
