@@ -14,8 +14,7 @@ from inference.errors import Unprocessable
 from inference.geometry import EQUAL_GAPS, Layout, in_gaps
 from inference.kinds import image_type_of_result
 from inference.pixels import PixelFormat, PixelReader, Stored, is_lossy
-from inference.previews import FOLDER as PREVIEWS
-from inference.request import File
+from inference.request import PREVIEWS, File
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4

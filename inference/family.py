@@ -1,4 +1,4 @@
-"""What families of models differ in, and what the frame of every job hands to them."""
+"""The protocol of a family of models, and the values that every job hands to it."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class JobRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Run:
     """One run of the pipeline: the request, and what its phases share."""
 
     request: Request
@@ -92,14 +92,14 @@ class Result(Protocol):
 class Family(Protocol):
     """The models that make results of one kind: what they take, how they run, what is written."""
 
-    def examined(self, job: Job, stack: Stack) -> Layout:
+    def examined(self, job: Run, stack: Stack) -> Layout:
         """The layout of a stack in scope; raises Unprocessable for any other."""
         ...
 
-    def planned(self, job: Job, model: Model, layout: Layout) -> Sequence[Step]:
+    def planned(self, job: Run, model: Model, layout: Layout) -> Sequence[Step]:
         """The steps of the model, checked; raises Unprocessable where nothing can be done."""
         ...
 
-    def made(self, job: Job, task: Task) -> Result:
+    def made(self, job: Run, task: Task) -> Result:
         """Run the model and write its results; raises Unprocessable where they are doubtful."""
         ...

@@ -203,7 +203,7 @@ OR_LEAVE = ', or set across_missing = "leave" in the route and process the serie
 
 
 def missing_sentence(layout: Layout, otherwise: str = OR_LEAVE) -> str:
-    """How many slices are missing, where, and what a person can do."""
+    """The number of missing slices, their places, and the advice to a person."""
     places = ", ".join(
         f"{layout.geometry.gaps_mm[gap]:.1f} mm {place_of_gap(layout, gap)}"
         for gap in layout.missing

@@ -47,7 +47,7 @@ GRID = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
 
 @dataclass(frozen=True)
 class MrKind:
-    """What tells MR images of one series and one plane apart: each kind is a volume of its own."""
+    """The values that tell MR images of one series and plane apart: each kind is one volume."""
 
     echo_ms: float | None
     echo: int | None
@@ -57,7 +57,7 @@ class MrKind:
 
 
 def mr_kind_of(header: Header) -> MrKind | None:
-    """What MR adds to the kind; None for an image of another modality."""
+    """The MR part of the kind; None for an image of another modality."""
     if header.text("SOPClassUID") != MR_IMAGE:
         return None
     return MrKind(
@@ -76,7 +76,7 @@ def component_of(header: Header) -> str:
 
 
 def parts_of_mr(kind: MrKind) -> tuple[str, ...]:
-    """What tells a stack from the others of its series, a word for each; "" where it has none."""
+    """Words that tell a stack from the others of its series; "" where it has none."""
     parts = {
         "echo {}": kind.echo,
         "TE {:g} ms": kind.echo_ms,

@@ -14,7 +14,7 @@ from inference import mr
 from inference.dataset import Stack
 from inference.derived import Planned, frame_uid, local_time, record_of
 from inference.errors import ModelLoadError, Reason, Unprocessable
-from inference.family import Job, Task
+from inference.family import Run, Task
 from inference.geometry import Layout, measure
 from inference.header import Elements
 from inference.mask_checks import ExpectedMask, verify
@@ -38,14 +38,14 @@ Mask = NDArray[np.bool_]
 class MaskFamily:
     """Extracts what a mask shows from MR stacks; keeps nothing between two jobs."""
 
-    def examined(self, job: Job, stack: Stack) -> Layout:
+    def examined(self, job: Run, stack: Stack) -> Layout:
         """The layout; where its slices lie stays in the record, whatever becomes of the job."""
         measured = measure(stack)
         if measured is not None:
             job.record.facts |= record_of((), measured)
         return mr.examine(stack)
 
-    def planned(self, job: Job, model: Model, layout: Layout) -> Sequence[Step]:
+    def planned(self, job: Run, model: Model, layout: Layout) -> Sequence[Step]:
         """The steps of the model, which need every slice once."""
         if not isinstance(getattr(model, "segment", None), Segment):
             raise ModelLoadError(f"model {model.name} does not say what its mask shows")
@@ -61,7 +61,7 @@ class MaskFamily:
         check_whole(steps, len(geometry))
         return steps
 
-    def made(self, job: Job, task: Task) -> "MaskResult":
+    def made(self, job: Run, task: Task) -> "MaskResult":
         """Run the model, and write its mask unless a person should look first."""
         mask, doubts = _predicted(job, task)
         doubts = [*_weighting_doubts(task.layout), *doubts]
@@ -81,7 +81,7 @@ class MaskResult:
 
     files: Sequence[File]
     expected: ExpectedMask
-    job: Job
+    job: Run
     task: Task
 
     def faults(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class MaskResult:
 
 
 def segment_of(model: Model) -> Segment:
-    """What the mask of a model shows."""
+    """The thing that the mask of a model shows."""
     segment = getattr(model, "segment", None)
     assert isinstance(segment, Segment)  # the plan of the job has looked
     return segment
@@ -120,7 +120,7 @@ def _weighting_doubts(layout: Layout) -> list[str]:
     return [*dict.fromkeys(filter(None, map(mr.weighting_doubt, layout.headers)))]
 
 
-def _predicted(job: Job, task: Task) -> tuple[Mask, list[str]]:
+def _predicted(job: Run, task: Task) -> tuple[Mask, list[str]]:
     """(slices, rows, columns), and what the model itself doubts."""
     geometry, resources = task.layout.geometry, job.request.resources
     volume = mr.open_volume(task.layout, job.pixels)
@@ -161,7 +161,7 @@ def _facts(mask: Mask, task: Task) -> Mapping[str, object]:
     }
 
 
-def _written(job: Job, task: Task, mask: Mask) -> MaskResult:
+def _written(job: Run, task: Task, mask: Mask) -> MaskResult:
     """Both results in the folder of the request."""
     folder, headers = job.request.folder, task.layout.headers
     making, segment = _making(job, task), segment_of(task.model)
@@ -204,7 +204,7 @@ def _text(elements: Elements, keyword: str) -> str:
     return value.decode("ascii").rstrip(" \0") if isinstance(value, bytes) else str(value)
 
 
-def _making(job: Job, task: Task) -> Making:
+def _making(job: Run, task: Task) -> Making:
     request, model = job.request, task.model
     revision = f"rev {request.mark.revision}" if request.mark.revision > 1 else ""
     words = filter(None, (revision, request.output.label, request.mark.route))

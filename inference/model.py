@@ -19,7 +19,7 @@ CodeTriple = tuple[str, str, str]  # value, coding scheme, meaning
 
 @dataclass(frozen=True)
 class Segment:
-    """What a mask shows, in words and codes (PS3.16 CID 7150 and 7151)."""
+    """The thing that a mask shows, in words and codes (PS3.16 CID 7150 and 7151)."""
 
     label: str
     category: CodeTriple

@@ -83,7 +83,7 @@ def check_scope(header: Header) -> None:
 
 
 def _out_of_scope(header: Header) -> list[str]:
-    """What speaks against a head's anatomy: the attribute, its value, and what that means."""
+    """Objections to a head's anatomy: the attribute, its value, and the meaning of that."""
     body_part = header.text("BodyPartExamined").upper()
     b_value = header.number("DiffusionBValue")
     component = component_of(header)

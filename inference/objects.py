@@ -21,9 +21,9 @@ from pydicom.tag import Tag
 from inference import header as h
 from inference.derived import MOST_SERIES_NUMBER, DerivedSeries, Planned
 from inference.header import Elements
-from inference.previews import MOST_ERROR_HU, REDUCTION, STEP_HU, StoredMap
 from inference.request import File, ObjectKind
 from inference.uids import UidMaker
+from inference.volume import MOST_ERROR_HU, REDUCTION, STEP_HU, StoredMap
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from inference import header as h
 from inference.dataset import Stack, newest, read_headers
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.family import Family, Job, JobRecord, Task
+from inference.family import Family, JobRecord, Run, Task
 from inference.geometry import Layout
 from inference.mask_family import MaskFamily
 from inference.model import Model
@@ -47,7 +47,7 @@ def process(
     record = JobRecord()
     outcome: Outcome
     try:
-        outcome = _run(Job(request, record, progress, cancelled))
+        outcome = _run(Run(request, record, progress, cancelled))
     except Unprocessable as verdict:
         facts = dict(record.as_json())
         if isinstance(verdict, OutputCheckFailed):
@@ -103,7 +103,7 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _run(job: Job) -> Derived | Kept:
+def _run(job: Run) -> Derived | Kept:
     """The frame of every job: the family says what is in scope, what is made, and how."""
     request, record, pixels = job.request, job.record, job.pixels
     family = _family(request.model.produces)
@@ -142,7 +142,7 @@ def _family(produces: Produces) -> Family:
     return FAMILIES[produces]
 
 
-def _read(job: Job) -> Stack:
+def _read(job: Run) -> Stack:
     """The one stack of the request, with what else was received of its series."""
     headers = read_headers(job.request.sources)
     for header in headers:

@@ -16,7 +16,8 @@ from PIL import Image
 from inference.derived import Planned
 from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
 from inference.model import Prediction
-from inference.volume import Plane, Vector
+from inference.request import PREVIEWS
+from inference.volume import STEP_HU, Plane, StoredMap, Vector
 
 Grey = NDArray[np.uint8]
 
@@ -24,15 +25,6 @@ BASE_FOLDER = Path(__file__).parent  # of `page.html`, which every page extends
 DIFFERENCE_HU = 250.0  # full colour of a difference
 LESS, EQUAL, MORE = (56, 189, 248), (11, 15, 20), (251, 146, 60)  # told apart by the colour-blind
 QUALITY = 88
-
-# Of the map of the expected error: means of squares of pixels, in tenths of a HU.
-REDUCTION = 4
-# Beyond it an expectation says "far off" and no more (see the reliability table of the model card).
-MOST_ERROR_HU = 250.0
-STEP_HU = 0.1  # of a stored value
-
-Expected = NDArray[np.float32]
-StoredMap = NDArray[np.uint16]  # (rows / 4, columns / 4), tenths of a HU
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,6 @@ def page(template: Path, context: Mapping[str, object]) -> str:
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "previews"
 INDEX = "index.json"
 # Reformats through the middle column and the middle row of every slice: `column-received.png`, ...
 PLANES = ("column", "row")
@@ -138,7 +129,7 @@ class Previews:
         slices: Sequence[Planned],
         read: Callable[[int], Plane],
     ) -> None:
-        self._folder = folder / FOLDER
+        self._folder = folder / PREVIEWS
         self._layout = layout
         self._slices = slices
         self._read = read  # a received slice, in HU
@@ -403,13 +394,3 @@ def _reformat(
     places = np.linspace(at_mm[-1], at_mm[0], height)
     between = (at_mm[1:] + at_mm[:-1]) / 2
     return lines[np.searchsorted(between, places)]
-
-
-def reduced(expected_hu: Expected) -> StoredMap:
-    """The means of squares of pixels; those at the edge of an odd size repeat its last ones."""
-    rows, columns = (-side % REDUCTION for side in expected_hu.shape)
-    whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
-    high, wide = (side // REDUCTION for side in whole.shape)
-    means = whole.reshape(high, REDUCTION, wide, REDUCTION).mean(axis=(1, 3))
-    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_ERROR_HU) / STEP_HU).astype(np.uint16)
-    return stored

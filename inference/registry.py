@@ -29,7 +29,7 @@ class RegisteredModel:
 
     @property
     def spec(self) -> ModelSpec:
-        """What a request names it by."""
+        """The name and factory by which a request asks for it."""
         return ModelSpec(self.name, self.factory, produces=self.produces)
 
 

@@ -87,6 +87,9 @@ class Resources:
     threads: int = 0  # 0 = as many as the machine has cores
 
 
+PREVIEWS = "previews"  # the folder of small pictures, beside the files
+
+
 @dataclass(frozen=True)
 class Request:
     """One stack, one model, one folder for the result: all that a worker is told."""

@@ -1,4 +1,4 @@
-"""What all result objects of a model share: patient, study, equipment, research marks, UIDs."""
+"""Elements that all objects of a result share: patient, study, equipment, research marks, UIDs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def shared(first: Header, making: Making, what: str, number: int) -> Elements:
 
 
 def description(first: Header, what: str, label: str = "") -> str:
-    """What it is and of which series, as far as that is plain ASCII; the mark stands at the end."""
+    """The kind of result and its series, as far as that is plain ASCII; the mark comes last."""
     source = first.text("SeriesDescription")
     is_plain = source.isascii() and source.isprintable() and "\\" not in source
     words = " ".join(filter(None, (what, label, f"of {source}" if source and is_plain else "")))

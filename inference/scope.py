@@ -118,7 +118,7 @@ def doubtful(header: Header) -> Unprocessable | None:
 
 
 def without_uids(header: Header) -> Unprocessable | None:
-    """What has no UIDs that a result could refer to."""
+    """A refusal of an instance without the UIDs that a result refers to."""
     missing = [keyword for keyword in UIDS if not header.text(keyword)]
     if missing:
         names = ", ".join(map(dictionary_description, missing))

@@ -85,7 +85,7 @@ def _references(headers: Sequence[Header]) -> Elements:
 
 
 def _still(made: Dataset, making: Making) -> Elements:
-    """What depends on the clock or on chance in the writer, from the job instead."""
+    """Elements that the writer takes from the clock or from chance, from the job instead."""
     organisation = making.uid_of("dimension organisation of the segmentation")
     indices = made.DimensionIndexSequence
     for item in indices:

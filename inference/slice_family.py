@@ -17,16 +17,16 @@ from inference.derived import (
     words_of,
 )
 from inference.errors import Reason, Unprocessable
-from inference.family import Job, JobRecord, Report, Task
+from inference.family import JobRecord, Report, Run, Task
 from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
 from inference.objects import ResultObjects, error_map, presentation_state
 from inference.pixels import PixelFormat, PixelReader, common_format, generated_values
-from inference.previews import Previews, StoredMap, reduced
+from inference.previews import Previews
 from inference.request import File, Progress, Resources
 from inference.runner import Runner, SliceJudge, check_gaps, share_cores
 from inference.uids import UidMaker
-from inference.volume import Volume
+from inference.volume import StoredMap, Volume, reduced
 
 Predictions = Iterator[tuple[Step, Prediction]]
 
@@ -34,7 +34,7 @@ Predictions = Iterator[tuple[Step, Prediction]]
 class SliceFamily:
     """Fills the gaps of CT stacks; keeps nothing between two jobs."""
 
-    def examined(self, job: Job, stack: Stack) -> Layout:
+    def examined(self, job: Run, stack: Stack) -> Layout:
         """The layout; where its slices lie stays in the record, whatever becomes of the job."""
         try:
             layout = examine(stack, job.request.output)
@@ -48,7 +48,7 @@ class SliceFamily:
             job.record.notes.append(f"not filled, because slices are missing there: {places}")
         return layout
 
-    def planned(self, job: Job, model: Model, layout: Layout) -> Sequence[Step]:
+    def planned(self, job: Run, model: Model, layout: Layout) -> Sequence[Step]:
         """The model's steps without those across missing slices."""
         output = job.request.output
         steps = tuple(model.plan(layout.geometry, job.request.parameters))
@@ -72,7 +72,7 @@ class SliceFamily:
             raise Unprocessable(Reason.TOO_LARGE, sentence)
         return steps
 
-    def made(self, job: Job, task: Task) -> "SliceResult":
+    def made(self, job: Run, task: Task) -> "SliceResult":
         """Run the model over the gaps and write the series with its objects."""
         request, layout = job.request, task.layout
         like = common_format(layout.headers, job.pixels)
@@ -113,7 +113,7 @@ class SliceResult:
 
     files: Sequence[File]
     expected: Expected
-    job: Job
+    job: Run
     previews: Previews | None
 
     def faults(self) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ class Generation:
 
 
 def _generation(
-    job: Job, layout: Layout, slices: Sequence[Planned], series: DerivedSeries
+    job: Run, layout: Layout, slices: Sequence[Planned], series: DerivedSeries
 ) -> Generation:
     read, request = job.pixels.hounsfield, job.request
     volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
@@ -213,7 +213,7 @@ def _generation(
 
 
 def _copies(
-    job: Job, layout: Layout, slices: tuple[Planned, ...], series: DerivedSeries
+    job: Run, layout: Layout, slices: tuple[Planned, ...], series: DerivedSeries
 ) -> dict[str, File]:
     copies = [place for place, slice_ in enumerate(slices) if not slice_.is_generated]
     report = job.reporting("writing", len(copies))
@@ -226,7 +226,7 @@ def _copies(
 
 
 def _objects(
-    job: Job,
+    job: Run,
     series: DerivedSeries,
     slices: Sequence[Planned],
     maker: UidMaker,

@@ -14,6 +14,14 @@ Plane = NDArray[np.float32]  # (rows, columns), HU
 Vector = NDArray[np.float64]  # (3,), mm, LPS
 Offset: TypeAlias = tuple[float, float]  # rows, columns, in pixels
 
+# Of the map of the expected error: means of squares of pixels, in tenths of a HU.
+REDUCTION = 4
+# Beyond it an expectation says "far off" and no more (see the reliability table of the model card).
+MOST_ERROR_HU = 250.0
+STEP_HU = 0.1  # of a stored value
+
+StoredMap = NDArray[np.uint16]  # (rows / 4, columns / 4), tenths of a HU
+
 # Of a shift in pixels: with z reversed its sums come in another order, and slices shall not differ.
 SHIFT_DIGITS = 6
 
@@ -104,3 +112,13 @@ class Volume:
 
     def __len__(self) -> int:
         return len(self.geometry)
+
+
+def reduced(expected_hu: Plane) -> StoredMap:
+    """The means of squares of pixels; those at the edge of an odd size repeat its last ones."""
+    rows, columns = (-side % REDUCTION for side in expected_hu.shape)
+    whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
+    high, wide = (side // REDUCTION for side in whole.shape)
+    means = whole.reshape(high, REDUCTION, wide, REDUCTION).mean(axis=(1, 3))
+    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_ERROR_HU) / STEP_HU).astype(np.uint16)
+    return stored

@@ -12,7 +12,7 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """What `midslice train --model NAME` asks for."""
+    """The options of `midslice train --model NAME`."""
 
     data: Path
     out: Path  # a folder: weights, card, figures, curves
@@ -25,7 +25,7 @@ class TrainingOrder:
 
 @dataclass(frozen=True)
 class EvaluationOrder:
-    """What `midslice evaluate --model NAME` asks for."""
+    """The options of `midslice evaluate --model NAME`."""
 
     model: str
     data: Path

@@ -46,7 +46,7 @@ AIR = 0.05  # of the values from 0 to 1: what an inverted contrast leaves dark
 
 
 @dataclass(frozen=True)
-class Plan:
+class BrainPlan:
     """The length and the seed of one training."""
 
     minutes: float = 15.0  # of processor time
@@ -87,7 +87,7 @@ class Augmentation:
         return self._relit(image), share[:, 0]
 
     def _places(self, shape: Sequence[int], box: NDArray[np.float64]) -> Tensor:
-        """Where each voxel of a window lies in a volume, as grid_sample reads it."""
+        """The places of the voxels of a window in a volume, as grid_sample reads them."""
         random = self._random
         ends = box[0] - AROUND_MM / GRID_MM, box[1] + AROUND_MM / GRID_MM
         centre = random.uniform(*ends, (2, 3)).mean(0)  # the middle of the brain more often
@@ -172,7 +172,7 @@ def dice_loss(logits: Tensor, share: Tensor) -> Tensor:
 
 
 def train(
-    grids: Sequence[tuple[Grid, Grid]], plan: Plan, progress: Callable[[float, float], None]
+    grids: Sequence[tuple[Grid, Grid]], plan: BrainPlan, progress: Callable[[float, float], None]
 ) -> Course:
     """The weights after a plan; `progress` is told the share done and the loss of late."""
     torch.manual_seed(plan.seed)
@@ -200,7 +200,7 @@ def train(
     return Course(weights, tuple(losses), time.process_time() - started)
 
 
-def _share(plan: Plan, steps: int, seconds: float) -> float:
+def _share(plan: BrainPlan, steps: int, seconds: float) -> float:
     return steps / plan.steps if plan.steps is not None else seconds / (60.0 * plan.minutes)
 
 
@@ -222,7 +222,7 @@ def train_all(order: TrainingOrder, report: Report) -> Table:
             done = (number + share) / len(left_out)
             report(TRAINED * done, f"{words}, loss {loss:.3f}")
 
-        plan = Plan(order.minutes / len(left_out), order.steps, order.seed, order.device)
+        plan = BrainPlan(order.minutes / len(left_out), order.steps, order.seed, order.device)
         own = [grid for head, grid in grids.items() if head != name]
         courses[words] = train(own, plan, tell)
         path = order.out / (f"{name}.safetensors" if name else WEIGHTS)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.models.confidence import body_of
-from inference.previews import STEP_HU, reduced
-from inference.volume import Plane
+from inference.volume import STEP_HU, Plane, reduced
 
 BOUNDS_HU = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0, 100.0, float("inf"))
 FAR_HU = 60.0  # where the map says it or more, the true error is to be it or more too

@@ -279,7 +279,7 @@ def _placed(routes: Iterable[Route], raw: Mapping[str, object]) -> Iterator[tupl
 
 
 def _asked(place: str, route: Route, produces: str) -> Iterator[str]:
-    """What a route must say to a model of slices, it must not say to any other."""
+    """Faults of a density of slices: a model of slices needs one, no other takes one."""
     if produces == "slices":
         yield from _one_density(place, route)
         return

@@ -523,7 +523,7 @@ class ModelEntry(Section):
 
     @property
     def spec(self) -> ModelSpec:
-        """What a request names it by."""
+        """The name, class and weights by which a request asks for it."""
         return ModelSpec(
             self.name, self.class_path, self.weights, self.weights_sha256, self.produces
         )

@@ -18,7 +18,7 @@ from inference.models.brain import unet
 from inference.models.brain.unet import WINDOW, BrainUNet, UNet, predicted, resized, windows
 from inference.training import brain as training
 from inference.training import masks
-from inference.training.brain import Augmentation, Course, Plan, dice_loss, train
+from inference.training.brain import Augmentation, BrainPlan, Course, dice_loss, train
 from inference.training.charts import write_lines
 from inference.training.data import NoSeries
 from inference.training.heads import Head, load_heads
@@ -178,7 +178,7 @@ def test_one_seed_gives_one_set_of_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_windows(monkeypatch)
-    plans = (Plan(steps=4, seed=5), Plan(steps=4, seed=5), Plan(steps=1, seed=6))
+    plans = (BrainPlan(steps=4, seed=5), BrainPlan(steps=4, seed=5), BrainPlan(steps=1, seed=6))
     courses = [train(grids, plan, lambda *_: None) for plan in plans]
     first, again, other = (course.weights for course in courses)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -200,7 +200,7 @@ class OneWindow:
 def test_the_loss_of_one_window_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     small_windows(monkeypatch)
     monkeypatch.setattr(training, "Augmentation", OneWindow)
-    losses = train([], Plan(steps=15), lambda *_: None).losses
+    losses = train([], BrainPlan(steps=15), lambda *_: None).losses
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -214,7 +214,7 @@ def test_training_leaves_each_head_out_and_writes_all_that_it_says(
     trained_on: list[int] = []
     whole = training.train
 
-    def counted(grids: Grids, plan: Plan, progress: Callable[[float, float], None]) -> Course:
+    def counted(grids: Grids, plan: BrainPlan, progress: Callable[[float, float], None]) -> Course:
         trained_on.append(len(grids))
         return whole(grids, plan, progress)
 

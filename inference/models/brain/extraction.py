@@ -89,7 +89,7 @@ def no_brain() -> Unprocessable:
 
 
 class BrainExtraction:
-    """What the two models share; each brings name, version, weights and its network."""
+    """The common part of the two models; each brings name, version, weights and network."""
 
     name: str
     version: str

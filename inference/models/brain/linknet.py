@@ -18,7 +18,7 @@ def _normed(convolution: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.InstanceNorm3d(channels), nn.ReLU())
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions and what goes past them."""
 
     def __init__(self, inner: int, outer: int, stride: int) -> None:
@@ -41,7 +41,10 @@ class Block(nn.Module):
 
 
 def _down(inner: int, outer: int, stride: int) -> nn.Sequential:
-    blocks = {"block1": Block(inner, outer, stride), "block2": Block(outer, outer, 1)}
+    blocks = {
+        "block1": ResidualBlock(inner, outer, stride),
+        "block2": ResidualBlock(outer, outer, 1),
+    }
     return nn.Sequential(OrderedDict(blocks))
 
 

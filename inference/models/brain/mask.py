@@ -1,4 +1,4 @@
-"""What both networks do to a mask, and what speaks against one: size, place, pieces and shape."""
+"""Rules of a brain mask: how both networks clean it, and doubts by size, place and shape."""
 
 import math
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def measure(
 
 
 def _sure(mask: Mask, probability: Probability, spacing_mm: Spacing) -> float:
-    """How sure the network is of the surface: of voxels with both sides of it within reach."""
+    """Mean certainty of the voxels near the surface, with both sides of it within reach."""
     reach = [2 * round(SHELL_MM / step) + 1 for step in spacing_mm]
     sides = mask.view(np.uint8)
     shell = ndimage.maximum_filter(sides, reach) != ndimage.minimum_filter(sides, reach)

@@ -34,7 +34,7 @@ Volume = NDArray[np.float32]
 Shape = tuple[int, ...]
 
 
-class Level(nn.Module):
+class ResidualLevel(nn.Module):
     """Two convolutions in sequence, and a residual sum of what came in."""
 
     def __init__(self, inner: int, outer: int) -> None:
@@ -57,11 +57,11 @@ class UNet(nn.Module):
         super().__init__()
         widths = [base * 2**level for level in range(LEVELS)]
         self.down = nn.ModuleList(
-            Level(inner, outer) for inner, outer in zip([1, *widths], widths, strict=False)
+            ResidualLevel(inner, outer) for inner, outer in zip([1, *widths], widths, strict=False)
         )
         pairs = list(itertools.pairwise(widths))
         self.wider = nn.ModuleList(nn.ConvTranspose3d(low, high, 2, 2) for high, low in pairs)
-        self.up = nn.ModuleList(Level(2 * high, high) for high, _ in pairs)
+        self.up = nn.ModuleList(ResidualLevel(2 * high, high) for high, _ in pairs)
         self.dropout = nn.Dropout3d(dropout)
         self.last = nn.Conv3d(base, 1, 1)
 
@@ -127,7 +127,7 @@ def normalised(volume: Volume) -> Volume:
 
 
 def prepared(volume: Volume, spacing_mm: tuple[float, ...]) -> Volume:
-    """What the network sees of a canonical volume."""
+    """A canonical volume as the network takes it."""
     return normalised(without_bias(on_grid(volume, spacing_mm)))
 
 

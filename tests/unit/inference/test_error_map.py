@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from inference.previews import MOST_ERROR_HU, reduced
 from inference.request import Derived, File, ModelSpec, Output
+from inference.volume import MOST_ERROR_HU, reduced
 from tests import phantoms, validators
 from tests.phantoms import Series
 from tests.unit.inference.made import images, request, unchecked

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 
-from inference.previews import FOLDER, INDEX, LEVELS, SHARE, encoded, hatched
-from inference.request import Derived, Output, Request
+from inference.previews import INDEX, LEVELS, SHARE, encoded, hatched
+from inference.request import PREVIEWS, Derived, Output, Request
 from tests import phantoms, series
 from tests.phantoms import Series
 from tests.unit.inference.made import Halfway, request, run
@@ -40,7 +40,7 @@ def derived(
     asked = request(files, tmp_path / "derived", factor=factor, output=output, edit=edit)
     outcome = run(asked, closed_gaps=closed_gaps)
     assert isinstance(outcome, Derived), outcome
-    return asked.folder / FOLDER, outcome
+    return asked.folder / PREVIEWS, outcome
 
 
 def index(folder: Path) -> dict[str, Any]:
@@ -109,10 +109,10 @@ def test_the_pictures_of_a_real_series_take_a_small_part_of_its_pixels(tmp_path:
     asked = request(series.thick(5), tmp_path / "derived", edit=with_previews)
     outcome = run(asked)
     assert isinstance(outcome, Derived)
-    pictures = sum(path.stat().st_size for path in (asked.folder / FOLDER).iterdir())
+    pictures = sum(path.stat().st_size for path in (asked.folder / PREVIEWS).iterdir())
     files = sum(path.stat().st_size for path in asked.folder.glob("*.dcm"))
     assert 0.02 * files < pictures < SHARE * files
-    assert max(picture(asked.folder / FOLDER, "00001.png").shape) >= 256
+    assert max(picture(asked.folder / PREVIEWS, "00001.png").shape) >= 256
 
 
 PLACES = ("column", "row")
@@ -226,7 +226,7 @@ class InTheWay(Halfway):
     """Where the pictures are to go there is a file, as a full disk would be."""
 
     def run(self, step: Any, slices: Any, limits: Any) -> Any:
-        (FOLDERS[0] / FOLDER).touch()
+        (FOLDERS[0] / PREVIEWS).touch()
         return super().run(step, slices, limits)
 
 

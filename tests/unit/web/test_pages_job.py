@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inference.previews import FOLDER, INDEX
+from inference.previews import INDEX
+from inference.request import PREVIEWS
 from node.web import state
 from node.web.pages import time_line
 from node.web.state import PictureViews
@@ -35,7 +36,9 @@ def finished(
     derived = replace(served.rows.derive(job), record=record or {})
     served.rows.queue.succeed(job, derived)
     left = list(left)
-    folder = served.rows.files.path(served.rows.files.derived_folder(job.id, job.attempt)) / FOLDER
+    folder = (
+        served.rows.files.path(served.rows.files.derived_folder(job.id, job.attempt)) / PREVIEWS
+    )
     folder.mkdir()
     slices = [
         {
@@ -134,7 +137,7 @@ def test_no_other_file_is_served(served: Site, person: Client, name: str) -> Non
 def test_a_page_of_a_result_whose_files_are_gone_says_so(served: Site, person: Client) -> None:
     job = with_result(served)
     folder = Path(served.rows.files.path(served.rows.files.derived_folder(job, 1)))
-    for file in (folder / FOLDER).iterdir():
+    for file in (folder / PREVIEWS).iterdir():
         file.unlink()
     assert "There are no previews of this series." in person.get(f"/jobs/{job}").text
     assert person.get(f"/jobs/{job}/pictures/00000.png").status_code == 404
