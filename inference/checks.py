@@ -9,14 +9,18 @@ from numpy.typing import NDArray
 
 from inference import header as h
 from inference.dataset import Header, read_header
-from inference.derived import IMAGE_TYPE, Planned
+from inference.derived import NOT_ACQUIRED, Planned, description_in, overlay, read_overlays
 from inference.errors import Unprocessable
 from inference.geometry import EQUAL_GAPS, Layout, in_gaps
+from inference.kinds import image_type_of_result
 from inference.pixels import PixelFormat, PixelReader, Stored, is_lossy
 from inference.previews import FOLDER as PREVIEWS
+from inference.request import File
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4
+# One presentation state holds one way from stored values to greys.
+FORMAT = ("RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
 RESCALE_TOLERANCE = 1e-9
 # Every value that must be the same on all instances, or viewers split the series.
 CONSTANT = h.keywords_of(
@@ -40,6 +44,8 @@ class Expected:
     received: frozenset[str]  # every UID that came from a peer in this job
     frame_uid: str
     beside: Sequence[Header] = ()  # the other received slices of the series
+    overlay: bool = True  # generated slices are marked in one
+    objects: Sequence[File] = ()  # further results, in series of their own
 
 
 def verify(
@@ -62,10 +68,54 @@ def verify(
             slice_faults.append(error.sentence)
         faults += [f"{slice_.name}: {fault}" for fault in slice_faults]
         progress(place + 1)
+    for file in expected.objects:
+        faults += [f"{file.name}: {fault}" for fault in _object_faults(file, expected)]
     names = {path.name for path in expected.folder.iterdir()} - {PREVIEWS}
-    if names != {slice_.name for slice_ in expected.slices}:
+    planned = {slice_.name for slice_ in expected.slices}
+    if names != planned | {file.name for file in expected.objects}:
         faults.append("the folder holds other files than planned")
     return (*faults, *_series_faults(headers, expected))
+
+
+def _object_faults(file: File, expected: Expected) -> Iterator[str]:
+    """A further object is of the same patient and study, and refers to the result alone."""
+    header = read_header(expected.folder / file.name)
+    if header.fault:
+        yield header.fault
+        return
+    wanted = {
+        "SOPInstanceUID": file.instance_uid,
+        "SeriesInstanceUID": file.series_uid,
+        "SOPClassUID": file.sop_class_uid,
+    }
+    for keyword, value in wanted.items():
+        if header.text(keyword) != value:
+            yield f"{keyword} is not {value}"
+    own = {file.instance_uid, file.series_uid}
+    if own & (expected.received | {expected.series_uid, *(s.uid for s in expected.slices)}):
+        yield "a UID of another object was used again"
+    if h.encoded(h.carried(header, h.PATIENT_AND_STUDY)) != h.encoded(
+        h.carried(expected.layout.headers[0], h.PATIENT_AND_STUDY)
+    ):
+        yield "a patient or study attribute is not that of the source"
+    referenced = {
+        instance.text("ReferencedSOPInstanceUID")
+        for series in header.items("ReferencedSeriesSequence")
+        for keyword in ("ReferencedImageSequence", "ReferencedInstanceSequence")
+        for instance in series.items(keyword)
+    }
+    generated = {slice_.uid for slice_ in expected.slices if slice_.is_generated}
+    if not referenced or not referenced <= {slice_.uid for slice_ in expected.slices}:
+        yield "it refers to other images than those of the derived series"
+    if not generated <= referenced and not _has_many_formats(expected):
+        yield "it leaves out a generated slice"
+
+
+def _has_many_formats(expected: Expected) -> bool:
+    """True where generated slices are stored in several ways; one state holds one of them."""
+    generated = (slice_ for slice_ in expected.slices if slice_.is_generated)
+    forms = (slice_.format_of(expected.layout) for slice_ in generated)
+    return len({tuple(map(form.raw, FORMAT)) for form in forms}) > 1
 
 
 def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[str]:
@@ -82,7 +132,7 @@ def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[
     for keyword, value in wanted.items():
         if header.text(keyword) != value:
             yield f"{keyword} is not {value}"
-    if header.values("ImageType") != tuple(IMAGE_TYPE):
+    if header.values("ImageType") != image_type_of_result(layout.headers):
         yield "ImageType is not that of a derived series"
     if slice_.uid in expected.received or expected.series_uid in expected.received:
         yield "a UID of the source was used again"
@@ -96,6 +146,7 @@ def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[
     ):
         yield "a patient or study attribute is not that of the source"
     yield from _reference_faults(header, slice_, layout)
+    yield from _overlay_faults(header, marked=slice_.is_generated and expected.overlay)
 
 
 def _reference_faults(header: Header, slice_: Planned, layout: Layout) -> Iterator[str]:
@@ -112,6 +163,20 @@ def _reference_faults(header: Header, slice_: Planned, layout: Layout) -> Iterat
         yield "the source images are not those it was made from"
     if sorted(referenced) != sorted(sources):
         yield "the referenced series do not list exactly the source images"
+
+
+def _overlay_faults(header: Header, *, marked: bool) -> Iterator[str]:
+    """A generated slice has the words that it names drawn in its overlay; a copy has no overlay."""
+    written = read_overlays(header.path)
+    if not marked:
+        if written:
+            yield "an overlay plane where none belongs"
+        return
+    words = description_in(written)
+    size = header.integer("Rows") or 0, header.integer("Columns") or 0
+    is_whole = h.encoded(written) == h.encoded(overlay(words, *size))
+    if not is_whole or not words.startswith(NOT_ACQUIRED):
+        yield "no overlay plane says that the slice was not acquired"
 
 
 def _pixel_faults(

@@ -1,6 +1,7 @@
-"""The header of a Part 10 file as it lies in the file: raw bytes first, values on request."""
+"""The data set of a Part 10 file as it lies there: its elements, and values on request."""
 
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,17 +9,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_keyword, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
 from pydicom.values import convert_SQ
 
 from inference.errors import Reason
@@ -48,14 +55,37 @@ UNOPENED = "cannot be opened"
 MOST_QUOTED = 64  # characters of a received value that a sentence repeats
 MOST_RUNS = 12  # of Instance Numbers in a sentence
 LONGEST_UID = 64  # characters (PS3.5 9.1)
-LONGEST_VALUE = 64 << 10
 MOST_INFLATED = 16 << 20
 READ_AT_ONCE = 1 << 20
-PIXEL_DATA = 0x7FE00008  # float, double float and pixel data: everything from here on is not read
-FIRST_BULK_GROUP = 0x5000  # curves, overlays and pixels: not part of a header
+# PS3.10 7.1: preamble, "DICM", the group length element; what it counts is never as long as this.
+META_AT, LONGEST_META = 128 + 4 + 12, 1 << 16
+GROUP_LENGTH = b"\x02\0\0\0UL\x04\0"
+# Why a value is in doubt; without one of these a result would have another patient, or none.
+SAID_TWICE, ELSEWHERE = (
+    "twice, with different values",
+    "inside something else, as in a broken sequence",
+)
+NAMING_PATIENT = ("PatientName", "PatientID")
 DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 # struct formats of the binary value representations (PS3.5 6.2)
-BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H"}
+BINARY = {
+    "US": "H",
+    "SS": "h",
+    "UL": "I",
+    "SL": "i",
+    "UV": "Q",
+    "SV": "q",
+    "FL": "f",
+    "FD": "d",
+    "AT": "H",
+}
+
+
+class Doubt(NamedTuple):
+    """An attribute of which a data set leaves the value open, and why."""
+
+    keyword: str
+    why: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +97,8 @@ class Header:
     transfer_syntax: str = ""
     order: int = 0  # rises with the time of receipt
     fault: str = ""  # why the file could not be read; then there are no elements
+    doubts: tuple[Doubt, ...] = ()
+    repairs: tuple[tuple[int, bytes], ...] = ()  # what to read at which place of the file instead
 
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword) in self.elements
@@ -103,7 +135,7 @@ class Header:
 
     def values(self, keyword: str) -> tuple[str, ...]:
         """Each value as text, numbers too; () where the attribute is absent or empty."""
-        code = BINARY.get(dictionary_VR(_tag(keyword))[:2])
+        code = BINARY.get(self._representation(keyword))
         if code:
             return tuple(str(number) for number in self._unpacked(keyword, code))
         text = self.text(keyword)
@@ -161,6 +193,12 @@ class Header:
     @cached_property
     def is_signed(self) -> bool:
         return self.number("PixelRepresentation") == 1
+
+    def _representation(self, keyword: str) -> str:
+        """The VR that the file names, however wrong; that of the dictionary where it names none."""
+        element = self.elements.get(_tag(keyword))
+        named = element.VR if isinstance(element, RawDataElement) else None
+        return named if named and named != "UN" else dictionary_VR(_tag(keyword))[:2]
 
     def _unpacked(self, keyword: str, code: str) -> tuple[float, ...]:
         element = self.elements.get(_tag(keyword))
@@ -228,29 +266,72 @@ def _one(element: Element, once: dict[tuple[object, ...], Element]) -> Element:
 def read_header(path: Path, *, order: int = 0) -> Header:
     """The header of one file. Without the Part 10 prefix nothing is guessed (PS3.10 7.1)."""
     try:
-        syntax, dataset = _parsed(path)
-        return Header(path, raw_elements(dataset), transfer_syntax=syntax, order=order)
-    except InvalidDicomError:
-        return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
+        with path.open("rb") as file:
+            syntax = transfer_syntax(file)
+            if syntax is None:
+                return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
+            if syntax == DeflatedExplicitVRLittleEndian:
+                return _header(path, inflated(path, MOST_INFLATED), syntax, order)
+            return _header(path, file, syntax, order)
+    except DamagedDataSet as error:
+        return Header(path, {}, order=order, fault=f"holds a damaged data set: {error}")
     except OSError as error:
         return Header(path, {}, order=order, fault=f"{UNOPENED} ({error.strerror})")
     except DAMAGED:
         return Header(path, {}, order=order, fault="holds a damaged data set")
 
 
-def _parsed(path: Path) -> tuple[str, Dataset]:
-    """The transfer syntax and the elements before the pixels."""
-    meta = read_file_meta_info(path)
-    syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
-    if syntax != DeflatedExplicitVRLittleEndian:
-        return syntax, dcmread(path, stop_before_pixels=True, defer_size=LONGEST_VALUE)
-    return syntax, read_dataset(inflated(path, MOST_INFLATED), False, True, stop_when=_at_pixels)
+def _header(path: Path, file: BinaryIO, syntax: str, order: int) -> Header:
+    little = syntax != ExplicitVRBigEndian
+    implicit = syntax in ("", ImplicitVRLittleEndian)
+    reading = read_elements(file, implicit=implicit, little=little)
+    doubts = [Doubt(dictionary_keyword(tag), SAID_TWICE) for tag in sorted(reading.doubled)]
+    doubts += [
+        Doubt(keyword, ELSEWHERE)
+        for keyword in NAMING_PATIENT
+        if (tag := _tag(keyword)) not in reading.elements
+        and holds(file, reading, tag, little=little)
+    ]
+    return Header(path, reading.elements, syntax, order, "", tuple(doubts), reading.repairs)
+
+
+def with_inner_meta(path: Path) -> tuple[str, BytesIO] | None:
+    """The transfer syntax and the data set of a file whose data set begins with group 0002.
+
+    Such elements mean nothing there (PS3.5 7.1), but the parser would read on and take them for the
+    file's own. None for any other file.
+    """
+    with path.open("rb") as file:
+        head = file.read(META_AT)
+        if not head[132:].startswith(GROUP_LENGTH):
+            return None
+        head += file.read(min(int.from_bytes(head[-4:], "little"), LONGEST_META))
+        group = file.read(2)
+        if group not in (b"\x02\0", b"\0\x02"):
+            return None
+        meta = dcmread(BytesIO(head)).file_meta
+        syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        is_inner = struct.unpack(f"{order}H", group)[0] == 2
+        if not syntax or syntax == DeflatedExplicitVRLittleEndian or not is_inner:
+            return None
+        return syntax, BytesIO(group + file.read())
+
+
+def data_set_of(syntax: str, data: BytesIO) -> Dataset:
+    """The elements of a data set that no file meta information comes before, without group 0002."""
+    is_implicit, is_little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    dataset = Dataset(read_dataset(data, is_implicit, is_little))
+    for tag in [tag for tag in dataset.keys() if tag.group == 2]:  # noqa: SIM118
+        del dataset[tag]
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    return dataset
 
 
 def inflated(path: Path, most: int) -> BytesIO:
     """The first bytes of a deflated data set (PS3.5 A.5); what is beyond is never inflated."""
-    # PS3.10 7.1: preamble, "DICM", the group length element, and as many bytes as it says.
-    start = 128 + 4 + 12 + int(read_file_meta_info(path).FileMetaInformationGroupLength)
+    start = META_AT + int(read_file_meta_info(path).FileMetaInformationGroupLength)
     inflate, data = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     with path.open("rb") as file:
         file.seek(start)
@@ -261,10 +342,6 @@ def inflated(path: Path, most: int) -> BytesIO:
             data.write(inflate.decompress(piece, most - data.tell()))
     data.seek(0)
     return data
-
-
-def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return int(tag) >= PIXEL_DATA
 
 
 def raw_elements(dataset: Dataset) -> dict[int, Element]:
@@ -328,3 +405,285 @@ def numbers_of(headers: Sequence[Header]) -> str:
     words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
     more = [f"and {len(words) - MOST_RUNS} more"] if len(words) > MOST_RUNS else []
     return ", ".join([*words[:MOST_RUNS], *more]) or "without a number"
+
+
+# The elements of a data set as they lie in a file, read as patiently as other programs read them:
+# they may lie in any order, behind the pixels too, come twice (the first counts, as for DCMTK and
+# Orthanc), or have a value representation that nobody knows. What cannot be read so says why.
+
+# PS3.5 7.1.2: the long ones have a 32-bit length after two reserved bytes.
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+VRS = LONG_VRS | SHORT_VRS
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+DELIMITERS = 0xFFFE  # the group of all three
+UNDEFINED = 0xFFFFFFFF
+PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # float, double float and pixel data
+FIRST_GROUP, FIRST_BULK_GROUP = 0x0008, 0x5000  # from there on curves, overlays and pixels
+# A header is small: longer values are not read.
+LONGEST_VALUE, LONGEST_SEQUENCE = 64 << 10, 1 << 20
+DEEPEST = 64  # sequences in sequences
+MOST_GUESSES = 4  # unknown value representations in a row
+# A known value representation of the same layout stands in for an unknown one.
+STAND_IN = {12: b"UN", 8: b"LT"}
+PREAMBLE_BYTES, META_GROUP, TRANSFER_SYNTAX = 132, b"\2\0", 0x00020010
+
+
+class DamagedDataSet(ValueError):
+    """The bytes are no data set; the text goes on after "a damaged data set"."""
+
+
+@dataclass(frozen=True)
+class ElementsRead:
+    """The elements of a data set that are no bulk and not private."""
+
+    elements: Mapping[int, RawDataElement]
+    doubled: frozenset[int] = frozenset()  # tags that come twice, with different values
+    repairs: tuple[tuple[int, bytes], ...] = ()  # (offset, the value representation to read there)
+    pixels: tuple[int, int] | None = None  # where the pixel data element begins and ends
+
+
+@dataclass(frozen=True)
+class ElementPlace:
+    """The place of an element: its header at `begin`, its value at `at`."""
+
+    tag: int
+    vr: bytes
+    length: int
+    begin: int
+    at: int
+    implicit: bool  # how the element, and what it contains, is encoded
+
+    @property
+    def name(self) -> str:
+        return f"({self.tag >> 16:04X},{self.tag & 0xFFFF:04X})"
+
+
+def transfer_syntax(file: BinaryIO) -> str | None:
+    """The transfer syntax of a Part 10 file, which is left at its data set; None for any other.
+
+    The first one that is named counts: more of group 0002 may lie at the start of the data set.
+    """
+    if file.read(PREAMBLE_BYTES)[128:] != b"DICM":
+        return None
+    reader, named = ElementReader(file, implicit=False, little=True), ""
+    while (begin := file.tell()) >= 0 and file.read(2) == META_GROUP:
+        file.seek(begin)
+        place = reader.next(implicit=False)
+        if place is None:
+            return named
+        if place.tag == TRANSFER_SYNTAX and not named:
+            named = file.read(place.length).decode("latin-1").strip(" \0")
+        file.seek(place.at + place.length)
+    file.seek(begin)
+    return named
+
+
+def read_elements(file: BinaryIO, *, implicit: bool, little: bool) -> ElementsRead:
+    """The elements from here to the end; raises DamagedDataSet."""
+    return ElementReader(file, implicit=implicit, little=little).read()
+
+
+def holds(file: BinaryIO, reading: ElementsRead, tag: int, *, little: bool) -> bool:
+    """True where the bytes of an element with a value lie anywhere but in the pixels.
+
+    For an element that was not found: a broken sequence may have swallowed it.
+    """
+    begin, end = reading.pixels or (LONGEST_SEQUENCE, LONGEST_SEQUENCE)
+    file.seek(0)
+    header = file.read(min(begin, LONGEST_SEQUENCE))
+    file.seek(end)
+    data = header + b"\0" * 8 + file.read(LONGEST_SEQUENCE)
+    start = struct.pack(f"{'<' if little else '>'}HH", tag >> 16, tag & 0xFFFF)
+    lengths = rb"[A-Z]{2}(?!\0\0)..|UN\0\0(?!\0\0\0\0)....|(?!\0\0).\0\0\0|\0\0\0(?!\0)."
+    return re.search(re.escape(start) + b"(?:" + lengths + b")[^\0 ]", data, re.DOTALL) is not None
+
+
+class ElementReader:
+    """One pass over the elements of a data set, without recursion."""
+
+    def __init__(self, file: BinaryIO, *, implicit: bool, little: bool) -> None:
+        self._file = file
+        begin = file.tell()
+        self._size = file.seek(0, 2)
+        file.seek(begin)
+        self._order = "<" if little else ">"
+        self._tag_of = struct.Struct(f"{self._order}HH").unpack_from
+        self._short_of = struct.Struct(f"{self._order}H").unpack_from
+        self._long_of = struct.Struct(f"{self._order}I").unpack_from
+        self._implicit = implicit
+        self._elements: dict[int, RawDataElement] = {}
+        self._doubled: set[int] = set()
+        self._repairs: list[tuple[int, bytes]] = []
+        self._pixels: tuple[int, int] | None = None
+
+    def read(self) -> ElementsRead:
+        """All elements; what cannot be read behind the pixels is no part of the data set."""
+        self._detect_encoding()
+        try:
+            for place in self._places():
+                self._keep(place)
+        except DamagedDataSet:
+            if self._pixels is None:
+                raise
+        return ElementsRead(
+            self._elements, frozenset(self._doubled), tuple(self._repairs), self._pixels
+        )
+
+    def next(self, *, implicit: bool) -> ElementPlace | None:
+        """The header of the element that lies here; None at the end."""
+        begin = self._file.tell()
+        head = self._file.read(8)
+        if len(head) < 8:
+            return None
+        group, number = self._tag_of(head)
+        tag, vr = group << 16 | number, head[4:6]
+        if implicit or group == DELIMITERS:
+            return ElementPlace(tag, b"", self._long_of(head, 4)[0], begin, begin + 8, implicit)
+        if vr in SHORT_VRS:
+            return ElementPlace(tag, vr, self._short_of(head, 6)[0], begin, begin + 8, implicit)
+        if vr not in LONG_VRS:
+            return self._of_unknown_form(begin)
+        length = self._file.read(4)
+        if len(length) < 4:
+            return None
+        # PS3.5 6.2.2: what is in a UN of undefined length is encoded with Implicit VR.
+        return ElementPlace(tag, vr, self._long_of(length)[0], begin, begin + 12, vr == b"UN")
+
+    def _detect_encoding(self) -> None:
+        """Tell by the first element: some programs write another encoding than they declare."""
+        begin = self._file.tell()
+        vr = self._file.read(6)[4:]
+        self._file.seek(begin)
+        if vr in VRS:
+            self._implicit = False
+        elif len(vr) == 2 and not vr.isupper():
+            self._implicit = True
+
+    def _places(self) -> Iterator[ElementPlace]:
+        """Each element on the outermost level, the file at its value."""
+        while (place := self.next(implicit=self._implicit)) is not None:
+            if place.tag in PIXELS and self._pixels is None:
+                self._pixels = place.begin, self._size
+            if place.length == UNDEFINED:
+                place = self._of_known_length(place)
+                end = self._file.tell()
+            elif place.at + place.length <= self._size:
+                end = place.at + place.length
+            else:
+                return  # cut in the middle of a value
+            yield place
+            if place.tag in PIXELS and self._pixels == (place.begin, self._size):
+                self._pixels = place.begin, end
+            self._file.seek(end)
+
+    def _of_known_length(self, place: ElementPlace) -> ElementPlace:
+        """The same with the length of its items; the file is left behind them."""
+        end = self._end_of_items(place)
+        return ElementPlace(
+            place.tag, place.vr, end - place.at, place.begin, place.at, place.implicit
+        )
+
+    def _end_of_items(self, place: ElementPlace) -> int:
+        """The place of the delimiter of a sequence; the file is left behind it."""
+        self._file.seek(place.at)
+        opened = [(SEQUENCE_END, place.implicit)]  # what ends each level, and its encoding
+        while opened:
+            ends_with, implicit = opened[-1]
+            inner = self.next(implicit=implicit)
+            if inner is None:
+                raise DamagedDataSet(f"the sequence {place.name} has no end")
+            if inner.tag == ends_with:
+                opened.pop()
+            elif ends_with == SEQUENCE_END and inner.tag != ITEM:
+                raise DamagedDataSet(
+                    f"in sequence {place.name} lies {inner.name}, which is no item"
+                )
+            elif inner.length == UNDEFINED:
+                level = ITEM_END if inner.tag == ITEM else SEQUENCE_END
+                opened.append((level, implicit if inner.tag == ITEM else inner.implicit))
+            else:
+                self._file.seek(inner.at + inner.length)
+            if len(opened) > DEEPEST:
+                raise DamagedDataSet(f"in {place.name} sequences are nested deeper than {DEEPEST}")
+        return self._file.tell() - 8
+
+    def _of_unknown_form(self, begin: int) -> ElementPlace:
+        """An element whose value representation says nothing of its length.
+
+        The form that another element follows counts; PS3.5 7.1.2 gives those to come 32 bits.
+        """
+        forms = self._forms(begin)
+        for form in forms:
+            if self._is_followed(form):
+                if form.vr:
+                    self._repairs.append((begin + 4, STAND_IN[form.at - begin]))
+                self._file.seek(form.at)
+                return form
+        raise DamagedDataSet(f"{forms[0].name} has an unknown value representation")
+
+    def _forms(self, begin: int) -> list[ElementPlace]:
+        """The element that begins here in each form, the likeliest first."""
+        self._file.seek(begin)
+        head = self._file.read(12)
+        group, number = self._tag_of(head)
+        tag, vr = group << 16 | number, head[4:6]
+        forms = [
+            ElementPlace(tag, vr, self._short_of(head, 6)[0], begin, begin + 8, False),
+            ElementPlace(tag, b"", self._long_of(head, 4)[0], begin, begin + 8, True),
+        ]
+        if head[6:8] == b"\0\0" and len(head) == 12:
+            long = ElementPlace(tag, vr, self._long_of(head, 8)[0], begin, begin + 12, False)
+            forms.insert(0 if vr.isalpha() and vr.isupper() else 1, long)
+        return forms
+
+    def _is_followed(self, place: ElementPlace, guesses: int = MOST_GUESSES) -> bool:
+        """True where the data set ends, or another element begins, behind the value."""
+        end = place.at + place.length
+        if end >= self._size:
+            return end == self._size
+        self._file.seek(end)
+        head = self._file.read(8)
+        if len(head) < 8:
+            return False
+        group, number = self._tag_of(head)
+        if group == DELIMITERS or head[4:6] in VRS:
+            return True
+        is_later = (group << 16 | number) > place.tag
+        fits = self._long_of(head, 4)[0] <= self._size - end - 8
+        if place.implicit and is_later and fits:
+            return True
+        return (
+            (is_later or group == place.tag >> 16)
+            and guesses > 0
+            and any(self._is_followed(form, guesses - 1) for form in self._forms(end))
+        )
+
+    def _keep(self, place: ElementPlace) -> None:
+        group = place.tag >> 16
+        if not FIRST_GROUP <= group < FIRST_BULK_GROUP or group % 2:
+            return
+        value: bytes | None = None
+        if place.length <= (LONGEST_SEQUENCE if place.vr == b"SQ" else LONGEST_VALUE):
+            self._file.seek(place.at)
+            value = self._file.read(place.length)
+        known = self._elements.get(place.tag)
+        if known is not None and known.value and value:
+            if known.value.strip(b"\0 ") != value.strip(b"\0 "):
+                self._doubled.add(place.tag)
+            return
+        if known is None or value:
+            self._elements[place.tag] = self._element(place, value)
+
+    def _element(self, place: ElementPlace, value: bytes | None) -> RawDataElement:
+        vr = place.vr.decode("latin-1") if place.vr in VRS else None
+        implicit = place.implicit if place.vr != b"UN" else False
+        return RawDataElement(
+            BaseTag(place.tag),
+            vr,
+            place.length,
+            value,
+            place.at,
+            implicit,
+            self._order == "<",
+        )

@@ -1,18 +1,25 @@
-"""The derived series: which slices it has, where they lie, and one header a slice."""
+"""The derived series: its slices, where they lie, one header a slice, and the mark in the image."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pydicom import dcmread
 from pydicom.charset import convert_encodings, encode_string
+from pydicom.dataelem import DataElement
+from pydicom.tag import Tag
 
 from inference import header as h
+from inference import release
 from inference.dataset import Header
-from inference.geometry import Layout, frame_of_reference
-from inference.header import Elements
+from inference.geometry import Layout, frame_of_reference, is_undersampled
+from inference.header import Elements, raw
+from inference.kinds import image_type_of_result
 from inference.model import Model, Parameters, Step
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request
@@ -30,9 +37,9 @@ LOCATION_TOLERANCE = 0.01
 
 # Of the first slice, for all: what differs by noise would part the series in a viewer.
 GRID = ("ImageOrientationPatient", "PixelSpacing")
-IMAGE_TYPE = ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
 FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 1000, 2**31 - 1
 MOST_DESCRIPTION = 64
+UNDERSAMPLED = "UNDERSAMPLED"  # in the description where a filled gap is
 GENERATED_COMMENT = "AI-generated slice, not acquired; not for primary diagnosis"
 COPIED_COMMENT = (
     "Received slice, unchanged, in an AI-interpolated series; not for primary diagnosis"
@@ -129,15 +136,24 @@ def location_law(layout: Layout) -> tuple[float, float] | None:
 
 
 def record_of(slices: Sequence[Planned], layout: Layout) -> Mapping[str, object]:
-    """Facts of the gaps for a page: their width, what was generated and what is missing."""
+    """Facts of the gaps for a page: their width, what was generated and what is missing.
+
+    Slices are named as a PACS names them: by Instance Number and position.
+    """
+    geometry = layout.geometry
     counts = Counter(slice_.gap for slice_ in slices)
     return {
         "received": len(layout.headers),
         "generated": len(slices) - counts[None],
         "copied": counts[None],
+        "axis": "xyz"[geometry.axis],
+        "received_slices": [
+            {"number": header.integer("InstanceNumber"), "at_mm": geometry.place_mm(position)}
+            for header, position in zip(layout.headers, geometry.positions, strict=True)
+        ],
         "gaps": [
             {"gap_mm": round(float(gap_mm), 4), "factor": counts[gap] + 1}
-            for gap, gap_mm in enumerate(layout.geometry.gaps_mm)
+            for gap, gap_mm in enumerate(geometry.gaps_mm)
         ],
         "missing": [{"gap": gap, "slices": layout.missing[gap]} for gap in sorted(layout.missing)],
         "shear_degrees": round(layout.shear_degrees, 2),
@@ -160,20 +176,45 @@ class DerivedSeries:
         self._model = model
         self._slices = slices
         first = layout.headers[0]
+        self._series_uid = series_uid
         self._at = _local(request.started_at, first)
         self._distances = np.array([s.position @ layout.geometry.normal for s in slices])
         self._spacing = uniform_spacing(self._distances)
         self._location = location_law(layout)
         self._lossy = any(is_lossy(header) for header in layout.headers)
-        self._shared = self._shared_elements(first, series_uid)
+        self.shared = self._shared_elements(first, series_uid)
 
-    def write(self, place: int, stored: Stored, note: str = "") -> File:
+    @property
+    def folder(self) -> Path:
+        """The folder in which its files lie."""
+        return self._request.folder
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of generated slices, and of all."""
+        return sum(slice_.is_generated for slice_ in self._slices), len(self._slices)
+
+    def description(self, marker: str) -> Elements:
+        """The description of a series that belongs to this one."""
+        first = self._layout.headers[0]
+        return {0x0008103E: h.raw(0x0008103E, "LO", series_description(first, marker))}
+
+    def processor(self) -> Elements:
+        """The model as the equipment that has made something of received slices."""
+        return self._model_item("Judged the generated slices", "109102")
+
+    def write(
+        self, place: int, stored: Stored, note: str = "", error_hu: float | None = None
+    ) -> File:
         """Write the slice at a place of the series with its stored values.
 
-        The note, in ASCII, says of a generated slice how sure its model is.
+        The note, in ASCII, says of a generated slice how sure its model is; `error_hu` is what is
+        expected of it.
         """
         slice_ = self._slices[place]
         elements = self.elements(place, note)
+        if slice_.is_generated and self._request.output.overlay:
+            elements |= overlay(words_of(error_hu), *stored.shape)
         base = self._layout.headers[slice_.base]
         form = slice_.format_of(self._layout)
         data = encoded(stored, form)
@@ -181,7 +222,14 @@ class DerivedSeries:
         elements[0x7FE00010] = h.raw(0x7FE00010, vr, data)
         digest = h.write_file(self._request.folder / slice_.name, elements)
         sop_class = base.text("SOPClassUID")
-        return File(slice_.name, slice_.uid, sop_class, digest, slice_.is_generated)
+        return File(
+            name=slice_.name,
+            instance_uid=slice_.uid,
+            sop_class_uid=sop_class,
+            digest=digest,
+            generated=slice_.is_generated,
+            series_uid=self._series_uid,
+        )
 
     def elements(self, place: int, note: str = "") -> Elements:
         """The whole header of the slice at a place."""
@@ -190,7 +238,7 @@ class DerivedSeries:
         form = slice_.format_of(self._layout)
         nearest = self._layout.headers[slice_.base + (slice_.fraction > 0.5)]
         return (
-            self._shared
+            self.shared
             | h.carried(form, _believed(form, h.PIXELS), repaired=True)
             | self._in_its_character_set(nearest, h.ACQUISITION)
             | self._plane(place, base)
@@ -207,7 +255,6 @@ class DerivedSeries:
 
     def _shared_elements(self, first: Header, series_uid: str) -> Elements:
         request, at = self._request, self._at
-        description = series_description(first, self._title())
         return (
             h.carried(first, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY))
             | h.elements_of(PositionReferenceIndicator="", KVP=None, AcquisitionNumber=None)
@@ -226,11 +273,11 @@ class DerivedSeries:
                 SeriesInstanceUID=series_uid,
                 SeriesNumber=str(_series_number(first, request.mark.place)),
                 InstanceCreatorUID=node_uid(request.secret, request.station_name),
-                ImageType=IMAGE_TYPE,
+                ImageType=list(image_type_of_result(self._layout.headers)),
                 ContentQualification=request.output.content_qualification,
                 Manufacturer=MANUFACTURER,
                 ManufacturerModelName=MODEL_NAME,
-                SoftwareVersions=h.RELEASE,
+                SoftwareVersions=[release.RELEASE, release.build()],
                 StationName=request.station_name,
                 RescaleType="HU",
                 RelatedSeriesSequence=h.items_of(
@@ -241,7 +288,7 @@ class DerivedSeries:
                     )
                 ),
             )
-            | {0x0008103E: h.raw(0x0008103E, "LO", description)}
+            | self.description(self._title())
         )
 
     def _in_its_character_set(self, source: Header, keywords: Sequence[str]) -> Elements:
@@ -260,11 +307,13 @@ class DerivedSeries:
         return len({header.values(keyword) for header in self._layout.headers}) == 1
 
     def _title(self) -> str:
-        per_gap = Counter(slice_.gap for slice_ in self._slices if slice_.is_generated)
+        per_gap = Counter(slice_.gap for slice_ in self._slices if slice_.gap is not None)
         mark = self._request.mark
+        coarse = UNDERSAMPLED if any(is_undersampled(self._layout, gap) for gap in per_gap) else ""
         revision = f"rev {mark.revision}" if mark.revision > 1 else ""
-        label = " ".join(filter(None, (revision, self._request.output.label, mark.route)))
-        return title(self._request.parameters, set(per_gap.values()), label)
+        label = " ".join(filter(None, (coarse, revision, self._request.output.label, mark.route)))
+        counts = self.counts
+        return title(self._request.parameters, set(per_gap.values()), counts, label)
 
     def _plane(self, place: int, base: Header) -> Elements:
         slice_, output = self._slices[place], self._request.output
@@ -335,20 +384,22 @@ class DerivedSeries:
             for item in base.items("ContributingEquipmentSequence")
             if item.raw("Manufacturer").strip() and item.items("PurposeOfReferenceCodeSequence")
         ]
+        if slice_.is_generated:
+            return [scanner, *earlier, self._model_item("Generated this slice", "109100")]
+        return [scanner, *earlier, self._model_item("Copied this slice unchanged", "109102")]
+
+    def _model_item(self, did: str, purpose: str) -> Elements:
         versions = [self._model.version]
         if self._model.weights_sha256:
             versions.append(f"sha256 {self._model.weights_sha256[:32]}")
-        model = h.elements_of(
+        return h.elements_of(
             Manufacturer=MANUFACTURER,
             ManufacturerModelName=self._model.name[:64],
             SoftwareVersions=versions,
             ContributionDateTime=self._at.strftime("%Y%m%d%H%M%S.%f%z"),
-            ContributionDescription=(
-                "Generated this slice" if slice_.is_generated else "Copied this slice unchanged"
-            ),
-            PurposeOfReferenceCodeSequence=h.code("109100" if slice_.is_generated else "109102"),
+            ContributionDescription=did,
+            PurposeOfReferenceCodeSequence=h.code(purpose),
         )
-        return [scanner, *earlier, model]
 
 
 def frame_uid(layout: Layout, secret: bytes) -> str:
@@ -360,15 +411,21 @@ def frame_uid(layout: Layout, secret: bytes) -> str:
     )
 
 
-def title(parameters: Parameters, generated_per_gap: set[int], label: str) -> str:
-    """The marker before the scanner's description; first, because viewers cut columns."""
+def title(
+    parameters: Parameters, generated_per_gap: set[int], counts: tuple[int, int], label: str
+) -> str:
+    """The marker before the scanner's description; first, because viewers cut columns.
+
+    It says how many slices were not acquired, and of how many.
+    """
     if parameters.factor is not None:
         how = f"x{parameters.factor}"
     elif len(generated_per_gap) == 1:
         how = f"x{next(iter(generated_per_gap)) + 1}"
     else:
         how = f"to {parameters.target_spacing_mm:g} mm"
-    return f"AI-INTERP {how} NOT ACQUIRED" + (f" {label}" if label else "")
+    marker = f"AI-INTERP {how} {counts[0]} of {counts[1]} NOT ACQUIRED"
+    return marker + (f" {label}" if label else "")
 
 
 def series_description(source: Header, marker: str) -> bytes:
@@ -385,7 +442,9 @@ def series_description(source: Header, marker: str) -> bytes:
         elif raw.isascii() and b"\x1b" not in raw:
             whole += b" | " + raw[:room].rstrip()
         else:
-            whole += _cut(source, text, room)
+            cut = _cut(source, text, room)
+            # The space that makes the length even is a character too.
+            whole += cut if len(whole + cut) % 2 == 0 else _cut(source, text, room - 1)
     return whole if len(whole) % 2 == 0 else whole + b" "
 
 
@@ -452,3 +511,98 @@ def _reference(source: Header) -> Elements:
         ReferencedSOPClassUID=source.text("SOPClassUID"),
         ReferencedSOPInstanceUID=source.uid,
     )
+
+
+# The mark of a generated slice that travels in the image: words in an overlay plane, in a corner.
+# An overlay (PS3.3 C.9.2) lies beside the pixels: viewers draw it over them, and no value changes.
+
+OVERLAY_GROUP, LAST_OVERLAY_GROUP = 0x6000, 0x60FF
+OVERLAY_DESCRIPTION = OVERLAY_GROUP << 16 | 0x0022
+NOT_ACQUIRED = "AI, not acquired"
+SHORTEST = "AI"  # where a slice has no room for more
+# Pillow's own bitmap font has 11 rows a line: as many twice over on a slice of 512 x 512 pixels.
+PIXELS_A_SCALE = 256
+# The mark stays in its corner, if that leaves room for its longest word.
+CORNER = 0.45
+
+Bits = NDArray[np.bool_]
+
+
+def words_of(error_hu: float | None) -> str:
+    """The words of the mark, with the expected error of the slice where it is known."""
+    return NOT_ACQUIRED + ("" if error_hu is None else f", +/- {error_hu:.0f} HU")
+
+
+def overlay(words: str, rows: int, columns: int) -> Elements:
+    """The overlay plane of a slice of that size; nothing where not even the shortest word fits."""
+    plane = drawn(words, rows, columns)
+    if plane is None:
+        return {}
+    packed = np.packbits(plane, bitorder="little").tobytes()
+    data = packed + b"\0" * (len(packed) % 2)
+    # The dictionary has these keywords for no group in particular.
+    values: Sequence[tuple[int, str, object]] = (
+        (0x0010, "US", rows),
+        (0x0011, "US", columns),
+        (0x0022, "LO", words),
+        (0x0040, "CS", "G"),
+        (0x0050, "SS", [1, 1]),
+        (0x0100, "US", 1),
+        (0x0102, "US", 0),
+        (0x1500, "LO", NOT_ACQUIRED),
+    )
+    tags = {element: OVERLAY_GROUP << 16 | element for element, _, _ in values}
+    elements: Elements = {
+        tags[element]: DataElement(Tag(tags[element]), vr, value) for element, vr, value in values
+    }
+    return elements | {OVERLAY_GROUP << 16 | 0x3000: raw(OVERLAY_GROUP << 16 | 0x3000, "OW", data)}
+
+
+def read_overlays(path: Path) -> Elements:
+    """The elements of all overlay planes of a file."""
+    dataset = dcmread(path, stop_before_pixels=True)
+    tags = (tag for tag in dataset.keys() if OVERLAY_GROUP <= tag.group <= LAST_OVERLAY_GROUP)  # noqa: SIM118
+    return {int(tag): dataset.get_item(tag) for tag in tags}
+
+
+def description_in(overlays: Elements) -> str:
+    """The words that an overlay has by its own account; those of any where there is none."""
+    element = overlays.get(OVERLAY_DESCRIPTION)
+    value = NOT_ACQUIRED.encode() if element is None else element.value
+    return value.decode("latin-1").strip() if isinstance(value, bytes) else ""
+
+
+def drawn(words: str, rows: int, columns: int) -> Bits | None:
+    """The words in the upper left corner of a plane; None where there is no room for any."""
+    scale = max(1, round(min(rows, columns) / PIXELS_A_SCALE))
+    for text, share in ((words, CORNER), (words, 1.0), (SHORTEST, 1.0)):
+        letters = _letters(_wrapped(text, int(columns * share) // scale))
+        high, wide = (scale * side for side in letters.shape)
+        if high <= rows and wide <= columns * share:
+            plane = np.zeros((rows, columns), bool)
+            plane[:high, :wide] = letters.repeat(scale, axis=0).repeat(scale, axis=1)
+            return plane
+    return None
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text in lines of at most so many pixels, or of one word where it is longer."""
+    font = ImageFont.load_default_imagefont()
+    lines = [""]
+    # "+/-", the number and its unit are one word.
+    for word in text.replace("+/- ", "+/-\xa0").replace(" HU", "\xa0HU").split(" "):
+        longer = f"{lines[-1]} {word}".strip(" ")
+        if lines[-1] and font.getbbox(longer)[2] > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines).replace("\xa0", " ")
+
+
+def _letters(text: str) -> Bits:
+    """The text as pixels, a bitmap of its size."""
+    font = ImageFont.load_default_imagefont()
+    size = ImageDraw.Draw(Image.new("1", (1, 1))).multiline_textbbox((0, 0), text, font, spacing=0)
+    picture = Image.new("1", (int(size[2]), int(size[3])))
+    ImageDraw.Draw(picture).multiline_text((0, 0), text, 1, font, spacing=0)
+    return np.asarray(picture, bool)

@@ -31,10 +31,12 @@ class Reason(StrEnum):
     MISSING_UIDS = "MISSING_UIDS"
     CONFLICTING_INSTANCES = "CONFLICTING_INSTANCES"
     PATIENT_MISMATCH = "PATIENT_MISMATCH"
+    PEERS_DISAGREE = "PEERS_DISAGREE"
     MISSING_SLICES = "MISSING_SLICES"
     PIXEL_DATA_ERROR = "PIXEL_DATA_ERROR"
     OUTPUT_CHECK_FAILED = "OUTPUT_CHECK_FAILED"
     LOW_CONFIDENCE = "LOW_CONFIDENCE"
+    UNDERSAMPLED = "UNDERSAMPLED"
 
 
 # A person decides about these; every other reason is final and needs nobody.
@@ -42,10 +44,12 @@ HELD = frozenset(
     {
         Reason.CONFLICTING_INSTANCES,
         Reason.PATIENT_MISMATCH,
+        Reason.PEERS_DISAGREE,
         Reason.MISSING_SLICES,
         Reason.PIXEL_DATA_ERROR,
         Reason.OUTPUT_CHECK_FAILED,
         Reason.LOW_CONFIDENCE,
+        Reason.UNDERSAMPLED,
     }
 )
 

@@ -1,4 +1,4 @@
-"""The places of the slices of a stack, and a check that the gaps between them may be filled.
+"""The places of the slices of a stack, and checks that the gaps between them may be filled.
 
 Everything here is decided from headers: no pixels, and positions alone say what the order is.
 """
@@ -6,7 +6,7 @@ Everything here is decided from headers: no pixels, and positions alone say what
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,8 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import Header, Stack, newest, numbers_of
 from inference.errors import Reason, Unprocessable, duplicates
-from inference.kinds import REPEATED_MM, kinds_of, shows_same_place
+from inference.kinds import GRID, REPEATED_MM, is_same_grid, kinds_of, shows_same_place
+from inference.model import Step
 from inference.request import Output
 from inference.scope import check_patient, check_scope, instance_fault
 from inference.volume import Geometry
@@ -135,7 +136,7 @@ def check_beside(layout: Layout, beside: Sequence[Header]) -> None:
 def in_gaps(layout: Layout, beside: Sequence[Header]) -> list[Header]:
     """The slices of the same kind and frame of reference that lie between those of a stack."""
     geometry, first = layout.geometry, layout.headers[0]
-    slices = [h for h in beside if instance_fault(h) is None and _is_in_frame(h, layout)]
+    slices = [h for h in beside if instance_fault(h) is None and _is_in_frame(h, layout.headers)]
     kinds = kinds_of([*layout.headers, *slices])
     own = set(kinds[: len(layout.headers)])
     between = []
@@ -149,9 +150,37 @@ def in_gaps(layout: Layout, beside: Sequence[Header]) -> list[Header]:
     return between
 
 
-def _is_in_frame(header: Header, layout: Layout) -> bool:
-    """True for a slice in the stack's frame of reference; one that is not named may be any."""
-    frames = {slice_.text("FrameOfReferenceUID") for slice_ in layout.headers}
+def unfit(stack: Stack, others: Sequence[Header]) -> tuple[list[Header], list[str]]:
+    """(slices of the same kind that do not fit a stack, the attributes in which they differ).
+
+    They lie in another grid or frame of reference, or in a gap of the stack.
+    """
+    slices = [header for header in newest(stack.headers) if instance_fault(header) is None]
+    candidates = [header for header in others if instance_fault(header) is None]
+    if not slices or not candidates:
+        return [], []
+    kinds = kinds_of([*slices, *candidates])
+    own = set(kinds[: len(slices)])
+    alike = [h for h, kind in zip(candidates, kinds[len(slices) :], strict=True) if kind in own]
+    differing = {header: _differing_places(slices, header) for header in alike}
+    layout = measure(stack)
+    among = set(in_gaps(layout, alike)) if layout is not None else set()
+    strange = [header for header in alike if differing[header] or header in among]
+    keywords = [keyword for header in strange for keyword in differing[header]]
+    return strange, list(dict.fromkeys(keywords))
+
+
+def _differing_places(slices: Sequence[Header], header: Header) -> list[str]:
+    """The attributes in which the grid or the frame of reference of a slice is another one."""
+    first = slices[0]
+    is_on_grid = is_same_grid(first, header)
+    differing = [k for k in GRID if not is_on_grid and first.values(k) != header.values(k)]
+    return differing if _is_in_frame(header, slices) else [*differing, "FrameOfReferenceUID"]
+
+
+def _is_in_frame(header: Header, slices: Sequence[Header]) -> bool:
+    """True for a slice in the frame of reference of others; one that is not named may be any."""
+    frames = {slice_.text("FrameOfReferenceUID") for slice_ in slices}
     frame = header.text("FrameOfReferenceUID")
     return not frame or "" in frames or len(frames) > 1 or frame in frames
 
@@ -172,14 +201,25 @@ def second_of_day(time: str) -> float | None:
 
 def _missing_sentence(layout: Layout) -> str:
     places = ", ".join(
-        f"{layout.geometry.gaps_mm[gap]:.1f} mm after slice {gap + 1}" for gap in layout.missing
+        f"{layout.geometry.gaps_mm[gap]:.1f} mm {place_of_gap(layout, gap)}"
+        for gap in layout.missing
     )
     count = sum(layout.missing.values())
     return (
         f"About {count} {'slice is' if count == 1 else 'slices are'} missing (gaps: {places}; "
-        f"usual: {layout.gap_mm:.1f} mm). Send what is missing; or have the route leave such gaps "
-        '(across_missing = "leave") and send the series again.'
+        f"usual: {layout.gap_mm:.1f} mm). Send the missing slices, or set "
+        'across_missing = "leave" in the route and process the series again.'
     )
+
+
+def place_of_gap(layout: Layout, gap: int) -> str:
+    """The slices beside a gap as a PACS names them: by Instance Number, else by position."""
+    geometry, pair = layout.geometry, layout.headers[gap : gap + 2]
+    numbers = [header.integer("InstanceNumber") for header in pair]
+    if None not in numbers:
+        return f"between images {numbers[0]} and {numbers[1]}"
+    at = [geometry.place_mm(position) for position in geometry.positions[gap : gap + 2]]
+    return f"between {'xyz'[geometry.axis]} = {at[0]:g} and {at[1]:g} mm"
 
 
 def arrange(headers: Sequence[Header]) -> Layout:
@@ -289,7 +329,7 @@ def _check_positions(geometry: Geometry) -> None:
         raise duplicates(int((gaps < SAME_POSITION_MM).sum()), len(geometry))
     if _is_interleaved(gaps):
         sentence = (
-            "Two acquisitions are interleaved: narrow and wide gaps take turns. "
+            "Two acquisitions are interleaved: narrow and wide gaps alternate. "
             "Send each acquisition as a series of its own."
         )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
@@ -316,7 +356,7 @@ def _check_acquisitions(headers: Sequence[Header]) -> None:
     ) or _returns(_beats([header.number("TriggerTime") for header in headers]))
     if alternating or _zigzags([header.number("AcquisitionTime") for header in headers]):
         sentence = (
-            "Slices of several acquisitions take turns; they cannot be one volume. "
+            "Slices of several acquisitions alternate; they cannot be one volume. "
             "Send each acquisition as a series of its own."
         )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
@@ -430,3 +470,114 @@ def _equal_run(gaps: NDArray[np.float64], gap: int) -> int:
     while last + 1 < len(gaps) and equal[last + 1]:
         last += 1
     return last - first + 1
+
+
+# A slice shows what lies within its thickness. Where a gap is over twice as wide, more than half of
+# it was never seen: vessels and nodules vanish between the slices, however smooth the result looks.
+UNDERSAMPLED_RATIO = 2.0  # gap over slice thickness
+# Positions are decimal strings: a gap of 12.0 mm may read 12.004.
+GAP_TOLERANCE_MM = 0.01
+UNKNOWN_THICKNESS = (
+    "the slices do not say their thickness: how much between them was never seen is unknown"
+)
+
+
+def thickness_mm(layout: Layout, gap: int) -> float | None:
+    """The mean thickness of the two slices beside a gap; of the series where they say none."""
+    pair = layout.headers[gap : gap + 2]
+    known = [mm for header in pair if (mm := header.number("SliceThickness") or 0.0) > 0.0]
+    return sum(known) / len(known) if known else layout.geometry.thickness_mm
+
+
+def is_undersampled(layout: Layout, gap: int) -> bool:
+    """True where the gap, measured across the slices, is over twice as wide as they are thick."""
+    thickness = thickness_mm(layout, gap)
+    if thickness is None:
+        return False
+    return bool(layout.geometry.gaps_mm[gap] > UNDERSAMPLED_RATIO * thickness + GAP_TOLERANCE_MM)
+
+
+@dataclass(frozen=True)
+class UndersampledGap:
+    """A gap of which more than half was never seen."""
+
+    gap_mm: float
+    thickness_mm: float
+
+    @property
+    def unseen(self) -> float:
+        """The share of the gap that no slice shows."""
+        return 1.0 - self.thickness_mm / self.gap_mm
+
+    def __str__(self) -> str:
+        return f"gaps of {self.gap_mm:.4g} mm between slices {self.thickness_mm:.4g} mm thick"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The gaps that a job fills, and those of them that are undersampled."""
+
+    filled: int
+    undersampled: tuple[UndersampledGap, ...]
+    is_known: bool  # False: of some gap no slice says its thickness
+
+    @classmethod
+    def of(cls, steps: Sequence[Step], layout: Layout) -> "Sampling":
+        gaps = [step.gap for step in steps if step.gap is not None]
+        thickness = {gap: thickness_mm(layout, gap) for gap in gaps}
+        undersampled = [
+            UndersampledGap(float(layout.geometry.gaps_mm[gap]), thickness[gap] or 0.0)
+            for gap in gaps
+            if is_undersampled(layout, gap)
+        ]
+        return cls(len(gaps), tuple(undersampled), None not in thickness.values())
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """For the record: how many gaps, and the worst of them; nothing where all is well."""
+        if not self.undersampled:
+            return {}
+        worst = self._worst
+        return {
+            "undersampled": {
+                "gaps": len(self.undersampled),
+                "filled": self.filled,
+                "gap_mm": round(worst.gap_mm, 4),
+                "thickness_mm": round(worst.thickness_mm, 4),
+                "unseen": round(worst.unseen, 3),
+            }
+        }
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """For people: what was never seen, and what the result may be used for."""
+        unknown = () if self.is_known else (UNKNOWN_THICKNESS,)
+        if not self.undersampled:
+            return unknown
+        worst = self._worst
+        counted = f"{len(self.undersampled)} of {self.filled} filled gaps"
+        return (
+            f"undersampled: in {counted} over half of the body was never seen (up to "
+            f"{worst.unseen:.0%}: {worst}); vessels and nodules may be missing there, so the "
+            "result is for large anatomy only",
+            *unknown,
+        )
+
+    def check(self, output: Output) -> None:
+        """Raise Unprocessable, held, where the route wants no undersampled series."""
+        if not self.undersampled or output.undersampled == "process":
+            return
+        worst = self._worst
+        count = len(self.undersampled)
+        raise Unprocessable(
+            Reason.UNDERSAMPLED,
+            f"{count} of the {self.filled} gaps to fill {'is' if count == 1 else 'are'} over twice "
+            f"as wide as the slices are thick ({worst}): up to {worst.unseen:.0%} of the body "
+            "between was never seen, and vessels and nodules may lie there. Send thicker or closer "
+            'slices, or set undersampled = "process" in the route and process the series again: '
+            "the result is for large anatomy only.",
+        )
+
+    @property
+    def _worst(self) -> UndersampledGap:
+        return max(self.undersampled, key=lambda gap: gap.unseen)

@@ -19,13 +19,10 @@ from pydicom.uid import UID
 from pydicom.valuerep import format_number_as_ds, validate_value
 
 from inference.dataset import BINARY, LONGEST_UID, Element, Header, raw_elements, sequence_items
+from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # Copied text keeps its bytes: no character set is ever decoded and encoded again.
 
-RELEASE = "0.1.0"
-# PS3.7 D.3.3.2: which implementation wrote the file.
-IMPLEMENTATION_CLASS_UID = "2.25.325768640810522559529963777536575032985"
-IMPLEMENTATION_VERSION_NAME = "MIDSLICE_" + RELEASE.replace(".", "_")
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MAX_SEQUENCE_DEPTH = 8
 
@@ -143,7 +140,7 @@ def carried(source: Header, keywords: Iterable[str], *, repaired: bool = False) 
     """
     elements: Elements = {}
     for keyword in keywords:
-        tag = _tag(keyword)
+        tag = tag_of(keyword)
         element = source.elements.get(tag)
         if element is None:
             continue
@@ -198,7 +195,7 @@ def _vr(tag: BaseTag, element: Element, source: Header) -> str:
 
 def is_valid(source: Header, keyword: str) -> bool:
     """True for a value of the right form and length (PS3.5 6.2)."""
-    vr = dictionary_VR(_tag(keyword))
+    vr = dictionary_VR(tag_of(keyword))
     if vr == "SQ" or vr[:2] in BINARY:
         return True
     if vr in TEXT_LENGTHS:
@@ -222,15 +219,17 @@ def raw(tag: int, vr: str, value: bytes) -> RawDataElement:
     return RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
 
 
-def new(keyword: str, value: object) -> DataElement:
+def new(keyword: str, value: object) -> Element:
     """An element of our own: ASCII, so that it is right in every character set."""
-    tag = Tag(_tag(keyword))
+    tag = Tag(tag_of(keyword))
+    if dictionary_VR(tag) == "UI" and isinstance(value, str):  # of a source: kept as it came
+        return raw(tag, "UI", value.encode("ascii") + b"\0" * (len(value) % 2))
     return DataElement(tag, dictionary_VR(tag), value)
 
 
 def elements_of(**values: object) -> Elements:
     """Elements of our own, by keyword."""
-    return {_tag(keyword): new(keyword, value) for keyword, value in values.items()}
+    return {tag_of(keyword): new(keyword, value) for keyword, value in values.items()}
 
 
 def items_of(*items: Elements) -> Items:
@@ -292,7 +291,7 @@ def write_file(path: Path, elements: Elements) -> str:
 
 
 def _text(elements: Elements, keyword: str) -> str:
-    value = elements[_tag(keyword)].value
+    value = elements[tag_of(keyword)].value
     return value.decode("ascii").strip("\0 ") if isinstance(value, bytes) else str(value)
 
 
@@ -302,7 +301,7 @@ def times(keywords: Sequence[str], at: datetime) -> Elements:
     return elements_of(**{keyword: at.strftime(form) for keyword, form in forms.items()})
 
 
-def _tag(keyword: str) -> int:
+def tag_of(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
     return tag

@@ -111,7 +111,7 @@ class LosslessScan:
     @classmethod
     def of(cls, stream: bytes) -> "LosslessScan | None":
         """The scan of a code stream; None where it is none of the kind that can be counted."""
-        segments, start = _segments(stream)
+        segments, start = marker_segments(stream)
         frame, scan = segments.get(START_OF_LOSSLESS, b""), segments.get(START_OF_SCAN, b"")
         if len(frame) != 9 or len(scan) != 6 or any(segments.get(RESTART_INTERVAL, b"")):
             return None
@@ -153,7 +153,7 @@ def _count(counts: NDArray[np.intp], category: int) -> int:
     return int(counts[low:high].sum() + counts[65536 - high + 1 : 65536 - low + 1].sum())
 
 
-def _segments(stream: bytes) -> tuple[dict[int, bytes], int]:
+def marker_segments(stream: bytes) -> tuple[dict[int, bytes], int]:
     """The marker segments up to the first scan, by marker, and where its data begin."""
     segments: dict[int, bytes] = {}
     at = 2

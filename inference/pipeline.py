@@ -7,11 +7,12 @@ import traceback
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from inference import header as h
 from inference.checks import Expected, verify
-from inference.dataset import Header, Stack, newest, numbers_of, read_headers
+from inference.dataset import Header, Stack, newest, read_headers
 from inference.derived import (
     MOST_BYTES,
     MOST_SLICES,
@@ -20,10 +21,12 @@ from inference.derived import (
     frame_uid,
     plan_slices,
     record_of,
+    words_of,
 )
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, examine, measure
+from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step, check_steps
+from inference.objects import ResultObjects, error_map, presentation_state
 from inference.pixels import (
     PixelFormat,
     PixelReader,
@@ -33,7 +36,7 @@ from inference.pixels import (
     generated_values,
     padding_notes,
 )
-from inference.previews import Previews
+from inference.previews import Previews, StoredMap, reduced
 from inference.registry import choose_device, load
 from inference.request import (
     Derived,
@@ -47,11 +50,10 @@ from inference.request import (
     Stopped,
     Verdict,
 )
-from inference.runner import Runner, share_cores
+from inference.runner import Runner, SliceJudge, check_gaps, share_cores
 from inference.scope import differences, oddities
-from inference.stacks import SetAside, set_aside, stacks_of
-from inference.trust import SliceJudge, check_gaps
-from inference.uids import Identity, marked
+from inference.stacks import facts_of, set_aside, stacks_of
+from inference.uids import Identity, UidMaker, marked
 from inference.volume import Volume
 
 Report = Callable[[Progress], None]
@@ -91,6 +93,8 @@ class Generation:
     volume: Volume
     previews: Previews | None
     record: JobRecord
+    words: dict[int, str] = field(default_factory=dict)  # of the marks, by the place of a slice
+    maps: dict[int, StoredMap] = field(default_factory=dict)  # of the expected error, likewise
 
     def run(
         self,
@@ -109,7 +113,7 @@ class Generation:
         files = self._written(runner.predictions(steps, cancelled=cancelled), judge, report)
         limits = runner.limits
         self.record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
-        self.record.notes += [f"out of memory: went on with {rung}" for rung in runner.lowered]
+        self.record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
         self.record.notes += judge.notes
         judge.check()
         return files
@@ -141,13 +145,18 @@ class Generation:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         form = slice_.format_of(self.layout)
-        chosen = judge.chosen(slice_.position, number, prediction)
+        chosen = judge.chosen(slice_, number, prediction)
         offsets = self.layout.geometry.offsets(slice_.base, slice_.base + 1, slice_.fraction)
         stored = generated_values(chosen.plane, *pair, self.pixels, form, offsets)
         if self.previews is not None:
             written = PixelFormat.of(form).hounsfield(stored)
             self.previews.generated(place, written, prediction, number)
-        return self.series.write(place, stored, chosen.note)
+        if chosen.expected_hu is not None:
+            self.maps[place] = reduced(chosen.expected_hu)
+            if self.previews is not None:
+                self.previews.expected(place, self.maps[place])
+        self.words[place] = words_of(chosen.error_hu)
+        return self.series.write(place, stored, chosen.note, chosen.error_hu)
 
 
 def process(
@@ -245,39 +254,56 @@ class _Job:
         slices = plan_slices(layout, steps, request.output, maker.instance, like)
         record.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
         series = DerivedSeries(replace(request, mark=mark), layout, model, slices, series_uid)
-        read = self._pixels.hounsfield
-        volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
-        previews = (
-            Previews(request.folder, layout, slices, volume.read) if request.previews else None
-        )
-        files = Generation(layout, slices, series, self._pixels, volume, previews, record).run(
+        generation = self._generation(layout, slices, series)
+        files = generation.run(
             model,
             steps,
             device,
             request.resources,
-            judge=SliceJudge(request.output, layout.geometry),
+            judge=SliceJudge(request.output, layout),
             report=self._report,
             cancelled=self._cancelled,
         )
         with record.phase("writing"):
             files |= self._copy(layout, slices, series)
-        received = frozenset({header.uid for header in stack.headers} | _parents(layout))
-        expected = Expected(
+            objects = self._objects(series, slices, maker, generation)
+        with record.phase("checking"):
+            self._check(self._expected(stack, layout, slices, series_uid, objects))
+        if generation.previews is not None:
+            with record.phase("previews"):
+                record.notes += generation.previews.finish()
+        ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)
+        return Derived(series_uid, model.version, ordered, record.as_json(), content_uid, mark)
+
+    def _generation(
+        self, layout: Layout, slices: Sequence[Planned], series: DerivedSeries
+    ) -> Generation:
+        read, folder = self._pixels.hounsfield, self._request.folder
+        volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
+        wanted = self._request.previews
+        previews = Previews(folder, layout, slices, volume.read) if wanted else None
+        return Generation(layout, slices, series, self._pixels, volume, previews, self._record)
+
+    def _expected(
+        self,
+        stack: Stack,
+        layout: Layout,
+        slices: Sequence[Planned],
+        series_uid: str,
+        objects: Sequence[File],
+    ) -> Expected:
+        request = self._request
+        return Expected(
             folder=request.folder,
             series_uid=series_uid,
             layout=layout,
             slices=slices,
-            received=received,
+            received=frozenset({header.uid for header in stack.headers} | _parents(layout)),
             frame_uid=frame_uid(layout, request.secret),
             beside=stack.beside,
+            overlay=request.output.overlay,
+            objects=objects,
         )
-        with record.phase("checking"):
-            self._check(expected)
-        if previews is not None:
-            with record.phase("previews"):
-                record.notes += previews.finish()
-        ordered = tuple(sorted(files.values(), key=lambda file: file.name))
-        return Derived(series_uid, model.version, ordered, record.as_json(), content_uid, mark)
 
     def _read(self) -> tuple[Stack, Layout]:
         headers = read_headers(self._request.sources)
@@ -291,28 +317,14 @@ class _Job:
             raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
         own = {header.uid for header in headers}
         beside = [h for h in read_headers(self._request.beside) if h.uid not in own]
-        self._tell_set_aside(set_aside([*headers, *beside]))
+        if aside := facts_of(set_aside([*headers, *beside])):
+            self._record.facts["set_aside"] = aside
         stack = replace(stacks[0], beside=tuple(newest(beside)))
         layout = self._examined(stack)
         if layout.missing:
-            self._record.notes.append(f"{len(layout.missing)} gaps with missing slices were left")
+            places = ", ".join(place_of_gap(layout, gap) for gap in layout.missing)
+            self._record.notes.append(f"not filled, because slices are missing there: {places}")
         return stack, layout
-
-    def _tell_set_aside(self, aside: Sequence[SetAside]) -> None:
-        """Name in the record what no stack of the series holds: how many, which, and why."""
-        by_sentence: dict[tuple[str, str], list[Header]] = {}
-        for item in aside:
-            by_sentence.setdefault((item.reason, item.sentence), []).append(item.header)
-        told = []
-        for (reason, sentence), headers in sorted(by_sentence.items()):
-            count = "1 instance" if len(headers) == 1 else f"{len(headers)} instances"
-            numbers = numbers_of(headers)
-            self._record.notes.append(f"{count} set aside (image {numbers}): {sentence}")
-            told.append(
-                {"instances": len(headers), "numbers": numbers, "reason": reason, "why": sentence}
-            )
-        if told:
-            self._record.facts["set_aside"] = told
 
     def _examined(self, stack: Stack) -> Layout:
         """The layout; where its slices lie stays in the record, whatever becomes of the job."""
@@ -340,6 +352,10 @@ class _Job:
         check_steps(steps, len(layout.headers))
         steps = tuple(step for step in steps if not _crosses(step, layout.missing))
         check_gaps(steps, layout.geometry, self._request.output)
+        sampling = Sampling.of(steps, layout)
+        self._record.facts |= sampling.facts
+        self._record.notes += sampling.notes
+        sampling.check(self._request.output)
         if all(step.gap is None for step in steps):
             sentence = "Every gap that could be filled misses slices, so there is nothing to do."
             raise Unprocessable(Reason.NOTHING_TO_DO, sentence)
@@ -364,6 +380,34 @@ class _Job:
             files[file.name] = file
             report(done)
         return files
+
+    def _objects(
+        self,
+        series: DerivedSeries,
+        slices: Sequence[Planned],
+        maker: UidMaker,
+        generation: Generation,
+    ) -> tuple[File, ...]:
+        """The further result objects that the route asks for."""
+        output, objects = self._request.output, ResultObjects(series, slices, maker)
+        is_any = output.presentation_state or output.error_map
+        images = list(objects.images()) if is_any else []
+        generated, total = series.counts
+        counted = f"{generated} of {total} NOT ACQUIRED"
+        if output.presentation_state:
+            build = partial(presentation_state, images, generation.words)
+            objects.write("presentation state", f"AI MARKS {counted}", build)
+        if output.error_map and generation.maps:
+            build = partial(error_map, images, generation.maps)
+            objects.write("parametric map", f"AI EXPECTED ERROR HU {counted}", build)
+        elif output.error_map:
+            objects.notes.append("no error map: the model says nothing of its error")
+        self._record.notes += objects.notes
+        self._record.facts["objects"] = [
+            {"kind": file.kind, "sop_class_uid": file.sop_class_uid, "series_uid": file.series_uid}
+            for file in objects.files
+        ]
+        return tuple(objects.files)
 
     def _check(self, expected: Expected) -> None:
         report = self._reporting("checking", len(expected.slices))

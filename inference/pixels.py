@@ -7,15 +7,15 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.tag import Tag
@@ -23,12 +23,25 @@ from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLSLossless,
     JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
 from inference import jpeg
-from inference.dataset import DAMAGED, MOST_INFLATED, Header, inflated, newest, numbers_of, quoted
+from inference.dataset import (
+    DAMAGED,
+    MOST_INFLATED,
+    Header,
+    data_set_of,
+    inflated,
+    newest,
+    numbers_of,
+    quoted,
+    with_inner_meta,
+)
 from inference.errors import Reason, Unprocessable, duplicates
 from inference.volume import Offset, Plane, moved
 
@@ -58,6 +71,10 @@ NEW_SYNTAXES = {
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
 }
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# Of JPEG and JPEG-LS; of JPEG 2000, the segment that says how it is coded, and a reversible one.
+JPEG_START, START_OF_JPEG_LS = b"\xff\xd8\xff", 0xF7
+JPEG_2000_START, JPEG_2000_CODING, REVERSIBLE = b"\xff\x4f\xff\x51", b"\xff\x52", b"\x01"
+RLE_HEADER_BYTES = b"\x40\0\0\0"
 FIRST_ITEM = b"\xfe\xff\x00\xe0"  # of encapsulated pixels (PS3.5 A.4)
 # What the parser puts before the words of a decoder.
 DECODERS_SAID = re.compile(r"^.*raised by all available plugins:\s*", re.DOTALL)
@@ -90,6 +107,8 @@ LOSSY_SYNTAXES = frozenset(
 PADDING = (0x00280120, 0x00280121)  # Pixel Padding Value and Range Limit
 UNREADABLE = frozenset({Reason.PIXEL_DATA_ERROR, Reason.NO_DECODER})
 
+jpeg.register()  # before the first decoder is asked for
+
 
 def decoded(header: Header) -> Raw:
     """The pixels of a slice as its decoder gives them; raises Unprocessable without them."""
@@ -107,8 +126,10 @@ def decoded(header: Header) -> Raw:
 
 
 def decoder_of(syntax: UID) -> Decoder:
-    """The decoder of pydicom for a transfer syntax; raises NotImplementedError without one."""
-    jpeg.register()
+    """The decoder of pydicom for a transfer syntax; raises NotImplementedError without one.
+
+    It knows the product's own plug-in, which is registered when this module is imported.
+    """
     return get_decoder(syntax)
 
 
@@ -141,28 +162,39 @@ def broken(header: Header, why: str) -> Unprocessable:
 
 def _whole_data_set(header: Header) -> Dataset:
     """The data set with its pixels; of a deflated one no more than these pixels can take."""
-    if header.transfer_syntax != DeflatedExplicitVRLittleEndian:
-        return dcmread(header.path)
+    if (inner := with_inner_meta(header.path)) is not None:
+        return data_set_of(*inner)
+    syntax = header.transfer_syntax
+    if syntax != DeflatedExplicitVRLittleEndian:
+        return dcmread(_repaired(header) if header.repairs else header.path)
     sides = (header.integer("Rows") or 0) * (header.integer("Columns") or 0)
     most = MOST_INFLATED + sides * (header.integer("BitsAllocated") or 0) // 8
-    dataset = Dataset(read_dataset(inflated(header.path, most), False, True))
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = UID(header.transfer_syntax)
-    return dataset
+    return data_set_of(syntax, inflated(header.path, most))
+
+
+def _repaired(header: Header) -> BytesIO:
+    """The file with value representations that the library knows, so that it reads to the end."""
+    content = bytearray(header.path.read_bytes())
+    for at, known in header.repairs:
+        content[at : at + len(known)] = known
+    return BytesIO(content)
 
 
 def _pixels(dataset: Dataset, header: Header) -> Raw:
     syntax = header.transfer_syntax
+    is_encapsulated = dataset.PixelData.startswith(FIRST_ITEM)
     if syntax.startswith(JPEG_FAMILY) or syntax == RLELossless:
-        if not dataset.PixelData.startswith(FIRST_ITEM):
+        if not is_encapsulated:
             return _native(dataset, header)
-        if UID(syntax) in JPEGLSTransferSyntaxes:
-            return _jpeg_ls(dataset, header)
-    return _by_plug_in(dataset, header)
+    elif is_encapsulated and len(dataset.PixelData) not in _native_lengths(header):
+        return _encapsulated(dataset, header)
+    return _by_plug_in(dataset, syntax)
 
 
-def _by_plug_in(dataset: Dataset, header: Header) -> Raw:
-    return pixel_array(dataset, raw=True, decoding_plugin=PREFERRED.get(header.transfer_syntax, ""))
+def _by_plug_in(dataset: Dataset, syntax: str) -> Raw:
+    if UID(syntax) in JPEGLSTransferSyntaxes:
+        return _jpeg_ls(dataset, syntax)
+    return pixel_array(dataset, raw=True, decoding_plugin=PREFERRED.get(syntax, ""))
 
 
 def _native(dataset: Dataset, header: Header) -> Raw:
@@ -170,21 +202,58 @@ def _native(dataset: Dataset, header: Header) -> Raw:
 
     A gateway that decompresses may leave the old syntax; their length leaves no other reading.
     """
-    sides = (header.integer("Rows") or 0) * (header.integer("Columns") or 0)
-    expected = sides * (header.integer("BitsAllocated") or 0) // 8
-    if len(dataset.PixelData) not in (expected, expected + expected % 2):
-        name = UID(header.transfer_syntax).name
-        number = quoted(header.text("InstanceNumber") or "?")
-        raise Unprocessable(
-            Reason.PIXEL_DATA_ERROR,
-            f"The pixels of image {number} are not encoded as "
-            f"{name}, as their transfer syntax says; correct the program that sends them.",
-        )
+    if len(dataset.PixelData) not in _native_lengths(header):
+        raise _under_wrong_syntax(header, "not encoded as it says")
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return pixel_array(dataset, raw=True)
 
 
-def _jpeg_ls(dataset: Dataset, header: Header) -> Raw:
+def _native_lengths(header: Header) -> tuple[int, int]:
+    sides = (header.integer("Rows") or 0) * (header.integer("Columns") or 0)
+    expected = sides * (header.integer("BitsAllocated") or 0) // 8
+    return expected, expected + expected % 2
+
+
+def _encapsulated(dataset: Dataset, header: Header) -> Raw:
+    """Compressed pixels under an uncompressed transfer syntax, by what their code stream says.
+
+    A gateway that compresses may leave the old syntax. Lossless ones alone are taken: nothing would
+    mark a result of the others as made from lossy pixels.
+    """
+    syntax = lossless_syntax_of(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if syntax is None:
+        raise _under_wrong_syntax(header, "compressed, and not known to be lossless")
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return _by_plug_in(dataset, syntax)
+
+
+def lossless_syntax_of(stream: bytes) -> UID | None:
+    """The transfer syntax of a lossless code stream, by its markers; None for any other one."""
+    if stream.startswith(JPEG_2000_START):
+        coding = stream.partition(JPEG_2000_CODING)[2]
+        return JPEG2000Lossless if coding[11:12] == REVERSIBLE else None
+    segments = jpeg.marker_segments(stream)[0] if stream.startswith(JPEG_START) else {}
+    if jpeg.START_OF_LOSSLESS in segments:
+        return JPEGLossless
+    if START_OF_JPEG_LS in segments:
+        scan = segments.get(jpeg.START_OF_SCAN, b"\0")
+        near = scan[1 + 2 * scan[0] :][:1]  # behind the components (ISO/IEC 14495-1 C.2.3)
+        return JPEGLSLossless if near == b"\0" else None
+    # PS3.5 G.5: a header of 64 bytes, and the first segment right behind it.
+    is_rle = stream[4:8] == RLE_HEADER_BYTES and 1 <= int.from_bytes(stream[:4], "little") <= 15
+    return RLELossless if is_rle else None
+
+
+def _under_wrong_syntax(header: Header, how: str) -> Unprocessable:
+    name, number = UID(header.transfer_syntax).name, quoted(header.text("InstanceNumber") or "?")
+    return Unprocessable(
+        Reason.PIXEL_DATA_ERROR,
+        f"The pixels of image {number} came as {name}, but are {how}; "
+        "correct the program that sends them.",
+    )
+
+
+def _jpeg_ls(dataset: Dataset, syntax: str) -> Raw:
     """JPEG-LS up to its end marker, which is given back to a code stream that lost it.
 
     Without one the decoder never ends. Zero bytes before it are no data where the decoder has all
@@ -197,12 +266,12 @@ def _jpeg_ls(dataset: Dataset, header: Header) -> Raw:
     coded = stream[:start] + (coded if marker else coded.rstrip(b"\0"))
     dataset.PixelData = encapsulate([coded + END_OF_IMAGE])
     try:
-        return _by_plug_in(dataset, header)
+        return pixel_array(dataset, raw=True, decoding_plugin=PREFERRED[syntax])
     except RuntimeError:
         if not coded.endswith(b"\0"):
             raise
     dataset.PixelData = encapsulate([coded.rstrip(b"\0") + END_OF_IMAGE])
-    return _by_plug_in(dataset, header)
+    return pixel_array(dataset, raw=True, decoding_plugin=PREFERRED[syntax])
 
 
 @dataclass(frozen=True)
@@ -297,7 +366,7 @@ def padding_notes(headers: Sequence[Header]) -> list[str]:
     """A note where a declared padding value was not believed."""
     if not any(map(is_padding_unbelievable, headers)):
         return []
-    return ["the Pixel Padding Value declared is that of tissue; it was not believed"]
+    return ["the declared Pixel Padding Value is a value of tissue, so it was ignored"]
 
 
 def is_padding_unbelievable(header: Header) -> bool:
@@ -605,7 +674,7 @@ def _compared(older: Header, digest: str, pixels: PixelReader) -> str:
         return "an older version of an instance could not be read; the newest was used"
     if not same:
         raise _conflict(older)
-    return "several versions of an instance differ in the header alone; the newest was used"
+    return "several versions of an instance differ only in their headers; the newest was used"
 
 
 def _conflict(header: Header) -> Unprocessable:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.derived import Planned
-from inference.geometry import Layout
+from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
 from inference.model import Prediction
-from inference.volume import Plane
+from inference.volume import Plane, Vector
 
 Grey = NDArray[np.uint8]
 
@@ -24,6 +24,15 @@ BASE_FOLDER = Path(__file__).parent  # of `page.html`, which every page extends
 DIFFERENCE_HU = 250.0  # full colour of a difference
 LESS, EQUAL, MORE = (56, 189, 248), (11, 15, 20), (251, 146, 60)  # told apart by the colour-blind
 QUALITY = 88
+
+# Of the map of the expected error: means of squares of pixels, in tenths of a HU.
+REDUCTION = 4
+# Beyond it an expectation says "far off" and no more (see the reliability table of the model card).
+MOST_ERROR_HU = 250.0
+STEP_HU = 0.1  # of a stored value
+
+Expected = NDArray[np.float32]
+StoredMap = NDArray[np.uint16]  # (rows / 4, columns / 4), tenths of a HU
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,12 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "previews"
 INDEX = "index.json"
-BEFORE, AFTER = "before.png", "after.png"
+# Reformats through the middle column and the middle row of every slice: `column-received.png`, ...
+PLANES = ("column", "row")
+PLANE_NAMES = ("sagittal", "coronal", "axial")  # by the axis that stands on the plane: x, y, z
+RECEIVED, DERIVED = "received", "derived"
+# What no slice shows is hatched, in whatever window: lines of this value on black.
+HATCH_HU, HATCH_EVERY, HATCH_WIDTH = 40, 8, 2
 # (first HU, last HU, levels): steps of 14 HU in lung and fat, 2.5 in soft tissue, wide in bone.
 BANDS = ((-1024, -160, 62), (-160, 240, 160), (240, 1000, 19), (1000, 3072, 15))
 LEVELS = np.concatenate([np.linspace(a, b, n, endpoint=False) for a, b, n in BANDS])
@@ -101,8 +115,13 @@ TABLE = (np.searchsorted(LEVELS, np.arange(LEAST_HU, MOST_HU + 1), side="right")
 SHARE = 0.15
 FLOOR_BYTES = 16384
 SIDES = (512, 384, 256, 192, 128, 96, 64)  # of the longer side, in pixels
-SAGITTAL_SIDE = 512
+REFORMAT_SIDE = 512
 BODY_HU = -500.0  # below it is air and lung: an error there says little about a slice
+
+
+# An expected error of 20 HU begins to show; 110 HU and more are as orange as it gets.
+TINT, TINT_STEP_HU = "-error", 10.0
+TINT_ALPHA = bytes([0, 0, *(20 * step for step in range(1, 11))])
 
 
 class Previews:
@@ -123,9 +142,12 @@ class Previews:
         self._slices = slices
         self._read = read  # a received slice, in HU
         self._order = _order(slices, len(layout.headers))
-        self._lines: dict[float, NDArray[np.float32]] = {}  # place -> the middle column
+        # plane -> place -> the middle column or row
+        self._lines: dict[str, dict[float, NDArray[np.float32]]] = {plane: {} for plane in PLANES}
         self._errors: dict[float, float] = {}
         self._side = 0  # 0 = not chosen yet
+        self._is_hatched = False  # some reformat
+        self._is_tinted = False  # some slice
         self._failed = False
 
     def generated(self, place: int, plane: Plane, prediction: Prediction, number: int) -> None:
@@ -140,13 +162,24 @@ class Previews:
             self._errors[where] = round(float((body if body.size else expected).mean()), 2)
         self._write(where, plane)
 
+    def expected(self, place: int, expected: StoredMap) -> None:
+        """The map of a generated slice's expected error, to be laid over its picture."""
+        if self._failed:
+            return
+        where = _where(self._slices[place])
+        try:
+            (self._folder / f"{self._order[where]:05d}{TINT}.png").write_bytes(tinted(expected))
+            self._is_tinted = True
+        except OSError as error:
+            self._give_up(error)
+
     def finish(self) -> list[str]:
         """Write the received slices, the reformats and the index; notes for the job's record."""
         for index in range(len(self._layout.headers)):
             self._write(float(index), self._read(index))
         if not self._failed:
             try:
-                self._sagittal()
+                self._reformats()
                 index_ = json.dumps(self._index(), separators=(",", ":"))
                 (self._folder / INDEX).write_text(index_, encoding="ascii")
             except OSError as error:
@@ -164,7 +197,9 @@ class Previews:
             (self._folder / f"{self._order[where]:05d}.png").write_bytes(picture)
         except OSError as error:
             self._give_up(error)
-        self._lines[where] = plane[:, plane.shape[1] // 2].astype(np.float32)
+        rows, columns = plane.shape
+        self._lines["column"][where] = plane[:, columns // 2].astype(np.float32)
+        self._lines["row"][where] = plane[rows // 2].astype(np.float32)
 
     def _give_up(self, error: OSError) -> None:
         self._failed = True
@@ -173,6 +208,7 @@ class Previews:
     def _index(self) -> Mapping[str, object]:
         geometry = self._layout.geometry
         numbers = {_where(slice_): slice_.number for slice_ in self._slices}
+        across = np.abs(geometry.orientation).argmax(axis=1)  # of the columns' plane, of the rows'
         return {
             "levels_hu": [round(float(level), 2) for level in LEVELS],
             "columns": geometry.columns,
@@ -181,11 +217,18 @@ class Previews:
             "thickness_mm": geometry.thickness_mm,
             "tilt_degrees": round(self._layout.shear_degrees, 2),
             "missing": sorted(self._layout.missing),
+            "left": self._left,
+            "axis": "xyz"[geometry.axis],
+            "planes": {plane: PLANE_NAMES[across[at]] for at, plane in enumerate(PLANES)},
+            "first_is_up": self._first_is_up,
+            "hatched": self._is_hatched,
+            "tinted": self._is_tinted,
             "slices": [
                 {
-                    "at_mm": round(self._distance(where), 3),
+                    "at_mm": geometry.place_mm(self._position(where)),
                     "generated": not where.is_integer(),
                     "number": numbers.get(where),
+                    "received_number": self._received_number(where),
                     "expected_error_hu": self._errors.get(where),
                 }
                 for where in self._order
@@ -198,17 +241,94 @@ class Previews:
         at_mm = np.interp(where, np.arange(len(distances)), distances)
         return float(at_mm - distances[0])
 
-    def _sagittal(self) -> None:
-        """The middle column of every slice, before and after, to one scale; the head is up."""
-        spacing = self._layout.geometry.pixel_spacing[0]
-        is_feet_last = self._layout.geometry.normal[2] < 0
-        after = dict(sorted(self._lines.items()))
-        before = {where: line for where, line in after.items() if where.is_integer()}
-        for name, lines in ((BEFORE, before), (AFTER, after)):
-            at = [self._distance(where) for where in lines]
-            plane = _reformat(np.stack(list(lines.values())), np.array(at), spacing)
-            plane = plane[::-1] if is_feet_last else plane
-            (self._folder / name).write_bytes(encoded(shrunk(plane, SAGITTAL_SIDE)))
+    def _position(self, where: float) -> Vector:
+        """The position of the slice's first pixel, on the line between its two neighbours."""
+        positions = self._layout.geometry.positions
+        first = min(int(where), len(positions) - 1)
+        second = min(first + 1, len(positions) - 1)
+        position: Vector = positions[first] + (where - first) * (
+            positions[second] - positions[first]
+        )
+        return position
+
+    def _received_number(self, where: float) -> int | None:
+        """The Instance Number that a received slice came with; None for a generated one."""
+        if not where.is_integer():
+            return None
+        return self._layout.headers[int(where)].integer("InstanceNumber")
+
+    @property
+    def _first_is_up(self) -> bool:
+        """True where the first slice is the topmost of a reformat: the head is up."""
+        return bool(self._layout.geometry.normal[2] < 0)
+
+    @property
+    def _left(self) -> list[int]:
+        """The gaps that were not filled although their slices do not touch."""
+        filled = {int(where) for where in self._order if not where.is_integer()}
+        gaps = range(len(self._layout.headers) - 1)
+        return [gap for gap in gaps if gap not in filled and self._is_apart(gap)]
+
+    def _is_apart(self, gap: int) -> bool:
+        gap_mm = float(self._layout.geometry.gaps_mm[gap])
+        return gap_mm > TOUCHING_RATIO * 2 * self._seen_mm(gap)
+
+    def _seen_mm(self, gap: int) -> float:
+        """The reach into a gap of the slices beside it: half of their thickness.
+
+        Where it is unknown they are taken to touch; where slices are missing, to touch those.
+        """
+        thickness = thickness_mm(self._layout, gap)
+        if thickness is None:
+            is_hole = gap in self._layout.missing
+            thickness = self._layout.gap_mm if is_hole else self._layout.geometry.gaps_mm[gap]
+        return float(min(thickness, self._layout.geometry.gaps_mm[gap])) / 2
+
+    def _reformats(self) -> None:
+        """Both planes, received and derived, to one scale; the head is up."""
+        spacings = self._layout.geometry.pixel_spacing
+        every = list(range(len(self._layout.headers) - 1))
+        for plane, spacing in zip(PLANES, spacings, strict=True):
+            derived = dict(sorted(self._lines[plane].items()))
+            received = {where: line for where, line in derived.items() if where.is_integer()}
+            for name, lines, gaps in ((RECEIVED, received, every), (DERIVED, derived, self._left)):
+                at = np.array([self._distance(where) for where in lines])
+                picture = shrunk(
+                    _reformat(np.stack(list(lines.values())), at, spacing), REFORMAT_SIDE
+                )
+                unseen = self._unseen(np.linspace(at[-1], at[0], len(picture)), gaps)
+                self._is_hatched |= bool(unseen.any())
+                picture = np.where(unseen[:, None], hatched(picture.shape), picture)
+                picture = picture[::-1] if self._first_is_up else picture
+                (self._folder / f"{plane}-{name}.png").write_bytes(encoded(picture))
+
+    def _unseen(self, at_mm: NDArray[np.float64], gaps: Sequence[int]) -> NDArray[np.bool_]:
+        """The places, along the normal, that lie in one of the gaps and in none of its slices."""
+        slices = self._layout.geometry.distances_mm - self._layout.geometry.distances_mm[0]
+        unseen = np.zeros(len(at_mm), bool)
+        pitch = float(np.ptp(at_mm)) / max(1, len(at_mm) - 1)
+        for gap in gaps:
+            first, last = slices[gap] + self._seen_mm(gap), slices[gap + 1] - self._seen_mm(gap)
+            if last - first >= pitch:  # what is thinner than a line of the picture is not drawn
+                unseen |= (at_mm > first) & (at_mm < last)
+        return unseen
+
+
+def hatched(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(rows, columns) in HU: the drawing of what was not acquired and not generated."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    is_line = (rows + columns) % HATCH_EVERY < HATCH_WIDTH
+    return np.where(is_line, HATCH_HU, LEAST_HU).astype(np.float32)
+
+
+def tinted(expected: StoredMap) -> bytes:
+    """A map of the expected error as a PNG: clear where little is expected, orange where much."""
+    steps = np.minimum(expected * STEP_HU / TINT_STEP_HU, len(TINT_ALPHA) - 1).astype(np.uint8)
+    picture = Image.fromarray(steps, "P")
+    picture.putpalette(MORE * len(TINT_ALPHA))
+    raw = io.BytesIO()
+    picture.save(raw, "PNG", transparency=TINT_ALPHA)
+    return raw.getvalue()
 
 
 def encoded(plane: NDArray[np.floating]) -> bytes:
@@ -249,3 +369,13 @@ def _reformat(
     places = np.linspace(at_mm[-1], at_mm[0], height)
     between = (at_mm[1:] + at_mm[:-1]) / 2
     return lines[np.searchsorted(between, places)]
+
+
+def reduced(expected_hu: Expected) -> StoredMap:
+    """The means of squares of pixels; those at the edge of an odd size repeat its last ones."""
+    rows, columns = (-side % REDUCTION for side in expected_hu.shape)
+    whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
+    high, wide = (side // REDUCTION for side in whole.shape)
+    means = whole.reshape(high, REDUCTION, wide, REDUCTION).mean(axis=(1, 3))
+    stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_ERROR_HU) / STEP_HU).astype(np.uint16)
+    return stored

@@ -133,7 +133,7 @@ def _class_of(factory: str) -> type:
     except (ImportError, AttributeError, SyntaxError) as error:
         raise ModelLoadError(f"{factory}: {error}") from error
     if not isinstance(model_class, type):
-        raise ModelLoadError(f"{factory}: is no class")
+        raise ModelLoadError(f"{factory}: is not a class")
     return model_class
 
 

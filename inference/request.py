@@ -9,7 +9,9 @@ from typing import Literal
 from inference.errors import Reason
 
 SliceThickness = Literal["source", "spacing"]  # of generated slices, and of copies beside them
+ObjectKind = Literal["image", "presentation state", "parametric map"]
 AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
+Undersampled = Literal["process", "hold"]  # a series whose slices have seen under half of a gap
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Output:
-    """The form of the derived series; each of these is part of its UIDs."""
+    """The form of the derived series, part of its UIDs, and which objects lie beside it."""
 
     include_received: bool = True
     slice_thickness: SliceThickness = "source"
     accept_derived: bool = True
     across_missing: AcrossMissing = "hold"
     most_gap_mm: float = 12.0  # a series with a wider one to fill is held
+    undersampled: Undersampled = "process"
     classical_below: float = 0.1  # confidence below which a slice does without the network
     hold_below: float = 0.05  # confidence below which the series is held
+    overlay: bool = True  # generated slices are marked in an overlay plane
+    presentation_state: bool = True  # beside the series: marks them for any viewer
+    error_map: bool = False  # beside the series: the expected error of each place
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
     label: str = ""  # ASCII, part of the description: which stack of several
 
@@ -107,18 +113,24 @@ class Progress:
 
 @dataclass(frozen=True)
 class File:
-    """One instance of a derived series; `name` lies in the folder of the request."""
+    """One result file of a job; `name` lies in the folder of the request.
+
+    All files of a job are delivered, kept, shown and removed together.
+    """
 
     name: str
     instance_uid: str
     sop_class_uid: str
     digest: str  # SHA-256 of the file
     generated: bool
+    series_uid: str  # a kind that is no image has a series of its own
+    kind: ObjectKind = "image"
+    is_supplement: bool = False  # a destination may do without it
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A derived series, verified against its source, written and fsynced."""
+    """A derived series with its further objects, verified, written and fsynced."""
 
     series_uid: str
     version: str  # of the model
@@ -130,14 +142,14 @@ class Derived:
 
 @dataclass(frozen=True)
 class Kept:
-    """The derived series that the request asks for exists already; nothing was predicted."""
+    """The derived series that exists already for this request; nothing was predicted."""
 
     series_uid: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The series is refused or held, with a reason code and a sentence."""
+    """A refusal or a hold of the series, with a reason code and a sentence."""
 
     reason: Reason
     sentence: str
@@ -147,7 +159,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Failed:
-    """The model or our code raised. `frames` may stand in a log, `sentence` on a page."""
+    """An error of the model or of our code. `frames` may stand in a log, `sentence` on a page."""
 
     reason: str  # the exception's class
     sentence: str
@@ -156,7 +168,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The job was cancelled between two steps."""
+    """The end of a job that was cancelled between two steps."""
 
 
 Outcome = Derived | Kept | Verdict | Failed | Stopped

@@ -1,31 +1,51 @@
-"""Walks the steps of a model: few slices in memory, progress, cancel, the out-of-memory ladder."""
+"""The run of a model over a stack: walks its steps, and judges slices by the model's own trust.
+
+Few slices are in memory at a time; where memory does not suffice, the out-of-memory ladder lowers
+the limits. A model that says nothing of its slices is taken at its word; nothing is judged then.
+"""
 
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from inference.errors import Cancelled
+import numpy as np
+
+from inference.derived import Planned
+from inference.errors import Cancelled, Reason, Unprocessable
+from inference.geometry import GAP_TOLERANCE_MM, Layout, is_undersampled
 from inference.model import (
     Limits,
     Measured,
     Model,
     Prediction,
     Step,
+    Trust,
     Window,
     check_measured,
     check_prediction,
 )
-from inference.volume import Plane, Volume
+from inference.request import Output
+from inference.volume import Geometry, Plane, Volume
 
 logger = logging.getLogger(__name__)
 
 FIRST_TILE, LEAST_TILE = 256, 128
 MOST_AT_ONCE = 8  # steps; each holds its window and what its model needs for one slice
+LEAST_ERROR_HU = 0.1
+CLASSICAL_WORDS = {
+    "linear": "linear interpolation",
+    "cubic": "cubic interpolation",
+    "dis": "optical flow",
+}
+# The words for a slice, by the least confidence of each: pages, lists and REST use these alone.
+WORDS = ((0.8, "sure"), (0.5, "fair"), (0.0, "unsure"))
+# Instead of the better two where over half of the gap was never seen, however small the error.
+LARGE_ANATOMY = "large_anatomy_only"
 
 
 class Runner:
@@ -180,3 +200,153 @@ def next_rung(limits: Limits) -> Limits | None:
     if limits.device != "cpu":
         return Limits(device="cpu", batch=1, tile=FIRST_TILE)
     return None
+
+
+def word_of(trust: Trust | None, *, undersampled: bool) -> str:
+    """The word for a slice; empty where its model says nothing of it."""
+    words = (word for least, word in WORDS if trust is not None and trust.confidence >= least)
+    word = next(words, "")
+    return LARGE_ANATOMY if undersampled and word != "unsure" else word
+
+
+def is_replaced(prediction: Prediction, number: int, output: Output) -> bool:
+    """True where the model is so little sure of a slice that the classical one is written."""
+    has_both = bool(prediction.trust) and bool(prediction.classical)
+    return has_both and prediction.trust[number].confidence < output.classical_below
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The slice that is written, and what its derivation says of it; "" = nothing."""
+
+    plane: Plane
+    note: str
+    error_hu: float | None = None  # that is expected of it
+    expected_hu: Plane | None = None  # the same of each pixel
+
+
+@dataclass
+class SliceJudge:
+    """Judges every generated slice of one job, in the order in which they are made."""
+
+    output: Output
+    layout: Layout
+    entries: list[dict[str, object]] = field(default_factory=list)
+    gate: Mapping[str, object] = field(default_factory=dict)
+    doubtful: list[Trust] = field(default_factory=list)
+
+    def chosen(self, slice_: Planned, number: int, prediction: Prediction) -> Chosen:
+        """The prediction's slice of that number, or the classical one, for a planned slice."""
+        self.gate = prediction.record
+        is_coarse = is_undersampled(self.layout, slice_.base)
+        coarse = ["undersampled gap, for large anatomy only"] if is_coarse else []
+        if not prediction.trust:
+            self._enter(slice_, None)
+            return Chosen(prediction.planes[number], "; ".join(coarse))
+        trust = prediction.trust[number]
+        if trust.confidence < self.output.hold_below:
+            self.doubtful.append(trust)
+        expected = f"expected error {trust.error_hu:.0f} HU, confidence {trust.confidence:.2f}"
+        if not is_replaced(prediction, number, self.output):
+            self._enter(slice_, trust, prediction.weights[number : number + 1])
+            note, local = "; ".join([*coarse, expected]), local_error(prediction, number, trust)
+            return Chosen(prediction.planes[number], note, trust.error_hu, local)
+        words = CLASSICAL_WORDS.get(prediction.classical_name, prediction.classical_name)
+        note = f"{expected}, below {self.output.classical_below:g}: {words} instead of the network"
+        if prediction.classical_trust:
+            trust = prediction.classical_trust[number]
+            note += f", expected error {trust.error_hu:.0f} HU"
+        self._enter(slice_, trust, how=prediction.classical_name)
+        note, local = "; ".join([*coarse, note]), local_error(prediction, number, trust)
+        return Chosen(prediction.classical[number], note, trust.error_hu, local)
+
+    def _enter(
+        self,
+        slice_: Planned,
+        trust: Trust | None,
+        weights: Sequence[float] = (),
+        how: str = "network",
+    ) -> None:
+        """Note a slice by its Instance Number and place; nothing where there is nothing to say."""
+        word = word_of(trust, undersampled=is_undersampled(self.layout, slice_.base))
+        if not word:
+            return
+        at_mm = self.layout.geometry.place_mm(slice_.position)
+        entry: dict[str, object] = {"number": slice_.number, "at_mm": at_mm, "word": word}
+        if trust is not None:
+            entry["error_hu"] = round(trust.error_hu, 1)
+            entry["confidence"] = round(trust.confidence, 3)
+            entry["how"] = how
+        if weights:
+            entry["network_weight"] = round(weights[0], 3)
+        self.entries.append(entry)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """For the record: how the slices were made, and slice by slice how sure the model is."""
+        facts: dict[str, object] = {}
+        if self.gate:
+            facts["gate"] = dict(self.gate)
+        if self.entries:
+            counts = Counter(str(entry["word"]) for entry in self.entries)
+            words = [*(word for _, word in WORDS), LARGE_ANATOMY]
+            facts["confidence"] = list(self.entries)
+            facts["confidence_counts"] = {word: counts[word] for word in words}
+        return facts
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """For people: what is unusual."""
+        replaced = sum(entry.get("how", "network") != "network" for entry in self.entries)
+        notes = []
+        if self.gate.get("surveyed") == 0:
+            notes.append(
+                "too few slices to test the network on this series; only its calibration from "
+                "training was used"
+            )
+        if replaced:
+            words = _counted(replaced, "slice was", "slices were")
+            notes.append(f"{words} interpolated without the network")
+        return notes
+
+    def check(self) -> None:
+        """Raise Unprocessable, held, where a slice is below what the route accepts."""
+        if not self.doubtful:
+            return
+        worst = min(self.doubtful, key=lambda trust: trust.confidence)
+        raise Unprocessable(
+            Reason.LOW_CONFIDENCE,
+            f"The model is not sure enough of {len(self.doubtful)} of {len(self.entries)} slices "
+            f"(confidence down to {worst.confidence:.2f}, an error of {worst.error_hu:.0f} HU; "
+            f"the route asks for {self.output.hold_below:g}). Send thinner slices, or lower "
+            "hold_below in the route and process the series again.",
+        )
+
+
+def local_error(prediction: Prediction, number: int, trust: Trust) -> Plane | None:
+    """The expected error of each pixel of a slice, where its mean is that of `trust`."""
+    if not prediction.scale_hu:
+        return None
+    times = trust.error_hu / max(prediction.trust[number].error_hu, LEAST_ERROR_HU)
+    return prediction.scale_hu[number] * np.float32(times)
+
+
+def check_gaps(steps: Sequence[Step], geometry: Geometry, output: Output) -> None:
+    """Raise Unprocessable, held, where a gap is wider than the route lets be filled."""
+    wide = [
+        float(geometry.gaps_mm[step.gap])
+        for step in steps
+        if step.gap is not None
+        and geometry.gaps_mm[step.gap] > output.most_gap_mm + GAP_TOLERANCE_MM
+    ]
+    if wide:
+        raise Unprocessable(
+            Reason.LOW_CONFIDENCE,
+            f"{_counted(len(wide), 'gap is', 'gaps are')} wider than {output.most_gap_mm:g} mm "
+            f"(up to {max(wide):.1f} mm): what lies between cannot be known. Send thinner slices, "
+            "or raise most_gap_mm in the route and process the series again.",
+        )
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"

@@ -1,6 +1,5 @@
 """The scope of the node: instances that are CT slices, and stacks that a generator may take."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import LONGEST_UID, Header, quoted
 from inference.errors import Reason, Unprocessable
+from inference.kinds import Meaning, is_described_as, words_of
 from inference.request import Output
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -36,15 +36,6 @@ PROJECTION_CODES = {
     "113078": "a maximum intensity projection",
     "113079": "a minimum intensity projection",
 }
-# Words of Image Type, and of the description of derived images, that make them no slices: defined
-# terms (PS3.3 C.8.16.1.4 and C.8.15.2.1) and those of consoles, as "CT_SOM5 MIP" (Siemens), "MPVR"
-# (GE), "MinIP" (Philips), "RAYSUM" (Canon, TeraRecon).
-PROJECTION_WORDS = (
-    *("MIP", "MINIP", "MIN IP", "MAX IP", "MAXIMUM", "MINIMUM", "MAX INTENSITY", "MIN INTENSITY"),
-    *("MPVR", "RAYSUM", "RAY SUM", "PROJECTION IMAGE"),
-    *("VOLUME RENDERING", "VOLUME RENDERED", "VRT", "VR", "SSD", "CURVED", "CPR"),
-)
-LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SURVIEW", "SCANOSCOPE")
 # PS3.3 C.8.2.1.1.1, value 4: images of a multi-energy acquisition that need not be in HU.
 MULTI_ENERGY_KINDS = frozenset(
     {"VMI", "MAT_SPECIFIC", "MAT_REMOVED", "MAT_FRACTIONAL", "MAT_MODIFIED", "MAT_VALUE_BASED"}
@@ -53,6 +44,17 @@ MULTI_ENERGY_KINDS = frozenset(
 # An axial reformat follows the skull base or a disc; beyond this angle it is another plane.
 MAX_REFORMAT_DEGREES = 30.0
 PIXEL_FORMAT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
+# A data set that gives one of these twice, with different values, is of nobody, or lies nowhere.
+IDENTIFYING = (
+    *("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID", "AccessionNumber"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"),
+)
+DECIDING = (
+    *(*PIXEL_FORMAT, "HighBit", "PhotometricInterpretation", "SamplesPerPixel"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"),
+    *("ImageType", "Modality", "ConvolutionKernel", "KVP", "SpecificCharacterSet"),
+)
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
@@ -79,7 +81,7 @@ def _is_node(header: Header) -> bool:
 
 def instance_fault(header: Header) -> Unprocessable | None:
     """The reason to leave an instance out of every stack; None for what looks like a CT slice."""
-    for judge in (_unreadable, _without_uids, _of_other_class, _cut_short, _no_slice):
+    for judge in (_unreadable, _doubtful, _without_uids, _of_other_class, _cut_short, _no_slice):
         fault = judge(header)
         if fault is not None:
             return fault
@@ -93,16 +95,39 @@ def _unreadable(header: Header) -> Unprocessable | None:
     return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 
 
+def _doubtful(header: Header) -> Unprocessable | None:
+    """A data set that leaves open whose image it is, or where it lies and what its pixels mean."""
+    doubts = [doubt for doubt in header.doubts if doubt.keyword in (*IDENTIFYING, *DECIDING)]
+    if not doubts:
+        return None
+    keyword, why = doubts[0]
+    number = quoted(header.text("InstanceNumber") or "?")
+    sentence = (
+        f"Image {number} says {dictionary_description(keyword)} {why}; correct it where it comes "
+        "from and send the series again."
+    )
+    is_identity = keyword in IDENTIFYING
+    return Unprocessable(
+        Reason.PATIENT_MISMATCH if is_identity else Reason.PIXEL_DATA_ERROR, sentence
+    )
+
+
 def _without_uids(header: Header) -> Unprocessable | None:
     missing = [keyword for keyword in UIDS if not header.text(keyword)]
     if missing:
         names = ", ".join(map(dictionary_description, missing))
         sentence = f"The images lack {names}; without them no result can refer to them."
         return Unprocessable(Reason.MISSING_UIDS, sentence)
-    # What breaks PS3.5 9.1 otherwise identifies too and is kept; no longer one can be written.
-    if len(header.text("FrameOfReferenceUID")) > LONGEST_UID:
-        sentence = "The Frame of Reference UID has more than 64 characters; no result can have it."
-        return Unprocessable(Reason.MISSING_UIDS, sentence)
+    # What breaks PS3.5 9.1 otherwise identifies too and is kept.
+    for keyword in (*UIDS, "FrameOfReferenceUID"):
+        uid = header.text(keyword)
+        if len(uid) > LONGEST_UID or not uid.isprintable() or not uid.isascii() or "\\" in uid:
+            name = dictionary_description(keyword)
+            sentence = (
+                f"The {name} has more than {LONGEST_UID} characters, or others than printable "
+                "ASCII; no result can have it."
+            )
+            return Unprocessable(Reason.MISSING_UIDS, sentence)
     return None
 
 
@@ -114,7 +139,7 @@ def _of_other_class(header: Header) -> Unprocessable | None:
     if sop_class in (MR_IMAGE, PET_IMAGE):
         return Unprocessable(Reason.OUT_OF_SCOPE, "The images are not CT.")
     if sop_class != CT_IMAGE:
-        sentence = "The object is no CT slice (a screenshot, a report or another kind of object)."
+        sentence = "The object is not a CT slice (a screenshot, a report or another kind)."
         return Unprocessable(Reason.NOT_A_CT_SLICE, sentence)
     return None
 
@@ -123,7 +148,7 @@ def _cut_short(header: Header) -> Unprocessable | None:
     """A data set that ends before it says how its pixels are stored, as after a broken transfer."""
     if all(header.integer(keyword) is not None for keyword in PIXEL_FORMAT):
         return None
-    number = header.text("InstanceNumber") or "?"
+    number = quoted(header.text("InstanceNumber") or "?")
     sentence = f"Image {number} ends before its pixels or does not describe them; send it again."
     return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 
@@ -136,14 +161,22 @@ def _no_slice(header: Header) -> Unprocessable | None:
         "MONOCHROME1",
         "MONOCHROME2",
     ):
-        sentence = "The image is a colour picture or has no grey values, so it is no CT slice."
+        sentence = "The image is a colour picture or has no grey values, so it is not a CT slice."
     elif header.text("BurnedInAnnotation").upper() == "YES":
-        sentence = "Text is burned into the image, so its values are no CT values."
-    elif says(LOCALIZER_WORDS, header.values("ImageType")[2:]):
+        sentence = "Text is burned into the image, so its values are not CT values."
+    elif _is_localizer(header):
         sentence = "The image is a localizer."
     elif is_secondary and not header.raw("ImagePositionPatient"):
         sentence = "The image is a secondary picture (such as a dose page) without a position."
     return Unprocessable(Reason.NOT_A_CT_SLICE, sentence) if sentence else None
+
+
+def _is_localizer(header: Header) -> bool:
+    """Named so by Image Type; a description counts for what is not an axial image by itself."""
+    is_axial = header.value("ImageType", 2).upper() == "AXIAL" and not _is_oblique(header)
+    return bool(words_of(header, Meaning.LOCALIZER)) or (
+        not is_axial and is_described_as(header, Meaning.LOCALIZER)
+    )
 
 
 def patient_mismatch(headers: Sequence[Header]) -> str:
@@ -197,7 +230,7 @@ def oddities(headers: Sequence[Header]) -> list[str]:
     """Notes about what is missing or wrong in headers without standing in the way."""
     notes = []
     if not all(header.values("ImageType") for header in headers):
-        notes.append("the images do not say their Image Type; positions alone were judged")
+        notes.append("the images have no Image Type; only their positions were checked")
     undecodable = sorted(
         keyword
         for keyword in ("PatientName", "StudyDescription", "SeriesDescription", "InstitutionName")
@@ -226,7 +259,7 @@ def _check_subject(header: Header) -> None:
             header.text("QualityControlImage").upper() == "YES"
         ),
         "The images are of an animal.": is_animal,
-        "The images are marked as made for service of the scanner.": (
+        "The images are marked as service images of the scanner.": (
             header.text("ContentQualification").upper() == "SERVICE"
         ),
     }
@@ -251,25 +284,28 @@ def _check_hounsfield(header: Header) -> None:
 
 
 def _check_derived(header: Header, output: Output) -> None:
-    image_type = [value.upper() for value in header.values("ImageType")]
+    is_derived = header.value("ImageType").upper() == "DERIVED"
+    is_reformat = is_derived or bool(words_of(header, Meaning.REFORMAT))
+    computed = sorted(words_of(header, Meaning.COMPUTED))
     projections = [
         PROJECTION_CODES[code]
         for code in header.codes("DerivationCodeSequence")
         if code in PROJECTION_CODES
     ]
     tests: Mapping[str, Callable[[], bool]] = {
-        "The images are results of artificial intelligence already.": (
+        "The images are already results of artificial intelligence.": (
             lambda: is_derived_by_node(header)
         ),
         f"The images are {', '.join(projections)}, not slices.": lambda: bool(projections),
         "The images are projections or renderings, not slices.": (lambda: _is_projection(header)),
-        "The images are a reformat in another plane than the axial one.": (
-            lambda: (
-                image_type[:1] == ["DERIVED"] and says(("MPR",), image_type) and _is_oblique(header)
-            )
+        f"The images are computed from several ({', '.join(computed)}), not measured.": (
+            lambda: bool(computed)
         ),
-        "The images are derived ones, and the route takes acquired images only.": (
-            lambda: image_type[:1] == ["DERIVED"] and not output.accept_derived
+        "The images are a reformat in another plane than the axial one.": (
+            lambda: is_reformat and _is_oblique(header)
+        ),
+        "The images are derived, and the route takes only acquired images.": (
+            lambda: is_reformat and not output.accept_derived
         ),
     }
     for sentence, applies in tests.items():
@@ -278,18 +314,10 @@ def _check_derived(header: Header, output: Output) -> None:
 
 
 def _is_projection(header: Header) -> bool:
-    """Named so by Image Type; the description counts for derived images ("thin, for MIP")."""
-    image_type = header.values("ImageType")
-    if says(PROJECTION_WORDS, image_type):
-        return True
+    """Named so by Image Type; the description counts for derived images alone."""
+    meanings = (Meaning.PROJECTION, Meaning.RENDERING)
     is_derived = header.value("ImageType").upper() == "DERIVED"
-    return is_derived and says(PROJECTION_WORDS, [header.text("SeriesDescription")])
-
-
-def says(words: Sequence[str], values: Sequence[str]) -> bool:
-    """True where one of the values has one of the words, or of the pairs of words."""
-    texts = [f" {' '.join(re.split('[^A-Z0-9]+', value.upper()))} " for value in values]
-    return any(f" {word} " in text for word in words for text in texts)
+    return bool(words_of(header, *meanings)) or (is_derived and is_described_as(header, *meanings))
 
 
 def _is_oblique(header: Header) -> bool:

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from pydicom.datadict import dictionary_description
 
-from inference.dataset import Header, Stack, newest, read_header, read_headers
+from inference.dataset import Header, Stack, newest, numbers_of, quoted, read_header, read_headers
 from inference.errors import Reason
 from inference.geometry import LINE_TOLERANCE_MM, arrange, second_of_day
 from inference.kinds import (
@@ -51,7 +51,7 @@ def passes(group: Group) -> list[Group]:
     for keyword in PHASES:
         parts = _by_value(group, keyword)
         if _tells_apart(parts, group):
-            return [one for part in parts for one in passes(part)]
+            return [inner for part in parts for inner in passes(part)]
     in_turn = [_in_turn(group, keyword) for keyword in ORDERS]
     telling = [parts for parts in in_turn if _tells_apart(parts, group)]
     return min(telling, key=len) if telling else [group]
@@ -199,12 +199,14 @@ SEPARATING = (
 # Attributes that part them only where the same places come again.
 OF_A_PASS = tuple(keyword for keyword in (*PHASES, *ORDERS) if keyword not in SEPARATING)
 MOST_LABELS = 2
+UPRIGHT_COSINE = 0.87  # of a plane within 30 degrees of one that has a name
 SHOWN_TWICE = "Another acquisition of the series shows the same place at the border of the two."
 
 __all__ = [
     "Header",
     "SetAside",
     "Stack",
+    "facts_of",
     "is_derived_by_node",
     "newest",
     "open_volume",
@@ -284,11 +286,13 @@ def why_apart(groups: Sequence[Group]) -> str:
     )
 
 
-def _differing(headers: Sequence[Header]) -> str:
+def _differing(
+    headers: Sequence[Header], keywords: Sequence[str] = (*SEPARATING, *OF_A_PASS)
+) -> str:
     """The names of the attributes of the grouping key in which headers differ."""
     return ", ".join(
         dictionary_description(keyword)
-        for keyword in (*SEPARATING, *OF_A_PASS)
+        for keyword in keywords
         if len({header.values(keyword) for header in headers}) > 1
     )
 
@@ -307,11 +311,14 @@ def keys(groups: Sequence[Group]) -> list[str]:
 
 
 def labels_of(groups: Sequence[Group]) -> list[str]:
-    """What tells each stack of a series from the others, plain ASCII, as a person would write it;
-    empty for an only one, a number where nothing else does."""
+    """The words that tell each stack of a series from the others, in plain ASCII.
+
+    Empty for a single stack, a number where nothing else tells them apart.
+    """
     labels = [""] * len(groups)
     used = [0] * len(groups)
-    for word_of in (_kernel_of, _kilovolts_of, _phase_of, _acquisition_of, _time_of, _size_of):
+    of_acquisition = (_phase_of, _acquisition_of, _time_of)
+    for word_of in (_kernel_of, _kilovolts_of, _cut_of, *of_acquisition, _size_of):
         words = [_plain(word_of(group)) for group in groups]
         alike = Counter(labels)
         is_telling = len(set(words)) > 1
@@ -363,7 +370,7 @@ def _kind_of(group: Group) -> str:
     cosines = " ".join(
         f"{number + 0.0:.2f}" for number in header.numbers("ImageOrientationPatient")
     )
-    image = "/".join(_commonest(group, "ImageType")[:3])
+    image = _shown("/".join(_commonest(group, "ImageType")[:3]))
     size = _size_of(group)
     return _joined(
         image,
@@ -382,18 +389,28 @@ def _commonest(group: Group, keyword: str) -> tuple[str, ...]:
 
 def _size_of(group: Group) -> str:
     header = group[0]
-    size = f"{header.value('Rows')}x{header.value('Columns')}"
+    size = "x".join(_shown(header.value(side)) for side in ("Rows", "Columns"))
     spacing = " ".join(f"{number:g}" for number in header.numbers("PixelSpacing"))
     return f"{size} at {spacing} mm" if spacing else size
 
 
 def _kernel_of(group: Group) -> str:
-    return "\\".join(_commonest(group, "ConvolutionKernel"))
+    return _shown("\\".join(_commonest(group, "ConvolutionKernel")))
 
 
 def _kilovolts_of(group: Group) -> str:
     known = {kilovolts for header in group if (kilovolts := header.number("KVP"))}
     return f"{known.pop():g} kV" if len(known) == 1 else ""
+
+
+def _cut_of(group: Group) -> str:
+    """The plane of the slices, as a person names it; nothing where they have none."""
+    cosines = group[0].numbers("ImageOrientationPatient")
+    if len(cosines) != 6:
+        return ""
+    along = np.abs(np.cross(cosines[:3], cosines[3:]))
+    names = ("sagittal", "coronal", "axial")
+    return names[int(along.argmax())] if along.max() > UPRIGHT_COSINE else "oblique"
 
 
 def _phase_of(group: Group) -> str:
@@ -403,8 +420,15 @@ def _phase_of(group: Group) -> str:
     return _joined(
         f"{float(percent):g} %" if percent else "",
         f"phase {position}" if position else "",
-        _only(group, "ContrastBolusAgent"),
+        _agent_of(group),
     )
+
+
+def _agent_of(group: Group) -> str:
+    """The contrast agent in its own character set; nothing where there are several or none."""
+    names = {header.decoded("ContrastBolusAgent") or "" for header in group}
+    name = names.pop() if len(names) == 1 else ""
+    return quoted(name) if name else ""
 
 
 def _acquisition_of(group: Group) -> str:
@@ -415,7 +439,7 @@ def _acquisition_of(group: Group) -> str:
 
 def _time_of(group: Group) -> str:
     triggers = [time for header in group if (time := header.number("TriggerTime")) is not None]
-    times = [text for header in group if (text := header.text("AcquisitionTime")[:6])]
+    times = [text for header in group if (text := _shown(header.text("AcquisitionTime")[:6]))]
     begun = min(times, default="")
     return _joined(
         f"{min(triggers):g} ms" if triggers else "",
@@ -425,7 +449,7 @@ def _time_of(group: Group) -> str:
 
 def _plane_of(group: Group) -> str:
     cosines = " ".join(f"{c + 0.0:.4f}" for c in group[0].numbers("ImageOrientationPatient"))
-    return _joined(cosines, "/".join(group[0].values("ImageType")[3:]))
+    return _joined(cosines, _shown("/".join(group[0].values("ImageType")[3:])))
 
 
 def _frame_of(group: Group) -> str:
@@ -436,7 +460,11 @@ def _frame_of(group: Group) -> str:
 def _only(group: Group, keyword: str) -> str:
     """The value that all slices have; nothing where they have several."""
     values = {"\\".join(header.values(keyword)) for header in group}
-    return values.pop() if len(values) == 1 else ""
+    return _shown(values.pop()) if len(values) == 1 else ""
+
+
+def _shown(text: str) -> str:
+    return quoted(text) if text else ""
 
 
 def _joined(*parts: str) -> str:
@@ -497,15 +525,36 @@ def _sorted_out(series: Sequence[Header]) -> tuple[list[Stack], list[SetAside]]:
     if fault:
         return [Stack("no two images alike", tuple(series), fault=fault)], aside
     kept, odd = without_odd(separated)
-    aside += [
-        SetAside(header, Reason.NOT_A_CT_SLICE, "The image matches no other of its series.")
-        for group in odd
-        for header in group
-    ]
+    aside += [_without_match(header, kept, group) for group in odd for header in group]
     aside += [SetAside(header, Reason.DUPLICATE_POSITIONS, SHOWN_TWICE) for header in doubled]
     # Where a damaged slice belongs is unknown: no stack of its series may be filled without it.
     stacks = _named(kept, odd, series, damaged)
     return [replace(stack, beside=_beside(stack, series)) for stack in stacks], aside
+
+
+def _without_match(header: Header, stacks: Sequence[Group], group: Group) -> SetAside:
+    """An odd slice, with what tells it from the stack that it is most like."""
+    differences = [_differing([stack[0], group[0]], SEPARATING) for stack in stacks]
+    names = min(differences, key=lambda words: words.count(","))
+    why = f" (other {names})" if names else ""
+    sentence = f"The image matches no other of its series{why}."
+    return SetAside(header, Reason.NOT_A_CT_SLICE, sentence)
+
+
+def facts_of(aside: Iterable[SetAside]) -> list[dict[str, object]]:
+    """The instances set aside, for a job's record: how many, which Instance Numbers, and why."""
+    by_sentence: dict[tuple[str, str], list[Header]] = {}
+    for item in aside:
+        by_sentence.setdefault((item.reason, item.sentence), []).append(item.header)
+    return [
+        {
+            "instances": len(headers),
+            "numbers": numbers_of(headers),
+            "reason": str(reason),
+            "why": sentence,
+        }
+        for (reason, sentence), headers in sorted(by_sentence.items())
+    ]
 
 
 def _beside(stack: Stack, series: Sequence[Header]) -> tuple[Header, ...]:
@@ -520,7 +569,7 @@ def _by_fault(series: Sequence[Header]) -> tuple[list[Header], list[Header], lis
         fault = instance_fault(header)
         if fault is None:
             usable.append(header)
-        elif fault.reason == Reason.PIXEL_DATA_ERROR:
+        elif fault.reason in (Reason.PIXEL_DATA_ERROR, Reason.PATIENT_MISMATCH):
             damaged.append(header)
         else:
             aside.append(SetAside(header, fault.reason, fault.sentence))

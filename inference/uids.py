@@ -10,7 +10,10 @@ from inference.model import Parameters
 from inference.request import Mark, Output
 
 # Rises with every change of the rules that could change a derived series made of the same input.
-RULES_VERSION = "4"
+RULES_VERSION = "5"
+
+# Of what a route asks: objects beside the derived series, which change nothing in it.
+BESIDE = frozenset({"presentation_state", "error_map"})
 
 SEPARATOR, ESCAPE = b"\x1f", b"\x10"
 
@@ -37,8 +40,9 @@ class UidMaker:
     def __init__(self, secret: bytes, identity: Identity) -> None:
         self._keyed = hmac.new(secret, joined(_fields_of(identity)), hashlib.sha256)
 
-    def series(self) -> str:
-        return self._uid("series")
+    def series(self, kind: str = "") -> str:
+        """The UID of the derived series, or of the series of a further object of that kind."""
+        return self._uid("series", *filter(None, [kind]))
 
     def instance(self, place: str) -> str:
         """The UID of the slice at a place; places are unique in a series."""
@@ -97,5 +101,6 @@ def _fields_of(identity: Identity) -> list[str | bytes]:
     marks = () if identity.mark == Mark() else (identity.mark,)  # a first result has none
     for group in (identity.parameters, identity.output, *marks):
         for field in fields(group):
-            identity_fields += [field.name, repr(getattr(group, field.name))]
+            if field.name not in BESIDE:
+                identity_fields += [field.name, repr(getattr(group, field.name))]
     return identity_fields

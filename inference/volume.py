@@ -47,6 +47,15 @@ class Geometry:
         """(slices - 1,): perpendicular distance between neighbours."""
         return np.diff(self.distances_mm)
 
+    @cached_property
+    def axis(self) -> int:
+        """The axis of the patient that the normal lies nearest to: 0 x, 1 y, 2 z."""
+        return int(np.argmax(np.abs(self.normal)))
+
+    def place_mm(self, position: Vector) -> float:
+        """A position on that axis: what a PACS shows of Image Position (Patient)."""
+        return round(float(position[self.axis]), 3)
+
     @property
     def pixel_mm(self) -> float:
         """Side of a square pixel of the same area."""

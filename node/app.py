@@ -16,7 +16,7 @@ from pathlib import Path
 
 from inference import registry
 from inference.request import Resources
-from node import config
+from node import config, health
 from node.config import Config
 from node.config.reading import to_values
 from node.dicom import scp
@@ -85,7 +85,7 @@ def _alone(settings: Config, node_id: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            problem = f"a node named {node_id} runs on {settings.folder} already; stop it first"
+            problem = f"a node named {node_id} is running on {settings.folder}; stop it first"
             raise ConfigError(f"{settings.path.name}: {problem}") from None
         yield
 
@@ -130,6 +130,7 @@ class RunningNode:
                 store.database, store.node_id, settings.node.ae_title, settings.notify, time.time
             ),
             process_now=self._arrivals.process_now,
+            process_by_route=self._arrivals.process_by_route,
             ask_reload=self.reload_requested.set,
         )
         self._background = Background(store.database, settings, self._handlers)
@@ -165,6 +166,8 @@ class RunningNode:
         self._beat()
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
+        if sys.stdout.isatty():
+            sys.stdout.write(f"\n{welcome(self._settings, port, web_port)}\n\n")
 
     def tick(self) -> None:
         """Look after what is due between signals; none of it may end the node."""
@@ -229,7 +232,7 @@ class RunningNode:
         logger.info("node stopped")
 
     def _release(self) -> None:
-        """Leases of what had to be left: another start takes it up at once."""
+        """Give up the leases of what had to be left: another start takes it up at once."""
         self._store.ledger.recover()
         self._state = STOPPED
         self._beat()
@@ -290,6 +293,17 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
         raise ConfigError(f"{settings.path.name}: {problem}") from error
 
 
+def welcome(settings: Config, port: int, web_port: int) -> str:
+    """Tell the person who has started the node where its pages are, and what peers enter."""
+    web, peers = (health.addresses(host)[0] for host in (settings.web.host, settings.node.host))
+    shown = f"[{web}]" if ":" in web else web
+    return (
+        f"Pages:  http://{shown}:{web_port}/\n"
+        f"DICOM:  AE title {settings.node.ae_title}, host {peers}, port {port}\n"
+        "Ctrl-C stops the node."
+    )
+
+
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
     return scp.ScpSettings(
         ae_title=settings.node.ae_title,
@@ -331,7 +345,7 @@ def never(store: Store, made: Container[str], series_uid: str) -> str:
         return switch.who
     test = None if series_uid in made else selftests.of_series(store.database, series_uid)
     if test is not None and test.state is SelfTestState.RUNNING:
-        raise WrongState(f"series {series_uid} is that of self-test {test.id}, which runs")
+        raise WrongState(f"series {series_uid} belongs to the running self-test {test.id}")
     return NODE if test is not None else ""
 
 

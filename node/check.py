@@ -25,7 +25,6 @@ from storage.site import people
 from storage.site.nodes import Nodes
 
 LAST_PRIVILEGED_PORT = 1023
-LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def run(config: Config) -> Iterator[Finding]:
@@ -52,26 +51,26 @@ def _configuration(config: Config) -> Iterator[Finding]:
     yield ok("configuration", f"{config.path}: {routes}, {destinations}")
     if not config.routes:
         yield warning(
-            "routes", "There is none: series are kept and nothing is made.", "Add a [[route]]."
+            "routes", "There is none: series are kept, but not processed.", "Add a [[route]]."
         )
     for route in config.routes:
         if not route.destinations:
             yield warning(
                 "routes",
-                f"{route.name} has no destinations: its results are kept and sent nowhere.",
+                f"{route.name} has no destinations: its results are kept here and not sent.",
                 "That is shadow mode; name destinations to deliver.",
             )
     for destination in config.destinations:
         if _is_this_node(config, destination):
             yield fault(
                 "destinations",
-                f"{destination.name} is this very node: its results would come back.",
+                f"{destination.name} is this node itself: its results would come back.",
                 "Give the AE title, host and port of the PACS.",
             )
 
 
 def _is_this_node(config: Config, destination: Destination) -> bool:
-    same_host = destination.host in LOCAL_HOSTS | {config.node.host, socket.gethostname()}
+    same_host = destination.host in health.LOCAL_HOSTS | {config.node.host, socket.gethostname()}
     return same_host and destination.port == config.node.port
 
 
@@ -86,7 +85,7 @@ def _port(what: str, host: str, port: int, *, is_running: bool) -> Finding:
         return fault(
             what,
             f"{port} on {host} may not be used by this account.",
-            f"Choose one above {LAST_PRIVILEGED_PORT}, or allow it to this account.",
+            f"Choose one above {LAST_PRIVILEGED_PORT}, or give this account the right to use it.",
         )
     except OSError as error:
         if is_running:
@@ -101,7 +100,7 @@ def _port(what: str, host: str, port: int, *, is_running: bool) -> Finding:
 def _disk(config: Config) -> Finding:
     folder = health.existing(config.folder)
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        return fault("disk", f"{folder} cannot be written to.", "Give this account the folder.")
+        return fault("disk", f"{folder} cannot be written to.", "Let this account write to it.")
     return health.disk_room(config.folder, config.storage.min_free_bytes)
 
 
@@ -112,11 +111,11 @@ def _secret(config: Config) -> Finding:
     except FileNotFoundError:
         return ok("secret", f"{path} is made at the first start; back it up then")
     except OSError as error:
-        return fault("secret", f"{path}: {error.strerror}.", "Give this account the file.")
+        return fault("secret", f"{path}: {error.strerror}.", "Let this account read it.")
     if mode & 0o077:
         return warning("secret", f"{path} can be read by others.", f"chmod 600 {path}")
     if not os.access(path, os.R_OK):
-        return fault("secret", f"{path} cannot be read.", "Give this account the file.")
+        return fault("secret", f"{path} cannot be read.", "Let this account read it.")
     return ok("secret", f"{path}; keep a copy of it with the backups")
 
 
@@ -175,11 +174,11 @@ def _database(config: Config, rows: Rows) -> Finding:
 def _users(config: Config, rows: Rows) -> Iterator[Finding]:
     """Pages that others are to see need somebody who may log in."""
     behind_proxy = config.web.trusted_proxies and config.web.user_header
-    if config.web.host in LOCAL_HOSTS or behind_proxy or rows.has_user:
+    if config.web.host in health.LOCAL_HOSTS or behind_proxy or rows.has_user:
         return
     yield warning(
         "users",
-        f"web.host is {config.web.host} and there is no user: the pages answer this machine only.",
+        f"web.host is {config.web.host}, but without a user the pages answer only to this machine.",
         "Add one with: midslice user add NAME --role administrator.",
     )
 

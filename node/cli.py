@@ -25,7 +25,7 @@ def serve(config: ConfigFile = DEFAULT_CONFIG) -> None:
 
 
 def check(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Look at configuration, ports, disk, database, clock, decoders, models, destinations."""
+    """Check configuration, ports, disk, database, clock, decoders, models and destinations."""
     from node import check as checking
     from node.config import load
 
@@ -56,7 +56,7 @@ def conformance(
         bool, typer.Option("--html", help="An HTML file, to open or print.")
     ] = False,
 ) -> None:
-    """The DICOM conformance statement for this very configuration, as Markdown or HTML."""
+    """The DICOM conformance statement for this configuration, as Markdown or HTML."""
     from node.config import load
     from node.conformance import page, statement
 
@@ -77,7 +77,7 @@ def events(as_json: AsJson = False) -> None:
 
 
 def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Rebuild the index from the archive; what is acknowledged is never removed."""
+    """Rebuild the index from the archive; nothing that was acknowledged is removed."""
     from node.dicom.handlers import identify_file
     from storage import recovery
 
@@ -99,11 +99,19 @@ def demo(
     folder: Annotated[Path, typer.Option(help="For its files and its report.")] = Path("var/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """A scanner, a node and a PACS on a real CT series, on this machine, with a report."""
+    """Run a scanner, a node and a PACS on this machine with a real CT series; write a report."""
     from node.demo import run as demonstration
 
     console, settings = terminal.console(stderr=as_json), demonstration.DemoSettings()
     raise typer.Exit(demonstration.run(folder, settings, console, json=as_json))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from inference.release import RELEASE, build
+
+        terminal.say(f"midslice {RELEASE}, {build()}")
+        raise typer.Exit
 
 
 app = typer.Typer(
@@ -112,7 +120,20 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they print local variables, and those may hold a patient
 )
+
+
+@app.callback()
+def global_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print what runs."),
+    ] = False,
+) -> None:
+    """Options before a command."""
+
+
 for command in (
+    node.init,
     serve,
     check,
     node.echo,

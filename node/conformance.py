@@ -15,13 +15,21 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from inference import derived, errors, geometry, header, scope, stacks
-from inference.header import RELEASE
+from inference import (
+    derived,
+    errors,
+    geometry,
+    header,
+    kinds,
+    previews,
+    release,
+    scope,
+    stacks,
+)
 from node.config import Condition, Config, Route
 from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
-from node.dicom.status import Outcome
 from node.rules.reasons import REASONS
 from storage import enqueue
 
@@ -32,23 +40,23 @@ SOURCES = {
     status.PROVIDER_ACSE: "service provider (ACSE)",
     status.PROVIDER_PRESENTATION: "service provider (presentation)",
 }
-BEHAVIOUR = {
-    Outcome.STORED: "Stored; a warning is kept with the instance.",
-    Outcome.RETRY: "Tried again, with growing delays, until the delivery is given up and held.",
-    Outcome.STORED_IF_OURS: "Stored where the node has offered this instance there before, else "
-    "the delivery is held.",
-    Outcome.FEW_RETRIES: "Tried again three times, after 1, 5 and 30 minutes; then held.",
-    Outcome.REFUSED: "The delivery is held at once: a person decides.",
+NO_SLICE = "refused, `DERIVED_INPUT`"
+WORD_VERDICTS = dict.fromkeys(kinds.NO_SLICES, NO_SLICE) | {
+    kinds.Meaning.REFORMAT: "axial: processed where the route has `accept_derived`, the value "
+    f"kept in the result; in another plane {NO_SLICE}",
+    kinds.Meaning.LOCALIZER: "set aside, `NOT_A_CT_SLICE`",
 }
 # The tables of the code under the names that the template uses.
 TABLES = {
-    "release": RELEASE,
+    "identity": release,
     "contexts": contexts,
     "status": status,
     "results": RESULTS,
     "sources": SOURCES,
-    "behaviour": BEHAVIOUR,
     "derived": derived,
+    "kinds": kinds,
+    "word_verdicts": WORD_VERDICTS,
+    "previews": previews,
     "scope": scope,
     "header": header,
     "geometry": geometry,

@@ -27,24 +27,24 @@ def _table(text: str) -> tuple[Event, ...]:
 EVENTS = _table("""
 # The node
 node listening | info | ae_title port web_port pid | ready; the ports
-node stopping | info | seconds | nothing new is begun; it may take so long
-node stopped | info | | all was finished or given back
+node stopping | info | seconds | no new work begins; stopping may take `seconds`
+node stopped | info | | all work was finished or given back
 not stopped in order | error | error | one part failed to stop; the others were stopped
 unhandled exception | critical | in_thread error | nothing caught it: report it
 library message | warning | where text error | \
-    of a library, as pynetdicom; its text only where it is not about data sets
+    from a library such as pynetdicom; its text only where it is not about data sets
 configuration applied | info | | read again after SIGHUP or `midslice reload`
-configuration refused | error | error | read again with a mistake; nothing changed
+configuration refused | error | error | the new file has a mistake; nothing changed
 needs a restart | warning | key | read again; this key waits for a restart
-clock was set | warning | seconds | every sweep runs at once; times may look odd
-sweep failed | error | sweep error | a periodic pass; the next one comes
+clock was set | warning | seconds | every sweep runs at once; times may look wrong
+sweep failed | error | sweep error | a periodic pass; it is tried again next time
 file not read | error | file error | \
-    at the start: broken, in the storage folder; it stays where it is
+    a broken file in the storage folder at the start; it stays where it is
 
 # Associations and instances
 association accepted | info | \
     calling_ae called_ae address port contexts contexts_refused refused | \
-    a peer is here; `refused` names contexts by SOP Class and transfer syntaxes
+    a peer has connected; `refused` names contexts by SOP Class and transfer syntaxes
 association rejected | warning | calling_ae called_ae address port reason | \
     a peer was turned away, with the reason
 association ended | warning | \
@@ -54,7 +54,7 @@ connection failed | error | address error | a connection broke before an associa
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered
 instance refused | warning | sop_instance_uid calling_ae status why | \
-    answered with a failure that the peer must mend
+    answered with a failure that the peer must correct
 instance not kept | error | sop_instance_uid calling_ae reason error | \
     answered A700: disk or database; the peer tries again
 unusual UID | warning | uid attribute | kept, although it breaks PS3.5 9.1
@@ -64,14 +64,16 @@ series complete | info | series_uid instances arrival jobs | \
     an arrival was closed; how many jobs it made
 arrival not closed | error | arrival error | tried again in half a minute
 own result came back | info | series_uid | kept, never processed
+parts joined | info | series_uid senders instances | \
+    slices that several peers brought form one stack
 instances set aside | info | series_uid reasons | \
     localizers, dose pages and others in no stack; how many for which reason
 series purged | info | series failed bytes | retention removed files; rows stay
 series not purged | warning | series_id error | its files could not be removed; tried again
 
 # Jobs
-job queued | info | job how derived_series_uid | new, or asked for once more (`how`)
-requeued job not compared | error | job error | it waits; its route is looked at a second later
+job queued | info | job how derived_series_uid | new, or requested once more (`how`)
+requeued job not compared | error | job error | it waits; its route is compared a second later
 job running | info | job attempt | a worker has it
 job succeeded | info | job derived_series_uid instances is_new | \
     the derived series is verified and kept
@@ -81,10 +83,10 @@ job failed | error | job reason | the model or our code raised
 job cancelled | info | job derived_series_uid | by a person, or replaced
 job released | info | job | given back by a clean stop
 job given back | warning | job why | no room or no database for a moment; tried again
-job not finished | error | job error | an error around a job; its lease ends and it runs again
+job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now
 lease not renewed | warning | job | the database was busy for a moment
-queue not read | error | worker destination error | the database; tried again
+queue not read | error | worker destination error | an error of the database; tried again
 
 # Workers
 worker started | info | worker pid | an inference process
@@ -93,35 +95,39 @@ worker killed | warning | worker reason | at a limit, or to cancel or stop
 worker lost | warning | job reason state | what that did to its job
 out of memory, limits lowered | warning | error limits | smaller batches, tiles or the CPU
 processing failed | error | error frames | type and frames of an exception in a worker
-pixels not decoded | warning | error | a present decoder rejects an image; the job is held
+pixels not decoded | warning | error | an installed decoder rejects an image; the job is held
+object not made | warning | kind error | \
+    the derived series is whole, but has no such object beside it
 previews not written | warning | error | \
     the result is whole, but the page of its job has no pictures
 
 # Deliveries
 delivery sent | info | destination delivery instances | \
     a destination answered Success for every instance
+object not taken | warning | destination delivery instances which | \
+    the destination has the derived series, but not the objects beside it of these kinds
 delivery delayed | warning | destination delivery seconds | tried again after `seconds`
 delivery held | error | destination delivery reason | \
-    needs a person; only a warning where a mix-up holds it
+    needs a person; a warning only where a mix-up holds it
 deliveries released | info | destination before deliveries | \
-    held for want of a destination, which is configured now
-delivery not finished | error | delivery error | an error around a delivery; tried again
+    they were held without a destination, which is configured now
+delivery not finished | error | delivery error | an error while handling a delivery; tried again
 destination down | warning | destination | it does not answer; what is due waits
 destination up | info | destination | it answers again
 
 # Notices and the self-test
 notice | warning | kind job derived_series_uid instances which series jobs deliveries | \
-    told, in the audit too: a revision, or held work that keeps retention away
-notice sent | info | channel kind count | somebody was told, through which channel
+    a notice, also in the audit: a revision, or held work that prevents retention
+notice sent | info | channel kind count | a notice went out through this channel
 notice not sent | warning | channel kind count why | tried again until `notify.give_up_hours`
 sender silent | warning | calling_ae | \
-    nothing came from a `[[sender]]` in hours in which it is expected to send
+    a `[[sender]]` has sent nothing in hours in which it is expected to send
 disk low | warning | free total | \
-    below the reserve, or full within `notify.disk_days` as it fills now
+    below the reserve, or full within `notify.disk_days` at the present rate
 request done | info | request kind ok | \
-    what somebody asked for on a page or by a command; whether it worked
-request not done | error | request kind error | an error of the node's own around it
-self-test passed | info | selftest state | a made series came all the way
+    a request made on a page or by a command, and whether it worked
+request not done | error | request kind error | an error of the node while handling the request
+self-test passed | info | selftest state | a synthetic series came through
 self-test failed | error | selftest state sentence | with the sentence; its steps are kept
 
 # The web process

@@ -3,10 +3,15 @@
 The web process asks here, so nothing of DICOM, pixels or models is imported.
 """
 
+import ipaddress
 import shutil
+import socket
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from storage.database import Database
 from storage.errors import StorageError
@@ -14,6 +19,10 @@ from storage.records import NodeState
 from storage.site.nodes import SERVING, Nodes
 
 ALIVE_SECONDS = 15.0  # a node that has not written its heartbeat for so long does not serve
+WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - what listens there is reached at any address
+LOOPBACK = "127.0.0.1"
+LOCAL_HOSTS = frozenset({LOOPBACK, "::1", "localhost"})
+ELSEWHERE = ("192.0.2.1", 9)  # RFC 5737: an address that nobody has
 DISK_WARNING = 0.8  # of a disk in use
 
 
@@ -33,6 +42,33 @@ class Finding:
     level: Level
     sentence: str
     action: str = ""
+
+
+def addresses(host: str) -> tuple[str, ...]:
+    """Addresses at which another machine reaches what listens on `host`, the likeliest first."""
+    if host not in WILDCARDS:
+        return (host,)
+    by_interface = psutil.net_if_addrs().values()
+    own = [entry.address for entries in by_interface for entry in entries if _is_outward(entry)]
+    first = _outgoing()
+    return tuple(sorted(dict.fromkeys(own), key=lambda address: address != first)) or (LOOPBACK,)
+
+
+def _is_outward(entry: Any) -> bool:
+    if entry.family is not socket.AF_INET:
+        return False
+    address = ipaddress.ip_address(entry.address)
+    return not (address.is_loopback or address.is_link_local)
+
+
+def _outgoing() -> str:
+    """The address that this machine sends from; asking for it sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(ELSEWHERE)
+        except OSError:  # no network
+            return ""
+        return str(probe.getsockname()[0])
 
 
 def ok(what: str, sentence: str) -> Finding:
@@ -80,7 +116,7 @@ def disk_room(folder: Path, min_free_bytes: int) -> Finding:
     if room.free_bytes < min_free_bytes:
         return fault(
             "disk",
-            f"{free}, below storage.min_free_gb = {reserve}: every C-STORE gets A700.",
+            f"{free}, below storage.min_free_gb = {reserve}: every C-STORE is answered with A700.",
             "Make room, or lower storage.keep_days.",
         )
     if room.used > DISK_WARNING:
@@ -100,7 +136,7 @@ def node_serves(database: Database, node_id: str, now: float) -> Finding:
         return fault("node", f"the node is {state.state}")
     if not is_alive(state, now):
         away = abs(now - state.heartbeat)
-        return fault("node", f"the node's last heartbeat is {away:.0f} s away")
+        return fault("node", f"the node's last heartbeat was {away:.0f} s ago")
     return ok("node", "the node serves")
 
 

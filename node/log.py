@@ -27,8 +27,8 @@ OURS = ("node", "inference", "storage")
 OUR_ERRORS = (NodeError, InferenceError, StorageError)
 # Libraries whose text is about protocols, addresses and revisions, not about data sets.
 TEXT_ALLOWED = ("pynetdicom", "alembic", "apscheduler", "uvicorn", "asyncio")
-# pynetdicom tells each step of each association at INFO; uvicorn each request.
-QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL")
+# pynetdicom tells each step of each association at INFO, uvicorn each request, Alembic its plans.
+QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL", "alembic")
 MOST_FRAMES = 30
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,15 +1,17 @@
 """A second opinion on a derived series: its files beside those it was made from.
 
-It reads them with pydicom and knows nothing of the product, so that a mistake of the product is
-not made twice. The demo, the self-test and the tests judge by it. One table, `CHECKS`, says what
-must be true.
+It reads them with pydicom and imagecodecs and knows nothing of the product, so that a mistake of
+the product is not made twice. The demo, the self-test and the tests judge by it. One table,
+`CHECKS`, says what must be true.
 """
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,8 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.charset import python_encoding
+from pydicom.dataset import FileDataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import RLELossless
 
 Hounsfield = NDArray[np.float64]  # (rows, columns)
+Samples = NDArray[np.integer]  # (rows, columns), with whatever bits and sign
 Rescale = tuple[float, float]  # slope, intercept
 Faults = Iterator[str]
 
@@ -35,8 +43,20 @@ MOST_FAULTS = 3  # of a check are shown
 QUALIFICATIONS = ("RESEARCH", "PRODUCT", "SERVICE")
 UUID_UID = re.compile(r"2\.25\.[1-9][0-9]{0,38}")
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+# PS3.10 7.1: preamble, "DICM" and the group length element come before the rest of group 0002.
+META_AT, META_GROUP, GROUP_LENGTH = 144, b"\x02\0", b"\x02\0\0\0UL\x04\0"
+FIRST_ITEM = b"\xfe\xff\x00\xe0"  # of encapsulated pixels (PS3.5 A.4)
+JPEG, JPEG_2000, JPEG_LS_FRAME = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\xf7"
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203)}
 SPATIAL_RESAMPLING = "113085"  # PS3.16 CID 7203
+OVERLAY_DESCRIPTION, OVERLAY_DATA = (0x6000, 0x0022), (0x6000, 0x3000)
+# Rows, Columns, Description, Type, Origin, Bits Allocated, Bit Position, Label and Data of one.
+ALLOWED_OVERLAY = frozenset(
+    0x60000000 + number for number in (0x10, 0x11, 0x22, 0x40, 0x50, 0x100, 0x102, 0x1500, 0x3000)
+)
+NOT_ACQUIRED = "AI, not acquired"
 ACQUISITION, PROCESSING, SYNTHESIZING = "109101", "109102", "109100"  # PS3.16 CID 7005
 
 # Must be a source's bytes wherever the sources have them, and absent where they have not.
@@ -101,6 +121,56 @@ ALLOWED = frozenset(
 )
 
 
+def parsed(path: Path) -> Dataset:
+    """The instance in a Part 10 file; elements of group 0002 in its data set mean nothing."""
+    content = path.read_bytes()
+    start = META_AT + int.from_bytes(content[META_AT - 4 : META_AT], "little")
+    if content[132:140] != GROUP_LENGTH or content[start : start + 2] != META_GROUP:
+        return dcmread(path)
+    meta = dcmread(BytesIO(content[:start])).file_meta
+    is_implicit = meta.TransferSyntaxUID == IMPLICIT_LITTLE_ENDIAN
+    header = FileDataset(
+        path, read_dataset(BytesIO(content[start:]), is_implicit, True), file_meta=meta
+    )
+    for tag in [tag for tag in header.keys() if tag.group == 2]:  # noqa: SIM118
+        del header[tag]
+    return header
+
+
+def samples_of(header: Dataset) -> Samples:
+    """The samples of an image as they lie there: native, or by what its code stream says it is.
+
+    imagecodecs decodes, not the plug-ins of pydicom, and the transfer syntax is not believed.
+    """
+    data, bits = header.PixelData, int(header.BitsAllocated)
+    if data.startswith(FIRST_ITEM) and len(data) != header.Rows * header.Columns * bits // 8:
+        stream = get_frame(data, 0, number_of_frames=1)
+        return _decoded(stream, header).reshape(header.Rows, header.Columns)
+    order = ">" if header.file_meta.TransferSyntaxUID == EXPLICIT_BIG_ENDIAN else "<"
+    samples = np.frombuffer(data, f"{order}u{bits // 8}", header.Rows * header.Columns)
+    return samples.reshape(header.Rows, header.Columns)
+
+
+def _decoded(stream: bytes, header: Dataset) -> Samples:
+    import imagecodecs  # here: who judges no pixels loads no decoder
+
+    if stream.startswith(JPEG_2000):
+        return np.asarray(imagecodecs.jpeg2k_decode(stream))
+    if stream.startswith(JPEG) and JPEG_LS_FRAME not in stream[: stream.index(START_OF_SCAN)]:
+        return np.asarray(imagecodecs.jpeg8_decode(stream))
+    if stream.startswith(JPEG):
+        before, marker, _ = stream.rpartition(END_OF_IMAGE)
+        coded = before if marker else stream.rstrip(b"\0")
+        try:
+            return np.asarray(imagecodecs.jpegls_decode(coded + END_OF_IMAGE))
+        except imagecodecs.JpeglsError:  # a zero byte before the end marker
+            return np.asarray(imagecodecs.jpegls_decode(coded.rstrip(b"\0") + END_OF_IMAGE))
+    as_rle = copy.copy(header)
+    as_rle.file_meta = copy.copy(header.file_meta)
+    as_rle.file_meta.TransferSyntaxUID = RLELossless
+    return pixel_array(as_rle, raw=True)  # by Python alone, in pydicom itself
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """One instance: its header as pydicom reads it, and the bytes of some attributes."""
@@ -111,7 +181,7 @@ class Slice:
     @classmethod
     def read(cls, path: Path) -> "Slice":
         """The instance in a Part 10 file."""
-        header = dcmread(path)
+        header = parsed(path)
         encoded = {}
         for keyword in {*PATIENT_AND_STUDY, *CONSTANT, *CONSTANT_AS_RECEIVED} & set(header.dir()):
             value = header.get_item(keyword).value
@@ -145,7 +215,7 @@ class Slice:
     @property
     def pixels(self) -> NDArray[np.int64]:
         """Stored values without what lies above High Bit."""
-        return self.as_stored(self.header.pixel_array.astype(np.int64))
+        return self.as_stored(samples_of(self.header).astype(np.int64))
 
     @property
     def padding(self) -> int | None:
@@ -257,6 +327,13 @@ class ExpectedSlice:
         return np.asarray(self.before.position + self.fraction * step)
 
 
+REFORMAT_WORDS = frozenset({"MPR", "REFORMATTED", "AVERAGE", "MEAN"})
+
+
+def _words_of_type(header: Dataset) -> frozenset[str]:
+    return frozenset(re.findall("[A-Z]+", str(header.get("ImageType", "")).upper()))
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The received and the derived series, and the slices that the derived one must have."""
@@ -281,6 +358,12 @@ class Evidence:
             _format(slice_) for slice_, expected in self.pairs() if expected.is_generated
         )
 
+    @cached_property
+    def words_of_source(self) -> frozenset[str]:
+        """Words of Image Type by which received slices say that they were reformatted."""
+        words = frozenset[str]().union(*map(_words_of_type, self.received.headers))
+        return words & REFORMAT_WORDS
+
     def facts(self) -> dict[str, object]:
         """The values that the sentences of `CHECKS` name."""
         received, derived = self.received, self.derived
@@ -289,6 +372,7 @@ class Evidence:
             "derived": len(derived),
             "generated": generated,
             "copied": len(derived) - generated,
+            "marked": [OVERLAY_DATA in header for header in derived.headers].count(True),
             "gap_mm": derived.gap_mm,
             "length_mm": float(np.ptp(derived.heights_mm)),
             "description": derived.slices[0].header.get("SeriesDescription", ""),
@@ -299,11 +383,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table: what must be true, whether it is, and what was found."""
+    """One row of the table: what must be true, whether it is, and the figures."""
 
     name: str
     ok: bool
-    found: str
+    detail: str
 
 
 class AskedFor(TypedDict, total=False):
@@ -498,16 +582,38 @@ def _synthetic(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
 
 
 @each_slice
+def _overlay(slice_: Slice, expected: ExpectedSlice, _: Evidence) -> Faults:
+    header = slice_.header
+    is_marked = OVERLAY_DATA in header
+    if not expected.is_generated:
+        if is_marked:
+            yield "a copy has an overlay plane"
+        return
+    if not is_marked:  # the route may ask for none
+        return
+    if header[OVERLAY_DESCRIPTION].value[: len(NOT_ACQUIRED)] != NOT_ACQUIRED:
+        yield f"the overlay says {header[OVERLAY_DESCRIPTION].value!r}"
+    size = header[0x6000, 0x0010].value, header[0x6000, 0x0011].value
+    if size != (header.Rows, header.Columns):
+        yield f"the overlay is of another size than the slice: {size}"
+    elif not header.overlay_array(0x6000).any():
+        yield "the overlay is empty"
+
+
+@each_slice
 def _description(slice_: Slice, expected: ExpectedSlice, evidence: Evidence) -> Faults:
     header = slice_.header
-    if list(header.ImageType) != ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]:
+    is_own = list(header.ImageType)[:5] == ["DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP"]
+    if not is_own or evidence.words_of_source - _words_of_type(header):
         yield f"Image Type is {header.ImageType}"
     if header.SOPClassUID != evidence.received.slices[0].header.SOPClassUID:
         yield "SOP Class UID differs"
     if header.Modality != "CT" or header.ContentQualification not in QUALIFICATIONS:
         yield "Modality or Content Qualification"
     description = header.SeriesDescription
-    if "NOT ACQUIRED" not in description or len(description) > MOST_CHARACTERS:
+    generated = [slice_.is_generated for slice_ in evidence.expected].count(True)
+    counted = f"{generated} of {len(evidence.expected)} NOT ACQUIRED"
+    if counted not in description or len(description) > MOST_CHARACTERS:
         yield f"Series Description is {description!r}"
     words = "not acquired" if expected.is_generated else "copied unchanged"
     if words not in header.DerivationDescription:
@@ -640,7 +746,8 @@ def _version(item: Dataset) -> str:
 @each_slice
 def _allowed(slice_: Slice, _: ExpectedSlice, __: Evidence) -> Faults:
     for element in slice_.header:
-        if element.tag.is_private or element.keyword not in ALLOWED:
+        known = element.keyword in ALLOWED or element.tag in ALLOWED_OVERLAY
+        if element.tag.is_private or not known:
             yield f"{element.tag} {element.keyword} must not be there"
 
 
@@ -656,6 +763,7 @@ CHECKS: Sequence[tuple[str, str, Callable[[Evidence], Faults]]] = (
     ("Pixels are stored as the scanner's", "the same bits, the same rescale", _pixel_format),
     ("Generated values are between", "none outside its two neighbours", _generated_values),
     ("Generated slices are marked as synthetic", "YES on {generated}, NO on {copied}", _synthetic),
+    ("Generated slices carry their mark", "in the overlay plane of {marked}", _overlay),
     ("The series says what it is", "{description}", _description),
     ("UIDs are new", "{derived} new SOP Instance UIDs, one new Series UID", _fresh),
     ("One stack for the viewer", "Instance Numbers 1 to {derived}, one description", _one_stack),

@@ -11,6 +11,7 @@ from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files
 from storage.jobs import Queue
+from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.site.audit import Audit
 from storage.site.nodes import Nodes
@@ -43,6 +44,7 @@ class Store:
 def opened(config: Config, node_id: str) -> Iterator[Store]:
     """Open storage; the database is made, or brought up to this release, where needed."""
     files = Files(config.folder, config.storage.min_free_bytes)
+    holder = Holder(node_id, time.time, LEASE_SECONDS)
     with closing(Database.for_folder(config.folder, config.storage.database)) as database:
         if not database.is_current():
             database.migrate()
@@ -52,8 +54,8 @@ def opened(config: Config, node_id: str) -> Iterator[Store]:
             database=database,
             files=files,
             archive=Archive(database, files, time.time, node=node_id),
-            queue=Queue(database, time.time, node=node_id, lease_seconds=LEASE_SECONDS),
-            ledger=Ledger(database, time.time, node=node_id, lease_seconds=LEASE_SECONDS),
+            queue=Queue(database, holder),
+            ledger=Ledger(database, holder),
             nodes=Nodes(database, time.time),
             audit=Audit(database, time.time),
         )

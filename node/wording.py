@@ -1,8 +1,11 @@
 """Durations, sizes and counts as people read them: on pages, at the command line, in notices."""
 
+from collections.abc import Mapping
+
 from rich import filesize
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+CONFIDENCE = ("sure", "fair", "unsure", "large_anatomy_only")  # of a slice, in their order
 
 
 def duration(seconds: float | None) -> str:
@@ -41,6 +44,26 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}".replace(",", "\u202f")
 
 
+def confidence(counts: Mapping[str, int]) -> str:
+    """Write how many slices are sure, fair and so on, as "12 sure, 3 fair"."""
+    known = [(word, counts[word]) for word in CONFIDENCE if counts.get(word)]
+    return ", ".join(f"{number} {word_of(word)}" for word, number in known)
+
+
+def word_of(confidence: str) -> str:
+    """Write the word of a slice's confidence as people read it."""
+    return confidence.replace("_", " ")
+
+
 def amount(number: float, noun: str) -> str:
     """Write a number that need not be whole, and its noun."""
     return f"{number:g} {noun if number == 1 else noun + 's'}"
+
+
+def set_aside(record: Mapping[str, object]) -> list[str]:
+    """Write what a job's record names as set aside: how many, which images, and why."""
+    entries = record.get("set_aside")
+    return [
+        f"{count(entry['instances'], 'instance')} (image {entry['numbers']}): {entry['why']}"
+        for entry in (entries if isinstance(entries, list) else ())
+    ]

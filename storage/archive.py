@@ -28,7 +28,16 @@ from sqlalchemy import (
 from storage.database import Database, fits, name_key, to_record, to_records
 from storage.errors import Busy, NotFound, StorageError
 from storage.files import Files, settle, sync
-from storage.records import Arrival, ArrivalState, Instance, KeptInstance, Peer, Received, Series
+from storage.records import (
+    Arrival,
+    ArrivalState,
+    Brought,
+    Instance,
+    KeptInstance,
+    Peer,
+    Received,
+    Series,
+)
 from storage.schema import (
     OPEN_ARRIVAL,
     arrival,
@@ -44,7 +53,7 @@ from storage.schema import (
 )
 
 Result = TypeVar("Result")
-Brought: TypeAlias = Row[*tuple[Any, ...]]
+BroughtRow: TypeAlias = Row[*tuple[Any, ...]]
 
 CONFLICT = "CONFLICTING_INSTANCES"  # the reason of a job whose versions of an instance disagree
 
@@ -168,7 +177,7 @@ class ReceivedFile:
 
 
 class _Statements:
-    """Built once: for one instance, building them takes longer than running them."""
+    """Statements built once: for one instance, building them takes longer than running them."""
 
     def __init__(self, database: Database) -> None:
         self.series = _touch_series(database)
@@ -316,12 +325,17 @@ def lock_series(db: Connection, series_id: int) -> None:
     db.execute(select(series.c.id).where(series.c.id == series_id).with_for_update())
 
 
+# Made once: making aliases of so wide a table takes longer than most queries.
+_THIS, _THEIRS = arrival.alias("this"), arrival.alias("theirs")
+_OF_PEER = select(_THEIRS.c.id).join(
+    _THIS,
+    and_(*(_THIS.c[name] == _THEIRS.c[name] for name in ("series_id", "calling_ae", "called_ae"))),
+)
+
+
 def same_peer(arrival_id: int) -> Select[tuple[int]]:
     """The arrivals of a series that its peer, calling and called AE title, has brought."""
-    this, theirs = arrival.alias("this"), arrival.alias("theirs")
-    columns = ("series_id", "calling_ae", "called_ae")
-    same = and_(*(this.c[name] == theirs.c[name] for name in columns))
-    return select(theirs.c.id).join(this, same).where(this.c.id == arrival_id)
+    return _OF_PEER.where(_THIS.c.id == arrival_id)
 
 
 def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
@@ -335,7 +349,7 @@ def brought_by_peer(db: Connection, arrival_id: int) -> tuple[Instance, ...]:
     return tuple(sorted(versions, key=lambda it: (it.received_at, it.id), reverse=True))
 
 
-def _brought(db: Connection, arrival_id: int) -> Iterable[Brought]:
+def _brought(db: Connection, arrival_id: int) -> Iterable[BroughtRow]:
     """One row for each arrival and version, the oldest arrival first; only what is still kept."""
     columns = (column for column in instance.c if column is not instance.c.received_at)
     query = (
@@ -364,8 +378,8 @@ def _conflict_at(db: Connection, arrival_id: int) -> float | None:
     return conflict_at
 
 
-def _counting(rows: Iterable[Brought], conflict_at: float | None) -> Iterable[Brought]:
-    """Of each version its last row, without the versions that are superseded.
+def _counting(rows: Iterable[BroughtRow], conflict_at: float | None) -> Iterable[BroughtRow]:
+    """The last row of each version, without the versions that are superseded.
 
     Other pixels under one UID are a conflict, and a person is told. From then on an arrival that
     alone brings every instance UID known before it says what the series is: a version that the peer
@@ -373,7 +387,7 @@ def _counting(rows: Iterable[Brought], conflict_at: float | None) -> Iterable[Br
     sending the right series again, whole. Part of a series supersedes nothing.
     """
     known: set[str] = set()
-    counting: dict[int, Brought] = {}
+    counting: dict[int, BroughtRow] = {}
     for _, of_arrival in groupby(rows, key=lambda row: row.arrival_id):
         these = {row.id: row for row in of_arrival}
         uids = {row.instance_uid for row in these.values()}
@@ -414,7 +428,7 @@ class Archive:
         return self._adopt(received, None, file)
 
     def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
-        """An association is open; its row's id."""
+        """Note an association that was accepted; its row's id."""
         values = self._association(calling_ae, called_ae, address)
         with self.database.writing() as db:
             key = db.execute(association.insert().values(**values)).inserted_primary_key
@@ -422,21 +436,21 @@ class Archive:
         return int(key[0])
 
     def dissociated(self, association_id: int, how: str) -> None:
-        """An association has ended: released, aborted or dropped. The first answer counts."""
+        """Note how an association ended: released, aborted or dropped. The first answer counts."""
         still_open = and_(association.c.id == association_id, association.c.ended_at.is_(None))
         ended = {"ended_at": self._now(), "how": how[:32]}
         with self.database.writing() as db:
             db.execute(update(association).where(still_open).values(**ended))
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
-        """An association was asked for and not accepted."""
+        """Note an association that was asked for and not accepted."""
         values = self._association(calling_ae, called_ae, address)
         ended = {"ended_at": values["opened_at"], "how": REJECTED, "reason": reason}
         with self.database.writing() as db:
             db.execute(association.insert().values(**values, **ended))
 
     def lose_associations(self) -> int:
-        """At start: what a dead process of this node had open ends as lost. How many."""
+        """End as lost, at start, what a dead process of this node had open; how many."""
         open_here = and_(association.c.node == self._node, association.c.ended_at.is_(None))
         lost = update(association).where(open_here).values(ended_at=self._now(), how="lost")
         with self.database.writing() as db:
@@ -462,12 +476,59 @@ class Archive:
         with self.database.reading() as db:
             return brought_by_peer(db, arrival_id)
 
+    def brought_by_each(self, of: Arrival) -> tuple[Brought, ...]:
+        """The instances that each peer has brought of a series, in the order of their coming."""
+        peer = (arrival.c.calling_ae, arrival.c.called_ae)
+        query = (
+            select(func.max(arrival.c.id))
+            .where(arrival.c.series_id == of.series_id)
+            .group_by(*peer)
+            .order_by(func.min(arrival.c.id))
+        )
+        with self.database.reading() as db:
+            newest = [
+                to_record(Arrival, db.execute(arrival_rows().where(arrival.c.id == last)).one())
+                for last in db.execute(query).scalars().all()
+            ]
+            return tuple(Brought(it, brought_by_peer(db, it.id)) for it in newest)
+
+    def instances_of(self, series_id: int) -> tuple[Instance, ...]:
+        """All versions of all instances of a series, whoever brought them; the newest first."""
+        newest = instance.c.received_at.desc(), instance.c.id.desc()
+        query = select(instance).where(instance.c.series_id == series_id).order_by(*newest)
+        return self.database.records(Instance, query)
+
+    def arrivals_of(self, series_uid: str) -> tuple[Arrival, ...]:
+        """All arrivals of a series, the newest first."""
+        query = arrival_rows().where(series.c.series_uid == series_uid)
+        newest = arrival.c.last_at.desc(), arrival.c.id.desc()
+        return self.database.records(Arrival, query.order_by(*newest))
+
+    def newest_of_peers(self, series_uid: str) -> tuple[Arrival, ...]:
+        """The last arrival by which each peer brought this series, in each study that it is in."""
+        peer = arrival.c.series_id, arrival.c.calling_ae, arrival.c.called_ae
+        of_uid = select(series.c.id).where(series.c.series_uid == series_uid)
+        last = select(func.max(arrival.c.id)).where(arrival.c.series_id.in_(of_uid)).group_by(*peer)
+        query = arrival_rows().where(arrival.c.id.in_(last)).order_by(arrival.c.id)
+        return self.database.records(Arrival, query)
+
     def other_studies(self, of: Arrival) -> tuple[str, ...]:
         """Other studies that came with the same Series UID: one of them is another patient's."""
         query = (
             select(series.c.study_uid)
             .where(series.c.series_uid == of.series_uid, series.c.id != of.series_id)
             .order_by(series.c.study_uid)
+        )
+        return self.database.values(query)
+
+    def senders_of_other_studies(self, of: Arrival) -> tuple[str, ...]:
+        """The calling AE titles that brought the same Series UID in another study."""
+        query = (
+            select(arrival.c.calling_ae)
+            .join(series, series.c.id == arrival.c.series_id)
+            .where(series.c.series_uid == of.series_uid, series.c.id != of.series_id)
+            .distinct()
+            .order_by(arrival.c.calling_ae)
         )
         return self.database.values(query)
 
@@ -496,7 +557,7 @@ class Archive:
             return _series(db, ids)
 
     def series_by_uid(self, series_uid: str) -> tuple[Series, ...]:
-        """One a study: a Series UID may, wrongly, come in two of them."""
+        """The series of that UID, one a study: it may, wrongly, come in two of them."""
         query = select(series.c.id).where(series.c.series_uid == series_uid)
         query = query.order_by(series.c.last_at.desc(), series.c.id.desc())
         with self.database.reading() as db:

@@ -342,9 +342,9 @@ def to_delivery(row: Row[*tuple[Any, ...]]) -> Delivery:
     # Without storage commitment nothing is proved instance by instance: all of it, or nothing.
     proved = row.state == DeliveryState.CONFIRMED
     # The comment may name a patient: the row's own sentence, which notices quote, is without it.
-    said = f' The destination says: "{row.comment}"' if row.sentence and row.comment else ""
+    answer = f' The destination says: "{row.comment}"' if row.sentence and row.comment else ""
     return to_record(
-        Delivery, row, confirmed=row.total if proved else 0, sentence=row.sentence + said
+        Delivery, row, confirmed=row.total if proved else 0, sentence=row.sentence + answer
     )
 
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from storage.archive import same_peer
-from storage.database import Database, to_json, to_mark
+from storage.database import Database, to_json
 from storage.errors import NotFound, WrongState
 from storage.records import (
     DAY,
     SUPERSEDED,
     ArrivalState,
     DeliveryState,
-    DerivedMark,
     Enqueued,
     JobState,
     JobVerdict,
@@ -22,6 +21,7 @@ from storage.records import (
     What,
 )
 from storage.schema import (
+    OPEN_ARRIVAL,
     arrival,
     arrival_instance,
     delivery,
@@ -51,23 +51,23 @@ logger = logging.getLogger(__name__)
 UNREADABLE = "unreadable"
 
 SUPERSEDED_SENTENCE = "More or other slices of this series arrived; job {job_id} replaces this one."
-READABLE_SENTENCE = "The series was sent again, and its files can be read."
+READABLE_SENTENCE = "The series was sent again, and its files can now be read."
 PARTED_SENTENCE = (
-    "More or other slices of this series arrived, and what was one stack is several by now or "
-    "belongs to another one; the jobs of these stacks replace this one."
+    "More or other slices of this series arrived. They form other stacks than before, and the "
+    "jobs of these stacks replace this one."
 )
 
 TOO_MANY_RESULTS = "TOO_MANY_RESULTS"
 TOO_MANY_RERUNS = "TOO_MANY_RERUNS"
 RESULTS_SENTENCE = (
-    "This study has {count} derived series of one day, made or in the queue, and "
-    "completion.results_per_study allows {most}: perhaps results come back under other UIDs and "
-    "without their marks. Look at the rules of the PACS; then requeue what is wanted, or cancel it."
+    "This study has {count} derived series from one day, finished or in the queue; "
+    "completion.results_per_study allows {most}. Perhaps results come back under other UIDs and "
+    "without their marks. Check the rules of the PACS, then requeue what is wanted, or cancel it."
 )
 RERUNS_SENTENCE = (
-    "This series was asked for {count} times in a day, each time with more or other slices, and "
-    "completion.reruns allows {most}. Wait until the sender has sent all of it, and requeue; where "
-    "this happens often, completion.quiet_seconds is too short for this sender."
+    "This series was requested {count} times in a day, each time with more or other slices; "
+    "completion.reruns allows {most}. Wait until the sender has sent the whole series, then "
+    "requeue the job. If this happens often, completion.quiet_seconds is too short for this sender."
 )
 
 REQUEUEABLE = (JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
@@ -118,6 +118,8 @@ def enqueue(
         return _enqueued(within, job_id, "queued", supersede(db, new, job_id, now))
     row = row or _by_key(db, new.key)  # another node was faster
     assert row is not None
+    if new.on_behalf and _is_wanted_by_peer(db, row.id, new.arrival_id):
+        return Enqueued(row.id, "known")  # it has asked itself; nothing is sent to it once more
     request(db, row.id, new.arrival_id, new.destinations)
     if row.state in (JobState.FAILED, JobState.CANCELLED) or _is_resolved(db, row, new):
         return _start_over(db, row, within, now, row.edition)
@@ -126,12 +128,42 @@ def enqueue(
     return _join(db, row, new, now)
 
 
+def insist(database: Database, db: Connection, new: NewJob, who: str, now: float) -> Enqueued:
+    """Ask for a job that a person insists on; a job that has its verdict or its result stays.
+
+    Who wants that one anew requeues it, or has its result delivered again.
+    """
+    row = _by_key(db, new.key)
+    if row is not None and _has_answer(db, row):
+        return Enqueued(row.id, "known")
+    entry = enqueue(database, db, new, now)
+    change(db, entry.job_id, requeued_by=who[:64])
+    detail = {"route": new.route, "outcome": entry.what}
+    note(db, now, who, "process with route", f"job {entry.job_id}", detail)
+    return entry
+
+
+def _has_answer(db: Connection, row: JobRow) -> bool:
+    """True where a job was refused, is held, or has a result whose files are kept."""
+    if row.state == JobState.SUCCEEDED:
+        purged_at = select(derived.c.purged_at).where(derived.c.id == row.derived_id)
+        return db.execute(purged_at).scalar_one() is None
+    return row.state in (JobState.REFUSED, JobState.HELD)
+
+
+def check_complete(db: Connection, series_id: int) -> None:
+    """Raise WrongState where instances of a series have come since it was looked at."""
+    still_open = select(arrival.c.id).where(OPEN_ARRIVAL, arrival.c.series_id == series_id)
+    if db.execute(still_open.limit(1)).first() is not None:
+        raise WrongState("instances of this series came this moment; try again")
+
+
 def _by_key(db: Connection, key: str) -> JobRow | None:
     return db.execute(select(job).where(job.c.key == key).with_for_update()).one_or_none()
 
 
 def _within(db: Connection, new: NewJob, now: float, most: DailyLimits) -> NewJob:
-    """The same, or held where it is one too many for a day."""
+    """The same job, or held where it is one too many for a day."""
     if new.verdict is not None:
         return new
     return replace(new, verdict=_over_limit(db, new, now, most))
@@ -149,6 +181,7 @@ def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int 
         model=new.model,
         parameters=to_json(new.parameters),
         priority=new.priority,
+        record=to_json(new.record),
         **as_asked(new.verdict, now),
     )
     inserted = db.execute(row.on_conflict_do_nothing().returning(job.c.id)).scalar_one_or_none()
@@ -159,7 +192,7 @@ def _insert(database: Database, db: Connection, new: NewJob, now: float) -> int 
 
 
 def _work_on(db: Connection, job_id: int, new: NewJob) -> None:
-    """The versions as they were looked at: what arrives later is another job's."""
+    """Link a job to the versions that were looked at: what arrives later is another job's."""
     rows = [
         {"job_id": job_id, "instance_id": instance_id, "rank": rank}
         for rank, instance_id in enumerate(dict.fromkeys(new.instances))
@@ -182,7 +215,7 @@ def _is_resolved(db: Connection, row: JobRow, new: NewJob) -> bool:
 
 
 def _join(db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
-    """A job that has no result yet is asked for by one more: its result goes to all of them."""
+    """Add a requester to a job that has no result yet: its result goes to all of them."""
     if row.cancel_requested and row.reason in ("", SUPERSEDED):
         # Wanted again before its worker has stopped; where it stops all the same, the job is
         # queued again (`Queue.cancelled`).
@@ -193,7 +226,7 @@ def _join(db: Connection, row: JobRow, new: NewJob, now: float) -> Enqueued:
 def _deliver_again(
     database: Database, db: Connection, row: JobRow, new: NewJob, now: float
 ) -> Enqueued:
-    """A finished job is asked for: deliver its result, or make it again where that is gone."""
+    """Deliver the result of a finished job again, or make it again where that is gone."""
     result = db.execute(select(derived).where(derived.c.id == row.derived_id)).one()
     if result.purged_at is not None:
         # A peer may still have the earlier bytes: the same UIDs must not mean others.
@@ -220,7 +253,7 @@ def _enqueued(new: NewJob, job_id: int, what: What, cancelled: tuple[int, ...]) 
 
 
 def _over_limit(db: Connection, new: NewJob, now: float, limits: DailyLimits) -> JobVerdict | None:
-    """Held where one more job would be too much."""
+    """The verdict by which one job too many is held; None where it is not."""
     if limits.reruns and (count := _reruns(db, new, now)) >= limits.reruns:
         sentence = RERUNS_SENTENCE.format(count=count, most=limits.reruns)
         return JobVerdict(JobState.HELD, TOO_MANY_RERUNS, sentence)
@@ -288,12 +321,27 @@ def requesters(db: Connection, job_id: int) -> dict[int, str]:
     return {row.arrival_id: row.calling_ae for row in db.execute(query.order_by(arrival.c.id))}
 
 
+def senders(db: Connection, job_id: int) -> tuple[str, ...]:
+    """The calling AE titles of the peers that want a job; who brought it, where none does."""
+    wanting = tuple(dict.fromkeys(requesters(db, job_id).values()))
+    if wanting:
+        return wanting
+    query = select(arrival.c.calling_ae).join(job, job.c.arrival_id == arrival.c.id)
+    return tuple(db.execute(query.where(job.c.id == job_id)).scalars())
+
+
+def _is_wanted_by_peer(db: Connection, job_id: int, arrival_id: int) -> bool:
+    of_peer = and_(want.c.arrival_id.in_(same_peer(arrival_id)), want.c.withdrawn == 0)
+    query = select(want.c.job_id).where(want.c.job_id == job_id, of_peer).limit(1)
+    return db.execute(query).first() is not None
+
+
 def _forget_withdrawn(db: Connection, job_id: int) -> None:
     db.execute(delete(want).where(want.c.job_id == job_id, want.c.withdrawn == 1))
 
 
 def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int, ...]:
-    """Jobs that a peer does not want any more since it wants this one; ids of the unfinished.
+    """Withdraw jobs that a peer no longer wants since it wants this one; ids of the unfinished.
 
     What another peer has asked for too goes on, for that one alone.
     """
@@ -303,7 +351,7 @@ def supersede(db: Connection, new: NewJob, job_id: int, now: float) -> tuple[int
 
 
 def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[int, ...]:
-    """Jobs that waited because nothing of a series could be read: its peer sent it again."""
+    """Withdraw jobs of which nothing could be read: their peer has sent the series again."""
     older = _wanted_by_peer(db, arrival_id, job.c.stack == UNREADABLE)
     return _give_up(db, older, arrival_id, READABLE_SENTENCE, now)
 
@@ -311,7 +359,7 @@ def supersede_unreadable(db: Connection, arrival_id: int, now: float) -> tuple[i
 def supersede_parted(
     db: Connection, jobs: Sequence[NewJob], stacks: Collection[str], now: float
 ) -> None:
-    """Jobs of stacks that the series of these new jobs does not have any more.
+    """Withdraw jobs of stacks that the series of these new jobs does not have any more.
 
     Half of each of two phases may adjoin and look like one stack, until the other halves arrive.
     """
@@ -421,47 +469,3 @@ def follow_route(
 
 def _asks_for_another(row: JobRow, new: NewJob) -> bool:
     return bool((new.model, to_json(new.parameters)) != (row.model, row.parameters))
-
-
-# A first result says nothing of it, so that its UIDs are those of its content alone. What comes
-# after it has another Series Number, and says its revision, or which route has made it. The mark
-# of a content is decided once: when the job that makes it is claimed. A content that was made
-# before, by whatever job, keeps the mark that it has (`marks`), and so its UIDs.
-
-
-def next_mark(db: Connection, row: JobRow) -> DerivedMark:
-    """The mark of what this job makes, beside what exists and what is being made."""
-    columns = ("stack", "route", "revision", "place", "named")
-    kept = select(*(derived.c[name] for name in columns)).where(
-        derived.c.series_id == row.series_id
-    )
-    coming = select(*(job.c[name] for name in columns)).where(
-        job.c.series_id == row.series_id,
-        job.c.state == JobState.RUNNING,
-        job.c.id != row.id,
-    )
-    of_series = [*db.execute(kept), *db.execute(coming)]
-    others = [other for other in of_series if other.stack == row.stack]
-    same_route = [other.revision for other in others if other.route == row.route]
-    return DerivedMark(
-        revision=1 + max(same_route, default=0),
-        place=1 + max((other.place for other in of_series), default=-1),
-        route=row.route if len(same_route) < len(others) else "",
-    )
-
-
-def marks(db: Connection, series_id: int) -> dict[str, DerivedMark]:
-    """The mark of each content that was made of a received series."""
-    columns = ("content_uid", "route", "revision", "place", "named")
-    query = select(*(derived.c[name] for name in columns)).where(derived.c.series_id == series_id)
-    rows = db.execute(query.order_by(derived.c.id))
-    return {row.content_uid: to_mark(row) for row in rows}
-
-
-def lock_for_marks(db: Connection, series_id: int) -> bool:
-    """Keep others from deciding a mark of this series; False where somebody is at it just now.
-
-    Nobody waits: a claim has locked its job already, and others lock the series first.
-    """
-    this = select(series.c.id).where(series.c.id == series_id)
-    return db.execute(this.with_for_update(skip_locked=True)).first() is not None

@@ -1,4 +1,9 @@
-"""The storage folder: incoming, received and derived files, scratch folders, the secret."""
+"""The storage folder: incoming, received and derived files, scratch folders, the secret.
+
+What makes files durable is here: `settle` brings a file to disk, `sync` the names in a folder.
+`storage/archive.py` commits the row of a received file after both, and only then does the peer
+hear Success.
+"""
 
 import errno
 import hashlib

@@ -1,34 +1,33 @@
 """The queue: durable jobs, leased to one worker at a time, fenced by their attempt."""
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, and_, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, exists, or_, select, update
 
 from storage.archive import lock_series
-from storage.database import Database, mark_columns, to_job, to_json
+from storage.database import Database, mark_columns, to_job, to_json, to_mark
 from storage.enqueue import (
     NO_LIMITS,
     REQUEUEABLE,
     ROUTE_CHANGED,
     UNREADABLE,
     DailyLimits,
+    check_complete,
     close,
     enqueue,
     follow_route,
     hold_all,
-    lock_for_marks,
-    marks,
-    next_mark,
+    insist,
     requesters,
+    senders,
     supersede_parted,
     supersede_unreadable,
 )
 from storage.errors import NotFound, WrongState
-from storage.leases import IDLE, Leases
+from storage.leases import IDLE, Holder, Leases
 from storage.records import (
     Attempt,
     DerivedMark,
@@ -43,7 +42,9 @@ from storage.records import (
     Requeued,
 )
 from storage.schema import (
+    OPEN_ARRIVAL,
     OPEN_JOB,
+    arrival,
     attempt,
     derived,
     derived_instance,
@@ -80,9 +81,11 @@ AGAIN_SENTENCE = (
 )
 REVISION_SENTENCE = (
     "Revision {revision} of a derived series was made: other slices, a corrected header, another "
-    "model, or files that were removed since. Whoever has used an earlier one must know."
+    "model, or files that were removed since. Tell everybody who has used an earlier one."
 )
 
+# So long, in seconds, a queued job waits for what is arriving of its series.
+LONGEST_ARRIVING = 600.0
 
 Result = TypeVar("Result")  # a new one, or the UID of one that exists
 
@@ -111,11 +114,18 @@ def keep_result(
     insert = insert.on_conflict_do_update(index_elements=["series_uid"], set_=values)
     derived_id = int(db.execute(insert.returning(derived.c.id)).scalar_one())
     _write_instances(database, db, derived_id, result)
-    by_model = {"version": result.version, "record": to_json(result.record)}
+    by_model = {"version": result.version, **_recorded(result.record)}
     ended = _succeed(database, db, row, derived_id, now, folder_kept=True, **by_model)
     if result.mark.revision > 1:
         _tell(database, db, row, result, now)
     return replace(ended, revision=result.mark.revision)
+
+
+def _recorded(record: Mapping[str, object]) -> Mapping[str, str]:
+    """The columns of a worker's record; lists read the counts alone, a record may be long."""
+    counts = record.get("confidence_counts")
+    known = counts if isinstance(counts, Mapping) else {}
+    return {"record": to_json(record), "confidence_counts": to_json(known)}
 
 
 def reuse_result(
@@ -127,7 +137,8 @@ def reuse_result(
     if result is None:
         raise NotFound(f"no derived series {series_uid}")
     if result.purged_at is None:
-        first = select(job.c.version, job.c.record).where(job.c.derived_id == result.id).limit(1)
+        first = select(job.c.version, job.c.record, job.c.confidence_counts)
+        first = first.where(job.c.derived_id == result.id).limit(1)
         maker = db.execute(first).one_or_none()
         by_model = maker._asdict() if maker is not None else {}
         return _succeed(database, db, row, result.id, now, folder_kept=False, **by_model)
@@ -153,7 +164,7 @@ def _same(db: Connection, series_id: int, derived_uid: str, content_uid: str) ->
 
 
 def _tell(database: Database, db: Connection, row: JobRow, result: NewDerived, now: float) -> None:
-    """The administrator is told: somebody may have read, or measured in, what was made before."""
+    """Tell the administrator: somebody may have read, or measured in, what was made before."""
     revision = result.mark.revision
     sentence = REVISION_SENTENCE.format(revision=revision)
     series_uid = result.series_uid
@@ -167,7 +178,12 @@ def _write_instances(
     database: Database, db: Connection, derived_id: int, result: NewDerived
 ) -> None:
     rows = [
-        {"derived_id": derived_id, **vars(file), "generated": int(file.generated)}
+        {
+            "derived_id": derived_id,
+            **vars(file),
+            "generated": int(file.generated),
+            "is_supplement": int(file.is_supplement),
+        }
         for file in result.instances
     ]
     if not rows:
@@ -200,21 +216,49 @@ def _succeed(
     return Ended(JobState.SUCCEEDED, folder_kept)
 
 
+# A first result says nothing of it, so that its UIDs are those of its content alone. What comes
+# after it has another Series Number, and says its revision, or which route has made it. The mark
+# of a content is decided once: when the job that makes it is claimed. A content that was made
+# before, by whatever job, keeps the mark that it has (`Queue.marks`), and so its UIDs.
+
+
+def _next_mark(db: Connection, row: JobRow) -> DerivedMark:
+    """The mark of what this job makes, beside what exists and what is being made."""
+    columns = ("stack", "route", "revision", "place", "named")
+    kept = select(*(derived.c[name] for name in columns)).where(
+        derived.c.series_id == row.series_id
+    )
+    coming = select(*(job.c[name] for name in columns)).where(
+        job.c.series_id == row.series_id,
+        job.c.state == JobState.RUNNING,
+        job.c.id != row.id,
+    )
+    of_series = [*db.execute(kept), *db.execute(coming)]
+    others = [other for other in of_series if other.stack == row.stack]
+    same_route = [other.revision for other in others if other.route == row.route]
+    return DerivedMark(
+        revision=1 + max(same_route, default=0),
+        place=1 + max((other.place for other in of_series), default=-1),
+        route=row.route if len(same_route) < len(others) else "",
+    )
+
+
+def _lock_for_marks(db: Connection, series_id: int) -> bool:
+    """Keep others from deciding a mark of this series; False where somebody is at it just now.
+
+    Nobody waits: a claim has locked its job already, and others lock the series first.
+    """
+    this = select(series.c.id).where(series.c.id == series_id)
+    return db.execute(this.with_for_update(skip_locked=True)).first() is not None
+
+
 class Queue:
     """Every method is one transition in one transaction."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        *,
-        node: str,
-        lease_seconds: float,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, holder: Holder) -> None:
         self._database = database
-        self._now = now
-        self._leases = Leases(database, job, now, node=node, seconds=lease_seconds, steady=steady)
+        self._now = holder.now
+        self._leases = Leases(database, job, holder)
 
     def complete(
         self,
@@ -248,6 +292,19 @@ class Queue:
                 supersede_parted(db, jobs, stacks, now)
             return (*held, *refused, *asked)
 
+    def insist(self, jobs: Sequence[NewJob], *, who: str) -> tuple[Enqueued, ...]:
+        """A person has series that are complete processed by a route, whatever it asks for."""
+        now = self._now()
+        with self._database.writing() as db:
+            for series_id in sorted({new.series_id for new in jobs}):
+                lock_series(db, series_id)
+                check_complete(db, series_id)
+            entries = tuple(insist(self._database, db, new, who, now) for new in jobs)
+            for entry in entries:
+                if entry.what != "known":
+                    check_received(db, entry.job_id)
+            return entries
+
     def claim(self, worker: str, kinds: Collection[str]) -> Job | None:
         """Lease the most urgent, then longest due job, or one whose worker's node died."""
         leased = self._leases.claim(
@@ -275,7 +332,7 @@ class Queue:
             return give_back(db, row, self._now(), "released")
 
     def succeed(self, leased: Job, result: NewDerived) -> Ended:
-        """The verified derived series, its deliveries and the job's end, together.
+        """Write the verified derived series, its deliveries and the job's end, together.
 
         Where the answer says that the folder is not kept, the caller may remove it: the job was
         cancelled meanwhile, or the same series exists already.
@@ -283,38 +340,38 @@ class Queue:
         return self._conclude(leased, keep_result, result)
 
     def same(self, leased: Job, series_uid: str) -> Ended:
-        """The derived series exists already: deliver it once more instead of making it."""
+        """End a job whose derived series exists already: that one is delivered once more."""
         return self._conclude(leased, reuse_result, series_uid)
 
     def refuse(
         self, leased: Job, reason: str, sentence: str, record: Mapping[str, object] | None = None
     ) -> JobState:
-        """Looked at, and rightly not processed; final, needs nobody."""
+        """End a job that is rightly not processed; it needs nobody."""
         return self._finish(leased, JobState.REFUSED, reason, sentence, record)
 
     def hold(
         self, leased: Job, reason: str, sentence: str, record: Mapping[str, object] | None = None
     ) -> JobState:
-        """A person must decide."""
+        """Hold a job until a person decides."""
         return self._finish(leased, JobState.HELD, reason, sentence, record)
 
     def fail(self, leased: Job, reason: str, sentence: str, frames: str = "") -> JobState:
-        """The model or our code raised; the frames stay with the attempt."""
+        """End a job whose model, or our own code, raised; the frames stay with the attempt."""
         return self._finish(leased, JobState.FAILED, reason, sentence, detail=frames)
 
     def cancelled(self, leased: Job) -> JobState:
-        """The worker has stopped because somebody asked for it; queued where it is wanted again."""
+        """End a job that a worker has stopped as asked; queue it where it is wanted again."""
         with self._leases.holding(leased) as (db, row):
             return give_back(db, row, self._now(), "cancelled")
 
     def died(self, leased: Job, outcome: str, detail: str, reason: str, sentence: str) -> JobState:
-        """The worker died or was killed: once more, or held where that happened too often."""
+        """Queue a job again whose worker died or was killed; hold it where that was too often."""
         with self._leases.holding(leased) as (db, row):
             end_attempt(db, row, self._now(), outcome, detail)
             return die(db, row, self._now(), outcome, reason, sentence)
 
     def recover(self) -> tuple[int, ...]:
-        """At start: the jobs that a dead process of this node was running are queued again."""
+        """Queue again, at start, the jobs that a dead process of this node was running."""
         left = select(job).where(self._leases.of_this_node()).with_for_update()
         with self._database.writing() as db:
             rows = db.execute(left).all()
@@ -324,7 +381,7 @@ class Queue:
         return tuple(row.id for row in rows)
 
     def requeue(self, job_id: int, *, who: str = "") -> None:
-        """A person queues again what was refused, failed, held or cancelled.
+        """Queue again, for a person, what was refused, failed, held or cancelled.
 
         No worker takes it before the node has compared it with its route (`follow_route`).
         """
@@ -359,7 +416,7 @@ class Queue:
             return follow_route(self._database, db, row, jobs, self._now())
 
     def cancel(self, job_id: int, *, who: str = "") -> JobState:
-        """A person cancels a job; a running one stops at its next step. Where it stands now."""
+        """Cancel a job for a person; a running one stops at its next step. Its state now."""
         allowed = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
         with acting(self._database, self._now(), who, "cancel", f"job {job_id}") as db:
             row = locked(db, job, job_id, allowed, "cancelled")
@@ -369,7 +426,7 @@ class Queue:
             return cancel(db, row, self._now())
 
     def prioritise(self, job_id: int, priority: int, *, who: str = "") -> None:
-        """A person puts a job that waits before or behind others: 1 is first, 9 last."""
+        """Put a job that waits before or behind others: 1 is first, 9 last."""
         detail = {"priority": priority}
         with acting(self._database, self._now(), who, "prioritise", f"job {job_id}", detail) as db:
             locked(db, job, job_id, (JobState.QUEUED,), "prioritised")
@@ -392,6 +449,11 @@ class Queue:
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         return self._database.records(Attempt, attempt_rows(job_id))
 
+    def senders(self, job_id: int) -> tuple[str, ...]:
+        """The calling AE titles of all whose job it is."""
+        with self._database.reading() as db:
+            return senders(db, job_id)
+
     def instances(self, job_id: int) -> tuple[Instance, ...]:
         """The versions that a job works on, the newest first, as when it was asked for."""
         query = (
@@ -403,7 +465,7 @@ class Queue:
         return self._database.records(Instance, query)
 
     def beside(self, job: Job) -> tuple[Instance, ...]:
-        """What else was received of the series of a job, whoever brought it; newest first."""
+        """The other instances of the series of a job, whoever brought them; the newest first."""
         mine = select(job_instance.c.instance_id).where(job_instance.c.job_id == job.id)
         query = select(instance).where(
             instance.c.series_id == job.series_id,
@@ -424,8 +486,11 @@ class Queue:
 
     def marks(self, series_id: int) -> Mapping[str, DerivedMark]:
         """The mark of each content that was made of a received series."""
+        columns = ("content_uid", "route", "revision", "place", "named")
+        query = select(*(derived.c[name] for name in columns))
+        query = query.where(derived.c.series_id == series_id).order_by(derived.c.id)
         with self._database.reading() as db:
-            return marks(db, series_id)
+            return {row.content_uid: to_mark(row) for row in db.execute(query)}
 
     def _jobs(self, query: Select[*tuple[Any, ...]]) -> tuple[Job, ...]:
         with self._database.reading() as db:
@@ -434,6 +499,9 @@ class Queue:
     def _due(self, db: Connection, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
         queued = and_(job.c.state == JobState.QUEUED, job.c.requeue_requested == 0)
+        # What arrives may be slices of its stack, and then another job takes its place.
+        arriving = exists().where(arrival.c.series_id == job.c.series_id, OPEN_ARRIVAL)
+        queued = and_(queued, or_(~arriving, job.c.queued_at <= self._now() - LONGEST_ARRIVING))
         free = or_(queued, self._leases.left_behind(db, OPEN_JOB))
         query = select(job).where(OPEN_JOB, free, job.c.kind.in_(kinds))
         return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
@@ -441,12 +509,12 @@ class Queue:
     def _take(self, db: Connection, row: JobRow, worker: str) -> Job | None:
         """Lease the row; None where a mark of its series is being decided, or a person is asked."""
         now = self._now()
-        if not lock_for_marks(db, row.series_id):
+        if not _lock_for_marks(db, row.series_id):
             return None
         if row.state == JobState.RUNNING and not abandon(db, row, now):
             return None
         running = {"state": JobState.RUNNING, "started_at": now, "progress": 0}
-        self._leases.take(db, row, worker, running | mark_columns(next_mark(db, row)))
+        self._leases.take(db, row, worker, running | mark_columns(_next_mark(db, row)))
         run = {"job_id": row.id, "number": row.attempt + 1, "worker": worker, "started_at": now}
         db.execute(attempt.insert().values(**run))
         return read_job(db, row.id)
@@ -479,5 +547,5 @@ class Queue:
             end_attempt(db, row, self._now(), str(state), detail or reason)
             if row.cancel_requested:  # a verdict on a job that nobody wants any more
                 return cancel(db, row, self._now())
-            why = {"reason": reason, "sentence": sentence, "record": to_json(record or {})}
+            why = {"reason": reason, "sentence": sentence, **_recorded(record or {})}
             return end(db, row, self._now(), state, **why)

@@ -1,12 +1,16 @@
 """Leases: one code to claim, renew and give up a row for a limited time, fenced by its attempt.
 
 Jobs, deliveries, messages and requests are leased alike: `lease_until` is set for as long as one
-attempt holds the row. What a row becomes is said by its own module.
+attempt holds the row. A row whose holder has died (`left_behind`) is claimed again like one that
+waits; what it becomes is said by its own module (a job's end after too many deaths: `die` of
+`storage/transitions.py`).
 """
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -34,6 +38,16 @@ Key = TypeVar("Key", bound=Hashable)
 
 # The columns of a row that nobody holds.
 IDLE: dict[str, object] = {"worker": None, "node": None, "lease_until": None}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds rows: its node, its clocks, and how long it holds one unrenewed."""
+
+    node: str
+    now: Callable[[], float]
+    seconds: float
+    steady: Callable[[], float] = time.monotonic  # a clock that nobody sets
 
 
 class Leased(Protocol):
@@ -81,22 +95,13 @@ class Liveness(Generic[Key]):
 class Leases:
     """The leases of one table, as one process gives, renews and sees them."""
 
-    def __init__(
-        self,
-        database: Database,
-        table: Table,
-        now: Callable[[], float],
-        *,
-        node: str,
-        seconds: float,
-        steady: Callable[[], float],
-    ) -> None:
+    def __init__(self, database: Database, table: Table, holder: Holder) -> None:
         self._database = database
         self._table = table
-        self._now = now
-        self._node = node
-        self._seconds = seconds
-        self._liveness: Liveness[int] = Liveness(steady, seconds)
+        self._now = holder.now
+        self._node = holder.node
+        self._seconds = holder.seconds
+        self._liveness: Liveness[int] = Liveness(holder.steady, holder.seconds)
 
     def claim(
         self,

@@ -1,7 +1,5 @@
 """The ledger: derived series on their way to destinations, instance by instance."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +19,7 @@ from sqlalchemy import (
 from storage.archive import lock_series
 from storage.database import Database, to_delivery, to_records
 from storage.errors import NotFound, WrongState
-from storage.leases import IDLE, Leases
+from storage.leases import IDLE, Holder, Leases
 from storage.records import Backlog, Delivery, DeliveryState, Unsent
 from storage.schema import (
     OPEN_DELIVERY,
@@ -48,7 +46,7 @@ from storage.transitions import (
 
 NO_DESTINATION = "NO_DESTINATION"
 CANCELLED_SENTENCE = "Cancelled by a person."
-GOES_TO = "It goes to {destination!r}, which has a delivery of this derived series already."
+GOES_TO = "It goes to {destination!r}, which already has a delivery of this derived series."
 
 DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
 
@@ -56,20 +54,10 @@ DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
 class Ledger:
     """Every method is one transition in one transaction."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        *,
-        node: str,
-        lease_seconds: float,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, holder: Holder) -> None:
         self._database = database
-        self._now = now
-        self._leases = Leases(
-            database, delivery, now, node=node, seconds=lease_seconds, steady=steady
-        )
+        self._now = holder.now
+        self._leases = Leases(database, delivery, holder)
 
     def claim(self, destination: str, worker: str) -> Delivery | None:
         """Lease the most urgent, then longest due delivery to a destination."""
@@ -117,19 +105,22 @@ class Ledger:
             db.execute(written)
             _offered(db, leased.derived_id, now)
 
-    def sent(self, leased: Delivery) -> None:
-        """The destination has stored every instance."""
+    def sent(self, leased: Delivery, reason: str = "", sentence: str = "") -> None:
+        """End a delivery: everything is stored, but for supplements that the sentence names."""
         with self._leases.holding(leased) as (db, _):
-            left = len(db.execute(_unsent(leased.id, leased.derived_id)).all())
-            if left:
-                raise WrongState(f"delivery {leased.id} has {left} instances that are not stored")
+            unsent = db.execute(_unsent(leased.id, leased.derived_id)).all()
+            left = sum(not row.is_supplement for row in unsent)
+            if left or (unsent and not sentence):
+                raise WrongState(
+                    f"delivery {leased.id} has {len(unsent)} instances that are not stored"
+                )
             done = {"state": DeliveryState.SENT, "finished_at": self._now(), "failures": 0}
-            set_delivery(db, leased.id, reason="", sentence="", **done, **IDLE)
+            set_delivery(db, leased.id, reason=reason, sentence=sentence, **done, **IDLE)
 
     def retry(
         self, leased: Delivery, due_at: float, reason: str, sentence: str, *, is_first: bool = False
     ) -> None:
-        """It did not work this time; the node tries again then.
+        """Put off a delivery that did not work this time until `due_at`.
 
         `is_first`: the destination has stored something, so this failure is the first in a row.
         """
@@ -139,7 +130,7 @@ class Ledger:
             set_delivery(db, leased.id, state=DeliveryState.QUEUED, due_at=due_at, **why, **IDLE)
 
     def hold(self, leased: Delivery, reason: str, sentence: str) -> None:
-        """It will not work without a person."""
+        """Hold a delivery that will not work without a person."""
         with self._leases.holding(leased) as (db, row):
             why = {"reason": reason, "sentence": sentence, "failures": row.failures + 1}
             end = {"state": DeliveryState.HELD, "finished_at": self._now(), **IDLE}
@@ -150,7 +141,7 @@ class Ledger:
         self._leases.give_up(leased, state=DeliveryState.QUEUED)
 
     def recover(self) -> int:
-        """At start: what a dead process of this node was sending is queued again. How many."""
+        """Queue again, at start, what a dead process of this node was sending; how many."""
         left = update(delivery).where(self._leases.of_this_node())
         with self._database.writing() as db:
             return db.execute(left.values(state=DeliveryState.QUEUED, **IDLE)).rowcount
@@ -158,7 +149,7 @@ class Ledger:
     def redeliver(
         self, job_id: int, destination: str | None = None, *, who: str = ""
     ) -> tuple[Delivery, ...]:
-        """A person wants a kept derived series sent again: to one destination, or the job's."""
+        """Send a kept derived series again, for a person: to one destination, or the job's."""
         detail = {"destination": destination} if destination else {}
         with acting(self._database, self._now(), who, "redeliver", f"job {job_id}", detail) as db:
             row = db.execute(select(job).where(job.c.id == job_id)).one_or_none()
@@ -174,7 +165,7 @@ class Ledger:
             return deliveries_of(db, row.derived_id)
 
     def requeue(self, delivery_id: int, *, who: str = "") -> None:
-        """A person wants a delivery tried now: one that was held or cancelled, or that waits."""
+        """Try a delivery now, for a person: one that was held or cancelled, or that waits."""
         allowed = (DeliveryState.HELD, DeliveryState.CANCELLED, DeliveryState.QUEUED)
         with acting(self._database, self._now(), who, "requeue", f"delivery {delivery_id}") as db:
             try_now(db, _read(db, delivery_id).destination)  # first: an echo locks in this order
@@ -186,7 +177,7 @@ class Ledger:
                 offer_again(db, row.id, row.priority, self._now())
 
     def cancel(self, delivery_id: int, *, who: str = "") -> None:
-        """A person cancels a delivery; a sender at work loses its lease."""
+        """Cancel a delivery for a person; a sender at work loses its lease."""
         allowed = (DeliveryState.QUEUED, DeliveryState.RUNNING, DeliveryState.HELD)
         with acting(self._database, self._now(), who, "cancel", f"delivery {delivery_id}") as db:
             row = locked(db, delivery, delivery_id, allowed, "cancelled")
@@ -306,6 +297,8 @@ def _unsent(delivery_id: int, derived_id: int) -> Select[*tuple[Any, ...]]:
             func.coalesce(delivery_instance.c.offers, 0).label("offers"),
             func.coalesce(delivery_instance.c.not_understood, 0).label("not_understood"),
             delivery_instance.c.status,
+            derived_instance.c.kind,
+            derived_instance.c.is_supplement,
         )
         .join(derived, derived.c.id == derived_instance.c.derived_id)
         .outerjoin(delivery_instance, answered)
@@ -353,7 +346,7 @@ def deliveries_of(db: Connection, derived_id: int | ScalarSelect[int]) -> tuple[
 
 @dataclass(frozen=True)
 class AnswerCount:
-    """So many instances with the same last status; None: none was given, or it was not asked."""
+    """A number of instances with the same last status; None: none was given, or not asked for."""
 
     status: int | None
     stored: bool

@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 DAY = 86_400.0  # in seconds, as all times and durations are
+
+# Characters of a UID that is kept, 1 to 64 of them. Wider than PS3.5 9.1, which old scanners and
+# gateways break: what other programs store identifies as well. None of them parts a path.
+UID_CHARACTERS = "0-9A-Za-z._-"
 
 # The reason of a job that gave way to a newer one of the same peer.
 SUPERSEDED = "SUPERSEDED"
@@ -104,6 +109,18 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class Brought:
+    """A peer's part of a series: its newest arrival, and all versions of its that count."""
+
+    arrival: Arrival
+    instances: tuple[Instance, ...]  # the newest version first
+
+    @cached_property
+    def uids(self) -> frozenset[str]:
+        return frozenset(instance.instance_uid for instance in self.instances)
+
+
+@dataclass(frozen=True)
 class JobVerdict:
     """The reason why a job ends as it begins: what was received says it all."""
 
@@ -141,6 +158,8 @@ class NewJob:
     priority: int
     instances: tuple[int, ...]  # ids of the instance versions, the newest first
     verdict: JobVerdict | None = None  # refused or held from the start
+    record: Mapping[str, object] = field(default_factory=dict)  # what is known before it runs
+    on_behalf: bool = False  # asked for a peer whose slices are part of it, not by that peer
 
 
 @dataclass(frozen=True)
@@ -178,6 +197,7 @@ class Job:
     derived_id: int | None
     derived_series_uid: str | None
     record: Mapping[str, object] = field(default_factory=dict)
+    confidence_counts: Mapping[str, int] = field(default_factory=dict)  # generated slices by word
     mark: DerivedMark = DerivedMark()  # of what it makes, once it was claimed
 
 
@@ -203,13 +223,16 @@ class Attempt:
 
 @dataclass(frozen=True)
 class DerivedInstance:
-    """One file of a derived series; `path` is relative to the folder of the series."""
+    """One result file of a job; `path` is relative to the folder of the derived series."""
 
     instance_uid: str
     sop_class_uid: str
     path: str
     digest: str  # SHA-256 of the file
     generated: bool
+    series_uid: str  # of the derived series, or of a further object
+    kind: str = "image"
+    is_supplement: bool = False  # a destination may do without it
 
 
 @dataclass(frozen=True)
@@ -263,6 +286,8 @@ class Unsent:
     offers: int  # how often it was offered to this destination before
     not_understood: int  # how often it answered A9xx or Cxxx, since it was last offered anew
     status: int | None
+    kind: str = "image"
+    is_supplement: bool = False
 
 
 @dataclass(frozen=True)
@@ -405,7 +430,9 @@ class RequestKind(StrEnum):
     ECHO = "echo"  # [destination]
     SELFTEST = "selftest"  # []
     NOTIFY = "notify"  # []: a test notice through every channel
-    PROCESS_NOW = "process_now"  # [Series UID]: close its arrivals without waiting
+    PROCESS_NOW = (
+        "process_now"  # [Series UID]: close its arrivals; with a route, process it by that
+    )
 
 
 @dataclass(frozen=True)
@@ -464,6 +491,7 @@ class NodeRequest:
     id: int
     kind: RequestKind
     subject: str
+    route: str
     who: str
     asked_at: float
     state: RequestState
@@ -647,6 +675,7 @@ class JobSummary:
     destinations: tuple[str, ...]
     sender: str
     derived_series_uid: str | None
+    confidence_counts: Mapping[str, int]  # generated slices by the word of their confidence
     subject: Subject
 
 
@@ -704,6 +733,17 @@ class Need:
     route: str
     subject: Subject
     is_gone: bool = False  # the received files of a job were removed: it cannot be done again
+
+
+@dataclass(frozen=True)
+class NeedGroup:
+    """Needs of a person for one and the same reason, the newest first."""
+
+    what: str  # job, delivery
+    state: JobState | DeliveryState
+    reason: str
+    series: int  # received series that it is about
+    needs: Page[Need]
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _is_unused(db: Connection, relative: str) -> bool:
 def _forget_missing(
     database: Database, files: Files, which: ColumnElement[bool]
 ) -> tuple[str, ...]:
-    """Rows whose file is gone: they keep UID and digest, and say that nothing is there."""
+    """Clear the path of rows whose file is gone; they keep UID and digest."""
     query = (
         select(instance.c.series_id, instance.c.path)
         .join(series, series.c.id == instance.c.series_id)

@@ -204,7 +204,7 @@ job = _table(
     _reference("series.id"),
     _reference("arrival.id"),
     Column("stack", Text, nullable=False),  # the grouping key of the stack, readable
-    Column("route", String(64), nullable=False),
+    Column("route", String(64), nullable=False, index=True),
     Column("model", String(128), nullable=False),
     Column("version", String(32), nullable=False, server_default=""),
     Column("parameters", Text, nullable=False),  # JSON: the snapshot of the route
@@ -218,6 +218,7 @@ job = _table(
     _count("cancel_requested"),
     Column("derived_id", Integer, ForeignKey("derived.id"), index=True),
     _text("record", "{}"),  # JSON: what the model reports
+    _text("confidence_counts", "{}"),  # JSON, of the record: how many slices are sure, fair, ...
     Column("requeued_by", String(64)),  # a person: it is not refused before its turn has come
     # 1: no worker takes it before the node has compared it with its route.
     _count("requeue_requested"),
@@ -288,6 +289,7 @@ derived = _table(
     *_mark(),
 )
 
+# A result file of a job; all of them are delivered, kept, shown and removed as one.
 derived_instance = _table(
     "derived_instance",
     _id(),
@@ -297,6 +299,9 @@ derived_instance = _table(
     Column("path", String(255), nullable=False),
     Column("digest", String(64), nullable=False),  # SHA-256 of the file
     Column("generated", Integer, nullable=False),
+    Column("series_uid", String(64), nullable=False),  # a kind that is no image has its own
+    Column("kind", String(32), nullable=False),  # image, presentation state, parametric map
+    _count("is_supplement"),  # 1: a destination may do without it
 )
 
 # queued -> running -> sent -> confirmed; running -> queued to try again; -> held for a permanent
@@ -318,7 +323,9 @@ OPEN_DELIVERY = _index_part(
 ENDED_DELIVERY = _index_part(
     delivery, "ended", "state NOT IN ('queued', 'running')", "state finished_at"
 )
-_index_part(delivery, "finished", "finished_at IS NOT NULL", "destination finished_at")
+FINISHED_DELIVERY = _index_part(
+    delivery, "finished", "finished_at IS NOT NULL", "destination finished_at"
+)
 
 # The ledger: the last status that the destination gave for each instance, how often it was
 # offered at all, and how often it was not understood since it was last offered anew.
@@ -428,6 +435,8 @@ request = _table(
     _id(),
     Column("kind", String(32), nullable=False),  # reload, echo, selftest, notify, process_now
     Column("subject", String(64), nullable=False, server_default=""),
+    # Of process_now: the route that the person insists on; empty: those that match.
+    Column("route", String(64), nullable=False, server_default=""),
     Column("who", String(64), nullable=False),
     _time("asked_at", index=True),
     *_states(RequestState),

@@ -43,7 +43,7 @@ TOO_OFTEN = (
     "requeue it, or cancel it."
 )
 
-REDELIVER = "; its result is sent again by redeliver"
+REDELIVER = "; use redeliver to send its result again"
 
 UNASKED: dict[str, object] = {"cancel_requested": 0, "requeue_requested": 0}
 
@@ -61,10 +61,10 @@ SEND_AGAIN = "let the sender send the series again"
 INSTEAD = {
     JobState.QUEUED: "it waits for its turn, and its result is delivered then",
     JobState.RUNNING: "it is running, and its result is delivered then",
-    JobState.REFUSED: "it was refused and has made nothing; requeue it to have it all the same",
-    JobState.FAILED: "it failed and has made nothing; requeue it",
-    JobState.HELD: "it is held and has made nothing; requeue it, or cancel it",
-    JobState.CANCELLED: "it was cancelled and has made nothing; requeue it",
+    JobState.REFUSED: "it was refused and has no result; requeue it to process it anyway",
+    JobState.FAILED: "it failed and has no result; requeue it",
+    JobState.HELD: "it is held and has no result; requeue it, or cancel it",
+    JobState.CANCELLED: "it was cancelled and has no result; requeue it",
 }
 
 _wanted = select(want.c.destination).where(want.c.job_id == job.c.id).correlate(job)
@@ -107,7 +107,7 @@ def destinations_of(db: Connection, job_id: int) -> tuple[str, ...]:
 def locked(
     db: Connection, table: Table, row_id: int, allowed: Sequence[StrEnum], what: str
 ) -> JobRow:
-    """A job or delivery that a person wants changed, if it is in a state that allows it."""
+    """Lock a job or delivery that a person wants changed; WrongState where its state forbids it."""
     query = select(table).where(table.c.id == row_id).with_for_update()
     row = db.execute(query).one_or_none()
     if row is None:
@@ -158,7 +158,7 @@ def begin_again(
 
 
 def end(db: Connection, row: JobRow, now: float, state: JobState, **values: object) -> JobState:
-    """No worker any more, and none wanted."""
+    """End a job, which no worker has any more and nobody has to do anything about."""
     change(db, row.id, **{**IDLE, **UNASKED, "state": state, "finished_at": now, **values})
     return state
 
@@ -201,7 +201,7 @@ def refuse_queued(
 def give_back(
     db: Connection, row: JobRow, now: float, outcome: str, sentence: str = ""
 ) -> JobState:
-    """Queued again, or cancelled where somebody asked for that meanwhile."""
+    """Queue a job again, or cancel it where somebody asked for that meanwhile."""
     end_attempt(db, row, now, outcome)
     if row.cancel_requested:
         return cancel(db, row, now)
@@ -212,7 +212,7 @@ def give_back(
 def die(
     db: Connection, row: JobRow, now: float, outcome: str, reason: str, sentence: str
 ) -> JobState:
-    """Count a worker's death: once more, or held where that happened too often."""
+    """Count a worker's death: queue the job once more, or hold it where that was too often."""
     deaths = row.worker_deaths + 1
     change(db, row.id, worker_deaths=deaths)
     if deaths < MOST_DEATHS or row.cancel_requested:
@@ -283,7 +283,7 @@ def cancel_undelivered(
 
 
 def end_leases(db: Connection, derived_id: int, destinations: Sequence[str]) -> None:
-    """A person wants all of it sent again: who is sending the rest of it just now stops."""
+    """Stop who is sending the rest of what a person wants sent again from the start."""
     running = and_(
         delivery.c.derived_id == derived_id,
         delivery.c.destination.in_(destinations),
@@ -339,7 +339,7 @@ def _queue(
 
 
 def check_received(db: Connection, job_id: int) -> None:
-    """The received instances that a job works on have their files."""
+    """Raise WrongState where received instances that a job works on have no files any more."""
     gone = or_(instance.c.path.is_(None), series.c.purged_at.is_not(None))  # or about to go
     query = (
         select(series.c.purged_at)
@@ -351,7 +351,7 @@ def check_received(db: Connection, job_id: int) -> None:
     if row is not None:
         raise WrongState(
             f"job {job_id}: its received files were removed{_on(row.purged_at)} (storage.keep_days "
-            f"or keep_unrouted_days) and it cannot be requeued; {SEND_AGAIN}: that asks for it anew"
+            f"or keep_unrouted_days) and it cannot be requeued; {SEND_AGAIN}: that makes a new job"
         )
 
 
@@ -369,7 +369,7 @@ def without_files(db: Connection, jobs: Collection[int]) -> frozenset[int]:
 
 
 def check_derived(db: Connection, of_job: Row[*tuple[Any, ...]]) -> None:
-    """The job has made a derived series, and its files are there."""
+    """Raise WrongState where a job has no derived series, or its files were removed."""
     job_id = of_job.id
     result = db.execute(select(derived).where(derived.c.id == of_job.derived_id)).one_or_none()
     if result is None:
@@ -379,7 +379,7 @@ def check_derived(db: Connection, of_job: Row[*tuple[Any, ...]]) -> None:
 
 
 def check_delivery(db: Connection, delivery_id: int, derived_id: int) -> None:
-    """The derived series of a delivery has its files."""
+    """Raise WrongState where the files of the derived series of a delivery were removed."""
     query = select(derived.c.purged_at).where(derived.c.id == derived_id)
     purged_at = db.execute(query).scalar_one()
     if purged_at is not None:
@@ -389,7 +389,7 @@ def check_delivery(db: Connection, delivery_id: int, derived_id: int) -> None:
 def _removed(at: float) -> str:
     return (
         f"its derived series was removed{_on(at)} (storage.keep_days) and cannot be sent; "
-        f"{SEND_AGAIN}: it is made anew and delivered"
+        f"{SEND_AGAIN}: the result is then made again and delivered"
     )
 
 

@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 PRODUCT = "midslice[evaluation,postgresql]"
 # Packages whose metadata give a whole text, a classifier or nothing, with their licence.
 NAMED = {
+    "highdicom": "MIT",
     "jinja2": "BSD-3-Clause",
     "markdown-it-py": "MIT",
     "mdurl": "MIT",

@@ -69,6 +69,7 @@ match = {{ Modality = "CT" }}
 model = "{model}"
 factor = {factor}
 destinations = {destinations}
+presentation_state = {presentation_state}
 """
 
 
@@ -78,9 +79,15 @@ def route(
     factor: int = 2,
     destinations: Sequence[str] = ("pacs",),
     more: str = "",
+    presentation_state: bool = False,  # tests of the way of a series count its slices alone
 ) -> str:
     """The text of one route."""
-    text = ROUTE.format(model=model, factor=factor, destinations=json.dumps(list(destinations)))
+    text = ROUTE.format(
+        model=model,
+        factor=factor,
+        destinations=json.dumps(list(destinations)),
+        presentation_state=json.dumps(presentation_state),
+    )
     return text + more
 
 

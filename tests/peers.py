@@ -1,22 +1,28 @@
 """Small real peers on real sockets: DCMTK, Orthanc, a scripted Storage SCP."""
 
 import os
+import re
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from socketserver import BaseServer
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
+from pynetdicom.transport import ThreadedAssociationServer
 
 from node.demo.peers import Orthanc, Program, orthanc_program
 from tests.ports import HOST, free_port
 
 SECONDS = 20.0
+NOT_ALL_STORED = 1  # the code of a program that ended well but was refused an instance
 
 
 def wait_until(
@@ -84,9 +90,19 @@ def dcmsend(
     calling: str = "DCMSEND",
     options: Sequence[str] = (),
 ) -> Finished:
-    """DCMTK's other C-STORE, which decompresses what the peer does not take."""
-    names = ["-aec", called, "-aet", calling, *options]
-    return _run(["dcmsend", "-v", *names, HOST, str(port), *files], TCP_NODELAY="0")
+    """DCMTK's other C-STORE, which decompresses what the peer does not take.
+
+    It exits with 0 however many instances are refused; its report says what became of each.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.txt"
+        names = ["-aec", called, "-aet", calling, "+crf", report, *options]
+        done = _run(["dcmsend", "-v", *names, HOST, str(port), *files], TCP_NODELAY="0")
+        text = report.read_text(encoding="utf-8") if report.exists() else ""
+    stored = len(re.findall(r"^DIMSE Status +: 0x0000 ", text, re.MULTILINE))
+    if done.code == 0 and stored < len(files):
+        return Finished(NOT_ALL_STORED, done.output + text)
+    return done
 
 
 @dataclass(frozen=True)
@@ -192,10 +208,27 @@ def scripted_scp(script: Script) -> Iterator[int]:
     for sop_class in script.sop_classes:
         entity.add_supported_context(sop_class, list(script.transfer_syntaxes))
     handlers = [(evt.EVT_C_STORE, script.answer)]
-    server = entity.start_server((HOST, 0), block=False, evt_handlers=handlers)
-    assert server is not None
+    with listening(entity, handlers) as port:
+        try:
+            yield port
+        finally:
+            script.stop.set()
+
+
+@contextmanager
+def listening(entity: AE, handlers: Sequence[Any]) -> Iterator[int]:
+    """Run the SCP of an application entity; its port."""
+    server = entity.make_server(
+        (HOST, 0), evt_handlers=list(handlers), server_class=ThreadedAssociationServer
+    )
+    # The library looks for its end twice a second, which many tests would wait for.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
     try:
         yield int(server.server_address[1])
     finally:
-        script.stop.set()
-        entity.shutdown()
+        for association in entity.active_associations:
+            association.abort()
+        BaseServer.shutdown(server)
+        server.server_close()
+        thread.join()

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from pathlib import Path
 from types import TracebackType
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -189,6 +190,19 @@ def command_set(encoded: bytes) -> dict[int, bytes]:
 def status_of(answer: dict[int, bytes]) -> int:
     """The status in a command set; -1 where there is none."""
     return int(struct.unpack("<H", answer[0x0900])[0]) if 0x0900 in answer else -1
+
+
+def rejection(answer: tuple[int, bytes]) -> tuple[int, int, int]:
+    """(result, source, reason) of an A-ASSOCIATE-RJ."""
+    kind, value = answer
+    assert kind == ASSOCIATE_RJ
+    return value[1], value[2], value[3]
+
+
+def data_set_bytes(path: Path) -> bytes:
+    """The data set of a Part 10 file: the group length of its meta information says where."""
+    whole = path.read_bytes()
+    return whole[144 + struct.unpack_from("<I", whole, 140)[0] :]
 
 
 def _command(number: int, value: bytes) -> bytes:

@@ -55,11 +55,14 @@ def new_complaints(sources: Sequence[Path], derived: Sequence[Path]) -> list[str
 
 
 def dcm2niix(folder: Path, out: Path) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """(shape, spacing) of each volume that dcm2niix makes of a folder."""
+    """(shape, spacing) of each volume of images that dcm2niix makes of a folder.
+
+    Overlay planes it writes beside them, as regions of interest.
+    """
     out.mkdir(parents=True, exist_ok=True)
     said = _run(str(DCM2NIIX), "-z", "n", "-o", str(out), str(folder))
     volumes = []
-    for path in sorted(out.glob("*.nii")):
+    for path in sorted(set(out.glob("*.nii")) - set(out.glob("*_ROI*.nii"))):
         head = path.read_bytes()[:348]
         dimensions = struct.unpack("<8h", head[40:56])
         spacing = struct.unpack("<8f", head[76:108])

@@ -68,7 +68,7 @@ def plan_gaps(geometry: Geometry, parameters: Parameters, *, reach: int) -> Sequ
         raise Unprocessable(
             Reason.NOTHING_TO_DO,
             f"The slices lie {float(geometry.gaps_mm.max()):.2f} mm apart at most, which is "
-            "already as close as asked for.",
+            "already as close as requested.",
         )
     return tuple(steps)
 

@@ -29,7 +29,7 @@ from inference.models.midslice import SHIPPED_WEIGHTS, load_network
 from inference.models.runtime import Runtime, has_fast_bfloat16
 from inference.previews import DisplayWindow, difference, uri
 from inference.request import Output
-from inference.runner import Runner
+from inference.runner import Runner, is_replaced, local_error
 from inference.training.data import PassedOver, ThinSeries
 from inference.training.leave_out import (
     LeaveOutStack,
@@ -50,7 +50,7 @@ from inference.training.metrics import (
     confidence_of,
     figures_of_cell,
 )
-from inference.trust import SliceJudge
+from inference.training.reliability import ReliabilityBand, Squares, reliability, squares_of
 from inference.volume import Plane, on_line
 
 LINEAR, DIS = "linear", "dis"
@@ -350,6 +350,7 @@ class EvaluatedCell:
     weights_sha256: str
     methods: Mapping[str, Figures]
     confidence: Confidence | None
+    reliability: tuple[ReliabilityBand, ...]  # of the map of the expected error
     gains_db: tuple[float, ...]  # of the model over linear, one a target
     panels: tuple[Panel, ...] = field(default=(), repr=False)
 
@@ -428,6 +429,7 @@ class _CellEvaluation:
         self._figures: dict[str, list[SliceFigures]] = {name: [] for name in names}
         self._noise_beside: list[float | None] = []
         self._trusted: list[TrustedSlice] = []
+        self._squares: list[tuple[Squares, Squares]] = []
         self._panels: list[Panel] = []
         self._done = 0
 
@@ -448,6 +450,7 @@ class _CellEvaluation:
                 for name, figures in self._figures.items()
             },
             confidence=confidence_of(self._trusted),
+            reliability=reliability(self._squares),
             gains_db=tuple(a.psnr_db - b.psnr_db for a, b in zip(ours, linear, strict=True)),
             panels=chosen(self._panels),
         )
@@ -462,12 +465,11 @@ class _CellEvaluation:
             near = neighbourhood(stack, gap)
             # As the node judges where nothing else is configured: of a slice that its model is
             # not sure of, it writes the best candidate without training.
-            judge = SliceJudge(Output(), stack.volume.geometry)
-            position = judge.geometry.positions[gap]
             for number, target in enumerate(targets):
                 place = TargetPlace(stack, gap, near, target.t)
                 planes = {name: method(place) for name, method in self._methods.items()}
-                written = judge.chosen(position, number, prediction).plane
+                is_classical = is_replaced(prediction, number, Output())
+                written = (prediction.classical if is_classical else prediction.planes)[number]
                 planes[self._model.name] = stack.stored(written, gap, target.t)
                 self._measure(stack, target, planes, prediction, number)
                 self._done += 1
@@ -489,12 +491,22 @@ class _CellEvaluation:
         ours, figures = planes[self._model.name], measured[self._model.name]
         if prediction.trust:
             self._trusted.append(_trusted(prediction, number, ours, truth, figures.body_mae_hu))
+            expected = _expected(prediction, number)
+            if expected is not None:
+                self._squares.append(squares_of(expected, ours, truth.plane))
         if self._options.pictures:
             shown = {name: planes[name] for name in (LINEAR, DIS, self._model.name)}
             psnr = {name: measured[name].psnr_db for name in shown}
             pictures = panel_of(truth.plane, shown, psnr)
             gain = psnr[self._model.name] - psnr[LINEAR]
             self._panels.append(Panel(target.index, gain, "", pictures))
+
+
+def _expected(prediction: Prediction, number: int) -> Plane | None:
+    """The expected error of each pixel of the slice that is written."""
+    is_classical = is_replaced(prediction, number, Output()) and prediction.classical_trust
+    trusts = prediction.classical_trust if is_classical else prediction.trust
+    return local_error(prediction, number, trusts[number])
 
 
 def _noise_beside(stack: LeaveOutStack, target: Target) -> float | None:

@@ -52,6 +52,7 @@ from inference.training.leave_out import (
     slices_left,
 )
 from inference.training.metrics import Confidence, Figures, anatomy_of
+from inference.training.reliability import ReliabilityBand
 
 T = TypeVar("T")
 
@@ -133,8 +134,16 @@ SUMMED: Mapping[str, Callable[[Summed], str]] = {
     "passed": lambda it: f"{it.passed}/{it.cells}",
     "verdict": lambda it: it.verdict,
 }
+RELIABILITY: Mapping[str, Callable[[ReliabilityBand], str]] = {
+    "said, HU": lambda it: it.name,
+    "squares": lambda it: f"{it.squares}",
+    "mean said": lambda it: f"{it.said_hu:.1f}",
+    "mean true": lambda it: f"{it.true_hu:.1f}",
+    "60 HU and more": lambda it: f"{it.far:.0%}",
+}
 COLUMNS = ("series", "cell", "method", *FIGURES)
 CONFIDENCE_COLUMNS = ("cell", *CONFIDENCE)
+RELIABILITY_COLUMNS = ("cell", *RELIABILITY)
 OVERVIEW_COLUMNS, GATE_COLUMNS = tuple(OVERVIEW), tuple(SUMMED)
 MISSED_COLUMNS = ("missed", "in", "figure", "due", "note")
 
@@ -167,6 +176,13 @@ def _cell_name(cell: EvaluatedCell) -> str:
 def confidence_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     """One row a cell of a model that says how sure it is."""
     return [(cell.kind.name, *_row(CONFIDENCE, it)) for cell in cells if (it := cell.confidence)]
+
+
+def reliability_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
+    """What the map of the expected error says, and what is true there: one row a cell and band."""
+    return [
+        (cell.kind.name, *_row(RELIABILITY, band)) for cell in cells for band in cell.reliability
+    ]
 
 
 def gate_rows(summed: Sequence[Summed]) -> list[tuple[str, ...]]:
@@ -205,6 +221,8 @@ def card(cells: Sequence[EvaluatedCell], rows: Sequence[Row]) -> str:
     if missed := missed_rows(rows):
         parts.append(markdown(MISSED_COLUMNS, missed))
     parts += [f"{sentence}\n" for sentence in not_measured(rows)]
+    if reliable := reliability_rows(cells):
+        parts.append(markdown(RELIABILITY_COLUMNS, reliable))
     parts += [markdown(COLUMNS, table_rows(shipped)), f"{LEGEND}.\n"]
     return "\n".join(parts)
 
@@ -378,6 +396,8 @@ def page_of(study: Study) -> str:
                 (cell, [row[2:] for row in table_rows([cell])], _dots(cell)) for cell in study.cells
             ],
             "confidence": confidence_rows(study.cells),
+            "RELIABILITY_COLUMNS": RELIABILITY_COLUMNS,
+            "reliability": reliability_rows(study.cells),
             "gates": summed(study.rows),
             "missed": missed_rows(study.rows),
             "not_measured": not_measured(study.rows),

@@ -4,11 +4,11 @@ import importlib.util
 import json
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from inference.request import (
     Request,
     Resources,
     Source,
+    Undersampled,
     Verdict,
 )
 from node import wording
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 DEFAULT_FACTOR = 2
 PAGE = Path("var/evaluation/index.html")
 
-Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder a patient.")]
+Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder per patient.")]
 Folds = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
 ]
@@ -53,7 +54,7 @@ Folds = Annotated[
 
 def models(
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="For models of the site.")
+        Path | None, typer.Option("--config", metavar="FILE", help="Names further models.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,31 +88,29 @@ def models(
 
 def train(
     data: Data,
-    minutes: Annotated[float, typer.Option(min=0.0, help="Of processor time.")] = 60.0,
+    minutes: Annotated[float, typer.Option(min=0.0, help="Of CPU time.")] = 60.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of --minutes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
     weights: Annotated[
         Path | None, typer.Option(help="Where to write them; else beside the checkpoint.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="An interrupted training goes on from there.")
+        Path | None, typer.Option(help="Continue an interrupted training from there.")
     ] = None,
     leave_out: Annotated[
-        list[str] | None, typer.Option(help="A patient that is not trained on but measured.")
+        list[str] | None, typer.Option(help="A patient to measure on, not to train on.")
     ] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Weights to begin from, else from nothing.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Weights to begin with; else none.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-6, max=0.1, help="At its height.")
+        float | None, typer.Option(min=1e-6, max=0.1, help="At its peak.")
     ] = None,
     adversarial: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="How hard a PatchGAN pulls beside the loss, as 0.2."),
     ] = 0.0,
 ) -> None:
-    """Train the generator; the same command on a processor and on CUDA."""
+    """Train the generator, on the CPU or with CUDA."""
     from inference.registry import choose_device
     from inference.training import train as training
 
@@ -187,11 +186,22 @@ def process(
         typer.Option(help="leave: the other gaps are filled where slices are missing."),
     ] = Output.across_missing,
     most_gap_mm: Annotated[
-        float, typer.Option("--most-gap", metavar="MM", min=0.1, help="A wider gap is held.")
+        float, typer.Option("--most-gap", metavar="MM", min=0.1, help="Hold what has a wider gap.")
     ] = Output.most_gap_mm,
+    undersampled: Annotated[
+        Undersampled,
+        typer.Option(help="hold: where gaps are over twice as wide as the slices are thick."),
+    ] = Output.undersampled,
     hold_below: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="A slice of lower confidence is held.")
+        float, typer.Option(min=0.0, max=1.0, help="Hold what has a slice of lower confidence.")
     ] = Output.hold_below,
+    presentation_state: Annotated[
+        bool,
+        typer.Option("--presentation-state", help="Write one beside the slices, as a route does."),
+    ] = False,
+    error_map: Annotated[
+        bool, typer.Option("--error-map", help="Write the map of the expected error beside them.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -202,14 +212,21 @@ def process(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a model on a folder: one derived series a stack, by the same code as in the node."""
+    """Run a model on a folder: one derived series per stack, with the same code as the node."""
     from inference.stacks import read_headers, set_aside, stacks_of
 
     _refuse_wrong_use(factor, target_spacing_mm, out)
     if target_spacing_mm is None:
         factor = factor or DEFAULT_FACTOR
     parameters = Parameters(factor, target_spacing_mm)
-    output = Output(across_missing=across_missing, most_gap_mm=most_gap_mm, hold_below=hold_below)
+    output = Output(
+        across_missing=across_missing,
+        most_gap_mm=most_gap_mm,
+        undersampled=undersampled,
+        hold_below=hold_below,
+        presentation_state=presentation_state,
+        error_map=error_map,
+    )
     request = _request(settings_or_defaults(config), model, parameters, output, out)
     headers = read_headers(files_of(folder))
     ends = _process_each(stacks_of(headers), request, shown=not as_json)
@@ -340,6 +357,7 @@ def _lines(end: StackEnd) -> list[str]:
             return [
                 f"{instances}, {generated} of them generated, in {end.folder}",
                 f"derived series {series_uid}",
+                *_confidence(record),
                 *(f"note: {note}" for note in terminal.texts(record.get("notes"))),
             ]
         case Verdict(reason, sentence, is_held):
@@ -347,6 +365,12 @@ def _lines(end: StackEnd) -> list[str]:
         case Failed(reason, sentence, frames):
             return [f"failed: {reason}: {sentence}", frames]
     return ["stopped"]
+
+
+def _confidence(record: Mapping[str, Any]) -> list[str]:
+    """One line on how many slices are sure, fair and so on, where the record says it."""
+    counts = wording.confidence(record.get("confidence_counts") or {})
+    return [f"generated slices: {counts}"] if counts else []
 
 
 def _as_json(end: StackEnd) -> dict[str, object]:
@@ -381,7 +405,7 @@ def calibrate(
     ] = None,
     folds: Folds = None,
 ) -> None:
-    """Fit gate and confidence on patients held out; write them beside the weights."""
+    """Fit gate and confidence on held-out patients; write them beside the weights."""
     _check_extra()
     from inference.training import calibrate as calibration
 
@@ -423,7 +447,7 @@ def evaluate(
     slab: Annotated[
         bool, typer.Option("--slab", help="Also with slices averaged to their gap first.")
     ] = False,
-    targets: Annotated[int, typer.Option(min=1, help="Slices predicted a series.")] = 20,
+    targets: Annotated[int, typer.Option(min=1, help="Slices predicted per series.")] = 20,
     target_list: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Slices to predict, else the product's own.")
     ] = None,
@@ -432,7 +456,7 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "cpu",
     gates: Annotated[
-        bool, typer.Option("--gates", help="Every figure due; fail where one is missed.")
+        bool, typer.Option("--gates", help="Exit with 1 where a required figure is missed.")
     ] = False,
     folds: Folds = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page with pictures.")] = PAGE,
@@ -442,7 +466,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a model on slices of thin series that were left out."""
+    """Evaluate a model on slices that were left out of thin series."""
     _check_extra()
     from inference.training import report
     from inference.training.gates import FOLDS
@@ -529,6 +553,9 @@ def _print_study(study: "Study", page: Path | None) -> None:
     terminal.say(report.LEGEND, style="dim")
     if confidence := report.confidence_rows(cells):
         terminal.print_table(report.CONFIDENCE_COLUMNS, confidence, empty="", title="Confidence")
+    if reliable := report.reliability_rows(cells):
+        title = "Map of the expected error"
+        terminal.print_table(report.RELIABILITY_COLUMNS, reliable, empty="", title=title)
     for series in study.passed_over:
         terminal.say(f"passed over: {series.name}: {series.sentence}", style="yellow")
     if page is not None:
@@ -541,7 +568,7 @@ def _fail_where_missed(study: "Study", *, quiet: bool) -> None:
     passed = gates.is_passed(study.rows)
     if not quiet:
         rows = report.gate_rows(gates.summed(study.rows))
-        nothing = "No cell has a gap or an anatomy for which a figure is due."
+        nothing = "No cell has a gap or an anatomy for which a figure is required."
         terminal.print_table(report.GATE_COLUMNS, rows, empty=nothing)
         if missed := report.missed_rows(study.rows):
             terminal.print_table(report.MISSED_COLUMNS, missed, empty="")

@@ -10,7 +10,7 @@ import typer
 
 from node import wording
 from node.commands import terminal
-from node.commands.queue import JobId, destinations
+from node.commands.queue import JobId, destinations, routes
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import UsageError
 from storage.records import RequestKind, SwitchName
@@ -24,8 +24,33 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 QUICK_SECONDS = 60.0  # a running node answers most requests within them
 
-Off = Annotated[bool, typer.Option("--off", help="Take it back.")]
+Off = Annotated[bool, typer.Option("--off", help="Undo it.")]
 SeriesUid = Annotated[str, typer.Argument(metavar="UID", help="A Series Instance UID.")]
+
+
+def init(
+    config: ConfigFile = DEFAULT_CONFIG,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a config.toml for a first node, with a comment on every key."""
+    from node.config import load
+    from node.config.reading import first
+
+    text = first()
+    try:
+        with config.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        terminal.failed(f"{config} exists already; --force overwrites it")
+    except OSError as error:
+        raise UsageError(f"{config}: {error.strerror}") from None
+    node = load(config).node
+    name = "" if config == DEFAULT_CONFIG else f" --config {config}"
+    terminal.say(
+        f"{config} is written: AE title {node.ae_title}, port {node.port}. "
+        "What is made is kept and shown, and sent nowhere until you name your PACS there."
+    )
+    terminal.say(f"Next: midslice check{name}, then midslice serve{name}.")
 
 
 def prioritise(
@@ -33,14 +58,14 @@ def prioritise(
     priority: Annotated[int, typer.Argument(help="1 first, 9 last.", min=1, max=9)],
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Put a queued job before or behind others."""
+    """Put a queued job before or after others."""
     with opened(config) as store:
         store.queue.prioritise(job_id, priority, who=user())
     terminal.say(f"Job {job_id} has priority {priority}.")
 
 
 def drain(off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Keep receiving and delivering, but start no job, until it is taken back."""
+    """Keep receiving and sending, but start no job until `--off`."""
     with opened(config) as store:
         _turn(store, SwitchName.DRAINING, "", on=not off)
     terminal.say("Jobs are started again." if off else "No job is started until `drain --off`.")
@@ -53,18 +78,18 @@ def pause(
     off: Off = False,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Send nothing to a destination, until it is taken back."""
+    """Send nothing to a destination until `--off`."""
     with opened(config) as store:
         store.config.destination(name)
         _turn(store, SwitchName.PAUSED, name, on=not off)
-    terminal.say(f"{name} is sent to again." if off else f"Nothing is sent to {name}.")
+    terminal.say(f"Sending to {name} is resumed." if off else f"Nothing is sent to {name}.")
 
 
 def never(series_uid: SeriesUid, off: Off = False, config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Make no job of a series that arrives, or will."""
+    """Never process this series, whether it is arriving or comes later."""
     with opened(config) as store:
         _turn(store, SwitchName.NEVER, series_uid, on=not off)
-    terminal.say(f"{series_uid} is {'processed as any other' if off else 'never processed'}.")
+    terminal.say(f"{series_uid} is {'processed again' if off else 'never processed'}.")
 
 
 def allow(
@@ -76,16 +101,27 @@ def allow(
     with opened(config) as store:
         _turn(store, SwitchName.ALLOWED_AE, ae_title, on=not off)
         is_any = not store.config.node.allowed_ae_titles
-    terminal.say(f"{ae_title} is {'not accepted by this any more' if off else 'accepted'}.")
+    terminal.say(f"{ae_title} is {'no longer on this list' if off else 'accepted'}.")
     if is_any:
         terminal.say("node.allowed_ae_titles is empty: every AE title is accepted in any case.")
 
 
 def process_now(
-    series_uid: SeriesUid, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False
+    series_uid: SeriesUid,
+    route: Annotated[
+        str,
+        typer.Option(
+            "--route",
+            metavar="NAME",
+            help="Process it by this route, whatever the route asks for.",
+            autocompletion=routes,
+        ),
+    ] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
 ) -> None:
-    """Close what is arriving of a series, without waiting for its quiet period."""
-    _request(config, RequestKind.PROCESS_NOW, series_uid, as_json=as_json)
+    """Close an arriving series without its quiet period, or let a route process it."""
+    _request(config, RequestKind.PROCESS_NOW, series_uid, route=route, as_json=as_json)
 
 
 def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -94,12 +130,12 @@ def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 
 
 def selftest(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Let the running node bring a made series all the way, and verify what comes out."""
+    """Let the running node process a synthetic series, and verify the result."""
     _request(config, RequestKind.SELFTEST, as_json=as_json)
 
 
 def notify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Let the running node send a test notice through every channel."""
+    """Let the running node send a test notice to every channel."""
     _request(config, RequestKind.NOTIFY, as_json=as_json)
 
 
@@ -109,11 +145,18 @@ def _turn(store: "Store", name: SwitchName, subject: str, *, on: bool) -> None:
     control.turn(store.database, time.time(), user(), name, subject, on=on)
 
 
-def _request(config: Path, kind: RequestKind, subject: str = "", *, as_json: bool) -> None:
+def _request(
+    config: Path, kind: RequestKind, subject: str = "", *, route: str = "", as_json: bool
+) -> None:
     """Put a request to the node, wait for the answer and print it; status 1 where it failed."""
+    from storage.site import control
+
     with opened(config) as store:
+        if route:
+            store.config.route(route)
         minutes = store.config.selftest.minutes if kind is RequestKind.SELFTEST else 0.0
-        request = _answered(store, kind, subject, QUICK_SECONDS + minutes * 60)
+        asked = control.ask(store.database, time.time(), user(), kind, subject, route=route)
+        request = _answered(store, asked, QUICK_SECONDS + minutes * 60)
     sentence = request.sentence or "No node has answered; is it running?"
     if as_json:
         terminal.print_json({"id": request.id, "state": request.state, "sentence": sentence})
@@ -123,11 +166,10 @@ def _request(config: Path, kind: RequestKind, subject: str = "", *, as_json: boo
         terminal.failed()
 
 
-def _answered(store: "Store", kind: RequestKind, subject: str, seconds: float) -> "NodeRequest":
+def _answered(store: "Store", request: "NodeRequest", seconds: float) -> "NodeRequest":
     """The request once a node has answered it, or as it is when the time is over."""
     from storage.site import control
 
-    request = control.ask(store.database, time.time(), user(), kind, subject)
     give_up = time.monotonic() + seconds
     while request.state == "asked" and time.monotonic() < give_up:
         time.sleep(POLL_SECONDS)

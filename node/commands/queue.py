@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from node import wording
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import NodeError, UsageError
-from storage.records import Arrival, Delivery, Job, JobState, Series
+from storage.records import Arrival, Delivery, Instance, Job, JobState, Series
 
 if TYPE_CHECKING:
     from node.config import Completion, Config
@@ -35,7 +36,8 @@ def _configured() -> "Config | None":
         return None
 
 
-def _routes() -> list[str]:
+def routes() -> list[str]:
+    """Names of routes, to complete one in a shell."""
     config = _configured()
     return [route.name for route in config.routes] if config else []
 
@@ -51,12 +53,12 @@ State = Annotated[
     typer.Option(
         "--state",
         metavar="S",
-        help="Only those: queued, running, held, ...",
+        help="Only jobs in this state: queued, running, held, ...",
         autocompletion=lambda: list(JobState),
     ),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="A reason code, as MISSING_SLICES.")]
-Route = Annotated[str, typer.Option("--route", help="Of this route.", autocompletion=_routes)]
+Route = Annotated[str, typer.Option("--route", help="Of this route.", autocompletion=routes)]
 Destination = Annotated[
     str, typer.Option("--destination", help="For this one.", autocompletion=destinations)
 ]
@@ -66,8 +68,8 @@ Accession = Annotated[str, typer.Option("--accession", help="How the number begi
 PatientId = Annotated[str, typer.Option("--patient-id", help="How the ID begins.")]
 Since = Annotated[str, typer.Option("--since", metavar="TIME", help="As 2026-03-01T07:30.")]
 Until = Annotated[str, typer.Option("--until", metavar="TIME", help="As 2026-03-01T07:30.")]
-Limit = Annotated[int, typer.Option("--limit", help="The newest so many.", min=1)]
-Offset = Annotated[int, typer.Option("--offset", help="Leave out the first so many.", min=0)]
+Limit = Annotated[int, typer.Option("--limit", help="At most this many, the newest first.", min=1)]
+Offset = Annotated[int, typer.Option("--offset", help="Skip this many.", min=0)]
 JobId = Annotated[int, typer.Argument(metavar="ID", help="The number of a job.")]
 
 
@@ -84,7 +86,7 @@ def wanted_by(options: Mapping[str, Any]) -> "Wanted":
 
 
 def note_search(store: "Store", wanted: "Wanted", total: int) -> None:
-    """Looking for a patient is an audit event here as on the pages; the words stay out of it."""
+    """Write the audit event of a look for a patient, as the pages do; the words stay out of it."""
     from storage.site.audit import FIND
 
     if wanted.of_a_patient:
@@ -124,7 +126,9 @@ def jobs(
         page = find.jobs(store.database, wanted, limit, offset)
         note_search(store, wanted, page.total)
         rows = find.jobs_with_deliveries(store.database, [line.id for line in page.lines])
-        zone = store.zone
+        arriving = store.archive.arriving() if wanted == type(wanted)() else ()
+        has_series = bool(find.find_series(store.database, type(wanted)(), limit=1).lines)
+        completion, zone = store.config.completion, store.zone
     deliveries = {job.id: of_job for job, of_job in rows}
     terminal.show(
         [job for job, _ in rows],
@@ -136,14 +140,24 @@ def jobs(
             "model",
             "queued_at",
             ("took", _took),
+            ("confidence", lambda job: wording.confidence(job.confidence_counts)),
             ("deliveries", lambda job: ", ".join(map(_delivered, deliveries[job.id]))),
             ("why", "sentence"),
         ),
         zone,
         as_json=as_json,
         document=lambda job, zone: answers.job(job, deliveries[job.id], zone),
-        empty=_no_jobs(wanted),
+        empty=_no_jobs(wanted, has_series=has_series),
     )
+    for arrival in () if as_json else arriving:
+        terminal.say(_arriving(arrival, completion), style=terminal.COLOURS["arriving"])
+
+
+def _arriving(arrival: Arrival, completion: "Completion") -> str:
+    """Tell of a series that has no job yet because it is still coming in."""
+    brought = f"{wording.count(arrival.instances, 'instance')} from {arrival.calling_ae}"
+    uid = terminal.uid_end(arrival.series_uid)
+    return f"Arriving: series {uid}, {brought}, {_complete_in(arrival, completion)}."
 
 
 def _state(job: Job) -> str:
@@ -163,12 +177,13 @@ def _delivered(delivery: Delivery) -> str:
     return f"{delivery.destination} {delivery.state} {delivery.sent}/{delivery.total}"
 
 
-def _no_jobs(wanted: "Wanted") -> str:
+def _no_jobs(wanted: "Wanted", *, has_series: bool) -> str:
     everything = type(wanted)()
     if wanted == everything:
-        return "There are no jobs."
+        listed = " `midslice series` lists what was received." if has_series else ""
+        return f"There are no jobs.{listed}"
     by_state = replace(everything, states=wanted.states)
-    return f"No job is {''.join(wanted.states)}." if wanted == by_state else "No job is such."
+    return f"No job is {''.join(wanted.states)}." if wanted == by_state else "No job matches."
 
 
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -180,16 +195,18 @@ def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = Fa
         deliveries = store.ledger.of_job(job_id)
         attempts = store.queue.attempts(job_id)
         instances = store.queue.instances(job_id)
+        senders = store.queue.senders(job_id)
     if as_json:
-        terminal.print_json(answers.job_in_full(row, deliveries, attempts, instances, zone))
+        whole = answers.job_in_full(row, deliveries, attempts, instances, senders, zone)
+        terminal.print_json(whole)
         return
-    _print_facts(row, len(instances), zone)
+    _print_facts(row, len(instances), senders, zone)
     columns = (("attempt", "number"), "worker", "started_at", "ended_at", "outcome", "detail")
-    terminal.tabulate(attempts, columns, zone, empty="It was not attempted yet.")
+    terminal.tabulate(attempts, columns, zone, empty="It has not been tried yet.")
     _print_deliveries(deliveries, zone)
 
 
-def _print_facts(job: Job, instances: int, zone: tzinfo | None) -> None:
+def _print_facts(job: Job, instances: int, senders: Sequence[str], zone: tzinfo | None) -> None:
     parameters = (f"{k} = {v}" for k, v in job.parameters.items() if v not in (None, ""))
     terminal.print_facts(
         [
@@ -198,11 +215,14 @@ def _print_facts(job: Job, instances: int, zone: tzinfo | None) -> None:
             ("why", " ".join(text for text in (job.reason, job.sentence) if text)),
             ("series", job.series_uid),
             ("stack", job.stack),
+            ("senders", ", ".join(senders)),
             ("instances", instances),
+            ("set aside", " ".join(wording.set_aside(job.record))),
             ("route", f"{job.route}, priority {job.priority}"),
             ("model", f"{job.model} {job.version}".strip()),
             ("parameters", ", ".join(parameters)),
             ("derived series", job.derived_series_uid),
+            ("confidence", wording.confidence(job.confidence_counts)),
             ("notes", "; ".join(terminal.texts(job.record.get("notes")))),
             ("queued", terminal.when(job.queued_at, zone)),
             ("started", terminal.when(job.started_at, zone)),
@@ -238,26 +258,25 @@ def series(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Received series, newest first; each filter that is given must hold."""
+    """All of one series; or received series, newest first, where each filter given holds."""
+    if series_uid:
+        _show_series(series_uid, config, as_json=as_json)
+        return
     from node.web.api import answers
+    from storage.queries import find
 
     wanted = wanted_by(context.params)
     with opened(config) as store:
-        rows = _received(store, series_uid, wanted, limit, offset)
+        page = find.find_series(store.database, wanted, limit, offset)
+        note_search(store, wanted, page.total)
+        rows = store.archive.series_of([line.subject.series_id for line in page.lines])
         arriving = {arrival.series_id: arrival for arrival in store.archive.arriving()}
-        jobs = {row.id: store.queue.of_series(row.id) for row in rows} if series_uid else {}
         completion, zone = store.config.completion, store.zone
-
-    def document(row: Series, zone: tzinfo | None) -> object:
-        facts = answers.plain(row, answers.SERIES, zone)
-        return facts | {"jobs": [job.id for job in jobs[row.id]]} if series_uid else facts
 
     def note(row: Series) -> str:
         if row.id in arriving:
             return _complete_in(arriving[row.id], completion)
-        if row.purged_at is not None:
-            return f"files gone {terminal.when(row.purged_at, zone)}"
-        return ", ".join(f"job {job.id}" for job in jobs.get(row.id, ()))
+        return _purged(row, zone)
 
     terminal.show(
         rows,
@@ -273,25 +292,129 @@ def series(
         ),
         zone,
         as_json=as_json,
-        document=document,
-        empty="Nothing was received yet.",
+        document=lambda row, zone: answers.plain(row, answers.SERIES, zone),
+        empty="Nothing has been received yet.",
     )
 
 
-def _received(
-    store: "Store", series_uid: str, wanted: "Wanted", limit: int, offset: int
-) -> Sequence[Series]:
-    """The series of that UID, else those of a page of the list."""
-    from storage.queries import find
+def _purged(row: Series, zone: tzinfo | None) -> str:
+    return f"files gone {terminal.when(row.purged_at, zone)}" if row.purged_at is not None else ""
 
-    if not series_uid:
-        page = find.find_series(store.database, wanted, limit, offset)
-        note_search(store, wanted, page.total)
-        return store.archive.series_of([line.subject.series_id for line in page.lines])
-    rows = store.archive.series_by_uid(series_uid)
-    if not rows:
-        terminal.failed(f"no series {series_uid} was received")
-    return rows
+
+@dataclass(frozen=True)
+class WholeSeries:
+    """A received series in one study, with all that belongs to it."""
+
+    row: Series
+    arrivals: tuple[Arrival, ...]  # the newest first
+    instances: tuple[Instance, ...]  # all versions
+    jobs: tuple[Job, ...]
+    stacks: tuple[tuple[str, int], ...]  # name and number of slices; empty where no file is kept
+    why: str  # no job was made of it; empty where one was, or it is still arriving
+
+    def document(self, zone: tzinfo | None) -> object:
+        from node.web.api import answers
+
+        arrival = "calling_ae called_ae state first_at last_at completed_at instances"
+        return answers.plain(self.row, answers.SERIES, zone) | {
+            "jobs": [job.id for job in self.jobs],
+            "why": self.why,
+            "stacks": [{"stack": name, "slices": count} for name, count in self.stacks],
+            "arrivals": [answers.plain(it, arrival, zone) for it in self.arrivals],
+            "versions": [
+                answers.plain(it, answers.INSTANCE, zone) | {"kept": it.path is not None}
+                for it in self.instances
+            ],
+        }
+
+
+def _show_series(series_uid: str, config: Path, *, as_json: bool) -> None:
+    with opened(config) as store:
+        rows = store.archive.series_by_uid(series_uid)
+        if not rows:
+            terminal.failed(f"no series {series_uid} was received")
+        whole = [_whole(store, row) for row in rows]
+        completion, zone = store.config.completion, store.zone
+    if as_json:
+        terminal.print_json([series.document(zone) for series in whole])
+        return
+    for series in whole:
+        _print_series(series, completion, zone)
+
+
+def _whole(store: "Store", row: Series) -> WholeSeries:
+    from node.rules.reasons import why_no_job
+
+    of_uid = store.archive.arrivals_of(row.series_uid)
+    arrivals = tuple(arrival for arrival in of_uid if arrival.series_id == row.id)
+    instances = store.archive.instances_of(row.id)
+    jobs = store.queue.of_series(row.id)
+    is_arriving = any(arrival.completed_at is None for arrival in arrivals)
+    newest = arrivals[0] if arrivals else None
+    why = "" if jobs or is_arriving else why_no_job(newest, masked=True)
+    return WholeSeries(row, arrivals, instances, jobs, _stacks(store, instances), why)
+
+
+def _stacks(store: "Store", instances: Sequence[Instance]) -> tuple[tuple[str, int], ...]:
+    from inference.stacks import read_headers, stacks_of
+    from node.work.jobs import sources
+
+    headers = read_headers(sources(instances, store.files))
+    return tuple((stack.key, len(stack)) for stack in stacks_of(headers))
+
+
+def _print_series(series: WholeSeries, completion: "Completion", zone: tzinfo | None) -> None:
+    _print_series_facts(series, zone)
+    stacks = (("stack", lambda it: it[0]), ("slices", lambda it: it[1]))
+    terminal.tabulate(
+        series.stacks,
+        stacks,
+        zone,
+        empty="No stack: none of its files is kept and readable.",
+    )
+    arrivals: tuple[terminal.Column[Arrival], ...] = (
+        ("from", "calling_ae"),
+        ("to", "called_ae"),
+        "instances",
+        "first_at",
+        "last_at",
+        ("complete", lambda arrival: _completion(arrival, completion, zone)),
+    )
+    terminal.tabulate(series.arrivals, arrivals, zone, empty="No peer is known to have brought it.")
+    jobs: tuple[terminal.Column[Job], ...] = (
+        ("job", "id"),
+        ("state", _state),
+        "route",
+        "stack",
+        "queued_at",
+        ("took", _took),
+        ("why", "sentence"),
+    )
+    terminal.tabulate(series.jobs, jobs, zone, empty="There are no jobs of it.")
+
+
+def _print_series_facts(series: WholeSeries, zone: tzinfo | None) -> None:
+    row = series.row
+    further = len(series.instances) - row.instances
+    more = f", and {wording.count(further, 'further version')}" if further > 0 else ""
+    terminal.print_facts(
+        [
+            ("series", row.series_uid),
+            ("study", row.study_uid),
+            ("what", f"{row.modality} {row.description}".strip()),
+            ("instances", f"{row.instances}{more}, {wording.size(row.bytes)}"),
+            ("files", _purged(row, zone)),
+            ("no job", series.why),
+        ]
+    )
+
+
+def _completion(arrival: Arrival, completion: "Completion", zone: tzinfo | None) -> str:
+    from node.rules.completion import because
+
+    if arrival.completed_at is None:
+        return _complete_in(arrival, completion)
+    return f"{terminal.when(arrival.completed_at, zone)}. {because(arrival.evidence)}"
 
 
 def _complete_in(arrival: Arrival, completion: "Completion") -> str:
@@ -302,7 +425,7 @@ def _complete_in(arrival: Arrival, completion: "Completion") -> str:
 
 
 def requeue(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Queue a refused, failed, held or cancelled job again; by its route as it is now."""
+    """Queue a refused, failed, held or cancelled job again, with its route as it is now."""
     with opened(config) as store:
         store.queue.requeue(job_id, who=user())
         _print_changed(store, job_id, "is queued again", as_json=as_json)

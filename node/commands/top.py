@@ -33,11 +33,11 @@ OF_A_JOB = (
 
 def top(
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Between two looks.", min=0.2, max=3600.0)
+        float, typer.Option("--seconds", help="Time between two updates.", min=0.2, max=3600.0)
     ] = 1.0,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Watch the node; q or Ctrl-C quits. Where the output is no terminal, one look is printed."""
+    """Watch the node; q or Ctrl-C quits. If the output is not a terminal, it is printed once."""
     console = terminal.console()
     with opened(config) as store:
         if not console.is_terminal:
@@ -52,7 +52,7 @@ def top(
 
 
 def screen(store: "Store", now: float) -> Group:
-    """Everything at one moment. No patient attribute: a terminal stands where people pass by."""
+    """Draw everything at one moment, without a patient attribute: people pass by a terminal."""
     return Group(
         _head(store, now),
         _needing(store),
@@ -64,7 +64,7 @@ def screen(store: "Store", now: float) -> Group:
 
 
 def _head(store: "Store", now: float) -> Text:
-    """One line: does the node live, is it drained, is there room."""
+    """The head line: whether the node lives, is drained, has room."""
     from node import health
     from storage.site import control
 

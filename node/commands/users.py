@@ -61,7 +61,7 @@ def list_users(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> 
         zone,
         as_json=as_json,
         document=lambda user, zone: answers.plain(user, answers.USER, zone),
-        empty="There is no user: the pages answer this machine only.",
+        empty="There is no user: the pages answer only to this machine.",
     )
 
 
@@ -164,7 +164,7 @@ def _role(name: str) -> Role:
 
 
 def _password() -> str:
-    """Typed twice, unseen; from a script the first line of standard input."""
+    """A password typed twice, unseen; from a script the first line of standard input."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     first = getpass.getpass("Password: ")

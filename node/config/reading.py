@@ -1,6 +1,7 @@
 """From the text of config.toml to its values; a mistake is one line, and all are shown at once."""
 
 import json
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from node.config.sections import MEASURES, SENDER, Condition, Config, Route, Sec
 from node.errors import ConfigError
 
 DEFAULT_PATH = Path("config.toml")
+SHIPPED = Path(__file__).with_name("shipped.toml")  # the config.toml of the source
+ONE_PACS = "# Your PACS: enter it, take the # away, and name it in destinations of the route.\n"
 KINDS = get_type_hints(Config).items()
 LISTS: Mapping[str, type[Section]] = {  # written [[name]]; in Config the plural
     name.removesuffix("s"): get_args(kind)[0] for name, kind in KINDS if get_origin(kind) is tuple
@@ -34,6 +37,19 @@ def load(path: Path = DEFAULT_PATH) -> Config:
     if problems:
         raise ConfigError(*(f"{path}: {problem}" for problem in problems))
     return config
+
+
+def first() -> str:
+    """Write the text of the configuration of a first node: its results are kept, and sent nowhere.
+
+    It is the shipped one, with a destination to fill in: one that nobody has is only in the way.
+    """
+    before, head, after = SHIPPED.read_text(encoding="utf-8").partition("[[destination]]\n")
+    table, end, rest = after.partition("\n\n")
+    lines = (head + table).splitlines()
+    commented = "".join(f"{'' if line.startswith('#') else '# '}{line}\n" for line in lines)
+    route = re.sub(r'^destinations = \["pacs"\]( *)', r"destinations = []\1", rest, flags=re.M)
+    return f"{before}{ONE_PACS}{commented}\n{route}"
 
 
 def defaults(folder: Path) -> Config:
@@ -273,7 +289,7 @@ def _senders(config: Config) -> Iterator[str]:
         if count > 1:
             yield (
                 f'destination: {count} destinations have the AE title "{title}", so that '
-                f'"{SENDER}" could mean each of them; leave it to one'
+                f'"{SENDER}" could mean each of them; keep it for one of them'
             )
 
 

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from inference.request import AcrossMissing, Output, Parameters, SliceThickness
+from inference.request import AcrossMissing, Output, Parameters, SliceThickness, Undersampled
 from node.errors import UsageError
 
 SENDER = "sender"  # the destination whose AE title is the one that brought the series
@@ -455,8 +455,12 @@ class Route(Section):
     )
     across_missing: AcrossMissing = Field(Output.across_missing, description='"hold" or "leave"')
     most_gap_mm: AboveZero = Output.most_gap_mm
+    undersampled: Undersampled = Field(Output.undersampled, description='"process" or "hold"')
     classical_below: Share = Output.classical_below
     hold_below: Share = Output.hold_below
+    overlay: Flag = Output.overlay
+    presentation_state: Flag = Output.presentation_state
+    error_map: Flag = Output.error_map
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")
     destinations: tuple[str, ...] = Field(
         strict=False, description="a list of names of destinations; [] is shadow mode"
@@ -530,6 +534,13 @@ class Config(Section):
                 return destination
         names = ", ".join(entry.name for entry in self.destinations) or "none is configured"
         raise UsageError(f"unknown destination '{name}'; there are: {names}")
+
+    def route(self, name: str) -> Route:
+        for route in self.routes:
+            if route.name == name:
+                return route
+        names = ", ".join(entry.name for entry in self.routes) or "none is configured"
+        raise UsageError(f"unknown route '{name}'; there are: {names}")
 
     def reloaded(self, read: "Config") -> "Config":
         """This configuration with everything of `read` that may change at run time."""

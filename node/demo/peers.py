@@ -109,7 +109,7 @@ def _associate(paths: Sequence[Path], peer: DicomAddress) -> Association:
         association.abort()
         raise DemoError(f"{peer.ae_title} takes no images as the scanner encodes them")
     if not association.is_established:
-        raise DemoError(f"{peer.ae_title} on port {peer.port} took no association")
+        raise DemoError(f"{peer.ae_title} on port {peer.port} accepted no association")
     return association
 
 

@@ -36,6 +36,7 @@ from node.second_opinion import Check, ImageSeries, models, verify
 from storage.database import Database
 from storage.errors import StorageError
 from storage.jobs import Queue
+from storage.leases import Holder
 
 DATA = Path(__file__).with_name("data")
 # Deadlines, long enough for a slow machine; together under ten minutes.
@@ -145,7 +146,7 @@ class DemoConsole:
         table.add_column(style="dim", overflow="fold")
         for check in checks:
             word = Text("✓ ok", "green") if check.ok else Text("✕ fault", "bold red")
-            table.add_row(word, Text(check.name), Text(check.found))
+            table.add_row(word, Text(check.name), Text(check.detail))
         self._console.print()
         self._console.print(table)
 
@@ -293,7 +294,7 @@ class _RunningDemo:
     def follow(self) -> None:
         """Wait for each step of the node; what is taken from its log are the times alone."""
         node, screen, quiet_seconds = self.node, self.screen, self.settings.quiet_seconds
-        with screen.working("The node waits whether more slices come"):
+        with screen.working("The node waits for further slices"):
             complete = node.wait("series complete", quiet_seconds + COMPLETE_SECONDS)
             if complete["jobs"] == 0:
                 raise DemoError("the series is complete, but no route asks for it", node.child)
@@ -303,29 +304,29 @@ class _RunningDemo:
         with screen.counting(text, 100, "%") as count, _percent(self.folder, job) as percent:
             poll = _every(0.5, lambda: count(percent()))
             slices = node.wait("job succeeded", JOB_SECONDS, poll=poll)["instances"]
-        screen.done(f"Model: a derived series of {slices} slices, verified by the node")
+        screen.done(f"Model: {slices} result files, verified by the node")
         with screen.counting("The node sends to PACS", slices) as count:
             poll = _every(0.3, lambda: count(sum(self.pacs.series().values()) - len(self.paths)))
             node.wait("delivery sent", DELIVERY_SECONDS, poll=poll)
-        screen.done(f"Delivery: {slices} slices sent to the PACS")
+        screen.done(f"Delivery: {slices} result files sent to the PACS")
 
     def result(self, moments: Mapping[str, float]) -> DemoResult:
         """Read the derived series back from the PACS, check it and compare it."""
         received, is_linear = self.received, self.settings.model_used == "linear"
         with self.screen.working("Reading the derived series back from the PACS and checking it"):
             stored = dict(self.pacs.series())
-            others = [uid for uid in stored if uid != received.series_uid]
-            if not others:
+            (succeeded,) = self.node.find("job succeeded")
+            derived_uid = str(succeeded.get("derived_series_uid"))
+            if derived_uid not in stored:
                 raise DemoError("the PACS holds no derived series", self.node.child)
-            paths = peers.retrieve(self.pacs, others[0], self.folder / "derived")
+            paths = peers.retrieve(self.pacs, derived_uid, self.folder / "derived")
             derived = ImageSeries.read(paths)
             acquired = _acquired(received)
             compared = report.compare(received, derived, acquired)
-            (succeeded,) = self.node.find("job succeeded")
-            expected = {received.series_uid: len(received)}
-            expected |= {str(succeeded.get("derived_series_uid")): len(derived)}
+            expected = {received.series_uid: len(received), derived_uid: len(derived)}
+            objects = int(str(succeeded["instances"])) - len(derived)
             checks = (
-                _in_the_pacs(stored, expected),
+                _in_the_pacs(stored, expected, objects),
                 *verify(received, derived, target_spacing_mm=self.settings.target_spacing_mm),
                 compared.check(must_gain=not is_linear),
             )
@@ -349,14 +350,17 @@ class _RunningDemo:
 def _percent(folder: Path, job: int) -> Iterator[Callable[[], int]]:
     """The progress of a job as every command of the node sees it: in the database."""
     with closing(Database.for_folder(folder / "node")) as database:
-        queue = Queue(database, time.time, node="demo", lease_seconds=1.0)  # it only reads
+        queue = Queue(database, Holder("demo", time.time, 1.0))  # it only reads
         yield lambda: round(100 * queue.get(job).progress)
 
 
-def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int]) -> Check:
-    counts = " and ".join(map(str, stored.values()))
-    content = f"{len(stored)} series in the study: {counts} slices"
-    return Check("The PACS holds both series, nothing else", stored == expected, content)
+def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int], objects: int) -> Check:
+    """Both series, and as many objects beside them as the job made, each in a series of its own."""
+    counts = " and ".join(str(count) for uid, count in stored.items() if uid in expected)
+    content = f"{len(stored)} series in the study: {counts} slices, {objects} objects beside them"
+    beside = [count for uid, count in stored.items() if uid not in expected]
+    ok = expected.items() <= stored.items() and beside == [1] * objects
+    return Check("The PACS holds both series and their objects, nothing else", ok, content)
 
 
 def _phases(moments: Mapping[str, float]) -> tuple[TimelinePhase, ...]:

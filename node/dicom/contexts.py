@@ -7,10 +7,6 @@ from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-# Made once; names this product to its peers.
-IMPLEMENTATION_CLASS_UID = "2.25.325768640810522559529963777536575032985"
-IMPLEMENTATION_VERSION_NAME = "MIDSLICE_0_1_0"  # at most 16 characters: PS3.7 D.3.3.2.4
-
 MAX_PDU_BYTES = 131072
 MAX_CONTEXTS = 128  # ids are the odd numbers from 1 to 255: PS3.8 9.3.2.2
 

@@ -1,6 +1,7 @@
 """Answers C-STORE requests; nothing else in the node returns a DIMSE status."""
 
 import logging
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -67,6 +68,10 @@ UIDS = {
     SERIES_UID: "Series Instance UID",
     INSTANCE_UID: "SOP Instance UID",
 }
+
+CONFORMANT_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+# The walk goes on behind the Series Instance UID until it has these: elements may lie in any order.
+NEEDED = frozenset({*UIDS, PATIENT_NAME, PATIENT_ID})
 
 Keep = Callable[[Received, Peer, Path], object]
 
@@ -136,9 +141,9 @@ def check_match(received: Received, request: C_STORE) -> None:
 def _uid(values: Mapping[int, bytes], tag: int) -> str:
     uid = uid_of(values.get(tag, b""))
     if not uid:
-        raise Refusal(UID_INVALID, f"{UIDS[tag]}: 1-64 of 0-9 and .", tag)
-    # PS3.5 9.1 forbids these; old scanners send them, and they identify as well as any other.
-    if any(not part or (part[0] == "0" and part != "0") for part in uid.split(".")):
+        raise Refusal(UID_INVALID, f"{UIDS[tag]}: 1-64 letters, digits and . - _", tag)
+    # PS3.5 9.1 forbids others; old scanners send them, and they identify as well as any.
+    if not CONFORMANT_UID.fullmatch(uid):
         logger.warning("unusual UID", extra={"uid": uid, "attribute": UIDS[tag]})
     return uid
 
@@ -227,12 +232,23 @@ class _Walk:
     def values(self) -> dict[int, bytes]:
         self._detect_encoding()
         values: dict[int, bytes] = {}
-        while (element := self._next(self._implicit)) and element.tag <= SERIES_UID:
-            if element.tag in WANTED and element.length <= MAX_VALUE_BYTES:
+        try:
+            self._collect(values)
+        except Unreadable:
+            if not values.keys() >= UIDS.keys():
+                raise
+        return values
+
+    def _collect(self, values: dict[int, bytes]) -> None:
+        """Add the wanted attributes; of one that comes twice the first with a value counts."""
+        while element := self._next(self._implicit):
+            if element.tag > SERIES_UID and values.keys() >= NEEDED:
+                return
+            is_wanted = element.tag in WANTED and not values.get(element.tag, b"").strip(b"\0 ")
+            if is_wanted and element.length <= MAX_VALUE_BYTES:
                 values[element.tag] = self._read(element.length)
             else:
                 self._skip(element)
-        return values
 
     def _detect_encoding(self) -> None:
         """Tell by the first element: some peers send Implicit VR in an Explicit VR context."""
@@ -246,7 +262,7 @@ class _Walk:
         """The next element's start; None at the end of the data set."""
         self._elements += 1
         if self._elements > MAX_ELEMENTS:
-            raise Unreadable("too many elements before the Series UID")
+            raise Unreadable("too many elements")
         head = self._stream.read(8)
         if not head:
             return None
@@ -260,10 +276,30 @@ class _Walk:
         if vr in SHORT_VRS:
             return Element(tag, struct.unpack_from(self._order + "H", head, 6)[0], implicit)
         if vr not in LONG_VRS:
-            raise Unreadable(f"({group:04X},{number:04X}) has no value representation")
+            return self._of_unknown_form(tag, head)
         length = struct.unpack(self._order + "I", self._read(4))[0]
         # PS3.5 6.2.2: what is in a UN of undefined length is encoded with Implicit VR.
         return Element(tag, length, implicit=vr == b"UN")
+
+    def _of_unknown_form(self, tag: int, head: bytes) -> Element:
+        """An element whose value representation says nothing of its length.
+
+        The form that another element follows counts; PS3.5 7.1.2 gives those to come 32 bits.
+        """
+        at, vr = self._stream.tell(), head[4:6]
+        long = self._stream.read(4)
+        (short,) = struct.unpack_from(self._order + "H", head, 6)
+        forms = [(at, short, False), (at, *struct.unpack_from(self._order + "I", head, 4), True)]
+        if head[6:8] == b"\0\0" and len(long) == 4:
+            form = (at + 4, *struct.unpack(self._order + "I", long), False)
+            forms.insert(0 if vr.isalpha() and vr.isupper() else 1, form)
+        for value_at, length, implicit in forms:
+            self._stream.seek(value_at + length)
+            following = self._stream.read(8)
+            self._stream.seek(value_at)
+            if following[4:6] in VRS:
+                return Element(tag, length, implicit)
+        raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no value representation")
 
     def _skip(self, element: Element) -> None:
         if element.length != UNDEFINED:

@@ -17,9 +17,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
 
+from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.contexts import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
     MAX_PDU_BYTES,
     accepted_contexts,
     context_name,
@@ -451,7 +450,7 @@ class _Accepted(AcceptedAssociation):
         if abort.by == "node" and abort.source == 0:
             return "node", "the node stops"
         if abort.by == "node":
-            return "node", "what the peer sent is no DICOM message"
+            return "node", "the peer sent something that is not a DICOM message"
         return abort.by, abort_text(abort.source, abort.reason)
 
 

@@ -14,9 +14,8 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.contexts import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
     MAX_CONTEXTS,
     MAX_PDU_BYTES,
     UNCOMPRESSED,
@@ -194,7 +193,7 @@ def _send_all(
         answered(file, status, comment_of(answer))
         if status is None:
             silent = time.monotonic() - began >= timeouts.answer
-            what = "does not answer any more" if silent else _end(association)
+            what = "no longer answers" if silent else _end(association)
             done = f" after {count} of {len(files)} instances"
             return SendResult(Outcome.RETRY, f"{peer.ae_title} {what}{done}.")
     return SendResult(Outcome.STORED)
@@ -207,7 +206,7 @@ def _end(association: Association) -> str:
         return "ended the association"
     if abort.by == "peer":
         return f"aborted the association ({abort_text(abort.source, abort.reason)})"
-    return "sent what is no DICOM message, so the node aborted the association"
+    return "sent something that is not a DICOM message, so the node aborted the association"
 
 
 def _offer(association: Association, file: Outgoing, *, message_id: int) -> Dataset:

@@ -1,4 +1,8 @@
-"""DIMSE statuses and association rejections: their names, and the sender's next step."""
+"""DIMSE statuses and association rejections: their names, and what the node does on each.
+
+`node/work/deliver.py` carries out what the tables say of an answer that the node gets. What it
+answers itself is decided in `node/dicom/handlers.py`.
+"""
 
 from enum import StrEnum
 
@@ -36,6 +40,18 @@ C_STORE_OUTCOMES = (
     (0xC000, 0xCFFF, Outcome.FEW_RETRIES),  # often a database that was down
     (0x0000, 0xFFFF, Outcome.REFUSED),
 )
+
+
+# What a delivery does after an answer; the delays grow from delivery.retry_seconds on.
+BEHAVIOUR = {
+    Outcome.STORED: "Stored; a warning is kept with the instance.",
+    Outcome.RETRY: "Tried again, with growing delays, until the delivery is given up and held.",
+    Outcome.STORED_IF_OURS: "Stored where the node has offered this instance there before, else "
+    "the delivery is held.",
+    Outcome.FEW_RETRIES: "Tried again three times, after 1, 5 and 30 minutes; then held.",
+    Outcome.REFUSED: "The delivery is held at once: a person decides.",
+}
+FEW_RETRY_SECONDS = (60.0, 300.0, 1800.0)
 
 
 def outcome(status: int) -> Outcome:
@@ -109,8 +125,8 @@ REJECTIONS = {
     (USER, 7): "It does not answer to the called AE title {called}: correct it here.",
     (PROVIDER_ACSE, 1): "It gives no reason.",
     (PROVIDER_ACSE, 2): "It does not support this version of the protocol.",
-    (PROVIDER_PRESENTATION, 1): "It is congested for the moment.",
-    (PROVIDER_PRESENTATION, 2): "It has as many associations as it takes.",
+    (PROVIDER_PRESENTATION, 1): "It is congested at the moment.",
+    (PROVIDER_PRESENTATION, 2): "It already has as many associations as it allows.",
 }
 
 

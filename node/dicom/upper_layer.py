@@ -43,9 +43,10 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
-from node.dicom.contexts import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, with_ids
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
+from storage.records import UID_CHARACTERS
 
 if TYPE_CHECKING:
     from pynetdicom.dimse import _QueueItem
@@ -116,6 +117,7 @@ LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it s
 
 AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
 MEDIUM = 0
+KEPT_UID = re.compile(f"[{UID_CHARACTERS}]{{1,64}}".encode())
 NO_UID = "0.0"  # stands in for a UID that the library could not carry; never kept or answered
 
 # What the library and pydicom raise on bytes that are no DIMSE message.
@@ -369,12 +371,9 @@ class Refusal(Exception):
 
 
 def uid_of(value: bytes) -> str:
-    """A UID without its padding, if it is one that the node stores, else an empty string.
-
-    Wider than PS3.5 9.1, which old scanners break: 1 to 64 of the right characters will do.
-    """
-    stripped = value.rstrip(b"\0 ")
-    return stripped.decode("ascii") if re.fullmatch(rb"[0-9.]{1,64}", stripped) else ""
+    """A UID without its padding, if it is one that the node stores, else an empty string."""
+    stripped = value.strip(b"\0 ")
+    return stripped.decode("ascii") if KEPT_UID.fullmatch(stripped) else ""
 
 
 # Their data sets do not begin with a little endian element.
@@ -435,7 +434,7 @@ class Incoming(BytesIO):
         return len(data)
 
     def _kept_start(self, data: bytes) -> bytes:
-        """What is to be written by now of the start of the data set."""
+        """The part of the start of the data set that can be written by now."""
         assert self._start is not None
         self._start += data
         while self._start.startswith(META_GROUP) and len(self._start) >= LONGEST_ELEMENT_HEAD:
@@ -572,7 +571,7 @@ def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
         problem = Refusal(SOP_CLASS_NOT_SUPPORTED, comment, AFFECTED_SOP_CLASS)
         command.add_new(AFFECTED_SOP_CLASS, "UI", CTImageStorage)
     if not uid_of(_raw(command, AFFECTED_SOP_INSTANCE)):
-        comment = "Affected SOP Instance UID: 1-64 of 0-9 and ."
+        comment = "Affected SOP Instance UID: 1-64 letters, digits and . - _"
         problem = Refusal(UID_INVALID, comment, AFFECTED_SOP_INSTANCE)
         command.add_new(AFFECTED_SOP_INSTANCE, "UI", NO_UID)
     return problem

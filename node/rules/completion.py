@@ -59,7 +59,7 @@ def because(evidence: Evidence) -> str:
         case Rule.QUIET:
             closed = f"No further instance came for {seconds:.1f} s"
         case Rule.OPEN_LIMIT:
-            closed = f"No further instance came for {seconds:.1f} s, though an association is open"
+            closed = f"No further instance came for {seconds:.1f} s, but an association is open"
         case Rule.CLOCK:
             closed = "The clock was set back, so that the quiet period could not be measured"
         case Rule.ASKED:

@@ -2,13 +2,19 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from node.config import SENDER, Condition, Destination, Route
 
 GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
+# The attributes that routes are written with most; none of them is a patient's.
+USUAL = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
+# What a route may ask for that says nothing of a patient; "" stands for AE titles.
+OPEN = frozenset((*USUAL, *GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
+
+MOST_SHOWN = 64  # characters of a received value in a sentence
 
 Values: TypeAlias = Sequence[object]  # of one attribute; empty = absent or without a value
 
@@ -39,24 +45,40 @@ class StackMeasures(Protocol):
 
 
 @dataclass(frozen=True)
+class Objection:
+    """One condition of a route that does not hold."""
+
+    sentence: str
+    key: str = ""  # of the route's conditions; empty: its AE titles
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """The answer of a route to a stack. The sentence may repeat attributes: for pages, not logs."""
+    """The answer of a route to a stack. It may repeat attributes: for pages, not for logs."""
 
     route: str
-    matches: bool
-    sentence: str
-    key: str = ""  # the condition that speaks against it; empty: its AE titles, or nothing
+    objections: tuple[Objection, ...]
+    note: str = "All its conditions hold."  # where it takes the stack
+
+    @property
+    def matches(self) -> bool:
+        """True where the route takes the stack."""
+        return not self.objections
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Everything that speaks against the route; else that nothing does."""
+        return tuple(objection.sentence for objection in self.objections) or (self.note,)
+
+    @property
+    def sentence(self) -> str:
+        """The same as one text."""
+        return " ".join(self.sentences)
 
 
 def explain(routes: Iterable[Route], candidate: "Candidate") -> tuple[Explanation, ...]:
-    """For each route whether it takes the stack, and the first thing that speaks against it."""
-    return tuple(_explained(route, candidate.objection(route)) for route in routes)
-
-
-def _explained(route: Route, objection: "Objection | None") -> Explanation:
-    if objection is None:
-        return Explanation(route.name, True, "Everything that it asks for holds.")
-    return Explanation(route.name, False, objection.sentence, objection.key)
+    """For each route whether it takes the stack, and everything that speaks against it."""
+    return tuple(Explanation(route.name, tuple(candidate.objections(route))) for route in routes)
 
 
 def explain_stack(
@@ -90,11 +112,31 @@ def explain_stack(
 
 def _left_out(explanation: Explanation, route: Route) -> Explanation:
     """Say which conditions were not asked of what has no gap."""
-    left = [name for name in GEOMETRIC if name in route.match]
-    if not (left and explanation.matches):
+    names = [name for name in GEOMETRIC if name in route.match]
+    if not names:
         return explanation
-    sentence = f"All else that it asks for holds; without a stack there is no {left[0]}."
-    return replace(explanation, sentence=sentence)
+    unchecked = f"the instances form no stack, so {' and '.join(names)} cannot be checked."
+    return replace(explanation, note=f"All its other conditions hold; {unchecked}")
+
+
+def kept_objections(evidence: Mapping[str, object], *, masked: bool) -> dict[str, tuple[str, ...]]:
+    """The objections to each route when an arrival was complete, in sentences.
+
+    `masked`: without a value that may be a patient's.
+    """
+    rows = evidence.get("objections")
+    by_route: dict[str, dict[str, None]] = {}
+    for route, key, sentence in rows if isinstance(rows, list) else ():
+        shown = without_value(key, sentence) if masked else sentence
+        by_route.setdefault(route, {})[shown] = None
+    return {route: tuple(sentences) for route, sentences in by_route.items()}
+
+
+def without_value(key: str, sentence: str) -> str:
+    """The objection to a route, without a value that may be a patient's."""
+    if key in OPEN:
+        return sentence
+    return f"Its condition on {key} does not hold; the value in the series is hidden."
 
 
 def asking_for(route: Route, keys: Collection[str]) -> Route:
@@ -145,14 +187,6 @@ def owner_of(destinations: Iterable[Destination], name: str) -> str | None:
     return owner.name if owner is not None else None
 
 
-@dataclass(frozen=True)
-class Objection:
-    """The first thing that speaks against a route."""
-
-    sentence: str
-    key: str = ""  # of the route's conditions
-
-
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A stack as routes are asked about it; `None` for a measure that it does not have."""
@@ -165,19 +199,19 @@ class Candidate:
     tilt_degrees: float | None
     node_ae: str
 
-    def objection(self, route: Route) -> Objection | None:
-        """The first thing that speaks against `route`; None where it takes the stack."""
+    def objections(self, route: Route) -> Iterator[Objection]:
+        """Everything that speaks against `route`; nothing where it takes the stack."""
         called = route.called_ae_title or self.node_ae
         if self.called_ae != called:
-            return Objection(f"It was sent to {self.called_ae}, the route is for {called}.")
-        if route.calling_ae_title and self.calling_ae != route.calling_ae_title:
-            wanted = route.calling_ae_title
-            return Objection(f"It was sent by {self.calling_ae}, the route is for {wanted}.")
+            sent = f"It was sent to {self.called_ae}" if self.called_ae else "No receiver is named"
+            yield Objection(f"{sent}; the route takes only what is sent to {called}.")
+        calling = route.calling_ae_title
+        if calling and self.calling_ae != calling:
+            sent = f"It was sent by {self.calling_ae}" if self.calling_ae else "No sender is named"
+            yield Objection(f"{sent}; the route takes only what {calling} sends.")
         for key, condition in route.match.items():
-            sentence = _objection(key, self._values(key), condition)
-            if sentence:
-                return Objection(sentence, key)
-        return None
+            for sentence in _objections(key, self._values(key), condition):
+                yield Objection(sentence, key)
 
     def _values(self, key: str) -> tuple[object, ...]:
         measures = {
@@ -191,18 +225,22 @@ class Candidate:
         return tuple(value for value in self.attributes(key) if _text(value))
 
 
-def _objection(key: str, values: tuple[object, ...], condition: Condition) -> str | None:
+def _objections(key: str, values: tuple[object, ...], condition: Condition) -> Iterator[str]:
     if not values:
-        return f"{key} is absent."
+        yield f"{key} is absent."
+        return
     text = _joined(values)
     if condition.values and not any(_equal(values, value) for value in condition.values):
         wanted = " or ".join(_text(value) for value in condition.values)
-        return f"{key} is {text}, not {wanted}."
+        yield f"{key} is {_shown(text)}, but must be {wanted}."
     if condition.has is not None and not any(_same(value, condition.has) for value in values):
-        return f"{key} is {text}, which has no value {_text(condition.has)}."
+        yield f"{key} is {_shown(text)}; none of its values is {_text(condition.has)}."
     if condition.regex is not None and not re.search(condition.regex, text):
-        return f"{key} is {text}, which {condition.regex} does not match."
-    return _out_of_range(key, values, condition)
+        expression = f"the regular expression {condition.regex}"
+        yield f"{key} is {_shown(text)}, which does not match {expression}."
+    out_of_range = _out_of_range(key, values, condition)
+    if out_of_range:
+        yield out_of_range
 
 
 def _out_of_range(key: str, values: tuple[object, ...], condition: Condition) -> str | None:
@@ -211,11 +249,11 @@ def _out_of_range(key: str, values: tuple[object, ...], condition: Condition) ->
     for value in values:
         number = _number(value)
         if number is None:
-            return f"{key} is {_text(value)}, which is no number."
+            return f"{key} is {_shown(_text(value))}, which is not a number."
         if condition.min is not None and number < condition.min:
-            return f"{key} is {_text(value)}, not at least {condition.min:g}."
+            return f"{key} is {_shown(_text(value))}, but must be at least {condition.min:g}."
         if condition.max is not None and number > condition.max:
-            return f"{key} is {_text(value)}, not at most {condition.max:g}."
+            return f"{key} is {_shown(_text(value))}, but must be at most {condition.max:g}."
     return None
 
 
@@ -246,6 +284,11 @@ def _text(value: object) -> str:
     if isinstance(value, float) and type(value) is float:
         return f"{round(value, 3):g}"
     return str(value).strip(" \0")
+
+
+def _shown(text: str) -> str:
+    """A received value as a sentence quotes it."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:MOST_SHOWN])
 
 
 def _joined(values: tuple[object, ...]) -> str:

@@ -53,7 +53,7 @@ LOCAL = "local"  # who acts where nobody logs in
 RANKS = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMINISTRATOR: 3}
 
 ONLY_HERE = (
-    "No user exists, so this port answers this machine only. "
+    "No user exists, so this port answers only to this machine. "
     "Add one with: midslice user add NAME --role administrator"
 )
 OTHER_HOST = (
@@ -154,7 +154,7 @@ class Gate:
                 return Role(role.strip().lower())
             except ValueError:
                 allowed = ", ".join(Role)
-                wrong = f"The proxy's {self.web.role_header} is no role; allowed: {allowed}."
+                wrong = f"The proxy's {self.web.role_header} is not a role; allowed: {allowed}."
                 raise Problem(HTTPStatus.FORBIDDEN, wrong) from None
         user = people.find_user(self.database, name)
         if user is not None and user.disabled:
@@ -246,7 +246,7 @@ async def _check_intent(request: Request, visitor: Visitor) -> None:
     if not hmac.compare_digest((await _brought(request)).encode(), visitor.csrf.encode()):
         raise Problem(
             HTTPStatus.FORBIDDEN,
-            "The request carries no valid CSRF token; load the page again and repeat it.",
+            "The request has no valid CSRF token; load the page again and repeat it.",
         )
 
 

@@ -77,7 +77,7 @@ class Live:
     def check_room(self, who: str) -> None:
         """Raise where this visitor, or all together, have too many streams."""
         if self._listening[who] >= MOST_OF_ONE or self._listening.total() >= MOST_AT_ONCE:
-            detail = f"At most {MOST_OF_ONE} live streams a visitor; close other tabs."
+            detail = f"At most {MOST_OF_ONE} live streams per visitor; close other tabs."
             wait = {"Retry-After": "30"}
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers=wait)
 

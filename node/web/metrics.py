@@ -4,7 +4,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import APIRouter, Response
@@ -20,6 +19,7 @@ from prometheus_client import (
 )
 from starlette.requests import Request
 
+from inference.release import RELEASE
 from node import health
 from node.web.access import AsViewer
 from node.web.state import Parts, PartsOf
@@ -139,7 +139,7 @@ class Metrics:
 
     def _make_gauges(self) -> None:
         build = self._gauge("build_info", "Always 1.", "version")
-        build.labels(version("midslice")).set(1)
+        build.labels(RELEASE).set(1)
         self._ready = self._gauge("ready", "1 where the node takes and processes series.")
         self._draining = self._gauge("draining", "1 where no jobs are started.")
         self._jobs = self._gauge("jobs", "Jobs in a state.", "state")

@@ -124,7 +124,7 @@ class _Body:
             async with asyncio.timeout(seconds):
                 return await self._receive()
         except TimeoutError as error:
-            detail = "The request did not come in whole; it was too slow."
+            detail = "The request did not arrive completely in time; it was too slow."
             raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
 
 

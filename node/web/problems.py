@@ -107,7 +107,7 @@ def as_json(problem: Problem) -> JSONResponse:
 def internal() -> Problem:
     """Make the problem of an unexpected error: it says nothing, the log has the frames."""
     return Problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "An error in the node; its log says where it happened."
+        HTTPStatus.INTERNAL_SERVER_ERROR, "An error occurred in the node; its log says where."
     )
 
 
@@ -138,7 +138,7 @@ def _invalid(error: RequestValidationError) -> Problem:
 
 def _sentence(error: HTTPException) -> str:
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return "There is nothing under this path; /api/openapi.json lists what there is."
+        return "This page does not exist. /api/openapi.json lists the paths of the REST interface."
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"This path takes {allowed} only."

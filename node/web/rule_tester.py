@@ -18,7 +18,7 @@ from node import log
 from node.children import Child, ResourceLimits
 from node.config import Config, Route
 from node.rules import routing
-from node.rules.routing import Explanation
+from node.rules.routing import Explanation, Objection
 from node.web.middleware import FILE_BOUNDS, MOST_FILES
 from node.web.problems import Problem
 from node.web.state import Parts
@@ -39,10 +39,6 @@ AT_ONCE = 2
 DEADLINE_SECONDS = 90.0
 LIMITS = ResourceLimits(memory_bytes=4 << 30, cpu_seconds=60)
 
-SHOWN = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
-# What a route may ask for that says nothing of a patient.
-OPEN = frozenset((*SHOWN, *routing.GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
-
 State = Literal["would be processed", "refused", "held", "no route"]
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -62,8 +58,23 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class RouteVerdict:
+    """The end of a stack by a route that takes it, as far as headers tell."""
+
+    route: str  # empty: no route takes it
+    state: State
+    reason: str
+    sentence: str
+
+
+NO_ROUTE = RouteVerdict(
+    "", "no route", "", "No route takes it: it would be kept, but not processed."
+)
+
+
+@dataclass(frozen=True)
 class TriedStack:
-    """The answer of each route to a stack, and that of the check of its geometry."""
+    """The answer of each route to a stack, and those of the check of its geometry."""
 
     stack: str
     instances: int
@@ -73,9 +84,12 @@ class TriedStack:
     notes: tuple[str, ...]
     attributes: tuple[tuple[str, str], ...]  # those that routes are written with most
     routes: tuple[Explanation, ...]
-    state: State  # by the first route that matches
-    reason: str
-    sentence: str
+    verdicts: tuple[RouteVerdict, ...]  # of each route that takes it
+
+    @property
+    def verdict(self) -> RouteVerdict:
+        """That of the first route that takes it."""
+        return self.verdicts[0] if self.verdicts else NO_ROUTE
 
 
 @dataclass(frozen=True)
@@ -92,12 +106,16 @@ def masked(result: Tried) -> Tried:
 
 
 def _masked(stack: TriedStack) -> TriedStack:
-    hidden = "Its condition on {} does not hold; the value of the series is hidden."
-    routes = (
-        route if route.key in OPEN else replace(route, sentence=hidden.format(route.key))
-        for route in stack.routes
-    )
-    return replace(stack, routes=tuple(routes))
+    return replace(stack, routes=tuple(map(_masked_route, stack.routes)))
+
+
+def _masked_route(route: Explanation) -> Explanation:
+    return replace(route, objections=tuple(map(_masked_objection, route.objections)))
+
+
+def _masked_objection(objection: Objection) -> Objection:
+    sentence = routing.without_value(objection.key, objection.sentence)
+    return replace(objection, sentence=sentence)
 
 
 def tried(question: Trial) -> Tried:
@@ -124,8 +142,7 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         calling_ae=question.calling_ae,
         node_ae=question.node_ae,
     )
-    names = [route.route for route in explained if route.matches]
-    state, reason, sentence = _verdict(stack, names, question.routes)
+    names = {route.route for route in explained if route.matches}
     header = stack.headers[0]
     return TriedStack(
         stack=stack.key,
@@ -134,39 +151,35 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         tilt_degrees=layout.shear_degrees if layout else None,
         missing=sum(layout.missing.values()) if layout else 0,
         notes=layout.notes if layout else (),
-        attributes=tuple((name, "\\".join(header.values(name))) for name in SHOWN),
+        attributes=tuple((name, "\\".join(header.values(name))) for name in routing.USUAL),
         routes=explained,
-        state=state,
-        reason=reason,
-        sentence=sentence,
+        verdicts=tuple(_verdict(stack, route) for route in question.routes if route.name in names),
     )
 
 
-def _verdict(
-    stack: "Stack", matching: Sequence[str], routes: Sequence[Route]
-) -> tuple[State, str, str]:
+def _verdict(stack: "Stack", route: Route) -> RouteVerdict:
     from inference import geometry
 
-    route = next((route for route in routes if route.name in matching), None)
-    if route is None:
-        return "no route", "", "No route takes it: it would be kept, but not processed."
     verdict = geometry.verdict(stack, route.output)
     if verdict is None:
-        return "would be processed", "", "Nothing in its headers prevents that."
-    return ("held" if verdict.is_held else "refused"), str(verdict.reason), verdict.sentence
+        return RouteVerdict(
+            route.name, "would be processed", "", "Nothing in its headers prevents it."
+        )
+    state: State = "held" if verdict.is_held else "refused"
+    return RouteVerdict(route.name, state, str(verdict.reason), verdict.sentence)
 
 
 def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: bool) -> Answer:
     """Call `find`, a function of a module, in a new process, which is ended where it takes long."""
     if not _turns.acquire(blocking=False):
-        detail = "Others are being answered at the moment; try again in a few seconds."
+        detail = "The node is busy with other tests; try again in a few seconds."
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
     try:
         answer = _call(find, question, log_as_json)
     finally:
         _turns.release()
     if answer is None:
-        detail = "It could not be examined; the log of the node says why."
+        detail = "This could not be examined; the log of the node says why."
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     return answer
 

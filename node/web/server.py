@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from node import log, store
+from inference.release import RELEASE
+from node import health, log, store
 from node.children import Child, leave_signals_to_parent
 from node.store import Store
 from node.web import live, login, metrics, pages, problems
@@ -50,7 +50,6 @@ API_ROUTERS = (
     site.audit_router,
 )
 STATIC = Path(__file__).parent / "static"
-LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 HEADER_SECONDS = 10.0  # for a whole header, from the connection or the answer before
 UNREAD_SECONDS = 60.0  # sent data may wait for its reader for so long
@@ -67,7 +66,7 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     """Build the application; it reads and writes rows, reads files, and does nothing else."""
     app = FastAPI(
         title="Midslice",
-        version=version("midslice"),
+        version=RELEASE,
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
@@ -216,7 +215,7 @@ def _warn_if_closed(settings: WebSettings, opened: store.Store) -> None:
     """Log an explanation for an open port that answers nobody."""
     web = settings.config.web
     proxied = web.trusted_proxies and web.user_header
-    if web.host not in LOCAL_HOSTS and not proxied and not people.exist(opened.database):
+    if web.host not in health.LOCAL_HOSTS and not proxied and not people.exist(opened.database):
         logger.warning(
             "pages closed to others", extra={"host": web.host, "add": "midslice user add"}
         )

@@ -1,1 +1,1 @@
-"""What happens to a series after it arrived."""
+"""The way of a series after its arrival: jobs, deliveries, and what runs beside them."""

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from inference.request import Output, Parameters
 from inference.stacks import (
     Header,
     Stack,
+    facts_of,
     is_derived_by_node,
     newest,
     patient_mismatch,
@@ -21,29 +22,57 @@ from inference.stacks import (
     set_aside,
     stacks_of,
 )
+from node import wording
 from node.config import Completion, Destination, Route
+from node.errors import UsageError
 from node.rules import completion, routing
-from node.rules.routing import Candidate, Explanation
+from node.rules.routing import Candidate, Explanation, Objection
 from node.work.jobs import canonical, snapshot, sources
+from node.work.joining import (
+    ANY_SLICES,
+    AskedStack,
+    has_any,
+    instances_of,
+    listed,
+    names_of,
+    stacks_asked_by,
+)
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, DailyLimits
 from storage.errors import NotFound, StorageError, WrongState
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import Arrival, Enqueued, Instance, JobState, JobVerdict, NewJob, Requeued
+from storage.records import (
+    Arrival,
+    Brought,
+    Enqueued,
+    Instance,
+    Job,
+    JobState,
+    JobVerdict,
+    NewJob,
+    Requeued,
+    What,
+)
 
 logger = logging.getLogger(__name__)
 
 OTHER_STUDY = (
-    "The same Series Instance UID was received in another study too, so the images may belong to "
-    "two patients. Find out which study is right, then requeue or cancel."
+    "The same Series Instance UID was received in another study too{by} so the images may belong "
+    "to two patients. Find out which study is right, then requeue or cancel."
 )
-# What a thinner series may have against it that makes no difference here.
-ANY_SLICES = Output(across_missing="leave")
 UNREADABLE_SENTENCE = (
     "None of the {count} received files of this series can be read. Let the sender send it again; "
     "then this job is cancelled by itself. Or cancel it."
 )
+NEVER_PROCESSED = "the series was excluded from processing by {who}; undo that first"
+# What to do where a job has its end already: asking for it once more changes nothing.
+INSTEAD = {
+    JobState.SUCCEEDED: "has succeeded already; redeliver it to have its result sent again.",
+    JobState.REFUSED: "was refused already; requeue it to have it tried again.",
+    JobState.HELD: "is held already; look at it, then requeue or cancel it.",
+}
+MOST_OBJECTIONS = 30  # that an arrival keeps
 MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
 RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
 
@@ -57,6 +86,7 @@ class Rules:
     routes: tuple[Route, ...]
     destinations: tuple[Destination, ...]
     models: Mapping[str, str]  # model name -> version and weights: a new model makes a new series
+    insisted: bool = False  # a person wants these routes, whatever they ask of a series
 
 
 @dataclass(frozen=True)
@@ -68,6 +98,7 @@ class Decision:
     refuse: Mapping[int, JobVerdict] = field(default_factory=dict)  # queued jobs of other series
     stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
     aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
+    against: tuple[tuple[str, Objection], ...] = ()  # routes, each with what speaks against it
 
 
 @dataclass(frozen=True)
@@ -103,15 +134,54 @@ class StudyContext:
         self._archive = archive
         self._files = files
         self._arrival = arrival
+        self.each = archive.brought_by_each(arrival)  # whoever brought the series; the first first
+        self.own = next(part for part in self.each if part.arrival.id == arrival.id)
+        self.headers: list[Header] = read_headers(sources(self.own.instances, files))
+        self._stacks = stacks_of(self.headers)
 
-    def mixed_up(self, stacks: Iterable[Stack]) -> JobVerdict | None:
-        """Held where the Series UID of these stacks stands for two studies or two patients."""
-        sentence = OTHER_STUDY if self._archive.other_studies(self._arrival) else ""
-        if not sentence:
-            theirs = self._stacks(self._archive.brought_by_others(self._arrival))
-            headers = [h for stack in (*stacks, *theirs) for h in newest(stack.headers)]
-            sentence = patient_mismatch(headers)
+    def asked(self) -> list[AskedStack]:
+        """The stacks that are asked for, now that what this peer brought is complete."""
+        if self.mixed_up:  # nothing is joined with what may be another patient's
+            return [AskedStack(stack, (self.own,)) for stack in self._stacks]
+        return stacks_asked_by(self.own, self.each, self._stacks, self.headers, self._only_others)
+
+    @cached_property
+    def record(self) -> Mapping[str, object]:
+        """The record that a job begins with: the instances of its series that are in no stack."""
+        aside = facts_of(set_aside(self.all_headers))
+        return {"set_aside": aside} if aside else {}
+
+    @cached_property
+    def mixed_up(self) -> JobVerdict | None:
+        """Held where the Series UID stands for two studies or two patients."""
+        sentence = self._of_two_studies() or self._of_two_patients()
         return JobVerdict(JobState.HELD, Reason.PATIENT_MISMATCH, sentence) if sentence else None
+
+    def _of_two_studies(self) -> str:
+        if not self._archive.other_studies(self._arrival):
+            return ""
+        senders = self._archive.senders_of_other_studies(self._arrival)
+        return OTHER_STUDY.format(by=f", from {listed(senders)}," if senders else ",")
+
+    def _of_two_patients(self) -> str:
+        mine = [header for stack in self._stacks for header in newest(stack.headers)]
+        if sentence := patient_mismatch(mine):
+            return sentence
+        theirs = [h for stack in stacks_of(self._only_others) for h in newest(stack.headers)]
+        sentence = patient_mismatch([*mine, *theirs])
+        senders = [part for part in self.each if part is self.own or has_any(part, theirs)]
+        return sentence and f"{sentence} They came from {names_of(senders)}."
+
+    @cached_property
+    def all_headers(self) -> list[Header]:
+        """The slices of the series, whoever brought them."""
+        return [*self.headers, *self._only_others]
+
+    @cached_property
+    def _only_others(self) -> list[Header]:
+        """The slices of the series that only other peers have brought."""
+        others = self._archive.brought_by_others(self._arrival)
+        return list(read_headers(sources(others, self._files)))
 
     def thinner(self, stack: Stack) -> JobVerdict | None:
         """Refused where the study holds a received stack that makes generated slices pointless."""
@@ -122,7 +192,7 @@ class StudyContext:
     ) -> JobVerdict | None:
         """Refused where these stacks, received just now, make a stack of another job pointless."""
         usable = [stack for stack in thin if geometry.verdict(stack, ANY_SLICES) is None]
-        thick = [stack for stack in self._stacks(instances) if stack.key == key]
+        thick = [stack for stack in self._read(instances) if stack.key == key]
         for stack in thick if usable else ():
             if verdict := _refused(thin_series.acquired_thin(stack, usable)):
                 return verdict
@@ -134,11 +204,11 @@ class StudyContext:
         return [
             stack
             for instances in self._archive.beside(self._arrival)
-            for stack in self._stacks(instances)
+            for stack in self._read(instances)
             if geometry.verdict(stack, ANY_SLICES) is None
         ]
 
-    def _stacks(self, instances: Sequence[Instance]) -> list[Stack]:
+    def _read(self, instances: Sequence[Instance]) -> list[Stack]:
         headers: list[Header] = read_headers(sources(instances, self._files))
         return stacks_of(headers)
 
@@ -210,11 +280,14 @@ class Arrivals:
     def sweep(self) -> None:
         """Close what is complete. One arrival that cannot be closed does not stop the others."""
         now = self._now()
-        for arrival in self._archive.arriving():
-            # While the node was down nobody could send: the quiet period begins at its start.
-            heard = replace(arrival, last_at=max(arrival.last_at, self._since))
-            evidence = completion.decide(heard, now=now, completion=self.rules.completion)
-            if evidence is None or self._not_before.get(arrival.id, 0.0) > now:
+        arriving = self._archive.arriving()
+        complete = {arrival.id: self._evidence(arrival, now) for arrival in arriving}
+        unfinished = {arrival.series_id for arrival in arriving if complete[arrival.id] is None}
+        for arrival in arriving:
+            evidence = complete[arrival.id]
+            # While another peer sends the series too, what it brings may belong to the same stack.
+            waits = arrival.series_id in unfinished and self._may_wait(arrival, now)
+            if evidence is None or waits or self._not_before.get(arrival.id, 0.0) > now:
                 continue
             try:
                 self.complete(arrival, evidence)
@@ -227,20 +300,77 @@ class Arrivals:
                 self._not_before[arrival.id] = now + RETRY_SECONDS
                 logger.exception("arrival not closed", extra={"arrival": arrival.id})
 
+    def _evidence(self, arrival: Arrival, now: float) -> completion.Evidence | None:
+        """The evidence that an arrival is complete; None where more may come."""
+        # While the node was down nobody could send: the quiet period begins at its start.
+        heard = replace(arrival, last_at=max(arrival.last_at, self._since))
+        return completion.decide(heard, now=now, completion=self.rules.completion)
+
+    def _may_wait(self, arrival: Arrival, now: float) -> bool:
+        most = self.rules.completion.quiet_seconds + self.rules.completion.open_association_seconds
+        return 0.0 <= now - max(arrival.last_at, self._since) < most
+
     def process_now(self, series_uid: str, who: str) -> str:
         """Close what is arriving of a series, without waiting; what was done, as a sentence."""
         for _ in range(MOST_TRIES):
             arriving = [a for a in self._archive.arriving() if a.series_uid == series_uid]
             if not arriving:
-                raise NotFound(f"nothing of the series {series_uid} is arriving")
+                raise NotFound(
+                    f"nothing of the series {series_uid} is arriving; name a route to process it by"
+                )
             for arrival in arriving:
                 asked = completion.evidence(arrival, rule=completion.Rule.ASKED, now=self._now())
                 with contextlib.suppress(WrongState):  # another instance came this moment
                     jobs = self.complete(arrival, {**asked, "who": who})
-                    return (
-                        f"The series is complete with {arrival.instances} instances: {jobs} jobs."
-                    )
+                    instances = wording.count(arrival.instances, "instance")
+                    return f"The series is complete with {instances}: {wording.count(jobs, 'job')}."
         raise WrongState("instances of this series keep coming; try again")
+
+    def process_by_route(self, series_uid: str, name: str, who: str) -> str:
+        """Have a route process a series that it would not take; what was done, as a sentence.
+
+        What is arriving of it is closed first, as without a route. Whatever else would hold or
+        refuse a job, the patient and the checks of the worker, decides as ever.
+        """
+        route = next((route for route in self.rules.routes if route.name == name), None)
+        if route is None:
+            known = ", ".join(route.name for route in self.rules.routes) or "none"
+            raise UsageError(f"no route {name!r} is configured; configured: {known}")
+        if never := self._never(series_uid):
+            raise WrongState(NEVER_PROCESSED.format(who=never))
+        rules = replace(self.rules, routes=(route,), insisted=True)
+        refused = WrongState(series_uid)
+        for _ in range(MOST_TRIES):
+            with contextlib.suppress(NotFound):  # nothing of it is arriving
+                self.process_now(series_uid, who)
+            try:
+                return self._insist(series_uid, rules, who)
+            except WrongState as error:  # an instance came this moment, or its files have gone
+                refused = error
+        raise refused
+
+    def _insist(self, series_uid: str, rules: Rules, who: str) -> str:
+        arrivals = self._archive.newest_of_peers(series_uid)
+        decisions = [self._decide(arrival, rules) for arrival in arrivals if not arrival.own]
+        jobs = [new for decision in decisions for new in decision.jobs]
+        if not jobs:
+            raise UsageError(self._nothing_to_process(series_uid, arrivals))
+        entries = self._queue.insist(jobs, who=who)
+        for entry in entries:
+            _log(entry)
+        against = [it.key for decision in decisions for _, it in decision.against]
+        job_ids = dict.fromkeys(entry.job_id for entry in entries)
+        outcomes = {entry.job_id: entry.what for entry in reversed(entries)}
+        asked = (_asked(self._queue.get(job_id), outcomes[job_id]) for job_id in job_ids)
+        return " ".join((*asked, *_despite(against)))
+
+    def _nothing_to_process(self, series_uid: str, arrivals: Sequence[Arrival]) -> str:
+        """Say why a series has nothing that a route could process."""
+        if not arrivals:
+            return f"no series {series_uid} was received"
+        if not any(self._archive.instances(arrival.id) for arrival in arrivals):
+            return f"the files of series {series_uid} are no longer kept; have it sent again"
+        return "the series is a result of a node; those are never processed"
 
     def follow_routes(self) -> None:
         """Let workers take what people have requeued, by its route as it is now."""
@@ -283,6 +413,8 @@ class Arrivals:
         decision = Decision() if arrival.own or never else self._decide(arrival, rules)
         if decision.aside:
             evidence = {**evidence, "set_aside": decision.aside}
+        if decision.against and not decision.jobs:
+            evidence = {**evidence, "objections": _written(decision.against)}
         queued = self._queue.complete(
             arrival.id,
             evidence,
@@ -295,40 +427,48 @@ class Arrivals:
                 self.rules.completion.results_per_study, self.rules.completion.reruns
             ),
         )
+        jobs = len({entry.job_id for entry in queued})  # several peers may ask for one
         extra = {"series_uid": arrival.series_uid, "instances": arrival.instances}
-        logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": len(queued)})
+        logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": jobs})
         for entry in queued:
             _log(entry)
-        return len(queued)
+        return jobs
 
     def _rules_of(self, arrival: Arrival) -> Rules:
         route = self._self_tests.get(arrival.series_uid)
         return self.rules if route is None else replace(self.rules, routes=(route,))
 
     def _decide(self, arrival: Arrival, rules: Rules) -> Decision:
-        instances = self._archive.instances(arrival.id)
-        headers = read_headers(sources(instances, self._files))
-        if any(is_derived_by_node(header) for header in headers):
+        study = StudyContext(self._archive, self._files, arrival)
+        if any(is_derived_by_node(header) for header in study.headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
             return Decision()
-        aside = _count_set_aside(arrival, headers)
-        others = StudyContext(self._archive, self._files, arrival)
-        stacks = stacks_of(headers)
-        mixed_up = others.mixed_up(stacks)
-        usable = UsableInstances.of(instances, headers, self._files)
-        jobs = []
-        for stack in stacks:
-            for route in _matching(arrival, stack, rules):
-                verdict = mixed_up
-                if verdict is None and not route.despite_thin:
-                    verdict = others.thinner(stack)
-                request = self._request(arrival, stack, usable.of_stack(stack))
-                jobs.append(request.by(route, rules, verdict))
-        if not stacks:
+        aside = _count_set_aside(arrival, study.headers)
+        asked = study.asked()
+        _log_joined(arrival, asked)
+        jobs = [job for of in asked for job in self._jobs(study, of, rules)]
+        if not asked:
+            usable = UsableInstances.of(study.own.instances, study.headers, self._files)
             jobs += self._unreadable(arrival, usable.instances, rules)
-        refuse = {} if mixed_up else self._outdone(arrival, others, stacks)
-        known = frozenset() if mixed_up else frozenset(stack.key for stack in stacks)
-        return Decision(tuple(jobs), mixed_up, refuse, known, aside)
+        is_explained = rules.insisted or not jobs
+        against = _against(arrival, (of.stack for of in asked), rules) if is_explained else ()
+        if study.mixed_up is not None:
+            return Decision(tuple(jobs), study.mixed_up, aside=aside, against=against)
+        refuse = self._outdone(arrival, study, [of.stack for of in asked])
+        known = frozenset(of.stack.key for of in asked)
+        return Decision(tuple(jobs), None, refuse, known, aside, against)
+
+    def _jobs(self, study: "StudyContext", asked: AskedStack, rules: Rules) -> Iterator[NewJob]:
+        """The jobs of a stack: for each peer whose slices it is made of, those of its routes."""
+        usable = UsableInstances.of(instances_of(asked.parts), study.all_headers, self._files)
+        instances = usable.of_stack(asked.stack)
+        held = study.mixed_up or _disagreement(asked)
+        for part, route in _asking(asked, rules):
+            verdict = held
+            if verdict is None and not (route.despite_thin or rules.insisted):
+                verdict = study.thinner(asked.stack)
+            new = self._request(part.arrival, asked.stack, instances).by(route, rules, verdict)
+            yield replace(new, on_behalf=part is not study.own, record=study.record)
 
     def _unreadable(
         self, arrival: Arrival, instances: Sequence[Instance], rules: Rules
@@ -371,6 +511,61 @@ class Arrivals:
         }
 
 
+def _asking(asked: AskedStack, rules: Rules) -> Iterator[tuple[Brought, Route]]:
+    """The peers that ask for a stack, each with its routes; who came first is first.
+
+    The routes of the first one count for all whose slices are joined with its own; but for what the
+    same sender has sent to another AE title of the node, where it wants something else.
+    """
+    taking = [_taking(_explained(part.arrival, asked.stack, rules), rules) for part in asked.parts]
+    of_first = next((routes for routes in taking if routes), ())
+    sender = asked.parts[0].arrival.calling_ae
+    for part, routes in zip(asked.parts, taking, strict=True):
+        for route in routes if part.arrival.calling_ae == sender else of_first:
+            yield part, route
+
+
+def _disagreement(asked: AskedStack) -> JobVerdict | None:
+    if not asked.disagreement:
+        return None
+    return JobVerdict(JobState.HELD, Reason.PEERS_DISAGREE, asked.disagreement)
+
+
+def _log_joined(arrival: Arrival, stacks: Sequence[AskedStack]) -> None:
+    for asked in stacks:
+        if len(asked.parts) > 1:
+            senders = [part.arrival.calling_ae for part in asked.parts]
+            extra = {"series_uid": arrival.series_uid, "senders": senders}
+            logger.info("parts joined", extra=extra | {"instances": len(asked.stack)})
+
+
+def _asked(job: Job, outcome: What) -> str:
+    """Say what became of a job that a person asked for, without a word about the patient."""
+    if outcome == "known" and job.state in INSTEAD:
+        return f"Job {job.id} by this route {INSTEAD[job.state]}"
+    return f"Job {job.id} is {job.state}{f', {job.reason}' if job.reason else ''}."
+
+
+def _despite(keys: Iterable[str]) -> list[str]:
+    """Say which conditions of the route the series does not meet."""
+    names = ", ".join(dict.fromkeys(key or "AE titles" for key in keys))
+    return [f"The series does not meet what the route asks for: {names}."] if names else []
+
+
+def _against(
+    arrival: Arrival, stacks: Iterable[Stack], rules: Rules
+) -> tuple[tuple[str, Objection], ...]:
+    """The objections to each route that does not take these stacks."""
+    explained = (answer for stack in stacks for answer in _explained(arrival, stack, rules))
+    return tuple((answer.route, it) for answer in explained for it in answer.objections)
+
+
+def _written(against: Iterable[tuple[str, Objection]]) -> list[list[str]]:
+    """Write objections as the evidence of an arrival keeps them: each once, and not without end."""
+    rows = dict.fromkeys((route, it.key, it.sentence) for route, it in against)
+    return [list(row) for row in rows][:MOST_OBJECTIONS]
+
+
 def _refused(thin: Unprocessable | None) -> JobVerdict | None:
     return JobVerdict(JobState.REFUSED, thin.reason, thin.sentence) if thin is not None else None
 
@@ -403,8 +598,8 @@ def newest_instances(instances: Sequence[Instance]) -> list[Instance]:
     return list(latest.values())
 
 
-def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]:
-    explained = routing.explain_stack(
+def _explained(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Explanation, ...]:
+    return routing.explain_stack(
         rules.routes,
         stack,
         geometry.measure(stack),
@@ -412,10 +607,11 @@ def _matching(arrival: Arrival, stack: Stack, rules: Rules) -> tuple[Route, ...]
         calling_ae=arrival.calling_ae,
         node_ae=rules.ae_title,
     )
-    return _taking(explained, rules)
 
 
 def _taking(explained: Iterable[Explanation], rules: Rules) -> tuple[Route, ...]:
+    if rules.insisted:
+        return rules.routes
     names = {explanation.route for explanation in explained if explanation.matches}
     return tuple(route for route in rules.routes if route.name in names)
 

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from node import wording
+from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from node.config import Config, DeliverySettings, Destination
 from node.dicom import scu
-from node.dicom.status import Outcome, outcome, status_text
+from node.dicom.status import FEW_RETRY_SECONDS, Outcome, outcome, status_text
 from node.rules import backoff, routing
-from node.work.loop import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from storage.database import Database
 from storage.errors import LeaseLost
 from storage.files import Files, digest
@@ -23,15 +24,16 @@ logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0  # after an association that ended, but had brought something
-FEW_RETRIES = (60.0, 300.0, 1800.0)  # derived-object statuses Cxxx and A9xx: then a person looks
+SUPPLEMENT_FAILURES = 5  # in a row; then a supplement of a series that is stored is given up
 NOT_CONFIGURED = (
-    "No destination {destination!r} is configured; add it, and the delivery goes on by itself once "
-    "the configuration is read again."
+    "No destination {destination!r} is configured; add it, and the delivery continues by itself "
+    "once the configuration is reloaded."
 )
 UNKNOWN_SENDER = (
     "The sender {sender!r} belongs to no destination; name it in sends_as of one, or add one with "
-    "that ae_title, and the delivery goes on by itself once the configuration is read again."
+    "that ae_title, and the delivery continues by itself once the configuration is read again."
 )
+NOT_TAKEN = "OBJECT_NOT_TAKEN"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
 
@@ -186,7 +188,7 @@ class Deliverer:
         logger.exception("queue not read", extra=extra)  # noqa: LOG004 - called by its handler
 
     def _do(self, delivery: Delivery) -> None:
-        """One delivery; whatever happens, its row says so."""
+        """Run one delivery; whatever happens, its row says so."""
         try:
             self._deliver(delivery)
         except LeaseLost:
@@ -201,12 +203,30 @@ class Deliverer:
         unsent = self._ledger.unsent(delivery)
         damaged = self._damaged(delivery, unsent)
         if damaged:
-            sentence = f"{damaged} files of the derived series are missing or have changed."
+            files = wording.count(damaged, "file is", "files are")
+            sentence = f"{files} missing or changed in the derived series."
             self._hold(delivery, "DAMAGED_FILES", sentence)
             return
-        tally = Tally()
+        tally, beside = Tally(), Tally()
         self._paused = False
-        result = self._send(
+        result = scu.SendResult(Outcome.STORED)
+        # A destination that chokes on the SOP Class of a supplement has the series by then.
+        for is_supplement in (False, True):
+            group = [instance for instance in unsent if instance.is_supplement is is_supplement]
+            if group:
+                answers = beside if is_supplement else tally
+                result = self._send_group(delivery, group, answers)
+                if result.outcome is not Outcome.STORED or self._has_to_stop():
+                    break
+        tally.heard += beside.heard
+        tally.stored += beside.stored
+        self._decide(delivery, tally, result)
+
+    def _send_group(
+        self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally
+    ) -> scu.SendResult:
+        """Offer these in associations of their own."""
+        return self._send(
             self._peer,
             [_outgoing(instance, self._files) for instance in unsent],
             answered=self._answered(delivery, unsent, tally),
@@ -214,7 +234,6 @@ class Deliverer:
             abandon=self._abandoned.is_set,
             timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
         )
-        self._decide(delivery, tally, result)
 
     def _has_to_stop(self) -> bool:
         return self._stopping.is_set() or self._paused
@@ -261,23 +280,23 @@ class Deliverer:
     ) -> None:
         if tally.heard:
             self._reach.answered(self.destination.name)
-        missing = len(self._ledger.unsent(delivery))
-        if missing == 0:
-            self._ledger.sent(delivery)
-            extra = {"destination": self.destination.name, "instances": delivery.total}
-            logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
+        unsent = self._ledger.unsent(delivery)
+        missing = len(unsent)
+        lacks_supplements = all(instance.is_supplement for instance in unsent)
+        if not unsent or (lacks_supplements and self._is_vain(delivery, unsent, result)):
+            self._sent(delivery, unsent, result)
         elif self._has_to_stop():
             self._ledger.release(delivery)
         elif tally.refused or result.outcome is Outcome.REFUSED:
             self._hold(delivery, "REFUSED_BY_PEER", _sentence(tally.refused, missing, result))
-        elif tally.few_retries and tally.tries >= len(FEW_RETRIES):
+        elif tally.few_retries and tally.tries >= len(FEW_RETRY_SECONDS):
             self._hold(delivery, "NOT_UNDERSTOOD", _sentence(tally.few_retries, missing, result))
         elif self._now() - delivery.queued_at > self.settings.give_up_hours * 3600:
-            hours = f"{self.settings.give_up_hours:g} hours"
+            hours = wording.amount(self.settings.give_up_hours, "hour")
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {result.sentence}")
         else:
             is_off = not tally.heard and result.outcome is Outcome.RETRY and not is_our_fault
-            if is_off:
+            if is_off and not lacks_supplements:  # nor keep others waiting for what it may not know
                 self._reach.unreachable(self.destination.name, result.sentence)
             reason = UNREACHABLE if is_off else "RETRY"
             statuses = [*tally.few_retries, *tally.retries]
@@ -294,11 +313,35 @@ class Deliverer:
         if tally.stored and is_lost:  # a peer that ends the association after each instance
             wait = min(PROGRESS_SECONDS, wait)
         if tally.few_retries:
-            wait = max(wait, FEW_RETRIES[min(tally.tries, len(FEW_RETRIES) - 1)])
+            wait = max(wait, FEW_RETRY_SECONDS[min(tally.tries, len(FEW_RETRY_SECONDS) - 1)])
         due_at, is_first = self._now() + wait, tally.stored > 0
         self._ledger.retry(delivery, due_at, reason, sentence, is_first=is_first)
         extra = {"destination": self.destination.name, "delivery": delivery.id}
         logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
+
+    def _is_vain(
+        self, delivery: Delivery, unsent: Sequence[Unsent], result: scu.SendResult
+    ) -> bool:
+        """True where the destination has the series, and does without its supplements."""
+        if result.outcome is Outcome.REFUSED or delivery.failures >= SUPPLEMENT_FAILURES:
+            return True
+        hours = (self._now() - delivery.queued_at) / 3600
+        return hours > self.settings.give_up_hours or all(map(_is_refused, unsent))
+
+    def _sent(self, delivery: Delivery, unsent: Sequence[Unsent], result: scu.SendResult) -> None:
+        """The destination has the series; what it does not take beside it is named."""
+        stored = delivery.total - len(unsent)
+        extra = {"destination": self.destination.name, "instances": stored}
+        if unsent:
+            reason = NOT_TAKEN
+            self._ledger.sent(delivery, reason, _not_taken(unsent, result))
+            kinds = sorted({instance.kind for instance in unsent})
+            logger.warning(
+                "object not taken", extra=extra | {"delivery": delivery.id, "which": kinds}
+            )
+        else:
+            self._ledger.sent(delivery)
+        logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
 
     def _hold(self, delivery: Delivery, reason: str, sentence: str) -> None:
         self._ledger.hold(delivery, reason, sentence)
@@ -424,8 +467,26 @@ def _count(tally: Tally, before: Unsent, status: int | None, *, was_offered: boo
     return False
 
 
+def _is_refused(instance: Unsent) -> bool:
+    """True where the destination has answered that it does not take the instance."""
+    refusals = (Outcome.REFUSED, Outcome.STORED_IF_OURS)
+    return instance.status is not None and outcome(instance.status) in refusals
+
+
+def _not_taken(unsent: Sequence[Unsent], result: scu.SendResult) -> str:
+    """The objects that a destination has not stored beside the series, each with its answer."""
+    objects = {
+        f"its {instance.kind}"
+        + (f" ({status_text(instance.status)})" if instance.status is not None else "")
+        for instance in unsent
+    }
+    sentence = f"The derived series is stored; not taken: {', '.join(sorted(objects))}."
+    return f"{sentence} {result.sentence}".strip()
+
+
 def _sentence(statuses: Sequence[int], missing: int, result: scu.SendResult) -> str:
     """The number of missing instances and the answers of the peer, for the administrator."""
     named = ", ".join(status_text(status) for status in sorted(set(statuses)))
     answer = f" The destination answered {named}." if named else ""
-    return f"{missing} instances are not stored.{answer} {result.sentence}".strip()
+    stored = wording.count(missing, "instance is", "instances are")
+    return f"{stored} not stored.{answer} {result.sentence}".strip()

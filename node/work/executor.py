@@ -22,10 +22,10 @@ LOADING_SECONDS = 300.0  # of a new worker, for its models; none of it is the jo
 EXIT_SECONDS = 5.0  # from the end of its pipe to that of the process
 
 # The end of a process that nobody stopped, for who reads the log of the attempts.
-CRASHED = "crashed ({name}), most often in compiled code of a library or for a faulty machine"
+CRASHED = "crashed ({name}), most often in compiled code of a library or because of faulty hardware"
 SIGNALS = {
-    "SIGKILL": "killed by the system ({name}), most often for want of memory",
-    "SIGTERM": "ended by somebody, or as the machine stopped ({name})",
+    "SIGKILL": "killed by the system ({name}), most often because memory ran out",
+    "SIGTERM": "ended by a person, or because the machine stopped ({name})",
     "SIGSEGV": CRASHED,
     "SIGBUS": CRASHED,
     "SIGILL": CRASHED,
@@ -51,7 +51,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """The worker gave no answer."""
+    """The end of a worker that gave no answer."""
 
     how: End
     detail: str
@@ -216,6 +216,7 @@ def _load_models() -> None:
     # torch is loaded here, before the first job waits for it, and in no other process of the node.
     for entry in registry.REGISTERED:
         importlib.import_module(entry.factory.partition(":")[0])
+    importlib.import_module("highdicom.pr")  # takes two seconds too
 
 
 def _run(number: int, request: Request, requests: Connection) -> Outcome:

@@ -28,9 +28,9 @@ from inference.request import (
     Stopped,
     Verdict,
 )
+from node.children import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from node.config import Config
 from node.work.executor import Bounds, End, Executor, NoAnswer, Order, Report
-from node.work.loop import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 RENEW_SECONDS = 1.0
 STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
-OUR_FAULT = "The node's own code raised an exception around this job; the log has the frames."
+OUR_FAULT = "The node's own code raised an exception while handling this job; see the log."
 KINDS = ("infer", "selftest")
 SENTENCES = {
     End.WORKER_DIED: "The worker process died while it ran this job.",
@@ -138,8 +138,17 @@ class InferenceJobs:
 
     def _succeed(self, job: Job, derived: Derived) -> None:
         instances = tuple(
-            DerivedInstance(f.instance_uid, f.sop_class_uid, f.name, f.digest, f.generated)
-            for f in derived.files
+            DerivedInstance(
+                instance_uid=file.instance_uid,
+                sop_class_uid=file.sop_class_uid,
+                path=file.name,
+                digest=file.digest,
+                generated=file.generated,
+                series_uid=file.series_uid,
+                kind=file.kind,
+                is_supplement=file.is_supplement,
+            )
+            for file in derived.files
         )
         folder = self._files.derived_folder(job.id, job.attempt)
         result = NewDerived(
@@ -156,7 +165,7 @@ class InferenceJobs:
         self._ended(job, end, derived.series_uid, instances=len(instances))
 
     def _ended(self, job: Job, end: Ended, series_uid: str, **counts: int) -> None:
-        """The queue had the last word: the job may be replaced, or its series exist already."""
+        """Log the end that the queue decided on; another job may have made the series already."""
         if not end.folder_kept:
             self.drop_output(job)
         extra: dict[str, object] = {"job": job.id, "derived_series_uid": series_uid, **counts}
@@ -177,7 +186,7 @@ class InferenceJobs:
 
 
 class Supervisor:
-    """One thread a worker: claims a job, has it run, writes its end down."""
+    """Claims jobs, has them run and writes their ends down, in one thread a worker."""
 
     def __init__(
         self,
@@ -343,7 +352,7 @@ def _as_text(value: object) -> str:
 
 
 def specs(settings: Config) -> Mapping[str, ModelSpec]:
-    """By name: the models that come with the product, and those of the site."""
+    """The models by name: those that come with the product, and those of the site."""
     by_name = {entry.name: ModelSpec(entry.name, entry.factory) for entry in registry.REGISTERED}
     for entry in settings.models:
         by_name[entry.name] = ModelSpec(

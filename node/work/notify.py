@@ -39,10 +39,10 @@ ALWAYS = ("attention", "test")  # of no use to switch off
 
 SAMPLE_SECONDS = 900.0
 GIGA = 1e9
-FULL = "Only {free:.0f} GB are free, and {reserve:g} GB are the reserve: below it nothing is taken."
+FULL = "Only {free:.0f} GB are free: below the reserve of {reserve:g} GB nothing is accepted."
 FILLS = (
-    "{free:.0f} GB are free; as the disk fills now, the reserve of {reserve:g} GB is reached in "
-    "{days:.1f} days. Make room, or keep less long: storage.keep_days."
+    "{free:.0f} GB are free; at the present rate the reserve of {reserve:g} GB is reached in "
+    "{days:.1f} days. Make room, or lower storage.keep_days."
 )
 
 
@@ -149,18 +149,21 @@ TEMPLATES = {
     ),
     "destination_down": (
         "A destination does not answer",
-        "{destination} does not answer. {sentence} What is to be sent there waits.",
+        "{destination} does not answer. {sentence} Deliveries to it wait.",
     ),
     "destination_up": ("A destination answers again", "{destination} answers again."),
     "sender_silent": (
         "A sender is silent",
-        "Nothing came from {sender} since {since}, though it is expected to send. Is it running, "
+        "{sender} has sent nothing since {since}, although it is expected to send. Is it running, "
         "and does it still send to this node?",
     ),
     "selftest_failed": ("The self-test failed", "Self-test {selftest} failed. {sentence}"),
     "disk_low": ("The disk is filling up", "{sentence}"),
     "attention": ("Something needs attention", "{sentence}"),
-    "test": ("A test", "This is a test notice, asked for by {who}. Whoever reads it is reached."),
+    "test": (
+        "A test",
+        "This is a test notification, requested by {who}. If you can read this, the channel works.",
+    ),
 }
 
 
@@ -235,7 +238,7 @@ class Notifier:
         if failed := [message for message in tried if message.sentence]:
             raise NotSent("; ".join(f"{message.channel}: {message.sentence}" for message in failed))
         if [message for message in tried if message.state is not MessageState.SENT]:
-            return "Another node on this storage is sending it; its messages say what comes of it."
+            return "Another node on this storage is sending it; see the messages of that node."
         return f"Sent through {', '.join(names)}."
 
     def _send(self, messages: Sequence[Message]) -> None:

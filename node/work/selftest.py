@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 ROUTE, FACTOR = "self-test", 2
-PASSED = "A made series came through in {seconds:.0f} s: {last}"
+PASSED = "A synthetic series came through in {seconds:.0f} s: {last}"
 ENDED = (JobState.SUCCEEDED, JobState.REFUSED, JobState.FAILED, JobState.HELD, JobState.CANCELLED)
 STORED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 
@@ -161,7 +161,7 @@ def _difference_hu(slice_: Slice) -> float:
 
 @dataclass
 class SelfTests:
-    """Runs one at a time; what is made for it is removed at the end, whatever the end is."""
+    """The self-tests, one at a time; what is made for one is removed at its end in any case."""
 
     store: Store
     settings: Config
@@ -190,7 +190,7 @@ class SelfTests:
     def run(self, who: str) -> SelfTest:
         """One self-test, to its end; WrongState where one is under way."""
         if not self._under_way.acquire(blocking=False):
-            raise WrongState("a self-test is under way already")
+            raise WrongState("a self-test is already running")
         try:
             return _Run(self, who).to_its_end()
         finally:
@@ -311,7 +311,7 @@ class _Run:
         return sources, f"{len(sources)} slices, {SPACING_MM:g} mm apart."
 
     def _send(self, sources: Sequence[Outgoing]) -> tuple[None, str]:
-        """Through the node's own port, as any peer."""
+        """Send the series through the node's own port, as any peer."""
         node = self._tests.settings.node
         self._tests.routes[self._test.series_uid] = self._route()
         self._tests.guests.add(self._guest)
@@ -338,7 +338,7 @@ class _Run:
         return Route.model_validate({**keys, "despite_thin": True, "priority": 1})
 
     def _job(self) -> tuple[Job, str]:
-        """The arrival is complete, and has asked for its job."""
+        """Wait for the job that the complete arrival has asked for."""
         store, uid = self._store, self._test.series_uid
 
         def ask() -> Job | None:
@@ -367,7 +367,7 @@ class _Run:
             for delivery in self._store.ledger.of_job(job_id):
                 name = delivery.destination
                 if delivery.state in STORED:
-                    return f"{name} has stored {delivery.sent} of {delivery.total} slices."
+                    return f"{name} has stored {delivery.sent} of {delivery.total} instances."
                 if delivery.state in (DeliveryState.HELD, DeliveryState.CANCELLED):
                     raise StepFailed(f"{name}: {delivery.state}. {delivery.sentence}")
             return None
@@ -375,7 +375,7 @@ class _Run:
         return None, self._tests.wait("Delivery", self._deadline, ask)
 
     def _leave(self) -> None:
-        """Nobody else may come in under that name."""
+        """Let nobody else in under that name."""
         self._tests.routes.pop(self._test.series_uid, None)
         self._tests.guests.discard(self._guest)
         self._tests.admit()

@@ -20,6 +20,7 @@ from storage import retention
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import Files
+from storage.leases import Holder
 from storage.records import DAY, NodeRequest, RequestKind
 from storage.retention import report_held_work
 from storage.site import audit, control, nodes, notices, peers, people, selftests
@@ -46,11 +47,12 @@ class RequestHandlers:
     tests: SelfTests
     notifier: Notifier
     process_now: Callable[[str, str], str]  # Series UID, who -> what was done
+    process_by_route: Callable[[str, str, str], str]  # Series UID, route, who -> what was done
     ask_reload: Callable[[], None]
 
     def __post_init__(self) -> None:
         self.requests = control.RequestQueue(
-            self.database, self.now, node=self.node_id, lease_seconds=LEASE_SECONDS
+            self.database, Holder(self.node_id, self.now, LEASE_SECONDS)
         )
 
     def sweep(self) -> None:
@@ -91,6 +93,8 @@ class RequestHandlers:
                 return test.state == "passed", test.sentence
             case RequestKind.NOTIFY:
                 return True, self.notifier.test(request)
+            case _ if request.route:
+                return True, self.process_by_route(request.subject, request.route, request.who)
             case _:
                 return True, self.process_now(request.subject, request.who)
 

@@ -54,7 +54,6 @@ NEWEST_JOBS = 10  # say which devices are used
 WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 UNHAPPY = (JobState.FAILED, JobState.HELD)
 NEWEST_RESULTS = 20  # so many results are looked at slice by slice
-UNSURE = 0.5  # confidence below which a slice counts as unsure
 
 # Named one by one: the index of what has ended begins with the state.
 ENDS = (*WELL, DeliveryState.HELD, DeliveryState.CANCELLED)
@@ -357,9 +356,10 @@ def evaluation(database: Database, route: str, since: float) -> Evaluation:
         jobs = {JobState(row[0]): int(row[1]) for row in db.execute(counted)}
         newest = newest.order_by(job.c.finished_at.desc()).limit(NEWEST_RESULTS)
         records = db.execute(newest).scalars()
-        slices = [it for text in records for it in json.loads(text).get("confidence") or ()]
+        entries = [it for text in records for it in json.loads(text).get("confidence") or ()]
+    slices = [it for it in entries if "confidence" in it]
     errors = [float(it["error_hu"]) for it in slices if it.get("error_hu") is not None]
-    unsure = sum(float(it.get("confidence", 1.0)) < UNSURE for it in slices)
+    unsure = sum(it.get("word") == "unsure" for it in slices)
     return Evaluation(jobs, len(slices), median(errors) if errors else None, unsure)
 
 

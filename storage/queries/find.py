@@ -1,7 +1,7 @@
 """Search for jobs, series and deliveries: filters are indexes, never scans of patients."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -41,6 +41,7 @@ from storage.records import (
     JobState,
     JobSummary,
     Need,
+    NeedGroup,
     Page,
     SeriesSummary,
     Subject,
@@ -48,7 +49,9 @@ from storage.records import (
 from storage.schema import (
     ENDED_DELIVERY,
     ENDED_JOB,
+    FINISHED_DELIVERY,
     HAS_REASON,
+    OPEN_DELIVERY,
     OPEN_JOB,
     arrival,
     delivery,
@@ -74,10 +77,20 @@ LAST = "\U0010ffff"  # sorts behind every text that begins alike
 # What so many have is common: the newest of it are found by going back in time. What fewer have
 # is found by its own index, and so is what is counted, in any order. Neither way is quick for both.
 COMMON = 2000
-OF_A_PATIENT = ("text", "accession", "patient_id", "name", "study_date")
+STUDY_DATES = ("study_date", "study_from", "study_to")
+OF_A_PATIENT = ("text", "accession", "patient_id", "name", *STUDY_DATES)
 MOST_DESCRIPTIONS = 5000
 PEOPLE = (JobState.HELD, JobState.FAILED)
 SELFTEST = "selftest"  # has a page of its own: a failed one is told there
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The values that a filter may choose from, of rows; the configuration may name more."""
+
+    reasons: tuple[str, ...]
+    routes: tuple[str, ...]
+    destinations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,8 @@ class Wanted:
     patient_id: str = ""
     name: str = ""
     study_date: str = ""  # YYYYMMDD
+    study_from: str = ""  # the first day that counts, and the last
+    study_to: str = ""
     description: str = ""
     uid: str = ""
     since: float | None = None  # of jobs: queued; of series: the last instance
@@ -119,8 +134,8 @@ class Wanted:
         A time without an offset is the system's own. Raises ValueError for an unknown state.
         """
         given: dict[str, Any] = {name: word.strip() for name, word in words.items()}
-        if "study_date" in given:
-            given["study_date"] = given["study_date"].replace("-", "")
+        for name in given.keys() & set(STUDY_DATES):
+            given[name] = given[name].replace("-", "")
         return cls(
             states=tuple(JobState(state) for state in states),
             since=since.timestamp() if since is not None else None,
@@ -132,6 +147,28 @@ class Wanted:
     def of_a_patient(self) -> tuple[str, ...]:
         """The fields that look for a person: an audit event names them, and no log their words."""
         return tuple(name for name in OF_A_PATIENT if getattr(self, name))
+
+
+def choices(database: Database) -> Choices:
+    """The reasons, routes and destinations of all jobs and deliveries, in alphabetical order."""
+    with database.reading() as db:
+        reasons = {*_different(db, job.c.reason, HAS_REASON)}
+        held = select(delivery.c.reason).where(HELD_DELIVERY).distinct()
+        reasons |= set(db.execute(held).scalars())
+        routes = tuple(_different(db, job.c.route))
+        destinations = {*_different(db, delivery.c.destination, OPEN_DELIVERY)}
+        destinations |= {*_different(db, delivery.c.destination, FINISHED_DELIVERY)}
+    return Choices(tuple(sorted(reasons)), routes, tuple(sorted(destinations)))
+
+
+def _different(db: Connection, column: Text, *which: Any) -> Iterator[str]:
+    """The different values of a column that an index begins with: one look for each, no scan."""
+    value: str | None = ""
+    while value is not None:
+        query = select(func.min(column)).where(column > value, *which)
+        value = db.execute(query).scalar_one()
+        if value is not None:
+            yield value
 
 
 def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) -> Page[JobSummary]:
@@ -296,8 +333,7 @@ class Search:
             conditions.append(self._one_of(self._begins(series.c.patient_id, wanted.patient_id)))
         if wanted.name:
             conditions.append(self._one_of(self._named(wanted.name)))
-        if wanted.study_date:
-            conditions.append(series.c.study_date == wanted.study_date)
+        conditions += _studied(wanted)
         if wanted.description:
             conditions.append(self._described(wanted.description))
         if wanted.uid:
@@ -346,14 +382,23 @@ class Search:
         return self._db.execute(which.limit(1).offset(COMMON)).first() is not None
 
 
+def _studied(wanted: Wanted) -> list[ColumnElement[bool]]:
+    """Studies of a day, or of a range of days: one without a date is of none."""
+    date, first, last = series.c.study_date, wanted.study_from, wanted.study_to
+    on = [date == wanted.study_date] if wanted.study_date else []
+    return on + ([date.between(first or "0", last or LAST)] if first or last else [])
+
+
 def _within(at: ColumnElement[float], wanted: Wanted) -> list[ColumnElement[bool]]:
     since = [at >= wanted.since] if wanted.since is not None else []
     return since + ([at < wanted.until] if wanted.until is not None else [])
 
 
 def _of_jobs(wanted: Wanted) -> list[ColumnElement[bool]]:
-    equal = {job.c.kind: wanted.kind, job.c.reason: wanted.reason, job.c.route: wanted.route}
+    equal = {job.c.kind: wanted.kind, job.c.reason: wanted.reason}
     conditions = [column == value for column, value in equal.items() if value]
+    if wanted.route:  # its index lists routes; few have so few jobs that it would find them
+        conditions.append(_without_index(job.c.route) == wanted.route)
     if wanted.reason:
         conditions.append(and_(HAS_REASON))  # the words of its index
     if wanted.states:
@@ -433,16 +478,61 @@ def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
     return Page(shown, min(total, MOST_COUNTED), limit, offset)
 
 
-def held_deliveries(
+def need_groups(
     database: Database, wanted: Wanted, limit: int = 50, offset: int = 0
-) -> Page[Need]:
-    """The deliveries that are held, under a filter, the newest first."""
+) -> tuple[NeedGroup, ...]:
+    """Needs of a person under a filter, by their reason; the group with the newest first.
+
+    `limit` and `offset` are of each group.
+    """
+    states = tuple(state for state in wanted.states if state in PEOPLE) or PEOPLE
     with database.reading() as db:
-        which = Search(database, db, with_index).deliveries(wanted)
-        total = counted(db, select(delivery.c.id).where(which))
-        needs = _held_deliveries(db, which, limit + offset)
-    needs.sort(key=lambda need: (need.since, need.id), reverse=True)
-    return Page(tuple(needs[offset:]), total, limit, offset)
+        search = Search(database, db, with_index)
+        jobs = and_(search.jobs(replace(wanted, states=states)), job.c.kind != SELFTEST)
+        deliveries = search.deliveries(wanted)
+        groups = _groups_of_jobs(db, jobs, limit, offset)
+        groups += _groups_of_deliveries(db, deliveries, limit, offset)
+    newest_first = sorted(groups, key=lambda group: group[0], reverse=True)
+    return tuple(group for _, group in newest_first)
+
+
+def _groups_of_jobs(
+    db: Connection, which: ColumnElement[bool], limit: int, offset: int
+) -> list[tuple[float, NeedGroup]]:
+    """Each group with the time of its newest job."""
+    newest, in_all = func.max(job.c.finished_at), func.count()
+    columns = job.c.state, job.c.reason, in_all, func.count(job.c.series_id.distinct()), newest
+    query = select(*columns).join(series, series.c.id == job.c.series_id).where(which)
+    groups = []
+    for state, reason, total, of_series, at in db.execute(query.group_by(*columns[:2])).all():
+        mine = and_(which, job.c.state == state, job.c.reason == reason)
+        ids = select(job.c.id).join(series, series.c.id == job.c.series_id).where(mine)
+        ids = ids.order_by(job.c.finished_at.desc(), job.c.id.desc()).limit(limit).offset(offset)
+        needs = Page(_needs_of_jobs(db, db.execute(ids).scalars().all()), total, limit, offset)
+        groups.append((at, NeedGroup("job", JobState(state), reason, of_series, needs)))
+    return groups
+
+
+def _needs_of_jobs(db: Connection, ids: Sequence[int]) -> tuple[Need, ...]:
+    """These jobs, in this order."""
+    rows = {row.id: row for row in db.execute(JOB_SUMMARIES.where(job.c.id.in_(ids)))}
+    gone = without_files(db, ids)
+    needs = (_need_of_job(to_job_summary(rows[job_id])) for job_id in ids)
+    return tuple(replace(need, is_gone=need.id in gone) for need in needs)
+
+
+def _groups_of_deliveries(
+    db: Connection, which: ColumnElement[bool], limit: int, offset: int
+) -> list[tuple[float, NeedGroup]]:
+    newest, in_all = func.max(delivery.c.finished_at), func.count()
+    columns = delivery.c.reason, in_all, func.count(derived.c.series_id.distinct()), newest
+    query = select(*columns).join(derived, derived.c.id == delivery.c.derived_id).where(which)
+    groups = []
+    for reason, total, of_series, at in db.execute(query.group_by(delivery.c.reason)).all():
+        needs = _held_deliveries(db, and_(which, delivery.c.reason == reason), limit, offset)
+        page = Page(tuple(needs), total, limit, offset)
+        groups.append((at, NeedGroup("delivery", DeliveryState.HELD, reason, of_series, page)))
+    return groups
 
 
 def delivery_ids(database: Database, wanted: Wanted, most: int) -> tuple[int, ...]:
@@ -479,11 +569,14 @@ def _need_of_job(line: JobSummary) -> Need:
     return _need("job", line, job_id=line.id, destination="", **of_job)
 
 
-def _held_deliveries(db: Connection, held: ColumnElement[bool], most: int) -> list[Need]:
+def _held_deliveries(
+    db: Connection, held: ColumnElement[bool], limit: int, offset: int = 0
+) -> list[Need]:
     newest = delivery.c.finished_at.desc(), delivery.c.id.desc()
-    ids = db.execute(select(delivery.c.id).where(held).order_by(*newest).limit(most)).scalars()
-    rows = db.execute(delivery_summaries().where(delivery.c.id.in_(ids.all())))
-    lines = [to_delivery_summary(row) for row in rows]
+    query = select(delivery.c.id).where(held).order_by(*newest).limit(limit).offset(offset)
+    ids = db.execute(query).scalars().all()
+    rows = {row.id: row for row in db.execute(delivery_summaries().where(delivery.c.id.in_(ids)))}
+    lines = [to_delivery_summary(rows[delivery_id]) for delivery_id in ids]
     makers = _makers(db, [line.job_id for line in lines if line.job_id is not None])
     return [_need_of_delivery(line, *makers.get(line.job_id or 0, ("", ""))) for line in lines]
 

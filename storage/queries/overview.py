@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 
 from storage.archive import arrival_rows
 from storage.database import Database, to_delivery, to_names, to_record, to_records
+from storage.enqueue import senders
 from storage.errors import NotFound
 from storage.ledger import deliveries_of, delivery_rows
 from storage.records import (
@@ -117,22 +118,28 @@ def running(database: Database, now: float) -> tuple[RunningJob, ...]:
         return _running(db, now)
 
 
-def sending(database: Database, limit: int = 50) -> Page[DeliverySummary]:
+def sending(
+    database: Database, limit: int = 50, offset: int = 0, *, destination: str = ""
+) -> Page[DeliverySummary]:
     """The deliveries that are on their way or wait for it, those being sent first."""
-    wanted = delivery.c.state.in_((DeliveryState.RUNNING, DeliveryState.QUEUED))
+    wanted: ColumnElement[bool] = delivery.c.state.in_(
+        (DeliveryState.RUNNING, DeliveryState.QUEUED)
+    )
+    if destination:
+        wanted = and_(wanted, delivery.c.destination == destination)
     order = delivery.c.state.desc(), delivery.c.priority, delivery.c.due_at, delivery.c.id
-    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit)
+    return _deliveries(database, and_(OPEN_DELIVERY, wanted), order, limit, offset)
 
 
 def unconfirmed(
-    database: Database, destinations: Collection[str], limit: int = 50
+    database: Database, destinations: Collection[str], limit: int = 50, offset: int = 0
 ) -> Page[DeliverySummary]:
     """The deliveries to destinations that give proof, not proved yet; the oldest first."""
     if not destinations:  # with an empty list the database would go through all that was ever sent
-        return Page((), 0, limit, 0)
+        return Page((), 0, limit, offset)
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
     wanted = and_(sent, delivery.c.destination.in_(destinations))
-    return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit)
+    return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
 
 
 def finished(database: Database, limit: int = 10) -> tuple[JobSummary, ...]:
@@ -234,12 +241,13 @@ def _deliveries(
     which: ColumnElement[bool],
     order: tuple[ColumnElement[Any], ...],
     limit: int,
+    offset: int,
 ) -> Page[DeliverySummary]:
     with database.reading() as db:
         total = counted(db, select(delivery.c.id).where(which))
-        query = delivery_summaries().where(which).order_by(*order).limit(limit)
+        query = delivery_summaries().where(which).order_by(*order).limit(limit).offset(offset)
         lines = tuple(to_delivery_summary(row) for row in db.execute(query))
-    return Page(lines, total, limit, 0)
+    return Page(lines, total, limit, offset)
 
 
 def delivery_summaries() -> Select[*tuple[Any, ...]]:
@@ -285,6 +293,7 @@ class JobDetail:
     audit: tuple[AuditEvent, ...]  # what people did to it, the oldest first
     moments: tuple[Moment, ...]
     is_gone: bool  # the received files were removed: it cannot be done again
+    senders: tuple[str, ...]  # of all whose job it is
 
 
 def job_detail(database: Database, job_id: int) -> JobDetail:
@@ -302,9 +311,10 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         folder = _folder(db, whole.derived_id)
         did = _audit(db, job_id, deliveries)
         is_gone = job_id in without_files(db, [job_id])
+        by = senders(db, job_id)
     moments = _moments(whole, came, attempts, deliveries, did)
     line = to_job_summary(row)
-    return JobDetail(whole, line, came, attempts, deliveries, folder, did, moments, is_gone)
+    return JobDetail(whole, line, came, attempts, deliveries, folder, did, moments, is_gone, by)
 
 
 def _folder(db: Connection, derived_id: int | None) -> str | None:

@@ -26,7 +26,7 @@ class Audit:
     def record(
         self, who: str, what: str, which: str = "", detail: Mapping[str, object] | None = None
     ) -> None:
-        """`who` is a person or the node, `which` a job, series or destination by its id."""
+        """Write an event: `who` is a person or the node, `which` a job, series or destination."""
         with self._database.writing() as db:
             note(db, self._now(), who, what, which, detail)
 

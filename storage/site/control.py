@@ -2,15 +2,14 @@
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, or_, select, update
 
 from storage.database import Database, to_record
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.leases import IDLE, LeasedRow, Leases
+from storage.leases import IDLE, Holder, LeasedRow, Leases
 from storage.records import (
     Configured,
     NodeRequest,
@@ -76,16 +75,24 @@ def of_subjects(
         return {row.subject: to_record(Switch, row) for row in db.execute(query)}
 
 
-STOPPED = "The node stopped before it was done; ask again."
+STOPPED = "The node stopped before it was done; request it again."
 
 
 def ask(
-    database: Database, now: float, who: str, kind: RequestKind, subject: str = ""
+    database: Database,
+    now: float,
+    who: str,
+    kind: RequestKind,
+    subject: str = "",
+    *,
+    route: str = "",
 ) -> NodeRequest:
     """Ask for it; where the same is asked for already, that request counts."""
-    values = {"kind": kind, "subject": subject[:64], "who": who[:64], "asked_at": now}
-    same = and_(OPEN_REQUEST, request.c.kind == kind, request.c.subject == subject[:64])
-    with acting(database, now, who, f"ask: {kind}".replace("_", " "), subject) as db:
+    asked = {"kind": kind, "subject": subject[:64], "route": route[:64]}
+    values = {**asked, "who": who[:64], "asked_at": now}
+    same = and_(OPEN_REQUEST, *(request.c[name] == value for name, value in asked.items()))
+    what, detail = f"ask: {kind}".replace("_", " "), {"route": route} if route else None
+    with acting(database, now, who, what, subject, detail) as db:
         row = db.execute(select(request).where(same).limit(1)).one_or_none()
         if row is None:
             new = request.insert().values(**values, state=RequestState.ASKED)
@@ -98,6 +105,13 @@ def get_request(database: Database, request_id: int) -> NodeRequest:
     if asked is None:
         raise NotFound(f"no request {request_id}")
     return asked
+
+
+def newest_of(database: Database, kind: RequestKind, subject: str) -> NodeRequest | None:
+    """The last request of this kind about this subject, with its answer."""
+    of_subject = and_(request.c.kind == kind, request.c.subject == subject)
+    query = select(request).where(of_subject).order_by(request.c.id.desc()).limit(1)
+    return database.record(NodeRequest, query)
 
 
 def open_requests(database: Database, kind: RequestKind) -> tuple[NodeRequest, ...]:
@@ -119,24 +133,14 @@ def newest(
 class RequestQueue:
     """The requests as one process of a node takes them up, keeps them and answers them."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        *,
-        node: str,
-        lease_seconds: float,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, holder: Holder) -> None:
         self._database = database
-        self._now = now
-        self._steady = steady
-        self._renew_seconds = lease_seconds / 4
-        self._renewed = steady()
+        self._now = holder.now
+        self._steady = holder.steady
+        self._renew_seconds = holder.seconds / 4
+        self._renewed = holder.steady()
         self._held: dict[int, NodeRequest] = {}
-        self._leases = Leases(
-            database, request, now, node=node, seconds=lease_seconds, steady=steady
-        )
+        self._leases = Leases(database, request, holder)
 
     def claim(self) -> tuple[NodeRequest, ...]:
         """Lease all that nobody has taken up; what a dead node had taken up has failed."""
@@ -165,7 +169,7 @@ class RequestQueue:
         self._held.pop(leased.id, None)
 
     def recover(self) -> int:
-        """At start: what a dead process of this node had taken up has failed. How many."""
+        """Fail, at start, what a dead process of this node had taken up; how many."""
         left = update(request).where(self._leases.of_this_node())
         with self._database.writing() as db:
             return db.execute(left.values(**self._stopped(), **IDLE)).rowcount
@@ -201,7 +205,7 @@ def applied(
     values: Mapping[str, object],
     restart: Sequence[str] = (),
 ) -> None:
-    """The node works with these values; `restart` are keys whose new value needs a restart."""
+    """Note the values in force; `restart` are keys whose new value needs a restart."""
     columns = {
         "applied_at": now,
         "text": json.dumps(values),
@@ -215,7 +219,7 @@ def applied(
 
 
 def refused(database: Database, now: float, node: str, problems: Sequence[str]) -> None:
-    """The node cannot use what it has read last, and goes on with what it had."""
+    """Note that the node cannot use what it has read last, and goes on with what it had."""
     columns = {"refused_at": now, "problems": json.dumps(list(problems))}
     with database.writing() as db:
         db.execute(update(configuration).where(configuration.c.node == node).values(**columns))

@@ -27,7 +27,7 @@ class Nodes:
         self._now = now
 
     def start(self, node_id: str) -> float:
-        """A node begins to serve. From when on its files must be looked at (`recovery.recover`)."""
+        """Begin to serve; the time since which files must be looked at (`recovery.recover`)."""
         now = self._now()
         alive = {"started_at": now, "heartbeat": now, "state": SERVING}
         with self._database.writing() as db:
@@ -38,13 +38,13 @@ class Nodes:
         return since or 0.0
 
     def recovered(self, node_id: str) -> None:
-        """All files up to the start of this node have their rows."""
+        """Note that all files up to the start of this node have their rows."""
         with self._database.writing() as db:
             mine = update(node).where(node.c.id == node_id)
             db.execute(mine.values(clean_at=node.c.started_at))
 
     def beat(self, node_id: str, state: str = SERVING) -> None:
-        """The node lives and is in this state; `stopped` means that nothing is left half done."""
+        """Note that the node lives, and its state; `stopped`: nothing is left half done."""
         if state not in STATES:
             raise StorageError(f"node state {state!r}; allowed: {', '.join(STATES)}")
         now = self._now()
@@ -114,7 +114,7 @@ def record(database: Database, now: float, node: str, free: int, total: int) -> 
 
 
 def samples(database: Database, node: str, since: float) -> tuple[DiskSample, ...]:
-    """The oldest first."""
+    """The samples of a disk, the oldest first."""
     query = select(disk.c.at, disk.c.free, disk.c.total).where(disk.c.at >= since)
     newest = query.where(disk.c.node == node).order_by(disk.c.at.desc()).limit(MOST_SAMPLES)
     with database.reading() as db:
@@ -122,7 +122,7 @@ def samples(database: Database, node: str, since: float) -> tuple[DiskSample, ..
 
 
 def forecast(taken: Sequence[DiskSample], reserve: int) -> Forecast:
-    """By the straight line through the samples; `reserve` is `storage.min_free_gb` in bytes."""
+    """Extend the straight line through the samples; `reserve` is `storage.min_free_gb` in bytes."""
     if len(taken) < 2 or taken[-1].at - taken[0].at < LEAST_HOURS * 3600:
         return Forecast(None, None)
     days = [(sample.at - taken[0].at) / DAY for sample in taken]

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from storage.database import Database, to_record, to_records
 from storage.errors import LeaseLost
-from storage.leases import LeasedRow, Leases
+from storage.leases import Holder, LeasedRow, Leases
 from storage.records import DAY, DeliveryState, JobState, Message, MessageState, Notice
 from storage.schema import (
     ENDED_DELIVERY,
@@ -93,9 +93,7 @@ class Outbox:
     ) -> None:
         self._database = database
         self._now = now
-        self._leases = Leases(
-            database, message, now, node=node, seconds=CLAIM_SECONDS, steady=steady
-        )
+        self._leases = Leases(database, message, Holder(node, now, CLAIM_SECONDS, steady))
 
     def due(self, limit: int = 20, *, longest: float = DAY) -> tuple[Message, ...]:
         """Messages to be sent now, the longest due first; `claim` one before it is sent.
@@ -125,15 +123,15 @@ class Outbox:
         return self._leases.claim(due, self._take)
 
     def sent(self, leased: Message) -> None:
-        """It has reached the channel."""
+        """Note that a message has reached its channel."""
         self._end(leased, MessageState.SENT, "")
 
     def retry(self, leased: Message, due_at: float, sentence: str) -> None:
-        """It did not work this time."""
+        """Put off a message that did not get there this time."""
         self._give_up(leased, due_at=due_at, sentence=sentence)
 
     def failed(self, leased: Message, sentence: str) -> None:
-        """It is given up: whoever looks at the page sees it."""
+        """Give a message up: whoever looks at the page sees it."""
         self._end(leased, MessageState.FAILED, sentence)
 
     def _is_due(self, db: Connection, longest: float) -> ColumnElement[bool]:

@@ -52,7 +52,7 @@ def record(
 
 
 def answered(database: Database, now: float, destination: str) -> Reach:
-    """A delivery was answered: the destination is up and its breaker closed."""
+    """Note that a delivery was answered: the destination is up and its breaker closed."""
     with database.writing() as db:
         return _write_reach(database, db, now, destination, up=True, sentence="", open_until=0.0)
 
@@ -60,7 +60,7 @@ def answered(database: Database, now: float, destination: str) -> Reach:
 def unreachable(
     database: Database, now: float, destination: str, sentence: str, *, open_until: float
 ) -> Reach:
-    """No association for a delivery: nothing else is tried there before `open_until`."""
+    """Note that it gave a delivery no association: nothing is tried there before `open_until`."""
     with database.writing() as db:
         return _write_reach(
             database, db, now, destination, up=False, sentence=sentence, open_until=open_until
@@ -68,7 +68,7 @@ def unreachable(
 
 
 def try_now(db: Connection, destination: str) -> None:
-    """A person wants the next delivery tried although the destination seems to be down."""
+    """Let the next delivery be tried, for a person, although the destination seems to be down."""
     is_open = and_(reach.c.destination == destination, reach.c.open_until > 0.0)
     db.execute(update(reach).where(is_open).values(open_until=0.0))
 
@@ -227,7 +227,9 @@ def quiet_since(database: Database, ae_titles: Sequence[str]) -> dict[str, float
     return expected | last_heard(database, ae_titles)
 
 
-def rejections(database: Database, since: float, limit: int = 50) -> Page[Rejected]:
+def rejections(
+    database: Database, since: float, limit: int = 50, offset: int = 0
+) -> Page[Rejected]:
     """The callers that were turned away since then, alike ones together, the newest first."""
     alike = [association.c[name] for name in ("calling_ae", "called_ae", "address", "reason")]
     last = func.max(association.c.opened_at).label("last_at")
@@ -239,7 +241,7 @@ def rejections(database: Database, since: float, limit: int = 50) -> Page[Reject
         .order_by(last.desc(), *alike)
     )
     lines = database.records(Rejected, query)
-    return Page(lines[:limit], len(lines), limit, 0)
+    return Page(lines[offset : offset + limit], len(lines), limit, offset)
 
 
 def destinations(

@@ -30,12 +30,12 @@ class Failures:
 def add_user(
     database: Database, now: float, who: str, user: str, role: Role, password: str
 ) -> User:
-    """A new person; `password` is a hash."""
+    """Add a person; `password` is a hash."""
     values = {"name": user, "role": role, "password": password, "created_at": now}
     row = database.insert(account).values(**values, changed_at=now, disabled=0)
     with acting(database, now, who, "user add", user, {"role": role}) as db:
         if not db.execute(row.on_conflict_do_nothing().returning(account.c.name)).first():
-            raise WrongState(f"there is a user {user!r} already")
+            raise WrongState(f"there is already a user {user!r}")
         return to_record(User, _row(db, user))
 
 
@@ -64,7 +64,7 @@ def change(
     password: str | None = None,
     disabled: bool | None = None,
 ) -> User:
-    """Another role or password, or whether the person may log in; what was open before ends."""
+    """Change role, password, or whether the person may log in; what was open before ends."""
     given = {"role": role, "password": password, "disabled": disabled}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     detail = {name: "changed" if name == "password" else value for name, value in values.items()}
@@ -81,7 +81,7 @@ def change(
 
 
 def remove(database: Database, now: float, who: str, user: str) -> None:
-    """The person may not log in any more; what was done stays in the audit events."""
+    """Remove a person; what was done stays in the audit events."""
     with acting(database, now, who, "user remove", user) as db:
         before = to_record(User, _row(db, user))
         others = select(account.c.name).where(account.c.name != user)
@@ -94,7 +94,7 @@ def remove(database: Database, now: float, who: str, user: str) -> None:
 def log_in(
     database: Database, now: float, user: str, *, id: str, csrf: str, address: str, until: float
 ) -> Login:
-    """Somebody has shown the right password; `id` is the SHA-256 of the browser's token."""
+    """Begin the session of somebody with the right password; `id` is the SHA-256 of its token."""
     times = {"created_at": now, "seen_at": now, "expires_at": until}
     values = {"id": id, "account_name": user, "csrf": csrf, "address": address[:64]}
     with acting(database, now, user, "log in", "", {"address": address[:64]}) as db:
@@ -126,7 +126,7 @@ def logged_in(
 
 
 def logins(database: Database, now: float) -> tuple[Login, ...]:
-    """Everybody who is logged in, who came last first."""
+    """The sessions of everybody who is logged in, the newest first."""
     query = _logins(now).order_by(login.c.created_at.desc())
     return database.records(Login, query)
 
@@ -145,7 +145,7 @@ def refuse_login(
     counted: str = "",
     what: str = "log in refused",
 ) -> None:
-    """A wrong name or password; counted for the name as it was typed and for the address.
+    """Count a wrong name or password, for the name as it was typed and for the address.
 
     `counted` is what the address is counted as, such as its network; empty = the address.
     """
@@ -199,13 +199,14 @@ def _row(db: Connection, user: str) -> Row[*tuple[Any, ...]]:
 
 
 def _check_other_administrator(db: Connection, user: User) -> None:
-    """Somebody must stay who can let others in."""
+    """Raise WrongState where nobody would be left who can let others in."""
     if user.role is not Role.ADMINISTRATOR or user.disabled:
         return
     other = and_(account.c.role == Role.ADMINISTRATOR, account.c.disabled == 0)
     query = select(account.c.name).where(other, account.c.name != user.name).with_for_update()
     if db.execute(query).first() is None:
-        raise WrongState(f"{user.name!r} is the last administrator; make somebody else one first")
+        last = f"{user.name!r} is the last administrator; make another user one first"
+        raise WrongState(last)
 
 
 USED_SECONDS = 60.0  # how exactly it is kept when a token was used last
@@ -214,7 +215,7 @@ USED_SECONDS = 60.0  # how exactly it is kept when a token was used last
 def add_token(
     database: Database, now: float, who: str, name: str, role: Role, digest: str
 ) -> ApiToken:
-    """A new token; `digest` is the SHA-256 of what the program will show."""
+    """Add a token; `digest` is the SHA-256 of what the program will show."""
     values = {"digest": digest, "name": name[:64], "role": role, "created_by": who[:64]}
     with acting(database, now, who, "token add", name, {"role": role}) as db:
         row = token.insert().values(**values, created_at=now).returning(token)
@@ -240,7 +241,7 @@ def tokens(database: Database) -> tuple[ApiToken, ...]:
 
 
 def revoke_token(database: Database, now: float, who: str, token_id: int) -> None:
-    """The program may not call any more."""
+    """Revoke a token: its program may not call any more."""
     valid = and_(token.c.id == token_id, token.c.revoked_at.is_(None))
     with acting(database, now, who, "token revoke", str(token_id)) as db:
         if not db.execute(update(token).where(valid).values(revoked_at=now)).rowcount:

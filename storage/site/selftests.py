@@ -27,7 +27,7 @@ FAILED_EVENT = "selftest_failed"  # of the notice
 def begin(
     database: Database, now: float, *, node: str, who: str, series_uid: str, destination: str
 ) -> SelfTest:
-    """A self-test starts; `series_uid` is that of the series that is made for it."""
+    """Begin a self-test; `series_uid` is that of the series that is made for it."""
     values = {"node": node, "who": who, "series_uid": series_uid, "destination": destination}
     row = selftest.insert().values(**values, started_at=now, state=SelfTestState.RUNNING)
     with database.writing() as db:
@@ -109,13 +109,13 @@ def of_series(database: Database, series_uid: str) -> SelfTest | None:
 
 
 def result(database: Database, job_id: int) -> tuple[str, ...]:
-    """The files of what a job made, relative to the storage folder."""
+    """The slices of what a job made, relative to the storage folder."""
     path = derived.c.folder + "/" + derived_instance.c.path
     query = (
         select(path)
         .join(derived_instance, derived_instance.c.derived_id == derived.c.id)
         .join(job, job.c.derived_id == derived.c.id)
-        .where(job.c.id == job_id)
+        .where(job.c.id == job_id, derived_instance.c.kind == "image")
     )
     return database.values(query.order_by(derived_instance.c.id))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.database import Database
 from storage.queries import figures, find, overview
-from storage.queries.find import Wanted, held_deliveries, needing
+from storage.queries.find import Wanted, need_groups, needing
 from storage.records import JobState
 from storage.site import notices, peers, selftests
 from storage.site.audit import Audit
@@ -32,8 +32,8 @@ def _series(**wanted: Any) -> Ask:
     return lambda db, now, jobs: find.find_series(db, Wanted(**wanted))
 
 
-def _held(**wanted: Any) -> Ask:
-    return lambda db, now, jobs: held_deliveries(db, Wanted(**wanted))
+def _needs(**wanted: Any) -> Ask:
+    return lambda db, now, jobs: need_groups(db, Wanted(**wanted))
 
 
 # What the pages ask of the database, of the time, and of how many jobs it has.
@@ -45,9 +45,10 @@ QUERIES: dict[str, Ask] = {
     "unconfirmed, nobody proves": lambda db, now, jobs: overview.unconfirmed(db, ()),
     "unconfirmed": lambda db, now, jobs: overview.unconfirmed(db, ("pacs",)),
     "needs a person": lambda db, now, jobs: needing(db),
-    "deliveries held": _held(),
-    "deliveries held for a reason": _held(reason="REFUSED_BY_PEER", destination="research"),
-    "deliveries held of a sender": _held(sender="CT2", route="ct-slices"),
+    "what waits, by reason": _needs(),
+    "what waits for a reason": _needs(reason="REFUSED_BY_PEER", destination="research"),
+    "what waits of a sender": _needs(sender="CT2", route="ct-slices"),
+    "choices of a filter": lambda db, now, jobs: find.choices(db),
     "counts of states": lambda db, now, jobs: overview.counts(db),
     "jobs, newest": _jobs(),
     "jobs, held": _jobs(states=(JobState.HELD,)),

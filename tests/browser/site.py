@@ -39,6 +39,15 @@ priority = 5
 destinations = ["archive"]
 
 [[route]]
+name = "leaves-gaps"
+calling_ae_title = "LEAVES"
+match = { Modality = "CT" }
+model = "linear"
+factor = 4
+across_missing = "leave"
+destinations = []
+
+[[route]]
 name = "shadow"
 match = { Modality = "CT", StudyDescription = { regex = "Shadow" } }
 model = "linear"

@@ -22,6 +22,7 @@ PAGES = (
     "/needs?state=held",
     "/find",
     "/find?text=A1",
+    "/sending",
     "/jobs/{real}",
     "/jobs/{held}",
     "/series/{uid}",

@@ -62,3 +62,15 @@ def test_each_look_is_an_audit_event_without_the_patient(site: Site, open_page: 
     expect(events.locator("tr", has_text="view pictures").first).to_contain_text("job")
     assert "A12345" not in events.inner_text()
     assert "Phantom" not in events.inner_text()
+
+
+def test_a_person_asks_a_route_for_a_series_and_reads_the_answer_there(
+    site: Site, open_page: Open
+) -> None:
+    held = phantoms.uid("held", "series", 3)
+    job_id = site.job_of(held, state="held")
+    page = open_page(f"/series/{held}", "otto")
+    page.get_by_role("button", name="Process with").first.click()
+    asked = page.locator("#asked")
+    expect(asked).to_contain_text(f"Job {job_id} by this route is held already")
+    expect(asked).to_contain_text("otto asked for route")

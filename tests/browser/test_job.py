@@ -7,12 +7,13 @@ from functools import partial
 
 from playwright.sync_api import Page, expect
 
+from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.records import SwitchName
 from storage.site import control
 from tests import phantoms, series
 from tests.browser.conftest import Open
-from tests.browser.site import PHANTOM, Site
+from tests.browser.site import PHANTOM, Site, with_holes
 
 SOON = 20_000.0
 TILTED = phantoms.uid("tilted", "series", 3)
@@ -35,15 +36,18 @@ def test_slices_are_shown_beside_those_they_lie_between(site: Site, open_page: O
     for name in ("before", "now", "after"):
         loaded(page, name)
     tags = page.locator(".three .tag").all_inner_texts()
-    assert tags == ["received", "generated", "received"]
+    assert tags == ["received", "generated, not acquired", "received"]
     says = page.locator("#slice-text").inner_text()
-    assert re.fullmatch(r"Slice \d+ of 29, generated, at [\d.]+ mm", says)
+    of_pacs = r"Image \d+ of 29 in the derived series, z -[\d.]+ mm, generated, not acquired"
+    assert re.fullmatch(of_pacs, says)
     page.get_by_role("slider", name="Slice").press("Home")
-    expect(page.locator("#slice-text")).to_have_text("Slice 1 of 29, received, at 0.00 mm")
+    first = "Image 29 of 29 in the derived series, z -240.00 mm, received as image 93"
+    expect(page.locator("#slice-text")).to_have_text(first)
     page.get_by_role("slider", name="Slice").press("ArrowRight")
-    expect(page.locator("#slice-text")).to_contain_text("Slice 2 of 29, generated")
+    expect(page.locator("#slice-text")).to_contain_text("Image 28 of 29")
+    expect(page.locator("#slice-text")).to_contain_text("generated, not acquired")
     page.locator("[data-strip]").click(position={"x": 2, "y": 10})
-    expect(page.locator("#slice-text")).to_contain_text("Slice 1 of 29, received")
+    expect(page.locator("#slice-text")).to_have_text(first)
 
 
 def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
@@ -67,7 +71,7 @@ def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
     page.get_by_role("slider", name="Slice").press("Home")
     with page.expect_response("**/seen?**"):
         page.evaluate("htmx.trigger(document.body, 'changed')")
-    expect(page.locator("#slice-text")).to_contain_text("Slice 1 of 29")  # it stays where it was
+    expect(page.locator("#slice-text")).to_contain_text("Image 1 of 29")  # it stays where it was
     page.get_by_role("button", name="Lung").click()
     expect(page.get_by_role("button", name="Lung")).to_have_attribute("aria-pressed", "true")
     assert page.evaluate("window.same") is True  # the page was never loaded again
@@ -112,6 +116,30 @@ def test_geometry_time_line_and_deliveries_tell_the_whole_way(site: Site, open_p
     expect(deliveries).to_contain_text("29 × 0000 stored")
 
 
+def test_a_gap_that_was_left_is_hatched_in_every_view(site: Site, open_page: Open) -> None:
+    """Two slices are missing and the route fills the other gaps."""
+    uid = site.send(
+        replace(with_holes("left"), description="Thorax with a gap that is left"), calling="LEAVES"
+    )
+    page = open_page(f"/jobs/{site.job_of(uid, state='succeeded')}")
+    expect(page.get_by_role("region", name="Slices")).to_contain_text("neither acquired nor")
+    strip = page.locator(".strip svg")
+    expect(strip.locator(".left")).to_have_count(1)
+    strip.locator(".left").click()
+    expect(page.locator("#slice-text")).to_contain_text("received as image 4")  # before the gap
+    page.get_by_role("slider", name="Slice").press("ArrowRight")
+    expect(page.locator("#slice-text")).to_contain_text("received as image 7")  # behind it
+    for plane in ("Sagittal", "Coronal"):
+        figure = page.locator(
+            "figure", has=page.get_by_alt_text(f"{plane} reformat of the derived")
+        )
+        expect(figure).to_contain_text("slices generated, not acquired")
+        expect(figure.locator(".edge")).to_be_visible()
+    expect(page.get_by_role("region", name="What was done")).to_contain_text(
+        "Not filled, because slices are missing there: between images 4 and 7."
+    )
+
+
 def test_a_tilt_is_drawn_and_said(site: Site, open_page: Open) -> None:
     page = open_page(f"/jobs/{site.job_of(TILTED)}")
     geometry = page.get_by_role("region", name="Geometry", exact=True)
@@ -134,7 +162,7 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
 def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> None:
     uid = site.send(replace(PHANTOM, seed="hour", description="Waits for an hour"))
     job = site.job_of(uid, state="succeeded")
-    database, ledger = site.database, Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    database, ledger = site.database, Ledger(site.database, Holder("x", time.time, 60.0))
     control.turn(database, time.time(), "test", SwitchName.PAUSED, "clinic", on=True)
     ledger.redeliver(job, "clinic")
     leased = ledger.claim("clinic", "test")

@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 from sqlalchemy import update
 
 from storage import schema as rows
+from storage.jobs import Queue
+from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.queries import find
 from storage.queries.find import Wanted
@@ -125,25 +127,53 @@ def test_the_focus_stays_where_it_was_while_rows_come_and_go(site: Site, open_pa
 def test_an_empty_list_says_so(open_page: Open) -> None:
     page = open_page("/needs?reason=NO_SUCH_REASON")
     expect(page.locator("main")).to_contain_text(
-        "No job that matches this filter waits for a person."
+        "Nothing that matches this filter waits for a person."
     )
 
 
-def test_jobs_under_a_filter_are_requeued_together(site: Site, open_page: Open) -> None:
-    for seed in ("batch-1", "batch-2"):
+def test_jobs_of_one_reason_are_ticked_at_once_and_changed_together(
+    site: Site, open_page: Open
+) -> None:
+    jobs = [
         site.job_of(site.send(sites.with_holes(seed), calling="BATCH"), state="held")
-    page = open_page("/needs?state=held&sender=BATCH", "otto")
-    expect(page.get_by_role("heading", name="Jobs 2")).to_be_visible()
-    page.get_by_label("Select all jobs").check()
+        for seed in ("batch-1", "batch-2")
+    ]
+    page = open_page("/needs?sender=BATCH", "otto")
+    group = page.get_by_role("region", name="2 series miss slices")
+    expect(group.locator("tbody tr")).to_have_count(2)
+    requeue = group.get_by_role("button", name="Requeue selected")
+    cancel = group.get_by_role("button", name="Cancel selected")
+    for button in requeue, cancel:  # nothing is ticked: nobody is asked to confirm that
+        button.click()
+        expect(page.locator("#message")).to_have_text(
+            "Nothing was changed. Tick at least one row first."
+        )
+    group.get_by_label("Select all in this list").check()
     with page.expect_response("**/needs/list**"):  # rows that come meanwhile untick nothing
         page.evaluate("htmx.trigger(document.body, 'live-needs')")
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(3)
-    page.get_by_role("button", name="Requeue selected").click()
+    requeue.click()
     expect(page.locator("#message")).to_contain_text("2 of 2 done.")
+    for job in jobs:
+        page.goto(f"{site.url}/jobs/{job}")
+        expect(page.get_by_role("region", name="What people did")).to_contain_text("requeue")
+
+
+def test_a_batch_that_changed_nothing_says_so_and_why(site: Site, open_page: Open) -> None:
+    job = site.job_of(site.send(sites.with_holes("batch-3"), calling="BATCH3"), state="held")
+    page = open_page("/needs?sender=BATCH3", "otto")
+    page.get_by_label(f"Job {job}", exact=True).check()
+    queue = Queue(site.database, Holder("x", time.time, 60.0))
+    queue.cancel(job, who="anna")  # somebody is quicker
+    page.once("dialog", lambda question: question.accept())
+    page.get_by_role("button", name="Cancel selected").click()
+    message = page.locator("#message p.bad")
+    expect(message).to_contain_text(f"Nothing was changed. Job {job} ")
+    expect(message).to_contain_text("cancelled")
 
 
 def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page: Open) -> None:
-    ledger = Ledger(site.database, time.time, node="x", lease_seconds=60.0)
+    ledger = Ledger(site.database, Holder("x", time.time, 60.0))
     uid = site.send(replace(PHANTOM, seed="clinic", description="For the clinic"))
     job = site.job_of(uid, state="succeeded")
     clinic = partial(control.turn, site.database, time.time(), "test", SwitchName.PAUSED, "clinic")
@@ -154,14 +184,12 @@ def test_deliveries_under_a_filter_are_sent_again_together(site: Site, open_page
         assert leased is not None
         ledger.hold(leased, "REFUSED_BY_PEER", "The clinic takes no derived series.")
         page = open_page("/needs?state=held&destination=clinic", "otto")
-        deliveries = page.get_by_role("region", name="Deliveries")
+        deliveries = page.get_by_role("region", name="1 delivery was refused by the destination")
         expect(deliveries).to_contain_text("The clinic takes no derived series.")
-        page.get_by_label("Select all deliveries").check()
+        page.get_by_label("Select all in this list").check()
         page.get_by_role("button", name="Send selected again").click()
         expect(page.locator("#message")).to_contain_text("1 of 1 done.")
-        expect(deliveries).to_contain_text(
-            "No delivery that matches this filter waits for a person"
-        )
+        expect(page.locator("main")).to_contain_text("Nothing that matches this filter waits")
         assert ledger.get(leased.id).state == "queued"
     finally:
         ledger.cancel(leased.id)

@@ -13,6 +13,7 @@ from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files
 from storage.jobs import Queue
+from storage.leases import Holder
 from storage.migrations import FOLDER
 from tests.unit.storage.stored import INFER, SCANNER, content_of, part10, received
 
@@ -58,7 +59,7 @@ def keep_many(folder: Path) -> None:
 
 def claim_one(folder: Path) -> None:
     """Dies between claim and finish."""
-    queue = Queue(Database.for_folder(folder), time.time, node="one", lease_seconds=60)
+    queue = Queue(Database.for_folder(folder), Holder("one", time.time, 60.0))
     job = queue.claim("w", INFER)
     assert job is not None
     queue.renew(job, 0.5)

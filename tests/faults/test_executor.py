@@ -35,7 +35,7 @@ def request(folder: Path, slices: int) -> Request:
         sources=tuple(Source(path, "", order) for order, path in enumerate(files)),
         model=ModelSpec("linear"),
         parameters=Parameters(factor=2),
-        output=Output(),
+        output=Output(presentation_state=False),
         folder=folder,
         secret=b"0" * 32,
         started_at=datetime.now(UTC),
@@ -96,7 +96,7 @@ def test_a_node_that_stops_ends_the_worker_and_counts_nothing(
         (3, "exit code 3"),
         (None, "exit code None"),
         (-11, "crashed (SIGSEGV), most often in compiled code of a library"),
-        (-15, "ended by somebody, or as the machine stopped (SIGTERM)"),
+        (-15, "ended by a person, or because the machine stopped (SIGTERM)"),
         (-10, "ended by the signal SIGUSR1"),
         (-40, "ended by signal 40"),
     ],
@@ -116,6 +116,6 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     end = executor.run(request(tmp_path / "a", 8), BOUNDS, kill)
     assert isinstance(end, NoAnswer)
     assert end.how is End.WORKER_DIED
-    assert end.detail == "killed by the system (SIGKILL), most often for want of memory"
+    assert end.detail == "killed by the system (SIGKILL), most often because memory ran out"
     again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
     assert isinstance(again, Derived)

@@ -13,7 +13,7 @@ from inference.stacks import is_derived_by_node, read_headers, set_aside, stacks
 from node.second_opinion import check
 from tests import phantoms
 from tests.phantoms import Series
-from tests.unit.inference.made import request, unchecked
+from tests.unit.inference.made import images, request, unchecked
 
 SMALL = Series(slices=3, rows=6, columns=5)
 
@@ -68,7 +68,7 @@ def test_a_mutated_slice_gives_a_result_that_is_right_or_a_verdict(tmp_path: Pat
         outcome = unchecked(made)
         assert isinstance(outcome, Derived | Verdict), outcome
         if isinstance(outcome, Derived):
-            derived = [made.folder / file.name for file in outcome.files]
+            derived = images(outcome, made.folder)
             opinions = [_opinion(sources, derived) for sources in possible]
             assert "right" in opinions or "unreadable" in opinions
             unreadable += "right" not in opinions

@@ -23,7 +23,7 @@ WIDTH = "80"  # of the terminal that the help is written for
 # Times of the rows are those of the tests' clock; any other is that of the run.
 OTHER_TIME = re.compile(r"(?!2023-11-1)20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d:\d\d)?")
 FOLDER = re.compile(r'/[^\s":]*/site\b')  # each copy of the filled one is called so
-HEARTBEAT = re.compile(r"\d+ s(?= away)")
+HEARTBEAT = re.compile(r"(?<=heartbeat was )\d+ s(?= ago)")
 COLOUR = re.compile("\x1b\\[[0-9;]*m")
 IN_TABLES = (
     (re.compile(r"(under )?\b\d+(\.\d+)? (days|h|min( \d+ s)?|s|ms|[kMGT]?B)\b"), "<span>"),

@@ -12,6 +12,7 @@ from inference.training.report import (
     GATE_COLUMNS,
     MISSED_COLUMNS,
     OVERVIEW_COLUMNS,
+    RELIABILITY_COLUMNS,
     card,
     markdown,
     page_of,
@@ -55,10 +56,10 @@ def test_a_report_has_a_row_for_each_method(data: Path) -> None:
 def test_the_card_has_every_table_in_markdown(data: Path) -> None:
     found = study_of(data, Knowing(hu_of(data), 2), 2, targets=2, gates=True)
     written = card(found.cells, found.rows)
-    for heads in (COLUMNS, OVERVIEW_COLUMNS, GATE_COLUMNS, MISSED_COLUMNS):
+    for heads in (COLUMNS, OVERVIEW_COLUMNS, RELIABILITY_COLUMNS, GATE_COLUMNS, MISSED_COLUMNS):
         assert f"| {' | '.join(heads)} |" in written
     widths = {line.count("|") for line in written.splitlines() if line.startswith("| drifting")}
-    assert widths == {len(COLUMNS) + 1, len(OVERVIEW_COLUMNS) + 1}
+    assert widths == {len(heads) + 1 for heads in (COLUMNS, OVERVIEW_COLUMNS, RELIABILITY_COLUMNS)}
 
 
 class Page(HTMLParser):

@@ -63,7 +63,7 @@ def cell(
 ) -> EvaluatedCell:
     ours = replace(GOOD, **changes)  # type: ignore[arg-type]
     methods = {"linear": LINEAR, "cubic": CUBIC, "dis": DIS, "midslice": ours}
-    return EvaluatedCell(kind, (1, 3), "midslice", "0" * 64, methods, confidence, (2.4, 2.6))
+    return EvaluatedCell(kind, (1, 3), "midslice", "0" * 64, methods, confidence, (), (2.4, 2.6))
 
 
 def rows(*cells: EvaluatedCell, lacking: tuple[CellKind, ...] = ()) -> tuple[Row, ...]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from node.dicom.scu import Outgoing
-from tests.network.sending import native
 from tests.peers import Script, Storescp, scripted_scp, storescp
+from tests.sending import native
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from storage.database import Database
 from storage.jobs import Queue
+from storage.leases import Holder
 from storage.queries import find, overview
 from storage.queries.find import Wanted
 from storage.records import (
@@ -72,7 +73,7 @@ class Site:
 
     def job(self, series_uid: str, state: JobState) -> Job:
         """The job of a series, once it is in this state."""
-        queue = Queue(self.database, time.time, node="test", lease_seconds=1.0)
+        queue = Queue(self.database, Holder("test", time.time, 1.0))
         wanted = Wanted(states=(state,), uid=series_uid)
         line = wait_for(
             f"job {state}", lambda: next(iter(find.jobs(self.database, wanted).lines), None), 90.0

@@ -124,6 +124,64 @@ def test_without_a_uid_nothing_is_kept_and_the_answer_says_so(
     assert node_rows.kept(node).keys() == before
 
 
+UIDS_OF_GATEWAYS = {
+    "StudyInstanceUID": "1.02.3.STUDY",
+    "SeriesInstanceUID": "550e8400-e29b-41d4-a716-446655440000",
+    "FrameOfReferenceUID": "1.2.3.",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_uids_that_break_the_rules_are_kept_in_every_role_and_are_no_path(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.SOPInstanceUID = f"IMG_{index:02d}.x"
+        for keyword, uid in UIDS_OF_GATEWAYS.items():
+            setattr(made, keyword, uid)
+
+    files = phantoms.write(tmp_path, Series(seed="gateway", slices=3, edit=edit))
+    assert send_as_it_lies(node, files) == [0, 0, 0]
+    series_uid = UIDS_OF_GATEWAYS["SeriesInstanceUID"]
+    node_rows.wait_until_settled(node, [series_uid])
+    (job,) = node_rows.jobs(node, series_uid)
+    assert job.state == "succeeded", job
+    assert node.cli("series", series_uid)
+    kept = {uid: path for (uid, _), path in node_rows.kept(node).items() if "IMG" in uid}
+    assert sorted(kept) == [f"IMG_{index:02d}.x" for index in range(3)]
+    assert not any(word in str(path) for path in kept.values() for word in ("IMG", "STUDY", "550e"))
+    folder = node.folder / "var" / "derived" / f"{job.id}-1"
+    for path in folder.glob("*.dcm"):
+        made = dcmread(path)
+        assert made.StudyInstanceUID == UIDS_OF_GATEWAYS["StudyInstanceUID"]
+        assert made.FrameOfReferenceUID == UIDS_OF_GATEWAYS["FrameOfReferenceUID"]
+        assert made.RelatedSeriesSequence[0].SeriesInstanceUID == series_uid
+        assert {item.ReferencedSOPInstanceUID for item in made.SourceImageSequence} <= kept.keys()
+
+
+@pytest.mark.parametrize("vr", [b"XX\0\0\x06\0\0\0", b"XX\x06\0", b"??\x06\0"])
+def test_an_unknown_value_representation_and_a_patient_behind_the_pixels_cost_nothing(
+    node: NodeProcess, tmp_path: Path, vr: bytes
+) -> None:
+    series = Series(seed=f"odd {vr!r}", slices=3)
+    files = phantoms.write(tmp_path, series)
+    for path in files:
+        content = path.read_bytes()
+        begin = content.index(b"\x10\0\x10\0PN")
+        end = content.index(b"\x10\0\x30\0DA")  # Patient's Birth Date
+        patient, unknown = content[begin:end], b"\x08\0\x90\x10" + vr + b"HELLO1"
+        path.write_bytes(content[:begin] + unknown + content[end:] + patient)
+    assert send_as_it_lies(node, files) == [0, 0, 0]
+    series_uid = phantoms.uid(series.seed, "series", series.number)
+    node_rows.wait_until_settled(node, [series_uid])
+    (job,) = node_rows.jobs(node, series_uid)
+    assert job.state == "succeeded", job
+    folder = node.folder / "var" / "derived" / f"{job.id}-1"
+    made = [dcmread(path) for path in folder.glob("*.dcm")]
+    patients = {(str(each.PatientName), each.PatientID) for each in made}
+    assert patients == {(series.patient.name, series.patient.id)}
+
+
 def only_job(node: NodeProcess, files: list[Path], *options: str) -> node_rows.JobRow:
     """Send a series; what became of it."""
     sent = storescu(node.port, *files, options=options)

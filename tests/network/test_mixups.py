@@ -189,12 +189,13 @@ def test_two_patients_under_one_series_and_study_uid_are_held(
     else:
         send(node, first)
         node_rows.wait_until_settled(node, [series_uid])
-        send(node, second, calling="OTHER" if how == "from two peers" else "STORESCU")
+        send(node, second, calling="CT2" if how == "from two peers" else "STORESCU")
         node_rows.wait_until_settled(node, [series_uid], arrivals=2)
     last = node_rows.jobs(node, series_uid)[-1]
     assert (last.state, last.reason) == ("held", "PATIENT_MISMATCH")
     assert "Patient ID" in last.sentence
     assert "OTHER" not in last.sentence
+    assert ("from STORESCU and CT2" in last.sentence) == (how == "from two peers")
 
 
 def test_a_thin_series_of_the_same_range_refuses_the_thick_one_unless_the_route_says_otherwise(

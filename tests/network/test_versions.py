@@ -312,8 +312,8 @@ def test_a_slice_that_is_late_after_all_was_sent_makes_a_new_derived_series(
     assert (older.state, newer.state) == ("succeeded", "succeeded")
     assert older.derived_uid != newer.derived_uid
     assert [headings(archive, job.derived_uid) for job in (older, newer)] == [
-        ("AI-INTERP x2 NOT ACQUIRED | Thorax 5.0 B30f", 9003),
-        ("AI-INTERP x2 NOT ACQUIRED rev 2 | Thorax 5.0 B30f", 10003),
+        ("AI-INTERP x2 2 of 5 NOT ACQUIRED | Thorax 5.0 B30f", 9003),
+        ("AI-INTERP x2 3 of 7 NOT ACQUIRED rev 2 | Thorax 5.0 B30f", 10003),
     ]
     assert told(node, newer) == 2
     assert check(files[:3], made_of(archive, older.derived_uid), factor=2) == []

@@ -71,8 +71,8 @@ def test_two_routes_on_one_series_make_series_that_are_told_apart(
         for job in node_rows.jobs(node, uid_of(files))
     ]
     assert [(h.SeriesDescription, h.SeriesNumber) for h in headers] == [
-        ("AI-INTERP x2 NOT ACQUIRED | Thorax 5.0 B30f", 9003),
-        ("AI-INTERP x2 NOT ACQUIRED thicker | Thorax 5.0 B30f", 10003),
+        ("AI-INTERP x2 2 of 5 NOT ACQUIRED | Thorax 5.0 B30f", 9003),
+        ("AI-INTERP x2 2 of 5 NOT ACQUIRED thicker | Thorax 5.0 B30f", 10003),
     ]
     assert node.found("notice", kind="revision") == []
     # Sent again each is itself again.

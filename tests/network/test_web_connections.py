@@ -126,7 +126,8 @@ def test_a_slow_body_is_answered_before_the_connection_ends(listening: Site) -> 
             said += part
     head, _, body = said.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408")
-    assert json.loads(body)["detail"] == "The request did not come in whole; it was too slow."
+    detail = "The request did not arrive completely in time; it was too slow."
+    assert json.loads(body)["detail"] == detail
 
 
 def test_a_large_body_has_as_much_longer(listening: Site, monkeypatch: pytest.MonkeyPatch) -> None:

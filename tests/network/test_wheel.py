@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from inference import release
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -69,3 +71,13 @@ def test_check_finds_models_decoders_and_a_working_database(
     found = json.loads(done.stdout)["findings"]
     assert {"model midslice", "model linear"} <= {entry["what"] for entry in found}
     assert all(entry["level"] != "fault" for entry in found)
+
+
+def test_it_names_the_build_of_its_source_and_writes_a_first_configuration(
+    installed: Path, tmp_path: Path
+) -> None:
+    said = midslice(installed, tmp_path, "--version")
+    build = release.digest(installed.parent / "source")
+    assert said.stdout == f"midslice {release.RELEASE}, build {build}\n"
+    assert midslice(installed, tmp_path, "init").returncode == 0
+    assert 'ae_title = "MIDSLICE"' in (tmp_path / "config.toml").read_text()

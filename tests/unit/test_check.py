@@ -242,7 +242,7 @@ def test_a_node_that_serves_is_ready_as_long_as_its_heart_beats(tmp_path: Path) 
     nodes.start(NODE)
     nodes.beat(NODE, SERVING)
     assert unready(tmp_path, opened, now=1_014.0) == []
-    assert unready(tmp_path, opened, now=1_016.0) == ["the node's last heartbeat is 16 s away"]
+    assert unready(tmp_path, opened, now=1_016.0) == ["the node's last heartbeat was 16 s ago"]
     nodes.beat(NODE, STOPPING)
     assert unready(tmp_path, opened, now=1_001.0) == ["the node is stopping"]
     opened.close()

@@ -103,7 +103,7 @@ def test_it_is_complete_exactly_from_the_announced_moment_on(after: float, is_op
         (
             Rule.OPEN_LIMIT,
             replace(OPEN, aborted=2),
-            "No further instance came for 31.5 s, though an association is open; "
+            "No further instance came for 31.5 s, but an association is open; "
             "associations: 1 open, 2 aborted.",
         ),
         (

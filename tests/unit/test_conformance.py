@@ -1,5 +1,6 @@
 """The conformance statement: it says what the tables of the code say, and of this very node."""
 
+import ast
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,16 +9,18 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_for_tag
 
-from inference import pipeline
+from inference import pipeline, release
 from inference.errors import Reason
+from inference.kinds import TERMS, Term
 from inference.model import Parameters
 from inference.request import Derived, ModelSpec, Output, Request, Source
 from inference.stacks import read_headers
 from node.config import Config, load
-from node.conformance import BEHAVIOUR, RESULTS, SOURCES, body, statement
+from node.conformance import RESULTS, SOURCES, WORD_VERDICTS, body, statement
 from node.dicom import contexts, status
 from node.rules.reasons import REASONS
 from tests import phantoms
+from tests.unit.inference.cases import CASES
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +60,7 @@ def test_every_sop_class_and_transfer_syntax_is_listed_in_order(shipped: str) ->
     annex = shipped.partition("\n## Annex A: ")[2]
     classes = re.findall(r"`([\d.]+)`", annex)
     assert classes == list(contexts.STORAGE_SOP_CLASSES)
-    assert contexts.IMPLEMENTATION_CLASS_UID in shipped
+    assert release.IMPLEMENTATION_CLASS_UID in shipped
 
 
 def section(text: str, number: str) -> str:
@@ -74,8 +77,8 @@ def test_every_status_that_the_node_answers_or_reads_is_explained(shipped: str) 
     } | {status.SUCCESS}
     answered = re.findall(r"^\| ([0-9A-F]{4}) \|", section(shipped, "4.2"), re.MULTILINE)
     assert {int(code, 16) for code in answered} == constants - {status.NOT_AUTHORISED}
-    assert set(BEHAVIOUR) == set(status.Outcome)
-    for result, text in BEHAVIOUR.items():
+    assert set(status.BEHAVIOUR) == set(status.Outcome)
+    for result, text in status.BEHAVIOUR.items():
         assert f"| {result} | {text} |" in section(shipped, "4.3")
 
 
@@ -97,6 +100,30 @@ def test_every_rejection_that_the_node_gives_is_explained(shipped: str) -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_has_its_state_and_meaning(shipped: str, reason: Reason) -> None:
     assert f"| `{reason}` | {REASONS[reason].state} | {REASONS[reason].meaning} |" in shipped
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.words[0])
+def test_every_word_of_image_type_stands_there_with_its_verdict_and_source(
+    shipped: str, term: Term
+) -> None:
+    words = ", ".join(f"`{word}`" for word in term.words)
+    row = f"| {term.meaning} | {words}{' *' if term.in_description else ''} | "
+    row += f"{WORD_VERDICTS[term.meaning]} | {term.source} |"
+    assert row in section(shipped, "6.5").splitlines()
+
+
+TEST = re.compile(r"^\| (.*) \| .* \| `(tests/.*\.py)::(\w+)(?:\[(.*)\])?` \|$", re.MULTILINE)
+
+
+def test_every_kind_of_series_and_peer_names_a_test_that_exists(shipped: str) -> None:
+    annex = shipped.partition("\n## Annex B: ")[2]
+    rows = TEST.findall(annex)
+    assert len(rows) == annex.count("::") > 40
+    assert len({kind for kind, *_ in rows}) == len(rows)
+    for kind, file, function, case in rows:
+        body = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+        assert function in {item.name for item in body if isinstance(item, ast.FunctionDef)}, kind
+        assert case in ("", *(known.title for known in CASES)), kind
 
 
 def written(text: str) -> set[str]:
@@ -124,12 +151,17 @@ def test_an_attribute_is_written_or_copied_and_known_to_the_dictionary(shipped: 
 def test_a_derived_instance_holds_what_is_stated_and_nothing_else(
     shipped: str, tmp_path: Path
 ) -> None:
-    always = written(shipped) - {"LossyImageCompression", "DerivationCodeSequence"}
+    stated = {keyword for keyword in written(shipped) if not keyword.startswith("Overlay")}
+    always = stated - {"LossyImageCompression", "DerivationCodeSequence"}
     instances = derived_series(tmp_path)
     assert len(instances) == 5
     for instance in instances:
-        keywords = {element.keyword for element in instance}
-        assert keywords <= written(shipped) | set(copied(shipped))
+        overlays = instance.group_dataset(0x6000)
+        assert bool(overlays) == (instance.SyntheticData == "YES")
+        for element in overlays:
+            assert f"| ({element.tag.group:04X},{element.tag.element:04X}) |" in shipped
+        keywords = {element.keyword for element in instance if element.tag.group != 0x6000}
+        assert keywords <= stated | set(copied(shipped))
         assert always <= keywords
     assert {instance.SyntheticData for instance in instances} == {"YES", "NO"}
 
@@ -144,7 +176,7 @@ def derived_series(folder: Path) -> list[Dataset]:
         sources=tuple(Source(h.path, h.uid, h.order) for h in headers),
         model=ModelSpec("linear"),
         parameters=Parameters(factor=2),
-        output=Output(),
+        output=Output(presentation_state=False),
         folder=out,
         secret=b"s" * 32,
         started_at=datetime(2026, 1, 2, tzinfo=UTC),

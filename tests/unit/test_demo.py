@@ -198,7 +198,7 @@ def demo_result(
     )
 
 
-COUNT = Check("Count", ok=True, found="5")
+COUNT = Check("Count", ok=True, detail="5")
 
 
 def test_the_report_needs_nothing_but_itself(
@@ -219,7 +219,7 @@ def test_the_report_says_what_is_wrong_and_runs_nobodys_script(
     received: ImageSeries, acquired: ImageSeries, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    bad = Check("Same patient", ok=False, found="PatientID is <b>another</b>")
+    bad = Check("Same patient", ok=False, detail="PatientID is <b>another</b>")
     report.write(demo_result(received, acquired, tmp_path, COUNT, bad), path)
     page = path.read_text()
     assert "1 of 2 checks failed" in page
@@ -248,7 +248,7 @@ def test_the_report_shows_the_stated_confidence_of_each_slice(
     [
         (COUNT, ("All 1 checks passed, in 12 s.", "3 slices became 5.", "report.html")),
         (
-            Check("Same patient", ok=False, found="PatientID is [red]another[/red]"),
+            Check("Same patient", ok=False, detail="PatientID is [red]another[/red]"),
             (
                 "✕ fault",
                 "PatientID is [red]another[/red]",  # text, never markup

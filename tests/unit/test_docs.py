@@ -3,7 +3,6 @@
 import ast
 import re
 import subprocess
-import tomllib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference.errors import Reason
+from inference.release import RELEASE
 from node.config import sections
 from node.events import EVENTS, Event
 from storage.records import ArrivalState, DeliveryState, JobState
@@ -31,10 +31,6 @@ TABLES = {
 
 def read(name: str) -> str:
     return (ROOT / name).read_text()
-
-
-def project() -> dict[str, object]:
-    return tomllib.loads(read("pyproject.toml"))["project"]
 
 
 def config_keys() -> list[tuple[str, str]]:
@@ -179,7 +175,7 @@ def test_every_reason_and_state_stands_in_the_conformance_statement(word: str) -
 
 def test_the_newest_version_of_the_changelog_is_the_products() -> None:
     versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", read("CHANGELOG.md"), re.MULTILINE)
-    assert versions[0] == project()["version"]
+    assert versions[0] == RELEASE
 
 
 @pytest.mark.parametrize(

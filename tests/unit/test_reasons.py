@@ -111,3 +111,15 @@ def test_a_requeue_is_futile_until_the_route_has_changed() -> None:
     assert reasons.is_futile("LOW_CONFIDENCE", is_changed=False)
     assert not reasons.is_futile("LOW_CONFIDENCE", is_changed=True)
     assert not reasons.is_futile("TIME_LIMIT", is_changed=False)
+
+
+def test_a_heading_says_in_words_what_many_wait_for() -> None:
+    held = {entry.code for entry in TABLE if entry.state in (JobState.HELD, DeliveryState.HELD)}
+    assert held == reasons.HEADINGS.keys()
+    assert reasons.heading("held", "MISSING_SLICES", 1) == "1 series misses slices"
+    assert reasons.heading("held", "MISSING_SLICES", 12) == "12 series miss slices"
+    assert reasons.heading("failed", "ValueError", 2) == "2 series failed with ValueError"
+    assert reasons.heading("held", "NEW", 1) == "1 series waits for a person: NEW"
+    assert reasons.heading("held", "NEW", 2) == "2 series wait for a person: NEW"
+    several = "3 deliveries were refused by the destination"
+    assert reasons.heading("held", "REFUSED_BY_PEER", 3, is_delivery=True) == several

@@ -87,34 +87,37 @@ def taken_by(
     ],
 )
 def test_a_stack_that_is_as_the_rule_says_is_taken(match: str) -> None:
-    assert taken_by(route(match)) == (["r"], ["Everything that it asks for holds."])
+    assert taken_by(route(match)) == (["r"], ["All its conditions hold."])
 
 
 @pytest.mark.parametrize(
     ("match", "objection"),
     [
-        ('Modality = "MR"', "Modality is CT, not MR."),
-        ('Modality = "ct"', "Modality is CT, not ct."),
-        ('Modality = ["MR", "PT"]', "Modality is CT, not MR or PT."),
-        ('ImageType = "AXIAL"', "ImageType is ORIGINAL\\PRIMARY\\AXIAL, not AXIAL."),
+        ('Modality = "MR"', "Modality is CT, but must be MR."),
+        ('Modality = "ct"', "Modality is CT, but must be ct."),
+        ('Modality = ["MR", "PT"]', "Modality is CT, but must be MR or PT."),
+        ('ImageType = "AXIAL"', "ImageType is ORIGINAL\\PRIMARY\\AXIAL, but must be AXIAL."),
         (
             'ImageType = { has = "MPR" }',
-            "ImageType is ORIGINAL\\PRIMARY\\AXIAL, which has no value MPR.",
+            "ImageType is ORIGINAL\\PRIMARY\\AXIAL; none of its values is MPR.",
         ),
-        ("PixelSpacing = { max = 0.75 }", "PixelSpacing is 0.8, not at most 0.75."),
-        ("PixelSpacing = { min = 0.75 }", "PixelSpacing is 0.7, not at least 0.75."),
-        ("SeriesNumber = 30", "SeriesNumber is 3, not 30."),
-        ("Modality = { min = 1 }", "Modality is CT, which is no number."),
-        ("Modality = 5", "Modality is CT, not 5."),
-        ('SeriesDescription = { regex = "^B30f" }', "which ^B30f does not match."),
+        ("PixelSpacing = { max = 0.75 }", "PixelSpacing is 0.8, but must be at most 0.75."),
+        ("PixelSpacing = { min = 0.75 }", "PixelSpacing is 0.7, but must be at least 0.75."),
+        ("SeriesNumber = 30", "SeriesNumber is 3, but must be 30."),
+        ("Modality = { min = 1 }", "Modality is CT, which is not a number."),
+        ("Modality = 5", "Modality is CT, but must be 5."),
+        (
+            'SeriesDescription = { regex = "^B30f" }',
+            "which does not match the regular expression ^B30f.",
+        ),
         ('BodyPartExamined = "HEAD"', "BodyPartExamined is absent."),
         ('StationName = ""', "StationName is absent."),
         ('StationName = { regex = ".*" }', "StationName is absent."),
         ('PatientPosition = { has = "HFS" }', "PatientPosition is absent."),
-        ("gap_mm = { min = 5.1 }", "gap_mm is 5, not at least 5.1."),
-        ("instances = { max = 23 }", "instances is 24, not at most 23."),
-        ("tilt_degrees = { min = 1 }", "tilt_degrees is 0, not at least 1."),
-        ('Modality = "CT", gap_mm = { min = 9 }', "gap_mm is 5, not at least 9."),
+        ("gap_mm = { min = 5.1 }", "gap_mm is 5, but must be at least 5.1."),
+        ("instances = { max = 23 }", "instances is 24, but must be at most 23."),
+        ("tilt_degrees = { min = 1 }", "tilt_degrees is 0, but must be at least 1."),
+        ('Modality = "CT", gap_mm = { min = 9 }', "gap_mm is 5, but must be at least 9."),
     ],
 )
 def test_a_stack_that_is_not_is_told_why(match: str, objection: str) -> None:
@@ -154,13 +157,40 @@ def test_a_route_without_a_called_ae_title_is_for_that_of_the_node() -> None:
     assert taken_by(own, other)[0] == ["own"]
     found, said = taken_by(own, other, called_ae="MIDSLICE4")
     assert found == ["other"]
-    assert said[0] == "It was sent to MIDSLICE4, the route is for MIDSLICE."
+    assert said[0] == "It was sent to MIDSLICE4; the route takes only what is sent to MIDSLICE."
 
 
 def test_a_route_may_be_for_one_calling_ae_title() -> None:
     ct2 = route(calling_ae_title="CT2")
     assert taken_by(ct2, calling_ae="CT2")[0] == ["r"]
-    assert taken_by(ct2) == ([], ["It was sent by CT1, the route is for CT2."])
+    assert taken_by(ct2) == ([], ["It was sent by CT1; the route takes only what CT2 sends."])
+
+
+def test_every_objection_of_a_route_is_given_in_full_sentences() -> None:
+    match = (
+        'Modality = "MR", gap_mm = { max = 2 }, SeriesDescription = { regex = "Skull", has = 3 }'
+    )
+    choosy = route(match, called_ae_title="OTHER", calling_ae_title="CT2")
+    assert taken_by(choosy) == (
+        [],
+        [
+            "It was sent to MIDSLICE; the route takes only what is sent to OTHER. "
+            "It was sent by CT1; the route takes only what CT2 sends. "
+            "Modality is CT, but must be MR. "
+            "gap_mm is 5, but must be at most 2. "
+            "SeriesDescription is Thorax 5.0 B30f; none of its values is 3. "
+            "SeriesDescription is Thorax 5.0 B30f, which does not match the regular expression "
+            "Skull."
+        ],
+    )
+
+
+def test_a_sender_that_is_not_named_is_an_objection_like_any_other() -> None:
+    choosy = route('Modality = "MR"', calling_ae_title="CT2")
+    assert taken_by(choosy, calling_ae="")[1] == [
+        "No sender is named; the route takes only what CT2 sends. Modality is CT, but must be MR."
+    ]
+    assert taken_by(route(), calling_ae="")[0] == ["r"]
 
 
 def test_values_as_pydicom_reads_them_compare_like_the_text_that_they_stand_for() -> None:
@@ -180,7 +210,7 @@ def test_values_as_pydicom_reads_them_compare_like_the_text_that_they_stand_for(
         'SliceThickness = 5, SeriesNumber = "12", PixelSpacing = { min = 0.5, has = 0.5 }, '
         'PatientName = { regex = "^Doe" }, Manufacturer = "SIEMENS"'
     )
-    assert taken_by(asked, attributes=read) == (["r"], ["Everything that it asks for holds."])
+    assert taken_by(asked, attributes=read) == (["r"], ["All its conditions hold."])
 
 
 def test_the_shipped_route_takes_thick_axial_ct_and_nothing_else() -> None:
@@ -259,3 +289,10 @@ def test_sender_is_the_destination_that_the_calling_ae_belongs_to() -> None:
     assert sender_of((other, pacs), "WS2") == pacs
     assert sender_of((other, pacs), "B") == other
     assert sender_of((other, pacs), "CT1") is None
+
+
+def test_a_received_value_is_quoted_short_and_printable() -> None:
+    odd = dict(ATTRIBUTES) | {"ConvolutionKernel": ("B\x1b[31m" + "x" * 300,)}
+    _, (sentence,) = taken_by(route('ConvolutionKernel = "B30f"'), attributes=odd)
+    assert sentence.isprintable()
+    assert "x" * 65 not in sentence

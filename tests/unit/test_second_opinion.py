@@ -70,6 +70,10 @@ def within(item: Callable[[Dataset], Dataset], edit: Edit) -> Edit:
     return lambda header: edit(item(header))
 
 
+def set_overlay(element: int, vr: str, value: object) -> Edit:
+    return lambda header: header.add_new(0x60000000 | element, vr, value)
+
+
 def number_from_two(header: Dataset) -> None:
     header.InstanceNumber = int(header.InstanceNumber) + 1
 
@@ -78,10 +82,10 @@ def name_another_meta_uid(header: Dataset) -> None:
     header.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
 
 
-COUNT, POSITION, COPIES, FORMAT, VALUES, SYNTHETIC, DESCRIPTION, UIDS, STACK = (
-    name for name, _, _ in CHECKS[:9]
+COUNT, POSITION, COPIES, FORMAT, VALUES, SYNTHETIC, OVERLAY, DESCRIPTION, UIDS, STACK = (
+    name for name, _, _ in CHECKS[:10]
 )
-PATIENT, FRAME, SOURCES, EQUIPMENT, ALLOWED = (name for name, _, _ in CHECKS[9:])
+PATIENT, FRAME, SOURCES, EQUIPMENT, ALLOWED = (name for name, _, _ in CHECKS[10:])
 RECEIVED_UID = phantoms.uid("phantom", 3, "instance", 1)
 
 # (which slices, what is done to them, words of the fault, the checks that fail)
@@ -107,7 +111,12 @@ FAULTS = (
     (ALL, put("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"), "SOP Class UID", {DESCRIPTION}),
     (ALL, put("Modality", "MR"), "Modality", {DESCRIPTION}),
     (ALL, put("ContentQualification", "GOOD"), "Content Qualification", {DESCRIPTION}),
+    (GENERATED, set_overlay(0x0022, "LO", "acquired"), "overlay says 'acq", {OVERLAY}),
+    (GENERATED, set_overlay(0x3000, "OW", bytes(160)), "overlay is empty", {OVERLAY}),
+    (GENERATED, set_overlay(0x0010, "US", 16), "of another size", {OVERLAY}),
+    (COPIED, set_overlay(0x3000, "OW", bytes(160)), "a copy has an overlay", {OVERLAY}),
     (ALL, put("SeriesDescription", "CHEST 5 MM"), "Series Description is", {DESCRIPTION}),
+    (ALL, put("SeriesDescription", "1 of 5 NOT ACQUIRED"), "Description is", {DESCRIPTION}),
     (ALL, put("SeriesDescription", "NOT ACQUIRED" * 6), "Series Description is", {DESCRIPTION}),
     (GENERATED, put("DerivationDescription", "x"), "does not say 'not acq", {DESCRIPTION}),
     (COPIED, put("DerivationDescription", "x"), "does not say 'copied", {DESCRIPTION}),
@@ -174,8 +183,8 @@ def test_a_right_series_passes_every_check_and_each_says_what_was_found(
     rows = verify(ImageSeries.read(received), ImageSeries.read(derived), factor=2)
     assert [row.name for row in rows] == [name for name, _, _ in CHECKS]
     assert failed(rows) == set()
-    assert rows[0].found == "3 received + 2 generated = 5"
-    assert "{" not in "".join(row.found for row in rows)
+    assert rows[0].detail == "3 received + 2 generated = 5"
+    assert "{" not in "".join(row.detail for row in rows)
 
 
 @pytest.mark.filterwarnings("ignore:The value length")
@@ -242,8 +251,8 @@ def test_many_faults_of_one_check_are_counted(files: tuple[list[Path], list[Path
         change(path, put("StudyID", "other"))
     rows = verify(ImageSeries.read(received), ImageSeries.read(derived), factor=2)
     (row,) = (row for row in rows if not row.ok)
-    assert row.found.count("StudyID is not that") == 3
-    assert row.found.endswith(" and 2 more")
+    assert row.detail.count("StudyID is not that") == 3
+    assert row.detail.endswith(" and 2 more")
 
 
 def test_slices_are_in_order_of_their_place_whatever_order_they_come_in(

@@ -46,7 +46,8 @@ def iso(at: float | None, zone: tzinfo | None) -> str | None:
 def job(job: Job, deliveries: Sequence[Delivery], zone: tzinfo | None) -> Json:
     """Give a job with its deliveries."""
     return plain(job, JOB, zone) | {
-        "deliveries": [plain(delivery, DELIVERY) for delivery in deliveries]
+        "deliveries": [plain(delivery, DELIVERY) for delivery in deliveries],
+        "confidence_counts": dict(job.confidence_counts),
     }
 
 
@@ -55,6 +56,7 @@ def job_in_full(
     deliveries: Sequence[Delivery],
     attempts: Sequence[Attempt],
     instances: Sequence[Instance],
+    senders: Sequence[str],
     zone: tzinfo | None,
 ) -> Json:
     """Give a job with everything that is known about it."""
@@ -64,6 +66,10 @@ def job_in_full(
         | {"deliveries": [plain(delivery, of_delivery, zone) for delivery in deliveries]}
         | plain(job, JOB_FURTHER, zone)
         | {
+            "senders": list(senders),
+            "confidence_counts": dict(job.confidence_counts),
+            "undersampled": job.record.get("undersampled"),
+            "set_aside": job.record.get("set_aside", []),
             "attempts": [plain(attempt, ATTEMPT, zone) for attempt in attempts],
             "instances": [
                 plain(instance, INSTANCE, zone) | {"kept": instance.path is not None}

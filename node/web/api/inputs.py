@@ -13,7 +13,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 
 from node.web.access import FIELD, is_form
-from storage.records import Page
+from storage.records import UID_CHARACTERS, Page
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
@@ -22,6 +22,7 @@ LARGEST_ID = 2**31 - 1  # of an INTEGER column
 LARGEST_OFFSET = 10**9
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"  # a database refuses NUL, and a page of lines any other control
 
+UID = rf"^[{UID_CHARACTERS}]{{1,64}}$"
 AE_TITLE = r"^[ -\[\]-~]{1,16}$"  # PS3.5 6.2: no backslash, no control character
 
 Line: TypeAlias = Annotated[str, StringConstraints(max_length=256, pattern=ONE_LINE)]
@@ -31,7 +32,7 @@ UserName: TypeAlias = Annotated[
 ]
 
 Id: TypeAlias = Annotated[int, Path(ge=1, le=LARGEST_ID)]
-Uid: TypeAlias = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+Uid: TypeAlias = Annotated[str, Path(pattern=UID)]
 Name: TypeAlias = Annotated[str, Path(max_length=64, pattern=ONE_LINE)]
 AeTitle: TypeAlias = Annotated[str, Query(pattern=AE_TITLE)]
 
@@ -89,7 +90,7 @@ async def _document(request: Request) -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        wrong = {"type": "json_invalid", "loc": ("body",), "msg": "This is no JSON document."}
+        wrong = {"type": "json_invalid", "loc": ("body",), "msg": "This is not a JSON document."}
         raise RequestValidationError([wrong]) from error
 
 
@@ -132,10 +133,8 @@ class PageRequest:
 def _page(
     response: Response,
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most so many.")] = 100,
-    offset: Annotated[
-        int, Query(ge=0, le=LARGEST_OFFSET, description="The first so many are left out.")
-    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most this many.")] = 100,
+    offset: Annotated[int, Query(ge=0, le=LARGEST_OFFSET, description="Skip this many.")] = 0,
 ) -> PageRequest:
     return PageRequest(limit, offset, response, request)
 
@@ -166,7 +165,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "Nobody is logged in, and no token was sent.",
         403: "The role does not allow it, or the CSRF token is missing.",
         404: "There is no such row.",
-        408: "The body did not come in whole, in time.",
+        408: "The body did not arrive completely and in time.",
         409: "The row is in a state that does not allow it.",
         413: "The request is too long.",
         422: "A value is not allowed.",

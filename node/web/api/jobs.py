@@ -15,6 +15,7 @@ from node.web.api import answers
 from node.web.api.answers import Json, plain
 from node.web.api.inputs import (
     LARGEST_ID,
+    UID,
     Body,
     Id,
     Line,
@@ -52,7 +53,7 @@ class Filter(BaseModel):
     destination: Line = ""
     sender: Line = Field("", description="A calling AE title.")
     description: Line = Field("", description="What it contains.")
-    uid: str = Field("", pattern=r"^[0-9.]{0,64}$", description="Of any level.")
+    uid: str = Field("", pattern=rf"^({UID[1:-1]})?$", description="Of any level.")
     since: datetime | None = Field(None, description="ISO 8601")
     until: datetime | None = Field(None, description="ISO 8601")
     text: Line = Field("", description="Any of accession number, patient ID, name.")
@@ -60,6 +61,8 @@ class Filter(BaseModel):
     patient_id: Line = Field("", description="How it begins.")
     name: Line = Field("", description="How it begins, family name first.")
     study_date: str = Field("", pattern=r"^(\d{8})?$", description="YYYYMMDD")
+    study_from: str = Field("", pattern=r"^(\d{8})?$", description="The first day, YYYYMMDD.")
+    study_to: str = Field("", pattern=r"^(\d{8})?$", description="The last day, YYYYMMDD.")
 
     def wanted(self) -> Wanted:
         words = self.model_dump(exclude={"state", "since", "until"})
@@ -83,6 +86,13 @@ class Priority(Body):
 
 class Redelivery(Body):
     destination: Line = Field("", description="One of the configuration; empty = those of the job.")
+
+
+class Processing(Body):
+    route: Line = Field(
+        "",
+        description="Process it by this one, whatever it asks for; empty: by those that match.",
+    )
 
 
 class BatchOfIds(Body):
@@ -113,7 +123,7 @@ def patients(wanted: Filtered, page: Paged, visitor: AsViewer, parts: PartsOf) -
 
 @find_router.post(
     "/find",
-    summary="The same, with the words in the body: proxies write addresses down",
+    summary="The same, with the search terms in the body, as proxies record addresses",
     openapi_extra=takes(Sought),
 )
 def sought(
@@ -133,6 +143,7 @@ def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
         ledger.of_job(job_id),
         queue.attempts(job_id),
         queue.instances(job_id),
+        queue.senders(job_id),
         parts.zone,
     )
 
@@ -201,7 +212,7 @@ def batch(
         "cancel": lambda job_id: parts.store.queue.cancel(job_id, who=visitor.name),
         "redeliver": lambda job_id: parts.store.ledger.redeliver(job_id, who=visitor.name),
     }
-    allowed = "name jobs by ids, or by a filter as GET /api/v1/jobs takes it"
+    allowed = "no job is named: give ids, or a filter as GET /api/v1/jobs takes it"
     ids = body.ids or _matching(parts, visitor, wanted, find.job_ids, allowed)
     return [_done(acts[action], job_id) for job_id in dict.fromkeys(ids)]
 
@@ -220,7 +231,7 @@ def batch_of_deliveries(
 ) -> list[Json]:
     ledger = parts.store.ledger
     act = partial({"requeue": ledger.requeue, "cancel": ledger.cancel}[action], who=visitor.name)
-    allowed = "name deliveries by ids, or the held ones by a filter"
+    allowed = "no delivery is named: give ids, or a filter that finds held ones"
     ids = body.ids or _matching(parts, visitor, wanted, delivery_ids, allowed)
     return [_done(act, delivery_id) for delivery_id in dict.fromkeys(ids)]
 
@@ -231,7 +242,7 @@ def requeue_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Js
     return _delivery(parts, delivery_id)
 
 
-@router.post("/deliveries/{delivery_id}/cancel", summary="Give a delivery up")
+@router.post("/deliveries/{delivery_id}/cancel", summary="Give up a delivery")
 def cancel_delivery(delivery_id: Id, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.store.ledger.cancel(delivery_id, who=visitor.name)
     return _delivery(parts, delivery_id)
@@ -270,17 +281,29 @@ def get_series(series_uid: Uid, _: AsViewer, parts: PartsOf) -> Json:
 
 @series_router.post(
     "/series/{series_uid}/process-now",
-    summary="Do not wait for further instances of a series that is arriving",
+    summary="Do not wait for further instances of a series; or process it with a route",
+    description=(
+        "Without a route, what is arriving of the series is complete now. With one, the series is\n"
+        "then processed by that route, though its conditions do not hold; `GET wishes/{id}` says\n"
+        "which job does it, or has done it before."
+    ),
     status_code=202,
+    openapi_extra=takes(Processing),
 )
-def process_now(series_uid: Uid, visitor: AsOperator, parts: PartsOf) -> Json:
-    _received(parts, series_uid)
-    if not any(arrival.series_uid == series_uid for arrival in parts.store.archive.arriving()):
-        raise WrongState(f"series {series_uid} is not arriving; requeue its job instead")
+def process_now(
+    series_uid: Uid,
+    visitor: AsOperator,
+    parts: PartsOf,
+    body: Annotated[Processing, Depends(taken(Processing))],
+) -> Json:
+    if body.route:
+        _check_processable(parts, series_uid, body.route)
+    else:
+        _check_arriving(parts, series_uid)
     now, kind = parts.gate.now(), RequestKind.PROCESS_NOW
-    request = control.ask(parts.database, now, visitor.name, kind, series_uid)
+    request = control.ask(parts.database, now, visitor.name, kind, series_uid, route=body.route)
     answer = {"wish": request.id, "series_uid": series_uid}
-    return answer | plain(request, "state asked_at", parts.zone)
+    return answer | plain(request, "route state asked_at", parts.zone)
 
 
 @series_router.post("/series/{series_uid}/never", summary="No jobs are made of it")
@@ -318,6 +341,20 @@ def _received(parts: Parts, series_uid: str) -> tuple[Series, ...]:
     return series
 
 
+def _check_arriving(parts: Parts, series_uid: str) -> None:
+    _received(parts, series_uid)
+    if not any(arrival.series_uid == series_uid for arrival in parts.store.archive.arriving()):
+        instead = "requeue its job, or name a route that processes it"
+        raise WrongState(f"series {series_uid} is not arriving; {instead}")
+
+
+def _check_processable(parts: Parts, series_uid: str, route: str) -> None:
+    """Raise at once for what the node would answer later."""
+    parts.config().route(route)
+    if all(series.purged_at is not None for series in _received(parts, series_uid)):
+        raise WrongState(f"the files of series {series_uid} are no longer kept; have it sent again")
+
+
 def _states(line: SeriesSummary) -> list[str]:
     arrival = "arriving" if line.arriving else "complete"
     return list(dict.fromkeys((arrival, *(str(job.state) for job in line.jobs))))
@@ -350,7 +387,9 @@ def _matching(
 def _requeue_with_others(parts: Parts, visitor: Visitor, job_id: int) -> None:
     reason = parts.store.queue.get(job_id).reason
     if reason in reasons.ONE_BY_ONE:
-        raise WrongState(f"job {job_id} is held {reason}: look at it and requeue it by itself")
+        raise WrongState(
+            f"job {job_id} is held for {reason}: look at it and requeue it on its own page"
+        )
     parts.store.queue.requeue(job_id, who=visitor.name)
 
 

@@ -9,11 +9,13 @@ from starlette.requests import Request
 from node import health
 from node.config import Destination
 from node.errors import UsageError
+from node.rules.routing import Explanation
 from node.web import login, rule_tester
 from node.web.access import AsAdministrator, AsOperator, AsViewer, Visitor
 from node.web.api.answers import TOKEN, USER, Json, plain
 from node.web.api.inputs import (
     AE_TITLE,
+    UID,
     AeTitle,
     Body,
     Id,
@@ -35,7 +37,8 @@ from storage.site import control, peers, people, selftests
 
 # Attributes of each record, in the order of the answer.
 SELFTEST = "id who state destination started_at finished_at steps sentence"
-REQUEST = "id kind subject who asked_at state done_at sentence"
+REQUEST = "id kind subject route who asked_at state done_at sentence"
+VERDICT = "state reason sentence"
 
 AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
 OTHER_TITLE = r"^([ -\[\]-~]{1,16})?$"
@@ -73,7 +76,7 @@ class NewToken(Body):
 
 
 class SeriesToTry(Body):
-    series_uid: str = Field(pattern=r"^[0-9.]{1,64}$")
+    series_uid: str = Field(pattern=UID)
     called_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
     calling_ae: str = Field("", pattern=OTHER_TITLE, description="Empty: as it came.")
 
@@ -111,17 +114,19 @@ def reload(visitor: AsAdministrator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.RELOAD)
 
 
-@router.post("/selftests", summary="Send a made series the whole way", status_code=202)
+@router.post("/selftests", summary="Send a synthetic series through the node", status_code=202)
 def self_test(visitor: AsOperator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.SELFTEST)
 
 
-@router.post("/notifications/test", summary="A notice through every channel", status_code=202)
+@router.post(
+    "/notifications/test", summary="Send a test notification to every channel", status_code=202
+)
 def test_notice(visitor: AsAdministrator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.NOTIFY)
 
 
-@router.get("/selftests", summary="What the self-tests have found, the newest first")
+@router.get("/selftests", summary="The results of the self-tests, the newest first")
 def self_tests(_: AsViewer, parts: PartsOf, page: Paged) -> list[Json]:
     page.counted(selftests.count(parts.database), page.limit)
     tests = selftests.newest(parts.database, page.limit, page.offset)
@@ -143,7 +148,7 @@ def configuration(_: AsAdministrator, parts: PartsOf) -> Json:
 @router.get(
     "/wishes/{wish_id}",
     name="wish",
-    summary="What came of something that the node was asked for",
+    summary="The outcome of a request to the node",
 )
 def node_request(wish_id: Id, _: AsViewer, parts: PartsOf) -> Json:
     return plain(control.get_request(parts.database, wish_id), REQUEST, parts.zone)
@@ -179,7 +184,7 @@ def echo(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.ECHO, name)
 
 
-@router.get("/senders/allow", summary="Calling AE titles that may associate; none at all is any")
+@router.get("/senders/allow", summary="Calling AE titles that may associate; none means any")
 def allowed(_: AsViewer, parts: PartsOf) -> Json:
     added = control.all_on(parts.database, SwitchName.ALLOWED_AE)
     return {
@@ -188,7 +193,7 @@ def allowed(_: AsViewer, parts: PartsOf) -> Json:
     }
 
 
-@router.post("/senders/allow", summary="Let a calling AE title in", openapi_extra=takes(Title))
+@router.post("/senders/allow", summary="Allow a calling AE title", openapi_extra=takes(Title))
 def allow(
     visitor: AsAdministrator, body: Annotated[Title, Depends(taken(Title))], parts: PartsOf
 ) -> Json:
@@ -196,7 +201,7 @@ def allow(
     return {"ae_title": body.ae_title, "allowed": True}
 
 
-@router.delete("/senders/allow", summary="Take that back")
+@router.delete("/senders/allow", summary="No longer allow it")
 def disallow(ae_title: AeTitle, visitor: AsAdministrator, parts: PartsOf) -> Json:
     if not _turn(parts, visitor, SwitchName.ALLOWED_AE, _significant(ae_title), on=False):
         raise NotFound(f"the AE title {ae_title} was not added here")
@@ -332,7 +337,7 @@ def _destination(configured: Destination, line: DestinationSummary, parts: Parts
 def _significant(ae_title: str) -> str:
     """Strip the leading and trailing spaces of an AE title (PS3.5 6.2)."""
     if not ae_title.strip(" "):
-        raise UsageError("an AE title is not of spaces alone")
+        raise UsageError("an AE title must not consist of spaces only")
     return ae_title.strip(" ")
 
 
@@ -358,6 +363,16 @@ def _stack(stack: TriedStack) -> Json:
     return (
         plain(stack, "stack instances gap_mm tilt_degrees missing notes")
         | {"attributes": dict(stack.attributes)}
-        | {"routes": [plain(route, "route matches sentence") for route in stack.routes]}
-        | plain(stack, "state reason sentence")
+        | {"routes": [_explained(route) for route in stack.routes]}
+        | {
+            "verdicts": [
+                plain(verdict, "route state reason sentence") for verdict in stack.verdicts
+            ]
+        }
+        | plain(stack.verdict, VERDICT)
     )
+
+
+def _explained(route: Explanation) -> Json:
+    sentences = [objection.sentence for objection in route.objections]
+    return plain(route, "route matches sentence") | {"objections": sentences}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
@@ -21,12 +21,15 @@ LEAST_SHARE = 0.006  # of the time line: what was short stays visible
 
 @dataclass(frozen=True)
 class SlicePlace:
-    """One slice along the normal."""
+    """One slice: its position as a PACS shows it, and what made it."""
 
-    at_mm: float
+    at_mm: float  # of Image Position (Patient), on the axis that the normal lies nearest to
     is_generated: bool
+    number: int | None = None  # Instance Number in the derived series, where it is in there
+    received_number: int | None = None  # the Instance Number that it came with
     expected_error_hu: float | None = None
     confidence: float | None = None  # 0 to 1
+    word: str = ""  # of its confidence: sure, fair, unsure, large_anatomy_only
     how: str = ""  # what made it, where the record says so: the network, or an interpolation
 
 
@@ -71,7 +74,7 @@ def _svg(width: float, height: float, label: str, *parts: str, **more: object) -
 
 
 def along(places: Sequence[SlicePlace]) -> list[float]:
-    """SlicePlace each slice in the drawing of the geometry."""
+    """Give the place of each slice in the drawing of the geometry."""
     first, last = places[0].at_mm, places[-1].at_mm
     scale = (WIDTH - 2 * EDGE) / ((last - first) or 1.0)
     return [round(EDGE + (place.at_mm - first) * scale, 2) for place in places]
@@ -82,8 +85,15 @@ def lean(tilt_degrees: float) -> float:
     return HEIGHT * math.tan(math.radians(max(-MOST_LEAN, min(MOST_LEAN, tilt_degrees))))
 
 
+def _hatch(name: str) -> str:
+    """Define the drawing of what was not acquired; names are unique on a page."""
+    line = _element("path", d="M-1 1L1 -1M0 8L8 0M7 9L9 7", class_="hatching", stroke_width=1.5)
+    size = {"width": 8, "height": 8, "patternUnits": "userSpaceOnUse"}
+    return _element("defs", _element("pattern", line, id=f"hatch-{name}", **size))
+
+
 def geometry(
-    places: Sequence[SlicePlace], missing: Mapping[int, int], tilt_degrees: float
+    places: Sequence[SlicePlace], missing: Mapping[int, int], tilt_degrees: float, axis: str = "z"
 ) -> Markup:
     """Draw received and generated slices where they lie, and where slices are missing.
 
@@ -115,11 +125,12 @@ def geometry(
         data_places=json.dumps([round(spot - off / 2, 2) for spot in spots]),
         data_lean=off,
     )
-    label = f"{len(received)} received and {len(generated)} generated slices along the normal"
+    label = f"{len(received)} received and {len(generated)} generated slices along {axis}"
     if missing:
         label += f"; in {len(missing)} of the gaps slices are missing"
     height = TOP + HEIGHT + 34
-    return _svg(WIDTH, height, label, *holes, *lines, mark, *_ruler(places, spots))
+    ruler = _ruler(places[0].at_mm, places[-1].at_mm, axis)
+    return _svg(WIDTH, height, label, _hatch("geometry"), *holes, *lines, mark, *ruler)
 
 
 def _lines(spots: Iterable[float], first: float, last: float, off: float) -> str:
@@ -143,6 +154,7 @@ def _hole(first: float, second: float, count: int, off: float) -> Iterator[str]:
     )
     points = " ".join(f"{_text(round(x, 2))},{_text(float(y))}" for x, y in corners)
     yield _element("polygon", points=points, class_="hole")
+    yield _element("polygon", points=points, fill="url(#hatch-geometry)")
     if not count:
         return
     step = (second - first) / (count + 1)
@@ -152,23 +164,21 @@ def _hole(first: float, second: float, count: int, off: float) -> Iterator[str]:
     yield _element("text", str(count), x=middle, y=TOP - 8, class_="lost", text_anchor="middle")
 
 
-def _ruler(places: Sequence[SlicePlace], spots: Sequence[float]) -> list[str]:
-    """Draw the scale below, in mm from the first slice."""
-    length = places[-1].at_mm - places[0].at_mm
-    if length <= 0:
+def _ruler(first: float, last: float, axis: str) -> list[str]:
+    """Draw the scale below: positions of the patient in mm, as a PACS shows them."""
+    if first == last:
         return []
     base = TOP + HEIGHT + 14
     parts = [_element("line", x1=EDGE, x2=WIDTH - EDGE, y1=base, y2=base, class_="axis")]
-    for mm in ticks(length, 8):
-        x = EDGE + mm / length * (WIDTH - 2 * EDGE)
+    step = ticks(abs(last - first), 8)[1]
+    low, high = sorted((first, last))
+    for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
+        mm = round(number * step, 10)
+        x = EDGE + (mm - first) / (last - first) * (WIDTH - 2 * EDGE)
         parts.append(_element("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
-        unit = " mm" if mm == 0 else ""
-        parts.append(
-            _element(
-                "text", f"{mm:g}{unit}", x=x, y=base + 17, text_anchor="middle" if mm else "start"
-            )
-        )
-    return parts
+        parts.append(_element("text", f"{mm:g}", x=x, y=base + 17, text_anchor="middle"))
+    name = f"{axis}, mm"
+    return [*parts, _element("text", name, x=WIDTH - EDGE, y=base - 4, text_anchor="end")]
 
 
 def ticks(length: float, most: int) -> list[float]:
@@ -182,31 +192,80 @@ def ticks(length: float, most: int) -> list[float]:
 
 
 def trust(place: SlicePlace) -> str:
-    """Choose the class of a slice in the strip: where the model says so, how sure it is."""
-    if not place.is_generated:
-        return "received"
-    if place.confidence is None:
-        return "made"
-    if place.confidence >= 0.8:
-        return "sure"
-    return "fair" if place.confidence >= 0.5 else "unsure"
+    """Choose the class of a slice: received, or how sure the model was, where anything says so."""
+    return (place.word or "made") if place.is_generated else "received"
 
 
-def strip(places: Sequence[SlicePlace]) -> Markup:
-    """Draw one cell a slice, to click on; the current one is framed."""
-    width = STRIP / len(places)
-    cells = [
+def strip(places: Sequence[SlicePlace], left: Collection[int] = ()) -> Markup:
+    """Draw one cell a slice, to click on; the current one is framed.
+
+    `left` are gaps between received slices, counted from 0, that were not filled: a hatched cell.
+    """
+    cells = list(_cells(places, left))
+    width = STRIP / len(cells)
+    drawn = [
         _element(
-            "rect", x=index * width, y=3, width=max(0.5, width - 1), height=20, class_=trust(p)
+            "rect",
+            x=index * width,
+            y=3,
+            width=max(0.5, width - 1),
+            height=20,
+            class_=trust(place) if place is not None else "left",
+            fill=None if place is not None else "url(#hatch-strip)",
         )
-        for index, p in enumerate(places)
+        for index, place in enumerate(cells)
     ]
+    at = [round(index * width, 2) for index, place in enumerate(cells) if place is not None]
     mark = _element(
-        "rect", x=0, y=1.5, width=width, height=23, class_="now", rx=2, data_mark=f"0 {width}"
+        "rect",
+        x=0,
+        y=1.5,
+        width=width,
+        height=23,
+        class_="now",
+        rx=2,
+        data_mark="cells",
+        data_cells=json.dumps(at),
     )
     label = "One cell a slice, coloured by what it is and how sure the model was"
+    if left:
+        label += "; hatched: a gap that was neither acquired nor filled"
     more = {"preserveAspectRatio": "none", "data_strip": "slice"}
-    return _svg(STRIP, 26, label, *cells, mark, **more)
+    return _svg(STRIP, 26, label, _hatch("strip"), *drawn, mark, **more)
+
+
+def _cells(places: Sequence[SlicePlace], left: Collection[int]) -> Iterator[SlicePlace | None]:
+    """Give the slices in their order, and None for each gap that was left."""
+    gap = -1
+    for place in places:
+        if not place.is_generated:
+            if gap in left:
+                yield None
+            gap += 1
+        yield place
+
+
+def edge(places: Sequence[SlicePlace], left: Collection[int], *, first_is_up: bool) -> Markup:
+    """Draw beside a reformat which of its lines were received and which generated."""
+    top, bottom = (places[0], places[-1]) if first_is_up else (places[-1], places[0])
+    height = (bottom.at_mm - top.at_mm) or 1.0
+    lines, gap = [], -1
+    for index, place in enumerate(places):
+        gap += not place.is_generated
+        before, after = places[max(index - 1, 0)], places[min(index + 1, len(places) - 1)]
+        # Beside a gap that was left a slice reaches less far: what is hatched has no colour.
+        is_cut = not place.is_generated and gap - 1 in left, gap in left
+        shares = [0.25 if cut else 0.5 for cut in is_cut]
+        ends = [
+            place.at_mm + (other.at_mm - place.at_mm) * share
+            for other, share in zip((before, after), shares, strict=True)
+        ]
+        y = sorted((at_mm - top.at_mm) / height * STRIP for at_mm in ends)
+        lines.append(
+            _element("rect", x=0, y=y[0], width=8, height=y[1] - y[0], class_=trust(place))
+        )
+    label = "Which lines were received, and which generated"
+    return _svg(8, STRIP, label, *lines, preserveAspectRatio="none", class_="edge")
 
 
 def timeline(phases: Sequence[JobPhase]) -> Markup:

@@ -1,6 +1,7 @@
-"""The page of a job: its time line, slices, deliveries and actions."""
+"""The page of a job: its slices, deliveries and actions."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -9,18 +10,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from node.rules import routing
-from node.rules.completion import because
 from node.web.api.inputs import Id
-from node.web.pages import drawings
-from node.web.pages.drawings import JobPhase, SlicePlace
+from node.web.pages import drawings, time_line
+from node.web.pages.drawings import SlicePlace
 from node.web.pages.find import record_view
 from node.web.pages.now import down, gives_proof
 from node.web.pages.render import (
-    STEPS,
     Context,
     PageContext,
     Values,
@@ -29,15 +29,19 @@ from node.web.pages.render import (
     part,
 )
 from node.web.state import Parts, PictureViews
+from node.wording import CONFIDENCE, word_of
 from storage.enqueue import REQUEUEABLE, ROUTE_CHANGED
 from storage.errors import NotFound
 from storage.ledger import answer_counts
 from storage.queries import overview
 from storage.queries.overview import JobDetail
-from storage.records import Delivery, DeliveryState, JobState
+from storage.records import DeliveryState, JobState
 
 FOLDER, INDEX = "previews", "index.json"  # as the worker writes them
-PICTURE = r"^(\d{5}|before|after)\.png$"  # every name that a page may ask for
+# Every name that a page may ask for: a slice, the tint of its expected error, or a reformat through
+# the middle column or row.
+PICTURE = r"^(\d{5}(-error)?|(column|row)-(received|derived))\.png$"
+HOW = {"linear": "linear interpolation", "cubic": "cubic interpolation", "dis": "optical flow"}
 # (name, centre, width in HU): the first is shown first.
 WINDOWS = (
     ("Soft tissue", 40, 400),
@@ -49,15 +53,6 @@ WINDOWS = (
 MOST_INSTANCES = 500
 CANCELLABLE = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 SENDABLE_AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
-# The name of a delivery on the time line, and the class of its piece there.
-DELIVERIES: Mapping[DeliveryState, tuple[str, str]] = {
-    DeliveryState.QUEUED: ("Waiting for", "to-send"),
-    DeliveryState.RUNNING: ("Being sent to", "to-send"),
-    DeliveryState.SENT: ("Sent to", "sending"),
-    DeliveryState.CONFIRMED: ("Sent to and confirmed by", "sending"),
-    DeliveryState.HELD: ("Held, not delivered to", "undelivered"),
-    DeliveryState.CANCELLED: ("Given up for", "undelivered"),
-}
 
 
 def _detail_of(job_id: Id, context: Context) -> JobDetail:
@@ -93,7 +88,7 @@ def picture(
     request: Request,
     context: Context,
 ) -> FileResponse:
-    """Send a preview; its folder comes from the row, its name is a number or one of two words.
+    """Send a preview; its folder comes from the row, its name is a number or one of four words.
 
     Pictures are the patient's, whether or not the page hides the name: a view is recorded.
     """
@@ -118,7 +113,7 @@ def _instances(job_id: Id, context: Context) -> Values:
 def _progress(detail: Detail, context: Context) -> Values:
     """Collect what may change while somebody has the page open."""
     job, config, database = detail.job, context.parts.config(), context.parts.database
-    steps = _steps(detail, context.now)
+    steps = time_line.steps_of(detail, context.now)
     is_changed = job.kind == "infer" and routing.has_changed(  # a self-test has its own route
         config.routes, job.route, job.model, job.parameters
     )
@@ -128,11 +123,11 @@ def _progress(detail: Detail, context: Context) -> Values:
         "line": detail.line,
         "timeline_steps": steps,
         "total_seconds": max(step.at + step.seconds for step in steps) - steps[0].at,
-        "timeline": drawings.timeline(_phases(steps)),
+        "timeline": drawings.timeline(time_line.phases_of(steps)),
         "answers": {
             delivery.id: answer_counts(database, delivery.id) for delivery in detail.deliveries
         },
-        "is_going_on": _is_going_on(detail),
+        "is_going_on": time_line.is_going_on(detail),
         "may_requeue": _may_requeue(detail),
         "is_changed": is_changed,
         "may_cancel": job.state in CANCELLABLE and not job.cancel_requested,
@@ -147,88 +142,9 @@ def _may_requeue(detail: JobDetail) -> bool:
     return job.state in REQUEUEABLE and job.reason != ROUTE_CHANGED and not detail.is_gone
 
 
-def _is_going_on(detail: JobDetail) -> bool:
-    """Tell whether the time line still grows."""
-    open_states = (DeliveryState.QUEUED, DeliveryState.RUNNING)
-    sending = any(delivery.state in open_states for delivery in detail.deliveries)
-    return detail.job.finished_at is None or sending
-
-
 add_fragment(router, "/jobs/{job_id}/part", "job_progress", _progress)
 add_fragment(router, "/jobs/{job_id}/done", "job_result", _result)
 add_fragment(router, "/jobs/{job_id}/instances", "job_instances", _instances)
-
-
-# The time line.
-
-
-@dataclass(frozen=True)
-class JobStep:
-    """A piece of the time line: when it began, how long it took, and what is known of it."""
-
-    phase: str  # a class of the drawing
-    name: str
-    at: float
-    seconds: float
-    detail: str = ""
-    is_delivery: bool = False
-
-
-def _steps(detail: JobDetail, now: float) -> list[JobStep]:
-    job, arrival = detail.job, detail.arrival
-    came = f"{arrival.instances} instances from {arrival.calling_ae} for {arrival.called_ae}."
-    evidence, started = because(arrival.evidence), job.started_at or job.finished_at or now
-    steps = [
-        _step("arriving", "Received", arrival.first_at, arrival.last_at, came),
-        _step("waiting", "Waited for more", arrival.last_at, arrival.completed_at, evidence),
-        _step("queued", "In the queue", job.queued_at, started),
-    ]
-    if job.started_at is not None:
-        ended = job.finished_at or now
-        steps.append(_step("running", "Processed", job.started_at, ended, _account(detail)))
-    steps += [_sending(delivery, now) for delivery in detail.deliveries]
-    return [step for step in steps if step is not None]
-
-
-def _step(
-    phase: str, name: str, first: float, last: float | None, detail: str = ""
-) -> JobStep | None:
-    return JobStep(phase, name, first, max(0.0, last - first), detail) if last is not None else None
-
-
-def _account(detail: JobDetail) -> str:
-    """Give the seconds of each phase as the worker counted them, or the worker's name."""
-    job, seconds = detail.job, detail.job.record.get("seconds")
-    text = job.worker or ""
-    if isinstance(seconds, Mapping):
-        known = [name for name in STEPS if name in seconds]
-        text = ", ".join(f"{name} {float(seconds[name]):.1f} s" for name in known)
-    attempts = f"Attempt {job.attempt}. " if job.attempt > 1 else ""
-    return f"{attempts}{text[:1].upper()}{text[1:]}." if text else attempts
-
-
-def _sending(delivery: Delivery, now: float) -> JobStep:
-    """Make one step of a delivery, from the moment it was due to its end, with all attempts."""
-    name, phase = DELIVERIES[delivery.state]
-    attempts = f" {delivery.attempt} attempts." if delivery.attempt > 1 else ""
-    detail = f"{delivery.sent} of {delivery.total} stored there.{attempts}"
-    took = max(0.0, (delivery.finished_at or now) - delivery.queued_at)
-    return JobStep(phase, f"{name} {delivery.destination}", delivery.queued_at, took, detail, True)
-
-
-def _phases(steps: Sequence[JobStep]) -> list[JobPhase]:
-    """Lay the steps out to be drawn: one after the other, the deliveries side by side."""
-    first = min(step.at for step in steps)
-    lanes = sum(step.is_delivery for step in steps)
-    phases, lane = [], 0
-    for step in steps:
-        begins = max(0.0, step.at - first)
-        if step.is_delivery:
-            phases.append(JobPhase(step.phase, begins, step.seconds, lane, lanes))
-            lane += 1
-        else:
-            phases.append(JobPhase(step.phase, begins, step.seconds))
-    return phases
 
 
 # Slices and geometry: there once the job has ended, and the same until it is done again.
@@ -242,6 +158,12 @@ class Pictures:
     levels_hu: tuple[float, ...]
     tilt_degrees: float
     missing: tuple[int, ...]
+    left: frozenset[int]  # gaps that were not filled although their slices do not touch
+    axis: str  # of the patient, on which places are measured: x, y or z
+    planes: Mapping[str, str]  # column and row: the name of the plane through it
+    first_is_up: bool  # in these planes
+    is_hatched: bool  # one of them: it shows what no slice does
+    is_tinted: bool  # some slice: its expected error can be laid over it
 
     @property
     def first(self) -> int:
@@ -250,30 +172,58 @@ class Pictures:
         later = range(middle, len(self.places))
         return next((i for i in later if self.places[i].is_generated), middle)
 
+    @property
+    def edge(self) -> Markup:
+        """The scale beside the derived planes."""
+        return drawings.edge(self.places, self.left, first_is_up=self.first_is_up)
+
+    @property
+    def total(self) -> int:
+        """The instances of the derived series."""
+        return sum(place.number is not None for place in self.places)
+
     def described(self) -> list[Mapping[str, object]]:
         """Describe each slice for the page's script: its neighbours and its words."""
         received = [i for i, place in enumerate(self.places) if not place.is_generated]
         return [
             {
-                "title": f"Slice {number + 1}",
-                "at": f"{place.at_mm:.2f} mm",
+                "title": _title(place),
+                "at": f"{self.axis} {place.at_mm:.2f} mm",
                 "generated": place.is_generated,
                 "before": max((i for i in received if i < number), default=number),
                 "after": min((i for i in received if i > number), default=number),
-                "text": self._text(number),
+                "text": self._text(place),
             }
             for number, place in enumerate(self.places)
         ]
 
-    def _text(self, number: int) -> str:
-        place = self.places[number]
-        kind = "generated" if place.is_generated else "received"
-        if place.how and place.how != "network":
-            kind = f"generated by {place.how} interpolation"
-        text = f"Slice {number + 1} of {len(self.places)}, {kind}, at {place.at_mm:.2f} mm"
+    def _text(self, place: SlicePlace) -> str:
+        """Name a slice as a PACS does, and say what it is."""
+        name = f"Image {place.received_number} of the received series"
+        if place.number is not None:
+            name = f"Image {place.number} of {self.total} in the derived series"
+        at = f"{self.axis} {place.at_mm:.2f} mm"
+        if not place.is_generated:
+            copied = place.number is not None and place.received_number is not None
+            as_image = f" as image {place.received_number}" if copied else ""
+            return f"{name}, {at}, received{as_image}"
+        by = f" by {HOW.get(place.how, place.how)}" if place.how not in ("", "network") else ""
+        parts = [name, at, f"generated{by}, not acquired"]
         if place.expected_error_hu is not None:
-            text += f", expected error {place.expected_error_hu:.0f} HU"
-        return text if place.confidence is None else f"{text}, confidence {place.confidence:.2f}"
+            parts.append(f"expected error {place.expected_error_hu:.0f} HU")
+        if place.confidence is not None:
+            parts.append(f"confidence {place.confidence:.2f}")
+        if place.word:
+            parts.append(word_of(place.word))
+        return ", ".join(parts)
+
+
+def _title(place: SlicePlace) -> str:
+    """Name a slice in a few words: its number in the derived series, and where it came from."""
+    came = f"received {place.received_number}" if place.received_number is not None else "received"
+    if place.number is None:
+        return came.capitalize()
+    return f"Image {place.number}" + ("" if place.is_generated else f" ({came})")
 
 
 def _slices(detail: JobDetail, context: PageContext) -> Values:
@@ -284,6 +234,8 @@ def _slices(detail: JobDetail, context: PageContext) -> Values:
     else:
         places, shear = with_trust(places_of(record), record), record.get("shear_degrees")
         tilt = float(shear) if isinstance(shear, int | float) else 0.0
+    axis = pictures.axis if pictures is not None else str(record.get("axis", "z"))
+    left = pictures.left if pictures is not None else frozenset[int]()
     missing = missing_of(record)
     if pictures is not None and not missing:
         missing = dict.fromkeys(pictures.missing, 0)
@@ -297,12 +249,19 @@ def _slices(detail: JobDetail, context: PageContext) -> Values:
         "windows": WINDOWS,
         "places": places,
         "tilt": tilt,
-        "geometry": drawings.geometry(places, missing, tilt) if is_drawn else "",
-        "strip": drawings.strip(places) if is_drawn else "",
+        "axis": axis,
+        "geometry": drawings.geometry(places, missing, tilt, axis) if is_drawn else "",
+        "strip": drawings.strip(places, left) if is_drawn else "",
         "missing": missing,
-        "is_trusted": any(place.confidence is not None for place in places),
+        "words": _words(places),
         "gaps": _gaps(record),
     }
+
+
+def _words(places: Sequence[SlicePlace]) -> Mapping[str, int]:
+    """Count the generated slices by the word of their confidence, the surest first."""
+    counts = Counter(place.word for place in places if place.is_generated and place.word)
+    return {word: counts[word] for word in CONFIDENCE if counts[word]}
 
 
 def _mark(detail: JobDetail) -> str:
@@ -322,7 +281,13 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
     except FileNotFoundError:
         return None
     places = [
-        SlicePlace(float(entry["at_mm"]), bool(entry["generated"]), entry.get("expected_error_hu"))
+        SlicePlace(
+            float(entry["at_mm"]),
+            bool(entry["generated"]),
+            entry["number"],
+            entry["received_number"],
+            entry.get("expected_error_hu"),
+        )
         for entry in index["slices"]
     ]
     return Pictures(
@@ -330,38 +295,54 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
         levels_hu=tuple(index["levels_hu"]),
         tilt_degrees=index["tilt_degrees"],
         missing=tuple(index["missing"]),
+        left=frozenset(index["left"]),
+        axis=index["axis"],
+        planes=index["planes"],
+        first_is_up=index["first_is_up"],
+        is_hatched=index["hatched"],
+        is_tinted=index.get("tinted", False),
     )
 
 
 def with_trust(places: Sequence[SlicePlace], record: Mapping[str, Any]) -> tuple[SlicePlace, ...]:
-    """Add what the job's record says about each generated slice, in their order."""
-    entries = sorted(record.get("confidence") or (), key=lambda entry: float(entry["at_mm"]))
-    if len(entries) != sum(place.is_generated for place in places):
+    """Add what the job's record says about each generated slice, by its position."""
+    entries = {_micrometres(entry["at_mm"]): entry for entry in record.get("confidence") or ()}
+    if not entries:
         return tuple(places)
-    remaining = iter(entries)
-    return tuple(
-        _trusted(place, next(remaining)) if place.is_generated else place for place in places
-    )
+    return tuple(_trusted(place, entries) if place.is_generated else place for place in places)
 
 
-def _trusted(place: SlicePlace, entry: Mapping[str, Any]) -> SlicePlace:
+def _micrometres(at_mm: float) -> int:
+    return round(float(at_mm) * 1000)
+
+
+def _trusted(place: SlicePlace, entries: Mapping[int, Mapping[str, Any]]) -> SlicePlace:
+    """The place with its entry; both are rounded, so that the entry may be the next one."""
+    at = _micrometres(place.at_mm)
+    entry = next((entries[near] for near in (at, at - 1, at + 1) if near in entries), None)
+    if entry is None:
+        return place
     return replace(
         place,
         expected_error_hu=entry.get("error_hu"),
         confidence=entry.get("confidence"),
+        word=str(entry.get("word", "")),
         how=str(entry.get("how", "")),
     )
 
 
 def places_of(record: Mapping[str, Any]) -> tuple[SlicePlace, ...]:
-    """SlicePlace the slices by the gaps in a job's record, for where there are no pictures."""
-    gaps: Sequence[Mapping[str, Any]] = record.get("gaps") or ()
-    places = [SlicePlace(0.0, False)] if gaps else []
-    for gap in gaps:
-        start, width, factor = places[-1].at_mm, float(gap["gap_mm"]), int(gap["factor"])
-        between = (start + width * step / factor for step in range(1, factor))
-        places += [SlicePlace(round(at_mm, 4), True) for at_mm in between]
-        places.append(SlicePlace(round(start + width, 4), False))
+    """Lay out the slices by a job's record, for where there are no pictures."""
+    received = [
+        SlicePlace(float(slice_["at_mm"]), False, received_number=slice_["number"])
+        for slice_ in record.get("received_slices") or ()
+    ]
+    places = received[:1]
+    for gap, first, second in zip(record.get("gaps") or (), received, received[1:], strict=False):
+        factor, width = int(gap["factor"]), second.at_mm - first.at_mm
+        between = (first.at_mm + width * step / factor for step in range(1, factor))
+        places += [SlicePlace(round(at_mm, 3), True) for at_mm in between]
+        places.append(second)
     return tuple(places)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from functools import partial
@@ -39,6 +39,7 @@ NAVIGATION = (
     ("/", "Now", Role.VIEWER),
     ("/needs", "Needs a person", Role.VIEWER),
     ("/find", "Find", Role.VIEWER),
+    ("/sending", "Sending", Role.VIEWER),
     ("", "", Role.VIEWER),
     ("/peers", "Peers", Role.VIEWER),
     ("/capacity", "Capacity", Role.VIEWER),
@@ -151,6 +152,11 @@ def error_page(request: Request, problem: Problem) -> str:
     """Make a page of a problem, which needs no row and no visitor; the log-in keeps its form."""
     name = "login.html" if request.url.path == "/login" else "error.html"
     return ENVIRONMENT.get_template(name).render(problem=problem, next="/")
+
+
+def chosen_from(names: Iterable[str], given: str) -> list[str]:
+    """List what a filter may choose from, with what an address has chosen."""
+    return sorted({*names, given} - {""})
 
 
 # Alerts: peers and channels that somebody should look at.
@@ -293,11 +299,12 @@ def _when(context: PageContext, moment: float | None) -> Markup:
 
 
 def _ago(context: PageContext, moment: float | None) -> Markup:
-    """Write the time since a moment, counted on by the page."""
+    """Write the time since a moment, counted on by the page; exact where the pointer rests."""
     if moment is None:
         return Markup("")
-    return Markup('<time datetime="{}" data-since="{}">{}</time>').format(
+    return Markup('<time datetime="{}" title="{}" data-since="{}">{}</time>').format(
         machine_time(moment, context.zone),
+        exact(moment, context.zone),
         f"{moment:.1f}",
         whole_duration(context.now - moment),
     )
@@ -333,6 +340,9 @@ def _environment() -> Environment:
         "size": wording.size,
         "count": wording.count,
         "amount": wording.amount,
+        "confidence": wording.confidence,
+        "confidence_word": wording.word_of,
+        "set_aside": wording.set_aside,
         "study_date": study_date,
         "person": person,
         "percent": percent,
@@ -342,9 +352,10 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "advice": reasons.advice,
+        "heading": reasons.heading,
         "is_futile": reasons.is_futile,
+        "one_by_one": reasons.ONE_BY_ONE,
         "steps": STEPS,
-        "reasons": sorted(entry.code for entry in reasons.TABLE if entry.advice),
     }
     return environment
 

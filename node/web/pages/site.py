@@ -16,6 +16,7 @@ from node.web import rule_tester as rule_tests
 from node.web.access import AsOperator, AsViewer, How
 from node.web.pages import drawings, render
 from node.web.pages.drawings import Point
+from node.web.pages.now import gives_proof
 from node.web.pages.render import (
     ENVIRONMENT,
     MASK,
@@ -36,6 +37,7 @@ from storage.site import control, nodes, notices, peers, people, selftests
 
 HOUR = 3600.0
 REJECTED_DAYS = 7
+REJECTED_AT_ONCE = 20
 EVALUATED_DAYS = 7
 EVENTS_AT_ONCE = 100
 SELFTESTS_AT_ONCE = 20
@@ -51,7 +53,7 @@ router = APIRouter()
 # Peers.
 
 
-def _peers(context: Context) -> Values:
+def _peers(context: Context, offset: Offset = 0) -> Values:
     database, config = context.parts.database, context.parts.config()
     allowed = control.all_on(database, SwitchName.ALLOWED_AE)
     expected = {sender.ae_title: sender for sender in config.senders}
@@ -61,22 +63,29 @@ def _peers(context: Context) -> Values:
         "expected": expected,
         "silent": frozenset(render.silent(context.parts, context.now)),
         "never_heard": sorted(set(expected) - set(peers.last_heard(database, list(expected)))),
-        "rejections": peers.rejections(database, context.now - REJECTED_DAYS * DAY, limit=20),
+        "rejections": peers.rejections(
+            database, context.now - REJECTED_DAYS * DAY, REJECTED_AT_ONCE, offset
+        ),
         "rejection_advice": _rejection_advice(config.node.ae_title),
         "allowed": allowed,
         "allowed_names": {switch.subject for switch in allowed},
         "configured": config.node.allowed_ae_titles,
         "destinations": peers.destinations(database, context.now, names),
         "addresses": {destination.name: destination for destination in config.destinations},
+        "unconfirmed": {
+            destination.name: overview.unconfirmed(database, [destination.name], limit=0).total
+            for destination in config.destinations
+            if gives_proof(destination)
+        },
         "echoing": _echoing(context),
     }
 
 
 SHARE_TAKEN = (
-    "It holds its share of the places: have it release what is idle, or raise "
-    "node.max_associations_per_peer."
+    "It already has as many associations as one peer may have: let it release idle ones, or "
+    "raise node.max_associations_per_peer."
 )
-NOT_UNDERSTOOD = "What it sent is no request that the node can read; ask its maker, with the log."
+NOT_UNDERSTOOD = "The node cannot read its request; show the log to its manufacturer."
 
 
 def _rejection_advice(ae_title: str) -> Mapping[str, str]:
@@ -84,12 +93,12 @@ def _rejection_advice(ae_title: str) -> Mapping[str, str]:
     return {
         "calling AE title not recognised": "Allow it here, or name it in node.allowed_ae_titles.",
         "called AE title not recognised": (
-            f"Have it call {ae_title}, or name what it calls as called_ae_title of a route."
+            f"Let it call {ae_title}, or enter what it calls in a route (called_ae_title)."
         ),
         "network not allowed": "Add its network to node.allowed_networks.",
         "too many associations": (
-            "The column Associations shows who holds them; have those release what is idle, or "
-            "raise node.max_associations."
+            "The column Associations shows which senders hold them: let these release idle ones, "
+            "or raise node.max_associations."
         ),
         "too many associations of this AE title": SHARE_TAKEN,
         "too many associations of this address": SHARE_TAKEN,
@@ -162,7 +171,7 @@ def try_rules(
         uid = series_uid.strip()
         result = rule_tests.try_series(context.parts, operator.name, uid, *titles)
     else:
-        raise Problem(422, "Drop a Part 10 file, or name the UID of a received series.")
+        raise Problem(422, "Choose a Part 10 file, or enter the UID of a received series.")
     shown = rule_tests.masked(result) if context.is_masked else result
     return part(context, "rules_result.html", result=shown)
 
@@ -211,7 +220,8 @@ def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:
 def _condition(value: object) -> str:
     values = getattr(value, "values", ())
     parts = [" or ".join(map(str, values))] if values else []
-    for name, word in (("min", "at least"), ("max", "at most"), ("has", "has"), ("regex", "finds")):
+    words = {"min": "at least", "max": "at most", "has": "has", "regex": "matches"}
+    for name, word in words.items():
         limit = getattr(value, name, None)
         if limit is not None:
             parts.append(f"{word} {limit:g}" if isinstance(limit, float) else f"{word} {limit}")

@@ -15,19 +15,30 @@
     try { return JSON.parse(request.responseText) || {}; } catch { return {}; }
   };
   const problem = (request) => answer(request).detail;
+  const sentence = (text) => text ? `${text[0].toUpperCase()}${text.slice(1).replace(/\.$/, "")}.` : "";
   // Of an action on many: how many were done, and why the first other one was not.
   const batch = (request) => {
-    const each = answer(request);
-    if (!Array.isArray(each)) return "";
-    const not = each.filter((one) => !one.done);
-    const done = `${each.length - not.length} of ${each.length} done.`;
-    return not.length ? `${done} ${not[0].sentence}` : done;
+    const rows = answer(request);
+    if (!Array.isArray(rows) && rows.requeued === undefined) return null;
+    const failed = Array.isArray(rows) ? rows.filter((row) => !row.done) : [];
+    const done = Array.isArray(rows) ? rows.length - failed.length : rows.requeued;
+    const all = Array.isArray(rows) ? rows.length : rows.requeued + rows.held;
+    const why = failed.length ? sentence(failed[0].sentence) : "";
+    return { isBad: !done, text: `${done ? `${done} of ${all} done.` : "Nothing was changed."} ${why}` };
   };
 
   // What was answered before stands no more: the next try may fail.
   document.body.addEventListener("htmx:beforeRequest", (event) => {
     const { empties } = event.detail.elt.dataset;
     if (empties) document.querySelector(empties).replaceChildren();
+  });
+
+  // Nobody is asked to confirm what would be done to nothing.
+  document.body.addEventListener("htmx:confirm", (event) => {
+    const button = event.detail.elt.closest("[data-batch]");
+    if (!button || button.form.querySelector("tbody [type=checkbox]:checked")) return;
+    event.preventDefault();
+    say("Nothing was changed. Tick at least one row first.", true);
   });
 
   document.body.addEventListener("htmx:afterRequest", (event) => {
@@ -38,7 +49,8 @@
       return;
     }
     const from = event.detail.elt.closest("[data-message]");
-    if (from) say(batch(xhr) || from.dataset.message, false);
+    const outcome = batch(xhr);
+    if (from) say(outcome ? outcome.text : from.dataset.message, Boolean(outcome && outcome.isBad));
     const shows = document.querySelector("[data-shows]");
     if (shows && from && from.dataset.gives) {
       shows.hidden = false;

@@ -27,7 +27,7 @@
       const tag = figure.querySelector(".tag");
       figure.querySelector("b").textContent = place.title;
       figure.querySelector(".at").textContent = place.at;
-      tag.textContent = place.generated ? "generated" : "received";
+      tag.textContent = place.generated ? "generated, not acquired" : "received";
       tag.className = `tag ${place.generated ? "made" : "received"}`;
       const image = figure.querySelector("img");
       image.dataset.wanted = String(number);
@@ -40,6 +40,19 @@
       } catch { image.alt = "The picture could not be loaded."; }
     };
 
+    // The expected error of a generated slice, as a tint over its picture.
+    const tint = document.getElementById("tint");
+    const overlay = viewer.querySelector("img.tint");
+    const colour = (number) => {
+      if (!tint) return;
+      overlay.hidden = tint.getAttribute("aria-pressed") !== "true" || !places[number].generated;
+      if (!overlay.hidden) overlay.src = address(number).replace(".png", "-error.png");
+    };
+    tint?.addEventListener("click", () => {
+      tint.setAttribute("aria-pressed", String(tint.getAttribute("aria-pressed") !== "true"));
+      colour(Number(slider.value));
+    });
+
     const follow = () => {
       const number = Number(slider.value);
       const place = places[number];
@@ -48,14 +61,14 @@
       show("before", place.before);
       show("now", number);
       show("after", place.after);
+      colour(number);
       for (const mark of document.querySelectorAll("[data-mark]")) {
         if (mark.dataset.places) {
           const x = JSON.parse(mark.dataset.places)[number];
           mark.setAttribute("x1", x);
           mark.setAttribute("x2", x + Number(mark.dataset.lean));
         } else {
-          const [first, step] = mark.dataset.mark.split(" ").map(Number);
-          mark.setAttribute("x", first + number * step);
+          mark.setAttribute("x", JSON.parse(mark.dataset.cells)[number]);
         }
       }
       for (const near of [number + 1, number - 1, number + 2]) if (places[near]) picture(near);
@@ -71,7 +84,9 @@
     for (const strip of document.querySelectorAll("[data-strip]")) {
       strip.addEventListener("click", (event) => {
         const box = strip.getBoundingClientRect();
-        choose(Math.floor((event.clientX - box.left) / box.width * places.length));
+        const x = (event.clientX - box.left) / box.width * strip.viewBox.baseVal.width;
+        const cells = JSON.parse(strip.querySelector("[data-cells]").dataset.cells);
+        choose(Math.max(0, cells.findLastIndex((first) => first <= x)));
       });
     }
     viewer.addEventListener("wheel", (event) => {

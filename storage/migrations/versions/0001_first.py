@@ -68,7 +68,8 @@ TABLES = {
     """,
     "derived_instance": """
         id, derived_id integer ->derived.id index, instance_uid string(64) unique,
-        sop_class_uid string(64), path string(255), digest string(64), generated integer
+        sop_class_uid string(64), path string(255), digest string(64), generated integer,
+        series_uid string(64), kind string(32), is_supplement integer =0
     """,
     "job": """
         id, kind string(16), key string(64) unique, state string(16), reason string(64) ='',
@@ -76,10 +77,11 @@ TABLES = {
         started_at float null, finished_at float null index, worker string(64) null,
         node string(64) null, lease_until float null, attempt integer =0,
         series_id integer ->series.id index, arrival_id integer ->arrival.id index, stack text,
-        route string(64), model string(128), version string(32) ='', parameters text,
+        route string(64) index, model string(128), version string(32) ='', parameters text,
         edition integer =1, worker_deaths integer =0, abandoned integer =0, progress float =0,
         step string(16) ='', step_done integer =0, step_total integer =0,
         cancel_requested integer =0, derived_id integer ->derived.id null index, record text ={},
+        confidence_counts text ={},
         requeued_by string(64) null, requeue_requested integer =0, revision integer =1,
         place integer =0, named integer =0
     """,
@@ -121,9 +123,9 @@ TABLES = {
     "login_failure": "id, account_name string(64) index, address string(64) index, at float index",
     "switch": "name string(32) key, subject string(64) key, who string(64), at float",
     "request": """
-        id, kind string(32), subject string(64) ='', who string(64), asked_at float index,
-        state string(16), worker string(64) null, node string(64) null, lease_until float null,
-        attempt integer =0, done_at float null, sentence text =''
+        id, kind string(32), subject string(64) ='', route string(64) ='', who string(64),
+        asked_at float index, state string(16), worker string(64) null, node string(64) null,
+        lease_until float null, attempt integer =0, done_at float null, sentence text =''
     """,
     "configuration": """
         node string(64) key, applied_at float, text text, restart text =[], refused_at float null,

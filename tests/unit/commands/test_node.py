@@ -1,5 +1,6 @@
 """Commands for the running node and its destinations, with and without a node that listens."""
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -7,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from node.commands import node
+from node.config import load
 from storage.database import Database
+from storage.leases import Holder
 from storage.records import SwitchName
 from storage.site import control
 from storage.site.audit import Audit
 from tests import peers, phantoms
 from tests.unit.commands.console import Midslice, configure
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -64,7 +69,7 @@ def test_a_priority_lies_between_one_and_nine(
 
 def answer(database: Database, *, ok: bool) -> threading.Thread:
     """A node that takes up the next request."""
-    node = control.RequestQueue(database, time.time, node="one", lease_seconds=60.0)
+    node = control.RequestQueue(database, Holder("one", time.time, 60.0))
 
     def work() -> None:
         give_up = time.monotonic() + 20
@@ -98,6 +103,24 @@ def test_a_request_waits_for_its_answer_and_says_it(
     node.join()
     assert result.status == (0 if ok else 1)
     assert (result.json["state"], result.json["sentence"]) == ("done" if ok else "failed", sentence)
+
+
+def test_a_route_that_a_person_insists_on_is_asked_for(
+    database: Database, midslice: Midslice
+) -> None:
+    node = answer(database, ok=True)
+    assert midslice("process-now", "1.2.3", "--route", "ct-slices").status == 0
+    node.join()
+    (request,) = control.newest(database)
+    assert (request.subject, request.route) == ("1.2.3", "ct-slices")
+
+
+def test_an_unknown_route_is_wrong_use_and_the_routes_are_named(
+    database: Database, midslice: Midslice
+) -> None:
+    result = midslice("process-now", "1.2.3", "--route", "nowhere")
+    assert (result.status, result.err) == (2, "unknown route 'nowhere'; there are: ct-slices\n")
+    assert control.newest(database) == ()
 
 
 def test_where_no_node_runs_nobody_waits_for_ever(
@@ -156,3 +179,45 @@ def test_send_to_a_peer_that_is_not_there_is_status_1(midslice: Midslice, tmp_pa
     assert (result.json["stored"], result.json["total"]) == (0, 2)
     assert result.json["instances"][0]["status"] == "no answer"
     assert result.json["sentence"]
+
+
+def test_a_first_configuration_is_written_and_is_right(midslice: Midslice, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").unlink()
+    result = midslice("init")
+    assert result.status == 0
+    assert "AE title MIDSLICE, port 11112" in result.out
+    config = load(tmp_path / "config.toml")
+    assert config.destinations == ()
+    assert [(route.name, route.destinations) for route in config.routes] == [("ct-slices", ())]
+    shipped = load(ROOT / "config.toml")
+    assert (config.node, config.storage.keep_days) == (shipped.node, shipped.storage.keep_days)
+    checked = midslice("check", "--json").json
+    faults = [it["what"] for it in checked["findings"] if it["level"] == "fault"]
+    assert all("port" in what for what in faults)  # another node may run on this machine
+
+
+def test_the_destination_of_a_first_configuration_is_there_to_fill_in(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    assert midslice("init", "--config", "other.toml").status == 0
+    text = (tmp_path / "other.toml").read_text()
+    filled = re.sub(r"^# ((\[\[destination|[a-z_]+ = ).*)$", r"\1", text, flags=re.MULTILINE)
+    filled = filled.split("# A peer that is expected to send")[0]
+    filled = filled.replace("\ncommitment", "\n# commitment").replace("\nfactor", "\n# factor")
+    (tmp_path / "filled.toml").write_text(filled)
+    assert [it.name for it in load(tmp_path / "filled.toml").destinations] == ["pacs"]
+
+
+def test_a_configuration_that_is_there_is_overwritten_only_by_force(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    before = (tmp_path / "config.toml").read_text()
+    result = midslice("init")
+    assert (result.status, result.err) == (
+        1,
+        "config.toml exists already; --force overwrites it\n",
+    )
+    assert (tmp_path / "config.toml").read_text() == before
+    assert midslice("init", "--force").status == 0
+    assert (tmp_path / "config.toml").read_text() != before
+    assert midslice("init", "--config", "nowhere/config.toml").status == 2

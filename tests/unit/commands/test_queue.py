@@ -1,18 +1,23 @@
 """Jobs and series at the command line: lists with their filters, one job, an operator's changes."""
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from node import cli
 from node.commands.terminal import opened
+from node.dicom.handlers import identify_file
 from storage.records import Job
+from tests import phantoms
 from tests.node_process import MIDSLICE
 from tests.unit.commands.console import Midslice, Result, configure, rows
-from tests.unit.storage.stored import SERIES, Stored
+from tests.unit.storage.stored import SCANNER, SERIES, Stored
 
 DERIVED_UID = "2.25.4711"
 
@@ -40,7 +45,7 @@ def test_a_new_node_has_no_jobs_and_no_series(midslice: Midslice) -> None:
     assert midslice("jobs").out == "There are no jobs.\n"
     assert midslice("jobs", "--state", "held").out == "No job is held.\n"
     assert midslice("jobs", "--json").json == []
-    assert midslice("series").out == "Nothing was received yet.\n"
+    assert midslice("series").out == "Nothing has been received yet.\n"
     assert midslice("series", "--json").json == []
 
 
@@ -50,7 +55,7 @@ def test_a_job_in_json_is_as_it_is_fixed(midslice: Midslice, tmp_path: Path) -> 
     assert list(job) == [
         *("id", "kind", "state", "reason", "sentence", "series_uid", "stack", "route"),
         *("derived_series_uid", "model", "version", "attempt", "queued_at", "started_at"),
-        *("finished_at", "progress", "deliveries"),
+        *("finished_at", "progress", "deliveries", "confidence_counts"),
     ]
     assert (job["id"], job["kind"], job["state"]) == (job_id, "infer", "succeeded")
     assert (job["series_uid"], job["derived_series_uid"]) == (SERIES, DERIVED_UID)
@@ -69,13 +74,31 @@ def test_jobs_are_a_table_for_a_person(midslice: Midslice, tmp_path: Path) -> No
     assert result.status == 0
     header, row = result.out.splitlines()
     assert header.split() == [
-        *("id", "state", "series", "route", "model", "queued", "took", "deliveries", "why")
+        *("id", "state", "series", "route", "model", "queued", "took", "confidence"),
+        *("deliveries", "why"),
     ]
     assert "held" in row
     assert " ago, " in row
     assert "[2] slices are missing." in row  # brackets of a sentence are no markup
     assert midslice("jobs", "--state", "queued").out == "No job is queued.\n"
     assert len(midslice("jobs", "--state", "held", "--json").json) == 1
+
+
+def test_a_job_and_the_list_say_how_many_slices_are_sure(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    counts = {"fair": 3, "large_anatomy_only": 0, "sure": 12, "unsure": 1}
+    record = {"confidence_counts": counts, "undersampled": {"gaps": 1}}
+
+    def finish(stored: Stored, job: Job) -> None:
+        stored.queue.succeed(job, replace(stored.derive(job), record=record))
+
+    job_id = claimed(tmp_path, finish)
+    assert "12 sure, 3 fair, 1 unsure" in midslice("jobs").out
+    assert "12 sure, 3 fair, 1 unsure" in midslice("job", str(job_id)).out
+    assert midslice("jobs", "--json").json[0]["confidence_counts"] == counts
+    shown = midslice("job", str(job_id), "--json").json
+    assert (shown["confidence_counts"], shown["undersampled"]) == (counts, {"gaps": 1})
 
 
 def test_one_job_shows_attempts_instances_and_deliveries(
@@ -90,6 +113,17 @@ def test_one_job_shows_attempts_instances_and_deliveries(
     text = midslice("job", job_id).out
     for word in (SERIES, DERIVED_UID, "[axial]", "worker-1", "pacs", "0/1", "factor = 2"):
         assert word in text
+
+
+def test_one_job_names_what_was_set_aside_and_who_sent_it(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    aside = {"instances": 1, "numbers": "99", "reason": "NOT_A_CT_SLICE", "why": "A localizer."}
+    with rows(tmp_path) as stored:
+        job_id = stored.ask("k", ["1.2.3"], record={"set_aside": [aside]}).job_id
+    shown = midslice("job", str(job_id)).out
+    assert "1 instance (image 99): A localizer." in shown
+    assert "SCANNER" in shown
 
 
 def test_an_unknown_job_or_series_is_status_1_with_one_line(midslice: Midslice) -> None:
@@ -111,7 +145,39 @@ def test_series_shows_what_was_received_and_what_became_of_it(
     assert SERIES in midslice("series").out
     (series,) = midslice("series", SERIES, "--json").json
     assert series["jobs"] == [job_id]
-    assert f"job {job_id}" in midslice("series", SERIES).out
+    shown = midslice("series", SERIES).out
+    assert re.search(rf"^{job_id} +queued +ct-slices", shown, re.MULTILINE)
+    assert re.search(r"^SCANNER +MIDSLICE +1 ", shown, re.MULTILINE)
+    assert "no job" not in shown
+
+
+def test_a_whole_series_has_its_stacks_and_why_nothing_was_made_of_it(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    made = phantoms.Series(slices=4)
+    with rows(tmp_path) as stored:
+        for path in phantoms.write(tmp_path / "sent", made):
+            received = identify_file(path)
+            assert received is not None
+            incoming = stored.files.incoming / path.name
+            shutil.copy(path, incoming)
+            stored.archive.keep(received, SCANNER, incoming)
+        (arrival,) = stored.archive.arriving()
+        against = [["ct-slices", "PatientName", "PatientName is Meyer, not Mueller."]]
+        evidence = {"rule": "quiet", "quiet_seconds": 30.0, "objections": against}
+        stored.queue.complete(arrival.id, evidence, [])
+    shown = midslice("series", received.series_uid).out
+    assert re.search(r"stack +slices\n.* 4 *\n", shown)
+    assert "kept; no route asked for a job. ct-slices: Its condition on PatientName" in shown
+    assert "No further instance came for 30.0 s" in shown
+    assert "There are no jobs of it." in shown
+    assert "Meyer" not in shown
+    (document,) = midslice("series", received.series_uid, "--json").json
+    assert [stack["slices"] for stack in document["stacks"]] == [4]
+    assert document["why"].startswith("kept; no route asked for a job")
+    assert [it["calling_ae"] for it in document["arrivals"]] == ["SCANNER"]
+    assert len(document["versions"]) == 4
+    assert "Meyer" not in str(document)
 
 
 def test_a_series_that_is_arriving_says_when_it_will_be_complete(
@@ -120,6 +186,13 @@ def test_a_series_that_is_arriving_says_when_it_will_be_complete(
     with rows(tmp_path) as stored:
         stored.receive("1.2.3")
     assert "s if nothing more comes" in midslice("series").out
+    assert "s if nothing more comes" in midslice("series", SERIES).out
+    assert midslice("jobs").out.startswith(
+        "There are no jobs. `midslice series` lists what was received.\n"
+        "Arriving: series 1.2.3.4, 1 instance from SCANNER, complete in "
+    )
+    assert "Arriving" not in midslice("jobs", "--state", "held").out
+    assert midslice("jobs", "--json").json == []
 
 
 def test_a_person_cancels_and_requeues_a_job_and_both_are_recorded(

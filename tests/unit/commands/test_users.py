@@ -21,7 +21,7 @@ def add(midslice: Midslice, name: str, role: str) -> Result:
 
 
 def test_a_user_is_added_listed_changed_and_removed(midslice: Midslice, tmp_path: Path) -> None:
-    assert "this machine only" in midslice("user", "list").out
+    assert "only to this machine" in midslice("user", "list").out
     assert add(midslice, "anna", "administrator").out == "anna may log in as administrator.\n"
     assert add(midslice, "otto", "viewer").status == 0
     assert midslice("user", "role", "otto", "operator").status == 0

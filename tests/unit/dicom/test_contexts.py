@@ -6,8 +6,6 @@ from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.presentation import build_context, negotiate_as_acceptor
 
 from node.dicom.contexts import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
     LOSSLESS,
     LOSSY,
     STORAGE_SOP_CLASSES,
@@ -59,9 +57,3 @@ def test_lossy_is_taken_only_where_the_peer_offers_nothing_else(
     contexts, _ = negotiate_as_acceptor([asked], accepted_contexts())
     assert contexts[0].result == 0
     assert contexts[0].transfer_syntax == [taken]
-
-
-def test_the_implementation_names_are_conformant() -> None:
-    assert uid.UID(IMPLEMENTATION_CLASS_UID).is_valid
-    assert IMPLEMENTATION_CLASS_UID.startswith("2.25.")
-    assert 1 <= len(IMPLEMENTATION_VERSION_NAME) <= 16

@@ -117,8 +117,8 @@ def test_an_error_that_nobody_expected_is_never_success(archive: Archive) -> Non
     [
         (data_set("1.2.9"), DOES_NOT_MATCH, "SOP Instance UID differs"),
         (data_set(sop_class=MR), DOES_NOT_MATCH, "SOP Class UID differs"),
-        (data_set(study_uid=""), UID_INVALID, "Study Instance UID: 1-64 of 0-9"),
-        (data_set(series_uid="DOE^JANE"), UID_INVALID, "Series Instance UID: 1-64 of 0-9"),
+        (data_set(study_uid=""), UID_INVALID, "Study Instance UID: 1-64 letters"),
+        (data_set(series_uid="DOE^JANE"), UID_INVALID, "Series Instance UID: 1-64 letters"),
         (data_set()[:30], CANNOT_UNDERSTAND, "the data set ends in the middle"),
         (data_set()[:34] + b"\x08\0\x18\0??\0\0", CANNOT_UNDERSTAND, "no value representation"),
         (b"", UID_INVALID, "Study Instance UID"),

@@ -1,5 +1,6 @@
 """What is read of a data set's start: the identifiers, in every encoding, never more."""
 
+import random
 import struct
 import tracemalloc
 import zlib
@@ -93,10 +94,48 @@ def test_an_unknown_element_of_undefined_length_holds_implicit_vr() -> None:
     assert identifiers(head + unknown + rest, EXPLICIT) == UIDS
 
 
-def test_nothing_is_read_behind_the_series_uid() -> None:
-    stream = BytesIO(data_set(pixels=100_000))
-    read(stream, EXPLICIT)
+NAME = element(0x00100010, b"PN", b"Doe^Jane")
+
+
+def pieces(pixels: int = 2000) -> list[bytes]:
+    """The elements of a data set, one by one, in the order of their tags."""
+    uids = [element(tag, b"UI", uid) for tag, uid in UIDS.items()]
+    patient = [NAME, element(0x00100020, b"LO", b"P1")]
+    return [*uids[:2], *patient, *uids[2:], element(0x7FE00010, b"OW", bytes(pixels))]
+
+
+def test_nothing_is_read_behind_the_series_uid_where_the_patient_is_known() -> None:
+    stream = BytesIO(b"".join(pieces(100_000)))
+    assert read(stream, EXPLICIT)[handlers.PATIENT_NAME] == NAME[8:]
     assert stream.tell() < 400
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_identity_is_read_whatever_the_order_of_the_elements(seed: int) -> None:
+    parts = pieces()
+    random.Random(seed).shuffle(parts)
+    values = read(BytesIO(b"".join(parts)), EXPLICIT)
+    assert {tag: values[tag].rstrip(b"\0") for tag in UIDS} == UIDS
+    assert (values[handlers.PATIENT_NAME], values[handlers.PATIENT_ID].strip()) == (NAME[8:], b"P1")
+
+
+def test_of_an_attribute_that_comes_twice_the_first_with_a_value_counts() -> None:
+    empty, other = (element(0x00100020, b"LO", value) for value in (b"", b"P2"))
+    assert read(BytesIO(empty + data_set() + other + NAME), EXPLICIT)[handlers.PATIENT_ID] == b"P1"
+
+
+@pytest.mark.parametrize("vr", [b"XX", b"??", b"lo", b"\0\0", b"  "])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_an_unknown_value_representation_is_passed_over(vr: bytes, is_long: bool) -> None:
+    length = struct.pack("<HI", 0, 6) if is_long else struct.pack("<H", 6)
+    unknown = struct.pack("<HH", 0x0008, 0x1030) + vr + length + b"HELLO1"
+    head, rest = data_set()[:50], data_set()[50:]
+    assert identifiers(head + unknown + rest, EXPLICIT) == UIDS
+
+
+def test_what_is_broken_behind_the_identity_is_for_the_worker_to_judge() -> None:
+    broken = struct.pack("<HH2sHI", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
+    assert identifiers(data_set()[:-2012] + broken, EXPLICIT) == UIDS
 
 
 def test_a_long_value_is_skipped_and_not_held() -> None:

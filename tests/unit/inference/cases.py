@@ -20,18 +20,21 @@ from tests.unit.inference.cases_damage import DAMAGED
 from tests.unit.inference.cases_grouping import GROUPING
 from tests.unit.inference.cases_more import GEOMETRY, PIXELS
 
+RESULT = ("DERIVED", "SECONDARY", "AXIAL", "", "AI_INTERP")
 KINDS_OF_IMAGES = (
     Case(
         KINDS,
         "an axial average of the scanner",
-        "processed",
+        "processed; the result's Image Type keeps the words",
         altered(ImageType=["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]),
+        seen=lambda made: list(made.ImageType) == [*RESULT, "REFORMATTED", "AVERAGE"],
     ),
     Case(
         KINDS,
-        "an axial reformat",
-        "processed",
-        altered(ImageType=["DERIVED", "SECONDARY", "REFORMATTED", "MPR"]),
+        "an axial reformat, in a console's spelling of Image Type",
+        "processed; the result's Image Type keeps the words",
+        altered(ImageType=["DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 MPR"]),
+        seen=lambda made: list(made.ImageType) == [*RESULT, "CT_SOM5 MPR"],
     ),
     Case(
         KINDS,
@@ -39,7 +42,7 @@ KINDS_OF_IMAGES = (
         "refused",
         altered(ImageType=["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]),
         R.DERIVED_INPUT,
-        "acquired images only",
+        "only acquired images",
         ask=output(accept_derived=False),
     ),
     Case(
@@ -47,7 +50,7 @@ KINDS_OF_IMAGES = (
         "Image Type absent",
         "judged by positions",
         lacking("ImageType"),
-        said="do not say their Image Type",
+        said="have no Image Type",
     ),
     Case(
         KINDS, "Image Type of two values", "processed", altered(ImageType=["ORIGINAL", "PRIMARY"])
@@ -111,6 +114,47 @@ KINDS_OF_IMAGES = (
         ),
         R.DERIVED_INPUT,
         "another plane",
+    ),
+    Case(
+        KINDS,
+        "an average in another plane",
+        "refused",
+        altered(
+            ImageType=["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"],
+            ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
+        ),
+        R.DERIVED_INPUT,
+        "another plane",
+    ),
+    Case(
+        KINDS,
+        "derived images in another plane that say no more of themselves",
+        "refused",
+        altered(
+            ImageType=["DERIVED", "PRIMARY", "AXIAL"],
+            ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+        ),
+        R.DERIVED_INPUT,
+        "another plane",
+    ),
+    Case(
+        KINDS,
+        "the difference of two images",
+        "refused",
+        altered(ImageType=["DERIVED", "SECONDARY", "AXIAL", "SUBTRACTION"]),
+        R.DERIVED_INPUT,
+        "computed from several (SUBTRACTION)",
+    ),
+    Case(
+        KINDS,
+        "localizers, by their description",
+        "refused",
+        altered(
+            ImageType=["ORIGINAL", "PRIMARY"],
+            SeriesDescription="Topogram  0.6  T20s",
+        ),
+        R.NOT_A_CT_SLICE,
+        "localizer",
     ),
     Case(
         KINDS,

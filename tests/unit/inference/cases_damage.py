@@ -82,10 +82,25 @@ DAMAGED = (
     ),
     Case(
         DAMAGE,
+        "UIDs of study and series that break PS3.5 9.1",
+        "processed; kept as they came",
+        altered(StudyInstanceUID="1.02.A", SeriesInstanceUID="550e8400-e29b-41d4"),
+        seen=lambda made: bool(made.StudyInstanceUID == "1.02.A"),
+    ),
+    Case(
+        DAMAGE,
+        "a Study Instance UID of more than 64 characters",
+        "refused",
+        Series(edit=lambda made, _: phantoms.put(made, "StudyInstanceUID", b"1." * 33)),
+        R.MISSING_UIDS,
+        "more than 64 characters",
+    ),
+    Case(
+        DAMAGE,
         "one instance twice, the same",
         "processed once",
         together(Series(), Series()),
-        said="differ in the header alone",
+        said="differ only in their headers",
     ),
     Case(
         DAMAGE,
@@ -95,7 +110,7 @@ DAMAGED = (
             Series(),
             Series(transfer_syntax=JPEGLSLossless, patient=phantoms.Patient(name="Real^Name")),
         ),
-        said="differ in the header alone",
+        said="differ only in their headers",
         seen=lambda made: bool(made.PatientName == "Real^Name"),
     ),
     Case(

@@ -120,7 +120,7 @@ GROUPING = (
         "refused",
         Series(slices=9, edit=each("AcquisitionNumber", lambda i: 2 if i == 3 else 1)),
         R.MIXED_ACQUISITIONS,
-        "take turns",
+        "several acquisitions alternate",
     ),
     Case(
         GROUPS,
@@ -128,7 +128,7 @@ GROUPING = (
         "refused; neither is filled where the other has real slices",
         Series(slices=12, edit=turns("AcquisitionNumber", [1, 2])),
         R.MIXED_ACQUISITIONS,
-        "take turns",
+        "several acquisitions alternate",
     ),
     Case(
         GROUPS,
@@ -136,7 +136,7 @@ GROUPING = (
         "refused",
         Series(slices=12, edit=turns("ContrastBolusAgent", ["", "Ultravist"])),
         R.MIXED_ACQUISITIONS,
-        "take turns",
+        "several acquisitions alternate",
     ),
     Case(
         GROUPS,
@@ -144,7 +144,7 @@ GROUPING = (
         "refused",
         Series(slices=12, edit=each("AcquisitionTime", lambda i: f"10{i % 2}{i:03d}")),
         R.MIXED_ACQUISITIONS,
-        "take turns",
+        "several acquisitions alternate",
     ),
     Case(
         GROUPS,
@@ -152,7 +152,7 @@ GROUPING = (
         "refused",
         Series(slices=16, edit=each("AcquisitionTime", ends_take_turns)),
         R.MIXED_ACQUISITIONS,
-        "take turns",
+        "several acquisitions alternate",
     ),
     Case(
         GROUPS,
@@ -182,7 +182,7 @@ GROUPING = (
         "a dose page among the slices",
         "set aside; the slices are processed",
         Series(edit=only(lambda i: i == 5, SOPClassUID=SECONDARY_CAPTURE)),
-        said="no CT slice",
+        said="not a CT slice",
         aside=R.NOT_A_CT_SLICE,
     ),
     Case(

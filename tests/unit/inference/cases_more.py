@@ -25,6 +25,7 @@ from tests.unit.inference.case import (
     unframed_and_crooked,
 )
 
+COARSE = Series(spacing_mm=10.0, thickness_mm=2.5)
 GEOMETRY = (
     Case(
         PLACES,
@@ -68,7 +69,7 @@ GEOMETRY = (
         "held; never generated across",
         HOLE,
         R.MISSING_SLICES,
-        "4.0 mm after slice 3",
+        "4.0 mm between images 3 and 5",
     ),
     Case(
         PLACES,
@@ -83,9 +84,26 @@ GEOMETRY = (
         'missing slices, `across_missing = "leave"`',
         "the other gaps are filled",
         HOLE,
-        said="1 gaps with missing slices were left",
+        said="not filled, because slices are missing there: between images 3 and 5",
         closed_gaps=[2],
         ask=output(across_missing="leave"),
+    ),
+    Case(
+        PLACES,
+        "gaps over twice as wide as the slices are thick",
+        "processed, marked as undersampled: for large anatomy only",
+        COARSE,
+        said="undersampled: in 5 of 5 filled gaps over half of the body was never seen",
+        seen=lambda made: "NOT ACQUIRED UNDERSAMPLED" in made.SeriesDescription,
+    ),
+    Case(
+        PLACES,
+        'the same with `undersampled = "hold"`',
+        "held before anything is predicted",
+        COARSE,
+        R.UNDERSAMPLED,
+        "5 of the 5 gaps to fill are over twice as wide as the slices are thick",
+        ask=output(undersampled="hold"),
     ),
     Case(
         PLACES,
@@ -132,7 +150,7 @@ GEOMETRY = (
         "refused",
         Series(spacing_mm=2.0),
         R.NOTHING_TO_DO,
-        "already as close as asked",
+        "already as close as requested",
         ask=target(2.0),
     ),
     Case(
@@ -217,6 +235,7 @@ GEOMETRY = (
         "no Instance Number, thickness or Acquisition Number",
         "processed",
         lacking("InstanceNumber", "SliceThickness", "AcquisitionNumber"),
+        said="the slices do not say their thickness",
         seen=lambda made: made.SliceThickness is None and made.AcquisitionNumber is None,
     ),
     Case(
@@ -243,7 +262,7 @@ PIXELS = (
         "a padding value that is the value of tissue",
         "not believed; the result declares none",
         Series(pixels=Pixels(padding=1064)),
-        said="is that of tissue",
+        said="is a value of tissue",
         seen=lambda made: "PixelPaddingValue" not in made,
     ),
     Case(

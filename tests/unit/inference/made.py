@@ -28,6 +28,8 @@ from node.second_opinion import check
 from tests import phantoms
 
 HERE = "tests.unit.inference.made"
+# Most tests are about slices; those of objects beside them ask for what a route asks for.
+SLICES_ALONE = Output(presentation_state=False)
 STARTED = datetime(2025, 3, 4, 5, 6, 7, 890000, tzinfo=UTC)
 
 
@@ -107,7 +109,7 @@ def request(
         ),
         model=ModelSpec(model.lower(), factory=f"{HERE}:{model}"),
         parameters=Parameters(factor=factor),
-        output=output or Output(),
+        output=output or SLICES_ALONE,
         folder=folder,
         secret=b"a secret of the site",
         started_at=STARTED,
@@ -131,7 +133,7 @@ def run(made: Request, watch: Watch | None = None, *, closed_gaps: Sequence[int]
     if isinstance(outcome, Derived):
         faults = check(
             _sources(made),
-            [made.folder / file.name for file in outcome.files],
+            images(outcome, made.folder),
             factor=made.parameters.factor,
             target_spacing_mm=made.parameters.target_spacing_mm,
             include_received=made.output.include_received,
@@ -162,7 +164,12 @@ def derive(made: Request) -> list[Path]:
     """The files of the derived series, which must come about and be right."""
     outcome = run(made)
     assert isinstance(outcome, Derived), outcome
-    return [made.folder / file.name for file in outcome.files]
+    return images(outcome, made.folder)
+
+
+def images(outcome: Derived, folder: Path) -> list[Path]:
+    """The slices among the files of a job, without its further objects."""
+    return [folder / file.name for file in outcome.files if file.kind == "image"]
 
 
 def read(files: Sequence[Path]) -> list[Dataset]:

@@ -16,7 +16,7 @@ from inference.geometry import arrange
 from inference.model import Parameters
 from inference.pixels import PixelReader
 from inference.registry import load
-from inference.request import ModelSpec, Output
+from inference.request import File, ModelSpec, Output
 from tests import phantoms
 from tests.phantoms import Patient, Pixels, Series
 from tests.unit.inference.made import HERE, derive, only_stack, request
@@ -29,7 +29,7 @@ class Planning:
 
     def __init__(self, tmp_path: Path) -> None:
         self.sources = phantoms.write(tmp_path / "received", SERIES)
-        made = request(self.sources, tmp_path / "derived")
+        made = request(self.sources, tmp_path / "derived", output=Output())
         self.files = derive(made)
         layout = arrange(only_stack(self.sources))
         model = load(ModelSpec("halfway", f"{HERE}:Halfway"))
@@ -41,7 +41,11 @@ class Planning:
         slices = [replace(slice_, uid=uids[slice_.number]) for slice_ in planned]
         received = frozenset({header.uid for header in layout.headers})
         frame = layout.headers[0].text("FrameOfReferenceUID")
-        self.expected = Expected(made.folder, series_uid, layout, slices, received, frame)
+        self.state = made.folder / "presentation-state.dcm"
+        objects = [_object(self.state)]
+        self.expected = Expected(
+            made.folder, series_uid, layout, slices, received, frame, objects=objects
+        )
 
     def faults(self) -> str:
         return "\n".join(verify(self.expected, PixelReader(), progress=lambda _: None))
@@ -53,6 +57,19 @@ class Planning:
         edit(made)
         phantoms.save(path, made)
         return self.faults()
+
+
+def _object(path: Path) -> File:
+    made = phantoms.pydicom_read(path)
+    return File(
+        name=path.name,
+        instance_uid=str(made.SOPInstanceUID),
+        sop_class_uid=str(made.SOPClassUID),
+        digest="",
+        generated=False,
+        series_uid=str(made.SeriesInstanceUID),
+        kind="presentation state",
+    )
 
 
 @pytest.fixture
@@ -112,6 +129,54 @@ def test_a_changed_file_is_found(
     planning: Planning, number: int, edit: Callable[[Dataset], None], words: str
 ) -> None:
     assert words in planning.change(number, edit)
+
+
+def _referred(made: Dataset) -> list[Dataset]:
+    return list(made.ReferencedSeriesSequence[0].ReferencedImageSequence)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (_set("PatientID", "PH-0002"), "patient or study"),
+        (_set("PatientName", "Phantom^Two"), "patient or study"),
+        (_set("SeriesInstanceUID", "2.25.1"), "SeriesInstanceUID is not"),
+        (_set("SOPInstanceUID", "2.25.1"), "SOPInstanceUID is not"),
+        (
+            lambda made: setattr(_referred(made)[0], "ReferencedSOPInstanceUID", "2.25.1"),
+            "refers to other images",
+        ),
+        (
+            lambda made: made.ReferencedSeriesSequence[0].ReferencedImageSequence.pop(1),
+            "leaves out a generated slice",
+        ),
+    ],
+)
+def test_a_changed_object_beside_the_series_is_found(
+    planning: Planning, edit: Callable[[Dataset], None], words: str
+) -> None:
+    made = phantoms.pydicom_read(planning.state)
+    edit(made)
+    phantoms.save(planning.state, made)
+    assert words in planning.faults()
+    planning.state.unlink()
+    assert "presentation-state.dcm: cannot be opened" in planning.faults()
+
+
+@pytest.mark.parametrize(
+    ("number", "element", "value", "words"),
+    [
+        (1, 0x3000, bytes(160), "no overlay plane says"),
+        (1, 0x0022, "acquired", "no overlay plane says"),
+        (0, 0x3000, bytes(160), "an overlay plane where none belongs"),
+    ],
+)
+def test_a_changed_overlay_is_found(
+    planning: Planning, number: int, element: int, value: object, words: str
+) -> None:
+    vr = "OW" if isinstance(value, bytes) else "LO"
+    tag = 0x60000000 | element
+    assert words in planning.change(number, lambda made: made.add_new(tag, vr, value))
 
 
 def test_a_file_with_a_uid_of_the_source_is_found(planning: Planning) -> None:

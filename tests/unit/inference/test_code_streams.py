@@ -1,5 +1,6 @@
 """Code streams that others read: what decodes whole is taken, what lacks a sample is not."""
 
+import struct
 from pathlib import Path
 
 import imagecodecs
@@ -8,12 +9,21 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from inference import jpeg
 from inference.dataset import quoted, read_header
 from inference.errors import Reason, Unprocessable
 from inference.pixels import decode
+from node import second_opinion
 from tests import phantoms
 from tests.phantoms import Series
 
@@ -121,9 +131,66 @@ def test_native_pixels_under_a_compressed_syntax_are_read_where_all_are_there(
     claimed = tmp_path / "claimed.dcm"
     claimed.write_bytes(_claiming(plain.read_bytes(), syntax))
     assert np.array_equal(decode(read_header(claimed)), decode(read_header(plain)))
+    assert np.array_equal(second_opinion.Slice.read(claimed).pixels, decode(read_header(plain)))
     claimed.write_bytes(claimed.read_bytes()[:-100])
     with pytest.raises(Unprocessable):
         decode(read_header(claimed))
+
+
+COMPRESSED = ["jpeg-lossless", "jpeg-lossless-sv1", JPEGLSLossless, JPEG2000Lossless, RLELossless]
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_lossless_code_streams_under_an_uncompressed_syntax_are_read_by_what_they_are(
+    tmp_path: Path, name: str
+) -> None:
+    path = whole(tmp_path, name)
+    claimed = tmp_path / "claimed.dcm"
+    claimed.write_bytes(_claiming(path.read_bytes(), ExplicitVRLittleEndian))
+    expected = decode(read_header(path))
+    assert np.array_equal(decode(read_header(claimed)), expected)
+    for file in (path, claimed):
+        assert np.array_equal(second_opinion.Slice.read(file).pixels, expected)
+    stream = stream_of(dcmread(path))
+    broken = with_stream(path, tmp_path, stream[: len(stream) // 2])
+    broken.write_bytes(_claiming(broken.read_bytes(), ExplicitVRLittleEndian))
+    with pytest.raises(Unprocessable):
+        decode(read_header(broken))
+
+
+@pytest.mark.parametrize("name", ["jpeg-baseline", "jpeg-extended"])
+def test_lossy_code_streams_under_an_uncompressed_syntax_are_held_for_the_true_reason(
+    tmp_path: Path, name: str
+) -> None:
+    claimed = tmp_path / "claimed.dcm"
+    claimed.write_bytes(_claiming(whole(tmp_path, name).read_bytes(), ExplicitVRLittleEndian))
+    with pytest.raises(Unprocessable) as caught:
+        decode(read_header(claimed))
+    assert "came as Explicit VR Little Endian, but are compressed" in caught.value.sentence
+    assert "send it again" not in caught.value.sentence
+
+
+@pytest.mark.parametrize(
+    "syntax", [*phantoms.NATIVE, JPEGLSLossless, JPEG2000Lossless, RLELossless]
+)
+def test_group_0002_in_the_data_set_of_a_file_means_nothing(tmp_path: Path, syntax: str) -> None:
+    (path,) = phantoms.write(tmp_path / "plain", Series(slices=1, transfer_syntax=syntax))
+    data = path.read_bytes()
+    start = 144 + int.from_bytes(data[140:144], "little")
+    wrong = RLELossless if syntax == ExplicitVRLittleEndian else ExplicitVRLittleEndian
+    uid = str(wrong).encode().ljust(20, b"\0")
+    order, vr = ">" if syntax == ExplicitVRBigEndian else "<", b"UI"
+    head = struct.pack(f"{order}HH2sH", 2, 0x10, vr, len(uid))
+    if syntax == ImplicitVRLittleEndian:
+        head = struct.pack("<HHI", 2, 0x10, len(uid))
+    inner = tmp_path / "inner.dcm"
+    inner.write_bytes(data[:start] + head + uid + data[start:])
+    header, plain = read_header(inner), read_header(path)
+    assert (header.fault, header.transfer_syntax) == ("", syntax)
+    assert header.elements.keys() == plain.elements.keys()
+    assert np.array_equal(decode(header), decode(plain))
+    if syntax != ExplicitVRBigEndian:
+        assert np.array_equal(second_opinion.Slice.read(inner).pixels, decode(plain))
 
 
 def _claiming(data: bytes, syntax: str) -> bytes:

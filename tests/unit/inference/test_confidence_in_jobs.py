@@ -14,7 +14,7 @@ from inference.request import Derived, ModelSpec, Outcome, Output, Verdict
 from inference.volume import Geometry
 from tests import phantoms
 from tests.phantoms import Pixels, Series
-from tests.unit.inference.made import Halfway, plan_every_gap, request, run
+from tests.unit.inference.made import SLICES_ALONE, Halfway, plan_every_gap, request, run
 
 MODULE = "tests.unit.inference.test_confidence_in_jobs"
 
@@ -86,7 +86,7 @@ def generated(tmp_path: Path, outcome: Outcome) -> list[object]:
 
 
 def test_each_generated_slice_says_how_sure_its_model_is(tmp_path: Path) -> None:
-    outcome = outcome_of(tmp_path, "Telling", output=Output(classical_below=0.0))
+    outcome = outcome_of(tmp_path, "Telling", output=replace(SLICES_ALONE, classical_below=0.0))
     said = [str(made.DerivationDescription) for made in generated(tmp_path, outcome)]  # type: ignore[attr-defined]
     assert [text.rpartition("; ")[2] for text in said] == [
         "expected error 14 HU, confidence 0.95",
@@ -124,7 +124,8 @@ def test_the_record_lists_place_error_and_confidence_of_every_generated_slice(
     assert record["gate"] == {"network_weight": 0.75, "classical": "linear", "surveyed": 3}
     entries = record["confidence"]
     assert isinstance(entries, list)
-    assert [entry["at_mm"] for entry in entries] == [2.5, 7.5, 12.5, 17.5, 22.5]
+    assert [entry["at_mm"] for entry in entries] == [-297.5, -292.5, -287.5, -282.5, -277.5]
+    assert [entry["number"] for entry in entries] == [2, 4, 6, 8, 10]
     assert [entry["confidence"] for entry in entries] == [0.95, 0.8, 0.08, 0.08, 0.08]
     assert [entry["how"] for entry in entries] == ["network"] * 2 + ["linear"] * 3
     assert record["runtime"] == "by hand"
@@ -142,7 +143,7 @@ def test_a_series_below_the_second_threshold_is_held_and_keeps_its_list(tmp_path
 
 
 def test_a_route_that_accepts_it_gets_the_series(tmp_path: Path) -> None:
-    outcome = outcome_of(tmp_path, "Lost", output=Output(hold_below=0.0))
+    outcome = outcome_of(tmp_path, "Lost", output=replace(SLICES_ALONE, hold_below=0.0))
     assert isinstance(outcome, Derived)
 
 
@@ -164,7 +165,9 @@ def test_what_else_changes_a_result_changes_its_uids(tmp_path: Path) -> None:
     uids = set()
     for number, model in enumerate(("Telling", "OtherRuntime", "Telling")):
         files = phantoms.write(tmp_path / "received")
-        made = request(files, tmp_path / str(number), output=Output(classical_below=0.0))
+        made = request(
+            files, tmp_path / str(number), output=replace(SLICES_ALONE, classical_below=0.0)
+        )
         outcome = run(replace(made, model=ModelSpec("same", f"{MODULE}:{model}")))
         assert isinstance(outcome, Derived)
         uids.add(outcome.series_uid)
@@ -174,7 +177,11 @@ def test_what_else_changes_a_result_changes_its_uids(tmp_path: Path) -> None:
 def test_no_survey_looks_across_missing_slices(tmp_path: Path) -> None:
     series = Series(slices=9, spacing_mm=2.0, thickness_mm=2, missing=[4])
     outcome = outcome_of(
-        tmp_path, "Across", series=series, output=Output(across_missing="leave"), closed_gaps=(3,)
+        tmp_path,
+        "Across",
+        series=series,
+        output=replace(SLICES_ALONE, across_missing="leave"),
+        closed_gaps=(3,),
     )
     assert isinstance(outcome, Derived)
     assert outcome.record["gate"] == {"at": [1.0, 2.0, 5.0, 6.0]}
@@ -208,7 +215,7 @@ def test_a_job_of_four_slices_rests_on_training_alone_and_says_so(tmp_path: Path
     gate = outcome.record["gate"]
     assert isinstance(gate, dict)
     assert gate["surveyed"] == 0
-    assert "what training found serves alone" in str(outcome.record["notes"])
+    assert "only its calibration from training was used" in str(outcome.record["notes"])
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.37, 2.5])

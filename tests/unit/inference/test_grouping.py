@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from inference.errors import Reason
@@ -124,6 +125,47 @@ def test_a_phase_of_the_heart_is_named_as_a_person_would_write_it(tmp_path: Path
     assert [len(stack) for stack in found] == [6, 6]
     assert [stack.label for stack in found] == ["30 %", "70 %"]
     assert [stack.key.rpartition(", ")[2] for stack in found] == ["30 %", "70 %"]
+
+
+@pytest.mark.parametrize("vr", ["FD", "FL", "DS", "US", "SV"])
+def test_a_number_is_read_as_its_file_says_that_it_is_written(tmp_path: Path, vr: str) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.NominalPercentageOfCardiacPhase = (30.0, 70.0)[index // 6]
+        made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+        if vr != "FD":
+            value = (30, 70)[index // 6]
+            made["NominalPercentageOfCardiacPhase"] = DataElement(
+                made["NominalPercentageOfCardiacPhase"].tag, vr, str(value) if vr == "DS" else value
+            )
+
+    found = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
+    assert [stack.label for stack in found] == ["30 %", "70 %"]
+
+
+def test_stacks_in_several_planes_are_named_by_them(tmp_path: Path) -> None:
+    planes = ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0.8, -0.6])
+
+    def edit(made: Dataset, index: int) -> None:
+        cosines = planes[index // 3]
+        normal = np.cross(cosines[:3], cosines[3:])
+        made.ImageOrientationPatient = cosines
+        made.ImagePositionPatient = [f"{x:.3f}" for x in normal * 5.0 * (index % 3)]
+
+    found = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=12, edit=edit))))
+    assert {stack.label for stack in found} == {"axial", "coronal", "sagittal", "oblique"}
+
+
+def test_a_contrast_agent_is_named_in_its_own_character_set(tmp_path: Path) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.ContrastBolusAgent = ("\u30e8\u30fc\u30c9", "Iod")[index // 6]
+        made.ImagePositionPatient = [0, 0, 5 * (index % 6)]
+
+    series = Series(slices=12, character_set="ISO_IR 192", edit=edit)
+    found = stacks_of(read_headers(phantoms.write(tmp_path, series)))
+    names = {stack.key.rpartition(", ")[2] for stack in found}
+    assert names == {"\u30e8\u30fc\u30c9", "Iod"}
+    assert all(stack.label.isascii() for stack in found)  # the description is ASCII
+    assert len({stack.label for stack in found}) == 2
 
 
 @pytest.mark.parametrize("by", ["AcquisitionTime", "AcquisitionNumber", "TriggerTime"])

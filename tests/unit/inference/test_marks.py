@@ -29,9 +29,9 @@ def test_a_first_result_says_nothing_of_it_and_a_second_one_its_revision(tmp_pat
     _, first = made(tmp_path / "1", series, Mark())
     _, second = made(tmp_path / "2", series, SECOND)
     _, other = made(tmp_path / "3", series, Mark(place=2, route="lung-thin"))
-    assert first.SeriesDescription == "AI-INTERP x2 NOT ACQUIRED | Thorax 5.0"
-    assert second.SeriesDescription == "AI-INTERP x2 NOT ACQUIRED rev 2 | Thorax 5.0"
-    assert other.SeriesDescription == "AI-INTERP x2 NOT ACQUIRED lung-thin | Thorax 5.0"
+    assert first.SeriesDescription == "AI-INTERP x2 5 of 11 NOT ACQUIRED | Thorax 5.0"
+    assert second.SeriesDescription == "AI-INTERP x2 5 of 11 NOT ACQUIRED rev 2 | Thorax 5.0"
+    assert other.SeriesDescription == "AI-INTERP x2 5 of 11 NOT ACQUIRED lung-thin | Thorax 5.0"
     assert [h.SeriesNumber for h in (first, second, other)] == [9004, 10004, 11004]
     assert len({h.SeriesInstanceUID for h in (first, second, other)}) == 3
 
@@ -43,7 +43,7 @@ def test_the_marker_and_the_revision_come_first_and_are_never_cut(
 ) -> None:
     series = Series(description=description)
     _, header = made(tmp_path, series, Mark(revision=12, place=11, route=route))
-    assert header.SeriesDescription.startswith("AI-INTERP x2 NOT ACQUIRED rev 12")
+    assert header.SeriesDescription.startswith("AI-INTERP x2 5 of 11 NOT ACQUIRED rev 12")
     assert len(header.SeriesDescription) <= 64
 
 

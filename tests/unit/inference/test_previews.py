@@ -1,5 +1,6 @@
 """The pictures beside a derived series: what they show, and how little room they take."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import Dataset
 
-from inference.previews import AFTER, BEFORE, FOLDER, INDEX, LEVELS, SHARE, encoded
+from inference.previews import FOLDER, INDEX, LEVELS, SHARE, encoded, hatched
 from inference.request import Derived, Output, Request
 from tests import phantoms, series
 from tests.phantoms import Series
@@ -59,8 +61,11 @@ def test_there_is_one_picture_a_slice_received_or_generated_in_the_order_of_posi
     folder, _ = derived(tmp_path, factor=3)
     told = index(folder)["slices"]
     assert [each["generated"] for each in told] == [False, True, True] * 4 + [False]
-    assert [each["at_mm"] for each in told] == pytest.approx(np.arange(13) * 5 / 3, abs=1e-3)
+    at_mm = -300.0 + np.arange(13) * 5 / 3  # as in Image Position (Patient)
+    assert [each["at_mm"] for each in told] == pytest.approx(at_mm, abs=1e-3)
     assert [each["number"] for each in told] == list(range(1, 14))
+    numbers = [1, None, None, 2, None, None, 3, None, None, 4, None, None, 5]
+    assert [each["received_number"] for each in told] == numbers
     assert sorted(path.name for path in folder.glob("0*.png")) == [
         f"{n:05d}.png" for n in range(13)
     ]
@@ -110,23 +115,95 @@ def test_the_pictures_of_a_real_series_take_a_small_part_of_its_pixels(tmp_path:
     assert max(picture(asked.folder / FOLDER, "00001.png").shape) >= 256
 
 
-def test_the_reformats_are_of_one_place_and_the_derived_one_is_finer(tmp_path: Path) -> None:
-    changing = replace(LARGE, gaps_mm=(5.0, 5.0, 10.0, 5.0), pixel_mm=(0.5, 0.5))
-    output = Output(across_missing="leave")
-    folder, _ = derived(tmp_path, changing, output=output, closed_gaps=(2,))
-    before, after = picture(folder, BEFORE), picture(folder, AFTER)
-    assert before.shape == after.shape == (50, 160)
-    assert len(np.unique(before, axis=0)) == 5
-    assert len(np.unique(after, axis=0)) > len(np.unique(before, axis=0))
+PLACES = ("column", "row")
+UNEVEN = replace(LARGE, gaps_mm=(5.0, 5.0, 10.0, 5.0), pixel_mm=(0.5, 0.5))
+LEAVE = Output(across_missing="leave")
+
+
+def is_hatched(shown: NDArray[np.uint8]) -> list[bool]:
+    """For each line of a picture, from the top, whether it is hatched from side to side."""
+    drawn = np.asarray(Image.open(io.BytesIO(encoded(hatched(shown.shape)))))
+    return [bool(same) for same in (shown == drawn).all(axis=1)]
+
+
+@pytest.mark.parametrize("plane", PLACES)
+def test_the_reformats_are_of_one_place_and_the_derived_one_is_finer(
+    tmp_path: Path, plane: str
+) -> None:
+    folder, _ = derived(tmp_path, UNEVEN, output=LEAVE, closed_gaps=(2,))
+    received = picture(folder, f"{plane}-received.png")
+    shown = picture(folder, f"{plane}-derived.png")
+    assert received.shape == shown.shape == (50, 160 if plane == "column" else 128)
+    unlike = [
+        len(np.unique(each[~np.array(is_hatched(each))], axis=0)) for each in (received, shown)
+    ]
+    assert (unlike[0], unlike[1] > 5) == (5, True)
     # The head is up: the first row is the last slice.
     last = picture(folder, f"{len(index(folder)['slices']) - 1:05d}.png")
-    assert (after[0] == last[:, 64]).all()
+    assert (shown[0] == (last[:, 64] if plane == "column" else last[80])).all()
+
+
+@pytest.mark.parametrize("plane", PLACES)
+def test_a_gap_that_was_left_is_hatched_and_never_looks_like_anatomy(
+    tmp_path: Path, plane: str
+) -> None:
+    """Gaps of 5, 5, 10 (left) and 5 mm between slices 5 mm thick: 5 mm are drawn by no slice."""
+    folder, _ = derived(tmp_path, UNEVEN, output=LEAVE, closed_gaps=(2,))
+    assert index(folder)["left"] == [2]
+    for name in ("received", "derived"):
+        lines = is_hatched(picture(folder, f"{plane}-{name}.png"))
+        (first, last) = (lines.index(True), len(lines) - lines[::-1].index(True))
+        assert (last - first, sum(lines)) == (10, 10)  # of 0.5 mm
+        assert (first, last) == (15, 25)  # from the top: 5 mm of slices, and half of the fourth
+
+
+@pytest.mark.parametrize(
+    ("thickness", "share"), [(5.0, 0.0), (2.5, 0.5), (1.0, 0.8), (None, 0.0), (8.0, 0.0)]
+)
+def test_what_no_received_slice_shows_is_hatched_and_what_was_generated_is_not(
+    tmp_path: Path, thickness: float | None, share: float
+) -> None:
+    folder, _ = derived(tmp_path, replace(LARGE, pixel_mm=(0.25, 0.25), thickness_mm=thickness))
+    received = is_hatched(picture(folder, "column-received.png"))
+    assert sum(received) / len(received) == pytest.approx(share, abs=0.05)
+    assert not any(is_hatched(picture(folder, "column-derived.png")))
+    assert index(folder)["left"] == []
+
+
+def test_without_a_thickness_a_hole_is_as_wide_as_what_is_missing(tmp_path: Path) -> None:
+    holed = replace(LARGE, slices=8, missing=(4,), thickness_mm=None, pixel_mm=(0.5, 0.5))
+    folder, _ = derived(tmp_path, holed, output=LEAVE, closed_gaps=(3,))
+    lines = is_hatched(picture(folder, "column-derived.png"))
+    assert sum(lines) == pytest.approx(10, abs=1)  # of 0.5 mm: one slice
+
+
+def test_planes_and_axis_have_their_names(tmp_path: Path) -> None:
+    folder, _ = derived(tmp_path)
+    told = index(folder)
+    assert told["planes"] == {"column": "sagittal", "row": "coronal"}
+    assert (told["axis"], told["first_is_up"]) == ("z", False)
+
+
+def test_a_stack_whose_first_slice_is_the_topmost_is_shown_head_up(tmp_path: Path) -> None:
+    """Rows run to the right of the patient: the normal points to the feet."""
+
+    def turn(made: Dataset, index: int) -> None:
+        made.ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
+        made.ImagePositionPatient = [160.0, -160.0, -300.0 - 5.0 * index]
+
+    folder, _ = derived(tmp_path, replace(LARGE, edit=turn, pixel_mm=(0.5, 0.5)))
+    told = index(folder)
+    assert told["first_is_up"] is True
+    assert [each["at_mm"] for each in told["slices"]][::2] == [-300.0 - 5.0 * n for n in range(5)]
+    top = picture(folder, "column-derived.png")[0]
+    assert (top == picture(folder, "00000.png")[:, 64]).all()
 
 
 def test_slices_that_are_not_in_the_derived_series_are_shown_all_the_same(tmp_path: Path) -> None:
-    folder, outcome = derived(tmp_path, output=Output(include_received=False))
+    output = Output(include_received=False, presentation_state=False)
+    folder, outcome = derived(tmp_path, output=output)
     told = index(folder)["slices"]
-    assert len(outcome.files) == 4
+    assert [file.kind for file in outcome.files].count("image") == 4
     assert len(told) == 9
     assert [each["number"] for each in told if not each["generated"]] == [None] * 5
 

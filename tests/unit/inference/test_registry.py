@@ -90,7 +90,7 @@ def test_a_class_that_takes_nothing_is_given_nothing() -> None:
         (ModelSpec("x", "no_colon"), "allowed is package.module:Class"),
         (ModelSpec("x", "nowhere.to.be.found:Model"), "nowhere"),
         (ModelSpec("x", f"{HERE}:Missing"), "Missing"),
-        (ModelSpec("x", f"{HERE}:HERE"), "is no class"),
+        (ModelSpec("x", f"{HERE}:HERE"), "is not a class"),
     ],
 )
 def test_what_cannot_be_loaded_says_which_and_why(spec: ModelSpec, words: str) -> None:
@@ -103,7 +103,7 @@ def test_what_cannot_be_loaded_says_which_and_why(spec: ModelSpec, words: str) -
     [
         (":Half", "lacks version, weights_sha256, produces, plan, run"),
         (":Angry", "no such layer"),
-        (":number", "is no class"),
+        (":number", "is not a class"),
         ("_broken:Model", "broken"),
         (":Own", "weights"),  # this one cannot be made without
     ],

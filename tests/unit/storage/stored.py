@@ -15,6 +15,7 @@ from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files, digest
 from storage.jobs import Queue
+from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.queries import find
 from storage.queries.find import Wanted
@@ -41,6 +42,7 @@ from tests.conftest import Clock
 
 LEASE_SECONDS = 60.0
 CT = "1.2.840.10008.5.1.4.1.1.2"
+PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 EXPLICIT = "1.2.840.10008.1.2.1"
 STUDY = "1.2.3"
 SERIES = "1.2.3.4"
@@ -117,9 +119,9 @@ class Stored:
 
     def __post_init__(self) -> None:
         self.archive = Archive(self.database, self.files, self.clock, node=self.node)
-        told = {"node": self.node, "lease_seconds": LEASE_SECONDS, "steady": self.clock}
-        self.queue = Queue(self.database, self.clock, **told)  # type: ignore[arg-type]
-        self.ledger = Ledger(self.database, self.clock, **told)  # type: ignore[arg-type]
+        holder = Holder(self.node, self.clock, LEASE_SECONDS, self.clock)
+        self.queue = Queue(self.database, holder)
+        self.ledger = Ledger(self.database, holder)
 
     def jobs(self, *states: JobState) -> tuple[Job, ...]:
         """All jobs, or those in these states, the newest first."""
@@ -204,15 +206,24 @@ class Stored:
         assert job is not None
         return job
 
-    def derive(self, job: Job, series_uid: str = "2.25.1", count: int = 2) -> NewDerived:
-        """What a worker leaves: files on disk, and what they are."""
+    def derive(
+        self, job: Job, series_uid: str = "2.25.1", count: int = 2, *, supplements: int = 0
+    ) -> NewDerived:
+        """What a worker leaves: files on disk, and what they are; the last are supplements."""
         folder = self.files.derived_folder(job.id, job.attempt)
         path = self.files.make(folder)
         for number in range(count):
             (path / f"{number}.dcm").write_bytes(b"derived")
         instances = tuple(
             DerivedInstance(
-                f"{series_uid}.{n}", CT, f"{n}.dcm", digest(path / f"{n}.dcm"), generated=n % 2 == 1
+                instance_uid=f"{series_uid}.{n}",
+                sop_class_uid=CT if n < count - supplements else PRESENTATION_STATE,
+                path=f"{n}.dcm",
+                digest=digest(path / f"{n}.dcm"),
+                generated=n % 2 == 1,
+                series_uid=series_uid if n < count - supplements else f"{series_uid}.9{n}",
+                kind="image" if n < count - supplements else "presentation state",
+                is_supplement=n >= count - supplements,
             )
             for n in range(count)
         )

@@ -4,6 +4,7 @@ import pytest
 
 from storage.database import Database
 from storage.errors import NotFound, WrongState
+from storage.leases import Holder
 from storage.records import JobState, RequestKind, RequestState, SwitchName
 from storage.site import control
 from storage.site.audit import Audit
@@ -57,9 +58,7 @@ def test_what_is_set_and_taken_back_is_written_down(database: Database, clock: C
 
 
 def requests_of(database: Database, clock: Clock, node: str) -> control.RequestQueue:
-    return control.RequestQueue(
-        database, clock, node=node, lease_seconds=LEASE_SECONDS, steady=clock
-    )
+    return control.RequestQueue(database, Holder(node, clock, LEASE_SECONDS, clock))
 
 
 def test_a_request_is_taken_up_by_one_node_and_answered_once(

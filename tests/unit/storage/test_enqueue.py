@@ -521,3 +521,64 @@ def test_of_two_people_who_requeue_a_job_the_second_is_told_which_job_it_is(
         stored.queue.requeue(job.id)
     assert stored.claim().id == number
     assert stored.queue.claim("w", INFER) is None
+
+
+def complete_unrouted(stored: Stored, peer: Peer = FIRST) -> Arrival:
+    """A series that came, and that no route took."""
+    for uid in ("1.1", "1.2"):
+        stored.receive(uid, peer=peer)
+    arrival = stored.arrival(peer)
+    stored.queue.complete(arrival.id, {}, [])
+    return arrival
+
+
+def test_a_person_insists_on_a_job_and_asking_twice_is_asking_once(stored: Stored) -> None:
+    new = stored.new_job(complete_unrouted(stored), "k")
+    (entry,) = stored.queue.insist([new], who="anna")
+    assert entry.what == "queued"
+    assert stored.queue.insist([new], who="ben") == (Enqueued(entry.job_id, "known"),)
+    job = stored.claim()
+    assert (job.id, job.destinations) == (entry.job_id, ("pacs",))
+    # Thin slices that come do not refuse what a person wants.
+    assert stored.queue.waiting_beside(STUDY, 0) == ()
+
+
+def test_two_peers_want_the_job_that_a_person_insists_on(stored: Stored) -> None:
+    first, second = complete_unrouted(stored, FIRST), complete_unrouted(stored, SECOND)
+    jobs = [
+        stored.new_job(first, "k", destinations=("pacs",)),
+        stored.new_job(second, "k", destinations=("viewer",)),
+    ]
+    entries = stored.queue.insist(jobs, who="anna")
+    assert [entry.what for entry in entries] == ["queued", "known"]
+    assert stored.claim().destinations == ("pacs", "viewer")
+
+
+@pytest.mark.parametrize("end", ["succeeded", "held", "refused"])
+def test_a_job_that_has_its_answer_stays_where_a_person_insists(stored: Stored, end: str) -> None:
+    new = stored.new_job(complete_unrouted(stored), "k")
+    stored.queue.insist([new], who="anna")
+    match end:
+        case "succeeded":
+            stored.succeed()
+            stored.deliver()
+        case "held":
+            stored.hold()
+        case _:
+            stored.queue.refuse(stored.claim(), "TOO_FEW_SLICES", "Two are too few.")
+    (entry,) = stored.queue.insist([new], who="ben")
+    assert entry.what == "known"
+    assert stored.queue.get(entry.job_id).state == end
+    assert all(state == "sent" for _, state in stored.states(entry.job_id))
+
+
+def test_nobody_can_insist_on_what_arrives_or_is_gone(stored: Stored) -> None:
+    new = stored.new_job(complete_unrouted(stored), "k")
+    stored.receive("1.3", peer=SECOND)
+    with pytest.raises(WrongState, match="came this moment"):
+        stored.queue.insist([new], who="anna")
+    stored.queue.complete(stored.arrival(SECOND).id, {}, [])
+    stored.purge_all()
+    with pytest.raises(WrongState, match="were removed"):
+        stored.queue.insist([new], who="anna")
+    assert stored.jobs() == ()

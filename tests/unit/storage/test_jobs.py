@@ -9,13 +9,13 @@ import pytest
 from storage.database import Database
 from storage.errors import LeaseLost, NotFound, StorageError, WrongState
 from storage.files import Files
-from storage.jobs import Queue
+from storage.jobs import LONGEST_ARRIVING, Queue
 from storage.queries import find
 from storage.queries.find import Wanted
 from storage.records import DeliveryState, Ended, Job, JobState
 from storage.retention import expired, purge
 from tests.conftest import Clock
-from tests.unit.storage.stored import INFER, LEASE_SECONDS, Stored
+from tests.unit.storage.stored import INFER, LEASE_SECONDS, SECOND, Stored
 
 DIED = ("WORKER_DIED", "exit code -9", "WORKER_DIED", "The worker process died (signal 9).")
 
@@ -36,6 +36,16 @@ def test_a_clock_that_is_set_back_stops_no_job(stored: Stored) -> None:
     stored.ask("k")
     stored.clock.now -= 3600
     assert stored.claim().key == "k"
+
+
+def test_a_job_waits_for_what_is_arriving_of_its_series_but_not_for_ever(stored: Stored) -> None:
+    first = stored.ask("k")
+    stored.receive("1.3", peer=SECOND)
+    stored.receive("9.1", series_uid="1.2.3.9")  # of another series: nobody waits for it
+    assert stored.queue.claim("w", INFER) is None
+    stored.clock.now += LONGEST_ARRIVING
+    stored.receive("1.4", peer=SECOND)  # it trickles in
+    assert stored.claim().id == first.job_id
 
 
 def test_a_worker_gets_only_the_kinds_that_it_asks_for(stored: Stored) -> None:
@@ -333,10 +343,10 @@ def test_the_list_shows_the_newest_first_and_by_state(stored: Stored) -> None:
     assert [job.key for job in stored.queue.of_series(1)] == ["k0", "k1", "k2", "k3"]
 
 
-def test_eight_threads_claim_eighty_jobs_each_once(stored: Stored) -> None:
+def test_eight_threads_claim_forty_jobs_each_once(stored: Stored) -> None:
     stored.receive("1.1")
     arrival = stored.arrival()
-    jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(80)]
+    jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(40)]
     stored.queue.complete(arrival.id, {}, jobs)
     claimed: list[Job] = []
 
@@ -411,7 +421,7 @@ def test_a_delivery_that_was_cancelled_before_the_purge_says_the_same(purged: St
 def test_a_succeeded_job_is_not_requeued_but_redelivered(stored: Stored) -> None:
     stored.ask("k")
     stored.succeed()
-    assert "its result is sent again by redeliver" in said(lambda: stored.queue.requeue(1))
+    assert "use redeliver to send its result again" in said(lambda: stored.queue.requeue(1))
 
 
 @pytest.mark.parametrize("state", [s for s in JobState if s is not JobState.SUCCEEDED])

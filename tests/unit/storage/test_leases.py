@@ -4,7 +4,7 @@ import pytest
 
 from storage.errors import LeaseLost
 from storage.jobs import Queue
-from storage.leases import Liveness
+from storage.leases import Holder, Liveness
 from storage.ledger import Ledger
 from storage.records import Delivery, Job
 from tests.conftest import Clock
@@ -19,20 +19,9 @@ class Parts:
     def __init__(self, stored: Stored, node: str) -> None:
         self.steady = Clock(0.0)
         self.wall = stored.clock
-        self.queue = Queue(
-            stored.database,
-            stored.clock,
-            node=node,
-            lease_seconds=LEASE_SECONDS,
-            steady=self.steady,
-        )
-        self.ledger = Ledger(
-            stored.database,
-            stored.clock,
-            node=node,
-            lease_seconds=LEASE_SECONDS,
-            steady=self.steady,
-        )
+        holder = Holder(node, stored.clock, LEASE_SECONDS, self.steady)
+        self.queue = Queue(stored.database, holder)
+        self.ledger = Ledger(stored.database, holder)
 
     def claim(self) -> Job | None:
         return self.queue.claim("w", INFER)

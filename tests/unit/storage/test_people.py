@@ -49,7 +49,7 @@ def test_nobody_may_log_in_until_somebody_is_added(database: Database, clock: Cl
 
 def test_a_name_is_given_once(database: Database, clock: Clock) -> None:
     add(database, clock(), "anna")
-    with pytest.raises(WrongState, match="a user 'anna' already"):
+    with pytest.raises(WrongState, match="already a user 'anna'"):
         add(database, clock(), "anna", Role.VIEWER)
     assert [one.role for one in people.people(database)] == [Role.OPERATOR]
     assert len(told(database)) == 1  # what did not happen is no audit event

@@ -112,3 +112,20 @@ def test_where_no_destination_gives_proof_nothing_is_asked_of_what_was_sent(loca
     with statements() as seen:
         assert overview.unconfirmed(local.database, ()).lines == ()
     assert seen == []
+
+
+def test_what_a_filter_may_choose_from_is_looked_up_in_indexes(local: Stored) -> None:
+    local.ask("k", destinations=("pacs",))
+    local.succeed()
+    local.deliver("pacs")
+    with statements() as seen:
+        choices = find.choices(local.database)
+    assert (choices.routes, choices.destinations) == (("ct-slices",), ("pacs",))
+    looks = [asked for asked in seen if asked[0].startswith("SELECT")]
+    assert len(looks) >= 4
+    for look in looks:
+        steps = plan(local, *look)
+        assert all("INDEX ix_" in step for step in steps if step.startswith(("SEARCH", "SCAN"))), (
+            look,
+            steps,
+        )

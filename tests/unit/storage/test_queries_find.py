@@ -8,7 +8,7 @@ import pytest
 from storage.database import Database
 from storage.files import Files
 from storage.queries import find, overview
-from storage.queries.find import Wanted, delivery_ids, held_deliveries
+from storage.queries.find import Wanted, delivery_ids, need_groups
 from storage.records import JobState, Peer, Received
 from storage.site import selftests
 from tests.conftest import Clock
@@ -58,6 +58,10 @@ ASKED: tuple[tuple[dict[str, Any], list[str]], ...] = (
     ({"accession": "12345"}, []),
     ({"patient_id": "P100"}, ["1.1.2", "1.1.1"]),
     ({"patient_id": "P2"}, ["1.1.4"]),
+    ({"study_from": "20260702"}, ["1.1.4", "1.1.3"]),
+    ({"study_to": "20260701"}, ["1.1.2", "1.1.1"]),
+    ({"study_from": "20260701", "study_to": "20260702", "sender": "CT2"}, ["1.1.4", "1.1.3"]),
+    ({"study_from": "20260703"}, []),
     ({"patient_id": "X_5%"}, ["1.1.3"]),
     ({"patient_id": "X%"}, []),
     ({"patient_id": "%"}, []),
@@ -157,11 +161,10 @@ def test_held_deliveries_are_found_by_what_is_known_of_them(filled: Stored) -> N
     job_id = hold_delivery(filled)
     for given, is_found in ASKED_OF_HELD:
         wanted = Wanted(**given)
-        page = held_deliveries(filled.database, wanted)
-        lines = [(line.job_id, line.destination) for line in page.lines]
+        needs = [n for group in need_groups(filled.database, wanted) for n in group.needs.lines]
+        lines = [(need.job_id, need.destination) for need in needs]
         assert lines == [(job_id, "pacs")] * is_found, given
-        assert page.total == int(is_found)
-        assert delivery_ids(filled.database, wanted, 10) == tuple(line.id for line in page.lines)
+        assert delivery_ids(filled.database, wanted, 10) == tuple(need.id for need in needs)
 
 
 @pytest.mark.parametrize("common", [find.COMMON, 0])
@@ -190,9 +193,64 @@ def test_held_deliveries_come_page_by_page(filled: Stored) -> None:
         filled.succeed(f"2.25.{number}")
         filled.ledger.hold(filled.start_delivery("pacs"), "GAVE_UP", "Not delivered.")
         filled.clock.now += 1
-    pages = [held_deliveries(filled.database, Wanted(), 2, offset) for offset in (0, 2)]
+    pages = [need_groups(filled.database, Wanted(), 2, offset)[0].needs for offset in (0, 2)]
     assert [[one.job_id for one in page.lines] for page in pages] == [[3, 2], [1]]
     assert [(page.total, page.has_more) for page in pages] == [(3, True), (3, False)]
+
+
+def test_what_waits_is_grouped_by_its_reason_the_newest_group_first(filled: Stored) -> None:
+    """Three series wait for one reason each, or for two; nothing of another state counts."""
+    hold_delivery(filled)
+    filled.clock.now += 1
+    filled.queue.hold(filled.claim(), "MISSING_SLICES", "A slice is missing.")
+    filled.clock.now += 1
+    filled.queue.fail(filled.claim(), "ValueError", "It raised.")
+    filled.clock.now += 1
+    filled.queue.hold(filled.claim(), "MISSING_SLICES", "Two slices are missing.")
+    groups = need_groups(filled.database, Wanted())
+    assert [
+        (group.what, group.state, group.reason, group.series, group.needs.total) for group in groups
+    ] == [
+        ("job", "held", "MISSING_SLICES", 2, 2),
+        ("job", "failed", "ValueError", 1, 1),
+        ("delivery", "held", "REFUSED_BY_PEER", 1, 1),
+    ]
+    assert [need.sentence for need in groups[0].needs.lines] == [
+        "Two slices are missing.",
+        "A slice is missing.",
+    ]
+    for wanted, reasons in (
+        (Wanted(states=(JobState.FAILED,)), ["ValueError"]),
+        (Wanted(reason="MISSING_SLICES"), ["MISSING_SLICES"]),
+        (Wanted(sender="CT2"), ["MISSING_SLICES", "ValueError"]),
+        (Wanted(route="nowhere"), []),
+    ):
+        groups = need_groups(filled.database, wanted)
+        assert [group.reason for group in groups] == reasons, wanted
+
+
+def test_a_failed_self_test_is_in_no_group(stored: Stored) -> None:
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    stored.queue.complete(arrival.id, {}, [stored.new_job(arrival, "k", kind="selftest")])
+    job = stored.queue.claim("w", ("selftest",))
+    assert job is not None
+    stored.queue.fail(job, "ValueError", "It raised.")
+    assert need_groups(stored.database, Wanted()) == ()
+
+
+def test_filters_choose_from_the_reasons_routes_and_destinations_that_exist(
+    filled: Stored,
+) -> None:
+    assert find.choices(filled.database) == find.Choices((), ("ct-slices", "heads"), ())
+    hold_delivery(filled, "GAVE_UP")
+    filled.queue.hold(filled.claim(), "MISSING_SLICES", "A slice is missing.")
+    filled.queue.refuse(filled.claim(), "TOO_FEW_SLICES", "One.")
+    assert find.choices(filled.database) == find.Choices(
+        ("GAVE_UP", "MISSING_SLICES", "TOO_FEW_SLICES"),
+        ("ct-slices", "heads"),
+        ("pacs", "to-CT1"),
+    )
 
 
 def test_what_was_made_is_found_by_its_own_uids(filled: Stored) -> None:

@@ -218,7 +218,9 @@ def test_where_the_results_of_jobs_go_is_told_by_destination(stored: Stored) -> 
 def test_a_route_is_judged_by_its_jobs_and_by_what_its_model_said_of_its_slices(
     stored: Stored,
 ) -> None:
-    told = [{"error_hu": hu, "confidence": sure} for hu, sure in ((20, 0.9), (40, 0.4), (30, 0.7))]
+    words = (20, 0.9, "sure"), (40, 0.4, "unsure"), (30, 0.7, "large_anatomy_only")
+    told = [{"error_hu": hu, "confidence": sure, "word": word} for hu, sure, word in words]
+    told.append({"word": "large_anatomy_only"})  # of a model that says nothing itself
     stored.ask("k", route="shadow", destinations=())
     job = stored.claim()
     made = replace(stored.derive(job), record={"confidence": told})
@@ -231,3 +233,22 @@ def test_a_route_is_judged_by_its_jobs_and_by_what_its_model_said_of_its_slices(
     later = evaluation(stored.database, "shadow", stored.clock() + 60)
     assert (later.jobs, later.slices, later.expected_error_hu) == ({}, 0, None)
     assert evaluation(stored.database, "other", 0.0).jobs == {}
+
+
+def test_lists_say_how_many_slices_are_sure_without_their_records(stored: Stored) -> None:
+    counts = {"sure": 12, "fair": 3, "unsure": 1, "large_anatomy_only": 0}
+    stored.ask("k")
+    job = stored.claim()
+    made = replace(stored.derive(job), record={"confidence_counts": counts, "notes": []})
+    stored.queue.succeed(job, made)
+    stored.ask("l", ("1.4",), stack="b")
+    stored.queue.hold(stored.claim(), "LOW_CONFIDENCE", "Not sure.", {"confidence_counts": counts})
+    stored.ask("m", ("1.5",), stack="c")
+    stored.queue.hold(stored.claim(), "MISSING_SLICES", "One is missing.", {})
+    lines = overview.finished(stored.database)
+    assert {line.reason: line.confidence_counts for line in lines} == {
+        "": counts,
+        "LOW_CONFIDENCE": counts,
+        "MISSING_SLICES": {},
+    }
+    assert stored.queue.get(job.id).confidence_counts == counts

@@ -472,4 +472,4 @@ def test_a_series_that_nobody_can_read_waits_until_it_was_sent_again(stored: Sto
     stored.queue.complete(stored.arrival().id, {}, [])  # it is of no route, but can be read
     done = stored.queue.get(asked.job_id)
     assert (done.state, done.reason) == ("cancelled", "SUPERSEDED")
-    assert "can be read" in done.sentence
+    assert "can now be read" in done.sentence

@@ -345,7 +345,7 @@ def test_a_job_of_a_stack_that_turns_out_to_be_two_gives_way_to_theirs(stored: S
     first, second = complete_as(stored, ("phase 1", "phase 2"))
     old = stored.queue.get(waits.job_id)
     assert (old.state, old.reason) == (JobState.CANCELLED, "SUPERSEDED")
-    assert "several by now" in old.sentence
+    assert "form other stacks than before" in old.sentence
     for job_id in (elsewhere.job_id, first.job_id, second.job_id):
         assert stored.queue.get(job_id).state is JobState.QUEUED
 

@@ -1,11 +1,13 @@
 """REST: jobs, deliveries and series with their filters, and what an operator does with them."""
 
 import re
+from typing import Any
 
 import pytest
 
 from storage.queries import overview
 from storage.records import JobState, Peer, Role
+from storage.site import control
 from tests.unit.storage.stored import SERIES
 from tests.unit.web.calls import API, get, post
 from tests.unit.web.site import Site
@@ -29,6 +31,7 @@ JOB = {
     "finished_at",
     "progress",
     "deliveries",
+    "confidence_counts",
 }
 DELIVERY = {"destination", "state", "sent", "confirmed", "total"}
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d")
@@ -271,6 +274,45 @@ def test_a_complete_series_cannot_be_hurried(served: Site) -> None:
     served.rows.ask("k")
     answer = post(served, f"/series/{SERIES}/process-now", 409)
     assert "requeue" in answer["detail"]
+
+
+def process(served: Site, status: int, route: str, uid: str = SERIES) -> dict[str, Any]:
+    return post(served, f"/series/{uid}/process-now", status, json={"route": route})
+
+
+def test_a_person_has_a_route_process_a_series_that_is_complete(served: Site) -> None:
+    served.rows.receive("1.1")
+    served.rows.queue.complete(served.rows.arrival().id, {}, [])
+    asked = process(served, 202, "mr-shadow")
+    assert (asked["route"], asked["state"]) == ("mr-shadow", "asked")
+    wish = get(served, f"/wishes/{asked['wish']}")
+    assert (wish["kind"], wish["subject"], wish["route"]) == ("process_now", SERIES, "mr-shadow")
+    assert process(served, 202, "mr-shadow")["wish"] == asked["wish"]  # asked for already
+    assert process(served, 202, "ct-slices")["wish"] != asked["wish"]
+    event = served.store.audit.list()[-1]
+    assert (event.what, event.which, event.detail) == (
+        "ask: process now",
+        SERIES,
+        {"route": "mr-shadow"},
+    )
+
+
+def test_an_unknown_route_or_series_and_removed_files_are_said_at_once(served: Site) -> None:
+    served.rows.receive("1.1")
+    served.rows.queue.complete(served.rows.arrival().id, {}, [])
+    assert "there are: ct-slices, mr-shadow" in process(served, 422, "nowhere")["detail"]
+    assert process(served, 404, "ct-slices", "1.9")["status"] == 404
+    served.rows.purge_all()
+    assert "no longer kept" in process(served, 409, "ct-slices")["detail"]
+    assert control.newest(served.database) == ()
+
+
+def test_a_viewer_may_not_have_a_series_processed(served: Site) -> None:
+    served.rows.receive("1.1")
+    path, wanted = f"{API}/series/{SERIES}/process-now", {"route": "ct-slices"}
+    for name, role, status in (("vera", Role.VIEWER, 403), ("olga", Role.OPERATOR, 202)):
+        served.user(name, role)
+        assert served.logged_in(name).act("POST", path, json=wanted).status_code == status
 
 
 def test_a_series_of_two_peers_names_both(served: Site) -> None:

@@ -1,5 +1,6 @@
 """Drawings say what they are drawn from, and a text in them stays a text."""
 
+import json
 import xml.etree.ElementTree as ET  # our own output, made in this process
 
 import pytest
@@ -37,7 +38,7 @@ def test_every_slice_lies_where_it_lies_in_the_patient() -> None:
     (between,) = heads(made.get("d", ""))
     assert (between - first) / (last - first) == pytest.approx(2 / 12, abs=0.002)
     assert (second - first) / (last - first) == pytest.approx(4 / 12, abs=0.002)
-    assert drawing.find("title").text == "3 received and 1 generated slices along the normal"  # type: ignore[union-attr]
+    assert drawing.find("title").text == "3 received and 1 generated slices along z"  # type: ignore[union-attr]
 
 
 def test_a_gap_with_missing_slices_is_marked() -> None:
@@ -67,7 +68,7 @@ def test_a_tilt_that_no_gantry_has_does_not_lay_the_drawing_flat() -> None:
 def test_a_long_stack_is_as_large_a_page_as_a_short_one() -> None:
     many = tuple(SlicePlace(float(at), at % 4 > 0) for at in range(2000))
     drawing = drawings.geometry(many, {}, 0.0)
-    assert len(parsed(drawing).findall(".//*")) < 40
+    assert len(parsed(drawing).findall(".//*")) < 45
 
 
 @pytest.mark.parametrize(
@@ -75,9 +76,10 @@ def test_a_long_stack_is_as_large_a_page_as_a_short_one() -> None:
     [
         (SlicePlace(0.0, False), "received"),
         (SlicePlace(0.0, True), "made"),
-        (SlicePlace(0.0, True, confidence=0.95), "sure"),
-        (SlicePlace(0.0, True, confidence=0.6), "fair"),
-        (SlicePlace(0.0, True, confidence=0.1), "unsure"),
+        (SlicePlace(0.0, True, word="sure"), "sure"),
+        (SlicePlace(0.0, True, word="fair"), "fair"),
+        (SlicePlace(0.0, True, word="unsure"), "unsure"),
+        (SlicePlace(0.0, True, word="large_anatomy_only"), "large_anatomy_only"),
     ],
 )
 def test_a_cell_of_the_strip_says_what_its_slice_is_and_how_sure_the_model_was(
@@ -85,6 +87,65 @@ def test_a_cell_of_the_strip_says_what_its_slice_is_and_how_sure_the_model_was(
 ) -> None:
     drawing = parsed(drawings.strip((place, place)))
     assert len(of_class(drawing, name)) == 2
+
+
+HOLED = (
+    SlicePlace(-10.0, False),
+    SlicePlace(-7.5, True),
+    SlicePlace(-5.0, False),
+    SlicePlace(5.0, False),  # behind a gap that was left
+    SlicePlace(7.5, True),
+    SlicePlace(10.0, False),
+)
+
+
+def test_a_gap_that_was_left_is_a_hatched_cell_that_no_click_chooses() -> None:
+    drawing = parsed(drawings.strip(HOLED, {1}))
+    (left,) = of_class(drawing, "left")
+    assert left.get("fill") == "url(#hatch-strip)"
+    assert drawing.find(".//pattern").get("id") == "hatch-strip"  # type: ignore[union-attr]
+    (mark,) = of_class(drawing, "now")
+    cells = json.loads(mark.get("data-cells", ""))
+    assert len(cells) == len(HOLED)
+    assert float(left.get("x", "")) not in cells
+    assert cells[2] < float(left.get("x", "")) < cells[3]
+    assert of_class(parsed(drawings.strip(HOLED)), "left") == []
+
+
+@pytest.mark.parametrize("first_is_up", [True, False])
+def test_the_edge_of_a_reformat_says_which_lines_were_generated(first_is_up: bool) -> None:
+    drawing = parsed(drawings.edge(HOLED, {1}, first_is_up=first_is_up))
+    spans = [
+        (float(line.get("y", "")), float(line.get("y", "")) + float(line.get("height", "")))
+        for line in drawing.findall(".//rect")
+    ]
+    if not first_is_up:
+        spans = [(1000.0 - last, 1000.0 - first) for first, last in spans]
+    # 20 mm in 1000 units; a quarter of the gap that was left belongs to each of its two slices.
+    assert spans == [
+        (0.0, 62.5),
+        (62.5, 187.5),
+        (187.5, 375.0),
+        (625.0, 812.5),
+        (812.5, 937.5),
+        (937.5, 1000.0),
+    ]
+    kinds = [line.get("class") for line in drawing.findall(".//rect")]
+    assert kinds == ["received", "made", "received", "received", "made", "received"]
+
+
+def test_the_ruler_has_positions_of_the_patient_whichever_way_they_run() -> None:
+    for places in (HOLED, HOLED[::-1]):
+        drawing = parsed(drawings.geometry(places, {}, 0.0))
+        labels = {
+            each.text: float(each.get("x", ""))
+            for each in drawing.findall(".//text")
+            if each.get("text-anchor") == "middle"
+        }
+        assert {"-10", "-5", "0", "5", "10"} <= labels.keys()
+        spots = drawings.along(places)
+        assert labels["-5"] == pytest.approx(spots[places.index(HOLED[2])])
+    assert "z, mm" in [each.text for each in drawing.findall(".//text")]
 
 
 def test_the_time_line_is_to_scale_and_what_was_short_stays_visible() -> None:

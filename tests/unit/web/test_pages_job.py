@@ -1,8 +1,11 @@
 """The page of a job: its slices and pictures, what it says, and the events of who views it."""
 
+import html
 import json
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -10,8 +13,11 @@ import pytest
 
 from inference.previews import FOLDER, INDEX
 from node.web import state
+from node.web.pages import time_line
 from node.web.state import PictureViews
+from storage.queries import overview
 from storage.records import Role
+from tests.unit.storage.stored import FIRST, SECOND
 from tests.unit.web.site import Client, Site
 
 
@@ -21,17 +27,30 @@ def with_result(served: Site) -> int:
     return finished(served)
 
 
-def finished(served: Site) -> int:
+def finished(
+    served: Site, record: Mapping[str, object] | None = None, left: Sequence[int] = ()
+) -> int:
     """The next job is done, with one picture; its id."""
-    job = served.rows.succeed()
+    job = served.rows.claim()
+    derived = replace(served.rows.derive(job), record=record or {})
+    served.rows.queue.succeed(job, derived)
+    left = list(left)
     folder = served.rows.files.path(served.rows.files.derived_folder(job.id, job.attempt)) / FOLDER
     folder.mkdir()
     slices = [
-        {"at_mm": 2.5 * at, "generated": at == 1, "number": at + 1, "expected_error_hu": None}
+        {
+            "at_mm": 2.5 * at - 100.0,
+            "generated": at == 1,
+            "number": 3 - at,
+            "received_number": None if at == 1 else 12 - at,
+            "expected_error_hu": None,
+        }
         for at in range(3)
     ]
     told = {"slices": slices, "levels_hu": [0.0] * 256, "tilt_degrees": 0.0, "missing": []}
-    (folder / INDEX).write_text(json.dumps(told | {"rows": 8, "columns": 8}))
+    told |= {"left": left, "axis": "z", "planes": {"column": "sagittal", "row": "coronal"}}
+    told |= {"first_is_up": False, "hatched": bool(left), "rows": 8, "columns": 8}
+    (folder / INDEX).write_text(json.dumps(told))
     (folder / "00000.png").write_bytes(b"\x89PNG one")
     return job.id
 
@@ -47,6 +66,28 @@ def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
     assert "not asked for storage commitment, so it is never confirmed" in text
     assert "sent to pacs" in person.get("/").text
     assert "Waiting for confirmation" not in person.get("/").text
+
+
+ASIDE = {
+    "instances": 2,
+    "numbers": "41, 42",
+    "reason": "NOT_A_CT_SLICE",
+    "why": "The image matches no other of its series (other Pixel Spacing).",
+}
+
+
+def test_a_job_page_names_what_was_set_aside_and_all_who_sent_the_series(
+    served: Site, person: Client
+) -> None:
+    rows = served.rows
+    rows.receive("1.1", peer=FIRST)
+    rows.complete("k", peer=FIRST, record={"set_aside": [ASIDE]})
+    rows.ask_as(SECOND, "k", "pacs")
+    text = person.get("/jobs/1").text
+    assert "2 instances (image 41, 42): The image matches no other of its series" in text
+    assert "<dt>Senders</dt><dd>WS1, WS2</dd>" in text
+    job = person.get("/api/v1/jobs/1").json()
+    assert (job["senders"], job["set_aside"]) == (["WS1", "WS2"], [ASIDE])
 
 
 def test_a_job_page_shows_its_pictures_only_where_they_are(served: Site, person: Client) -> None:
@@ -105,16 +146,72 @@ def test_times_and_gaps_of_a_job_without_pictures_are_drawn_from_its_record(
     served.rows.ask("k")
     job = served.rows.claim()
     gaps = [{"gap_mm": 5.0, "factor": 2}, {"gap_mm": 5.0, "factor": 2}]
+    received = [{"number": 9 - at, "at_mm": -100.0 - 5.0 * at} for at in range(3)]
     trust = [
-        {"at_mm": 2.5, "error_hu": 9.0, "confidence": 0.9, "how": "network"},
-        {"at_mm": 7.5, "error_hu": 90.0, "confidence": 0.05, "how": "network"},
+        {"at_mm": -102.5, "error_hu": 9.0, "confidence": 0.9, "word": "sure"},
+        {"at_mm": -107.5, "error_hu": 90.0, "confidence": 0.05, "word": "unsure"},
     ]
-    record = {"gaps": gaps, "confidence": trust}
+    counts = {"sure": 1, "fair": 0, "unsure": 1, "large_anatomy_only": 0}
+    record = {"axis": "z", "gaps": gaps, "received_slices": received, "confidence": trust}
+    record["confidence_counts"] = counts
     served.rows.queue.hold(job, "LOW_CONFIDENCE", "The model is not sure.", record)
     text = person.get(f"/jobs/{job.id}").text
     assert "3 received" in text
     assert 'class="unsure"' in text
     assert 'class="sure"' in text
+    assert "<dt>Confidence</dt><dd>1 sure, 1 unsure</dd>" in text
+    assert ">-110</text>" in text  # the ruler has positions of the patient
+    assert "generated: 1 sure, 1 unsure" in person.get("/").text
+    assert "generated: 1 sure, 1 unsure" in person.get(f"/series/{job.series_uid}").text
+
+
+def test_slices_have_the_numbers_and_positions_of_the_pacs(served: Site, person: Client) -> None:
+    entry = {"number": 2, "at_mm": -97.501, "error_hu": 40.0, "confidence": 0.7, "how": "dis"}
+    served.rows.ask("k")
+    job = finished(served, {"confidence": [{**entry, "word": "large_anatomy_only"}]})
+    text = person.get(f"/jobs/{job}").text
+    (told,) = re.findall(r'data-slices="([^"]+)"', text)
+    slices = json.loads(html.unescape(told))
+    assert [each["title"] for each in slices] == [
+        "Image 3 (received 12)",
+        "Image 2",
+        "Image 1 (received 10)",
+    ]
+    assert [each["at"] for each in slices] == ["z -100.00 mm", "z -97.50 mm", "z -95.00 mm"]
+    assert [each["text"] for each in slices] == [
+        "Image 3 of 3 in the derived series, z -100.00 mm, received as image 12",
+        "Image 2 of 3 in the derived series, z -97.50 mm, generated by optical flow, not acquired, "
+        "expected error 40 HU, confidence 0.70, large anatomy only",
+        "Image 1 of 3 in the derived series, z -95.00 mm, received as image 10",
+    ]
+    assert "1 large anatomy only" in text
+
+
+def test_every_picture_with_generated_slices_says_so(served: Site, person: Client) -> None:
+    text = person.get(f"/jobs/{with_result(served)}").text
+    assert text.count("1 of 3 slices generated, not acquired") == 2  # sagittal and coronal
+    assert text.count('class="edge"') == 2
+    assert "neither acquired nor generated" not in text
+
+
+def test_a_gap_that_was_left_is_hatched_in_the_strip(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    text = person.get(f"/jobs/{finished(served, left=[0])}").text
+    assert "neither acquired nor generated" in text
+    assert 'class="left"' in text
+
+
+def test_an_undersampled_result_is_called_so(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    coarse = {"gaps": 3, "filled": 4, "gap_mm": 10.0, "thickness_mm": 2.5, "unseen": 0.75}
+    counts = {"sure": 4, "fair": 0, "unsure": 0, "large_anatomy_only": 12}
+    job = finished(served, {"undersampled": coarse, "confidence_counts": counts})
+    text = person.get(f"/jobs/{job}").text
+    assert '<span class="state state-undersampled">undersampled</span>' in text
+    assert "3 of 4 filled gaps are over twice as wide as the slices are thick" in text
+    assert "up to 10 mm between slices 2.5 mm thick" in text
+    assert "Up to 75 % of the body between them was never seen" in text.replace("\u202f", " ")
+    assert "generated: 4 sure, 12 large anatomy only" in person.get("/").text
 
 
 def test_pictures_are_one_view_of_a_person_and_a_job(served: Site) -> None:
@@ -186,3 +283,67 @@ def test_what_a_destination_answered_is_said_in_words(served: Site) -> None:
         is_stored = status in (0x0000, 0xB000)
         served.rows.ledger.answered(leased, one.id, status, stored=is_stored)
         assert words in person.get("/jobs/1").text
+
+
+def told(served: Site, job: int) -> list[tuple[str, float]]:
+    """The pieces of the time line, with their seconds."""
+    detail = overview.job_detail(served.database, job)
+    steps = time_line.steps_of(detail, served.clock())
+    ends = [step.at + step.seconds for step in steps if step.delivery is None]
+    begins = [step.at for step in steps if step.delivery is None]
+    assert begins[1:] == pytest.approx(ends[:-1])  # nothing is left out, nothing told twice
+    return [(step.name, round(step.seconds)) for step in steps]
+
+
+def test_the_time_line_says_what_was_waited_for_what_worked_and_what_was_held(
+    served: Site, person: Client
+) -> None:
+    rows, clock = served.rows, served.clock
+    rows.receive("1.1")
+    clock.now += 30
+    job = rows.complete("k").job_id
+    clock.now += 5
+    first = rows.claim()
+    clock.now += 12
+    rows.queue.hold(first, "LOW_CONFIDENCE", "Not sure.")
+    clock.now += 7200
+    so_far = [("Received", 0), ("Waited for more", 30), ("In the queue", 5), ("Processed", 12)]
+    assert told(served, job) == [*so_far, ("Held, waits for a person", 7200)]
+    assert "7200" not in person.get(f"/jobs/{job}").text
+    rows.requeue(job, who="anna")
+    clock.now += 40
+    held = [*so_far, ("Waited for a person", 7200)]
+    assert told(served, job) == [*held, ("In the queue", 40)]
+    again = rows.claim()
+    clock.now += 9
+    rows.queue.succeed(again, rows.derive(again))
+    clock.now += 1000
+    done = [*held, ("In the queue", 40), ("Processed", 9)]
+    assert told(served, job) == [*done, ("Waits for pacs", 1000)]
+
+
+def test_a_delivery_waits_is_sent_and_is_held_each_for_as_long_as_it_was(served: Site) -> None:
+    rows, clock = served.rows, served.clock
+    rows.ask("k", destinations=("pacs",))
+    job = rows.succeed().id
+    clock.now += 600
+    leased = rows.start_delivery("pacs")
+    clock.now += 20
+    rows.ledger.hold(leased, "REFUSED_BY_PEER", "No.")
+    clock.now += 3600
+    assert told(served, job)[-3:] == [
+        ("Waited for pacs", 600),
+        ("Tried to send to pacs", 20),
+        ("Held, not delivered to pacs", 3600),
+    ]
+
+
+def test_a_job_that_was_cancelled_in_the_queue_or_when_held_says_which(served: Site) -> None:
+    rows, clock = served.rows, served.clock
+    queued, held = rows.ask("k").job_id, rows.ask("l", ("1.7",), stack="l").job_id
+    rows.queue.hold(rows.claim(), "LOW_CONFIDENCE", "Not sure.")
+    clock.now += 100
+    for job in queued, held:
+        rows.queue.cancel(job, who="anna")
+    states = {told(served, job)[-1] for job in (queued, held)}
+    assert states == {("In the queue", 100), ("Waited for a person", 100)}

@@ -1,5 +1,6 @@
 """The rule tester: what the routes say to files and series, found without touching a pixel here."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from node.web import middleware, rule_tester
 from node.web.rule_tester import Trial, tried
 from storage.records import Role
 from tests import series
-from tests.unit.web.site import Site
+from tests.unit.web.site import Client, Site
 
 EXPLAIN = "/api/v1/rules/explain"
 DRY_RUN = "/api/v1/rules/dry-run"
@@ -35,7 +36,7 @@ def test_files_are_told_which_routes_take_them_and_why_others_do_not(served: Sit
     assert stack["state"] == "would be processed"
     said = {route["route"]: (route["matches"], route["sentence"]) for route in stack["routes"]}
     assert said["ct-slices"][0] is True
-    assert said["mr-shadow"] == (False, "Modality is CT, not MR.")
+    assert said["mr-shadow"] == (False, "Modality is CT, but must be MR.")
     (event,) = served.store.audit.list()
     assert (event.what, event.which, event.detail) == ("try rules", "files", {"files": 4})
     assert list(served.store.files.path("uploads").iterdir()) == []
@@ -94,20 +95,27 @@ def test_a_single_file_is_asked_for_all_but_its_gap(served: Site) -> None:
     (stack,) = tried(ask(served, *series.thick(1))).stacks
     assert stack.gap_mm is None
     assert stack.routes[0].matches
-    assert stack.routes[0].sentence.endswith("there is no gap_mm.")
-    assert (stack.state, stack.reason) == ("refused", "TOO_FEW_SLICES")
+    assert stack.routes[0].sentence.endswith("so gap_mm cannot be checked.")
+    assert (stack.verdict.state, stack.verdict.reason) == ("refused", "TOO_FEW_SLICES")
 
 
 def test_a_hole_in_the_series_is_found_from_headers_alone(served: Site) -> None:
     paths = sorted(series.thick(8))
     (stack,) = tried(ask(served, *paths[:3], *paths[4:])).stacks
-    assert (stack.state, stack.reason, stack.missing) == ("held", "MISSING_SLICES", 1)
+    assert (stack.verdict.state, stack.verdict.reason, stack.missing) == (
+        "held",
+        "MISSING_SLICES",
+        1,
+    )
 
 
 def test_who_brings_it_and_where_to_counts(served: Site) -> None:
     (stack,) = tried(ask(served, *series.thick(4), called_ae="OTHER")).stacks
-    assert stack.state == "no route"
-    assert stack.routes[0].sentence == "It was sent to OTHER, the route is for MIDSLICE."
+    assert stack.verdict.state == "no route"
+    assert (
+        stack.routes[0].sentence
+        == "It was sent to OTHER; the route takes only what is sent to MIDSLICE."
+    )
 
 
 def test_who_hides_patients_is_not_told_what_the_attributes_of_one_are(served: Site) -> None:
@@ -121,7 +129,7 @@ def test_who_hides_patients_is_not_told_what_the_attributes_of_one_are(served: S
     assert shown.sentence.startswith("PatientID is ")
     assert (
         hidden.sentence
-        == "Its condition on PatientID does not hold; the value of the series is hidden."
+        == "Its condition on PatientID does not hold; the value in the series is hidden."
     )
     other = tried(ask(served, *series.thick(4), routes=("mr-shadow",)))
     assert rule_tester.masked(other) == other  # a modality is nobody's secret
@@ -160,3 +168,31 @@ def test_a_viewer_tries_nothing(served: Site) -> None:
     served.user("anna")
     answer = served.program(Role.VIEWER).post(EXPLAIN, files=upload(*series.thick(1)))
     assert answer.status_code == 403
+
+
+def test_the_page_gives_every_objection_of_every_route_also_without_a_sender(
+    served: Site, person: Client
+) -> None:
+    csrf = re.search(r'"X-CSRF-Token": "([^"]+)"', person.get("/rules").text)
+    assert csrf is not None
+    data = {"csrf": csrf[1], "called_ae": "OTHER", "calling_ae": ""}
+    answer = person.post("/rules/try", data=data, files=upload(*series.thick(4)))
+    assert answer.status_code == 200, answer.text
+    said = re.findall(r"<div>([^<]*)</div>", answer.text)
+    elsewhere = "It was sent to OTHER; the route takes only what is sent to MIDSLICE."
+    assert said == [elsewhere, elsewhere, "Modality is CT, but must be MR."]
+    assert "No route takes it: it would be kept, but not processed." in answer.text
+
+
+def test_each_route_that_takes_a_stack_has_a_verdict_of_its_own(served: Site) -> None:
+    (route, _) = served.settings.routes
+    leaving = route.model_copy(update={"name": "leaving", "across_missing": "leave"})
+    paths = sorted(series.thick(8))
+    question = replace(ask(served, *paths[:3], *paths[4:]), routes=(route, leaving))
+    (stack,) = tried(question).stacks
+    verdicts = [(verdict.route, verdict.state, verdict.reason) for verdict in stack.verdicts]
+    assert verdicts == [
+        ("ct-slices", "held", "MISSING_SLICES"),
+        ("leaving", "would be processed", ""),
+    ]
+    assert stack.verdict == stack.verdicts[0]

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from node import wording
 from node.config import Config, Destination, Route
 from node.dicom.handlers import identify_file
+from node.errors import UsageError
 from node.work.arrivals import RETRY_SECONDS, Arrivals, Rules
 from storage.archive import newest_arrival
 from storage.enqueue import UNREADABLE
@@ -17,6 +19,7 @@ from storage.errors import Busy, NotFound, WrongState
 from storage.records import (
     Arrival,
     ArrivalState,
+    Enqueued,
     Job,
     JobState,
     KeptInstance,
@@ -25,6 +28,7 @@ from storage.records import (
     Received,
     Requeued,
 )
+from storage.site.audit import Audit
 from tests import phantoms
 from tests.phantoms import Patient, Series
 from tests.unit.inference.case import assign
@@ -187,6 +191,8 @@ def test_localizers_stand_in_the_evidence_and_in_no_job(site: Site) -> None:
     (job,) = site.sweep()
     assert len(site.stored.queue.instances(job.id)) == THICK.slices
     assert site.arrival(series_uid).evidence["set_aside"] == {"NOT_A_CT_SLICE": 1}
+    # Before a worker has looked, and where none ever does, the job names them.
+    assert wording.set_aside(job.record) == ["1 instance (image 99): The image is a localizer."]
 
 
 def test_two_patients_under_one_series_uid_are_held(site: Site) -> None:
@@ -312,7 +318,7 @@ def test_the_series_of_a_self_test_takes_the_route_of_the_test_alone(site: Site)
 def test_a_person_completes_a_series_without_the_wait(site: Site) -> None:
     series_uid = site.receive()
     sentence = site.arrivals.process_now(series_uid, "anna")
-    assert sentence == "The series is complete with 6 instances: 1 jobs."
+    assert sentence == "The series is complete with 6 instances: 1 job."
     evidence = site.arrival(series_uid).evidence
     assert (evidence["rule"], evidence["who"]) == ("asked", "anna")
     with pytest.raises(NotFound):
@@ -418,3 +424,196 @@ def test_a_requeued_job_that_the_database_refuses_stops_no_other(
     site.arrivals.follow_routes()
     assert [requeued.job.id for requeued in site.stored.queue.requeued()] == [first.id]
     assert "requeued job not compared" in caplog.messages
+
+
+def unrouted(site: Site, series: Series = THICK, **changes: object) -> str:
+    """Receive a series that the only route, for 20 mm and more, does not take; its UID."""
+    site.follow(route(match=CT | {"gap_mm": {"min": 20.0}}, **changes))
+    series_uid = site.receive(series)
+    assert site.sweep() == []
+    return series_uid
+
+
+def insist(site: Site, series_uid: str, name: str = "ct-slices") -> str:
+    return site.arrivals.process_by_route(series_uid, name, "anna")
+
+
+def test_what_speaks_against_the_routes_stands_in_the_evidence_of_a_series_without_a_job(
+    site: Site,
+) -> None:
+    series_uid = unrouted(site)
+    ((name, key, sentence),) = site.arrival(series_uid).evidence["objections"]
+    assert (name, key) == ("ct-slices", "gap_mm")
+    assert "gap_mm is 5, but must be at least 20" in sentence
+
+
+def test_a_person_has_a_route_process_what_it_does_not_take(site: Site) -> None:
+    series_uid = unrouted(site)
+    sentence = insist(site, series_uid)
+    (job,) = site.stored.jobs()
+    assert sentence == (
+        f"Job {job.id} is queued. The series does not meet what the route asks for: gap_mm."
+    )
+    assert (job.state, job.route, job.destinations) == ("queued", "ct-slices", ("pacs",))
+    assert len(site.stored.queue.instances(job.id)) == THICK.slices
+    events = [
+        (e.who, e.what, e.which) for e in Audit(site.stored.database, site.stored.clock).list()
+    ]
+    assert events == [("anna", "process with route", f"job {job.id}")]
+    # The key is that of a job that the route itself asks for: a re-send asks for this very job.
+    site.follow(route(match=CT))
+    site.receive()
+    assert [again.id for again in site.sweep()] == [job.id]
+
+
+def test_a_series_that_is_still_arriving_is_closed_first(site: Site) -> None:
+    site.follow(route(), route("mr", match={"Modality": "MR"}))
+    series_uid = site.receive()
+    sentence = insist(site, series_uid, "mr")
+    by_route = {job.route: job for job in site.stored.jobs()}
+    assert by_route.keys() == {"ct-slices", "mr"}
+    assert sentence.startswith(f"Job {by_route['mr'].id} is queued.")
+    assert site.arrival(series_uid).evidence["who"] == "anna"
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("queued", "is queued."),
+        ("running", "is running."),
+        ("succeeded", "by this route has succeeded already; redeliver it"),
+        ("held", "by this route is held already; look at it"),
+        ("refused", "by this route was refused already; requeue it"),
+    ],
+)
+def test_what_the_route_has_processed_is_named_and_stays(site: Site, end: str, said: str) -> None:
+    series_uid = site.receive()
+    (job,) = site.sweep()
+    if end != "queued":
+        claimed = site.stored.claim()
+        match end:
+            case "succeeded":
+                site.stored.queue.succeed(claimed, site.stored.derive(claimed))
+            case "held":
+                site.stored.queue.hold(claimed, "MISSING_SLICES", "One is missing.")
+            case "refused":
+                site.stored.queue.refuse(claimed, "TOO_FEW_SLICES", "Two are too few.")
+    assert insist(site, series_uid).startswith(f"Job {job.id} {said}")
+    assert [(job.id, job.state) for job in site.stored.jobs()] == [(job.id, end)]
+
+
+def test_what_failed_or_was_cancelled_is_queued_again(site: Site) -> None:
+    series_uid = site.receive()
+    (job,) = site.sweep()
+    site.stored.queue.cancel(job.id)
+    assert insist(site, series_uid) == f"Job {job.id} is queued."
+
+
+def test_a_result_whose_files_were_removed_is_made_again(site: Site) -> None:
+    series_uid = site.receive()
+    site.sweep()
+    job = site.stored.succeed()
+    site.stored.deliver()
+    site.stored.purge_all()
+    with pytest.raises(UsageError, match="no longer kept"):
+        insist(site, series_uid)
+    site.follow()  # no route takes what is sent again
+    site.receive()
+    site.sweep()
+    site.follow(route())
+    assert insist(site, series_uid) == f"Job {job.id} is queued."
+
+
+def test_thin_slices_of_the_study_do_not_stop_a_person(site: Site) -> None:
+    site.receive(THIN)
+    thick = site.receive(THICK)
+    refused = [job for job in site.sweep() if job.series_uid == thick]
+    assert states(refused) == [("refused", "ACQUIRED_THIN_SERIES_EXISTS")]
+    insist(site, thick)
+    job = max(site.stored.jobs(), key=lambda job: job.id)
+    assert (job.series_uid, job.state) == (thick, "queued")
+    # Nor do those that come before its turn.
+    site.receive(replace(THIN, number=5, seed="thin again"))
+    site.sweep()
+    assert site.stored.queue.get(job.id).state == "queued"
+
+
+def test_a_person_cannot_insist_on_two_patients(site: Site) -> None:
+    site.follow()
+    site.receive()
+    other = replace(THICK, patient=Patient("Another^One", "PH-0002"), edit=_renumber)
+    series_uid = site.receive(other)
+    assert site.sweep() == []
+    site.follow(route())
+    assert insist(site, series_uid).endswith("is held, PATIENT_MISMATCH.")
+
+
+def test_each_peer_that_brought_the_series_gets_the_result(site: Site) -> None:
+    site.follow(route(match={"Modality": "MR"}, destinations=["sender"]))
+    series_uid = site.receive(calling_ae="CT1")
+    site.receive(calling_ae="WS7")
+    assert site.sweep() == []
+    insist(site, series_uid)
+    (job,) = site.stored.jobs()
+    assert job.destinations == ("pacs", "sender WS7")
+
+
+def half_coronal(made: Dataset, index: int) -> None:
+    if index >= THICK.slices // 2:
+        made.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        made.ImagePositionPatient = [0.0, 5.0 * index, 0.0]
+
+
+def test_every_stack_of_the_series_gets_a_job(site: Site) -> None:
+    sentence = insist(site, unrouted(site, replace(THICK, edit=half_coronal)))
+    jobs = site.stored.jobs()
+    assert len({job.stack for job in jobs}) == len(jobs) == 2
+    assert all(f"Job {job.id} is queued." in sentence for job in jobs)
+
+
+OWN = {"ContributingEquipmentSequence": phantoms.sequence(_equipment())}
+
+
+@pytest.mark.parametrize(
+    ("series", "name", "said"),
+    [
+        (THICK, "nowhere", "no route 'nowhere' is configured; configured: ct-slices"),
+        (None, "ct-slices", "no series 1.2.9 was received"),
+        (replace(THICK, edit=assign(**OWN)), "ct-slices", "a result of a node"),
+    ],
+    ids=["unknown-route", "unknown-series", "own"],
+)
+def test_what_cannot_be_processed_says_why(
+    site: Site, series: Series | None, name: str, said: str
+) -> None:
+    series_uid = "1.2.9" if series is None else site.receive(series)
+    with pytest.raises(UsageError, match=said):
+        insist(site, series_uid, name)
+    assert site.stored.jobs() == ()
+
+
+def test_a_person_cannot_insist_on_what_another_one_excluded(site: Site) -> None:
+    series_uid = site.receive()
+    site.never[series_uid] = "ben"
+    with pytest.raises(WrongState, match="excluded from processing by ben"):
+        insist(site, series_uid)
+    assert site.stored.jobs() == ()
+
+
+def test_an_instance_that_comes_while_a_person_insists_is_not_left_behind(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series_uid = unrouted(site)
+    late = phantoms.write(site.folder / "late", replace(THICK, slices=7))[-1]
+    ask = site.stored.queue.insist
+    arriving = iter([late])
+
+    def with_a_late_one(jobs: Sequence[NewJob], *, who: str) -> tuple[Enqueued, ...]:
+        for path in arriving:
+            site.keep(path)
+        return ask(jobs, who=who)
+
+    monkeypatch.setattr(site.stored.queue, "insist", with_a_late_one)
+    insist(site, series_uid)
+    (job,) = site.stored.jobs()
+    assert len(site.stored.queue.instances(job.id)) == 7

@@ -156,10 +156,10 @@ def test_the_node_calls_itself_as_the_destination_wants(site: Site) -> None:
         ([0xB000, 0xB007], "sent", "", ""),
         ([0x0122], "held", "REFUSED_BY_PEER", "0x0122 (SOP Class not supported)"),
         ([0x0111], "held", "REFUSED_BY_PEER", "0x0111 (duplicate SOP Instance)"),
-        ([0xA700], "queued", "RETRY", "1 instances are not stored."),
+        ([0xA700], "queued", "RETRY", "1 instance is not stored."),
         ([0xC123], "queued", "RETRY", "0xC123 (cannot understand)"),
         ([None], "queued", "UNREACHABLE", "2 instances are not stored. PACS ended"),
-        ([0x0000, None], "queued", "RETRY", "1 instances are not stored. PACS ended"),
+        ([0x0000, None], "queued", "RETRY", "1 instance is not stored. PACS ended"),
     ],
 )
 def test_the_worst_answer_decides_what_becomes_of_a_delivery(
@@ -275,7 +275,7 @@ def test_a_destination_that_takes_nothing_for_too_long_is_given_up(site: Site) -
     site.stored.clock.now += 3601.0
     held = site.tried(delivery, attempt=2)
     assert (held.state, held.reason) == (DeliveryState.HELD, "GAVE_UP")
-    assert held.sentence.startswith("Not delivered in 1 hours.")
+    assert held.sentence.startswith("Not delivered in 1 hour.")
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -289,7 +289,7 @@ def test_a_derived_series_whose_files_changed_never_leaves(site: Site, damage: s
     site.configure(PACS)
     held = site.tried(delivery)
     assert (held.state, held.reason) == (DeliveryState.HELD, "DAMAGED_FILES")
-    assert held.sentence.startswith("1 files of the derived series")
+    assert held.sentence.startswith("1 file is missing or changed")
     assert site.pacs.peers == []
 
 
@@ -438,3 +438,71 @@ def test_destinations_are_asked_again_only_when_their_time_has_come(site: Site) 
     site.stored.clock.now += 301.0
     site.reach.sweep()
     wait_until(lambda: echoes() == 2, what="the second echo")
+
+
+def with_supplement(site: Site, instances: int = 3) -> Delivery:
+    """A derived series whose last instance is a presentation state beside it."""
+    site.stored.ask("key", destinations=("pacs",))
+    job = site.stored.claim()
+    site.stored.queue.succeed(job, site.stored.derive(job, count=instances, supplements=1))
+    (delivery,) = site.stored.ledger.of_job(job.id)
+    return delivery
+
+
+def test_a_supplement_goes_to_the_destination_after_the_series(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.sent, done.total, done.sentence) == ("sent", 3, 3, "")
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1", "2.25.1.2"]
+    assert len(site.pacs.peers) == 2  # associations: a class that it does not know is not proposed
+
+
+@pytest.mark.parametrize(("status", "words"), [(0x0122, "SOP Class not supported"), (0x0124, "")])
+def test_a_refused_supplement_is_named_and_the_series_is_sent(
+    site: Site, status: int, words: str
+) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0000, status]
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.reason) == ("sent", "OBJECT_NOT_TAKEN")
+    assert (done.sent, done.total) == (2, 3)
+    assert f"not taken: its presentation state (0x{status:04X}" in done.sentence
+    assert words in done.sentence
+
+
+def test_a_refused_slice_still_holds_the_delivery(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0122]
+    site.configure(PACS)
+    assert site.tried(delivery).state == "held"
+
+
+@pytest.mark.parametrize("status", [None, 0xC000, 0xA700])
+def test_a_destination_that_chokes_on_a_supplement_has_the_series_and_stays_up(
+    site: Site, status: int | None
+) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0000, *[status] * 20]
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.sent) == ("queued", 2)
+    for _ in range(7):
+        if done.state == "sent":
+            break
+        done = site.try_again(delivery)
+    assert (done.state, done.reason, done.sent) == ("sent", "OBJECT_NOT_TAKEN", 2)
+    (reach,) = peers.reachability(site.stored.database)
+    assert reach.up
+
+
+def test_a_supplement_that_was_refused_is_offered_again_with_a_redelivery(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0000, 0x0122]
+    site.configure(PACS)
+    site.tried(delivery)
+    job = site.stored.queue.get(1)
+    site.stored.ledger.redeliver(job.id)
+    done = site.tried(delivery, 2)
+    assert (done.state, done.sent, done.total, done.reason) == ("sent", 3, 3, "")

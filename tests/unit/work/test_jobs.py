@@ -40,6 +40,7 @@ from node.work.jobs import (
 from storage.errors import Busy, NoRoom
 from storage.files import Files
 from storage.jobs import Queue
+from storage.leases import Holder
 from storage.records import Ended as JobEnd
 from storage.records import Job, JobState, NewDerived
 from tests.peers import wait_until
@@ -102,7 +103,8 @@ def derived(series_uid: str = "2.25.7") -> Script:
             content = f"{series_uid} {number}".encode()
             (request.folder / f"{number}.dcm").write_bytes(content)
             digest = hashlib.sha256(content).hexdigest()
-            files.append(File(f"{number}.dcm", f"{series_uid}.{number}", CT, digest, number == 1))
+            name, uid = f"{number}.dcm", f"{series_uid}.{number}"
+            files.append(File(name, uid, CT, digest, number == 1, series_uid))
         return Derived(series_uid, "1.2", tuple(files), {"seconds": 3.0})
 
     return run
@@ -352,9 +354,7 @@ class BusyQueue(Queue):
 
 def test_a_result_waits_for_a_database_that_is_busy(node: Node) -> None:
     stored = node.stored
-    queue = BusyQueue(
-        stored.database, stored.clock, node="one", lease_seconds=60.0, steady=stored.clock
-    )
+    queue = BusyQueue(stored.database, Holder("one", stored.clock, 60.0, stored.clock))
     node.take(queue)
     assert node.ran(derived()).state is JobState.SUCCEEDED
     assert queue.refusals == 0

@@ -21,7 +21,7 @@ from tests.ports import free_port
 from tests.unit.storage.stored import post
 
 FACTS = {"job": 12, "reason": "MISSING_SLICES", "sentence": "A slice is missing."}
-REQUEST = NodeRequest(7, RequestKind.NOTIFY, "", "anna", 0.0, RequestState.ASKED, 1, None, "")
+REQUEST = NodeRequest(7, RequestKind.NOTIFY, "", "", "anna", 0.0, RequestState.ASKED, 1, None, "")
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_the_test_button_says_at_once_what_works_and_what_does_not(
     settings = by_mail(mailbox.port).model_copy(update={"webhooks": (web.url,), "events": ()})
     said = notifier(database, clock, settings).test(REQUEST)
     assert said == "Sent through webhook 1, 127.0.0.1, mail."
-    assert "asked for by anna" in web.posted[0]["text"]
+    assert "requested by anna" in web.posted[0]["text"]
     mailbox.refuse = "550 no such user"
     other = replace(REQUEST, id=8)
     with pytest.raises(NotSent, match="mail: 127.0.0.1 did not take the mail"):

@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_is_told_once_a_day_with_what_to_do(
     watch.disk()
     ((event, facts),) = told(database, clock())
     assert event == "disk_low"
-    assert "keep less long: storage.keep_days" in str(facts["sentence"])
+    assert "lower storage.keep_days" in str(facts["sentence"])
     clock.now += 600
     watch.disk()
     assert told(database, clock()) == []
@@ -178,7 +178,7 @@ def test_a_disk_below_its_reserve_is_told_at_once(
     watch.settings = watch.settings.model_copy(update={"storage": storage})
     watch.disk()
     ((_, facts),) = told(database, clock())
-    assert "below it nothing is taken" in str(facts["sentence"])
+    assert "nothing is accepted" in str(facts["sentence"])
 
 
 def test_a_disk_that_does_not_fill_is_no_news(

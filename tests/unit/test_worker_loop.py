@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from node.work import loop
-from node.work.loop import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
+from node import children
+from node.children import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from tests.peers import wait_until
 
 
@@ -47,7 +47,7 @@ def test_work_is_done_piece_by_piece_until_there_is_none() -> None:
 
 def test_a_queue_that_cannot_be_read_is_a_pause_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PAUSE_SECONDS >= 1.0
-    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(children, "PAUSE_SECONDS", 0.01)
     work = Work(RuntimeError("no such table"), 2)
     worker = WorkerLoop("worker-1", work.next, work.failed)
     worker.start()

@@ -11,9 +11,9 @@ from pynetdicom.sop_class import MRImageStorage
 
 from node.dicom.scu import Outgoing, PeerAddress, SendResult, Timeouts, echo, send
 from node.dicom.status import Outcome
-from tests.network.sending import QUICK, Answers, peer
 from tests.peers import Script, scripted_scp
 from tests.ports import HOST, free_port
+from tests.sending import QUICK, Answers, peer
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def test_a_peer_that_stalls_is_left_within_the_timeout(six_slices: list[Outgoing
         script.stop.set()
     assert answers.statuses == [(0, 0x0000), (1, None)]
     assert sent.outcome is Outcome.RETRY
-    assert "does not answer any more after 1 of 3 instances" in sent.sentence
+    assert "no longer answers after 1 of 3 instances" in sent.sentence
     assert seconds < 5.0
 
 

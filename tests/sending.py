@@ -9,22 +9,23 @@ from node.dicom.scu import Outgoing, PeerAddress, SendResult, Timeouts, send
 from tests.ports import HOST
 from tests.raw_peer import CT, EXPLICIT
 
-DEMO = Path(__file__).parents[2] / "node/demo/data"
+DEMO = Path(__file__).parents[1] / "node/demo/data"
 JPEG_LS_FILES = sorted((DEMO / "received").glob("*.dcm"))
 QUICK = Timeouts(connect=1.0, associate=0.5, answer=0.5)
 
 
-def native(folder: Path) -> list[Outgoing]:
-    """Six real CT slices, native."""
-    made = []
-    for index, source in enumerate(JPEG_LS_FILES[:6]):
-        ds = dcmread(source)
+def native(folder: Path, count: int = 6, *, prefix: str = "1.2.826.0.1.7") -> list[Outgoing]:
+    """Real CT slices, native, each with a UID of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    slices = []
+    for index in range(count):
+        ds = dcmread(JPEG_LS_FILES[index])
         ds.decompress()
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.7.{index}"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{prefix}.{index}"
         path = folder / f"{index}.dcm"
         ds.save_as(path)
-        made.append(Outgoing(index, str(ds.SOPInstanceUID), CT, EXPLICIT, path))
-    return made
+        slices.append(Outgoing(index, str(ds.SOPInstanceUID), CT, EXPLICIT, path))
+    return slices
 
 
 @dataclass

@@ -1,0 +1,41 @@
+"""What the map of the expected error says is compared with the truth, square by square."""
+
+import numpy as np
+import pytest
+
+from inference.training.reliability import reliability, squares_of
+from inference.volume import Plane
+
+SIDE = 64
+
+
+def body() -> Plane:
+    """Soft tissue with air around it."""
+    plane = np.full((SIDE, SIDE), -1000.0, np.float32)
+    plane[8:56, 8:56] = 40.0
+    return plane
+
+
+def test_squares_of_the_body_alone_are_compared() -> None:
+    truth = body()
+    expected = np.full(truth.shape, 30.0, np.float32)
+    said, true = squares_of(expected, truth + np.float32(12.0), truth)
+    assert len(said) == (48 // 4) ** 2
+    assert said == pytest.approx(np.full(len(said), 30.0))
+    assert true == pytest.approx(np.full(len(true), 12.0))
+
+
+def test_each_band_has_what_is_said_and_what_is_true_there() -> None:
+    truth = body()
+    expected = np.full(truth.shape, 8.0, np.float32)
+    expected[:32], off = 80.0, np.zeros_like(truth)
+    off[:32] = 100.0
+    off[:, :32] = 50.0
+    low, high = reliability([squares_of(expected, truth + off, truth)])
+    assert (low.name, low.said_hu, low.true_hu, low.far) == ("5 to 10", 8.0, 25.0, 0.0)
+    assert (high.name, high.said_hu, high.true_hu, high.far) == ("60 to 100", 80.0, 75.0, 0.5)
+    assert low.squares == high.squares == 72
+
+
+def test_a_model_that_says_nothing_has_no_bands() -> None:
+    assert reliability([]) == ()

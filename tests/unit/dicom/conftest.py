@@ -1,0 +1,22 @@
+"""The node's own SCP in this process, and slices to send to a peer in this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.dicom.scu import Outgoing
+from tests.node_scp import Node, node_scp
+from tests.sending import native
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with node_scp(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def six_slices(tmp_path_factory: pytest.TempPathFactory) -> list[Outgoing]:
+    """Six real CT slices, native, for the Storage SCU."""
+    return native(tmp_path_factory.mktemp("native"))
