@@ -12,10 +12,10 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit golden training network browser faults test-long bench soak train docs clean
+.PHONY: help setup system demo run test check lint types imports unit golden training network browser faults test-long bench soak train train-models docs clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## make .venv and install the product and its development tools
 
@@ -89,6 +89,9 @@ soak: setup system  ## series after series for SOAK_MINUTES; exits non-zero on a
 
 train: setup  ## train the generator from DATA, on the CPU or on CUDA
 	$(BIN)/midslice train $(DATA)
+
+train-models: setup  ## train the models beside the generator from DATA
+	$(BIN)/midslice train $(DATA)/mr-brain --model brain-unet
 
 docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
 	$(BIN)/midslice conformance > CONFORMANCE.md.new && mv CONFORMANCE.md.new CONFORMANCE.md

@@ -113,7 +113,7 @@ def examine(stack: Stack, output: Output) -> Layout:
     layout = arrange(headers)
     check_beside(layout, stack.beside)
     if layout.missing and output.across_missing == "hold":
-        raise Unprocessable(Reason.MISSING_SLICES, _missing_sentence(layout))
+        raise Unprocessable(Reason.MISSING_SLICES, missing_sentence(layout))
     return layout
 
 
@@ -199,7 +199,8 @@ def second_of_day(time: str) -> float | None:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _missing_sentence(layout: Layout) -> str:
+def missing_sentence(layout: Layout) -> str:
+    """How many slices are missing, where, and what a person can do."""
     places = ", ".join(
         f"{layout.geometry.gaps_mm[gap]:.1f} mm {place_of_gap(layout, gap)}"
         for gap in layout.missing

@@ -43,6 +43,7 @@ from inference.dataset import (
     with_inner_meta,
 )
 from inference.errors import Reason, Unprocessable, duplicates
+from inference.scope import MR_IMAGE
 from inference.volume import Offset, Plane, moved
 
 logger = logging.getLogger(__name__)
@@ -292,6 +293,8 @@ class PixelFormat:
         if not bits or allocated not in (8, 16, 32) or bits > allocated:
             sentence = f"The images have {bits} of {allocated} bits a pixel, which is impossible."
             raise Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
+        if header.text("SOPClassUID") == MR_IMAGE:  # in units of its own, rescaled or not
+            slope, intercept = slope or 1.0, intercept or 0.0
         if not slope or intercept is None:
             sentence = "The images do not say how their values become Hounsfield units."
             raise Unprocessable(Reason.NOT_HU, sentence)

@@ -81,21 +81,22 @@ def _is_node(header: Header) -> bool:
 
 def instance_fault(header: Header) -> Unprocessable | None:
     """The reason to leave an instance out of every stack; None for what looks like a CT slice."""
-    for judge in (_unreadable, _doubtful, _without_uids, _of_other_class, _cut_short, _no_slice):
+    for judge in (unreadable, doubtful, without_uids, _of_other_class, cut_short, _no_slice):
         fault = judge(header)
         if fault is not None:
             return fault
     return None
 
 
-def _unreadable(header: Header) -> Unprocessable | None:
+def unreadable(header: Header) -> Unprocessable | None:
+    """A file that could not be read."""
     if not header.fault:
         return None
     sentence = f"A file {header.fault}; send the series again."
     return Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
 
 
-def _doubtful(header: Header) -> Unprocessable | None:
+def doubtful(header: Header) -> Unprocessable | None:
     """A data set that leaves open whose image it is, or where it lies and what its pixels mean."""
     doubts = [doubt for doubt in header.doubts if doubt.keyword in (*IDENTIFYING, *DECIDING)]
     if not doubts:
@@ -112,7 +113,8 @@ def _doubtful(header: Header) -> Unprocessable | None:
     )
 
 
-def _without_uids(header: Header) -> Unprocessable | None:
+def without_uids(header: Header) -> Unprocessable | None:
+    """What has no UIDs that a result could refer to."""
     missing = [keyword for keyword in UIDS if not header.text(keyword)]
     if missing:
         names = ", ".join(map(dictionary_description, missing))
@@ -144,7 +146,7 @@ def _of_other_class(header: Header) -> Unprocessable | None:
     return None
 
 
-def _cut_short(header: Header) -> Unprocessable | None:
+def cut_short(header: Header) -> Unprocessable | None:
     """A data set that ends before it says how its pixels are stored, as after a broken transfer."""
     if all(header.integer(keyword) is not None for keyword in PIXEL_FORMAT):
         return None
@@ -243,17 +245,19 @@ def oddities(headers: Sequence[Header]) -> list[str]:
 
 def check_scope(header: Header, output: Output) -> None:
     """Raise Unprocessable for a slice that a generator must not touch."""
-    for check in (_check_subject, _check_hounsfield):
-        check(header)
+    check_subject(header, "CT")
+    _check_hounsfield(header)
     _check_derived(header, output)
 
 
-def _check_subject(header: Header) -> None:
+def check_subject(header: Header, modality: str) -> None:
+    """Raise Unprocessable for another modality, a phantom, an animal or a service image."""
+    own = header.text("Modality")
     species = header.text("PatientSpeciesDescription").lower()
     is_animal = bool(species) and "human" not in species and "homo sapiens" not in species
     cases: Mapping[str, bool] = {
-        f"The images are of modality {quoted(header.text('Modality') or '(empty)')}, not CT.": (
-            header.text("Modality") != "CT"
+        f"The images are of modality {quoted(own or '(empty)')}, not {modality}.": (
+            own != modality
         ),
         "The images are quality control images (a phantom), not a patient.": (
             header.text("QualityControlImage").upper() == "YES"

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PRODUCT = "midslice[evaluation,postgresql]"
+PRODUCT = "midslice[mr,postgresql]"
 # Packages whose metadata give a whole text, a classifier or nothing, with their licence.
 NAMED = {
     "highdicom": "MIT",
@@ -26,6 +26,7 @@ NAMED = {
     "safetensors": "Apache-2.0",
     "scipy": "BSD-3-Clause",
     "shellingham": "ISC",
+    "simpleitk": "Apache-2.0",
     "sympy": "BSD-3-Clause",
 }
 LONGEST = 120  # characters of a licence's name; what is longer is its text

@@ -1,1 +1,1 @@
-"""Data sets, losses, training and evaluation of the generator."""
+"""Data sets, losses, training and evaluation of the models."""

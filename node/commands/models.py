@@ -1,14 +1,13 @@
 """Commands about models: list, process a folder, train, calibrate, evaluate."""
 
-import importlib.util
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -28,6 +27,8 @@ from inference.request import (
     Undersampled,
     Verdict,
 )
+from inference.training import beside
+from inference.training.beside import EvaluationOrder, Report, Table, TrainingOrder
 from node import wording
 from node.commands import terminal
 from node.commands.node import files_of
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
 
 
 DEFAULT_FACTOR = 2
+GENERATOR = "midslice"
 PAGE = Path("var/evaluation/index.html")
 
+Order = TypeVar("Order", TrainingOrder, EvaluationOrder)
 Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder per patient.")]
 Folds = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Weights trained without a patient.")
@@ -88,6 +91,12 @@ def models(
 
 def train(
     data: Data,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", metavar="NAME", help=f"{GENERATOR} or {', '.join(beside.TRAINERS)}."
+        ),
+    ] = GENERATOR,
     minutes: Annotated[float, typer.Option(min=0.0, help="Of CPU time.")] = 60.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of --minutes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
@@ -109,10 +118,23 @@ def train(
         float,
         typer.Option(min=0.0, max=1.0, help="How hard a PatchGAN pulls beside the loss, as 0.2."),
     ] = 0.0,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of other models: trainings without a patient, else all."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of other models: for all they write.")
+    ] = None,
 ) -> None:
-    """Train the generator, on the CPU or with CUDA."""
+    """Train a model, on the CPU or with CUDA."""
     from inference.registry import choose_device
     from inference.training import train as training
+
+    if model != GENERATOR:
+        folder = out or Path("var/training") / model
+        order = TrainingOrder(data, folder, minutes, steps, seed, _device(device), folds)
+        _tabulate("training", _trainer(model), order)
+        return
 
     plan = training.Plan(
         minutes=minutes,
@@ -133,6 +155,34 @@ def train(
             progress=lambda now: bar(round(now.share * 1000), 1000, _progress(now)),
         )
     terminal.print_facts(_facts(trained))
+
+
+def _trainer(model: str) -> Callable[[TrainingOrder, Report], Table]:
+    if model not in beside.TRAINERS:
+        known = ", ".join((GENERATOR, *beside.TRAINERS))
+        raise UsageError(f"--model {model}: cannot be trained; known: {known}")
+    return beside.trainer(model)
+
+
+def _device(wanted: str) -> str:
+    from inference.registry import choose_device
+
+    return choose_device(wanted, ModelSpec(GENERATOR))
+
+
+def _tabulate(
+    words: str, work: Callable[[Order, Report], Table], order: Order, *, as_json: bool = False
+) -> None:
+    """Do the work of a model beside the generator, and print its table."""
+    with terminal.progress(words, shown=not as_json) as bar:
+        table = work(order, lambda share, what: bar(round(share * 1000), 1000, what))
+    if as_json:
+        terminal.print_json(table.record)
+        return
+    terminal.print_table(table.columns, table.rows, empty="Nothing was judged.")
+    for note in table.notes:
+        terminal.say(note, style="dim")
+    terminal.say(f"more in {order.out}")
 
 
 def _progress(now: "TrainingProgress") -> str:
@@ -406,7 +456,6 @@ def calibrate(
     folds: Folds = None,
 ) -> None:
     """Fit gate and confidence on held-out patients; write them beside the weights."""
-    _check_extra()
     from inference.training import calibrate as calibration
 
     with terminal.progress("calibrating", shown=True) as bar:
@@ -429,11 +478,6 @@ def calibrate(
     )
 
 
-def _check_extra() -> None:
-    if importlib.util.find_spec("scipy") is None:
-        terminal.failed("evaluation needs further packages: pip install 'midslice[evaluation]'")
-
-
 def evaluate(
     data: Annotated[
         Path,
@@ -442,7 +486,10 @@ def evaluate(
     factor: Annotated[
         str, typer.Option("--factor", metavar="2,4,8", help="Each from 2 to 10.")
     ] = "2,4",
-    model: Annotated[str, typer.Option(metavar="NAME", help="A registered model.")] = "midslice",
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME", help=f"A registered one or {', '.join(beside.JUDGES)}."),
+    ] = GENERATOR,
     weights: Annotated[Path | None, typer.Option(help="Other weights for it.")] = None,
     slab: Annotated[
         bool, typer.Option("--slab", help="Also with slices averaged to their gap first.")
@@ -466,8 +513,12 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model on slices that were left out of thin series."""
-    _check_extra()
+    """Evaluate a model on what was left out: slices of thin series, or whole patients."""
+    if model in beside.JUDGES:
+        folder = out if out != PAGE else PAGE.parent / model
+        order = EvaluationOrder(model, data, folder, weights, folds, _device(device))
+        _tabulate("evaluating", beside.judge(model), order, as_json=as_json)
+        return
     from inference.training import report
     from inference.training.gates import FOLDS
 

@@ -38,6 +38,7 @@ TABLE = _table(
 NOTHING_TO_DO | refused | The slices are already as close as requested.
 TOO_FEW_SLICES | refused | The stack has fewer slices than the model needs.
 NOT_A_CT_SLICE | refused | No instance is a CT slice: localizers, dose pages, screen captures.
+NOT_AN_MR_SLICE | refused | No instance is an MR slice: localizers, spectra, screen captures.
 DERIVED_INPUT | refused | The source is itself a projection, a synthetic or an oblique image.
 MIXED_ACQUISITIONS | refused | Two acquisitions or phases interleave in one stack.
 ENHANCED_NOT_SUPPORTED | refused | Enhanced multi-frame objects are kept, not processed.

@@ -1,6 +1,5 @@
 """Evaluation as a whole: the same targets for every method, honest gains, and folds."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from inference.training.evaluate import EvaluatedCell
 from inference.training.leave_out import TargetList
 from inference.training.metrics import anatomy_of
 from inference.training.report import StudyRequest, card, confidence_rows, page_of, run
-from node import cli
 from tests.models.judged import NAMES, Knowing, Lazy, hu_of, study_of
 from tests.models.made import drifting, made_geometry, thin_series, write_series
 from tests.phantoms import Series, write
@@ -267,12 +265,3 @@ def test_anatomy_is_told_from_a_few_slices(
     radius_mm: float, inside_hu: float, bone: bool, expected: str
 ) -> None:
     assert anatomy_of(disc(radius_mm, inside_hu, bone)) == expected
-
-
-def test_without_the_packages_of_the_extra_a_sentence_says_which(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    for command in ("evaluate", "calibrate"):
-        assert cli.run([command, "."]) == 1
-        assert "pip install 'midslice[evaluation]'" in " ".join(capsys.readouterr().err.split())

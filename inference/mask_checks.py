@@ -1,0 +1,133 @@
+"""Reads what was made of a mask from disk again and compares it with the source and the mask."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+
+from inference import header as h
+from inference.dataset import Header, read_header
+from inference.errors import Unprocessable
+from inference.pixels import PixelFormat, PixelReader, is_lossy
+from inference.results import DESCRIPTION_END, Making
+from inference.stripped import background_of
+
+# A position is a decimal string: this is what one may be off by.
+POSITION_MM = 1e-4
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+SHAPE = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedMask:
+    """The results as they were planned."""
+
+    folder: Path
+    segmentation: str  # its file
+    slices: Sequence[str]  # the files of the extracted series, in the order of the headers
+    headers: Sequence[Header]  # of the source
+    mask: NDArray[np.bool_]  # (slices, rows, columns)
+    making: Making
+
+
+def verify(expected: ExpectedMask, pixels: PixelReader) -> tuple[str, ...]:
+    """Everything that is wrong with the files; nothing where they are right."""
+    faults = [
+        f"{expected.segmentation}: {fault}"
+        for fault in _segmentation_faults(expected, expected.folder / expected.segmentation)
+    ]
+    stored = [pixels.stored(header) for header in expected.headers]
+    background = background_of(stored, PixelFormat.of(expected.headers[0]))
+    for place, name in enumerate(expected.slices):
+        header = read_header(expected.folder / name)
+        wanted = np.where(expected.mask[place], stored[place], background)
+        faults += [f"{name}: {fault}" for fault in _slice_faults(expected, header, place, wanted)]
+    names = {path.name for path in expected.folder.glob("*.dcm")}
+    if names != {expected.segmentation, *expected.slices}:
+        faults.append("the folder holds other files than planned")
+    return tuple(faults)
+
+
+def _common_faults(expected: ExpectedMask, header: Header) -> Iterator[str]:
+    first = expected.headers[0]
+    known = {source.uid for source in expected.headers} | {first.text("SeriesInstanceUID")}
+    if {header.uid, header.text("SeriesInstanceUID")} & known:
+        yield "a UID of the source was used again"
+    if header.text("FrameOfReferenceUID") != expected.making.frame_uid:
+        yield "the frame of reference is not that of the source"
+    if not header.text("SeriesDescription").endswith(DESCRIPTION_END):
+        yield "the description has no mark of research"
+    if header.text("ContentQualification") != expected.making.content_qualification:
+        yield "ContentQualification is not what was asked for"
+    copied = (h.encoded(h.carried(of, h.PATIENT_AND_STUDY)) for of in (header, first))
+    if len(set(copied)) > 1:
+        yield "a patient or study attribute is not that of the source"
+
+
+def _slice_faults(
+    expected: ExpectedMask, header: Header, place: int, wanted: NDArray[np.int32]
+) -> Iterator[str]:
+    if header.fault:
+        yield header.fault
+        return
+    source = expected.headers[place]
+    yield from _common_faults(expected, header)
+    for keyword in (*PLACE, *SHAPE):
+        if header.numbers(keyword) != source.numbers(keyword):
+            yield f"{keyword} is not that of the source"
+    if header.text("SyntheticData") != "NO" or header.value("ImageType") != "DERIVED":
+        yield "it does not say that it is derived and not synthetic"
+    references = [
+        item.text("ReferencedSOPInstanceUID") for item in header.items("SourceImageSequence")
+    ]
+    if references != [source.uid]:
+        yield "the source image is not the one that it was made from"
+    if is_lossy(source) and not is_lossy(header):
+        yield "the mark of lossy compression was lost"
+    yield from _value_faults(header, wanted)
+
+
+def _value_faults(header: Header, wanted: NDArray[np.int32]) -> list[str]:
+    try:
+        values = PixelReader(cache_bytes=0).stored(header)
+    except Unprocessable as error:
+        return [error.sentence]
+    return [] if np.array_equal(values, wanted) else ["its values are not those that were planned"]
+
+
+def _segmentation_faults(expected: ExpectedMask, path: Path) -> Iterator[str]:
+    header = read_header(path)
+    if header.fault:
+        yield header.fault
+        return
+    yield from _common_faults(expected, header)
+    dataset = dcmread(path)
+    shown = [place for place, plane in enumerate(expected.mask) if plane.any()]
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    places = [_place_of(frame, expected) for frame in frames]
+    if sorted(places) != shown:
+        yield "its frames are not the slices that have some of the mask"
+        return
+    planes = np.asarray(dataset.pixel_array).reshape(len(frames), *expected.mask.shape[1:])
+    if not np.array_equal(planes > 0, expected.mask[places]):
+        yield "its frames are not the mask"
+    wanted = {expected.headers[place].uid for place in shown}
+    (series,) = header.items("ReferencedSeriesSequence")
+    instances = series.items("ReferencedInstanceSequence")
+    if {item.text("ReferencedSOPInstanceUID") for item in instances} != wanted:
+        yield "the referenced series does not list exactly the slices of its frames"
+
+
+def _place_of(frame: Dataset, expected: ExpectedMask) -> int:
+    """The slice of the source at whose position a frame lies and that it names; -1 for none."""
+    position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+    sources = frame.DerivationImageSequence[0].SourceImageSequence
+    named = {item.ReferencedSOPInstanceUID for item in sources}
+    for place, header in enumerate(expected.headers):
+        off = np.abs(np.subtract(header.numbers("ImagePositionPatient"), position)).max()
+        if named == {header.uid} and off <= POSITION_MM:
+            return place
+    return -1

@@ -1,0 +1,116 @@
+"""What all result objects of a model share: patient, study, equipment, research marks, UIDs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from inference import header as h
+from inference import release
+from inference.dataset import Header
+from inference.header import Elements
+from inference.scope import MANUFACTURER, MODEL_NAME
+
+DESCRIPTION_END = "(AI, research)"
+MOST_DESCRIPTION = 64
+RESEARCH_LABEL, RESEARCH_WORDS = "RESEARCH", "Research only, not for diagnosis"
+WEIGHTS_DIGITS = 12  # of the SHA-256 of the weights, hexadecimal
+FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 10_000, 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """The model that a result comes from, and how it was asked."""
+
+    name: str
+    version: str
+    weights_sha256: str
+    parameters: str = ""  # threshold and operating point, ASCII
+
+    @property
+    def full_version(self) -> str:
+        return f"{self.version} {self.weights_sha256[:WEIGHTS_DIGITS]}".strip()
+
+
+@dataclass(frozen=True)
+class Making:
+    """By whom, when and under which UIDs the results of one job are made."""
+
+    algorithm: Algorithm
+    uid_of: Callable[[str], str]  # a place in the results of the job -> its UID
+    at: datetime  # in the zone of the source's times
+    station_name: str
+    creator_uid: str  # of the node
+    frame_uid: str  # the frame of reference of the sources, or the one that stands for it
+    content_qualification: str = "RESEARCH"
+    label: str = ""  # ASCII: which stack of several
+
+
+def shared(first: Header, making: Making, what: str, number: int) -> Elements:
+    """The attributes of patient, study, series and equipment, byte for byte where they are copied.
+
+    `number` tells the series of one job apart; `what` begins the description.
+    """
+    return (
+        h.carried(first, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY))
+        | h.elements_of(PositionReferenceIndicator="")
+        | h.carried(first, [k for k in h.SERIES if k != "Modality"], repaired=True)
+        | h.times(
+            ("SeriesDate", "SeriesTime", "ContentDate", "ContentTime")
+            + ("InstanceCreationDate", "InstanceCreationTime"),
+            making.at,
+        )
+        | h.elements_of(
+            FrameOfReferenceUID=making.frame_uid,
+            SeriesNumber=str(_series_number(first, number)),
+            SeriesDescription=description(first, what, making.label),
+            InstanceCreatorUID=making.creator_uid,
+            ContentQualification=making.content_qualification,
+            Manufacturer=MANUFACTURER,
+            ManufacturerModelName=MODEL_NAME,
+            DeviceSerialNumber=making.creator_uid,
+            SoftwareVersions=[release.RELEASE, release.build()],
+            StationName=making.station_name,
+            ContributingEquipmentSequence=h.items_of(*_equipment(first, making)),
+        )
+    )
+
+
+def description(first: Header, what: str, label: str = "") -> str:
+    """What it is and of which series, as far as that is plain ASCII; the mark stands at the end."""
+    source = first.text("SeriesDescription")
+    is_plain = source.isascii() and source.isprintable() and "\\" not in source
+    words = " ".join(filter(None, (what, f"of {source}" if source and is_plain else "", label)))
+    return f"{words[: MOST_DESCRIPTION - len(DESCRIPTION_END) - 1].rstrip()} {DESCRIPTION_END}"
+
+
+def _series_number(first: Header, number: int) -> int:
+    own = FIRST_SERIES_NUMBER + max(0, first.integer("SeriesNumber") or 0)
+    return min(own + SERIES_NUMBER_STEP * number, MOST_SERIES_NUMBER)
+
+
+def _equipment(first: Header, making: Making) -> list[Elements]:
+    """The scanner, what the source names already, and the model (PS3.3 C.12.1.1.5)."""
+    scanner = h.elements_of(Manufacturer="Unknown") | {
+        tag: element
+        for tag, element in h.carried(first, h.SCANNER, repaired=True).items()
+        if element.value not in (None, b"")
+    }
+    earlier = [
+        h.carried(
+            item,
+            (*h.SCANNER, "ContributionDateTime", "ContributionDescription")
+            + ("PurposeOfReferenceCodeSequence",),
+            repaired=True,
+        )
+        for item in first.items("ContributingEquipmentSequence")
+        if item.raw("Manufacturer").strip() and item.items("PurposeOfReferenceCodeSequence")
+    ]
+    model = h.elements_of(
+        Manufacturer=MANUFACTURER,
+        ManufacturerModelName=making.algorithm.name[:64],
+        SoftwareVersions=making.algorithm.full_version,
+        ContributionDateTime=making.at.strftime("%Y%m%d%H%M%S.%f%z"),
+        PurposeOfReferenceCodeSequence=h.code("109102"),
+    )
+    acquisition = h.elements_of(PurposeOfReferenceCodeSequence=h.code("109101"))
+    return [scanner | acquisition, *earlier, model]
