@@ -3,49 +3,74 @@
 Accuracy is no figure here: where nine slices of ten are normal, a model that finds nothing has 0.9.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.random import default_rng
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.optimize import minimize
+from scipy.stats import rankdata
+
+from inference.models.haemorrhage.haemorrhage import Scale, series_logit
+from inference.training.charts import Points
 
 DRAWS = 1000
 INTERVAL = (2.5, 97.5)
-SPECIFICITIES = (0.9, 0.8)
 BINS = 10
-STRONGEST = 3  # slices whose mean score is the patient's
+SLICE_SPECIFICITY, SERIES_SPECIFICITY = 0.9, 0.8  # of the thresholds
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
     """Probabilities and truth of the slices of several patients."""
 
-    patient: NDArray[np.int64]  # (slices,) number of the patient, 0 and up
+    patient: Numbers  # (slices,) number of the patient
     truth: Flags  # (slices,)
     probability: Floats  # (slices,) 0 to 1
+    series: Floats  # (slices,) 0 to 1, the same for all slices of a patient
+    high: Flags  # (slices,) at or above the threshold of slices
+    present: Flags  # (slices,) the series is at or above its own, the same for all of a patient
 
-    def of(self, chosen: Flags) -> "Scored":
-        return Scored(self.patient[chosen], self.truth[chosen], self.probability[chosen])
+    def of(self, chosen: Flags | NDArray[np.int64]) -> "Scored":
+        return Scored(*(getattr(self, column.name)[chosen] for column in fields(self)))
 
+    @cached_property
     def patients(self) -> "Scored":
-        """One row a patient: the mean of the highest scores, and whether any slice is positive."""
-        numbers = np.unique(self.patient)
-        rows = [self.patient == number for number in numbers]
-        return Scored(
-            numbers,
-            np.array([self.truth[row].any() for row in rows]),
-            np.array([series_score(self.probability[row]) for row in rows]),
-        )
+        """One row a patient: its series score, and whether any slice is positive."""
+        numbers, first, place = np.unique(self.patient, return_index=True, return_inverse=True)
+        truth = np.bincount(place, weights=self.truth) > 0
+        score, present = self.series[first], self.present[first]
+        return Scored(numbers, truth, score, score, present, present)
 
 
-def series_score(probability: Floats) -> float:
-    """The score of a series: the mean of its highest slice scores."""
-    return float(np.sort(probability)[-STRONGEST:].mean())
+def auc(scored: Scored) -> float:
+    """Area under the ROC curve: the share of pairs in the right order; ties count half."""
+    ranks = rankdata(scored.probability)
+    positives = int(scored.truth.sum())
+    ordered_pairs = ranks[scored.truth].sum() - positives * (positives + 1) / 2.0
+    return float(ordered_pairs / (positives * (len(ranks) - positives)))
+
+
+def average_precision(scored: Scored) -> float:
+    """Area under the steps of precision over recall; equal scores are one step."""
+    recall, precision = (np.array(axis) for axis in zip(*steps(scored), strict=True))
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def steps(scored: Scored) -> Points:
+    """(recall, precision) at each distinct score, from the highest down."""
+    order = np.argsort(-scored.probability, kind="stable")
+    score, truth = scored.probability[order], scored.truth[order]
+    last = np.append(score[1:] != score[:-1], True)
+    hits = np.cumsum(truth)[last]
+    chosen = np.flatnonzero(last) + 1
+    return [(float(hit / truth.sum()), float(hit / n)) for hit, n in zip(hits, chosen, strict=True)]
 
 
 def sensitivity_at(scored: Scored, specificity: float) -> float:
@@ -56,23 +81,47 @@ def sensitivity_at(scored: Scored, specificity: float) -> float:
 
 def calibration_error(scored: Scored) -> float:
     """ECE: mean of |share of positives - mean probability| over ten bins, by their size."""
-    bins = np.minimum((scored.probability * BINS).astype(int), BINS - 1)
-    total = 0.0
-    for number in np.unique(bins):
-        row = bins == number
-        total += row.sum() * abs(scored.truth[row].mean() - scored.probability[row].mean())
-    return float(total / len(bins))
+    bins = _bins(scored)
+    counts = np.bincount(bins, minlength=BINS)
+    off = np.bincount(bins, scored.truth - scored.probability, BINS)
+    return float(np.abs(off).sum() / counts.sum())
 
 
-FIGURES: Mapping[str, Callable[[Scored], float]] = {
-    "slice AUC": lambda s: float(roc_auc_score(s.truth, s.probability)),
-    "average precision": lambda s: float(average_precision_score(s.truth, s.probability)),
+def reliability(scored: Scored) -> Points:
+    """(mean probability, share of positives) of each bin that holds a score."""
+    bins = _bins(scored)
+    counts = np.bincount(bins, minlength=BINS)
+    said, true = (
+        np.bincount(bins, values, BINS)[counts > 0] / counts[counts > 0]
+        for values in (scored.probability, scored.truth)
+    )
+    return list(zip(said.tolist(), true.tolist(), strict=True))
+
+
+def _bins(scored: Scored) -> NDArray[np.intp]:
+    return np.minimum((scored.probability * BINS).astype(np.intp), BINS - 1)
+
+
+Measure = Callable[[Scored], float]
+SLICE_AUC = "slice AUC"
+RANKING_MEASURES: Mapping[str, Measure] = {
+    SLICE_AUC: auc,
+    "average precision": average_precision,
     "sensitivity at 90 % specificity": lambda s: sensitivity_at(s, 0.9),
-    "patient AUC": lambda s: float(roc_auc_score(s.patients().truth, s.patients().probability)),
-    "patient sensitivity at 80 %": lambda s: sensitivity_at(s.patients(), 0.8),
-    "patient sensitivity at 90 %": lambda s: sensitivity_at(s.patients(), 0.9),
+    "patient AUC": lambda s: auc(s.patients),
+    "patient sensitivity at 80 %": lambda s: sensitivity_at(s.patients, 0.8),
+    "patient sensitivity at 90 %": lambda s: sensitivity_at(s.patients, 0.9),
     "calibration error": calibration_error,
 }
+OPERATING_MEASURES: Mapping[str, Measure] = {
+    "sensitivity of slices": lambda s: float(s.high[s.truth].mean()),
+    "specificity of slices": lambda s: float((~s.high[~s.truth]).mean()),
+    "sensitivity of series": lambda s: float(s.patients.high[s.patients.truth].mean()),
+    "specificity of series": lambda s: float((~s.patients.high[~s.patients.truth]).mean()),
+    "calibration error of series": lambda s: calibration_error(s.patients),
+}
+FIGURES = {**RANKING_MEASURES, **OPERATING_MEASURES}
+RANKING, OPERATING = tuple(RANKING_MEASURES), tuple(OPERATING_MEASURES)
 
 
 @dataclass(frozen=True)
@@ -83,40 +132,84 @@ class Figure:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.2f} to {self.high:.2f})"
 
-def figures(scored: Scored, seed: int = 1) -> Mapping[str, Figure]:
-    """Every figure with its interval."""
-    draws = [_values(draw) for draw in drawn(scored, seed)]
+
+def figures(
+    scored: Scored, names: Sequence[str] = tuple(FIGURES), seed: int = 1
+) -> Mapping[str, Figure]:
+    """Figures by name, each with its interval."""
+    draws = drawn(scored, seed)
+    return {name: _figure(FIGURES[name](scored), map(FIGURES[name], draws)) for name in names}
+
+
+def gains(
+    ours: Scored, baseline: Scored, names: Sequence[str] = tuple(FIGURES), seed: int = 1
+) -> Mapping[str, Figure]:
+    """How far figures lie over the baseline's, both judged on the same draws of patients."""
+    pairs = list(zip(drawn(ours, seed), drawn(baseline, seed), strict=True))
     return {
-        name: Figure(value, *np.percentile([draw[name] for draw in draws], INTERVAL).tolist())
-        for name, value in _values(scored).items()
+        name: _figure(
+            FIGURES[name](ours) - FIGURES[name](baseline),
+            (FIGURES[name](mine) - FIGURES[name](theirs) for mine, theirs in pairs),
+        )
+        for name in names
     }
 
 
-def gain(ours: Scored, baseline: Scored, name: str, seed: int = 1) -> Figure:
-    """How far a figure lies over the baseline's, both judged on the same draws of patients."""
-    measure = FIGURES[name]
-    pairs = zip(drawn(ours, seed), drawn(baseline, seed), strict=True)
-    differences = [measure(mine) - measure(theirs) for mine, theirs in pairs]
-    low, high = np.percentile(differences, INTERVAL)
-    return Figure(measure(ours) - measure(baseline), float(low), float(high))
+def _figure(value: float, draws: Iterable[float]) -> Figure:
+    low, high = np.percentile(list(draws), INTERVAL)
+    return Figure(value, float(low), float(high))
 
 
 def drawn(scored: Scored, seed: int) -> Sequence[Scored]:
     """Patients drawn with repetition, each draw with both kinds of them."""
     random = default_rng(seed)
     numbers = np.unique(scored.patient)
-    rows = {number: np.flatnonzero(scored.patient == number) for number in numbers}
+    rows = [np.flatnonzero(scored.patient == number) for number in numbers]
+    truth = scored.patients.truth
     draws: list[Scored] = []
     while len(draws) < DRAWS:
-        names = random.choice(numbers, len(numbers))
-        chosen = np.concatenate([rows[name] for name in names])
+        names = random.integers(len(numbers), size=len(numbers))
+        if not 0 < truth[names].sum() < len(names):
+            continue
+        draw = scored.of(np.concatenate([rows[name] for name in names]))
         again = np.repeat(np.arange(len(names)), [len(rows[name]) for name in names])
-        draw = Scored(again, scored.truth[chosen], scored.probability[chosen])
-        if 0 < draw.patients().truth.sum() < len(names):
-            draws.append(draw)
+        draws.append(replace(draw, patient=again))
     return draws
 
 
-def _values(scored: Scored) -> dict[str, float]:
-    return {name: measure(scored) for name, measure in FIGURES.items()}
+def series_logits(patient: Numbers, logits: Floats) -> Floats:
+    """(slices,): the logit of the series of each slice's patient."""
+    by_patient = {n: series_logit(logits[patient == n]) for n in np.unique(patient).tolist()}
+    return np.array([by_patient[number] for number in patient.tolist()])
+
+
+def fitted_scale(logits: Floats, truth: Flags, specificity: float) -> Scale:
+    """Slope and shift of the greatest likelihood (Platt), and the threshold of a specificity.
+
+    The labels are drawn in a little as Platt does, so that few patients give no certainty.
+    """
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    wanted = np.where(truth, (positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0))
+
+    def loss(line: Floats) -> float:
+        z = line[0] * logits + line[1]
+        return float((np.logaddexp(0.0, z) - wanted * z).mean())
+
+    slope, shift = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x.tolist()
+    scale = Scale(slope, shift, 0.0)
+    negative = scale.probability(logits[~truth])
+    return Scale(slope, shift, float(np.quantile(negative, specificity)))
+
+
+def fitted_scales(patient: Numbers, truth: Flags, logits: Floats) -> tuple[Scale, Scale]:
+    """The scales of slices and of series, fitted on these slices."""
+    numbers = np.unique(patient).tolist()
+    bleeds = np.array([truth[patient == number].any() for number in numbers])
+    series = np.array([series_logit(logits[patient == number]) for number in numbers])
+    return (
+        fitted_scale(logits, truth, SLICE_SPECIFICITY),
+        fitted_scale(series, bleeds, SERIES_SPECIFICITY),
+    )

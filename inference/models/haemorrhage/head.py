@@ -19,7 +19,8 @@ Pictures = NDArray[np.uint8]  # (slices, rows, columns)
 def windowed(hu: NDArray[np.float32]) -> Pictures:
     """HU in the brain window, 0 to 255."""
     low = LEVEL_HU - WIDTH_HU / 2.0
-    return np.clip((hu - low) * (255.0 / WIDTH_HU) + 0.5, 0.0, 255.0).astype(np.uint8)
+    levels = np.clip((hu - low) * (255.0 / WIDTH_HU) + 0.5, 0.0, 255.0)
+    return np.asarray(levels, np.uint8)
 
 
 def head_mask(pictures: Pictures, pixel_mm: float) -> NDArray[np.bool_]:
@@ -50,15 +51,30 @@ class Square:
     @classmethod
     def around(cls, mask: NDArray[np.bool_]) -> "Square":
         """The one that holds the head in every slice; the whole picture where there is none."""
-        shadow = mask.any(axis=0)  # (rows, columns)
+        shadow = np.asarray(mask.any(axis=0))  # (rows, columns)
         if not shadow.any():
             rows, columns = shadow.shape
             return cls((rows - 1) / 2.0, (columns - 1) / 2.0, float(max(shadow.shape)))
         (top, bottom), (left, right) = (
-            np.flatnonzero(shadow.any(axis=axis))[[0, -1]] for axis in (1, 0)
+            np.flatnonzero(np.any(shadow, axis=axis))[[0, -1]] for axis in (1, 0)
         )
         side = MARGIN * max(bottom - top + 1, right - left + 1)
         return cls((top + bottom) / 2.0, (left + right) / 2.0, float(side))
+
+    def spread(self, coarse: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """A coarse map of this square, over the (rows, columns) of a mask and inside it."""
+        rows, columns = mask.shape
+        scale = coarse.shape[0] / self.side  # of coarse pixels over pixels of the source
+        top, left = (centre - self.side / 2.0 for centre in (self.row, self.column))
+        places = [
+            ((np.arange(count, dtype=np.float32) + 0.5 - first) * scale - 0.5).clip(
+                0, coarse.shape[0] - 1
+            )
+            for count, first in ((rows, top), (columns, left))
+        ]
+        map_rows, map_columns = np.meshgrid(*places, indexing="ij")
+        fine = cv2.remap(coarse, map_columns, map_rows, cv2.INTER_LINEAR)
+        return np.where(mask, fine, 0.0).astype(np.float32)
 
 
 def cropped(pictures: Pictures, square: Square, side: int = SIDE) -> Pictures:
@@ -70,7 +86,8 @@ def cropped(pictures: Pictures, square: Square, side: int = SIDE) -> Pictures:
     padded = np.pad(pictures, ((0, 0), (pad, pad), (pad, pad)))
     window = padded[:, top + pad : top + pad + size, left + pad : left + pad + size]
     how = cv2.INTER_AREA if size >= side else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(slice_, (side, side), interpolation=how) for slice_ in window])
+    small = [cv2.resize(slice_, (side, side), interpolation=how) for slice_ in window]
+    return np.asarray(np.stack(small), np.uint8)
 
 
 def prepared(pictures: Pictures, pixel_mm: float, side: int = SIDE) -> Pictures:
@@ -82,5 +99,5 @@ def prepared(pictures: Pictures, pixel_mm: float, side: int = SIDE) -> Pictures:
 def triples(pictures: Pictures) -> Pictures:
     """(slices, 3, side, side): each slice between its neighbours; the ends stand twice."""
     places = np.arange(len(pictures))
-    beside = places[:, None] + np.array([-1, 0, 1])
-    return pictures[np.clip(beside, 0, len(pictures) - 1)]
+    beside = np.clip(places[:, None] + np.array([-1, 0, 1]), 0, len(pictures) - 1)
+    return np.asarray(pictures[beside], np.uint8)

@@ -4,12 +4,16 @@ Headers do not suffice: a CT angiography may carry no contrast attribute and no 
 description, and its bright vessels look like blood.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from inference.errors import Reason, Unprocessable
 
 Planes = NDArray[np.float32]  # (slices, rows, columns) HU
 
@@ -26,6 +30,20 @@ BLUR_MM = 0.6
 THIN_MM = 1.5  # what an opening of this radius takes away is thin
 DEEP_MM = 10.0  # from the skull: nearer to it, every edge looks like a vessel
 MOST_PER_MILLE = 1.5  # at most 0.76 in 21 plain series, 3.35 in one angiography
+
+SHARP_KERNELS = re.compile(
+    r"^(H[678]\d|[HB]r[678]\d|FC[38]\d|BONE|EDGE|LUNG|YC|YD|E$)", re.IGNORECASE
+)
+PLAIN = re.compile(  # words that deny contrast, taken out before contrast is looked for
+    r"\b(without|w/?o|non|no|not|ohne|sans)\b[\s_-]*(iv[\s_-]*)?(contrast\w*|kontrast\w*|km|c\+)",
+    re.IGNORECASE,
+)
+CONTRAST = re.compile(
+    r"(?<![a-z])(cta|ctp|angio\w*|perfusion\w*|contrast\w*|kontrast\w*|c\+"
+    r"|post(?![\s_-]*(op|trauma|crani|surg)))(?![a-z])",
+    re.IGNORECASE,
+)
+ADULT_YEARS = 18.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ def examined(planes: Planes, pixel_mm: float) -> HeadPixels:
 
 def intracranial(plane: NDArray[np.float32], pixel_mm: float) -> NDArray[np.bool_] | None:
     """(rows, columns), true where content lies behind bone in most directions; None: no head."""
-    smooth = cv2.GaussianBlur(plane, (0, 0), 1.0 / pixel_mm)
+    smooth = np.asarray(cv2.GaussianBlur(plane, (0, 0), 1.0 / pixel_mm), np.float32)
     bone = smooth > BONE_HU
     soft = (smooth > CONTENT_HU[0]) & (smooth < CONTENT_HU[1])
     reach = max(1, round(2.0 / pixel_mm))
@@ -110,3 +128,53 @@ def _thin_in_deep(
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     thin = (bright - cv2.morphologyEx(bright, cv2.MORPH_OPEN, disc)).astype(bool)
     return int((thin & deep).sum()), int(deep.sum())
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What the header says of a head CT; empty where it says nothing."""
+
+    kernel: str = ""  # Convolution Kernel
+    contrast_agent: str = ""
+    contrast_route: str = ""
+    descriptions: Mapping[str, str] = field(default_factory=dict)  # attribute name -> its value
+    age_years: float | None = None
+
+
+def check_facts(facts: HeadFacts, *, children: bool = False) -> None:
+    """Raise Unprocessable, naming the attribute, for what the header puts out of scope."""
+    for attribute, value in (
+        ("ContrastBolusAgent", facts.contrast_agent),
+        ("ContrastBolusRoute", facts.contrast_route),
+    ):
+        if value.strip():
+            raise _out(f"{attribute} is '{value}': a series with contrast is not scored.")
+    for attribute, value in facts.descriptions.items():
+        if CONTRAST.search(PLAIN.sub(" ", value)):
+            raise _out(f"{attribute} is '{value}': a series with contrast is not scored.")
+    if SHARP_KERNELS.match(facts.kernel.strip()):
+        raise _out(
+            f"ConvolutionKernel is '{facts.kernel}': a sharp kernel is not scored; send the "
+            "soft-tissue series."
+        )
+    if facts.age_years is not None and facts.age_years < ADULT_YEARS and not children:
+        raise _out(
+            f"PatientAge is {facts.age_years:.0f} years: under {ADULT_YEARS:.0f} is out of scope."
+        )
+
+
+def check_pixels(pixels: HeadPixels) -> None:
+    """Raise Unprocessable where the pixels show no head, or contrast in its vessels."""
+    if not pixels.is_head:
+        raise _out(
+            f"A head is seen in {pixels.head_slices} slices; {LEAST_HEAD_SLICES} are needed."
+        )
+    if pixels.has_contrast:
+        raise _out(
+            f"The pixels show contrast in vessels: {pixels.vessels_per_mille:.2f} per mille of the "
+            f"deep brain are thin and bright, at most {MOST_PER_MILLE:g} are without contrast."
+        )
+
+
+def _out(sentence: str) -> Unprocessable:
+    return Unprocessable(Reason.OUT_OF_SCOPE, sentence)
