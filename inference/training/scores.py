@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 
 from inference.models.haemorrhage.haemorrhage import Scale, series_logit
 from inference.training.charts import Points
+from inference.training.data import NoSeries
 
 DRAWS = 1000
 INTERVAL = (2.5, 97.5)
@@ -207,7 +208,9 @@ def fitted_scale(logits: Floats, truth: Flags, specificity: float) -> Scale:
 def fitted_scales(patient: Numbers, truth: Flags, logits: Floats) -> tuple[Scale, Scale]:
     """The scales of slices and of series, fitted on these slices."""
     numbers = np.unique(patient).tolist()
-    bleeds = np.array([truth[patient == number].any() for number in numbers])
+    bleeds = np.array([truth[patient == number].any() for number in numbers], bool)
+    if len(np.unique(bleeds)) < 2:
+        raise NoSeries("the other folds need patients with haemorrhage and patients without")
     series = np.array([series_logit(logits[patient == number]) for number in numbers])
     return (
         fitted_scale(logits, truth, SLICE_SPECIFICITY),

@@ -170,7 +170,7 @@ class Haemorrhage:
         per_slice = np.empty(len(geometry))
         for slab, score in zip(slabs, slab_scores, strict=True):
             per_slice[list(slab.members)] = score
-        doubts = _doubts(volume, slabs)
+        doubts = doubts_of(volume, slabs)
         return SeriesScores(per_slice, float(series), self.calibration, pixels, heat_planes, doubts)
 
     def seen(self, pictures: Pictures) -> tuple[Floats, NDArray[np.float32]]:
@@ -206,7 +206,7 @@ def load_network(path: Path) -> tuple[Network, str]:
     return network.eval().requires_grad_(requires_grad=False), hashlib.sha256(raw).hexdigest()
 
 
-def _doubts(volume: Volume, slabs: tuple[Slab, ...]) -> tuple[str, ...]:
+def doubts_of(volume: Volume, slabs: tuple[Slab, ...]) -> tuple[str, ...]:
     """What a person should look at before the scores are used."""
     used = [index for slab in slabs for index in slab.averaged]
     metal = sum(bool(volume[index].max() > METAL_HU) for index in used)

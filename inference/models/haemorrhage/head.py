@@ -66,12 +66,11 @@ class Square:
         rows, columns = mask.shape
         scale = coarse.shape[0] / self.side  # of coarse pixels over pixels of the source
         top, left = (centre - self.side / 2.0 for centre in (self.row, self.column))
-        places = [
-            ((np.arange(count, dtype=np.float32) + 0.5 - first) * scale - 0.5).clip(
-                0, coarse.shape[0] - 1
-            )
+        last = coarse.shape[0] - 1
+        places = (
+            ((np.arange(count) + 0.5 - first) * scale - 0.5).clip(0, last).astype(np.float32)
             for count, first in ((rows, top), (columns, left))
-        ]
+        )
         map_rows, map_columns = np.meshgrid(*places, indexing="ij")
         fine = cv2.remap(coarse, map_columns, map_rows, cv2.INTER_LINEAR)
         return np.where(mask, fine, 0.0).astype(np.float32)
