@@ -29,10 +29,15 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Probabilities and truth of the slices of several patients."""
+    """Scores and truth of the slices of several patients.
+
+    Order is judged by logits, for which nothing is fitted; probabilities are judged as such.
+    """
 
     patient: Numbers  # (slices,) number of the patient
     truth: Flags  # (slices,)
+    logit: Floats  # (slices,)
+    series_logit: Floats  # (slices,) the same for all slices of a patient
     probability: Floats  # (slices,) 0 to 1
     series: Floats  # (slices,) 0 to 1, the same for all slices of a patient
     high: Flags  # (slices,) at or above the threshold of slices
@@ -46,13 +51,14 @@ class Scored:
         """One row a patient: its series score, and whether any slice is positive."""
         numbers, first, place = np.unique(self.patient, return_index=True, return_inverse=True)
         truth = np.bincount(place, weights=self.truth) > 0
-        score, present = self.series[first], self.present[first]
-        return Scored(numbers, truth, score, score, present, present)
+        logit, score = self.series_logit[first], self.series[first]
+        present = self.present[first]
+        return Scored(numbers, truth, logit, logit, score, score, present, present)
 
 
 def auc(scored: Scored) -> float:
     """Area under the ROC curve: the share of pairs in the right order; ties count half."""
-    ranks = rankdata(scored.probability)
+    ranks = rankdata(scored.logit)
     positives = int(scored.truth.sum())
     ordered_pairs = ranks[scored.truth].sum() - positives * (positives + 1) / 2.0
     return float(ordered_pairs / (positives * (len(ranks) - positives)))
@@ -66,8 +72,8 @@ def average_precision(scored: Scored) -> float:
 
 def steps(scored: Scored) -> Points:
     """(recall, precision) at each distinct score, from the highest down."""
-    order = np.argsort(-scored.probability, kind="stable")
-    score, truth = scored.probability[order], scored.truth[order]
+    order = np.argsort(-scored.logit, kind="stable")
+    score, truth = scored.logit[order], scored.truth[order]
     last = np.append(score[1:] != score[:-1], True)
     hits = np.cumsum(truth)[last]
     chosen = np.flatnonzero(last) + 1
@@ -76,8 +82,8 @@ def steps(scored: Scored) -> Points:
 
 def sensitivity_at(scored: Scored, specificity: float) -> float:
     """Share of the positives above what this share of the negatives stays below."""
-    threshold = np.quantile(scored.probability[~scored.truth], specificity)
-    return float((scored.probability[scored.truth] > threshold).mean())
+    threshold = np.quantile(scored.logit[~scored.truth], specificity)
+    return float((scored.logit[scored.truth] > threshold).mean())
 
 
 def calibration_error(scored: Scored) -> float:

@@ -75,7 +75,8 @@ def scored(
 ) -> Scored:
     values, flags = np.array(probability, float), np.array(truth, bool)
     numbers = np.array(patient or range(len(values)))
-    return Scored(numbers, flags, values, values, values >= 0.5, values >= 0.5)
+    high = values >= 0.5
+    return Scored(numbers, flags, values, values, values, values, high, high)
 
 
 def test_the_area_under_the_curve_counts_pairs_and_half_of_ties() -> None:
@@ -105,6 +106,8 @@ def test_a_patient_is_positive_with_one_positive_slice() -> None:
     own = Scored(
         np.array([4, 4, 7]),
         np.array([False, True, False]),
+        np.array([-2.0, 3.0, -4.0]),
+        np.array([1.0, 1.0, -1.0]),
         np.array([0.2, 0.9, 0.1]),
         np.array([0.6, 0.6, 0.3]),
         np.array([False, True, False]),
@@ -112,6 +115,7 @@ def test_a_patient_is_positive_with_one_positive_slice() -> None:
     ).patients
     assert own.truth.tolist() == [True, False]
     assert own.probability.tolist() == [0.6, 0.3]
+    assert own.logit.tolist() == [1.0, -1.0]
     assert own.present.tolist() == [True, False]
 
 
