@@ -42,7 +42,8 @@ from inference.training.scores import (
 BLOOD, FROZEN, OWN = "blood by threshold", "frozen ImageNet features", "haemorrhage"
 ADULT_YEARS = 18.0
 OF_SLICES = (SLICE_AUC, "average precision", "sensitivity at 90 % specificity")
-COLUMNS = ("model", "on", "patients", "slices", *RANKING)
+SHORT = ("slice AUC", "AP", "sens. at 90 % spec.", "patient AUC", "at 80 %", "at 90 %", "ECE")
+COLUMNS = ("model", "on", "patients", "slices", *SHORT)
 CUT = Scale(1.0, 0.0, 0.5)  # of a baseline that nothing is fitted for
 
 
@@ -228,6 +229,8 @@ def _notes(own: Mapping[str, Figure]) -> tuple[str, ...]:
     operating = "; ".join(f"{name} {own[name]}" for name in OPERATING)
     return (
         f"At the thresholds: {operating}.",
+        "AP: average precision. At 80 % and 90 %: sensitivity of the series score at that "
+        "specificity. ECE: expected calibration error of the slices.",
         "In brackets: 95 % intervals over 1,000 draws of patients. Where folds are left out, scale "
         "and thresholds of a fold come from the scores of the other folds' patients alone; order "
         "(AUC, precision, sensitivity at a specificity) is judged by logits without any scale.",
