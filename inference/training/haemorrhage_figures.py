@@ -251,7 +251,7 @@ def _draw(methods: Mapping[str, Scored], ours: Scored, out: Path) -> None:
         "series": reliability(ours.patients),
     }
     title = "haemorrhage: reliability"
-    write_lines(out / "reliability.png", lines, title=title, across="score", up="share that bleeds")
+    write_lines(out / "reliability.png", lines, title=title, across="score", up="bleed")
 
 
 def write_card(order: TrainingOrder, weights: Path, cohort: Cohort, table: Table) -> None:

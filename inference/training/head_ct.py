@@ -15,7 +15,7 @@ from inference.training.data import NoSeries
 
 TYPES = ("intraventricular", "intraparenchymal", "subarachnoid", "epidural", "subdural")
 NOMINAL_MM = 0.86  # pixel size of the training pictures; the true ones were not published
-BLOOD_HU, DEEP_PIXELS = (55.0, 90.0), 9  # of the detector without learning
+BLOOD_HU, DEEP_PIXELS = (60.0, 90.0), 14  # of the detector without learning
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -70,13 +70,13 @@ def _head(data: Path, facts: Mapping[str, str], rows: Sequence[Mapping[str, str]
 
 
 def blood_share(pictures: Pictures) -> Floats:
-    """(slices,): share of the deep head in the range of blood, a detector without learning."""
+    """(slices,): share of blood-like pixels far from bone, a detector without learning."""
     low, high = ((hu - LEVEL_HU + WIDTH_HU / 2.0) * 255.0 / WIDTH_HU for hu in BLOOD_HU)
     shares = []
     for picture in pictures:
-        soft = ((picture > 0) & (picture < 250)).astype(np.uint8)
+        soft = ((picture > 0) & (picture < 240)).astype(np.uint8)
         deep = cv2.distanceTransform(soft, cv2.DIST_L2, 3) > DEEP_PIXELS
-        smooth = cv2.medianBlur(picture, 5)
+        smooth = cv2.GaussianBlur(picture, (0, 0), 2.0)
         blood = (smooth > low) & (smooth < high) & deep
-        shares.append((blood.sum() + 1.0) / (deep.sum() + 100.0))
+        shares.append((blood.sum() + 1.0) / (picture.size + 1.0))
     return np.array(shares)
