@@ -177,7 +177,7 @@ class DerivedSeries:
         self._slices = slices
         first = layout.headers[0]
         self._series_uid = series_uid
-        self._at = _local(request.started_at, first)
+        self._at = local_time(request.started_at, first)
         self._distances = np.array([s.position @ layout.geometry.normal for s in slices])
         self._spacing = uniform_spacing(self._distances)
         self._location = location_law(layout)
@@ -457,7 +457,7 @@ def _cut(source: Header, text: str, room: int) -> bytes:
         return b""
 
 
-def _local(at: datetime, source: Header) -> datetime:
+def local_time(at: datetime, source: Header) -> datetime:
     """The time in the zone that the source's header declares for all its times."""
     offset = source.text("TimezoneOffsetFromUTC")
     try:

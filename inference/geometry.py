@@ -199,7 +199,10 @@ def second_of_day(time: str) -> float | None:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def missing_sentence(layout: Layout) -> str:
+OR_LEAVE = ', or set across_missing = "leave" in the route and process the series again.'
+
+
+def missing_sentence(layout: Layout, otherwise: str = OR_LEAVE) -> str:
     """How many slices are missing, where, and what a person can do."""
     places = ", ".join(
         f"{layout.geometry.gaps_mm[gap]:.1f} mm {place_of_gap(layout, gap)}"
@@ -208,8 +211,7 @@ def missing_sentence(layout: Layout) -> str:
     count = sum(layout.missing.values())
     return (
         f"About {count} {'slice is' if count == 1 else 'slices are'} missing (gaps: {places}; "
-        f"usual: {layout.gap_mm:.1f} mm). Send the missing slices, or set "
-        'across_missing = "leave" in the route and process the series again.'
+        f"usual: {layout.gap_mm:.1f} mm). Send the missing slices{otherwise}"
     )
 
 

@@ -29,8 +29,67 @@ REPEATED_MM = 0.1
 SAME_FIELD = 0.1
 # Planes whose normals differ by less (cosine) are parallel.
 PARALLEL = 1e-3
+MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+# Parts of a complex image (PS3.3 C.8.13.3.1.1 and the letters that consoles write for them).
+COMPONENTS = {
+    "M": "magnitude",
+    "MAGNITUDE": "magnitude",
+    "P": "phase",
+    "PHASE": "phase",
+    "R": "real",
+    "REAL": "real",
+    "I": "imaginary",
+    "IMAGINARY": "imaginary",
+}
 # The attributes of the grid that the pixels of a slice lie on.
 GRID = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
+
+
+@dataclass(frozen=True)
+class MrKind:
+    """What tells MR images of one series and one plane apart: each kind is a volume of its own."""
+
+    echo_ms: float | None
+    echo: int | None
+    inversion_ms: float | None
+    b_value: float | None
+    component: str  # magnitude, phase, ...
+
+
+def mr_kind_of(header: Header) -> MrKind | None:
+    """What MR adds to the kind; None for an image of another modality."""
+    if header.text("SOPClassUID") != MR_IMAGE:
+        return None
+    return MrKind(
+        echo_ms=header.number("EchoTime"),
+        echo=header.integer("EchoNumbers"),
+        inversion_ms=header.number("InversionTime"),
+        b_value=header.number("DiffusionBValue"),
+        component=component_of(header),
+    )
+
+
+def component_of(header: Header) -> str:
+    """The part of the complex image; a word that means the same is the same part."""
+    values = (value.upper() for value in header.values("ImageType")[2:])
+    return next((COMPONENTS[value] for value in values if value in COMPONENTS), "")
+
+
+def parts_of_mr(kind: MrKind) -> tuple[str, ...]:
+    """What tells a stack from the others of its series, a word for each; "" where it has none."""
+    parts = {
+        "echo {}": kind.echo,
+        "TE {:g} ms": kind.echo_ms,
+        "TI {:g} ms": kind.inversion_ms,
+        "b {:g}": kind.b_value,
+        "{}": kind.component or None,
+    }
+    return tuple("" if value is None else form.format(value) for form, value in parts.items())
+
+
+def words_of_mr(kind: MrKind) -> str:
+    """All of them, as a person would write it."""
+    return ", ".join(filter(None, parts_of_mr(kind)))
 
 
 @dataclass(frozen=True)
@@ -42,6 +101,7 @@ class Kind:
     energy: str  # value 4 of a multi-energy image
     kernel: str
     kilovolts: float | None
+    mr: MrKind | None = None
 
 
 def kinds_of(headers: Sequence[Header]) -> list[Kind]:
@@ -50,7 +110,14 @@ def kinds_of(headers: Sequence[Header]) -> list[Kind]:
     kernels = _completed([_kernel(header) for header in headers], "")
     kilovolts = _completed([header.number("KVP") for header in headers], None)
     return [
-        Kind(cut, words_of(header, *NO_SLICES), _energy(header), kernel, kilovolt)
+        Kind(
+            cut,
+            words_of(header, *NO_SLICES),
+            _energy(header),
+            kernel,
+            kilovolt,
+            mr_kind_of(header),
+        )
         for header, cut, kernel, kilovolt in zip(headers, cuts, kernels, kilovolts, strict=True)
     ]
 

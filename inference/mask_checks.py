@@ -31,6 +31,7 @@ class ExpectedMask:
     headers: Sequence[Header]  # of the source
     mask: NDArray[np.bool_]  # (slices, rows, columns)
     making: Making
+    numbers: Sequence[int] = ()  # Instance Numbers of the extracted series
 
 
 def verify(expected: ExpectedMask, pixels: PixelReader) -> tuple[str, ...]:

@@ -4,26 +4,37 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import PredictionError
 from inference.request import Parameters as Parameters  # part of this contract
+from inference.request import Produces as Produces
 from inference.volume import Geometry, Plane, Volume
 
-Produces = Literal["slices", "mask", "findings"]
+CodeTriple = tuple[str, str, str]  # value, coding scheme, meaning
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a mask shows, in words and codes (PS3.16 CID 7150 and 7151)."""
+
+    label: str
+    category: CodeTriple
+    kind: CodeTriple
 
 
 @dataclass(frozen=True)
 class Step:
-    """One piece of a model's work: a gap and the places to fill in it, or a survey.
+    """One piece of a model's work: a gap and the places to fill in it, a survey, or a mask.
 
     `fractions` are the places of the generated slices between `slices[gap]` and the next one,
     each in (0, 1), ascending; they come from positions, not from counts. A survey leaves a
     received slice out and compares what the model makes of its neighbours with it; surveys come
-    before every gap, and each gap is told what all of them measured.
+    before every gap, and each gap is told what all of them measured. A mask is asked for the
+    slices that it needs, and has neither.
     """
 
     needs: tuple[int, ...]  # indices of received slices, ascending
@@ -41,7 +52,7 @@ class Window:
     """The received slices that a step needs, read-only, with the geometry of the whole stack."""
 
     geometry: Geometry
-    slices: Mapping[int, Plane]  # slice index -> (rows, columns) HU, float32
+    slices: Mapping[int, Plane]  # slice index -> (rows, columns) float32, HU or an MR scanner's
     surveyed: tuple[Measured, ...] = ()  # for a gap: what every survey of the stack measured
 
 
@@ -88,7 +99,9 @@ class Model(Protocol):
     Its constructor takes no argument, or `weights: pathlib.Path` and `device: str` where the
     configuration names weights. Two attributes may be left out: `runtime`, a text that changes
     with whatever else changes its results (precision, calibration), and `concurrent`, true where
-    `run` may be called by several threads at once.
+    `run` may be called by several threads at once. A model of masks has a `segment` too, and may
+    have `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction
+    are sentences, and a job with one is held.
     """
 
     name: str
@@ -120,6 +133,18 @@ def check_prediction(step: Step, prediction: Prediction, volume: Volume) -> None
         _check_plane(plane, (volume.geometry.rows, volume.geometry.columns))
     for trust in itertools.chain(*trusts):
         _check_trust(trust)
+
+
+def check_mask(step: Step, prediction: Prediction, volume: Volume) -> None:
+    """Raise PredictionError for a mask that is not 0 or 1 for each pixel that was asked for."""
+    if len(prediction.planes) != len(step.needs):
+        raise PredictionError(
+            f"the model gave a mask of {len(prediction.planes)} slices for {len(step.needs)}"
+        )
+    for plane in prediction.planes:
+        _check_plane(plane, (volume.geometry.rows, volume.geometry.columns))
+        if not np.isin(plane, (0.0, 1.0)).all():
+            raise PredictionError("the model gave a mask with other values than 0 and 1")
 
 
 def _check_plane(plane: Plane, shape: tuple[int, int]) -> None:
@@ -172,3 +197,11 @@ def _check_gap(step: Step, gap: int, slices: int) -> None:
     inside = all(0.0 < fraction < 1.0 for fraction in step.fractions)
     if not step.fractions or not inside or sorted(set(step.fractions)) != [*step.fractions]:
         raise PredictionError(f"the model planned places {step.fractions} in a gap")
+
+
+def check_whole(steps: Sequence[Step], slices: int) -> None:
+    """Raise PredictionError for the plan of a mask that is not for every slice once."""
+    needed = [index for step in steps for index in step.needs]
+    is_other = any(step.gap is not None or step.survey is not None for step in steps)
+    if is_other or sorted(needed) != list(range(slices)):
+        raise PredictionError(f"the model planned a mask of other slices than the {slices}")

@@ -1,42 +1,26 @@
-"""MR slices: which of them are of one volume, which are in scope, and what their values mean."""
+"""MR slices: which of them are in scope, and what their values mean."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from inference import scope
 from inference.dataset import Header, Stack, newest, quoted
 from inference.errors import Reason, Unprocessable
 from inference.geometry import Layout, arrange, missing_sentence
-from inference.kinds import NO_SLICES, Meaning, is_described_as, words_of
+from inference.kinds import NO_SLICES, component_of, mr_kind_of, words_of
 from inference.pixels import PixelFormat, PixelReader, Stored
 from inference.scope import (
-    ENHANCED,
     MR_IMAGE,
     PROJECTION_CODES,
     check_patient,
     check_subject,
-    cut_short,
-    doubtful,
     is_derived_by_node,
-    unreadable,
-    without_uids,
 )
 from inference.volume import Plane, Volume
 
-# Parts of a complex image (PS3.3 C.8.13.3.1.1 and the letters that consoles write for them).
-COMPONENTS = {
-    "M": "magnitude",
-    "MAGNITUDE": "magnitude",
-    "P": "phase",
-    "PHASE": "phase",
-    "R": "real",
-    "REAL": "real",
-    "I": "imaginary",
-    "IMAGINARY": "imaginary",
-}
 # Words of Image Type that name what is no picture of anatomy by itself, and the words of
 # descriptions that go with them.
 NO_ANATOMY = {
@@ -76,78 +60,15 @@ LONG_TR_MS = 1000.0  # a spin echo with a longer repetition time is not weighted
 OTHER_WEIGHTING = frozenset(["T2", "T2W", "FLAIR", "PD", "PDW", "STIR", "DIR"])
 
 
-@dataclass(frozen=True)
-class MrKind:
-    """What tells MR images of one series and one plane apart: each kind is a volume of its own."""
-
-    echo_ms: float | None
-    echo: int | None
-    inversion_ms: float | None
-    b_value: float | None
-    component: str  # magnitude, phase, ...
-
-
-def kind_of(header: Header) -> MrKind:
-    """The MR part of the key that parts a series into stacks."""
-    return MrKind(
-        echo_ms=header.number("EchoTime"),
-        echo=header.integer("EchoNumbers"),
-        inversion_ms=header.number("InversionTime"),
-        b_value=header.number("DiffusionBValue"),
-        component=component_of(header),
-    )
-
-
-def component_of(header: Header) -> str:
-    """The part of the complex image; a word that means the same is the same part."""
-    values = (value.upper() for value in header.values("ImageType")[2:])
-    return next((COMPONENTS[value] for value in values if value in COMPONENTS), "")
-
-
-def words_of_kind(kind: MrKind) -> str:
-    """What tells a stack from the others of its series, as a person would write it."""
-    parts = {
-        "echo {}": kind.echo,
-        "TE {:g} ms": kind.echo_ms,
-        "TI {:g} ms": kind.inversion_ms,
-        "b {:g}": kind.b_value,
-        "{}": kind.component or None,
-    }
-    return ", ".join(form.format(value) for form, value in parts.items() if value is not None)
-
-
 def instance_fault(header: Header) -> Unprocessable | None:
-    """The reason to leave an instance out of every stack; None for what looks like an MR slice."""
-    for judge in (unreadable, doubtful, without_uids, _of_other_class, cut_short, _no_slice):
-        fault = judge(header)
-        if fault is not None:
-            return fault
-    return None
-
-
-def _of_other_class(header: Header) -> Unprocessable | None:
-    sop_class = header.text("SOPClassUID")
-    if sop_class in ENHANCED or (header.number("NumberOfFrames") or 1) > 1:
-        sentence = "Multi-frame (enhanced) images are not supported; send them as single slices."
-        return Unprocessable(Reason.ENHANCED_NOT_SUPPORTED, sentence)
-    if sop_class == MR_IMAGE:
-        return None
+    """The reason why an instance is no MR slice; None for what looks like one."""
+    fault = scope.instance_fault(header)
+    is_other = fault is None or fault.reason in (Reason.NOT_A_CT_SLICE, Reason.OUT_OF_SCOPE)
+    if header.text("SOPClassUID") == MR_IMAGE or not is_other:
+        return fault
     modality = quoted(header.text("Modality") or "(empty)")
     sentence = f"The object is no MR slice (Modality {modality})."
     return Unprocessable(Reason.NOT_AN_MR_SLICE, sentence)
-
-
-def _no_slice(header: Header) -> Unprocessable | None:
-    sentence = ""
-    if (header.number("SamplesPerPixel") or 1) != 1:
-        sentence = "The image is a colour picture, so it is no MR slice."
-    elif header.text("BurnedInAnnotation").upper() == "YES":
-        sentence = "Text is burned into the image, so its values are no MR values."
-    elif not header.raw("ImagePositionPatient"):
-        sentence = "The image has no position (a spectrum, a map or a screenshot)."
-    elif words_of(header, Meaning.LOCALIZER) or is_described_as(header, Meaning.LOCALIZER):
-        sentence = "The image is a localizer."
-    return Unprocessable(Reason.NOT_AN_MR_SLICE, sentence) if sentence else None
 
 
 def check_scope(header: Header) -> None:
@@ -219,13 +140,22 @@ def examine(stack: Stack) -> Layout:
         check_scope(header)
     if stack.fault:
         raise Unprocessable(stack.fault_reason, stack.fault)
-    if len({kind_of(header) for header in headers}) > 1:
+    if len({mr_kind_of(header) for header in headers}) > 1:
         sentence = "The images differ in echo, inversion, b-value or part of the complex image."
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
     layout = arrange(headers)
     if layout.missing:
-        raise Unprocessable(Reason.MISSING_SLICES, missing_sentence(layout))
+        raise Unprocessable(Reason.MISSING_SLICES, missing_sentence(layout, "."))
     return layout
+
+
+def verdict(stack: Stack) -> Unprocessable | None:
+    """The reason not to process a stack, from its headers alone; None where there is none."""
+    try:
+        examine(stack)
+    except Unprocessable as reason:
+        return reason
+    return None
 
 
 def values_of(header: Header, stored: Stored) -> Plane:

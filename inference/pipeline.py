@@ -1,172 +1,53 @@
-"""The one function from the paths of a stack to the verified files of a derived series."""
+"""The one function from the paths of a stack to the verified files of its results.
+
+It is the same for all models. What differs between those that make slices and those that make a
+mask stands in their families.
+"""
 
 import logging
 import os
-import time
 import traceback
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from inference import header as h
-from inference.checks import Expected, verify
-from inference.dataset import Header, Stack, newest, read_headers
-from inference.derived import (
-    MOST_BYTES,
-    MOST_SLICES,
-    DerivedSeries,
-    Planned,
-    frame_uid,
-    plan_slices,
-    record_of,
-    words_of,
-)
+from inference.dataset import Stack, newest, read_headers
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
-from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
-from inference.model import Limits, Model, Prediction, Step, check_steps
-from inference.objects import ResultObjects, error_map, presentation_state
-from inference.pixels import (
-    PixelFormat,
-    PixelReader,
-    check_copies,
-    common_format,
-    digests,
-    generated_values,
-    padding_notes,
-)
-from inference.previews import Previews, StoredMap, reduced
+from inference.family import Family, Job, JobRecord, Task
+from inference.geometry import Layout
+from inference.mask_family import MaskFamily
+from inference.model import Model
+from inference.pixels import check_copies, digests, padding_notes
 from inference.registry import choose_device, load
 from inference.request import (
     Derived,
     Failed,
-    File,
     Kept,
     Outcome,
+    Produces,
     Progress,
     Request,
-    Resources,
     Stopped,
     Verdict,
 )
-from inference.runner import Runner, SliceJudge, check_gaps, share_cores
 from inference.scope import differences, oddities
+from inference.slice_family import SliceFamily
 from inference.stacks import facts_of, set_aside, stacks_of
-from inference.uids import Identity, UidMaker, marked
-from inference.volume import Volume
+from inference.uids import Identity, marked
 
-Report = Callable[[Progress], None]
-Predictions = Iterator[tuple[Step, Prediction]]
+FAMILIES: Mapping[Produces, Family] = {"slices": SliceFamily(), "mask": MaskFamily()}
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class JobRecord:
-    """The record that a job leaves with its derived series: facts, notes, seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    facts: dict[str, object] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
-
-    def as_json(self) -> Mapping[str, object]:
-        return {**self.facts, "seconds": dict(self.seconds), "notes": list(self.notes)}
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """Turns predictions into the files of a derived series."""
-
-    layout: Layout
-    slices: Sequence[Planned]
-    series: DerivedSeries
-    pixels: PixelReader
-    volume: Volume
-    previews: Previews | None
-    record: JobRecord
-    words: dict[int, str] = field(default_factory=dict)  # of the marks, by the place of a slice
-    maps: dict[int, StoredMap] = field(default_factory=dict)  # of the expected error, likewise
-
-    def run(
-        self,
-        model: Model,
-        steps: Sequence[Step],
-        device: str,
-        resources: Resources,
-        *,
-        judge: SliceJudge,
-        report: Report,
-        cancelled: Callable[[], bool],
-    ) -> dict[str, File]:
-        """Every generated slice, written; raises Unprocessable where the judge holds them."""
-        at_once = share_cores(model, resources.threads)
-        runner = Runner(model, self.volume, Limits(device, resources.batch), at_once)
-        files = self._written(runner.predictions(steps, cancelled=cancelled), judge, report)
-        limits = runner.limits
-        self.record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
-        self.record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
-        self.record.notes += judge.notes
-        judge.check()
-        return files
-
-    def _written(
-        self, predictions: Predictions, judge: SliceJudge, report: Report
-    ) -> dict[str, File]:
-        places = {
-            (slice_.gap, slice_.fraction): place
-            for place, slice_ in enumerate(self.slices)
-            if slice_.is_generated
-        }
-        files: dict[str, File] = {}
-        report(Progress("predicting", 0, len(places)))
-        while True:
-            with self.record.phase("predicting"):
-                predicted = next(predictions, None)
-            if predicted is None:
-                return files
-            step, prediction = predicted
-            with self.record.phase("writing"):
-                for number, fraction in enumerate(step.fractions):
-                    place = places[step.gap, fraction]
-                    file = self._write(place, number, prediction, judge)
-                    files[file.name] = file
-            report(Progress("predicting", len(files), len(places)))
-
-    def _write(self, place: int, number: int, prediction: Prediction, judge: SliceJudge) -> File:
-        slice_ = self.slices[place]
-        pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
-        form = slice_.format_of(self.layout)
-        chosen = judge.chosen(slice_, number, prediction)
-        offsets = self.layout.geometry.offsets(slice_.base, slice_.base + 1, slice_.fraction)
-        stored = generated_values(chosen.plane, *pair, self.pixels, form, offsets)
-        if self.previews is not None:
-            written = PixelFormat.of(form).hounsfield(stored)
-            self.previews.generated(place, written, prediction, number)
-        if chosen.expected_hu is not None:
-            self.maps[place] = reduced(chosen.expected_hu)
-            if self.previews is not None:
-                self.previews.expected(place, self.maps[place])
-        self.words[place] = words_of(chosen.error_hu)
-        return self.series.write(place, stored, chosen.note, chosen.error_hu)
 
 
 def process(
     request: Request, *, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
 ) -> Outcome:
-    """Make one derived series. A fault of the series, the model or our code is an outcome too."""
+    """Make the results of a stack. A fault of the series, the model or our code is an outcome."""
     record = JobRecord()
     outcome: Outcome
     try:
-        outcome = _Job(request, record, progress, cancelled).run()
+        outcome = _run(Job(request, record, progress, cancelled))
     except Unprocessable as verdict:
         facts = dict(record.as_json())
         if isinstance(verdict, OutputCheckFailed):
@@ -182,7 +63,7 @@ def process(
 
 
 class OutputCheckFailed(Unprocessable):
-    """The files on disk are not the derived series that was planned."""
+    """The files on disk are not the results that were planned."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         sentence = (
@@ -222,209 +103,70 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class _Job:
-    """One run of `process`: what its phases hand to each other."""
-
-    def __init__(
-        self, request: Request, record: JobRecord, report: Report, cancelled: Callable[[], bool]
-    ) -> None:
-        self._request = request
-        self._record = record
-        self._report = report
-        self._cancelled = cancelled
-        self._pixels = PixelReader()
-
-    def run(self) -> Derived | Kept:
-        record, request = self._record, self._request
-        with record.phase("reading"):
-            stack, layout = self._read()
-            model, device = self._load()
-            steps = self._plan(model, layout)
-            digest_of, notes = digests(
-                stack.headers, self._pixels, progress=self._reporting("reading", len(stack))
-            )
-        record.notes += [*_notes_on(layout), *notes]
-        record.notes += check_copies(layout.copies, len(stack), self._pixels)
-        identity = _identity(request, model, layout, digest_of)
-        maker, content_uid, mark = marked(request.secret, identity, request.marks, request.mark)
-        series_uid = maker.series()
-        if series_uid in request.kept:
-            return Kept(series_uid)
-        like = common_format(layout.headers, self._pixels)
-        slices = plan_slices(layout, steps, request.output, maker.instance, like)
-        record.facts |= {**record_of(slices, layout), **_facts(model, stack, layout)}
-        series = DerivedSeries(replace(request, mark=mark), layout, model, slices, series_uid)
-        generation = self._generation(layout, slices, series)
-        files = generation.run(
-            model,
-            steps,
-            device,
-            request.resources,
-            judge=SliceJudge(request.output, layout),
-            report=self._report,
-            cancelled=self._cancelled,
-        )
-        with record.phase("writing"):
-            files |= self._copy(layout, slices, series)
-            objects = self._objects(series, slices, maker, generation)
-        with record.phase("checking"):
-            self._check(self._expected(stack, layout, slices, series_uid, objects))
-        if generation.previews is not None:
-            with record.phase("previews"):
-                record.notes += generation.previews.finish()
-        ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)
-        return Derived(series_uid, model.version, ordered, record.as_json(), content_uid, mark)
-
-    def _generation(
-        self, layout: Layout, slices: Sequence[Planned], series: DerivedSeries
-    ) -> Generation:
-        read, folder = self._pixels.hounsfield, self._request.folder
-        volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
-        wanted = self._request.previews
-        previews = Previews(folder, layout, slices, volume.read) if wanted else None
-        return Generation(layout, slices, series, self._pixels, volume, previews, self._record)
-
-    def _expected(
-        self,
-        stack: Stack,
-        layout: Layout,
-        slices: Sequence[Planned],
-        series_uid: str,
-        objects: Sequence[File],
-    ) -> Expected:
-        request = self._request
-        return Expected(
-            folder=request.folder,
-            series_uid=series_uid,
-            layout=layout,
-            slices=slices,
-            received=frozenset({header.uid for header in stack.headers} | _parents(layout)),
-            frame_uid=frame_uid(layout, request.secret),
-            beside=stack.beside,
-            overlay=request.output.overlay,
-            objects=objects,
-        )
-
-    def _read(self) -> tuple[Stack, Layout]:
-        headers = read_headers(self._request.sources)
-        for header in headers:
-            if header.fault:
-                sentence = f"A received file {header.fault}; send the series again."
-                raise Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
-        stacks = stacks_of(headers)
-        if len(stacks) != 1:
-            sentence = f"The instances form {len(stacks)} stacks; each is processed by itself."
-            raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
-        own = {header.uid for header in headers}
-        beside = [h for h in read_headers(self._request.beside) if h.uid not in own]
-        if aside := facts_of(set_aside([*headers, *beside])):
-            self._record.facts["set_aside"] = aside
-        stack = replace(stacks[0], beside=tuple(newest(beside)))
-        layout = self._examined(stack)
-        if layout.missing:
-            places = ", ".join(place_of_gap(layout, gap) for gap in layout.missing)
-            self._record.notes.append(f"not filled, because slices are missing there: {places}")
-        return stack, layout
-
-    def _examined(self, stack: Stack) -> Layout:
-        """The layout; where its slices lie stays in the record, whatever becomes of the job."""
-        try:
-            layout = examine(stack, self._request.output)
-        except Unprocessable:
-            if (measured := measure(stack)) is not None:
-                self._record.facts |= record_of((), measured)
-            raise
-        self._record.facts |= record_of((), layout)
-        return layout
-
-    def _load(self) -> tuple[Model, str]:
-        """The model and the device that it runs on."""
-        request = self._request
-        device = choose_device(request.resources.device, request.model)
-        model = load(request.model, device)
-        if model.produces != "slices":
-            raise ModelLoadError(f"model {model.name} produces {model.produces}, not slices")
-        return model, device
-
-    def _plan(self, model: Model, layout: Layout) -> tuple[Step, ...]:
-        """The model's steps without those across missing slices."""
-        steps = tuple(model.plan(layout.geometry, self._request.parameters))
-        check_steps(steps, len(layout.headers))
-        steps = tuple(step for step in steps if not _crosses(step, layout.missing))
-        check_gaps(steps, layout.geometry, self._request.output)
-        sampling = Sampling.of(steps, layout)
-        self._record.facts |= sampling.facts
-        self._record.notes += sampling.notes
-        sampling.check(self._request.output)
-        if all(step.gap is None for step in steps):
-            sentence = "Every gap that could be filled misses slices, so there is nothing to do."
-            raise Unprocessable(Reason.NOTHING_TO_DO, sentence)
-        count = len(layout.headers) + sum(len(step.fractions) for step in steps)
-        size = count * layout.geometry.rows * layout.geometry.columns * 2
-        if count > MOST_SLICES or size > MOST_BYTES:
-            sentence = (
-                f"The result would have {count} slices ({size / 2**30:.1f} GiB); "
-                f"the most is {MOST_SLICES} slices and {MOST_BYTES >> 30} GiB."
-            )
-            raise Unprocessable(Reason.TOO_LARGE, sentence)
-        return steps
-
-    def _copy(
-        self, layout: Layout, slices: tuple[Planned, ...], series: DerivedSeries
-    ) -> dict[str, File]:
-        copies = [place for place, slice_ in enumerate(slices) if not slice_.is_generated]
-        report = self._reporting("writing", len(copies))
-        files = {}
-        for done, place in enumerate(copies, start=1):
-            file = series.write(place, self._pixels.stored(layout.headers[slices[place].base]))
-            files[file.name] = file
-            report(done)
-        return files
-
-    def _objects(
-        self,
-        series: DerivedSeries,
-        slices: Sequence[Planned],
-        maker: UidMaker,
-        generation: Generation,
-    ) -> tuple[File, ...]:
-        """The further result objects that the route asks for."""
-        output, objects = self._request.output, ResultObjects(series, slices, maker)
-        is_any = output.presentation_state or output.error_map
-        images = list(objects.images()) if is_any else []
-        generated, total = series.counts
-        counted = f"{generated} of {total} NOT ACQUIRED"
-        if output.presentation_state:
-            build = partial(presentation_state, images, generation.words)
-            objects.write("presentation state", f"AI MARKS {counted}", build)
-        if output.error_map and generation.maps:
-            build = partial(error_map, images, generation.maps)
-            objects.write("parametric map", f"AI EXPECTED ERROR HU {counted}", build)
-        elif output.error_map:
-            objects.notes.append("no error map: the model says nothing of its error")
-        self._record.notes += objects.notes
-        self._record.facts["objects"] = [
-            {"kind": file.kind, "sop_class_uid": file.sop_class_uid, "series_uid": file.series_uid}
-            for file in objects.files
-        ]
-        return tuple(objects.files)
-
-    def _check(self, expected: Expected) -> None:
-        report = self._reporting("checking", len(expected.slices))
-        faults = verify(expected, self._pixels, progress=report)
-        if faults:
+def _run(job: Job) -> Derived | Kept:
+    """The frame of every job: the family says what is in scope, what is made, and how."""
+    request, record, pixels = job.request, job.record, job.pixels
+    family = _family(request.model.produces)
+    with record.phase("reading"):
+        stack = _read(job)
+        layout = family.examined(job, stack)
+        model, device = _load(request)
+        steps = family.planned(job, model, layout)
+        report = job.reporting("reading", len(stack))
+        digest_of, notes = digests(stack.headers, pixels, progress=report)
+    record.notes += [*_notes_on(layout), *notes]
+    record.notes += check_copies(layout.copies, len(stack), pixels)
+    identity = _identity(request, model, layout, digest_of)
+    maker, content_uid, mark = marked(request.secret, identity, request.marks, request.mark)
+    series_uid = maker.series()
+    if series_uid in request.kept:
+        return Kept(series_uid)
+    record.facts |= _facts(model, stack, layout)
+    marked_job = replace(job, request=replace(request, mark=mark))
+    task = Task(stack, layout, model, device, steps, maker, series_uid)
+    result = family.made(marked_job, task)
+    with record.phase("checking"):
+        if faults := result.faults():
             raise OutputCheckFailed(faults)
-        bring_to_disk(expected.folder)
+        bring_to_disk(request.folder)
+    if request.previews:
+        with record.phase("previews"):
+            record.notes += result.preview()
+    files = tuple(result.files)
+    return Derived(series_uid, model.version, files, record.as_json(), content_uid, mark)
 
-    def _reporting(self, step: str, total: int) -> Callable[[int], None]:
-        """Takes the count of what is done; raises Cancelled where the job is to stop."""
 
-        def report(done: int) -> None:
-            if self._cancelled():
-                raise Cancelled
-            self._report(Progress(step, done, total))
+def _family(produces: Produces) -> Family:
+    if produces not in FAMILIES:
+        raise ModelLoadError(f"no model that produces {produces} can be run")
+    return FAMILIES[produces]
 
-        return report
+
+def _read(job: Job) -> Stack:
+    """The one stack of the request, with what else was received of its series."""
+    headers = read_headers(job.request.sources)
+    for header in headers:
+        if header.fault:
+            sentence = f"A received file {header.fault}; send the series again."
+            raise Unprocessable(Reason.PIXEL_DATA_ERROR, sentence)
+    stacks = stacks_of(headers)
+    if len(stacks) != 1:
+        sentence = f"The instances form {len(stacks)} stacks; each is processed by itself."
+        raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
+    own = {header.uid for header in headers}
+    beside = [h for h in read_headers(job.request.beside) if h.uid not in own]
+    if aside := facts_of(set_aside([*headers, *beside])):
+        job.record.facts["set_aside"] = aside
+    return replace(stacks[0], beside=tuple(newest(beside)))
+
+
+def _load(request: Request) -> tuple[Model, str]:
+    """The model and the device that it runs on."""
+    device, wanted = choose_device(request.resources.device, request.model), request.model.produces
+    model = load(request.model, device)
+    if model.produces != wanted:
+        raise ModelLoadError(f"model {model.name} produces {model.produces}, not {wanted}")
+    return model, device
 
 
 def _identity(
@@ -453,19 +195,6 @@ def _facts(model: Model, stack: Stack, layout: Layout) -> Mapping[str, object]:
         "runtime": getattr(model, "runtime", ""),
         "gap_mm": round(layout.gap_mm, 4),
     }
-
-
-def _crosses(step: Step, missing: Container[int]) -> bool:
-    """True where a step fills, or a survey looks across, a gap with missing slices."""
-    if step.survey is not None:
-        return step.survey - 1 in missing or step.survey in missing
-    return step.gap in missing
-
-
-def _parents(layout: Layout) -> set[str]:
-    first: Header = layout.headers[0]
-    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-    return {first.text(keyword) for keyword in keywords}
 
 
 def _notes_on(layout: Layout) -> list[str]:

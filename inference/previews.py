@@ -121,6 +121,7 @@ BODY_HU = -500.0  # below it is air and lung: an error there says little about a
 
 # An expected error of 20 HU begins to show; 110 HU and more are as orange as it gets.
 TINT, TINT_STEP_HU = "-error", 10.0
+OUTLINE = "-mask"
 TINT_ALPHA = bytes([0, 0, *(20 * step for step in range(1, 11))])
 
 
@@ -148,6 +149,8 @@ class Previews:
         self._side = 0  # 0 = not chosen yet
         self._is_hatched = False  # some reformat
         self._is_tinted = False  # some slice
+        self._mask: NDArray[np.bool_] | None = None  # (slices, rows, columns)
+        self._shows = ""  # what the mask shows
         self._failed = False
 
     def generated(self, place: int, plane: Plane, prediction: Prediction, number: int) -> None:
@@ -173,10 +176,18 @@ class Previews:
         except OSError as error:
             self._give_up(error)
 
+    def outline(self, mask: NDArray[np.bool_], shows: str) -> None:
+        """Have each received slice get the outline of a mask, to be laid over its picture.
+
+        The values of such slices are no HU: a page says nothing of units then.
+        """
+        self._mask, self._shows = mask, shows
+
     def finish(self) -> list[str]:
         """Write the received slices, the reformats and the index; notes for the job's record."""
         for index in range(len(self._layout.headers)):
             self._write(float(index), self._read(index))
+            self._outline(index)
         if not self._failed:
             try:
                 self._reformats()
@@ -201,6 +212,15 @@ class Previews:
         self._lines["column"][where] = plane[:, columns // 2].astype(np.float32)
         self._lines["row"][where] = plane[rows // 2].astype(np.float32)
 
+    def _outline(self, index: int) -> None:
+        if self._mask is None or self._failed:
+            return
+        try:
+            name = f"{self._order[float(index)]:05d}{OUTLINE}.png"
+            (self._folder / name).write_bytes(outlined(self._mask[index], self._side))
+        except OSError as error:
+            self._give_up(error)
+
     def _give_up(self, error: OSError) -> None:
         self._failed = True
         logger.warning("previews not written", extra={"error": type(error).__name__})
@@ -223,6 +243,7 @@ class Previews:
             "first_is_up": self._first_is_up,
             "hatched": self._is_hatched,
             "tinted": self._is_tinted,
+            "mask": self._shows,
             "slices": [
                 {
                     "at_mm": geometry.place_mm(self._position(where)),
@@ -264,7 +285,9 @@ class Previews:
 
     @property
     def _left(self) -> list[int]:
-        """The gaps that were not filled although their slices do not touch."""
+        """The gaps that were not filled although their slices do not touch; a mask fills none."""
+        if self._mask is not None:
+            return []
         filled = {int(where) for where in self._order if not where.is_integer()}
         gaps = range(len(self._layout.headers) - 1)
         return [gap for gap in gaps if gap not in filled and self._is_apart(gap)]
@@ -287,7 +310,7 @@ class Previews:
     def _reformats(self) -> None:
         """Both planes, received and derived, to one scale; the head is up."""
         spacings = self._layout.geometry.pixel_spacing
-        every = list(range(len(self._layout.headers) - 1))
+        every = [] if self._mask is not None else list(range(len(self._layout.headers) - 1))
         for plane, spacing in zip(PLANES, spacings, strict=True):
             derived = dict(sorted(self._lines[plane].items()))
             received = {where: line for where, line in derived.items() if where.is_integer()}
@@ -328,6 +351,17 @@ def tinted(expected: StoredMap) -> bytes:
     picture.putpalette(MORE * len(TINT_ALPHA))
     raw = io.BytesIO()
     picture.save(raw, "PNG", transparency=TINT_ALPHA)
+    return raw.getvalue()
+
+
+def outlined(mask: NDArray[np.bool_], side: int) -> bytes:
+    """The outline of a mask as a PNG, one pixel wide and clear elsewhere."""
+    inside = np.pad(shrunk(mask.astype(np.float32), side) >= 0.5, 1)
+    inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    picture = Image.fromarray((inside[1:-1, 1:-1] & ~inner).astype(np.uint8), "P")
+    picture.putpalette(MORE * 2)
+    raw = io.BytesIO()
+    picture.save(raw, "PNG", transparency=bytes([0, 255]))
     return raw.getvalue()
 
 

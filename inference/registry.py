@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from inference.errors import ModelLoadError
-from inference.model import Model
+from inference.model import Model, Produces
 from inference.request import ModelSpec
 
 MEMBERS = ("name", "version", "weights_sha256", "produces", "plan", "run")
@@ -25,6 +25,12 @@ class RegisteredModel:
     factory: str  # "package.module:Class"
     takes: str  # what input it takes, for people
     uses_device: bool = True
+    produces: Produces = "slices"
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What a request names it by."""
+        return ModelSpec(self.name, self.factory, produces=self.produces)
 
 
 # The models that a configuration can name without a factory.
@@ -41,6 +47,13 @@ REGISTERED = (
         "1.4.0",
         "inference.models.midslice:Midslice",
         "CT stacks of 2 slices or more; factor 2 to 10 or a target spacing",
+    ),
+    RegisteredModel(
+        "brain",
+        "1.0.0",
+        "inference.models.brain.brain:Brain",
+        "MR heads, T1-weighted, 40 slices or more, gaps up to 3 mm; the mask of the brain",
+        produces="mask",
     ),
 )
 
@@ -112,6 +125,11 @@ def choose_device(wanted: str, spec: ModelSpec) -> str:
         return wanted
     torch = importlib.import_module("torch")
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def spec_of(name: str) -> ModelSpec:
+    """The model of the product with this name; any other name is a model of slices."""
+    return next((entry.spec for entry in REGISTERED if entry.name == name), ModelSpec(name))
 
 
 def _factory_of(name: str) -> str:

@@ -9,14 +9,19 @@ from typing import Literal
 from inference.errors import Reason
 
 SliceThickness = Literal["source", "spacing"]  # of generated slices, and of copies beside them
-ObjectKind = Literal["image", "presentation state", "parametric map"]
+ObjectKind = Literal["image", "presentation state", "parametric map", "segmentation"]
+# The family of a model: what it makes of a stack.
+Produces = Literal["slices", "mask", "scores", "findings"]
 AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
 Undersampled = Literal["process", "hold"]  # a series whose slices have seen under half of a gap
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The slices that a route or a caller asks of a model. Exactly one of the two is set."""
+    """The slices that a route or a caller asks of a model that makes slices: one of the two.
+
+    Another model is asked for neither.
+    """
 
     factor: int | None = None  # slices out per slice in, 2 to 10
     target_spacing_mm: float | None = None
@@ -30,6 +35,7 @@ class ModelSpec:
     factory: str | None = None  # "package.module:Class"; None = registered under `name`
     weights: Path | None = None
     weights_sha256: str = ""  # checked against the file where it is given
+    produces: Produces = "slices"
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a job: `done` of `total` generated slices in `step`."""
+    """The progress of a job: `done` of `total` slices in `step`."""
 
     step: str  # reading, predicting, writing, checking
     done: int

@@ -15,6 +15,7 @@ MOST_DESCRIPTION = 64
 RESEARCH_LABEL, RESEARCH_WORDS = "RESEARCH", "Research only, not for diagnosis"
 WEIGHTS_DIGITS = 12  # of the SHA-256 of the weights, hexadecimal
 FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 10_000, 2**31 - 1
+PLACE_STEP = 1000  # as of derived series
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Making:
     creator_uid: str  # of the node
     frame_uid: str  # the frame of reference of the sources, or the one that stands for it
     content_qualification: str = "RESEARCH"
-    label: str = ""  # ASCII: which stack of several
+    label: str = ""  # ASCII: which stack of several, which revision
+    place: int = 0  # among the results of one stack; raises the Series Number
 
 
 def shared(first: Header, making: Making, what: str, number: int) -> Elements:
@@ -61,7 +63,7 @@ def shared(first: Header, making: Making, what: str, number: int) -> Elements:
         )
         | h.elements_of(
             FrameOfReferenceUID=making.frame_uid,
-            SeriesNumber=str(_series_number(first, number)),
+            SeriesNumber=str(_series_number(first, number, making.place)),
             SeriesDescription=description(first, what, making.label),
             InstanceCreatorUID=making.creator_uid,
             ContentQualification=making.content_qualification,
@@ -79,13 +81,13 @@ def description(first: Header, what: str, label: str = "") -> str:
     """What it is and of which series, as far as that is plain ASCII; the mark stands at the end."""
     source = first.text("SeriesDescription")
     is_plain = source.isascii() and source.isprintable() and "\\" not in source
-    words = " ".join(filter(None, (what, f"of {source}" if source and is_plain else "", label)))
+    words = " ".join(filter(None, (what, label, f"of {source}" if source and is_plain else "")))
     return f"{words[: MOST_DESCRIPTION - len(DESCRIPTION_END) - 1].rstrip()} {DESCRIPTION_END}"
 
 
-def _series_number(first: Header, number: int) -> int:
+def _series_number(first: Header, number: int, place: int) -> int:
     own = FIRST_SERIES_NUMBER + max(0, first.integer("SeriesNumber") or 0)
-    return min(own + SERIES_NUMBER_STEP * number, MOST_SERIES_NUMBER)
+    return min(own + SERIES_NUMBER_STEP * number + PLACE_STEP * place, MOST_SERIES_NUMBER)
 
 
 def _equipment(first: Header, making: Making) -> list[Elements]:

@@ -55,12 +55,20 @@ class Runner:
     is searched while the network fills another. Results come in the order of the steps.
     """
 
-    def __init__(self, model: Model, volume: Volume, limits: Limits, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        volume: Volume,
+        limits: Limits,
+        at_once: int = 1,
+        check: Callable[[Step, Prediction, Volume], None] = check_prediction,
+    ) -> None:
         self.limits = limits
         self.lowered: list[str] = []  # what the out-of-memory ladder did, in order
         self._model = model
         self._volume = volume
         self._at_once = at_once
+        self._check = check  # of each prediction but those of surveys
         self._planes: dict[int, Plane] = {}
 
     @property
@@ -71,7 +79,7 @@ class Runner:
     def predictions(
         self, steps: Sequence[Step], *, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[Step, Prediction]]:
-        """The prediction of each gap, in order, after all surveys; may raise Cancelled."""
+        """The prediction of each gap or mask, in order, after all surveys; may raise Cancelled."""
         surveys = [step for step in steps if step.survey is not None]
         gaps = [step for step in steps if step.survey is None]
         surveyed = tuple(
@@ -80,7 +88,7 @@ class Runner:
         for measured in surveyed:
             check_measured(measured)
         for step, prediction in self._walk(gaps, surveyed, cancelled):
-            check_prediction(step, prediction, self._volume)
+            self._check(step, prediction, self._volume)
             yield step, prediction
 
     def _walk(

@@ -1,4 +1,4 @@
-"""The scope of the node: instances that are CT slices, and stacks that a generator may take."""
+"""The scope of the node: instances that are slices, and stacks that a generator may take."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,6 +7,7 @@ from pydicom.datadict import dictionary_description
 
 from inference.dataset import LONGEST_UID, Header, quoted
 from inference.errors import Reason, Unprocessable
+from inference.kinds import MR_IMAGE as MR_IMAGE
 from inference.kinds import Meaning, is_described_as, words_of
 from inference.request import Output
 
@@ -22,7 +23,9 @@ ENHANCED = frozenset(
         "1.2.840.10008.5.1.4.1.1.130",  # Enhanced PET
     }
 )
-MR_IMAGE, PET_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128"
+PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
+
+NOT_CT = "The images are not CT."
 
 # The node's own mark in the General Equipment Module and in Contributing Equipment.
 MANUFACTURER, MODEL_NAME = "Midslice", "Midslice node"
@@ -80,8 +83,9 @@ def _is_node(header: Header) -> bool:
 
 
 def instance_fault(header: Header) -> Unprocessable | None:
-    """The reason to leave an instance out of every stack; None for what looks like a CT slice."""
-    for judge in (unreadable, doubtful, without_uids, _of_other_class, cut_short, _no_slice):
+    """The reason to leave an instance out of every stack; None for what looks like a slice."""
+    no_slice = _no_mr_slice if header.text("SOPClassUID") == MR_IMAGE else _no_slice
+    for judge in (unreadable, doubtful, without_uids, _of_other_class, cut_short, no_slice):
         fault = judge(header)
         if fault is not None:
             return fault
@@ -138,9 +142,9 @@ def _of_other_class(header: Header) -> Unprocessable | None:
     if sop_class in ENHANCED or (header.number("NumberOfFrames") or 1) > 1:
         sentence = "Multi-frame (enhanced) images are not supported; send them as single slices."
         return Unprocessable(Reason.ENHANCED_NOT_SUPPORTED, sentence)
-    if sop_class in (MR_IMAGE, PET_IMAGE):
-        return Unprocessable(Reason.OUT_OF_SCOPE, "The images are not CT.")
-    if sop_class != CT_IMAGE:
+    if sop_class == PET_IMAGE:
+        return Unprocessable(Reason.OUT_OF_SCOPE, NOT_CT)
+    if sop_class not in (CT_IMAGE, MR_IMAGE):
         sentence = "The object is not a CT slice (a screenshot, a report or another kind)."
         return Unprocessable(Reason.NOT_A_CT_SLICE, sentence)
     return None
@@ -171,6 +175,19 @@ def _no_slice(header: Header) -> Unprocessable | None:
     elif is_secondary and not header.raw("ImagePositionPatient"):
         sentence = "The image is a secondary picture (such as a dose page) without a position."
     return Unprocessable(Reason.NOT_A_CT_SLICE, sentence) if sentence else None
+
+
+def _no_mr_slice(header: Header) -> Unprocessable | None:
+    sentence = ""
+    if (header.number("SamplesPerPixel") or 1) != 1:
+        sentence = "The image is a colour picture, so it is no MR slice."
+    elif header.text("BurnedInAnnotation").upper() == "YES":
+        sentence = "Text is burned into the image, so its values are no MR values."
+    elif not header.raw("ImagePositionPatient"):
+        sentence = "The image has no position (a spectrum, a map or a screenshot)."
+    elif words_of(header, Meaning.LOCALIZER) or is_described_as(header, Meaning.LOCALIZER):
+        sentence = "The image is a localizer."
+    return Unprocessable(Reason.NOT_AN_MR_SLICE, sentence) if sentence else None
 
 
 def _is_localizer(header: Header) -> bool:
@@ -245,6 +262,8 @@ def oddities(headers: Sequence[Header]) -> list[str]:
 
 def check_scope(header: Header, output: Output) -> None:
     """Raise Unprocessable for a slice that a generator must not touch."""
+    if header.text("SOPClassUID") == MR_IMAGE:
+        raise Unprocessable(Reason.OUT_OF_SCOPE, NOT_CT)
     check_subject(header, "CT")
     _check_hounsfield(header)
     _check_derived(header, output)

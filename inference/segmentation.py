@@ -1,7 +1,6 @@
 """A mask as a DICOM Segmentation: binary, one segment, frames at the positions of the source."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from inference import header as h
 from inference import release
 from inference.dataset import Header
 from inference.header import Elements
+from inference.model import Segment
 from inference.results import RESEARCH_LABEL, RESEARCH_WORDS, Making, shared
 from inference.scope import MANUFACTURER, MODEL_NAME
 
@@ -25,22 +25,6 @@ COPIED = frozenset(map(tag_for_keyword, (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY)
 Mask = NDArray[np.bool_]
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a mask shows, in words and codes (PS3.16 CID 7150 and 7151)."""
-
-    label: str
-    category: Code
-    kind: Code
-
-
-BRAIN = Segment(
-    "Brain",
-    Code("123037004", "SCT", "Anatomical Structure"),
-    Code("12738006", "SCT", "Brain"),
-)
 
 
 def segmentation(
@@ -130,8 +114,8 @@ def _described(segment: Segment, making: Making) -> "SegmentDescription":
     return SegmentDescription(
         segment_number=1,
         segment_label=segment.label,
-        segmented_property_category=segment.category,
-        segmented_property_type=segment.kind,
+        segmented_property_category=Code(*segment.category),
+        segmented_property_type=Code(*segment.kind),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=identification,
         tracking_uid=making.uid_of(f"tracking of {segment.label}"),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -19,6 +20,9 @@ from inference.kinds import (
     is_parallel,
     is_same_grid,
     kinds_of,
+    mr_kind_of,
+    parts_of_mr,
+    words_of_mr,
 )
 from inference.pixels import PixelReader
 from inference.scope import instance_fault, is_derived_by_node, patient_mismatch
@@ -300,7 +304,7 @@ def _differing(
 def keys(groups: Sequence[Group]) -> list[str]:
     """A readable name for each group, no two alike; the same whatever the order of arrival."""
     names = [_kind_of(group) for group in groups]
-    for more in (_phase_of, _acquisition_of, _time_of, _plane_of, _frame_of):
+    for more in (_mr_of, _phase_of, _acquisition_of, _time_of, _plane_of, _frame_of):
         words = [more(group) for group in groups]
         several = Counter(name for name, _ in set(zip(names, words, strict=True)))
         names = [
@@ -317,8 +321,9 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     """
     labels = [""] * len(groups)
     used = [0] * len(groups)
-    of_acquisition = (_phase_of, _acquisition_of, _time_of)
-    for word_of in (_kernel_of, _kilovolts_of, _cut_of, *of_acquisition, _size_of):
+    telling: list[Callable[[Group], str]] = [_kernel_of, _kilovolts_of, *MR_PARTS, _cut_of]
+    telling += [_phase_of, _acquisition_of, _time_of, _size_of]
+    for word_of in telling:
         words = [_plain(word_of(group)) for group in groups]
         alike = Counter(labels)
         is_telling = len(set(words)) > 1
@@ -401,6 +406,20 @@ def _kernel_of(group: Group) -> str:
 def _kilovolts_of(group: Group) -> str:
     known = {kilovolts for header in group if (kilovolts := header.number("KVP"))}
     return f"{known.pop():g} kV" if len(known) == 1 else ""
+
+
+def _mr_of(group: Group) -> str:
+    """Echo, inversion, b-value and part of the complex image; nothing for another modality."""
+    kind = mr_kind_of(group[0])
+    return words_of_mr(kind) if kind is not None else ""
+
+
+def _mr_part(number: int, group: Group) -> str:
+    kind = mr_kind_of(group[0])
+    return parts_of_mr(kind)[number] if kind is not None else ""
+
+
+MR_PARTS = tuple(partial(_mr_part, number) for number in range(5))
 
 
 def _cut_of(group: Group) -> str:
@@ -495,7 +514,7 @@ class SetAside:
 def stacks_of(headers: Iterable[Header]) -> list[Stack]:
     """The stacks of one or several series, largest first; each becomes a job of its own.
 
-    A series that holds no CT slice is one stack too, so that somebody is told why it has no result;
+    A series that holds no slice is one stack too, so that somebody is told why it has no result;
     and so is a series whose instances disagree about the patient.
     """
     return [stack for group in _by_series(headers) for stack in _sorted_out(group)[0]]
@@ -538,7 +557,8 @@ def _without_match(header: Header, stacks: Sequence[Group], group: Group) -> Set
     names = min(differences, key=lambda words: words.count(","))
     why = f" (other {names})" if names else ""
     sentence = f"The image matches no other of its series{why}."
-    return SetAside(header, Reason.NOT_A_CT_SLICE, sentence)
+    is_mr = mr_kind_of(header) is not None
+    return SetAside(header, Reason.NOT_AN_MR_SLICE if is_mr else Reason.NOT_A_CT_SLICE, sentence)
 
 
 def facts_of(aside: Iterable[SetAside]) -> list[dict[str, object]]:

@@ -30,6 +30,7 @@ MR_IMAGE = h.keywords_of(
     """
 )
 TYPE_2 = ("ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength", "AcquisitionNumber")
+EXTRACTED_SERIES = "series of the extracted brain"  # its place among the UIDs of a job
 MASKED = h.items_of(
     h.elements_of(
         CodeValue="113047", CodingSchemeDesignator="DCM", CodeMeaning="Pixel by pixel mask"
@@ -50,12 +51,13 @@ def stripped_slices(
     stored: Sequence[Stored],
     mask: NDArray[np.bool_],
     making: Making,
+    label: str = "Brain",
     number: int = 1,
 ) -> Iterator[Elements]:
-    """The data set of each slice, in the order given."""
+    """The data set of each slice, in the order given; `label` says what the mask shows."""
     background = background_of(stored, PixelFormat.of(headers[0]))
-    series = shared(headers[0], making, "Brain extracted", number) | h.elements_of(
-        Modality="MR", SeriesInstanceUID=making.uid_of("series of the extracted brain")
+    series = shared(headers[0], making, f"{label} extracted", number) | h.elements_of(
+        Modality="MR", SeriesInstanceUID=making.uid_of(EXTRACTED_SERIES)
     )
     numbers = _numbers(headers)
     for place, header in enumerate(headers):

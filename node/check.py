@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from inference import registry
 from inference.errors import ModelLoadError
 from inference.pixels import decoder_of
-from inference.request import ModelSpec
 from node import health, wording
 from node.config import Config, Destination, ModelEntry
 from node.dicom import scu
@@ -230,9 +229,7 @@ def _models(config: Config) -> Iterator[Finding]:
 
 def _model(name: str, entry: ModelEntry | None, device: str) -> Finding:
     what = f"model {name}"
-    spec = ModelSpec(name)
-    if entry is not None:
-        spec = ModelSpec(name, entry.class_path, entry.weights, entry.weights_sha256)
+    spec = entry.spec if entry is not None else registry.spec_of(name)
     try:
         model = registry.load(spec, device)
     except ModelLoadError as error:

@@ -188,7 +188,7 @@ def _codes(first: int, last: int | None = None) -> str:
 def _density(route: Route) -> str:
     if route.target_spacing_mm is not None:
         return f"every {route.target_spacing_mm:g} mm"
-    return f"factor {route.factor}"
+    return f"factor {route.factor}" if route.factor is not None else "a mask"
 
 
 def _match(route: Route) -> str:

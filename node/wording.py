@@ -67,3 +67,9 @@ def set_aside(record: Mapping[str, object]) -> list[str]:
         f"{count(entry['instances'], 'instance')} (image {entry['numbers']}): {entry['why']}"
         for entry in (entries if isinstance(entries, list) else ())
     ]
+
+
+def mask(facts: Mapping[str, object]) -> str:
+    """Write what a job's record says of a mask: of what, in how many slices, and its volume."""
+    slices = int(str(facts["slices"]))
+    return f"{facts['label']} mask in {count(slices, 'slice')}, volume {facts['volume_cm3']} cm3"

@@ -26,7 +26,7 @@ class ReliabilityBand:
     least_hu: float
     most_hu: float | None  # None: there is no limit
     squares: int
-    said_hu: float  # mean
+    expected_hu: float  # mean
     true_hu: float  # mean
     far: float  # the share of squares that are off by FAR_HU or more
 
@@ -38,8 +38,8 @@ class ReliabilityBand:
 
 
 def squares_of(expected_hu: Plane, plane: Plane, truth: Plane) -> tuple[Squares, Squares]:
-    """What the map says of each square of the body, and the mean absolute error there."""
-    said, true, body = (
+    """Expected and true mean absolute error of each square of the body."""
+    expected, true, body = (
         reduced(values) * STEP_HU
         for values in (
             expected_hu,
@@ -48,24 +48,24 @@ def squares_of(expected_hu: Plane, plane: Plane, truth: Plane) -> tuple[Squares,
         )
     )
     inside = body > 0.5
-    return said[inside], true[inside]
+    return expected[inside], true[inside]
 
 
 def reliability(slices: Sequence[tuple[Squares, Squares]]) -> tuple[ReliabilityBand, ...]:
     """One band after the other, without those that no square is in."""
     if not slices:
         return ()
-    said, true = (np.concatenate(values) for values in zip(*slices, strict=True))
+    expected, true = (np.concatenate(values) for values in zip(*slices, strict=True))
     bands = []
     for least, most in pairwise(BOUNDS_HU):
-        inside = (said >= least) & (said < most)
+        inside = (expected >= least) & (expected < most)
         if inside.any():
             bands.append(
                 ReliabilityBand(
                     least_hu=least,
                     most_hu=most if np.isfinite(most) else None,
                     squares=int(inside.sum()),
-                    said_hu=round(float(said[inside].mean()), 1),
+                    expected_hu=round(float(expected[inside].mean()), 1),
                     true_hu=round(float(true[inside].mean()), 1),
                     far=round(float((true[inside] >= FAR_HU).mean()), 3),
                 )

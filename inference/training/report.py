@@ -135,9 +135,9 @@ SUMMED: Mapping[str, Callable[[Summed], str]] = {
     "verdict": lambda it: it.verdict,
 }
 RELIABILITY: Mapping[str, Callable[[ReliabilityBand], str]] = {
-    "said, HU": lambda it: it.name,
+    "expected, HU": lambda it: it.name,
     "squares": lambda it: f"{it.squares}",
-    "mean said": lambda it: f"{it.said_hu:.1f}",
+    "mean expected": lambda it: f"{it.expected_hu:.1f}",
     "mean true": lambda it: f"{it.true_hu:.1f}",
     "60 HU and more": lambda it: f"{it.far:.0%}",
 }
@@ -179,7 +179,7 @@ def confidence_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
 
 
 def reliability_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
-    """What the map of the expected error says, and what is true there: one row a cell and band."""
+    """Expected and true error of squares of the map: one row a cell and band."""
     return [
         (cell.kind.name, *_row(RELIABILITY, band)) for cell in cells for band in cell.reliability
     ]

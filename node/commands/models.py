@@ -16,6 +16,7 @@ from inference.request import (
     AcrossMissing,
     Derived,
     Failed,
+    File,
     Mark,
     ModelSpec,
     Outcome,
@@ -262,13 +263,10 @@ def process(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a model on a folder: one derived series per stack, with the same code as the node."""
+    """Run a model on a folder: the results of each stack, with the same code as the node."""
     from inference.stacks import read_headers, set_aside, stacks_of
 
     _refuse_wrong_use(factor, target_spacing_mm, out)
-    if target_spacing_mm is None:
-        factor = factor or DEFAULT_FACTOR
-    parameters = Parameters(factor, target_spacing_mm)
     output = Output(
         across_missing=across_missing,
         most_gap_mm=most_gap_mm,
@@ -277,7 +275,8 @@ def process(
         presentation_state=presentation_state,
         error_map=error_map,
     )
-    request = _request(settings_or_defaults(config), model, parameters, output, out)
+    asked = Parameters(factor, target_spacing_mm)
+    request = _request(settings_or_defaults(config), model, asked, output, out)
     headers = read_headers(files_of(folder))
     ends = _process_each(stacks_of(headers), request, shown=not as_json)
     aside = set_aside(headers)
@@ -313,6 +312,11 @@ def _request(
     known = specs(settings)
     if model not in known:
         raise UsageError(f"unknown model '{model}'; there are: {', '.join(known)}")
+    makes, is_asked = known[model].produces, parameters != Parameters()
+    if makes != "slices" and is_asked:
+        raise UsageError(f"--factor and --target-spacing: {model} makes a {makes}, not slices")
+    if makes == "slices" and not is_asked:
+        parameters = Parameters(DEFAULT_FACTOR)
     return Request(
         sources=(),
         model=known[model],
@@ -402,10 +406,8 @@ def _print_ends(ends: Sequence[StackEnd], aside: "Sequence[SetAside]") -> None:
 def _lines(end: StackEnd) -> list[str]:
     match end.outcome:
         case Derived(series_uid, _, files, record):
-            instances = wording.count(len(files), "instance")
-            generated = sum(file.generated for file in files)
             return [
-                f"{instances}, {generated} of them generated, in {end.folder}",
+                f"{_counted(files, record)}, in {end.folder}",
                 f"derived series {series_uid}",
                 *_confidence(record),
                 *(f"note: {note}" for note in terminal.texts(record.get("notes"))),
@@ -415,6 +417,13 @@ def _lines(end: StackEnd) -> list[str]:
         case Failed(reason, sentence, frames):
             return [f"failed: {reason}: {sentence}", frames]
     return ["stopped"]
+
+
+def _counted(files: Sequence[File], record: Mapping[str, Any]) -> str:
+    instances = wording.count(len(files), "instance")
+    if mask := record.get("mask"):
+        return f"{instances}, {wording.mask(mask)}"
+    return f"{instances}, {sum(file.generated for file in files)} of them generated"
 
 
 def _confidence(record: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from node.config.reading import defaults as defaults
 from node.config.reading import load as load
 from node.config.sections import SENDER as SENDER
+from node.config.sections import SLICE_OPTIONS as SLICE_OPTIONS
 from node.config.sections import Completion as Completion
 from node.config.sections import Condition as Condition
 from node.config.sections import Config as Config

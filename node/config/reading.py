@@ -12,7 +12,17 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from sqlalchemy.engine import make_url
 
-from node.config.sections import MEASURES, SENDER, Condition, Config, Route, Section, near
+from inference.request import ModelSpec
+from node.config.sections import (
+    MEASURES,
+    SENDER,
+    SLICE_OPTIONS,
+    Condition,
+    Config,
+    Route,
+    Section,
+    near,
+)
 from node.errors import ConfigError
 
 DEFAULT_PATH = Path("config.toml")
@@ -184,11 +194,17 @@ def contradictions(config: Config, raw: Mapping[str, object]) -> list[str]:
     ]
 
 
-def shipped_models() -> tuple[str, ...]:
-    """The names of the models that come with the product."""
+def shipped_models() -> Mapping[str, ModelSpec]:
+    """The models that come with the product, by name."""
     from inference.registry import REGISTERED
 
-    return tuple(entry.name for entry in REGISTERED)
+    return {entry.name: entry.spec for entry in REGISTERED}
+
+
+def _produces(config: Config, name: str) -> str:
+    """The family of a model; of one that is unknown, which another line says, slices."""
+    by_name = {**shipped_models(), **{entry.name: entry.spec for entry in config.models}}
+    return by_name[name].produces if name in by_name else "slices"
 
 
 def _repeated(raw: Mapping[str, object], table: str, key: str = "name") -> Iterator[str]:
@@ -204,6 +220,8 @@ def _selftest(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
         yield f'selftest.destination = "{wanted}": {_one_of(wanted, destinations)}'
     if model not in models:
         yield f'selftest.model = "{model}": {_one_of(model, models)}'
+    elif _produces(config, model) != "slices":
+        yield f'selftest.model = "{model}": a model that makes slices'
 
 
 def _web(config: Config) -> Iterator[str]:
@@ -232,7 +250,7 @@ def _routes(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
     destinations = [*_names(raw, "destination"), SENDER]
     models = [*shipped_models(), *_names(raw, "model")]
     for place, route in _placed(config.routes, raw):
-        yield from _one_density(place, route)
+        yield from _asked(place, route, _produces(config, route.model))
         yield from _targets(place, route, destinations)
         if route.model not in models:
             yield f'{place}.model = "{route.model}": {_one_of(route.model, models)}'
@@ -258,6 +276,16 @@ def _placed(routes: Iterable[Route], raw: Mapping[str, object]) -> Iterator[tupl
             if isinstance(entry, dict) and entry.get("name") == route.name:
                 yield f"route[{place}]", route
                 break
+
+
+def _asked(place: str, route: Route, produces: str) -> Iterator[str]:
+    """What a route must say to a model of slices, it must not say to any other."""
+    if produces == "slices":
+        yield from _one_density(place, route)
+        return
+    for name in SLICE_OPTIONS:
+        if name in route.model_fields_set:
+            yield f"{place}.{name}: only for a model that makes slices; {route.model} makes a mask"
 
 
 def _one_density(place: str, route: Route) -> Iterator[str]:

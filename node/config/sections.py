@@ -20,7 +20,14 @@ from pydantic import (
     model_validator,
 )
 
-from inference.request import AcrossMissing, Output, Parameters, SliceThickness, Undersampled
+from inference.request import (
+    AcrossMissing,
+    ModelSpec,
+    Output,
+    Parameters,
+    SliceThickness,
+    Undersampled,
+)
 from node.errors import UsageError
 
 SENDER = "sender"  # the destination whose AE title is the one that brought the series
@@ -467,6 +474,11 @@ class Route(Section):
     )
 
     @property
+    def makes_slices(self) -> bool:
+        """True where it says how many slices its model makes; models of masks make none."""
+        return self.factor is not None or self.target_spacing_mm is not None
+
+    @property
     def parameters(self) -> Parameters:
         """The slices that the model is asked for."""
         return Parameters(**self._of(Parameters))
@@ -486,6 +498,14 @@ class Route(Section):
         return {name: getattr(self, name) for name in names}
 
 
+# What a route says to a model that makes slices, and to no other.
+SLICE_OPTIONS = (
+    *("factor", "target_spacing_mm", "include_received", "accept_derived", "despite_thin"),
+    *("slice_thickness", "across_missing", "most_gap_mm", "undersampled", "classical_below"),
+    *("hold_below", "overlay", "presentation_state", "error_map"),
+)
+
+
 class ModelEntry(Section):
     """A site's own model: an importable class, its weights by path and SHA-256."""
 
@@ -499,6 +519,14 @@ class ModelEntry(Section):
     weights_sha256: str = Field(
         "", pattern=r"^([0-9a-f]{64})?$", description="64 hexadecimal digits, lower case"
     )
+    produces: Literal["slices", "mask"] = Field("slices", description='"slices" or "mask"')
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What a request names it by."""
+        return ModelSpec(
+            self.name, self.class_path, self.weights, self.weights_sha256, self.produces
+        )
 
 
 class Config(Section):

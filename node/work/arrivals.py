@@ -465,7 +465,8 @@ class Arrivals:
         held = study.mixed_up or _disagreement(asked)
         for part, route in _asking(asked, rules):
             verdict = held
-            if verdict is None and not (route.despite_thin or rules.insisted):
+            is_filled = route.makes_slices and not route.despite_thin
+            if verdict is None and is_filled and not rules.insisted:
                 verdict = study.thinner(asked.stack)
             new = self._request(part.arrival, asked.stack, instances).by(route, rules, verdict)
             yield replace(new, on_behalf=part is not study.own, record=study.record)
@@ -501,7 +502,8 @@ class Arrivals:
         self, arrival: Arrival, others: StudyContext, stacks: Sequence[Stack]
     ) -> dict[int, JobVerdict]:
         """Jobs that wait and that thinner slices, received just now, have made pointless."""
-        despite = {route.name for route in self.rules.routes if route.despite_thin}
+        routes = self.rules.routes
+        despite = {route.name for route in routes if route.despite_thin or not route.makes_slices}
         waiting = self._queue.waiting_beside(arrival.study_uid, arrival.series_id)
         stack_of = {job.id: job.stack for job in waiting if job.route not in despite}
         return {

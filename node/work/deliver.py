@@ -134,6 +134,10 @@ class Tally:
     heard: int = 0  # answers of any kind: the destination is there
     tries: int = 0  # the most often that one instance was not understood before
 
+    @property
+    def unsent(self) -> list[int]:
+        return [*self.refused, *self.few_retries, *self.retries]
+
 
 class Deliverer:
     """One thread a destination: a PACS that is down keeps no other waiting."""
@@ -210,13 +214,14 @@ class Deliverer:
         tally, beside = Tally(), Tally()
         self._paused = False
         result = scu.SendResult(Outcome.STORED)
-        # A destination that chokes on the SOP Class of a supplement has the series by then.
+        # A destination that chokes on the SOP Class of a supplement has the series by then; and
+        # it is offered none beside slices that it lacks.
         for is_supplement in (False, True):
             group = [instance for instance in unsent if instance.is_supplement is is_supplement]
             if group:
                 answers = beside if is_supplement else tally
                 result = self._send_group(delivery, group, answers)
-                if result.outcome is not Outcome.STORED or self._has_to_stop():
+                if result.outcome is not Outcome.STORED or answers.unsent or self._has_to_stop():
                     break
         tally.heard += beside.heard
         tally.stored += beside.stored

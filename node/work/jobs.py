@@ -79,7 +79,7 @@ class InferenceJobs:
         parameters, output = from_snapshot(job.parameters)
         return Request(
             sources=sources(self._queue.instances(job.id), self._files),
-            model=self._site.models.get(job.model, ModelSpec(job.model)),
+            model=self._site.models.get(job.model) or registry.spec_of(job.model),
             parameters=parameters,
             output=output,
             folder=self._files.path(folder),
@@ -353,9 +353,5 @@ def _as_text(value: object) -> str:
 
 def specs(settings: Config) -> Mapping[str, ModelSpec]:
     """The models by name: those that come with the product, and those of the site."""
-    by_name = {entry.name: ModelSpec(entry.name, entry.factory) for entry in registry.REGISTERED}
-    for entry in settings.models:
-        by_name[entry.name] = ModelSpec(
-            entry.name, entry.class_path, entry.weights, entry.weights_sha256
-        )
-    return by_name
+    shipped = {entry.name: entry.spec for entry in registry.REGISTERED}
+    return {**shipped, **{entry.name: entry.spec for entry in settings.models}}

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from pydicom.datadict import dictionary_description
 
-from inference import geometry
+from inference import geometry, mr
 from inference.dataset import newest, numbers_of, quoted
-from inference.errors import Reason
+from inference.errors import Reason, Unprocessable
+from inference.kinds import mr_kind_of
 from inference.request import Output
 from inference.stacks import Header, Stack, stacks_of
 from storage.records import Brought, Instance
@@ -95,18 +96,24 @@ def members_of(stack: Stack, each: Sequence[Brought]) -> tuple[Brought, ...]:
 def _joined(stack: Stack, own: Brought, parts: tuple[Brought, ...]) -> AskedStack:
     """The slices of all these peers as one stack; those of one alone where they do not fit."""
     whole = _only(stack, parts)
-    fault = geometry.verdict(replace(whole, beside=()), ANY_SLICES)
+    fault = _verdict(replace(whole, beside=()))
     if fault is None or fault.reason not in ON_PLACES:
         return AskedStack(whole, parts)
     for part in parts:
         by_itself = replace(_only(stack, (part,)), beside=(), fault="")
-        verdict = geometry.verdict(by_itself, ANY_SLICES)
+        verdict = _verdict(by_itself)
         if verdict is not None and verdict.reason in ON_PLACES:
             return AskedStack(whole, parts)  # it is not the other peers' slices
     mine = replace(_only(stack, (own,)), fault="")
     strangers = [part for part in parts if not _is_among(own, (part,))]
     theirs = [header for header in whole.headers if header.uid not in own.uids]
     return AskedStack(mine, (own,), _sentence((own,), strangers, theirs, fault.sentence))
+
+
+def _verdict(stack: Stack) -> Unprocessable | None:
+    """The reason why no model of its modality takes a stack; None where there is none."""
+    is_mr = mr_kind_of(stack.headers[0]) is not None
+    return mr.verdict(stack) if is_mr else geometry.verdict(stack, ANY_SLICES)
 
 
 def _judged(asked: AskedStack, each: Sequence[Brought], others: Sequence[Header]) -> AskedStack:

@@ -1,25 +1,82 @@
-"""What every model that generates slices promises, whichever it is."""
+"""What every model promises, and what those of its family do."""
 
 import re
 
 import numpy as np
 import pytest
 
+from inference import mr
+from inference.dataset import Stack, read_headers
 from inference.errors import Reason, Unprocessable
-from inference.model import Limits, Model, Parameters, Step
-from inference.registry import REGISTERED, load
-from inference.request import ModelSpec
-from inference.volume import Geometry
+from inference.model import (
+    Limits,
+    Model,
+    Parameters,
+    Segment,
+    Step,
+    Window,
+    check_mask,
+    check_whole,
+)
+from inference.pixels import PixelReader
+from inference.registry import REGISTERED, RegisteredModel, load, spec_of
+from inference.volume import Geometry, Volume
 from tests.models.made import made_geometry, made_planes, window_of
+from tests.mr_series import HEAD
 
 
 def loaded(name: str) -> Model:
     """A registered model as the node loads it."""
-    return load(ModelSpec(name))
+    return load(spec_of(name))
 
 
-# The promises below are those of models that make slices; others get a list of their own.
-GENERATORS = [entry.name for entry in REGISTERED if loaded(entry.name).produces == "slices"]
+GENERATORS = [entry.name for entry in REGISTERED if entry.produces == "slices"]
+MASKERS = [entry.name for entry in REGISTERED if entry.produces == "mask"]
+
+
+@pytest.mark.parametrize("entry", REGISTERED, ids=lambda entry: entry.name)
+def test_a_model_says_what_it_is(entry: RegisteredModel) -> None:
+    model = loaded(entry.name)
+    assert (model.name, model.version, model.produces) == (
+        *(entry.name, entry.version, entry.produces),
+    )
+    assert re.fullmatch(r"\d+\.\d+\.\d+", model.version)
+    assert re.fullmatch(r"|[0-9a-f]{64}", model.weights_sha256)
+
+
+@pytest.mark.parametrize("entry", REGISTERED, ids=lambda entry: entry.name)
+def test_one_slice_is_too_few(entry: RegisteredModel) -> None:
+    asked = Parameters(factor=2) if entry.produces == "slices" else Parameters()
+    with pytest.raises(Unprocessable) as refused:
+        loaded(entry.name).plan(made_geometry(1), asked)
+    assert refused.value.reason is Reason.TOO_FEW_SLICES
+
+
+@pytest.fixture(scope="module")
+def head() -> Volume:
+    headers = tuple(read_headers(sorted(HEAD.glob("*.dcm"))))
+    return mr.open_volume(mr.examine(Stack("head", headers)), PixelReader())
+
+
+@pytest.mark.parametrize("name", MASKERS)
+def test_a_mask_is_0_or_1_for_every_pixel_and_the_same_each_time(name: str, head: Volume) -> None:
+    planes = {index: head.read(index) for index in range(len(head))}
+    before = {index: plane.copy() for index, plane in planes.items()}
+    masks = []
+    for model in (loaded(name), loaded(name)):
+        assert isinstance(getattr(model, "segment", None), Segment)
+        steps = model.plan(head.geometry, Parameters())
+        check_whole(steps, len(head))
+        (step,) = steps
+        prediction = model.run(step, Window(head.geometry, planes), Limits())
+        check_mask(step, prediction, head)
+        masks.append(np.stack(prediction.planes))
+    assert masks[0].any()
+    np.testing.assert_array_equal(*masks)
+    assert all(np.array_equal(planes[index], before[index]) for index in planes)
+
+
+# The promises below are those of models that make slices.
 
 
 @pytest.fixture(scope="module", params=GENERATORS)
@@ -31,13 +88,6 @@ def steps_of(model: Model, geometry: Geometry, factor: int = 2) -> list[Step]:
     return [
         step for step in model.plan(geometry, Parameters(factor=factor)) if step.gap is not None
     ]
-
-
-def test_a_model_says_what_it_is(model: Model) -> None:
-    assert model.name in GENERATORS
-    assert re.fullmatch(r"\d+\.\d+\.\d+", model.version)
-    assert re.fullmatch(r"|[0-9a-f]{64}", model.weights_sha256)
-    assert model.produces == "slices"
 
 
 @pytest.mark.parametrize("factor", range(2, 11))
@@ -87,12 +137,6 @@ def test_nothing_to_do_is_a_verdict_not_an_empty_result(model: Model) -> None:
         model.plan(made_geometry(5, gaps_mm=1.0), Parameters(target_spacing_mm=1.25))
     assert refused.value.reason is Reason.NOTHING_TO_DO
     assert "1.00 mm" in refused.value.sentence
-
-
-def test_one_slice_is_too_few(model: Model) -> None:
-    with pytest.raises(Unprocessable) as refused:
-        model.plan(made_geometry(1), Parameters(factor=2))
-    assert refused.value.reason is Reason.TOO_FEW_SLICES
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def test_each_band_has_what_is_said_and_what_is_true_there() -> None:
     off[:32] = 100.0
     off[:, :32] = 50.0
     low, high = reliability([squares_of(expected, truth + off, truth)])
-    assert (low.name, low.said_hu, low.true_hu, low.far) == ("5 to 10", 8.0, 25.0, 0.0)
-    assert (high.name, high.said_hu, high.true_hu, high.far) == ("60 to 100", 80.0, 75.0, 0.5)
+    assert (low.name, low.expected_hu, low.true_hu, low.far) == ("5 to 10", 8.0, 25.0, 0.0)
+    assert (high.name, high.expected_hu, high.true_hu, high.far) == ("60 to 100", 80.0, 75.0, 0.5)
     assert low.squares == high.squares == 72
 
 

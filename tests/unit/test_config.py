@@ -244,6 +244,31 @@ def test_a_route_has_a_factor_or_a_target_spacing(tmp_path: Path) -> None:
     assert neither == "route[0]: missing factor or target_spacing_mm; give one of them"
 
 
+MASKED = '[[route]]\nname = "r"\nmodel = "brain"\ndestinations = []\n'
+
+
+def test_a_route_to_a_model_of_masks_has_no_option_on_slices(tmp_path: Path) -> None:
+    (route,) = read(tmp_path, MASKED).routes
+    assert not route.makes_slices
+    for option in ("factor = 2", "target_spacing_mm = 1.0", "hold_below = 0.1", "overlay = true"):
+        name = option.partition(" ")[0]
+        said = f"route[0].{name}: only for a model that makes slices; brain makes a mask"
+        assert mistake(tmp_path, f"{MASKED}{option}\n") == said
+
+
+def test_a_model_of_the_site_says_that_it_makes_masks(tmp_path: Path) -> None:
+    ours = '[[model]]\nname = "ours"\nclass = "ours.net:Net"\nproduces = "mask"\n'
+    config = read(tmp_path, MASKED.replace("brain", "ours") + ours)
+    assert config.models[0].spec.produces == "mask"
+    other = ours.replace('"mask"', '"scores"')
+    assert mistake(tmp_path, other) == 'model[0].produces = "scores": "slices" or "mask"'
+
+
+def test_the_self_test_runs_a_model_of_slices(tmp_path: Path) -> None:
+    said = mistake(tmp_path, '[selftest]\nmodel = "brain"\n')
+    assert said == 'selftest.model = "brain": a model that makes slices'
+
+
 @pytest.mark.parametrize("factor", [-1, 0, 1, 11, 2.0])
 def test_a_factor_is_a_whole_number_from_2_to_10(tmp_path: Path, factor: float) -> None:
     text = ROUTE.replace("factor = 2", f"factor = {factor}")
@@ -252,7 +277,7 @@ def test_a_factor_is_a_whole_number_from_2_to_10(tmp_path: Path, factor: float) 
 
 def test_a_route_names_a_model_of_the_product_or_of_the_site(tmp_path: Path) -> None:
     route = ROUTE.replace('"linear"', '"ours"')
-    assert mistake(tmp_path, route).startswith('route[0].model = "ours": linear, midslice')
+    assert mistake(tmp_path, route).startswith('route[0].model = "ours": brain, linear, midslice')
     model = '[[model]]\nname = "ours"\nclass = "ours.net:Net"\n'
     assert read(tmp_path, route + model).models[0].class_path == "ours.net:Net"
     taken = mistake(tmp_path, model.replace('"ours"', '"linear"'))

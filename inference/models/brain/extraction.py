@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import Reason, Unprocessable
-from inference.model import Limits, Prediction, Produces, Step, Window
+from inference.model import Limits, Prediction, Produces, Segment, Step, Window
 from inference.models.brain.canonical import Turn, steps_mm
 from inference.models.brain.mask import (
     THRESHOLD,
@@ -25,6 +25,12 @@ FEWEST_SLICES = 40
 MOST_GAP_MM, MOST_PIXEL_MM = 3.0, 1.5
 LEAST_COVERAGE_MM = 100.0
 ROUNDING_MM = 0.01  # of positions and spacings in headers
+
+BRAIN = Segment(
+    "Brain",
+    ("123037004", "SCT", "Anatomical Structure"),
+    ("12738006", "SCT", "Brain"),
+)
 
 # (right, anterior, superior) in scanner units, its spacing in mm, device -> probability of brain
 Network = Callable[[NDArray[np.float32], tuple[float, ...], str], Probability]
@@ -89,6 +95,8 @@ class BrainExtraction:
     version: str
     weights_sha256: str
     produces: Produces = "mask"
+    segment = BRAIN
+    operating_point = f"threshold={THRESHOLD:g}"
 
     def probability(
         self, volume: NDArray[np.float32], spacing_mm: tuple[float, ...], device: str

@@ -38,9 +38,9 @@ from storage.queries.overview import JobDetail
 from storage.records import DeliveryState, JobState
 
 FOLDER, INDEX = "previews", "index.json"  # as the worker writes them
-# Every name that a page may ask for: a slice, the tint of its expected error, or a reformat through
-# the middle column or row.
-PICTURE = r"^(\d{5}(-error)?|(column|row)-(received|derived))\.png$"
+# Every name that a page may ask for: a slice, the tint of its expected error, the outline of its
+# mask, or a reformat through the middle column or row.
+PICTURE = r"^(\d{5}(-error|-mask)?|(column|row)-(received|derived))\.png$"
 HOW = {"linear": "linear interpolation", "cubic": "cubic interpolation", "dis": "optical flow"}
 # (name, centre, width in HU): the first is shown first.
 WINDOWS = (
@@ -50,6 +50,8 @@ WINDOWS = (
     ("Brain", 40, 80),
     ("Vessels", 200, 700),
 )
+# Of a mask, whose slices have a scanner's own units: their values are shown as if they were HU.
+WINDOWS_OF_MASK = (("All greys", 40, 400), ("Dark", -60, 200), ("Bright", 140, 200))
 MOST_INSTANCES = 500
 CANCELLABLE = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 SENDABLE_AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
@@ -164,6 +166,7 @@ class Pictures:
     first_is_up: bool  # in these planes
     is_hatched: bool  # one of them: it shows what no slice does
     is_tinted: bool  # some slice: its expected error can be laid over it
+    mask: str = ""  # what a mask shows whose outline can be laid over each slice
 
     @property
     def first(self) -> int:
@@ -190,6 +193,7 @@ class Pictures:
                 "title": _title(place),
                 "at": f"{self.axis} {place.at_mm:.2f} mm",
                 "generated": place.is_generated,
+                "tint": self._tint(place),
                 "before": max((i for i in received if i < number), default=number),
                 "after": min((i for i in received if i > number), default=number),
                 "text": self._text(place),
@@ -197,11 +201,18 @@ class Pictures:
             for number, place in enumerate(self.places)
         ]
 
+    def _tint(self, place: SlicePlace) -> str:
+        """Name the picture that can be laid over a slice, by the end of its file; "" = none."""
+        if self.mask:
+            return "-mask"
+        return "-error" if self.is_tinted and place.is_generated else ""
+
     def _text(self, place: SlicePlace) -> str:
         """Name a slice as a PACS does, and say what it is."""
         name = f"Image {place.received_number} of the received series"
         if place.number is not None:
-            name = f"Image {place.number} of {self.total} in the derived series"
+            what = "extracted" if self.mask else "derived"
+            name = f"Image {place.number} of {self.total} in the {what} series"
         at = f"{self.axis} {place.at_mm:.2f} mm"
         if not place.is_generated:
             copied = place.number is not None and place.received_number is not None
@@ -246,7 +257,7 @@ def _slices(detail: JobDetail, context: PageContext) -> Values:
         "mark": _mark(detail),
         "pictures": pictures,
         "slices": pictures.described() if pictures is not None else [],
-        "windows": WINDOWS,
+        "windows": WINDOWS_OF_MASK if pictures is not None and pictures.mask else WINDOWS,
         "places": places,
         "tilt": tilt,
         "axis": axis,
@@ -301,6 +312,7 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
         first_is_up=index["first_is_up"],
         is_hatched=index["hatched"],
         is_tinted=index.get("tinted", False),
+        mask=index.get("mask", ""),
     )
 
 

@@ -343,6 +343,7 @@ def _environment() -> Environment:
         "confidence": wording.confidence,
         "confidence_word": wording.word_of,
         "set_aside": wording.set_aside,
+        "mask": wording.mask,
         "study_date": study_date,
         "person": person,
         "percent": percent,

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node import health
-from node.config import Route
+from node.config import SLICE_OPTIONS, Route
 from node.web import middleware
 from node.web import rule_tester as rule_tests
 from node.web.access import AsOperator, AsViewer, How
@@ -209,7 +209,8 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
 def _further(route: Route) -> list[tuple[str, str]]:
     """The options of a route that its row in the table does not say already."""
     options = {**route.options, "despite_thin": route.despite_thin}
-    return [(name, _text(value)) for name, value in options.items() if name not in IN_ROW]
+    left_out = IN_ROW if route.makes_slices else SLICE_OPTIONS
+    return [(name, _text(value)) for name, value in options.items() if name not in left_out]
 
 
 def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:

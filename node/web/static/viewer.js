@@ -40,13 +40,13 @@
       } catch { image.alt = "The picture could not be loaded."; }
     };
 
-    // The expected error of a generated slice, as a tint over its picture.
+    // The expected error of a generated slice as a tint over its picture, or the outline of a mask.
     const tint = document.getElementById("tint");
     const overlay = viewer.querySelector("img.tint");
     const colour = (number) => {
       if (!tint) return;
-      overlay.hidden = tint.getAttribute("aria-pressed") !== "true" || !places[number].generated;
-      if (!overlay.hidden) overlay.src = address(number).replace(".png", "-error.png");
+      overlay.hidden = tint.getAttribute("aria-pressed") !== "true" || !places[number].tint;
+      if (!overlay.hidden) overlay.src = address(number).replace(".png", `${places[number].tint}.png`);
     };
     tint?.addEventListener("click", () => {
       tint.setAttribute("aria-pressed", String(tint.getAttribute("aria-pressed") !== "true"));

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+from node.mask_opinion import check
 from tests import phantoms
+from tests.mr_series import HEAD
 from tests.unit.commands.console import Midslice
 
 
 def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
     models = {model["name"]: model for model in midslice("models", "--json").json["models"]}
-    assert set(models) == {"linear", "midslice"}
+    assert {name: model["produces"] for name, model in models.items()} == {
+        "linear": "slices",
+        "midslice": "slices",
+        "brain": "mask",
+    }
     assert len(models["midslice"]["weights_sha256"]) == 64
     assert models["linear"]["weights_sha256"] == ""
     assert "CT stacks" in midslice("models").out
@@ -53,6 +59,21 @@ def test_process_makes_one_derived_series_a_stack(midslice: Midslice, tmp_path: 
     (series,) = result.json["series"]
     assert (series["state"], series["instances"], series["generated"]) == ("succeeded", 7, 3)
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 7
+
+
+def test_process_writes_the_segmentation_and_the_extracted_series(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    command = ("process", HEAD, "--model", "brain", "--out", tmp_path / "out")
+    wrong = midslice(*command, "--factor", 2)
+    assert wrong.status == 2
+    assert "brain makes a mask, not slices" in wrong.err
+    result = midslice(*command)
+    assert result.status == 0
+    assert "Brain mask in 57 slices, volume 1799" in result.out
+    files = sorted((tmp_path / "out").glob("*.dcm"))
+    assert len(files) == len(list(HEAD.glob("*.dcm"))) + 1
+    assert not check(sorted(HEAD.glob("*.dcm")), files)
 
 
 def test_process_makes_the_same_series_as_the_node_each_time(

@@ -17,9 +17,10 @@ from inference import header as h
 from inference import mr
 from inference.dataset import Header, Stack, read_headers
 from inference.mask_checks import ExpectedMask, verify
+from inference.models.brain.extraction import BRAIN
 from inference.pixels import PixelReader, Stored
 from inference.results import Algorithm, Making, description
-from inference.segmentation import BRAIN, segmentation
+from inference.segmentation import segmentation
 from inference.stripped import stripped_slices
 from inference.uids import as_uid
 from tests import mr_series
@@ -306,8 +307,8 @@ def test_several_stacks_of_a_series_are_told_apart(tmp_path: Path) -> None:
     results = made(tmp_path, label="echo 2")
     said = {dataset.SeriesDescription for dataset in of_each(results)}
     assert said == {
-        "Brain mask of t1_mprage_sag echo 2 (AI, research)",
-        "Brain extracted of t1_mprage_sag echo 2 (AI, research)",
+        "Brain mask echo 2 of t1_mprage_sag (AI, research)",
+        "Brain extracted echo 2 of t1_mprage_sag (AI, research)",
     }
 
 

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from inference import mr
 from inference.dataset import Stack, read_headers
 from inference.errors import Reason, Unprocessable
+from inference.kinds import mr_kind_of, words_of_mr
 from inference.pixels import PixelReader
 from tests import mr_series, phantoms
 from tests.mr_series import setting
@@ -54,15 +55,15 @@ def test_what_an_mr_scanner_takes_twice_at_one_place_are_two_kinds(
         setting(**(first if index % 2 else second))(made, index)
 
     files = mr_series.write(tmp_path, edit)
-    kinds = {mr.kind_of(header) for header in read_headers(files)}
+    kinds = {mr_kind_of(header) for header in read_headers(files)}
     assert len(kinds) == 2
-    assert len({mr.words_of_kind(kind) for kind in kinds}) == 2
+    assert len({words_of_mr(kind) for kind in kinds}) == 2
 
 
 def test_a_letter_and_a_word_for_the_same_part_are_one_kind(tmp_path: Path) -> None:
     types = (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "OTHER", "MAGNITUDE"])
     files = mr_series.write(tmp_path, setting(ImageType=lambda index: types[index % 2]))
-    assert len({mr.kind_of(header) for header in read_headers(files)}) == 1
+    assert len({mr_kind_of(header) for header in read_headers(files)}) == 1
 
 
 def test_images_of_two_echoes_are_no_volume(tmp_path: Path) -> None:

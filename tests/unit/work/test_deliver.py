@@ -472,11 +472,17 @@ def test_a_refused_supplement_is_named_and_the_series_is_sent(
     assert words in done.sentence
 
 
-def test_a_refused_slice_still_holds_the_delivery(site: Site) -> None:
+@pytest.mark.parametrize(("status", "state"), [(0x0122, "held"), (0xA700, "queued")])
+def test_no_supplement_is_offered_beside_slices_that_are_not_stored(
+    site: Site, status: int, state: str
+) -> None:
     delivery = with_supplement(site)
-    site.pacs.statuses = [0x0000, 0x0122]
+    site.pacs.statuses = [0x0000, status]
     site.configure(PACS)
-    assert site.tried(delivery).state == "held"
+    done = site.tried(delivery)
+    assert done.state == state
+    assert f"0x{status:04X}" in done.sentence
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1"]
 
 
 @pytest.mark.parametrize("status", [None, 0xC000, 0xA700])

@@ -16,6 +16,7 @@ from node.work.joining import AskedStack, stacks_asked_by
 from storage.enqueue import requesters
 from storage.records import Arrival, ArrivalState, Brought, Instance, Job, JobState
 from tests import phantoms
+from tests.mr_series import as_mr
 from tests.phantoms import Patient, Series
 from tests.unit.inference.case import assign
 from tests.unit.storage.stored import Stored
@@ -282,6 +283,32 @@ def test_slices_of_another_peer_that_do_not_fit_are_held_and_the_sentence_names_
     assert "do not fit those of" in second.sentence
     assert "CT1" in second.sentence
     assert word in second.sentence
+
+
+def test_mr_slices_of_two_peers_are_joined_or_held_as_those_of_ct_are(peers: Peers) -> None:
+    mask = {"model": "brain", "factor": None, "match": {"Modality": "MR"}}
+    peers.site.follow(route(**mask, destinations=["sender"]))
+    peers.bring("CT1", range(5), edit=lambda made, index: as_mr(made))
+    peers.bring("CT2", range(5, 9), edit=lambda made, index: as_mr(made))
+    (job,) = peers.jobs()
+    assert peers.uids(job) == [*WHOLE]
+    assert peers.requesters(job) == {"CT1", "CT2"}
+
+
+def test_mr_slices_of_two_peers_that_lie_between_each_other_are_held(peers: Peers) -> None:
+    mask = {"model": "brain", "factor": None, "match": {"Modality": "MR"}}
+    peers.site.follow(route(**mask, destinations=["sender"]))
+
+    def moved(made: Dataset, index: int) -> None:
+        as_mr(made)
+        _moved(made, index)
+
+    peers.bring("CT1", ODD, edit=lambda made, index: as_mr(made))
+    peers.jobs()
+    finish(peers)
+    peers.bring("CT2", EVEN, edit=moved)
+    _, second = peers.jobs()
+    assert of(second) == ("held", "PEERS_DISAGREE")
 
 
 def test_another_kind_of_image_from_another_peer_is_a_stack_of_its_own(peers: Peers) -> None:
