@@ -59,7 +59,7 @@ def test_an_operator_tries_a_series_and_a_try_that_fails_leaves_no_verdict(
 def test_nothing_to_try_is_said(open_page: Open) -> None:
     page = open_page("/configuration")
     page.get_by_role("button", name="Try").click()
-    expect(page.locator("#message")).to_contain_text("Drop a Part 10 file")
+    expect(page.locator("#message")).to_contain_text("Choose a Part 10 file")
 
 
 def test_a_file_that_is_no_image_is_said_to_be_none(open_page: Open, tmp_path: Path) -> None:

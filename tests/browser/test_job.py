@@ -110,10 +110,10 @@ def test_geometry_time_line_and_deliveries_tell_the_whole_way(site: Site, open_p
     steps = page.locator(".steps li")
     expect(steps.first).to_contain_text("8 instances from STORESCU")
     expect(steps.nth(1)).to_contain_text("No further instance came for")
-    expect(steps.last).to_contain_text("Sent to archive 29 of 29 stored there.")
+    expect(steps.last).to_contain_text("Sent to archive 30 of 30 stored there.")
     deliveries = page.get_by_role("region", name="Deliveries")
     expect(deliveries).to_contain_text("sent")
-    expect(deliveries).to_contain_text("29 × 0000 stored")
+    expect(deliveries).to_contain_text("30 × 0000 stored")
 
 
 def test_a_gap_that_was_left_is_hatched_in_every_view(site: Site, open_page: Open) -> None:
@@ -155,8 +155,8 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
     page = open_page(f"/jobs/{job}", "otto")
     page.get_by_role("button", name="Send again").click()
     expect(page.locator("#message")).to_contain_text("The derived series is sent once more.")
-    expect(page.get_by_role("region", name="Deliveries")).to_contain_text("29 of 29", timeout=SOON)
-    expect(page.locator("#progress")).to_contain_text("29 × 0000", timeout=SOON)
+    expect(page.get_by_role("region", name="Deliveries")).to_contain_text("30 of 30", timeout=SOON)
+    expect(page.locator("#progress")).to_contain_text("30 × 0000", timeout=SOON)
 
 
 def test_what_waits_for_an_hour_is_tried_now(site: Site, open_page: Open) -> None:

@@ -148,7 +148,7 @@ def test_a_series_is_processed_now_where_somebody_cannot_wait(site: Site) -> Non
         done = site.ask(RequestKind.PROCESS_NOW, uid)
         assert (done.state, done.sentence) == (
             RequestState.DONE,
-            "The series is complete with 3 instances: 1 jobs.",
+            "The series is complete with 3 instances: 1 job.",
         )
         site.job(uid, JobState.SUCCEEDED)
         again = site.ask(RequestKind.PROCESS_NOW, uid)
@@ -211,7 +211,7 @@ def test_a_made_series_goes_all_the_way_and_leaves_nothing_behind(site: Site) ->
         "delivered",
     ]
     assert (found.state, found.who) == (SelfTestState.PASSED, "anna")
-    assert len(site.pacs.files()) == before + 11
+    assert len(site.pacs.files()) == before + 12  # a presentation state beside them
     assert selftests.leftovers(site.database) == ()
     assert not (site.node.folder / "var" / "selftest").exists() or not list(
         (site.node.folder / "var" / "selftest").iterdir()

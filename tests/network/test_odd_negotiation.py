@@ -175,7 +175,7 @@ def test_a_request_that_nobody_can_read_is_an_event_and_stands_with_the_rejected
         (lambda peer: peer.send(pdu(ABORT, bytes(4))), "aborted", "peer", "by its application"),
         (lambda peer: peer.send(pdu(ABORT, b"\0\0\2\2")), "aborted", "peer", "unexpected PDU"),
         (lambda peer: peer.socket.close(), "dropped", "peer", "the connection broke"),
-        (lambda peer: peer.send(pdu(9, bytes(4))), "aborted", "node", "is no DICOM message"),
+        (lambda peer: peer.send(pdu(9, bytes(4))), "aborted", "node", "is not a DICOM message"),
     ],
 )
 def test_the_end_of_an_association_is_an_event(

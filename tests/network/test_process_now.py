@@ -84,7 +84,7 @@ def test_a_person_processes_it_at_the_command_line(site: Site) -> None:
         done.stdout,
     )
     site.wait_for_result(series_uid)
-    assert len(site.pacs.files()) == 9
+    assert len(site.pacs.files()) == 10  # nine slices and a presentation state
     again = site.command("process-now", series_uid, "--route", "thick")
     assert "has succeeded already; redeliver it" in again.stdout
     unknown = site.command("process-now", series_uid, "--route", "nowhere")

@@ -106,7 +106,7 @@ def test_what_an_unknown_sender_is_owed_goes_to_it_once_it_is_configured(
     (delivery,) = node_rows.deliveries(node, uid_of(files))
     assert "'STRANGER' belongs to no destination" in delivery.sentence
     assert "sends_as" in delivery.sentence
-    assert "goes on by itself" in delivery.sentence
+    assert "continues by itself" in delivery.sentence
     settings = {"results_per_study": MOST_RESULTS, "reruns": MOST_RERUNS, "quiet_seconds": 0.7}
     node.configure(*parts(archive, second, ', "STRANGER"'), **settings)
     node.hang_up()
