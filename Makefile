@@ -92,6 +92,7 @@ train: setup  ## train the generator from DATA, on the CPU or on CUDA
 
 train-models: setup  ## train the models beside the generator from DATA
 	$(BIN)/midslice train $(DATA)/mr-brain --model brain-unet
+	$(BIN)/midslice train $(DATA)/ct-haemorrhage --model haemorrhage
 
 docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
 	$(BIN)/midslice conformance > CONFORMANCE.md.new && mv CONFORMANCE.md.new CONFORMANCE.md

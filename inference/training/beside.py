@@ -31,7 +31,7 @@ class EvaluationOrder:
     data: Path
     out: Path
     weights: Path | None
-    folds: Path | None  # a folder: PATIENT.safetensors, trained without that patient
+    folds: Path | None  # a folder of weights trained without a patient or a fold
     device: str
 
 
@@ -45,10 +45,14 @@ class Table:
     record: Mapping[str, object] = field(default_factory=dict)  # JSON
 
 
-TRAINERS = {"brain-unet": "inference.training.brain:train_all"}
+TRAINERS = {
+    "brain-unet": "inference.training.brain:train_all",
+    "haemorrhage": "inference.training.haemorrhage:train_all",
+}
 JUDGES = {
     "brain": "inference.training.brain_figures:judge",
     "brain-unet": "inference.training.brain_figures:judge",
+    "haemorrhage": "inference.training.haemorrhage_figures:judge",
 }
 
 

@@ -1,0 +1,1 @@
+"""Scores of haemorrhage on head CT without contrast: slices, and the series as a whole."""

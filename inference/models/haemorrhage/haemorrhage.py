@@ -1,0 +1,215 @@
+"""The model `haemorrhage`: scores of haemorrhage for each slice of a head CT, and for the series.
+
+Each slab of 5 mm is seen between its neighbours, once as it is and once mirrored; the logits are
+smoothed along the patient. A score is a probability in a department where as many slices bleed as
+in the training set (12 %), and as many patients (44 %).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from inference.errors import ModelLoadError
+from inference.models.haemorrhage.head import (
+    Pictures,
+    Square,
+    cropped,
+    head_mask,
+    triples,
+    windowed,
+)
+from inference.models.haemorrhage.network import Network, heat
+from inference.models.haemorrhage.scope import HeadPixels, check_pixels, examined
+from inference.models.haemorrhage.stack import (
+    Slab,
+    Upright,
+    check_geometry,
+    slabs_of,
+    upright_slabs,
+)
+from inference.volume import Geometry, Plane
+
+SHIPPED_WEIGHTS = Path(__file__).with_name("haemorrhage.safetensors")
+LEVELS = 255.0
+BATCH = 16  # slabs at once
+NEIGHBOURS = (0.25, 0.5, 0.25)  # of the smoothed logit: a haemorrhage rarely ends within a slab
+STRONGEST = 3  # slabs whose mean logit is that of the series
+METAL_HU, MOST_METAL_SLICES = 3000.0, 2
+
+Floats = NDArray[np.float64]
+Volume = NDArray[np.float32]  # (slices, rows, columns) HU
+
+
+def as_input(pictures: Pictures) -> Tensor:
+    """(n, 3, side, side) pictures as the network takes them: float32, -1 to 1."""
+    return torch.from_numpy(pictures.astype(np.float32) / (LEVELS / 2.0) - 1.0)
+
+
+def smoothed(logits: Floats) -> Floats:
+    """Logits of the slabs of one patient, in order, with those of their neighbours."""
+    return np.convolve(np.pad(logits, 1, mode="edge"), NEIGHBOURS, mode="valid")
+
+
+def series_logit(logits: Floats) -> float:
+    """The logit of a series: the mean of its highest ones."""
+    return float(np.sort(logits)[-STRONGEST:].mean())
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From logits to probabilities (Platt), and the probability from which a score is high."""
+
+    slope: float
+    shift: float
+    threshold: float
+
+    def probability(self, logits: Floats) -> Floats:
+        return 1.0 / (1.0 + np.exp(-(self.slope * logits + self.shift)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The scales of a model, fitted on scores of patients that were left out of its training."""
+
+    slices: Scale
+    series: Scale
+    patients: tuple[str, ...]  # on which it was trained
+
+    @classmethod
+    def read(cls, path: Path) -> "Calibration":
+        """Raises ModelLoadError for a file that is missing or another."""
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            slices, series = (Scale(**facts[name]) for name in ("slices", "series"))
+            return cls(slices, series, tuple(facts["patients"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelLoadError(f"{path}: not a calibration of haemorrhage: {error}") from error
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesScores:
+    """The result for one stack; slices are those of the source, in its order."""
+
+    slices: Floats  # (slices,) probability of haemorrhage
+    series: float
+    calibration: Calibration
+    pixels: HeadPixels
+    heat: Mapping[int, Plane]  # strongest slices -> (rows, columns) 0 to 1: what the network used
+    doubts: tuple[str, ...]
+
+    @property
+    def is_present(self) -> bool:
+        """True where the series is at or above its threshold; below, nothing is denied."""
+        return self.series >= self.calibration.series.threshold
+
+    @property
+    def high_slices(self) -> tuple[int, ...]:
+        """Slices at or above the threshold of slices, the highest score first."""
+        order = np.argsort(-self.slices, kind="stable")
+        threshold = self.calibration.slices.threshold
+        return tuple(int(index) for index in order if self.slices[index] >= threshold)
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "series": round(self.series, 4),
+            "series_threshold": self.calibration.series.threshold,
+            "slices": [round(float(score), 4) for score in self.slices],
+            "slice_threshold": self.calibration.slices.threshold,
+            "head_slices": self.pixels.head_slices,
+            "vessels_per_mille": round(self.pixels.vessels_per_mille, 3),
+            "doubts": list(self.doubts),
+        }
+
+
+class Haemorrhage:
+    """The model `haemorrhage`, version and weights; keeps nothing between two stacks."""
+
+    name = "haemorrhage"
+    version = "1.0.0"
+    produces: Literal["scores"] = "scores"
+
+    def __init__(self, weights: Path | None = None, device: str = "cpu") -> None:
+        path = weights or SHIPPED_WEIGHTS
+        self._network, self.weights_sha256 = load_network(path)
+        self._network.placed(device)
+        self._device = device
+        self.calibration = Calibration.read(path.with_suffix(".json"))
+
+    def scores(self, volume: Volume, geometry: Geometry) -> SeriesScores:
+        """The scores of a stack in HU; raises Unprocessable where it is out of scope."""
+        check_geometry(geometry)
+        slabs, upright = slabs_of(geometry), Upright.of(geometry)
+        planes = upright_slabs(volume, slabs, upright)
+        pixels = examined(planes, geometry.pixel_mm)
+        check_pixels(pixels)
+        pictures = windowed(planes)
+        mask = head_mask(pictures, geometry.pixel_mm)
+        square = Square.around(mask)
+        inside = np.where(mask, pictures, 0).astype(np.uint8)
+        logits, features = self.seen(cropped(inside, square))
+        slab_scores = self.calibration.slices.probability(logits)
+        series = self.calibration.series.probability(np.array([series_logit(logits)]))[0]
+        heat_planes = {
+            slabs[number].middle: upright.back(square.spread(features[number], mask[number]))
+            for number in np.argsort(-slab_scores, kind="stable")[:STRONGEST].tolist()
+        }
+        per_slice = np.empty(len(geometry))
+        for slab, score in zip(slabs, slab_scores, strict=True):
+            per_slice[list(slab.members)] = score
+        doubts = doubts_of(volume, slabs)
+        return SeriesScores(per_slice, float(series), self.calibration, pixels, heat_planes, doubts)
+
+    def seen(self, pictures: Pictures) -> tuple[Floats, NDArray[np.float32]]:
+        """Smoothed logits, and coarse heat maps, of the prepared pictures of one head in order."""
+        stack = triples(pictures)
+        logits, maps = [], []
+        with torch.inference_mode():
+            for start in range(0, len(stack), BATCH):
+                part = as_input(stack[start : start + BATCH]).to(
+                    self._device, memory_format=torch.channels_last
+                )
+                pair = [self._network.deep(self._network.shallow(x)) for x in (part, part.flip(-1))]
+                both = self._network.scored(pair[0]) + self._network.scored(pair[1])
+                logits.append(both.cpu() / 2.0)
+                maps.append(heat(pair[0], self._network.score.weight).cpu())
+        return smoothed(torch.cat(logits).double().numpy()), torch.cat(maps).numpy()
+
+
+def load_network(path: Path) -> tuple[Network, str]:
+    """The network of a weights file, ready to predict, and the SHA-256 of the file."""
+    network = Network()
+    try:
+        raw = path.read_bytes()
+        tensors = {name: tensor.float() for name, tensor in load_tensors(raw).items()}
+        counters = {n: t for n, t in network.state_dict().items() if not t.is_floating_point()}
+        network.load_state_dict(tensors | counters)
+    except OSError as error:
+        raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
+    except SafetensorError as error:
+        raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
+    except RuntimeError as error:  # missing, unexpected or misshapen tensors
+        raise ModelLoadError(f"{path}: not the weights of haemorrhage: {error}") from error
+    return network.eval().requires_grad_(requires_grad=False), hashlib.sha256(raw).hexdigest()
+
+
+def doubts_of(volume: Volume, slabs: tuple[Slab, ...]) -> tuple[str, ...]:
+    """What a person should look at before the scores are used."""
+    used = [index for slab in slabs for index in slab.averaged]
+    metal = sum(bool(volume[index].max() > METAL_HU) for index in used)
+    if metal <= MOST_METAL_SLICES:
+        return ()
+    return (f"Metal in {metal} slices (above {METAL_HU:.0f} HU): its streaks are taken for blood.",)

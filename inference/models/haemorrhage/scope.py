@@ -1,0 +1,180 @@
+"""What the pixels say: is this a head, and is there contrast in its vessels?
+
+Headers do not suffice: a CT angiography may carry no contrast attribute and no such word in its
+description, and its bright vessels look like blood.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from inference.errors import Reason, Unprocessable
+
+Planes = NDArray[np.float32]  # (slices, rows, columns) HU
+
+BONE_HU = 250.0
+CONTENT_HU = (0.0, 80.0)  # brain, fluid and blood
+DIRECTIONS = 72  # around the content of a slice
+BONY_SHARE = 0.75  # of the directions; a ring is open at sutures, fractures and the skull base
+AIR_HU, MOST_AIR = -300.0, 0.12  # inside the hull of the bone: ribs surround lungs
+LEAST_HEAD_SLICES = 6
+LEAST_CONTENT_MM2 = 1500.0
+
+VESSEL_HU = (75.0, 400.0)
+BLUR_MM = 0.6
+THIN_MM = 1.5  # what an opening of this radius takes away is thin
+DEEP_MM = 10.0  # from the skull: nearer to it, every edge looks like a vessel
+MOST_PER_MILLE = 1.5  # at most 0.76 in 21 plain series, 3.35 in one angiography
+
+SHARP_KERNELS = re.compile(
+    r"^(H[678]\d|[HB]r[678]\d|FC[38]\d|BONE|EDGE|LUNG|YC|YD|E$)", re.IGNORECASE
+)
+PLAIN = re.compile(  # words that deny contrast, taken out before contrast is looked for
+    r"\b(without|w/?o|non|no|not|ohne|sans)\b[\s_-]*(iv[\s_-]*)?(contrast\w*|kontrast\w*|km|c\+)",
+    re.IGNORECASE,
+)
+CONTRAST = re.compile(
+    r"(?<![a-z])(cta|ctp|angio\w*|perfusion\w*|contrast\w*|kontrast\w*|c\+"
+    r"|post(?![\s_-]*(op|trauma|crani|surg)))(?![a-z])",
+    re.IGNORECASE,
+)
+ADULT_YEARS = 18.0
+
+
+@dataclass(frozen=True)
+class HeadPixels:
+    """What was seen of a head."""
+
+    head_slices: int  # slices in which bone surrounds soft content
+    vessels_per_mille: float  # thin bright voxels of the deep region; 0 where there is none
+
+    @property
+    def is_head(self) -> bool:
+        return self.head_slices >= LEAST_HEAD_SLICES
+
+    @property
+    def has_contrast(self) -> bool:
+        return self.vessels_per_mille > MOST_PER_MILLE
+
+
+def examined(planes: Planes, pixel_mm: float) -> HeadPixels:
+    """Look at the pixels of a stack, slice by slice."""
+    head_slices, thin, deep = 0, 0, 0
+    for plane in planes:
+        content = intracranial(plane, pixel_mm)
+        if content is None:
+            continue
+        head_slices += 1
+        found_thin, found_deep = _thin_in_deep(plane, content, pixel_mm)
+        thin, deep = thin + found_thin, deep + found_deep
+    return HeadPixels(head_slices, 1000.0 * thin / deep if deep else 0.0)
+
+
+def intracranial(plane: NDArray[np.float32], pixel_mm: float) -> NDArray[np.bool_] | None:
+    """(rows, columns), true where content lies behind bone in most directions; None: no head."""
+    smooth = np.asarray(cv2.GaussianBlur(plane, (0, 0), 1.0 / pixel_mm), np.float32)
+    bone = smooth > BONE_HU
+    soft = (smooth > CONTENT_HU[0]) & (smooth < CONTENT_HU[1])
+    reach = max(1, round(2.0 / pixel_mm))
+    walls = ndimage.binary_dilation(bone, iterations=reach)
+    labels, count = ndimage.label(soft & ~walls)
+    if count == 0:
+        return None
+    largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    is_small = largest.sum() * pixel_mm**2 < LEAST_CONTENT_MM2
+    if is_small or _bony_share(largest, bone) < BONY_SHARE or _air_share(smooth, bone) > MOST_AIR:
+        return None
+    return np.asarray(ndimage.binary_dilation(largest, iterations=reach) & ~bone)
+
+
+def _bony_share(content: NDArray[np.bool_], bone: NDArray[np.bool_]) -> float:
+    """Share of the directions from the centre of the content in which bone lies outside it."""
+    rows, columns = np.nonzero(content)
+    centre = rows.mean(), columns.mean()
+    farthest: dict[bool, NDArray[np.float64]] = {}
+    for is_bone, mask in ((False, content), (True, bone)):
+        r, c = np.nonzero(mask)
+        angle = np.arctan2(r - centre[0], c - centre[1])
+        sector = ((angle + np.pi) / (2 * np.pi) * DIRECTIONS).astype(int) % DIRECTIONS
+        far = np.zeros(DIRECTIONS)
+        np.maximum.at(far, sector, np.hypot(r - centre[0], c - centre[1]))
+        farthest[is_bone] = far
+    has_content = farthest[False] > 0
+    behind = (farthest[True] > 0.9 * farthest[False]) & has_content
+    return float(behind.sum() / DIRECTIONS)
+
+
+def _air_share(plane: NDArray[np.float32], bone: NDArray[np.bool_]) -> float:
+    """Share of air inside the convex hull of the bone."""
+    points = np.argwhere(bone)[:, ::-1].astype(np.int32)
+    inside = np.zeros(plane.shape, np.uint8)
+    cv2.fillConvexPoly(inside, cv2.convexHull(points), 1)
+    return float((plane[inside > 0] < AIR_HU).mean())
+
+
+def _thin_in_deep(
+    plane: NDArray[np.float32], content: NDArray[np.bool_], pixel_mm: float
+) -> tuple[int, int]:
+    """Thin bright pixels far from the skull, and all pixels there."""
+    deep = ndimage.distance_transform_edt(content) * pixel_mm > DEEP_MM
+    blurred = cv2.GaussianBlur(plane, (0, 0), BLUR_MM / pixel_mm)
+    bright = ((blurred >= VESSEL_HU[0]) & (blurred <= VESSEL_HU[1])).astype(np.uint8)
+    radius = max(1, round(THIN_MM / pixel_mm))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    thin = (bright - cv2.morphologyEx(bright, cv2.MORPH_OPEN, disc)).astype(bool)
+    return int((thin & deep).sum()), int(deep.sum())
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What the header says of a head CT; empty where it says nothing."""
+
+    kernel: str = ""  # Convolution Kernel
+    contrast_agent: str = ""
+    contrast_route: str = ""
+    descriptions: Mapping[str, str] = field(default_factory=dict)  # attribute name -> its value
+    age_years: float | None = None
+
+
+def check_facts(facts: HeadFacts, *, children: bool = False) -> None:
+    """Raise Unprocessable, naming the attribute, for what the header puts out of scope."""
+    for attribute, value in (
+        ("ContrastBolusAgent", facts.contrast_agent),
+        ("ContrastBolusRoute", facts.contrast_route),
+    ):
+        if value.strip():
+            raise _out(f"{attribute} is '{value}': a series with contrast is not scored.")
+    for attribute, value in facts.descriptions.items():
+        if CONTRAST.search(PLAIN.sub(" ", value)):
+            raise _out(f"{attribute} is '{value}': a series with contrast is not scored.")
+    if SHARP_KERNELS.match(facts.kernel.strip()):
+        raise _out(
+            f"ConvolutionKernel is '{facts.kernel}': a sharp kernel is not scored; send the "
+            "soft-tissue series."
+        )
+    if facts.age_years is not None and facts.age_years < ADULT_YEARS and not children:
+        raise _out(
+            f"PatientAge is {facts.age_years:.0f} years: under {ADULT_YEARS:.0f} is out of scope."
+        )
+
+
+def check_pixels(pixels: HeadPixels) -> None:
+    """Raise Unprocessable where the pixels show no head, or contrast in its vessels."""
+    if not pixels.is_head:
+        raise _out(
+            f"A head is seen in {pixels.head_slices} slices; {LEAST_HEAD_SLICES} are needed."
+        )
+    if pixels.has_contrast:
+        raise _out(
+            f"The pixels show contrast in vessels: {pixels.vessels_per_mille:.2f} per mille of the "
+            f"deep brain are thin and bright, at most {MOST_PER_MILLE:g} are without contrast."
+        )
+
+
+def _out(sentence: str) -> Unprocessable:
+    return Unprocessable(Reason.OUT_OF_SCOPE, sentence)
