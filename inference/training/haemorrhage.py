@@ -24,9 +24,9 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from inference.errors import ModelLoadError
-from inference.models.haemorrhage.haemorrhage import Calibration, as_input
+from inference.models.haemorrhage.haemorrhage import ScoreCalibration, as_input
 from inference.models.haemorrhage.head import triples
-from inference.models.haemorrhage.network import FROZEN_BLOCKS, Network, from_imagenet
+from inference.models.haemorrhage.network import FROZEN_BLOCKS, ScoreNetwork, from_imagenet
 from inference.training.beside import Report, Table, TrainingOrder
 from inference.training.checkpoint import save_weights
 from inference.training.haemorrhage_figures import (
@@ -84,7 +84,7 @@ class HeadPlan:
         return cls(order.seed, order.device, versions, cls.epochs * share, order.steps)
 
 
-def imagenet_network(seed: int) -> Network:
+def imagenet_network(seed: int) -> ScoreNetwork:
     """The network that training begins with; its score is drawn."""
     try:
         path = importlib.resources.files(IMAGENET[0]).joinpath(*IMAGENET[1:])
@@ -115,7 +115,11 @@ class Cache:
     """The output of the frozen blocks for each version of each slice, in half precision."""
 
     def __init__(
-        self, heads: Sequence[HeadPatient], network: Network, plan: HeadPlan, progress: Progress
+        self,
+        heads: Sequence[HeadPatient],
+        network: ScoreNetwork,
+        plan: HeadPlan,
+        progress: Progress,
     ) -> None:
         random = default_rng(plan.seed)
         stacks = [triples(head.pictures) for head in heads]
@@ -143,8 +147,8 @@ class Cache:
 
 
 def fit(
-    network: Network, cache: Cache, train: Flags, plan: HeadPlan, progress: Progress
-) -> Network:
+    network: ScoreNetwork, cache: Cache, train: Flags, plan: HeadPlan, progress: Progress
+) -> ScoreNetwork:
     """A copy of the network with its later blocks trained on these slices.
 
     Its weights are those of half precision, in which they are written.
@@ -199,7 +203,7 @@ class Average:
         self.tensors: dict[str, Tensor] = {}
         self._count = 0
 
-    def add(self, model: Network) -> None:
+    def add(self, model: ScoreNetwork) -> None:
         self._count += 1
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
@@ -207,7 +211,7 @@ class Average:
                 mean += (tensor - mean) / self._count
 
 
-def logits_of(model: Network, cache: Cache, chosen: Flags, device: str) -> Floats:
+def logits_of(model: ScoreNetwork, cache: Cache, chosen: Flags, device: str) -> Floats:
     """Logits of unaltered slices, smoothed along each patient as the model does."""
     rows = np.flatnonzero(chosen)
     parts = []
@@ -221,7 +225,7 @@ def logits_of(model: Network, cache: Cache, chosen: Flags, device: str) -> Float
     return smoothed_each(cache.patient[rows], torch.cat(parts).double().numpy())
 
 
-def frozen_features(network: Network, cache: Cache, device: str) -> NDArray[np.float32]:
+def frozen_features(network: ScoreNetwork, cache: Cache, device: str) -> NDArray[np.float32]:
     """(slices, 1280): what the network sees without any training on heads."""
     with torch.inference_mode():
         parts = [
@@ -255,7 +259,7 @@ def train_all(order: TrainingOrder, report: Report) -> Table:
     cache = Cache(heads, network, plan, lambda share: report(0.2 * share, "frozen blocks"))
     folds = FOLDS if order.folds is None else min(FOLDS, max(FEWEST_FOLDS, order.folds))
     left_out: list[int | None] = [*range(folds), None]
-    networks: dict[int | None, Network] = {}
+    networks: dict[int | None, ScoreNetwork] = {}
     for number, fold in enumerate(left_out):
         words = "on all patients" if fold is None else f"without fold {fold}"
 
@@ -271,8 +275,8 @@ def conclude(
     order: TrainingOrder,
     heads: Sequence[HeadPatient],
     cache: Cache,
-    start: Network,
-    networks: Mapping[int | None, Network],
+    start: ScoreNetwork,
+    networks: Mapping[int | None, ScoreNetwork],
     report: Report,
 ) -> Table:
     """Scores of the patients left out, scales, figures, and everything that is written."""
@@ -298,7 +302,7 @@ def conclude(
         scales = fitted_scales(cohort.patient[train], cohort.truth[train], own_logits[train])
         names = tuple(head.name for head in heads if head.fold != fold)
         path = order.out / (WEIGHTS if fold is None else f"fold{fold}.safetensors")
-        _save(network, Calibration(*scales, names), path)
+        _save(network, ScoreCalibration(*scales, names), path)
     _write_scores(order.out / "scores.csv", cohort, methods)
     table = judged(cohort, methods, order.out)
     write_card(order, order.out / WEIGHTS, cohort, table)
@@ -306,7 +310,7 @@ def conclude(
     return table
 
 
-def _save(network: Network, calibration: Calibration, path: Path) -> None:
+def _save(network: ScoreNetwork, calibration: ScoreCalibration, path: Path) -> None:
     tensors = network.state_dict().items()
     save_weights({name: t.half() for name, t in tensors if t.is_floating_point()}, path)
     calibration.write(path.with_suffix(".json"))

@@ -255,7 +255,7 @@ def _draw(methods: Mapping[str, Scored], ours: Scored, out: Path) -> None:
 
 
 def write_card(order: TrainingOrder, weights: Path, cohort: Cohort, table: Table) -> None:
-    """What was trained, and the table, as Markdown."""
+    """The card of what was trained, with the table, as Markdown."""
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
     text = [

@@ -154,7 +154,7 @@ def figures(
 def gains(
     ours: Scored, baseline: Scored, names: Sequence[str] = tuple(FIGURES), seed: int = 1
 ) -> Mapping[str, Figure]:
-    """How far figures lie over the baseline's, both judged on the same draws of patients."""
+    """The distance of figures over the baseline's, both judged on the same draws of patients."""
     pairs = list(zip(drawn(ours, seed), drawn(baseline, seed), strict=True))
     return {
         name: _figure(

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from inference.errors import ModelLoadError, Reason, Unprocessable
 from inference.models.haemorrhage.haemorrhage import (
     SHIPPED_WEIGHTS,
-    Calibration,
     Haemorrhage,
+    ScoreCalibration,
     SeriesScores,
     doubts_of,
     series_logit,
@@ -298,9 +298,9 @@ CALIBRATION = {
 def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "weights.json"
     path.write_text(json.dumps(CALIBRATION), encoding="utf-8")
-    calibration = Calibration.read(path)
+    calibration = ScoreCalibration.read(path)
     calibration.write(path)
-    assert Calibration.read(path) == calibration
+    assert ScoreCalibration.read(path) == calibration
     assert calibration.series.probability(np.array([0.5])) == pytest.approx([0.5])
 
 
@@ -309,7 +309,7 @@ def test_another_calibration_is_refused(tmp_path: Path, facts: Mapping[str, obje
     path = tmp_path / "weights.json"
     path.write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(ModelLoadError, match="not a calibration"):
-        Calibration.read(path)
+        ScoreCalibration.read(path)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

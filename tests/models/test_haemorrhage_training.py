@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from inference.errors import ModelLoadError
 from inference.models.haemorrhage.haemorrhage import Haemorrhage, Scale
-from inference.models.haemorrhage.network import Network
+from inference.models.haemorrhage.network import ScoreNetwork
 from inference.training import haemorrhage as training
 from inference.training import haemorrhage_figures, scores
 from inference.training.beside import TrainingOrder
@@ -34,16 +34,16 @@ def heads() -> tuple[HeadPatient, ...]:
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> ScoreNetwork:
     torch.manual_seed(1)
-    return Network().eval()
+    return ScoreNetwork().eval()
 
 
 PLAN = HeadPlan(versions=2, steps=2)
 
 
 @pytest.fixture(scope="module")
-def cache(heads: Sequence[HeadPatient], network: Network) -> Cache:
+def cache(heads: Sequence[HeadPatient], network: ScoreNetwork) -> Cache:
     return Cache(heads, network, PLAN, lambda _share: None)
 
 
@@ -163,7 +163,7 @@ def test_a_regression_learns_what_it_trains_on() -> None:
 
 
 def test_one_seed_gives_the_same_weights_and_the_first_blocks_stay(
-    network: Network, cache: Cache
+    network: ScoreNetwork, cache: Cache
 ) -> None:
     train = cache.folds == 0
     first, second = (fit(network, cache, train, PLAN, lambda _share: None) for _ in range(2))
@@ -178,10 +178,10 @@ def test_one_seed_gives_the_same_weights_and_the_first_blocks_stay(
 
 
 def test_a_training_writes_weights_scores_curves_and_a_card(
-    heads: Sequence[HeadPatient], network: Network, cache: Cache, tmp_path: Path
+    heads: Sequence[HeadPatient], network: ScoreNetwork, cache: Cache, tmp_path: Path
 ) -> None:
     order = TrainingOrder(tmp_path, tmp_path / "out", 60.0, 2, 1, "cpu", None)
-    networks: dict[int | None, Network] = {
+    networks: dict[int | None, ScoreNetwork] = {
         fold: fit(network, cache, np.ones(len(cache.folds), bool), PLAN, lambda _share: None)
         for fold in (0, 1, None)
     }

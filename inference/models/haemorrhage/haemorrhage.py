@@ -28,7 +28,7 @@ from inference.models.haemorrhage.head import (
     triples,
     windowed,
 )
-from inference.models.haemorrhage.network import Network, heat
+from inference.models.haemorrhage.network import ScoreNetwork, heat
 from inference.models.haemorrhage.scope import HeadPixels, check_pixels, examined
 from inference.models.haemorrhage.stack import (
     Slab,
@@ -78,7 +78,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ScoreCalibration:
     """The scales of a model, fitted on scores of patients that were left out of its training."""
 
     slices: Scale
@@ -86,7 +86,7 @@ class Calibration:
     patients: tuple[str, ...]  # on which it was trained
 
     @classmethod
-    def read(cls, path: Path) -> "Calibration":
+    def read(cls, path: Path) -> "ScoreCalibration":
         """Raises ModelLoadError for a file that is missing or another."""
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ class SeriesScores:
 
     slices: Floats  # (slices,) probability of haemorrhage
     series: float
-    calibration: Calibration
+    calibration: ScoreCalibration
     pixels: HeadPixels
     heat: Mapping[int, Plane]  # strongest slices -> (rows, columns) 0 to 1: what the network used
     doubts: tuple[str, ...]
@@ -147,7 +147,7 @@ class Haemorrhage:
         self._network, self.weights_sha256 = load_network(path)
         self._network.placed(device)
         self._device = device
-        self.calibration = Calibration.read(path.with_suffix(".json"))
+        self.calibration = ScoreCalibration.read(path.with_suffix(".json"))
 
     def scores(self, volume: Volume, geometry: Geometry) -> SeriesScores:
         """The scores of a stack in HU; raises Unprocessable where it is out of scope."""
@@ -189,9 +189,9 @@ class Haemorrhage:
         return smoothed(torch.cat(logits).double().numpy()), torch.cat(maps).numpy()
 
 
-def load_network(path: Path) -> tuple[Network, str]:
+def load_network(path: Path) -> tuple[ScoreNetwork, str]:
     """The network of a weights file, ready to predict, and the SHA-256 of the file."""
-    network = Network()
+    network = ScoreNetwork()
     try:
         raw = path.read_bytes()
         tensors = {name: tensor.float() for name, tensor in load_tensors(raw).items()}
@@ -207,7 +207,7 @@ def load_network(path: Path) -> tuple[Network, str]:
 
 
 def doubts_of(volume: Volume, slabs: tuple[Slab, ...]) -> tuple[str, ...]:
-    """What a person should look at before the scores are used."""
+    """Doubts that a person should look at before the scores are used."""
     used = [index for slab in slabs for index in slab.averaged]
     metal = sum(bool(volume[index].max() > METAL_HU) for index in used)
     if metal <= MOST_METAL_SLICES:

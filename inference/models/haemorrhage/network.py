@@ -56,7 +56,7 @@ def _same(side: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class Block(nn.Module):
+class InvertedBlock(nn.Module):
     """Widen, filter each channel, narrow; the input passes around where shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
@@ -73,7 +73,7 @@ class Block(nn.Module):
         return x + y if self.passes else y
 
 
-class Network(nn.Module):
+class ScoreNetwork(nn.Module):
     """(B, 3, side, side) pictures in -1..1 to (B,) logits; side is a multiple of 32."""
 
     def __init__(self, dropout: float = 0.3) -> None:
@@ -83,14 +83,14 @@ class Network(nn.Module):
         for kernel, stride, expansion, outputs, repeats in STAGES:
             for number in range(repeats):
                 first = stride if number == 0 else 1
-                blocks.append(Block(inputs, outputs, kernel, first, expansion))
+                blocks.append(InvertedBlock(inputs, outputs, kernel, first, expansion))
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
         self.head = Convolution(inputs, FEATURES, 1)
         self.dropout = nn.Dropout(dropout)
         self.score = nn.Linear(FEATURES, 1)
 
-    def placed(self, device: str) -> "Network":
+    def placed(self, device: str) -> "ScoreNetwork":
         """This network on a device, channels last: a third faster on a CPU."""
         self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub
         return self
@@ -130,12 +130,12 @@ def heat(features: Tensor, weight: Tensor) -> Tensor:
     return map_ / most
 
 
-def from_imagenet(tensors: Mapping[str, Tensor]) -> Network:
+def from_imagenet(tensors: Mapping[str, Tensor]) -> ScoreNetwork:
     """A network with the published weights of ImageNet; its score is untrained.
 
     Raises ValueError where the file holds other layers.
     """
-    network = Network()
+    network = ScoreNetwork()
     own = {name: t for name, t in network.state_dict().items() if not name.startswith("score.")}
     theirs = [t for name, t in tensors.items() if not name.startswith("_fc.")]
     if [t.shape for t in own.values()] != [t.shape for t in theirs]:

@@ -1,4 +1,4 @@
-"""What the pixels say: is this a head, and is there contrast in its vessels?
+"""Scope by pixels and header: is this a head, and is there contrast in its vessels?
 
 Headers do not suffice: a CT angiography may carry no contrast attribute and no such word in its
 description, and its bright vessels look like blood.
@@ -48,7 +48,7 @@ ADULT_YEARS = 18.0
 
 @dataclass(frozen=True)
 class HeadPixels:
-    """What was seen of a head."""
+    """Findings in the pixels of a head."""
 
     head_slices: int  # slices in which bone surrounds soft content
     vessels_per_mille: float  # thin bright voxels of the deep region; 0 where there is none
@@ -132,7 +132,7 @@ def _thin_in_deep(
 
 @dataclass(frozen=True)
 class HeadFacts:
-    """What the header says of a head CT; empty where it says nothing."""
+    """Facts of a head CT from its header; empty where it says nothing."""
 
     kernel: str = ""  # Convolution Kernel
     contrast_agent: str = ""
