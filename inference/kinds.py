@@ -1,4 +1,4 @@
-"""Kinds of image: what two slices must share to be of one volume, and what merely differs.
+"""Kinds of image: attributes that slices of one volume share, and words that say "no slice".
 
 How pixels are stored parts nothing: bits, sign, rescale, photometric interpretation and transfer
 syntax say how a slice was written down, not what it shows.

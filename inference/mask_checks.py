@@ -1,4 +1,7 @@
-"""Reads what was made of a mask from disk again and compares it with the source and the mask."""
+"""Reads what was made of a mask from disk again and compares it with the source and the mask.
+
+Is the mask itself plausible? Its model says so, for a brain `inference/models/brain/mask.py`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

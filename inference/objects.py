@@ -1,4 +1,4 @@
-"""Further result objects of a job: a presentation state and a map of the expected error.
+"""Further result objects of a job: presentation state (GSPS), map of the expected error.
 
 They lie beside the derived series, in series of their own.
 

@@ -1,4 +1,4 @@
-"""The queue: durable jobs, leased to one worker at a time, fenced by their attempt."""
+"""The queue: durable jobs, leased to one worker at a time, claimed again when it has died."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace

@@ -2,8 +2,8 @@
 
 Jobs, deliveries, messages and requests are leased alike: `lease_until` is set for as long as one
 attempt holds the row. A row whose holder has died (`left_behind`) is claimed again like one that
-waits; what it becomes is said by its own module (a job's end after too many deaths: `die` of
-`storage/transitions.py`).
+waits, by the module of its table: a job by `storage/jobs.py`, a delivery by `storage/ledger.py`. A
+job ends after too many deaths (`die` of `storage/transitions.py`).
 """
 
 import threading

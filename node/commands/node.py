@@ -1,4 +1,4 @@
-"""Commands for the running node and its destinations; each change is an audit event."""
+"""Commands that ask the running node (process-now, reload, ...); each change is an audit event."""
 
 import time
 from collections import Counter

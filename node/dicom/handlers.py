@@ -79,6 +79,8 @@ Keep = Callable[[Received, Peer, Path], object]
 def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
     """Answer a C-STORE request. Success means: on disk, indexed, and fsynced.
 
+    `keep` is that of `storage/archive.py`, which does all three before it returns.
+
     What is raised and not named here escapes to pynetdicom, which answers C211: a failure.
     """
     request = event.request

@@ -1,4 +1,7 @@
-"""Access to the web port: the requester, its role, its origin, and the proof that is asked for."""
+"""Access to the web port: the requester, its role, its origin, and the proof that is asked for.
+
+The role that a page takes stands in `node/web/pages/render.py`, that of a REST path beside it.
+"""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""Rules of a brain mask: how both networks clean it, and doubts by size, place and shape."""
+"""Rules of a brain mask: how both networks clean it, and doubts whether it is plausible."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Turns rows into pages: registration, one Jinja environment, the words for values, and alerts."""
+"""Turns rows into pages: least role of each, one Jinja environment, words for values, alerts."""
 
 import json
 import re
