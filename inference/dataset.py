@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
-from pydicom.datadict import dictionary_keyword, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -285,7 +285,8 @@ def _header(path: Path, file: BinaryIO, syntax: str, order: int) -> Header:
     little = syntax != ExplicitVRBigEndian
     implicit = syntax in ("", ImplicitVRLittleEndian)
     reading = read_elements(file, implicit=implicit, little=little)
-    doubts = [Doubt(dictionary_keyword(tag), SAID_TWICE) for tag in sorted(reading.doubled)]
+    known = filter(dictionary_has_tag, sorted(reading.doubled))  # no group length, no unknown one
+    doubts = [Doubt(dictionary_keyword(tag), SAID_TWICE) for tag in known]
     doubts += [
         Doubt(keyword, ELSEWHERE)
         for keyword in NAMING_PATIENT

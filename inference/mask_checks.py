@@ -20,7 +20,8 @@ from inference.stripped import background_of
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4
-PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# A decimal string of over 16 characters is cut when it is copied: by less than this of its value.
+PLACE = {"ImagePositionPatient": POSITION_MM, "ImageOrientationPatient": 1e-6, "PixelSpacing": 1e-6}
 SHAPE = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 
 
@@ -80,7 +81,11 @@ def _slice_faults(
     source = expected.headers[place]
     yield from _common_faults(expected, header)
     for keyword in (*PLACE, *SHAPE):
-        if header.numbers(keyword) != source.numbers(keyword):
+        values, wanted_values = header.numbers(keyword), source.numbers(keyword)
+        most = PLACE.get(keyword, 0.0)
+        if len(values) != len(wanted_values) or not np.allclose(
+            values, wanted_values, rtol=0.0, atol=most
+        ):
             yield f"{keyword} is not that of the source"
     if header.text("SyntheticData") != "NO" or header.value("ImageType") != "DERIVED":
         yield "it does not say that it is derived and not synthetic"

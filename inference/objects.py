@@ -54,7 +54,15 @@ NOBODY = h.keywords_of(
 )
 SERIES_NUMBERS: dict[ObjectKind, int] = {"presentation state": 300, "parametric map": 600}
 # What building an object of odd images may raise in highdicom: the derived series does without.
-UNBUILDABLE = (AttributeError, KeyError, TypeError, ValueError)
+UNBUILDABLE = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 class Arguments(TypedDict):
@@ -127,11 +135,11 @@ class ResultObjects:
         )
         try:
             built = build(identifiers)
+            elements = self._completed(built, title)
         except UNBUILDABLE as error:
             self.notes.append(f"no {kind}: it could not be made ({type(error).__name__})")
             logger.warning("object not made", extra={"kind": kind, "error": type(error).__name__})
             return
-        elements = self._completed(built, title)
         name = f"{kind.replace(' ', '-')}.dcm"
         digest = h.write_file(self._series.folder / name, elements)
         sop_class = str(built.SOPClassUID)

@@ -434,10 +434,11 @@ def _cut_of(group: Group) -> str:
 
 def _phase_of(group: Group) -> str:
     """The phase of the heart, of a contrast agent or of a sequence, as a person would write it."""
-    percent = _only(group, "NominalPercentageOfCardiacPhase")
+    percents = {header.number("NominalPercentageOfCardiacPhase") for header in group}
+    percent = percents.pop() if len(percents) == 1 else None
     position = _only(group, "TemporalPositionIdentifier")
     return _joined(
-        f"{float(percent):g} %" if percent else "",
+        f"{percent:g} %" if percent is not None else "",
         f"phase {position}" if position else "",
         _agent_of(group),
     )

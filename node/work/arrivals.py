@@ -39,7 +39,7 @@ from node.work.joining import (
 )
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, DailyLimits
-from storage.errors import NotFound, StorageError, WrongState
+from storage.errors import NotFound, WrongState
 from storage.files import Files
 from storage.jobs import Queue
 from storage.records import (
@@ -135,7 +135,10 @@ class StudyContext:
         self._files = files
         self._arrival = arrival
         self.each = archive.brought_by_each(arrival)  # whoever brought the series; the first first
-        self.own = next(part for part in self.each if part.arrival.id == arrival.id)
+        own = [part for part in self.each if part.arrival.id == arrival.id]
+        if not own:  # its peer has opened another one this moment
+            raise WrongState("more of the series is arriving")
+        (self.own,) = own
         self.headers: list[Header] = read_headers(sources(self.own.instances, files))
         self._stacks = stacks_of(self.headers)
 
@@ -377,7 +380,7 @@ class Arrivals:
         for requeued in self._queue.requeued():
             try:
                 job_id = self._queue.follow_route(requeued, self._by_route(requeued))
-            except StorageError:  # it waits, and does not stop the others
+            except Exception:  # it waits, and does not stop the others
                 logger.exception("requeued job not compared", extra={"job": requeued.job.id})
                 continue
             if job_id is not None:

@@ -205,12 +205,6 @@ class Deliverer:
 
     def _deliver(self, delivery: Delivery) -> None:
         unsent = self._ledger.unsent(delivery)
-        damaged = self._damaged(delivery, unsent)
-        if damaged:
-            files = wording.count(damaged, "file is", "files are")
-            sentence = f"{files} missing or changed in the derived series."
-            self._hold(delivery, "DAMAGED_FILES", sentence)
-            return
         tally, beside = Tally(), Tally()
         self._paused = False
         result = scu.SendResult(Outcome.STORED)
@@ -218,7 +212,14 @@ class Deliverer:
         # it is offered none beside slices that it lacks.
         for is_supplement in (False, True):
             group = [instance for instance in unsent if instance.is_supplement is is_supplement]
-            if group:
+            if damaged := self._damaged(delivery, group):
+                files = wording.count(damaged, "file is", "files are")
+                if not is_supplement:
+                    sentence = f"{files} missing or changed in the derived series."
+                    self._hold(delivery, "DAMAGED_FILES", sentence)
+                    return
+                result = scu.SendResult(Outcome.REFUSED, f"{files} missing or changed here.")
+            elif group:
                 answers = beside if is_supplement else tally
                 result = self._send_group(delivery, group, answers)
                 if result.outcome is not Outcome.STORED or answers.unsent or self._has_to_stop():
@@ -287,21 +288,22 @@ class Deliverer:
             self._reach.answered(self.destination.name)
         unsent = self._ledger.unsent(delivery)
         missing = len(unsent)
-        lacks_supplements = all(instance.is_supplement for instance in unsent)
-        if not unsent or (lacks_supplements and self._is_vain(delivery, unsent, result)):
+        may_go_on = not self._has_to_stop()
+        lacks_little = may_go_on and all(instance.is_supplement for instance in unsent)
+        if not unsent or (lacks_little and self._is_vain(delivery, unsent, tally, result)):
             self._sent(delivery, unsent, result)
-        elif self._has_to_stop():
+        elif not may_go_on:
             self._ledger.release(delivery)
         elif tally.refused or result.outcome is Outcome.REFUSED:
             self._hold(delivery, "REFUSED_BY_PEER", _sentence(tally.refused, missing, result))
         elif tally.few_retries and tally.tries >= len(FEW_RETRY_SECONDS):
             self._hold(delivery, "NOT_UNDERSTOOD", _sentence(tally.few_retries, missing, result))
-        elif self._now() - delivery.queued_at > self.settings.give_up_hours * 3600:
+        elif self._is_late(delivery) and not (lacks_little and tally.stored):
             hours = wording.amount(self.settings.give_up_hours, "hour")
             self._hold(delivery, "GAVE_UP", f"Not delivered in {hours}. {result.sentence}")
         else:
             is_off = not tally.heard and result.outcome is Outcome.RETRY and not is_our_fault
-            if is_off and not lacks_supplements:  # nor keep others waiting for what it may not know
+            if is_off and not lacks_little:  # nor keep others waiting for what it may not know
                 self._reach.unreachable(self.destination.name, result.sentence)
             reason = UNREACHABLE if is_off else "RETRY"
             statuses = [*tally.few_retries, *tally.retries]
@@ -325,13 +327,21 @@ class Deliverer:
         logger.warning("delivery delayed", extra=extra | {"seconds": round(wait, 1)})
 
     def _is_vain(
-        self, delivery: Delivery, unsent: Sequence[Unsent], result: scu.SendResult
+        self,
+        delivery: Delivery,
+        unsent: Sequence[Unsent],
+        tally: Tally,
+        result: scu.SendResult,
     ) -> bool:
         """True where the destination has the series, and does without its supplements."""
-        if result.outcome is Outcome.REFUSED or delivery.failures >= SUPPLEMENT_FAILURES:
+        failures = 0 if tally.stored else delivery.failures
+        if result.outcome is Outcome.REFUSED or failures >= SUPPLEMENT_FAILURES:
             return True
-        hours = (self._now() - delivery.queued_at) / 3600
-        return hours > self.settings.give_up_hours or all(map(_is_refused, unsent))
+        were_offered = all(instance.offers > 0 for instance in unsent)
+        return (were_offered and self._is_late(delivery)) or all(map(_is_refused, unsent))
+
+    def _is_late(self, delivery: Delivery) -> bool:
+        return self._now() - delivery.queued_at > self.settings.give_up_hours * 3600
 
     def _sent(self, delivery: Delivery, unsent: Sequence[Unsent], result: scu.SendResult) -> None:
         """The destination has the series; what it does not take beside it is named."""

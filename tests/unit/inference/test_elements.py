@@ -122,6 +122,12 @@ READABLE = {
     "trailing padding": [*pieces(1), b"\xfc\xff\xfc\xffOB\0\0\x10\0\0\0" + bytes(16)],
     "patient twice, the same": [*pieces(1), pieces(1)[where(pieces(1), ID)]],
     "patient twice, once empty": before_patient(short(b"LO", b"", 0x00100020)),
+    "a group length twice": before_patient(
+        element(0x00100000, b"UL", b"\x10\0\0\0"), element(0x00100000, b"UL", b"\x20\0\0\0")
+    ),
+    "an element that no dictionary knows twice": before_patient(
+        element(0x00106666, b"LO", b"A "), element(0x00106666, b"LO", b"B ")
+    ),
     "any order": reordered(1),
 }
 

@@ -142,6 +142,16 @@ def test_a_number_is_read_as_its_file_says_that_it_is_written(tmp_path: Path, vr
     assert [stack.label for stack in found] == ["30 %", "70 %"]
 
 
+@pytest.mark.parametrize(("vr", "value"), [("LO", "75%"), ("FD", [30.0, 70.0]), ("LO", "")])
+def test_a_phase_that_is_no_number_names_no_stack(tmp_path: Path, vr: str, value: object) -> None:
+    def edit(made: Dataset, index: int) -> None:
+        made.add_new("NominalPercentageOfCardiacPhase", vr, value)
+
+    (stack,) = stacks_of(read_headers(phantoms.write(tmp_path, Series(slices=4, edit=edit))))
+    assert len(stack) == 4
+    assert "%" not in stack.key
+
+
 def test_stacks_in_several_planes_are_named_by_them(tmp_path: Path) -> None:
     planes = ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0.8, -0.6])
 

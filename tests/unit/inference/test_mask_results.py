@@ -352,6 +352,14 @@ def test_what_was_made_passes_its_own_check(results: Results) -> None:
     assert results.faults() == ()
 
 
+def test_decimal_strings_that_are_too_long_are_no_fault(tmp_path: Path) -> None:
+    def edit(made: Dataset, _index: int) -> None:
+        position = [float(x) for x in made.ImagePositionPatient]
+        made["ImagePositionPatient"]._value = [f"{x + 1 / 3:.17f}" for x in position]
+
+    assert made(tmp_path, edit).faults() == ()
+
+
 SEG = "seg.dcm"
 SLICE = "0005.dcm"  # in the middle of the mask
 

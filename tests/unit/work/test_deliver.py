@@ -503,6 +503,26 @@ def test_a_destination_that_chokes_on_a_supplement_has_the_series_and_stays_up(
     assert reach.up
 
 
+def test_a_supplement_whose_file_changed_keeps_no_series_back(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.stored.files.path(f"{delivery.folder}/2.dcm").write_bytes(b"something else")
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.reason, done.sent) == ("sent", "OBJECT_NOT_TAKEN", 2)
+    assert "1 file is missing or changed here" in done.sentence
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1"]
+
+
+def test_after_a_long_outage_a_supplement_is_offered_before_it_is_given_up(site: Site) -> None:
+    delivery = with_supplement(site)
+    site.pacs.statuses = [0x0000, 0x0000, 0xA700]
+    site.stored.clock.now += 48 * 3600.0
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.state, done.sent, done.reason) == ("sent", 2, "OBJECT_NOT_TAKEN")
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1", "2.25.1.2"]
+
+
 def test_a_supplement_that_was_refused_is_offered_again_with_a_redelivery(site: Site) -> None:
     delivery = with_supplement(site)
     site.pacs.statuses = [0x0000, 0x0000, 0x0122]
