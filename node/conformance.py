@@ -21,10 +21,10 @@ from inference import (
     geometry,
     header,
     kinds,
-    previews,
     release,
     scope,
     stacks,
+    volume,
 )
 from node.config import Condition, Config, Route
 from node.dicom import contexts, negotiation, status
@@ -56,7 +56,7 @@ TABLES = {
     "derived": derived,
     "kinds": kinds,
     "word_verdicts": WORD_VERDICTS,
-    "previews": previews,
+    "volume": volume,
     "scope": scope,
     "header": header,
     "geometry": geometry,

@@ -202,7 +202,7 @@ def test_the_destination_of_a_first_configuration_is_there_to_fill_in(
     assert midslice("init", "--config", "other.toml").status == 0
     text = (tmp_path / "other.toml").read_text()
     filled = re.sub(r"^# ((\[\[destination|[a-z_]+ = ).*)$", r"\1", text, flags=re.MULTILINE)
-    filled = filled.split("# A peer that is expected to send")[0]
+    filled = filled.split("# The brain of MR heads")[0]
     filled = filled.replace("\ncommitment", "\n# commitment").replace("\nfactor", "\n# factor")
     (tmp_path / "filled.toml").write_text(filled)
     assert [it.name for it in load(tmp_path / "filled.toml").destinations] == ["pacs"]
