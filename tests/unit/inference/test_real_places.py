@@ -177,7 +177,8 @@ def test_nothing_is_generated_where_a_real_slice_lies(tmp_path: Path) -> None:
 
     any_split()
     assert sum(processed) > EXAMPLES // 10
-    assert len(parted) <= len(processed) // 50
+    # Under 2 % of many; of a hundred, which are drawn anew each time, a few more by chance.
+    assert len(parted) <= len(processed) // 50 + 4
 
 
 def own(header: Header) -> float:
