@@ -19,7 +19,7 @@ from inference.errors import Reason, Unprocessable, duplicates
 from inference.kinds import GRID, REPEATED_MM, is_same_grid, kinds_of, shows_same_place
 from inference.model import Step
 from inference.request import Output
-from inference.scope import check_patient, check_scope, instance_fault
+from inference.scope import check_instances, check_patient, check_scope, instance_fault
 from inference.volume import Geometry
 
 # Direction cosines further from unit length, or from a right angle, are no orientation.
@@ -101,10 +101,7 @@ def verdict(stack: Stack, output: Output) -> Unprocessable | None:
 def examine(stack: Stack, output: Output) -> Layout:
     """The layout of a stack that may be processed; raises Unprocessable for any other."""
     headers = newest(stack.headers)
-    faults = [fault for fault in map(instance_fault, headers) if fault is not None]
-    if faults:
-        commonest = Counter(fault.reason for fault in faults).most_common(1)[0][0]
-        raise next(fault for fault in faults if fault.reason == commonest)
+    check_instances(headers, instance_fault)
     check_patient(headers)
     for header in headers:
         check_scope(header, output)

@@ -1,7 +1,6 @@
 """MR slices: which of them are in scope, and what their values mean."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from inference.pixels import PixelFormat, PixelReader, Stored
 from inference.scope import (
     MR_IMAGE,
     PROJECTION_CODES,
+    check_instances,
     check_patient,
     check_subject,
     is_derived_by_node,
@@ -131,10 +131,7 @@ def _words(values: Sequence[str]) -> set[str]:
 def examine(stack: Stack) -> Layout:
     """The layout of a stack that may be processed; raises Unprocessable for any other."""
     headers = newest(stack.headers)
-    faults = [fault for fault in map(instance_fault, headers) if fault is not None]
-    if faults:
-        commonest = Counter(fault.reason for fault in faults).most_common(1)[0][0]
-        raise next(fault for fault in faults if fault.reason == commonest)
+    check_instances(headers, instance_fault)
     check_patient(headers)
     for header in headers:
         check_scope(header)

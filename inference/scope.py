@@ -1,5 +1,6 @@
 """The scope of the node: instances that are slices, and stacks that a generator may take."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -115,6 +116,16 @@ def doubtful(header: Header) -> Unprocessable | None:
     return Unprocessable(
         Reason.PATIENT_MISMATCH if is_identity else Reason.PIXEL_DATA_ERROR, sentence
     )
+
+
+def check_instances(
+    headers: Sequence[Header], fault_of: Callable[[Header], Unprocessable | None]
+) -> None:
+    """Raise the first fault of the commonest reason among the instances of a stack."""
+    faults = [fault for fault in map(fault_of, headers) if fault is not None]
+    if faults:
+        commonest = Counter(fault.reason for fault in faults).most_common(1)[0][0]
+        raise next(fault for fault in faults if fault.reason == commonest)
 
 
 def without_uids(header: Header) -> Unprocessable | None:
