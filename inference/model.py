@@ -75,14 +75,54 @@ class Trust:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """The result of one step: HU for `slices`, 0/1 for `mask`, a record for `findings`.
+class Scores:
+    """Scores of a stack: probabilities of what the model looks for, 0 to 1, and their thresholds.
 
-    All that stands below `findings` a model gives for every fraction, or not at all.
+    At or above a threshold a score says "present"; below it nothing is denied.
+    """
+
+    slices: NDArray[np.float64]  # (slices,), of the source, in its order
+    series: float
+    slice_threshold: float
+    series_threshold: float
+    heat: Mapping[int, Plane] = field(default_factory=dict)  # slice -> (rows, columns) 0 to 1
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One thing that a model found, on the grid of the source.
+
+    `first` is the slice, row and column of the corner of `mask`, a block of pixels; sizes are in
+    patient space. `site` is "right" or "left", or "" where the side is not known; `record` is JSON
+    for the page of the job.
+    """
+
+    score: float  # 0 to 1
+    first: tuple[int, int, int]
+    mask: NDArray[np.bool_]  # (slices, rows, columns), true where the finding lies; not empty
+    long_axis_mm: float  # the longest diameter in a slice
+    short_axis_mm: float  # at right angles to it, in the same slice
+    volume_mm3: float
+    site: str = ""
+    record: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def diameter_mm(self) -> float:
+        """The mean of long and short axis, to 0.1 mm."""
+        return round((self.long_axis_mm + self.short_axis_mm) / 2.0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The result of one step: HU for `slices`, 0/1 for `mask`, `scores`, or `findings`.
+
+    A model of findings gives in `planes` the organs that it looked in: 0, or n for the n-th of its
+    `segments`. All that stands below `findings` a model gives for every fraction, or not at all.
     """
 
     planes: tuple[Plane, ...] = ()  # one per fraction of the step (or per needed slice of a mask)
-    findings: tuple[Mapping[str, object], ...] = ()
+    scores: Scores | None = None
+    findings: tuple[Finding, ...] = ()  # the highest score first
     scale_hu: tuple[NDArray[np.float32], ...] = ()  # expected absolute error of each pixel
     trust: tuple[Trust, ...] = ()
     classical: tuple[Plane, ...] = ()  # the best interpolation without training, for poor trust
