@@ -100,6 +100,15 @@ def verdict(stack: Stack, output: Output) -> Unprocessable | None:
 
 def examine(stack: Stack, output: Output) -> Layout:
     """The layout of a stack that may be processed; raises Unprocessable for any other."""
+    layout = arrange(in_scope(stack, output))
+    check_beside(layout, stack.beside)
+    if layout.missing and output.across_missing == "hold":
+        raise Unprocessable(Reason.MISSING_SLICES, missing_sentence(layout))
+    return layout
+
+
+def in_scope(stack: Stack, output: Output) -> list[Header]:
+    """The CT slices of a stack, one version each; raises Unprocessable where one is none."""
     headers = newest(stack.headers)
     check_instances(headers, instance_fault)
     check_patient(headers)
@@ -107,11 +116,7 @@ def examine(stack: Stack, output: Output) -> Layout:
         check_scope(header, output)
     if stack.fault:
         raise Unprocessable(stack.fault_reason, stack.fault)
-    layout = arrange(headers)
-    check_beside(layout, stack.beside)
-    if layout.missing and output.across_missing == "hold":
-        raise Unprocessable(Reason.MISSING_SLICES, missing_sentence(layout))
-    return layout
+    return headers
 
 
 def check_beside(layout: Layout, beside: Sequence[Header]) -> None:

@@ -57,6 +57,19 @@ class Window:
 
 
 @dataclass(frozen=True)
+class SeriesFacts:
+    """The words of the headers of a stack, for a model that states its scope."""
+
+    values: Mapping[str, tuple[str, ...]]  # keyword -> each different value once, none empty
+    age_years: float | None = None
+    accept_children: bool = False  # the route's word
+
+    def of(self, *keywords: str) -> tuple[tuple[str, str], ...]:
+        """Pairs of keyword and value, for each value of these attributes."""
+        return tuple((name, value) for name in keywords for value in self.values.get(name, ()))
+
+
+@dataclass(frozen=True)
 class Limits:
     """Limits of a step; the out-of-memory ladder lowers them and the step runs again."""
 
@@ -141,7 +154,10 @@ class Model(Protocol):
     with whatever else changes its results (precision, calibration), and `concurrent`, true where
     `run` may be called by several threads at once. A model of masks has a `segment` too, and may
     have `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction
-    are sentences, and a job with one is held.
+    are sentences, and a job with one is held. A model of scores or findings may have
+    `check_scope(facts: SeriesFacts, geometry: Geometry)`, which raises Unprocessable OUT_OF_SCOPE
+    with a sentence that names the attribute and its value; what its pixels put out of scope `run`
+    raises in the same way.
     """
 
     name: str

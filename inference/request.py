@@ -62,6 +62,7 @@ class Output:
     overlay: bool = True  # generated slices are marked in an overlay plane
     presentation_state: bool = True  # beside the series: marks them for any viewer
     error_map: bool = False  # beside the series: the expected error of each place
+    accept_children: bool = False  # by a model whose scope is adults
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
     label: str = ""  # ASCII, part of the description: which stack of several
 

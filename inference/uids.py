@@ -12,8 +12,8 @@ from inference.request import Mark, Output
 # Rises with every change of the rules that could change a derived series made of the same input.
 RULES_VERSION = "5"
 
-# Of what a route asks: objects beside the derived series, which change nothing in it.
-BESIDE = frozenset({"presentation_state", "error_map"})
+# Of what a route asks: objects beside the derived series, and whom it takes: what changes nothing.
+BESIDE = frozenset({"presentation_state", "error_map", "accept_children"})
 
 SEPARATOR, ESCAPE = b"\x1f", b"\x10"
 

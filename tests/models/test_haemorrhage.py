@@ -12,6 +12,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from inference.errors import ModelLoadError, Reason, Unprocessable
+from inference.model import SeriesFacts
 from inference.models.haemorrhage.haemorrhage import (
     SHIPPED_WEIGHTS,
     Haemorrhage,
@@ -22,7 +23,7 @@ from inference.models.haemorrhage.haemorrhage import (
     smoothed,
 )
 from inference.models.haemorrhage.head import Square, head_mask, prepared, windowed
-from inference.models.haemorrhage.scope import HeadFacts, check_facts, check_pixels, examined
+from inference.models.haemorrhage.scope import check_facts, check_pixels, examined
 from inference.models.haemorrhage.stack import (
     Upright,
     check_geometry,
@@ -108,21 +109,34 @@ def test_a_lump_of_blood_is_no_vessel(head: Hu) -> None:
     assert examined(head, 1.0).vessels_per_mille < 0.5
 
 
+def facts(
+    age_years: float | None = None, *, accept_children: bool = False, **values: str
+) -> SeriesFacts:
+    """Those of a head, unless another body part is given."""
+    named = {"BodyPartExamined": "HEAD"} | values
+    filled = {keyword: (value,) for keyword, value in named.items() if value}
+    return SeriesFacts(filled, age_years, accept_children)
+
+
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
-        (HeadFacts(contrast_agent="Ultravist"), "ContrastBolusAgent is 'Ultravist'"),
-        (HeadFacts(contrast_route="IV"), "ContrastBolusRoute is 'IV'"),
-        (HeadFacts(kernel="H70h"), "ConvolutionKernel is 'H70h'"),
-        (HeadFacts(kernel="BONEPLUS"), "ConvolutionKernel is 'BONEPLUS'"),
-        (HeadFacts(age_years=7.0), "PatientAge is 7 years"),
+        (facts(ContrastBolusAgent="Ultravist"), "ContrastBolusAgent is 'Ultravist'"),
+        (facts(ContrastBolusRoute="IV"), "ContrastBolusRoute is 'IV'"),
+        (facts(ConvolutionKernel="H70h"), "ConvolutionKernel is 'H70h'"),
+        (facts(ConvolutionKernel="BONEPLUS"), "ConvolutionKernel is 'BONEPLUS'"),
+        (facts(7.0), "PatientAge is 7 years"),
+        (facts(BodyPartExamined="CHEST"), "BodyPartExamined is 'CHEST'"),
+        (facts(BodyPartExamined="", StudyDescription="CT 5 mm"), "BodyPartExamined is empty"),
         *(
-            (HeadFacts(descriptions={"SeriesDescription": words}), f"Description is '{words}'")
+            (facts(SeriesDescription=words), f"Description is '{words}'")
             for words in ("CTA head", "Angio 0.6", "C+ 5mm", "POST CONTRAST", "perfusion", "Post")
         ),
     ],
 )
-def test_a_header_out_of_scope_is_refused_by_its_attribute(facts: HeadFacts, sentence: str) -> None:
+def test_a_header_out_of_scope_is_refused_by_its_attribute(
+    facts: SeriesFacts, sentence: str
+) -> None:
     with pytest.raises(Unprocessable) as caught:
         check_facts(facts)
     assert caught.value.reason is Reason.OUT_OF_SCOPE
@@ -132,21 +146,20 @@ def test_a_header_out_of_scope_is_refused_by_its_attribute(facts: HeadFacts, sen
 @pytest.mark.parametrize(
     "facts",
     [
-        HeadFacts(),
-        HeadFacts(kernel="H31s", age_years=44.0),
-        HeadFacts(kernel="STANDARD"),
+        facts(),
+        facts(44.0, ConvolutionKernel="H31s"),
+        facts(ConvolutionKernel="STANDARD"),
+        facts(BodyPartExamined="HEADNECK"),
+        facts(BodyPartExamined="", ProtocolName="01_CCT_Routine"),
+        facts(7.0, accept_children=True),
         *(
-            HeadFacts(descriptions={"StudyDescription": words})
+            facts(StudyDescription=words)
             for words in ("Head without contrast", "NON-CONTRAST", "w/o contrast", "Head post op")
         ),
     ],
 )
-def test_a_header_of_a_plain_head_is_in_scope(facts: HeadFacts) -> None:
+def test_a_header_of_a_plain_head_is_in_scope(facts: SeriesFacts) -> None:
     check_facts(facts)
-
-
-def test_children_are_scored_where_that_is_allowed() -> None:
-    check_facts(HeadFacts(age_years=7.0), children=True)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ description, and its bright vessels look like blood.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.errors import Reason, Unprocessable
+from inference.model import SeriesFacts
 
 Planes = NDArray[np.float32]  # (slices, rows, columns) HU
 
@@ -42,6 +43,15 @@ CONTRAST = re.compile(
     r"(?<![a-z])(cta|ctp|angio\w*|perfusion\w*|contrast\w*|kontrast\w*|c\+"
     r"|post(?![\s_-]*(op|trauma|crani|surg)))(?![a-z])",
     re.IGNORECASE,
+)
+HEAD = re.compile(
+    r"(?<![a-z])(head\w*|brain|skull|crani\w*|cerebr\w*|neuro\w*|cct|ncct|kopf|sch(ae|ä)del\w*"
+    r"|hirn\w*|cr(a|â)ne|cerveau|t(e|ê)te|cr(a|á)neo|cabeza|testa|encefalo|h(oo|ö)ved|hoofd)(?![a-z])",
+    re.IGNORECASE,
+)
+DESCRIPTIONS = (
+    *("StudyDescription", "SeriesDescription", "ProtocolName", "RequestedProcedureDescription"),
+    *("PerformedProcedureStepDescription", "ScheduledProcedureStepDescription"),
 )
 ADULT_YEARS = 18.0
 
@@ -130,37 +140,40 @@ def _thin_in_deep(
     return int((thin & deep).sum()), int(deep.sum())
 
 
-@dataclass(frozen=True)
-class HeadFacts:
-    """Facts of a head CT from its header; empty where it says nothing."""
-
-    kernel: str = ""  # Convolution Kernel
-    contrast_agent: str = ""
-    contrast_route: str = ""
-    descriptions: Mapping[str, str] = field(default_factory=dict)  # attribute name -> its value
-    age_years: float | None = None
-
-
-def check_facts(facts: HeadFacts, *, children: bool = False) -> None:
+def check_facts(facts: SeriesFacts) -> None:
     """Raise Unprocessable, naming the attribute, for what the header puts out of scope."""
-    for attribute, value in (
-        ("ContrastBolusAgent", facts.contrast_agent),
-        ("ContrastBolusRoute", facts.contrast_route),
-    ):
-        if value.strip():
-            raise _out(f"{attribute} is '{value}': a series with contrast is not scored.")
-    for attribute, value in facts.descriptions.items():
-        if CONTRAST.search(PLAIN.sub(" ", value)):
-            raise _out(f"{attribute} is '{value}': a series with contrast is not scored.")
-    if SHARP_KERNELS.match(facts.kernel.strip()):
-        raise _out(
-            f"ConvolutionKernel is '{facts.kernel}': a sharp kernel is not scored; send the "
-            "soft-tissue series."
-        )
-    if facts.age_years is not None and facts.age_years < ADULT_YEARS and not children:
-        raise _out(
-            f"PatientAge is {facts.age_years:.0f} years: under {ADULT_YEARS:.0f} is out of scope."
-        )
+    for sentence in (*_other_body_part(facts), *_contrast(facts), *_kernel_and_age(facts)):
+        raise Unprocessable(Reason.OUT_OF_SCOPE, sentence)
+
+
+def _other_body_part(facts: SeriesFacts) -> Iterator[str]:
+    body_parts = facts.of("BodyPartExamined")
+    for attribute, value in body_parts:
+        if HEAD.search(value) is None:
+            yield f"{attribute} is '{value}': only heads are scored."
+    if not body_parts and not any(HEAD.search(value) for _, value in facts.of(*DESCRIPTIONS)):
+        yield "BodyPartExamined is empty, and no description says that this is a head."
+
+
+def _contrast(facts: SeriesFacts) -> Iterator[str]:
+    said = [
+        *facts.of("ContrastBolusAgent", "ContrastBolusRoute"),
+        *(pair for pair in facts.of(*DESCRIPTIONS) if CONTRAST.search(PLAIN.sub(" ", pair[1]))),
+    ]
+    for attribute, value in said:
+        yield f"{attribute} is '{value}': a series with contrast is not scored."
+
+
+def _kernel_and_age(facts: SeriesFacts) -> Iterator[str]:
+    for attribute, value in facts.of("ConvolutionKernel"):
+        if SHARP_KERNELS.match(value.strip()):
+            yield (
+                f"{attribute} is '{value}': a sharp kernel is not scored; send the soft-tissue "
+                "series."
+            )
+    years = facts.age_years
+    if years is not None and years < ADULT_YEARS and not facts.accept_children:
+        yield f"PatientAge is {years:.0f} years: under {ADULT_YEARS:.0f} is out of scope."
 
 
 def check_pixels(pixels: HeadPixels) -> None:
