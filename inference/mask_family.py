@@ -23,7 +23,7 @@ from inference.previews import Previews
 from inference.request import File, ObjectKind, Progress
 from inference.results import Algorithm, Making
 from inference.runner import Runner
-from inference.segmentation import segmentation
+from inference.segmentation import region_of, segmentation
 from inference.stripped import EXTRACTED_SERIES, stripped_slices
 from inference.uids import node_uid
 from inference.volume import Volume
@@ -174,7 +174,7 @@ def _written(job: Run, task: Task, mask: Mask) -> MaskResult:
         files.append(_file(name, h.write_file(folder / name, elements), elements))
         numbers.append(int(_text(elements, "InstanceNumber")))
         report(place)
-    elements = segmentation(headers, mask, segment, making)
+    elements = segmentation(headers, [region_of(segment, mask)], making, segment.label)
     digest = h.write_file(folder / SEGMENTATION, elements)
     files.append(_file(SEGMENTATION, digest, elements, "segmentation"))
     job.record.facts["objects"] = [

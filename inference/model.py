@@ -15,6 +15,7 @@ from inference.request import Produces as Produces
 from inference.volume import Geometry, Plane, Volume
 
 CodeTriple = tuple[str, str, str]  # value, coding scheme, meaning
+SITES = ("right", "left", "")  # of a finding
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Segment:
     label: str
     category: CodeTriple
     kind: CodeTriple
+    modifier: CodeTriple | None = None  # of `kind`: one side of a pair
+    region: CodeTriple | None = None  # the part of the body that it lies in
+    region_modifier: CodeTriple | None = None  # the side of that part
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,12 @@ class Model(Protocol):
     with whatever else changes its results (precision, calibration), and `concurrent`, true where
     `run` may be called by several threads at once. A model of masks has a `segment` too, and may
     have `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction
-    are sentences, and a job with one is held. A model of scores or findings may have
-    `check_scope(facts: SeriesFacts, geometry: Geometry)`, which raises Unprocessable OUT_OF_SCOPE
-    with a sentence that names the attribute and its value; what its pixels put out of scope `run`
-    raises in the same way.
+    are sentences, and a job with one is held. A model of findings has `finding`, the Segment that
+    says of which kind they are, `threshold`, the score from which on it calls something a finding,
+    and `segments`, the organs that it looks in; it may have `operating_point` and `doubts` too. A
+    model of scores or findings may have `check_scope(facts: SeriesFacts, geometry: Geometry)`,
+    which raises Unprocessable OUT_OF_SCOPE with a sentence that names the attribute and its value;
+    what its pixels put out of scope `run` raises in the same way.
     """
 
     name: str
@@ -201,6 +207,40 @@ def check_mask(step: Step, prediction: Prediction, volume: Volume) -> None:
         _check_plane(plane, (volume.geometry.rows, volume.geometry.columns))
         if not np.isin(plane, (0.0, 1.0)).all():
             raise PredictionError("the model gave a mask with other values than 0 and 1")
+
+
+def check_findings(step: Step, prediction: Prediction, volume: Volume) -> None:
+    """Raise PredictionError for organs or findings that cannot lie in the stack as they are."""
+    geometry = volume.geometry
+    if len(prediction.planes) not in (0, len(step.needs)):
+        raise PredictionError(
+            f"the model gave organs in {len(prediction.planes)} slices for {len(step.needs)}"
+        )
+    for plane in prediction.planes:
+        _check_plane(plane, (geometry.rows, geometry.columns))
+        if plane.min(initial=0.0) < 0 or not np.equal(plane, np.rint(plane)).all():
+            raise PredictionError("the model gave organs that are no whole numbers from 0")
+    for finding in prediction.findings:
+        _check_finding(finding, (len(geometry), geometry.rows, geometry.columns))
+    scores = [finding.score for finding in prediction.findings]
+    if scores != sorted(scores, reverse=True):
+        raise PredictionError("the model gave findings that are not in the order of their scores")
+
+
+def _check_finding(finding: Finding, shape: tuple[int, int, int]) -> None:
+    sizes = finding.short_axis_mm, finding.long_axis_mm, finding.volume_mm3
+    if not 0.0 <= finding.score <= 1.0:
+        raise PredictionError(f"the model gave a finding a score of {finding.score}")
+    if not all(math.isfinite(size) and size > 0 for size in sizes) or sizes[0] > sizes[1]:
+        raise PredictionError(f"the model measured a finding as {sizes}, which cannot be")
+    mask = finding.mask
+    if mask.dtype != np.bool_ or mask.ndim != 3 or not mask.any():
+        raise PredictionError("the model gave a finding without a mask")
+    ends = zip(finding.first, mask.shape, shape, strict=True)
+    if not all(first >= 0 and first + length <= most for first, length, most in ends):
+        raise PredictionError("the model gave a finding outside the stack")
+    if finding.site not in SITES:
+        raise PredictionError(f"the model gave a finding at the site {finding.site!r}")
 
 
 def _check_plane(plane: Plane, shape: tuple[int, int]) -> None:

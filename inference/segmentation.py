@@ -1,12 +1,14 @@
-"""A mask as a DICOM Segmentation: binary, one segment, frames at the positions of the source."""
+"""Masks as a DICOM Segmentation: binary, a segment each, frames at the positions of the source."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -15,7 +17,7 @@ from inference import header as h
 from inference import release
 from inference.dataset import Header
 from inference.header import Elements
-from inference.model import Segment
+from inference.model import CodeTriple, Segment
 from inference.results import RESEARCH_LABEL, RESEARCH_WORDS, Making, shared
 from inference.scope import MANUFACTURER, MODEL_NAME
 
@@ -27,28 +29,72 @@ if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A segment and where it lies: a block of pixels with the place of its corner.
+
+    `tracking` names the one thing that it shows, in all results of a job.
+    """
+
+    segment: Segment
+    mask: Mask  # (slices, rows, columns), not empty
+    tracking: str
+    first: tuple[int, int, int] = (0, 0, 0)  # slice, row and column of its corner
+
+    @property
+    def slices(self) -> frozenset[int]:
+        """The slices of the stack in which it lies."""
+        return frozenset((self.first[0] + np.flatnonzero(self.mask.any(axis=(1, 2)))).tolist())
+
+    def draw(self, planes: NDArray[np.uint8], shown: Sequence[int], value: int) -> None:
+        """Set a value where it lies in planes (slices, rows, columns), those that are shown."""
+        _, row, column = self.first
+        rows, columns = self.mask.shape[1:]
+        for number, place in enumerate(shown):
+            if 0 <= place - self.first[0] < len(self.mask):
+                part = planes[number, row : row + rows, column : column + columns]
+                part[self.mask[place - self.first[0]]] = value
+
+
+def region_of(segment: Segment, mask: Mask) -> Region:
+    """The only one of its kind."""
+    return Region(segment, mask, f"{segment.label} 1")
+
+
+def tracking_uid(region: Region, making: Making) -> str:
+    """The Tracking UID of what a region shows, the same in every result of the job."""
+    return making.uid_of(f"tracking of {region.tracking}")
+
+
 def segmentation(
-    headers: Sequence[Header], mask: Mask, segment: Segment, making: Making, number: int = 0
+    headers: Sequence[Header],
+    regions: Sequence[Region],
+    making: Making,
+    title: str,
+    number: int = 0,
 ) -> Elements:
-    """The whole data set; `headers` are the slices of the mask, in its order. Empty frames are out.
+    """The whole data set; `headers` are all slices of the stack. Empty frames are left out.
 
     The writer sees positions, orientation and UIDs of the source alone; patient and study are
     copied afterwards as bytes, so that no name is decoded.
     """
     from highdicom.seg import Segmentation, SegmentationTypeValues  # takes seconds to load
 
-    sources = [_plane_of(header, headers[0], making.frame_uid) for header in headers]
+    shown = sorted(frozenset().union(*(region.slices for region in regions)))
+    sources = [_plane_of(headers[place], headers[0], making.frame_uid) for place in shown]
     first, second = (np.array(header.numbers("ImagePositionPatient")) for header in headers[:2])
     for plane in sources:
         plane.SliceThickness = plane.SliceThickness or h.ds(float(np.linalg.norm(second - first)))
     made = Segmentation(
         source_images=sources,
-        pixel_array=mask,
+        pixel_array=_drawn(regions, shown, headers[0]),
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_described(segment, making)],
-        series_instance_uid=making.uid_of(f"series of the segmentation {segment.label}"),
+        segment_descriptions=[
+            _described(region, making, place) for place, region in enumerate(regions, start=1)
+        ],
+        series_instance_uid=making.uid_of(f"series of the segmentation {title}"),
         series_number=1,
-        sop_instance_uid=making.uid_of(f"segmentation {segment.label}"),
+        sop_instance_uid=making.uid_of(f"segmentation {title}"),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL_NAME,
@@ -61,9 +107,24 @@ def segmentation(
     )
     own: Elements = {int(tag): element for tag, element in made.items() if tag not in COPIED}
     own[PIXEL_DATA] = h.raw(PIXEL_DATA, "OB", made.PixelData)
-    shown = [header for header, plane in zip(headers, mask, strict=True) if plane.any()]
-    series = shared(headers[0], making, f"{segment.label} mask", number)
-    return own | series | _still(made, making) | _references(shown)
+    series = shared(headers[0], making, f"{title} mask", number)
+    references = _references([headers[place] for place in shown])
+    return own | series | _still(made, making, title) | references
+
+
+def _drawn(regions: Sequence[Region], shown: Sequence[int], first: Header) -> NDArray[np.uint8]:
+    """(slices, rows, columns) of segment numbers; where segments overlap, a plane for each."""
+    shape = len(shown), first.integer("Rows") or 0, first.integer("Columns") or 0
+    numbers = np.zeros(shape, np.uint8)
+    for number, region in enumerate(regions, start=1):
+        region.draw(numbers, shown, number)
+    pixels = sum(int(np.count_nonzero(region.mask)) for region in regions)
+    if np.count_nonzero(numbers) == pixels:
+        return numbers
+    planes = np.zeros((len(regions), *shape), np.uint8)
+    for plane, region in zip(planes, regions, strict=True):
+        region.draw(plane, shown, 1)
+    return np.moveaxis(planes, 0, -1)
 
 
 def _references(headers: Sequence[Header]) -> Elements:
@@ -84,9 +145,9 @@ def _references(headers: Sequence[Header]) -> Elements:
     )
 
 
-def _still(made: Dataset, making: Making) -> Elements:
+def _still(made: Dataset, making: Making, title: str) -> Elements:
     """Elements that the writer takes from the clock or from chance, from the job instead."""
-    organisation = making.uid_of("dimension organisation of the segmentation")
+    organisation = making.uid_of(f"dimension organisation of the segmentation {title}")
     indices = made.DimensionIndexSequence
     for item in indices:
         item.DimensionOrganizationUID = organisation
@@ -98,11 +159,11 @@ def _still(made: Dataset, making: Making) -> Elements:
     )
 
 
-def _described(segment: Segment, making: Making) -> "SegmentDescription":
+def _described(region: Region, making: Making, number: int) -> "SegmentDescription":
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
 
-    algorithm = making.algorithm
+    algorithm, segment = making.algorithm, region.segment
     identification = AlgorithmIdentificationSequence(
         name=algorithm.name,
         version=algorithm.full_version,
@@ -111,15 +172,30 @@ def _described(segment: Segment, making: Making) -> "SegmentDescription":
     )
     if algorithm.parameters:
         identification[0].AlgorithmParameters = algorithm.parameters
-    return SegmentDescription(
-        segment_number=1,
+    description = SegmentDescription(
+        segment_number=number,
         segment_label=segment.label,
         segmented_property_category=Code(*segment.category),
         segmented_property_type=Code(*segment.kind),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=identification,
-        tracking_uid=making.uid_of(f"tracking of {segment.label}"),
-        tracking_id=f"{segment.label} 1",
+        tracking_uid=tracking_uid(region, making),
+        tracking_id=region.tracking,
+        anatomic_regions=[Code(*segment.region)] if segment.region else None,
+    )
+    if segment.modifier:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = _code_items(segment.modifier)
+    if segment.region and segment.region_modifier:
+        place = description.AnatomicRegionSequence[0]
+        place.AnatomicRegionModifierSequence = _code_items(segment.region_modifier)
+    return description
+
+
+def _code_items(triple: CodeTriple) -> Items:
+    value, scheme, meaning = triple
+    return h.items_of(
+        h.elements_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
     )
 
 

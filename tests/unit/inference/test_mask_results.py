@@ -20,7 +20,7 @@ from inference.mask_checks import ExpectedMask, verify
 from inference.models.brain.extraction import BRAIN
 from inference.pixels import PixelReader, Stored
 from inference.results import Algorithm, Making, description
-from inference.segmentation import segmentation
+from inference.segmentation import region_of, segmentation
 from inference.stripped import stripped_slices
 from inference.uids import as_uid
 from tests import mr_series
@@ -82,7 +82,7 @@ def made(
     )
     out = folder / "out"
     out.mkdir()
-    h.write_file(out / "seg.dcm", segmentation(headers, mask, BRAIN, by))
+    h.write_file(out / "seg.dcm", segmentation(headers, [region_of(BRAIN, mask)], by, "Brain"))
     slices = [out / f"{place:04d}.dcm" for place in range(len(headers))]
     for path, elements in zip(slices, stripped_slices(headers, stored, mask, by), strict=True):
         h.write_file(path, elements)
@@ -141,7 +141,7 @@ def test_the_segment_says_what_it_shows_and_which_model_made_it(results: Results
     assert algorithm.AlgorithmVersion == "1.0.0 51fa72e12ed6"
     assert algorithm.AlgorithmParameters == "threshold=0.5"
     assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
-    assert segment.TrackingUID == uid_of("tracking of Brain")
+    assert segment.TrackingUID == uid_of("tracking of Brain 1")
 
 
 def test_every_object_is_marked_as_research(results: Results) -> None:
@@ -340,7 +340,9 @@ def test_the_real_head_gives_conformant_results(tmp_path: Path) -> None:
         uid_of("node"),
         headers[0].text("FrameOfReferenceUID"),
     )
-    h.write_file(tmp_path / "seg.dcm", segmentation(headers, mask, BRAIN, making))
+    h.write_file(
+        tmp_path / "seg.dcm", segmentation(headers, [region_of(BRAIN, mask)], making, "Brain")
+    )
     paths = [tmp_path / "seg.dcm"]
     for place, elements in enumerate(stripped_slices(headers, stored, mask, making)):
         paths.append(tmp_path / f"{place}.dcm")
