@@ -3,7 +3,7 @@
 Is the mask itself plausible? Its model says so, for a brain `inference/models/brain/mask.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from pydicom import Dataset, dcmread
 from inference import header as h
 from inference.dataset import Header, read_header
 from inference.errors import Unprocessable
+from inference.model import Segment
 from inference.pixels import PixelFormat, PixelReader, is_lossy
 from inference.results import DESCRIPTION_END, Making
+from inference.segmentation import Region, region_of
 from inference.stripped import background_of
 
 # A position is a decimal string: this is what one may be off by.
@@ -33,6 +35,7 @@ class ExpectedMask:
     segmentation: str  # its file
     slices: Sequence[str]  # the files of the extracted series, in the order of the headers
     headers: Sequence[Header]  # of the source
+    segment: Segment  # of the mask
     mask: NDArray[np.bool_]  # (slices, rows, columns)
     making: Making
     numbers: Sequence[int] = ()  # Instance Numbers of the extracted series
@@ -40,9 +43,11 @@ class ExpectedMask:
 
 def verify(expected: ExpectedMask, pixels: PixelReader) -> tuple[str, ...]:
     """Everything that is wrong with the files; nothing where they are right."""
+    path, making = expected.folder / expected.segmentation, expected.making
+    regions = [region_of(expected.segment, expected.mask)]
     faults = [
         f"{expected.segmentation}: {fault}"
-        for fault in _segmentation_faults(expected, expected.folder / expected.segmentation)
+        for fault in segmentation_faults(path, expected.headers, regions, making)
     ]
     stored = [pixels.stored(header) for header in expected.headers]
     background = background_of(stored, PixelFormat.of(expected.headers[0]))
@@ -56,16 +61,17 @@ def verify(expected: ExpectedMask, pixels: PixelReader) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def _common_faults(expected: ExpectedMask, header: Header) -> Iterator[str]:
-    first = expected.headers[0]
-    known = {source.uid for source in expected.headers} | {first.text("SeriesInstanceUID")}
+def common_faults(header: Header, headers: Sequence[Header], making: Making) -> Iterator[str]:
+    """What is wrong with the attributes that every result has; `headers` are of the source."""
+    first = headers[0]
+    known = {source.uid for source in headers} | {first.text("SeriesInstanceUID")}
     if {header.uid, header.text("SeriesInstanceUID")} & known:
         yield "a UID of the source was used again"
-    if header.text("FrameOfReferenceUID") != expected.making.frame_uid:
+    if header.text("FrameOfReferenceUID") != making.frame_uid:
         yield "the frame of reference is not that of the source"
     if not header.text("SeriesDescription").endswith(DESCRIPTION_END):
         yield "the description has no mark of research"
-    if header.text("ContentQualification") != expected.making.content_qualification:
+    if header.text("ContentQualification") != making.content_qualification:
         yield "ContentQualification is not what was asked for"
     copied = (h.encoded(h.carried(of, h.PATIENT_AND_STUDY)) for of in (header, first))
     if len(set(copied)) > 1:
@@ -79,7 +85,7 @@ def _slice_faults(
         yield header.fault
         return
     source = expected.headers[place]
-    yield from _common_faults(expected, header)
+    yield from common_faults(header, expected.headers, expected.making)
     for keyword in (*PLACE, *SHAPE):
         values, wanted_values = header.numbers(keyword), source.numbers(keyword)
         most = PLACE.get(keyword, 0.0)
@@ -107,36 +113,56 @@ def _value_faults(header: Header, wanted: NDArray[np.int32]) -> list[str]:
     return [] if np.array_equal(values, wanted) else ["its values are not those that were planned"]
 
 
-def _segmentation_faults(expected: ExpectedMask, path: Path) -> Iterator[str]:
+def segmentation_faults(
+    path: Path, headers: Sequence[Header], regions: Sequence[Region], making: Making
+) -> Iterator[str]:
+    """What is wrong with a segmentation of these regions; `headers` are all slices of the stack."""
     header = read_header(path)
     if header.fault:
         yield header.fault
         return
-    yield from _common_faults(expected, header)
+    yield from common_faults(header, headers, making)
     dataset = dcmread(path)
-    shown = [place for place, plane in enumerate(expected.mask) if plane.any()]
-    frames = dataset.PerFrameFunctionalGroupsSequence
-    places = [_place_of(frame, expected) for frame in frames]
-    if sorted(places) != shown:
+    wanted = [(number, place) for number, of in enumerate(regions, 1) for place in of.slices]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    place_of = {header.uid: place for place, header in enumerate(headers)}
+    frames = [
+        (_segment_of(frame, shared), _place_of(frame, headers, place_of))
+        for frame in dataset.PerFrameFunctionalGroupsSequence
+    ]
+    if sorted(frames) != sorted(wanted):
         yield "its frames are not the slices that have some of the mask"
         return
-    planes = np.asarray(dataset.pixel_array).reshape(len(frames), *expected.mask.shape[1:])
-    if not np.array_equal(planes > 0, expected.mask[places]):
-        yield "its frames are not the mask"
-    wanted = {expected.headers[place].uid for place in shown}
+    planes = np.asarray(dataset.pixel_array).reshape(len(frames), dataset.Rows, dataset.Columns)
+    for (number, place), plane in zip(frames, planes, strict=True):
+        drawn = np.zeros((1, *plane.shape), np.uint8)
+        regions[number - 1].draw(drawn, [place], 1)
+        if not np.array_equal(plane, drawn[0]):
+            yield "its frames are not the mask"
+            break
+    shown = {headers[place].uid for _, place in wanted}
     (series,) = header.items("ReferencedSeriesSequence")
     instances = series.items("ReferencedInstanceSequence")
-    if {item.text("ReferencedSOPInstanceUID") for item in instances} != wanted:
+    if {item.text("ReferencedSOPInstanceUID") for item in instances} != shown:
         yield "the referenced series does not list exactly the slices of its frames"
+    named = [(item.SegmentNumber, item.SegmentLabel) for item in dataset.SegmentSequence]
+    if named != [(number, of.segment.label) for number, of in enumerate(regions, 1)]:
+        yield "its segments are not those that were planned"
 
 
-def _place_of(frame: Dataset, expected: ExpectedMask) -> int:
+def _segment_of(frame: Dataset, shared: Dataset) -> int:
+    """The number of the segment of a frame; of an only one all frames say it together."""
+    group = frame if "SegmentIdentificationSequence" in frame else shared
+    return int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+
+
+def _place_of(frame: Dataset, headers: Sequence[Header], place_of: Mapping[str, int]) -> int:
     """The slice of the source at whose position a frame lies and that it names; -1 for none."""
     position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
     sources = frame.DerivationImageSequence[0].SourceImageSequence
-    named = {item.ReferencedSOPInstanceUID for item in sources}
-    for place, header in enumerate(expected.headers):
-        off = np.abs(np.subtract(header.numbers("ImagePositionPatient"), position)).max()
-        if named == {header.uid} and off <= POSITION_MM:
-            return place
-    return -1
+    named = [item.ReferencedSOPInstanceUID for item in sources]
+    place = place_of.get(named[0], -1) if len(named) == 1 else -1
+    if place < 0:
+        return -1
+    off = np.abs(np.subtract(headers[place].numbers("ImagePositionPatient"), position)).max()
+    return place if off <= POSITION_MM else -1

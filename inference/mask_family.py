@@ -183,7 +183,7 @@ def _written(job: Run, task: Task, mask: Mask) -> MaskResult:
     ]
     report(len(files))
     names = [file.name for file in files[:-1]]
-    expected = ExpectedMask(folder, SEGMENTATION, names, headers, mask, making, numbers)
+    expected = ExpectedMask(folder, SEGMENTATION, names, headers, segment, mask, making, numbers)
     return MaskResult(files, expected, job, task)
 
 

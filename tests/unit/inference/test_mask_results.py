@@ -55,6 +55,7 @@ class Results:
             self.segmentation.name,
             [path.name for path in self.slices],
             self.headers,
+            BRAIN,
             self.mask,
             self.making,
         )
