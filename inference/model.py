@@ -136,12 +136,13 @@ class Prediction:
 class Model(Protocol):
     """A plug-in. It keeps no state between steps but its weights, and never modifies its input.
 
-    Its constructor takes no argument, or `weights: pathlib.Path` and `device: str` where the
-    configuration names weights. Two attributes may be left out: `runtime`, a text that changes
-    with whatever else changes its results (precision, calibration), and `concurrent`, true where
-    `run` may be called by several threads at once. A model of masks has a `segment` too, and may
-    have `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction
-    are sentences, and a job with one is held.
+    A process loads it once and uses it for job after job, until its files change. Its constructor
+    takes no argument, or `weights: pathlib.Path` and `device: str` where the configuration names
+    weights. Two attributes may be left out: `runtime`, a text that changes with whatever else
+    changes its results (precision, calibration), and `concurrent`, true where `run` may be called
+    by several threads at once. A model of masks has a `segment` too, and may have
+    `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction are
+    sentences, and a job with one is held.
     """
 
     name: str
