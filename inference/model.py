@@ -153,17 +153,18 @@ class Prediction:
 class Model(Protocol):
     """A plug-in. It keeps no state between steps but its weights, and never modifies its input.
 
-    Its constructor takes no argument, or `weights: pathlib.Path` and `device: str` where the
-    configuration names weights. Two attributes may be left out: `runtime`, a text that changes
-    with whatever else changes its results (precision, calibration), and `concurrent`, true where
-    `run` may be called by several threads at once. A model of masks has a `segment` too, and may
-    have `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction
-    are sentences, and a job with one is held. A model of findings has `finding`, the Segment that
-    says of which kind they are, `threshold`, the score from which on it calls something a finding,
-    and `segments`, the organs that it looks in; it may have `operating_point` and `doubts` too. A
-    model of scores or findings may have `check_scope(facts: SeriesFacts, geometry: Geometry)`,
-    which raises Unprocessable OUT_OF_SCOPE with a sentence that names the attribute and its value;
-    what its pixels put out of scope `run` raises in the same way.
+    A process loads it once and uses it for job after job, until its files change. Its constructor
+    takes no argument, or `weights: pathlib.Path` and `device: str` where the configuration names
+    weights. Two attributes may be left out: `runtime`, a text that changes with whatever else
+    changes its results (precision, calibration), and `concurrent`, true where `run` may be called
+    by several threads at once. A model of masks has a `segment` too, and may have
+    `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction are
+    sentences, and a job with one is held. A model of findings has `finding`, the Segment that says
+    of which kind they are, `threshold`, the score from which on it calls something a finding, and
+    `segments`, the organs that it looks in; it may have `operating_point` and `doubts` too. A model
+    of scores or findings may have `check_scope(facts: SeriesFacts, geometry: Geometry)`, which
+    raises Unprocessable OUT_OF_SCOPE with a sentence that names the attribute and its value; what
+    its pixels put out of scope `run` raises in the same way.
     """
 
     name: str

@@ -19,7 +19,7 @@ from inference.geometry import Layout
 from inference.mask_family import MaskFamily
 from inference.model import Model
 from inference.pixels import check_copies, digests, padding_notes
-from inference.registry import choose_device, load
+from inference.registry import choose_device, load_once
 from inference.request import (
     Derived,
     Failed,
@@ -163,7 +163,7 @@ def _read(job: Run) -> Stack:
 def _load(request: Request) -> tuple[Model, str]:
     """The model and the device that it runs on."""
     device, wanted = choose_device(request.resources.device, request.model), request.model.produces
-    model = load(request.model, device)
+    model = load_once(request.model, device)
     if model.produces != wanted:
         raise ModelLoadError(f"model {model.name} produces {model.produces}, not {wanted}")
     return model, device

@@ -1,5 +1,6 @@
 """The models there are, their fingerprints and their loading; none is imported before that."""
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -13,6 +14,7 @@ from inference.errors import ModelLoadError
 from inference.model import Model, Produces
 from inference.request import ModelSpec
 
+KEPT_MODELS = 16  # by one process; the one that was asked for longest ago goes first
 MEMBERS = ("name", "version", "weights_sha256", "produces", "plan", "run")
 
 
@@ -114,6 +116,16 @@ def load(spec: ModelSpec, device: str = "cpu") -> Model:
     if missing:
         raise ModelLoadError(f"model {spec.name} ({factory}) lacks {', '.join(missing)}")
     return cast(Model, model)
+
+
+def load_once(spec: ModelSpec, device: str = "cpu") -> Model:
+    """The model that this process has loaded before, a new one where its files have changed."""
+    return _kept(spec, device, fingerprint(spec))
+
+
+@functools.lru_cache(maxsize=KEPT_MODELS)
+def _kept(spec: ModelSpec, device: str, digest: str) -> Model:
+    return load(spec, device)
 
 
 def choose_device(wanted: str, spec: ModelSpec) -> str:

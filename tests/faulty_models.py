@@ -98,3 +98,18 @@ class Missing(_Wrapped):
 
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
         return Prediction(planes=self._linear.run(step, slices, limits).planes[1:])
+
+
+class MadeOnce(_Wrapped):
+    """Can be made once in a process, as if the memory held no second one."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).made += 1
+        if self.made > 1:
+            raise MemoryError
+
+    def misbehave(self, step: Step) -> None:
+        """Nothing."""

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def test_a_worker_that_loads_its_models_first_takes_no_time_of_the_job(tmp_path:
     finally:
         cold.close()
     assert isinstance(outcome, Derived)
+
+
+def test_a_worker_loads_a_model_once_for_all_its_jobs(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    """The second job of a model whose class cannot be made twice in one process."""
+    own = ModelSpec("once", "tests.faulty_models:MadeOnce")
+    for name in ("a", "b"):
+        asked = replace(request(tmp_path / name, 3), model=own)
+        assert isinstance(executor.run(asked, BOUNDS, lambda _: GO_ON), Derived)
 
 
 def test_a_signal_to_the_whole_group_does_not_end_a_worker(

@@ -10,7 +10,14 @@ import pytest
 
 import inference
 from inference.errors import ModelLoadError
-from inference.registry import REGISTERED, RegisteredModel, choose_device, fingerprint, load
+from inference.registry import (
+    REGISTERED,
+    RegisteredModel,
+    choose_device,
+    fingerprint,
+    load,
+    load_once,
+)
 from inference.request import ModelSpec
 from tests.unit.inference.made import HERE
 
@@ -120,6 +127,27 @@ def test_weights_of_another_digest_or_no_weights_are_refused(site: str, tmp_path
         load(ModelSpec("own", f"{site}:Own", weights, "00" * 32))
     with pytest.raises(ModelLoadError, match="cannot be read"):
         load(ModelSpec("own", f"{site}:Own", tmp_path / "gone", ""))
+
+
+def test_a_process_loads_a_model_once_until_its_weights_change(site: str, tmp_path: Path) -> None:
+    weights = tmp_path / "own.safetensors"
+    weights.write_bytes(b"numbers")
+    spec = ModelSpec("own", f"{site}:Own", weights)
+    first = load_once(spec)
+    assert load_once(ModelSpec("own", f"{site}:Own", weights)) is first
+    assert load_once(spec, "cuda:1") is not first
+    weights.write_bytes(b"others")
+    assert load_once(spec) is not first
+
+
+def test_weights_that_change_to_wrong_ones_are_refused(site: str, tmp_path: Path) -> None:
+    weights = tmp_path / "own.safetensors"
+    weights.write_bytes(b"numbers")
+    spec = ModelSpec("own", f"{site}:Own", weights, hashlib.sha256(b"numbers").hexdigest())
+    load_once(spec)
+    weights.write_bytes(b"others")
+    with pytest.raises(ModelLoadError, match="the configuration says"):
+        load_once(spec)
 
 
 def test_a_named_device_is_taken_as_it_is() -> None:
