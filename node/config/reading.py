@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from sqlalchemy.engine import make_url
 
+from inference.descriptions import READINGS
 from inference.request import ModelSpec
 from node.config.sections import (
     MEASURES,
@@ -257,6 +258,9 @@ def _routes(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
         for key, condition in route.match.items():
             if key in MEASURES and not _is_numeric(condition):
                 yield f"{place}.match.{key}: a number, a list of numbers, or a table of min, max"
+            if key in READINGS and not _is_one_of(condition, READINGS[key][1]):
+                words = ", ".join(READINGS[key][1])
+                yield f"{place}.match.{key}: one of {words}; a list of them, or a table of has"
 
 
 def _targets(place: str, route: Route, destinations: list[str]) -> Iterator[str]:
@@ -302,6 +306,12 @@ def _one_of(name: str, names: list[str]) -> str:
 def _is_numeric(condition: Condition) -> bool:
     texts = [value for value in condition.values if isinstance(value, str)]
     return not texts and condition.regex is None and condition.has is None
+
+
+def _is_one_of(condition: Condition, allowed: Sequence[str]) -> bool:
+    wanted = [*condition.values, *([] if condition.has is None else [condition.has])]
+    others = (condition.regex, condition.min, condition.max)
+    return set(wanted) <= set(allowed) and not any(other is not None for other in others)
 
 
 def _senders(config: Config) -> Iterator[str]:

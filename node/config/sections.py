@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from inference.descriptions import READINGS
 from inference.request import (
     AcrossMissing,
     ModelSpec,
@@ -31,7 +32,8 @@ from inference.request import (
 from node.errors import UsageError
 
 SENDER = "sender"  # the destination whose AE title is the one that brought the series
-MEASURES = ("gap_mm", "instances", "tilt_degrees")  # of a stack; other `match` keys are keywords
+MEASURES = ("gap_mm", "instances", "tilt_degrees")  # of a stack
+READ = tuple(READINGS)  # from the words of several attributes; other `match` keys are keywords
 # Values of these representations are no text and no number: a route cannot test them.
 UNTESTABLE = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
@@ -142,15 +144,15 @@ def _regex(pattern: str) -> str:
 
 
 def _match_key(key: str) -> str:
-    if key in MEASURES:
+    if key in (*MEASURES, *READ):
         return key
     from pydicom.datadict import dictionary_VR, keyword_dict  # 0.3 s, for routes alone
 
     if key not in keyword_dict:
-        measures = ", ".join(MEASURES)
+        own = (*MEASURES, *READ)
         raise ValueError(
-            f"unknown keyword '{key}'; allowed: a keyword of the DICOM dictionary, {measures}"
-            + near(key, [*keyword_dict, *MEASURES])
+            f"unknown keyword '{key}'; allowed: a keyword of the DICOM dictionary, {', '.join(own)}"
+            + near(key, [*keyword_dict, *own])
         )
     if dictionary_VR(keyword_dict[key])[:2] in UNTESTABLE:
         raise ValueError(f"'{key}' holds no text or number that could be tested")

@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
+from inference.descriptions import READINGS
 from node.config import SENDER, Condition, Destination, Route
 
 GEOMETRIC = ("gap_mm", "tilt_degrees")  # what only a stack with positions has
 # The attributes that routes are written with most; none of them is a patient's.
 USUAL = ("Modality", "ImageType", "BodyPartExamined", "SliceThickness", "ConvolutionKernel")
 # What a route may ask for that says nothing of a patient; "" stands for AE titles.
-OPEN = frozenset((*USUAL, *GEOMETRIC, "instances", "Manufacturer", "StationName", ""))
+# Of a description only the word that decided is repeated.
+OPEN = frozenset((*USUAL, *GEOMETRIC, *READINGS, "instances", "Manufacturer", "StationName", ""))
 
 MOST_SHOWN = 64  # characters of a received value in a sentence
 
@@ -210,8 +212,16 @@ class Candidate:
             sent = f"It was sent by {self.calling_ae}" if self.calling_ae else "No sender is named"
             yield Objection(f"{sent}; the route takes only what {calling} sends.")
         for key, condition in route.match.items():
-            for sentence in _objections(key, self._values(key), condition):
+            values, where = self._said(key)
+            for sentence in _objections(key, values, condition, where):
                 yield Objection(sentence, key)
+
+    def _said(self, key: str) -> tuple[tuple[object, ...], str]:
+        """The values of a key, and what says so where that is another attribute."""
+        if key not in READINGS:
+            return self._values(key), ""
+        said = READINGS[key][0](self.attributes)
+        return said.values, f" ({_shown(said.where)})" if said.where else ""
 
     def _values(self, key: str) -> tuple[object, ...]:
         measures = {
@@ -225,19 +235,22 @@ class Candidate:
         return tuple(value for value in self.attributes(key) if _text(value))
 
 
-def _objections(key: str, values: tuple[object, ...], condition: Condition) -> Iterator[str]:
+def _objections(
+    key: str, values: tuple[object, ...], condition: Condition, where: str = ""
+) -> Iterator[str]:
     if not values:
         yield f"{key} is absent."
         return
     text = _joined(values)
+    is_text = f"{key} is {_shown(text)}{where}"
     if condition.values and not any(_equal(values, value) for value in condition.values):
         wanted = " or ".join(_text(value) for value in condition.values)
-        yield f"{key} is {_shown(text)}, but must be {wanted}."
+        yield f"{is_text}, but must be {wanted}."
     if condition.has is not None and not any(_same(value, condition.has) for value in values):
-        yield f"{key} is {_shown(text)}; none of its values is {_text(condition.has)}."
+        yield f"{is_text}; none of its values is {_text(condition.has)}."
     if condition.regex is not None and not re.search(condition.regex, text):
         expression = f"the regular expression {condition.regex}"
-        yield f"{key} is {_shown(text)}, which does not match {expression}."
+        yield f"{is_text}, which does not match {expression}."
     out_of_range = _out_of_range(key, values, condition)
     if out_of_range:
         yield out_of_range

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fastapi import UploadFile
 
+from inference.descriptions import READINGS
 from node import log
 from node.children import Child, ResourceLimits
 from node.config import Config, Route
 from node.rules import routing
-from node.rules.routing import Explanation, Objection
+from node.rules.routing import Explanation, HeaderView, Objection
 from node.web.middleware import FILE_BOUNDS, MOST_FILES
 from node.web.problems import Problem
 from node.web.state import Parts
@@ -151,10 +152,21 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         tilt_degrees=layout.shear_degrees if layout else None,
         missing=sum(layout.missing.values()) if layout else 0,
         notes=layout.notes if layout else (),
-        attributes=tuple((name, "\\".join(header.values(name))) for name in routing.USUAL),
+        attributes=(*_usual(header), *_read(header)),
         routes=explained,
         verdicts=tuple(_verdict(stack, route) for route in question.routes if route.name in names),
     )
+
+
+def _usual(header: HeaderView) -> Iterator[tuple[str, str]]:
+    for name in routing.USUAL:
+        yield name, "\\".join(map(str, header.values(name)))
+
+
+def _read(header: HeaderView) -> Iterator[tuple[str, str]]:
+    """What routes may ask for that several attributes say."""
+    for name, (read, _) in READINGS.items():
+        yield name, "\\".join(read(header.values).values)
 
 
 def _verdict(stack: "Stack", route: Route) -> RouteVerdict:

@@ -301,6 +301,12 @@ def test_a_route_names_a_model_of_the_product_or_of_the_site(tmp_path: Path) -> 
         ('KVP = { min = "x" }', 'route[0].match.KVP.min = "x": '),
         ('gap_mm = "x"', "route[0].match.gap_mm: a number, a list of numbers"),
         ('tilt_degrees = { regex = "1" }', "route[0].match.tilt_degrees: a number, a list"),
+        ('contrast = "none"', "route[0].match.contrast: one of yes, no, unknown; a list of them"),
+        ('kernel = ["soft", "B30f"]', "route[0].match.kernel: one of soft, sharp, unknown;"),
+        ('body_part = { has = "HEAD" }', "route[0].match.body_part: one of head, neck, chest,"),
+        ('body_part = { regex = "head" }', "route[0].match.body_part: one of head, neck,"),
+        ("contrast = true", "route[0].match.contrast = true: a value, a list of values"),
+        ('bodypart = "head"', "route[0].match: unknown keyword 'bodypart'; allowed: a keyword"),
     ],
 )
 def test_a_mistake_in_a_match_is_named(tmp_path: Path, match: str, expected: str) -> None:

@@ -139,6 +139,62 @@ def test_something_that_is_no_number_lies_in_no_range() -> None:
         assert found == [], text
 
 
+HEAD_CT: Mapping[str, Values] = {
+    "Modality": ("CT",),
+    "BodyPartExamined": ("HEAD",),
+    "StudyDescription": ("CT head and neck w/wo contrast",),
+    "SeriesDescription": ("CCT nativ 4.0",),
+    "ConvolutionKernel": ("H31s", "3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("match", "changes", "objection"),
+    [
+        ('contrast = "no", kernel = "soft", body_part = "head"', {}, ""),
+        ('contrast = ["no", "unknown"]', {"SeriesDescription": ("4.0",)}, ""),
+        ('body_part = { has = "neck" }', {"SeriesDescription": ("Head Neck",)}, ""),
+        (
+            'body_part = "head"',
+            {"SeriesDescription": ("Head Neck",)},
+            "body_part is head\\neck (SeriesDescription says Head, Neck), but must be head.",
+        ),
+        (
+            'contrast = ["no", "unknown"]',
+            {"SeriesDescription": ("Head CTA 0.6",)},
+            "contrast is yes (SeriesDescription says CTA), but must be no or unknown.",
+        ),
+        (
+            'contrast = "no"',
+            {"ContrastBolusAgent": ("Ultravist",)},
+            "contrast is yes (ContrastBolusAgent has a value), but must be no.",
+        ),
+        (
+            'kernel = "soft"',
+            {"ConvolutionKernel": ("H60s",)},
+            "kernel is sharp (ConvolutionKernel is H60s), but must be soft.",
+        ),
+        ('kernel = "soft"', {"ConvolutionKernel": ()}, "kernel is unknown, but must be soft."),
+        (
+            'body_part = { has = "chest" }',
+            {},
+            "body_part is head (SeriesDescription says CCT); none of its values is chest.",
+        ),
+    ],
+)
+def test_contrast_kernel_and_body_part_are_read_from_the_words(
+    match: str, changes: Mapping[str, Values], objection: str
+) -> None:
+    names, (sentence,) = taken_by(route(match), attributes={**HEAD_CT, **changes})
+    assert names == ([] if objection else ["r"])
+    assert sentence == (objection or "All its conditions hold.")
+
+
+def test_the_word_that_decided_is_told_to_those_who_see_no_patient() -> None:
+    sentence = "contrast is yes (SeriesDescription says CTA), but must be no."
+    assert routing.without_value("contrast", sentence) == sentence
+
+
 def test_every_matching_route_runs_in_the_order_of_the_file() -> None:
     routes = [
         route('Modality = "CT"', name="a"),
