@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypedDict
+
+from pydicom.dataset import Dataset
 
 from inference import header as h
 from inference import release
@@ -16,6 +19,12 @@ RESEARCH_LABEL, RESEARCH_WORDS = "RESEARCH", "Research only, not for diagnosis"
 WEIGHTS_DIGITS = 12  # of the SHA-256 of the weights, hexadecimal
 FIRST_SERIES_NUMBER, SERIES_NUMBER_STEP, MOST_SERIES_NUMBER = 9000, 10_000, 2**31 - 1
 PLACE_STEP = 1000  # as of derived series
+NOBODY = h.keywords_of(
+    """
+    PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime
+    ReferringPhysicianName
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,71 @@ class Making:
     content_qualification: str = "RESEARCH"
     label: str = ""  # ASCII: which stack of several, which revision
     place: int = 0  # among the results of one stack; raises the Series Number
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An instance that a result refers to: a received slice, or another result of the job."""
+
+    sop_class_uid: str
+    instance_uid: str
+    series_uid: str
+    is_image: bool = True
+
+    @classmethod
+    def of(cls, header: Header) -> "Reference":
+        return cls(header.text("SOPClassUID"), header.uid, header.text("SeriesInstanceUID"))
+
+    def as_dataset(self, first: Header) -> Dataset:
+        """The instance as highdicom reads it; `first` is of its study, and the patient is nobody.
+
+        What is left empty is copied into the result afterwards as bytes, so that no name is
+        decoded.
+        """
+        dataset = Dataset()
+        for keyword in NOBODY:
+            setattr(dataset, keyword, "")
+        dataset.StudyInstanceUID = first.text("StudyInstanceUID")
+        dataset.SeriesInstanceUID = self.series_uid
+        dataset.SOPClassUID, dataset.SOPInstanceUID = self.sop_class_uid, self.instance_uid
+        if self.is_image:  # how highdicom tells images from other objects
+            dataset.Rows = dataset.Columns = 1
+        return dataset
+
+
+class Arguments(TypedDict):
+    """The arguments that every constructor of highdicom asks for; `shared` overwrites most."""
+
+    series_instance_uid: str
+    series_number: int
+    sop_instance_uid: str
+    instance_number: int
+    manufacturer: str
+
+
+def arguments(making: Making, place: str) -> Arguments:
+    """The only instance of a series of its own, by its place among the results of the job."""
+    return {
+        "series_instance_uid": making.uid_of(f"series of the {place}"),
+        "series_number": 1,
+        "sop_instance_uid": making.uid_of(place),
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+    }
+
+
+def completed(
+    made: Dataset, first: Header, making: Making, what: str, number: int, without: frozenset[str]
+) -> Elements:
+    """An object of highdicom with what all results share, but for the attributes in `without`.
+
+    Patient and study are the source's bytes, or absent; dates and times are those of the job.
+    """
+    left_out = {h.tag_of(keyword) for keyword in (*h.CHARACTER_SET, *h.PATIENT_AND_STUDY)}
+    own = {int(tag): element for tag, element in made.items() if tag not in left_out}
+    unwanted = {h.tag_of(keyword) for keyword in without}
+    both = shared(first, making, what, number)
+    return own | {tag: element for tag, element in both.items() if tag not in unwanted}
 
 
 def shared(first: Header, making: Making, what: str, number: int) -> Elements:
