@@ -275,8 +275,8 @@ def write_file(path: Path, elements: Elements) -> str:
     """Write a Part 10 file, bring it to the disk, and return its SHA-256."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(_text(elements, "SOPClassUID"))
-    meta.MediaStorageSOPInstanceUID = UID(_text(elements, "SOPInstanceUID"))
+    meta.MediaStorageSOPClassUID = UID(text_of(elements, "SOPClassUID"))
+    meta.MediaStorageSOPInstanceUID = UID(text_of(elements, "SOPInstanceUID"))
     meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE_ENDIAN)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
@@ -290,7 +290,8 @@ def write_file(path: Path, elements: Elements) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _text(elements: Elements, keyword: str) -> str:
+def text_of(elements: Elements, keyword: str) -> str:
+    """The only value of an element that is ASCII."""
     value = elements[tag_of(keyword)].value
     return value.decode("ascii").strip("\0 ") if isinstance(value, bytes) else str(value)
 

@@ -9,24 +9,22 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import header as h
 from inference import mr
 from inference.dataset import Stack
-from inference.derived import Planned, frame_uid, local_time, record_of
+from inference.derived import Planned, record_of
 from inference.errors import ModelLoadError, Reason, Unprocessable
 from inference.family import Run, Task
 from inference.geometry import Layout, measure
-from inference.header import Elements
+from inference.header import text_of
 from inference.mask_checks import ExpectedMask, verify
 from inference.model import Limits, Model, Segment, Step, check_mask, check_whole
 from inference.previews import Previews
-from inference.request import File, ObjectKind, Progress
-from inference.results import Algorithm, Making
+from inference.request import File, Progress
 from inference.runner import Runner
 from inference.segmentation import region_of, segmentation
 from inference.stripped import EXTRACTED_SERIES, stripped_slices
-from inference.uids import node_uid
 from inference.volume import Volume
+from inference.writing import facts_of, making_of, written
 
 MOST_VOXELS = 1 << 27  # 512 slices of 512 x 512: all are in memory at once
 SEGMENTATION = "segmentation.dcm"
@@ -164,68 +162,23 @@ def _facts(mask: Mask, task: Task) -> Mapping[str, object]:
 def _written(job: Run, task: Task, mask: Mask) -> MaskResult:
     """Both results in the folder of the request."""
     folder, headers = job.request.folder, task.layout.headers
-    making, segment = _making(job, task), segment_of(task.model)
+    making, segment = making_of(job, task, EXTRACTED_SERIES), segment_of(task.model)
     stored = [job.pixels.stored(header) for header in headers]
     report = job.reporting("writing", len(headers) + 1)
     files, numbers = [], []
     slices = stripped_slices(headers, stored, mask, making, segment.label)
     for place, elements in enumerate(slices, start=1):
         name = f"{place:05d}.dcm"
-        files.append(_file(name, h.write_file(folder / name, elements), elements))
-        numbers.append(int(_text(elements, "InstanceNumber")))
+        files.append(written(folder, name, elements))
+        numbers.append(int(text_of(elements, "InstanceNumber")))
         report(place)
     elements = segmentation(headers, [region_of(segment, mask)], making, segment.label)
-    digest = h.write_file(folder / SEGMENTATION, elements)
-    files.append(_file(SEGMENTATION, digest, elements, "segmentation"))
-    job.record.facts["objects"] = [
-        {"kind": file.kind, "sop_class_uid": file.sop_class_uid, "series_uid": file.series_uid}
-        for file in files[-1:]
-    ]
+    files.append(written(folder, SEGMENTATION, elements, "segmentation"))
+    job.record.facts["objects"] = facts_of(files[-1:])
     report(len(files))
     names = [file.name for file in files[:-1]]
     expected = ExpectedMask(folder, SEGMENTATION, names, headers, segment, mask, making, numbers)
     return MaskResult(files, expected, job, task)
-
-
-def _file(name: str, digest: str, elements: Elements, kind: ObjectKind = "image") -> File:
-    return File(
-        name=name,
-        instance_uid=_text(elements, "SOPInstanceUID"),
-        sop_class_uid=_text(elements, "SOPClassUID"),
-        digest=digest,
-        generated=False,
-        series_uid=_text(elements, "SeriesInstanceUID"),
-        kind=kind,
-    )
-
-
-def _text(elements: Elements, keyword: str) -> str:
-    value = elements[h.tag_of(keyword)].value
-    return value.decode("ascii").rstrip(" \0") if isinstance(value, bytes) else str(value)
-
-
-def _making(job: Run, task: Task) -> Making:
-    request, model = job.request, task.model
-    revision = f"rev {request.mark.revision}" if request.mark.revision > 1 else ""
-    words = filter(None, (revision, request.output.label, request.mark.route))
-    return Making(
-        algorithm=Algorithm(
-            model.name,
-            model.version,
-            model.weights_sha256,
-            str(getattr(model, "operating_point", "")),
-        ),
-        uid_of=lambda place: (
-            task.series_uid if place == EXTRACTED_SERIES else task.maker.instance(place)
-        ),
-        at=local_time(request.started_at, task.layout.headers[0]),
-        station_name=request.station_name,
-        creator_uid=node_uid(request.secret, request.station_name),
-        frame_uid=frame_uid(task.layout, request.secret),
-        content_qualification=request.output.content_qualification,
-        label=" ".join(words),
-        place=request.mark.place,
-    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,15 @@ from typing import Literal
 from inference.errors import Reason
 
 SliceThickness = Literal["source", "spacing"]  # of generated slices, and of copies beside them
-ObjectKind = Literal["image", "presentation state", "parametric map", "segmentation"]
+ObjectKind = Literal[
+    "image",
+    "presentation state",
+    "parametric map",
+    "segmentation",
+    "report",
+    "key objects",
+    "capture",
+]
 # The family of a model: what it makes of a stack.
 Produces = Literal["slices", "mask", "scores", "findings"]
 AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
