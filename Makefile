@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit golden training network browser faults test-long bench soak train train-models docs clean
+.PHONY: help setup system demo run test check lint types imports unit golden training network browser faults test-long bench models soak train train-models docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -81,8 +81,11 @@ faults: setup system  ## the fault tests, with more rounds than CI (FAULT_ROUNDS
 test-long: setup system  ## the tests that take over 30 seconds
 	$(BIN)/pytest -m long --timeout 3600
 
-bench: setup system  ## the benchmarks against peers in the same run; writes benchmark.json
-	$(BIN)/python -m tests.benchmarks.run
+bench: setup system  ## the benchmarks against peers in the same run (`bench models`: the models alone); writes benchmark.json
+	DATA=$(DATA) $(BIN)/python -m tests.benchmarks.run $(filter models,$(MAKECMDGOALS))
+
+models:
+	@: a subject of bench
 
 soak: setup system  ## series after series for SOAK_MINUTES; exits non-zero on a loss
 	$(BIN)/python -m tests.benchmarks.soak

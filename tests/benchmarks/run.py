@@ -25,6 +25,7 @@ from tests.benchmarks import (
     inference,
     ingest,
     memory,
+    models,
     pages,
 )
 from tests.benchmarks.rig import Setting, Stock
@@ -32,9 +33,9 @@ from tests.benchmarks.table import Subject, Told, document, missed, rendered
 
 SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
     module.NAME: module.measure
-    for module in (ingest, delivery, end_to_end, inference, memory, pages, first_paint)
+    for module in (ingest, delivery, end_to_end, inference, models, memory, pages, first_paint)
 }
-BOUNDS = (*memory.BOUNDS, *pages.BOUNDS, *first_paint.BOUNDS)
+BOUNDS = (*models.BOUNDS, *memory.BOUNDS, *pages.BOUNDS, *first_paint.BOUNDS)
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 INSTANCES, QUICK_INSTANCES = 2000, 300

@@ -12,7 +12,8 @@ import pytest
 from pydicom import dcmread
 from rich.console import Console
 
-from tests.benchmarks import memory, run
+from inference.registry import REGISTERED
+from tests.benchmarks import memory, models, references, run
 from tests.benchmarks.rig import SIDE, Setting, Stock
 from tests.benchmarks.table import (
     Bound,
@@ -186,3 +187,25 @@ def test_memory_that_is_taken_and_given_back_while_it_is_watched_is_growth() -> 
         del taken
     assert 70.0 < watch.growth < 250.0
     assert watch.most == watch.before + watch.growth
+
+
+def test_every_model_that_makes_no_slices_has_a_series_and_bounds() -> None:
+    assert {entry.name for entry in REGISTERED if entry.produces != "slices"} <= set(models.CASES)
+    assert all(case.megabytes <= 3000.0 for case in models.CASES.values())
+
+
+def test_models_of_the_brain_stand_beside_the_published_program() -> None:
+    ours = {"seconds": 8.0, "processor": 12.0, "predicting": 3.0, "megabytes": 1300.0}
+    theirs = {"seconds": 6.0, "processor": 9.0, "volume_cm3": 1500.0, "megabytes": 1600.0}
+    values = {"deepbet": [theirs], "brain": [ours], "haemorrhage": [ours]}
+    found = Subject("models", "", tuple(models.rows_of(values, ["deepbet"])))
+    assert ratio(found.row("brain, mask alone"), found) == 0.5
+    assert ratio(found.row("brain, memory"), found) == 1300.0 / 1600.0
+    assert found.row("haemorrhage").reference == ""
+    alone = Subject("models", "", tuple(models.rows_of({"brain": [ours]}, [])))
+    assert {row.reference for row in alone.rows} == {""}
+
+
+def test_a_program_that_cannot_be_installed_is_named_with_the_reason(tmp_path: Path) -> None:
+    nothing = references.Reference("none", (f"none @ {(tmp_path / 'none.whl').as_uri()}",))
+    assert "none.whl" in references.installed(nothing, tmp_path / "target")
