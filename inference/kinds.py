@@ -5,8 +5,9 @@ syntax say how a slice was written down, not what it shows.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TypeVar
@@ -30,6 +31,8 @@ SAME_FIELD = 0.1
 # Planes whose normals differ by less (cosine) are parallel.
 PARALLEL = 1e-3
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+# So many slices, each with a time of its own, are counted by it: no volume is of several times.
+FEWEST_COUNTED = 3
 # Parts of a complex image (PS3.3 C.8.13.3.1.1 and the letters that consoles write for them).
 COMPONENTS = {
     "M": "magnitude",
@@ -54,6 +57,21 @@ class MrKind:
     inversion_ms: float | None
     b_value: float | None
     component: str  # magnitude, phase, ...
+    time: int | None  # the number of a time: of a contrast agent, of a function
+
+
+def mr_kinds_of(headers: Sequence[Header]) -> list[MrKind | None]:
+    """The MR part of the kind of each slice. A time of its own in each of them counts slices."""
+    kinds = [mr_kind_of(header) for header in headers]
+    timeless = [None if kind is None else replace(kind, time=None) for kind in kinds]
+    slices, times = (
+        Counter(timeless),
+        Counter(other for _, other in set(zip(kinds, timeless, strict=True))),
+    )
+    return [
+        other if times[other] == slices[other] >= FEWEST_COUNTED else kind
+        for kind, other in zip(kinds, timeless, strict=True)
+    ]
 
 
 def mr_kind_of(header: Header) -> MrKind | None:
@@ -66,6 +84,7 @@ def mr_kind_of(header: Header) -> MrKind | None:
         inversion_ms=header.number("InversionTime"),
         b_value=header.number("DiffusionBValue"),
         component=component_of(header),
+        time=header.integer("TemporalPositionIdentifier"),
     )
 
 
@@ -83,6 +102,7 @@ def parts_of_mr(kind: MrKind) -> tuple[str, ...]:
         "TI {:g} ms": kind.inversion_ms,
         "b {:g}": kind.b_value,
         "{}": kind.component or None,
+        "time {}": kind.time,
     }
     return tuple("" if value is None else form.format(value) for form, value in parts.items())
 
@@ -109,6 +129,7 @@ def kinds_of(headers: Sequence[Header]) -> list[Kind]:
     cuts = _completed([header.value("ImageType", 2).upper() for header in headers], "")
     kernels = _completed([_kernel(header) for header in headers], "")
     kilovolts = _completed([header.number("KVP") for header in headers], None)
+    of_mr = mr_kinds_of(headers)
     return [
         Kind(
             cut,
@@ -116,9 +137,11 @@ def kinds_of(headers: Sequence[Header]) -> list[Kind]:
             _energy(header),
             kernel,
             kilovolt,
-            mr_kind_of(header),
+            mr,
         )
-        for header, cut, kernel, kilovolt in zip(headers, cuts, kernels, kilovolts, strict=True)
+        for header, cut, kernel, kilovolt, mr in zip(
+            headers, cuts, kernels, kilovolts, of_mr, strict=True
+        )
     ]
 
 

@@ -9,7 +9,7 @@ from inference import scope
 from inference.dataset import Header, Stack, newest, quoted
 from inference.errors import Reason, Unprocessable
 from inference.geometry import Layout, arrange, missing_sentence
-from inference.kinds import NO_SLICES, component_of, mr_kind_of, words_of
+from inference.kinds import NO_SLICES, component_of, mr_kinds_of, words_of
 from inference.pixels import PixelFormat, PixelReader, Stored
 from inference.scope import (
     MR_IMAGE,
@@ -137,8 +137,11 @@ def examine(stack: Stack) -> Layout:
         check_scope(header)
     if stack.fault:
         raise Unprocessable(stack.fault_reason, stack.fault)
-    if len({mr_kind_of(header) for header in headers}) > 1:
-        sentence = "The images differ in echo, inversion, b-value or part of the complex image."
+    if len(set(mr_kinds_of(headers))) > 1:
+        sentence = (
+            "The images differ in echo, inversion, b-value, part of the complex image or time "
+            "(Temporal Position Identifier)."
+        )
         raise Unprocessable(Reason.MIXED_ACQUISITIONS, sentence)
     layout = arrange(headers)
     if layout.missing:

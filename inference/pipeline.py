@@ -62,6 +62,18 @@ def process(
     return outcome
 
 
+def foreseen(request: Request, stack: Stack) -> Unprocessable | None:
+    """The verdict on a stack that headers and the plan of its model tell; no pixel is read."""
+    job = Run(request, JobRecord(), report=lambda _: None, cancelled=lambda: False)
+    family = _family(request.model.produces)
+    try:
+        layout = family.examined(job, stack)
+        family.planned(job, _load(request)[0], layout)
+    except Unprocessable as verdict:
+        return verdict
+    return None
+
+
 class OutputCheckFailed(Unprocessable):
     """The files on disk are not the results that were planned."""
 

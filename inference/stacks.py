@@ -21,6 +21,7 @@ from inference.kinds import (
     is_same_grid,
     kinds_of,
     mr_kind_of,
+    mr_kinds_of,
     parts_of_mr,
     words_of_mr,
 )
@@ -409,17 +410,17 @@ def _kilovolts_of(group: Group) -> str:
 
 
 def _mr_of(group: Group) -> str:
-    """Echo, inversion, b-value and part of the complex image; nothing for another modality."""
-    kind = mr_kind_of(group[0])
+    """Echo, inversion, b-value, part of the complex image, time; nothing for another modality."""
+    kind = mr_kinds_of(group)[0]
     return words_of_mr(kind) if kind is not None else ""
 
 
 def _mr_part(number: int, group: Group) -> str:
-    kind = mr_kind_of(group[0])
+    kind = mr_kinds_of(group)[0]
     return parts_of_mr(kind)[number] if kind is not None else ""
 
 
-MR_PARTS = tuple(partial(_mr_part, number) for number in range(5))
+MR_PARTS = tuple(partial(_mr_part, number) for number in range(6))
 
 
 def _cut_of(group: Group) -> str:

@@ -62,7 +62,8 @@ unusual UID | warning | uid attribute | kept, although it breaks PS3.5 9.1
 # Series
 series complete | info | series_uid instances arrival jobs | \
     an arrival was closed; how many jobs it made
-arrival not closed | error | arrival error | tried again in half a minute
+arrival not closed | error | arrival error | \
+    tried again in half a minute; after three times people are notified, and the page Now says so
 own result came back | info | series_uid | kept, never processed
 parts joined | info | series_uid senders instances | \
     slices that several peers brought form one stack

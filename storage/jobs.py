@@ -30,6 +30,7 @@ from storage.errors import NotFound, WrongState
 from storage.leases import IDLE, Holder, Leases
 from storage.records import (
     Attempt,
+    ClosingFault,
     DerivedMark,
     Ended,
     Enqueued,
@@ -291,6 +292,16 @@ class Queue:
             if stacks:
                 supersede_parted(db, jobs, stacks, now)
             return (*held, *refused, *asked)
+
+    def cannot_complete(self, arrival_id: int, fault: ClosingFault, sentence: str) -> None:
+        """Keep why an arrival cannot be closed, until it is; people are notified of it once."""
+        this = and_(arrival.c.id == arrival_id, OPEN_ARRIVAL)
+        with self._database.writing() as db:
+            kept = update(arrival).where(this).values(evidence=to_json(fault.as_evidence()))
+            if db.execute(kept).rowcount:
+                key = f"arrival {arrival_id} {fault.since:.3f}"
+                facts = {"arrival": arrival_id, "sentence": sentence}
+                notices.post(self._database, db, self._now(), "attention", key, facts)
 
     def insist(self, jobs: Sequence[NewJob], *, who: str) -> tuple[Enqueued, ...]:
         """A person has series that are complete processed by a route, whatever it asks for."""

@@ -109,6 +109,24 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class ClosingFault:
+    """Why an arrival that is complete cannot be closed: an error of the node, again and again."""
+
+    error: str  # the class of the exception
+    since: float
+
+    @classmethod
+    def of(cls, arrival: Arrival) -> "ClosingFault | None":
+        """The one that is kept of an arrival; None where there is none."""
+        fault = arrival.evidence.get("fault")
+        return cls(**fault) if isinstance(fault, Mapping) else None
+
+    def as_evidence(self) -> Mapping[str, object]:
+        """What an arrival keeps while it is open; the evidence that closes it takes its place."""
+        return {"fault": {"error": self.error, "since": self.since}}
+
+
+@dataclass(frozen=True)
 class Brought:
     """A peer's part of a series: its newest arrival, and all versions of its that count."""
 

@@ -168,7 +168,7 @@ arrival = _table(
     _time("first_at"),
     _time("last_at"),
     _time("completed_at", nullable=True),
-    _text("evidence", "{}"),  # JSON: why it is complete
+    _text("evidence", "{}"),  # JSON: why it is complete; before that, why it cannot be closed
     _count("brought"),  # instances, once complete
     _count("own"),  # 1: a result of a node came back
     CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),

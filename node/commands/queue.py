@@ -411,9 +411,10 @@ def _print_series_facts(series: WholeSeries, zone: tzinfo | None) -> None:
 
 def _completion(arrival: Arrival, completion: "Completion", zone: tzinfo | None) -> str:
     from node.rules.completion import because
+    from node.rules.reasons import why_open
 
     if arrival.completed_at is None:
-        return _complete_in(arrival, completion)
+        return why_open(arrival) or _complete_in(arrival, completion)
     return f"{terminal.when(arrival.completed_at, zone)}. {because(arrival.evidence)}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from node.rules.routing import kept_objections
-from storage.records import Arrival, DeliveryState, JobState
+from storage.records import Arrival, ClosingFault, DeliveryState, JobState
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,21 @@ def why_no_job(arrival: Arrival | None, *, masked: bool) -> str:
     objections = kept_objections(arrival.evidence, masked=masked)
     against = [f"{name}: {sentences[0]}" for name, sentences in objections.items()]
     return f"{NO_ROUTE}. {' '.join(against[:MOST_OBJECTIONS])}" if against else NO_ROUTE
+
+
+def why_not_closed(fault: ClosingFault) -> str:
+    """Say why a series that is complete has no jobs yet, and what a person can do about it."""
+    return (
+        f"An error of the node ({fault.error}) keeps its jobs from being made; it is tried again "
+        'every 30 s. The log says where it fails ("arrival not closed"): report it. Where nothing '
+        'has to come of the series, "never process" ends it.'
+    )
+
+
+def why_open(arrival: Arrival) -> str:
+    """The same of an arrival; nothing where no error keeps it open."""
+    fault = ClosingFault.of(arrival)
+    return why_not_closed(fault) if fault is not None else ""
 
 
 def set_aside(arrival: Arrival) -> Mapping[str, int]:

@@ -152,6 +152,9 @@ class Metrics:
         )
         self._oldest_job = self._gauge("job_oldest_seconds", "How long the oldest job waits.")
         self._arrivals = self._gauge("arrivals_open", "Series that are arriving.")
+        self._not_closed = self._gauge(
+            "arrivals_not_closed", "Series that an error of the node keeps from being processed."
+        )
         self._associations = self._gauge("associations_open", "Associations that are open.")
         self._free = self._gauge("disk_free_bytes", "Free on the disk of the storage folder.")
         self._total = self._gauge("disk_total_bytes", "The size of that disk.")
@@ -203,6 +206,7 @@ class Metrics:
             (self._jobs if what == "job" else self._deliveries).labels(state).set(count)
         open_now = gauges(database)
         self._arrivals.set(open_now.arrivals)
+        self._not_closed.set(len(overview.not_closed(database)))
         self._associations.set(open_now.associations)
         self._oldest_job.set(_age(now, open_now.oldest_queued_at))
         self._draining.set(control.draining(database) is not None)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from fastapi import UploadFile
 
 from inference.descriptions import READINGS
+from inference.request import ModelSpec, Request, Resources
 from node import log
 from node.children import Child, ResourceLimits
 from node.config import Config, Route
@@ -56,11 +58,12 @@ class Trial:
     calling_ae: str
     node_ae: str
     routes: tuple[Route, ...]
+    models: tuple[ModelSpec, ...] = ()  # those of the site
 
 
 @dataclass(frozen=True)
 class RouteVerdict:
-    """The end of a stack by a route that takes it, as far as headers tell."""
+    """The end of a stack by a route that takes it, as far as headers and its model's plan tell."""
 
     route: str  # empty: no route takes it
     state: State
@@ -154,7 +157,11 @@ def _stack(stack: "Stack", question: Trial) -> TriedStack:
         notes=layout.notes if layout else (),
         attributes=(*_usual(header), *_read(header)),
         routes=explained,
-        verdicts=tuple(_verdict(stack, route) for route in question.routes if route.name in names),
+        verdicts=tuple(
+            _verdict(stack, route, _model_of(route, question))
+            for route in question.routes
+            if route.name in names
+        ),
     )
 
 
@@ -169,10 +176,37 @@ def _read(header: HeaderView) -> Iterator[tuple[str, str]]:
         yield name, "\\".join(read(header.values).values)
 
 
-def _verdict(stack: "Stack", route: Route) -> RouteVerdict:
-    from inference import geometry
+def _model_of(route: Route, question: Trial) -> ModelSpec:
+    """The model that is asked for its plan: of those that make slices, one that plans alike.
 
-    verdict = geometry.verdict(stack, route.output)
+    A density means the same gaps for all of them, and this one is loaded at once.
+    """
+    from inference import registry
+
+    own = {spec.name: spec for spec in question.models}
+    spec = own.get(route.model) or registry.spec_of(route.model)
+    return registry.spec_of("linear") if spec.produces == "slices" else spec
+
+
+def _verdict(stack: "Stack", route: Route, model: ModelSpec) -> RouteVerdict:
+    from inference import pipeline
+    from inference.errors import ModelLoadError
+
+    request = Request(
+        sources=(),
+        model=model,
+        parameters=route.parameters,
+        output=route.output,
+        folder=Path(),
+        secret=b"",
+        started_at=datetime.now(UTC),
+        resources=Resources(device="cpu"),
+    )
+    try:
+        verdict = pipeline.foreseen(request, stack)
+    except ModelLoadError as error:
+        sentence = f"Nothing in its headers prevents it, but its model cannot be loaded: {error}"
+        return RouteVerdict(route.name, "would be processed", "", sentence)
     if verdict is None:
         return RouteVerdict(
             route.name, "would be processed", "", "Nothing in its headers prevents it."
@@ -288,6 +322,7 @@ def _tried(parts: Parts, paths: tuple[Path, ...], called_ae: str, calling_ae: st
         calling_ae=calling_ae,
         node_ae=settings.node.ae_title,
         routes=settings.routes,
+        models=tuple(entry.spec for entry in settings.models),
     )
     return ask(tried, question, log_as_json=parts.settings.log_as_json)
 

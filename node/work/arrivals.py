@@ -26,6 +26,7 @@ from node import wording
 from node.config import Completion, Destination, Route
 from node.errors import UsageError
 from node.rules import completion, routing
+from node.rules.reasons import why_not_closed
 from node.rules.routing import Candidate, Explanation, Objection
 from node.work.jobs import canonical, snapshot, sources
 from node.work.joining import (
@@ -39,12 +40,13 @@ from node.work.joining import (
 )
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, DailyLimits
-from storage.errors import NotFound, WrongState
+from storage.errors import NotFound, StorageError, WrongState
 from storage.files import Files
 from storage.jobs import Queue
 from storage.records import (
     Arrival,
     Brought,
+    ClosingFault,
     Enqueued,
     Instance,
     Job,
@@ -75,6 +77,23 @@ INSTEAD = {
 MOST_OBJECTIONS = 30  # that an arrival keeps
 MOST_TRIES = 5  # to close an arrival that another instance joins at the same moment
 RETRY_SECONDS = 30.0  # an arrival that could not be closed is tried again after this
+FAILURES_TOLD = 3  # one after the other, of one arrival: a person is told
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The failures to close an arrival, one after the other."""
+
+    count: int = 0
+    first_at: float = 0.0
+    not_before: float = 0.0  # of the next try
+
+    def and_now(self, now: float) -> "Failures":
+        """These and one more."""
+        return Failures(self.count + 1, self.first_at or now, now + RETRY_SECONDS)
+
+
+NO_FAILURE = Failures()
 
 
 @dataclass(frozen=True)
@@ -277,7 +296,7 @@ class Arrivals:
         self._files = files
         self._now = now
         self._since = now()
-        self._not_before: dict[int, float] = {}  # arrivals that failed to close; a hint, no state
+        self._failures: dict[int, Failures] = {}  # arrivals that failed to close; a hint, no state
         self.rules = rules
 
     def sweep(self) -> None:
@@ -290,18 +309,35 @@ class Arrivals:
             evidence = complete[arrival.id]
             # While another peer sends the series too, what it brings may belong to the same stack.
             waits = arrival.series_id in unfinished and self._may_wait(arrival, now)
-            if evidence is None or waits or self._not_before.get(arrival.id, 0.0) > now:
+            failures = self._failures.get(arrival.id, NO_FAILURE)
+            if evidence is None or waits or failures.not_before > now:
                 continue
             try:
                 self.complete(arrival, evidence)
-                self._not_before.pop(arrival.id, None)
+                self._failures.pop(arrival.id, None)
             except WrongState:
                 # Another instance came this moment: the quiet period begins anew. Or it is the
                 # series of a self-test that another node runs.
                 continue
-            except Exception:
-                self._not_before[arrival.id] = now + RETRY_SECONDS
+            except Exception as error:
                 logger.exception("arrival not closed", extra={"arrival": arrival.id})
+                self._failures[arrival.id] = failures.and_now(now)
+                if failures.count + 1 >= FAILURES_TOLD:
+                    self._tell(arrival, error, failures.first_at or now)
+
+    def _tell(self, arrival: Arrival, error: Exception, since: float) -> None:
+        """Let people know of an arrival that fails again and again."""
+        kept = ClosingFault.of(arrival)  # also from before the node was started again
+        fault = ClosingFault(type(error).__name__, kept.since if kept is not None else since)
+        if fault == kept:
+            return
+        instances = wording.count(arrival.instances, "instance")
+        series = f"A series of {instances} from {arrival.calling_ae} (arrival {arrival.id})"
+        sentence = f"{series} is complete, but not processed. {why_not_closed(fault)}"
+        try:
+            self._queue.cannot_complete(arrival.id, fault, sentence)
+        except StorageError:  # the database may be what fails; the next try tells
+            logger.exception("arrival not closed", extra={"arrival": arrival.id})
 
     def _evidence(self, arrival: Arrival, now: float) -> completion.Evidence | None:
         """The evidence that an arrival is complete; None where more may come."""

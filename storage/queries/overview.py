@@ -52,6 +52,13 @@ from storage.schema import (
 )
 from storage.transitions import DESTINATIONS_COLUMN, attempt_rows, read_job, without_files
 
+
+def not_closed(database: Database) -> tuple[Arrival, ...]:
+    """The arrivals that are complete and that an error of the node keeps open."""
+    kept = arrival_rows().where(OPEN_ARRIVAL, arrival.c.evidence != "{}")
+    return database.records(Arrival, kept.order_by(arrival.c.id))
+
+
 TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes
 
 SUBJECT = tuple(

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node.rules.completion import because
-from node.rules.reasons import OWN, set_aside, why_no_job
+from node.rules.reasons import OWN, set_aside, why_no_job, why_open
 from node.rules.routing import kept_objections
 from node.web.access import AsViewer
 from node.web.pages.render import (
@@ -156,6 +156,7 @@ def _series(series_uid: str, context: Context) -> Values:
         "set_aside": set_aside(brought[0]) if brought else {},
         "brought": brought,
         "because": because,
+        "why_open": why_open,
         "is_arriving": any(line.arriving for line in results.lines),
         "is_own": any(arrival.own for arrival in brought),
         "has_files": any(line.purged_at is None for line in results.lines),

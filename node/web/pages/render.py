@@ -24,7 +24,8 @@ from node.web.problems import Problem
 from node.web.state import Parts, PartsOf
 from node.wording import whole_duration
 from storage.queries.find import needing
-from storage.records import DAY, Page, Role, SwitchName
+from storage.queries.overview import not_closed
+from storage.records import DAY, ClosingFault, Page, Role, SwitchName
 from storage.site import control, notices, peers
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -173,8 +174,13 @@ class Alert:
 
 
 def alerts(parts: Parts, now: float) -> tuple[Alert, ...]:
-    """List silent senders, destinations down or paused, and channels that take no notice."""
-    return (*_senders(parts, now), *_destinations(parts), *_channels(parts, now))
+    """List what fails on its way to a job, and senders, destinations, channels with a fault."""
+    return (
+        *_not_closed(parts),
+        *_senders(parts, now),
+        *_destinations(parts),
+        *_channels(parts, now),
+    )
 
 
 def silent(parts: Parts, now: float) -> Mapping[str, float]:
@@ -186,6 +192,14 @@ def silent(parts: Parts, now: float) -> Mapping[str, float]:
         for sender in senders
         if sender.ae_title in since and is_silent(sender, since[sender.ae_title], now, parts.zone)
     }
+
+
+def _not_closed(parts: Parts) -> Iterator[Alert]:
+    for arrival in not_closed(parts.database):
+        if fault := ClosingFault.of(arrival):
+            name = f"A series from {arrival.calling_ae}"
+            text = f"has not been processed because of an error of the node ({fault.error})"
+            yield Alert(name, text, fault.since, f"/series/{arrival.series_uid}")
 
 
 def _senders(parts: Parts, now: float) -> Iterator[Alert]:

@@ -11,6 +11,7 @@ from inference.dataset import Stack, read_headers
 from inference.errors import Reason, Unprocessable
 from inference.kinds import mr_kind_of, words_of_mr
 from inference.pixels import PixelReader
+from inference.stacks import stacks_of
 from tests import mr_series, phantoms
 from tests.mr_series import setting
 from tests.phantoms import Pixels, Series
@@ -40,6 +41,7 @@ def test_a_t1_weighted_head_is_in_scope_and_in_the_order_of_its_places(tmp_path:
         ({"EchoNumbers": 1}, {"EchoNumbers": 2}),
         ({"InversionTime": "400"}, {"InversionTime": "900"}),
         ({"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}),
+        ({"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}),
         (
             {"ImageType": ["ORIGINAL", "PRIMARY", "T1", "MAGNITUDE"]},
@@ -69,6 +71,27 @@ def test_a_letter_and_a_word_for_the_same_part_are_one_kind(tmp_path: Path) -> N
 def test_images_of_two_echoes_are_no_volume(tmp_path: Path) -> None:
     files = mr_series.write(tmp_path, setting(EchoTime=lambda index: "2" if index % 2 else "4"))
     assert reason_of(files)[0] is Reason.MIXED_ACQUISITIONS
+
+
+def test_times_of_which_each_shows_other_places_are_stacks_of_their_own(tmp_path: Path) -> None:
+    times = setting(TemporalPositionIdentifier=lambda index: 1 + index // 3)
+    stacks = stacks_of(read_headers(mr_series.write(tmp_path, times)))
+    assert [(len(stack), stack.label) for stack in stacks] == [(3, "time 1"), (3, "time 2")]
+    with pytest.raises(Unprocessable, match="Temporal Position Identifier"):
+        mr.examine(stack_of(sorted(tmp_path.glob("*.dcm"))))
+
+
+def test_a_time_that_counts_the_slices_parts_nothing(tmp_path: Path) -> None:
+    counted = setting(
+        TemporalPositionIdentifier=lambda index: 1 + index % 4,
+        EchoTime=lambda index: "2" if index < 4 else "4",
+        ImagePositionPatient=lambda index: [0, 0, 2 * (index % 4)],
+    )
+    series = Series(slices=8, spacing_mm=2.0, thickness_mm=2.0)
+    stacks = stacks_of(read_headers(mr_series.write(tmp_path, counted, series)))
+    assert [(len(stack), stack.label) for stack in stacks] == [(4, "TE 2 ms"), (4, "TE 4 ms")]
+    for stack in stacks:
+        assert len(mr.examine(stack).headers) == 4
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.records import Peer, SwitchName
+from storage.records import ClosingFault, Peer, SwitchName
 from storage.site import control, notices, peers
 from storage.site.nodes import fact_or_set
 from tests.unit.storage.stored import post
@@ -75,6 +75,22 @@ def test_a_scanner_that_never_brought_anything_is_silent_since_it_was_expected(
     watched.clock.now += 3 * HOUR
     assert ">CT2</a>" in person.get("/now/needs").text
     assert "silent for longer than 2 h" in person.get("/peers").text
+
+
+def test_a_series_that_an_error_keeps_open_is_an_alert_of_its_page(served: Site) -> None:
+    person, rows = served.browser(), served.rows
+    rows.receive("1.1")
+    arrival = rows.arrival()
+    rows.queue.cannot_complete(arrival.id, ClosingFault("KeyError", served.clock() - 90), "Look.")
+    part, mark = marks(person)
+    assert f'href="/series/{arrival.series_uid}"' in part
+    assert ">A series from SCANNER</a>" in part
+    assert "has not been processed because of an error of the node (KeyError) for" in part
+    assert mark.strip() == ""  # it is nothing of the page Peers
+    page = person.get(f"/series/{arrival.series_uid}").text
+    assert "An error of the node (KeyError) keeps its jobs from being made" in page
+    rows.queue.complete(arrival.id, {"rule": "quiet"}, ())
+    assert CALM in person.get("/now/needs").text
 
 
 def test_a_destination_that_is_down_or_paused_is_an_alert(served: Site) -> None:

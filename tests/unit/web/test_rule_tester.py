@@ -1,16 +1,20 @@
 """The rule tester: what the routes say to files and series, found without touching a pixel here."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
-from node.config import Condition
+from inference.request import ModelSpec
+from node.config import Condition, Route
 from node.web import middleware, rule_tester
 from node.web.rule_tester import Trial, tried
 from storage.records import Role
-from tests import series
+from tests import mr_series, phantoms, series
+from tests.phantoms import Series
 from tests.unit.web.site import Client, Site
 
 EXPLAIN = "/api/v1/rules/explain"
@@ -196,3 +200,61 @@ def test_each_route_that_takes_a_stack_has_a_verdict_of_its_own(served: Site) ->
         ("leaving", "would be processed", ""),
     ]
     assert stack.verdict == stack.verdicts[0]
+
+
+def test_a_route_that_holds_undersampled_series_says_so_before(served: Site) -> None:
+    (route, _) = served.settings.routes
+    holding = route.model_copy(update={"name": "holding", "undersampled": "hold"})
+    question = replace(ask(served, *series.thick(6)), routes=(route, holding))
+    thin = replace(question, paths=tuple(_thinner(question.paths, served.settings.folder)))
+    states = [
+        [(v.state, v.reason) for v in tried(it).stacks[0].verdicts] for it in (question, thin)
+    ]
+    processed = ("would be processed", "")
+    assert states == [[processed, processed], [processed, ("held", "UNDERSAMPLED")]]
+
+
+def _thinner(paths: Sequence[Path], folder: Path) -> list[Path]:
+    def change(made: Dataset) -> None:
+        made.SliceThickness = "1.25"
+
+    return series.changed(list(paths), folder / "thinner", change)
+
+
+def test_slices_that_lie_close_enough_have_nothing_to_do(served: Site) -> None:
+    (route, _) = served.settings.routes
+    wide = route.model_copy(update={"target_spacing_mm": 5.0})
+    question = replace(ask(served, *series.thick(6)), routes=(wide,))
+    assert tried(question).stacks[0].verdict.reason == "NOTHING_TO_DO"
+
+
+@pytest.mark.parametrize(
+    ("slices", "modality", "reason"),
+    [(12, "MR", "TOO_FEW_SLICES"), (60, "MR", ""), (60, "CT", "NOT_AN_MR_SLICE")],
+)
+def test_a_route_to_a_model_of_masks_is_tried_by_the_rules_of_masks(
+    served: Site, tmp_path: Path, slices: int, modality: str, reason: str
+) -> None:
+    thin = Series(slices=slices, spacing_mm=2.0, thickness_mm=2.0, rows=8, columns=8)
+    write = mr_series.write if modality == "MR" else phantoms.write
+    brain = Route(name="brain", model="brain", factor=None, destinations=())
+    question = replace(ask(served, *write(tmp_path, series=thin)), routes=(brain,))
+    assert tried(question).stacks[0].verdict.reason == reason
+
+
+def test_a_model_that_cannot_be_loaded_is_told_with_the_verdict(
+    served: Site, tmp_path: Path
+) -> None:
+    spec = ModelSpec("ours", "nowhere.net:Net", produces="mask")
+    ours = Route(name="ours", model="ours", factor=None, destinations=())
+    question = replace(ask(served, *mr_series.write(tmp_path)), routes=(ours,), models=(spec,))
+    verdict = tried(question).stacks[0].verdict
+    assert verdict.state == "would be processed"
+    assert verdict.sentence.endswith("cannot be loaded: nowhere.net:Net: No module named 'nowhere'")
+
+
+def test_a_stack_is_shown_with_what_its_words_say(served: Site) -> None:
+    answer = served.client().post(EXPLAIN, files=upload(*series.thick(4)))
+    (stack,) = answer.json()["stacks"]
+    read = {key: stack["attributes"][key] for key in ("contrast", "kernel", "body_part")}
+    assert read == {"contrast": "yes", "kernel": "soft", "body_part": "chest"}

@@ -16,9 +16,11 @@ from node.work.arrivals import RETRY_SECONDS, Arrivals, Rules
 from storage.archive import newest_arrival
 from storage.enqueue import UNREADABLE
 from storage.errors import Busy, NotFound, WrongState
+from storage.queries.overview import not_closed
 from storage.records import (
     Arrival,
     ArrivalState,
+    ClosingFault,
     Enqueued,
     Job,
     JobState,
@@ -28,6 +30,7 @@ from storage.records import (
     Received,
     Requeued,
 )
+from storage.site import notices
 from storage.site.audit import Audit
 from tests import phantoms
 from tests.phantoms import Patient, Series
@@ -125,6 +128,59 @@ def test_a_series_that_is_quiet_is_complete_and_its_route_asks_for_a_job(site: S
     arrival = site.arrival(series_uid)
     assert arrival.state is ArrivalState.COMPLETE
     assert arrival.evidence["rule"] == "quiet"
+
+
+class Failing(dict[str, str]):
+    """Says of one series who excluded it, and fails for this many times before."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    def get(self, series_uid: str, default: str = "") -> str:  # type: ignore[override]
+        self.left -= 1
+        if self.left >= 0:
+            raise KeyError(series_uid)
+        return default
+
+
+def told(site: Site) -> list[tuple[str, str]]:
+    notices_ = notices.address(site.stored.database, site.stored.clock(), (), ())
+    return [(notice.event, str(notice.facts["sentence"])) for notice in notices_]
+
+
+def test_a_series_that_fails_to_be_closed_is_told_to_a_person_until_it_is(site: Site) -> None:
+    site.never = Failing(times=5)
+    series_uid = site.receive()
+    for _ in range(2):
+        site.sweep()
+    assert told(site) == []
+    site.sweep()
+    first = site.stored.clock.now - 2 * QUIET_SECONDS
+    ((event, sentence),) = told(site)
+    assert event == "attention"
+    assert sentence.startswith("A series of 6 instances from CT9 (arrival 1) is complete, but not")
+    assert "(KeyError)" in sentence
+    assert series_uid not in sentence
+    assert ClosingFault.of(site.arrival(series_uid)) == ClosingFault("KeyError", first)
+    assert [arrival.series_uid for arrival in not_closed(site.stored.database)] == [series_uid]
+    for _ in range(2):  # nobody is told twice, also where the node was started again
+        site.__post_init__()
+        site.sweep()
+    assert told(site) == []
+    (job,) = site.sweep()
+    assert job.state == "queued"
+    assert not_closed(site.stored.database) == ()
+    assert site.arrival(series_uid).evidence["rule"] == "quiet"
+
+
+def test_one_failure_is_told_to_nobody_and_stops_no_other_series(site: Site) -> None:
+    site.never = Failing(times=1)
+    site.receive()
+    site.receive(replace(THICK, number=9, seed="other"))
+    assert len(site.sweep()) == 1
+    assert len(site.sweep()) == 2
+    assert told(site) == []
 
 
 def test_an_open_association_makes_the_node_wait_longer(site: Site) -> None:
