@@ -395,8 +395,8 @@ class Drawing:
         rows_mm, columns_mm = self.received.pixel_spacing_mm
         pictures = []
         for name, axis, spacing in (("Sagittal", 2, rows_mm), ("Coronal", 1, columns_mm)):
-            through = (slice(None, None, -1), *[slice(None)] * (axis - 1), middle[axis])
-            grey, masks = self.greys[through], [o.mask[through] for o in self.outlines]
+            grey = np.moveaxis(self.greys, axis, 0)[middle[axis]][::-1]
+            masks = [np.moveaxis(o.mask, axis, 0)[middle[axis]][::-1] for o in self.outlines]
             height = round(VIEWER_PIXELS * depth / (grey.shape[1] * spacing))
             drawn = self._drawn(grey, masks, (VIEWER_PIXELS, height))
             pictures.append({"name": name, "picture": uri(drawn)})
