@@ -112,7 +112,8 @@ BODY_HU = -500.0  # below it is air and lung: an error there says little about a
 
 # An expected error of 20 HU begins to show; 110 HU and more are as orange as it gets.
 TINT, TINT_STEP_HU = "-error", 10.0
-OUTLINE = "-mask"
+OUTLINE, HEAT = "-mask", "-heat"
+HEAT_STEPS = 10  # of how much a place counted: from clear to as orange as it gets
 TINT_ALPHA = bytes([0, 0, *(20 * step for step in range(1, 11))])
 
 
@@ -141,7 +142,10 @@ class Previews:
         self._is_hatched = False  # some reformat
         self._is_tinted = False  # some slice
         self._mask: NDArray[np.bool_] | None = None  # (slices, rows, columns)
+        self._organs: NDArray[np.bool_] | None = None
         self._shows = ""  # what the mask shows
+        self._heat: Mapping[int, Plane] = {}
+        self._is_hu = True
         self._failed = False
 
     def generated(self, place: int, plane: Plane, prediction: Prediction, number: int) -> None:
@@ -167,18 +171,30 @@ class Previews:
         except OSError as error:
             self._give_up(error)
 
-    def outline(self, mask: NDArray[np.bool_], shows: str) -> None:
+    def outline(
+        self,
+        mask: NDArray[np.bool_],
+        shows: str,
+        *,
+        organs: NDArray[np.bool_] | None = None,
+        is_hu: bool = False,
+    ) -> None:
         """Have each received slice get the outline of a mask, to be laid over its picture.
 
-        The values of such slices are no HU: a page says nothing of units then.
+        `organs` are outlined in another colour. Where values are no HU a page names no units.
         """
         self._mask, self._shows = mask, shows
+        self._organs, self._is_hu = organs, is_hu
+
+    def heat(self, maps: Mapping[int, Plane]) -> None:
+        """Have received slices get a map, 0 to 1, of what a score came from, to be laid over."""
+        self._heat = maps
 
     def finish(self) -> list[str]:
         """Write the received slices, the reformats and the index; notes for the job's record."""
         for index in range(len(self._layout.headers)):
             self._write(float(index), self._read(index))
-            self._outline(index)
+            self._lay_over(index)
         if not self._failed:
             try:
                 self._reformats()
@@ -203,12 +219,19 @@ class Previews:
         self._lines["column"][where] = plane[:, columns // 2].astype(np.float32)
         self._lines["row"][where] = plane[rows // 2].astype(np.float32)
 
-    def _outline(self, index: int) -> None:
-        if self._mask is None or self._failed:
+    def _lay_over(self, index: int) -> None:
+        """Write what can be laid over a received slice."""
+        if self._failed:
             return
         try:
-            name = f"{self._order[float(index)]:05d}{OUTLINE}.png"
-            (self._folder / name).write_bytes(outlined(self._mask[index], self._side))
+            number = f"{self._order[float(index)]:05d}"
+            if self._mask is not None:
+                organs = None if self._organs is None else self._organs[index]
+                outline = outlined(self._mask[index], self._side, organs)
+                (self._folder / f"{number}{OUTLINE}.png").write_bytes(outline)
+            if index in self._heat:
+                heat = heated(self._heat[index], self._side)
+                (self._folder / f"{number}{HEAT}.png").write_bytes(heat)
         except OSError as error:
             self._give_up(error)
 
@@ -235,6 +258,8 @@ class Previews:
             "hatched": self._is_hatched,
             "tinted": self._is_tinted,
             "mask": self._shows,
+            "heat": [self._order[float(index)] for index in sorted(self._heat)],
+            "is_hu": self._is_hu,
             "slices": [
                 {
                     "at_mm": geometry.place_mm(self._position(where)),
@@ -276,12 +301,20 @@ class Previews:
 
     @property
     def _left(self) -> list[int]:
-        """The gaps that were not filled although their slices do not touch; a mask fills none."""
-        if self._mask is not None:
+        """The gaps that were not filled although their slices do not touch.
+
+        A result without any generated slice was never to fill one.
+        """
+        if not self._is_filled:
             return []
         filled = {int(where) for where in self._order if not where.is_integer()}
         gaps = range(len(self._layout.headers) - 1)
         return [gap for gap in gaps if gap not in filled and self._is_apart(gap)]
+
+    @property
+    def _is_filled(self) -> bool:
+        """True where slices were generated."""
+        return not all(where.is_integer() for where in self._order)
 
     def _is_apart(self, gap: int) -> bool:
         gap_mm = float(self._layout.geometry.gaps_mm[gap])
@@ -301,7 +334,7 @@ class Previews:
     def _reformats(self) -> None:
         """Both planes, received and derived, to one scale; the head is up."""
         spacings = self._layout.geometry.pixel_spacing
-        every = [] if self._mask is not None else list(range(len(self._layout.headers) - 1))
+        every = list(range(len(self._layout.headers) - 1)) if self._is_filled else []
         for plane, spacing in zip(PLANES, spacings, strict=True):
             derived = dict(sorted(self._lines[plane].items()))
             received = {where: line for where, line in derived.items() if where.is_integer()}
@@ -338,21 +371,43 @@ def hatched(shape: tuple[int, ...]) -> NDArray[np.float32]:
 def tinted(expected: StoredMap) -> bytes:
     """A map of the expected error as a PNG: clear where little is expected, orange where much."""
     steps = np.minimum(expected * STEP_HU / TINT_STEP_HU, len(TINT_ALPHA) - 1).astype(np.uint8)
-    picture = Image.fromarray(steps, "P")
-    picture.putpalette(MORE * len(TINT_ALPHA))
-    raw = io.BytesIO()
-    picture.save(raw, "PNG", transparency=TINT_ALPHA)
-    return raw.getvalue()
+    return _indexed(steps, MORE * len(TINT_ALPHA), TINT_ALPHA)
 
 
-def outlined(mask: NDArray[np.bool_], side: int) -> bytes:
-    """The outline of a mask as a PNG, one pixel wide and clear elsewhere."""
+def outlined(mask: NDArray[np.bool_], side: int, organs: NDArray[np.bool_] | None = None) -> bytes:
+    """The outline of a mask as a PNG, one pixel wide and clear elsewhere.
+
+    That of the organs that it lies in has another colour, and is drawn under it.
+    """
+    edge = _edge_of(mask, side)
+    picture = np.zeros(edge.shape, np.uint8)
+    if organs is not None:
+        picture[_edge_of(organs, side)] = 2
+    picture[edge] = 1
+    return _indexed(picture, (*MORE, *MORE, *LESS), bytes([0, 255, 255]))
+
+
+def heated(heat: NDArray[np.floating], side: int) -> bytes:
+    """A map, 0 to 1, as a PNG: clear where it is low, orange where it is high."""
+    share = shrunk(heat.astype(np.float32), side).clip(0.0, 1.0)
+    steps = np.rint(share * HEAT_STEPS).astype(np.uint8)
+    alpha = bytes([0, *(round(160 * step / HEAT_STEPS) for step in range(1, HEAT_STEPS + 1))])
+    return _indexed(steps, MORE * len(alpha), alpha)
+
+
+def _edge_of(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """The pixels of a mask at its edge."""
     inside = np.pad(shrunk(mask.astype(np.float32), side) >= 0.5, 1)
     inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    picture = Image.fromarray((inside[1:-1, 1:-1] & ~inner).astype(np.uint8), "P")
-    picture.putpalette(MORE * 2)
+    return np.asarray(inside[1:-1, 1:-1] & ~inner, bool)
+
+
+def _indexed(levels: Grey, colours: Sequence[int], alpha: bytes) -> bytes:
+    """A PNG of few colours, each with its opacity."""
+    picture = Image.fromarray(levels, "P")
+    picture.putpalette(list(colours))
     raw = io.BytesIO()
-    picture.save(raw, "PNG", transparency=bytes([0, 255]))
+    picture.save(raw, "PNG", transparency=alpha)
     return raw.getvalue()
 
 

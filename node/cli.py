@@ -97,12 +97,18 @@ def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
 
 def demo(
     folder: Annotated[Path, typer.Option(help="For its files and its report.")] = Path("var/demo"),
+    model: Annotated[str, typer.Option(help="midslice, linear, or a model of objects.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Run a scanner, a node and a PACS on this machine with a real CT series; write a report."""
+    """Run a scanner, a node and a PACS on this machine with a real series; write a report."""
     from node.demo import run as demonstration
 
-    console, settings = terminal.console(stderr=as_json), demonstration.DemoSettings()
+    settings = demonstration.DemoSettings(model=model)
+    if model and model not in settings.models:
+        raise UsageError(
+            f"no demo of the model {model!r}; there is one of {', '.join(settings.models)}"
+        )
+    console = terminal.console(stderr=as_json)
     raise typer.Exit(demonstration.run(folder, settings, console, json=as_json))
 
 

@@ -1,4 +1,4 @@
-"""Made MR series, and the real head of tests/data."""
+"""Made MR series, and the real head that the demo sends."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from pydicom.uid import MRImageStorage
 
 from tests.phantoms import Edit, Series, dataset, save
 
-HEAD = Path(__file__).parent / "data" / "mr-head"
+HEAD = Path(__file__).parents[1] / "node" / "demo" / "data" / "mr-head"
 OF_CT = (
     *("KVP", "ConvolutionKernel", "XRayTubeCurrent", "ExposureTime", "Exposure"),
     *("RescaleIntercept", "RescaleSlope", "RescaleType"),

@@ -40,7 +40,16 @@ POLL_SECONDS = 0.05
 TRIES = 3  # a port that was free a moment ago may be taken: try others
 TAIL_LINES = 25
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-MADE = ("node", "pacs", "derived", "config.toml", "node.log", "report.html", "before-after.png")
+MADE = (
+    "node",
+    "pacs",
+    "derived",
+    "results",
+    "config.toml",
+    "node.log",
+    "report.html",
+    "before-after.png",
+)
 BAD_ENDS = ("job refused", "job held", "job failed", "job cancelled", "delivery held")
 # From a path, the bytes of the data set go out as they are, never decoded or encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -419,6 +428,19 @@ class Orthanc:
         query = {"Level": "Instance", "Query": {"SeriesInstanceUID": series_uid}}
         return [self.ask(f"/instances/{name}/file") for name in self.post("/tools/find", query)]
 
+    def rendered(self, instance_uid: str) -> bytes | None:
+        """A picture of an instance, or of its middle frame, as Orthanc shows it: PNG.
+
+        It shows no frames of one bit whose columns are no multiple of eight.
+        """
+        query = {"Level": "Instance", "Query": {"SOPInstanceUID": instance_uid}}
+        (name,) = self.post("/tools/find", query)
+        frames = self.get(f"/instances/{name}/frames")
+        try:
+            return self.ask(f"/instances/{name}/frames/{len(frames) // 2}/rendered")
+        except DemoError:
+            return None
+
     def stop(self) -> None:
         if self.child is not None:
             self.child.stop()
@@ -506,6 +528,10 @@ class BuiltInPacs:
         with self._lock:
             paths = list(self._stored[series_uid].values())
         return [path.read_bytes() for path in paths]
+
+    def rendered(self, instance_uid: str) -> bytes | None:
+        """None: it keeps files and shows none."""
+        return None
 
     def stop(self) -> None:
         """Close the port and end its associations."""

@@ -239,6 +239,40 @@ class DemoResult:
     def faults(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.ok)
 
+    def summary(self) -> str:
+        """A sentence for the terminal: how many slices, and how near to the truth."""
+        compared, text = self.comparison, f"{len(self.received)} slices became {len(self.derived)}."
+        if compared.slices:
+            text += (
+                f" Against the {compared.acquired} slices that were held back: "
+                f"{compared.generated_db:.2f} dB, linear interpolation "
+                f"{compared.linear_db:.2f} dB."
+            )
+        return text
+
+    def facts(self) -> dict[str, object]:
+        """Facts for programs."""
+        compared, decibels = self.comparison, {}
+        if compared.slices:
+            figures = {"generated": compared.generated_db, "linear": compared.linear_db}
+            decibels = {name: round(figure, 3) for name, figure in figures.items()}
+        return {
+            "derived": str(self.folder),
+            "derived_series_uid": self.derived.series_uid,
+            "received": len(self.received),
+            "slices": len(self.derived),
+            "model": self.model,
+            "pacs": self.pacs,
+            "psnr_db": decibels,
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write the page, and the picture of the README."""
+        page = folder / "report.html"
+        write(self, page)
+        save_small(before_after(self.received, self.derived), folder / "before-after.png")
+        return page
+
 
 def write(result: DemoResult, path: Path) -> None:
     """Render the page to `path`."""

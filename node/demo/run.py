@@ -1,4 +1,4 @@
-"""The demo: a scanner, the node and a PACS on this machine, a real CT series, and a report."""
+"""The demo: a scanner, the node and a PACS on this machine, a real series, and a report."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.panel import Panel
@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from node.commands import terminal
-from node.demo import peers, report
+from node.demo import objects, peers
+from node.demo.objects import EXHIBITS, Exhibit, ObjectsResult
 from node.demo.peers import (
     SCANNER_AE_TITLE,
     DemoError,
@@ -31,7 +32,7 @@ from node.demo.peers import (
     stopped_by_signals,
     tail,
 )
-from node.demo.report import DemoResult, TimelinePhase
+from node.demo.report import DemoResult, TimelinePhase, compare
 from node.second_opinion import Check, ImageSeries, models, verify
 from storage.database import Database
 from storage.errors import StorageError
@@ -39,6 +40,7 @@ from storage.jobs import Queue
 from storage.leases import Holder
 
 DATA = Path(__file__).with_name("data")
+RECEIVED = DATA / "received"
 # Deadlines, long enough for a slow machine; together under ten minutes.
 START_SECONDS, COMPLETE_SECONDS, JOB_SECONDS, DELIVERY_SECONDS = 60.0, 30.0, 300.0, 60.0
 NODE_AE_TITLE = "MIDSLICE"
@@ -71,12 +73,15 @@ host = "{pacs.host}"
 port = {pacs.port}
 
 [[route]]
-name = "ct-slices"
-match = {{ Modality = "CT", ImageType = {{ has = "AXIAL" }}, gap_mm = {{ min = 2.0 }} }}
+name = "{settings.model_used}"
 model = "{settings.model_used}"
-target_spacing_mm = {settings.target_spacing_mm}
 destinations = ["pacs"]
+{settings.asked}
 """
+# What a route of slices asks besides.
+SLICES = """\
+match = {{ Modality = "CT", ImageType = {{ has = "AXIAL" }}, gap_mm = {{ min = 2.0 }} }}
+target_spacing_mm = {0}"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,29 @@ class DemoSettings:
     quiet_seconds: float = 2.0
     slices: int = 0  # of the received series, from the feet; 0 = all
     pacs: str = "auto"  # auto, orthanc, built-in
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that can be shown."""
+        return ("midslice", "linear", *EXHIBITS)
+
+    @property
+    def exhibit(self) -> Exhibit | None:
+        """The series that a model of objects is shown on; None for a model of slices."""
+        return EXHIBITS.get(self.model)
+
+    @property
+    def asked(self) -> str:
+        """The keys of the route that depend on the model."""
+        if self.exhibit is not None:
+            return f"match = {self.exhibit.match}"
+        return SLICES.format(self.target_spacing_mm)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that the scanner sends."""
+        files = self.exhibit.paths() if self.exhibit else sorted(RECEIVED.glob("*.dcm"))
+        return files[: self.slices or None]
 
     @property
     def model_used(self) -> str:
@@ -102,6 +130,33 @@ class DemoSettings:
         )
         path.write_text(text, encoding="utf-8")
         return path
+
+
+class Result(Protocol):
+    """What a demo has made of its series, as it was read back from the PACS."""
+
+    @property
+    def checks(self) -> Sequence[Check]: ...
+
+    @property
+    def phases(self) -> Sequence[TimelinePhase]: ...
+
+    @property
+    def folder(self) -> Path:
+        """The folder with the files that the PACS returned."""
+        ...
+
+    def summary(self) -> str:
+        """A sentence for the terminal."""
+        ...
+
+    def facts(self) -> dict[str, object]:
+        """Facts for programs."""
+        ...
+
+    def write(self, folder: Path) -> Path:
+        """Write the report, a page, and return its path."""
+        ...
 
 
 class DemoConsole:
@@ -150,22 +205,15 @@ class DemoConsole:
         self._console.print()
         self._console.print(table)
 
-    def verdict(self, result: DemoResult, page: Path, seconds: float, log: Path) -> None:
+    def verdict(self, result: Result, page: Path, seconds: float, log: Path) -> None:
         """The result, and where to look now; with faults the end of the node's `log`."""
-        faults, compared = result.faults, result.comparison
+        faults = [check for check in result.checks if not check.ok]
         head = (
             f"{len(faults)} of {len(result.checks)} checks failed."
             if faults
             else f"All {len(result.checks)} checks passed, in {seconds:.0f} s."
         )
-        lines = [head, "", f"{len(result.received)} slices became {len(result.derived)}."]
-        if compared.slices:
-            lines[-1] += (
-                f" Against the {compared.acquired} slices that were held back: "
-                f"{compared.generated_db:.2f} dB, linear interpolation "
-                f"{compared.linear_db:.2f} dB."
-            )
-        lines += ["", f"Report          {page}", f"Derived series  {result.folder}"]
+        lines = [head, "", result.summary(), "", f"Report  {page}", f"Result  {result.folder}"]
         if faults:
             self.failed(head, log)
         self._console.print()
@@ -210,17 +258,22 @@ def _demonstrate(folder: Path, settings: DemoSettings, screen: DemoConsole) -> d
     screen.title(folder)
     result = _pass_through(folder, settings, screen)
     with screen.working("Drawing the report"):
-        page = folder / "report.html"
-        report.write(result, page)
-        picture = report.before_after(result.received, result.derived)
-        report.save_small(picture, folder / "before-after.png")
+        page = result.write(folder)
     seconds = time.monotonic() - began
     screen.table(result.checks)
     screen.verdict(result, page, seconds, folder / "node.log")
-    return _document(result, page, seconds)
+    return {
+        "ok": not any(not check.ok for check in result.checks),
+        "problem": ", ".join(check.name for check in result.checks if not check.ok),
+        "report": str(page),
+        "checks": [vars(check) for check in result.checks],
+        "seconds": {phase.name.lower(): round(phase.seconds, 3) for phase in result.phases}
+        | {"whole demo": round(seconds, 3)},
+        **result.facts(),
+    }
 
 
-def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> DemoResult:
+def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> Result:
     """Start the PACS and the node, send, wait, read back; end both, whatever happens."""
     started = ExitStack()
     try:
@@ -238,7 +291,8 @@ def _pass_through(folder: Path, settings: DemoSettings, screen: DemoConsole) -> 
         to_node = site.wait_for_node()
         moments = site.send(to_pacs, to_node)
         site.follow()
-        return site.result(moments | node.first_read)
+        moments |= node.first_read
+        return site.objects(moments) if settings.exhibit else site.slices(moments)
     finally:
         with screen.working("Stopping the node and the PACS"), signals_deferred():
             started.close()
@@ -255,13 +309,9 @@ class _RunningDemo:
     pacs: Pacs
     node: NodeChild
 
-    @property
-    def paths(self) -> list[Path]:
-        return sorted((DATA / "received").glob("*.dcm"))[: self.settings.slices or None]
-
     @cached_property
     def received(self) -> ImageSeries:
-        return ImageSeries.read(self.paths)
+        return ImageSeries.read(self.settings.paths)
 
     def wait_for_node(self) -> DicomAddress:
         with self.screen.working("Starting the node"):
@@ -274,19 +324,20 @@ class _RunningDemo:
     def send(self, to_pacs: DicomAddress, to_node: DicomAddress) -> dict[str, float]:
         """Send to the PACS, as a scanner always did, and to the node; returns when."""
         moments: dict[str, float] = {}
+        paths = self.settings.paths
         text = f"{SCANNER_AE_TITLE} sends to"
-        with self.screen.counting(f"{text} {to_pacs.ae_title}", len(self.paths)) as count:
-            peers.send(self.paths, to_pacs, count)
+        with self.screen.counting(f"{text} {to_pacs.ae_title}", len(paths)) as count:
+            peers.send(paths, to_pacs, count)
 
         def stored(number: int) -> None:
             moments.setdefault("first instance", time.monotonic())
             count(number)
 
-        with self.screen.counting(f"{text} {to_node.ae_title}", len(self.paths)) as count:
-            sent = peers.send(self.paths, to_node, stored)
+        with self.screen.counting(f"{text} {to_node.ae_title}", len(paths)) as count:
+            sent = peers.send(paths, to_node, stored)
         moments["last instance"] = time.monotonic()
         self.screen.done(
-            f"Scanner: {sent.instances} slices, {self.received.gap_mm:g} mm apart, "
+            f"Scanner: {sent.instances} slices, {self.received.gap_mm:.3g} mm apart, "
             f"{sent.bytes / 1e6:.1f} MB in JPEG-LS, kept by the node in {sent.seconds:.1f} s"
         )
         return moments
@@ -300,17 +351,32 @@ class _RunningDemo:
                 raise DemoError("the series is complete, but no route asks for it", node.child)
             screen.done(f"Complete: no further slice for {quiet_seconds:g} s, job queued")
             job = node.wait("job running", COMPLETE_SECONDS)["job"]
-        text = f"The model {self.settings.model_used} makes the slices between"
+        text = f"The model {self.settings.model_used} works"
         with screen.counting(text, 100, "%") as count, _percent(self.folder, job) as percent:
             poll = _every(0.5, lambda: count(percent()))
-            slices = node.wait("job succeeded", JOB_SECONDS, poll=poll)["instances"]
-        screen.done(f"Model: {slices} result files, verified by the node")
-        with screen.counting("The node sends to PACS", slices) as count:
-            poll = _every(0.3, lambda: count(sum(self.pacs.series().values()) - len(self.paths)))
+            files = node.wait("job succeeded", JOB_SECONDS, poll=poll)["instances"]
+        screen.done(f"Model: {files} result files, verified by the node")
+        with screen.counting("The node sends to PACS", files, "files") as count:
+            sent = len(self.settings.paths)
+            poll = _every(0.3, lambda: count(sum(self.pacs.series().values()) - sent))
             node.wait("delivery sent", DELIVERY_SECONDS, poll=poll)
-        screen.done(f"Delivery: {slices} result files sent to the PACS")
+        screen.done(f"Delivery: {files} result files sent to the PACS")
 
-    def result(self, moments: Mapping[str, float]) -> DemoResult:
+    def objects(self, moments: Mapping[str, float]) -> ObjectsResult:
+        """Read all objects back from the PACS, and have the second checker judge them."""
+        with self.screen.working("Reading the objects back from the PACS and checking them"):
+            (succeeded,) = self.node.find("job succeeded")
+            assert self.settings.exhibit is not None
+            return objects.read_back(
+                self.settings.exhibit,
+                self.settings.paths,
+                self.pacs,
+                self.folder / "results",
+                record_of(self.folder, int(str(succeeded["job"]))),
+                phases_of(moments),
+            )
+
+    def slices(self, moments: Mapping[str, float]) -> DemoResult:
         """Read the derived series back from the PACS, check it and compare it."""
         received, is_linear = self.received, self.settings.model_used == "linear"
         with self.screen.working("Reading the derived series back from the PACS and checking it"):
@@ -322,7 +388,7 @@ class _RunningDemo:
             paths = peers.retrieve(self.pacs, derived_uid, self.folder / "derived")
             derived = ImageSeries.read(paths)
             acquired = _acquired(received)
-            compared = report.compare(received, derived, acquired)
+            compared = compare(received, derived, acquired)
             expected = {received.series_uid: len(received), derived_uid: len(derived)}
             objects = int(str(succeeded["instances"])) - len(derived)
             checks = (
@@ -337,7 +403,7 @@ class _RunningDemo:
             acquired=acquired,
             comparison=compared,
             checks=checks,
-            phases=_phases(moments),
+            phases=phases_of(moments),
             model=", ".join(sorted(models(derived))),
             pacs=self.pacs.name,
             machine=f"{os.cpu_count()} cores, {platform.machine()}",
@@ -354,6 +420,12 @@ def _percent(folder: Path, job: int) -> Iterator[Callable[[], int]]:
         yield lambda: round(100 * queue.get(job).progress)
 
 
+def record_of(folder: Path, job: int) -> Mapping[str, Any]:
+    """What the job has written of itself for its page."""
+    with closing(Database.for_folder(folder / "node")) as database:
+        return Queue(database, Holder("demo", time.time, 1.0)).get(job).record
+
+
 def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int], objects: int) -> Check:
     """Both series, and as many objects beside them as the job made, each in a series of its own."""
     counts = " and ".join(str(count) for uid, count in stored.items() if uid in expected)
@@ -363,7 +435,7 @@ def _in_the_pacs(stored: Mapping[str, int], expected: Mapping[str, int], objects
     return Check("The PACS holds both series and their objects, nothing else", ok, content)
 
 
-def _phases(moments: Mapping[str, float]) -> tuple[TimelinePhase, ...]:
+def phases_of(moments: Mapping[str, float]) -> tuple[TimelinePhase, ...]:
     zero = moments["first instance"]
     bars = (
         ("Receive", "the scanner sends, the node keeps", "first instance", "last instance"),
@@ -384,30 +456,6 @@ def _acquired(received: ImageSeries) -> ImageSeries:
     low, high = received.heights_mm[0], received.heights_mm[-1]
     pairs = zip(acquired.slices, acquired.heights_mm, strict=True)
     return ImageSeries.of([slice_ for slice_, height in pairs if low < height < high])
-
-
-def _document(result: DemoResult, page: Path, seconds: float) -> dict[str, Any]:
-    compared = result.comparison
-    return {
-        "ok": not result.faults,
-        "problem": ", ".join(check.name for check in result.faults),
-        "report": str(page),
-        "derived": str(result.folder),
-        "derived_series_uid": result.derived.series_uid,
-        "received": len(result.received),
-        "slices": len(result.derived),
-        "model": result.model,
-        "pacs": result.pacs,
-        "checks": [vars(check) for check in result.checks],
-        "seconds": {phase.name.lower(): round(phase.seconds, 3) for phase in result.phases}
-        | {"whole demo": round(seconds, 3)},
-        "psnr_db": {
-            "generated": round(compared.generated_db, 3),
-            "linear": round(compared.linear_db, 3),
-        }
-        if compared.slices
-        else {},
-    }
 
 
 def _every(seconds: float, act: Callable[[], None]) -> Callable[[], None]:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from pydicom import dcmread
 
+from node.demo.objects import EXHIBITS
 from node.demo.peers import Program
 from node.second_opinion import CHECKS
 from tests.peers import wait_until
@@ -21,7 +22,8 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from node.demo.run import DemoSettings, run
-settings = DemoSettings(model="linear", target_spacing_mm=2.5, quiet_seconds=0.5, {more})
+usual = dict(model="linear", target_spacing_mm=2.5, quiet_seconds=0.5)
+settings = DemoSettings(**usual | dict({more}))
 console = Console(stderr=True, width=160, highlight=False)
 sys.exit(run(Path({folder!r}), settings, console, json=True))
 """
@@ -40,7 +42,7 @@ class Demo:
 
     def result(self) -> tuple[int, dict[str, Any]]:
         """Its exit status and its JSON document, once it has ended."""
-        wait_until(lambda: self.child.is_over, what="it ends", seconds=100.0, log=self.child)
+        wait_until(lambda: self.child.is_over, what="it ends", seconds=250.0, log=self.child)
         printed = str(self.child)
         return self.child.wait(1.0), json.loads(printed[printed.rindex("\n{\n") :])
 
@@ -103,6 +105,22 @@ def test_nothing_that_the_demo_started_is_left(finished: Any) -> None:
     assert demo.left() == []
     last = json.loads((demo.folder / "node.log").read_text().splitlines()[-1])
     assert last["event"] == "node stopped"
+
+
+@pytest.mark.parametrize(
+    "demo", [f"model={name!r}, pacs='orthanc'" for name in EXHIBITS], indirect=True
+)
+def test_a_model_of_objects_is_shown_on_its_series(demo: Demo) -> None:
+    status, document = demo.result()
+    assert (status, document["ok"], document["problem"]) == (0, True, ""), str(demo.child)
+    assert [check for check in document["checks"] if not check["ok"]] == []
+    page = Path(document["report"]).read_text()
+    assert "all 5 checks passed" in page
+    for made in document["objects"]:
+        assert made["series_uid"] in page
+    assert page.count("data:image/jpeg") >= document["received"] + 2  # each slice, two reformats
+    assert "data:image/png" in page  # what Orthanc itself drew
+    assert demo.left() == []
 
 
 @pytest.mark.parametrize("demo", ["slices=4, pacs='orthanc'"], indirect=True)

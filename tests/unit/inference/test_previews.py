@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 
-from inference.previews import INDEX, LEVELS, SHARE, encoded, hatched
-from inference.request import PREVIEWS, Derived, Output, Request
+from inference import ct
+from inference.dataset import read_headers
+from inference.derived import Planned
+from inference.previews import INDEX, LEVELS, SHARE, Previews, encoded, hatched
+from inference.request import PREVIEWS, Derived, Output, Request, Source
+from inference.stacks import stacks_of
 from tests import phantoms, series
 from tests.phantoms import Series
 from tests.unit.inference.made import Halfway, request, run
@@ -242,3 +246,69 @@ def test_pictures_that_cannot_be_written_cost_nobody_a_result(tmp_path: Path) ->
 
     _, outcome = derived(tmp_path, edit=edit)
     assert "no previews: they could not be written" in outcome.record["notes"]  # type: ignore[operator]
+
+
+@pytest.fixture
+def received_only(tmp_path: Path) -> tuple[Path, Previews]:
+    """The pictures of a stack of which no slice is generated."""
+    files = phantoms.write(tmp_path / "received", LARGE)
+    sources = [Source(path, str(number), number) for number, path in enumerate(files)]
+    (stack,) = stacks_of(read_headers(sources))
+    layout = ct.examine(stack, Output())
+    places = [
+        Planned(header.uid, 1 + index, position, index, (index,))
+        for index, (header, position) in enumerate(
+            zip(layout.headers, layout.geometry.positions, strict=True)
+        )
+    ]
+    plane = np.full((LARGE.rows, LARGE.columns), 40.0, np.float32)
+    return tmp_path / PREVIEWS, Previews(tmp_path, layout, places, lambda _: plane)
+
+
+def test_a_map_of_what_counted_lies_over_the_slices_that_have_one(
+    received_only: tuple[Path, Previews],
+) -> None:
+    folder, pictures = received_only
+    heat = np.zeros((LARGE.rows, LARGE.columns), np.float32)
+    heat[:80], heat[80:120] = 1.0, 0.5
+    pictures.heat({3: heat})
+    assert pictures.finish() == []
+    assert index(folder)["heat"] == [3]
+    assert index(folder)["is_hu"] is True
+    assert [path.name for path in folder.glob("*-heat.png")] == ["00003-heat.png"]
+    alpha = np.asarray(Image.open(folder / "00003-heat.png").convert("RGBA"))[..., 3]
+    assert alpha.shape == picture(folder, "00003.png").shape
+    high, half, none = (int(alpha[round(len(alpha) * share), 5]) for share in (0.2, 0.6, 0.9))
+    assert high > half > none == 0
+
+
+def test_a_result_without_generated_slices_has_no_gap_that_was_left(
+    received_only: tuple[Path, Previews],
+) -> None:
+    folder, pictures = received_only
+    pictures.heat({})
+    pictures.finish()
+    assert (index(folder)["left"], index(folder)["hatched"]) == ([], False)
+
+
+def test_findings_are_outlined_in_another_colour_than_the_organ_around_them(
+    received_only: tuple[Path, Previews],
+) -> None:
+    folder, pictures = received_only
+    organs = np.zeros((LARGE.slices, LARGE.rows, LARGE.columns), bool)
+    organs[:, 40:120, 30:100] = True
+    found = np.zeros_like(organs)
+    found[2, 60:80, 50:70] = True
+    pictures.outline(found, "Nodule", organs=organs, is_hu=True)
+    pictures.finish()
+    assert (index(folder)["mask"], index(folder)["is_hu"]) == ("Nodule", True)
+    colours = [
+        {tuple(rgba) for rgba in drawn.reshape(-1, 4) if rgba[3]}
+        for drawn in (
+            np.asarray(Image.open(folder / f"0000{number}-mask.png").convert("RGBA"))
+            for number in (1, 2)
+        )
+    ]
+    assert len(colours[0]) == 1
+    assert len(colours[1]) == 2
+    assert colours[0] < colours[1]
