@@ -17,7 +17,7 @@ from inference.errors import Unprocessable
 from inference.model import Segment
 from inference.pixels import PixelFormat, PixelReader, is_lossy
 from inference.results import DESCRIPTION_END, Making
-from inference.segmentation import Region, region_of
+from inference.segmentation import Region, region_of, tracking_uid
 from inference.stripped import background_of
 
 # A position is a decimal string: this is what one may be off by.
@@ -61,13 +61,18 @@ def verify(expected: ExpectedMask, pixels: PixelReader) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def common_faults(header: Header, headers: Sequence[Header], making: Making) -> Iterator[str]:
-    """What is wrong with the attributes that every result has; `headers` are of the source."""
+def common_faults(
+    header: Header, headers: Sequence[Header], making: Making, *, has_frame: bool = True
+) -> Iterator[str]:
+    """What is wrong with the attributes that every result has; `headers` are of the source.
+
+    Documents, states and pages have no frame of reference.
+    """
     first = headers[0]
     known = {source.uid for source in headers} | {first.text("SeriesInstanceUID")}
     if {header.uid, header.text("SeriesInstanceUID")} & known:
         yield "a UID of the source was used again"
-    if header.text("FrameOfReferenceUID") != making.frame_uid:
+    if header.text("FrameOfReferenceUID") != (making.frame_uid if has_frame else ""):
         yield "the frame of reference is not that of the source"
     if not header.text("SeriesDescription").endswith(DESCRIPTION_END):
         yield "the description has no mark of research"
@@ -145,8 +150,11 @@ def segmentation_faults(
     instances = series.items("ReferencedInstanceSequence")
     if {item.text("ReferencedSOPInstanceUID") for item in instances} != shown:
         yield "the referenced series does not list exactly the slices of its frames"
-    named = [(item.SegmentNumber, item.SegmentLabel) for item in dataset.SegmentSequence]
-    if named != [(number, of.segment.label) for number, of in enumerate(regions, 1)]:
+    segments = dataset.SegmentSequence
+    named = [(of.SegmentNumber, str(of.SegmentLabel), str(of.TrackingUID)) for of in segments]
+    if named != [
+        (number, of.segment.label, tracking_uid(of, making)) for number, of in enumerate(regions, 1)
+    ]:
         yield "its segments are not those that were planned"
 
 

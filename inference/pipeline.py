@@ -15,6 +15,7 @@ from inference import header as h
 from inference.dataset import Stack, newest, read_headers
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.family import Family, JobRecord, Run, Task
+from inference.finding_family import FindingFamily
 from inference.geometry import Layout
 from inference.mask_family import MaskFamily
 from inference.model import Model
@@ -36,7 +37,11 @@ from inference.slice_family import SliceFamily
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
 
-FAMILIES: Mapping[Produces, Family] = {"slices": SliceFamily(), "mask": MaskFamily()}
+FAMILIES: Mapping[Produces, Family] = {
+    "slices": SliceFamily(),
+    "mask": MaskFamily(),
+    "findings": FindingFamily(),
+}
 logger = logging.getLogger(__name__)
 
 

@@ -18,6 +18,8 @@ ObjectKind = Literal[
     "key objects",
     "capture",
 ]
+# Of a report of findings: on their segments, or for those who take no 3D one on outlines in slices.
+ReportForm = Literal["3d", "2d"]
 # The family of a model: what it makes of a stack.
 Produces = Literal["slices", "mask", "scores", "findings"]
 AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
@@ -71,6 +73,8 @@ class Output:
     presentation_state: bool = True  # beside the series: marks them for any viewer
     error_map: bool = False  # beside the series: the expected error of each place
     accept_children: bool = False  # by a model whose scope is adults
+    max_findings: int = 10  # of those with the highest scores, in a report of findings
+    report: ReportForm = "3d"  # of findings
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
     label: str = ""  # ASCII, part of the description: which stack of several
 

@@ -14,6 +14,8 @@ RULES_VERSION = "5"
 
 # Of what a route asks: objects beside the derived series, and whom it takes: what changes nothing.
 BESIDE = frozenset({"presentation_state", "error_map", "accept_children"})
+# What only a report of findings depends on: at its default it is no part of an identity.
+OF_FINDINGS = frozenset({"max_findings", "report"})
 
 SEPARATOR, ESCAPE = b"\x1f", b"\x10"
 
@@ -101,6 +103,8 @@ def _fields_of(identity: Identity) -> list[str | bytes]:
     marks = () if identity.mark == Mark() else (identity.mark,)  # a first result has none
     for group in (identity.parameters, identity.output, *marks):
         for field in fields(group):
-            if field.name not in BESIDE:
-                identity_fields += [field.name, repr(getattr(group, field.name))]
+            value = getattr(group, field.name)
+            is_default = field.name in OF_FINDINGS and value == field.default
+            if field.name not in BESIDE and not is_default:
+                identity_fields += [field.name, repr(value)]
     return identity_fields
