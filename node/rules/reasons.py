@@ -62,7 +62,8 @@ MISSING_SLICES | held | Slices are missing; nothing is made across such a gap. |
     them, set across_missing = "leave" in its route, then requeue the job. Otherwise cancel it. \
     | futile
 PIXEL_DATA_ERROR | held | Pixel data is damaged or cut short. | \
-    Send the series again; an intact slice replaces its damaged version.
+    Send the series again: an intact slice replaces its damaged version. If the job is still held \
+    then, requeue it.
 OUTPUT_CHECK_FAILED | held | The result did not pass its check; it was not sent. | \
     Keep the series and report the error; requeue the job to try once more.
 LOW_CONFIDENCE | held | The model is not sure enough of its result. | \
