@@ -124,16 +124,9 @@ def kernel(values_of: Values) -> Said:
 LETTER = r"\S{1,3}"
 BODY_PARTS: Mapping[str, re.Pattern[str]] = {
     "head": _words(
-        *("heads?", "headneck", "brain", "skull", r"crani\w*", r"cereb\w*", r"encephal\w*", "cct"),
-        *(
-            "kopf",
-            rf"sch{LETTER}del",
-            r"hirn\w*",
-            rf"cr{LETTER}neo?",
-            "cabeza",
-            "cervello",
-            "hoofd",
-        ),
+        *("heads?", "headneck", "brain", "skull", r"crani\w*", r"cereb\w*", r"encephal\w*"),
+        *("cct", r"neuro\w*", "kopf", rf"sch{LETTER}del", r"hirn\w*", rf"cr{LETTER}neo?"),
+        *("cerveau", rf"t{LETTER}te", "cabeza", "cervello", r"encefal\w*", "testa", "hoofd"),
     ),
     "neck": _words("neck", "headneck", "hals", r"larynx", r"carotid\w*", "collo", "cuello"),
     "chest": _words(
@@ -156,14 +149,18 @@ BODY_PARTS: Mapping[str, re.Pattern[str]] = {
 }
 
 
+def words_of_body_parts(text: str) -> Mapping[str, str]:
+    """The body parts that a description names, each with the word for it."""
+    words = {part: pattern.search(_apart(text)) for part, pattern in BODY_PARTS.items()}
+    return {part: found.group() for part, found in words.items() if found}
+
+
 def body_part(values_of: Values) -> Said:
     """The body parts that the first attribute names that names any, in the order of the table."""
     for keyword in NAMING_A_BODY_PART:
-        text = _text(values_of(keyword))
-        said = {part: found for part, words in BODY_PARTS.items() if (found := words.search(text))}
-        if said:
-            words = dict.fromkeys(found.group() for found in said.values())
-            return Said(tuple(said), f"{keyword} says {', '.join(words)}")
+        words = words_of_body_parts(_text(values_of(keyword)))
+        if words:
+            return Said(tuple(words), f"{keyword} says {', '.join(dict.fromkeys(words.values()))}")
     return Said((UNKNOWN,))
 
 

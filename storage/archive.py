@@ -208,8 +208,9 @@ class Index:
         now = self._now()
         series_id = self._series(group.db, file.received, now)
         instance_id, is_new = self._instance(group.db, series_id, file, now)
-        if is_new or not self._files.path(file.place).exists():
-            group.folders.add(self._files.move(file.path, file.place))
+        # The same bytes again take the place of those that are there: the disk may have lost or
+        # damaged them, and a peer that sends them again is the way to mend that.
+        group.folders.add(self._files.move(file.path, file.place))
         if file.peer is None:
             return KeptInstance(instance_id, 0, is_new)
         arrival_id = self._arrival(group.db, series_id, file.received, file.peer, now)

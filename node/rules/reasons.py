@@ -57,13 +57,14 @@ PATIENT_MISMATCH | held | The instances disagree about the patient or the study.
     Compare the series with the PACS; correct it there and send it again. | alone
 PEERS_DISAGREE | held | Two peers sent images of the series that do not fit together. | \
     Find out which are right and let one peer send the whole series; then cancel the job. | alone
-MISSING_SLICES | held | Slices are missing; no slice is generated across such a gap. | \
+MISSING_SLICES | held | Slices are missing; nothing is made across such a gap. | \
     When the missing slices arrive, a new job replaces this one. To process the series without \
     them, set across_missing = "leave" in its route, then requeue the job. Otherwise cancel it. \
     | futile
 PIXEL_DATA_ERROR | held | Pixel data is damaged or cut short. | \
-    Send the series again; an intact slice replaces its damaged version.
-OUTPUT_CHECK_FAILED | held | The derived series did not pass its check; it was not sent. | \
+    Send the series again: an intact slice replaces its damaged version. If the job is still held \
+    then, requeue it.
+OUTPUT_CHECK_FAILED | held | The result did not pass its check; it was not sent. | \
     Keep the series and report the error; requeue the job to try once more.
 LOW_CONFIDENCE | held | The model is not sure enough of its result. | \
     Send thinner slices, or change the limit in its route that the sentence names (hold_below or \
@@ -109,6 +110,13 @@ NO_DESTINATION | held | The configuration no longer names the destination. | \
     Add the destination to the configuration and reload it; the delivery then continues by itself.
 """,
 )
+# Advice for models that make no slices, where that of the table names options of those that do.
+WITHOUT_SLICES: Mapping[str, str] = {
+    "MISSING_SLICES": "When the missing slices arrive, a new job replaces this one. Otherwise "
+    "cancel it: such a model is given whole series only.",
+    "LOW_CONFIDENCE": "Look at the images for what the sentence names. Send a series without it, "
+    "which makes a new job; otherwise cancel this one.",
+}
 # What a list of those that wait says of one series or delivery, and of several.
 HEADINGS: Mapping[str, tuple[str, str]] = {
     "CONFLICTING_INSTANCES": ("has two versions of an image", "have two versions of an image"),
@@ -212,6 +220,11 @@ def set_aside(arrival: Arrival) -> Mapping[str, int]:
     return counts if isinstance(counts, dict) else {}
 
 
+def asks_for_slices(parameters: Mapping[str, object]) -> bool:
+    """Tell by what a job keeps of its route whether its model makes slices."""
+    return bool(parameters.get("factor") or parameters.get("target_spacing_mm"))
+
+
 def is_futile(code: str, *, is_changed: bool) -> bool:
     """Tell whether a job that is requeued finds the same again."""
     return code in FUTILE and not is_changed
@@ -224,12 +237,15 @@ def advice(
     is_delivery: bool = False,
     is_gone: bool = False,
     is_changed: bool = False,
+    makes_slices: bool = True,
 ) -> str:
     """Say what a person can do about a job or a delivery that waits for one."""
     if is_gone:
         return GONE_ADVICE
     if is_changed and code in FUTILE:
         return CHANGED_ADVICE
+    if not makes_slices and code in WITHOUT_SLICES:
+        return WITHOUT_SLICES[code]
     if code in REASONS and REASONS[code].advice:
         return REASONS[code].advice
     if is_delivery:

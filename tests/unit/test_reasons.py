@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from inference.errors import HELD, Reason
+from node.config import SLICE_OPTIONS
 from node.rules import reasons
-from node.rules.reasons import FUTILE, ONE_BY_ONE, REASONS, TABLE
+from node.rules.reasons import FUTILE, ONE_BY_ONE, REASONS, TABLE, WITHOUT_SLICES
 from node.work.executor import End
 from storage.records import DeliveryState, JobState
 
@@ -102,9 +103,25 @@ def test_advice_follows_the_files_then_the_route_then_the_code_then_the_state() 
     assert reasons.advice("held", code, is_gone=True, is_changed=True) == reasons.GONE_ADVICE
     assert reasons.advice("held", code, is_changed=True) == reasons.CHANGED_ADVICE
     assert reasons.advice("held", code) == REASONS[code].advice
+    assert reasons.advice("held", code, makes_slices=False) == reasons.WITHOUT_SLICES[code]
+    assert reasons.advice("held", "PIXEL_DATA_ERROR", makes_slices=False).startswith("Send")
     assert reasons.advice("failed", "ValueError") == reasons.FAILED_ADVICE
     assert reasons.advice("held", "SOMETHING_NEW") == reasons.HELD_ADVICE
     assert reasons.advice("held", "RETRY", is_delivery=True) == reasons.DELIVERY_ADVICE
+
+
+def test_advice_for_a_model_without_slices_names_no_option_of_those_that_make_them() -> None:
+    assert WITHOUT_SLICES.keys() <= REASONS.keys()
+    for entry in TABLE:
+        said = reasons.advice(entry.state, entry.code, makes_slices=False)
+        if entry.code != "UNDERSAMPLED":  # of a model that makes slices alone
+            assert not [option for option in SLICE_OPTIONS if option in said], entry.code
+
+
+def test_a_job_that_keeps_a_density_makes_slices() -> None:
+    assert reasons.asks_for_slices({"factor": 4, "target_spacing_mm": None})
+    assert reasons.asks_for_slices({"factor": None, "target_spacing_mm": 1.25})
+    assert not reasons.asks_for_slices({"factor": None, "target_spacing_mm": None})
 
 
 def test_a_requeue_is_futile_until_the_route_has_changed() -> None:

@@ -4,7 +4,6 @@ Headers do not suffice: a CT angiography may carry no contrast attribute and no 
 description, and its bright vessels look like blood.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from inference.descriptions import (
+    kind_of_kernel,
+    names_an_agent,
+    word_of_contrast,
+    words_of_body_parts,
+)
 from inference.errors import Reason, Unprocessable
 from inference.model import SeriesFacts
 
@@ -32,23 +37,7 @@ THIN_MM = 1.5  # what an opening of this radius takes away is thin
 DEEP_MM = 10.0  # from the skull: nearer to it, every edge looks like a vessel
 MOST_PER_MILLE = 1.5  # at most 0.76 in 21 plain series, 3.35 in one angiography
 
-SHARP_KERNELS = re.compile(
-    r"^(H[678]\d|[HB]r[678]\d|FC[38]\d|BONE|EDGE|LUNG|YC|YD|E$)", re.IGNORECASE
-)
-PLAIN = re.compile(  # words that deny contrast, taken out before contrast is looked for
-    r"\b(without|w/?o|non|no|not|ohne|sans)\b[\s_-]*(iv[\s_-]*)?(contrast\w*|kontrast\w*|km|c\+)",
-    re.IGNORECASE,
-)
-CONTRAST = re.compile(
-    r"(?<![a-z])(cta|ctp|angio\w*|perfusion\w*|contrast\w*|kontrast\w*|c\+"
-    r"|post(?![\s_-]*(op|trauma|crani|surg)))(?![a-z])",
-    re.IGNORECASE,
-)
-HEAD = re.compile(
-    r"(?<![a-z])(head\w*|brain|skull|crani\w*|cerebr\w*|neuro\w*|cct|ncct|kopf|sch(ae|ä)del\w*"
-    r"|hirn\w*|cr(a|â)ne|cerveau|t(e|ê)te|cr(a|á)neo|cabeza|testa|encefalo|h(oo|ö)ved|hoofd)(?![a-z])",
-    re.IGNORECASE,
-)
+AGENTS = ("ContrastBolusAgent", "ContrastBolusRoute")
 DESCRIPTIONS = (
     *("StudyDescription", "SeriesDescription", "ProtocolName", "RequestedProcedureDescription"),
     *("PerformedProcedureStepDescription", "ScheduledProcedureStepDescription"),
@@ -149,16 +138,20 @@ def check_facts(facts: SeriesFacts) -> None:
 def _other_body_part(facts: SeriesFacts) -> Iterator[str]:
     body_parts = facts.of("BodyPartExamined")
     for attribute, value in body_parts:
-        if HEAD.search(value) is None:
+        if not _names_a_head(value):
             yield f"{attribute} is '{value}': only heads are scored."
-    if not body_parts and not any(HEAD.search(value) for _, value in facts.of(*DESCRIPTIONS)):
+    if not body_parts and not any(_names_a_head(value) for _, value in facts.of(*DESCRIPTIONS)):
         yield "BodyPartExamined is empty, and no description says that this is a head."
+
+
+def _names_a_head(text: str) -> bool:
+    return "head" in words_of_body_parts(text)
 
 
 def _contrast(facts: SeriesFacts) -> Iterator[str]:
     said = [
-        *facts.of("ContrastBolusAgent", "ContrastBolusRoute"),
-        *(pair for pair in facts.of(*DESCRIPTIONS) if CONTRAST.search(PLAIN.sub(" ", pair[1]))),
+        *(pair for pair in facts.of(*AGENTS) if names_an_agent(pair[1])),
+        *(pair for pair in facts.of(*DESCRIPTIONS) if word_of_contrast(pair[1])),
     ]
     for attribute, value in said:
         yield f"{attribute} is '{value}': a series with contrast is not scored."
@@ -166,7 +159,7 @@ def _contrast(facts: SeriesFacts) -> Iterator[str]:
 
 def _kernel_and_age(facts: SeriesFacts) -> Iterator[str]:
     for attribute, value in facts.of("ConvolutionKernel"):
-        if SHARP_KERNELS.match(value.strip()):
+        if kind_of_kernel(value) == "sharp":
             yield (
                 f"{attribute} is '{value}': a sharp kernel is not scored; send the soft-tissue "
                 "series."

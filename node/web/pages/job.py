@@ -14,7 +14,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from node.rules import routing
+from node.rules import reasons, routing
 from node.web.api.inputs import Id
 from node.web.pages import drawings, time_line
 from node.web.pages.drawings import SlicePlace
@@ -132,6 +132,7 @@ def _progress(detail: Detail, context: Context) -> Values:
         "is_going_on": time_line.is_going_on(detail),
         "may_requeue": _may_requeue(detail),
         "is_changed": is_changed,
+        "makes_slices": reasons.asks_for_slices(job.parameters),
         "may_cancel": job.state in CANCELLABLE and not job.cancel_requested,
         "sendable_again": SENDABLE_AGAIN,
         "down": down(context),

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 
 from node import health
 from node.config import Completion, Destination
-from node.rules import routing
+from node.rules import reasons, routing
 from node.rules.completion import complete_at
 from node.web.pages import render
 from node.web.pages.render import (
@@ -68,7 +68,7 @@ def _needs(context: Context) -> Values:
     needs = needing(context.parts.database, limit=FIRST_NEEDS)
     return {
         "needs": needs,
-        "changed": changed_jobs(context.parts, needs.lines),
+        **_facts_of(context.parts, needs.lines),
         "alerts": render.alerts(context.parts, context.now),
     }
 
@@ -197,7 +197,7 @@ def _needs_list(context: Context, filters: Annotated[Filters, Depends()]) -> Val
         "is_filtered": any(given.values()),
         "held": overview.held(database) if not any(given.values()) else {},
         "groups": groups,
-        "changed": changed_jobs(context.parts, needs),
+        **_facts_of(context.parts, needs),
     }
 
 
@@ -258,15 +258,22 @@ def _need_count(context: Context) -> Values:
     return {"need_count": needing(context.parts.database, limit=1).total}
 
 
-def changed_jobs(parts: Parts, needs: Iterable[Need]) -> frozenset[int]:
-    """Find the jobs among these whose routes ask for something else by now."""
+def _facts_of(parts: Parts, needs: Iterable[Need]) -> Values:
+    """Find the jobs whose routes ask for something else by now, and those that make no slices."""
     routes = {need.id: need.route for need in needs if need.what == "job"}
     kept = kept_of_routes(parts.database, routes)
-    return frozenset(
-        job_id
-        for job_id, (model, parameters) in kept.items()
-        if routing.has_changed(parts.config().routes, routes[job_id], model, parameters)
-    )
+    return {
+        "changed": frozenset(
+            job_id
+            for job_id, (model, parameters) in kept.items()
+            if routing.has_changed(parts.config().routes, routes[job_id], model, parameters)
+        ),
+        "without_slices": frozenset(
+            job_id
+            for job_id, (_, parameters) in kept.items()
+            if not reasons.asks_for_slices(parameters)
+        ),
+    }
 
 
 router = APIRouter()

@@ -291,6 +291,20 @@ def test_an_instance_whose_file_was_lost_is_stored_again(stored: Stored) -> None
     assert file.is_file()
 
 
+@pytest.mark.parametrize("damage", [b"", b"x", b"\0" * 4096])
+def test_a_damaged_file_is_mended_by_its_peer_that_sends_the_same_again(
+    stored: Stored, damage: bytes
+) -> None:
+    (instance,) = stored.archive.instances(stored.receive("1.1").arrival_id)
+    assert instance.path is not None
+    file = stored.files.path(instance.path)
+    whole = file.read_bytes()
+    file.write_bytes(damage)
+    assert stored.receive("1.1").is_new is False
+    assert file.read_bytes() == whole
+    assert files_in(stored.files.incoming) == []
+
+
 def test_an_unknown_arrival_is_said_to_be_unknown(stored: Stored) -> None:
     with pytest.raises(NotFound, match="no arrival 7"):
         stored.archive.arrival(7)

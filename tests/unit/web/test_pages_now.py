@@ -44,6 +44,24 @@ def test_a_failed_job_whose_files_were_removed_can_be_cancelled_and_nothing_else
     assert "Nothing needs a person" in person.get("/needs").text
 
 
+def test_advice_names_options_of_slices_only_where_slices_were_asked_for(
+    served: Site, person: Client
+) -> None:
+    for number, factor in enumerate((4, None), start=1):
+        asked = {"stack": f"{number}", "route": "gone", "parameters": {"factor": factor}}
+        served.rows.ask(f"{number}", (f"1.{number}",), **asked)
+        served.rows.queue.hold(served.rows.claim(), "LOW_CONFIDENCE", "Not sure.")
+    slices, mask = (person.get(f"/jobs/{number}").text for number in (1, 2))
+    assert "hold_below" in slices
+    assert "hold_below" not in mask
+    assert "Look at the images for what the sentence names." in mask
+    for path in ("/", "/needs"):  # in the list one advice is for both jobs
+        assert person.get(path).text.count("hold_below") == 1, path
+    served.program(Role.OPERATOR).post("/api/v1/jobs/1/cancel")
+    for path in ("/", "/needs"):
+        assert "hold_below" not in person.get(path).text, path
+
+
 @pytest.mark.parametrize("reason", ["MISSING_SLICES", "LOW_CONFIDENCE"])
 def test_what_only_the_route_ends_is_put_back_once_the_route_has_changed(
     served: Site, person: Client, reason: str
