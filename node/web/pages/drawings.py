@@ -277,8 +277,17 @@ def scores(values: Sequence[float], threshold: float, names: Sequence[str]) -> M
         x, y, name = SCORES_LEFT + (index + 0.5) * width, SCORES_HEIGHT - 5.0, escape(names[index])
         parts.append(_element("text", name, x=x, y=y, text_anchor="middle"))
     cells = [round(SCORES_LEFT + index * width, 2) for index in range(len(values))]
-    mark = {"x": SCORES_LEFT, "y": SCORES_TOP - 2, "width": width, "height": tall + 4, "rx": 2}
-    frame = _element("rect", class_="now", data_mark="cells", data_cells=json.dumps(cells), **mark)
+    frame = _element(
+        "rect",
+        x=SCORES_LEFT,
+        y=SCORES_TOP - 2,
+        width=width,
+        height=tall + 4,
+        rx=2,
+        class_="now",
+        data_mark="cells",
+        data_cells=json.dumps(cells),
+    )
     above = sum(value >= threshold for value in values)
     label = f"Score of each of {len(values)} slices; {above} above the threshold {threshold:.2f}"
     return _svg(WIDTH, SCORES_HEIGHT, label, *parts, frame, data_strip="slice")
