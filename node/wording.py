@@ -73,3 +73,44 @@ def mask(facts: Mapping[str, object]) -> str:
     """Write what a job's record says of a mask: of what, in how many slices, and its volume."""
     slices = int(str(facts["slices"]))
     return f"{facts['label']} mask in {count(slices, 'slice')}, volume {facts['volume_cm3']} cm3"
+
+
+# By the kind of a result, as a reader of a PACS knows it.
+OBJECTS = {
+    "image": "Images",
+    "presentation state": "Presentation state (GSPS)",
+    "parametric map": "Parametric map",
+    "segmentation": "Segmentation (SEG)",
+    "report": "Structured report (SR)",
+    "key objects": "Key object selection (KOS)",
+    "capture": "Secondary capture (SC)",
+}
+
+
+def scores(facts: Mapping[str, object]) -> str:
+    """Write what a job's record says of scores: where that of the series lies, and how many do."""
+    series, threshold = float(str(facts["series"])), float(str(facts["series_threshold"]))
+    slices = facts["slices"] if isinstance(facts["slices"], list) else []
+    high = sum(score >= float(str(facts["slice_threshold"])) for score in slices)
+    side = "above" if series >= threshold else "below"
+    return (
+        f"series {series:.2f}, {side} the threshold of {threshold:.2f}; "
+        f"{high} of {count(len(slices), 'slice')} above theirs"
+    )
+
+
+def findings(record: Mapping[str, object]) -> str:
+    """Write how many findings a job's record holds, and from which score on."""
+    rows = record["findings"] if isinstance(record["findings"], list) else []
+    number = count(len(rows), "finding") if rows else "no finding"
+    threshold = record.get("threshold")
+    return number if threshold is None else f"{number} at the threshold of {threshold:.2f}"
+
+
+def result(record: Mapping[str, object]) -> str:
+    """Write what a model made that makes no slices; "" for one that does."""
+    if isinstance(facts := record.get("mask"), Mapping):
+        return mask(facts)
+    if isinstance(facts := record.get("scores"), Mapping):
+        return scores(facts)
+    return findings(record) if "findings" in record else ""

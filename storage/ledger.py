@@ -9,6 +9,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     and_,
+    case,
     delete,
     func,
     or_,
@@ -352,6 +353,45 @@ class AnswerCount:
     stored: bool
     instances: int
     offers: int  # how often the one that was offered most was offered
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """A series of a job's result, and what one destination has of it."""
+
+    series_uid: str
+    kind: str
+    instances: int
+    destination: str | None  # None: the result has no delivery
+    stored: int
+    status: int | None  # the highest DIMSE status of what is not stored; None = no answer yet
+
+
+def object_states(database: Database, job_id: int) -> tuple[ObjectState, ...]:
+    """Count what each destination has of each series of a job's result, in the order of making."""
+    of_delivery = and_(
+        delivery_instance.c.delivery_id == delivery.c.id,
+        delivery_instance.c.derived_instance_id == derived_instance.c.id,
+    )
+    is_stored = func.coalesce(delivery_instance.c.stored, 0)
+    of_series = (derived_instance.c.series_uid, derived_instance.c.kind)
+    query = (
+        select(
+            *of_series,
+            func.count().label("instances"),
+            delivery.c.destination,
+            func.sum(is_stored).label("stored"),
+            func.max(case((is_stored == 0, delivery_instance.c.status))).label("status"),
+        )
+        .select_from(derived_instance)
+        .join(job, job.c.derived_id == derived_instance.c.derived_id)
+        .outerjoin(delivery, delivery.c.derived_id == derived_instance.c.derived_id)
+        .outerjoin(delivery_instance, of_delivery)
+        .where(job.c.id == job_id)
+        .group_by(*of_series, delivery.c.destination)
+        .order_by(func.min(derived_instance.c.id), delivery.c.destination)
+    )
+    return database.records(ObjectState, query)
 
 
 def answer_counts(database: Database, delivery_id: int) -> tuple[AnswerCount, ...]:

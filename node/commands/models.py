@@ -421,8 +421,8 @@ def _lines(end: StackEnd) -> list[str]:
 
 def _counted(files: Sequence[File], record: Mapping[str, Any]) -> str:
     instances = wording.count(len(files), "instance")
-    if mask := record.get("mask"):
-        return f"{instances}, {wording.mask(mask)}"
+    if result := wording.result(record):
+        return f"{instances}, {result}"
     return f"{instances}, {sum(file.generated for file in files)} of them generated"
 
 

@@ -223,6 +223,7 @@ def _print_facts(job: Job, instances: int, senders: Sequence[str], zone: tzinfo 
             ("parameters", ", ".join(parameters)),
             ("derived series", job.derived_series_uid),
             ("confidence", wording.confidence(job.confidence_counts)),
+            ("result", wording.result(job.record)),
             ("notes", "; ".join(terminal.texts(job.record.get("notes")))),
             ("queued", terminal.when(job.queued_at, zone)),
             ("started", terminal.when(job.started_at, zone)),

@@ -21,10 +21,13 @@ from pydicom import Dataset
 from inference.previews import DisplayWindow, page, uri
 from node import mask_opinion
 from node.demo import peers
+from node.demo.exhibits import Exhibit
 from node.demo.report import VIEWER_PIXELS, TimelinePhase
 from node.second_opinion import PATIENT_AND_STUDY, Check, ImageSeries, Slice
+from node.web.pages import model_results
+from node.web.pages.job import places_of
+from node.web.pages.model_results import ScoresView
 
-DATA = Path(__file__).with_name("data")
 TEMPLATE = Path(__file__).with_name("objects.html")
 RESEARCH_END = "(AI, research)"
 GREYS_PERCENT = 0.5, 99.5  # of an MR scanner's values, from black to white
@@ -32,46 +35,10 @@ ABNORMAL = "49755003"  # SCT, Morphologically Abnormal Structure: drawn in a col
 FINDING, ANATOMY = (251, 146, 60), ((56, 189, 248), (167, 139, 250))
 MOST_FAULTS = 3
 EDGE = 2  # pixels of an outline
+CROP_LEAST, CROP_PIXELS = 60, 200  # sides of the picture of a finding: in the slice, on the page
 
 Grey = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """A model, and the series that comes with the product to show it on."""
-
-    folder: Path
-    match: str  # the conditions of the route
-    title: str
-    lead: str
-    caution: str
-    card: str  # the model card, from the top of the project
-    judge: Callable[[Sequence[Path], Sequence[Path]], list[str]]  # the second checker
-    window: DisplayWindow | None = None  # None: a scanner's own units
-
-    def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("*.dcm"))
-
-    @property
-    def licence(self) -> str:
-        return (self.folder / "LICENSE.md").read_text(encoding="utf-8")
-
-
-EXHIBITS: Mapping[str, Exhibit] = {
-    "brain": Exhibit(
-        folder=DATA / "mr-head",
-        match='{ Modality = "MR", MRAcquisitionType = "3D", instances = { min = 40 } }',
-        title="An MR head in, the brain out",
-        lead="A scanner sent a real MR head to the node; the node sent a segmentation of the "
-        "brain, and the images without what lies outside of it, to the PACS.",
-        caution="The mask holds the brain with its fluid spaces: its volume is not that of brain "
-        "tissue. It may cut cortex, or keep a piece of a vessel or of the meninges. Look at the "
-        "outline before you use it.",
-        card="inference/models/brain/brain.md",
-        judge=mask_opinion.check,
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,12 +146,17 @@ class ObjectsResult:
             "figures": list(figures_of(drawing)),
             "outlines": drawing.outlines,
             "stack": drawing.stack(),
-            "first": drawing.first,
+            "first": first_of(self, drawing),
+            "scores": scores_of(self),
+            "labelled": labelled_of(self),
+            "findings": model_results.findings_of(self.record, places_of(self.record)),
+            "crops": crops_of(self, drawing),
+            "readings": list(readings_of(self)),
             "planes": drawing.planes(),
             "reports": [
-                {"kind": series.kind, "lines": list(content_of(series.header, self.received))}
+                {"kind": series.kind, "lines": lines}
                 for series in self.stored
-                if "ContentSequence" in series.header
+                if (lines := [*content_of(series.header, self.received), *marks_of(self, series)])
             ],
         }
         path.write_text(page(TEMPLATE, context), encoding="utf-8")
@@ -369,11 +341,6 @@ class Drawing:
             inside |= outline.mask
         return inside
 
-    @property
-    def first(self) -> int:
-        """The slice to show first: the one with most of the segments."""
-        return int(self.inside.sum(axis=(1, 2)).argmax())
-
     def stack(self) -> list[dict[str, object]]:
         """Every slice, small enough to be scrolled."""
         rows_mm, columns_mm = self.received.pixel_spacing_mm
@@ -390,7 +357,8 @@ class Drawing:
 
     def planes(self) -> list[dict[str, str]]:
         """Sagittal and coronal, through the middle of all outlines; the head is up."""
-        middle = [int(np.median(at)) if len(at) else 0 for at in np.nonzero(self.inside)]
+        inside = np.nonzero(self.inside if self.outlines else np.ones(self.greys.shape, bool))
+        middle = [int(np.median(at)) for at in inside]
         depth = float(np.ptp(self.received.heights_mm)) + self.received.gap_mm
         rows_mm, columns_mm = self.received.pixel_spacing_mm
         pictures = []
@@ -402,6 +370,19 @@ class Drawing:
             pictures.append({"name": name, "picture": uri(drawn)})
         return pictures
 
+    def crop(self, index: int, box: Sequence[int]) -> str:
+        """The surroundings of a box (left, top, right, bottom) of a slice, with all outlines."""
+        left, top, right, bottom = box
+        rows, columns = self.greys.shape[1:]
+        side = min(2 * max(right - left, bottom - top, CROP_LEAST // 2), rows, columns)
+        first = [
+            min(max((low + high - side) // 2, 0), length - side)
+            for low, high, length in ((top, bottom, rows), (left, right, columns))
+        ]
+        part = tuple(slice(at, at + side) for at in first)
+        masks = [outline.mask[index][part] for outline in self.outlines]
+        return uri(self._drawn(self.greys[index][part], masks, (CROP_PIXELS, CROP_PIXELS)))
+
     def _drawn(self, grey: Grey, masks: Sequence[Mask], size: tuple[int, int]) -> Image.Image:
         plain = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC)
         canvas = np.array(plain.convert("RGB"))
@@ -409,6 +390,49 @@ class Drawing:
             if mask.any():
                 canvas[edge_of(mask, size)] = outline.colour
         return Image.fromarray(canvas)
+
+
+def scores_of(result: ObjectsResult) -> ScoresView | None:
+    """The scores that the job has left for its page, as its page shows them."""
+    return model_results.scores_of(result.record, places_of(result.record))
+
+
+def first_of(result: ObjectsResult, drawing: "Drawing") -> int:
+    """The slice to show first: with the highest score, or with most of the segments."""
+    scores = scores_of(result)
+    if scores is None:
+        return int(drawing.inside.sum(axis=(1, 2)).argmax())
+    number = places_of(result.record)[int(np.argmax(scores.slices))].received_number
+    numbers = [int(item.header.InstanceNumber) for item in drawing.received.slices]
+    return numbers.index(number) if number in numbers else 0
+
+
+def labelled_of(result: ObjectsResult) -> list[bool]:
+    """Of each slice, in the order of the scores: radiologists saw there what is looked for."""
+    labelled = result.exhibit.labelled
+    return [place.received_number in labelled for place in places_of(result.record)]
+
+
+def crops_of(result: ObjectsResult, drawing: "Drawing") -> list[str]:
+    """A picture of each finding, in the slice where it is largest."""
+    numbers = {int(item.header.InstanceNumber): i for i, item in enumerate(drawing.received.slices)}
+    return [
+        drawing.crop(numbers[int(entry["instance_number"])], entry["box"])
+        for entry in result.record.get("findings", ())
+    ]
+
+
+def readings_of(result: ObjectsResult) -> Iterator[str]:
+    """What radiologists outlined, and which finding lies there: in words."""
+    for reading in result.exhibit.readings:
+        numbers = [
+            int(entry["number"])
+            for entry in result.record.get("findings", ())
+            if reading.holds(entry["centre_mm"])
+        ]
+        place = ", ".join(f"{mm:.1f}" for mm in reading.centre_mm)
+        hit = f"finding {numbers[0]} lies there" if numbers else "no finding lies there"
+        yield f"{reading.readers} radiologists, {reading.sphere_mm} mm at ({place}) mm: {hit}"
 
 
 def figures_of(drawing: Drawing) -> Iterator[tuple[str, str]]:
@@ -439,6 +463,19 @@ def content_of(header: Dataset, received: ImageSeries, depth: int = 0) -> Iterat
         name = str(names[0].CodeMeaning) if names else str(item.get("ValueType", "")).capitalize()
         yield ContentItem(depth, name, _value_of(item, numbers))
         yield from content_of(item, received, depth + 1)
+
+
+def marks_of(result: ObjectsResult, series: StoredSeries) -> Iterator[ContentItem]:
+    """What a presentation state draws, a line for each mark."""
+    numbers = {item.uid: str(item.header.InstanceNumber) for item in result.received.slices}
+    for layer in series.header.get("GraphicAnnotationSequence", ()):
+        uids = [str(of.ReferencedSOPInstanceUID) for of in layer.get("ReferencedImageSequence", ())]
+        where = ", ".join(numbers.get(uid, uid) for uid in uids) or "all images"
+        for graphic in layer.get("GraphicObjectSequence", ()):
+            what = f"{graphic.GraphicType}, {graphic.NumberOfGraphicPoints} points"
+            yield ContentItem(0, f"image {where}", what.lower())
+        for text in layer.get("TextObjectSequence", ()):
+            yield ContentItem(0, f"image {where}", str(text.UnformattedTextValue))
 
 
 def _value_of(item: Dataset, numbers: Mapping[str, str]) -> str:

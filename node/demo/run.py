@@ -20,7 +20,8 @@ from rich.text import Text
 
 from node.commands import terminal
 from node.demo import objects, peers
-from node.demo.objects import EXHIBITS, Exhibit, ObjectsResult
+from node.demo.exhibits import DATA, EXHIBITS, Exhibit
+from node.demo.objects import ObjectsResult
 from node.demo.peers import (
     SCANNER_AE_TITLE,
     DemoError,
@@ -39,7 +40,6 @@ from storage.errors import StorageError
 from storage.jobs import Queue
 from storage.leases import Holder
 
-DATA = Path(__file__).with_name("data")
 RECEIVED = DATA / "received"
 # Deadlines, long enough for a slow machine; together under ten minutes.
 START_SECONDS, COMPLETE_SECONDS, JOB_SECONDS, DELIVERY_SECONDS = 60.0, 30.0, 300.0, 60.0
@@ -114,7 +114,7 @@ class DemoSettings:
     @property
     def paths(self) -> list[Path]:
         """The files that the scanner sends."""
-        files = self.exhibit.paths() if self.exhibit else sorted(RECEIVED.glob("*.dcm"))
+        files = self.exhibit.paths if self.exhibit else sorted(RECEIVED.glob("*.dcm"))
         return files[: self.slices or None]
 
     @property

@@ -154,7 +154,7 @@ def test_what_was_sent_is_sent_again(site: Site, open_page: Open) -> None:
         file.unlink()
     page = open_page(f"/jobs/{job}", "otto")
     page.get_by_role("button", name="Send again").click()
-    expect(page.locator("#message")).to_contain_text("The derived series is sent once more.")
+    expect(page.locator("#message")).to_contain_text("The result is sent once more.")
     expect(page.get_by_role("region", name="Deliveries")).to_contain_text("30 of 30", timeout=SOON)
     expect(page.locator("#progress")).to_contain_text("30 × 0000", timeout=SOON)
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from pydicom import dcmread
 
-from node.demo.objects import EXHIBITS
+from node.demo.exhibits import EXHIBITS
 from node.demo.peers import Program
 from node.second_opinion import CHECKS
 from tests.peers import wait_until

@@ -1,6 +1,7 @@
 """The report of a model of objects: drawn from the files, whatever the PACS has returned."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from pydicom.dataset import Dataset
 
 from node.config.reading import load
 from node.demo import objects
-from node.demo.objects import EXHIBITS, Drawing, Exhibit, ObjectsResult, StoredSeries
+from node.demo.exhibits import EXHIBITS, Exhibit
+from node.demo.objects import Drawing, ObjectsResult, StoredSeries
 from node.demo.peers import BuiltInPacs, DicomAddress
 from node.demo.report import TimelinePhase
 from node.demo.run import DemoSettings
@@ -194,9 +196,84 @@ def test_what_the_pacs_does_not_hold_or_what_lacks_its_marks_is_a_fault(
 def test_each_exhibit_has_its_data_its_licence_its_card_and_a_route_that_the_node_accepts(
     name: str, exhibit: Exhibit, tmp_path: Path
 ) -> None:
-    assert len(exhibit.paths()) >= 20
+    assert len(exhibit.paths) >= 20
     assert "Licence: " in exhibit.licence
     assert (Path(objects.__file__).parents[2] / exhibit.card).is_file()
     settings = DemoSettings(model=name)
     (route,) = load(settings.configure(tmp_path / "config.toml", DicomAddress("PACS", 4711))).routes
     assert (route.model, route.destinations) == (name, ("pacs",))
+
+
+def with_record(received: ImageSeries, record: dict[str, object]) -> ObjectsResult:
+    slices = [
+        {"at_mm": float(height), "number": int(item.header.InstanceNumber)}
+        for item, height in zip(received.slices, received.heights_mm, strict=True)
+    ]
+    gaps = [{"factor": 1, "gap_mm": 2.0}] * (SLICES - 1)
+    made = {"received_slices": slices, "gaps": gaps, **record}
+    return replace(result(received, []), record=made)
+
+
+def test_scores_are_shown_beside_what_radiologists_saw(
+    received: ImageSeries, tmp_path: Path
+) -> None:
+    numbers = [int(item.header.InstanceNumber) for item in received.slices]
+    (tmp_path / "LICENSE.md").write_text("# Title\n\nLicence: none.")
+    rows = "".join(f"{number},{int(number == numbers[3])}\n" for number in numbers)
+    (tmp_path / "labels.csv").write_text("instance_number,haemorrhage\n" + rows)
+    scores = {"slices": [0.1, 0.2, 0.3, 0.9, 0.2, 0.1], "slice_threshold": 0.5}
+    facts = {"scores": {**scores, "series": 0.7, "series_threshold": 0.6}}
+    shown = with_record(received, facts)
+    shown = replace(shown, exhibit=replace(shown.exhibit, folder=tmp_path))
+    drawing = Drawing(received, [], None)
+    assert objects.first_of(shown, drawing) == 3
+    assert objects.labelled_of(shown) == [False, False, False, True, False, False]
+    page = shown.write(tmp_path).read_text()
+    assert "Series 0.70, above the threshold of 0.60." in page
+    assert "trained on: how well it fits here is no evidence" in " ".join(page.split())
+
+
+def test_findings_are_shown_with_a_picture_and_what_radiologists_outlined(
+    received: ImageSeries, tmp_path: Path
+) -> None:
+    (tmp_path / "LICENSE.md").write_text("# Title\n\nLicence: none.")
+    readings = "nodule,readers,x_mm,y_mm,z_mm,equivalent_sphere_mm\n1,4,1.0,2.0,3.0,8.0\n"
+    finding = {
+        "number": 1,
+        "slice": 2,
+        "score": 0.91,
+        "box": [6, 5, 10, 9],
+        "site": "left",
+        "diameter_mm": 7.4,
+        "long_axis_mm": 8.1,
+        "short_axis_mm": 6.7,
+        "volume_mm3": 212.3,
+        "instance_number": int(received.slices[2].header.InstanceNumber),
+    }
+    for centre_mm, words in (
+        ([1.0, 2.0, 6.9], "finding 1 lies there"),
+        ([1.0, 2.0, 7.1], "no finding lies there"),
+    ):
+        (tmp_path / "readings.csv").write_text(readings)
+        facts = {"finding": "Nodule", "findings": [{**finding, "centre_mm": centre_mm}]}
+        shown = with_record(received, facts)
+        shown = replace(shown, exhibit=replace(shown.exhibit, folder=tmp_path))
+        page = " ".join(shown.write(tmp_path).read_text().split())
+        assert f"Outlined by 4 radiologists, 8.0 mm at (1.0, 2.0, 3.0) mm: {words}" in page
+        assert "8.1 × 6.7 mm" in page
+        # Each slice, the first one twice; two reformats, and the finding.
+        assert page.count("data:image/jpeg") == SLICES + 1 + 2 + 1
+
+
+def test_marks_of_a_presentation_state_are_named_with_their_image(received: ImageSeries) -> None:
+    of, graphic, text, layer, made = Dataset(), Dataset(), Dataset(), Dataset(), Dataset()
+    of.ReferencedSOPInstanceUID = received.slices[1].uid
+    graphic.GraphicType, graphic.NumberOfGraphicPoints = "POLYLINE", 5
+    text.UnformattedTextValue = "1"
+    layer.ReferencedImageSequence = [of]
+    layer.GraphicObjectSequence, layer.TextObjectSequence = [graphic], [text]
+    made.GraphicAnnotationSequence = [layer]
+    series = StoredSeries([Slice(made, {})], [], None)
+    lines = [(of.name, of.value) for of in objects.marks_of(result(received, []), series)]
+    name = f"image {received.slices[1].header.InstanceNumber}"
+    assert lines == [(name, "polyline, 5 points"), (name, "1")]

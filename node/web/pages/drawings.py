@@ -14,6 +14,7 @@ EDGE = 22
 STRIP = 1000  # width of the strip of slices, and of the time line
 BAR = 22  # height of the time line
 MOST_LEAN = 30.0  # degrees: what is steeper is drawn so
+SCORES_HEIGHT, SCORES_LEFT, SCORES_TOP, SCORES_BOTTOM = 180, 34, 10, 24
 PLOT_WIDTH, PLOT_HEIGHT = 300, 120
 PLOT_LEFT, PLOT_BOTTOM, PLOT_TOP = 40, 20, 8
 LEAST_SHARE = 0.006  # of the time line: what was short stays visible
@@ -243,6 +244,53 @@ def _cells(places: Sequence[SlicePlace], left: Collection[int]) -> Iterator[Slic
                 yield None
             gap += 1
         yield place
+
+
+def scores(values: Sequence[float], threshold: float, names: Sequence[str]) -> Markup:
+    """Draw a bar for the score of each slice, 0 to 1, to click on, and their threshold.
+
+    Slices go from left to right as they lie in the stack; the current one is framed.
+    """
+    width, tall = (WIDTH - SCORES_LEFT) / len(values), SCORES_HEIGHT - SCORES_TOP - SCORES_BOTTOM
+    base = SCORES_TOP + tall
+    parts = []
+    for index, (value, name) in enumerate(zip(values, names, strict=True)):
+        high = max(1.0, value * tall)
+        bar = _element(
+            "rect",
+            _element("title", escape(f"{name}: {value:.2f}")),
+            x=SCORES_LEFT + index * width + width * 0.1,
+            y=base - high,
+            width=width * 0.8,
+            height=high,
+            class_="high" if value >= threshold else "low",
+        )
+        parts.append(bar)
+    for share in (0.0, 0.5, 1.0):
+        y = base - share * tall
+        parts.append(_element("line", x1=SCORES_LEFT, x2=WIDTH, y1=y, y2=y, class_="gridline"))
+        label = _element("text", f"{share:g}", x=SCORES_LEFT - 6, y=y + 4, text_anchor="end")
+        parts.append(label)
+    line = base - threshold * tall
+    parts.append(_element("line", x1=SCORES_LEFT, x2=WIDTH, y1=line, y2=line, class_="threshold"))
+    for index in range(0, len(names), max(1, math.ceil(len(names) / 8))):
+        x, y, name = SCORES_LEFT + (index + 0.5) * width, SCORES_HEIGHT - 5.0, escape(names[index])
+        parts.append(_element("text", name, x=x, y=y, text_anchor="middle"))
+    cells = [round(SCORES_LEFT + index * width, 2) for index in range(len(values))]
+    frame = _element(
+        "rect",
+        x=SCORES_LEFT,
+        y=SCORES_TOP - 2,
+        width=width,
+        height=tall + 4,
+        rx=2,
+        class_="now",
+        data_mark="cells",
+        data_cells=json.dumps(cells),
+    )
+    above = sum(value >= threshold for value in values)
+    label = f"Score of each of {len(values)} slices; {above} above the threshold {threshold:.2f}"
+    return _svg(WIDTH, SCORES_HEIGHT, label, *parts, frame, data_strip="slice")
 
 
 def edge(places: Sequence[SlicePlace], left: Collection[int], *, first_is_up: bool) -> Markup:

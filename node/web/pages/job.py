@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from node.rules import reasons, routing
 from node.web.api.inputs import Id
-from node.web.pages import drawings, time_line
+from node.web.pages import drawings, model_results, time_line
 from node.web.pages.drawings import SlicePlace
 from node.web.pages.find import record_view
 from node.web.pages.now import down, gives_proof
@@ -29,18 +29,18 @@ from node.web.pages.render import (
     part,
 )
 from node.web.state import Parts, PictureViews
-from node.wording import CONFIDENCE, word_of
+from node.wording import CONFIDENCE, OBJECTS, word_of
 from storage.enqueue import REQUEUEABLE, ROUTE_CHANGED
 from storage.errors import NotFound
-from storage.ledger import answer_counts
+from storage.ledger import ObjectState, answer_counts, object_states
 from storage.queries import overview
 from storage.queries.overview import JobDetail
 from storage.records import DeliveryState, JobState
 
 FOLDER, INDEX = "previews", "index.json"  # as the worker writes them
 # Every name that a page may ask for: a slice, the tint of its expected error, the outline of its
-# mask, or a reformat through the middle column or row.
-PICTURE = r"^(\d{5}(-error|-mask)?|(column|row)-(received|derived))\.png$"
+# mask, the map of what its score came from, or a reformat through the middle column or row.
+PICTURE = r"^(\d{5}(-error|-mask|-heat)?|(column|row)-(received|derived))\.png$"
 HOW = {"linear": "linear interpolation", "cubic": "cubic interpolation", "dis": "optical flow"}
 # (name, centre, width in HU): the first is shown first.
 WINDOWS = (
@@ -50,8 +50,10 @@ WINDOWS = (
     ("Brain", 40, 80),
     ("Vessels", 200, 700),
 )
-# Of a mask, whose slices have a scanner's own units: their values are shown as if they were HU.
-WINDOWS_OF_MASK = (("All greys", 40, 400), ("Dark", -60, 200), ("Bright", 140, 200))
+# Of slices in a scanner's own units: their values are shown as if they were HU.
+WINDOWS_OF_UNITS = (("All greys", 40, 400), ("Dark", -60, 200), ("Bright", 140, 200))
+# Of what a record holds: scores are of heads, findings of chests.
+FIRST_WINDOW = {"scores": "Brain", "findings": "Lung"}
 MOST_INSTANCES = 500
 CANCELLABLE = (JobState.QUEUED, JobState.HELD, JobState.FAILED, JobState.RUNNING)
 SENDABLE_AGAIN = (DeliveryState.HELD, DeliveryState.CANCELLED)
@@ -129,6 +131,7 @@ def _progress(detail: Detail, context: Context) -> Values:
         "answers": {
             delivery.id: answer_counts(database, delivery.id) for delivery in detail.deliveries
         },
+        "objects": _objects(context, job.id),
         "is_going_on": time_line.is_going_on(detail),
         "may_requeue": _may_requeue(detail),
         "is_changed": is_changed,
@@ -138,6 +141,37 @@ def _progress(detail: Detail, context: Context) -> Values:
         "down": down(context),
         "proving": [place.name for place in config.destinations if gives_proof(place)],
     }
+
+
+@dataclass(frozen=True)
+class ObjectView:
+    """One of the series that a job has made, and what became of it at each destination."""
+
+    name: str
+    series_uid: str
+    instances: int
+    fates: dict[str, str]  # by destination
+
+
+def _objects(context: PageContext, job_id: int) -> list[ObjectView]:
+    """List the series of a job's result in the order in which they were made."""
+    views: dict[str, ObjectView] = {}
+    for state in object_states(context.parts.database, job_id):
+        name = OBJECTS.get(state.kind, state.kind)
+        view = ObjectView(name, state.series_uid, state.instances, {})
+        fates = views.setdefault(state.series_uid, view).fates
+        if state.destination is not None:
+            fates[state.destination] = _fate(state)
+    return list(views.values())
+
+
+def _fate(state: ObjectState) -> str:
+    """Say in words what a destination has of a series."""
+    if state.stored == state.instances:
+        return "stored"
+    if state.stored:
+        return f"{state.stored} of {state.instances} stored"
+    return "not yet stored" if state.status is None else f"not taken, {state.status:04X}"
 
 
 def _may_requeue(detail: JobDetail) -> bool:
@@ -168,10 +202,29 @@ class Pictures:
     is_hatched: bool  # one of them: it shows what no slice does
     is_tinted: bool  # some slice: its expected error can be laid over it
     mask: str = ""  # what a mask shows whose outline can be laid over each slice
+    heat: frozenset[int] = frozenset()  # slices with a map of what their score came from
+    is_hu: bool = True
+    is_extracted: bool = False  # the result is the received series without what lies outside
+
+    @property
+    def is_filled(self) -> bool:
+        """True where slices were generated."""
+        return any(place.is_generated for place in self.places)
+
+    @property
+    def overlay(self) -> str:
+        """Name what can be laid over slices; "" = nothing."""
+        if self.mask:
+            return f"{self.mask} outline"
+        if self.heat:
+            return "What the score came from"
+        return "Expected error" if self.is_tinted else ""
 
     @property
     def first(self) -> int:
         """The slice that is shown first: a generated one, in the middle."""
+        if self.heat:
+            return min(self.heat)
         middle = len(self.places) // 2
         later = range(middle, len(self.places))
         return next((i for i in later if self.places[i].is_generated), middle)
@@ -194,7 +247,7 @@ class Pictures:
                 "title": _title(place),
                 "at": f"{self.axis} {place.at_mm:.2f} mm",
                 "generated": place.is_generated,
-                "tint": self._tint(place),
+                "tint": self._tint(number, place),
                 "before": max((i for i in received if i < number), default=number),
                 "after": min((i for i in received if i > number), default=number),
                 "text": self._text(place),
@@ -202,19 +255,23 @@ class Pictures:
             for number, place in enumerate(self.places)
         ]
 
-    def _tint(self, place: SlicePlace) -> str:
+    def _tint(self, number: int, place: SlicePlace) -> str:
         """Name the picture that can be laid over a slice, by the end of its file; "" = none."""
         if self.mask:
             return "-mask"
+        if number in self.heat:
+            return "-heat"
         return "-error" if self.is_tinted and place.is_generated else ""
 
     def _text(self, place: SlicePlace) -> str:
         """Name a slice as a PACS does, and say what it is."""
         name = f"Image {place.received_number} of the received series"
-        if place.number is not None:
-            what = "extracted" if self.mask else "derived"
-            name = f"Image {place.number} of {self.total} in the {what} series"
         at = f"{self.axis} {place.at_mm:.2f} mm"
+        if not self.is_filled and not self.is_extracted:
+            return f"{name}, {at}"
+        if place.number is not None:
+            what = "extracted" if self.is_extracted else "derived"
+            name = f"Image {place.number} of {self.total} in the {what} series"
         if not place.is_generated:
             copied = place.number is not None and place.received_number is not None
             as_image = f" as image {place.received_number}" if copied else ""
@@ -258,7 +315,9 @@ def _slices(detail: JobDetail, context: PageContext) -> Values:
         "mark": _mark(detail),
         "pictures": pictures,
         "slices": pictures.described() if pictures is not None else [],
-        "windows": WINDOWS_OF_MASK if pictures is not None and pictures.mask else WINDOWS,
+        "windows": windows_of(pictures, record),
+        "scores": model_results.scores_of(record, places),
+        "findings": model_results.findings_of(record, places),
         "places": places,
         "tilt": tilt,
         "axis": axis,
@@ -268,6 +327,16 @@ def _slices(detail: JobDetail, context: PageContext) -> Values:
         "words": _words(places),
         "gaps": _gaps(record),
     }
+
+
+def windows_of(
+    pictures: Pictures | None, record: Mapping[str, Any]
+) -> Sequence[tuple[str, int, int]]:
+    """The windows to choose from; the first is that in which the slices are shown."""
+    if pictures is not None and not pictures.is_hu:
+        return WINDOWS_OF_UNITS
+    first = next((name for key, name in FIRST_WINDOW.items() if key in record), "")
+    return sorted(WINDOWS, key=lambda window: window[0] != first)
 
 
 def _words(places: Sequence[SlicePlace]) -> Mapping[str, int]:
@@ -314,6 +383,9 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
         is_hatched=index["hatched"],
         is_tinted=index.get("tinted", False),
         mask=index.get("mask", ""),
+        heat=frozenset(index.get("heat", ())),
+        is_hu=index.get("is_hu", True),
+        is_extracted="mask" in record,
     )
 
 

@@ -358,6 +358,8 @@ def _environment() -> Environment:
         "confidence_word": wording.word_of,
         "set_aside": wording.set_aside,
         "mask": wording.mask,
+        "scores": wording.scores,
+        "findings": wording.findings,
         "study_date": study_date,
         "person": person,
         "percent": percent,

@@ -89,6 +89,12 @@
         choose(Math.max(0, cells.findLastIndex((first) => first <= x)));
       });
     }
+    for (const link of document.querySelectorAll("[data-slice]")) {
+      link.addEventListener("click", () => {
+        choose(Number(link.dataset.slice));
+        viewer.scrollIntoView({ block: "nearest" });
+      });
+    }
     viewer.addEventListener("wheel", (event) => {
       if (!event.target.closest(".three") || event.ctrlKey) return;
       event.preventDefault();

@@ -6,7 +6,7 @@ import pytest
 
 from storage.database import Database
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.ledger import AnswerCount, answer_counts
+from storage.ledger import AnswerCount, ObjectState, answer_counts, object_states
 from storage.records import Backlog, Delivery, DeliveryState, Peer
 from storage.retention import expired, purge
 from storage.site import peers
@@ -435,3 +435,32 @@ def test_another_sender_of_a_like_name_keeps_its_own(stored: Stored, other: str)
     held(stored, SENDER, other)
     stored.ledger.redirect(SENDER, "workstation")
     assert stored.queue.get(1).destinations == ("workstation", other)
+
+
+def test_each_series_of_a_result_says_what_each_destination_has_of_it(stored: Stored) -> None:
+    stored.ask("k", destinations=("pacs",))
+    job = stored.claim()
+    stored.queue.succeed(job, stored.derive(job, count=3, supplements=1))
+    leased = stored.start_delivery("pacs")
+    first, second, beside = stored.ledger.unsent(leased)
+
+    def states() -> list[tuple[int, int, int | None]]:
+        rows = object_states(stored.database, job.id)
+        return [(row.instances, row.stored, row.status) for row in rows]
+
+    assert states() == [(2, 0, None), (1, 0, None)]
+    stored.ledger.answered(leased, first.id, 0x0000, stored=True)
+    stored.ledger.answered(leased, second.id, 0xA700, stored=False)
+    stored.ledger.answered(leased, beside.id, 0x0122, stored=False)
+    assert states() == [(2, 1, 0xA700), (1, 0, 0x0122)]
+    images, state = object_states(stored.database, job.id)
+    assert images == ObjectState("2.25.1", "image", 2, "pacs", 1, 0xA700)
+    assert (state.kind, state.series_uid) == ("presentation state", "2.25.1.92")
+    assert object_states(stored.database, 999) == ()
+
+
+def test_a_result_that_goes_nowhere_has_its_series_all_the_same(stored: Stored) -> None:
+    stored.ask("k", destinations=())
+    stored.succeed()
+    (images,) = object_states(stored.database, 1)
+    assert images == ObjectState("2.25.1", "image", 2, None, 0, None)

@@ -216,3 +216,27 @@ def test_the_scale_has_few_round_numbers(length: float, last: float) -> None:
     found = drawings.ticks(length, 8)
     assert found[-1] == pytest.approx(last)
     assert len(found) <= 9
+
+
+def test_scores_are_bars_as_high_as_they_are_and_the_threshold_is_a_line() -> None:
+    drawing = parsed(drawings.scores((0.1, 0.9, 0.45), 0.4, ("image 3", "image 2", "image 1")))
+    (low,), high = of_class(drawing, "low"), of_class(drawing, "high")
+    (line,), lines = of_class(drawing, "threshold"), of_class(drawing, "gridline")
+    zero, half, one = (float(of.get("y1", "")) for of in lines)
+    assert half == pytest.approx((zero + one) / 2)
+    assert zero - float(line.get("y1", "")) == pytest.approx(0.4 * (zero - one), abs=0.1)
+    heights = [float(bar.get("height", "")) for bar in (low, *high)]
+    shares = [height / (zero - one) for height in heights]
+    assert shares == pytest.approx([0.1, 0.9, 0.45], abs=0.01)
+    assert [of.text for bar in high for of in bar] == ["image 2: 0.90", "image 1: 0.45"]
+    assert drawing.find("title").text == "Score of each of 3 slices; 2 above the threshold 0.40"  # type: ignore[union-attr]
+
+
+def test_a_click_on_a_bar_of_the_scores_finds_its_slice() -> None:
+    drawing = parsed(drawings.scores((0.2, 0.3), 0.5, ("image 1", "image 2")))
+    (mark,) = of_class(drawing, "now")
+    cells = json.loads(mark.get("data-cells", ""))
+    bars = [float(bar.get("x", "")) for bar in of_class(drawing, "low")]
+    width = float(mark.get("width", ""))
+    assert all(cell <= x < cell + width for cell, x in zip(cells, bars, strict=True))
+    assert drawing.get("data-strip") == "slice"

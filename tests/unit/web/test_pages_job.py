@@ -350,3 +350,118 @@ def test_a_job_that_was_cancelled_in_the_queue_or_when_held_says_which(served: S
         rows.queue.cancel(job, who="anna")
     states = {told(served, job)[-1] for job in (queued, held)}
     assert states == {("In the queue", 100), ("Waited for a person", 100)}
+
+
+SCORES = {
+    "series": 0.83,
+    "series_threshold": 0.52,
+    "slices": [0.1, 0.91, 0.3],
+    "slice_threshold": 0.3,
+}
+FINDING = {
+    "number": 1,
+    "label": "Nodule 1",
+    "score": 0.874,
+    "slice": 2,
+    "instance_number": 10,
+    "at_mm": -95.0,
+    "slices": [1, 2],
+    "box": [10, 20, 31, 41],
+    "centre_mm": [1.0, 2.0, -95.0],
+    "diameter_mm": 7.4,
+    "long_axis_mm": 8.1,
+    "short_axis_mm": 6.7,
+    "volume_mm3": 212.3,
+    "site": "left",
+}
+FINDINGS = {"finding": "Nodule", "findings": [FINDING], "findings_cut": 2, "threshold": 0.5}
+# What a page of scores and findings never says.
+DIAGNOSES = ("haemorrhage found", "bleeding", "no haemorrhage", "no nodule", "normal", "negative")
+
+
+def text_of(page: str) -> str:
+    """What a person reads, on one line."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html.unescape(page)).split())
+
+
+def test_scores_are_drawn_and_named_with_their_thresholds(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    page = person.get(f"/jobs/{finished(served, {'scores': SCORES})}").text
+    text = text_of(page)
+    assert "0.83 Score of the series, above the threshold of 0.52" in text
+    assert "2 of 3 slices above the threshold of slices: slice 2 0.91 image 10 0.30" in text
+    assert "a score below it rules nothing out" in text
+    assert "series 0.83, above the threshold of 0.52; 2 of 3 slices above theirs" in text
+    assert [word for word in DIAGNOSES if word in text.lower()] == []
+    assert re.findall(r'data-slice="(\d)"', page) == ["1", "2"]
+    assert 'data-window="40 80" aria-pressed="false"' in page.split("Soft tissue")[0]  # Brain first
+
+
+def test_a_series_below_its_threshold_is_not_said_to_be_free_of_anything(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k")
+    low = {**SCORES, "series": 0.2, "slices": [0.1, 0.2, 0.1]}
+    text = text_of(person.get(f"/jobs/{finished(served, {'scores': low})}").text)
+    assert "0.20 Score of the series, below the threshold of 0.52" in text
+    assert "No slice scores above the threshold of slices." in text
+    assert "rules nothing out" in text
+    assert [word for word in DIAGNOSES if word in text.lower()] == []
+
+
+def test_findings_are_a_list_with_slice_box_sizes_side_and_score(
+    served: Site, person: Client
+) -> None:
+    served.rows.ask("k")
+    page = person.get(f"/jobs/{finished(served, FINDINGS)}").text
+    text = text_of(page)
+    row = "1 image 10 0.87 7.4 mm 8.1 × 6.7 mm 212 mm³ left columns 11 to 31, rows 21 to 41"
+    assert row in text
+    assert "Nodule: findings 1 from a score of 0.50 on" in text
+    assert "2 further findings of lower scores were left out." in text
+    assert "1 finding at the threshold of 0.50" in text
+    assert 'data-slice="2"' in page
+    assert [word for word in DIAGNOSES if word in text.lower()] == []
+
+
+def test_nothing_found_is_never_said_to_be_nothing_there(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    none = {**FINDINGS, "findings": [], "findings_cut": 0}
+    text = text_of(person.get(f"/jobs/{finished(served, none)}").text)
+    assert "Nothing reached the threshold. That rules nothing out" in text
+    assert "no finding at the threshold of 0.50" in text
+    assert [word for word in DIAGNOSES if word in text.lower()] == []
+
+
+def test_findings_of_a_held_job_are_shown_too(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    job = served.rows.claim()
+    served.rows.queue.hold(job, "LOW_CONFIDENCE", "One lung is small.", FINDINGS)
+    text = text_of(person.get(f"/jobs/{job.id}").text)
+    assert "1 slice 3 0.87 7.4 mm" in text
+
+
+def test_each_series_of_a_result_is_listed_with_its_delivery(served: Site, person: Client) -> None:
+    rows = served.rows
+    rows.ask("k", destinations=("pacs",))
+    job = rows.claim()
+    rows.queue.succeed(job, rows.derive(job, count=3, supplements=1))
+    leased = rows.start_delivery("pacs")
+    first, second, beside = rows.ledger.unsent(leased)
+    for instance in (first, second):
+        rows.ledger.answered(leased, instance.id, 0x0000, stored=True)
+    assert "Presentation state (GSPS) 1 pacs: not yet stored" in text_of(
+        person.get(f"/jobs/{job.id}").text
+    )
+    rows.ledger.answered(leased, beside.id, 0x0122, stored=False)
+    text = text_of(person.get(f"/jobs/{job.id}").text)
+    assert "Images 2 pacs: stored 2.25.1 " in text
+    assert "Presentation state (GSPS) 1 pacs: not taken, 0122" in text
+
+
+def test_lists_say_which_model_made_what(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    job = finished(served)
+    model = person.get(f"/api/v1/jobs/{job}").json()["model"]
+    for path in ("/", "/find"):
+        assert f", by {model}" in text_of(person.get(path).text)
