@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime, time, tzinfo
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -126,12 +127,15 @@ def _database(url: str, info: ValidationInfo) -> str:
     return url
 
 
+@cache
+def _timezones() -> set[str]:
+    return available_timezones()  # reads every file in the system's folder of them
+
+
 def _timezone(name: str) -> str:
-    if name and name not in available_timezones():
-        raise ValueError(
-            'a time zone as "Europe/Berlin", or "" for the system\'s'
-            + near(name, available_timezones())
-        )
+    if name and name not in _timezones():
+        meant = near(name, _timezones())
+        raise ValueError(f'a time zone as "Europe/Berlin", or "" for the system\'s{meant}')
     return name
 
 

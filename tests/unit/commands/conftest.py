@@ -1,20 +1,22 @@
 """The command line in this process, in a folder of its own."""
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from node import cli
+from storage.database import FILE_NAME
 from tests.unit.commands.console import Midslice, Result, configure
 
 
 @pytest.fixture
-def midslice(
+def first_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Midslice:
-    """Run a command in a folder with a configuration; `typed` is its standard input."""
+    """Run a command in a folder with a configuration alone; `typed` is its standard input."""
     monkeypatch.chdir(tmp_path)
     configure(tmp_path)
 
@@ -26,3 +28,11 @@ def midslice(
         return Result(status, result.out, result.err)
 
     return run
+
+
+@pytest.fixture
+def midslice(first_command: Midslice, tmp_path: Path, migrated_sqlite: Path) -> Midslice:
+    """The same where a database exists: to migrate a new one takes longer than most commands."""
+    (tmp_path / "var").mkdir(mode=0o700)
+    shutil.copy(migrated_sqlite, tmp_path / "var" / FILE_NAME)
+    return first_command

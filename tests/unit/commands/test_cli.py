@@ -105,11 +105,11 @@ def test_factor_and_target_spacing_exclude_each_other(midslice: Midslice) -> Non
 
 
 def test_each_mistake_of_the_configuration_is_a_line_and_nothing_starts(
-    midslice: Midslice, tmp_path: Path
+    first_command: Midslice, tmp_path: Path
 ) -> None:
     (tmp_path / "config.toml").write_text('[node]\nport = "x"\n[web]\nport = -1\n')
     for command in (("jobs",), ("check",), ("serve",), ("conformance",), ("models",)):
-        result = midslice(*command)
+        result = first_command(*command)
         assert result.status == 2
         assert result.err.splitlines() == [
             'config.toml: node.port = "x": integer 0-65535',
@@ -118,9 +118,11 @@ def test_each_mistake_of_the_configuration_is_a_line_and_nothing_starts(
     assert not (tmp_path / "var").exists()
 
 
-def test_an_error_that_nobody_foresaw_shows_no_value(midslice: Midslice, tmp_path: Path) -> None:
+def test_an_error_that_nobody_foresaw_shows_no_value(
+    first_command: Midslice, tmp_path: Path
+) -> None:
     (tmp_path / "var").write_text("a file where a folder belongs")
-    result = midslice("jobs")
+    result = first_command("jobs")
     assert result.status == 1
     assert len(result.err.splitlines()) == 1
     assert result.err.startswith("midslice: FileExistsError at ")

@@ -41,12 +41,12 @@ def succeed(stored: Stored, job: Job) -> None:
     stored.queue.succeed(job, stored.derive(job, DERIVED_UID, 1))
 
 
-def test_a_new_node_has_no_jobs_and_no_series(midslice: Midslice) -> None:
-    assert midslice("jobs").out == "There are no jobs.\n"
-    assert midslice("jobs", "--state", "held").out == "No job is held.\n"
-    assert midslice("jobs", "--json").json == []
-    assert midslice("series").out == "Nothing has been received yet.\n"
-    assert midslice("series", "--json").json == []
+def test_a_new_node_has_no_jobs_and_no_series(first_command: Midslice) -> None:
+    assert first_command("jobs").out == "There are no jobs.\n"
+    assert first_command("jobs", "--state", "held").out == "No job is held.\n"
+    assert first_command("jobs", "--json").json == []
+    assert first_command("series").out == "Nothing has been received yet.\n"
+    assert first_command("series", "--json").json == []
 
 
 def test_a_job_in_json_is_as_it_is_fixed(midslice: Midslice, tmp_path: Path) -> None:

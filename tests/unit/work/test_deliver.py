@@ -16,6 +16,8 @@ from tests.conftest import Clock
 from tests.peers import wait_until
 from tests.unit.storage.stored import Stored
 
+pytestmark = pytest.mark.usefixtures("prompt_threads")
+
 SENT = SendResult(Outcome.STORED)
 LOST = SendResult(Outcome.RETRY, "PACS ended the association.")
 PACS = Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104)

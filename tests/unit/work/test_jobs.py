@@ -46,6 +46,8 @@ from storage.records import Job, JobState, NewDerived
 from tests.peers import wait_until
 from tests.unit.storage.stored import CT, LEASE_SECONDS, Stored
 
+pytestmark = pytest.mark.usefixtures("prompt_threads")
+
 BOUNDS = Bounds(seconds=60.0)
 SITE = Site(
     secret=b"secret",
