@@ -48,6 +48,10 @@ class Page:
         self._draw.text((x, y), words, fill=colour, font=font(size))
         return y + round(size * LINE)
 
+    def length(self, words: str, size: int = BODY) -> int:
+        """Words on one line, in pixels."""
+        return round(self._draw.textlength(words, font=font(size)))
+
     def paragraph(
         self, x: int, y: int, words: str, width: int, size: int = BODY, colour: Colour = INK
     ) -> int:
@@ -55,7 +59,7 @@ class Page:
         line = ""
         for word in words.split():
             longer = f"{line} {word}".strip()
-            if line and self._draw.textlength(longer, font=font(size)) > width:
+            if line and self.length(longer, size) > width:
                 y, line = self.text(x, y, line, size, colour), word
             else:
                 line = longer

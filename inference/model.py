@@ -31,6 +31,18 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The thing that scores are of, in words and codes, and what kind of number a score is."""
+
+    label: str  # ASCII: Haemorrhage
+    finding: CodeTriple
+    site: CodeTriple  # where it lies
+    map_words: str = "The heat map shows what the network used, not where anything is."
+    is_slice_calibrated: bool = False  # then the score of a slice is called a probability
+    is_series_calibrated: bool = False
+
+
+@dataclass(frozen=True)
 class Step:
     """One piece of a model's work: a gap and the places to fill in it, a survey, or a mask.
 
@@ -104,6 +116,27 @@ class Scores:
     series_threshold: float
     heat: Mapping[int, Plane] = field(default_factory=dict)  # slice -> (rows, columns) 0 to 1
 
+    @property
+    def is_present(self) -> bool:
+        """True where the series is at or above its threshold."""
+        return self.series >= self.series_threshold
+
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """Slices, the highest score first.
+
+        Neighbours with one score, as thin slices that were seen together, are one: their middle.
+        """
+        starts = np.flatnonzero(np.diff(self.slices, prepend=np.nan)).tolist()
+        ends = [*starts[1:], len(self.slices)]
+        middles = [(first + end - 1) // 2 for first, end in zip(starts, ends, strict=True)]
+        return tuple(sorted(middles, key=lambda index: (-self.slices[index], index)))
+
+    @property
+    def high_slices(self) -> tuple[int, ...]:
+        """Those of them that are at or above their threshold."""
+        return tuple(i for i in self.ranked if self.slices[i] >= self.slice_threshold)
+
 
 @dataclass(frozen=True, eq=False)
 class Finding:
@@ -162,9 +195,10 @@ class Model(Protocol):
     sentences, and a job with one is held. A model of findings has `finding`, the Segment that says
     of which kind they are, `threshold`, the score from which on it calls something a finding, and
     `segments`, the organs that it looks in; it may have `operating_point` and `doubts` too. A model
-    of scores or findings may have `check_scope(facts: SeriesFacts, geometry: Geometry)`, which
-    raises Unprocessable OUT_OF_SCOPE with a sentence that names the attribute and its value; what
-    its pixels put out of scope `run` raises in the same way.
+    of scores has `scored`, what they are of, and `operating_point`. Both may have `trained_on`,
+    ASCII words for a report ("66 patients of ..."), and `check_scope(facts: SeriesFacts, geometry:
+    Geometry)`, which raises Unprocessable OUT_OF_SCOPE with a sentence that names the attribute and
+    its value; what its pixels put out of scope `run` raises in the same way.
     """
 
     name: str
@@ -226,6 +260,27 @@ def check_findings(step: Step, prediction: Prediction, volume: Volume) -> None:
     scores = [finding.score for finding in prediction.findings]
     if scores != sorted(scores, reverse=True):
         raise PredictionError("the model gave findings that are not in the order of their scores")
+
+
+def check_scores(step: Step, prediction: Prediction, volume: Volume) -> None:
+    """Raise PredictionError for anything but a score of 0 to 1 for each slice and the series."""
+    scores = prediction.scores
+    if scores is None:
+        raise PredictionError("the model gave no scores")
+    geometry = volume.geometry
+    if scores.slices.shape != (len(geometry),):
+        raise PredictionError(
+            f"the model gave scores of {len(scores.slices)} slices for {len(geometry)}"
+        )
+    series = scores.series, scores.slice_threshold, scores.series_threshold
+    if not all(0.0 <= score <= 1.0 for score in (*series, *scores.slices.tolist())):
+        raise PredictionError("the model gave scores that are not between 0 and 1")
+    for index, plane in scores.heat.items():
+        if not 0 <= index < len(geometry):
+            raise PredictionError(f"the model gave a map of slice {index} of {len(geometry)}")
+        _check_plane(plane, (geometry.rows, geometry.columns))
+        if plane.min() < 0.0 or plane.max() > 1.0:
+            raise PredictionError("the model gave a map that is not between 0 and 1")
 
 
 def _check_finding(finding: Finding, shape: tuple[int, int, int]) -> None:
@@ -297,8 +352,8 @@ def _check_gap(step: Step, gap: int, slices: int) -> None:
 
 
 def check_whole(steps: Sequence[Step], slices: int) -> None:
-    """Raise PredictionError for the plan of a mask that is not for every slice once."""
+    """Raise PredictionError for a plan that is not for every slice once."""
     needed = [index for step in steps for index in step.needs]
     is_other = any(step.gap is not None or step.survey is not None for step in steps)
     if is_other or sorted(needed) != list(range(slices)):
-        raise PredictionError(f"the model planned a mask of other slices than the {slices}")
+        raise PredictionError(f"the model planned to look at other slices than the {slices}")

@@ -1,7 +1,7 @@
 """The one function from the paths of a stack to the verified files of its results.
 
-It is the same for all models. What differs between those that make slices and those that make a
-mask stands in their families.
+It is the same for all models. What differs between those that make slices, a mask or scores stands
+in their families.
 """
 
 import logging
@@ -33,6 +33,7 @@ from inference.request import (
     Verdict,
 )
 from inference.scope import differences, oddities
+from inference.score_family import ScoreFamily
 from inference.slice_family import SliceFamily
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
@@ -40,6 +41,7 @@ from inference.uids import Identity, marked
 FAMILIES: Mapping[Produces, Family] = {
     "slices": SliceFamily(),
     "mask": MaskFamily(),
+    "scores": ScoreFamily(),
     "findings": FindingFamily(),
 }
 logger = logging.getLogger(__name__)

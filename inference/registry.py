@@ -57,6 +57,13 @@ REGISTERED = (
         "MR heads, T1-weighted, 40 slices or more, gaps up to 3 mm; the mask of the brain",
         produces="mask",
     ),
+    RegisteredModel(
+        "haemorrhage",
+        "1.0.0",
+        "inference.models.haemorrhage.haemorrhage:Haemorrhage",
+        "CT heads without contrast, 10 slices or more over 80 mm, gaps up to 6 mm; scores",
+        produces="scores",
+    ),
 )
 
 

@@ -267,17 +267,6 @@ def test_every_slice_has_a_score_and_the_strongest_have_a_heat_map(
     json.dumps(scores.as_record())
 
 
-def test_high_slices_are_those_at_the_threshold_in_order_of_their_scores(
-    scores: SeriesScores,
-) -> None:
-    threshold = scores.calibration.slices.threshold
-    made = replace(scores, slices=np.array([0.0, threshold, 1.0, threshold / 2.0]))
-    assert made.high_slices == (2, 1)
-    present = replace(scores, series=scores.calibration.series.threshold)
-    assert present.is_present
-    assert not replace(scores, series=scores.calibration.series.threshold - 0.01).is_present
-
-
 def test_a_copy_in_another_orientation_has_the_same_scores(
     model: Haemorrhage, head: Hu, scores: SeriesScores
 ) -> None:

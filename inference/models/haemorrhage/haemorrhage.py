@@ -7,10 +7,10 @@ in the training set (12 %), and as many patients (44 %).
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,16 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from inference.errors import ModelLoadError
+from inference.model import (
+    Limits,
+    Prediction,
+    Produces,
+    Scored,
+    Scores,
+    SeriesFacts,
+    Step,
+    Window,
+)
 from inference.models.haemorrhage.head import (
     Pictures,
     Square,
@@ -29,7 +39,7 @@ from inference.models.haemorrhage.head import (
     windowed,
 )
 from inference.models.haemorrhage.network import ScoreNetwork, heat
-from inference.models.haemorrhage.scope import HeadPixels, check_pixels, examined
+from inference.models.haemorrhage.scope import HeadPixels, check_facts, check_pixels, examined
 from inference.models.haemorrhage.stack import (
     Slab,
     Upright,
@@ -37,6 +47,7 @@ from inference.models.haemorrhage.stack import (
     slabs_of,
     upright_slabs,
 )
+from inference.request import Parameters
 from inference.volume import Geometry, Plane
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("haemorrhage.safetensors")
@@ -45,6 +56,15 @@ BATCH = 16  # slabs at once
 NEIGHBOURS = (0.25, 0.5, 0.25)  # of the smoothed logit: a haemorrhage rarely ends within a slab
 STRONGEST = 3  # slabs whose mean logit is that of the series
 METAL_HU, MOST_METAL_SLICES = 3000.0, 2
+
+# The score of a series is poorly calibrated: it is called a certainty.
+HAEMORRHAGE = Scored(
+    "Haemorrhage",
+    ("1386000", "SCT", "Intracranial hemorrhage"),
+    ("12738006", "SCT", "Brain"),
+    "The heat map shows what the network used, not where blood is.",
+    is_slice_calibrated=True,
+)
 
 Floats = NDArray[np.float64]
 Volume = NDArray[np.float32]  # (slices, rows, columns) HU
@@ -110,29 +130,13 @@ class SeriesScores:
     heat: Mapping[int, Plane]  # strongest slices -> (rows, columns) 0 to 1: what the network used
     doubts: tuple[str, ...]
 
-    @property
-    def is_present(self) -> bool:
-        """True where the series is at or above its threshold; below, nothing is denied."""
-        return self.series >= self.calibration.series.threshold
-
-    @property
-    def high_slices(self) -> tuple[int, ...]:
-        """Slices at or above the threshold of slices, the highest score first."""
-        order = np.argsort(-self.slices, kind="stable")
-        threshold = self.calibration.slices.threshold
-        return tuple(int(index) for index in order if self.slices[index] >= threshold)
-
     def as_record(self) -> dict[str, Any]:
-        """JSON."""
-        return {
-            "series": round(self.series, 4),
-            "series_threshold": self.calibration.series.threshold,
-            "slices": [round(float(score), 4) for score in self.slices],
-            "slice_threshold": self.calibration.slices.threshold,
+        """JSON: what was seen in the pixels, and what is doubtful."""
+        seen = {
             "head_slices": self.pixels.head_slices,
             "vessels_per_mille": round(self.pixels.vessels_per_mille, 3),
-            "doubts": list(self.doubts),
         }
+        return {"head": seen, "doubts": list(self.doubts)}
 
 
 class Haemorrhage:
@@ -140,7 +144,8 @@ class Haemorrhage:
 
     name = "haemorrhage"
     version = "1.0.0"
-    produces: Literal["scores"] = "scores"
+    produces: Produces = "scores"
+    scored = HAEMORRHAGE
 
     def __init__(self, weights: Path | None = None, device: str = "cpu") -> None:
         path = weights or SHIPPED_WEIGHTS
@@ -148,6 +153,44 @@ class Haemorrhage:
         self._network.placed(device)
         self._device = device
         self.calibration = ScoreCalibration.read(path.with_suffix(".json"))
+
+    @property
+    def operating_point(self) -> str:
+        """The thresholds, as results name them."""
+        slices, series = self.calibration.slices, self.calibration.series
+        return f"slice threshold {slices.threshold:.4f}, series threshold {series.threshold:.4f}"
+
+    @property
+    def trained_on(self) -> str:
+        return (
+            f"{len(self.calibration.patients)} patients of CT-ICH 1.0.0 (doi 10.3390/data5010014)"
+        )
+
+    def check_scope(self, facts: SeriesFacts, geometry: Geometry) -> None:
+        """Raise Unprocessable for what headers put out of scope."""
+        check_facts(facts)
+
+    def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
+        """One step that needs the whole stack; raises Unprocessable where it is out of scope."""
+        check_geometry(geometry)
+        return (Step(needs=tuple(range(len(geometry)))),)
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        """The scores; the record says what was seen in the pixels and what is doubtful."""
+        if limits.device != self._device:  # memory did not suffice on the other one
+            self._network.placed(limits.device)
+            self._device = limits.device
+        volume = np.stack([slices.slices[index] for index in step.needs])
+        result = self.scores(volume, slices.geometry)
+        calibration = result.calibration
+        scores = Scores(
+            result.slices,
+            result.series,
+            calibration.slices.threshold,
+            calibration.series.threshold,
+            result.heat,
+        )
+        return Prediction(scores=scores, record=result.as_record())
 
     def scores(self, volume: Volume, geometry: Geometry) -> SeriesScores:
         """The scores of a stack in HU; raises Unprocessable where it is out of scope."""

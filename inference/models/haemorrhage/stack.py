@@ -58,7 +58,8 @@ class Slab:
 
     @property
     def middle(self) -> int:
-        return self.averaged[len(self.averaged) // 2]
+        """The slice that stands for it."""
+        return self.members[(len(self.members) - 1) // 2]
 
 
 def slabs_of(geometry: Geometry) -> tuple[Slab, ...]:
