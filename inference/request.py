@@ -22,6 +22,12 @@ ObjectKind = Literal[
 ReportForm = Literal["3d", "2d"]
 # The family of a model: what it makes of a stack.
 Produces = Literal["slices", "mask", "scores", "findings"]
+PRODUCTS: Mapping[Produces, str] = {  # in a sentence
+    "slices": "slices",
+    "mask": "a mask",
+    "scores": "scores",
+    "findings": "findings",
+}
 AcrossMissing = Literal["hold", "leave"]  # a series with missing slices: held, or its other gaps
 Undersampled = Literal["process", "hold"]  # a series whose slices have seen under half of a gap
 

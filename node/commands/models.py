@@ -13,6 +13,7 @@ import typer
 
 from inference.errors import ModelLoadError
 from inference.request import (
+    PRODUCTS,
     AcrossMissing,
     Derived,
     Failed,
@@ -253,6 +254,9 @@ def process(
     error_map: Annotated[
         bool, typer.Option("--error-map", help="Write the map of the expected error beside them.")
     ] = False,
+    accept_children: Annotated[
+        bool, typer.Option("--accept-children", help="By a model whose scope is adults.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -274,6 +278,7 @@ def process(
         hold_below=hold_below,
         presentation_state=presentation_state,
         error_map=error_map,
+        accept_children=accept_children,
     )
     asked = Parameters(factor, target_spacing_mm)
     request = _request(settings_or_defaults(config), model, asked, output, out)
@@ -314,7 +319,8 @@ def _request(
         raise UsageError(f"unknown model '{model}'; there are: {', '.join(known)}")
     makes, is_asked = known[model].produces, parameters != Parameters()
     if makes != "slices" and is_asked:
-        raise UsageError(f"--factor and --target-spacing: {model} makes a {makes}, not slices")
+        made = PRODUCTS[makes]
+        raise UsageError(f"--factor and --target-spacing: {model} makes {made}, not slices")
     if makes == "slices" and not is_asked:
         parameters = Parameters(DEFAULT_FACTOR)
     return Request(

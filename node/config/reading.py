@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.engine import make_url
 
 from inference.descriptions import READINGS
-from inference.request import ModelSpec
+from inference.request import PRODUCTS, ModelSpec, Produces
 from node.config.sections import (
+    JUDGING_OPTIONS,
     MEASURES,
     SENDER,
     SLICE_OPTIONS,
@@ -202,7 +203,7 @@ def shipped_models() -> Mapping[str, ModelSpec]:
     return {entry.name: entry.spec for entry in REGISTERED}
 
 
-def _produces(config: Config, name: str) -> str:
+def _produces(config: Config, name: str) -> Produces:
     """The family of a model; of one that is unknown, which another line says, slices."""
     by_name = {**shipped_models(), **{entry.name: entry.spec for entry in config.models}}
     return by_name[name].produces if name in by_name else "slices"
@@ -282,14 +283,21 @@ def _placed(routes: Iterable[Route], raw: Mapping[str, object]) -> Iterator[tupl
                 break
 
 
-def _asked(place: str, route: Route, produces: str) -> Iterator[str]:
-    """Faults of a density of slices: a model of slices needs one, no other takes one."""
+def _asked(place: str, route: Route, produces: Produces) -> Iterator[str]:
+    """Faults of a density of slices, which models of slices need, and of options of others."""
     if produces == "slices":
         yield from _one_density(place, route)
-        return
-    for name in SLICE_OPTIONS:
-        if name in route.model_fields_set:
-            yield f"{place}.{name}: only for a model that makes slices; {route.model} makes a mask"
+    options = {
+        "slices": SLICE_OPTIONS if produces != "slices" else (),
+        "scores or findings": JUDGING_OPTIONS if produces in ("slices", "mask") else (),
+    }
+    for makes, names in options.items():
+        for name in names:
+            if name in route.model_fields_set:
+                yield (
+                    f"{place}.{name}: only for a model that makes {makes}; {route.model} makes "
+                    f"{PRODUCTS[produces]}"
+                )
 
 
 def _one_density(place: str, route: Route) -> Iterator[str]:

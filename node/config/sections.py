@@ -27,6 +27,7 @@ from inference.request import (
     ModelSpec,
     Output,
     Parameters,
+    Produces,
     SliceThickness,
     Undersampled,
 )
@@ -474,6 +475,7 @@ class Route(Section):
     overlay: Flag = Output.overlay
     presentation_state: Flag = Output.presentation_state
     error_map: Flag = Output.error_map
+    accept_children: Flag = Output.accept_children
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")
     destinations: tuple[str, ...] = Field(
         strict=False, description="a list of names of destinations; [] is shadow mode"
@@ -481,7 +483,7 @@ class Route(Section):
 
     @property
     def makes_slices(self) -> bool:
-        """True where it says how many slices its model makes; models of masks make none."""
+        """True where it says how many slices its model makes; other models make none."""
         return self.factor is not None or self.target_spacing_mm is not None
 
     @property
@@ -510,6 +512,8 @@ SLICE_OPTIONS = (
     *("slice_thickness", "across_missing", "most_gap_mm", "undersampled", "classical_below"),
     *("hold_below", "overlay", "presentation_state", "error_map"),
 )
+# What it says to a model that judges what it sees.
+JUDGING_OPTIONS = ("accept_children",)
 
 
 class ModelEntry(Section):
@@ -525,7 +529,7 @@ class ModelEntry(Section):
     weights_sha256: str = Field(
         "", pattern=r"^([0-9a-f]{64})?$", description="64 hexadecimal digits, lower case"
     )
-    produces: Literal["slices", "mask"] = Field("slices", description='"slices" or "mask"')
+    produces: Produces = Field("slices", description='"slices", "mask", "scores" or "findings"')
 
     @property
     def spec(self) -> ModelSpec:

@@ -216,8 +216,8 @@ def _load_models() -> None:
     # torch is loaded here, before the first job waits for it, and in no other process of the node.
     for entry in registry.REGISTERED:
         importlib.import_module(entry.factory.partition(":")[0])
-    for module in ("highdicom.pr", "highdicom.seg"):  # take two seconds too
-        importlib.import_module(module)
+    for part in ("ko", "pr", "sc", "seg", "sr"):  # take two seconds too
+        importlib.import_module(f"highdicom.{part}")
 
 
 def _run(number: int, request: Request, requests: Connection) -> Outcome:

@@ -260,8 +260,20 @@ def test_a_model_of_the_site_says_that_it_makes_masks(tmp_path: Path) -> None:
     ours = '[[model]]\nname = "ours"\nclass = "ours.net:Net"\nproduces = "mask"\n'
     config = read(tmp_path, MASKED.replace("brain", "ours") + ours)
     assert config.models[0].spec.produces == "mask"
-    other = ours.replace('"mask"', '"scores"')
-    assert mistake(tmp_path, other) == 'model[0].produces = "scores": "slices" or "mask"'
+    other = mistake(tmp_path, ours.replace('"mask"', '"words"'))
+    assert other == 'model[0].produces = "words": "slices", "mask", "scores" or "findings"'
+
+
+def test_a_route_to_a_model_of_scores_may_take_children_and_says_nothing_of_slices(
+    tmp_path: Path,
+) -> None:
+    scored = MASKED.replace("brain", "haemorrhage")
+    (route,) = read(tmp_path, f"{scored}accept_children = true\n").routes
+    assert route.output.accept_children
+    said = "route[0].factor: only for a model that makes slices; haemorrhage makes scores"
+    assert mistake(tmp_path, f"{scored}factor = 2\n") == said
+    said = "only for a model that makes scores or findings; brain makes a mask"
+    assert mistake(tmp_path, f"{MASKED}accept_children = true\n").endswith(said)
 
 
 def test_the_self_test_runs_a_model_of_slices(tmp_path: Path) -> None:
@@ -277,7 +289,9 @@ def test_a_factor_is_a_whole_number_from_2_to_10(tmp_path: Path, factor: float) 
 
 def test_a_route_names_a_model_of_the_product_or_of_the_site(tmp_path: Path) -> None:
     route = ROUTE.replace('"linear"', '"ours"')
-    assert mistake(tmp_path, route).startswith('route[0].model = "ours": brain, linear, midslice')
+    assert mistake(tmp_path, route).startswith(
+        'route[0].model = "ours": brain, haemorrhage, linear'
+    )
     model = '[[model]]\nname = "ours"\nclass = "ours.net:Net"\n'
     assert read(tmp_path, route + model).models[0].class_path == "ours.net:Net"
     taken = mistake(tmp_path, model.replace('"ours"', '"linear"'))

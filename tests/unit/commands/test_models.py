@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from node import score_opinion
 from node.mask_opinion import check
-from tests import phantoms
+from tests import ct_head, phantoms
 from tests.mr_series import HEAD
 from tests.unit.commands.console import Midslice
 
@@ -14,6 +15,7 @@ def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
         "linear": "slices",
         "midslice": "slices",
         "brain": "mask",
+        "haemorrhage": "scores",
     }
     assert len(models["midslice"]["weights_sha256"]) == 64
     assert models["linear"]["weights_sha256"] == ""
@@ -74,6 +76,20 @@ def test_process_writes_the_segmentation_and_the_extracted_series(
     files = sorted((tmp_path / "out").glob("*.dcm"))
     assert len(files) == len(list(HEAD.glob("*.dcm"))) + 1
     assert not check(sorted(HEAD.glob("*.dcm")), files)
+
+
+def test_process_writes_the_report_of_scores_and_what_lies_beside_it(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    command = ("process", ct_head.HEAD, "--model", "haemorrhage", "--out", tmp_path / "out")
+    wrong = midslice(*command, "--factor", 2)
+    assert wrong.status == 2
+    assert "haemorrhage makes scores, not slices" in wrong.err
+    result = midslice(*command, "--accept-children")
+    assert result.status == 0
+    assert "3 instances, series 0.63, above the threshold of 0.50; 7 of 18 slices" in result.out
+    files = sorted((tmp_path / "out").glob("*.dcm"))
+    assert not score_opinion.check(ct_head.head_files(), files)
 
 
 def test_process_makes_the_same_series_as_the_node_each_time(
