@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inference import anatomy_map, ct
 from inference.captures import Page, capture
 from inference.dataset import Stack
-from inference.derived import Planned, record_of
+from inference.derived import record_of
 from inference.errors import ModelLoadError, PredictionError, Reason, Unprocessable
 from inference.family import Run, Task
 from inference.finding_checks import ExpectedFindings, Role, verify
@@ -125,15 +125,7 @@ class FindingResult:
         """Write the received slices, each with the outlines of the findings in it."""
         layout = self.task.layout
         volume = ct.open_volume(layout, self.job.pixels)
-        slices = [
-            Planned(
-                header.uid, header.integer("InstanceNumber") or place + 1, position, place, (place,)
-            )
-            for place, (header, position) in enumerate(
-                zip(layout.headers, layout.geometry.positions, strict=True)
-            )
-        ]
-        pictures = Previews(self.job.request.folder, layout, slices, volume.read)
+        pictures = Previews(self.job.request.folder, layout, (), volume.read)
         shape = len(volume), layout.geometry.rows, layout.geometry.columns
         mask = np.zeros(shape, np.uint8)
         for of in self.seen.findings:
@@ -321,7 +313,7 @@ class _Writer:
     def _text(self) -> str:
         """The words of the report about the model, its threshold, and what was left out."""
         model, count, cut = self.task.model, len(self.seen.findings), self.seen.cut
-        trained = str(getattr(model, "training", "")) or "its model card says on what"
+        trained = str(getattr(model, "trained_on", "")) or "its model card says on what"
         sentences = [
             f"Model {model.name} {model.version}, trained on: {trained}.",
             f"A finding is what the model scores {threshold_of(model):.2f} or more; the score "

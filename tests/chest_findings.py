@@ -94,7 +94,7 @@ class Balls:
     segments: tuple[Segment, ...] = LUNGS
     threshold = 0.5
     operating_point = "threshold=0.50"
-    training = "nothing, it is a rule"
+    trained_on = "nothing, it is a rule"
 
     def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
         return [Step(tuple(range(len(geometry))))]
