@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node import health
-from node.config import SLICE_OPTIONS, Route
+from node.config import FINDING_OPTIONS, JUDGING_OPTIONS, SLICE_OPTIONS, Route
 from node.web import middleware
 from node.web import rule_tester as rule_tests
 from node.web.access import AsOperator, AsViewer, How
@@ -209,7 +209,8 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
 def _further(route: Route) -> list[tuple[str, str]]:
     """The options of a route that its row in the table does not say already."""
     options = {**route.options, "despite_thin": route.despite_thin}
-    left_out = IN_ROW if route.makes_slices else SLICE_OPTIONS
+    left_out = {*(IN_ROW if route.makes_slices else SLICE_OPTIONS)}
+    left_out |= {*JUDGING_OPTIONS, *FINDING_OPTIONS} - route.model_fields_set
     return [(name, _text(value)) for name, value in options.items() if name not in left_out]
 
 
