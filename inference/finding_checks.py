@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from inference.dataset import Header, read_header
 from inference.finding_marks import places_shown
 from inference.finding_report import ABSENT, measured
-from inference.findings import NumberedFinding
+from inference.findings import SIDES, NumberedFinding
 from inference.mask_checks import common_faults, segmentation_faults
 from inference.model import Segment
 from inference.request import File
@@ -25,6 +25,7 @@ WITH_FINDINGS: frozenset[Role] = frozenset({"findings", "marks", "key objects", 
 COMPREHENSIVE, COMPREHENSIVE_3D = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.88.34"
 # Concept names of TID 1500 and 1411 (PS3.16).
 COMMENT, MEASUREMENTS, GROUP, FINDING = "121106", "126010", "125007", "121071"
+SITE, LATERALITY = "363698007", "272741003"
 TRACKING_UID, SEGMENT, REGION = "112040", "121191", "111030"
 GRAPHIC_PIXELS = 1e-3  # coordinates are floats of 32 bits
 
@@ -117,17 +118,28 @@ def _group_faults(
         yield f"{name} has another tracking UID than its segment"
     if _codes(group, FINDING) != [expected.kind.kind[0]]:
         yield f"{name} is a finding of another kind"
+    sides = [of for site in _named(group, SITE) for of in _codes(site, LATERALITY)]
+    side = SIDES.get(finding.finding.site)
+    if expected.kind.region is not None and sides != ([side[0]] if side else []):
+        yield f"{name} is on another side than was found"
     for code, value in measured(finding):
         numbers = [
             float(item.MeasuredValueSequence[0].NumericValue) for item in _named(group, code)
         ]
         if numbers != [value]:
             yield f"{name} has another value of {code} than was measured"
+    yield from _region_faults(expected, group, finding)
+
+
+def _region_faults(
+    expected: ExpectedFindings, group: Dataset, finding: NumberedFinding
+) -> Iterator[str]:
+    """A group is on its segment, or on its outline in the slice where it is largest."""
     if expected.is_3d:
         segments = [item.ReferencedSOPSequence[0] for item in _named(group, SEGMENT)]
-        shown = [(str(s.ReferencedSOPInstanceUID), _number(s)) for s in segments]
+        shown = [(str(of.ReferencedSOPInstanceUID), _number(of)) for of in segments]
         if shown != [(expected.files["findings"].instance_uid, finding.number)]:
-            yield f"{name} does not refer to its segment"
+            yield f"{finding.label} does not refer to its segment"
         return
     regions = [
         (str(item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID), item)
@@ -136,7 +148,7 @@ def _group_faults(
     outline = np.array(finding.outline()).ravel()
     middle = expected.headers[finding.middle].uid
     if [uid for uid, _ in regions] != [middle] or not _are_near(regions[0][1].GraphicData, outline):
-        yield f"{name} does not have its outline in the slice where it is largest"
+        yield f"{finding.label} does not have its outline in the slice where it is largest"
 
 
 def _mark_faults(expected: ExpectedFindings, path: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ and a page with pictures lie beside it, each in a series of its own.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inference import anatomy_map, ct
 from inference.captures import Page, capture
 from inference.dataset import Stack
-from inference.derived import Planned, record_of
+from inference.derived import record_of
 from inference.errors import ModelLoadError, PredictionError, Reason, Unprocessable
 from inference.family import Run, Task
 from inference.finding_checks import ExpectedFindings, Role, verify
@@ -24,7 +24,7 @@ from inference.finding_report import (
     report_on_outlines,
     report_on_segments,
 )
-from inference.findings import NumberedFinding, numbered
+from inference.findings import SIDES, NumberedFinding, check_sides, numbered
 from inference.geometry import Layout, measure
 from inference.header import Elements
 from inference.key_objects import key_objects
@@ -90,7 +90,7 @@ class FindingFamily:
             )
             raise Unprocessable(Reason.LOW_CONFIDENCE, sentence)
         with job.record.phase("writing"):
-            return _Writer(job, task, seen, making_of(job, task, MAIN_SERIES)).written()
+            return _Writer(job, task, seen, _making(job, task)).written()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,15 +125,7 @@ class FindingResult:
         """Write the received slices, each with the outlines of the findings in it."""
         layout = self.task.layout
         volume = ct.open_volume(layout, self.job.pixels)
-        slices = [
-            Planned(
-                header.uid, header.integer("InstanceNumber") or place + 1, position, place, (place,)
-            )
-            for place, (header, position) in enumerate(
-                zip(layout.headers, layout.geometry.positions, strict=True)
-            )
-        ]
-        pictures = Previews(self.job.request.folder, layout, slices, volume.read)
+        pictures = Previews(self.job.request.folder, layout, (), volume.read)
         shape = len(volume), layout.geometry.rows, layout.geometry.columns
         mask = np.zeros(shape, np.uint8)
         for of in self.seen.findings:
@@ -161,6 +153,13 @@ def threshold_of(model: Model) -> float:
     return float(getattr(model, "threshold", 0.0))
 
 
+def _making(job: Run, task: Task) -> Making:
+    """All results state the threshold, even where their model has no words for it."""
+    making = making_of(job, task, MAIN_SERIES)
+    words = making.algorithm.parameters or f"threshold={threshold_of(task.model):.2f}"
+    return replace(making, algorithm=replace(making.algorithm, parameters=words))
+
+
 def _check_model(model: Model) -> None:
     threshold = getattr(model, "threshold", None)
     if not isinstance(getattr(model, "finding", None), Segment):
@@ -181,7 +180,9 @@ def _predicted(job: Run, task: Task) -> Seen:
         ((step, prediction),) = runner.predictions(task.steps, cancelled=job.cancelled)
     job.report(Progress("predicting", len(geometry), len(geometry)))
     organs, kind = _organs(task.model, step, prediction), finding_of(task.model)
-    kept = numbered(prediction.findings[: output.max_findings], kind)
+    every = numbered(prediction.findings, kind)
+    check_sides(every, _sides(task.model, organs), geometry)
+    kept = every[: output.max_findings]
     cut = len(prediction.findings) - len(kept)
     doubts = list(_doubts(task.model, prediction, organs))
     job.record.facts |= {k: v for k, v in prediction.record.items() if k != "doubts"}
@@ -211,6 +212,21 @@ def _organs(model: Model, step: Step, prediction: Prediction) -> Labels | None:
     return organs
 
 
+def _regions(model: Model, organs: Labels | None) -> list[Region]:
+    """The organs that lie somewhere in the stack."""
+    if organs is None:
+        return []
+    masks = [organs == number for number, _ in enumerate(organs_of(model), start=1)]
+    pairs = zip(organs_of(model), masks, strict=True)
+    return [region_of(segment, mask) for segment, mask in pairs if mask.any()]
+
+
+def _sides(model: Model, organs: Labels | None) -> dict[str, Region]:
+    """The organs of a pair, by side."""
+    regions = {of.segment.modifier: of for of in _regions(model, organs)}
+    return {side: regions[code] for side, code in SIDES.items() if code in regions}
+
+
 def _doubts(model: Model, prediction: Prediction, organs: Labels | None) -> Iterator[str]:
     doubts = prediction.record.get("doubts")
     if isinstance(doubts, list | tuple):
@@ -232,7 +248,8 @@ class _Writer:
     def written(self) -> FindingResult:
         """All files, the report first."""
         findings, headers, making = self.seen.findings, self.task.layout.headers, self.making
-        organs, regions = self._organs(), [of.region for of in findings]
+        organs = _regions(self.task.model, self.seen.organs)
+        regions = [of.region for of in findings]
         title, report = finding_of(self.task.model).label, self.job.reporting("writing", 6)
         report(0)
         files: dict[Role, File] = {}
@@ -278,14 +295,6 @@ class _Writer:
         folder, name = self.job.request.folder, f"{role.replace(' ', '-')}.dcm"
         return written(folder, name, elements, kind, is_supplement=role in SUPPLEMENTS)
 
-    def _organs(self) -> list[Region]:
-        labels = self.seen.organs
-        if labels is None:
-            return []
-        masks = [labels == number for number, _ in enumerate(organs_of(self.task.model), start=1)]
-        pairs = zip(organs_of(self.task.model), masks, strict=True)
-        return [region_of(segment, mask) for segment, mask in pairs if mask.any()]
-
     def _segmentation(self, role: Role, regions: Sequence[Region], title: str, number: int) -> File:
         headers = self.task.layout.headers
         elements = segmentation(headers, regions, self.making, title, number)
@@ -304,7 +313,7 @@ class _Writer:
     def _text(self) -> str:
         """The words of the report about the model, its threshold, and what was left out."""
         model, count, cut = self.task.model, len(self.seen.findings), self.seen.cut
-        trained = str(getattr(model, "training", "")) or "its model card says on what"
+        trained = str(getattr(model, "trained_on", "")) or "its model card says on what"
         sentences = [
             f"Model {model.name} {model.version}, trained on: {trained}.",
             f"A finding is what the model scores {threshold_of(model):.2f} or more; the score "

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.dataset import Header
+from inference.errors import PredictionError
 from inference.geometry import Layout
 from inference.model import CodeTriple, Finding, Segment
 from inference.segmentation import Region
@@ -152,6 +153,37 @@ class NumberedFinding:
             "volume_mm3": round(finding.volume_mm3, 1),
             "site": finding.site,
         }
+
+
+def check_sides(
+    findings: Sequence[NumberedFinding], organs: Mapping[str, Region], geometry: Geometry
+) -> None:
+    """Raise PredictionError where a model has taken the patient's left for the right.
+
+    `organs` are the pair that it looked in, by side; nothing is judged without both.
+    """
+    if organs.keys() != SIDES.keys():
+        return
+    right, left = (_mean_x_mm(organs[side].mask, (0, 0, 0), geometry) for side in SIDES)
+    if right >= left:  # +x is to the left of the patient (LPS)
+        raise PredictionError("the model gave a right organ that lies left of the left one")
+    for of in findings:
+        x = _mean_x_mm(of.finding.mask, of.finding.first, geometry)
+        if of.finding.site and (abs(x - right) < abs(x - left)) != (of.finding.site == "right"):
+            raise PredictionError(f"the model gave finding {of.number} a side that it is not on")
+
+
+def _mean_x_mm(mask: NDArray[np.bool_], first: tuple[int, int, int], geometry: Geometry) -> float:
+    slices, rows, columns = (mask.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
+    positions = geometry.positions[first[0] : first[0] + len(slices), 0]
+    across, down = geometry.orientation[:, 0]
+    return float(
+        np.average(positions, weights=slices)
+        + across
+        * geometry.pixel_spacing[1]
+        * (np.average(range(len(columns)), weights=columns) + first[2])
+        + down * geometry.pixel_spacing[0] * (np.average(range(len(rows)), weights=rows) + first[1])
+    )
 
 
 def numbered(findings: Sequence[Finding], kind: Segment) -> list[NumberedFinding]:

@@ -94,7 +94,7 @@ class Balls:
     segments: tuple[Segment, ...] = LUNGS
     threshold = 0.5
     operating_point = "threshold=0.50"
-    training = "nothing, it is a rule"
+    trained_on = "nothing, it is a rule"
 
     def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
         return [Step(tuple(range(len(geometry))))]
@@ -149,6 +149,34 @@ class Overlapping(Balls):
             slice_, row, column = finding.first
             doubled += [finding, replace(finding, first=(slice_, row, column + 1), site="")]
         return replace(made, findings=tuple(doubled))
+
+
+class Sideless(Balls):
+    """Looks in both lungs as one, and tells no sides."""
+
+    segments = (Segment("Lungs", STRUCTURE, LUNG),)
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        made = super().run(step, slices, limits)
+        return Prediction(
+            planes=tuple((plane > 0).astype(np.float32) for plane in made.planes),
+            findings=tuple(replace(finding, site="") for finding in made.findings),
+        )
+
+
+class Mirrored(Balls):
+    """Takes the left for the right."""
+
+    segments = LUNGS[::-1]
+
+
+class Opposite(Balls):
+    """Says of one finding that it is on the other side."""
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        made = super().run(step, slices, limits)
+        first, *others = made.findings
+        return replace(made, findings=(replace(first, site="left"), *others))
 
 
 class Doubting(Balls):

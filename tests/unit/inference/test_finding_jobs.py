@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pydicom import Dataset, dcmread
 
 from inference.dataset import read_headers
 from inference.errors import Reason
+from inference.pipeline import process
 from inference.request import (
     Derived,
     Failed,
@@ -25,11 +26,13 @@ from inference.request import (
     Outcome,
     Output,
     Parameters,
+    Progress,
     Request,
     Stopped,
     Verdict,
 )
 from inference.scope import is_derived_by_node
+from node.finding_opinion import check
 from tests import chest_findings as chest
 from tests.chest_findings import BALLS, CHEST, Ball
 from tests.phantoms import Patient, Pixels
@@ -86,6 +89,7 @@ def done(
     asked = replace(request(sources, folder / "results", model, output), previews=previews)
     outcome = unchecked(asked)
     assert isinstance(outcome, Derived), outcome
+    assert not check(sources, sorted(asked.folder.glob("*.dcm")))
     return Done(asked, outcome, sources)
 
 
@@ -280,9 +284,12 @@ def test_the_previews_have_the_outlines_of_the_findings(job: Done) -> None:
     folder = job.request.folder / "previews"
     index = json.loads((folder / "index.json").read_text())
     assert (index["mask"], index["is_hu"], len(index["slices"])) == ("Nodule", True, 16)
-    middle = np.asarray(Image.open(folder / "00005-mask.png"))
-    assert 0 < middle.sum() < ball_of(BALLS[0])[5].sum()
-    assert not np.asarray(Image.open(folder / "00000-mask.png")).any()
+    middle = np.asarray(Image.open(folder / "00005-mask.png"))  # 1: a finding, 2: the organs
+    ball = ball_of(BALLS[0])[5]
+    assert 0 < (middle == 1).sum() < ball.sum()
+    assert not (middle == 1)[~ball].any()
+    assert (middle == 2).any()
+    assert not (np.asarray(Image.open(folder / "00000-mask.png")) == 1).any()
 
 
 def test_doing_a_job_twice_gives_the_same_bytes(job: Done, tmp_path: Path) -> None:
@@ -360,7 +367,7 @@ def many(count: int) -> list[Ball]:
     ]
 
 
-@pytest.mark.parametrize(("most", "shown"), [(10, 10), (3, 3), (20, 14)])
+@pytest.mark.parametrize(("most", "shown"), [(10, 10), (3, 3)])
 def test_at_most_so_many_findings_as_the_route_asks_for_are_reported(
     tmp_path: Path, most: int, shown: int
 ) -> None:
@@ -423,7 +430,8 @@ def sloping(made: Dataset, index: int) -> None:
 def test_odd_geometry_and_pixels_put_findings_on_the_same_pixels(
     tmp_path: Path, series: dict[str, object]
 ) -> None:
-    odd = done(tmp_path, previews=True, **series)
+    model = "Sideless" if series.get("edit") is turned else "Balls"
+    odd = done(tmp_path, previews=True, model=model, **series)
     np.testing.assert_array_equal(masks(odd), np.stack([ball_of(of) for of in BALLS], axis=-1))
     assert [of["box"] for of in odd.findings] == [[20, 28, 25, 33], [55, 31, 62, 38]]
     headers = read_headers(odd.sources)
@@ -488,6 +496,8 @@ def test_doubtful_findings_are_held_and_nothing_is_left_to_send(
         ("Kindless", "of which kind its findings are"),
         ("Open", "a threshold of 2.0"),
         ("Stepwise", "planned 2 steps"),
+        ("Mirrored", "a right organ that lies left of the left one"),
+        ("Opposite", "finding 1 a side that it is not on"),
     ],
 )
 def test_a_model_that_finds_what_cannot_be_has_failed(
@@ -520,3 +530,162 @@ def test_what_is_out_of_scope_is_refused_or_held_and_never_negative(
     assert (outcome.reason, outcome.held) == (reason, is_held)
     assert "findings" not in outcome.record
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def damaged(
+    asked: Request, damage: Callable[[Path], None], folder: Path
+) -> tuple[Outcome, list[str]]:
+    """A job whose files are damaged before they are checked, and the opinion on such files."""
+    done_already: list[bool] = []
+    opinion: list[str] = []
+
+    def progress(now: Progress) -> None:
+        if now.step == "checking" and not done_already:
+            done_already.append(True)
+            damage(folder)
+            sources = [source.path for source in asked.sources]
+            opinion.extend(check(sources, sorted(folder.glob("*.dcm"))))
+
+    asked = replace(asked, folder=folder)
+    return process(asked, progress=progress, cancelled=lambda: False), opinion
+
+
+def changing(name: str, edit: Callable[[Dataset], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        read = dcmread(folder / f"{name}.dcm")
+        edit(read)
+        read.save_as(folder / f"{name}.dcm")
+
+    return damage
+
+
+def setting(**values: object) -> Callable[[Dataset], None]:
+    def edit(read: Dataset) -> None:
+        for keyword, value in values.items():
+            setattr(read, keyword, value)
+
+    return edit
+
+
+def group(read: Dataset, number: int = 0) -> Dataset:
+    (measurements,) = (
+        of for of in read.ContentSequence if of.ConceptNameCodeSequence[0].CodeValue == "126010"
+    )
+    return measurements.ContentSequence[number]
+
+
+def item(read: Dataset, code: str, number: int = 0) -> Dataset:
+    """A content item of a group of a report."""
+    return next(
+        of
+        for of in group(read, number).ContentSequence
+        if of.ConceptNameCodeSequence[0].CodeValue == code
+    )
+
+
+def _longer(read: Dataset) -> None:
+    item(read, "103339001").MeasuredValueSequence[0].NumericValue = "40.0"
+
+
+def _other_segment(read: Dataset) -> None:
+    item(read, "121191").ReferencedSOPSequence[0].ReferencedSegmentNumber = 2
+
+
+def _other_side(read: Dataset) -> None:
+    site = item(read, "363698007")
+    site.ContentSequence[0].ConceptCodeSequence[0].CodeValue = "7771000"
+
+
+def _without_group(read: Dataset) -> None:
+    (measurements,) = (
+        of for of in read.ContentSequence if of.ConceptNameCodeSequence[0].CodeValue == "126010"
+    )
+    del measurements.ContentSequence[1]
+
+
+def _less(read: Dataset) -> None:
+    data = bytearray(read.PixelData)
+    data[next(at for at, byte in enumerate(data) if byte)] = 0
+    read.PixelData = bytes(data)
+
+
+def _moved_frame(read: Dataset) -> None:
+    read.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient[2] += 1
+
+
+def _exchanged(read: Dataset) -> None:
+    first, second = read.SegmentSequence
+    first.TrackingUID, second.TrackingUID = second.TrackingUID, first.TrackingUID
+
+
+def _moved_box(read: Dataset) -> None:
+    box = read.GraphicAnnotationSequence[0].GraphicObjectSequence[0]
+    box.GraphicData = [value + 3.0 for value in box.GraphicData]
+
+
+def _other_number(read: Dataset) -> None:
+    read.GraphicAnnotationSequence[0].TextObjectSequence[0].UnformattedTextValue = "2"
+
+
+def _other_key_image(read: Dataset) -> None:
+    (first, *_) = (of for of in read.ContentSequence if "ReferencedSOPSequence" in of)
+    references = read.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    second = references.ReferencedSOPSequence[1].ReferencedSOPInstanceUID
+    first.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = second
+
+
+DAMAGE = [
+    ("report", _longer, "value of 103339001", "is 5.3 mm long"),
+    ("report", _other_segment, "does not refer to its segment", "is on another segment"),
+    ("report", _other_side, "another side", "on the other side"),
+    ("report", _without_group, "it has 1 groups for 2", "not about the same findings"),
+    ("report", setting(VerificationFlag="VERIFIED"), "nobody has verified", "nobody has verified"),
+    ("findings", _less, "its frames are not the mask", "a box does not lie"),
+    ("findings", _moved_frame, "are not the slices", "a frame lies at"),
+    ("findings", _exchanged, "its segments are not", "in the same order"),
+    ("organs", _moved_frame, "are not the slices", "a frame lies at"),
+    ("marks", _moved_box, "a box does not lie", "a box does not lie"),
+    ("marks", _other_number, "another number", "tracking UID of another"),
+    ("key-objects", _other_key_image, "its key images are not", "has no key image"),
+    ("capture", setting(BurnedInAnnotation="NO"), "words in its pixels", "words in its pixels"),
+    *(
+        (name, setting(PatientID="Other"), "a patient or study attribute", "PatientID is not")
+        for name in NAMES
+    ),
+    ("marks", setting(SeriesDescription="CT"), "no mark of research", "Series Description is"),
+    ("organs", setting(FrameOfReferenceUID="2.25.1"), "the frame of", "a Frame of Reference"),
+]
+
+
+@pytest.mark.parametrize(("name", "edit", "ours", "theirs"), DAMAGE)
+def test_what_is_not_as_planned_never_leaves_and_the_second_opinion_sees_it_too(
+    job: Done,
+    tmp_path: Path,
+    name: str,
+    edit: Callable[[Dataset], None],
+    ours: str,
+    theirs: str,
+) -> None:
+    outcome, opinion = damaged(job.request, changing(name, edit), tmp_path)
+    assert isinstance(outcome, Verdict)
+    assert (outcome.reason, outcome.held) == (Reason.OUTPUT_CHECK_FAILED, True)
+    faults = outcome.record["faults"]
+    assert any(fault.startswith(f"{name}.dcm: ") and ours in fault for fault in faults), faults
+    assert any(theirs in fault for fault in opinion), opinion
+    assert not list(tmp_path.glob("*.dcm"))
+
+
+def test_a_file_too_many_and_one_that_is_missing_are_faults(job: Done, tmp_path: Path) -> None:
+    def damage(folder: Path) -> None:
+        (folder / "capture.dcm").rename(folder / "other.dcm")
+
+    outcome, _ = damaged(job.request, damage, tmp_path)
+    assert isinstance(outcome, Verdict)
+    assert any(fault.startswith("capture.dcm: ") for fault in outcome.record["faults"])
+    assert "the folder holds other files than planned" in outcome.record["faults"]
+
+
+def test_the_second_opinion_misses_what_a_destination_must_not_do_without(job: Done) -> None:
+    for name in ("report", "findings", "marks"):
+        others = [path for path in job.paths if path.stem != name]
+        assert bool(check(job.sources, others)) is (name != "marks")
