@@ -21,7 +21,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then \
 COPY node node
 COPY inference inference
 COPY storage storage
-RUN /opt/midslice/bin/pip install --constraint constraints.txt '.[mr,postgresql]'
+RUN /opt/midslice/bin/pip install --constraint constraints.txt '.[postgresql]'
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /srv/midslice --shell /usr/sbin/nologin midslice \

@@ -5,7 +5,7 @@ decides by the pixels, too.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 UNKNOWN = "unknown"
@@ -86,6 +86,12 @@ def contrast(values_of: Values) -> Said:
         if denied := DENIED.search(text):
             return Said(("no",), f"{keyword} says {denied.group()}")
     return Said((UNKNOWN,))
+
+
+def contrast_of_series(all_values: Iterable[Values]) -> Said:
+    """The contrast of a series, whose slices need not all say it: yes where one of them does."""
+    said = [contrast(values_of) for values_of in all_values]
+    return next((one for one in said if one.values == ("yes",)), said[0])
 
 
 # Kernels by the names of their vendors: the first pattern that fits a name says what it is.

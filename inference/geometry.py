@@ -232,7 +232,7 @@ def arrange(headers: Sequence[Header]) -> Layout:
     if len(headers) < 2:
         raise Unprocessable(
             Reason.TOO_FEW_SLICES,
-            f"The stack has {len(headers)} slice; at least 2 are needed to fill a gap.",
+            f"The stack has {len(headers)} slice; at least 2 are needed.",
         )
     for header in headers:
         _check_plane(header)
@@ -243,7 +243,7 @@ def arrange(headers: Sequence[Header]) -> Layout:
     ordered, copies = _without_copies([headers[index] for index in order], positions[order])
     if len(ordered) < 2:
         raise Unprocessable(
-            Reason.TOO_FEW_SLICES, "All images lie at one place; at least 2 are needed for a gap."
+            Reason.TOO_FEW_SLICES, "All images lie at one place; at least 2 places are needed."
         )
     spacing = first.numbers("PixelSpacing")
     geometry = Geometry(

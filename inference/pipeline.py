@@ -13,6 +13,7 @@ from pathlib import Path
 
 from inference import header as h
 from inference.dataset import Stack, newest, read_headers
+from inference.descriptions import contrast_of_series
 from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
 from inference.family import Family, JobRecord, Run, Task
 from inference.finding_family import FindingFamily
@@ -134,6 +135,8 @@ def _run(job: Run) -> Derived | Kept:
         report = job.reporting("reading", len(stack))
         digest_of, notes = digests(stack.headers, pixels, progress=report)
     record.notes += [*_notes_on(layout), *notes]
+    if request.model.produces != "slices":  # of a whole stack: what it shows depends on contrast
+        _name_contrast(record, layout)
     record.notes += check_copies(layout.copies, len(stack), pixels)
     identity = _identity(request, model, layout, digest_of)
     maker, content_uid, mark = marked(request.secret, identity, request.marks, request.mark)
@@ -214,6 +217,13 @@ def _facts(model: Model, stack: Stack, layout: Layout) -> Mapping[str, object]:
         "runtime": getattr(model, "runtime", ""),
         "gap_mm": round(layout.gap_mm, 4),
     }
+
+
+def _name_contrast(record: JobRecord, layout: Layout) -> None:
+    said = contrast_of_series(header.values for header in layout.headers)
+    record.facts["contrast"] = said.values[0]
+    if said.values == ("yes",):
+        record.notes.append(f"a series with contrast ({said.where})")
 
 
 def _notes_on(layout: Layout) -> list[str]:

@@ -26,8 +26,6 @@ ENHANCED = frozenset(
 )
 PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
 
-NOT_CT = "The images are not CT."
-
 # The node's own mark in the General Equipment Module and in Contributing Equipment.
 MANUFACTURER, MODEL_NAME = "Midslice", "Midslice node"
 
@@ -154,7 +152,7 @@ def _of_other_class(header: Header) -> Unprocessable | None:
         sentence = "Multi-frame (enhanced) images are not supported; send them as single slices."
         return Unprocessable(Reason.ENHANCED_NOT_SUPPORTED, sentence)
     if sop_class == PET_IMAGE:
-        return Unprocessable(Reason.OUT_OF_SCOPE, NOT_CT)
+        return Unprocessable(Reason.OUT_OF_SCOPE, _of_modality(header, "CT"))
     if sop_class not in (CT_IMAGE, MR_IMAGE):
         sentence = "The object is not a CT slice (a screenshot, a report or another kind)."
         return Unprocessable(Reason.NOT_A_CT_SLICE, sentence)
@@ -274,7 +272,7 @@ def oddities(headers: Sequence[Header]) -> list[str]:
 def check_scope(header: Header, output: Output) -> None:
     """Raise Unprocessable for a slice that a generator must not touch."""
     if header.text("SOPClassUID") == MR_IMAGE:
-        raise Unprocessable(Reason.OUT_OF_SCOPE, NOT_CT)
+        raise Unprocessable(Reason.OUT_OF_SCOPE, _of_modality(header, "CT"))
     check_subject(header, "CT")
     _check_hounsfield(header)
     _check_derived(header, output)
@@ -282,13 +280,10 @@ def check_scope(header: Header, output: Output) -> None:
 
 def check_subject(header: Header, modality: str) -> None:
     """Raise Unprocessable for another modality, a phantom, an animal or a service image."""
-    own = header.text("Modality")
     species = header.text("PatientSpeciesDescription").lower()
     is_animal = bool(species) and "human" not in species and "homo sapiens" not in species
     cases: Mapping[str, bool] = {
-        f"The images are of modality {quoted(own or '(empty)')}, not {modality}.": (
-            own != modality
-        ),
+        _of_modality(header, modality): header.text("Modality") != modality,
         "The images are quality control images (a phantom), not a patient.": (
             header.text("QualityControlImage").upper() == "YES"
         ),
@@ -300,6 +295,13 @@ def check_subject(header: Header, modality: str) -> None:
     for sentence, applies in cases.items():
         if applies:
             raise Unprocessable(Reason.OUT_OF_SCOPE, sentence)
+
+
+def _of_modality(header: Header, wanted: str) -> str:
+    own = header.text("Modality")
+    if own == wanted:
+        return f"The images say modality {own}, but their SOP Class is that of another one."
+    return f"The images are of modality {quoted(own or '(empty)')}, not {wanted}."
 
 
 def _check_hounsfield(header: Header) -> None:

@@ -286,8 +286,7 @@ def why_apart(groups: Sequence[Group]) -> str:
         return ""
     return (
         f"None of the {len(groups)} images matches another one (they differ in "
-        f"{_differing([group[0] for group in groups])}); at least 2 that match are needed to fill "
-        "a gap."
+        f"{_differing([group[0] for group in groups])}); at least 2 that match are needed."
     )
 
 

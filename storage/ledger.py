@@ -1,5 +1,6 @@
 """The ledger: derived series on their way to destinations, instance by instance."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -106,11 +107,20 @@ class Ledger:
             db.execute(written)
             _offered(db, leased.derived_id, now)
 
-    def sent(self, leased: Delivery, reason: str = "", sentence: str = "") -> None:
-        """End a delivery: everything is stored, but for supplements that the sentence names."""
+    def sent(
+        self,
+        leased: Delivery,
+        reason: str = "",
+        sentence: str = "",
+        left_out: Collection[str] = (),
+    ) -> None:
+        """End a delivery: everything is stored, but for what the sentence names.
+
+        That is supplements, and objects of the kinds that the destination is not to have.
+        """
         with self._leases.holding(leased) as (db, _):
             unsent = db.execute(_unsent(leased.id, leased.derived_id)).all()
-            left = sum(not row.is_supplement for row in unsent)
+            left = sum(not row.is_supplement and row.kind not in left_out for row in unsent)
             if left or (unsent and not sentence):
                 raise WrongState(
                     f"delivery {leased.id} has {len(unsent)} instances that are not stored"

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference.models.brain.unet import GRID_MM, WINDOW, BrainUNet, UNet
+from inference.models.brain.unet import GRID_MM, PERCENTILES, WINDOW, BrainUNet, UNet
 from inference.models.runtime import has_fast_bfloat16
 from inference.training.beside import EvaluationOrder, Report, Table, TrainingOrder
 from inference.training.brain_figures import judge
@@ -24,20 +25,28 @@ from inference.training.charts import write_lines
 from inference.training.checkpoint import Tensors, save_weights
 from inference.training.heads import Grid, load_heads
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE, DECAY = 3e-3, 1e-2
 LEAST_RATE = 0.01  # share of it at the end of the cosine
+WARM_STEPS = 50  # in which it rises
+KEPT = 0.99  # of the mean of the weights at each step: the mean is what is kept
 # Voxels that count as right in every window. With few, a window without brain would teach nothing:
 # the slope of its loss falls with the square of what is wrong in it.
 SMOOTH = 2000.0
 
 # Ranges of the augmentation.
-MOST_DEGREES, SCALES = 20.0, (0.85, 1.15)
-ELASTIC_MM, ELASTIC_NODES = 4.0, 6
-AROUND_MM = 20.0  # of the brain: where the middle of a window mostly lies
-ANYWHERE = 0.3  # of the windows: the neck and the air are predicted too
-BIAS, BIAS_NODES = 0.5, 4  # of its logarithm
-GAMMAS = (0.5, 2.0)
-MOST_NOISE = 0.06
+MOST_DEGREES, SCALES = 15.0, (0.85, 1.15)
+ELASTIC_MM, ELASTIC_NODES = 3.0, 6
+AROUND_MM = 24.0  # of the middle of the brain: where the middle of a window mostly lies
+ANYWHERE = 0.1  # of the windows: the neck and the air are predicted too
+CUT = 0.3  # of the windows: their field of view ends somewhere
+BIAS, BIAS_NODES = 0.2, 4  # of its logarithm
+MENINGES, SHELL = 0.6, 5  # the same of what lies around the brain, that many voxels wide
+TONES, TONE = 6, 0.08  # a contrast: that many grey values, each moved by about so much
+GAIN = (0.8, 1.25)
+GAMMAS = (0.6, 1.7)
+MOST_NOISE = 0.04
+INVERTED = 0.03  # of the windows
+MOST_CUT = 24  # voxels of the grid
 THICKEST = 3  # voxels of the grid
 TRAINED = 0.95  # of the time; the rest is judging
 RECENT = 50  # steps of a running mean
@@ -69,46 +78,41 @@ class Augmentation:
 
     def __init__(self, grids: Sequence[tuple[Grid, Grid]], random: Generator, device: str) -> None:
         self._random, self._device = random, device
-        self._grids = [
-            tuple(torch.from_numpy(part).to(device)[None, None] for part in grid) for grid in grids
-        ]
+        self._grids = [torch.from_numpy(np.stack(grid)).to(device)[None] for grid in grids]
         self._boxes = [_box(mask) for _, mask in grids]
 
     def window(self) -> tuple[Tensor, Tensor]:
         """(1, 1, *WINDOW) and (1, *WINDOW), both 0 to 1."""
         number = int(self._random.integers(len(self._grids)))
-        places = self._places(self._grids[number][0].shape[2:], self._boxes[number])
-        image, share = (
-            F.grid_sample(part, places, mode="bilinear", align_corners=False)
-            for part in self._grids[number]
-        )
-        if self._random.random() < 0.3:
-            self._cut_neck(image, share)
-        return self._relit(image), share[:, 0]
+        places = self._places(self._grids[number].shape[2:], self._boxes[number])
+        both = F.grid_sample(self._grids[number], places, mode="bilinear", align_corners=False)
+        image, share = both[:, :1], both[:, 1:]
+        if self._random.random() < CUT:
+            self._cut(image, share)
+        return self._relit(image, share), share[:, 0]
 
     def _places(self, shape: Sequence[int], box: NDArray[np.float64]) -> Tensor:
         """The places of the voxels of a window in a volume, as grid_sample reads them."""
         random = self._random
-        ends = box[0] - AROUND_MM / GRID_MM, box[1] + AROUND_MM / GRID_MM
-        centre = random.uniform(*ends, (2, 3)).mean(0)  # the middle of the brain more often
+        centre = box.mean(0) + random.uniform(-1.0, 1.0, 3) * AROUND_MM / GRID_MM
         if random.random() < ANYWHERE:
             centre = random.uniform(0.0, np.array(shape, float))
         matrix = _turned(np.radians(random.uniform(-MOST_DEGREES, MOST_DEGREES, 3)))
         matrix = matrix * random.uniform(*SCALES, 3)[None]
         if random.random() < 0.5:
             matrix[:, 0] *= -1.0
-        sides = [np.arange(side) - (side - 1) / 2 for side in WINDOW]
-        own = torch.from_numpy(np.stack(np.meshgrid(*sides, indexing="ij"), -1)).float()
-        bent = own.to(self._device) + self._bend()
-        places = bent @ self._tensor(matrix).T + self._tensor(centre)
-        sizes = self._tensor(np.array(shape, float))
-        return ((2.0 * places + 1.0) / sizes - 1.0).flip(-1)[None]  # x is the last axis
+        ends = [np.linspace(-1.0, 1.0, ELASTIC_NODES) * (side - 1) / 2 for side in WINDOW]
+        nodes = np.stack(np.meshgrid(*ends, indexing="ij"))
+        nodes += random.normal(0.0, random.uniform(0.0, ELASTIC_MM / GRID_MM), nodes.shape)
+        places = np.einsum("ij,j...->i...", matrix, nodes) + centre.reshape(3, 1, 1, 1)
+        sizes = np.array(shape, float).reshape(3, 1, 1, 1)
+        unit = ((2.0 * places + 1.0) / sizes - 1.0)[::-1]  # x is the last axis
+        return self._smooth(unit[None]).permute(0, 2, 3, 4, 1)
 
-    def _bend(self) -> Tensor:
-        """(*WINDOW, 3): a smooth displacement in voxels."""
-        size = (1, 3, *(ELASTIC_NODES,) * 3)
-        nodes = self._random.normal(0.0, self._random.uniform(0.0, ELASTIC_MM / GRID_MM), size)
-        return self._smooth(nodes)[0].permute(1, 2, 3, 0)
+    def _field(self, most: float) -> Tensor:
+        """(1, 1, *WINDOW): smooth, around 0."""
+        size = (1, 1, *(BIAS_NODES,) * 3)
+        return self._smooth(self._random.normal(0.0, self._random.uniform(0.0, most), size))
 
     def _smooth(self, nodes: NDArray[np.float64]) -> Tensor:
         return F.interpolate(self._tensor(nodes), WINDOW, mode="trilinear", align_corners=True)
@@ -116,27 +120,43 @@ class Augmentation:
     def _tensor(self, values: NDArray[np.float64]) -> Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self._device)
 
-    def _cut_neck(self, image: Tensor, share: Tensor) -> None:
-        """The field of view ends somewhere below the brain."""
-        planes = torch.nonzero(share[0, 0].amax((0, 1)) > 0.5)
-        lowest = int(planes[0]) if len(planes) else 0
+    def _cut(self, image: Tensor, share: Tensor) -> None:
+        """The field of view ends below the brain, or at any side a little inside the head."""
+        occupied = torch.nonzero(share[0, 0].amax((0, 1)) > 0.5)
+        lowest = int(occupied[0]) if len(occupied) else 0
         image[..., : int(self._random.integers(lowest + 1))] = 0.0
+        axis, width = int(self._random.integers(2, 5)), int(self._random.integers(1, MOST_CUT))
+        start = 0 if self._random.random() < 0.5 else image.shape[axis] - width
+        for part in (image, share):
+            part.narrow(axis, start, width).zero_()
 
-    def _relit(self, image: Tensor) -> Tensor:
+    def _relit(self, image: Tensor, share: Tensor) -> Tensor:
         """Another scanner and another contrast."""
         random = self._random
         if random.random() < 0.4:
             image = self._thick(image)
-        nodes = random.normal(0.0, random.uniform(0.0, BIAS), (1, 1, *(BIAS_NODES,) * 3))
-        image = image * torch.exp(self._smooth(nodes))
-        image = (image / image.amax().clamp(min=1e-3)).clamp(0.0, 1.0)
-        if random.random() < 0.15:
+        image = image * torch.exp(self._field(BIAS))
+        if random.random() < 0.5:
+            image = image * torch.exp(self._field(MENINGES) * _shell(share))
+        bright = torch.quantile(image[..., ::4, ::4, ::4].flatten(), PERCENTILES[1])
+        image = (image / bright.clamp(min=1e-3)).clamp(0.0, 1.0)
+        if random.random() < INVERTED:
             image = torch.where(image > AIR, 1.0 + AIR - image, image)
+        image = self._toned(image * float(np.exp(random.uniform(*np.log(GAIN)))))
         image = image ** float(np.exp(random.uniform(*np.log(GAMMAS))))
         if random.random() < 0.2:
             image = F.avg_pool3d(image, 3, 1, 1)
-        noise = self._tensor(random.standard_normal(WINDOW)) * random.uniform(0.0, MOST_NOISE)
-        return (image + noise).clamp(0.0, 1.0)
+        noise = torch.from_numpy(random.standard_normal(WINDOW, np.float32)).to(self._device)
+        return (image + noise * random.uniform(0.0, MOST_NOISE)).clamp(0.0, 1.0)
+
+    def _toned(self, image: Tensor) -> Tensor:
+        """Grey values moved by a line through a few points; air stays dark."""
+        values = np.linspace(0.0, 1.0, TONES)
+        values[1:] += self._random.normal(0.0, self._random.uniform(0.0, TONE), TONES - 1)
+        tones = self._tensor(values)
+        places = image.clamp(0.0, 1.0) * (TONES - 1)
+        low = places.floor().clamp(max=TONES - 2)
+        return torch.lerp(tones[low.long()], tones[low.long() + 1], places - low).clamp(0.0, 1.0)
 
     def _thick(self, image: Tensor) -> Tensor:
         """Thick slices along one axis."""
@@ -144,6 +164,12 @@ class Augmentation:
         kernel[int(self._random.integers(3))] = int(self._random.integers(2, THICKEST + 1))
         slabs = F.avg_pool3d(image, kernel, ceil_mode=True)
         return F.interpolate(slabs, WINDOW, mode="trilinear", align_corners=False)
+
+
+def _shell(share: Tensor) -> Tensor:
+    """1 just outside of the brain, where vessels and meninges take up contrast agent; else 0."""
+    near = F.avg_pool3d(share, SHELL, 1, SHELL // 2) * 4.0
+    return near.clamp(max=1.0) * (1.0 - share)
 
 
 def _box(mask: Grid) -> NDArray[np.float64]:
@@ -164,11 +190,12 @@ def _turned(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return matrix
 
 
-def dice_loss(logits: Tensor, share: Tensor) -> Tensor:
-    """1 - soft Dice of one window."""
+def mask_loss(logits: Tensor, share: Tensor) -> Tensor:
+    """1 - soft Dice of one window, and the mean cross entropy of its voxels."""
     probability = torch.sigmoid(logits.float())
     common = (probability * share).sum()
-    return 1.0 - (2.0 * common + SMOOTH) / (probability.sum() + share.sum() + SMOOTH)
+    dice = (2.0 * common + SMOOTH) / (probability.sum() + share.sum() + SMOOTH)
+    return 1.0 - dice + F.binary_cross_entropy_with_logits(logits.float(), share)
 
 
 def train(
@@ -177,7 +204,8 @@ def train(
     """The weights after a plan; `progress` is told the share done and the loss of late."""
     torch.manual_seed(plan.seed)
     network = UNet().to(plan.device).train()
-    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
+    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=DECAY)
+    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(KEPT))
     samples = Augmentation(grids, default_rng(plan.seed), plan.device)
     is_narrow = has_fast_bfloat16(plan.device)
     losses: list[float] = []
@@ -185,18 +213,21 @@ def train(
     while (share := _share(plan, len(losses), time.process_time() - started)) < 1.0:
         for group in optimiser.param_groups:
             cosine = (1.0 + np.cos(np.pi * share)) / 2.0
-            group["lr"] = LEARNING_RATE * (LEAST_RATE + (1.0 - LEAST_RATE) * cosine)
+            rise = min(1.0, (len(losses) + 1) / WARM_STEPS)
+            group["lr"] = LEARNING_RATE * rise * (LEAST_RATE + (1.0 - LEAST_RATE) * cosine)
         image, brain = samples.window()
         device_type = torch.device(plan.device).type
         with torch.autocast(device_type, torch.bfloat16, enabled=is_narrow):
-            loss = dice_loss(network(image), brain)
+            loss = mask_loss(network(image), brain)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
+        mean.update_parameters(network)
         losses.append(float(loss.detach()))
         progress(share, float(np.mean(losses[-RECENT:])))
-    weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    kept = mean.module.state_dict()
+    weights = {name: value.detach().cpu().half() for name, value in kept.items()}
     return Course(weights, tuple(losses), time.process_time() - started)
 
 

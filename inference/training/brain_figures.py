@@ -24,6 +24,7 @@ from inference.training.masks import (
     compared,
     inside,
     interval,
+    outside_head_cm3,
     precision_and_recall,
     thresholded,
 )
@@ -32,7 +33,7 @@ BASELINE, PRETRAINED = "threshold and erosion", "brain"
 CORTEX, NEAR_MM = "cortex.npz", 1.0
 COLUMNS = (
     *("method", "head", "n", "Dice", "95 %", "IoU", "surface 95 % mm", "volume"),
-    *("cortex inside (1 mm)", "seconds", "doubts"),
+    *("outside the head cm3", "cortex inside (1 mm)", "seconds", "doubts"),
 )
 
 
@@ -43,6 +44,7 @@ class HeadFigures:
     method: str
     head: str
     figures: MaskFigures
+    outside_cm3: float  # of the mask, in the air around the head
     seconds: float
     cortex: float | None  # share of the points of the cortex inside the mask
     cortex_near: float | None
@@ -60,6 +62,7 @@ class HeadFigures:
             f"{own.iou:.3f}",
             f"{own.surface_95_mm:.1f}",
             f"{own.volume_off:+.1%}",
+            f"{self.outside_cm3:.1f}",
             "" if self.cortex is None else f"{self.cortex:.3f} ({self.cortex_near:.3f})",
             f"{self.seconds:.1f}",
             "; ".join(self.doubts),
@@ -100,7 +103,9 @@ def _on_head(order: EvaluationOrder, head: Head) -> Iterator[tuple[HeadFigures, 
         method: str, mask: Mask, seconds: float, held: tuple[str, ...] = (), *, seen: bool = False
     ) -> HeadFigures:
         own = compared(mask, reference, spacing)
-        return HeadFigures(method, head.name, own, seconds, *_cortex(head, mask), held, seen)
+        outside_cm3 = outside_head_cm3(mask, volume, spacing)
+        cortex = _cortex(head, mask)
+        return HeadFigures(method, head.name, own, outside_cm3, seconds, *cortex, held, seen)
 
     started = time.perf_counter()
     mask = thresholded(volume, spacing)
@@ -171,6 +176,7 @@ def _mean_row(
         f"{mean('iou'):.3f}",
         f"{mean('surface_95_mm'):.1f}",
         f"{mean('volume_off'):+.1%}",
+        f"{np.mean([figures.outside_cm3 for figures in own]):.1f}",
         "",
         f"{np.mean([figures.seconds for figures in own]):.1f}",
         "",

@@ -10,12 +10,16 @@ from scipy import ndimage
 
 from inference.models.brain.canonical import steps_mm
 from inference.models.brain.mask import Mask, Probability, Spacing, box_of, clean
+from inference.models.brain.unet import on_grid
 from inference.volume import Geometry
 
 BOOTSTRAP_DRAWS, BOOTSTRAP_SEED = 1000, 2026
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 # The baseline: what is bright, cut loose by an erosion, its largest part, grown back.
 LOOSE_MM = 4.0
+# The head: skull and sinuses are as dark as air, and closed in by what is not.
+HEAD_SHARE = 0.4  # of Otsu's threshold
+CLOSED_MM = 8.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,23 @@ def thresholded(volume: NDArray[np.float32], spacing_mm: Spacing) -> Mask:
     near = ndimage.distance_transform_edt(~loose, spacing_mm) <= LOOSE_MM
     mask, _ = clean(near)
     return mask
+
+
+def outside_head_cm3(mask: Mask, volume: NDArray[np.float32], spacing_mm: Spacing) -> float:
+    """The part of a mask that lies in the air around the head, at 2 mm.
+
+    The head is all that is brighter than a part of Otsu's threshold, with its holes filled.
+    """
+    small = on_grid(volume - volume.min(), spacing_mm)
+    bright = small > HEAD_SHARE * otsu(small)
+    spacing = [
+        size * step / new
+        for size, step, new in zip(volume.shape, spacing_mm, small.shape, strict=True)
+    ]
+    near = ndimage.distance_transform_edt(~bright, spacing) <= CLOSED_MM
+    head, _ = clean(ndimage.distance_transform_edt(near, spacing) > CLOSED_MM)
+    share = on_grid(mask.astype(np.float32), spacing_mm)
+    return float(share[~head].sum() * np.prod(spacing) / 1000.0)
 
 
 def otsu(volume: NDArray[np.float32]) -> float:

@@ -25,6 +25,7 @@ from inference.descriptions import READINGS
 from inference.request import (
     AcrossMissing,
     ModelSpec,
+    ObjectKind,
     Output,
     Parameters,
     Produces,
@@ -217,6 +218,12 @@ AeTitleOrEmpty = Annotated[
     Field(description=AE_TITLE),
 ]
 AeTitles = Annotated[tuple[AeTitle, ...], Field(strict=False, description="a list of AE titles")]
+ObjectKinds = Annotated[
+    tuple[ObjectKind, ...],
+    Field(
+        strict=False, description=f"a list of kinds of objects: {', '.join(get_args(ObjectKind))}"
+    ),
+]
 SomeNetwork = Annotated[Network, BeforeValidator(_network)]
 Networks = Annotated[tuple[SomeNetwork, ...], Field(strict=False, description=NETWORK)]
 FolderPath = Annotated[Path, BeforeValidator(_path), Field(description="a path")]
@@ -408,6 +415,7 @@ class Destination(Section):
     sends_as: AeTitles = ()
     calling_ae_title: AeTitleOrEmpty = ""
     answer_seconds: AboveZero = 60.0
+    leave_out: ObjectKinds = ()  # what it is never offered of a result
     commitment: Annotated[None, BeforeValidator(not_yet)] = Field(None, validate_default=False)
 
     def address(self, ae_title: str) -> tuple[str, str, int, str]:

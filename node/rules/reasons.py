@@ -98,6 +98,7 @@ ROUTE_CHANGED | cancelled | The route has changed; a new job follows the route a
 UNREACHABLE | queued | The destination could not be reached.
 RETRY | queued | The destination did not store every instance.
 OBJECT_NOT_TAKEN | sent | The destination has the derived series, without an object beside it.
+LEFT_OUT | sent | The destination has what its configuration lets it have of the result.
 DAMAGED_FILES | held | Files of the derived series are missing or have changed. | \
     Check the disk, restore the files from a backup, then send again.
 REFUSED_BY_PEER | held | The destination refused instances for good. | \

@@ -34,6 +34,7 @@ UNKNOWN_SENDER = (
     "that ae_title, and the delivery continues by itself once the configuration is read again."
 )
 NOT_TAKEN = "OBJECT_NOT_TAKEN"
+LEFT_OUT = "LEFT_OUT"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
 
@@ -204,7 +205,7 @@ class Deliverer:
             self._decide(delivery, Tally(), result, is_our_fault=True)
 
     def _deliver(self, delivery: Delivery) -> None:
-        unsent = self._ledger.unsent(delivery)
+        unsent, _ = self._split(delivery)
         tally, beside = Tally(), Tally()
         self._paused = False
         result = scu.SendResult(Outcome.STORED)
@@ -227,6 +228,14 @@ class Deliverer:
         tally.heard += beside.heard
         tally.stored += beside.stored
         self._decide(delivery, tally, result)
+
+    def _split(self, delivery: Delivery) -> tuple[Sequence[Unsent], Sequence[Unsent]]:
+        """What the destination has not stored: what it is to have, and what is left out for it."""
+        unsent, kinds = self._ledger.unsent(delivery), self.destination.leave_out
+        return (
+            [instance for instance in unsent if instance.kind not in kinds],
+            [instance for instance in unsent if instance.kind in kinds],
+        )
 
     def _send_group(
         self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally
@@ -286,12 +295,12 @@ class Deliverer:
     ) -> None:
         if tally.heard:
             self._reach.answered(self.destination.name)
-        unsent = self._ledger.unsent(delivery)
+        unsent, left_out = self._split(delivery)
         missing = len(unsent)
         may_go_on = not self._has_to_stop()
         lacks_little = may_go_on and all(instance.is_supplement for instance in unsent)
         if not unsent or (lacks_little and self._is_vain(delivery, unsent, tally, result)):
-            self._sent(delivery, unsent, result)
+            self._sent(delivery, unsent, left_out, result)
         elif not may_go_on:
             self._ledger.release(delivery)
         elif tally.refused or result.outcome is Outcome.REFUSED:
@@ -343,19 +352,28 @@ class Deliverer:
     def _is_late(self, delivery: Delivery) -> bool:
         return self._now() - delivery.queued_at > self.settings.give_up_hours * 3600
 
-    def _sent(self, delivery: Delivery, unsent: Sequence[Unsent], result: scu.SendResult) -> None:
+    def _sent(
+        self,
+        delivery: Delivery,
+        unsent: Sequence[Unsent],
+        left_out: Sequence[Unsent],
+        result: scu.SendResult,
+    ) -> None:
         """The destination has the series; what it does not take beside it is named."""
-        stored = delivery.total - len(unsent)
+        stored = delivery.total - len(unsent) - len(left_out)
         extra = {"destination": self.destination.name, "instances": stored}
+        kinds_left, omitted = self.destination.leave_out, _left_out(left_out)
         if unsent:
             reason = NOT_TAKEN
-            self._ledger.sent(delivery, reason, _not_taken(unsent, result))
+            sentence = f"{_not_taken(unsent, result)} {omitted}".strip()
             kinds = sorted({instance.kind for instance in unsent})
             logger.warning(
                 "object not taken", extra=extra | {"delivery": delivery.id, "which": kinds}
             )
         else:
-            self._ledger.sent(delivery)
+            reason = LEFT_OUT if left_out else ""
+            sentence = omitted
+        self._ledger.sent(delivery, reason, sentence, kinds_left)
         logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
 
     def _hold(self, delivery: Delivery, reason: str, sentence: str) -> None:
@@ -486,6 +504,12 @@ def _is_refused(instance: Unsent) -> bool:
     """True where the destination has answered that it does not take the instance."""
     refusals = (Outcome.REFUSED, Outcome.STORED_IF_OURS)
     return instance.status is not None and outcome(instance.status) in refusals
+
+
+def _left_out(instances: Sequence[Unsent]) -> str:
+    """The kinds of objects that a destination is not to have; "" where it has them all."""
+    kinds = sorted({instance.kind for instance in instances})
+    return f"Left out for this destination: {', '.join(kinds)}." if kinds else ""
 
 
 def _not_taken(unsent: Sequence[Unsent], result: scu.SendResult) -> str:

@@ -18,7 +18,7 @@ from inference.models.brain import unet
 from inference.models.brain.unet import WINDOW, BrainUNet, UNet, predicted, resized, windows
 from inference.training import brain as training
 from inference.training import masks
-from inference.training.brain import Augmentation, BrainPlan, Course, dice_loss, train
+from inference.training.brain import Augmentation, BrainPlan, Course, mask_loss, train
 from inference.training.charts import write_lines
 from inference.training.data import NoSeries
 from inference.training.heads import Head, load_heads
@@ -105,13 +105,13 @@ def test_a_bias_field_is_taken_out() -> None:
 
 
 def test_windows_cover_a_volume_and_overlap() -> None:
-    shape = (70, 96, 200)
+    shape = (100, 96, 200)
     counted = np.zeros(shape, int)
     for window in windows(shape):
         assert counted[window].shape == WINDOW
         counted[window] += 1
     assert counted.min() >= 1
-    assert counted[35, 48, 100] >= 2
+    assert counted[50, 48, 100] >= 2
 
 
 def test_a_volume_smaller_than_a_window_is_predicted_whole() -> None:
@@ -147,14 +147,14 @@ def test_a_window_is_altered_with_its_mask(
     assert len({float(share.sum()) for _, share in drawn}) == 12
 
 
-def test_the_loss_is_one_minus_dice() -> None:
+def test_the_loss_is_one_minus_dice_and_the_cross_entropy() -> None:
     share = torch.zeros(1, 64, 64, 64)
     share[:, :32] = 1.0
-    assert float(dice_loss(share * 40.0 - 20.0, share)) == pytest.approx(0.0, abs=1e-3)
-    assert float(dice_loss(20.0 - share * 40.0, share)) == pytest.approx(1.0, abs=0.01)
+    assert float(mask_loss(share * 40.0 - 20.0, share)) == pytest.approx(0.0, abs=1e-3)
+    assert float(mask_loss(20.0 - share * 40.0, share)) == pytest.approx(1.0 + 20.0, abs=0.01)
     half = torch.zeros(1, 64, 64, 64)
     half[:, :16] = 1.0
-    assert float(dice_loss(half * 40.0 - 20.0, share)) == pytest.approx(1 / 3, abs=0.01)
+    assert float(mask_loss(half * 40.0 - 20.0, share)) == pytest.approx(1 / 3 + 5.0, abs=0.01)
 
 
 def test_a_window_without_brain_teaches_too() -> None:
@@ -162,13 +162,13 @@ def test_a_window_without_brain_teaches_too() -> None:
     logits = torch.full((1, 32, 32, 32), -20.0)
     logits[:, :8] = 20.0
     nothing = torch.zeros(1, 32, 32, 32)
-    assert float(dice_loss(logits, nothing)) > 0.75
-    assert float(dice_loss(-20.0 * torch.ones_like(nothing), nothing)) < 1e-6
+    assert float(mask_loss(logits, nothing)) > 0.75
+    assert float(mask_loss(-20.0 * torch.ones_like(nothing), nothing)) < 1e-6
 
 
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows that a test has time for, in float32: at 2 x 4 x 4 voxels, which the lowest levels
-    then have, oneDNN's gradients in bfloat16 are wrong."""
+    """Windows that a test has time for, in float32: at 2 x 4 x 4 voxels and less, which the lowest
+    levels then have, oneDNN's gradients in bfloat16 are wrong."""
     monkeypatch.setattr(training, "WINDOW", (16, 32, 32))
     monkeypatch.setattr(training, "has_fast_bfloat16", lambda device: False)
 
@@ -260,6 +260,17 @@ def test_the_baseline_finds_the_bright_ball(data: Path) -> None:
     head = load_heads(data)[0]
     figures = masks.compared(masks.thresholded(head.volume(), SPACING), head.mask(), SPACING)
     assert figures.dice > 0.9
+
+
+def test_what_lies_in_the_air_around_the_head_is_measured(data: Path) -> None:
+    head = load_heads(data)[0]
+    volume, brain = head.volume(), head.mask()
+    assert masks.outside_head_cm3(brain, volume, SPACING) == pytest.approx(0.0, abs=0.05)
+    corner = np.zeros(SHAPE, bool)
+    corner[:4, :10, :10] = True  # far from the ball
+    expected_cm3 = 4 * 10 * 10 * np.prod(SPACING) / 1000.0
+    found_cm3 = masks.outside_head_cm3(brain | corner, volume, SPACING)
+    assert found_cm3 == pytest.approx(expected_cm3, rel=0.1)
 
 
 def test_points_of_the_patient_are_counted_inside_and_nearby() -> None:

@@ -14,7 +14,7 @@ from inference.dataset import Stack, read_headers
 from inference.errors import ModelLoadError, Reason, Unprocessable
 from inference.model import Limits, Parameters, Prediction, Step, Window
 from inference.models.brain.brain import SHIPPED_WEIGHTS, Brain, box_around, sampled
-from inference.models.brain.canonical import Turn, steps_mm
+from inference.models.brain.canonical import Straight, Turn, steps_mm
 from inference.models.brain.extraction import extract
 from inference.models.brain.linknet import LinkNet
 from inference.models.brain.mask import Measures, clean, doubts, measure
@@ -65,6 +65,47 @@ def test_turning_back_gives_the_stack_again(orientation: tuple[tuple[float, ...]
     volume = np.random.default_rng(1).random((5, 6, 7))
     turn = Turn.of(geometry(orientation, slices=5))
     np.testing.assert_array_equal(turn.back(turn.turned(volume)), volume)
+
+
+def sheared(geometry_: Geometry, degrees: float) -> Geometry:
+    """The same planes, each further down the rows than the one before."""
+    aside = np.tan(np.radians(degrees)) * (geometry_.distances_mm - geometry_.distances_mm[0])
+    positions = geometry_.positions + np.outer(aside, geometry_.orientation[1])
+    return replace(geometry_, positions=positions)
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, CORONAL, OBLIQUE], ids=str)
+def test_a_sheared_stack_is_straightened_for_the_network_and_its_mask_comes_back(
+    orientation: tuple[tuple[float, ...], ...],
+) -> None:
+    """An upright ball: the network sees it round, the mask has it where the slices show it."""
+    grid = sheared(geometry(orientation, slices=50, side=90), 20.0)
+    indices = np.stack(np.meshgrid(range(50), range(90), range(98), indexing="ij"), -1)
+    steps = np.stack([grid.positions[1] - grid.positions[0], *steps_mm(grid)[1:]])
+    places = grid.positions[0] + indices @ steps
+    middle = places[25, 45, 49]
+    ball_ = np.linalg.norm(places - middle, axis=-1) < 28.0
+    seen: list[NDArray[np.bool_]] = []
+
+    def network(
+        volume: NDArray[np.float32], spacing_mm: tuple[float, ...], device: str
+    ) -> NDArray[np.float32]:
+        seen.append(volume > 0.5)
+        return volume
+
+    extraction = extract(ball_.astype(np.float32), grid, network)
+    sides = [np.ptp(np.flatnonzero(seen[0].any((*{0, 1, 2} - {axis},)))) + 1 for axis in range(3)]
+    spacing = Turn.of(Straight.of(grid).geometry).spacing_mm
+    np.testing.assert_allclose(np.multiply(sides, spacing), 56.0, atol=3.0)
+    assert (extraction.mask & ball_).sum() / (extraction.mask | ball_).sum() > 0.97
+    assert extraction.measures.volume_cm3 == pytest.approx(4 / 3 * np.pi * 2.8**3, rel=0.03)
+
+
+def test_a_stack_whose_slices_lie_behind_each_other_is_not_interpolated() -> None:
+    volume = np.random.default_rng(1).random((5, 6, 14), np.float32)
+    straight = Straight.of(geometry(OBLIQUE, slices=5, side=6))
+    assert straight.straightened(volume) is volume
+    assert straight.back(volume, 6, 14) is volume
 
 
 def test_a_mask_is_its_largest_part_without_holes() -> None:
@@ -131,6 +172,7 @@ GOOD = Measures(1500.0, 0.5, 0.999, 0.98, 0.91)
         ({"largest_share": 0.94}, "94%"),
         ({"shell_probability": 0.74}, "unsure of its surface"),
         ({"hull_share": 0.84}, "not the shape of a brain"),
+        ({"hull_share": 1.0}, "as a phantom does"),
     ],
     ids=str,
 )

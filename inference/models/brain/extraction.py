@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from inference.errors import Reason, Unprocessable
 from inference.model import Limits, Prediction, Produces, Segment, Step, Window
-from inference.models.brain.canonical import Turn, steps_mm
+from inference.models.brain.canonical import Straight, Turn, steps_mm
 from inference.models.brain.mask import (
     THRESHOLD,
     Mask,
@@ -75,12 +75,16 @@ def extract(
     volume: NDArray[np.float32], geometry: Geometry, network: Network, device: str = "cpu"
 ) -> Extraction:
     """The brain of a stack, (slices, rows, columns); raises Unprocessable where there is none."""
-    turn = Turn.of(geometry)
-    probability = turn.back(network(turn.turned(volume), turn.spacing_mm, device))
+    straight = Straight.of(geometry)
+    turn = Turn.of(straight.geometry)
+    turned = turn.turned(straight.straightened(volume))
+    probability = turn.back(network(turned, turn.spacing_mm, device))
+    probability = straight.back(probability, geometry.rows, geometry.columns)
     mask, share = clean(probability > THRESHOLD)
     if not mask.any():
         raise no_brain()
-    spacing = tuple(float(step) for step in np.linalg.norm(steps_mm(geometry), axis=1))
+    steps = np.linalg.norm(steps_mm(straight.geometry), axis=1)
+    spacing = tuple(float(step) for step in steps)
     return Extraction(mask, probability, measure(mask, probability, share, spacing))
 
 

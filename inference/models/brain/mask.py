@@ -19,8 +19,9 @@ VOLUME_CM3 = (700.0, 2200.0)
 MOST_AT_BORDER_CM2 = 5.0  # of the mask in the first or last slice: more, and the brain is cut
 LEAST_LARGEST_SHARE = 0.95
 LEAST_SHELL_PROBABILITY = 0.75
-# Heads have 0.90 to 0.93 of their convex hull, a chest that is taken for one 0.72 to 0.75.
-LEAST_HULL_SHARE = 0.85
+# Heads have 0.90 to 0.93 of their convex hull, a chest that is taken for one 0.72 to 0.75, and a
+# phantom all of it: a ball of the size of a brain passes every other test.
+LEAST_HULL_SHARE, MOST_HULL_SHARE = 0.85, 0.97
 
 
 @dataclass(frozen=True)
@@ -124,5 +125,7 @@ def doubts(measures: Measures) -> tuple[str, ...]:
         f"(at least {LEAST_HULL_SHARE:.0%}): not the shape of a brain": (
             measures.hull_share < LEAST_HULL_SHARE
         ),
+        f"it fills all of its convex hull (a brain: at most {MOST_HULL_SHARE:.0%}), as a phantom "
+        "does": measures.hull_share > MOST_HULL_SHARE,
     }
     return tuple(sentence for sentence, applies in tests.items() if applies)

@@ -156,12 +156,14 @@ class ObjectView:
 def _objects(context: PageContext, job_id: int) -> list[ObjectView]:
     """List the series of a job's result in the order in which they were made."""
     views: dict[str, ObjectView] = {}
+    left_out = {place.name: place.leave_out for place in context.parts.config().destinations}
     for state in object_states(context.parts.database, job_id):
         name = OBJECTS.get(state.kind, state.kind)
         view = ObjectView(name, state.series_uid, state.instances, {})
         fates = views.setdefault(state.series_uid, view).fates
         if state.destination is not None:
-            fates[state.destination] = _fate(state)
+            is_left_out = state.kind in left_out.get(state.destination, ())
+            fates[state.destination] = "left out" if is_left_out else _fate(state)
     return list(views.values())
 
 

@@ -180,7 +180,7 @@ KINDS_OF_IMAGES = (
         R.ENHANCED_NOT_SUPPORTED,
         "Multi-frame",
     ),
-    Case(KINDS, "MR", "refused", altered(SOPClassUID=MR), R.OUT_OF_SCOPE, "not CT"),
+    Case(KINDS, "MR", "refused", altered(SOPClassUID=MR, Modality="MR"), R.OUT_OF_SCOPE, "not CT"),
     Case(
         KINDS,
         "another modality in CT images",

@@ -238,7 +238,8 @@ def test_brain_refuses_a_ct_and_a_generator_refuses_an_mr(tmp_path: Path) -> Non
     files = mr_series.write(tmp_path / "mr", series=SERIES)
     refused = unchecked(slices_request(files, tmp_path / "two"))
     assert isinstance(refused, Verdict)
-    assert (refused.reason, refused.sentence) == (Reason.OUT_OF_SCOPE, "The images are not CT.")
+    sentence = "The images are of modality MR, not CT."
+    assert (refused.reason, refused.sentence) == (Reason.OUT_OF_SCOPE, sentence)
 
 
 def test_brain_says_which_measure_of_a_stack_is_out_of_scope(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ import pytest
 
 from inference.previews import INDEX
 from inference.request import PREVIEWS
+from node.config.reading import to_values
 from node.web import state
 from node.web.pages import time_line
 from node.web.state import PictureViews
 from storage.queries import overview
 from storage.records import Role
+from storage.site import control
 from tests.unit.storage.stored import FIRST, SECOND
-from tests.unit.web.site import Client, Site
+from tests.unit.web.site import NODE, Client, Site
 
 
 def with_result(served: Site) -> int:
@@ -465,3 +467,19 @@ def test_lists_say_which_model_made_what(served: Site, person: Client) -> None:
     model = person.get(f"/api/v1/jobs/{job}").json()["model"]
     for path in ("/", "/find"):
         assert f", by {model}" in text_of(person.get(path).text)
+
+
+def test_a_kind_that_a_destination_is_not_to_have_is_said_to_be_left_out(
+    served: Site, person: Client
+) -> None:
+    (pacs,) = served.settings.destinations
+    without = pacs.model_copy(update={"leave_out": ("presentation state",)})
+    settings = served.settings.model_copy(update={"destinations": (without,)})
+    control.applied(served.database, served.clock(), NODE, to_values(settings))
+    rows = served.rows
+    rows.ask("k", destinations=("pacs",))
+    job = rows.claim()
+    rows.queue.succeed(job, rows.derive(job, count=3, supplements=1))
+    text = text_of(person.get(f"/jobs/{job.id}").text)
+    assert "Images 2 pacs: not yet stored" in text
+    assert "Presentation state (GSPS) 1 pacs: left out" in text

@@ -1,7 +1,7 @@
 """Delivery on a real database, to destinations in memory that answer as a test says."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from sqlalchemy import text
@@ -458,6 +458,48 @@ def test_a_supplement_goes_to_the_destination_after_the_series(site: Site) -> No
     assert (done.state, done.sent, done.total, done.sentence) == ("sent", 3, 3, "")
     assert site.pacs.offered == ["2.25.1.0", "2.25.1.1", "2.25.1.2"]
     assert len(site.pacs.peers) == 2  # associations: a class that it does not know is not proposed
+
+
+WITHOUT_MASKS = PACS.model_copy(update={"leave_out": ("segmentation",)})
+
+
+def with_segmentation(site: Site) -> Delivery:
+    """Two images and a segmentation that is no supplement."""
+    site.stored.ask("key", destinations=("pacs",))
+    job = site.stored.claim()
+    derived = site.stored.derive(job, count=3)
+    mask = replace(derived.instances[-1], kind="segmentation")
+    site.stored.queue.succeed(job, replace(derived, instances=(*derived.instances[:-1], mask)))
+    (delivery,) = site.stored.ledger.of_job(job.id)
+    return delivery
+
+
+def test_an_object_of_a_kind_that_is_left_out_is_not_offered_and_holds_nothing(site: Site) -> None:
+    delivery = with_segmentation(site)
+    site.configure(WITHOUT_MASKS)
+    done = site.tried(delivery)
+    assert (done.state, done.reason, done.sent, done.total) == ("sent", "LEFT_OUT", 2, 3)
+    assert done.sentence == "Left out for this destination: segmentation."
+    assert site.pacs.offered == ["2.25.1.0", "2.25.1.1"]
+
+
+def test_an_object_that_a_destination_refuses_is_held_until_it_is_left_out(site: Site) -> None:
+    delivery = with_segmentation(site)
+    site.pacs.statuses = [0x0000, 0x0000, 0x0122]
+    site.configure(PACS)
+    held = site.tried(delivery)
+    assert (held.state, held.reason) == ("held", "REFUSED_BY_PEER")
+    site.stored.ledger.requeue(delivery.id)
+    site.configure(WITHOUT_MASKS)
+    done = site.tried(delivery, held.attempt + 1)
+    assert (done.state, done.reason, done.sent) == ("sent", "LEFT_OUT", 2)
+
+
+def test_what_is_left_out_hides_nothing_else_that_is_missing(site: Site) -> None:
+    delivery = with_segmentation(site)
+    site.pacs.statuses = [0x0000, 0x0122]
+    site.configure(WITHOUT_MASKS)
+    assert (site.tried(delivery).state, site.pacs.offered[-1]) == ("held", "2.25.1.1")
 
 
 @pytest.mark.parametrize(("status", "words"), [(0x0122, "SOP Class not supported"), (0x0124, "")])
