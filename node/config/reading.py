@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from inference.descriptions import READINGS
 from inference.request import PRODUCTS, ModelSpec, Produces
 from node.config.sections import (
+    FINDING_OPTIONS,
     JUDGING_OPTIONS,
     MEASURES,
     SENDER,
@@ -290,6 +291,7 @@ def _asked(place: str, route: Route, produces: Produces) -> Iterator[str]:
     options = {
         "slices": SLICE_OPTIONS if produces != "slices" else (),
         "scores or findings": JUDGING_OPTIONS if produces in ("slices", "mask") else (),
+        "findings": FINDING_OPTIONS if produces != "findings" else (),
     }
     for makes, names in options.items():
         for name in names:

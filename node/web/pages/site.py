@@ -11,7 +11,14 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from inference.request import PRODUCTS
 from node import health
-from node.config import JUDGING_OPTIONS, SLICE_OPTIONS, Config, Route, product_of
+from node.config import (
+    FINDING_OPTIONS,
+    JUDGING_OPTIONS,
+    SLICE_OPTIONS,
+    Config,
+    Route,
+    product_of,
+)
 from node.web import middleware
 from node.web import rule_tester as rule_tests
 from node.web.access import AsOperator, AsViewer, How
@@ -213,10 +220,11 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
 def _further(route: Route, config: Config) -> list[tuple[str, str]]:
     """The options of a route that mean something to its model and are not in its row already."""
     options = {**route.options, "despite_thin": route.despite_thin}
-    is_judging = product_of(config, route.model) in ("scores", "findings")
+    produces = product_of(config, route.model)
     left_out = {
         *(IN_ROW if route.makes_slices else SLICE_OPTIONS),
-        *(() if is_judging else JUDGING_OPTIONS),
+        *(() if produces in ("scores", "findings") else JUDGING_OPTIONS),
+        *(() if produces == "findings" else FINDING_OPTIONS),
     }
     return [(name, _text(value)) for name, value in options.items() if name not in left_out]
 
