@@ -15,12 +15,22 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from inference.errors import Reason
-from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
+from inference.model import (
+    Finding,
+    Limits,
+    Parameters,
+    Prediction,
+    Produces,
+    Scored,
+    Scores,
+    Step,
+    Window,
+)
 from inference.models.brain.extraction import BRAIN
 from inference.registry import REGISTERED, spec_of
 from inference.request import Derived, ModelSpec, Outcome, Output, Verdict
 from inference.volume import Geometry
-from tests import mr_series, phantoms
+from tests import ct_head, mr_series, phantoms, series
 from tests.mr_series import setting
 from tests.phantoms import Edit, Series
 from tests.unit.inference.made import request, unchecked
@@ -57,21 +67,21 @@ HEAD_CT = {
 }
 
 
-def mr(edit: Edit | None = None, series: Series = THIN) -> Write:
-    return lambda folder: mr_series.write(folder, edit, series)
+def mr(edit: Edit | None = None, made_as: Series = THIN) -> Write:
+    return lambda folder: mr_series.write(folder, edit, made_as)
 
 
-def chest_ct(edit: Edit | None = None, series: Series = THIN) -> Write:
-    return lambda folder: phantoms.write(folder, replace(series, edit=edit))
+def chest_ct(edit: Edit | None = None, made_as: Series = THIN) -> Write:
+    return lambda folder: phantoms.write(folder, replace(made_as, edit=edit))
 
 
-def head_ct(edit: Edit | None = None, series: Series = THIN) -> Write:
+def head_ct(edit: Edit | None = None, made_as: Series = THIN) -> Write:
     def edited(made: Dataset, index: int) -> None:
         setting(**HEAD_CT)(made, index)
         if edit is not None:
             edit(made, index)
 
-    return chest_ct(edited, series)
+    return chest_ct(edited, made_as)
 
 
 OF_MODEL = {"brain": mr, "haemorrhage": head_ct, "nodule": chest_ct}
@@ -99,10 +109,10 @@ class Cell:
 
 
 def every(
-    row: str, edit: Edit, end: End, reason: Reason | None, said: str, series: Series = THIN
+    row: str, edit: Edit, end: End, reason: Reason | None, said: str, made_as: Series = THIN
 ) -> list[Cell]:
     """The same cell of every model, each with a series of its modality."""
-    return [Cell(row, name, OF_MODEL[name](edit, series), end, reason, said) for name in MODELS]
+    return [Cell(row, name, OF_MODEL[name](edit, made_as), end, reason, said) for name in MODELS]
 
 
 def first_only(write: Write) -> Write:
@@ -152,6 +162,34 @@ def large(made: Dataset, index: int) -> None:
     made.Rows = made.Columns = 1024
 
 
+def chest_as_head(folder: Path) -> list[Path]:
+    """A real chest whose header says in all places that it is a head without contrast."""
+
+    def change(made: Dataset) -> None:
+        made.decompress(generate_instance_uid=False)
+        setting(**HEAD_CT)(made, 0)
+        for keyword in ("ContrastBolusAgent", "ContrastBolusRoute", "ContrastBolusAgentSequence"):
+            made.pop(keyword, None)
+
+    return series.changed(series.thick(24), folder, change)
+
+
+def angiography(folder: Path) -> list[Path]:
+    """A real head without contrast whose header says so, with bright vessels in its brain."""
+
+    def edit(made: Dataset, index: int) -> None:
+        hu = made.pixel_array.astype(np.int64) - 1024
+        brain = (hu > 0) & (hu < 80)
+        vessels = np.zeros(hu.shape, bool)
+        for row, column in np.ndindex(2, 2):  # they run along the patient, 2 mm wide
+            vessels[row::16, column::16] = True
+        hu[vessels & brain] = 250
+        made.decompress(generate_instance_uid=False)
+        made.PixelData = (hu + 1024).astype("<u2").tobytes()
+
+    return ct_head.write(folder, edit)
+
+
 def parted_patients(made: Dataset, index: int) -> None:
     made.PatientID = f"PH-{index % 2}"
 
@@ -177,6 +215,10 @@ CELLS = [
         R.OUT_OF_SCOPE,
         "BodyPartExamined is 'CHEST'",
     ),
+    Cell(ROWS[1], "haemorrhage", chest_as_head, "refused", R.OUT_OF_SCOPE, "seen in 0 slices"),
+    Cell(ROWS[1], "nodule", head_ct(), "refused", R.OUT_OF_SCOPE, "lung"),
+    Cell(ROWS[2], "nodule", chest_ct(setting(ContrastBolusAgent="X")), "processed", None, "Bolus"),
+    Cell(ROWS[2], "haemorrhage", angiography, "refused", R.OUT_OF_SCOPE, "contrast in vessels"),
     Cell(ROWS[2], "brain", mr(setting(ContrastBolusAgent="Gadovist")), "processed", None, "Bolus"),
     *(
         Cell(ROWS[2], "haemorrhage", head_ct(setting(**{keyword: value})), "refused", *said)
@@ -295,7 +337,41 @@ class ShownMask:
         return Prediction(planes=tuple(mask), record=record)
 
 
-SMALL = {"brain": ModelSpec("shown-mask", f"{MODULE}:ShownMask", produces="mask")}
+class ShownScores(ShownMask):
+    """A score that rises with the mean of each slice."""
+
+    name, produces = "shown-scores", "scores"
+    scored = Scored("Spot", ("1386000", "SCT", "Intracranial hemorrhage"), BRAIN.kind)
+    operating_point = "threshold 0.5"
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        shown = super().run(step, slices, limits)
+        means = np.array([float(slices.slices[index].mean()) for index in step.needs])
+        scores = (means / 4096.0 + 0.5).clip(0.0, 1.0)
+        return Prediction(scores=Scores(scores, float(scores.max()), 0.5, 0.5), record=shown.record)
+
+
+class ShownFindings(ShownMask):
+    """One finding, of what is brighter than the middle in the middle slices."""
+
+    name, produces = "shown-findings", "findings"
+    finding, segments, threshold = BRAIN, (BRAIN,), 0.5
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        shown = super().run(step, slices, limits)
+        mask = np.stack(shown.planes[8:11]) > 0
+        return Prediction(
+            planes=tuple(np.ones_like(plane) for plane in shown.planes),
+            findings=(Finding(0.9, (8, 0, 0), mask, 8.0, 6.0, 200.0),),
+            record=shown.record,
+        )
+
+
+SMALL = {
+    "brain": ModelSpec("shown-mask", f"{MODULE}:ShownMask", produces="mask"),
+    "haemorrhage": ModelSpec("shown-scores", f"{MODULE}:ShownScores", produces="scores"),
+    "nodule": ModelSpec("shown-findings", f"{MODULE}:ShownFindings", produces="findings"),
+}
 
 
 @pytest.mark.parametrize("cell", PROCESSED, ids=str)
@@ -340,20 +416,20 @@ def rescale_of(made: Dataset) -> tuple[float, float]:
 FORMS = (inverted, unsigned, own_slopes)
 
 
-@pytest.mark.parametrize("model", [name for name in HERE if name in SMALL])
+@pytest.mark.parametrize("model", MODELS)
 def test_a_model_is_shown_the_same_values_in_whatever_form_they_are_stored(
     tmp_path: Path, model: str
 ) -> None:
     small = replace(THIN, slices=20)
-    shown = []
+    shown: list[object] = []
     for number, form in enumerate((None, *FORMS)):
         files = OF_MODEL[model](form, small)(tmp_path / f"{number}")
         outcome = outcome_of(files, tmp_path / f"{number}-results", SMALL[model])
         assert isinstance(outcome, Derived), outcome
-        shown.append((outcome.record["shown"], outcome.record["mask"]))
+        shown.append([outcome.record.get(key) for key in ("shown", "mask", "scores", "findings")])
     assert shown[1:] == shown[:1] * len(FORMS)
 
 
 def test_every_cell_of_the_table_has_a_series() -> None:
-    told = {(cell.row, cell.model) for cell in CHECKED} | {(ROWS[9], name) for name in SMALL}
+    told = {(cell.row, cell.model) for cell in CHECKED} | {(ROWS[9], name) for name in HERE}
     assert told == {(row, model) for row in ROWS for model in HERE}
