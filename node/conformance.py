@@ -26,7 +26,8 @@ from inference import (
     stacks,
     volume,
 )
-from node.config import Condition, Config, Route
+from inference.request import PRODUCTS
+from node.config import Condition, Config, Route, product_of
 from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
@@ -153,7 +154,7 @@ def _environment() -> Environment:
         "tag": _tag,
         "codes": _codes,
         "match": _match,
-        "density": _density,
+        "made": _made,
     }
     return environment
 
@@ -185,10 +186,12 @@ def _codes(first: int, last: int | None = None) -> str:
     return f"{first:04X}" if last in (None, first) else f"{first:04X}-{last:04X}"
 
 
-def _density(route: Route) -> str:
+def _made(route: Route, config: Config) -> str:
+    """What a route asks its model for."""
     if route.target_spacing_mm is not None:
         return f"every {route.target_spacing_mm:g} mm"
-    return f"factor {route.factor}" if route.factor is not None else "a mask"
+    made = PRODUCTS[product_of(config, route.model)]
+    return made if route.factor is None else f"factor {route.factor}"
 
 
 def _match(route: Route) -> str:

@@ -23,6 +23,7 @@ from inference.request import (
     Outcome,
     Output,
     Parameters,
+    ReportForm,
     Request,
     Resources,
     Source,
@@ -257,6 +258,13 @@ def process(
     accept_children: Annotated[
         bool, typer.Option("--accept-children", help="By a model whose scope is adults.")
     ] = False,
+    max_findings: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100, help="Of the highest scores, in a report.")
+    ] = Output.max_findings,
+    report: Annotated[
+        ReportForm,
+        typer.Option(help="Of findings: on their segments, or on outlines in slices."),
+    ] = Output.report,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -279,6 +287,8 @@ def process(
         presentation_state=presentation_state,
         error_map=error_map,
         accept_children=accept_children,
+        max_findings=max_findings,
+        report=report,
     )
     asked = Parameters(factor, target_spacing_mm)
     request = _request(settings_or_defaults(config), model, asked, output, out)

@@ -2,6 +2,9 @@
 
 from node.config.reading import defaults as defaults
 from node.config.reading import load as load
+from node.config.reading import product_of as product_of
+from node.config.sections import FINDING_OPTIONS as FINDING_OPTIONS
+from node.config.sections import JUDGING_OPTIONS as JUDGING_OPTIONS
 from node.config.sections import SENDER as SENDER
 from node.config.sections import SLICE_OPTIONS as SLICE_OPTIONS
 from node.config.sections import Completion as Completion

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from inference.descriptions import READINGS
 from inference.request import PRODUCTS, ModelSpec, Produces
 from node.config.sections import (
+    FINDING_OPTIONS,
     JUDGING_OPTIONS,
     MEASURES,
     SENDER,
@@ -203,7 +204,7 @@ def shipped_models() -> Mapping[str, ModelSpec]:
     return {entry.name: entry.spec for entry in REGISTERED}
 
 
-def _produces(config: Config, name: str) -> Produces:
+def product_of(config: Config, name: str) -> Produces:
     """The family of a model; of one that is unknown, which another line says, slices."""
     by_name = {**shipped_models(), **{entry.name: entry.spec for entry in config.models}}
     return by_name[name].produces if name in by_name else "slices"
@@ -222,7 +223,7 @@ def _selftest(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
         yield f'selftest.destination = "{wanted}": {_one_of(wanted, destinations)}'
     if model not in models:
         yield f'selftest.model = "{model}": {_one_of(model, models)}'
-    elif _produces(config, model) != "slices":
+    elif product_of(config, model) != "slices":
         yield f'selftest.model = "{model}": a model that makes slices'
 
 
@@ -252,7 +253,7 @@ def _routes(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
     destinations = [*_names(raw, "destination"), SENDER]
     models = [*shipped_models(), *_names(raw, "model")]
     for place, route in _placed(config.routes, raw):
-        yield from _asked(place, route, _produces(config, route.model))
+        yield from _asked(place, route, product_of(config, route.model))
         yield from _targets(place, route, destinations)
         if route.model not in models:
             yield f'{place}.model = "{route.model}": {_one_of(route.model, models)}'
@@ -290,6 +291,7 @@ def _asked(place: str, route: Route, produces: Produces) -> Iterator[str]:
     options = {
         "slices": SLICE_OPTIONS if produces != "slices" else (),
         "scores or findings": JUDGING_OPTIONS if produces in ("slices", "mask") else (),
+        "findings": FINDING_OPTIONS if produces != "findings" else (),
     }
     for makes, names in options.items():
         for name in names:

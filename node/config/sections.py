@@ -29,6 +29,7 @@ from inference.request import (
     Output,
     Parameters,
     Produces,
+    ReportForm,
     SliceThickness,
     Undersampled,
 )
@@ -484,6 +485,8 @@ class Route(Section):
     presentation_state: Flag = Output.presentation_state
     error_map: Flag = Output.error_map
     accept_children: Flag = Output.accept_children
+    max_findings: int = Field(Output.max_findings, ge=1, le=100, description="integer 1-100")
+    report: ReportForm = Field(Output.report, description='"3d" or "2d"')
     priority: int = Field(5, ge=1, le=9, description="integer 1-9")
     destinations: tuple[str, ...] = Field(
         strict=False, description="a list of names of destinations; [] is shadow mode"
@@ -522,6 +525,8 @@ SLICE_OPTIONS = (
 )
 # What it says to a model that judges what it sees.
 JUDGING_OPTIONS = ("accept_children",)
+# What it says to a model of findings alone.
+FINDING_OPTIONS = ("max_findings", "report")
 
 
 class ModelEntry(Section):

@@ -282,6 +282,25 @@ def test_a_route_to_a_model_of_scores_may_take_children_and_says_nothing_of_slic
     assert mistake(tmp_path, f"{MASKED}accept_children = true\n").endswith(said)
 
 
+def test_a_route_to_a_model_of_findings_says_how_many_and_in_which_report(
+    tmp_path: Path,
+) -> None:
+    ours = '[[model]]\nname = "ours"\nclass = "ours.net:Net"\nproduces = "findings"\n'
+    found = MASKED.replace("brain", "ours")
+    (route,) = read(tmp_path, f'{found}max_findings = 3\nreport = "2d"\n{ours}').routes
+    assert (route.output.max_findings, route.output.report) == (3, "2d")
+    (plain,) = read(tmp_path, found + ours).routes
+    assert (plain.output.max_findings, plain.output.report) == (10, "3d")
+    for fault, said in (
+        ("max_findings = 0", "route[0].max_findings = 0: integer 1-100"),
+        ('report = "pdf"', 'route[0].report = "pdf": "3d" or "2d"'),
+        ("factor = 2", "route[0].factor: only for a model that makes slices; ours makes findings"),
+    ):
+        assert mistake(tmp_path, f"{found}{fault}\n{ours}") == said
+    said = "only for a model that makes findings; brain makes a mask"
+    assert mistake(tmp_path, f"{MASKED}max_findings = 3\n").endswith(said)
+
+
 def test_the_self_test_runs_a_model_of_slices(tmp_path: Path) -> None:
     said = mistake(tmp_path, '[selftest]\nmodel = "brain"\n')
     assert said == 'selftest.model = "brain": a model that makes slices'

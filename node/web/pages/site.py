@@ -9,8 +9,16 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from inference.request import PRODUCTS
 from node import health
-from node.config import SLICE_OPTIONS, Route
+from node.config import (
+    FINDING_OPTIONS,
+    JUDGING_OPTIONS,
+    SLICE_OPTIONS,
+    Config,
+    Route,
+    product_of,
+)
 from node.web import middleware
 from node.web import rule_tester as rule_tests
 from node.web.access import AsOperator, AsViewer, How
@@ -195,7 +203,10 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
         "applied": applied,
         "reloads": control.newest(database, RequestKind.RELOAD, 1),
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
-        "further": {route.name: _further(route) for route in config.routes},
+        "further": {route.name: _further(route, config) for route in config.routes},
+        "products": {
+            route.name: PRODUCTS[product_of(config, route.model)] for route in config.routes
+        },
         "evaluated_days": EVALUATED_DAYS,
         "evaluations": {
             route.name: evaluation(database, route.name, since)
@@ -206,10 +217,15 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
     }
 
 
-def _further(route: Route) -> list[tuple[str, str]]:
-    """The options of a route that its row in the table does not say already."""
+def _further(route: Route, config: Config) -> list[tuple[str, str]]:
+    """The options of a route that mean something to its model and are not in its row already."""
     options = {**route.options, "despite_thin": route.despite_thin}
-    left_out = IN_ROW if route.makes_slices else SLICE_OPTIONS
+    produces = product_of(config, route.model)
+    left_out = {
+        *(IN_ROW if route.makes_slices else SLICE_OPTIONS),
+        *(() if produces in ("scores", "findings") else JUDGING_OPTIONS),
+        *(() if produces == "findings" else FINDING_OPTIONS),
+    }
     return [(name, _text(value)) for name, value in options.items() if name not in left_out]
 
 
