@@ -33,6 +33,7 @@ from inference.request import (
     Stopped,
     Verdict,
 )
+from inference.runner import share_cores
 from inference.scope import differences, oddities
 from inference.score_family import ScoreFamily
 from inference.slice_family import SliceFamily
@@ -188,6 +189,7 @@ def _load(request: Request) -> tuple[Model, str]:
     model = load_once(request.model, device)
     if model.produces != wanted:
         raise ModelLoadError(f"model {model.name} produces {model.produces}, not {wanted}")
+    share_cores(model, request.resources.threads)  # all of them, however few the last job took
     return model, device
 
 

@@ -38,7 +38,7 @@ MOST_DEGREES, SCALES = 15.0, (0.85, 1.15)
 ELASTIC_MM, ELASTIC_NODES = 3.0, 6
 AROUND_MM = 24.0  # of the middle of the brain: where the middle of a window mostly lies
 ANYWHERE = 0.1  # of the windows: the neck and the air are predicted too
-CUT = 0.3  # of the windows: their field of view ends somewhere
+CUT = 0.3  # of the windows: their field of view ends inside the head
 BIAS, BIAS_NODES = 0.2, 4  # of its logarithm
 MENINGES, SHELL = 0.6, 5  # the same of what lies around the brain, that many voxels wide
 TONES, TONE = 6, 0.08  # a contrast: that many grey values, each moved by about so much
@@ -121,7 +121,7 @@ class Augmentation:
         return torch.from_numpy(values.astype(np.float32)).to(self._device)
 
     def _cut(self, image: Tensor, share: Tensor) -> None:
-        """The field of view ends below the brain, or at any side a little inside the head."""
+        """The field of view ends somewhere below the brain, and at one side inside the head."""
         occupied = torch.nonzero(share[0, 0].amax((0, 1)) > 0.5)
         lowest = int(occupied[0]) if len(occupied) else 0
         image[..., : int(self._random.integers(lowest + 1))] = 0.0
@@ -131,7 +131,7 @@ class Augmentation:
             part.narrow(axis, start, width).zero_()
 
     def _relit(self, image: Tensor, share: Tensor) -> Tensor:
-        """Another scanner and another contrast."""
+        """Another scanner, another contrast, meninges and vessels of another brightness."""
         random = self._random
         if random.random() < 0.4:
             image = self._thick(image)

@@ -143,7 +143,7 @@ class ObjectsResult:
             "result": self,
             "after_last": self.phases[-1].end - self.phases[0].end,
             "whole": self.phases[-1].end,
-            "figures": list(figures_of(drawing)),
+            "figures": list(figures_of(self, drawing)),
             "outlines": drawing.outlines,
             "stack": drawing.stack(),
             "first": first_of(self, drawing),
@@ -435,10 +435,17 @@ def readings_of(result: ObjectsResult) -> Iterator[str]:
         yield f"{reading.readers} radiologists, {reading.sphere_mm} mm at ({place}) mm: {hit}"
 
 
-def figures_of(drawing: Drawing) -> Iterator[tuple[str, str]]:
-    """Figures for the head of the page, by their names: the volume of a lone segment."""
-    rows_mm, columns_mm = drawing.received.pixel_spacing_mm
-    if len(drawing.outlines) == 1:
+def figures_of(result: ObjectsResult, drawing: Drawing) -> Iterator[tuple[str, str]]:
+    """Figures for the head of the page, by their names."""
+    if (scores := scores_of(result)) is not None:
+        yield (
+            f"score of the series, threshold {scores.series_threshold:.2f}",
+            f"{scores.series:.2f}",
+        )
+    if "findings" in result.record:
+        yield "findings at the threshold", str(len(result.record["findings"]))
+    elif len(drawing.outlines) == 1:
+        rows_mm, columns_mm = drawing.received.pixel_spacing_mm
         (outline,) = drawing.outlines
         volume_mm3 = float(outline.mask.sum()) * rows_mm * columns_mm * drawing.received.gap_mm
         yield f"volume of the {outline.label.lower()} mask", f"{volume_mm3 / 1000:.0f} cm³"

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     mask = extract(image)
     seconds, processor = time.perf_counter() - began, processor_seconds() - spent
     voxel_cm3 = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    volume_cm3 = float((np.asarray(mask.dataobj) > 0).sum()) * voxel_cm3
+    volume_cm3 = float((mask.get_fdata() > 0).sum()) * voxel_cm3
     measured = {"seconds": seconds, "processor": processor, "volume_cm3": volume_cm3}
     print(json.dumps(measured | {"megabytes": peak_megabytes()}))  # noqa: T201 - for the parent
 

@@ -5,28 +5,16 @@ import re
 import numpy as np
 import pytest
 
-from inference import ct, mr
-from inference.dataset import Stack, read_headers
 from inference.errors import Reason, Unprocessable
 from inference.model import (
     Limits,
     Model,
     Parameters,
-    Scored,
-    Segment,
     Step,
-    Window,
-    check_mask,
-    check_scores,
-    check_whole,
 )
-from inference.pixels import PixelReader
 from inference.registry import REGISTERED, RegisteredModel, load, spec_of
-from inference.request import Output
-from inference.volume import Geometry, Volume
-from tests import ct_head
+from inference.volume import Geometry
 from tests.models.made import made_geometry, made_planes, window_of
-from tests.mr_series import HEAD
 
 
 def loaded(name: str) -> Model:
@@ -35,7 +23,6 @@ def loaded(name: str) -> Model:
 
 
 GENERATORS = [entry.name for entry in REGISTERED if entry.produces == "slices"]
-MASKERS = [entry.name for entry in REGISTERED if entry.produces == "mask"]
 SCORERS = [entry.name for entry in REGISTERED if entry.produces == "scores"]
 
 
@@ -55,61 +42,6 @@ def test_one_slice_is_too_few(entry: RegisteredModel) -> None:
     with pytest.raises(Unprocessable) as refused:
         loaded(entry.name).plan(made_geometry(1), asked)
     assert refused.value.reason is Reason.TOO_FEW_SLICES
-
-
-@pytest.fixture(scope="module")
-def head() -> Volume:
-    headers = tuple(read_headers(sorted(HEAD.glob("*.dcm"))))
-    return mr.open_volume(mr.examine(Stack("head", headers)), PixelReader())
-
-
-@pytest.mark.parametrize("name", MASKERS)
-def test_a_mask_is_0_or_1_for_every_pixel_and_the_same_each_time(name: str, head: Volume) -> None:
-    planes = {index: head.read(index) for index in range(len(head))}
-    before = {index: plane.copy() for index, plane in planes.items()}
-    masks = []
-    for model in (loaded(name), loaded(name)):
-        assert isinstance(getattr(model, "segment", None), Segment)
-        steps = model.plan(head.geometry, Parameters())
-        check_whole(steps, len(head))
-        (step,) = steps
-        prediction = model.run(step, Window(head.geometry, planes), Limits())
-        check_mask(step, prediction, head)
-        masks.append(np.stack(prediction.planes))
-    assert masks[0].any()
-    np.testing.assert_array_equal(*masks)
-    assert all(np.array_equal(planes[index], before[index]) for index in planes)
-
-
-@pytest.fixture(scope="module")
-def ct_volume() -> Volume:
-    headers = tuple(read_headers(ct_head.head_files()))
-    return ct.open_volume(ct.examine(Stack("head", headers), Output()), PixelReader())
-
-
-@pytest.mark.parametrize("name", SCORERS)
-def test_scores_are_from_0_to_1_for_every_slice_and_the_same_each_time(
-    name: str, ct_volume: Volume
-) -> None:
-    planes = {index: ct_volume.read(index) for index in range(len(ct_volume))}
-    before = {index: plane.copy() for index, plane in planes.items()}
-    results = []
-    for model in (loaded(name), loaded(name)):
-        assert isinstance(getattr(model, "scored", None), Scored)
-        assert str(model.operating_point).isascii()  # type: ignore[attr-defined]
-        (step,) = model.plan(ct_volume.geometry, Parameters())
-        check_whole([step], len(ct_volume))
-        prediction = model.run(step, Window(ct_volume.geometry, planes), Limits())
-        check_scores(step, prediction, ct_volume)
-        assert prediction.scores is not None
-        results.append(prediction.scores)
-    first, second = results
-    np.testing.assert_array_equal(first.slices, second.slices)
-    assert first.series == second.series
-    assert first.heat.keys() == second.heat.keys() <= planes.keys()
-    for index, plane in first.heat.items():
-        np.testing.assert_array_equal(plane, second.heat[index])
-    assert all(np.array_equal(planes[index], before[index]) for index in planes)
 
 
 # The promises below are those of models that make slices.

@@ -12,7 +12,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from inference.errors import ModelLoadError, Reason, Unprocessable
-from inference.model import SeriesFacts
+from inference.model import Limits, Parameters, Scores, SeriesFacts, Window
 from inference.models.haemorrhage.haemorrhage import (
     SHIPPED_WEIGHTS,
     Haemorrhage,
@@ -284,10 +284,35 @@ def test_metal_in_several_slices_is_a_doubt(head: Hu, scores: SeriesScores) -> N
     assert "Metal in 3 slices" in doubts_of(metal, slabs_of(geometry()))[0]
 
 
+def test_a_step_gives_the_scores_with_their_thresholds_and_what_was_seen(
+    model: Haemorrhage, head: Hu, scores: SeriesScores
+) -> None:
+    (step,) = model.plan(geometry(), Parameters())
+    window = Window(geometry(), dict(enumerate(head)))
+    prediction = model.run(step, window, Limits())
+    made = prediction.scores
+    assert made is not None
+    np.testing.assert_array_equal(made.slices, scores.slices)
+    assert (made.series, made.heat.keys()) == (scores.series, scores.heat.keys())
+    assert made.slice_threshold == model.calibration.slices.threshold
+    assert made.series_threshold == model.calibration.series.threshold
+    assert prediction.record["doubts"] == []
+    with pytest.raises(Unprocessable, match="BodyPartExamined is 'CHEST'"):
+        model.check_scope(facts(BodyPartExamined="CHEST"), geometry())
+
+
 def test_a_single_high_slab_counts_half_and_raises_its_neighbours() -> None:
     logits = np.array([0.0, 0.0, 4.0, 0.0, 0.0])
     assert smoothed(logits).tolist() == [0.0, 1.0, 2.0, 1.0, 0.0]
     assert series_logit(np.array([1.0, 5.0, 3.0, 4.0])) == 4.0
+
+
+def test_slices_are_ranked_by_score_and_those_seen_together_count_once() -> None:
+    made = Scores(np.array([0.1, 0.4, 0.4, 0.4, 0.9, 0.9, 0.2]), 0.5, 0.3, 0.5)
+    assert made.ranked == (4, 2, 6, 0)
+    assert made.high_slices == (4, 2)
+    assert made.is_present  # at its threshold
+    assert not replace(made, series=0.49).is_present
 
 
 CALIBRATION = {
@@ -304,6 +329,17 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
     calibration.write(path)
     assert ScoreCalibration.read(path) == calibration
     assert calibration.series.probability(np.array([0.5])) == pytest.approx([0.5])
+
+
+def test_another_calibration_of_the_same_weights_makes_other_results(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(SHIPPED_WEIGHTS.read_bytes())
+    path.with_suffix(".json").write_text(json.dumps(CALIBRATION), encoding="utf-8")
+    own, shipped = Haemorrhage(path), Haemorrhage()
+    assert own.weights_sha256 == shipped.weights_sha256
+    assert own.runtime != shipped.runtime
+    assert own.operating_point == "slice threshold 0.5000, series threshold 0.4000"
+    assert own.trained_on.startswith("1 patients")
 
 
 @pytest.mark.parametrize("facts", [{}, {**CALIBRATION, "slices": {"slope": 1.0}}])

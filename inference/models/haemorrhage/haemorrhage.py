@@ -155,6 +155,12 @@ class Haemorrhage:
         self.calibration = ScoreCalibration.read(path.with_suffix(".json"))
 
     @property
+    def runtime(self) -> str:
+        """A text that changes with the calibration: other scores are another result."""
+        facts = json.dumps(asdict(self.calibration), sort_keys=True)
+        return f"calibration {hashlib.sha256(facts.encode()).hexdigest()[:12]}"
+
+    @property
     def operating_point(self) -> str:
         """The thresholds, as results name them."""
         slices, series = self.calibration.slices, self.calibration.series

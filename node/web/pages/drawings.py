@@ -275,7 +275,8 @@ def scores(values: Sequence[float], threshold: float, names: Sequence[str]) -> M
     parts.append(_element("line", x1=SCORES_LEFT, x2=WIDTH, y1=line, y2=line, class_="threshold"))
     for index in range(0, len(names), max(1, math.ceil(len(names) / 8))):
         x, y, name = SCORES_LEFT + (index + 0.5) * width, SCORES_HEIGHT - 5.0, escape(names[index])
-        parts.append(_element("text", name, x=x, y=y, text_anchor="middle"))
+        if x < WIDTH - SCORES_LEFT:  # else its name would be cut
+            parts.append(_element("text", name, x=x, y=y, text_anchor="middle"))
     cells = [round(SCORES_LEFT + index * width, 2) for index in range(len(values))]
     frame = _element(
         "rect",

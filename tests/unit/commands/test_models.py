@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from node import score_opinion
 from node.mask_opinion import check
-from tests import ct_head, phantoms
-from tests.mr_series import HEAD
+from tests import mr_series, phantoms
 from tests.unit.commands.console import Midslice
+from tests.unit.inference.test_mask_jobs import Ball
 
 
 def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
@@ -66,30 +65,20 @@ def test_process_makes_one_derived_series_a_stack(midslice: Midslice, tmp_path: 
 def test_process_writes_the_segmentation_and_the_extracted_series(
     midslice: Midslice, tmp_path: Path
 ) -> None:
-    command = ("process", HEAD, "--model", "brain", "--out", tmp_path / "out")
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write(f'[[model]]\nname = "ball"\nclass = "{Ball.__module__}:Ball"\n')
+        file.write('produces = "mask"\n')
+    received = mr_series.write(tmp_path / "mr")
+    command = ("process", tmp_path / "mr", "--model", "ball", "--out", tmp_path / "out")
     wrong = midslice(*command, "--factor", 2)
     assert wrong.status == 2
-    assert "brain makes a mask, not slices" in wrong.err
+    assert "ball makes a mask, not slices" in wrong.err
     result = midslice(*command)
     assert result.status == 0
-    assert "Brain mask in 57 slices, volume 1799" in result.out
+    assert "Brain mask in 2 slices, volume " in result.out
     files = sorted((tmp_path / "out").glob("*.dcm"))
-    assert len(files) == len(list(HEAD.glob("*.dcm"))) + 1
-    assert not check(sorted(HEAD.glob("*.dcm")), files)
-
-
-def test_process_writes_the_report_of_scores_and_what_lies_beside_it(
-    midslice: Midslice, tmp_path: Path
-) -> None:
-    command = ("process", ct_head.HEAD, "--model", "haemorrhage", "--out", tmp_path / "out")
-    wrong = midslice(*command, "--factor", 2)
-    assert wrong.status == 2
-    assert "haemorrhage makes scores, not slices" in wrong.err
-    result = midslice(*command, "--accept-children")
-    assert result.status == 0
-    assert "3 instances, series 0.63, above the threshold of 0.50; 7 of 18 slices" in result.out
-    files = sorted((tmp_path / "out").glob("*.dcm"))
-    assert not score_opinion.check(ct_head.head_files(), files)
+    assert len(files) == len(received) + 1
+    assert not check(received, files)
 
 
 def test_process_makes_the_same_series_as_the_node_each_time(

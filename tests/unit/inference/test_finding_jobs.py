@@ -431,7 +431,9 @@ def sloping(made: Dataset, index: int) -> None:
         {"edit": turned},
         {"edit": sloping},
     ],
-    ids=lambda series: " ".join(f"{key} {value}"[:40] for key, value in series.items()),
+    ids=lambda series: " ".join(
+        f"{key} {getattr(value, '__name__', value)}"[:40] for key, value in series.items()
+    ),
 )
 def test_odd_geometry_and_pixels_put_findings_on_the_same_pixels(
     tmp_path: Path, series: dict[str, object]

@@ -23,7 +23,6 @@ from inference.request import (
     ModelSpec,
     Outcome,
     Request,
-    Source,
     Stopped,
     Verdict,
 )
@@ -32,11 +31,10 @@ from inference.stacks import stacks_of
 from inference.volume import Geometry
 from node.mask_opinion import check
 from tests import mr_series, phantoms
-from tests.mr_series import HEAD, ball, setting
+from tests.mr_series import ball, setting
 from tests.phantoms import Edit, Series
 from tests.unit.inference.made import Watch, unchecked
 from tests.unit.inference.made import request as slices_request
-from tests.validators import new_complaints
 
 MODULE = "tests.unit.inference.test_mask_jobs"
 SERIES = Series(slices=12, spacing_mm=2.0, thickness_mm=2.0, rows=30, columns=40)
@@ -314,15 +312,3 @@ def test_the_second_opinion_sees_what_was_changed(
     unchecked(made)
     damaged(made.folder / name, edit)
     assert any(said in fault for fault in opinion(made))
-
-
-def test_the_brain_of_a_real_head_is_written_and_no_validator_objects(tmp_path: Path) -> None:
-    files = sorted(HEAD.glob("*.dcm"))
-    sources = tuple(Source(h.path, h.uid, h.order) for h in read_headers(files))
-    made = replace(request(files, tmp_path / "results"), model=spec_of("brain"), sources=sources)
-    outcome = unchecked(made)
-    assert isinstance(outcome, Derived), outcome
-    assert not opinion(made)
-    written = sorted(made.folder.glob("*.dcm"))
-    assert len(written) == len(files) + 1
-    assert not new_complaints(files, written)

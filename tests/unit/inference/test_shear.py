@@ -58,7 +58,7 @@ def thin_stack(paths: Sequence[Path], side: int | None = None) -> list[Slice]:
 
 def demo_paths(slices: int | None = None) -> list[Path]:
     """The first slices of the demonstration's chest, 2.5 mm apart."""
-    paths = sorted(path for path in DEMO.rglob("*.dcm"))
+    paths = [*(DEMO / "received").glob("*.dcm"), *(DEMO / "acquired").glob("*.dcm")]
     return sorted(paths, key=lambda path: path.name)[:slices]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from inference.request import Derived
 from node import wording
 from node.config import Config, Destination, Route
 from node.dicom.handlers import identify_file
@@ -35,6 +36,8 @@ from storage.site.audit import Audit
 from tests import phantoms
 from tests.phantoms import Patient, Series
 from tests.unit.inference.case import assign
+from tests.unit.inference.test_bad_input import OF_MODEL, SMALL, outcome_of
+from tests.unit.inference.test_bad_input import THIN as THIN_STACK
 from tests.unit.storage.stored import Stored
 
 CT = {"Modality": "CT"}
@@ -338,6 +341,24 @@ def test_the_nodes_own_result_that_comes_back_is_kept_and_never_processed(site: 
     site.receive(replace(THICK, edit=derived_by_node))
     assert [job.id for job in site.sweep()] == [job.id]
     assert site.arrival("2.25.7").own
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_no_object_of_any_result_becomes_a_job_when_it_comes_back(
+    site: Site, tmp_path: Path, model: str
+) -> None:
+    """Routes without a condition ask for every model; the results are those of another node."""
+    files = OF_MODEL[model](None, replace(THIN_STACK, slices=20))(tmp_path / "received")
+    outcome = outcome_of(files, tmp_path / "results", SMALL[model])
+    assert isinstance(outcome, Derived), outcome
+    asked = {"factor": None, "match": {}}
+    site.follow(route(match={}), *(route(name, model=name, **asked) for name in SMALL))
+    for path in sorted((tmp_path / "results").glob("*.dcm")):
+        site.keep(path, calling_ae="PACS")
+    series = {file.series_uid for file in outcome.files}
+    assert len(series) > 1
+    assert site.sweep() == []
+    assert {line.series_uid for line in site.stored.series()} == series
 
 
 def test_a_result_of_another_node_is_known_by_its_header(site: Site) -> None:
