@@ -79,6 +79,11 @@ class NumberedFinding:
         return f"{self.number}: {sizes}{site}{image}, score {of.score:.2f}"
 
     @property
+    def where(self) -> str:
+        """What the model says of the place, in words; "" for nothing."""
+        return str(self.finding.record.get("where", ""))
+
+    @property
     def region(self) -> Region:
         """Its segment, with the side where that is known."""
         side = SIDES.get(self.finding.site)
