@@ -143,6 +143,12 @@ def test_no_validator_objects_to_any_of_them(job: Done) -> None:
     assert b"Test passed" in state.stderr
 
 
+def test_another_program_draws_the_page(job: Done, tmp_path: Path) -> None:
+    drawn = tmp_path / "page.ppm"
+    subprocess.run(["dcmj2pnm", "+op", job.path("capture"), drawn], check=True)
+    np.testing.assert_array_equal(np.asarray(Image.open(drawn)), job.read("capture").pixel_array)
+
+
 def test_the_record_says_where_each_finding_lies_and_how_large_it_is(job: Done) -> None:
     first, second = job.findings
     assert (first["number"], first["score"], first["site"]) == (1, 0.9, "right")
@@ -408,6 +414,17 @@ def turned(made: Dataset, index: int) -> None:
     made.ImagePositionPatient = [f"{-20 + 2.0 * index:g}", "-30", "25"]
 
 
+def poor(made: Dataset, index: int) -> None:
+    """Without all that other programs leave out."""
+    for keyword in (
+        *("BodyPartExamined", "ProtocolName", "StudyID", "AccessionNumber", "InstanceNumber"),
+        *("ReferringPhysicianName", "PatientBirthDate", "SeriesDescription", "SeriesNumber"),
+        *("FrameOfReferenceUID", "PositionReferenceIndicator", "WindowCenter", "WindowWidth"),
+        *("Manufacturer", "RescaleType", "SpecificCharacterSet", "InstitutionName"),
+    ):
+        delattr(made, keyword)
+
+
 def sloping(made: Dataset, index: int) -> None:
     """Each slice turns stored values into HU in its own way."""
     if index % 2:
@@ -430,6 +447,7 @@ def sloping(made: Dataset, index: int) -> None:
         {"patient": Patient(name="Müller^Jürgen".encode("latin-1"))},
         {"edit": turned},
         {"edit": sloping},
+        {"edit": poor},
     ],
     ids=lambda series: " ".join(
         f"{key} {getattr(value, '__name__', value)}"[:40] for key, value in series.items()
