@@ -467,6 +467,8 @@ def test_odd_geometry_and_pixels_put_findings_on_the_same_pixels(
         place = frame.PlanePositionSequence[0].ImagePositionPatient
         np.testing.assert_allclose(place, header.numbers("ImagePositionPatient"), atol=1e-4)
     assert not complaints(odd)
+    notes = " ".join(odd.outcome.record["notes"])
+    assert ("slices of findings have no marks" in notes) is (series.get("edit") is sloping)
 
 
 def test_a_destination_without_3d_reports_gets_outlines_on_slices(tmp_path: Path) -> None:
