@@ -365,6 +365,20 @@ def test_without_findings_the_report_says_so_at_the_threshold_and_denies_nothing
     assert not complaints(none)
 
 
+def test_a_negative_report_beside_findings_is_seen(job: Done, tmp_path: Path) -> None:
+    none = done(tmp_path, [Ball(5, 30, 22, score=0.4)])
+    for name in ("findings", "marks", "key-objects", "capture"):
+        faults = check(none.sources, [*none.paths, job.path(name)])
+        assert any("says that nothing was found" in fault for fault in faults)
+
+
+def test_every_class_of_objects_stands_in_the_conformance_statement(job: Done) -> None:
+    statement = (Path(__file__).parents[3] / "CONFORMANCE.md").read_text(encoding="utf-8")
+    section = statement[statement.index("### 5.6") :]
+    for file in job.outcome.files:
+        assert f"`{file.sop_class_uid}`" in section
+
+
 def many(count: int) -> list[Ball]:
     """Balls apart from each other, in both lungs, each less bright than the one before."""
     places = [
