@@ -144,7 +144,7 @@ class Finding:
 
     `first` is the slice, row and column of the corner of `mask`, a block of pixels; sizes are in
     patient space. `site` is "right" or "left", or "" where the side is not known; `record` is JSON
-    for the page of the job.
+    for the page of the job, `where` in it ASCII words for the map of the findings.
     """
 
     score: float  # 0 to 1
