@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, StorageState, sync_playwright
 
+from node.demo.exhibits import EXHIBITS
 from tests import phantoms
 from tests.browser import site as sites
 from tests.browser.site import PASSWORD, PHANTOM, Site
@@ -45,6 +46,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.send(replace(PHANTOM, seed="tilted", tilt_degrees=15.0), calling="CT_ER")
         assert echoscu(made.node.port, called="NOBODY", calling="STRANGER").code != 0
         made.job_of(phantoms.uid("tilted", "series", 3), state="succeeded")
+        for model in ("brain", "haemorrhage"):
+            made.send_files(EXHIBITS[model].paths, calling="HEADS")
         made.job_of(phantoms.uid("hostile", "series", 3), state="succeeded")
         yield made
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from node.demo.exhibits import EXHIBITS
 from node.web.access import hash_password
 from storage.database import Database
 from storage.queries import find
@@ -18,6 +20,7 @@ from tests.node_process import NodeProcess, destination, running, wait_for
 from tests.peers import Storescp, dcmsend, storescp, storescu
 from tests.ports import free_port
 
+MODEL_SECONDS = 180.0  # to load its weights and to run on a busy machine
 PASSWORD = "correct horse battery"
 PEOPLE = {
     "ada": Role.ADMINISTRATOR,
@@ -53,6 +56,20 @@ match = { Modality = "CT", StudyDescription = { regex = "Shadow" } }
 model = "linear"
 factor = 2
 destinations = []
+
+[[route]]
+name = "mr-brain"
+calling_ae_title = "HEADS"
+match = { Modality = "MR" }
+model = "brain"
+destinations = ["archive"]
+
+[[route]]
+name = "head-scores"
+calling_ae_title = "HEADS"
+match = { Modality = "CT", body_part = "head" }
+model = "haemorrhage"
+destinations = ["archive"]
 """
 PHANTOM = phantoms.Series(slices=8, rows=96, columns=96, pixel_mm=(3.6, 3.6))
 
@@ -80,12 +97,26 @@ class Site:
         assert dcmsend(self.node.port, *files, calling=calling).code == 0
         return phantoms.uid(made.seed, "series", made.number)
 
-    def job_of(self, series_uid: str, *, state: str = "", seconds: float = 60.0) -> int:
+    def send_files(self, files: Sequence[Path], *, calling: str) -> str:
+        """A series that lies on the disk, as it is; its Series UID."""
+        assert dcmsend(self.node.port, *files, calling=calling).code == 0
+        return str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
+
+    def job_by(self, model: str) -> int:
+        """The id of the job that a model has done on its series of the demo."""
+        (path, *_) = EXHIBITS[model].paths
+        uid = str(dcmread(path, stop_before_pixels=True).SeriesInstanceUID)
+        return self.job_of(uid, state="succeeded", model=model, seconds=MODEL_SECONDS)
+
+    def job_of(
+        self, series_uid: str, *, state: str = "", model: str = "", seconds: float = 60.0
+    ) -> int:
         """The id of the job of a series, once it is there in that state."""
 
         def found() -> int | None:
             jobs = find.jobs(self.database, find.Wanted(uid=series_uid)).lines
-            return next((job.id for job in jobs if state in ("", job.state)), None)
+            wanted = (job for job in jobs if model in ("", job.model))
+            return next((job.id for job in wanted if state in ("", job.state)), None)
 
         return wait_for(f"a job of {series_uid} {state}", found, seconds)
 
