@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from node.demo.exhibits import EXHIBITS
 from node.web.access import hash_password
 from storage.database import Database
 from storage.queries import find
-from storage.records import Role
+from storage.records import JobState, Role
 from storage.site import people
 from tests import phantoms, series
 from tests.node_process import NodeProcess, destination, running, wait_for
@@ -70,6 +68,18 @@ calling_ae_title = "HEADS"
 match = { Modality = "CT", body_part = "head" }
 model = "haemorrhage"
 destinations = ["archive"]
+
+[[route]]
+name = "chest-findings"
+calling_ae_title = "CHESTS"
+match = { Modality = "CT" }
+model = "balls"
+destinations = ["archive"]
+
+[[model]]
+name = "balls"
+class = "tests.chest_findings:Balls"
+produces = "findings"
 """
 PHANTOM = phantoms.Series(slices=8, rows=96, columns=96, pixel_mm=(3.6, 3.6))
 
@@ -97,26 +107,25 @@ class Site:
         assert dcmsend(self.node.port, *files, calling=calling).code == 0
         return phantoms.uid(made.seed, "series", made.number)
 
-    def send_files(self, files: Sequence[Path], *, calling: str) -> str:
-        """A series that lies on the disk, as it is; its Series UID."""
+    def send_files(self, files: Sequence[Path], *, calling: str) -> None:
+        """A series that lies on the disk, as it is."""
         assert dcmsend(self.node.port, *files, calling=calling).code == 0
-        return str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
 
     def job_by(self, model: str) -> int:
-        """The id of the job that a model has done on its series of the demo."""
-        (path, *_) = EXHIBITS[model].paths
-        uid = str(dcmread(path, stop_before_pixels=True).SeriesInstanceUID)
-        return self.job_of(uid, state="succeeded", model=model, seconds=MODEL_SECONDS)
+        """The id of the job that a model has done."""
 
-    def job_of(
-        self, series_uid: str, *, state: str = "", model: str = "", seconds: float = 60.0
-    ) -> int:
+        def done() -> int | None:
+            jobs = find.jobs(self.database, find.Wanted(states=(JobState.SUCCEEDED,))).lines
+            return next((job.id for job in jobs if job.model == model), None)
+
+        return wait_for(f"a job of {model}", done, MODEL_SECONDS)
+
+    def job_of(self, series_uid: str, *, state: str = "", seconds: float = 60.0) -> int:
         """The id of the job of a series, once it is there in that state."""
 
         def found() -> int | None:
             jobs = find.jobs(self.database, find.Wanted(uid=series_uid)).lines
-            wanted = (job for job in jobs if model in ("", job.model))
-            return next((job.id for job in wanted if state in ("", job.state)), None)
+            return next((job.id for job in jobs if state in ("", job.state)), None)
 
         return wait_for(f"a job of {series_uid} {state}", found, seconds)
 

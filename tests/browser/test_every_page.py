@@ -27,6 +27,7 @@ PAGES = (
     "/jobs/{held}",
     "/jobs/{brain}",
     "/jobs/{haemorrhage}",
+    "/jobs/{balls}",
     "/series/{uid}",
     "/peers",
     "/capacity",
@@ -53,7 +54,7 @@ BEYOND = """width => [...document.querySelectorAll("main button, main input, mai
 def path_of(site: Site) -> Any:
     real = site.job_of(phantoms.uid("tilted", "series", 3))
     held = site.job_of(phantoms.uid("held", "series", 3))
-    models = {model: site.job_by(model) for model in ("brain", "haemorrhage")}
+    models = {model: site.job_by(model) for model in ("brain", "haemorrhage", "balls")}
     return lambda path: path.format(real=real, held=held, uid=HOSTILE, **models)
 
 

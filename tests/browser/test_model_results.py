@@ -77,3 +77,27 @@ def test_lists_name_the_model(site: Site, open_page: Open) -> None:
     for path in ("/", "/find"):
         page = open_page(path)
         expect(page.locator("main")).to_contain_text("head-scores, by haemorrhage")
+
+
+def test_findings_lead_to_their_slice_with_their_outline(site: Site, open_page: Open) -> None:
+    page = open_page(f"/jobs/{site.job_by('balls')}")
+    loaded(page, "now")
+    findings = page.get_by_role("region", name="Nodule: findings")
+    rows = findings.get_by_role("row")
+    expect(rows).to_have_count(3)
+    expect(findings).to_contain_text("from a score of 0.50 on")
+    expect(rows.nth(1)).to_contain_text("right")
+    expect(rows.nth(2)).to_contain_text("left")
+    for row in (rows.nth(2), rows.nth(1)):
+        link = row.locator("[data-slice]")
+        link.click()
+        name = link.inner_text().split()[1]
+        expect(page.locator("#slice-text")).to_contain_text(f"Image {name} of the received series")
+        page.wait_for_function("document.querySelector('.picture.now img.tint').naturalWidth > 0")
+        assert laid_over(page)
+    expect(page.get_by_role("button", name="Lung", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    results = page.get_by_role("region", name="Results")
+    expect(results.get_by_role("row")).to_have_count(7)
+    assert DIAGNOSES.findall(page.locator("main").inner_text()) == []
