@@ -4,6 +4,7 @@ It is the same for all models. What differs between those that make slices, a ma
 in their families.
 """
 
+import json
 import logging
 import os
 import traceback
@@ -14,7 +15,14 @@ from pathlib import Path
 from inference import header as h
 from inference.dataset import Stack, newest, read_headers
 from inference.descriptions import contrast_of_series
-from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
+from inference.errors import (
+    Cancelled,
+    InferenceError,
+    ModelLoadError,
+    PredictionError,
+    Reason,
+    Unprocessable,
+)
 from inference.family import Family, JobRecord, Run, Task
 from inference.finding_family import FindingFamily
 from inference.geometry import Layout
@@ -66,9 +74,20 @@ def process(
         outcome = Stopped()
     except Exception as error:  # noqa: BLE001  (a model is foreign code and may raise anything)
         outcome = failure(error)
+    if isinstance(outcome, Derived | Verdict) and not _is_storable(outcome.record):
+        outcome = failure(PredictionError("the record of the model is not of plain values (JSON)"))
     if not isinstance(outcome, Derived):
         _clear(request.folder)
     return outcome
+
+
+def _is_storable(record: Mapping[str, object]) -> bool:
+    """True for what a database and a page can hold; a model may put anything into its record."""
+    try:
+        json.dumps(record)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def foreseen(request: Request, stack: Stack) -> Unprocessable | None:
