@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.captures import MARGIN, MARK, SMALL, Page, Rgb, grey
+from inference.captures import FAINT, MARGIN, MARK, SMALL, Page, Rgb, grey
 from inference.findings import NumberedFinding
 from inference.geometry import Layout
 from inference.volume import Geometry, Plane
@@ -23,8 +23,9 @@ LUNG = -600.0, 1500.0  # centre and width, HU
 LEAST = -750.0, 700.0  # of the overview: airways, lung, and what is denser
 AIR_HU = -1024.0  # beyond the edges of the slices
 OVERVIEW_SIDE, VIEW_SIDE, VIEW_MM = 512, 168, 80.0
-CELLS_ACROSS, GAP, LINE_HEIGHT = 2, 12, 22  # of the page; the last two in pixels
+CELLS_ACROSS, GAP, LINE_HEIGHT = 2, 12, 36  # of the page; the last two in pixels
 HEAD = 96
+LEAST_COSINE = 0.5  # of a row that runs from one side of the patient to the other
 
 
 @dataclass
@@ -89,7 +90,8 @@ def page(overview: Overview, layout: Layout, title: str, line: str) -> Page:
         axial, sagittal = _views(overview, of, geometry)
         axial.put(sheet, left, top)
         sagittal.put(sheet, left + VIEW_SIDE + GAP // 2, top)
-        sheet.text(left, top + VIEW_SIDE + 3, of.words(layout.headers), SMALL)
+        below = sheet.text(left, top + VIEW_SIDE + 3, of.words(layout.headers), SMALL)
+        sheet.text(left, below, of.where, SMALL, FAINT)
     return sheet
 
 
@@ -99,6 +101,7 @@ class _View:
 
     pixels: Rgb
     boxes: Sequence[tuple[Span, Span, str]]  # rows, columns, number
+    sides: str = ""  # of the patient, that of its left edge first
 
     @property
     def width(self) -> int:
@@ -120,6 +123,8 @@ class _View:
             sheet.outline(first, last, MARK)
             right = min(last[0] + 4, left + self.width - 2 * SMALL)
             sheet.text(right, first[1] - 2, number, colour=MARK)
+        for side, at in zip(self.sides, (left + 4, left + self.width - SMALL), strict=False):
+            sheet.text(at, top + 2, side, SMALL)
 
 
 def _coronal(overview: Overview, geometry: Geometry) -> _View:
@@ -137,7 +142,8 @@ def _coronal(overview: Overview, geometry: Geometry) -> _View:
         )
         for of in overview.findings
     ]
-    return _View(_picture(np.stack(overview.coronal), down, across, LEAST), boxes)
+    front = _picture(np.stack(overview.coronal), down, across, LEAST)
+    return _View(front, boxes, sides_of(geometry))
 
 
 def _views(overview: Overview, of: NumberedFinding, geometry: Geometry) -> tuple[_View, _View]:
@@ -152,9 +158,17 @@ def _views(overview: Overview, of: NumberedFinding, geometry: Geometry) -> tuple
     sagittal = _picture(np.stack(overview.sagittal[of.number]), deep, down, LUNG)
     all_rows = _in_mm([of.box(place).rows for place in of.slices], high)
     return (
-        _View(axial, [(down.pixels(rows), across.pixels(columns), "")]),
+        _View(axial, [(down.pixels(rows), across.pixels(columns), "")], sides_of(geometry)),
         _View(sagittal, [(deep.pixels(depth), down.pixels(all_rows), "")]),
     )
+
+
+def sides_of(geometry: Geometry) -> str:
+    """The letters of the patient's sides at both ends of a row; nothing where a row has none."""
+    across = float(geometry.orientation[0, 0])
+    if abs(across) < LEAST_COSINE:
+        return ""
+    return "RL" if across > 0 else "LR"  # +x is to the left of the patient
 
 
 def _plane(spacing: float, centre_mm: float, length_mm: float, step: float) -> _Axis:

@@ -23,6 +23,7 @@ LINE = 1.35  # of the height of a letter
 MARGIN = 16
 # Of what all results share: what a picture without a place in the patient has not.
 NOT_IN_CAPTURES = frozenset({"FrameOfReferenceUID", "PositionReferenceIndicator"})
+LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 PIXEL_DATA = 0x7FE00010
 
 
@@ -151,7 +152,8 @@ def capture(
     )
     for keyword in ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"):
         del own[h.tag_of(keyword)]  # of the clock: made again, it has the same bytes
-    own |= h.elements_of(LossyImageCompression="01") if any(map(is_lossy, headers)) else {}
+    for header in [header for header in headers if is_lossy(header)][:1]:
+        own |= h.carried(header, LOSSY, repaired=True) | h.elements_of(LossyImageCompression="01")
     return own | {PIXEL_DATA: h.raw(PIXEL_DATA, "OB", _even(made.PixelData))}
 
 

@@ -49,6 +49,14 @@ def check_stated(model: Model, layout: Layout, output: Output) -> None:
         check(facts, layout.geometry)
 
 
+def stated_doubts(model: Model, layout: Layout, output: Output) -> list[str]:
+    """What the headers say that a person should know before the results of the model are used."""
+    doubts: Callable[[SeriesFacts], Sequence[str]] | None = getattr(model, "doubts_about", None)
+    if doubts is None:
+        return []
+    return [*doubts(facts_of(layout.headers, accept_children=output.accept_children))]
+
+
 def facts_of(headers: Sequence[Header], *, accept_children: bool = False) -> SeriesFacts:
     """What the slices of a stack say; where they differ, all of it."""
     values = {keyword: _different(headers, keyword) for keyword in FACTS}

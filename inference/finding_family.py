@@ -196,7 +196,7 @@ def _predicted(job: Run, task: Task) -> Seen:
     }
     job.record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
     if cut:
-        job.record.notes.append(f"{cut} more findings of lower scores were left out")
+        job.record.notes.append(f"findings of lower scores that were left out: {cut}")
     return Seen(kept, cut, organs, doubts)
 
 

@@ -79,6 +79,11 @@ class NumberedFinding:
         return f"{self.number}: {sizes}{site}{image}, score {of.score:.2f}"
 
     @property
+    def where(self) -> str:
+        """What the model says of the place, in words; "" for nothing."""
+        return str(self.finding.record.get("where", ""))
+
+    @property
     def region(self) -> Region:
         """Its segment, with the side where that is known."""
         side = SIDES.get(self.finding.site)
@@ -164,25 +169,30 @@ def check_sides(
     """
     if organs.keys() != SIDES.keys():
         return
-    right, left = (_mean_x_mm(organs[side].mask, (0, 0, 0), geometry) for side in SIDES)
+    right, left = (_mean_x_mm(organs[side].mask, geometry) for side in SIDES)
     if right >= left:  # +x is to the left of the patient (LPS)
         raise PredictionError("the model gave a right organ that lies left of the left one")
     for of in findings:
-        x = _mean_x_mm(of.finding.mask, of.finding.first, geometry)
-        if of.finding.site and (abs(x - right) < abs(x - left)) != (of.finding.site == "right"):
+        pixels = {side: _common(of.finding, organ.mask) for side, organ in organs.items()}
+        if of.finding.site and pixels[of.finding.site] < max(pixels.values()):
             raise PredictionError(f"the model gave finding {of.number} a side that it is not on")
 
 
-def _mean_x_mm(mask: NDArray[np.bool_], first: tuple[int, int, int], geometry: Geometry) -> float:
-    slices, rows, columns = (mask.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
-    positions = geometry.positions[first[0] : first[0] + len(slices), 0]
+def _common(finding: Finding, organ: NDArray[np.bool_]) -> int:
+    """The number of pixels of a finding that lie in an organ."""
+    ends = zip(finding.first, finding.mask.shape, strict=True)
+    block = organ[tuple(slice(first, first + length) for first, length in ends)]
+    return int(np.count_nonzero(block & finding.mask))
+
+
+def _mean_x_mm(organ: NDArray[np.bool_], geometry: Geometry) -> float:
+    """From the patient's right to the left."""
+    slices, rows, columns = (organ.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
     across, down = geometry.orientation[:, 0]
     return float(
-        np.average(positions, weights=slices)
-        + across
-        * geometry.pixel_spacing[1]
-        * (np.average(range(len(columns)), weights=columns) + first[2])
-        + down * geometry.pixel_spacing[0] * (np.average(range(len(rows)), weights=rows) + first[1])
+        np.average(geometry.positions[:, 0], weights=slices)
+        + across * geometry.pixel_spacing[1] * np.average(np.arange(len(columns)), weights=columns)
+        + down * geometry.pixel_spacing[0] * np.average(np.arange(len(rows)), weights=rows)
     )
 
 

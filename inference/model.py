@@ -144,7 +144,7 @@ class Finding:
 
     `first` is the slice, row and column of the corner of `mask`, a block of pixels; sizes are in
     patient space. `site` is "right" or "left", or "" where the side is not known; `record` is JSON
-    for the page of the job.
+    for the page of the job, `where` in it ASCII words for the map of the findings.
     """
 
     score: float  # 0 to 1
@@ -198,7 +198,8 @@ class Model(Protocol):
     of scores has `scored`, what they are of, and `operating_point`. Both may have `trained_on`,
     ASCII words for a report ("66 patients of ..."), and `check_scope(facts: SeriesFacts, geometry:
     Geometry)`, which raises Unprocessable OUT_OF_SCOPE with a sentence that names the attribute and
-    its value; what its pixels put out of scope `run` raises in the same way.
+    its value; what its pixels put out of scope `run` raises in the same way. `doubts_about(facts)`
+    gives sentences on what the headers leave doubtful; a job with one is held.
     """
 
     name: str

@@ -58,12 +58,11 @@ class Making:
 
 @dataclass(frozen=True)
 class Reference:
-    """An instance that a result refers to: a received slice, or another result of the job."""
+    """An image that a result refers to: a received slice, or a segmentation of the job."""
 
     sop_class_uid: str
     instance_uid: str
     series_uid: str
-    is_image: bool = True
 
     @classmethod
     def of(cls, header: Header) -> "Reference":
@@ -81,8 +80,7 @@ class Reference:
         dataset.StudyInstanceUID = first.text("StudyInstanceUID")
         dataset.SeriesInstanceUID = self.series_uid
         dataset.SOPClassUID, dataset.SOPInstanceUID = self.sop_class_uid, self.instance_uid
-        if self.is_image:  # how highdicom tells images from other objects
-            dataset.Rows = dataset.Columns = 1
+        dataset.Rows = dataset.Columns = 1  # how highdicom tells images from other objects
         return dataset
 
 

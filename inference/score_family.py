@@ -66,6 +66,7 @@ class ScoreFamily:
     def made(self, job: Run, task: Task) -> "ScoreResult":
         """Run the model, and write its scores unless a person should look first."""
         scores, doubts = _predicted(job, task)
+        doubts += ct.stated_doubts(task.model, task.layout, job.request.output)
         if doubts:
             sentence = (
                 f"A person should look at this series: {'; '.join(doubts)}. No score was sent, "

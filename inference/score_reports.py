@@ -80,8 +80,17 @@ def text_of_report(stack: ScoredStack, making: Making) -> str:
         f"Scores of {stack.scored.label.lower()} by the model {algorithm.name} "
         f"{algorithm.full_version}{trained}. The score of the series is {scores.series:.3f}, its "
         f"threshold {scores.series_threshold:.3f}. {high} of {len(scores.slices)} slices are at or "
-        f"above the threshold of slices, {scores.slice_threshold:.3f}{omitted}. {DENIES_NOTHING}"
+        f"above the threshold of slices, {scores.slice_threshold:.3f}{omitted}. "
+        f"{_kind_of_number('series', is_calibrated=stack.scored.is_series_calibrated)} "
+        f"{_kind_of_number('slice', is_calibrated=stack.scored.is_slice_calibrated)} "
+        f"{DENIES_NOTHING}"
     )
+
+
+def _kind_of_number(of: str, *, is_calibrated: bool) -> str:
+    if is_calibrated:
+        return f"The probability of a {of} is calibrated for patients like those of the training."
+    return f"The certainty of the {of} is an output of the model and no probability."
 
 
 def _group(

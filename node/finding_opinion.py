@@ -345,10 +345,16 @@ def _sides(evidence: FindingEvidence) -> Faults:
             for site in named(group, SITE)
             for laterality in named(site, LATERALITY)
         }
-        at = _mean_x(evidence, seg.planes[number])
-        nearer = RIGHT if abs(x[RIGHT] - at) < abs(x[LEFT] - at) else LEFT
-        if said and said != {nearer}:
+        pixels = {
+            side: _common(seg.planes[number], organs.planes[organ]) for side, organ in sides.items()
+        }
+        if any(pixels.get(side, 0) < max(pixels.values()) for side in said):
             yield f"finding {number} lies on the other side than the report says"
+
+
+def _common(planes: Planes, others: Planes) -> int:
+    """The number of pixels that two segments share."""
+    return sum(int((plane & others[uid]).sum()) for uid, plane in planes.items() if uid in others)
 
 
 def _mean_x(evidence: FindingEvidence, planes: Planes) -> float:

@@ -3,16 +3,17 @@
 import hashlib
 import itertools
 import math
+import pickle
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.filebase import DicomBytesIO
@@ -34,6 +35,13 @@ from pydicom.uid import (
 COMPRESSED = (JPEGLSLossless, JPEG2000Lossless, RLELossless)
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 SYNTAXES = (*NATIVE, DeflatedExplicitVRLittleEndian, *COMPRESSED)
+# Text and numbers, which are short.
+SHORT = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "SL", "SS", "TM", "UI", "UL", "US"}
+
+# pydicom checks each value that is set, and each that is written. Thousands of slices differ in
+# five attributes from the one before: the others are kept, of a series and of a file.
+_alike: dict[str, bytes] = {}
+_elements: dict[tuple[object, ...], bytes] = {}
 
 Edit = Callable[[Dataset, int], None]
 
@@ -159,14 +167,32 @@ def stored(series: Series, index: int) -> NDArray[np.int64]:
 
 def dataset(series: Series, index: int) -> Dataset:
     """One slice as a data set."""
-    made = Dataset()
-    _patient_and_study(made, series)
-    _series(made, series)
-    _image(made, series, index)
-    _pixels(made, series, stored(series, index))
+    made = _any_slice(series)
+    made.SOPInstanceUID = uid(series.seed, series.number, "instance", index)
+    count = len(series.places_mm)
+    made.InstanceNumber = count - index if series.descending else index + 1
+    _, position = place(series, index)
+    made.ImagePositionPatient = [f"{value:.9g}" for value in position]
+    made.SliceLocation = f"{position[2]:.6g}"
+    made.PixelData = raw_pixels(stored(series, index), made.BitsAllocated)
+    made["PixelData"].VR = "OB" if made.BitsAllocated == 8 else "OW"
     if series.edit is not None:
         series.edit(made, index)
     return made
+
+
+def _any_slice(series: Series) -> Dataset:
+    """What all slices of a series have."""
+    key = repr(replace(series, slices=1, gaps_mm=None, missing=(), edit=None))
+    if key not in _alike:
+        made = Dataset()
+        _patient_and_study(made, series)
+        _series(made, series)
+        _image(made, series)
+        _pixels(made, series)
+        _alike[key] = pickle.dumps(made)
+    copied: Dataset = pickle.loads(_alike[key])
+    return copied
 
 
 def _patient_and_study(made: Dataset, series: Series) -> None:
@@ -203,12 +229,9 @@ def _series(made: Dataset, series: Series) -> None:
     made.PositionReferenceIndicator = ""
 
 
-def _image(made: Dataset, series: Series, index: int) -> None:
+def _image(made: Dataset, series: Series) -> None:
     made.SOPClassUID = CTImageStorage
-    made.SOPInstanceUID = uid(series.seed, series.number, "instance", index)
     made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    count = len(series.places_mm)
-    made.InstanceNumber = count - index if series.descending else index + 1
     made.AcquisitionNumber = 1
     made.AcquisitionDate = made.ContentDate = "20240305"
     made.AcquisitionTime = made.ContentTime = "101300"
@@ -219,10 +242,8 @@ def _image(made: Dataset, series: Series, index: int) -> None:
     made.Exposure = 100
     made.SliceThickness = None if series.thickness_mm is None else f"{series.thickness_mm:g}"
     made.PixelSpacing = [f"{mm:g}" for mm in series.pixel_mm]
-    orientation, position = place(series, index)
+    orientation, _ = place(series, 0)
     made.ImageOrientationPatient = [f"{value:.8g}" for value in orientation]
-    made.ImagePositionPatient = [f"{value:.9g}" for value in position]
-    made.SliceLocation = f"{position[2]:.6g}"
     made.WindowCenter, made.WindowWidth = "40", "400"
 
 
@@ -235,11 +256,11 @@ def place(series: Series, index: int) -> tuple[NDArray[np.float64], NDArray[np.f
     return orientation, np.array([-150.0, -120.0, -300.0 + along])
 
 
-def _pixels(made: Dataset, series: Series, values: NDArray[np.int64]) -> None:
+def _pixels(made: Dataset, series: Series) -> None:
     pixels = series.pixels
     made.SamplesPerPixel = 1
     made.PhotometricInterpretation = pixels.photometric
-    made.Rows, made.Columns = values.shape
+    made.Rows, made.Columns = series.rows, series.columns
     made.BitsAllocated = 8 if pixels.bits <= 8 else 16
     made.BitsStored = pixels.bits
     made.HighBit = pixels.bits - 1
@@ -249,8 +270,6 @@ def _pixels(made: Dataset, series: Series, values: NDArray[np.int64]) -> None:
     if pixels.padding is not None:
         vr = "SS" if pixels.is_signed else "US"
         made.add_new(0x00280120, vr, pixels.padding)
-    made.PixelData = raw_pixels(values, made.BitsAllocated)
-    made["PixelData"].VR = "OB" if made.BitsAllocated == 8 else "OW"
 
 
 def raw_pixels(values: NDArray[np.int64], allocated: int) -> bytes:
@@ -305,12 +324,10 @@ def save(path: Path, made: Dataset, transfer_syntax: str = ExplicitVRLittleEndia
         _compress(made, transfer_syntax)
     elif transfer_syntax == ExplicitVRBigEndian and made.BitsAllocated == 16:
         made.PixelData = np.frombuffer(made.PixelData, "<u2").astype(">u2").tobytes()
-    buffer = _buffer(transfer_syntax)
     declared = made.get("SpecificCharacterSet") or "ISO_IR 6"
-    for tag in sorted(made.keys()):  # one by one: bytes that fit no character set stay as they are
-        encodings = declared if isinstance(declared, str) else list(declared)
-        write_data_element(buffer, made.get_item(tag), encodings)
-    data = buffer.getvalue()
+    encodings = declared if isinstance(declared, str) else tuple(declared)
+    items = (made.get_item(tag) for tag in sorted(made.keys()))
+    data = b"".join(_element(item, transfer_syntax, encodings) for item in items)
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         data = deflate.compress(data) + deflate.flush()
@@ -318,6 +335,28 @@ def save(path: Path, made: Dataset, transfer_syntax: str = ExplicitVRLittleEndia
     head = _buffer(ExplicitVRLittleEndian)
     write_file_meta_info(head, meta, enforce_standard=True)
     path.write_bytes(b"\0" * 128 + b"DICM" + head.getvalue() + data)
+
+
+def _element(
+    element: DataElement | RawDataElement, transfer_syntax: str, encodings: str | tuple[str, ...]
+) -> bytes:
+    """One element alone: bytes that fit no character set stay as they are."""
+    if isinstance(element, RawDataElement) or element.VR not in SHORT:
+        return _written(element, transfer_syntax, encodings)
+    value = type(element.value), repr(element.value)  # of a number string: its text
+    key = (element.tag, element.VR, *value, transfer_syntax, encodings)
+    if key not in _elements:
+        _elements[key] = _written(element, transfer_syntax, encodings)
+    return _elements[key]
+
+
+def _written(
+    element: DataElement | RawDataElement, transfer_syntax: str, encodings: str | tuple[str, ...]
+) -> bytes:
+    buffer = _buffer(transfer_syntax)
+    listed = encodings if isinstance(encodings, str) else list(encodings)
+    write_data_element(buffer, element, listed)
+    return buffer.getvalue()
 
 
 def _buffer(transfer_syntax: str) -> DicomBytesIO:

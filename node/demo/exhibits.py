@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.previews import DisplayWindow
-from node import mask_opinion
+from node import mask_opinion, score_opinion
 
 DATA = Path(__file__).with_name("data")
 
@@ -89,5 +89,18 @@ EXHIBITS: Mapping[str, Exhibit] = {
         "outline before you use it.",
         card="inference/models/brain/brain.md",
         judge=mask_opinion.check,
+    ),
+    "haemorrhage": Exhibit(
+        folder=DATA / "head-ct",
+        match='{ Modality = "CT", body_part = "head", contrast = ["no", "unknown"], '
+        'kernel = ["soft", "unknown"] }',
+        title="A head CT in, scores out",
+        lead="A scanner sent a real head CT to the node; the node sent a report with scores, a "
+        "selection of key images and a page of pictures to the PACS.",
+        caution="A score says how much a slice resembles those that were labelled in 66 patients "
+        "of one hospital. A score above the threshold is no finding, and one below it denies none.",
+        card="inference/models/haemorrhage/haemorrhage.md",
+        judge=score_opinion.check,
+        window=DisplayWindow(40.0, 80.0),
     ),
 }

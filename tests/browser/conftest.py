@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, StorageState, sync_playwright
 
-from tests import phantoms
+from node.demo.exhibits import EXHIBITS
+from tests import chest_findings, phantoms
 from tests.browser import site as sites
 from tests.browser.site import PASSWORD, PHANTOM, Site
 from tests.peers import echoscu
@@ -38,13 +39,23 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The node with something of every kind in it, from the first test on."""
-    with sites.site(tmp_path_factory.mktemp("site"), quiet_seconds=2.0) as made:
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for a model of the tests
+        yield from _filled(folder)
+
+
+def _filled(folder: Path) -> Iterator[Site]:
+    with sites.site(folder, quiet_seconds=2.0) as made:
         made.send_real(8)
         made.send(sites.with_holes("held"))
         made.send(sites.hostile("hostile"))
         made.send(replace(PHANTOM, seed="tilted", tilt_degrees=15.0), calling="CT_ER")
         assert echoscu(made.node.port, called="NOBODY", calling="STRANGER").code != 0
         made.job_of(phantoms.uid("tilted", "series", 3), state="succeeded")
+        for model in ("brain", "haemorrhage"):
+            made.send_files(EXHIBITS[model].paths, calling="HEADS")
+        made.send_files(chest_findings.write(folder / "chest"), calling="CHESTS")
         made.job_of(phantoms.uid("hostile", "series", 3), state="succeeded")
         yield made
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from pydicom.dataset import Dataset
 from node.web.access import hash_password
 from storage.database import Database
 from storage.queries import find
-from storage.records import Role
+from storage.records import JobState, Role
 from storage.site import people
 from tests import phantoms, series
 from tests.node_process import NodeProcess, destination, running, wait_for
 from tests.peers import Storescp, dcmsend, storescp, storescu
 from tests.ports import free_port
 
+MODEL_SECONDS = 180.0  # to load its weights and to run on a busy machine
 PASSWORD = "correct horse battery"
 PEOPLE = {
     "ada": Role.ADMINISTRATOR,
@@ -53,6 +54,32 @@ match = { Modality = "CT", StudyDescription = { regex = "Shadow" } }
 model = "linear"
 factor = 2
 destinations = []
+
+[[route]]
+name = "mr-brain"
+calling_ae_title = "HEADS"
+match = { Modality = "MR" }
+model = "brain"
+destinations = ["archive"]
+
+[[route]]
+name = "head-scores"
+calling_ae_title = "HEADS"
+match = { Modality = "CT", body_part = "head" }
+model = "haemorrhage"
+destinations = ["archive"]
+
+[[route]]
+name = "chest-findings"
+calling_ae_title = "CHESTS"
+match = { Modality = "CT" }
+model = "balls"
+destinations = ["archive"]
+
+[[model]]
+name = "balls"
+class = "tests.chest_findings:Balls"
+produces = "findings"
 """
 PHANTOM = phantoms.Series(slices=8, rows=96, columns=96, pixel_mm=(3.6, 3.6))
 
@@ -79,6 +106,19 @@ class Site:
         files = phantoms.write(self.node.folder / "sent" / made.seed, made)
         assert dcmsend(self.node.port, *files, calling=calling).code == 0
         return phantoms.uid(made.seed, "series", made.number)
+
+    def send_files(self, files: Sequence[Path], *, calling: str) -> None:
+        """A series that lies on the disk, as it is."""
+        assert dcmsend(self.node.port, *files, calling=calling).code == 0
+
+    def job_by(self, model: str) -> int:
+        """The id of the job that a model has done."""
+
+        def done() -> int | None:
+            jobs = find.jobs(self.database, find.Wanted(states=(JobState.SUCCEEDED,))).lines
+            return next((job.id for job in jobs if job.model == model), None)
+
+        return wait_for(f"a job of {model}", done, MODEL_SECONDS)
 
     def job_of(self, series_uid: str, *, state: str = "", seconds: float = 60.0) -> int:
         """The id of the job of a series, once it is there in that state."""

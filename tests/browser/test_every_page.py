@@ -25,6 +25,9 @@ PAGES = (
     "/sending",
     "/jobs/{real}",
     "/jobs/{held}",
+    "/jobs/{brain}",
+    "/jobs/{haemorrhage}",
+    "/jobs/{balls}",
     "/series/{uid}",
     "/peers",
     "/capacity",
@@ -51,7 +54,8 @@ BEYOND = """width => [...document.querySelectorAll("main button, main input, mai
 def path_of(site: Site) -> Any:
     real = site.job_of(phantoms.uid("tilted", "series", 3))
     held = site.job_of(phantoms.uid("held", "series", 3))
-    return lambda path: path.format(real=real, held=held, uid=HOSTILE)
+    models = {model: site.job_by(model) for model in ("brain", "haemorrhage", "balls")}
+    return lambda path: path.format(real=real, held=held, uid=HOSTILE, **models)
 
 
 def test_a_script_in_every_text_of_a_peer_is_text_on_every_page(

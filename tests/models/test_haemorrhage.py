@@ -23,7 +23,7 @@ from inference.models.haemorrhage.haemorrhage import (
     smoothed,
 )
 from inference.models.haemorrhage.head import Square, head_mask, prepared, windowed
-from inference.models.haemorrhage.scope import check_facts, check_pixels, examined
+from inference.models.haemorrhage.scope import check_facts, check_pixels, doubts_about, examined
 from inference.models.haemorrhage.stack import (
     Upright,
     check_geometry,
@@ -160,6 +160,23 @@ def test_a_header_out_of_scope_is_refused_by_its_attribute(
 )
 def test_a_header_of_a_plain_head_is_in_scope(facts: SeriesFacts) -> None:
     check_facts(facts)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_doubtful"),
+    [
+        ("Head post op", True),
+        ("CCT postoperativ", True),
+        ("Schaedel nach Kraniotomie, craniotomy", True),
+        ("VP-Shunt Kontrolle", True),
+        ("Head without contrast", False),
+        ("NCCT operator Smith", False),
+    ],
+)
+def test_a_head_after_an_operation_is_doubtful(words: str, is_doubtful: bool) -> None:
+    doubts = doubts_about(facts(StudyDescription=words))
+    assert bool(doubts) is is_doubtful
+    assert all(f"StudyDescription is '{words}'" in doubt for doubt in doubts)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class Slow(Linear):
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_a_slice_takes_at_least_its_share_of_the_threads(factor: int, at_once: int) -> None:
-    (cut,) = leave_out(drifting(49), factor, "sub-sampled", TargetList(), 8)
+    (cut,) = leave_out(drifting(25), factor, "sub-sampled", TargetList(), 8)
     methods = {"linear": classical_methods()["linear"]}
     found = slice_times(Slow(), methods, cut, RunOptions(Limits(), at_once))
     steps = Slow().plan(cut.volume.geometry, Parameters(factor=factor))

@@ -132,7 +132,9 @@ def test_nothing_is_no_mask() -> None:
 def test_the_figures_of_a_ball_are_those_of_geometry() -> None:
     mask = ball((81, 81, 81), 0.8)  # a radius of 32 voxels
     probability = np.where(mask, np.float32(0.9), np.float32(0.2))
-    figures = measure(mask, probability, 1.0, (2.0, 1.0, 1.0))
+    head = np.where(ball((81, 81, 81), 0.9), np.float32(300.0), np.float32(5.0))
+    figures = measure(mask, probability, 1.0, (2.0, 1.0, 1.0), head)
+    assert figures.head_share == pytest.approx((0.8 / 0.9) ** 3, rel=0.03)
     assert figures.volume_cm3 == pytest.approx(4 / 3 * np.pi * 32**3 * 2 / 1000, rel=0.01)
     assert figures.hull_share == pytest.approx(1.0, abs=0.06)
     assert 0.8 < figures.shell_probability < 0.9
@@ -141,26 +143,31 @@ def test_the_figures_of_a_ball_are_those_of_geometry() -> None:
 
 def test_a_brain_that_the_field_of_view_cuts_has_an_area_at_its_border() -> None:
     mask = ball((81, 81, 81), 0.8)[30:]
-    figures = measure(mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0))
+    figures = measure(mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0), mask.astype(np.float32))
     assert figures.border_cm2 == pytest.approx(np.pi * (32**2 - 10**2) / 100, rel=0.03)
 
 
 def test_two_lobes_with_a_gap_between_fill_little_of_their_hull() -> None:
     mask = np.zeros((60, 60, 60), bool)
     mask[5:55, 5:55, 5:15] = mask[5:55, 5:55, 45:55] = mask[5:15, 5:55, 5:55] = True
-    assert measure(mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0)).hull_share < 0.7
+    assert (
+        measure(
+            mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0), mask.astype(np.float32)
+        ).hull_share
+        < 0.7
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (1, 9, 9)], ids=str)
 def test_a_mask_without_a_volume_fills_no_hull(shape: tuple[int, ...]) -> None:
     mask = np.zeros((12, 12, 12), bool)
     mask[tuple(slice(1, 1 + side) for side in shape)] = True
-    figures = measure(mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0))
+    figures = measure(mask, mask.astype(np.float32), 1.0, (1.0, 1.0, 1.0), mask.astype(np.float32))
     assert figures.hull_share == 0.0
     assert any("convex hull" in sentence for sentence in doubts(figures))
 
 
-GOOD = Measures(1500.0, 0.5, 0.999, 0.98, 0.91)
+GOOD = Measures(1500.0, 0.5, 0.999, 0.98, 0.91, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +179,7 @@ GOOD = Measures(1500.0, 0.5, 0.999, 0.98, 0.91)
         ({"largest_share": 0.94}, "94%"),
         ({"shell_probability": 0.74}, "unsure of its surface"),
         ({"hull_share": 0.84}, "not the shape of a brain"),
-        ({"hull_share": 1.0}, "as a phantom does"),
+        ({"head_share": 0.76}, "76% of all that is no air"),
     ],
     ids=str,
 )

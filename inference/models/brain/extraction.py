@@ -85,7 +85,7 @@ def extract(
         raise no_brain()
     steps = np.linalg.norm(steps_mm(straight.geometry), axis=1)
     spacing = tuple(float(step) for step in steps)
-    return Extraction(mask, probability, measure(mask, probability, share, spacing))
+    return Extraction(mask, probability, measure(mask, probability, share, spacing, volume))
 
 
 def no_brain() -> Unprocessable:

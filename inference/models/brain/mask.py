@@ -19,9 +19,12 @@ VOLUME_CM3 = (700.0, 2200.0)
 MOST_AT_BORDER_CM2 = 5.0  # of the mask in the first or last slice: more, and the brain is cut
 LEAST_LARGEST_SHARE = 0.95
 LEAST_SHELL_PROBABILITY = 0.75
-# Heads have 0.90 to 0.93 of their convex hull, a chest that is taken for one 0.72 to 0.75, and a
-# phantom all of it: a ball of the size of a brain passes every other test.
-LEAST_HULL_SHARE, MOST_HULL_SHARE = 0.85, 0.97
+# Heads have 0.90 to 0.93 of their convex hull, a chest that is taken for one 0.72 to 0.75.
+LEAST_HULL_SHARE = 0.85
+# A brain has 0.39 to 0.53 of its head, of which bone and skin are a part. A phantom is filled to
+# its wall: 0.88 to 0.97, and one of the size of a brain passes every other test.
+MOST_HEAD_SHARE = 0.75
+AIR = 0.15  # of the range of values: what is darker is no part of the head
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Measures:
     largest_share: float  # of the largest component before the others were removed
     shell_probability: float  # mean of max(p, 1 - p) around the surface
     hull_share: float  # of the volume of the convex hull
+    head_share: float  # of all that is no air
 
     def as_record(self) -> Mapping[str, float]:
         return {name: round(value, 4) for name, value in asdict(self).items()}
@@ -70,7 +74,11 @@ def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
 
 
 def measure(
-    mask: Mask, probability: Probability, largest_share: float, spacing_mm: Spacing
+    mask: Mask,
+    probability: Probability,
+    largest_share: float,
+    spacing_mm: Spacing,
+    volume: NDArray[np.float32],
 ) -> Measures:
     """The figures of a cleaned mask that is not empty, all in the axes of the stack."""
     voxel_mm3, pixel_mm2 = float(np.prod(spacing_mm)), float(np.prod(spacing_mm[1:]))
@@ -83,7 +91,17 @@ def measure(
         largest_share=largest_share,
         shell_probability=_sure(inside, probability[box], spacing_mm),
         hull_share=float(inside.sum()) / _hull_voxels(inside),
+        head_share=_head_share(mask, volume),
     )
+
+
+def _head_share(mask: Mask, volume: NDArray[np.float32]) -> float:
+    """Of every other voxel: that is enough, and a large volume has many."""
+    half = (slice(None, None, 2),) * 3
+    values, brain = volume[half], mask[half]
+    low, high = np.quantile(values, (0.02, 0.99))
+    head = ndimage.binary_opening(values > low + AIR * (high - low))
+    return float((brain & head).sum()) / max(1, int(head.sum()))
 
 
 def _sure(mask: Mask, probability: Probability, spacing_mm: Spacing) -> float:
@@ -125,7 +143,9 @@ def doubts(measures: Measures) -> tuple[str, ...]:
         f"(at least {LEAST_HULL_SHARE:.0%}): not the shape of a brain": (
             measures.hull_share < LEAST_HULL_SHARE
         ),
-        f"it fills all of its convex hull (a brain: at most {MOST_HULL_SHARE:.0%}), as a phantom "
-        "does": measures.hull_share > MOST_HULL_SHARE,
+        f"it is {measures.head_share:.0%} of all that is no air (a brain: at most "
+        f"{MOST_HEAD_SHARE:.0%}): a phantom, or a head without its skull": (
+            measures.head_share > MOST_HEAD_SHARE
+        ),
     }
     return tuple(sentence for sentence, applies in tests.items() if applies)

@@ -39,7 +39,13 @@ from inference.models.haemorrhage.head import (
     windowed,
 )
 from inference.models.haemorrhage.network import ScoreNetwork, heat
-from inference.models.haemorrhage.scope import HeadPixels, check_facts, check_pixels, examined
+from inference.models.haemorrhage.scope import (
+    HeadPixels,
+    check_facts,
+    check_pixels,
+    doubts_about,
+    examined,
+)
 from inference.models.haemorrhage.stack import (
     Slab,
     Upright,
@@ -175,6 +181,10 @@ class Haemorrhage:
     def check_scope(self, facts: SeriesFacts, geometry: Geometry) -> None:
         """Raise Unprocessable for what headers put out of scope."""
         check_facts(facts)
+
+    def doubts_about(self, facts: SeriesFacts) -> Sequence[str]:
+        """What headers leave doubtful."""
+        return doubts_about(facts)
 
     def plan(self, geometry: Geometry, parameters: Parameters) -> Sequence[Step]:
         """One step that needs the whole stack; raises Unprocessable where it is out of scope."""

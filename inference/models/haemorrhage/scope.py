@@ -4,6 +4,7 @@ Headers do not suffice: a CT angiography may carry no contrast attribute and no 
 description, and its bright vessels look like blood.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,6 +44,11 @@ DESCRIPTIONS = (
     *("PerformedProcedureStepDescription", "ScheduledProcedureStepDescription"),
 )
 ADULT_YEARS = 18.0
+OPERATED = re.compile(
+    r"(?<![a-z])(post[\s_-]*op\w*|postop\w*|crani(ot|ect|opl)\w*|(vp|va)?[\s_-]*shunt\w*|evd|clipping"
+    r"|coiling|trepan\w*)(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,15 @@ def check_facts(facts: SeriesFacts) -> None:
     """Raise Unprocessable, naming the attribute, for what the header puts out of scope."""
     for sentence in (*_other_body_part(facts), *_contrast(facts), *_kernel_and_age(facts)):
         raise Unprocessable(Reason.OUT_OF_SCOPE, sentence)
+
+
+def doubts_about(facts: SeriesFacts) -> tuple[str, ...]:
+    """Sentences on what the descriptions say of an operation: the model has seen none."""
+    return tuple(
+        f"{attribute} is '{value}': heads after an operation were not measured."
+        for attribute, value in facts.of(*DESCRIPTIONS)
+        if OPERATED.search(value)
+    )
 
 
 def _other_body_part(facts: SeriesFacts) -> Iterator[str]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from node.web.pages import drawings
 from node.web.pages.drawings import SlicePlace
 
+MAP_WORDS = "The map over a slice shows what the network used, not where anything is."
 MOST_NAMED = 20  # slices; a report names no more either
 
 
@@ -33,7 +34,9 @@ class ScoresView:
     series_threshold: float
     slices: tuple[float, ...]
     slice_threshold: float
-    high: tuple[NamedSlice, ...]  # at or above the threshold of slices, the highest score first
+    above: int  # slices at or above their threshold
+    high: tuple[NamedSlice, ...]  # those of them to look at, the highest score first
+    map_words: str  # what the map over a slice shows
     chart: Markup
 
     @property
@@ -73,14 +76,19 @@ def scores_of(record: Mapping[str, Any], places: Sequence[SlicePlace]) -> Scores
         return None
     scores, threshold = [float(score) for score in facts["slices"]], float(facts["slice_threshold"])
     named = [NamedSlice(i, _name(i, places), score) for i, score in enumerate(scores)]
-    high = sorted((of for of in named if of.score >= threshold), key=lambda of: -of.score)
+    above = [of for of in named if of.score >= threshold]
+    # Of thin slices that were seen together the record names one.
+    chosen = [named[index] for index in facts.get("high_slices", ())]
+    high = chosen or sorted(above, key=lambda of: -of.score)
     return ScoresView(
         label=str(facts.get("label", "")),
         series=float(facts["series"]),
         series_threshold=float(facts["series_threshold"]),
         slices=tuple(scores),
         slice_threshold=threshold,
-        high=tuple(high),
+        above=len(above),
+        high=tuple(high[:MOST_NAMED]),
+        map_words=str(facts.get("map_words", MAP_WORDS)),
         chart=drawings.scores(scores, threshold, [of.name for of in named]),
     )
 

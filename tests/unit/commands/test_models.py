@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from node import finding_opinion
 from node.mask_opinion import check
-from tests import mr_series, phantoms
+from tests import chest_findings, mr_series, phantoms
 from tests.unit.commands.console import Midslice
 from tests.unit.inference.test_mask_jobs import Ball
 
@@ -79,6 +80,26 @@ def test_process_writes_the_segmentation_and_the_extracted_series(
     files = sorted((tmp_path / "out").glob("*.dcm"))
     assert len(files) == len(received) + 1
     assert not check(received, files)
+
+
+def test_process_writes_a_report_of_findings_with_what_lies_beside_it(
+    midslice: Midslice, tmp_path: Path
+) -> None:
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write('[[model]]\nname = "balls"\nclass = "tests.chest_findings:Balls"\n')
+        file.write('produces = "findings"\n')
+    received = chest_findings.write(tmp_path / "ct")
+    command = ("process", tmp_path / "ct", "--model", "balls")
+    wrong = midslice(*command, "--out", tmp_path / "wrong", "--factor", 2)
+    assert (wrong.status, "balls makes findings, not slices" in wrong.err) == (2, True)
+    all_of_them = midslice(*command, "--out", tmp_path / "all")
+    assert all_of_them.status == 0
+    assert "6 instances, 2 findings at the threshold of 0.50" in all_of_them.out
+    one = midslice(*command, "--out", tmp_path / "one", "--max-findings", 1, "--report", "2d")
+    assert "1 finding at the threshold" in one.out
+    assert "findings of lower scores that were left out: 1" in one.out
+    for name in ("all", "one"):
+        assert not finding_opinion.check(received, sorted((tmp_path / name).glob("*.dcm")))
 
 
 def test_process_makes_the_same_series_as_the_node_each_time(

@@ -20,12 +20,16 @@ from tests.unit.commands.console import Midslice, configure
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def prompt_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that sees its answer soon."""
+    monkeypatch.setattr(node, "POLL_SECONDS", 0.02)
+
+
 @pytest.fixture
 def database(midslice: Midslice, tmp_path: Path) -> Database:
     """The rows of the node whose folder the commands run in."""
-    migrated = Database.for_folder(tmp_path / "var")
-    migrated.migrate()
-    return migrated
+    return Database.for_folder(tmp_path / "var")
 
 
 @pytest.mark.parametrize(

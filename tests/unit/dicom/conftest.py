@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from node.dicom import scp
 from node.dicom.scu import Outgoing
 from tests.node_scp import Node, node_scp
 from tests.sending import native
+
+
+@pytest.fixture(autouse=True)
+def prompt_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An SCP that is told to end does so at once."""
+    monkeypatch.setattr(scp, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -453,6 +453,15 @@ def test_a_real_head_out_of_scope_is_refused_by_its_attribute(
     assert "scores" not in outcome.record
 
 
+def test_a_head_after_an_operation_is_held_without_a_score(tmp_path: Path) -> None:
+    files = ct_head.write(tmp_path / "received", setting(StudyDescription="Head post op"))
+    outcome = unchecked(real(files, tmp_path / "results"))
+    assert isinstance(outcome, Verdict)
+    assert (outcome.reason, outcome.held) == (Reason.LOW_CONFIDENCE, True)
+    assert "StudyDescription is 'Head post op'" in outcome.sentence
+    assert "scores" not in outcome.record
+
+
 def test_a_child_is_scored_where_the_route_takes_children(tmp_path: Path) -> None:
     files = ct_head.write(tmp_path / "received", setting(PatientAge="007Y"))
     made = real(files, tmp_path / "results", accept_children=True)

@@ -344,7 +344,7 @@ def test_a_database_that_stays_locked_answers_busy_in_time_and_leaves_nothing(
 ) -> None:
     file = tmp_path / "midslice.db"
     file.write_bytes(migrated_sqlite.read_bytes())
-    ours = Database(f"sqlite:///{file}", busy_seconds=0.2)
+    ours = Database(f"sqlite:///{file}", busy_seconds=0.1)
     theirs = Database(f"sqlite:///{file}")
     stored = Stored(ours, Files(tmp_path / "var", 0), clock)
     with theirs.writing(), pytest.raises(Busy):
@@ -678,7 +678,7 @@ def test_a_locked_database_makes_the_whole_group_busy_once(
 ) -> None:
     file = tmp_path / "midslice.db"
     file.write_bytes(migrated_sqlite.read_bytes())
-    ours = Database(f"sqlite:///{file}", busy_seconds=0.3)
+    ours = Database(f"sqlite:///{file}", busy_seconds=0.1)
     theirs = Database(f"sqlite:///{file}")
     callers = Callers(ours)
     with theirs.writing():

@@ -71,7 +71,7 @@ def test_a_login_lasts_until_it_expires_or_is_idle(database: Database, clock: Cl
 def test_who_is_known_may_look_where_nothing_can_be_written(
     database_url: str, clock: Clock
 ) -> None:
-    with closing(Database(database_url, busy_seconds=0.5)) as database:
+    with closing(Database(database_url, busy_seconds=0.1)) as database:
         add(database, clock(), "anna")
         log_in(database, clock(), "anna")
         people.add_token(database, clock(), "anna", "lab", Role.VIEWER, "digest")

@@ -39,7 +39,7 @@ class Reader:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.02)
 
 
 def alone(main: Coroutine[Any, Any, T]) -> T:
@@ -204,8 +204,8 @@ def test_a_busy_database_ends_no_stream(caplog: pytest.LogCaptureFixture) -> Non
 def test_a_silent_stream_says_that_it_is_alive_and_ends_after_minutes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(live, "LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr(live, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(live, "LONGEST_SECONDS", 0.2)
 
     async def whole() -> list[str]:
         return [event async for event in Live(Reader()).stream("anna", "")]
@@ -224,7 +224,7 @@ def ended(lines: Iterator[str]) -> bool:
 def test_a_stream_ends_with_the_session_of_who_listens(
     listening: Site, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.05)
     listening.user("anna")
     client = listening.logged_in("anna")
     answer = listen(client)
@@ -243,7 +243,7 @@ def test_a_stream_ends_with_the_session_of_who_listens(
 def test_a_stream_lasts_as_long_as_a_person_uses_the_pages(
     listening: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.05)
     listening.user("anna")
     client = listening.logged_in("anna")
     answer = listen(client)
@@ -260,7 +260,7 @@ def test_a_stream_lasts_as_long_as_a_person_uses_the_pages(
 def test_a_stream_ends_with_the_token_of_a_program(
     listening: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.05)
     listening.user("anna")
     answer = listen(listening.program(Role.VIEWER))
     lines = answer.iter_lines()
@@ -272,7 +272,7 @@ def test_a_stream_ends_with_the_token_of_a_program(
 
 def test_a_busy_database_logs_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "CHECK_SECONDS", 0.0)
-    monkeypatch.setattr(live, "LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr(live, "LONGEST_SECONDS", 0.2)
 
     def busy() -> bool:
         raise Busy("database: locked")

@@ -117,7 +117,7 @@ def test_two_sweeps_at_once_tell_it_once(database: Database, clock: Clock, web: 
 def test_two_nodes_on_one_database_tell_it_once(
     database_url: str, clock: Clock, web: Hook, count: int
 ) -> None:
-    web.seconds = 0.2  # long enough for the other to look at the outbox meanwhile
+    web.seconds = 0.1  # long enough for the other to look at the outbox meanwhile
     nodes = [Database(database_url) for _ in range(2)]
     tell(nodes[0], clock, count)
     begin = threading.Barrier(len(nodes))

@@ -1,0 +1,125 @@
+"""Bad input to the models themselves, whole series: what only their networks and pixels decide.
+
+The other cells, and what is refused by headers, are in `tests/unit/inference/test_bad_input.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+
+from inference.errors import Reason
+from inference.registry import spec_of
+from inference.request import Derived, Outcome, Verdict
+from tests import mr_series, series
+from tests.mr_series import HEAD
+from tests.phantoms import Edit, Series
+from tests.unit.inference.test_bad_input import (
+    outcome_of,
+    own_slopes,
+)
+
+MOST_BYTES = 3 << 30  # that a model may take for one series
+MR = Series(slices=90, spacing_mm=2.0, thickness_mm=2.0, rows=8, columns=8)
+Volume = NDArray[np.float64]
+
+
+def ended(files: list[Path], folder: Path, model: str) -> Outcome:
+    return outcome_of(files, folder, spec_of(model))
+
+
+def of_volume(volume: Volume, pixel_mm: float) -> Edit:
+    """Each slice with its plane of a volume."""
+
+    def edit(made: Dataset, index: int) -> None:
+        plane = volume[index]
+        made.Rows, made.Columns = plane.shape
+        made.PixelSpacing = [f"{pixel_mm:g}"] * 2
+        made.PixelData = plane.clip(0, 4000).astype("<i2").tobytes()
+
+    return edit
+
+
+def axes(shape: tuple[int, ...], *mm: float) -> list[Volume]:
+    """Distances from the middle along slices, rows and columns."""
+    sides = [
+        (np.arange(side) - (side - 1) / 2.0) * step for side, step in zip(shape, mm, strict=True)
+    ]
+    return list(np.meshgrid(*sides, indexing="ij"))
+
+
+def phantom(kind: str) -> Volume:
+    """(slices, rows, columns): liquid in a vessel of the size of a head, with noise."""
+    shape = (90, 128, 128)
+    z, y, x = axes(shape, 2.0, 1.5, 1.5)
+    inside = {
+        "ball": np.sqrt(x**2 + y**2 + z**2) < 78.0,
+        "cylinder": (np.hypot(x, y) < 75.0) & (abs(z) < 60.0),
+        "bottles": (np.hypot(abs(x) - 40.0, y) < 35.0) & (abs(z) < 70.0),
+    }[kind]
+    noise = np.random.default_rng(1).normal(0.0, 20.0, shape)
+    return np.where(inside, 800.0, 5.0) + noise
+
+
+@pytest.mark.parametrize("kind", ["ball", "cylinder", "bottles"])
+def test_a_phantom_never_gets_a_brain_mask_that_is_sent(tmp_path: Path, kind: str) -> None:
+    files = mr_series.write(tmp_path / "received", of_volume(phantom(kind), 1.5), MR)
+    outcome = ended(files, tmp_path / "results", "brain")
+    assert isinstance(outcome, Verdict), outcome
+    assert outcome.reason in (Reason.LOW_CONFIDENCE, Reason.OUT_OF_SCOPE)
+    assert not list((tmp_path / "results").glob("*.dcm"))
+
+
+def chest() -> Volume:
+    """A real chest, interpolated to gaps of 2.5 mm, as a T1-weighted scanner might show it."""
+    files = sorted(series.RECEIVED.glob("*.dcm"), key=_height)
+    planes = [dcmread(path).pixel_array[::4, ::4].astype(float) for path in files]
+    values = (np.stack(planes) - np.median(planes)).clip(-900.0, 400.0) + 900.0
+    between = (values[:-1] + values[1:]) / 2.0
+    return np.concatenate(
+        [np.stack([values[:-1], between], 1).reshape(-1, *between.shape[1:]), values[-1:]]
+    )
+
+
+def _height(path: Path) -> float:
+    return float(dcmread(path, stop_before_pixels=True).ImagePositionPatient[2])
+
+
+def test_a_chest_that_says_it_is_a_head_never_gets_a_brain_mask(tmp_path: Path) -> None:
+    volume = chest()
+    shape = replace(MR, slices=len(volume), spacing_mm=2.5, thickness_mm=2.5)
+    files = mr_series.write(tmp_path / "received", of_volume(volume, 1.5), shape)
+    outcome = ended(files, tmp_path / "results", "brain")
+    assert isinstance(outcome, Verdict), outcome
+    assert outcome.reason in (Reason.LOW_CONFIDENCE, Reason.OUT_OF_SCOPE)
+
+
+def head(edit: Edit | None = None) -> Callable[[Path], list[Path]]:
+    """The real MR head, decoded to 16 bits, each slice edited."""
+
+    def written(folder: Path) -> list[Path]:
+        files = sorted(HEAD.glob("*.dcm"))
+        indices = {path.name: index for index, path in enumerate(files)}
+
+        def change(made: Dataset) -> None:
+            made.decompress(generate_instance_uid=False)
+            if edit is not None:
+                edit(made, indices[Path(made.filename).name])
+
+        return series.changed(files, folder, change)
+
+    return written
+
+
+def test_the_brain_of_a_real_head_is_the_same_with_slopes_of_their_own(tmp_path: Path) -> None:
+    masks = []
+    for form in (None, own_slopes):
+        folder = tmp_path / str(form)
+        outcome = ended(head(form)(folder / "received"), folder / "results", "brain")
+        assert isinstance(outcome, Derived), outcome
+        masks.append(dcmread(folder / "results" / "segmentation.dcm").PixelData)
+    assert masks[0] == masks[1]
