@@ -16,6 +16,7 @@ def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
         "midslice": "slices",
         "brain": "mask",
         "haemorrhage": "scores",
+        "nodule": "findings",
     }
     assert len(models["midslice"]["weights_sha256"]) == 64
     assert models["linear"]["weights_sha256"] == ""
