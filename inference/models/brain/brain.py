@@ -100,7 +100,10 @@ class Brain(BrainExtraction):
         head = sampled(volume[box], (BRAIN_SIDE,) * 3)
         brain = _predicted(self._brain, scaled(head, low, high), device)
         whole = np.zeros(volume.shape, np.float32)
-        whole[box] = sampled(brain, whole[box].shape)
+        inside = whole[box]
+        rows = _nearest(brain.shape[0], len(inside))
+        for plane, row in zip(inside, rows, strict=True):  # one by one: a large volume is large
+            plane[:] = sampled(brain[row], plane.shape)
         return whole
 
 
