@@ -5,7 +5,8 @@ BIN := .venv/bin
 # Tests mostly wait, on sockets and processes: two workers, each with files and servers of its own.
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
-# The quick tests commit and fsync tens of thousands of times; in memory, where there is room for it, they wait for none.
+# The quick tests start no servers of a file's own: a worker that is done takes tests of the other's.
+# They commit and fsync tens of thousands of times; in memory, where there is room for it, they wait for none.
 MEMORY := $(shell df -k --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 {print "/dev/shm"}')
 STAMP := .venv/.installed
 # Two workers and hundreds of child processes import the same modules: compiled once, not by each.
@@ -61,7 +62,7 @@ imports: setup  ## who may import whom
 	$(BIN)/lint-imports
 
 unit: setup  ## the quick tests: no training, no kill, no whole node
-	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
+	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) --dist worksteal -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
 
 golden: setup system  ## write the golden files anew, where a change of what the product says is meant
 	GOLDEN=write $(PYTEST) tests/golden

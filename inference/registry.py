@@ -58,6 +58,13 @@ REGISTERED = (
         produces="mask",
     ),
     RegisteredModel(
+        "brain-unet",
+        "1.0.0",
+        "inference.models.brain.unet:BrainUNet",
+        "as brain; trained on four heads, to be trained on a site's own",
+        produces="mask",
+    ),
+    RegisteredModel(
         "haemorrhage",
         "1.0.0",
         "inference.models.haemorrhage.haemorrhage:Haemorrhage",

@@ -6,6 +6,7 @@ All pictures are drawn from what the PACS returned, by code that shares nothing 
 import base64
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -119,8 +120,11 @@ class ObjectsResult:
 
     def summary(self) -> str:
         """A sentence for the terminal: what came back."""
-        kinds = ", ".join(f"{len(series.items)} x {series.kind}" for series in self.stored)
-        return f"{len(self.received)} slices of {self.exhibit.folder.name} became {kinds}."
+        counts: Counter[str] = Counter()
+        for series in self.stored:
+            counts[series.kind] += len(series.items)
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in counts.items())
+        return f"{len(self.received)} slices became {kinds}."
 
     def facts(self) -> dict[str, object]:
         """Facts for programs."""

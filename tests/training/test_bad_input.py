@@ -15,15 +15,11 @@ from pydicom import Dataset, dcmread
 from inference.errors import Reason
 from inference.registry import spec_of
 from inference.request import Derived, Outcome, Verdict
-from tests import mr_series, series
+from tests import ct_head, mr_series, phantoms, series
 from tests.mr_series import HEAD
 from tests.phantoms import Edit, Series
-from tests.unit.inference.test_bad_input import (
-    outcome_of,
-    own_slopes,
-)
+from tests.unit.inference.test_bad_input import HERE, OF_MODEL, outcome_of, own_slopes
 
-MOST_BYTES = 3 << 30  # that a model may take for one series
 MR = Series(slices=90, spacing_mm=2.0, thickness_mm=2.0, rows=8, columns=8)
 Volume = NDArray[np.float64]
 
@@ -123,3 +119,54 @@ def test_the_brain_of_a_real_head_is_the_same_with_slopes_of_their_own(tmp_path:
         assert isinstance(outcome, Derived), outcome
         masks.append(dcmread(folder / "results" / "segmentation.dcm").PixelData)
     assert masks[0] == masks[1]
+
+
+def many(model: str, folder: Path, slices: int = 2000) -> list[Path]:
+    """So many files at once: one slice of 512 x 512, with places and UIDs of its own in its bytes.
+
+    Its pixels have not come: nobody may ask for them.
+    """
+    number, at, uid = b"@@@@", b"1000.0", b"2.25.600000"
+
+    def edit(made: Dataset, index: int) -> None:
+        made.Rows = made.Columns = 512
+        made.ImagePositionPatient = ["-150.0", "-120.0", at.decode()]
+        made.SOPInstanceUID = uid.decode()
+        phantoms.put(made, "InstanceNumber", number)
+
+    (path,) = OF_MODEL[model](edit, replace(MR, slices=1, rows=1, columns=2))(folder)
+    template, files = path.read_bytes(), []
+    path.unlink()
+    assert (template.count(number), template.count(at), template.count(uid)) == (1, 1, 2)
+    for index in range(slices):
+        content = template.replace(at, f"{1000 + index / 10:.1f}".encode())
+        content = content.replace(uid, f"2.25.{600000 + index}".encode())
+        files.append(folder / f"{index}.dcm")
+        files[-1].write_bytes(content.replace(number, f"{index + 1:04d}".encode()))
+    return files
+
+
+@pytest.mark.parametrize("model", HERE)
+def test_2000_large_slices_are_refused_before_one_is_decoded(tmp_path: Path, model: str) -> None:
+    files = many(model, tmp_path / "received")
+    outcome = ended(files, tmp_path / "results", model)
+    assert isinstance(outcome, Verdict), outcome
+    assert outcome.reason is Reason.TOO_LARGE
+    assert "524 million" in outcome.sentence
+
+
+def test_a_head_in_a_tilted_gantry_is_scored_as_it_was_taken(tmp_path: Path) -> None:
+    """The network was trained on tilted heads: its slices are neither turned nor moved."""
+
+    def tilt(made: Dataset, index: int) -> None:
+        angle = np.radians(15.0)
+        made.ImageOrientationPatient = [1, 0, 0, 0, f"{np.cos(angle):.9f}", f"{np.sin(angle):.9f}"]
+
+    plain, tilted = (
+        ended(ct_head.write(tmp_path / name, edit), tmp_path / f"{name}-results", "haemorrhage")
+        for name, edit in (("plain", lambda made, index: None), ("tilted", tilt))
+    )
+    assert isinstance(plain, Derived), plain
+    assert isinstance(tilted, Derived), tilted
+    assert "sheared by 15.0 degrees" in tilted.record["notes"]
+    assert tilted.record["scores"] == plain.record["scores"]

@@ -164,11 +164,11 @@ def _names_a_head(text: str) -> bool:
 
 
 def _contrast(facts: SeriesFacts) -> Iterator[str]:
-    said = [
+    with_contrast = [
         *(pair for pair in facts.of(*AGENTS) if names_an_agent(pair[1])),
         *(pair for pair in facts.of(*DESCRIPTIONS) if word_of_contrast(pair[1])),
     ]
-    for attribute, value in said:
+    for attribute, value in with_contrast:
         yield f"{attribute} is '{value}': a series with contrast is not scored."
 
 

@@ -205,6 +205,7 @@ class Pictures:
     is_tinted: bool  # some slice: its expected error can be laid over it
     mask: str = ""  # what a mask shows whose outline can be laid over each slice
     heat: frozenset[int] = frozenset()  # slices with a map of what their score came from
+    start: int | None = None  # the slice with the highest score, or with the first finding
     is_hu: bool = True
     is_extracted: bool = False  # the result is the received series without what lies outside
 
@@ -224,9 +225,9 @@ class Pictures:
 
     @property
     def first(self) -> int:
-        """The slice that is shown first: a generated one, in the middle."""
-        if self.heat:
-            return min(self.heat)
+        """The slice that is shown first: what was found, else a generated one in the middle."""
+        if self.start is not None:
+            return self.start
         middle = len(self.places) // 2
         later = range(middle, len(self.places))
         return next((i for i in later if self.places[i].is_generated), middle)
@@ -386,6 +387,7 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
         is_tinted=index.get("tinted", False),
         mask=index.get("mask", ""),
         heat=frozenset(index.get("heat", ())),
+        start=model_results.strongest(record),
         is_hu=index.get("is_hu", True),
         is_extracted="mask" in record,
     )

@@ -15,6 +15,7 @@ def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
         "linear": "slices",
         "midslice": "slices",
         "brain": "mask",
+        "brain-unet": "mask",
         "haemorrhage": "scores",
         "nodule": "findings",
     }
