@@ -71,6 +71,13 @@ REGISTERED = (
         "CT heads without contrast, 10 slices or more over 80 mm, gaps up to 6 mm; scores",
         produces="scores",
     ),
+    RegisteredModel(
+        "nodule",
+        "1.0.0",
+        "inference.models.nodule.nodule:Nodule",
+        "CT chests, axial, 60 slices or more over 100 mm, gaps up to 3 mm; nodules and lungs",
+        produces="findings",
+    ),
 )
 
 

@@ -6,20 +6,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference import mr
+from inference import ct, mr
 from inference.dataset import Stack, read_headers
-from inference.model import Limits, Model, Parameters, Segment, Window, check_mask, check_whole
+from inference.model import (
+    Limits,
+    Model,
+    Parameters,
+    Scored,
+    Segment,
+    Window,
+    check_mask,
+    check_scores,
+    check_whole,
+)
 from inference.pixels import PixelReader
 from inference.registry import REGISTERED, load, spec_of
-from inference.request import Derived, Source
+from inference.request import Derived, Output, Source
 from inference.volume import Volume
 from node.mask_opinion import check
+from tests import ct_head
 from tests.mr_series import HEAD
 from tests.unit.commands.console import Midslice
 from tests.unit.inference.made import request, unchecked
 from tests.validators import new_complaints
 
 MASKERS = [entry.name for entry in REGISTERED if entry.produces == "mask"]
+SCORERS = [entry.name for entry in REGISTERED if entry.produces == "scores"]
 FILES = sorted(HEAD.glob("*.dcm"))
 
 
@@ -49,6 +61,37 @@ def test_a_mask_is_0_or_1_for_every_pixel_and_the_same_each_time(name: str, head
         masks.append(np.stack(prediction.planes))
     assert masks[0].any()
     np.testing.assert_array_equal(*masks)
+    assert all(np.array_equal(planes[index], before[index]) for index in planes)
+
+
+@pytest.fixture(scope="module")
+def ct_volume() -> Volume:
+    headers = tuple(read_headers(ct_head.head_files()))
+    return ct.open_volume(ct.examine(Stack("head", headers), Output()), PixelReader())
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scores_are_from_0_to_1_for_every_slice_and_the_same_each_time(
+    name: str, ct_volume: Volume
+) -> None:
+    planes = {index: ct_volume.read(index) for index in range(len(ct_volume))}
+    before = {index: plane.copy() for index, plane in planes.items()}
+    results = []
+    for model in (loaded(name), loaded(name)):
+        assert isinstance(getattr(model, "scored", None), Scored)
+        assert str(model.operating_point).isascii()  # type: ignore[attr-defined]
+        (step,) = model.plan(ct_volume.geometry, Parameters())
+        check_whole([step], len(ct_volume))
+        prediction = model.run(step, Window(ct_volume.geometry, planes), Limits())
+        check_scores(step, prediction, ct_volume)
+        assert prediction.scores is not None
+        results.append(prediction.scores)
+    first, second = results
+    np.testing.assert_array_equal(first.slices, second.slices)
+    assert first.series == second.series
+    assert first.heat.keys() == second.heat.keys() <= planes.keys()
+    for index, plane in first.heat.items():
+        np.testing.assert_array_equal(plane, second.heat[index])
     assert all(np.array_equal(planes[index], before[index]) for index in planes)
 
 

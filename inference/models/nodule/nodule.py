@@ -112,7 +112,7 @@ class Nodule:
         self.point = OperatingPoint.read(path.with_suffix(".json"))
         self.threshold = self.point.threshold
         self.operating_point = f"threshold={self.threshold:.2f}"
-        self.training = (
+        self.trained_on = (
             f"{len(self.point.patients)} chest CTs of LIDC-IDRI, and nodules simulated in them"
         )
 
