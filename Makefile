@@ -38,7 +38,7 @@ system:
 	  else echo "install these first:$$missing (Debian package names)" >&2; exit 1; fi; \
 	fi
 
-demo: setup  ## a scanner, the node and a PACS on a real series (MODEL=brain, haemorrhage: of another model); report in var/demo/report.html
+demo: setup  ## a scanner, the node and a PACS on a real series (MODEL=brain, haemorrhage, nodules: of another model); report in var/demo/report.html
 	@if ! command -v Orthanc >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends orthanc dcmtk >/dev/null || echo "no Orthanc: a built-in Storage SCP plays the PACS"; fi
 	@$(BIN)/midslice demo $(if $(MODEL),--model $(MODEL))

@@ -402,11 +402,11 @@ def scores_of(result: ObjectsResult) -> ScoresView | None:
 
 
 def first_of(result: ObjectsResult, drawing: "Drawing") -> int:
-    """The slice to show first: with the highest score, or with most of the segments."""
-    scores = scores_of(result)
-    if scores is None:
+    """The slice to show first: the strongest one, or that with most of the segments."""
+    strongest = model_results.strongest(result.record)
+    if strongest is None:
         return int(drawing.inside.sum(axis=(1, 2)).argmax())
-    number = places_of(result.record)[int(np.argmax(scores.slices))].received_number
+    number = places_of(result.record)[strongest].received_number
     numbers = [int(item.header.InstanceNumber) for item in drawing.received.slices]
     return numbers.index(number) if number in numbers else 0
 

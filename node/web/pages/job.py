@@ -158,13 +158,18 @@ def _objects(context: PageContext, job_id: int) -> list[ObjectView]:
     views: dict[str, ObjectView] = {}
     left_out = {place.name: place.leave_out for place in context.parts.config().destinations}
     for state in object_states(context.parts.database, job_id):
-        name = OBJECTS.get(state.kind, state.kind)
-        view = ObjectView(name, state.series_uid, state.instances, {})
+        view = ObjectView(_object_name(state), state.series_uid, state.instances, {})
         fates = views.setdefault(state.series_uid, view).fates
         if state.destination is not None:
             is_left_out = state.kind in left_out.get(state.destination, ())
             fates[state.destination] = "left out" if is_left_out else _fate(state)
     return list(views.values())
+
+
+def _object_name(state: ObjectState) -> str:
+    """Name an object by its kind, and by its file where that says more: one of two masks."""
+    name, stem = OBJECTS.get(state.kind, state.kind), Path(state.name).stem.replace("-", " ")
+    return name if stem.isdigit() or stem == state.kind else f"{name}, {stem}"
 
 
 def _fate(state: ObjectState) -> str:
