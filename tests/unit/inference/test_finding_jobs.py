@@ -538,7 +538,7 @@ def test_doubtful_findings_are_held_and_nothing_is_left_to_send(
         ("Kindless", "of which kind its findings are"),
         ("Open", "a threshold of 2.0"),
         ("Stepwise", "planned 2 steps"),
-        ("Unstorable", "not of plain values"),
+        ("Unstorable", "the model's record is no JSON"),
         ("Mirrored", "a right organ that lies left of the left one"),
         ("Opposite", "finding 1 a side that it is not on"),
     ],
