@@ -1,12 +1,13 @@
 """Training of the nodule model: each patient left out in turn, then on all of them.
 
 Positives are the nodules of two readers or more and simulated ones, seen from jittered places;
-negatives are candidates away from every mark. Half way the negatives that still score high are
-sought out, and seen more often. Nothing is fitted on the patient that is reported: the length is
-fixed beforehand, and the operating point of a fold comes from the scores of the other patients,
-each by the network that was trained without that patient.
+negatives are candidates away from every mark. In a second round small nodules are seen more often;
+twice the negatives that still score high are sought out, and seen more often too. Nothing is fitted
+on the patient that is reported: the length is fixed beforehand, and the operating point of a fold
+comes from the scores of the other patients, each by the network that had not seen that one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,16 +39,17 @@ from inference.training.nodule_cases import ChestCase, made_ready
 from inference.training.nodule_figures import POINT_RATE, judged, scored_cases, write_card
 
 WEIGHTS = "nodule.safetensors"
-STEPS = 700  # of each training
+STEPS, FIRST_ROUND = 1000, 0.7  # of each training; share of the first round
 FULL_MINUTES = 25.0  # of processor time on one core for the whole plan; fewer shorten trainings
 RECENT = 50  # steps of a running mean
 READY, TRAINED = 0.3, 0.9  # of the time
 
 POSITIVES, REAL_ONES, NEGATIVES = 8, 3, 12  # of a batch; of the positives at most so many real
-LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
+WEIGHT_DECAY = 1e-3
 SMOOTHING = 0.02  # of the labels
 OFFSET_BETA = 0.2  # where the loss of offset and diameter turns from square to straight
-HARD_FROM, HARD_SHARE, HARDEST = 0.5, 0.5, 0.15  # of the steps, of the negatives, of all of them
+HARD_SHARE, HARDEST = 0.5, 0.15  # of the negatives of a batch, of all of them
+SMALL_MM = 8.0
 AVERAGED = 0.7  # of the steps; after that the weights are averaged
 
 # Ranges of the augmentation.
@@ -77,6 +79,24 @@ class NodulePlan:
         steps = order.steps or max(1, round(STEPS * share))
         return cls(steps, order.seed, order.device)
 
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """The steps of both rounds."""
+        first = math.ceil(FIRST_ROUND * self.steps)
+        return first, self.steps - first
+
+
+@dataclass(frozen=True)
+class Round:
+    """A part of a training, which begins with the weights of the one before."""
+
+    learning_rate: float
+    hard_from: float  # share of its steps after which hard negatives are sought
+    small_share: float  # of the simulated nodules are drawn from those under 8 mm
+
+
+ROUNDS = Round(2e-3, 0.5, 0.0), Round(1e-3, 0.0, 0.5)
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -93,8 +113,10 @@ class Batches:
 
     cases: Sequence[ChestCase]
     random: Generator
+    small_share: float = 0.0
     real: list[Sample] = field(default_factory=list)
     simulated: list[Sample] = field(default_factory=list)
+    small: list[Sample] = field(default_factory=list)
     negatives: list[Sample] = field(default_factory=list)
     hard: list[Sample] = field(default_factory=list)
 
@@ -105,6 +127,7 @@ class Batches:
             if case.is_real:
                 away = (case.hit(case.places) < 0) & ~case.is_ignored(case.places)
                 self.negatives += [Sample(number, place) for place in case.places[away]]
+        self.small = [own for own in self.simulated if own.diameter_mm < SMALL_MM]
         if not (self.real or self.simulated) or not self.negatives:
             raise NoSeries("training needs nodules, and candidates that are none")
 
@@ -117,7 +140,9 @@ class Batches:
     def _drawn(self) -> list[Sample]:
         real = min(REAL_ONES, len(self.real)) if self.simulated else POSITIVES
         drawn = [self._one(self.real) for _ in range(real)]
-        drawn += [self._one(self.simulated) for _ in range(POSITIVES - real)]
+        for _ in range(POSITIVES - real):
+            is_small = self.small and self.random.random() < self.small_share
+            drawn.append(self._one(self.small if is_small else self.simulated))
         for _ in range(NEGATIVES):
             is_hard = self.hard and self.random.random() < HARD_SHARE
             drawn.append(self._one(self.hard if is_hard else self.negatives))
@@ -213,25 +238,50 @@ def loss_of(result: Tensor, target: Tensor) -> Tensor:
 
 
 def fit(cases: Sequence[ChestCase], plan: NodulePlan, progress: Progress) -> NoduleNetwork:
-    """A network trained on these cases, its weights averaged over the last steps.
+    """A network trained on these cases; with one seed and device always the same.
 
     Its weights are those of half precision, in which they are written.
     """
     torch.manual_seed(plan.seed)
-    network = NoduleNetwork().placed(plan.device).train()
-    batches = Batches(cases, default_rng(plan.seed))
-    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    network = NoduleNetwork().placed(plan.device)
+    done = 0
+    for number, (part, steps) in enumerate(zip(ROUNDS, plan.rounds, strict=True)):
+        before = done
+        if number:
+            torch.manual_seed(plan.seed + number)
+
+        def tell(step: int, loss: float, before: int = before) -> None:
+            progress((before + step) / plan.steps, loss)
+
+        batches = Batches(cases, default_rng(plan.seed + number), part.small_share)
+        network = fit_round(network, batches, part, steps, plan.device, tell)
+        done += steps
+    return network
+
+
+def fit_round(
+    network: NoduleNetwork,
+    batches: Batches,
+    part: Round,
+    steps: int,
+    device: str,
+    progress: Callable[[int, float], None],
+) -> NoduleNetwork:
+    """The network after a round, its weights averaged over the last steps."""
+    network.train().requires_grad_(requires_grad=True)
+    rate = part.learning_rate
+    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, LEARNING_RATE, total_steps=max(2, plan.steps), pct_start=0.1
+        optimiser, rate, total_steps=max(2, steps), pct_start=0.1
     )
-    is_narrow = has_fast_bfloat16(plan.device)
+    is_narrow = has_fast_bfloat16(device)
     average = torch.optim.swa_utils.AveragedModel(network, use_buffers=True)
-    for step in range(plan.steps):
-        if step == int(HARD_FROM * plan.steps):
-            batches.seek_hard(network.eval(), plan.device)
+    for step in range(steps):
+        if step == int(part.hard_from * steps):
+            batches.seek_hard(network.eval(), device)
             network.train()
-        crop, target = (part.to(plan.device) for part in batches.next())
-        with torch.autocast(torch.device(plan.device).type, torch.bfloat16, enabled=is_narrow):
+        crop, target = (tensor.to(device) for tensor in batches.next())
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=is_narrow):
             result = network(crop)
         loss = loss_of(result.float(), target)
         optimiser.zero_grad(set_to_none=True)
@@ -239,9 +289,9 @@ def fit(cases: Sequence[ChestCase], plan: NodulePlan, progress: Progress) -> Nod
         torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         optimiser.step()
         schedule.step()
-        if step >= int(AVERAGED * plan.steps):
+        if step >= int(AVERAGED * steps):
             average.update_parameters(network)
-        progress(step / plan.steps, float(loss.detach()))
+        progress(step, float(loss.detach()))
     trained = average.module
     assert isinstance(trained, NoduleNetwork)
     return trained.half().float().eval().requires_grad_(requires_grad=False)
