@@ -43,7 +43,7 @@ DENIED = _words(
     rf"(?:without|w/?o|non|no|not|ohne|sans|senza|sin|pre)[\s_-]*(?:(?:any|iv)[\s_-]*)*{AGENT}",
     *("noncontrast", "precontrast", "unenhanced", "ncct", "nativ[ea]?", "plain", r"c-(?![a-z0-9])"),
 )
-AFTER_OTHERS = r"(?![\s_-]*(?:op|trauma|crani|surg|fossa|fall|evd|shunt|drain))"
+AFTER_OTHERS = r"(?![\s_-]*(?:op|trauma|crani|surg|fossa|fall|evd|shunt|drain|proc|mortem))"
 GIVEN = _words(
     *(
         "cta",

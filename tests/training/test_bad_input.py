@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 
 from inference.errors import Reason
 from inference.registry import spec_of
-from inference.request import Derived, Outcome, Verdict
+from inference.request import Derived, ModelSpec, Outcome, Verdict
 from tests import ct_head, mr_series, phantoms, series
 from tests.mr_series import HEAD
 from tests.phantoms import Edit, Series
@@ -170,3 +170,30 @@ def test_a_head_in_a_tilted_gantry_is_scored_as_it_was_taken(tmp_path: Path) -> 
     assert isinstance(tilted, Derived), tilted
     assert "sheared by 15.0 degrees" in tilted.record["notes"]
     assert tilted.record["scores"] == plain.record["scores"]
+
+
+NODULE = ModelSpec("nodule", "inference.models.nodule.nodule:Nodule", produces="findings")
+CHEST = Series(slices=110, spacing_mm=2.5, thickness_mm=2.5, rows=2, columns=2)
+
+
+def chest_phantom() -> Volume:
+    """Two lungs of foam in a body, 2.3 L each, with balls that look like nodules."""
+    shape, pixel_mm = (110, 160, 160), 2.1
+    z, y, x = axes(shape, 2.5, pixel_mm, pixel_mm)
+    hu = np.where((x / 155.0) ** 2 + (y / 110.0) ** 2 < 1.0, 40.0, -1000.0)
+    lung = ((abs(x) - 70.0) / 55.0) ** 2 + (y / 80.0) ** 2 + (z / 125.0) ** 2 < 1.0
+    hu[lung] = -850.0
+    for side, height, radius in ((-60.0, 0.0, 10.0), (70.0, 40.0, 8.0), (80.0, -50.0, 6.0)):
+        hu[(x - side) ** 2 + y**2 + (z - height) ** 2 < radius**2] = 30.0
+    return hu + np.random.default_rng(1).normal(0.0, 15.0, shape)
+
+
+def test_a_phantom_never_gets_a_list_of_nodules_that_is_sent(tmp_path: Path) -> None:
+    edit = of_volume(chest_phantom() + 1024.0, 2.1)
+    files = phantoms.write(tmp_path / "received", replace(CHEST, edit=edit))
+    outcome = outcome_of(files, tmp_path / "results", NODULE)
+    assert isinstance(outcome, Verdict), outcome
+    assert outcome.reason is Reason.LOW_CONFIDENCE
+    assert "it may be a phantom" in outcome.sentence
+    assert len(outcome.record["findings"]) > 0  # type: ignore[arg-type]  # they were not sent
+    assert not list((tmp_path / "results").glob("*.dcm"))
