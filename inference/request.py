@@ -61,6 +61,7 @@ class Source:
     path: Path
     instance_uid: str
     order: int  # rises with the time of receipt; the newest version has the highest
+    digest: str = ""  # SHA-256 of the data set as it was received; "" = nobody knows
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ job held | warning | job reason derived_series_uid | needs a person, with the re
 job failed | error | job reason | the model or our code raised
 job cancelled | info | job derived_series_uid | by a person, or replaced
 job released | info | job | given back by a clean stop
+received file damaged | warning | instance_uid | a received file is missing or has changed on \
+    the disk; sent again, it is mended
 job given back | warning | job why | no room or no database for a moment; tried again
 job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -185,8 +186,18 @@ def settle(path: Path) -> tuple[str, int]:
     with _room(), path.open("rb") as file:
         os.fsync(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        file.seek(data_set_offset(file) or 0)
-        return hashlib.file_digest(file, "sha256").hexdigest(), size
+        return _data_set_digest(file), size
+
+
+def received_digest(path: Path) -> str:
+    """The SHA-256 of the data set of a received file, as `settle` took it."""
+    with path.open("rb") as file:
+        return _data_set_digest(file)
+
+
+def _data_set_digest(file: BufferedReader) -> str:
+    file.seek(data_set_offset(file) or 0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(path: Path) -> str:

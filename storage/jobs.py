@@ -21,6 +21,7 @@ from storage.enqueue import (
     follow_route,
     hold_all,
     insist,
+    put_back_mended,
     requesters,
     senders,
     supersede_parted,
@@ -291,7 +292,8 @@ class Queue:
             asked = [enqueue(self._database, db, new, now, limits) for new in jobs]
             if stacks:
                 supersede_parted(db, jobs, stacks, now)
-            return (*held, *refused, *asked)
+            mended = put_back_mended(db, arrival_id, now) if hold is None else ()
+            return (*held, *refused, *asked, *mended)
 
     def cannot_complete(self, arrival_id: int, fault: ClosingFault, sentence: str) -> None:
         """Keep why an arrival cannot be closed, until it is; people are notified of it once."""

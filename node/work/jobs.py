@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,7 @@ class InferenceJobs:
         self._files.make(folder)
         parameters, output = from_snapshot(job.parameters)
         return Request(
-            sources=sources(self._queue.instances(job.id), self._files),
+            sources=self._sources(job),
             model=self._site.models.get(job.model) or registry.spec_of(job.model),
             parameters=parameters,
             output=output,
@@ -93,6 +93,14 @@ class InferenceJobs:
             station_name=self._site.station_name,
             resources=self._site.resources,
             previews=True,
+        )
+
+    def _sources(self, job: Job) -> tuple[Source, ...]:
+        """The files of a job; where one is gone, the place where it would be: it is missed."""
+        place = partial(self._files.received_path, job.study_uid, job.series_uid)
+        instances = self._queue.instances(job.id)
+        return sources(
+            [replace(it, path=it.path or place(it.digest)) for it in instances], self._files
         )
 
     def finished(self, job: Job, outcome: Outcome) -> None:
@@ -320,7 +328,12 @@ def _mark(kept: DerivedMark) -> Mark:
 def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
     """The files of `instances`, which come with the newest version first."""
     return tuple(
-        Source(files.path(instance.path), instance.instance_uid, len(instances) - place)
+        Source(
+            files.path(instance.path),
+            instance.instance_uid,
+            len(instances) - place,
+            instance.digest,
+        )
         for place, instance in enumerate(instances)
         if instance.path is not None
     )
