@@ -97,7 +97,7 @@ train: setup  ## train the generator from DATA, on the CPU or on CUDA
 train-models: setup  ## train the models beside the generator from DATA, as those that ship were; under three hours on two cores
 	$(BIN)/midslice train $(DATA)/mr-brain --model brain-unet --steps 1000
 	$(BIN)/midslice train $(DATA)/ct-haemorrhage --model haemorrhage
-	$(BIN)/midslice train $(DATA)/ct-nodules --model nodule
+	$(BIN)/midslice train $(DATA)/ct-nodules --model nodules
 
 docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
 	$(BIN)/midslice conformance > CONFORMANCE.md.new && mv CONFORMANCE.md.new CONFORMANCE.md

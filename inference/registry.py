@@ -72,7 +72,7 @@ REGISTERED = (
         produces="scores",
     ),
     RegisteredModel(
-        "nodule",
+        "nodules",
         "1.0.0",
         "inference.models.nodule.nodule:Nodule",
         "CT chests, axial, 60 slices or more over 100 mm, gaps up to 3 mm; nodules and lungs",

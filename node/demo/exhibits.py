@@ -31,7 +31,6 @@ class Reading:
 class Exhibit:
     """A model, its series, and the words of its report."""
 
-    model: str  # as a route names it
     folder: Path  # with the licence of the series
     match: str  # the conditions of the route
     title: str
@@ -80,7 +79,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 EXHIBITS: Mapping[str, Exhibit] = {
     "brain": Exhibit(
-        model="brain",
         folder=DATA / "mr-head",
         match='{ Modality = "MR", MRAcquisitionType = "3D", instances = { min = 40 } }',
         title="An MR head in, the brain out",
@@ -93,7 +91,6 @@ EXHIBITS: Mapping[str, Exhibit] = {
         judge=mask_opinion.check,
     ),
     "haemorrhage": Exhibit(
-        model="haemorrhage",
         folder=DATA / "head-ct",
         match='{ Modality = "CT", body_part = "head", contrast = ["no", "unknown"], '
         'kernel = ["soft", "unknown"] }',
@@ -107,7 +104,6 @@ EXHIBITS: Mapping[str, Exhibit] = {
         window=DisplayWindow(40.0, 80.0),
     ),
     "nodules": Exhibit(
-        model="nodule",
         folder=DATA,
         parts=("received", "acquired", "further"),
         match='{ Modality = "CT", body_part = ["chest", "unknown"], instances = { min = 60 } }',

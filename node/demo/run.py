@@ -120,8 +120,6 @@ class DemoSettings:
     @property
     def model_used(self) -> str:
         """The model that the route names."""
-        if self.exhibit is not None:
-            return self.exhibit.model
         weights = files("inference") / "models" / "midslice.safetensors"
         return self.model or ("midslice" if weights.is_file() else "linear")
 

@@ -201,7 +201,7 @@ def test_each_exhibit_has_its_data_its_licence_its_card_and_a_route_that_the_nod
     assert (Path(objects.__file__).parents[2] / exhibit.card).is_file()
     settings = DemoSettings(model=name)
     (route,) = load(settings.configure(tmp_path / "config.toml", DicomAddress("PACS", 4711))).routes
-    assert (route.model, route.destinations) == (exhibit.model, ("pacs",))
+    assert (route.model, route.destinations) == (name, ("pacs",))
 
 
 def with_record(received: ImageSeries, record: dict[str, object]) -> ObjectsResult:

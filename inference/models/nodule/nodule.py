@@ -1,4 +1,4 @@
-"""The model `nodule`: what looks like a lung nodule on chest CT, with its sizes and its place.
+"""The model `nodules`: what looks like a lung nodule on chest CT, with its sizes and its place.
 
 Bright spheres in the lungs are candidates; a network scores each of them, moves it to its centre
 and expects a diameter. What scores at the operating point or above is measured on the slices as
@@ -89,9 +89,9 @@ class ScoredPlace:
 
 
 class Nodule:
-    """The model `nodule`, version and weights; keeps nothing between two stacks."""
+    """The model `nodules`, version and weights; keeps nothing between two stacks."""
 
-    name = "nodule"
+    name = "nodules"
     version = "1.0.0"
     produces: Literal["findings"] = "findings"
     finding = Segment(

@@ -17,7 +17,7 @@ def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
         "brain": "mask",
         "brain-unet": "mask",
         "haemorrhage": "scores",
-        "nodule": "findings",
+        "nodules": "findings",
     }
     assert len(models["midslice"]["weights_sha256"]) == 64
     assert models["linear"]["weights_sha256"] == ""

@@ -36,7 +36,7 @@ from tests.phantoms import Edit, Series
 from tests.unit.inference.made import request, unchecked
 
 MODULE = "tests.unit.inference.test_bad_input"
-MODELS = ("brain", "haemorrhage", "nodule")
+MODELS = ("brain", "haemorrhage", "nodules")
 HERE = tuple(name for name in MODELS if name in {entry.name for entry in REGISTERED})
 ROWS = (
     "another modality",
@@ -85,12 +85,12 @@ def head_ct(edit: Edit | None = None, made_as: Series = THIN) -> Write:
     return chest_ct(edited, made_as)
 
 
-OF_MODEL = {"brain": mr, "haemorrhage": head_ct, "nodule": chest_ct}
-MODALITY = {"brain": "MR", "haemorrhage": "CT", "nodule": "CT"}
+OF_MODEL = {"brain": mr, "haemorrhage": head_ct, "nodules": chest_ct}
+MODALITY = {"brain": "MR", "haemorrhage": "CT", "nodules": "CT"}
 NO_SLICE = {
     "brain": Reason.NOT_AN_MR_SLICE,
     "haemorrhage": Reason.NOT_A_CT_SLICE,
-    "nodule": Reason.NOT_A_CT_SLICE,
+    "nodules": Reason.NOT_A_CT_SLICE,
 }
 
 
@@ -199,7 +199,7 @@ R = Reason
 CELLS = [
     Cell(ROWS[0], "brain", chest_ct(), "refused", R.NOT_AN_MR_SLICE, "Modality CT"),
     Cell(ROWS[0], "haemorrhage", mr(), "refused", R.OUT_OF_SCOPE, "modality MR, not CT"),
-    Cell(ROWS[0], "nodule", mr(), "refused", R.OUT_OF_SCOPE, "modality MR, not CT"),
+    Cell(ROWS[0], "nodules", mr(), "refused", R.OUT_OF_SCOPE, "modality MR, not CT"),
     Cell(
         ROWS[1],
         "brain",
@@ -217,8 +217,8 @@ CELLS = [
         "BodyPartExamined is 'CHEST'",
     ),
     Cell(ROWS[1], "haemorrhage", chest_as_head, "refused", R.OUT_OF_SCOPE, "seen in 0 slices"),
-    Cell(ROWS[1], "nodule", head_ct(), "refused", R.OUT_OF_SCOPE, "lung"),
-    Cell(ROWS[2], "nodule", chest_ct(setting(ContrastBolusAgent="X")), "processed", None, "Bolus"),
+    Cell(ROWS[1], "nodules", head_ct(), "refused", R.OUT_OF_SCOPE, "lung"),
+    Cell(ROWS[2], "nodules", chest_ct(setting(ContrastBolusAgent="X")), "processed", None, "Bolus"),
     Cell(ROWS[2], "haemorrhage", angiography, "refused", R.OUT_OF_SCOPE, "contrast in vessels"),
     Cell(ROWS[2], "brain", mr(setting(ContrastBolusAgent="Gadovist")), "processed", None, "Bolus"),
     *(
@@ -371,7 +371,7 @@ class ShownFindings(ShownMask):
 SMALL = {
     "brain": ModelSpec("shown-mask", f"{MODULE}:ShownMask", produces="mask"),
     "haemorrhage": ModelSpec("shown-scores", f"{MODULE}:ShownScores", produces="scores"),
-    "nodule": ModelSpec("shown-findings", f"{MODULE}:ShownFindings", produces="findings"),
+    "nodules": ModelSpec("shown-findings", f"{MODULE}:ShownFindings", produces="findings"),
 }
 
 

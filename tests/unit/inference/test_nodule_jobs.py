@@ -53,7 +53,7 @@ def written(
 
 def outcome_of(folder: Path, files: Sequence[Path]) -> Derived | Verdict:
     asked = request(files, folder / "results", output=Output())
-    outcome = unchecked(replace(asked, model=spec_of("nodule"), parameters=Parameters()))
+    outcome = unchecked(replace(asked, model=spec_of("nodules"), parameters=Parameters()))
     assert isinstance(outcome, Derived | Verdict), outcome
     return outcome
 
