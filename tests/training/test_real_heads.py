@@ -1,4 +1,4 @@
-"""Whole real heads, seconds each: through a model's promises, a job, and the command."""
+"""Whole real heads: through a model's promises, a job, and the command."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +25,11 @@ from inference.request import Derived, Output, Source
 from inference.volume import Volume
 from node.mask_opinion import check
 from tests import ct_head
-from tests.mr_series import HEAD
+from tests.mr_series import HEAD, setting
 from tests.unit.commands.console import Midslice
 from tests.unit.inference.made import request, unchecked
-from tests.validators import new_complaints
+from tests.unit.inference.test_score_jobs import opinion, real
+from tests.validators import dciodvfy, new_complaints
 
 MASKERS = [entry.name for entry in REGISTERED if entry.produces == "mask"]
 SCORERS = [entry.name for entry in REGISTERED if entry.produces == "scores"]
@@ -119,3 +120,22 @@ def test_process_writes_the_segmentation_and_the_extracted_series_of_a_real_head
     files = sorted((tmp_path / "out").glob("*.dcm"))
     assert len(files) == len(FILES) + 1
     assert not check(FILES, files)
+
+
+def test_a_real_head_is_scored_and_no_validator_objects(tmp_path: Path) -> None:
+    made = real(ct_head.head_files(), tmp_path / "results")
+    outcome = unchecked(made)
+    assert isinstance(outcome, Derived), outcome
+    assert not opinion(made)
+    scores = outcome.record["scores"]
+    assert isinstance(scores, dict)
+    assert scores["is_present"]
+    assert 7 in scores["high_slices"]  # a haemorrhage by the labels of the data set
+    assert scores["map_slices"] == [6, 7, 8]
+    assert not [line for path in made.folder.glob("*.dcm") for line in dciodvfy(path)]
+
+
+def test_a_child_is_scored_where_the_route_takes_children(tmp_path: Path) -> None:
+    files = ct_head.write(tmp_path / "received", setting(PatientAge="007Y"))
+    made = real(files, tmp_path / "results", accept_children=True)
+    assert isinstance(unchecked(made), Derived)
