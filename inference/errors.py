@@ -8,6 +8,7 @@ InferenceError
 +-- NoSeries        a folder holds nothing to train or to judge on
 """
 
+import errno
 from enum import StrEnum
 
 
@@ -97,3 +98,16 @@ def duplicates(count: int, of: int) -> Unprocessable:
         "and nothing tells which of them belong together."
     )
     return Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
+
+
+# The machine lacks room on the disk, open files or memory for them: later the same may work.
+SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def shortage(error: BaseException | None) -> str:
+    """The system's word for what the machine lacked, behind whatever was raised of it; or none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            return error.strerror or str(error)
+        error = error.__cause__ or error.__context__
+    return ""

@@ -66,7 +66,7 @@ class Files:
 
     def __init__(self, folder: Path, min_free_bytes: int) -> None:
         self.folder = folder.absolute()
-        self._min_free_bytes = min_free_bytes
+        self.min_free_bytes = min_free_bytes
         self.incoming = self.folder / INCOMING
         with _room():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,8 +85,8 @@ class Files:
     def check_room(self) -> None:
         """Raise NoRoom where the disk is below its reserve."""
         free = self.free_bytes()
-        if free < self._min_free_bytes:
-            raise NoRoom(f"{free / 1e9:.2f} GB free, the reserve is {self._min_free_bytes / 1e9:g}")
+        if free < self.min_free_bytes:
+            raise NoRoom(f"{free / 1e9:.2f} GB free, the reserve is {self.min_free_bytes / 1e9:g}")
 
     def path(self, relative: str) -> Path:
         """The path of a file column; never outside the storage folder."""

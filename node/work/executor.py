@@ -1,5 +1,6 @@
 """The executor: runs one request in a worker process that can be killed."""
 
+import contextlib
 import importlib
 import logging
 import signal
@@ -11,8 +12,17 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from inference import pipeline, registry
-from inference.errors import Reason
-from inference.request import Failed, Outcome, Progress, Request, Source, Verdict
+from inference.errors import Reason, shortage
+from inference.request import (
+    LACKING,
+    Failed,
+    Outcome,
+    OutOfResources,
+    Progress,
+    Request,
+    Source,
+    Verdict,
+)
 from node import wording
 from node.children import Child, leave_signals_to_parent
 from storage.files import received_digest
@@ -208,7 +218,8 @@ def how_it_ended(code: int | None) -> str:
 def main(requests: Connection) -> None:
     """Serve requests in the child until the parent closes the pipe."""
     leave_signals_to_parent()
-    _load_models()
+    with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them
+        _load_models()
     while True:
         try:
             number, request = requests.recv()
@@ -240,6 +251,8 @@ def _run(number: int, request: Request, requests: Connection) -> Outcome:
             return intact
         return pipeline.process(intact, progress=report, cancelled=cancelled)
     except Exception as error:  # noqa: BLE001 - the worker loop: a bad job never ends the worker
+        if lacked := shortage(error):
+            return OutOfResources(LACKING.format(lacked=lacked))
         frames = "".join(traceback.format_tb(error.__traceback__))
         return Failed(type(error).__name__, "The node's own code raised an exception.", frames)
 
@@ -280,7 +293,9 @@ def _damaged(sources: Iterable[Source]) -> frozenset[Source]:
 def _is_intact(source: Source) -> bool:
     try:
         return received_digest(source.path) == source.digest
-    except OSError:
+    except OSError as error:
+        if shortage(error):
+            raise  # it says nothing of the file
         return False
 
 
