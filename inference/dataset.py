@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
@@ -29,7 +29,9 @@ from pydicom.uid import (
 from pydicom.values import convert_SQ
 
 from inference.errors import Reason, shortage
-from inference.request import Source
+
+if TYPE_CHECKING:
+    from inference.request import Source
 
 Element = DataElement | RawDataElement
 
@@ -235,7 +237,7 @@ def newest(headers: Iterable[Header]) -> list[Header]:
     return [newest_by_uid[uid] for uid in sorted(newest_by_uid)]
 
 
-def read_headers(files: Iterable[Path | Source]) -> list[Header]:
+def read_headers(files: "Iterable[Path | Source]") -> list[Header]:
     """The header of every file, in the order given; what cannot be read says so in `fault`.
 
     Most elements are the same in all slices of a series: they are in memory once.
@@ -244,12 +246,12 @@ def read_headers(files: Iterable[Path | Source]) -> list[Header]:
     return [_shared(header, once) for header in _read_each(files)]
 
 
-def _read_each(files: Iterable[Path | Source]) -> Iterator[Header]:
+def _read_each(files: "Iterable[Path | Source]") -> Iterator[Header]:
     for position, file in enumerate(files):
-        if isinstance(file, Source):
-            yield read_header(file.path, order=file.order)
-        else:
+        if isinstance(file, Path):
             yield read_header(file, order=position)
+        else:
+            yield read_header(file.path, order=file.order)
 
 
 def _shared(header: Header, once: dict[tuple[object, ...], Element]) -> Header:

@@ -23,7 +23,6 @@ from inference.kinds import image_type_of_result
 from inference.model import Model, Parameters, Step
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
 from inference.request import File, Output, Request
-from inference.scope import MANUFACTURER, MODEL_NAME
 from inference.uids import frame_of_series, node_uid
 from inference.volume import Vector
 
@@ -275,8 +274,8 @@ class DerivedSeries:
                 InstanceCreatorUID=node_uid(request.secret, request.station_name),
                 ImageType=list(image_type_of_result(self._layout.headers)),
                 ContentQualification=request.output.content_qualification,
-                Manufacturer=MANUFACTURER,
-                ManufacturerModelName=MODEL_NAME,
+                Manufacturer=release.MANUFACTURER,
+                ManufacturerModelName=release.MODEL_NAME,
                 SoftwareVersions=[release.RELEASE, release.build()],
                 StationName=request.station_name,
                 RescaleType="HU",
@@ -393,7 +392,7 @@ class DerivedSeries:
         if self._model.weights_sha256:
             versions.append(f"sha256 {self._model.weights_sha256[:32]}")
         return h.elements_of(
-            Manufacturer=MANUFACTURER,
+            Manufacturer=release.MANUFACTURER,
             ManufacturerModelName=self._model.name[:64],
             SoftwareVersions=versions,
             ContributionDateTime=self._at.strftime("%Y%m%d%H%M%S.%f%z"),

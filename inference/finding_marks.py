@@ -17,8 +17,8 @@ from inference import release
 from inference.dataset import Header
 from inference.findings import NumberedFinding
 from inference.header import Elements
-from inference.objects import IMAGE
 from inference.results import (
+    IMAGE,
     NOBODY,
     RESEARCH_LABEL,
     RESEARCH_WORDS,
@@ -26,7 +26,6 @@ from inference.results import (
     arguments,
     completed,
 )
-from inference.scope import MODEL_NAME
 from inference.segmentation import tracking_uid
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def finding_state(
         presentation_lut_transformation=PresentationLUTTransformation(
             "INVERSE" if first.text("PhotometricInterpretation") == "MONOCHROME1" else "IDENTITY"
         ),
-        manufacturer_model_name=MODEL_NAME,
+        manufacturer_model_name=release.MODEL_NAME,
         software_versions=release.RELEASE,
         device_serial_number=making.creator_uid,
         **arguments(making, PLACE),

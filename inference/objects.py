@@ -22,6 +22,7 @@ from inference import header as h
 from inference.derived import MOST_SERIES_NUMBER, DerivedSeries, Planned
 from inference.header import Elements
 from inference.request import File, ObjectKind
+from inference.results import IMAGE
 from inference.uids import UidMaker
 from inference.volume import MOST_ERROR_HU, REDUCTION, STEP_HU, StoredMap
 
@@ -34,16 +35,6 @@ SHARED = h.keywords_of(
     InstitutionName InstitutionAddress InstitutionalDepartmentName TimezoneOffsetFromUTC
     SeriesDate SeriesTime InstanceCreationDate InstanceCreationTime
     InstanceCreatorUID Manufacturer ManufacturerModelName SoftwareVersions StationName
-    """
-)
-# What highdicom reads of an image that an object refers to; the patient is nobody there.
-IMAGE = h.keywords_of(
-    """
-    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID Modality
-    Rows Columns SamplesPerPixel PhotometricInterpretation RescaleSlope RescaleIntercept RescaleType
-    WindowCenter WindowWidth PixelSpacing SliceThickness ImagePositionPatient
-    ImageOrientationPatient SpacingBetweenSlices LossyImageCompression LossyImageCompressionRatio
-    LossyImageCompressionMethod
     """
 )
 TIMES = ("ContentDate", "ContentTime", "PresentationCreationDate", "PresentationCreationTime")

@@ -11,6 +11,8 @@ RELEASE = "0.2.0"  # the one place of it: `pyproject.toml` reads this line
 # PS3.7 D.3.3.2: made once; which implementation speaks on the wire and wrote a file.
 IMPLEMENTATION_CLASS_UID = "2.25.325768640810522559529963777536575032985"
 IMPLEMENTATION_VERSION_NAME = "MIDSLICE_" + RELEASE.replace(".", "_")  # at most 16 characters
+# The node's own mark in the General Equipment Module and in Contributing Equipment.
+MANUFACTURER, MODEL_NAME = "Midslice", "Midslice node"
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("inference", "node", "storage")

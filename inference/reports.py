@@ -13,11 +13,11 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from inference import header as h
+from inference import release
 from inference.dataset import Header
 from inference.header import Elements
 from inference.model import CodeTriple
 from inference.results import RESEARCH_WORDS, Making, Reference, arguments, completed
-from inference.scope import MANUFACTURER, MODEL_NAME
 
 if TYPE_CHECKING:
     from highdicom.sr import (
@@ -116,8 +116,8 @@ def observer(making: Making) -> "ObserverContext":
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
             uid=making.creator_uid,
             name=making.station_name,
-            manufacturer_name=MANUFACTURER,
-            model_name=MODEL_NAME,
+            manufacturer_name=release.MANUFACTURER,
+            model_name=release.MODEL_NAME,
             serial_number=making.creator_uid,
         ),
     )
@@ -166,7 +166,7 @@ def algorithm(making: Making, *parameters: str) -> "AlgorithmIdentification":
         version=own.full_version,
         parameters=words or None,
         family=codes.DCM.ArtificialIntelligence,
-        manufacturer=MANUFACTURER,
+        manufacturer=release.MANUFACTURER,
     )
 
 

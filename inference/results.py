@@ -11,7 +11,6 @@ from inference import header as h
 from inference import release
 from inference.dataset import Header
 from inference.header import Elements
-from inference.scope import MANUFACTURER, MODEL_NAME
 
 DESCRIPTION_END = "(AI, research)"
 MOST_DESCRIPTION = 64
@@ -23,6 +22,16 @@ NOBODY = h.keywords_of(
     """
     PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime
     ReferringPhysicianName
+    """
+)
+# What highdicom reads of an image that an object refers to; the patient is nobody there.
+IMAGE = h.keywords_of(
+    """
+    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID Modality
+    Rows Columns SamplesPerPixel PhotometricInterpretation RescaleSlope RescaleIntercept RescaleType
+    WindowCenter WindowWidth PixelSpacing SliceThickness ImagePositionPatient
+    ImageOrientationPatient SpacingBetweenSlices LossyImageCompression LossyImageCompressionRatio
+    LossyImageCompressionMethod
     """
 )
 
@@ -101,7 +110,7 @@ def arguments(making: Making, place: str) -> Arguments:
         "series_number": 1,
         "sop_instance_uid": making.uid_of(place),
         "instance_number": 1,
-        "manufacturer": MANUFACTURER,
+        "manufacturer": release.MANUFACTURER,
     }
 
 
@@ -139,8 +148,8 @@ def shared(first: Header, making: Making, what: str, number: int) -> Elements:
             SeriesDescription=description(first, what, making.label),
             InstanceCreatorUID=making.creator_uid,
             ContentQualification=making.content_qualification,
-            Manufacturer=MANUFACTURER,
-            ManufacturerModelName=MODEL_NAME,
+            Manufacturer=release.MANUFACTURER,
+            ManufacturerModelName=release.MODEL_NAME,
             DeviceSerialNumber=making.creator_uid,
             SoftwareVersions=[release.RELEASE, release.build()],
             StationName=making.station_name,
@@ -180,7 +189,7 @@ def _equipment(first: Header, making: Making) -> list[Elements]:
         if item.raw("Manufacturer").strip() and item.items("PurposeOfReferenceCodeSequence")
     ]
     model = h.elements_of(
-        Manufacturer=MANUFACTURER,
+        Manufacturer=release.MANUFACTURER,
         ManufacturerModelName=making.algorithm.name[:64],
         SoftwareVersions=making.algorithm.full_version,
         ContributionDateTime=making.at.strftime("%Y%m%d%H%M%S.%f%z"),

@@ -10,6 +10,7 @@ from inference.dataset import LONGEST_UID, Header, quoted
 from inference.errors import Reason, Unprocessable
 from inference.kinds import MR_IMAGE as MR_IMAGE
 from inference.kinds import Meaning, is_described_as, words_of
+from inference.release import MANUFACTURER, MODEL_NAME
 from inference.request import Output
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -25,9 +26,6 @@ ENHANCED = frozenset(
     }
 )
 PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
-
-# The node's own mark in the General Equipment Module and in Contributing Equipment.
-MANUFACTURER, MODEL_NAME = "Midslice", "Midslice node"
 
 # CID 7203: results that are no slices of attenuation values any more.
 PROJECTION_CODES = {

@@ -19,7 +19,6 @@ from inference.dataset import Header
 from inference.header import Elements
 from inference.model import CodeTriple, Segment
 from inference.results import RESEARCH_LABEL, RESEARCH_WORDS, Making, shared
-from inference.scope import MANUFACTURER, MODEL_NAME
 
 PIXEL_DATA = 0x7FE00010
 # What the writer takes from its sources; the results have it as the true sources have it, or not.
@@ -96,8 +95,8 @@ def segmentation(
         series_number=1,
         sop_instance_uid=making.uid_of(f"segmentation {title}"),
         instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
+        manufacturer=release.MANUFACTURER,
+        manufacturer_model_name=release.MODEL_NAME,
         software_versions=release.RELEASE,
         device_serial_number=making.creator_uid,
         content_label=RESEARCH_LABEL,
@@ -168,7 +167,7 @@ def _described(region: Region, making: Making, number: int) -> "SegmentDescripti
         name=algorithm.name,
         version=algorithm.full_version,
         family=codes.DCM.ArtificialIntelligence,
-        source=MANUFACTURER,
+        source=release.MANUFACTURER,
     )
     if algorithm.parameters:
         identification[0].AlgorithmParameters = algorithm.parameters
