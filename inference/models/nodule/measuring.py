@@ -196,7 +196,7 @@ def anatomy_of(voxel: Vector, diameter_mm: float, lungs: Lungs) -> Anatomy:
         for at, own, size in zip(voxel, block, labels.shape, strict=True)
     )
     side = _side(labels, centre)
-    depth = ndimage.distance_transform_edt(labels == side)[centre] if side else 0.0
+    depth = float(ndimage.distance_transform_edt(labels == side)[centre]) if side else 0.0
     carina = None
     if lungs.carina is not None:
         carina = float(np.linalg.norm(np.array(lungs.carina) - voxel))
