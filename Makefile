@@ -5,7 +5,8 @@ BIN := .venv/bin
 # Tests mostly wait, on sockets and processes: two workers, each with files and servers of its own.
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
-# The quick tests commit and fsync tens of thousands of times; in memory, where there is room for it, they wait for none.
+# The quick tests start no servers of a file's own: a worker that is done takes tests of the other's.
+# They commit and fsync tens of thousands of times; in memory, where there is room for it, they wait for none.
 MEMORY := $(shell df -k --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 {print "/dev/shm"}')
 STAMP := .venv/.installed
 # Two workers and hundreds of child processes import the same modules: compiled once, not by each.
@@ -37,7 +38,7 @@ system:
 	  else echo "install these first:$$missing (Debian package names)" >&2; exit 1; fi; \
 	fi
 
-demo: setup  ## a scanner, the node and a PACS on a real series (MODEL=brain, haemorrhage: of another model); report in var/demo/report.html
+demo: setup  ## a scanner, the node and a PACS on a real series (MODEL=brain, haemorrhage, nodules: of another model); report in var/demo/report.html
 	@if ! command -v Orthanc >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends orthanc dcmtk >/dev/null || echo "no Orthanc: a built-in Storage SCP plays the PACS"; fi
 	@$(BIN)/midslice demo $(if $(MODEL),--model $(MODEL))
@@ -61,7 +62,7 @@ imports: setup  ## who may import whom
 	$(BIN)/lint-imports
 
 unit: setup  ## the quick tests: no training, no kill, no whole node
-	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
+	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) --dist worksteal -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
 
 golden: setup system  ## write the golden files anew, where a change of what the product says is meant
 	GOLDEN=write $(PYTEST) tests/golden
@@ -96,7 +97,7 @@ train: setup  ## train the generator from DATA, on the CPU or on CUDA
 train-models: setup  ## train the models beside the generator from DATA, as those that ship were; under three hours on two cores
 	$(BIN)/midslice train $(DATA)/mr-brain --model brain-unet --steps 1000
 	$(BIN)/midslice train $(DATA)/ct-haemorrhage --model haemorrhage
-	$(BIN)/midslice train $(DATA)/ct-nodules --model nodule
+	$(BIN)/midslice train $(DATA)/ct-nodules --model nodules
 
 docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
 	$(BIN)/midslice conformance > CONFORMANCE.md.new && mv CONFORMANCE.md.new CONFORMANCE.md

@@ -80,7 +80,7 @@ def page(overview: Overview, layout: Layout, title: str, line: str) -> Page:
     front = _coronal(overview, geometry)
     wide, high = 2 * (VIEW_SIDE + GAP), VIEW_SIDE + LINE_HEIGHT + GAP
     rows = -(-len(findings) // CELLS_ACROSS)
-    width = front.width + (CELLS_ACROSS * wide if findings else 0) + 2 * MARGIN + 2 * GAP
+    width = front.width + min(len(findings), CELLS_ACROSS) * wide + 2 * MARGIN + 2 * GAP
     sheet = Page(width, HEAD + max(front.height, rows * high) + MARGIN, title)
     sheet.text(MARGIN, sheet.top, line, SMALL)
     front.put(sheet, MARGIN, HEAD)

@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 from pydicom.values import convert_SQ
 
-from inference.errors import Reason
+from inference.errors import Reason, shortage
 from inference.request import Source
 
 Element = DataElement | RawDataElement
@@ -276,6 +276,8 @@ def read_header(path: Path, *, order: int = 0) -> Header:
     except DamagedDataSet as error:
         return Header(path, {}, order=order, fault=f"holds a damaged data set: {error}")
     except OSError as error:
+        if shortage(error):
+            raise  # it says nothing of the file
         return Header(path, {}, order=order, fault=f"{UNOPENED} ({error.strerror})")
     except DAMAGED:
         return Header(path, {}, order=order, fault="holds a damaged data set")

@@ -43,7 +43,7 @@ DENIED = _words(
     rf"(?:without|w/?o|non|no|not|ohne|sans|senza|sin|pre)[\s_-]*(?:(?:any|iv)[\s_-]*)*{AGENT}",
     *("noncontrast", "precontrast", "unenhanced", "ncct", "nativ[ea]?", "plain", r"c-(?![a-z0-9])"),
 )
-AFTER_OTHERS = r"(?![\s_-]*(?:op|trauma|crani|surg|fossa|fall|evd|shunt|drain))"
+AFTER_OTHERS = r"(?![\s_-]*(?:op|trauma|crani|surg|fossa|fall|evd|shunt|drain|proc|mortem))"
 GIVEN = _words(
     *(
         "cta",
@@ -90,8 +90,8 @@ def contrast(values_of: Values) -> Said:
 
 def contrast_of_series(all_values: Iterable[Values]) -> Said:
     """The contrast of a series, whose slices need not all say it: yes where one of them does."""
-    said = [contrast(values_of) for values_of in all_values]
-    return next((one for one in said if one.values == ("yes",)), said[0])
+    of_slices = [contrast(values_of) for values_of in all_values]
+    return next((slice_ for slice_ in of_slices if slice_.values == ("yes",)), of_slices[0])
 
 
 # Kernels by the names of their vendors: the first pattern that fits a name says what it is.

@@ -8,6 +8,7 @@ InferenceError
 +-- NoSeries        a folder holds nothing to train or to judge on
 """
 
+import errno
 from enum import StrEnum
 
 
@@ -35,6 +36,7 @@ class Reason(StrEnum):
     PEERS_DISAGREE = "PEERS_DISAGREE"
     MISSING_SLICES = "MISSING_SLICES"
     PIXEL_DATA_ERROR = "PIXEL_DATA_ERROR"
+    DAMAGED_FILES = "DAMAGED_FILES"
     OUTPUT_CHECK_FAILED = "OUTPUT_CHECK_FAILED"
     LOW_CONFIDENCE = "LOW_CONFIDENCE"
     UNDERSAMPLED = "UNDERSAMPLED"
@@ -48,6 +50,7 @@ HELD = frozenset(
         Reason.PEERS_DISAGREE,
         Reason.MISSING_SLICES,
         Reason.PIXEL_DATA_ERROR,
+        Reason.DAMAGED_FILES,
         Reason.OUTPUT_CHECK_FAILED,
         Reason.LOW_CONFIDENCE,
         Reason.UNDERSAMPLED,
@@ -95,3 +98,16 @@ def duplicates(count: int, of: int) -> Unprocessable:
         "and nothing tells which of them belong together."
     )
     return Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
+
+
+# The machine lacks room on the disk, open files or memory for them: later the same may work.
+SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def shortage(error: BaseException | None) -> str:
+    """The system's word for what the machine lacked, behind whatever was raised of it; or none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            return error.strerror or str(error)
+        error = error.__cause__ or error.__context__
+    return ""

@@ -17,7 +17,7 @@ from inference.derived import record_of
 from inference.errors import ModelLoadError, PredictionError, Reason, Unprocessable
 from inference.family import Run, Task
 from inference.finding_checks import ExpectedFindings, Role, verify
-from inference.finding_marks import finding_state
+from inference.finding_marks import finding_state, places_shown
 from inference.finding_report import (
     REPORT,
     report_of_absence,
@@ -266,6 +266,7 @@ class _Writer:
         if findings:
             marks = finding_state(headers, findings, making, 3)
             files["marks"] = self._file("marks", marks, "presentation state")
+            self._note_unmarked()
             files["key objects"] = self._file("key objects", self._key_objects(), "key objects")
             report(4)
             page = self._page()
@@ -328,6 +329,16 @@ class _Writer:
         if cut:
             sentences.append(f"Further findings with lower scores that were left out: {cut}.")
         return " ".join(sentences)
+
+    def _note_unmarked(self) -> None:
+        """Note the slices that the presentation state cannot hold, and so has no box on."""
+        shown = set(places_shown(self.task.layout.headers, self.seen.findings))
+        unmarked = {place for of in self.seen.findings for place in of.slices} - shown
+        if unmarked:
+            self.job.record.notes.append(
+                f"{len(unmarked)} slices of findings have no marks: their stored values become HU "
+                "in another way than those of the first finding"
+            )
 
     def _key_objects(self) -> Elements:
         middles = dict.fromkeys(of.middle for of in self.seen.findings)

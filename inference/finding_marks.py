@@ -17,7 +17,7 @@ from inference import release
 from inference.dataset import Header
 from inference.findings import NumberedFinding
 from inference.header import Elements
-from inference.objects import ALIKE, IMAGE
+from inference.objects import IMAGE
 from inference.results import (
     NOBODY,
     RESEARCH_LABEL,
@@ -134,7 +134,10 @@ def places_shown(headers: Sequence[Header], findings: Sequence[NumberedFinding])
 
 def _are_alike(header: Header, first: Header) -> bool:
     """One state holds one way from stored values to greys."""
-    return all(header.text(keyword) == first.text(keyword) for keyword in ALIKE)
+    rescale = ("RescaleSlope", "RescaleIntercept")
+    is_alike = all(header.number(keyword) == first.number(keyword) for keyword in rescale)
+    photometric = "PhotometricInterpretation"
+    return is_alike and header.text(photometric) == first.text(photometric)
 
 
 def _box(finding: NumberedFinding, place: int, making: Making) -> "GraphicObject":

@@ -199,13 +199,18 @@ def distance_mm(header: Header, along: Header) -> float:
 
     One normal for all: what directions differ by as noise would move a slice far from the origin.
     """
-    position = header.numbers("ImagePositionPatient")
-    return float(np.dot(_normal(along), position)) if len(position) == 3 else 0.0
+    return _place_mm(header, _normal(along))
 
 
 def distances_mm(headers: Sequence[Header]) -> Places:
     """The place of each slice along the normal of the first."""
-    return np.array([distance_mm(header, headers[0]) for header in headers])
+    normal = _normal(headers[0])
+    return np.array([_place_mm(header, normal) for header in headers])
+
+
+def _place_mm(header: Header, normal: Vector) -> float:
+    position = header.numbers("ImagePositionPatient")
+    return float(np.dot(normal, position)) if len(position) == 3 else 0.0
 
 
 def _normal(header: Header) -> Vector:

@@ -1,6 +1,7 @@
 """The contract between the node and every model: arrays in, arrays out, and its checks."""
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,6 +232,15 @@ def check_prediction(step: Step, prediction: Prediction, volume: Volume) -> None
         _check_plane(plane, (volume.geometry.rows, volume.geometry.columns))
     for trust in itertools.chain(*trusts):
         _check_trust(trust)
+
+
+def check_record(prediction: Prediction) -> None:
+    """Raise PredictionError for a record that is no JSON: the page of the job is drawn from it."""
+    for record in (prediction.record, *(finding.record for finding in prediction.findings)):
+        try:
+            json.dumps(record, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise PredictionError(f"the model's record is no JSON: {error}") from error
 
 
 def check_mask(step: Step, prediction: Prediction, volume: Volume) -> None:

@@ -4,29 +4,43 @@ It is the same for all models. What differs between those that make slices, a ma
 in their families.
 """
 
+import contextlib
+import errno
+import json
 import logging
 import os
+import shutil
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from inference import header as h
 from inference.dataset import Stack, newest, read_headers
 from inference.descriptions import contrast_of_series
-from inference.errors import Cancelled, InferenceError, ModelLoadError, Reason, Unprocessable
+from inference.errors import (
+    Cancelled,
+    InferenceError,
+    ModelLoadError,
+    PredictionError,
+    Reason,
+    Unprocessable,
+    shortage,
+)
 from inference.family import Family, JobRecord, Run, Task
 from inference.finding_family import FindingFamily
 from inference.geometry import Layout
 from inference.mask_family import MaskFamily
-from inference.model import Model
+from inference.model import Model, Step
 from inference.pixels import check_copies, digests, padding_notes
 from inference.registry import choose_device, load_once
 from inference.request import (
+    LACKING,
     Derived,
     Failed,
     Kept,
     Outcome,
+    OutOfResources,
     Produces,
     Progress,
     Request,
@@ -58,17 +72,25 @@ def process(
     try:
         outcome = _run(Run(request, record, progress, cancelled))
     except Unprocessable as verdict:
-        facts = dict(record.as_json())
-        if isinstance(verdict, OutputCheckFailed):
-            facts["faults"] = list(verdict.faults)
-        outcome = Verdict(verdict.reason, verdict.sentence, verdict.is_held, facts)
+        outcome = _lacking(verdict) or _verdict(verdict, record)
     except Cancelled:
         outcome = Stopped()
     except Exception as error:  # noqa: BLE001  (a model is foreign code and may raise anything)
-        outcome = failure(error)
+        outcome = _lacking(error) or failure(error)
+    if isinstance(outcome, Derived | Verdict) and not _is_storable(outcome.record):
+        outcome = failure(PredictionError("the record of the model is not of plain values (JSON)"))
     if not isinstance(outcome, Derived):
         _clear(request.folder)
     return outcome
+
+
+def _is_storable(record: Mapping[str, object]) -> bool:
+    """True for what a database and a page can hold; a model may put anything into its record."""
+    try:
+        json.dumps(record)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def foreseen(request: Request, stack: Stack) -> Unprocessable | None:
@@ -93,6 +115,19 @@ class OutputCheckFailed(Unprocessable):
         )
         super().__init__(Reason.OUTPUT_CHECK_FAILED, sentence)
         self.faults = faults
+
+
+def _verdict(verdict: Unprocessable, record: JobRecord) -> Verdict:
+    facts = dict(record.as_json())
+    if isinstance(verdict, OutputCheckFailed):
+        facts["faults"] = list(verdict.faults)
+    return Verdict(verdict.reason, verdict.sentence, verdict.is_held, facts)
+
+
+def _lacking(error: Exception) -> OutOfResources | None:
+    """The outcome where it was the machine that lacked something, whatever came of that."""
+    lacked = shortage(error)
+    return OutOfResources(LACKING.format(lacked=lacked)) if lacked else None
 
 
 def failure(error: Exception) -> Failed:
@@ -120,8 +155,9 @@ def bring_to_disk(folder: Path) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what an unfinished job has written; the folder itself is the caller's."""
-    for path in folder.glob("*.dcm"):
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the caller removes the folder, whatever is left in it
+        for path in folder.glob("*.dcm"):
+            path.unlink(missing_ok=True)
 
 
 def _run(job: Run) -> Derived | Kept:
@@ -132,7 +168,7 @@ def _run(job: Run) -> Derived | Kept:
         stack = _read(job)
         layout = family.examined(job, stack)
         model, device = _load(request)
-        steps = family.planned(job, model, layout)
+        steps = _planned(job, model, layout)
         report = job.reporting("reading", len(stack))
         digest_of, notes = digests(stack.headers, pixels, progress=report)
     record.notes += [*_notes_on(layout), *notes]
@@ -181,6 +217,24 @@ def _read(job: Run) -> Stack:
     if aside := facts_of(set_aside([*headers, *beside])):
         job.record.facts["set_aside"] = aside
     return replace(stacks[0], beside=tuple(newest(beside)))
+
+
+def _planned(job: Run, model: Model, layout: Layout) -> Sequence[Step]:
+    """The steps of the model; an error as of a full disk where their result would make it one.
+
+    A model of whole stacks writes no more than what it was given.
+    """
+    request = job.request
+    steps = _family(request.model.produces).planned(job, model, layout)
+    if request.reserve_bytes is None:
+        return steps
+    slices = len(layout.headers) + sum(len(step.fractions) for step in steps)
+    size = slices * layout.geometry.rows * layout.geometry.columns * 2
+    free = shutil.disk_usage(request.folder).free
+    if free - size < request.reserve_bytes:
+        lacked = f"the result needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+        raise OSError(errno.ENOSPC, f"{lacked}, the reserve is {request.reserve_bytes / 1e9:g} GB")
+    return steps
 
 
 def _load(request: Request) -> tuple[Model, str]:

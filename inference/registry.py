@@ -58,11 +58,25 @@ REGISTERED = (
         produces="mask",
     ),
     RegisteredModel(
+        "brain-unet",
+        "1.0.0",
+        "inference.models.brain.unet:BrainUNet",
+        "as brain; trained on four heads, to be trained on a site's own",
+        produces="mask",
+    ),
+    RegisteredModel(
         "haemorrhage",
         "1.0.0",
         "inference.models.haemorrhage.haemorrhage:Haemorrhage",
         "CT heads without contrast, 10 slices or more over 80 mm, gaps up to 6 mm; scores",
         produces="scores",
+    ),
+    RegisteredModel(
+        "nodules",
+        "1.0.0",
+        "inference.models.nodule.nodule:Nodule",
+        "CT chests, axial, 60 slices or more over 100 mm, gaps up to 3 mm; nodules and lungs",
+        produces="findings",
     ),
 )
 

@@ -61,6 +61,7 @@ class Source:
     path: Path
     instance_uid: str
     order: int  # rises with the time of receipt; the newest version has the highest
+    digest: str = ""  # SHA-256 of the data set as it was received; "" = nobody knows
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Request:
     marks: Mapping[str, Mark] = field(default_factory=dict)  # those given before, by content UID
     station_name: str = "MIDSLICE"  # the node's AE title
     resources: Resources = Resources()
+    reserve_bytes: int | None = None  # that the result must leave free; None = it is not checked
     previews: bool = False  # small pictures for the page of the job, in a folder beside the files
 
 
@@ -199,4 +201,14 @@ class Stopped:
     """The end of a job that was cancelled between two steps."""
 
 
-Outcome = Derived | Kept | Verdict | Failed | Stopped
+LACKING = "The machine lacks room for this job ({lacked}); it is tried again by itself."
+
+
+@dataclass(frozen=True)
+class OutOfResources:
+    """The end of a job for which the machine lacked room; later the same job may be done."""
+
+    sentence: str
+
+
+Outcome = Derived | Kept | Verdict | Failed | Stopped | OutOfResources

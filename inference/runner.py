@@ -28,6 +28,7 @@ from inference.model import (
     Window,
     check_measured,
     check_prediction,
+    check_record,
 )
 from inference.request import Output
 from inference.volume import Geometry, Plane, Volume
@@ -89,6 +90,7 @@ class Runner:
             check_measured(measured)
         for step, prediction in self._walk(gaps, surveyed, cancelled):
             self._check(step, prediction, self._volume)
+            check_record(prediction)
             yield step, prediction
 
     def _walk(

@@ -14,7 +14,8 @@ RULES_VERSION = "5"
 
 # Of what a route asks: objects beside the derived series, and whom it takes: what changes nothing.
 BESIDE = frozenset({"presentation_state", "error_map", "accept_children"})
-# What only a report of findings depends on: at its default it is no part of an identity.
+# What only a report of findings depends on: at its default it is no part of an identity, so that
+# no other result has new UIDs because of it. With another default the rules have another version.
 OF_FINDINGS = frozenset({"max_findings", "report"})
 
 SEPARATOR, ESCAPE = b"\x1f", b"\x10"

@@ -147,7 +147,9 @@ class RunningNode:
         store.archive.lose_associations()
         store.queue.recover()
         store.ledger.recover()
-        recovery.recover(store.archive, identify_file, since=since)
+        recovery.recover(
+            store.archive, identify_file, called_ae=self._settings.node.ae_title, since=since
+        )
         store.nodes.recovered(store.node_id)
         web_port = self._web.start()
         self._supervisor.start()

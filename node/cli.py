@@ -82,7 +82,8 @@ def reindex(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
     from storage import recovery
 
     with opened(config) as store:
-        result = recovery.reindex(store.archive, identify_file)
+        called_ae = store.config.node.ae_title
+        result = recovery.reindex(store.archive, identify_file, called_ae=called_ae)
     indexed, unreadable, missing = len(result.indexed), result.unreadable, result.missing
     if as_json:
         facts = {"indexed": indexed, "removed": len(result.removed)}

@@ -83,7 +83,11 @@ job held | warning | job reason derived_series_uid | needs a person, with the re
 job failed | error | job reason | the model or our code raised
 job cancelled | info | job derived_series_uid | by a person, or replaced
 job released | info | job | given back by a clean stop
-job given back | warning | job why | no room or no database for a moment; tried again
+received file damaged | warning | instance_uid | a received file is missing or has changed on \
+    the disk; sent again, it is mended
+job given back | warning | job why | \
+    no room, memory, open files or database for a moment; tried again
+jobs wait for room | warning | why | the disk is below its reserve: no job begins until it is not
 job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now
 lease not renewed | warning | job | the database was busy for a moment

@@ -33,6 +33,7 @@ FINDING, SITE, LATERALITY = "121071", "363698007", "272741003"
 TRACKING_UID, SEGMENT, REGION, PARAMETERS = "112040", "121191", "111030", "111002"
 DIAMETER, LONG, SHORT, VOLUME = "81827009", "103339001", "103340004", "118565006"
 CERTAINTY, ABSENT = "111012", "272519000"
+ANATOMY = "123037004"
 RIGHT, LEFT = "24028007", "7771000"
 UNITS = {DIAMETER: "mm", LONG: "mm", SHORT: "mm", VOLUME: "mm3", CERTAINTY: "%"}
 ROUNDING_MM = 0.06  # of sizes to 0.1 mm
@@ -183,7 +184,9 @@ def _kinds(evidence: FindingEvidence) -> Faults:
         yield "there are files of other kinds"
     if not evidence.is_negative and evidence.findings is None:
         yield "the report is about findings that no segmentation shows"
-    if evidence.is_negative and (sum(counts.values()) > 1 or evidence.findings is not None):
+    segments = [of for seg in evidence.segmented for of in seg.header.SegmentSequence]
+    categories = {of.SegmentedPropertyCategoryCodeSequence[0].CodeValue for of in segments}
+    if evidence.is_negative and (sum(counts.values()) > 1 or categories - {ANATOMY}):
         yield "the report says that nothing was found, and other files show findings"
 
 

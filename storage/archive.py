@@ -57,6 +57,8 @@ BroughtRow: TypeAlias = Row[*tuple[Any, ...]]
 
 CONFLICT = "CONFLICTING_INSTANCES"  # the reason of a job whose versions of an instance disagree
 
+UNKNOWN_AE = "(unknown)"  # the sender of a file that names none
+
 # How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.
 NOT_RELEASED = ("aborted", "dropped", "lost")
 REJECTED = "rejected"
@@ -215,6 +217,9 @@ class Index:
             return KeptInstance(instance_id, 0, is_new)
         arrival_id = self._arrival(group.db, series_id, file.received, file.peer, now)
         self._link(group.db, arrival_id, instance_id, file.peer, now)
+        if file.peer.is_restored:
+            restored = update(arrival).where(arrival.c.id == arrival_id).values(restored=1)
+            group.db.execute(restored)
         return KeptInstance(instance_id, arrival_id, is_new)
 
     def _series(self, db: Connection, received: Received, now: float) -> int:
@@ -424,9 +429,14 @@ class Archive:
         finally:
             incoming.unlink(missing_ok=True)  # a duplicate, or a failure: else it has moved
 
-    def restore(self, received: Received, file: Path) -> KeptInstance:
-        """Index a file that has no row; it belongs to no arrival until its peer sends it again."""
-        return self._adopt(received, None, file)
+    def restore(self, received: Received, file: Path, called_ae: str) -> KeptInstance:
+        """Index a file that has no row, as if the peer that its meta information names sent it.
+
+        Where it names none, it came to `called_ae`.
+        """
+        calling = received.calling_ae or UNKNOWN_AE
+        peer = Peer(calling, received.called_ae or called_ae, is_restored=True)
+        return self._adopt(received, peer, file)
 
     def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
         """Note an association that was accepted; its row's id."""

@@ -57,6 +57,7 @@ PARTED_SENTENCE = (
     "jobs of these stacks replace this one."
 )
 
+DAMAGED_FILES = "DAMAGED_FILES"  # the reason of a job whose received files are damaged or missing
 TOO_MANY_RESULTS = "TOO_MANY_RESULTS"
 TOO_MANY_RERUNS = "TOO_MANY_RERUNS"
 RESULTS_SENTENCE = (
@@ -205,10 +206,13 @@ def _work_on(db: Connection, job_id: int, new: NewJob) -> None:
 def _is_resolved(db: Connection, row: JobRow, new: NewJob) -> bool:
     """True where what spoke against the job does so no more.
 
-    Held over versions of which, since the series was sent again, not all count any more; or refused
-    before a worker looked, for what lay beside it or by another configuration.
+    Held over versions of which, since the series was sent again, not all count any more, or over
+    files that the disk had damaged and that were sent again; or refused before a worker looked, for
+    what lay beside it or by another configuration.
     """
     if row.state == JobState.REFUSED and row.started_at is None and new.verdict is None:
+        return True
+    if row.state == JobState.HELD and row.reason == DAMAGED_FILES:
         return True
     works_on = select(job_instance.c.instance_id).where(job_instance.c.job_id == row.id)
     return row.state == JobState.HELD and set(db.execute(works_on).scalars()) != set(new.instances)
@@ -401,6 +405,20 @@ def _give_up_results(db: Connection, derived_ids: set[int], now: float) -> None:
         if not still_wanted:
             fresh = and_(derived.c.id == derived_id, derived.c.superseded_at.is_(None))
             db.execute(update(derived).where(fresh).values(superseded_at=now))
+
+
+def put_back_mended(db: Connection, arrival_id: int, now: float) -> tuple[Enqueued, ...]:
+    """Queue the jobs of a series that wait for files of it, which were sent again.
+
+    Whoever sent them: the bytes are the same. A worker looks at all of them again.
+    """
+    of_series = select(arrival.c.series_id).where(arrival.c.id == arrival_id).scalar_subquery()
+    waits = and_(job.c.state == JobState.HELD, job.c.reason == DAMAGED_FILES)
+    query = select(job.c.id).where(job.c.series_id == of_series, waits).order_by(job.c.id)
+    ids = db.execute(query.with_for_update()).scalars().all()
+    for job_id in ids:
+        begin_again(db, job_id, now)
+    return tuple(Enqueued(job_id, "requeued") for job_id in ids)
 
 
 def hold_all(

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,7 +66,7 @@ class Files:
 
     def __init__(self, folder: Path, min_free_bytes: int) -> None:
         self.folder = folder.absolute()
-        self._min_free_bytes = min_free_bytes
+        self.min_free_bytes = min_free_bytes
         self.incoming = self.folder / INCOMING
         with _room():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,8 +85,8 @@ class Files:
     def check_room(self) -> None:
         """Raise NoRoom where the disk is below its reserve."""
         free = self.free_bytes()
-        if free < self._min_free_bytes:
-            raise NoRoom(f"{free / 1e9:.2f} GB free, the reserve is {self._min_free_bytes / 1e9:g}")
+        if free < self.min_free_bytes:
+            raise NoRoom(f"{free / 1e9:.2f} GB free, the reserve is {self.min_free_bytes / 1e9:g}")
 
     def path(self, relative: str) -> Path:
         """The path of a file column; never outside the storage folder."""
@@ -185,8 +186,18 @@ def settle(path: Path) -> tuple[str, int]:
     with _room(), path.open("rb") as file:
         os.fsync(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        file.seek(data_set_offset(file) or 0)
-        return hashlib.file_digest(file, "sha256").hexdigest(), size
+        return _data_set_digest(file), size
+
+
+def received_digest(path: Path) -> str:
+    """The SHA-256 of the data set of a received file, as `settle` took it."""
+    with path.open("rb") as file:
+        return _data_set_digest(file)
+
+
+def _data_set_digest(file: BufferedReader) -> str:
+    file.seek(data_set_offset(file) or 0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(path: Path) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, and_, exists, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, delete, exists, or_, select, update
 
 from storage.archive import lock_series
 from storage.database import Database, mark_columns, to_job, to_json, to_mark
@@ -21,6 +21,7 @@ from storage.enqueue import (
     follow_route,
     hold_all,
     insist,
+    put_back_mended,
     requesters,
     senders,
     supersede_parted,
@@ -84,6 +85,8 @@ REVISION_SENTENCE = (
     "Revision {revision} of a derived series was made: other slices, a corrected header, another "
     "model, or files that were removed since. Tell everybody who has used an earlier one."
 )
+
+NO_ROOM = "no room"  # how an attempt ends for which the machine lacked something
 
 # So long, in seconds, a queued job waits for what is arriving of its series.
 LONGEST_ARRIVING = 600.0
@@ -291,7 +294,8 @@ class Queue:
             asked = [enqueue(self._database, db, new, now, limits) for new in jobs]
             if stacks:
                 supersede_parted(db, jobs, stacks, now)
-            return (*held, *refused, *asked)
+            mended = put_back_mended(db, arrival_id, now) if hold is None else ()
+            return (*held, *refused, *asked, *mended)
 
     def cannot_complete(self, arrival_id: int, fault: ClosingFault, sentence: str) -> None:
         """Keep why an arrival cannot be closed, until it is; people are notified of it once."""
@@ -341,6 +345,16 @@ class Queue:
         """Give the job back on a clean stop; it counts nothing."""
         with self._leases.holding(leased) as (db, row):
             return give_back(db, row, self._now(), "released")
+
+    def give_back(self, leased: Job, sentence: str) -> JobState:
+        """Give back a job for which there was no room, and say so; it counts nothing.
+
+        Of several such attempts the last one stays: a disk may be full for days.
+        """
+        with self._leases.holding(leased) as (db, row):
+            before = and_(attempt.c.job_id == row.id, attempt.c.outcome == NO_ROOM)
+            db.execute(delete(attempt).where(before))
+            return give_back(db, row, self._now(), NO_ROOM, sentence)
 
     def succeed(self, leased: Job, result: NewDerived) -> Ended:
         """Write the verified derived series, its deliveries and the job's end, together.

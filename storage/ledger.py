@@ -371,6 +371,7 @@ class ObjectState:
 
     series_uid: str
     kind: str
+    name: str  # of its first file
     instances: int
     destination: str | None  # None: the result has no delivery
     stored: int
@@ -388,6 +389,7 @@ def object_states(database: Database, job_id: int) -> tuple[ObjectState, ...]:
     query = (
         select(
             *of_series,
+            func.min(derived_instance.c.path).label("name"),
             func.count().label("instances"),
             delivery.c.destination,
             func.sum(is_stored).label("stored"),

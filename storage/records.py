@@ -61,6 +61,9 @@ class Received:
     study_date: str = ""
     description: str = ""
     patient_name: str = ""
+    # Of a file that comes into the index by itself: the AE titles in its meta information.
+    calling_ae: str = ""
+    called_ae: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Peer:
     calling_ae: str
     called_ae: str
     association: int | None = None
+    is_restored: bool = False  # nobody brings it now: its file was there and had no row
 
 
 @dataclass(frozen=True)

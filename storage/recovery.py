@@ -4,38 +4,54 @@ The order in which an instance is kept (fsync, rows, rename, folder fsync, commi
 without a row where the node dies before the commit, and never a row without its file.
 """
 
+import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import ColumnElement, Connection, and_, select, true, update
 
-from storage.archive import Archive, lock_series
+from storage.archive import UNKNOWN_AE, Archive, lock_series
 from storage.database import Database
 from storage.files import DERIVED, RECEIVED, WHOLE, Files
-from storage.records import JobState, Received, Recovered
+from storage.records import DAY, JobState, Received, Recovered
 from storage.schema import derived, instance, job, series
+from storage.site import notices
 
 logger = logging.getLogger(__name__)
 
 # What a Part 10 file holds, or None where it is broken: cut short, or no DICOM at all.
 ReadHeader = Callable[[Path], Received | None]
 
+INDEXED = (
+    "{files} received files of {series} series were in the archive but not in the database, which "
+    "was lost or is older than they are. They are processed as if they had just been received; "
+    "what no route takes is kept for storage.keep_days."
+)
+UNREADABLE = (
+    "{files} files of the archive cannot be read and stay where they are, the first is {first}: "
+    "restore them from a backup, or move them away."
+)
+
 # Folders that changed shortly before the last clean stop are looked at too: clocks differ.
 SLACK_SECONDS = 120.0
 
 
-def recover(archive: Archive, read_header: ReadHeader, *, since: float = 0.0) -> Recovered:
+def recover(
+    archive: Archive, read_header: ReadHeader, *, called_ae: str = UNKNOWN_AE, since: float = 0.0
+) -> Recovered:
     """Finish, at start, what a dead process left half done: before anything is received.
 
-    It looks at `incoming`, and at folders that changed since the last clean stop.
+    It looks at `incoming`, and at folders that changed since the last clean stop. `called_ae` is
+    the AE title of the node.
     """
     database, files = archive.database, archive.files
     _forget_missing(database, files, series.c.purged_at.is_not(None))  # died within a purge
-    incoming = _from_incoming(archive, read_header)
+    incoming = _from_incoming(archive, read_header, called_ae)
     litter = _unused_results(database, files)
-    archived = _from_archive(archive, read_header, since=since - SLACK_SECONDS)
+    archived = _from_archive(archive, read_header, called_ae, since=since - SLACK_SECONDS)
     return replace(
         archived,
         indexed=incoming.indexed + archived.indexed,
@@ -44,13 +60,13 @@ def recover(archive: Archive, read_header: ReadHeader, *, since: float = 0.0) ->
     )
 
 
-def reindex(archive: Archive, read_header: ReadHeader) -> Recovered:
+def reindex(archive: Archive, read_header: ReadHeader, *, called_ae: str = UNKNOWN_AE) -> Recovered:
     """Rebuild the index from the files; rows whose file is gone say so then."""
     missing = _forget_missing(archive.database, archive.files, true())
-    return replace(_from_archive(archive, read_header, since=0), missing=missing)
+    return replace(_from_archive(archive, read_header, called_ae, since=0), missing=missing)
 
 
-def _from_incoming(archive: Archive, read_header: ReadHeader) -> Recovered:
+def _from_incoming(archive: Archive, read_header: ReadHeader, called_ae: str) -> Recovered:
     files = archive.files
     indexed, removed, unreadable = [], [], []
     for file in _files_in(files.incoming):
@@ -62,15 +78,18 @@ def _from_incoming(archive: Archive, read_header: ReadHeader) -> Recovered:
         if received is None:
             removed.append(relative)  # its peer never heard Success and sends it again
         else:
-            archive.restore(received, file)
+            archive.restore(received, file, called_ae)
             indexed.append(relative)
         file.unlink(missing_ok=True)
     return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
 
 
-def _from_archive(archive: Archive, read_header: ReadHeader, *, since: float) -> Recovered:
+def _from_archive(
+    archive: Archive, read_header: ReadHeader, called_ae: str, *, since: float
+) -> Recovered:
     files = archive.files
     indexed, removed, unreadable = [], [], []
+    series_uids = set()
     for folder in _folders_changed(files.folder / RECEIVED, since):
         by_path = {str(file.relative_to(files.folder)): file for file in _files_in(folder)}
         known = _known(archive.database, tuple(by_path))
@@ -80,12 +99,14 @@ def _from_archive(archive: Archive, read_header: ReadHeader, *, since: float) ->
             _, received = _read(read_header, file)
             if received is None:
                 unreadable.append(relative)  # it may have been acknowledged: a person decides
-            elif _was_purged(archive.database, received, file.stem):
+            elif _was_purged(archive.database, received, file):
                 file.unlink(missing_ok=True)
                 removed.append(relative)
             else:
-                archive.restore(received, file)
+                archive.restore(received, file, called_ae)
                 indexed.append(relative)
+                series_uids.add(received.series_uid)
+    _tell(archive.database, len(indexed), len(series_uids), unreadable)
     return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
 
 
@@ -119,14 +140,34 @@ def _known(database: Database, relative: Sequence[str]) -> frozenset[str]:
         return frozenset(rows.scalars())
 
 
-def _was_purged(database: Database, received: Received, digest: str) -> bool:
+def _was_purged(database: Database, received: Received, file: Path) -> bool:
+    """True for what a purge has not reached; what was received after it was acknowledged."""
     same = and_(
         instance.c.instance_uid == received.instance_uid,
-        instance.c.digest == digest,
+        instance.c.digest == file.stem,
         instance.c.path.is_(None),
+        series.c.purged_at > file.stat().st_mtime,
     )
+    purged = select(instance.c.id).join(series, series.c.id == instance.c.series_id)
     with database.reading() as db:
-        return db.execute(select(instance.c.id).where(same).limit(1)).first() is not None
+        return db.execute(purged.where(same).limit(1)).first() is not None
+
+
+def _tell(database: Database, files: int, of_series: int, unreadable: Sequence[str]) -> None:
+    """Let people know of files without a row: the database was lost, or the node was killed."""
+    sentences = []
+    if files:
+        sentences.append(INDEXED.format(files=files, series=of_series))
+    if unreadable:
+        sentences.append(UNREADABLE.format(files=len(unreadable), first=unreadable[0]))
+    if not sentences:
+        return
+    key = hashlib.sha256(f"{files} {of_series} {unreadable}".encode()).hexdigest()[:16]
+    now = time.time()
+    with database.writing() as db:
+        facts = {"sentence": " ".join(sentences)}
+        day = int(now // DAY)  # the same again at each start of a day is one notice
+        notices.post(database, db, now, "attention", f"recovered {day} {key}", facts)
 
 
 def _unused_results(database: Database, files: Files) -> tuple[str, ...]:

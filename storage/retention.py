@@ -35,6 +35,7 @@ from storage.schema import (
     instance,
     job,
     series,
+    want,
 )
 from storage.site import notices
 from storage.site.audit import NODE, note
@@ -55,8 +56,8 @@ FILES_AT_ONCE = 100
 
 WAITS = "retention waits"
 SENTENCE = (
-    "{series} series older than storage.keep_days stay on the disk because {jobs} held jobs and "
-    "{deliveries} held deliveries wait for a person: requeue, redeliver or cancel them."
+    "{series} series older than storage.keep_days stay on the disk because {jobs} held or failed "
+    "jobs and {deliveries} held deliveries wait for a person: requeue, redeliver or cancel them."
 )
 
 
@@ -146,19 +147,28 @@ def _finished(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         ended.scalar_subquery().label("ended_at"),
         delivered.scalar_subquery().label("delivered_at"),
         exists().where(of_jobs, job.c.state == JobState.SUCCEEDED).label("has_result"),
+        exists()
+        .where(arrival.c.series_id == series.c.id, arrival.c.restored == 1)
+        .label("is_restored"),
     ).where(
         *which,
         has_files,
         ~arriving,
-        ~exists().where(of_jobs, job.c.state.in_(PENDING)),
+        ~exists().where(of_jobs, or_(job.c.state.in_(PENDING), _failed())),
         ~exists().where(of_results, delivery.c.state.in_(UNDELIVERED)),
     )
+
+
+def _failed() -> ColumnElement[bool]:
+    """A job that failed and that a peer still wants: a person may requeue it, or cancel it."""
+    wanted = exists().where(want.c.job_id == job.c.id, want.c.withdrawn == 0)
+    return and_(job.c.state == JobState.FAILED, job.c.kind != "selftest", wanted)
 
 
 def _expired(row: Row[*tuple[Any, ...]]) -> Expired:
     times = (row.last_at, row.completed_at, row.ended_at, row.delivered_at)
     since = max(time for time in times if time is not None)
-    if row.has_result:
+    if row.has_result or row.is_restored:  # of the latter nobody has heard before
         return Expired(row.id, row.series_uid, "keep_days", since)
     return Expired(row.id, row.series_uid, "keep_unrouted_days", since)
 
@@ -231,7 +241,7 @@ def _remove_some(
 
 @dataclass(frozen=True)
 class HeldWork:
-    """Counts of what is old enough to go and stays, because it is held."""
+    """Counts of what is old enough to go and stays, because it is held or has failed."""
 
     series: int
     jobs: int
@@ -240,7 +250,7 @@ class HeldWork:
 
 def held_work(db: Connection, before: float) -> HeldWork:
     """Count what was held before this time and nobody has decided since."""
-    job_held = and_(job.c.state == JobState.HELD, job.c.finished_at < before)
+    job_held = and_(or_(job.c.state == JobState.HELD, _failed()), job.c.finished_at < before)
     sent_held = and_(delivery.c.state == DeliveryState.HELD, delivery.c.finished_at < before)
     of_delivery = select(derived.c.series_id).where(derived.c.id == delivery.c.derived_id)
     stuck = or_(

@@ -171,6 +171,7 @@ arrival = _table(
     _text("evidence", "{}"),  # JSON: why it is complete; before that, why it cannot be closed
     _count("brought"),  # instances, once complete
     _count("own"),  # 1: a result of a node came back
+    _count("restored"),  # 1: nobody brought it just then; files without a row came into the index
     CheckConstraint("(state = 'complete') = (completed_at IS NOT NULL)", name="completed"),
 )
 OPEN_ARRIVAL = _index_part(

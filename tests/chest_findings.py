@@ -252,6 +252,13 @@ class Blind(Balls):
         return Prediction(planes=tuple(np.zeros_like(plane) for plane in made.planes))
 
 
+class Unstorable(_Odd):
+    """Puts what no page can hold into the record of a finding."""
+
+    def odd(self, finding: Finding) -> Finding:
+        return replace(finding, record={"density": np.float32(30.0)})
+
+
 class Kindless(Balls):
     finding = None  # type: ignore[assignment]
 

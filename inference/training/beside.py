@@ -48,13 +48,13 @@ class Table:
 TRAINERS = {
     "brain-unet": "inference.training.brain:train_all",
     "haemorrhage": "inference.training.haemorrhage:train_all",
-    "nodule": "inference.training.nodule:train_all",
+    "nodules": "inference.training.nodule:train_all",
 }
 JUDGES = {
     "brain": "inference.training.brain_figures:judge",
     "brain-unet": "inference.training.brain_figures:judge",
     "haemorrhage": "inference.training.haemorrhage_figures:judge",
-    "nodule": "inference.training.nodule_figures:judge",
+    "nodules": "inference.training.nodule_figures:judge",
 }
 
 

@@ -98,11 +98,11 @@ def reliability(scored: Scored) -> Points:
     """(mean probability, share of positives) of each bin that holds a score."""
     bins = _bins(scored)
     counts = np.bincount(bins, minlength=BINS)
-    said, true = (
+    probabilities, shares = (
         np.bincount(bins, values, BINS)[counts > 0] / counts[counts > 0]
         for values in (scored.probability, scored.truth)
     )
-    return list(zip(said.tolist(), true.tolist(), strict=True))
+    return list(zip(probabilities.tolist(), shares.tolist(), strict=True))
 
 
 def _bins(scored: Scored) -> NDArray[np.intp]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.previews import DisplayWindow
-from node import mask_opinion, score_opinion
+from node import finding_opinion, mask_opinion, score_opinion
 
 DATA = Path(__file__).with_name("data")
 
@@ -102,5 +102,19 @@ EXHIBITS: Mapping[str, Exhibit] = {
         card="inference/models/haemorrhage/haemorrhage.md",
         judge=score_opinion.check,
         window=DisplayWindow(40.0, 80.0),
+    ),
+    "nodules": Exhibit(
+        folder=DATA,
+        parts=("received", "acquired", "further"),
+        match='{ Modality = "CT", body_part = ["chest", "unknown"], instances = { min = 60 } }',
+        title="A chest CT in, findings out",
+        lead="A scanner sent 150 mm of a real chest CT to the node; the node sent a report on its "
+        "findings with their outlines, marks, key images and a map to the PACS.",
+        caution="A finding is what the model scores at its threshold or above: some are vessels, "
+        "scars or lymph nodes, and it overlooks nodules that are there. Sizes are those of its own "
+        "outline.",
+        card="inference/models/nodule/nodule.md",
+        judge=finding_opinion.check,
+        window=DisplayWindow(-600.0, 1500.0),
     ),
 }

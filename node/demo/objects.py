@@ -6,6 +6,7 @@ All pictures are drawn from what the PACS returned, by code that shares nothing 
 import base64
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -119,8 +120,11 @@ class ObjectsResult:
 
     def summary(self) -> str:
         """A sentence for the terminal: what came back."""
-        kinds = ", ".join(f"{len(series.items)} x {series.kind}" for series in self.stored)
-        return f"{len(self.received)} slices of {self.exhibit.folder.name} became {kinds}."
+        counts: Counter[str] = Counter()
+        for series in self.stored:
+            counts[series.kind] += len(series.items)
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in counts.items())
+        return f"{len(self.received)} slices became {kinds}."
 
     def facts(self) -> dict[str, object]:
         """Facts for programs."""
@@ -398,11 +402,11 @@ def scores_of(result: ObjectsResult) -> ScoresView | None:
 
 
 def first_of(result: ObjectsResult, drawing: "Drawing") -> int:
-    """The slice to show first: with the highest score, or with most of the segments."""
-    scores = scores_of(result)
-    if scores is None:
+    """The slice to show first: the strongest one, or that with most of the segments."""
+    strongest = model_results.strongest(result.record)
+    if strongest is None:
         return int(drawing.inside.sum(axis=(1, 2)).argmax())
-    number = places_of(result.record)[int(np.argmax(scores.slices))].received_number
+    number = places_of(result.record)[strongest].received_number
     numbers = [int(item.header.InstanceNumber) for item in drawing.received.slices]
     return numbers.index(number) if number in numbers else 0
 

@@ -64,6 +64,9 @@ MISSING_SLICES | held | Slices are missing; nothing is made across such a gap. |
 PIXEL_DATA_ERROR | held | Pixel data is damaged or cut short. | \
     Send the series again: an intact slice replaces its damaged version. If the job is still held \
     then, requeue it.
+DAMAGED_FILES | held | Received files are missing or have changed on the disk. | \
+    Check the disk. Let the sender send the series again: this mends the files and puts the job \
+    back.
 OUTPUT_CHECK_FAILED | held | The result did not pass its check; it was not sent. | \
     Keep the series and report the error; requeue the job to try once more.
 LOW_CONFIDENCE | held | The model is not sure enough of its result. | \
@@ -152,7 +155,11 @@ HEADINGS: Mapping[str, tuple[str, str]] = {
     "GAVE_UP": ("was not stored in time", "were not stored in time"),
     "NO_DESTINATION": ("has no destination", "have no destination"),
 }
-REASONS: Mapping[str, ReasonEntry] = {entry.code: entry for entry in TABLE}
+# A code that a job and a delivery may have stands here as that of a job.
+REASONS: Mapping[str, ReasonEntry] = {entry.code: entry for entry in reversed(TABLE)}
+OF_DELIVERIES: Mapping[str, ReasonEntry] = {
+    entry.code: entry for entry in TABLE if isinstance(entry.state, DeliveryState)
+}
 FUTILE = frozenset(entry.code for entry in TABLE if entry.futile)
 ONE_BY_ONE = frozenset(entry.code for entry in TABLE if not entry.batch)
 
@@ -247,8 +254,9 @@ def advice(
         return CHANGED_ADVICE
     if not makes_slices and code in WITHOUT_SLICES:
         return WITHOUT_SLICES[code]
-    if code in REASONS and REASONS[code].advice:
-        return REASONS[code].advice
+    entry = (OF_DELIVERIES if is_delivery else REASONS).get(code)
+    if entry is not None and entry.advice:
+        return entry.advice
     if is_delivery:
         return DELIVERY_ADVICE
     return FAILED_ADVICE if state == "failed" else HELD_ADVICE

@@ -204,8 +204,9 @@ def _verdict(stack: "Stack", route: Route, model: ModelSpec) -> RouteVerdict:
     )
     try:
         verdict = pipeline.foreseen(request, stack)
-    except ModelLoadError as error:
-        sentence = f"Nothing in its headers prevents it, but its model cannot be loaded: {error}"
+    except (ModelLoadError, MemoryError) as error:  # this process has less memory than a worker
+        why = str(error) or "not enough memory here"
+        sentence = f"Nothing in its headers prevents it, but its model cannot be loaded: {why}"
         return RouteVerdict(route.name, "would be processed", "", sentence)
     if verdict is None:
         return RouteVerdict(

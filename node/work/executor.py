@@ -1,18 +1,31 @@
 """The executor: runs one request in a worker process that can be killed."""
 
+import contextlib
 import importlib
 import logging
 import signal
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import Protocol
 
 from inference import pipeline, registry
-from inference.request import Failed, Outcome, Progress, Request
+from inference.errors import Reason, shortage
+from inference.request import (
+    LACKING,
+    Failed,
+    Outcome,
+    OutOfResources,
+    Progress,
+    Request,
+    Source,
+    Verdict,
+)
+from node import wording
 from node.children import Child, leave_signals_to_parent
+from storage.files import received_digest
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +34,10 @@ CANCEL_SECONDS = 20.0  # a worker that does not stop by then is killed
 LOADING_SECONDS = 300.0  # of a new worker, for its models; none of it is the job's
 EXIT_SECONDS = 5.0  # from the end of its pipe to that of the process
 
+DAMAGED_SENTENCE = (
+    "{files} missing or changed on the disk. Let the sender send the series again: this mends "
+    "the files and puts the job back."
+)
 # The end of a process that nobody stopped, for who reads the log of the attempts.
 CRASHED = "crashed ({name}), most often in compiled code of a library or because of faulty hardware"
 SIGNALS = {
@@ -201,7 +218,8 @@ def how_it_ended(code: int | None) -> str:
 def main(requests: Connection) -> None:
     """Serve requests in the child until the parent closes the pipe."""
     leave_signals_to_parent()
-    _load_models()
+    with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them
+        _load_models()
     while True:
         try:
             number, request = requests.recv()
@@ -228,7 +246,64 @@ def _run(number: int, request: Request, requests: Connection) -> Outcome:
         return requests.poll() and isinstance(requests.recv()[1], Cancel)
 
     try:
-        return pipeline.process(request, progress=report, cancelled=cancelled)
+        intact = checked(request)
+        if isinstance(intact, Verdict):
+            return intact
+        return pipeline.process(intact, progress=report, cancelled=cancelled)
     except Exception as error:  # noqa: BLE001 - the worker loop: a bad job never ends the worker
+        if lacked := shortage(error):
+            return OutOfResources(LACKING.format(lacked=lacked))
         frames = "".join(traceback.format_tb(error.__traceback__))
         return Failed(type(error).__name__, "The node's own code raised an exception.", frames)
+
+
+# The received files of a job are checked before it works on them: they are what was acknowledged.
+
+
+def checked(request: Request) -> Request | Verdict:
+    """The request without damaged versions that an intact one has replaced, or else the verdict.
+
+    What else was received of the series is checked too: a damaged header may have set a slice of
+    this stack aside.
+    """
+    damaged = _damaged((*request.sources, *request.beside))
+    if not damaged:
+        return request
+    for source in damaged:
+        logger.warning("received file damaged", extra={"instance_uid": source.instance_uid})
+    own = {source.instance_uid for source in request.sources}
+    beside = [source for source in request.beside if source.instance_uid not in own]
+    lost = (_newest(request.sources) | _newest(beside)) & damaged
+    if lost:
+        uids = sorted({source.instance_uid for source in lost})
+        files = wording.count(len(uids), "received file is", "received files are")
+        sentence = DAMAGED_SENTENCE.format(files=files)
+        return Verdict(Reason.DAMAGED_FILES, sentence, held=True, record={"damaged": uids})
+    return replace(
+        request,
+        sources=_without(request.sources, damaged),
+        beside=_without(request.beside, damaged),
+    )
+
+
+def _damaged(sources: Iterable[Source]) -> frozenset[Source]:
+    return frozenset(source for source in sources if source.digest and not _is_intact(source))
+
+
+def _is_intact(source: Source) -> bool:
+    try:
+        return received_digest(source.path) == source.digest
+    except OSError as error:
+        if shortage(error):
+            raise  # it says nothing of the file
+        return False
+
+
+def _newest(sources: Iterable[Source]) -> frozenset[Source]:
+    """The version of each instance that counts."""
+    by_order = sorted(sources, key=lambda source: source.order)
+    return frozenset({source.instance_uid: source for source in by_order}.values())
+
+
+def _without(sources: Iterable[Source], damaged: frozenset[Source]) -> tuple[Source, ...]:
+    return tuple(source for source in sources if source not in damaged)

@@ -6,20 +6,23 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 from pathlib import Path
 
 from inference import registry
+from inference.errors import shortage
 from inference.model import Parameters
 from inference.request import (
+    LACKING,
     Derived,
     Failed,
     Kept,
     Mark,
     ModelSpec,
     Outcome,
+    OutOfResources,
     Output,
     Progress,
     Request,
@@ -39,6 +42,7 @@ from storage.records import DerivedInstance, DerivedMark, Ended, Instance, Job, 
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 1.0
+ROOM_SECONDS = 30.0  # before the next job, where the last one lacked room
 STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
 OUR_FAULT = "The node's own code raised an exception while handling this job; see the log."
@@ -78,7 +82,7 @@ class InferenceJobs:
         self._files.make(folder)
         parameters, output = from_snapshot(job.parameters)
         return Request(
-            sources=sources(self._queue.instances(job.id), self._files),
+            sources=self._sources(job),
             model=self._site.models.get(job.model) or registry.spec_of(job.model),
             parameters=parameters,
             output=output,
@@ -92,8 +96,25 @@ class InferenceJobs:
             marks={uid: _mark(mark) for uid, mark in self._queue.marks(job.series_id).items()},
             station_name=self._site.station_name,
             resources=self._site.resources,
+            reserve_bytes=self._files.min_free_bytes,
             previews=True,
         )
+
+    def _sources(self, job: Job) -> tuple[Source, ...]:
+        """The files of a job; where one is gone, the place where it would be: it is missed."""
+        place = partial(self._files.received_path, job.study_uid, job.series_uid)
+        instances = self._queue.instances(job.id)
+        return sources(
+            [replace(it, path=it.path or place(it.digest)) for it in instances], self._files
+        )
+
+    def lacked_room(self) -> str:
+        """Why no job is begun: the disk is below its reserve; empty where it is not."""
+        try:
+            self._files.check_room()
+        except NoRoom as error:
+            return str(error)
+        return ""
 
     def finished(self, job: Job, outcome: Outcome) -> None:
         """Write down what a worker answered."""
@@ -119,6 +140,14 @@ class InferenceJobs:
                 self._queue.cancelled(job)
                 logger.info("job cancelled", extra={"job": job.id})
                 self.drop_output(job)
+            case OutOfResources(sentence):
+                self.give_back(job, sentence)
+
+    def give_back(self, job: Job, why: str) -> None:
+        """Queue a job again for which there was no room: that is no fault of it."""
+        self._queue.give_back(job, why)
+        logger.warning("job given back", extra={"job": job.id, "why": why})
+        self.drop_output(job)
 
     def unanswered(self, job: Job, end: NoAnswer) -> None:
         """Write down that a worker gave no answer."""
@@ -202,6 +231,7 @@ class Supervisor:
         self._inference = inference
         self._bounds = bounds
         self._stopping = threading.Event()  # give back what runs
+        self._lacked_room = ""  # said in the log when it begins
         self._executors = tuple(executors)
         names = [f"worker-{number}" for number in range(1, len(self._executors) + 1)]
         self._loops = [
@@ -234,27 +264,46 @@ class Supervisor:
             executor.close()
 
     def _work_next(self, name: str, executor: Executor) -> float:
-        job = None if self._drained() else self._queue.claim(name, KINDS)
+        if self._drained():
+            return IDLE_SECONDS
+        if not self._has_room():
+            return PAUSE_SECONDS
+        job = self._queue.claim(name, KINDS)
         return IDLE_SECONDS if job is None else self._do(job, executor)
+
+    def _has_room(self) -> bool:
+        """False while the disk is below its reserve: a job would only have to be given back."""
+        lacked = self._inference.lacked_room()
+        if lacked and not self._lacked_room:
+            logger.warning("jobs wait for room", extra={"why": lacked})
+        self._lacked_room = lacked
+        return not lacked
 
     def _do(self, job: Job, executor: Executor) -> float:
         """Run one job; whatever happens, its row says so."""
         try:
-            self._run(job, executor)
+            return self._run(job, executor)
         except LeaseLost:
             logger.warning("lease lost", extra={"job": job.id})
             self._inference.drop_output(job)
-        except (NoRoom, Busy) as error:  # no fault of the job: somebody tries it again
-            logger.warning("job given back", extra={"job": job.id, "why": str(error)})
-            self._queue.release(job)
+        except (NoRoom, Busy) as error:
+            self._give_back(job, str(error))
             return PAUSE_SECONDS
         except Exception as error:
+            if lacked := shortage(error):
+                self._give_back(job, lacked)
+                return PAUSE_SECONDS
             logger.exception("job not finished", extra={"job": job.id})
             frames = "".join(traceback.format_tb(error.__traceback__))
             self._queue.fail(job, type(error).__name__, OUR_FAULT, frames)
         return AT_ONCE
 
-    def _run(self, job: Job, executor: Executor) -> None:
+    def _give_back(self, job: Job, lacked: str) -> None:
+        sentence = LACKING.format(lacked=lacked)
+        self._write(job, partial(self._inference.give_back, job, sentence))
+
+    def _run(self, job: Job, executor: Executor) -> float:
+        """Run one job and write its end down; how long to wait for the next one."""
         logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
         request = self._inference.request(job)
         outcome = executor.run(request, self._bounds, self._report(job))
@@ -262,15 +311,16 @@ class Supervisor:
             self._write(job, partial(self._inference.unanswered, job, outcome))
         else:
             self._write(job, partial(self._inference.finished, job, outcome))
+        return ROOM_SECONDS if isinstance(outcome, OutOfResources) else AT_ONCE
 
     def _write(self, job: Job, write: Callable[[], None]) -> None:
-        """Write the end of a job; a database that is busy must not cost an hour of inference."""
+        """Write the end of a job; a database that is busy or full must not cost an hour's work."""
         give_up = time.monotonic() + WRITE_SECONDS
         while True:
             try:
                 self._queue.renew(job, 1.0)
                 write()
-            except Busy:
+            except (Busy, NoRoom):
                 if time.monotonic() > give_up or self._stopping.is_set():
                     raise
                 logger.warning("lease not renewed", extra={"job": job.id})
@@ -320,7 +370,12 @@ def _mark(kept: DerivedMark) -> Mark:
 def sources(instances: Sequence[Instance], files: Files) -> tuple[Source, ...]:
     """The files of `instances`, which come with the newest version first."""
     return tuple(
-        Source(files.path(instance.path), instance.instance_uid, len(instances) - place)
+        Source(
+            files.path(instance.path),
+            instance.instance_uid,
+            len(instances) - place,
+            instance.digest,
+        )
         for place, instance in enumerate(instances)
         if instance.path is not None
     )

@@ -51,7 +51,7 @@ CASES = {
     "brain": Case("mr-brain/pycortex-s1/dicom", 15.0, 2000.0),
     "brain-unet": Case("mr-brain/pycortex-s1/dicom", 15.0, 2000.0),
     "haemorrhage": Case("ct-haemorrhage/dicom/091", 10.0),
-    "nodule": Case("ct-train/lidc-0314", 60.0),
+    "nodules": Case("ct-train/lidc-0314", 60.0),
 }
 EXTRACTIONS = ("brain", "brain-unet")  # beside the published programs
 HEAD = CASES["brain"].series

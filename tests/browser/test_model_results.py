@@ -100,4 +100,6 @@ def test_findings_lead_to_their_slice_with_their_outline(site: Site, open_page: 
     )
     results = page.get_by_role("region", name="Results")
     expect(results.get_by_role("row")).to_have_count(7)
+    for name in ("Segmentation (SEG), organs", "Segmentation (SEG), findings"):
+        expect(results).to_contain_text(name)
     assert DIAGNOSES.findall(page.locator("main").inner_text()) == []

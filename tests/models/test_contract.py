@@ -1,5 +1,6 @@
 """What every model promises, and what those of its family do."""
 
+import json
 import re
 
 import numpy as np
@@ -10,10 +11,15 @@ from inference.model import (
     Limits,
     Model,
     Parameters,
+    Segment,
     Step,
+    Window,
+    check_findings,
+    check_whole,
 )
 from inference.registry import REGISTERED, RegisteredModel, load, spec_of
-from inference.volume import Geometry
+from inference.volume import Geometry, Volume
+from tests import chest
 from tests.models.made import made_geometry, made_planes, window_of
 
 
@@ -23,7 +29,7 @@ def loaded(name: str) -> Model:
 
 
 GENERATORS = [entry.name for entry in REGISTERED if entry.produces == "slices"]
-SCORERS = [entry.name for entry in REGISTERED if entry.produces == "scores"]
+FINDERS = [entry.name for entry in REGISTERED if entry.produces == "findings"]
 
 
 @pytest.mark.parametrize("entry", REGISTERED, ids=lambda entry: entry.name)
@@ -45,6 +51,38 @@ def test_one_slice_is_too_few(entry: RegisteredModel) -> None:
 
 
 # The promises below are those of models that make slices.
+
+
+@pytest.fixture(scope="module")
+def chest_volume() -> Volume:
+    """A made chest with two nodules."""
+    hu = chest.chest()
+    return Volume(chest.geometry(), lambda index: hu[index].copy())
+
+
+@pytest.mark.parametrize("name", FINDERS)
+def test_findings_lie_in_the_stack_in_the_order_of_their_scores_and_are_the_same_each_time(
+    name: str, chest_volume: Volume
+) -> None:
+    model, geometry = loaded(name), chest_volume.geometry
+    assert isinstance(getattr(model, "finding", None), Segment)
+    steps = model.plan(geometry, Parameters())
+    check_whole(steps, len(geometry))
+    (step,) = steps
+    planes = {index: chest_volume.read(index) for index in step.needs}
+    before = np.stack([planes[index] for index in step.needs])
+    for plane in planes.values():
+        plane.setflags(write=False)
+    first, second = (model.run(step, Window(geometry, planes), Limits()) for _ in range(2))
+    check_findings(step, first, chest_volume)
+    assert first.findings
+    assert all(finding.score >= getattr(model, "threshold", 1.0) for finding in first.findings)
+    assert json.dumps([dict(finding.record) for finding in first.findings])
+    assert np.array_equal(np.stack(first.planes), np.stack(second.planes))
+    for one, other in zip(first.findings, second.findings, strict=True):
+        assert (one.score, one.first, one.site) == (other.score, other.first, other.site)
+        assert np.array_equal(one.mask, other.mask)
+    assert np.array_equal(np.stack([planes[index] for index in step.needs]), before)
 
 
 @pytest.fixture(scope="module", params=GENERATORS)

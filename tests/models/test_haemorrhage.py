@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +52,8 @@ def geometry(
     return Geometry(positions, orientation, (pixel, pixel), SIDE, SIDE, thickness)
 
 
-def made_head(count: int = SLICES) -> Hu:
-    """A brain of 35 HU in a skull of 1,000 HU in air, with a lump of 70 HU in the middle."""
+def made_head(count: int = SLICES, fluid_hu: float = 10.0) -> Hu:
+    """A brain of 35 HU with ventricles in a skull of 1,000 HU, with a lump of 70 HU inside."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2.0
     random = default_rng(1)
     planes = []
@@ -60,6 +61,7 @@ def made_head(count: int = SLICES) -> Hu:
         size = 55.0 + 13.0 * np.sin(np.pi * (index + 1) / (count + 1))
         radius = np.hypot(y / 1.05, x)
         plane = np.where(radius < size, 35.0, np.where(radius < size + 6.0, 1000.0, -1000.0))
+        plane = np.where(np.hypot(y + 8.0, abs(x) - 18.0) < 16.0, fluid_hu, plane)
         if abs(index - count // 2) < 3:
             plane = np.where(np.hypot(y - 20.0, x - 25.0) < 12.0, 70.0, plane)
         planes.append(plane + random.normal(0.0, 4.0, plane.shape))
@@ -299,6 +301,15 @@ def test_metal_in_several_slices_is_a_doubt(head: Hu, scores: SeriesScores) -> N
     metal[2:5, 80:84, 80:84] = 3071.0
     assert scores.doubts == ()
     assert "Metal in 3 slices" in doubts_of(metal, slabs_of(geometry()))[0]
+
+
+def test_a_skull_that_is_filled_evenly_is_doubted_as_a_phantom(
+    model: Haemorrhage, head: Hu
+) -> None:
+    assert examined(head, 1.0).doubts == ()
+    phantom = made_head(fluid_hu=35.0)
+    (sentence,) = model.scores(phantom, geometry()).doubts
+    assert re.match(r"The inside of the skull is even: \d\.\d HU .* may be a phantom\.", sentence)
 
 
 def test_a_step_gives_the_scores_with_their_thresholds_and_what_was_seen(

@@ -26,6 +26,7 @@ from inference.models.nodule.nodule import (
     check_geometry,
     check_lungs,
     doubts_of,
+    phantom_doubts,
     scored_places,
 )
 from inference.volume import Geometry, Volume
@@ -307,6 +308,11 @@ def test_nodules_of_a_made_chest_are_findings_with_their_places(
     assert {float(value) for plane in prediction.planes for value in np.unique(plane)} == {0, 1, 2}
 
 
+def test_the_records_of_a_prediction_and_its_findings_are_json(prediction: Prediction) -> None:
+    records = [prediction.record, *(finding.record for finding in prediction.findings)]
+    assert json.loads(json.dumps(records)) == records
+
+
 def test_small_lungs_are_a_doubt(prediction: Prediction) -> None:
     (doubt,) = prediction.record["doubts"]  # type: ignore[misc]
     assert "outside 1.5 to 9 L" in doubt
@@ -337,6 +343,15 @@ def test_a_lung_that_is_much_smaller_than_the_other_is_a_doubt() -> None:
     labels[:, :20, 120:] = LEFT
     (doubt,) = doubts_of(Lungs(labels, None))
     assert doubt == "the left lung has 0.2 L, less than a quarter of the other"
+
+
+def test_lungs_without_a_vessel_may_be_those_of_a_phantom() -> None:
+    lungs = Lungs(np.full((50, 100, 100), RIGHT, np.uint8), None)
+    hu = np.full((50, 100, 100), -850, np.int16)
+    (doubt,) = phantom_doubts(hu, lungs)
+    assert doubt.startswith("hardly a vessel is seen in the lungs (0.0% of them is soft tissue")
+    hu[:, 40:50, 40:50] = 40  # 1 %
+    assert phantom_doubts(hu, lungs) == ()
 
 
 @pytest.mark.parametrize(

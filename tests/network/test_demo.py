@@ -120,6 +120,9 @@ def test_a_model_of_objects_is_shown_on_its_series(demo: Demo) -> None:
         assert made["series_uid"] in page
     assert page.count("data:image/jpeg") >= document["received"] + 2  # each slice, two reformats
     assert "data:image/png" in page  # what Orthanc itself drew
+    created = (ROOT / "CONFORMANCE.md").read_text().split("\n## 5 ")[1].split("\n## 6 ")[0]
+    headers = [dcmread(path) for path in Path(document["results"]).rglob("*.dcm")]
+    assert [uid for uid in {h.SOPClassUID for h in headers} if f"`{uid}`" not in created] == []
     assert demo.left() == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference import release
+from node.demo.exhibits import EXHIBITS
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +56,14 @@ def test_it_holds_weights_migrations_pages_and_the_demonstration_series(installe
         assert (installed / "node" / "web" / "static" / name).exists()
     assert len(list((installed / "node" / "demo" / "data" / "received").glob("*.dcm"))) == 24
     assert (installed / "node" / "demo" / "data" / "LICENSE.md").exists()
+    for page in ("demo.html", "objects.html"):
+        assert (installed / "node" / "demo" / page).exists()
+    for exhibit in EXHIBITS.values():
+        shipped = installed / exhibit.folder.relative_to(ROOT)
+        paths = [path.relative_to(ROOT) for path in exhibit.paths]
+        assert [path for path in paths if not (installed / path).exists()] == []
+        assert (shipped / "LICENSE.md").exists()
+        assert (installed / exhibit.card).exists()
 
 
 def test_check_finds_models_decoders_and_a_working_database(

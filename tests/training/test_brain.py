@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 from safetensors.torch import load_file
+from torch import nn
 
 from inference.errors import ModelLoadError
 from inference.models.brain import unet
@@ -119,6 +120,32 @@ def test_a_volume_smaller_than_a_window_is_predicted_whole() -> None:
     probability = predicted(UNet().eval(), np.zeros((30, 40, 50), np.float32), "cpu")
     assert probability.shape == (30, 40, 50)
     assert np.isfinite(probability).all()
+
+
+class Bright(nn.Module):
+    """Takes for brain all that is bright."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, 0] - 0.5) * 20.0
+
+
+def test_far_from_the_brain_nothing_is_taken_for_one() -> None:
+    grid = np.zeros((90, 100, 200), np.float32)
+    grid[30:60, 30:70, 150:190] = 1.0
+    grid[40:50, 40:50, 10:20] = 1.0  # more than a window away
+    probability = predicted(Bright(), grid, "cpu")
+    assert probability.shape == grid.shape
+    assert probability[30:60, 30:70, 150:190].min() > 0.99
+    assert probability[..., :90].max() == 0.0
+    nothing = predicted(Bright(), np.zeros((30, 40, 50), np.float32), "cpu")
+    assert 0.0 < nothing.max() < 0.01
+
+
+def test_a_brain_at_the_edge_is_looked_at_with_air_behind_it() -> None:
+    grid = np.zeros((80, 96, 110), np.float32)
+    grid[0:70, :, :100] = 1.0  # wider than a window with its margin
+    probability = predicted(Bright(), grid, "cpu")
+    np.testing.assert_array_equal(probability > 0.5, grid > 0.5)
 
 
 def test_resizing_keeps_means_downwards_and_places_upwards() -> None:

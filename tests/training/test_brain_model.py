@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -18,12 +19,16 @@ from inference.models.brain.canonical import Straight, Turn, steps_mm
 from inference.models.brain.extraction import extract
 from inference.models.brain.linknet import LinkNet
 from inference.models.brain.mask import Measures, clean, doubts, measure
+from inference.models.brain.unet import BrainUNet
 from inference.pixels import PixelReader
 from inference.stacks import open_volume
+from inference.training.masks import outside_head_cm3
 from inference.volume import Geometry
 from tests import mr_series
 from tests.mr_series import ball
 from tests.series import RECEIVED
+
+T = TypeVar("T", bound=np.generic)
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
@@ -303,24 +308,66 @@ def test_the_brain_of_a_real_head_is_found(
     assert (head[0][mask > 0] > 4).mean() > 0.98  # no air
 
 
-def test_a_sagittal_copy_of_the_head_has_the_same_brain(
-    brain: Brain, prediction: Prediction, head: tuple[NDArray[np.float32], Geometry]
-) -> None:
-    """Columns become slices: other axes and directions, the same voxels in the same places."""
-    volume, grid = head
-    across, down, along = steps_mm(grid)
-    last = volume.shape[2] - 1
-    sagittal = Geometry(
-        positions=grid.positions[0] + np.outer(last - np.arange(last + 1), along),
-        orientation=np.stack([down / grid.pixel_spacing[0], across / np.linalg.norm(across)]),
-        pixel_spacing=(float(np.linalg.norm(across)), grid.pixel_spacing[0]),
+def resliced(
+    volume: NDArray[np.float32], grid: Geometry, axis: int
+) -> tuple[NDArray[np.float32], Geometry]:
+    """The same voxels in the same places, with rows or columns as slices, the last one first."""
+    steps, other, last = steps_mm(grid), 3 - axis, volume.shape[axis] - 1
+    lengths = np.linalg.norm(steps, axis=1)
+    copy = Geometry(
+        positions=grid.positions[0] + np.outer(last - np.arange(last + 1), steps[axis]),
+        orientation=np.stack([steps[other] / lengths[other], steps[0] / lengths[0]]),
+        pixel_spacing=(float(lengths[0]), float(lengths[other])),
         rows=volume.shape[0],
-        columns=volume.shape[1],
+        columns=volume.shape[other],
     )
-    turned = np.ascontiguousarray(volume[:, :, ::-1].transpose(2, 0, 1))
-    mask = extract(turned, sagittal, brain.probability).mask
-    expected = np.stack(prediction.planes)[:, :, ::-1].transpose(2, 0, 1) > 0
-    np.testing.assert_array_equal(mask, expected)
+    return turned_as(volume, axis), copy
+
+
+def turned_as(volume: NDArray[T], axis: int) -> NDArray[T]:
+    return np.ascontiguousarray(np.flip(volume, axis).transpose(axis, 0, 3 - axis))
+
+
+@pytest.mark.parametrize("axis", [1, 2], ids=["coronal", "sagittal"])
+def test_a_copy_of_the_head_in_another_plane_has_the_same_brain(
+    brain: Brain,
+    prediction: Prediction,
+    head: tuple[NDArray[np.float32], Geometry],
+    axis: int,
+) -> None:
+    mask = extract(*resliced(*head, axis), brain.probability).mask
+    np.testing.assert_array_equal(mask, turned_as(np.stack(prediction.planes) > 0, axis))
+
+
+@pytest.fixture(scope="module")
+def by_unet(head: tuple[NDArray[np.float32], Geometry]) -> Prediction:
+    return run(BrainUNet(), *head)
+
+
+def test_the_trained_network_finds_the_same_brain(
+    prediction: Prediction, by_unet: Prediction, head: tuple[NDArray[np.float32], Geometry]
+) -> None:
+    """The head is one of those that it was trained on."""
+    masks = [np.stack(one.planes) > 0 for one in (by_unet, prediction)]
+    assert 2.0 * (masks[0] & masks[1]).sum() / (masks[0].sum() + masks[1].sum()) > 0.92
+    assert by_unet.record["doubts"] == []
+
+
+@pytest.mark.parametrize("axis", [1, 2], ids=["coronal", "sagittal"])
+def test_the_trained_network_knows_no_plane(
+    by_unet: Prediction, head: tuple[NDArray[np.float32], Geometry], axis: int
+) -> None:
+    mask = extract(*resliced(*head, axis), BrainUNet().probability).mask
+    np.testing.assert_array_equal(mask, turned_as(np.stack(by_unet.planes) > 0, axis))
+
+
+def test_no_voxel_of_a_mask_lies_outside_of_the_head(
+    prediction: Prediction, by_unet: Prediction, head: tuple[NDArray[np.float32], Geometry]
+) -> None:
+    volume, grid = head
+    spacing = tuple(float(step) for step in np.linalg.norm(steps_mm(grid), axis=1))
+    for made in (prediction, by_unet):
+        assert outside_head_cm3(np.stack(made.planes) > 0, volume, spacing) < 0.5
 
 
 def test_a_chest_has_no_brain(brain: Brain) -> None:

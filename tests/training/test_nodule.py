@@ -293,7 +293,7 @@ def test_a_training_is_judged_again_from_its_folds(
     monkeypatch.setattr(nodule_figures, "DRAWS", 20)
     data, out = tmp_path / "data", tmp_path / "out"
     write_data(data)
-    command = ["train", str(data), "--model", "nodule", "--steps", "2", "--device", "cpu"]
+    command = ["train", str(data), "--model", "nodules", "--steps", "2", "--device", "cpu"]
     assert cli.run([*command, "--out", str(out)]) == 0
     assert "Candidates of stage 1" in capsys.readouterr().out
     first = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
@@ -304,7 +304,7 @@ def test_a_training_is_judged_again_from_its_folds(
     for picture in ("froc", "pr", "curve"):
         assert (out / f"{picture}.png").is_file()
         assert (out / f"{picture}.csv").is_file()
-    order = EvaluationOrder("nodule", data, tmp_path / "again", None, out, "cpu")
+    order = EvaluationOrder("nodules", data, tmp_path / "again", None, out, "cpu")
     again = nodule_figures.judge(order, lambda _share, _what: None)
     assert json.loads(json.dumps(again.record)) == first
     stage = next(row for row in again.rows if row[0].startswith("bright"))

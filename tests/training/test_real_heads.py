@@ -1,4 +1,4 @@
-"""Whole real heads, seconds each: through a model's promises, a job, and the command."""
+"""Whole real heads: through a model's promises, a job, and the command."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,20 +6,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference import mr
+from inference import ct, mr
 from inference.dataset import Stack, read_headers
-from inference.model import Limits, Model, Parameters, Segment, Window, check_mask, check_whole
+from inference.model import (
+    Limits,
+    Model,
+    Parameters,
+    Scored,
+    Segment,
+    Window,
+    check_mask,
+    check_scores,
+    check_whole,
+)
 from inference.pixels import PixelReader
 from inference.registry import REGISTERED, load, spec_of
-from inference.request import Derived, Source
+from inference.request import Derived, Output, Source
 from inference.volume import Volume
 from node.mask_opinion import check
-from tests.mr_series import HEAD
+from tests import ct_head
+from tests.mr_series import HEAD, setting
 from tests.unit.commands.console import Midslice
 from tests.unit.inference.made import request, unchecked
-from tests.validators import new_complaints
+from tests.unit.inference.test_score_jobs import opinion, real
+from tests.validators import dciodvfy, new_complaints
 
 MASKERS = [entry.name for entry in REGISTERED if entry.produces == "mask"]
+SCORERS = [entry.name for entry in REGISTERED if entry.produces == "scores"]
 FILES = sorted(HEAD.glob("*.dcm"))
 
 
@@ -52,6 +65,37 @@ def test_a_mask_is_0_or_1_for_every_pixel_and_the_same_each_time(name: str, head
     assert all(np.array_equal(planes[index], before[index]) for index in planes)
 
 
+@pytest.fixture(scope="module")
+def ct_volume() -> Volume:
+    headers = tuple(read_headers(ct_head.head_files()))
+    return ct.open_volume(ct.examine(Stack("head", headers), Output()), PixelReader())
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scores_are_from_0_to_1_for_every_slice_and_the_same_each_time(
+    name: str, ct_volume: Volume
+) -> None:
+    planes = {index: ct_volume.read(index) for index in range(len(ct_volume))}
+    before = {index: plane.copy() for index, plane in planes.items()}
+    results = []
+    for model in (loaded(name), loaded(name)):
+        assert isinstance(getattr(model, "scored", None), Scored)
+        assert str(model.operating_point).isascii()  # type: ignore[attr-defined]
+        (step,) = model.plan(ct_volume.geometry, Parameters())
+        check_whole([step], len(ct_volume))
+        prediction = model.run(step, Window(ct_volume.geometry, planes), Limits())
+        check_scores(step, prediction, ct_volume)
+        assert prediction.scores is not None
+        results.append(prediction.scores)
+    first, second = results
+    np.testing.assert_array_equal(first.slices, second.slices)
+    assert first.series == second.series
+    assert first.heat.keys() == second.heat.keys() <= planes.keys()
+    for index, plane in first.heat.items():
+        np.testing.assert_array_equal(plane, second.heat[index])
+    assert all(np.array_equal(planes[index], before[index]) for index in planes)
+
+
 def test_the_brain_of_a_real_head_is_written_and_no_validator_objects(tmp_path: Path) -> None:
     sources = tuple(Source(h.path, h.uid, h.order) for h in read_headers(FILES))
     made = replace(request(FILES, tmp_path / "results"), model=spec_of("brain"), sources=sources)
@@ -76,3 +120,22 @@ def test_process_writes_the_segmentation_and_the_extracted_series_of_a_real_head
     files = sorted((tmp_path / "out").glob("*.dcm"))
     assert len(files) == len(FILES) + 1
     assert not check(FILES, files)
+
+
+def test_a_real_head_is_scored_and_no_validator_objects(tmp_path: Path) -> None:
+    made = real(ct_head.head_files(), tmp_path / "results")
+    outcome = unchecked(made)
+    assert isinstance(outcome, Derived), outcome
+    assert not opinion(made)
+    scores = outcome.record["scores"]
+    assert isinstance(scores, dict)
+    assert scores["is_present"]
+    assert 7 in scores["high_slices"]  # a haemorrhage by the labels of the data set
+    assert scores["map_slices"] == [6, 7, 8]
+    assert not [line for path in made.folder.glob("*.dcm") for line in dciodvfy(path)]
+
+
+def test_a_child_is_scored_where_the_route_takes_children(tmp_path: Path) -> None:
+    files = ct_head.write(tmp_path / "received", setting(PatientAge="007Y"))
+    made = real(files, tmp_path / "results", accept_children=True)
+    assert isinstance(unchecked(made), Derived)

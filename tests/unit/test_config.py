@@ -315,7 +315,7 @@ def test_a_factor_is_a_whole_number_from_2_to_10(tmp_path: Path, factor: float) 
 def test_a_route_names_a_model_of_the_product_or_of_the_site(tmp_path: Path) -> None:
     route = ROUTE.replace('"linear"', '"ours"')
     assert mistake(tmp_path, route).startswith(
-        'route[0].model = "ours": brain, haemorrhage, linear'
+        'route[0].model = "ours": brain, brain-unet, haemorrhage, linear'
     )
     model = '[[model]]\nname = "ours"\nclass = "ours.net:Net"\n'
     assert read(tmp_path, route + model).models[0].class_path == "ours.net:Net"

@@ -226,3 +226,28 @@ def test_the_top_level_holds_the_fixed_folders_and_files_only() -> None:
     ).stdout.split()
     folders = {Path(name).parts[0] for name in tracked if "/" in name}
     assert folders == {"node", "inference", "storage", "tests", "findings", ".ci"}
+
+
+MAPPED = [
+    "node",
+    "node/commands",
+    "node/config",
+    "node/demo",
+    "node/dicom",
+    "node/rules",
+    "node/work",
+    "storage",
+    "storage/queries",
+    "storage/site",
+    "inference",
+]
+
+
+@pytest.mark.parametrize("folder", MAPPED)
+def test_the_code_map_names_every_file(folder: str) -> None:
+    code_map = re.search(r"```\nnode/.*?```", read("ARCHITECTURE.md"), re.DOTALL)
+    assert code_map is not None
+    words = set(re.findall(r"\w+", code_map[0]))
+    files = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    assert files
+    assert files - words == set()

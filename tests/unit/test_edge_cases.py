@@ -1,7 +1,7 @@
 """Real series that are wrong in real ways: the documented verdict of each, and equal pixels.
 
-`tests/data/edge-cases` holds small extracts; where the whole folders lie beside the repository,
-they are tried as well.
+`tests/data/edge-cases` holds small extracts; the whole folders, where they lie beside the
+repository, take seconds each: `tests/training/test_whole_folders.py`.
 """
 
 import json
@@ -22,10 +22,9 @@ from node.second_opinion import check
 from tests.series import changed
 from tests.unit.inference.made import derive, request
 
-EXTRACTS, WHOLE = Path("tests/data/edge-cases"), Path("../shared/data/edge-cases")
+EXTRACTS = Path("tests/data/edge-cases")
 TABLE = Path("CASES.md")
 SYNTAXES = EXTRACTS / "transfer-syntaxes"
-FOLDERS = [folder for root in (EXTRACTS, WHOLE) for folder in sorted(root.glob("*"))]
 NATIVE = "DeflatedExplicitVRLittleEndianTransferSyntax_1.2.840.10008.1.2.1.99.dcm"
 
 
@@ -56,10 +55,15 @@ def documented() -> dict[str, str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+@pytest.mark.parametrize("folder", sorted(EXTRACTS.glob("*")), ids=str)
 def test_each_folder_has_the_verdict_of_the_table(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    check_verdict(folder, tmp_path, capsys)
+
+
+def check_verdict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The verdict is the table's, and the second opinion has nothing against what was made."""
     found = said(folder, tmp_path / "out", capsys)
     assert verdicts(found) == documented()[folder.name]
     by_key = {stack.key: stack for stack in stacks_of(read_headers(sorted(folder.iterdir())))}
@@ -81,7 +85,6 @@ def test_a_person_reads_what_was_odd_about_the_series(
 
 def test_every_folder_has_its_row_and_every_row_its_folder() -> None:
     assert set(documented()) == {folder.name for folder in EXTRACTS.iterdir()}
-    assert {folder.name for folder in FOLDERS} == set(documented())
 
 
 def test_a_hole_is_filled_around_where_the_route_leaves_it(

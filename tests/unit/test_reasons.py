@@ -75,7 +75,7 @@ def test_every_code_that_the_source_writes_has_its_entry_and_no_other_has() -> N
     codes = written_codes()
     assert {"ABANDONED", "GAVE_UP", "TOO_MANY_RERUNS", "SUPERSEDED", "RETRY"} <= codes
     assert codes == REASONS.keys()
-    assert len(REASONS) == len(TABLE)
+    assert len({(type(entry.state), entry.code) for entry in TABLE}) == len(TABLE)
 
 
 def test_a_verdict_leads_to_the_state_that_inference_decides() -> None:
@@ -107,6 +107,8 @@ def test_advice_follows_the_files_then_the_route_then_the_code_then_the_state() 
     assert reasons.advice("held", "PIXEL_DATA_ERROR", makes_slices=False).startswith("Send")
     assert reasons.advice("failed", "ValueError") == reasons.FAILED_ADVICE
     assert reasons.advice("held", "SOMETHING_NEW") == reasons.HELD_ADVICE
+    damaged = {reasons.advice("held", "DAMAGED_FILES", is_delivery=it) for it in (False, True)}
+    assert len(damaged) == 2  # received files are sent again, those of a result come from a backup
     assert reasons.advice("held", "RETRY", is_delivery=True) == reasons.DELIVERY_ADVICE
 
 

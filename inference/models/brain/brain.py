@@ -95,12 +95,15 @@ class Brain(BrainExtraction):
         """The probability of brain, 0 outside the box that the first network finds."""
         small = sampled(volume, (BOX_SIDE,) * 3)
         low, high = (float(np.quantile(small, share)) for share in PERCENTILES)
-        found, _ = clean(_predicted(self._box, scaled(small, low, high), device) > THRESHOLD)
-        box = box_around(found, volume.shape)
+        rough, _ = clean(_predicted(self._box, scaled(small, low, high), device) > THRESHOLD)
+        box = box_around(rough, volume.shape)
         head = sampled(volume[box], (BRAIN_SIDE,) * 3)
         brain = _predicted(self._brain, scaled(head, low, high), device)
         whole = np.zeros(volume.shape, np.float32)
-        whole[box] = sampled(brain, whole[box].shape)
+        inside = whole[box]
+        rows = _nearest(brain.shape[0], len(inside))
+        for plane, row in zip(inside, rows, strict=True):  # one by one: a large volume is large
+            plane[:] = sampled(brain[row], plane.shape)
         return whole
 
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from inference.errors import ModelLoadError
 from inference.models.brain.extraction import BrainExtraction
-from inference.models.brain.mask import Probability
+from inference.models.brain.mask import THRESHOLD, Probability, box_of, clean
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("unet.safetensors")
 GRID_MM = 2.0
 WINDOW = (80, 96, 96)  # right, anterior, superior; multiples of 16
+MARGIN = 3  # voxels around the brain in the second look
 BASE, LEVELS = 16, 4  # inside the stem: 2 mm outside, then 4, 8, 16 and 32 mm
 PERCENTILES = (0.005, 0.995)
 BIAS_SHRINK, BIAS_ITERATIONS = 2, (20, 20, 20)  # of the 2 mm grid
@@ -142,8 +143,35 @@ def _weight() -> Tensor:
     return torch.einsum("i,j,k->ijk", *sides)
 
 
-def predicted(network: UNet, grid: Volume, device: str) -> Probability:
-    """The probability of brain for each voxel of the 2 mm grid."""
+def predicted(network: nn.Module, grid: Volume, device: str) -> Probability:
+    """The probability of brain for each voxel of the 2 mm grid.
+
+    A first look at everything says where the brain is, a second one at windows around it is as
+    those of the training. Both count there; elsewhere is no brain, but muscles of a neck.
+    """
+    first = looked_at(network, grid, device)
+    part, _ = clean(first > THRESHOLD)
+    if not part.any():
+        return first
+    sides = [_around(*pair) for pair in zip(box_of(part), WINDOW, strict=True)]
+    room = max(side.stop - side.start for side in sides)  # windows may reach over the edge
+    box = tuple(slice(side.start + room, side.stop + room) for side in sides)
+    padded, seen = np.pad(grid, room), np.pad(first, room)
+    probability = np.zeros_like(padded)
+    probability[box] = (looked_at(network, padded[box], device) + seen[box]) / 2
+    inside: Probability = probability[room:-room, room:-room, room:-room]
+    return inside
+
+
+def _around(side: slice, least: int) -> slice:
+    """A side of a box with a margin, its middle kept, not shorter than a window."""
+    size = max(least, side.stop - side.start + 2 * MARGIN)
+    start = (side.start + side.stop - size) // 2
+    return slice(start, start + size)
+
+
+def looked_at(network: nn.Module, grid: Volume, device: str) -> Probability:
+    """The probability of brain by overlapping windows."""
     spare = [max(0, side - size) for size, side in zip(grid.shape, WINDOW, strict=True)]
     padded = torch.from_numpy(np.pad(grid, [(n // 2, n - n // 2) for n in spare]))
     total, weights, weight = torch.zeros(padded.shape), torch.zeros(padded.shape), _weight()

@@ -229,7 +229,7 @@ class Haemorrhage:
         per_slice = np.empty(len(geometry))
         for slab, score in zip(slabs, slab_scores, strict=True):
             per_slice[list(slab.members)] = score
-        doubts = doubts_of(volume, slabs)
+        doubts = (*pixels.doubts, *doubts_of(volume, slabs))
         return SeriesScores(per_slice, float(series), self.calibration, pixels, heat_planes, doubts)
 
     def seen(self, pictures: Pictures) -> tuple[Floats, NDArray[np.float32]]:

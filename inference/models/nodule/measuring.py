@@ -173,12 +173,26 @@ class Anatomy:
     pleura_mm: float  # from its surface to the border of the lung
     carina_mm: float | None
 
+    @property
+    def is_juxtapleural(self) -> bool:
+        return bool(self.pleura_mm < JUXTAPLEURAL_MM)
+
+    @property
+    def words(self) -> str:
+        third = f"{self.third} third" if self.third else ""
+        pleura = (
+            "at the pleura" if self.is_juxtapleural else f"{self.pleura_mm:.0f} mm from the pleura"
+        )
+        carina = "" if self.carina_mm is None else f"{self.carina_mm:.0f} mm from the carina"
+        return ", ".join(filter(None, (third, pleura, carina)))
+
     def as_record(self) -> dict[str, object]:
-        """JSON."""
+        """JSON; `where` is for people."""
         return {
+            "where": self.words,
             "third": self.third,
             "pleura_mm": round(self.pleura_mm, 1),
-            "juxtapleural": self.pleura_mm < JUXTAPLEURAL_MM,
+            "juxtapleural": self.is_juxtapleural,
             "carina_mm": None if self.carina_mm is None else round(self.carina_mm),
         }
 

@@ -158,13 +158,18 @@ def _objects(context: PageContext, job_id: int) -> list[ObjectView]:
     views: dict[str, ObjectView] = {}
     left_out = {place.name: place.leave_out for place in context.parts.config().destinations}
     for state in object_states(context.parts.database, job_id):
-        name = OBJECTS.get(state.kind, state.kind)
-        view = ObjectView(name, state.series_uid, state.instances, {})
+        view = ObjectView(_object_name(state), state.series_uid, state.instances, {})
         fates = views.setdefault(state.series_uid, view).fates
         if state.destination is not None:
             is_left_out = state.kind in left_out.get(state.destination, ())
             fates[state.destination] = "left out" if is_left_out else _fate(state)
     return list(views.values())
+
+
+def _object_name(state: ObjectState) -> str:
+    """Name an object by its kind, and by its file where that says more: one of two masks."""
+    name, stem = OBJECTS.get(state.kind, state.kind), Path(state.name).stem.replace("-", " ")
+    return name if stem.isdigit() or stem == state.kind else f"{name}, {stem}"
 
 
 def _fate(state: ObjectState) -> str:
@@ -205,6 +210,7 @@ class Pictures:
     is_tinted: bool  # some slice: its expected error can be laid over it
     mask: str = ""  # what a mask shows whose outline can be laid over each slice
     heat: frozenset[int] = frozenset()  # slices with a map of what their score came from
+    start: int | None = None  # the slice with the highest score, or with the first finding
     is_hu: bool = True
     is_extracted: bool = False  # the result is the received series without what lies outside
 
@@ -224,9 +230,9 @@ class Pictures:
 
     @property
     def first(self) -> int:
-        """The slice that is shown first: a generated one, in the middle."""
-        if self.heat:
-            return min(self.heat)
+        """The slice that is shown first: what was found, else a generated one in the middle."""
+        if self.start is not None:
+            return self.start
         middle = len(self.places) // 2
         later = range(middle, len(self.places))
         return next((i for i in later if self.places[i].is_generated), middle)
@@ -386,6 +392,7 @@ def read_pictures(folder: Path, record: Mapping[str, Any]) -> Pictures | None:
         is_tinted=index.get("tinted", False),
         mask=index.get("mask", ""),
         heat=frozenset(index.get("heat", ())),
+        start=model_results.strongest(record),
         is_hu=index.get("is_hu", True),
         is_extracted="mask" in record,
     )

@@ -106,6 +106,14 @@ def findings_of(record: Mapping[str, Any], places: Sequence[SlicePlace]) -> Find
     )
 
 
+def strongest(record: Mapping[str, Any]) -> int | None:
+    """The slice with the highest score, or with the first finding; None where there is none."""
+    if scores := record.get("scores"):
+        slices = list(scores["slices"])
+        return next(iter(scores.get("high_slices", ())), slices.index(max(slices)))
+    return next((int(entry["slice"]) for entry in record.get("findings", ())), None)
+
+
 def _finding(entry: Mapping[str, Any], places: Sequence[SlicePlace]) -> FindingView:
     left, top, right, bottom = entry["box"]
     return FindingView(

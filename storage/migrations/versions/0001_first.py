@@ -51,7 +51,8 @@ TABLES = {
     "arrival": """
         id, series_id integer ->series.id index, calling_ae string(16), called_ae string(16),
         state string(16), first_at float, last_at float, completed_at float null index,
-        evidence text ={}, brought integer =0, own integer =0
+        evidence text ={}, brought integer =0, own integer =0,
+        restored integer =0
     """,
     "arrival_instance": """
         arrival_id integer ->arrival.id key, instance_id integer ->instance.id key index,

@@ -15,7 +15,9 @@ def test_models_names_version_weights_and_input(midslice: Midslice) -> None:
         "linear": "slices",
         "midslice": "slices",
         "brain": "mask",
+        "brain-unet": "mask",
         "haemorrhage": "scores",
+        "nodules": "findings",
     }
     assert len(models["midslice"]["weights_sha256"]) == 64
     assert models["linear"]["weights_sha256"] == ""

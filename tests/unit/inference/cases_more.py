@@ -250,7 +250,7 @@ GEOMETRY = (
         PLACES,
         "a result of more than 32 GiB",
         "refused before a pixel is read",
-        Series(slices=300, rows=1, columns=1, edit=assign(Rows=8192, Columns=8192)),
+        Series(slices=130, rows=1, columns=1, edit=assign(Rows=8192, Columns=8192)),
         R.TOO_LARGE,
         "GiB",
     ),

@@ -36,7 +36,7 @@ from tests.phantoms import Edit, Series
 from tests.unit.inference.made import request, unchecked
 
 MODULE = "tests.unit.inference.test_bad_input"
-MODELS = ("brain", "haemorrhage", "nodule")
+MODELS = ("brain", "haemorrhage", "nodules")
 HERE = tuple(name for name in MODELS if name in {entry.name for entry in REGISTERED})
 ROWS = (
     "another modality",
@@ -52,6 +52,7 @@ ROWS = (
     "2,000 slices",
     "two patients under one series UID",
 )
+FORMS_OF_VALUES = ROWS[9]
 Write = Callable[[Path], list[Path]]
 End = Literal["refused", "held", "processed"]
 
@@ -84,12 +85,12 @@ def head_ct(edit: Edit | None = None, made_as: Series = THIN) -> Write:
     return chest_ct(edited, made_as)
 
 
-OF_MODEL = {"brain": mr, "haemorrhage": head_ct, "nodule": chest_ct}
-MODALITY = {"brain": "MR", "haemorrhage": "CT", "nodule": "CT"}
+OF_MODEL = {"brain": mr, "haemorrhage": head_ct, "nodules": chest_ct}
+MODALITY = {"brain": "MR", "haemorrhage": "CT", "nodules": "CT"}
 NO_SLICE = {
     "brain": Reason.NOT_AN_MR_SLICE,
     "haemorrhage": Reason.NOT_A_CT_SLICE,
-    "nodule": Reason.NOT_A_CT_SLICE,
+    "nodules": Reason.NOT_A_CT_SLICE,
 }
 
 
@@ -198,7 +199,7 @@ R = Reason
 CELLS = [
     Cell(ROWS[0], "brain", chest_ct(), "refused", R.NOT_AN_MR_SLICE, "Modality CT"),
     Cell(ROWS[0], "haemorrhage", mr(), "refused", R.OUT_OF_SCOPE, "modality MR, not CT"),
-    Cell(ROWS[0], "nodule", mr(), "refused", R.OUT_OF_SCOPE, "modality MR, not CT"),
+    Cell(ROWS[0], "nodules", mr(), "refused", R.OUT_OF_SCOPE, "modality MR, not CT"),
     Cell(
         ROWS[1],
         "brain",
@@ -216,8 +217,8 @@ CELLS = [
         "BodyPartExamined is 'CHEST'",
     ),
     Cell(ROWS[1], "haemorrhage", chest_as_head, "refused", R.OUT_OF_SCOPE, "seen in 0 slices"),
-    Cell(ROWS[1], "nodule", head_ct(), "refused", R.OUT_OF_SCOPE, "lung"),
-    Cell(ROWS[2], "nodule", chest_ct(setting(ContrastBolusAgent="X")), "processed", None, "Bolus"),
+    Cell(ROWS[1], "nodules", head_ct(), "refused", R.OUT_OF_SCOPE, "lung"),
+    Cell(ROWS[2], "nodules", chest_ct(setting(ContrastBolusAgent="X")), "processed", None, "Bolus"),
     Cell(ROWS[2], "haemorrhage", angiography, "refused", R.OUT_OF_SCOPE, "contrast in vessels"),
     Cell(ROWS[2], "brain", mr(setting(ContrastBolusAgent="Gadovist")), "processed", None, "Bolus"),
     *(
@@ -370,7 +371,7 @@ class ShownFindings(ShownMask):
 SMALL = {
     "brain": ModelSpec("shown-mask", f"{MODULE}:ShownMask", produces="mask"),
     "haemorrhage": ModelSpec("shown-scores", f"{MODULE}:ShownScores", produces="scores"),
-    "nodule": ModelSpec("shown-findings", f"{MODULE}:ShownFindings", produces="findings"),
+    "nodules": ModelSpec("shown-findings", f"{MODULE}:ShownFindings", produces="findings"),
 }
 
 
@@ -430,6 +431,27 @@ def test_a_model_is_shown_the_same_values_in_whatever_form_they_are_stored(
     assert shown[1:] == shown[:1] * len(FORMS)
 
 
-def test_every_cell_of_the_table_has_a_series() -> None:
-    told = {(cell.row, cell.model) for cell in CHECKED} | {(ROWS[9], name) for name in HERE}
-    assert told == {(row, model) for row in ROWS for model in HERE}
+def ends_of(row: str, model: str) -> str:
+    """The ends of a cell, as CASES.md writes them."""
+    if row == FORMS_OF_VALUES:
+        return "processed"
+    ends = {
+        f"{cell.end} `{cell.reason}`" if cell.reason else cell.end
+        for cell in CELLS
+        if (cell.row, cell.model) == (row, model)
+    }
+    return ", ".join(sorted(ends))
+
+
+def test_every_cell_has_a_series_and_cases_md_says_how_it_ends() -> None:
+    text = (Path(__file__).parents[3] / "CASES.md").read_text(encoding="utf-8")
+    section = text.partition("## Bad input to models of a whole stack")[2].partition("\n## ")[0]
+    table = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    assert table[0] == ["what is sent", *MODELS]
+    written = {
+        (row, model): end
+        for row, *ends in table[2:]
+        for model, end in zip(MODELS, ends, strict=True)
+    }
+    assert written == {(row, model): ends_of(row, model) for row in ROWS for model in MODELS}
+    assert all(written.values())

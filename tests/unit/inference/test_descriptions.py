@@ -39,6 +39,7 @@ def read(key: str, values: Mapping[str, str]) -> Said:
         ({SERIES: "posterior fossa"}, "unknown", ""),
         ({SERIES: "Post Fossa 2.5"}, "unknown", ""),
         ({SERIES: "Head post-op"}, "unknown", ""),
+        ({SERIES: "post-processed"}, "unknown", ""),
         ({SERIES: "portable head"}, "unknown", ""),
         ({SERIES: "Angiolini"}, "unknown", ""),
         ({SERIES: "CTAngio 0.6"}, "yes", "says CTAngio"),

@@ -365,6 +365,20 @@ def test_without_findings_the_report_says_so_at_the_threshold_and_denies_nothing
     assert not complaints(none)
 
 
+def test_a_negative_report_beside_findings_is_seen(job: Done, tmp_path: Path) -> None:
+    none = done(tmp_path, [Ball(5, 30, 22, score=0.4)])
+    for name in ("findings", "marks", "key-objects", "capture"):
+        faults = check(none.sources, [*none.paths, job.path(name)])
+        assert any("says that nothing was found" in fault for fault in faults)
+
+
+def test_every_class_of_objects_stands_in_the_conformance_statement(job: Done) -> None:
+    statement = (Path(__file__).parents[3] / "CONFORMANCE.md").read_text(encoding="utf-8")
+    section = statement[statement.index("### 5.6") :]
+    for file in job.outcome.files:
+        assert f"`{file.sop_class_uid}`" in section
+
+
 def many(count: int) -> list[Ball]:
     """Balls apart from each other, in both lungs, each less bright than the one before."""
     places = [
@@ -467,6 +481,8 @@ def test_odd_geometry_and_pixels_put_findings_on_the_same_pixels(
         place = frame.PlanePositionSequence[0].ImagePositionPatient
         np.testing.assert_allclose(place, header.numbers("ImagePositionPatient"), atol=1e-4)
     assert not complaints(odd)
+    notes = " ".join(odd.outcome.record["notes"])
+    assert ("slices of findings have no marks" in notes) is (series.get("edit") is sloping)
 
 
 def test_a_destination_without_3d_reports_gets_outlines_on_slices(tmp_path: Path) -> None:
@@ -522,6 +538,7 @@ def test_doubtful_findings_are_held_and_nothing_is_left_to_send(
         ("Kindless", "of which kind its findings are"),
         ("Open", "a threshold of 2.0"),
         ("Stepwise", "planned 2 steps"),
+        ("Unstorable", "the model's record is no JSON"),
         ("Mirrored", "a right organ that lies left of the left one"),
         ("Opposite", "finding 1 a side that it is not on"),
     ],

@@ -1,6 +1,7 @@
 """Walking the steps: few slices in memory, cancel, and less at once when memory is short."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,26 @@ def test_another_error_of_a_model_is_not_taken_for_a_lack_of_memory() -> None:
 def test_what_is_no_prediction_is_an_error(planes: list[Plane], words: str) -> None:
     with pytest.raises(PredictionError, match=words):
         walk(Spoiled(planes), Reader(2).volume)
+
+
+class Recording(Halfway):
+    """Says of each gap what a test asks for."""
+
+    def __init__(self, record: Mapping[str, object]) -> None:
+        self.record = record
+
+    def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
+        return replace(super().run(step, slices, limits), record=self.record)
+
+
+@pytest.mark.parametrize("value", [np.bool_(True), np.float32(1.0), float("nan"), {1.5, 2.5}])
+def test_a_record_that_is_no_json_is_an_error_of_the_model(value: object) -> None:
+    with pytest.raises(PredictionError, match="the model's record is no JSON"):
+        walk(Recording({"value": value}), Reader(2).volume)
+
+
+def test_a_record_of_plain_values_is_taken() -> None:
+    walk(Recording({"words": ["a"], "share": np.float64(0.5), "none": None}), Reader(2).volume)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def test_the_order_of_the_sources_changes_nothing() -> None:
         {"output": Output(across_missing="leave")},
         {"output": Output(content_qualification="PRODUCT")},
         {"output": Output(label="rev 2")},
+        {"output": Output(max_findings=3)},
+        {"output": Output(report="2d")},
         {"edition": 2},
     ],
 )

@@ -582,3 +582,24 @@ def test_nobody_can_insist_on_what_arrives_or_is_gone(stored: Stored) -> None:
     with pytest.raises(WrongState, match="were removed"):
         stored.queue.insist([new], who="anna")
     assert stored.jobs() == ()
+
+
+@pytest.mark.parametrize("by_route", [True, False])
+def test_a_re_send_puts_a_job_back_whose_files_the_disk_has_damaged(
+    stored: Stored, by_route: bool
+) -> None:
+    asked = stored.ask("k")
+    stored.hold("DAMAGED_FILES")
+    stored.receive("1.1", peer=SECOND)  # whoever sends it, and whether a route asks for it then
+    jobs = [stored.new_job(stored.arrival(SECOND), "k")] if by_route else []
+    (entry,) = stored.queue.complete(stored.arrival(SECOND).id, {}, jobs)
+    assert (entry.job_id, entry.what) == (asked.job_id, "requeued")
+    assert stored.claim().id == asked.job_id
+
+
+def test_a_re_send_of_a_mix_up_puts_nothing_back(stored: Stored) -> None:
+    asked = stored.ask("k")
+    stored.hold("DAMAGED_FILES")
+    stored.receive("1.1")
+    stored.queue.complete(stored.arrival().id, {}, [], hold=MIXED_UP)
+    assert stored.queue.get(asked.job_id).reason == "DAMAGED_FILES"

@@ -454,7 +454,7 @@ def test_each_series_of_a_result_says_what_each_destination_has_of_it(stored: St
     stored.ledger.answered(leased, beside.id, 0x0122, stored=False)
     assert states() == [(2, 1, 0xA700), (1, 0, 0x0122)]
     images, state = object_states(stored.database, job.id)
-    assert images == ObjectState("2.25.1", "image", 2, "pacs", 1, 0xA700)
+    assert images == ObjectState("2.25.1", "image", "0.dcm", 2, "pacs", 1, 0xA700)
     assert (state.kind, state.series_uid) == ("presentation state", "2.25.1.92")
     assert object_states(stored.database, 999) == ()
 
@@ -463,4 +463,4 @@ def test_a_result_that_goes_nowhere_has_its_series_all_the_same(stored: Stored) 
     stored.ask("k", destinations=())
     stored.succeed()
     (images,) = object_states(stored.database, 1)
-    assert images == ObjectState("2.25.1", "image", 2, None, 0, None)
+    assert images == ObjectState("2.25.1", "image", "0.dcm", 2, None, 0, None)

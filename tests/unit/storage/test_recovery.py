@@ -1,16 +1,22 @@
 """What a dead process left: files get their rows, broken ones go, and nothing good is deleted."""
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from storage.archive import UNKNOWN_AE
 from storage.database import Database
 from storage.files import Files
-from storage.records import Received, Recovered
+from storage.records import DAY, Received, Recovered
 from storage.recovery import recover, reindex
 from storage.retention import expired, purge
-from storage.schema import instance
+from storage.schema import instance, series
+from storage.site import notices
 from tests.conftest import Clock
 from tests.unit.storage.stored import (
     SCANNER,
@@ -40,8 +46,8 @@ def test_a_whole_file_in_incoming_is_indexed(stored: Stored) -> None:
     file = stored.incoming(content_of(received("1.1")))
     found = recover(stored.archive, read_header)
     assert found.indexed == (f"incoming/{file.name}",)
-    (series,) = stored.series()
-    assert (series.study_uid, series.instances, series.states) == (STUDY, 1, ())
+    (one,) = stored.series()
+    assert (one.study_uid, one.instances, one.states) == (STUDY, 1, ("arriving",))
     assert len(archived(stored.files)) == 1
     assert list(stored.files.incoming.iterdir()) == []
 
@@ -90,6 +96,7 @@ def test_files_that_a_purge_did_not_reach_go(stored: Stored) -> None:
     stored.receive("1.1")
     with stored.database.writing() as db:
         db.execute(instance.update().values(path=None))
+        db.execute(series.update().values(purged_at=time.time() + 1))
     (path,) = archived(stored.files)
     assert recover(stored.archive, read_header) == Recovered(removed=(path,))
     assert archived(stored.files) == []
@@ -232,3 +239,100 @@ def test_reindex_forgets_no_file_that_its_peer_has_just_sent_again(
     (files.lost,) = archived(files)
     assert reindex(stored.archive, read_header) == Recovered()
     assert [one.id for one in stored.archive.instances(kept.arrival_id)] == [kept.instance_id]
+
+
+# The database was lost, or an older copy of it was put back: the archive has files that it does not
+# know. Each of them was acknowledged.
+
+
+def told(stored: Stored) -> list[str]:
+    posted = notices.address(stored.database, stored.clock(), (), ())
+    return [str(notice.facts["sentence"]) for notice in posted]
+
+
+def test_files_of_a_lost_database_arrive_once_more_and_people_are_told(stored: Stored) -> None:
+    for series_uid in ("1.2.1", "1.2.2"):
+        stored.receive(f"{series_uid}.1", series_uid=series_uid)
+        stored.receive(f"{series_uid}.2", series_uid=series_uid)
+    forget(stored)
+    recover(stored.archive, read_header, called_ae="MIDSLICE")
+    arrivals = stored.archive.arriving()
+    assert [(it.calling_ae, it.called_ae, it.instances) for it in arrivals] == [
+        (UNKNOWN_AE, "MIDSLICE", 2)
+    ] * 2
+    (sentence,) = told(stored)
+    assert sentence.startswith("4 received files of 2 series were in the archive")
+    assert recover(stored.archive, read_header) == Recovered()
+    assert told(stored) == []  # it was said
+
+
+def test_a_file_that_names_its_peer_arrives_from_it(stored: Stored) -> None:
+    def with_peer(path: Path) -> Received | None:
+        what = read_header(path)
+        return what and replace(what, calling_ae="CT1", called_ae="MIDSLICE_X2")
+
+    stored.receive("1.1")
+    forget(stored)
+    reindex(stored.archive, with_peer, called_ae="MIDSLICE")
+    (arrival,) = stored.archive.arriving()
+    assert (arrival.calling_ae, arrival.called_ae) == ("CT1", "MIDSLICE_X2")
+
+
+def test_what_came_back_by_itself_and_no_route_takes_is_kept_for_the_longer_time(
+    stored: Stored,
+) -> None:
+    stored.receive("1.1")
+    forget(stored)
+    recover(stored.archive, read_header, called_ae="MIDSLICE")
+    (arrival,) = stored.archive.arriving()
+    stored.queue.complete(arrival.id, {}, [])
+    stored.clock.now += 7 * DAY - 1
+    assert expired(stored.database, stored.clock.now, 7, 1) == ()
+    stored.clock.now += 1
+    assert [it.rule for it in expired(stored.database, stored.clock.now, 7, 1)] == ["keep_days"]
+
+
+def test_what_was_received_again_after_its_purge_survives_an_older_database(
+    stored: Stored,
+) -> None:
+    stored.receive("1.1")
+    stored.queue.complete(stored.arrival().id, {}, [])
+    stored.purge_all()
+    rows = rows_of(stored)
+    stored.receive("1.1")  # acknowledged, after the copy of the database was made
+    (path,) = archived(stored.files)
+    os.utime(stored.files.path(path), (stored.clock.now + 1, stored.clock.now + 1))
+    put_back(stored, rows)
+    assert recover(stored.archive, read_header).indexed == (path,)
+    assert archived(stored.files) == [path]
+
+
+def test_a_file_that_was_missing_and_is_there_again_is_not_taken_for_a_purged_one(
+    stored: Stored,
+) -> None:
+    stored.receive("1.1")
+    (path,) = archived(stored.files)
+    file = stored.files.path(path)
+    away = file.rename(stored.files.folder / "away")
+    assert reindex(stored.archive, read_header).missing == (path,)
+    away.rename(file)
+    assert recover(stored.archive, read_header).indexed == (path,)
+
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def rows_of(stored: Stored) -> Rows:
+    """A copy of what the database knows of received instances."""
+    with stored.database.reading() as db:
+        return {
+            table.name: [dict(row) for row in db.execute(select(table)).mappings()]
+            for table in (series, instance)
+        }
+
+
+def put_back(stored: Stored, rows: Rows) -> None:
+    forget(stored)
+    with stored.database.writing() as db:
+        for table in (series, instance):
+            db.execute(table.insert(), rows[table.name])

@@ -96,7 +96,7 @@ def test_a_series_without_a_route_goes_after_its_own_days(stored: Stored) -> Non
     assert files_of(stored) == []
 
 
-@pytest.mark.parametrize("end", ["refused", "failed", "cancelled"])
+@pytest.mark.parametrize("end", ["refused", "cancelled"])
 def test_a_series_without_a_result_goes_after_the_days_of_the_unrouted(
     stored: Stored, end: str
 ) -> None:
@@ -104,8 +104,6 @@ def test_a_series_without_a_result_goes_after_the_days_of_the_unrouted(
     stored.clock.now += DAY
     if end == "refused":
         stored.queue.refuse(stored.claim(), "NOT_HU", "No.")
-    elif end == "failed":
-        stored.queue.fail(stored.claim(), "ValueError", "No.")
     else:
         stored.queue.cancel(job_id)
     stored.clock.now += KEEP_UNROUTED_DAYS * DAY - 1
@@ -121,18 +119,49 @@ def test_a_series_in_shadow_mode_goes_after_its_days(stored: Stored) -> None:
     assert sweep(stored).series == (1,)
 
 
-@pytest.mark.parametrize("state", ["arriving", "queued", "running", "held"])
+@pytest.mark.parametrize("state", ["arriving", "queued", "running", "held", "failed"])
 def test_a_series_that_is_under_way_stays_for_ever(stored: Stored, state: str) -> None:
     if state == "arriving":
         stored.receive("1.1")
     else:
         stored.ask("k")
-    if state in {"running", "held"}:
+    if state in {"running", "held", "failed"}:
         job = stored.claim()
         if state == "held":
             stored.queue.hold(job, "MISSING_SLICES", "One.")
+        elif state == "failed":
+            stored.queue.fail(job, "ValueError", "No.")
     stored.clock.now += 1000 * DAY
     assert old(stored) == ()
+
+
+def test_a_failed_job_that_another_one_has_replaced_keeps_nothing(stored: Stored) -> None:
+    stored.ask("k")
+    stored.queue.fail(stored.claim(), "ValueError", "No.")
+    stored.ask("k2", uids=("1.3",))
+    stored.succeed()
+    stored.deliver()
+    stored.clock.now += KEEP_DAYS * DAY
+    assert len(old(stored)) == 1
+
+
+def test_a_failed_job_keeps_its_files_until_a_person_cancels_it(stored: Stored) -> None:
+    job_id = stored.ask("k").job_id
+    stored.queue.fail(stored.claim(), "ValueError", "No.")
+    stored.clock.now += 100 * DAY
+    assert old(stored) == ()
+    stored.queue.cancel(job_id, who="anna")
+    stored.clock.now += KEEP_UNROUTED_DAYS * DAY
+    assert len(old(stored)) == 1
+
+
+def test_a_failed_self_test_keeps_nothing(stored: Stored) -> None:
+    stored.ask("k", kind="selftest")
+    job = stored.queue.claim("w", ("selftest",))
+    assert job is not None
+    stored.queue.fail(job, "ValueError", "No.")
+    stored.clock.now += KEEP_UNROUTED_DAYS * DAY
+    assert len(old(stored)) == 1
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "held"])
@@ -214,12 +243,12 @@ def test_a_purged_series_can_be_received_and_processed_again(stored: Stored) -> 
 
 def test_a_job_whose_instances_were_purged_is_not_requeued(stored: Stored) -> None:
     stored.ask("k")
-    stored.queue.fail(stored.claim(), "ValueError", "No.")
+    stored.queue.refuse(stored.claim(), "NOT_HU", "No.")
     stored.clock.now += 8 * DAY
     sweep(stored)
     with pytest.raises(WrongState, match="received files were removed on .* send the series again"):
         stored.queue.requeue(1)
-    assert stored.queue.get(1).state is JobState.FAILED
+    assert stored.queue.get(1).state is JobState.REFUSED
 
 
 def test_a_purged_result_is_not_delivered_again(stored: Stored) -> None:
@@ -404,7 +433,7 @@ def test_what_is_sent_again_within_a_purge_stays(
 def test_a_job_is_not_requeued_on_files_that_are_about_to_go(doomed: Stored) -> None:
     doomed.receive("1.0")
     job_id = doomed.complete("k").job_id
-    doomed.queue.fail(doomed.claim(), "ValueError", "No.")
+    doomed.queue.refuse(doomed.claim(), "NOT_HU", "No.")
     doomed.clock.now += 2 * DAY
     dies(doomed, 0)
     with pytest.raises(WrongState, match="received files were removed on .* send the series again"):
@@ -453,9 +482,13 @@ def test_a_dead_delivery_is_told_once_a_day_until_somebody_decides(stored: Store
     assert told(stored) is None
 
 
-def test_a_held_job_is_told_too(stored: Stored) -> None:
+@pytest.mark.parametrize("state", ["held", "failed"])
+def test_a_job_that_waits_for_a_person_is_told_too(stored: Stored, state: str) -> None:
     stored.ask("k")
-    stored.queue.hold(stored.claim(), "MISSING_SLICES", "One is missing.")
+    if state == "held":
+        stored.queue.hold(stored.claim(), "MISSING_SLICES", "One is missing.")
+    else:
+        stored.queue.fail(stored.claim(), "ValueError", "No.")
     stored.clock.now += (KEEP_DAYS + 1) * DAY
     assert told(stored) == HeldWork(series=1, jobs=1, deliveries=0)
 

@@ -31,11 +31,14 @@ def with_result(served: Site) -> int:
 
 
 def finished(
-    served: Site, record: Mapping[str, object] | None = None, left: Sequence[int] = ()
+    served: Site,
+    record: Mapping[str, object] | None = None,
+    left: Sequence[int] = (),
+    series_uid: str = "2.25.1",
 ) -> int:
     """The next job is done, with one picture; its id."""
     job = served.rows.claim()
-    derived = replace(served.rows.derive(job), record=record or {})
+    derived = replace(served.rows.derive(job, series_uid), record=record or {})
     served.rows.queue.succeed(job, derived)
     left = list(left)
     folder = (
@@ -397,6 +400,15 @@ def test_scores_are_drawn_and_named_with_their_thresholds(served: Site, person: 
     assert [word for word in DIAGNOSES if word in text.lower()] == []
     assert re.findall(r'data-slice="(\d)"', page) == ["1", "2"]
     assert 'data-window="40 80" aria-pressed="false"' in page.split("Soft tissue")[0]  # Brain first
+
+
+def test_the_slice_that_is_shown_first_is_the_strongest(served: Site, person: Client) -> None:
+    served.rows.ask("k")
+    page = person.get(f"/jobs/{finished(served, FINDINGS)}").text
+    assert 'id="slice" min="0" max="2" value="2"' in page
+    served.rows.ask("l")
+    page = person.get(f"/jobs/{finished(served, {'scores': SCORES}, series_uid='2.25.2')}").text
+    assert 'id="slice" min="0" max="2" value="1"' in page
 
 
 def test_a_series_below_its_threshold_is_not_said_to_be_free_of_anything(

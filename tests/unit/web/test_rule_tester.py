@@ -242,6 +242,17 @@ def test_a_route_to_a_model_of_masks_is_tried_by_the_rules_of_masks(
     assert tried(question).stacks[0].verdict.reason == reason
 
 
+def test_what_a_model_of_scores_says_of_headers_is_told_before_a_job_is_made(
+    served: Site, tmp_path: Path
+) -> None:
+    thin = Series(slices=40, spacing_mm=2.5, thickness_mm=2.5, rows=8, columns=8)
+    scores = Route(name="scores", model="haemorrhage", factor=None, destinations=())
+    question = replace(ask(served, *phantoms.write(tmp_path, thin)), routes=(scores,))
+    verdict = tried(question).stacks[0].verdict
+    assert (verdict.state, verdict.reason) == ("refused", "OUT_OF_SCOPE")
+    assert verdict.sentence == "BodyPartExamined is 'CHEST': only heads are scored."
+
+
 def test_a_model_that_cannot_be_loaded_is_told_with_the_verdict(
     served: Site, tmp_path: Path
 ) -> None:

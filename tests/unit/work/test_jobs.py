@@ -1,5 +1,6 @@
 """The threads that run jobs: a real queue, a real storage folder, workers in memory."""
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from inference.request import (
     Kept,
     ModelSpec,
     Outcome,
+    OutOfResources,
     Output,
     Progress,
     Request,
@@ -26,6 +28,7 @@ from inference.request import (
     Verdict,
 )
 from node.config import Config
+from node.work import jobs
 from node.work.executor import Bounds, End, NoAnswer, Order
 from node.work.jobs import (
     InferenceJobs,
@@ -37,7 +40,7 @@ from node.work.jobs import (
     snapshot,
     specs,
 )
-from storage.errors import Busy, NoRoom
+from storage.errors import Busy, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
 from storage.leases import Holder
@@ -342,21 +345,104 @@ def test_a_full_disk_is_no_fault_of_the_job(node: Node) -> None:
     assert node.workers[0].requests == []
 
 
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that try again at once what lacked room."""
+    monkeypatch.setattr(jobs, "ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "PAUSE_SECONDS", 0.01)
+
+
+def raises(error: Exception) -> Script:
+    def run(_request: Request, _report: Report) -> Outcome:
+        raise error
+
+    return run
+
+
+TOO_MANY_FILES = OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [answer(OutOfResources("The machine lacks room.")), raises(TOO_MANY_FILES)],
+    ids=["in the worker", "in the node"],
+)
+@pytest.mark.usefixtures("no_pause")
+def test_a_job_for_which_there_is_no_room_is_tried_again_until_there_is(
+    node: Node, script: Script
+) -> None:
+    waiting: list[Job] = []
+
+    def look(request: Request, report: Report) -> Outcome | NoAnswer:
+        waiting.append(node.stored.queue.get(1))
+        return derived()(request, report)
+
+    asked = node.stored.ask("key")
+    node.ran(script, script, script, look, job_id=asked.job_id)
+    job = node.over(asked.job_id, attempt=4)
+    assert (job.state, job.worker_deaths, job.abandoned) == (JobState.SUCCEEDED, 0, 0)
+    assert waiting[0].sentence.startswith("The machine lacks room")
+    assert job.sentence == ""
+    outcomes = [(it.number, it.outcome) for it in node.stored.queue.attempts(job.id)]
+    assert outcomes == [(3, "no room"), (4, "succeeded")]  # of many such attempts the last stays
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_no_job_begins_while_the_disk_is_below_its_reserve(node: Node) -> None:
+    files = Files(node.stored.files.folder, min_free_bytes=1 << 60)
+    node.take(node.stored.queue, files)
+    asked = node.stored.ask("key")
+    node.workers[0].scripts.append(derived())
+    node.supervisor.start()
+    assert not node.supervisor.wait(0.2)
+    job = node.stored.queue.get(asked.job_id)
+    assert (job.state, job.attempt) == (JobState.QUEUED, 0)
+    files.min_free_bytes = 0
+    assert node.over(asked.job_id).state is JobState.SUCCEEDED
+
+
+class BusyRelease(Queue):
+    """A queue whose database is busy when a job is given back."""
+
+    refusals = 2
+
+    def give_back(self, leased: Job, sentence: str) -> JobState:
+        if self.refusals:
+            self.refusals -= 1
+            raise Busy("the database is busy")
+        return super().give_back(leased, sentence)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_job_is_given_back_even_where_the_database_is_busy_just_then(node: Node) -> None:
+    stored = node.stored
+    node.take(BusyRelease(stored.database, Holder("one", stored.clock, 60.0, stored.clock)))
+    asked = stored.ask("key")
+    node.ran(raises(TOO_MANY_FILES), derived(), job_id=asked.job_id)
+    job = node.over(asked.job_id, attempt=2)
+    assert (job.state, job.abandoned) == (JobState.SUCCEEDED, 0)
+
+
 class BusyQueue(Queue):
-    """A queue whose database is busy when the result of a job is to be written."""
+    """A queue whose database is busy, or full, when the result of a job is to be written."""
 
     refusals = 1
+    error: type[StorageError] = Busy
 
     def succeed(self, leased: Job, result: NewDerived) -> JobEnd:
         if self.refusals:
             self.refusals -= 1
-            raise Busy("the database is busy")
+            raise self.error("the database takes nothing")
         return super().succeed(leased, result)
 
 
-def test_a_result_waits_for_a_database_that_is_busy(node: Node) -> None:
+@pytest.mark.parametrize("error", [Busy, NoRoom])
+def test_a_result_waits_for_a_database_that_is_busy_or_full(
+    node: Node, error: type[StorageError]
+) -> None:
     stored = node.stored
     queue = BusyQueue(stored.database, Holder("one", stored.clock, 60.0, stored.clock))
+    queue.error = error
     node.take(queue)
     assert node.ran(derived()).state is JobState.SUCCEEDED
     assert queue.refusals == 0

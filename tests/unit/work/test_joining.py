@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
+from inference.dataset import Header
 from inference.stacks import read_headers, stacks_of
 from node.config import Config
 from node.work.joining import AskedStack, stacks_asked_by
@@ -339,22 +340,21 @@ SHARES = st.sets(st.integers(0, SMALL.slices - 1), min_size=1).map(frozenset)
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
-    return phantoms.write(tmp_path_factory.mktemp("volume"), SMALL)
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Header]:
+    return read_headers(phantoms.write(tmp_path_factory.mktemp("volume"), SMALL))
 
 
-@settings(deadline=None)  # files are read on a machine that others use too
+@settings(deadline=None)  # on a machine that others use too
 @given(shares=st.lists(SHARES, min_size=2, max_size=4))
 def test_no_received_slice_lies_in_a_gap_of_a_stack_that_is_asked_for(
-    volume: Sequence[Path], shares: Sequence[frozenset[int]]
+    volume: Sequence[Header], shares: Sequence[frozenset[int]]
 ) -> None:
-    uid_of = {index: header.uid for index, header in enumerate(read_headers(volume))}
-    place_of = {uid: index for index, uid in uid_of.items()}
+    place_of = {header.uid: index for index, header in enumerate(volume)}
     each: list[Brought] = []
     received: frozenset[int] = frozenset()
     for number, share in enumerate(shares):
         received |= share
-        each.append(brought(number, share, uid_of, volume))
+        each.append(brought(number, share, volume))
         for asked in asked_by(each[-1], each, share, received - share, volume):
             assert asked.disagreement == ""
             places = {place_of[header.uid] for header in asked.stack.headers}
@@ -363,9 +363,7 @@ def test_no_received_slice_lies_in_a_gap_of_a_stack_that_is_asked_for(
             assert share & places
 
 
-def brought(
-    number: int, share: frozenset[int], uid_of: dict[int, str], files: Sequence[Path]
-) -> Brought:
+def brought(number: int, share: frozenset[int], volume: Sequence[Header]) -> Brought:
     arrival = Arrival(
         id=number,
         series_id=1,
@@ -384,8 +382,9 @@ def brought(
         own=False,
     )
     instances = tuple(
-        Instance(index, uid_of[index], "", "", "", 1, str(files[index]), float(number))
-        for index in sorted(share)
+        Instance(index, header.uid, "", "", "", 1, str(header.path), float(number))
+        for index, header in enumerate(volume)
+        if index in share
     )
     return Brought(arrival, instances)
 
@@ -395,8 +394,7 @@ def asked_by(
     each: Sequence[Brought],
     share: frozenset[int],
     others: frozenset[int],
-    files: Sequence[Path],
+    volume: Sequence[Header],
 ) -> list[AskedStack]:
-    headers = read_headers(files[index] for index in sorted(share))
-    theirs = read_headers(files[index] for index in sorted(others))
+    headers, theirs = ([volume[index] for index in sorted(part)] for part in (share, others))
     return stacks_asked_by(own, each, stacks_of(headers), headers, theirs)

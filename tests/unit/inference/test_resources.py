@@ -1,0 +1,109 @@
+"""A machine that lacks room is no fault of a series: the job may be done later, and says so."""
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from inference.dataset import read_headers
+from inference.errors import shortage
+from inference.request import Derived, Outcome, OutOfResources, Request, Verdict
+from tests import phantoms
+from tests.phantoms import Series
+from tests.unit.inference.made import request, run, unchecked
+
+SIDE = Series(slices=4)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Request:
+    return request(phantoms.write(tmp_path / "received", SIDE), tmp_path / "derived")
+
+
+@pytest.fixture
+def names(made: Request, tmp_path: Path) -> list[str]:
+    """The files that the job writes where there is room, in their order."""
+    folder = tmp_path / "before"
+    folder.mkdir()
+    outcome = run(replace(made, folder=folder))
+    assert isinstance(outcome, Derived)
+    return [file.name for file in outcome.files]
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no further file."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as file:
+        lowest = file.fileno()  # the next one would be this
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def lacked(outcome: Outcome, number: int) -> OutOfResources:
+    assert isinstance(outcome, OutOfResources), outcome
+    assert os.strerror(number) in outcome.sentence
+    return outcome
+
+
+@pytest.mark.parametrize("place", [0, 3, -1])
+def test_a_disk_that_fills_up_ends_the_job_for_now(
+    made: Request, names: list[str], place: int
+) -> None:
+    (made.folder / names[place]).symlink_to("/dev/full")
+    lacked(unchecked(made), errno.ENOSPC)
+    assert list(made.folder.iterdir()) == []
+
+
+def test_too_many_open_files_are_no_damaged_series(made: Request, names: list[str]) -> None:
+    assert names  # whatever is loaded late is loaded
+    with no_more_files():
+        outcome = unchecked(made)
+    lacked(outcome, errno.EMFILE)
+
+
+def test_a_header_that_cannot_be_opened_for_want_of_room_is_not_damaged(made: Request) -> None:
+    paths = [source.path for source in made.sources]
+    with no_more_files(), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        read_headers(paths)
+    (gone,) = read_headers([made.folder / "gone.dcm"])
+    assert gone.fault.startswith("cannot be opened")
+
+
+def test_a_missing_file_is_a_fault_of_the_series(made: Request) -> None:
+    made.sources[1].path.unlink()
+    assert isinstance(unchecked(made), Verdict)
+
+
+def test_a_result_that_would_take_from_the_reserve_is_not_begun(made: Request) -> None:
+    outcome = unchecked(replace(made, reserve_bytes=1 << 60))
+    assert isinstance(outcome, OutOfResources)
+    assert "GB are free, the reserve is" in outcome.sentence
+    assert "the result needs 0.00 GB" in outcome.sentence
+    assert list(made.folder.iterdir()) == []
+
+
+def test_a_result_that_fits_beside_the_reserve_is_made(made: Request) -> None:
+    assert isinstance(run(replace(made, reserve_bytes=0)), Derived)
+
+
+def test_what_was_lacked_is_found_behind_what_was_raised_of_it() -> None:
+    def raised(number: int) -> Exception:
+        try:
+            try:
+                raise OSError(number, os.strerror(number))
+            except OSError as error:
+                raise ValueError("the decoder failed") from error
+        except ValueError as error:
+            return error
+
+    assert shortage(raised(errno.ENFILE)) == os.strerror(errno.ENFILE)
+    assert shortage(raised(errno.EIO)) == ""
