@@ -303,7 +303,8 @@ def test_nodules_of_a_made_chest_are_findings_with_their_places(
         assert finding.score >= model.threshold
         assert finding.diameter_mm == pytest.approx(12.0, abs=2.5)
         assert finding.record["third"] == "middle"
-        assert finding.record["juxtapleural"] == (ball is PLEURAL)
+        assert finding.record["juxtapleural"] is (ball is PLEURAL)
+    json.dumps([prediction.record, *(finding.record for finding in prediction.findings)])
     assert {float(value) for plane in prediction.planes for value in np.unique(plane)} == {0, 1, 2}
 
 
