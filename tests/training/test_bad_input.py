@@ -172,7 +172,7 @@ def test_a_head_in_a_tilted_gantry_is_scored_as_it_was_taken(tmp_path: Path) -> 
     assert tilted.record["scores"] == plain.record["scores"]
 
 
-NODULE = ModelSpec("nodule", "inference.models.nodule.nodule:Nodule", produces="findings")
+NODULE = ModelSpec("nodules", "inference.models.nodule.nodule:Nodule", produces="findings")
 CHEST = Series(slices=110, spacing_mm=2.5, thickness_mm=2.5, rows=2, columns=2)
 
 
