@@ -316,6 +316,7 @@ def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
         idle_seconds=settings.node.idle_seconds,
         incoming=store.files.incoming,
         min_free_bytes=settings.storage.min_free_bytes,
+        is_direct=settings.node.direct_receive,
     )
 
 
