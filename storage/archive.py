@@ -61,6 +61,7 @@ SERIES_TEXTS = (
     "study_date",
 )
 SERIES_COLUMNS = ("study_uid", "series_uid", *SERIES_TEXTS, "first_at", "last_at")
+OPENED_COLUMNS = ("node", "calling_ae", "called_ae", "address", "opened_at")
 FILE_COLUMNS = ("path", "size", "received_at")
 CLASS_COLUMNS = ("sop_class_uid", "transfer_syntax")
 
@@ -188,7 +189,7 @@ class ReceivedFile:
 
 
 class _Statements:
-    """The statements of the index, which are run for each instance."""
+    """The statements that are run for each instance and for each association."""
 
     def __init__(self, database: Database) -> None:
         key = ("series_id", "instance_uid", "digest")
@@ -206,15 +207,19 @@ class _Statements:
         brought = _touch_arrival_instance(database)
         self.brought = prepared(brought, "arrival_id", "instance_id", "brought_at")
         self.over = prepared(over, "arrival_id", "association_id")
+        opened = association.insert().returning(association.c.id)
+        self.opened = prepared(opened, *OPENED_COLUMNS)
+        still_open = association.c.id == bindparam("open_id"), association.c.ended_at.is_(None)
+        self.ended = prepared(update(association).where(*still_open), "ended_at", "how")
 
 
 class Index:
     """Writes the rows; the row of the series is locked first, by whoever touches the series."""
 
-    def __init__(self, database: Database, files: Files, now: Callable[[], float]) -> None:
+    def __init__(self, statements: _Statements, files: Files, now: Callable[[], float]) -> None:
         self._files = files
         self._now = now
-        self._statements = _Statements(database)
+        self._statements = statements
 
     def add(self, file: ReceivedFile, group: Group) -> KeptInstance:
         """Index one instance and rename its file; the group's commit makes both last."""
@@ -424,7 +429,8 @@ class Archive:
         self.files = files
         self._now = now
         self._node = node
-        self._index = Index(database, files, now)
+        self._statements = _Statements(database)
+        self._index = Index(self._statements, files, now)
         self._commits = GroupCommit(database)
 
     def keep(
@@ -454,16 +460,13 @@ class Archive:
         """Note an association that was accepted; its row's id."""
         values = self._association(calling_ae, called_ae, address)
         with self.database.writing() as db:
-            key = db.execute(association.insert().values(**values)).inserted_primary_key
-        assert key is not None
-        return int(key[0])
+            return self._statements.opened.number(db, values)
 
     def dissociated(self, association_id: int, how: str) -> None:
         """Note how an association ended: released, aborted or dropped. The first answer counts."""
-        still_open = and_(association.c.id == association_id, association.c.ended_at.is_(None))
-        ended = {"ended_at": self._now(), "how": how[:32]}
+        ended = {"open_id": association_id, "ended_at": self._now(), "how": how[:32]}
         with self.database.writing() as db:
-            db.execute(update(association).where(still_open).values(**ended))
+            self._statements.ended.run(db, ended)
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
         """Note an association that was asked for and not accepted."""
