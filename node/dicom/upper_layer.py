@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 # the parameters where this file overrides or calls it. A test compares this with the library.
 INTERNALS = (
     ("pynetdicom._config", "LOG_HANDLER_LEVEL", None),
+    ("pynetdicom._config", "VALIDATORS", None),
     ("pynetdicom._config", "STORE_SEND_CHUNKED_DATASET", None),
     ("pynetdicom._globals", "MODE_ACCEPTOR", None),
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
@@ -106,9 +107,12 @@ INTERNALS = (
 
 # The library's own handlers for each PDU and message only write debug lines; they cost time.
 _config.LOG_HANDLER_LEVEL = "none"
+# A request with 128 contexts has 2,000 UIDs to look at; the library makes two more of each.
+_config.VALIDATORS["UI"] = lambda uid: (0 < len(uid) <= LONGEST_UID, f"1-{LONGEST_UID} characters")
 # A file is read in pieces and sent as it is, not decoded and encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
+LONGEST_UID = 64
 NAP_SECONDS = 0.05  # timers are looked at this often; everything else wakes by itself
 POLL_SECONDS = 0.2  # how soon `abandon` is heard
 NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
@@ -393,7 +397,11 @@ class NegotiatingProvider(DULServiceProvider):
         if not self._ids_of_peer or self.socket is None:
             super()._send(pdu)
         else:
-            self.socket.send(with_ids(pdu.encode(), self._ids_of_peer))
+            self.socket.send(self.with_ids_of_peer(pdu.encode()))
+
+    def with_ids_of_peer(self, pdu: bytes) -> bytes:
+        """A PDU of ours with the context ids that the peer has chosen."""
+        return with_ids(pdu, self._ids_of_peer)
 
 
 class Provider(NegotiatingProvider):
@@ -620,13 +628,15 @@ class Receiver(DIMSEServiceProvider):
             extra = {"sop_instance_uid": request.instance_uid, "reason": type(error).__name__}
             logger.exception("instance not kept", extra=extra)
             answer = UNEXPECTED_ERROR
-        transport = self.dul.socket
+        provider, transport = self.dul, self.dul.socket
         if not self.assoc.is_established or not isinstance(transport, PromptSocket):
             return
+        assert isinstance(provider, NegotiatingProvider)
         largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
         response = store_response(request, answer)
         most = largest - PDV_HEAD_BYTES
-        transport.write(b"".join(command_pdus(response, context_id=context_id, most=most)))
+        said = command_pdus(response, context_id=context_id, most=most)
+        transport.write(b"".join(map(provider.with_ids_of_peer, said)))
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
         single = P_DATA()
