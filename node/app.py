@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import pydicom.config
+
 from inference import registry
 from inference.request import Resources
 from node import config, health
@@ -52,6 +54,8 @@ LAST_SECONDS = 3.0  # for threads to see that they were abandoned
 def serve(path: Path) -> int:
     """Run the node until SIGTERM; the exit status is 0 where all was finished or given back."""
     settings = config.load(path)
+    # Only warnings, which the log leaves out, and a third of the time that an association takes.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     node_id = f"{socket.gethostname()}/{settings.node.ae_title}"
     with opened(settings, node_id) as store, _alone(settings, node_id):
         return _run(RunningNode(path, settings, store))
@@ -316,6 +320,7 @@ def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
         idle_seconds=settings.node.idle_seconds,
         incoming=store.files.incoming,
         min_free_bytes=settings.storage.min_free_bytes,
+        is_direct=settings.node.direct_receive,
     )
 
 

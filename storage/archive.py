@@ -55,6 +55,16 @@ from storage.schema import (
 Result = TypeVar("Result")
 BroughtRow: TypeAlias = Row[*tuple[Any, ...]]
 
+# The texts of a series, of which the newest count: a PACS sends again what it has corrected.
+SERIES_TEXTS = (
+    *("modality", "patient_id", "patient_name", "name_key", "accession", "description"),
+    "study_date",
+)
+SERIES_COLUMNS = ("study_uid", "series_uid", *SERIES_TEXTS, "first_at", "last_at")
+OPENED_COLUMNS = ("node", "calling_ae", "called_ae", "address", "opened_at")
+FILE_COLUMNS = ("path", "size", "received_at")
+CLASS_COLUMNS = ("sop_class_uid", "transfer_syntax")
+
 CONFLICT = "CONFLICTING_INSTANCES"  # the reason of a job whose versions of an instance disagree
 
 UNKNOWN_AE = "(unknown)"  # the sender of a file that names none
@@ -179,31 +189,37 @@ class ReceivedFile:
 
 
 class _Statements:
-    """Statements built once: for one instance, building them takes longer than running them."""
+    """The statements that are run for each instance and for each association."""
 
     def __init__(self, database: Database) -> None:
-        self.series = _touch_series(database)
-        self.arrival = _touch_arrival(database)
-        self.same = select(instance.c.id, instance.c.path).where(
-            and_(
-                instance.c.series_id == bindparam("series_id"),
-                instance.c.instance_uid == bindparam("instance_uid"),
-                instance.c.digest == bindparam("digest"),
-            )
+        key = ("series_id", "instance_uid", "digest")
+        same = and_(*(instance.c[name] == bindparam(name) for name in key))
+        purged = update(instance).where(instance.c.id == bindparam("purged_id"))
+        over = database.insert(arrival_association).on_conflict_do_nothing()
+        prepared = database.prepared
+        self.series = prepared(_touch_series(database), *SERIES_COLUMNS)
+        self.arrival = prepared(_touch_arrival(database))
+        self.same = prepared(select(instance.c.id, instance.c.path).where(same))
+        self.instance = prepared(
+            instance.insert().returning(instance.c.id), *key, *FILE_COLUMNS, *CLASS_COLUMNS
         )
-        self.instance = instance.insert().returning(instance.c.id)
-        self.again = update(instance).where(instance.c.id == bindparam("purged_id"))
-        self.brought = _touch_arrival_instance(database)
-        self.over = database.insert(arrival_association).on_conflict_do_nothing()
+        self.again = prepared(purged, *FILE_COLUMNS)
+        brought = _touch_arrival_instance(database)
+        self.brought = prepared(brought, "arrival_id", "instance_id", "brought_at")
+        self.over = prepared(over, "arrival_id", "association_id")
+        opened = association.insert().returning(association.c.id)
+        self.opened = prepared(opened, *OPENED_COLUMNS)
+        still_open = association.c.id == bindparam("open_id"), association.c.ended_at.is_(None)
+        self.ended = prepared(update(association).where(*still_open), "ended_at", "how")
 
 
 class Index:
     """Writes the rows; the row of the series is locked first, by whoever touches the series."""
 
-    def __init__(self, database: Database, files: Files, now: Callable[[], float]) -> None:
+    def __init__(self, statements: _Statements, files: Files, now: Callable[[], float]) -> None:
         self._files = files
         self._now = now
-        self._statements = _Statements(database)
+        self._statements = statements
 
     def add(self, file: ReceivedFile, group: Group) -> KeptInstance:
         """Index one instance and rename its file; the group's commit makes both last."""
@@ -236,7 +252,7 @@ class Index:
             "first_at": now,
             "last_at": now,
         }
-        return int(db.execute(self._statements.series, values).scalar_one())
+        return self._statements.series.number(db, values)
 
     def _instance(
         self, db: Connection, series_id: int, file: ReceivedFile, now: float
@@ -247,18 +263,18 @@ class Index:
             "instance_uid": file.received.instance_uid,
             "digest": file.digest,
         }
-        row = db.execute(self._statements.same, key).one_or_none()
-        if row is not None and row.path is not None:
-            return int(row.id), False
+        row = self._statements.same.run(db, key)
+        if row is not None and row[1] is not None:
+            return int(row[0]), False
         values = {"path": file.place, "size": file.size, "received_at": now}
         if row is not None:  # purged, and here again
-            db.execute(self._statements.again, {"purged_id": row.id, **values})
-            return int(row.id), True
+            self._statements.again.run(db, {"purged_id": row[0], **values})
+            return int(row[0]), True
         values |= {
             "sop_class_uid": file.received.sop_class_uid,
             "transfer_syntax": file.received.transfer_syntax,
         }
-        return int(db.execute(self._statements.instance, key | values).scalar_one()), True
+        return self._statements.instance.number(db, key | values), True
 
     def _arrival(
         self, db: Connection, series_id: int, received: Received, peer: Peer, now: float
@@ -272,23 +288,21 @@ class Index:
             "brought_series": received.series_uid,
             "brought_instance": received.instance_uid,
         }
-        return int(db.execute(self._statements.arrival, values).scalar_one())
+        return self._statements.arrival.number(db, values)
 
     def _link(
         self, db: Connection, arrival_id: int, instance_id: int, peer: Peer, now: float
     ) -> None:
         brought = {"arrival_id": arrival_id, "instance_id": instance_id, "brought_at": now}
-        db.execute(self._statements.brought, brought)
+        self._statements.brought.run(db, brought)
         if peer.association is not None:
             over = {"arrival_id": arrival_id, "association_id": peer.association}
-            db.execute(self._statements.over, over)
+            self._statements.over.run(db, over)
 
 
 def _touch_series(database: Database) -> Executable:
     insert = database.insert(series)
-    # The newest instance's text counts: a PACS sends again what it has corrected.
-    texts = ("modality", "patient_id", "patient_name", "name_key", "accession", "description")
-    newest = (*texts, "study_date", "last_at")
+    newest = (*SERIES_TEXTS, "last_at")
     return insert.on_conflict_do_update(
         index_elements=["study_uid", "series_uid"],
         set_={**{name: insert.excluded[name] for name in newest}, "purged_at": None},
@@ -415,17 +429,21 @@ class Archive:
         self.files = files
         self._now = now
         self._node = node
-        self._index = Index(database, files, now)
+        self._statements = _Statements(database)
+        self._index = Index(self._statements, files, now)
         self._commits = GroupCommit(database)
 
-    def keep(self, received: Received, peer: Peer, incoming: Path) -> KeptInstance:
+    def keep(
+        self, received: Received, peer: Peer, incoming: Path, digest: str = ""
+    ) -> KeptInstance:
         """Move a received file into the archive and index it; both are on disk at the end.
 
-        On an error nothing was acknowledged, and the incoming file is gone.
+        `digest` is the SHA-256 of its data set where the caller has it. On an error nothing was
+        acknowledged, and the incoming file is gone.
         """
         try:
             self.files.check_room()
-            return self._adopt(received, peer, incoming)
+            return self._adopt(received, peer, incoming, digest)
         finally:
             incoming.unlink(missing_ok=True)  # a duplicate, or a failure: else it has moved
 
@@ -442,16 +460,13 @@ class Archive:
         """Note an association that was accepted; its row's id."""
         values = self._association(calling_ae, called_ae, address)
         with self.database.writing() as db:
-            key = db.execute(association.insert().values(**values)).inserted_primary_key
-        assert key is not None
-        return int(key[0])
+            return self._statements.opened.number(db, values)
 
     def dissociated(self, association_id: int, how: str) -> None:
         """Note how an association ended: released, aborted or dropped. The first answer counts."""
-        still_open = and_(association.c.id == association_id, association.c.ended_at.is_(None))
-        ended = {"ended_at": self._now(), "how": how[:32]}
+        ended = {"open_id": association_id, "ended_at": self._now(), "how": how[:32]}
         with self.database.writing() as db:
-            db.execute(update(association).where(still_open).values(**ended))
+            self._statements.ended.run(db, ended)
 
     def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
         """Note an association that was asked for and not accepted."""
@@ -583,8 +598,10 @@ class Archive:
             "opened_at": self._now(),
         }
 
-    def _adopt(self, received: Received, peer: Peer | None, file: Path) -> KeptInstance:
-        digest, size = settle(file)
+    def _adopt(
+        self, received: Received, peer: Peer | None, file: Path, known_digest: str = ""
+    ) -> KeptInstance:
+        digest, size = settle(file, known_digest)
         clean = fits(received)
         place = self.files.received_path(clean.study_uid, clean.series_uid, digest)
         to_index = ReceivedFile(clean, peer, file, digest, size, place)

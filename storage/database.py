@@ -1,8 +1,9 @@
 """One database, SQLite or PostgreSQL: two kinds of transaction, its errors, rows as records."""
 
 import json
+import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import psutil
-from sqlalchemy import Connection, Engine, Row, Select, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, Select, Table, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -120,6 +121,13 @@ class Database:
         with self.reading() as db:
             return tuple(db.execute(query).scalars())
 
+    def prepared(self, statement: Executable, *columns: str) -> "Prepared":
+        """A statement that is run for each instance; `columns` are those that an INSERT is given.
+
+        It is composed once: for one instance, composing takes longer than running.
+        """
+        return Prepared(statement, columns, self._engine)
+
     def insert(self, table: Table) -> postgresql.Insert:
         """An INSERT that knows ON CONFLICT; both dialects spell it alike."""
         if self._is_sqlite:
@@ -170,6 +178,39 @@ class Database:
             self._turn.release()
 
 
+class Prepared:
+    """A statement in the driver's own words; its values are of types that need no conversion."""
+
+    def __init__(self, statement: Executable, columns: Sequence[str], engine: Engine) -> None:
+        compiled = cast(Any, statement).compile(engine, column_keys=columns or None)
+        self._sql = str(compiled)
+        self._defaults: dict[str, Any] = compiled.params
+        self._order: list[str] | None = compiled.positiontup  # None: by name
+        self._error: type[Exception] = cast(Any, engine.dialect).loaded_dbapi.Error
+
+    def run(self, db: Connection, values: Mapping[str, object]) -> Sequence[Any] | None:
+        """Run it; the first row where it has any."""
+        named = {**self._defaults, **values}
+        given = named if self._order is None else [named[name] for name in self._order]
+        cursor = db.connection.cursor()
+        try:
+            cursor.execute(self._sql, given)
+            row: Sequence[Any] | None = cursor.fetchone() if cursor.description else None
+        except self._error as error:
+            raise _translation(
+                error, is_operational=type(error).__name__ == "OperationalError"
+            ) from error
+        finally:
+            cursor.close()
+        return row
+
+    def number(self, db: Connection, values: Mapping[str, object]) -> int:
+        """Run a statement that returns an id; the id."""
+        row = self.run(db, values)
+        assert row is not None
+        return int(row[0])
+
+
 def _checked(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -197,6 +238,8 @@ def _engine(url: URL, busy_seconds: float) -> Engine:
         "pool_size": POOL_SIZE,
         "max_overflow": MOST_CONNECTIONS - POOL_SIZE,
         "pool_timeout": busy_seconds,
+        # The last one used: SQLite drops what it has cached where another connection has written.
+        "pool_use_lifo": True,
     }
     if url.get_backend_name() == "postgresql":
         arguments = _postgresql_arguments(busy_seconds)
@@ -234,7 +277,9 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
 def _begin_sqlite(db: Connection) -> None:
     # With the driver's defaults a read saw two states in one transaction, and DDL was not part of
     # a migration's transaction.
-    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("writes") else "BEGIN")
+    begin = "BEGIN IMMEDIATE" if db.get_execution_options().get("writes") else "BEGIN"
+    connection = cast(sqlite3.Connection, db.connection.driver_connection)
+    connection.execute(begin)  # the library takes ten times as long to hand it on
 
 
 @contextmanager
@@ -243,18 +288,21 @@ def _translated() -> Iterator[None]:
         yield
     except sqlalchemy_errors.TimeoutError as error:
         raise Busy("every database connection is in use") from error
+    except sqlite3.Error as error:
+        is_operational = isinstance(error, sqlite3.OperationalError)
+        raise _translation(error, is_operational=is_operational) from error
     except sqlalchemy_errors.DBAPIError as error:
-        raise _translation(error) from error
+        is_operational = isinstance(error, sqlalchemy_errors.OperationalError)
+        raise _translation(error.orig, is_operational=is_operational) from error
 
 
-def _translation(error: sqlalchemy_errors.DBAPIError) -> StorageError:
+def _translation(driver: BaseException | None, *, is_operational: bool = False) -> StorageError:
     """The error for a caller; never the driver's text, which may quote a row."""
-    driver = error.orig
     name = str(getattr(driver, "sqlite_errorname", "") or getattr(driver, "sqlstate", "") or "")
     for begin, kind in (*SQLITE_ERRORS, *POSTGRESQL_ERRORS):
         if name.startswith(begin):
             return kind(f"database: {name}")
-    if isinstance(error, sqlalchemy_errors.OperationalError) and not name:
+    if is_operational and not name:
         return Busy("database: no connection")
     return StorageError(f"database: {name or type(driver).__name__}")
 

@@ -181,12 +181,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def settle(path: Path) -> tuple[str, int]:
-    """Fsync a received Part 10 file; the SHA-256 of its data set as it was sent, and its size."""
+def settle(path: Path, known_digest: str = "") -> tuple[str, int]:
+    """Fsync a received Part 10 file; the SHA-256 of its data set as it was sent, and its size.
+
+    The digest is worked out where the caller has not done so while the file was written.
+    """
     with _room(), path.open("rb") as file:
         os.fsync(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        return _data_set_digest(file), size
+        return known_digest or _data_set_digest(file), size
 
 
 def received_digest(path: Path) -> str:

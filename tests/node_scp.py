@@ -33,7 +33,7 @@ class Archive:
         self.associations: list[tuple[object, ...]] = []
         self._lock = threading.Lock()
 
-    def keep(self, received: Received, peer: Peer, incoming: Path) -> None:
+    def keep(self, received: Received, peer: Peer, incoming: Path, digest: str) -> None:
         """Move the file away, as an archive does."""
         with self._lock:
             if self.failures:

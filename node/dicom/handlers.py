@@ -17,6 +17,9 @@ from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 
+from node.dicom.contexts import TRANSFER_SYNTAXES
+from node.dicom.incoming import Arrived, Incoming, Refusal, uid_of
+from node.dicom.messages import StoreRequest
 from node.dicom.status import (
     CANNOT_UNDERSTAND,
     DOES_NOT_MATCH,
@@ -25,7 +28,7 @@ from node.dicom.status import (
     SUCCESS,
     UID_INVALID,
 )
-from node.dicom.upper_layer import MALFORMED, Incoming, Refusal, uid_of
+from node.dicom.upper_layer import MALFORMED
 from storage.errors import Busy, NoRoom
 from storage.files import data_set_offset
 from storage.records import Peer, Received
@@ -54,6 +57,13 @@ UNDEFINED = 0xFFFFFFFF
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 VRS = LONG_VRS | SHORT_VRS
+HEAD, LONG_LENGTH = struct.Struct("<HH2sH"), struct.Struct("<I")
+LONGEST_HEAD = HEAD.size + LONG_LENGTH.size
+IN_EXPLICIT_VR = frozenset(
+    syntax
+    for syntax in TRANSFER_SYNTAXES
+    if syntax.is_little_endian and not syntax.is_implicit_VR and not syntax.is_deflated
+)
 
 MAX_VALUE_BYTES = 1024  # of a wanted value: the longest, LO in four-byte characters, has 256
 MAX_ELEMENTS = 100_000
@@ -73,27 +83,41 @@ CONFORMANT_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 # The walk goes on behind the Series Instance UID until it has these: elements may lie in any order.
 NEEDED = frozenset({*UIDS, PATIENT_NAME, PATIENT_ID})
 
-Keep = Callable[[Received, Peer, Path], object]
+# Takes the identity, the peer, the file and the SHA-256 of its data set.
+Keep = Callable[[Received, Peer, Path, str], object]
 
 
 def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
-    """Answer a C-STORE request. Success means: on disk, indexed, and fsynced.
+    """Answer a C-STORE request that the library has read.
 
-    `keep` is that of `storage/archive.py`, which does all three before it returns.
-
-    What is raised and not named here escapes to pynetdicom, which answers C211: a failure.
+    What is raised and not answered escapes to pynetdicom, which answers C211: a failure.
     """
     request = event.request
     assert isinstance(request, C_STORE)
-    incoming = request.DataSet
-    extra = {"sop_instance_uid": str(request.AffectedSOPInstanceUID), "calling_ae": peer.calling_ae}
+    asked = StoreRequest(
+        int(request.MessageID or 0),
+        str(request.AffectedSOPClassUID),
+        str(request.AffectedSOPInstanceUID),
+        str(event.context.transfer_syntax),
+    )
+    return answer_store(asked, request.DataSet, keep, peer)
+
+
+def answer_store(
+    request: StoreRequest, incoming: BytesIO | None, keep: Keep, peer: Peer
+) -> int | Dataset:
+    """Answer a C-STORE request. Success means: on disk, indexed, and fsynced.
+
+    `keep` is that of `storage/archive.py`, which does all three before it returns.
+    """
+    extra = {"sop_instance_uid": request.instance_uid, "calling_ae": peer.calling_ae}
     if not isinstance(incoming, Incoming):
         return _failure(Refusal(CANNOT_UNDERSTAND, "there is no data set"), extra)
     try:
-        path, data_at = incoming.finish()
-        received = identify(path, data_at, str(event.context.transfer_syntax))
+        arrived = incoming.finish()
+        received = _identity(arrived, request.transfer_syntax)
         check_match(received, request)
-        keep(received, peer, path)
+        keep(received, peer, arrived.path, arrived.digest)
     except Refusal as refusal:
         return _failure(refusal, extra)
     except (NoRoom, Busy, OSError) as error:
@@ -106,6 +130,13 @@ def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
     return SUCCESS
 
 
+def _identity(arrived: Arrived, transfer_syntax: str) -> Received:
+    values = quick_read(arrived.begin) if transfer_syntax in IN_EXPLICIT_VR else None
+    if values is None:
+        return identify(arrived.path, arrived.data_at, transfer_syntax)
+    return _received(values, transfer_syntax)
+
+
 def identify(path: Path, data_at: int, transfer_syntax: str) -> Received:
     """The identity of the data set in this file; Refusal where it cannot be read or has none."""
     try:
@@ -114,6 +145,10 @@ def identify(path: Path, data_at: int, transfer_syntax: str) -> Received:
             values = read(file, transfer_syntax)
     except Unreadable as error:
         raise Refusal(CANNOT_UNDERSTAND, str(error)) from error
+    return _received(values, transfer_syntax)
+
+
+def _received(values: Mapping[int, bytes], transfer_syntax: str) -> Received:
     uids = {tag: _uid(values, tag) for tag in UIDS}
     return Received(
         study_uid=uids[STUDY_UID],
@@ -130,12 +165,12 @@ def identify(path: Path, data_at: int, transfer_syntax: str) -> Received:
     )
 
 
-def check_match(received: Received, request: C_STORE) -> None:
+def check_match(received: Received, request: StoreRequest) -> None:
     """The command and the data set have to speak of the same instance: PS3.4 Table B.2-1, A9xx."""
-    if received.sop_class_uid != request.AffectedSOPClassUID:
+    if received.sop_class_uid != request.sop_class_uid:
         comment = "SOP Class UID differs from the command's"
         raise Refusal(DOES_NOT_MATCH, comment, SOP_CLASS_UID)
-    if received.instance_uid != request.AffectedSOPInstanceUID:
+    if received.instance_uid != request.instance_uid:
         comment = "SOP Instance UID differs from the command's"
         raise Refusal(DOES_NOT_MATCH, comment, INSTANCE_UID)
 
@@ -207,6 +242,33 @@ def read(stream: BinaryIO, transfer_syntax: str) -> Mapping[int, bytes]:
     if syntax.is_deflated:
         stream = _inflated(stream)
     return _Walk(stream, little=syntax.is_little_endian, implicit=syntax.is_implicit_VR).values()
+
+
+def quick_read(begin: bytes) -> Mapping[int, bytes] | None:
+    """The wanted attributes of a data set in Explicit VR Little Endian that begins so.
+
+    None where it has anything that needs a second look, or the identity is not within.
+    """
+    values: dict[int, bytes] = {}
+    at, before = 0, -1
+    while at + LONGEST_HEAD <= len(begin):
+        group, number, vr, length = HEAD.unpack_from(begin, at)
+        tag, at = group << 16 | number, at + HEAD.size
+        if vr in LONG_VRS:
+            (length,) = LONG_LENGTH.unpack_from(begin, at)
+            at += LONG_LENGTH.size
+        elif vr not in SHORT_VRS:
+            return None
+        if tag > SERIES_UID and values.keys() >= NEEDED:
+            return values
+        if tag <= before or length == UNDEFINED:
+            return None
+        if tag in WANTED:
+            if length > MAX_VALUE_BYTES or at + length > len(begin):
+                return None
+            values[tag] = begin[at : at + length]
+        at, before = at + length, tag
+    return None
 
 
 def text(values: Mapping[int, bytes], tag: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
 
+from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
@@ -23,7 +24,9 @@ from node.dicom.contexts import (
     accepted_contexts,
     context_name,
 )
-from node.dicom.handlers import Keep, handle_store
+from node.dicom.handlers import Keep, answer_store, handle_store
+from node.dicom.incoming import Incoming
+from node.dicom.messages import StoreRequest
 from node.dicom.negotiation import titles
 from node.dicom.status import (
     REJECT_CALLED,
@@ -56,7 +59,7 @@ class AssociationLog(Protocol):
 class InstanceArchive(AssociationLog, Protocol):
     """The archive that instances are handed to."""
 
-    def keep(self, received: Received, peer: Peer, incoming: Path) -> object:
+    def keep(self, received: Received, peer: Peer, incoming: Path, digest: str) -> object:
         """Take the file over; on disk and indexed when it returns, else an error."""
 
 
@@ -254,6 +257,7 @@ class ScpSettings:
     idle_seconds: float = 900.0  # between two PDUs
     incoming: Path | None = None  # empty: Python's folder for temporary files
     min_free_bytes: int = 0  # below it a data set is not written but refused, A700
+    is_direct: bool = True  # C-STORE requests do not pass the library's queues
     request_seconds: float = 5.0  # from the connection to the A-ASSOCIATE-RQ
     pdu_seconds: float = 60.0  # for one PDU, from its first byte to its last
     max_waiting: int = 200  # connections that have not asked for an association yet
@@ -349,6 +353,7 @@ class _Accepted(AcceptedAssociation):
             seconds=settings.request_seconds,
             folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
+            answer=self.answer if settings.is_direct else None,
         )
         self.acse_timeout = settings.request_seconds
         self.network_timeout = settings.idle_seconds
@@ -382,12 +387,18 @@ class _Accepted(AcceptedAssociation):
         if self._gate.is_for_echo(id(self)):
             self.network_timeout = self.server.settings.request_seconds
 
+    def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
+        """Answer a C-STORE request whose data set has come."""
+        self.instances += 1
+        return answer_store(request, incoming, self.server.keep, self.peer)
+
     def handle_close(self, event: evt.Event) -> None:
         """The connection is gone: one that never asked for anything makes room for the next."""
         self._gate.disconnected(id(self))
 
+    @functools.cached_property
     def peer(self) -> Peer:
-        """The peer that brings what arrives here."""
+        """The peer that brings what arrives here, once it is let in."""
         request = self._request()
         return Peer(request.calling_ae, request.called_ae, self.number)
 
@@ -535,11 +546,11 @@ def _application_entity(settings: ScpSettings) -> AE:
 
 def _store(event: evt.Event, keep: Keep, assoc: _Accepted) -> object:
     assoc.instances += 1
-    return handle_store(event, keep, assoc.peer())
+    return handle_store(event, keep, assoc.peer)
 
 
 def _log_accepted(event: evt.Event, assoc: _Accepted) -> None:
-    peer = assoc.peer()
+    peer = assoc.peer
     extra: dict[str, object] = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae}
     extra |= {"address": assoc.address, "contexts": len(assoc.accepted_contexts)}
     extra |= {"contexts_refused": len(assoc.rejected_contexts), "port": assoc.port}

@@ -1,29 +1,28 @@
 """The upper layer of pynetdicom: deadlines, woken threads, data sets streamed from and to disk.
 
 All that the node uses of pynetdicom beyond its public interface stands in this file.
+
+Of an open association the thread of the upper layer takes C-STORE requests itself and answers
+them (`Receiver.take`): whole PDUs from one block of memory, fragments straight to disk. All else,
+and any request that is not a usual one, goes the library's own way.
 """
 
 import contextlib
-import errno
-import os
+import logging
 import queue
-import re
 import select
 import socket
 import ssl
 import struct
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -34,7 +33,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
+from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import (
     T_CONNECT,
     AddressInformation,
@@ -43,10 +42,23 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
-from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
+from node.dicom.messages import (
+    COMMAND,
+    LAST,
+    PDU_HEAD_BYTES,
+    PDV_HEAD_BYTES,
+    StoreRequest,
+    command_pdus,
+    fragments,
+    pdus,
+    store_request,
+    store_response,
+)
 from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, with_ids
-from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
-from storage.records import UID_CHARACTERS
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID, UNEXPECTED_ERROR
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pynetdicom.dimse import _QueueItem
@@ -57,6 +69,7 @@ if TYPE_CHECKING:
 # the parameters where this file overrides or calls it. A test compares this with the library.
 INTERNALS = (
     ("pynetdicom._config", "LOG_HANDLER_LEVEL", None),
+    ("pynetdicom._config", "VALIDATORS", None),
     ("pynetdicom._config", "STORE_SEND_CHUNKED_DATASET", None),
     ("pynetdicom._globals", "MODE_ACCEPTOR", None),
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
@@ -74,16 +87,19 @@ INTERNALS = (
     ("pynetdicom.dimse_primitives.DIMSEPrimitive", "_dataset_path", None),
     ("pynetdicom.pdu", "_PDUType", None),
     ("pynetdicom.dul.DULServiceProvider", "_decode_pdu", "bytestream"),
+    ("pynetdicom.dul.DULServiceProvider", "_read_pdu_data", ""),
     ("pynetdicom.dul.DULServiceProvider", "_run_loop_delay", None),
     ("pynetdicom.dul.DULServiceProvider", "_send", "pdu"),
     ("pynetdicom.dul.DULServiceProvider", "event_queue", None),
     ("pynetdicom.dul.DULServiceProvider", "run_reactor", ""),
     ("pynetdicom.dul.DULServiceProvider", "send_pdu", "primitive"),
     ("pynetdicom.dul.DULServiceProvider", "state_machine", None),
+    ("pynetdicom.dul.DULServiceProvider", "to_provider_queue", None),
     ("pynetdicom.dul.DULServiceProvider", "to_user_queue", None),
     ("pynetdicom.pdu_primitives", "_PDUPrimitiveType", None),
     ("pynetdicom.transport.AssociationSocket", "_shutdown_socket", ""),
     ("pynetdicom.transport.AssociationSocket", "connect", "primitive"),
+    ("pynetdicom.transport.AssociationSocket", "ready", None),
     ("pynetdicom.transport.AssociationSocket", "recv", "nr_bytes"),
     ("pynetdicom.transport.AssociationSocket", "send", "bytestream"),
     ("pynetdicom.transport.RequestHandler", "_create_association", ""),
@@ -91,33 +107,34 @@ INTERNALS = (
 
 # The library's own handlers for each PDU and message only write debug lines; they cost time.
 _config.LOG_HANDLER_LEVEL = "none"
+# A request with 128 contexts has 2,000 UIDs to look at; the library makes two more of each.
+_config.VALIDATORS["UI"] = lambda uid: (0 < len(uid) <= LONGEST_UID, f"1-{LONGEST_UID} characters")
 # A file is read in pieces and sent as it is, not decoded and encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
+LONGEST_UID = 64
 NAP_SECONDS = 0.05  # timers are looked at this often; everything else wakes by itself
 POLL_SECONDS = 0.2  # how soon `abandon` is heard
 NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
 WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
 
+CLOSED = "Evt17"  # PS3.8 Table 9-3: the connection is closed
 INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
 ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
 CLOSING = "Sta13"  # awaiting that the connection is closed; what still comes is dropped
 CLOSING_SECONDS = 1.0
 ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
-COMMAND, LAST = 1, 2  # bits of the message control header: PS3.8 E.2
-PDV_HEAD_BYTES = 6  # length, context id, message control header: PS3.8 9.3.5.1
 
 # The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
 LONGEST_PDU_BYTES = 1 << 20
 LONGEST_COMMAND_BYTES = 1 << 16
 LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
-ROOM_EVERY_BYTES = 32 << 20
 WRITE_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 18  # of one association: two PDUs of the length that we announce
 LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it says with a 0
 
 AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
 MEDIUM = 0
-KEPT_UID = re.compile(f"[{UID_CHARACTERS}]{{1,64}}".encode())
 NO_UID = "0.0"  # stands in for a UID that the library could not carry; never kept or answered
 
 # What the library and pydicom raise on bytes that are no DIMSE message.
@@ -166,6 +183,8 @@ class PromptSocket(AssociationSocket):
         self.seconds = seconds
         self.is_lost = False
         self.opened_at: float | None = None
+        self._block = memoryview(b"")  # what has come and was not read yet, from start to end
+        self._start = self._end = 0
         super().__init__(assoc, client_socket=connection, address=bind_to)
 
     def connect(self, primitive: T_CONNECT) -> None:
@@ -174,6 +193,71 @@ class PromptSocket(AssociationSocket):
         if self.socket is not None:
             tune(self.socket)
             self.opened_at = time.monotonic()
+
+    @property
+    def ready(self) -> bool:
+        """True where something was received, or can be without waiting."""
+        return self.is_holding or super().ready
+
+    @property
+    def is_holding(self) -> bool:
+        """True where something was received and not read yet."""
+        return self._end > self._start
+
+    def has_data(self, seconds: float) -> bool:
+        """Wait so long for the peer; True also where it has closed the connection."""
+        if self.is_holding or self.socket is None:
+            return True
+        try:
+            return self._receive(seconds) >= 0
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def whole_pdu(self) -> memoryview | None:
+        """The next PDU, valid until `skip`; OSError where it is cut short.
+
+        None where it is for `recv`: the peer has closed, or the PDU is longer than any should be.
+        """
+        deadline = time.monotonic() + self.seconds
+        needed = PDU_HEAD_BYTES
+        while self.is_holding:
+            held = self._block[self._start : self._end]
+            if len(held) >= PDU_HEAD_BYTES:
+                needed = PDU_HEAD_BYTES + int.from_bytes(held[2:6], "big")
+            if needed > len(self._block):
+                return None
+            if len(held) >= needed:
+                return held[:needed]
+            try:
+                if self._receive(deadline - time.monotonic()) == 0:
+                    raise ConnectionError("the connection ended in the middle of a PDU")
+            except OSError:
+                self._note_loss()
+                raise
+        return None
+
+    def skip(self, count: int) -> None:
+        """Leave so many bytes that were received behind."""
+        self._start += count
+
+    def _receive(self, seconds: float) -> int:
+        """Receive what there is, at least a byte; 0 where the peer has closed."""
+        assert self.socket is not None
+        if seconds <= 0:
+            raise TimeoutError("the PDU did not arrive in time")
+        if not self._block:
+            self._block = memoryview(bytearray(BLOCK_BYTES))
+        if self._start:
+            held = self._end - self._start
+            self._block[:held] = self._block[self._start : self._end]
+            self._start, self._end = 0, held
+        self.socket.settimeout(seconds)
+        count = self.socket.recv_into(self._block[self._end :])
+        hurry(self.socket)
+        self._end += count
+        return count
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read so many bytes, fewer where the peer is gone; OSError past the deadline."""
@@ -219,7 +303,9 @@ class PromptSocket(AssociationSocket):
 
     def _fill(self, view: memoryview, deadline: float) -> int:
         assert self.socket is not None
-        filled = 0
+        filled = min(len(view), self._end - self._start)
+        view[:filled] = self._block[self._start : self._start + filled]
+        self._start += filled
         while filled < len(view):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -286,6 +372,8 @@ class NegotiatingProvider(DULServiceProvider):
             self.abort = Abort("peer", bytestream[8], bytestream[9])
         if bytestream[0] == DATA and self._ids_of_library:
             bytestream = bytearray(with_ids(bytes(bytestream), self._ids_of_library))
+        if bytestream[0] == DATA:
+            fragments(memoryview(bytestream))  # the library takes what is cut short for whole
         if bytestream[0] not in (REQUEST, ACCEPTED):
             return super()._decode_pdu(bytestream)
         self.request = pdu = bytes(bytestream)
@@ -309,7 +397,11 @@ class NegotiatingProvider(DULServiceProvider):
         if not self._ids_of_peer or self.socket is None:
             super()._send(pdu)
         else:
-            self.socket.send(with_ids(pdu.encode(), self._ids_of_peer))
+            self.socket.send(self.with_ids_of_peer(pdu.encode()))
+
+    def with_ids_of_peer(self, pdu: bytes) -> bytes:
+        """A PDU of ours with the context ids that the peer has chosen."""
+        return with_ids(pdu, self._ids_of_peer)
 
 
 class Provider(NegotiatingProvider):
@@ -330,6 +422,34 @@ class Provider(NegotiatingProvider):
         finally:
             self._ring.close()
             self._rung.close()
+
+    def _read_pdu_data(self) -> None:
+        """Read a PDU, or while an association is open all C-STORE requests that come."""
+        receiver, transport = self.assoc.dimse, self.socket
+        is_open = self.state_machine.current_state == ESTABLISHED and not self._ids_of_peer
+        if not (is_open and isinstance(receiver, Receiver) and receiver.is_direct):
+            super()._read_pdu_data()
+            return
+        assert isinstance(transport, PromptSocket)
+        until = time.monotonic() + NAP_SECONDS  # then the timers are looked at
+        while self._is_undisturbed() and transport.has_data(NAP_SECONDS):
+            try:
+                pdu = transport.whole_pdu()
+            except OSError:
+                self.event_queue.put(CLOSED)
+                return
+            if pdu is None or pdu[0] != DATA:
+                super()._read_pdu_data()
+                return
+            transport.skip(len(pdu))
+            receiver.take(pdu)
+            if time.monotonic() > until:
+                return
+
+    def _is_undisturbed(self) -> bool:
+        """True while the association is open and the state machine has nothing to do."""
+        is_open = self.state_machine.current_state == ESTABLISHED
+        return is_open and self.event_queue.empty() and self.to_provider_queue.empty()
 
     def send_pdu(self, primitive: "_PDUPrimitiveType") -> None:
         """Queue a primitive for the peer and wake the thread that sends it."""
@@ -352,6 +472,8 @@ class Provider(NegotiatingProvider):
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._rung, select.POLLIN)
+        if isinstance(self.socket, PromptSocket) and self.socket.is_holding:
+            return
         transport = self.socket.socket if self.socket is not None else None
         if transport is not None and transport.fileno() >= 0:
             poll.register(transport, select.POLLIN)
@@ -360,138 +482,66 @@ class Provider(NegotiatingProvider):
             self._rung.recv(4096)
 
 
-class Refusal(Exception):
-    """A C-STORE request is answered with a failure; the comment names no patient."""
+class _Requests(queue.Queue[Any]):
+    """The queue of requests to the association's thread, which counts them."""
 
-    def __init__(self, status: int, comment: str, *elements: int) -> None:
-        super().__init__(comment)
-        self.status = status
-        self.comment = comment
-        self.elements = elements
-
-
-def uid_of(value: bytes) -> str:
-    """A UID without its padding, if it is one that the node stores, else an empty string."""
-    stripped = value.strip(b"\0 ")
-    return stripped.decode("ascii") if KEPT_UID.fullmatch(stripped) else ""
-
-
-# Their data sets do not begin with a little endian element.
-HIDDEN_ELEMENTS = (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
-META_GROUP = b"\x02\0"
-LONGEST_ELEMENT_HEAD = 12
-LONGEST_META_ELEMENT = 1 << 16
-
-
-def _length_of_element(data: bytearray) -> int:
-    """The length of the little endian element that begins here, its head included."""
-    vr = bytes(data[4:6])
-    if vr in (b"OB", b"OW", b"UN", b"UT"):  # of those that group 0002 may hold: PS3.5 7.1.2
-        return 12 + int.from_bytes(data[8:12], "little")
-    if vr.isalpha() and vr.isupper():
-        return 8 + int.from_bytes(data[6:8], "little")
-    return 8 + int.from_bytes(data[4:8], "little")
-
-
-class Incoming(BytesIO):
-    """The data set of one C-STORE request on its way to disk, in the library's place for it.
-
-    While it arrives its name ends in `.part`, whole in `.dcm`. A full disk ends the writing, not
-    the association: the rest is read and dropped, and the request is answered with a failure.
-    Elements of group 0002 at its start are left out: they belong to files, not to data sets (PS3.5
-    7.1), and in the file a reader would believe them instead of the presentation context.
-    """
-
-    def __init__(
-        self, folder: Path, head: bytes, *, min_free_bytes: int = 0, has_elements: bool = True
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.size = 0
-        # What has come, until the first element that is kept; a deflated data set shows none.
-        self._start: bytearray | None = bytearray() if has_elements else None
-        self._min_free_bytes = min_free_bytes
-        self._path = folder / f"{uuid.uuid4().hex}.part"
-        self._problem: Refusal | OSError | None = None
-        self._file: BinaryIO | None = None
-        self._data_at = len(head)
-        try:
-            self._check_room()
-            self._file = self._path.open("xb")
-            self._file.write(head)
-        except OSError as error:
-            self.spoil(error)
+        self.count = 0
 
-    def write(self, data: bytes, /) -> int:  # type: ignore[override]
-        """Take the next fragment."""
-        if self._file is not None:
-            try:
-                if self.size // ROOM_EVERY_BYTES != (self.size + len(data)) // ROOM_EVERY_BYTES:
-                    self._check_room()
-                self._file.write(data if self._start is None else self._kept_start(data))
-            except OSError as error:
-                self.spoil(error)
-        self.size += len(data)
-        return len(data)
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        self.count += item is not WAKE
+        super().put(item, block, timeout)
 
-    def _kept_start(self, data: bytes) -> bytes:
-        """The part of the start of the data set that can be written by now."""
-        assert self._start is not None
-        self._start += data
-        while self._start.startswith(META_GROUP) and len(self._start) >= LONGEST_ELEMENT_HEAD:
-            length = _length_of_element(self._start)
-            if length > LONGEST_META_ELEMENT:
-                break
-            if length > len(self._start):
-                return b""
-            del self._start[:length]
-        if META_GROUP.startswith(self._start[:2]) and len(self._start) < LONGEST_ELEMENT_HEAD:
-            return b""
-        kept, self._start = bytes(self._start), None
-        return kept
 
-    def spoil(self, problem: Refusal | OSError) -> None:
-        """Keep nothing of it, for this reason."""
-        self._problem = problem
-        self.discard()
-
-    def finish(self) -> tuple[Path, int]:
-        """The whole Part 10 file and where its data set begins; raises what went wrong before."""
-        if self._problem is not None:
-            raise self._problem
-        assert self._file is not None
-        self._file.write(self._start or b"")
-        self._file.close()
-        self._file = None
-        self._path = self._path.rename(self._path.with_suffix(".dcm"))
-        return self._path, self._data_at
-
-    def discard(self) -> None:
-        """Leave nothing behind; nothing happens where the file was moved away."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            with contextlib.suppress(OSError):  # a full disk once more; the file goes in any case
-                file.close()
-        self._path.unlink(missing_ok=True)
-
-    def _check_room(self) -> None:
-        disk = os.statvfs(self._path.parent)
-        if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+# Answers a request whose data set has come.
+AnswerStore = Callable[[StoreRequest, Incoming], int | Dataset]
 
 
 class Receiver(DIMSEServiceProvider):
-    """The library's DIMSE provider, with C-STORE data sets streamed to a folder."""
+    """The library's DIMSE provider, with C-STORE data sets streamed to a folder.
 
-    def __init__(self, assoc: Association, folder: Path, *, min_free_bytes: int = 0) -> None:
+    With `answer` the usual C-STORE requests are answered in the thread that reads them, as long as
+    the association's own thread has no request before them.
+    """
+
+    def __init__(
+        self,
+        assoc: Association,
+        folder: Path,
+        *,
+        min_free_bytes: int = 0,
+        answer: AnswerStore | None = None,
+    ) -> None:
         super().__init__(assoc)
         self._folder = folder
         self._min_free_bytes = min_free_bytes
+        self._answer = answer
+        self._syntaxes: dict[int, tuple[str, str]] = {}  # of presentation contexts, once used
+        self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
+        self._storing: tuple[StoreRequest, int, Incoming] | None = None
+        self.msg_queue = self._requests = _Requests()
+        self._served = 0  # requests, by the association's own thread
+        self._is_serving = False
+
+    @property
+    def is_direct(self) -> bool:
+        """True where it answers C-STORE requests itself."""
+        return self._answer is not None
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA indication; what is no DIMSE message ends in an abort."""
         try:
             for context_id, fragment in primitive.presentation_data_value_list:
-                self._receive(context_id, fragment)
+                self._take(context_id, fragment[0], memoryview(fragment)[1:])
+        except MALFORMED:
+            self._abort()
+
+    def take(self, pdu: memoryview) -> None:
+        """Take a P-DATA-TF PDU as `receive_primitive` does, without the library's objects."""
+        try:
+            for context_id, control, value in fragments(pdu):
+                self._take(context_id, control, value)
         except MALFORMED:
             self._abort()
 
@@ -499,13 +549,19 @@ class Receiver(DIMSEServiceProvider):
         """The next message; the association's thread, which asks all the time, waits for it."""
         if block:
             return super().get_msg(block)
+        if self._is_serving:
+            self._served, self._is_serving = self._served + 1, False
         try:
-            return self.msg_queue.get(timeout=NAP_SECONDS)
+            item = self.msg_queue.get(timeout=NAP_SECONDS)
         except queue.Empty:
             return WAKE
+        self._is_serving = item is not WAKE
+        return item
 
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""
+        if self._storing is not None:
+            self._storing[2].discard()
         if self.message is not None and isinstance(self.message.data_set, Incoming):
             self.message.data_set.discard()
         while not self.msg_queue.empty():
@@ -513,9 +569,82 @@ class Receiver(DIMSEServiceProvider):
             if isinstance(request, C_STORE) and isinstance(request.DataSet, Incoming):
                 request.DataSet.discard()
 
+    def _take(self, context_id: int, control: int, value: memoryview) -> None:
+        if not self.dul.event_queue.empty():
+            return  # the association is being aborted
+        if self._storing is not None:
+            self._take_data(context_id, control, value)
+        elif self._command or self._may_be_store(control):
+            self._take_command(context_id, control, value)
+        else:
+            self._receive(context_id, bytes([control]) + value)
+
+    def _may_be_store(self, control: int) -> bool:
+        """True where a message begins that need not wait for the association's own thread."""
+        is_idle = self.message is None and self._requests.count == self._served
+        return self.is_direct and is_idle and bool(control & COMMAND)
+
+    def _take_command(self, context_id: int, control: int, value: memoryview) -> None:
+        if not control & COMMAND:
+            raise ValueError("a data set before its command")
+        self._command += value
+        if len(self._command) > LONGEST_COMMAND_BYTES:
+            raise ValueError("a command without an end")
+        if not control & LAST:
+            return
+        command, self._command = bytes(self._command), bytearray()
+        syntaxes = self._syntaxes_of(context_id)
+        request = store_request(command, *syntaxes) if syntaxes is not None else None
+        if request is None:
+            self._receive(context_id, bytes([control]) + command)
+        else:
+            self._storing = request, context_id, self._incoming_of(request)
+
+    def _syntaxes_of(self, context_id: int) -> tuple[str, str] | None:
+        """Abstract and transfer syntax of an accepted context for instances."""
+        if context_id not in self._syntaxes:
+            context = self.assoc._accepted_cx.get(context_id)
+            if context is None or context.abstract_syntax == Verification:
+                return None
+            syntaxes = str(context.abstract_syntax), str(context.transfer_syntax[0])
+            self._syntaxes[context_id] = syntaxes
+        return self._syntaxes[context_id]
+
+    def _take_data(self, context_id: int, control: int, value: memoryview) -> None:
+        assert self._storing is not None
+        request, context_of_request, incoming = self._storing
+        if control & COMMAND or context_id != context_of_request:
+            raise ValueError("another message in the middle of a data set")
+        incoming.write(value)
+        if control & LAST:
+            self._storing = None
+            self._respond(request, context_id, incoming)
+
+    def _respond(self, request: StoreRequest, context_id: int, incoming: Incoming) -> None:
+        assert self._answer is not None
+        try:
+            answer = self._answer(request, incoming)
+        except Exception as error:  # as the library does it: a failure, and the next one is taken
+            extra = {"sop_instance_uid": request.instance_uid, "reason": type(error).__name__}
+            logger.exception("instance not kept", extra=extra)
+            answer = UNEXPECTED_ERROR
+        provider, transport = self.dul, self.dul.socket
+        if not self.assoc.is_established or not isinstance(transport, PromptSocket):
+            return
+        assert isinstance(provider, NegotiatingProvider)
+        largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
+        response = store_response(request, answer)
+        most = largest - PDV_HEAD_BYTES
+        said = command_pdus(response, context_id=context_id, most=most)
+        transport.write(b"".join(map(provider.with_ids_of_peer, said)))
+
     def _receive(self, context_id: int, fragment: bytes) -> None:
         single = P_DATA()
         single.presentation_data_value_list.append((context_id, fragment))
+        begun = self.message.context_id if self.message is not None else None
+        if begun is not None and (fragment[0] & COMMAND or context_id != begun):
+            # The library would take it for the rest of the data set.
+            raise ValueError("another message in the middle of a data set")
         super().receive_primitive(single)
         message = self.message
         if message is None:
@@ -532,7 +661,8 @@ class Receiver(DIMSEServiceProvider):
 
     def _abort(self) -> None:
         self.discard()
-        self.message = None
+        self.message = self._storing = None
+        self._command = bytearray()
         self.dul.event_queue.put(INVALID_PDU)
 
     def _incoming(self, message: C_STORE_RQ) -> Incoming:
@@ -540,20 +670,29 @@ class Receiver(DIMSEServiceProvider):
         if context is None:
             raise LookupError("a C-STORE request in a presentation context that was not accepted")
         problem = mend(message.command_set, str(context.abstract_syntax))
-        head = part10_head(
-            sop_class_uid=str(context.abstract_syntax),
-            instance_uid=uid_of(_raw(message.command_set, AFFECTED_SOP_INSTANCE)),
-            transfer_syntax=str(context.transfer_syntax[0]),
-        )
-        incoming = Incoming(
-            self._folder,
-            head,
-            min_free_bytes=self._min_free_bytes,
-            has_elements=context.transfer_syntax[0] not in HIDDEN_ELEMENTS,
+        incoming = self._incoming_of(
+            StoreRequest(
+                0,
+                str(context.abstract_syntax),
+                uid_of(_raw(message.command_set, AFFECTED_SOP_INSTANCE)),
+                str(context.transfer_syntax[0]),
+            )
         )
         if problem is not None:
             incoming.spoil(problem)
         return incoming
+
+    def _incoming_of(self, request: StoreRequest) -> Incoming:
+        return Incoming(
+            self._folder,
+            part10_head(
+                sop_class_uid=request.sop_class_uid,
+                instance_uid=request.instance_uid,
+                transfer_syntax=request.transfer_syntax,
+            ),
+            min_free_bytes=self._min_free_bytes,
+            has_elements=request.transfer_syntax not in HIDDEN_ELEMENTS,
+        )
 
 
 def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
@@ -575,30 +714,6 @@ def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
         problem = Refusal(UID_INVALID, comment, AFFECTED_SOP_INSTANCE)
         command.add_new(AFFECTED_SOP_INSTANCE, "UI", NO_UID)
     return problem
-
-
-def part10_head(*, sop_class_uid: str, instance_uid: str, transfer_syntax: str) -> bytes:
-    """The bytes before the data set in a Part 10 file: PS3.10 7.1."""
-    elements = [
-        _element(0x0001, b"OB", b"\0\1"),
-        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
-        _element(0x0003, b"UI", instance_uid.encode("ascii")),
-        _element(0x0010, b"UI", transfer_syntax.encode("ascii")),
-        _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
-        _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
-    ]
-    group = b"".join(elements)
-    length = _element(0x0000, b"UL", struct.pack("<I", len(group)))
-    return b"\0" * 128 + b"DICM" + length + group
-
-
-def _element(number: int, vr: bytes, value: bytes) -> bytes:
-    if len(value) % 2:
-        value += b"\0" if vr == b"UI" else b" "
-    head = struct.pack("<HH", 0x0002, number) + vr
-    if vr == b"OB":
-        return head + struct.pack("<HI", 0, len(value)) + value
-    return head + struct.pack("<H", len(value)) + value
 
 
 def _raw(command: Dataset, tag: int) -> bytes:
@@ -661,19 +776,6 @@ class RequestSender(DIMSEServiceProvider):
         transport.write(waiting)
 
 
-def pdus(command: bytes, data: BinaryIO, *, context_id: int, most: int) -> Iterator[bytes]:
-    """A C-STORE request as P-DATA-TF PDUs, each with one fragment of at most so many bytes."""
-    for start in range(0, len(command), most):
-        fragment = command[start : start + most]
-        yield _pdu(fragment, context_id, COMMAND, is_last=start + most >= len(command))
-    fragment, is_last = data.read(most), False
-    while not is_last:
-        following = data.read(most)
-        is_last = not following
-        yield _pdu(fragment, context_id, 0, is_last=is_last)
-        fragment = following
-
-
 @contextlib.contextmanager
 def _data_set(request: C_STORE) -> Iterator[BinaryIO]:
     """The encoded data set of a request: in a file, after its meta information, or in memory."""
@@ -688,13 +790,6 @@ def _data_set(request: C_STORE) -> Iterator[BinaryIO]:
         yield request.DataSet
 
 
-def _pdu(fragment: bytes, context_id: int, kind: int, *, is_last: bool) -> bytes:
-    control = kind | (LAST if is_last else 0)
-    length = len(fragment) + PDV_HEAD_BYTES
-    head = struct.pack(">BBIIBB", 0x04, 0, length, length - 4, context_id, control)
-    return head + fragment
-
-
 class AcceptedAssociation(Association):
     """An association that this node accepts, made before anybody has asked for it."""
 
@@ -706,6 +801,7 @@ class AcceptedAssociation(Association):
         seconds: float,
         folder: Path,
         min_free_bytes: int = 0,
+        answer: AnswerStore | None = None,
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self._server = server
@@ -713,7 +809,9 @@ class AcceptedAssociation(Association):
             self
         )  # before the socket, which tells it that there is a connection
         self.connection = PromptSocket(self, seconds, connection=connection)
-        self.dimse = self.receiver = Receiver(self, folder, min_free_bytes=min_free_bytes)
+        self.dimse = self.receiver = Receiver(
+            self, folder, min_free_bytes=min_free_bytes, answer=answer
+        )
         self.set_socket(self.connection)
 
     @property

@@ -35,9 +35,9 @@ from tests.raw_peer import (
 LENGTH = struct.pack(">I", 16384)
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with node_scp(tmp_path) as running:
+@pytest.fixture(params=[True, False], ids=["direct", "library"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    with node_scp(tmp_path, is_direct=request.param) as running:
         yield running
 
 

@@ -29,9 +29,9 @@ from tests.raw_peer import (
 from tests.sending import JPEG_LS_FILES, native
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with node_scp(tmp_path) as running:
+@pytest.fixture(params=[True, False], ids=["direct", "library"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    with node_scp(tmp_path, is_direct=request.param) as running:
         yield running
 
 

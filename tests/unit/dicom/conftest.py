@@ -17,9 +17,10 @@ def prompt_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scp, "POLL_SECONDS", 0.01)
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with node_scp(tmp_path) as running:
+@pytest.fixture(params=[True, False], ids=["direct", "library"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    """The node's SCP, receiving by either way."""
+    with node_scp(tmp_path, is_direct=request.param) as running:
         yield running
 
 

@@ -37,7 +37,7 @@ class Archive:
     def __post_init__(self) -> None:
         self.kept: list[tuple[Received, Peer, bytes]] = []
 
-    def keep(self, received: Received, peer: Peer, incoming: Path) -> None:
+    def keep(self, received: Received, peer: Peer, incoming: Path, digest: str) -> None:
         if self.fails is not None:
             raise self.fails
         self.kept.append((received, peer, incoming.read_bytes()))

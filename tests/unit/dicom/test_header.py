@@ -15,7 +15,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
 from node.dicom import handlers
-from node.dicom.handlers import Unreadable, read, text
+from node.dicom.handlers import Unreadable, quick_read, read, text
 from tests.raw_peer import EXPLICIT, IMPLICIT, data_set, element
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -225,3 +225,32 @@ def test_text_is_decoded_as_far_as_it_can_be(declared: bytes, value: bytes, deco
 def test_no_text_makes_the_reading_fail(declared: bytes, value: bytes) -> None:
     values = {handlers.CHARACTER_SET: declared, handlers.SERIES_DESCRIPTION: value}
     assert isinstance(text(values, handlers.SERIES_DESCRIPTION), str)
+
+
+@given(
+    damage=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=3),
+    cut=st.integers(0, 2300),
+    depth=st.integers(-1, 2),
+)
+def test_a_quick_look_says_the_same_as_the_walk_or_nothing(
+    damage: list[tuple[int, int]], cut: int, depth: int
+) -> None:
+    whole = bytearray(data_set() if depth < 0 else encoded(nested(depth)))
+    for place, byte in damage:
+        if place < len(whole):
+            whole[place] = byte
+    begin = bytes(whole[: max(cut, 12)])
+    values = quick_read(begin)
+    if values is not None:
+        assert values == read(BytesIO(bytes(whole)), EXPLICIT)
+
+
+def test_a_quick_look_finds_the_identity_of_a_usual_instance() -> None:
+    values = quick_read(data_set())
+    assert values is None  # it has no name: what lies behind may have one
+    named = data_set().replace(
+        element(0x00100020, b"LO", b"P1"),
+        element(0x00100010, b"PN", b"A^B") + element(0x00100020, b"LO", b"P1"),
+    )
+    assert quick_read(named) == read(BytesIO(named), EXPLICIT)
+    assert quick_read(named) is not None

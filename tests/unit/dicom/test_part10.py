@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.dicom.handlers import MAX_META_BYTES, identify_file
-from node.dicom.upper_layer import part10_head
+from node.dicom.incoming import part10_head
 from storage.database import Database
 from storage.files import Files
 from storage.records import Received

@@ -17,8 +17,9 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from node.dicom.contexts import MAX_CONTEXTS, proposed_contexts
+from node.dicom.messages import pdus
 from node.dicom.scu import Outgoing, _batches, comment_of
-from node.dicom.upper_layer import PromptSocket, RequestSender, pdus
+from node.dicom.upper_layer import PromptSocket, RequestSender
 from tests.raw_peer import CT, EXPLICIT, IMPLICIT, MR, command_set, data_set
 
 JPEG_LS = "1.2.840.10008.1.2.4.80"

@@ -16,6 +16,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 
+from node.dicom.incoming import Incoming, Refusal, part10_head, uid_of
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 from node.dicom.upper_layer import (
     ESTABLISHED,
@@ -25,13 +26,9 @@ from node.dicom.upper_layer import (
     LONGEST_PDU_BYTES,
     NO_UID,
     WAKE,
-    Incoming,
     PromptSocket,
     Provider,
     Receiver,
-    Refusal,
-    part10_head,
-    uid_of,
 )
 from tests.raw_peer import CT, EXPLICIT, MR, data_set, echo_command, store_command
 from tests.unit.dicom.receiving import fragment, receiver
@@ -89,7 +86,7 @@ def test_a_data_set_that_has_arrived_is_a_part_10_file(tmp_path: Path) -> None:
     incoming.write(content[100:])
     (arriving,) = tmp_path.iterdir()
     assert arriving.suffix == ".part"
-    path, data_at = incoming.finish()
+    path, data_at, *_ = incoming.finish()
     assert (path.suffix, list(tmp_path.iterdir())) == (".dcm", [path])
     assert path.read_bytes()[data_at:] == content
     assert dcmread(path).SOPInstanceUID == "1.2.3.4"
@@ -111,7 +108,7 @@ def test_group_2_in_a_data_set_is_left_out_however_it_is_cut_up(
     for at in range(0, len(content), size):
         piece = content[at : at + size]
         assert incoming.write(piece) == len(piece)
-    path, data_at = incoming.finish()
+    path, data_at, *_ = incoming.finish()
     assert path.read_bytes()[data_at:] == data_set()
 
 
@@ -120,14 +117,14 @@ def test_a_data_set_that_ends_in_group_2_breaks_nothing(tmp_path: Path, length: 
     incoming = Incoming(tmp_path, HEAD)
     content = GROUP_2["explicit VR"][:length]
     incoming.write(content)
-    path, data_at = incoming.finish()
+    path, data_at, *_ = incoming.finish()
     assert path.read_bytes()[data_at:] in (content, content[14:])
 
 
 def test_a_deflated_data_set_that_begins_like_group_2_is_kept_whole(tmp_path: Path) -> None:
     incoming = Incoming(tmp_path, HEAD, has_elements=False)
     incoming.write(GROUP_2["explicit VR"])
-    path, data_at = incoming.finish()
+    path, data_at, *_ = incoming.finish()
     assert path.read_bytes()[data_at:] == GROUP_2["explicit VR"]
 
 
@@ -152,7 +149,7 @@ def test_what_is_spoiled_leaves_nothing_and_says_why(tmp_path: Path) -> None:
 
 def test_what_was_moved_into_the_archive_is_not_discarded(tmp_path: Path) -> None:
     incoming = Incoming(tmp_path, HEAD)
-    path, _ = incoming.finish()
+    path, *_ = incoming.finish()
     kept = path.rename(tmp_path / "kept.dcm")
     incoming.discard()
     assert kept.exists()
@@ -167,7 +164,7 @@ def test_a_request_in_fragments_is_one_file_and_one_message(tmp_path: Path) -> N
     dimse.receive_primitive(fragment(content[700:]))
     request = next_request(dimse)
     assert request.AffectedSOPInstanceUID == "1.2.3.4"
-    path, data_at = incoming_of(request).finish()
+    path, data_at, *_ = incoming_of(request).finish()
     assert path.read_bytes()[data_at:] == content
     assert str(dcmread(path).file_meta.TransferSyntaxUID) == EXPLICIT
 

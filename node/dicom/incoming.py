@@ -1,0 +1,182 @@
+"""The data set of a C-STORE request on its way to disk, and the reasons to refuse it."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import struct
+import uuid
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+
+from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from storage.records import UID_CHARACTERS
+
+ROOM_EVERY_BYTES = 32 << 20
+BEGIN_BYTES = 1 << 14  # of a data set: most name patient and series before
+KEPT_UID = re.compile(f"[{UID_CHARACTERS}]{{1,64}}".encode())
+
+
+class Refusal(Exception):
+    """A C-STORE request is answered with a failure; the comment names no patient."""
+
+    def __init__(self, status: int, comment: str, *elements: int) -> None:
+        super().__init__(comment)
+        self.status = status
+        self.comment = comment
+        self.elements = elements
+
+
+def uid_of(value: bytes) -> str:
+    """A UID without its padding, if it is one that the node stores, else an empty string."""
+    stripped = value.strip(b"\0 ")
+    return stripped.decode("ascii") if KEPT_UID.fullmatch(stripped) else ""
+
+
+# Their data sets do not begin with a little endian element.
+HIDDEN_ELEMENTS = (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+META_GROUP = b"\x02\0"
+LONGEST_ELEMENT_HEAD = 12
+LONGEST_META_ELEMENT = 1 << 16
+
+
+def _length_of_element(data: bytearray) -> int:
+    """The length of the little endian element that begins here, its head included."""
+    vr = bytes(data[4:6])
+    if vr in (b"OB", b"OW", b"UN", b"UT"):  # of those that group 0002 may hold: PS3.5 7.1.2
+        return 12 + int.from_bytes(data[8:12], "little")
+    if vr.isalpha() and vr.isupper():
+        return 8 + int.from_bytes(data[6:8], "little")
+    return 8 + int.from_bytes(data[4:8], "little")
+
+
+class Arrived(NamedTuple):
+    """A whole Part 10 file: where its data set begins, how that begins, and its SHA-256."""
+
+    path: Path
+    data_at: int
+    begin: bytes
+    digest: str
+
+
+class Incoming(BytesIO):
+    """The data set of one C-STORE request on its way to disk, in the library's place for it.
+
+    While it arrives its name ends in `.part`, whole in `.dcm`. A full disk ends the writing, not
+    the association: the rest is read and dropped, and the request is answered with a failure.
+    Elements of group 0002 at its start are left out: they belong to files, not to data sets (PS3.5
+    7.1), and in the file a reader would believe them instead of the presentation context.
+    """
+
+    def __init__(
+        self, folder: Path, head: bytes, *, min_free_bytes: int = 0, has_elements: bool = True
+    ) -> None:
+        super().__init__()
+        self.size = 0
+        # What has come, until the first element that is kept; a deflated data set shows none.
+        self._start: bytearray | None = bytearray() if has_elements else None
+        self._min_free_bytes = min_free_bytes
+        self._path = folder / f"{uuid.uuid4().hex}.part"
+        self._problem: Refusal | OSError | None = None
+        self._file: BinaryIO | None = None
+        self._data_at = len(head)
+        self._digest = hashlib.sha256()
+        self._begin = b""
+        try:
+            self._check_room()
+            self._file = self._path.open("xb")
+            self._file.write(head)
+        except OSError as error:
+            self.spoil(error)
+
+    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
+        """Take the next fragment."""
+        if self._file is not None:
+            try:
+                if self.size // ROOM_EVERY_BYTES != (self.size + len(data)) // ROOM_EVERY_BYTES:
+                    self._check_room()
+                self._put(data if self._start is None else self._kept_start(data))
+            except OSError as error:
+                self.spoil(error)
+        self.size += len(data)
+        return len(data)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._digest.update(data)
+        if len(self._begin) < BEGIN_BYTES:
+            self._begin += data[: BEGIN_BYTES - len(self._begin)]
+
+    def _kept_start(self, data: bytes | memoryview) -> bytes:
+        """The part of the start of the data set that can be written by now."""
+        assert self._start is not None
+        self._start += data
+        while self._start.startswith(META_GROUP) and len(self._start) >= LONGEST_ELEMENT_HEAD:
+            length = _length_of_element(self._start)
+            if length > LONGEST_META_ELEMENT:
+                break
+            if length > len(self._start):
+                return b""
+            del self._start[:length]
+        if META_GROUP.startswith(self._start[:2]) and len(self._start) < LONGEST_ELEMENT_HEAD:
+            return b""
+        kept, self._start = bytes(self._start), None
+        return kept
+
+    def spoil(self, problem: Refusal | OSError) -> None:
+        """Keep nothing of it, for this reason."""
+        self._problem = problem
+        self.discard()
+
+    def finish(self) -> Arrived:
+        """The whole Part 10 file; raises what went wrong before."""
+        if self._problem is not None:
+            raise self._problem
+        assert self._file is not None
+        self._put(bytes(self._start or b""))
+        self._file.close()
+        self._file = None
+        self._path = self._path.rename(self._path.with_suffix(".dcm"))
+        return Arrived(self._path, self._data_at, self._begin, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        """Leave nothing behind; nothing happens where the file was moved away."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):  # a full disk once more; the file goes in any case
+                file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _check_room(self) -> None:
+        disk = os.statvfs(self._path.parent)
+        if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def part10_head(*, sop_class_uid: str, instance_uid: str, transfer_syntax: str) -> bytes:
+    """The bytes before the data set in a Part 10 file: PS3.10 7.1."""
+    elements = [
+        _element(0x0001, b"OB", b"\0\1"),
+        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
+        _element(0x0003, b"UI", instance_uid.encode("ascii")),
+        _element(0x0010, b"UI", transfer_syntax.encode("ascii")),
+        _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+        _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+    ]
+    group = b"".join(elements)
+    length = _element(0x0000, b"UL", struct.pack("<I", len(group)))
+    return b"\0" * 128 + b"DICM" + length + group
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    head = struct.pack("<HH", 0x0002, number) + vr
+    if vr == b"OB":
+        return head + struct.pack("<HI", 0, len(value)) + value
+    return head + struct.pack("<H", len(value)) + value
