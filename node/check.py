@@ -162,7 +162,7 @@ def _database(config: Config, rows: Rows) -> Finding:
         action = "Correct storage.database, or start its server."
         return fault(what, f"{rows.error}.", action)
     if rows.damage:
-        action = "Restore it, or move it away and reindex."
+        action = "Bring back a backup with midslice restore, or move it away and start the node."
         return fault(what, f"It is damaged: {rows.damage}.", action)
     if not rows.is_current:
         action = "The next start brings it up to date."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from node.commands import models, node, queue, terminal, top, users
+from node.commands import backup, models, node, queue, terminal, top, users
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.errors import ConfigError, UsageError
 
@@ -165,6 +165,8 @@ for command in (
     models.models,
     conformance,
     events,
+    backup.backup,
+    backup.restore,
     reindex,
     demo,
     models.train,

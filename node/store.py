@@ -8,6 +8,7 @@ from datetime import tzinfo
 
 from node.config import Config
 from storage.archive import Archive
+from storage.backup import back_up
 from storage.database import Database
 from storage.files import Files
 from storage.jobs import Queue
@@ -47,6 +48,7 @@ def opened(config: Config, node_id: str) -> Iterator[Store]:
     holder = Holder(node_id, time.time, LEASE_SECONDS)
     with closing(Database.for_folder(config.folder, config.storage.database)) as database:
         if not database.is_current():
+            _copy_before_migration(config, files, database)
             database.migrate()
         yield Store(
             config=config,
@@ -59,3 +61,12 @@ def opened(config: Config, node_id: str) -> Iterator[Store]:
             nodes=Nodes(database, time.time),
             audit=Audit(database, time.time),
         )
+
+
+def _copy_before_migration(config: Config, files: Files, database: Database) -> None:
+    """Back up the rows as the older release left them; a new database has none."""
+    revision = database.revision()
+    if revision:
+        target = config.folder / f"midslice-before-{revision}.zip"
+        secret = files.secret(config.storage.secret_file)
+        back_up(database, target, time.time(), secret=secret)

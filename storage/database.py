@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import migrations
-from storage.errors import Busy, NoRoom, StorageError
+from storage.errors import Busy, DatabaseDamaged, NoRoom, StorageError
 from storage.records import Delivery, DeliveryState, DerivedMark, Job, Received
 
 # File systems over a network, where locks or shared memory do not work as SQLite needs them.
@@ -59,6 +59,8 @@ SQLITE_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
     ("SQLITE_LOCKED", Busy),
     ("SQLITE_IOERR", Busy),
     ("SQLITE_CANTOPEN", Busy),
+    ("SQLITE_CORRUPT", DatabaseDamaged),
+    ("SQLITE_NOTADB", DatabaseDamaged),
 )
 POSTGRESQL_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
     ("53100", NoRoom),  # disk full
@@ -68,6 +70,15 @@ POSTGRESQL_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
     ("55P03", Busy),  # lock not available
     ("57", Busy),  # operator intervention: shutdown, statement timeout
     ("58", Busy),  # system error outside PostgreSQL
+    ("XX001", DatabaseDamaged),  # data corrupted
+    ("XX002", DatabaseDamaged),  # index corrupted
+)
+
+
+DAMAGED = (
+    "the database is damaged ({name}). Stop the node and bring back a backup with midslice restore "
+    "FILE. Without one, move the database away: with a new one the node takes its index from the "
+    "archive, and processes what is there once more"
 )
 
 
@@ -134,15 +145,20 @@ class Database:
             return cast(postgresql.Insert, sqlite.insert(table))
         return postgresql.insert(table)
 
-    def migrate(self, scripts: Path = migrations.FOLDER) -> None:
-        """Bring the schema to this release's; all of it or nothing."""
+    def migrate(self, scripts: Path = migrations.FOLDER, *, revision: str = "head") -> None:
+        """Bring the schema to this release's, or to an older revision; all of it or nothing."""
         with _translated(), self._alone(), self._engine.connect() as db:
-            migrations.upgrade(db.execution_options(writes=True), scripts)
+            migrations.upgrade(db.execution_options(writes=True), scripts, revision)
 
     def is_current(self) -> bool:
         """True where the schema is the one that this release works with."""
         with self.reading() as db:
             return migrations.is_current(db)
+
+    def revision(self) -> str:
+        """The revision of the schema; empty where there is none yet."""
+        with self.reading() as db:
+            return migrations.revision(db)
 
     def integrity(self) -> tuple[str, ...]:
         """Faults that the database finds in itself; on PostgreSQL its own tools find them."""
@@ -301,7 +317,9 @@ def _translation(driver: BaseException | None, *, is_operational: bool = False) 
     name = str(getattr(driver, "sqlite_errorname", "") or getattr(driver, "sqlstate", "") or "")
     for begin, kind in (*SQLITE_ERRORS, *POSTGRESQL_ERRORS):
         if name.startswith(begin):
-            return kind(f"database: {name}")
+            return kind(
+                DAMAGED.format(name=name) if kind is DatabaseDamaged else f"database: {name}"
+            )
     if is_operational and not name:
         return Busy("database: no connection")
     return StorageError(f"database: {name or type(driver).__name__}")

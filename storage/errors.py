@@ -3,6 +3,7 @@
 StorageError
 +-- NoRoom          the disk is below its reserve or full: the peer may try again later
 +-- Busy            the database stayed locked or away: the peer may try again later
++-- DatabaseDamaged the bytes of the database are not what it wrote: a backup is needed
 +-- LeaseLost       another worker has taken the job or the delivery over
 +-- NotFound        no such job, series or delivery
 +-- WrongState      the row is not in a state that allows the request
@@ -20,6 +21,10 @@ class NoRoom(StorageError):
 
 class Busy(StorageError):
     """The database could not take the write in time."""
+
+
+class DatabaseDamaged(StorageError):
+    """The database finds its own bytes changed."""
 
 
 class LeaseLost(StorageError):

@@ -209,18 +209,28 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def put_secret(path: Path, secret: bytes) -> bool:
+    """Make this the secret of the site; False where there is another one."""
+    try:
+        if not path.exists():
+            _make_secret(path, secret)
+        return path.read_bytes().strip() == secret.strip()
+    except OSError as error:
+        raise StorageError(f"secret {path}: {error.strerror}") from error
+
+
 def fingerprint(secret: bytes) -> str:
     """Digest a secret: it tells one from another and gives neither away."""
     return hashlib.sha256(b"midslice secret\x1f" + secret).hexdigest()
 
 
-def _make_secret(file: Path) -> None:
+def _make_secret(file: Path, secret: bytes = b"") -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_hex(32).encode() + b"\n")
+            stream.write((secret or secrets.token_hex(32).encode()) + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
         # A link, unlike a rename, never replaces the secret of a node that was faster.

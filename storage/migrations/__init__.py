@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent
 ADVISORY_LOCK = 5_318_008_112
 
 
-def upgrade(db: Connection, scripts: Path = FOLDER) -> None:
+def upgrade(db: Connection, scripts: Path = FOLDER, to: str = "head") -> None:
     """Run what is missing. `db` has no transaction yet; this makes the one that all of it is in."""
     is_sqlite = db.dialect.name == "sqlite"
     if is_sqlite:
@@ -38,7 +38,7 @@ def upgrade(db: Connection, scripts: Path = FOLDER) -> None:
                 db.execute(text("SET LOCAL statement_timeout = 0"))
                 db.execute(text("SET LOCAL lock_timeout = 0"))
                 db.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": ADVISORY_LOCK})
-            _run(db, ScriptDirectory(str(scripts)))
+            _run(db, ScriptDirectory(str(scripts)), to)
             if is_sqlite and db.exec_driver_sql("PRAGMA foreign_key_check").first():
                 raise StorageError("a migration left a row that points nowhere; nothing changed")
     finally:
@@ -52,10 +52,15 @@ def is_current(db: Connection) -> bool:
     return revision == ScriptDirectory(str(FOLDER)).get_current_head()
 
 
-def _run(db: Connection, scripts: ScriptDirectory) -> None:
+def revision(db: Connection) -> str:
+    """The revision of the schema; empty where there is none."""
+    return MigrationContext.configure(db).get_current_revision() or ""
+
+
+def _run(db: Connection, scripts: ScriptDirectory, to: str) -> None:
 
     def steps(revision: Any, context: MigrationContext) -> list[RevisionStep]:
-        return list(scripts._upgrade_revs("head", revision))
+        return list(scripts._upgrade_revs(to, revision))
 
     with EnvironmentContext(Config(), scripts, fn=steps) as environment:
         named = MetaData(naming_convention=NAMES)
