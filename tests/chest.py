@@ -31,7 +31,7 @@ class Ball:
 
 
 FREE = Ball(-46.0, 15.0, 10.0, 6.0)  # in the right lung
-PLEURAL = Ball(56.0, 44.0, -20.0, 6.0)  # in the left one, at the chest wall
+PLEURAL = Ball(56.0, 41.0, -20.0, 6.0)  # in the left one, at the chest wall
 NODULES = (FREE, PLEURAL)
 
 

@@ -374,4 +374,4 @@ def _draw(order: TrainingOrder, losses: dict[str, list[float]]) -> None:
         ]
         for words, own in losses.items()
     }
-    write_lines(order.out / "curve.png", lines, title="nodule", across="step", up="loss")
+    write_lines(order.out / "curve.png", lines, title="nodules", across="step", up="loss")

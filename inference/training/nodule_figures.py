@@ -43,9 +43,9 @@ from inference.training.froc import (
 )
 from inference.training.nodule_cases import ChestCase, Truth, made_ready
 
-STAGE_1, OWN = "bright spheres (stage 1)", "nodule"
+STAGE_1, OWN = "bright spheres (stage 1)", "nodules"
 REAL, SIMULATED = "real, two readers or more", "simulated"
-POINT_RATE = 2.0  # false positives a scan at the operating point
+POINT_RATE = 1.0  # false positives a scan at the operating point
 DRAWS = 1000
 FIRST = (4, 10, 50, 100, 300)  # candidates of stage 1
 NEAR_MM, NEAR_SHARE = 2.0, 0.15  # of a diameter
@@ -344,7 +344,7 @@ def _notes(record: Mapping[str, object]) -> tuple[str, ...]:
         f"Diameter within {NEAR_MM:g} mm or {NEAR_SHARE:.0%} of the sphere's, of those found at "
         f"the threshold: {words or 'none'}.",
         "Where patients are left out, the threshold of each comes from the scans of the others, "
-        f"at {POINT_RATE:g} false positives a scan. Simulated nodules say nothing of real ones.",
+        f"at {POINT_RATE:g} wrong a scan. Simulated nodules say nothing of real ones.",
     )
 
 
@@ -361,14 +361,14 @@ def _draw(
     write_lines(
         out / "froc.png",
         {name: froc(own) for name, own in curves.items()},
-        title="nodule: real nodules",
+        title="nodules: real ones",
         across="false positives a scan",
         up="found",
     )
     write_lines(
         out / "pr.png",
         {name: precision_recall(own) for name, own in curves.items()},
-        title="nodule: real nodules",
+        title="nodules: real ones",
         across="recall",
         up="precision",
     )

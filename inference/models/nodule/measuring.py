@@ -23,6 +23,7 @@ MOST, MORE_MM = 0.55, 1.0  # of the diameter, and a little: from the centre to t
 PARENCHYMA_HU, NO_NODULE_HU = -850.0, -500.0  # where there is none to see; above it is none
 SMOOTHING_MM = 0.6
 OPENING, OPENING_MM = 0.3, (0.8, 3.0)  # of the diameter; limits of its radius
+SAME_LENGTH_MM = 1e-6
 JUXTAPLEURAL_MM = 5.0
 THIRDS = ("lower", "middle", "upper")
 
@@ -150,18 +151,24 @@ def _nearest_part(mask: Mask, far: NDArray[np.float64], diameter: float) -> Mask
 
 
 def axes_of(mask: Mask, pixel_mm: tuple[float, ...]) -> tuple[float, float]:
-    """(long, short) axis in mm in the slice where the mask is largest."""
-    plane = mask[int(np.argmax(mask.sum(axis=(1, 2))))]
+    """(long, short) axis in mm in the slice where the mask is largest; of several, the longest."""
+    areas = mask.sum(axis=(1, 2))
+    return max(_axes_in(plane, pixel_mm) for plane in mask[areas == areas.max()])
+
+
+def _axes_in(plane: Mask, pixel_mm: tuple[float, ...]) -> tuple[float, float]:
     points = np.argwhere(plane)[:, ::-1].astype(np.int32)
     hull = cv2.convexHull(points)[:, 0] * np.array(pixel_mm[::-1])
     between = hull[:, None] - hull[None]
     lengths = np.linalg.norm(between, axis=-1)
-    one, other = np.unravel_index(int(np.argmax(lengths)), lengths.shape)
+    longest = float(lengths.max())
     pixel = float(np.sqrt(np.prod(pixel_mm)))  # an axis reaches to the outer edges of its pixels
-    longest = float(lengths[one, other])
-    direction = between[one, other] / longest if longest else np.array([1.0, 0.0])
-    across = hull @ np.array([-direction[1], direction[0]])
-    return longest + pixel, min(float(np.ptp(across)), longest) + pixel
+    if longest == 0.0:
+        return pixel, pixel
+    # Of several longest axes the one that is widest across: which comes first, flips decide.
+    directions = between[lengths >= longest - SAME_LENGTH_MM] / longest
+    across = hull @ np.stack([-directions[:, 1], directions[:, 0]])
+    return longest + pixel, min(float(np.ptp(across, axis=0).max()), longest) + pixel
 
 
 @dataclass(frozen=True)
