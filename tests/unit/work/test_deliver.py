@@ -489,8 +489,8 @@ def test_an_object_that_a_destination_refuses_is_held_until_it_is_left_out(site:
     site.configure(PACS)
     held = site.tried(delivery)
     assert (held.state, held.reason) == ("held", "REFUSED_BY_PEER")
-    site.stored.ledger.requeue(delivery.id)
     site.configure(WITHOUT_MASKS)
+    site.stored.ledger.requeue(delivery.id)
     done = site.tried(delivery, held.attempt + 1)
     assert (done.state, done.reason, done.sent) == ("sent", "LEFT_OUT", 2)
 
