@@ -24,6 +24,7 @@ ELSEWHERE = {
     Reason.LOW_CONFIDENCE,
     Reason.NOT_AN_MR_SLICE,
     Reason.PEERS_DISAGREE,
+    Reason.DAMAGED_FILES,
 }
 LONGEST = 240
 THIS_TEST = "test_cases.py::test_a_case"
