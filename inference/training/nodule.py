@@ -140,8 +140,9 @@ class Batches:
     def _drawn(self) -> list[Sample]:
         real = min(REAL_ONES, len(self.real)) if self.simulated else POSITIVES
         drawn = [self._one(self.real) for _ in range(real)]
+        small_share = self.small_share if self.small else 0.0
         for _ in range(POSITIVES - real):
-            is_small = self.small and self.random.random() < self.small_share
+            is_small = small_share > 0.0 and self.random.random() < small_share
             drawn.append(self._one(self.small if is_small else self.simulated))
         for _ in range(NEGATIVES):
             is_hard = self.hard and self.random.random() < HARD_SHARE

@@ -254,6 +254,20 @@ def test_the_loss_counts_offset_and_diameter_where_there_is_a_nodule_only() -> N
     assert training.loss_of(off, target) > training.loss_of(right, target) + 0.5
 
 
+def test_one_seed_gives_the_same_weights_and_another_does_not() -> None:
+    small = Truth((20.0, 60.0, 60.0), 6.0, "solid")
+    own = case_of(TRUTHS, places=np.array([[5.0, 5.0, 5.0], [30.0, 9.0, 9.0]]))
+    copy = case_of((small,), is_real=False)
+    weights = [
+        training.fit([own, copy], training.NodulePlan(3, seed), lambda _share, _loss: None)
+        .last.weight.flatten()
+        .tolist()
+        for seed in (1, 1, 2)
+    ]
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+
+
 def write_data(folder: Path) -> None:
     """Two chests as volumes, with tables of what readers marked."""
     shifted = [Ball(ball.x, ball.y - 12.0, ball.z, 5.0) for ball in NODULES]
