@@ -127,6 +127,8 @@ notice sent | info | channel kind count | a notice went out through this channel
 notice not sent | warning | channel kind count why | tried again until `notify.give_up_hours`
 sender silent | warning | calling_ae | \
     a `[[sender]]` has sent nothing in hours in which it is expected to send
+scrub found damage | warning | kind count series_uid | \
+    kept files (received, derived) that are missing or have changed on the disk
 disk low | warning | free total | \
     below the reserve, or full within `notify.disk_days` at the present rate
 request done | info | request kind ok | \

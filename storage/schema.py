@@ -359,6 +359,13 @@ fact = _table(
     Column("value", Text, nullable=False),
 )
 
+# Up to where kept files were read again: received ones, and those of results.
+scrub = _table(
+    "scrub",
+    Column("kind", String(16), primary_key=True),
+    Column("last_id", Integer, nullable=False),
+)
+
 association = _table(
     "association",
     _id(),

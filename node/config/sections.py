@@ -298,6 +298,7 @@ class Storage(Section):
     keep_days: ZeroOrMore = 7.0
     keep_unrouted_days: ZeroOrMore = 1.0
     keep_audit_days: ZeroOrMore = 0.0
+    scrub_days: ZeroOrMore = 30.0
 
     @property
     def min_free_bytes(self) -> int:

@@ -5,7 +5,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +44,7 @@ MODALITY = 0x00080060
 SERIES_DESCRIPTION = 0x0008103E
 PATIENT_NAME = 0x00100010
 PATIENT_ID = 0x00100020
+LONGEST_AE = 16  # characters (PS3.5 6.2)
 STUDY_UID = 0x0020000D
 SERIES_UID = 0x0020000E
 WANTED = frozenset(
@@ -214,7 +215,11 @@ def identify_file(path: Path) -> Received | None:
             file.seek(0)
             # Nothing of the data set is parsed here: no sequence that a peer nests gets that far.
             meta = dcmread(BytesIO(file.read(data_at))).file_meta
-        return identify(path, data_at, str(meta.TransferSyntaxUID))
+        return replace(
+            identify(path, data_at, str(meta.TransferSyntaxUID)),
+            calling_ae=str(meta.get("SendingApplicationEntityTitle", ""))[:LONGEST_AE],
+            called_ae=str(meta.get("ReceivingApplicationEntityTitle", ""))[:LONGEST_AE],
+        )
     except (*MALFORMED, OSError, Refusal):
         return None
 

@@ -158,8 +158,18 @@ class Incoming(BytesIO):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def part10_head(*, sop_class_uid: str, instance_uid: str, transfer_syntax: str) -> bytes:
-    """The bytes before the data set in a Part 10 file: PS3.10 7.1."""
+def part10_head(
+    *,
+    sop_class_uid: str,
+    instance_uid: str,
+    transfer_syntax: str,
+    calling_ae: str = "",
+    called_ae: str = "",
+) -> bytes:
+    """The bytes before the data set in a Part 10 file: PS3.10 7.1.
+
+    With the AE titles a file whose row is lost still says for whom it is.
+    """
     elements = [
         _element(0x0001, b"OB", b"\0\1"),
         _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
@@ -168,6 +178,9 @@ def part10_head(*, sop_class_uid: str, instance_uid: str, transfer_syntax: str) 
         _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
         _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
     ]
+    for number, ae_title in ((0x0017, calling_ae), (0x0018, called_ae)):
+        if ae_title and ae_title.isascii():
+            elements.append(_element(number, b"AE", ae_title.encode("ascii")))
     group = b"".join(elements)
     length = _element(0x0000, b"UL", struct.pack("<I", len(group)))
     return b"\0" * 128 + b"DICM" + length + group

@@ -55,7 +55,7 @@ from node.dicom.messages import (
     store_request,
     store_response,
 )
-from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, with_ids
+from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, titles, with_ids
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID, UNEXPECTED_ERROR
 
 logger = logging.getLogger(__name__)
@@ -683,9 +683,12 @@ class Receiver(DIMSEServiceProvider):
         return incoming
 
     def _incoming_of(self, request: StoreRequest) -> Incoming:
+        calling_ae, called_ae = titles(getattr(self.dul, "request", b""))
         return Incoming(
             self._folder,
             part10_head(
+                calling_ae=calling_ae,
+                called_ae=called_ae,
                 sop_class_uid=request.sop_class_uid,
                 instance_uid=request.instance_uid,
                 transfer_syntax=request.transfer_syntax,

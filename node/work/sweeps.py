@@ -16,7 +16,7 @@ from node.store import LEASE_SECONDS
 from node.work.deliver import Reachability
 from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watches
 from node.work.selftest import SelfTests
-from storage import retention
+from storage import retention, scrub
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import Files
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 JUMP_SECONDS = 2.0  # of the clock on the wall
 SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
 NOTICE_SECONDS = 2.0
+SCRUB_SECONDS = 60.0
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
 NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
 
@@ -212,7 +213,7 @@ class Background:
 
 @dataclass
 class Retention:
-    """The sweep that keeps the disk from filling up."""
+    """The sweeps that keep the disk from filling up, and watch what lies on it."""
 
     database: Database
     files: Files
@@ -233,3 +234,9 @@ class Retention:
         if waits is not None:
             logger.warning("notice", extra={"kind": "retention", **vars(waits)})
         retention.forget_associations(self.database, now)
+
+    def scrub(self) -> None:
+        """Read some kept files again; people are told of damaged ones."""
+        if self.settings.scrub_days:
+            share = scrub.share_of(SCRUB_SECONDS, self.settings.scrub_days)
+            scrub.step(self.database, self.files, self.now(), share)

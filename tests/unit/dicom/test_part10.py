@@ -61,6 +61,15 @@ def test_a_file_says_what_it_is(tmp_path: Path) -> None:
     assert identify_file(written(tmp_path, head() + data_set())) == WHAT
 
 
+@pytest.mark.parametrize(("calling", "known"), [("CT1", "CT1"), ("CTé", ""), ("", "")])
+def test_a_file_says_who_sent_it_and_to_whom(tmp_path: Path, calling: str, known: str) -> None:
+    titles = {"calling_ae": calling, "called_ae": "MIDSLICE_X2"}
+    uid = WHAT.instance_uid
+    start = part10_head(sop_class_uid=CT, instance_uid=uid, transfer_syntax=EXPLICIT, **titles)
+    found = identify_file(written(tmp_path, start + data_set()))
+    assert found == replace(WHAT, calling_ae=known, called_ae="MIDSLICE_X2")
+
+
 def test_what_follows_the_identity_is_never_parsed(tmp_path: Path) -> None:
     assert identify_file(written(tmp_path, head() + data_set() + nested(2000))) == WHAT
     rubbish = head() + data_set() + b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff rubbish"

@@ -1,0 +1,78 @@
+"""The database is lost, or an older copy put back: nothing acknowledged is forgotten or purged."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from storage.database import FILE_NAME, Database
+from tests import node_rows, phantoms
+from tests.node_process import NodeProcess, destination, route, running
+from tests.peers import Storescp
+from tests.phantoms import Series
+from tests.traffic import send, send_and_wait, uid_of
+
+
+@pytest.fixture
+def node(tmp_path: Path, archive: Storescp) -> Iterator[NodeProcess]:
+    parts = [
+        destination("pacs", "STORESCP", archive.port),
+        route(destinations=["pacs"], more='calling_ae_title = "CT1"\n'),
+    ]
+    with running(NodeProcess(tmp_path / "node", *parts, quiet_seconds=0.7)) as process:
+        yield process
+
+
+def storage_of(node: NodeProcess) -> Path:
+    return Path(node.database_url.removeprefix("sqlite:///")).parent
+
+
+def forget(folder: Path) -> None:
+    for path in folder.glob(f"{FILE_NAME}*"):
+        path.unlink()
+
+
+def test_what_was_received_is_processed_by_the_route_of_its_sender_after_the_loss(
+    node: NodeProcess, archive: Storescp, tmp_path: Path
+) -> None:
+    routed = phantoms.write(tmp_path / "a", Series(seed="a", slices=4))
+    other = phantoms.write(tmp_path / "b", Series(seed="b", slices=4))
+    (job,) = send_and_wait(node, routed, calling="CT1")
+    send_and_wait(node, other, calling="CT2")
+    assert job.state == "succeeded"
+    node.terminate()
+    node.wait()
+    forget(storage_of(node))
+    node.events.clear()
+    node.start()
+    node_rows.wait_until_settled(node, [uid_of(routed), uid_of(other)])
+    (again,) = node_rows.jobs(node, uid_of(routed))
+    assert (again.state, again.derived_uid) == ("succeeded", job.derived_uid)  # the same UIDs
+    assert node_rows.jobs(node, uid_of(other)) == []
+    database = Database(node.database_url)
+    with database.reading() as db:
+        senders = db.execute(text("SELECT calling_ae, restored FROM arrival ORDER BY calling_ae"))
+        assert [tuple(row) for row in senders] == [("CT1", 1), ("CT2", 1)]
+        notices = db.execute(text("SELECT facts FROM notice WHERE event = 'attention'")).scalars()
+        assert any("8 received files of 2 series" in facts for facts in notices)
+    database.close()
+
+
+def test_what_came_after_a_backup_arrives_once_more_when_it_is_restored(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    before = phantoms.write(tmp_path / "a", Series(seed="a", slices=4))
+    after = phantoms.write(tmp_path / "b", Series(seed="b", slices=4))
+    send_and_wait(node, before, calling="CT1")
+    backup = tmp_path / "backup.zip"
+    assert node.cli("backup", str(backup))["rows"] > 4  # while the node runs
+    send(node, after, calling="CT1")
+    node.kill()
+    shutil.rmtree(storage_of(node) / "derived")
+    assert node.cli("restore", str(backup))["indexed"] == 4
+    node.events.clear()
+    node.start()
+    node_rows.wait_until_settled(node, [uid_of(before), uid_of(after)])
+    assert [job.state for job in node_rows.jobs(node, uid_of(after))] == ["succeeded"]
