@@ -1,62 +1,15 @@
 """The protocol of a family of models, and the values that every job hands to it."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from inference.dataset import Stack
-from inference.errors import Cancelled
 from inference.geometry import Layout
 from inference.model import Model, Step
-from inference.pixels import PixelReader
-from inference.request import File, Progress, Request
+from inference.request import File
+from inference.runner import Run
 from inference.uids import UidMaker
-
-Report = Callable[[Progress], None]
-
-
-@dataclass
-class JobRecord:
-    """The record that a job leaves with its derived series: facts, notes, seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    facts: dict[str, object] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
-
-    def as_json(self) -> Mapping[str, object]:
-        return {**self.facts, "seconds": dict(self.seconds), "notes": list(self.notes)}
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One run of the pipeline: the request, and what its phases share."""
-
-    request: Request
-    record: JobRecord
-    report: Report
-    cancelled: Callable[[], bool]
-    pixels: PixelReader = field(default_factory=PixelReader)
-
-    def reporting(self, step: str, total: int) -> Callable[[int], None]:
-        """Takes the count of what is done; raises Cancelled where the job is to stop."""
-
-        def report(done: int) -> None:
-            if self.cancelled():
-                raise Cancelled
-            self.report(Progress(step, done, total))
-
-        return report
 
 
 @dataclass(frozen=True, eq=False)

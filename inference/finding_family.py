@@ -15,7 +15,7 @@ from inference.captures import Page, capture
 from inference.dataset import Stack
 from inference.derived import record_of
 from inference.errors import ModelLoadError, PredictionError, Reason, Unprocessable
-from inference.family import Run, Task
+from inference.family import Task
 from inference.finding_checks import ExpectedFindings, Role, verify
 from inference.finding_marks import finding_state, places_shown
 from inference.finding_report import (
@@ -28,19 +28,11 @@ from inference.findings import SIDES, NumberedFinding, check_sides, numbered
 from inference.geometry import Layout, measure
 from inference.header import Elements
 from inference.key_objects import key_objects
-from inference.model import (
-    Limits,
-    Model,
-    Prediction,
-    Segment,
-    Step,
-    check_findings,
-    check_whole,
-)
+from inference.model import Limits, Model, Prediction, Segment, Step
 from inference.previews import Previews
 from inference.request import File, ObjectKind, Progress
 from inference.results import Making, Reference
-from inference.runner import Runner
+from inference.runner import Run, Runner, check_findings, check_whole
 from inference.segmentation import Region, region_of, segmentation
 from inference.writing import facts_of, making_of, written
 

@@ -13,14 +13,14 @@ from inference import mr
 from inference.dataset import Stack
 from inference.derived import Planned, record_of
 from inference.errors import ModelLoadError, Reason, Unprocessable
-from inference.family import Run, Task
+from inference.family import Task
 from inference.geometry import Layout, measure
 from inference.header import text_of
 from inference.mask_checks import ExpectedMask, verify
-from inference.model import Limits, Model, Segment, Step, check_mask, check_whole
+from inference.model import Limits, Model, Segment, Step
 from inference.previews import Previews
 from inference.request import File, Progress
-from inference.runner import Runner
+from inference.runner import Run, Runner, check_mask, check_whole
 from inference.segmentation import region_of, segmentation
 from inference.stripped import EXTRACTED_SERIES, stripped_slices
 from inference.volume import Volume

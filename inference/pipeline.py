@@ -27,7 +27,7 @@ from inference.errors import (
     Unprocessable,
     shortage,
 )
-from inference.family import Family, JobRecord, Run, Task
+from inference.family import Family, Task
 from inference.finding_family import FindingFamily
 from inference.geometry import Layout
 from inference.mask_family import MaskFamily
@@ -47,7 +47,7 @@ from inference.request import (
     Stopped,
     Verdict,
 )
-from inference.runner import share_cores
+from inference.runner import JobRecord, Run, share_cores
 from inference.scope import differences, oddities
 from inference.score_family import ScoreFamily
 from inference.slice_family import SliceFamily

@@ -1,24 +1,32 @@
-"""The run of a model over a stack: walks its steps, and judges slices by the model's own trust.
+"""The run of a model over a stack: walks its steps, checks what it predicts, and judges slices by
+the model's own trust.
 
 Few slices are in memory at a time; where memory does not suffice, the out-of-memory ladder lowers
 the limits. A model that says nothing of its slices is taken at its word; nothing is judged then.
 """
 
+import itertools
+import json
 import logging
+import math
 import os
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.derived import Planned
-from inference.errors import Cancelled, Reason, Unprocessable
+from inference.errors import Cancelled, PredictionError, Reason, Unprocessable
 from inference.geometry import GAP_TOLERANCE_MM, Layout, is_undersampled
 from inference.model import (
+    SITES,
+    Finding,
     Limits,
     Measured,
     Model,
@@ -26,13 +34,15 @@ from inference.model import (
     Step,
     Trust,
     Window,
-    check_measured,
-    check_prediction,
-    check_record,
 )
-from inference.request import Output
+from inference.pixels import PixelReader
+from inference.request import Output, Progress, Request
 from inference.volume import Geometry, Plane, Volume
 
+if TYPE_CHECKING:
+    from inference.derived import Planned
+
+Report = Callable[[Progress], None]
 logger = logging.getLogger(__name__)
 
 FIRST_TILE, LEAST_TILE = 256, 128
@@ -47,6 +57,201 @@ CLASSICAL_WORDS = {
 WORDS = ((0.8, "sure"), (0.5, "fair"), (0.0, "unsure"))
 # Instead of the better two where over half of the gap was never seen, however small the error.
 LARGE_ANATOMY = "large_anatomy_only"
+
+
+@dataclass
+class JobRecord:
+    """The record that a job leaves with its derived series: facts, notes, seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+
+    def as_json(self) -> Mapping[str, object]:
+        return {**self.facts, "seconds": dict(self.seconds), "notes": list(self.notes)}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of the pipeline: the request, and what its phases share."""
+
+    request: Request
+    record: JobRecord
+    report: Report
+    cancelled: Callable[[], bool]
+    pixels: PixelReader = field(default_factory=PixelReader)
+
+    def reporting(self, step: str, total: int) -> Callable[[int], None]:
+        """Takes the count of what is done; raises Cancelled where the job is to stop."""
+
+        def report(done: int) -> None:
+            if self.cancelled():
+                raise Cancelled
+            self.report(Progress(step, done, total))
+
+        return report
+
+
+def check_prediction(step: Step, prediction: Prediction, volume: Volume) -> None:
+    """Raise PredictionError for a prediction that is not what the step asked for."""
+    wanted = len(step.fractions)
+    if len(prediction.planes) != wanted:
+        raise PredictionError(
+            f"the model gave {len(prediction.planes)} slices for a gap of {wanted}"
+        )
+    trusts = prediction.trust, prediction.classical_trust
+    for beside in (prediction.scale_hu, prediction.classical, prediction.weights, *trusts):
+        if len(beside) not in (0, wanted):
+            raise PredictionError(f"the model says {len(beside)} things of {wanted} slices")
+    for plane in (*prediction.planes, *prediction.scale_hu, *prediction.classical):
+        _check_plane(plane, (volume.geometry.rows, volume.geometry.columns))
+    for trust in itertools.chain(*trusts):
+        _check_trust(trust)
+
+
+def check_record(prediction: Prediction) -> None:
+    """Raise PredictionError for a record that is no JSON: the page of the job is drawn from it."""
+    for record in (prediction.record, *(finding.record for finding in prediction.findings)):
+        try:
+            json.dumps(record, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise PredictionError(f"the model's record is no JSON: {error}") from error
+
+
+def check_mask(step: Step, prediction: Prediction, volume: Volume) -> None:
+    """Raise PredictionError for a mask that is not 0 or 1 for each pixel that was asked for."""
+    if len(prediction.planes) != len(step.needs):
+        raise PredictionError(
+            f"the model gave a mask of {len(prediction.planes)} slices for {len(step.needs)}"
+        )
+    for plane in prediction.planes:
+        _check_plane(plane, (volume.geometry.rows, volume.geometry.columns))
+        if not np.isin(plane, (0.0, 1.0)).all():
+            raise PredictionError("the model gave a mask with other values than 0 and 1")
+
+
+def check_findings(step: Step, prediction: Prediction, volume: Volume) -> None:
+    """Raise PredictionError for organs or findings that cannot lie in the stack as they are."""
+    geometry = volume.geometry
+    if len(prediction.planes) not in (0, len(step.needs)):
+        raise PredictionError(
+            f"the model gave organs in {len(prediction.planes)} slices for {len(step.needs)}"
+        )
+    for plane in prediction.planes:
+        _check_plane(plane, (geometry.rows, geometry.columns))
+        if plane.min(initial=0.0) < 0 or not np.equal(plane, np.rint(plane)).all():
+            raise PredictionError("the model gave organs that are no whole numbers from 0")
+    for finding in prediction.findings:
+        _check_finding(finding, (len(geometry), geometry.rows, geometry.columns))
+    scores = [finding.score for finding in prediction.findings]
+    if scores != sorted(scores, reverse=True):
+        raise PredictionError("the model gave findings that are not in the order of their scores")
+
+
+def check_scores(step: Step, prediction: Prediction, volume: Volume) -> None:
+    """Raise PredictionError for anything but a score of 0 to 1 for each slice and the series."""
+    scores = prediction.scores
+    if scores is None:
+        raise PredictionError("the model gave no scores")
+    geometry = volume.geometry
+    if scores.slices.shape != (len(geometry),):
+        raise PredictionError(
+            f"the model gave scores of {len(scores.slices)} slices for {len(geometry)}"
+        )
+    series = scores.series, scores.slice_threshold, scores.series_threshold
+    if not all(0.0 <= score <= 1.0 for score in (*series, *scores.slices.tolist())):
+        raise PredictionError("the model gave scores that are not between 0 and 1")
+    for index, plane in scores.heat.items():
+        if not 0 <= index < len(geometry):
+            raise PredictionError(f"the model gave a map of slice {index} of {len(geometry)}")
+        _check_plane(plane, (geometry.rows, geometry.columns))
+        if plane.min() < 0.0 or plane.max() > 1.0:
+            raise PredictionError("the model gave a map that is not between 0 and 1")
+
+
+def _check_finding(finding: Finding, shape: tuple[int, int, int]) -> None:
+    sizes = finding.short_axis_mm, finding.long_axis_mm, finding.volume_mm3
+    if not 0.0 <= finding.score <= 1.0:
+        raise PredictionError(f"the model gave a finding a score of {finding.score}")
+    if not all(math.isfinite(size) and size > 0 for size in sizes) or sizes[0] > sizes[1]:
+        raise PredictionError(f"the model measured a finding as {sizes}, which cannot be")
+    mask = finding.mask
+    if mask.dtype != np.bool_ or mask.ndim != 3 or not mask.any():
+        raise PredictionError("the model gave a finding without a mask")
+    ends = zip(finding.first, mask.shape, shape, strict=True)
+    if not all(first >= 0 and first + length <= most for first, length, most in ends):
+        raise PredictionError("the model gave a finding outside the stack")
+    if finding.site not in SITES:
+        raise PredictionError(f"the model gave a finding at the site {finding.site!r}")
+
+
+def _check_plane(plane: Plane, shape: tuple[int, int]) -> None:
+    if plane.shape != shape:
+        raise PredictionError(f"the model gave a slice of {plane.shape}, not {shape}")
+    if not np.isfinite(plane).all():
+        raise PredictionError("the model gave values that are not finite numbers")
+
+
+def _check_trust(trust: Trust) -> None:
+    is_known = all(map(math.isfinite, (trust.error_hu, trust.confidence, trust.interval)))
+    if not (
+        is_known and 0.0 <= trust.confidence <= 1.0 and min(trust.error_hu, trust.interval) >= 0
+    ):
+        raise PredictionError(f"the model expects what cannot be: {trust}")
+
+
+def check_measured(measured: Measured) -> None:
+    """Raise PredictionError for a survey that measured nothing, or no finite number."""
+    if not measured or not all(math.isfinite(value) for value in measured.values()):
+        raise PredictionError("a survey of the model measured no finite numbers")
+
+
+def check_steps(steps: Sequence[Step], slices: int) -> None:
+    """Raise PredictionError for a plan that does not fit the stack."""
+    surveys = list(itertools.takewhile(lambda step: step.survey is not None, steps))
+    for step in surveys:
+        _check_survey(step, slices)
+    seen: set[int] = set()
+    for step in steps[len(surveys) :]:
+        if step.survey is not None:
+            raise PredictionError("the model planned a survey after a gap")
+        if step.gap is None or not 0 <= step.gap < slices - 1 or step.gap in seen:
+            raise PredictionError(f"the model planned gap {step.gap} of {slices - 1}")
+        seen.add(step.gap)
+        _check_gap(step, step.gap, slices)
+
+
+def _check_survey(step: Step, slices: int) -> None:
+    left_out = step.survey or 0
+    if not 0 < left_out < slices - 1 or step.gap is not None or step.fractions:
+        raise PredictionError(f"the model planned a survey of slice {step.survey} of {slices}")
+    if not {left_out - 1, left_out, left_out + 1} <= set(step.needs) <= set(range(slices)):
+        raise PredictionError(f"the model needs slices {step.needs} to survey {left_out}")
+
+
+def _check_gap(step: Step, gap: int, slices: int) -> None:
+    if not {gap, gap + 1} <= set(step.needs) <= set(range(slices)):
+        raise PredictionError(f"the model needs slices {step.needs} for gap {gap}")
+    inside = all(0.0 < fraction < 1.0 for fraction in step.fractions)
+    if not step.fractions or not inside or sorted(set(step.fractions)) != [*step.fractions]:
+        raise PredictionError(f"the model planned places {step.fractions} in a gap")
+
+
+def check_whole(steps: Sequence[Step], slices: int) -> None:
+    """Raise PredictionError for a plan that is not for every slice once."""
+    needed = [index for step in steps for index in step.needs]
+    is_other = any(step.gap is not None or step.survey is not None for step in steps)
+    if is_other or sorted(needed) != list(range(slices)):
+        raise PredictionError(f"the model planned to look at other slices than the {slices}")
 
 
 class Runner:
@@ -245,7 +450,7 @@ class SliceJudge:
     gate: Mapping[str, object] = field(default_factory=dict)
     doubtful: list[Trust] = field(default_factory=list)
 
-    def chosen(self, slice_: Planned, number: int, prediction: Prediction) -> Chosen:
+    def chosen(self, slice_: "Planned", number: int, prediction: Prediction) -> Chosen:
         """The prediction's slice of that number, or the classical one, for a planned slice."""
         self.gate = prediction.record
         is_coarse = is_undersampled(self.layout, slice_.base)
@@ -272,7 +477,7 @@ class SliceJudge:
 
     def _enter(
         self,
-        slice_: Planned,
+        slice_: "Planned",
         trust: Trust | None,
         weights: Sequence[float] = (),
         how: str = "network",

@@ -12,12 +12,12 @@ from inference.captures import capture
 from inference.dataset import Stack
 from inference.derived import record_of
 from inference.errors import ModelLoadError, Reason, Unprocessable
-from inference.family import Run, Task
+from inference.family import Task
 from inference.geometry import Layout, measure
-from inference.model import Limits, Model, Scored, Scores, Step, check_scores, check_whole
+from inference.model import Limits, Model, Scored, Scores, Step
 from inference.previews import Previews
 from inference.request import File, Progress
-from inference.runner import Runner, share_cores
+from inference.runner import Run, Runner, check_scores, check_whole, share_cores
 from inference.score_checks import ExpectedScores, verify
 from inference.score_page import score_page, shown_slices
 from inference.score_reports import (

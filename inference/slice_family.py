@@ -17,14 +17,23 @@ from inference.derived import (
     words_of,
 )
 from inference.errors import Reason, Unprocessable
-from inference.family import JobRecord, Report, Run, Task
+from inference.family import Task
 from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
-from inference.model import Limits, Model, Prediction, Step, check_steps
+from inference.model import Limits, Model, Prediction, Step
 from inference.objects import ResultObjects, error_map, presentation_state
 from inference.pixels import PixelFormat, PixelReader, common_format, generated_values
 from inference.previews import Previews
 from inference.request import File, Progress, Resources
-from inference.runner import Runner, SliceJudge, check_gaps, share_cores
+from inference.runner import (
+    JobRecord,
+    Report,
+    Run,
+    Runner,
+    SliceJudge,
+    check_gaps,
+    check_steps,
+    share_cores,
+)
 from inference.uids import UidMaker
 from inference.volume import StoredMap, Volume, reduced
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from inference import header as h
 from inference.derived import frame_uid, local_time
-from inference.family import Run, Task
+from inference.family import Task
 from inference.header import Elements, text_of
 from inference.request import File, ObjectKind
 from inference.results import Algorithm, Making
+from inference.runner import Run
 from inference.uids import node_uid
 
 

@@ -25,12 +25,16 @@ PACKAGES = ("node/", "storage/", "inference/")
 ROOT = Path(__file__).parents[2]
 # The first functions of each way; that of a job goes on in its worker.
 WAYS = {
-    "instance": ("_store",),
+    "instance": ("_store", "_Accepted.answer"),
     "job": ("Queue.claim", "Supervisor._do", "_run"),
     "delivery": ("Ledger.claim", "Deliverer._do"),
     "requeue": ("Queue.requeue", "Arrivals.follow_routes"),
 }
-FILES = {"_store": "node/dicom/scp.py", "_run": "node/work/executor.py"}
+FILES = {
+    "_store": "node/dicom/scp.py",
+    "_Accepted.answer": "node/dicom/scp.py",
+    "_run": "node/work/executor.py",
+}
 NOT_COUNTED = (
     *("storage/records.py", "storage/schema.py", "storage/errors.py", "inference/errors.py"),
     *("node/errors.py", "node/config/", "inference/release.py", "node/log.py", "inference/models/"),

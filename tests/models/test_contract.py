@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 
 from inference.errors import Reason, Unprocessable
-from inference.model import (
-    Limits,
-    Model,
-    Parameters,
-    Segment,
-    Step,
-    Window,
-    check_findings,
-    check_whole,
-)
+from inference.model import Limits, Model, Parameters, Segment, Step, Window
 from inference.registry import REGISTERED, RegisteredModel, load, spec_of
+from inference.runner import check_findings, check_whole
 from inference.volume import Geometry, Volume
 from tests import chest
 from tests.models.made import made_geometry, made_planes, window_of

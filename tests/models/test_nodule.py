@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference.errors import ModelLoadError, Reason, Unprocessable
-from inference.model import Limits, Parameters, Prediction, Window, check_findings
+from inference.model import Limits, Parameters, Prediction, Window
 from inference.models.nodule.candidates import find_candidates, sphere_response
 from inference.models.nodule.grid import Grid
 from inference.models.nodule.lungs import LEFT, RIGHT, Lungs, find_lungs
@@ -29,6 +29,7 @@ from inference.models.nodule.nodule import (
     phantom_doubts,
     scored_places,
 )
+from inference.runner import check_findings
 from inference.volume import Geometry, Volume
 from tests import chest as made
 from tests.chest import FREE, NODULES, PLEURAL, Hu, chest, geometry

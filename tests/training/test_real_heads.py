@@ -8,20 +8,11 @@ import pytest
 
 from inference import ct, mr
 from inference.dataset import Stack, read_headers
-from inference.model import (
-    Limits,
-    Model,
-    Parameters,
-    Scored,
-    Segment,
-    Window,
-    check_mask,
-    check_scores,
-    check_whole,
-)
+from inference.model import Limits, Model, Parameters, Scored, Segment, Window
 from inference.pixels import PixelReader
 from inference.registry import REGISTERED, load, spec_of
 from inference.request import Derived, Output, Source
+from inference.runner import check_mask, check_scores, check_whole
 from inference.volume import Volume
 from node.mask_opinion import check
 from tests import ct_head

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from inference.errors import Cancelled, PredictionError
-from inference.model import Limits, Parameters, Prediction, Step, Trust, Window, check_steps
-from inference.runner import Runner, is_out_of_memory, next_rung
+from inference.model import Limits, Parameters, Prediction, Step, Trust, Window
+from inference.runner import Runner, check_steps, is_out_of_memory, next_rung
 from inference.volume import Plane, Volume
 from tests.unit.inference.made import Halfway, OutOfMemoryError, Reader, plan_every_gap
 
