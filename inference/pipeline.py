@@ -27,10 +27,12 @@ from inference.errors import (
     Unprocessable,
     shortage,
 )
-from inference.family import Family, Task
-from inference.finding_family import FindingFamily
+from inference.families.family import Family, Task
+from inference.families.finding_family import FindingFamily
+from inference.families.mask_family import MaskFamily
+from inference.families.score_family import ScoreFamily
+from inference.families.slice_family import SliceFamily
 from inference.geometry import Layout
-from inference.mask_family import MaskFamily
 from inference.model import Model, Step
 from inference.pixels import check_copies, digests, padding_notes
 from inference.registry import choose_device, load_once
@@ -49,8 +51,6 @@ from inference.request import (
 )
 from inference.runner import JobRecord, Run, share_cores
 from inference.scope import differences, oddities
-from inference.score_family import ScoreFamily
-from inference.slice_family import SliceFamily
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
 

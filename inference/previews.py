@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.derived import Planned
 from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
 from inference.model import Prediction
 from inference.request import PREVIEWS
+from inference.results.derived import Planned
 from inference.volume import STEP_HU, Plane, StoredMap, Vector
 
 Grey = NDArray[np.uint8]

@@ -40,7 +40,7 @@ from inference.request import Output, Progress, Request
 from inference.volume import Geometry, Plane, Volume
 
 if TYPE_CHECKING:
-    from inference.derived import Planned
+    from inference.results.derived import Planned
 
 Report = Callable[[Progress], None]
 logger = logging.getLogger(__name__)

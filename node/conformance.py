@@ -15,18 +15,9 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from inference import (
-    derived,
-    errors,
-    geometry,
-    header,
-    kinds,
-    release,
-    scope,
-    stacks,
-    volume,
-)
+from inference import errors, geometry, header, kinds, release, scope, stacks, volume
 from inference.request import PRODUCTS
+from inference.results import derived
 from node.config import Condition, Config, Route, product_of
 from node.dicom import contexts, negotiation, status
 from node.dicom.scp import ScpSettings

@@ -7,13 +7,13 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from inference import anatomy_map
-from inference.anatomy_map import OVERVIEW_SIDE, VIEW_SIDE, Overview
-from inference.captures import MARGIN, MARK
 from inference.dataset import read_headers
-from inference.findings import numbered
 from inference.geometry import Layout, arrange
 from inference.model import Finding
+from inference.results import anatomy_map
+from inference.results.anatomy_map import OVERVIEW_SIDE, VIEW_SIDE, Overview
+from inference.results.captures import MARGIN, MARK
+from inference.results.findings import numbered
 from tests import phantoms
 from tests.chest_findings import NODULE
 from tests.phantoms import Edit, Series

@@ -9,14 +9,14 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from inference.checks import Expected, verify
+from inference.checks.slice_checks import Expected, verify
 from inference.dataset import read_headers
-from inference.derived import plan_slices
 from inference.geometry import arrange
 from inference.model import Parameters
 from inference.pixels import PixelReader
 from inference.registry import load
 from inference.request import File, ModelSpec, Output
+from inference.results.derived import plan_slices
 from tests import phantoms
 from tests.phantoms import Patient, Pixels, Series
 from tests.unit.inference.made import HERE, derive, only_stack, request

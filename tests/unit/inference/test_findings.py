@@ -7,8 +7,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from inference.findings import NumberedFinding, numbered
 from inference.model import Finding
+from inference.results.findings import NumberedFinding, numbered
 from tests.chest_findings import NODULE
 
 

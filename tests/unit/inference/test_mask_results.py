@@ -15,13 +15,13 @@ from pydicom import Dataset, dcmread
 
 from inference import header as h
 from inference import mr
+from inference.checks.mask_checks import ExpectedMask, verify
 from inference.dataset import Header, Stack, read_headers
-from inference.mask_checks import ExpectedMask, verify
 from inference.models.brain.extraction import BRAIN
 from inference.pixels import PixelReader, Stored
-from inference.results import Algorithm, Making, description
-from inference.segmentation import region_of, segmentation
-from inference.stripped import stripped_slices
+from inference.results.making import Algorithm, Making, description
+from inference.results.segmentation import region_of, segmentation
+from inference.results.stripped import stripped_slices
 from inference.uids import as_uid
 from tests import mr_series
 from tests.mr_series import ball, setting

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 
-from inference.derived import drawn, words_of
 from inference.request import Output
+from inference.results.derived import drawn, words_of
 from tests import phantoms, validators
 from tests.phantoms import Series
 from tests.unit.inference.made import derive, read, request

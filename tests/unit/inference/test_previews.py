@@ -15,9 +15,9 @@ from pydicom import Dataset
 
 from inference import ct
 from inference.dataset import read_headers
-from inference.derived import Planned
 from inference.previews import INDEX, LEVELS, SHARE, Previews, encoded, hatched
 from inference.request import PREVIEWS, Derived, Output, Request, Source
+from inference.results.derived import Planned
 from inference.stacks import stacks_of
 from tests import phantoms, series
 from tests.phantoms import Series

@@ -15,12 +15,12 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 
 from inference import header as h
-from inference import reports
-from inference.captures import MARK, Page, capture, grey, heated
 from inference.dataset import Header, read_headers
 from inference.header import Elements
-from inference.key_objects import key_objects
-from inference.results import Algorithm, Making, Reference
+from inference.results import reports
+from inference.results.captures import MARK, Page, capture, grey, heated
+from inference.results.key_objects import key_objects
+from inference.results.making import Algorithm, Making, Reference
 from inference.scope import is_derived_by_node
 from inference.uids import as_uid
 from tests import phantoms

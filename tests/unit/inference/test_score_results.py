@@ -10,18 +10,18 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from inference import ct
-from inference.captures import MARK, capture
+from inference.checks.score_checks import ExpectedScores, verify
 from inference.dataset import Stack, read_headers
 from inference.geometry import Layout
 from inference.model import Scored, Scores
 from inference.pixels import PixelReader
 from inference.request import Output
-from inference.results import Algorithm, Making
-from inference.score_checks import ExpectedScores, verify
-from inference.score_page import HEIGHT, WIDTH, score_page, shown_slices
-from inference.score_reports import ScoredStack, score_report, score_selection
+from inference.results.captures import MARK, capture
+from inference.results.making import Algorithm, Making
+from inference.results.score_page import HEIGHT, WIDTH, score_page, shown_slices
+from inference.results.score_reports import ScoredStack, score_report, score_selection
+from inference.results.writing import written
 from inference.uids import as_uid
-from inference.writing import written
 from tests import phantoms
 from tests.phantoms import Series
 

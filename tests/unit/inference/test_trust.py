@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from inference.derived import Planned
 from inference.errors import Reason, Unprocessable
 from inference.geometry import Layout
 from inference.model import Prediction, Step, Trust
 from inference.request import Output
+from inference.results.derived import Planned
 from inference.runner import SliceJudge, check_gaps, word_of
 from inference.volume import Geometry
 

@@ -10,31 +10,32 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import anatomy_map, ct
-from inference.captures import Page, capture
+from inference import ct
+from inference.checks.finding_checks import ExpectedFindings, Role, verify
 from inference.dataset import Stack
-from inference.derived import record_of
 from inference.errors import ModelLoadError, PredictionError, Reason, Unprocessable
-from inference.family import Task
-from inference.finding_checks import ExpectedFindings, Role, verify
-from inference.finding_marks import finding_state, places_shown
-from inference.finding_report import (
+from inference.families.family import Task
+from inference.geometry import Layout, measure
+from inference.header import Elements
+from inference.model import Limits, Model, Prediction, Segment, Step
+from inference.previews import Previews
+from inference.request import File, ObjectKind, Progress
+from inference.results import anatomy_map
+from inference.results.captures import Page, capture
+from inference.results.derived import record_of
+from inference.results.finding_marks import finding_state, places_shown
+from inference.results.finding_report import (
     REPORT,
     report_of_absence,
     report_on_outlines,
     report_on_segments,
 )
-from inference.findings import SIDES, NumberedFinding, check_sides, numbered
-from inference.geometry import Layout, measure
-from inference.header import Elements
-from inference.key_objects import key_objects
-from inference.model import Limits, Model, Prediction, Segment, Step
-from inference.previews import Previews
-from inference.request import File, ObjectKind, Progress
-from inference.results import Making, Reference
+from inference.results.findings import SIDES, NumberedFinding, check_sides, numbered
+from inference.results.key_objects import key_objects
+from inference.results.making import Making, Reference
+from inference.results.segmentation import Region, region_of, segmentation
+from inference.results.writing import facts_of, making_of, written
 from inference.runner import Run, Runner, check_findings, check_whole
-from inference.segmentation import Region, region_of, segmentation
-from inference.writing import facts_of, making_of, written
 
 MOST_VOXELS = 1 << 27  # 512 slices of 512 x 512: all are in memory at once
 MAIN_SERIES = f"series of the {REPORT}"  # its place among the UIDs of a job

@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import mr
+from inference.checks.mask_checks import ExpectedMask, verify
 from inference.dataset import Stack
-from inference.derived import Planned, record_of
 from inference.errors import ModelLoadError, Reason, Unprocessable
-from inference.family import Task
+from inference.families.family import Task
 from inference.geometry import Layout, measure
 from inference.header import text_of
-from inference.mask_checks import ExpectedMask, verify
 from inference.model import Limits, Model, Segment, Step
 from inference.previews import Previews
 from inference.request import File, Progress
+from inference.results.derived import Planned, record_of
+from inference.results.segmentation import region_of, segmentation
+from inference.results.stripped import EXTRACTED_SERIES, stripped_slices
+from inference.results.writing import facts_of, making_of, written
 from inference.runner import Run, Runner, check_mask, check_whole
-from inference.segmentation import region_of, segmentation
-from inference.stripped import EXTRACTED_SERIES, stripped_slices
 from inference.volume import Volume
-from inference.writing import facts_of, making_of, written
 
 MOST_VOXELS = 1 << 27  # 512 slices of 512 x 512: all are in memory at once
 SEGMENTATION = "segmentation.dcm"

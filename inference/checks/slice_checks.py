@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from inference import header as h
 from inference.dataset import Header, read_header
-from inference.derived import NOT_ACQUIRED, Planned, description_in, overlay, read_overlays
 from inference.errors import Unprocessable
 from inference.geometry import EQUAL_GAPS, Layout, in_gaps
 from inference.kinds import image_type_of_result
 from inference.pixels import PixelFormat, PixelReader, Stored, is_lossy
 from inference.request import PREVIEWS, File
+from inference.results.derived import NOT_ACQUIRED, Planned, description_in, overlay, read_overlays
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4

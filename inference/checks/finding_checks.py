@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
+from inference.checks.mask_checks import common_faults, segmentation_faults
 from inference.dataset import Header, read_header
-from inference.finding_marks import places_shown
-from inference.finding_report import ABSENT, measured
-from inference.findings import SIDES, NumberedFinding
-from inference.mask_checks import common_faults, segmentation_faults
 from inference.model import Segment
 from inference.request import File
-from inference.results import RESEARCH_WORDS, Making
-from inference.segmentation import Region, tracking_uid
+from inference.results.finding_marks import places_shown
+from inference.results.finding_report import ABSENT, measured
+from inference.results.findings import SIDES, NumberedFinding
+from inference.results.making import RESEARCH_WORDS, Making
+from inference.results.segmentation import Region, tracking_uid
 
 Role = Literal["report", "organs", "findings", "marks", "key objects", "capture"]
 ALWAYS: frozenset[Role] = frozenset({"report"})

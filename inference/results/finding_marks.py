@@ -15,9 +15,9 @@ from pydicom.tag import Tag
 from inference import header as h
 from inference import release
 from inference.dataset import Header
-from inference.findings import NumberedFinding
 from inference.header import Elements
-from inference.results import (
+from inference.results.findings import NumberedFinding
+from inference.results.making import (
     IMAGE,
     NOBODY,
     RESEARCH_LABEL,
@@ -26,7 +26,7 @@ from inference.results import (
     arguments,
     completed,
 )
-from inference.segmentation import tracking_uid
+from inference.results.segmentation import tracking_uid
 
 if TYPE_CHECKING:
     from highdicom.pr import GraphicObject, TextObject

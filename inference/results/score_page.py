@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from inference.captures import BODY, FAINT, INK, MARGIN, MARK, SMALL, Page, grey, heated
-from inference.results import Making
-from inference.score_reports import DENIES_NOTHING, ScoredStack
+from inference.results.captures import BODY, FAINT, INK, MARGIN, MARK, SMALL, Page, grey, heated
+from inference.results.making import Making
+from inference.results.score_reports import DENIES_NOTHING, ScoredStack
 from inference.volume import Geometry, Plane
 
 MOST_SLICES = 3

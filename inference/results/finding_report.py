@@ -8,11 +8,11 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from inference.dataset import Header
-from inference.findings import SIDES, NumberedFinding
 from inference.header import Elements
 from inference.model import Segment
-from inference.reports import algorithm, coded, report, source_image, tracking
-from inference.results import Making, Reference
+from inference.results.findings import SIDES, NumberedFinding
+from inference.results.making import Making, Reference
+from inference.results.reports import algorithm, coded, report, source_image, tracking
 
 if TYPE_CHECKING:
     from highdicom.sr import (

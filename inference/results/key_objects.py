@@ -6,8 +6,8 @@ from pydicom.sr.codedict import codes
 
 from inference.dataset import Header
 from inference.header import Elements
-from inference.reports import NOT_IN_DOCUMENTS, observer, requests
-from inference.results import RESEARCH_WORDS, Making, Reference, arguments, completed
+from inference.results.making import RESEARCH_WORDS, Making, Reference, arguments, completed
+from inference.results.reports import NOT_IN_DOCUMENTS, observer, requests
 
 
 def key_objects(

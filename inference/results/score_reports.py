@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydicom.sr.codedict import codes
 
-from inference import reports
 from inference.dataset import Header
 from inference.header import Elements
-from inference.key_objects import key_objects
 from inference.model import Scored, Scores
-from inference.results import Making, Reference
+from inference.results import reports
+from inference.results.key_objects import key_objects
+from inference.results.making import Making, Reference
 
 if TYPE_CHECKING:
     from highdicom.sr import Measurement, MeasurementsAndQualitativeEvaluations

@@ -15,7 +15,7 @@ from inference.dataset import Header
 from inference.errors import PredictionError
 from inference.geometry import Layout
 from inference.model import CodeTriple, Finding, Segment
-from inference.segmentation import Region
+from inference.results.segmentation import Region
 from inference.volume import Geometry, Vector
 
 SIDES: Mapping[str, CodeTriple] = {

@@ -8,19 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from inference import ct
-from inference.captures import capture
+from inference.checks.score_checks import ExpectedScores, verify
 from inference.dataset import Stack
-from inference.derived import record_of
 from inference.errors import ModelLoadError, Reason, Unprocessable
-from inference.family import Task
+from inference.families.family import Task
 from inference.geometry import Layout, measure
 from inference.model import Limits, Model, Scored, Scores, Step
 from inference.previews import Previews
 from inference.request import File, Progress
-from inference.runner import Run, Runner, check_scores, check_whole, share_cores
-from inference.score_checks import ExpectedScores, verify
-from inference.score_page import score_page, shown_slices
-from inference.score_reports import (
+from inference.results.captures import capture
+from inference.results.derived import record_of
+from inference.results.score_page import score_page, shown_slices
+from inference.results.score_reports import (
     CAPTURE_NUMBER,
     DIGITS,
     SERIES_OF_REPORT,
@@ -28,7 +27,8 @@ from inference.score_reports import (
     score_report,
     score_selection,
 )
-from inference.writing import facts_of, making_of, written
+from inference.results.writing import facts_of, making_of, written
+from inference.runner import Run, Runner, check_scores, check_whole, share_cores
 
 MOST_VOXELS = 1 << 27  # 512 slices of 512 x 512: all are in memory at once
 REPORT, SELECTION, CAPTURE = "report.dcm", "key-objects.dcm", "capture.dcm"

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.captures import FAINT, MARGIN, MARK, SMALL, Page, Rgb, grey
-from inference.findings import NumberedFinding
 from inference.geometry import Layout
+from inference.results.captures import FAINT, MARGIN, MARK, SMALL, Page, Rgb, grey
+from inference.results.findings import NumberedFinding
 from inference.volume import Geometry, Plane
 
 Line = NDArray[np.float32]

@@ -10,10 +10,10 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from inference.checks.mask_checks import common_faults
 from inference.dataset import Header, read_header
-from inference.mask_checks import common_faults
-from inference.results import RESEARCH_WORDS, Making
-from inference.score_reports import ScoredStack
+from inference.results.making import RESEARCH_WORDS, Making
+from inference.results.score_reports import ScoredStack
 
 UNVERIFIED = ("UNVERIFIED", "PRELIMINARY", "COMPLETE")
 ROUNDING = 1e-4  # of a score in a report

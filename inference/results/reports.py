@@ -17,7 +17,7 @@ from inference import release
 from inference.dataset import Header
 from inference.header import Elements
 from inference.model import CodeTriple
-from inference.results import RESEARCH_WORDS, Making, Reference, arguments, completed
+from inference.results.making import RESEARCH_WORDS, Making, Reference, arguments, completed
 
 if TYPE_CHECKING:
     from highdicom.sr import (

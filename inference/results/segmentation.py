@@ -18,7 +18,7 @@ from inference import release
 from inference.dataset import Header
 from inference.header import Elements
 from inference.model import CodeTriple, Segment
-from inference.results import RESEARCH_LABEL, RESEARCH_WORDS, Making, shared
+from inference.results.making import RESEARCH_LABEL, RESEARCH_WORDS, Making, shared
 
 PIXEL_DATA = 0x7FE00010
 # What the writer takes from its sources; the results have it as the true sources have it, or not.

@@ -19,10 +19,10 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from inference import header as h
-from inference.derived import MOST_SERIES_NUMBER, DerivedSeries, Planned
 from inference.header import Elements
 from inference.request import File, ObjectKind
-from inference.results import IMAGE
+from inference.results.derived import MOST_SERIES_NUMBER, DerivedSeries, Planned
+from inference.results.making import IMAGE
 from inference.uids import UidMaker
 from inference.volume import MOST_ERROR_HU, REDUCTION, STEP_HU, StoredMap
 

@@ -16,9 +16,9 @@ from inference.dataset import Header, read_header
 from inference.errors import Unprocessable
 from inference.model import Segment
 from inference.pixels import PixelFormat, PixelReader, is_lossy
-from inference.results import DESCRIPTION_END, Making
-from inference.segmentation import Region, region_of, tracking_uid
-from inference.stripped import background_of
+from inference.results.making import DESCRIPTION_END, Making
+from inference.results.segmentation import Region, region_of, tracking_uid
+from inference.results.stripped import background_of
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4

@@ -9,7 +9,7 @@ from inference import header as h
 from inference.dataset import Header
 from inference.header import Elements
 from inference.pixels import PixelFormat, Stored, encoded, is_lossy
-from inference.results import RESEARCH_WORDS, Making, shared
+from inference.results.making import RESEARCH_WORDS, Making, shared
 
 # PS3.3 C.7.6.2 and C.8.3.1: of each slice as it is; an attribute that is absent stays so.
 PLANE = h.keywords_of(

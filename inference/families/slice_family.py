@@ -4,9 +4,16 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-from inference.checks import Expected, verify
+from inference.checks.slice_checks import Expected, verify
 from inference.dataset import Header, Stack
-from inference.derived import (
+from inference.errors import Reason, Unprocessable
+from inference.families.family import Task
+from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
+from inference.model import Limits, Model, Prediction, Step
+from inference.pixels import PixelFormat, PixelReader, common_format, generated_values
+from inference.previews import Previews
+from inference.request import File, Progress, Resources
+from inference.results.derived import (
     MOST_BYTES,
     MOST_SLICES,
     DerivedSeries,
@@ -16,14 +23,7 @@ from inference.derived import (
     record_of,
     words_of,
 )
-from inference.errors import Reason, Unprocessable
-from inference.family import Task
-from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
-from inference.model import Limits, Model, Prediction, Step
-from inference.objects import ResultObjects, error_map, presentation_state
-from inference.pixels import PixelFormat, PixelReader, common_format, generated_values
-from inference.previews import Previews
-from inference.request import File, Progress, Resources
+from inference.results.objects import ResultObjects, error_map, presentation_state
 from inference.runner import (
     JobRecord,
     Report,

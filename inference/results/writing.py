@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from inference import header as h
-from inference.derived import frame_uid, local_time
-from inference.family import Task
+from inference.families.family import Task
 from inference.header import Elements, text_of
 from inference.request import File, ObjectKind
-from inference.results import Algorithm, Making
+from inference.results.derived import frame_uid, local_time
+from inference.results.making import Algorithm, Making
 from inference.runner import Run
 from inference.uids import node_uid
 

@@ -11,7 +11,7 @@ from inference import header as h
 from inference.dataset import Header
 from inference.header import Elements
 from inference.pixels import is_lossy
-from inference.results import RESEARCH_WORDS, Making, arguments, completed
+from inference.results.making import RESEARCH_WORDS, Making, arguments, completed
 
 Rgb = NDArray[np.uint8]  # (rows, columns, 3)
 Colour = tuple[int, int, int]

@@ -1,0 +1,1 @@
+"""The checks of the files of a result, read back from disk."""
