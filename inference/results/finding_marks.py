@@ -25,6 +25,7 @@ from inference.results.making import (
     Making,
     arguments,
     completed,
+    keep_pixel_shape,
 )
 from inference.results.segmentation import tracking_uid
 
@@ -107,6 +108,7 @@ def finding_state(
         device_serial_number=making.creator_uid,
         **arguments(making, PLACE),
     )
+    keep_pixel_shape(made, images[shown[0]])
     correct_ambiguous_vr(made, is_little_endian=True)
     what = f"{findings[0].kind.label} marks"
     elements = completed(made, headers[0], making, what, number, NOT_IN_STATES)

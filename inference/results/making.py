@@ -197,3 +197,13 @@ def _equipment(first: Header, making: Making) -> list[Elements]:
     )
     acquisition = h.elements_of(PurposeOfReferenceCodeSequence=h.code("109101"))
     return [scanner | acquisition, *earlier, model]
+
+
+def keep_pixel_shape(state: Dataset, image: Dataset) -> Dataset:
+    """Let viewers draw pixels that are no squares in their shape; highdicom says that all are."""
+    down, across = image.PixelSpacing
+    if down != across:
+        for area in state.DisplayedAreaSelectionSequence:
+            del area.PresentationPixelAspectRatio
+            area.PresentationPixelSpacing = [down, across]
+    return state

@@ -22,7 +22,7 @@ from inference import header as h
 from inference.header import Elements
 from inference.request import File, ObjectKind
 from inference.results.derived import MOST_SERIES_NUMBER, DerivedSeries, Planned
-from inference.results.making import IMAGE
+from inference.results.making import IMAGE, keep_pixel_shape
 from inference.uids import UidMaker
 from inference.volume import MOST_ERROR_HU, REDUCTION, STEP_HU, StoredMap
 
@@ -220,7 +220,7 @@ def presentation_state(
     ]
     centre, width = first.get("WindowCenter"), first.get("WindowWidth")
     window = centre is not None and width is not None
-    return GrayscaleSoftcopyPresentationState(
+    state = GrayscaleSoftcopyPresentationState(
         [images[place] for place in shown],
         content_label=STATE_LABEL,
         content_description=STATE_DESCRIPTION,
@@ -241,6 +241,7 @@ def presentation_state(
         ),
         **identifiers.as_arguments(),
     )
+    return keep_pixel_shape(state, first)
 
 
 def _are_alike(image: Dataset, first: Dataset) -> bool:

@@ -186,6 +186,7 @@ def heading(state: str, code: str, count: int, *, is_delivery: bool = False) -> 
 # Why no job was made of a series.
 NO_ROUTE = "kept; no route asked for a job"
 OWN = "kept; a result of this node that comes back is never processed"
+OF_A_NODE = "kept; the result of a node like this one is never processed"
 TAKEN_BACK = "kept; {who} had excluded it from processing, but that was undone: send it again"
 NO_SLICE = "kept; none of its instances is a slice ({reasons})"
 MOST_OBJECTIONS = 3  # routes whose objection stands in one line; a page of its own has all
@@ -197,6 +198,8 @@ def why_no_job(arrival: Arrival | None, *, masked: bool) -> str:
         return NO_ROUTE
     if arrival.own:
         return OWN
+    if is_result(arrival):
+        return OF_A_NODE
     if who := arrival.evidence.get("never"):
         return TAKEN_BACK.format(who=who)
     aside = set_aside(arrival)
@@ -220,6 +223,11 @@ def why_open(arrival: Arrival) -> str:
     """The same of an arrival; nothing where no error keeps it open."""
     fault = ClosingFault.of(arrival)
     return why_not_closed(fault) if fault is not None else ""
+
+
+def is_result(arrival: Arrival) -> bool:
+    """Tell whether an arrival is a result, by its UID of this node or by its headers of any."""
+    return arrival.own or bool(arrival.evidence.get("result"))
 
 
 def set_aside(arrival: Arrival) -> Mapping[str, int]:

@@ -118,6 +118,7 @@ class Decision:
     stacks: frozenset[str] = frozenset()  # all that the series has, where it is no mix-up
     aside: Mapping[str, int] = field(default_factory=dict)  # instances in no stack, by reason
     against: tuple[tuple[str, Objection], ...] = ()  # routes, each with what speaks against it
+    is_result: bool = False  # by its headers it was made by a node
 
 
 @dataclass(frozen=True)
@@ -450,6 +451,8 @@ class Arrivals:
         if never:
             evidence = {**evidence, "never": never}
         decision = Decision() if arrival.own or never else self._decide(arrival, rules)
+        if decision.is_result:
+            evidence = {**evidence, "result": True}
         if decision.aside:
             evidence = {**evidence, "set_aside": decision.aside}
         if decision.against and not decision.jobs:
@@ -481,7 +484,7 @@ class Arrivals:
         study = StudyContext(self._archive, self._files, arrival)
         if any(is_derived_by_node(header) for header in study.headers):
             logger.info("own result came back", extra={"series_uid": arrival.series_uid})
-            return Decision()
+            return Decision(is_result=True)
         aside = _count_set_aside(arrival, study.headers)
         asked = study.asked()
         _log_joined(arrival, asked)

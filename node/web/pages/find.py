@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from node.rules.completion import because
-from node.rules.reasons import OWN, set_aside, why_no_job, why_open
+from node.rules.reasons import OF_A_NODE, OWN, is_result, set_aside, why_no_job, why_open
 from node.rules.routing import kept_objections
 from node.web.access import AsViewer
 from node.web.pages.render import (
@@ -158,7 +158,7 @@ def _series(series_uid: str, context: Context) -> Values:
         "because": because,
         "why_open": why_open,
         "is_arriving": any(line.arriving for line in results.lines),
-        "is_own": any(arrival.own for arrival in brought),
+        "is_own": any(map(is_result, brought)),
         "has_files": any(line.purged_at is None for line in results.lines),
         "asked": asked if asked is not None and asked.route else None,
         "routes": _routes(context, results.lines, brought),
@@ -251,7 +251,7 @@ def _outcomes(context: PageContext, results: Page[SeriesSummary]) -> Values:
     return {
         "went": overview.delivery_states(parts.database, job_ids),
         "no_job_reasons": no_job_reasons(context, lines),
-        "own_reason": OWN,
+        "own_reasons": (OWN, OF_A_NODE),
         "route_names": [route.name for route in parts.config().routes],
         "never": control.of_subjects(parts.database, SwitchName.NEVER, uids),
     }

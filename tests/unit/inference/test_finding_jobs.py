@@ -481,6 +481,8 @@ def test_odd_geometry_and_pixels_put_findings_on_the_same_pixels(
         place = frame.PlanePositionSequence[0].ImagePositionPatient
         np.testing.assert_allclose(place, header.numbers("ImagePositionPatient"), atol=1e-4)
     assert not complaints(odd)
+    (area,) = odd.read("marks").DisplayedAreaSelectionSequence
+    assert area.get("PresentationPixelSpacing") == ([0.9, 0.6] if "pixel_mm" in series else None)
     notes = " ".join(odd.outcome.record["notes"])
     assert ("slices of findings have no marks" in notes) is (series.get("edit") is sloping)
 

@@ -20,6 +20,7 @@ ODD_SERIES = {
     "plain": Series(slices=4, rows=64, columns=64),
     "monochrome1": Series(slices=3, pixels=Pixels(photometric="MONOCHROME1")),
     "unsigned": Series(slices=3, pixels=Pixels(bits=12, is_signed=False)),
+    "no squares": Series(slices=3, pixel_mm=(0.9, 0.6)),
     "rescaled each": Series(slices=3, edit=own_rescale),
     "japanese": Series(
         slices=3,
@@ -115,7 +116,14 @@ def test_no_validator_says_anything_against_the_state(name: str, tmp_path: Path)
     assert validators.dcentvfy([*sources, *images(outcome, folder), path]) == []
 
 
-@pytest.mark.parametrize("name", ["plain", "monochrome1", "unsigned"])
+def test_the_state_lets_viewers_keep_the_shape_of_pixels(tmp_path: Path) -> None:
+    outcome, folder = job(tmp_path, ODD_SERIES["no squares"])
+    (area,) = dcmread(folder / state_of(outcome).name).DisplayedAreaSelectionSequence
+    assert area.PresentationPixelSpacing == [0.9, 0.6]
+    assert "PresentationPixelAspectRatio" not in area
+
+
+@pytest.mark.parametrize("name", ["plain", "monochrome1", "no squares", "unsigned"])
 def test_dcmtk_passes_the_state_and_shows_its_words(name: str, tmp_path: Path) -> None:
     outcome, folder = job(tmp_path, ODD_SERIES[name])
     path = folder / state_of(outcome).name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alembic.script import ScriptDirectory
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from storage import migrations
 from storage.archive import Archive
@@ -36,7 +36,7 @@ from storage.records import (
     Series,
 )
 from storage.retention import expired, purge
-from storage.schema import series
+from storage.schema import instance, series
 from storage.site import notices
 from tests.conftest import Clock
 
@@ -247,6 +247,11 @@ class Stored:
         self.clock.now += 100 * 86_400
         gone = expired(self.database, self.clock.now, keep_days=7, keep_unrouted_days=1)
         assert purge(self.database, self.files, gone, self.clock.now).series
+
+    def lose(self, series_id: int) -> None:
+        """The received files of a series are gone, and recovery has noticed."""
+        with self.database.writing() as db:
+            db.execute(update(instance).where(instance.c.series_id == series_id).values(path=None))
 
     def start_delivery(self, destination: str = "pacs") -> Delivery:
         delivery = self.ledger.claim(destination, "sender")

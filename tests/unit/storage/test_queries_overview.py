@@ -9,7 +9,6 @@ from storage.queries import overview
 from storage.queries.figures import evaluation
 from storage.queries.find import needing
 from storage.records import DeliveryState, JobState, Peer, RequestKind, SwitchName
-from storage.retention import purge_one
 from storage.site import control
 from tests.unit.storage.stored import SERIES, Stored
 
@@ -149,8 +148,7 @@ def test_a_job_whose_files_were_removed_is_said_to_be_past_mending(stored: Store
     kept, gone = more(stored, 2)
     for _ in (kept, gone):
         stored.queue.fail(stored.claim(), "ValueError", "It raised.")
-    series_id = stored.queue.get(gone).series_id
-    assert purge_one(stored.database, stored.files, series_id, stored.clock())
+    stored.lose(stored.queue.get(gone).series_id)
     assert {one.id: one.is_gone for one in needing(stored.database).lines} == {
         kept: False,
         gone: True,

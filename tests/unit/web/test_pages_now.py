@@ -7,7 +7,6 @@ import pytest
 from node import health
 from node.web.pages import now
 from storage.records import Received, Role
-from storage.retention import purge_one
 from storage.site import peers
 from tests.unit.storage.stored import CT, EXPLICIT, SCANNER, content_of
 from tests.unit.web.site import Client, Site
@@ -31,8 +30,7 @@ def test_a_failed_job_whose_files_were_removed_can_be_cancelled_and_nothing_else
     job = served.rows.claim()
     served.rows.queue.fail(job, "ValueError", "The model raised ValueError.")
     assert f'id="requeue-{job.id}"' in person.get("/").text
-    series_id = served.rows.queue.get(job.id).series_id
-    assert purge_one(served.database, served.rows.files, series_id, served.clock())
+    served.rows.lose(served.rows.queue.get(job.id).series_id)
     for path in ("/", "/needs", f"/jobs/{job.id}"):
         text = person.get(path).text
         assert "Have the sender send the series again" in text, path

@@ -13,6 +13,7 @@ from node import wording
 from node.config import Config, Destination, Route
 from node.dicom.handlers import identify_file
 from node.errors import UsageError
+from node.rules.reasons import OF_A_NODE, why_no_job
 from node.work.arrivals import RETRY_SECONDS, Arrivals, Rules
 from storage.archive import newest_arrival
 from storage.enqueue import UNREADABLE
@@ -359,6 +360,7 @@ def test_no_object_of_any_result_becomes_a_job_when_it_comes_back(
     assert len(series) > 1
     assert site.sweep() == []
     assert {line.series_uid for line in site.stored.series()} == series
+    assert {why_no_job(site.arrival(uid), masked=False) for uid in series} == {OF_A_NODE}
 
 
 def test_a_result_of_another_node_is_known_by_its_header(site: Site) -> None:
