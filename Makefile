@@ -13,7 +13,7 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit golden training network browser faults test-long bench models soak train train-models docs clean
+.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models soak train train-models docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ imports: setup  ## who may import whom
 
 unit: setup  ## the quick tests: no training, no kill, no whole node
 	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) --dist worksteal -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
+
+jobs: setup system  ## whole jobs of masks, scores and findings, and bad input to each; their files read by other programs
+	$(PYTEST) tests/jobs
 
 golden: setup system  ## write the golden files anew, where a change of what the product says is meant
 	GOLDEN=write $(PYTEST) tests/golden

@@ -1,6 +1,6 @@
 """Bad input to the models themselves, whole series: what only their networks and pixels decide.
 
-The other cells, and what is refused by headers, are in `tests/unit/inference/test_bad_input.py`.
+The other cells, and what is refused by headers, are in `tests/jobs/test_bad_input.py`.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from inference.errors import Reason
 from inference.registry import spec_of
 from inference.request import Derived, ModelSpec, Outcome, Verdict
 from tests import ct_head, mr_series, phantoms, series
+from tests.jobs.test_bad_input import HERE, OF_MODEL, outcome_of, own_slopes
 from tests.mr_series import HEAD
 from tests.phantoms import Edit, Series
-from tests.unit.inference.test_bad_input import HERE, OF_MODEL, outcome_of, own_slopes
 
 MR = Series(slices=90, spacing_mm=2.0, thickness_mm=2.0, rows=8, columns=8)
 Volume = NDArray[np.float64]

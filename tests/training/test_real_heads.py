@@ -16,10 +16,10 @@ from inference.runner import check_mask, check_scores, check_whole
 from inference.volume import Volume
 from node.mask_opinion import check
 from tests import ct_head
+from tests.jobs.test_score_jobs import opinion, real
 from tests.mr_series import HEAD, setting
 from tests.unit.commands.console import Midslice
 from tests.unit.inference.made import request, unchecked
-from tests.unit.inference.test_score_jobs import opinion, real
 from tests.validators import dciodvfy, new_complaints
 
 MASKERS = [entry.name for entry in REGISTERED if entry.produces == "mask"]

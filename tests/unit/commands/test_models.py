@@ -5,8 +5,8 @@ from pathlib import Path
 from node import finding_opinion
 from node.mask_opinion import check
 from tests import chest_findings, mr_series, phantoms
+from tests.jobs.test_mask_jobs import Ball
 from tests.unit.commands.console import Midslice
-from tests.unit.inference.test_mask_jobs import Ball
 
 
 def test_models_names_version_weights_and_input(midslice: Midslice) -> None:

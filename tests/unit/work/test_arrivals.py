@@ -35,10 +35,10 @@ from storage.records import (
 from storage.site import notices
 from storage.site.audit import Audit
 from tests import phantoms
+from tests.jobs.test_bad_input import OF_MODEL, SMALL, outcome_of
+from tests.jobs.test_bad_input import THIN as THIN_STACK
 from tests.phantoms import Patient, Series
 from tests.unit.inference.case import assign
-from tests.unit.inference.test_bad_input import OF_MODEL, SMALL, outcome_of
-from tests.unit.inference.test_bad_input import THIN as THIN_STACK
 from tests.unit.storage.stored import Stored
 
 CT = {"Modality": "CT"}

@@ -51,7 +51,7 @@ from tests.unit.inference.made import Watch, unchecked
 from tests.unit.inference.made import request as slices_request
 from tests.validators import new_complaints
 
-MODULE = "tests.unit.inference.test_score_jobs"
+MODULE = "tests.jobs.test_score_jobs"
 SERIES = Series(slices=30, spacing_mm=2.0)
 REPORT, SELECTION, CAPTURE = "report.dcm", "key-objects.dcm", "capture.dcm"
 THING = Scored(

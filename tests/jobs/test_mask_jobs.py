@@ -37,7 +37,7 @@ from tests.phantoms import Edit, Series
 from tests.unit.inference.made import Watch, unchecked
 from tests.unit.inference.made import request as slices_request
 
-MODULE = "tests.unit.inference.test_mask_jobs"
+MODULE = "tests.jobs.test_mask_jobs"
 SERIES = Series(slices=12, spacing_mm=2.0, thickness_mm=2.0, rows=30, columns=40)
 
 

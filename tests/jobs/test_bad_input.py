@@ -35,7 +35,7 @@ from tests.mr_series import setting
 from tests.phantoms import Edit, Series
 from tests.unit.inference.made import request, unchecked
 
-MODULE = "tests.unit.inference.test_bad_input"
+MODULE = "tests.jobs.test_bad_input"
 MODELS = ("brain", "haemorrhage", "nodules")
 HERE = tuple(name for name in MODELS if name in {entry.name for entry in REGISTERED})
 ROWS = (
@@ -444,7 +444,7 @@ def ends_of(row: str, model: str) -> str:
 
 
 def test_every_cell_has_a_series_and_cases_md_says_how_it_ends() -> None:
-    text = (Path(__file__).parents[3] / "CASES.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "CASES.md").read_text(encoding="utf-8")
     section = text.partition("## Bad input to models of a whole stack")[2].partition("\n## ")[0]
     table = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
     assert table[0] == ["what is sent", *MODELS]
