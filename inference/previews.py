@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -85,6 +86,7 @@ def page(template: Path, context: Mapping[str, object]) -> str:
 # Hounsfield units become 256 levels, finest where soft tissue lies; a page turns levels into greys
 # with any window, by a table. What a level means stands in `index.json`, with each slice's place.
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
@@ -166,7 +168,9 @@ class Previews:
             return
         where = _where(self._slices[place])
         try:
-            (self._folder / f"{self._order[where]:05d}{TINT}.png").write_bytes(tinted(expected))
+            (self._folder / f"{self._order[where]:05d}{TINT}.png").write_bytes(
+                tinted(self._in_shape(expected))
+            )
             self._is_tinted = True
         except OSError as error:
             self._give_up(error)
@@ -210,14 +214,26 @@ class Previews:
         try:
             if not self._side:
                 self._folder.mkdir(exist_ok=True)
-                self._side = _fitting_side(self._read(len(self._layout.headers) // 2))
-            picture = encoded(shrunk(plane, self._side))
+                self._side = _fitting_side(
+                    self._in_shape(self._read(len(self._layout.headers) // 2))
+                )
+            picture = encoded(shrunk(self._in_shape(plane), self._side))
             (self._folder / f"{self._order[where]:05d}.png").write_bytes(picture)
         except OSError as error:
             self._give_up(error)
         rows, columns = plane.shape
         self._lines["column"][where] = plane[:, columns // 2].astype(np.float32)
         self._lines["row"][where] = plane[rows // 2].astype(np.float32)
+
+    def _in_shape(self, plane: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The plane with pixels that are squares: those of a picture on a page are."""
+        spacing = self._layout.geometry.pixel_spacing
+        for axis, share in enumerate(np.array(spacing) / min(spacing)):
+            length = plane.shape[axis]
+            wanted = round(length * float(share))
+            if wanted != length:
+                plane = plane.take(np.arange(wanted) * length // wanted, axis=axis)
+        return plane
 
     def _lay_over(self, index: int) -> None:
         """Write what can be laid over a received slice."""
@@ -226,11 +242,11 @@ class Previews:
         try:
             number = f"{self._order[float(index)]:05d}"
             if self._mask is not None:
-                organs = None if self._organs is None else self._organs[index]
-                outline = outlined(self._mask[index], self._side, organs)
+                organs = None if self._organs is None else self._in_shape(self._organs[index])
+                outline = outlined(self._in_shape(self._mask[index]), self._side, organs)
                 (self._folder / f"{number}{OUTLINE}.png").write_bytes(outline)
             if index in self._heat:
-                heat = heated(self._heat[index], self._side)
+                heat = heated(self._in_shape(self._heat[index]), self._side)
                 (self._folder / f"{number}{HEAT}.png").write_bytes(heat)
         except OSError as error:
             self._give_up(error)

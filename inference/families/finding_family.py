@@ -342,6 +342,7 @@ class _Writer:
             self.making,
             what=f"{label} key images",
             number=4,
+            first=self.task.layout.headers[0],
         )
 
     def _page(self) -> Page:

@@ -167,7 +167,12 @@ def _written(job: Run, task: Task, stack: ScoredStack) -> ScoreResult:
     page = score_page(stack, task.layout.geometry, volume.read, making)
     shown = [stack.headers[index] for index in shown_slices(stack)]
     elements = capture(
-        shown, page, making, what=f"{stack.scored.label} score page", number=CAPTURE_NUMBER
+        shown,
+        page,
+        making,
+        what=f"{stack.scored.label} score page",
+        number=CAPTURE_NUMBER,
+        first=stack.headers[0],
     )
     files.append(written(folder, CAPTURE, elements, "capture", is_supplement=True))
     report(3)

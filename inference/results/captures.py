@@ -113,11 +113,15 @@ def capture(
     what: str,
     number: int,
     place: str = "capture",
+    first: Header | None = None,
 ) -> Elements:
-    """The whole data set; `headers` are the slices that are drawn on the page."""
+    """The whole data set; `headers` are the slices that are drawn on the page.
+
+    All results have patient and study of the `first` slice of the stack, however others spell them.
+    """
     from highdicom.sc import SCImage  # takes seconds
 
-    first = headers[0]
+    first = first or headers[0]
     made = SCImage(
         pixel_array=page.pixels,
         photometric_interpretation="RGB",

@@ -18,14 +18,16 @@ def key_objects(
     what: str,
     number: int,
     place: str = "key objects",
+    first: Header | None = None,
 ) -> Elements:
     """The whole data set; `headers` are the selected slices, the most important one first.
 
+    All results have patient and study of the `first` slice of the stack, however others spell them.
     `text` (ASCII) says why these, after the words of research.
     """
     from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument  # takes seconds
 
-    first = headers[0]
+    first = first or headers[0]
     chosen = [Reference.of(header).as_dataset(first) for header in headers]
     content = KeyObjectSelection(
         document_title=codes.DCM.OfInterest,

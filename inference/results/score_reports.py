@@ -155,4 +155,5 @@ def score_selection(stack: ScoredStack, making: Making) -> Elements | None:
         making,
         what=f"{stack.scored.label} key images",
         number=SELECTION_NUMBER,
+        first=stack.headers[0],
     )

@@ -439,6 +439,12 @@ def poor(made: Dataset, index: int) -> None:
         delattr(made, keyword)
 
 
+def spelt_otherwise(made: Dataset, index: int) -> None:
+    """All slices but the first spell the patient's name in another way, and know the weight."""
+    if index:
+        made.PatientName, made.PatientWeight = "DOE^JANE^^DR", "70"
+
+
 def sloping(made: Dataset, index: int) -> None:
     """Each slice turns stored values into HU in its own way."""
     if index % 2:
@@ -462,6 +468,7 @@ def sloping(made: Dataset, index: int) -> None:
         {"edit": turned},
         {"edit": sloping},
         {"edit": poor},
+        {"edit": spelt_otherwise},
     ],
     ids=lambda series: " ".join(
         f"{key} {getattr(value, '__name__', value)}"[:40] for key, value in series.items()

@@ -250,8 +250,12 @@ def test_pictures_that_cannot_be_written_cost_nobody_a_result(tmp_path: Path) ->
 
 @pytest.fixture
 def received_only(tmp_path: Path) -> tuple[Path, Previews]:
+    return pictures_of(tmp_path, LARGE)
+
+
+def pictures_of(tmp_path: Path, series: Series) -> tuple[Path, Previews]:
     """The pictures of a stack of which no slice is generated."""
-    files = phantoms.write(tmp_path / "received", LARGE)
+    files = phantoms.write(tmp_path / "received", series)
     sources = [Source(path, str(number), number) for number, path in enumerate(files)]
     (stack,) = stacks_of(read_headers(sources))
     layout = ct.examine(stack, Output())
@@ -280,6 +284,23 @@ def test_a_map_of_what_counted_lies_over_the_slices_that_have_one(
     assert alpha.shape == picture(folder, "00003.png").shape
     high, half, none = (int(alpha[round(len(alpha) * share), 5]) for share in (0.2, 0.6, 0.9))
     assert high > half > none == 0
+
+
+def test_pictures_have_the_shape_of_the_slice_where_pixels_are_no_squares(tmp_path: Path) -> None:
+    folder, pictures = pictures_of(tmp_path, replace(LARGE, pixel_mm=(0.6, 1.2)))
+    marked = np.zeros((LARGE.slices, LARGE.rows, LARGE.columns), bool)
+    marked[2, 40:80, 30:50] = True  # 24 mm x 24 mm
+    pictures.outline(marked, "Nodule", is_hu=True)
+    pictures.heat({2: marked[2].astype(np.float32)})
+    assert pictures.finish() == []
+    for name in ("00002", "00002-mask", "00002-heat"):
+        shown = np.asarray(Image.open(folder / f"{name}.png"))
+        assert shown.shape == (LARGE.rows, 2 * LARGE.columns)
+    for name in ("00002-mask", "00002-heat"):
+        alpha = np.asarray(Image.open(folder / f"{name}.png").convert("RGBA"))[..., 3]
+        rows, columns = np.nonzero(alpha)
+        assert (rows.min(), columns.min()) == (40, 60)
+        assert (rows.max(), columns.max()) == (79, 99)
 
 
 def test_a_result_without_generated_slices_has_no_gap_that_was_left(
