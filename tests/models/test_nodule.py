@@ -251,17 +251,27 @@ def test_axes_are_those_of_the_largest_slice() -> None:
 
 
 def test_a_place_is_named_by_side_third_pleura_and_carina(lungs: Lungs) -> None:
-    grid = Grid.of(geometry())
+    grid, labels = Grid.of(geometry()), lungs.labels.copy()
+    labels[[0, -1]] = 0
+    whole = Lungs(labels, lungs.carina)
     free, pleural = (
-        anatomy_of(grid.voxels(np.array([ball.place]))[0], 12.0, lungs) for ball in NODULES
+        anatomy_of(grid.voxels(np.array([ball.place]))[0], 12.0, whole) for ball in NODULES
     )
     assert (free.side, free.third, pleural.side) == ("right", "middle", "left")
     assert free.pleura_mm > 10.0
     assert not free.as_record()["juxtapleural"]
     assert pleural.as_record()["juxtapleural"]
     assert free.carina_mm == pytest.approx(np.linalg.norm([46.0, 5.0, 10.0]), abs=3.0)
-    upper = anatomy_of(grid.voxels(np.array([[-51.0, 0.0, 45.0]]))[0], 4.0, lungs)
+    upper = anatomy_of(grid.voxels(np.array([[-51.0, 0.0, 45.0]]))[0], 4.0, whole)
     assert upper.third == "upper"
+    assert (whole.is_whole, lungs.is_whole) == (True, False)
+
+
+def test_nothing_is_said_of_the_height_in_a_lung_that_the_scan_cuts(lungs: Lungs) -> None:
+    voxel = Grid.of(geometry()).voxels(np.array([FREE.place]))[0]
+    place = anatomy_of(voxel, 12.0, lungs)
+    assert (place.side, place.third) == ("right", "")
+    assert "third" not in place.words
 
 
 def test_a_crop_is_centred_on_its_voxel_and_repeats_the_edge() -> None:
@@ -303,7 +313,7 @@ def test_nodules_of_a_made_chest_are_findings_with_their_places(
         ball = FREE if finding.site == "right" else PLEURAL
         assert finding.score >= model.threshold
         assert finding.diameter_mm == pytest.approx(12.0, abs=2.5)
-        assert finding.record["third"] == "middle"
+        assert finding.record["third"] == ""  # the scan cuts the lungs
         assert finding.record["juxtapleural"] is (ball is PLEURAL)
     json.dumps([prediction.record, *(finding.record for finding in prediction.findings)])
     assert {float(value) for plane in prediction.planes for value in np.unique(plane)} == {0, 1, 2}

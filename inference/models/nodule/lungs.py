@@ -43,6 +43,11 @@ class Lungs:
         planes = np.flatnonzero(self.labels.any(axis=(1, 2)))
         return float(np.ptp(planes) + 1) if planes.size else 0.0
 
+    @property
+    def is_whole(self) -> bool:
+        """True where the scan begins below the lungs and ends above them."""
+        return not (self.labels[0].any() or self.labels[-1].any())
+
 
 def find_lungs(hu: Hu) -> Lungs:
     """The lungs of a chest; without any voxel where there are none."""

@@ -176,7 +176,7 @@ class Anatomy:
     """Where in the lungs a nodule lies."""
 
     side: str  # right, left, or "" outside both
-    third: str  # upper, middle or lower, by height in its lung
+    third: str  # upper, middle or lower, by height in its lung; "" where the scan cuts that
     pleura_mm: float  # from its surface to the border of the lung
     carina_mm: float | None
 
@@ -236,8 +236,9 @@ def _side(labels: Labels, centre: tuple[int, ...]) -> int:
 
 
 def _third(z: float, labels: Labels, side: int) -> str:
+    """Of a lung that the scan has whole; nothing is said of the height in one that it cuts."""
     planes = np.flatnonzero((labels == side).any(axis=(1, 2))) if side else np.zeros(0)
-    if not planes.size:
+    if not planes.size or planes[0] == 0 or planes[-1] == len(labels) - 1:
         return ""
     share = (z - planes[0]) / max(1.0, float(np.ptp(planes)))
     return THIRDS[int(np.clip(share * len(THIRDS), 0, len(THIRDS) - 1))]

@@ -139,6 +139,7 @@ class Nodule:
                 "right": round(lungs.volume_ml(RIGHT)),
                 "left": round(lungs.volume_ml(LEFT)),
             },
+            "lungs_whole": lungs.is_whole,
             "carina_seen": lungs.carina is not None,
             "candidates": len(places),
             "threshold": self.threshold,
