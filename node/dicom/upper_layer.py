@@ -580,9 +580,13 @@ class Receiver(DIMSEServiceProvider):
             self._receive(context_id, bytes([control]) + value)
 
     def _may_be_store(self, control: int) -> bool:
-        """True where a message begins that need not wait for the association's own thread."""
+        """True where a message begins that need not wait for the association's own thread.
+
+        A peer may send before that thread has noted that it accepted the association.
+        """
         is_idle = self.message is None and self._requests.count == self._served
-        return self.is_direct and is_idle and bool(control & COMMAND)
+        is_ready = is_idle and self.assoc.is_established
+        return self.is_direct and is_ready and bool(control & COMMAND)
 
     def _take_command(self, context_id: int, control: int, value: memoryview) -> None:
         if not control & COMMAND:

@@ -2,6 +2,7 @@
 
 import resource
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pynetdicom import AE
+from pynetdicom.acse import ACSE
 
 from tests.node_scp import HOST, Node, node_scp
 from tests.peers import Finished, dcmsend, echoscu, storescu, wait_until
@@ -139,6 +141,22 @@ def test_what_pynetdicom_sends_is_kept_whatever_its_own_longest_pdu(
     assert uids(node) == [outgoing.instance_uid for outgoing in sent]
     for outgoing, kept in zip(sent, node.archive.kept, strict=True):
         assert (dcmread(kept.path).pixel_array == dcmread(outgoing.path).pixel_array).all()
+
+
+def test_a_peer_that_sends_at_once_is_answered(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = ACSE.send_accept
+
+    def slowly(acse: ACSE) -> None:
+        accept(acse)
+        time.sleep(0.3)  # the peer knows it, the association's own thread has not noted it yet
+
+    monkeypatch.setattr(ACSE, "send_accept", slowly)
+    with RawPeer(node.port) as peer:
+        peer.associate()
+        for number in range(3):
+            uid = f"7.{number}".encode()
+            assert peer.status(store_command(uid + b"\0"), data_set(uid.decode())) == 0x0000
+    assert uids(node) == ["7.0", "7.1", "7.2"]
 
 
 # --- fragments
