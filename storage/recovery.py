@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 ReadHeader = Callable[[Path], Received | None]
 
 INDEXED = (
-    "{files} received files of {series} series were in the archive but not in the database, which "
-    "was lost or is older than they are. They are processed as if they had just been received; "
-    "what no route takes is kept for storage.keep_days."
+    "{files} received files of {series} series were in the archive but not in the database: the "
+    "node was killed while it received them, or its database was lost or is older than they are. "
+    "They are processed as if they had just been received; what no route takes is kept for "
+    "storage.keep_days."
 )
 UNREADABLE = (
     "{files} files of the archive cannot be read and stay where they are, the first is {first}: "
