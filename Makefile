@@ -64,7 +64,7 @@ imports: setup  ## who may import whom
 unit: setup  ## the quick tests: no training, no kill, no whole node
 	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) --dist worksteal -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
 
-jobs: setup system  ## whole jobs of masks, scores and findings, and bad input to each; their files read by other programs
+jobs: setup system  ## whole jobs of each family, every case of CASES.md and bad input; their files read by other programs
 	$(PYTEST) tests/jobs
 
 golden: setup system  ## write the golden files anew, where a change of what the product says is meant

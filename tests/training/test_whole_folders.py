@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_edge_cases import check_verdict, documented
+from tests.jobs.test_edge_cases import check_verdict, documented
 
 WHOLE = Path("../shared/data/edge-cases")
 

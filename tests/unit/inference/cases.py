@@ -1,6 +1,6 @@
 """Every case of a received series that the node has an answer to: the series, and the answer.
 
-The table in `CASES.md` is made of these lists; `test_cases.py` tries each.
+The table in `CASES.md` is made of these lists; `tests/jobs/test_cases.py` tries each.
 """
 
 from inference.errors import Reason as R

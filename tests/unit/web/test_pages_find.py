@@ -55,7 +55,8 @@ def test_no_address_of_a_search_has_a_patient_in_it(served: Site, person: Client
     assert second.text.count("<tr>") == 1 + 5
     assert person.get(first.url).text == first.text  # loaded again, or gone back to
     for address in (str(first.url), *re.findall(r'(?:href|action)="([^"]*)"', first.text)):
-        assert "A1" not in address and "P1" not in address, address
+        named = re.sub(r"search=[\w-]{22}", "", address)  # chance may write anything into a token
+        assert "A1" not in named and "P1" not in named, address
 
 
 def test_words_of_a_link_from_elsewhere_do_not_stay_in_the_address(

@@ -27,7 +27,7 @@ ELSEWHERE = {
     Reason.DAMAGED_FILES,
 }
 LONGEST = 240
-THIS_TEST = "test_cases.py::test_a_case"
+THIS_TEST = "jobs/test_cases.py::test_a_case"
 
 
 def outcomes(case: Case, tmp_path: Path) -> tuple[list[Header], list[Outcome]]:
