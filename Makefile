@@ -5,7 +5,8 @@ BIN := .venv/bin
 # Tests mostly wait, on sockets and processes: two workers, each with files and servers of its own.
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
-# The quick tests start no servers of a file's own: a worker that is done takes tests of the other's.
+# The quick tests start no servers of a file's own: a worker that is done takes tests of the others',
+# and a third one works while two wait.
 # They commit and fsync tens of thousands of times; in memory, where there is room for it, they wait for none.
 MEMORY := $(shell df -k --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 {print "/dev/shm"}')
 STAMP := .venv/.installed
@@ -62,7 +63,7 @@ imports: setup  ## who may import whom
 	$(BIN)/lint-imports
 
 unit: setup  ## the quick tests: no training, no kill, no whole node
-	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(PYTEST) --dist worksteal -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
+	$(if $(MEMORY),TMPDIR=$(MEMORY)) $(BIN)/pytest -n 3 --dist worksteal -o tmp_path_retention_policy=failed -p no:schemathesis tests/unit tests/models
 
 jobs: setup system  ## whole jobs of each family, every case of CASES.md and bad input; their files read by other programs
 	$(PYTEST) tests/jobs
