@@ -14,6 +14,7 @@ from storage.site import control
 from tests import phantoms, series
 from tests.browser.conftest import Open
 from tests.browser.site import PHANTOM, Site, with_holes
+from tests.node_process import wait_for
 
 SOON = 20_000.0
 TILTED = phantoms.uid("tilted", "series", 3)
@@ -21,9 +22,9 @@ TILTED = phantoms.uid("tilted", "series", 3)
 
 def loaded(page: Page, name: str) -> None:
     """A picture is there and has pixels."""
-    page.wait_for_function(
-        "name => document.querySelector(`[data-picture=${name}] img`).naturalWidth > 0", arg=name
-    )
+    shown = "name => document.querySelector(`[data-picture=${name}] img`).naturalWidth > 0"
+    # The page's policy forbids what `wait_for_function` evaluates each time that it looks.
+    wait_for(f"picture {name} is loaded", lambda: page.evaluate(shown, name))
 
 
 def greys(page: Page) -> str:

@@ -7,6 +7,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Open
 from tests.browser.site import Site
 from tests.browser.test_job import loaded
+from tests.node_process import wait_for
 
 # What a page of scores never says.
 DIAGNOSES = re.compile(
@@ -31,7 +32,7 @@ def test_an_outline_lies_over_every_slice_until_it_is_turned_off(
     loaded(page, "now")
     button = page.get_by_role("button", name="Brain outline")
     expect(button).to_have_attribute("aria-pressed", "true")
-    page.wait_for_function("document.querySelector('.picture.now img.tint').naturalWidth > 0")
+    wait_for("it lies over the slice", lambda: laid_over(page))
     assert laid_over(page)
     button.click()
     assert not laid_over(page)
@@ -44,7 +45,7 @@ def test_an_outline_lies_over_every_slice_until_it_is_turned_off(
 def test_scores_lead_to_their_slices_and_to_the_map_over_them(site: Site, open_page: Open) -> None:
     page = open_page(f"/jobs/{site.job_by('haemorrhage')}")
     loaded(page, "now")
-    page.wait_for_function("document.querySelector('.picture.now img.tint').naturalWidth > 0")
+    wait_for("it lies over the slice", lambda: laid_over(page))
     scores = page.get_by_role("region", name="Haemorrhage: scores")
     expect(scores).to_contain_text("Score of the series, above the threshold of")
     expect(scores).to_contain_text("a score below it rules nothing out")
@@ -55,7 +56,7 @@ def test_scores_lead_to_their_slices_and_to_the_map_over_them(site: Site, open_p
     assert not laid_over(page)  # the first slice has no map
     highest.click()
     expect(page.locator("#slice-text")).to_contain_text(f"Image {name} of the received series")
-    page.wait_for_function("!document.querySelector('.picture.now img.tint').hidden")
+    wait_for("it lies over the slice", lambda: laid_over(page))
     page.get_by_role("slider", name="Slice").press("Home")
     scores.locator("svg rect.high").last.click()
     expect(page.locator("#slice-text")).not_to_contain_text("Image 1 of")
@@ -93,7 +94,7 @@ def test_findings_lead_to_their_slice_with_their_outline(site: Site, open_page: 
         link.click()
         name = link.inner_text().split()[1]
         expect(page.locator("#slice-text")).to_contain_text(f"Image {name} of the received series")
-        page.wait_for_function("document.querySelector('.picture.now img.tint').naturalWidth > 0")
+        wait_for("it lies over the slice", lambda: laid_over(page))
         assert laid_over(page)
     expect(page.get_by_role("button", name="Lung", exact=True)).to_have_attribute(
         "aria-pressed", "true"
