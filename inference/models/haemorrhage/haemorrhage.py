@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from inference.errors import ModelLoadError
@@ -53,6 +51,7 @@ from inference.models.haemorrhage.stack import (
     slabs_of,
     upright_slabs,
 )
+from inference.models.weights import fill
 from inference.request import Parameters
 from inference.volume import Geometry, Plane
 
@@ -251,18 +250,7 @@ class Haemorrhage:
 def load_network(path: Path) -> tuple[ScoreNetwork, str]:
     """The network of a weights file, ready to predict, and the SHA-256 of the file."""
     network = ScoreNetwork()
-    try:
-        raw = path.read_bytes()
-        tensors = {name: tensor.float() for name, tensor in load_tensors(raw).items()}
-        counters = {n: t for n, t in network.state_dict().items() if not t.is_floating_point()}
-        network.load_state_dict(tensors | counters)
-    except OSError as error:
-        raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
-    except SafetensorError as error:
-        raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
-    except RuntimeError as error:  # missing, unexpected or misshapen tensors
-        raise ModelLoadError(f"{path}: not the weights of haemorrhage: {error}") from error
-    return network.eval().requires_grad_(requires_grad=False), hashlib.sha256(raw).hexdigest()
+    return network, fill(network, path, "haemorrhage")
 
 
 def doubts_of(volume: Volume, slabs: tuple[Slab, ...]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ and expects a diameter. What scores at the operating point or above is measured 
 they were received.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 
 from inference.errors import ModelLoadError, Reason, Unprocessable
 from inference.model import (
@@ -34,6 +31,7 @@ from inference.models.nodule.grid import Grid, Hu
 from inference.models.nodule.lungs import LEFT, RIGHT, Labels, Lungs, find_lungs
 from inference.models.nodule.measuring import anatomy_of, measured
 from inference.models.nodule.network import OFFSET_MM, TYPICAL_MM, NoduleNetwork, crops
+from inference.models.weights import fill
 from inference.volume import Geometry, Plane
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("nodule.safetensors")
@@ -192,18 +190,7 @@ class Nodule:
 def load_network(path: Path) -> tuple[NoduleNetwork, str]:
     """The network of a weights file, ready to predict, and the SHA-256 of the file."""
     network = NoduleNetwork()
-    try:
-        raw = path.read_bytes()
-        tensors = {name: tensor.float() for name, tensor in load_tensors(raw).items()}
-        counters = {n: t for n, t in network.state_dict().items() if not t.is_floating_point()}
-        network.load_state_dict(tensors | counters)
-    except OSError as error:
-        raise ModelLoadError(f"{path}: the weights cannot be read: {error}") from error
-    except SafetensorError as error:
-        raise ModelLoadError(f"{path}: not a safetensors file: {error}") from error
-    except RuntimeError as error:  # missing, unexpected or misshapen tensors
-        raise ModelLoadError(f"{path}: not the weights of nodule: {error}") from error
-    return network.eval().requires_grad_(requires_grad=False), hashlib.sha256(raw).hexdigest()
+    return network, fill(network, path, "nodule")
 
 
 def predicted(
