@@ -28,6 +28,7 @@ from node.store import Store, opened
 from node.web.server import WebProcess
 from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
+from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import InferenceJobs, Site, Supervisor, specs
@@ -123,7 +124,12 @@ class RunningNode:
         self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._admitted = admission(settings, store)
-        self._scp = scp.Scp(scp_settings(settings, store), self._admitted, store.archive)
+        self._commitment = CommitmentWork(
+            store.commitments, store.owed_reports, self._reach, time.time
+        )
+        self._scp = scp.Scp(
+            scp_settings(settings, store), self._admitted, store.archive, self._commitment
+        )
         self._handlers = RequestHandlers(
             store.database,
             store.node_id,
@@ -151,6 +157,7 @@ class RunningNode:
         store.archive.lose_associations()
         store.queue.recover()
         store.ledger.recover()
+        self._commitment.recover()
         recovery.recover(
             store.archive, identify_file, called_ae=self._settings.node.ae_title, since=since
         )
@@ -158,6 +165,7 @@ class RunningNode:
         web_port = self._web.start()
         self._supervisor.start()
         self._deliverers.follow(self._settings)
+        self._commitment.follow(self._settings)
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
@@ -205,6 +213,7 @@ class RunningNode:
         self._background.follow(self._settings)
         self._admit()
         self._deliverers.follow(self._settings)
+        self._commitment.follow(self._settings)
         logger.info("configuration applied")
         self._record_configuration(restart)
         later = f" These need a restart: {', '.join(restart)}." if restart else ""
@@ -221,6 +230,7 @@ class RunningNode:
             self._beat,
             self._scp.stop_listening,
             self._deliverers.drain,
+            self._commitment.drain,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
             self._tests.stopping.set,
@@ -241,6 +251,7 @@ class RunningNode:
     def _release(self) -> None:
         """Give up the leases of what had to be left: another start takes it up at once."""
         self._store.ledger.recover()
+        self._commitment.recover()
         self._state = STOPPED
         self._beat()
 
@@ -260,7 +271,7 @@ class RunningNode:
     def _wait_for_work(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self.hurry.is_set():
             done = self._scp.open_associations() == 0 and self._supervisor.wait(0.1)
-            if done and self._deliverers.wait(0.1):
+            if done and self._deliverers.wait(0.1) and self._commitment.wait(0.1):
                 return
             self.hurry.wait(0.1)
 
@@ -339,6 +350,11 @@ def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> s
         calling_ae_titles=allowed,
         networks=tuple(str(network) for network in settings.node.allowed_networks),
         guests=frozenset(guests),
+        reporters=frozenset(
+            (title, place.address(settings.node.ae_title)[3])
+            for place in settings.destinations
+            for title in place.reporting_ae_titles
+        ),
     )
 
 

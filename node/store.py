@@ -9,6 +9,8 @@ from datetime import tzinfo
 from node.config import Config
 from storage.archive import Archive
 from storage.backup import back_up
+from storage.commitment_scp import OwedReports
+from storage.commitment_scu import Commitments
 from storage.database import Database
 from storage.files import Files
 from storage.jobs import Queue
@@ -32,6 +34,8 @@ class Store:
     archive: Archive
     queue: Queue
     ledger: Ledger
+    commitments: Commitments
+    owed_reports: OwedReports
     nodes: Nodes
     audit: Audit
 
@@ -58,6 +62,8 @@ def opened(config: Config, node_id: str) -> Iterator[Store]:
             archive=Archive(database, files, time.time, node=node_id),
             queue=Queue(database, holder),
             ledger=Ledger(database, holder),
+            commitments=Commitments(database, holder),
+            owed_reports=OwedReports(database, files, holder),
             nodes=Nodes(database, time.time),
             audit=Audit(database, time.time),
         )

@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 
 from storage.archive import lock_series
+from storage.commitment_scu import ask_for_proof
 from storage.database import Database, to_delivery, to_records
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE, Holder, Leases
@@ -113,12 +114,14 @@ class Ledger:
         reason: str = "",
         sentence: str = "",
         left_out: Collection[str] = (),
+        *,
+        is_asked_for_proof: bool = False,
     ) -> None:
         """End a delivery: everything is stored, but for what the sentence names.
 
         That is supplements, and objects of the kinds that the destination is not to have.
         """
-        with self._leases.holding(leased) as (db, _):
+        with self._leases.holding(leased) as (db, row):
             unsent = db.execute(_unsent(leased.id, leased.derived_id)).all()
             left = sum(not row.is_supplement and row.kind not in left_out for row in unsent)
             if left or (unsent and not sentence):
@@ -127,6 +130,8 @@ class Ledger:
                 )
             done = {"state": DeliveryState.SENT, "finished_at": self._now(), "failures": 0}
             set_delivery(db, leased.id, reason=reason, sentence=sentence, **done, **IDLE)
+            if is_asked_for_proof:
+                ask_for_proof(self._database, db, row, self._now())
 
     def retry(
         self, leased: Delivery, due_at: float, reason: str, sentence: str, *, is_first: bool = False
@@ -325,6 +330,10 @@ def delivery_rows() -> Select[*tuple[Any, ...]]:
     stored = select(func.count()).where(
         delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.stored == 1
     )
+    confirmed = select(func.count()).where(
+        delivery_instance.c.delivery_id == delivery.c.id,
+        delivery_instance.c.confirmed_at.is_not(None),
+    )
     total = select(func.count()).where(derived_instance.c.derived_id == delivery.c.derived_id)
     commented = and_(
         delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.comment != ""
@@ -338,6 +347,7 @@ def delivery_rows() -> Select[*tuple[Any, ...]]:
         derived.c.folder,
         func.coalesce(comment.scalar_subquery(), "").label("comment"),
         stored.scalar_subquery().label("sent"),
+        confirmed.scalar_subquery().label("confirmed"),
         total.scalar_subquery().label("total"),
     ).join(derived, derived.c.id == delivery.c.derived_id)
 

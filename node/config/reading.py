@@ -133,6 +133,10 @@ class _Reader:
 def _line(place: str, kind: type[Section], given: Mapping[str, object], error: ErrorDetails) -> str:
     """One mistake as `destination[2].port = "x": integer 1-65535`."""
     loc = error["loc"]
+    inner = _table_within(kind, loc)
+    if inner is not None:
+        within: ErrorDetails = {**error, "loc": loc[1:]}
+        return _line(f"{place}.{loc[0]}", inner, given, within)
     if error["type"] == "extra_forbidden":
         parent = Condition if len(loc) > 1 else kind
         return _unknown(_joined(place, loc[:-1]), str(loc[-1]), _keys(parent))
@@ -149,6 +153,13 @@ def _line(place: str, kind: type[Section], given: Mapping[str, object], error: E
     return f"{_joined(place, loc)} = {_shown(value)}: {says}"
 
 
+def _table_within(kind: type[Section], loc: Sequence[int | str]) -> type[Section] | None:
+    """The table in a table that a mistake lies in, as `commitment` of a destination."""
+    field = kind.model_fields.get(str(loc[0])) if len(loc) > 1 else None
+    kinds = get_args(field.annotation) if field is not None else ()
+    return next((it for it in kinds if isinstance(it, type) and issubclass(it, Section)), None)
+
+
 def _sentence(error: ErrorDetails) -> str:
     raised = error.get("ctx", {}).get("error")
     return str(raised) if raised is not None else error["msg"].removeprefix("Input should be ")
@@ -161,7 +172,7 @@ def _unknown(place: str, key: str, allowed: Sequence[str]) -> str:
 
 def _keys(kind: type[Section]) -> list[str]:
     keys = [field.alias or name for name, field in kind.model_fields.items()]
-    return [key for key in keys if key not in {"*", "commitment"}]
+    return [key for key in keys if key != "*"]
 
 
 def _joined(place: str, loc: Sequence[int | str]) -> str:

@@ -56,11 +56,14 @@ Scalar: TypeAlias = str | int | float
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
+COMMITMENT = "a table of ae_title, host, port, give_up_hours, wait_seconds; { } = all as they are"
+REPORT_ADDRESS = "a table of ae_title, host, port"
 HOURS = 'two times as "07:00-18:00"; "" = day and night'
 Event = Literal[
     "job_held",
     "job_failed",
     "delivery_held",
+    "delivery_unconfirmed",
     "result_superseded",
     "destination_down",
     "destination_up",
@@ -176,11 +179,6 @@ def _name_of_destination(name: str) -> str:
     if name == SENDER:
         raise ValueError(f"any name but '{SENDER}', which means the AE that sent the series")
     return name
-
-
-def not_yet(_: object) -> None:
-    """The validator of a key that a later release will take."""
-    raise ValueError("not yet supported")
 
 
 def _matching(pattern: str, sentence: str) -> AfterValidator:
@@ -384,13 +382,22 @@ class Selftest(Section):
     minutes: AboveZero = 10.0
 
 
+class ReportAddress(Section):
+    """The address to which a sender's reports of storage commitment go."""
+
+    ae_title: AeTitleOrEmpty = ""  # empty = the sender's
+    host: Host
+    port: Port
+
+
 class ExpectedSender(Section):
-    """A peer that is expected to send, so that its silence means something."""
+    """A peer that is expected to send, or that may ask the node for storage commitment."""
 
     ae_title: AeTitle
     hours: HoursOrEmpty = Field("", description=HOURS)
     days: tuple[Day, ...] = Field(DAYS, strict=False, description=f"a list of {', '.join(DAYS)}")
-    silent_hours: AboveZero = 2.0
+    silent_hours: ZeroOrMore = 2.0  # 0: it may be silent for ever
+    commitment: ReportAddress | None = Field(None, description=REPORT_ADDRESS)
 
     def is_open(self, moment: datetime) -> bool:
         """True where the peer is expected to send at this local time."""
@@ -407,6 +414,16 @@ class ExpectedSender(Section):
         )
 
 
+class Commitment(Section):
+    """The AE that a destination is asked for storage commitment at; its own where it is empty."""
+
+    ae_title: AeTitleOrEmpty = ""
+    host: Host | None = None
+    port: Port | None = None
+    give_up_hours: AboveZero = 24.0  # then C-FIND has to prove it
+    wait_seconds: ZeroOrMore = 10.0  # the association stays open so long for the report
+
+
 class Destination(Section):
     """A peer AE that gets results."""
 
@@ -418,11 +435,24 @@ class Destination(Section):
     calling_ae_title: AeTitleOrEmpty = ""
     answer_seconds: AboveZero = 60.0
     leave_out: ObjectKinds = ()  # what it is never offered of a result
-    commitment: Annotated[None, BeforeValidator(not_yet)] = Field(None, validate_default=False)
+    commitment: Commitment | None = Field(None, description=COMMITMENT)
 
     def address(self, ae_title: str) -> tuple[str, str, int, str]:
         """AE title, host and port; and what a node of that AE title calls itself there."""
         return self.ae_title, self.host, self.port, self.calling_ae_title or ae_title
+
+    def commitment_address(self, ae_title: str) -> tuple[str, str, int, str]:
+        """The same of the AE that is asked for storage commitment."""
+        asked, own = self.commitment or Commitment(), self.address(ae_title)
+        return asked.ae_title or own[0], asked.host or own[1], asked.port or own[2], own[3]
+
+    @property
+    def reporting_ae_titles(self) -> frozenset[str]:
+        """The calling AE titles under which it may report; none where it is not asked."""
+        if self.commitment is None:
+            return frozenset()
+        titles = (self.ae_title, *self.sends_as, self.commitment.ae_title)
+        return frozenset(title for title in titles if title)
 
 
 class Condition(Section):

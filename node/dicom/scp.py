@@ -19,8 +19,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.commitment import PUSH_MODEL, CommitmentDialogue, CommitmentService
 from node.dicom.contexts import (
     MAX_PDU_BYTES,
+    NOT_STORED,
     accepted_contexts,
     context_name,
 )
@@ -71,6 +73,8 @@ class Admission:
     calling_ae_titles: frozenset[str] = frozenset()
     networks: tuple[str, ...] = ()
     guests: frozenset[str] = frozenset()  # calling AE titles that are let in whatever else holds
+    # Calling and called AE title of who may report on storage commitment, and do nothing else.
+    reporters: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
         self.parsed_networks()  # a wrong one is found where it is given, not at the first peer
@@ -89,6 +93,7 @@ class AssociationRequest:
     address: str
     port: int = 0
     is_echo: bool = False  # for Verification and nothing else
+    is_report: bool = False  # for Storage Commitment, perhaps with Verification
 
 
 @dataclass
@@ -202,10 +207,19 @@ class AssociationGate:
             return None
         if not _is_within(request.address, admission):
             return Refused(REJECT_NO_REASON, "network not allowed")
+        pair = (request.calling_ae, request.called_ae)
+        is_reporter = request.is_report and pair in admission.reporters
+        return (None if is_reporter else self._unknown(request)) or self._too_many(request)
+
+    def _unknown(self, request: AssociationRequest) -> Refused | None:
+        admission = self.admission
         if admission.called_ae_titles and request.called_ae not in admission.called_ae_titles:
             return Refused(REJECT_CALLED, "called AE title not recognised")
         if admission.calling_ae_titles and request.calling_ae not in admission.calling_ae_titles:
             return Refused(REJECT_CALLING, "calling AE title not recognised")
+        return None
+
+    def _too_many(self, request: AssociationRequest) -> Refused | None:
         taken = [place.request for place in self._open.values() if not place.is_for_echo]
         of_title = sum(other.calling_ae == request.calling_ae for other in taken)
         of_address = sum(other.address == request.address for other in taken)
@@ -267,10 +281,15 @@ class Scp:
     """Accepts associations and has each instance kept; Success is answered after it."""
 
     def __init__(
-        self, settings: ScpSettings, admission: Admission, archive: InstanceArchive
+        self,
+        settings: ScpSettings,
+        admission: Admission,
+        archive: InstanceArchive,
+        commitment: CommitmentService | None = None,
     ) -> None:
         self._settings = settings
         self._keep = archive.keep
+        self._commitment = commitment
         self._gate = AssociationGate(
             admission,
             archive,
@@ -283,7 +302,7 @@ class Scp:
 
     def start(self) -> int:
         """Listen; returns the real port. OSError where it is taken."""
-        self._server = _StorageServer(self._settings, self._gate, self._keep)
+        self._server = _StorageServer(self._settings, self._gate, self._keep, self._commitment)
         self._thread = threading.Thread(
             target=functools.partial(self._server.serve_forever, POLL_SECONDS),
             name="storage-scp",
@@ -386,6 +405,8 @@ class _Accepted(AcceptedAssociation):
         self.connection.seconds = self.acse_timeout = pdu_seconds
         if self._gate.is_for_echo(id(self)):
             self.network_timeout = self.server.settings.request_seconds
+        if answer is None and self.server.commitment is not None:
+            CommitmentDialogue.offer(self, self.server.commitment)
 
     def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
         """Answer a C-STORE request whose data set has come."""
@@ -421,8 +442,10 @@ class _Accepted(AcceptedAssociation):
         calling_ae, called_ae = titles(self.provider.request)
         request = self.requestor.primitive
         contexts = request.presentation_context_definition_list if request is not None else []
-        is_echo = {context.abstract_syntax for context in contexts} == {Verification}
-        return AssociationRequest(calling_ae, called_ae, self.address, self.port, is_echo)
+        syntaxes = {str(context.abstract_syntax) for context in contexts}
+        is_report = PUSH_MODEL in syntaxes and syntaxes <= NOT_STORED
+        place = (calling_ae, called_ae, self.address, self.port)
+        return AssociationRequest(*place, syntaxes == {Verification}, is_report)
 
     def _note_unread_request(self) -> None:
         problem = self.provider.problem
@@ -495,10 +518,17 @@ class _StorageServer(AssociationServer):
 
     request_queue_size = BACKLOG
 
-    def __init__(self, settings: ScpSettings, gate: AssociationGate, keep: Keep) -> None:
+    def __init__(
+        self,
+        settings: ScpSettings,
+        gate: AssociationGate,
+        keep: Keep,
+        commitment: CommitmentService | None,
+    ) -> None:
         self.settings = settings
         self.gate = gate
         self.keep = keep
+        self.commitment = commitment
         super().__init__(
             _application_entity(settings),
             (settings.host, settings.port),

@@ -33,7 +33,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from pynetdicom.transport import (
     T_CONNECT,
     AddressInformation,
@@ -42,6 +42,7 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
+from node.dicom.contexts import NOT_STORED
 from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
 from node.dicom.messages import (
     COMMAND,
@@ -74,6 +75,7 @@ INTERNALS = (
     ("pynetdicom._globals", "MODE_ACCEPTOR", None),
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
     ("pynetdicom.association.Association", "_accepted_cx", None),
+    ("pynetdicom.association.Association", "_serve_request", "msg, context_id"),
     ("pynetdicom.association.Association", "_server", None),
     ("pynetdicom.association.Association", "dimse", None),
     ("pynetdicom.association.Association", "dul", None),
@@ -128,7 +130,8 @@ ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
 # The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
 LONGEST_PDU_BYTES = 1 << 20
 LONGEST_COMMAND_BYTES = 1 << 16
-LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
+# Of a message that is no C-STORE: storage commitment names 30,000 instances in it.
+LONGEST_OTHER_DATA_SET_BYTES = 4 << 20
 WRITE_BYTES = 1 << 18
 BLOCK_BYTES = 1 << 18  # of one association: two PDUs of the length that we announce
 LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it says with a 0
@@ -523,6 +526,8 @@ class Receiver(DIMSEServiceProvider):
         self.msg_queue = self._requests = _Requests()
         self._served = 0  # requests, by the association's own thread
         self._is_serving = False
+        # Called in the association's own thread whenever nothing came for a moment.
+        self.when_idle: Callable[[], None] | None = None
 
     @property
     def is_direct(self) -> bool:
@@ -554,9 +559,37 @@ class Receiver(DIMSEServiceProvider):
         try:
             item = self.msg_queue.get(timeout=NAP_SECONDS)
         except queue.Empty:
+            if self.when_idle is not None and self._storing is None:
+                self.when_idle()
             return WAKE
         self._is_serving = item is not WAKE
         return item
+
+    def converse(self, request: DimsePrimitiveType, context_id: int) -> Any:
+        """Send a request of ours, in the association's own thread; the answer, or None.
+
+        What the peer asks meanwhile is served after it: C-STORE requests too, so that no answer to
+        one gets between the fragments of this request.
+        """
+        self._requests.count += 1
+        asked_meanwhile = []
+        self.send_msg(request, context_id)
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        answer = None
+        while answer is None and time.monotonic() < waited_until:
+            with contextlib.suppress(queue.Empty):
+                item = self.msg_queue.get(timeout=POLL_SECONDS)
+                if item is WAKE:
+                    if not self.dul.to_user_queue.empty():
+                        break  # the association is at its end
+                    continue
+                self._served += 1
+                answer = item[1] if item[1] is not None and is_answer(item[1]) else None
+                asked_meanwhile += [] if answer is not None else [item]
+        self._served += 1
+        for item in asked_meanwhile:
+            self.msg_queue.put(item)
+        return answer
 
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""
@@ -608,7 +641,7 @@ class Receiver(DIMSEServiceProvider):
         """Abstract and transfer syntax of an accepted context for instances."""
         if context_id not in self._syntaxes:
             context = self.assoc._accepted_cx.get(context_id)
-            if context is None or context.abstract_syntax == Verification:
+            if context is None or context.abstract_syntax in NOT_STORED:
                 return None
             syntaxes = str(context.abstract_syntax), str(context.transfer_syntax[0])
             self._syntaxes[context_id] = syntaxes
@@ -781,6 +814,53 @@ class RequestSender(DIMSEServiceProvider):
                 transport.write(waiting)
                 waiting = bytearray()
         transport.write(waiting)
+
+
+class Conversation(DIMSEServiceProvider):
+    """The library's DIMSE provider of an association on which the peer asks as well.
+
+    Its N-EVENT-REPORT may come before the answer that is waited for, and is answered at once.
+    """
+
+    def __init__(self, assoc: Association, abandon: Callable[[], bool]) -> None:
+        super().__init__(assoc)
+        self._abandon = abandon
+
+    def get_msg(self, block: bool = False) -> "_QueueItem":
+        """The answer that is waited for; none for the association's own thread."""
+        if not block:
+            return None, None
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while time.monotonic() < waited_until and not self._abandon():
+            item = self._next()
+            if item is not None and not self._is_served(item):
+                return item
+        return None, None
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Answer what the peer asks, as long as the association is open."""
+        while not until() and not self._abandon() and self.assoc.is_established:
+            item = self._next()
+            if item is not None:
+                self._is_served(item)
+
+    def _is_served(self, item: "_QueueItem") -> bool:
+        """Serve a request of the peer; False for an answer, and where there is nothing any more."""
+        context_id, message = item
+        if message is None or context_id is None or is_answer(message):
+            return False
+        self.assoc._serve_request(message, context_id)
+        return True
+
+    def _next(self) -> "_QueueItem | None":
+        with contextlib.suppress(queue.Empty):
+            return self.msg_queue.get(timeout=POLL_SECONDS)
+        return None
+
+
+def is_answer(message: DimsePrimitiveType) -> bool:
+    """True for a response: it names the request that it answers."""
+    return getattr(message, "MessageIDBeingRespondedTo", None) is not None
 
 
 @contextlib.contextmanager
