@@ -418,8 +418,8 @@ class Commitment(Section):
     """The AE that a destination is asked for storage commitment at; its own where it is empty."""
 
     ae_title: AeTitleOrEmpty = ""
-    host: Host | None = None
-    port: Port | None = None
+    host: Host | None = Field(None, description="a host name or an address")
+    port: Port | None = Field(None, description="integer 1-65535")
     give_up_hours: AboveZero = 24.0  # then C-FIND has to prove it
     wait_seconds: ZeroOrMore = 10.0  # the association stays open so long for the report
 
