@@ -76,6 +76,8 @@ series not purged | warning | series_id error | its files could not be removed; 
 job queued | info | job how derived_series_uid | new, or requested once more (`how`)
 requeued job not compared | error | job error | it waits; its route is compared a second later
 job running | info | job attempt | a worker has it
+job paused | info | job | a more urgent one is made first, beside it
+job resumed | info | job | the more urgent one is done
 job succeeded | info | job derived_series_uid instances is_new | \
     the derived series is verified and kept
 job refused | info | job reason | rightly not processed, with the reason code
