@@ -29,13 +29,18 @@ from tests.benchmarks import (
     pages,
 )
 from tests.benchmarks.rig import Setting, Stock
-from tests.benchmarks.table import Subject, Told, document, missed, rendered
+from tests.benchmarks.table import Bound, RatioBound, Subject, Told, document, missed, rendered
 
 SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
     module.NAME: module.measure
     for module in (ingest, delivery, end_to_end, inference, models, memory, pages, first_paint)
 }
-BOUNDS = (*models.BOUNDS, *memory.BOUNDS, *pages.BOUNDS, *first_paint.BOUNDS)
+BOUNDS: tuple[Bound | RatioBound, ...] = (
+    *models.BOUNDS,
+    *memory.BOUNDS,
+    *pages.BOUNDS,
+    *first_paint.BOUNDS,
+)
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 INSTANCES, QUICK_INSTANCES = 2000, 300
