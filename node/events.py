@@ -50,6 +50,9 @@ association rejected | warning | calling_ae called_ae address port reason | \
 association ended | warning | \
     calling_ae called_ae address port how by reason instances | \
     released (info), aborted or dropped; by which side, why, after how many instances
+associations not written yet | warning | reason | \
+    the database takes no row: peers are let in all the same, and their rows follow
+association not written | error | error | a row of the log of associations is missing: report it
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered
