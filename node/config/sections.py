@@ -277,6 +277,7 @@ class Node(Section):
         0, ge=0, le=1000, description="integer 0-1000; 0 is half of max_associations"
     )
     idle_seconds: AboveZero = 900.0
+    message_seconds: AboveZero = 30.0
     direct_receive: bool = True
     shutdown_seconds: ZeroOrMore = 30.0
     timezone: TimezoneName = ""
