@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -31,7 +32,7 @@ from node.work.arrivals import Arrivals, Rules
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
-from node.work.jobs import InferenceJobs, Site, Supervisor, specs
+from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.selftest import SelfTests
 from node.work.sweeps import SCRUB_SECONDS, Background, RequestHandlers, Retention, Schedule
@@ -49,12 +50,14 @@ BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
 RETENTION_SECONDS = 600.0
 TICK_SECONDS = 0.2
+DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, and all else
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
 
 
 def serve(path: Path) -> int:
     """Run the node until SIGTERM; the exit status is 0 where all was finished or given back."""
     settings = config.load(path)
+    _allow_descriptors(settings.node.max_associations)
     # Only warnings, which the log leaves out, and a third of the time that an association takes.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     node_id = f"{socket.gethostname()}/{settings.node.ae_title}"
@@ -80,6 +83,14 @@ def _run(node: "RunningNode") -> int:
     finally:
         node.stop()
     return 0
+
+
+def _allow_descriptors(associations: int) -> None:
+    """Raise the limit of open files where it is too low for so many associations."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS + DESCRIPTORS_OF_ASSOCIATION * associations
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 
 @contextmanager
@@ -292,8 +303,14 @@ class RunningNode:
         bounds = Bounds(limits.job_minutes * 60, int(limits.memory_gb * 1e9))
         inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
+        spare = ProcessExecutor(SPARE, time.monotonic) if limits.overtaking else None
         return Supervisor(
-            executors, store.queue, inference, bounds, drained=lambda: drained() is not None
+            executors,
+            store.queue,
+            inference,
+            bounds,
+            drained=lambda: drained() is not None,
+            spare=spare,
         )
 
     def _beat(self) -> None:
@@ -330,6 +347,7 @@ def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
         max_associations=settings.node.max_associations,
         max_associations_per_peer=settings.node.max_associations_per_peer,
         idle_seconds=settings.node.idle_seconds,
+        message_seconds=settings.node.message_seconds,
         incoming=store.files.incoming,
         min_free_bytes=settings.storage.min_free_bytes,
         is_direct=settings.node.direct_receive,

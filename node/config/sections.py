@@ -275,6 +275,7 @@ class Node(Section):
         0, ge=0, le=1000, description="integer 0-1000; 0 is half of max_associations"
     )
     idle_seconds: AboveZero = 900.0
+    message_seconds: AboveZero = 30.0
     direct_receive: bool = True
     shutdown_seconds: ZeroOrMore = 30.0
     timezone: TimezoneName = ""
@@ -321,6 +322,7 @@ class Inference(Section):
     workers: int = Field(1, ge=1, le=64, description="integer 1-64")
     job_minutes: AboveZero = 30.0
     memory_gb: ZeroOrMore = 0.0
+    overtaking: bool = True
 
 
 class DeliverySettings(Section):

@@ -89,10 +89,12 @@ INTERNALS = (
     ("pynetdicom.dimse_primitives.DIMSEPrimitive", "_dataset_path", None),
     ("pynetdicom.pdu", "_PDUType", None),
     ("pynetdicom.dul.DULServiceProvider", "_decode_pdu", "bytestream"),
+    ("pynetdicom.dul.DULServiceProvider", "_is_transport_event", ""),
     ("pynetdicom.dul.DULServiceProvider", "_read_pdu_data", ""),
     ("pynetdicom.dul.DULServiceProvider", "_run_loop_delay", None),
     ("pynetdicom.dul.DULServiceProvider", "_send", "pdu"),
     ("pynetdicom.dul.DULServiceProvider", "event_queue", None),
+    ("pynetdicom.dul.DULServiceProvider", "idle_timer_expired", ""),
     ("pynetdicom.dul.DULServiceProvider", "run_reactor", ""),
     ("pynetdicom.dul.DULServiceProvider", "send_pdu", "primitive"),
     ("pynetdicom.dul.DULServiceProvider", "state_machine", None),
@@ -173,7 +175,10 @@ def tune(sock: socket.socket) -> None:
 
 
 class PromptSocket(AssociationSocket):
-    """The connection of an association; each PDU has to come and go whole within `seconds`."""
+    """The connection of an association; each PDU has to come and go whole within `seconds`.
+
+    A peer that says nothing for `silent_seconds` in the middle of one is dropped before.
+    """
 
     def __init__(
         self,
@@ -182,10 +187,12 @@ class PromptSocket(AssociationSocket):
         *,
         connection: socket.socket | None = None,
         bind_to: AddressInformation | None = None,
+        silent_seconds: float | None = None,
     ) -> None:
         self.seconds = seconds
-        self.is_lost = False
-        self.opened_at: float | None = None
+        self.silent_seconds = seconds if silent_seconds is None else silent_seconds
+        self.is_lost = self.was_silent = False
+        self.opened_at = time.monotonic() if connection is not None else None
         self._block = memoryview(b"")  # what has come and was not read yet, from start to end
         self._start = self._end = 0
         super().__init__(assoc, client_socket=connection, address=bind_to)
@@ -200,7 +207,15 @@ class PromptSocket(AssociationSocket):
     @property
     def ready(self) -> bool:
         """True where something was received, or can be without waiting."""
-        return self.is_holding or super().ready
+        if self.is_holding:
+            return True
+        if self.socket is None or self.opened_at is None:
+            return False
+        try:
+            return bool(_readable(self.socket).poll(0))
+        except (OSError, ValueError):
+            self.event_queue.put(CLOSED)
+            return False
 
     @property
     def is_holding(self) -> bool:
@@ -234,10 +249,10 @@ class PromptSocket(AssociationSocket):
             if len(held) >= needed:
                 return held[:needed]
             try:
-                if self._receive(deadline - time.monotonic()) == 0:
+                if self._receive(self._left(deadline)) == 0:
                     raise ConnectionError("the connection ended in the middle of a PDU")
-            except OSError:
-                self._note_loss()
+            except OSError as error:
+                self._note_loss(error)
                 raise
         return None
 
@@ -271,8 +286,8 @@ class PromptSocket(AssociationSocket):
         seconds = min(self.seconds, CLOSING_SECONDS) if is_closing else self.seconds
         try:
             filled = self._fill(memoryview(buffer), time.monotonic() + seconds)
-        except OSError:
-            self._note_loss()
+        except OSError as error:
+            self._note_loss(error)
             raise
         if filled < nr_bytes:
             self._note_loss()
@@ -310,7 +325,7 @@ class PromptSocket(AssociationSocket):
         view[:filled] = self._block[self._start : self._start + filled]
         self._start += filled
         while filled < len(view):
-            left = deadline - time.monotonic()
+            left = self._left(deadline)
             if left <= 0:
                 raise TimeoutError("the PDU did not arrive in time")
             self.socket.settimeout(left)
@@ -321,9 +336,12 @@ class PromptSocket(AssociationSocket):
             filled += count
         return filled
 
-    def _note_loss(self) -> None:
+    def _left(self, deadline: float) -> float:
+        return min(self.silent_seconds, deadline - time.monotonic())
+
+    def _note_loss(self, error: OSError | None = None) -> None:
         if self.assoc.dul.state_machine.current_state == ESTABLISHED:
-            self.is_lost = True
+            self.is_lost, self.was_silent = True, isinstance(error, TimeoutError)
 
     def _shutdown_socket(self) -> None:
         # The library's own leaves the socket open where the peer has reset the connection.
@@ -331,6 +349,13 @@ class PromptSocket(AssociationSocket):
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
             self.socket.close()
+
+
+def _readable(sock: socket.socket) -> select.poll:
+    """Waits for something to read; unlike `select.select`, on any descriptor."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll
 
 
 # Both of the library's loops take a nap of a millisecond and look again: 40 idle associations then
@@ -410,7 +435,8 @@ class NegotiatingProvider(DULServiceProvider):
 class Provider(NegotiatingProvider):
     """The upper layer service provider, asleep until it has something to do."""
 
-    def __init__(self, assoc: Association) -> None:
+    def __init__(self, assoc: Association, message_seconds: float = NO_TIMEOUT_SECONDS) -> None:
+        self._message_seconds = message_seconds
         self._ring, self._rung = socket.socketpair()
         self._ring.setblocking(False)
         self._rung.setblocking(False)
@@ -449,6 +475,26 @@ class Provider(NegotiatingProvider):
             if time.monotonic() > until:
                 return
 
+    @property
+    def is_silent(self) -> bool:
+        """True where the peer has begun a message and says no more."""
+        receiver = self.assoc.dimse
+        return isinstance(receiver, Receiver) and receiver.waits() > self._message_seconds
+
+    def idle_timer_expired(self) -> bool:
+        """True where the association is to end because nothing comes."""
+        return super().idle_timer_expired() or self.is_silent
+
+    @property
+    def _is_busy(self) -> bool:
+        """True while a request waits for its answer: what comes after it waits in the socket."""
+        receiver = self.assoc.dimse
+        is_open = self.state_machine.current_state == ESTABLISHED
+        return is_open and isinstance(receiver, Receiver) and receiver.is_busy
+
+    def _is_transport_event(self) -> bool:
+        return not self._is_busy and super()._is_transport_event()
+
     def _is_undisturbed(self) -> bool:
         """True while the association is open and the state machine has nothing to do."""
         is_open = self.state_machine.current_state == ESTABLISHED
@@ -457,6 +503,10 @@ class Provider(NegotiatingProvider):
     def send_pdu(self, primitive: "_PDUPrimitiveType") -> None:
         """Queue a primitive for the peer and wake the thread that sends it."""
         super().send_pdu(primitive)
+        self.wake()
+
+    def wake(self) -> None:
+        """End the nap of the thread."""
         with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
             self._ring.send(b"!")
 
@@ -473,12 +523,12 @@ class Provider(NegotiatingProvider):
         pass  # the library's own is of no interest
 
     def _wait(self) -> None:
-        poll = select.poll()
-        poll.register(self._rung, select.POLLIN)
-        if isinstance(self.socket, PromptSocket) and self.socket.is_holding:
+        poll = _readable(self._rung)
+        is_busy = self._is_busy
+        if isinstance(self.socket, PromptSocket) and self.socket.is_holding and not is_busy:
             return
         transport = self.socket.socket if self.socket is not None else None
-        if transport is not None and transport.fileno() >= 0:
+        if transport is not None and transport.fileno() >= 0 and not is_busy:
             poll.register(transport, select.POLLIN)
         poll.poll(NAP_SECONDS * 1000)
         with contextlib.suppress(OSError):  # nobody has rung
@@ -486,7 +536,7 @@ class Provider(NegotiatingProvider):
 
 
 class _Requests(queue.Queue[Any]):
-    """The queue of requests to the association's thread, which counts them."""
+    """The queue of messages to the association's thread, which counts them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -524,10 +574,21 @@ class Receiver(DIMSEServiceProvider):
         self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
         self._storing: tuple[StoreRequest, int, Incoming] | None = None
         self.msg_queue = self._requests = _Requests()
-        self._served = 0  # requests, by the association's own thread
-        self._is_serving = False
+        self._served = 0  # messages, by the association's own thread
+        self._is_serving = self._is_asking = False
+        self._heard_at = 0.0  # when the last part of a message came
         # Called in the association's own thread whenever nothing came for a moment.
         self.when_idle: Callable[[], None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """True while the association's own thread has a request, and waits for no answer."""
+        return self._requests.count > self._served and not self._is_asking
+
+    def waits(self) -> float:
+        """How long the rest of a message has not come, in seconds; 0 where none has begun."""
+        has_begun = self._command or self._storing is not None or self.message is not None
+        return time.monotonic() - self._heard_at if has_begun else 0.0
 
     @property
     def is_direct(self) -> bool:
@@ -536,6 +597,7 @@ class Receiver(DIMSEServiceProvider):
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA indication; what is no DIMSE message ends in an abort."""
+        self._heard_at = time.monotonic()
         try:
             for context_id, fragment in primitive.presentation_data_value_list:
                 self._take(context_id, fragment[0], memoryview(fragment)[1:])
@@ -544,6 +606,7 @@ class Receiver(DIMSEServiceProvider):
 
     def take(self, pdu: memoryview) -> None:
         """Take a P-DATA-TF PDU as `receive_primitive` does, without the library's objects."""
+        self._heard_at = time.monotonic()
         try:
             for context_id, control, value in fragments(pdu):
                 self._take(context_id, control, value)
@@ -553,9 +616,10 @@ class Receiver(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """The next message; the association's thread, which asks all the time, waits for it."""
         if block:
-            return super().get_msg(block)
+            return self._answer_of_peer()
         if self._is_serving:
             self._served, self._is_serving = self._served + 1, False
+            self._wake()
         try:
             item = self.msg_queue.get(timeout=NAP_SECONDS)
         except queue.Empty:
@@ -566,30 +630,46 @@ class Receiver(DIMSEServiceProvider):
         return item
 
     def converse(self, request: DimsePrimitiveType, context_id: int) -> Any:
-        """Send a request of ours, in the association's own thread; the answer, or None.
+        """Send a request of ours, in the association's own thread; the answer, or None."""
+        self._requests.count += 1  # no answer to a C-STORE request gets between its fragments
+        try:
+            self.send_msg(request, context_id)
+            return self._answer_of_peer()[1]
+        finally:
+            self._served += 1
 
-        What the peer asks meanwhile is served after it: C-STORE requests too, so that no answer to
-        one gets between the fragments of this request.
+    def _wake(self) -> None:
+        if isinstance(self.dul, Provider):
+            self.dul.wake()
+
+    def _answer_of_peer(self) -> Any:
+        """The answer to a request of ours; it is read although one of the peer is not answered.
+
+        What the peer asks meanwhile is served after it.
         """
-        self._requests.count += 1
-        asked_meanwhile = []
-        self.send_msg(request, context_id)
+        asked_meanwhile: list[Any] = []
+        self._is_asking = True
+        self._wake()
+        try:
+            return self._next_answer(asked_meanwhile)
+        finally:
+            self._is_asking = False
+            for item in asked_meanwhile:
+                self.msg_queue.put(item)
+
+    def _next_answer(self, asked_meanwhile: list[Any]) -> Any:
         waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
-        answer = None
-        while answer is None and time.monotonic() < waited_until:
+        while time.monotonic() < waited_until:
             with contextlib.suppress(queue.Empty):
                 item = self.msg_queue.get(timeout=POLL_SECONDS)
-                if item is WAKE:
-                    if not self.dul.to_user_queue.empty():
-                        break  # the association is at its end
-                    continue
-                self._served += 1
-                answer = item[1] if item[1] is not None and is_answer(item[1]) else None
-                asked_meanwhile += [] if answer is not None else [item]
-        self._served += 1
-        for item in asked_meanwhile:
-            self.msg_queue.put(item)
-        return answer
+                if item != WAKE:
+                    self._served += 1
+                    if is_answer(item[1]):
+                        return item
+                    asked_meanwhile.append(item)
+                elif not self.dul.to_user_queue.empty():  # the association is at its end
+                    break
+        return WAKE
 
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""
@@ -889,13 +969,15 @@ class AcceptedAssociation(Association):
         folder: Path,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
+        message_seconds: float = NO_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self._server = server
-        self.dul = self.provider = Provider(
-            self
-        )  # before the socket, which tells it that there is a connection
-        self.connection = PromptSocket(self, seconds, connection=connection)
+        # Before the socket, which tells it that there is a connection.
+        self.dul = self.provider = Provider(self, message_seconds)
+        self.connection = PromptSocket(
+            self, seconds, connection=connection, silent_seconds=message_seconds
+        )
         self.dimse = self.receiver = Receiver(
             self, folder, min_free_bytes=min_free_bytes, answer=answer
         )

@@ -1,5 +1,6 @@
 """A storage folder with everything on it, and short ways to say what happens to a series."""
 
+import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
@@ -141,6 +142,10 @@ class Stored:
         file = self.files.incoming / f"{self.numbers()}.dcm"
         file.write_bytes(part10(content))
         return file
+
+    def sealed(self, content: bytes) -> Path:
+        """A file that was sealed when the node died."""
+        return self.files.seal(self.incoming(content), hashlib.sha256(content).hexdigest())
 
     def receive(
         self,
