@@ -171,14 +171,15 @@ def _database(config: Config, rows: Rows) -> Finding:
 
 
 def _users(config: Config, rows: Rows) -> Iterator[Finding]:
-    """Pages that others are to see need somebody who may log in."""
+    """Pages need somebody who may log in."""
     behind_proxy = config.web.trusted_proxies and config.web.user_header
-    if config.web.host in health.LOCAL_HOSTS or behind_proxy or rows.has_user:
+    if behind_proxy or rows.has_user or not rows.is_made:
         return
     yield warning(
         "users",
-        f"web.host is {config.web.host}, but without a user the pages answer only to this machine.",
-        "Add one with: midslice user add NAME --role administrator.",
+        "There is no user: the pages and the API answer nobody.",
+        "Open the set-up link that the node prints when it starts, or: "
+        "midslice user add NAME --role administrator.",
     )
 
 

@@ -8,10 +8,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from node.demo.peers import DemoError, NodeChild, midslice_program
+from node.web import access
+from storage.database import Database
+from storage.records import Role
+from storage.site import people
 
 MIDSLICE = midslice_program()
 START_SECONDS = 90.0
@@ -135,6 +141,15 @@ class NodeProcess:
         listening = self.event("node listening", seconds=START_SECONDS)
         self.port, self.web_port = listening["port"], listening["web_port"]
         return self
+
+    @cached_property
+    def proof(self) -> dict[str, str]:
+        """The headers of a program that may do everything by REST."""
+        text = access.new_token()
+        with closing(Database.for_folder(self.folder / "var", self.database)) as database:
+            role, digest = Role.ADMINISTRATOR, access.digest(text)
+            people.add_token(database, time.time(), "test", "script", role, digest)
+        return {"Authorization": f"Bearer {text}"}
 
     def slow_down(self) -> None:
         """From now on the slow model takes its time again, as it does at first."""

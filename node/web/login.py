@@ -90,7 +90,7 @@ def log_in(
     except WrongPassword as error:
         raise Problem(HTTPStatus.UNAUTHORIZED, WRONG) from error
     _end_session(request, gate, name)
-    return _session(request, gate, name, address, _inside(next))
+    return session(request, gate, name, address, _inside(next))
 
 
 @router.post("/logout")
@@ -111,7 +111,8 @@ def _check_user(gate: Gate, name: str, password: str) -> None:
         raise WrongPassword(WRONG)
 
 
-def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> Response:
+def session(request: Request, gate: Gate, name: str, address: str, to: str) -> Response:
+    """Begin the session of somebody who has proven who they are, and go there."""
     token, now = access.new_token(), gate.now()
     seconds = gate.web.session_hours * 3600.0
     people.log_in(
@@ -162,6 +163,13 @@ class People:
             raise WrongState(f"the first user must be an administrator, not {role}")
         stored = access.hash_password(password)
         return people.add_user(self.database, self.now(), self.who, name, role, stored)
+
+    def add_first(self, name: str, password: str) -> User:
+        """Add the first user, an administrator; WrongState where there is one by now."""
+        check_name(name)
+        stored = access.hash_password(password)
+        role, now = Role.ADMINISTRATOR, self.now()
+        return people.add_user(self.database, now, self.who, name, role, stored, is_first=True)
 
     def change(
         self,

@@ -28,12 +28,21 @@ class Failures:
 
 
 def add_user(
-    database: Database, now: float, who: str, user: str, role: Role, password: str
+    database: Database,
+    now: float,
+    who: str,
+    user: str,
+    role: Role,
+    password: str,
+    *,
+    is_first: bool = False,
 ) -> User:
-    """Add a person; `password` is a hash."""
+    """Add a person; `password` is a hash. Nobody else may be there where `is_first`."""
     values = {"name": user, "role": role, "password": password, "created_at": now}
     row = database.insert(account).values(**values, changed_at=now, disabled=0)
     with acting(database, now, who, "user add", user, {"role": role}) as db:
+        if is_first and db.execute(select(account.c.name).limit(1)).first() is not None:
+            raise WrongState("there is a user already")
         if not db.execute(row.on_conflict_do_nothing().returning(account.c.name)).first():
             raise WrongState(f"there is already a user {user!r}")
         return to_record(User, _row(db, user))
@@ -49,7 +58,7 @@ def people(database: Database) -> tuple[User, ...]:
 
 
 def exist(database: Database) -> bool:
-    """True where anybody may log in: without a user the pages are for this machine only."""
+    """True where anybody may log in."""
     with database.reading() as db:
         return db.execute(select(account.c.name).limit(1)).first() is not None
 

@@ -111,7 +111,7 @@ def test_a_wrong_name_and_a_wrong_password_are_answered_alike(
 
 
 def test_the_page_for_the_own_password_is_for_those_who_have_one(served: Site) -> None:
-    assert served.browser().get("/password").status_code == 404  # no user exists yet
+    assert served.administrator().get("/password").status_code == 404  # a program has none
     served.user("anna")
     client = served.logged_in("anna")
     assert 'hx-post="/api/v1/me/password"' in client.get("/password").text
