@@ -146,6 +146,8 @@ self-test failed | error | selftest state sentence | with the sentence; its step
 
 # The web process
 web process died | warning | exit_code | it was started again
+any peer may send | warning | host | \
+    any AE title from any network is let in: name `node.allowed_networks` or `allowed_ae_titles`
 no user yet | warning | set_up_link | \
     nobody may log in: whoever opens the link makes the first administrator, once
 log-in throttled | warning | address seconds | \

@@ -69,6 +69,7 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the framework would repeat the Host header, which anybody sets
     )
     gate = Gate(store.database, settings.config.web, now)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
