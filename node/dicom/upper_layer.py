@@ -590,6 +590,10 @@ class Receiver(DIMSEServiceProvider):
         has_begun = self._command or self._storing is not None or self.message is not None
         return time.monotonic() - self._heard_at if has_begun else 0.0
 
+    def silence(self) -> float:
+        """How long no part of any message has come, in seconds."""
+        return time.monotonic() - self._heard_at
+
     @property
     def is_direct(self) -> bool:
         """True where it answers C-STORE requests itself."""
