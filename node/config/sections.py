@@ -451,8 +451,11 @@ class Destination(Section):
 
     def commitment_address(self, ae_title: str) -> tuple[str, str, int, str]:
         """The same of the AE that is asked for storage commitment."""
-        asked, own = self.commitment or Commitment(), self.address(ae_title)
-        return asked.ae_title or own[0], asked.host or own[1], asked.port or own[2], own[3]
+        own = self.address(ae_title)
+        if self.commitment is None:
+            return own
+        title, host, port = self.commitment.ae_title, self.commitment.host, self.commitment.port
+        return title or own[0], host or own[1], port or own[2], own[3]
 
     @property
     def reporting_ae_titles(self) -> frozenset[str]:
