@@ -20,6 +20,7 @@ import pydicom.config
 from inference import registry
 from inference.request import Resources
 from node import config, health
+from node.children import worker_memory_bytes
 from node.config import Config
 from node.config.reading import to_values
 from node.dicom import scp
@@ -316,7 +317,8 @@ class RunningNode:
             resources=Resources(device=settings.inference.device),
         )
         limits = settings.inference
-        bounds = Bounds(limits.job_minutes * 60, int(limits.memory_gb * 1e9))
+        memory = worker_memory_bytes(limits.memory_gb, limits.workers)
+        bounds = Bounds(limits.job_minutes * 60, memory)
         inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
         spare = ProcessExecutor(SPARE, time.monotonic) if limits.overtaking else None

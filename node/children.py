@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import psutil
 
@@ -25,8 +26,26 @@ PAUSE_SECONDS = 5.0  # after something that will not be better at once
 class ResourceLimits:
     """Limits that the kernel keeps; past them the child fails or is killed."""
 
-    memory_bytes: int  # of address space
-    cpu_seconds: int
+    memory_bytes: int  # of data; what is only reserved, as by the arenas of many threads, is none
+    cpu_seconds: int = 0  # 0: it is to run for long
+
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+WORKERS_SHARE = 0.8  # of the memory
+
+
+def machine_memory_bytes(limit: Path = CGROUP_LIMIT) -> int:
+    """The memory of this machine, or of the container where that has less."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        return min(total, int(limit.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit: "max"
+        return total
+
+
+def worker_memory_bytes(configured_gb: float, workers: int) -> int:
+    """The most that one worker may use; where nothing is configured, its share of the memory."""
+    return int(configured_gb * 1e9) or int(WORKERS_SHARE * machine_memory_bytes() / workers)
 
 
 class Child:
@@ -95,9 +114,10 @@ def _live(
 ) -> None:
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     if limits is not None:
-        cpu_seconds = (limits.cpu_seconds, limits.cpu_seconds + 5)
-        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CPU, cpu_seconds)
+        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+        if limits.cpu_seconds:
+            cpu_seconds = (limits.cpu_seconds, limits.cpu_seconds + 5)
+            resource.setrlimit(resource.RLIMIT_CPU, cpu_seconds)
     main(pipe, *arguments)
 
 

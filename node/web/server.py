@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference.release import RELEASE
 from node import log, store
-from node.children import Child, leave_signals_to_parent
+from node.children import Child, ResourceLimits, leave_signals_to_parent
 from node.store import Store
 from node.web import live, login, metrics, pages, problems, setup
 from node.web.access import Gate
@@ -56,6 +56,7 @@ MOST_HEADER_BYTES = 16 * 1024
 MOST_CONNECTIONS = 512  # half of the file descriptors that a process has by default
 STOP_SECONDS = 5  # for answers under way; live streams end within one
 CHILD_STOP_SECONDS = 10.0
+LIMITS = ResourceLimits(memory_bytes=4 << 30)  # a request past it fails, and no other one
 LEAST_SECONDS = 2.0  # between two starts: one that dies at once must not keep the node busy
 
 logger = logging.getLogger(__name__)
@@ -230,7 +231,8 @@ class WebProcess:
     def start(self) -> int:
         """Start the child; returns the port that it serves."""
         # No daemon: it has children of its own, which answer one question each.
-        self._child = Child("web", main, self._settings, self._listening, daemon=False)
+        inside = (self._settings, self._listening)
+        self._child = Child("web", main, *inside, daemon=False, limits=LIMITS)
         self._started = time.monotonic()
         return int(self._listening.getsockname()[1])
 

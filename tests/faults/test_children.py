@@ -6,11 +6,18 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import psutil
 import pytest
 
-from node.children import Child, ResourceLimits, leave_signals_to_parent
+from node.children import (
+    Child,
+    ResourceLimits,
+    leave_signals_to_parent,
+    machine_memory_bytes,
+    worker_memory_bytes,
+)
 from tests.peers import wait_until
 
 PARENT = """
@@ -94,5 +101,26 @@ def test_the_kernel_keeps_the_limits_of_a_child(main: object, code: int) -> None
         if code == 0:
             assert child.pipe.recv() == "no memory"
         assert child.exit_code(20.0) == code
+    finally:
+        child.end()
+
+
+def test_a_worker_has_a_memory_limit_as_shipped(tmp_path: Path) -> None:
+    total = psutil.virtual_memory().total
+    assert machine_memory_bytes(tmp_path / "none") == total
+    (tmp_path / "max").write_text("max\n")
+    assert machine_memory_bytes(tmp_path / "max") == total
+    (tmp_path / "container").write_text("1000000\n")
+    assert machine_memory_bytes(tmp_path / "container") == 1_000_000
+    assert worker_memory_bytes(2.5, 4) == 2_500_000_000
+    assert 0 < worker_memory_bytes(0.0, 2) * 2 < machine_memory_bytes()
+
+
+def test_the_web_process_has_a_memory_limit_as_shipped() -> None:
+    from node.web import server  # here: a child of this file has a second for its imports
+
+    child = Child("bounded", take_memory, limits=server.LIMITS)
+    try:
+        assert child.pipe.recv() == "no memory"
     finally:
         child.end()
