@@ -147,6 +147,11 @@ TEMPLATES = {
         "A delivery is held",
         "The delivery of job {job} to {destination} is held ({reason}). {sentence}",
     ),
+    "delivery_unconfirmed": (
+        "A delivery is not confirmed",
+        "{destination} has stored the result of job {job}, but nothing proves that it keeps it. "
+        "{sentence}",
+    ),
     "result_superseded": (
         "A result was replaced",
         "A result of job {job} was replaced. {sentence}",
