@@ -46,7 +46,7 @@ def sleep(_parent: Connection) -> None:
 
 def take_memory(parent: Connection) -> None:
     try:
-        bytearray(2 << 30)
+        bytearray(8 << 30)
     except MemoryError:
         parent.send("no memory")
 
