@@ -204,6 +204,8 @@ class RunningNode:
         """Say where the node listens, and how the first user is made where there is none."""
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
+        if self._settings.node.lets_anybody_in:
+            logger.warning("any peer may send", extra={"host": self._settings.node.host})
         if self._set_up is not None:
             link = self._set_up.link(pages_address(self._settings, web_port))
             logger.warning("no user yet", extra={"set_up_link": link})

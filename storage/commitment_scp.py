@@ -174,12 +174,12 @@ class OwedReports:
             return False
 
 
-def counts(database: Database) -> Mapping[str, int]:
-    """Count the reports in each state."""
-    query = select(owed_report.c.state, func.count()).group_by(owed_report.c.state)
+def open_counts(database: Database) -> Mapping[str, int]:
+    """Count the reports that are still owed, by sender."""
+    by_sender = select(owed_report.c.calling_ae, func.count()).where(OPEN_REPORT)
     with database.reading() as db:
-        by_state = {str(row[0]): int(row[1]) for row in db.execute(query)}
-    return {state: by_state.get(state, 0) for state in ReportState}
+        rows = db.execute(by_sender.group_by(owed_report.c.calling_ae))
+        return {str(row[0]): int(row[1]) for row in rows}
 
 
 def forget(database: Database, before: float) -> None:

@@ -5,7 +5,7 @@ therefore come at any time, on any association, twice, or to another process of 
 whatever is under way, and who was at work finds its lease lost.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -32,6 +32,7 @@ from storage.schema import (
     delivery_instance,
     derived,
     derived_instance,
+    job,
     series,
 )
 from storage.site import notices
@@ -182,6 +183,7 @@ class Commitments:
             why = {"reason": NO_PROOF, "sentence": sentence, "finished_at": self._now()}
             self._set(db, leased.id, state=CommitmentState.UNPROVED, **why)
             facts = {
+                "job": db.execute(_job_of(leased.delivery_id)).scalar_one(),
                 "destination": leased.destination,
                 "delivery": leased.delivery_id,
                 "sentence": sentence,
@@ -366,6 +368,21 @@ class Commitments:
                 self._end_confirmed(db, row, step.sentence)
 
 
+def of_deliveries(database: Database, deliveries: Collection[int]) -> Mapping[int, Commitment]:
+    """The storage commitment asked for of each of these deliveries, where it is."""
+    query = select(commitment).where(commitment.c.delivery_id.in_(deliveries))
+    asked = database.records(Commitment, query)
+    return {it.delivery_id: it for it in asked if it.state is not CommitmentState.CANCELLED}
+
+
+def open_counts(database: Database) -> Mapping[tuple[str, str], int]:
+    """Count what is not proved yet, by destination and state."""
+    columns = (commitment.c.destination, commitment.c.state)
+    query = select(*columns, func.count()).where(OPEN_COMMITMENT).group_by(*columns)
+    with database.reading() as db:
+        return {(row[0], row[1]): int(row[2]) for row in db.execute(query)}
+
+
 def ask_for_proof(
     database: Database, db: Connection, of_delivery: CommitmentRow, now: float
 ) -> None:
@@ -420,6 +437,12 @@ def _ids(db: Connection, delivery_id: int) -> dict[Reference, int]:
         .where(delivery.c.id == delivery_id)
     )
     return {Reference(row.sop_class_uid, row.instance_uid): row.id for row in db.execute(query)}
+
+
+def _job_of(delivery_id: int) -> Select[*tuple[Any, ...]]:
+    of_delivery = select(delivery.c.derived_id).where(delivery.c.id == delivery_id)
+    made = job.c.derived_id == of_delivery.scalar_subquery()
+    return select(func.max(job.c.id)).where(made)
 
 
 def _unconfirmed(delivery_id: int) -> Select[*tuple[Any, ...]]:

@@ -416,6 +416,55 @@ def object_states(database: Database, job_id: int) -> tuple[ObjectState, ...]:
     return database.records(ObjectState, query)
 
 
+@dataclass(frozen=True)
+class InstanceState:
+    """An instance of a job's result, and what one destination has answered and proved of it."""
+
+    destination: str
+    instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+    kind: str
+    generated: bool
+    offers: int
+    status: int | None  # the DIMSE status; None: no answer yet
+    comment: str  # may name a patient
+    stored: bool
+    answered_at: float | None
+    confirmed: bool
+    confirmed_at: float | None
+    evidence: str | None  # commitment, query
+    commitment_failure: int | None  # the Failure Reason of the last report
+
+
+def instance_states(database: Database, job_id: int) -> tuple[InstanceState, ...]:
+    """The ledger of a job: each instance of its result at each destination."""
+    columns = delivery_instance.c
+    of_delivery = and_(
+        columns.delivery_id == delivery.c.id, columns.derived_instance_id == derived_instance.c.id
+    )
+    of_result = ("instance_uid", "sop_class_uid", "series_uid", "kind", "generated")
+    answers = ("status", "answered_at", "confirmed_at", "evidence", "commitment_failure")
+    query = (
+        select(
+            delivery.c.destination,
+            *(derived_instance.c[name] for name in of_result),
+            *(columns[name] for name in answers),
+            func.coalesce(columns.offers, 0).label("offers"),
+            func.coalesce(columns.comment, "").label("comment"),
+            func.coalesce(columns.stored, 0).label("stored"),
+            columns.confirmed_at.is_not(None).label("confirmed"),
+        )
+        .select_from(delivery)
+        .join(derived_instance, derived_instance.c.derived_id == delivery.c.derived_id)
+        .join(job, job.c.derived_id == delivery.c.derived_id)
+        .outerjoin(delivery_instance, of_delivery)
+        .where(job.c.id == job_id)
+        .order_by(delivery.c.id, derived_instance.c.id)
+    )
+    return database.records(InstanceState, query)
+
+
 def answer_counts(database: Database, delivery_id: int) -> tuple[AnswerCount, ...]:
     """Count the last answers to a delivery's instances; what is not stored first."""
     mine = and_(

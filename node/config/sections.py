@@ -285,6 +285,12 @@ class Node(Section):
         """The zone of the times that people and results see; None is the system's own."""
         return ZoneInfo(self.timezone) if self.timezone else None
 
+    @property
+    def lets_anybody_in(self) -> bool:
+        """True where any AE title from any network may send: whoever reaches the port."""
+        is_everywhere = self.host in ("0.0.0.0", "::")  # noqa: S104 - it asks, and binds nothing
+        return is_everywhere and not (self.allowed_ae_titles or self.allowed_networks)
+
 
 class Storage(Section):
     """Places of files and rows, and how long they stay."""
@@ -445,8 +451,11 @@ class Destination(Section):
 
     def commitment_address(self, ae_title: str) -> tuple[str, str, int, str]:
         """The same of the AE that is asked for storage commitment."""
-        asked, own = self.commitment or Commitment(), self.address(ae_title)
-        return asked.ae_title or own[0], asked.host or own[1], asked.port or own[2], own[3]
+        own = self.address(ae_title)
+        if self.commitment is None:
+            return own
+        title, host, port = self.commitment.ae_title, self.commitment.host, self.commitment.port
+        return title or own[0], host or own[1], port or own[2], own[3]
 
     @property
     def reporting_ae_titles(self) -> frozenset[str]:

@@ -51,7 +51,7 @@ STUDY_ROOT_FIND = str(StudyRootQueryRetrieveInformationModelFind)
 REQUEST = 1  # Action Type ID
 ALL_COMMITTED, FAILURES_EXIST = 1, 2  # Event Type IDs
 PENDING = (0xFF00, 0xFF01)
-QUIET_SECONDS = 1.0  # from the request of a peer to the report on its own association
+QUIET_SECONDS = 1.0  # of a peer that has asked, before the report on its own association
 MOST_ANSWERS = 100_000  # to one C-FIND
 MESSAGE_ID = 1
 
@@ -290,7 +290,6 @@ class CommitmentDialogue:
         self._service = service
         self._calling_ae, self._called_ae = titles(association.provider.request)
         self._owed: list[int] = []  # the numbers of reports
-        self._asked_at = 0.0
         reporting = [service.reported, self._calling_ae]
         association.bind(evt.EVT_N_EVENT_REPORT, answer_report, reporting)
         asking = [may_ask, self._take, self._calling_ae]
@@ -321,12 +320,11 @@ class CommitmentDialogue:
     def _take(self, transaction_uid: str, references: Sequence[Reference]) -> None:
         asked = (self._calling_ae, self._called_ae, transaction_uid, references)
         self._owed.append(self._service.asked(*asked))
-        self._asked_at = time.monotonic()
         self._association.receiver.when_idle = self._report
 
     def _report(self) -> None:
         """Report once the peer has been silent for a moment: it waits, or it would have gone."""
-        is_quiet = time.monotonic() - self._asked_at >= QUIET_SECONDS
+        is_quiet = self._association.receiver.silence() >= QUIET_SECONDS
         if not (self._owed and is_quiet and self._association.is_established):
             return
         report_id = self._owed.pop(0)

@@ -599,6 +599,10 @@ class Receiver(DIMSEServiceProvider):
         has_begun = self._command or self._storing is not None or self.message is not None
         return time.monotonic() - self._heard_at if has_begun else 0.0
 
+    def silence(self) -> float:
+        """How long no part of any message has come, in seconds."""
+        return time.monotonic() - self._heard_at
+
     @property
     def is_direct(self) -> bool:
         """True where it answers C-STORE requests itself."""
@@ -625,7 +629,7 @@ class Receiver(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """The next message; the association's thread, which asks all the time, waits for it."""
         if block:
-            return self._answer_of_peer()
+            return self._answer_of_peer(self.dimse_timeout)
         if self._is_serving:
             self._served, self._is_serving = self._served + 1, False
             self._wake()
@@ -639,46 +643,44 @@ class Receiver(DIMSEServiceProvider):
         return item
 
     def converse(self, request: DimsePrimitiveType, context_id: int) -> Any:
-        """Send a request of ours, in the association's own thread; the answer, or None."""
+        """Send a request of ours, in the association's own thread; the answer, or None.
+
+        What the peer asks meanwhile is served after it.
+        """
+        asked_meanwhile = []
+        answer = None
         self._requests.count += 1  # no answer to a C-STORE request gets between its fragments
-        try:
-            self.send_msg(request, context_id)
-            return self._answer_of_peer()[1]
-        finally:
-            self._served += 1
+        self.send_msg(request, context_id)
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while answer is None and time.monotonic() < waited_until:
+            item = self._answer_of_peer(POLL_SECONDS)
+            if item != WAKE and is_answer(item[1]):
+                answer = item[1]
+            elif item != WAKE:
+                asked_meanwhile.append(item)
+            elif not self.dul.to_user_queue.empty():
+                break  # the association is at its end
+        self._served += 1
+        for item in asked_meanwhile:
+            self.msg_queue.put(item)
+        return answer
 
     def _wake(self) -> None:
         if isinstance(self.dul, Provider):
             self.dul.wake()
 
-    def _answer_of_peer(self) -> Any:
-        """The answer to a request of ours; it is read although one of the peer is not answered.
-
-        What the peer asks meanwhile is served after it.
-        """
-        asked_meanwhile: list[Any] = []
+    def _answer_of_peer(self, seconds: float | None) -> Any:
+        """The answer to a request of ours; it is read although one of the peer is not answered."""
         self._is_asking = True
         self._wake()
         try:
-            return self._next_answer(asked_meanwhile)
+            item = self.msg_queue.get(timeout=seconds)
+        except queue.Empty:
+            item = WAKE
         finally:
             self._is_asking = False
-            for item in asked_meanwhile:
-                self.msg_queue.put(item)
-
-    def _next_answer(self, asked_meanwhile: list[Any]) -> Any:
-        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
-        while time.monotonic() < waited_until:
-            with contextlib.suppress(queue.Empty):
-                item = self.msg_queue.get(timeout=POLL_SECONDS)
-                if item != WAKE:
-                    self._served += 1
-                    if is_answer(item[1]):
-                        return item
-                    asked_meanwhile.append(item)
-                elif not self.dul.to_user_queue.empty():  # the association is at its end
-                    break
-        return WAKE
+        self._served += item != WAKE
+        return item
 
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""

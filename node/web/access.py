@@ -44,6 +44,7 @@ FIELD = "csrf"  # of a form
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 COOKIE = "midslice"
+DEVICE_COOKIE = "midslice-device"
 BEARER = "bearer "
 LONGEST_NAME = 64
 
@@ -95,8 +96,11 @@ class Visitor:
 class Gate:
     """Reads a request's proof of who sent it."""
 
-    def __init__(self, database: Database, web: Web, now: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, web: Web, now: Callable[[], float], secret: bytes
+    ) -> None:
         self.web = web
+        self._secret = secret  # of the site: a browser stays known when the node starts again
         self.database = database
         self.now = now
         self._key = new_token()  # of this process: pages of an older one load again
@@ -112,6 +116,21 @@ class Gate:
         if token is not None:
             return self._program(token)
         return self._proxied(request) or self._session(request)
+
+    def device_cookie(self, name: str) -> str:
+        """Make what a browser keeps from which this user has logged in."""
+        device = new_token()
+        return f"{device}.{self._signed(name, device)}"
+
+    def device(self, request: Request, name: str) -> str:
+        """Find the browser from which this user has logged in before; empty for any other."""
+        device, _, signature = request.cookies.get(DEVICE_COOKIE, "").partition(".")
+        expected = self._signed(name, device)
+        return device if hmac.compare_digest(signature.encode(), expected.encode()) else ""
+
+    def _signed(self, name: str, device: str) -> str:
+        text = f"device {name} {device}".encode()
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
 
     def has_user(self) -> bool:
         """True where anybody could log in."""

@@ -70,8 +70,10 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the framework would repeat the Host header, which anybody sets
     )
-    gate = Gate(store.database, settings.config.web, now)
+    secret = store.files.secret(settings.config.storage.secret_file)
+    gate = Gate(store.database, settings.config.web, now, secret)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
     for router in (metrics.router, login.router, setup.router, live.router):
         app.include_router(router)

@@ -65,7 +65,7 @@ def make_first_user(
         People(gate.database, gate.now, WHO).add_first(name, password)
     except UsageError as error:
         return _page(key, Problem(HTTPStatus.BAD_REQUEST, f"{str(error).capitalize()}."), name)
-    return login.session(request, gate, name, gate.address(request), "/")
+    return login.session(request, gate, name, "/")
 
 
 def _check(parts: Parts, key: str) -> None:

@@ -19,12 +19,14 @@ SEEN_SECONDS = 60.0  # how exactly it is kept when somebody was seen last: reads
 
 @dataclass(frozen=True)
 class Failures:
-    """Refused logins of late: under a name, from an address, both, and the last of either."""
+    """Refused logins of late: under a name, from an address, both; and the last time of each."""
 
     of_name: int
     of_address: int
     of_both: int
-    last_at: float | None
+    name_at: float = 0.0
+    address_at: float = 0.0
+    both_at: float = 0.0
 
 
 def add_user(
@@ -175,8 +177,8 @@ def failures(database: Database, since: float, user: str, address: str) -> Failu
         name = db.execute(counts.where(of_name)).one()
         place = db.execute(counts.where(of_address)).one()
         both = db.execute(counts.where(of_name, of_address)).one()
-    times = [at for at in (name[1], place[1]) if at is not None]
-    return Failures(int(name[0]), int(place[0]), int(both[0]), max(times, default=None))
+    rows = (name, place, both)
+    return Failures(*(int(row[0]) for row in rows), *(float(row[1] or 0.0) for row in rows))
 
 
 def forget_logins(database: Database, now: float) -> None:

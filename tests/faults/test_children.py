@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from node.children import (
+    AnswerFormat,
     Child,
     ResourceLimits,
     leave_signals_to_parent,
@@ -44,7 +46,7 @@ def sleep(_parent: Connection) -> None:
 
 def take_memory(parent: Connection) -> None:
     try:
-        bytearray(2 << 30)
+        bytearray(8 << 30)
     except MemoryError:
         parent.send("no memory")
 
@@ -52,6 +54,43 @@ def take_memory(parent: Connection) -> None:
 def burn(_parent: Connection) -> None:
     while True:
         pass
+
+
+@dataclass(frozen=True)
+class Word:
+    text: str
+    times: tuple[int, ...] = ()
+
+
+class Marks:
+    """Leaves a file where it is unpickled: what a child that was taken over would send."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self._path,)
+
+
+def answer_well_then_badly(parent: Connection, mark: Path) -> None:
+    AnswerFormat(Word).send(parent, Word("good", (1, 2)), 7)
+    parent.send(Marks(mark))
+    parent.send_bytes(b'{"number": 8, "kind": "Child", "value": {}}')
+    parent.send_bytes(b'{"number": 9, "kind": "Word", "value": {"text": 5}}')
+    time.sleep(600)
+
+
+def test_no_answer_of_a_child_runs_in_its_parent(tmp_path: Path) -> None:
+    mark, answers = tmp_path / "mark", AnswerFormat(Word)
+    child = Child("answers", answer_well_then_badly, mark)
+    try:
+        assert answers.receive(child.pipe) == (Word("good", (1, 2)), 7)
+        for _ in range(3):
+            with pytest.raises(OSError, match="no answer that its parent knows"):
+                answers.receive(child.pipe)
+    finally:
+        child.end()
+    assert not mark.exists()
 
 
 def test_a_child_gets_its_arguments_and_speaks_over_its_pipe() -> None:

@@ -367,6 +367,7 @@ def _environment() -> Environment:
         "stack": stack,
         "as_json": partial(json.dumps, separators=(",", ":")),  # the template escapes it
         "meaning": meaning,
+        "proof": wording.proof,
     }
     environment.globals |= {
         "advice": reasons.advice,

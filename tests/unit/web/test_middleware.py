@@ -161,6 +161,17 @@ def test_a_person_who_is_not_logged_in_is_led_to_the_log_in_and_back(served: Sit
     assert "hx-redirect" not in part.headers  # the page stays where it is, and says so
 
 
+@pytest.mark.parametrize(
+    "path", ["/find/", "/static", "/api/v1/jobs/", "//other.example/", "/login"]
+)
+def test_no_redirect_repeats_the_host_that_was_asked_for(served: Site, path: str) -> None:
+    client = served.administrator()
+    for known in (client, served.client(Accept="text/html")):
+        answer = known.get(path, headers={"Host": "evil.example"})
+        assert "evil.example" not in answer.headers.get("location", "")
+        assert "evil.example" not in answer.text
+
+
 def test_the_description_of_the_api_names_the_problem_document(served: Site) -> None:
     document = json.loads(served.administrator().get("/api/openapi.json").text)
     answers = document["paths"]["/api/v1/jobs/{job_id}/requeue"]["post"]["responses"]
