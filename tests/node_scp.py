@@ -9,6 +9,7 @@ from pathlib import Path
 from node.dicom.scp import Admission, Scp, ScpSettings
 from storage.errors import Busy
 from storage.records import Peer, Received
+from tests.peers import SECONDS, wait_until
 
 HOST = "127.0.0.1"
 
@@ -88,6 +89,11 @@ class Node:
     scp: Scp
     port: int
     archive: Archive
+
+    def wait_until_over(self) -> None:
+        """Until no association is open, and the ends of all are in the archive."""
+        wait_until(lambda: self.scp.open_associations() == 0, what="every association is over")
+        assert self.scp.log.flush(SECONDS)
 
 
 @contextmanager

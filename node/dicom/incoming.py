@@ -77,6 +77,7 @@ class Incoming(BytesIO):
     ) -> None:
         super().__init__()
         self.size = 0
+        self.is_over = False  # it was answered, or never will be
         # What has come, until the first element that is kept; a deflated data set shows none.
         self._start: bytearray | None = bytearray() if has_elements else None
         self._min_free_bytes = min_free_bytes
@@ -146,6 +147,7 @@ class Incoming(BytesIO):
 
     def discard(self) -> None:
         """Leave nothing behind; nothing happens where the file was moved away."""
+        self.is_over = True
         if self._file is not None:
             file, self._file = self._file, None
             with contextlib.suppress(OSError):  # a full disk once more; the file goes in any case

@@ -185,9 +185,9 @@ class AssociationGate:
         with self._changed:
             self._waiting.pop(key, None)
             place = self._open.pop(key, None)
+            if place is not None:
+                self._log.ended(place.entry, how)
             self._changed.notify_all()
-        if place is not None:
-            self._log.ended(place.entry, how)
 
     def _refused(self, request: AssociationRequest) -> Refused | None:
         admission = self.admission
@@ -284,10 +284,10 @@ class Scp:
         self._settings = settings
         self._keep = archive.keep
         self._commitment = commitment
-        self._log = AssociationWriter(archive)
+        self.log = AssociationWriter(archive)
         self._gate = AssociationGate(
             admission,
-            self._log,
+            self.log,
             most=settings.max_associations,
             waiting=settings.max_waiting,
             most_per_peer=settings.max_associations_per_peer,
@@ -298,9 +298,9 @@ class Scp:
     def start(self) -> int:
         """Listen; returns the real port. OSError where it is taken."""
         self._server = _StorageServer(
-            self._settings, self._gate, self._log, self._keep, self._commitment
+            self._settings, self._gate, self.log, self._keep, self._commitment
         )
-        self._log.start()
+        self.log.start()
         self._thread = threading.Thread(
             target=functools.partial(self._server.serve_forever, POLL_SECONDS),
             name="storage-scp",
@@ -349,7 +349,7 @@ class Scp:
             association.hang_up()  # a peer that takes nothing any more, not even the abort
         for association in established:
             association.join(max(POLL_SECONDS, deadline - time.monotonic()))
-        self._log.close()
+        self.log.close()
 
 
 class _Accepted(AcceptedAssociation):
@@ -385,7 +385,7 @@ class _Accepted(AcceptedAssociation):
         finally:
             self.hang_up()
             self.kill()
-            self.receiver.discard()
+            self.receiver.close()
             self._note_unread_request()
             self._note_end()
             self._gate.leave(id(self), self._ending())
