@@ -17,7 +17,7 @@ from storage.archive import UNKNOWN_AE, Archive, lock_series
 from storage.database import Database
 from storage.files import DERIVED, RECEIVED, WHOLE, Files
 from storage.records import DAY, JobState, Received, Recovered
-from storage.schema import derived, instance, job, series
+from storage.schema import PURGING_SERIES, derived, instance, job, series
 from storage.site import notices
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ def recover(
     the AE title of the node.
     """
     database, files = archive.database, archive.files
-    _forget_missing(database, files, series.c.purged_at.is_not(None))  # died within a purge
+    # Died within a purge.
+    _forget_missing(database, files, and_(PURGING_SERIES, series.c.purged_at.is_not(None)))
     incoming = _from_incoming(archive, read_header, called_ae)
     litter = _unused_results(database, files)
     archived = _from_archive(archive, read_header, called_ae, since=since - SLACK_SECONDS)
@@ -205,7 +206,6 @@ def _forget_missing(
         select(instance.c.series_id, instance.c.path)
         .join(series, series.c.id == instance.c.series_id)
         .where(instance.c.path.is_not(None), which)
-        .order_by(instance.c.id)
     )
     with database.reading() as db:
         rows = [row for row in db.execute(query) if not files.path(row.path).exists()]
