@@ -31,11 +31,13 @@ from storage.schema import (
     KEPT_SERIES,
     NEEDS_JOB,
     OPEN_ARRIVAL,
+    OPEN_COMMITMENT,
     PURGING_SERIES,
     arrival,
     arrival_association,
     association,
     audit,
+    commitment,
     delivery,
     derived,
     instance,
@@ -152,6 +154,7 @@ def _finished(*which: ColumnElement[bool] | TextClause) -> Select[*tuple[Any, ..
         series.c.id,
         series.c.series_uid,
         series.c.last_at,
+        series.c.committed_at,
         completed.scalar_subquery().label("completed_at"),
         ended.scalar_subquery().label("ended_at"),
         delivered.scalar_subquery().label("delivered_at"),
@@ -161,6 +164,7 @@ def _finished(*which: ColumnElement[bool] | TextClause) -> Select[*tuple[Any, ..
         *which,
         ~exists().where(of_jobs, or_(job.c.state.in_(PENDING), _failed())),
         ~exists().where(of_results, delivery.c.state.in_(UNDELIVERED)),
+        ~exists().where(of_results, commitment.c.delivery_id == delivery.c.id, OPEN_COMMITMENT),
         ~arriving,
         has_files,
     )
@@ -175,8 +179,11 @@ def _is_restored() -> ColumnElement[bool]:
 
 
 def _kept_long() -> ColumnElement[bool]:
-    """A series that `keep_days` is the time of; of a restored one nobody has heard before."""
-    return or_(_has_result(), _is_restored())
+    """A series that `keep_days` is the time of.
+
+    Of a restored one nobody has heard before; who was promised it may have deleted it since.
+    """
+    return or_(_has_result(), _is_restored(), series.c.committed_at.is_not(None))
 
 
 def _failed() -> ColumnElement[bool]:
@@ -186,9 +193,10 @@ def _failed() -> ColumnElement[bool]:
 
 
 def _expired(row: Row[*tuple[Any, ...]]) -> Expired:
-    times = (row.last_at, row.completed_at, row.ended_at, row.delivered_at)
+    times = (row.last_at, row.completed_at, row.ended_at, row.delivered_at, row.committed_at)
     since = max(time for time in times if time is not None)
-    if row.has_result or row.is_restored:
+    is_promised = row.committed_at is not None
+    if row.has_result or row.is_restored or is_promised:
         return Expired(row.id, row.series_uid, "keep_days", since)
     return Expired(row.id, row.series_uid, "keep_unrouted_days", since)
 

@@ -15,7 +15,15 @@ from sqlalchemy import Connection, Row, Select, func, select
 from storage.database import Database
 from storage.files import Files, digest, received_digest
 from storage.records import DAY
-from storage.schema import KEPT_SERIES, derived, derived_instance, instance, scrub, series
+from storage.schema import (
+    KEPT_DERIVED,
+    KEPT_SERIES,
+    derived,
+    derived_instance,
+    instance,
+    scrub,
+    series,
+)
 from storage.site import notices
 
 logger = logging.getLogger(__name__)
@@ -94,7 +102,7 @@ def _count(kind: str) -> Select[*tuple[Any, ...]]:
         of_series = select(func.count()).where(instance.c.series_id == series.c.id)
         return select(func.sum(of_series.scalar_subquery())).select_from(series).where(KEPT_SERIES)
     of_result = select(func.count()).where(derived_instance.c.derived_id == derived.c.id)
-    return select(func.sum(of_result.scalar_subquery())).where(derived.c.purged_at.is_(None))
+    return select(func.sum(of_result.scalar_subquery())).select_from(derived).where(KEPT_DERIVED)
 
 
 def _id(kind: str) -> Any:
