@@ -13,19 +13,20 @@ from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
 
-from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.association_log import AssociationLog, AssociationWriter, Entry
+from node.dicom.connection import tune
 from node.dicom.contexts import (
     MAX_PDU_BYTES,
     accepted_contexts,
     context_name,
 )
-from node.dicom.handlers import Keep, answer_store, handle_store
+from node.dicom.digests import DigestThreads
+from node.dicom.handlers import Answer, Keep, answer_store, handle_store
 from node.dicom.incoming import Incoming
 from node.dicom.messages import StoreRequest
 from node.dicom.negotiation import titles
@@ -38,7 +39,7 @@ from node.dicom.status import (
     Rejection,
     abort_text,
 )
-from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
+from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
@@ -340,6 +341,7 @@ class _Accepted(AcceptedAssociation):
             folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
             answer=self.answer if settings.is_direct else None,
+            digests=server.digests,
         )
         self.acse_timeout = settings.request_seconds
         self.network_timeout = settings.idle_seconds
@@ -373,7 +375,7 @@ class _Accepted(AcceptedAssociation):
         if self._gate.is_for_echo(id(self)):
             self.network_timeout = self.server.settings.request_seconds
 
-    def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
+    def answer(self, request: StoreRequest, incoming: Incoming) -> Answer:
         """Answer a C-STORE request whose data set has come."""
         self.instances += 1
         return answer_store(request, incoming, self.keep, self.peer)
@@ -494,6 +496,7 @@ class _StorageServer(AssociationServer):
         self.gate = gate
         self.log = log
         self.keep = keep
+        self.digests = DigestThreads()
         super().__init__(
             _application_entity(settings),
             (settings.host, settings.port),
