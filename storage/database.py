@@ -21,7 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from storage import migrations
 from storage.errors import Busy, DatabaseDamaged, NoRoom, StorageError
 from storage.files import file_system, sync
-from storage.records import Delivery, DeliveryState, DerivedMark, Job, Received
+from storage.records import Delivery, DerivedMark, Job, Received
 
 # File systems over a network, where locks or shared memory do not work as SQLite needs them.
 NETWORK = frozenset(
@@ -441,13 +441,9 @@ def mark_columns(mark: DerivedMark) -> dict[str, object]:
 
 
 def to_delivery(row: Row[*tuple[Any, ...]]) -> Delivery:
-    # Without storage commitment nothing is proved instance by instance: all of it, or nothing.
-    proved = row.state == DeliveryState.CONFIRMED
     # The comment may name a patient: the row's own sentence, which notices quote, is without it.
     answer = f' The destination says: "{row.comment}"' if row.sentence and row.comment else ""
-    return to_record(
-        Delivery, row, confirmed=row.total if proved else 0, sentence=row.sentence + answer
-    )
+    return to_record(Delivery, row, sentence=row.sentence + answer)
 
 
 def to_json(value: Mapping[str, object] | tuple[str, ...]) -> str:

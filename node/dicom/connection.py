@@ -58,8 +58,10 @@ class Blocks:
         self._end += count
         return count
 
-    def whole_pdu(self, sock: socket.socket, seconds: float) -> memoryview | None:
-        """The next PDU; OSError where it does not come whole within so many seconds.
+    def whole_pdu(
+        self, sock: socket.socket, seconds: float, silent_seconds: float
+    ) -> memoryview | None:
+        """The next PDU; OSError where it does not come whole in time, or nothing comes for long.
 
         None where there is none, or where it is longer than any of ours.
         """
@@ -76,7 +78,8 @@ class Blocks:
             if self._start + needed > len(self._block):
                 self._turn()
             deadline = deadline or time.monotonic() + seconds
-            if self.receive(sock, deadline - time.monotonic()) == 0:
+            left = min(silent_seconds, deadline - time.monotonic())
+            if self.receive(sock, left) == 0:
                 raise ConnectionError("the connection ended in the middle of a PDU")
         return None
 

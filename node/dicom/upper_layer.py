@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -32,9 +32,10 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType
 from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from pynetdicom.transport import (
     T_CONNECT,
     AddressInformation,
@@ -44,6 +45,7 @@ from pynetdicom.transport import (
 )
 
 from node.dicom.connection import LARGEST_PDU_BYTES, Blocks, hurry, tune
+from node.dicom.contexts import NOT_STORED
 from node.dicom.digests import Digest, DigestThreads
 from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
 from node.dicom.messages import (
@@ -76,6 +78,7 @@ INTERNALS = (
     ("pynetdicom._globals", "MODE_ACCEPTOR", None),
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
     ("pynetdicom.association.Association", "_accepted_cx", None),
+    ("pynetdicom.association.Association", "_serve_request", "msg, context_id"),
     ("pynetdicom.association.Association", "_server", None),
     ("pynetdicom.association.Association", "dimse", None),
     ("pynetdicom.association.Association", "dul", None),
@@ -89,15 +92,18 @@ INTERNALS = (
     ("pynetdicom.dimse_primitives.DIMSEPrimitive", "_dataset_path", None),
     ("pynetdicom.pdu", "_PDUType", None),
     ("pynetdicom.dul.DULServiceProvider", "_decode_pdu", "bytestream"),
+    ("pynetdicom.dul.DULServiceProvider", "_is_transport_event", ""),
     ("pynetdicom.dul.DULServiceProvider", "_read_pdu_data", ""),
     ("pynetdicom.dul.DULServiceProvider", "_run_loop_delay", None),
     ("pynetdicom.dul.DULServiceProvider", "_send", "pdu"),
     ("pynetdicom.dul.DULServiceProvider", "event_queue", None),
+    ("pynetdicom.dul.DULServiceProvider", "idle_timer_expired", ""),
     ("pynetdicom.dul.DULServiceProvider", "run_reactor", ""),
     ("pynetdicom.dul.DULServiceProvider", "send_pdu", "primitive"),
     ("pynetdicom.dul.DULServiceProvider", "state_machine", None),
     ("pynetdicom.dul.DULServiceProvider", "to_provider_queue", None),
     ("pynetdicom.dul.DULServiceProvider", "to_user_queue", None),
+    ("pynetdicom.fsm", "InvalidEventError", None),
     ("pynetdicom.pdu_primitives", "_PDUPrimitiveType", None),
     ("pynetdicom.transport.AssociationSocket", "_shutdown_socket", ""),
     ("pynetdicom.transport.AssociationSocket", "connect", "primitive"),
@@ -130,7 +136,8 @@ ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
 # The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
 LONGEST_PDU_BYTES = 1 << 20
 LONGEST_COMMAND_BYTES = 1 << 16
-LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
+# Of a message that is no C-STORE: storage commitment names 30,000 instances in it.
+LONGEST_OTHER_DATA_SET_BYTES = 4 << 20
 WRITE_BYTES = 1 << 18
 
 AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
@@ -141,6 +148,7 @@ NO_UID = "0.0"  # stands in for a UID that the library could not carry; never ke
 MALFORMED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -153,7 +161,10 @@ MALFORMED = (
 
 
 class PromptSocket(AssociationSocket):
-    """The connection of an association; each PDU has to come and go whole within `seconds`."""
+    """The connection of an association; each PDU has to come and go whole within `seconds`.
+
+    A peer that says nothing for `silent_seconds` in the middle of one is dropped before.
+    """
 
     def __init__(
         self,
@@ -162,10 +173,12 @@ class PromptSocket(AssociationSocket):
         *,
         connection: socket.socket | None = None,
         bind_to: AddressInformation | None = None,
+        silent_seconds: float | None = None,
     ) -> None:
         self.seconds = seconds
-        self.is_lost = False
-        self.opened_at: float | None = None
+        self.silent_seconds = seconds if silent_seconds is None else silent_seconds
+        self.is_lost = self.was_silent = False
+        self.opened_at = time.monotonic() if connection is not None else None
         self.blocks = Blocks()
         super().__init__(assoc, client_socket=connection, address=bind_to)
 
@@ -179,7 +192,15 @@ class PromptSocket(AssociationSocket):
     @property
     def ready(self) -> bool:
         """True where something was received, or can be without waiting."""
-        return self.blocks.is_holding or super().ready
+        if self.blocks.is_holding:
+            return True
+        if self.socket is None or self.opened_at is None:
+            return False
+        try:
+            return bool(_readable(self.socket).poll(0))
+        except (OSError, ValueError):
+            self.event_queue.put(CLOSED)
+            return False
 
     def has_data(self, seconds: float) -> bool:
         """Wait so long for the peer; True also where it has closed the connection."""
@@ -200,9 +221,9 @@ class PromptSocket(AssociationSocket):
         if self.socket is None:
             return None
         try:
-            return self.blocks.whole_pdu(self.socket, self.seconds)
-        except OSError:
-            self._note_loss()
+            return self.blocks.whole_pdu(self.socket, self.seconds, self.silent_seconds)
+        except OSError as error:
+            self._note_loss(error)
             raise
 
     def recv(self, nr_bytes: int) -> bytearray:
@@ -214,8 +235,8 @@ class PromptSocket(AssociationSocket):
         seconds = min(self.seconds, CLOSING_SECONDS) if is_closing else self.seconds
         try:
             filled = self._fill(memoryview(buffer), time.monotonic() + seconds)
-        except OSError:
-            self._note_loss()
+        except OSError as error:
+            self._note_loss(error)
             raise
         if filled < nr_bytes:
             self._note_loss()
@@ -251,7 +272,7 @@ class PromptSocket(AssociationSocket):
         assert self.socket is not None
         filled = self.blocks.fill(view)
         while filled < len(view):
-            left = deadline - time.monotonic()
+            left = self._left(deadline)
             if left <= 0:
                 raise TimeoutError("the PDU did not arrive in time")
             self.socket.settimeout(left)
@@ -262,9 +283,12 @@ class PromptSocket(AssociationSocket):
             filled += count
         return filled
 
-    def _note_loss(self) -> None:
+    def _left(self, deadline: float) -> float:
+        return min(self.silent_seconds, deadline - time.monotonic())
+
+    def _note_loss(self, error: OSError | None = None) -> None:
         if self.assoc.dul.state_machine.current_state == ESTABLISHED:
-            self.is_lost = True
+            self.is_lost, self.was_silent = True, isinstance(error, TimeoutError)
 
     def _shutdown_socket(self) -> None:
         # The library's own leaves the socket open where the peer has reset the connection.
@@ -272,6 +296,13 @@ class PromptSocket(AssociationSocket):
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
             self.socket.close()
+
+
+def _readable(sock: socket.socket) -> select.poll:
+    """Waits for something to read; unlike `select.select`, on any descriptor."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll
 
 
 # Both of the library's loops take a nap of a millisecond and look again: 40 idle associations then
@@ -351,7 +382,8 @@ class NegotiatingProvider(DULServiceProvider):
 class Provider(NegotiatingProvider):
     """The upper layer service provider, asleep until it has something to do."""
 
-    def __init__(self, assoc: Association) -> None:
+    def __init__(self, assoc: Association, message_seconds: float = NO_TIMEOUT_SECONDS) -> None:
+        self._message_seconds = message_seconds
         self._ring, self._rung = socket.socketpair()
         self._ring.setblocking(False)
         self._rung.setblocking(False)
@@ -362,10 +394,25 @@ class Provider(NegotiatingProvider):
     def run_reactor(self) -> None:
         """Run the state machine to its end."""
         try:
-            super().run_reactor()
+            while self._goes_on_after_late_answer():
+                continue
         finally:
             self._ring.close()
             self._rung.close()
+
+    def _goes_on_after_late_answer(self) -> bool:
+        """Run the state machine; True where it stopped at an answer to what is being aborted.
+
+        The association's own thread may answer a request, or a release, in the moment in which this
+        one aborts for the PDU behind it: PS3.8 has no transition for that.
+        """
+        try:
+            super().run_reactor()
+        except InvalidEventError:
+            if self.state_machine.current_state != CLOSING:
+                raise
+            return True
+        return False
 
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""
@@ -390,6 +437,26 @@ class Provider(NegotiatingProvider):
             if time.monotonic() > until:
                 return
 
+    @property
+    def is_silent(self) -> bool:
+        """True where the peer has begun a message and says no more."""
+        receiver = self.assoc.dimse
+        return isinstance(receiver, Receiver) and receiver.waits() > self._message_seconds
+
+    def idle_timer_expired(self) -> bool:
+        """True where the association is to end because nothing comes."""
+        return super().idle_timer_expired() or self.is_silent
+
+    @property
+    def _is_busy(self) -> bool:
+        """True while a request waits for its answer: what comes after it waits in the socket."""
+        receiver = self.assoc.dimse
+        is_open = self.state_machine.current_state == ESTABLISHED
+        return is_open and isinstance(receiver, Receiver) and receiver.is_busy
+
+    def _is_transport_event(self) -> bool:
+        return not self._is_busy and super()._is_transport_event()
+
     def _is_undisturbed(self) -> bool:
         """True while the association is open and the state machine has nothing to do."""
         is_open = self.state_machine.current_state == ESTABLISHED
@@ -398,6 +465,10 @@ class Provider(NegotiatingProvider):
     def send_pdu(self, primitive: "_PDUPrimitiveType") -> None:
         """Queue a primitive for the peer and wake the thread that sends it."""
         super().send_pdu(primitive)
+        self.wake()
+
+    def wake(self) -> None:
+        """End the nap of the thread."""
         with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
             self._ring.send(b"!")
 
@@ -414,12 +485,13 @@ class Provider(NegotiatingProvider):
         pass  # the library's own is of no interest
 
     def _wait(self) -> None:
-        poll = select.poll()
-        poll.register(self._rung, select.POLLIN)
-        if isinstance(self.socket, PromptSocket) and self.socket.blocks.is_holding:
+        poll = _readable(self._rung)
+        is_busy = self._is_busy
+        is_holding = isinstance(self.socket, PromptSocket) and self.socket.blocks.is_holding
+        if is_holding and not is_busy:
             return
         transport = self.socket.socket if self.socket is not None else None
-        if transport is not None and transport.fileno() >= 0:
+        if transport is not None and transport.fileno() >= 0 and not is_busy:
             poll.register(transport, select.POLLIN)
         poll.poll(NAP_SECONDS * 1000)
         with contextlib.suppress(OSError):  # nobody has rung
@@ -427,7 +499,7 @@ class Provider(NegotiatingProvider):
 
 
 class _Requests(queue.Queue[Any]):
-    """The queue of requests to the association's thread, which counts them."""
+    """The queue of messages to the association's thread, which counts them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -471,8 +543,25 @@ class Receiver(DIMSEServiceProvider):
         self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
         self._storing: tuple[StoreRequest, int, Incoming] | None = None
         self.msg_queue = self._requests = _Requests()
-        self._served = 0  # requests, by the association's own thread
-        self._is_serving = False
+        self._served = 0  # messages, by the association's own thread
+        self._is_serving = self._is_asking = False
+        self._heard_at = 0.0  # when the last part of a message came
+        # Called in the association's own thread whenever nothing came for a moment.
+        self.when_idle: Callable[[], None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """True while the association's own thread has a request, and waits for no answer."""
+        return self._requests.count > self._served and not self._is_asking
+
+    def waits(self) -> float:
+        """How long the rest of a message has not come, in seconds; 0 where none has begun."""
+        has_begun = self._command or self._storing is not None or self.message is not None
+        return time.monotonic() - self._heard_at if has_begun else 0.0
+
+    def silence(self) -> float:
+        """How long no part of any message has come, in seconds."""
+        return time.monotonic() - self._heard_at
 
     @property
     def is_direct(self) -> bool:
@@ -481,6 +570,7 @@ class Receiver(DIMSEServiceProvider):
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA indication; what is no DIMSE message ends in an abort."""
+        self._heard_at = time.monotonic()
         try:
             for context_id, fragment in primitive.presentation_data_value_list:
                 self._take(context_id, fragment[0], memoryview(fragment)[1:])
@@ -489,6 +579,7 @@ class Receiver(DIMSEServiceProvider):
 
     def take(self, pdu: memoryview) -> None:
         """Take a P-DATA-TF PDU as `receive_primitive` does, without the library's objects."""
+        self._heard_at = time.monotonic()
         try:
             for context_id, control, value in fragments(pdu):
                 self._take(context_id, control, value)
@@ -498,14 +589,57 @@ class Receiver(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """The next message; the association's thread, which asks all the time, waits for it."""
         if block:
-            return super().get_msg(block)
+            return self._answer_of_peer(self.dimse_timeout)
         if self._is_serving:
             self._served, self._is_serving = self._served + 1, False
+            self._wake()
         try:
             item = self.msg_queue.get(timeout=NAP_SECONDS)
         except queue.Empty:
+            if self.when_idle is not None and self._storing is None:
+                self.when_idle()
             return WAKE
         self._is_serving = item is not WAKE
+        return item
+
+    def converse(self, request: DimsePrimitiveType, context_id: int) -> Any:
+        """Send a request of ours, in the association's own thread; the answer, or None.
+
+        What the peer asks meanwhile is served after it.
+        """
+        asked_meanwhile = []
+        answer = None
+        self._requests.count += 1  # no answer to a C-STORE request gets between its fragments
+        self.send_msg(request, context_id)
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while answer is None and time.monotonic() < waited_until:
+            item = self._answer_of_peer(POLL_SECONDS)
+            if item != WAKE and is_answer(item[1]):
+                answer = item[1]
+            elif item != WAKE:
+                asked_meanwhile.append(item)
+            elif not self.dul.to_user_queue.empty():
+                break  # the association is at its end
+        self._served += 1
+        for item in asked_meanwhile:
+            self.msg_queue.put(item)
+        return answer
+
+    def _wake(self) -> None:
+        if isinstance(self.dul, Provider):
+            self.dul.wake()
+
+    def _answer_of_peer(self, seconds: float | None) -> Any:
+        """The answer to a request of ours; it is read although one of the peer is not answered."""
+        self._is_asking = True
+        self._wake()
+        try:
+            item = self.msg_queue.get(timeout=seconds)
+        except queue.Empty:
+            item = WAKE
+        finally:
+            self._is_asking = False
+        self._served += item != WAKE
         return item
 
     def discard(self) -> None:
@@ -561,7 +695,7 @@ class Receiver(DIMSEServiceProvider):
         """Abstract and transfer syntax of an accepted context for instances."""
         if context_id not in self._syntaxes:
             context = self.assoc._accepted_cx.get(context_id)
-            if context is None or context.abstract_syntax == Verification:
+            if context is None or context.abstract_syntax in NOT_STORED:
                 return None
             syntaxes = str(context.abstract_syntax), str(context.transfer_syntax[0])
             self._syntaxes[context_id] = syntaxes
@@ -742,6 +876,53 @@ class RequestSender(DIMSEServiceProvider):
         transport.write(waiting)
 
 
+class Conversation(DIMSEServiceProvider):
+    """The library's DIMSE provider of an association on which the peer asks as well.
+
+    Its N-EVENT-REPORT may come before the answer that is waited for, and is answered at once.
+    """
+
+    def __init__(self, assoc: Association, abandon: Callable[[], bool]) -> None:
+        super().__init__(assoc)
+        self._abandon = abandon
+
+    def get_msg(self, block: bool = False) -> "_QueueItem":
+        """The answer that is waited for; none for the association's own thread."""
+        if not block:
+            return None, None
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while time.monotonic() < waited_until and not self._abandon():
+            item = self._next()
+            if item is not None and not self._is_served(item):
+                return item
+        return None, None
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Answer what the peer asks, as long as the association is open."""
+        while not until() and not self._abandon() and self.assoc.is_established:
+            item = self._next()
+            if item is not None:
+                self._is_served(item)
+
+    def _is_served(self, item: "_QueueItem") -> bool:
+        """Serve a request of the peer; False for an answer, and where there is nothing any more."""
+        context_id, message = item
+        if message is None or context_id is None or is_answer(message):
+            return False
+        self.assoc._serve_request(message, context_id)
+        return True
+
+    def _next(self) -> "_QueueItem | None":
+        with contextlib.suppress(queue.Empty):
+            return self.msg_queue.get(timeout=POLL_SECONDS)
+        return None
+
+
+def is_answer(message: DimsePrimitiveType) -> bool:
+    """True for a response: it names the request that it answers."""
+    return getattr(message, "MessageIDBeingRespondedTo", None) is not None
+
+
 @contextlib.contextmanager
 def _data_set(request: C_STORE) -> Iterator[BinaryIO]:
     """The encoded data set of a request: in a file, after its meta information, or in memory."""
@@ -769,13 +950,15 @@ class AcceptedAssociation(Association):
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
         digests: DigestThreads | None = None,
+        message_seconds: float = NO_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self._server = server
-        self.dul = self.provider = Provider(
-            self
-        )  # before the socket, which tells it that there is a connection
-        self.connection = PromptSocket(self, seconds, connection=connection)
+        # Before the socket, which tells it that there is a connection.
+        self.dul = self.provider = Provider(self, message_seconds)
+        self.connection = PromptSocket(
+            self, seconds, connection=connection, silent_seconds=message_seconds
+        )
         self.dimse = self.receiver = Receiver(
             self, folder, min_free_bytes=min_free_bytes, answer=answer, digests=digests
         )

@@ -73,16 +73,21 @@ def test_a_reason_that_lasts_is_told_before_one_that_passes() -> None:
 
 def test_connections_that_wait_have_a_limit_of_their_own() -> None:
     door = gate(Book())
-    door.connected(1)
-    door.connected(2)
-    assert not door.has_room_to_wait()
+    one, two, three = CT1.address, "192.0.2.8", "192.0.2.9"
+    door.connected(1, one)
+    assert not door.has_room_to_wait(one)  # a quarter of the places, at least one
+    door.connected(2, two)
+    assert door.has_room_to_wait(three)  # whoever holds the others
+    door.connected(3, three)
+    door.connected(4, "192.0.2.10")
+    assert not door.has_room_to_wait("192.0.2.11")  # twice as many at most
     assert door.open == 0
     door.enter(1, CT1)
-    assert door.has_room_to_wait()
-    door.connected(3)
-    assert not door.has_room_to_wait()
-    door.disconnected(3)
-    assert door.has_room_to_wait()
+    assert door.has_room_to_wait(one)
+    door.connected(5, one)
+    assert not door.has_room_to_wait(one)
+    door.disconnected(5)
+    assert door.has_room_to_wait(one)
 
 
 def test_waiting_for_the_last_one_ends_when_it_leaves() -> None:
@@ -120,7 +125,7 @@ def test_the_share_is_half_of_the_places_or_as_configured(most_per_peer: int, le
     assert reasons.count("") == lets_in
 
 
-def test_an_echo_is_answered_beyond_the_limits_one_at_a_time_of_each_title() -> None:
+def test_an_echo_is_answered_beyond_the_limits_one_at_a_time_of_a_title_and_an_address() -> None:
     full = gate(Book(), most=1)
     full.enter(0, CT1)
     echo = AssociationRequest("CT1", "MIDSLICE", "192.0.2.7", is_echo=True)
@@ -128,7 +133,9 @@ def test_an_echo_is_answered_beyond_the_limits_one_at_a_time_of_each_title() -> 
     assert full.is_for_echo(1)
     assert not full.is_for_echo(0)
     assert reason(full.enter(2, echo)) == "too many associations"
-    other = AssociationRequest("CT2", "MIDSLICE", "192.0.2.7", is_echo=True)
+    same = AssociationRequest("CT2", "MIDSLICE", "192.0.2.7", is_echo=True)
+    assert reason(full.enter(3, same)) == "too many associations"
+    other = AssociationRequest("CT2", "MIDSLICE", "192.0.2.8", is_echo=True)
     assert reason(full.enter(3, other)) == ""
     full.leave(1, "released")
     assert reason(full.enter(4, echo)) == ""
