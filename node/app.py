@@ -20,6 +20,7 @@ import pydicom.config
 from inference import registry
 from inference.request import Resources
 from node import config, health
+from node.children import worker_memory_bytes
 from node.config import Config
 from node.config.reading import to_values
 from node.dicom import scp
@@ -27,6 +28,7 @@ from node.dicom.handlers import identify_file
 from node.errors import ConfigError
 from node.store import Store, opened
 from node.web.server import WebProcess
+from node.web.setup import SetUpKey
 from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
 from node.work.commitment import CommitmentWork
@@ -40,7 +42,7 @@ from storage import recovery
 from storage.errors import WrongState
 from storage.files import fingerprint
 from storage.records import SelfTestState, SwitchName
-from storage.site import control, selftests
+from storage.site import control, people, selftests
 from storage.site.audit import NODE
 from storage.site.nodes import SECRET, SERVING, STOPPED, STOPPING
 
@@ -156,7 +158,13 @@ class RunningNode:
         )
         self._background = Background(store.database, settings, self._handlers)
         self._schedule = Schedule()
-        web = WebSettings(settings, store.node_id, log_as_json=not sys.stdout.isatty())
+        self._set_up = None if people.exist(store.database) else SetUpKey.new()
+        web = WebSettings(
+            settings,
+            store.node_id,
+            log_as_json=not sys.stdout.isatty(),
+            setup_digest=self._set_up.digest if self._set_up is not None else "",
+        )
         with _naming(settings, "web"):
             self._web = WebProcess(settings.web.host, settings.web.port, web)
         self._state = SERVING
@@ -190,10 +198,19 @@ class RunningNode:
         self._schedule.start()
         self._record_configuration()
         self._beat()
+        self._announce(port, web_port)
+
+    def _announce(self, port: int, web_port: int) -> None:
+        """Say where the node listens, and how the first user is made where there is none."""
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
         logger.info("node listening", extra=extra | {"pid": os.getpid()})
+        if self._settings.node.lets_anybody_in:
+            logger.warning("any peer may send", extra={"host": self._settings.node.host})
+        if self._set_up is not None:
+            link = self._set_up.link(pages_address(self._settings, web_port))
+            logger.warning("no user yet", extra={"set_up_link": link})
         if sys.stdout.isatty():
-            sys.stdout.write(f"\n{welcome(self._settings, port, web_port)}\n\n")
+            sys.stdout.write(f"\n{welcome(self._settings, port, web_port, self._set_up)}\n\n")
 
     def tick(self) -> None:
         """Look after what is due between signals; none of it may end the node."""
@@ -300,7 +317,8 @@ class RunningNode:
             resources=Resources(device=settings.inference.device),
         )
         limits = settings.inference
-        bounds = Bounds(limits.job_minutes * 60, int(limits.memory_gb * 1e9))
+        memory = worker_memory_bytes(limits.memory_gb, limits.workers)
+        bounds = Bounds(limits.job_minutes * 60, memory)
         inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
         spare = ProcessExecutor(SPARE, time.monotonic) if limits.overtaking else None
@@ -328,15 +346,23 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
         raise ConfigError(f"{settings.path.name}: {problem}") from error
 
 
-def welcome(settings: Config, port: int, web_port: int) -> str:
+def welcome(settings: Config, port: int, web_port: int, set_up: SetUpKey | None = None) -> str:
     """Tell the person who has started the node where its pages are, and what peers enter."""
-    web, peers = (health.addresses(host)[0] for host in (settings.web.host, settings.node.host))
-    shown = f"[{web}]" if ":" in web else web
+    peers = health.addresses(settings.node.host)[0]
+    pages = pages_address(settings, web_port)
+    first = f"First:  {set_up.link(pages)}\n" if set_up is not None else ""
     return (
-        f"Pages:  http://{shown}:{web_port}/\n"
+        f"Pages:  {pages}\n{first}"
         f"DICOM:  AE title {settings.node.ae_title}, host {peers}, port {port}\n"
         "Ctrl-C stops the node."
     )
+
+
+def pages_address(settings: Config, web_port: int) -> str:
+    """The address of the pages, as a browser on another machine would ask for it."""
+    web = health.addresses(settings.web.host)[0]
+    shown = f"[{web}]" if ":" in web else web
+    return f"http://{shown}:{web_port}/"
 
 
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:

@@ -171,8 +171,10 @@ self-test failed | error | selftest state sentence | with the sentence; its step
 
 # The web process
 web process died | warning | exit_code | it was started again
-pages closed to others | warning | host add | \
-    `web.host` is not loopback and there is no user: add one
+any peer may send | warning | host | \
+    any AE title from any network is let in: name `node.allowed_networks` or `allowed_ae_titles`
+no user yet | warning | set_up_link | \
+    nobody may log in: whoever opens the link makes the first administrator, once
 log-in throttled | warning | address seconds | \
     too many wrong passwords from there (IPv6: its /64); it waits `seconds`
 request failed | error | error | an error in the web process, with its frames

@@ -7,12 +7,14 @@ whole, and makes again what follows, the name in the archive and the row. `stora
 both after `seal`, and only then does the peer hear Success.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +63,7 @@ MADE = "selftest"  # series that self-tests have made
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 SHORTEST_SECRET = 32
+OTHERS = 0o077  # what others may do with a file: nothing
 
 WHOLE = ".dcm"
 SEALED = re.compile(r"[^.]+\.([0-9a-f]{64})\.dcm")
@@ -79,6 +82,20 @@ def file_system(path: Path) -> str:
         if path.is_relative_to(point) and len(point.parts) >= depth:
             kind, depth = mount.fstype, len(point.parts)
     return kind
+
+
+def keep_to_ourselves(folder: Path) -> None:
+    """Let nobody else open the storage folder or what lies in it, whatever was allowed before.
+
+    Files that this process and its children make from now on are 0600, folders 0700. Whose folder
+    it is not cannot change it; `midslice check` names it.
+    """
+    os.umask(OTHERS)
+    for path in (folder, *folder.iterdir()):
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & OTHERS and not path.is_symlink():
+                path.chmod(mode & ~OTHERS)
 
 
 class Files:

@@ -285,6 +285,12 @@ class Node(Section):
         """The zone of the times that people and results see; None is the system's own."""
         return ZoneInfo(self.timezone) if self.timezone else None
 
+    @property
+    def lets_anybody_in(self) -> bool:
+        """True where any AE title from any network may send: whoever reaches the port."""
+        is_everywhere = self.host in ("0.0.0.0", "::")  # noqa: S104 - it asks, and binds nothing
+        return is_everywhere and not (self.allowed_ae_titles or self.allowed_networks)
+
 
 class Storage(Section):
     """Places of files and rows, and how long they stay."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -31,6 +31,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType
 from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
@@ -100,6 +101,7 @@ INTERNALS = (
     ("pynetdicom.dul.DULServiceProvider", "state_machine", None),
     ("pynetdicom.dul.DULServiceProvider", "to_provider_queue", None),
     ("pynetdicom.dul.DULServiceProvider", "to_user_queue", None),
+    ("pynetdicom.fsm", "InvalidEventError", None),
     ("pynetdicom.pdu_primitives", "_PDUPrimitiveType", None),
     ("pynetdicom.transport.AssociationSocket", "_shutdown_socket", ""),
     ("pynetdicom.transport.AssociationSocket", "connect", "primitive"),
@@ -146,6 +148,7 @@ NO_UID = "0.0"  # stands in for a UID that the library could not carry; never ke
 MALFORMED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -447,10 +450,25 @@ class Provider(NegotiatingProvider):
     def run_reactor(self) -> None:
         """Run the state machine to its end."""
         try:
-            super().run_reactor()
+            while self._goes_on_after_late_answer():
+                continue
         finally:
             self._ring.close()
             self._rung.close()
+
+    def _goes_on_after_late_answer(self) -> bool:
+        """Run the state machine; True where it stopped at an answer to what is being aborted.
+
+        The association's own thread may answer a request, or a release, in the moment in which this
+        one aborts for the PDU behind it: PS3.8 has no transition for that.
+        """
+        try:
+            super().run_reactor()
+        except InvalidEventError:
+            if self.state_machine.current_state != CLOSING:
+                raise
+            return True
+        return False
 
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""

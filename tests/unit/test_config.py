@@ -202,6 +202,19 @@ def test_the_password_of_a_database_is_not_repeated(tmp_path: Path) -> None:
     assert "SQLite or PostgreSQL" in said
 
 
+def test_the_address_of_a_webhook_is_not_repeated(tmp_path: Path) -> None:
+    said = mistake(tmp_path, '[notify]\nwebhooks = ["htps://anna:geheim@chat.example/T0KEN"]\n')
+    assert "geheim" not in said and "T0KEN" not in said
+    assert 'an address as "https://' in said
+
+
+def test_a_password_among_the_parameters_of_a_database_is_not_shown(tmp_path: Path) -> None:
+    text = '[storage]\ndatabase = "postgresql://node@db/x?password=hunter2&sslpassword=geheim"\n'
+    shown = json.dumps(to_values(read(tmp_path, text)))
+    assert "hunter2" not in shown and "geheim" not in shown
+    assert "postgresql://node@db/x" in shown
+
+
 def test_a_destination_is_asked_for_storage_commitment_at_itself_or_elsewhere(
     tmp_path: Path,
 ) -> None:
@@ -481,7 +494,7 @@ folder = "var"
 secret_file = "secret"
 database = "postgresql://node:hunter2@db/midslice"
 [notify]
-webhooks = ["https://chat.example.org/hook/T0KEN"]
+webhooks = ["https://chat.example.org/hook/T0KEN", "https://anna:PASSW0RD@b.example:8443?key=K3Y"]
 mail_to = ["a@example.org"]
 mail_from = "m@example.org"
 smtp_host = "mail"
@@ -517,8 +530,10 @@ def test_the_configuration_comes_back_from_the_database_as_it_was(tmp_path: Path
 def test_no_password_gets_into_the_database(tmp_path: Path) -> None:
     text = json.dumps(to_values(read(tmp_path, WHOLE)))
     assert "hunter2" not in text
-    assert "T0KEN" not in text
-    assert "chat.example.org" in text
+    for key in ("T0KEN", "anna", "PASSW0RD", "K3Y"):
+        assert key not in text
+    assert "https://chat.example.org/..." in text
+    assert "https://b.example:8443/..." in text
 
 
 def test_an_empty_file_has_everything_that_a_page_asks_for(tmp_path: Path) -> None:
