@@ -394,25 +394,16 @@ class Provider(NegotiatingProvider):
     def run_reactor(self) -> None:
         """Run the state machine to its end."""
         try:
-            while self._goes_on_after_late_answer():
-                continue
+            super().run_reactor()
+        except InvalidEventError:
+            # The association's own thread may answer a release in the moment in which this one
+            # aborts for what lies behind it: PS3.8 has no transition for that. That thread ends
+            # the connection as soon as this one has ended.
+            if self.state_machine.current_state != CLOSING:
+                raise
         finally:
             self._ring.close()
             self._rung.close()
-
-    def _goes_on_after_late_answer(self) -> bool:
-        """Run the state machine; True where it stopped at an answer to what is being aborted.
-
-        The association's own thread may answer a request, or a release, in the moment in which this
-        one aborts for the PDU behind it: PS3.8 has no transition for that.
-        """
-        try:
-            super().run_reactor()
-        except InvalidEventError:
-            if self.state_machine.current_state != CLOSING:
-                raise
-            return True
-        return False
 
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""
