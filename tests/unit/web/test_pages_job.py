@@ -104,7 +104,7 @@ def test_what_waits_for_proof_says_how_long_and_what_is_proved(
     rows.commitments.accepted(leased, "2.25.7", served.clock.now + 86_400)
     for path in ("/jobs/1", "/sending"):
         text = text_of(person.get(path).text)
-        assert "0 of 2 Storage commitment: the report is to come. Until " in text
+        assert "0 of 2 A report on storage commitment is awaited until " in text
     assert "never confirmed" not in person.get("/jobs/1").text
     assert "Waiting for confirmation" in person.get("/").text
     references = tuple(Reference(CT, f"2.25.1.{number}") for number in range(2))
