@@ -31,6 +31,7 @@ from node.web.server import WebProcess
 from node.web.setup import SetUpKey
 from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
+from node.work.audit_trail import AuditTrail
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
+AUDIT_SECONDS = 5.0
 RETENTION_SECONDS = 600.0
 TICK_SECONDS = 0.2
 DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, and all else
@@ -157,6 +159,7 @@ class RunningNode:
             ask_reload=self.reload_requested.set,
         )
         self._background = Background(store.database, settings, self._handlers)
+        self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
         self._schedule = Schedule()
         self._set_up = None if people.exist(store.database) else SetUpKey.new()
         web = WebSettings(
@@ -194,6 +197,8 @@ class RunningNode:
         self._schedule.every(SCRUB_SECONDS, "scrub", self._retention.scrub)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
         self._background.begin(self._schedule)
+        self._audit.start()
+        self._schedule.every(AUDIT_SECONDS, "audit", self._audit.sweep)
         with _naming(self._settings, "node"):
             port = self._tests.port = self._scp.start()
         self._schedule.start()
@@ -270,6 +275,7 @@ class RunningNode:
             lambda: self._commitment.wait(LAST_SECONDS),
             self._release,
             self._web.stop,
+            self._audit.stop,
         )
         for step in steps:
             try:

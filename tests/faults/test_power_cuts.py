@@ -17,7 +17,7 @@ from tests.postgres import postgres
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "15"))
 SEED = int(os.environ.get("FAULT_SEED", "16"))
-# In a short run each database gets the kinds that the other one does not.
+# A short run has eight kinds on one database and the next seven on the other.
 ON_SQLITE, ON_POSTGRESQL = (ROUNDS + 1) // 2, ROUNDS // 2
 
 
