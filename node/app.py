@@ -192,6 +192,7 @@ class RunningNode:
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
+        self._schedule.every(RETENTION_SECONDS, "commitment", self._commitment.sweep)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
         self._schedule.every(SCRUB_SECONDS, "scrub", self._retention.scrub)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
@@ -271,6 +272,7 @@ class RunningNode:
             self._deliverers.abandon,
             self._supervisor.stop,
             lambda: self._wait_for_work(time.monotonic() + LAST_SECONDS),
+            lambda: self._commitment.wait(LAST_SECONDS),
             self._release,
             self._web.stop,
             self._audit.stop,
@@ -305,7 +307,7 @@ class RunningNode:
     def _wait_for_work(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self.hurry.is_set():
             done = self._scp.open_associations() == 0 and self._supervisor.wait(0.1)
-            if done and self._deliverers.wait(0.1) and self._commitment.wait(0.1):
+            if done and self._deliverers.wait(0.1):
                 return
             self.hurry.wait(0.1)
 
