@@ -38,7 +38,14 @@ from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.selftest import SelfTests
-from node.work.sweeps import SCRUB_SECONDS, Background, RequestHandlers, Retention, Schedule
+from node.work.sweeps import (
+    RELIEF_SECONDS,
+    SCRUB_SECONDS,
+    Background,
+    RequestHandlers,
+    Retention,
+    Schedule,
+)
 from storage import recovery
 from storage.errors import WrongState
 from storage.files import fingerprint
@@ -194,6 +201,7 @@ class RunningNode:
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "commitment", self._commitment.sweep)
         self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
+        self._schedule.every(RELIEF_SECONDS, "relief", self._retention.relieve)
         self._schedule.every(SCRUB_SECONDS, "scrub", self._retention.scrub)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
         self._background.begin(self._schedule)

@@ -75,6 +75,8 @@ parts joined | info | series_uid senders instances | \
 instances set aside | info | series_uid reasons | \
     localizers, dose pages and others in no stack; how many for which reason
 series purged | info | series failed bytes | retention removed files; rows stay
+series purged early | warning | series bytes free | \
+    the disk is near its reserve: a series that was sent went before storage.keep_days
 series not purged | warning | series_id error | its files could not be removed; tried again
 
 # Jobs

@@ -304,6 +304,7 @@ class Storage(Section):
     min_free_gb: ZeroOrMore = 5.0
     keep_days: ZeroOrMore = 7.0
     keep_unrouted_days: ZeroOrMore = 1.0
+    purge_early: bool = True
     keep_audit_days: ZeroOrMore = 0.0
     scrub_days: ZeroOrMore = 30.0
 

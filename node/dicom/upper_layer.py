@@ -357,7 +357,8 @@ class NegotiatingProvider(DULServiceProvider):
             self._ids_of_peer = negotiation.ids
             self._ids_of_library = {theirs: own for own, theirs in negotiation.ids.items()}
             decoded, event = super()._decode_pdu(bytearray(negotiation.pdu))
-            decoded.to_primitive()  # which the state machine does where no error is expected
+            # Which the state machine does where no error is expected.
+            _check_contexts(decoded.to_primitive())
         except MALFORMED as error:
             self.problem = str(error) or type(error).__name__
             raise
@@ -377,6 +378,13 @@ class NegotiatingProvider(DULServiceProvider):
     def with_ids_of_peer(self, pdu: bytes) -> bytes:
         """A PDU of ours with the context ids that the peer has chosen."""
         return with_ids(pdu, self._ids_of_peer) if self._ids_of_peer else pdu
+
+
+def _check_contexts(negotiation: object) -> None:
+    """ValueError for a context without abstract syntax: the library raises where nobody answers."""
+    for context in getattr(negotiation, "presentation_context_definition_list", None) or ():
+        if context.abstract_syntax is None:
+            raise ValueError("a presentation context has no abstract syntax")
 
 
 class Provider(NegotiatingProvider):

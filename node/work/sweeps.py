@@ -31,6 +31,8 @@ JUMP_SECONDS = 2.0  # of the clock on the wall
 SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
 NOTICE_SECONDS = 2.0
 SCRUB_SECONDS = 60.0
+RELIEF_SECONDS = 5.0
+RELIEF = 1.25  # of the reserve: below it images are refused
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
 NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
 REPORT_DAYS = 400.0
@@ -236,6 +238,23 @@ class Retention:
         if waits is not None:
             logger.warning("notice", extra={"kind": "retention", **vars(waits)})
         retention.forget_associations(self.database, now)
+
+    def relieve(self) -> None:
+        """Make room before images are refused: what was sent goes, the oldest first.
+
+        Nothing that is unsent, held, failed, promised or unrouted goes before its time.
+        """
+        wanted = int(RELIEF * self.files.min_free_bytes)
+        if not self.settings.purge_early or self.files.free_bytes() >= wanted:
+            return
+        for oldest in retention.sent(self.database):
+            retention.report_early(self.database, self.now())  # people hear of it before
+            purged = retention.purge(self.database, self.files, (oldest,), self.now())
+            free = self.files.free_bytes()
+            extra = {"series": len(purged.series), "bytes": purged.bytes, "free": free}
+            logger.warning("series purged early", extra=extra)
+            if free >= wanted:
+                return
 
     def scrub(self) -> None:
         """Read some kept files again; people are told of damaged ones."""
