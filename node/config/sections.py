@@ -598,7 +598,7 @@ class ModelEntry(Section):
         )
 
 
-class AuditTrail(Section):
+class Audit(Section):
     """The audit record repository that DICOM audit messages go to; none where it is empty."""
 
     syslog: Annotated[str, _matching(f"({SYSLOG})?", SYSLOG_ADDRESS)] = ""
@@ -618,7 +618,7 @@ class Config(Section):
     delivery: DeliverySettings
     web: Web
     notify: Notify
-    audit: AuditTrail
+    audit: Audit
     selftest: Selftest
     senders: tuple[ExpectedSender, ...] = ()
     destinations: tuple[Destination, ...] = ()
