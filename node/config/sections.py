@@ -349,9 +349,17 @@ class Web(Section):
     port: AnyPort = 8080
     session_hours: AboveZero = 12.0
     idle_minutes: AboveZero = 60.0
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
     trusted_proxies: Networks = ()
     user_header: Header = ""
     role_header: Header = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Web":
+        if self.key is not None and self.certificate is None:
+            raise ValueError("certificate is missing: the pages are served with TLS by both")
+        return self
 
 
 class Notify(Section):
