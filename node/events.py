@@ -171,6 +171,9 @@ request not done | error | request kind error | an error of the node while handl
 self-test passed | info | selftest state | a synthetic series came through
 self-test failed | error | selftest state sentence | with the sentence; its steps are kept
 
+audit repository not reached | warning | reason | \
+    messages wait in the database until it takes them; after 15 minutes a notice tells of it
+
 # The web process
 web process died | warning | exit_code | it was started again
 any peer may send | warning | host | \

@@ -9,7 +9,6 @@ from pathlib import Path
 from node.dicom.scp import Admission, Scp, ScpSettings
 from storage.errors import Busy
 from storage.records import Peer, Received
-from tests.peers import SECONDS, wait_until
 
 HOST = "127.0.0.1"
 
@@ -73,6 +72,11 @@ class Archive:
         """How associations ended, in this order."""
         return [str(entry[2]) for entry in self.associations if entry[0] == "ended"]
 
+    def is_log_written(self) -> bool:
+        """True where every association that began in the log has ended there."""
+        begun = sum(entry[0] == "opened" for entry in self.associations)
+        return begun == len(self.ends())
+
     def rejections(self) -> list[tuple[object, ...]]:
         """Who was rejected and why: (calling, called, reason)."""
         return [entry[1:] for entry in self.associations if entry[0] == "rejected"]
@@ -89,11 +93,6 @@ class Node:
     scp: Scp
     port: int
     archive: Archive
-
-    def wait_until_over(self) -> None:
-        """Until no association is open, and the ends of all are in the archive."""
-        wait_until(lambda: self.scp.open_associations() == 0, what="every association is over")
-        assert self.scp.log.flush(SECONDS)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ CONDITION = "a value, a list of values, or a table of min, max, regex, has"
 ADDRESS = 'an address as "https://chat.example.org/hook"'
 MAIL_ADDRESS = 'a mail address as "pacs@example.org"'
 URL = r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?"
+SYSLOG = r"(udp|tls)://[^\s/:?#@]+(:\d{1,5})?"
+SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
 CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 
@@ -596,6 +598,15 @@ class ModelEntry(Section):
         )
 
 
+class Audit(Section):
+    """The audit record repository that DICOM audit messages go to; none where it is empty."""
+
+    syslog: Annotated[str, _matching(f"({SYSLOG})?", SYSLOG_ADDRESS)] = ""
+    authorities: OptionalPath = ""  # type: ignore[assignment]
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
+
+
 class Config(Section):
     """The whole file. Relative paths in it have become absolute."""
 
@@ -607,6 +618,7 @@ class Config(Section):
     delivery: DeliverySettings
     web: Web
     notify: Notify
+    audit: Audit
     selftest: Selftest
     senders: tuple[ExpectedSender, ...] = ()
     destinations: tuple[Destination, ...] = ()

@@ -13,7 +13,6 @@ from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
 
-from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
@@ -21,13 +20,15 @@ from pynetdicom.transport import AssociationServer
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.association_log import AssociationLog, AssociationWriter, Entry
 from node.dicom.commitment import PUSH_MODEL, CommitmentDialogue, CommitmentService
+from node.dicom.connection import tune
 from node.dicom.contexts import (
     MAX_PDU_BYTES,
     NOT_STORED,
     accepted_contexts,
     context_name,
 )
-from node.dicom.handlers import Keep, answer_store, handle_store
+from node.dicom.digests import DigestThreads
+from node.dicom.handlers import Answer, Keep, answer_store, handle_store
 from node.dicom.incoming import Incoming
 from node.dicom.messages import StoreRequest
 from node.dicom.negotiation import titles
@@ -40,7 +41,7 @@ from node.dicom.status import (
     Rejection,
     abort_text,
 )
-from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
+from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
@@ -284,10 +285,10 @@ class Scp:
         self._settings = settings
         self._keep = archive.keep
         self._commitment = commitment
-        self.log = AssociationWriter(archive)
+        self._log = AssociationWriter(archive)
         self._gate = AssociationGate(
             admission,
-            self.log,
+            self._log,
             most=settings.max_associations,
             waiting=settings.max_waiting,
             most_per_peer=settings.max_associations_per_peer,
@@ -298,9 +299,9 @@ class Scp:
     def start(self) -> int:
         """Listen; returns the real port. OSError where it is taken."""
         self._server = _StorageServer(
-            self._settings, self._gate, self.log, self._keep, self._commitment
+            self._settings, self._gate, self._log, self._keep, self._commitment
         )
-        self.log.start()
+        self._log.start()
         self._thread = threading.Thread(
             target=functools.partial(self._server.serve_forever, POLL_SECONDS),
             name="storage-scp",
@@ -349,7 +350,7 @@ class Scp:
             association.hang_up()  # a peer that takes nothing any more, not even the abort
         for association in established:
             association.join(max(POLL_SECONDS, deadline - time.monotonic()))
-        self.log.close()
+        self._log.close()
 
 
 class _Accepted(AcceptedAssociation):
@@ -372,6 +373,7 @@ class _Accepted(AcceptedAssociation):
             folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
             answer=self.answer if settings.is_direct else None,
+            digests=server.digests,
             message_seconds=settings.message_seconds,
         )
         self.acse_timeout = settings.request_seconds
@@ -408,7 +410,7 @@ class _Accepted(AcceptedAssociation):
         if answer is None and self.server.commitment is not None:
             CommitmentDialogue.offer(self, self.server.commitment)
 
-    def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
+    def answer(self, request: StoreRequest, incoming: Incoming) -> Answer:
         """Answer a C-STORE request whose data set has come."""
         self.instances += 1
         return answer_store(request, incoming, self.keep, self.peer)
@@ -539,6 +541,7 @@ class _StorageServer(AssociationServer):
         self.gate = gate
         self.log = log
         self.keep = keep
+        self.digests = DigestThreads()
         self.commitment = commitment
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(
