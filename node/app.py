@@ -39,8 +39,6 @@ from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.selftest import SelfTests
 from node.work.sweeps import (
-    RELIEF_SECONDS,
-    SCRUB_SECONDS,
     Background,
     RequestHandlers,
     Retention,
@@ -58,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
-RETENTION_SECONDS = 600.0
 TICK_SECONDS = 0.2
 DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, and all else
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
@@ -199,9 +196,7 @@ class RunningNode:
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
         self._schedule.every(RETENTION_SECONDS, "commitment", self._commitment.sweep)
-        self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
-        self._schedule.every(RELIEF_SECONDS, "relief", self._retention.relieve)
-        self._schedule.every(SCRUB_SECONDS, "scrub", self._retention.scrub)
+        self._retention.begin(self._schedule)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
         self._background.begin(self._schedule)
         with _naming(self._settings, "node"):

@@ -32,7 +32,7 @@ JUMP_SECONDS = 2.0  # of the clock on the wall
 SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
 NOTICE_SECONDS = 2.0
 AUDIT_SECONDS = 5.0
-SCRUB_SECONDS = 60.0
+RETENTION_SECONDS, SCRUB_SECONDS = 600.0, 60.0
 RELIEF_SECONDS = 5.0
 RELIEF = 1.25  # of the reserve: below it images are refused
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
@@ -228,6 +228,12 @@ class Retention:
     files: Files
     settings: Storage
     now: Callable[[], float]
+
+    def begin(self, schedule: Schedule) -> None:
+        """Begin the sweeps."""
+        schedule.every(RETENTION_SECONDS, "retention", self.sweep)
+        schedule.every(RELIEF_SECONDS, "relief", self.relieve)
+        schedule.every(SCRUB_SECONDS, "scrub", self.scrub)
 
     def sweep(self) -> None:
         """Remove the files of expired series; their rows, UIDs and digests stay."""

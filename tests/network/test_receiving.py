@@ -466,10 +466,23 @@ def test_a_command_whose_numbers_have_odd_lengths_ends_its_association_alone(nod
 
 def test_a_release_whose_answer_meets_an_abort_raises_nothing(node: Node) -> None:
     # Which of the two comes first differs from time to time; an exception in a thread fails a test.
-    for _ in range(20):
+    for _ in range(4):
         with RawPeer(node.port) as peer:
             peer.associate()
             peer.send(pdu(RELEASE_RQ, bytes(4)) + b"\x09" + bytes(40))
             while peer.receive()[0]:
                 pass
     wait_until(lambda: node.scp.open_associations() == 0, what="every association is over")
+
+
+@pytest.mark.parametrize("values", [b"\3\0", b"\1\2", b"\2\3", b"\xff\xff"])
+def test_an_abort_of_a_source_or_reason_that_is_none_ends_its_association(
+    node: Node, values: bytes
+) -> None:
+    before = len(node.archive.ends())
+    with RawPeer(node.port) as peer:
+        peer.associate()
+        peer.send(pdu(ABORT, bytes(2) + values))
+        assert peer.receive()[0] == 0
+    wait_until(lambda: len(node.archive.ends()) > before, what="the association ended")
+    assert node.archive.ends()[-1] == "aborted"
