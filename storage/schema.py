@@ -445,6 +445,14 @@ scrub = _table(
     Column("last_id", Integer, nullable=False),
 )
 
+# Up to where the audit record repository was told of what.
+trail = _table(
+    "trail",
+    Column("kind", String(16), primary_key=True),
+    _time("at"),
+    Column("last_id", Integer, nullable=False),
+)
+
 association = _table(
     "association",
     _id(),

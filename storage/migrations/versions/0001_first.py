@@ -30,6 +30,7 @@ TABLES = {
     """,
     "fact": "name string(64) key, value text",
     "scrub": "kind string(16) key, last_id integer",
+    "trail": "kind string(16) key, at float, last_id integer",
     "association": """
         id, node string(64), calling_ae string(16), called_ae string(16), address string(64),
         opened_at float, ended_at float null index, how string(32) null, reason text =''
