@@ -39,6 +39,7 @@ from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.selftest import SelfTests
 from node.work.sweeps import (
+    RETENTION_SECONDS,
     Background,
     RequestHandlers,
     Retention,
