@@ -29,13 +29,20 @@ from tests.benchmarks import (
     pages,
 )
 from tests.benchmarks.rig import Setting, Stock
+from tests.benchmarks.rig import memory as memory_folder
 from tests.benchmarks.table import Bound, RatioBound, Subject, Told, document, missed, rendered
 
 SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
-    module.NAME: module.measure
-    for module in (ingest, delivery, end_to_end, inference, models, memory, pages, first_paint)
+    ingest.NAME: ingest.measure,
+    ingest.ON_DISK: ingest.measure_on_disk,
+    ingest.ASSOCIATION: ingest.measure_association,
+    **{
+        module.NAME: module.measure
+        for module in (delivery, end_to_end, inference, models, memory, pages, first_paint)
+    },
 }
 BOUNDS: tuple[Bound | RatioBound, ...] = (
+    *ingest.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,
@@ -89,10 +96,14 @@ def _measured(wanted: argparse.Namespace, console: Console) -> tuple[list[Subjec
     """Every subject that could be measured, and why another could not: the rest goes on."""
     subjects: list[Subject] = []
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="midslice-bench-") as name:
+    prefix = "midslice-bench-"
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix) as name,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=memory_folder()) as in_memory,
+    ):
         folder = Path(name)
         count = QUICK_INSTANCES if wanted.quick else INSTANCES
-        make_stock = functools.cache(lambda: Stock(folder / "stock", count, SERIES))
+        make_stock = functools.cache(lambda: Stock(Path(in_memory) / "stock", count, SERIES))
         for subject in wanted.subjects or SUBJECTS:
             began = time.monotonic()
             with console.status(subject) as status:
