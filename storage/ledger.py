@@ -158,7 +158,7 @@ class Ledger:
 
     def recover(self) -> int:
         """Queue again, at start, what a dead process of this node was sending; how many."""
-        left = update(delivery).where(self._leases.of_this_node())
+        left = update(delivery).where(OPEN_DELIVERY, self._leases.of_this_node())
         with self._database.writing() as db:
             return db.execute(left.values(state=DeliveryState.QUEUED, **IDLE)).rowcount
 
