@@ -32,24 +32,30 @@ from tests.benchmarks import (
     scale,
 )
 from tests.benchmarks.rig import Setting, Stock
+from tests.benchmarks.rig import memory as memory_folder
 from tests.benchmarks.table import Bound, RatioBound, Subject, Told, document, missed, rendered
 
 SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
-    module.NAME: module.measure
-    for module in (
-        ingest,
-        delivery,
-        end_to_end,
-        inference,
-        models,
-        memory,
-        pages,
-        first_paint,
-        scale,
-        fairness,
-    )
+    ingest.NAME: ingest.measure,
+    ingest.ON_DISK: ingest.measure_on_disk,
+    ingest.ASSOCIATION: ingest.measure_association,
+    **{
+        module.NAME: module.measure
+        for module in (
+            delivery,
+            end_to_end,
+            inference,
+            models,
+            memory,
+            pages,
+            first_paint,
+            scale,
+            fairness,
+        )
+    },
 }
 BOUNDS: tuple[Bound | RatioBound, ...] = (
+    *ingest.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,
@@ -106,10 +112,14 @@ def _measured(wanted: argparse.Namespace, console: Console) -> tuple[list[Subjec
     """Every subject that could be measured, and why another could not: the rest goes on."""
     subjects: list[Subject] = []
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="midslice-bench-") as name:
+    prefix = "midslice-bench-"
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix) as name,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=memory_folder()) as in_memory,
+    ):
         folder = Path(name)
         count = QUICK_INSTANCES if wanted.quick else INSTANCES
-        make_stock = functools.cache(lambda: Stock(folder / "stock", count, SERIES))
+        make_stock = functools.cache(lambda: Stock(Path(in_memory) / "stock", count, SERIES))
         jobs = QUICK_JOBS if wanted.quick else JOBS
         make_filled = functools.cache(lambda: filler.filled(folder / "filled", jobs))
         for subject in wanted.subjects or SUBJECTS:
