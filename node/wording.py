@@ -4,7 +4,11 @@ from collections.abc import Mapping
 
 from rich import filesize
 
+from storage.records import Commitment, CommitmentState, Evidence
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
+# The row of the delivery says it, or there is nothing to say.
+WITHOUT_WORDS = (CommitmentState.CONFIRMED, CommitmentState.FAILED, CommitmentState.CANCELLED)
 CONFIDENCE = ("sure", "fair", "unsure", "large_anatomy_only")  # of a slice, in their order
 
 
@@ -114,3 +118,23 @@ def result(record: Mapping[str, object]) -> str:
     if isinstance(facts := record.get("scores"), Mapping):
         return scores(facts)
     return findings(record) if "findings" in record else ""
+
+
+def proof(commitment: Commitment | None) -> str:
+    """Say how far the storage commitment of a delivery is, without a full stop: a time may follow.
+
+    Nothing where it needs no word.
+    """
+    if commitment is None or commitment.state in WITHOUT_WORDS:
+        return ""
+    said = commitment.sentence
+    match commitment.state:
+        case CommitmentState.UNPROVED:
+            said = f"Not confirmed. {said}"
+        case CommitmentState.WAITING:
+            said = f"{said} A report on storage commitment is awaited"
+        case CommitmentState.QUEUED if commitment.evidence is Evidence.QUERY:
+            said = f"{said} It is looked for by C-FIND"
+        case CommitmentState.QUEUED:
+            said = f"{said} Storage commitment is asked for"
+    return said.strip().rstrip(".")

@@ -22,10 +22,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference.release import RELEASE
-from node import health, log, store
-from node.children import Child, leave_signals_to_parent
+from node import log, store
+from node.children import Child, ResourceLimits, leave_signals_to_parent
 from node.store import Store
-from node.web import live, login, metrics, pages, problems
+from node.web import live, login, metrics, pages, problems, setup
 from node.web.access import Gate
 from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
@@ -36,7 +36,6 @@ from node.web.rule_tester import Statements
 from node.web.state import Current, Parts, PictureViews, Searches, WebSettings
 from storage import files
 from storage.queries.figures import change_tokens
-from storage.site import people
 
 API = "/api/v1"
 API_ROUTERS = (
@@ -57,6 +56,7 @@ MOST_HEADER_BYTES = 16 * 1024
 MOST_CONNECTIONS = 512  # half of the file descriptors that a process has by default
 STOP_SECONDS = 5  # for answers under way; live streams end within one
 CHILD_STOP_SECONDS = 10.0
+LIMITS = ResourceLimits(memory_bytes=4 << 30)  # a request past it fails, and no other one
 LEAST_SECONDS = 2.0  # between two starts: one that dies at once must not keep the node busy
 
 logger = logging.getLogger(__name__)
@@ -70,10 +70,12 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the framework would repeat the Host header, which anybody sets
     )
-    gate = Gate(store.database, settings.config.web, now)
+    secret = store.files.secret(settings.config.storage.secret_file)
+    gate = Gate(store.database, settings.config.web, now, secret)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
-    for router in (metrics.router, login.router, live.router):
+    for router in (metrics.router, login.router, setup.router, live.router):
         app.include_router(router)
     for router in API_ROUTERS:
         app.include_router(router, prefix=API, responses=PROBLEMS)
@@ -169,11 +171,13 @@ class _Listener(socket.socket):
 class Server(uvicorn.Server):
     """Serves an application on one socket; takes no signals, the parent says when to stop."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._deadline = HeaderDeadline(app)
+    def __init__(self, app: ASGIApp, certificate: Path | None = None, key: Path | None = None):
+        self._deadline = HeaderDeadline(app)  # ends a handshake without end too
         super().__init__(
             uvicorn.Config(
                 self._deadline,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
                 loop="asyncio",  # its sockets are Python's: another loop would not call `accept`
                 http="h11",
                 ws="none",
@@ -205,20 +209,10 @@ def main(parent: Connection, settings: WebSettings, listening: socket.socket) ->
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
-        _warn_if_closed(settings, opened)
-        server = Server(app)
+        web = settings.config.web
+        server = Server(app, web.certificate, web.key)
         threading.Thread(target=_watch, args=(server, app.state.live, parent), daemon=True).start()
         server.listen(listening)
-
-
-def _warn_if_closed(settings: WebSettings, opened: store.Store) -> None:
-    """Log an explanation for an open port that answers nobody."""
-    web = settings.config.web
-    proxied = web.trusted_proxies and web.user_header
-    if web.host not in health.LOCAL_HOSTS and not proxied and not people.exist(opened.database):
-        logger.warning(
-            "pages closed to others", extra={"host": web.host, "add": "midslice user add"}
-        )
 
 
 def _watch(server: Server, live: Live, parent: Connection) -> None:
@@ -235,29 +229,48 @@ class WebProcess:
         self._settings = settings
         self._listening = socket.create_server((host, port))
         self._started = 0.0
+        self._certificate: tuple[float, ...] = ()
         self._child: Child | None = None
 
     def start(self) -> int:
         """Start the child; returns the port that it serves."""
         # No daemon: it has children of its own, which answer one question each.
-        self._child = Child("web", main, self._settings, self._listening, daemon=False)
+        inside = (self._settings, self._listening)
+        self._child = Child("web", main, *inside, daemon=False, limits=LIMITS)
         self._started = time.monotonic()
+        self._certificate = self._changed_at()
         return int(self._listening.getsockname()[1])
 
     def watch(self) -> None:
-        """Start the child again where it died."""
+        """Start the child again where it died, or its certificate was replaced."""
         child = self._child
-        if child is None or child.is_alive or time.monotonic() - self._started < LEAST_SECONDS:
+        if child is None or time.monotonic() - self._started < LEAST_SECONDS:
             return
-        logger.warning("web process died", extra={"exit_code": child.exit_code()})
-        child.end()
+        if child.is_alive:
+            if self._changed_at() == self._certificate:
+                return
+            logger.info("web certificate replaced")
+            self._end(child)
+        else:
+            logger.warning("web process died", extra={"exit_code": child.exit_code()})
+            child.end()
         self.start()
 
     def stop(self) -> None:
         """Ask the child to stop, and end it where it does not."""
-        if self._child is None:
-            return
-        with contextlib.suppress(OSError):  # it is gone already
-            self._child.pipe.send("stop")
-        self._child.end(CHILD_STOP_SECONDS)
+        if self._child is not None:
+            self._end(self._child)
         self._listening.close()
+
+    def _end(self, child: Child) -> None:
+        with contextlib.suppress(OSError):  # it is gone already
+            child.pipe.send("stop")
+        child.end(CHILD_STOP_SECONDS)
+
+    def _changed_at(self) -> tuple[float, ...]:
+        """When the files of the certificate changed; nothing while they are being replaced."""
+        web = self._settings.config.web
+        try:
+            return tuple(path.stat().st_mtime for path in (web.certificate, web.key) if path)
+        except OSError:
+            return self._certificate

@@ -281,7 +281,8 @@ class Deliverer:
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
-                self._paused = not self._reach.may_send(self.destination.name)
+                is_overtaken = self._ledger.is_overtaken(delivery)  # the rest is sent after it
+                self._paused = is_overtaken or not self._reach.may_send(self.destination.name)
 
         return answered
 
@@ -373,7 +374,8 @@ class Deliverer:
         else:
             reason = LEFT_OUT if left_out else ""
             sentence = omitted
-        self._ledger.sent(delivery, reason, sentence, kinds_left)
+        is_asked = self.destination.commitment is not None
+        self._ledger.sent(delivery, reason, sentence, kinds_left, is_asked_for_proof=is_asked)
         logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
 
     def _hold(self, delivery: Delivery, reason: str, sentence: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import peers, phantoms
+from tests.benchmarks.filler import Filled
 from tests.benchmarks.table import T, Told, interleaved
 from tests.node_process import NodeProcess
 from tests.node_process import running as running_node
@@ -94,6 +95,7 @@ class Setting:
 
     folder: Path  # its own, empty
     make_stock: Callable[[], Stock]  # the same one each time; not every subject needs it
+    make_filled: Callable[[], Filled]  # as well
     is_quick: bool
     repetitions: int
     order: random.Random

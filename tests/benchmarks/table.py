@@ -1,5 +1,6 @@
 """What was measured, as a table and as JSON: medians, spread, ratios to a reference, bounds."""
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,42 @@ class Bound:
     row: str
     below: float
 
+    def fault(self, subject: Subject) -> str:
+        """A sentence where it is missed, else nothing."""
+        row = subject.row(self.row)
+        worst = max(row.values)
+        if worst < self.below:
+            return ""
+        return (
+            f"{self.subject}, {self.row}: {number(worst)} {row.unit}, "
+            f"allowed is less than {self.below:g} {row.unit}"
+        )
+
+
+@dataclass(frozen=True)
+class RatioBound:
+    """What the ratio of a row to another must keep, as the median over the repetitions."""
+
+    subject: str
+    row: str
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    to: str = ""  # the other row; "" = the row's own reference
+
+    def fault(self, subject: Subject) -> str:
+        """A sentence where it is missed, or cannot be known; else nothing."""
+        row = subject.row(self.row)
+        reference = subject.row(self.to or row.reference)
+        measured = _ratio(row, reference)
+        name = f"{self.subject}, {self.row}"
+        if measured is None:
+            return f"{name}: no ratio to {reference.name}, which was 0"
+        if self.at_least <= measured <= self.at_most:
+            return ""
+        is_less = measured < self.at_least
+        wanted = f"at least {self.at_least:g}" if is_less else f"at most {self.at_most:g}"
+        return f"{name}: {measured:.3g} x {reference.name}, allowed is {wanted}"
+
 
 def interleaved(
     rows: Mapping[str, Callable[[], T]],
@@ -80,9 +117,10 @@ def ratio(row: Row, subject: Subject) -> float | None:
 
     None where there is no reference, or where it was 0.
     """
-    if not row.reference:
-        return None
-    reference = subject.row(row.reference)
+    return _ratio(row, subject.row(row.reference)) if row.reference else None
+
+
+def _ratio(row: Row, reference: Row) -> float | None:
     pairs = list(zip(row.values, reference.values, strict=True))
     if any(of == 0 for _, of in pairs):
         return None
@@ -106,21 +144,11 @@ def document(subjects: Iterable[Subject]) -> Document:
     }
 
 
-def missed(bounds: Iterable[Bound], subjects: Sequence[Subject]) -> list[str]:
+def missed(bounds: Iterable[Bound | RatioBound], subjects: Sequence[Subject]) -> list[str]:
     """A sentence for each bound that a measured subject does not keep."""
     measured = {subject.name: subject for subject in subjects}
-    faults = []
-    for bound in bounds:
-        if bound.subject not in measured:
-            continue
-        row = measured[bound.subject].row(bound.row)
-        worst = max(row.values)
-        if not worst < bound.below:
-            faults.append(
-                f"{bound.subject}, {bound.row}: {number(worst)} {row.unit}, "
-                f"allowed is less than {bound.below:g} {row.unit}"
-            )
-    return faults
+    faults = (bound.fault(measured[bound.subject]) for bound in bounds if bound.subject in measured)
+    return [fault for fault in faults if fault]
 
 
 def number(value: float) -> str:

@@ -17,6 +17,7 @@ from tests.benchmarks import memory, models, references, run
 from tests.benchmarks.rig import SIDE, Setting, Stock
 from tests.benchmarks.table import (
     Bound,
+    RatioBound,
     Row,
     Subject,
     document,
@@ -90,6 +91,33 @@ def test_a_bound_is_missed_where_a_single_repetition_misses_it() -> None:
     assert missed([bound], [subject(1.0, 2.0, 60.0)]) == [
         "ingest, ours: 60.0 inst/s, allowed is less than 60 inst/s"
     ]
+
+
+def test_a_bound_on_a_ratio_takes_the_median_of_the_repetitions() -> None:
+    measured_rows = [subject(20.0, 30.0, 90.0)]  # 2.0, 1.5 and 0.9 times the peer
+    kept = [
+        RatioBound("ingest", "ours", at_least=1.5),
+        RatioBound("ingest", "ours", at_most=1.5),
+        RatioBound("ingest", "peer", at_most=0.7, to="ours"),
+        RatioBound("delivery", "ours", at_least=9.0),  # not measured in this run
+    ]
+    assert missed(kept, measured_rows) == []
+    broken = [
+        RatioBound("ingest", "ours", at_least=1.6),
+        RatioBound("ingest", "ours", at_most=1.4),
+        RatioBound("ingest", "peer", at_most=0.6, to="ours"),
+    ]
+    assert missed(broken, measured_rows) == [
+        "ingest, ours: 1.5 x peer, allowed is at least 1.6",
+        "ingest, ours: 1.5 x peer, allowed is at most 1.4",
+        "ingest, peer: 0.667 x ours, allowed is at most 0.6",
+    ]
+
+
+def test_a_bound_on_a_ratio_to_nothing_is_missed() -> None:
+    bound = RatioBound("ingest", "ours", at_least=0.5)
+    stopped = subject(1.0, 2.0, 3.0, of=(10.0, 0.0, 10.0))
+    assert missed([bound], [stopped]) == ["ingest, ours: no ratio to peer, which was 0"]
 
 
 def test_the_table_shows_median_spread_ratio_and_what_it_refers_to() -> None:
