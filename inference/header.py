@@ -305,7 +305,7 @@ def write_parts(path: Path, parts: Iterable[Part]) -> str:
     )
     length = encoded(elements_of(FileMetaInformationGroupLength=len(meta)))
     with path.open("w+b") as file:
-        file.writelines([b"\0" * 128 + b"DICM", length, meta, *map(data.get, sorted(data))])
+        file.writelines([b"\0" * 128 + b"DICM", length, meta, *(data[tag] for tag in sorted(data))])
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
