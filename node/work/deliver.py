@@ -248,6 +248,7 @@ class Deliverer:
             stop=self._has_to_stop,
             abandon=self._abandoned.is_set,
             timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
+            associations=self.destination.associations,
         )
 
     def _has_to_stop(self) -> bool:

@@ -48,6 +48,7 @@ class Pacs:
         stop: Callable[[], bool],
         abandon: Callable[[], bool],
         timeouts: Timeouts,
+        associations: int,
     ) -> SendResult:
         self.peers.append(peer)
         self.waits.append(timeouts)
