@@ -50,6 +50,11 @@ association rejected | warning | calling_ae called_ae address port reason | \
 association ended | warning | \
     calling_ae called_ae address port how by reason instances | \
     released (info), aborted or dropped; by which side, why, after how many instances
+associations not written yet | warning | reason | \
+    the database takes no row: peers are let in all the same, and their rows follow
+association not written | error | error | a row of the log of associations is missing: report it
+connections turned away | warning | address count | too many of this address, or in all, wait \
+    to ask for an association; `count` since the last such line
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered
@@ -76,6 +81,8 @@ series not purged | warning | series_id error | its files could not be removed; 
 job queued | info | job how derived_series_uid | new, or requested once more (`how`)
 requeued job not compared | error | job error | it waits; its route is compared a second later
 job running | info | job attempt | a worker has it
+job paused | info | job | a more urgent one is made first, beside it
+job resumed | info | job | the more urgent one is done
 job succeeded | info | job derived_series_uid instances is_new | \
     the derived series is verified and kept
 job refused | info | job reason | rightly not processed, with the reason code
@@ -111,6 +118,12 @@ delivery sent | info | destination delivery instances | \
     a destination answered Success for every instance
 object not taken | warning | destination delivery instances which | \
     the destination has the derived series, but not the objects beside it of these kinds
+delivery confirmed | info | destination delivery instances | \
+    the destination has proved that it keeps every instance
+delivery not yet confirmed | warning | destination delivery sentence | \
+    a report or a C-FIND does not name every instance; asked or sent again
+delivery not confirmed | error | destination delivery | \
+    neither a report nor C-FIND proves it; people are notified
 delivery delayed | warning | destination delivery seconds | tried again after `seconds`
 delivery held | error | destination delivery reason | \
     needs a person; a warning only where a mix-up holds it
@@ -119,6 +132,25 @@ deliveries released | info | destination before deliveries | \
 delivery not finished | error | delivery error | an error while handling a delivery; tried again
 destination down | warning | destination | it does not answer; what is due waits
 destination up | info | destination | it answers again
+
+# Storage commitment
+commitment asked | info | destination delivery instances transaction_uid | \
+    the destination has taken the request on; its report is to come
+commitment not asked | warning | destination delivery sentence | \
+    it cannot be reached or refuses; asked again, or by C-FIND
+commitment reported | info | \
+    destination delivery calling_ae transaction_uid committed failed is_news | \
+    a report of a destination came
+commitment requested | info | calling_ae transaction_uid instances | a sender asks
+commitment answered | info | calling_ae transaction_uid committed failed | it has its report
+commitment answer delayed | warning | calling_ae transaction_uid | tried again
+commitment not answered | error | calling_ae transaction_uid | \
+    the report could not be delivered in time, or the sender refuses it
+commitment refused | warning | calling_ae status transaction_uid | \
+    a request or report that makes no sense, or for an unknown transaction
+commitment request not kept | error | calling_ae error | the database; answered with a failure
+commitment report not kept | error | calling_ae error | the database; answered with a failure
+commitment not finished | error | delivery error | an error of the node; tried again
 
 # Notices and the self-test
 notice | warning | kind job derived_series_uid instances which series jobs deliveries | \
@@ -137,10 +169,15 @@ request not done | error | request kind error | an error of the node while handl
 self-test passed | info | selftest state | a synthetic series came through
 self-test failed | error | selftest state sentence | with the sentence; its steps are kept
 
+audit repository not reached | warning | reason | \
+    messages wait in the database until it takes them; after 15 minutes a notice tells of it
+
 # The web process
 web process died | warning | exit_code | it was started again
-pages closed to others | warning | host add | \
-    `web.host` is not loopback and there is no user: add one
+any peer may send | warning | host | \
+    any AE title from any network is let in: name `node.allowed_networks` or `allowed_ae_titles`
+no user yet | warning | set_up_link | \
+    nobody may log in: whoever opens the link makes the first administrator, once
 log-in throttled | warning | address seconds | \
     too many wrong passwords from there (IPv6: its /64); it waits `seconds`
 request failed | error | error | an error in the web process, with its frames

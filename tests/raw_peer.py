@@ -112,8 +112,9 @@ def associate_request(
 class RawPeer:
     """A TCP connection to an SCP, and what is said on it."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), SECONDS)
+    def __init__(self, port: int, *, source: str = "") -> None:
+        own = (source, 0) if source else None
+        self.socket = socket.create_connection(("127.0.0.1", port), SECONDS, own)
         self.socket.settimeout(SECONDS)
 
     def __enter__(self) -> "RawPeer":

@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 from pynetdicom.association import Association
 from pynetdicom.dsutils import decode
 
+from node.dicom.connection import LARGEST_PDU_BYTES
 from node.dicom.messages import (
     COMMAND,
     LAST,
@@ -35,7 +36,6 @@ from node.dicom.messages import (
 from node.dicom.negotiation import DATA
 from node.dicom.status import LONGEST_COMMENT
 from node.dicom.upper_layer import (
-    LARGEST_PDU_BYTES,
     LONGEST_COMMAND_BYTES,
     MALFORMED,
     POLL_SECONDS,
@@ -155,7 +155,7 @@ class Requests:
                 if not control & COMMAND or (is_last and place < len(parts)):
                     raise ValueError("a data set, or a second message")
                 command += value
-            self._transport.skip(len(pdu))
+            self._transport.blocks.skip(len(pdu))
             if len(command) > LONGEST_COMMAND_BYTES:
                 raise ValueError("a command without an end")
             if parts and is_last:

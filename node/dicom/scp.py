@@ -8,23 +8,27 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
 
-from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.association_log import AssociationLog, AssociationWriter, Entry
+from node.dicom.commitment import PUSH_MODEL, CommitmentDialogue, CommitmentService
+from node.dicom.connection import tune
 from node.dicom.contexts import (
     MAX_PDU_BYTES,
+    NOT_STORED,
     accepted_contexts,
     context_name,
 )
-from node.dicom.handlers import Keep, answer_store, handle_store
+from node.dicom.digests import DigestThreads
+from node.dicom.handlers import Answer, Keep, answer_store, handle_store
 from node.dicom.incoming import Incoming
 from node.dicom.messages import StoreRequest
 from node.dicom.negotiation import titles
@@ -37,23 +41,10 @@ from node.dicom.status import (
     Rejection,
     abort_text,
 )
-from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
+from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
-
-
-class AssociationLog(Protocol):
-    """The log of associations."""
-
-    def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
-        """Note an association that was accepted; returns the number that ends it."""
-
-    def dissociated(self, association_id: int, how: str) -> None:
-        """Note how it ended: released, aborted or dropped."""
-
-    def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
-        """Note an association that was rejected."""
 
 
 class InstanceArchive(AssociationLog, Protocol):
@@ -71,6 +62,8 @@ class Admission:
     calling_ae_titles: frozenset[str] = frozenset()
     networks: tuple[str, ...] = ()
     guests: frozenset[str] = frozenset()  # calling AE titles that are let in whatever else holds
+    # Calling and called AE title of who may report on storage commitment, and do nothing else.
+    reporters: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
         self.parsed_networks()  # a wrong one is found where it is given, not at the first peer
@@ -89,15 +82,16 @@ class AssociationRequest:
     address: str
     port: int = 0
     is_echo: bool = False  # for Verification and nothing else
+    is_report: bool = False  # for Storage Commitment, perhaps with Verification
 
 
 @dataclass
 class Place:
-    """An open association; `number` is its own in the log, once it stands there."""
+    """An open association and its entry in the log."""
 
     request: AssociationRequest
     is_for_echo: bool  # beyond a limit, and only for a moment
-    number: int | None = None
+    entry: Entry
 
 
 @dataclass(frozen=True)
@@ -113,13 +107,15 @@ class AssociationGate:
 
     A connection counts only once it has asked for an association: health checks and port scans
     take no places. How many may wait to ask has a limit of its own. One calling AE title, and one
-    address, gets a share of the places; beyond the limits a C-ECHO is still answered.
+    address, gets a share of the places; one address gets a share of those to wait in, and one place
+    to wait in whoever holds the others. Beyond the limits a C-ECHO is still answered, one at a time
+    of an AE title and of an address.
     """
 
     def __init__(
         self,
         admission: Admission,
-        log: AssociationLog,
+        log: AssociationWriter,
         *,
         most: int,
         waiting: int,
@@ -130,7 +126,7 @@ class AssociationGate:
         self._most = most
         self._most_per_peer = most_per_peer or max(1, most // 2)
         self._most_waiting = waiting
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, str] = {}  # address by connection
         self._open: dict[int, Place] = {}
         self._changed = threading.Condition()
 
@@ -146,37 +142,39 @@ class AssociationGate:
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, deadline - time.monotonic())
 
-    def has_room_to_wait(self) -> bool:
-        """True where one more connection may wait to ask."""
+    def has_room_to_wait(self, address: str) -> bool:
+        """True where one more connection of this address may wait to ask."""
         with self._changed:
-            return len(self._waiting) < self._most_waiting
+            of_address = sum(other == address for other in self._waiting.values())
+            most = self._most_waiting * (1 if of_address else 2)
+            share = max(1, self._most_waiting // WAITING_SHARES)
+            return len(self._waiting) < most and of_address < share
 
-    def connected(self, key: int) -> None:
+    def connected(self, key: int, address: str) -> None:
         """Note an accepted connection; it has not asked for anything yet."""
         with self._changed:
-            self._waiting.add(key)
+            self._waiting[key] = address
 
     def disconnected(self, key: int) -> None:
         """Note that it is closed; it may have asked for an association."""
         with self._changed:
-            self._waiting.discard(key)
+            self._waiting.pop(key, None)
 
-    def enter(self, key: int, request: AssociationRequest) -> Refused | int:
-        """Decide on its request for an association: its number, or the rejection."""
+    def enter(self, key: int, request: AssociationRequest) -> Refused | Entry:
+        """Decide on its request for an association: its entry in the log, or the rejection."""
         with self._changed:
-            self._waiting.discard(key)
+            self._waiting.pop(key, None)
             refused = self._refused(request)
             is_for_echo = False
             if refused is not None and refused.answer == REJECT_LIMIT and request.is_echo:
                 is_for_echo = self._has_place_for_echo(request)
             if refused is None or is_for_echo:
-                refused = None
-                self._open[key] = place = Place(request, is_for_echo)
-        if refused is not None:
-            self.reject(request, refused)
-            return refused
-        place.number = self._log.associated(request.calling_ae, request.called_ae, request.address)
-        return place.number
+                names = (request.calling_ae, request.called_ae, request.address)
+                place = Place(request, is_for_echo, self._log.opened(*names))
+                self._open[key] = place
+                return place.entry
+        self.reject(request, refused)
+        return refused
 
     def is_for_echo(self, key: int) -> bool:
         """True where it has a place beyond the limits."""
@@ -186,15 +184,11 @@ class AssociationGate:
     def leave(self, key: int, how: str) -> None:
         """Note that its connection is closed, however far it came."""
         with self._changed:
-            self._waiting.discard(key)
-            place = self._open.get(key)
-        try:
-            if place is not None and place.number is not None:
-                self._log.dissociated(place.number, how)
-        finally:
-            with self._changed:
-                self._open.pop(key, None)
-                self._changed.notify_all()
+            self._waiting.pop(key, None)
+            place = self._open.pop(key, None)
+            self._changed.notify_all()
+        if place is not None:
+            self._log.ended(place.entry, how)
 
     def _refused(self, request: AssociationRequest) -> Refused | None:
         admission = self.admission
@@ -202,10 +196,19 @@ class AssociationGate:
             return None
         if not _is_within(request.address, admission):
             return Refused(REJECT_NO_REASON, "network not allowed")
+        pair = (request.calling_ae, request.called_ae)
+        is_reporter = request.is_report and pair in admission.reporters
+        return (None if is_reporter else self._unknown(request)) or self._too_many(request)
+
+    def _unknown(self, request: AssociationRequest) -> Refused | None:
+        admission = self.admission
         if admission.called_ae_titles and request.called_ae not in admission.called_ae_titles:
             return Refused(REJECT_CALLED, "called AE title not recognised")
         if admission.calling_ae_titles and request.calling_ae not in admission.calling_ae_titles:
             return Refused(REJECT_CALLING, "calling AE title not recognised")
+        return None
+
+    def _too_many(self, request: AssociationRequest) -> Refused | None:
         taken = [place.request for place in self._open.values() if not place.is_for_echo]
         of_title = sum(other.calling_ae == request.calling_ae for other in taken)
         of_address = sum(other.address == request.address for other in taken)
@@ -219,7 +222,10 @@ class AssociationGate:
 
     def _has_place_for_echo(self, request: AssociationRequest) -> bool:
         beyond = [place.request for place in self._open.values() if place.is_for_echo]
-        is_second = any(other.calling_ae == request.calling_ae for other in beyond)
+        is_second = any(
+            other.calling_ae == request.calling_ae or other.address == request.address
+            for other in beyond
+        )
         return not is_second and len(beyond) < ECHO_PLACES
 
     def reject(self, request: AssociationRequest, refused: Refused) -> None:
@@ -239,7 +245,9 @@ def _is_within(address: str, admission: Admission) -> bool:
 
 
 MOST_NAMED = 8  # of the contexts that were refused, in one line of the log
-ECHO_PLACES = 4  # beyond the limits, one for a calling AE title, each for a few seconds
+ECHO_PLACES = 4  # beyond the limits, each for a few seconds
+WAITING_SHARES = 4  # an address may hold one of so many shares of the places to wait in
+TURNED_AWAY_SECONDS = 10.0  # between two lines of the log on connections that were closed at once
 POLL_SECONDS = 0.1
 BACKLOG = 128
 ABORT_SECONDS = 5.0
@@ -260,6 +268,7 @@ class ScpSettings:
     is_direct: bool = True  # C-STORE requests do not pass the library's queues
     request_seconds: float = 5.0  # from the connection to the A-ASSOCIATE-RQ
     pdu_seconds: float = 60.0  # for one PDU, from its first byte to its last
+    message_seconds: float = 30.0  # without a word in the middle of a message
     max_waiting: int = 200  # connections that have not asked for an association yet
 
 
@@ -267,13 +276,19 @@ class Scp:
     """Accepts associations and has each instance kept; Success is answered after it."""
 
     def __init__(
-        self, settings: ScpSettings, admission: Admission, archive: InstanceArchive
+        self,
+        settings: ScpSettings,
+        admission: Admission,
+        archive: InstanceArchive,
+        commitment: CommitmentService | None = None,
     ) -> None:
         self._settings = settings
         self._keep = archive.keep
+        self._commitment = commitment
+        self._log = AssociationWriter(archive)
         self._gate = AssociationGate(
             admission,
-            archive,
+            self._log,
             most=settings.max_associations,
             waiting=settings.max_waiting,
             most_per_peer=settings.max_associations_per_peer,
@@ -283,7 +298,10 @@ class Scp:
 
     def start(self) -> int:
         """Listen; returns the real port. OSError where it is taken."""
-        self._server = _StorageServer(self._settings, self._gate, self._keep)
+        self._server = _StorageServer(
+            self._settings, self._gate, self._log, self._keep, self._commitment
+        )
+        self._log.start()
         self._thread = threading.Thread(
             target=functools.partial(self._server.serve_forever, POLL_SECONDS),
             name="storage-scp",
@@ -332,6 +350,7 @@ class Scp:
             association.hang_up()  # a peer that takes nothing any more, not even the abort
         for association in established:
             association.join(max(POLL_SECONDS, deadline - time.monotonic()))
+        self._log.close()
 
 
 class _Accepted(AcceptedAssociation):
@@ -344,7 +363,7 @@ class _Accepted(AcceptedAssociation):
     ) -> None:
         self._gate = server.gate
         self.address, self.port = address, port
-        self.number: int | None = None
+        self.entry: Entry | None = None
         self.instances = 0
         settings = server.settings
         super().__init__(
@@ -354,10 +373,12 @@ class _Accepted(AcceptedAssociation):
             folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
             answer=self.answer if settings.is_direct else None,
+            digests=server.digests,
+            message_seconds=settings.message_seconds,
         )
         self.acse_timeout = settings.request_seconds
         self.network_timeout = settings.idle_seconds
-        self._gate.connected(id(self))
+        self._gate.connected(id(self), address)
 
     def run_reactor(self) -> None:
         """Serve the association to its end."""
@@ -377,7 +398,7 @@ class _Accepted(AcceptedAssociation):
         try:
             entered = self._gate.enter(id(self), self._request())
             answer = entered.answer if isinstance(entered, Refused) else None
-            self.number = None if isinstance(entered, Refused) else entered
+            self.entry = None if isinstance(entered, Refused) else entered
         finally:
             if answer is not None:
                 self.acse.send_reject(*answer)
@@ -386,11 +407,19 @@ class _Accepted(AcceptedAssociation):
         self.connection.seconds = self.acse_timeout = pdu_seconds
         if self._gate.is_for_echo(id(self)):
             self.network_timeout = self.server.settings.request_seconds
+        if answer is None and self.server.commitment is not None:
+            CommitmentDialogue.offer(self, self.server.commitment)
 
-    def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
+    def answer(self, request: StoreRequest, incoming: Incoming) -> Answer:
         """Answer a C-STORE request whose data set has come."""
         self.instances += 1
-        return answer_store(request, incoming, self.server.keep, self.peer)
+        return answer_store(request, incoming, self.keep, self.peer)
+
+    def keep(self, received: Received, peer: Peer, incoming: Path, digest: str) -> object:
+        """Keep an instance; its row names the association, which is in the log by then."""
+        assert self.entry is not None
+        of_association = replace(peer, association=self.server.log.number(self.entry))
+        return self.server.keep(received, of_association, incoming, digest)
 
     def handle_close(self, event: evt.Event) -> None:
         """The connection is gone: one that never asked for anything makes room for the next."""
@@ -400,7 +429,7 @@ class _Accepted(AcceptedAssociation):
     def peer(self) -> Peer:
         """The peer that brings what arrives here, once it is let in."""
         request = self._request()
-        return Peer(request.calling_ae, request.called_ae, self.number)
+        return Peer(request.calling_ae, request.called_ae)
 
     def contexts_refused(self) -> list[str]:
         """The presentation contexts that were not accepted, by SOP Class and transfer syntaxes."""
@@ -421,8 +450,10 @@ class _Accepted(AcceptedAssociation):
         calling_ae, called_ae = titles(self.provider.request)
         request = self.requestor.primitive
         contexts = request.presentation_context_definition_list if request is not None else []
-        is_echo = {context.abstract_syntax for context in contexts} == {Verification}
-        return AssociationRequest(calling_ae, called_ae, self.address, self.port, is_echo)
+        syntaxes = {str(context.abstract_syntax) for context in contexts}
+        is_report = PUSH_MODEL in syntaxes and syntaxes <= NOT_STORED
+        place = (calling_ae, called_ae, self.address, self.port)
+        return AssociationRequest(*place, syntaxes == {Verification}, is_report)
 
     def _note_unread_request(self) -> None:
         problem = self.provider.problem
@@ -431,7 +462,7 @@ class _Accepted(AcceptedAssociation):
             self._gate.reject(self._request(), refused)
 
     def _note_end(self) -> None:
-        if self.number is None:
+        if self.entry is None:
             return
         how, (by, reason) = self._ending(), self._end()
         request = self._request()
@@ -452,8 +483,11 @@ class _Accepted(AcceptedAssociation):
     def _end(self) -> tuple[str, str]:
         """The side that ended the association, and its reason."""
         abort = self.provider.abort
+        message_seconds = self.server.settings.message_seconds
         if self.is_released:
             return "peer", ""
+        if self.connection.was_silent or self.provider.is_silent:
+            return "node", f"nothing came for {message_seconds:g} s in the middle of a message"
         if abort is None:
             return "peer", "the connection broke"
         if abort.is_idle:
@@ -486,7 +520,7 @@ class _Handler(ConnectionHandler):
         assoc.bind(evt.EVT_REQUESTED, assoc.handle_request)
         assoc.bind(evt.EVT_CONN_CLOSE, assoc.handle_close)
         assoc.bind(evt.EVT_ESTABLISHED, _log_accepted, [assoc])
-        assoc.bind(evt.EVT_C_STORE, _store, [server.keep, assoc])
+        assoc.bind(evt.EVT_C_STORE, _store, [assoc])
         return assoc
 
 
@@ -495,10 +529,21 @@ class _StorageServer(AssociationServer):
 
     request_queue_size = BACKLOG
 
-    def __init__(self, settings: ScpSettings, gate: AssociationGate, keep: Keep) -> None:
+    def __init__(
+        self,
+        settings: ScpSettings,
+        gate: AssociationGate,
+        log: AssociationWriter,
+        keep: Keep,
+        commitment: CommitmentService | None,
+    ) -> None:
         self.settings = settings
         self.gate = gate
+        self.log = log
         self.keep = keep
+        self.digests = DigestThreads()
+        self.commitment = commitment
+        self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(
             _application_entity(settings),
             (settings.host, settings.port),
@@ -508,14 +553,27 @@ class _StorageServer(AssociationServer):
         )
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Take a connection."""
-        connection, address = super().get_request()
+        """Take a connection; where there is no descriptor for it, breathe before the next try."""
+        try:
+            connection, address = super().get_request()
+        except OSError:
+            time.sleep(POLL_SECONDS)
+            raise
         tune(connection)
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Close a connection at once where too many wait already."""
-        return self.gate.has_room_to_wait()
+        """Close a connection at once where too many wait already; say so now and then."""
+        address = str(client_address[0])
+        if self.gate.has_room_to_wait(address):
+            return True
+        self._turned_away += 1
+        now = time.monotonic()
+        if now - self._told_at >= TURNED_AWAY_SECONDS:
+            extra = {"address": address, "count": self._turned_away}
+            logger.warning("connections turned away", extra=extra)
+            self._turned_away, self._told_at = 0, now
+        return False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what the library would print; the connection is closed."""
@@ -544,9 +602,9 @@ def _application_entity(settings: ScpSettings) -> AE:
     return entity
 
 
-def _store(event: evt.Event, keep: Keep, assoc: _Accepted) -> object:
+def _store(event: evt.Event, assoc: _Accepted) -> object:
     assoc.instances += 1
-    return handle_store(event, keep, assoc.peer)
+    return handle_store(event, assoc.keep, assoc.peer)
 
 
 def _log_accepted(event: evt.Event, assoc: _Accepted) -> None:

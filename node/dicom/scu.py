@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode, split_dataset
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -148,7 +150,7 @@ def echo(peer: PeerAddress, *, timeouts: Timeouts = TIMEOUTS) -> EchoResult:
     """Ask a peer whether it is there: PS3.4 A.4."""
     began = time.monotonic()
     contexts = [build_context(Verification, [*UNCOMPRESSED])]
-    association = _associate(peer, contexts, timeouts)
+    association = associate(peer, contexts, timeouts)
     if isinstance(association, SendResult):
         return EchoResult(False, time.monotonic() - began, association.sentence)
     try:
@@ -231,7 +233,7 @@ class _Sending:
             self._results.append(sent)
 
     def _send(self) -> SendResult:
-        association = _associate(self.peer, proposed_contexts(self._pairs), self.timeouts)
+        association = associate(self.peer, proposed_contexts(self._pairs), self.timeouts)
         if isinstance(association, SendResult):
             return association
         requests = Requests(association, self.timeouts.answer, self._abandon)
@@ -346,8 +348,13 @@ def _status(answer: Dataset) -> int | None:
     return int(answer.Status) if "Status" in answer else None
 
 
-def _associate(
-    peer: PeerAddress, contexts: list[PresentationContext], timeouts: Timeouts
+def associate(
+    peer: PeerAddress,
+    contexts: list[PresentationContext],
+    timeouts: Timeouts,
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
 ) -> Association | SendResult:
     """An established association, or the reason that there is none."""
     entity = RequestorAE(peer.calling_ae_title, timeouts.answer)
@@ -359,7 +366,15 @@ def _associate(
     entity.network_timeout = None  # the caller decides when nothing is to be sent
     began = time.monotonic()
     try:
-        association = entity.associate(peer.host, peer.port, contexts, peer.ae_title, MAX_PDU_BYTES)
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            contexts,
+            peer.ae_title,
+            MAX_PDU_BYTES,
+            ext_neg=[*roles],
+            evt_handlers=[*handlers],
+        )
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
         return SendResult(
             Outcome.RETRY, f"The host {peer.host} of {peer.ae_title} is unknown: {error}."

@@ -17,22 +17,24 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from pynetdicom.transport import (
     T_CONNECT,
     AddressInformation,
@@ -41,11 +43,13 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
+from node.dicom.connection import LARGEST_PDU_BYTES, Blocks, hurry, tune
+from node.dicom.contexts import NOT_STORED
+from node.dicom.digests import Digest, DigestThreads
 from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
 from node.dicom.messages import (
     COMMAND,
     LAST,
-    PDU_HEAD_BYTES,
     PDV_HEAD_BYTES,
     StoreRequest,
     command_pdus,
@@ -59,6 +63,7 @@ from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID, UNEXPECTED_E
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from pynetdicom.dimse import _QueueItem
     from pynetdicom.pdu import _PDUType
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
 
@@ -71,25 +76,30 @@ INTERNALS = (
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
     ("pynetdicom.association.Association", "_accepted_cx", None),
     ("pynetdicom.association.Association", "_reactor_checkpoint", None),
+    ("pynetdicom.association.Association", "_serve_request", "msg, context_id"),
     ("pynetdicom.association.Association", "_server", None),
     ("pynetdicom.association.Association", "dimse", None),
     ("pynetdicom.association.Association", "dul", None),
     ("pynetdicom.association.Association", "run_reactor", ""),
+    ("pynetdicom.dimse", "_QueueItem", None),
     ("pynetdicom.dimse.DIMSEServiceProvider", "get_msg", "block"),
     ("pynetdicom.dimse.DIMSEServiceProvider", "message", None),
     ("pynetdicom.dimse.DIMSEServiceProvider", "msg_queue", None),
     ("pynetdicom.dimse.DIMSEServiceProvider", "receive_primitive", "primitive"),
     ("pynetdicom.pdu", "_PDUType", None),
     ("pynetdicom.dul.DULServiceProvider", "_decode_pdu", "bytestream"),
+    ("pynetdicom.dul.DULServiceProvider", "_is_transport_event", ""),
     ("pynetdicom.dul.DULServiceProvider", "_read_pdu_data", ""),
     ("pynetdicom.dul.DULServiceProvider", "_run_loop_delay", None),
     ("pynetdicom.dul.DULServiceProvider", "_send", "pdu"),
     ("pynetdicom.dul.DULServiceProvider", "event_queue", None),
+    ("pynetdicom.dul.DULServiceProvider", "idle_timer_expired", ""),
     ("pynetdicom.dul.DULServiceProvider", "run_reactor", ""),
     ("pynetdicom.dul.DULServiceProvider", "send_pdu", "primitive"),
     ("pynetdicom.dul.DULServiceProvider", "state_machine", None),
     ("pynetdicom.dul.DULServiceProvider", "to_provider_queue", None),
     ("pynetdicom.dul.DULServiceProvider", "to_user_queue", None),
+    ("pynetdicom.fsm", "InvalidEventError", None),
     ("pynetdicom.pdu_primitives", "_PDUPrimitiveType", None),
     ("pynetdicom.transport.AssociationSocket", "_shutdown_socket", ""),
     ("pynetdicom.transport.AssociationSocket", "connect", "primitive"),
@@ -106,8 +116,9 @@ _config.VALIDATORS["UI"] = lambda uid: (0 < len(uid) <= LONGEST_UID, f"1-{LONGES
 
 LONGEST_UID = 64
 NAP_SECONDS = 0.05  # timers are looked at this often; everything else wakes by itself
-POLL_SECONDS = 0.2  # how soon it is heard that a sender gives up
+POLL_SECONDS = 0.2  # how soon `abandon` is heard
 ENDING_SECONDS = 0.01  # for a thread that most often is just ending
+NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
 WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
 
 CLOSED = "Evt17"  # PS3.8 Table 9-3: the connection is closed
@@ -120,9 +131,8 @@ ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
 # The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
 LONGEST_PDU_BYTES = 1 << 20
 LONGEST_COMMAND_BYTES = 1 << 16
-LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
-BLOCK_BYTES = 1 << 18  # of one association: two PDUs of the length that we announce
-LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it says with a 0
+# Of a message that is no C-STORE: storage commitment names 30,000 instances in it.
+LONGEST_OTHER_DATA_SET_BYTES = 4 << 20
 
 AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
 MEDIUM = 0
@@ -132,6 +142,7 @@ NO_UID = "0.0"  # stands in for a UID that the library could not carry; never ke
 MALFORMED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -142,26 +153,12 @@ MALFORMED = (
     struct.error,
 )
 
-# DIMSE is stop-and-wait. With Nagle's algorithm on one side and delayed acknowledgements on the
-# other, 40 ms are lost per instance. TCP_NODELAY frees our own writes; TCP_QUICKACK, armed again
-# after each read and write, frees those of a peer that has Nagle's algorithm on.
-
-
-def hurry(sock: socket.socket) -> None:
-    """Acknowledge at once what arrives next; the kernel forgets this with each exchange."""
-    if hasattr(socket, "TCP_QUICKACK"):  # Linux
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def tune(sock: socket.socket) -> None:
-    """Set up a socket of either side of an association."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    hurry(sock)
-
 
 class PromptSocket(AssociationSocket):
-    """The connection of an association; each PDU has to come and go whole within `seconds`."""
+    """The connection of an association; each PDU has to come and go whole within `seconds`.
+
+    A peer that says nothing for `silent_seconds` in the middle of one is dropped before.
+    """
 
     def __init__(
         self,
@@ -170,12 +167,13 @@ class PromptSocket(AssociationSocket):
         *,
         connection: socket.socket | None = None,
         bind_to: AddressInformation | None = None,
+        silent_seconds: float | None = None,
     ) -> None:
         self.seconds = seconds
-        self.is_lost = False
-        self.opened_at = None if connection is None else time.monotonic()
-        self._block = memoryview(b"")  # what has come and was not read yet, from start to end
-        self._start = self._end = 0
+        self.silent_seconds = seconds if silent_seconds is None else silent_seconds
+        self.is_lost = self.was_silent = False
+        self.opened_at = time.monotonic() if connection is not None else None
+        self.blocks = Blocks()
         super().__init__(assoc, client_socket=connection, address=bind_to)
 
     def connect(self, primitive: T_CONNECT) -> None:
@@ -188,67 +186,39 @@ class PromptSocket(AssociationSocket):
     @property
     def ready(self) -> bool:
         """True where something was received, or can be without waiting."""
-        return self.is_holding or super().ready
-
-    @property
-    def is_holding(self) -> bool:
-        """True where something was received and not read yet."""
-        return self._end > self._start
+        if self.blocks.is_holding:
+            return True
+        if self.socket is None or self.opened_at is None:
+            return False
+        try:
+            return bool(_readable(self.socket).poll(0))
+        except (OSError, ValueError):
+            self.event_queue.put(CLOSED)
+            return False
 
     def has_data(self, seconds: float) -> bool:
         """Wait so long for the peer; True also where it has closed the connection."""
-        if self.is_holding or self.socket is None:
+        if self.blocks.is_holding or self.socket is None:
             return True
         try:
-            return self._receive(seconds) >= 0
+            return self.blocks.receive(self.socket, seconds) >= 0
         except TimeoutError:
             return False
         except OSError:
             return True
 
     def whole_pdu(self) -> memoryview | None:
-        """The next PDU, valid until `skip`; OSError where it is cut short.
+        """The next PDU; OSError where it is cut short.
 
         None where it is for `recv`: the peer has closed, or the PDU is longer than any should be.
         """
-        deadline = time.monotonic() + self.seconds
-        needed = PDU_HEAD_BYTES
-        while self.is_holding:
-            held = self._block[self._start : self._end]
-            if len(held) >= PDU_HEAD_BYTES:
-                needed = PDU_HEAD_BYTES + int.from_bytes(held[2:6], "big")
-            if needed > len(self._block):
-                return None
-            if len(held) >= needed:
-                return held[:needed]
-            try:
-                if self._receive(deadline - time.monotonic()) == 0:
-                    raise ConnectionError("the connection ended in the middle of a PDU")
-            except OSError:
-                self._note_loss()
-                raise
-        return None
-
-    def skip(self, count: int) -> None:
-        """Leave so many bytes that were received behind."""
-        self._start += count
-
-    def _receive(self, seconds: float) -> int:
-        """Receive what there is, at least a byte; 0 where the peer has closed."""
-        assert self.socket is not None
-        if seconds <= 0:
-            raise TimeoutError("the PDU did not arrive in time")
-        if not self._block:
-            self._block = memoryview(bytearray(BLOCK_BYTES))
-        if self._start:
-            held = self._end - self._start
-            self._block[:held] = self._block[self._start : self._end]
-            self._start, self._end = 0, held
-        self.socket.settimeout(seconds)
-        count = self.socket.recv_into(self._block[self._end :])
-        hurry(self.socket)
-        self._end += count
-        return count
+        if self.socket is None:
+            return None
+        try:
+            return self.blocks.whole_pdu(self.socket, self.seconds, self.silent_seconds)
+        except OSError as error:
+            self._note_loss(error)
+            raise
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read so many bytes, fewer where the peer is gone; OSError past the deadline."""
@@ -259,8 +229,8 @@ class PromptSocket(AssociationSocket):
         seconds = min(self.seconds, CLOSING_SECONDS) if is_closing else self.seconds
         try:
             filled = self._fill(memoryview(buffer), time.monotonic() + seconds)
-        except OSError:
-            self._note_loss()
+        except OSError as error:
+            self._note_loss(error)
             raise
         if filled < nr_bytes:
             self._note_loss()
@@ -318,11 +288,9 @@ class PromptSocket(AssociationSocket):
 
     def _fill(self, view: memoryview, deadline: float) -> int:
         assert self.socket is not None
-        filled = min(len(view), self._end - self._start)
-        view[:filled] = self._block[self._start : self._start + filled]
-        self._start += filled
+        filled = self.blocks.fill(view)
         while filled < len(view):
-            left = deadline - time.monotonic()
+            left = self._left(deadline)
             if left <= 0:
                 raise TimeoutError("the PDU did not arrive in time")
             self.socket.settimeout(left)
@@ -333,9 +301,12 @@ class PromptSocket(AssociationSocket):
             filled += count
         return filled
 
-    def _note_loss(self) -> None:
+    def _left(self, deadline: float) -> float:
+        return min(self.silent_seconds, deadline - time.monotonic())
+
+    def _note_loss(self, error: OSError | None = None) -> None:
         if self.assoc.dul.state_machine.current_state == ESTABLISHED:
-            self.is_lost = True
+            self.is_lost, self.was_silent = True, isinstance(error, TimeoutError)
 
     def _shutdown_socket(self) -> None:
         # The library's own leaves the socket open where the peer has reset the connection.
@@ -343,6 +314,13 @@ class PromptSocket(AssociationSocket):
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
             self.socket.close()
+
+
+def _readable(sock: socket.socket) -> select.poll:
+    """Waits for something to read; unlike `select.select`, on any descriptor."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll
 
 
 # Both of the library's loops take a nap of a millisecond and look again: 40 idle associations then
@@ -397,7 +375,8 @@ class NegotiatingProvider(DULServiceProvider):
             self._ids_of_peer = negotiation.ids
             self._ids_of_library = {theirs: own for own, theirs in negotiation.ids.items()}
             decoded, event = super()._decode_pdu(bytearray(negotiation.pdu))
-            decoded.to_primitive()  # which the state machine does where no error is expected
+            # Which the state machine does where no error is expected.
+            _check_contexts(decoded.to_primitive())
         except MALFORMED as error:
             self.problem = str(error) or type(error).__name__
             raise
@@ -416,7 +395,14 @@ class NegotiatingProvider(DULServiceProvider):
 
     def with_ids_of_peer(self, pdu: bytes) -> bytes:
         """A PDU of ours with the context ids that the peer has chosen."""
-        return with_ids(pdu, self._ids_of_peer)
+        return with_ids(pdu, self._ids_of_peer) if self._ids_of_peer else pdu
+
+
+def _check_contexts(negotiation: object) -> None:
+    """ValueError for a context without abstract syntax: the library raises where nobody answers."""
+    for context in getattr(negotiation, "presentation_context_definition_list", None) or ():
+        if context.abstract_syntax is None:
+            raise ValueError("a presentation context has no abstract syntax")
 
 
 class WakingProvider(NegotiatingProvider):
@@ -432,6 +418,12 @@ class WakingProvider(NegotiatingProvider):
         """Run the state machine to its end."""
         try:
             super().run_reactor()
+        except InvalidEventError:
+            # The association's own thread may answer a release in the moment in which this one
+            # aborts for what lies behind it: PS3.8 has no transition for that. That thread ends
+            # the connection as soon as this one has ended.
+            if self.state_machine.current_state != CLOSING:
+                raise
         finally:
             self._ring.close()
             self._rung.close()
@@ -448,7 +440,7 @@ class WakingProvider(NegotiatingProvider):
         return super().stop_dul()
 
     def wake(self) -> None:
-        """Let the thread look around."""
+        """End the nap of the thread."""
         with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
             self._ring.send(b"!")
 
@@ -464,16 +456,22 @@ class WakingProvider(NegotiatingProvider):
     def _run_loop_delay(self, seconds: float) -> None:
         pass  # the library's own is of no interest
 
+    @property
+    def _is_busy(self) -> bool:
+        """True while what the peer sends is to wait in the socket."""
+        return False
+
     def rest(self) -> None:
         """Sleep until the peer has sent something, or somebody has rung, or timers are due."""
-        poll = select.poll()
-        poll.register(self._rung, select.POLLIN)
-        if isinstance(self.socket, PromptSocket):
-            if self.socket.is_holding:
-                return
-            transport = self.socket.socket if self.socket.opened_at is not None else None
-            if transport is not None and transport.fileno() >= 0:
-                poll.register(transport, select.POLLIN)
+        poll = _readable(self._rung)
+        is_busy = self._is_busy
+        is_holding = isinstance(self.socket, PromptSocket) and self.socket.blocks.is_holding
+        if is_holding and not is_busy:
+            return
+        is_open = isinstance(self.socket, PromptSocket) and self.socket.opened_at is not None
+        transport = self.socket.socket if self.socket is not None and is_open else None
+        if transport is not None and transport.fileno() >= 0 and not is_busy:
+            poll.register(transport, select.POLLIN)
         poll.poll(NAP_SECONDS * 1000)
         with contextlib.suppress(OSError):  # nobody has rung
             self._rung.recv(4096)
@@ -482,7 +480,8 @@ class WakingProvider(NegotiatingProvider):
 class Provider(WakingProvider):
     """The upper layer service provider of an association that this node accepts."""
 
-    def __init__(self, assoc: Association) -> None:
+    def __init__(self, assoc: Association, message_seconds: float = NO_TIMEOUT_SECONDS) -> None:
+        self._message_seconds = message_seconds
         super().__init__(assoc)
         self.daemon = True  # the association's own thread sees to a clean end
         self.to_user_queue = _Bell(assoc)
@@ -505,10 +504,30 @@ class Provider(WakingProvider):
             if pdu is None or pdu[0] != DATA:
                 super()._read_pdu_data()
                 return
-            transport.skip(len(pdu))
+            transport.blocks.skip(len(pdu))
             receiver.take(pdu)
             if time.monotonic() > until:
                 return
+
+    @property
+    def is_silent(self) -> bool:
+        """True where the peer has begun a message and says no more."""
+        receiver = self.assoc.dimse
+        return isinstance(receiver, Receiver) and receiver.waits() > self._message_seconds
+
+    def idle_timer_expired(self) -> bool:
+        """True where the association is to end because nothing comes."""
+        return super().idle_timer_expired() or self.is_silent
+
+    @property
+    def _is_busy(self) -> bool:
+        """True while a request waits for its answer: what comes after it waits in the socket."""
+        receiver = self.assoc.dimse
+        is_open = self.state_machine.current_state == ESTABLISHED
+        return is_open and isinstance(receiver, Receiver) and receiver.is_busy
+
+    def _is_transport_event(self) -> bool:
+        return not self._is_busy and super()._is_transport_event()
 
     def _is_undisturbed(self) -> bool:
         """True while the association is open and the state machine has nothing to do."""
@@ -517,7 +536,7 @@ class Provider(WakingProvider):
 
 
 class _Requests(queue.Queue[Any]):
-    """The queue of requests to the association's thread, which counts them."""
+    """The queue of messages to the association's thread, which counts them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -528,8 +547,12 @@ class _Requests(queue.Queue[Any]):
         super().put(item, block, timeout)
 
 
-# Answers a request whose data set has come.
-AnswerStore = Callable[[StoreRequest, Incoming], int | Dataset]
+# Answers a request whose data set has come; with the answer, what is to be done after it was sent.
+AnswerStore = Callable[[StoreRequest, Incoming], tuple[int | Dataset, Callable[[], None]]]
+
+
+def _nothing() -> None:
+    pass
 
 
 class Receiver(DIMSEServiceProvider):
@@ -546,17 +569,36 @@ class Receiver(DIMSEServiceProvider):
         *,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
+        digests: DigestThreads | None = None,
     ) -> None:
         super().__init__(assoc)
         self._folder = folder
         self._min_free_bytes = min_free_bytes
         self._answer = answer
+        self._digests = digests or DigestThreads(0)
         self._syntaxes: dict[int, tuple[str, str]] = {}  # of presentation contexts, once used
         self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
         self._storing: tuple[StoreRequest, int, Incoming] | None = None
         self.msg_queue = self._requests = _Requests()
-        self._served = 0  # requests, by the association's own thread
-        self._is_serving = False
+        self._served = 0  # messages, by the association's own thread
+        self._is_serving = self._is_asking = False
+        self._heard_at = 0.0  # when the last part of a message came
+        # Called in the association's own thread whenever nothing came for a moment.
+        self.when_idle: Callable[[], None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """True while the association's own thread has a request, and waits for no answer."""
+        return self._requests.count > self._served and not self._is_asking
+
+    def waits(self) -> float:
+        """How long the rest of a message has not come, in seconds; 0 where none has begun."""
+        has_begun = self._command or self._storing is not None or self.message is not None
+        return time.monotonic() - self._heard_at if has_begun else 0.0
+
+    def silence(self) -> float:
+        """How long no part of any message has come, in seconds."""
+        return time.monotonic() - self._heard_at
 
     @property
     def is_direct(self) -> bool:
@@ -565,6 +607,7 @@ class Receiver(DIMSEServiceProvider):
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA indication; what is no DIMSE message ends in an abort."""
+        self._heard_at = time.monotonic()
         try:
             for context_id, fragment in primitive.presentation_data_value_list:
                 self._take(context_id, fragment[0], memoryview(fragment)[1:])
@@ -573,6 +616,7 @@ class Receiver(DIMSEServiceProvider):
 
     def take(self, pdu: memoryview) -> None:
         """Take a P-DATA-TF PDU as `receive_primitive` does, without the library's objects."""
+        self._heard_at = time.monotonic()
         try:
             for context_id, control, value in fragments(pdu):
                 self._take(context_id, control, value)
@@ -582,14 +626,57 @@ class Receiver(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """The next message; the association's thread, which asks all the time, waits for it."""
         if block:
-            return super().get_msg(block)
+            return self._answer_of_peer(self.dimse_timeout)
         if self._is_serving:
             self._served, self._is_serving = self._served + 1, False
+            self._wake()
         try:
             item = self.msg_queue.get(timeout=NAP_SECONDS)
         except queue.Empty:
+            if self.when_idle is not None and self._storing is None:
+                self.when_idle()
             return WAKE
         self._is_serving = item is not WAKE
+        return item
+
+    def converse(self, request: DimsePrimitiveType, context_id: int) -> Any:
+        """Send a request of ours, in the association's own thread; the answer, or None.
+
+        What the peer asks meanwhile is served after it.
+        """
+        asked_meanwhile = []
+        answer = None
+        self._requests.count += 1  # no answer to a C-STORE request gets between its fragments
+        self.send_msg(request, context_id)
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while answer is None and time.monotonic() < waited_until:
+            item = self._answer_of_peer(POLL_SECONDS)
+            if item != WAKE and is_answer(item[1]):
+                answer = item[1]
+            elif item != WAKE:
+                asked_meanwhile.append(item)
+            elif not self.dul.to_user_queue.empty():
+                break  # the association is at its end
+        self._served += 1
+        for item in asked_meanwhile:
+            self.msg_queue.put(item)
+        return answer
+
+    def _wake(self) -> None:
+        if isinstance(self.dul, Provider):
+            self.dul.wake()
+
+    def _answer_of_peer(self, seconds: float | None) -> Any:
+        """The answer to a request of ours; it is read although one of the peer is not answered."""
+        self._is_asking = True
+        self._wake()
+        try:
+            item = self.msg_queue.get(timeout=seconds)
+        except queue.Empty:
+            item = WAKE
+        finally:
+            self._is_asking = False
+        self._served += item != WAKE
         return item
 
     def discard(self) -> None:
@@ -636,13 +723,16 @@ class Receiver(DIMSEServiceProvider):
         if request is None:
             self._receive(context_id, bytes([control]) + command)
         else:
-            self._storing = request, context_id, self._incoming_of(request)
+            incoming = self._incoming_of(request, self._digests.digest())
+            self._storing = request, context_id, incoming
+            if isinstance(self.dul.socket, PromptSocket):
+                self.dul.socket.blocks.before_reuse = incoming.before_reuse
 
     def _syntaxes_of(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted context for instances."""
         if context_id not in self._syntaxes:
             context = self.assoc._accepted_cx.get(context_id)
-            if context is None or context.abstract_syntax == Verification:
+            if context is None or context.abstract_syntax in NOT_STORED:
                 return None
             syntaxes = str(context.abstract_syntax), str(context.transfer_syntax[0])
             self._syntaxes[context_id] = syntaxes
@@ -661,20 +751,20 @@ class Receiver(DIMSEServiceProvider):
     def _respond(self, request: StoreRequest, context_id: int, incoming: Incoming) -> None:
         assert self._answer is not None
         try:
-            answer = self._answer(request, incoming)
+            status, then = self._answer(request, incoming)
         except Exception as error:  # as the library does it: a failure, and the next one is taken
             extra = {"sop_instance_uid": request.instance_uid, "reason": type(error).__name__}
             logger.exception("instance not kept", extra=extra)
-            answer = UNEXPECTED_ERROR
+            status, then = UNEXPECTED_ERROR, _nothing
         provider, transport = self.dul, self.dul.socket
-        if not self.assoc.is_established or not isinstance(transport, PromptSocket):
-            return
-        assert isinstance(provider, NegotiatingProvider)
-        largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
-        response = store_response(request, answer)
-        most = largest - PDV_HEAD_BYTES
-        said = command_pdus(response, context_id=context_id, most=most)
-        transport.write(b"".join(map(provider.with_ids_of_peer, said)))
+        if self.assoc.is_established and isinstance(transport, PromptSocket):
+            assert isinstance(provider, NegotiatingProvider)
+            largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
+            response = store_response(request, status)
+            most = largest - PDV_HEAD_BYTES
+            said = command_pdus(response, context_id=context_id, most=most)
+            transport.write(b"".join(map(provider.with_ids_of_peer, said)))
+        then()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
         single = P_DATA()
@@ -720,20 +810,26 @@ class Receiver(DIMSEServiceProvider):
             incoming.spoil(problem)
         return incoming
 
-    def _incoming_of(self, request: StoreRequest) -> Incoming:
-        calling_ae, called_ae = titles(getattr(self.dul, "request", b""))
+    def _incoming_of(self, request: StoreRequest, digest: Digest | None = None) -> Incoming:
+        calling_ae, called_ae = self._titles
+        head = part10_head(
+            calling_ae=calling_ae,
+            called_ae=called_ae,
+            sop_class_uid=request.sop_class_uid,
+            instance_uid=request.instance_uid,
+            transfer_syntax=request.transfer_syntax,
+        )
         return Incoming(
             self._folder,
-            part10_head(
-                calling_ae=calling_ae,
-                called_ae=called_ae,
-                sop_class_uid=request.sop_class_uid,
-                instance_uid=request.instance_uid,
-                transfer_syntax=request.transfer_syntax,
-            ),
+            head,
             min_free_bytes=self._min_free_bytes,
             has_elements=request.transfer_syntax not in HIDDEN_ELEMENTS,
+            digest=digest,
         )
+
+    @cached_property
+    def _titles(self) -> tuple[str, str]:
+        return titles(getattr(self.dul, "request", b""))
 
 
 def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
@@ -817,6 +913,53 @@ class LendingProvider(WakingProvider):
         super().rest()
 
 
+class Conversation(DIMSEServiceProvider):
+    """The library's DIMSE provider of an association on which the peer asks as well.
+
+    Its N-EVENT-REPORT may come before the answer that is waited for, and is answered at once.
+    """
+
+    def __init__(self, assoc: Association, abandon: Callable[[], bool]) -> None:
+        super().__init__(assoc)
+        self._abandon = abandon
+
+    def get_msg(self, block: bool = False) -> "_QueueItem":
+        """The answer that is waited for; none for the association's own thread."""
+        if not block:
+            return None, None
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while time.monotonic() < waited_until and not self._abandon():
+            item = self._next()
+            if item is not None and not self._is_served(item):
+                return item
+        return None, None
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Answer what the peer asks, as long as the association is open."""
+        while not until() and not self._abandon() and self.assoc.is_established:
+            item = self._next()
+            if item is not None:
+                self._is_served(item)
+
+    def _is_served(self, item: "_QueueItem") -> bool:
+        """Serve a request of the peer; False for an answer, and where there is nothing any more."""
+        context_id, message = item
+        if message is None or context_id is None or is_answer(message):
+            return False
+        self.assoc._serve_request(message, context_id)
+        return True
+
+    def _next(self) -> "_QueueItem | None":
+        with contextlib.suppress(queue.Empty):
+            return self.msg_queue.get(timeout=POLL_SECONDS)
+        return None
+
+
+def is_answer(message: DimsePrimitiveType) -> bool:
+    """True for a response: it names the request that it answers."""
+    return getattr(message, "MessageIDBeingRespondedTo", None) is not None
+
+
 class AcceptedAssociation(Association):
     """An association that this node accepts, made before anybody has asked for it."""
 
@@ -829,15 +972,18 @@ class AcceptedAssociation(Association):
         folder: Path,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
+        digests: DigestThreads | None = None,
+        message_seconds: float = NO_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self._server = server
-        self.dul = self.provider = Provider(
-            self
-        )  # before the socket, which tells it that there is a connection
-        self.connection = PromptSocket(self, seconds, connection=connection)
+        # Before the socket, which tells it that there is a connection.
+        self.dul = self.provider = Provider(self, message_seconds)
+        self.connection = PromptSocket(
+            self, seconds, connection=connection, silent_seconds=message_seconds
+        )
         self.dimse = self.receiver = Receiver(
-            self, folder, min_free_bytes=min_free_bytes, answer=answer
+            self, folder, min_free_bytes=min_free_bytes, answer=answer, digests=digests
         )
         self.set_socket(self.connection)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
 
 from storage.archive import arrival_rows
 from storage.database import Database, to_delivery, to_names, to_record, to_records
@@ -19,6 +19,7 @@ from storage.records import (
     ArrivalSummary,
     Attempt,
     AuditEvent,
+    CommitmentState,
     Delivery,
     DeliveryState,
     DeliverySummary,
@@ -42,6 +43,7 @@ from storage.schema import (
     OPEN_REQUEST,
     arrival,
     audit,
+    commitment,
     delivery,
     derived,
     derived_instance,
@@ -55,8 +57,9 @@ from storage.transitions import DESTINATIONS_COLUMN, attempt_rows, read_job, wit
 
 def not_closed(database: Database) -> tuple[Arrival, ...]:
     """The arrivals that are complete and that an error of the node keeps open."""
-    kept = arrival_rows().where(OPEN_ARRIVAL, arrival.c.evidence != "{}")
-    return database.records(Arrival, kept.order_by(arrival.c.id))
+    query = arrival_rows().where(OPEN_ARRIVAL, arrival.c.evidence != "{}")
+    # Asked for them in this order, SQLite reads all that ever came.
+    return tuple(sorted(database.records(Arrival, query), key=lambda it: it.id))
 
 
 TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes
@@ -145,7 +148,10 @@ def unconfirmed(
     if not destinations:  # with an empty list the database would go through all that was ever sent
         return Page((), 0, limit, offset)
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
-    wanted = and_(sent, delivery.c.destination.in_(destinations))
+    given_up = exists().where(
+        commitment.c.delivery_id == delivery.c.id, commitment.c.state == CommitmentState.UNPROVED
+    )
+    wanted = and_(sent, delivery.c.destination.in_(destinations), ~given_up)
     return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
 
 

@@ -58,6 +58,7 @@ def node(
 def nothing_left(node: Node) -> Iterator[None]:
     """After each test nothing lies about, nobody is associated, and the next peer is served."""
     wait_until(lambda: node.scp.open_associations() == 0, what="every association is over")
+    wait_until(node.archive.is_log_written, what="the log of associations is written")
     node.archive.kept.clear()
     yield
     wait_until(lambda: node.scp.open_associations() == 0, what="every association is over")

@@ -81,7 +81,7 @@ def test_silent_sockets_take_no_places_and_are_closed(tmp_path: Path) -> None:
 
 
 def test_more_connections_than_may_wait_are_closed_at_once(tmp_path: Path) -> None:
-    with node_scp(tmp_path, max_waiting=3, request_seconds=30.0) as node:
+    with node_scp(tmp_path, max_waiting=12, request_seconds=30.0) as node:
         waiting = [RawPeer(node.port) for _ in range(3)]
         with RawPeer(node.port) as one_more:
             assert one_more.receive() == (0, b"")

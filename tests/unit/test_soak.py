@@ -56,7 +56,8 @@ class Site:
     sending: Sending
 
     def audit(self) -> Found:
-        return audit.audit([self.sending], self.storage, self.destinations)
+        url = f"sqlite:///{self.storage / 'midslice.db'}"
+        return audit.audit([self.sending], self.storage, self.destinations, url)
 
     def execute(self, statement: str) -> None:
         with closing(sqlite3.connect(self.storage / "midslice.db")) as db, db:
@@ -74,6 +75,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     files = tuple(sorted((tmp_path / "received").iterdir()))
     storage = tmp_path / "var"
     (storage / "incoming").mkdir(parents=True)
+    (storage / "derived" / "1-1").mkdir(parents=True)
     shutil.copytree(tmp_path / "received", storage / "received")
     destinations = [tmp_path / "steady", tmp_path / "fickle"]
     for folder in destinations:
@@ -136,13 +138,16 @@ def test_an_acknowledged_instance_without_file_or_row_or_with_other_pixels_is_a_
     changed.PixelData = bytes(len(changed.PixelData))
     changed.save_as(third)
     found = site.audit()
-    assert len(found.losses) == found.counts["double"]["lost"] == 3
-    for file, loss in zip((first, second, third), sorted(found.losses), strict=True):
+    row, *losses = sorted(found.losses)
+    assert row == "rows without their files: received/0000.dcm"
+    assert len(losses) == found.counts["double"]["lost"] == 3
+    for file, loss in zip((first, second, third), losses, strict=True):
         assert f"{file.name} was acknowledged and is not kept" in loss
 
 
 def test_what_was_not_acknowledged_is_no_loss(site: Site) -> None:
     site.kept[0].unlink()
+    site.execute("DELETE FROM instance WHERE path LIKE '%0000.dcm'")
     site.sending.acknowledged.remove(site.sending.files[0])
     site.sending.is_whole = False
     assert site.audit().losses == []
@@ -175,6 +180,26 @@ def test_what_did_not_come_to_an_end_and_what_lies_in_incoming_is_a_loss(site: S
         "1 arrivals, jobs or deliveries did not come to an end",
         "left in incoming: half",
     ]
+
+
+def test_a_second_whole_derived_series_and_one_that_no_row_knows_are_doubled(site: Site) -> None:
+    (site.storage / "derived" / "7-1").mkdir()
+    for number, file in enumerate(sorted(site.destinations[0].iterdir())):
+        again = dcmread(file)
+        again.SeriesInstanceUID = "1.2.99"
+        again.save_as(site.destinations[0] / f"again-{number}")
+    assert site.audit().doubles == ["a destination has a series that no row knows: 1.2.99"]
+    with closing(sqlite3.connect(site.storage / "midslice.db")) as db, db:
+        db.execute(
+            "INSERT INTO derived (series_uid, series_id, folder, edition, made_at) "
+            "SELECT '1.2.99', series_id, 'derived/7-1', 2, made_at FROM derived"
+        )
+        names = [row[1] for row in db.execute("PRAGMA table_info(job)") if row[1] != "id"]
+        chosen = ", ".join({"key": "'k2'", "derived_id": "2"}.get(name, name) for name in names)
+        db.execute(f"INSERT INTO job ({', '.join(names)}) SELECT {chosen} FROM job")
+    found = site.audit()
+    assert [double.partition(": ")[2] for double in found.doubles] == ["2 whole derived series"]
+    assert found.of_series[site.sending.series_uid]["doubled"] == 1
 
 
 def test_the_audits_table_has_a_row_for_each_called_ae_title_and_their_sum(site: Site) -> None:

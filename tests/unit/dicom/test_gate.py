@@ -2,32 +2,28 @@
 
 import pytest
 
+from node.dicom.association_log import AssociationWriter, Entry
 from node.dicom.scp import Admission, AssociationGate, AssociationRequest, Refused
 
 MAPPED = AssociationRequest("A", "B", "::ffff:192.0.2.7")  # IPv4 on an IPv6 socket
 CT1 = AssociationRequest("CT1", "MIDSLICE", "192.0.2.7")
 
 
-class Book:
-    """Remembers what it is told; fails where it is told to."""
+class Book(AssociationWriter):
+    """A log that writes nothing: it remembers what it is told."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[object, ...]] = []
-        self.fails = False
 
-    def associated(self, *asking: str) -> int:
-        if self.fails:
-            raise OSError
-        self.entries.append(("opened", *asking))
-        return len(self.entries)
+    def opened(self, calling_ae: str, called_ae: str, address: str) -> Entry:
+        self.entries.append(("opened", calling_ae, called_ae, address))
+        return Entry(calling_ae, called_ae, address, 0.0)
 
-    def dissociated(self, association_id: int, how: str) -> None:
-        self.entries.append(("ended", association_id, how))
-        if self.fails:
-            raise OSError
+    def ended(self, entry: Entry, how: str) -> None:
+        self.entries.append(("ended", entry.calling_ae, how))
 
-    def rejected(self, *visitor_and_reason: str) -> None:
-        self.entries.append(("rejected", *visitor_and_reason))
+    def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
+        self.entries.append(("rejected", calling_ae, called_ae, address, reason))
 
 
 def gate(
@@ -38,7 +34,7 @@ def gate(
     )
 
 
-def reason(entered: Refused | int) -> str:
+def reason(entered: Refused | Entry) -> str:
     return entered.reason if isinstance(entered, Refused) else ""
 
 
@@ -75,41 +71,23 @@ def test_a_reason_that_lasts_is_told_before_one_that_passes() -> None:
     assert reason(full.enter(3, wrong)) == "called AE title not recognised"
 
 
-def test_an_ended_association_makes_room_although_its_log_fails() -> None:
-    book = Book()
-    full = gate(book, most=1)
-    full.enter(1, CT1)
-    book.fails = True
-    with pytest.raises(OSError):
-        full.leave(1, "released")
-    book.fails = False
-    assert full.open == 0
-    assert reason(full.enter(2, CT1)) == ""
-
-
-def test_an_association_that_could_not_be_written_down_is_no_longer_counted_once_it_left() -> None:
-    book = Book()
-    book.fails = True
-    full = gate(book, most=1)
-    with pytest.raises(OSError):
-        full.enter(1, CT1)
-    full.leave(1, "aborted")
-    assert full.open == 0
-    assert book.entries == []
-
-
 def test_connections_that_wait_have_a_limit_of_their_own() -> None:
     door = gate(Book())
-    door.connected(1)
-    door.connected(2)
-    assert not door.has_room_to_wait()
+    one, two, three = CT1.address, "192.0.2.8", "192.0.2.9"
+    door.connected(1, one)
+    assert not door.has_room_to_wait(one)  # a quarter of the places, at least one
+    door.connected(2, two)
+    assert door.has_room_to_wait(three)  # whoever holds the others
+    door.connected(3, three)
+    door.connected(4, "192.0.2.10")
+    assert not door.has_room_to_wait("192.0.2.11")  # twice as many at most
     assert door.open == 0
     door.enter(1, CT1)
-    assert door.has_room_to_wait()
-    door.connected(3)
-    assert not door.has_room_to_wait()
-    door.disconnected(3)
-    assert door.has_room_to_wait()
+    assert door.has_room_to_wait(one)
+    door.connected(5, one)
+    assert not door.has_room_to_wait(one)
+    door.disconnected(5)
+    assert door.has_room_to_wait(one)
 
 
 def test_waiting_for_the_last_one_ends_when_it_leaves() -> None:
@@ -147,7 +125,7 @@ def test_the_share_is_half_of_the_places_or_as_configured(most_per_peer: int, le
     assert reasons.count("") == lets_in
 
 
-def test_an_echo_is_answered_beyond_the_limits_one_at_a_time_of_each_title() -> None:
+def test_an_echo_is_answered_beyond_the_limits_one_at_a_time_of_a_title_and_an_address() -> None:
     full = gate(Book(), most=1)
     full.enter(0, CT1)
     echo = AssociationRequest("CT1", "MIDSLICE", "192.0.2.7", is_echo=True)
@@ -155,7 +133,9 @@ def test_an_echo_is_answered_beyond_the_limits_one_at_a_time_of_each_title() -> 
     assert full.is_for_echo(1)
     assert not full.is_for_echo(0)
     assert reason(full.enter(2, echo)) == "too many associations"
-    other = AssociationRequest("CT2", "MIDSLICE", "192.0.2.7", is_echo=True)
+    same = AssociationRequest("CT2", "MIDSLICE", "192.0.2.7", is_echo=True)
+    assert reason(full.enter(3, same)) == "too many associations"
+    other = AssociationRequest("CT2", "MIDSLICE", "192.0.2.8", is_echo=True)
     assert reason(full.enter(3, other)) == ""
     full.leave(1, "released")
     assert reason(full.enter(4, echo)) == ""
