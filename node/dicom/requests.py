@@ -98,7 +98,7 @@ class Requests:
         except MALFORMED:
             self.problem = self.problem or OTHER
             answer = None
-        except OSError:  # of the file: the peer has half of it
+        except BaseException:  # of the file, or of the caller: the peer waits for the rest
             self._transport.break_off()
             raise
         if answer is None:

@@ -309,6 +309,23 @@ def test_a_peer_that_takes_no_bytes_is_left(tmp_path: Path, is_abandoned: bool) 
     assert answers.statuses == [(1, None)]
 
 
+def test_an_error_of_the_caller_while_the_peer_is_silent_ends_the_association_at_once(
+    six_slices: list[Outgoing],
+) -> None:
+    class LeaseLost(Exception):
+        pass
+
+    def lost() -> bool:
+        raise LeaseLost
+
+    answers = Answers()
+    began = time.monotonic()
+    with scp(lambda *_: []) as server, pytest.raises(LeaseLost):
+        send(peer(server.port), six_slices, answered=answers.answered, stop=bool, abandon=lost)
+    assert time.monotonic() - began < 6.0
+    assert answers.statuses == []
+
+
 def test_a_file_that_is_gone_is_no_fault_of_the_instance_before(
     six_slices: list[Outgoing], tmp_path: Path
 ) -> None:
