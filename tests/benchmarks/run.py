@@ -36,6 +36,7 @@ SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
     for module in (ingest, delivery, end_to_end, inference, models, memory, pages, first_paint)
 }
 BOUNDS: tuple[Bound | RatioBound, ...] = (
+    *delivery.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,
