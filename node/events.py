@@ -75,6 +75,8 @@ parts joined | info | series_uid senders instances | \
 instances set aside | info | series_uid reasons | \
     localizers, dose pages and others in no stack; how many for which reason
 series purged | info | series failed bytes | retention removed files; rows stay
+series purged early | warning | series bytes free | \
+    the disk is near its reserve: a series that was sent went before storage.keep_days
 series not purged | warning | series_id error | its files could not be removed; tried again
 
 # Jobs
@@ -174,6 +176,7 @@ audit repository not reached | warning | reason | \
 
 # The web process
 web process died | warning | exit_code | it was started again
+web certificate replaced | info | | the web process starts again with the new one
 any peer may send | warning | host | \
     any AE title from any network is let in: name `node.allowed_networks` or `allowed_ae_titles`
 no user yet | warning | set_up_link | \

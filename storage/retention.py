@@ -59,6 +59,14 @@ logger = logging.getLogger(__name__)
 ASSOCIATION_DAYS = 30.0  # who connected when; what was brought stays known for ever
 ROWS_AT_ONCE = 500
 
+SERIES_AT_ONCE = 20
+DELIVERED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
+EARLY = (
+    "The disk is below its reserve (storage.min_free_gb): series whose results were all sent are "
+    "removed before storage.keep_days, the oldest first, so that images can still be received. "
+    "Make room, or lower storage.keep_days."
+)
+
 # So many files are removed while the series is locked: instances that arrive wait for no more.
 FILES_AT_ONCE = 100
 
@@ -86,6 +94,28 @@ def expired(
         purging = _finished(PURGING_SERIES, series.c.purged_at.is_not(None))
         marked = [_expired(row) for row in db.execute(purging)]
     return (*marked, *(it for it in old if it.since + keep[it.rule] * DAY <= now))
+
+
+def sent(database: Database) -> tuple[Expired, ...]:
+    """Series whose results all their destinations have, the oldest first, some at a time.
+
+    Without those that were promised to a sender, that wait for a proof, or of which nobody has
+    heard since the database was lost.
+    """
+    of_result = and_(derived.c.series_id == series.c.id, delivery.c.derived_id == derived.c.id)
+    arrived = exists().where(of_result, delivery.c.state.in_(DELIVERED))
+    restored = exists().where(arrival.c.series_id == series.c.id, arrival.c.restored == 1)
+    which = (arrived, ~restored, series.c.committed_at.is_(None), series.c.purged_at.is_(None))
+    oldest = _finished(*which).order_by(series.c.last_at, series.c.id).limit(SERIES_AT_ONCE)
+    with database.reading() as db:
+        return tuple(_expired(row) for row in db.execute(oldest))
+
+
+def report_early(database: Database, now: float) -> None:
+    """Let people know, once a day, that series go before their time."""
+    with database.writing() as db:
+        key = f"purged early {int(now // DAY)}"
+        notices.post(database, db, now, "attention", key, {"sentence": EARLY})
 
 
 def purge(database: Database, files: Files, these: Sequence[Expired], now: float) -> Purged:

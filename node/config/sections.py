@@ -304,6 +304,7 @@ class Storage(Section):
     min_free_gb: ZeroOrMore = 5.0
     keep_days: ZeroOrMore = 7.0
     keep_unrouted_days: ZeroOrMore = 1.0
+    purge_early: bool = True
     keep_audit_days: ZeroOrMore = 0.0
     scrub_days: ZeroOrMore = 30.0
 
@@ -348,9 +349,17 @@ class Web(Section):
     port: AnyPort = 8080
     session_hours: AboveZero = 12.0
     idle_minutes: AboveZero = 60.0
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
     trusted_proxies: Networks = ()
     user_header: Header = ""
     role_header: Header = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Web":
+        if self.key is not None and self.certificate is None:
+            raise ValueError("certificate is missing: the pages are served with TLS by both")
+        return self
 
 
 class Notify(Section):
@@ -598,7 +607,7 @@ class ModelEntry(Section):
         )
 
 
-class AuditTrail(Section):
+class Audit(Section):
     """The audit record repository that DICOM audit messages go to; none where it is empty."""
 
     syslog: Annotated[str, _matching(f"({SYSLOG})?", SYSLOG_ADDRESS)] = ""
@@ -618,7 +627,7 @@ class Config(Section):
     delivery: DeliverySettings
     web: Web
     notify: Notify
-    audit: AuditTrail
+    audit: Audit
     selftest: Selftest
     senders: tuple[ExpectedSender, ...] = ()
     destinations: tuple[Destination, ...] = ()

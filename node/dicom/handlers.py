@@ -141,7 +141,7 @@ def answer_store(request: StoreRequest, incoming: BytesIO | None, keep: Keep, pe
         incoming.discard()
         raise
     stored = extra | {"series_uid": received.series_uid}
-    return Answer(SUCCESS, partial(logger.info, "instance stored", extra=stored))
+    return Answer(SUCCESS, lambda: logger.info("instance stored", extra=stored))
 
 
 def _nothing() -> None:

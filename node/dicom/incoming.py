@@ -85,6 +85,7 @@ class Incoming(BytesIO):
     ) -> None:
         super().__init__()
         self.size = 0
+        self.is_over = False  # it was answered, or never will be
         # What has come, until the first element that is kept; a deflated data set shows none.
         self._start: bytearray | None = bytearray() if has_elements else None
         self._min_free_bytes = min_free_bytes
@@ -165,6 +166,7 @@ class Incoming(BytesIO):
 
     def discard(self) -> None:
         """Leave nothing behind; nothing happens where the file was moved away."""
+        self.is_over = True
         self._digest.close()
         if self._file >= 0:
             file, self._file = self._file, -1

@@ -186,9 +186,9 @@ class AssociationGate:
         with self._changed:
             self._waiting.pop(key, None)
             place = self._open.pop(key, None)
+            if place is not None:
+                self._log.ended(place.entry, how)
             self._changed.notify_all()
-        if place is not None:
-            self._log.ended(place.entry, how)
 
     def _refused(self, request: AssociationRequest) -> Refused | None:
         admission = self.admission
@@ -387,7 +387,7 @@ class _Accepted(AcceptedAssociation):
         finally:
             self.hang_up()
             self.kill()
-            self.receiver.discard()
+            self.receiver.close()
             self._note_unread_request()
             self._note_end()
             self._gate.leave(id(self), self._ending())

@@ -127,6 +127,7 @@ ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for d
 CLOSING = "Sta13"  # awaiting that the connection is closed; what still comes is dropped
 CLOSING_SECONDS = 1.0
 ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
+ABORTS = (b"\0\0", *(bytes([2, reason]) for reason in (0, 1, 2, 4, 5, 6)))  # source and reason
 
 # The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
 LONGEST_PDU_BYTES = 1 << 20
@@ -361,8 +362,10 @@ class NegotiatingProvider(DULServiceProvider):
         self._ids_of_library: Mapping[int, int] = {}
 
     def _decode_pdu(self, bytestream: bytearray) -> "tuple[_PDUType, str]":
-        if bytestream[0] == ABORT and self.abort is None and len(bytestream) >= ABORT_BYTES:
-            self.abort = Abort("peer", bytestream[8], bytestream[9])
+        if bytestream[0] == ABORT and len(bytestream) >= ABORT_BYTES:
+            self.abort = self.abort or Abort("peer", bytestream[8], bytestream[9])
+            if bytestream[8:10] not in ABORTS:  # the library's thread ends of any other
+                bytestream = bytestream[:8] + bytes(2)
         if bytestream[0] == DATA and self._ids_of_library:
             bytestream = bytearray(with_ids(bytes(bytestream), self._ids_of_library))
         if bytestream[0] == DATA:
@@ -580,6 +583,7 @@ class Receiver(DIMSEServiceProvider):
         self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
         self._storing: tuple[StoreRequest, int, Incoming] | None = None
         self.msg_queue = self._requests = _Requests()
+        self._begun: list[Incoming] = []  # not all of them get as far as a handler
         self._served = 0  # messages, by the association's own thread
         self._is_serving = self._is_asking = False
         self._heard_at = 0.0  # when the last part of a message came
@@ -678,6 +682,11 @@ class Receiver(DIMSEServiceProvider):
             self._is_asking = False
         self._served += item != WAKE
         return item
+
+    def close(self) -> None:
+        """Leave no file behind, also of requests that the library drops without asking anybody."""
+        for incoming in self._begun:
+            incoming.discard()
 
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""
@@ -819,13 +828,15 @@ class Receiver(DIMSEServiceProvider):
             instance_uid=request.instance_uid,
             transfer_syntax=request.transfer_syntax,
         )
-        return Incoming(
+        incoming = Incoming(
             self._folder,
             head,
             min_free_bytes=self._min_free_bytes,
             has_elements=request.transfer_syntax not in HIDDEN_ELEMENTS,
             digest=digest,
         )
+        self._begun = [*(before for before in self._begun if not before.is_over), incoming]
+        return incoming
 
     @cached_property
     def _titles(self) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from node.audit_message import Message, Messages
-from node.config.sections import AuditTrail as Settings
+from node.config.sections import Audit as Settings
 from storage.database import Database
 from storage.site import notices
 from storage.site.trail import Position, Trail, last_of

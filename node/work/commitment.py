@@ -252,10 +252,14 @@ class CommitmentWork:
         self._settings = settings
         askers = {place.name: place for place in settings.destinations if place.commitment}
         reporters = {peer.ae_title: peer for peer in settings.senders if peer.commitment}
-        self.commitments.adopt(askers)
-        self.owed.leave(reporters, NO_LONGER)
         self._follow_destinations(askers, settings)
         self._follow_senders(reporters)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Ask for what was sent before it was to be proved, and no more for what is not."""
+        self.commitments.adopt(self._askers)
+        self.owed.leave(self._reporters, NO_LONGER)
 
     def _follow_destinations(self, places: Mapping[str, Destination], settings: Config) -> None:
         for name, asker in list(self._askers.items()):

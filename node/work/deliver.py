@@ -339,23 +339,24 @@ class Deliverer:
                 [_outgoing(instance, self._files) for instance in unsent],
                 answered=self._answered(delivery, unsent, tally, answers),
                 stop=self._has_to_stop,
-                abandon=lambda: self._is_abandoned(answers),
+                abandon=lambda: self._is_abandoned(delivery, answers),
                 timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
                 associations=self.destination.associations,
             )
         finally:
             answers.write()
 
-    def _is_abandoned(self, answers: _Answers) -> bool:
+    def _is_abandoned(self, delivery: Delivery, answers: _Answers) -> bool:
         """True where nobody waits for the answer any more; asked while the peer is silent."""
         answers.write()
-        self._keep(answers)
+        self._keep(delivery, answers)
         return self._abandoned.is_set()
 
-    def _keep(self, answers: _Answers) -> None:
-        """Keep the lease, and see whether somebody has paused the destination."""
+    def _keep(self, delivery: Delivery, answers: _Answers) -> None:
+        """Keep the lease; see whether somebody has paused the destination, or is more urgent."""
         if answers.renew():
-            self._paused = not self._reach.may_send(self.destination.name)
+            is_overtaken = self._ledger.is_overtaken(delivery)  # the rest is sent after it
+            self._paused = is_overtaken or not self._reach.may_send(self.destination.name)
 
     def _has_to_stop(self) -> bool:
         return self._stopping.is_set() or self._paused
@@ -382,7 +383,7 @@ class Deliverer:
             tally.heard += status is not None
             unclear = status is not None and outcome(status) is Outcome.FEW_RETRIES
             answers.add(InstanceAnswer(outgoing.id, status, is_stored, comment, unclear))
-            self._keep(answers)
+            self._keep(delivery, answers)
 
         return answered
 

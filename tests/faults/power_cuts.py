@@ -7,6 +7,7 @@ each kind of cut, by the audit that the soak uses too.
 """
 
 import contextlib
+import gc
 import itertools
 import random
 import signal
@@ -125,6 +126,7 @@ class Department:
         self._over.set()
         self.node.close()
         self._threads.shutdown()
+        gc.collect()  # sockets that pynetdicom has left open: see the mark of the tests
 
     def cut(self, kind: str, *, is_direct: bool) -> None:
         """Cut the power once, and start the node again; the work goes on meanwhile."""

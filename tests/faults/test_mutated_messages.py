@@ -103,7 +103,8 @@ def say(port: int, conversation: Conversation, *, is_valid: bool = False) -> lis
         if _is_whole(conversation.request) and peer.receive()[0] == ASSOCIATE_AC:
             peer.send(b"".join(conversation.pdus()))
         if not is_valid:
-            peer.socket.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # the SCP has ended the association
+                peer.socket.shutdown(socket.SHUT_WR)
         while (said := peer.receive())[0] not in (0, RELEASE_RP):
             values = command_set(said[1][6:]) if said[0] == P_DATA else {}
             if status_of(values) == 0x0000 and values[0x0100] == STORE_RESPONSE:

@@ -4,7 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from storage.schema import arrival, derived, instance, job, series
 from tests import phantoms
 from tests.benchmarks import audit
 from tests.benchmarks.audit import Found, Route, Sending
+from tests.benchmarks.soak import Sample, misses
 from tests.unit.inference.made import derive_series
 
 ROUTE = Route("double", "MIDSLICE", 2)
@@ -211,3 +212,14 @@ def test_the_audits_table_has_a_row_for_each_called_ae_title_and_their_sum(site:
     assert rows["MIDSLICE"] == ["1", "3", "3", "3", "1", "1", "1", "0"]
     assert rows["MIDSLICE_X3"] == ["0"] * 8
     assert rows["all"] == rows["MIDSLICE"]
+
+
+def test_growth_of_memory_and_of_descriptors_is_a_miss() -> None:
+    steady = [Sample(60.0 * minute, 150.0 + minute % 3, 40 + minute % 2) for minute in range(40)]
+    assert misses(steady) == []
+    leaking = [replace(it, mb=it.mb + it.at / 3600 * 5) for it in steady]
+    (miss,) = misses(leaking)
+    assert miss.startswith("resident memory grows by 5.")
+    assert misses(leaking[:10]) == []  # too short to say anything
+    held = [replace(it, descriptors=it.descriptors + round(it.at / 60)) for it in steady]
+    assert misses(held) == ["30 descriptors more than after the warm-up"]
