@@ -57,7 +57,6 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
-AUDIT_SECONDS = 5.0
 TICK_SECONDS = 0.2
 DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, and all else
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
@@ -163,8 +162,8 @@ class RunningNode:
             process_by_route=self._arrivals.process_by_route,
             ask_reload=self.reload_requested.set,
         )
-        self._background = Background(store.database, settings, self._handlers)
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
+        self._background = Background(store.database, settings, self._handlers, self._audit)
         self._schedule = Schedule()
         self._set_up = None if people.exist(store.database) else SetUpKey.new()
         web = WebSettings(
@@ -201,8 +200,6 @@ class RunningNode:
         self._retention.begin(self._schedule)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
         self._background.begin(self._schedule)
-        self._audit.start()
-        self._schedule.every(AUDIT_SECONDS, "audit", self._audit.sweep)
         with _naming(self._settings, "node"):
             port = self._tests.port = self._scp.start()
         self._schedule.start()
@@ -374,7 +371,8 @@ def pages_address(settings: Config, web_port: int) -> str:
     """The address of the pages, as a browser on another machine would ask for it."""
     web = health.addresses(settings.web.host)[0]
     shown = f"[{web}]" if ":" in web else web
-    return f"http://{shown}:{web_port}/"
+    scheme = "http" if settings.web.certificate is None else "https"
+    return f"{scheme}://{shown}:{web_port}/"
 
 
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:

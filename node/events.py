@@ -176,6 +176,7 @@ audit repository not reached | warning | reason | \
 
 # The web process
 web process died | warning | exit_code | it was started again
+web certificate replaced | info | | the web process starts again with the new one
 any peer may send | warning | host | \
     any AE title from any network is let in: name `node.allowed_networks` or `allowed_ae_titles`
 no user yet | warning | set_up_link | \

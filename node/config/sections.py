@@ -349,9 +349,17 @@ class Web(Section):
     port: AnyPort = 8080
     session_hours: AboveZero = 12.0
     idle_minutes: AboveZero = 60.0
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
     trusted_proxies: Networks = ()
     user_header: Header = ""
     role_header: Header = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Web":
+        if self.key is not None and self.certificate is None:
+            raise ValueError("certificate is missing: the pages are served with TLS by both")
+        return self
 
 
 class Notify(Section):
@@ -445,6 +453,7 @@ class Destination(Section):
     sends_as: AeTitles = ()
     calling_ae_title: AeTitleOrEmpty = ""
     answer_seconds: AboveZero = 60.0
+    associations: int = Field(1, ge=1, le=16, description="integer 1-16")
     leave_out: ObjectKinds = ()  # what it is never offered of a result
     commitment: Commitment | None = Field(None, description=COMMITMENT)
 

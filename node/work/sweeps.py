@@ -13,6 +13,7 @@ from node.config import Config, Storage
 from node.errors import UsageError
 from node.rules.reasons import FUTILE
 from node.store import LEASE_SECONDS
+from node.work.audit_trail import AuditTrail
 from node.work.deliver import Reachability
 from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watches
 from node.work.selftest import SelfTests
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 JUMP_SECONDS = 2.0  # of the clock on the wall
 SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
 NOTICE_SECONDS = 2.0
+AUDIT_SECONDS = 5.0
 RETENTION_SECONDS, SCRUB_SECONDS = 600.0, 60.0
 RELIEF_SECONDS = 5.0
 RELIEF = 1.25  # of the reserve: below it images are refused
@@ -171,6 +173,7 @@ class Background:
     database: Database
     settings: Config
     handlers: RequestHandlers
+    audit: AuditTrail
 
     def __post_init__(self) -> None:
         self._watches = Watches(self.database, self.settings, self.handlers.node_id, time.time)
@@ -188,6 +191,8 @@ class Background:
         schedule.every(MINUTE, "self-test", handlers.tests.sweep)
         schedule.every(SAMPLE_SECONDS, "disk", self._watches.disk)
         schedule.every(HOUR, "forgetting", self._forget)
+        self.audit.start()
+        schedule.every(AUDIT_SECONDS, "audit", self.audit.sweep)
 
     def follow(self, settings: Config) -> None:
         """The configuration was read again."""
