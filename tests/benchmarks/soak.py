@@ -25,7 +25,7 @@ import psutil
 from rich.console import Console
 
 from tests import peers, phantoms
-from tests.benchmarks.audit import Route, Sending, audit, rendered
+from tests.benchmarks.audit import Route, Sending, audit, rendered, unfinished
 from tests.node_process import NodeProcess, destination, route
 from tests.ports import free_port
 from tests.raw_peer import RawPeer, data_set, fragment, store_command
