@@ -1,10 +1,13 @@
 """Fills a database as a department does in three months: every table, every state, until now."""
 
 import random
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
-from storage.database import Database, name_key
+from storage.database import FILE_NAME, Database, name_key
 from storage.retention import ASSOCIATION_DAYS
 from storage.schema import (
     arrival,
@@ -31,6 +34,7 @@ PLACE = f"'received/' || (s.id % 256) || '/' || s.id || '/' || {DIGEST} || '.dcm
 STATES = {"refused": 120, "failed": 10, "held": 15, "cancelled": 15}
 REASONS = {"refused": "TOO_FEW_SLICES", "failed": "ValueError", "held": "MISSING_SLICES"}
 OPEN = 8  # arrivals
+LAST = 600.0  # seconds from the first instance of a series to its last delivery
 PER_SERIES = 10  # instances, and twice as many in its result
 
 # What there are millions of is made by the database itself, in seconds.
@@ -85,6 +89,24 @@ class One:
     @property
     def is_derived(self) -> bool:
         return self.state == "succeeded"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A filled database, to be copied."""
+
+    file: Path
+    jobs: int
+    now: float
+
+
+def filled(folder: Path, jobs: int) -> Filled:
+    """Make one, as of this moment."""
+    now = time.time()
+    with closing(Database.for_folder(folder)) as database:
+        database.migrate()
+        fill(database, jobs, now)
+    return Filled(folder / FILE_NAME, jobs, now)
 
 
 def fill(database: Database, jobs: int, now: float, seed: int = 1) -> None:
@@ -156,7 +178,7 @@ def _purged_at(one: One, now: float) -> float | None:
     """What waits for a person stays; results go after a week, what has none after a day."""
     if one.state in ("held", "failed", "queued", "running") or one.delivered == "held":
         return None
-    at = one.at + (8 if one.is_derived else 1) * DAY
+    at = one.at + (7 if one.is_derived else 1) * DAY + LAST
     return at if at < now else None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import peers, phantoms
+from tests.benchmarks.filler import Filled
 from tests.benchmarks.table import T, Told, interleaved
 from tests.node_process import NodeProcess
 from tests.node_process import running as running_node
@@ -102,6 +103,7 @@ class Setting:
 
     folder: Path  # its own, empty
     make_stock: Callable[[], Stock]  # the same one each time; not every subject needs it
+    make_filled: Callable[[], Filled]  # as well
     is_quick: bool
     repetitions: int
     order: random.Random
@@ -150,10 +152,10 @@ def storescp(folder: Path, *options: str, nodelay: bool = True) -> Iterator[Rece
 
 
 @contextlib.contextmanager
-def orthanc(folder: Path) -> Iterator[Receiver]:
+def orthanc(folder: Path, *, nodelay: bool = True) -> Iterator[Receiver]:
     """Orthanc as it is configured by default, but for the PDU and Nagle's algorithm."""
     settings = {"MaximumPduLength": int(PDU)}
-    with peers.orthanc(folder, configuration=settings, nodelay=True) as pacs:
+    with peers.orthanc(folder, configuration=settings, nodelay=nodelay) as pacs:
 
         def clear() -> None:
             for study in pacs.get("/studies"):

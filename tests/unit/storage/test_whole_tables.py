@@ -125,6 +125,9 @@ PATHS: dict[str, Callable[[Stored], object]] = {
     "claim of a job": lambda stored: stored.queue.claim("w", INFER),
     "claim of an urgent job": lambda stored: stored.queue.claim("w", INFER, before=3),
     "claim of a delivery": lambda stored: stored.ledger.claim("pacs", "w"),
+    "a more urgent delivery": lambda stored: [
+        stored.ledger.is_overtaken(delivery) for delivery in stored.ledger.of_job(HALF)
+    ],
     "backlog": lambda stored: stored.ledger.backlog(),
     "completion sweep": lambda stored: stored.archive.arriving(),
     "requeued": lambda stored: stored.queue.requeued(),
