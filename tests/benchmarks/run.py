@@ -58,6 +58,7 @@ BOUNDS: tuple[Bound | RatioBound, ...] = (
     *ingest.BOUNDS,
     *delivery.BOUNDS,
     *end_to_end.BOUNDS,
+    *inference.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,
