@@ -537,6 +537,11 @@ class Deliverers:
         if self._settings is not None:
             sweep_unknown(self.ledger, self._settings.destinations)
 
+    def wake(self) -> None:
+        """Look for deliveries now: some were queued."""
+        for deliverer in list(self._by_name.values()):
+            deliverer.loop.wake()
+
     def drain(self) -> None:
         """Begin no further delivery; what runs goes on."""
         for deliverer in self._by_name.values():
