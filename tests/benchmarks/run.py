@@ -57,6 +57,7 @@ SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
 BOUNDS: tuple[Bound | RatioBound, ...] = (
     *ingest.BOUNDS,
     *delivery.BOUNDS,
+    *end_to_end.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,
