@@ -11,6 +11,8 @@ from tests.node_process import NodeProcess, destination, route, running, wait_fo
 from tests.peers import Orthanc, orthanc, storescu
 from tests.ports import HOST, free_port
 
+BUSY_SECONDS = 180.0  # a job, on a machine whose cores others want too
+
 SENDER = """
 [[sender]]
 ae_title = "PACS"
@@ -44,16 +46,20 @@ def test_a_delivery_is_confirmed_by_orthanc_also_after_a_kill(
     )
     with running(node):
         assert storescu(node.port, *series.thick(3), options=("-xt",)).code == 0
-        confirmed = node.event("delivery confirmed")
+        confirmed = node.event("delivery confirmed", seconds=BUSY_SECONDS)
         assert (confirmed["destination"], confirmed["instances"]) == ("pacs", 5)
         (job,) = node.jobs()
         (delivery,) = job["deliveries"]
         assert (delivery["state"], delivery["sent"], delivery["confirmed"]) == ("confirmed", 5, 5)
         node.cli("redeliver", str(job["id"]))
-        node.event("delivery sent", count=2)
+        node.event("delivery sent", count=2, seconds=BUSY_SECONDS)
         node.kill()
         node.start()
-        wait_for("the proof", lambda: node.jobs()[0]["deliveries"][0]["state"] == "confirmed")
+        wait_for(
+            "the proof",
+            lambda: node.jobs()[0]["deliveries"][0]["state"] == "confirmed",
+            BUSY_SECONDS,
+        )
 
 
 def test_orthanc_is_told_what_the_node_keeps(tmp_path: Path, pacs: Orthanc, node_port: int) -> None:
