@@ -90,8 +90,8 @@ faults: setup system  ## every fault test, with 200 power cuts (FAULT_ROUNDS) an
 test-long: setup system  ## the tests that take over 30 seconds
 	$(BIN)/pytest -m long --timeout 3600
 
-bench: setup system  ## the benchmarks against peers in the same run (`bench models`: the models alone); writes benchmark.json
-	DATA=$(DATA) $(BIN)/python -m tests.benchmarks.run $(filter models,$(MAKECMDGOALS))
+bench: setup system  ## the benchmarks against peers in the same run (`bench models`, `bench inference`: one alone; BASE=CHECKOUT measures its inference too); writes benchmark.json
+	DATA=$(DATA) BASE=$(BASE) $(BIN)/python -m tests.benchmarks.run $(filter models inference,$(MAKECMDGOALS))
 
 models:
 	@: a subject of bench
