@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.events import EventHandlerType
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -393,9 +393,10 @@ def _failure(
 ) -> SendResult:
     where = f"{peer.ae_title} at {peer.host}:{peer.port}"
     now = time.monotonic()
-    if association.is_rejected:
-        primitive = association.acceptor.primitive
-        assert primitive is not None
+    # Where a rejection came before the library has looked, it takes the closed connection for one
+    # that was never made, and the rejection lies unread.
+    primitive = association.acceptor.primitive or association.dul.peek_next_pdu()
+    if isinstance(primitive, A_ASSOCIATE) and primitive.result:
         answer = (primitive.result or 0, primitive.result_source or 0, primitive.diagnostic or 0)
         return SendResult(*rejection(answer, calling=peer.calling_ae_title, called=peer.ae_title))
     if association.rejected_contexts:

@@ -373,7 +373,8 @@ class Deliverer:
     def _damaged(self, delivery: Delivery, unsent: Sequence[Unsent]) -> int:
         """Count the files that are not what the worker verified, just before they go."""
         damaged, renewed = 0, self._now()
-        for instance in unsent:
+        # In no order, so that the threads of several destinations share the work of one series.
+        for instance in self._jitter.sample(unsent, len(unsent)):
             damaged += not self._intact.holds(self._files.path(instance.path), instance.digest)
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()

@@ -362,9 +362,8 @@ def test_a_more_urgent_delivery_is_sent_before_the_rest_of_one_that_is_under_way
     long = site.derived(instances=3)
     site.pacs.before_answer = lambda: ask_urgently(site)
     site.configure(PACS)
-    released = site.tried(long)
-    assert (released.state, released.sent, released.failures) == (DeliveryState.QUEUED, 1, 0)
-    assert site.tried(long, attempt=2).state is DeliveryState.SENT
+    done = site.tried(long, attempt=2)  # the first may be over before anybody has looked
+    assert (done.state, done.attempt, done.failures) == (DeliveryState.SENT, 2, 0)
     offered = ["2.25.1.0", "2.25.2.0", "2.25.2.1", "2.25.1.1", "2.25.1.2"]
     assert site.pacs.offered == offered
 
