@@ -56,6 +56,8 @@ SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
 }
 BOUNDS: tuple[Bound | RatioBound, ...] = (
     *ingest.BOUNDS,
+    *delivery.BOUNDS,
+    *end_to_end.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,
