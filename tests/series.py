@@ -17,7 +17,10 @@ def thick(slices: int = 6) -> list[Path]:
 
 def long(slices: int, folder: Path) -> list[Path]:
     """The same chest up and down again until it has so many slices; neighbours stay neighbours."""
-    order = sorted(RECEIVED.glob("*.dcm"))
+    order = sorted(
+        RECEIVED.glob("*.dcm"),
+        key=lambda path: float(dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]),
+    )
     there_and_back = [*range(len(order)), *range(len(order) - 2, 0, -1)]
     first, second = (dcmread(path).ImagePositionPatient for path in order[:2])
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,7 +28,8 @@ def long(slices: int, folder: Path) -> list[Path]:
     for number in range(slices):
         dataset = dcmread(order[there_and_back[number % len(there_and_back)]])
         dataset.InstanceNumber = number + 1
-        dataset.SOPInstanceUID = f"{SERIES_UID}.{number + 1}"[-64:].lstrip(".")
+        dataset.SOPInstanceUID = f"2.25.7{number:06d}"
+        dataset.FrameOfReferenceUID = "2.25.7"  # of each slice its own would part them
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.ImagePositionPatient = [
             a + number * (b - a) for a, b in zip(first, second, strict=True)

@@ -292,8 +292,8 @@ def _do(later: Iterable[Callable[[], object]]) -> None:
     for work in later:
         try:
             work()
-        except Exception as error:
-            logger.exception("previews not written", extra={"error": type(error).__name__})
+        except Exception as error:  # noqa: BLE001 - the result is on its way; the worker goes on
+            logger.warning("previews not written", extra={"error": type(error).__name__})
 
 
 def _load_models() -> None:

@@ -77,7 +77,7 @@ def _alone(slices: int) -> str:
 
 def _prediction(files: list[Path]) -> Passed:
     """The model on decoded slices, as many steps at once as a worker runs."""
-    layout = arrange(stacks_of(read_headers(files))[0])
+    layout = arrange(stacks_of(read_headers(files))[0].headers)
     pixels, model = PixelReader(), registry.load(ModelSpec("midslice"))
     planes = [pixels.hounsfield(header) for header in layout.headers]
     steps = model.plan(layout.geometry, Parameters(factor=FACTOR))
