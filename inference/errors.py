@@ -100,8 +100,11 @@ def duplicates(count: int, of: int) -> Unprocessable:
     return Unprocessable(Reason.DUPLICATE_POSITIONS, sentence)
 
 
-# The machine lacks room on the disk, open files or memory for them: later the same may work.
-SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+# The machine lacks room on the disk, open files or memory for them, or its disk went read-only:
+# later the same may work.
+SHORTAGES = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
 
 
 def shortage(error: BaseException | None) -> str:

@@ -31,7 +31,7 @@ from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
-from node.work.jobs import InferenceJobs, Site, Supervisor, specs
+from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.selftest import SelfTests
 from node.work.sweeps import SCRUB_SECONDS, Background, RequestHandlers, Retention, Schedule
@@ -292,8 +292,14 @@ class RunningNode:
         bounds = Bounds(limits.job_minutes * 60, int(limits.memory_gb * 1e9))
         inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
+        spare = ProcessExecutor(SPARE, time.monotonic) if limits.overtaking else None
         return Supervisor(
-            executors, store.queue, inference, bounds, drained=lambda: drained() is not None
+            executors,
+            store.queue,
+            inference,
+            bounds,
+            drained=lambda: drained() is not None,
+            spare=spare,
         )
 
     def _beat(self) -> None:

@@ -52,6 +52,9 @@ association ended | warning | \
     released (info), aborted or dropped; by which side, why, after how many instances
 connections turned away | warning | address count | too many of this address, or in all, wait \
     to ask for an association; `count` since the last such line
+associations not written yet | warning | reason | \
+    the database takes no row: peers are let in all the same, and their rows follow
+association not written | error | error | a row of the log of associations is missing: report it
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered
@@ -78,6 +81,8 @@ series not purged | warning | series_id error | its files could not be removed; 
 job queued | info | job how derived_series_uid | new, or requested once more (`how`)
 requeued job not compared | error | job error | it waits; its route is compared a second later
 job running | info | job attempt | a worker has it
+job paused | info | job | a more urgent one is made first, beside it
+job resumed | info | job | the more urgent one is done
 job succeeded | info | job derived_series_uid instances is_new | \
     the derived series is verified and kept
 job refused | info | job reason | rightly not processed, with the reason code

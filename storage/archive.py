@@ -456,21 +456,31 @@ class Archive:
         peer = Peer(calling, received.called_ae or called_ae, is_restored=True)
         return self._adopt(received, peer, file)
 
-    def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
-        """Note an association that was accepted; its row's id."""
-        values = self._association(calling_ae, called_ae, address)
+    def associated(
+        self, calling_ae: str, called_ae: str, address: str, at: float | None = None
+    ) -> int:
+        """Note an association that was accepted, just now or at that time; its row's id."""
+        values = self._association(calling_ae, called_ae, address, at)
         with self.database.writing() as db:
             return self._statements.opened.number(db, values)
 
-    def dissociated(self, association_id: int, how: str) -> None:
+    def dissociated(self, association_id: int, how: str, at: float | None = None) -> None:
         """Note how an association ended: released, aborted or dropped. The first answer counts."""
-        ended = {"open_id": association_id, "ended_at": self._now(), "how": how[:32]}
+        ended_at = self._now() if at is None else at
+        ended = {"open_id": association_id, "ended_at": ended_at, "how": how[:32]}
         with self.database.writing() as db:
             self._statements.ended.run(db, ended)
 
-    def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
+    def rejected(
+        self,
+        calling_ae: str,
+        called_ae: str,
+        address: str,
+        reason: str,
+        at: float | None = None,
+    ) -> None:
         """Note an association that was asked for and not accepted."""
-        values = self._association(calling_ae, called_ae, address)
+        values = self._association(calling_ae, called_ae, address, at)
         ended = {"ended_at": values["opened_at"], "how": REJECTED, "reason": reason}
         with self.database.writing() as db:
             db.execute(association.insert().values(**values, **ended))
@@ -589,13 +599,15 @@ class Archive:
         with self.database.reading() as db:
             return _series(db, db.execute(query).scalars().all())
 
-    def _association(self, calling_ae: str, called_ae: str, address: str) -> dict[str, object]:
+    def _association(
+        self, calling_ae: str, called_ae: str, address: str, at: float | None
+    ) -> dict[str, object]:
         return {
             "node": self._node,
             "calling_ae": calling_ae[:16],
             "called_ae": called_ae[:16],
             "address": address[:64],
-            "opened_at": self._now(),
+            "opened_at": self._now() if at is None else at,
         }
 
     def _adopt(

@@ -59,11 +59,13 @@ SQLITE_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
     ("SQLITE_LOCKED", Busy),
     ("SQLITE_IOERR", Busy),
     ("SQLITE_CANTOPEN", Busy),
+    ("SQLITE_READONLY", Busy),  # a file system that went read-only
     ("SQLITE_CORRUPT", DatabaseDamaged),
     ("SQLITE_NOTADB", DatabaseDamaged),
 )
 POSTGRESQL_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
     ("53100", NoRoom),  # disk full
+    ("25006", Busy),  # read only: a standby, or a server that protects itself
     ("53", Busy),  # insufficient resources, too many connections
     ("08", Busy),  # connection exception
     ("40", Busy),  # serialization failure, deadlock

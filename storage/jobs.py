@@ -88,6 +88,8 @@ REVISION_SENTENCE = (
 
 NO_ROOM = "no room"  # how an attempt ends for which the machine lacked something
 
+ALL_PRIORITIES = 10  # 1 is first, 9 last
+
 # So long, in seconds, a queued job waits for what is arriving of its series.
 LONGEST_ARRIVING = 600.0
 
@@ -320,10 +322,15 @@ class Queue:
                     check_received(db, entry.job_id)
             return entries
 
-    def claim(self, worker: str, kinds: Collection[str]) -> Job | None:
-        """Lease the most urgent, then longest due job, or one whose worker's node died."""
+    def claim(
+        self, worker: str, kinds: Collection[str], *, before: int = ALL_PRIORITIES
+    ) -> Job | None:
+        """Lease the most urgent, then longest due job, or one whose worker's node died.
+
+        Of those alone that are more urgent than the priority `before`.
+        """
         leased = self._leases.claim(
-            lambda db: self._due(db, kinds),
+            lambda db: self._due(db, kinds, before),
             lambda db, row: self._take(db, row, worker),
         )
         return leased[0] if leased else None
@@ -521,14 +528,15 @@ class Queue:
         with self._database.reading() as db:
             return tuple(to_job(row) for row in db.execute(query.order_by(job.c.id)))
 
-    def _due(self, db: Connection, kinds: Collection[str]) -> Select[*tuple[Any, ...]]:
+    def _due(self, db: Connection, kinds: Collection[str], before: int) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
         queued = and_(job.c.state == JobState.QUEUED, job.c.requeue_requested == 0)
         # What arrives may be slices of its stack, and then another job takes its place.
         arriving = exists().where(arrival.c.series_id == job.c.series_id, OPEN_ARRIVAL)
         queued = and_(queued, or_(~arriving, job.c.queued_at <= self._now() - LONGEST_ARRIVING))
         free = or_(queued, self._leases.left_behind(db, OPEN_JOB))
-        query = select(job).where(OPEN_JOB, free, job.c.kind.in_(kinds))
+        urgent = job.c.priority < before
+        query = select(job).where(OPEN_JOB, urgent, free, job.c.kind.in_(kinds))
         return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
 
     def _take(self, db: Connection, row: JobRow, worker: str) -> Job | None:

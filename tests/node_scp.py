@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.dicom.scp import Admission, Scp, ScpSettings
+from storage.errors import Busy
 from storage.records import Peer, Received
 
 HOST = "127.0.0.1"
@@ -30,6 +31,7 @@ class Archive:
         self.incoming.mkdir(parents=True)
         self.kept: list[Kept] = []
         self.failures: list[Exception] = []
+        self.takes_no_rows = threading.Event()  # a database that is locked, full or read-only
         self.associations: list[tuple[object, ...]] = []
         self._lock = threading.Lock()
 
@@ -41,21 +43,30 @@ class Archive:
             target = incoming.rename(self.folder / f"{len(self.kept)}.dcm")
             self.kept.append(Kept(received, peer, target))
 
-    def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
+    def associated(self, calling_ae: str, called_ae: str, address: str, at: float) -> int:
         """Note it; the number is its place."""
-        with self._lock:
+        with self._written():
             self.associations.append(("opened", calling_ae, called_ae, address))
             return len(self.associations)
 
-    def dissociated(self, association_id: int, how: str) -> None:
+    def dissociated(self, association_id: int, how: str, at: float) -> None:
         """Note it."""
-        with self._lock:
+        with self._written():
             self.associations.append(("ended", association_id, how))
 
-    def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
+    def rejected(
+        self, calling_ae: str, called_ae: str, address: str, reason: str, at: float
+    ) -> None:
         """Note it."""
-        with self._lock:
+        with self._written():
             self.associations.append(("rejected", calling_ae, called_ae, reason))
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        if self.takes_no_rows.is_set():
+            raise Busy("database: SQLITE_BUSY")
+        with self._lock:
+            yield
 
     def ends(self) -> list[str]:
         """How associations ended, in this order."""

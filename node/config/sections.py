@@ -324,6 +324,7 @@ class Inference(Section):
     workers: int = Field(1, ge=1, le=64, description="integer 1-64")
     job_minutes: AboveZero = 30.0
     memory_gb: ZeroOrMore = 0.0
+    overtaking: bool = True
 
 
 class DeliverySettings(Section):

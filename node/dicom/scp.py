@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.association_log import AssociationLog, AssociationWriter, Entry
 from node.dicom.contexts import (
     MAX_PDU_BYTES,
     accepted_contexts,
@@ -41,19 +42,6 @@ from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
-
-
-class AssociationLog(Protocol):
-    """The log of associations."""
-
-    def associated(self, calling_ae: str, called_ae: str, address: str) -> int:
-        """Note an association that was accepted; returns the number that ends it."""
-
-    def dissociated(self, association_id: int, how: str) -> None:
-        """Note how it ended: released, aborted or dropped."""
-
-    def rejected(self, calling_ae: str, called_ae: str, address: str, reason: str) -> None:
-        """Note an association that was rejected."""
 
 
 class InstanceArchive(AssociationLog, Protocol):
@@ -93,11 +81,11 @@ class AssociationRequest:
 
 @dataclass
 class Place:
-    """An open association; `number` is its own in the log, once it stands there."""
+    """An open association and its entry in the log."""
 
     request: AssociationRequest
     is_for_echo: bool  # beyond a limit, and only for a moment
-    number: int | None = None
+    entry: Entry
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,7 @@ class AssociationGate:
     def __init__(
         self,
         admission: Admission,
-        log: AssociationLog,
+        log: AssociationWriter,
         *,
         most: int,
         waiting: int,
@@ -166,8 +154,8 @@ class AssociationGate:
         with self._changed:
             self._waiting.pop(key, None)
 
-    def enter(self, key: int, request: AssociationRequest) -> Refused | int:
-        """Decide on its request for an association: its number, or the rejection."""
+    def enter(self, key: int, request: AssociationRequest) -> Refused | Entry:
+        """Decide on its request for an association: its entry in the log, or the rejection."""
         with self._changed:
             self._waiting.pop(key, None)
             refused = self._refused(request)
@@ -175,13 +163,12 @@ class AssociationGate:
             if refused is not None and refused.answer == REJECT_LIMIT and request.is_echo:
                 is_for_echo = self._has_place_for_echo(request)
             if refused is None or is_for_echo:
-                refused = None
-                self._open[key] = place = Place(request, is_for_echo)
-        if refused is not None:
-            self.reject(request, refused)
-            return refused
-        place.number = self._log.associated(request.calling_ae, request.called_ae, request.address)
-        return place.number
+                names = (request.calling_ae, request.called_ae, request.address)
+                place = Place(request, is_for_echo, self._log.opened(*names))
+                self._open[key] = place
+                return place.entry
+        self.reject(request, refused)
+        return refused
 
     def is_for_echo(self, key: int) -> bool:
         """True where it has a place beyond the limits."""
@@ -192,14 +179,10 @@ class AssociationGate:
         """Note that its connection is closed, however far it came."""
         with self._changed:
             self._waiting.pop(key, None)
-            place = self._open.get(key)
-        try:
-            if place is not None and place.number is not None:
-                self._log.dissociated(place.number, how)
-        finally:
-            with self._changed:
-                self._open.pop(key, None)
-                self._changed.notify_all()
+            place = self._open.pop(key, None)
+            self._changed.notify_all()
+        if place is not None:
+            self._log.ended(place.entry, how)
 
     def _refused(self, request: AssociationRequest) -> Refused | None:
         admission = self.admission
@@ -282,9 +265,10 @@ class Scp:
     ) -> None:
         self._settings = settings
         self._keep = archive.keep
+        self._log = AssociationWriter(archive)
         self._gate = AssociationGate(
             admission,
-            archive,
+            self._log,
             most=settings.max_associations,
             waiting=settings.max_waiting,
             most_per_peer=settings.max_associations_per_peer,
@@ -294,7 +278,8 @@ class Scp:
 
     def start(self) -> int:
         """Listen; returns the real port. OSError where it is taken."""
-        self._server = _StorageServer(self._settings, self._gate, self._keep)
+        self._server = _StorageServer(self._settings, self._gate, self._log, self._keep)
+        self._log.start()
         self._thread = threading.Thread(
             target=functools.partial(self._server.serve_forever, POLL_SECONDS),
             name="storage-scp",
@@ -343,6 +328,7 @@ class Scp:
             association.hang_up()  # a peer that takes nothing any more, not even the abort
         for association in established:
             association.join(max(POLL_SECONDS, deadline - time.monotonic()))
+        self._log.close()
 
 
 class _Accepted(AcceptedAssociation):
@@ -355,7 +341,7 @@ class _Accepted(AcceptedAssociation):
     ) -> None:
         self._gate = server.gate
         self.address, self.port = address, port
-        self.number: int | None = None
+        self.entry: Entry | None = None
         self.instances = 0
         settings = server.settings
         super().__init__(
@@ -389,7 +375,7 @@ class _Accepted(AcceptedAssociation):
         try:
             entered = self._gate.enter(id(self), self._request())
             answer = entered.answer if isinstance(entered, Refused) else None
-            self.number = None if isinstance(entered, Refused) else entered
+            self.entry = None if isinstance(entered, Refused) else entered
         finally:
             if answer is not None:
                 self.acse.send_reject(*answer)
@@ -402,7 +388,13 @@ class _Accepted(AcceptedAssociation):
     def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
         """Answer a C-STORE request whose data set has come."""
         self.instances += 1
-        return answer_store(request, incoming, self.server.keep, self.peer)
+        return answer_store(request, incoming, self.keep, self.peer)
+
+    def keep(self, received: Received, peer: Peer, incoming: Path, digest: str) -> object:
+        """Keep an instance; its row names the association, which is in the log by then."""
+        assert self.entry is not None
+        of_association = replace(peer, association=self.server.log.number(self.entry))
+        return self.server.keep(received, of_association, incoming, digest)
 
     def handle_close(self, event: evt.Event) -> None:
         """The connection is gone: one that never asked for anything makes room for the next."""
@@ -412,7 +404,7 @@ class _Accepted(AcceptedAssociation):
     def peer(self) -> Peer:
         """The peer that brings what arrives here, once it is let in."""
         request = self._request()
-        return Peer(request.calling_ae, request.called_ae, self.number)
+        return Peer(request.calling_ae, request.called_ae)
 
     def contexts_refused(self) -> list[str]:
         """The presentation contexts that were not accepted, by SOP Class and transfer syntaxes."""
@@ -443,7 +435,7 @@ class _Accepted(AcceptedAssociation):
             self._gate.reject(self._request(), refused)
 
     def _note_end(self) -> None:
-        if self.number is None:
+        if self.entry is None:
             return
         how, (by, reason) = self._ending(), self._end()
         request = self._request()
@@ -501,7 +493,7 @@ class _Handler(ConnectionHandler):
         assoc.bind(evt.EVT_REQUESTED, assoc.handle_request)
         assoc.bind(evt.EVT_CONN_CLOSE, assoc.handle_close)
         assoc.bind(evt.EVT_ESTABLISHED, _log_accepted, [assoc])
-        assoc.bind(evt.EVT_C_STORE, _store, [server.keep, assoc])
+        assoc.bind(evt.EVT_C_STORE, _store, [assoc])
         return assoc
 
 
@@ -510,9 +502,12 @@ class _StorageServer(AssociationServer):
 
     request_queue_size = BACKLOG
 
-    def __init__(self, settings: ScpSettings, gate: AssociationGate, keep: Keep) -> None:
+    def __init__(
+        self, settings: ScpSettings, gate: AssociationGate, log: AssociationWriter, keep: Keep
+    ) -> None:
         self.settings = settings
         self.gate = gate
+        self.log = log
         self.keep = keep
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(
@@ -573,9 +568,9 @@ def _application_entity(settings: ScpSettings) -> AE:
     return entity
 
 
-def _store(event: evt.Event, keep: Keep, assoc: _Accepted) -> object:
+def _store(event: evt.Event, assoc: _Accepted) -> object:
     assoc.instances += 1
-    return handle_store(event, keep, assoc.peer)
+    return handle_store(event, assoc.keep, assoc.peer)
 
 
 def _log_accepted(event: evt.Event, assoc: _Accepted) -> None:

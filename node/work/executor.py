@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import logging
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -56,6 +57,16 @@ class Cancel:
     """The parent asks the worker to stop between two steps."""
 
 
+@dataclass(frozen=True)
+class Pause:
+    """The parent asks the worker to wait between two steps: a more urgent job is made."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """The parent lets a worker that waits go on."""
+
+
 class End(StrEnum):
     """The ways in which a worker ends without an answer."""
 
@@ -93,6 +104,7 @@ class Order:
 
     cancel: bool = False
     stop: bool = False
+    pause: bool = False  # for as long as it is true; the time does not count
 
 
 Report = Callable[[Progress | None], Order]  # hears of progress, answers with an order
@@ -161,6 +173,7 @@ class ProcessExecutor:
     ) -> Outcome | NoAnswer:
         self._deadline = self._now() + LOADING_SECONDS + bounds.seconds
         cancel_by: float | None = None
+        paused_at: float | None = None
         child.pipe.send((self._number, request))
         while True:
             message = self._receive(child, bounds)
@@ -172,12 +185,24 @@ class ProcessExecutor:
             if order.cancel and cancel_by is None:
                 cancel_by = self._now() + CANCEL_SECONDS
                 child.pipe.send((self._number, Cancel()))
+            paused_at = self._paused(child, paused_at, order)
             if cancel_by is not None and self._now() > cancel_by:
                 return self._kill(End.CANCELLED, "the worker did not stop by itself")
-            if self._now() > self._deadline:
+            if paused_at is None and self._now() > self._deadline:
                 return self._kill(End.TIME_LIMIT, f"over {bounds.seconds / 60:g} minutes")
             if bounds.memory_bytes and (used := child.memory_bytes()) > bounds.memory_bytes:
                 return self._kill(End.MEMORY_LIMIT, f"{used / 1e9:.1f} GB used")
+
+    def _paused(self, child: Child, since: float | None, order: Order) -> float | None:
+        """Have the child pause or go on as ordered; since when it pauses, None where it works."""
+        if order.pause and since is None:
+            child.pipe.send((self._number, Pause()))
+            return self._now()
+        if since is not None and not order.pause:
+            child.pipe.send((self._number, Resume()))
+            self._deadline += self._now() - since
+            return None
+        return since
 
     def _receive(self, child: Child, bounds: Bounds) -> Progress | Outcome | None:
         """The next message about this request; None where there is none for a moment."""
@@ -225,7 +250,7 @@ def main(requests: Connection) -> None:
             number, request = requests.recv()
         except EOFError:
             return
-        if isinstance(request, Request):  # a Cancel that came after the job had ended is nothing
+        if isinstance(request, Request):  # an order that came after the job had ended is nothing
             requests.send((number, Begun()))
             requests.send((number, _run(number, request, requests)))
 
@@ -238,18 +263,35 @@ def _load_models() -> None:
         importlib.import_module(f"highdicom.{part}")
 
 
+class Orders:
+    """The orders of the parent as a job takes them between two steps, in whichever thread."""
+
+    def __init__(self, requests: Connection) -> None:
+        self._requests = requests
+        self._is_cancelled = False
+        self._lock = threading.Lock()
+
+    def is_cancelled(self) -> bool:
+        """True where the job is to stop; where it is to pause, the answer comes after that."""
+        with self._lock:
+            is_paused = False
+            while not self._is_cancelled and (is_paused or self._requests.poll()):
+                order = self._requests.recv()[1]
+                is_paused = isinstance(order, Pause)
+                self._is_cancelled = isinstance(order, Cancel)
+            return self._is_cancelled
+
+
 def _run(number: int, request: Request, requests: Connection) -> Outcome:
     def report(progress: Progress) -> None:
         requests.send((number, progress))
-
-    def cancelled() -> bool:
-        return requests.poll() and isinstance(requests.recv()[1], Cancel)
 
     try:
         intact = checked(request)
         if isinstance(intact, Verdict):
             return intact
-        return pipeline.process(intact, progress=report, cancelled=cancelled)
+        orders = Orders(requests)
+        return pipeline.process(intact, progress=report, cancelled=orders.is_cancelled)
     except Exception as error:  # noqa: BLE001 - the worker loop: a bad job never ends the worker
         if lacked := shortage(error):
             return OutOfResources(LACKING.format(lacked=lacked))

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from functools import partial
@@ -46,6 +48,9 @@ ROOM_SECONDS = 30.0  # before the next job, where the last one lacked room
 STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
 OUR_FAULT = "The node's own code raised an exception while handling this job; see the log."
+OVERTAKING_SECONDS = 5.0  # all workers are busy for as long before another one is made ready
+SPARE = "worker-urgent"
+PAUSED = "paused"  # the step of a job while a more urgent one is made
 KINDS = ("infer", "selftest")
 SENTENCES = {
     End.WORKER_DIED: "The worker process died while it ran this job.",
@@ -214,8 +219,53 @@ class InferenceJobs:
         self._files.remove(self._files.derived_folder(job.id, job.attempt))
 
 
+class Turns:
+    """The jobs that run, and the more urgent one for which others pause between two slices."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._running: dict[str, Job] = {}  # by the worker that each keeps from the next job
+        self._all_busy_since = math.inf
+        self._overtaking: Job | None = None
+
+    @contextmanager
+    def running(self, worker: str, job: Job) -> Iterator[None]:
+        """While a worker runs a job."""
+        self._running[worker] = job
+        if len(self._running) == self._workers:
+            self._all_busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._all_busy_since = math.inf
+            del self._running[worker]
+
+    @contextmanager
+    def overtaking(self, job: Job) -> Iterator[None]:
+        """While a job is run for which less urgent ones pause."""
+        self._overtaking = job
+        try:
+            yield
+        finally:
+            self._overtaking = None
+
+    def least_urgent(self) -> int:
+        """The priority before which a job overtakes; 0 where a worker is free, or soon will be."""
+        if time.monotonic() - self._all_busy_since < OVERTAKING_SECONDS:
+            return 0
+        return max((job.priority for job in tuple(self._running.values())), default=0)
+
+    def is_overtaken(self, job: Job) -> bool:
+        """True while it has to pause."""
+        overtaking = self._overtaking
+        return overtaking is not None and overtaking.priority < job.priority
+
+
 class Supervisor:
-    """Claims jobs, has them run and writes their ends down, in one thread a worker."""
+    """Claims jobs, has them run and writes their ends down, in one thread a worker.
+
+    Where no worker is free, `spare` runs what is more urgent than that which runs, which pauses.
+    """
 
     def __init__(
         self,
@@ -225,6 +275,7 @@ class Supervisor:
         bounds: Bounds,
         *,
         drained: Callable[[], bool],
+        spare: Executor | None = None,
     ) -> None:
         self._drained = drained  # somebody wants no job to start until further notice
         self._queue = queue
@@ -238,6 +289,11 @@ class Supervisor:
             WorkerLoop(name, partial(self._work_next, name, executor), partial(_log_failure, name))
             for name, executor in zip(names, self._executors, strict=True)
         ]
+        self._turns = Turns(len(self._executors))
+        self._spare = spare
+        if spare is not None:
+            overtake = partial(self._overtake, SPARE, spare)
+            self._loops.append(WorkerLoop(SPARE, overtake, partial(_log_failure, SPARE)))
 
     def start(self) -> None:
         """Start the children, then the threads that feed them."""
@@ -260,7 +316,7 @@ class Supervisor:
         self._stopping.set()
         self.drain()
         self.wait(STOP_SECONDS)
-        for executor in self._executors:
+        for executor in (*self._executors, *([self._spare] if self._spare else [])):
             executor.close()
 
     def _work_next(self, name: str, executor: Executor) -> float:
@@ -269,7 +325,22 @@ class Supervisor:
         if not self._has_room():
             return PAUSE_SECONDS
         job = self._queue.claim(name, KINDS)
-        return IDLE_SECONDS if job is None else self._do(job, executor)
+        if job is None:
+            return IDLE_SECONDS
+        with self._turns.running(name, job):
+            return self._do(job, executor)
+
+    def _overtake(self, name: str, executor: Executor) -> float:
+        """Run a job that is more urgent than one that runs; that one pauses meanwhile."""
+        before = self._turns.least_urgent()
+        if not before or self._drained() or not self._has_room():
+            return IDLE_SECONDS
+        executor.start()  # now: an urgent job does not wait for models to be loaded
+        job = self._queue.claim(name, KINDS, before=before)
+        if job is None:
+            return IDLE_SECONDS
+        with self._turns.overtaking(job):
+            return self._do(job, executor)
 
     def _has_room(self) -> bool:
         """False while the disk is below its reserve: a job would only have to be given back."""
@@ -331,24 +402,35 @@ class Supervisor:
     def _report(self, job: Job) -> Report:
         shown = Progress("reading", 0, 1)
         renewed = -RENEW_SECONDS
-        cancel = False
+        cancel = pause = False
 
         def report(progress: Progress | None) -> Order:
-            nonlocal shown, renewed, cancel
+            nonlocal shown, renewed, cancel, pause
             if progress is not None:
                 shown = progress
+            if pause is not self._turns.is_overtaken(job):
+                pause = not pause
+                renewed = -RENEW_SECONDS
+                _log_turn(job, pause=pause)
             if time.monotonic() - renewed >= RENEW_SECONDS:
                 renewed = time.monotonic()
                 try:
-                    steps = (shown.step, shown.done, shown.total)
+                    steps = (PAUSED if pause else shown.step, shown.done, shown.total)
                     cancel = self._queue.renew(job, fraction(shown), *steps)
                 except LeaseLost:
                     raise
                 except StorageError:
                     logger.warning("lease not renewed", extra={"job": job.id})
-            return Order(cancel=cancel, stop=self._stopping.is_set())
+            return Order(cancel=cancel, stop=self._stopping.is_set(), pause=pause)
 
         return report
+
+
+def _log_turn(job: Job, *, pause: bool) -> None:
+    if pause:
+        logger.info("job paused", extra={"job": job.id})
+    else:
+        logger.info("job resumed", extra={"job": job.id})
 
 
 def _log_failure(worker: str) -> None:

@@ -12,12 +12,13 @@ import psutil
 import pytest
 
 from inference.model import Parameters
-from inference.request import Derived, ModelSpec, Output, Progress, Request, Source
+from inference.request import Derived, ModelSpec, Output, Progress, Request, Source, Stopped
 from node.work.executor import Bounds, End, NoAnswer, Order, ProcessExecutor, how_it_ended
 from tests import series
 
 BOUNDS = Bounds(seconds=120)
 GO_ON = Order()
+PAUSE_SECONDS = 6.0
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,51 @@ def test_a_node_that_stops_ends_the_worker_and_counts_nothing(
     end = executor.run(request(tmp_path / "a", 8), BOUNDS, lambda _: Order(stop=True))
     assert end == NoAnswer(End.STOPPED, "the node stops")
     assert executor.pid is None
+
+
+def test_a_job_pauses_between_two_slices_and_then_goes_on_to_the_same_result(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    """It pauses for longer than the whole job may take: that time does not count."""
+    first = request(tmp_path / "a", 8)
+    second = replace(request(tmp_path / "b", 8), started_at=first.started_at)
+    plain = executor.run(first, BOUNDS, lambda _: GO_ON)
+    reports: list[tuple[float, Progress | None]] = []
+    paused_at = [0.0]
+
+    def report(progress: Progress | None) -> Order:
+        reports.append((time.monotonic(), progress))
+        if progress is not None and progress.step == "predicting" and not paused_at[0]:
+            paused_at[0] = time.monotonic()
+        return Order(pause=0.0 < time.monotonic() - paused_at[0] < PAUSE_SECONDS)
+
+    bounds = Bounds(seconds=PAUSE_SECONDS - 1.0)
+    executor.start()
+    began = time.monotonic()
+    again = executor.run(second, bounds, report)
+    assert time.monotonic() - began > PAUSE_SECONDS
+    assert isinstance(plain, Derived)
+    assert isinstance(again, Derived)
+    assert [file.digest for file in again.files] == [file.digest for file in plain.files]
+    quiet = [at - paused_at[0] for at, progress in reports if progress is not None]
+    assert not [at for at in quiet if 1.5 < at < PAUSE_SECONDS - 0.1]
+
+
+@pytest.mark.parametrize("order", [Order(pause=True, cancel=True), Order(pause=True, stop=True)])
+def test_a_job_that_pauses_can_be_cancelled_and_given_back(
+    executor: ProcessExecutor, tmp_path: Path, order: Order
+) -> None:
+    paused_at = [0.0]
+
+    def report(progress: Progress | None) -> Order:
+        if not paused_at[0]:
+            paused_at[0] = time.monotonic()
+        return order if time.monotonic() - paused_at[0] > 1.0 else Order(pause=True)
+
+    end = executor.run(request(tmp_path / "a", 40), BOUNDS, report)
+    assert time.monotonic() - paused_at[0] < 10.0
+    assert isinstance(end, NoAnswer if order.stop else Stopped)
+    assert not list((tmp_path / "a").glob("*.dcm")) or order.stop
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node.dicom.association_log import AssociationWriter
 from node.dicom.scp import Admission
 from tests.node_scp import Node, node_scp
 from tests.peers import wait_until
@@ -221,11 +222,11 @@ def test_aborting_ends_every_association_and_every_thread(node: Node) -> None:
         peer.socket.close()
 
 
-def test_a_log_that_fails_lets_nobody_in(node: Node) -> None:
+def test_a_gate_that_fails_lets_nobody_in(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> int:
-        raise OSError("the database is away")
+        raise RuntimeError("a mistake of ours")
 
-    node.archive.associated = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(AssociationWriter, "opened", fail)
     with RawPeer(node.port) as peer:
         assert rejection(peer.associate()) == (REJECTED_TRANSIENT, 3, 1)
     wait_until(lambda: node.scp.open_associations() == 0, what="its place is free")

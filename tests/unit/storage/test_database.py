@@ -169,6 +169,19 @@ def test_a_full_disk_is_no_room(migrated_sqlite: Path, tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_database_that_takes_no_writes_for_now_is_busy(database: Database) -> None:
+    only_read = "PRAGMA query_only = ON" if database.is_sqlite else "SET TRANSACTION READ ONLY"
+    with pytest.raises(Busy, match="SQLITE_READONLY|25006"), database.writing() as db:
+        db.exec_driver_sql(only_read)
+        try:
+            db.execute(insert(fact).values(name="a", value="x"))
+        finally:
+            if database.is_sqlite:
+                db.exec_driver_sql("PRAGMA query_only = OFF")
+    put(database, "b")
+    assert names(database) == ["b"]
+
+
 def test_more_threads_than_connections_wait_and_are_served(database: Database) -> None:
     threads = [threading.Thread(target=put, args=(database, f"{n:03}")) for n in range(60)]
     for thread in threads:

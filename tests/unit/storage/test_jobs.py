@@ -32,6 +32,16 @@ def test_jobs_are_claimed_by_priority_then_time_then_id(stored: Stored) -> None:
     assert [stored.claim().key for _ in jobs] == ["urgent", "late", "later", "low"]
 
 
+def test_of_jobs_that_are_more_urgent_than_one_that_runs_the_first_is_claimed(
+    stored: Stored,
+) -> None:
+    stored.ask("long")
+    stored.ask("urgent", ("2.1",), priority=4, stack="sagittal 512x512")
+    claimed = [stored.queue.claim("w", INFER, before=before) for before in (4, 5, 5)]
+    assert [job and job.key for job in claimed] == [None, "urgent", None]
+    assert stored.claim().key == "long"
+
+
 def test_a_clock_that_is_set_back_stops_no_job(stored: Stored) -> None:
     stored.ask("k")
     stored.clock.now -= 3600

@@ -44,6 +44,8 @@ from storage.errors import Busy, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
 from storage.leases import Holder
+from storage.queries import find
+from storage.queries.find import Wanted
 from storage.records import Ended as JobEnd
 from storage.records import Job, JobState, NewDerived
 from tests.peers import wait_until
@@ -121,6 +123,7 @@ class Node:
 
     stored: Stored
     workers: tuple[Worker, ...] = field(default_factory=lambda: (Worker(),))
+    spare: Worker | None = None
     is_drained: bool = False
 
     def __post_init__(self) -> None:
@@ -130,7 +133,12 @@ class Node:
         """Make the threads for this queue."""
         inference = InferenceJobs(queue, files or self.stored.files, SITE, self.stored.clock)
         self.supervisor = Supervisor(
-            self.workers, queue, inference, BOUNDS, drained=lambda: self.is_drained
+            self.workers,
+            queue,
+            inference,
+            BOUNDS,
+            drained=lambda: self.is_drained,
+            spare=self.spare,
         )
 
     def ran(self, *scripts: Script, job_id: int = 0) -> Job:
@@ -329,6 +337,93 @@ def test_an_error_of_the_nodes_own_code_fails_the_job_and_the_thread_goes_on(nod
     assert PATIENT not in attempt.detail
     node.stored.requeue(failed.id)
     assert node.over(failed.id, attempt=2).state is JobState.SUCCEEDED
+
+
+@pytest.fixture
+def with_spare(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node where a more urgent job overtakes one that has just begun."""
+    monkeypatch.setattr(jobs, "OVERTAKING_SECONDS", 0.0)
+    node = Node(stored, spare=Worker())
+    yield node
+    node.supervisor.stop()
+
+
+def long_job(node: Node, steps: list[str]) -> Script:
+    """A job that goes on until it was paused once; what its row says at each turn."""
+
+    def run(request: Request, report: Report) -> Outcome | NoAnswer:
+        begun = report(Progress("predicting", 3, 9))
+        assert not begun.pause
+        node.stored.ask("urgent", ("2.1",), priority=1, stack="sagittal 512x512")
+        wait_until(lambda: report(None).pause, what="the job has to pause")
+        steps.append(find.jobs(node.stored.database, Wanted()).lines[-1].step)
+        wait_until(lambda: not report(None).pause, what="the job may go on")
+        steps.append(find.jobs(node.stored.database, Wanted()).lines[-1].step)
+        return derived("2.25.1")(request, report)
+
+    return run
+
+
+def test_a_more_urgent_job_overtakes_one_that_runs_and_that_one_goes_on(with_spare: Node) -> None:
+    node, steps = with_spare, list[str]()
+    states: list[JobState] = []
+
+    def urgent(request: Request, report: Report) -> Outcome | NoAnswer:
+        assert not report(Progress("predicting", 1, 2)).pause
+        wait_until(lambda: bool(steps), what="the other job pauses")
+        states.append(node.stored.queue.get(1).state)
+        return derived("2.25.2")(request, report)
+
+    assert node.spare is not None
+    node.spare.scripts.append(urgent)
+    job = node.ran(long_job(node, steps))
+    assert (job.state, job.attempt, job.derived_series_uid) == (JobState.SUCCEEDED, 1, "2.25.1")
+    assert steps == ["paused", "predicting"]
+    assert states == [JobState.RUNNING]
+    assert node.stored.queue.get(2).state is JobState.SUCCEEDED
+    assert node.spare.bounds == [BOUNDS]
+
+
+@pytest.mark.parametrize("priority", [5, 9])
+def test_a_job_that_is_no_more_urgent_waits_for_its_turn(with_spare: Node, priority: int) -> None:
+    node = with_spare
+    assert node.spare is not None
+
+    def run(request: Request, report: Report) -> Outcome | NoAnswer:
+        node.stored.ask("another", ("2.1",), priority=priority, stack="sagittal 512x512")
+        wait_until(lambda: node.spare and node.spare.is_started, what="the spare worker is ready")
+        assert not report(None).pause
+        return derived("2.25.1")(request, report)
+
+    assert node.ran(run, derived("2.25.2")).state is JobState.SUCCEEDED
+    assert node.over(2).state is JobState.SUCCEEDED
+    assert node.spare.requests == []
+
+
+def test_a_free_worker_takes_an_urgent_job_itself(stored: Stored) -> None:
+    node = Node(stored, workers=(Worker(), Worker()), spare=Worker())
+    stored.ask("long")
+    node.supervisor.start()
+    wait_until(lambda: node.is_running(1), what="the first job runs")
+    stored.ask("urgent", ("2.1",), priority=1, stack="sagittal 512x512")
+    wait_until(lambda: node.is_running(2), what="the urgent job runs")
+    node.supervisor.stop()
+    assert node.spare is not None
+    assert (node.spare.requests, node.spare.is_started) == ([], False)
+
+
+def test_a_node_that_stops_gives_back_the_job_that_pauses_too(with_spare: Node) -> None:
+    node = with_spare
+    node.stored.ask("long")
+    node.supervisor.start()
+    wait_until(lambda: node.is_running(1), what="the first job runs")
+    node.stored.ask("urgent", ("2.1",), priority=1, stack="sagittal 512x512")
+    wait_until(lambda: node.is_running(2), what="the urgent job runs")
+    node.supervisor.stop()
+    both = [node.stored.queue.get(number) for number in (1, 2)]
+    assert [(job.state, job.worker_deaths) for job in both] == [(JobState.QUEUED, 0)] * 2
+    assert node.spare is not None
+    assert node.spare.is_closed
 
 
 class FullDisk(Files):
