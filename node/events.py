@@ -50,11 +50,11 @@ association rejected | warning | calling_ae called_ae address port reason | \
 association ended | warning | \
     calling_ae called_ae address port how by reason instances | \
     released (info), aborted or dropped; by which side, why, after how many instances
-connections turned away | warning | address count | too many of this address, or in all, wait \
-    to ask for an association; `count` since the last such line
 associations not written yet | warning | reason | \
     the database takes no row: peers are let in all the same, and their rows follow
 association not written | error | error | a row of the log of associations is missing: report it
+connections turned away | warning | address count | too many of this address, or in all, wait \
+    to ask for an association; `count` since the last such line
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered
