@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ from node.dicom.status import (
     Rejection,
     abort_text,
 )
+from node.dicom.tls import Identity, ServerTls, TlsFailed, identity_of, sentence_of
 from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
 from storage.records import Peer, Received
 
@@ -59,6 +61,10 @@ class Admission:
     calling_ae_titles: frozenset[str] = frozenset()
     networks: tuple[str, ...] = ()
     guests: frozenset[str] = frozenset()  # calling AE titles that are let in whatever else holds
+    needs_tls: bool = False
+    # Calling AE title -> `Identity.marks` of certificates that may use it, over TLS alone. Such a
+    # certificate may use no other title.
+    certificates: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.parsed_networks()  # a wrong one is found where it is given, not at the first peer
@@ -77,6 +83,8 @@ class AssociationRequest:
     address: str
     port: int = 0
     is_echo: bool = False  # for Verification and nothing else
+    is_tls: bool = False
+    identity: Identity | None = None  # of the certificate that it has shown
 
 
 @dataclass
@@ -194,6 +202,9 @@ class AssociationGate:
             return Refused(REJECT_CALLED, "called AE title not recognised")
         if admission.calling_ae_titles and request.calling_ae not in admission.calling_ae_titles:
             return Refused(REJECT_CALLING, "calling AE title not recognised")
+        return _wrong_certificate(request, admission) or self._no_place(request)
+
+    def _no_place(self, request: AssociationRequest) -> Refused | None:
         taken = [place.request for place in self._open.values() if not place.is_for_echo]
         of_title = sum(other.calling_ae == request.calling_ae for other in taken)
         of_address = sum(other.address == request.address for other in taken)
@@ -219,6 +230,18 @@ class AssociationGate:
         extra |= {"address": request.address, "reason": refused.reason}
         logger.warning("association rejected", extra=extra | {"port": request.port})
         self._log.rejected(request.calling_ae, request.called_ae, request.address, refused.reason)
+
+
+def _wrong_certificate(request: AssociationRequest, admission: Admission) -> Refused | None:
+    bound, title = admission.certificates, request.calling_ae
+    if not request.is_tls and (admission.needs_tls or title in bound):
+        return Refused(REJECT_CALLING, "not over TLS")
+    marks = request.identity.marks if request.identity is not None else frozenset()
+    titles = {title for title, certificates in bound.items() if certificates & marks}
+    if title in titles or not (titles or title in bound):
+        return None
+    shown = request.identity or "none was shown"
+    return Refused(REJECT_CALLING, f"certificate of another AE title: {shown}")
 
 
 def _is_within(address: str, admission: Admission) -> bool:
@@ -255,6 +278,7 @@ class ScpSettings:
     pdu_seconds: float = 60.0  # for one PDU, from its first byte to its last
     message_seconds: float = 30.0  # without a word in the middle of a message
     max_waiting: int = 200  # connections that have not asked for an association yet
+    tls: ServerTls | None = None  # a second port, for TLS
 
 
 class Scp:
@@ -273,20 +297,35 @@ class Scp:
             waiting=settings.max_waiting,
             most_per_peer=settings.max_associations_per_peer,
         )
-        self._server: _StorageServer | None = None
-        self._thread: threading.Thread | None = None
+        self._servers: list[_StorageServer] = []
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> int:
-        """Listen; returns the real port. OSError where it is taken."""
-        self._server = _StorageServer(self._settings, self._gate, self._log, self._keep)
+        """Listen; returns the real port. OSError where it is taken, TlsFailed for that of TLS."""
+        make = functools.partial(_StorageServer, self._settings, self._gate, self._log, self._keep)
+        self._servers.append(make())
+        if self._settings.tls is not None:
+            self._servers.append(self._tls_server(make, self._settings.tls))
         self._log.start()
-        self._thread = threading.Thread(
-            target=functools.partial(self._server.serve_forever, POLL_SECONDS),
-            name="storage-scp",
-            daemon=True,
-        )
-        self._thread.start()
-        return int(self._server.server_address[1])
+        for server in self._servers:
+            target = functools.partial(server.serve_forever, POLL_SECONDS)
+            self._threads.append(threading.Thread(target=target, name="storage-scp", daemon=True))
+            self._threads[-1].start()
+        return int(self._servers[0].server_address[1])
+
+    def _tls_server(
+        self, make: "Callable[[ServerTls], _StorageServer]", tls: ServerTls
+    ) -> "_StorageServer":
+        try:
+            return make(tls)
+        except OSError as error:
+            self._servers[0].server_close()
+            raise TlsFailed(sentence_of(error)) from error
+
+    @property
+    def tls_port(self) -> int | None:
+        """The real port for TLS, once it listens."""
+        return int(self._servers[1].server_address[1]) if len(self._servers) > 1 else None
 
     def admit(self, admission: Admission) -> None:
         """Replace the rules of admission; open associations stay."""
@@ -294,12 +333,11 @@ class Scp:
 
     def stop_listening(self) -> None:
         """Take no further connection; open associations go on."""
-        server, thread = self._server, self._thread
-        if server is None or thread is None or not thread.is_alive():
-            return
-        BaseServer.shutdown(server)  # the library's own also strikes it off a list of its own
-        server.server_close()
-        thread.join()
+        for server, thread in zip(self._servers, self._threads, strict=True):
+            if thread.is_alive():
+                BaseServer.shutdown(server)  # the library's own also strikes it off a list
+                server.server_close()
+                thread.join()
 
     def open_associations(self) -> int:
         """The number of open associations."""
@@ -316,15 +354,16 @@ class Scp:
         nothing, ends by itself within `request_seconds`.
         """
         self.stop_listening()
-        if self._server is None:
+        if not self._threads:
             return
-        accepted = self._server.accepted()
+        accepted = [assoc for server in self._servers for assoc in server.accepted()]
         established = [association for association in accepted if association.is_established]
         for association in accepted:
             association.end_now()
         deadline = time.monotonic() + ABORT_SECONDS
         for association in accepted:
-            association.dul.join(max(0.0, deadline - time.monotonic()))
+            if association.dul.is_alive():  # not before the handshake of TLS
+                association.dul.join(max(0.0, deadline - time.monotonic()))
             association.hang_up()  # a peer that takes nothing any more, not even the abort
         for association in established:
             association.join(max(POLL_SECONDS, deadline - time.monotonic()))
@@ -355,12 +394,16 @@ class _Accepted(AcceptedAssociation):
         )
         self.acse_timeout = settings.request_seconds
         self.network_timeout = settings.idle_seconds
+        self.identity: Identity | None = None
         self._gate.connected(id(self), address)
 
     def run_reactor(self) -> None:
         """Serve the association to its end."""
         try:
-            super().run_reactor()
+            if self._is_secured():
+                super().run_reactor()
+            else:
+                self.provider.close()  # its own thread, which never ran, would do so
         finally:
             self.hang_up()
             self.kill()
@@ -368,6 +411,19 @@ class _Accepted(AcceptedAssociation):
             self._note_unread_request()
             self._note_end()
             self._gate.leave(id(self), self._ending())
+
+    def _is_secured(self) -> bool:
+        """Agree on TLS where it is asked for; False where the peer does not, which is noted."""
+        if self.server.contexts_of_tls is None:
+            return True
+        seconds = self.server.settings.request_seconds
+        try:
+            context = self.server.contexts_of_tls.get()
+            self.identity = identity_of(self.connection.accept_tls(context, seconds))
+        except TlsFailed as error:
+            self.provider.problem = str(error)
+            return False
+        return True
 
     def handle_request(self, event: evt.Event) -> None:
         """Accept or reject: PS3.8 7.1. Whatever fails here must not let anybody in."""
@@ -426,12 +482,16 @@ class _Accepted(AcceptedAssociation):
         request = self.requestor.primitive
         contexts = request.presentation_context_definition_list if request is not None else []
         is_echo = {context.abstract_syntax for context in contexts} == {Verification}
-        return AssociationRequest(calling_ae, called_ae, self.address, self.port, is_echo)
+        is_tls = self.connection.secured is not None
+        where = self.address, self.port, is_echo
+        return AssociationRequest(calling_ae, called_ae, *where, is_tls, self.identity)
 
     def _note_unread_request(self) -> None:
         problem = self.provider.problem
         if problem:
-            refused = Refused(REJECT_NO_REASON, f"request not understood: {problem}")
+            is_of_tls = self.server.contexts_of_tls is not None and not self.provider.request
+            what = "no TLS connection" if is_of_tls else "request not understood"
+            refused = Refused(REJECT_NO_REASON, f"{what}: {problem}")
             self._gate.reject(self._request(), refused)
 
     def _note_end(self) -> None:
@@ -503,8 +563,14 @@ class _StorageServer(AssociationServer):
     request_queue_size = BACKLOG
 
     def __init__(
-        self, settings: ScpSettings, gate: AssociationGate, log: AssociationWriter, keep: Keep
+        self,
+        settings: ScpSettings,
+        gate: AssociationGate,
+        log: AssociationWriter,
+        keep: Keep,
+        tls: ServerTls | None = None,
     ) -> None:
+        self.contexts_of_tls = None if tls is None else tls.contexts()
         self.settings = settings
         self.gate = gate
         self.log = log
@@ -512,7 +578,7 @@ class _StorageServer(AssociationServer):
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(
             _application_entity(settings),
-            (settings.host, settings.port),
+            (settings.host, settings.port if tls is None else tls.port),
             settings.ae_title,
             accepted_contexts(),
             request_handler=_Handler,
@@ -578,5 +644,8 @@ def _log_accepted(event: evt.Event, assoc: _Accepted) -> None:
     extra: dict[str, object] = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae}
     extra |= {"address": assoc.address, "contexts": len(assoc.accepted_contexts)}
     extra |= {"contexts_refused": len(assoc.rejected_contexts), "port": assoc.port}
+    secured = assoc.connection.secured
+    extra |= {"tls": secured.version() if secured is not None else ""}
+    extra |= {"certificate": str(assoc.identity or "")}
     refused = assoc.contexts_refused()[:MOST_NAMED]
     logger.info("association accepted", extra=extra | {"refused": refused})

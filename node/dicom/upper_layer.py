@@ -57,6 +57,7 @@ from node.dicom.messages import (
 )
 from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, titles, with_ids
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID, UNEXPECTED_ERROR
+from node.dicom.tls import ClientTls, TlsSocket, accept, offered, speaks_tls
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +191,7 @@ class PromptSocket(AssociationSocket):
         self.silent_seconds = seconds if silent_seconds is None else silent_seconds
         self.is_lost = self.was_silent = False
         self.opened_at = time.monotonic() if connection is not None else None
+        self.secured: TlsSocket | None = None
         self._block = memoryview(b"")  # what has come and was not read yet, from start to end
         self._start = self._end = 0
         super().__init__(assoc, client_socket=connection, address=bind_to)
@@ -200,6 +202,17 @@ class PromptSocket(AssociationSocket):
         if self.socket is not None:
             tune(self.socket)
             self.opened_at = time.monotonic()
+
+    def accept_tls(self, context: ssl.SSLContext, seconds: float) -> TlsSocket:
+        """Go on over TLS, before anything was read; TlsFailed where the peer does not."""
+        assert self.socket is not None
+        self.socket = self.secured = accept(self.socket, context, seconds)
+        return self.secured
+
+    def offer_tls(self, tls: ClientTls, host: str) -> None:
+        """Speak TLS from the connection on, which is not made yet."""
+        assert self.socket is not None
+        self.socket = self.secured = offered(tls, self.socket, host)
 
     @property
     def ready(self) -> bool:
@@ -217,11 +230,11 @@ class PromptSocket(AssociationSocket):
     @property
     def is_holding(self) -> bool:
         """True where something was received and not read yet."""
-        return self._end > self._start
+        return self._end > self._start or (self.secured is not None and self.secured.pending() > 0)
 
     def has_data(self, seconds: float) -> bool:
         """Wait so long for the peer; True also where it has closed the connection."""
-        if self.is_holding or self.socket is None:
+        if self._end > self._start or self.socket is None:
             return True
         try:
             return self._receive(seconds) >= 0
@@ -237,7 +250,7 @@ class PromptSocket(AssociationSocket):
         """
         deadline = time.monotonic() + self.seconds
         needed = PDU_HEAD_BYTES
-        while self.is_holding:
+        while self._end > self._start:
             held = self._block[self._start : self._end]
             if len(held) >= PDU_HEAD_BYTES:
                 needed = PDU_HEAD_BYTES + int.from_bytes(held[2:6], "big")
@@ -446,12 +459,18 @@ class Provider(NegotiatingProvider):
         try:
             super().run_reactor()
         finally:
-            self._ring.close()
-            self._rung.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give its descriptors back, also where its thread never ran."""
+        self._ring.close()
+        self._rung.close()
 
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""
         receiver, transport = self.assoc.dimse, self.socket
+        if not self.request and not self.problem and self._meets_tls():
+            self.problem = "the peer speaks TLS, to the port without it"
         is_open = self.state_machine.current_state == ESTABLISHED and not self._ids_of_peer
         if not (is_open and isinstance(receiver, Receiver) and receiver.is_direct):
             super()._read_pdu_data()
@@ -471,6 +490,10 @@ class Provider(NegotiatingProvider):
             receiver.take(pdu)
             if time.monotonic() > until:
                 return
+
+    def _meets_tls(self) -> bool:
+        transport = self.socket.socket if self.socket is not None else None
+        return transport is not None and speaks_tls(transport)
 
     @property
     def is_silent(self) -> bool:
@@ -928,9 +951,13 @@ class ConnectionHandler(RequestHandler):
 class RequestorAE(AE):
     """An application entity whose associations have our sockets."""
 
-    def __init__(self, ae_title: str, seconds: float) -> None:
+    def __init__(
+        self, ae_title: str, seconds: float, tls: ClientTls | None = None, host: str = ""
+    ) -> None:
         super().__init__(ae_title)
         self._seconds = seconds
+        self._tls = tls
+        self._host = host  # whose certificate is expected
 
     def _create_socket(
         self,
@@ -943,5 +970,6 @@ class RequestorAE(AE):
         assoc.acse_timeout, assoc.network_timeout = self.acse_timeout, self.network_timeout
         assoc.daemon = assoc.dul.daemon = True
         transport = PromptSocket(assoc, self._seconds, bind_to=address)
-        transport.tls_args = tls_args
+        if self._tls is not None:
+            transport.offer_tls(self._tls, self._host)
         return transport

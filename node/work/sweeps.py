@@ -184,6 +184,7 @@ class Background:
         schedule.every(MINUTE, "senders", self._watches.senders)
         schedule.every(MINUTE, "self-test", handlers.tests.sweep)
         schedule.every(SAMPLE_SECONDS, "disk", self._watches.disk)
+        schedule.every(HOUR, "certificates", self._watches.certificates)
         schedule.every(HOUR, "forgetting", self._forget)
 
     def follow(self, settings: Config) -> None:

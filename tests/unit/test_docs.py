@@ -26,6 +26,7 @@ TABLES = {
     "ExpectedSender": "sender",
     "ModelEntry": "model",
     "Condition": None,
+    "DestinationTls": None,
     "Section": None,
     "Config": None,
 }
