@@ -20,6 +20,7 @@ import pydicom.config
 from inference import registry
 from inference.request import Resources
 from node import config, health
+from node.children import worker_memory_bytes
 from node.config import Config, Tls
 from node.config.reading import to_values
 from node.dicom import scp
@@ -28,8 +29,10 @@ from node.dicom.tls import ServerTls, TlsFailed, TlsFiles, mark
 from node.errors import ConfigError
 from node.store import Store, opened
 from node.web.server import WebProcess
+from node.web.setup import SetUpKey
 from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
+from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
@@ -40,7 +43,7 @@ from storage import recovery
 from storage.errors import WrongState
 from storage.files import fingerprint
 from storage.records import SelfTestState, SwitchName
-from storage.site import control, selftests
+from storage.site import control, people, selftests
 from storage.site.audit import NODE
 from storage.site.nodes import SECRET, SERVING, STOPPED, STOPPING
 
@@ -135,7 +138,12 @@ class RunningNode:
         self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._admitted = admission(settings, store)
-        self._scp = scp.Scp(scp_settings(settings, store), self._admitted, store.archive)
+        self._commitment = CommitmentWork(
+            store.commitments, store.owed_reports, self._reach, time.time
+        )
+        self._scp = scp.Scp(
+            scp_settings(settings, store), self._admitted, store.archive, self._commitment
+        )
         self._handlers = RequestHandlers(
             store.database,
             store.node_id,
@@ -151,7 +159,13 @@ class RunningNode:
         )
         self._background = Background(store.database, settings, self._handlers)
         self._schedule = Schedule()
-        web = WebSettings(settings, store.node_id, log_as_json=not sys.stdout.isatty())
+        self._set_up = None if people.exist(store.database) else SetUpKey.new()
+        web = WebSettings(
+            settings,
+            store.node_id,
+            log_as_json=not sys.stdout.isatty(),
+            setup_digest=self._set_up.digest if self._set_up is not None else "",
+        )
         with _naming(settings, "web"):
             self._web = WebProcess(settings.web.host, settings.web.port, web)
         self._state = SERVING
@@ -163,6 +177,7 @@ class RunningNode:
         store.archive.lose_associations()
         store.queue.recover()
         store.ledger.recover()
+        self._commitment.recover()
         recovery.recover(
             store.archive, identify_file, called_ae=self._settings.node.ae_title, since=since
         )
@@ -170,6 +185,7 @@ class RunningNode:
         web_port = self._web.start()
         self._supervisor.start()
         self._deliverers.follow(self._settings)
+        self._commitment.follow(self._settings)
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
@@ -180,14 +196,23 @@ class RunningNode:
         self._background.begin(self._schedule)
         with _naming(self._settings, "node"):
             port = self._tests.port = self._scp.start()
-        tls_port = self._scp.tls_port
         self._schedule.start()
         self._record_configuration()
         self._beat()
+        self._announce(port, web_port)
+
+    def _announce(self, port: int, web_port: int) -> None:
+        """Say where the node listens, and how the first user is made where there is none."""
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
-        logger.info("node listening", extra=extra | {"tls_port": tls_port, "pid": os.getpid()})
+        extra |= {"tls_port": self._scp.tls_port, "pid": os.getpid()}
+        logger.info("node listening", extra=extra)
+        if self._settings.node.lets_anybody_in:
+            logger.warning("any peer may send", extra={"host": self._settings.node.host})
+        if self._set_up is not None:
+            link = self._set_up.link(pages_address(self._settings, web_port))
+            logger.warning("no user yet", extra={"set_up_link": link})
         if sys.stdout.isatty():
-            sys.stdout.write(f"\n{welcome(self._settings, port, web_port)}\n\n")
+            sys.stdout.write(f"\n{welcome(self._settings, port, web_port, self._set_up)}\n\n")
 
     def tick(self) -> None:
         """Look after what is due between signals; none of it may end the node."""
@@ -218,6 +243,7 @@ class RunningNode:
         self._background.follow(self._settings)
         self._admit()
         self._deliverers.follow(self._settings)
+        self._commitment.follow(self._settings)
         logger.info("configuration applied")
         self._record_configuration(restart)
         later = f" These need a restart: {', '.join(restart)}." if restart else ""
@@ -234,6 +260,7 @@ class RunningNode:
             self._beat,
             self._scp.stop_listening,
             self._deliverers.drain,
+            self._commitment.drain,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
             self._tests.stopping.set,
@@ -254,6 +281,7 @@ class RunningNode:
     def _release(self) -> None:
         """Give up the leases of what had to be left: another start takes it up at once."""
         self._store.ledger.recover()
+        self._commitment.recover()
         self._state = STOPPED
         self._beat()
 
@@ -273,7 +301,7 @@ class RunningNode:
     def _wait_for_work(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self.hurry.is_set():
             done = self._scp.open_associations() == 0 and self._supervisor.wait(0.1)
-            if done and self._deliverers.wait(0.1):
+            if done and self._deliverers.wait(0.1) and self._commitment.wait(0.1):
                 return
             self.hurry.wait(0.1)
 
@@ -291,7 +319,8 @@ class RunningNode:
             resources=Resources(device=settings.inference.device),
         )
         limits = settings.inference
-        bounds = Bounds(limits.job_minutes * 60, int(limits.memory_gb * 1e9))
+        memory = worker_memory_bytes(limits.memory_gb, limits.workers)
+        bounds = Bounds(limits.job_minutes * 60, memory)
         inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
         spare = ProcessExecutor(SPARE, time.monotonic) if limits.overtaking else None
@@ -321,15 +350,23 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
         raise ConfigError(f"{settings.path.name}: {problem}") from error
 
 
-def welcome(settings: Config, port: int, web_port: int) -> str:
+def welcome(settings: Config, port: int, web_port: int, set_up: SetUpKey | None = None) -> str:
     """Tell the person who has started the node where its pages are, and what peers enter."""
-    web, peers = (health.addresses(host)[0] for host in (settings.web.host, settings.node.host))
-    shown = f"[{web}]" if ":" in web else web
+    peers = health.addresses(settings.node.host)[0]
+    pages = pages_address(settings, web_port)
+    first = f"First:  {set_up.link(pages)}\n" if set_up is not None else ""
     return (
-        f"Pages:  http://{shown}:{web_port}/\n"
+        f"Pages:  {pages}\n{first}"
         f"DICOM:  AE title {settings.node.ae_title}, host {peers}, port {port}\n"
         "Ctrl-C stops the node."
     )
+
+
+def pages_address(settings: Config, web_port: int) -> str:
+    """The address of the pages, as a browser on another machine would ask for it."""
+    web = health.addresses(settings.web.host)[0]
+    shown = f"[{web}]" if ":" in web else web
+    return f"http://{shown}:{web_port}/"
 
 
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
@@ -373,6 +410,11 @@ def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> s
         certificates={
             title: frozenset(map(mark, names)) for title, names in settings.tls.ae_titles.items()
         },
+        reporters=frozenset(
+            (title, place.address(settings.node.ae_title)[3])
+            for place in settings.destinations
+            for title in place.reporting_ae_titles
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from node.dicom.tls import TlsFiles, client_context, sentence_of, server_context
 from node.health import Finding, Level, fault, ok, warning
 from storage.database import FILE_NAME, Database
 from storage.errors import StorageError
-from storage.files import SECRET
+from storage.files import DERIVED, INCOMING, OTHERS, RECEIVED, SECRET
 from storage.site import people
 from storage.site.nodes import Nodes
 
@@ -37,8 +37,10 @@ def run(config: Config) -> Iterator[Finding]:
     rows = _rows(config)
     yield _port("port", config.node.host, config.node.port, is_running=rows.is_running)
     yield from _tls(config, is_running=rows.is_running)
+    yield from _peers(config)
     yield _port("web port", config.web.host, config.web.port, is_running=rows.is_running)
     yield _disk(config)
+    yield from _permissions(config)
     yield _secret(config)
     yield _database(config, rows)
     yield from _users(config, rows)
@@ -148,6 +150,17 @@ def _certificates(role: str, path: Path) -> Iterator[Finding]:
             yield ok(what, sentence.rstrip("."))
 
 
+def _peers(config: Config) -> Iterator[Finding]:
+    """Warn where whoever reaches the port may send."""
+    if config.node.lets_anybody_in:
+        yield warning(
+            "peers",
+            f"Any AE title from any network may send to node.host = {config.node.host}.",
+            "Name the senders' networks in node.allowed_networks, or their AE titles in "
+            "node.allowed_ae_titles.",
+        )
+
+
 def _disk(config: Config) -> Finding:
     folder = health.existing(config.folder)
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
@@ -163,11 +176,25 @@ def _secret(config: Config) -> Finding:
         return ok("secret", f"{path} is made at the first start; back it up then")
     except OSError as error:
         return fault("secret", f"{path}: {error.strerror}.", "Let this account read it.")
-    if mode & 0o077:
-        return warning("secret", f"{path} can be read by others.", f"chmod 600 {path}")
+    if mode & OTHERS:
+        return fault("secret", f"{path} can be read by others.", f"chmod 600 {path}")
     if not os.access(path, os.R_OK):
         return fault("secret", f"{path} cannot be read.", "Let this account read it.")
     return ok("secret", f"{path}; keep a copy of it with the backups")
+
+
+def _permissions(config: Config) -> Iterator[Finding]:
+    """Nobody else on this machine may read what is of patients."""
+    names = ("", FILE_NAME, f"{FILE_NAME}-wal", INCOMING, RECEIVED, DERIVED)
+    paths = [config.folder / name for name in names]
+    open_ones = [path for path in paths if path.exists() and path.stat().st_mode & OTHERS]
+    if open_ones:
+        shown = ", ".join(map(str, open_ones))
+        yield fault(
+            "permissions",
+            f"Others on this machine may open {shown}.",
+            f"chmod -R go= {config.folder}; a node that owns them does so when it starts.",
+        )
 
 
 @dataclass(frozen=True)
@@ -239,14 +266,15 @@ def _is_in_clear(database: str) -> bool:
 
 
 def _users(config: Config, rows: Rows) -> Iterator[Finding]:
-    """Pages that others are to see need somebody who may log in."""
+    """Pages need somebody who may log in."""
     behind_proxy = config.web.trusted_proxies and config.web.user_header
-    if config.web.host in health.LOCAL_HOSTS or behind_proxy or rows.has_user:
+    if behind_proxy or rows.has_user or not rows.is_made:
         return
     yield warning(
         "users",
-        f"web.host is {config.web.host}, but without a user the pages answer only to this machine.",
-        "Add one with: midslice user add NAME --role administrator.",
+        "There is no user: the pages and the API answer nobody.",
+        "Open the set-up link that the node prints when it starts, or: "
+        "midslice user add NAME --role administrator.",
     )
 
 

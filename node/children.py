@@ -1,7 +1,8 @@
 """Children of the parent: processes that it spawns, and threads that work in a loop.
 
-A child is made with spawn, spoken to over a pipe, bounded, and ends with its parent. A worker loop
-takes up one piece of work after the other until it is drained.
+A child is made with spawn, spoken to over a pipe, bounded, and ends with its parent; its answers
+are values that can run nothing. A worker loop takes up one piece of work after the other until it
+is drained.
 """
 
 import multiprocessing
@@ -13,11 +14,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import psutil
+import pydantic_core
+from pydantic import TypeAdapter
 
 AT_ONCE = 0.0
 IDLE_SECONDS = 0.5  # how soon new work is seen by a thread that waits
+LONGEST_ANSWER_BYTES = 256 << 20
 PAUSE_SECONDS = 5.0  # after something that will not be better at once
 
 
@@ -25,8 +30,55 @@ PAUSE_SECONDS = 5.0  # after something that will not be better at once
 class ResourceLimits:
     """Limits that the kernel keeps; past them the child fails or is killed."""
 
-    memory_bytes: int  # of address space
-    cpu_seconds: int
+    memory_bytes: int  # of data; what is only reserved, as by the arenas of many threads, is none
+    cpu_seconds: int = 0  # 0: it is to run for long
+
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+WORKERS_SHARE = 0.8  # of the memory
+
+
+def machine_memory_bytes(limit: Path = CGROUP_LIMIT) -> int:
+    """The memory of this machine, or of the container where that has less."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        return min(total, int(limit.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit: "max"
+        return total
+
+
+def worker_memory_bytes(configured_gb: float, workers: int) -> int:
+    """The most that one worker may use; where nothing is configured, its share of the memory."""
+    return int(configured_gb * 1e9) or int(WORKERS_SHARE * machine_memory_bytes() / workers)
+
+
+class AnswerFormat:
+    """The JSON of one of these dataclasses: how a child answers.
+
+    A child decodes what peers have sent; the pickle of one that was taken over would run in its
+    parent.
+    """
+
+    def __init__(self, *kinds: type) -> None:
+        self._adapters: dict[str, TypeAdapter[object]] = {
+            kind.__name__: TypeAdapter(kind) for kind in kinds
+        }
+
+    def send(self, pipe: Connection, answer: object, number: int = 0) -> None:
+        """Send an answer, to the request of that number."""
+        kind = type(answer).__name__
+        value = self._adapters[kind].dump_json(answer).decode()
+        pipe.send_bytes(f'{{"number": {number}, "kind": "{kind}", "value": {value}}}'.encode())
+
+    def receive(self, pipe: Connection) -> tuple[object, int]:
+        """The next answer, and the number of its request; OSError where it is none of ours."""
+        try:
+            document = pydantic_core.from_json(pipe.recv_bytes(LONGEST_ANSWER_BYTES))
+            adapter = self._adapters[document["kind"]]
+            value = pydantic_core.to_json(document["value"])
+            return adapter.validate_json(value), int(document["number"])
+        except (ValueError, TypeError, LookupError) as error:
+            raise OSError("a child has sent no answer that its parent knows") from error
 
 
 class Child:
@@ -95,9 +147,10 @@ def _live(
 ) -> None:
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     if limits is not None:
-        cpu_seconds = (limits.cpu_seconds, limits.cpu_seconds + 5)
-        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CPU, cpu_seconds)
+        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+        if limits.cpu_seconds:
+            cpu_seconds = (limits.cpu_seconds, limits.cpu_seconds + 5)
+            resource.setrlimit(resource.RLIMIT_CPU, cpu_seconds)
     main(pipe, *arguments)
 
 

@@ -148,6 +148,7 @@ for command in (
     models.process,
     queue.jobs,
     queue.job,
+    queue.ledger,
     queue.series,
     top.top,
     queue.requeue,

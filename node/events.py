@@ -121,6 +121,12 @@ delivery sent | info | destination delivery instances | \
     a destination answered Success for every instance
 object not taken | warning | destination delivery instances which | \
     the destination has the derived series, but not the objects beside it of these kinds
+delivery confirmed | info | destination delivery instances | \
+    the destination has proved that it keeps every instance
+delivery not yet confirmed | warning | destination delivery sentence | \
+    a report or a C-FIND does not name every instance; asked or sent again
+delivery not confirmed | error | destination delivery | \
+    neither a report nor C-FIND proves it; people are notified
 delivery delayed | warning | destination delivery seconds | tried again after `seconds`
 delivery held | error | destination delivery reason | \
     needs a person; a warning only where a mix-up holds it
@@ -129,6 +135,25 @@ deliveries released | info | destination before deliveries | \
 delivery not finished | error | delivery error | an error while handling a delivery; tried again
 destination down | warning | destination | it does not answer; what is due waits
 destination up | info | destination | it answers again
+
+# Storage commitment
+commitment asked | info | destination delivery instances transaction_uid | \
+    the destination has taken the request on; its report is to come
+commitment not asked | warning | destination delivery sentence | \
+    it cannot be reached or refuses; asked again, or by C-FIND
+commitment reported | info | \
+    destination delivery calling_ae transaction_uid committed failed is_news | \
+    a report of a destination came
+commitment requested | info | calling_ae transaction_uid instances | a sender asks
+commitment answered | info | calling_ae transaction_uid committed failed | it has its report
+commitment answer delayed | warning | calling_ae transaction_uid | tried again
+commitment not answered | error | calling_ae transaction_uid | \
+    the report could not be delivered in time, or the sender refuses it
+commitment refused | warning | calling_ae status transaction_uid | \
+    a request or report that makes no sense, or for an unknown transaction
+commitment request not kept | error | calling_ae error | the database; answered with a failure
+commitment report not kept | error | calling_ae error | the database; answered with a failure
+commitment not finished | error | delivery error | an error of the node; tried again
 
 # Notices and the self-test
 notice | warning | kind job derived_series_uid instances which series jobs deliveries | \
@@ -151,8 +176,10 @@ self-test failed | error | selftest state sentence | with the sentence; its step
 
 # The web process
 web process died | warning | exit_code | it was started again
-pages closed to others | warning | host add | \
-    `web.host` is not loopback and there is no user: add one
+any peer may send | warning | host | \
+    any AE title from any network is let in: name `node.allowed_networks` or `allowed_ae_titles`
+no user yet | warning | set_up_link | \
+    nobody may log in: whoever opens the link makes the first administrator, once
 log-in throttled | warning | address seconds | \
     too many wrong passwords from there (IPv6: its /64); it waits `seconds`
 request failed | error | error | an error in the web process, with its frames

@@ -9,8 +9,10 @@ from datetime import tzinfo
 from node.config import Config
 from storage.archive import Archive
 from storage.backup import back_up
+from storage.commitment_scp import OwedReports
+from storage.commitment_scu import Commitments
 from storage.database import Database
-from storage.files import Files
+from storage.files import Files, keep_to_ourselves
 from storage.jobs import Queue
 from storage.leases import Holder
 from storage.ledger import Ledger
@@ -32,6 +34,8 @@ class Store:
     archive: Archive
     queue: Queue
     ledger: Ledger
+    commitments: Commitments
+    owed_reports: OwedReports
     nodes: Nodes
     audit: Audit
 
@@ -45,6 +49,7 @@ class Store:
 def opened(config: Config, node_id: str) -> Iterator[Store]:
     """Open storage; the database is made, or brought up to this release, where needed."""
     files = Files(config.folder, config.storage.min_free_bytes)
+    keep_to_ourselves(files.folder)
     holder = Holder(node_id, time.time, LEASE_SECONDS)
     with closing(Database.for_folder(config.folder, config.storage.database)) as database:
         if not database.is_current():
@@ -58,6 +63,8 @@ def opened(config: Config, node_id: str) -> Iterator[Store]:
             archive=Archive(database, files, time.time, node=node_id),
             queue=Queue(database, holder),
             ledger=Ledger(database, holder),
+            commitments=Commitments(database, holder),
+            owed_reports=OwedReports(database, files, holder),
             nodes=Nodes(database, time.time),
             audit=Audit(database, time.time),
         )

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 
 from rich import filesize
 
+from storage.records import Commitment, CommitmentState, Evidence
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
+# The row of the delivery says it, or there is nothing to say.
+WITHOUT_WORDS = (CommitmentState.CONFIRMED, CommitmentState.FAILED, CommitmentState.CANCELLED)
 CONFIDENCE = ("sure", "fair", "unsure", "large_anatomy_only")  # of a slice, in their order
 
 
@@ -114,3 +118,18 @@ def result(record: Mapping[str, object]) -> str:
     if isinstance(facts := record.get("scores"), Mapping):
         return scores(facts)
     return findings(record) if "findings" in record else ""
+
+
+def proof(commitment: Commitment | None) -> str:
+    """Say how far the storage commitment of a delivery is; nothing where it needs no word."""
+    if commitment is None or commitment.state in WITHOUT_WORDS:
+        return ""
+    if commitment.state is CommitmentState.WAITING:
+        return f"{commitment.sentence} Storage commitment: the report is to come.".strip()
+    if commitment.state is CommitmentState.UNPROVED:
+        return f"Not confirmed. {commitment.sentence}".strip()
+    if commitment.state is CommitmentState.SENDING:
+        return commitment.sentence
+    is_query = commitment.evidence is Evidence.QUERY
+    how = "A C-FIND comes next." if is_query else "Storage commitment is asked for next."
+    return f"{commitment.sentence} {how}".strip()

@@ -24,10 +24,11 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.engine.interfaces import DBAPICursor
 
 from storage.database import Database, fits, name_key, to_record, to_records
 from storage.errors import Busy, NotFound, StorageError
-from storage.files import Files, settle, sync
+from storage.files import Files, received_digest, sync
 from storage.records import (
     Arrival,
     ArrivalState,
@@ -79,17 +80,18 @@ LARGEST_GROUP = 64
 
 @dataclass
 class Group:
-    """The transaction that a group shares, and the folders to fsync before it ends."""
+    """The transaction that a group shares, and what has to be on disk before it is over."""
 
-    db: Connection
-    folders: set[Path] = field(default_factory=set)
+    db: DBAPICursor
+    folders: set[Path] = field(default_factory=set)  # whose names no fsync of a file brings there
+    has_news: bool = False  # rows that say more than files can bring back
 
 
 class _Signal(Enum):
     """The reasons to wake a member that waits."""
 
     LEAD = "the leader before is done: commit for all who wait"
-    DONE = "your work is on disk"
+    DONE = "your work is committed"
     ALONE = "somebody's work spoiled the group's transaction: each for itself"
     BUSY = "the database did not take the transaction in time"
 
@@ -125,7 +127,7 @@ class GroupCommit:
         self._has_leader = False
 
     def run(self, work: Callable[[Group], Result], order: str = "") -> Result:
-        """Do `work` in a transaction, which is on disk when this returns.
+        """Do `work` in a transaction, which is committed when this returns.
 
         `order` is the same in all processes for rows that two of them lock, so that none waits
         for the other in a circle.
@@ -168,17 +170,19 @@ class GroupCommit:
                 member.notify(_Signal.LEAD)
 
     def _transact(self, members: list[_Member[object]]) -> None:
-        with self._database.writing() as db:
+        with self._database.receiving() as db:
             group = Group(db)
             for member in sorted(members, key=lambda member: member.order):
                 member.join(group)
             for folder in group.folders:
                 sync(folder)
+        if group.has_news:
+            self._database.settle()
 
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """An instance on its way into the archive: its bytes are on disk, its name is not yet."""
+    """An instance on its way into the archive: it is sealed, and has no row yet."""
 
     received: Received
     peer: Peer | None
@@ -200,13 +204,14 @@ class _Statements:
         self.series = prepared(_touch_series(database), *SERIES_COLUMNS)
         self.arrival = prepared(_touch_arrival(database))
         self.same = prepared(select(instance.c.id, instance.c.path).where(same))
-        self.instance = prepared(
-            instance.insert().returning(instance.c.id), *key, *FILE_COLUMNS, *CLASS_COLUMNS
-        )
+        new = database.insert(instance).on_conflict_do_nothing().returning(instance.c.id)
+        self.instance = prepared(new, *key, *FILE_COLUMNS, *CLASS_COLUMNS)
         self.again = prepared(purged, *FILE_COLUMNS)
         brought = _touch_arrival_instance(database)
         self.brought = prepared(brought, "arrival_id", "instance_id", "brought_at")
         self.over = prepared(over, "arrival_id", "association_id")
+        restored = update(arrival).where(arrival.c.id == bindparam("restored_id"))
+        self.restored = prepared(restored, "restored")
         opened = association.insert().returning(association.c.id)
         self.opened = prepared(opened, *OPENED_COLUMNS)
         still_open = association.c.id == bindparam("open_id"), association.c.ended_at.is_(None)
@@ -226,19 +231,22 @@ class Index:
         now = self._now()
         series_id = self._series(group.db, file.received, now)
         instance_id, is_new = self._instance(group.db, series_id, file, now)
+        # That these bytes came once more is in no file.
+        group.has_news |= not is_new
         # The same bytes again take the place of those that are there: the disk may have lost or
         # damaged them, and a peer that sends them again is the way to mend that.
-        group.folders.add(self._files.move(file.path, file.place))
+        folder = self._files.move(file.path, file.place)
+        if not self._files.names_last:
+            group.folders.add(folder)
         if file.peer is None:
             return KeptInstance(instance_id, 0, is_new)
         arrival_id = self._arrival(group.db, series_id, file.received, file.peer, now)
         self._link(group.db, arrival_id, instance_id, file.peer, now)
         if file.peer.is_restored:
-            restored = update(arrival).where(arrival.c.id == arrival_id).values(restored=1)
-            group.db.execute(restored)
+            self._statements.restored.run(group.db, {"restored_id": arrival_id, "restored": 1})
         return KeptInstance(instance_id, arrival_id, is_new)
 
-    def _series(self, db: Connection, received: Received, now: float) -> int:
+    def _series(self, db: DBAPICursor, received: Received, now: float) -> int:
         values = {
             "study_uid": received.study_uid,
             "series_uid": received.series_uid,
@@ -255,7 +263,7 @@ class Index:
         return self._statements.series.number(db, values)
 
     def _instance(
-        self, db: Connection, series_id: int, file: ReceivedFile, now: float
+        self, db: DBAPICursor, series_id: int, file: ReceivedFile, now: float
     ) -> tuple[int, bool]:
         """The row of these bytes, and whether their file was not there."""
         key = {
@@ -263,21 +271,23 @@ class Index:
             "instance_uid": file.received.instance_uid,
             "digest": file.digest,
         }
-        row = self._statements.same.run(db, key)
-        if row is not None and row[1] is not None:
-            return int(row[0]), False
         values = {"path": file.place, "size": file.size, "received_at": now}
-        if row is not None:  # purged, and here again
-            self._statements.again.run(db, {"purged_id": row[0], **values})
-            return int(row[0]), True
-        values |= {
+        classes = {
             "sop_class_uid": file.received.sop_class_uid,
             "transfer_syntax": file.received.transfer_syntax,
         }
-        return self._statements.instance.number(db, key | values), True
+        new = self._statements.instance.run(db, key | values | classes)
+        if new is not None:
+            return int(new[0]), True
+        known = self._statements.same.run(db, key)
+        assert known is not None
+        instance_id, path = known
+        if path is None:  # purged, and here again
+            self._statements.again.run(db, {"purged_id": instance_id, **values})
+        return int(instance_id), path is None
 
     def _arrival(
-        self, db: Connection, series_id: int, received: Received, peer: Peer, now: float
+        self, db: DBAPICursor, series_id: int, received: Received, peer: Peer, now: float
     ) -> int:
         values: dict[str, Any] = {
             "series_id": series_id,
@@ -291,7 +301,7 @@ class Index:
         return self._statements.arrival.number(db, values)
 
     def _link(
-        self, db: Connection, arrival_id: int, instance_id: int, peer: Peer, now: float
+        self, db: DBAPICursor, arrival_id: int, instance_id: int, peer: Peer, now: float
     ) -> None:
         brought = {"arrival_id": arrival_id, "instance_id": instance_id, "brought_at": now}
         self._statements.brought.run(db, brought)
@@ -436,16 +446,22 @@ class Archive:
     def keep(
         self, received: Received, peer: Peer, incoming: Path, digest: str = ""
     ) -> KeptInstance:
-        """Move a received file into the archive and index it; both are on disk at the end.
+        """Move a received file into the archive and index it; it can be acknowledged at the end.
 
-        `digest` is the SHA-256 of its data set where the caller has it. On an error nothing was
-        acknowledged, and the incoming file is gone.
+        It is sealed before, so that a power cut takes neither (`storage/files.py`). `digest` is
+        the SHA-256 of its data set where the caller has it. On an error nothing was acknowledged,
+        and the incoming file is gone.
         """
+        file = incoming
         try:
             self.files.check_room()
-            return self._adopt(received, peer, incoming, digest)
-        finally:
-            incoming.unlink(missing_ok=True)  # a duplicate, or a failure: else it has moved
+            digest = digest or received_digest(incoming)
+            file = self.files.seal(incoming, digest)
+            return self._adopt(received, peer, file, digest)
+        except BaseException:
+            incoming.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+            raise
 
     def restore(self, received: Received, file: Path, called_ae: str) -> KeptInstance:
         """Index a file that has no row, as if the peer that its meta information names sent it.
@@ -454,7 +470,8 @@ class Archive:
         """
         calling = received.calling_ae or UNKNOWN_AE
         peer = Peer(calling, received.called_ae or called_ae, is_restored=True)
-        return self._adopt(received, peer, file)
+        sync(file)
+        return self._adopt(received, peer, file, received_digest(file))
 
     def associated(
         self, calling_ae: str, called_ae: str, address: str, at: float | None = None
@@ -462,14 +479,14 @@ class Archive:
         """Note an association that was accepted, just now or at that time; its row's id."""
         values = self._association(calling_ae, called_ae, address, at)
         with self.database.writing() as db:
-            return self._statements.opened.number(db, values)
+            return self._statements.opened.number(db.connection.cursor(), values)
 
     def dissociated(self, association_id: int, how: str, at: float | None = None) -> None:
         """Note how an association ended: released, aborted or dropped. The first answer counts."""
         ended_at = self._now() if at is None else at
         ended = {"open_id": association_id, "ended_at": ended_at, "how": how[:32]}
         with self.database.writing() as db:
-            self._statements.ended.run(db, ended)
+            self._statements.ended.run(db.connection.cursor(), ended)
 
     def rejected(
         self,
@@ -611,12 +628,11 @@ class Archive:
         }
 
     def _adopt(
-        self, received: Received, peer: Peer | None, file: Path, known_digest: str = ""
+        self, received: Received, peer: Peer | None, file: Path, digest: str
     ) -> KeptInstance:
-        digest, size = settle(file, known_digest)
         clean = fits(received)
         place = self.files.received_path(clean.study_uid, clean.series_uid, digest)
-        to_index = ReceivedFile(clean, peer, file, digest, size, place)
+        to_index = ReceivedFile(clean, peer, file, digest, file.stat().st_size, place)
         return self._commits.run(partial(self._index.add, to_index), order=clean.series_uid)
 
 

@@ -1,21 +1,27 @@
 """The storage folder: incoming, received and derived files, scratch folders, the secret.
 
-What makes files durable is here: `settle` brings a file to disk, `sync` the names in a folder.
-`storage/archive.py` commits the row of a received file after both, and only then does the peer
-hear Success.
+What makes files durable is here. A received file is its own journal: `Files.seal` gives it a name
+in `incoming` that holds the digest of its data set, and brings both to disk with one fsync. From
+then on a power cut takes nothing from it: `storage/recovery.py` knows by the digest that it is
+whole, and makes again what follows, the name in the archive and the row. `storage/archive.py` does
+both after `seal`, and only then does the peer hear Success.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
+
+import psutil
 
 from storage.errors import NoRoom, StorageError
 
@@ -36,8 +42,9 @@ def data_set_offset(file: BinaryIO) -> int | None:
     return HEAD_BYTES + int.from_bytes(head[-4:], "little")
 
 
-#     incoming/                                     being received, nothing in it was acknowledged;
-#                                                   *.dcm are whole
+#     incoming/*.part                               being received: nothing of it was acknowledged
+#     incoming/<number>.<digest>.dcm                sealed: on its way into received, as it is after
+#                                                   a power cut; acknowledged where it is whole
 #     received/<2 hex>/<series>/<digest>.dcm        one file a version of an instance
 #     derived/<job>-<attempt>/                      one folder a derived series
 #     secret                                        keys the derived UIDs
@@ -56,9 +63,39 @@ MADE = "selftest"  # series that self-tests have made
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 SHORTEST_SECRET = 32
+OTHERS = 0o077  # what others may do with a file: nothing
 
-# In `incoming` a file gets this name when all of it has come; other names are cut short.
 WHOLE = ".dcm"
+SEALED = re.compile(r"[^.]+\.([0-9a-f]{64})\.dcm")
+
+# File systems on which the fsync of a file brings the name to disk that it has by then: creating
+# and renaming change the file's own inode as well, and the journal keeps the order of changes.
+NAMES_LAST_WITH_FILES = frozenset({"ext4", "xfs"})
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that `path` lies on; empty where nothing says it."""
+    path, kind, depth = path.resolve(), "", 0
+    for mount in psutil.disk_partitions(all=True):
+        point = Path(mount.mountpoint)
+        # Of two at one place the later covers the first.
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            kind, depth = mount.fstype, len(point.parts)
+    return kind
+
+
+def keep_to_ourselves(folder: Path) -> None:
+    """Let nobody else open the storage folder or what lies in it, whatever was allowed before.
+
+    Files that this process and its children make from now on are 0600, folders 0700. Whose folder
+    it is not cannot change it; `midslice check` names it.
+    """
+    os.umask(OTHERS)
+    for path in (folder, *folder.iterdir()):
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & OTHERS and not path.is_symlink():
+                path.chmod(mode & ~OTHERS)
 
 
 class Files:
@@ -77,6 +114,7 @@ class Files:
                 f"{self.incoming} and {self.folder / RECEIVED} lie on different file systems: "
                 "a rename between them is not atomic; keep both on one"
             )
+        self.names_last = file_system(self.folder) in NAMES_LAST_WITH_FILES
 
     def free_bytes(self) -> int:
         """The room that is left on the disk."""
@@ -113,10 +151,18 @@ class Files:
             self._make_folder(folder)
         return folder
 
+    def seal(self, file: Path, digest: str) -> Path:
+        """Bring a received file to disk under a name that says what has to be in it; that name."""
+        with _room():
+            sealed = file.rename(file.with_name(f"{file.stem}.{digest}{WHOLE}"))
+            sync(sealed)
+        return sealed
+
     def move(self, temporary: Path, relative: str) -> Path:
         """Rename a file into place; returns its folder, which is not fsynced yet.
 
-        A second call finds the file in place and changes nothing.
+        Where names last with files it need not be: a sealed file is safe under either name. A
+        second call finds the file in place and changes nothing.
         """
         target = self.path(relative)
         with _room():
@@ -125,7 +171,10 @@ class Files:
             except FileNotFoundError:
                 if target.exists():
                     return target.parent
-                self._make_folder(target.parent)
+                if self.names_last:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                else:
+                    self._make_folder(target.parent)
                 temporary.rename(target)
         return target.parent
 
@@ -181,26 +230,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def settle(path: Path, known_digest: str = "") -> tuple[str, int]:
-    """Fsync a received Part 10 file; the SHA-256 of its data set as it was sent, and its size.
-
-    The digest is worked out where the caller has not done so while the file was written.
-    """
-    with _room(), path.open("rb") as file:
-        os.fsync(file.fileno())
-        size = os.fstat(file.fileno()).st_size
-        return known_digest or _data_set_digest(file), size
-
-
 def received_digest(path: Path) -> str:
-    """The SHA-256 of the data set of a received file, as `settle` took it."""
+    """The SHA-256 of the data set of a received Part 10 file, as it was sent."""
     with path.open("rb") as file:
-        return _data_set_digest(file)
+        file.seek(data_set_offset(file) or 0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _data_set_digest(file: BufferedReader) -> str:
-    file.seek(data_set_offset(file) or 0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def is_sealed(path: Path) -> bool:
+    """True where a file holds what its name says: it is whole, and may have been acknowledged."""
+    sealed = SEALED.fullmatch(path.name)
+    return sealed is not None and received_digest(path) == sealed.group(1)
 
 
 def digest(path: Path) -> str:

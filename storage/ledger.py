@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 
 from storage.archive import lock_series
+from storage.commitment_scu import ask_for_proof
 from storage.database import Database, to_delivery, to_records
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE, Holder, Leases
@@ -113,12 +114,14 @@ class Ledger:
         reason: str = "",
         sentence: str = "",
         left_out: Collection[str] = (),
+        *,
+        is_asked_for_proof: bool = False,
     ) -> None:
         """End a delivery: everything is stored, but for what the sentence names.
 
         That is supplements, and objects of the kinds that the destination is not to have.
         """
-        with self._leases.holding(leased) as (db, _):
+        with self._leases.holding(leased) as (db, row):
             unsent = db.execute(_unsent(leased.id, leased.derived_id)).all()
             left = sum(not row.is_supplement and row.kind not in left_out for row in unsent)
             if left or (unsent and not sentence):
@@ -127,6 +130,8 @@ class Ledger:
                 )
             done = {"state": DeliveryState.SENT, "finished_at": self._now(), "failures": 0}
             set_delivery(db, leased.id, reason=reason, sentence=sentence, **done, **IDLE)
+            if is_asked_for_proof:
+                ask_for_proof(self._database, db, row, self._now())
 
     def retry(
         self, leased: Delivery, due_at: float, reason: str, sentence: str, *, is_first: bool = False
@@ -325,6 +330,10 @@ def delivery_rows() -> Select[*tuple[Any, ...]]:
     stored = select(func.count()).where(
         delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.stored == 1
     )
+    confirmed = select(func.count()).where(
+        delivery_instance.c.delivery_id == delivery.c.id,
+        delivery_instance.c.confirmed_at.is_not(None),
+    )
     total = select(func.count()).where(derived_instance.c.derived_id == delivery.c.derived_id)
     commented = and_(
         delivery_instance.c.delivery_id == delivery.c.id, delivery_instance.c.comment != ""
@@ -338,6 +347,7 @@ def delivery_rows() -> Select[*tuple[Any, ...]]:
         derived.c.folder,
         func.coalesce(comment.scalar_subquery(), "").label("comment"),
         stored.scalar_subquery().label("sent"),
+        confirmed.scalar_subquery().label("confirmed"),
         total.scalar_subquery().label("total"),
     ).join(derived, derived.c.id == delivery.c.derived_id)
 
@@ -404,6 +414,55 @@ def object_states(database: Database, job_id: int) -> tuple[ObjectState, ...]:
         .order_by(func.min(derived_instance.c.id), delivery.c.destination)
     )
     return database.records(ObjectState, query)
+
+
+@dataclass(frozen=True)
+class InstanceState:
+    """An instance of a job's result, and what one destination has answered and proved of it."""
+
+    destination: str
+    instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+    kind: str
+    generated: bool
+    offers: int
+    status: int | None  # the DIMSE status; None: no answer yet
+    comment: str  # may name a patient
+    stored: bool
+    answered_at: float | None
+    confirmed: bool
+    confirmed_at: float | None
+    evidence: str | None  # commitment, query
+    commitment_failure: int | None  # the Failure Reason of the last report
+
+
+def instance_states(database: Database, job_id: int) -> tuple[InstanceState, ...]:
+    """The ledger of a job: each instance of its result at each destination."""
+    columns = delivery_instance.c
+    of_delivery = and_(
+        columns.delivery_id == delivery.c.id, columns.derived_instance_id == derived_instance.c.id
+    )
+    of_result = ("instance_uid", "sop_class_uid", "series_uid", "kind", "generated")
+    answers = ("status", "answered_at", "confirmed_at", "evidence", "commitment_failure")
+    query = (
+        select(
+            delivery.c.destination,
+            *(derived_instance.c[name] for name in of_result),
+            *(columns[name] for name in answers),
+            func.coalesce(columns.offers, 0).label("offers"),
+            func.coalesce(columns.comment, "").label("comment"),
+            func.coalesce(columns.stored, 0).label("stored"),
+            columns.confirmed_at.is_not(None).label("confirmed"),
+        )
+        .select_from(delivery)
+        .join(derived_instance, derived_instance.c.derived_id == delivery.c.derived_id)
+        .join(job, job.c.derived_id == delivery.c.derived_id)
+        .outerjoin(delivery_instance, of_delivery)
+        .where(job.c.id == job_id)
+        .order_by(delivery.c.id, derived_instance.c.id)
+    )
+    return database.records(InstanceState, query)
 
 
 def answer_counts(database: Database, delivery_id: int) -> tuple[AnswerCount, ...]:

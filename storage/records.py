@@ -46,6 +46,28 @@ class DeliveryState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class CommitmentState(StrEnum):
+    """The states of the storage commitment that a destination is asked for."""
+
+    QUEUED = "queued"  # it is asked, or asked again, when it is due
+    RUNNING = "running"
+    WAITING = "waiting"  # for the report of the destination
+    SENDING = "sending"  # what was not committed is sent again
+    CONFIRMED = "confirmed"
+    FAILED = "failed"  # a person was told: the delivery is held
+    UNPROVED = "unproved"  # neither a report nor C-FIND: a person was told
+    CANCELLED = "cancelled"  # the delivery began anew
+
+
+class ReportState(StrEnum):
+    """The states of a report of storage commitment that the node owes a sender."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SENT = "sent"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class Received:
     """One instance as a peer sent it: identifiers already validated, bytes in `incoming`."""
@@ -294,6 +316,82 @@ class Delivery:
     sent: int
     confirmed: int
     total: int
+
+
+class Evidence(StrEnum):
+    """What proves that a destination keeps an instance."""
+
+    COMMITMENT = "commitment"
+    QUERY = "query"  # C-FIND at IMAGE level names its UID
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """The storage commitment asked of a destination for what it has stored of one delivery."""
+
+    id: int
+    delivery_id: int
+    destination: str
+    state: CommitmentState
+    reason: str
+    sentence: str
+    queued_at: float  # since the delivery was sent
+    due_at: float
+    finished_at: float | None
+    attempt: int
+    evidence: Evidence  # what is tried next
+    tries: int  # reports since the delivery was sent that named failures
+    failures: int  # to reach the peer, in a row
+    resent: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A SOP Class and a SOP Instance, as storage commitment names them."""
+
+    sop_class_uid: str
+    instance_uid: str
+
+
+@dataclass(frozen=True)
+class Unconfirmed:
+    """An instance that a destination has stored, and has not proved yet to keep."""
+
+    id: int  # of the derived instance
+    sop_class_uid: str
+    instance_uid: str
+    series_uid: str
+    study_uid: str
+    is_supplement: bool
+    failure: int | None  # the Failure Reason of the last report
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(self.sop_class_uid, self.instance_uid)
+
+
+@dataclass(frozen=True)
+class CommitmentReport:
+    """The content of an N-EVENT-REPORT of storage commitment, of either direction."""
+
+    transaction_uid: str
+    committed: tuple[Reference, ...]
+    failed: Mapping[Reference, int]  # with the Failure Reason
+    calling_ae: str = ""
+
+
+@dataclass(frozen=True)
+class OwedReport:
+    """A report that the node owes a sender which has asked for storage commitment."""
+
+    id: int
+    calling_ae: str
+    called_ae: str
+    transaction_uid: str
+    references: tuple[Reference, ...]
+    asked_at: float
+    attempt: int
+    tries: int
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,23 @@
 """After a crash, and after a lost database: files without a row get one, broken ones go.
 
-The order in which an instance is kept (fsync, rows, rename, folder fsync, commit) leaves a file
-without a row where the node dies before the commit, and never a row without its file.
+An instance is kept in this order: its file is sealed, which brings it to disk (`storage/files.py`);
+it gets its row and its name in the archive; its peer hears Success. A power cut may take back the
+row, the name or both, since neither is synced by itself, but never the sealed file. So there may be
+a file without a row, here or there, and a row whose file still lies in `incoming`.
 """
 
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import ColumnElement, Connection, and_, select, true, update
 
 from storage.archive import UNKNOWN_AE, Archive, lock_series
 from storage.database import Database
-from storage.files import DERIVED, RECEIVED, WHOLE, Files
+from storage.files import DERIVED, RECEIVED, Files, is_sealed, received_digest
 from storage.records import DAY, JobState, Received, Recovered
 from storage.schema import derived, instance, job, series
 from storage.site import notices
@@ -26,8 +28,9 @@ logger = logging.getLogger(__name__)
 ReadHeader = Callable[[Path], Received | None]
 
 INDEXED = (
-    "{files} received files of {series} series were in the archive but not in the database: the "
-    "node was killed while it received them, or its database was lost or is older than they are. "
+    "{files} received files of {series} series were on disk but not in the database: the power "
+    "failed or the node was killed while it received them, or its database was lost or is older "
+    "than they are. "
     "They are processed as if they had just been received; what no route takes is kept for "
     "storage.keep_days."
 )
@@ -50,78 +53,103 @@ def recover(
     """
     database, files = archive.database, archive.files
     _forget_missing(database, files, series.c.purged_at.is_not(None))  # died within a purge
-    incoming = _from_incoming(archive, read_header, called_ae)
-    litter = _unused_results(database, files)
-    archived = _from_archive(archive, read_header, called_ae, since=since - SLACK_SECONDS)
-    return replace(
-        archived,
-        indexed=incoming.indexed + archived.indexed,
-        removed=incoming.removed + litter + archived.removed,
-        unreadable=incoming.unreadable + archived.unreadable,
-    )
+    findings = _Findings()
+    # Names in the archive are given in the order of arrival: what still lies in incoming is newer,
+    # and of two versions of an instance the one that came last counts.
+    since -= SLACK_SECONDS
+    _look_at_archive(archive, read_header, called_ae, findings, since=since)
+    _look_at_incoming(archive, read_header, called_ae, findings)
+    findings.removed += _unused_results(database, files)
+    _tell(database, findings)
+    return findings.recovered()
 
 
 def reindex(archive: Archive, read_header: ReadHeader, *, called_ae: str = UNKNOWN_AE) -> Recovered:
     """Rebuild the index from the files; rows whose file is gone say so then."""
     missing = _forget_missing(archive.database, archive.files, true())
-    return replace(_from_archive(archive, read_header, called_ae, since=0), missing=missing)
+    findings = _Findings()
+    _look_at_archive(archive, read_header, called_ae, findings, since=0)
+    _tell(archive.database, findings)
+    return replace(findings.recovered(), missing=missing)
 
 
-def _from_incoming(archive: Archive, read_header: ReadHeader, called_ae: str) -> Recovered:
+@dataclass
+class _Findings:
+    """What has been found so far: paths relative to the storage folder."""
+
+    indexed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    series_uids: set[str] = field(default_factory=set)  # of what was indexed
+
+    def recovered(self) -> Recovered:
+        """The same as a record."""
+        return Recovered(tuple(self.indexed), tuple(self.removed), tuple(self.unreadable))
+
+
+def _look_at_incoming(
+    archive: Archive, read_header: ReadHeader, called_ae: str, findings: _Findings
+) -> None:
+    """Put what is sealed into the archive; anything else was cut short and never acknowledged."""
     files = archive.files
-    indexed, removed, unreadable = [], [], []
     for file in _files_in(files.incoming):
         relative = str(file.relative_to(files.folder))
-        is_read, received = _read(read_header, file) if file.suffix == WHOLE else (True, None)
-        if not is_read:
-            unreadable.append(relative)
+        if not is_sealed(file):
+            file.unlink()
+            findings.removed.append(relative)  # its peer never heard Success and sends it again
             continue
+        received = _read(read_header, file)
         if received is None:
-            removed.append(relative)  # its peer never heard Success and sends it again
-        else:
-            archive.restore(received, file, called_ae)
-            indexed.append(relative)
-        file.unlink(missing_ok=True)
-    return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
+            findings.unreadable.append(relative)
+            continue
+        place = files.received_path(received.study_uid, received.series_uid, received_digest(file))
+        if _known(archive.database, (place,)):
+            files.move(file, place)  # its row says where it belongs, and by whom it came
+            continue
+        archive.restore(received, file, called_ae)
+        findings.indexed.append(relative)
+        findings.series_uids.add(received.series_uid)
 
 
-def _from_archive(
-    archive: Archive, read_header: ReadHeader, called_ae: str, *, since: float
-) -> Recovered:
+def _look_at_archive(
+    archive: Archive,
+    read_header: ReadHeader,
+    called_ae: str,
+    findings: _Findings,
+    *,
+    since: float,
+) -> None:
+    """Index what has no row in folders that changed since then."""
     files = archive.files
-    indexed, removed, unreadable = [], [], []
-    series_uids = set()
     for folder in _folders_changed(files.folder / RECEIVED, since):
         by_path = {str(file.relative_to(files.folder)): file for file in _files_in(folder)}
         known = _known(archive.database, tuple(by_path))
         for relative, file in by_path.items():
             if relative in known:
                 continue
-            _, received = _read(read_header, file)
+            received = _read(read_header, file)
             if received is None:
-                unreadable.append(relative)  # it may have been acknowledged: a person decides
+                findings.unreadable.append(relative)  # may have been acknowledged: a person decides
             elif _was_purged(archive.database, received, file):
                 file.unlink(missing_ok=True)
-                removed.append(relative)
+                findings.removed.append(relative)
             else:
                 archive.restore(received, file, called_ae)
-                indexed.append(relative)
-                series_uids.add(received.series_uid)
-    _tell(archive.database, len(indexed), len(series_uids), unreadable)
-    return Recovered(tuple(indexed), tuple(removed), tuple(unreadable))
+                findings.indexed.append(relative)
+                findings.series_uids.add(received.series_uid)
 
 
-def _read(read_header: ReadHeader, file: Path) -> tuple[bool, Received | None]:
-    """The reader's answer, and True before it where it came to one.
+def _read(read_header: ReadHeader, file: Path) -> Received | None:
+    """What the file holds, or None where it cannot be read.
 
     What a peer has sent can make a reader raise anything, and one such file must never keep the
-    node from starting: this loop over files goes on.
+    node from starting: the loop over files goes on.
     """
     try:
-        return True, read_header(file)
+        return read_header(file)
     except Exception:
         logger.exception("file not read", extra={"file": file.name})
-        return False, None
+        return None
 
 
 def _folders_changed(archive: Path, since: float) -> Iterator[Path]:
@@ -132,7 +160,9 @@ def _folders_changed(archive: Path, since: float) -> Iterator[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file())
+    """The files of a folder in the order in which they were written."""
+    files = (file for file in folder.iterdir() if file.is_file())
+    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
 def _known(database: Database, relative: Sequence[str]) -> frozenset[str]:
@@ -154,9 +184,11 @@ def _was_purged(database: Database, received: Received, file: Path) -> bool:
         return db.execute(purged.where(same).limit(1)).first() is not None
 
 
-def _tell(database: Database, files: int, of_series: int, unreadable: Sequence[str]) -> None:
+def _tell(database: Database, findings: _Findings) -> None:
     """Let people know of files without a row: the database was lost, or the node was killed."""
     sentences = []
+    files, of_series = len(findings.indexed), len(findings.series_uids)
+    unreadable = findings.unreadable
     if files:
         sentences.append(INDEXED.format(files=files, series=of_series))
     if unreadable:

@@ -26,10 +26,12 @@ from storage.files import Files
 from storage.records import DAY, DeliveryState, Expired, JobState, Purged
 from storage.schema import (
     OPEN_ARRIVAL,
+    OPEN_COMMITMENT,
     arrival,
     arrival_association,
     association,
     audit,
+    commitment,
     delivery,
     derived,
     instance,
@@ -143,6 +145,7 @@ def _finished(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         series.c.id,
         series.c.series_uid,
         series.c.last_at,
+        series.c.committed_at,
         completed.scalar_subquery().label("completed_at"),
         ended.scalar_subquery().label("ended_at"),
         delivered.scalar_subquery().label("delivered_at"),
@@ -156,6 +159,7 @@ def _finished(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         ~arriving,
         ~exists().where(of_jobs, or_(job.c.state.in_(PENDING), _failed())),
         ~exists().where(of_results, delivery.c.state.in_(UNDELIVERED)),
+        ~exists().where(of_results, commitment.c.delivery_id == delivery.c.id, OPEN_COMMITMENT),
     )
 
 
@@ -166,9 +170,10 @@ def _failed() -> ColumnElement[bool]:
 
 
 def _expired(row: Row[*tuple[Any, ...]]) -> Expired:
-    times = (row.last_at, row.completed_at, row.ended_at, row.delivered_at)
+    times = (row.last_at, row.completed_at, row.ended_at, row.delivered_at, row.committed_at)
     since = max(time for time in times if time is not None)
-    if row.has_result or row.is_restored:  # of the latter nobody has heard before
+    is_promised = row.committed_at is not None  # to a sender that may have deleted it since
+    if row.has_result or row.is_restored or is_promised:  # of a restored one nobody has heard
         return Expired(row.id, row.series_uid, "keep_days", since)
     return Expired(row.id, row.series_uid, "keep_unrouted_days", since)
 

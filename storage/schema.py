@@ -24,9 +24,12 @@ from sqlalchemy.schema import SchemaItem
 from storage.migrations import NAMES
 from storage.records import (
     ArrivalState,
+    CommitmentState,
     DeliveryState,
+    Evidence,
     JobState,
     MessageState,
+    ReportState,
     RequestState,
     Role,
     SelfTestState,
@@ -131,6 +134,7 @@ series = _table(
     _time("first_at"),
     _time("last_at", index=True),
     _time("purged_at", nullable=True),
+    _time("committed_at", nullable=True),  # the last time that a sender was promised to keep it
     UniqueConstraint("study_uid", "series_uid"),
 )
 # What a phone call names: found by how it begins, in PostgreSQL in any collation.
@@ -340,6 +344,70 @@ delivery_instance = _table(
     _count("offers"),
     _count("not_understood"),  # A9xx, Cxxx
     _time("answered_at", nullable=True),
+    _time("confirmed_at", nullable=True),  # since it counts as stored: the first proof
+    Column("evidence", String(16)),
+    Column("commitment_failure", Integer),  # the Failure Reason (0008,1197) of the last report
+    CheckConstraint("confirmed_at IS NULL OR (stored = 1 AND evidence IS NOT NULL)", name="proof"),
+)
+
+# Storage commitment as SCU, a row for each delivery to a destination that is asked for it.
+# queued -> running -> waiting -> confirmed; waiting, running -> queued to ask again, or by C-FIND;
+# -> sending, until the delivery is sent again: queued; -> failed, unproved: a person is told;
+# -> cancelled: the delivery began anew. A report of a request that counts ends any of them.
+commitment = _table(
+    "commitment",
+    _id(),
+    Column("delivery_id", Integer, ForeignKey("delivery.id"), nullable=False, unique=True),
+    Column("destination", String(64), nullable=False),
+    *_work(CommitmentState),
+    Column("evidence", String(16), nullable=False),  # what is tried next
+    _count("tries"),
+    _count("failures"),
+    _count("resent"),
+    _one_of(Evidence, "evidence"),
+    CheckConstraint("state NOT IN ('failed', 'unproved') OR reason <> ''", name="reason"),
+)
+OPEN_COMMITMENT = _index_part(
+    commitment, "open", "state IN ('queued', 'running', 'waiting')", "destination due_at"
+)
+
+# An N-ACTION: its row is written before it is sent, so that no report can come too early.
+commitment_request = _table(
+    "commitment_request",
+    _id(),
+    _reference("commitment.id"),
+    Column("transaction_uid", String(64), nullable=False, unique=True),
+    _time("asked_at"),
+    Column("status", Integer),  # of the N-ACTION response; NULL = none came yet
+    _time("reported_at", nullable=True),
+    _text("reported_by"),  # the calling AE title
+    _count("committed"),  # instances
+    _count("failed"),
+    _count("void"),  # 1: the delivery began anew since; what is reported does not count
+)
+
+# Storage commitment as SCP. queued -> running -> sent | failed; running -> queued to try again.
+owed_report = _table(
+    "owed_report",
+    _id(),
+    Column("calling_ae", String(16), nullable=False),
+    Column("called_ae", String(16), nullable=False),
+    Column("transaction_uid", String(64), nullable=False),
+    _text("instances", "[]"),  # JSON: SOP Class and SOP Instance UIDs
+    *_states(ReportState),
+    _time("asked_at", index=True),
+    _time("due_at"),
+    *_lease(),
+    _count("tries"),
+    _time("done_at", nullable=True),
+    _count("committed"),
+    _count("failed"),
+    _text("sentence"),
+    UniqueConstraint("calling_ae", "transaction_uid"),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+)
+OPEN_REPORT = _index_part(
+    owed_report, "open", "state IN ('queued', 'running')", "calling_ae due_at"
 )
 
 # One row a running or past process of the node on this storage.

@@ -10,9 +10,20 @@ from sqlalchemy import Connection, Row, Select, Table, and_, func, or_, select, 
 from storage.database import MARK, Database, to_job, to_names
 from storage.errors import NotFound, WrongState
 from storage.leases import IDLE
-from storage.records import SUPERSEDED, Attempt, DeliveryState, Enqueued, Job, JobState, JobVerdict
+from storage.records import (
+    SUPERSEDED,
+    Attempt,
+    CommitmentState,
+    DeliveryState,
+    Enqueued,
+    Job,
+    JobState,
+    JobVerdict,
+)
 from storage.schema import (
     attempt,
+    commitment,
+    commitment_request,
     delivery,
     delivery_instance,
     derived,
@@ -26,7 +37,7 @@ from storage.schema import (
 
 JobRow: TypeAlias = Row[*tuple[Any, ...]]
 
-# Rows are locked in one order everywhere: series, job, delivery, derived.
+# Rows are locked in one order everywhere: series, job, delivery, commitment, derived.
 
 # So often may a job kill its worker, or lose it with the whole node, before a person is asked.
 MOST_DEATHS = 3
@@ -318,10 +329,16 @@ def queued_again(now: float) -> dict[str, object]:
 
 
 def offer_again(db: Connection, delivery_id: int, priority: int, now: float) -> None:
-    """Start a delivery anew: nothing counts as stored; how often it was offered stays."""
+    """Start a delivery anew: nothing counts as stored or proved; how often it was offered stays."""
     again = {"stored": 0, "status": None, "not_understood": 0}
+    unproved = {"confirmed_at": None, "evidence": None, "commitment_failure": None}
     ledger = delivery_instance.c.delivery_id == delivery_id
-    db.execute(update(delivery_instance).where(ledger).values(**again))
+    db.execute(update(delivery_instance).where(ledger).values(**again, **unproved))
+    mine = commitment.c.delivery_id == delivery_id
+    before = commitment_request.c.commitment_id.in_(select(commitment.c.id).where(mine))
+    db.execute(update(commitment_request).where(before).values(void=1))
+    ended = {"state": CommitmentState.CANCELLED, "reason": "", "resent": 0, **IDLE}
+    db.execute(update(commitment).where(mine).values(**ended, finished_at=now))
     set_delivery(db, delivery_id, priority=priority, **queued_again(now))
 
 

@@ -8,10 +8,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from node.demo.peers import DemoError, NodeChild, midslice_program
+from node.web import access
+from storage.database import Database
+from storage.records import Role
+from storage.site import people
 
 MIDSLICE = midslice_program()
 START_SECONDS = 90.0
@@ -27,6 +33,8 @@ DEFAULTS: dict[str, object] = {
     "memory_gb": 0.0,
     "workers": 1,
     "min_free_gb": 0.1,
+    "keep_days": 7.0,
+    "direct_receive": True,
     "database": "",
 }
 
@@ -37,11 +45,13 @@ host = "127.0.0.1"
 port = {port}
 shutdown_seconds = {shutdown_seconds}
 timezone = "Europe/Berlin"
+direct_receive = {direct_receive}
 
 [storage]
 folder = "var"
 database = "{database}"
 min_free_gb = {min_free_gb}
+keep_days = {keep_days}
 
 [completion]
 quiet_seconds = {quiet_seconds}
@@ -113,6 +123,8 @@ class NodeProcess:
     def __init__(self, folder: Path, *parts: str, port: int = 0, **settings: object) -> None:
         self.folder = folder
         self.port = port
+        self.program = MIDSLICE  # or one that starts it in another way
+        self.environment: dict[str, str] = {}
         self.web_port = 0
         self._node: NodeChild | None = None
         self._hurry = folder / "hurry"
@@ -121,20 +133,38 @@ class NodeProcess:
     def configure(self, *parts: str, **settings: object) -> None:
         """Write config.toml."""
         values = DEFAULTS | {"port": self.port} | settings
+        values["direct_receive"] = json.dumps(values["direct_receive"])
         self.database = str(values["database"])
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.toml").write_text(CONFIG.format(**values) + "".join(parts))
 
-    def start(self) -> "NodeProcess":
-        """Start and wait until it listens."""
+    def launch(self) -> None:
+        """Start it; whoever calls waits for what it is to do."""
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         environment["MIDSLICE_TEST_HURRY"] = str(self._hurry)
         self._node = NodeChild(
-            self.folder / "config.toml", bad_ends=(), environment=environment, stop_seconds=40.0
+            self.folder / "config.toml",
+            program=self.program,
+            bad_ends=(),
+            environment=environment | self.environment,
+            stop_seconds=40.0,
         )
+
+    def start(self) -> "NodeProcess":
+        """Start and wait until it listens."""
+        self.launch()
         listening = self.event("node listening", seconds=START_SECONDS)
         self.port, self.web_port = listening["port"], listening["web_port"]
         return self
+
+    @cached_property
+    def proof(self) -> dict[str, str]:
+        """The headers of a program that may do everything by REST."""
+        text = access.new_token()
+        with closing(Database.for_folder(self.folder / "var", self.database)) as database:
+            role, digest = Role.ADMINISTRATOR, access.digest(text)
+            people.add_token(database, time.time(), "test", "script", role, digest)
+        return {"Authorization": f"Bearer {text}"}
 
     def slow_down(self) -> None:
         """From now on the slow model takes its time again, as it does at first."""
@@ -185,8 +215,13 @@ class NodeProcess:
         self.node.child.signal(signal.SIGHUP)
 
     def kill(self) -> None:
-        """The power fails."""
+        """The parent dies, and its children after it."""
         self.node.child.signal(signal.SIGKILL)
+        self.wait(20.0)
+
+    def kill_all(self) -> None:
+        """The power fails: all of its processes die at once."""
+        os.killpg(self.pid, signal.SIGKILL)  # it leads a session of its own
         self.wait(20.0)
 
     def wait(self, seconds: float = 60.0) -> int:

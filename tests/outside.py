@@ -34,7 +34,8 @@ def hook() -> Iterator[Hook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            made.posted.append(json.loads(content) | {"path": self.path})
+            proof = self.headers["Authorization"]
+            made.posted.append(json.loads(content) | {"path": self.path, "proof": proof})
             threading.Event().wait(made.seconds)
             status = made.answers.pop(0) if made.answers else 204
             self.send_response(status)

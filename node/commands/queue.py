@@ -1,5 +1,6 @@
 """Commands about the queue: received series, their jobs, and the changes that an operator makes."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,12 @@ from node import wording
 from node.commands import terminal
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import NodeError, UsageError
-from storage.records import Arrival, Delivery, Instance, Job, JobState, Series
+from storage.records import Arrival, Commitment, Delivery, Instance, Job, JobState, Series
 
 if TYPE_CHECKING:
     from node.config import Completion, Config
     from node.store import Store
+    from storage.ledger import InstanceState
     from storage.queries.find import Wanted
 
 ROUTE_CHANGED = "its route has changed since"
@@ -189,21 +191,64 @@ def _no_jobs(wanted: "Wanted", *, has_series: bool) -> str:
 def job(job_id: JobId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """One job with its attempts, instances and deliveries."""
     from node.web.api import answers
+    from storage.commitment_scu import of_deliveries
 
     with opened(config) as store:
         row, zone = store.queue.get(job_id), store.zone
         deliveries = store.ledger.of_job(job_id)
+        proofs = of_deliveries(store.database, [delivery.id for delivery in deliveries])
         attempts = store.queue.attempts(job_id)
         instances = store.queue.instances(job_id)
         senders = store.queue.senders(job_id)
     if as_json:
-        whole = answers.job_in_full(row, deliveries, attempts, instances, senders, zone)
+        whole = answers.job_in_full(row, deliveries, attempts, instances, senders, proofs, zone)
         terminal.print_json(whole)
         return
     _print_facts(row, len(instances), senders, zone)
     columns = (("attempt", "number"), "worker", "started_at", "ended_at", "outcome", "detail")
     terminal.tabulate(attempts, columns, zone, empty="It has not been tried yet.")
-    _print_deliveries(deliveries, zone)
+    _print_deliveries(deliveries, proofs, zone)
+
+
+def ledger(
+    job_id: JobId,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A row an instance, as CSV.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Each instance of a job's result at each destination: answers, and proof that it is kept."""
+    from node.web.api import answers
+    from storage.ledger import instance_states
+
+    with opened(config) as store:
+        store.queue.get(job_id)
+        instances, zone = instance_states(store.database, job_id), store.zone
+    if as_csv:
+        sys.stdout.write(answers.ledger_csv(instances, zone))
+        return
+    terminal.show(
+        instances,
+        (
+            "destination",
+            "instance_uid",
+            "kind",
+            "offers",
+            ("status", lambda it: "" if it.status is None else f"{it.status:04X}"),
+            "answered_at",
+            "confirmed_at",
+            ("by", lambda it: it.evidence or ""),
+            ("failure", _failure),
+        ),
+        zone,
+        as_json=as_json,
+        document=lambda it, zone: answers.ledger([it], zone)[0],
+        empty="Nothing of it was to be delivered.",
+    )
+
+
+def _failure(instance: "InstanceState") -> str:
+    failure = instance.commitment_failure
+    return "" if failure is None else f"{failure:04X}"
 
 
 def _print_facts(job: Job, instances: int, senders: Sequence[str], zone: tzinfo | None) -> None:
@@ -232,14 +277,16 @@ def _print_facts(job: Job, instances: int, senders: Sequence[str], zone: tzinfo 
     )
 
 
-def _print_deliveries(deliveries: Sequence[Delivery], zone: tzinfo | None) -> None:
+def _print_deliveries(
+    deliveries: Sequence[Delivery], proofs: Mapping[int, Commitment], zone: tzinfo | None
+) -> None:
     columns: tuple[terminal.Column[Delivery], ...] = (
         "destination",
         "state",
         ("sent", lambda delivery: f"{delivery.sent}/{delivery.total}"),
         ("confirmed", lambda delivery: f"{delivery.confirmed}/{delivery.total}"),
         ("next try", lambda d: terminal.when(d.due_at, zone) if d.state == "queued" else ""),
-        ("why", "sentence"),
+        ("why", lambda d: " ".join(filter(None, (d.sentence, wording.proof(proofs.get(d.id)))))),
     )
     terminal.tabulate(deliveries, columns, zone, empty="It has no deliveries.")
 

@@ -7,6 +7,7 @@ from node.config.sections import FINDING_OPTIONS as FINDING_OPTIONS
 from node.config.sections import JUDGING_OPTIONS as JUDGING_OPTIONS
 from node.config.sections import SENDER as SENDER
 from node.config.sections import SLICE_OPTIONS as SLICE_OPTIONS
+from node.config.sections import Commitment as Commitment
 from node.config.sections import Completion as Completion
 from node.config.sections import Condition as Condition
 from node.config.sections import Config as Config
@@ -15,6 +16,7 @@ from node.config.sections import Destination as Destination
 from node.config.sections import ExpectedSender as ExpectedSender
 from node.config.sections import ModelEntry as ModelEntry
 from node.config.sections import Notify as Notify
+from node.config.sections import ReportAddress as ReportAddress
 from node.config.sections import Route as Route
 from node.config.sections import Storage as Storage
 from node.config.sections import Tls as Tls

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -133,6 +134,10 @@ class _Reader:
 def _line(place: str, kind: type[Section], given: Mapping[str, object], error: ErrorDetails) -> str:
     """One mistake as `destination[2].port = "x": integer 1-65535`."""
     loc = error["loc"]
+    inner = _table_within(kind, loc)
+    if inner is not None:
+        within: ErrorDetails = {**error, "loc": loc[1:]}
+        return _line(f"{place}.{loc[0]}", inner, given, within)
     if error["type"] == "extra_forbidden":
         parent = Condition if len(loc) > 1 else kind
         return _unknown(_joined(place, loc[:-1]), str(loc[-1]), _keys(parent))
@@ -145,8 +150,15 @@ def _line(place: str, kind: type[Section], given: Mapping[str, object], error: E
     says = _sentence(error)
     if error["type"] != "value_error" and allowed and len(loc) < 3:
         says = allowed
-    value = "..." if key == "database" else error["input"]  # may hold a password
+    value = "..." if key in HIDING else error["input"]
     return f"{_joined(place, loc)} = {_shown(value)}: {says}"
+
+
+def _table_within(kind: type[Section], loc: Sequence[int | str]) -> type[Section] | None:
+    """The table in a table that a mistake lies in, as `commitment` of a destination."""
+    field = kind.model_fields.get(str(loc[0])) if len(loc) > 1 else None
+    kinds = get_args(field.annotation) if field is not None else ()
+    return next((it for it in kinds if isinstance(it, type) and issubclass(it, Section)), None)
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -161,7 +173,7 @@ def _unknown(place: str, key: str, allowed: Sequence[str]) -> str:
 
 def _keys(kind: type[Section]) -> list[str]:
     keys = [field.alias or name for name, field in kind.model_fields.items()]
-    return [key for key in keys if key not in {"*", "commitment"}]
+    return [key for key in keys if key != "*"]
 
 
 def _joined(place: str, loc: Sequence[int | str]) -> str:
@@ -355,13 +367,18 @@ def _senders(config: Config) -> Iterator[str]:
             )
 
 
+# The values of these keys may hold a password: no message repeats them.
+HIDING = ("database", "webhooks")
+
+
 def to_values(config: Config) -> dict[str, object]:
-    """The configuration as JSON for pages: the password of the database is left out."""
+    """The configuration as JSON for pages, without passwords and keys in addresses."""
     values = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     url = config.storage.database
     if url:
-        values["storage"]["database"] = make_url(url).render_as_string(hide_password=True)
-    values["notify"]["webhooks"] = [_without_path(url) for url in config.notify.webhooks]
+        shown = make_url(url).set(query={})
+        values["storage"]["database"] = shown.render_as_string(hide_password=True)
+    values["notify"]["webhooks"] = [_place_of(url) for url in config.notify.webhooks]
     return values
 
 
@@ -378,7 +395,9 @@ def _with_tuples(value: object) -> object:
     return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _without_path(url: str) -> str:
-    """The address of a webhook is often its key."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}/..."
+def _place_of(url: str) -> str:
+    """The host of a webhook: the rest of its address is often its key, or a password."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = f":{parts.port}" if parts.port is not None else ""
+    return f"{parts.scheme}://{host}{port}/..."

@@ -56,11 +56,14 @@ Scalar: TypeAlias = str | int | float
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
+COMMITMENT = "a table of ae_title, host, port, give_up_hours, wait_seconds; { } = all as they are"
+REPORT_ADDRESS = "a table of ae_title, host, port"
 HOURS = 'two times as "07:00-18:00"; "" = day and night'
 Event = Literal[
     "job_held",
     "job_failed",
     "delivery_held",
+    "delivery_unconfirmed",
     "result_superseded",
     "destination_down",
     "destination_up",
@@ -187,11 +190,6 @@ def _tls_of_destination(given: object) -> object:
     return given
 
 
-def not_yet(_: object) -> None:
-    """The validator of a key that a later release will take."""
-    raise ValueError("not yet supported")
-
-
 def _matching(pattern: str, sentence: str) -> AfterValidator:
     """Refuse a text that is not of this form; the sentence says the form."""
 
@@ -299,6 +297,12 @@ class Node(Section):
     def zone(self) -> tzinfo | None:
         """The zone of the times that people and results see; None is the system's own."""
         return ZoneInfo(self.timezone) if self.timezone else None
+
+    @property
+    def lets_anybody_in(self) -> bool:
+        """True where any AE title from any network may send: whoever reaches the port."""
+        is_everywhere = self.host in ("0.0.0.0", "::")  # noqa: S104 - it asks, and binds nothing
+        return is_everywhere and not (self.allowed_ae_titles or self.allowed_networks)
 
 
 class Storage(Section):
@@ -448,13 +452,22 @@ class Selftest(Section):
     minutes: AboveZero = 10.0
 
 
+class ReportAddress(Section):
+    """The address to which a sender's reports of storage commitment go."""
+
+    ae_title: AeTitleOrEmpty = ""  # empty = the sender's
+    host: Host
+    port: Port
+
+
 class ExpectedSender(Section):
-    """A peer that is expected to send, so that its silence means something."""
+    """A peer that is expected to send, or that may ask the node for storage commitment."""
 
     ae_title: AeTitle
     hours: HoursOrEmpty = Field("", description=HOURS)
     days: tuple[Day, ...] = Field(DAYS, strict=False, description=f"a list of {', '.join(DAYS)}")
-    silent_hours: AboveZero = 2.0
+    silent_hours: ZeroOrMore = 2.0  # 0: it may be silent for ever
+    commitment: ReportAddress | None = Field(None, description=REPORT_ADDRESS)
 
     def is_open(self, moment: datetime) -> bool:
         """True where the peer is expected to send at this local time."""
@@ -471,6 +484,16 @@ class ExpectedSender(Section):
         )
 
 
+class Commitment(Section):
+    """The AE that a destination is asked for storage commitment at; its own where it is empty."""
+
+    ae_title: AeTitleOrEmpty = ""
+    host: Host | None = Field(None, description="a host name or an address")
+    port: Port | None = Field(None, description="integer 1-65535")
+    give_up_hours: AboveZero = 24.0  # then C-FIND has to prove it
+    wait_seconds: ZeroOrMore = 10.0  # the association stays open so long for the report
+
+
 class Destination(Section):
     """A peer AE that gets results."""
 
@@ -485,11 +508,27 @@ class Destination(Section):
     tls: Annotated[DestinationTls | None, BeforeValidator(_tls_of_destination)] = Field(
         None, description="true, or a table of what differs from [tls]"
     )
-    commitment: Annotated[None, BeforeValidator(not_yet)] = Field(None, validate_default=False)
+    commitment: Commitment | None = Field(None, description=COMMITMENT)
 
     def address(self, ae_title: str) -> tuple[str, str, int, str, DestinationTls | None]:
         """AE title, host and port; what a node of that AE title calls itself there; and TLS."""
         return self.ae_title, self.host, self.port, self.calling_ae_title or ae_title, self.tls
+
+    def commitment_address(self, ae_title: str) -> tuple[str, str, int, str, DestinationTls | None]:
+        """The same of the AE that is asked for storage commitment."""
+        own = self.address(ae_title)
+        if self.commitment is None:
+            return own
+        title, host, port = self.commitment.ae_title, self.commitment.host, self.commitment.port
+        return title or own[0], host or own[1], port or own[2], *own[3:]
+
+    @property
+    def reporting_ae_titles(self) -> frozenset[str]:
+        """The calling AE titles under which it may report; none where it is not asked."""
+        if self.commitment is None:
+            return frozenset()
+        titles = (self.ae_title, *self.sends_as, self.commitment.ae_title)
+        return frozenset(title for title in titles if title)
 
 
 class Condition(Section):

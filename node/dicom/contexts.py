@@ -5,7 +5,10 @@ from collections.abc import Iterable, Mapping
 from pydicom import uid
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    Verification,
+)
 
 MAX_PDU_BYTES = 131072
 MAX_CONTEXTS = 128  # ids are the odd numbers from 1 to 255: PS3.8 9.3.2.2
@@ -74,6 +77,7 @@ DECODER_PACKAGES: Mapping[uid.UID, str] = {
     uid.HTJ2K: "pylibjpeg-openjpeg",
 }
 
+NOT_STORED = frozenset({str(Verification), str(StorageCommitmentPushModel)})
 STORAGE_SOP_CLASSES = tuple(
     sorted({str(context.abstract_syntax) for context in AllStoragePresentationContexts})
 )
@@ -86,6 +90,13 @@ def accepted_contexts() -> list[PresentationContext]:
     return [verification] + [
         build_context(sop_class, syntaxes) for sop_class in STORAGE_SOP_CLASSES
     ]
+
+
+def commitment_context(*, asks: bool, reports: bool) -> PresentationContext:
+    """The context of storage commitment for a peer that may ask, report, or both."""
+    context = build_context(StorageCommitmentPushModel, [*UNCOMPRESSED])
+    context.scu_role, context.scp_role = asks, reports
+    return context
 
 
 def proposed_contexts(wanted: Iterable[tuple[str, str]]) -> list[PresentationContext]:

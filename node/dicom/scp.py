@@ -21,8 +21,10 @@ from pynetdicom.transport import AssociationServer
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.association_log import AssociationLog, AssociationWriter, Entry
+from node.dicom.commitment import PUSH_MODEL, CommitmentDialogue, CommitmentService
 from node.dicom.contexts import (
     MAX_PDU_BYTES,
+    NOT_STORED,
     accepted_contexts,
     context_name,
 )
@@ -65,6 +67,8 @@ class Admission:
     # Calling AE title -> `Identity.marks` of certificates that may use it, over TLS alone. Such a
     # certificate may use no other title.
     certificates: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # Calling and called AE title of who may report on storage commitment, and do nothing else.
+    reporters: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
         self.parsed_networks()  # a wrong one is found where it is given, not at the first peer
@@ -85,6 +89,7 @@ class AssociationRequest:
     is_echo: bool = False  # for Verification and nothing else
     is_tls: bool = False
     identity: Identity | None = None  # of the certificate that it has shown
+    is_report: bool = False  # for Storage Commitment, perhaps with Verification
 
 
 @dataclass
@@ -198,13 +203,20 @@ class AssociationGate:
             return None
         if not _is_within(request.address, admission):
             return Refused(REJECT_NO_REASON, "network not allowed")
+        pair = (request.calling_ae, request.called_ae)
+        is_reporter = request.is_report and pair in admission.reporters
+        unknown = None if is_reporter else self._unknown(request)
+        return unknown or _wrong_certificate(request, admission) or self._too_many(request)
+
+    def _unknown(self, request: AssociationRequest) -> Refused | None:
+        admission = self.admission
         if admission.called_ae_titles and request.called_ae not in admission.called_ae_titles:
             return Refused(REJECT_CALLED, "called AE title not recognised")
         if admission.calling_ae_titles and request.calling_ae not in admission.calling_ae_titles:
             return Refused(REJECT_CALLING, "calling AE title not recognised")
-        return _wrong_certificate(request, admission) or self._no_place(request)
+        return None
 
-    def _no_place(self, request: AssociationRequest) -> Refused | None:
+    def _too_many(self, request: AssociationRequest) -> Refused | None:
         taken = [place.request for place in self._open.values() if not place.is_for_echo]
         of_title = sum(other.calling_ae == request.calling_ae for other in taken)
         of_address = sum(other.address == request.address for other in taken)
@@ -285,10 +297,15 @@ class Scp:
     """Accepts associations and has each instance kept; Success is answered after it."""
 
     def __init__(
-        self, settings: ScpSettings, admission: Admission, archive: InstanceArchive
+        self,
+        settings: ScpSettings,
+        admission: Admission,
+        archive: InstanceArchive,
+        commitment: CommitmentService | None = None,
     ) -> None:
         self._settings = settings
         self._keep = archive.keep
+        self._commitment = commitment
         self._log = AssociationWriter(archive)
         self._gate = AssociationGate(
             admission,
@@ -302,7 +319,9 @@ class Scp:
 
     def start(self) -> int:
         """Listen; returns the real port. OSError where it is taken, TlsFailed for that of TLS."""
-        make = functools.partial(_StorageServer, self._settings, self._gate, self._log, self._keep)
+        make = functools.partial(
+            _StorageServer, self._settings, self._gate, self._log, self._keep, self._commitment
+        )
         self._servers.append(make())
         if self._settings.tls is not None:
             self._servers.append(self._tls_server(make, self._settings.tls))
@@ -440,6 +459,8 @@ class _Accepted(AcceptedAssociation):
         self.connection.seconds = self.acse_timeout = pdu_seconds
         if self._gate.is_for_echo(id(self)):
             self.network_timeout = self.server.settings.request_seconds
+        if answer is None and self.server.commitment is not None:
+            CommitmentDialogue.offer(self, self.server.commitment)
 
     def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
         """Answer a C-STORE request whose data set has come."""
@@ -481,10 +502,16 @@ class _Accepted(AcceptedAssociation):
         calling_ae, called_ae = titles(self.provider.request)
         request = self.requestor.primitive
         contexts = request.presentation_context_definition_list if request is not None else []
-        is_echo = {context.abstract_syntax for context in contexts} == {Verification}
-        is_tls = self.connection.secured is not None
-        where = self.address, self.port, is_echo
-        return AssociationRequest(calling_ae, called_ae, *where, is_tls, self.identity)
+        syntaxes = {str(context.abstract_syntax) for context in contexts}
+        is_report = PUSH_MODEL in syntaxes and syntaxes <= NOT_STORED
+        place = (calling_ae, called_ae, self.address, self.port)
+        return AssociationRequest(
+            *place,
+            is_echo=syntaxes == {Verification},
+            is_tls=self.connection.secured is not None,
+            identity=self.identity,
+            is_report=is_report,
+        )
 
     def _note_unread_request(self) -> None:
         problem = self.provider.problem
@@ -568,6 +595,7 @@ class _StorageServer(AssociationServer):
         gate: AssociationGate,
         log: AssociationWriter,
         keep: Keep,
+        commitment: CommitmentService | None,
         tls: ServerTls | None = None,
     ) -> None:
         self.contexts_of_tls = None if tls is None else tls.contexts()
@@ -575,6 +603,7 @@ class _StorageServer(AssociationServer):
         self.gate = gate
         self.log = log
         self.keep = keep
+        self.commitment = commitment
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(
             _application_entity(settings),

@@ -11,6 +11,8 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -128,7 +130,7 @@ def send(
     """
     for batch in _batches(list(files)):
         pairs = [(file.sop_class_uid, file.transfer_syntax) for file in batch]
-        association = _associate(peer, proposed_contexts(pairs), timeouts)
+        association = associate(peer, proposed_contexts(pairs), timeouts)
         if isinstance(association, SendResult):
             return association
         association.dimse = RequestSender(association, abandon)
@@ -145,7 +147,7 @@ def echo(peer: PeerAddress, *, timeouts: Timeouts = TIMEOUTS) -> EchoResult:
     """Ask a peer whether it is there: PS3.4 A.4."""
     began = time.monotonic()
     contexts = [build_context(Verification, [*UNCOMPRESSED])]
-    association = _associate(peer, contexts, timeouts)
+    association = associate(peer, contexts, timeouts)
     if isinstance(association, SendResult):
         return EchoResult(False, time.monotonic() - began, association.sentence)
     try:
@@ -266,8 +268,13 @@ def _status(answer: Dataset) -> int | None:
     return int(answer.Status) if "Status" in answer else None
 
 
-def _associate(
-    peer: PeerAddress, contexts: list[PresentationContext], timeouts: Timeouts
+def associate(
+    peer: PeerAddress,
+    contexts: list[PresentationContext],
+    timeouts: Timeouts,
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
 ) -> Association | SendResult:
     """An established association, or the reason that there is none."""
     entity = RequestorAE(peer.calling_ae_title, timeouts.answer, peer.tls, peer.host)
@@ -279,7 +286,15 @@ def _associate(
     entity.network_timeout = None  # the caller decides when nothing is to be sent
     began = time.monotonic()
     try:
-        association = entity.associate(peer.host, peer.port, contexts, peer.ae_title, MAX_PDU_BYTES)
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            contexts,
+            peer.ae_title,
+            MAX_PDU_BYTES,
+            ext_neg=[*roles],
+            evt_handlers=[*handlers],
+        )
     except TlsFailed as error:  # the files of our own side
         return SendResult(Outcome.RETRY, f"No TLS connection to {peer.ae_title}: {error}.")
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold

@@ -8,6 +8,11 @@ from enum import StrEnum
 
 SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6; PS3.2 Table N.7-42 prints 0112, which is another
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_INSTANCE = 0x0112
+NO_SUCH_EVENT_TYPE = 0x0113
+INVALID_ARGUMENT = 0x0115
+NO_SUCH_ACTION = 0x0123
 NOT_AUTHORISED = 0x0124
 OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900  # the data set does not match the SOP Class or the command
@@ -59,6 +64,12 @@ def outcome(status: int) -> Outcome:
     return next(result for first, last, result in C_STORE_OUTCOMES if first <= status <= last)
 
 
+# Failure Reasons of storage commitment after which asking or sending once more is of use; after
+# the others it is not: PS3.3 C.14.1.1.
+PASSING_FAILURES = frozenset({0x0110, 0x0112, 0x0131, 0x0213})
+AGAIN_SECONDS = (60.0, 600.0, 3600.0)  # then what is missing is sent again, once; then it is held
+
+
 # (first, last, meaning): PS3.4 B.2.3 for C-STORE, PS3.7 Annex C for all services.
 C_STORE_MEANINGS = (
     (0x0000, 0x0000, "success"),
@@ -80,6 +91,7 @@ C_STORE_MEANINGS = (
     (0x0122, 0x0122, "SOP Class not supported"),
     (0x0123, 0x0123, "no such action"),
     (0x0124, 0x0124, "not authorised"),
+    (0x0131, 0x0131, "duplicate transaction UID"),
     (0x0210, 0x0210, "duplicate invocation"),
     (0x0211, 0x0211, "unrecognised operation"),
     (0x0212, 0x0212, "mistyped argument"),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -31,9 +31,10 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType
 from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import CTImageStorage, Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from pynetdicom.transport import (
     T_CONNECT,
     AddressInformation,
@@ -42,6 +43,7 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
+from node.dicom.contexts import NOT_STORED
 from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
 from node.dicom.messages import (
     COMMAND,
@@ -75,6 +77,7 @@ INTERNALS = (
     ("pynetdicom._globals", "MODE_ACCEPTOR", None),
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
     ("pynetdicom.association.Association", "_accepted_cx", None),
+    ("pynetdicom.association.Association", "_serve_request", "msg, context_id"),
     ("pynetdicom.association.Association", "_server", None),
     ("pynetdicom.association.Association", "dimse", None),
     ("pynetdicom.association.Association", "dul", None),
@@ -99,6 +102,7 @@ INTERNALS = (
     ("pynetdicom.dul.DULServiceProvider", "state_machine", None),
     ("pynetdicom.dul.DULServiceProvider", "to_provider_queue", None),
     ("pynetdicom.dul.DULServiceProvider", "to_user_queue", None),
+    ("pynetdicom.fsm", "InvalidEventError", None),
     ("pynetdicom.pdu_primitives", "_PDUPrimitiveType", None),
     ("pynetdicom.transport.AssociationSocket", "_shutdown_socket", ""),
     ("pynetdicom.transport.AssociationSocket", "connect", "primitive"),
@@ -131,7 +135,8 @@ ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
 # The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
 LONGEST_PDU_BYTES = 1 << 20
 LONGEST_COMMAND_BYTES = 1 << 16
-LONGEST_OTHER_DATA_SET_BYTES = 1 << 20  # of a message that is no C-STORE
+# Of a message that is no C-STORE: storage commitment names 30,000 instances in it.
+LONGEST_OTHER_DATA_SET_BYTES = 4 << 20
 WRITE_BYTES = 1 << 18
 BLOCK_BYTES = 1 << 18  # of one association: two PDUs of the length that we announce
 LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it says with a 0
@@ -144,6 +149,7 @@ NO_UID = "0.0"  # stands in for a UID that the library could not carry; never ke
 MALFORMED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -457,7 +463,8 @@ class Provider(NegotiatingProvider):
     def run_reactor(self) -> None:
         """Run the state machine to its end."""
         try:
-            super().run_reactor()
+            while self._goes_on_after_late_answer():
+                continue
         finally:
             self.close()
 
@@ -465,6 +472,20 @@ class Provider(NegotiatingProvider):
         """Give its descriptors back, also where its thread never ran."""
         self._ring.close()
         self._rung.close()
+
+    def _goes_on_after_late_answer(self) -> bool:
+        """Run the state machine; True where it stopped at an answer to what is being aborted.
+
+        The association's own thread may answer a request, or a release, in the moment in which this
+        one aborts for the PDU behind it: PS3.8 has no transition for that.
+        """
+        try:
+            super().run_reactor()
+        except InvalidEventError:
+            if self.state_machine.current_state != CLOSING:
+                raise
+            return True
+        return False
 
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""
@@ -597,6 +618,8 @@ class Receiver(DIMSEServiceProvider):
         self._served = 0  # messages, by the association's own thread
         self._is_serving = self._is_asking = False
         self._heard_at = 0.0  # when the last part of a message came
+        # Called in the association's own thread whenever nothing came for a moment.
+        self.when_idle: Callable[[], None] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -607,6 +630,10 @@ class Receiver(DIMSEServiceProvider):
         """How long the rest of a message has not come, in seconds; 0 where none has begun."""
         has_begun = self._command or self._storing is not None or self.message is not None
         return time.monotonic() - self._heard_at if has_begun else 0.0
+
+    def silence(self) -> float:
+        """How long no part of any message has come, in seconds."""
+        return time.monotonic() - self._heard_at
 
     @property
     def is_direct(self) -> bool:
@@ -634,27 +661,54 @@ class Receiver(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """The next message; the association's thread, which asks all the time, waits for it."""
         if block:
-            return self._answer_of_peer()
+            return self._answer_of_peer(self.dimse_timeout)
         if self._is_serving:
             self._served, self._is_serving = self._served + 1, False
             self._wake()
         try:
             item = self.msg_queue.get(timeout=NAP_SECONDS)
         except queue.Empty:
+            if self.when_idle is not None and self._storing is None:
+                self.when_idle()
             return WAKE
         self._is_serving = item is not WAKE
         return item
+
+    def converse(self, request: DimsePrimitiveType, context_id: int) -> Any:
+        """Send a request of ours, in the association's own thread; the answer, or None.
+
+        What the peer asks meanwhile is served after it.
+        """
+        asked_meanwhile = []
+        answer = None
+        self._requests.count += 1  # no answer to a C-STORE request gets between its fragments
+        self.send_msg(request, context_id)
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while answer is None and time.monotonic() < waited_until:
+            item = self._answer_of_peer(POLL_SECONDS)
+            if item != WAKE and is_answer(item[1]):
+                answer = item[1]
+            elif item != WAKE:
+                asked_meanwhile.append(item)
+            elif not self.dul.to_user_queue.empty():
+                break  # the association is at its end
+        self._served += 1
+        for item in asked_meanwhile:
+            self.msg_queue.put(item)
+        return answer
 
     def _wake(self) -> None:
         if isinstance(self.dul, Provider):
             self.dul.wake()
 
-    def _answer_of_peer(self) -> Any:
+    def _answer_of_peer(self, seconds: float | None) -> Any:
         """The answer to a request of ours; it is read although one of the peer is not answered."""
         self._is_asking = True
         self._wake()
         try:
-            item = super().get_msg(True)
+            item = self.msg_queue.get(timeout=seconds)
+        except queue.Empty:
+            item = WAKE
         finally:
             self._is_asking = False
         self._served += item != WAKE
@@ -710,7 +764,7 @@ class Receiver(DIMSEServiceProvider):
         """Abstract and transfer syntax of an accepted context for instances."""
         if context_id not in self._syntaxes:
             context = self.assoc._accepted_cx.get(context_id)
-            if context is None or context.abstract_syntax == Verification:
+            if context is None or context.abstract_syntax in NOT_STORED:
                 return None
             syntaxes = str(context.abstract_syntax), str(context.transfer_syntax[0])
             self._syntaxes[context_id] = syntaxes
@@ -883,6 +937,53 @@ class RequestSender(DIMSEServiceProvider):
                 transport.write(waiting)
                 waiting = bytearray()
         transport.write(waiting)
+
+
+class Conversation(DIMSEServiceProvider):
+    """The library's DIMSE provider of an association on which the peer asks as well.
+
+    Its N-EVENT-REPORT may come before the answer that is waited for, and is answered at once.
+    """
+
+    def __init__(self, assoc: Association, abandon: Callable[[], bool]) -> None:
+        super().__init__(assoc)
+        self._abandon = abandon
+
+    def get_msg(self, block: bool = False) -> "_QueueItem":
+        """The answer that is waited for; none for the association's own thread."""
+        if not block:
+            return None, None
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while time.monotonic() < waited_until and not self._abandon():
+            item = self._next()
+            if item is not None and not self._is_served(item):
+                return item
+        return None, None
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Answer what the peer asks, as long as the association is open."""
+        while not until() and not self._abandon() and self.assoc.is_established:
+            item = self._next()
+            if item is not None:
+                self._is_served(item)
+
+    def _is_served(self, item: "_QueueItem") -> bool:
+        """Serve a request of the peer; False for an answer, and where there is nothing any more."""
+        context_id, message = item
+        if message is None or context_id is None or is_answer(message):
+            return False
+        self.assoc._serve_request(message, context_id)
+        return True
+
+    def _next(self) -> "_QueueItem | None":
+        with contextlib.suppress(queue.Empty):
+            return self.msg_queue.get(timeout=POLL_SECONDS)
+        return None
+
+
+def is_answer(message: DimsePrimitiveType) -> bool:
+    """True for a response: it names the request that it answers."""
+    return getattr(message, "MessageIDBeingRespondedTo", None) is not None
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ def silent_seconds(
 
 def is_silent(sender: ExpectedSender, last_at: float, now: float, zone: tzinfo | None) -> bool:
     """Tell whether somebody should look at the sender now, while it is expected to send."""
+    if not sender.silent_hours:
+        return False
     if now - last_at < sender.silent_hours * 3600:  # not even by the clock on the wall
         return False
     if not sender.is_open(datetime.fromtimestamp(now, zone)):

@@ -110,6 +110,8 @@ NOT_UNDERSTOOD | held | The destination answered repeatedly that it cannot under
     Ask the administrator of the destination why, then send again.
 GAVE_UP | held | The destination did not store everything within delivery.give_up_hours. | \
     Make the destination answer, then send again.
+NOT_CONFIRMED | held | The destination stored everything, but does not commit itself to all of it. | \
+    Ask the administrator of the destination what became of the instances, then send again.
 NO_DESTINATION | held | The configuration no longer names the destination. | \
     Add the destination to the configuration and reload it; the delivery then continues by itself.
 """,
@@ -151,6 +153,10 @@ HEADINGS: Mapping[str, tuple[str, str]] = {
     "NOT_UNDERSTOOD": (
         "was not understood by the destination",
         "were not understood by the destination",
+    ),
+    "NOT_CONFIRMED": (
+        "is stored, but was not confirmed by the destination",
+        "are stored, but were not confirmed by the destination",
     ),
     "GAVE_UP": ("was not stored in time", "were not stored in time"),
     "NO_DESTINATION": ("has no destination", "have no destination"),

@@ -31,11 +31,6 @@ from storage.site import people
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# A browser sends one of these with every form and every script's request; it lets no page forge
-# them (Fetch, forbidden request-headers).
-BROWSERS = ("origin", "sec-fetch-site", "sec-fetch-mode", "referer", "cookie")
-# A proxy says that it is one; whoever comes through it is not on this machine.
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 SAFE = ("GET", "HEAD", "OPTIONS")  # RFC 9110 9.2.1: they change nothing
 # Of the scripts of our pages: with a safe method they fetch again what has changed.
 OF_A_SCRIPT = "hx-request"
@@ -49,19 +44,15 @@ FIELD = "csrf"  # of a form
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 COOKIE = "midslice"
+DEVICE_COOKIE = "midslice-device"
 BEARER = "bearer "
 LONGEST_NAME = 64
-LOCAL = "local"  # who acts where nobody logs in
 
 RANKS = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMINISTRATOR: 3}
 
-ONLY_HERE = (
-    "No user exists, so this port answers only to this machine. "
-    "Add one with: midslice user add NAME --role administrator"
-)
-OTHER_HOST = (
-    "No user exists, so this port answers under the names localhost and 127.0.0.1 only. "
-    "Add one with: midslice user add NAME --role administrator"
+NO_USER = (
+    "No user exists yet. Open the set-up link that the node printed when it started, or add the "
+    "first user with: midslice user add NAME --role administrator."
 )
 
 SHORTEST, LONGEST = 10, 256  # characters of a password; longer ones only cost time
@@ -83,7 +74,6 @@ class WrongPassword(WrongState):
 class How(StrEnum):
     """The proof by which a requester is known."""
 
-    LOCAL = "local"
     SESSION = "session"
     TOKEN = "token"  # noqa: S105 - a word, no secret
     PROXY = "proxy"
@@ -106,22 +96,45 @@ class Visitor:
 class Gate:
     """Reads a request's proof of who sent it."""
 
-    def __init__(self, database: Database, web: Web, now: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, web: Web, now: Callable[[], float], secret: bytes
+    ) -> None:
         self.web = web
+        self._secret = secret  # of the site: a browser stays known when the node starts again
         self.database = database
         self.now = now
         self._key = new_token()  # of this process: pages of an older one load again
 
     def visitor(self, request: Request) -> Visitor | None:
-        """Identify the requester; None where nobody is known and somebody could log in.
+        """Identify the requester; None where nobody is known.
 
+        Standing on this machine proves nothing: a proxy stands there too, and speaks for anybody.
         Only what a person does keeps a session from growing idle: not what an open page fetches
         by itself.
         """
         token = _bearer(request)
         if token is not None:
             return self._program(token)
-        return self._proxied(request) or self._session(request) or self._local(request)
+        return self._proxied(request) or self._session(request)
+
+    def device_cookie(self, name: str) -> str:
+        """Make what a browser keeps from which this user has logged in."""
+        device = new_token()
+        return f"{device}.{self._signed(name, device)}"
+
+    def device(self, request: Request, name: str) -> str:
+        """Find the browser from which this user has logged in before; empty for any other."""
+        device, _, signature = request.cookies.get(DEVICE_COOKIE, "").partition(".")
+        expected = self._signed(name, device)
+        return device if hmac.compare_digest(signature.encode(), expected.encode()) else ""
+
+    def _signed(self, name: str, device: str) -> str:
+        text = f"device {name} {device}".encode()
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+
+    def has_user(self) -> bool:
+        """True where anybody could log in."""
+        return people.exist(self.database)
 
     def address(self, request: Request) -> str:
         """Find the address of the person, as far as it can be known."""
@@ -177,18 +190,6 @@ class Gate:
         )
         return Visitor(login.name, login.role, login.csrf, How.SESSION) if login else None
 
-    def _local(self, request: Request) -> Visitor | None:
-        """Take whoever sits at this machine as its administrator, where no user exists."""
-        if people.exist(self.database):
-            return None
-        # A proxy on this machine need not say that it is one; whom it does not name is not here.
-        is_proxy = is_from(request, self.web.trusted_proxies)
-        if not is_local(request) or is_forwarded(request) or is_proxy:
-            raise Problem(HTTPStatus.FORBIDDEN, ONLY_HERE)
-        if not names_this_machine(request):
-            raise Problem(HTTPStatus.FORBIDDEN, OTHER_HOST)
-        return Visitor(LOCAL, Role.ADMINISTRATOR, self._key, How.LOCAL)
-
 
 def _bearer(request: Request) -> str | None:
     given = request.headers.get("authorization", "")
@@ -202,7 +203,9 @@ def require(role: Role) -> Callable[[Request], Awaitable[Visitor]]:
         gate: Gate = request.app.state.gate
         known = await run_in_threadpool(gate.visitor, request)
         if known is None:
-            raise NotLoggedIn
+            if await run_in_threadpool(gate.has_user):
+                raise NotLoggedIn
+            raise NotLoggedIn(NO_USER)
         if request.method not in SAFE:
             await _check_intent(request, known)
         if not known.may(role):
@@ -237,15 +240,12 @@ async def _check_intent(request: Request, visitor: Visitor) -> None:
     """Raise unless the page that sent a change proves that it is ours.
 
     A browser sends cookies with any form of any site. A program with a token proves itself with
-    every request. A program on this machine has nothing to prove where nobody logs in; a browser
-    says of itself that it is one.
+    every request.
     """
     if visitor.how is How.TOKEN:
         return
     if is_foreign(request):
         raise Problem(HTTPStatus.FORBIDDEN, "The request comes from a page of another site.")
-    if visitor.how is How.LOCAL and not is_browser(request):
-        return
     if not hmac.compare_digest((await _brought(request)).encode(), visitor.csrf.encode()):
         raise Problem(
             HTTPStatus.FORBIDDEN,
@@ -261,11 +261,6 @@ async def _brought(request: Request) -> str:
         given = (await request.form()).get(FIELD, "")
         return given if isinstance(given, str) else ""
     return ""
-
-
-def is_browser(request: Request) -> bool:
-    """True where a browser asks, which does what any page of any site tells it."""
-    return any(name in request.headers for name in BROWSERS)
 
 
 def is_by_hand(request: Request) -> bool:
@@ -285,31 +280,6 @@ def is_foreign(request: Request) -> bool:
         return False
     # A proxy in front may speak TLS and we do not, so that the scheme says nothing.
     return _split(origin).netloc.lower() != request.headers.get("host", "").lower()
-
-
-def is_forwarded(request: Request) -> bool:
-    """True where a proxy says that it passes on a request of somebody else."""
-    return any(name in request.headers for name in FORWARDED)
-
-
-def is_local(request: Request) -> bool:
-    """True where the connection comes from this machine."""
-    return _is_loopback(peer(request))
-
-
-def names_this_machine(request: Request) -> bool:
-    """True where the Host header is a loopback name.
-
-    A page may point a name of its own at 127.0.0.1 (DNS rebinding): the browser then takes us for
-    that page's site, but it still sends that name.
-    """
-    host = _split(f"//{request.headers.get('host', '')}").hostname or ""
-    return host == "localhost" or _is_loopback(host)
-
-
-def _is_loopback(text: str) -> bool:
-    address = _address(text)
-    return address is not None and address.is_loopback
 
 
 def peer(request: Request) -> str:

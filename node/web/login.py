@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from node.errors import UsageError
 from node.web import access
-from node.web.access import COOKIE, AsViewer, Gate, How, WrongPassword, is_foreign
+from node.web.access import COOKIE, DEVICE_COOKIE, AsViewer, Gate, How, WrongPassword, is_foreign
 from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.database import Database
@@ -25,10 +25,16 @@ from storage.site import people
 
 logger = logging.getLogger(__name__)
 
+# Guesses are slowed down, nobody is locked out: a reading room may share an address with somebody
+# who guesses, and anybody may type anybody's name. A browser from which a user has logged in before
+# is counted by itself, whatever others do.
 WINDOW_SECONDS = 900.0  # wrong passwords count for so long
-MOST_OF_BOTH = 5  # within it, under one name from one address
-MOST_OF_ADDRESS = 20  # under any name: a reading room may share an address
-MOST_OF_NAME = 100  # from anywhere: fewer, and anybody could lock anybody out
+MOST_OF_BOTH = 5  # within it, under one name from one address or one known browser
+MOST_OF_NAME = 100  # under one name from anywhere
+SLOW_SECONDS = 60.0  # past either, from one wrong password to the next guess
+MOST_OF_ADDRESS = 20  # under any name from one address
+PACE_SECONDS = 2.0  # past it
+DEVICE_SECONDS = 365 * 86400  # how long a browser stays known
 
 WRONG = "The name or the password is wrong."
 RESERVED = ("local", "midslice", "node", "unknown")  # stand in audit events for others
@@ -41,16 +47,17 @@ _one_by_one = threading.Lock()
 
 
 @contextmanager
-def guess(gate: Gate, name: str, address: str, what: str) -> Iterator[None]:
+def guess(gate: Gate, name: str, request: Request, what: str) -> Iterator[None]:
     """Look at a password within this block; WrongPassword counts it, as an audit event `what`.
 
-    Raises a Problem before the password is looked at where there were too many: who guesses
-    learns nothing, not even slowly. Addresses of IPv6 are counted by their /64.
+    Raises a Problem before the password is looked at where it comes too soon after wrong ones: who
+    guesses learns nothing by it. Addresses of IPv6 are counted by their /64.
     """
-    place = access.counted(address)
-    _check(gate, name, place)
+    address, device = gate.address(request), gate.device(request, name)
+    place = device or access.counted(address)
+    _check(gate, name, place, is_known=bool(device))
     with _one_by_one:  # guesses that come at once are each counted before the next is looked at
-        _check(gate, name, place)
+        _check(gate, name, place, is_known=bool(device))
         try:
             yield
         except WrongPassword:
@@ -58,18 +65,25 @@ def guess(gate: Gate, name: str, address: str, what: str) -> Iterator[None]:
             raise
 
 
-def _check(gate: Gate, name: str, place: str) -> None:
+def _check(gate: Gate, name: str, place: str, *, is_known: bool) -> None:
     now = gate.now()
     late = people.failures(gate.database, now - WINDOW_SECONDS, name, place)
-    few = late.of_both < MOST_OF_BOTH and late.of_address < MOST_OF_ADDRESS
-    if few and late.of_name < MOST_OF_NAME:
+    allowed_at = now
+    if late.of_both >= MOST_OF_BOTH:
+        allowed_at = max(allowed_at, late.both_at + SLOW_SECONDS)
+    if late.of_name >= MOST_OF_NAME and not is_known:
+        allowed_at = max(allowed_at, late.name_at + SLOW_SECONDS)
+    if late.of_address >= MOST_OF_ADDRESS:
+        allowed_at = max(allowed_at, late.address_at + PACE_SECONDS)
+    wait = math.ceil(allowed_at - now)
+    if not wait:
         return
-    wait = max(1.0, (late.last_at or now) + WINDOW_SECONDS - now)
-    logger.warning("log-in throttled", extra={"address": place, "seconds": round(wait)})
+    shown = "" if is_known else place  # a known browser is no address
+    logger.warning("log-in throttled", extra={"address": shown, "seconds": wait})
     raise Problem(
         HTTPStatus.TOO_MANY_REQUESTS,
-        f"Too many wrong passwords; try again in {math.ceil(wait / 60)} min.",
-        headers={"Retry-After": str(math.ceil(wait))},
+        f"Too many wrong passwords; try again in {wait} s.",
+        headers={"Retry-After": str(wait)},
     )
 
 
@@ -83,14 +97,13 @@ def log_in(
     if not name.isprintable():  # no name of ours; PostgreSQL keeps no NUL in a text
         raise Problem(HTTPStatus.UNAUTHORIZED, WRONG)
     gate = parts.gate
-    address = gate.address(request)
     try:
-        with guess(gate, name, address, "log in refused"):
+        with guess(gate, name, request, "log in refused"):
             _check_user(gate, name, password)
     except WrongPassword as error:
         raise Problem(HTTPStatus.UNAUTHORIZED, WRONG) from error
     _end_session(request, gate, name)
-    return _session(request, gate, name, address, _inside(next))
+    return session(request, gate, name, _inside(next))
 
 
 @router.post("/logout")
@@ -111,7 +124,8 @@ def _check_user(gate: Gate, name: str, password: str) -> None:
         raise WrongPassword(WRONG)
 
 
-def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> Response:
+def session(request: Request, gate: Gate, name: str, to: str) -> Response:
+    """Begin the session of somebody who has proven who they are, and go there."""
     token, now = access.new_token(), gate.now()
     seconds = gate.web.session_hours * 3600.0
     people.log_in(
@@ -120,18 +134,22 @@ def _session(request: Request, gate: Gate, name: str, address: str, to: str) -> 
         name,
         id=access.digest(token),
         csrf=access.new_token(),
-        address=address,
+        address=gate.address(request),
         until=now + seconds,
     )
     answer = RedirectResponse(to, HTTPStatus.SEE_OTHER)
-    answer.set_cookie(
-        COOKIE,
-        token,
-        max_age=int(seconds),
-        httponly=True,  # no script reads it
-        samesite="lax",  # a link in a notice opens the page; a form of another site has no cookie
-        secure=gate.is_secure(request),
-    )
+    kept = {COOKIE: (token, int(seconds))}
+    if not gate.device(request, name):
+        kept[DEVICE_COOKIE] = gate.device_cookie(name), DEVICE_SECONDS
+    for cookie, (value, age) in kept.items():
+        answer.set_cookie(
+            cookie,
+            value,
+            max_age=age,
+            httponly=True,  # no script reads it
+            samesite="lax",  # a link in a notice opens the page; a form of another site has none
+            secure=gate.is_secure(request),
+        )
     return answer
 
 
@@ -162,6 +180,13 @@ class People:
             raise WrongState(f"the first user must be an administrator, not {role}")
         stored = access.hash_password(password)
         return people.add_user(self.database, self.now(), self.who, name, role, stored)
+
+    def add_first(self, name: str, password: str) -> User:
+        """Add the first user, an administrator; WrongState where there is one by now."""
+        check_name(name)
+        stored = access.hash_password(password)
+        role, now = Role.ADMINISTRATOR, self.now()
+        return people.add_user(self.database, now, self.who, name, role, stored, is_first=True)
 
     def change(
         self,

@@ -23,6 +23,8 @@ from inference.release import RELEASE
 from node import certificates, health
 from node.web.access import AsViewer
 from node.web.state import Parts, PartsOf
+from storage import commitment_scp, commitment_scu
+from storage.database import Database
 from storage.queries import figures, overview
 from storage.queries.figures import EndedDelivery, EndedJob, Since, gauges
 from storage.records import DeliveryState, SelfTestState
@@ -147,6 +149,12 @@ class Metrics:
         self._waiting = self._gauge(
             "deliveries_open", "Deliveries that wait or are held.", "destination", "state"
         )
+        self._unproved = self._gauge(
+            "commitments_open", "Deliveries whose proof is still to come.", "destination", "state"
+        )
+        self._owed = self._gauge(
+            "commitment_reports_open", "Reports that are owed a sender which asked.", "sender"
+        )
         self._oldest_delivery = self._gauge(
             "delivery_oldest_seconds", "How long the oldest one waits.", "destination"
         )
@@ -227,7 +235,17 @@ class Metrics:
         for certificate in certificates.all_of(parts.config()):
             gauge = self._certificates.labels(certificate.name, str(certificate.path))
             gauge.set(certificate.expires_at)
+        self._set_commitment(database)
         self._set_selftest(parts)
+
+    def _set_commitment(self, database: Database) -> None:
+        """Set the gauges of storage commitment, of both roles."""
+        self._unproved.clear()
+        for (destination, state), count in commitment_scu.open_counts(database).items():
+            self._unproved.labels(destination, state).set(count)
+        self._owed.clear()
+        for sender, count in commitment_scp.open_counts(database).items():
+            self._owed.labels(sender).set(count)
 
     def _set_selftest(self, parts: Parts) -> None:
         """Set the gauges of the last self-test that ended; without one there are none."""

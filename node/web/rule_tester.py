@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from fastapi import UploadFile
 
 from inference.descriptions import READINGS
 from inference.request import ModelSpec, Request, Resources
 from node import log
-from node.children import Child, ResourceLimits
+from node.children import AnswerFormat, Child, ResourceLimits
 from node.config import Config, Route
 from node.rules import routing
 from node.rules.routing import Explanation, HeaderView, Objection
@@ -216,13 +216,22 @@ def _verdict(stack: "Stack", route: Route, model: ModelSpec) -> RouteVerdict:
     return RouteVerdict(route.name, state, str(verdict.reason), verdict.sentence)
 
 
-def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: bool) -> Answer:
-    """Call `find`, a function of a module, in a new process, which is ended where it takes long."""
+def ask(
+    find: Callable[[Question], Answer],
+    question: Question,
+    kind: type[Answer],
+    *,
+    log_as_json: bool,
+) -> Answer:
+    """Call `find`, a function of a module, in a new process, which is ended where it takes long.
+
+    `kind` is the type of its answer, a dataclass.
+    """
     if not _turns.acquire(blocking=False):
         detail = "The node is busy with other tests; try again in a few seconds."
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
     try:
-        answer = _call(find, question, log_as_json)
+        answer = _call(find, question, kind, log_as_json)
     finally:
         _turns.release()
     if answer is None:
@@ -232,13 +241,15 @@ def ask(find: Callable[[Question], Answer], question: Question, *, log_as_json: 
 
 
 def _call(
-    find: Callable[[Question], Answer], question: Question, log_as_json: bool
+    find: Callable[[Question], Answer], question: Question, kind: type[Answer], log_as_json: bool
 ) -> Answer | None:
-    child = Child("question", _answer, find, question, log_as_json, limits=LIMITS)
+    child = Child("question", _answer, find, question, kind, log_as_json, limits=LIMITS)
+    answer = None
     try:
-        answer: Answer | None = child.pipe.recv() if child.pipe.poll(DEADLINE_SECONDS) else None
-    except EOFError:  # it died: out of memory or of time, or by a fault in a library
-        answer = None
+        if child.pipe.poll(DEADLINE_SECONDS):
+            answer = cast(Answer, AnswerFormat(kind).receive(child.pipe)[0])
+    except (EOFError, OSError):  # it died: out of memory or of time, or by a fault in a library
+        pass
     finally:
         child.end()
     if answer is None:
@@ -250,12 +261,13 @@ def _answer(
     parent: Connection,
     find: Callable[[Question], Answer],
     question: Question,
+    kind: type[Answer],
     log_as_json: bool,
 ) -> None:
     """Answer one question: the whole life of the process."""
     log.configure(json=log_as_json)  # a library's warning may repeat a patient's name
     try:
-        parent.send(find(question))
+        AnswerFormat(kind).send(parent, find(question))
     except Exception:
         logger.exception("question failed")
 
@@ -325,7 +337,7 @@ def _tried(parts: Parts, paths: tuple[Path, ...], called_ae: str, calling_ae: st
         routes=settings.routes,
         models=tuple(entry.spec for entry in settings.models),
     )
-    return ask(tried, question, log_as_json=parts.settings.log_as_json)
+    return ask(tried, question, Tried, log_as_json=parts.settings.log_as_json)
 
 
 # The conformance statement is made from the tables of the DICOM code, which the web process does
@@ -336,7 +348,6 @@ def _tried(parts: Parts, paths: tuple[Path, ...], called_ae: str, calling_ae: st
 class Written:
     """The statement as Markdown, and as the body of a page with all text escaped."""
 
-    config: Config
     markdown: str
     html: str
 
@@ -347,18 +358,19 @@ class Statements:
     def __init__(self, *, log_as_json: bool) -> None:
         self._log_as_json = log_as_json
         self._turn = threading.Lock()
-        self._last: Written | None = None
+        self._last: tuple[Config, Written] | None = None
 
     def of(self, config: Config) -> Written:
         """Get the statement of this configuration, made anew only where it has changed."""
         with self._turn:
-            if self._last is None or self._last.config != config:
-                self._last = ask(written, config, log_as_json=self._log_as_json)
-            return self._last
+            if self._last is None or self._last[0] != config:
+                answer = ask(written, config, Written, log_as_json=self._log_as_json)
+                self._last = config, answer
+            return self._last[1]
 
 
 def written(config: Config) -> Written:
     """Write the statement, in the other process."""
     from node import conformance
 
-    return Written(config, conformance.statement(config), conformance.html(config))
+    return Written(conformance.statement(config), conformance.html(config))

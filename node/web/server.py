@@ -22,10 +22,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference.release import RELEASE
-from node import health, log, store
-from node.children import Child, leave_signals_to_parent
+from node import log, store
+from node.children import Child, ResourceLimits, leave_signals_to_parent
 from node.store import Store
-from node.web import live, login, metrics, pages, problems
+from node.web import live, login, metrics, pages, problems, setup
 from node.web.access import Gate
 from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
@@ -36,7 +36,6 @@ from node.web.rule_tester import Statements
 from node.web.state import Current, Parts, PictureViews, Searches, WebSettings
 from storage import files
 from storage.queries.figures import change_tokens
-from storage.site import people
 
 API = "/api/v1"
 API_ROUTERS = (
@@ -57,6 +56,7 @@ MOST_HEADER_BYTES = 16 * 1024
 MOST_CONNECTIONS = 512  # half of the file descriptors that a process has by default
 STOP_SECONDS = 5  # for answers under way; live streams end within one
 CHILD_STOP_SECONDS = 10.0
+LIMITS = ResourceLimits(memory_bytes=4 << 30)  # a request past it fails, and no other one
 LEAST_SECONDS = 2.0  # between two starts: one that dies at once must not keep the node busy
 
 logger = logging.getLogger(__name__)
@@ -70,10 +70,12 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the framework would repeat the Host header, which anybody sets
     )
-    gate = Gate(store.database, settings.config.web, now)
+    secret = store.files.secret(settings.config.storage.secret_file)
+    gate = Gate(store.database, settings.config.web, now, secret)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
-    for router in (metrics.router, login.router, live.router):
+    for router in (metrics.router, login.router, setup.router, live.router):
         app.include_router(router)
     for router in API_ROUTERS:
         app.include_router(router, prefix=API, responses=PROBLEMS)
@@ -205,20 +207,9 @@ def main(parent: Connection, settings: WebSettings, listening: socket.socket) ->
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
-        _warn_if_closed(settings, opened)
         server = Server(app)
         threading.Thread(target=_watch, args=(server, app.state.live, parent), daemon=True).start()
         server.listen(listening)
-
-
-def _warn_if_closed(settings: WebSettings, opened: store.Store) -> None:
-    """Log an explanation for an open port that answers nobody."""
-    web = settings.config.web
-    proxied = web.trusted_proxies and web.user_header
-    if web.host not in health.LOCAL_HOSTS and not proxied and not people.exist(opened.database):
-        logger.warning(
-            "pages closed to others", extra={"host": web.host, "add": "midslice user add"}
-        )
 
 
 def _watch(server: Server, live: Live, parent: Connection) -> None:
@@ -240,7 +231,8 @@ class WebProcess:
     def start(self) -> int:
         """Start the child; returns the port that it serves."""
         # No daemon: it has children of its own, which answer one question each.
-        self._child = Child("web", main, self._settings, self._listening, daemon=False)
+        inside = (self._settings, self._listening)
+        self._child = Child("web", main, *inside, daemon=False, limits=LIMITS)
         self._started = time.monotonic()
         return int(self._listening.getsockname()[1])
 

@@ -33,6 +33,7 @@ class WebSettings:
     config: Config
     node_id: str
     log_as_json: bool
+    setup_digest: str = ""  # of the key in the set-up link; empty where there was a user
 
 
 class Current:

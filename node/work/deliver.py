@@ -373,7 +373,8 @@ class Deliverer:
         else:
             reason = LEFT_OUT if left_out else ""
             sentence = omitted
-        self._ledger.sent(delivery, reason, sentence, kinds_left)
+        is_asked = self.destination.commitment is not None
+        self._ledger.sent(delivery, reason, sentence, kinds_left, is_asked_for_proof=is_asked)
         logger.info("delivery sent", extra=extra | {"delivery": delivery.id})
 
     def _hold(self, delivery: Delivery, reason: str, sentence: str) -> None:

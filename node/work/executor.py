@@ -16,16 +16,19 @@ from inference import pipeline, registry
 from inference.errors import Reason, shortage
 from inference.request import (
     LACKING,
+    Derived,
     Failed,
+    Kept,
     Outcome,
     OutOfResources,
     Progress,
     Request,
     Source,
+    Stopped,
     Verdict,
 )
 from node import wording
-from node.children import Child, leave_signals_to_parent
+from node.children import AnswerFormat, Child, leave_signals_to_parent
 from storage.files import received_digest
 
 logger = logging.getLogger(__name__)
@@ -96,6 +99,9 @@ class Bounds:
 @dataclass(frozen=True)
 class Begun:
     """The worker's word that it has loaded its models and begins with the request."""
+
+
+ANSWERS = AnswerFormat(Begun, Progress, Derived, Kept, Verdict, Failed, Stopped, OutOfResources)
 
 
 @dataclass(frozen=True)
@@ -208,8 +214,8 @@ class ProcessExecutor:
         """The next message about this request; None where there is none for a moment."""
         if not child.pipe.poll(POLL_SECONDS):
             return None
-        message: Begun | Progress | Outcome
-        number, message = child.pipe.recv()
+        message, number = ANSWERS.receive(child.pipe)
+        assert isinstance(message, Begun | Progress | Outcome)
         if number != self._number:
             return None
         if isinstance(message, Begun):  # a new worker loads its models first, on nobody's time
@@ -251,8 +257,8 @@ def main(requests: Connection) -> None:
         except EOFError:
             return
         if isinstance(request, Request):  # an order that came after the job had ended is nothing
-            requests.send((number, Begun()))
-            requests.send((number, _run(number, request, requests)))
+            ANSWERS.send(requests, Begun(), number)
+            ANSWERS.send(requests, _run(number, request, requests), number)
 
 
 def _load_models() -> None:
@@ -284,7 +290,7 @@ class Orders:
 
 def _run(number: int, request: Request, requests: Connection) -> Outcome:
     def report(progress: Progress) -> None:
-        requests.send((number, progress))
+        ANSWERS.send(requests, progress, number)
 
     try:
         intact = checked(request)

@@ -9,6 +9,7 @@ import smtplib
 import ssl
 import threading
 import time
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +18,7 @@ from datetime import datetime
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from itertools import groupby
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from node import certificates
 from node.config import Config, Notify
@@ -86,6 +87,9 @@ def _post(url: str, document: Mapping[str, object]) -> None:
     make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "midslice"}
+    if parts.username is not None:
+        words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {b64encode(words.encode()).decode()}"
     try:
         with closing(make(parts.hostname, parts.port, timeout=SECONDS)) as connection:
             connection.request("POST", path, json.dumps(document).encode(), headers)
@@ -143,6 +147,11 @@ TEMPLATES = {
     "delivery_held": (
         "A delivery is held",
         "The delivery of job {job} to {destination} is held ({reason}). {sentence}",
+    ),
+    "delivery_unconfirmed": (
+        "A delivery is not confirmed",
+        "{destination} has stored the result of job {job}, but nothing proves that it keeps it. "
+        "{sentence}",
     ),
     "result_superseded": (
         "A result was replaced",

@@ -16,7 +16,7 @@ from node.store import LEASE_SECONDS
 from node.work.deliver import Reachability
 from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watches
 from node.work.selftest import SelfTests
-from storage import retention, scrub
+from storage import commitment_scp, retention, scrub
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import Files
@@ -33,6 +33,7 @@ NOTICE_SECONDS = 2.0
 SCRUB_SECONDS = 60.0
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
 NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
+REPORT_DAYS = 400.0
 
 FAULT = "The node's own code raised an exception; the log has the frames."
 
@@ -204,6 +205,7 @@ class Background:
         database, now = self.database, time.time()
         notices.forget(database, now - NOTICE_DAYS * DAY)
         peers.forget(database, now - ECHO_DAYS * DAY)
+        commitment_scp.forget(database, now - REPORT_DAYS * DAY)
         control.forget(database, now - REQUEST_DAYS * DAY)
         selftests.forget(database, now - SELFTEST_DAYS * DAY)
         nodes.forget(database, now - DISK_DAYS * DAY)

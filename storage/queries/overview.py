@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
 
 from storage.archive import arrival_rows
 from storage.database import Database, to_delivery, to_names, to_record, to_records
@@ -19,6 +19,7 @@ from storage.records import (
     ArrivalSummary,
     Attempt,
     AuditEvent,
+    CommitmentState,
     Delivery,
     DeliveryState,
     DeliverySummary,
@@ -42,6 +43,7 @@ from storage.schema import (
     OPEN_REQUEST,
     arrival,
     audit,
+    commitment,
     delivery,
     derived,
     derived_instance,
@@ -145,7 +147,10 @@ def unconfirmed(
     if not destinations:  # with an empty list the database would go through all that was ever sent
         return Page((), 0, limit, offset)
     sent = and_(ENDED_DELIVERY, delivery.c.state == DeliveryState.SENT)
-    wanted = and_(sent, delivery.c.destination.in_(destinations))
+    given_up = exists().where(
+        commitment.c.delivery_id == delivery.c.id, commitment.c.state == CommitmentState.UNPROVED
+    )
+    wanted = and_(sent, delivery.c.destination.in_(destinations), ~given_up)
     return _deliveries(database, wanted, (delivery.c.finished_at, delivery.c.id), limit, offset)
 
 

@@ -19,21 +19,32 @@ SEEN_SECONDS = 60.0  # how exactly it is kept when somebody was seen last: reads
 
 @dataclass(frozen=True)
 class Failures:
-    """Refused logins of late: under a name, from an address, both, and the last of either."""
+    """Refused logins of late: under a name, from an address, both; and the last time of each."""
 
     of_name: int
     of_address: int
     of_both: int
-    last_at: float | None
+    name_at: float = 0.0
+    address_at: float = 0.0
+    both_at: float = 0.0
 
 
 def add_user(
-    database: Database, now: float, who: str, user: str, role: Role, password: str
+    database: Database,
+    now: float,
+    who: str,
+    user: str,
+    role: Role,
+    password: str,
+    *,
+    is_first: bool = False,
 ) -> User:
-    """Add a person; `password` is a hash."""
+    """Add a person; `password` is a hash. Nobody else may be there where `is_first`."""
     values = {"name": user, "role": role, "password": password, "created_at": now}
     row = database.insert(account).values(**values, changed_at=now, disabled=0)
     with acting(database, now, who, "user add", user, {"role": role}) as db:
+        if is_first and db.execute(select(account.c.name).limit(1)).first() is not None:
+            raise WrongState("there is a user already")
         if not db.execute(row.on_conflict_do_nothing().returning(account.c.name)).first():
             raise WrongState(f"there is already a user {user!r}")
         return to_record(User, _row(db, user))
@@ -49,7 +60,7 @@ def people(database: Database) -> tuple[User, ...]:
 
 
 def exist(database: Database) -> bool:
-    """True where anybody may log in: without a user the pages are for this machine only."""
+    """True where anybody may log in."""
     with database.reading() as db:
         return db.execute(select(account.c.name).limit(1)).first() is not None
 
@@ -166,8 +177,8 @@ def failures(database: Database, since: float, user: str, address: str) -> Failu
         name = db.execute(counts.where(of_name)).one()
         place = db.execute(counts.where(of_address)).one()
         both = db.execute(counts.where(of_name, of_address)).one()
-    times = [at for at in (name[1], place[1]) if at is not None]
-    return Failures(int(name[0]), int(place[0]), int(both[0]), max(times, default=None))
+    rows = (name, place, both)
+    return Failures(*(int(row[0]) for row in rows), *(float(row[1] or 0.0) for row in rows))
 
 
 def forget_logins(database: Database, now: float) -> None:

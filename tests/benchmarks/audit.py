@@ -1,15 +1,15 @@
-"""After a soak: what was sent, acknowledged, kept, derived and delivered, and what was lost."""
+"""After kills: what was sent, acknowledged, kept, derived, delivered; what was lost or doubled."""
 
 import collections
-import contextlib
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from rich.table import Table
+from sqlalchemy import NullPool, create_engine, text
 
 from node import second_opinion
 
@@ -30,6 +30,8 @@ KEPT = """
     SELECT series.series_uid, instance.instance_uid, instance.path
     FROM instance JOIN series ON series.id = instance.series_id WHERE instance.path IS NOT NULL
 """
+DERIVED = "SELECT series_uid, folder FROM derived WHERE purged_at IS NULL"
+MADE = "SELECT series_uid FROM derived UNION SELECT series_uid FROM derived_instance"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Sending:
     files: tuple[Path, ...]
     acknowledged: set[Path] = field(default_factory=set)
     is_whole: bool = False  # one association had all of it acknowledged
+    is_purged: bool = False  # retention was to remove it after its results were sent
 
     @property
     def total(self) -> int:
@@ -59,7 +62,11 @@ class Sending:
 
     def acknowledge(self, output: str) -> int:
         """Note what storescu says was answered with Success; how many that were this time."""
-        now = set(answered(output))
+        return self.acknowledge_files(answered(output))
+
+    def acknowledge_files(self, files: Iterable[Path]) -> int:
+        """Note the files that one association had answered with Success; how many they were."""
+        now = set(files)
         self.acknowledged |= now
         self.is_whole = self.is_whole or now == set(self.files)
         return len(now)
@@ -81,10 +88,12 @@ class Job:
 
 @dataclass
 class Found:
-    """Counts for each route, and a sentence for each loss."""
+    """Counts for each route, and a sentence for each loss and for what is there twice."""
 
     counts: dict[str, collections.Counter[str]]
     losses: list[str]
+    doubles: list[str]
+    of_series: dict[str, collections.Counter[str]]  # "lost" and "doubled" of each
 
 
 def answered(output: str) -> Iterator[Path]:
@@ -98,32 +107,47 @@ def answered(output: str) -> Iterator[Path]:
             current = None
 
 
-def unfinished(database: Path) -> int:
+def unfinished(url: str) -> int:
     """Arrivals, jobs and deliveries that have not come to their end."""
-    with contextlib.closing(sqlite3.connect(database, timeout=30.0)) as db:
-        (count,) = db.execute(UNFINISHED).fetchone()
-    return int(count)
+    return int(_rows(url, UNFINISHED)[0][0])
 
 
-def audit(sendings: Sequence[Sending], storage: Path, destinations: Sequence[Path]) -> Found:
+def audit(
+    sendings: Sequence[Sending], storage: Path, destinations: Sequence[Path], url: str
+) -> Found:
     """Compare what scanners were promised with what the node and the destinations have."""
-    with contextlib.closing(sqlite3.connect(storage / "midslice.db", timeout=30.0)) as db:
-        jobs = [Job(*row) for row in db.execute(JOBS)]
-        kept = {(series, uid): storage / path for series, uid, path in db.execute(KEPT)}
-        (integrity,) = db.execute("PRAGMA integrity_check").fetchone()
-        (open_ends,) = db.execute(UNFINISHED).fetchone()
-    found = Found(collections.defaultdict(collections.Counter), [])
-    if integrity != "ok":
-        found.losses.append(f"database: {integrity}")
-    if open_ends:
+    counts = collections.defaultdict(collections.Counter)
+    found = Found(counts, [], [], collections.defaultdict(collections.Counter))
+    if url.startswith("sqlite") and (faults := _rows(url, "PRAGMA integrity_check")) != [("ok",)]:
+        found.losses.append(f"database: {faults}")
+    if open_ends := unfinished(url):
         found.losses.append(f"{open_ends} arrivals, jobs or deliveries did not come to an end")
-    left = [path.name for path in (storage / "incoming").iterdir()]
-    if left:
+    if left := [path.name for path in (storage / "incoming").iterdir()]:
         found.losses.append(f"left in incoming: {', '.join(left)}")
+    used = {folder for _, folder in _rows(url, DERIVED)}
+    if unused := [path.name for path in _folders(storage) if f"derived/{path.name}" not in used]:
+        found.losses.append(f"left in derived: {', '.join(unused)}")
+    jobs = [Job(*row) for row in _rows(url, JOBS)]
+    rows = [(series, uid, storage / path) for series, uid, path in _rows(url, KEPT)]
+    kept = {(series, uid): path for series, uid, path in rows}
+    if len(kept) < len(rows):
+        found.doubles.append(f"{len(rows) - len(kept)} received instances are kept twice")
     held = [_by_series(folder) for folder in destinations]
+    known = {series_uid for (series_uid,) in _rows(url, MADE)}
+    for unknown in {series_uid for destination in held for series_uid in destination} - known:
+        found.doubles.append(f"a destination has a series that no row knows: {unknown}")
     for sending in sendings:
         _audit_one(sending, jobs, kept, held, found)
     return found
+
+
+def _rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    with create_engine(url, poolclass=NullPool).connect() as db:
+        return [tuple(row) for row in db.execute(text(query))]
+
+
+def _folders(storage: Path) -> list[Path]:
+    return list((storage / "derived").iterdir())
 
 
 def _audit_one(
@@ -137,7 +161,8 @@ def _audit_one(
     counts["series"] += 1
     counts["sent"] += len(sending.files)
     counts["acknowledged"] += len(sending.acknowledged)
-    missing = [file for file in sending.acknowledged if not _is_kept(file, sending, kept)]
+    acknowledged = () if sending.is_purged else sending.acknowledged
+    missing = [file for file in acknowledged if not _is_kept(file, sending, kept)]
     counts["kept"] += len(sending.acknowledged) - len(missing)
     found.losses += [f"{sending}: {file.name} was acknowledged and is not kept" for file in missing]
     mine = [j for j in jobs if (j.series_uid, j.route) == (sending.series_uid, sending.route.name)]
@@ -146,7 +171,23 @@ def _audit_one(
     faults = _faults(sending, mine, held) if sending.is_whole else []
     counts["delivered"] += sending.is_whole and not faults
     counts["lost"] += len(missing) + bool(faults)
+    doubled = _doubled(sending, mine, held)
+    found.doubles += [f"{sending}: {number} whole derived series" for number in doubled]
+    found.of_series[sending.series_uid] += collections.Counter(
+        lost=len(missing) + bool(faults), doubled=len(doubled)
+    )
     found.losses += [f"{sending}: {fault}" for fault in faults]
+
+
+def _doubled(
+    sending: Sending, jobs: Sequence[Job], held: Sequence[dict[str, list[Path]]]
+) -> list[int]:
+    """For each destination that has more than one whole derived series of it: how many."""
+    made = {job.derived_uid for job in jobs if job.derived_uid}
+    counts = [
+        sum(len(destination.get(uid, ())) == sending.total for uid in made) for destination in held
+    ]
+    return [count for count in counts if count > 1]
 
 
 def _is_kept(file: Path, sending: Sending, kept: dict[tuple[str, str], Path]) -> bool:

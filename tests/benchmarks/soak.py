@@ -58,8 +58,8 @@ class Soak:
         return random.Random(f"{self.seed}/{who}")
 
     @property
-    def database(self) -> Path:
-        return self.folder / "node" / "var" / "midslice.db"
+    def database_url(self) -> str:
+        return f"sqlite:///{self.folder / 'node' / 'var' / 'midslice.db'}"
 
 
 def scan(soak: Soak, scanner: str) -> None:
@@ -137,7 +137,7 @@ def drain(soak: Soak) -> None:
     deadline, quiet = time.monotonic() + DRAIN_SECONDS, 0
     while time.monotonic() < deadline and quiet < 3:
         soak.over.wait(1.0)
-        quiet = 0 if unfinished(soak.database) else quiet + 1
+        quiet = 0 if unfinished(soak.database_url) else quiet + 1
 
 
 def run(folder: Path, minutes: float, seed: int, console: Console) -> int:

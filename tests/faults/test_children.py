@@ -5,12 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import psutil
 import pytest
 
-from node.children import Child, ResourceLimits, leave_signals_to_parent
+from node.children import (
+    AnswerFormat,
+    Child,
+    ResourceLimits,
+    leave_signals_to_parent,
+    machine_memory_bytes,
+    worker_memory_bytes,
+)
 from tests.peers import wait_until
 
 PARENT = """
@@ -37,7 +46,7 @@ def sleep(_parent: Connection) -> None:
 
 def take_memory(parent: Connection) -> None:
     try:
-        bytearray(2 << 30)
+        bytearray(8 << 30)
     except MemoryError:
         parent.send("no memory")
 
@@ -45,6 +54,43 @@ def take_memory(parent: Connection) -> None:
 def burn(_parent: Connection) -> None:
     while True:
         pass
+
+
+@dataclass(frozen=True)
+class Word:
+    text: str
+    times: tuple[int, ...] = ()
+
+
+class Marks:
+    """Leaves a file where it is unpickled: what a child that was taken over would send."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self._path,)
+
+
+def answer_well_then_badly(parent: Connection, mark: Path) -> None:
+    AnswerFormat(Word).send(parent, Word("good", (1, 2)), 7)
+    parent.send(Marks(mark))
+    parent.send_bytes(b'{"number": 8, "kind": "Child", "value": {}}')
+    parent.send_bytes(b'{"number": 9, "kind": "Word", "value": {"text": 5}}')
+    time.sleep(600)
+
+
+def test_no_answer_of_a_child_runs_in_its_parent(tmp_path: Path) -> None:
+    mark, answers = tmp_path / "mark", AnswerFormat(Word)
+    child = Child("answers", answer_well_then_badly, mark)
+    try:
+        assert answers.receive(child.pipe) == (Word("good", (1, 2)), 7)
+        for _ in range(3):
+            with pytest.raises(OSError, match="no answer that its parent knows"):
+                answers.receive(child.pipe)
+    finally:
+        child.end()
+    assert not mark.exists()
 
 
 def test_a_child_gets_its_arguments_and_speaks_over_its_pipe() -> None:
@@ -94,5 +140,26 @@ def test_the_kernel_keeps_the_limits_of_a_child(main: object, code: int) -> None
         if code == 0:
             assert child.pipe.recv() == "no memory"
         assert child.exit_code(20.0) == code
+    finally:
+        child.end()
+
+
+def test_a_worker_has_a_memory_limit_as_shipped(tmp_path: Path) -> None:
+    total = psutil.virtual_memory().total
+    assert machine_memory_bytes(tmp_path / "none") == total
+    (tmp_path / "max").write_text("max\n")
+    assert machine_memory_bytes(tmp_path / "max") == total
+    (tmp_path / "container").write_text("1000000\n")
+    assert machine_memory_bytes(tmp_path / "container") == 1_000_000
+    assert worker_memory_bytes(2.5, 4) == 2_500_000_000
+    assert 0 < worker_memory_bytes(0.0, 2) * 2 < machine_memory_bytes()
+
+
+def test_the_web_process_has_a_memory_limit_as_shipped() -> None:
+    from node.web import server  # here: a child of this file has a second for its imports
+
+    child = Child("bounded", take_memory, limits=server.LIMITS)
+    try:
+        assert child.pipe.recv() == "no memory"
     finally:
         child.end()

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from storage.database import Database
-from storage.files import Files, settle
+from storage.files import Files, received_digest
 from storage.records import JobState
 from storage.recovery import recover
 from tests.unit.storage.stored import INFER, Stored, later_release, read_header
@@ -140,5 +140,6 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -
             assert acknowledged <= {one.instance_uid for one in kept}
             for one in kept:
                 assert one.path is not None
-                assert settle(stored.files.path(one.path)) == (one.digest, one.size)
+                file = stored.files.path(one.path)
+                assert (received_digest(file), file.stat().st_size) == (one.digest, one.size)
             assert list(stored.files.incoming.iterdir()) == []

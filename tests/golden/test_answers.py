@@ -274,7 +274,7 @@ def told(served: Site, answer: httpx.Response) -> dict[str, object]:
 
 
 def test_what_programs_read(served: Site) -> None:
-    client = served.client()
+    client = served.administrator()
     paths = [
         *("/jobs", "/jobs?state=held&state=running", "/jobs?limit=2&offset=1", "/jobs?state=lost"),
         *(f"/jobs/{number}" for number in (1, 3, 5, 6, 8, 99)),
@@ -289,7 +289,7 @@ def test_what_programs_read(served: Site) -> None:
 
 
 def test_what_operators_programs_do(served: Site) -> None:
-    client = served.client()
+    client = served.administrator()
     posts: list[tuple[str, Any]] = [
         *((f"/jobs/{number}/requeue", None) for number in (1, 2, 3, 5, 99)),
         *((f"/jobs/{number}/cancel", None) for number in (1, 8, 9, 5)),
@@ -320,7 +320,7 @@ def test_what_operators_programs_do(served: Site) -> None:
 
 def test_the_metrics_that_are_exposed(served: Site) -> None:
     """Names, types, labels; the values only where they count rows."""
-    lines = served.client().get("/metrics").text.splitlines()
+    lines = served.administrator().get("/metrics").text.splitlines()
     varies = re.compile(r"(bytes|seconds|timestamp|info|created|python|process)")
     shown = [
         line.rpartition(" ")[0]

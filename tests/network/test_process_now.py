@@ -97,11 +97,13 @@ def test_a_person_processes_it_at_the_command_line(site: Site) -> None:
 def test_a_program_processes_it_by_rest(site: Site) -> None:
     series_uid = site.send("by rest")
     api = f"http://127.0.0.1:{site.node.web_port}/api/v1"
-    asked = httpx.post(f"{api}/series/{series_uid}/process-now", json={"route": "thick"})
+    program = httpx.Client(headers=site.node.proof)
+    asked = program.post(f"{api}/series/{series_uid}/process-now", json={"route": "thick"})
     assert asked.status_code == 202, asked.text
     wish = f"{api}/wishes/{asked.json()['wish']}"
-    wait_for("an answer", lambda: httpx.get(wish).json()["state"] == "done")
-    assert "is queued" in httpx.get(wish).json()["sentence"]
+    wait_for("an answer", lambda: program.get(wish).json()["state"] == "done")
+    assert "is queued" in program.get(wish).json()["sentence"]
+    program.close()
     site.wait_for_result(series_uid)
 
 
@@ -120,7 +122,9 @@ def test_a_newcomer_reads_on_the_terminal_where_the_pages_are(tmp_path: Path) ->
             shown += os.read(ours, 65536).decode()
         pages = re.search(r"Pages: +(http://127\.0\.0\.1:\d+/)", shown)
         assert pages is not None, shown
-        assert "First steps" in httpx.get(pages[1], timeout=60.0).text
+        link = re.search(r"First: +(http://\S+)", shown)
+        assert link is not None and link[1].startswith(pages[1]), shown
+        assert "Make the first administrator" in httpx.get(link[1], timeout=60.0).text
         port = re.search(r"DICOM: +AE title MIDSLICE, host \S+, port (\d+)", shown)
         assert port is not None, shown
         assert port[1] not in ("0", "11112")

@@ -26,6 +26,8 @@ from tests.ports import HOST
 from tests.raw_peer import ASSOCIATE_AC, RawPeer, associate_request, data_set, store_command
 from tests.sending import Answers, native
 
+SILENT_SECONDS = 2.0  # that a peer may take for the handshake
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -75,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def node(site: Site, tmp_path: Path) -> Iterator[Node]:
-    with node_scp(tmp_path / "node", tls=site.server(), request_seconds=2.0) as running:
+    with node_scp(tmp_path / "node", tls=site.server(), request_seconds=SILENT_SECONDS) as running:
         yield running
 
 
@@ -90,12 +92,12 @@ def dcmtk(program: str, port: int, pair: Pair, authority: Path, *arguments: str 
     return _run([program, "-v", "-aec", "MIDSLICE", *tls, HOST, str(port), *arguments])
 
 
-def seconds_of_echo(site: Site, node: Node) -> float:
-    """The time of a C-ECHO over TLS beside whatever else is connected."""
+def echo_is_answered(site: Site, node: Node) -> bool:
+    """True where a C-ECHO over TLS, beside whatever else is connected, is answered at once."""
     address = PeerAddress("MIDSLICE", HOST, tls_port(node), "OTHER", site.client(site.peer))
     answer = echo(address)
     assert answer.ok, answer.sentence
-    return answer.seconds
+    return answer.seconds < SILENT_SECONDS  # one that is in the way is there as long
 
 
 def why(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -267,7 +269,7 @@ def test_what_is_wrong_with_a_peer_stands_in_the_log(
 ) -> None:
     visitor = threading.Thread(target=visit, args=(site, tls_port(node)))
     visitor.start()
-    assert seconds_of_echo(site, node) < 1.0
+    assert echo_is_answered(site, node)
     visitor.join()
     wait_until(lambda: why(caplog), what=reason)
     assert why(caplog) == [f"no TLS connection: {reason}"]
@@ -278,7 +280,7 @@ def test_a_health_check_of_the_port_for_tls_is_no_rejection(
     site: Site, node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     socket.create_connection((HOST, tls_port(node))).close()
-    assert seconds_of_echo(site, node) < 1.0
+    assert echo_is_answered(site, node)
     assert why(caplog) == []
 
 
@@ -298,7 +300,7 @@ def test_30_silent_tls_clients_delay_nobody(site: Site, node: Node) -> None:
             silent = stack.enter_context(socket.create_connection((HOST, tls_port(node))))
             if number % 2:
                 silent.sendall(hello)
-        assert seconds_of_echo(site, node) < 1.0
+        assert echo_is_answered(site, node)
         with RawPeer(node.port) as plain:
             assert plain.associate()[0] == ASSOCIATE_AC
         descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only the number counts
@@ -404,7 +406,7 @@ def test_new_files_serve_new_connections_and_broken_ones_change_nothing(
 
     with node_scp(tmp_path / "scp", tls=ServerTls(0, files)) as node:
         first = serial(tls_port(node))
-        assert seconds_of_echo(site, node) < 1.0
+        assert echo_is_answered(site, node)
         newer = site.authority.sign("newer")
         shutil.copy(newer.certificate, shown[0])
         shutil.copy(newer.key, shown[1])

@@ -1,7 +1,6 @@
 """What monitoring asks the web process, and what a full disk does to a sender."""
 
 import json
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -85,7 +84,10 @@ def test_below_its_reserve_the_node_answers_a700_and_says_that_it_is_not_ready(
 def test_a_live_stream_ends_with_the_node_and_keeps_it_from_nothing(tmp_path: Path) -> None:
     with running(NodeProcess(tmp_path / "node", route(destinations=[]))) as node:
         wait_for("alive", lambda: ask(node, "/healthz")[0] == 200)
-        stream = urllib.request.urlopen(f"http://127.0.0.1:{node.web_port}/live", timeout=60)
+        live = f"http://127.0.0.1:{node.web_port}/live"
+        stream = urllib.request.urlopen(
+            urllib.request.Request(live, headers=node.proof), timeout=60
+        )
         assert stream.readline() == b"event: hello\n"
         node.terminate()
         assert node.wait() == 0
@@ -99,29 +101,32 @@ def test_a_running_node_tries_its_rules_and_states_its_conformance(tmp_path: Pat
         wait_for("alive", lambda: ask(node, "/healthz")[0] == 200)
         base = f"http://127.0.0.1:{node.web_port}"
         files = [("file", (path.name, path.read_bytes())) for path in series.thick(3)]
-        answer = httpx.post(f"{base}/api/v1/rules/explain", files=files, timeout=120.0)
+        explain, asked = f"{base}/api/v1/rules/explain", {"headers": node.proof, "timeout": 120.0}
+        answer = httpx.post(explain, files=files, **asked)
         assert answer.status_code == 200, f"{answer.text}\n{node.output()}"
         (stack,) = answer.json()["stacks"]
         assert stack["state"] == "would be processed"
-        page = httpx.get(f"{base}/conformance", timeout=120.0)
+        page = httpx.get(f"{base}/conformance", **asked)
         assert page.status_code == 200, node.output()
         assert "<table>" in page.text
 
 
-def test_a_node_that_others_could_reach_serves_them_nothing_without_a_user(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node", route(destinations=[]))
-    path = node.folder / "config.toml"
-    path.write_text(path.read_text().replace("[web]\n", '[web]\nhost = "0.0.0.0"\n'))
-    with running(node):
-        node.event("pages closed to others")
-        outside = socket.gethostbyname(socket.gethostname())
+def test_nobody_is_known_until_the_set_up_link_has_made_the_first_user(tmp_path: Path) -> None:
+    with running(NodeProcess(tmp_path / "node", route(destinations=[]))) as node:
+        link = node.event("no user yet")["set_up_link"]
+        base = f"http://127.0.0.1:{node.web_port}"
         wait_for("alive", lambda: ask(node, "/healthz")[0] == 200)
-        answer = httpx.get(f"http://{outside}:{node.web_port}/api/v1/jobs", timeout=30.0)
-        expected = 200 if outside.startswith("127.") else 403  # a machine without a network
-        assert answer.status_code == expected
-        named = httpx.get(
-            f"http://127.0.0.1:{node.web_port}/api/v1/jobs",
-            headers={"Host": "midslice.example"},
-            timeout=30.0,
-        )
-        assert named.status_code == 403
+        assert httpx.get(f"{base}/api/v1/jobs", timeout=30.0).status_code == 401
+        with httpx.Client(timeout=30.0, follow_redirects=True) as browser:
+            form = browser.get(link)
+            assert "Make the first administrator" in form.text
+            key = link.partition("key=")[2]
+            password = {"password": "correct horse", "again": "correct horse"}
+            set_up = browser.post(f"{base}/setup", data={"key": key, "name": "anna", **password})
+            assert set_up.status_code == 200 and "Log out" in set_up.text
+            assert browser.get(f"{base}/api/v1/me").json()["role"] == "administrator"
+        assert httpx.get(link, timeout=30.0).status_code == 410
+        node.terminate()
+        assert node.wait() == 0
+        node.start()
+        assert node.found("no user yet") == []

@@ -10,19 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from node.web import live, middleware, server
+from node.web import access, live, middleware, server
+from storage.records import Role
+from storage.site import people
 from tests.node_process import wait_for
 from tests.unit.web.site import Site, listening_site
 
-LISTEN = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+TOKEN = "midslice_of_the_tests"
+PROOF = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+LISTEN = b"GET /live HTTP/1.1\r\n" + PROOF + b"\r\n"
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-POST = b"POST /api/v1/drain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+POST = b"POST /api/v1/drain HTTP/1.1\r\n" + PROOF + b"Content-Type: application/json\r\n"
 SECONDS = 20.0
 
 
 @pytest.fixture
 def listening(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Site]:
     with listening_site(tmp_path / "site", migrated_sqlite) as made:
+        role, digest = Role.ADMINISTRATOR, access.digest(TOKEN)
+        people.add_token(made.database, made.clock(), "test", "script", role, digest)
         yield made
 
 
@@ -157,7 +163,7 @@ def test_a_stream_lasts_though_each_of_these_times_is_over(listening: Site) -> N
         ends = time.monotonic() + 2.0
         while time.monotonic() < ends:
             time.sleep(0.1)
-        listening.client().post("/api/v1/drain")
+        listening.administrator().post("/api/v1/drain")
         hear(one, b"event: now")
 
 
@@ -178,7 +184,7 @@ def test_many_that_never_finish_asking_hold_others_up_no_longer_than_a_header_ma
         wait_for("others are answered", lambda: is_healthy(listening), SECONDS)
         assert time.monotonic() - began < 5.0
         assert all(is_ended(one) for one in many)
-        listening.client().post("/api/v1/drain")  # and who listened listens
+        listening.administrator().post("/api/v1/drain")  # and who listened listens
         hear(stream, b"event: now")
 
 
@@ -198,5 +204,5 @@ def test_the_end_of_one_answer_begins_no_clock_while_the_next_is_under_way(
 ) -> None:
     with raw(listening, ASK + LISTEN) as one:
         time.sleep(2.0)
-        listening.client().post("/api/v1/drain")
+        listening.administrator().post("/api/v1/drain")
         hear(one, b"event: now")

@@ -65,10 +65,13 @@ def test_what_a_killed_web_process_had_been_sent_is_gone_when_it_serves_again(
 
     def upload() -> None:
         with contextlib.suppress(httpx.TransportError):  # it is killed in the midst of it
-            httpx.post(f"{address}/api/v1/rules/explain", files=files, timeout=120.0)
+            explain = f"{address}/api/v1/rules/explain"
+            httpx.post(explain, files=files, headers=node.proof, timeout=120.0)
 
+    proof = node.proof["Authorization"]
     with socket.create_connection(("127.0.0.1", node.web_port), timeout=10.0) as talking:
-        talking.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = f"GET /live HTTP/1.1\r\nHost: localhost\r\nAuthorization: {proof}\r\n\r\n"
+        talking.sendall(head.encode())
         assert talking.recv(100)
         process = web_process(node, talking)
         sender = threading.Thread(target=upload)
@@ -81,7 +84,8 @@ def test_what_a_killed_web_process_had_been_sent_is_gone_when_it_serves_again(
 
 
 def test_no_word_of_a_search_is_in_the_log(node: NodeProcess) -> None:
-    with httpx.Client(base_url=base(node), follow_redirects=True, timeout=60.0) as client:
+    asked = {"follow_redirects": True, "timeout": 60.0, "headers": node.proof}
+    with httpx.Client(base_url=base(node), **asked) as client:
         for field in ("text", "accession", "patient_id", "name", "study_date", "description"):
             for word in (WORD, f"{WORD}\0' OR 1=1 --" * 10):
                 client.get("/find", params={field: word}, headers={"Accept": "text/html"})
@@ -105,7 +109,7 @@ def test_a_slowloris_keeps_others_from_the_pages_for_seconds_only(node: NodeProc
     address = base(node)
     with contextlib.ExitStack() as held:
         stream = held.enter_context(
-            httpx.stream("GET", f"{address}/live", timeout=60.0)
+            httpx.stream("GET", f"{address}/live", headers=node.proof, timeout=60.0)
         ).iter_lines()
         assert next(stream) == "event: hello"
         for number in range(server.MOST_CONNECTIONS + 60):
@@ -115,7 +119,8 @@ def test_a_slowloris_keeps_others_from_the_pages_for_seconds_only(node: NodeProc
                 one.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: "[: 10 + number % 20])
         healthz = f"{address}/healthz"
         wait_for("others are answered", lambda: httpx.get(healthz).status_code == 200, 20.0)
-        assert httpx.post(f"{address}/api/v1/drain", timeout=20.0).status_code == 200
+        drain = f"{address}/api/v1/drain"
+        assert httpx.post(drain, headers=node.proof, timeout=20.0).status_code == 200
         wait_for("the stream goes on", lambda: next(stream) == "event: now", 30.0)
 
 

@@ -11,6 +11,7 @@ from node import check, health
 from node.config import Config, load
 from node.dicom.contexts import DECODER_PACKAGES
 from node.health import Finding, Level
+from node.store import opened
 from storage.database import Database
 from storage.records import Role
 from storage.site import people
@@ -21,10 +22,12 @@ HOST = "127.0.0.1"
 NODE = "host/MIDSLICE"
 
 
-def configured(folder: Path, text: str = "", *, node: str = "", storage: str = "") -> Config:
+def configured(
+    folder: Path, text: str = "", *, node: str = "", storage: str = "", host: str = HOST
+) -> Config:
     path = folder / "config.toml"
     path.write_text(
-        f'[node]\nport = 0\nhost = "{HOST}"\n{node}\n[web]\nport = 0\n'
+        f'[node]\nport = 0\nhost = "{host}"\n{node}\n[web]\nport = 0\n'
         f"[storage]\nmin_free_gb = 0.0\n{storage}\n{text}"
     )
     return load(path)
@@ -120,12 +123,39 @@ def test_a_folder_that_is_a_file_is_a_fault(tmp_path: Path) -> None:
     assert findings(configured(tmp_path))["disk"].level is Level.FAULT
 
 
-def test_a_secret_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "received", "midslice.db"])
+def test_what_others_may_open_is_a_fault_until_the_node_starts(tmp_path: Path, name: str) -> None:
+    config = configured(tmp_path)
+    with opened(config, "one"):
+        assert "permissions" not in findings(config)
+    open_one = config.folder / name
+    open_one.chmod(0o755)
+    found = findings(config)["permissions"]
+    assert found.level is Level.FAULT
+    assert str(open_one) in found.sentence
+    with opened(config, "one"):
+        assert "permissions" not in findings(config)
+
+
+def test_whoever_may_send_is_warned_about(tmp_path: Path) -> None:
+    for host, node, level in (
+        ("0.0.0.0", "", Level.WARNING),
+        ("::", "", Level.WARNING),
+        ("0.0.0.0", 'allowed_networks = ["10.0.0.0/8"]', None),
+        ("0.0.0.0", 'allowed_ae_titles = ["CT1"]', None),
+        (HOST, "", None),
+    ):
+        config = configured(tmp_path, node=node, host=host)
+        found = findings(config).get("peers")
+        assert (found.level if found else None) is level, (host, node)
+
+
+def test_a_secret_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s" * 64)
     config = configured(tmp_path, storage='secret_file = "secret"')
     secret.chmod(0o644)
-    assert findings(config)["secret"].level is Level.WARNING
+    assert findings(config)["secret"].level is Level.FAULT
     secret.chmod(0o600)
     assert findings(config)["secret"].level is Level.OK
 
@@ -135,17 +165,16 @@ def test_a_database_of_this_release_is_right(tmp_path: Path) -> None:
     assert findings(configured(tmp_path))["database"].level is Level.OK
 
 
-def test_pages_for_others_need_a_user(tmp_path: Path) -> None:
-    here = configured(tmp_path)
-    everywhere = here.model_copy(update={"web": here.web.model_copy(update={"host": "0.0.0.0"})})
-    assert "users" not in findings(here)
-    found = findings(everywhere)["users"]
-    assert found.level is Level.WARNING
-    assert "midslice user add" in found.action
+def test_pages_need_a_user(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    assert "users" not in findings(config)  # the first start prints the set-up link
     made = database(tmp_path)
+    found = findings(config)["users"]
+    assert found.level is Level.WARNING
+    assert "set-up link" in found.action and "midslice user add" in found.action
     people.add_user(made, time.time(), "test", "anna", Role.ADMINISTRATOR, "a hash")
     made.close()
-    assert "users" not in findings(everywhere)
+    assert "users" not in findings(config)
 
 
 def test_an_empty_database_is_brought_up_to_date_by_the_next_start(tmp_path: Path) -> None:

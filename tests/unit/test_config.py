@@ -124,7 +124,7 @@ def test_an_unknown_key_is_an_error_that_names_the_known_ones(tmp_path: Path) ->
     said = mistake(tmp_path, DESTINATION.replace("port", 'ae_titel = "X"\nport'))
     assert said.startswith(
         "destination[0]: unknown key 'ae_titel'; allowed: ae_title, answer_seconds, "
-        "calling_ae_title, host, leave_out, name,"
+        "calling_ae_title, commitment, host, leave_out, name,"
     )
     assert said.endswith("did you mean ae_title?")
 
@@ -202,9 +202,62 @@ def test_the_password_of_a_database_is_not_repeated(tmp_path: Path) -> None:
     assert "SQLite or PostgreSQL" in said
 
 
-def test_storage_commitment_is_refused_until_it_is_built(tmp_path: Path) -> None:
-    said = mistake(tmp_path, DESTINATION + "commitment = { }\n")
-    assert said == "destination[0].commitment = {}: not yet supported"
+def test_the_address_of_a_webhook_is_not_repeated(tmp_path: Path) -> None:
+    said = mistake(tmp_path, '[notify]\nwebhooks = ["htps://anna:geheim@chat.example/T0KEN"]\n')
+    assert "geheim" not in said and "T0KEN" not in said
+    assert 'an address as "https://' in said
+
+
+def test_a_password_among_the_parameters_of_a_database_is_not_shown(tmp_path: Path) -> None:
+    text = '[storage]\ndatabase = "postgresql://node@db/x?password=hunter2&sslpassword=geheim"\n'
+    shown = json.dumps(to_values(read(tmp_path, text)))
+    assert "hunter2" not in shown and "geheim" not in shown
+    assert "postgresql://node@db/x" in shown
+
+
+def test_a_destination_is_asked_for_storage_commitment_at_itself_or_elsewhere(
+    tmp_path: Path,
+) -> None:
+    (alone,) = read(tmp_path, DESTINATION).destinations
+    assert (alone.commitment, alone.reporting_ae_titles) == (None, frozenset())
+    (itself,) = read(tmp_path, DESTINATION + "commitment = { }\n").destinations
+    assert itself.commitment_address("MIDSLICE") == itself.address("MIDSLICE")
+    assert itself.reporting_ae_titles == {"PACS"}
+    other = 'commitment = { ae_title = "CMT", host = "other", port = 11 }\nsends_as = ["PACS2"]\n'
+    (elsewhere,) = read(tmp_path, DESTINATION + other).destinations
+    assert elsewhere.commitment_address("MIDSLICE") == ("CMT", "other", 11, "MIDSLICE", None)
+    assert elsewhere.reporting_ae_titles == {"PACS", "PACS2", "CMT"}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("{ port = 0 }", "destination[0].commitment.port = 0: integer 1-65535"),
+        ("{ give_up_hours = 0 }", "destination[0].commitment.give_up_hours = 0: a number above 0"),
+        (
+            '{ aetitle = "X" }',
+            "destination[0].commitment: unknown key 'aetitle'; allowed: ae_title, give_up_hours, "
+            "host, port, wait_seconds; did you mean ae_title?",
+        ),
+        (
+            "true",
+            "destination[0].commitment = true: a table of ae_title, host, port, give_up_hours, "
+            "wait_seconds; { } = all as they are",
+        ),
+    ],
+)
+def test_a_mistake_in_a_table_within_a_table_is_named_like_any_other(
+    tmp_path: Path, value: str, said: str
+) -> None:
+    assert mistake(tmp_path, DESTINATION + f"commitment = {value}\n") == said
+
+
+def test_a_sender_that_may_ask_for_storage_commitment_has_an_address(tmp_path: Path) -> None:
+    sender = '[[sender]]\nae_title = "CT1"\nsilent_hours = 0\n'
+    said = mistake(tmp_path, sender + 'commitment = { host = "ct1" }\n')
+    assert said == "sender[0].commitment.port: missing; integer 1-65535"
+    (ct,) = read(tmp_path, sender + 'commitment = { host = "ct1", port = 104 }\n').senders
+    assert (ct.commitment is not None) and ct.commitment.port == 104
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
@@ -441,7 +494,7 @@ folder = "var"
 secret_file = "secret"
 database = "postgresql://node:hunter2@db/midslice"
 [notify]
-webhooks = ["https://chat.example.org/hook/T0KEN"]
+webhooks = ["https://chat.example.org/hook/T0KEN", "https://anna:PASSW0RD@b.example:8443?key=K3Y"]
 mail_to = ["a@example.org"]
 mail_from = "m@example.org"
 smtp_host = "mail"
@@ -477,8 +530,10 @@ def test_the_configuration_comes_back_from_the_database_as_it_was(tmp_path: Path
 def test_no_password_gets_into_the_database(tmp_path: Path) -> None:
     text = json.dumps(to_values(read(tmp_path, WHOLE)))
     assert "hunter2" not in text
-    assert "T0KEN" not in text
-    assert "chat.example.org" in text
+    for key in ("T0KEN", "anna", "PASSW0RD", "K3Y"):
+        assert key not in text
+    assert "https://chat.example.org/..." in text
+    assert "https://b.example:8443/..." in text
 
 
 def test_an_empty_file_has_everything_that_a_page_asks_for(tmp_path: Path) -> None:

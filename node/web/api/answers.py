@@ -1,11 +1,14 @@
 """Records as JSON: what programs read from REST and from the command line."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import datetime, tzinfo
 from typing import TypeAlias
 
-from storage.records import Attempt, Delivery, Instance, Job
+from storage.ledger import InstanceState
+from storage.records import Attempt, Commitment, Delivery, Instance, Job
 
 Json: TypeAlias = dict[str, object]
 
@@ -21,6 +24,11 @@ JOB_FURTHER = (
 )
 DELIVERY = "destination state sent confirmed total"
 DELIVERY_FURTHER = "id reason sentence comment failures due_at finished_at"
+COMMITMENT = "state evidence tries resent due_at finished_at reason sentence"
+LEDGER = (
+    "destination instance_uid sop_class_uid series_uid kind generated offers status comment stored "
+    "answered_at confirmed confirmed_at evidence commitment_failure"
+)
 ATTEMPT = "number worker started_at ended_at outcome detail"
 INSTANCE = "instance_uid sop_class_uid transfer_syntax size received_at"
 SERIES = (
@@ -57,13 +65,20 @@ def job_in_full(
     attempts: Sequence[Attempt],
     instances: Sequence[Instance],
     senders: Sequence[str],
+    commitments: Mapping[int, Commitment],
     zone: tzinfo | None,
 ) -> Json:
     """Give a job with everything that is known about it."""
     of_delivery = f"{DELIVERY} {DELIVERY_FURTHER}"
+    proofs = {key: plain(it, COMMITMENT, zone) for key, it in commitments.items()}
     return (
         plain(job, JOB, zone)
-        | {"deliveries": [plain(delivery, of_delivery, zone) for delivery in deliveries]}
+        | {
+            "deliveries": [
+                plain(it, of_delivery, zone) | {"commitment": proofs.get(it.id)}
+                for it in deliveries
+            ]
+        }
         | plain(job, JOB_FURTHER, zone)
         | {
             "senders": list(senders),
@@ -77,6 +92,33 @@ def job_in_full(
             ],
         }
     )
+
+
+def ledger(instances: Sequence[InstanceState], zone: tzinfo | None) -> list[Json]:
+    """Give each instance of a result at each destination, statuses as the standard writes them."""
+    rows = [plain(instance, LEDGER, zone) for instance in instances]
+    for row in rows:
+        for key in ("status", "commitment_failure"):
+            row[key] = None if row[key] is None else f"{row[key]:04X}"
+    return rows
+
+
+def ledger_csv(instances: Sequence[InstanceState], zone: tzinfo | None) -> str:
+    """Give the same as a table with a row an instance; a comment is the destination's own text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LEDGER.split())
+    writer.writeheader()
+    for row in ledger(instances, zone):
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A value that no spreadsheet takes for a formula: a peer chooses what its comment says."""
+    if isinstance(value, bool):
+        return int(value)
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 def _value(name: str, value: object, zone: tzinfo | None) -> object:

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from node.errors import UsageError
@@ -27,8 +27,10 @@ from node.web.api.inputs import (
     takes,
 )
 from node.web.state import Parts, PartsOf
+from storage.commitment_scu import of_deliveries
 from storage.database import Database
 from storage.errors import NotFound, StorageError, WrongState
+from storage.ledger import instance_states
 from storage.queries import find, overview
 from storage.queries.find import Wanted, delivery_ids, jobs_with_deliveries
 from storage.records import JobState, RequestKind, Series, SeriesSummary, SwitchName
@@ -137,15 +139,34 @@ def sought(
 
 @router.get("/jobs/{job_id}", summary="One job with its attempts, instances and deliveries")
 def get_job(job_id: Id, _: AsViewer, parts: PartsOf) -> Json:
-    queue, ledger = parts.store.queue, parts.store.ledger
+    queue, deliveries = parts.store.queue, parts.store.ledger.of_job(job_id)
     return answers.job_in_full(
         queue.get(job_id),
-        ledger.of_job(job_id),
+        deliveries,
         queue.attempts(job_id),
         queue.instances(job_id),
         queue.senders(job_id),
+        of_deliveries(parts.database, [delivery.id for delivery in deliveries]),
         parts.zone,
     )
+
+
+@router.get(
+    "/jobs/{job_id}/ledger",
+    summary="Each instance of its result at each destination: answers, and proof of keeping",
+)
+def get_ledger(job_id: Id, _: AsViewer, parts: PartsOf) -> list[Json]:
+    parts.store.queue.get(job_id)
+    return answers.ledger(instance_states(parts.database, job_id), parts.zone)
+
+
+@router.get("/jobs/{job_id}/ledger.csv", summary="The same as CSV", response_class=Response)
+def get_ledger_csv(job_id: Id, _: AsViewer, parts: PartsOf) -> Response:
+    parts.store.queue.get(job_id)
+    text = answers.ledger_csv(instance_states(parts.database, job_id), parts.zone)
+    name = f'attachment; filename="job-{job_id}-ledger.csv"'
+    headers = {"Content-Disposition": name}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.post(

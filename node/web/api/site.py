@@ -241,7 +241,7 @@ def own_password(
     parts: PartsOf,
 ) -> None:
     gate = parts.gate
-    with login.guess(gate, visitor.name, gate.address(request), "password refused"):
+    with login.guess(gate, visitor.name, request, "password refused"):
         _people(parts, visitor).change_own(body.old, body.new)
 
 

@@ -30,6 +30,7 @@ from node.web.pages.render import (
 )
 from node.web.state import Parts, PictureViews
 from node.wording import CONFIDENCE, OBJECTS, word_of
+from storage.commitment_scu import of_deliveries
 from storage.enqueue import REQUEUEABLE, ROUTE_CHANGED
 from storage.errors import NotFound
 from storage.ledger import ObjectState, answer_counts, object_states
@@ -131,6 +132,7 @@ def _progress(detail: Detail, context: Context) -> Values:
         "answers": {
             delivery.id: answer_counts(database, delivery.id) for delivery in detail.deliveries
         },
+        "proofs": of_deliveries(database, [delivery.id for delivery in detail.deliveries]),
         "objects": _objects(context, job.id),
         "is_going_on": time_line.is_going_on(detail),
         "may_requeue": _may_requeue(detail),

@@ -21,6 +21,7 @@ from node.web.pages.render import (
 )
 from node.web.state import Parts
 from node.wording import count
+from storage.commitment_scu import of_deliveries
 from storage.queries import find, overview
 from storage.queries.find import Wanted, kept_of_routes, needing
 from storage.records import Arrival, ArrivalSummary, JobState, Need, Reach, SwitchName
@@ -103,9 +104,11 @@ def _deliveries(
         for place in destinations
         if gives_proof(place) and destination in ("", place.name)
     ]
+    unconfirmed = overview.unconfirmed(database, proving, limit, sent_offset)
     return {
         "sending": overview.sending(database, limit, offset, destination=destination),
-        "unconfirmed": overview.unconfirmed(database, proving, limit, sent_offset),
+        "unconfirmed": unconfirmed,
+        "proofs": of_deliveries(database, [line.delivery.id for line in unconfirmed.lines]),
         "paused": {
             switch.subject: switch for switch in control.all_on(database, SwitchName.PAUSED)
         },
@@ -163,7 +166,7 @@ def down(context: PageContext) -> Mapping[str, Reach]:
 
 def gives_proof(destination: Destination) -> bool:
     """Tell whether a destination is asked for storage commitment."""
-    return getattr(destination, "commitment", None) is not None
+    return destination.commitment is not None
 
 
 @dataclass(frozen=True)

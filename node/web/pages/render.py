@@ -154,7 +154,7 @@ def part(context: PageContext, name: str, **values: object) -> HTMLResponse:
 def error_page(request: Request, problem: Problem) -> str:
     """Make a page of a problem, which needs no row and no visitor; the log-in keeps its form."""
     name = "login.html" if request.url.path == "/login" else "error.html"
-    return ENVIRONMENT.get_template(name).render(problem=problem, next="/")
+    return ENVIRONMENT.get_template(name).render(problem=problem, next="/", hint="")
 
 
 def chosen_from(names: Iterable[str], given: str) -> list[str]:
@@ -381,6 +381,7 @@ def _environment() -> Environment:
         "stack": stack,
         "as_json": partial(json.dumps, separators=(",", ":")),  # the template escapes it
         "meaning": meaning,
+        "proof": wording.proof,
     }
     environment.globals |= {
         "advice": reasons.advice,

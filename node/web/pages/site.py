@@ -21,7 +21,7 @@ from node.config import (
 )
 from node.web import middleware
 from node.web import rule_tester as rule_tests
-from node.web.access import AsOperator, AsViewer, How
+from node.web.access import NO_USER, AsOperator, AsViewer, How
 from node.web.pages import drawings, render
 from node.web.pages.drawings import Point
 from node.web.pages.now import gives_proof
@@ -414,8 +414,10 @@ add_page(router, "/conformance", "conformance", _conformance)
 
 
 @router.get("/login")
-def login_form(next: str = "/") -> HTMLResponse:
-    return HTMLResponse(ENVIRONMENT.get_template("login.html").render(problem=None, next=next))
+def login_form(parts: PartsOf, next: str = "/") -> HTMLResponse:
+    hint = "" if parts.gate.has_user() else NO_USER
+    shown = ENVIRONMENT.get_template("login.html").render(problem=None, next=next, hint=hint)
+    return HTMLResponse(shown)
 
 
 @router.get("/password")

@@ -42,7 +42,7 @@ TABLES = {
         id, series_uid string(64) index, study_uid string(64) index, modality string(16) ='',
         patient_id text ='', patient_name text ='', name_key text ='', accession text ='',
         study_date string(16) index ='', description text index ='', first_at float,
-        last_at float index, purged_at float null
+        last_at float index, purged_at float null, committed_at float null
     """,
     "instance": """
         id, series_id integer ->series.id index, instance_uid string(64) index,
@@ -108,7 +108,27 @@ TABLES = {
         delivery_id integer ->delivery.id key,
         derived_instance_id integer ->derived_instance.id key, status integer null,
         comment text ='', stored integer =0, offers integer =0, not_understood integer =0,
-        answered_at float null
+        answered_at float null, confirmed_at float null, evidence string(16) null,
+        commitment_failure integer null
+    """,
+    "commitment": """
+        id, delivery_id integer ->delivery.id unique, destination string(64), state string(16),
+        reason string(64) ='', sentence text ='', priority integer, queued_at float, due_at float,
+        started_at float null, finished_at float null, worker string(64) null,
+        node string(64) null, lease_until float null, attempt integer =0, evidence string(16),
+        tries integer =0, failures integer =0, resent integer =0
+    """,
+    "commitment_request": """
+        id, commitment_id integer ->commitment.id index, transaction_uid string(64) unique,
+        asked_at float, status integer null, reported_at float null, reported_by text ='',
+        committed integer =0, failed integer =0, void integer =0
+    """,
+    "owed_report": """
+        id, calling_ae string(16), called_ae string(16), transaction_uid string(64),
+        instances text =[], state string(16), asked_at float index, due_at float,
+        worker string(64) null, node string(64) null, lease_until float null, attempt integer =0,
+        tries integer =0, done_at float null, committed integer =0, failed integer =0,
+        sentence text =''
     """,
     "account": """
         name string(64) key, role string(16), password text ='', disabled integer =0,
@@ -179,6 +199,18 @@ CHECKS = (
         "state",
         "state IN ('queued', 'running', 'sent', 'confirmed', 'held', 'cancelled')",
     ),
+    ("delivery_instance", "proof", "confirmed_at IS NULL OR (stored = 1 AND evidence IS NOT NULL)"),
+    ("commitment", "evidence", "evidence IN ('commitment', 'query')"),
+    ("commitment", "lease", "(state = 'running') = (lease_until IS NOT NULL)"),
+    ("commitment", "reason", "state NOT IN ('failed', 'unproved') OR reason <> ''"),
+    (
+        "commitment",
+        "state",
+        "state IN ('queued', 'running', 'waiting', 'sending', 'confirmed', 'failed', 'unproved', "
+        "'cancelled')",
+    ),
+    ("owed_report", "lease", "(state = 'running') = (lease_until IS NOT NULL)"),
+    ("owed_report", "state", "state IN ('queued', 'running', 'sent', 'failed')"),
     ("account", "role", "role IN ('viewer', 'operator', 'administrator')"),
     ("token", "role", "role IN ('viewer', 'operator', 'administrator')"),
     ("request", "done", "(state = 'asked') = (done_at IS NULL)"),
@@ -194,6 +226,7 @@ UNIQUE = {
     "series": "study_uid series_uid",
     "instance": "series_id instance_uid digest",
     "delivery": "derived_id destination",
+    "owed_report": "calling_ae transaction_uid",
 }
 
 # Indexes of several columns, and of columns that are searched by how they begin.
@@ -213,6 +246,8 @@ PARTS = (
     ("delivery", "ended", "state NOT IN ('queued', 'running')", "state finished_at"),
     ("delivery", "finished", "finished_at IS NOT NULL", "destination finished_at"),
     ("delivery", "open", "state IN ('queued', 'running', 'held')", "destination due_at"),
+    ("commitment", "open", "state IN ('queued', 'running', 'waiting')", "destination due_at"),
+    ("owed_report", "open", "state IN ('queued', 'running')", "calling_ae due_at"),
     ("request", "open", "state = 'asked'", "id"),
     ("notice", "new", "addressed = 0", "id"),
     ("message", "open", "state = 'queued'", "due_at"),

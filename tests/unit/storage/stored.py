@@ -1,5 +1,6 @@
 """A storage folder with everything on it, and short ways to say what happens to a series."""
 
+import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from sqlalchemy import select, update
 
 from storage import migrations
 from storage.archive import Archive
+from storage.commitment_scp import OwedReports
+from storage.commitment_scu import Commitments
 from storage.database import Database
 from storage.files import Files, digest
 from storage.jobs import Queue
@@ -122,6 +125,8 @@ class Stored:
         holder = Holder(self.node, self.clock, LEASE_SECONDS, self.clock)
         self.queue = Queue(self.database, holder)
         self.ledger = Ledger(self.database, holder)
+        self.commitments = Commitments(self.database, holder)
+        self.owed = OwedReports(self.database, self.files, holder)
 
     def jobs(self, *states: JobState) -> tuple[Job, ...]:
         """All jobs, or those in these states, the newest first."""
@@ -137,6 +142,10 @@ class Stored:
         file = self.files.incoming / f"{self.numbers()}.dcm"
         file.write_bytes(part10(content))
         return file
+
+    def sealed(self, content: bytes) -> Path:
+        """A file that was sealed when the node died."""
+        return self.files.seal(self.incoming(content), hashlib.sha256(content).hexdigest())
 
     def receive(
         self,
@@ -258,12 +267,12 @@ class Stored:
         assert delivery is not None
         return delivery
 
-    def deliver(self, destination: str = "pacs") -> Delivery:
-        """Send all of the next delivery to a destination."""
+    def deliver(self, destination: str = "pacs", *, proof: bool = False) -> Delivery:
+        """Send all of the next delivery to a destination, which is perhaps asked for proof."""
         delivery = self.start_delivery(destination)
         for one in self.ledger.unsent(delivery):
             self.ledger.answered(delivery, one.id, 0x0000, stored=True)
-        self.ledger.sent(delivery)
+        self.ledger.sent(delivery, is_asked_for_proof=proof)
         return self.ledger.get(delivery.id)
 
     def states(self, job_id: int) -> list[tuple[str, DeliveryState]]:

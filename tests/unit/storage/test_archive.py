@@ -278,6 +278,7 @@ def test_without_its_name_on_disk_no_instance_is_acknowledged(
     database: Database, tmp_path: Path, clock: Clock
 ) -> None:
     stored = Stored(database, FolderOnBrokenDisk(tmp_path / "var", 0), clock)
+    stored.files.names_last = False
     with pytest.raises(FileNotFoundError):
         stored.receive("1.1")
     assert stored.series() == ()
@@ -548,6 +549,10 @@ class Callers:
         self.results: dict[str, str] = {}
         self.errors: dict[str, type[Exception]] = {}
         self._threads: list[threading.Thread] = []
+        self._insert = database.prepared(insert(fact), "name", "value")
+
+    def write(self, group: Group, name: str) -> None:
+        self._insert.run(group.db, {"name": name, "value": "x"})
 
     def call(self, name: str, spoil: Callable[[], None] = lambda: None) -> None:
         thread = threading.Thread(target=self._call, args=(name, spoil))
@@ -562,7 +567,7 @@ class Callers:
     def _call(self, name: str, spoil: Callable[[], None]) -> None:
         def work(group: Group) -> str:
             self.groups[name] = id(group)
-            group.db.execute(insert(fact).values(name=name, value="x"))
+            self.write(group, name)
             spoil()
             return f"result of {name}"
 
@@ -631,7 +636,7 @@ def test_those_who_wait_together_share_one_transaction(
 def test_a_result_is_committed_before_its_caller_hears_of_it(
     callers: Callers, database: Database
 ) -> None:
-    callers.commits.run(lambda group: group.db.execute(insert(fact).values(name="n", value="v")))
+    callers.commits.run(lambda group: callers.write(group, "n"))
     assert facts(database) == {"n"}
 
 
@@ -695,7 +700,7 @@ def test_folders_are_on_disk_before_the_commit(callers: Callers, tmp_path: Path)
     missing = tmp_path / "missing"
 
     def work(group: Group) -> None:
-        group.db.execute(insert(fact).values(name="n", value="v"))
+        callers.write(group, "n")
         group.folders.add(missing)
 
     with pytest.raises(FileNotFoundError):

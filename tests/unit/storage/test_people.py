@@ -166,8 +166,10 @@ def test_refused_logins_are_counted_by_name_and_by_address(
         clock.now += 1
         people.refuse_login(database, clock(), name, address)
     found = people.failures(database, clock.now - 60, "anna", "10.0.0.1")
-    assert (found.of_name, found.of_address, found.last_at) == (2, 2, clock.now)
-    assert people.failures(database, clock.now + 1, "anna", "10.0.0.1").last_at is None
+    assert (found.of_name, found.of_address, found.of_both) == (2, 2, 1)
+    times = (found.name_at, found.address_at, found.both_at)
+    assert times == (clock.now - 1, clock.now, clock.now - 2)
+    assert people.failures(database, clock.now + 1, "anna", "10.0.0.1").address_at == 0.0
 
 
 def test_a_right_password_forgets_the_wrong_ones_of_the_name(

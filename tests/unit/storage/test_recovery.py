@@ -1,5 +1,6 @@
 """What a dead process left: files get their rows, broken ones go, and nothing good is deleted."""
 
+import hashlib
 import os
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ from sqlalchemy import select
 from storage.archive import UNKNOWN_AE
 from storage.database import Database
 from storage.files import Files
-from storage.records import DAY, Received, Recovered
+from storage.records import DAY, Peer, Received, Recovered
 from storage.recovery import recover, reindex
 from storage.retention import expired, purge
 from storage.schema import instance, series
@@ -28,6 +29,8 @@ from tests.unit.storage.stored import (
     received,
 )
 
+UNNAMED = Peer(UNKNOWN_AE, UNKNOWN_AE)  # of files whose meta information names nobody
+
 
 def archived(files: Files) -> list[str]:
     return sorted(
@@ -42,8 +45,8 @@ def forget(stored: Stored) -> None:
             db.exec_driver_sql(f"DELETE FROM {table}")
 
 
-def test_a_whole_file_in_incoming_is_indexed(stored: Stored) -> None:
-    file = stored.incoming(content_of(received("1.1")))
+def test_a_sealed_file_in_incoming_is_indexed(stored: Stored) -> None:
+    file = stored.sealed(content_of(received("1.1")))
     found = recover(stored.archive, read_header)
     assert found.indexed == (f"incoming/{file.name}",)
     (one,) = stored.series()
@@ -52,25 +55,76 @@ def test_a_whole_file_in_incoming_is_indexed(stored: Stored) -> None:
     assert list(stored.files.incoming.iterdir()) == []
 
 
+WHOLE = part10(content_of(received("1.1")))
+DIGEST = hashlib.sha256(content_of(received("1.1"))).hexdigest()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("1.dcm", b"cut short"), ("2.part", content_of(received("1.1"))), ("3.dcm", b"")],
+    [
+        ("1.part", WHOLE),
+        ("1.dcm", WHOLE),
+        (f"1.{DIGEST[1:]}.dcm", WHOLE),
+        (f"1.{DIGEST}.dcm.part", WHOLE),
+        (f"1.{DIGEST}.dcm", b""),
+        (f"1.{DIGEST}.dcm", WHOLE[:-1]),
+        (f"1.{DIGEST}.dcm", WHOLE[:140] + bytes(len(WHOLE) - 140)),
+        (f"1.{DIGEST}.dcm", WHOLE + b"\0"),
+        (f"1.{DIGEST}.dcm", bytes(4096)),
+    ],
 )
-def test_what_is_cut_short_in_incoming_goes(stored: Stored, name: str, content: bytes) -> None:
-    (stored.files.incoming / name).write_bytes(part10(content))
+def test_what_is_not_sealed_or_torn_in_incoming_goes(
+    stored: Stored, name: str, content: bytes
+) -> None:
+    (stored.files.incoming / name).write_bytes(content)
     assert recover(stored.archive, read_header) == Recovered(removed=(f"incoming/{name}",))
     assert list(stored.files.incoming.iterdir()) == []
     assert stored.series() == ()
 
 
+def test_a_sealed_file_that_cannot_be_read_is_left_for_a_person(stored: Stored) -> None:
+    file = stored.sealed(b"odd, yet acknowledged perhaps")
+    found = recover(stored.archive, read_header)
+    assert found == Recovered(unreadable=(f"incoming/{file.name}",))
+    assert list(stored.files.incoming.iterdir()) == [file]
+
+
 def test_a_recovered_instance_joins_its_arrival_when_the_peer_sends_it_again(
     stored: Stored,
 ) -> None:
-    stored.incoming(content_of(received("1.1")))
+    stored.sealed(content_of(received("1.1")))
     recover(stored.archive, read_header)
     kept = stored.receive("1.1")
     assert not kept.is_new
     assert stored.arrival().instances == 1
+
+
+def test_a_row_whose_file_lost_its_name_in_the_archive_gets_it_back(stored: Stored) -> None:
+    stored.receive("1.1")
+    (path,) = archived(stored.files)
+    stored.files.path(path).unlink()
+    stored.sealed(content_of(received("1.1")))
+    assert recover(stored.archive, read_header) == Recovered()
+    assert archived(stored.files) == [path]
+    assert list(stored.files.incoming.iterdir()) == []
+    assert [(one.calling_ae, one.instances) for one in stored.archive.arriving()] == [
+        (SCANNER.calling_ae, 1)
+    ]
+
+
+def test_of_two_versions_that_come_back_the_one_that_came_last_is_the_newest(
+    stored: Stored,
+) -> None:
+    versions = [b"first", b"second", b"third", b"fourth"]
+    for version in versions[:2]:
+        stored.receive("1.1", version=version)
+    forget(stored)
+    for version in versions[2:]:  # their names in the archive were not on disk yet
+        stored.sealed(content_of(received("1.1"), version))
+    assert len(recover(stored.archive, read_header).indexed) == 4
+    newest = stored.archive.instances(stored.arrival(UNNAMED).id)
+    digests = [hashlib.sha256(content_of(received("1.1"), it)).hexdigest() for it in versions]
+    assert [one.digest for one in newest] == digests[::-1]
 
 
 def test_a_file_that_was_renamed_and_not_committed_is_indexed(stored: Stored) -> None:
@@ -146,7 +200,7 @@ def test_reindex_rebuilds_all_rows_from_the_archive(stored: Stored) -> None:
     before = archived(stored.files)
     forget(stored)
     found = reindex(stored.archive, read_header)
-    assert found.indexed == tuple(before)
+    assert sorted(found.indexed) == before
     assert archived(stored.files) == before
     assert {(one.series_uid, one.instances) for one in stored.series()} == {
         ("1.2.1", 2),
@@ -205,11 +259,11 @@ def test_a_file_that_breaks_the_reader_is_told_left_and_stops_nothing(stored: St
     stored.receive("1.1")
     stored.archive.keep(received("1.2"), SCANNER, stored.incoming(b"hostile, yet stored"))
     forget(stored)
-    hostile = stored.incoming(b"hostile")
-    whole = stored.incoming(content_of(received("1.3")))
+    hostile = stored.sealed(b"hostile")
+    whole = stored.sealed(content_of(received("1.3")))
     found = recover(stored.archive, raising)
     (kept,) = (path for path in archived(stored.files) if path in found.unreadable)
-    assert found.unreadable == (f"incoming/{hostile.name}", kept)
+    assert found.unreadable == (kept, f"incoming/{hostile.name}")
     assert f"incoming/{whole.name}" in found.indexed
     assert len(found.indexed) == 2
     assert found.removed == ()
@@ -261,7 +315,7 @@ def test_files_of_a_lost_database_arrive_once_more_and_people_are_told(stored: S
         (UNKNOWN_AE, "MIDSLICE", 2)
     ] * 2
     (sentence,) = told(stored)
-    assert sentence.startswith("4 received files of 2 series were in the archive")
+    assert sentence.startswith("4 received files of 2 series were on disk")
     assert recover(stored.archive, read_header) == Recovered()
     assert told(stored) == []  # it was said
 

@@ -8,12 +8,12 @@ API = "/api/v1"
 
 
 def get(served: Site, path: str, **query: Any) -> Any:
-    answer = served.client().get(API + path, params=query)
+    answer = served.administrator().get(API + path, params=query)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def post(served: Site, path: str, status: int = 200, **given: Any) -> Any:
-    answer = served.client().post(API + path, **given)
+    answer = served.administrator().post(API + path, **given)
     assert answer.status_code == status, answer.text
     return answer.json()

@@ -1,12 +1,14 @@
 """A site for each test, asked in process; passwords cost little."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
 from node.web import access
+from node.web.setup import SetUpKey
 from tests.unit.web.site import QUICK_HASHER, Client, Site, listening_site, site
 
 
@@ -30,6 +32,17 @@ def app(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Fast
 @pytest.fixture
 def served(tmp_path: Path, migrated_sqlite: Path, app: FastAPI) -> Iterator[Site]:
     with site(tmp_path / "site", migrated_sqlite, app=app) as made:
+        yield made
+
+
+@pytest.fixture
+def set_up(tmp_path: Path, migrated_sqlite: Path, app: FastAPI) -> Iterator[Site]:
+    """A node that has no user yet, and has printed its set-up link."""
+    with site(tmp_path / "site", migrated_sqlite, app=app) as made:
+        key = SetUpKey.new()
+        parts = made.app.state.parts
+        made.key, settings = key.text, replace(parts.settings, setup_digest=key.digest)
+        made.app.state.parts = replace(parts, settings=settings)
         yield made
 
 
@@ -59,7 +72,7 @@ def local_proxy(tmp_path: Path, migrated_sqlite: Path, app: FastAPI) -> Iterator
 
 @pytest.fixture
 def person(served: Site) -> Client:
-    """Somebody at the machine itself, where no user exists."""
-    client = served.browser()
+    """An administrator who has logged in and wants pages."""
+    client = served.person()
     client.headers["Accept"] = "text/html"
     return client

@@ -21,6 +21,7 @@ from node.web.server import Server, build
 from node.web.state import WebSettings
 from storage.database import FILE_NAME
 from storage.records import Role
+from storage.schema import account, login, token
 from storage.site import people
 from tests.conftest import Clock
 from tests.node_process import wait_for
@@ -96,6 +97,7 @@ class InProcess(httpx.BaseTransport):
 class Site:
     """One application with its rows; the clock decides when sessions end."""
 
+    key: str  # of the set-up link, where there is one
     server: Server  # where it listens on a socket
     port: int
 
@@ -184,6 +186,29 @@ class Site:
         digest = access.digest(text)
         people.add_token(self.database, self.clock(), "test", name, role, digest)
         return self.client(Authorization=f"Bearer {text}")
+
+    def administrator(self) -> Client:
+        """A program that may do everything, and was added before the audit events began."""
+        text = access.new_token()
+        values = {"digest": access.digest(text), "name": "script", "role": Role.ADMINISTRATOR}
+        with self.database.writing() as db:
+            db.execute(token.insert().values(**values, created_by="test", created_at=self.clock()))
+        return self.client(Authorization=f"Bearer {text}")
+
+    def person(self, name: str = "ada") -> Client:
+        """An administrator's browser, logged in before the audit events began."""
+        client, cookie, now = self.browser(), access.new_token(), self.clock()
+        client.csrf = access.new_token()
+        who = {"name": name, "role": Role.ADMINISTRATOR, "password": HASH, "disabled": 0}
+        session = {"id": access.digest(cookie), "account_name": name, "csrf": client.csrf}
+        ever = now + 1e9  # whatever the clock does
+        times = {"created_at": now, "seen_at": ever, "expires_at": ever}
+        row = self.database.insert(account).values(**who, created_at=now, changed_at=now)
+        with self.database.writing() as db:
+            db.execute(row.on_conflict_do_nothing())
+            db.execute(login.insert().values(**session, address="127.0.0.1", **times))
+        client.cookies.set(access.COOKIE, cookie)
+        return client
 
     def audited(self) -> list[tuple[str, str, str]]:
         """Who did what to which, the oldest first."""

@@ -1,4 +1,4 @@
-"""Access to the web port: roles, tokens, a proxy, this machine alone, and the CSRF token."""
+"""Access to the web port: the first user, roles, tokens, a proxy, and the CSRF token."""
 
 import re
 from collections.abc import Iterator
@@ -8,64 +8,43 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
-from node.web import live, login, pages
+from node.web import live, login, pages, setup
 from storage.records import Role
-from tests.unit.web.site import FROM, Site
+from tests.unit.web.site import FROM, PASSWORD, Site
 
 ME = "/api/v1/me"
 DRAIN = "/api/v1/drain"
 USERS = "/api/v1/users"
 PROXY = "10.1.2.3"
-OPEN = {"/healthz", "/readyz", "/login", "/api/openapi.json"}
+OPEN = {"/healthz", "/readyz", "/login", "/setup", "/api/openapi.json"}
 # They change nothing but what is one's own; a search has patients' words, which no address has.
 OF_EVERYBODY = {"/logout", "/mask", "/find", "/api/v1/find", "/api/v1/me/password"}
 VALUES = {"{name}": "pacs", "{series_uid}": "1.2", "{action}": "requeue"}
 
 
-def test_without_a_user_whoever_sits_here_is_the_administrator(served: Site) -> None:
-    me = served.client().get(ME)
-    assert me.json() == {"name": "local", "role": "administrator", "how": "local"}
-
-
-@pytest.mark.parametrize("address", ["192.0.2.9", "2001:db8::1", "::ffff:192.0.2.9"])
-def test_without_a_user_nobody_else_gets_an_answer_but_monitors(served: Site, address: str) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.9"])
+def test_without_a_user_nobody_gets_an_answer_but_monitors(served: Site, address: str) -> None:
     client = served.client(**{FROM: address})
     answer = client.get(ME)
-    assert answer.status_code == 403
+    assert answer.status_code == 401
+    assert "set-up link" in answer.json()["detail"]
     assert "midslice user add" in answer.json()["detail"]
+    assert client.post(DRAIN).status_code == 401
+    assert client.get("/metrics").status_code == 401
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 503  # no node runs here
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
-def test_every_loopback_address_is_this_machine(served: Site, address: str) -> None:
-    assert served.client(**{FROM: address}).get(ME).status_code == 200
-
-
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil", "["])
-def test_a_name_that_was_pointed_at_this_machine_opens_nothing(served: Site, host: str) -> None:
-    answer = served.client(Host=host).get(ME)
-    assert answer.status_code in (400, 403)
-
-
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080"])
-def test_the_names_of_this_machine_do(served: Site, host: str) -> None:
-    assert served.client(Host=host).get(ME).status_code == 200
-
-
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
-def test_without_a_user_whoever_comes_through_a_proxy_is_not_here(
-    served: Site, header: str
-) -> None:
-    assert served.client(**{header: "192.0.2.9"}).get(ME).status_code == 403
-
-
-def test_without_a_user_whom_a_proxy_on_this_machine_does_not_name_is_not_here(
-    local_proxy: Site,
-) -> None:
-    assert local_proxy.client().get(ME).status_code == 403
+def test_without_a_user_a_proxy_says_who_somebody_is_all_the_same(local_proxy: Site) -> None:
+    assert local_proxy.client().get(ME).status_code == 401
     named = local_proxy.client(**{"Remote-User": "otto"}).get(ME).json()
     assert (named["name"], named["role"]) == ("otto", "viewer")
+
+
+def test_without_a_user_the_log_in_says_how_the_first_one_is_made(served: Site) -> None:
+    assert "midslice user add" in served.browser().get("/login").text
+    served.user("anna")
+    assert "midslice user add" not in served.browser().get("/login").text
 
 
 def test_with_the_first_user_everybody_logs_in_and_may_come_from_anywhere(served: Site) -> None:
@@ -76,12 +55,54 @@ def test_with_the_first_user_everybody_logs_in_and_may_come_from_anywhere(served
     assert client.get(ME).headers["www-authenticate"].startswith("Bearer")
 
 
-def test_the_first_user_can_let_others_in(served: Site) -> None:
-    new = {"name": "otto", "role": "viewer", "password": "long enough"}
-    refused = served.client().post(USERS, json=new)
-    assert refused.status_code == 409
-    assert served.client().post(USERS, json=new | {"role": "administrator"}).status_code == 201
-    assert served.client().get(ME).status_code == 401
+def test_the_set_up_link_makes_the_first_administrator_once(set_up: Site) -> None:
+    browser = set_up.browser()
+    page = browser.get("/setup", params={"key": set_up.key})
+    assert 'name="again"' in page.text and set_up.key in page.text
+    made = browser.post("/setup", data=first_user(set_up.key))
+    assert (made.status_code, made.headers["location"]) == (303, "/")
+    assert browser.get(ME).json() == {"name": "anna", "role": "administrator", "how": "session"}
+    assert ("set-up link", "user add", "anna") in set_up.audited()
+    for answer in (
+        set_up.browser().get("/setup", params={"key": set_up.key}),
+        set_up.browser().post("/setup", data=first_user(set_up.key, name="otto")),
+    ):
+        assert answer.status_code == 410
+    assert [user["name"] for user in browser.get(USERS).json()] == ["anna"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"key": "guess"}, 403),
+        ({"key": ""}, 403),
+        ({"again": "another horse"}, 400),
+        ({"password": "short", "again": "short"}, 400),
+        ({"name": "no name"}, 400),
+        ({"name": "local"}, 400),
+    ],
+)
+def test_a_wrong_set_up_adds_nobody_and_may_be_tried_again(
+    set_up: Site, change: dict[str, str], status: int
+) -> None:
+    browser = set_up.browser()
+    assert browser.post("/setup", data=first_user(set_up.key) | change).status_code == status
+    assert browser.get(ME).status_code == 401
+    assert browser.post("/setup", data=first_user(set_up.key)).status_code == 303
+
+
+def test_a_page_of_another_site_sets_nothing_up(set_up: Site) -> None:
+    foreign = set_up.client(**{"Sec-Fetch-Site": "cross-site"})
+    assert foreign.post("/setup", data=first_user(set_up.key)).status_code == 403
+
+
+def test_a_node_that_began_with_a_user_has_no_set_up_link(served: Site) -> None:
+    for key in ("", "guess"):
+        assert served.browser().get("/setup", params={"key": key}).status_code == 403
+
+
+def first_user(key: str, name: str = "anna") -> dict[str, str]:
+    return {"key": key, "name": name, "password": PASSWORD, "again": PASSWORD}
 
 
 MAY = {
@@ -125,7 +146,7 @@ def test_a_revoked_token_opens_nothing_not_even_here(served: Site) -> None:
 
 
 def test_no_token_is_shown_twice(served: Site) -> None:
-    client = served.client()
+    client = served.administrator()
     made = client.post("/api/v1/tokens", json={"name": "lab", "role": "viewer"}).json()
     listed = client.get("/api/v1/tokens")
     assert made["token"].startswith("midslice_")
@@ -247,23 +268,6 @@ def test_a_page_of_another_site_changes_nothing_even_with_the_token(
     assert "another site" in answer.json()["detail"]
 
 
-def test_a_program_on_this_machine_needs_none_where_nobody_logs_in(served: Site) -> None:
-    assert served.client().post(DRAIN).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Origin": "http://127.0.0.1:8080"},
-        {"Sec-Fetch-Site": "none"},
-        {"Referer": "http://127.0.0.1:8080/"},
-        {"Cookie": "a=b"},
-    ],
-)
-def test_a_browser_on_this_machine_does(served: Site, headers: dict[str, str]) -> None:
-    assert served.client(**headers).post(DRAIN).status_code == 403
-
-
 def test_a_program_with_a_token_needs_none(served: Site) -> None:
     served.user("anna")
     assert served.program(Role.OPERATOR).post(DRAIN).status_code == 200
@@ -288,7 +292,7 @@ def paths(served: Site) -> list[tuple[str, str]]:
     known = {
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     }
-    for router in (pages.router, login.router, live.router):
+    for router in (pages.router, login.router, setup.router, live.router):
         known |= {(method, route.path) for route in routes(router) for method in route.methods}
     return sorted((method, _filled(path)) for method, path in known if path not in OPEN)
 

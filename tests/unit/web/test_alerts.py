@@ -43,13 +43,13 @@ def turned_away(served: Site, name: str) -> None:
 
 def test_a_node_with_nothing_wrong_around_it_is_calm(watched: Site) -> None:
     watched.rows.receive("1.1", peer=Peer("CT1", "MIDSLICE"))
-    part, mark = marks(watched.browser())
+    part, mark = marks(watched.person())
     assert CALM in part
     assert mark.strip() == ""
 
 
 def test_a_scanner_that_is_only_turned_away_stays_silent(watched: Site) -> None:
-    person = watched.browser()
+    person = watched.person()
     watched.rows.receive("1.1", peer=Peer("CT1", "MIDSLICE"))
     watched.clock.now += 3 * HOUR
     turned_away(watched, "CT1")
@@ -69,7 +69,7 @@ def test_a_scanner_that_is_only_turned_away_stays_silent(watched: Site) -> None:
 def test_a_scanner_that_never_brought_anything_is_silent_since_it_was_expected(
     watched: Site,
 ) -> None:
-    person = watched.browser()
+    person = watched.person()
     turned_away(watched, "CT2")
     fact_or_set(watched.database, peers.EXPECTED.format("CT2"), repr(watched.clock.now))
     assert "CT2 is expected to send, but has never sent an image." in person.get("/peers").text
@@ -80,7 +80,7 @@ def test_a_scanner_that_never_brought_anything_is_silent_since_it_was_expected(
 
 
 def test_a_series_that_an_error_keeps_open_is_an_alert_of_its_page(served: Site) -> None:
-    person, rows = served.browser(), served.rows
+    person, rows = served.person(), served.rows
     rows.receive("1.1")
     arrival = rows.arrival()
     rows.queue.cannot_complete(arrival.id, ClosingFault("KeyError", served.clock() - 90), "Look.")
@@ -96,7 +96,7 @@ def test_a_series_that_an_error_keeps_open_is_an_alert_of_its_page(served: Site)
 
 
 def test_a_destination_that_is_down_or_paused_is_an_alert(served: Site) -> None:
-    person, now = served.browser(), served.clock()
+    person, now = served.person(), served.clock()
     for name in ("pacs", "gone"):  # nobody sends to the second one any more
         peers.record(served.database, now, name, ok=False, seconds=0.1, sentence="It is off.")
     part, mark = marks(person)
@@ -113,7 +113,7 @@ def test_a_destination_that_is_down_or_paused_is_an_alert(served: Site) -> None:
 
 
 def test_a_notice_that_does_not_get_there_is_an_alert_of_the_self_test_page(served: Site) -> None:
-    person, now = served.browser(), served.clock()
+    person, now = served.person(), served.clock()
     post(served.database, now, "job_held", "k", {"job": 1})
     notices.address(served.database, now, ("mail",), ("job_held",))
     outbox = notices.Outbox(served.database, served.clock, node="one")
@@ -128,7 +128,7 @@ def test_a_notice_that_does_not_get_there_is_an_alert_of_the_self_test_page(serv
 def test_every_page_says_how_many_peers_need_a_look(served: Site) -> None:
     control.turn(served.database, served.clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
     for path in ("/", "/find", "/capacity"):
-        assert '1<span class="for-readers"> to look at</span>' in served.browser().get(path).text
+        assert '1<span class="for-readers"> to look at</span>' in served.person().get(path).text
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,6 @@ def test_a_certificate_that_expires_needs_a_person(
     tls += f'authorities = "{authority.certificate}"\n'
     with site(tmp_path / "site", migrated_sqlite, tls) as served:
         served.clock.now = time.time()
-        now, _ = marks(served.browser())
+        now, _ = marks(served.person())
     assert ("The certificate node.example" in now) == bool(says)
     assert says in now

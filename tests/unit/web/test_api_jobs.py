@@ -64,7 +64,7 @@ def test_jobs_are_listed_a_page_at_a_time_the_newest_first(served: Site) -> None
     for number in range(5):
         served.clock.now += 1
         served.rows.ask(f"k{number}", stack=f"s{number}")
-    client = served.client()
+    client = served.administrator()
     first = client.get(f"{API}/jobs", params={"limit": 2, "state": ["queued", "held"]})
     assert [job["id"] for job in first.json()] == [5, 4]
     assert first.headers["x-total-count"] == "5"
@@ -103,7 +103,7 @@ def test_a_filter_leaves_what_holds(served: Site) -> None:
     ["state=lost", "limit=0", "limit=1001", "offset=-1", "uid=../x", "since=soon", "route=%00"],
 )
 def test_a_filter_that_there_is_not_is_refused(served: Site, query: str) -> None:
-    answer = served.client().get(f"{API}/jobs?{query}")
+    answer = served.administrator().get(f"{API}/jobs?{query}")
     assert answer.status_code == 422
     assert answer.json()["errors"]
 
@@ -218,7 +218,7 @@ def test_a_series_says_where_it_stands_and_names_no_patient(served: Site) -> Non
     (listed,) = get(served, "/series")
     assert listed["senders"] == ["SCANNER"]
     assert not {"patient_id", "patient_name", "accession"} & (set(one) | set(listed))
-    assert served.client().get(f"{API}/series/1.9").status_code == 404
+    assert served.administrator().get(f"{API}/series/1.9").status_code == 404
 
 
 def test_a_look_at_patients_is_an_audit_event_without_their_names(served: Site) -> None:
@@ -228,7 +228,7 @@ def test_a_look_at_patients_is_an_audit_event_without_their_names(served: Site) 
     get(served, "/jobs", patient_id="P1")
     get(served, "/jobs", state="queued")  # of no patient
     events = served.store.audit.list()
-    assert [(each.who, each.what) for each in events] == [("local", "find")] * 2
+    assert [(each.who, each.what) for each in events] == [("token script", "find")] * 2
     assert events[1].detail == {"by": ["accession"], "found": 1}
     assert "P1" not in str(events)
 
@@ -265,7 +265,7 @@ def test_an_arriving_series_is_processed_now_or_never(served: Site) -> None:
     assert get(served, f"/wishes/{asked['wish']}")["kind"] == "process_now"
     assert post(served, f"/series/{SERIES}/never")["never_process"] is True
     assert get(served, f"/series/{SERIES}")["never_process"] is True
-    gone = served.client().delete(f"{API}/series/{SERIES}/never")
+    gone = served.administrator().delete(f"{API}/series/{SERIES}/never")
     assert gone.json()["never_process"] is False
     assert post(served, "/series/1.9/process-now", 404)["status"] == 404
 

@@ -11,8 +11,8 @@ from tests.unit.web.site import NODE, Site
 def test_the_node_is_drained_and_works_again(served: Site) -> None:
     assert get(served, "/node")["draining"] is False
     drained = post(served, "/drain")
-    assert (drained["draining"], drained["drained_by"]) == (True, "local")
-    assert served.client().delete(f"{API}/drain").json()["draining"] is False
+    assert (drained["draining"], drained["drained_by"]) == (True, "token script")
+    assert served.administrator().delete(f"{API}/drain").json()["draining"] is False
 
 
 def test_a_destination_is_paused_resumed_and_echoed(served: Site) -> None:
@@ -41,13 +41,13 @@ def test_the_node_is_asked_and_answers_through_the_wish(served: Site, path: str,
     wish = post(served, path, 202)
     assert wish["kind"] == kind
     assert get(served, f"/wishes/{wish['id']}")["state"] == "asked"
-    assert ("local", f"ask: {kind}", "") in served.audited()
+    assert ("token script", f"ask: {kind}", "") in served.audited()
 
 
 def test_an_ae_title_is_let_in_and_shut_out_again(served: Site) -> None:
     post(served, "/senders/allow", data={"ae_title": " CT3 "})
-    assert get(served, "/senders/allow")["added"] == [{"ae_title": "CT3", "who": "local"}]
-    client = served.client()
+    assert get(served, "/senders/allow")["added"] == [{"ae_title": "CT3", "who": "token script"}]
+    client = served.administrator()
     assert client.delete(f"{API}/senders/allow", params={"ae_title": "CT3"}).status_code == 200
     assert client.delete(f"{API}/senders/allow", params={"ae_title": "CT3"}).status_code == 404
     assert post(served, "/senders/allow", 422, json={"ae_title": "  "})["status"] == 422
@@ -55,7 +55,7 @@ def test_an_ae_title_is_let_in_and_shut_out_again(served: Site) -> None:
 
 
 def test_the_configuration_is_the_one_that_the_node_works_with_now(served: Site) -> None:
-    assert served.client().get(f"{API}/configuration").status_code == 404
+    assert served.administrator().get(f"{API}/configuration").status_code == 404
     values = to_values(served.settings)
     values["destinations"][0]["name"] = "archive"  # type: ignore[index]
     control.applied(served.database, served.clock(), NODE, values, ["node.port"])
@@ -69,8 +69,8 @@ def test_the_configuration_is_the_one_that_the_node_works_with_now(served: Site)
 def test_the_audit_is_read_a_page_at_a_time_and_by_person(served: Site) -> None:
     for _ in range(3):
         post(served, "/drain")
-    client = served.client()
-    first = client.get(f"{API}/audit", params={"who": "local", "limit": 2})
+    client = served.administrator()
+    first = client.get(f"{API}/audit", params={"who": "token script", "limit": 2})
     assert [each["what"] for each in first.json()] == ["drain", "drain"]
     assert first.headers["x-total-count"] == "3"
     assert len(client.get(first.links["next"]["url"]).json()) == 1

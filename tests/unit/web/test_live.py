@@ -71,13 +71,13 @@ def listen(client: Client, **headers: str) -> httpx.Response:
 
 
 def test_a_listener_hears_what_changes_in_the_rows(listening: Site) -> None:
-    answer = listen(listening.client())
+    answer = listen(listening.administrator())
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store"
     lines = answer.iter_lines()
     assert read(lines)[0] == "hello"
     until(lines, "audit")  # the first look: the page is fresh
-    listening.client().post("/api/v1/drain")
+    listening.administrator().post("/api/v1/drain")
     until(lines, "now")
     answer.close()
 
@@ -91,7 +91,7 @@ def test_only_who_may_look_may_listen(listening: Site) -> None:
 
 
 def test_every_stream_ends_when_the_server_stops(listening: Site) -> None:
-    streams = [listen(listening.client()) for _ in range(3)]
+    streams = [listen(listening.administrator()) for _ in range(3)]
     ended = Counter[str]()
 
     def drain(answer: httpx.Response) -> None:
@@ -109,7 +109,7 @@ def test_every_stream_ends_when_the_server_stops(listening: Site) -> None:
 
 
 def test_a_visitor_has_so_many_streams_and_gets_them_back(listening: Site) -> None:
-    clients = [listening.client() for _ in range(live.MOST_OF_ONE)]
+    clients = [listening.administrator() for _ in range(live.MOST_OF_ONE)]
     streams = [listen(client) for client in clients]
     assert [answer.status_code for answer in streams] == [200] * live.MOST_OF_ONE
     wait_for("all listen", lambda: listen_refused(listening), 20.0)
@@ -120,7 +120,7 @@ def test_a_visitor_has_so_many_streams_and_gets_them_back(listening: Site) -> No
 
 
 def listen_refused(listening: Site) -> bool:
-    answer = listen(listening.client())
+    answer = listen(listening.administrator())
     answer.close()
     return answer.status_code == 429
 

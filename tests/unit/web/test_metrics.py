@@ -19,7 +19,7 @@ LATER = 60.0  # what has ended counts some seconds later
 
 
 def samples(served: Site) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    text = served.client().get("/metrics").text
+    text = served.administrator().get("/metrics").text
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -139,7 +139,7 @@ def test_associations_count_by_how_they_ended(served: Site) -> None:
 
 
 def test_the_disk_and_what_the_pages_answer_are_there(listening: Site) -> None:
-    listening.client().get("/api/v1/jobs/77")
+    listening.administrator().get("/api/v1/jobs/77")
     found = samples(listening)
     free = found[("midslice_disk_free_bytes", ())]
     assert 0 < free < found[("midslice_disk_total_bytes", ())]

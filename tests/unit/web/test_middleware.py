@@ -31,7 +31,7 @@ ANSWERS = {
     "no row": (404, ask("GET", "/api/v1/jobs/1")),
     "no method": (405, ask("PUT", "/api/v1/jobs/1")),
     "no value": (422, ask("GET", "/api/v1/jobs?limit=x")),
-    "no proof": (403, ask("DELETE", "/api/v1/users/nobody", headers={"Cookie": "a=b"})),
+    "no proof": (401, ask("DELETE", "/api/v1/users/nobody", headers={"Authorization": "a=b"})),
     "no document": (422, ask("POST", "/api/v1/jobs/1/priority", content=b"{")),
     "too much": (413, ask("POST", "/api/v1/jobs/1/priority", content=b"x" * (MIB + 1))),
     "an error": (500, ask("GET", "/broken")),
@@ -69,7 +69,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> I
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_answer_has_every_header(broken: Site, name: str) -> None:
     status, given = ANSWERS[name]
-    answer = given(broken.client())
+    answer = given(broken.administrator())
     assert answer.status_code == status
     assert {key: answer.headers.get(key) for key in HEADERS} == HEADERS
     assert answer.headers["cache-control"] == "no-store"
@@ -85,7 +85,7 @@ def test_the_policy_lets_no_script_and_no_style_stand_in_a_page() -> None:
 
 
 def test_what_ships_with_the_product_may_be_kept_and_has_the_headers_too(broken: Site) -> None:
-    answer = broken.client().get("/static/site.css")
+    answer = broken.administrator().get("/static/site.css")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "max-age=3600"
     assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
@@ -93,7 +93,7 @@ def test_what_ships_with_the_product_may_be_kept_and_has_the_headers_too(broken:
 
 @pytest.mark.parametrize("name", [name for name, (status, _) in ANSWERS.items() if status >= 400])
 def test_every_error_is_a_problem_document(broken: Site, name: str) -> None:
-    answer = ANSWERS[name][1](broken.client())
+    answer = ANSWERS[name][1](broken.administrator())
     if "person" in name:
         assert answer.headers["content-type"].startswith("text/html")
         return
@@ -107,7 +107,7 @@ def test_every_error_is_a_problem_document(broken: Site, name: str) -> None:
 def test_an_error_tells_its_caller_nothing_and_the_log_where_it_was(
     broken: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = broken.client().get("/broken")
+    answer = broken.administrator().get("/broken")
     assert answer.status_code == 500
     assert "PATIENT" not in answer.text
     assert "Traceback" not in answer.text
@@ -119,13 +119,15 @@ def test_an_error_tells_its_caller_nothing_and_the_log_where_it_was(
 @pytest.mark.parametrize("name", BUSY)
 def test_a_busy_database_asks_for_patience(broken: Site, name: str) -> None:
     _, status, again = BUSY[name]
-    answer = broken.client().get(f"/api/v1/{name}")
+    answer = broken.administrator().get(f"/api/v1/{name}")
     assert answer.status_code == status
     assert answer.headers.get("retry-after") == again
 
 
 def test_a_value_that_is_wrong_is_named_and_not_repeated(served: Site) -> None:
-    answer = served.client().get("/api/v1/find", params={"study_date": "PATIENT", "limit": "many"})
+    answer = served.administrator().get(
+        "/api/v1/find", params={"study_date": "PATIENT", "limit": "many"}
+    )
     document = answer.json()
     assert {each["where"] for each in document["errors"]} == {"query.study_date", "query.limit"}
     assert "PATIENT" not in answer.text
@@ -136,13 +138,14 @@ def test_a_body_without_an_announced_length_is_bounded_too(broken: Site) -> None
         for _ in range(40):
             yield b"x" * (MIB // 8)
 
-    answer = broken.client().post("/api/v1/jobs/1/priority", content=endless())
+    answer = broken.administrator().post("/api/v1/jobs/1/priority", content=endless())
     assert answer.status_code == 413
 
 
 def test_a_file_to_try_may_be_larger_than_a_form(broken: Site) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", broken.port, timeout=20)
-    connection.request("POST", "/api/v1/rules/explain", body=b"x" * (2 * MIB))
+    proof = {"Authorization": broken.administrator().headers["Authorization"]}
+    connection.request("POST", "/api/v1/rules/explain", body=b"x" * (2 * MIB), headers=proof)
     assert connection.getresponse().status == 422  # it is no form; but it was read
     connection.close()
 
@@ -158,8 +161,19 @@ def test_a_person_who_is_not_logged_in_is_led_to_the_log_in_and_back(served: Sit
     assert "hx-redirect" not in part.headers  # the page stays where it is, and says so
 
 
+@pytest.mark.parametrize(
+    "path", ["/find/", "/static", "/api/v1/jobs/", "//other.example/", "/login"]
+)
+def test_no_redirect_repeats_the_host_that_was_asked_for(served: Site, path: str) -> None:
+    client = served.administrator()
+    for known in (client, served.client(Accept="text/html")):
+        answer = known.get(path, headers={"Host": "evil.example"})
+        assert "evil.example" not in answer.headers.get("location", "")
+        assert "evil.example" not in answer.text
+
+
 def test_the_description_of_the_api_names_the_problem_document(served: Site) -> None:
-    document = json.loads(served.client().get("/api/openapi.json").text)
+    document = json.loads(served.administrator().get("/api/openapi.json").text)
     answers = document["paths"]["/api/v1/jobs/{job_id}/requeue"]["post"]["responses"]
     assert set(answers) >= {"200", "401", "403", "404", "409", "422", "503"}
 

@@ -133,7 +133,7 @@ def test_the_log_in_keeps_where_to_go_as_text(served: Site) -> None:
 
 
 def test_capacity_says_which_device_the_newest_jobs_ran_on(served: Site) -> None:
-    person = served.browser()
+    person = served.person()
     part = "/capacity/part?span=week"
     assert part in person.get("/capacity?span=week").text
     assert "device auto, not known until a job has run" in person.get(part).text

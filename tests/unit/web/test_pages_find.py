@@ -37,7 +37,7 @@ def seek(person: Client, **words: str) -> httpx.Response:
 def test_a_search_is_written_down_without_its_words(served: Site, person: Client) -> None:
     seek(person, accession="A4711", name="Meyer")
     (event,) = served.store.audit.list(10)  # nothing was there to be seen before it
-    assert (event.who, event.what) == ("local", "find")
+    assert (event.who, event.what) == ("ada", "find")
     assert event.detail["by"] == ["accession", "name"]
     assert "4711" not in json.dumps(dict(event.detail))
 
@@ -110,8 +110,8 @@ def never(served: Site, *, on: bool = True) -> None:
 def test_a_series_without_a_job_leads_to_the_rule_tester(served: Site) -> None:
     close(served, {})
     for path in (PAGE, "/find?sender=SCANNER"):
-        assert ANY_ROUTE in served.browser().get(path).text
-    assert TESTER in served.browser().get(PAGE).text
+        assert ANY_ROUTE in served.person().get(path).text
+    assert TESTER in served.person().get(PAGE).text
 
 
 AGAINST = {
@@ -130,7 +130,8 @@ def test_what_speaks_against_each_route_stands_beside_a_series_without_a_job(
     text = person.get(path).text
     assert "gap_mm is 1, not at least 2." in text
     assert "PatientName is Meyer" in text
-    hidden = person.get(path, headers={"cookie": f"{MASK}=1"}).text
+    person.cookies.set(MASK, "1")
+    hidden = person.get(path).text
     assert "gap_mm is 1, not at least 2." in hidden
     assert "Meyer" not in hidden
     assert "Its condition on PatientName does not hold" in hidden
@@ -162,7 +163,7 @@ def test_what_cannot_be_processed_has_no_such_button(served: Site, path: str, wh
                 db.execute(update(arrival).values(own=1))
         case _:
             never(served)
-    assert "process-now" not in served.browser().get(path).text
+    assert "process-now" not in served.person().get(path).text
 
 
 def test_the_answer_of_the_node_stands_on_the_page_of_the_series(served: Site) -> None:
@@ -170,11 +171,11 @@ def test_the_answer_of_the_node_stands_on_the_page_of_the_series(served: Site) -
     now, kind = served.clock(), RequestKind.PROCESS_NOW
     control.ask(served.database, now, "anna", kind, SERIES, route="mr-shadow")
     part = f"{PAGE}/part"
-    assert "the node has not answered yet" in served.browser().get(part).text
+    assert "the node has not answered yet" in served.person().get(part).text
     node = control.RequestQueue(served.database, Holder("one", served.clock, 60.0))
     (request,) = node.claim()
     node.answer(request, ok=True, sentence="Job 7 is queued.")
-    text = served.browser().get(part).text
+    text = served.person().get(part).text
     assert "Job 7 is queued." in text
     assert "anna asked for route" in text
 
@@ -182,14 +183,14 @@ def test_the_answer_of_the_node_stands_on_the_page_of_the_series(served: Site) -
 def test_the_page_of_a_series_lists_who_brought_it(served: Site) -> None:
     close(served, {"rule": "quiet", "quiet_seconds": 30.0, "released": 1})
     served.rows.receive("1.1", peer=Peer("WS7", "MIDSLICE"))
-    text = served.browser().get(PAGE).text
+    text = served.person().get(PAGE).text
     assert "No further instance came for 30.0 s; associations: 1 released." in text
     assert "WS7" in text
 
 
 def test_a_series_that_was_processed_whole_does_not(served: Site) -> None:
     served.rows.ask("k")
-    text = served.browser().get(PAGE).text
+    text = served.person().get(PAGE).text
     assert TESTER not in text
     assert ANY_ROUTE not in text
 
@@ -199,7 +200,7 @@ def test_what_is_in_no_stack_is_said_with_its_reason_beside_the_jobs(served: Sit
     arrival = served.rows.arrival()
     new = served.rows.new_job(arrival, "k")
     served.rows.queue.complete(arrival.id, {"set_aside": {"NOT_A_CT_SLICE": 2}}, [new])
-    text = served.browser().get(PAGE).text
+    text = served.person().get(PAGE).text
     assert "2 instances in no stack: NOT_A_CT_SLICE." in text
     assert TESTER in text
 
@@ -216,7 +217,7 @@ def test_the_reason_is_said_where_it_is_known(
 ) -> None:
     close(served, evidence)
     for path in (PAGE, "/find?sender=SCANNER"):
-        text = served.browser().get(path).text
+        text = served.person().get(path).text
         assert said in text
         assert ANY_ROUTE not in text
 
@@ -243,7 +244,7 @@ def test_who_said_never_is_named_and_an_operator_takes_it_back(served: Site) -> 
 
 def test_never_is_asked_before_it_is_done(served: Site) -> None:
     served.rows.receive("1.1")
-    text = served.browser().get("/now/arrivals").text
+    text = served.person().get("/now/arrivals").text
     assert 'hx-confirm="Never process this series?' in text
 
 
@@ -252,7 +253,7 @@ def test_a_result_that_came_back_is_said_to_be_one(served: Site) -> None:
     served.rows.succeed("2.25.7")
     served.rows.receive("9.1", series_uid="2.25.7")
     served.rows.queue.complete(served.rows.arrival(series_uid="2.25.7").id, {}, [])
-    text = served.browser().get("/find?sender=SCANNER").text
+    text = served.person().get("/find?sender=SCANNER").text
     assert "a result of this node that comes back is never processed" in text
 
 

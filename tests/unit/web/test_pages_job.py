@@ -276,7 +276,7 @@ def test_a_job_page_is_written_down_unless_its_patient_was_hidden(
 
 
 def test_what_a_destination_answered_is_said_in_words(served: Site) -> None:
-    person = served.browser()
+    person = served.person()
     served.rows.ask("k")
     served.rows.succeed()
     leased = served.rows.start_delivery("pacs")

@@ -32,7 +32,7 @@ def ask(served: Site, *paths: Path, routes: tuple[str, ...] = (), **given: str) 
 
 
 def test_files_are_told_which_routes_take_them_and_why_others_do_not(served: Site) -> None:
-    answer = served.client().post(EXPLAIN, files=upload(*series.thick(4)))
+    answer = served.administrator().post(EXPLAIN, files=upload(*series.thick(4)))
     assert answer.status_code == 200, answer.text
     (stack,) = answer.json()["stacks"]
     assert stack["instances"] == 4
@@ -66,13 +66,13 @@ def test_a_whole_chest_is_taken_and_who_sends_more_is_told_both_bounds(
     def files(count: int, size: int = 9) -> list[tuple[str, tuple[str, bytes]]]:
         return [("file", (f"{number}.dcm", bytes(size))) for number in range(count)]
 
-    chest = served.client().post(EXPLAIN, files=files(120))
+    chest = served.administrator().post(EXPLAIN, files=files(120))
     assert chest.json()["set_aside"][0]["instances"] == 120
-    answer = served.client().post(EXPLAIN, files=files(501))
+    answer = served.administrator().post(EXPLAIN, files=files(501))
     assert answer.status_code == 422
     assert answer.json()["detail"] == "These are 501 files: at most 500 files, 64 MiB together."
     monkeypatch.setattr(middleware, "MOST_FILE_BYTES", 2 * middleware.MOST_BYTES)
-    answer = served.client().post(EXPLAIN, files=files(5, middleware.MOST_BYTES))
+    answer = served.administrator().post(EXPLAIN, files=files(5, middleware.MOST_BYTES))
     assert answer.status_code == 413
     assert answer.json()["detail"] == (
         "These files are too large: at most 500 files, 64 MiB together."
@@ -156,15 +156,15 @@ def test_a_received_series_is_tried_as_it_came(served: Site) -> None:
         kept = rows.archive.instances(rows.arrival().id)[0]
         assert kept.path is not None
         rows.files.path(kept.path).write_bytes(path.read_bytes())
-    answer = served.client().post(DRY_RUN, json={"series_uid": "1.2.3.4"})
+    answer = served.administrator().post(DRY_RUN, json={"series_uid": "1.2.3.4"})
     assert answer.status_code == 200, answer.text
     (stack,) = answer.json()["stacks"]
     assert (stack["instances"], stack["state"]) == (4, "would be processed")
-    assert ("local", "try rules", "series 1.2.3.4") in served.audited()
+    assert ("token script", "try rules", "series 1.2.3.4") in served.audited()
 
 
 def test_an_unknown_series_cannot_be_tried(served: Site) -> None:
-    answer = served.client().post(DRY_RUN, data={"series_uid": "1.9"})
+    answer = served.administrator().post(DRY_RUN, data={"series_uid": "1.9"})
     assert answer.status_code == 404
 
 
@@ -265,7 +265,7 @@ def test_a_model_that_cannot_be_loaded_is_told_with_the_verdict(
 
 
 def test_a_stack_is_shown_with_what_its_words_say(served: Site) -> None:
-    answer = served.client().post(EXPLAIN, files=upload(*series.thick(4)))
+    answer = served.administrator().post(EXPLAIN, files=upload(*series.thick(4)))
     (stack,) = answer.json()["stacks"]
     read = {key: stack["attributes"][key] for key in ("contrast", "kernel", "body_part")}
     assert read == {"contrast": "yes", "kernel": "soft", "body_part": "chest"}

@@ -75,6 +75,18 @@ def test_a_webhook_gets_what_happened_in_words_and_in_json(
     assert len(web.posted) == 1
 
 
+def test_name_and_password_in_an_address_are_sent_as_basic_authentication(
+    database: Database, clock: Clock, web: Hook
+) -> None:
+    with_password = web.url.replace("//", "//anna:p%40ss@")
+    tell(database, clock)
+    notifier(database, clock, Notify(webhooks=(with_password,))).sweep()
+    (posted,) = web.posted
+    assert posted["proof"] == "Basic YW5uYTpwQHNz"
+    (message,) = notices.newest(database)
+    assert "anna" not in message.channel and "p%40ss" not in message.channel
+
+
 def test_a_mail_reaches_everybody_who_is_named(
     database: Database, clock: Clock, mailbox: Mailbox
 ) -> None:
