@@ -254,6 +254,7 @@ CERTIFICATES = "a list of names in certificates, or SHA-256 fingerprints of them
 CertificateName = Annotated[
     str, Field(pattern=r"^\S(.{0,253}\S)?$", description="a name in a certificate")
 ]
+CertificateNames = Annotated[tuple[CertificateName, ...], Field(strict=False)]
 Regex = Annotated[str, AfterValidator(_regex)]
 MatchKey = Annotated[str, AfterValidator(_match_key)]
 Url = Annotated[str, _matching(URL, ADDRESS)]
@@ -353,8 +354,8 @@ class Tls(Section):
     authorities: OptionalPath = ""  # type: ignore[assignment]
     verify_clients: Flag = True
     required: Flag = False
-    ae_titles: Mapping[AeTitle, tuple[CertificateName, ...]] = Field(
-        default_factory=dict, strict=False, description=f"AE titles, each with {CERTIFICATES}"
+    ae_titles: Mapping[AeTitle, CertificateNames] = Field(
+        default_factory=dict, description=f"AE titles, each with {CERTIFICATES}"
     )
 
     @model_validator(mode="after")
