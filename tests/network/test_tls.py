@@ -19,9 +19,12 @@ from node.dicom.scp import Admission
 from node.dicom.scu import PeerAddress, echo, send
 from node.dicom.status import Outcome
 from node.dicom.tls import ServerTls, TlsFiles, mark
+from tests import series
 from tests.certificates import Authority, Pair
+from tests.node_process import NodeProcess, destination, route
+from tests.node_process import running as running_node
 from tests.node_scp import Node, node_scp
-from tests.peers import Finished, Storescp, _run, orthanc, storescp, wait_until
+from tests.peers import Finished, Storescp, _run, orthanc, storescp, storescu, wait_until
 from tests.ports import HOST
 from tests.raw_peer import ASSOCIATE_AC, RawPeer, associate_request, data_set, store_command
 from tests.sending import Answers, native
@@ -432,3 +435,38 @@ def test_an_association_over_tls_costs_no_thread_of_the_others_when_it_stalls(
             assert peer.receive()[0] in (0, 7)
             assert time.monotonic() - began < 3.0
         assert node.archive.litter() == []
+
+
+def test_a_series_comes_and_its_result_goes_over_tls_alone(site: Site, tmp_path: Path) -> None:
+    ca = site.authority.certificate
+    tls = (
+        f'[tls]\nport = 0\ncertificate = "{site.node.certificate}"\nkey = "{site.node.key}"\n'
+        f'authorities = "{ca}"\nrequired = true\nae_titles = {{ STORESCU = ["ct1.example"] }}\n'
+    )
+    sent = series.thick()
+    with secure_storescp(site, tmp_path / "archive", site.peer) as archive:
+        node = NodeProcess(
+            tmp_path / "node",
+            tls,
+            destination("archive", "STORESCP", archive.port, "tls = true\n"),
+            route(destinations=["archive"]),
+        )
+        with running_node(node):
+            port = node.event("node listening")["tls_port"]
+            assert node.cli("echo", "archive")
+            assert storescu(node.port, *sent, options=("-xt",)).code != 0
+            assert node.event("association rejected")["reason"] == "not over TLS"
+            wrong = dcmtk("storescu", port, site.node, ca, "-xt", *sent)
+            assert wrong.code != 0
+            assert node.event("association rejected", count=2)["reason"] == (
+                "certificate of another AE title: node"
+            )
+            done = dcmtk("storescu", port, site.peer, ca, "-xt", *sent)
+            assert done.code == 0, done.output
+            accepted = node.event("association accepted")
+            assert (accepted["certificate"], accepted["tls"][:4]) == ("ct1.example", "TLSv")
+            node.event("delivery sent")
+            assert len(archive.files()) == 2 * len(sent) - 1
+            findings = node.cli("check")["findings"]
+            shown = {finding["what"] for finding in findings}
+            assert {"TLS port", "certificate"} <= shown
