@@ -42,7 +42,7 @@ from node.dicom.status import (
     abort_text,
 )
 from node.dicom.tls import Identity, ServerTls, TlsFailed, identity_of, sentence_of
-from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler, tune
+from node.dicom.upper_layer import TLS_HERE, AcceptedAssociation, ConnectionHandler, tune
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
@@ -518,7 +518,8 @@ class _Accepted(AcceptedAssociation):
         if problem:
             is_of_tls = self.server.contexts_of_tls is not None and not self.provider.request
             what = "no TLS connection" if is_of_tls else "request not understood"
-            refused = Refused(REJECT_NO_REASON, f"{what}: {problem}")
+            reason = problem if problem == TLS_HERE else f"{what}: {problem}"
+            refused = Refused(REJECT_NO_REASON, reason)
             self._gate.reject(self._request(), refused)
 
     def _note_end(self) -> None:

@@ -125,6 +125,8 @@ POLL_SECONDS = 0.2  # how soon `abandon` is heard
 NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
 WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
 
+TLS_HERE = "TLS at the port without it"
+
 CLOSED = "Evt17"  # PS3.8 Table 9-3: the connection is closed
 INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
 ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
@@ -491,7 +493,7 @@ class Provider(NegotiatingProvider):
         """Read a PDU, or while an association is open all C-STORE requests that come."""
         receiver, transport = self.assoc.dimse, self.socket
         if not self.request and not self.problem and self._meets_tls():
-            self.problem = "the peer speaks TLS, to the port without it"
+            self.problem = TLS_HERE
         is_open = self.state_machine.current_state == ESTABLISHED and not self._ids_of_peer
         if not (is_open and isinstance(receiver, Receiver) and receiver.is_direct):
             super()._read_pdu_data()
