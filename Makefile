@@ -31,8 +31,11 @@ system:
 	@missing=""; \
 	command -v storescu >/dev/null && command -v storescp >/dev/null || missing="$$missing dcmtk"; \
 	command -v Orthanc >/dev/null || missing="$$missing orthanc"; \
+	command -v strace >/dev/null || missing="$$missing strace"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
+	command -v rsyslogd >/dev/null && ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$$missing rsyslog rsyslog-gnutls"; \
+	command -v strace >/dev/null || missing="$$missing strace"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing:$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
@@ -80,8 +83,8 @@ network: setup system  ## tests with real peers on sockets
 browser: setup system  ## the administrator's pages in a headless Chromium
 	$(BIN)/pytest tests/browser
 
-faults: setup system  ## the fault tests, with more rounds than CI (FAULT_ROUNDS)
-	FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(PYTEST) tests/faults --timeout 3600
+faults: setup system  ## every fault test, with 200 power cuts (FAULT_ROUNDS) and 20,000 mutations (FUZZ_COUNT); ends with a table
+	FAULT_ROUNDS=$${FAULT_ROUNDS:-200} FUZZ_COUNT=$${FUZZ_COUNT:-20000} $(PYTEST) tests/faults --timeout 14400
 
 test-long: setup system  ## the tests that take over 30 seconds
 	$(BIN)/pytest -m long --timeout 3600
@@ -92,7 +95,7 @@ bench: setup system  ## the benchmarks against peers in the same run (`bench mod
 models:
 	@: a subject of bench
 
-soak: setup system  ## series after series for SOAK_MINUTES; exits non-zero on a loss
+soak: setup system  ## eight scanners and a fault a minute for SOAK_MINUTES (60); exits non-zero on a loss or on growth
 	$(BIN)/python -m tests.benchmarks.soak
 
 train: setup  ## train the generator from DATA, on the CPU or on CUDA

@@ -32,13 +32,20 @@ from node.web.server import WebProcess
 from node.web.setup import SetUpKey
 from node.web.state import WebSettings
 from node.work.arrivals import Arrivals, Rules
+from node.work.audit_trail import AuditTrail
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.selftest import SelfTests
-from node.work.sweeps import SCRUB_SECONDS, Background, RequestHandlers, Retention, Schedule
+from node.work.sweeps import (
+    RETENTION_SECONDS,
+    Background,
+    RequestHandlers,
+    Retention,
+    Schedule,
+)
 from storage import recovery
 from storage.errors import WrongState
 from storage.files import fingerprint
@@ -51,7 +58,6 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
-RETENTION_SECONDS = 600.0
 TICK_SECONDS = 0.2
 DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, and all else
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
@@ -157,7 +163,8 @@ class RunningNode:
             process_by_route=self._arrivals.process_by_route,
             ask_reload=self.reload_requested.set,
         )
-        self._background = Background(store.database, settings, self._handlers)
+        self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
+        self._background = Background(store.database, settings, self._handlers, self._audit)
         self._schedule = Schedule()
         self._set_up = None if people.exist(store.database) else SetUpKey.new()
         web = WebSettings(
@@ -190,8 +197,8 @@ class RunningNode:
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
-        self._schedule.every(RETENTION_SECONDS, "retention", self._retention.sweep)
-        self._schedule.every(SCRUB_SECONDS, "scrub", self._retention.scrub)
+        self._schedule.every(RETENTION_SECONDS, "commitment", self._commitment.sweep)
+        self._retention.begin(self._schedule)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
         self._background.begin(self._schedule)
         with _naming(self._settings, "node"):
@@ -268,8 +275,10 @@ class RunningNode:
             self._deliverers.abandon,
             self._supervisor.stop,
             lambda: self._wait_for_work(time.monotonic() + LAST_SECONDS),
+            lambda: self._commitment.wait(LAST_SECONDS),
             self._release,
             self._web.stop,
+            self._audit.stop,
         )
         for step in steps:
             try:
@@ -301,7 +310,7 @@ class RunningNode:
     def _wait_for_work(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self.hurry.is_set():
             done = self._scp.open_associations() == 0 and self._supervisor.wait(0.1)
-            if done and self._deliverers.wait(0.1) and self._commitment.wait(0.1):
+            if done and self._deliverers.wait(0.1):
                 return
             self.hurry.wait(0.1)
 
@@ -366,7 +375,8 @@ def pages_address(settings: Config, web_port: int) -> str:
     """The address of the pages, as a browser on another machine would ask for it."""
     web = health.addresses(settings.web.host)[0]
     shown = f"[{web}]" if ":" in web else web
-    return f"http://{shown}:{web_port}/"
+    scheme = "http" if settings.web.certificate is None else "https"
+    return f"{scheme}://{shown}:{web_port}/"
 
 
 def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:

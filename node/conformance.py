@@ -19,7 +19,7 @@ from inference import errors, geometry, header, kinds, release, scope, stacks, v
 from inference.request import PRODUCTS
 from inference.results import derived
 from node.config import Condition, Config, Route, product_of
-from node.dicom import contexts, negotiation, status, tls
+from node.dicom import commitment, contexts, negotiation, status, tls
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
 from node.rules.reasons import REASONS
@@ -43,6 +43,7 @@ TABLES = {
     "identity": release,
     "contexts": contexts,
     "status": status,
+    "commitment": commitment,
     "results": RESULTS,
     "sources": SOURCES,
     "derived": derived,
@@ -145,6 +146,8 @@ def _environment() -> Environment:
         "attribute": dictionary_description,
         "tag": _tag,
         "codes": _codes,
+        "codes_of": lambda codes: ", ".join(map(_codes, sorted(codes))),
+        "minutes": lambda seconds: ", ".join(f"{it / 60:g}" for it in seconds),
         "match": _match,
         "made": _made,
     }

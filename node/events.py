@@ -78,6 +78,8 @@ parts joined | info | series_uid senders instances | \
 instances set aside | info | series_uid reasons | \
     localizers, dose pages and others in no stack; how many for which reason
 series purged | info | series failed bytes | retention removed files; rows stay
+series purged early | warning | series bytes free | \
+    the disk is near its reserve: a series that was sent went before storage.keep_days
 series not purged | warning | series_id error | its files could not be removed; tried again
 
 # Jobs
@@ -174,8 +176,12 @@ request not done | error | request kind error | an error of the node while handl
 self-test passed | info | selftest state | a synthetic series came through
 self-test failed | error | selftest state sentence | with the sentence; its steps are kept
 
+audit repository not reached | warning | reason | \
+    messages wait in the database until it takes them; after 15 minutes a notice tells of it
+
 # The web process
 web process died | warning | exit_code | it was started again
+web certificate replaced | info | | the web process starts again with the new one
 any peer may send | warning | host | \
     any AE title from any network is let in: name `node.allowed_networks` or `allowed_ae_titles`
 no user yet | warning | set_up_link | \

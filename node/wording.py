@@ -121,15 +121,20 @@ def result(record: Mapping[str, object]) -> str:
 
 
 def proof(commitment: Commitment | None) -> str:
-    """Say how far the storage commitment of a delivery is; nothing where it needs no word."""
+    """Say how far the storage commitment of a delivery is, without a full stop: a time may follow.
+
+    Nothing where it needs no word.
+    """
     if commitment is None or commitment.state in WITHOUT_WORDS:
         return ""
-    if commitment.state is CommitmentState.WAITING:
-        return f"{commitment.sentence} Storage commitment: the report is to come.".strip()
-    if commitment.state is CommitmentState.UNPROVED:
-        return f"Not confirmed. {commitment.sentence}".strip()
-    if commitment.state is CommitmentState.SENDING:
-        return commitment.sentence
-    is_query = commitment.evidence is Evidence.QUERY
-    how = "A C-FIND comes next." if is_query else "Storage commitment is asked for next."
-    return f"{commitment.sentence} {how}".strip()
+    said = commitment.sentence
+    match commitment.state:
+        case CommitmentState.UNPROVED:
+            said = f"Not confirmed. {said}"
+        case CommitmentState.WAITING:
+            said = f"{said} A report on storage commitment is awaited"
+        case CommitmentState.QUEUED if commitment.evidence is Evidence.QUERY:
+            said = f"{said} It is looked for by C-FIND"
+        case CommitmentState.QUEUED:
+            said = f"{said} Storage commitment is asked for"
+    return said.strip().rstrip(".")

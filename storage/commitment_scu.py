@@ -41,8 +41,7 @@ from storage.transitions import hold_delivery, queued_again, set_delivery
 CommitmentRow: TypeAlias = Row[*tuple[Any, ...]]
 
 NOT_CONFIRMED = "NOT_CONFIRMED"  # of a delivery that is held
-NO_PROOF = "NO_PROOF"  # of a commitment; its delivery stays `sent`
-NOT_ASKED = "NOT_ASKED"
+NO_PROOF, NOT_ASKED = "no proof", "not asked"  # of a commitment; its delivery stays `sent`
 ROWS_AT_ONCE = 500
 
 # The states in which a report that names failures decides on what is done next.

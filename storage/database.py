@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -468,6 +468,7 @@ def fits(received: Received) -> Received:
     )
 
 
+@lru_cache(maxsize=256)
 def name_key(patient_name: str) -> str:
     """A name as it is searched by: case-folded, one space between its parts (PS3.5 6.2.1)."""
     parts = patient_name.replace("^", " ").replace("=", " ").split()
@@ -483,6 +484,7 @@ def sought_keys(text: str) -> tuple[str, ...]:
     return tuple(key for key in dict.fromkeys(keys) if key)
 
 
+@lru_cache(maxsize=1024)  # most are those of the series
 def _text(value: str) -> str:
     """Without NUL, which PostgreSQL refuses, and lone surrogates, which no database takes."""
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

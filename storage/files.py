@@ -18,6 +18,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -128,15 +129,13 @@ class Files:
 
     def path(self, relative: str) -> Path:
         """The path of a file column; never outside the storage folder."""
-        path = self.folder / relative
-        if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        if relative.startswith("/") or ".." in relative.split("/"):
             raise StorageError(f"{relative!r} is not a path within the storage folder")
-        return path
+        return self.folder / relative
 
     def received_path(self, study_uid: str, series_uid: str, digest: str) -> str:
         """The place of these bytes of a series."""
-        name = hashlib.sha256(f"{study_uid}\x1f{series_uid}".encode()).hexdigest()[:40]
-        return f"{RECEIVED}/{name[:2]}/{name}/{digest}.dcm"
+        return f"{_series_folder(study_uid, series_uid)}/{digest}.dcm"
 
     def derived_folder(self, job_id: int, attempt: int) -> str:
         """The folder of the result of a job's attempt."""
@@ -219,6 +218,12 @@ class Files:
         for level in reversed(missing):
             level.mkdir(exist_ok=True)
             sync(level.parent)
+
+
+@lru_cache(maxsize=256)
+def _series_folder(study_uid: str, series_uid: str) -> str:
+    name = hashlib.sha256(f"{study_uid}\x1f{series_uid}".encode()).hexdigest()[:40]
+    return f"{RECEIVED}/{name[:2]}/{name}"
 
 
 def sync(path: Path) -> None:

@@ -46,6 +46,7 @@ from storage.records import (
 from storage.schema import (
     OPEN_ARRIVAL,
     OPEN_JOB,
+    REQUEUED_JOB,
     arrival,
     attempt,
     derived,
@@ -404,7 +405,7 @@ class Queue:
 
     def recover(self) -> tuple[int, ...]:
         """Queue again, at start, the jobs that a dead process of this node was running."""
-        left = select(job).where(self._leases.of_this_node()).with_for_update()
+        left = select(job).where(OPEN_JOB, self._leases.of_this_node()).with_for_update()
         with self._database.writing() as db:
             rows = db.execute(left).all()
             for row in rows:
@@ -427,7 +428,7 @@ class Queue:
 
     def requeued(self) -> tuple[Requeued, ...]:
         """The requeued jobs that nobody has compared with their routes yet, the oldest first."""
-        query = JOBS.where(OPEN_JOB, job.c.requeue_requested == 1).order_by(job.c.id)
+        query = JOBS.where(REQUEUED_JOB).order_by(job.c.id)
         with self._database.reading() as db:
             jobs = [to_job(row) for row in db.execute(query)]
             return tuple(Requeued(waiting, requesters(db, waiting.id)) for waiting in jobs)

@@ -74,6 +74,14 @@ class Ledger:
         """Keep the lease; LeaseLost where the delivery was cancelled or taken over."""
         self._leases.renew(leased)
 
+    def is_overtaken(self, leased: Delivery) -> bool:
+        """True where a more urgent delivery to the same destination is due."""
+        own = select(delivery.c.priority).where(delivery.c.id == leased.id).scalar_subquery()
+        to_it = delivery.c.destination == leased.destination
+        due = and_(delivery.c.state == DeliveryState.QUEUED, delivery.c.due_at <= self._now())
+        query = select(delivery.c.id).where(OPEN_DELIVERY, to_it, due, delivery.c.priority < own)
+        return bool(self._database.values(query.limit(1)))
+
     def unsent(self, leased: Delivery) -> tuple[Unsent, ...]:
         """The instances that the destination has not stored, in the order of the series.
 
@@ -158,7 +166,7 @@ class Ledger:
 
     def recover(self) -> int:
         """Queue again, at start, what a dead process of this node was sending; how many."""
-        left = update(delivery).where(self._leases.of_this_node())
+        left = update(delivery).where(OPEN_DELIVERY, self._leases.of_this_node())
         with self._database.writing() as db:
             return db.execute(left.values(state=DeliveryState.QUEUED, **IDLE)).rowcount
 

@@ -19,7 +19,7 @@ from storage.archive import UNKNOWN_AE, Archive, lock_series
 from storage.database import Database
 from storage.files import DERIVED, RECEIVED, Files, is_sealed, received_digest
 from storage.records import DAY, JobState, Received, Recovered
-from storage.schema import derived, instance, job, series
+from storage.schema import KEPT_DERIVED, PURGING_SERIES, derived, instance, job, series
 from storage.site import notices
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ def recover(
     the AE title of the node.
     """
     database, files = archive.database, archive.files
-    _forget_missing(database, files, series.c.purged_at.is_not(None))  # died within a purge
+    # Died within a purge.
+    _forget_missing(database, files, and_(PURGING_SERIES, series.c.purged_at.is_not(None)))
     findings = _Findings()
     # Names in the archive are given in the order of arrival: what still lies in incoming is newer,
     # and of two versions of an instance the one that came last counts.
@@ -220,7 +221,7 @@ def _is_unused(db: Connection, relative: str) -> bool:
     job_id, _, attempt = relative.removeprefix(f"{DERIVED}/").partition("-")
     if not (job_id.isdecimal() and attempt.isdecimal()):
         return False
-    used = and_(derived.c.folder == relative, derived.c.purged_at.is_(None))
+    used = and_(KEPT_DERIVED, derived.c.folder == relative)
     if db.execute(select(derived.c.id).where(used)).first() is not None:
         return False
     row = db.execute(select(job.c.state, job.c.attempt).where(job.c.id == int(job_id))).first()
@@ -237,7 +238,6 @@ def _forget_missing(
         select(instance.c.series_id, instance.c.path)
         .join(series, series.c.id == instance.c.series_id)
         .where(instance.c.path.is_not(None), which)
-        .order_by(instance.c.id)
     )
     with database.reading() as db:
         rows = [row for row in db.execute(query) if not files.path(row.path).exists()]

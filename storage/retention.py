@@ -10,12 +10,14 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    TextClause,
     and_,
     delete,
     exists,
     func,
     or_,
     select,
+    union,
     update,
 )
 
@@ -25,8 +27,12 @@ from storage.errors import StorageError
 from storage.files import Files
 from storage.records import DAY, DeliveryState, Expired, JobState, Purged
 from storage.schema import (
+    ENDED_DELIVERY,
+    KEPT_SERIES,
+    NEEDS_JOB,
     OPEN_ARRIVAL,
     OPEN_COMMITMENT,
+    PURGING_SERIES,
     arrival,
     arrival_association,
     association,
@@ -53,6 +59,14 @@ logger = logging.getLogger(__name__)
 ASSOCIATION_DAYS = 30.0  # who connected when; what was brought stays known for ever
 ROWS_AT_ONCE = 500
 
+SERIES_AT_ONCE = 20
+DELIVERED = (DeliveryState.SENT, DeliveryState.CONFIRMED)
+EARLY = (
+    "The disk is below its reserve (storage.min_free_gb): series whose results were all sent are "
+    "removed before storage.keep_days, the oldest first, so that images can still be received. "
+    "Make room, or lower storage.keep_days."
+)
+
 # So many files are removed while the series is locked: instances that arrive wait for no more.
 FILES_AT_ONCE = 100
 
@@ -73,10 +87,35 @@ def expired(
     first = now - min(keep_days, keep_unrouted_days) * DAY
     keep = {"keep_days": keep_days, "keep_unrouted_days": keep_unrouted_days}
     with database.reading() as db:
-        whole = db.execute(_finished(series.c.last_at <= first, series.c.purged_at.is_(None)))
+        last = series.c.last_at <= now - max(keep.values()) * DAY
+        is_short = ~_kept_long() if keep_days >= keep_unrouted_days else _kept_long()
+        whole = db.execute(_finished(KEPT_SERIES, series.c.last_at <= first, or_(last, is_short)))
         old = [_expired(row) for row in whole]
-        marked = [_expired(row) for row in db.execute(_finished(series.c.purged_at.is_not(None)))]
+        purging = _finished(PURGING_SERIES, series.c.purged_at.is_not(None))
+        marked = [_expired(row) for row in db.execute(purging)]
     return (*marked, *(it for it in old if it.since + keep[it.rule] * DAY <= now))
+
+
+def sent(database: Database) -> tuple[Expired, ...]:
+    """Series whose results all their destinations have, the oldest first, some at a time.
+
+    Without those that were promised to a sender, that wait for a proof, or of which nobody has
+    heard since the database was lost.
+    """
+    of_result = and_(derived.c.series_id == series.c.id, delivery.c.derived_id == derived.c.id)
+    arrived = exists().where(of_result, delivery.c.state.in_(DELIVERED))
+    restored = exists().where(arrival.c.series_id == series.c.id, arrival.c.restored == 1)
+    which = (arrived, ~restored, series.c.committed_at.is_(None), series.c.purged_at.is_(None))
+    oldest = _finished(*which).order_by(series.c.last_at, series.c.id).limit(SERIES_AT_ONCE)
+    with database.reading() as db:
+        return tuple(_expired(row) for row in db.execute(oldest))
+
+
+def report_early(database: Database, now: float) -> None:
+    """Let people know, once a day, that series go before their time."""
+    with database.writing() as db:
+        key = f"purged early {int(now // DAY)}"
+        notices.post(database, db, now, "attention", key, {"sentence": EARLY})
 
 
 def purge(database: Database, files: Files, these: Sequence[Expired], now: float) -> Purged:
@@ -129,7 +168,7 @@ def forget_associations(database: Database, now: float) -> int:
             return count
 
 
-def _finished(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+def _finished(*which: ColumnElement[bool] | TextClause) -> Select[*tuple[Any, ...]]:
     """Series with files and with nothing under way, and when something last happened to them."""
     of_jobs = job.c.series_id == series.c.id
     of_results = and_(derived.c.series_id == series.c.id, delivery.c.derived_id == derived.c.id)
@@ -149,18 +188,32 @@ def _finished(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         completed.scalar_subquery().label("completed_at"),
         ended.scalar_subquery().label("ended_at"),
         delivered.scalar_subquery().label("delivered_at"),
-        exists().where(of_jobs, job.c.state == JobState.SUCCEEDED).label("has_result"),
-        exists()
-        .where(arrival.c.series_id == series.c.id, arrival.c.restored == 1)
-        .label("is_restored"),
+        _has_result().label("has_result"),
+        _is_restored().label("is_restored"),
     ).where(
         *which,
-        has_files,
-        ~arriving,
         ~exists().where(of_jobs, or_(job.c.state.in_(PENDING), _failed())),
         ~exists().where(of_results, delivery.c.state.in_(UNDELIVERED)),
         ~exists().where(of_results, commitment.c.delivery_id == delivery.c.id, OPEN_COMMITMENT),
+        ~arriving,
+        has_files,
     )
+
+
+def _has_result() -> ColumnElement[bool]:
+    return exists().where(job.c.series_id == series.c.id, job.c.state == JobState.SUCCEEDED)
+
+
+def _is_restored() -> ColumnElement[bool]:
+    return exists().where(arrival.c.series_id == series.c.id, arrival.c.restored == 1)
+
+
+def _kept_long() -> ColumnElement[bool]:
+    """A series that `keep_days` is the time of.
+
+    Of a restored one nobody has heard before; who was promised it may have deleted it since.
+    """
+    return or_(_has_result(), _is_restored(), series.c.committed_at.is_not(None))
 
 
 def _failed() -> ColumnElement[bool]:
@@ -172,8 +225,8 @@ def _failed() -> ColumnElement[bool]:
 def _expired(row: Row[*tuple[Any, ...]]) -> Expired:
     times = (row.last_at, row.completed_at, row.ended_at, row.delivered_at, row.committed_at)
     since = max(time for time in times if time is not None)
-    is_promised = row.committed_at is not None  # to a sender that may have deleted it since
-    if row.has_result or row.is_restored or is_promised:  # of a restored one nobody has heard
+    is_promised = row.committed_at is not None
+    if row.has_result or row.is_restored or is_promised:
         return Expired(row.id, row.series_uid, "keep_days", since)
     return Expired(row.id, row.series_uid, "keep_unrouted_days", since)
 
@@ -188,7 +241,7 @@ def _mark(database: Database, before: Expired, now: float) -> bool:
             return False
         results = and_(derived.c.series_id == before.series_id, derived.c.purged_at.is_(None))
         db.execute(update(derived).where(results).values(purged_at=now))
-        db.execute(update(series).where(of_series).values(purged_at=now))
+        db.execute(update(series).where(of_series).values(purged_at=now, purging=1))
         return True
 
 
@@ -210,6 +263,9 @@ def _remove(database: Database, files: Files, series_id: int) -> int:
         problems += left
     if problems:
         raise problems[0]
+    done = and_(series.c.id == series_id, series.c.purged_at.is_not(None))
+    with database.writing() as db:
+        db.execute(update(series).where(done).values(purging=0))
     return size
 
 
@@ -255,15 +311,15 @@ class HeldWork:
 
 def held_work(db: Connection, before: float) -> HeldWork:
     """Count what was held before this time and nobody has decided since."""
-    job_held = and_(or_(job.c.state == JobState.HELD, _failed()), job.c.finished_at < before)
-    sent_held = and_(delivery.c.state == DeliveryState.HELD, delivery.c.finished_at < before)
-    of_delivery = select(derived.c.series_id).where(derived.c.id == delivery.c.derived_id)
-    stuck = or_(
-        exists().where(job_held, job.c.series_id == series.c.id),
-        exists().where(sent_held, of_delivery.scalar_subquery() == series.c.id),
+    waits = or_(job.c.state == JobState.HELD, _failed())
+    job_held = and_(NEEDS_JOB, waits, job.c.finished_at < before)
+    sent_held = and_(
+        ENDED_DELIVERY, delivery.c.state == DeliveryState.HELD, delivery.c.finished_at < before
     )
+    of_deliveries = select(derived.c.series_id).join(delivery).where(sent_held)
+    stuck = series.c.id.in_(union(select(job.c.series_id).where(job_held), of_deliveries))
     counts = (
-        select(func.count()).select_from(series).where(series.c.purged_at.is_(None), stuck),
+        select(func.count()).select_from(series).where(stuck, series.c.purged_at.is_(None)),
         select(func.count()).select_from(job).where(job_held),
         select(func.count()).select_from(delivery).where(sent_held),
     )

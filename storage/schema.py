@@ -134,9 +134,12 @@ series = _table(
     _time("first_at"),
     _time("last_at", index=True),
     _time("purged_at", nullable=True),
+    _count("purging"),  # 1 from then on until its files are gone
     _time("committed_at", nullable=True),  # the last time that a sender was promised to keep it
     UniqueConstraint("study_uid", "series_uid"),
 )
+KEPT_SERIES = _index_part(series, "kept", "purged_at IS NULL", "last_at")
+PURGING_SERIES = _index_part(series, "purging", "purging = 1", "id")
 # What a phone call names: found by how it begins, in PostgreSQL in any collation.
 for _searched in (series.c.patient_id, series.c.name_key, series.c.accession):
     Index(
@@ -183,7 +186,7 @@ OPEN_ARRIVAL = _index_part(
 )
 
 Index("ix_arrival_calling_ae_last_at", arrival.c.calling_ae, arrival.c.last_at)
-Index("ix_arrival_completed_at", arrival.c.completed_at)
+Index("ix_arrival_completed_at_brought", arrival.c.completed_at, arrival.c.brought)
 
 arrival_instance = _table(
     "arrival_instance",
@@ -209,7 +212,7 @@ job = _table(
     _reference("series.id"),
     _reference("arrival.id"),
     Column("stack", Text, nullable=False),  # the grouping key of the stack, readable
-    Column("route", String(64), nullable=False, index=True),
+    Column("route", String(64), nullable=False),
     Column("model", String(128), nullable=False),
     Column("version", String(32), nullable=False, server_default=""),
     Column("parameters", Text, nullable=False),  # JSON: the snapshot of the route
@@ -240,6 +243,13 @@ OPEN_JOB = _index_part(job, "due", "state IN ('queued', 'running')", "priority d
 ENDED_JOB = _index_part(job, "ended", "state NOT IN ('queued', 'running')", "state queued_at")
 Index("ix_job_queued_at", job.c.queued_at)
 HAS_REASON = _index_part(job, "reason", "reason <> ''", "reason queued_at")
+NEEDS_JOB = _index_part(
+    job, "needs", "state IN ('held', 'failed')", "state reason finished_at series_id kind"
+)
+REQUEUED_JOB = _index_part(job, "requeued", "requeue_requested = 1", "id")
+ENDED_OF_ROUTE = _index_part(
+    job, "route", "state NOT IN ('queued', 'running')", "route finished_at state"
+)
 Index("ix_job_finished_at", job.c.finished_at)
 
 # Where an arrival wants what a job makes: a row for each destination of its route, or in shadow
@@ -293,6 +303,7 @@ derived = _table(
     Column("content_uid", String(64), nullable=False, server_default=""),
     *_mark(),
 )
+KEPT_DERIVED = _index_part(derived, "kept", "purged_at IS NULL", "folder")
 
 # A result file of a job; all of them are delivered, kept, shown and removed as one.
 derived_instance = _table(
@@ -329,7 +340,7 @@ ENDED_DELIVERY = _index_part(
     delivery, "ended", "state NOT IN ('queued', 'running')", "state finished_at"
 )
 FINISHED_DELIVERY = _index_part(
-    delivery, "finished", "finished_at IS NOT NULL", "destination finished_at"
+    delivery, "finished", "finished_at IS NOT NULL", "destination finished_at state"
 )
 
 # The ledger: the last status that the destination gave for each instance, how often it was
@@ -431,6 +442,14 @@ fact = _table(
 scrub = _table(
     "scrub",
     Column("kind", String(16), primary_key=True),
+    Column("last_id", Integer, nullable=False),
+)
+
+# Up to where the audit record repository was told of what.
+trail = _table(
+    "trail",
+    Column("kind", String(16), primary_key=True),
+    _time("at"),
     Column("last_id", Integer, nullable=False),
 )
 

@@ -15,7 +15,15 @@ from sqlalchemy import Connection, Row, Select, func, select
 from storage.database import Database
 from storage.files import Files, digest, received_digest
 from storage.records import DAY
-from storage.schema import derived, derived_instance, instance, scrub, series
+from storage.schema import (
+    KEPT_DERIVED,
+    KEPT_SERIES,
+    derived,
+    derived_instance,
+    instance,
+    scrub,
+    series,
+)
 from storage.site import notices
 
 logger = logging.getLogger(__name__)
@@ -70,7 +78,7 @@ def _step(database: Database, files: Files, kind: str, share: float) -> Damage |
 def _next(db: Connection, kind: str, share: float) -> Sequence[Row[*tuple[Any, ...]]]:
     """The next files, of the lowest numbers again after the highest."""
     kept = _kept(kind)
-    count = db.execute(select(func.count()).select_from(kept.subquery())).scalar_one()
+    count = float(db.execute(_count(kind)).scalar_one() or 0)
     last = db.execute(select(scrub.c.last_id).where(scrub.c.kind == kind)).scalar() or 0
     following = kept.where(_id(kind) > last).order_by(_id(kind)).limit(math.ceil(count * share))
     return db.execute(following).all()
@@ -86,6 +94,15 @@ def _kept(kind: str) -> Select[*tuple[Any, ...]]:
         derived_instance.c.id, path, derived_instance.c.digest, derived.c.series_uid
     ).join(derived, derived.c.id == derived_instance.c.derived_id)
     return of_result.where(derived.c.purged_at.is_(None))
+
+
+def _count(kind: str) -> Select[*tuple[Any, ...]]:
+    """The number of files, by way of what is kept: few of all that ever came."""
+    if kind == RECEIVED:
+        of_series = select(func.count()).where(instance.c.series_id == series.c.id)
+        return select(func.sum(of_series.scalar_subquery())).select_from(series).where(KEPT_SERIES)
+    of_result = select(func.count()).where(derived_instance.c.derived_id == derived.c.id)
+    return select(func.sum(of_result.scalar_subquery())).select_from(derived).where(KEPT_DERIVED)
 
 
 def _id(kind: str) -> Any:

@@ -18,6 +18,7 @@ from node.web import access
 from storage.database import Database
 from storage.records import Role
 from storage.site import people
+from tests import privacy
 
 MIDSLICE = midslice_program()
 START_SECONDS = 90.0
@@ -267,8 +268,9 @@ class NodeProcess:
 
 @contextlib.contextmanager
 def running(node: NodeProcess) -> Iterator[NodeProcess]:
-    """The node, started, and stopped in every case."""
+    """The node, started, and stopped in every case; nothing that it leaves names a patient."""
     try:
         yield node.start()
     finally:
         node.close()
+    privacy.check(node.lines, node.folder / "var")

@@ -72,6 +72,11 @@ class Archive:
         """How associations ended, in this order."""
         return [str(entry[2]) for entry in self.associations if entry[0] == "ended"]
 
+    def is_log_written(self) -> bool:
+        """True where every association that began in the log has ended there."""
+        begun = sum(entry[0] == "opened" for entry in self.associations)
+        return begun == len(self.ends())
+
     def rejections(self) -> list[tuple[object, ...]]:
         """Who was rejected and why: (calling, called, reason)."""
         return [entry[1:] for entry in self.associations if entry[0] == "rejected"]

@@ -32,6 +32,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from tests import privacy
+
 COMPRESSED = (JPEGLSLossless, JPEG2000Lossless, RLELossless)
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 SYNTAXES = (*NATIVE, DeflatedExplicitVRLittleEndian, *COMPRESSED)
@@ -198,6 +200,7 @@ def _any_slice(series: Series) -> Dataset:
 def _patient_and_study(made: Dataset, series: Series) -> None:
     if series.character_set is not None:
         made.SpecificCharacterSet = series.character_set
+    privacy.note(series.patient.name)
     _text(made, "PatientName", series.patient.name)
     made.PatientID = series.patient.id
     made.PatientBirthDate = series.patient.birth_date

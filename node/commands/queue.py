@@ -286,7 +286,8 @@ def _print_deliveries(
         ("sent", lambda delivery: f"{delivery.sent}/{delivery.total}"),
         ("confirmed", lambda delivery: f"{delivery.confirmed}/{delivery.total}"),
         ("next try", lambda d: terminal.when(d.due_at, zone) if d.state == "queued" else ""),
-        ("why", lambda d: " ".join(filter(None, (d.sentence, wording.proof(proofs.get(d.id)))))),
+        ("why", "sentence"),
+        ("proof", lambda delivery: wording.proof(proofs.get(delivery.id))),
     )
     terminal.tabulate(deliveries, columns, zone, empty="It has no deliveries.")
 

@@ -48,6 +48,8 @@ CONDITION = "a value, a list of values, or a table of min, max, regex, has"
 ADDRESS = 'an address as "https://chat.example.org/hook"'
 MAIL_ADDRESS = 'a mail address as "pacs@example.org"'
 URL = r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?"
+SYSLOG = r"(udp|tls)://[^\s/:?#@]+(:\d{1,5})?"
+SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
 CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 
@@ -316,6 +318,7 @@ class Storage(Section):
     min_free_gb: ZeroOrMore = 5.0
     keep_days: ZeroOrMore = 7.0
     keep_unrouted_days: ZeroOrMore = 1.0
+    purge_early: bool = True
     keep_audit_days: ZeroOrMore = 0.0
     scrub_days: ZeroOrMore = 30.0
 
@@ -409,9 +412,17 @@ class Web(Section):
     port: AnyPort = 8080
     session_hours: AboveZero = 12.0
     idle_minutes: AboveZero = 60.0
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
     trusted_proxies: Networks = ()
     user_header: Header = ""
     role_header: Header = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Web":
+        if self.key is not None and self.certificate is None:
+            raise ValueError("certificate is missing: the pages are served with TLS by both")
+        return self
 
 
 class Notify(Section):
@@ -661,6 +672,15 @@ class ModelEntry(Section):
         )
 
 
+class Audit(Section):
+    """The audit record repository that DICOM audit messages go to; none where it is empty."""
+
+    syslog: Annotated[str, _matching(f"({SYSLOG})?", SYSLOG_ADDRESS)] = ""
+    authorities: OptionalPath = ""  # type: ignore[assignment]
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
+
+
 class Config(Section):
     """The whole file. Relative paths in it have become absolute."""
 
@@ -673,6 +693,7 @@ class Config(Section):
     delivery: DeliverySettings
     web: Web
     notify: Notify
+    audit: Audit
     selftest: Selftest
     senders: tuple[ExpectedSender, ...] = ()
     destinations: tuple[Destination, ...] = ()

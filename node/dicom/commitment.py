@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 PUSH_MODEL = str(StorageCommitmentPushModel)
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"  # the same everywhere: PS3.4 J.3
+WELL_KNOWN = (PUSH_MODEL, PUSH_MODEL_INSTANCE)
 STUDY_ROOT_FIND = str(StudyRootQueryRetrieveInformationModelFind)
 REQUEST = 1  # Action Type ID
 ALL_COMMITTED, FAILURES_EXIST = 1, 2  # Event Type IDs
@@ -337,7 +338,7 @@ def answer_report(
     """Answer an N-EVENT-REPORT request. Success means: what it says is in the database."""
     request = event.request
     assert isinstance(request, N_EVENT_REPORT)
-    if request.AffectedSOPInstanceUID != PUSH_MODEL_INSTANCE:
+    if (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID) != WELL_KNOWN:
         return _refused(NO_SUCH_INSTANCE, calling_ae), None
     if request.EventTypeID not in (ALL_COMMITTED, FAILURES_EXIST):
         return _refused(NO_SUCH_EVENT_TYPE, calling_ae), None
@@ -366,7 +367,7 @@ def answer_request(
     assert isinstance(request, N_ACTION)
     if not may_ask:
         return _refused(NOT_AUTHORISED, calling_ae), None
-    if request.RequestedSOPInstanceUID != PUSH_MODEL_INSTANCE:
+    if (request.RequestedSOPClassUID, request.RequestedSOPInstanceUID) != WELL_KNOWN:
         return _refused(NO_SUCH_INSTANCE, calling_ae), None
     if request.ActionTypeID != REQUEST:
         return _refused(NO_SUCH_ACTION, calling_ae), None

@@ -6,9 +6,10 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pydicom import dcmread
 from pydicom.charset import decode_bytes, python_encoding
@@ -88,6 +89,13 @@ NEEDED = frozenset({*UIDS, PATIENT_NAME, PATIENT_ID})
 Keep = Callable[[Received, Peer, Path, str], object]
 
 
+class Answer(NamedTuple):
+    """The answer to a C-STORE request, and what is left to do once it is on its way."""
+
+    status: int | Dataset
+    then: Callable[[], None]
+
+
 def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
     """Answer a C-STORE request that the library has read.
 
@@ -101,34 +109,43 @@ def handle_store(event: evt.Event, keep: Keep, peer: Peer) -> int | Dataset:
         str(request.AffectedSOPInstanceUID),
         str(event.context.transfer_syntax),
     )
-    return answer_store(asked, request.DataSet, keep, peer)
+    answer = answer_store(asked, request.DataSet, keep, peer)
+    answer.then()
+    return answer.status
 
 
-def answer_store(
-    request: StoreRequest, incoming: BytesIO | None, keep: Keep, peer: Peer
-) -> int | Dataset:
-    """Answer a C-STORE request. Success means: on disk, indexed, and fsynced.
+def answer_store(request: StoreRequest, incoming: BytesIO | None, keep: Keep, peer: Peer) -> Answer:
+    """Answer a C-STORE request. Success means: on disk, indexed, and safe from a power cut.
 
     `keep` is that of `storage/archive.py`, which does all three before it returns.
     """
     extra = {"sop_instance_uid": request.instance_uid, "calling_ae": peer.calling_ae}
     if not isinstance(incoming, Incoming):
-        return _failure(Refusal(CANNOT_UNDERSTAND, "there is no data set"), extra)
+        refusal = Refusal(CANNOT_UNDERSTAND, "there is no data set")
+        return Answer(_status(refusal), partial(_log_refusal, refusal, extra))
     try:
         arrived = incoming.finish()
         received = _identity(arrived, request.transfer_syntax)
         check_match(received, request)
         keep(received, peer, arrived.path, arrived.digest)
     except Refusal as refusal:
-        return _failure(refusal, extra)
+        incoming.discard()
+        return Answer(_status(refusal), partial(_log_refusal, refusal, extra))
     except (NoRoom, Busy, OSError) as error:
+        incoming.discard()
         reason = type(error).__name__
         logger.exception("instance not kept", extra=extra | {"reason": reason})
-        return _status(Refusal(OUT_OF_RESOURCES, f"not stored, try again later: {reason}"))
-    finally:
+        comment = f"not stored, try again later: {reason}"
+        return Answer(_status(Refusal(OUT_OF_RESOURCES, comment)), _nothing)
+    except BaseException:
         incoming.discard()
-    logger.info("instance stored", extra=extra | {"series_uid": received.series_uid})
-    return SUCCESS
+        raise
+    stored = extra | {"series_uid": received.series_uid}
+    return Answer(SUCCESS, lambda: logger.info("instance stored", extra=stored))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _identity(arrived: Arrived, transfer_syntax: str) -> Received:
@@ -186,10 +203,9 @@ def _uid(values: Mapping[int, bytes], tag: int) -> str:
     return uid
 
 
-def _failure(refusal: Refusal, extra: Mapping[str, object]) -> Dataset:
+def _log_refusal(refusal: Refusal, extra: Mapping[str, object]) -> None:
     status = f"0x{refusal.status:04X}"
     logger.warning("instance refused", extra={**extra, "status": status, "why": refusal.comment})
-    return _status(refusal)
 
 
 def _status(refusal: Refusal) -> Dataset:
@@ -255,15 +271,16 @@ def quick_read(begin: bytes) -> Mapping[int, bytes] | None:
     None where it has anything that needs a second look, or the identity is not within.
     """
     values: dict[int, bytes] = {}
-    at, before = 0, -1
-    while at + LONGEST_HEAD <= len(begin):
-        group, number, vr, length = HEAD.unpack_from(begin, at)
-        tag, at = group << 16 | number, at + HEAD.size
-        if vr in LONG_VRS:
-            (length,) = LONG_LENGTH.unpack_from(begin, at)
-            at += LONG_LENGTH.size
-        elif vr not in SHORT_VRS:
-            return None
+    unpack, unpack_length = HEAD.unpack_from, LONG_LENGTH.unpack_from
+    at, before, end = 0, -1, len(begin) - LONGEST_HEAD
+    while at <= end:
+        group, number, vr, length = unpack(begin, at)
+        tag, at = group << 16 | number, at + 8
+        if vr not in SHORT_VRS:
+            if vr not in LONG_VRS:
+                return None
+            (length,) = unpack_length(begin, at)
+            at += 4
         if tag > SERIES_UID and values.keys() >= NEEDED:
             return values
         if tag <= before or length == UNDEFINED:
@@ -278,8 +295,13 @@ def quick_read(begin: bytes) -> Mapping[int, bytes] | None:
 
 def text(values: Mapping[int, bytes], tag: int) -> str:
     """A text value in the data set's own character set; what cannot be decoded is replaced."""
-    value = values.get(tag, b"").strip(b" \0")
-    names = values.get(CHARACTER_SET, b"").decode("ascii", "replace").split("\\")
+    return _decoded(values.get(tag, b""), values.get(CHARACTER_SET, b""))
+
+
+@lru_cache(maxsize=1024)  # most texts are those of the series
+def _decoded(value: bytes, character_set: bytes) -> str:
+    value = value.strip(b" \0")
+    names = character_set.decode("ascii", "replace").split("\\")
     encodings = [python_encoding.get(name.strip(" \0"), "latin-1") for name in names]
     if b"\x1b" in value:  # ISO 2022 escapes: PS3.5 6.1.2.5
         try:

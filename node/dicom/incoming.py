@@ -2,18 +2,19 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import struct
 import uuid
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.digests import Digest
 from storage.records import UID_CHARACTERS
 
 ROOM_EVERY_BYTES = 32 << 20
@@ -42,6 +43,7 @@ HIDDEN_ELEMENTS = (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 META_GROUP = b"\x02\0"
 LONGEST_ELEMENT_HEAD = 12
 LONGEST_META_ELEMENT = 1 << 16
+BEFORE_META = b"\0" * 128 + b"DICM"
 
 
 def _length_of_element(data: bytearray) -> int:
@@ -66,55 +68,74 @@ class Arrived(NamedTuple):
 class Incoming(BytesIO):
     """The data set of one C-STORE request on its way to disk, in the library's place for it.
 
-    While it arrives its name ends in `.part`, whole in `.dcm`. A full disk ends the writing, not
+    Its name ends in `.part`: the archive seals what is whole. A full disk ends the writing, not
     the association: the rest is read and dropped, and the request is answered with a failure.
     Elements of group 0002 at its start are left out: they belong to files, not to data sets (PS3.5
     7.1), and in the file a reader would believe them instead of the presentation context.
     """
 
     def __init__(
-        self, folder: Path, head: bytes, *, min_free_bytes: int = 0, has_elements: bool = True
+        self,
+        folder: Path,
+        head: bytes,
+        *,
+        min_free_bytes: int = 0,
+        has_elements: bool = True,
+        digest: Digest | None = None,
     ) -> None:
         super().__init__()
         self.size = 0
+        self.is_over = False  # it was answered, or never will be
         # What has come, until the first element that is kept; a deflated data set shows none.
         self._start: bytearray | None = bytearray() if has_elements else None
         self._min_free_bytes = min_free_bytes
         self._path = folder / f"{uuid.uuid4().hex}.part"
         self._problem: Refusal | OSError | None = None
-        self._file: BinaryIO | None = None
+        self._file = -1
         self._data_at = len(head)
-        self._digest = hashlib.sha256()
+        self._digest = digest or Digest()
         self._begin = b""
         try:
             self._check_room()
-            self._file = self._path.open("xb")
-            self._file.write(head)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            self._write(head)
         except OSError as error:
             self.spoil(error)
 
     def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
-        """Take the next fragment."""
-        if self._file is not None:
+        """Take the next fragment; it has to stay as it is until `before_reuse` or `finish`."""
+        size = self.size + len(data)
+        if self._file >= 0:
             try:
-                if self.size // ROOM_EVERY_BYTES != (self.size + len(data)) // ROOM_EVERY_BYTES:
+                if self.size // ROOM_EVERY_BYTES != size // ROOM_EVERY_BYTES:
                     self._check_room()
                 self._put(data if self._start is None else self._kept_start(data))
             except OSError as error:
                 self.spoil(error)
-        self.size += len(data)
+        self.size = size
         return len(data)
 
+    def before_reuse(self) -> None:
+        """Wait until the fragments before the last call are not needed any more."""
+        self._digest.before_reuse()
+
     def _put(self, data: bytes | memoryview) -> None:
-        assert self._file is not None
-        self._file.write(data)
         self._digest.update(data)
         if len(self._begin) < BEGIN_BYTES:
             self._begin += data[: BEGIN_BYTES - len(self._begin)]
+        self._write(data)
 
-    def _kept_start(self, data: bytes | memoryview) -> bytes:
+    def _write(self, data: bytes | memoryview) -> None:
+        written = os.write(self._file, data)
+        while written < len(data):  # a signal, or a disk that has just become full
+            written += os.write(self._file, data[written:])
+
+    def _kept_start(self, data: bytes | memoryview) -> bytes | memoryview:
         """The part of the start of the data set that can be written by now."""
         assert self._start is not None
+        if not self._start and len(data) >= len(META_GROUP) and data[:2] != META_GROUP:
+            self._start = None
+            return data
         self._start += data
         while self._start.startswith(META_GROUP) and len(self._start) >= LONGEST_ELEMENT_HEAD:
             length = _length_of_element(self._start)
@@ -137,19 +158,20 @@ class Incoming(BytesIO):
         """The whole Part 10 file; raises what went wrong before."""
         if self._problem is not None:
             raise self._problem
-        assert self._file is not None
-        self._put(bytes(self._start or b""))
-        self._file.close()
-        self._file = None
-        self._path = self._path.rename(self._path.with_suffix(".dcm"))
+        if self._start:
+            self._put(bytes(self._start))
+        file, self._file = self._file, -1
+        os.close(file)
         return Arrived(self._path, self._data_at, self._begin, self._digest.hexdigest())
 
     def discard(self) -> None:
         """Leave nothing behind; nothing happens where the file was moved away."""
-        if self._file is not None:
-            file, self._file = self._file, None
+        self.is_over = True
+        self._digest.close()
+        if self._file >= 0:
+            file, self._file = self._file, -1
             with contextlib.suppress(OSError):  # a full disk once more; the file goes in any case
-                file.close()
+                os.close(file)
         self._path.unlink(missing_ok=True)
 
     def _check_room(self) -> None:
@@ -170,20 +192,30 @@ def part10_head(
 
     With the AE titles a file whose row is lost still says for whom it is.
     """
-    elements = [
+    before, after = _around_uid(sop_class_uid, transfer_syntax, calling_ae, called_ae)
+    group = before + _element(0x0003, b"UI", instance_uid.encode("ascii")) + after
+    length = _element(0x0000, b"UL", struct.pack("<I", len(group)))
+    return BEFORE_META + length + group
+
+
+@lru_cache(maxsize=256)
+def _around_uid(
+    sop_class_uid: str, transfer_syntax: str, calling_ae: str, called_ae: str
+) -> tuple[bytes, bytes]:
+    """The elements before and after the one that differs between two instances of a series."""
+    before = [
         _element(0x0001, b"OB", b"\0\1"),
         _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
-        _element(0x0003, b"UI", instance_uid.encode("ascii")),
+    ]
+    after = [
         _element(0x0010, b"UI", transfer_syntax.encode("ascii")),
         _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
         _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
     ]
     for number, ae_title in ((0x0017, calling_ae), (0x0018, called_ae)):
         if ae_title and ae_title.isascii():
-            elements.append(_element(number, b"AE", ae_title.encode("ascii")))
-    group = b"".join(elements)
-    length = _element(0x0000, b"UL", struct.pack("<I", len(group)))
-    return b"\0" * 128 + b"DICM" + length + group
+            after.append(_element(number, b"AE", ae_title.encode("ascii")))
+    return b"".join(before), b"".join(after)
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:

@@ -14,7 +14,6 @@ from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
 
-from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
@@ -22,13 +21,15 @@ from pynetdicom.transport import AssociationServer
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.association_log import AssociationLog, AssociationWriter, Entry
 from node.dicom.commitment import PUSH_MODEL, CommitmentDialogue, CommitmentService
+from node.dicom.connection import tune
 from node.dicom.contexts import (
     MAX_PDU_BYTES,
     NOT_STORED,
     accepted_contexts,
     context_name,
 )
-from node.dicom.handlers import Keep, answer_store, handle_store
+from node.dicom.digests import DigestThreads
+from node.dicom.handlers import Answer, Keep, answer_store, handle_store
 from node.dicom.incoming import Incoming
 from node.dicom.messages import StoreRequest
 from node.dicom.negotiation import titles
@@ -42,7 +43,7 @@ from node.dicom.status import (
     abort_text,
 )
 from node.dicom.tls import Identity, ServerTls, TlsFailed, identity_of, sentence_of
-from node.dicom.upper_layer import TLS_HERE, AcceptedAssociation, ConnectionHandler, tune
+from node.dicom.upper_layer import TLS_HERE, AcceptedAssociation, ConnectionHandler
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
@@ -193,9 +194,9 @@ class AssociationGate:
         with self._changed:
             self._waiting.pop(key, None)
             place = self._open.pop(key, None)
+            if place is not None:
+                self._log.ended(place.entry, how)
             self._changed.notify_all()
-        if place is not None:
-            self._log.ended(place.entry, how)
 
     def _refused(self, request: AssociationRequest) -> Refused | None:
         admission = self.admission
@@ -409,6 +410,7 @@ class _Accepted(AcceptedAssociation):
             folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
             answer=self.answer if settings.is_direct else None,
+            digests=server.digests,
             message_seconds=settings.message_seconds,
         )
         self.acse_timeout = settings.request_seconds
@@ -426,7 +428,7 @@ class _Accepted(AcceptedAssociation):
         finally:
             self.hang_up()
             self.kill()
-            self.receiver.discard()
+            self.receiver.close()
             self._note_unread_request()
             self._note_end()
             self._gate.leave(id(self), self._ending())
@@ -462,7 +464,7 @@ class _Accepted(AcceptedAssociation):
         if answer is None and self.server.commitment is not None:
             CommitmentDialogue.offer(self, self.server.commitment)
 
-    def answer(self, request: StoreRequest, incoming: Incoming) -> int | Dataset:
+    def answer(self, request: StoreRequest, incoming: Incoming) -> Answer:
         """Answer a C-STORE request whose data set has come."""
         self.instances += 1
         return answer_store(request, incoming, self.keep, self.peer)
@@ -604,6 +606,7 @@ class _StorageServer(AssociationServer):
         self.gate = gate
         self.log = log
         self.keep = keep
+        self.digests = DigestThreads()
         self.commitment = commitment
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(

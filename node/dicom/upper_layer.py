@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
@@ -43,12 +44,13 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
+from node.dicom.connection import LARGEST_PDU_BYTES, Blocks, hurry, tune
 from node.dicom.contexts import NOT_STORED
+from node.dicom.digests import Digest, DigestThreads
 from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
 from node.dicom.messages import (
     COMMAND,
     LAST,
-    PDU_HEAD_BYTES,
     PDV_HEAD_BYTES,
     StoreRequest,
     command_pdus,
@@ -133,6 +135,7 @@ ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for d
 CLOSING = "Sta13"  # awaiting that the connection is closed; what still comes is dropped
 CLOSING_SECONDS = 1.0
 ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
+ABORTS = (b"\0\0", *(bytes([2, reason]) for reason in (0, 1, 2, 4, 5, 6)))  # source and reason
 
 # The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
 LONGEST_PDU_BYTES = 1 << 20
@@ -140,8 +143,6 @@ LONGEST_COMMAND_BYTES = 1 << 16
 # Of a message that is no C-STORE: storage commitment names 30,000 instances in it.
 LONGEST_OTHER_DATA_SET_BYTES = 4 << 20
 WRITE_BYTES = 1 << 18
-BLOCK_BYTES = 1 << 18  # of one association: two PDUs of the length that we announce
-LARGEST_PDU_BYTES = 1 << 17  # also for a peer that takes any length, which it says with a 0
 
 AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
 MEDIUM = 0
@@ -161,23 +162,6 @@ MALFORMED = (
     ValueError,
     struct.error,
 )
-
-# DIMSE is stop-and-wait. With Nagle's algorithm on one side and delayed acknowledgements on the
-# other, 40 ms are lost per instance. TCP_NODELAY frees our own writes; TCP_QUICKACK, armed again
-# after each read and write, frees those of a peer that has Nagle's algorithm on.
-
-
-def hurry(sock: socket.socket) -> None:
-    """Acknowledge at once what arrives next; the kernel forgets this with each exchange."""
-    if hasattr(socket, "TCP_QUICKACK"):  # Linux
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def tune(sock: socket.socket) -> None:
-    """Set up a socket of either side of an association."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    hurry(sock)
 
 
 class PromptSocket(AssociationSocket):
@@ -200,8 +184,7 @@ class PromptSocket(AssociationSocket):
         self.is_lost = self.was_silent = False
         self.opened_at = time.monotonic() if connection is not None else None
         self.secured: TlsSocket | None = None
-        self._block = memoryview(b"")  # what has come and was not read yet, from start to end
-        self._start = self._end = 0
+        self.blocks = Blocks()
         super().__init__(assoc, client_socket=connection, address=bind_to)
 
     def connect(self, primitive: T_CONNECT) -> None:
@@ -238,62 +221,31 @@ class PromptSocket(AssociationSocket):
     @property
     def is_holding(self) -> bool:
         """True where something was received and not read yet."""
-        return self._end > self._start or (self.secured is not None and self.secured.pending() > 0)
+        return self.blocks.is_holding or (self.secured is not None and self.secured.pending() > 0)
 
     def has_data(self, seconds: float) -> bool:
         """Wait so long for the peer; True also where it has closed the connection."""
-        if self._end > self._start or self.socket is None:
+        if self.blocks.is_holding or self.socket is None:
             return True
         try:
-            return self._receive(seconds) >= 0
+            return self.blocks.receive(self.socket, seconds) >= 0
         except TimeoutError:
             return False
         except OSError:
             return True
 
     def whole_pdu(self) -> memoryview | None:
-        """The next PDU, valid until `skip`; OSError where it is cut short.
+        """The next PDU; OSError where it is cut short.
 
         None where it is for `recv`: the peer has closed, or the PDU is longer than any should be.
         """
-        deadline = time.monotonic() + self.seconds
-        needed = PDU_HEAD_BYTES
-        while self._end > self._start:
-            held = self._block[self._start : self._end]
-            if len(held) >= PDU_HEAD_BYTES:
-                needed = PDU_HEAD_BYTES + int.from_bytes(held[2:6], "big")
-            if needed > len(self._block):
-                return None
-            if len(held) >= needed:
-                return held[:needed]
-            try:
-                if self._receive(self._left(deadline)) == 0:
-                    raise ConnectionError("the connection ended in the middle of a PDU")
-            except OSError as error:
-                self._note_loss(error)
-                raise
-        return None
-
-    def skip(self, count: int) -> None:
-        """Leave so many bytes that were received behind."""
-        self._start += count
-
-    def _receive(self, seconds: float) -> int:
-        """Receive what there is, at least a byte; 0 where the peer has closed."""
-        assert self.socket is not None
-        if seconds <= 0:
-            raise TimeoutError("the PDU did not arrive in time")
-        if not self._block:
-            self._block = memoryview(bytearray(BLOCK_BYTES))
-        if self._start:
-            held = self._end - self._start
-            self._block[:held] = self._block[self._start : self._end]
-            self._start, self._end = 0, held
-        self.socket.settimeout(seconds)
-        count = self.socket.recv_into(self._block[self._end :])
-        hurry(self.socket)
-        self._end += count
-        return count
+        if self.socket is None:
+            return None
+        try:
+            return self.blocks.whole_pdu(self.socket, self.seconds, self.silent_seconds)
+        except OSError as error:
+            self._note_loss(error)
+            raise
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read so many bytes, fewer where the peer is gone; OSError past the deadline."""
@@ -339,9 +291,7 @@ class PromptSocket(AssociationSocket):
 
     def _fill(self, view: memoryview, deadline: float) -> int:
         assert self.socket is not None
-        filled = min(len(view), self._end - self._start)
-        view[:filled] = self._block[self._start : self._start + filled]
-        self._start += filled
+        filled = self.blocks.fill(view)
         while filled < len(view):
             left = self._left(deadline)
             if left <= 0:
@@ -414,8 +364,10 @@ class NegotiatingProvider(DULServiceProvider):
         self._ids_of_library: Mapping[int, int] = {}
 
     def _decode_pdu(self, bytestream: bytearray) -> "tuple[_PDUType, str]":
-        if bytestream[0] == ABORT and self.abort is None and len(bytestream) >= ABORT_BYTES:
-            self.abort = Abort("peer", bytestream[8], bytestream[9])
+        if bytestream[0] == ABORT and len(bytestream) >= ABORT_BYTES:
+            self.abort = self.abort or Abort("peer", bytestream[8], bytestream[9])
+            if bytestream[8:10] not in ABORTS:  # the library's thread ends of any other
+                bytestream = bytestream[:8] + bytes(2)
         if bytestream[0] == DATA and self._ids_of_library:
             bytestream = bytearray(with_ids(bytes(bytestream), self._ids_of_library))
         if bytestream[0] == DATA:
@@ -428,7 +380,8 @@ class NegotiatingProvider(DULServiceProvider):
             self._ids_of_peer = negotiation.ids
             self._ids_of_library = {theirs: own for own, theirs in negotiation.ids.items()}
             decoded, event = super()._decode_pdu(bytearray(negotiation.pdu))
-            decoded.to_primitive()  # which the state machine does where no error is expected
+            # Which the state machine does where no error is expected.
+            _check_contexts(decoded.to_primitive())
         except MALFORMED as error:
             self.problem = str(error) or type(error).__name__
             raise
@@ -447,7 +400,14 @@ class NegotiatingProvider(DULServiceProvider):
 
     def with_ids_of_peer(self, pdu: bytes) -> bytes:
         """A PDU of ours with the context ids that the peer has chosen."""
-        return with_ids(pdu, self._ids_of_peer)
+        return with_ids(pdu, self._ids_of_peer) if self._ids_of_peer else pdu
+
+
+def _check_contexts(negotiation: object) -> None:
+    """ValueError for a context without abstract syntax: the library raises where nobody answers."""
+    for context in getattr(negotiation, "presentation_context_definition_list", None) or ():
+        if context.abstract_syntax is None:
+            raise ValueError("a presentation context has no abstract syntax")
 
 
 class Provider(NegotiatingProvider):
@@ -465,8 +425,13 @@ class Provider(NegotiatingProvider):
     def run_reactor(self) -> None:
         """Run the state machine to its end."""
         try:
-            while self._goes_on_after_late_answer():
-                continue
+            super().run_reactor()
+        except InvalidEventError:
+            # The association's own thread may answer a release in the moment in which this one
+            # aborts for what lies behind it: PS3.8 has no transition for that. That thread ends
+            # the connection as soon as this one has ended.
+            if self.state_machine.current_state != CLOSING:
+                raise
         finally:
             self.close()
 
@@ -474,20 +439,6 @@ class Provider(NegotiatingProvider):
         """Give its descriptors back, also where its thread never ran."""
         self._ring.close()
         self._rung.close()
-
-    def _goes_on_after_late_answer(self) -> bool:
-        """Run the state machine; True where it stopped at an answer to what is being aborted.
-
-        The association's own thread may answer a request, or a release, in the moment in which this
-        one aborts for the PDU behind it: PS3.8 has no transition for that.
-        """
-        try:
-            super().run_reactor()
-        except InvalidEventError:
-            if self.state_machine.current_state != CLOSING:
-                raise
-            return True
-        return False
 
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""
@@ -509,7 +460,7 @@ class Provider(NegotiatingProvider):
             if pdu is None or pdu[0] != DATA:
                 super()._read_pdu_data()
                 return
-            transport.skip(len(pdu))
+            transport.blocks.skip(len(pdu))
             receiver.take(pdu)
             if time.monotonic() > until:
                 return
@@ -568,7 +519,8 @@ class Provider(NegotiatingProvider):
     def _wait(self) -> None:
         poll = _readable(self._rung)
         is_busy = self._is_busy
-        if isinstance(self.socket, PromptSocket) and self.socket.is_holding and not is_busy:
+        is_holding = isinstance(self.socket, PromptSocket) and self.socket.is_holding
+        if is_holding and not is_busy:
             return
         transport = self.socket.socket if self.socket is not None else None
         if transport is not None and transport.fileno() >= 0 and not is_busy:
@@ -590,8 +542,12 @@ class _Requests(queue.Queue[Any]):
         super().put(item, block, timeout)
 
 
-# Answers a request whose data set has come.
-AnswerStore = Callable[[StoreRequest, Incoming], int | Dataset]
+# Answers a request whose data set has come; with the answer, what is to be done after it was sent.
+AnswerStore = Callable[[StoreRequest, Incoming], tuple[int | Dataset, Callable[[], None]]]
+
+
+def _nothing() -> None:
+    pass
 
 
 class Receiver(DIMSEServiceProvider):
@@ -608,15 +564,18 @@ class Receiver(DIMSEServiceProvider):
         *,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
+        digests: DigestThreads | None = None,
     ) -> None:
         super().__init__(assoc)
         self._folder = folder
         self._min_free_bytes = min_free_bytes
         self._answer = answer
+        self._digests = digests or DigestThreads(0)
         self._syntaxes: dict[int, tuple[str, str]] = {}  # of presentation contexts, once used
         self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
         self._storing: tuple[StoreRequest, int, Incoming] | None = None
         self.msg_queue = self._requests = _Requests()
+        self._begun: list[Incoming] = []  # not all of them get as far as a handler
         self._served = 0  # messages, by the association's own thread
         self._is_serving = self._is_asking = False
         self._heard_at = 0.0  # when the last part of a message came
@@ -716,6 +675,11 @@ class Receiver(DIMSEServiceProvider):
         self._served += item != WAKE
         return item
 
+    def close(self) -> None:
+        """Leave no file behind, also of requests that the library drops without asking anybody."""
+        for incoming in self._begun:
+            incoming.discard()
+
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""
         if self._storing is not None:
@@ -760,7 +724,10 @@ class Receiver(DIMSEServiceProvider):
         if request is None:
             self._receive(context_id, bytes([control]) + command)
         else:
-            self._storing = request, context_id, self._incoming_of(request)
+            incoming = self._incoming_of(request, self._digests.digest())
+            self._storing = request, context_id, incoming
+            if isinstance(self.dul.socket, PromptSocket):
+                self.dul.socket.blocks.before_reuse = incoming.before_reuse
 
     def _syntaxes_of(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted context for instances."""
@@ -785,20 +752,20 @@ class Receiver(DIMSEServiceProvider):
     def _respond(self, request: StoreRequest, context_id: int, incoming: Incoming) -> None:
         assert self._answer is not None
         try:
-            answer = self._answer(request, incoming)
+            status, then = self._answer(request, incoming)
         except Exception as error:  # as the library does it: a failure, and the next one is taken
             extra = {"sop_instance_uid": request.instance_uid, "reason": type(error).__name__}
             logger.exception("instance not kept", extra=extra)
-            answer = UNEXPECTED_ERROR
+            status, then = UNEXPECTED_ERROR, _nothing
         provider, transport = self.dul, self.dul.socket
-        if not self.assoc.is_established or not isinstance(transport, PromptSocket):
-            return
-        assert isinstance(provider, NegotiatingProvider)
-        largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
-        response = store_response(request, answer)
-        most = largest - PDV_HEAD_BYTES
-        said = command_pdus(response, context_id=context_id, most=most)
-        transport.write(b"".join(map(provider.with_ids_of_peer, said)))
+        if self.assoc.is_established and isinstance(transport, PromptSocket):
+            assert isinstance(provider, NegotiatingProvider)
+            largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
+            response = store_response(request, status)
+            most = largest - PDV_HEAD_BYTES
+            said = command_pdus(response, context_id=context_id, most=most)
+            transport.write(b"".join(map(provider.with_ids_of_peer, said)))
+        then()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
         single = P_DATA()
@@ -844,20 +811,28 @@ class Receiver(DIMSEServiceProvider):
             incoming.spoil(problem)
         return incoming
 
-    def _incoming_of(self, request: StoreRequest) -> Incoming:
-        calling_ae, called_ae = titles(getattr(self.dul, "request", b""))
-        return Incoming(
+    def _incoming_of(self, request: StoreRequest, digest: Digest | None = None) -> Incoming:
+        calling_ae, called_ae = self._titles
+        head = part10_head(
+            calling_ae=calling_ae,
+            called_ae=called_ae,
+            sop_class_uid=request.sop_class_uid,
+            instance_uid=request.instance_uid,
+            transfer_syntax=request.transfer_syntax,
+        )
+        incoming = Incoming(
             self._folder,
-            part10_head(
-                calling_ae=calling_ae,
-                called_ae=called_ae,
-                sop_class_uid=request.sop_class_uid,
-                instance_uid=request.instance_uid,
-                transfer_syntax=request.transfer_syntax,
-            ),
+            head,
             min_free_bytes=self._min_free_bytes,
             has_elements=request.transfer_syntax not in HIDDEN_ELEMENTS,
+            digest=digest,
         )
+        self._begun = [*(before for before in self._begun if not before.is_over), incoming]
+        return incoming
+
+    @cached_property
+    def _titles(self) -> tuple[str, str]:
+        return titles(getattr(self.dul, "request", b""))
 
 
 def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
@@ -1014,6 +989,7 @@ class AcceptedAssociation(Association):
         folder: Path,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
+        digests: DigestThreads | None = None,
         message_seconds: float = NO_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -1024,7 +1000,7 @@ class AcceptedAssociation(Association):
             self, seconds, connection=connection, silent_seconds=message_seconds
         )
         self.dimse = self.receiver = Receiver(
-            self, folder, min_free_bytes=min_free_bytes, answer=answer
+            self, folder, min_free_bytes=min_free_bytes, answer=answer, digests=digests
         )
         self.set_socket(self.connection)
 

@@ -110,7 +110,7 @@ NOT_UNDERSTOOD | held | The destination answered repeatedly that it cannot under
     Ask the administrator of the destination why, then send again.
 GAVE_UP | held | The destination did not store everything within delivery.give_up_hours. | \
     Make the destination answer, then send again.
-NOT_CONFIRMED | held | The destination stored everything, but does not commit itself to all of it. | \
+NOT_CONFIRMED | held | The destination stored everything, but commits itself to a part alone. | \
     Ask the administrator of the destination what became of the instances, then send again.
 NO_DESTINATION | held | The configuration no longer names the destination. | \
     Add the destination to the configuration and reload it; the delivery then continues by itself.

@@ -171,11 +171,13 @@ class _Listener(socket.socket):
 class Server(uvicorn.Server):
     """Serves an application on one socket; takes no signals, the parent says when to stop."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._deadline = HeaderDeadline(app)
+    def __init__(self, app: ASGIApp, certificate: Path | None = None, key: Path | None = None):
+        self._deadline = HeaderDeadline(app)  # ends a handshake without end too
         super().__init__(
             uvicorn.Config(
                 self._deadline,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
                 loop="asyncio",  # its sockets are Python's: another loop would not call `accept`
                 http="h11",
                 ws="none",
@@ -207,7 +209,8 @@ def main(parent: Connection, settings: WebSettings, listening: socket.socket) ->
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
-        server = Server(app)
+        web = settings.config.web
+        server = Server(app, web.certificate, web.key)
         threading.Thread(target=_watch, args=(server, app.state.live, parent), daemon=True).start()
         server.listen(listening)
 
@@ -226,6 +229,7 @@ class WebProcess:
         self._settings = settings
         self._listening = socket.create_server((host, port))
         self._started = 0.0
+        self._certificate: tuple[float, ...] = ()
         self._child: Child | None = None
 
     def start(self) -> int:
@@ -234,22 +238,39 @@ class WebProcess:
         inside = (self._settings, self._listening)
         self._child = Child("web", main, *inside, daemon=False, limits=LIMITS)
         self._started = time.monotonic()
+        self._certificate = self._changed_at()
         return int(self._listening.getsockname()[1])
 
     def watch(self) -> None:
-        """Start the child again where it died."""
+        """Start the child again where it died, or its certificate was replaced."""
         child = self._child
-        if child is None or child.is_alive or time.monotonic() - self._started < LEAST_SECONDS:
+        if child is None or time.monotonic() - self._started < LEAST_SECONDS:
             return
-        logger.warning("web process died", extra={"exit_code": child.exit_code()})
-        child.end()
+        if child.is_alive:
+            if self._changed_at() == self._certificate:
+                return
+            logger.info("web certificate replaced")
+            self._end(child)
+        else:
+            logger.warning("web process died", extra={"exit_code": child.exit_code()})
+            child.end()
         self.start()
 
     def stop(self) -> None:
         """Ask the child to stop, and end it where it does not."""
-        if self._child is None:
-            return
-        with contextlib.suppress(OSError):  # it is gone already
-            self._child.pipe.send("stop")
-        self._child.end(CHILD_STOP_SECONDS)
+        if self._child is not None:
+            self._end(self._child)
         self._listening.close()
+
+    def _end(self, child: Child) -> None:
+        with contextlib.suppress(OSError):  # it is gone already
+            child.pipe.send("stop")
+        child.end(CHILD_STOP_SECONDS)
+
+    def _changed_at(self) -> tuple[float, ...]:
+        """When the files of the certificate changed; nothing while they are being replaced."""
+        web = self._settings.config.web
+        try:
+            return tuple(path.stat().st_mtime for path in (web.certificate, web.key) if path)
+        except OSError:
+            return self._certificate

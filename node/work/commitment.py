@@ -104,8 +104,8 @@ class CommitmentAsker:
             return IDLE_SECONDS
         try:
             self._prove(leased)
-        except LeaseLost:  # the report has come meanwhile, or the delivery began anew
-            logger.debug("lease lost", extra={"delivery": leased.delivery_id})
+        except LeaseLost:
+            pass  # the report has come meanwhile, or the delivery began anew
         except Exception as error:
             logger.exception("commitment not finished", extra={"delivery": leased.delivery_id})
             with suppress(LeaseLost):
@@ -145,11 +145,11 @@ class CommitmentAsker:
             wait_seconds=self._asked.wait_seconds,
             abandon=self._stopping.is_set,
         )
-        extra: dict[str, object] = {"destination": self.destination.name}
-        extra |= {"delivery": leased.delivery_id}
+        extra = {"destination": self.destination.name, "delivery": leased.delivery_id}
         if answer.outcome is Outcome.STORED:
-            extra |= {"instances": len(missing), "transaction_uid": transaction_uid}
-            logger.info("commitment asked", extra=extra)
+            counts: dict[str, object] = {"instances": len(missing)}
+            request = {"transaction_uid": transaction_uid}
+            logger.info("commitment asked", extra=extra | counts | request)
             return
         logger.warning("commitment not asked", extra=extra | {"sentence": answer.sentence})
         if answer.status is not None:
@@ -252,10 +252,14 @@ class CommitmentWork:
         self._settings = settings
         askers = {place.name: place for place in settings.destinations if place.commitment}
         reporters = {peer.ae_title: peer for peer in settings.senders if peer.commitment}
-        self.commitments.adopt(askers)
-        self.owed.leave(reporters, NO_LONGER)
         self._follow_destinations(askers, settings)
         self._follow_senders(reporters)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Ask for what was sent before it was to be proved, and no more for what is not."""
+        self.commitments.adopt(self._askers)
+        self.owed.leave(self._reporters, NO_LONGER)
 
     def _follow_destinations(self, places: Mapping[str, Destination], settings: Config) -> None:
         for name, asker in list(self._askers.items()):

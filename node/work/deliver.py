@@ -281,7 +281,8 @@ class Deliverer:
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
-                self._paused = not self._reach.may_send(self.destination.name)
+                is_overtaken = self._ledger.is_overtaken(delivery)  # the rest is sent after it
+                self._paused = is_overtaken or not self._reach.may_send(self.destination.name)
 
         return answered
 

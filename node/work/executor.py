@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import os
 import signal
 import threading
 import traceback
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # how often limits and the cancel request are looked at
 CANCEL_SECONDS = 20.0  # a worker that does not stop by then is killed
 LOADING_SECONDS = 300.0  # of a new worker, for its models; none of it is the job's
+NICENESS = 10  # of workers: beside the parent they get a tenth of a core that both want
 EXIT_SECONDS = 5.0  # from the end of its pipe to that of the process
 
 DAMAGED_SENTENCE = (
@@ -249,6 +251,7 @@ def how_it_ended(code: int | None) -> str:
 def main(requests: Connection) -> None:
     """Serve requests in the child until the parent closes the pipe."""
     leave_signals_to_parent()
+    give_way()
     with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them
         _load_models()
     while True:
@@ -259,6 +262,16 @@ def main(requests: Connection) -> None:
         if isinstance(request, Request):  # an order that came after the job had ended is nothing
             ANSWERS.send(requests, Begun(), number)
             ANSWERS.send(requests, _run(number, request, requests), number)
+
+
+def give_way() -> None:
+    """Let the parent, which receives and delivers, have the processor before this process.
+
+    Its threads inherit it. SCHED_BATCH: it takes no core from a process that has just woken.
+    """
+    with contextlib.suppress(OSError):  # a container may forbid it; then it is as before
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.nice(NICENESS)
 
 
 def _load_models() -> None:

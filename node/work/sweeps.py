@@ -13,6 +13,7 @@ from node.config import Config, Storage
 from node.errors import UsageError
 from node.rules.reasons import FUTILE
 from node.store import LEASE_SECONDS
+from node.work.audit_trail import AuditTrail
 from node.work.deliver import Reachability
 from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watches
 from node.work.selftest import SelfTests
@@ -30,7 +31,10 @@ logger = logging.getLogger(__name__)
 JUMP_SECONDS = 2.0  # of the clock on the wall
 SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
 NOTICE_SECONDS = 2.0
-SCRUB_SECONDS = 60.0
+AUDIT_SECONDS = 5.0
+RETENTION_SECONDS, SCRUB_SECONDS = 600.0, 60.0
+RELIEF_SECONDS = 5.0
+RELIEF = 1.25  # of the reserve: below it images are refused
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
 NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
 REPORT_DAYS = 400.0
@@ -169,6 +173,7 @@ class Background:
     database: Database
     settings: Config
     handlers: RequestHandlers
+    audit: AuditTrail
 
     def __post_init__(self) -> None:
         self._watches = Watches(self.database, self.settings, self.handlers.node_id, time.time)
@@ -187,6 +192,8 @@ class Background:
         schedule.every(SAMPLE_SECONDS, "disk", self._watches.disk)
         schedule.every(HOUR, "certificates", self._watches.certificates)
         schedule.every(HOUR, "forgetting", self._forget)
+        self.audit.start()
+        schedule.every(AUDIT_SECONDS, "audit", self.audit.sweep)
 
     def follow(self, settings: Config) -> None:
         """The configuration was read again."""
@@ -223,6 +230,12 @@ class Retention:
     settings: Storage
     now: Callable[[], float]
 
+    def begin(self, schedule: Schedule) -> None:
+        """Begin the sweeps."""
+        schedule.every(RETENTION_SECONDS, "retention", self.sweep)
+        schedule.every(RELIEF_SECONDS, "relief", self.relieve)
+        schedule.every(SCRUB_SECONDS, "scrub", self.scrub)
+
     def sweep(self) -> None:
         """Remove the files of expired series; their rows, UIDs and digests stay."""
         settings, now = self.settings, self.now()
@@ -237,6 +250,23 @@ class Retention:
         if waits is not None:
             logger.warning("notice", extra={"kind": "retention", **vars(waits)})
         retention.forget_associations(self.database, now)
+
+    def relieve(self) -> None:
+        """Make room before images are refused: what was sent goes, the oldest first.
+
+        Nothing that is unsent, held, failed, promised or unrouted goes before its time.
+        """
+        wanted = int(RELIEF * self.files.min_free_bytes)
+        if not self.settings.purge_early or self.files.free_bytes() >= wanted:
+            return
+        for oldest in retention.sent(self.database):
+            retention.report_early(self.database, self.now())  # people hear of it before
+            purged = retention.purge(self.database, self.files, (oldest,), self.now())
+            free = self.files.free_bytes()
+            extra = {"series": len(purged.series), "bytes": purged.bytes, "free": free}
+            logger.warning("series purged early", extra=extra)
+            if free >= wanted:
+                return
 
     def scrub(self) -> None:
         """Read some kept files again; people are told of damaged ones."""

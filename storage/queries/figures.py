@@ -13,6 +13,8 @@ from storage.records import Bucket, DeliveryState, JobState, Percentiles
 from storage.schema import (
     ENDED_DELIVERY,
     ENDED_JOB,
+    ENDED_OF_ROUTE,
+    NEEDS_JOB,
     OPEN_ARRIVAL,
     OPEN_DELIVERY,
     OPEN_JOB,
@@ -49,10 +51,9 @@ SETTLED_SECONDS = 5.0
 STEPS = ("receive", "wait", "queue", "infer", "send", "total")
 SOON = 60.0  # a job that was queued later than this after its arrival was asked for by a person
 # So many, the newest, say it: more would tell the same, and a page must not read a year.
-MOST_JOBS = 1000
+MOST_JOBS = 600
 NEWEST_JOBS = 10  # say which devices are used
 WELL = (DeliveryState.SENT, DeliveryState.CONFIRMED)
-UNHAPPY = (JobState.FAILED, JobState.HELD)
 NEWEST_RESULTS = 20  # so many results are looked at slice by slice
 
 # Named one by one: the index of what has ended begins with the state.
@@ -223,11 +224,13 @@ def gauges(database: Database) -> Gauges:
     waits = and_(OPEN_JOB, job.c.state == JobState.QUEUED)
     arriving = select(func.count()).select_from(arrival).where(OPEN_ARRIVAL)
     associated = select(func.count()).where(association.c.ended_at.is_(None))
+    # The least of a column alone is looked for in its index, which knows all that ever waited.
+    oldest = func.min(job.c.queued_at + 0.0)
     with database.reading() as db:
         return Gauges(
             arrivals=int(db.execute(arriving).scalar_one()),
             associations=int(db.execute(associated).scalar_one()),
-            oldest_queued_at=db.execute(select(func.min(job.c.queued_at)).where(waits)).scalar(),
+            oldest_queued_at=db.execute(select(oldest).where(waits)).scalar(),
         )
 
 
@@ -244,7 +247,7 @@ def buckets(database: Database, since: float, until: float, width: float) -> tup
         starts = [since + number * width for number in range(count)]
         samples = [_samples(db, at, at + width, MOST_JOBS // count) for at in starts]
         ended = _per_bucket(db, job.c.finished_at, since, until, width)
-        failed = _per_bucket(db, job.c.finished_at, since, until, width, job.c.state.in_(UNHAPPY))
+        failed = _per_bucket(db, job.c.finished_at, since, until, width, NEEDS_JOB)
         # Instances of the arrivals that were complete in each bucket.
         brought = func.sum(arrival.c.brought)
         received = _per_bucket(db, arrival.c.completed_at, since, until, width, count=brought)
@@ -349,7 +352,7 @@ class Evaluation:
 
 def evaluation(database: Database, route: str, since: float) -> Evaluation:
     """Sum up what the jobs of a route have given since then."""
-    mine = job.c.finished_at >= since, job.c.route == route
+    mine = ENDED_OF_ROUTE, job.c.finished_at >= since, job.c.route == route
     counted = select(job.c.state, func.count()).where(*mine).group_by(job.c.state)
     newest = select(job.c.record).where(*mine, job.c.state == JobState.SUCCEEDED)
     with database.reading() as db:

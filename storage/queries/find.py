@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -49,8 +50,10 @@ from storage.records import (
 from storage.schema import (
     ENDED_DELIVERY,
     ENDED_JOB,
+    ENDED_OF_ROUTE,
     FINISHED_DELIVERY,
     HAS_REASON,
+    NEEDS_JOB,
     OPEN_DELIVERY,
     OPEN_JOB,
     arrival,
@@ -148,6 +151,11 @@ class Wanted:
         """The fields that look for a person: an audit event names them, and no log their words."""
         return tuple(name for name in OF_A_PATIENT if getattr(self, name))
 
+    @property
+    def of_series(self) -> bool:
+        """True where anything is asked of the series of a job."""
+        return bool(self.of_a_patient or self.description or self.uid)
+
 
 def choices(database: Database) -> Choices:
     """The reasons, routes and destinations of all jobs and deliveries, in alphabetical order."""
@@ -155,10 +163,11 @@ def choices(database: Database) -> Choices:
         reasons = {*_different(db, job.c.reason, HAS_REASON)}
         held = select(delivery.c.reason).where(HELD_DELIVERY).distinct()
         reasons |= set(db.execute(held).scalars())
-        routes = tuple(_different(db, job.c.route))
+        routes = {*_different(db, job.c.route, ENDED_OF_ROUTE)}
+        routes |= set(db.execute(select(job.c.route).where(OPEN_JOB).distinct()).scalars())
         destinations = {*_different(db, delivery.c.destination, OPEN_DELIVERY)}
         destinations |= {*_different(db, delivery.c.destination, FINISHED_DELIVERY)}
-    return Choices(tuple(sorted(reasons)), routes, tuple(sorted(destinations)))
+    return Choices(*(tuple(sorted(names)) for names in (reasons, routes, destinations)))
 
 
 def _different(db: Connection, column: Text, *which: Any) -> Iterator[str]:
@@ -180,14 +189,14 @@ def jobs(database: Database, wanted: Wanted, limit: int = 100, offset: int = 0) 
         lines = tuple(to_job_summary(row) for row in db.execute(query))
         if _says_total(lines, limit, offset):
             return Page(lines, offset + len(lines), limit, offset)
-        ids = select(job.c.id).join(series, series.c.id == job.c.series_id)
+        ids = with_series(wanted, select(job.c.id))
         ids = ids.where(Search(database, db, with_index).jobs(wanted))
         return Page(lines, counted(db, ids), limit, offset)
 
 
 def job_ids(database: Database, wanted: Wanted, most: int = 1000) -> tuple[int, ...]:
     """The jobs that an action on the whole filter is about, the oldest first."""
-    query = select(job.c.id).join(series, series.c.id == job.c.series_id)
+    query = with_series(wanted, select(job.c.id))
     with database.reading() as db:
         which = Search(database, db, with_index).jobs(wanted)
         return tuple(db.execute(query.where(which).order_by(job.c.id).limit(most)).scalars())
@@ -199,12 +208,13 @@ def find_series(
     """Received series with what became of them, the newest first; none of a self-test."""
     order = series.c.last_at.desc(), series.c.id.desc()
     with database.reading() as db:
-        newest = select(series.c.id).where(Search(database, db, _without_index).series(wanted))
+        search = Search(database, db, _without_index)
+        newest = select(series.c.id).where(search.series(wanted))
         query = newest.order_by(*order).limit(limit).offset(offset)
         lines = series_summaries(db, db.execute(query).scalars().all())
         if _says_total(lines, limit, offset):
             return Page(lines, offset + len(lines), limit, offset)
-        ids = select(series.c.id).where(Search(database, db, with_index).series(wanted))
+        ids = select(series.c.id).where(replace(search, common=with_index).series(wanted))
         return Page(lines, counted(db, ids), limit, offset)
 
 
@@ -241,6 +251,13 @@ def series_summaries(db: Connection, ids: Sequence[int]) -> tuple[SeriesSummary,
     )
 
 
+def with_series(wanted: Wanted, of_jobs: Select[Any]) -> Select[Any]:
+    """A query of jobs, with their series where the filter asks for something of these."""
+    if not wanted.of_series:
+        return of_jobs
+    return of_jobs.join(series, series.c.id == job.c.series_id)
+
+
 def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
     """That a text begins so, in the words in which each database uses its index."""
     if database.is_sqlite:
@@ -248,16 +265,17 @@ def begins(database: Database, column: ColumnElement[str], text: str) -> ColumnE
     return column.startswith(text, autoescape=True)
 
 
+@dataclass(frozen=True)
 class Search:
     """Puts together what a search asks for, looking how common it is.
 
     `common` is how a column is asked for what many have: by its index, or not.
     """
 
-    def __init__(self, database: Database, db: Connection, common: Callable[[Text], Text]) -> None:
-        self._database = database
-        self._db = db
-        self._common = common
+    database: Database
+    db: Connection
+    common: Callable[[Text], Text]
+    described: dict[str, Mapping[str, int]] = field(default_factory=dict)  # looked up already
 
     def jobs(self, wanted: Wanted) -> ColumnElement[bool]:
         conditions = [
@@ -289,7 +307,7 @@ class Search:
         conditions += [column == value for column, value in equal.items() if value]
         about = replace(wanted, states=(), reason="", destination="", since=None, until=None)
         if about != Wanted():
-            made_by = select(job.c.id).join(series, series.c.id == job.c.series_id)
+            made_by = with_series(about, select(job.c.id))
             made_by = made_by.where(job.c.derived_id == delivery.c.derived_id, self.jobs(about))
             conditions.append(made_by.exists())
         return and_(*conditions)
@@ -348,11 +366,11 @@ class Search:
             self._named(text),
         )
         if any(self._is_common(self._ids(part)) for part in parts):
-            return or_(*(part(self._common) for part in parts))
+            return or_(*(part(self.common) for part in parts))
         return series.c.id.in_(union(*(self._ids(part) for part in parts)))
 
     def _one_of(self, part: Part) -> ColumnElement[bool]:
-        return part(self._common if self._is_common(self._ids(part)) else with_index)
+        return part(self.common if self._is_common(self._ids(part)) else with_index)
 
     def _ids(self, part: Part) -> Select[Any]:
         return select(series.c.id).where(part(with_index))
@@ -367,19 +385,22 @@ class Search:
 
     def _begins_with_one(self, column: Text, texts: Sequence[str]) -> Part:
         return lambda how: or_(
-            false(), *(begins(self._database, how(column), text) for text in texts)
+            false(), *(begins(self.database, how(column), text) for text in texts)
         )
 
     def _described(self, text: str) -> ColumnElement[bool]:
         """Descriptions repeat: whoever contains the text is found among the different ones."""
-        query = select(series.c.description, func.count()).group_by(series.c.description)
         sought = text.casefold()
-        counts = {d: int(n) for d, n in self._db.execute(query) if sought in d.casefold()}
-        how = self._common if sum(counts.values()) > COMMON else with_index
+        if sought not in self.described:
+            query = select(series.c.description, func.count()).group_by(series.c.description)
+            rows = self.db.execute(query)
+            self.described[sought] = {d: int(n) for d, n in rows if sought in d.casefold()}
+        counts = self.described[sought]
+        how = self.common if sum(counts.values()) > COMMON else with_index
         return how(series.c.description).in_(tuple(counts)[:MOST_DESCRIPTIONS])
 
     def _is_common(self, which: Select[Any]) -> bool:
-        return self._db.execute(which.limit(1).offset(COMMON)).first() is not None
+        return self.db.execute(which.limit(1).offset(COMMON)).first() is not None
 
 
 def _studied(wanted: Wanted) -> list[ColumnElement[bool]]:
@@ -414,6 +435,8 @@ def _states(states: tuple[JobState, ...]) -> ColumnElement[bool]:
     which = job.c.state.in_(states)
     if all(state in UNFINISHED for state in states):
         return and_(OPEN_JOB, which)
+    if all(state in PEOPLE for state in states):
+        return and_(ENDED_JOB, NEEDS_JOB, which)
     if not any(state in UNFINISHED for state in states):
         return and_(ENDED_JOB, which)
     return which
@@ -459,7 +482,7 @@ def jobs_with_deliveries(
 
 def needing(database: Database, limit: int = 50, offset: int = 0) -> Page[Need]:
     """The jobs and deliveries that wait for a person, the newest first."""
-    jobs = and_(ENDED_JOB, job.c.state.in_(PEOPLE), job.c.kind != SELFTEST)
+    jobs = and_(NEEDS_JOB, job.c.state.in_(PEOPLE), job.c.kind != SELFTEST)
     held = HELD_DELIVERY
     most = limit + offset
     with database.reading() as db:
@@ -490,23 +513,27 @@ def need_groups(
         search = Search(database, db, with_index)
         jobs = and_(search.jobs(replace(wanted, states=states)), job.c.kind != SELFTEST)
         deliveries = search.deliveries(wanted)
-        groups = _groups_of_jobs(db, jobs, limit, offset)
+        groups = _groups_of_jobs(db, partial(with_series, wanted), jobs, limit, offset)
         groups += _groups_of_deliveries(db, deliveries, limit, offset)
     newest_first = sorted(groups, key=lambda group: group[0], reverse=True)
     return tuple(group for _, group in newest_first)
 
 
 def _groups_of_jobs(
-    db: Connection, which: ColumnElement[bool], limit: int, offset: int
+    db: Connection,
+    with_series: Callable[[Select[Any]], Select[Any]],
+    which: ColumnElement[bool],
+    limit: int,
+    offset: int,
 ) -> list[tuple[float, NeedGroup]]:
     """Each group with the time of its newest job."""
     newest, in_all = func.max(job.c.finished_at), func.count()
     columns = job.c.state, job.c.reason, in_all, func.count(job.c.series_id.distinct()), newest
-    query = select(*columns).join(series, series.c.id == job.c.series_id).where(which)
+    query = with_series(select(*columns)).where(which)
     groups = []
     for state, reason, total, of_series, at in db.execute(query.group_by(*columns[:2])).all():
         mine = and_(which, job.c.state == state, job.c.reason == reason)
-        ids = select(job.c.id).join(series, series.c.id == job.c.series_id).where(mine)
+        ids = with_series(select(job.c.id)).where(mine)
         ids = ids.order_by(job.c.finished_at.desc(), job.c.id.desc()).limit(limit).offset(offset)
         needs = Page(_needs_of_jobs(db, db.execute(ids).scalars().all()), total, limit, offset)
         groups.append((at, NeedGroup("job", JobState(state), reason, of_series, needs)))
@@ -524,14 +551,19 @@ def _needs_of_jobs(db: Connection, ids: Sequence[int]) -> tuple[Need, ...]:
 def _groups_of_deliveries(
     db: Connection, which: ColumnElement[bool], limit: int, offset: int
 ) -> list[tuple[float, NeedGroup]]:
-    newest, in_all = func.max(delivery.c.finished_at), func.count()
-    columns = delivery.c.reason, in_all, func.count(derived.c.series_id.distinct()), newest
+    columns = delivery.c.id, delivery.c.reason, derived.c.series_id, delivery.c.finished_at
     query = select(*columns).join(derived, derived.c.id == delivery.c.derived_id).where(which)
+    newest = query.order_by(delivery.c.finished_at.desc(), delivery.c.id.desc())
+    by_reason: dict[str, list[Any]] = {}
+    for row in db.execute(newest):  # whose job made each is a long way: it is gone once
+        by_reason.setdefault(row.reason, []).append(row)
     groups = []
-    for reason, total, of_series, at in db.execute(query.group_by(delivery.c.reason)).all():
-        needs = _held_deliveries(db, and_(which, delivery.c.reason == reason), limit, offset)
-        page = Page(tuple(needs), total, limit, offset)
-        groups.append((at, NeedGroup("delivery", DeliveryState.HELD, reason, of_series, page)))
+    for reason, rows in by_reason.items():
+        needs = _needs_of_deliveries(db, [row.id for row in rows[offset : offset + limit]])
+        page = Page(tuple(needs), len(rows), limit, offset)
+        of_series = len({row.series_id for row in rows})
+        group = NeedGroup("delivery", DeliveryState.HELD, reason, of_series, page)
+        groups.append((rows[0].finished_at, group))
     return groups
 
 
@@ -574,7 +606,11 @@ def _held_deliveries(
 ) -> list[Need]:
     newest = delivery.c.finished_at.desc(), delivery.c.id.desc()
     query = select(delivery.c.id).where(held).order_by(*newest).limit(limit).offset(offset)
-    ids = db.execute(query).scalars().all()
+    return _needs_of_deliveries(db, db.execute(query).scalars().all())
+
+
+def _needs_of_deliveries(db: Connection, ids: Sequence[int]) -> list[Need]:
+    """These held deliveries, in this order."""
     rows = {row.id: row for row in db.execute(delivery_summaries().where(delivery.c.id.in_(ids)))}
     lines = [to_delivery_summary(rows[delivery_id]) for delivery_id in ids]
     makers = _makers(db, [line.job_id for line in lines if line.job_id is not None])

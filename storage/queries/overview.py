@@ -57,8 +57,9 @@ from storage.transitions import DESTINATIONS_COLUMN, attempt_rows, read_job, wit
 
 def not_closed(database: Database) -> tuple[Arrival, ...]:
     """The arrivals that are complete and that an error of the node keeps open."""
-    kept = arrival_rows().where(OPEN_ARRIVAL, arrival.c.evidence != "{}")
-    return database.records(Arrival, kept.order_by(arrival.c.id))
+    query = arrival_rows().where(OPEN_ARRIVAL, arrival.c.evidence != "{}")
+    # Asked for them in this order, SQLite reads all that ever came.
+    return tuple(sorted(database.records(Arrival, query), key=lambda it: it.id))
 
 
 TYPICAL_OF = 50  # so many jobs that ended last say how long the next one takes

@@ -118,15 +118,7 @@ def audit(
     """Compare what scanners were promised with what the node and the destinations have."""
     counts = collections.defaultdict(collections.Counter)
     found = Found(counts, [], [], collections.defaultdict(collections.Counter))
-    if url.startswith("sqlite") and (faults := _rows(url, "PRAGMA integrity_check")) != [("ok",)]:
-        found.losses.append(f"database: {faults}")
-    if open_ends := unfinished(url):
-        found.losses.append(f"{open_ends} arrivals, jobs or deliveries did not come to an end")
-    if left := [path.name for path in (storage / "incoming").iterdir()]:
-        found.losses.append(f"left in incoming: {', '.join(left)}")
-    used = {folder for _, folder in _rows(url, DERIVED)}
-    if unused := [path.name for path in _folders(storage) if f"derived/{path.name}" not in used]:
-        found.losses.append(f"left in derived: {', '.join(unused)}")
+    found.losses += _faults_of_storage(storage, url)
     jobs = [Job(*row) for row in _rows(url, JOBS)]
     rows = [(series, uid, storage / path) for series, uid, path in _rows(url, KEPT)]
     kept = {(series, uid): path for series, uid, path in rows}
@@ -139,6 +131,25 @@ def audit(
     for sending in sendings:
         _audit_one(sending, jobs, kept, held, found)
     return found
+
+
+def _faults_of_storage(storage: Path, url: str) -> list[str]:
+    """What is wrong with the database and the folders beside it, whoever sent what."""
+    faults = []
+    if url.startswith("sqlite") and (answer := _rows(url, "PRAGMA integrity_check")) != [("ok",)]:
+        faults.append(f"database: {answer}")
+    if open_ends := unfinished(url):
+        faults.append(f"{open_ends} arrivals, jobs or deliveries did not come to an end")
+    used = {folder for _, folder in _rows(url, DERIVED)}
+    unused = [folder.name for folder in _folders(storage) if f"derived/{folder.name}" not in used]
+    named = {
+        "left in incoming": [path.name for path in (storage / "incoming").iterdir()],
+        "left in derived": unused,
+        "rows without their files": [
+            path for _, _, path in _rows(url, KEPT) if not (storage / path).exists()
+        ],
+    }
+    return [*faults, *(f"{what}: {', '.join(names)}" for what, names in named.items() if names)]
 
 
 def _rows(url: str, query: str) -> list[tuple[Any, ...]]:

@@ -24,6 +24,12 @@ def write(database: Database, table: Table, rows: Iterable[Mapping[str, Any]]) -
             db.execute(table.insert(), some)
 
 
+def write_many(database: Database, statement: str) -> None:
+    """What the database makes of rows that are there."""
+    with database.writing() as db:
+        db.exec_driver_sql(statement.replace("%", "%%") if not database.is_sqlite else statement)
+
+
 def fill(database: Database, jobs: int, now: float, chance: random.Random) -> None:
     times = [now - chance.random() * DAYS * DAY for _ in range(jobs)]
     write(

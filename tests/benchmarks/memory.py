@@ -16,7 +16,7 @@ from tests.benchmarks.table import Bound, Row, Subject
 
 NAME = "memory"
 GROWTH = "Midslice, growth"
-BOUNDS = (Bound(NAME, GROWTH, below=60.0),)
+BOUNDS = (Bound(NAME, GROWTH, below=40.0),)
 
 WARM_UP = 100
 PEERS_INSTANCES = 500  # enough to see what a peer takes; only the node has a bound to prove

@@ -6,12 +6,14 @@ import random
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests import peers, phantoms
+from tests.benchmarks.filler import Filled
 from tests.benchmarks.table import T, Told, interleaved
 from tests.node_process import NodeProcess
 from tests.node_process import running as running_node
@@ -33,7 +35,7 @@ class Stock:
 
     def __init__(self, folder: Path, count: int, series: int) -> None:
         folder.mkdir(parents=True)
-        self._series = series
+        self._series = self._usual_series = series
         self._stamp = 0
         content = _template(folder)
         self._places = [
@@ -44,9 +46,10 @@ class Stock:
             file.write_bytes(content)
         self.stamp()
 
-    def stamp(self) -> None:
-        """Give every instance, series and study a UID that was never used."""
+    def stamp(self, series: int = 0) -> None:
+        """Give every instance, series and study a UID that was never used; so many series, or 0."""
         self._stamp += 1
+        self._series = series or self._usual_series
         for number, file in enumerate(self.files):
             descriptor = os.open(file, os.O_WRONLY)
             for kind, place in self._places:
@@ -88,12 +91,19 @@ def _all(content: bytes, kind: int) -> list[int]:
     return places
 
 
+def memory() -> Path:
+    """The file system in memory, else the folder for temporary files."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() else Path(tempfile.gettempdir())
+
+
 @dataclass(frozen=True)
 class Setting:
     """What every subject is handed."""
 
     folder: Path  # its own, empty
     make_stock: Callable[[], Stock]  # the same one each time; not every subject needs it
+    make_filled: Callable[[], Filled]  # as well
     is_quick: bool
     repetitions: int
     order: random.Random
@@ -183,9 +193,11 @@ def midslice(folder: Path) -> Iterator[Receiver]:
         yield Receiver("MIDSLICE", node.port, node.pid, held, clear)
 
 
-def received(receiver: Receiver, setting: Setting, count: int, sent: Send) -> float:
+def received(
+    receiver: Receiver, setting: Setting, count: int, sent: Send, series: int = 0
+) -> float:
     """Instances a second of one pass with fresh UIDs; fails unless each of them has come."""
-    setting.stock.stamp()
+    setting.stock.stamp(series)
     before = receiver.held()
     seconds = sent(receiver, setting.stock.files[:count])
     came = receiver.held() - before

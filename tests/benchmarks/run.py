@@ -21,29 +21,52 @@ from node.demo.peers import orthanc_program
 from tests.benchmarks import (
     delivery,
     end_to_end,
+    fairness,
+    filler,
     first_paint,
     inference,
     ingest,
     memory,
     models,
     pages,
+    scale,
 )
 from tests.benchmarks.rig import Setting, Stock
+from tests.benchmarks.rig import memory as memory_folder
 from tests.benchmarks.table import Bound, RatioBound, Subject, Told, document, missed, rendered
 
 SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
-    module.NAME: module.measure
-    for module in (ingest, delivery, end_to_end, inference, models, memory, pages, first_paint)
+    ingest.NAME: ingest.measure,
+    ingest.ON_DISK: ingest.measure_on_disk,
+    ingest.ASSOCIATION: ingest.measure_association,
+    **{
+        module.NAME: module.measure
+        for module in (
+            delivery,
+            end_to_end,
+            inference,
+            models,
+            memory,
+            pages,
+            first_paint,
+            scale,
+            fairness,
+        )
+    },
 }
 BOUNDS: tuple[Bound | RatioBound, ...] = (
+    *ingest.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,
     *first_paint.BOUNDS,
+    *scale.BOUNDS,
+    *fairness.BOUNDS,
 )
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 INSTANCES, QUICK_INSTANCES = 2000, 300
+JOBS, QUICK_JOBS = 100_000, 10_000  # one a series, in the database of the pages and of scale
 SERIES = 8
 # What decides how fast convolutions and 16-bit products are.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
@@ -89,16 +112,23 @@ def _measured(wanted: argparse.Namespace, console: Console) -> tuple[list[Subjec
     """Every subject that could be measured, and why another could not: the rest goes on."""
     subjects: list[Subject] = []
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="midslice-bench-") as name:
+    prefix = "midslice-bench-"
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix) as name,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=memory_folder()) as in_memory,
+    ):
         folder = Path(name)
         count = QUICK_INSTANCES if wanted.quick else INSTANCES
-        make_stock = functools.cache(lambda: Stock(folder / "stock", count, SERIES))
+        make_stock = functools.cache(lambda: Stock(Path(in_memory) / "stock", count, SERIES))
+        jobs = QUICK_JOBS if wanted.quick else JOBS
+        make_filled = functools.cache(lambda: filler.filled(folder / "filled", jobs))
         for subject in wanted.subjects or SUBJECTS:
             began = time.monotonic()
             with console.status(subject) as status:
                 setting = Setting(
                     folder=folder / subject.replace(" ", "-"),
                     make_stock=make_stock,
+                    make_filled=make_filled,
                     is_quick=wanted.quick,
                     repetitions=QUICK_REPETITIONS if wanted.quick else REPETITIONS,
                     order=random.Random(f"{wanted.seed}/{subject}"),

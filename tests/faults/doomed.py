@@ -64,7 +64,7 @@ STEPS: Mapping[str, Step] = {
     "before a delivery is sent": Step("storage.ledger:Ledger.sent", "before"),
     "between sent and confirmed": Step("storage.ledger:Ledger.sent"),
     "in recovery": Step("storage.recovery:_look_at_incoming", in_start=True),
-    "in a migration": Step(UPGRADE, count=6, in_start=True),
+    "in a migration": Step(UPGRADE, count=3, in_start=True),
     "in retention, marked": Step("storage.retention:_mark", in_start=True),
     "in retention, results gone": Step("storage.retention:_remove_some", "before", in_start=True),
 }

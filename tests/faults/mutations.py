@@ -241,34 +241,54 @@ def say_it_twice(made: Conversation, drawn: random.Random) -> None:
 
 def change_pdus(made: Conversation, drawn: random.Random) -> None:
     """A byte, a length, a type, the order, or the end of one of the PDUs."""
-    before, kind, seed = made.change_pdus, drawn.randrange(7), drawn.random()
+    before, changes = made.change_pdus, drawn.choice(PDU_CHANGES)
+    seed = drawn.random()
 
     def change(pdus: list[bytes]) -> list[bytes]:
         pdus, chance = before(pdus), random.Random(seed)
+        if not pdus:
+            return pdus
         at = _place(pdus, chance)
-        one = bytearray(pdus[at]) or bytearray(6)
-        match kind:
-            case 0:
-                pdus[at] = _bytes(pdus[at], chance)
-            case 1 if len(one) >= 6:
-                struct.pack_into(">I", one, 2, chance.choice(LENGTHS))
-                pdus[at] = bytes(one)
-            case 2:
-                one[0] = chance.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 255))
-                pdus[at] = bytes(one)
-            case 3 if len(one) >= 12:  # the length of the first PDV
-                struct.pack_into(">I", one, 6, chance.choice(LENGTHS))
-                pdus[at] = bytes(one)
-            case 4 if len(one) >= 12:  # its context and its control header
-                one[10], one[11] = chance.choice((0, 1, 3, 255)), chance.randrange(256)
-                pdus[at] = bytes(one)
-            case 5:
-                chance.shuffle(pdus)
-            case _:
-                del pdus[at:]
-        return pdus
+        return [*pdus[:at], *changes(pdus[at:], chance)]
 
     made.change_pdus = change
+
+
+def _with_other_bytes(pdus: list[bytes], chance: random.Random) -> list[bytes]:
+    return [_bytes(pdus[0], chance), *pdus[1:]]
+
+
+def _with_other_length(pdus: list[bytes], chance: random.Random) -> list[bytes]:
+    length = struct.pack(">I", chance.choice(LENGTHS))
+    return [pdus[0][:2] + length + pdus[0][6:], *pdus[1:]]
+
+
+def _with_other_type(pdus: list[bytes], chance: random.Random) -> list[bytes]:
+    return [bytes([chance.choice((0, *range(1, 9), 255))]) + pdus[0][1:], *pdus[1:]]
+
+
+def _with_other_fragment_length(pdus: list[bytes], chance: random.Random) -> list[bytes]:
+    length = struct.pack(">I", chance.choice(LENGTHS))
+    return [pdus[0][:6] + length + pdus[0][10:], *pdus[1:]]
+
+
+def _with_other_control(pdus: list[bytes], chance: random.Random) -> list[bytes]:
+    head = bytes([chance.choice((0, 1, 3, 255)), chance.randrange(256)])
+    return [pdus[0][:10] + head + pdus[0][12:], *pdus[1:]]
+
+
+def _in_other_order(pdus: list[bytes], chance: random.Random) -> list[bytes]:
+    return chance.sample(pdus, len(pdus))
+
+
+def _cut_off(_pdus: list[bytes], _chance: random.Random) -> list[bytes]:
+    return []
+
+
+PDU_CHANGES = (
+    *(_with_other_bytes, _with_other_length, _with_other_type, _with_other_fragment_length),
+    *(_with_other_control, _in_other_order, _cut_off),
+)
 
 
 def change_request(made: Conversation, drawn: random.Random) -> None:

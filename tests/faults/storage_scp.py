@@ -3,6 +3,8 @@
 Run as `python -m tests.faults.storage_scp FOLDER`; it prints its port, and ends with its input.
 """
 
+import faulthandler
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from storage.files import Files
 
 def serve(folder: Path, *, is_direct: bool) -> None:
     """Receive into the folder until the input ends."""
+    faulthandler.register(signal.SIGUSR1)  # prints where each thread is, for a test that waits
     database = Database.for_folder(folder)
     database.migrate()
     files = Files(folder, 0)

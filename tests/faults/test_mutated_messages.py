@@ -7,6 +7,7 @@ Success is read as a worker reads it.
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,13 +28,22 @@ from storage.database import Database
 from tests.faults.mutations import Conversation, mutated, valid
 from tests.faults.table import Fault
 from tests.peers import wait_until
-from tests.raw_peer import ASSOCIATE_AC, P_DATA, RELEASE_RQ, RawPeer, command_set, pdu, status_of
+from tests.raw_peer import (
+    ASSOCIATE_AC,
+    P_DATA,
+    RELEASE_RP,
+    RELEASE_RQ,
+    RawPeer,
+    command_set,
+    pdu,
+    status_of,
+)
 
 COUNT = int(os.environ.get("FUZZ_COUNT", "500"))
 SEED = int(os.environ.get("FUZZ_SEED", "10"))
 STORE_RESPONSE = b"\x01\x80"
 ROOT = Path(__file__).parents[2]
-HUNG_SECONDS = 15.0  # the SCP has 5 for a request; what a peer ends ends at once
+HUNG_SECONDS = 15.0  # what a peer ends ends at once
 VALID_EVERY = 50  # conversations; then a valid one has to be kept
 WARM = 150  # conversations, before memory is looked at
 MOST_GROWTH_BYTES = 30 << 20
@@ -80,17 +90,22 @@ def receiving(folder: Path, way: str) -> Iterator[Receiving]:
     assert process.returncode == 0, errors.read_text()[-4000:]
 
 
-def say(port: int, conversation: Conversation) -> list[str]:
-    """Say all of it; the UIDs that were answered with Success. TimeoutError where nothing ends."""
+def say(port: int, conversation: Conversation, *, is_valid: bool = False) -> list[str]:
+    """Say all of it; the UIDs that were answered with Success. TimeoutError where nothing ends.
+
+    After what is not valid nothing more is to come, which the SCP hears from the connection.
+    """
     kept = []
     with RawPeer(port) as peer, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         peer.socket.settimeout(HUNG_SECONDS)
         peer.send(conversation.request)
-        # Of a request that was cut short the SCP waits for the rest, which is never said.
+        # Of what was cut short, the request or a PDU behind it, the SCP waits for the rest.
         if _is_whole(conversation.request) and peer.receive()[0] == ASSOCIATE_AC:
             peer.send(b"".join(conversation.pdus()))
-        peer.socket.shutdown(socket.SHUT_WR)
-        while (said := peer.receive())[0]:
+        if not is_valid:
+            with contextlib.suppress(OSError):  # the SCP has ended the association
+                peer.socket.shutdown(socket.SHUT_WR)
+        while (said := peer.receive())[0] not in (0, RELEASE_RP):
             values = command_set(said[1][6:]) if said[0] == P_DATA else {}
             if status_of(values) == 0x0000 and values[0x0100] == STORE_RESPONSE:
                 kept.append(values[0x1000].decode().strip("\0"))
@@ -98,7 +113,7 @@ def say(port: int, conversation: Conversation) -> list[str]:
 
 
 def _is_whole(request: bytes) -> bool:
-    return len(request) >= 6 and len(request) >= 6 + int.from_bytes(request[2:6], "big")
+    return len(request) >= 6 and len(request) == 6 + int.from_bytes(request[2:6], "big")
 
 
 @dataclass
@@ -116,12 +131,15 @@ class Fuzzed:
             self.acknowledged.update(say(self.scp.port, mutated(SEED, number)))
         except TimeoutError:
             self.row.hung += 1
-            pytest.fail(f"conversation {number} of seed {SEED} never ends")
+            self.scp.process.send_signal(signal.SIGUSR1)
+            time.sleep(1.0)  # until it has said where its threads are
+            threads = self.scp.errors.read_text()[-6000:]
+            pytest.fail(f"conversation {number} of seed {SEED} never ends\n{threads}")
 
     def store(self, number: int) -> None:
         """Have a valid conversation, which nothing before may have spoiled."""
         began = time.monotonic()
-        assert say(self.scp.port, valid(number)) == [f"1.2.3.4.{number}"]
+        assert say(self.scp.port, valid(number), is_valid=True) == [f"1.2.3.4.{number}"]
         self.row.seconds = max(self.row.seconds, time.monotonic() - began)
         self.acknowledged.add(f"1.2.3.4.{number}")
 
@@ -170,7 +188,7 @@ def _read(paths: list[Path]) -> None:
 
 def test_a_valid_conversation_is_kept(tmp_path: Path) -> None:
     with receiving(tmp_path, "direct") as scp:
-        assert say(scp.port, valid(1)) == ["1.2.3.4.1"]
+        assert say(scp.port, valid(1), is_valid=True) == ["1.2.3.4.1"]
         only_release = Conversation(b"", [], request=valid(1).request)
         only_release.change_pdus = lambda _: [pdu(RELEASE_RQ, bytes(4))]
         assert say(scp.port, only_release) == []

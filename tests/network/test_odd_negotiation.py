@@ -149,6 +149,7 @@ def test_an_answer_has_only_fragments_of_even_length(node: Node, length: int) ->
         (request(contexts=b"\x20\0\xff\xff"), "the length of an item of type 20H is wrong", ABORT),
         (request(contexts=b"\x20\0"), "the length of an item of type 20H is wrong", ABORT),
         (request(contexts=item(0x20, b"\1")), "the length of an item of type 20H", ABORT),
+        (request(contexts=item(0x20, b"\1\0\0\0")), "context has no abstract syntax", ABORT),
         (request(version=2), "protocol version 2", ASSOCIATE_RJ),
     ],
 )

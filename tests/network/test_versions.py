@@ -336,7 +336,7 @@ def test_the_same_study_after_its_files_were_purged_is_made_again_under_new_uids
         node.terminate()
         assert node.wait() == 0
         text = (node.folder / "config.toml").read_text()
-        forgetful = text.replace("[storage]", "[storage]\nkeep_days = 0.0")
+        forgetful = text.replace("keep_days = 7.0", "keep_days = 0.0")
         (node.folder / "config.toml").write_text(forgetful)
         node.start()
         node.event("series purged")

@@ -30,7 +30,7 @@ from tests.benchmarks.table import (
 
 def subject(*values: float, of: tuple[float, ...] = (10.0, 20.0, 100.0)) -> Subject:
     rows = (Row("peer", "inst/s", of, "peer"), Row("ours", "inst/s", values, "peer"))
-    return Subject("ingest", "what was measured", rows)
+    return Subject("made", "what was measured", rows)
 
 
 def test_a_ratio_compares_within_each_repetition() -> None:
@@ -43,8 +43,8 @@ def test_a_ratio_compares_within_each_repetition() -> None:
 
 def test_a_reference_that_does_not_exist_or_was_not_measured_as_often_is_a_mistake() -> None:
     lost = Row("ours", "s", (1.0,), "theirs")
-    with pytest.raises(KeyError, match="ingest has no row 'theirs'; it has ours"):
-        ratio(lost, Subject("ingest", "", (lost,)))
+    with pytest.raises(KeyError, match="made has no row 'theirs'; it has ours"):
+        ratio(lost, Subject("made", "", (lost,)))
     found = subject(1.0, 2.0)
     with pytest.raises(ValueError, match="longer"):
         ratio(found.row("ours"), found)
@@ -74,50 +74,50 @@ def test_rows_are_measured_alternately_and_in_another_order_each_time() -> None:
 def test_the_document_has_the_form_that_other_programs_read() -> None:
     found = document([subject(20.0, 30.0, 300.0)])
     assert json.loads(json.dumps(found)) == found
-    assert found["ingest"]["ours"] == {
+    assert found["made"]["ours"] == {
         "median": 30.0,
         "unit": "inst/s",
         "ratio": 2.0,
         "least": 20.0,
         "most": 300.0,
     }
-    assert list(found) == ["ingest"]
-    assert list(found["ingest"]) == ["peer", "ours"]
+    assert list(found) == ["made"]
+    assert list(found["made"]) == ["peer", "ours"]
 
 
 def test_a_bound_is_missed_where_a_single_repetition_misses_it() -> None:
-    bound = Bound("ingest", "ours", below=60.0)
+    bound = Bound("made", "ours", below=60.0)
     assert missed([bound], [subject(1.0, 2.0, 59.9)]) == []
     assert missed([bound], [subject(1.0, 2.0, 60.0)]) == [
-        "ingest, ours: 60.0 inst/s, allowed is less than 60 inst/s"
+        "made, ours: 60.0 inst/s, allowed is less than 60 inst/s"
     ]
 
 
 def test_a_bound_on_a_ratio_takes_the_median_of_the_repetitions() -> None:
     measured_rows = [subject(20.0, 30.0, 90.0)]  # 2.0, 1.5 and 0.9 times the peer
     kept = [
-        RatioBound("ingest", "ours", at_least=1.5),
-        RatioBound("ingest", "ours", at_most=1.5),
-        RatioBound("ingest", "peer", at_most=0.7, to="ours"),
+        RatioBound("made", "ours", at_least=1.5),
+        RatioBound("made", "ours", at_most=1.5),
+        RatioBound("made", "peer", at_most=0.7, to="ours"),
         RatioBound("delivery", "ours", at_least=9.0),  # not measured in this run
     ]
     assert missed(kept, measured_rows) == []
     broken = [
-        RatioBound("ingest", "ours", at_least=1.6),
-        RatioBound("ingest", "ours", at_most=1.4),
-        RatioBound("ingest", "peer", at_most=0.6, to="ours"),
+        RatioBound("made", "ours", at_least=1.6),
+        RatioBound("made", "ours", at_most=1.4),
+        RatioBound("made", "peer", at_most=0.6, to="ours"),
     ]
     assert missed(broken, measured_rows) == [
-        "ingest, ours: 1.5 x peer, allowed is at least 1.6",
-        "ingest, ours: 1.5 x peer, allowed is at most 1.4",
-        "ingest, peer: 0.667 x ours, allowed is at most 0.6",
+        "made, ours: 1.5 x peer, allowed is at least 1.6",
+        "made, ours: 1.5 x peer, allowed is at most 1.4",
+        "made, peer: 0.667 x ours, allowed is at most 0.6",
     ]
 
 
 def test_a_bound_on_a_ratio_to_nothing_is_missed() -> None:
-    bound = RatioBound("ingest", "ours", at_least=0.5)
+    bound = RatioBound("made", "ours", at_least=0.5)
     stopped = subject(1.0, 2.0, 3.0, of=(10.0, 0.0, 10.0))
-    assert missed([bound], [stopped]) == ["ingest, ours: no ratio to peer, which was 0"]
+    assert missed([bound], [stopped]) == ["made, ours: no ratio to peer, which was 0"]
 
 
 def test_the_table_shows_median_spread_ratio_and_what_it_refers_to() -> None:
@@ -148,7 +148,7 @@ def test_a_run_prints_its_tables_writes_the_document_and_ends_with_0(
     assert run.main(["second", "--output", str(output)]) == 0
     (setting,) = seen
     assert (setting.repetitions, setting.is_quick) == (5, False)
-    assert json.loads(output.read_text())["ingest"]["ours"]["ratio"] == 2.0
+    assert json.loads(output.read_text())["made"]["ours"]["ratio"] == 2.0
     said = capsys.readouterr().out
     assert said.index("cores, load") < said.index("what was measured") < said.index("seed 1")
 
@@ -171,7 +171,7 @@ def test_a_subject_that_fails_ends_a_run_with_1_after_the_others_were_measured(
     measured(monkeypatch, first=fail, second=lambda _: subject(1.0, 2.0, 3.0))
     output = tmp_path / "benchmark.json"
     assert run.main(["--output", str(output)]) == 1
-    assert list(json.loads(output.read_text())) == ["ingest"]
+    assert list(json.loads(output.read_text())) == ["made"]
     said = capsys.readouterr().out
     assert "first was not measured: STORESCP has taken 299 of 300 instances" in said
 

@@ -25,6 +25,8 @@ TABLES = {
     "DeliverySettings": "delivery",
     "ExpectedSender": "sender",
     "ModelEntry": "model",
+    "Commitment": None,  # in a destination
+    "ReportAddress": None,  # in a sender
     "Condition": None,
     "DestinationTls": None,
     "Section": None,
@@ -56,6 +58,15 @@ def test_every_configuration_key_stands_in_the_shipped_file(table: str, key: str
     following = re.search(r"^#? ?\[+[a-z]+\]+", rest, re.MULTILINE)
     block = rest[: following.start()] if following else rest
     assert re.search(rf"^#? ?{key} *=", block, re.MULTILINE), f"[{table}] does not name {key}"
+
+
+@pytest.mark.parametrize("section", [sections.Commitment, sections.ReportAddress])
+def test_every_key_of_a_table_within_a_table_stands_in_an_example(
+    section: type[sections.Section],
+) -> None:
+    examples = re.findall(r"\{ [^{}]* \}", read("config.toml"))
+    written = [set(re.findall(r"(\w+) = ", example)) for example in examples]
+    assert set(section.model_fields) in written
 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

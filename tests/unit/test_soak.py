@@ -4,7 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from storage.schema import arrival, derived, instance, job, series
 from tests import phantoms
 from tests.benchmarks import audit
 from tests.benchmarks.audit import Found, Route, Sending
+from tests.benchmarks.soak import Sample, misses
 from tests.unit.inference.made import derive_series
 
 ROUTE = Route("double", "MIDSLICE", 2)
@@ -56,7 +57,8 @@ class Site:
     sending: Sending
 
     def audit(self) -> Found:
-        return audit.audit([self.sending], self.storage, self.destinations)
+        url = f"sqlite:///{self.storage / 'midslice.db'}"
+        return audit.audit([self.sending], self.storage, self.destinations, url)
 
     def execute(self, statement: str) -> None:
         with closing(sqlite3.connect(self.storage / "midslice.db")) as db, db:
@@ -74,6 +76,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     files = tuple(sorted((tmp_path / "received").iterdir()))
     storage = tmp_path / "var"
     (storage / "incoming").mkdir(parents=True)
+    (storage / "derived" / "1-1").mkdir(parents=True)
     shutil.copytree(tmp_path / "received", storage / "received")
     destinations = [tmp_path / "steady", tmp_path / "fickle"]
     for folder in destinations:
@@ -136,13 +139,16 @@ def test_an_acknowledged_instance_without_file_or_row_or_with_other_pixels_is_a_
     changed.PixelData = bytes(len(changed.PixelData))
     changed.save_as(third)
     found = site.audit()
-    assert len(found.losses) == found.counts["double"]["lost"] == 3
-    for file, loss in zip((first, second, third), sorted(found.losses), strict=True):
+    row, *losses = sorted(found.losses)
+    assert row == "rows without their files: received/0000.dcm"
+    assert len(losses) == found.counts["double"]["lost"] == 3
+    for file, loss in zip((first, second, third), losses, strict=True):
         assert f"{file.name} was acknowledged and is not kept" in loss
 
 
 def test_what_was_not_acknowledged_is_no_loss(site: Site) -> None:
     site.kept[0].unlink()
+    site.execute("DELETE FROM instance WHERE path LIKE '%0000.dcm'")
     site.sending.acknowledged.remove(site.sending.files[0])
     site.sending.is_whole = False
     assert site.audit().losses == []
@@ -177,6 +183,26 @@ def test_what_did_not_come_to_an_end_and_what_lies_in_incoming_is_a_loss(site: S
     ]
 
 
+def test_a_second_whole_derived_series_and_one_that_no_row_knows_are_doubled(site: Site) -> None:
+    (site.storage / "derived" / "7-1").mkdir()
+    for number, file in enumerate(sorted(site.destinations[0].iterdir())):
+        again = dcmread(file)
+        again.SeriesInstanceUID = "1.2.99"
+        again.save_as(site.destinations[0] / f"again-{number}")
+    assert site.audit().doubles == ["a destination has a series that no row knows: 1.2.99"]
+    with closing(sqlite3.connect(site.storage / "midslice.db")) as db, db:
+        db.execute(
+            "INSERT INTO derived (series_uid, series_id, folder, edition, made_at) "
+            "SELECT '1.2.99', series_id, 'derived/7-1', 2, made_at FROM derived"
+        )
+        names = [row[1] for row in db.execute("PRAGMA table_info(job)") if row[1] != "id"]
+        chosen = ", ".join({"key": "'k2'", "derived_id": "2"}.get(name, name) for name in names)
+        db.execute(f"INSERT INTO job ({', '.join(names)}) SELECT {chosen} FROM job")
+    found = site.audit()
+    assert [double.partition(": ")[2] for double in found.doubles] == ["2 whole derived series"]
+    assert found.of_series[site.sending.series_uid]["doubled"] == 1
+
+
 def test_the_audits_table_has_a_row_for_each_called_ae_title_and_their_sum(site: Site) -> None:
     out = StringIO()
     routes = (ROUTE, Route("triple", "MIDSLICE_X3", 3))
@@ -186,3 +212,14 @@ def test_the_audits_table_has_a_row_for_each_called_ae_title_and_their_sum(site:
     assert rows["MIDSLICE"] == ["1", "3", "3", "3", "1", "1", "1", "0"]
     assert rows["MIDSLICE_X3"] == ["0"] * 8
     assert rows["all"] == rows["MIDSLICE"]
+
+
+def test_growth_of_memory_and_of_descriptors_is_a_miss() -> None:
+    steady = [Sample(60.0 * minute, 150.0 + minute % 3, 40 + minute % 2) for minute in range(40)]
+    assert misses(steady) == []
+    leaking = [replace(it, mb=it.mb + it.at / 3600 * 5) for it in steady]
+    (miss,) = misses(leaking)
+    assert miss.startswith("resident memory grows by 5.")
+    assert misses(leaking[:10]) == []  # too short to say anything
+    held = [replace(it, descriptors=it.descriptors + round(it.at / 60)) for it in steady]
+    assert misses(held) == ["30 descriptors more than after the warm-up"]

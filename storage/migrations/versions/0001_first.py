@@ -30,6 +30,7 @@ TABLES = {
     """,
     "fact": "name string(64) key, value text",
     "scrub": "kind string(16) key, last_id integer",
+    "trail": "kind string(16) key, at float, last_id integer",
     "association": """
         id, node string(64), calling_ae string(16), called_ae string(16), address string(64),
         opened_at float, ended_at float null index, how string(32) null, reason text =''
@@ -42,7 +43,7 @@ TABLES = {
         id, series_uid string(64) index, study_uid string(64) index, modality string(16) ='',
         patient_id text ='', patient_name text ='', name_key text ='', accession text ='',
         study_date string(16) index ='', description text index ='', first_at float,
-        last_at float index, purged_at float null, committed_at float null
+        last_at float index, purged_at float null, purging integer =0, committed_at float null
     """,
     "instance": """
         id, series_id integer ->series.id index, instance_uid string(64) index,
@@ -51,7 +52,7 @@ TABLES = {
     """,
     "arrival": """
         id, series_id integer ->series.id index, calling_ae string(16), called_ae string(16),
-        state string(16), first_at float, last_at float, completed_at float null index,
+        state string(16), first_at float, last_at float, completed_at float null,
         evidence text ={}, brought integer =0, own integer =0,
         restored integer =0
     """,
@@ -76,10 +77,10 @@ TABLES = {
     "job": """
         id, kind string(16), key string(64) unique, state string(16), reason string(64) ='',
         sentence text ='', priority integer, queued_at float index, due_at float,
-        started_at float null, finished_at float null index, worker string(64) null,
+        started_at float null, finished_at float null, worker string(64) null,
         node string(64) null, lease_until float null, attempt integer =0,
         series_id integer ->series.id index, arrival_id integer ->arrival.id index, stack text,
-        route string(64) index, model string(128), version string(32) ='', parameters text,
+        route string(64), model string(128), version string(32) ='', parameters text,
         edition integer =1, worker_deaths integer =0, abandoned integer =0, progress float =0,
         step string(16) ='', step_done integer =0, step_total integer =0,
         cancel_requested integer =0, derived_id integer ->derived.id null index, record text ={},
@@ -233,6 +234,8 @@ UNIQUE = {
 INDEXES = (
     ("association", "calling_ae opened_at"),
     ("arrival", "calling_ae last_at"),
+    ("arrival", "completed_at brought"),
+    ("job", "finished_at"),
     ("echo", "destination at"),
 )
 PREFIXES = (("series", "accession"), ("series", "name_key"), ("series", "patient_id"))
@@ -243,8 +246,14 @@ PARTS = (
     ("job", "due", "state IN ('queued', 'running')", "priority due_at"),
     ("job", "ended", "state NOT IN ('queued', 'running')", "state queued_at"),
     ("job", "reason", "reason <> ''", "reason queued_at"),
+    ("job", "needs", "state IN ('held', 'failed')", "state reason finished_at series_id kind"),
+    ("job", "route", "state NOT IN ('queued', 'running')", "route finished_at state"),
+    ("job", "requeued", "requeue_requested = 1", "id"),
+    ("derived", "kept", "purged_at IS NULL", "folder"),
+    ("series", "kept", "purged_at IS NULL", "last_at"),
+    ("series", "purging", "purging = 1", "id"),
     ("delivery", "ended", "state NOT IN ('queued', 'running')", "state finished_at"),
-    ("delivery", "finished", "finished_at IS NOT NULL", "destination finished_at"),
+    ("delivery", "finished", "finished_at IS NOT NULL", "destination finished_at state"),
     ("delivery", "open", "state IN ('queued', 'running', 'held')", "destination due_at"),
     ("commitment", "open", "state IN ('queued', 'running', 'waiting')", "destination due_at"),
     ("owed_report", "open", "state IN ('queued', 'running')", "calling_ae due_at"),

@@ -9,7 +9,7 @@ import pytest
 from node.dicom.handlers import MAX_META_BYTES, identify_file
 from node.dicom.incoming import part10_head
 from storage.database import Database
-from storage.files import Files
+from storage.files import Files, received_digest
 from storage.records import Received
 from storage.recovery import recover
 from tests.conftest import Clock
@@ -130,7 +130,8 @@ def test_a_hostile_file_in_incoming_does_not_stop_the_node_from_starting(
     database: Database, tmp_path: Path, clock: Clock
 ) -> None:
     stored = Stored(database, Files(tmp_path / "var", 0), clock)
-    written(stored.files.incoming, head() + data_set() + nested(2000))
-    assert recover(stored.archive, identify_file).indexed == ("incoming/one.dcm",)
+    hostile = written(stored.files.incoming, head() + data_set() + nested(2000))
+    sealed = stored.files.seal(hostile, received_digest(hostile))
+    assert recover(stored.archive, identify_file).indexed == (f"incoming/{sealed.name}",)
     assert stored.series()[0].series_uid == WHAT.series_uid
     assert list(stored.files.incoming.iterdir()) == []

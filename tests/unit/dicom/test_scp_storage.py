@@ -239,7 +239,12 @@ def test_a_log_line_names_the_instance_and_never_the_patient(
     with RawPeer(node.port) as peer:
         peer.associate()
         peer.status(store_command(), data_set())
-    stored = next(record for record in caplog.records if record.message == "instance stored")
+
+    def stored_lines() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.message == "instance stored"]
+
+    wait_until(stored_lines, what="the line follows the answer")
+    (stored,) = stored_lines()
     assert stored.__dict__["sop_instance_uid"] == "1.2.3.4"
     assert stored.__dict__["series_uid"] == "1.2.3.1"
     assert "P1" not in [str(value) for record in caplog.records for value in vars(record).values()]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from storage import retention
 from storage.database import Database
@@ -20,8 +20,16 @@ from storage.retention import (
     forget_associations,
     purge,
     report_held_work,
+    sent,
 )
-from storage.schema import association, delivery_instance, derived_instance, instance
+from storage.schema import (
+    arrival,
+    association,
+    delivery_instance,
+    derived_instance,
+    instance,
+    series,
+)
 from storage.site import notices
 from storage.site.audit import Audit
 from tests.conftest import Clock
@@ -214,8 +222,8 @@ def test_what_was_touched_since_it_was_found_begins_its_days_anew(stored: Stored
 def test_one_that_cannot_be_removed_does_not_stop_the_rest(stored: Stored) -> None:
     for number in range(3):
         stored.receive("1.1", series_uid=f"1.2.{number}")
-    for arrival in stored.archive.arriving():
-        stored.queue.complete(arrival.id, {}, [])
+    for open_arrival in stored.archive.arriving():
+        stored.queue.complete(open_arrival.id, {}, [])
     stored.clock.now += 2 * DAY
     broken = stored.archive.series_by_uid("1.2.1")[0].id
     with stored.database.writing() as db:
@@ -506,3 +514,30 @@ def test_a_series_that_nobody_can_read_waits_until_it_was_sent_again(stored: Sto
     done = stored.queue.get(asked.job_id)
     assert (done.state, done.reason) == ("cancelled", "SUPERSEDED")
     assert "can now be read" in done.sentence
+
+
+def processed(stored: Stored, series_uid: str) -> None:
+    """A series of its own with a result that nobody has been sent yet."""
+    stored.receive(f"{series_uid}.1", series_uid=series_uid)
+    open_arrival = stored.arrival(series_uid=series_uid)
+    new = stored.new_job(open_arrival, series_uid)
+    stored.queue.complete(open_arrival.id, {"quiet_seconds": 30}, [new])
+    stored.succeed(f"2.25.{series_uid}")
+    stored.clock.now += 10
+
+
+def test_what_was_sent_can_go_early_the_oldest_first_and_nothing_else(stored: Stored) -> None:
+    for series_uid in ("1.2.1", "1.2.2", "1.2.3", "1.2.4"):
+        processed(stored, series_uid)
+        stored.deliver()
+    promised = update(series).where(series.c.series_uid == "1.2.3").values(committed_at=1.0)
+    lost = select(series.c.id).where(series.c.series_uid == "1.2.4").scalar_subquery()
+    with stored.database.writing() as db:
+        db.execute(promised)
+        db.execute(update(arrival).where(arrival.c.series_id == lost).values(restored=1))
+    processed(stored, "1.2.5")
+    stored.receive("1.2.6.1", series_uid="1.2.6")
+    assert [it.series_uid for it in sent(stored.database)] == ["1.2.1", "1.2.2"]
+    oldest, _ = sent(stored.database)
+    assert purge(stored.database, stored.files, (oldest,), stored.clock.now).series
+    assert [it.series_uid for it in sent(stored.database)] == ["1.2.2"]

@@ -1,14 +1,17 @@
 """REST: jobs, deliveries and series with their filters, and what an operator does with them."""
 
+import csv
+import io
 import re
 from typing import Any
 
 import pytest
 
+from storage.commitment_scu import NextStep
 from storage.queries import overview
-from storage.records import JobState, Peer, Role
+from storage.records import CommitmentReport, JobState, Peer, Reference, Role
 from storage.site import control
-from tests.unit.storage.stored import SERIES
+from tests.unit.storage.stored import CT, SERIES
 from tests.unit.web.calls import API, get, post
 from tests.unit.web.site import Site
 
@@ -320,3 +323,39 @@ def test_a_series_of_two_peers_names_both(served: Site) -> None:
     served.rows.receive("1.1", peer=Peer("PACS", "MIDSLICE"))
     (listed,) = get(served, "/series")
     assert sorted(listed["senders"]) == ["PACS", "SCANNER"]
+
+
+def test_the_ledger_says_of_each_instance_what_was_answered_and_proved(served: Site) -> None:
+    rows = served.rows
+    rows.ask("k", destinations=("pacs",))
+    rows.succeed()
+    leased = rows.start_delivery()
+    first, second = rows.ledger.unsent(leased)
+    rows.ledger.answered(leased, first.id, 0xB007, stored=True, comment="=cmd|'/c calc'!A1")
+    rows.ledger.answered(leased, second.id, 0x0000, stored=True)
+    rows.ledger.sent(leased, is_asked_for_proof=True)
+    asked = rows.commitments.claim("pacs", "asker")
+    assert asked is not None
+    rows.commitments.begin(asked, "2.25.7")
+    report = CommitmentReport("2.25.7", (Reference(CT, second.instance_uid),), {})
+    rows.commitments.reported(report, lambda _: NextStep("ask again", "One lacks.", 2e9))
+    one, two = get(served, "/jobs/1/ledger")
+    assert (one["status"], one["stored"], one["confirmed"]) == ("B007", True, False)
+    assert (two["status"], two["confirmed"], two["evidence"]) == ("0000", True, "commitment")
+    assert ISO.fullmatch(two["confirmed_at"])
+    (delivery,) = get(served, "/jobs/1")["deliveries"]
+    assert (delivery["sent"], delivery["confirmed"]) == (2, 1)
+    assert delivery["commitment"]["sentence"] == "One lacks."
+    answer = served.administrator().get(f"{API}/jobs/1/ledger.csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    table = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["confirmed"] for row in table] == ["0", "1"]
+    assert table[0]["comment"].startswith("'=")  # no formula
+    assert table[0].keys() == one.keys()
+
+
+def test_a_job_without_deliveries_has_an_empty_ledger_and_none_is_no_job(served: Site) -> None:
+    served.rows.ask("k")
+    assert get(served, "/jobs/1/ledger") == []
+    assert served.administrator().get(f"{API}/jobs/2/ledger").status_code == 404
+    assert served.administrator().get(f"{API}/jobs/2/ledger.csv").status_code == 404

@@ -13,14 +13,17 @@ import pytest
 
 from inference.previews import INDEX
 from inference.request import PREVIEWS
+from node.config import Commitment
 from node.config.reading import to_values
 from node.web import state
 from node.web.pages import time_line
 from node.web.state import PictureViews
+from storage import records
+from storage.commitment_scu import NextStep
 from storage.queries import overview
-from storage.records import Role
+from storage.records import CommitmentReport, Reference, Role
 from storage.site import control
-from tests.unit.storage.stored import FIRST, SECOND
+from tests.unit.storage.stored import CT, FIRST, SECOND
 from tests.unit.web.site import NODE, Client, Site
 
 
@@ -73,6 +76,53 @@ def test_a_result_that_nobody_proves_is_said_to_be_sent_and_no_more(
     text = person.get("/jobs/1").text
     assert "not asked for storage commitment, so it is never confirmed" in text
     assert "sent to pacs" in person.get("/").text
+    assert "Waiting for confirmation" not in person.get("/").text
+
+
+def asked_for_proof(served: Site) -> records.Commitment:
+    """A result of two instances is stored at a destination that is asked to prove it."""
+    (pacs,) = served.settings.destinations
+    asked = Commitment.model_validate({}, context={"folder": Path()})
+    asking = pacs.model_copy(update={"commitment": asked})
+    settings = served.settings.model_copy(update={"destinations": (asking,)})
+    control.applied(served.database, served.clock(), NODE, to_values(settings))
+    rows = served.rows
+    rows.ask("k", destinations=("pacs",))
+    rows.succeed()
+    rows.deliver("pacs", proof=True)
+    leased = rows.commitments.claim("pacs", "asker")
+    assert leased is not None
+    rows.commitments.begin(leased, "2.25.7")
+    return leased
+
+
+def test_what_waits_for_proof_says_how_long_and_what_is_proved(
+    served: Site, person: Client
+) -> None:
+    leased = asked_for_proof(served)
+    rows = served.rows
+    rows.commitments.accepted(leased, "2.25.7", served.clock.now + 86_400)
+    for path in ("/jobs/1", "/sending"):
+        text = text_of(person.get(path).text)
+        assert "0 of 2 A report on storage commitment is awaited until " in text
+    assert "never confirmed" not in person.get("/jobs/1").text
+    assert "Waiting for confirmation" in person.get("/").text
+    references = tuple(Reference(CT, f"2.25.1.{number}") for number in range(2))
+    rows.commitments.reported(CommitmentReport("2.25.7", references, {}), never_asked)
+    assert "confirmed 2 of 2" in text_of(person.get("/jobs/1").text)
+    assert "confirmed by pacs" in text_of(person.get("/").text)
+    assert "Waiting for confirmation" not in person.get("/").text
+
+
+def never_asked(_: object) -> NextStep:
+    raise AssertionError("everything is proved")
+
+
+def test_what_nothing_proves_is_said_to_be_so(served: Site, person: Client) -> None:
+    leased = asked_for_proof(served)
+    served.rows.commitments.unproved(leased, "No report came within 24 hours.")
+    text = text_of(person.get("/jobs/1").text)
+    assert "0 of 2 Not confirmed. No report came within 24 hours." in text
     assert "Waiting for confirmation" not in person.get("/").text
 
 

@@ -327,6 +327,27 @@ def test_a_pause_ends_a_delivery_after_the_instance_on_the_wire_and_counts_nothi
     assert site.pacs.offered == ["2.25.1.0", "2.25.1.1", "2.25.1.2"]
 
 
+def test_a_more_urgent_delivery_is_sent_before_the_rest_of_one_that_is_under_way(
+    site: Site,
+) -> None:
+    long = site.derived(instances=3)
+    site.pacs.before_answer = lambda: ask_urgently(site)
+    site.configure(PACS)
+    released = site.tried(long)
+    assert (released.state, released.sent, released.failures) == (DeliveryState.QUEUED, 1, 0)
+    assert site.tried(long, attempt=2).state is DeliveryState.SENT
+    offered = ["2.25.1.0", "2.25.2.0", "2.25.2.1", "2.25.1.1", "2.25.1.2"]
+    assert site.pacs.offered == offered
+
+
+def ask_urgently(site: Site) -> None:
+    """A series whose job has priority 1 is derived; once."""
+    site.pacs.before_answer = lambda: None
+    stored = site.stored
+    stored.ask("urgent", ("2.1",), priority=1, stack="sagittal 512x512", destinations=("pacs",))
+    stored.succeed("2.25.2")
+
+
 def test_a_node_that_stops_gives_back_what_it_was_sending(site: Site) -> None:
     delivery = site.derived(instances=3)
     site.pacs.before_answer = site.deliverers.abandon
