@@ -6,10 +6,10 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
@@ -267,14 +267,23 @@ def _one(element: Element, once: dict[tuple[object, ...], Element]) -> Element:
 
 def read_header(path: Path, *, order: int = 0) -> Header:
     """The header of one file. Without the Part 10 prefix nothing is guessed (PS3.10 7.1)."""
+    return _read(path, order, read_elements)
+
+
+def read_whole(path: Path) -> Header:
+    """The same with the overlays and the pixels among its elements."""
+    return _read(path, 0, partial(read_elements, with_bulk=True))
+
+
+def _read(path: Path, order: int, read: "ReadElements") -> Header:
     try:
         with path.open("rb") as file:
             syntax = transfer_syntax(file)
             if syntax is None:
                 return Header(path, {}, order=order, fault="is not a DICOM Part 10 file")
             if syntax == DeflatedExplicitVRLittleEndian:
-                return _header(path, inflated(path, MOST_INFLATED), syntax, order)
-            return _header(path, file, syntax, order)
+                return _header(path, inflated(path, MOST_INFLATED), syntax, order, read)
+            return _header(path, file, syntax, order, read)
     except DamagedDataSet as error:
         return Header(path, {}, order=order, fault=f"holds a damaged data set: {error}")
     except OSError as error:
@@ -285,10 +294,10 @@ def read_header(path: Path, *, order: int = 0) -> Header:
         return Header(path, {}, order=order, fault="holds a damaged data set")
 
 
-def _header(path: Path, file: BinaryIO, syntax: str, order: int) -> Header:
+def _header(path: Path, file: BinaryIO, syntax: str, order: int, read: "ReadElements") -> Header:
     little = syntax != ExplicitVRBigEndian
     implicit = syntax in ("", ImplicitVRLittleEndian)
-    reading = read_elements(file, implicit=implicit, little=little)
+    reading = read(file, implicit=implicit, little=little)
     known = filter(dictionary_has_tag, sorted(reading.doubled))  # no group length, no unknown one
     doubts = [Doubt(dictionary_keyword(tag), SAID_TWICE) for tag in known]
     doubts += [
@@ -440,7 +449,7 @@ class DamagedDataSet(ValueError):
 
 @dataclass(frozen=True)
 class ElementsRead:
-    """The elements of a data set that are no bulk and not private."""
+    """The elements of a data set that are not private, and no bulk unless that was asked for."""
 
     elements: Mapping[int, RawDataElement]
     doubled: frozenset[int] = frozenset()  # tags that come twice, with different values
@@ -484,9 +493,17 @@ def transfer_syntax(file: BinaryIO) -> str | None:
     return named
 
 
-def read_elements(file: BinaryIO, *, implicit: bool, little: bool) -> ElementsRead:
+class ReadElements(Protocol):
+    """Reads the elements of a data set in a transfer syntax."""
+
+    def __call__(self, file: BinaryIO, *, implicit: bool, little: bool) -> ElementsRead: ...
+
+
+def read_elements(
+    file: BinaryIO, *, implicit: bool, little: bool, with_bulk: bool = False
+) -> ElementsRead:
     """The elements from here to the end; raises DamagedDataSet."""
-    return ElementReader(file, implicit=implicit, little=little).read()
+    return ElementReader(file, implicit=implicit, little=little, with_bulk=with_bulk).read()
 
 
 def holds(file: BinaryIO, reading: ElementsRead, tag: int, *, little: bool) -> bool:
@@ -507,8 +524,11 @@ def holds(file: BinaryIO, reading: ElementsRead, tag: int, *, little: bool) -> b
 class ElementReader:
     """One pass over the elements of a data set, without recursion."""
 
-    def __init__(self, file: BinaryIO, *, implicit: bool, little: bool) -> None:
+    def __init__(
+        self, file: BinaryIO, *, implicit: bool, little: bool, with_bulk: bool = False
+    ) -> None:
         self._file = file
+        self._with_bulk = with_bulk
         begin = file.tell()
         self._size = file.seek(0, 2)
         file.seek(begin)
@@ -666,10 +686,12 @@ class ElementReader:
 
     def _keep(self, place: ElementPlace) -> None:
         group = place.tag >> 16
-        if not FIRST_GROUP <= group < FIRST_BULK_GROUP or group % 2:
+        is_bulk = group >= FIRST_BULK_GROUP
+        if group < FIRST_GROUP or group % 2 or (is_bulk and not self._with_bulk):
             return
         value: bytes | None = None
-        if place.length <= (LONGEST_SEQUENCE if place.vr == b"SQ" else LONGEST_VALUE):
+        longest = LONGEST_SEQUENCE if place.vr == b"SQ" else LONGEST_VALUE
+        if is_bulk or place.length <= longest:
             self._file.seek(place.at)
             value = self._file.read(place.length)
         known = self._elements.get(place.tag)

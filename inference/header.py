@@ -2,20 +2,20 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomIO
-from pydicom.filewriter import write_data_element, write_file_meta_info
+from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID
 from pydicom.valuerep import format_number_as_ds, validate_value
 
 from inference.dataset import BINARY, LONGEST_UID, Element, Header, raw_elements, sequence_items
@@ -25,6 +25,7 @@ from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MAX_SEQUENCE_DEPTH = 8
+ITEM_TAG = b"\xfe\xff\x00\xe0"
 
 Elements = dict[int, Element]
 
@@ -255,35 +256,56 @@ def ds(number: float) -> str:
 def encoded(elements: Elements) -> bytes:
     """The elements as they are written: explicit VR little endian, in the order of their tags."""
     stream = BytesIO()
-    _write(stream, elements)
+    file = DicomIO(stream)
+    file.is_implicit_VR, file.is_little_endian = False, True
+    for tag in sorted(elements):
+        write_data_element(file, elements[tag], "iso8859")
     return stream.getvalue()
 
 
-def _write(stream: BinaryIO, elements: Elements) -> None:
-    file = _explicit(stream)
-    for tag in sorted(elements):
-        write_data_element(file, elements[tag], "iso8859")
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Elements of a header, encoded once however many headers they are part of."""
+
+    elements: Elements
+
+    @cached_property
+    def encoded(self) -> Mapping[int, bytes]:
+        """Each of them as it is written, by its tag."""
+        return {tag: encoded({tag: element}) for tag, element in self.elements.items()}
 
 
-def _explicit(stream: BinaryIO) -> DicomIO:
-    file = DicomIO(stream)
-    file.is_implicit_VR, file.is_little_endian = False, True
-    return file
+def sequence(keyword: str, items: Iterable[bytes]) -> Element:
+    """A sequence of items that are encoded already."""
+    value = b"".join(ITEM_TAG + len(item).to_bytes(4, "little") + item for item in items)
+    return raw(tag_of(keyword), "SQ", value)
 
 
 def write_file(path: Path, elements: Elements) -> str:
     """Write a Part 10 file, bring it to the disk, and return its SHA-256."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(text_of(elements, "SOPClassUID"))
-    meta.MediaStorageSOPInstanceUID = UID(text_of(elements, "SOPInstanceUID"))
-    meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE_ENDIAN)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return write_parts(path, [Part(elements)])
+
+
+def write_parts(path: Path, parts: Iterable[Part]) -> str:
+    """The same for a header in parts, of which the last one with an element counts."""
+    elements: Elements = {}
+    data: dict[int, bytes] = {}
+    for part in parts:
+        elements |= part.elements
+        data |= part.encoded
+    meta = encoded(
+        elements_of(
+            FileMetaInformationVersion=b"\x00\x01",
+            MediaStorageSOPClassUID=text_of(elements, "SOPClassUID"),
+            MediaStorageSOPInstanceUID=text_of(elements, "SOPInstanceUID"),
+            TransferSyntaxUID=EXPLICIT_LITTLE_ENDIAN,
+            ImplementationClassUID=IMPLEMENTATION_CLASS_UID,
+            ImplementationVersionName=IMPLEMENTATION_VERSION_NAME,
+        )
+    )
+    length = encoded(elements_of(FileMetaInformationGroupLength=len(meta)))
     with path.open("w+b") as file:
-        file.write(b"\0" * 128 + b"DICM")
-        write_file_meta_info(_explicit(file), meta, enforce_standard=True)
-        _write(file, elements)
+        file.writelines([b"\0" * 128 + b"DICM", length, meta, *(data[tag] for tag in sorted(data))])
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)

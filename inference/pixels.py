@@ -4,10 +4,16 @@ import hashlib
 import logging
 import re
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +54,7 @@ from inference.volume import Offset, Plane, moved
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T", bound=np.generic)
 Raw = NDArray[np.generic]  # (rows, columns), as the decoder gives it
 
 PACKAGES = {
@@ -83,6 +90,7 @@ DECODERS_SAID = re.compile(r"^.*raised by all available plugins:\s*", re.DOTALL)
 Stored = NDArray[np.int32]  # (rows, columns), as in the file, sign extended, no bits above High Bit
 Mask = NDArray[np.bool_]
 AIR_HU = -1024.0
+MOST_EXACT = 1 << 20  # whole numbers, of which sums with 16 bits are exact in a float32
 UPRIGHT: tuple[Offset, Offset] = ((0.0, 0.0), (0.0, 0.0))  # of a stack that does not shear
 SAMPLED_PIXELS = 2  # that bicubic sampling reads to each side
 # No tissue, no gas and no noise lies below. One value that many pixels have there is padding that
@@ -288,6 +296,14 @@ class PixelFormat:
 
     @classmethod
     def of(cls, header: Header) -> "PixelFormat":
+        """The format that a header declares; raises Unprocessable where it is none."""
+        known = _FORMATS.get(header)
+        if known is None:
+            known = _FORMATS[header] = cls._declared(header)
+        return known
+
+    @classmethod
+    def _declared(cls, header: Header) -> "PixelFormat":
         slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
         bits, allocated = header.integer("BitsStored"), header.integer("BitsAllocated")
         if not bits or allocated not in (8, 16, 32) or bits > allocated:
@@ -331,20 +347,21 @@ class PixelFormat:
 
     def padded(self, stored: Stored) -> Mask:
         """The pixels that are no measurement: declared padding, or undeclared one."""
-        mask = self.declared(stored)
-        return mask | self._undeclared(stored)
+        declared, below = self.declared(stored), self.impossible(stored)
+        if not below.any():
+            return declared
+        values, counts = np.unique(stored[below], return_counts=True)
+        constant = values[counts >= max(2, PADDING_SHARE * stored.size)]
+        return declared | (below & np.isin(stored, constant)) if constant.size else declared
 
     def impossible(self, stored: Stored) -> Mask:
         """The pixels whose value no tissue has: undeclared padding, or streaks of metal."""
-        if self.is_inverted:
+        if self.is_inverted or not stored.size:
+            return np.zeros(stored.shape, bool)
+        lowest = stored.min() if self.slope > 0 else stored.max()
+        if lowest * self.slope + self.intercept >= UNDECLARED_PADDING_HU:
             return np.zeros(stored.shape, bool)
         return np.asarray(stored * self.slope + self.intercept < UNDECLARED_PADDING_HU)
-
-    def _undeclared(self, stored: Stored) -> Mask:
-        below = self.impossible(stored)
-        values, counts = np.unique(stored[below], return_counts=True)
-        constant = values[counts >= max(2, PADDING_SHARE * stored.size)]
-        return below & np.isin(stored, constant) if constant.size else np.zeros_like(below)
 
     def declared(self, stored: Stored) -> Mask:
         """The pixels whose value the header declares as padding."""
@@ -354,15 +371,36 @@ class PixelFormat:
 
     def hounsfield(self, stored: Stored) -> Plane:
         """Stored values in HU; padding becomes air."""
+        return self.hounsfield_around(stored, self.padded(stored))
+
+    def hounsfield_around(self, stored: Stored, padded: Mask) -> Plane:
+        """The same, where it is known what is padding."""
         values = self.least + self.most - stored if self.is_inverted else stored
-        plane = (values * self.slope + self.intercept).astype(np.float32)
-        plane[self.padded(stored)] = AIR_HU
+        if self._is_exact_in_32_bits:
+            plane = values.astype(np.float32)
+            plane += np.float32(self.intercept)
+        else:
+            plane = (values * self.slope + self.intercept).astype(np.float32)
+        np.copyto(plane, np.float32(AIR_HU), where=padded)
         return plane
+
+    @property
+    def _is_exact_in_32_bits(self) -> bool:
+        """True where whole numbers are added that a float32 holds exactly, as is usual in CT."""
+        is_whole = self.intercept.is_integer() and abs(self.intercept) < MOST_EXACT
+        return self.slope == 1.0 and self.bits <= 16 and is_whole
 
     def stored(self, plane: NDArray[np.floating]) -> NDArray[np.float64]:
         """HU as stored values, rounded half to even, not yet clipped."""
-        values = np.rint((plane.astype(np.float64) - self.intercept) / self.slope)
+        values = plane.astype(np.float64)
+        values -= self.intercept
+        values /= self.slope
+        np.rint(values, out=values)
         return self.least + self.most - values if self.is_inverted else values
+
+
+# Most headers are asked many times.
+_FORMATS: "WeakKeyDictionary[Header, PixelFormat]" = WeakKeyDictionary()
 
 
 def padding_notes(headers: Sequence[Header]) -> list[str]:
@@ -406,27 +444,85 @@ def _resigned(number: int, bits: int, *, is_signed: bool) -> int:
     return number - (1 << bits) if bits < 16 and number >= 1 << (bits - 1) else number
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedSlice:
+    """The stored values of one slice, read-only, and what is worked out of them once."""
+
+    header: Header
+    stored: Stored
+
+    @cached_property
+    def padded(self) -> Mask:
+        """The pixels that are no measurement."""
+        return PixelFormat.of(self.header).padded(self.stored)
+
+    @cached_property
+    def ends(self) -> tuple[int, int] | None:
+        """The least and the greatest stored value of a measurement; None where there is none."""
+        ends = ends_of(self.stored, self.padded)
+        return None if ends is None else (int(ends[0]), int(ends[1]))
+
+    @cached_property
+    def ends_hu(self) -> tuple[np.float32, np.float32] | None:
+        """The same in HU."""
+        if self.ends is None:
+            return None
+        stored, is_padded = np.array(self.ends, np.int32), np.zeros(2, bool)
+        plane = PixelFormat.of(self.header).hounsfield_around(stored, is_padded)
+        return plane.min(), plane.max()
+
+    def hounsfield(self) -> Plane:
+        """A plane in HU, the caller's own."""
+        return PixelFormat.of(self.header).hounsfield_around(self.stored, self.padded)
+
+    @property
+    def nbytes(self) -> int:
+        return self.stored.nbytes + self.stored.size  # with the mask
+
+
+def ends_of(values: NDArray[T], padded: Mask) -> tuple[T, T] | None:
+    """The least and the greatest of the values that are not padded; None where all are."""
+    inside = values[~padded] if padded.any() else values
+    return (inside.min(), inside.max()) if inside.size else None
+
+
 class PixelReader:
-    """Decodes slices when they are asked for and keeps the last ones, up to a fixed size."""
+    """Decodes slices when they are asked for and keeps the last ones, up to a fixed size.
+
+    Threads share it: who asks for a slice that another one decodes waits for it.
+    """
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
-        self._kept: OrderedDict[object, Stored] = OrderedDict()
+        self._kept: OrderedDict[Path, Future[DecodedSlice]] = OrderedDict()
+        self._bytes = 0
         self._room = cache_bytes
+        self._lock = threading.Lock()
+
+    def decoded(self, header: Header) -> DecodedSlice:
+        """A slice, which nobody may change; raises Unprocessable where it cannot be had."""
+        with self._lock:
+            kept = self._kept.get(header.path)
+            if kept is not None:
+                self._kept.move_to_end(header.path)
+            else:
+                own = self._kept[header.path] = Future()
+        if kept is not None:
+            return kept.result()
+        try:
+            own.set_result(_decoded_slice(header))
+        except BaseException as error:
+            own.set_exception(error)
+            self._forget(header.path)
+            raise
+        self._make_room(own.result().nbytes)
+        return own.result()
 
     def stored(self, header: Header) -> Stored:
         """The stored values of a slice, read-only."""
-        if header.path in self._kept:
-            self._kept.move_to_end(header.path)
-            return self._kept[header.path]
-        plane = decode(header)
-        plane.setflags(write=False)
-        self._kept[header.path] = plane
-        while sum(kept.nbytes for kept in self._kept.values()) > self._room and self._kept:
-            self._kept.popitem(last=False)
-        return plane
+        return self.decoded(header).stored
 
     def hounsfield(self, header: Header) -> Plane:
-        return PixelFormat.of(header).hounsfield(self.stored(header))
+        return self.decoded(header).hounsfield()
 
     def digest(self, header: Header) -> str:
         """SHA-256 over what makes the slice: its values, their meaning and its place.
@@ -440,8 +536,27 @@ class PixelReader:
         ]
         stored = self.stored(header)
         digest = hashlib.sha256(repr((layout, place, stored.shape)).encode("ascii"))
-        digest.update(np.ascontiguousarray(stored, dtype="<i4").tobytes())
+        digest.update(np.ascontiguousarray(stored, dtype="<i4").data)
         return digest.hexdigest()
+
+    def _make_room(self, taken: int) -> None:
+        with self._lock:
+            self._bytes += taken
+            while self._bytes > self._room:
+                path = next((path for path, kept in self._kept.items() if kept.done()), None)
+                if path is None:
+                    return
+                self._bytes -= self._kept.pop(path).result().nbytes
+
+    def _forget(self, path: Path) -> None:
+        with self._lock:
+            del self._kept[path]
+
+
+def _decoded_slice(header: Header) -> DecodedSlice:
+    stored = decode(header)
+    stored.setflags(write=False)
+    return DecodedSlice(header, stored)
 
 
 def decode(header: Header) -> Stored:
@@ -449,16 +564,29 @@ def decode(header: Header) -> Stored:
     return _in_format(decoded(header), header)
 
 
+def native_values(header: Header, data: bytes) -> Stored:
+    """The stored values of uncompressed little endian pixels; raises Unprocessable."""
+    rows, columns = header.integer("Rows") or 0, header.integer("Columns") or 0
+    allocated = header.integer("BitsAllocated") or 16
+    if allocated % 8 or len(data) not in _native_lengths(header):
+        raise broken(header, f"{len(data)} bytes for {rows} x {columns} pixels")
+    values = np.frombuffer(data, f"<u{allocated // 8}", rows * columns)
+    return _in_format(values.reshape(rows, columns), header)
+
+
 def _in_format(plane: NDArray[np.generic], header: Header) -> Stored:
     """Only the bits from High Bit down, sign extended: old files keep overlays above them."""
     layout = PixelFormat.of(header)
     high_bit = header.integer("HighBit")
     unused = 0 if high_bit is None else max(0, high_bit + 1 - layout.bits)
-    values = np.asarray(plane).astype(np.int64) >> unused
+    is_narrow = plane.dtype.kind in "iu" and plane.dtype.itemsize <= 2
+    values: NDArray[np.signedinteger] = plane.astype(np.int32 if is_narrow else np.int64)
+    if unused:
+        values >>= unused
     values &= (1 << layout.bits) - 1
     if layout.is_signed:
-        values = np.where(values > layout.most, values - (1 << layout.bits), values)
-    return values.astype(np.int32)
+        np.subtract(values, 1 << layout.bits, out=values, where=values > layout.most)
+    return values.astype(np.int32, copy=False)
 
 
 def generated_values(
@@ -476,17 +604,23 @@ def generated_values(
     (`Geometry.offsets`): where that is in the padding of one of them, the other one's value stands.
     """
     layout = PixelFormat.of(before if like is None else like)
-    first, second = (_as_stored(header, layout, pixels) for header in (before, after))
-    outside = [PixelFormat.of(header).padded(pixels.stored(header)) for header in (before, after)]
-    inside = np.concatenate([first[~outside[0]], second[~outside[1]]])
+    neighbours = [pixels.decoded(header) for header in (before, after)]
+    first, second = (_as_stored(neighbour, layout) for neighbour in neighbours)
+    outside = [neighbour.padded for neighbour in neighbours]
+    ends = [
+        neighbour.ends if stored is neighbour.stored else ends_of(stored, neighbour.padded)
+        for neighbour, stored in zip(neighbours, (first, second), strict=True)
+    ]
     least, most = layout.least, layout.most
-    if inside.size:
-        least, most = max(least, int(inside.min())), min(most, int(inside.max()))
-    values = np.clip(layout.stored(plane), least, most).astype(np.int32)
+    if inside := [pair for pair in ends if pair is not None]:
+        least = max(least, min(int(pair[0]) for pair in inside))
+        most = min(most, max(int(pair[1]) for pair in inside))
+    wanted = layout.stored(plane)
+    values = np.clip(wanted, least, most, out=wanted).astype(np.int32)
     values = _off_padding(values, layout, least)
     _take_what_is_not_padded(values, (first, second), outside, offsets)
-    values[outside[1]] = second[outside[1]]
-    values[outside[0]] = first[outside[0]]
+    np.copyto(values, second, where=outside[1])
+    np.copyto(values, first, where=outside[0])
     return values
 
 
@@ -517,10 +651,9 @@ def _grown(mask: Mask) -> Mask:
     return grown
 
 
-def _as_stored(header: Header, layout: PixelFormat, pixels: PixelReader) -> Stored:
+def _as_stored(slice_: DecodedSlice, layout: PixelFormat) -> Stored:
     """The stored values of another slice as `layout` would store them."""
-    own = PixelFormat.of(header)
-    stored = pixels.stored(header)
+    own, stored = PixelFormat.of(slice_.header), slice_.stored
     is_wide_enough = layout.least <= own.least and own.most <= layout.most
     if own == layout or (is_wide_enough and own.means_the_same(layout)):
         return stored
@@ -528,7 +661,7 @@ def _as_stored(header: Header, layout: PixelFormat, pixels: PixelReader) -> Stor
     plane = direct * own.slope + own.intercept  # padding that nobody declares keeps its value
     values = np.clip(layout.stored(plane), layout.least, layout.most).astype(np.int32)
     if layout.padding is not None:
-        values[own.padded(stored)] = layout.padding[0]
+        values[slice_.padded] = layout.padding[0]
     return values
 
 
@@ -547,7 +680,8 @@ def encoded(stored: Stored, header: Header) -> bytes:
     bits = (1 << (header.integer("BitsStored") or allocated)) - 1
     # Bits above High Bit hold the sign (PS3.5 8.1.1 leaves them open; readers expect it there).
     mask = (1 << allocated) - 1 if header.is_signed else bits
-    data = (stored.astype(np.int64) & mask).astype(f"<u{allocated // 8}").tobytes()
+    wide = stored.astype(np.int64) if allocated > 16 else stored
+    data = (wide & mask).astype(f"<u{allocated // 8}").tobytes()
     return data if len(data) % 2 == 0 else data + b"\0"
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.geometry import TOUCHING_RATIO, Layout, thickness_mm
-from inference.model import Prediction
 from inference.request import PREVIEWS
 from inference.results.derived import Planned
 from inference.volume import STEP_HU, Plane, StoredMap, Vector
@@ -150,17 +149,15 @@ class Previews:
         self._is_hu = True
         self._failed = False
 
-    def generated(self, place: int, plane: Plane, prediction: Prediction, number: int) -> None:
-        """The generated slice at a place of the derived series, in HU as it was stored.
+    def judged(self, place: int, plane: Plane, expected: Plane) -> None:
+        """The generated slice at a place of the derived series, with its expected error."""
+        body = expected[plane > BODY_HU]
+        mean = float((body if body.size else expected).mean())
+        self._errors[_where(self._slices[place])] = round(mean, 2)
 
-        It was the `number`-th of its prediction, which may say how far it expects to be off.
-        """
-        where = _where(self._slices[place])
-        if prediction.scale_hu:
-            expected = prediction.scale_hu[number]
-            body = expected[plane > BODY_HU]
-            self._errors[where] = round(float((body if body.size else expected).mean()), 2)
-        self._write(where, plane)
+    def generated(self, place: int, plane: Plane) -> None:
+        """The generated slice at a place of the derived series, in HU as it was stored."""
+        self._write(_where(self._slices[place]), plane)
 
     def expected(self, place: int, expected: StoredMap) -> None:
         """The map of a generated slice's expected error, to be laid over its picture."""

@@ -316,7 +316,8 @@ class Runner:
                 waiting.append(_Begun(step, window, future))
                 for index in [index for index in self._planes if last_use[index] <= place]:
                     del self._planes[index]
-                while len(waiting) >= self._at_once:
+                # One more than run at once waits already when the next of them has ended.
+                while len(waiting) > (self._at_once if self._at_once > 1 else 0):
                     yield self._end(waiting)
             while waiting:
                 if cancelled():

@@ -1,6 +1,6 @@
 """The ledger: derived series on their way to destinations, instance by instance."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -54,6 +54,29 @@ GOES_TO = "It goes to {destination!r}, which already has a delivery of this deri
 DeliveryRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
+@dataclass(frozen=True)
+class InstanceAnswer:
+    """A destination's answer to one instance; a status of None: it gave none."""
+
+    derived_instance_id: int
+    status: int | None
+    is_stored: bool
+    comment: str = ""
+    is_not_understood: bool = False
+
+    def columns(self, delivery_id: int, now: float) -> dict[str, object]:
+        return {
+            "delivery_id": delivery_id,
+            "derived_instance_id": self.derived_instance_id,
+            "status": self.status,
+            "stored": int(self.is_stored),
+            "answered_at": now,
+            "comment": self.comment,
+            "offers": 1,
+            "not_understood": int(self.is_not_understood),
+        }
+
+
 class Ledger:
     """Every method is one transition in one transaction."""
 
@@ -105,15 +128,24 @@ class Ledger:
         not_understood: bool = False,
     ) -> None:
         """Write down a destination's answer to one instance, or that it gave none."""
+        one = InstanceAnswer(derived_instance_id, status, stored, comment, not_understood)
+        self.record(leased, [one])
+
+    def record(self, leased: Delivery, answers: Sequence[InstanceAnswer]) -> None:
+        """Write down a destination's answers to several instances, in one transaction."""
         now = self._now()
-        values = {"status": status, "stored": int(stored), "answered_at": now, "comment": comment}
-        counts = {"offers": 1, "not_understood": int(not_understood)}
-        key = {"delivery_id": leased.id, "derived_instance_id": derived_instance_id}
-        row = self._database.insert(delivery_instance).values(**key, **values, **counts)
-        added = {name: delivery_instance.c[name] + count for name, count in counts.items()}
-        written = row.on_conflict_do_update(index_elements=list(key), set_={**values, **added})
+        counts = ("offers", "not_understood")
+        key = ("delivery_id", "derived_instance_id")
+        row = self._database.insert(delivery_instance)
+        written = {
+            name: delivery_instance.c[name] + row.excluded[name]
+            if name in counts
+            else row.excluded[name]
+            for name in ("status", "stored", "answered_at", "comment", *counts)
+        }
+        statement = row.on_conflict_do_update(index_elements=list(key), set_=written)
         with self._leases.holding(leased) as (db, _):
-            db.execute(written)
+            db.execute(statement, [answer.columns(leased.id, now) for answer in answers])
             _offered(db, leased.derived_id, now)
 
     def sent(

@@ -215,12 +215,24 @@ def scripted_scp(script: Script) -> Iterator[int]:
             script.stop.set()
 
 
+class _Server(ThreadedAssociationServer):
+    """Closes each connection, which the library forgets where the other side was faster."""
+
+    def get_request(self) -> Any:
+        connection, address = super().get_request()
+        self._connections = [*getattr(self, "_connections", []), connection]
+        return connection, address
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in getattr(self, "_connections", []):
+            connection.close()
+
+
 @contextmanager
 def listening(entity: AE, handlers: Sequence[Any]) -> Iterator[int]:
     """Run the SCP of an application entity; its port."""
-    server = entity.make_server(
-        (HOST, 0), evt_handlers=list(handlers), server_class=ThreadedAssociationServer
-    )
+    server = entity.make_server((HOST, 0), evt_handlers=list(handlers), server_class=_Server)
     # The library looks for its end twice a second, which many tests would wait for.
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import header as h
-from inference.dataset import Header, read_header
+from inference.dataset import Header, read_header, read_whole
 from inference.errors import Unprocessable
 from inference.geometry import EQUAL_GAPS, Layout, in_gaps
 from inference.kinds import image_type_of_result
-from inference.pixels import PixelFormat, PixelReader, Stored, is_lossy
+from inference.pixels import PixelFormat, PixelReader, Stored, ends_of, is_lossy, native_values
 from inference.request import PREVIEWS, File
-from inference.results.derived import NOT_ACQUIRED, Planned, description_in, overlay, read_overlays
+from inference.results.derived import NOT_ACQUIRED, Planned, description_in, overlay, overlays_of
 
 # A position is a decimal string: this is what one may be off by.
 POSITION_MM = 1e-4
@@ -51,29 +51,89 @@ def verify(
     expected: Expected, pixels: PixelReader, *, progress: Callable[[int], None]
 ) -> tuple[str, ...]:
     """Everything that is wrong with the files of a derived series; nothing where it is right."""
-    faults: list[str] = []
-    headers: list[Header] = []
-    written = PixelReader(cache_bytes=0)
-    for place, slice_ in enumerate(expected.slices):
-        header = read_header(expected.folder / slice_.name)
-        if header.fault:
-            faults.append(f"{slice_.name}: {header.fault}")
-            continue
-        headers.append(header)
-        slice_faults = list(_faults_of(header, slice_, expected))
-        try:
-            slice_faults += _pixel_faults(header, slice_, expected, pixels, written)
-        except Unprocessable as error:
-            slice_faults.append(error.sentence)
-        faults += [f"{slice_.name}: {fault}" for fault in slice_faults]
+    check = SeriesCheck(expected, pixels)
+    for place in range(len(expected.slices)):
+        check.look_at(place)
         progress(place + 1)
-    for file in expected.objects:
-        faults += [f"{file.name}: {fault}" for fault in _object_faults(file, expected)]
-    names = {path.name for path in expected.folder.iterdir()} - {PREVIEWS}
-    planned = {slice_.name for slice_ in expected.slices}
-    if names != planned | {file.name for file in expected.objects}:
-        faults.append("the folder holds other files than planned")
-    return (*faults, *_series_faults(headers, expected))
+    return check.faults(expected.objects)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """All that the check of a whole series asks of one file."""
+
+    uid: str
+    number: int
+    position: tuple[float, ...]
+    spacing: float | None
+    constant: tuple[bytes, ...]  # of each of CONSTANT
+
+
+class SeriesCheck:
+    """Reads each file of a derived series again, as soon as it is written, and judges them all."""
+
+    def __init__(self, expected: Expected, pixels: PixelReader) -> None:
+        self._expected = expected
+        self._pixels = pixels
+        self._faults: dict[int, list[str]] = {}
+        self._facts: dict[int, _Facts] = {}
+        self._source = _SourceFacts.of(expected.layout)
+
+    def look_at(self, place: int) -> None:
+        """Read the file of one slice; threads may look at several."""
+        slice_ = self._expected.slices[place]
+        header = read_whole(self._expected.folder / slice_.name)
+        if header.fault:
+            self._faults[place] = [f"{slice_.name}: {header.fault}"]
+            return
+        faults = list(_faults_of(header, slice_, self._expected, self._source))
+        try:
+            faults += _pixel_faults(header, slice_, self._expected, self._pixels)
+        except Unprocessable as error:
+            faults.append(error.sentence)
+        self._faults[place] = [f"{slice_.name}: {fault}" for fault in faults]
+        self._facts[place] = _Facts(
+            uid=header.uid,
+            number=header.integer("InstanceNumber") or 0,
+            position=header.numbers("ImagePositionPatient"),
+            spacing=header.number("SpacingBetweenSlices"),
+            constant=tuple(map(header.raw, CONSTANT)),
+        )
+
+    def faults(self, objects: Sequence[File]) -> tuple[str, ...]:
+        """Everything that is wrong, now that all is written, with the further objects."""
+        expected = self._expected
+        places = range(len(expected.slices))
+        faults = [fault for place in places for fault in self._faults.get(place, ["not read"])]
+        for file in objects:
+            faults += [f"{file.name}: {fault}" for fault in _object_faults(file, expected)]
+        names = {path.name for path in expected.folder.iterdir()} - {PREVIEWS}
+        planned = {slice_.name for slice_ in expected.slices}
+        if names != planned | {file.name for file in objects}:
+            faults.append("the folder holds other files than planned")
+        in_order = [self._facts[place] for place in places if place in self._facts]
+        return (*faults, *_series_faults(in_order, expected))
+
+
+@dataclass(frozen=True, eq=False)
+class _SourceFacts:
+    """The facts of the received slices that every file is compared with."""
+
+    image_type: tuple[str, ...]
+    is_lossy: bool
+    patient_and_study: bytes
+
+    @classmethod
+    def of(cls, layout: Layout) -> "_SourceFacts":
+        return cls(
+            image_type=image_type_of_result(layout.headers),
+            is_lossy=any(map(is_lossy, layout.headers)),
+            patient_and_study=_patient_and_study(layout.headers[0]),
+        )
+
+
+def _patient_and_study(header: Header) -> bytes:
+    return h.encoded(h.carried(header, h.PATIENT_AND_STUDY))
 
 
 def _object_faults(file: File, expected: Expected) -> Iterator[str]:
@@ -93,9 +153,7 @@ def _object_faults(file: File, expected: Expected) -> Iterator[str]:
     own = {file.instance_uid, file.series_uid}
     if own & (expected.received | {expected.series_uid, *(s.uid for s in expected.slices)}):
         yield "a UID of another object was used again"
-    if h.encoded(h.carried(header, h.PATIENT_AND_STUDY)) != h.encoded(
-        h.carried(expected.layout.headers[0], h.PATIENT_AND_STUDY)
-    ):
+    if _patient_and_study(header) != _patient_and_study(expected.layout.headers[0]):
         yield "a patient or study attribute is not that of the source"
     referenced = {
         instance.text("ReferencedSOPInstanceUID")
@@ -117,7 +175,9 @@ def _has_many_formats(expected: Expected) -> bool:
     return len({tuple(map(form.raw, FORMAT)) for form in forms}) > 1
 
 
-def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[str]:
+def _faults_of(
+    header: Header, slice_: Planned, expected: Expected, source: _SourceFacts
+) -> Iterator[str]:
     layout = expected.layout
     base = layout.headers[slice_.base]
     wanted = {
@@ -131,18 +191,16 @@ def _faults_of(header: Header, slice_: Planned, expected: Expected) -> Iterator[
     for keyword, value in wanted.items():
         if header.text(keyword) != value:
             yield f"{keyword} is not {value}"
-    if header.values("ImageType") != image_type_of_result(layout.headers):
+    if header.values("ImageType") != source.image_type:
         yield "ImageType is not that of a derived series"
     if slice_.uid in expected.received or expected.series_uid in expected.received:
         yield "a UID of the source was used again"
     position = np.array(header.numbers("ImagePositionPatient"))
     if position.shape != (3,) or np.abs(position - slice_.position).max() > POSITION_MM:
         yield "the position is not where the slice was planned"
-    if any(is_lossy(source) for source in layout.headers) and not is_lossy(header):
+    if source.is_lossy and not is_lossy(header):
         yield "the mark of lossy compression was lost"
-    if h.encoded(h.carried(header, h.PATIENT_AND_STUDY)) != h.encoded(
-        h.carried(layout.headers[0], h.PATIENT_AND_STUDY)
-    ):
+    if _patient_and_study(header) != source.patient_and_study:
         yield "a patient or study attribute is not that of the source"
     yield from _reference_faults(header, slice_, layout)
     yield from _overlay_faults(header, marked=slice_.is_generated and expected.overlay)
@@ -166,14 +224,14 @@ def _reference_faults(header: Header, slice_: Planned, layout: Layout) -> Iterat
 
 def _overlay_faults(header: Header, *, marked: bool) -> Iterator[str]:
     """A generated slice has the words that it names drawn in its overlay; a copy has no overlay."""
-    written = read_overlays(header.path)
+    written = overlays_of(header)
     if not marked:
         if written:
             yield "an overlay plane where none belongs"
         return
     words = description_in(written)
     size = header.integer("Rows") or 0, header.integer("Columns") or 0
-    is_whole = h.encoded(written) == h.encoded(overlay(words, *size))
+    is_whole = h.encoded(written) == h.encoded(overlay(words, *size).elements)
     if not is_whole or not words.startswith(NOT_ACQUIRED):
         yield "no overlay plane says that the slice was not acquired"
 
@@ -183,9 +241,11 @@ def _pixel_faults(
     slice_: Planned,
     expected: Expected,
     pixels: PixelReader,
-    written: PixelReader,
 ) -> Iterator[str]:
-    stored = written.stored(header)
+    if header.transfer_syntax != h.EXPLICIT_LITTLE_ENDIAN:
+        yield "the pixels are not encoded as they were written"
+        return
+    stored = native_values(header, header.raw("PixelData"))
     first = expected.layout.headers[slice_.base]
     layout = PixelFormat.of(header)
     source = PixelFormat.of(slice_.format_of(expected.layout))
@@ -212,51 +272,48 @@ def _generated_faults(
 ) -> Iterator[str]:
     """Generated values lie within those of the two neighbours; padding is where they have it."""
     formats = [PixelFormat.of(header) for header in neighbours]
-    planes = [pixels.stored(header) for header in neighbours]
-    outside = [layout.padded(plane) for layout, plane in zip(formats, planes, strict=True)]
-    anywhere = outside[0] | outside[1]
-    inside = [
-        layout.hounsfield(plane)[~mask]
-        for layout, plane, mask in zip(formats, planes, outside, strict=True)
-    ]
-    values = own.hounsfield(stored)[~anywhere]
-    known = np.concatenate(inside)
+    slices = [pixels.decoded(header) for header in neighbours]
+    anywhere = slices[0].padded | slices[1].padded
+    known = [slice_.ends_hu for slice_ in slices if slice_.ends_hu is not None]
+    ends = ends_of(own.hounsfield(stored), anywhere)
     # One stored value: where the neighbours are rescaled differently, values are rounded twice.
     slack = abs(formats[0].slope) + abs(formats[1].slope)
     slack = 0.0 if own == formats[0] == formats[1] and own.padding is None else slack
-    if values.size and (values.min() < known.min() - slack or values.max() > known.max() + slack):
+    if ends is not None and not (
+        min(low for low, _ in known) - slack <= ends[0]
+        and ends[1] <= max(high for _, high in known) + slack
+    ):
         yield "generated values lie outside those of the neighbours"
     # What is below every tissue elsewhere is a streak of metal; its range was judged above.
-    lost = anywhere & ~(own.declared(stored) | own.impossible(stored))
-    if lost.any() or (own.declared(stored) & ~anywhere).any():
+    declared = own.declared(stored)
+    lost = anywhere & ~(declared | own.impossible(stored))
+    if lost.any() or (declared & ~anywhere).any():
         yield "padding is not where the neighbours have it"
 
 
-def _series_faults(headers: Sequence[Header], expected: Expected) -> Iterator[str]:
-    if len({header.uid for header in headers}) != len(expected.slices):
+def _series_faults(files: Sequence[_Facts], expected: Expected) -> Iterator[str]:
+    if len({file.uid for file in files}) != len(expected.slices):
         yield "instances are missing or share a UID"
-    yield from _varying(headers, expected)
-    numbers = sorted(header.integer("InstanceNumber") or 0 for header in headers)
-    if numbers != list(range(1, len(headers) + 1)):
+    yield from _varying(files, expected)
+    if sorted(file.number for file in files) != list(range(1, len(files) + 1)):
         yield "instance numbers are not 1 to the number of instances"
-    positions = [header.numbers("ImagePositionPatient") for header in headers]
-    if any(len(position) != 3 for position in positions):
+    if any(len(file.position) != 3 for file in files):
         return
-    distances = np.array(positions) @ expected.layout.geometry.normal
-    if len(headers) == len(expected.slices) and _on_real_slice(distances, expected):
+    distances = np.array([file.position for file in files]) @ expected.layout.geometry.normal
+    if len(files) == len(expected.slices) and _on_real_slice(distances, expected):
         yield "a generated slice lies where a received one of the series lies"
     if len(distances) > 1 and np.diff(distances).min() <= 0.0:
         yield "slices are not in order along the normal"
-    declared = headers[0].number("SpacingBetweenSlices") if headers else None
+    declared = files[0].spacing if files else None
     if declared is not None and np.abs(np.diff(distances) - declared).max() > 2e-2:
         yield "slices are not apart by the spacing that they declare"
 
 
-def _varying(headers: Sequence[Header], expected: Expected) -> Iterator[str]:
+def _varying(files: Sequence[_Facts], expected: Expected) -> Iterator[str]:
     photometric = {h.text("PhotometricInterpretation") for h in expected.layout.headers}
     own = {"PhotometricInterpretation"} if len(photometric) > 1 else set()  # of each copy
-    for keyword in CONSTANT:
-        if keyword not in own and len({header.raw(keyword) for header in headers}) > 1:
+    for at, keyword in enumerate(CONSTANT):
+        if keyword not in own and len({file.constant[at] for file in files}) > 1:
             yield f"{keyword} varies within the series"
 
 

@@ -1,18 +1,20 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+import hashlib
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 
-from inference.checks.slice_checks import Expected, verify
-from inference.dataset import Header, Stack
+from inference.checks.slice_checks import Expected, SeriesCheck
+from inference.dataset import Header, Stack, read_whole
 from inference.errors import Reason, Unprocessable
 from inference.families.family import Task
 from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
 from inference.model import Limits, Model, Prediction, Step
-from inference.pixels import PixelFormat, PixelReader, common_format, generated_values
+from inference.pixels import PixelFormat, common_format, generated_values, native_values
 from inference.previews import Previews
-from inference.request import File, Progress, Resources
+from inference.request import File, Progress
 from inference.results.derived import (
     MOST_BYTES,
     MOST_SLICES,
@@ -25,8 +27,7 @@ from inference.results.derived import (
 )
 from inference.results.objects import ResultObjects, error_map, presentation_state
 from inference.runner import (
-    JobRecord,
-    Report,
+    Chosen,
     Run,
     Runner,
     SliceJudge,
@@ -35,7 +36,8 @@ from inference.runner import (
     share_cores,
 )
 from inference.uids import UidMaker
-from inference.volume import StoredMap, Volume, reduced
+from inference.volume import Plane, StoredMap, Volume, reduced
+from inference.writers import Writers
 
 Predictions = Iterator[tuple[Step, Prediction]]
 
@@ -88,20 +90,6 @@ class SliceFamily:
         slices = plan_slices(layout, task.steps, request.output, task.maker.instance, like)
         job.record.facts |= record_of(slices, layout)
         series = DerivedSeries(request, layout, task.model, slices, task.series_uid)
-        generation = _generation(job, layout, slices, series)
-        files = generation.run(
-            task.model,
-            task.steps,
-            task.device,
-            request.resources,
-            judge=SliceJudge(request.output, layout),
-            report=job.report,
-            cancelled=job.cancelled,
-        )
-        with job.record.phase("writing"):
-            files |= _copies(job, layout, slices, series)
-            objects = _objects(job, series, slices, task.maker, generation)
-        ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)
         expected = Expected(
             folder=request.folder,
             series_uid=task.series_uid,
@@ -111,9 +99,19 @@ class SliceFamily:
             frame_uid=frame_uid(layout, request.secret),
             beside=task.stack.beside,
             overlay=request.output.overlay,
-            objects=objects,
         )
-        return SliceResult(ordered, expected, job, generation.previews)
+        check = SeriesCheck(expected, job.pixels)
+        generation = _generation(job, layout, slices, series, check)
+        files = generation.run(
+            task.model,
+            task.steps,
+            task.device,
+            judge=SliceJudge(request.output, layout),
+        )
+        with job.record.phase("writing"):
+            objects = _objects(job, series, slices, task.maker, generation)
+        ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)
+        return SliceResult(ordered, objects, check, job, generation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,117 +119,144 @@ class SliceResult:
     """A derived series with its objects, on disk."""
 
     files: Sequence[File]
-    expected: Expected
+    objects: Sequence[File]
+    check: SeriesCheck
     job: Run
-    previews: Previews | None
+    generation: "Generation"
 
     def faults(self) -> tuple[str, ...]:
-        """Everything that is wrong with the files."""
-        report = self.job.reporting("checking", len(self.expected.slices))
-        return verify(self.expected, self.job.pixels, progress=report)
+        """Everything that is wrong with the files.
+
+        Each slice was compared with its sources as soon as it was written; what was done to it
+        since then shows in its digest.
+        """
+        faults = self.check.faults(self.objects)
+        report, folder = self.job.reporting("checking", len(self.files)), self.job.request.folder
+        changed = []
+        for done, file in enumerate(self.files, start=1):
+            is_known = any(fault.startswith(file.name) for fault in faults)
+            if not is_known and _digest(folder / file.name) != file.digest:
+                changed.append(f"{file.name}: it was changed after it was written")
+            report(done)
+        return (*faults, *changed)
 
     def preview(self) -> Sequence[str]:
-        """Finish the pictures that the run has begun."""
-        return self.previews.finish() if self.previews is not None else ()
+        """Draw the pictures for the page of the job."""
+        return self.generation.preview()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
     """Turns predictions into the files of a derived series."""
 
+    job: Run
     layout: Layout
     slices: Sequence[Planned]
     series: DerivedSeries
-    pixels: PixelReader
+    check: SeriesCheck
     volume: Volume
     previews: Previews | None
-    record: JobRecord
+    files: dict[str, File] = field(default_factory=dict)
     words: dict[int, str] = field(default_factory=dict)  # of the marks, by the place of a slice
     maps: dict[int, StoredMap] = field(default_factory=dict)  # of the expected error, likewise
 
     def run(
-        self,
-        model: Model,
-        steps: Sequence[Step],
-        device: str,
-        resources: Resources,
-        *,
-        judge: SliceJudge,
-        report: Report,
-        cancelled: Callable[[], bool],
-    ) -> dict[str, File]:
-        """Every generated slice, written; raises Unprocessable where the judge holds them."""
+        self, model: Model, steps: Sequence[Step], device: str, *, judge: SliceJudge
+    ) -> Mapping[str, File]:
+        """Every slice, written and read again; raises Unprocessable where the judge holds them."""
+        resources, record = self.job.request.resources, self.job.record
         at_once = share_cores(model, resources.threads)
         runner = Runner(model, self.volume, Limits(device, resources.batch), at_once)
-        files = self._written(runner.predictions(steps, cancelled=cancelled), judge, report)
+        predictions = runner.predictions(steps, cancelled=self.job.cancelled)
+        with record.phase("writing"), Writers() as writers:
+            with record.phase("predicting"):
+                self._generate(predictions, judge, writers)
+            copies = [place for place, slice_ in enumerate(self.slices) if not slice_.is_generated]
+            report = self.job.reporting("writing", len(copies))
+            for done, place in enumerate(copies, start=1):
+                writers.hand_over(partial(self._copy, place))
+                report(done)
+        record.seconds["writing"] = round(
+            record.seconds["writing"] - record.seconds["predicting"], 3
+        )
         limits = runner.limits
-        self.record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
-        self.record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
-        self.record.notes += judge.notes
+        record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
+        record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
+        record.notes += judge.notes
         judge.check()
-        return files
+        return self.files
 
-    def _written(
-        self, predictions: Predictions, judge: SliceJudge, report: Report
-    ) -> dict[str, File]:
+    def _generate(self, predictions: Predictions, judge: SliceJudge, writers: Writers) -> None:
         places = {
             (slice_.gap, slice_.fraction): place
             for place, slice_ in enumerate(self.slices)
             if slice_.is_generated
         }
-        files: dict[str, File] = {}
-        report(Progress("predicting", 0, len(places)))
-        while True:
-            with self.record.phase("predicting"):
-                predicted = next(predictions, None)
-            if predicted is None:
-                return files
-            step, prediction = predicted
-            with self.record.phase("writing"):
-                for number, fraction in enumerate(step.fractions):
-                    place = places[step.gap, fraction]
-                    file = self._write(place, number, prediction, judge)
-                    files[file.name] = file
-            report(Progress("predicting", len(files), len(places)))
+        done = 0
+        self.job.report(Progress("predicting", done, len(places)))
+        for step, prediction in predictions:
+            for number, fraction in enumerate(step.fractions):
+                place = places[step.gap, fraction]
+                chosen = judge.chosen(self.slices[place], number, prediction)
+                scale = prediction.scale_hu[number] if prediction.scale_hu else None
+                writers.hand_over(partial(self._write, place, chosen, scale))
+            done += len(step.fractions)
+            self.job.report(Progress("predicting", done, len(places)))
 
-    def _write(self, place: int, number: int, prediction: Prediction, judge: SliceJudge) -> File:
+    def _write(self, place: int, chosen: Chosen, scale_hu: Plane | None) -> None:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         form = slice_.format_of(self.layout)
-        chosen = judge.chosen(slice_, number, prediction)
         offsets = self.layout.geometry.offsets(slice_.base, slice_.base + 1, slice_.fraction)
-        stored = generated_values(chosen.plane, *pair, self.pixels, form, offsets)
-        if self.previews is not None:
-            written = PixelFormat.of(form).hounsfield(stored)
-            self.previews.generated(place, written, prediction, number)
+        stored = generated_values(chosen.plane, *pair, self.job.pixels, form, offsets)
         if chosen.expected_hu is not None:
             self.maps[place] = reduced(chosen.expected_hu)
-            if self.previews is not None:
-                self.previews.expected(place, self.maps[place])
+        if self.previews is not None and scale_hu is not None:
+            self.previews.judged(place, PixelFormat.of(form).hounsfield(stored), scale_hu)
         self.words[place] = words_of(chosen.error_hu)
-        return self.series.write(place, stored, chosen.note, chosen.error_hu)
+        self._keep(place, self.series.write(place, stored, chosen.note, chosen.error_hu))
+
+    def _copy(self, place: int) -> None:
+        base = self.layout.headers[self.slices[place].base]
+        self._keep(place, self.series.write(place, self.job.pixels.stored(base)))
+
+    def _keep(self, place: int, file: File) -> None:
+        self.check.look_at(place)
+        self.files[file.name] = file
+
+    def preview(self) -> Sequence[str]:
+        """Draw each generated slice as its file has it, then the received ones."""
+        if self.previews is None:
+            return ()
+        for place, slice_ in enumerate(self.slices):
+            if slice_.is_generated:
+                header = read_whole(self.job.request.folder / slice_.name)
+                if header.fault:  # the series is gone meanwhile
+                    return ("no previews: the files are gone",)
+                stored = native_values(header, header.raw("PixelData"))
+                plane = PixelFormat.of(slice_.format_of(self.layout)).hounsfield(stored)
+                self.previews.generated(place, plane)
+                if place in self.maps:
+                    self.previews.expected(place, self.maps[place])
+        return self.previews.finish()
 
 
 def _generation(
-    job: Run, layout: Layout, slices: Sequence[Planned], series: DerivedSeries
+    job: Run,
+    layout: Layout,
+    slices: Sequence[Planned],
+    series: DerivedSeries,
+    check: SeriesCheck,
 ) -> Generation:
     read, request = job.pixels.hounsfield, job.request
     volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
     previews = Previews(request.folder, layout, slices, volume.read) if request.previews else None
-    return Generation(layout, slices, series, job.pixels, volume, previews, job.record)
-
-
-def _copies(
-    job: Run, layout: Layout, slices: tuple[Planned, ...], series: DerivedSeries
-) -> dict[str, File]:
-    copies = [place for place, slice_ in enumerate(slices) if not slice_.is_generated]
-    report = job.reporting("writing", len(copies))
-    files = {}
-    for done, place in enumerate(copies, start=1):
-        file = series.write(place, job.pixels.stored(layout.headers[slices[place].base]))
-        files[file.name] = file
-        report(done)
-    return files
+    return Generation(job, layout, slices, series, check, volume, previews)
 
 
 def _objects(

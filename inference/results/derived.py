@@ -1,15 +1,15 @@
 """The derived series: its slices, where they lie, one header a slice, and the mark in the image."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from pydicom import dcmread
 from pydicom.charset import convert_encodings, encode_string
 from pydicom.dataelem import DataElement
 from pydicom.tag import Tag
@@ -18,7 +18,7 @@ from inference import header as h
 from inference import release
 from inference.dataset import Header
 from inference.geometry import Layout, frame_of_reference, is_undersampled
-from inference.header import Elements, raw
+from inference.header import Elements, Part, raw
 from inference.kinds import image_type_of_result
 from inference.model import Model, Parameters, Step
 from inference.pixels import Stored, encoded, is_lossy, is_padding_unbelievable
@@ -43,6 +43,8 @@ GENERATED_COMMENT = "AI-generated slice, not acquired; not for primary diagnosis
 COPIED_COMMENT = (
     "Received slice, unchanged, in an AI-interpolated series; not for primary diagnosis"
 )
+PIXEL_DATA, REFERENCED_INSTANCES = 0x7FE00010, h.tag_of("ReferencedInstanceSequence")
+MOST_PARTS = 64  # of headers that are kept for the slices to come
 EARLIER = ("ContributionDateTime", "ContributionDescription", "PurposeOfReferenceCodeSequence")
 
 
@@ -182,6 +184,13 @@ class DerivedSeries:
         self._location = location_law(layout)
         self._lossy = any(is_lossy(header) for header in layout.headers)
         self.shared = self._shared_elements(first, series_uid)
+        self._shared = Part(self.shared)
+        self._grid = Part(self._grid_elements(first))
+        # Neighbouring slices share these parts.
+        self._format = lru_cache(MOST_PARTS)(self._format_of)
+        self._acquisition = lru_cache(MOST_PARTS)(self._acquisition_of)
+        self._origin = lru_cache(MOST_PARTS)(self._origin_of)
+        self._source_item = lru_cache(MOST_PARTS)(_source_item)
 
     @property
     def folder(self) -> Path:
@@ -211,46 +220,55 @@ class DerivedSeries:
         expected of it.
         """
         slice_ = self._slices[place]
-        elements = self.elements(place, note)
-        if slice_.is_generated and self._request.output.overlay:
-            elements |= overlay(words_of(error_hu), *stored.shape)
-        base = self._layout.headers[slice_.base]
         form = slice_.format_of(self._layout)
-        data = encoded(stored, form)
         vr = "OW" if (form.integer("BitsAllocated") or 16) > 8 else "OB"
-        elements[0x7FE00010] = h.raw(0x7FE00010, vr, data)
-        digest = h.write_file(self._request.folder / slice_.name, elements)
-        sop_class = base.text("SOPClassUID")
+        parts = [*self._parts(place, note)]
+        if slice_.is_generated and self._request.output.overlay:
+            parts.append(overlay(words_of(error_hu), *stored.shape))
+        parts.append(Part({PIXEL_DATA: h.raw(PIXEL_DATA, vr, encoded(stored, form))}))
         return File(
             name=slice_.name,
             instance_uid=slice_.uid,
-            sop_class_uid=sop_class,
-            digest=digest,
+            sop_class_uid=self._layout.headers[slice_.base].text("SOPClassUID"),
+            digest=h.write_parts(self._request.folder / slice_.name, parts),
             generated=slice_.is_generated,
             series_uid=self._series_uid,
         )
 
-    def elements(self, place: int, note: str = "") -> Elements:
-        """The whole header of the slice at a place."""
+    def elements(self, place: int) -> Elements:
+        """The header of the slice at a place, without what its model says of it."""
+        merged: Elements = {}
+        for part in self._parts(place):
+            merged |= part.elements
+        return merged
+
+    def _parts(self, place: int, note: str = "") -> Iterator[Part]:
+        """The whole header of the slice at a place; a later part counts before an earlier one."""
         slice_ = self._slices[place]
         base = self._layout.headers[slice_.base]
         form = slice_.format_of(self._layout)
-        nearest = self._layout.headers[slice_.base + (slice_.fraction > 0.5)]
-        return (
-            self.shared
-            | h.carried(form, _believed(form, h.PIXELS), repaired=True)
-            | self._in_its_character_set(nearest, h.ACQUISITION)
-            | self._plane(place, base)
-            | self._derivation(slice_, base, note)
-            | h.elements_of(
-                SOPInstanceUID=slice_.uid,
-                InstanceNumber=str(slice_.number),
-                SyntheticData="YES" if slice_.is_generated else "NO",
-                HighBit=(form.integer("BitsStored") or 16) - 1,
-                SamplesPerPixel=1,
-            )
+        yield self._shared
+        yield self._format(form)
+        yield self._acquisition(self._layout.headers[slice_.base + (slice_.fraction > 0.5)])
+        yield self._grid
+        yield Part(self._plane(place, base))
+        yield self._origin(slice_.sources, slice_.base, slice_.is_generated)
+        yield Part(
+            self._derivation(slice_, note)
+            | h.elements_of(SOPInstanceUID=slice_.uid, InstanceNumber=str(slice_.number))
+        )
+
+    def _format_of(self, form: Header) -> Part:
+        """How the values are stored and what they mean."""
+        bits = form.integer("BitsStored") or 16
+        return Part(
+            h.carried(form, _believed(form, h.PIXELS), repaired=True)
+            | h.elements_of(HighBit=bits - 1, SamplesPerPixel=1)
             | (h.elements_of(LossyImageCompression="01") if self._lossy else {})
         )
+
+    def _acquisition_of(self, nearest: Header) -> Part:
+        return Part(self._in_its_character_set(nearest, h.ACQUISITION))
 
     def _shared_elements(self, first: Header, series_uid: str) -> Elements:
         request, at = self._request, self._at
@@ -314,17 +332,17 @@ class DerivedSeries:
         counts = self.counts
         return title(self._request.parameters, set(per_gap.values()), counts, label)
 
-    def _plane(self, place: int, base: Header) -> Elements:
-        slice_, output = self._slices[place], self._request.output
-        elements = h.carried(self._layout.headers[0], GRID, repaired=True)
-        thickness = h.carried(base, ("SliceThickness",), repaired=True)
-        if output.slice_thickness == "spacing":
-            others = np.delete(self._distances, place)
-            nearest = float(np.abs(others - self._distances[place]).min())
-            thickness = h.elements_of(SliceThickness=h.ds(nearest))
-        elements |= h.elements_of(SliceThickness=None) | thickness
+    def _grid_elements(self, first: Header) -> Elements:
+        elements = h.carried(first, GRID, repaired=True) | h.elements_of(SliceThickness=None)
         if self._spacing is not None:
             elements |= h.elements_of(SpacingBetweenSlices=h.ds(self._spacing))
+        return elements
+
+    def _plane(self, place: int, base: Header) -> Elements:
+        slice_, output = self._slices[place], self._request.output
+        thickness = h.carried(base, ("SliceThickness",), repaired=True)
+        if output.slice_thickness == "spacing":
+            thickness = h.elements_of(SliceThickness=h.ds(self._nearest_mm(place)))
         position = h.elements_of(ImagePositionPatient=[h.ds(x) for x in slice_.position])
         location: Elements = {}
         value = 0.0
@@ -337,22 +355,37 @@ class DerivedSeries:
             own = base.number("SliceLocation")
             if location and own is not None and abs(own - value) <= LOCATION_TOLERANCE:
                 location |= h.carried(base, ("SliceLocation",), repaired=True)
-        return elements | position | location
+        return thickness | position | location
 
-    def _derivation(self, slice_: Planned, base: Header, note: str) -> Elements:
-        headers = [self._layout.headers[index] for index in slice_.sources]
-        elements = h.elements_of(
-            SourceImageSequence=h.items_of(*(_source_image(header, slice_) for header in headers)),
-            ReferencedSeriesSequence=h.items_of(
-                h.elements_of(
-                    SeriesInstanceUID=headers[0].text("SeriesInstanceUID"),
-                    ReferencedInstanceSequence=h.items_of(*map(_reference, headers)),
-                )
+    def _nearest_mm(self, place: int) -> float:
+        """The distance of a slice from the nearer of its neighbours."""
+        beside = self._distances[max(0, place - 1) : place + 2]
+        others = np.delete(beside, min(place, 1))
+        return float(np.abs(others - self._distances[place]).min())
+
+    def _origin_of(self, sources: Sequence[int], base: int, is_generated: bool) -> Part:
+        """The received slices that a slice was made from, and all equipment that had a part."""
+        headers = [self._layout.headers[index] for index in sources]
+        series = h.elements_of(SeriesInstanceUID=headers[0].text("SeriesInstanceUID")) | {
+            REFERENCED_INSTANCES: h.sequence(
+                "ReferencedInstanceSequence", (h.encoded(_reference(header)) for header in headers)
+            )
+        }
+        equipment = self._equipment(self._layout.headers[base], is_generated)
+        sequences = (
+            h.sequence(
+                "SourceImageSequence",
+                (self._source_item(header, is_generated) for header in headers),
             ),
-            ContributingEquipmentSequence=h.items_of(*self._equipment(base, slice_)),
+            h.sequence("ReferencedSeriesSequence", [h.encoded(series)]),
+            h.sequence("ContributingEquipmentSequence", map(h.encoded, equipment)),
         )
+        synthetic = h.elements_of(SyntheticData="YES" if is_generated else "NO")
+        return Part({int(element.tag): element for element in sequences} | synthetic)
+
+    def _derivation(self, slice_: Planned, note: str) -> Elements:
         if not slice_.is_generated:
-            return elements | h.elements_of(
+            return h.elements_of(
                 DerivationDescription="Pixel data copied unchanged from source slice",
                 ImageComments=COPIED_COMMENT,
             )
@@ -360,7 +393,7 @@ class DerivedSeries:
             f"AI-synthesised slice at {slice_.fraction:.4g} of the gap between 2 source slices "
             f"(model {self._model_text()}); not acquired"
         ) + (f"; {note}" if note else "")
-        return elements | h.elements_of(
+        return h.elements_of(
             DerivationDescription=text,
             DerivationCodeSequence=h.code("113085"),
             ImageComments=GENERATED_COMMENT,
@@ -370,7 +403,7 @@ class DerivedSeries:
         model, weights = self._model, self._model.weights_sha256
         return f"{model.name} {model.version}" + (f" sha256 {weights[:16]}" if weights else "")
 
-    def _equipment(self, base: Header, slice_: Planned) -> list[Elements]:
+    def _equipment(self, base: Header, is_generated: bool) -> list[Elements]:
         """The scanner, what the source names already, and the model (C.12.1.1.5)."""
         scanner = h.elements_of(Manufacturer="Unknown") | {
             tag: element
@@ -383,7 +416,7 @@ class DerivedSeries:
             for item in base.items("ContributingEquipmentSequence")
             if item.raw("Manufacturer").strip() and item.items("PurposeOfReferenceCodeSequence")
         ]
-        if slice_.is_generated:
+        if is_generated:
             return [scanner, *earlier, self._model_item("Generated this slice", "109100")]
         return [scanner, *earlier, self._model_item("Copied this slice unchanged", "109102")]
 
@@ -498,10 +531,13 @@ def _window(first: Header) -> Elements:
     return elements
 
 
-def _source_image(source: Header, slice_: Planned) -> Elements:
-    return _reference(source) | h.elements_of(
-        SpatialLocationsPreserved="NO" if slice_.is_generated else "YES",
-        PurposeOfReferenceCodeSequence=h.code("121322"),
+def _source_item(source: Header, is_generated: bool) -> bytes:
+    return h.encoded(
+        _reference(source)
+        | h.elements_of(
+            SpatialLocationsPreserved="NO" if is_generated else "YES",
+            PurposeOfReferenceCodeSequence=h.code("121322"),
+        )
     )
 
 
@@ -532,11 +568,12 @@ def words_of(error_hu: float | None) -> str:
     return NOT_ACQUIRED + ("" if error_hu is None else f", +/- {error_hu:.0f} HU")
 
 
-def overlay(words: str, rows: int, columns: int) -> Elements:
+@lru_cache(MOST_PARTS)
+def overlay(words: str, rows: int, columns: int) -> Part:
     """The overlay plane of a slice of that size; nothing where not even the shortest word fits."""
     plane = drawn(words, rows, columns)
     if plane is None:
-        return {}
+        return Part({})
     packed = np.packbits(plane, bitorder="little").tobytes()
     data = packed + b"\0" * (len(packed) % 2)
     # The dictionary has these keywords for no group in particular.
@@ -554,14 +591,17 @@ def overlay(words: str, rows: int, columns: int) -> Elements:
     elements: Elements = {
         tags[element]: DataElement(Tag(tags[element]), vr, value) for element, vr, value in values
     }
-    return elements | {OVERLAY_GROUP << 16 | 0x3000: raw(OVERLAY_GROUP << 16 | 0x3000, "OW", data)}
+    data_tag = OVERLAY_GROUP << 16 | 0x3000
+    return Part(elements | {data_tag: raw(data_tag, "OW", data)})
 
 
-def read_overlays(path: Path) -> Elements:
-    """The elements of all overlay planes of a file."""
-    dataset = dcmread(path, stop_before_pixels=True)
-    tags = (tag for tag in dataset.keys() if OVERLAY_GROUP <= tag.group <= LAST_OVERLAY_GROUP)  # noqa: SIM118
-    return {int(tag): dataset.get_item(tag) for tag in tags}
+def overlays_of(whole: Header) -> Elements:
+    """The elements of all overlay planes of a file that was read whole."""
+    return {
+        tag: element
+        for tag, element in whole.elements.items()
+        if OVERLAY_GROUP <= tag >> 16 <= LAST_OVERLAY_GROUP
+    }
 
 
 def description_in(overlays: Elements) -> str:

@@ -7,6 +7,7 @@ study byte for byte, equipment, times) is put in its place here, so that no text
 and encoded again. highdicom takes seconds to load: only functions that build an object load it.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,19 +206,11 @@ def presentation_state(
     first = images[min(words)]
     shown = [place for place, image in enumerate(images) if _are_alike(image, first)]
     layer = GraphicLayer(LAYER, order=1, description=STATE_DESCRIPTION)
-    annotations = [
-        GraphicAnnotation(
-            [images[place]],
-            layer,
-            text_objects=[
-                TextObject(
-                    words[place], "DISPLAY", bounding_box=STATE_AREA, text_justification="LEFT"
-                )
-            ],
-        )
-        for place in shown
-        if place in words
-    ]
+    marked = [place for place in shown if place in words]
+    text = TextObject(
+        words[marked[0]], "DISPLAY", bounding_box=STATE_AREA, text_justification="LEFT"
+    )
+    annotation = GraphicAnnotation([first], layer, text_objects=[text])
     centre, width = first.get("WindowCenter"), first.get("WindowWidth")
     window = centre is not None and width is not None
     state = GrayscaleSoftcopyPresentationState(
@@ -225,7 +218,7 @@ def presentation_state(
         content_label=STATE_LABEL,
         content_description=STATE_DESCRIPTION,
         graphic_layers=[layer],
-        graphic_annotations=annotations,
+        graphic_annotations=[annotation],
         modality_lut_transformation=ModalityLUTTransformation(
             rescale_intercept=first.RescaleIntercept,
             rescale_slope=first.RescaleSlope,
@@ -241,7 +234,18 @@ def presentation_state(
         ),
         **identifiers.as_arguments(),
     )
+    others = [_as_annotated(annotation, images[place], words[place]) for place in marked[1:]]
+    state.GraphicAnnotationSequence.extend(others)
     return keep_pixel_shape(state, first)
+
+
+def _as_annotated(annotation: Dataset, image: Dataset, words: str) -> Dataset:
+    """The same annotation of another image: highdicom looks through whole tables for each."""
+    own = copy.deepcopy(annotation)
+    own.TextObjectSequence[0].UnformattedTextValue = words
+    own.ReferencedImageSequence[0].ReferencedSOPClassUID = image.SOPClassUID
+    own.ReferencedImageSequence[0].ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return own
 
 
 def _are_alike(image: Dataset, first: Dataset) -> bool:

@@ -516,6 +516,7 @@ class Destination(Section):
     sends_as: AeTitles = ()
     calling_ae_title: AeTitleOrEmpty = ""
     answer_seconds: AboveZero = 60.0
+    associations: int = Field(1, ge=1, le=16, description="integer 1-16")
     leave_out: ObjectKinds = ()  # what it is never offered of a result
     tls: Annotated[DestinationTls | None, BeforeValidator(_tls_of_destination)] = Field(
         None, description="true, or a table of what differs from [tls]"

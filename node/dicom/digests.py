@@ -62,7 +62,7 @@ class Digest:
     """The SHA-256 of one data set.
 
     A piece must stay as it is until it is digested: `before_reuse` waits for those of the last turn
-    but one, `hexdigest` and `close` for all.
+    but one, `hexdigest` and `close` for all. One thread at a time may call it.
     """
 
     def __init__(

@@ -140,6 +140,7 @@ def answer_store(request: StoreRequest, incoming: BytesIO | None, keep: Keep, pe
     except BaseException:
         incoming.discard()
         raise
+    incoming.hand_over()
     stored = extra | {"series_uid": received.series_uid}
     return Answer(SUCCESS, lambda: logger.info("instance stored", extra=stored))
 

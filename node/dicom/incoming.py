@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import struct
+import threading
 import uuid
 from functools import lru_cache
 from io import BytesIO
@@ -91,6 +92,9 @@ class Incoming(BytesIO):
         self._min_free_bytes = min_free_bytes
         self._path = folder / f"{uuid.uuid4().hex}.part"
         self._problem: Refusal | OSError | None = None
+        # The association's own thread discards it in the end, perhaps while another one writes: a
+        # descriptor that is closed in between may be somebody else's file by then.
+        self._guard = threading.RLock()
         self._file = -1
         self._data_at = len(head)
         self._digest = digest or Digest()
@@ -105,19 +109,21 @@ class Incoming(BytesIO):
     def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
         """Take the next fragment; it has to stay as it is until `before_reuse` or `finish`."""
         size = self.size + len(data)
-        if self._file >= 0:
-            try:
-                if self.size // ROOM_EVERY_BYTES != size // ROOM_EVERY_BYTES:
-                    self._check_room()
-                self._put(data if self._start is None else self._kept_start(data))
-            except OSError as error:
-                self.spoil(error)
+        with self._guard:
+            if self._file >= 0:
+                try:
+                    if self.size // ROOM_EVERY_BYTES != size // ROOM_EVERY_BYTES:
+                        self._check_room()
+                    self._put(data if self._start is None else self._kept_start(data))
+                except OSError as error:
+                    self.spoil(error)
         self.size = size
         return len(data)
 
     def before_reuse(self) -> None:
         """Wait until the fragments before the last call are not needed any more."""
-        self._digest.before_reuse()
+        with self._guard:
+            self._digest.before_reuse()
 
     def _put(self, data: bytes | memoryview) -> None:
         self._digest.update(data)
@@ -156,23 +162,33 @@ class Incoming(BytesIO):
 
     def finish(self) -> Arrived:
         """The whole Part 10 file; raises what went wrong before."""
-        if self._problem is not None:
-            raise self._problem
-        if self._start:
-            self._put(bytes(self._start))
-        file, self._file = self._file, -1
-        os.close(file)
-        return Arrived(self._path, self._data_at, self._begin, self._digest.hexdigest())
+        with self._guard:
+            if self._problem is not None:
+                raise self._problem
+            if self._file < 0:
+                raise OSError(errno.ECANCELED, "the association is over")
+            if self._start:
+                self._put(bytes(self._start))
+            file, self._file = self._file, -1
+            os.close(file)
+            return Arrived(self._path, self._data_at, self._begin, self._digest.hexdigest())
+
+    def hand_over(self) -> None:
+        """Note that somebody else has the file now."""
+        self.is_over = True
 
     def discard(self) -> None:
         """Leave nothing behind; nothing happens where the file was moved away."""
         self.is_over = True
-        self._digest.close()
-        if self._file >= 0:
-            file, self._file = self._file, -1
-            with contextlib.suppress(OSError):  # a full disk once more; the file goes in any case
-                os.close(file)
-        self._path.unlink(missing_ok=True)
+        with self._guard:
+            self._digest.close()
+            if self._file >= 0:
+                file, self._file = self._file, -1
+                with contextlib.suppress(
+                    OSError
+                ):  # a full disk once more; the file goes all the same
+                    os.close(file)
+            self._path.unlink(missing_ok=True)
 
     def _check_room(self) -> None:
         disk = os.statvfs(self._path.parent)

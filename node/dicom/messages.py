@@ -1,8 +1,8 @@
-"""DIMSE messages as bytes: P-DATA-TF PDUs, and C-STORE requests that need no mending."""
+"""DIMSE messages as bytes: P-DATA-TF PDUs, C-STORE requests that need no mending, responses."""
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
@@ -19,7 +19,11 @@ OFFENDING, COMMENT, INSTANCE = 0x0901, 0x0902, 0x1000
 USUAL = frozenset(
     {0x0000, SOP_CLASS, FIELD, MESSAGE_ID, PRIORITY, DATA_SET_TYPE, INSTANCE, 0x1030, 0x1031}
 )
-STORE_REQUEST, STORE_RESPONSE, NO_DATA_SET = 0x0001, 0x8001, 0x0101
+USUAL_IN_RESPONSE = frozenset(
+    {0x0000, SOP_CLASS, FIELD, ANSWERED_ID, DATA_SET_TYPE, STATUS, INSTANCE}
+)
+STORE_REQUEST, STORE_RESPONSE = 0x0001, 0x8001
+DATA_SET, NO_DATA_SET = 0x0001, 0x0101
 LOWEST_PRIORITY = 2  # PS3.7 9.3.1.1: 0 medium, 1 high, 2 low
 
 
@@ -77,10 +81,34 @@ def store_request(
     return StoreRequest(message_id, sop_class_uid, instance_uid, transfer_syntax)
 
 
+def store_command(request: StoreRequest) -> bytes:
+    """The command set of a C-STORE request."""
+    return _command_set(
+        _element(SOP_CLASS, _padded(request.sop_class_uid.encode("ascii"))),
+        _element(FIELD, struct.pack("<H", STORE_REQUEST)),
+        _element(MESSAGE_ID, struct.pack("<H", request.message_id)),
+        _element(PRIORITY, struct.pack("<H", LOWEST_PRIORITY)),
+        _element(DATA_SET_TYPE, struct.pack("<H", DATA_SET)),
+        _element(INSTANCE, _padded(request.instance_uid.encode("ascii"))),
+    )
+
+
+def store_status(command: bytes, message_id: int) -> int | None:
+    """The status in the response to that request; None where it is anything but a usual one."""
+    values = _elements(command)
+    if values is None or not values.keys() <= USUAL_IN_RESPONSE:
+        return None
+    is_mine = _number(values, ANSWERED_ID) == message_id
+    if _number(values, FIELD) != STORE_RESPONSE or not is_mine or STATUS not in values:
+        return None
+    status = _number(values, STATUS)
+    return status if status >= 0 else None
+
+
 def store_response(request: StoreRequest, answer: int | Dataset) -> bytes:
     """The command set of the response; a failure says what is wrong with which elements."""
     status = answer if isinstance(answer, int) else int(answer.Status)
-    elements = [
+    return _command_set(
         _element(SOP_CLASS, _padded(request.sop_class_uid.encode("ascii"))),
         _element(FIELD, struct.pack("<H", STORE_RESPONSE)),
         _element(ANSWERED_ID, struct.pack("<H", request.message_id)),
@@ -88,7 +116,10 @@ def store_response(request: StoreRequest, answer: int | Dataset) -> bytes:
         _element(STATUS, struct.pack("<H", status)),
         *([] if isinstance(answer, int) else _reasons(answer)),
         _element(INSTANCE, _padded(request.instance_uid.encode("ascii"))),
-    ]
+    )
+
+
+def _command_set(*elements: bytes) -> bytes:
     group = b"".join(elements)
     return _element(0x0000, struct.pack("<I", len(group))) + group
 
@@ -104,17 +135,6 @@ def _reasons(failure: Dataset) -> Iterator[bytes]:
         yield _element(COMMENT, _padded(failure.ErrorComment.encode("ascii"), b" "))
 
 
-def pdus(command: bytes, data: BinaryIO, *, context_id: int, most: int) -> Iterator[bytes]:
-    """A C-STORE request as P-DATA-TF PDUs, each with one fragment of at most so many bytes."""
-    yield from command_pdus(command, context_id=context_id, most=most)
-    fragment, is_last = data.read(most), False
-    while not is_last:
-        following = data.read(most)
-        is_last = not following
-        yield _pdu(fragment, context_id, 0, is_last=is_last)
-        fragment = following
-
-
 def command_pdus(command: bytes, *, context_id: int, most: int) -> Iterator[bytes]:
     """A command set as P-DATA-TF PDUs."""
     for start in range(0, len(command), most):
@@ -123,10 +143,13 @@ def command_pdus(command: bytes, *, context_id: int, most: int) -> Iterator[byte
 
 
 def _pdu(fragment: bytes, context_id: int, kind: int, *, is_last: bool) -> bytes:
-    control = kind | (LAST if is_last else 0)
-    length = len(fragment) + PDV_HEAD_BYTES
-    head = struct.pack(">BBIIBB", 0x04, 0, length, length - 4, context_id, control)
-    return head + fragment
+    return pdu_head(len(fragment), context_id, kind | (LAST if is_last else 0)) + fragment
+
+
+def pdu_head(length: int, context_id: int, control: int) -> bytes:
+    """What stands before the only fragment of a P-DATA-TF PDU, of that length."""
+    length += PDV_HEAD_BYTES
+    return struct.pack(">BBIIBB", 0x04, 0, length, length - 4, context_id, control)
 
 
 def _elements(command: bytes) -> dict[int, bytes] | None:

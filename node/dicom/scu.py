@@ -1,16 +1,21 @@
 """The Storage and Verification SCU: sends instances over one association, each with its answer."""
 
+import contextlib
+import itertools
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from pydicom import dcmread
-from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
+from pydicom.uid import UID
 from pynetdicom.association import Association
+from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
@@ -24,6 +29,8 @@ from node.dicom.contexts import (
     context_name,
     proposed_contexts,
 )
+from node.dicom.messages import StoreRequest
+from node.dicom.requests import OTHER, Answer, Message, Requests
 from node.dicom.status import (
     LONGEST_COMMENT,
     SOP_CLASS_NOT_SUPPORTED,
@@ -34,10 +41,10 @@ from node.dicom.status import (
     status_text,
 )
 from node.dicom.tls import ClientTls, TlsFailed
-from node.dicom.upper_layer import PromptSocket, RequestorAE, RequestSender
+from node.dicom.upper_layer import PromptSocket, RequestorAE
+from storage.files import data_set_offset
 
 MAX_MESSAGE_ID = 65535
-MOST_ELEMENTS = 4  # that are named of those that offend
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ class Send(Protocol):
         stop: Callable[[], bool],
         abandon: Callable[[], bool],
         timeouts: Timeouts,
+        associations: int,
     ) -> SendResult:
         """Offer each file to the peer; `answered` takes its status and comment."""
 
@@ -119,25 +127,22 @@ def send(
     stop: Callable[[], bool],
     abandon: Callable[[], bool] = lambda: False,
     timeouts: Timeouts = TIMEOUTS,
+    associations: int = 1,
 ) -> SendResult:
     """Offer each file to the peer; `answered` is told the status, or None where there was none, and
     the comment with it.
 
-    `stop` ends it after the instance that is on the wire, `abandon` without waiting for its answer.
+    `stop` ends it after the instance that is on the wire, `abandon`, which is asked again and again
+    while the peer is silent, without waiting for its answer. Several associations share the files;
+    where the peer gives fewer, those that it gives send them all. `answered` is called by one
+    thread at a time.
 
     An instance for which the peer accepts no presentation context is answered 0122 by ourselves.
     Those after a lost association, or after `stop`, are not offered and not answered.
     """
     for batch in _batches(list(files)):
-        pairs = [(file.sop_class_uid, file.transfer_syntax) for file in batch]
-        association = associate(peer, proposed_contexts(pairs), timeouts)
-        if isinstance(association, SendResult):
-            return association
-        association.dimse = RequestSender(association, abandon)
-        try:
-            sent = _send_all(association, peer, batch, answered, stop, timeouts)
-        finally:
-            association.release()
+        sending = _Sending(peer, batch, answered, stop, abandon, timeouts)
+        sent = sending.run(associations)
         if sent.outcome is not Outcome.STORED:
             return sent
     return SendResult(Outcome.STORED)
@@ -180,27 +185,142 @@ def _batches(files: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
         yield batch
 
 
-def _send_all(
-    association: Association,
-    peer: PeerAddress,
-    files: Sequence[Outgoing],
-    answered: Answered,
-    stop: Callable[[], bool],
-    timeouts: Timeouts,
-) -> SendResult:
-    for count, file in enumerate(files):
-        if stop():
-            return SendResult(Outcome.RETRY, "The sending was stopped.")
-        began = time.monotonic()
-        answer = _offer(association, file, message_id=1 + count % MAX_MESSAGE_ID)
-        status = _status(answer)
-        answered(file, status, comment_of(answer))
-        if status is None:
-            silent = time.monotonic() - began >= timeouts.answer
-            what = "no longer answers" if silent else _end(association)
-            done = f" after {count} of {len(files)} instances"
-            return SendResult(Outcome.RETRY, f"{peer.ae_title} {what}{done}.")
-    return SendResult(Outcome.STORED)
+class _Sending:
+    """Instances that one association has contexts for, and the associations that share them."""
+
+    def __init__(
+        self,
+        peer: PeerAddress,
+        files: Sequence[Outgoing],
+        answered: Answered,
+        stop: Callable[[], bool],
+        abandon: Callable[[], bool],
+        timeouts: Timeouts,
+    ) -> None:
+        self.peer = peer
+        self.timeouts = timeouts
+        self._answered = answered
+        self._stop = stop
+        self._abandon = abandon
+        self._pairs = [(file.sop_class_uid, file.transfer_syntax) for file in files]
+        self._total, self._done = len(files), 0
+        self._waiting = deque(files)
+        self._lock = threading.Lock()
+        self._results: list[SendResult] = []
+        self._error: BaseException | None = None
+
+    def run(self, associations: int) -> SendResult:
+        """Send them all; an error of the caller's functions ends all associations."""
+        further = [
+            threading.Thread(target=self._share, daemon=True, name="send")
+            for _ in range(min(associations, self._total) - 1)
+        ]
+        for thread in further:
+            thread.start()
+        self._share()
+        for thread in further:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+        failed = [sent for sent in self._results if sent.outcome is not Outcome.STORED]
+        return failed[0] if failed and self._done < self._total else SendResult(Outcome.STORED)
+
+    def _share(self) -> None:
+        """Send over one association what no other one has taken."""
+        try:
+            sent = self._send()
+        except BaseException as error:  # noqa: BLE001 - raised by `run`
+            self._error = self._error or error
+        else:
+            self._results.append(sent)
+
+    def _send(self) -> SendResult:
+        association = associate(self.peer, proposed_contexts(self._pairs), self.timeouts)
+        if isinstance(association, SendResult):
+            return association
+        requests = Requests(association, self.timeouts.answer, self._abandon)
+        try:
+            return self._send_over(association, requests)
+        finally:
+            requests.close()
+            association.release()
+
+    def _send_over(self, association: Association, requests: Requests) -> SendResult:
+        offers = _Offers(requests, association, self._waiting)
+        while (file := offers.next()) is not None:
+            if self._error is not None or self._stop():
+                return SendResult(Outcome.RETRY, "The sending was stopped.")
+            began = time.monotonic()
+            answer = offers.offer()
+            with self._lock:
+                self._done += answer.status is not None
+                self._answered(file, answer.status, answer.comment)
+            if answer.status is None:
+                offers.leave()
+                silent = time.monotonic() - began >= self.timeouts.answer
+                what = "no longer answers" if silent else requests.problem or _end(association)
+                done = f" after {self._done} of {self._total} instances"
+                return SendResult(Outcome.RETRY, f"{self.peer.ae_title} {what}{done}.")
+        return SendResult(Outcome.STORED)
+
+
+class _Offers:
+    """The instances that go over one association, each made ready while one is on its way."""
+
+    def __init__(
+        self, requests: Requests, association: Association, waiting: deque[Outgoing]
+    ) -> None:
+        self._requests = requests
+        self._context_ids = {
+            (str(context.abstract_syntax), str(context.transfer_syntax[0])): context.context_id
+            for context in association.accepted_contexts
+        }
+        self._message_ids = itertools.cycle(range(1, MAX_MESSAGE_ID + 1))
+        self._waiting = waiting
+        self._file: Outgoing | None = None
+        self._message: Message | Answer | Exception = Answer(None)
+
+    def next(self) -> Outgoing | None:
+        """The instance whose turn it is, taken from those that wait."""
+        if self._file is None and self._waiting:
+            with contextlib.suppress(IndexError):  # another association was faster
+                self._file = self._waiting.popleft()
+                self._message = self._made_ready(self._file)
+        return self._file
+
+    def offer(self) -> Answer:
+        """Send that instance, or say why the peer would not take it."""
+        self._file, message = None, self._message
+        if isinstance(message, Exception):
+            raise message
+        if isinstance(message, Answer):
+            return message
+        return self._requests.store(message, self.next)
+
+    def leave(self) -> None:
+        """Leave what was not offered to other associations."""
+        if self._file is not None:
+            self._waiting.appendleft(self._file)
+
+    def _made_ready(self, file: Outgoing) -> Message | Answer | Exception:
+        """An error is the next instance's, while one waits for its answer."""
+        try:
+            return self._message_of(file)
+        except Exception as error:  # noqa: BLE001 - raised when its turn has come
+            return error
+
+    def _message_of(self, file: Outgoing) -> Message | Answer:
+        """The request of an instance, encoded as it is or, without loss, as the peer takes it."""
+        others = UNCOMPRESSED if file.transfer_syntax in UNCOMPRESSED else ()
+        for syntax in (UID(file.transfer_syntax), *others):
+            context_id = self._context_ids.get((file.sop_class_uid, str(syntax)))
+            if context_id is not None:
+                uids = (file.sop_class_uid, file.instance_uid, str(syntax))
+                request = StoreRequest(next(self._message_ids), *uids)
+                return self._requests.message(request, context_id, _data_set(file, syntax))
+        context = build_context(file.sop_class_uid, file.transfer_syntax)
+        comment = f"it accepts no {context_name(context)}"[:LONGEST_COMMENT]
+        return Answer(SOP_CLASS_NOT_SUPPORTED, comment)
 
 
 def _end(association: Association) -> str:
@@ -210,58 +330,20 @@ def _end(association: Association) -> str:
         return "ended the association"
     if abort.by == "peer":
         return f"aborted the association ({abort_text(abort.source, abort.reason)})"
-    return "sent something that is not a DICOM message, so the node aborted the association"
+    return OTHER
 
 
-def _offer(association: Association, file: Outgoing, *, message_id: int) -> Dataset:
-    """Send one instance, encoded as it is or, without loss, as the peer takes it.
-
-    The answer has no status where the peer gave none.
-    """
-    accepted = {
-        str(context.transfer_syntax[0])
-        for context in association.accepted_contexts
-        if context.abstract_syntax == file.sop_class_uid
-    }
-    source: Path | Dataset = file.path
-    if file.transfer_syntax not in accepted:
-        if file.transfer_syntax not in UNCOMPRESSED or accepted.isdisjoint(UNCOMPRESSED):
-            return _refused(file)
-        source = dcmread(file.path)
-    if not association.is_established:
-        return Dataset()
-    try:
-        return association.send_c_store(source, msg_id=message_id)
-    except RuntimeError:  # the association ended between the two lines
-        return Dataset()
-
-
-def _refused(file: Outgoing) -> Dataset:
-    """The answer that the node gives itself: the peer takes the instance in no form."""
-    answer = Dataset()
-    answer.Status = SOP_CLASS_NOT_SUPPORTED
-    context = build_context(file.sop_class_uid, file.transfer_syntax)
-    answer.ErrorComment = f"it accepts no {context_name(context)}"[:LONGEST_COMMENT]
-    return answer
-
-
-def comment_of(answer: Dataset) -> str:
-    """The Error Comment and the offending elements of an answer, printable and of bounded length.
-
-    It may name a patient: it is for pages and for REST, never for the log.
-    """
-    comment = str(answer.get("ErrorComment", "") or "")
-    text = "".join(letter if letter.isprintable() else " " for letter in comment).strip()
-    elements = answer.get("OffendingElement", None)
-    tags = list(elements) if isinstance(elements, MultiValue) else [elements]
-    names = [_element_name(tag) for tag in tags if tag is not None]
-    offending = f"offending elements {', '.join(names[:MOST_ELEMENTS])}" if names else ""
-    return "; ".join(part for part in (text[:LONGEST_COMMENT], offending) if part)
-
-
-def _element_name(tag: int) -> str:
-    keyword = keyword_for_tag(tag)
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {keyword}".strip()
+def _data_set(file: Outgoing, syntax: UID) -> BinaryIO:
+    """The data set of a file in that transfer syntax: the file itself from there on, or a copy."""
+    if syntax != file.transfer_syntax:
+        encoded = encode(dcmread(file.path), syntax.is_implicit_VR, syntax.is_little_endian)
+        if encoded is None:
+            raise ValueError(f"the data set cannot be encoded in {syntax.name}")
+        return BytesIO(encoded)
+    stream = file.path.open("rb", buffering=0)
+    offset = data_set_offset(stream)
+    stream.seek(split_dataset(file.path)[1] if offset is None else offset)
+    return stream
 
 
 def _status(answer: Dataset) -> int | None:

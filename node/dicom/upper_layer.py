@@ -16,10 +16,10 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -30,7 +30,6 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType
-from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ
@@ -55,7 +54,6 @@ from node.dicom.messages import (
     StoreRequest,
     command_pdus,
     fragments,
-    pdus,
     store_request,
     store_response,
 )
@@ -75,10 +73,10 @@ if TYPE_CHECKING:
 INTERNALS = (
     ("pynetdicom._config", "LOG_HANDLER_LEVEL", None),
     ("pynetdicom._config", "VALIDATORS", None),
-    ("pynetdicom._config", "STORE_SEND_CHUNKED_DATASET", None),
     ("pynetdicom._globals", "MODE_ACCEPTOR", None),
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
     ("pynetdicom.association.Association", "_accepted_cx", None),
+    ("pynetdicom.association.Association", "_reactor_checkpoint", None),
     ("pynetdicom.association.Association", "_serve_request", "msg, context_id"),
     ("pynetdicom.association.Association", "_server", None),
     ("pynetdicom.association.Association", "dimse", None),
@@ -89,8 +87,6 @@ INTERNALS = (
     ("pynetdicom.dimse.DIMSEServiceProvider", "message", None),
     ("pynetdicom.dimse.DIMSEServiceProvider", "msg_queue", None),
     ("pynetdicom.dimse.DIMSEServiceProvider", "receive_primitive", "primitive"),
-    ("pynetdicom.dimse.DIMSEServiceProvider", "send_msg", "primitive, context_id"),
-    ("pynetdicom.dimse_primitives.DIMSEPrimitive", "_dataset_path", None),
     ("pynetdicom.pdu", "_PDUType", None),
     ("pynetdicom.dul.DULServiceProvider", "_decode_pdu", "bytestream"),
     ("pynetdicom.dul.DULServiceProvider", "_is_transport_event", ""),
@@ -118,12 +114,11 @@ INTERNALS = (
 _config.LOG_HANDLER_LEVEL = "none"
 # A request with 128 contexts has 2,000 UIDs to look at; the library makes two more of each.
 _config.VALIDATORS["UI"] = lambda uid: (0 < len(uid) <= LONGEST_UID, f"1-{LONGEST_UID} characters")
-# A file is read in pieces and sent as it is, not decoded and encoded again.
-_config.STORE_SEND_CHUNKED_DATASET = True
 
 LONGEST_UID = 64
 NAP_SECONDS = 0.05  # timers are looked at this often; everything else wakes by itself
 POLL_SECONDS = 0.2  # how soon `abandon` is heard
+ENDING_SECONDS = 0.01  # for a thread that most often is just ending
 NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
 WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
 
@@ -142,7 +137,6 @@ LONGEST_PDU_BYTES = 1 << 20
 LONGEST_COMMAND_BYTES = 1 << 16
 # Of a message that is no C-STORE: storage commitment names 30,000 instances in it.
 LONGEST_OTHER_DATA_SET_BYTES = 4 << 20
-WRITE_BYTES = 1 << 18
 
 AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
 MEDIUM = 0
@@ -282,6 +276,30 @@ class PromptSocket(AssociationSocket):
             self.socket.sendall(data)
             hurry(self.socket)
         except OSError:
+            self.break_off()
+
+    def offer(self, data: memoryview, is_given_up: Callable[[], bool]) -> bool:
+        """Write all bytes; False where the peer has gone, or has taken none for too long."""
+        if self.socket is None:
+            return False
+        deadline = time.monotonic() + self.seconds
+        try:
+            self.socket.settimeout(POLL_SECONDS)
+            while data:
+                try:
+                    data = data[self.socket.send(data) :]
+                except TimeoutError:
+                    if is_given_up() or time.monotonic() >= deadline:
+                        raise
+            hurry(self.socket)
+        except OSError:
+            self.break_off()
+            return False
+        return True
+
+    def break_off(self) -> None:
+        """End the connection, which the library notices by itself."""
+        if self.socket is not None:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
 
@@ -410,17 +428,14 @@ def _check_contexts(negotiation: object) -> None:
             raise ValueError("a presentation context has no abstract syntax")
 
 
-class Provider(NegotiatingProvider):
+class WakingProvider(NegotiatingProvider):
     """The upper layer service provider, asleep until it has something to do."""
 
-    def __init__(self, assoc: Association, message_seconds: float = NO_TIMEOUT_SECONDS) -> None:
-        self._message_seconds = message_seconds
+    def __init__(self, assoc: Association) -> None:
         self._ring, self._rung = socket.socketpair()
         self._ring.setblocking(False)
         self._rung.setblocking(False)
         super().__init__(assoc)
-        self.daemon = True  # the association's own thread sees to a clean end
-        self.to_user_queue = _Bell(assoc)
 
     def run_reactor(self) -> None:
         """Run the state machine to its end."""
@@ -439,6 +454,64 @@ class Provider(NegotiatingProvider):
         """Give its descriptors back, also where its thread never ran."""
         self._ring.close()
         self._rung.close()
+
+    def send_pdu(self, primitive: "_PDUPrimitiveType") -> None:
+        """Queue a primitive for the peer and wake the thread that sends it."""
+        super().send_pdu(primitive)
+        self.wake()
+
+    def stop_dul(self) -> bool:
+        """Stop the thread where it has ended the association; True where it has."""
+        if threading.current_thread() is not self:
+            self.join(ENDING_SECONDS)  # the library looks again after 10 ms
+        return super().stop_dul()
+
+    def wake(self) -> None:
+        """End the nap of the thread."""
+        with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+            self._ring.send(b"!")
+
+    @property
+    def _run_loop_delay(self) -> float:
+        """The library sleeps as long as this says where it found nothing to do."""
+        if threading.current_thread() is not self:
+            return 0.001
+        self.rest()
+        return 0.0
+
+    @_run_loop_delay.setter
+    def _run_loop_delay(self, seconds: float) -> None:
+        pass  # the library's own is of no interest
+
+    @property
+    def _is_busy(self) -> bool:
+        """True while what the peer sends is to wait in the socket."""
+        return False
+
+    def rest(self) -> None:
+        """Sleep until the peer has sent something, or somebody has rung, or timers are due."""
+        poll = _readable(self._rung)
+        is_busy = self._is_busy
+        is_holding = isinstance(self.socket, PromptSocket) and self.socket.is_holding
+        if is_holding and not is_busy:
+            return
+        is_open = isinstance(self.socket, PromptSocket) and self.socket.opened_at is not None
+        transport = self.socket.socket if self.socket is not None and is_open else None
+        if transport is not None and transport.fileno() >= 0 and not is_busy:
+            poll.register(transport, select.POLLIN)
+        poll.poll(NAP_SECONDS * 1000)
+        with contextlib.suppress(OSError):  # nobody has rung
+            self._rung.recv(4096)
+
+
+class Provider(WakingProvider):
+    """The upper layer service provider of an association that this node accepts."""
+
+    def __init__(self, assoc: Association, message_seconds: float = NO_TIMEOUT_SECONDS) -> None:
+        self._message_seconds = message_seconds
+        super().__init__(assoc)
+        self.daemon = True  # the association's own thread sees to a clean end
+        self.to_user_queue = _Bell(assoc)
 
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""
@@ -493,41 +566,6 @@ class Provider(NegotiatingProvider):
         """True while the association is open and the state machine has nothing to do."""
         is_open = self.state_machine.current_state == ESTABLISHED
         return is_open and self.event_queue.empty() and self.to_provider_queue.empty()
-
-    def send_pdu(self, primitive: "_PDUPrimitiveType") -> None:
-        """Queue a primitive for the peer and wake the thread that sends it."""
-        super().send_pdu(primitive)
-        self.wake()
-
-    def wake(self) -> None:
-        """End the nap of the thread."""
-        with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
-            self._ring.send(b"!")
-
-    @property
-    def _run_loop_delay(self) -> float:
-        """The library sleeps as long as this says where it found nothing to do."""
-        if threading.current_thread() is not self:
-            return 0.001
-        self._wait()
-        return 0.0
-
-    @_run_loop_delay.setter
-    def _run_loop_delay(self, seconds: float) -> None:
-        pass  # the library's own is of no interest
-
-    def _wait(self) -> None:
-        poll = _readable(self._rung)
-        is_busy = self._is_busy
-        is_holding = isinstance(self.socket, PromptSocket) and self.socket.is_holding
-        if is_holding and not is_busy:
-            return
-        transport = self.socket.socket if self.socket is not None else None
-        if transport is not None and transport.fileno() >= 0 and not is_busy:
-            poll.register(transport, select.POLLIN)
-        poll.poll(NAP_SECONDS * 1000)
-        with contextlib.suppress(OSError):  # nobody has rung
-            self._rung.recv(4096)
 
 
 class _Requests(queue.Queue[Any]):
@@ -864,56 +902,56 @@ def _raw(command: Dataset, tag: int) -> bytes:
     return (element.value or b"") if isinstance(element, RawDataElement) else b""
 
 
-# The library passes each PDU through two queues and its state machine, which matters with peers
-# that take 16 KiB at a time. Answers, release and abort stay with the library.
+# The library passes each PDU through two queues and its state machine, and both of its threads take
+# naps meanwhile. While they rest, the thread that has something to send uses the connection alone.
 
 
-class RequestSender(DIMSEServiceProvider):
-    """The library's DIMSE provider, with C-STORE requests written past its queues."""
+class LendingProvider(WakingProvider):
+    """The upper layer service provider of a requestor, which lends its connection to a sender."""
 
-    def __init__(self, assoc: Association, abandon: Callable[[], bool]) -> None:
+    def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
-        self._abandon = abandon
+        self._turn = threading.Condition()
+        self._is_lent = self._is_resting = False
 
-    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
-        """Send a message; where the connection breaks, the answer that is waited for is none."""
-        if not isinstance(primitive, C_STORE):
-            super().send_msg(primitive, context_id)
-            return
-        message = C_STORE_RQ()
-        message.primitive_to_message(primitive)
-        command = encode(message.command_set, True, True)  # Implicit VR: PS3.7 6.3.1
-        assert command is not None
-        largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
-        most = largest - PDV_HEAD_BYTES  # even, and at least 2: the answer was read so
-        with _data_set(primitive) as data:
-            self._write(pdus(command, data, context_id=context_id, most=most))
+    def run_reactor(self) -> None:
+        """Run the state machine to its end, after which it rests for good."""
+        try:
+            super().run_reactor()
+        finally:
+            with self._turn:
+                self._is_resting = True
+                self._turn.notify_all()
 
-    def get_msg(self, block: bool = False) -> "_QueueItem":
-        """The answer that `send_c_store` waits for; none for the association's own thread.
+    def lend(self) -> PromptSocket:
+        """Give the connection to the caller alone; both threads of the association rest."""
+        self.assoc._reactor_checkpoint.clear()  # it looks at queues alone, which nobody fills now
+        with self._turn:
+            self._is_lent = True
+            self.wake()
+            self._turn.wait_for(lambda: self._is_resting)
+        assert isinstance(self.socket, PromptSocket)
+        return self.socket
 
-        That thread is paused while a request is under way, but the library lets it run for a moment
-        between two requests: it then took the next answer off the queue, once in about 1,000
-        instances on a busy machine, and the sender waited for it until its time was over.
-        """
-        if not block:
-            return None, None
-        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
-        while time.monotonic() < waited_until and not self._abandon():
-            with contextlib.suppress(queue.Empty):
-                return self.msg_queue.get(timeout=POLL_SECONDS)
-        return None, None
+    def take_back(self) -> None:
+        """Use the connection again; the association's own thread goes on resting."""
+        with self._turn:
+            self._is_lent = False
+            self._turn.notify_all()
 
-    def _write(self, pieces: Iterator[bytes]) -> None:
-        transport = self.dul.socket
-        assert isinstance(transport, PromptSocket)
-        waiting = bytearray()
-        for piece in pieces:
-            waiting += piece
-            if len(waiting) >= WRITE_BYTES:
-                transport.write(waiting)
-                waiting = bytearray()
-        transport.write(waiting)
+    def go_on(self) -> None:
+        """Let the association's own thread see to what the peer has sent."""
+        self.assoc._reactor_checkpoint.set()
+
+    def rest(self) -> None:
+        """Sleep, and as long as the connection is lent."""
+        with self._turn:
+            while self._is_lent:
+                self._is_resting = True
+                self._turn.notify_all()
+                self._turn.wait()
+            self._is_resting = False
+        super().rest()
 
 
 class Conversation(DIMSEServiceProvider):
@@ -961,20 +999,6 @@ class Conversation(DIMSEServiceProvider):
 def is_answer(message: DimsePrimitiveType) -> bool:
     """True for a response: it names the request that it answers."""
     return getattr(message, "MessageIDBeingRespondedTo", None) is not None
-
-
-@contextlib.contextmanager
-def _data_set(request: C_STORE) -> Iterator[BinaryIO]:
-    """The encoded data set of a request: in a file, after its meta information, or in memory."""
-    if isinstance(request._dataset_path, tuple):
-        path, offset = request._dataset_path
-        with path.open("rb") as file:
-            file.seek(offset)
-            yield file
-    else:
-        assert request.DataSet is not None
-        request.DataSet.seek(0)
-        yield request.DataSet
 
 
 class AcceptedAssociation(Association):
@@ -1045,7 +1069,7 @@ class RequestorAE(AE):
         tls_args: tuple[ssl.SSLContext, str] | None,
     ) -> PromptSocket:
         # A peer that is silent must not keep the node from ending: its threads are not waited for.
-        assoc.dul = NegotiatingProvider(assoc)
+        assoc.dul = LendingProvider(assoc)
         assoc.acse_timeout, assoc.network_timeout = self.acse_timeout, self.network_timeout
         assoc.daemon = assoc.dul.daemon = True
         transport = PromptSocket(assoc, self._seconds, bind_to=address)

@@ -3,8 +3,10 @@
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from node import wording
 from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
@@ -15,7 +17,7 @@ from node.rules import backoff, routing
 from storage.database import Database
 from storage.errors import LeaseLost
 from storage.files import Files, digest
-from storage.ledger import NO_DESTINATION, Ledger
+from storage.ledger import NO_DESTINATION, InstanceAnswer, Ledger
 from storage.records import Delivery, DeliveryState, Reach, Unsent
 from storage.site import peers
 from storage.site.peers import UNREACHABLE
@@ -23,6 +25,10 @@ from storage.site.peers import UNREACHABLE
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 1.0
+WRITE_SECONDS, MOST_UNWRITTEN = 0.1, 200  # answers that share a transaction
+INTACT_SECONDS = 300.0  # that a digest counts for, where nothing has touched the file
+MARK_SECONDS = 0.05  # a file that was changed just now may change again under the same time
+MOST_KNOWN = 20_000  # files
 PROGRESS_SECONDS = 1.0  # after an association that ended, but had brought something
 SUPPLEMENT_FAILURES = 5  # in a row; then a supplement of a series that is stored is given up
 NOT_CONFIGURED = (
@@ -140,6 +146,89 @@ class Tally:
         return [*self.refused, *self.few_retries, *self.retries]
 
 
+class _Answers:
+    """The answers of a destination on their way into the ledger, several in one transaction.
+
+    One is written at once where none was for a while, and all before the peer's next silence or
+    the end. What a crash takes with it is offered once more; no row says more than was answered.
+    """
+
+    def __init__(self, ledger: Ledger, delivery: Delivery, now: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._delivery = delivery
+        self._now = now
+        self._waiting: list[InstanceAnswer] = []
+        self._written_at, self._renewed_at = 0.0, now()
+        self._lock = threading.Lock()  # several associations wait for their peer
+
+    def add(self, answer: InstanceAnswer) -> None:
+        """Write it, or keep it for a moment."""
+        with self._lock:
+            self._waiting.append(answer)
+            is_fresh = 0 <= self._now() - self._written_at < WRITE_SECONDS
+        if not is_fresh or len(self._waiting) >= MOST_UNWRITTEN:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits; LeaseLost where the delivery is another's by now."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                self._ledger.record(self._delivery, waiting)
+                self._written_at = self._now()
+
+    def renew(self) -> bool:
+        """Keep the lease; True where it was time for that. LeaseLost where it is another's."""
+        with self._lock:
+            if 0 <= self._now() - self._renewed_at < RENEW_SECONDS:  # below 0: a clock set back
+                return False
+            self._renewed_at = self._now()
+            self._ledger.renew(self._delivery)
+            return True
+
+
+class Intact:
+    """The files of derived series that are what the worker has verified.
+
+    The digest of a file is worked out once for all destinations that it goes to now, and again
+    where something has touched the file, or a while has passed.
+    """
+
+    def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
+        self._steady = steady
+        self._known: dict[Path, tuple[str, tuple[int, ...], float]] = {}
+        self._locks = [threading.Lock() for _ in range(16)]  # two that want the same file wait
+
+    def holds(self, path: Path, expected: str) -> bool:
+        """True where the file has this digest."""
+        with self._locks[hash(path) % len(self._locks)]:
+            try:
+                mark = _mark(path)
+            except FileNotFoundError:
+                return False
+            known = self._known.get(path)
+            is_known = known is not None and known[:2] == (expected, mark)
+            if is_known and known and self._steady() - known[2] < INTACT_SECONDS:
+                return True
+            self._known.pop(path, None)
+            if digest(path) != expected:
+                return False
+            if abs(time.time() - mark[-1] / 1e9) > MARK_SECONDS:
+                self._keep(path, (expected, mark, self._steady()))
+            return True
+
+    def _keep(self, path: Path, entry: tuple[str, tuple[int, ...], float]) -> None:
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[path] = entry
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """What changes with every change of a file; the last is the time of the change itself."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class Deliverer:
     """One thread a destination: a PACS that is down keeps no other waiting."""
 
@@ -152,6 +241,7 @@ class Deliverer:
         settings: DeliverySettings,
         now: Callable[[], float],
         reach: Reachability,
+        intact: Intact,
         send: scu.Send = scu.send,
     ) -> None:
         self.destination = destination
@@ -160,6 +250,7 @@ class Deliverer:
         self._files = files
         self._now = now
         self._reach = reach
+        self._intact = intact
         self._send = send
         self._paused = False  # as seen last, while something is sent
         self._jitter = random.Random()  # noqa: S311 - spreads retries; nothing secret
@@ -241,14 +332,31 @@ class Deliverer:
         self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally
     ) -> scu.SendResult:
         """Offer these in associations of their own."""
-        return self._send(
-            self._peer,
-            [_outgoing(instance, self._files) for instance in unsent],
-            answered=self._answered(delivery, unsent, tally),
-            stop=self._has_to_stop,
-            abandon=self._abandoned.is_set,
-            timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
-        )
+        answers = _Answers(self._ledger, delivery, self._now)
+        try:
+            return self._send(
+                self._peer,
+                [_outgoing(instance, self._files) for instance in unsent],
+                answered=self._answered(delivery, unsent, tally, answers),
+                stop=self._has_to_stop,
+                abandon=lambda: self._is_abandoned(delivery, answers),
+                timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
+                associations=self.destination.associations,
+            )
+        finally:
+            answers.write()
+
+    def _is_abandoned(self, delivery: Delivery, answers: _Answers) -> bool:
+        """True where nobody waits for the answer any more; asked while the peer is silent."""
+        answers.write()
+        self._keep(delivery, answers)
+        return self._abandoned.is_set()
+
+    def _keep(self, delivery: Delivery, answers: _Answers) -> None:
+        """Keep the lease; see whether somebody has paused the destination, or is more urgent."""
+        if answers.renew():
+            is_overtaken = self._ledger.is_overtaken(delivery)  # the rest is sent after it
+            self._paused = is_overtaken or not self._reach.may_send(self.destination.name)
 
     def _has_to_stop(self) -> bool:
         return self._stopping.is_set() or self._paused
@@ -257,32 +365,25 @@ class Deliverer:
         """Count the files that are not what the worker verified, just before they go."""
         damaged, renewed = 0, self._now()
         for instance in unsent:
-            path = self._files.path(instance.path)
-            damaged += not path.exists() or digest(path) != instance.digest
+            damaged += not self._intact.holds(self._files.path(instance.path), instance.digest)
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
         return damaged
 
-    def _answered(self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally) -> scu.Answered:
+    def _answered(
+        self, delivery: Delivery, unsent: Sequence[Unsent], tally: Tally, answers: _Answers
+    ) -> scu.Answered:
         by_id = {instance.id: instance for instance in unsent}
-        renewed = self._now()
 
         def answered(outgoing: scu.Outgoing, status: int | None, comment: str) -> None:
-            nonlocal renewed
             before = by_id[outgoing.id]
             was_offered = before.offers > 0 or delivery.attempt > 1  # the crash came before the row
             is_stored = _count(tally, before, status, was_offered=was_offered)
             tally.heard += status is not None
             unclear = status is not None and outcome(status) is Outcome.FEW_RETRIES
-            self._ledger.answered(
-                delivery, outgoing.id, status, is_stored, comment=comment, not_understood=unclear
-            )
-            if self._now() - renewed >= RENEW_SECONDS:
-                renewed = self._now()
-                self._ledger.renew(delivery)
-                is_overtaken = self._ledger.is_overtaken(delivery)  # the rest is sent after it
-                self._paused = is_overtaken or not self._reach.may_send(self.destination.name)
+            answers.add(InstanceAnswer(outgoing.id, status, is_stored, comment, unclear))
+            self._keep(delivery, answers)
 
         return answered
 
@@ -394,6 +495,7 @@ class Deliverers:
     now: Callable[[], float]
     send: scu.Send = scu.send
     _settings: Config | None = None
+    _intact: Intact = field(default_factory=Intact)
     _by_name: dict[str, Deliverer] = field(default_factory=dict)
 
     def follow(self, settings: Config) -> None:
@@ -416,6 +518,7 @@ class Deliverers:
                 settings.delivery,
                 self.now,
                 self.reach,
+                self._intact,
                 self.send,
             )
             self._by_name[name].loop.start()

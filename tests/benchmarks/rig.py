@@ -152,10 +152,10 @@ def storescp(folder: Path, *options: str, nodelay: bool = True) -> Iterator[Rece
 
 
 @contextlib.contextmanager
-def orthanc(folder: Path) -> Iterator[Receiver]:
+def orthanc(folder: Path, *, nodelay: bool = True) -> Iterator[Receiver]:
     """Orthanc as it is configured by default, but for the PDU and Nagle's algorithm."""
     settings = {"MaximumPduLength": int(PDU)}
-    with peers.orthanc(folder, configuration=settings, nodelay=True) as pacs:
+    with peers.orthanc(folder, configuration=settings, nodelay=nodelay) as pacs:
 
         def clear() -> None:
             for study in pacs.get("/studies"):

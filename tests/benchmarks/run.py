@@ -56,6 +56,7 @@ SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
 }
 BOUNDS: tuple[Bound | RatioBound, ...] = (
     *ingest.BOUNDS,
+    *delivery.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,

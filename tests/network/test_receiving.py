@@ -1,5 +1,6 @@
 """Receiving by both ways, in the thread that reads and through the library: nobody can tell."""
 
+import gc
 import resource
 import struct
 import time
@@ -14,6 +15,7 @@ from pydicom import dcmread
 from pynetdicom import AE
 from pynetdicom.acse import ACSE
 
+from node.dicom.incoming import Incoming
 from tests.node_scp import HOST, Node, node_scp
 from tests.peers import Finished, dcmsend, echoscu, storescu, wait_until
 from tests.raw_peer import (
@@ -386,6 +388,17 @@ def test_release_and_abort_end_it_at_any_point(node: Node, point: int, how: str)
     wait_until(lambda: len(node.archive.ends()) > before, what="the association ended")
     assert node.archive.ends()[-1] == how
     assert len(node.archive.kept) == is_whole
+
+
+def test_an_association_does_not_remember_what_it_has_brought(node: Node) -> None:
+    before = {id(it) for it in gc.get_objects() if isinstance(it, Incoming)}
+    with RawPeer(node.port) as peer:
+        peer.associate()
+        for _ in range(20):
+            assert peer.status(store_command(), data_set()) == 0x0000
+        gc.collect()
+        left = [it for it in gc.get_objects() if isinstance(it, Incoming) and id(it) not in before]
+        assert len(left) <= 2
 
 
 def test_an_instance_is_answered_before_the_release_that_came_with_it(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ STEPS: Mapping[str, str] = {
     "writing": "copying received slices",
     "checking": "checking the result",
     "previews": "drawing the previews",
-    "paused": "paused while a more urgent job is made",
+    "paused": "paused for a more urgent job",
 }
 
 

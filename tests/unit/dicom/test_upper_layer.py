@@ -259,7 +259,7 @@ def test_the_upper_layers_thread_sleeps_until_there_is_something_to_send() -> No
 
     def nap() -> None:
         began = time.monotonic()
-        provider._wait()
+        provider.rest()
         woken.put(time.monotonic() - began)
 
     provider._ring.send(b"!")  # somebody rang before

@@ -1,7 +1,9 @@
 """Delivery on a real database, to destinations in memory that answer as a test says."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -9,7 +11,10 @@ from sqlalchemy import text
 from node.config import Config, Destination
 from node.dicom.scu import Answered, EchoResult, Outgoing, PeerAddress, SendResult, Timeouts
 from node.dicom.status import Outcome
+from node.dicom.upper_layer import POLL_SECONDS
+from node.work import deliver
 from node.work.deliver import EXPLICIT_LE, NOT_CONFIGURED, Deliverers, Reachability
+from storage.files import digest as files_digest
 from storage.records import Delivery, DeliveryState, SwitchName
 from storage.site import control, peers
 from tests.conftest import Clock
@@ -36,6 +41,7 @@ class Pacs:
     gives_no_association: bool = False
     fails: Exception | None = None
     before_answer: Callable[[], object] = lambda: None
+    seconds: float = 2.0  # that an answer takes
     offered: list[str] = field(default_factory=list)  # SOP Instance UIDs
     peers: list[PeerAddress] = field(default_factory=list)
 
@@ -48,6 +54,7 @@ class Pacs:
         stop: Callable[[], bool],
         abandon: Callable[[], bool],
         timeouts: Timeouts,
+        associations: int,
     ) -> SendResult:
         self.peers.append(peer)
         self.waits.append(timeouts)
@@ -62,9 +69,9 @@ class Pacs:
                 return SendResult(Outcome.RETRY, "The sending was stopped.")
             self.offered.append(outgoing.instance_uid)
             self.before_answer()
-            self.clock.now += 2.0  # long enough for the lease to be renewed
+            self.clock.now += self.seconds  # long enough for the lease to be renewed
             status = self.statuses.pop(0) if self.statuses else 0x0000
-            if abandon():
+            if self.seconds >= POLL_SECONDS and abandon():  # asked while it is silent
                 status = None
             answered(outgoing, status, self.comment if status else "")
             if status is None:
@@ -597,3 +604,73 @@ def test_a_supplement_that_was_refused_is_offered_again_with_a_redelivery(site: 
     site.stored.ledger.redeliver(job.id)
     done = site.tried(delivery, 2)
     assert (done.state, done.sent, done.total, done.reason) == ("sent", 3, 3, "")
+
+
+def test_answers_of_a_quick_destination_share_transactions_and_none_is_missing(site: Site) -> None:
+    delivery = site.derived(instances=30)
+    site.pacs.statuses = [0x0000] * 29 + [0xA700]
+    commits = []
+    record = site.stored.ledger.record
+    site.stored.ledger.record = (  # type: ignore[method-assign]
+        lambda leased, answers: (commits.append(len(answers)), record(leased, answers))[1]
+    )
+    site.pacs.seconds = 0.01
+    site.configure(PACS)
+    done = site.tried(delivery)
+    assert (done.sent, done.total, done.reason) == (29, 30, "RETRY")
+    assert sum(commits) == 30
+    assert commits[0] == 1  # a slow destination's are seen at once
+    assert len(commits) <= 5
+
+
+def test_what_a_crash_takes_with_it_is_offered_again_and_a_duplicate_is_stored(site: Site) -> None:
+    """The process ends before the answers that wait for their transaction are written."""
+    delivery = site.derived(instances=3)
+    written = site.stored.ledger.record
+    site.stored.ledger.record = lambda *_: None  # type: ignore[method-assign]
+    site.pacs.fails = None
+    site.pacs.statuses = [0x0000, 0x0000, None]
+    site.configure(PACS)
+    assert site.tried(delivery).sent == 0  # stored there, but no row says so
+    site.stored.ledger.record = written  # type: ignore[method-assign]
+    site.pacs.statuses = [0x0111, 0x0111, 0x0000]
+    done = site.try_again(delivery)
+    assert (done.state, done.sent) == (DeliveryState.SENT, 3)
+
+
+def test_a_cancelled_delivery_ends_while_its_destination_is_silent(site: Site) -> None:
+    delivery = site.derived(instances=2)
+
+    def cancel() -> None:
+        site.stored.ledger.cancel(delivery.id, who="somebody")
+
+    site.pacs.before_answer = cancel
+    site.configure(PACS)
+    wait_until(lambda: site.pacs.offered, what="the first instance is offered")
+    done = site.tried(delivery)
+    assert (done.state, done.sent) == (DeliveryState.CANCELLED, 0)
+    assert site.pacs.offered == ["2.25.1.0"]
+
+
+def test_a_file_is_read_once_for_two_destinations_and_again_once_it_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, reads, now = tmp_path / "one.dcm", [], [0.0]
+    path.write_bytes(b"pixels")
+    expected = deliver.digest(path)
+    monkeypatch.setattr(deliver, "MARK_SECONDS", -1.0)
+    monkeypatch.setattr(deliver, "digest", lambda path: (reads.append(path), files_digest(path))[1])
+    intact = deliver.Intact(lambda: now[0])
+    assert intact.holds(path, expected) and intact.holds(path, expected)
+    assert len(reads) == 1
+    assert not intact.holds(path, "another")
+    assert intact.holds(path, expected)
+    now[0] += deliver.INTACT_SECONDS
+    assert intact.holds(path, expected)
+    assert len(reads) == 4
+    times = path.stat()
+    path.write_bytes(b"pixelz")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a tool that hides its change
+    assert not intact.holds(path, expected)
+    path.unlink()
+    assert not intact.holds(path, expected)
