@@ -11,17 +11,19 @@ ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv /opt/midslice
-COPY pyproject.toml constraints.txt README.md config.toml ./
+COPY pyproject.toml requirements.txt README.md config.toml ./
 # torch first and alone: it is most of the image and changes least.
 RUN if [ -n "$TORCH_INDEX" ]; then \
       /opt/midslice/bin/pip install --index-url "$TORCH_INDEX" "torch==2.13.0"; \
     else \
       /opt/midslice/bin/pip install "torch==2.13.0"; \
     fi
+# All others by their hashes; torch is trusted as far as the index that it comes from.
+RUN /opt/midslice/bin/pip install --require-hashes --no-deps --requirement requirements.txt
 COPY node node
 COPY inference inference
 COPY storage storage
-RUN /opt/midslice/bin/pip install --constraint constraints.txt '.[postgresql]'
+RUN /opt/midslice/bin/pip install --no-deps . && /opt/midslice/bin/pip check
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /srv/midslice --shell /usr/sbin/nologin midslice \

@@ -14,15 +14,16 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models soak train train-models docs clean
+.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models soak train train-models docs pins sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## make .venv and install the product and its development tools
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -89,8 +90,8 @@ faults: setup system  ## every fault test, with 200 power cuts (FAULT_ROUNDS) an
 test-long: setup system  ## the tests that take over 30 seconds
 	$(BIN)/pytest -m long --timeout 3600
 
-bench: setup system  ## the benchmarks against peers in the same run (`bench models`: the models alone); writes benchmark.json
-	DATA=$(DATA) $(BIN)/python -m tests.benchmarks.run $(filter models,$(MAKECMDGOALS))
+bench: setup system  ## the benchmarks against peers in the same run (`bench models`, `bench inference`: one alone; BASE=CHECKOUT measures its inference too); writes benchmark.json
+	DATA=$(DATA) BASE=$(BASE) $(BIN)/python -m tests.benchmarks.run $(filter models inference,$(MAKECMDGOALS))
 
 models:
 	@: a subject of bench
@@ -105,6 +106,12 @@ train-models: setup  ## train the models beside the generator from DATA, as thos
 	$(BIN)/midslice train $(DATA)/mr-brain --model brain-unet --steps 1000
 	$(BIN)/midslice train $(DATA)/ct-haemorrhage --model haemorrhage
 	$(BIN)/midslice train $(DATA)/ct-nodules --model nodules
+
+pins: setup  ## write requirements.txt and requirements-dev.txt anew, with hashes, from constraints.txt
+	$(BIN)/python -m tests.pins
+
+sbom: setup  ## write sbom.json, the software bill of materials (CycloneDX)
+	$(BIN)/python -m tests.sbom
 
 docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
 	$(BIN)/midslice conformance > CONFORMANCE.md.new && mv CONFORMANCE.md.new CONFORMANCE.md

@@ -27,7 +27,7 @@ from inference.errors import (
     Unprocessable,
     shortage,
 )
-from inference.families.family import Family, Task
+from inference.families.family import Family, Result, Task
 from inference.families.finding_family import FindingFamily
 from inference.families.mask_family import MaskFamily
 from inference.families.score_family import ScoreFamily
@@ -64,13 +64,21 @@ logger = logging.getLogger(__name__)
 
 
 def process(
-    request: Request, *, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+    request: Request,
+    *,
+    progress: Callable[[Progress], None],
+    cancelled: Callable[[], bool],
+    later: list[Callable[[], object]] | None = None,
 ) -> Outcome:
-    """Make the results of a stack. A fault of the series, the model or our code is an outcome."""
+    """Make the results of a stack. A fault of the series, the model or our code is an outcome.
+
+    With a list for what can be done later, the pictures for the page of the job are not drawn: the
+    result need not wait for them.
+    """
     record = JobRecord()
     outcome: Outcome
     try:
-        outcome = _run(Run(request, record, progress, cancelled))
+        outcome = _run(Run(request, record, progress, cancelled), later)
     except Unprocessable as verdict:
         outcome = _lacking(verdict) or _verdict(verdict, record)
     except Cancelled:
@@ -160,7 +168,7 @@ def _clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _run(job: Run) -> Derived | Kept:
+def _run(job: Run, later: list[Callable[[], object]] | None) -> Derived | Kept:
     """The frame of every job: the family says what is in scope, what is made, and how."""
     request, record, pixels = job.request, job.record, job.pixels
     family = _family(request.model.produces)
@@ -189,10 +197,17 @@ def _run(job: Run) -> Derived | Kept:
             raise OutputCheckFailed(faults)
         bring_to_disk(request.folder)
     if request.previews:
-        with record.phase("previews"):
-            record.notes += result.preview()
+        _preview(job, result, later)
     files = tuple(result.files)
     return Derived(series_uid, model.version, files, record.as_json(), content_uid, mark)
+
+
+def _preview(job: Run, result: Result, later: list[Callable[[], object]] | None) -> None:
+    if later is not None:
+        later.append(result.preview)
+        return
+    with job.record.phase("previews"):
+        job.record.notes += result.preview()
 
 
 def _family(produces: Produces) -> Family:

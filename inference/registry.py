@@ -46,7 +46,7 @@ REGISTERED = (
     ),
     RegisteredModel(
         "midslice",
-        "1.4.0",
+        "1.4.1",
         "inference.models.midslice:Midslice",
         "CT stacks of 2 slices or more; factor 2 to 10 or a target spacing",
     ),

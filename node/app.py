@@ -140,6 +140,7 @@ class RunningNode:
             time.time,
             never=partial(never, store, self._tests.routes),
             self_tests=self._tests.routes,
+            queued=lambda: self._supervisor.wake(),
         )
         self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
@@ -340,6 +341,7 @@ class RunningNode:
             bounds,
             drained=lambda: drained() is not None,
             spare=spare,
+            ended=self._deliverers.wake,
         )
 
     def _beat(self) -> None:

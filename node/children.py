@@ -176,6 +176,7 @@ class WorkerLoop:
         self._work_next = work_next
         self._log_failure = log_failure
         self._draining = threading.Event()
+        self._awake = threading.Event()  # there is work: the next look is now
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -190,6 +191,11 @@ class WorkerLoop:
     def drain(self) -> None:
         """Claim nothing further; what is under way goes on."""
         self._draining.set()
+        self._awake.set()
+
+    def wake(self) -> None:
+        """Have it look for work now; after something that failed it waits as long all the same."""
+        self._awake.set()
 
     def join(self, seconds: float) -> None:
         """Wait so long for the thread to end."""
@@ -198,12 +204,13 @@ class WorkerLoop:
 
     def _run(self) -> None:
         while not self._draining.is_set():
+            self._awake.clear()  # before it looks: what comes meanwhile is seen by another look
             try:
                 seconds = self._work_next()
             except Exception:  # noqa: BLE001 - a database that is away for a while ends no thread
                 self._log_failure()
                 seconds = PAUSE_SECONDS
-            self._draining.wait(seconds)
+            (self._awake if seconds <= IDLE_SECONDS else self._draining).wait(seconds)
 
 
 def wait_for(loops: Iterable[WorkerLoop], seconds: float) -> bool:

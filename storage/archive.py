@@ -225,6 +225,8 @@ class Index:
         self._files = files
         self._now = now
         self._statements = statements
+        # The arrival that an association was linked with last, once that is committed.
+        self.linked: dict[int, int] = {}
 
     def add(self, file: ReceivedFile, group: Group) -> KeptInstance:
         """Index one instance and rename its file; the group's commit makes both last."""
@@ -305,7 +307,7 @@ class Index:
     ) -> None:
         brought = {"arrival_id": arrival_id, "instance_id": instance_id, "brought_at": now}
         self._statements.brought.run(db, brought)
-        if peer.association is not None:
+        if peer.association is not None and self.linked.get(peer.association) != arrival_id:
             over = {"arrival_id": arrival_id, "association_id": peer.association}
             self._statements.over.run(db, over)
 
@@ -483,6 +485,7 @@ class Archive:
 
     def dissociated(self, association_id: int, how: str, at: float | None = None) -> None:
         """Note how an association ended: released, aborted or dropped. The first answer counts."""
+        self._index.linked.pop(association_id, None)
         ended_at = self._now() if at is None else at
         ended = {"open_id": association_id, "ended_at": ended_at, "how": how[:32]}
         with self.database.writing() as db:
@@ -633,7 +636,10 @@ class Archive:
         clean = fits(received)
         place = self.files.received_path(clean.study_uid, clean.series_uid, digest)
         to_index = ReceivedFile(clean, peer, file, digest, file.stat().st_size, place)
-        return self._commits.run(partial(self._index.add, to_index), order=clean.series_uid)
+        kept = self._commits.run(partial(self._index.add, to_index), order=clean.series_uid)
+        if peer is not None and peer.association is not None:
+            self._index.linked[peer.association] = kept.arrival_id
+        return kept
 
 
 def _kept() -> Select[*tuple[Any, ...]]:

@@ -181,7 +181,7 @@ class Files:
         """Remove a file, or a folder with all that is in it; what is gone already is fine."""
         path = self.path(relative)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            _remove_folder(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -224,6 +224,17 @@ class Files:
 def _series_folder(study_uid: str, series_uid: str) -> str:
     name = hashlib.sha256(f"{study_uid}\x1f{series_uid}".encode()).hexdigest()[:40]
     return f"{RECEIVED}/{name[:2]}/{name}"
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder in which a worker may still draw pictures: what is gone takes no more."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            shutil.rmtree(path)
 
 
 def sync(path: Path) -> None:

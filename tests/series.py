@@ -15,6 +15,27 @@ def thick(slices: int = 6) -> list[Path]:
     return files[1::2] + files[::2]
 
 
+def long(slices: int, folder: Path) -> list[Path]:
+    """The same chest up and down again until it has so many slices; neighbours stay neighbours."""
+    order = sorted(RECEIVED.glob("*.dcm"))
+    there_and_back = [*range(len(order)), *range(len(order) - 2, 0, -1)]
+    first, second = (dcmread(path).ImagePositionPatient for path in order[:2])
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for number in range(slices):
+        dataset = dcmread(order[there_and_back[number % len(there_and_back)]])
+        dataset.InstanceNumber = number + 1
+        dataset.SOPInstanceUID = f"{SERIES_UID}.{number + 1}"[-64:].lstrip(".")
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.ImagePositionPatient = [
+            a + number * (b - a) for a, b in zip(first, second, strict=True)
+        ]
+        dataset.SliceLocation = dataset.ImagePositionPatient[2]
+        made.append(folder / f"{number:05d}.dcm")
+        dataset.save_as(made[-1])
+    return made
+
+
 def changed(files: list[Path], folder: Path, change: Callable[[Dataset], None]) -> list[Path]:
     """Copies of the files, each with a change to its data set."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ RATIO_TOLERANCE = 0.01
 LEAST_GAP_MM = 1e-3
 
 Flow = NDArray[np.float32]  # (rows, columns, 2): x then y, in pixels, as OpenCV orders them
+Extent = tuple[slice, slice]  # rows, columns
+NO_MAP = np.empty(0, np.float32)  # x and y lie in the first one
 # What flow is searched in: air to enhanced soft tissue in 8 bits. Bone and metal saturate; the
 # 8-bit picture serves the search alone, slices are always sampled in float.
 FLOW_LOW_HU, FLOW_HIGH_HU = -1100.0, 500.0
@@ -102,6 +104,7 @@ class Neighbourhood:
     pixel_mm: float
     thickness_mm: float | None = None
     search: FlowSearch = QUICK
+    part: Extent | None = None  # of the slice at t, which alone is made; None = all of it
 
     @classmethod
     def of(cls, step: Step, window: Window) -> "Neighbourhood":
@@ -155,18 +158,28 @@ class Neighbourhood:
         """Thickness of received slices over their gap; more than 1 where they overlap."""
         return UNKNOWN_OVERLAP if self.thickness_mm is None else self.thickness_mm / self.gap_mm
 
+    @cached_property
+    def extent(self) -> Extent:
+        """The rows and columns that are made."""
+        rows, columns = self.planes[0].shape
+        return self.part or (slice(0, rows), slice(0, columns))
+
+    @cached_property
+    def is_sheared(self) -> bool:
+        return max(map(abs, self.shifts[1])) >= LEAST_SHIFT_PIXELS
+
     def offset(self, place: int, t: float) -> Offset:
         """The offset from a pixel of the slice at `t` to its point in a neighbour."""
         return on_line(self.shifts[1], self.shifts[place], t)
 
     def aligned(self, place: int, t: float) -> Plane:
         """A neighbour in the in-plane frame of the slice at `t`: itself unless the stack shears."""
-        return shifted(self.planes[place], self.offset(place, t))
+        return shifted(self.planes[place], self.offset(place, t), self.extent)
 
     @cached_property
     def opposite(self) -> Plane:
-        """C in the frame of A; sampled once per gap."""
-        return self.aligned(1, 0.0)
+        """All of C in the frame of A; sampled once per gap."""
+        return shifted(self.planes[1], self.offset(1, 0.0))
 
     @cached_property
     def flows(self) -> tuple[Flow, Flow]:
@@ -174,61 +187,101 @@ class Neighbourhood:
         return flow_between(self.planes[0], self.opposite, self.search)
 
     @cached_property
-    def extremes(self) -> Mapping[int, tuple[Plane, Plane]]:
-        """Least and greatest value around each pixel of A (0) and of C (1); once per gap."""
+    def extremes(self) -> tuple[Extent, Mapping[int, tuple[Plane, Plane]]]:
+        """Least and greatest value around each pixel of A (0) and of C (1); once per gap.
+
+        They are those of a part of the slices: the extent and what may be moved into it.
+        """
         # Half a pixel may be lost by moving whole pixels only; one more ring covers it.
-        is_sheared = max(map(abs, self.shifts[1])) >= LEAST_SHIFT_PIXELS
-        side = 2 * ((4 if self.gap_mm < WIDE_GAP_MM else 8) + is_sheared) + 1
-        window = np.ones((side, side), np.uint8)
-        return {
+        reach = (4 if self.gap_mm < WIDE_GAP_MM else 8) + self.is_sheared
+        seen = grown(self.extent, reach + math.ceil(max(map(abs, self.shifts[1]))))
+        window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+        return seen, {
             place: (
-                np.asarray(cv2.erode(self.planes[place], window), np.float32),
-                np.asarray(cv2.dilate(self.planes[place], window), np.float32),
+                np.asarray(cv2.erode(self.planes[place][seen], window), np.float32),
+                np.asarray(cv2.dilate(self.planes[place][seen], window), np.float32),
             )
             for place in (0, 1)
         }
 
+    @cached_property
+    def envelopes(self) -> dict[tuple[tuple[int, int], ...], tuple[Plane, Plane]]:
+        """Those that `envelope` has made, by whole pixels of shift; upright slices have one."""
+        return {}
 
-def shifted(plane: Plane, offset: Offset) -> Plane:
-    """The plane sampled at every pixel plus `offset` (rows, columns), bicubic; edges repeat."""
+
+def grown(extent: Extent, room: int) -> Extent:
+    """The extent and some pixels around; it may end outside the slice, never before it."""
+    rows, columns = (slice(max(0, span.start - room), span.stop + room) for span in extent)
+    return rows, columns
+
+
+def shifted(plane: Plane, offset: Offset, extent: Extent | None = None) -> Plane:
+    """The plane, or an extent of it, at every pixel plus `offset`, bicubic; edges repeat."""
+    rows, columns = extent or (slice(0, side) for side in plane.shape)
     if max(abs(offset[0]), abs(offset[1])) < LEAST_SHIFT_PIXELS:
-        return plane
-    return sample(plane, np.zeros((*plane.shape, 2), np.float32), offset)
+        return plane[rows, columns]
+    still = np.zeros((rows.stop - rows.start, columns.stop - columns.start, 2), np.float32)
+    return sample(plane, still, _from((rows, columns), offset))
+
+
+def _from(extent: Extent, offset: Offset) -> Offset:
+    """The offset of a plane's pixels from those of an extent that is moved by `offset`."""
+    return offset[0] + extent[0].start, offset[1] + extent[1].start
 
 
 def sample(plane: Plane, flow: Flow, offset: Offset = (0.0, 0.0)) -> Plane:
     """The plane sampled once, bicubic, at every pixel plus offset plus flow; edges repeat."""
-    rows, columns = plane.shape
-    x = np.arange(columns, dtype=np.float32)[None, :] + np.float32(offset[1]) + flow[..., 0]
-    y = np.arange(rows, dtype=np.float32)[:, None] + np.float32(offset[0]) + flow[..., 1]
+    rows, columns = flow.shape[:2]
+    places = flow + _pixels(rows, columns, offset)
     return np.asarray(
-        cv2.remap(plane, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.float32
+        cv2.remap(plane, places, NO_MAP, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE),
+        np.float32,
     )
+
+
+@lru_cache(maxsize=8)
+def _pixels(rows: int, columns: int, offset: Offset) -> Flow:
+    """(rows, columns, 2): x and y of every pixel plus offset; those of a series are mostly one."""
+    x = np.arange(columns, dtype=np.float32) + np.float32(offset[1])
+    y = np.arange(rows, dtype=np.float32) + np.float32(offset[0])
+    pixels = np.stack(np.meshgrid(x, y), axis=-1)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def flow_between(a: Plane, c: Plane, search: FlowSearch = QUICK) -> tuple[Flow, Flow]:
     """DIS optical flow both ways: a(p) looks like c(p + forth(p)), c(p) like a(p + back(p))."""
     rows, columns = a.shape
     bottom, right = max(0, LEAST_FLOW_SIDE - rows), max(0, LEAST_FLOW_SIDE - columns)
+    whole = columns + right, rows + bottom
+    # The preset begins at half the resolution: pictures of that size, halved once for both ways.
     a8, c8 = (
-        cv2.copyMakeBorder(_for_flow(plane), 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        cv2.resize(
+            cv2.copyMakeBorder(_for_flow(plane), 0, bottom, 0, right, cv2.BORDER_REPLICATE),
+            (whole[0] // 2, whole[1] // 2),
+            interpolation=cv2.INTER_AREA,
+        )
         for plane in (a, c)
     )
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(0)
     dis.setPatchStride(search.stride)
     dis.setGradientDescentIterations(search.descents)
     dis.setVariationalRefinementIterations(search.refinements)
     start = np.zeros((*a8.shape, 2), np.float32)
-    forth, back = dis.calc(a8, c8, start.copy()), dis.calc(c8, a8, start.copy())
-    return (
-        np.asarray(forth[:rows, :columns], np.float32),
-        np.asarray(back[:rows, :columns], np.float32),
+    halves = dis.calc(a8, c8, start.copy()), dis.calc(c8, a8, start.copy())
+    forth, back = (
+        np.asarray(cv2.resize(half, whole, interpolation=cv2.INTER_LINEAR), np.float32)
+        for half in halves
     )
+    return np.float32(2.0) * forth[:rows, :columns], np.float32(2.0) * back[:rows, :columns]
 
 
 def _for_flow(plane: Plane) -> NDArray[np.uint8]:
-    scaled = (plane - FLOW_LOW_HU) * (255.0 / (FLOW_HIGH_HU - FLOW_LOW_HU))
-    return np.asarray(np.clip(scaled, 0.0, 255.0), np.uint8)
+    scaled = plane - np.float32(FLOW_LOW_HU)
+    scaled *= np.float32(255.0 / (FLOW_HIGH_HU - FLOW_LOW_HU))
+    return np.clip(scaled, 0.0, 255.0, out=scaled).astype(np.uint8)
 
 
 def warped(near: Neighbourhood, t: float) -> tuple[Plane, Plane]:
@@ -237,11 +290,12 @@ def warped(near: Neighbourhood, t: float) -> tuple[Plane, Plane]:
     here = near.offset(0, t)  # the flow field lies in A's frame
     if max(abs(here[0]), abs(here[1])) >= LEAST_SHIFT_PIXELS:
         forth, back = _shifted_flow(forth, here), _shifted_flow(back, here)
-    to_a = (t * t) * back - (t * (1.0 - t)) * forth
-    to_c = ((1.0 - t) * (1.0 - t)) * forth - (t * (1.0 - t)) * back
+    forth, back = forth[near.extent], back[near.extent]
+    to_a = cv2.addWeighted(back, t * t, forth, -t * (1.0 - t), 0.0)
+    to_c = cv2.addWeighted(forth, (1.0 - t) * (1.0 - t), back, -t * (1.0 - t), 0.0)
     return (
-        sample(near.planes[0], to_a.astype(np.float32), here),
-        sample(near.planes[1], to_c.astype(np.float32), near.offset(1, t)),
+        sample(near.planes[0], np.asarray(to_a, np.float32), _from(near.extent, here)),
+        sample(near.planes[1], np.asarray(to_c, np.float32), _from(near.extent, near.offset(1, t))),
     )
 
 
@@ -291,7 +345,7 @@ def linear(near: Neighbourhood, t: float) -> Plane:
 def cubic(near: Neighbourhood, t: float) -> Plane:
     """Cubic interpolation through A and C with slopes from P and N, on real positions."""
     weights = cubic_weights(near.distances_mm, t)
-    total = np.zeros_like(near.planes[0], dtype=np.float32)
+    total = np.zeros_like(near.aligned(0, t))
     for place in sorted(near.planes):
         total += weights[place + 1] * near.aligned(place, t)
     return total
@@ -305,14 +359,23 @@ def dis(near: Neighbourhood, t: float) -> Plane:
 
 def envelope(near: Neighbourhood, t: float) -> tuple[Plane, Plane]:
     """Least and greatest value received in A and C near each pixel of the slice at `t`."""
-    lows, highs = [], []
-    for place in (0, 1):
-        low, high = near.extremes[place]
-        rows, columns = near.offset(place, t)
-        whole = (round(rows), round(columns))
-        lows.append(moved(low, whole))
-        highs.append(moved(high, whole))
-    return np.minimum(*lows), np.maximum(*highs)
+    offsets = near.offset(0, t), near.offset(1, t)
+    wholes = tuple((round(rows), round(columns)) for rows, columns in offsets)
+    if wholes not in near.envelopes:
+        seen, extremes = near.extremes
+        rows, columns = (
+            slice(span.start - around.start, span.stop - around.start)
+            for span, around in zip(near.extent, seen, strict=True)
+        )
+        lows, highs = zip(
+            *(
+                [moved(values, whole)[rows, columns] for values in extremes[place]]
+                for place, whole in enumerate(wholes)
+            ),
+            strict=True,
+        )
+        near.envelopes[wholes] = np.minimum(*lows), np.maximum(*highs)
+    return near.envelopes[wholes]
 
 
 class Linear:

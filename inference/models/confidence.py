@@ -64,15 +64,17 @@ def noise_of(near: Neighbourhood) -> float:
 
     The median passes over edges and vessels; of a normal deviation it is 0.6745.
     """
-    noises = [max(_noise(near.planes[place]), LEAST_HU) for place in (0, 1)]
+    step = _step(near.planes[0])
+    noises = [max(_noise(near.planes[place][near.extent], step), LEAST_HU) for place in (0, 1)]
     return float(np.sqrt(noises[0] * noises[1]))
 
 
-def _noise(plane: Plane) -> float:
-    step, body = _step(plane), body_mask(plane) > 0.0
+def _noise(plane: Plane, step: int) -> float:
+    coarse = np.ascontiguousarray(plane[::step, ::step])
+    body = body_of(coarse)
     if not body.any():
         return USUAL_NOISE_HU
-    rest = np.abs(plane - cv2.GaussianBlur(plane, (0, 0), NOISE_SIGMA))[::step, ::step]
+    rest = np.abs(coarse - cv2.GaussianBlur(plane, (0, 0), NOISE_SIGMA)[::step, ::step])
     return float(np.median(rest[body])) / 0.6745
 
 

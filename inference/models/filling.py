@@ -1,7 +1,7 @@
 """Filling of one gap, or survey of one slice: candidates, network, guards, gate, confidence."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from inference.model import Limits, Measured, Prediction, Step, Trust, Window
 from inference.models import confidence, gate
-from inference.models.classical import Neighbourhood, shifted
+from inference.models.classical import Extent, Neighbourhood, envelope, linear, shifted
 from inference.models.confidence import Expectation, PlaceInGap
 from inference.models.gate import DIS, LEAST_HU, Calibration, SeriesGate
-from inference.models.runtime import MULTIPLE, Runtime
+from inference.models.runtime import MARGIN, MULTIPLE, Margins, Runtime
 from inference.volume import Offset, Plane, on_line
 
-# A fifth of a chest's slices is air above and below the patient. What the network could say of it
-# is which of three candidates to take, and where nothing is and nothing moves all of them are the
-# same.
+# A fifth of a chest's slices is air above and below the patient. What flow and network could say
+# of it is which of three candidates to take, and where nothing is and nothing moves all of them are
+# the same: there a slice is linear interpolation.
 
 # Something is where the mean of a square of 8 pixels is above air, or where A and C differ there:
 # a fold of cloth is thinner than a square, and moves. Noise in air is a few HU in such a mean.
@@ -27,7 +27,6 @@ AROUND = MULTIPLE
 # Sides are multiples of it, for memory: each shape of a slice costs the runtime some of its own.
 SIDE = 4 * MULTIPLE
 
-Extent = tuple[slice, slice]  # rows, columns
 Edges = tuple[float, float, float, float]  # top, left, bottom, right; the last two are outside
 
 Planes = NDArray[np.float32]
@@ -42,10 +41,11 @@ def extent_of(near: Neighbourhood) -> Extent:
     """
     rows, columns = near.planes[0].shape
     squares = {place: _squares(near.planes[place]) for place in (0, 1)}
+    opposite = _squares(near.opposite) if near.is_sheared else squares[1]
     masks = [
         (0, squares[0] > AIR_HU),
         (1, squares[1] > AIR_HU),
-        (0, np.abs(squares[0] - _squares(near.opposite)) > MOVED_HU),
+        (0, np.abs(squares[0] - opposite) > MOVED_HU),
     ]
     boxes = [
         _moved(_edges(mask, (rows, columns)), near.offset(place, t))
@@ -59,8 +59,19 @@ def extent_of(near: Neighbourhood) -> Extent:
     return _span(min(tops), max(bottoms), rows), _span(min(lefts), max(rights), columns)
 
 
+def margins_of(near: Neighbourhood) -> Margins:
+    """The margins of the extent: none where it ends in air before the slice does."""
+    rows, columns = near.extent
+    height, width = near.planes[0].shape
+    ends = rows.start > 0, rows.stop < height, columns.start > 0, columns.stop < width
+    top, bottom, left, right = (0 if is_in_air else MARGIN for is_in_air in ends)
+    return top, bottom, left, right
+
+
 def pasted(inside: Plane, around: Plane, extent: Extent) -> Plane:
     """A slice with `inside` in its extent, which fades into what lies around, in air."""
+    if inside.shape == around.shape:
+        return inside
     rows, columns = (_shares(span, size) for span, size in zip(extent, around.shape, strict=True))
     share = rows[:, None] * columns
     whole = around.copy()
@@ -114,14 +125,11 @@ def _shares(kept: slice, size: int) -> Plane:
     return shares
 
 
-# Flow, warps and guards work on whole slices; the network alone may work in tiles.
-
-
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """The input of the network for one slice."""
 
-    planes: Planes  # (6, rows, columns): P, A, C, N, and A and C moved along the flow
+    planes: Planes  # (6, rows, columns) of P, A, C, N, and A and C moved along the flow
     conditions: Planes  # (6,); the first is t
     cubic: Planes  # (4,): weights of P, A, C, N
 
@@ -133,11 +141,15 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class NetworkSlice:
-    """One slice before the gate: the network's, and the candidates that need no training."""
+    """The extent of a slice before the gate: the network's, and what it was given for that."""
 
     plane: Plane
     scale_hu: Plane
-    classical: dict[str, Plane]
+    given: Inputs
+
+    def classical(self, name: str) -> Plane:
+        """A candidate that needs no training."""
+        return gate.candidate(name, self.given.planes, self.given.cubic, self.given.t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +180,8 @@ class Filling:
     def fill(self, step: Step, window: Window, limits: Limits) -> Prediction:
         """The slices of one gap, with what is expected of them."""
         assert step.gap is not None
-        near, places = oriented(Neighbourhood.of(step, window), step.fractions)
+        whole, places = oriented(Neighbourhood.of(step, window), step.fractions)
+        near = within_extent(whole)
         surveyed, first_mm = window.surveyed, float(window.geometry.distances_mm[step.gap])
         series = gate.decided(surveyed, self._calibration)
         expectation = Expectation.of(surveyed, self._calibration)
@@ -178,13 +191,14 @@ class Filling:
         for fraction, t, seen in zip(step.fractions, places, network_slices, strict=True):
             at_mm = first_mm + fraction * near.gap_mm
             here = gate.at_height(surveyed, series, at_mm)
-            plane = _finished(near, t, seen, here)
+            around = interpolated(whole, t)
+            plane = pasted(_finished(near, t, seen, here), around, near.extent)
             mixed = gate.mixed_error(surveyed, here.weight, at_mm)
             place = PlaceInGap.of(near, t, noise_hu)
-            expected, scale = confidence.trusted(
-                expectation, plane, seen.scale_hu, place, at_mm, mixed
-            )
-            classical = gate.bounded(near, t, seen.classical[series.classical])
+            scale = spread(seen.scale_hu, near.extent, plane.shape)
+            expected, scale = confidence.trusted(expectation, plane, scale, place, at_mm, mixed)
+            classical = gate.bounded(near, t, seen.classical(series.classical))
+            classical = pasted(classical, around, near.extent)
             instead = gate.classical_error(surveyed, series.classical, at_mm) / mixed
             other = confidence.multiplied(expected, instead)
             filled.append(FilledSlice(plane, here.weight, scale, expected, classical, other))
@@ -214,16 +228,21 @@ class Filling:
         t = float(at_mm[step.survey] - at_mm[step.survey - 1]) / near.gap_mm
         # In the frame of the line between its neighbours.
         own = window.geometry.shift_pixels(step.survey - 1, step.survey)
-        truth = shifted(window.slices[step.survey], on_line(near.shifts[1], own, t))
-        near, (t,) = oriented(near, (t,))
+        offset = on_line(near.shifts[1], own, t)
+        whole, (t,) = oriented(near, (t,))
+        near = within_extent(whole)
+        truth = shifted(window.slices[step.survey], offset)
         (seen,) = self._network_slices(near, (t,), limits)
         prior = SeriesGate(1.0, self._calibration.classical, 0)
-        plane = _finished(near, t, seen, prior)
+        inside = _finished(near, t, seen, prior)
+        plane = pasted(inside, interpolated(whole, t), near.extent)
+        scale = spread(seen.scale_hu, near.extent, plane.shape)
         place = PlaceInGap.of(near, t, confidence.noise_of(near))
+        candidates = {name: seen.classical(name) for name in gate.CLASSICAL}
         measured: Measured = {
             "at_mm": float(at_mm[step.survey]),
-            **gate.errors_of(truth, plane, seen.classical),
-            **confidence.compared(plane, truth, seen.scale_hu, place, self._calibration),
+            **gate.errors_of(truth[near.extent], inside, candidates),
+            **confidence.compared(plane, truth, scale, place, self._calibration),
         }
         return Prediction(measured=measured)
 
@@ -236,22 +255,18 @@ class Filling:
     ) -> Sequence[NetworkSlice]:
         # A processor gains nothing from batches: one slice's layers stay in its cache.
         batch = 1 if limits.device == "cpu" else max(1, limits.batch)
-        extent = rows, columns = extent_of(near)
         network_slices: list[NetworkSlice] = []
         for first in range(0, len(fractions), batch):
             some = [self._inputs_of(near, t) for t in fractions[first : first + batch]]
             slices, scales = self._runtime.predict(
-                np.stack([given.planes[:, rows, columns] for given in some]),
+                some[0].planes[None] if batch == 1 else np.stack([one.planes for one in some]),
                 np.stack([given.conditions for given in some]),
                 np.stack([given.cubic for given in some]),
                 limits,
+                margins_of(near),
             )
-            for given, inside, scale in zip(some, slices, scales, strict=True):
-                classical = gate.candidates(given.planes, given.cubic, given.t)
-                plane = pasted(inside, classical[gate.LINEAR], extent)
-                network_slices.append(
-                    NetworkSlice(plane, spread(scale, extent, plane.shape), dict(classical))
-                )
+            for given, plane, scale in zip(some, slices, scales, strict=True):
+                network_slices.append(NetworkSlice(plane, scale, given))
         return network_slices
 
 
@@ -262,14 +277,26 @@ def oriented(
 
     Places are rounded, since 1 - 1/3 and 2/3 are two numbers.
     """
-    a, c = (float(near.planes[place].sum(dtype=np.float64)) for place in (0, 1))
+    a, c = (cv2.sumElems(near.planes[place])[0] for place in (0, 1))
     if a > c:
         return near.reversed(), tuple(round(1.0 - t, PLACE_DIGITS) for t in fractions)
     return near, tuple(round(t, PLACE_DIGITS) for t in fractions)
 
 
+def within_extent(near: Neighbourhood) -> Neighbourhood:
+    """The gap, of which only what is there or moves is asked about."""
+    return replace(near, part=extent_of(near))
+
+
+def interpolated(near: Neighbourhood, t: float) -> Plane:
+    """The slice at `t` as it is in air; straight interpolation needs no guard but for shear."""
+    plane = linear(near, t)
+    return np.clip(plane, *envelope(near, t)) if near.is_sheared else plane
+
+
 def _finished(near: Neighbourhood, t: float, seen: NetworkSlice, decided: SeriesGate) -> Plane:
     """The slice after every guard that does not need stored values."""
-    best = seen.classical[decided.classical]
-    plane = gate.with_low_frequencies_of(best, seen.plane)
-    return gate.bounded(near, t, gate.gated(seen.classical[DIS], plane, decided.weight))
+    plane = gate.with_low_frequencies_of(seen.classical(decided.classical), seen.plane)
+    if decided.weight < 1.0:
+        plane = gate.gated(seen.classical(DIS), plane, decided.weight)
+    return gate.bounded(near, t, plane)

@@ -55,19 +55,18 @@ class SeriesGate:
     surveyed: int  # received slices that were left out and predicted; 0 = prior knowledge alone
 
 
-def candidates(
-    planes: NDArray[np.float32], cubic: NDArray[np.float32], t: float
-) -> Mapping[str, Plane]:
-    """The classical candidates at `t` from P, A, C, N and both warps, (6, rows, columns)."""
-    near, far = np.float32(1.0 - t), np.float32(t)
-    curved = cubic[0] * planes[0]
-    for place in (1, 2, 3):
-        curved += cubic[place] * planes[place]
-    return {
-        LINEAR: near * planes[1] + far * planes[2],
-        CUBIC: curved,
-        DIS: near * planes[4] + far * planes[5],
-    }
+def candidate(
+    name: str, planes: NDArray[np.float32], cubic: NDArray[np.float32], t: float
+) -> Plane:
+    """A classical candidate at `t` from P, A, C, N and both warps, (6, rows, columns)."""
+    if name == CUBIC:
+        curved: Plane = cubic[0] * planes[0]
+        for place in (1, 2, 3):
+            curved += cubic[place] * planes[place]
+        return curved
+    first = {LINEAR: 1, DIS: 4}[name]
+    blend = cv2.addWeighted(planes[first], 1.0 - t, planes[first + 1], t, 0.0)
+    return np.asarray(blend, np.float32)
 
 
 def with_low_frequencies_of(candidate: Plane, plane: Plane) -> Plane:
@@ -94,7 +93,7 @@ def gated(flow_blend: Plane, plane: Plane, weight: float) -> Plane:
 def bounded(near: Neighbourhood, t: float, plane: Plane) -> Plane:
     """The plane with what clipping hid of metal, kept inside what A and C hold nearby."""
     for place, share in ((0, 1.0 - t), (1, t)):
-        received = near.planes[place]
+        received = near.planes[place][near.extent]
         if received.max() > MOST_HU or received.min() < LEAST_HU:
             plane = plane + np.float32(share) * _excess(near.aligned(place, t))
     return np.clip(plane, *envelope(near, t))

@@ -25,7 +25,8 @@ from inference.errors import Unprocessable
 from inference.model import Limits, Model, Parameters, Prediction, Step, Window
 from inference.models import classical
 from inference.models.classical import MEDIUM, Neighbourhood, shifted
-from inference.models.midslice import SHIPPED_WEIGHTS, load_network
+from inference.models.midslice import SHIPPED_WEIGHTS
+from inference.models.network import load_network
 from inference.models.runtime import Runtime, has_fast_bfloat16
 from inference.previews import DisplayWindow, difference, uri
 from inference.request import Output
@@ -182,7 +183,7 @@ def network_speed(
 ) -> NetworkSpeed:
     """The product's way fills the cores with slices, one a core."""
     network = load_network(weights or SHIPPED_WEIGHTS)[0].eval()
-    runtime = Runtime(network, network.trunk, "cpu")
+    runtime = Runtime(network, "cpu")
     planes = np.random.default_rng(0).normal(0.0, 200.0, (1, 6, side, side)).astype(np.float32)
     conditions = np.array([[0.5, 0.5, 1.0, 1.0, 1.0, 1.0]], np.float32)
     cubic = np.array([[-0.0625, 0.5625, 0.5625, -0.0625]], np.float32)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from inference.errors import ModelLoadError
-from inference.models.midslice import Network, load_network
+from inference.models.network import Network, load_network
 from inference.models.runtime import has_fast_bfloat16, with_channels_last
 from inference.training.checkpoint import (
     Checkpoint,

@@ -155,10 +155,14 @@ def echo(peer: PeerAddress, *, timeouts: Timeouts = TIMEOUTS) -> EchoResult:
     association = associate(peer, contexts, timeouts)
     if isinstance(association, SendResult):
         return EchoResult(False, time.monotonic() - began, association.sentence)
+    status = None
     try:
         status = _status(association.send_c_echo())
     finally:
-        association.release()
+        if status is None:  # a release may wait in vain where the peer has just gone
+            association.abort()
+        else:
+            association.release()
     seconds = time.monotonic() - began
     if status is None:
         return EchoResult(False, seconds, f"{peer.ae_title} does not answer the C-ECHO.")

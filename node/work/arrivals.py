@@ -289,7 +289,9 @@ class Arrivals:
         *,
         never: Callable[[str], str],
         self_tests: Mapping[str, Route],
+        queued: Callable[[], None] = lambda: None,
     ) -> None:
+        self._queued = queued  # called when an arrival was closed that asked for jobs
         self._never = never  # Series UID -> who has said that it is never processed, or nothing
         self._self_tests = self_tests  # Series UID -> the one route that it takes
         self._archive = archive
@@ -474,6 +476,8 @@ class Arrivals:
         logger.info("series complete", extra=extra | {"arrival": arrival.id, "jobs": jobs})
         for entry in queued:
             _log(entry)
+        if queued:
+            self._queued()
         return jobs
 
     def _rules_of(self, arrival: Arrival) -> Rules:

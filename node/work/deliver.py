@@ -56,6 +56,15 @@ class Reachability:
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _jitter: random.Random = field(default_factory=random.Random)
     _scu_echo: Callable[[scu.PeerAddress], scu.EchoResult] = scu.echo
+    _steady: Callable[[], float] = time.monotonic  # a clock that nobody sets
+
+    def __post_init__(self) -> None:
+        self._offset = self.now() - self._steady()
+
+    def waited(self, delivery: Delivery) -> float:
+        """The seconds since a delivery was queued, by a clock that nobody has set forward since."""
+        set_forward = max(0.0, self.now() - self._steady() - self._offset)
+        return self.now() - set_forward - delivery.queued_at
 
     def may_send(self, destination: str) -> bool:
         """True where nobody has paused it and it was not unreachable just now."""
@@ -452,7 +461,7 @@ class Deliverer:
         return (were_offered and self._is_late(delivery)) or all(map(_is_refused, unsent))
 
     def _is_late(self, delivery: Delivery) -> bool:
-        return self._now() - delivery.queued_at > self.settings.give_up_hours * 3600
+        return self._reach.waited(delivery) > self.settings.give_up_hours * 3600
 
     def _sent(
         self,
@@ -527,6 +536,11 @@ class Deliverers:
         """Hold what waits for a destination that nobody has configured, until somebody does."""
         if self._settings is not None:
             sweep_unknown(self.ledger, self._settings.destinations)
+
+    def wake(self) -> None:
+        """Look for deliveries now: some were queued."""
+        for deliverer in list(self._by_name.values()):
+            deliverer.loop.wake()
 
     def drain(self) -> None:
         """Begin no further delivery; what runs goes on."""

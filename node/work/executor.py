@@ -142,6 +142,7 @@ class ProcessExecutor:
         self._now = now
         self._number = 0  # of the request: an answer to an earlier one is nobody's
         self._deadline = 0.0
+        self._has_begun = False  # the child has said that it works on the request
         self._child: Child | None = None
 
     @property
@@ -158,17 +159,27 @@ class ProcessExecutor:
         logger.info("worker started", extra={"worker": self._name, "pid": self._child.pid})
 
     def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
-        """Send the request and watch the child until it answers, dies or passes a bound."""
-        self.start()
-        assert self._child is not None
-        self._number += 1
-        try:
-            return self._watch(self._child, request, bounds, report)
-        except (EOFError, OSError):  # OSError: the pipe broke while we wrote
-            return self._died(self._child)
-        except BaseException:
-            self.close()  # it still works on this request: the next one must not get its answer
-            raise
+        """Send the request and watch the child until it answers, dies or passes a bound.
+
+        A child that dies before it begins with the request did something for an earlier one, or
+        loaded its models: once that is no fault of this job.
+        """
+        is_second = False
+        while True:
+            self.start()
+            assert self._child is not None
+            self._number += 1
+            self._has_begun = False
+            try:
+                return self._watch(self._child, request, bounds, report)
+            except (EOFError, OSError):  # OSError: the pipe broke while we wrote
+                end = self._died(self._child)
+                if self._has_begun or is_second:
+                    return end
+                is_second = True
+            except BaseException:
+                self.close()  # it still works on this: the next request must not get its answer
+                raise
 
     def close(self) -> None:
         """End the child."""
@@ -221,7 +232,7 @@ class ProcessExecutor:
         if number != self._number:
             return None
         if isinstance(message, Begun):  # a new worker loads its models first, on nobody's time
-            self._deadline = self._now() + bounds.seconds
+            self._deadline, self._has_begun = self._now() + bounds.seconds, True
             return None
         return message
 
@@ -261,7 +272,9 @@ def main(requests: Connection) -> None:
             return
         if isinstance(request, Request):  # an order that came after the job had ended is nothing
             ANSWERS.send(requests, Begun(), number)
-            ANSWERS.send(requests, _run(number, request, requests), number)
+            later: list[Callable[[], object]] = []
+            ANSWERS.send(requests, _run(number, request, requests, later), number)
+            _do(later)
 
 
 def give_way() -> None:
@@ -272,6 +285,15 @@ def give_way() -> None:
     with contextlib.suppress(OSError):  # a container may forbid it; then it is as before
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.nice(NICENESS)
+
+
+def _do(later: Iterable[Callable[[], object]]) -> None:
+    """Do what the result of a job that has been answered need not wait for."""
+    for work in later:
+        try:
+            work()
+        except Exception as error:
+            logger.exception("previews not written", extra={"error": type(error).__name__})
 
 
 def _load_models() -> None:
@@ -301,7 +323,9 @@ class Orders:
             return self._is_cancelled
 
 
-def _run(number: int, request: Request, requests: Connection) -> Outcome:
+def _run(
+    number: int, request: Request, requests: Connection, later: list[Callable[[], object]]
+) -> Outcome:
     def report(progress: Progress) -> None:
         ANSWERS.send(requests, progress, number)
 
@@ -310,7 +334,7 @@ def _run(number: int, request: Request, requests: Connection) -> Outcome:
         if isinstance(intact, Verdict):
             return intact
         orders = Orders(requests)
-        return pipeline.process(intact, progress=report, cancelled=orders.is_cancelled)
+        return pipeline.process(intact, progress=report, cancelled=orders.is_cancelled, later=later)
     except Exception as error:  # noqa: BLE001 - the worker loop: a bad job never ends the worker
         if lacked := shortage(error):
             return OutOfResources(LACKING.format(lacked=lacked))

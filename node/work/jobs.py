@@ -276,8 +276,10 @@ class Supervisor:
         *,
         drained: Callable[[], bool],
         spare: Executor | None = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._drained = drained  # somebody wants no job to start until further notice
+        self._ended = ended  # called when the end of a job is written: its result may be sent
         self._queue = queue
         self._inference = inference
         self._bounds = bounds
@@ -301,6 +303,11 @@ class Supervisor:
             executor.start()
         for loop in self._loops:
             loop.start()
+
+    def wake(self) -> None:
+        """Look for jobs now: some were queued."""
+        for loop in self._loops:
+            loop.wake()
 
     def drain(self) -> None:
         """Claim no further job; what runs goes on."""
@@ -382,6 +389,7 @@ class Supervisor:
             self._write(job, partial(self._inference.unanswered, job, outcome))
         else:
             self._write(job, partial(self._inference.finished, job, outcome))
+            self._ended()
         return ROOM_SECONDS if isinstance(outcome, OutOfResources) else AT_ONCE
 
     def _write(self, job: Job, write: Callable[[], None]) -> None:

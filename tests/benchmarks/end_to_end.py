@@ -1,48 +1,92 @@
-"""How long a series takes through the whole node: from its completion to its last slice stored."""
+"""How long a series takes through the whole node: from its completion to its last slice stored.
+
+Beside it stands the model alone on the same slices, in the same run: whatever the node does for a
+result, and its delivery, is to cost little more than that.
+"""
 
 import contextlib
+import json
 import os
-from collections.abc import Callable
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import psutil
 from pydicom import Dataset
 
+from inference import registry
+from inference.dataset import read_headers
+from inference.geometry import arrange
+from inference.model import Limits, Parameters
+from inference.pixels import PixelReader
+from inference.request import ModelSpec
+from inference.runner import Runner, share_cores
+from inference.stacks import stacks_of
+from inference.volume import Volume
 from tests import peers, phantoms, series
 from tests.benchmarks import rig
 from tests.benchmarks.rig import Receiver, Setting
-from tests.benchmarks.table import Row, Subject
+from tests.benchmarks.table import RatioBound, Row, Subject
 from tests.node_process import NodeProcess, destination, route, running
 
 NAME = "end to end"
 MODELS = ("linear", "midslice")
-SLICES, FACTOR = 24, 4
-QUICK_SLICES, QUICK_FACTOR = 6, 2
+SLICES, FACTOR = (34, 61), 4
+STEPS = ("reading", "predicting", "writing", "checking")
 WARM_UP_SLICES = 3
 LIMIT_SECONDS = 300.0
+MOST_OF_PREDICTION = 1.15
+BOUNDS = tuple(
+    RatioBound(NAME, f"midslice, {slices} slices", at_most=MOST_OF_PREDICTION) for slices in SLICES
+)
+
+Passed = dict[str, float]  # seconds by step; "" = all of them
 
 
 def measure(setting: Setting) -> Subject:
-    """Seconds for a 24-slice series of a real chest, and derived slices a second."""
-    slices, factor = (QUICK_SLICES, QUICK_FACTOR) if setting.is_quick else (SLICES, FACTOR)
+    """Seconds for series of a real chest, of each step, and of the prediction alone."""
     with contextlib.ExitStack() as stack:
         archive = stack.enter_context(rig.storescp(setting.folder / "archive"))
-        node = stack.enter_context(running(_node(setting, archive, factor)))
-        line = Line(setting, node, archive, factor)
+        node = stack.enter_context(running(_node(setting, archive)))
+        line = Line(setting, node, archive)
         for model in MODELS:
-            line.seconds(model, WARM_UP_SLICES)
-        rows: dict[str, Callable[[], float]] = {
-            model: partial(line.seconds, model, slices) for model in MODELS
-        }
-        values = setting.measure(rows)
+            line.passed(model, WARM_UP_SLICES)
+        passes: dict[str, Callable[[], Passed]] = {}
+        for slices in SLICES:
+            files = series.long(slices, setting.folder / f"chest-{slices}")
+            alone = partial(_prediction, files)
+            alone()
+            passes[_alone(slices)] = alone
+            for model in MODELS:
+                passes[f"{model}, {slices} slices"] = partial(line.passed, model, slices)
+        values = setting.measure(passes)
         threads = _threads(node)
-    total = derived_slices(slices, factor)
     caption = (
-        f"{slices} slices of 512 x 512 (JPEG-LS) to {total}, from `series complete` to "
-        f"`delivery sent`; threads of the inference worker: {threads}"
+        f"slices of 512 x 512 (JPEG-LS) at {FACTOR}x, from `series complete` to `delivery sent`, "
+        f"and its steps; prediction alone in this process; threads of the worker: {threads}"
     )
-    return Subject(NAME, caption, _rows(values, total))
+    return Subject(NAME, caption, tuple(_rows(values)))
+
+
+def _alone(slices: int) -> str:
+    return f"prediction alone, {slices} slices"
+
+
+def _prediction(files: list[Path]) -> Passed:
+    """The model on decoded slices, as many steps at once as a worker runs."""
+    layout = arrange(stacks_of(read_headers(files))[0])
+    pixels, model = PixelReader(), registry.load(ModelSpec("midslice"))
+    planes = [pixels.hounsfield(header) for header in layout.headers]
+    steps = model.plan(layout.geometry, Parameters(factor=FACTOR))
+    volume = Volume(layout.geometry, lambda index: planes[index].copy())
+    runner = Runner(model, volume, Limits(), share_cores(model, 0))
+    began = time.perf_counter()
+    for _ in runner.predictions(steps, cancelled=lambda: False):
+        pass
+    return {"": time.perf_counter() - began}
 
 
 def derived_slices(slices: int, factor: int) -> int:
@@ -53,14 +97,14 @@ def derived_slices(slices: int, factor: int) -> int:
 class Line:
     """The scanner, the node and the archive; one series at a time."""
 
-    def __init__(self, setting: Setting, node: NodeProcess, archive: Receiver, factor: int) -> None:
+    def __init__(self, setting: Setting, node: NodeProcess, archive: Receiver) -> None:
         self._folder = setting.folder / "sent"
+        self._database = setting.folder / "node" / "var" / "midslice.db"
         self._node = node
         self._archive = archive
-        self._factor = factor
         self._count = 0
 
-    def seconds(self, model: str, slices: int) -> float:
+    def passed(self, model: str, slices: int) -> Passed:
         """Send a series that was never seen, and wait until its derived series is delivered."""
         self._count += 1
         name = phantoms.uid("end to end", self._count)
@@ -69,17 +113,27 @@ class Line:
             made.StudyInstanceUID, made.SeriesInstanceUID = f"{name}.1", f"{name}.2"
             made.SOPInstanceUID = f"{name}.3.{made.InstanceNumber}"
 
-        files = series.changed(series.thick(slices), self._folder, renamed)
+        chest = series.long(slices, self._folder / "chest")
+        files = series.changed(chest, self._folder, renamed)
         sent = peers.storescu(
             self._node.port, *files, called=title(model), options=("-xt", "-pdu", rig.PDU)
         )
         assert sent.code == 0, sent.output
         complete = self._node.event("series complete", series_uid=f"{name}.2")
         delivered = self._node.event("delivery sent", count=self._count, seconds=LIMIT_SECONDS)
-        held, total = self._archive.held(), derived_slices(slices, self._factor)
+        held, total = self._archive.held(), derived_slices(slices, FACTOR)
         assert held == total, f"the archive holds {held} of {total} instances"
         self._archive.clear()
-        return _moment(delivered["time"]) - _moment(complete["time"])
+        seconds = _moment(delivered["time"]) - _moment(complete["time"])
+        steps = self._steps()
+        return {"": seconds, **steps, "claim and delivery": seconds - sum(steps.values())}
+
+    def _steps(self) -> Passed:
+        """Seconds of each step of the last job, as the worker counted them."""
+        with contextlib.closing(sqlite3.connect(self._database)) as db:
+            (record,) = db.execute("SELECT record FROM job ORDER BY id DESC LIMIT 1").fetchone()
+        seconds = json.loads(record)["seconds"]
+        return {step: seconds[step] for step in STEPS}
 
 
 def title(model: str) -> str:
@@ -87,9 +141,9 @@ def title(model: str) -> str:
     return f"BENCH_{model.upper()}"
 
 
-def _node(setting: Setting, archive: Receiver, factor: int) -> NodeProcess:
+def _node(setting: Setting, archive: Receiver) -> NodeProcess:
     routes = (
-        route(model=model, factor=factor, destinations=["archive"])
+        route(model=model, factor=FACTOR, destinations=["archive"])
         .replace("ct-slices", model)
         .replace("match =", f'called_ae_title = "{title(model)}"\nmatch =')
         for model in MODELS
@@ -108,16 +162,13 @@ def _moment(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def _rows(values: dict[str, list[float]], total: int) -> tuple[Row, ...]:
-    reference = MODELS[0]
-    seconds = [Row(name, "s", tuple(taken), reference) for name, taken in values.items()]
-    speeds = [
-        Row(
-            f"{name}, slices",
-            "slices/s",
-            tuple(total / second for second in taken),
-            f"{reference}, slices",
-        )
-        for name, taken in values.items()
-    ]
-    return (*seconds, *speeds)
+def _rows(values: dict[str, list[Passed]]) -> Iterator[Row]:
+    for slices in SLICES:
+        alone = _alone(slices)
+        yield Row(alone, "s", tuple(passed[""] for passed in values[alone]))
+        for model in MODELS:
+            name = f"{model}, {slices} slices"
+            yield Row(name, "s", tuple(passed[""] for passed in values[name]), alone)
+        for step in (*STEPS, "claim and delivery"):
+            taken = tuple(passed[step] for passed in values[f"midslice, {slices} slices"])
+            yield Row(f"{step}, {slices} slices", "s", taken, alone)

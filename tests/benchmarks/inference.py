@@ -3,6 +3,8 @@
 A row of the generator is a job without its files: surveys, flow, network, guards, confidence, as
 many gaps at once as the machine has cores. The network's rows are the network alone, as the
 product runs it and as plain torch does: eager, float32, every core in each convolution.
+Where BASE in the environment names another checkout, the generator of that build is measured too,
+each build in a process of its own.
 Processor time is what a slice takes of one core, whatever else the machine has to do: divided by
 the cores it is what a slice takes where they have nothing else to do.
 """
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,13 +26,15 @@ from inference import registry
 from inference.model import Limits, Model, Parameters
 from inference.models import classical
 from inference.models.classical import MEDIUM, Neighbourhood, plan_gaps
-from inference.models.midslice import SHIPPED_WEIGHTS, Network, inputs_of
+from inference.models.midslice import SHIPPED_WEIGHTS, inputs_of
+from inference.models.network import Network
 from inference.models.runtime import Runtime
 from inference.request import ModelSpec
 from inference.runner import Runner, share_cores
 from inference.volume import Geometry, Plane, Volume
+from tests.benchmarks.build import Build
 from tests.benchmarks.rig import SIDE, Setting
-from tests.benchmarks.table import Row, Subject
+from tests.benchmarks.table import RatioBound, Row, Subject
 from tests.models.made import made_geometry, made_planes, window_of
 
 NAME = "inference"
@@ -37,6 +42,12 @@ FACTORS = (2, 4, 8)
 SLICES = {2: 24, 4: 12, 8: 8}  # received: a survey is made for every fourth generated slice
 LEAST_SECONDS = 0.3  # a pass is repeated until it lasts so long: linear takes a millisecond
 EAGER, OURS = "network, torch eager float32", "network"
+THIS, OTHER = "this build", "other build"
+BASE = os.environ.get("BASE", "")
+MOST_OF_BASE = 0.75
+BOUNDS = tuple(
+    RatioBound(NAME, f"{THIS} {factor}x", at_most=MOST_OF_BASE) for factor in FACTORS if BASE
+)
 
 Fill = Callable[[Geometry, Sequence[Plane], int], None]
 Clock = Callable[[], float]
@@ -61,15 +72,42 @@ def measure(setting: Setting) -> Subject:
             passes[name]()  # once, so that nobody pays for a first time
     values = setting.measure(passes)
     rows = [Row(name, "ms", tuple(taken), _reference(name)) for name, taken in values.items()]
+    rows += _builds(setting) if BASE else []
     caption = (
         f"one slice of {SIDE} x {SIDE}, surveys, flow, guards and confidence included, "
-        f"{_cores()} cores, {Runtime(Network(), Network().trunk, 'cpu').name}"
+        f"{_cores()} cores, {Runtime(Network(), 'cpu').name}"
     )
     return Subject(NAME, caption, tuple(rows))
 
 
 def _reference(name: str) -> str:
     return EAGER if name in (EAGER, OURS) else f"dis {name.partition(' ')[2]}"
+
+
+def _builds(setting: Setting) -> list[Row]:
+    """Both builds in turns, by the clock and of the processor."""
+    builds = {THIS: Build(Path.cwd()), OTHER: Build(Path(BASE).resolve())}
+    passes = {
+        f"{name} {factor}x": partial(build.filled, factor, SLICES[factor])
+        for factor in FACTORS
+        for name, build in builds.items()
+    }
+    try:
+        for once in passes.values():
+            once()
+        values = setting.measure(passes)
+    finally:
+        for build in builds.values():
+            build.close()
+    return [
+        Row(f"{name}{words}", "ms", tuple(one[place] for one in taken), _of_base(name, words))
+        for place, words in enumerate(("", ", processor"))
+        for name, taken in values.items()
+    ]
+
+
+def _of_base(name: str, words: str) -> str:
+    return f"{OTHER} {name.rpartition(' ')[2]}{words}" if name.startswith(THIS) else ""
 
 
 def _cores() -> int:
@@ -120,7 +158,7 @@ def _repeated(once: Callable[[], object], clock: Clock = time.perf_counter) -> f
 def _networks() -> dict[str, Callable[[], float]]:
     network = Network().eval()
     network.load_state_dict(load_file(SHIPPED_WEIGHTS))
-    runtime = Runtime(network, network.trunk, "cpu")
+    runtime = Runtime(network, "cpu")
     geometry = made_geometry(4, SIDE, SIDE)
     step = plan_gaps(geometry, Parameters(factor=2), reach=2)[1]  # it has all neighbours
     near = Neighbourhood.of(step, window_of(geometry, made_planes(geometry), step))

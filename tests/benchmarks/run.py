@@ -57,6 +57,8 @@ SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
 BOUNDS: tuple[Bound | RatioBound, ...] = (
     *ingest.BOUNDS,
     *delivery.BOUNDS,
+    *end_to_end.BOUNDS,
+    *inference.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,
     *pages.BOUNDS,

@@ -47,7 +47,7 @@ RANDOM = "at a random moment"
 KINDS = (RANDOM, *STEPS)
 SIDE, SLICES = 256, 4  # an instance is several fragments
 QUIET_SECONDS = 1.5
-REACHED_SECONDS = 90.0  # until the node comes to the step
+REACHED_SECONDS = 240.0  # until the node comes to the step: a worker loads its models before
 DRAIN_SECONDS = 180.0
 RETRY_SECONDS = 0.2  # until a scanner tries again
 RANDOM_SECONDS = (0.0, 6.0)  # from the begin of the sending
@@ -191,7 +191,10 @@ class Department:
 
     def _wait_for_death(self, kind: str) -> None:
         child = self.node.node.child
-        wait_for(f"the node dies {kind}\n{child.output()}", lambda: child.is_over, REACHED_SECONDS)
+        try:
+            wait_for(f"the node dies {kind}", lambda: child.is_over, REACHED_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{child.output()}") from None
         code = child.wait(1.0)
         assert code == -signal.SIGKILL and not self._death.exists(), (kind, child.output())
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from inference.model import Step, Window
-from inference.models.midslice import Network
+from inference.models.network import Network
 from inference.training.checkpoint import Tensors
 from inference.training.data import Patient, ThinSeries
 from inference.training.samples import Pool

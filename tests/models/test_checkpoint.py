@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference.errors import ModelLoadError
-from inference.models.midslice import Network, load_network
+from inference.models.network import Network, load_network
 from inference.training.checkpoint import load_checkpoint, save_weights
 from inference.training.train import rate
 

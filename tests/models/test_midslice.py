@@ -14,16 +14,16 @@ from safetensors.torch import save_file
 from inference.errors import ModelLoadError
 from inference.model import Limits, Parameters, Step
 from inference.models import classical
-from inference.models import midslice as midslice_module
+from inference.models import network as network_module
 from inference.models.classical import Neighbourhood
 from inference.models.gate import LEAST_HU
 from inference.models.midslice import (
     SHIPPED_WEIGHTS,
     Midslice,
-    Network,
     inputs_of,
     planes_of,
 )
+from inference.models.network import Network
 from inference.models.runtime import HALO, MARGIN
 from inference.stacks import open_volume, read_headers, stacks_of
 from inference.volume import Geometry, Plane, Volume
@@ -101,9 +101,9 @@ def test_the_end_points_are_the_received_slices(wild: Midslice, t: float, place:
 
 def test_pixels_are_parted_and_joined_as_torch_does() -> None:
     planes = torch.arange(2 * 3 * 8 * 12, dtype=torch.float32).reshape(2, 3, 8, 12)
-    parted = midslice_module.halved(planes)
+    parted = network_module.halved(planes)
     assert torch.equal(parted, torch.pixel_unshuffle(planes, 2))
-    assert torch.equal(midslice_module.doubled(parted), planes)
+    assert torch.equal(network_module.doubled(parted), planes)
 
 
 def test_the_untrained_network_is_close_to_the_flow_blend() -> None:

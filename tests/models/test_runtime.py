@@ -11,11 +11,13 @@ from inference.model import Limits, Step
 from inference.models.classical import Neighbourhood
 from inference.models.filling import Filling, Inputs
 from inference.models.gate import Calibration
-from inference.models.midslice import Midslice, Network, inputs_of
+from inference.models.midslice import Midslice, inputs_of
+from inference.models.network import Network
 from inference.models.runtime import (
     HALO,
     MARGIN,
     WHOLE_SIDE,
+    Margins,
     Runtime,
     has_fast_bfloat16,
     tiles,
@@ -72,7 +74,7 @@ def test_bfloat16_inside_changes_a_real_slice_by_less_than_half_a_hu() -> None:
 
 def test_float32_is_the_network_itself() -> None:
     made, given = network(), made_inputs()
-    runtime = Runtime(made, made.trunk, "cpu", "float32")
+    runtime = Runtime(made, "cpu", "float32")
     padded = np.pad(given.planes, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="edge")
     with torch.inference_mode():
         direct, _ = made(
@@ -87,7 +89,7 @@ def test_float32_is_the_network_itself() -> None:
 def test_a_runtime_leaves_the_network_that_it_was_given_as_it_was() -> None:
     made = network()
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
-    run(Runtime(made, made.trunk, "cpu", "bfloat16"), made_inputs())
+    run(Runtime(made, "cpu", "bfloat16"), made_inputs())
     for name, tensor in made.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, before[name])
@@ -105,13 +107,13 @@ def test_bfloat16_is_chosen_where_the_processor_has_it() -> None:
     fast = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     assert has_fast_bfloat16("cpu") is fast
     made = network()
-    chosen = Runtime(made, made.trunk, "cpu").precision
+    chosen = Runtime(made, "cpu").precision
     assert chosen == ("bfloat16" if fast else "float32")
 
 
 def test_threads_that_share_a_runtime_get_what_one_alone_gets() -> None:
     made = network()
-    runtime = Runtime(made, made.trunk, "cpu")
+    runtime = Runtime(made, "cpu")
     inputs = [made_inputs(side) for side in (64, 72, 80, 96)]
     alone = [run(runtime, given) for given in inputs]
     with ThreadPoolExecutor(4) as pool:
@@ -122,7 +124,7 @@ def test_threads_that_share_a_runtime_get_what_one_alone_gets() -> None:
 
 def test_a_batch_gives_what_each_slice_gives_alone() -> None:
     made = network()
-    runtime = Runtime(made, made.trunk, "cpu", "float32")
+    runtime = Runtime(made, "cpu", "float32")
     given = made_inputs()
     two = [given.planes, given.planes[[3, 2, 1, 0, 5, 4]]]
     both, _ = runtime.predict(
@@ -163,7 +165,12 @@ class Recording:
         self.batches: list[int] = []
 
     def predict(
-        self, planes: np.ndarray, conditions: np.ndarray, cubic: np.ndarray, limits: Limits
+        self,
+        planes: np.ndarray,
+        conditions: np.ndarray,
+        cubic: np.ndarray,
+        limits: Limits,
+        margins: Margins,
     ) -> tuple[np.ndarray, np.ndarray]:
         self.batches.append(len(planes))
         return planes[:, 1], np.ones_like(planes[:, 1])

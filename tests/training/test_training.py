@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from inference.errors import ModelLoadError
-from inference.models.midslice import Midslice, Network, load_network
+from inference.models.midslice import Midslice
+from inference.models.network import Network, load_network
 from inference.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,

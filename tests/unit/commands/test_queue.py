@@ -65,6 +65,17 @@ def test_a_job_in_json_is_as_it_is_fixed(midslice: Midslice, tmp_path: Path) -> 
     ]
 
 
+def test_the_ledger_of_a_job_is_a_table_json_or_csv(midslice: Midslice, tmp_path: Path) -> None:
+    job_id = str(claimed(tmp_path, succeed))
+    (row,) = midslice("ledger", job_id, "--json").json
+    assert (row["destination"], row["status"], row["confirmed"]) == ("pacs", None, False)
+    header, line = midslice("ledger", job_id, "--csv").out.splitlines()
+    assert header.split(",") == list(row)
+    assert line.startswith(f"pacs,{row['instance_uid']},")
+    assert row["instance_uid"] in midslice("ledger", job_id).out
+    assert midslice("ledger", "99").status == 1
+
+
 def test_jobs_are_a_table_for_a_person(midslice: Midslice, tmp_path: Path) -> None:
     claimed(
         tmp_path,

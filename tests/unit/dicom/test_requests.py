@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from node.dicom.messages import StoreRequest, store_command, store_status
 from node.dicom.requests import BLOCK_BYTES
-from node.dicom.scu import Outgoing, SendResult, Timeouts, send
+from node.dicom.scu import Outgoing, SendResult, Timeouts, echo, send
 from node.dicom.status import Outcome
 from tests.ports import HOST
 from tests.raw_peer import (
@@ -88,6 +88,8 @@ class Scp:
             control = value[5]
             self.fragments.append(len(value) - 6)
             parts[control & 1] += value[6:]
+            if control == 3 and command_set(parts[1])[0x0800] == b"\x01\x01":
+                return  # a request without a data set
             if control == 2:
                 command = command_set(parts[1])
                 (message_id,) = struct.unpack("<H", command[0x0110])
@@ -334,6 +336,16 @@ def test_a_file_that_is_gone_is_no_fault_of_the_instance_before(
     with scp(answered) as server, pytest.raises(FileNotFoundError):
         answers.send(server.port, [six_slices[0], gone])
     assert answers.statuses == [(0, 0)]
+
+
+def test_an_echo_of_a_peer_that_goes_at_once_waits_for_nothing() -> None:
+    with scp(lambda *_: []) as server:  # it closes at a message without a data set
+        began = time.monotonic()
+        for _ in range(5):
+            asked = echo(peer(server.port), timeouts=Timeouts(answer=20.0))
+            assert not asked.ok
+            assert "does not answer the C-ECHO" in asked.sentence
+        assert time.monotonic() - began < 15.0
 
 
 def shared(port: int, files: list[Outgoing], answers: Answers, count: int = 3) -> SendResult:

@@ -12,7 +12,7 @@ from node.dicom.scu import Outgoing, send
 from node.dicom.status import Outcome
 from tests.peers import Script, listening, scripted_scp
 from tests.raw_peer import CT, EXPLICIT, MR
-from tests.sending import JPEG_LS_FILES, Answers, peer
+from tests.sending import JPEG_LS_FILES, Answers, native, peer
 
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 
@@ -102,3 +102,26 @@ def test_requested_sockets_wait_for_no_acknowledgement(six_slices: list[Outgoing
         send(peer(port), six_slices[:2], answered=lambda *_: None, stop=look)
     assert len(seen) >= 2
     assert all(seen)
+
+
+def test_several_associations_share_the_instances_of_one_series(tmp_path: Path) -> None:
+    files = native(tmp_path, 12)
+    callers: set[int] = set()
+    together = threading.Barrier(3)
+
+    def store(event: evt.Event) -> int:
+        if id(event.assoc) not in callers:
+            callers.add(id(event.assoc))
+            together.wait(20.0)  # each of the three has an instance on its way
+        return 0x0000
+
+    pacs = AE("SCRIPTED")
+    pacs.add_supported_context(CT, [EXPLICIT])
+    answers = Answers()
+    with listening(pacs, [(evt.EVT_C_STORE, store)]) as port:
+        sent = send(
+            peer(port), files, answered=answers.answered, stop=lambda: False, associations=3
+        )
+    assert sent.outcome is Outcome.STORED
+    assert sorted(answers.statuses) == [(number, 0) for number in range(12)]
+    assert len(callers) == 3

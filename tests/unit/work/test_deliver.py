@@ -92,10 +92,21 @@ class Site:
 
     def __post_init__(self) -> None:
         stored, clock = self.stored, self.stored.clock
+        self.steady = Clock()
         self.reach = Reachability(
-            stored.database, clock, "MIDSLICE", self.settings.delivery, _scu_echo=self.pacs.echo
+            stored.database,
+            clock,
+            "MIDSLICE",
+            self.settings.delivery,
+            _scu_echo=self.pacs.echo,
+            _steady=self.steady,
         )
         self.deliverers = Deliverers(stored.ledger, stored.files, self.reach, clock, self.pacs.send)
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, on both clocks."""
+        self.stored.clock.now += seconds
+        self.steady.now += seconds
 
     def configure(self, *destinations: Destination, **delivery: object) -> None:
         """Read the configuration: the threads of these destinations begin."""
@@ -281,10 +292,21 @@ def test_a_destination_that_takes_nothing_for_too_long_is_given_up(site: Site) -
     site.pacs.statuses = [0xA700] * 4
     site.configure(PACS, give_up_hours=1.0)
     site.tried(delivery)
-    site.stored.clock.now += 3601.0
+    site.wait(3601.0)
     held = site.tried(delivery, attempt=2)
     assert (held.state, held.reason) == (DeliveryState.HELD, "GAVE_UP")
     assert held.sentence.startswith("Not delivered in 1 hour.")
+
+
+def test_a_clock_that_somebody_sets_forward_makes_no_delivery_give_up(site: Site) -> None:
+    delivery = site.derived()
+    site.pacs.statuses = [0xA700] * 8
+    site.configure(PACS, give_up_hours=1.0)
+    site.tried(delivery)
+    site.stored.clock.now += 100 * 3600.0
+    assert site.tried(delivery, attempt=2).state is DeliveryState.QUEUED
+    site.wait(3601.0)
+    assert site.tried(delivery, attempt=3).reason == "GAVE_UP"
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -588,7 +610,7 @@ def test_a_supplement_whose_file_changed_keeps_no_series_back(site: Site) -> Non
 def test_after_a_long_outage_a_supplement_is_offered_before_it_is_given_up(site: Site) -> None:
     delivery = with_supplement(site)
     site.pacs.statuses = [0x0000, 0x0000, 0xA700]
-    site.stored.clock.now += 48 * 3600.0
+    site.wait(48 * 3600.0)
     site.configure(PACS)
     done = site.tried(delivery)
     assert (done.state, done.sent, done.reason) == ("sent", 2, "OBJECT_NOT_TAKEN")
