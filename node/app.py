@@ -21,10 +21,11 @@ from inference import registry
 from inference.request import Resources
 from node import config, health
 from node.children import worker_memory_bytes
-from node.config import Config
+from node.config import Config, Tls
 from node.config.reading import to_values
 from node.dicom import scp
 from node.dicom.handlers import identify_file
+from node.dicom.tls import ServerTls, TlsFailed, TlsFiles, mark
 from node.errors import ConfigError
 from node.store import Store, opened
 from node.web.server import WebProcess
@@ -211,7 +212,8 @@ class RunningNode:
     def _announce(self, port: int, web_port: int) -> None:
         """Say where the node listens, and how the first user is made where there is none."""
         extra = {"ae_title": self._settings.node.ae_title, "port": port, "web_port": web_port}
-        logger.info("node listening", extra=extra | {"pid": os.getpid()})
+        extra |= {"tls_port": self._scp.tls_port, "pid": os.getpid()}
+        logger.info("node listening", extra=extra)
         if self._settings.node.lets_anybody_in:
             logger.warning("any peer may send", extra={"host": self._settings.node.host})
         if self._set_up is not None:
@@ -352,6 +354,8 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
     port = getattr(settings, section).port
     try:
         yield
+    except TlsFailed as error:
+        raise ConfigError(f"{settings.path.name}: tls: {error}") from error
     except OSError as error:
         problem = f"{section}.port = {port}: {error.strerror or error}"
         raise ConfigError(f"{settings.path.name}: {problem}") from error
@@ -386,10 +390,18 @@ def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
         max_associations_per_peer=settings.node.max_associations_per_peer,
         idle_seconds=settings.node.idle_seconds,
         message_seconds=settings.node.message_seconds,
+        tls=server_tls(settings.tls),
         incoming=store.files.incoming,
         min_free_bytes=settings.storage.min_free_bytes,
         is_direct=settings.node.direct_receive,
     )
+
+
+def server_tls(settings: Tls) -> ServerTls | None:
+    if settings.certificate is None:
+        return None
+    files = TlsFiles(settings.certificate, settings.key, settings.authorities)
+    return ServerTls(settings.port, files, settings.verify_clients)
 
 
 def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> scp.Admission:
@@ -406,6 +418,10 @@ def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> s
         calling_ae_titles=allowed,
         networks=tuple(str(network) for network in settings.node.allowed_networks),
         guests=frozenset(guests),
+        needs_tls=settings.tls.required,
+        certificates={
+            title: frozenset(map(mark, names)) for title, names in settings.tls.ae_titles.items()
+        },
         reporters=frozenset(
             (title, place.address(settings.node.ae_title)[3])
             for place in settings.destinations

@@ -4,18 +4,23 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
 
 from inference import registry
 from inference.errors import ModelLoadError
 from inference.pixels import decoder_of
-from node import health, wording
+from node import certificates, health, wording
 from node.config import Config, Destination, ModelEntry
 from node.dicom import scu
 from node.dicom.contexts import DECODER_PACKAGES
+from node.dicom.tls import TlsFiles, client_context, sentence_of, server_context
 from node.health import Finding, Level, fault, ok, warning
 from storage.database import FILE_NAME, Database
 from storage.errors import StorageError
@@ -31,6 +36,7 @@ def run(config: Config) -> Iterator[Finding]:
     yield from _configuration(config)
     rows = _rows(config)
     yield _port("port", config.node.host, config.node.port, is_running=rows.is_running)
+    yield from _tls(config, is_running=rows.is_running)
     yield from _peers(config)
     yield _port("web port", config.web.host, config.web.port, is_running=rows.is_running)
     yield _disk(config)
@@ -96,6 +102,52 @@ def _port(what: str, host: str, port: int, *, is_running: bool) -> Finding:
             f"{port} on {host} cannot be listened on: {error.strerror}.",
             "End the program that uses it, or choose another port or host.",
         )
+
+
+def _tls(config: Config, *, is_running: bool) -> Iterator[Finding]:
+    """The port for TLS, and every certificate and key that the configuration names."""
+    tls = config.tls
+    if tls.certificate is not None:
+        yield _port("TLS port", config.node.host, tls.port, is_running=is_running)
+        files = TlsFiles(tls.certificate, tls.key, tls.authorities)
+        yield from _use(files, partial(server_context, verifies=tls.verify_clients))
+    for destination in config.destinations:
+        if destination.tls is not None:
+            own = destination.tls
+            files = TlsFiles(own.certificate, own.key, own.authorities)
+            yield from _use(files, client_context)
+    for role, path in certificates.files(config):
+        yield from _certificates(role, path)
+    for path in certificates.keys(config):
+        with suppress(OSError):  # said above
+            if not certificates.is_private(path):
+                yield fault("key", f"{path} can be read by others.", f"chmod 600 {path}")
+
+
+def _use(files: TlsFiles, make: Callable[[TlsFiles], object]) -> Iterator[Finding]:
+    try:
+        make(files)
+    except OSError as error:
+        shown = files.certificate or files.authorities
+        yield fault("TLS", f"{shown}: {sentence_of(error)}.", "Correct the files of tls.")
+
+
+def _certificates(role: str, path: Path) -> Iterator[Finding]:
+    what, now = "certificate", time.time()
+    try:
+        of_file = certificates.of_file(role, path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it holds no certificate in PEM"
+        yield fault(what, f"{path} of {role}: {why}.", "Name a file that this account can read.")
+        return
+    for certificate in of_file:
+        left, sentence = certificate.days_left(now), certificate.sentence(now)
+        if left < 0:
+            yield fault(what, sentence, "Replace the file; new connections use it at once.")
+        elif left < certificates.WARN_DAYS:
+            yield warning(what, sentence, "Have it renewed; new connections use it at once.")
+        else:
+            yield ok(what, sentence.rstrip("."))
 
 
 def _peers(config: Config) -> Iterator[Finding]:
@@ -194,7 +246,23 @@ def _database(config: Config, rows: Rows) -> Finding:
     if not rows.is_current:
         action = "The next start brings it up to date."
         return warning(what, "Its schema is of another release.", action)
+    if _is_in_clear(config.storage.database):
+        return warning(
+            what,
+            "answers; it is on another machine, and its URL asks for no TLS.",
+            "Add sslmode=verify-full and sslrootcert to storage.database.",
+        )
     return ok(what, "answers; its schema is this release's")
+
+
+def _is_in_clear(database: str) -> bool:
+    """True for a server elsewhere whose URL does not ask for TLS."""
+    if not database.startswith("postgresql"):
+        return False
+    url = make_url(database)
+    host = url.host or ""
+    is_here = not host or host in health.LOCAL_HOSTS or host.startswith("/")
+    return not is_here and url.query.get("sslmode") not in ("require", "verify-ca", "verify-full")
 
 
 def _users(config: Config, rows: Rows) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from node.commands import backup, models, node, queue, terminal, top, users
+from node.commands import backup, models, node, queue, terminal, tls, top, users
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened
 from node.errors import ConfigError, UsageError
 
@@ -177,6 +177,7 @@ for command in (
     app.command()(command)
 app.add_typer(users.user_commands, name="user")
 app.add_typer(users.token_commands, name="token")
+app.add_typer(tls.commands, name="tls")
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 # What the parser raises for wrong use; typer names only one kind of it.

@@ -19,7 +19,7 @@ from inference import errors, geometry, header, kinds, release, scope, stacks, v
 from inference.request import PRODUCTS
 from inference.results import derived
 from node.config import Condition, Config, Route, product_of
-from node.dicom import commitment, contexts, negotiation, status
+from node.dicom import commitment, contexts, negotiation, status, tls
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
 from node.rules.reasons import REASONS
@@ -74,7 +74,8 @@ def statement(config: Config) -> str:
     """The whole statement, as Markdown."""
     node, template = config.node, _environment().get_template(TEMPLATE)
     scp = ScpSettings(node.ae_title, node.host, node.port)
-    return template.render(config=config, node=node, scp=scp, scu=TIMEOUTS, negotiation=negotiation)
+    values = {"config": config, "node": node, "node_tls": config.tls, "scp": scp, "scu": TIMEOUTS}
+    return template.render(**values, negotiation=negotiation, tls=tls)
 
 
 def html(config: Config) -> str:

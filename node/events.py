@@ -26,7 +26,7 @@ def _table(text: str) -> tuple[Event, ...]:
 
 EVENTS = _table("""
 # The node
-node listening | info | ae_title port web_port pid | ready; the ports
+node listening | info | ae_title port tls_port web_port pid | ready; the ports
 node stopping | info | seconds | no new work begins; stopping may take `seconds`
 node stopped | info | | all work was finished or given back
 not stopped in order | error | error | one part failed to stop; the others were stopped
@@ -43,8 +43,9 @@ file not read | error | file error | \
 
 # Associations and instances
 association accepted | info | \
-    calling_ae called_ae address port contexts contexts_refused refused | \
-    a peer has connected; `refused` names contexts by SOP Class and transfer syntaxes
+    calling_ae called_ae address port contexts contexts_refused refused tls certificate | \
+    a peer has connected; `refused` names contexts by SOP Class and transfer syntaxes, `tls` the \
+    version, `certificate` the name in it
 association rejected | warning | calling_ae called_ae address port reason | \
     a peer was turned away, with the reason
 association ended | warning | \
@@ -53,6 +54,8 @@ association ended | warning | \
 associations not written yet | warning | reason | \
     the database takes no row: peers are let in all the same, and their rows follow
 association not written | error | error | a row of the log of associations is missing: report it
+certificate replaced | info | file | new files of `[tls]`, for new connections
+certificate not replaced | error | file why | the new files are of no use; the old ones are in use
 connections turned away | warning | address count | too many of this address, or in all, wait \
     to ask for an association; `count` since the last such line
 connection failed | error | address error | a connection broke before an association
@@ -163,6 +166,8 @@ sender silent | warning | calling_ae | \
     a `[[sender]]` has sent nothing in hours in which it is expected to send
 scrub found damage | warning | kind count series_uid | \
     kept files (received, derived) that are missing or have changed on the disk
+certificate expires | warning | certificate file days | \
+    within 30 days, within 7, or it has expired (`days` below 0)
 disk low | warning | free total | \
     below the reserve, or full within `notify.disk_days` at the present rate
 request done | info | request kind ok | \

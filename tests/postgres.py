@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,11 @@ class PostgresServer:
     """A server that listens in `folder`; databases are made and dropped by name."""
 
     folder: Path
+    port: int = 5432  # names its socket
 
     def url(self, database: str) -> str:
-        return f"postgresql://{ACCOUNT}@/{database}?host={self.folder}"
+        place = f"host={self.folder}&port={self.port}"
+        return f"postgresql://{ACCOUNT}@/{database}?{place}"
 
     def create(self, database: str, template: str = "template0") -> str:
         self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
@@ -38,23 +40,35 @@ class PostgresServer:
 
     def _execute(self, statement: str) -> None:
         with psycopg.connect(
-            host=str(self.folder), user=ACCOUNT, dbname="postgres", autocommit=True
+            host=str(self.folder),
+            port=self.port,
+            user=ACCOUNT,
+            dbname="postgres",
+            autocommit=True,
         ) as connection:
             connection.execute(statement.encode())
 
 
 @contextmanager
-def postgres() -> Iterator[PostgresServer]:
-    """Start a server, and stop it by its process id."""
+def postgres(
+    options: Mapping[str, str] | None = None, *, rules: str = "", port: int = 5432
+) -> Iterator[PostgresServer]:
+    """Start a server, and stop it by its process id.
+
+    `options` are of its configuration, `rules` who may connect in which way (pg_hba.conf).
+    """
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has 107 characters
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, port)
+    given = [part for key, value in (options or {}).items() for part in ("-c", f"{key}={value}")]
     try:
         if os.geteuid() == 0:
             shutil.chown(folder, ACCOUNT)
         _run("initdb", "-D", folder / "data", "-U", ACCOUNT, "-A", "trust", "--no-sync")
+        if rules:
+            (folder / "data/pg_hba.conf").write_text(rules)
         with (folder / "log").open("wb") as log:
             place = ["-D", str(folder / "data"), "-k", str(folder), "-h", ""]
-            command = [_program("postgres"), *place, *FASTER]
+            command = [_program("postgres"), *place, *FASTER, *given]
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=folder, user=_account(), env=_environment()
             )
@@ -73,7 +87,9 @@ def _wait_until_ready(server: PostgresServer, process: "subprocess.Popen[bytes]"
     pause = threading.Event()
     while True:
         try:
-            psycopg.connect(host=str(server.folder), user=ACCOUNT, dbname="postgres").close()
+            psycopg.connect(
+                host=str(server.folder), port=server.port, user=ACCOUNT, dbname="postgres"
+            ).close()
         except psycopg.OperationalError:
             if process.poll() is not None or time.monotonic() > deadline:
                 log = (server.folder / "log").read_text(errors="replace")

@@ -19,3 +19,4 @@ from node.config.sections import Notify as Notify
 from node.config.sections import ReportAddress as ReportAddress
 from node.config.sections import Route as Route
 from node.config.sections import Storage as Storage
+from node.config.sections import Tls as Tls

@@ -203,6 +203,7 @@ def contradictions(config: Config, raw: Mapping[str, object]) -> list[str]:
         *_repeated(raw, "sender", "ae_title"),
         *_selftest(config, raw),
         *_web(config),
+        *_tls(config),
         *_models(raw),
         *_routes(config, raw),
         *_senders(config),
@@ -245,6 +246,19 @@ def _web(config: Config) -> Iterator[str]:
             yield f"web.{key}: anybody may write a header; name the web.trusted_proxies too"
     if config.node.port and config.node.port == config.web.port:
         yield f"web.port = {config.web.port}: another port than node.port"
+
+
+def _tls(config: Config) -> Iterator[str]:
+    taken = {config.node.port: "node.port", config.web.port: "web.port"}
+    tls = config.tls
+    if tls.certificate is not None and tls.port and tls.port in taken:
+        yield f"tls.port = {tls.port}: another port than {taken[tls.port]}"
+    for entry in config.destinations:
+        if entry.tls and entry.tls.authorities is None and not entry.tls.fingerprint:
+            needed = (
+                "tls.authorities, authorities of its own, or the fingerprint of its certificate"
+            )
+            yield f'destination "{entry.name}".tls: by what is it known? give {needed}'
 
 
 def _names(raw: Mapping[str, object], table: str, key: str = "name") -> list[str]:

@@ -72,6 +72,7 @@ Event = Literal[
     "sender_silent",
     "selftest_failed",
     "disk_low",
+    "certificate_expires",
 ]
 EVENTS: tuple[Event, ...] = get_args(Event)
 
@@ -79,6 +80,7 @@ LEAST_FACTOR, MOST_FACTOR = 2, 10
 # Tables, and keys of [node], that a running node takes over when it reads the file again.
 RELOADABLE = ("destinations", "routes", "completion", "delivery", "senders", "notify", "selftest")
 RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
+RELOADABLE_TLS = ("required", "ae_titles")
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -183,6 +185,13 @@ def _name_of_destination(name: str) -> str:
     return name
 
 
+def _tls_of_destination(given: object) -> object:
+    """`true` is a table without a key, `false` none."""
+    if isinstance(given, bool):
+        return {} if given else None
+    return given
+
+
 def _matching(pattern: str, sentence: str) -> AfterValidator:
     """Refuse a text that is not of this form; the sentence says the form."""
 
@@ -243,6 +252,11 @@ RisingSeconds = Annotated[
     AfterValidator(_rising),
     Field(strict=False, description="[first, longest], two numbers above 0"),
 ]
+CERTIFICATES = "a list of names in certificates, or SHA-256 fingerprints of them"
+CertificateName = Annotated[
+    str, Field(pattern=r"^\S(.{0,253}\S)?$", description="a name in a certificate")
+]
+CertificateNames = Annotated[tuple[CertificateName, ...], Field(strict=False)]
 Regex = Annotated[str, AfterValidator(_regex)]
 MatchKey = Annotated[str, AfterValidator(_match_key)]
 Url = Annotated[str, _matching(URL, ADDRESS)]
@@ -332,6 +346,55 @@ class Inference(Section):
     job_minutes: AboveZero = 30.0
     memory_gb: ZeroOrMore = 0.0
     overtaking: bool = True
+
+
+class Tls(Section):
+    """The port for DICOM over TLS; there is one where a certificate is named."""
+
+    port: AnyPort = 2762
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
+    authorities: OptionalPath = ""  # type: ignore[assignment]
+    verify_clients: Flag = True
+    required: Flag = False
+    ae_titles: Mapping[AeTitle, CertificateNames] = Field(
+        default_factory=dict, description=f"AE titles, each with {CERTIFICATES}"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Tls":
+        if self.certificate is None and (self.required or self.ae_titles):
+            raise ValueError("required and ae_titles need a certificate")
+        if self.certificate is not None and self.verify_clients and self.authorities is None:
+            raise ValueError("authorities is missing: the file by which peers are verified")
+        if self.ae_titles and not self.verify_clients:
+            raise ValueError("ae_titles needs verify_clients = true")
+        return self
+
+
+class DestinationTls(Section):
+    """TLS towards a destination; what is empty is that of [tls]."""
+
+    certificate: OptionalPath = ""  # type: ignore[assignment]
+    key: OptionalPath = ""  # type: ignore[assignment]
+    authorities: OptionalPath = ""  # type: ignore[assignment]
+    server_name: str = Field(
+        "", pattern=r"^[^\s/]{0,253}$", description='the name in its certificate, or ""'
+    )
+    fingerprint: str = Field(
+        "",
+        pattern=r"^(([0-9A-Fa-f]{2}:?){32})?$",
+        description='the SHA-256 fingerprint of its certificate, or ""',
+    )
+
+    def completed(self, tls: Tls) -> "DestinationTls":
+        """This, with the files of [tls] where it names none."""
+        update: dict[str, object] = {}
+        if self.certificate is None:
+            update |= {"certificate": tls.certificate, "key": tls.key}
+        if self.authorities is None and not self.fingerprint:
+            update["authorities"] = tls.authorities
+        return self.model_copy(update=update)
 
 
 class DeliverySettings(Section):
@@ -455,19 +518,22 @@ class Destination(Section):
     answer_seconds: AboveZero = 60.0
     associations: int = Field(1, ge=1, le=16, description="integer 1-16")
     leave_out: ObjectKinds = ()  # what it is never offered of a result
+    tls: Annotated[DestinationTls | None, BeforeValidator(_tls_of_destination)] = Field(
+        None, description="true, or a table of what differs from [tls]"
+    )
     commitment: Commitment | None = Field(None, description=COMMITMENT)
 
-    def address(self, ae_title: str) -> tuple[str, str, int, str]:
-        """AE title, host and port; and what a node of that AE title calls itself there."""
-        return self.ae_title, self.host, self.port, self.calling_ae_title or ae_title
+    def address(self, ae_title: str) -> tuple[str, str, int, str, DestinationTls | None]:
+        """AE title, host and port; what a node of that AE title calls itself there; and TLS."""
+        return self.ae_title, self.host, self.port, self.calling_ae_title or ae_title, self.tls
 
-    def commitment_address(self, ae_title: str) -> tuple[str, str, int, str]:
+    def commitment_address(self, ae_title: str) -> tuple[str, str, int, str, DestinationTls | None]:
         """The same of the AE that is asked for storage commitment."""
         own = self.address(ae_title)
         if self.commitment is None:
             return own
         title, host, port = self.commitment.ae_title, self.commitment.host, self.commitment.port
-        return title or own[0], host or own[1], port or own[2], own[3]
+        return title or own[0], host or own[1], port or own[2], *own[3:]
 
     @property
     def reporting_ae_titles(self) -> frozenset[str]:
@@ -621,6 +687,7 @@ class Config(Section):
 
     path: Path
     node: Node
+    tls: Tls
     storage: Storage
     completion: Completion
     inference: Inference
@@ -633,6 +700,15 @@ class Config(Section):
     destinations: tuple[Destination, ...] = ()
     routes: tuple[Route, ...] = ()
     models: tuple[ModelEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Config":
+        destinations = tuple(
+            entry.model_copy(update={"tls": entry.tls.completed(self.tls)}) if entry.tls else entry
+            for entry in self.destinations
+        )
+        object.__setattr__(self, "destinations", destinations)  # frozen from here on
+        return self
 
     @property
     def folder(self) -> Path:
@@ -662,7 +738,12 @@ class Config(Section):
         """This configuration with everything of `read` that may change at run time."""
         changes: dict[str, object] = {name: getattr(read, name) for name in RELOADABLE}
         node = {name: getattr(read.node, name) for name in RELOADABLE_NODE}
-        return self.model_copy(update={**changes, "node": self.node.model_copy(update=node)})
+        tls = {name: getattr(read.tls, name) for name in RELOADABLE_TLS}
+        changes |= {
+            "node": self.node.model_copy(update=node),
+            "tls": self.tls.model_copy(update=tls),
+        }
+        return self.model_copy(update=changes)
 
     def needs_restart(self, read: "Config") -> Iterator[str]:
         """Key paths that differ in `read` and that only a restart can apply, as `node.port`."""

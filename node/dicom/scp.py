@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
@@ -41,7 +42,8 @@ from node.dicom.status import (
     Rejection,
     abort_text,
 )
-from node.dicom.upper_layer import AcceptedAssociation, ConnectionHandler
+from node.dicom.tls import Identity, ServerTls, TlsFailed, identity_of, sentence_of
+from node.dicom.upper_layer import TLS_HERE, AcceptedAssociation, ConnectionHandler
 from storage.records import Peer, Received
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,10 @@ class Admission:
     calling_ae_titles: frozenset[str] = frozenset()
     networks: tuple[str, ...] = ()
     guests: frozenset[str] = frozenset()  # calling AE titles that are let in whatever else holds
+    needs_tls: bool = False
+    # Calling AE title -> `Identity.marks` of certificates that may use it, over TLS alone. Such a
+    # certificate may use no other title.
+    certificates: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # Calling and called AE title of who may report on storage commitment, and do nothing else.
     reporters: frozenset[tuple[str, str]] = frozenset()
 
@@ -82,6 +88,8 @@ class AssociationRequest:
     address: str
     port: int = 0
     is_echo: bool = False  # for Verification and nothing else
+    is_tls: bool = False
+    identity: Identity | None = None  # of the certificate that it has shown
     is_report: bool = False  # for Storage Commitment, perhaps with Verification
 
 
@@ -198,7 +206,8 @@ class AssociationGate:
             return Refused(REJECT_NO_REASON, "network not allowed")
         pair = (request.calling_ae, request.called_ae)
         is_reporter = request.is_report and pair in admission.reporters
-        return (None if is_reporter else self._unknown(request)) or self._too_many(request)
+        unknown = None if is_reporter else self._unknown(request)
+        return unknown or _wrong_certificate(request, admission) or self._too_many(request)
 
     def _unknown(self, request: AssociationRequest) -> Refused | None:
         admission = self.admission
@@ -236,6 +245,18 @@ class AssociationGate:
         self._log.rejected(request.calling_ae, request.called_ae, request.address, refused.reason)
 
 
+def _wrong_certificate(request: AssociationRequest, admission: Admission) -> Refused | None:
+    bound, title = admission.certificates, request.calling_ae
+    if not request.is_tls and (admission.needs_tls or title in bound):
+        return Refused(REJECT_CALLING, "not over TLS")
+    marks = request.identity.marks if request.identity is not None else frozenset()
+    titles = {title for title, certificates in bound.items() if certificates & marks}
+    if title in titles or not (titles or title in bound):
+        return None
+    shown = request.identity or "none was shown"
+    return Refused(REJECT_CALLING, f"certificate of another AE title: {shown}")
+
+
 def _is_within(address: str, admission: Admission) -> bool:
     if not admission.networks:
         return True
@@ -270,6 +291,7 @@ class ScpSettings:
     pdu_seconds: float = 60.0  # for one PDU, from its first byte to its last
     message_seconds: float = 30.0  # without a word in the middle of a message
     max_waiting: int = 200  # connections that have not asked for an association yet
+    tls: ServerTls | None = None  # a second port, for TLS
 
 
 class Scp:
@@ -293,22 +315,37 @@ class Scp:
             waiting=settings.max_waiting,
             most_per_peer=settings.max_associations_per_peer,
         )
-        self._server: _StorageServer | None = None
-        self._thread: threading.Thread | None = None
+        self._servers: list[_StorageServer] = []
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> int:
-        """Listen; returns the real port. OSError where it is taken."""
-        self._server = _StorageServer(
-            self._settings, self._gate, self._log, self._keep, self._commitment
+        """Listen; returns the real port. OSError where it is taken, TlsFailed for that of TLS."""
+        make = functools.partial(
+            _StorageServer, self._settings, self._gate, self._log, self._keep, self._commitment
         )
+        self._servers.append(make())
+        if self._settings.tls is not None:
+            self._servers.append(self._tls_server(make, self._settings.tls))
         self._log.start()
-        self._thread = threading.Thread(
-            target=functools.partial(self._server.serve_forever, POLL_SECONDS),
-            name="storage-scp",
-            daemon=True,
-        )
-        self._thread.start()
-        return int(self._server.server_address[1])
+        for server in self._servers:
+            target = functools.partial(server.serve_forever, POLL_SECONDS)
+            self._threads.append(threading.Thread(target=target, name="storage-scp", daemon=True))
+            self._threads[-1].start()
+        return int(self._servers[0].server_address[1])
+
+    def _tls_server(
+        self, make: "Callable[[ServerTls], _StorageServer]", tls: ServerTls
+    ) -> "_StorageServer":
+        try:
+            return make(tls)
+        except OSError as error:
+            self._servers[0].server_close()
+            raise TlsFailed(sentence_of(error)) from error
+
+    @property
+    def tls_port(self) -> int | None:
+        """The real port for TLS, once it listens."""
+        return int(self._servers[1].server_address[1]) if len(self._servers) > 1 else None
 
     def admit(self, admission: Admission) -> None:
         """Replace the rules of admission; open associations stay."""
@@ -316,12 +353,11 @@ class Scp:
 
     def stop_listening(self) -> None:
         """Take no further connection; open associations go on."""
-        server, thread = self._server, self._thread
-        if server is None or thread is None or not thread.is_alive():
-            return
-        BaseServer.shutdown(server)  # the library's own also strikes it off a list of its own
-        server.server_close()
-        thread.join()
+        for server, thread in zip(self._servers, self._threads, strict=True):
+            if thread.is_alive():
+                BaseServer.shutdown(server)  # the library's own also strikes it off a list
+                server.server_close()
+                thread.join()
 
     def open_associations(self) -> int:
         """The number of open associations."""
@@ -338,15 +374,16 @@ class Scp:
         nothing, ends by itself within `request_seconds`.
         """
         self.stop_listening()
-        if self._server is None:
+        if not self._threads:
             return
-        accepted = self._server.accepted()
+        accepted = [assoc for server in self._servers for assoc in server.accepted()]
         established = [association for association in accepted if association.is_established]
         for association in accepted:
             association.end_now()
         deadline = time.monotonic() + ABORT_SECONDS
         for association in accepted:
-            association.dul.join(max(0.0, deadline - time.monotonic()))
+            if association.dul.is_alive():  # not before the handshake of TLS
+                association.dul.join(max(0.0, deadline - time.monotonic()))
             association.hang_up()  # a peer that takes nothing any more, not even the abort
         for association in established:
             association.join(max(POLL_SECONDS, deadline - time.monotonic()))
@@ -378,12 +415,16 @@ class _Accepted(AcceptedAssociation):
         )
         self.acse_timeout = settings.request_seconds
         self.network_timeout = settings.idle_seconds
+        self.identity: Identity | None = None
         self._gate.connected(id(self), address)
 
     def run_reactor(self) -> None:
         """Serve the association to its end."""
         try:
-            super().run_reactor()
+            if self._is_secured():
+                super().run_reactor()
+            else:
+                self.provider.close()  # its own thread, which never ran, would do so
         finally:
             self.hang_up()
             self.kill()
@@ -391,6 +432,19 @@ class _Accepted(AcceptedAssociation):
             self._note_unread_request()
             self._note_end()
             self._gate.leave(id(self), self._ending())
+
+    def _is_secured(self) -> bool:
+        """Agree on TLS where it is asked for; False where the peer does not, which is noted."""
+        if self.server.contexts_of_tls is None:
+            return True
+        seconds = self.server.settings.request_seconds
+        try:
+            context = self.server.contexts_of_tls.get()
+            self.identity = identity_of(self.connection.accept_tls(context, seconds))
+        except TlsFailed as error:
+            self.provider.problem = str(error)
+            return False
+        return True
 
     def handle_request(self, event: evt.Event) -> None:
         """Accept or reject: PS3.8 7.1. Whatever fails here must not let anybody in."""
@@ -453,12 +507,21 @@ class _Accepted(AcceptedAssociation):
         syntaxes = {str(context.abstract_syntax) for context in contexts}
         is_report = PUSH_MODEL in syntaxes and syntaxes <= NOT_STORED
         place = (calling_ae, called_ae, self.address, self.port)
-        return AssociationRequest(*place, syntaxes == {Verification}, is_report)
+        return AssociationRequest(
+            *place,
+            is_echo=syntaxes == {Verification},
+            is_tls=self.connection.secured is not None,
+            identity=self.identity,
+            is_report=is_report,
+        )
 
     def _note_unread_request(self) -> None:
         problem = self.provider.problem
         if problem:
-            refused = Refused(REJECT_NO_REASON, f"request not understood: {problem}")
+            is_of_tls = self.server.contexts_of_tls is not None and not self.provider.request
+            what = "no TLS connection" if is_of_tls else "request not understood"
+            reason = problem if problem == TLS_HERE else f"{what}: {problem}"
+            refused = Refused(REJECT_NO_REASON, reason)
             self._gate.reject(self._request(), refused)
 
     def _note_end(self) -> None:
@@ -536,7 +599,9 @@ class _StorageServer(AssociationServer):
         log: AssociationWriter,
         keep: Keep,
         commitment: CommitmentService | None,
+        tls: ServerTls | None = None,
     ) -> None:
+        self.contexts_of_tls = None if tls is None else tls.contexts()
         self.settings = settings
         self.gate = gate
         self.log = log
@@ -546,7 +611,7 @@ class _StorageServer(AssociationServer):
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(
             _application_entity(settings),
-            (settings.host, settings.port),
+            (settings.host, settings.port if tls is None else tls.port),
             settings.ae_title,
             accepted_contexts(),
             request_handler=_Handler,
@@ -612,5 +677,8 @@ def _log_accepted(event: evt.Event, assoc: _Accepted) -> None:
     extra: dict[str, object] = {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae}
     extra |= {"address": assoc.address, "contexts": len(assoc.accepted_contexts)}
     extra |= {"contexts_refused": len(assoc.rejected_contexts), "port": assoc.port}
+    secured = assoc.connection.secured
+    extra |= {"tls": secured.version() if secured is not None else ""}
+    extra |= {"certificate": str(assoc.identity or "")}
     refused = assoc.contexts_refused()[:MOST_NAMED]
     logger.info("association accepted", extra=extra | {"refused": refused})

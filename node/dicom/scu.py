@@ -40,6 +40,7 @@ from node.dicom.status import (
     rejection,
     status_text,
 )
+from node.dicom.tls import ClientTls, TlsFailed
 from node.dicom.upper_layer import PromptSocket, RequestorAE
 from storage.files import data_set_offset
 
@@ -54,6 +55,7 @@ class PeerAddress:
     host: str
     port: int
     calling_ae_title: str
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,7 @@ def associate(
     handlers: Sequence[EventHandlerType] = (),
 ) -> Association | SendResult:
     """An established association, or the reason that there is none."""
-    entity = RequestorAE(peer.calling_ae_title, timeouts.answer)
+    entity = RequestorAE(peer.calling_ae_title, timeouts.answer, peer.tls, peer.host)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = timeouts.connect
@@ -379,6 +381,8 @@ def associate(
             ext_neg=[*roles],
             evt_handlers=[*handlers],
         )
+    except TlsFailed as error:  # the files of our own side
+        return SendResult(Outcome.RETRY, f"No TLS connection to {peer.ae_title}: {error}.")
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
         return SendResult(
             Outcome.RETRY, f"The host {peer.host} of {peer.ae_title} is unknown: {error}."
@@ -407,6 +411,9 @@ def _failure(
         return SendResult(Outcome.REFUSED, f"{where} {why}: {names}.")
     transport = association.dul.socket
     assert isinstance(transport, PromptSocket)
+    if transport.secured is not None and transport.secured.problem:
+        problem = transport.secured.problem
+        return SendResult(Outcome.RETRY, f"{where}, no TLS connection: {problem}.")
     if transport.opened_at is None:
         silent = now - began >= timeouts.connect
         why = "cannot be reached" if silent else "refuses the connection; it may not be running"

@@ -59,6 +59,7 @@ from node.dicom.messages import (
 )
 from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, titles, with_ids
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID, UNEXPECTED_ERROR
+from node.dicom.tls import ClientTls, TlsSocket, accept, offered, speaks_tls
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ ENDING_SECONDS = 0.01  # for a thread that most often is just ending
 NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
 WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
 
+TLS_HERE = "TLS at the port without it"
+
 CLOSED = "Evt17"  # PS3.8 Table 9-3: the connection is closed
 INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
 ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
@@ -174,6 +177,7 @@ class PromptSocket(AssociationSocket):
         self.silent_seconds = seconds if silent_seconds is None else silent_seconds
         self.is_lost = self.was_silent = False
         self.opened_at = time.monotonic() if connection is not None else None
+        self.secured: TlsSocket | None = None
         self.blocks = Blocks()
         super().__init__(assoc, client_socket=connection, address=bind_to)
 
@@ -184,10 +188,21 @@ class PromptSocket(AssociationSocket):
             tune(self.socket)
             self.opened_at = time.monotonic()
 
+    def accept_tls(self, context: ssl.SSLContext, seconds: float) -> TlsSocket:
+        """Go on over TLS, before anything was read; TlsFailed where the peer does not."""
+        assert self.socket is not None
+        self.socket = self.secured = accept(self.socket, context, seconds)
+        return self.secured
+
+    def offer_tls(self, tls: ClientTls, host: str) -> None:
+        """Speak TLS from the connection on, which is not made yet."""
+        assert self.socket is not None
+        self.socket = self.secured = offered(tls, self.socket, host)
+
     @property
     def ready(self) -> bool:
         """True where something was received, or can be without waiting."""
-        if self.blocks.is_holding:
+        if self.is_holding:
             return True
         if self.socket is None or self.opened_at is None:
             return False
@@ -196,6 +211,11 @@ class PromptSocket(AssociationSocket):
         except (OSError, ValueError):
             self.event_queue.put(CLOSED)
             return False
+
+    @property
+    def is_holding(self) -> bool:
+        """True where something was received and not read yet."""
+        return self.blocks.is_holding or (self.secured is not None and self.secured.pending() > 0)
 
     def has_data(self, seconds: float) -> bool:
         """Wait so long for the peer; True also where it has closed the connection."""
@@ -428,8 +448,12 @@ class WakingProvider(NegotiatingProvider):
             if self.state_machine.current_state != CLOSING:
                 raise
         finally:
-            self._ring.close()
-            self._rung.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give its descriptors back, also where its thread never ran."""
+        self._ring.close()
+        self._rung.close()
 
     def send_pdu(self, primitive: "_PDUPrimitiveType") -> None:
         """Queue a primitive for the peer and wake the thread that sends it."""
@@ -468,7 +492,7 @@ class WakingProvider(NegotiatingProvider):
         """Sleep until the peer has sent something, or somebody has rung, or timers are due."""
         poll = _readable(self._rung)
         is_busy = self._is_busy
-        is_holding = isinstance(self.socket, PromptSocket) and self.socket.blocks.is_holding
+        is_holding = isinstance(self.socket, PromptSocket) and self.socket.is_holding
         if is_holding and not is_busy:
             return
         is_open = isinstance(self.socket, PromptSocket) and self.socket.opened_at is not None
@@ -492,6 +516,8 @@ class Provider(WakingProvider):
     def _read_pdu_data(self) -> None:
         """Read a PDU, or while an association is open all C-STORE requests that come."""
         receiver, transport = self.assoc.dimse, self.socket
+        if not self.request and not self.problem and self._meets_tls():
+            self.problem = TLS_HERE
         is_open = self.state_machine.current_state == ESTABLISHED and not self._ids_of_peer
         if not (is_open and isinstance(receiver, Receiver) and receiver.is_direct):
             super()._read_pdu_data()
@@ -511,6 +537,10 @@ class Provider(WakingProvider):
             receiver.take(pdu)
             if time.monotonic() > until:
                 return
+
+    def _meets_tls(self) -> bool:
+        transport = self.socket.socket if self.socket is not None else None
+        return transport is not None and speaks_tls(transport)
 
     @property
     def is_silent(self) -> bool:
@@ -1024,9 +1054,13 @@ class ConnectionHandler(RequestHandler):
 class RequestorAE(AE):
     """An application entity whose associations have our sockets."""
 
-    def __init__(self, ae_title: str, seconds: float) -> None:
+    def __init__(
+        self, ae_title: str, seconds: float, tls: ClientTls | None = None, host: str = ""
+    ) -> None:
         super().__init__(ae_title)
         self._seconds = seconds
+        self._tls = tls
+        self._host = host  # whose certificate is expected
 
     def _create_socket(
         self,
@@ -1039,5 +1073,6 @@ class RequestorAE(AE):
         assoc.acse_timeout, assoc.network_timeout = self.acse_timeout, self.network_timeout
         assoc.daemon = assoc.dul.daemon = True
         transport = PromptSocket(assoc, self._seconds, bind_to=address)
-        transport.tls_args = tls_args
+        if self._tls is not None:
+            transport.offer_tls(self._tls, self._host)
         return transport

@@ -20,7 +20,7 @@ from prometheus_client import (
 from starlette.requests import Request
 
 from inference.release import RELEASE
-from node import health
+from node import certificates, health
 from node.web.access import AsViewer
 from node.web.state import Parts, PartsOf
 from storage import commitment_scp, commitment_scu
@@ -167,6 +167,12 @@ class Metrics:
         self._free = self._gauge("disk_free_bytes", "Free on the disk of the storage folder.")
         self._total = self._gauge("disk_total_bytes", "The size of that disk.")
         self._reserve = self._gauge("disk_reserve_bytes", "Below it C-STORE is answered A700.")
+        self._certificates = self._gauge(
+            "certificate_expires_seconds",
+            "When a certificate expires, since the epoch.",
+            "certificate",
+            "file",
+        )
         self._up = self._gauge("destination_up", "1 where it answered last.", "destination")
         self._paused = self._gauge(
             "destination_paused", "1 where a person paused it.", "destination"
@@ -225,6 +231,10 @@ class Metrics:
         self._reserve.set(parts.settings.config.storage.min_free_bytes)
         for state, count in notices.count(database).items():
             self._notices.labels(str(state)).set(count)
+        self._certificates.clear()
+        for certificate in certificates.all_of(parts.config()):
+            gauge = self._certificates.labels(certificate.name, str(certificate.path))
+            gauge.set(certificate.expires_at)
         self._set_commitment(database)
         self._set_selftest(parts)
 

@@ -20,6 +20,7 @@ from email.utils import formatdate, make_msgid
 from itertools import groupby
 from urllib.parse import unquote, urlsplit
 
+from node import certificates
 from node.config import Config, Notify
 from node.rules import backoff
 from storage.database import Database
@@ -168,6 +169,7 @@ TEMPLATES = {
     ),
     "selftest_failed": ("The self-test failed", "Self-test {selftest} failed. {sentence}"),
     "disk_low": ("The disk is filling up", "{sentence}"),
+    "certificate_expires": ("A certificate expires", "{sentence}"),
     "attention": ("Something needs attention", "{sentence}"),
     "test": (
         "A test",
@@ -325,6 +327,18 @@ class Watches:
         key = f"disk {self.node_id} {day}"
         if self._post(now, "disk_low", key, {"sentence": sentence}):
             logger.warning("disk low", extra={"free": usage.free, "total": usage.total})
+
+    def certificates(self) -> None:
+        """Tell which certificate expires soon, and which has expired: once each stage."""
+        now = self.now()
+        for certificate in certificates.all_of(self.settings):
+            stage = certificate.stage(now)
+            key = f"certificate {certificate.fingerprint[:16]} {stage}"
+            facts = {"sentence": certificate.sentence(now)}
+            if stage and self._post(now, "certificate_expires", key, facts):
+                extra = {"certificate": certificate.name, "file": str(certificate.path)}
+                days = round(certificate.days_left(now), 1)
+                logger.warning("certificate expires", extra=extra | {"days": days})
 
     def _post(self, now: float, event: str, key: str, facts: Mapping[str, object]) -> bool:
         with self.database.writing() as db:

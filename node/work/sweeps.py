@@ -190,6 +190,7 @@ class Background:
         schedule.every(MINUTE, "senders", self._watches.senders)
         schedule.every(MINUTE, "self-test", handlers.tests.sweep)
         schedule.every(SAMPLE_SECONDS, "disk", self._watches.disk)
+        schedule.every(HOUR, "certificates", self._watches.certificates)
         schedule.every(HOUR, "forgetting", self._forget)
         self.audit.start()
         schedule.every(AUDIT_SECONDS, "audit", self.audit.sweep)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -226,7 +227,7 @@ def test_a_destination_is_asked_for_storage_commitment_at_itself_or_elsewhere(
     assert itself.reporting_ae_titles == {"PACS"}
     other = 'commitment = { ae_title = "CMT", host = "other", port = 11 }\nsends_as = ["PACS2"]\n'
     (elsewhere,) = read(tmp_path, DESTINATION + other).destinations
-    assert elsewhere.commitment_address("MIDSLICE") == ("CMT", "other", 11, "MIDSLICE")
+    assert elsewhere.commitment_address("MIDSLICE") == ("CMT", "other", 11, "MIDSLICE", None)
     assert elsewhere.reporting_ae_titles == {"PACS", "PACS2", "CMT"}
 
 
@@ -542,3 +543,47 @@ def test_an_empty_file_has_everything_that_a_page_asks_for(tmp_path: Path) -> No
     assert from_values(to_values(config)) == config
     assert (config.web.session_hours, config.web.idle_minutes) == (12.0, 60.0)
     assert (config.notify.webhooks, config.selftest.every_hours, config.senders) == ((), 0.0, ())
+
+
+TLS = '[tls]\ncertificate = "node.pem"\nkey = "node.key"\nauthorities = "ca.pem"\n'
+
+
+def test_a_destination_takes_of_tls_what_it_does_not_say_itself(tmp_path: Path) -> None:
+    (plain,) = read(tmp_path, TLS + DESTINATION).destinations
+    assert plain.tls is None
+    (short,) = read(tmp_path, TLS + DESTINATION + "tls = true\n").destinations
+    assert short.tls is not None
+    assert (short.tls.certificate, short.tls.key) == (tmp_path / "node.pem", tmp_path / "node.key")
+    assert short.tls.authorities == tmp_path / "ca.pem"
+    own = 'tls = { certificate = "other.pem", server_name = "pacs.example" }\n'
+    (long,) = read(tmp_path, TLS + DESTINATION + own).destinations
+    assert long.tls is not None
+    assert (long.tls.certificate, long.tls.key) == (tmp_path / "other.pem", None)
+    pinned = f'tls = {{ fingerprint = "{"AB:" * 31}AB" }}\n'
+    (alone,) = read(tmp_path, DESTINATION + pinned).destinations
+    assert alone.tls is not None
+    assert alone.tls.authorities is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[tls]\ncertificate = "node.pem"\n', "authorities is missing"),
+        ("[tls]\nrequired = true\n", "need a certificate"),
+        (TLS + 'verify_clients = false\nae_titles = { CT1 = ["ct1"] }\n', "verify_clients = true"),
+        (TLS + "port = 11112\n", "tls.port = 11112: another port than node.port"),
+        (DESTINATION + "tls = true\n", 'destination "pacs".tls: by what is it known?'),
+        (TLS + DESTINATION + 'tls = { fingerprint = "AB" }\n', "SHA-256 fingerprint"),
+    ],
+)
+def test_a_mistake_about_tls_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        read(tmp_path, text)
+
+
+def test_who_may_call_by_tls_is_read_again_and_the_port_is_not(tmp_path: Path) -> None:
+    before = read(tmp_path, TLS)
+    after = read(tmp_path, TLS + 'port = 2763\nrequired = true\nae_titles = { CT1 = ["ct1"] }\n')
+    assert list(before.needs_restart(after)) == ["tls.port"]
+    taken = before.reloaded(after).tls
+    assert (taken.required, dict(taken.ae_titles), taken.port) == (True, {"CT1": ("ct1",)}, 2762)

@@ -28,6 +28,7 @@ TABLES = {
     "Commitment": None,  # in a destination
     "ReportAddress": None,  # in a sender
     "Condition": None,
+    "DestinationTls": None,
     "Section": None,
     "Config": None,
 }

@@ -15,7 +15,8 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from node import wording
+from node import certificates, wording
+from node.certificates import WARN_DAYS
 from node.dicom.status import meaning
 from node.rules import reasons
 from node.rules.backoff import is_silent
@@ -181,6 +182,7 @@ def alerts(parts: Parts, now: float) -> tuple[Alert, ...]:
         *_senders(parts, now),
         *_destinations(parts),
         *_channels(parts, now),
+        *_certificates(parts, now),
     )
 
 
@@ -220,6 +222,18 @@ def _destinations(parts: Parts) -> Iterator[Alert]:
             yield Alert(name, f"has been paused by {switch.who}", switch.at)
         elif reach is not None and not reach.up:
             yield Alert(name, "has not answered", reach.since)
+
+
+def _certificates(parts: Parts, now: float) -> Iterator[Alert]:
+    for certificate in certificates.all_of(parts.config()):
+        name, left = f"The certificate {certificate.name}", certificate.days_left(now)
+        if left < 0:
+            text = f"of {certificate.role} has expired and has been invalid"
+            yield Alert(name, text, certificate.expires_at, "/configuration")
+        elif left < WARN_DAYS:
+            day = clock(certificate.expires_at, parts.zone, now)
+            text = f"of {certificate.role} expires on {day} and has been due for renewal"
+            yield Alert(name, text, certificate.expires_at - WARN_DAYS * DAY, "/configuration")
 
 
 def _channels(parts: Parts, now: float) -> Iterator[Alert]:

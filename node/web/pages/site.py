@@ -111,6 +111,12 @@ def _rejection_advice(ae_title: str) -> Mapping[str, str]:
         "too many associations of this AE title": SHARE_TAKEN,
         "too many associations of this address": SHARE_TAKEN,
         "request not understood": NOT_UNDERSTOOD,
+        "no TLS connection": "Give it a certificate of the authorities in tls.authorities, and the "
+        "node's own authority; without TLS it takes the other port.",
+        "TLS at the port without it": "Let it use the port for TLS (tls.port), or no TLS.",
+        "not over TLS": "Let it use the port for TLS (tls.port) with its certificate.",
+        "certificate of another AE title": "Enter its certificate under its AE title in "
+        "tls.ae_titles, or correct its AE title.",
     }
 
 

@@ -1,5 +1,6 @@
 """Whom somebody should look at: silent senders, destinations, notices; on Now and on every page."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from storage.records import ClosingFault, Peer, SwitchName
 from storage.site import control, notices, peers
 from storage.site.nodes import fact_or_set
+from tests.certificates import Authority
 from tests.unit.storage.stored import post
 from tests.unit.web.site import Client, Site, site
 
@@ -127,3 +129,21 @@ def test_every_page_says_how_many_peers_need_a_look(served: Site) -> None:
     control.turn(served.database, served.clock(), "anna", SwitchName.PAUSED, "pacs", on=True)
     for path in ("/", "/find", "/capacity"):
         assert '1<span class="for-readers"> to look at</span>' in served.person().get(path).text
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [(100, ""), (12, "has been due for renewal"), (-3, "has been invalid for")],
+)
+def test_a_certificate_that_expires_needs_a_person(
+    tmp_path: Path, migrated_sqlite: Path, days: float, says: str
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    pair = authority.sign("node.example", days=days)
+    tls = f'[tls]\nport = 0\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
+    tls += f'authorities = "{authority.certificate}"\n'
+    with site(tmp_path / "site", migrated_sqlite, tls) as served:
+        served.clock.now = time.time()
+        now, _ = marks(served.person())
+    assert ("The certificate node.example" in now) == bool(says)
+    assert says in now

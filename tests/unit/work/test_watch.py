@@ -2,13 +2,14 @@
 
 import random
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from node.config import Config, DeliverySettings, Destination, ExpectedSender, defaults
+from node.config import Config, DeliverySettings, Destination, ExpectedSender, Tls, defaults
 from node.work.deliver import Reachability
 from node.work.notify import Watches
 from storage.archive import Archive
@@ -16,6 +17,7 @@ from storage.database import Database
 from storage.files import Files
 from storage.records import Peer, Received
 from storage.site import nodes, notices, peers
+from tests.certificates import Authority
 from tests.conftest import Clock
 from tests.ports import free_port
 from tests.unit.storage.stored import CT, EXPLICIT, part10
@@ -187,3 +189,25 @@ def test_a_disk_that_does_not_fill_is_no_news(
     around().disk()
     assert told(database, clock()) == []
     assert len(nodes.samples(database, "one", 0.0)) == 1
+
+
+def test_a_certificate_is_told_of_at_each_stage_once(
+    tmp_path: Path, database: Database, clock: Clock
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    pair = authority.sign("node", days=40)
+    tls = Tls.model_construct(
+        certificate=pair.certificate, key=pair.key, authorities=authority.certificate
+    )
+    settings = defaults(tmp_path).model_copy(update={"tls": tls})
+    watches = Watches(database, settings, "n1", clock)
+    said = []
+    clock.now = time.time()
+    for days in (0, 20, 5, 10, 10, 1):
+        clock.now += days * DAY
+        watches.certificates()
+        said.append([facts["sentence"] for event, facts in told(database, clock())])
+    counts = [len(sentences) for sentences in said]
+    assert counts == [0, 1, 0, 1, 1, 0]
+    assert said[1][0].startswith(f"The certificate node of this node ({pair.certificate}) expires")
+    assert "expired on" in said[4][0]
