@@ -50,6 +50,9 @@ def files(config: Config) -> Iterator[tuple[str, Path]]:
     """Whose certificates are in which file, each file once."""
     tls, seen = config.tls, set()
     named = [("this node", tls.certificate), ("the authorities of peers", tls.authorities)]
+    named += [("the pages", config.web.certificate)]
+    named += [("this node towards the audit repository", config.audit.certificate)]
+    named += [("the authorities of the audit repository", config.audit.authorities)]
     for entry in config.destinations:
         if entry.tls is not None:
             named.append((f"this node towards {entry.name}", entry.tls.certificate))
@@ -63,7 +66,8 @@ def files(config: Config) -> Iterator[tuple[str, Path]]:
 
 def keys(config: Config) -> tuple[Path, ...]:
     """The files with private keys."""
-    pairs = [(config.tls.certificate, config.tls.key)]
+    pairs = [(config.tls.certificate, config.tls.key), (config.web.certificate, config.web.key)]
+    pairs += [(config.audit.certificate, config.audit.key)]
     pairs += [(entry.tls.certificate, entry.tls.key) for entry in config.destinations if entry.tls]
     own = [key or certificate for certificate, key in pairs]
     return tuple(dict.fromkeys(path for path in own if path is not None))

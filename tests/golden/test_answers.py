@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from node import health
 from tests import phantoms
 from tests.golden import filled, golden
 from tests.unit.web.site import Site, site
@@ -55,6 +56,7 @@ def folder(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with (copy / "config.toml").open("a", encoding="utf-8") as configuration:
         configuration.write('[inference]\ndevice = "cpu"\n')
     monkeypatch.chdir(copy)
+    monkeypatch.setattr(health, "DISK_WARNING", 1.0)  # how full this machine's is, is its own
     monkeypatch.setenv("LOGNAME", "<user>")  # who acts, for the audit events
     monkeypatch.setenv("COLUMNS", WIDTH)
     monkeypatch.setenv("TERMINAL_WIDTH", WIDTH)
