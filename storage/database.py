@@ -207,8 +207,9 @@ class Database:
         return (*named, *(f"{row[0]} row {row[1]} points nowhere" for row in orphans))
 
     def close(self) -> None:
-        if self._receiver is not None:
-            self._receiver.close()
+        receiver, self._receiver = self._receiver, None  # it may be opened again
+        if receiver is not None:
+            receiver.close()
         self._engine.dispose()
 
     def _as_receiver(self, connection: PoolProxiedConnection) -> PoolProxiedConnection:

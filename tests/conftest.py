@@ -151,3 +151,11 @@ def _empty(database: Database) -> None:
         large = [name for name, count in zip(tables, rows, strict=True) if count > LARGE]
         if large:  # what is deleted goes on taking time until it is vacuumed
             db.exec_driver_sql(f"TRUNCATE {', '.join(large)} CASCADE")
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """A node lets nobody else read its files: what follows in this process is no node."""
+    os.umask(0o022)
+    yield
+    os.umask(0o022)

@@ -18,7 +18,7 @@ _names: set[str] = set()
 def note(name: str | bytes) -> None:
     """Remember the name of a patient whose images a test has made."""
     text = name.decode("latin-1") if isinstance(name, bytes) else name
-    for spelling in (text, text.replace("^", " "), text.replace("^", ", ")):
+    for spelling in (text, text.replace("^", ", ")):  # "Another One" may stand in any sentence
         if len(spelling) >= SHORTEST and "^" in text:
             _names.add(spelling.strip("^ ").casefold())
 

@@ -55,7 +55,7 @@ STEPS: Mapping[str, Step] = {
     "after commit, before the answer": Step("storage.archive:Archive.keep", count=3),
     "after claim": Step("storage.jobs:Queue.claim"),
     "in inference": Step("inference.models.classical:Linear.run", "before", count=2),
-    "between derived files": Step("inference.header:write_file", count=2),
+    "between derived files": Step("inference.header:write_parts", count=2),
     "before the rename of the output": Step("inference.pipeline:bring_to_disk", "before"),
     "before the end of a job": Step("storage.jobs:Queue.succeed", "before"),
     "after the end of a job": Step("storage.jobs:Queue.succeed"),

@@ -124,7 +124,7 @@ def test_a_repository_is_told_who_did_what(
             first = dcmread(series.thick(3)[0], stop_before_pixels=True)
             assert studies == [first.StudyInstanceUID] * 2
             counts = [part.get("NumberOfInstances") for part in sent.iter("SOPClass")]
-            assert counts == ["6"]  # five slices and a presentation state
+            assert counts == ["5"]
         assert len(told.find("110100", "110121")) == 1  # and has stopped
         fields = {tuple(fields) for fields, _ in told.messages()}
         assert fields == {("authpriv", "notice", "midslice", "DICOM+RFC3881")}

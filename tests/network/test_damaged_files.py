@@ -28,7 +28,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["flipped", "lost"])
 def test_a_damaged_slice_is_never_processed_and_is_mended_by_a_re_send(
-    node: NodeProcess, archive: Storescp, tmp_path: Path, damage: Callable[[Path], None]
+    node: NodeProcess, empty_archive: Storescp, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     files = phantoms.write(tmp_path / "sent", Series(seed="bits", slices=6))
     send(node, files)
@@ -39,7 +39,7 @@ def test_a_damaged_slice_is_never_processed_and_is_mended_by_a_re_send(
     (job,) = node_rows.jobs(node, uid_of(files))
     assert (job.id, job.state, job.reason) == (held["job"], "held", "DAMAGED_FILES")
     assert "1 received file is missing or changed" in job.sentence
-    assert archive.files() == []
+    assert empty_archive.files() == []
     send(node, files, calling="PACS")  # whoever sends it: the bytes are the same
     node.event("job succeeded", job=job.id)
     (job,) = node_rows.jobs(node, uid_of(files))

@@ -34,5 +34,7 @@ def first_command(
 def midslice(first_command: Midslice, tmp_path: Path, migrated_sqlite: Path) -> Midslice:
     """The same where a database exists: to migrate a new one takes longer than most commands."""
     (tmp_path / "var").mkdir(mode=0o700)
-    shutil.copy(migrated_sqlite, tmp_path / "var" / FILE_NAME)
+    database = tmp_path / "var" / FILE_NAME
+    shutil.copyfile(migrated_sqlite, database)
+    database.chmod(0o600)
     return first_command

@@ -227,7 +227,6 @@ def test_a_file_that_changes_before_the_check_holds_the_job_with_the_list(
     faults = outcome.record["faults"]
     assert isinstance(faults, list)
     assert {fault[:9] for fault in faults if fault[5:9] == ".dcm"} == {"00002.dcm", "00004.dcm"}
-    assert "00002.dcm" in faults[0]
     assert list((tmp_path / "derived").iterdir()) == []
 
 
