@@ -1069,10 +1069,14 @@ class RequestorAE(AE):
         tls_args: tuple[ssl.SSLContext, str] | None,
     ) -> PromptSocket:
         # A peer that is silent must not keep the node from ending: its threads are not waited for.
-        assoc.dul = LendingProvider(assoc)
+        provider = assoc.dul = LendingProvider(assoc)
         assoc.acse_timeout, assoc.network_timeout = self.acse_timeout, self.network_timeout
-        assoc.daemon = assoc.dul.daemon = True
+        assoc.daemon = provider.daemon = True
         transport = PromptSocket(assoc, self._seconds, bind_to=address)
         if self._tls is not None:
-            transport.offer_tls(self._tls, self._host)
+            try:
+                transport.offer_tls(self._tls, self._host)
+            except BaseException:  # a file that cannot be read: the association never runs
+                provider.close()
+                raise
         return transport
