@@ -18,6 +18,7 @@ from pydicom.filewriter import write_data_element
 
 from inference.dataset import Header, read_header
 from inference.errors import Reason
+from inference.header import ds
 from inference.request import Derived, Outcome, Verdict
 from inference.stacks import stacks_of
 from tests import phantoms
@@ -287,3 +288,10 @@ def test_no_result_is_without_the_patient_that_its_source_names(
         assert patients(folder / "derived") == {(PATIENT.name, PATIENT.id)}
     else:
         assert outcome.sentence.endswith(".")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300))
+def test_a_decimal_string_of_ours_has_at_most_16_characters_and_the_value(number: float) -> None:
+    text = ds(number)
+    assert len(text) <= 16  # PS3.5 6.2
+    assert float(text) == pytest.approx(number, rel=1e-8)
