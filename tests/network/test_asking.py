@@ -266,7 +266,7 @@ def test_an_ae_title_is_let_in_without_a_restart_and_stays_so(tmp_path: Path) ->
     files = phantoms.write(tmp_path / "made", phantoms.Series(slices=2))
     with running(node):
         assert storescu(node.port, *files, calling="CT2").code != 0
-        (line,) = peers.rejections(database, 0.0).lines
+        (line,) = wait_for("it is noted", lambda: peers.rejections(database, 0.0).lines)
         assert (line.calling_ae, line.reason) == ("CT2", "calling AE title not recognised")
         site.turn(SwitchName.ALLOWED_AE, "CT2", on=True)
         wait_for("CT2 is let in", lambda: storescu(node.port, *files, calling="CT2").code == 0)
