@@ -4,7 +4,7 @@
 #                    -v ./config.toml:/srv/midslice/config.toml:ro midslice
 # In the container web.host must be "0.0.0.0" for the pages to be seen from outside of it, and there
 # must be a user: docker exec -it NAME midslice user add anna --role administrator
-# Until then only /healthz and /readyz answer from outside.
+# or the set-up link of the log. Until then only /healthz and /readyz answer.
 
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=""

@@ -27,7 +27,7 @@ USER_ATTRIBUTES = "110137", "User Security Attributes Changed"
 APPLICATION = "110150", "Application"
 DESTINATION_ROLE, SOURCE_ROLE = ("110152", "Destination Role ID"), ("110153", "Source Role ID")
 STUDY_UID, SOP_CLASS_UID = ("110180", "Study Instance UID"), ("110181", "SOP Class UID")
-ALERT_SUBJECT = "110182", "Node ID"
+URI = "12", "URI"  # RFC 3881: whatever the node calls what was acted on
 PATIENT_NUMBER = "2", "Patient Number"
 SERVER_SOURCE = "4"  # Audit Source Type: an application server process
 HOST_NAME, IP_ADDRESS = "1", "2"  # Network Access Point Type
@@ -119,20 +119,18 @@ class Messages:
             participants = (replace(person, role=SOURCE_ROLE), replace(node, role=DESTINATION_ROLE))
             return Message(event.at, QUERY, EXECUTE, participants, subjects=(image,))
         if what in ACCESSES:  # A.5.3.6
-            seen = Subject("2", "3", ALERT_SUBJECT, event.which)
+            seen = Subject("2", "3", URI, event.which, RFC)
             return Message(event.at, INSTANCES_ACCESSED, READ, (person, node), subjects=(seen,))
         kind, type = ACTS.get(what, (SECURITY_ALERT, RESTRICTED_FUNCTION))
         which = f"{what} {event.which}".strip()
-        subjects = (
-            () if kind is USER_AUTHENTICATION else (Subject("2", "13", ALERT_SUBJECT, which),)
-        )
+        subjects = () if kind is USER_AUTHENTICATION else (Subject("2", "13", URI, which, RFC),)
         return Message(event.at, kind, EXECUTE, (person, node), type, outcome, subjects)
 
     def rejected(self, rejected: Rejected) -> Message:
         """A peer was turned away: A.5.3.11."""
         peer = Participant(rejected.calling_ae, True, address=rejected.address)
         node = Participant(self._ae_title, address=self._host)
-        why = Subject("2", "13", ALERT_SUBJECT, rejected.reason)
+        why = Subject("2", "13", URI, rejected.reason, RFC)
         return Message(
             rejected.at,
             SECURITY_ALERT,

@@ -72,7 +72,7 @@ class Trail:
         query = select(trail.c.at, trail.c.last_id.label("id")).where(trail.c.kind == kind)
         known = self._database.record(Position, query)
         if known is None:
-            known = Position(now - SETTLED_SECONDS, 0)
+            known = Position(now - SETTLED_SECONDS, self._newest_event())
             self.remember(kind, known)
         return known
 
@@ -84,8 +84,14 @@ class Trail:
             db.execute(row.on_conflict_do_update(index_elements=["kind"], set_=values))
 
     def events(self, after: Position, now: float) -> Sequence[AuditEvent]:
-        """What people did, by the audit events."""
-        return self._read(AuditEvent, select(audit), audit.c.at, audit.c.id, after, now)
+        """What people did, by the audit events: in their order, also where a clock is set back."""
+        following = select(audit).where(audit.c.id > after.id, audit.c.at <= now - SETTLED_SECONDS)
+        with self._database.reading() as db:
+            return to_records(AuditEvent, db.execute(following.order_by(audit.c.id).limit(MOST)))
+
+    def _newest_event(self) -> int:
+        with self._database.reading() as db:
+            return int(db.execute(select(func.coalesce(func.max(audit.c.id), 0))).scalar_one())
 
     def rejected(self, after: Position, now: float) -> Sequence[Rejected]:
         """Associations that were rejected."""

@@ -71,3 +71,14 @@ def test_many_at_one_moment_are_told_in_parts_and_each_once(stored: Stored) -> N
         told += [event.which for event in events]
         trail.remember("events", last_of(events))
     assert told == [str(number) for number in range(MOST + 3)]
+
+
+def test_an_act_after_the_clock_was_set_back_is_told_too(stored: Stored) -> None:
+    trail, audit = begun(stored, "events"), Audit(stored.database, stored.clock)
+    audit.record("anna", "find")
+    now = settle(stored)
+    trail.remember("events", last_of(trail.events(trail.position("events", now), now)))
+    stored.clock.now -= 3600
+    audit.record("otto", "find")
+    (event,) = trail.events(trail.position("events", now), now)
+    assert event.who == "otto"
