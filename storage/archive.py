@@ -451,7 +451,7 @@ class Archive:
         """Move a received file into the archive and index it; it can be acknowledged at the end.
 
         It is sealed before, so that a power cut takes neither (`storage/files.py`). `digest` is
-        the SHA-256 of its data set where the caller has it. On an error nothing was acknowledged,
+        the digest of its data set where the caller has it. On an error nothing was acknowledged,
         and the incoming file is gone.
         """
         file = incoming

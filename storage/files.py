@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+from blake3 import blake3
 
 from storage.errors import NoRoom, StorageError
 
@@ -247,10 +248,10 @@ def sync(path: Path) -> None:
 
 
 def received_digest(path: Path) -> str:
-    """The SHA-256 of the data set of a received Part 10 file, as it was sent."""
+    """The digest of the data set of a received Part 10 file, as it was sent."""
     with path.open("rb") as file:
         file.seek(data_set_offset(file) or 0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, blake3).hexdigest()
 
 
 def is_sealed(path: Path) -> bool:
@@ -260,9 +261,9 @@ def is_sealed(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a whole file."""
+    """The digest of a whole file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, blake3).hexdigest()
 
 
 def put_secret(path: Path, secret: bytes) -> bool:

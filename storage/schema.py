@@ -156,7 +156,7 @@ instance = _table(
     Column("instance_uid", String(64), nullable=False, index=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax", String(64), nullable=False),
-    Column("digest", String(64), nullable=False),  # SHA-256 of the data set as it was sent
+    Column("digest", String(64), nullable=False),  # BLAKE3 of the data set as it was sent
     Column("size", BigInteger, nullable=False),
     Column("path", String(255), index=True),  # NULL once purged; the row stays
     _time("received_at"),
@@ -313,7 +313,7 @@ derived_instance = _table(
     Column("instance_uid", String(64), nullable=False, unique=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("path", String(255), nullable=False),
-    Column("digest", String(64), nullable=False),  # SHA-256 of the file
+    Column("digest", String(64), nullable=False),  # BLAKE3 of the file
     Column("generated", Integer, nullable=False),
     Column("series_uid", String(64), nullable=False),  # a kind that is no image has its own
     Column("kind", String(32), nullable=False),  # image, presentation state, parametric map

@@ -1,16 +1,15 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 
 from inference.checks.slice_checks import Expected, SeriesCheck
 from inference.dataset import Header, Stack, read_whole
 from inference.errors import Reason, Unprocessable
 from inference.families.family import Task
 from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
+from inference.header import file_digest
 from inference.model import Limits, Model, Prediction, Step
 from inference.pixels import PixelFormat, common_format, generated_values, native_values
 from inference.previews import Previews
@@ -135,7 +134,7 @@ class SliceResult:
         changed = []
         for done, file in enumerate(self.files, start=1):
             is_known = any(fault.startswith(file.name) for fault in faults)
-            if not is_known and _digest(folder / file.name) != file.digest:
+            if not is_known and file_digest(folder / file.name) != file.digest:
                 changed.append(f"{file.name}: it was changed after it was written")
             report(done)
         return (*faults, *changed)
@@ -143,11 +142,6 @@ class SliceResult:
     def preview(self) -> Sequence[str]:
         """Draw the pictures for the page of the job."""
         return self.generation.preview()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

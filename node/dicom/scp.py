@@ -28,7 +28,6 @@ from node.dicom.contexts import (
     accepted_contexts,
     context_name,
 )
-from node.dicom.digests import DigestThreads
 from node.dicom.handlers import Answer, Keep, answer_store, handle_store
 from node.dicom.incoming import Incoming
 from node.dicom.messages import StoreRequest
@@ -410,7 +409,6 @@ class _Accepted(AcceptedAssociation):
             folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
             answer=self.answer if settings.is_direct else None,
-            digests=server.digests,
             message_seconds=settings.message_seconds,
         )
         self.acse_timeout = settings.request_seconds
@@ -606,7 +604,6 @@ class _StorageServer(AssociationServer):
         self.gate = gate
         self.log = log
         self.keep = keep
-        self.digests = DigestThreads()
         self.commitment = commitment
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(

@@ -1,11 +1,11 @@
 """What peers send is kept, belongs to its arrival, and is found again."""
 
-import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from sqlalchemy import func, insert, select
 
 from storage.archive import Archive, Group, GroupCommit
@@ -40,7 +40,7 @@ def test_a_kept_instance_is_on_disk_and_in_the_index(stored: Stored) -> None:
     assert (instance.id, instance.instance_uid) == (kept.instance_id, "1.1")
     assert instance.received_at == stored.clock.now
     content = content_of(received("1.1"))
-    assert instance.digest == hashlib.sha256(content).hexdigest()
+    assert instance.digest == blake3(content).hexdigest()
     assert instance.path is not None
     file = stored.files.path(instance.path)
     assert file.read_bytes() == part10(content)
