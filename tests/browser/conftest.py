@@ -1,5 +1,6 @@
 """One headless Chromium and one site for all tests of the pages; every page is watched."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
+# How many times slower than it is the browser computes, to find what holds on fast machines only.
+SLOWNESS = float(os.environ.get("BROWSER_SLOWNESS", "1"))
 Open = Callable[..., Page]
 
 
@@ -89,6 +92,9 @@ def open_page(
         page.on("dialog", lambda said: faults.extend(_alerts(said)))
         page.on("request", lambda asked: hosts.add(urlsplit(asked.url).netloc))
         page.on("console", lambda said: faults.extend(_refusals(said.text)))
+        if SLOWNESS > 1:
+            tools = page.context.new_cdp_session(page)
+            tools.send("Emulation.setCPUThrottlingRate", {"rate": SLOWNESS})
 
     def opened(path: str, name: str = "ada", **options: Any) -> Page:
         options.setdefault("viewport", {"width": 1280, "height": 900})

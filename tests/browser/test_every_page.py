@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from node import wording
 from node.web.pages import render
@@ -166,3 +166,39 @@ def test_the_page_counts_on_in_the_words_of_the_node(browser: Browser) -> None:
     finally:
         page.close()
     assert written == [wording.whole_duration(each) for each in seconds]
+
+
+def hold_scripts(page: Page) -> list[Route]:
+    """Let a page appear before its scripts, as on a slow machine; returns what to let go on."""
+    waiting: list[Route] = []
+    page.route("**/static/htmx.min.js", lambda route: waiting.append(route))
+    return waiting
+
+
+def test_a_click_before_the_scripts_have_come_is_done_once_they_have(
+    site: Site, open_page: Open
+) -> None:
+    job = site.job_of(phantoms.uid("held", "series", 3))
+    page = open_page("/", "otto")
+    waiting = hold_scripts(page)
+    page.goto(f"{site.url}/jobs/{job}", wait_until="commit")
+    page.get_by_role("button", name="Requeue").press("Enter")
+    for route in waiting:
+        route.continue_()
+    expect(page.locator("#message")).to_contain_text("is in the queue again")
+    assert site.job_of(phantoms.uid("held", "series", 3), state="held") == job
+
+
+def test_a_form_sent_before_the_scripts_have_come_puts_no_password_in_an_address(
+    site: Site, open_page: Open
+) -> None:
+    page = open_page("/")
+    waiting = hold_scripts(page)
+    page.goto(f"{site.url}/password", wait_until="commit")
+    page.get_by_label("Old password").fill("not the old one")
+    page.get_by_label("New password").fill("a new password")
+    page.get_by_role("button", name="Change", exact=True).click()
+    for route in waiting:
+        route.continue_()
+    expect(page.locator("#message")).to_contain_text("old password is wrong")
+    assert page.url == f"{site.url}/password"
