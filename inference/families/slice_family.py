@@ -1,14 +1,15 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from inference.checks.slice_checks import Expected, SeriesCheck
 from inference.dataset import Header, Stack, read_whole
+from inference.drafts import StackDrafts
 from inference.errors import Reason, Unprocessable
 from inference.families.family import Task
-from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
+from inference.geometry import Layout, Sampling, crosses, examine, measure, place_of_gap
 from inference.header import file_digest
 from inference.model import Limits, Model, Prediction, Step
 from inference.pixels import PixelFormat, common_format, generated_values, native_values
@@ -63,7 +64,7 @@ class SliceFamily:
         output = job.request.output
         steps = tuple(model.plan(layout.geometry, job.request.parameters))
         check_steps(steps, len(layout.headers))
-        steps = tuple(step for step in steps if not _crosses(step, layout.missing))
+        steps = tuple(step for step in steps if not crosses(step, layout.missing))
         check_gaps(steps, layout.geometry, output)
         sampling = Sampling.of(steps, layout)
         job.record.facts |= sampling.facts
@@ -165,7 +166,9 @@ class Generation:
         """Every slice, written and read again; raises Unprocessable where the judge holds them."""
         resources, record = self.job.request.resources, self.job.record
         at_once = share_cores(model, resources.threads)
-        runner = Runner(model, self.volume, Limits(device, resources.batch), at_once)
+        drafts = self._drafts(model)
+        run = drafts.run if drafts is not None else None
+        runner = Runner(model, self.volume, Limits(device, resources.batch), at_once, run=run)
         predictions = runner.predictions(steps, cancelled=self.job.cancelled)
         with record.phase("writing"), Writers() as writers:
             with record.phase("predicting"):
@@ -182,8 +185,18 @@ class Generation:
         record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
         record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
         record.notes += judge.notes
+        if drafts is not None:
+            record.facts["made_ahead"] = drafts.used
         judge.check()
         return self.files
+
+    def _drafts(self, model: Model) -> StackDrafts | None:
+        """What was made of this series while it arrived."""
+        drafts = self.job.drafts
+        series_uid = self.layout.headers[0].text("SeriesInstanceUID")
+        if drafts is None or not drafts.holds(series_uid):
+            return None
+        return StackDrafts(drafts, model, self.layout)
 
     def _generate(self, predictions: Predictions, judge: SliceJudge, writers: Writers) -> None:
         places = {
@@ -280,13 +293,6 @@ def _objects(
         for file in objects.files
     ]
     return tuple(objects.files)
-
-
-def _crosses(step: Step, missing: Container[int]) -> bool:
-    """True where a step fills, or a survey looks across, a gap with missing slices."""
-    if step.survey is not None:
-        return step.survey - 1 in missing or step.survey in missing
-    return step.gap in missing
 
 
 def _parents(layout: Layout) -> set[str]:
