@@ -1,8 +1,10 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+
+import numpy as np
 
 from inference.checks.slice_checks import Expected, SeriesCheck
 from inference.dataset import Header, Stack, read_whole
@@ -35,6 +37,7 @@ from inference.runner import (
     check_steps,
     share_cores,
 )
+from inference.scratch import ScratchFile
 from inference.uids import UidMaker
 from inference.volume import Plane, StoredMap, Volume, reduced
 from inference.writers import Writers
@@ -156,9 +159,9 @@ class Generation:
     check: SeriesCheck
     volume: Volume
     previews: Previews | None
+    maps: MutableMapping[int, StoredMap]  # of the expected error, by the place of a slice
     files: dict[str, File] = field(default_factory=dict)
-    words: dict[int, str] = field(default_factory=dict)  # of the marks, by the place of a slice
-    maps: dict[int, StoredMap] = field(default_factory=dict)  # of the expected error, likewise
+    words: dict[int, str] = field(default_factory=dict)  # of the marks, likewise
 
     def run(
         self, model: Model, steps: Sequence[Step], device: str, *, judge: SliceJudge
@@ -263,7 +266,8 @@ def _generation(
     read, request = job.pixels.hounsfield, job.request
     volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
     previews = Previews(request.folder, layout, slices, volume.read) if request.previews else None
-    return Generation(job, layout, slices, series, check, volume, previews)
+    maps: ScratchFile[int, np.uint16] = ScratchFile(request.folder)
+    return Generation(job, layout, slices, series, check, volume, previews, maps)
 
 
 def _objects(
