@@ -34,7 +34,7 @@ from inference.families.score_family import ScoreFamily
 from inference.families.slice_family import SliceFamily
 from inference.geometry import Layout
 from inference.model import Model, Step
-from inference.pixels import check_copies, digests, padding_notes
+from inference.pixels import PixelReader, check_copies, digests, padding_notes
 from inference.registry import choose_device, load_once
 from inference.request import (
     LACKING,
@@ -78,7 +78,8 @@ def process(
     record = JobRecord()
     outcome: Outcome
     try:
-        outcome = _run(Run(request, record, progress, cancelled), later)
+        pixels = PixelReader(scratch_folder=request.folder)
+        outcome = _run(Run(request, record, progress, cancelled, pixels), later)
     except Unprocessable as verdict:
         outcome = _lacking(verdict) or _verdict(verdict, record)
     except Cancelled:
@@ -176,9 +177,10 @@ def _run(job: Run, later: list[Callable[[], object]] | None) -> Derived | Kept:
         stack = _read(job)
         layout = family.examined(job, stack)
         model, device = _load(request)
-        steps = _planned(job, model, layout)
+        steps = _planned(job, model, layout, stack)
         report = job.reporting("reading", len(stack))
-        digest_of, notes = digests(stack.headers, pixels, progress=report)
+        threads = request.resources.threads or len(os.sched_getaffinity(0))
+        digest_of, notes = digests(stack.headers, pixels, threads=threads, progress=report)
     record.notes += [*_notes_on(layout), *notes]
     if request.model.produces != "slices":  # of a whole stack: what it shows depends on contrast
         _name_contrast(record, layout)
@@ -234,8 +236,10 @@ def _read(job: Run) -> Stack:
     return replace(stacks[0], beside=tuple(newest(beside)))
 
 
-def _planned(job: Run, model: Model, layout: Layout) -> Sequence[Step]:
+def _planned(job: Run, model: Model, layout: Layout, stack: Stack) -> Sequence[Step]:
     """The steps of the model; an error as of a full disk where their result would make it one.
+
+    So do decoded slices that memory has no room for.
 
     A model of whole stacks writes no more than what it was given.
     """
@@ -245,6 +249,7 @@ def _planned(job: Run, model: Model, layout: Layout) -> Sequence[Step]:
         return steps
     slices = len(layout.headers) + sum(len(step.fractions) for step in steps)
     size = slices * layout.geometry.rows * layout.geometry.columns * 2
+    size += job.pixels.scratch_bytes(stack.headers)
     free = shutil.disk_usage(request.folder).free
     if free - size < request.reserve_bytes:
         lacked = f"the result needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
