@@ -39,6 +39,7 @@ from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
+from node.work.query_retrieve import Fetcher, PeerQuestions
 from node.work.selftest import SelfTests
 from node.work.sweeps import (
     RETENTION_SECONDS,
@@ -133,6 +134,9 @@ class RunningNode:
         )
         self._deliverers = Deliverers(store.ledger, store.files, self._reach, time.time)
         self._tests = SelfTests(store, settings, time.time, self._admit)
+        self._questions = PeerQuestions(
+            store.archive, store.queue, settings.node.ae_title, time.time
+        )
         self._arrivals = Arrivals(
             store.archive,
             store.queue,
@@ -142,7 +146,9 @@ class RunningNode:
             never=partial(never, store, self._tests.routes),
             self_tests=self._tests.routes,
             queued=lambda: self._supervisor.wake(),
+            questions=self._questions,
         )
+        self._fetcher = Fetcher(store.archive, store.files, settings, time.time)
         self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._admitted = admission(settings, store)
@@ -163,6 +169,7 @@ class RunningNode:
             ),
             process_now=self._arrivals.process_now,
             process_by_route=self._arrivals.process_by_route,
+            fetcher=self._fetcher,
             ask_reload=self.reload_requested.set,
         )
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
@@ -195,6 +202,7 @@ class RunningNode:
         self._supervisor.start()
         self._deliverers.follow(self._settings)
         self._commitment.follow(self._settings)
+        self._questions.loop.start()
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
@@ -270,6 +278,8 @@ class RunningNode:
             self._scp.stop_listening,
             self._deliverers.drain,
             self._commitment.drain,
+            self._questions.stop,
+            self._fetcher.stopping.set,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
             self._tests.stopping.set,

@@ -340,6 +340,8 @@ class Completion(Section):
 
     quiet_seconds: AboveZero = 30.0
     open_association_seconds: ZeroOrMore = 120.0
+    ask: str = Field("", description='the name of a destination, or ""')
+    ask_seconds: ZeroOrMore = 300.0
     results_per_study: CountOrZero = 100
     reruns: CountOrZero = 20
 

@@ -146,7 +146,8 @@ TABLES = {
     "login_failure": "id, account_name string(64) index, address string(64) index, at float index",
     "switch": "name string(32) key, subject string(64) key, who string(64), at float",
     "request": """
-        id, kind string(32), subject string(64) ='', route string(64) ='', who string(64),
+        id, kind string(32), subject string(64) ='', route string(64) ='',
+        destination string(64) ='', series_uid string(64) ='', who string(64),
         asked_at float index, state string(16), worker string(64) null, node string(64) null,
         lease_until float null, attempt integer =0, done_at float null, sentence text =''
     """,
