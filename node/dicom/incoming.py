@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import threading
-import uuid
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -89,7 +88,8 @@ class Incoming(BytesIO):
         # What has come, until the first element that is kept; a deflated data set shows none.
         self._start: bytearray | None = bytearray() if has_elements else None
         self._min_free_bytes = min_free_bytes
-        self._path = folder / f"{uuid.uuid4().hex}.part"
+        self._folder = folder
+        self._path = folder / f"{os.urandom(16).hex()}.part"
         self._problem: Refusal | OSError | None = None
         # The association's own thread discards it in the end, perhaps while another one writes: a
         # descriptor that is closed in between may be somebody else's file by then.
@@ -184,7 +184,7 @@ class Incoming(BytesIO):
             self._path.unlink(missing_ok=True)
 
     def _check_room(self) -> None:
-        disk = os.statvfs(self._path.parent)
+        disk = os.statvfs(self._folder)
         if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

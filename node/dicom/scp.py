@@ -469,9 +469,7 @@ class _Accepted(AcceptedAssociation):
 
     def keep(self, received: Received, peer: Peer, incoming: Path, digest: str) -> object:
         """Keep an instance; its row names the association, which is in the log by then."""
-        assert self.entry is not None
-        of_association = replace(peer, association=self.server.log.number(self.entry))
-        return self.server.keep(received, of_association, incoming, digest)
+        return self.server.keep(received, self._peer_of_row, incoming, digest)
 
     def handle_close(self, event: evt.Event) -> None:
         """The connection is gone: one that never asked for anything makes room for the next."""
@@ -482,6 +480,12 @@ class _Accepted(AcceptedAssociation):
         """The peer that brings what arrives here, once it is let in."""
         request = self._request()
         return Peer(request.calling_ae, request.called_ae)
+
+    @functools.cached_property
+    def _peer_of_row(self) -> Peer:
+        """The same with the row of its association; Busy where that cannot be written."""
+        assert self.entry is not None
+        return replace(self.peer, association=self.server.log.number(self.entry))
 
     def contexts_refused(self) -> list[str]:
         """The presentation contexts that were not accepted, by SOP Class and transfer syntaxes."""

@@ -145,7 +145,7 @@ class Stored:
 
     def sealed(self, content: bytes) -> Path:
         """A file that was sealed when the node died."""
-        return self.files.seal(self.incoming(content), blake3(content).hexdigest())
+        return Path(self.files.seal(self.incoming(content), blake3(content).hexdigest()))
 
     def receive(
         self,

@@ -113,19 +113,19 @@ class OnFullDisk:
     def __init__(self, number: int) -> None:
         self._number = number
 
-    def rename(self, target: Path) -> Path:
-        raise OSError(self._number, os.strerror(self._number), str(target))
+    def __fspath__(self) -> str:
+        raise OSError(self._number, os.strerror(self._number))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_no_room(files: Files, number: int) -> None:
     with pytest.raises(NoRoom, match="the disk is full"):
-        files.move(OnFullDisk(number), "received/1.dcm")  # type: ignore[arg-type]
+        files.move(OnFullDisk(number), "received/1.dcm")
 
 
 def test_another_fault_of_the_disk_is_not_called_full(files: Files) -> None:
     with pytest.raises(OSError, match="Input/output error"):
-        files.move(OnFullDisk(errno.EIO), "received/1.dcm")  # type: ignore[arg-type]
+        files.move(OnFullDisk(errno.EIO), "received/1.dcm")
 
 
 def test_the_secret_is_made_once_and_is_the_owners_alone(files: Files) -> None:
