@@ -280,8 +280,8 @@ def upgrade() -> None:
     for table, column in PREFIXES:
         ops = {column: "text_pattern_ops"}
         op.create_index(op.f(f"ix_{table}_{column}"), table, [column], postgresql_ops=ops)
-    for parts, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
-        for table, name, condition, columns in parts:
+    for partial_indexes, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
+        for table, name, condition, columns in partial_indexes:
             where: Any = {f"{kind}_where": sa.text(condition) for kind in ("sqlite", "postgresql")}
             name = op.f(f"ix_{table}_{name}")
             op.create_index(name, table, columns.split(), unique=is_unique, **where)
