@@ -549,6 +549,20 @@ class Archive:
         with self.database.reading() as db:
             return brought_by_peer(db, arrival_id)
 
+    def instances_after(self, arrival_id: int, instance_id: int) -> tuple[Instance, ...]:
+        """The versions of an arrival that came first after the one of that id, in their order."""
+        query = (
+            select(instance)
+            .join(arrival_instance, arrival_instance.c.instance_id == instance.c.id)
+            .where(
+                arrival_instance.c.arrival_id == arrival_id,
+                instance.c.id > instance_id,
+                instance.c.path.is_not(None),
+            )
+            .order_by(instance.c.id)
+        )
+        return self.database.records(Instance, query)
+
     def brought_by_each(self, of: Arrival) -> tuple[Brought, ...]:
         """The instances that each peer has brought of a series, in the order of their coming."""
         peer = (arrival.c.calling_ae, arrival.c.called_ae)

@@ -553,6 +553,7 @@ class RequestKind(StrEnum):
     PROCESS_NOW = (
         "process_now"  # [Series UID]: close its arrivals; with a route, process it by that
     )
+    FETCH = "fetch"  # [Study UID]: have a destination send it, or one series of it
 
 
 @dataclass(frozen=True)
@@ -612,6 +613,8 @@ class NodeRequest:
     kind: RequestKind
     subject: str
     route: str
+    destination: str
+    series_uid: str
     who: str
     asked_at: float
     state: RequestState

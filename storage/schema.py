@@ -533,10 +533,13 @@ switch = _table(
 request = _table(
     "request",
     _id(),
-    Column("kind", String(32), nullable=False),  # reload, echo, selftest, notify, process_now
+    Column("kind", String(32), nullable=False),  # RequestKind
     Column("subject", String(64), nullable=False, server_default=""),
     # Of process_now: the route that the person insists on; empty: those that match.
     Column("route", String(64), nullable=False, server_default=""),
+    # Of fetch: where from, and the one series of the study that is wanted; empty: all.
+    Column("destination", String(64), nullable=False, server_default=""),
+    Column("series_uid", String(64), nullable=False, server_default=""),
     Column("who", String(64), nullable=False),
     _time("asked_at", index=True),
     *_states(RequestState),

@@ -340,6 +340,8 @@ class Completion(Section):
 
     quiet_seconds: AboveZero = 30.0
     open_association_seconds: ZeroOrMore = 120.0
+    ask: str = Field("", description='the name of a destination, or ""')
+    ask_seconds: ZeroOrMore = 300.0
     results_per_study: CountOrZero = 100
     reruns: CountOrZero = 20
 
@@ -354,6 +356,7 @@ class Inference(Section):
     job_minutes: AboveZero = 30.0
     memory_gb: ZeroOrMore = 0.0
     overtaking: bool = True
+    ahead_gb: ZeroOrMore = 1.0
 
 
 class Tls(Section):

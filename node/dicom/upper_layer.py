@@ -990,6 +990,38 @@ class Conversation(DIMSEServiceProvider):
         return None
 
 
+class Retrieval(Receiver):
+    """The DIMSE provider of an association of ours on which instances come back by C-GET.
+
+    Their data sets are streamed to disk like those of a peer that sends by itself.
+    """
+
+    def __init__(
+        self,
+        assoc: Association,
+        folder: Path,
+        ae_titles: tuple[str, str],
+        *,
+        min_free_bytes: int,
+        abandon: Callable[[], bool],
+    ) -> None:
+        super().__init__(assoc, folder, min_free_bytes=min_free_bytes)
+        self._ae_titles = ae_titles  # of the sender, and of the node
+        self._abandon = abandon
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next message of the peer; none for the association's own thread."""
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while block and time.monotonic() < waited_until and not self._abandon():
+            with contextlib.suppress(queue.Empty):
+                return self.msg_queue.get(timeout=POLL_SECONDS)
+        return WAKE
+
+    @property
+    def _titles(self) -> tuple[str, str]:
+        return self._ae_titles
+
+
 def is_answer(message: DimsePrimitiveType) -> bool:
     """True for a response: it names the request that it answers."""
     return getattr(message, "MessageIDBeingRespondedTo", None) is not None

@@ -146,7 +146,8 @@ TABLES = {
     "login_failure": "id, account_name string(64) index, address string(64) index, at float index",
     "switch": "name string(32) key, subject string(64) key, who string(64), at float",
     "request": """
-        id, kind string(32), subject string(64) ='', route string(64) ='', who string(64),
+        id, kind string(32), subject string(64) ='', route string(64) ='',
+        destination string(64) ='', series_uid string(64) ='', who string(64),
         asked_at float index, state string(16), worker string(64) null, node string(64) null,
         lease_until float null, attempt integer =0, done_at float null, sentence text =''
     """,
@@ -279,8 +280,8 @@ def upgrade() -> None:
     for table, column in PREFIXES:
         ops = {column: "text_pattern_ops"}
         op.create_index(op.f(f"ix_{table}_{column}"), table, [column], postgresql_ops=ops)
-    for parts, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
-        for table, name, condition, columns in parts:
+    for partial_indexes, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
+        for table, name, condition, columns in partial_indexes:
             where: Any = {f"{kind}_where": sa.text(condition) for kind in ("sqlite", "postgresql")}
             name = op.f(f"ix_{table}_{name}")
             op.create_index(name, table, columns.split(), unique=is_unique, **where)
