@@ -11,7 +11,7 @@ ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv /opt/midslice
-COPY pyproject.toml requirements.txt README.md config.toml ./
+COPY pyproject.toml requirements.txt README.md LICENSE config.toml ./
 # torch first and alone: it is most of the image and changes least.
 RUN if [ -n "$TORCH_INDEX" ]; then \
       /opt/midslice/bin/pip install --index-url "$TORCH_INDEX" "torch==2.13.0"; \

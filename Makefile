@@ -36,6 +36,7 @@ system:
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
 	command -v rsyslogd >/dev/null && ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$$missing rsyslog rsyslog-gnutls"; \
+	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	command -v strace >/dev/null || missing="$$missing strace"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -113,5 +114,6 @@ pins: setup  ## write requirements.txt and requirements-dev.txt anew, with hashe
 sbom: setup  ## write sbom.json, the software bill of materials (CycloneDX)
 	$(BIN)/python -m tests.sbom
 
-docs: setup  ## write CONFORMANCE.md anew from the shipped configuration
+docs: setup  ## write CONFORMANCE.md anew from the shipped configuration, and config.schema.json
 	$(BIN)/midslice conformance > CONFORMANCE.md.new && mv CONFORMANCE.md.new CONFORMANCE.md
+	$(BIN)/midslice schema > config.schema.json.new && mv config.schema.json.new config.schema.json

@@ -1,8 +1,10 @@
-"""JPEG baseline, extended and lossless for pydicom: its plug-in for imagecodecs (libjpeg-turbo).
+"""JPEG baseline, extended and lossless, and JPEG 2000, for pydicom: its plug-in for imagecodecs.
 
-pydicom's own plug-ins for these need a GPL package, or refuse extended JPEG of 12 bits. Lossless
+pydicom's own plug-ins for JPEG need a GPL package, or refuse extended JPEG of 12 bits. Lossless
 frames are exact; lossy ones may differ by one value from another decoder (ISO/IEC 10918-2). The
-decoder makes up what a cut code stream lacks and says nothing; here it is an error.
+decoder (libjpeg-turbo) makes up what a cut code stream lacks and says nothing; here it is an error.
+JPEG 2000 takes the longest of all: its decoder here (OpenJPEG, as elsewhere) lets other threads of
+the interpreter work meanwhile.
 """
 
 import re
@@ -15,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.uid import (
+    JPEG2000,
     UID,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
@@ -25,7 +29,8 @@ from pydicom.uid import (
 Samples = NDArray[np.integer]  # (rows, columns) or (rows, columns, colours)
 
 PLUGIN = "imagecodecs"
-SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
+JPEG_2000 = (JPEG2000Lossless, JPEG2000)
+SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, *JPEG_2000)
 # A name that pydicom asks for: what is needed for each transfer syntax.
 DECODER_DEPENDENCIES: Mapping[UID, tuple[str, ...]] = dict.fromkeys(SYNTAXES, (PLUGIN,))
 
@@ -59,19 +64,27 @@ def register() -> None:
 
 def is_available(uid: UID) -> bool:
     """True for the transfer syntaxes that this plug-in decodes; pydicom asks."""
-    return uid in SYNTAXES and bool(imagecodecs.JPEG8.available)
+    codec = imagecodecs.JPEG2K if uid in JPEG_2000 else imagecodecs.JPEG8
+    return uid in SYNTAXES and bool(codec.available)
 
 
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     """The samples of one frame, 8 or 16 bits each; raises a RuntimeError for a bad code stream."""
-    samples = imagecodecs.jpeg8_decode(src)
-    if not _is_whole(src, samples):
-        raise RuntimeError(CUT)
+    samples = _samples(src, runner.transfer_syntax)
     runner.set_option("bits_allocated", 8 * samples.itemsize)
     if samples.ndim == 3:  # colours lie pixel by pixel, and are RGB by now
         runner.set_option("planar_configuration", 0)
         runner.set_option("photometric_interpretation", "RGB")
     return bytes(samples.astype(samples.dtype.newbyteorder("<")).tobytes())
+
+
+def _samples(stream: bytes, syntax: UID) -> Samples:
+    if syntax in JPEG_2000:
+        return np.asarray(imagecodecs.jpeg2k_decode(stream))
+    samples: Samples = imagecodecs.jpeg8_decode(stream)
+    if not _is_whole(stream, samples):
+        raise RuntimeError(CUT)
+    return samples
 
 
 def _is_whole(stream: bytes, samples: Samples) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from inference import header as h
 from inference.dataset import Stack, newest, read_headers
 from inference.descriptions import contrast_of_series
+from inference.drafts import Drafts
 from inference.errors import (
     Cancelled,
     InferenceError,
@@ -34,7 +35,7 @@ from inference.families.score_family import ScoreFamily
 from inference.families.slice_family import SliceFamily
 from inference.geometry import Layout
 from inference.model import Model, Step
-from inference.pixels import check_copies, digests, padding_notes
+from inference.pixels import PixelReader, check_copies, digests, padding_notes
 from inference.registry import choose_device, load_once
 from inference.request import (
     LACKING,
@@ -53,6 +54,7 @@ from inference.runner import JobRecord, Run, share_cores
 from inference.scope import differences, oddities
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
+from inference.volume import REDUCTION
 
 FAMILIES: Mapping[Produces, Family] = {
     "slices": SliceFamily(),
@@ -69,16 +71,19 @@ def process(
     progress: Callable[[Progress], None],
     cancelled: Callable[[], bool],
     later: list[Callable[[], object]] | None = None,
+    drafts: Drafts | None = None,
 ) -> Outcome:
     """Make the results of a stack. A fault of the series, the model or our code is an outcome.
 
     With a list for what can be done later, the pictures for the page of the job are not drawn: the
-    result need not wait for them.
+    result need not wait for them. Drafts make the same files in less time.
     """
     record = JobRecord()
     outcome: Outcome
     try:
-        outcome = _run(Run(request, record, progress, cancelled), later)
+        pixels = PixelReader(scratch_folder=request.folder)
+        run = Run(request, record, progress, cancelled, pixels, drafts)
+        outcome = _run(run, later)
     except Unprocessable as verdict:
         outcome = _lacking(verdict) or _verdict(verdict, record)
     except Cancelled:
@@ -176,9 +181,10 @@ def _run(job: Run, later: list[Callable[[], object]] | None) -> Derived | Kept:
         stack = _read(job)
         layout = family.examined(job, stack)
         model, device = _load(request)
-        steps = _planned(job, model, layout)
+        steps = _planned(job, model, layout, stack)
         report = job.reporting("reading", len(stack))
-        digest_of, notes = digests(stack.headers, pixels, progress=report)
+        threads = request.resources.threads or len(os.sched_getaffinity(0))
+        digest_of, notes = digests(stack.headers, pixels, threads=threads, progress=report)
     record.notes += [*_notes_on(layout), *notes]
     if request.model.produces != "slices":  # of a whole stack: what it shows depends on contrast
         _name_contrast(record, layout)
@@ -234,8 +240,10 @@ def _read(job: Run) -> Stack:
     return replace(stacks[0], beside=tuple(newest(beside)))
 
 
-def _planned(job: Run, model: Model, layout: Layout) -> Sequence[Step]:
+def _planned(job: Run, model: Model, layout: Layout, stack: Stack) -> Sequence[Step]:
     """The steps of the model; an error as of a full disk where their result would make it one.
+
+    So does what lies in scratch files meanwhile.
 
     A model of whole stacks writes no more than what it was given.
     """
@@ -245,6 +253,8 @@ def _planned(job: Run, model: Model, layout: Layout) -> Sequence[Step]:
         return steps
     slices = len(layout.headers) + sum(len(step.fractions) for step in steps)
     size = slices * layout.geometry.rows * layout.geometry.columns * 2
+    size += size // REDUCTION**2  # the maps of expected errors
+    size += job.pixels.scratch_bytes(stack.headers)
     free = shutil.disk_usage(request.folder).free
     if free - size < request.reserve_bytes:
         lacked = f"the result needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"

@@ -7,7 +7,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -28,7 +28,9 @@ from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLossless,
     JPEGLSLossless,
@@ -50,6 +52,7 @@ from inference.dataset import (
 )
 from inference.errors import Reason, Unprocessable, duplicates
 from inference.scope import MR_IMAGE
+from inference.scratch import ScratchFile
 from inference.volume import Offset, Plane, moved
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ PACKAGES = {
     "1.2.840.10008.1.2.4.5": jpeg.PLUGIN,  # JPEG baseline, extended, lossless
     "1.2.840.10008.1.2.4.7": jpeg.PLUGIN,
     "1.2.840.10008.1.2.4.8": "pyjpegls",  # JPEG-LS
-    "1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.9": jpeg.PLUGIN,  # JPEG 2000
     "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg",  # HTJ2K
 }
 JPEG_FAMILY = "1.2.840.10008.1.2.4."
@@ -99,8 +102,11 @@ UNDECLARED_PADDING_HU = -1500.0
 PADDING_SHARE = 1 / 1000  # of the pixels of a slice; never a single one
 # A declared padding value in here is that of tissue: taken for padding, it makes holes in a body.
 TISSUE_HU = (-950.0, 3000.0)
-# Decoded slices that are kept in memory, so that a usual series is decoded once.
+# Decoded slices that are kept in memory; of a longer compressed series the others are on disk.
 CACHE_BYTES = 256 << 20
+BYTES_IN_MEMORY = 5  # of a pixel: its value and its place in the mask of padding
+# Of these the file itself is as quick to read again as decoded values would be.
+NATIVE_SYNTAXES = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 LOSSY_SYNTAXES = frozenset(
     {
         "1.2.840.10008.1.2.4.50",
@@ -477,7 +483,7 @@ class DecodedSlice:
 
     @property
     def nbytes(self) -> int:
-        return self.stored.nbytes + self.stored.size  # with the mask
+        return BYTES_IN_MEMORY * self.stored.size
 
 
 def ends_of(values: NDArray[T], padded: Mask) -> tuple[T, T] | None:
@@ -486,17 +492,43 @@ def ends_of(values: NDArray[T], padded: Mask) -> tuple[T, T] | None:
     return (inside.min(), inside.max()) if inside.size else None
 
 
+def _kept_as(header: Header) -> np.dtype[np.integer]:
+    """The smallest type that holds the stored values of a slice."""
+    layout = PixelFormat.of(header)
+    if layout.bits > 16:
+        return np.dtype(np.int32)
+    return np.dtype(np.int16) if layout.is_signed else np.dtype(np.uint16)
+
+
 class PixelReader:
     """Decodes slices when they are asked for and keeps the last ones, up to a fixed size.
 
-    Threads share it: who asks for a slice that another one decodes waits for it.
+    With a folder a compressed slice is decoded once: what has no more room in memory goes into a
+    scratch file there. Threads share a reader: who asks for a slice that another one decodes waits
+    for it.
     """
 
-    def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, cache_bytes: int | None = None, scratch_folder: Path | None = None) -> None:
         self._kept: OrderedDict[Path, Future[DecodedSlice]] = OrderedDict()
         self._bytes = 0
-        self._room = cache_bytes
+        self._room = CACHE_BYTES if cache_bytes is None else cache_bytes
+        self._scratch: ScratchFile[Path, np.integer] | None = None
+        if scratch_folder is not None:
+            self._scratch = ScratchFile(scratch_folder)
         self._lock = threading.Lock()
+
+    def scratch_bytes(self, headers: Sequence[Header]) -> int:
+        """The most that decoded slices of a stack may take on disk."""
+        sides = [
+            (header.integer("Rows") or 0) * (header.integer("Columns") or 0) for header in headers
+        ]
+        if self._scratch is None or sum(sides) * BYTES_IN_MEMORY <= self._room:
+            return 0
+        return sum(
+            pixels * _kept_as(header).itemsize
+            for header, pixels in zip(headers, sides, strict=True)
+            if header.transfer_syntax not in NATIVE_SYNTAXES
+        )
 
     def decoded(self, header: Header) -> DecodedSlice:
         """A slice, which nobody may change; raises Unprocessable where it cannot be had."""
@@ -509,13 +541,21 @@ class PixelReader:
         if kept is not None:
             return kept.result()
         try:
-            own.set_result(_decoded_slice(header))
+            own.set_result(self._decoded_slice(header))
         except BaseException as error:
             own.set_exception(error)
             self._forget(header.path)
             raise
         self._make_room(own.result().nbytes)
         return own.result()
+
+    def _decoded_slice(self, header: Header) -> DecodedSlice:
+        if self._scratch is not None and header.path in self._scratch:
+            stored = self._scratch[header.path].astype(np.int32)
+        else:
+            stored = decode(header)
+        stored.setflags(write=False)
+        return DecodedSlice(header, stored)
 
     def stored(self, header: Header) -> Stored:
         """The stored values of a slice, read-only."""
@@ -546,17 +586,21 @@ class PixelReader:
                 path = next((path for path, kept in self._kept.items() if kept.done()), None)
                 if path is None:
                     return
-                self._bytes -= self._kept.pop(path).result().nbytes
+                slice_ = self._kept.pop(path).result()
+                self._bytes -= slice_.nbytes
+                self._put_aside(slice_)
+
+    def _put_aside(self, slice_: DecodedSlice) -> None:
+        """Write a slice that leaves memory where decoding it again would take longer."""
+        header = slice_.header
+        is_native = header.transfer_syntax in NATIVE_SYNTAXES
+        if self._scratch is None or is_native or header.path in self._scratch:
+            return
+        self._scratch[header.path] = slice_.stored.astype(_kept_as(header))
 
     def _forget(self, path: Path) -> None:
         with self._lock:
             del self._kept[path]
-
-
-def _decoded_slice(header: Header) -> DecodedSlice:
-    stored = decode(header)
-    stored.setflags(write=False)
-    return DecodedSlice(header, stored)
 
 
 def decode(header: Header) -> Stored:
@@ -764,23 +808,33 @@ def _in_hu(layout: PixelFormat, one: int, other: int) -> tuple[float, float]:
 
 
 def digests(
-    headers: Sequence[Header], pixels: PixelReader, *, progress: Callable[[int], None]
+    headers: Sequence[Header],
+    pixels: PixelReader,
+    *,
+    threads: int = 1,
+    progress: Callable[[int], None],
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The digest of each instance's newest version, by UID, and notes about older versions.
 
     Versions with the same pixels, geometry and rescale are revisions of the header: the newest
-    counts. Anything else under one UID is a conflict that a person decides.
+    counts. Anything else under one UID is a conflict that a person decides. So many threads decode.
     """
     digest_of: dict[str, str] = {}
     notes: list[str] = []
     versions: dict[str, list[Header]] = {}
     for header in headers:
         versions.setdefault(header.uid, []).append(header)
-    for done, header in enumerate(newest(headers), start=1):
-        digest_of[header.uid] = pixels.digest(header)
-        older = [version for version in versions[header.uid] if version is not header]
-        notes += [_compared(version, digest_of[header.uid], pixels) for version in older]
-        progress(done)
+    current = newest(headers)
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(pixels.digest, header) for header in current]
+        try:
+            for done, (header, future) in enumerate(zip(current, futures, strict=True), start=1):
+                digest_of[header.uid] = future.result()
+                older = [version for version in versions[header.uid] if version is not header]
+                notes += [_compared(version, digest_of[header.uid], pixels) for version in older]
+                progress(done)
+        finally:
+            pool.shutdown(cancel_futures=True)
     return digest_of, tuple(sorted(set(notes)))
 
 

@@ -57,6 +57,8 @@ def _configuration(config: Config) -> Iterator[Finding]:
     routes = wording.count(len(config.routes), "route")
     destinations = wording.count(len(config.destinations), "destination")
     yield ok("configuration", f"{config.path}: {routes}, {destinations}")
+    for key, variable in config.environment.items():
+        yield ok("environment", f"{variable} sets {key}, whatever the file says")
     if not config.routes:
         yield warning(
             "routes", "There is none: series are kept, but not processed.", "Add a [[route]]."

@@ -64,6 +64,13 @@ def conformance(
     sys.stdout.write(write(load(config)))
 
 
+def schema() -> None:
+    """The JSON schema of config.toml, for editors that complete its keys and mark mistakes."""
+    from node.config.schema import schema
+
+    terminal.print_json(schema())
+
+
 def events(as_json: AsJson = False) -> None:
     """The events of the log: level, keys and meaning of each."""
     from node.events import EVENTS
@@ -156,6 +163,7 @@ for command in (
     queue.redeliver,
     node.prioritise,
     node.process_now,
+    node.fetch,
     node.never,
     node.drain,
     node.pause,
@@ -165,6 +173,7 @@ for command in (
     node.notify,
     models.models,
     conformance,
+    schema,
     events,
     backup.backup,
     backup.restore,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
@@ -26,15 +27,17 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
 
 from tests import privacy
 
-COMPRESSED = (JPEGLSLossless, JPEG2000Lossless, RLELossless)
+COMPRESSED = (JPEGLSLossless, JPEG2000Lossless, RLELossless, JPEGLosslessSV1, HTJ2KLossless)
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 SYNTAXES = (*NATIVE, DeflatedExplicitVRLittleEndian, *COMPRESSED)
 # Text and numbers, which are short.
@@ -324,7 +327,7 @@ def save(path: Path, made: Dataset, transfer_syntax: str = ExplicitVRLittleEndia
     meta.ImplementationClassUID = UID("2.25.1")
     made.file_meta = meta
     if transfer_syntax in COMPRESSED:
-        _compress(made, transfer_syntax)
+        compress(made, transfer_syntax)
     elif transfer_syntax == ExplicitVRBigEndian and made.BitsAllocated == 16:
         made.PixelData = np.frombuffer(made.PixelData, "<u2").astype(">u2").tobytes()
     declared = made.get("SpecificCharacterSet") or "ISO_IR 6"
@@ -369,10 +372,26 @@ def _buffer(transfer_syntax: str) -> DicomBytesIO:
     return buffer
 
 
-def _compress(made: Dataset, transfer_syntax: str) -> None:
+def compress(made: Dataset, transfer_syntax: str) -> None:
+    """Encode the pixels of an uncompressed data set without loss."""
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.set_original_encoding(False, True)
+    if transfer_syntax in (JPEGLosslessSV1, HTJ2KLossless):  # which the library has no encoder of
+        values = np.frombuffer(made.PixelData, f"<u{made.BitsAllocated // 8}")
+        values = values.reshape(made.Rows, made.Columns)
+        made.PixelData = encapsulate([_stream(values, made, transfer_syntax)])
+        made["PixelData"].VR = "OB"
+        made.file_meta.TransferSyntaxUID = UID(transfer_syntax)
+        return
     made.compress(transfer_syntax, generate_instance_uid=False)
+
+
+def _stream(values: NDArray[np.unsignedinteger], made: Dataset, transfer_syntax: str) -> bytes:
+    if transfer_syntax == HTJ2KLossless:
+        signed = values.view(f"i{values.itemsize}") if made.PixelRepresentation else values
+        return bytes(imagecodecs.htj2k_encode(signed, reversible=True))
+    bits = made.BitsAllocated
+    return bytes(imagecodecs.jpeg8_encode(values, lossless=True, predictor=1, bitspersample=bits))
 
 
 def break_pixels(path: Path) -> None:

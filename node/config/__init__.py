@@ -3,6 +3,7 @@
 from node.config.reading import defaults as defaults
 from node.config.reading import load as load
 from node.config.reading import product_of as product_of
+from node.config.sections import ABOUT_THE_FILE as ABOUT_THE_FILE
 from node.config.sections import FINDING_OPTIONS as FINDING_OPTIONS
 from node.config.sections import JUDGING_OPTIONS as JUDGING_OPTIONS
 from node.config.sections import SENDER as SENDER

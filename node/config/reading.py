@@ -1,6 +1,7 @@
 """From the text of config.toml to its values; a mistake is one line, and all are shown at once."""
 
 import json
+import os
 import re
 import tomllib
 from collections import Counter
@@ -15,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from inference.descriptions import READINGS
 from inference.request import PRODUCTS, ModelSpec, Produces
+from node.config.environment import override
 from node.config.sections import (
     FINDING_OPTIONS,
     JUDGING_OPTIONS,
@@ -42,15 +44,22 @@ TABLES: Mapping[str, type[Section]] = {
 LONGEST_VALUE = 80  # characters of a wrong value that an error repeats
 
 
-def load(path: Path = DEFAULT_PATH) -> Config:
-    """The configuration in `path`; raises ConfigError with one line for each mistake."""
-    raw = _read(path)
-    reader = _Reader(raw, path.resolve().parent)
+def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration in `path` and `environ`; raises ConfigError, a line for each mistake."""
+    given = override(_read(path), environ, TABLES, LISTS)
+    reader = _Reader(given.tables, path.resolve().parent)
     config = reader.config(path.resolve())
-    problems = [*reader.problems, *contradictions(config, raw)]
-    if problems:
-        raise ConfigError(*(f"{path}: {problem}" for problem in problems))
-    return config
+    problems = [*reader.problems, *contradictions(config, given.tables)]
+    placed = [f"{_source(problem, given.variables) or path}: {problem}" for problem in problems]
+    if placed or given.problems:
+        raise ConfigError(*given.problems, *placed)
+    return config.model_copy(update={"environment": given.variables})
+
+
+def _source(problem: str, variables: Mapping[str, str]) -> str:
+    """The variable that has set the key of which a problem speaks; none where the file has."""
+    by_key = (it for key, it in variables.items() if re.match(rf"{re.escape(key)}\b", problem))
+    return next(by_key, "")
 
 
 def first() -> str:
@@ -202,6 +211,7 @@ def contradictions(config: Config, raw: Mapping[str, object]) -> list[str]:
         *_repeated(raw, "model"),
         *_repeated(raw, "sender", "ae_title"),
         *_selftest(config, raw),
+        *_asked_peer(config, raw),
         *_web(config),
         *_tls(config),
         *_models(raw),
@@ -238,6 +248,12 @@ def _selftest(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
         yield f'selftest.model = "{model}": {_one_of(model, models)}'
     elif product_of(config, model) != "slices":
         yield f'selftest.model = "{model}": a model that makes slices'
+
+
+def _asked_peer(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
+    wanted, destinations = config.completion.ask, _names(raw, "destination")
+    if wanted and wanted not in destinations:
+        yield f'completion.ask = "{wanted}": {_one_of(wanted, destinations)}'
 
 
 def _web(config: Config) -> Iterator[str]:

@@ -17,9 +17,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationInfo,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from inference.descriptions import READINGS
 from inference.request import (
@@ -87,6 +90,7 @@ LEAST_FACTOR, MOST_FACTOR = 2, 10
 RELOADABLE = ("destinations", "routes", "completion", "delivery", "senders", "notify", "selftest")
 RELOADABLE_NODE = ("allowed_ae_titles", "allowed_networks")
 RELOADABLE_TLS = ("required", "ae_titles")
+ABOUT_THE_FILE = ("path", "environment")  # no tables of it
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -239,12 +243,16 @@ ObjectKinds = Annotated[
         strict=False, description=f"a list of kinds of objects: {', '.join(get_args(ObjectKind))}"
     ),
 ]
-SomeNetwork = Annotated[Network, BeforeValidator(_network)]
+SomeNetwork = Annotated[Network, BeforeValidator(_network, json_schema_input_type=str)]
 Networks = Annotated[tuple[SomeNetwork, ...], Field(strict=False, description=NETWORK)]
-FolderPath = Annotated[Path, BeforeValidator(_path), Field(description="a path")]
+FolderPath = Annotated[
+    Path, BeforeValidator(_path, json_schema_input_type=str), Field(description="a path")
+]
 OptionalPath = Annotated[
     Path | None,
-    BeforeValidator(lambda text, info: None if text == "" else _path(text, info)),
+    BeforeValidator(
+        lambda text, info: None if text == "" else _path(text, info), json_schema_input_type=str
+    ),
     Field(description='a path, or ""'),
 ]
 DatabaseUrl = Annotated[
@@ -338,6 +346,8 @@ class Completion(Section):
 
     quiet_seconds: AboveZero = 30.0
     open_association_seconds: ZeroOrMore = 120.0
+    ask: str = Field("", description='the name of a destination, or ""')
+    ask_seconds: ZeroOrMore = 300.0
     results_per_study: CountOrZero = 100
     reruns: CountOrZero = 20
 
@@ -352,6 +362,7 @@ class Inference(Section):
     job_minutes: AboveZero = 30.0
     memory_gb: ZeroOrMore = 0.0
     overtaking: bool = True
+    ahead_gb: ZeroOrMore = 1.0
 
 
 class Tls(Section):
@@ -563,9 +574,10 @@ class Destination(Section):
     answer_seconds: AboveZero = 60.0
     associations: int = Field(1, ge=1, le=16, description="integer 1-16")
     leave_out: ObjectKinds = ()  # what it is never offered of a result
-    tls: Annotated[DestinationTls | None, BeforeValidator(_tls_of_destination)] = Field(
-        None, description="true, or a table of what differs from [tls]"
-    )
+    tls: Annotated[
+        DestinationTls | None,
+        BeforeValidator(_tls_of_destination, json_schema_input_type=bool | DestinationTls),
+    ] = Field(None, description="true, or a table of what differs from [tls]")
     commitment: Commitment | None = Field(None, description=COMMITMENT)
 
     def address(self, ae_title: str) -> tuple[str, str, int, str, DestinationTls | None]:
@@ -612,6 +624,16 @@ class Condition(Section):
         if not values or not {type(value) for value in values} <= {str, int, float}:
             raise ValueError(CONDITION)
         return {"*": tuple(values)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """As a person may write it: a value, a list of them, or the table."""
+        table = handler.resolve_ref_schema(handler(core))
+        values = table["properties"].pop("*")["items"]
+        several = {"type": "array", "items": values, "minItems": 1}
+        return {"description": CONDITION, "anyOf": [values, several, {**table, "minProperties": 1}]}
 
     @model_validator(mode="after")
     def _in_order(self) -> "Condition":
@@ -731,6 +753,7 @@ class Config(Section):
     """The whole file. Relative paths in it have become absolute."""
 
     path: Path
+    environment: Mapping[str, str] = Field(default_factory=dict)  # variable by key that it sets
     node: Node
     tls: Tls
     storage: Storage
@@ -793,7 +816,7 @@ class Config(Section):
     def needs_restart(self, read: "Config") -> Iterator[str]:
         """Key paths that differ in `read` and that only a restart can apply, as `node.port`."""
         would_be = self.reloaded(read)
-        for table in (name for name in Config.model_fields if name != "path"):
+        for table in (name for name in Config.model_fields if name not in ABOUT_THE_FILE):
             running, wanted = getattr(would_be, table), getattr(read, table)
             if isinstance(running, tuple):
                 yield from [table] if running != wanted else []

@@ -32,7 +32,13 @@ from node.web.login import People
 from node.web.rule_tester import Tried, TriedStack
 from node.web.state import Parts, PartsOf
 from storage.errors import NotFound
-from storage.records import DestinationSummary, RequestKind, Role, SwitchName
+from storage.records import (
+    UID_CHARACTERS,
+    DestinationSummary,
+    RequestKind,
+    Role,
+    SwitchName,
+)
 from storage.site import control, peers, people, selftests
 
 # Attributes of each record, in the order of the answer.
@@ -41,6 +47,7 @@ REQUEST = "id kind subject route who asked_at state done_at sentence"
 VERDICT = "state reason sentence"
 
 AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
+OTHER_UID = rf"^[{UID_CHARACTERS}]{{0,64}}$"
 OTHER_TITLE = r"^([ -\[\]-~]{1,16})?$"
 
 router = APIRouter(tags=["operating"])
@@ -73,6 +80,12 @@ class OwnPassword(Body):
 class NewToken(Body):
     name: Line = Field(min_length=1, max_length=64)
     role: Role
+
+
+class StudyToFetch(Body):
+    peer: str = Field(alias="from", max_length=64, description="The name of a destination.")
+    study_uid: str = Field(pattern=UID)
+    series_uid: str = Field("", pattern=OTHER_UID, description="Empty: all series of the study.")
 
 
 class SeriesToTry(Body):
@@ -182,6 +195,28 @@ def resume(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
 def echo(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
     parts.config().destination(name)
     return _ask(parts, visitor, RequestKind.ECHO, name)
+
+
+@router.post(
+    "/fetch",
+    summary="Have a destination send a study, or one series of it, by C-GET or C-MOVE",
+    status_code=202,
+    openapi_extra=takes(StudyToFetch),
+)
+def fetch(
+    visitor: AsOperator, body: Annotated[StudyToFetch, Depends(taken(StudyToFetch))], parts: PartsOf
+) -> Json:
+    parts.config().destination(body.peer)
+    asked = control.ask(
+        parts.database,
+        parts.gate.now(),
+        visitor.name,
+        RequestKind.FETCH,
+        body.study_uid,
+        destination=body.peer,
+        series_uid=body.series_uid,
+    )
+    return plain(asked, REQUEST, parts.zone)
 
 
 @router.get("/senders/allow", summary="Calling AE titles that may associate; none means any")

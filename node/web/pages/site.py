@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from inference.request import PRODUCTS
 from node import health
 from node.config import (
+    ABOUT_THE_FILE,
     FINDING_OPTIONS,
     JUDGING_OPTIONS,
     SLICE_OPTIONS,
@@ -254,7 +255,7 @@ def _rest(values: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]
     """List the other tables of the file as keys and values; those of an array by their place."""
     sections = []
     for section, value in values.items():
-        tables = [(section, value)]
+        tables = [(section, value)] if section not in ABOUT_THE_FILE else []
         if isinstance(value, list) and section not in TABLED:
             tables = [(f"{section[:-1]}[{place}]", table) for place, table in enumerate(value)]
         for name, table in tables:
