@@ -1,6 +1,7 @@
 """The node as a whole: builds its parts from the configuration, starts, reloads, stops them."""
 
 import fcntl
+import gc
 import hashlib
 import logging
 import os
@@ -89,6 +90,8 @@ def _run(node: "RunningNode") -> int:
     signal.signal(signal.SIGHUP, lambda *_: node.reload_requested.set())
     try:
         node.start()
+        # What is there by now stays: nobody who receives waits until all of it was looked through.
+        gc.freeze()
         while not stop.wait(TICK_SECONDS):
             node.tick()
     finally:
