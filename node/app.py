@@ -178,7 +178,8 @@ class RunningNode:
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
         self._background = Background(store.database, settings, self._handlers, self._audit)
         self._schedule = Schedule()
-        self._set_up = None if people.exist(store.database) else SetUpKey.new()
+        is_set_up = people.exist(store.database) or not settings.web.takes_passwords
+        self._set_up = None if is_set_up else SetUpKey.new()
         web = WebSettings(
             settings,
             store.node_id,
