@@ -18,6 +18,7 @@ from pathlib import Path
 from inference import header as h
 from inference.dataset import Stack, newest, read_headers
 from inference.descriptions import contrast_of_series
+from inference.drafts import Drafts
 from inference.errors import (
     Cancelled,
     InferenceError,
@@ -53,6 +54,7 @@ from inference.runner import JobRecord, Run, share_cores
 from inference.scope import differences, oddities
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
+from inference.volume import REDUCTION
 
 FAMILIES: Mapping[Produces, Family] = {
     "slices": SliceFamily(),
@@ -69,17 +71,19 @@ def process(
     progress: Callable[[Progress], None],
     cancelled: Callable[[], bool],
     later: list[Callable[[], object]] | None = None,
+    drafts: Drafts | None = None,
 ) -> Outcome:
     """Make the results of a stack. A fault of the series, the model or our code is an outcome.
 
     With a list for what can be done later, the pictures for the page of the job are not drawn: the
-    result need not wait for them.
+    result need not wait for them. Drafts make the same files in less time.
     """
     record = JobRecord()
     outcome: Outcome
     try:
         pixels = PixelReader(scratch_folder=request.folder)
-        outcome = _run(Run(request, record, progress, cancelled, pixels), later)
+        run = Run(request, record, progress, cancelled, pixels, drafts)
+        outcome = _run(run, later)
     except Unprocessable as verdict:
         outcome = _lacking(verdict) or _verdict(verdict, record)
     except Cancelled:
@@ -239,7 +243,7 @@ def _read(job: Run) -> Stack:
 def _planned(job: Run, model: Model, layout: Layout, stack: Stack) -> Sequence[Step]:
     """The steps of the model; an error as of a full disk where their result would make it one.
 
-    So do decoded slices that memory has no room for.
+    So does what lies in scratch files meanwhile.
 
     A model of whole stacks writes no more than what it was given.
     """
@@ -249,6 +253,7 @@ def _planned(job: Run, model: Model, layout: Layout, stack: Stack) -> Sequence[S
         return steps
     slices = len(layout.headers) + sum(len(step.fractions) for step in steps)
     size = slices * layout.geometry.rows * layout.geometry.columns * 2
+    size += size // REDUCTION**2  # the maps of expected errors
     size += job.pixels.scratch_bytes(stack.headers)
     free = shutil.disk_usage(request.folder).free
     if free - size < request.reserve_bytes:

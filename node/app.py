@@ -31,6 +31,7 @@ from node.store import Store, opened
 from node.web.server import WebProcess
 from node.web.setup import SetUpKey
 from node.web.state import WebSettings
+from node.work.ahead import SHARE_OF_MEMORY, AheadPlanner, AheadRules
 from node.work.arrivals import Arrivals, Rules
 from node.work.audit_trail import AuditTrail
 from node.work.commitment import CommitmentWork
@@ -327,9 +328,13 @@ class RunningNode:
 
     def _make_supervisor(self) -> Supervisor:
         settings, store = self._settings, self._store
+        limits = settings.inference
+        memory = worker_memory_bytes(limits.memory_gb, limits.workers)
+        # The first worker alone: with two, neither would have the drafts of the other.
+        drafts = int(min(limits.ahead_gb * 1e9, SHARE_OF_MEMORY * memory))
         executors = [
-            ProcessExecutor(f"worker-{number}", time.monotonic)
-            for number in range(1, settings.inference.workers + 1)
+            ProcessExecutor(f"worker-{number}", time.monotonic, 0 if number > 1 else drafts)
+            for number in range(1, limits.workers + 1)
         ]
         site = Site(
             secret=store.files.secret(settings.storage.secret_file),
@@ -338,8 +343,6 @@ class RunningNode:
             models=specs(settings),
             resources=Resources(device=settings.inference.device),
         )
-        limits = settings.inference
-        memory = worker_memory_bytes(limits.memory_gb, limits.workers)
         bounds = Bounds(limits.job_minutes * 60, memory)
         inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
@@ -352,7 +355,17 @@ class RunningNode:
             drained=lambda: drained() is not None,
             spare=spare,
             ended=self._deliverers.wake,
+            ahead=self._ahead(site) if drafts else None,
         )
+
+    def _ahead(self, site: Site) -> AheadPlanner:
+        store = self._store
+
+        def rules() -> AheadRules:
+            now = self._arrivals.rules
+            return AheadRules(now.ae_title, now.routes, site.models, site.resources)
+
+        return AheadPlanner(store.archive, store.files, rules, time.time)
 
     def _beat(self) -> None:
         self._store.nodes.beat(self._store.node_id, self._state)

@@ -124,6 +124,8 @@ processing failed | error | error frames | type and frames of an exception in a 
 pixels not decoded | warning | error | an installed decoder rejects an image; the job is held
 object not made | warning | kind error | \
     the derived series is whole, but has no such object beside it
+not generated ahead | warning | series_uid error | \
+    slices of a series that arrives could not be generated ahead; its job begins from nothing
 previews not written | warning | error | \
     the result is whole, but the page of its job has no pictures
 

@@ -272,7 +272,7 @@ class DerivedInstance:
     instance_uid: str
     sop_class_uid: str
     path: str
-    digest: str  # SHA-256 of the file
+    digest: str  # BLAKE3 of the file
     generated: bool
     series_uid: str  # of the derived series, or of a further object
     kind: str = "image"

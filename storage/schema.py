@@ -44,6 +44,11 @@ def _table(name: str, *parts: SchemaItem) -> Table:
     return Table(name, metadata, *parts)
 
 
+def _links(name: str, *parts: SchemaItem) -> Table:
+    """A table that is its own index: a row of it is written once, and not twice."""
+    return Table(name, metadata, *parts, sqlite_with_rowid=False)
+
+
 def _id() -> Column[int]:
     return Column("id", Integer, primary_key=True, autoincrement=True)
 
@@ -152,11 +157,11 @@ for _searched in (series.c.patient_id, series.c.name_key, series.c.accession):
 instance = _table(
     "instance",
     _id(),
-    _reference("series.id"),
+    _reference("series.id", index=False),  # the unique constraint begins with it
     Column("instance_uid", String(64), nullable=False, index=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax", String(64), nullable=False),
-    Column("digest", String(64), nullable=False),  # SHA-256 of the data set as it was sent
+    Column("digest", String(64), nullable=False),  # BLAKE3 of the data set as it was sent
     Column("size", BigInteger, nullable=False),
     Column("path", String(255), index=True),  # NULL once purged; the row stays
     _time("received_at"),
@@ -188,14 +193,14 @@ OPEN_ARRIVAL = _index_part(
 Index("ix_arrival_calling_ae_last_at", arrival.c.calling_ae, arrival.c.last_at)
 Index("ix_arrival_completed_at_brought", arrival.c.completed_at, arrival.c.brought)
 
-arrival_instance = _table(
+arrival_instance = _links(
     "arrival_instance",
     _reference("arrival.id", key=True, index=False),
     _reference("instance.id", key=True),
     _time("brought_at"),  # the last time: what comes last counts
 )
 
-arrival_association = _table(
+arrival_association = _links(
     "arrival_association",
     _reference("arrival.id", key=True, index=False),
     _reference("association.id", key=True),
@@ -313,7 +318,7 @@ derived_instance = _table(
     Column("instance_uid", String(64), nullable=False, unique=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("path", String(255), nullable=False),
-    Column("digest", String(64), nullable=False),  # SHA-256 of the file
+    Column("digest", String(64), nullable=False),  # BLAKE3 of the file
     Column("generated", Integer, nullable=False),
     Column("series_uid", String(64), nullable=False),  # a kind that is no image has its own
     Column("kind", String(32), nullable=False),  # image, presentation state, parametric map

@@ -1,16 +1,18 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-import hashlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
+
+import numpy as np
 
 from inference.checks.slice_checks import Expected, SeriesCheck
 from inference.dataset import Header, Stack, read_whole
+from inference.drafts import StackDrafts
 from inference.errors import Reason, Unprocessable
 from inference.families.family import Task
-from inference.geometry import Layout, Sampling, examine, measure, place_of_gap
+from inference.geometry import Layout, Sampling, crosses, examine, measure, place_of_gap
+from inference.header import file_digest
 from inference.model import Limits, Model, Prediction, Step
 from inference.pixels import PixelFormat, common_format, generated_values, native_values
 from inference.previews import Previews
@@ -35,6 +37,7 @@ from inference.runner import (
     check_steps,
     share_cores,
 )
+from inference.scratch import ScratchFile
 from inference.uids import UidMaker
 from inference.volume import Plane, StoredMap, Volume, reduced
 from inference.writers import Writers
@@ -64,7 +67,7 @@ class SliceFamily:
         output = job.request.output
         steps = tuple(model.plan(layout.geometry, job.request.parameters))
         check_steps(steps, len(layout.headers))
-        steps = tuple(step for step in steps if not _crosses(step, layout.missing))
+        steps = tuple(step for step in steps if not crosses(step, layout.missing))
         check_gaps(steps, layout.geometry, output)
         sampling = Sampling.of(steps, layout)
         job.record.facts |= sampling.facts
@@ -135,7 +138,7 @@ class SliceResult:
         changed = []
         for done, file in enumerate(self.files, start=1):
             is_known = any(fault.startswith(file.name) for fault in faults)
-            if not is_known and _digest(folder / file.name) != file.digest:
+            if not is_known and file_digest(folder / file.name) != file.digest:
                 changed.append(f"{file.name}: it was changed after it was written")
             report(done)
         return (*faults, *changed)
@@ -143,11 +146,6 @@ class SliceResult:
     def preview(self) -> Sequence[str]:
         """Draw the pictures for the page of the job."""
         return self.generation.preview()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +159,9 @@ class Generation:
     check: SeriesCheck
     volume: Volume
     previews: Previews | None
+    maps: MutableMapping[int, StoredMap]  # of the expected error, by the place of a slice
     files: dict[str, File] = field(default_factory=dict)
-    words: dict[int, str] = field(default_factory=dict)  # of the marks, by the place of a slice
-    maps: dict[int, StoredMap] = field(default_factory=dict)  # of the expected error, likewise
+    words: dict[int, str] = field(default_factory=dict)  # of the marks, likewise
 
     def run(
         self, model: Model, steps: Sequence[Step], device: str, *, judge: SliceJudge
@@ -171,7 +169,9 @@ class Generation:
         """Every slice, written and read again; raises Unprocessable where the judge holds them."""
         resources, record = self.job.request.resources, self.job.record
         at_once = share_cores(model, resources.threads)
-        runner = Runner(model, self.volume, Limits(device, resources.batch), at_once)
+        drafts = self._drafts(model)
+        run = drafts.run if drafts is not None else None
+        runner = Runner(model, self.volume, Limits(device, resources.batch), at_once, run=run)
         predictions = runner.predictions(steps, cancelled=self.job.cancelled)
         with record.phase("writing"), Writers() as writers:
             with record.phase("predicting"):
@@ -188,8 +188,18 @@ class Generation:
         record.facts |= {"device": limits.device, "limits": asdict(limits), **judge.facts}
         record.notes += [f"out of memory: continued with {rung}" for rung in runner.lowered]
         record.notes += judge.notes
+        if drafts is not None:
+            record.facts["made_ahead"] = drafts.used
         judge.check()
         return self.files
+
+    def _drafts(self, model: Model) -> StackDrafts | None:
+        """What was made of this series while it arrived."""
+        drafts = self.job.drafts
+        series_uid = self.layout.headers[0].text("SeriesInstanceUID")
+        if drafts is None or not drafts.holds(series_uid):
+            return None
+        return StackDrafts(drafts, model, self.layout)
 
     def _generate(self, predictions: Predictions, judge: SliceJudge, writers: Writers) -> None:
         places = {
@@ -256,7 +266,8 @@ def _generation(
     read, request = job.pixels.hounsfield, job.request
     volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
     previews = Previews(request.folder, layout, slices, volume.read) if request.previews else None
-    return Generation(job, layout, slices, series, check, volume, previews)
+    maps: ScratchFile[int, np.uint16] = ScratchFile(request.folder)
+    return Generation(job, layout, slices, series, check, volume, previews, maps)
 
 
 def _objects(
@@ -286,13 +297,6 @@ def _objects(
         for file in objects.files
     ]
     return tuple(objects.files)
-
-
-def _crosses(step: Step, missing: Container[int]) -> bool:
-    """True where a step fills, or a survey looks across, a gap with missing slices."""
-    if step.survey is not None:
-        return step.survey - 1 in missing or step.survey in missing
-    return step.gap in missing
 
 
 def _parents(layout: Layout) -> set[str]:

@@ -358,6 +358,7 @@ class Inference(Section):
     job_minutes: AboveZero = 30.0
     memory_gb: ZeroOrMore = 0.0
     overtaking: bool = True
+    ahead_gb: ZeroOrMore = 1.0
 
 
 class Tls(Section):

@@ -45,7 +45,6 @@ from pynetdicom.transport import (
 
 from node.dicom.connection import LARGEST_PDU_BYTES, Blocks, hurry, tune
 from node.dicom.contexts import NOT_STORED
-from node.dicom.digests import Digest, DigestThreads
 from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
 from node.dicom.messages import (
     COMMAND,
@@ -602,13 +601,11 @@ class Receiver(DIMSEServiceProvider):
         *,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
-        digests: DigestThreads | None = None,
     ) -> None:
         super().__init__(assoc)
         self._folder = folder
         self._min_free_bytes = min_free_bytes
         self._answer = answer
-        self._digests = digests or DigestThreads(0)
         self._syntaxes: dict[int, tuple[str, str]] = {}  # of presentation contexts, once used
         self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
         self._storing: tuple[StoreRequest, int, Incoming] | None = None
@@ -762,10 +759,7 @@ class Receiver(DIMSEServiceProvider):
         if request is None:
             self._receive(context_id, bytes([control]) + command)
         else:
-            incoming = self._incoming_of(request, self._digests.digest())
-            self._storing = request, context_id, incoming
-            if isinstance(self.dul.socket, PromptSocket):
-                self.dul.socket.blocks.before_reuse = incoming.before_reuse
+            self._storing = request, context_id, self._incoming_of(request)
 
     def _syntaxes_of(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted context for instances."""
@@ -849,7 +843,7 @@ class Receiver(DIMSEServiceProvider):
             incoming.spoil(problem)
         return incoming
 
-    def _incoming_of(self, request: StoreRequest, digest: Digest | None = None) -> Incoming:
+    def _incoming_of(self, request: StoreRequest) -> Incoming:
         calling_ae, called_ae = self._titles
         head = part10_head(
             calling_ae=calling_ae,
@@ -863,7 +857,6 @@ class Receiver(DIMSEServiceProvider):
             head,
             min_free_bytes=self._min_free_bytes,
             has_elements=request.transfer_syntax not in HIDDEN_ELEMENTS,
-            digest=digest,
         )
         self._begun = [*(before for before in self._begun if not before.is_over), incoming]
         return incoming
@@ -1045,7 +1038,6 @@ class AcceptedAssociation(Association):
         folder: Path,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
-        digests: DigestThreads | None = None,
         message_seconds: float = NO_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -1056,7 +1048,7 @@ class AcceptedAssociation(Association):
             self, seconds, connection=connection, silent_seconds=message_seconds
         )
         self.dimse = self.receiver = Receiver(
-            self, folder, min_free_bytes=min_free_bytes, answer=answer, digests=digests
+            self, folder, min_free_bytes=min_free_bytes, answer=answer
         )
         self.set_socket(self.connection)
 

@@ -72,6 +72,7 @@ class PageContext:
     visitor: Visitor
     now: float
     is_masked: bool
+    live_id: str  # read before any row: what changes after it is told to the page
 
     @property
     def zone(self) -> tzinfo | None:
@@ -80,7 +81,7 @@ class PageContext:
 
 def _context(request: Request, parts: PartsOf, visitor: AsViewer) -> PageContext:
     is_masked = request.cookies.get(MASK) == "1"
-    return PageContext(parts, visitor, parts.gate.now(), is_masked)
+    return PageContext(parts, visitor, parts.gate.now(), is_masked, request.app.state.live.id)
 
 
 Context = Annotated[PageContext, Depends(_context)]
@@ -143,6 +144,7 @@ def part(context: PageContext, name: str, **values: object) -> HTMLResponse:
         "may_change": context.visitor.may(Role.ADMINISTRATOR),
         "is_masked": context.is_masked,
         "now": context.now,
+        "live_id": context.live_id,
         "when": partial(_when, context),
         "ago": partial(_ago, context),
         "until": _until,

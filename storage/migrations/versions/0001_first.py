@@ -46,7 +46,7 @@ TABLES = {
         last_at float index, purged_at float null, purging integer =0, committed_at float null
     """,
     "instance": """
-        id, series_id integer ->series.id index, instance_uid string(64) index,
+        id, series_id integer ->series.id, instance_uid string(64) index,
         sop_class_uid string(64), transfer_syntax string(64), digest string(64), size bigint,
         path string(255) null index, received_at float
     """,
@@ -231,6 +231,8 @@ UNIQUE = {
     "owed_report": "calling_ae transaction_uid",
 }
 
+WITHOUT_ROWID = ("arrival_instance", "arrival_association")
+
 # Indexes of several columns, and of columns that are searched by how they begin.
 INDEXES = (
     ("association", "calling_ae opened_at"),
@@ -270,15 +272,16 @@ def upgrade() -> None:
     for table, columns in TABLES.items():
         checks = [sa.CheckConstraint(text, name=name) for of, name, text in CHECKS if of == table]
         unique = [sa.UniqueConstraint(*UNIQUE[table].split())] if table in UNIQUE else []
-        op.create_table(table, *map(_column, columns.split(",")), *checks, *unique)
+        parts = (*map(_column, columns.split(",")), *checks, *unique)
+        op.create_table(table, *parts, sqlite_with_rowid=table not in WITHOUT_ROWID)
     for table, columns in INDEXES:
         names = columns.split()
         op.create_index(op.f(f"ix_{table}_{'_'.join(names)}"), table, names)
     for table, column in PREFIXES:
         ops = {column: "text_pattern_ops"}
         op.create_index(op.f(f"ix_{table}_{column}"), table, [column], postgresql_ops=ops)
-    for parts, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
-        for table, name, condition, columns in parts:
+    for partial_indexes, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
+        for table, name, condition, columns in partial_indexes:
             where: Any = {f"{kind}_where": sa.text(condition) for kind in ("sqlite", "postgresql")}
             name = op.f(f"ix_{table}_{name}")
             op.create_index(name, table, columns.split(), unique=is_unique, **where)
