@@ -18,7 +18,7 @@ from inference.errors import ModelLoadError
 from inference.pixels import decoder_of
 from node import certificates, health, wording
 from node.config import Config, Destination, ModelEntry
-from node.dicom import scu
+from node.dicom import stow
 from node.dicom.contexts import DECODER_PACKAGES
 from node.dicom.tls import TlsFiles, client_context, sentence_of, server_context
 from node.health import Finding, Level, fault, ok, warning
@@ -368,15 +368,16 @@ def _model(name: str, entry: ModelEntry | None, device: str) -> Finding:
 
 def _echo(config: Config, destination: Destination) -> Finding:
     what = f"destination {destination.name}"
-    peer = scu.PeerAddress(*destination.address(config.node.ae_title))
-    answer, calling = scu.echo(peer), peer.calling_ae_title
-    place = f"{destination.ae_title} at {destination.host}:{destination.port}"
+    answer = stow.echo(destination, config.node.ae_title)
+    place, calling = destination.place, destination.calling_ae_title or config.node.ae_title
     if answer.ok:
         return ok(what, f"{place} answers in {answer.seconds * 1000:.0f} ms")
     return fault(
         what,
         answer.sentence if place in answer.sentence else f"{place}: {answer.sentence}",
-        f"Start it, allow {calling} there, or correct its AE title, host and port here.",
+        f"Start it, allow {calling} there, or correct its AE title, host and port here."
+        if destination.kind == "dimse"
+        else "Start it, or correct its url, its log-in or tls here.",
     )
 
 

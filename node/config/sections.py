@@ -9,6 +9,7 @@ from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
@@ -52,6 +53,7 @@ ADDRESS = 'an address as "https://chat.example.org/hook"'
 MAIL_ADDRESS = 'a mail address as "pacs@example.org"'
 URL = r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?"
 SYSLOG = r"(udp|tls)://[^\s/:?#@]+(:\d{1,5})?"
+WEB_ADDRESS = 'as "https://pacs.example.org/dicom-web"'
 SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
 # In clear only on this machine, for a test.
@@ -562,13 +564,32 @@ class Commitment(Section):
     wait_seconds: ZeroOrMore = 10.0  # the association stays open so long for the report
 
 
+# What a DICOMweb destination needs in place of an address for DIMSE.
+OF_DIMSE, OF_WEB = ("ae_title", "host", "port"), ("kind", "url")
+WEB_ONLY = ("url", "token_file", "user", "password_file")
+
+
+def _required_by_kind(schema: dict[str, Any]) -> None:
+    """In the JSON schema: an address for DIMSE, or kind and url."""
+    schema["required"] = [name for name in schema["required"] if name not in OF_DIMSE]
+    web = {"properties": {"kind": {"const": "dicomweb"}}, "required": [*OF_WEB]}
+    schema["anyOf"] = [{"required": [*OF_DIMSE]}, web]
+
+
 class Destination(Section):
-    """A peer AE that gets results."""
+    """A peer that gets results: an AE, or with kind "dicomweb" a web service that takes STOW-RS."""
+
+    model_config = ConfigDict(json_schema_extra=_required_by_kind)
 
     name: DestinationName
+    kind: Literal["dimse", "dicomweb"] = Field("dimse", description='"dimse" or "dicomweb"')
     ae_title: AeTitle
     host: Host
     port: Port
+    url: UrlOrEmpty = ""
+    token_file: OptionalPath = ""  # type: ignore[assignment]
+    user: str = Field("", description='a name, or ""')
+    password_file: OptionalPath = ""  # type: ignore[assignment]
     sends_as: AeTitles = ()
     calling_ae_title: AeTitleOrEmpty = ""
     answer_seconds: AboveZero = 60.0
@@ -579,6 +600,41 @@ class Destination(Section):
         BeforeValidator(_tls_of_destination, json_schema_input_type=bool | DestinationTls),
     ] = Field(None, description="true, or a table of what differs from [tls]")
     commitment: Commitment | None = Field(None, description=COMMITMENT)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_of_url(cls, given: Any) -> Any:
+        """Host and port of a web service are those of its URL; its AE title is one it sends as."""
+        if not isinstance(given, dict) or given.get("kind") != "dicomweb":
+            return given
+        url = given.get("url")
+        if not isinstance(url, str) or not re.fullmatch(URL, url):
+            raise ValueError(f'kind "dicomweb" needs a url, {WEB_ADDRESS}')
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            raise ValueError(f"url: {WEB_ADDRESS}") from None
+        if "@" in parts.netloc:
+            raise ValueError("url: without user and password; they have keys of their own")
+        title = str(given.get("name", "")).upper()[:16]
+        return {"ae_title": title, "host": parts.hostname or "", "port": port, **given}
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "Destination":
+        if self.kind == "dimse":
+            if wrong := [name for name in WEB_ONLY if getattr(self, name)]:
+                raise ValueError(f'{wrong[0]} is for kind = "dicomweb"')
+            return self
+        if self.commitment is not None:
+            raise ValueError("commitment is for DIMSE; a web service is not asked for it")
+        if self.token_file is not None and self.user:
+            raise ValueError("token_file or user, one of them")
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file belong together")
+        if self.tls is not None and not self.url.startswith("https:"):
+            raise ValueError("tls needs a url that begins with https")
+        return self
 
     def address(self, ae_title: str) -> tuple[str, str, int, str, DestinationTls | None]:
         """AE title, host and port; what a node of that AE title calls itself there; and TLS."""
@@ -591,6 +647,11 @@ class Destination(Section):
             return own
         title, host, port = self.commitment.ae_title, self.commitment.host, self.commitment.port
         return title or own[0], host or own[1], port or own[2], *own[3:]
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a person."""
+        return self.url or f"{self.ae_title} at {self.host}:{self.port}"
 
     @property
     def reporting_ae_titles(self) -> frozenset[str]:

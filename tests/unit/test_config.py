@@ -126,7 +126,7 @@ def test_an_unknown_key_is_an_error_that_names_the_known_ones(tmp_path: Path) ->
     said = mistake(tmp_path, DESTINATION.replace("port", 'ae_titel = "X"\nport'))
     assert said.startswith(
         "destination[0]: unknown key 'ae_titel'; allowed: ae_title, answer_seconds, "
-        "associations, calling_ae_title, commitment, host, leave_out, name,"
+        "associations, calling_ae_title, commitment, host, kind, leave_out, name,"
     )
     assert said.endswith("did you mean ae_title?")
 
