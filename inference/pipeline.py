@@ -54,6 +54,7 @@ from inference.runner import JobRecord, Run, share_cores
 from inference.scope import differences, oddities
 from inference.stacks import facts_of, set_aside, stacks_of
 from inference.uids import Identity, marked
+from inference.volume import REDUCTION
 
 FAMILIES: Mapping[Produces, Family] = {
     "slices": SliceFamily(),
@@ -242,7 +243,7 @@ def _read(job: Run) -> Stack:
 def _planned(job: Run, model: Model, layout: Layout, stack: Stack) -> Sequence[Step]:
     """The steps of the model; an error as of a full disk where their result would make it one.
 
-    So do decoded slices that memory has no room for.
+    So does what lies in scratch files meanwhile.
 
     A model of whole stacks writes no more than what it was given.
     """
@@ -252,6 +253,7 @@ def _planned(job: Run, model: Model, layout: Layout, stack: Stack) -> Sequence[S
         return steps
     slices = len(layout.headers) + sum(len(step.fractions) for step in steps)
     size = slices * layout.geometry.rows * layout.geometry.columns * 2
+    size += size // REDUCTION**2  # the maps of expected errors
     size += job.pixels.scratch_bytes(stack.headers)
     free = shutil.disk_usage(request.folder).free
     if free - size < request.reserve_bytes:

@@ -1,12 +1,9 @@
 """Pixels: decoders, stored values and Hounsfield units, padding, versions of one instance."""
 
-import errno
 import hashlib
 import logging
-import os
 import re
 import struct
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +13,7 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +52,7 @@ from inference.dataset import (
 )
 from inference.errors import Reason, Unprocessable, duplicates
 from inference.scope import MR_IMAGE
+from inference.scratch import ScratchFile
 from inference.volume import Offset, Plane, moved
 
 logger = logging.getLogger(__name__)
@@ -494,47 +492,8 @@ def ends_of(values: NDArray[T], padded: Mask) -> tuple[T, T] | None:
     return (inside.min(), inside.max()) if inside.size else None
 
 
-class ScratchFile:
-    """Decoded slices on disk, in a file without a name: it is gone with the process.
-
-    Values of 16 bits take two bytes, and reading them back takes a tenth of a millisecond.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this
-        finalize(self, self._file.close)
-        self._places: dict[Path, int] = {}
-        self._end = 0
-
-    def write(self, slice_: DecodedSlice) -> None:
-        """Keep a slice; a second time does nothing."""
-        path = slice_.header.path
-        if path in self._places:
-            return
-        data = memoryview(slice_.stored.astype(_kept_as(slice_.header)).tobytes())
-        place = self._end
-        while data:
-            written = os.pwrite(self._file.fileno(), data, self._end)
-            data, self._end = data[written:], self._end + written
-        self._places[path] = place
-
-    def read(self, header: Header) -> Stored | None:
-        """The stored values of a slice; None where it was never written."""
-        place = self._places.get(header.path)
-        if place is None:
-            return None
-        rows, columns = header.integer("Rows") or 0, header.integer("Columns") or 0
-        values = np.empty((rows, columns), _kept_as(header))
-        data = values.reshape(-1).view(np.uint8).data
-        while data:
-            count = os.preadv(self._file.fileno(), [data], place)
-            if not count:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            data, place = data[count:], place + count
-        return values.astype(np.int32)
-
-
-def _kept_as(header: Header) -> "np.dtype[np.signedinteger] | np.dtype[np.unsignedinteger]":
+def _kept_as(header: Header) -> np.dtype[np.integer]:
+    """The smallest type that holds the stored values of a slice."""
     layout = PixelFormat.of(header)
     if layout.bits > 16:
         return np.dtype(np.int32)
@@ -553,8 +512,9 @@ class PixelReader:
         self._kept: OrderedDict[Path, Future[DecodedSlice]] = OrderedDict()
         self._bytes = 0
         self._room = CACHE_BYTES if cache_bytes is None else cache_bytes
-        self._scratch_folder = scratch_folder
-        self._scratch: ScratchFile | None = None
+        self._scratch: ScratchFile[Path, np.integer] | None = None
+        if scratch_folder is not None:
+            self._scratch = ScratchFile(scratch_folder)
         self._lock = threading.Lock()
 
     def scratch_bytes(self, headers: Sequence[Header]) -> int:
@@ -562,7 +522,7 @@ class PixelReader:
         sides = [
             (header.integer("Rows") or 0) * (header.integer("Columns") or 0) for header in headers
         ]
-        if self._scratch_folder is None or sum(sides) * BYTES_IN_MEMORY <= self._room:
+        if self._scratch is None or sum(sides) * BYTES_IN_MEMORY <= self._room:
             return 0
         return sum(
             pixels * _kept_as(header).itemsize
@@ -590,8 +550,9 @@ class PixelReader:
         return own.result()
 
     def _decoded_slice(self, header: Header) -> DecodedSlice:
-        stored = self._scratch.read(header) if self._scratch is not None else None
-        if stored is None:
+        if self._scratch is not None and header.path in self._scratch:
+            stored = self._scratch[header.path].astype(np.int32)
+        else:
             stored = decode(header)
         stored.setflags(write=False)
         return DecodedSlice(header, stored)
@@ -631,11 +592,11 @@ class PixelReader:
 
     def _put_aside(self, slice_: DecodedSlice) -> None:
         """Write a slice that leaves memory where decoding it again would take longer."""
-        if self._scratch_folder is None or slice_.header.transfer_syntax in NATIVE_SYNTAXES:
+        header = slice_.header
+        is_native = header.transfer_syntax in NATIVE_SYNTAXES
+        if self._scratch is None or is_native or header.path in self._scratch:
             return
-        if self._scratch is None:
-            self._scratch = ScratchFile(self._scratch_folder)
-        self._scratch.write(slice_)
+        self._scratch[header.path] = slice_.stored.astype(_kept_as(header))
 
     def _forget(self, path: Path) -> None:
         with self._lock:

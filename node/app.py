@@ -1,6 +1,7 @@
 """The node as a whole: builds its parts from the configuration, starts, reloads, stops them."""
 
 import fcntl
+import gc
 import hashlib
 import logging
 import os
@@ -39,6 +40,7 @@ from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
+from node.work.query_retrieve import Fetcher, PeerQuestions
 from node.work.selftest import SelfTests
 from node.work.sweeps import (
     RETENTION_SECONDS,
@@ -89,6 +91,8 @@ def _run(node: "RunningNode") -> int:
     signal.signal(signal.SIGHUP, lambda *_: node.reload_requested.set())
     try:
         node.start()
+        # What is there by now stays: nobody who receives waits until all of it was looked through.
+        gc.freeze()
         while not stop.wait(TICK_SECONDS):
             node.tick()
     finally:
@@ -134,6 +138,9 @@ class RunningNode:
         )
         self._deliverers = Deliverers(store.ledger, store.files, self._reach, time.time)
         self._tests = SelfTests(store, settings, time.time, self._admit)
+        self._questions = PeerQuestions(
+            store.archive, store.queue, settings.node.ae_title, time.time
+        )
         self._arrivals = Arrivals(
             store.archive,
             store.queue,
@@ -143,7 +150,9 @@ class RunningNode:
             never=partial(never, store, self._tests.routes),
             self_tests=self._tests.routes,
             queued=lambda: self._supervisor.wake(),
+            questions=self._questions,
         )
+        self._fetcher = Fetcher(store.archive, store.files, settings, time.time)
         self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._admitted = admission(settings, store)
@@ -164,12 +173,14 @@ class RunningNode:
             ),
             process_now=self._arrivals.process_now,
             process_by_route=self._arrivals.process_by_route,
+            fetcher=self._fetcher,
             ask_reload=self.reload_requested.set,
         )
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
         self._background = Background(store.database, settings, self._handlers, self._audit)
         self._schedule = Schedule()
-        self._set_up = None if people.exist(store.database) else SetUpKey.new()
+        is_set_up = people.exist(store.database) or not settings.web.takes_passwords
+        self._set_up = None if is_set_up else SetUpKey.new()
         web = WebSettings(
             settings,
             store.node_id,
@@ -196,6 +207,7 @@ class RunningNode:
         self._supervisor.start()
         self._deliverers.follow(self._settings)
         self._commitment.follow(self._settings)
+        self._questions.loop.start()
         self._schedule.every(ARRIVALS_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
@@ -271,6 +283,8 @@ class RunningNode:
             self._scp.stop_listening,
             self._deliverers.drain,
             self._commitment.drain,
+            self._questions.stop,
+            self._fetcher.stopping.set,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
             self._tests.stopping.set,

@@ -310,6 +310,13 @@ class Queue:
                 facts = {"arrival": arrival_id, "sentence": sentence}
                 notices.post(self._database, db, self._now(), "attention", key, facts)
 
+    def note_waiting(self, arrival_id: int, peer: str, missing: int) -> None:
+        """Keep, while an arrival is open, how many instances a peer has that are waited for."""
+        this = and_(arrival.c.id == arrival_id, OPEN_ARRIVAL)
+        kept = to_json({"waiting": {"peer": peer, "missing": missing}})
+        with self._database.writing() as db:
+            db.execute(update(arrival).where(this).values(evidence=kept))
+
     def insist(self, jobs: Sequence[NewJob], *, who: str) -> tuple[Enqueued, ...]:
         """A person has series that are complete processed by a route, whatever it asks for."""
         now = self._now()

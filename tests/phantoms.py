@@ -327,7 +327,7 @@ def save(path: Path, made: Dataset, transfer_syntax: str = ExplicitVRLittleEndia
     meta.ImplementationClassUID = UID("2.25.1")
     made.file_meta = meta
     if transfer_syntax in COMPRESSED:
-        _compress(made, transfer_syntax)
+        compress(made, transfer_syntax)
     elif transfer_syntax == ExplicitVRBigEndian and made.BitsAllocated == 16:
         made.PixelData = np.frombuffer(made.PixelData, "<u2").astype(">u2").tobytes()
     declared = made.get("SpecificCharacterSet") or "ISO_IR 6"
@@ -372,7 +372,8 @@ def _buffer(transfer_syntax: str) -> DicomBytesIO:
     return buffer
 
 
-def _compress(made: Dataset, transfer_syntax: str) -> None:
+def compress(made: Dataset, transfer_syntax: str) -> None:
+    """Encode the pixels of an uncompressed data set without loss."""
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.set_original_encoding(False, True)
     if transfer_syntax in (JPEGLosslessSV1, HTJ2KLossless):  # which the library has no encoder of

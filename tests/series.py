@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 
+from tests import phantoms
+
 RECEIVED = Path(__file__).parents[1] / "node" / "demo" / "data" / "received"
 SERIES_UID = "1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192"
 
@@ -56,3 +58,13 @@ def changed(files: list[Path], folder: Path, change: Callable[[Dataset], None]) 
 def native(files: list[Path], folder: Path) -> list[Path]:
     """Copies of the files as Explicit VR Little Endian: other bytes, the same pixels."""
     return changed(files, folder, lambda dataset: dataset.decompress(generate_instance_uid=False))
+
+
+def compressed(files: list[Path], folder: Path, syntax: str) -> list[Path]:
+    """Copies of the files in another transfer syntax without loss: other bytes, the same pixels."""
+
+    def encode(dataset: Dataset) -> None:
+        dataset.decompress(generate_instance_uid=False)
+        phantoms.compress(dataset, syntax)
+
+    return changed(files, folder, encode)

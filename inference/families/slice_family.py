@@ -1,12 +1,13 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from inference.checks.slice_checks import Expected, SeriesCheck
 from inference.dataset import Header, Stack, read_whole
@@ -14,6 +15,7 @@ from inference.drafts import StackDrafts
 from inference.errors import Reason, Unprocessable
 from inference.families.family import Task
 from inference.geometry import Layout, Sampling, crosses, examine, measure, place_of_gap
+from inference.header import file_digest
 from inference.model import Limits, Model, Prediction, Step
 from inference.pixels import PixelFormat, common_format, generated_values, native_values
 from inference.previews import Previews
@@ -38,6 +40,7 @@ from inference.runner import (
     check_steps,
     share_cores,
 )
+from inference.scratch import ScratchFile
 from inference.volume import Plane, StoredMap, Volume, reduced
 from inference.writers import THREADS, Writers
 
@@ -154,10 +157,9 @@ class SliceResult:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file; empty where it is gone, which is known by then."""
+    """The digest of a file; empty where it is gone, which is known by then."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except FileNotFoundError:
         return ""
 
@@ -173,9 +175,9 @@ class Generation:
     check: SeriesCheck
     volume: Volume
     previews: Previews | None
+    maps: MutableMapping[int, StoredMap]  # of the expected error, by the place of a slice
     files: dict[str, File] = field(default_factory=dict)
-    words: dict[int, str] = field(default_factory=dict)  # of the marks, by the place of a slice
-    maps: dict[int, StoredMap] = field(default_factory=dict)  # of the expected error, likewise
+    words: dict[int, str] = field(default_factory=dict)  # of the marks, likewise
 
     def run(
         self,
@@ -304,7 +306,8 @@ def _generation(
     read, request = job.pixels.hounsfield, job.request
     volume = Volume(layout.geometry, lambda index: read(layout.headers[index]))
     previews = Previews(request.folder, layout, slices, volume.read) if request.previews else None
-    return Generation(job, layout, slices, series, check, volume, previews)
+    maps: ScratchFile[int, np.uint16] = ScratchFile(request.folder)
+    return Generation(job, layout, slices, series, check, volume, previews, maps)
 
 
 def _has_objects(output: Output) -> bool:

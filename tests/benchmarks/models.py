@@ -3,37 +3,28 @@
 A row is a whole job in a process of its own: reading, model, result objects, their check. The
 model is loaded before, as in a worker. The published programs for brain extraction get the volume
 of the same head in memory and give a mask; the row "mask alone" is what compares with them.
-
-Run as a program it is such a process: `python -m tests.benchmarks.models MODEL SERIES FOLDER`.
 """
 
-import json
 import os
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from inference import mr, pipeline, registry
+from inference import mr, registry
 from inference.dataset import Stack, read_headers
 from inference.models.brain.canonical import steps_mm
 from inference.pixels import PixelReader
-from inference.request import Derived, Output, Parameters, Request, Source
-from tests.benchmarks import references
-from tests.benchmarks.references import REFERENCES, peak_megabytes
+from tests.benchmarks import job, references
+from tests.benchmarks.job import Measured
+from tests.benchmarks.references import REFERENCES
 from tests.benchmarks.rig import Setting
 from tests.benchmarks.table import Bound, Row, Subject
 
 NAME = "models"
 DATA = Path(os.environ.get("DATA", "../shared/data"))
-LIMIT_SECONDS = 600
 REPETITIONS = 3
 
 
@@ -72,8 +63,6 @@ BOUNDS = tuple(
     )
 )
 
-Measured = Mapping[str, float]
-
 
 def measure(setting: Setting) -> Subject:
     """Seconds a series and the most memory, the published programs in the same run."""
@@ -104,7 +93,7 @@ def _references(folder: Path) -> tuple[dict[str, Callable[[], Measured]], list[s
             missing.append(f"{reference.name} could not be installed ({said})")
             continue
         command = ["-m", "tests.benchmarks.references", reference.name, str(volume)]
-        rows[reference.name] = partial(_run, command, place)
+        rows[reference.name] = partial(job.run, command, place)
     return rows, missing
 
 
@@ -121,23 +110,7 @@ def _write_volume(series: Path, path: Path) -> None:
 
 
 def _job(name: str, series: Path, folder: Path) -> Measured:
-    return _run(["-m", "tests.benchmarks.models", name, str(series), str(folder)])
-
-
-def _run(command: Sequence[str], first: Path | None = None) -> Measured:
-    """What a process of its own printed last; packages in `first` come before the installed."""
-    paths = [str(path) for path in (first, Path.cwd()) if path]
-    done = subprocess.run(
-        [sys.executable, *command],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-500:]}"
-    measured: Measured = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    return job.apart(name, series, folder)
 
 
 def rows_of(values: Mapping[str, Sequence[Measured]], others: Sequence[str]) -> list[Row]:
@@ -159,34 +132,3 @@ def rows_of(values: Mapping[str, Sequence[Measured]], others: Sequence[str]) -> 
 
 def _count(series: Path) -> int:
     return len(list(series.glob("*.dcm")))
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Print seconds of a job, those of its model alone, and the most memory."""
-    name, series, folder = arguments[0], Path(arguments[1]), Path(arguments[2])
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    files = sorted(series.glob("*.dcm"))
-    spec = registry.spec_of(name)
-    request = Request(
-        sources=tuple(Source(path, "", order) for order, path in enumerate(files)),
-        model=spec,
-        parameters=Parameters(),
-        output=Output(),
-        folder=folder,
-        secret=b"0" * 32,
-        started_at=datetime.now(UTC),
-    )
-    registry.load_once(spec, registry.choose_device("auto", spec))
-    began, spent = time.perf_counter(), time.process_time()
-    outcome = pipeline.process(request, progress=lambda _: None, cancelled=lambda: False)
-    seconds, processor = time.perf_counter() - began, time.process_time() - spent
-    assert isinstance(outcome, Derived), outcome
-    phases = outcome.record["seconds"]
-    assert isinstance(phases, dict)
-    measured = {"seconds": seconds, "processor": processor, "predicting": phases["predicting"]}
-    print(json.dumps(measured | {"megabytes": peak_megabytes()}))  # noqa: T201 - for the parent
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

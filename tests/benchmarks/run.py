@@ -19,6 +19,7 @@ from rich.console import Console
 
 from node.demo.peers import orthanc_program
 from tests.benchmarks import (
+    compressed,
     delivery,
     end_to_end,
     fairness,
@@ -44,6 +45,7 @@ SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
         for module in (
             delivery,
             end_to_end,
+            compressed,
             inference,
             models,
             memory,
@@ -58,6 +60,7 @@ BOUNDS: tuple[Bound | RatioBound, ...] = (
     *ingest.BOUNDS,
     *delivery.BOUNDS,
     *end_to_end.BOUNDS,
+    *compressed.BOUNDS,
     *inference.BOUNDS,
     *models.BOUNDS,
     *memory.BOUNDS,

@@ -1,7 +1,6 @@
 """The threads that run jobs: a real queue, a real storage folder, workers in memory."""
 
 import errno
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from datetime import timedelta, timezone
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from inference.errors import Reason
 from inference.model import Parameters
@@ -116,7 +116,7 @@ def derived(series_uid: str = "2.25.7") -> Script:
         for number in range(2):
             content = f"{series_uid} {number}".encode()
             (request.folder / f"{number}.dcm").write_bytes(content)
-            digest = hashlib.sha256(content).hexdigest()
+            digest = blake3(content).hexdigest()
             name, uid = f"{number}.dcm", f"{series_uid}.{number}"
             files.append(File(name, uid, CT, digest, number == 1, series_uid))
         return Derived(series_uid, "1.2", tuple(files), {"seconds": 3.0})
