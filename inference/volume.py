@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -119,7 +119,9 @@ def reduced(expected_hu: Plane) -> StoredMap:
     rows, columns = (-side % REDUCTION for side in expected_hu.shape)
     whole = np.pad(expected_hu, ((0, rows), (0, columns)), mode="edge")
     # Strips added to one another: a tenth of the time of `mean` over two axes, and the same bits.
-    sums = sum(whole[:, at::REDUCTION] for at in range(REDUCTION))
-    means = sum(sums[at::REDUCTION] for at in range(REDUCTION)) / np.float32(REDUCTION**2)
+    sums = reduce(np.add, (whole[:, at::REDUCTION] for at in range(REDUCTION)))
+    means = reduce(np.add, (sums[at::REDUCTION] for at in range(REDUCTION))) / np.float32(
+        REDUCTION**2
+    )
     stored: StoredMap = np.rint(np.clip(means, 0.0, MOST_ERROR_HU) / STEP_HU).astype(np.uint16)
     return stored

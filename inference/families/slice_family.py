@@ -45,6 +45,8 @@ from inference.volume import Plane, StoredMap, Volume, reduced
 from inference.writers import THREADS, Writers
 
 Predictions = Iterator[tuple[Step, Prediction]]
+Work = deque[Callable[[], None]]
+PREVIEW_SIDE = 256  # of what the page is told of a slice, a mean over the body
 
 
 class SliceFamily:
@@ -198,7 +200,8 @@ class Generation:
         predictions = runner.predictions(steps, cancelled=self.job.cancelled)
         with record.phase("writing"), Writers() as writers:
             copies = [place for place, slice_ in enumerate(self.slices) if not slice_.is_generated]
-            between = deque([*beside, *(partial(self._copy, place) for place in copies)])
+            between: Work = deque(beside)
+            between.extend(partial(self._copy, place, writers) for place in copies)
             with record.phase("predicting"):
                 self._generate(predictions, judge, writers, between)
             report = self.job.reporting("writing", len(between))
@@ -230,7 +233,7 @@ class Generation:
         predictions: Predictions,
         judge: SliceJudge,
         writers: Writers,
-        between: deque[Callable[[], None]],
+        between: Work,
     ) -> None:
         places = {
             (slice_.gap, slice_.fraction): place
@@ -244,13 +247,13 @@ class Generation:
                 place = places[step.gap, fraction]
                 chosen = judge.chosen(self.slices[place], number, prediction)
                 scale = prediction.scale_hu[number] if prediction.scale_hu else None
-                writers.hand_over(partial(self._write, place, chosen, scale))
+                writers.hand_over(partial(self._write, place, chosen, scale, writers))
             if between:
                 writers.hand_over(between.popleft())
             done += len(step.fractions)
             self.job.report(Progress("predicting", done, len(places)))
 
-    def _write(self, place: int, chosen: Chosen, scale_hu: Plane | None) -> None:
+    def _write(self, place: int, chosen: Chosen, scale_hu: Plane | None, writers: Writers) -> None:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         form = slice_.format_of(self.layout)
@@ -259,13 +262,18 @@ class Generation:
         if chosen.expected_hu is not None:
             self.maps[place] = reduced(chosen.expected_hu)
         if self.previews is not None and scale_hu is not None:
-            self.previews.judged(place, PixelFormat.of(form).hounsfield(stored), scale_hu)
+            step = max(1, min(stored.shape) // PREVIEW_SIDE)
+            coarse = PixelFormat.of(form).hounsfield(stored[::step, ::step])
+            self.previews.judged(place, coarse, scale_hu[::step, ::step])
         self.words[place] = words_of(chosen.error_hu)
-        self._keep(place, self.series.write(place, stored, chosen.note, chosen.error_hu))
+        words = chosen.note, chosen.error_hu
+        sync = writers.bring_to_disk
+        self._keep(place, self.series.write(place, stored, *words, bring_to_disk=sync))
 
-    def _copy(self, place: int) -> None:
+    def _copy(self, place: int, writers: Writers) -> None:
         base = self.layout.headers[self.slices[place].base]
-        self._keep(place, self.series.write(place, self.job.pixels.stored(base)))
+        stored, sync = self.job.pixels.stored(base), writers.bring_to_disk
+        self._keep(place, self.series.write(place, stored, bring_to_disk=sync))
 
     def _keep(self, place: int, file: File) -> None:
         self.check.look_at(place)
