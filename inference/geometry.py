@@ -6,7 +6,7 @@ Everything here is decided from headers: no pixels, and positions alone say what
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -199,6 +199,13 @@ def second_of_day(time: str) -> float | None:
         return None
     hours, minutes, seconds = (float(part or 0) for part in parts.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def crosses(step: Step, missing: Container[int]) -> bool:
+    """True where a step fills, or a survey looks across, a gap with missing slices."""
+    if step.survey is not None:
+        return step.survey - 1 in missing or step.survey in missing
+    return step.gap in missing
 
 
 OR_LEAVE = ', or set across_missing = "leave" in the route and process the series again.'

@@ -9,6 +9,7 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
+from blake3 import blake3
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -282,7 +283,7 @@ def sequence(keyword: str, items: Iterable[bytes]) -> Element:
 
 
 def write_file(path: Path, elements: Elements) -> str:
-    """Write a Part 10 file, bring it to the disk, and return its SHA-256."""
+    """Write a Part 10 file, bring it to the disk, and return its digest."""
     return write_parts(path, [Part(elements)])
 
 
@@ -304,12 +305,17 @@ def write_parts(path: Path, parts: Iterable[Part]) -> str:
         )
     )
     length = encoded(elements_of(FileMetaInformationGroupLength=len(meta)))
-    with path.open("w+b") as file:
+    with path.open("wb") as file:
         file.writelines([b"\0" * 128 + b"DICM", length, meta, *(data[tag] for tag in sorted(data))])
         file.flush()
         os.fsync(file.fileno())
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
+
+
+def file_digest(path: Path) -> str:
+    """The BLAKE3 digest of a file: in less than a third of the time of SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
 
 
 def text_of(elements: Elements, keyword: str) -> str:

@@ -61,12 +61,24 @@ Measured = Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
+class Draft:
+    """What a model makes of a gap before anything is known of the rest of its stack."""
+
+    planes: tuple[Plane, ...]  # the model's own
+
+    @property
+    def nbytes(self) -> int:
+        return sum(plane.nbytes for plane in self.planes)
+
+
+@dataclass(frozen=True, eq=False)
 class Window:
     """The received slices that a step needs, read-only, with the geometry of the whole stack."""
 
     geometry: Geometry
     slices: Mapping[int, Plane]  # slice index -> (rows, columns) float32, HU or an MR scanner's
     surveyed: tuple[Measured, ...] = ()  # for a gap: what every survey of the stack measured
+    draft: Draft | None = None  # for a gap: what the model has made of these very slices before
 
 
 @dataclass(frozen=True)
@@ -187,16 +199,19 @@ class Model(Protocol):
     takes no argument, or `weights: pathlib.Path` and `device: str` where the configuration names
     weights. Two attributes may be left out: `runtime`, a text that changes with whatever else
     changes its results (precision, calibration), and `concurrent`, true where `run` may be called
-    by several threads at once. A model of masks has a `segment` too, and may have
-    `operating_point`, its threshold in ASCII words; `doubts` in the record of its prediction are
-    sentences, and a job with one is held. A model of findings has `finding`, the Segment that says
-    of which kind they are, `threshold`, the score from which on it calls something a finding, and
-    `segments`, the organs that it looks in; it may have `operating_point` and `doubts` too. A model
-    of scores has `scored`, what they are of, and `operating_point`. Both may have `trained_on`,
-    ASCII words for a report ("66 patients of ..."), and `check_scope(facts: SeriesFacts, geometry:
-    Geometry)`, which raises Unprocessable OUT_OF_SCOPE with a sentence that names the attribute and
-    its value; what its pixels put out of scope `run` raises in the same way. `doubts_about(facts)`
-    gives sentences on what the headers leave doubtful; a job with one is held.
+    by several threads at once. A model of slices may have `draft(step, slices, limits)`, the Draft
+    of a gap, with which `run` gives the same to the bit in less time: it is made while a series
+    still arrives, from the needed slices and their places alone. A model of masks has a `segment`
+    too, and may have `operating_point`, its threshold in ASCII words; `doubts` in the record of
+    its prediction are sentences, and a job with one is held. A model of findings has `finding`,
+    the Segment that says of which kind they are, `threshold`, the score from which on it calls
+    something a finding, and `segments`, the organs that it looks in; it may have
+    `operating_point` and `doubts` too. A model of scores has `scored`, what they are of, and
+    `operating_point`. Both may have `trained_on`, ASCII words for a report ("66 patients of
+    ..."), and `check_scope(facts: SeriesFacts, geometry: Geometry)`, which raises Unprocessable
+    OUT_OF_SCOPE with a sentence that names the attribute and its value; what its pixels put out
+    of scope `run` raises in the same way. `doubts_about(facts)` gives sentences on what the
+    headers leave doubtful; a job with one is held.
     """
 
     name: str

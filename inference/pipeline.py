@@ -18,6 +18,7 @@ from pathlib import Path
 from inference import header as h
 from inference.dataset import Stack, newest, read_headers
 from inference.descriptions import contrast_of_series
+from inference.drafts import Drafts
 from inference.errors import (
     Cancelled,
     InferenceError,
@@ -70,17 +71,19 @@ def process(
     progress: Callable[[Progress], None],
     cancelled: Callable[[], bool],
     later: list[Callable[[], object]] | None = None,
+    drafts: Drafts | None = None,
 ) -> Outcome:
     """Make the results of a stack. A fault of the series, the model or our code is an outcome.
 
     With a list for what can be done later, the pictures for the page of the job are not drawn: the
-    result need not wait for them.
+    result need not wait for them. Drafts make the same files in less time.
     """
     record = JobRecord()
     outcome: Outcome
     try:
         pixels = PixelReader(scratch_folder=request.folder)
-        outcome = _run(Run(request, record, progress, cancelled, pixels), later)
+        run = Run(request, record, progress, cancelled, pixels, drafts)
+        outcome = _run(run, later)
     except Unprocessable as verdict:
         outcome = _lacking(verdict) or _verdict(verdict, record)
     except Cancelled:

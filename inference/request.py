@@ -61,7 +61,7 @@ class Source:
     path: Path
     instance_uid: str
     order: int  # rises with the time of receipt; the newest version has the highest
-    digest: str = ""  # SHA-256 of the data set as it was received; "" = nobody knows
+    digest: str = ""  # BLAKE3 of the data set as it was received; "" = nobody knows
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class File:
     name: str
     instance_uid: str
     sop_class_uid: str
-    digest: str  # SHA-256 of the file
+    digest: str  # BLAKE3 of the file
     generated: bool
     series_uid: str  # a kind that is no image has a series of its own
     kind: ObjectKind = "image"

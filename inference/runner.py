@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inference.drafts import Drafts
 from inference.errors import Cancelled, PredictionError, Reason, Unprocessable
 from inference.geometry import GAP_TOLERANCE_MM, Layout, is_undersampled
 from inference.model import (
@@ -89,6 +90,7 @@ class Run:
     report: Report
     cancelled: Callable[[], bool]
     pixels: PixelReader = field(default_factory=PixelReader)
+    drafts: Drafts | None = None  # of series that were arriving a moment ago
 
     def reporting(self, step: str, total: int) -> Callable[[int], None]:
         """Takes the count of what is done; raises Cancelled where the job is to stop."""
@@ -268,10 +270,11 @@ class Runner:
         limits: Limits,
         at_once: int = 1,
         check: Callable[[Step, Prediction, Volume], None] = check_prediction,
+        run: Callable[[Step, Window, Limits], Prediction] | None = None,
     ) -> None:
         self.limits = limits
         self.lowered: list[str] = []  # what the out-of-memory ladder did, in order
-        self._model = model
+        self._run_step = run or model.run
         self._volume = volume
         self._at_once = at_once
         self._check = check  # of each prediction but those of surveys
@@ -306,13 +309,13 @@ class Runner:
     ) -> Iterator[tuple[Step, Prediction]]:
         last_use = {index: place for place, step in enumerate(steps) for index in step.needs}
         waiting: deque[_Begun] = deque()
-        with ThreadPoolExecutor(max(1, self._at_once)) as pool:
+        with _pool(self._at_once) as pool:
             for place, step in enumerate(steps):
                 if cancelled():
                     raise Cancelled
                 window, future = self._window(step, surveyed), None
                 if self._at_once > 1:
-                    future = pool.submit(self._model.run, step, window, self.limits)
+                    future = pool.submit(self._run_step, step, window, self.limits)
                 waiting.append(_Begun(step, window, future))
                 for index in [index for index in self._planes if last_use[index] <= place]:
                     del self._planes[index]
@@ -353,7 +356,7 @@ class Runner:
     def _run(self, step: Step, window: Window) -> Prediction:
         while True:
             try:
-                return self._model.run(step, window, self.limits)
+                return self._run_step(step, window, self.limits)
             except (MemoryError, RuntimeError) as error:
                 lower = next_rung(self.limits) if is_out_of_memory(error) else None
                 if lower is None:
@@ -368,6 +371,16 @@ class Runner:
         torch = sys.modules.get("torch")  # not imported here: the model may do without it
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin with nothing further when the block is left."""
+    pool = ThreadPoolExecutor(max(1, threads))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, eq=False)

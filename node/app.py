@@ -1,6 +1,7 @@
 """The node as a whole: builds its parts from the configuration, starts, reloads, stops them."""
 
 import fcntl
+import gc
 import hashlib
 import logging
 import os
@@ -31,6 +32,7 @@ from node.store import Store, opened
 from node.web.server import WebProcess
 from node.web.setup import SetUpKey
 from node.web.state import WebSettings
+from node.work.ahead import SHARE_OF_MEMORY, AheadPlanner, AheadRules
 from node.work.arrivals import Arrivals, Rules
 from node.work.audit_trail import AuditTrail
 from node.work.commitment import CommitmentWork
@@ -38,6 +40,7 @@ from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, ProcessExecutor
 from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
+from node.work.query_retrieve import Fetcher, PeerQuestions
 from node.work.selftest import SelfTests
 from node.work.sweeps import (
     RETENTION_SECONDS,
@@ -87,6 +90,8 @@ def _run(node: "RunningNode") -> int:
     signal.signal(signal.SIGHUP, lambda *_: node.reload_requested.set())
     try:
         node.start()
+        # What is there by now stays: nobody who receives waits until all of it was looked through.
+        gc.freeze()
         while not stop.wait(TICK_SECONDS):
             node.tick()
     finally:
@@ -132,6 +137,9 @@ class RunningNode:
         )
         self._deliverers = Deliverers(store.ledger, store.files, self._reach, time.time)
         self._tests = SelfTests(store, settings, time.time, self._admit)
+        self._questions = PeerQuestions(
+            store.archive, store.queue, settings.node.ae_title, time.time
+        )
         self._arrivals = Arrivals(
             store.archive,
             store.queue,
@@ -141,7 +149,9 @@ class RunningNode:
             never=partial(never, store, self._tests.routes),
             self_tests=self._tests.routes,
             queued=lambda: self._supervisor.wake(),
+            questions=self._questions,
         )
+        self._fetcher = Fetcher(store.archive, store.files, settings, time.time)
         self._retention = Retention(store.database, store.files, settings.storage, time.time)
         self._supervisor = self._make_supervisor()
         self._admitted = admission(settings, store)
@@ -162,12 +172,14 @@ class RunningNode:
             ),
             process_now=self._arrivals.process_now,
             process_by_route=self._arrivals.process_by_route,
+            fetcher=self._fetcher,
             ask_reload=self.reload_requested.set,
         )
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
         self._background = Background(store.database, settings, self._handlers, self._audit)
         self._schedule = Schedule()
-        self._set_up = None if people.exist(store.database) else SetUpKey.new()
+        is_set_up = people.exist(store.database) or not settings.web.takes_passwords
+        self._set_up = None if is_set_up else SetUpKey.new()
         web = WebSettings(
             settings,
             store.node_id,
@@ -194,6 +206,7 @@ class RunningNode:
         self._supervisor.start()
         self._deliverers.follow(self._settings)
         self._commitment.follow(self._settings)
+        self._questions.loop.start()
         self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
@@ -269,6 +282,8 @@ class RunningNode:
             self._scp.stop_listening,
             self._deliverers.drain,
             self._commitment.drain,
+            self._questions.stop,
+            self._fetcher.stopping.set,
             lambda: self._wait_for_work(deadline),
             self._scp.abort,
             self._tests.stopping.set,
@@ -317,9 +332,13 @@ class RunningNode:
 
     def _make_supervisor(self) -> Supervisor:
         settings, store = self._settings, self._store
+        limits = settings.inference
+        memory = worker_memory_bytes(limits.memory_gb, limits.workers)
+        # The first worker alone: with two, neither would have the drafts of the other.
+        drafts = int(min(limits.ahead_gb * 1e9, SHARE_OF_MEMORY * memory))
         executors = [
-            ProcessExecutor(f"worker-{number}", time.monotonic)
-            for number in range(1, settings.inference.workers + 1)
+            ProcessExecutor(f"worker-{number}", time.monotonic, 0 if number > 1 else drafts)
+            for number in range(1, limits.workers + 1)
         ]
         site = Site(
             secret=store.files.secret(settings.storage.secret_file),
@@ -328,8 +347,6 @@ class RunningNode:
             models=specs(settings),
             resources=Resources(device=settings.inference.device),
         )
-        limits = settings.inference
-        memory = worker_memory_bytes(limits.memory_gb, limits.workers)
         bounds = Bounds(limits.job_minutes * 60, memory)
         inference = InferenceJobs(store.queue, store.files, site, time.time)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
@@ -342,7 +359,17 @@ class RunningNode:
             drained=lambda: drained() is not None,
             spare=spare,
             ended=self._deliverers.wake,
+            ahead=self._ahead(site) if drafts else None,
         )
+
+    def _ahead(self, site: Site) -> AheadPlanner:
+        store = self._store
+
+        def rules() -> AheadRules:
+            now = self._arrivals.rules
+            return AheadRules(now.ae_title, now.routes, site.models, site.resources)
+
+        return AheadPlanner(store.archive, store.files, rules, time.time)
 
     def _beat(self) -> None:
         self._store.nodes.beat(self._store.node_id, self._state)

@@ -163,6 +163,7 @@ for command in (
     queue.redeliver,
     node.prioritise,
     node.process_now,
+    node.fetch,
     node.never,
     node.drain,
     node.pause,

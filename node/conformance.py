@@ -19,7 +19,7 @@ from inference import errors, geometry, header, kinds, release, scope, stacks, v
 from inference.request import PRODUCTS
 from inference.results import derived
 from node.config import Condition, Config, Route, product_of
-from node.dicom import commitment, contexts, negotiation, status, tls
+from node.dicom import commitment, contexts, negotiation, query_retrieve, status, tls
 from node.dicom.scp import ScpSettings
 from node.dicom.scu import TIMEOUTS
 from node.rules.reasons import REASONS
@@ -44,6 +44,7 @@ TABLES = {
     "contexts": contexts,
     "status": status,
     "commitment": commitment,
+    "query_retrieve": query_retrieve,
     "results": RESULTS,
     "sources": SOURCES,
     "derived": derived,

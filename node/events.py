@@ -70,6 +70,15 @@ unusual UID | warning | uid attribute | kept, although it breaks PS3.5 9.1
 # Series
 series complete | info | series_uid instances arrival jobs | \
     an arrival was closed; how many jobs it made
+peer asked | info | series_uid destination instances missing | \
+    the peer of `completion.ask` has so many instances of a series; so many have not come
+peer not asked | warning | series_uid destination sentence | \
+    it did not answer: the series is complete without it
+asking failed | error | error | an error while asking; it is tried again
+study fetched | info | destination study_uid instances failed how | \
+    a destination was asked for a study and has sent it, by C-GET or C-MOVE
+study not fetched | warning | destination study_uid instances failed how sentence | \
+    not all of it has come; the sentence says why
 arrival not closed | error | arrival error | \
     tried again in half a minute; after three times people are notified, and the page Now says so
 own result came back | info | series_uid | kept, never processed
@@ -115,6 +124,8 @@ processing failed | error | error frames | type and frames of an exception in a 
 pixels not decoded | warning | error | an installed decoder rejects an image; the job is held
 object not made | warning | kind error | \
     the derived series is whole, but has no such object beside it
+not generated ahead | warning | series_uid error | \
+    slices of a series that arrives could not be generated ahead; its job begins from nothing
 previews not written | warning | error | \
     the result is whole, but the page of its job has no pictures
 
@@ -188,6 +199,10 @@ no user yet | warning | set_up_link | \
     nobody may log in: whoever opens the link makes the first administrator, once
 log-in throttled | warning | address seconds | \
     too many wrong passwords from there (IPv6: its /64); it waits `seconds`
+log-in provider not reached | warning | reason | \
+    nobody can log in through `[web.oidc]` until it answers
+log-in of provider refused | warning | reason | \
+    its answer, or that of a browser in its name, did not prove who logs in
 request failed | error | error | an error in the web process, with its frames
 request not answered | warning | error | the database, for a page or a program
 live stream not read | warning | error | the database; the next look comes

@@ -1,5 +1,6 @@
 """The received instances: kept for good before their peer hears Success, and found again."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from enum import Enum
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -73,6 +74,10 @@ UNKNOWN_AE = "(unknown)"  # the sender of a file that names none
 # How an association ends that did not end well: PS3.8 A-ABORT, a lost connection, a dead node.
 NOT_RELEASED = ("aborted", "dropped", "lost")
 REJECTED = "rejected"
+
+# What comes so soon after the row of its series was written leaves that as it is: it has eight
+# indexes.
+SERIES_SECONDS = 1.0
 
 # So many share a transaction at most: none waits long for the others of its group.
 LARGEST_GROUP = 64
@@ -180,13 +185,12 @@ class GroupCommit:
             self._database.settle()
 
 
-@dataclass(frozen=True)
-class ReceivedFile:
+class ReceivedFile(NamedTuple):
     """An instance on its way into the archive: it is sealed, and has no row yet."""
 
     received: Received
     peer: Peer | None
-    path: Path
+    path: str
     digest: str
     size: int
     place: str  # where it belongs, relative to the storage folder
@@ -202,6 +206,7 @@ class _Statements:
         over = database.insert(arrival_association).on_conflict_do_nothing()
         prepared = database.prepared
         self.series = prepared(_touch_series(database), *SERIES_COLUMNS)
+        self.series_just_touched = prepared(_just_touched())
         self.arrival = prepared(_touch_arrival(database))
         self.same = prepared(select(instance.c.id, instance.c.path).where(same))
         new = database.insert(instance).on_conflict_do_nothing().returning(instance.c.id)
@@ -262,7 +267,9 @@ class Index:
             "first_at": now,
             "last_at": now,
         }
-        return self._statements.series.number(db, values)
+        just_touched = {**values, "since": now - SERIES_SECONDS}
+        row = self._statements.series_just_touched.run(db, just_touched)
+        return int(row[0]) if row else self._statements.series.number(db, values)
 
     def _instance(
         self, db: DBAPICursor, series_id: int, file: ReceivedFile, now: float
@@ -310,6 +317,15 @@ class Index:
         if peer.association is not None and self.linked.get(peer.association) != arrival_id:
             over = {"arrival_id": arrival_id, "association_id": peer.association}
             self._statements.over.run(db, over)
+
+
+def _just_touched() -> Executable:
+    """The series where its row says the same already; whoever else touches it waits."""
+    key = ("study_uid", "series_uid")
+    same = (series.c[name] == bindparam(name) for name in (*key, *SERIES_TEXTS))
+    is_recent = series.c.last_at.between(bindparam("since"), bindparam("last_at"))
+    is_kept = series.c.purged_at.is_(None)
+    return select(series.c.id).where(*same, is_recent, is_kept).with_for_update()
 
 
 def _touch_series(database: Database) -> Executable:
@@ -451,18 +467,19 @@ class Archive:
         """Move a received file into the archive and index it; it can be acknowledged at the end.
 
         It is sealed before, so that a power cut takes neither (`storage/files.py`). `digest` is
-        the SHA-256 of its data set where the caller has it. On an error nothing was acknowledged,
+        the digest of its data set where the caller has it. On an error nothing was acknowledged,
         and the incoming file is gone.
         """
-        file = incoming
+        sealed = ""
         try:
             self.files.check_room()
             digest = digest or received_digest(incoming)
-            file = self.files.seal(incoming, digest)
-            return self._adopt(received, peer, file, digest)
+            sealed = self.files.seal(incoming, digest)
+            return self._adopt(received, peer, sealed, digest)
         except BaseException:
             incoming.unlink(missing_ok=True)
-            file.unlink(missing_ok=True)
+            if sealed:
+                Path(sealed).unlink(missing_ok=True)
             raise
 
     def restore(self, received: Received, file: Path, called_ae: str) -> KeptInstance:
@@ -473,7 +490,7 @@ class Archive:
         calling = received.calling_ae or UNKNOWN_AE
         peer = Peer(calling, received.called_ae or called_ae, is_restored=True)
         sync(file)
-        return self._adopt(received, peer, file, received_digest(file))
+        return self._adopt(received, peer, str(file), received_digest(file))
 
     def associated(
         self, calling_ae: str, called_ae: str, address: str, at: float | None = None
@@ -531,6 +548,20 @@ class Archive:
         """
         with self.database.reading() as db:
             return brought_by_peer(db, arrival_id)
+
+    def instances_after(self, arrival_id: int, instance_id: int) -> tuple[Instance, ...]:
+        """The versions of an arrival that came first after the one of that id, in their order."""
+        query = (
+            select(instance)
+            .join(arrival_instance, arrival_instance.c.instance_id == instance.c.id)
+            .where(
+                arrival_instance.c.arrival_id == arrival_id,
+                instance.c.id > instance_id,
+                instance.c.path.is_not(None),
+            )
+            .order_by(instance.c.id)
+        )
+        return self.database.records(Instance, query)
 
     def brought_by_each(self, of: Arrival) -> tuple[Brought, ...]:
         """The instances that each peer has brought of a series, in the order of their coming."""
@@ -630,12 +661,11 @@ class Archive:
             "opened_at": self._now() if at is None else at,
         }
 
-    def _adopt(
-        self, received: Received, peer: Peer | None, file: Path, digest: str
-    ) -> KeptInstance:
+    def _adopt(self, received: Received, peer: Peer | None, file: str, digest: str) -> KeptInstance:
         clean = fits(received)
         place = self.files.received_path(clean.study_uid, clean.series_uid, digest)
-        to_index = ReceivedFile(clean, peer, file, digest, file.stat().st_size, place)
+        size = os.stat(file).st_size  # noqa: PTH116 - a Path takes ten times as long
+        to_index = ReceivedFile(clean, peer, file, digest, size, place)
         kept = self._commits.run(partial(self._index.add, to_index), order=clean.series_uid)
         if peer is not None and peer.association is not None:
             self._index.linked[peer.association] = kept.arrival_id

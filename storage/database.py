@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cache, lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -204,7 +205,7 @@ class Database:
             faults = [str(row[0]) for row in db.exec_driver_sql("PRAGMA integrity_check")]
             orphans = db.exec_driver_sql("PRAGMA foreign_key_check").all()
         named = [fault for fault in faults if fault != "ok"]
-        return (*named, *(f"{row[0]} row {row[1]} points nowhere" for row in orphans))
+        return (*named, *(f"{row[0]} row {row[1] or '?'} points nowhere" for row in orphans))
 
     def close(self) -> None:
         receiver, self._receiver = self._receiver, None  # it may be opened again
@@ -248,12 +249,14 @@ class Prepared:
         compiled = cast(Any, statement).compile(engine, column_keys=columns or None)
         self._sql = str(compiled)
         self._defaults: dict[str, Any] = compiled.params
-        self._order: list[str] | None = compiled.positiontup  # None: by name
+        order: list[str] | None = compiled.positiontup  # None: by name
+        # By the driver in their order; every statement has two values at least.
+        self._given = itemgetter(*order) if order else None
 
     def run(self, cursor: DBAPICursor, values: Mapping[str, object]) -> Sequence[Any] | None:
         """Run it; the first row where it has any."""
         named = {**self._defaults, **values}
-        given = named if self._order is None else [named[name] for name in self._order]
+        given = named if self._given is None else self._given(named)
         cursor.execute(self._sql, given)
         return cursor.fetchone() if cursor.description else None
 
@@ -468,15 +471,16 @@ def to_names(lines: str | None) -> tuple[str, ...]:
 
 def fits(received: Received) -> Received:
     """The same in text that both databases take; the file keeps what the peer has sent."""
-    return replace(
-        received,
-        modality=_text(received.modality)[:SHORT],
-        patient_id=_text(received.patient_id),
-        accession=_text(received.accession),
-        study_date=_text(received.study_date)[:SHORT],
-        description=_text(received.description),
-        patient_name=_text(received.patient_name),
-    )
+    fitting = {
+        "modality": _text(received.modality)[:SHORT],
+        "patient_id": _text(received.patient_id),
+        "accession": _text(received.accession),
+        "study_date": _text(received.study_date)[:SHORT],
+        "description": _text(received.description),
+        "patient_name": _text(received.patient_name),
+    }
+    is_fitting = all(getattr(received, name) == text for name, text in fitting.items())
+    return received if is_fitting else replace(received, **fitting)
 
 
 @lru_cache(maxsize=256)

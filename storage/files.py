@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+from blake3 import blake3
 
 from storage.errors import NoRoom, StorageError
 
@@ -51,6 +52,8 @@ def data_set_offset(file: BinaryIO) -> int | None:
 #     secret                                        keys the derived UIDs
 #
 # No part of a path comes from a peer's text: names are digests and numbers.
+
+StrPath = str | os.PathLike[str]
 
 INCOMING = "incoming"
 RECEIVED = "received"
@@ -100,7 +103,11 @@ def keep_to_ourselves(folder: Path) -> None:
 
 
 class Files:
-    """Files on one local disk, each in place only when all of it is."""
+    """Files on one local disk, each in place only when all of it is.
+
+    What an instance passes uses text for paths: pathlib takes longer to take one apart than the
+    system to rename the file.
+    """
 
     def __init__(self, folder: Path, min_free_bytes: int) -> None:
         self.folder = folder.absolute()
@@ -116,10 +123,12 @@ class Files:
                 "a rename between them is not atomic; keep both on one"
             )
         self.names_last = file_system(self.folder) in NAMES_LAST_WITH_FILES
+        self._series_folder = lru_cache(maxsize=256)(self.path)  # an association fills one
 
     def free_bytes(self) -> int:
         """The room that is left on the disk."""
-        return shutil.disk_usage(self.folder).free
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize
 
     def check_room(self) -> None:
         """Raise NoRoom where the disk is below its reserve."""
@@ -150,32 +159,35 @@ class Files:
             self._make_folder(folder)
         return folder
 
-    def seal(self, file: Path, digest: str) -> Path:
+    def seal(self, file: Path, digest: str) -> str:
         """Bring a received file to disk under a name that says what has to be in it; that name."""
+        sealed = f"{os.fspath(file).removesuffix(file.suffix)}.{digest}{WHOLE}"
         with _room():
-            sealed = file.rename(file.with_name(f"{file.stem}.{digest}{WHOLE}"))
+            os.rename(file, sealed)  # noqa: PTH104
             sync(sealed)
         return sealed
 
-    def move(self, temporary: Path, relative: str) -> Path:
+    def move(self, temporary: StrPath, relative: str) -> Path:
         """Rename a file into place; returns its folder, which is not fsynced yet.
 
         Where names last with files it need not be: a sealed file is safe under either name. A
         second call finds the file in place and changes nothing.
         """
-        target = self.path(relative)
+        folder, name = os.path.split(relative)
+        parent = self._series_folder(folder)
+        target = f"{parent}/{name}"
         with _room():
             try:
-                temporary.rename(target)
+                os.rename(temporary, target)  # noqa: PTH104
             except FileNotFoundError:
-                if target.exists():
-                    return target.parent
+                if os.path.exists(target):  # noqa: PTH110
+                    return parent
                 if self.names_last:
-                    target.parent.mkdir(parents=True, exist_ok=True)
+                    parent.mkdir(parents=True, exist_ok=True)
                 else:
-                    self._make_folder(target.parent)
-                temporary.rename(target)
-        return target.parent
+                    self._make_folder(parent)
+                os.rename(temporary, target)  # noqa: PTH104
+        return parent
 
     def remove(self, relative: str) -> None:
         """Remove a file, or a folder with all that is in it; what is gone already is fine."""
@@ -237,7 +249,7 @@ def _remove_folder(path: Path) -> None:
             shutil.rmtree(path)
 
 
-def sync(path: Path) -> None:
+def sync(path: StrPath) -> None:
     """Wait until a file's bytes, or a folder's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -247,10 +259,10 @@ def sync(path: Path) -> None:
 
 
 def received_digest(path: Path) -> str:
-    """The SHA-256 of the data set of a received Part 10 file, as it was sent."""
+    """The digest of the data set of a received Part 10 file, as it was sent."""
     with path.open("rb") as file:
         file.seek(data_set_offset(file) or 0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
 
 
 def is_sealed(path: Path) -> bool:
@@ -260,9 +272,9 @@ def is_sealed(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a whole file."""
+    """The digest of a whole file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
 
 
 def put_secret(path: Path, secret: bytes) -> bool:

@@ -310,6 +310,13 @@ class Queue:
                 facts = {"arrival": arrival_id, "sentence": sentence}
                 notices.post(self._database, db, self._now(), "attention", key, facts)
 
+    def note_waiting(self, arrival_id: int, peer: str, missing: int) -> None:
+        """Keep, while an arrival is open, how many instances a peer has that are waited for."""
+        this = and_(arrival.c.id == arrival_id, OPEN_ARRIVAL)
+        kept = to_json({"waiting": {"peer": peer, "missing": missing}})
+        with self._database.writing() as db:
+            db.execute(update(arrival).where(this).values(evidence=kept))
+
     def insist(self, jobs: Sequence[NewJob], *, who: str) -> tuple[Enqueued, ...]:
         """A person has series that are complete processed by a route, whatever it asks for."""
         now = self._now()
@@ -324,14 +331,20 @@ class Queue:
             return entries
 
     def claim(
-        self, worker: str, kinds: Collection[str], *, before: int = ALL_PRIORITIES
+        self,
+        worker: str,
+        kinds: Collection[str],
+        *,
+        before: int = ALL_PRIORITIES,
+        but_series: Collection[int] = (),
     ) -> Job | None:
         """Lease the most urgent, then longest due job, or one whose worker's node died.
 
-        Of those alone that are more urgent than the priority `before`.
+        Of those alone that are more urgent than the priority `before`, and of no series that is
+        left to another worker.
         """
         leased = self._leases.claim(
-            lambda db: self._due(db, kinds, before),
+            lambda db: self._due(db, kinds, before, but_series),
             lambda db, row: self._take(db, row, worker),
         )
         return leased[0] if leased else None
@@ -529,7 +542,9 @@ class Queue:
         with self._database.reading() as db:
             return tuple(to_job(row) for row in db.execute(query.order_by(job.c.id)))
 
-    def _due(self, db: Connection, kinds: Collection[str], before: int) -> Select[*tuple[Any, ...]]:
+    def _due(
+        self, db: Connection, kinds: Collection[str], before: int, but_series: Collection[int]
+    ) -> Select[*tuple[Any, ...]]:
         # `due_at` orders and does not delay: a clock that is set back stops no job.
         queued = and_(job.c.state == JobState.QUEUED, job.c.requeue_requested == 0)
         # What arrives may be slices of its stack, and then another job takes its place.
@@ -538,6 +553,8 @@ class Queue:
         free = or_(queued, self._leases.left_behind(db, OPEN_JOB))
         urgent = job.c.priority < before
         query = select(job).where(OPEN_JOB, urgent, free, job.c.kind.in_(kinds))
+        if but_series:
+            query = query.where(job.c.series_id.not_in(but_series))
         return query.order_by(job.c.priority, job.c.due_at, job.c.id).limit(1)
 
     def _take(self, db: Connection, row: JobRow, worker: str) -> Job | None:

@@ -272,7 +272,7 @@ class DerivedInstance:
     instance_uid: str
     sop_class_uid: str
     path: str
-    digest: str  # SHA-256 of the file
+    digest: str  # BLAKE3 of the file
     generated: bool
     series_uid: str  # of the derived series, or of a further object
     kind: str = "image"
@@ -553,6 +553,7 @@ class RequestKind(StrEnum):
     PROCESS_NOW = (
         "process_now"  # [Series UID]: close its arrivals; with a route, process it by that
     )
+    FETCH = "fetch"  # [Study UID]: have a destination send it, or one series of it
 
 
 @dataclass(frozen=True)
@@ -574,6 +575,7 @@ class Login:
     id: str = field(repr=False)
     name: str
     role: Role
+    is_external: bool  # known by a log-in provider, no person of the node's own
     csrf: str = field(repr=False)
     address: str
     created_at: float
@@ -612,6 +614,8 @@ class NodeRequest:
     kind: RequestKind
     subject: str
     route: str
+    destination: str
+    series_uid: str
     who: str
     asked_at: float
     state: RequestState

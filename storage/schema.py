@@ -44,6 +44,11 @@ def _table(name: str, *parts: SchemaItem) -> Table:
     return Table(name, metadata, *parts)
 
 
+def _links(name: str, *parts: SchemaItem) -> Table:
+    """A table that is its own index: a row of it is written once, and not twice."""
+    return Table(name, metadata, *parts, sqlite_with_rowid=False)
+
+
 def _id() -> Column[int]:
     return Column("id", Integer, primary_key=True, autoincrement=True)
 
@@ -152,11 +157,11 @@ for _searched in (series.c.patient_id, series.c.name_key, series.c.accession):
 instance = _table(
     "instance",
     _id(),
-    _reference("series.id"),
+    _reference("series.id", index=False),  # the unique constraint begins with it
     Column("instance_uid", String(64), nullable=False, index=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax", String(64), nullable=False),
-    Column("digest", String(64), nullable=False),  # SHA-256 of the data set as it was sent
+    Column("digest", String(64), nullable=False),  # BLAKE3 of the data set as it was sent
     Column("size", BigInteger, nullable=False),
     Column("path", String(255), index=True),  # NULL once purged; the row stays
     _time("received_at"),
@@ -188,14 +193,14 @@ OPEN_ARRIVAL = _index_part(
 Index("ix_arrival_calling_ae_last_at", arrival.c.calling_ae, arrival.c.last_at)
 Index("ix_arrival_completed_at_brought", arrival.c.completed_at, arrival.c.brought)
 
-arrival_instance = _table(
+arrival_instance = _links(
     "arrival_instance",
     _reference("arrival.id", key=True, index=False),
     _reference("instance.id", key=True),
     _time("brought_at"),  # the last time: what comes last counts
 )
 
-arrival_association = _table(
+arrival_association = _links(
     "arrival_association",
     _reference("arrival.id", key=True, index=False),
     _reference("association.id", key=True),
@@ -313,7 +318,7 @@ derived_instance = _table(
     Column("instance_uid", String(64), nullable=False, unique=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("path", String(255), nullable=False),
-    Column("digest", String(64), nullable=False),  # SHA-256 of the file
+    Column("digest", String(64), nullable=False),  # BLAKE3 of the file
     Column("generated", Integer, nullable=False),
     Column("series_uid", String(64), nullable=False),  # a kind that is no image has its own
     Column("kind", String(32), nullable=False),  # image, presentation state, parametric map
@@ -480,16 +485,21 @@ account = _table(
     _one_of(Role, "role"),
 )
 
-# Somebody is logged in. The token itself is with the browser; here is its SHA-256.
+# Somebody is logged in: a person of the node's own, or one of a log-in provider, whose role it told
+# then. The token itself is with the browser; here is its SHA-256.
 login = _table(
     "login",
     Column("id", String(64), primary_key=True),
-    Column("account_name", String(64), ForeignKey("account.name"), nullable=False, index=True),
+    Column("account_name", String(64), ForeignKey("account.name"), nullable=True, index=True),
+    Column("person", String(64), nullable=True, index=True),
+    Column("role", String(16), nullable=True),
     Column("csrf", String(64), nullable=False),
     Column("address", String(64), nullable=False),
     _time("created_at"),
     _time("seen_at"),
     _time("expires_at", index=True),
+    CheckConstraint("(account_name IS NULL) = (person IS NOT NULL)", name="person"),
+    CheckConstraint("(person IS NULL) = (role IS NULL)", name="role"),
 )
 
 # A program that calls the API. The token itself is with the program; here is its SHA-256.
@@ -528,10 +538,13 @@ switch = _table(
 request = _table(
     "request",
     _id(),
-    Column("kind", String(32), nullable=False),  # reload, echo, selftest, notify, process_now
+    Column("kind", String(32), nullable=False),  # RequestKind
     Column("subject", String(64), nullable=False, server_default=""),
     # Of process_now: the route that the person insists on; empty: those that match.
     Column("route", String(64), nullable=False, server_default=""),
+    # Of fetch: where from, and the one series of the study that is wanted; empty: all.
+    Column("destination", String(64), nullable=False, server_default=""),
+    Column("series_uid", String(64), nullable=False, server_default=""),
     Column("who", String(64), nullable=False),
     _time("asked_at", index=True),
     *_states(RequestState),

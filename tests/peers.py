@@ -244,3 +244,29 @@ def listening(entity: AE, handlers: Sequence[Any]) -> Iterator[int]:
         BaseServer.shutdown(server)
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def dcmqrscp(
+    folder: Path,
+    *,
+    ae_title: str = "PACS",
+    known: Mapping[str, int] | None = None,
+    options: Sequence[str] = ("+xt",),
+) -> Iterator[int]:
+    """Run DCMTK's image archive; its port. `known` are its move destinations: AE title -> port."""
+    port = free_port()
+    kept = folder / ae_title
+    kept.mkdir(parents=True)
+    hosts = [f"{title} = ({title}, {HOST}, {to})" for title, to in (known or {}).items()]
+    lines = [
+        *(f"NetworkTCPPort = {port}", "MaxPDUSize = 131072", "MaxAssociations = 16"),
+        *("HostTable BEGIN", *hosts, "HostTable END", "VendorTable BEGIN", "VendorTable END"),
+        *("AETable BEGIN", f"{ae_title} {kept} RW (200, 1024mb) ANY", "AETable END", ""),
+    ]
+    configuration = folder / "dcmqrscp.cfg"
+    configuration.write_text("\n".join(lines))
+    with running(["dcmqrscp", "-c", configuration, *options]) as process:
+        what = "dcmqrscp to answer"
+        wait_until(lambda: echoscu(port, called=ae_title).code == 0, what=what, log=process)
+        yield port

@@ -1,13 +1,14 @@
 """Filling of one gap, or survey of one slice: candidates, network, guards, gate, confidence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.model import Limits, Measured, Prediction, Step, Trust, Window
+from inference.model import Draft, Limits, Measured, Prediction, Step, Trust, Window
 from inference.models import confidence, gate
 from inference.models.classical import Extent, Neighbourhood, envelope, linear, shifted
 from inference.models.confidence import Expectation, PlaceInGap
@@ -129,7 +130,9 @@ def _shares(kept: slice, size: int) -> Plane:
 class Inputs:
     """The input of the network for one slice."""
 
-    planes: Planes  # (6, rows, columns) of P, A, C, N, and A and C moved along the flow
+    planes: (
+        Planes  # (6, rows, columns) of P, A, C, N, and A and C moved along the flow, or (4, ...)
+    )
     conditions: Planes  # (6,); the first is t
     cubic: Planes  # (4,): weights of P, A, C, N
 
@@ -145,11 +148,20 @@ class NetworkSlice:
 
     plane: Plane
     scale_hu: Plane
+    flow_blend: Plane
     given: Inputs
 
     def classical(self, name: str) -> Plane:
         """A candidate that needs no training."""
+        if name == DIS:
+            return self.flow_blend
         return gate.candidate(name, self.given.planes, self.given.cubic, self.given.t)
+
+
+class InputsOf(Protocol):
+    """What the network is given for a slice at t of a gap; without warps it needs no flow."""
+
+    def __call__(self, near: Neighbourhood, t: float, *, has_warps: bool = True) -> Inputs: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,12 +182,20 @@ class Filling:
     def __init__(
         self,
         runtime: Runtime,
-        inputs_of: Callable[[Neighbourhood, float], Inputs],
+        inputs_of: InputsOf,
         calibration: Calibration,
     ) -> None:
         self._runtime = runtime
         self._inputs_of = inputs_of
         self._calibration = calibration
+
+    def draft(self, step: Step, window: Window, limits: Limits) -> Draft:
+        """The slices of one gap before the gate, which needs the surveys of the whole stack."""
+        whole, places = oriented(Neighbourhood.of(step, window), step.fractions)
+        made = self._network_slices(within_extent(whole), places, limits)
+        return Draft(
+            tuple(plane for seen in made for plane in (seen.plane, seen.scale_hu, seen.flow_blend))
+        )
 
     def fill(self, step: Step, window: Window, limits: Limits) -> Prediction:
         """The slices of one gap, with what is expected of them."""
@@ -187,7 +207,10 @@ class Filling:
         expectation = Expectation.of(surveyed, self._calibration)
         noise_hu = confidence.noise_of(near)
         filled = []
-        network_slices = self._network_slices(near, places, limits)
+        if window.draft is None:
+            network_slices = self._network_slices(near, places, limits)
+        else:
+            network_slices = self._drafted(near, places, window.draft)
         for fraction, t, seen in zip(step.fractions, places, network_slices, strict=True):
             at_mm = first_mm + fraction * near.gap_mm
             here = gate.at_height(surveyed, series, at_mm)
@@ -250,6 +273,15 @@ class Filling:
         """Nothing is said of slices whose network nobody calibrated."""
         return tuple(trust) if self._calibration.is_fitted else ()
 
+    def _drafted(
+        self, near: Neighbourhood, fractions: Sequence[float], draft: Draft
+    ) -> Sequence[NetworkSlice]:
+        made = zip(draft.planes[::3], draft.planes[1::3], draft.planes[2::3], strict=True)
+        return [
+            NetworkSlice(plane, scale_hu, blend, self._inputs_of(near, t, has_warps=False))
+            for t, (plane, scale_hu, blend) in zip(fractions, made, strict=True)
+        ]
+
     def _network_slices(
         self, near: Neighbourhood, fractions: Sequence[float], limits: Limits
     ) -> Sequence[NetworkSlice]:
@@ -266,7 +298,8 @@ class Filling:
                 margins_of(near),
             )
             for given, plane, scale in zip(some, slices, scales, strict=True):
-                network_slices.append(NetworkSlice(plane, scale, given))
+                blend = gate.candidate(DIS, given.planes, given.cubic, given.t)
+                network_slices.append(NetworkSlice(plane, scale, blend, given))
         return network_slices
 
 

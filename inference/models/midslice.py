@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.model import Limits, Parameters, Prediction, Produces, Step, Window
+from inference.model import Draft, Limits, Parameters, Prediction, Produces, Step, Window
 from inference.models.classical import Neighbourhood, cubic_weights, plan_gaps, warped
 from inference.models.filling import Filling, Inputs
 from inference.models.gate import (
@@ -25,7 +25,7 @@ from inference.models.gate import (
     load_calibration,
     plan_surveys,
 )
-from inference.models.network import PLANES, load_network
+from inference.models.network import load_network
 from inference.models.runtime import Runtime
 from inference.volume import Geometry
 
@@ -59,17 +59,19 @@ def conditions_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:
     return np.array(conditions, np.float32)
 
 
-def planes_of(near: Neighbourhood, t: float) -> NDArray[np.float32]:
+def planes_of(near: Neighbourhood, t: float, *, has_warps: bool = True) -> NDArray[np.float32]:
     """(6, rows, columns): P, A, C, N and the warps in the frame of the slice at t, clipped to HU.
 
     A missing or far P or N is replaced by its nearest real neighbour; the conditions say so.
+    Without warps, which take the search for flow, there are four of them.
     """
     a, c, beside = near.aligned(0, t), near.aligned(1, t), _beside(near)
     p = near.aligned(-1, t) if -1 in beside else a
     n = near.aligned(2, t) if 2 in beside else c
-    planes = np.empty((PLANES, *a.shape), np.float32)
-    for plane, seen in zip(planes, (p, a, c, n, *warped(near, t)), strict=True):
-        np.clip(seen, LEAST_HU, MOST_HU, out=plane)
+    seen = (p, a, c, n, *(warped(near, t) if has_warps else ()))
+    planes = np.empty((len(seen), *a.shape), np.float32)
+    for plane, own in zip(planes, seen, strict=True):
+        np.clip(own, LEAST_HU, MOST_HU, out=plane)
     return planes
 
 
@@ -77,15 +79,17 @@ def z_reversed(inputs: Inputs) -> Inputs:
     """The same with z running the other way: A and C, P and N change places."""
     conditions = inputs.conditions[[*TOLD_IN_Z]]
     conditions[0] = 1.0 - conditions[0]
-    return Inputs(inputs.planes[[*IN_Z]], conditions, inputs.cubic[::-1])
+    order = [place for place in IN_Z if place < len(inputs.planes)]
+    return Inputs(inputs.planes[order], conditions, inputs.cubic[::-1])
 
 
-def inputs_of(near: Neighbourhood, t: float) -> Inputs:
+def inputs_of(near: Neighbourhood, t: float, *, has_warps: bool = True) -> Inputs:
     """The network's input with the nearer neighbour as A, so that z reversed gives the same slice.
 
     In the middle of a gap the brighter neighbour is C: a choice that does not know z either.
     """
-    inputs = Inputs(planes_of(near, t), conditions_of(near, t), cubic_weights(near.distances_mm, t))
+    planes = planes_of(near, t, has_warps=has_warps)
+    inputs = Inputs(planes, conditions_of(near, t), cubic_weights(near.distances_mm, t))
     if math.isclose(t, 0.5, abs_tol=1e-6):
         a, c = (cv2.sumElems(np.clip(near.planes[place], LEAST_HU, MOST_HU))[0] for place in (0, 1))
         return z_reversed(inputs) if a > c else inputs
@@ -115,6 +119,10 @@ class Midslice:
         """A survey of the stack, then its gaps."""
         gaps = plan_gaps(geometry, parameters, reach=2)
         return (*plan_surveys(geometry, gaps), *gaps)
+
+    def draft(self, step: Step, slices: Window, limits: Limits) -> Draft:
+        """All of a gap that needs no survey: flow and network."""
+        return self._filling.draft(step, slices, limits)
 
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
         """Fill one gap, or survey one slice."""

@@ -1,5 +1,6 @@
 """Commands that ask the running node (process-now, reload, ...); each change is an audit event."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from node.commands import terminal
 from node.commands.queue import JobId, destinations, routes
 from node.commands.terminal import DEFAULT_CONFIG, AsJson, ConfigFile, opened, user
 from node.errors import UsageError
-from storage.records import RequestKind, SwitchName
+from storage.records import UID_CHARACTERS, RequestKind, SwitchName
 
 if TYPE_CHECKING:
     from node.config import Destination
@@ -124,6 +125,32 @@ def process_now(
     _request(config, RequestKind.PROCESS_NOW, series_uid, route=route, as_json=as_json)
 
 
+def fetch(
+    name: Annotated[
+        str,
+        typer.Option("--from", metavar="NAME", help="A destination.", autocompletion=destinations),
+    ],
+    study_uid: Annotated[str, typer.Option("--study", metavar="UID", help="A Study Instance UID.")],
+    series_uid: Annotated[
+        str, typer.Option("--series", metavar="UID", help="One series of it; without it, all.")
+    ] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Have a destination send a study by C-GET or C-MOVE; it is received like any other."""
+    for option, uid in (("--study", study_uid), ("--series", series_uid)):
+        if not re.fullmatch(f"[{UID_CHARACTERS}]{{1,64}}", uid or "0"):
+            raise UsageError(f"{option} {uid}: 1-64 letters, digits and . - _")
+    _request(
+        config,
+        RequestKind.FETCH,
+        study_uid,
+        destination=name,
+        series_uid=series_uid,
+        as_json=as_json,
+    )
+
+
 def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node read its configuration again, all or nothing."""
     _request(config, RequestKind.RELOAD, as_json=as_json)
@@ -146,16 +173,19 @@ def _turn(store: "Store", name: SwitchName, subject: str, *, on: bool) -> None:
 
 
 def _request(
-    config: Path, kind: RequestKind, subject: str = "", *, route: str = "", as_json: bool
+    config: Path, kind: RequestKind, subject: str = "", *, as_json: bool, **further: str
 ) -> None:
     """Put a request to the node, wait for the answer and print it; status 1 where it failed."""
     from storage.site import control
 
     with opened(config) as store:
-        if route:
+        if route := further.get("route"):
             store.config.route(route)
-        minutes = store.config.selftest.minutes if kind is RequestKind.SELFTEST else 0.0
-        asked = control.ask(store.database, time.time(), user(), kind, subject, route=route)
+        if destination := further.get("destination"):
+            store.config.destination(destination)
+        more = {RequestKind.SELFTEST: store.config.selftest.minutes, RequestKind.FETCH: 60.0}
+        minutes = more.get(kind, 0.0)
+        asked = control.ask(store.database, time.time(), user(), kind, subject, **further)
         request = _answered(store, asked, QUICK_SECONDS + minutes * 60)
     sentence = request.sentence or "No node has answered; is it running?"
     if as_json:

@@ -211,6 +211,7 @@ def contradictions(config: Config, raw: Mapping[str, object]) -> list[str]:
         *_repeated(raw, "model"),
         *_repeated(raw, "sender", "ae_title"),
         *_selftest(config, raw),
+        *_asked_peer(config, raw),
         *_web(config),
         *_tls(config),
         *_models(raw),
@@ -247,6 +248,12 @@ def _selftest(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
         yield f'selftest.model = "{model}": {_one_of(model, models)}'
     elif product_of(config, model) != "slices":
         yield f'selftest.model = "{model}": a model that makes slices'
+
+
+def _asked_peer(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
+    wanted, destinations = config.completion.ask, _names(raw, "destination")
+    if wanted and wanted not in destinations:
+        yield f'completion.ask = "{wanted}": {_one_of(wanted, destinations)}'
 
 
 def _web(config: Config) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Storage Commitment Push Model: asks and reports as SCU and SCP (PS3.4 Annex J), and C-FIND.
+"""Storage Commitment Push Model: asks and reports as SCU and SCP (PS3.4 Annex J).
 
 The request is an N-ACTION, the report an N-EVENT-REPORT. A report may come on the association of
 the request or on one that its sender opens later, perhaps under another AE title.
@@ -6,7 +6,7 @@ the request or on one that its sender opens later, perhaps under another AE titl
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Protocol, cast
@@ -18,10 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context, build_role
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StorageCommitmentPushModel,
-    StudyRootQueryRetrieveInformationModelFind,
-)
+from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
 from node.dicom.contexts import UNCOMPRESSED, commitment_context
 from node.dicom.incoming import uid_of
@@ -48,12 +45,9 @@ logger = logging.getLogger(__name__)
 PUSH_MODEL = str(StorageCommitmentPushModel)
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"  # the same everywhere: PS3.4 J.3
 WELL_KNOWN = (PUSH_MODEL, PUSH_MODEL_INSTANCE)
-STUDY_ROOT_FIND = str(StudyRootQueryRetrieveInformationModelFind)
 REQUEST = 1  # Action Type ID
 ALL_COMMITTED, FAILURES_EXIST = 1, 2  # Event Type IDs
-PENDING = (0xFF00, 0xFF01)
 QUIET_SECONDS = 1.0  # of a peer that has asked, before the report on its own association
-MOST_ANSWERS = 100_000  # to one C-FIND
 MESSAGE_ID = 1
 
 Answer = tuple[int, Dataset | None]
@@ -133,68 +127,6 @@ def _asked(
     sentence = f"{peer.ae_title} answers the N-ACTION with {status_text(status)}."
     is_passing = result in (Outcome.RETRY, Outcome.FEW_RETRIES)
     return Asked(Outcome.RETRY if is_passing else Outcome.REFUSED, sentence, status)
-
-
-@dataclass(frozen=True)
-class Found:
-    """The result of a C-FIND at IMAGE level: SOP Instance UIDs, or why there are none."""
-
-    outcome: Outcome
-    instance_uids: frozenset[str] = frozenset()
-    sentence: str = ""
-
-
-def find_instances(
-    peer: PeerAddress,
-    series: Iterable[tuple[str, str]],
-    *,
-    abandon: Callable[[], bool] = lambda: False,
-    timeouts: Timeouts = TIMEOUTS,
-) -> Found:
-    """Ask a peer for the instances that it has of these series (Study and Series Instance UID)."""
-    contexts = [build_context(STUDY_ROOT_FIND, [*UNCOMPRESSED])]
-    association = associate(peer, contexts, timeouts)
-    if isinstance(association, SendResult):
-        return Found(association.outcome, sentence=association.sentence)
-    association.dimse = Conversation(association, abandon)
-    uids: set[str] = set()
-    try:
-        for study_uid, series_uid in series:
-            status = _find(association, study_uid, series_uid, uids)
-            if status != SUCCESS:
-                return _not_found(peer, status)
-    finally:
-        association.release()
-    return Found(Outcome.STORED, frozenset(uids))
-
-
-def _find(association: Association, study_uid: str, series_uid: str, uids: set[str]) -> int | None:
-    """Add the instances of a series that the peer names; its last status, None without one."""
-    query = Dataset()
-    query.QueryRetrieveLevel = "IMAGE"
-    query.StudyInstanceUID = study_uid
-    query.SeriesInstanceUID = series_uid
-    query.SOPInstanceUID = ""
-    if not association.is_established:
-        return None
-    for count, (answer, identifier) in enumerate(association.send_c_find(query, STUDY_ROOT_FIND)):
-        status = int(answer.Status) if "Status" in answer else None
-        if status not in PENDING:
-            return status
-        if identifier is not None and "SOPInstanceUID" in identifier:
-            uids.add(str(identifier.SOPInstanceUID))
-        if count >= MOST_ANSWERS:
-            association.abort()
-            break
-    return None
-
-
-def _not_found(peer: PeerAddress, status: int | None) -> Found:
-    if status is None:
-        return Found(Outcome.RETRY, sentence=f"{peer.ae_title} does not answer the C-FIND.")
-    is_passing = outcome(status) in (Outcome.RETRY, Outcome.FEW_RETRIES)
-    sentence = f"{peer.ae_title} answers the C-FIND with {status_text(status)}."
-    return Found(Outcome.RETRY if is_passing else Outcome.REFUSED, sentence=sentence)
 
 
 def send_report(

@@ -7,7 +7,6 @@ after each read and write, frees those of a peer that has Nagle's algorithm on.
 
 import socket
 import time
-from collections.abc import Callable
 
 from node.dicom.messages import PDU_HEAD_BYTES
 
@@ -30,16 +29,11 @@ def tune(sock: socket.socket) -> None:
 
 
 class Blocks:
-    """What has come and was not read yet.
-
-    Two blocks take turns: while one fills, the other's bytes stay as they are, for those who still
-    work with them. `before_reuse` is called before that ends.
-    """
+    """What has come and was not read yet; a PDU stays as it is until more is received."""
 
     def __init__(self) -> None:
-        self._block = self._other = memoryview(b"")
+        self._block = memoryview(b"")
         self._start = self._end = 0
-        self.before_reuse: Callable[[], None] = _nothing
 
     @property
     def is_holding(self) -> bool:
@@ -51,7 +45,7 @@ class Blocks:
         if seconds <= 0:
             raise TimeoutError("the PDU did not arrive in time")
         if self._end == self._start and len(self._block) - self._end < LARGEST_PDU_BYTES:
-            self._turn()
+            self._make_room()
         sock.settimeout(seconds)
         count = sock.recv_into(self._block[self._end :])
         hurry(sock)
@@ -76,7 +70,7 @@ class Blocks:
                 if held >= needed:
                     return self._block[self._start : self._start + needed]
             if self._start + needed > len(self._block):
-                self._turn()
+                self._make_room()
             deadline = deadline or time.monotonic() + seconds
             left = min(silent_seconds, deadline - time.monotonic())
             if self.receive(sock, left) == 0:
@@ -94,13 +88,9 @@ class Blocks:
         self._start += count
         return count
 
-    def _turn(self) -> None:
-        self.before_reuse()
-        filled = self._block[self._start : self._end]
-        self._block, self._other = self._other or memoryview(bytearray(BLOCK_BYTES)), self._block
-        self._block[: len(filled)] = filled
-        self._start, self._end = 0, len(filled)
-
-
-def _nothing() -> None:
-    pass
+    def _make_room(self) -> None:
+        held = self._end - self._start
+        if not self._block:
+            self._block = memoryview(bytearray(BLOCK_BYTES))
+        self._block[:held] = self._block[self._start : self._end]
+        self._start, self._end = 0, held

@@ -85,7 +85,7 @@ CONFORMANT_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 # The walk goes on behind the Series Instance UID until it has these: elements may lie in any order.
 NEEDED = frozenset({*UIDS, PATIENT_NAME, PATIENT_ID})
 
-# Takes the identity, the peer, the file and the SHA-256 of its data set.
+# Takes the identity, the peer, the file and the digest of its data set.
 Keep = Callable[[Received, Peer, Path, str], object]
 
 

@@ -6,16 +6,15 @@ import os
 import re
 import struct
 import threading
-import uuid
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+from blake3 import blake3
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.dicom.digests import Digest
 from storage.records import UID_CHARACTERS
 
 ROOM_EVERY_BYTES = 32 << 20
@@ -58,7 +57,7 @@ def _length_of_element(data: bytearray) -> int:
 
 
 class Arrived(NamedTuple):
-    """A whole Part 10 file: where its data set begins, how that begins, and its SHA-256."""
+    """A whole Part 10 file: where its data set begins, how that begins, and its digest."""
 
     path: Path
     data_at: int
@@ -82,7 +81,6 @@ class Incoming(BytesIO):
         *,
         min_free_bytes: int = 0,
         has_elements: bool = True,
-        digest: Digest | None = None,
     ) -> None:
         super().__init__()
         self.size = 0
@@ -90,14 +88,15 @@ class Incoming(BytesIO):
         # What has come, until the first element that is kept; a deflated data set shows none.
         self._start: bytearray | None = bytearray() if has_elements else None
         self._min_free_bytes = min_free_bytes
-        self._path = folder / f"{uuid.uuid4().hex}.part"
+        self._folder = folder
+        self._path = folder / f"{os.urandom(16).hex()}.part"
         self._problem: Refusal | OSError | None = None
         # The association's own thread discards it in the end, perhaps while another one writes: a
         # descriptor that is closed in between may be somebody else's file by then.
         self._guard = threading.RLock()
         self._file = -1
         self._data_at = len(head)
-        self._digest = digest or Digest()
+        self._digest = blake3()
         self._begin = b""
         try:
             self._check_room()
@@ -107,7 +106,7 @@ class Incoming(BytesIO):
             self.spoil(error)
 
     def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
-        """Take the next fragment; it has to stay as it is until `before_reuse` or `finish`."""
+        """Take the next fragment."""
         size = self.size + len(data)
         with self._guard:
             if self._file >= 0:
@@ -119,11 +118,6 @@ class Incoming(BytesIO):
                     self.spoil(error)
         self.size = size
         return len(data)
-
-    def before_reuse(self) -> None:
-        """Wait until the fragments before the last call are not needed any more."""
-        with self._guard:
-            self._digest.before_reuse()
 
     def _put(self, data: bytes | memoryview) -> None:
         self._digest.update(data)
@@ -181,7 +175,6 @@ class Incoming(BytesIO):
         """Leave nothing behind; nothing happens where the file was moved away."""
         self.is_over = True
         with self._guard:
-            self._digest.close()
             if self._file >= 0:
                 file, self._file = self._file, -1
                 with contextlib.suppress(
@@ -191,7 +184,7 @@ class Incoming(BytesIO):
             self._path.unlink(missing_ok=True)
 
     def _check_room(self) -> None:
-        disk = os.statvfs(self._path.parent)
+        disk = os.statvfs(self._folder)
         if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -28,7 +28,6 @@ from node.dicom.contexts import (
     accepted_contexts,
     context_name,
 )
-from node.dicom.digests import DigestThreads
 from node.dicom.handlers import Answer, Keep, answer_store, handle_store
 from node.dicom.incoming import Incoming
 from node.dicom.messages import StoreRequest
@@ -410,7 +409,6 @@ class _Accepted(AcceptedAssociation):
             folder=settings.incoming or Path(tempfile.gettempdir()),
             min_free_bytes=settings.min_free_bytes,
             answer=self.answer if settings.is_direct else None,
-            digests=server.digests,
             message_seconds=settings.message_seconds,
         )
         self.acse_timeout = settings.request_seconds
@@ -471,9 +469,7 @@ class _Accepted(AcceptedAssociation):
 
     def keep(self, received: Received, peer: Peer, incoming: Path, digest: str) -> object:
         """Keep an instance; its row names the association, which is in the log by then."""
-        assert self.entry is not None
-        of_association = replace(peer, association=self.server.log.number(self.entry))
-        return self.server.keep(received, of_association, incoming, digest)
+        return self.server.keep(received, self._peer_of_row, incoming, digest)
 
     def handle_close(self, event: evt.Event) -> None:
         """The connection is gone: one that never asked for anything makes room for the next."""
@@ -484,6 +480,12 @@ class _Accepted(AcceptedAssociation):
         """The peer that brings what arrives here, once it is let in."""
         request = self._request()
         return Peer(request.calling_ae, request.called_ae)
+
+    @functools.cached_property
+    def _peer_of_row(self) -> Peer:
+        """The same with the row of its association; Busy where that cannot be written."""
+        assert self.entry is not None
+        return replace(self.peer, association=self.server.log.number(self.entry))
 
     def contexts_refused(self) -> list[str]:
         """The presentation contexts that were not accepted, by SOP Class and transfer syntaxes."""
@@ -606,7 +608,6 @@ class _StorageServer(AssociationServer):
         self.gate = gate
         self.log = log
         self.keep = keep
-        self.digests = DigestThreads()
         self.commitment = commitment
         self._turned_away, self._told_at = 0, -TURNED_AWAY_SECONDS
         super().__init__(

@@ -45,7 +45,6 @@ from pynetdicom.transport import (
 
 from node.dicom.connection import LARGEST_PDU_BYTES, Blocks, hurry, tune
 from node.dicom.contexts import NOT_STORED
-from node.dicom.digests import Digest, DigestThreads
 from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
 from node.dicom.messages import (
     COMMAND,
@@ -77,6 +76,7 @@ INTERNALS = (
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
     ("pynetdicom.association.Association", "_accepted_cx", None),
     ("pynetdicom.association.Association", "_reactor_checkpoint", None),
+    ("pynetdicom.association.Association", "_run_reactor", ""),
     ("pynetdicom.association.Association", "_serve_request", "msg, context_id"),
     ("pynetdicom.association.Association", "_server", None),
     ("pynetdicom.association.Association", "dimse", None),
@@ -602,13 +602,11 @@ class Receiver(DIMSEServiceProvider):
         *,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
-        digests: DigestThreads | None = None,
     ) -> None:
         super().__init__(assoc)
         self._folder = folder
         self._min_free_bytes = min_free_bytes
         self._answer = answer
-        self._digests = digests or DigestThreads(0)
         self._syntaxes: dict[int, tuple[str, str]] = {}  # of presentation contexts, once used
         self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
         self._storing: tuple[StoreRequest, int, Incoming] | None = None
@@ -762,10 +760,7 @@ class Receiver(DIMSEServiceProvider):
         if request is None:
             self._receive(context_id, bytes([control]) + command)
         else:
-            incoming = self._incoming_of(request, self._digests.digest())
-            self._storing = request, context_id, incoming
-            if isinstance(self.dul.socket, PromptSocket):
-                self.dul.socket.blocks.before_reuse = incoming.before_reuse
+            self._storing = request, context_id, self._incoming_of(request)
 
     def _syntaxes_of(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted context for instances."""
@@ -849,7 +844,7 @@ class Receiver(DIMSEServiceProvider):
             incoming.spoil(problem)
         return incoming
 
-    def _incoming_of(self, request: StoreRequest, digest: Digest | None = None) -> Incoming:
+    def _incoming_of(self, request: StoreRequest) -> Incoming:
         calling_ae, called_ae = self._titles
         head = part10_head(
             calling_ae=calling_ae,
@@ -863,7 +858,6 @@ class Receiver(DIMSEServiceProvider):
             head,
             min_free_bytes=self._min_free_bytes,
             has_elements=request.transfer_syntax not in HIDDEN_ELEMENTS,
-            digest=digest,
         )
         self._begun = [*(before for before in self._begun if not before.is_over), incoming]
         return incoming
@@ -996,6 +990,38 @@ class Conversation(DIMSEServiceProvider):
         return None
 
 
+class Retrieval(Receiver):
+    """The DIMSE provider of an association of ours on which instances come back by C-GET.
+
+    Their data sets are streamed to disk like those of a peer that sends by itself.
+    """
+
+    def __init__(
+        self,
+        assoc: Association,
+        folder: Path,
+        ae_titles: tuple[str, str],
+        *,
+        min_free_bytes: int,
+        abandon: Callable[[], bool],
+    ) -> None:
+        super().__init__(assoc, folder, min_free_bytes=min_free_bytes)
+        self._ae_titles = ae_titles  # of the sender, and of the node
+        self._abandon = abandon
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next message of the peer; none for the association's own thread."""
+        waited_until = time.monotonic() + (self.dimse_timeout or NO_TIMEOUT_SECONDS)
+        while block and time.monotonic() < waited_until and not self._abandon():
+            with contextlib.suppress(queue.Empty):
+                return self.msg_queue.get(timeout=POLL_SECONDS)
+        return WAKE
+
+    @property
+    def _titles(self) -> tuple[str, str]:
+        return self._ae_titles
+
+
 def is_answer(message: DimsePrimitiveType) -> bool:
     """True for a response: it names the request that it answers."""
     return getattr(message, "MessageIDBeingRespondedTo", None) is not None
@@ -1013,7 +1039,6 @@ class AcceptedAssociation(Association):
         folder: Path,
         min_free_bytes: int = 0,
         answer: AnswerStore | None = None,
-        digests: DigestThreads | None = None,
         message_seconds: float = NO_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -1024,9 +1049,31 @@ class AcceptedAssociation(Association):
             self, seconds, connection=connection, silent_seconds=message_seconds
         )
         self.dimse = self.receiver = Receiver(
-            self, folder, min_free_bytes=min_free_bytes, answer=answer, digests=digests
+            self, folder, min_free_bytes=min_free_bytes, answer=answer
         )
         self.set_socket(self.connection)
+
+    def _run_reactor(self) -> None:
+        # The library's own takes a nap before it looks at its queues: a millisecond of each
+        # association, as a release most often comes within it.
+        while self.is_established:
+            context_id, message = self.dimse.get_msg()
+            if message is not None and context_id is not None:
+                self._serve_request(message, context_id)
+            if self.is_established:
+                self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        if self.acse.is_release_requested():
+            self.acse.send_release(is_response=True)
+            self.is_released = True
+        elif self.acse.is_aborted():
+            self.is_aborted = True
+        elif self.dul.idle_timer_expired():
+            self.abort()
+        elif self.dul.is_alive():
+            return
+        self.kill()
 
     @property
     def server(self) -> AssociationServer:

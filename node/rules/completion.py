@@ -5,6 +5,7 @@ Nothing in DICOM says that a series has ended: the end of an association has no 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -52,6 +53,36 @@ def evidence(arrival: Arrival, *, rule: Rule, now: float) -> Evidence:
     }
 
 
+@dataclass(frozen=True)
+class PeerCount:
+    """The instances that a peer has of a series; a sentence where it did not say."""
+
+    peer: str  # the name of a destination
+    instances: int = 0
+    missing: int = 0  # of these, the ones that the node has not
+    sentence: str = ""
+
+
+def after_asking(
+    arrival: Arrival, count: PeerCount, *, now: float, completion: Completion
+) -> Evidence | None:
+    """Give the evidence that a peer's answer adds; None = wait for what the peer has more.
+
+    Nothing is proved by a peer that has no more: it may be the one that waits for the rest.
+    """
+    asked: dict[str, object] = {"asked": count.peer}
+    if count.sentence:
+        return asked | {"silent": count.sentence}
+    if count.missing and now < waits_until(arrival, completion):
+        return None
+    return asked | {"there": count.instances, "missing": count.missing}
+
+
+def waits_until(arrival: Arrival, completion: Completion) -> float:
+    """Give the moment until which an arrival waits for what a peer has more of the series."""
+    return complete_at(arrival, completion) + completion.ask_seconds
+
+
 def because(evidence: Evidence) -> str:
     """Write the evidence as one sentence for a person."""
     seconds = evidence.get("quiet_seconds", 0.0)
@@ -66,7 +97,20 @@ def because(evidence: Evidence) -> str:
             closed = "A person asked for it"
         case _:
             return "It is not known why this arrival is complete."
-    return f"{closed}; {_associations(evidence)}."
+    return f"{closed}; {_associations(evidence)}.{_of_peer(evidence)}"
+
+
+def _of_peer(evidence: Evidence) -> str:
+    """Write what the peer has answered that was asked for the series."""
+    peer = evidence.get("asked")
+    if not peer:
+        return ""
+    if silent := evidence.get("silent"):
+        return f" {peer} was asked whether it has more, in vain: {silent}"
+    there, missing = evidence.get("there", 0), evidence.get("missing", 0)
+    if missing:
+        return f" {peer} has {missing} more, which have not come; it has {there} of the series."
+    return f" {peer} has {there} of the series, none that is missing here."
 
 
 def _patience(arrival: Arrival, completion: Completion) -> float:

@@ -228,7 +228,12 @@ def why_not_closed(fault: ClosingFault) -> str:
 def why_open(arrival: Arrival) -> str:
     """The same of an arrival; nothing where no error keeps it open."""
     fault = ClosingFault.of(arrival)
-    return why_not_closed(fault) if fault is not None else ""
+    if fault is not None:
+        return why_not_closed(fault)
+    waiting = arrival.evidence.get("waiting")
+    if not isinstance(waiting, Mapping):
+        return ""
+    return f"{waiting['peer']} has {waiting['missing']} more of the series: it is waited for them."
 
 
 def is_result(arrival: Arrival) -> bool:

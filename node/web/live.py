@@ -7,13 +7,13 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -30,6 +30,7 @@ CHECK_SECONDS = 10.0  # between two checks whether a listener may still listen
 LONGEST_SECONDS = 600.0  # then the browser connects again, and proves again who it is
 MOST_OF_ONE = 12  # streams of one visitor: tabs
 MOST_AT_ONCE = 200
+REMEMBERED = 120  # states of the areas, a second or more each: what has a page that was just made
 LOGGED_OUT = "logged-out"  # the event that ends a stream; the page says so
 
 Tokens: TypeAlias = Mapping[str, str]  # area -> a text that is another one when it has changed
@@ -43,10 +44,16 @@ class Live:
     def __init__(self, read: Callable[[], Tokens]) -> None:
         self._read = read
         self._tokens: Tokens = {}
+        self._remembered: deque[tuple[str, Tokens]] = deque(maxlen=REMEMBERED)
         self._changed = asyncio.Event()  # replaced at each change: all that wait have the old one
         self._listening: Counter[str] = Counter()
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
+
+    @property
+    def id(self) -> str:
+        """Name the state of the areas: a page that reads its rows after it misses no change."""
+        return _id(self._tokens)
 
     def close(self) -> None:
         """End every stream within a second; from any thread."""
@@ -55,7 +62,7 @@ class Live:
     async def stream(
         self, who: str, last_id: str, may_listen: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[str]:
-        """Yield the events for one listener; `last_id` is the last one before a break.
+        """Yield the events for one listener; `last_id` is that of its page, or before a break.
 
         The stream ends soon after `may_listen`, which is called in a thread, has become false.
         """
@@ -84,16 +91,12 @@ class Live:
     async def _events(self, last_id: str) -> AsyncIterator[str]:
         """Yield the events of each poll, then an empty text."""
         self._start_polling()
-        sent = self._tokens  # perhaps of long ago: then the first poll shows what is new since
-        now = _id(sent)
+        current = self._tokens  # perhaps of long ago: then the first poll shows what is new since
+        now = _id(current)
         yield _event("hello", now, now)
-        if last_id and last_id != now:  # it is unknown what was missed: all of it may be new
-            for area, token in sent.items():
-                yield _event(area, token, now)
+        sent = dict(self._remembered).get(last_id, {}) if last_id and last_id != now else current
         ends, beat = time.monotonic() + LONGEST_SECONDS, time.monotonic() + BEAT_SECONDS
         while not self._closed and time.monotonic() < ends:
-            await self._wait()
-            current = self._tokens
             for area, token in current.items():
                 if sent.get(area) != token:
                     yield _event(area, token, _id(current))
@@ -102,6 +105,8 @@ class Live:
                 beat = time.monotonic() + BEAT_SECONDS
                 yield ": still here\n\n"
             yield ""
+            await self._wait()
+            current = self._tokens
 
     async def _wait(self) -> None:
         try:
@@ -126,16 +131,22 @@ class Live:
             return
         if tokens != self._tokens:
             self._tokens = tokens
+            self._remembered.append((_id(tokens), tokens))
             self._changed.set()
             self._changed = asyncio.Event()
 
 
 @router.get("/live")
-async def live(request: Request, visitor: AsViewer) -> StreamingResponse:
-    """Stream server-sent events (HTML, 9.2): one a change, named by its area."""
+async def live(
+    request: Request, visitor: AsViewer, since: Annotated[str, Query(max_length=64)] = ""
+) -> StreamingResponse:
+    """Stream server-sent events (HTML, 9.2): one a change, named by its area.
+
+    `since` is the id that the page was made with; a browser that connects again sends a later one.
+    """
     source: Live = request.app.state.live
     source.check_room(visitor.name)
-    last_id = request.headers.get("last-event-id", "")
+    last_id = request.headers.get("last-event-id", since)
     events = source.stream(visitor.name, last_id, partial(_may_listen, request, visitor))
     return StreamingResponse(
         events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}

@@ -38,6 +38,7 @@ from node.work.joining import (
     names_of,
     stacks_asked_by,
 )
+from node.work.query_retrieve import PeerQuestions
 from storage.archive import Archive
 from storage.enqueue import UNREADABLE, DailyLimits
 from storage.errors import NotFound, StorageError, WrongState
@@ -290,7 +291,9 @@ class Arrivals:
         never: Callable[[str], str],
         self_tests: Mapping[str, Route],
         queued: Callable[[], None] = lambda: None,
+        questions: PeerQuestions | None = None,
     ) -> None:
+        self._questions = questions  # to the peer of completion.ask
         self._queued = queued  # called when an arrival was closed that asked for jobs
         self._never = never  # Series UID -> who has said that it is never processed, or nothing
         self._self_tests = self_tests  # Series UID -> the one route that it takes
@@ -307,6 +310,8 @@ class Arrivals:
         now = self._now()
         arriving = self._archive.arriving()
         complete = {arrival.id: self._evidence(arrival, now) for arrival in arriving}
+        if self._questions is not None:
+            self._questions.forget({arrival.id for arrival in arriving})
         unfinished = {arrival.series_id for arrival in arriving if complete[arrival.id] is None}
         for arrival in arriving:
             evidence = complete[arrival.id]
@@ -346,7 +351,21 @@ class Arrivals:
         """The evidence that an arrival is complete; None where more may come."""
         # While the node was down nobody could send: the quiet period begins at its start.
         heard = replace(arrival, last_at=max(arrival.last_at, self._since))
-        return completion.decide(heard, now=now, completion=self.rules.completion)
+        evidence = completion.decide(heard, now=now, completion=self.rules.completion)
+        if evidence is None or evidence["rule"] == completion.Rule.CLOCK:
+            return evidence
+        of_peer = self._evidence_of_peer(heard)
+        return {**evidence, **of_peer} if of_peer is not None else None
+
+    def _evidence_of_peer(self, arrival: Arrival) -> completion.Evidence | None:
+        """What the peer of completion.ask says; nothing where none is asked, None for waiting."""
+        rules = self.rules
+        peer = next((it for it in rules.destinations if it.name == rules.completion.ask), None)
+        if self._questions is None or peer is None or arrival.own:
+            return {}
+        if arrival.series_uid in self._self_tests:
+            return {}
+        return self._questions.evidence(arrival, rules.completion, peer)
 
     def _may_wait(self, arrival: Arrival, now: float) -> bool:
         most = self.rules.completion.quiet_seconds + self.rules.completion.open_association_seconds

@@ -13,6 +13,7 @@ from node import wording
 from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from node.config import Config, DeliverySettings, Destination, ExpectedSender
 from node.dicom import commitment as dialogue
+from node.dicom import query_retrieve
 from node.dicom.scu import PeerAddress, SendResult
 from node.dicom.status import AGAIN_SECONDS, PASSING_FAILURES, Outcome, status_text
 from node.rules import backoff
@@ -163,7 +164,7 @@ class CommitmentAsker:
     def _query(self, leased: Commitment, missing: Sequence[Unconfirmed], deadline: float) -> None:
         """Ask by C-FIND which instances the destination has."""
         series = dict.fromkeys((instance.study_uid, instance.series_uid) for instance in missing)
-        found = dialogue.find_instances(self._archive, series, abandon=self._stopping.is_set)
+        found = query_retrieve.find_instances(self._archive, series, abandon=self._stopping.is_set)
         if found.outcome is Outcome.STORED:
             uids = found.instance_uids
             named = [it.reference for it in missing if it.instance_uid in uids]

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from inference import pipeline, registry
+from inference.drafts import Drafts
 from inference.errors import Reason, shortage
 from inference.request import (
     LACKING,
@@ -30,6 +31,7 @@ from inference.request import (
 )
 from node import wording
 from node.children import AnswerFormat, Child, leave_signals_to_parent
+from node.work.ahead import AheadWorker, Arriving
 from storage.files import received_digest
 
 logger = logging.getLogger(__name__)
@@ -129,6 +131,10 @@ class Executor(Protocol):
         """Run one request to its end."""
         ...
 
+    def tell(self, arriving: Arriving) -> bool:
+        """Let it generate ahead until the next request; False where what did so has died."""
+        ...
+
     def close(self) -> None:
         """End what was started."""
         ...
@@ -137,9 +143,10 @@ class Executor(Protocol):
 class ProcessExecutor:
     """One child process, started again where it has died."""
 
-    def __init__(self, name: str, now: Callable[[], float]) -> None:
+    def __init__(self, name: str, now: Callable[[], float], ahead_bytes: int = 0) -> None:
         self._name = name
         self._now = now
+        self._ahead_bytes = ahead_bytes  # memory of the child for what it generates ahead
         self._number = 0  # of the request: an answer to an earlier one is nobody's
         self._deadline = 0.0
         self._has_begun = False  # the child has said that it works on the request
@@ -155,7 +162,7 @@ class ProcessExecutor:
         if self._child is not None and self._child.is_alive:
             return
         self.close()
-        self._child = Child(self._name, main)
+        self._child = Child(self._name, main, self._ahead_bytes)
         logger.info("worker started", extra={"worker": self._name, "pid": self._child.pid})
 
     def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
@@ -180,6 +187,16 @@ class ProcessExecutor:
             except BaseException:
                 self.close()  # it still works on this: the next request must not get its answer
                 raise
+
+    def tell(self, arriving: Arriving) -> bool:
+        """Let the child generate ahead; False where it has died since it was started."""
+        if self._child is None or not self._child.is_alive:
+            return False
+        try:
+            self._child.pipe.send((self._number, arriving))
+        except OSError:  # it died this moment
+            return False
+        return True
 
     def close(self) -> None:
         """End the child."""
@@ -259,21 +276,26 @@ def how_it_ended(code: int | None) -> str:
     return SIGNALS.get(name, "ended by the signal {name}").format(name=name)
 
 
-def main(requests: Connection) -> None:
-    """Serve requests in the child until the parent closes the pipe."""
+def main(requests: Connection, ahead_bytes: int = 0) -> None:
+    """Serve requests in the child until the parent closes the pipe; meanwhile generate ahead."""
     leave_signals_to_parent()
     give_way()
     with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them
         _load_models()
+    ahead = AheadWorker(ahead_bytes)
     while True:
+        ahead.work(requests.poll)
         try:
             number, request = requests.recv()
         except EOFError:
             return
-        if isinstance(request, Request):  # an order that came after the job had ended is nothing
+        if isinstance(request, Arriving):
+            ahead.take(request)
+        elif isinstance(request, Request):  # an order that came after the job had ended is nothing
             ANSWERS.send(requests, Begun(), number)
             later: list[Callable[[], object]] = []
-            ANSWERS.send(requests, _run(number, request, requests, later), number)
+            outcome = _run(number, request, requests, later, ahead.drafts)
+            ANSWERS.send(requests, outcome, number)
             _do(later)
 
 
@@ -324,7 +346,11 @@ class Orders:
 
 
 def _run(
-    number: int, request: Request, requests: Connection, later: list[Callable[[], object]]
+    number: int,
+    request: Request,
+    requests: Connection,
+    later: list[Callable[[], object]],
+    drafts: Drafts,
 ) -> Outcome:
     def report(progress: Progress) -> None:
         ANSWERS.send(requests, progress, number)
@@ -334,7 +360,9 @@ def _run(
         if isinstance(intact, Verdict):
             return intact
         orders = Orders(requests)
-        return pipeline.process(intact, progress=report, cancelled=orders.is_cancelled, later=later)
+        return pipeline.process(
+            intact, progress=report, cancelled=orders.is_cancelled, later=later, drafts=drafts
+        )
     except Exception as error:  # noqa: BLE001 - the worker loop: a bad job never ends the worker
         if lacked := shortage(error):
             return OutOfResources(LACKING.format(lacked=lacked))

@@ -35,11 +35,21 @@ from inference.request import (
 )
 from node.children import AT_ONCE, IDLE_SECONDS, PAUSE_SECONDS, WorkerLoop, wait_for
 from node.config import Config
+from node.work.ahead import AheadPlanner, Arriving
 from node.work.executor import Bounds, End, Executor, NoAnswer, Order, Report
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
 from storage.jobs import Queue
-from storage.records import DerivedInstance, DerivedMark, Ended, Instance, Job, JobState, NewDerived
+from storage.records import (
+    Arrival,
+    DerivedInstance,
+    DerivedMark,
+    Ended,
+    Instance,
+    Job,
+    JobState,
+    NewDerived,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +59,8 @@ STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
 OUR_FAULT = "The node's own code raised an exception while handling this job; see the log."
 OVERTAKING_SECONDS = 5.0  # all workers are busy for as long before another one is made ready
-SPARE = "worker-urgent"
+FIRST, SPARE = "worker-1", "worker-urgent"
+LEFT_SECONDS = 2.0  # a worker that looked for jobs so lately takes those of its own series
 PAUSED = "paused"  # the step of a job while a more urgent one is made
 KINDS = ("infer", "selftest")
 SENTENCES = {
@@ -249,6 +260,10 @@ class Turns:
         finally:
             self._overtaking = None
 
+    def is_free(self, worker: str) -> bool:
+        """True where a worker runs nothing."""
+        return worker not in self._running
+
     def least_urgent(self) -> int:
         """The priority before which a job overtakes; 0 where a worker is free, or soon will be."""
         if time.monotonic() - self._all_busy_since < OVERTAKING_SECONDS:
@@ -277,9 +292,12 @@ class Supervisor:
         drained: Callable[[], bool],
         spare: Executor | None = None,
         ended: Callable[[], None] = lambda: None,
+        ahead: AheadPlanner | None = None,
     ) -> None:
         self._drained = drained  # somebody wants no job to start until further notice
         self._ended = ended  # called when the end of a job is written: its result may be sent
+        self._ahead = ahead  # of what the first worker generates while series arrive
+        self._looked_ahead = -math.inf
         self._queue = queue
         self._inference = inference
         self._bounds = bounds
@@ -331,11 +349,34 @@ class Supervisor:
             return IDLE_SECONDS
         if not self._has_room():
             return PAUSE_SECONDS
-        job = self._queue.claim(name, KINDS)
+        arriving = self._arriving(executor)
+        job = self._queue.claim(name, KINDS, but_series=self._left_to_first(executor))
         if job is None:
+            if self._ahead is not None and arriving is not None:
+                self._generate_ahead(self._ahead.news(arriving), executor)
             return IDLE_SECONDS
         with self._turns.running(name, job):
             return self._do(job, executor)
+
+    def _arriving(self, executor: Executor) -> Sequence[Arrival] | None:
+        """The arrivals before the first worker looks for a job; None for the other workers."""
+        if self._ahead is None or executor is not self._executors[0]:
+            return None
+        self._looked_ahead = time.monotonic()
+        return self._ahead.arriving()
+
+    def _generate_ahead(self, news: Arriving | None, executor: Executor) -> None:
+        if news is not None and self._ahead is not None and not executor.tell(news):
+            self._ahead.worker_died()
+            executor.start()
+
+    def _left_to_first(self, executor: Executor) -> frozenset[int]:
+        """The series that the first worker has generated ahead for, where it is there for them."""
+        is_other = executor is not self._executors[0] and self._turns.is_free(FIRST)
+        if self._ahead is None or not is_other:
+            return frozenset()
+        is_there = time.monotonic() - self._looked_ahead < LEFT_SECONDS
+        return self._ahead.series_ids if is_there else frozenset()
 
     def _overtake(self, name: str, executor: Executor) -> float:
         """Run a job that is more urgent than one that runs; that one pauses meanwhile."""

@@ -16,6 +16,7 @@ from node.store import LEASE_SECONDS
 from node.work.audit_trail import AuditTrail
 from node.work.deliver import Reachability
 from node.work.notify import SAMPLE_SECONDS, Notifier, NotSent, Watches
+from node.work.query_retrieve import Fetcher
 from node.work.selftest import SelfTests
 from storage import commitment_scp, retention, scrub
 from storage.database import Database
@@ -54,6 +55,7 @@ class RequestHandlers:
     notifier: Notifier
     process_now: Callable[[str, str], str]  # Series UID, who -> what was done
     process_by_route: Callable[[str, str, str], str]  # Series UID, route, who -> what was done
+    fetcher: Fetcher
     ask_reload: Callable[[], None]
 
     def __post_init__(self) -> None:
@@ -99,6 +101,8 @@ class RequestHandlers:
                 return test.state == "passed", test.sentence
             case RequestKind.NOTIFY:
                 return True, self.notifier.test(request)
+            case RequestKind.FETCH:
+                return self.fetcher.fetch(request.destination, request.subject, request.series_uid)
             case _ if request.route:
                 return True, self.process_by_route(request.subject, request.route, request.who)
             case _:
@@ -198,7 +202,7 @@ class Background:
     def follow(self, settings: Config) -> None:
         """The configuration was read again."""
         handlers = self.handlers
-        self._watches.settings = handlers.tests.settings = settings
+        self._watches.settings = handlers.tests.settings = handlers.fetcher.settings = settings
         handlers.notifier.settings = settings.notify
         handlers.reach.settings = settings.delivery
         handlers.reach.destinations = settings.destinations

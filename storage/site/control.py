@@ -86,12 +86,17 @@ def ask(
     subject: str = "",
     *,
     route: str = "",
+    destination: str = "",
+    series_uid: str = "",
 ) -> NodeRequest:
     """Ask for it; where the same is asked for already, that request counts."""
-    asked = {"kind": kind, "subject": subject[:64], "route": route[:64]}
+    further = {"route": route, "destination": destination, "series_uid": series_uid}
+    asked = {"kind": kind, "subject": subject[:64]}
+    asked |= {name: value[:64] for name, value in further.items()}
     values = {**asked, "who": who[:64], "asked_at": now}
     same = and_(OPEN_REQUEST, *(request.c[name] == value for name, value in asked.items()))
-    what, detail = f"ask: {kind}".replace("_", " "), {"route": route} if route else None
+    what = f"ask: {kind}".replace("_", " ")
+    detail = {name: value for name, value in further.items() if value} or None
     with acting(database, now, who, what, subject, detail) as db:
         row = db.execute(select(request).where(same).limit(1)).one_or_none()
         if row is None:

@@ -29,8 +29,9 @@ from inference.volume import Volume
 from tests import peers, phantoms, series
 from tests.benchmarks import rig
 from tests.benchmarks.rig import Receiver, Setting
-from tests.benchmarks.table import RatioBound, Row, Subject
+from tests.benchmarks.table import Bound, RatioBound, Row, Subject
 from tests.node_process import NodeProcess, destination, route, running
+from tests.scanner import scan
 
 NAME = "end to end"
 MODELS = ("linear", "midslice")
@@ -39,8 +40,19 @@ STEPS = ("reading", "predicting", "writing", "checking")
 WARM_UP_SLICES = 3
 LIMIT_SECONDS = 300.0
 MOST_OF_PREDICTION = 1.15
-BOUNDS = tuple(
-    RatioBound(NAME, f"midslice, {slices} slices", at_most=MOST_OF_PREDICTION) for slices in SLICES
+SLICES_A_SECOND, QUIET_SECONDS, MOST_AFTER_QUIET = 5.0, 1.0, 2.0  # of a scanner
+
+
+def _scanned(slices: int) -> str:
+    return f"slices as they are made, {slices} slices: after the quiet period"
+
+
+BOUNDS = (
+    *(
+        RatioBound(NAME, f"midslice, {slices} slices", at_most=MOST_OF_PREDICTION)
+        for slices in SLICES
+    ),
+    *(Bound(NAME, _scanned(slices), MOST_AFTER_QUIET) for slices in SLICES),
 )
 
 Passed = dict[str, float]  # seconds by step; "" = all of them
@@ -62,6 +74,7 @@ def measure(setting: Setting) -> Subject:
             passes[_alone(slices)] = alone
             for model in MODELS:
                 passes[f"{model}, {slices} slices"] = partial(line.passed, model, slices)
+            passes[_scanned(slices)] = partial(line.scanned, slices)
         values = setting.measure(passes)
         threads = _threads(node)
     caption = (
@@ -106,6 +119,19 @@ class Line:
 
     def passed(self, model: str, slices: int) -> Passed:
         """Send a series that was never seen, and wait until its derived series is delivered."""
+        name, files = self._renamed(slices)
+        sent = peers.storescu(
+            self._node.port, *files, called=title(model), options=("-xt", "-pdu", rig.PDU)
+        )
+        assert sent.code == 0, sent.output
+        complete = self._node.event("series complete", series_uid=f"{name}.2")
+        delivered = self._delivered(slices)
+        seconds = _moment(delivered["time"]) - _moment(complete["time"])
+        steps = self._steps()
+        return {"": seconds, **steps, "claim and delivery": seconds - sum(steps.values())}
+
+    def _renamed(self, slices: int) -> tuple[str, list[Path]]:
+        """A series that was never seen: the root of its UIDs, and its files."""
         self._count += 1
         name = phantoms.uid("end to end", self._count)
 
@@ -114,19 +140,31 @@ class Line:
             made.SOPInstanceUID = f"{name}.3.{made.InstanceNumber}"
 
         chest = series.long(slices, self._folder / "chest")
-        files = series.changed(chest, self._folder, renamed)
-        sent = peers.storescu(
-            self._node.port, *files, called=title(model), options=("-xt", "-pdu", rig.PDU)
+        return name, series.changed(chest, self._folder, renamed)
+
+    def _delivered(self, slices: int) -> dict[str, str]:
+        """The event of the last delivery, whose files are removed for the next one."""
+        event: dict[str, str] = self._node.event(
+            "delivery sent", count=self._count, seconds=LIMIT_SECONDS
         )
-        assert sent.code == 0, sent.output
-        complete = self._node.event("series complete", series_uid=f"{name}.2")
-        delivered = self._node.event("delivery sent", count=self._count, seconds=LIMIT_SECONDS)
         held, total = self._archive.held(), derived_slices(slices, FACTOR)
         assert held == total, f"the archive holds {held} of {total} instances"
         self._archive.clear()
-        seconds = _moment(delivered["time"]) - _moment(complete["time"])
-        steps = self._steps()
-        return {"": seconds, **steps, "claim and delivery": seconds - sum(steps.values())}
+        return event
+
+    def scanned(self, slices: int) -> Passed:
+        """Send slices as a scanner makes them; the time after the quiet period until all are made.
+
+        Made is: verified, and free to leave.
+        """
+        name, files = self._renamed(slices)
+        last_at = scan(
+            self._node.port, files, seconds=1.0 / SLICES_A_SECOND, called=title("midslice")
+        )
+        self._node.event("series complete", series_uid=f"{name}.2")
+        made = self._node.event("job succeeded", count=self._count, seconds=LIMIT_SECONDS)
+        self._delivered(slices)
+        return {"": _moment(made["time"]) - last_at - QUIET_SECONDS}
 
     def _steps(self) -> Passed:
         """Seconds of each step of the last job, as the worker counted them."""
@@ -149,7 +187,7 @@ def _node(setting: Setting, archive: Receiver) -> NodeProcess:
         for model in MODELS
     )
     to = destination("archive", archive.ae_title, archive.port)
-    return NodeProcess(setting.folder / "node", to, *routes)
+    return NodeProcess(setting.folder / "node", to, *routes, quiet_seconds=QUIET_SECONDS)
 
 
 def _threads(node: NodeProcess) -> str:
@@ -169,6 +207,7 @@ def _rows(values: dict[str, list[Passed]]) -> Iterator[Row]:
         for model in MODELS:
             name = f"{model}, {slices} slices"
             yield Row(name, "s", tuple(passed[""] for passed in values[name]), alone)
+        yield Row(_scanned(slices), "s", tuple(passed[""] for passed in values[_scanned(slices)]))
         for step in (*STEPS, "claim and delivery"):
             taken = tuple(passed[step] for passed in values[f"midslice, {slices} slices"])
             yield Row(f"{step}, {slices} slices", "s", taken, alone)

@@ -120,6 +120,11 @@ class Site:
 
         return wait_for(f"a job of {model}", done, MODEL_SECONDS)
 
+    def wait_for_models(self) -> None:
+        """Wait for the jobs of the models, which take seconds: another job waits behind them."""
+        for model in ("brain", "haemorrhage", "balls"):
+            self.job_by(model)
+
     def job_of(self, series_uid: str, *, state: str = "", seconds: float = 60.0) -> int:
         """The id of the job of a series, once it is there in that state."""
 

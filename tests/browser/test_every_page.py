@@ -151,7 +151,7 @@ def test_a_node_that_went_away_is_said_to_be_away(open_page: Open) -> None:
     page = open_page("/")
     lost = page.locator("#lost")
     expect(lost).to_be_hidden()
-    page.route("**/live", lambda route: route.abort())
+    page.route("**/live?*", lambda route: route.abort())
     page.reload()
     expect(lost).to_be_visible()
 

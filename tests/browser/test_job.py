@@ -5,8 +5,9 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
+from node.web.live import POLL_SECONDS
 from storage.leases import Holder
 from storage.ledger import Ledger
 from storage.records import SwitchName
@@ -54,6 +55,7 @@ def test_slices_are_shown_beside_those_they_lie_between(site: Site, open_page: O
 def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
     site: Site, open_page: Open
 ) -> None:
+    site.wait_for_models()
     drained = partial(control.turn, site.database, time.time(), "test", SwitchName.DRAINING)
     drained(on=True)
     try:
@@ -76,6 +78,26 @@ def test_a_page_that_is_open_while_the_job_ends_shows_all_of_it(
     page.get_by_role("button", name="Lung").click()
     expect(page.get_by_role("button", name="Lung")).to_have_attribute("aria-pressed", "true")
     assert page.evaluate("window.same") is True  # the page was never loaded again
+
+
+def test_a_change_between_a_page_and_its_stream_is_shown(site: Site, open_page: Open) -> None:
+    open_page("/")  # it listens: what changes is known before the other page's stream begins
+    page = open_page("/", "otto")
+    streams: list[Route] = []
+    page.route("**/live?*", lambda stream: streams.append(stream))
+    site.wait_for_models()
+    drained = partial(control.turn, site.database, time.time(), "test", SwitchName.DRAINING)
+    drained(on=True)
+    try:
+        uid = site.send(replace(PHANTOM, seed="late", description="Its stream comes late"))
+        page.goto(f"{site.url}/jobs/{site.job_of(uid, state='queued')}")
+    finally:
+        drained(on=False)
+    site.job_of(uid, state="succeeded")
+    page.wait_for_timeout(2 * POLL_SECONDS * 1000)
+    for stream in streams:
+        stream.continue_()
+    expect(page.locator("#viewer")).to_be_visible(timeout=SOON)
 
 
 def test_a_window_changes_the_greys_of_every_picture(site: Site, open_page: Open) -> None:

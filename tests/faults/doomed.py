@@ -21,7 +21,7 @@ from sqlalchemy import Engine, event
 
 from storage.archive import Archive
 from storage.database import Database
-from storage.files import Files
+from storage.files import Files, StrPath
 from storage.jobs import Queue
 from storage.leases import Holder
 from storage.migrations import FOLDER
@@ -174,7 +174,7 @@ def die() -> None:
 class KilledAfterRename(Files):
     """The node dies when the file has its name and the database does not know it yet."""
 
-    def move(self, temporary: Path, relative: str) -> Path:
+    def move(self, temporary: StrPath, relative: str) -> Path:
         super().move(temporary, relative)
         die()
         raise AssertionError("a killed process goes on")

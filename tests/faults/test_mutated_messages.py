@@ -44,7 +44,6 @@ SEED = int(os.environ.get("FUZZ_SEED", "10"))
 STORE_RESPONSE = b"\x01\x80"
 ROOT = Path(__file__).parents[2]
 HUNG_SECONDS = 15.0  # what a peer ends ends at once
-DIGESTS = max(1, (os.cpu_count() or 1) // 2)  # threads of `node/dicom/digests.py` that rest
 VALID_EVERY = 50  # conversations; then a valid one has to be kept
 WARM = 150  # conversations, before memory is looked at
 MOST_GROWTH_BYTES = 30 << 20
@@ -164,7 +163,7 @@ class Fuzzed:
     def check(self, memory_before: int) -> None:
         """Nothing is left of them, and the process has not grown."""
         process = self.scp.process
-        wait_until(lambda: process.num_threads() <= 3 + DIGESTS, what="no thread is left")
+        wait_until(lambda: process.num_threads() <= 3, what="no thread is left")
         assert list((self.scp.folder / "incoming").iterdir()) == []
         assert [c for c in process.net_connections() if c.status == "ESTABLISHED"] == []
         assert process.memory_info().rss - memory_before < MOST_GROWTH_BYTES

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.config import Completion
-from node.rules.completion import Rule, because, complete_at, decide, evidence
+from node.rules.completion import (
+    PeerCount,
+    Rule,
+    after_asking,
+    because,
+    complete_at,
+    decide,
+    evidence,
+)
 from storage.records import Arrival, ArrivalState
 
 RULE = Completion(quiet_seconds=30.0, open_association_seconds=120.0)
@@ -125,3 +133,38 @@ def test_the_evidence_reads_as_a_sentence(rule: Rule, arrival: Arrival, sentence
 
 def test_an_arrival_without_evidence_says_so() -> None:
     assert because({}) == "It is not known why this arrival is complete."
+
+
+ASKING = Completion(quiet_seconds=30.0, ask="pacs", ask_seconds=100.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "now", "added"),
+    [
+        (PeerCount("pacs", 24, 0), 2_030.0, {"asked": "pacs", "there": 24, "missing": 0}),
+        (PeerCount("pacs", 0, 0), 2_030.0, {"asked": "pacs", "there": 0, "missing": 0}),
+        (PeerCount("pacs", 26, 2), 2_030.0, None),
+        (PeerCount("pacs", 26, 2), 2_129.9, None),
+        (PeerCount("pacs", 26, 2), 2_130.0, {"asked": "pacs", "there": 26, "missing": 2}),
+        (PeerCount("pacs", sentence="No."), 2_030.0, {"asked": "pacs", "silent": "No."}),
+    ],
+)
+def test_an_arrival_waits_for_what_a_peer_has_more_and_no_longer_than_it_may(
+    count: PeerCount, now: float, added: object
+) -> None:
+    assert after_asking(ARRIVAL, count, now=now, completion=ASKING) == added
+
+
+@pytest.mark.parametrize(
+    ("added", "sentence"),
+    [
+        ({"there": 24, "missing": 0}, "pacs has 24 of the series, none that is missing here."),
+        ({"there": 26, "missing": 2}, "pacs has 2 more, which have not come; it has 26 of the"),
+        ({"silent": "PACS is away."}, "pacs was asked whether it has more, in vain: PACS is away."),
+    ],
+)
+def test_the_answer_of_the_peer_reads_as_a_sentence(
+    added: dict[str, object], sentence: str
+) -> None:
+    known = evidence(ARRIVAL, rule=Rule.QUIET, now=2_030.0)
+    assert sentence in because({**known, "asked": "pacs", **added})

@@ -32,7 +32,13 @@ from node.web.login import People
 from node.web.rule_tester import Tried, TriedStack
 from node.web.state import Parts, PartsOf
 from storage.errors import NotFound
-from storage.records import DestinationSummary, RequestKind, Role, SwitchName
+from storage.records import (
+    UID_CHARACTERS,
+    DestinationSummary,
+    RequestKind,
+    Role,
+    SwitchName,
+)
 from storage.site import control, peers, people, selftests
 
 # Attributes of each record, in the order of the answer.
@@ -41,6 +47,7 @@ REQUEST = "id kind subject route who asked_at state done_at sentence"
 VERDICT = "state reason sentence"
 
 AnyTitle = Annotated[str, Form(pattern=AE_TITLE)]
+OTHER_UID = rf"^[{UID_CHARACTERS}]{{0,64}}$"
 OTHER_TITLE = r"^([ -\[\]-~]{1,16})?$"
 
 router = APIRouter(tags=["operating"])
@@ -73,6 +80,12 @@ class OwnPassword(Body):
 class NewToken(Body):
     name: Line = Field(min_length=1, max_length=64)
     role: Role
+
+
+class StudyToFetch(Body):
+    peer: str = Field(alias="from", max_length=64, description="The name of a destination.")
+    study_uid: str = Field(pattern=UID)
+    series_uid: str = Field("", pattern=OTHER_UID, description="Empty: all series of the study.")
 
 
 class SeriesToTry(Body):
@@ -184,6 +197,28 @@ def echo(name: Name, visitor: AsOperator, parts: PartsOf) -> Json:
     return _ask(parts, visitor, RequestKind.ECHO, name)
 
 
+@router.post(
+    "/fetch",
+    summary="Have a destination send a study, or one series of it, by C-GET or C-MOVE",
+    status_code=202,
+    openapi_extra=takes(StudyToFetch),
+)
+def fetch(
+    visitor: AsOperator, body: Annotated[StudyToFetch, Depends(taken(StudyToFetch))], parts: PartsOf
+) -> Json:
+    parts.config().destination(body.peer)
+    asked = control.ask(
+        parts.database,
+        parts.gate.now(),
+        visitor.name,
+        RequestKind.FETCH,
+        body.study_uid,
+        destination=body.peer,
+        series_uid=body.series_uid,
+    )
+    return plain(asked, REQUEST, parts.zone)
+
+
 @router.get("/senders/allow", summary="Calling AE titles that may associate; none means any")
 def allowed(_: AsViewer, parts: PartsOf) -> Json:
     added = control.all_on(parts.database, SwitchName.ALLOWED_AE)
@@ -276,6 +311,13 @@ def change_user(
 @people_router.delete("/users/{name}", summary="Remove a user", status_code=204)
 def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
     _people(parts, visitor).remove(name)
+
+
+@people_router.delete(
+    "/sessions", summary="Log somebody out who came through the log-in provider", status_code=204
+)
+def end_sessions(name: Line, visitor: AsAdministrator, parts: PartsOf) -> None:
+    people.end_external(parts.database, parts.gate.now(), visitor.name, name)
 
 
 @people_router.get("/tokens", summary="API tokens, revoked ones too; never their text")

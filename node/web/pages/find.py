@@ -35,6 +35,7 @@ from storage.records import (
     JobSummary,
     Page,
     RequestKind,
+    Role,
     SeriesSummary,
     SwitchName,
 )
@@ -42,6 +43,7 @@ from storage.site import control
 from storage.site.audit import FIND
 
 AT_ONCE = 25
+FETCHES_SHOWN = 5
 # What an address may name; all else may be a patient's, and is kept under a name of ours.
 RECEIVED = ("received_from", "received_to")
 PUBLIC = ("sender", "state", "reason", "route", "destination", *RECEIVED)
@@ -129,9 +131,21 @@ def search(
         results=results,
         **_outcomes(context, results),
         **_choices(context.parts, given),
+        **_fetching(context),
         more={"search": search} if kept else {key: given[key] for key in PUBLIC},
         is_gone=bool(search) and kept is None,
     )
+
+
+def _fetching(context: PageContext) -> Values:
+    """List where a study may be fetched from, and the last ones that somebody asked for."""
+    if not context.visitor.may(Role.OPERATOR):
+        return {"sources": [], "fetches": []}
+    database = context.parts.database
+    return {
+        "sources": [place.name for place in context.parts.config().destinations],
+        "fetches": control.newest(database, RequestKind.FETCH, FETCHES_SHOWN),
+    }
 
 
 @router.get("/series/{series_uid}")

@@ -20,7 +20,7 @@ from node.certificates import WARN_DAYS
 from node.dicom.status import meaning
 from node.rules import reasons
 from node.rules.backoff import is_silent
-from node.web.access import AsViewer, Visitor, require
+from node.web.access import AsViewer, Gate, Visitor, require
 from node.web.problems import Problem
 from node.web.state import Parts, PartsOf
 from node.wording import whole_duration
@@ -72,6 +72,7 @@ class PageContext:
     visitor: Visitor
     now: float
     is_masked: bool
+    live_id: str  # read before any row: what changes after it is told to the page
 
     @property
     def zone(self) -> tzinfo | None:
@@ -80,7 +81,7 @@ class PageContext:
 
 def _context(request: Request, parts: PartsOf, visitor: AsViewer) -> PageContext:
     is_masked = request.cookies.get(MASK) == "1"
-    return PageContext(parts, visitor, parts.gate.now(), is_masked)
+    return PageContext(parts, visitor, parts.gate.now(), is_masked, request.app.state.live.id)
 
 
 Context = Annotated[PageContext, Depends(_context)]
@@ -143,6 +144,7 @@ def part(context: PageContext, name: str, **values: object) -> HTMLResponse:
         "may_change": context.visitor.may(Role.ADMINISTRATOR),
         "is_masked": context.is_masked,
         "now": context.now,
+        "live_id": context.live_id,
         "when": partial(_when, context),
         "ago": partial(_ago, context),
         "until": _until,
@@ -153,8 +155,23 @@ def part(context: PageContext, name: str, **values: object) -> HTMLResponse:
 
 def error_page(request: Request, problem: Problem) -> str:
     """Make a page of a problem, which needs no row and no visitor; the log-in keeps its form."""
-    name = "login.html" if request.url.path == "/login" else "error.html"
-    return ENVIRONMENT.get_template(name).render(problem=problem, next="/", hint="")
+    if request.url.path == "/login" or request.url.path.startswith("/login/"):
+        return login_page(request, problem=problem)
+    return ENVIRONMENT.get_template("error.html").render(problem=problem)
+
+
+def login_page(request: Request, **given: object) -> str:
+    """Make the page where people log in; it needs no row."""
+    gate: Gate = request.app.state.gate
+    shown: dict[str, object] = {
+        "problem": None,
+        "next": "/",
+        "hint": "",
+        "ended_at": "",
+        "end_session_url": "",
+    }
+    shown |= {"oidc": gate.web.oidc, "takes_passwords": gate.web.takes_passwords}
+    return ENVIRONMENT.get_template("login.html").render({**shown, **given})
 
 
 def chosen_from(names: Iterable[str], given: str) -> list[str]:

@@ -35,7 +35,7 @@
   };
 
   const listen = () => {
-    source = new EventSource("/live");
+    source = new EventSource(`/live?since=${document.body.dataset.liveId}`);
     for (const area of areas) source.addEventListener(area, () => refresh(area));
     source.addEventListener("logged-out", end);
     source.addEventListener("open", () => {

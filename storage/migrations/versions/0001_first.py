@@ -46,7 +46,7 @@ TABLES = {
         last_at float index, purged_at float null, purging integer =0, committed_at float null
     """,
     "instance": """
-        id, series_id integer ->series.id index, instance_uid string(64) index,
+        id, series_id integer ->series.id, instance_uid string(64) index,
         sop_class_uid string(64), transfer_syntax string(64), digest string(64), size bigint,
         path string(255) null index, received_at float
     """,
@@ -136,8 +136,9 @@ TABLES = {
         created_at float, changed_at float
     """,
     "login": """
-        id string(64) key, account_name string(64) ->account.name index, csrf string(64),
-        address string(64), created_at float, seen_at float, expires_at float index
+        id string(64) key, account_name string(64) null ->account.name index,
+        person string(64) null index, role string(16) null, csrf string(64), address string(64),
+        created_at float, seen_at float, expires_at float index
     """,
     "token": """
         id, digest string(64) unique, name string(64), role string(16), created_by string(64),
@@ -146,7 +147,8 @@ TABLES = {
     "login_failure": "id, account_name string(64) index, address string(64) index, at float index",
     "switch": "name string(32) key, subject string(64) key, who string(64), at float",
     "request": """
-        id, kind string(32), subject string(64) ='', route string(64) ='', who string(64),
+        id, kind string(32), subject string(64) ='', route string(64) ='',
+        destination string(64) ='', series_uid string(64) ='', who string(64),
         asked_at float index, state string(16), worker string(64) null, node string(64) null,
         lease_until float null, attempt integer =0, done_at float null, sentence text =''
     """,
@@ -213,6 +215,8 @@ CHECKS = (
     ("owed_report", "lease", "(state = 'running') = (lease_until IS NOT NULL)"),
     ("owed_report", "state", "state IN ('queued', 'running', 'sent', 'failed')"),
     ("account", "role", "role IN ('viewer', 'operator', 'administrator')"),
+    ("login", "person", "(account_name IS NULL) = (person IS NOT NULL)"),
+    ("login", "role", "(person IS NULL) = (role IS NULL)"),
     ("token", "role", "role IN ('viewer', 'operator', 'administrator')"),
     ("request", "done", "(state = 'asked') = (done_at IS NULL)"),
     ("request", "lease", "state = 'asked' OR lease_until IS NULL"),
@@ -229,6 +233,8 @@ UNIQUE = {
     "delivery": "derived_id destination",
     "owed_report": "calling_ae transaction_uid",
 }
+
+WITHOUT_ROWID = ("arrival_instance", "arrival_association")
 
 # Indexes of several columns, and of columns that are searched by how they begin.
 INDEXES = (
@@ -269,15 +275,16 @@ def upgrade() -> None:
     for table, columns in TABLES.items():
         checks = [sa.CheckConstraint(text, name=name) for of, name, text in CHECKS if of == table]
         unique = [sa.UniqueConstraint(*UNIQUE[table].split())] if table in UNIQUE else []
-        op.create_table(table, *map(_column, columns.split(",")), *checks, *unique)
+        parts = (*map(_column, columns.split(",")), *checks, *unique)
+        op.create_table(table, *parts, sqlite_with_rowid=table not in WITHOUT_ROWID)
     for table, columns in INDEXES:
         names = columns.split()
         op.create_index(op.f(f"ix_{table}_{'_'.join(names)}"), table, names)
     for table, column in PREFIXES:
         ops = {column: "text_pattern_ops"}
         op.create_index(op.f(f"ix_{table}_{column}"), table, [column], postgresql_ops=ops)
-    for parts, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
-        for table, name, condition, columns in parts:
+    for partial_indexes, is_unique in ((PARTS, False), (UNIQUE_PARTS, True)):
+        for table, name, condition, columns in partial_indexes:
             where: Any = {f"{kind}_where": sa.text(condition) for kind in ("sqlite", "postgresql")}
             name = op.f(f"ix_{table}_{name}")
             op.create_index(name, table, columns.split(), unique=is_unique, **where)

@@ -131,7 +131,7 @@ def test_a_hostile_file_in_incoming_does_not_stop_the_node_from_starting(
 ) -> None:
     stored = Stored(database, Files(tmp_path / "var", 0), clock)
     hostile = written(stored.files.incoming, head() + data_set() + nested(2000))
-    sealed = stored.files.seal(hostile, received_digest(hostile))
+    sealed = Path(stored.files.seal(hostile, received_digest(hostile)))
     assert recover(stored.archive, identify_file).indexed == (f"incoming/{sealed.name}",)
     assert stored.series()[0].series_uid == WHAT.series_uid
     assert list(stored.files.incoming.iterdir()) == []

@@ -1,6 +1,5 @@
 """A storage folder with everything on it, and short ways to say what happens to a series."""
 
-import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alembic.script import ScriptDirectory
+from blake3 import blake3
 from sqlalchemy import select, update
 
 from storage import migrations
@@ -145,7 +145,7 @@ class Stored:
 
     def sealed(self, content: bytes) -> Path:
         """A file that was sealed when the node died."""
-        return self.files.seal(self.incoming(content), hashlib.sha256(content).hexdigest())
+        return Path(self.files.seal(self.incoming(content), blake3(content).hexdigest()))
 
     def receive(
         self,

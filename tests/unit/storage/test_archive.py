@@ -1,12 +1,12 @@
 """What peers send is kept, belongs to its arrival, and is found again."""
 
-import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, insert, select
+from blake3 import blake3
+from sqlalchemy import func, insert, select, update
 
 from storage.archive import Archive, Group, GroupCommit
 from storage.database import Database
@@ -14,7 +14,7 @@ from storage.errors import Busy, NoRoom, NotFound, StorageError
 from storage.files import Files
 from storage.queries.find import Wanted, find_series
 from storage.records import Enqueued, Instance, JobState, KeptInstance, Peer
-from storage.schema import fact
+from storage.schema import fact, series
 from tests.conftest import Clock
 from tests.unit.storage.stored import (
     SCANNER,
@@ -40,7 +40,7 @@ def test_a_kept_instance_is_on_disk_and_in_the_index(stored: Stored) -> None:
     assert (instance.id, instance.instance_uid) == (kept.instance_id, "1.1")
     assert instance.received_at == stored.clock.now
     content = content_of(received("1.1"))
-    assert instance.digest == hashlib.sha256(content).hexdigest()
+    assert instance.digest == blake3(content).hexdigest()
     assert instance.path is not None
     file = stored.files.path(instance.path)
     assert file.read_bytes() == part10(content)
@@ -232,6 +232,22 @@ def test_the_newest_text_of_a_series_counts(stored: Stored) -> None:
     corrected = type(received("1.2"))(**{**vars(received("1.2")), "patient_id": "P2"})
     stored.archive.keep(corrected, SCANNER, stored.incoming(b"1.2"))
     assert stored.series()[0].patient_id == "P2"
+
+
+def test_the_row_of_a_series_is_left_alone_for_a_second_and_not_where_it_was_purged(
+    stored: Stored,
+) -> None:
+    times = []
+    for number, later in enumerate((0.0, 0.9, 0.2, -5.0)):  # the last by a clock that was set back
+        stored.clock.now += later
+        stored.receive(f"1.{number}")
+        times.append(round(stored.series()[0].last_at - 1_700_000_000.0, 3))
+    assert times == [0.0, 0.0, 1.1, -3.9]
+    assert len({one.series_id for one in stored.archive.arriving()}) == 1
+    with stored.database.writing() as db:
+        db.execute(update(series).values(purged_at=stored.clock.now))
+    stored.receive("1.9")
+    assert stored.series()[0].purged_at is None
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\udce9t\udce9", "x" * 5000, "Ωμέγα", "'; DROP TABLE"])

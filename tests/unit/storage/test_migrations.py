@@ -139,8 +139,8 @@ def test_a_row_that_points_nowhere_stops_a_migration(migrated_sqlite: Path, tmp_
     damaged.close()
     database = Database(f"sqlite:///{file}")
     assert database.integrity() == (
-        "arrival_instance row 1 points nowhere",
-        "arrival_instance row 1 points nowhere",
+        "arrival_instance row ? points nowhere",  # its table has no row numbers
+        "arrival_instance row ? points nowhere",
     )
     with pytest.raises(StorageError, match="points nowhere; nothing changed"):
         database.migrate()

@@ -3,6 +3,7 @@
 import pytest
 
 from node.config.reading import to_values
+from storage.records import Role
 from storage.site import control, peers
 from tests.unit.web.calls import API, get, post
 from tests.unit.web.site import NODE, Site
@@ -42,6 +43,22 @@ def test_the_node_is_asked_and_answers_through_the_wish(served: Site, path: str,
     assert wish["kind"] == kind
     assert get(served, f"/wishes/{wish['id']}")["state"] == "asked"
     assert ("token script", f"ask: {kind}", "") in served.audited()
+
+
+def test_a_study_is_fetched_by_operators_from_a_peer_that_there_is(served: Site) -> None:
+    asked = {"from": "pacs", "study_uid": "1.2.3"}
+    wish = post(served, "/fetch", 202, json=asked)
+    assert (wish["kind"], wish["subject"], wish["state"]) == ("fetch", "1.2.3", "asked")
+    assert post(served, "/fetch", 202, json=asked)["id"] == wish["id"]
+    series = post(served, "/fetch", 202, json={**asked, "series_uid": "1.2.3.4"})
+    request = control.get_request(served.database, series["id"])
+    assert (request.destination, request.series_uid) == ("pacs", "1.2.3.4")
+    event = served.store.audit.list(1)[0]
+    assert (event.what, event.which) == ("ask: fetch", "1.2.3")
+    assert event.detail == {"destination": "pacs", "series_uid": "1.2.3.4"}
+    for wrong in ({"from": "moon"}, {"study_uid": "1/2"}, {"series_uid": "../x"}, {"to": "x"}):
+        assert post(served, "/fetch", 422, json=asked | wrong)["status"] == 422
+    assert served.program(Role.VIEWER, "reader").post(f"{API}/fetch", json=asked).status_code == 403
 
 
 def test_an_ae_title_is_let_in_and_shut_out_again(served: Site) -> None:

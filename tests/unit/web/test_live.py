@@ -185,6 +185,22 @@ def test_after_a_break_a_listener_hears_all_areas_if_anything_changed() -> None:
     assert alone(first(source, 2, now)) == ["hello", "queue"]
 
 
+def test_a_page_hears_what_changed_between_its_making_and_its_stream() -> None:
+    polls = Reader()
+    source = Live(polls)
+
+    async def opened_late() -> list[str]:
+        another = asyncio.create_task(first(source, 4, who="otto"))  # keeps the polls going
+        await come_true(lambda: source.id == live._id(polls.tokens))
+        page = source.id
+        polls.tokens = {"queue": "2", "needs": "1"}
+        await come_true(lambda: source.id != page)
+        await another
+        return await first(source, 2, page)
+
+    assert alone(opened_late()) == ["hello", "queue"]
+
+
 def test_a_busy_database_ends_no_stream(caplog: pytest.LogCaptureFixture) -> None:
     polls = Reader()
     source = Live(polls)

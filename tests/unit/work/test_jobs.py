@@ -1,7 +1,6 @@
 """The threads that run jobs: a real queue, a real storage folder, workers in memory."""
 
 import errno
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from datetime import timedelta, timezone
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from inference.errors import Reason
 from inference.model import Parameters
@@ -29,6 +29,7 @@ from inference.request import (
 )
 from node.config import Config
 from node.work import jobs
+from node.work.ahead import AheadPlanner, AheadRules, Arriving
 from node.work.executor import Bounds, End, NoAnswer, Order
 from node.work.jobs import (
     InferenceJobs,
@@ -79,9 +80,15 @@ class Worker:
     bounds: list[Bounds] = field(default_factory=list)
     is_started: bool = False
     is_closed: bool = False
+    told: list[Arriving] = field(default_factory=list)
+    has_died: bool = False  # when it is told something
 
     def start(self) -> None:
         self.is_started = True
+
+    def tell(self, arriving: Arriving) -> bool:
+        self.told.append(arriving)
+        return not self.has_died
 
     def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
         self.requests.append(request)
@@ -109,7 +116,7 @@ def derived(series_uid: str = "2.25.7") -> Script:
         for number in range(2):
             content = f"{series_uid} {number}".encode()
             (request.folder / f"{number}.dcm").write_bytes(content)
-            digest = hashlib.sha256(content).hexdigest()
+            digest = blake3(content).hexdigest()
             name, uid = f"{number}.dcm", f"{series_uid}.{number}"
             files.append(File(name, uid, CT, digest, number == 1, series_uid))
         return Derived(series_uid, "1.2", tuple(files), {"seconds": 3.0})
@@ -125,6 +132,7 @@ class Node:
     workers: tuple[Worker, ...] = field(default_factory=lambda: (Worker(),))
     spare: Worker | None = None
     is_drained: bool = False
+    ahead: AheadPlanner | None = None
 
     def __post_init__(self) -> None:
         self.take(self.stored.queue)
@@ -139,6 +147,7 @@ class Node:
             BOUNDS,
             drained=lambda: self.is_drained,
             spare=self.spare,
+            ahead=self.ahead,
         )
 
     def ran(self, *scripts: Script, job_id: int = 0) -> Job:
@@ -621,3 +630,51 @@ def test_progress_never_goes_backwards_through_the_steps_of_a_job() -> None:
 def test_progress_stays_between_nothing_and_all_whatever_a_worker_reports(step: str) -> None:
     assert 0.0 <= fraction(Progress(step, 7, 0)) <= 1.0
     assert 0.0 <= fraction(Progress(step, 9, 3)) <= 1.0
+
+
+def planner_of(stored: Stored) -> AheadPlanner:
+    rules = AheadRules("MIDSLICE", (), {}, SITE.resources)
+    return AheadPlanner(stored.archive, stored.files, lambda: rules, stored.clock)
+
+
+def test_the_first_worker_is_told_what_arrives_while_it_has_no_job(stored: Stored) -> None:
+    workers = Worker(), Worker()
+    node = Node(stored, workers, ahead=planner_of(stored))
+    stored.receive("1.1")
+    node.supervisor.start()
+    wait_until(lambda: bool(workers[0].told), what="the worker is told")
+    (series,) = workers[0].told[0].changed
+    assert [source.instance_uid for source in series.sources] == ["1.1"]
+    node.supervisor.stop()
+    assert not workers[1].told
+
+
+def test_a_job_of_what_was_generated_ahead_is_left_to_the_worker_that_has_it(
+    stored: Stored,
+) -> None:
+    workers = Worker(), Worker()
+    node = Node(stored, workers, ahead=planner_of(stored))
+    stored.receive("1.1")
+    node.supervisor.start()
+    wait_until(lambda: bool(workers[0].told), what="the worker is told")
+    for number in range(3):
+        workers[0].scripts.append(derived(f"2.25.{number}"))
+    job_id = stored.complete("key").job_id
+    assert node.over(job_id).state is JobState.SUCCEEDED
+    node.supervisor.stop()
+    assert [len(worker.requests) for worker in workers] == [1, 0]
+
+
+def test_a_worker_that_dies_of_what_arrives_is_started_again_and_not_told_of_it(
+    stored: Stored,
+) -> None:
+    worker = Worker(has_died=True)
+    node = Node(stored, (worker,), ahead=planner_of(stored))
+    stored.receive("1.1")
+    node.supervisor.start()
+    wait_until(lambda: bool(worker.told), what="the worker is told")
+    worker.has_died = False
+    worker.scripts.append(answer(FAILED))  # it works for others all the same
+    assert node.over(stored.ask("key", ["1.2"]).job_id).state is JobState.FAILED
+    node.supervisor.stop()
+    assert len(worker.told) == 1
