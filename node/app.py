@@ -1,6 +1,7 @@
 """The node as a whole: builds its parts from the configuration, starts, reloads, stops them."""
 
 import fcntl
+import gc
 import hashlib
 import logging
 import os
@@ -89,6 +90,8 @@ def _run(node: "RunningNode") -> int:
     signal.signal(signal.SIGHUP, lambda *_: node.reload_requested.set())
     try:
         node.start()
+        # What is there by now stays: nobody who receives waits until all of it was looked through.
+        gc.freeze()
         while not stop.wait(TICK_SECONDS):
             node.tick()
     finally:
@@ -175,7 +178,8 @@ class RunningNode:
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
         self._background = Background(store.database, settings, self._handlers, self._audit)
         self._schedule = Schedule()
-        self._set_up = None if people.exist(store.database) else SetUpKey.new()
+        is_set_up = people.exist(store.database) or not settings.web.takes_passwords
+        self._set_up = None if is_set_up else SetUpKey.new()
         web = WebSettings(
             settings,
             store.node_id,

@@ -44,6 +44,7 @@ def run(config: Config) -> Iterator[Finding]:
     yield _secret(config)
     yield _database(config, rows)
     yield from _users(config, rows)
+    yield from _log_in_provider(config)
     yield from _clock(config)
     yield _time_zone(config)
     yield _decoders()
@@ -270,7 +271,7 @@ def _is_in_clear(database: str) -> bool:
 def _users(config: Config, rows: Rows) -> Iterator[Finding]:
     """Pages need somebody who may log in."""
     behind_proxy = config.web.trusted_proxies and config.web.user_header
-    if behind_proxy or rows.has_user or not rows.is_made:
+    if behind_proxy or rows.has_user or not rows.is_made or config.web.oidc is not None:
         return
     yield warning(
         "users",
@@ -278,6 +279,30 @@ def _users(config: Config, rows: Rows) -> Iterator[Finding]:
         "Open the set-up link that the node prints when it starts, or: "
         "midslice user add NAME --role administrator.",
     )
+
+
+def _log_in_provider(config: Config) -> Iterator[Finding]:
+    """The provider answers, as the configuration calls it."""
+    if config.web.oidc is None:
+        return
+    from node.oidc import NotAnswering, Provider  # its package takes a while to load
+
+    what, provider = "log-in provider", Provider(config.web.oidc, time.time)
+    try:
+        provider.look()
+    except NotAnswering as error:
+        sentence = str(error)
+        yield warning(
+            what,
+            f"{sentence[:1].upper()}{sentence[1:]}.",
+            "Correct [web.oidc], or have the provider looked at; the node itself runs without it.",
+        )
+    else:
+        yield ok(
+            what,
+            f"{provider.host} answers; the address to enter there is "
+            f"{config.web.oidc.redirect_uri}",
+        )
 
 
 def _local_now(config: Config) -> datetime:

@@ -1,8 +1,11 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from inference.header import file_digest
 from inference.model import Limits, Model, Prediction, Step
 from inference.pixels import PixelFormat, common_format, generated_values, native_values
 from inference.previews import Previews
-from inference.request import File, Progress
+from inference.request import File, Output, Progress
 from inference.results.derived import (
     MOST_BYTES,
     MOST_SLICES,
@@ -38,9 +41,8 @@ from inference.runner import (
     share_cores,
 )
 from inference.scratch import ScratchFile
-from inference.uids import UidMaker
 from inference.volume import Plane, StoredMap, Volume, reduced
-from inference.writers import Writers
+from inference.writers import THREADS, Writers
 
 Predictions = Iterator[tuple[Step, Prediction]]
 
@@ -105,14 +107,16 @@ class SliceFamily:
         )
         check = SeriesCheck(expected, job.pixels)
         generation = _generation(job, layout, slices, series, check)
+        objects_of = ResultObjects(series, slices, task.maker)
         files = generation.run(
             task.model,
             task.steps,
             task.device,
             judge=SliceJudge(request.output, layout),
+            beside=(objects_of.prepare,) if _has_objects(request.output) else (),
         )
         with job.record.phase("writing"):
-            objects = _objects(job, series, slices, task.maker, generation)
+            objects = _objects(job, series, objects_of, generation)
         ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)
         return SliceResult(ordered, objects, check, job, generation)
 
@@ -136,16 +140,26 @@ class SliceResult:
         faults = self.check.faults(self.objects)
         report, folder = self.job.reporting("checking", len(self.files)), self.job.request.folder
         changed = []
-        for done, file in enumerate(self.files, start=1):
-            is_known = any(fault.startswith(file.name) for fault in faults)
-            if not is_known and file_digest(folder / file.name) != file.digest:
-                changed.append(f"{file.name}: it was changed after it was written")
-            report(done)
+        with ThreadPoolExecutor(THREADS) as pool:
+            digests = pool.map(_digest, (folder / file.name for file in self.files))
+            for done, (file, digest) in enumerate(zip(self.files, digests, strict=True), start=1):
+                is_known = any(fault.startswith(file.name) for fault in faults)
+                if not is_known and digest != file.digest:
+                    changed.append(f"{file.name}: it was changed after it was written")
+                report(done)
         return (*faults, *changed)
 
     def preview(self) -> Sequence[str]:
         """Draw the pictures for the page of the job."""
         return self.generation.preview()
+
+
+def _digest(path: Path) -> str:
+    """The digest of a file; empty where it is gone, which is known by then."""
+    try:
+        return file_digest(path)
+    except FileNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +178,18 @@ class Generation:
     words: dict[int, str] = field(default_factory=dict)  # of the marks, likewise
 
     def run(
-        self, model: Model, steps: Sequence[Step], device: str, *, judge: SliceJudge
+        self,
+        model: Model,
+        steps: Sequence[Step],
+        device: str,
+        *,
+        judge: SliceJudge,
+        beside: Sequence[Callable[[], None]] = (),
     ) -> Mapping[str, File]:
-        """Every slice, written and read again; raises Unprocessable where the judge holds them."""
+        """Every slice, written and read again; raises Unprocessable where the judge holds them.
+
+        Copies are written, and what is to be done `beside` is, between the generated slices.
+        """
         resources, record = self.job.request.resources, self.job.record
         at_once = share_cores(model, resources.threads)
         drafts = self._drafts(model)
@@ -174,12 +197,13 @@ class Generation:
         runner = Runner(model, self.volume, Limits(device, resources.batch), at_once, run=run)
         predictions = runner.predictions(steps, cancelled=self.job.cancelled)
         with record.phase("writing"), Writers() as writers:
-            with record.phase("predicting"):
-                self._generate(predictions, judge, writers)
             copies = [place for place, slice_ in enumerate(self.slices) if not slice_.is_generated]
-            report = self.job.reporting("writing", len(copies))
-            for done, place in enumerate(copies, start=1):
-                writers.hand_over(partial(self._copy, place))
+            between = deque([*beside, *(partial(self._copy, place) for place in copies)])
+            with record.phase("predicting"):
+                self._generate(predictions, judge, writers, between)
+            report = self.job.reporting("writing", len(between))
+            for done, work in enumerate(between, start=1):
+                writers.hand_over(work)
                 report(done)
         record.seconds["writing"] = round(
             record.seconds["writing"] - record.seconds["predicting"], 3
@@ -201,7 +225,13 @@ class Generation:
             return None
         return StackDrafts(drafts, model, self.layout)
 
-    def _generate(self, predictions: Predictions, judge: SliceJudge, writers: Writers) -> None:
+    def _generate(
+        self,
+        predictions: Predictions,
+        judge: SliceJudge,
+        writers: Writers,
+        between: deque[Callable[[], None]],
+    ) -> None:
         places = {
             (slice_.gap, slice_.fraction): place
             for place, slice_ in enumerate(self.slices)
@@ -215,6 +245,8 @@ class Generation:
                 chosen = judge.chosen(self.slices[place], number, prediction)
                 scale = prediction.scale_hu[number] if prediction.scale_hu else None
                 writers.hand_over(partial(self._write, place, chosen, scale))
+            if between:
+                writers.hand_over(between.popleft())
             done += len(step.fractions)
             self.job.report(Progress("predicting", done, len(places)))
 
@@ -270,17 +302,16 @@ def _generation(
     return Generation(job, layout, slices, series, check, volume, previews, maps)
 
 
+def _has_objects(output: Output) -> bool:
+    return output.presentation_state or output.error_map
+
+
 def _objects(
-    job: Run,
-    series: DerivedSeries,
-    slices: Sequence[Planned],
-    maker: UidMaker,
-    generation: Generation,
+    job: Run, series: DerivedSeries, objects: ResultObjects, generation: Generation
 ) -> tuple[File, ...]:
     """The further result objects that the route asks for."""
-    output, objects = job.request.output, ResultObjects(series, slices, maker)
-    is_any = output.presentation_state or output.error_map
-    images = list(objects.images()) if is_any else []
+    output = job.request.output
+    images = objects.images if _has_objects(output) else []
     generated, total = series.counts
     counted = f"{generated} of {total} NOT ACQUIRED"
     if output.presentation_state:

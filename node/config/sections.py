@@ -61,6 +61,12 @@ VIEWER_ADDRESS = (
 WEB_ADDRESS = 'as "https://pacs.example.org/dicom-web"'
 SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
+# In clear only on this machine, for a test.
+PROVIDER = r"(https://[^\s/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^\s?#]*)?"
+PROVIDER_ADDRESS = 'an address as "https://sso.example.org/realms/hospital"'
+OIDC_CALLBACK = "/login/oidc/callback"
+RoleName = Literal["viewer", "operator", "administrator"]
+ROLE_NAMES = ", ".join(get_args(RoleName))
 CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -423,6 +429,39 @@ class DeliverySettings(Section):
     echo_minutes: ZeroOrMore = 5.0
 
 
+class Oidc(Section):
+    """The OpenID Connect provider at which people log in; its claims say which role they have."""
+
+    issuer: Annotated[str, _matching(PROVIDER, PROVIDER_ADDRESS)]
+    client_id: str = Field(min_length=1, description="the name of this client at the provider")
+    client_secret_file: OptionalPath = ""  # type: ignore[assignment]
+    public_url: Url
+    roles: Mapping[str, RoleName] = Field(
+        min_length=1, description=f"a table of values of the claim, each with one of {ROLE_NAMES}"
+    )
+    roles_claim: str = Field("realm_access.roles", min_length=1, description="a claim")
+    name_claim: str = Field("preferred_username", min_length=1, description="a claim")
+    scopes: tuple[str, ...] = Field(
+        ("openid", "profile"), strict=False, description='a list of scopes with "openid"'
+    )
+    button: str = Field(
+        "Log in with single sign-on", pattern=r"^[^\x00-\x1f]{1,60}$", description="1-60 characters"
+    )
+    authorities: OptionalPath = ""  # type: ignore[assignment]
+    local_login: Flag = True
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Oidc":
+        if "openid" not in self.scopes:
+            raise ValueError('scopes: "openid" is missing')
+        return self
+
+    @property
+    def redirect_uri(self) -> str:
+        """The address to which the provider sends the browser back."""
+        return f"{self.public_url.rstrip('/')}{OIDC_CALLBACK}"
+
+
 class Web(Section):
     """Address of the pages and of the REST API, and how long somebody stays logged in."""
 
@@ -436,6 +475,12 @@ class Web(Section):
     user_header: Header = ""
     role_header: Header = ""
     viewer_url: str = Field("", pattern=VIEWER, description=VIEWER_ADDRESS)
+    oidc: Oidc | None = Field(None, description="a table, written [web.oidc]")
+
+    @property
+    def takes_passwords(self) -> bool:
+        """True where people of the node's own may log in."""
+        return self.oidc is None or self.oidc.local_login
 
     @model_validator(mode="after")
     def _complete(self) -> "Web":

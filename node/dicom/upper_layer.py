@@ -76,6 +76,7 @@ INTERNALS = (
     ("pynetdicom.ae.ApplicationEntity", "_create_socket", "assoc, address, tls_args"),
     ("pynetdicom.association.Association", "_accepted_cx", None),
     ("pynetdicom.association.Association", "_reactor_checkpoint", None),
+    ("pynetdicom.association.Association", "_run_reactor", ""),
     ("pynetdicom.association.Association", "_serve_request", "msg, context_id"),
     ("pynetdicom.association.Association", "_server", None),
     ("pynetdicom.association.Association", "dimse", None),
@@ -1051,6 +1052,28 @@ class AcceptedAssociation(Association):
             self, folder, min_free_bytes=min_free_bytes, answer=answer
         )
         self.set_socket(self.connection)
+
+    def _run_reactor(self) -> None:
+        # The library's own takes a nap before it looks at its queues: a millisecond of each
+        # association, as a release most often comes within it.
+        while self.is_established:
+            context_id, message = self.dimse.get_msg()
+            if message is not None and context_id is not None:
+                self._serve_request(message, context_id)
+            if self.is_established:
+                self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        if self.acse.is_release_requested():
+            self.acse.send_release(is_response=True)
+            self.is_released = True
+        elif self.acse.is_aborted():
+            self.is_aborted = True
+        elif self.dul.idle_timer_expired():
+            self.abort()
+        elif self.dul.is_alive():
+            return
+        self.kill()
 
     @property
     def server(self) -> AssociationServer:

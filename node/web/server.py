@@ -77,6 +77,11 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
     for router in (metrics.router, login.router, setup.router, live.router, dicomweb.router):
         app.include_router(router)
+    if settings.config.web.oidc is not None:
+        from node.web import oidc_login  # its package takes time and memory
+
+        app.include_router(oidc_login.router)
+        app.state.single_sign_on = oidc_login.SingleSignOn(settings.config.web.oidc, now)
     for router in API_ROUTERS:
         app.include_router(router, prefix=API, responses=PROBLEMS)
     if STATIC.is_dir():

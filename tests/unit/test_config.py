@@ -62,7 +62,8 @@ def test_the_shipped_file_names_every_key_that_there_is() -> None:
         value = getattr(load(SHIPPED), part)
         for section in value if isinstance(value, tuple) else [value]:
             for name, field in getattr(type(section), "model_fields", {}).items():
-                assert f"{field.alias or name} = " in text, f"{part}: {name}"
+                key = field.alias or name
+                assert f"{key} = " in text or f"[{part}.{key}]" in text, f"{part}: {name}"
     assert "# class = " in text
     assert "# weights_sha256 = " in text
 
