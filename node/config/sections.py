@@ -53,6 +53,11 @@ ADDRESS = 'an address as "https://chat.example.org/hook"'
 MAIL_ADDRESS = 'a mail address as "pacs@example.org"'
 URL = r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?"
 SYSLOG = r"(udp|tls)://[^\s/:?#@]+(:\d{1,5})?"
+# A placeholder for a UID stands in it, so that a link of a page is never any other address.
+VIEWER = r"^(https?://[^\s{}\"'<>]+\{study_uid\}([^\s{}\"'<>]|\{series_uid\})*)?$"
+VIEWER_ADDRESS = (
+    'an address with {study_uid}, as "https://ohif/viewer?StudyInstanceUIDs={study_uid}"'
+)
 WEB_ADDRESS = 'as "https://pacs.example.org/dicom-web"'
 SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
@@ -469,6 +474,7 @@ class Web(Section):
     trusted_proxies: Networks = ()
     user_header: Header = ""
     role_header: Header = ""
+    viewer_url: str = Field("", pattern=VIEWER, description=VIEWER_ADDRESS)
     oidc: Oidc | None = Field(None, description="a table, written [web.oidc]")
 
     @property

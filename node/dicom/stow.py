@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from inference.release import IMPLEMENTATION_VERSION_NAME
-from node.config import Destination
 from node.dicom import scu
 from node.dicom.scu import (
     TIMEOUTS,
@@ -33,7 +32,7 @@ from node.dicom.scu import (
     Timeouts,
 )
 from node.dicom.status import SUCCESS, Outcome
-from node.dicom.tls import TlsFailed, TlsFiles, client_context, mark, sentence_of
+from node.dicom.tls import ClientTls, TlsFailed, TlsFiles, client_context, mark, sentence_of
 
 JSON = "application/dicom+json"
 DICOM = "application/dicom"
@@ -57,6 +56,40 @@ REFUSALS = {
 # Where a body does not name the instance.
 STATUSES = {200: SUCCESS, 413: CANNOT_UNDERSTAND, 415: NOT_SUPPORTED, 400: CANNOT_UNDERSTAND}
 ERRORS = (OSError, http.client.HTTPException)
+
+
+class Destination(Protocol):
+    """A destination of the configuration."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Literal["dimse", "dicomweb"]: ...
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def token_file(self) -> Path | None: ...
+
+    @property
+    def user(self) -> str: ...
+
+    @property
+    def password_file(self) -> Path | None: ...
+
+    @property
+    def tls(self) -> ClientTls | None: ...
+
+    def address(self, ae_title: str) -> tuple[str, str, int, str, ClientTls | None]:
+        """AE title, host, port, what the node calls itself there, and TLS."""
 
 
 class _Abandoned(Exception):

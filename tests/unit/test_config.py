@@ -588,3 +588,11 @@ def test_who_may_call_by_tls_is_read_again_and_the_port_is_not(tmp_path: Path) -
     assert list(before.needs_restart(after)) == ["tls.port"]
     taken = before.reloaded(after).tls
     assert (taken.required, dict(taken.ae_titles), taken.port) == (True, {"CT1": ("ct1",)}, 2762)
+
+
+@pytest.mark.parametrize(
+    "address", ["javascript:alert({study_uid})", "https://viewer/", "https://v/{study_uid}{other}"]
+)
+def test_the_address_of_a_viewer_is_one_with_a_study(tmp_path: Path, address: str) -> None:
+    said = mistake(tmp_path, f'[web]\nviewer_url = "{address}"\n')
+    assert said.startswith("web.viewer_url = ")
