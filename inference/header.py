@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -287,8 +287,13 @@ def write_file(path: Path, elements: Elements) -> str:
     return write_parts(path, [Part(elements)])
 
 
-def write_parts(path: Path, parts: Iterable[Part]) -> str:
-    """The same for a header in parts, of which the last one with an element counts."""
+def write_parts(
+    path: Path, parts: Iterable[Part], bring_to_disk: Callable[[int], None] | None = None
+) -> str:
+    """The same for a header in parts, of which the last one with an element counts.
+
+    Where somebody else brings it to the disk, he is handed a descriptor of his own.
+    """
     elements: Elements = {}
     data: dict[int, bytes] = {}
     for part in parts:
@@ -308,7 +313,10 @@ def write_parts(path: Path, parts: Iterable[Part]) -> str:
     with path.open("wb") as file:
         file.writelines([b"\0" * 128 + b"DICM", length, meta, *(data[tag] for tag in sorted(data))])
         file.flush()
-        os.fsync(file.fileno())
+        if bring_to_disk is None:
+            os.fsync(file.fileno())
+        else:
+            bring_to_disk(os.dup(file.fileno()))
     return file_digest(path)
 
 

@@ -4,6 +4,7 @@ What takes their time (files, the disk, arrays) leaves the interpreter to others
 waits for nobody uses the cores that are left.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from typing import Self
 
 THREADS = 2
 MOST_WAITING = 8  # pieces of work, each with a slice or two in memory
+# They wait for the disk alone: together, so that one commit of its journal serves several files.
+SYNC_THREADS, MOST_UNSYNCED = 8, 64
 
 
 class Writers:
@@ -24,6 +27,8 @@ class Writers:
     def __init__(self, threads: int = THREADS, most_waiting: int = MOST_WAITING) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="writer")
         self._room = threading.Semaphore(threads + most_waiting)
+        self._sync_pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="sync")
+        self._unsynced = threading.Semaphore(MOST_UNSYNCED)
         self._errors: list[BaseException] = []
 
     def __enter__(self) -> Self:
@@ -36,6 +41,9 @@ class Writers:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        if error is not None:
+            self._errors.append(error)
+        self._sync_pool.shutdown(wait=True)
         if error is None:
             self._raise()
 
@@ -44,6 +52,21 @@ class Writers:
         self._room.acquire()
         self._raise()
         self._pool.submit(self._do, work)
+
+    def bring_to_disk(self, descriptor: int) -> None:
+        """Have an open file fsynced and closed before the block is left; waits for a slow disk."""
+        self._unsynced.acquire()
+        self._sync_pool.submit(self._sync, descriptor)
+
+    def _sync(self, descriptor: int) -> None:
+        try:
+            if not self._errors:
+                os.fsync(descriptor)
+        except OSError as error:
+            self._errors.append(error)
+        finally:
+            os.close(descriptor)
+            self._unsynced.release()
 
     def _do(self, work: Callable[[], None]) -> None:
         try:

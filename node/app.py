@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
+ARRIVALS_SECONDS = 0.2  # a series whose quiet period is over does not wait for long
 TICK_SECONDS = 0.2
 DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, and all else
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
@@ -178,7 +179,8 @@ class RunningNode:
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
         self._background = Background(store.database, settings, self._handlers, self._audit)
         self._schedule = Schedule()
-        self._set_up = None if people.exist(store.database) else SetUpKey.new()
+        is_set_up = people.exist(store.database) or not settings.web.takes_passwords
+        self._set_up = None if is_set_up else SetUpKey.new()
         web = WebSettings(
             settings,
             store.node_id,
@@ -206,7 +208,7 @@ class RunningNode:
         self._deliverers.follow(self._settings)
         self._commitment.follow(self._settings)
         self._questions.loop.start()
-        self._schedule.every(SWEEP_SECONDS, "arrivals", self._arrivals.sweep)
+        self._schedule.every(ARRIVALS_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
         self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
         self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)

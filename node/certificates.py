@@ -53,6 +53,8 @@ def files(config: Config) -> Iterator[tuple[str, Path]]:
     named += [("the pages", config.web.certificate)]
     named += [("this node towards the audit repository", config.audit.certificate)]
     named += [("the authorities of the audit repository", config.audit.authorities)]
+    if config.web.oidc is not None:
+        named += [("the authorities of the log-in provider", config.web.oidc.authorities)]
     for entry in config.destinations:
         if entry.tls is not None:
             named.append((f"this node towards {entry.name}", entry.tls.certificate))
@@ -65,11 +67,12 @@ def files(config: Config) -> Iterator[tuple[str, Path]]:
 
 
 def keys(config: Config) -> tuple[Path, ...]:
-    """The files with private keys."""
+    """The files with private keys, and with the secret that the log-in provider knows."""
     pairs = [(config.tls.certificate, config.tls.key), (config.web.certificate, config.web.key)]
     pairs += [(config.audit.certificate, config.audit.key)]
     pairs += [(entry.tls.certificate, entry.tls.key) for entry in config.destinations if entry.tls]
     own = [key or certificate for certificate, key in pairs]
+    own += [config.web.oidc.client_secret_file] if config.web.oidc is not None else []
     return tuple(dict.fromkeys(path for path in own if path is not None))
 
 

@@ -18,7 +18,7 @@ from inference.errors import ModelLoadError
 from inference.pixels import decoder_of
 from node import certificates, health, wording
 from node.config import Config, Destination, ModelEntry
-from node.dicom import scu
+from node.dicom import stow
 from node.dicom.contexts import DECODER_PACKAGES
 from node.dicom.tls import TlsFiles, client_context, sentence_of, server_context
 from node.health import Finding, Level, fault, ok, warning
@@ -44,6 +44,7 @@ def run(config: Config) -> Iterator[Finding]:
     yield _secret(config)
     yield _database(config, rows)
     yield from _users(config, rows)
+    yield from _log_in_provider(config)
     yield from _clock(config)
     yield _time_zone(config)
     yield _decoders()
@@ -270,7 +271,7 @@ def _is_in_clear(database: str) -> bool:
 def _users(config: Config, rows: Rows) -> Iterator[Finding]:
     """Pages need somebody who may log in."""
     behind_proxy = config.web.trusted_proxies and config.web.user_header
-    if behind_proxy or rows.has_user or not rows.is_made:
+    if behind_proxy or rows.has_user or not rows.is_made or config.web.oidc is not None:
         return
     yield warning(
         "users",
@@ -278,6 +279,30 @@ def _users(config: Config, rows: Rows) -> Iterator[Finding]:
         "Open the set-up link that the node prints when it starts, or: "
         "midslice user add NAME --role administrator.",
     )
+
+
+def _log_in_provider(config: Config) -> Iterator[Finding]:
+    """The provider answers, as the configuration calls it."""
+    if config.web.oidc is None:
+        return
+    from node.oidc import NotAnswering, Provider  # its package takes a while to load
+
+    what, provider = "log-in provider", Provider(config.web.oidc, time.time)
+    try:
+        provider.look()
+    except NotAnswering as error:
+        sentence = str(error)
+        yield warning(
+            what,
+            f"{sentence[:1].upper()}{sentence[1:]}.",
+            "Correct [web.oidc], or have the provider looked at; the node itself runs without it.",
+        )
+    else:
+        yield ok(
+            what,
+            f"{provider.host} answers; the address to enter there is "
+            f"{config.web.oidc.redirect_uri}",
+        )
 
 
 def _local_now(config: Config) -> datetime:
@@ -343,15 +368,16 @@ def _model(name: str, entry: ModelEntry | None, device: str) -> Finding:
 
 def _echo(config: Config, destination: Destination) -> Finding:
     what = f"destination {destination.name}"
-    peer = scu.PeerAddress(*destination.address(config.node.ae_title))
-    answer, calling = scu.echo(peer), peer.calling_ae_title
-    place = f"{destination.ae_title} at {destination.host}:{destination.port}"
+    answer = stow.echo(destination, config.node.ae_title)
+    place, calling = destination.place, destination.calling_ae_title or config.node.ae_title
     if answer.ok:
         return ok(what, f"{place} answers in {answer.seconds * 1000:.0f} ms")
     return fault(
         what,
         answer.sentence if place in answer.sentence else f"{place}: {answer.sentence}",
-        f"Start it, allow {calling} there, or correct its AE title, host and port here.",
+        f"Start it, allow {calling} there, or correct its AE title, host and port here."
+        if destination.kind == "dimse"
+        else "Start it, or correct its url, its log-in or tls here.",
     )
 
 

@@ -199,6 +199,10 @@ no user yet | warning | set_up_link | \
     nobody may log in: whoever opens the link makes the first administrator, once
 log-in throttled | warning | address seconds | \
     too many wrong passwords from there (IPv6: its /64); it waits `seconds`
+log-in provider not reached | warning | reason | \
+    nobody can log in through `[web.oidc]` until it answers
+log-in of provider refused | warning | reason | \
+    its answer, or that of a browser in its name, did not prove who logs in
 request failed | error | error | an error in the web process, with its frames
 request not answered | warning | error | the database, for a page or a program
 live stream not read | warning | error | the database; the next look comes

@@ -575,6 +575,7 @@ class Login:
     id: str = field(repr=False)
     name: str
     role: Role
+    is_external: bool  # known by a log-in provider, no person of the node's own
     csrf: str = field(repr=False)
     address: str
     created_at: float

@@ -485,16 +485,21 @@ account = _table(
     _one_of(Role, "role"),
 )
 
-# Somebody is logged in. The token itself is with the browser; here is its SHA-256.
+# Somebody is logged in: a person of the node's own, or one of a log-in provider, whose role it told
+# then. The token itself is with the browser; here is its SHA-256.
 login = _table(
     "login",
     Column("id", String(64), primary_key=True),
-    Column("account_name", String(64), ForeignKey("account.name"), nullable=False, index=True),
+    Column("account_name", String(64), ForeignKey("account.name"), nullable=True, index=True),
+    Column("person", String(64), nullable=True, index=True),
+    Column("role", String(16), nullable=True),
     Column("csrf", String(64), nullable=False),
     Column("address", String(64), nullable=False),
     _time("created_at"),
     _time("seen_at"),
     _time("expires_at", index=True),
+    CheckConstraint("(account_name IS NULL) = (person IS NOT NULL)", name="person"),
+    CheckConstraint("(person IS NULL) = (role IS NULL)", name="role"),
 )
 
 # A program that calls the API. The token itself is with the program; here is its SHA-256.

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, object] = {
     "job_minutes": 5.0,
     "memory_gb": 0.0,
     "workers": 1,
+    "ahead_gb": 1.0,
     "min_free_gb": 0.1,
     "keep_days": 7.0,
     "direct_receive": True,
@@ -65,6 +66,7 @@ device = "cpu"
 job_minutes = {job_minutes}
 memory_gb = {memory_gb}
 workers = {workers}
+ahead_gb = {ahead_gb}
 
 [delivery]
 retry_seconds = [0.5, 2.0]

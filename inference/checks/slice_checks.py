@@ -275,7 +275,9 @@ def _generated_faults(
     slices = [pixels.decoded(header) for header in neighbours]
     anywhere = slices[0].padded | slices[1].padded
     known = [slice_.ends_hu for slice_ in slices if slice_.ends_hu is not None]
-    ends = ends_of(own.hounsfield(stored), anywhere)
+    declared, impossible = own.declared(stored), own.impossible(stored)
+    padded = own.padded(stored) if impossible.any() else declared
+    ends = ends_of(own.hounsfield_around(stored, padded), anywhere)
     # One stored value: where the neighbours are rescaled differently, values are rounded twice.
     slack = abs(formats[0].slope) + abs(formats[1].slope)
     slack = 0.0 if own == formats[0] == formats[1] and own.padding is None else slack
@@ -285,8 +287,7 @@ def _generated_faults(
     ):
         yield "generated values lie outside those of the neighbours"
     # What is below every tissue elsewhere is a streak of metal; its range was judged above.
-    declared = own.declared(stored)
-    lost = anywhere & ~(declared | own.impossible(stored))
+    lost = anywhere & ~(declared | impossible)
     if lost.any() or (declared & ~anywhere).any():
         yield "padding is not where the neighbours have it"
 

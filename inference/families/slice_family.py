@@ -1,8 +1,11 @@
 """Models that make slices: their stacks, their gaps, and the derived CT series with its objects."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from inference.header import file_digest
 from inference.model import Limits, Model, Prediction, Step
 from inference.pixels import PixelFormat, common_format, generated_values, native_values
 from inference.previews import Previews
-from inference.request import File, Progress
+from inference.request import File, Output, Progress
 from inference.results.derived import (
     MOST_BYTES,
     MOST_SLICES,
@@ -38,11 +41,12 @@ from inference.runner import (
     share_cores,
 )
 from inference.scratch import ScratchFile
-from inference.uids import UidMaker
 from inference.volume import Plane, StoredMap, Volume, reduced
-from inference.writers import Writers
+from inference.writers import THREADS, Writers
 
 Predictions = Iterator[tuple[Step, Prediction]]
+Work = deque[Callable[[], None]]
+PREVIEW_SIDE = 256  # of what the page is told of a slice, a mean over the body
 
 
 class SliceFamily:
@@ -105,14 +109,16 @@ class SliceFamily:
         )
         check = SeriesCheck(expected, job.pixels)
         generation = _generation(job, layout, slices, series, check)
+        objects_of = ResultObjects(series, slices, task.maker)
         files = generation.run(
             task.model,
             task.steps,
             task.device,
             judge=SliceJudge(request.output, layout),
+            beside=(objects_of.prepare,) if _has_objects(request.output) else (),
         )
         with job.record.phase("writing"):
-            objects = _objects(job, series, slices, task.maker, generation)
+            objects = _objects(job, series, objects_of, generation)
         ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)
         return SliceResult(ordered, objects, check, job, generation)
 
@@ -136,16 +142,26 @@ class SliceResult:
         faults = self.check.faults(self.objects)
         report, folder = self.job.reporting("checking", len(self.files)), self.job.request.folder
         changed = []
-        for done, file in enumerate(self.files, start=1):
-            is_known = any(fault.startswith(file.name) for fault in faults)
-            if not is_known and file_digest(folder / file.name) != file.digest:
-                changed.append(f"{file.name}: it was changed after it was written")
-            report(done)
+        with ThreadPoolExecutor(THREADS) as pool:
+            digests = pool.map(_digest, (folder / file.name for file in self.files))
+            for done, (file, digest) in enumerate(zip(self.files, digests, strict=True), start=1):
+                is_known = any(fault.startswith(file.name) for fault in faults)
+                if not is_known and digest != file.digest:
+                    changed.append(f"{file.name}: it was changed after it was written")
+                report(done)
         return (*faults, *changed)
 
     def preview(self) -> Sequence[str]:
         """Draw the pictures for the page of the job."""
         return self.generation.preview()
+
+
+def _digest(path: Path) -> str:
+    """The digest of a file; empty where it is gone, which is known by then."""
+    try:
+        return file_digest(path)
+    except FileNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +180,18 @@ class Generation:
     words: dict[int, str] = field(default_factory=dict)  # of the marks, likewise
 
     def run(
-        self, model: Model, steps: Sequence[Step], device: str, *, judge: SliceJudge
+        self,
+        model: Model,
+        steps: Sequence[Step],
+        device: str,
+        *,
+        judge: SliceJudge,
+        beside: Sequence[Callable[[], None]] = (),
     ) -> Mapping[str, File]:
-        """Every slice, written and read again; raises Unprocessable where the judge holds them."""
+        """Every slice, written and read again; raises Unprocessable where the judge holds them.
+
+        Copies are written, and what is to be done `beside` is, between the generated slices.
+        """
         resources, record = self.job.request.resources, self.job.record
         at_once = share_cores(model, resources.threads)
         drafts = self._drafts(model)
@@ -174,12 +199,14 @@ class Generation:
         runner = Runner(model, self.volume, Limits(device, resources.batch), at_once, run=run)
         predictions = runner.predictions(steps, cancelled=self.job.cancelled)
         with record.phase("writing"), Writers() as writers:
-            with record.phase("predicting"):
-                self._generate(predictions, judge, writers)
             copies = [place for place, slice_ in enumerate(self.slices) if not slice_.is_generated]
-            report = self.job.reporting("writing", len(copies))
-            for done, place in enumerate(copies, start=1):
-                writers.hand_over(partial(self._copy, place))
+            between: Work = deque(beside)
+            between.extend(partial(self._copy, place, writers) for place in copies)
+            with record.phase("predicting"):
+                self._generate(predictions, judge, writers, between)
+            report = self.job.reporting("writing", len(between))
+            for done, work in enumerate(between, start=1):
+                writers.hand_over(work)
                 report(done)
         record.seconds["writing"] = round(
             record.seconds["writing"] - record.seconds["predicting"], 3
@@ -201,7 +228,13 @@ class Generation:
             return None
         return StackDrafts(drafts, model, self.layout)
 
-    def _generate(self, predictions: Predictions, judge: SliceJudge, writers: Writers) -> None:
+    def _generate(
+        self,
+        predictions: Predictions,
+        judge: SliceJudge,
+        writers: Writers,
+        between: Work,
+    ) -> None:
         places = {
             (slice_.gap, slice_.fraction): place
             for place, slice_ in enumerate(self.slices)
@@ -214,11 +247,13 @@ class Generation:
                 place = places[step.gap, fraction]
                 chosen = judge.chosen(self.slices[place], number, prediction)
                 scale = prediction.scale_hu[number] if prediction.scale_hu else None
-                writers.hand_over(partial(self._write, place, chosen, scale))
+                writers.hand_over(partial(self._write, place, chosen, scale, writers))
+            if between:
+                writers.hand_over(between.popleft())
             done += len(step.fractions)
             self.job.report(Progress("predicting", done, len(places)))
 
-    def _write(self, place: int, chosen: Chosen, scale_hu: Plane | None) -> None:
+    def _write(self, place: int, chosen: Chosen, scale_hu: Plane | None, writers: Writers) -> None:
         slice_ = self.slices[place]
         pair = self.layout.headers[slice_.base], self.layout.headers[slice_.base + 1]
         form = slice_.format_of(self.layout)
@@ -227,13 +262,18 @@ class Generation:
         if chosen.expected_hu is not None:
             self.maps[place] = reduced(chosen.expected_hu)
         if self.previews is not None and scale_hu is not None:
-            self.previews.judged(place, PixelFormat.of(form).hounsfield(stored), scale_hu)
+            step = max(1, min(stored.shape) // PREVIEW_SIDE)
+            coarse = PixelFormat.of(form).hounsfield(stored[::step, ::step])
+            self.previews.judged(place, coarse, scale_hu[::step, ::step])
         self.words[place] = words_of(chosen.error_hu)
-        self._keep(place, self.series.write(place, stored, chosen.note, chosen.error_hu))
+        words = chosen.note, chosen.error_hu
+        sync = writers.bring_to_disk
+        self._keep(place, self.series.write(place, stored, *words, bring_to_disk=sync))
 
-    def _copy(self, place: int) -> None:
+    def _copy(self, place: int, writers: Writers) -> None:
         base = self.layout.headers[self.slices[place].base]
-        self._keep(place, self.series.write(place, self.job.pixels.stored(base)))
+        stored, sync = self.job.pixels.stored(base), writers.bring_to_disk
+        self._keep(place, self.series.write(place, stored, bring_to_disk=sync))
 
     def _keep(self, place: int, file: File) -> None:
         self.check.look_at(place)
@@ -270,17 +310,16 @@ def _generation(
     return Generation(job, layout, slices, series, check, volume, previews, maps)
 
 
+def _has_objects(output: Output) -> bool:
+    return output.presentation_state or output.error_map
+
+
 def _objects(
-    job: Run,
-    series: DerivedSeries,
-    slices: Sequence[Planned],
-    maker: UidMaker,
-    generation: Generation,
+    job: Run, series: DerivedSeries, objects: ResultObjects, generation: Generation
 ) -> tuple[File, ...]:
     """The further result objects that the route asks for."""
-    output, objects = job.request.output, ResultObjects(series, slices, maker)
-    is_any = output.presentation_state or output.error_map
-    images = list(objects.images()) if is_any else []
+    output = job.request.output
+    images = objects.images if _has_objects(output) else []
     generated, total = series.counts
     counted = f"{generated} of {total} NOT ACQUIRED"
     if output.presentation_state:

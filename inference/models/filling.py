@@ -215,13 +215,13 @@ class Filling:
             at_mm = first_mm + fraction * near.gap_mm
             here = gate.at_height(surveyed, series, at_mm)
             around = interpolated(whole, t)
-            plane = pasted(_finished(near, t, seen, here), around, near.extent)
+            candidate = seen.classical(series.classical)
+            plane = pasted(_finished(near, t, seen, here.weight, candidate), around, near.extent)
             mixed = gate.mixed_error(surveyed, here.weight, at_mm)
             place = PlaceInGap.of(near, t, noise_hu)
             scale = spread(seen.scale_hu, near.extent, plane.shape)
             expected, scale = confidence.trusted(expectation, plane, scale, place, at_mm, mixed)
-            classical = gate.bounded(near, t, seen.classical(series.classical))
-            classical = pasted(classical, around, near.extent)
+            classical = pasted(gate.bounded(near, t, candidate), around, near.extent)
             instead = gate.classical_error(surveyed, series.classical, at_mm) / mixed
             other = confidence.multiplied(expected, instead)
             filled.append(FilledSlice(plane, here.weight, scale, expected, classical, other))
@@ -256,8 +256,7 @@ class Filling:
         near = within_extent(whole)
         truth = shifted(window.slices[step.survey], offset)
         (seen,) = self._network_slices(near, (t,), limits)
-        prior = SeriesGate(1.0, self._calibration.classical, 0)
-        inside = _finished(near, t, seen, prior)
+        inside = _finished(near, t, seen, 1.0, seen.classical(self._calibration.classical))
         plane = pasted(inside, interpolated(whole, t), near.extent)
         scale = spread(seen.scale_hu, near.extent, plane.shape)
         place = PlaceInGap.of(near, t, confidence.noise_of(near))
@@ -327,9 +326,11 @@ def interpolated(near: Neighbourhood, t: float) -> Plane:
     return np.clip(plane, *envelope(near, t)) if near.is_sheared else plane
 
 
-def _finished(near: Neighbourhood, t: float, seen: NetworkSlice, decided: SeriesGate) -> Plane:
+def _finished(
+    near: Neighbourhood, t: float, seen: NetworkSlice, weight: float, candidate: Plane
+) -> Plane:
     """The slice after every guard that does not need stored values."""
-    plane = gate.with_low_frequencies_of(seen.classical(decided.classical), seen.plane)
-    if decided.weight < 1.0:
-        plane = gate.gated(seen.classical(DIS), plane, decided.weight)
+    plane = gate.with_low_frequencies_of(candidate, seen.plane)
+    if weight < 1.0:
+        plane = gate.gated(seen.classical(DIS), plane, weight)
     return gate.bounded(near, t, plane)

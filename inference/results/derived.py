@@ -212,7 +212,13 @@ class DerivedSeries:
         return self._model_item("Judged the generated slices", "109102")
 
     def write(
-        self, place: int, stored: Stored, note: str = "", error_hu: float | None = None
+        self,
+        place: int,
+        stored: Stored,
+        note: str = "",
+        error_hu: float | None = None,
+        *,
+        bring_to_disk: Callable[[int], None] | None = None,
     ) -> File:
         """Write the slice at a place of the series with its stored values.
 
@@ -230,7 +236,7 @@ class DerivedSeries:
             name=slice_.name,
             instance_uid=slice_.uid,
             sop_class_uid=self._layout.headers[slice_.base].text("SOPClassUID"),
-            digest=h.write_parts(self._request.folder / slice_.name, parts),
+            digest=h.write_parts(self._request.folder / slice_.name, parts, bring_to_disk),
             generated=slice_.is_generated,
             series_uid=self._series_uid,
         )

@@ -9,8 +9,9 @@ and encoded again. highdicom takes seconds to load: only functions that build an
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypedDict
 
 import numpy as np
@@ -106,15 +107,22 @@ class ResultObjects:
         self.files: list[File] = []
         self.notes: list[str] = []
 
-    def images(self) -> Iterator[Dataset]:
+    @cached_property
+    def images(self) -> Sequence[Dataset]:
         """The slices of the derived series in their order, as an object refers to them."""
-        for place in range(len(self._slices)):
-            elements = self._series.elements(place)
-            wanted = elements.keys() & set(map(h.tag_of, IMAGE))
-            image = Dataset({Tag(tag): elements[tag] for tag in wanted})
-            for keyword in NOBODY:
-                setattr(image, keyword, "")
-            yield image
+        return [self._image(place) for place in range(len(self._slices))]
+
+    def prepare(self) -> None:
+        """Make ready what needs no prediction, so that nobody waits for it after the last one."""
+        assert self.images
+
+    def _image(self, place: int) -> Dataset:
+        elements = self._series.elements(place)
+        wanted = elements.keys() & set(map(h.tag_of, IMAGE))
+        image = Dataset({Tag(tag): elements[tag] for tag in wanted})
+        for keyword in NOBODY:
+            setattr(image, keyword, "")
+        return image
 
     def write(self, kind: ObjectKind, title: str, build: Build) -> None:
         """Write the only object of a kind, which a destination may do without."""

@@ -219,14 +219,11 @@ def echo(
 ) -> None:
     """C-ECHO of a destination, or of all."""
     from node.config import load
-    from node.dicom import scu
+    from node.dicom import stow
 
     settings = load(config)
     peers = (settings.destination(name),) if name else settings.destinations
-    answers = {
-        peer.name: scu.echo(scu.PeerAddress(*peer.address(settings.node.ae_title)))
-        for peer in peers
-    }
+    answers = {peer.name: stow.echo(peer, settings.node.ae_title) for peer in peers}
 
     def document(peer: "Destination", _: object) -> object:
         answer = answers[peer.name]
@@ -238,7 +235,7 @@ def echo(
         (
             ("", lambda peer: "ok" if answers[peer.name].ok else "fault"),
             ("destination", "name"),
-            ("peer", lambda peer: f"{peer.ae_title} at {peer.host}:{peer.port}"),
+            ("peer", "place"),
             ("took", lambda peer: f"{answers[peer.name].seconds * 1000:.0f} ms"),
             ("", lambda peer: answers[peer.name].sentence),
         ),
@@ -259,12 +256,14 @@ def send(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """C-STORE of a folder to a destination."""
+    """C-STORE, or STOW-RS, of a folder to a destination."""
     from node.config import load
-    from node.dicom import scu
+    from node.dicom import scu, stow
 
     settings = load(config)
-    peer = scu.PeerAddress(*settings.destination(to).address(settings.node.ae_title))
+    destination = settings.destination(to)
+    peer = scu.PeerAddress(*destination.address(settings.node.ae_title))
+    send_to = stow.sender(destination)
     files, skipped = _outgoing(files_of(folder))
     statuses: dict[int, int | None] = {}
     with terminal.progress(f"sending to {to}", shown=not as_json) as bar:
@@ -273,7 +272,15 @@ def send(
             statuses[file.id] = status
             bar(len(statuses), len(files), "")
 
-        sent = scu.send(peer, files, answered=answered, stop=lambda: False)
+        sent = send_to(
+            peer,
+            files,
+            answered=answered,
+            stop=lambda: False,
+            abandon=lambda: False,
+            timeouts=scu.Timeouts(answer=destination.answer_seconds),
+            associations=1,
+        )
     instances = [_answer(file, statuses.get(file.id)) for file in files]
     stored = sum(bool(instance["stored"]) for instance in instances)
     if as_json:

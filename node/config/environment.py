@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from node.config.sections import Section, near
 
@@ -70,25 +70,37 @@ def _target(
     raw: dict[str, Any], parts: Sequence[str], tables: Tables, lists: Tables
 ) -> tuple[str, dict[str, Any], type[Section]]:
     """The place of a table, the table, and its kind."""
-    section = parts[0]
-    if section in tables and len(parts) == 2:
+    section, further = parts[0], parts[1:-1]
+    if section in tables:
         table = raw.setdefault(section, {})
         if not isinstance(table, dict):
             raise _Wrong(f"{section} is no table in the file")
-        return section, table, tables[section]
-    if section in lists and len(parts) == 3:
-        return *_entry(raw, section, parts[1]), lists[section]
+        return _within((section, table, tables[section]), further)
+    if section in lists and further:
+        return _within((*_entry(raw, section, further[0]), lists[section]), further[1:])
     if section in lists:
         raise _Wrong(f"which {section}? write {PREFIX}{section.upper()}__NAME__KEY")
-    if section in tables:
-        key = parts[1].upper()
-        raise _Wrong(
-            f"a key that is a table is set as a whole, {PREFIX}{section.upper()}__{key}={{ ... }}"
-        )
     known = [*tables, *lists]
     raise _Wrong(
         f"unknown section '{section}'; allowed: {', '.join(sorted(known))}{near(section, known)}"
     )
+
+
+def _within(
+    target: tuple[str, dict[str, Any], type[Section]], keys: Sequence[str]
+) -> tuple[str, dict[str, Any], type[Section]]:
+    """The table in a table that these keys lead to, as `tls` of a destination."""
+    place, table, kind = target
+    for key in keys:
+        field = kind.model_fields.get(key)
+        kinds = get_args(field.annotation) if field is not None else ()
+        inner = next((it for it in kinds if isinstance(it, type) and issubclass(it, Section)), None)
+        if inner is None:
+            raise _Wrong(f"{place}.{key} is no table whose keys can be set one by one")
+        given = table.get(key)
+        table[key] = dict(given) if isinstance(given, dict) else {}  # `true` is one without keys
+        place, table, kind = f"{place}.{key}", table[key], inner
+    return place, table, kind
 
 
 def _entry(raw: Mapping[str, Any], section: str, name: str) -> tuple[str, dict[str, Any]]:

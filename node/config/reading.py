@@ -254,6 +254,8 @@ def _asked_peer(config: Config, raw: Mapping[str, object]) -> Iterator[str]:
     wanted, destinations = config.completion.ask, _names(raw, "destination")
     if wanted and wanted not in destinations:
         yield f'completion.ask = "{wanted}": {_one_of(wanted, destinations)}'
+    if any(it.name == wanted and it.kind != "dimse" for it in config.destinations):
+        yield f'completion.ask = "{wanted}": a destination of kind "dimse", which answers C-FIND'
 
 
 def _web(config: Config) -> Iterator[str]:

@@ -9,6 +9,7 @@ from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
@@ -52,8 +53,20 @@ ADDRESS = 'an address as "https://chat.example.org/hook"'
 MAIL_ADDRESS = 'a mail address as "pacs@example.org"'
 URL = r"https?://[^\s/:?#][^\s/?#]*([/?]\S*)?"
 SYSLOG = r"(udp|tls)://[^\s/:?#@]+(:\d{1,5})?"
+# A placeholder for a UID stands in it, so that a link of a page is never any other address.
+VIEWER = r"^(https?://[^\s{}\"'<>]+\{study_uid\}([^\s{}\"'<>]|\{series_uid\})*)?$"
+VIEWER_ADDRESS = (
+    'an address with {study_uid}, as "https://ohif/viewer?StudyInstanceUIDs={study_uid}"'
+)
+WEB_ADDRESS = 'as "https://pacs.example.org/dicom-web"'
 SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
+# In clear only on this machine, for a test.
+PROVIDER = r"(https://[^\s/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^\s?#]*)?"
+PROVIDER_ADDRESS = 'an address as "https://sso.example.org/realms/hospital"'
+OIDC_CALLBACK = "/login/oidc/callback"
+RoleName = Literal["viewer", "operator", "administrator"]
+ROLE_NAMES = ", ".join(get_args(RoleName))
 CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -416,6 +429,39 @@ class DeliverySettings(Section):
     echo_minutes: ZeroOrMore = 5.0
 
 
+class Oidc(Section):
+    """The OpenID Connect provider at which people log in; its claims say which role they have."""
+
+    issuer: Annotated[str, _matching(PROVIDER, PROVIDER_ADDRESS)]
+    client_id: str = Field(min_length=1, description="the name of this client at the provider")
+    client_secret_file: OptionalPath = ""  # type: ignore[assignment]
+    public_url: Url
+    roles: Mapping[str, RoleName] = Field(
+        min_length=1, description=f"a table of values of the claim, each with one of {ROLE_NAMES}"
+    )
+    roles_claim: str = Field("realm_access.roles", min_length=1, description="a claim")
+    name_claim: str = Field("preferred_username", min_length=1, description="a claim")
+    scopes: tuple[str, ...] = Field(
+        ("openid", "profile"), strict=False, description='a list of scopes with "openid"'
+    )
+    button: str = Field(
+        "Log in with single sign-on", pattern=r"^[^\x00-\x1f]{1,60}$", description="1-60 characters"
+    )
+    authorities: OptionalPath = ""  # type: ignore[assignment]
+    local_login: Flag = True
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Oidc":
+        if "openid" not in self.scopes:
+            raise ValueError('scopes: "openid" is missing')
+        return self
+
+    @property
+    def redirect_uri(self) -> str:
+        """The address to which the provider sends the browser back."""
+        return f"{self.public_url.rstrip('/')}{OIDC_CALLBACK}"
+
+
 class Web(Section):
     """Address of the pages and of the REST API, and how long somebody stays logged in."""
 
@@ -428,6 +474,13 @@ class Web(Section):
     trusted_proxies: Networks = ()
     user_header: Header = ""
     role_header: Header = ""
+    viewer_url: str = Field("", pattern=VIEWER, description=VIEWER_ADDRESS)
+    oidc: Oidc | None = Field(None, description="a table, written [web.oidc]")
+
+    @property
+    def takes_passwords(self) -> bool:
+        """True where people of the node's own may log in."""
+        return self.oidc is None or self.oidc.local_login
 
     @model_validator(mode="after")
     def _complete(self) -> "Web":
@@ -517,13 +570,32 @@ class Commitment(Section):
     wait_seconds: ZeroOrMore = 10.0  # the association stays open so long for the report
 
 
+# What a DICOMweb destination needs in place of an address for DIMSE.
+OF_DIMSE, OF_WEB = ("ae_title", "host", "port"), ("kind", "url")
+WEB_ONLY = ("url", "token_file", "user", "password_file")
+
+
+def _required_by_kind(schema: dict[str, Any]) -> None:
+    """In the JSON schema: an address for DIMSE, or kind and url."""
+    schema["required"] = [name for name in schema["required"] if name not in OF_DIMSE]
+    web = {"properties": {"kind": {"const": "dicomweb"}}, "required": [*OF_WEB]}
+    schema["anyOf"] = [{"required": [*OF_DIMSE]}, web]
+
+
 class Destination(Section):
-    """A peer AE that gets results."""
+    """A peer that gets results: an AE, or with kind "dicomweb" a web service that takes STOW-RS."""
+
+    model_config = ConfigDict(json_schema_extra=_required_by_kind)
 
     name: DestinationName
+    kind: Literal["dimse", "dicomweb"] = Field("dimse", description='"dimse" or "dicomweb"')
     ae_title: AeTitle
     host: Host
     port: Port
+    url: UrlOrEmpty = ""
+    token_file: OptionalPath = ""  # type: ignore[assignment]
+    user: str = Field("", description='a name, or ""')
+    password_file: OptionalPath = ""  # type: ignore[assignment]
     sends_as: AeTitles = ()
     calling_ae_title: AeTitleOrEmpty = ""
     answer_seconds: AboveZero = 60.0
@@ -534,6 +606,41 @@ class Destination(Section):
         BeforeValidator(_tls_of_destination, json_schema_input_type=bool | DestinationTls),
     ] = Field(None, description="true, or a table of what differs from [tls]")
     commitment: Commitment | None = Field(None, description=COMMITMENT)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_of_url(cls, given: Any) -> Any:
+        """Host and port of a web service are those of its URL; its AE title is one it sends as."""
+        if not isinstance(given, dict) or given.get("kind") != "dicomweb":
+            return given
+        url = given.get("url")
+        if not isinstance(url, str) or not re.fullmatch(URL, url):
+            raise ValueError(f'kind "dicomweb" needs a url, {WEB_ADDRESS}')
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            raise ValueError(f"url: {WEB_ADDRESS}") from None
+        if "@" in parts.netloc:
+            raise ValueError("url: without user and password; they have keys of their own")
+        title = str(given.get("name", "")).upper()[:16]
+        return {"ae_title": title, "host": parts.hostname or "", "port": port, **given}
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "Destination":
+        if self.kind == "dimse":
+            if wrong := [name for name in WEB_ONLY if getattr(self, name)]:
+                raise ValueError(f'{wrong[0]} is for kind = "dicomweb"')
+            return self
+        if self.commitment is not None:
+            raise ValueError("commitment is for DIMSE; a web service is not asked for it")
+        if self.token_file is not None and self.user:
+            raise ValueError("token_file or user, one of them")
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file belong together")
+        if self.tls is not None and not self.url.startswith("https:"):
+            raise ValueError("tls needs a url that begins with https")
+        return self
 
     def address(self, ae_title: str) -> tuple[str, str, int, str, DestinationTls | None]:
         """AE title, host and port; what a node of that AE title calls itself there; and TLS."""
@@ -546,6 +653,11 @@ class Destination(Section):
             return own
         title, host, port = self.commitment.ae_title, self.commitment.host, self.commitment.port
         return title or own[0], host or own[1], port or own[2], *own[3:]
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a person."""
+        return self.url or f"{self.ae_title} at {self.host}:{self.port}"
 
     @property
     def reporting_ae_titles(self) -> frozenset[str]:

@@ -416,6 +416,11 @@ class Orthanc:
             self.child.stop()
         raise DemoError("Orthanc did not start", self.child)
 
+    @property
+    def url(self) -> str:
+        """The address of its REST interface."""
+        return f"http://127.0.0.1:{self._http_port}"
+
     def series(self) -> Mapping[str, int]:
         """The series in its REST interface."""
         return {

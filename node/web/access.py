@@ -75,6 +75,7 @@ class How(StrEnum):
     """The proof by which a requester is known."""
 
     SESSION = "session"
+    OIDC = "oidc"  # a session too, of somebody whom the log-in provider knows
     TOKEN = "token"  # noqa: S105 - a word, no secret
     PROXY = "proxy"
 
@@ -129,11 +130,18 @@ class Gate:
         return device if hmac.compare_digest(signature.encode(), expected.encode()) else ""
 
     def _signed(self, name: str, device: str) -> str:
-        text = f"device {name} {device}".encode()
-        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+        return self.signature(f"device {name} {device}")
+
+    def is_signed(self, text: str, signature: str) -> bool:
+        """True where the node has signed this text."""
+        return hmac.compare_digest(signature.encode(), self.signature(text).encode())
+
+    def signature(self, text: str) -> str:
+        """Sign a text that a browser keeps for the node; its first word says what it is."""
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
 
     def has_user(self) -> bool:
-        """True where anybody could log in."""
+        """True where a person of the node's own could log in."""
         return people.exist(self.database)
 
     def address(self, request: Request) -> str:
@@ -188,7 +196,10 @@ class Gate:
             idle_seconds=self.web.idle_minutes * 60.0,
             is_use=is_by_hand(request),
         )
-        return Visitor(login.name, login.role, login.csrf, How.SESSION) if login else None
+        if login is None or not (login.is_external or self.web.takes_passwords):
+            return None
+        how = How.OIDC if login.is_external else How.SESSION
+        return Visitor(login.name, login.role, login.csrf, how)
 
 
 def _bearer(request: Request) -> str | None:
@@ -203,7 +214,7 @@ def require(role: Role) -> Callable[[Request], Awaitable[Visitor]]:
         gate: Gate = request.app.state.gate
         known = await run_in_threadpool(gate.visitor, request)
         if known is None:
-            if await run_in_threadpool(gate.has_user):
+            if gate.web.oidc is not None or await run_in_threadpool(gate.has_user):
                 raise NotLoggedIn
             raise NotLoggedIn(NO_USER)
         if request.method not in SAFE:

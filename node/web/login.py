@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 from fastapi import APIRouter, Form
 from starlette.requests import Request
@@ -37,10 +37,22 @@ PACE_SECONDS = 2.0  # past it
 DEVICE_SECONDS = 365 * 86400  # how long a browser stays known
 
 WRONG = "The name or the password is wrong."
+NO_PASSWORDS = "This node takes no passwords; log in with single sign-on."
+OIDC_ENDED = "/login/oidc/ended"
 RESERVED = ("local", "midslice", "node", "unknown")  # stand in audit events for others
 NAME = "1-64 of letters, digits and . _ @ -, the first a letter or a digit"
 
 Text = Annotated[str, Form()]
+
+
+class SessionFacts(TypedDict):
+    """The facts of a session that begins."""
+
+    id: str  # SHA-256 of its token
+    csrf: str
+    address: str
+    until: float
+
 
 router = APIRouter(include_in_schema=False)
 _one_by_one = threading.Lock()
@@ -97,21 +109,24 @@ def log_in(
     if not name.isprintable():  # no name of ours; PostgreSQL keeps no NUL in a text
         raise Problem(HTTPStatus.UNAUTHORIZED, WRONG)
     gate = parts.gate
+    if not gate.web.takes_passwords:
+        raise Problem(HTTPStatus.FORBIDDEN, NO_PASSWORDS)
     try:
         with guess(gate, name, request, "log in refused"):
             _check_user(gate, name, password)
     except WrongPassword as error:
         raise Problem(HTTPStatus.UNAUTHORIZED, WRONG) from error
-    _end_session(request, gate, name)
-    return session(request, gate, name, _inside(next))
+    end_session(request, gate, name)
+    return session(request, gate, name, inside(next))
 
 
 @router.post("/logout")
 def log_out(request: Request, parts: PartsOf, visitor: AsViewer) -> Response:
-    """End the session, here and in the database."""
-    if visitor.how is How.SESSION:
-        _end_session(request, parts.gate, visitor.name)
-    answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+    """End the session, here and in the database; the provider's own goes on until one ends it."""
+    if visitor.how in (How.SESSION, How.OIDC):
+        end_session(request, parts.gate, visitor.name)
+    to = OIDC_ENDED if visitor.how is How.OIDC else "/login"
+    answer = RedirectResponse(to, HTTPStatus.SEE_OTHER)
     answer.delete_cookie(COOKIE)
     return answer
 
@@ -126,40 +141,52 @@ def _check_user(gate: Gate, name: str, password: str) -> None:
 
 def session(request: Request, gate: Gate, name: str, to: str) -> Response:
     """Begin the session of somebody who has proven who they are, and go there."""
-    token, now = access.new_token(), gate.now()
-    seconds = gate.web.session_hours * 3600.0
-    people.log_in(
-        gate.database,
-        now,
-        name,
-        id=access.digest(token),
-        csrf=access.new_token(),
-        address=gate.address(request),
-        until=now + seconds,
-    )
+    token, facts = new_session(request, gate)
+    people.log_in(gate.database, gate.now(), name, **facts)
     answer = RedirectResponse(to, HTTPStatus.SEE_OTHER)
-    kept = {COOKIE: (token, int(seconds))}
+    set_cookie(answer, request, gate, COOKIE, token, gate.web.session_hours * 3600.0)
     if not gate.device(request, name):
-        kept[DEVICE_COOKIE] = gate.device_cookie(name), DEVICE_SECONDS
-    for cookie, (value, age) in kept.items():
-        answer.set_cookie(
-            cookie,
-            value,
-            max_age=age,
-            httponly=True,  # no script reads it
-            samesite="lax",  # a link in a notice opens the page; a form of another site has none
-            secure=gate.is_secure(request),
-        )
+        device = gate.device_cookie(name)
+        set_cookie(answer, request, gate, DEVICE_COOKIE, device, DEVICE_SECONDS)
     return answer
 
 
-def _end_session(request: Request, gate: Gate, name: str) -> None:
+def new_session(request: Request, gate: Gate) -> tuple[str, SessionFacts]:
+    """Make the token that the browser keeps of a session, and what the database keeps."""
+    token = access.new_token()
+    until = gate.now() + gate.web.session_hours * 3600.0
+    address, csrf = gate.address(request), access.new_token()
+    return token, {"id": access.digest(token), "csrf": csrf, "address": address, "until": until}
+
+
+def set_cookie(
+    answer: Response,
+    request: Request,
+    gate: Gate,
+    name: str,
+    value: str,
+    seconds: float,
+    path: str = "/",
+) -> None:
+    """Let the browser keep something that only it and the node may read."""
+    answer.set_cookie(
+        name,
+        value,
+        max_age=int(seconds),
+        path=path,
+        httponly=True,  # no script reads it
+        samesite="lax",  # a link in a notice opens the page; a form of another site has none
+        secure=gate.is_secure(request),
+    )
+
+
+def end_session(request: Request, gate: Gate, name: str) -> None:
     cookie = request.cookies.get(COOKIE)
     if cookie:
         people.log_out(gate.database, gate.now(), name, access.digest(cookie))
 
 
-def _inside(path: str) -> str:
+def inside(path: str) -> str:
     """Only a path of ours: a link to the log-in must not lead to another site."""
     is_path = path.startswith("/") and not path.startswith(("//", "/\\"))
     return path if is_path and path.isprintable() else "/"

@@ -25,7 +25,7 @@ from inference.release import RELEASE
 from node import log, store
 from node.children import Child, ResourceLimits, leave_signals_to_parent
 from node.store import Store
-from node.web import live, login, metrics, pages, problems, setup
+from node.web import dicomweb, live, login, metrics, pages, problems, setup
 from node.web.access import Gate
 from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
@@ -75,8 +75,13 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     secret = store.files.secret(settings.config.storage.secret_file)
     gate = Gate(store.database, settings.config.web, now, secret)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
-    for router in (metrics.router, login.router, setup.router, live.router):
+    for router in (metrics.router, login.router, setup.router, live.router, dicomweb.router):
         app.include_router(router)
+    if settings.config.web.oidc is not None:
+        from node.web import oidc_login  # its package takes time and memory
+
+        app.include_router(oidc_login.router)
+        app.state.single_sign_on = oidc_login.SingleSignOn(settings.config.web.oidc, now)
     for router in API_ROUTERS:
         app.include_router(router, prefix=API, responses=PROBLEMS)
     if STATIC.is_dir():

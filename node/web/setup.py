@@ -70,6 +70,8 @@ def make_first_user(
 
 def _check(parts: Parts, key: str) -> None:
     """Raise unless nobody may log in yet and this is the key of the running node."""
+    if not parts.gate.web.takes_passwords:
+        raise Problem(HTTPStatus.FORBIDDEN, login.NO_PASSWORDS)
     if parts.gate.has_user():
         raise Problem(HTTPStatus.GONE, "The first user was added; the set-up link has no use left.")
     if not hmac.compare_digest(access.digest(key), parts.settings.setup_digest):

@@ -11,7 +11,7 @@ from pathlib import Path
 from node import wording
 from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
 from node.config import Config, DeliverySettings, Destination
-from node.dicom import scu
+from node.dicom import scu, stow
 from node.dicom.status import FEW_RETRY_SECONDS, Outcome, outcome, status_text
 from node.rules import backoff, routing
 from storage.database import Database
@@ -55,7 +55,7 @@ class Reachability:
     destinations: Sequence[Destination] = ()
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _jitter: random.Random = field(default_factory=random.Random)
-    _scu_echo: Callable[[scu.PeerAddress], scu.EchoResult] = scu.echo
+    _echo: Callable[[Destination, str], scu.EchoResult] = stow.echo
     _steady: Callable[[], float] = time.monotonic  # a clock that nobody sets
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Reachability:
     def echo(self, destination: Destination) -> scu.EchoResult:
         """Send it a C-ECHO now, and note the result."""
         before = self._reach(destination.name)
-        answer = self._scu_echo(scu.PeerAddress(*destination.address(self.ae_title)))
+        answer = self._echo(destination, self.ae_title)
         reach = peers.record(
             self.database,
             self.now(),
@@ -529,7 +529,7 @@ class Deliverers:
                 self.now,
                 self.reach,
                 self._intact,
-                self.send,
+                self.send if destination.kind == "dimse" else stow.sender(destination),
             )
             self._by_name[name].loop.start()
 

@@ -178,6 +178,8 @@ class Fetcher:
     def fetch(self, name: str, study_uid: str, series_uid: str) -> tuple[bool, str]:
         """Fetch from a destination; whether all came, and a sentence."""
         destination = self.settings.destination(name)
+        if destination.kind != "dimse":
+            raise UsageError(f"{name} is a DICOMweb destination; fetch from one of kind dimse.")
         node_ae = self.settings.node.ae_title
         peer = PeerAddress(*destination.address(node_ae))
         found = self._found(peer, study_uid, series_uid)

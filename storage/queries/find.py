@@ -21,6 +21,9 @@ from sqlalchemy import (
     true,
     union,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.visitors import InternalTraversal
 
 from storage.database import Database, sought_keys, to_delivery, to_job, to_record
 from storage.ledger import delivery_rows
@@ -442,8 +445,29 @@ def _states(states: tuple[JobState, ...]) -> ColumnElement[bool]:
     return which
 
 
+class _Plain(ColumnElement[str]):
+    """A column whose index SQLite is not to take; PostgreSQL knows how common a value is."""
+
+    inherit_cache = True
+    _traverse_internals = [("column", InternalTraversal.dp_clauseelement)]
+
+    def __init__(self, column: Text) -> None:
+        self.column = column
+        self.type = column.type
+
+
+@compiles(_Plain)
+def _as_it_is(element: _Plain, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.column, **options)
+
+
+@compiles(_Plain, "sqlite")
+def _hidden(element: _Plain, compiler: SQLCompiler, **options: Any) -> str:
+    return f"+{compiler.process(element.column, **options)}"
+
+
 def _without_index(column: Text) -> Text:
-    return column + ""
+    return _Plain(column)
 
 
 def with_index(column: Text) -> Text:

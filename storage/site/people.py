@@ -1,10 +1,11 @@
 """Users, sessions and API tokens: who may log in, and which programs may call the API."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, func, or_, select, update
 
 from storage.database import Database, one_record, to_record
 from storage.errors import NotFound, StorageError, WrongState
@@ -118,6 +119,33 @@ def log_in(
     return session
 
 
+def log_in_external(
+    database: Database,
+    now: float,
+    person: str,
+    role: Role,
+    proof: Mapping[str, object],
+    *,
+    id: str,
+    csrf: str,
+    address: str,
+    until: float,
+) -> None:
+    """Begin the session of somebody whom a log-in provider knows; `proof` is for the audit."""
+    times = {"created_at": now, "seen_at": now, "expires_at": until}
+    values = {"id": id, "person": person, "role": role, "csrf": csrf, "address": address[:64]}
+    detail = {"address": address[:64], "role": role, **proof}
+    with acting(database, now, person, "log in", "", detail) as db:
+        db.execute(login.insert().values(**values, **times))
+
+
+def end_external(database: Database, now: float, who: str, person: str) -> None:
+    """End the sessions of somebody whom a log-in provider knows."""
+    with acting(database, now, who, "sessions end", person) as db:
+        if not db.execute(delete(login).where(login.c.person == person)).rowcount:
+            raise NotFound(f"{person!r} is not logged in through a log-in provider")
+
+
 def logged_in(
     database: Database, now: float, id: str, *, idle_seconds: float, is_use: bool = True
 ) -> Login | None:
@@ -189,11 +217,18 @@ def forget_logins(database: Database, now: float) -> None:
 
 
 def _logins(now: float) -> Any:
-    columns = (column for column in login.c if column.name != "account_name")
+    of_person = ("account_name", "person", "role")
+    columns = (column for column in login.c if column.name not in of_person)
+    is_external = login.c.account_name.is_(None)
     return (
-        select(*columns, account.c.name, account.c.role)
-        .join(account, account.c.name == login.c.account_name)
-        .where(login.c.expires_at > now, account.c.disabled == 0)
+        select(
+            *columns,
+            func.coalesce(login.c.person, account.c.name).label("name"),
+            func.coalesce(login.c.role, account.c.role).label("role"),
+            case((is_external, 1), else_=0).label("is_external"),
+        )
+        .join(account, account.c.name == login.c.account_name, isouter=True)
+        .where(login.c.expires_at > now, or_(is_external, account.c.disabled == 0))
     )
 
 

@@ -40,7 +40,12 @@ STEPS = ("reading", "predicting", "writing", "checking")
 WARM_UP_SLICES = 3
 LIMIT_SECONDS = 300.0
 MOST_OF_PREDICTION = 1.15
-SLICES_A_SECOND, QUIET_SECONDS, MOST_AFTER_QUIET = 5.0, 1.0, 2.0  # of a scanner
+FIRST_STORED, MOST_PAUSE = "from the last slice to the first one stored", 0.3
+SLICES_A_SECOND, QUIET_SECONDS, MOST_AFTER_QUIET = 5.0, 5.0, 2.0  # of a scanner
+
+
+def _ahead(slices: int) -> str:
+    return f"midslice, generating ahead, {slices} slices"
 
 
 def _scanned(slices: int) -> str:
@@ -52,7 +57,9 @@ BOUNDS = (
         RatioBound(NAME, f"midslice, {slices} slices", at_most=MOST_OF_PREDICTION)
         for slices in SLICES
     ),
+    *(RatioBound(NAME, _ahead(slices), at_most=MOST_OF_PREDICTION) for slices in SLICES),
     *(Bound(NAME, _scanned(slices), MOST_AFTER_QUIET) for slices in SLICES),
+    *(Bound(NAME, f"{FIRST_STORED}, {slices} slices", MOST_PAUSE) for slices in SLICES),
 )
 
 Passed = dict[str, float]  # seconds by step; "" = all of them
@@ -62,10 +69,16 @@ def measure(setting: Setting) -> Subject:
     """Seconds for series of a real chest, of each step, and of the prediction alone."""
     with contextlib.ExitStack() as stack:
         archive = stack.enter_context(rig.storescp(setting.folder / "archive"))
-        node = stack.enter_context(running(_node(setting, archive)))
-        line = Line(setting, node, archive)
+        line, ahead = (
+            Line(setting, stack.enter_context(running(node)), archive)
+            for node in (
+                _node(setting, "node", archive, quiet_seconds=1.0, ahead_gb=0.0),
+                _node(setting, "ahead", archive, quiet_seconds=QUIET_SECONDS),
+            )
+        )
         for model in MODELS:
             line.passed(model, WARM_UP_SLICES)
+        ahead.passed("midslice", WARM_UP_SLICES)
         passes: dict[str, Callable[[], Passed]] = {}
         for slices in SLICES:
             files = series.long(slices, setting.folder / f"chest-{slices}")
@@ -74,12 +87,15 @@ def measure(setting: Setting) -> Subject:
             passes[_alone(slices)] = alone
             for model in MODELS:
                 passes[f"{model}, {slices} slices"] = partial(line.passed, model, slices)
-            passes[_scanned(slices)] = partial(line.scanned, slices)
+            passes[_ahead(slices)] = partial(ahead.passed, "midslice", slices)
+            passes[_scanned(slices)] = partial(ahead.scanned, slices)
         values = setting.measure(passes)
-        threads = _threads(node)
+        threads = line.threads
     caption = (
         f"slices of 512 x 512 (JPEG-LS) at {FACTOR}x, from `series complete` to `delivery sent`, "
-        f"and its steps; prediction alone in this process; threads of the worker: {threads}"
+        f"and its steps; prediction alone in this process; threads of the worker: {threads}. "
+        "Nothing is generated ahead but where the row says so: there a series is complete when it "
+        f"was silent for {QUIET_SECONDS:g} s"
     )
     return Subject(NAME, caption, tuple(_rows(values)))
 
@@ -112,10 +128,18 @@ class Line:
 
     def __init__(self, setting: Setting, node: NodeProcess, archive: Receiver) -> None:
         self._folder = setting.folder / "sent"
-        self._database = setting.folder / "node" / "var" / "midslice.db"
+        self._database = node.folder / "var" / "midslice.db"
         self._node = node
         self._archive = archive
+        self._archived = setting.folder / "archive"
+        self._pause = 0.0  # from the last slice, written, to the first one stored by the archive
         self._count = 0
+
+    @property
+    def threads(self) -> str:
+        """What the worker was told; torch takes all cores where it is told nothing."""
+        told = psutil.Process(self._node.pid).environ().get("OMP_NUM_THREADS")
+        return told or str(os.cpu_count())
 
     def passed(self, model: str, slices: int) -> Passed:
         """Send a series that was never seen, and wait until its derived series is delivered."""
@@ -128,12 +152,13 @@ class Line:
         delivered = self._delivered(slices)
         seconds = _moment(delivered["time"]) - _moment(complete["time"])
         steps = self._steps()
-        return {"": seconds, **steps, "claim and delivery": seconds - sum(steps.values())}
+        rest = {"claim and delivery": seconds - sum(steps.values()), FIRST_STORED: self._pause}
+        return {"": seconds, **steps, **rest}
 
     def _renamed(self, slices: int) -> tuple[str, list[Path]]:
         """A series that was never seen: the root of its UIDs, and its files."""
         self._count += 1
-        name = phantoms.uid("end to end", self._count)
+        name = phantoms.uid("end to end", str(self._node.folder), self._count)
 
         def renamed(made: Dataset) -> None:
             made.StudyInstanceUID, made.SeriesInstanceUID = f"{name}.1", f"{name}.2"
@@ -149,6 +174,9 @@ class Line:
         )
         held, total = self._archive.held(), derived_slices(slices, FACTOR)
         assert held == total, f"the archive holds {held} of {total} instances"
+        stored = min(path.stat().st_mtime for path in self._archived.iterdir())
+        derived = self._database.parent / "derived"
+        self._pause = stored - max(path.stat().st_mtime for path in derived.rglob("0*.dcm"))
         self._archive.clear()
         return event
 
@@ -179,7 +207,7 @@ def title(model: str) -> str:
     return f"BENCH_{model.upper()}"
 
 
-def _node(setting: Setting, archive: Receiver) -> NodeProcess:
+def _node(setting: Setting, name: str, archive: Receiver, **settings: float) -> NodeProcess:
     routes = (
         route(model=model, factor=FACTOR, destinations=["archive"])
         .replace("ct-slices", model)
@@ -187,13 +215,7 @@ def _node(setting: Setting, archive: Receiver) -> NodeProcess:
         for model in MODELS
     )
     to = destination("archive", archive.ae_title, archive.port)
-    return NodeProcess(setting.folder / "node", to, *routes, quiet_seconds=QUIET_SECONDS)
-
-
-def _threads(node: NodeProcess) -> str:
-    """What the worker was told; torch takes all cores where it is told nothing."""
-    told = psutil.Process(node.pid).environ().get("OMP_NUM_THREADS")
-    return told or str(os.cpu_count())
+    return NodeProcess(setting.folder / name, to, *routes, **settings)
 
 
 def _moment(time: str) -> float:
@@ -207,7 +229,9 @@ def _rows(values: dict[str, list[Passed]]) -> Iterator[Row]:
         for model in MODELS:
             name = f"{model}, {slices} slices"
             yield Row(name, "s", tuple(passed[""] for passed in values[name]), alone)
+        made_ahead = tuple(passed[""] for passed in values[_ahead(slices)])
+        yield Row(_ahead(slices), "s", made_ahead, alone)
         yield Row(_scanned(slices), "s", tuple(passed[""] for passed in values[_scanned(slices)]))
-        for step in (*STEPS, "claim and delivery"):
+        for step in (*STEPS, "claim and delivery", FIRST_STORED):
             taken = tuple(passed[step] for passed in values[f"midslice, {slices} slices"])
             yield Row(f"{step}, {slices} slices", "s", taken, alone)

@@ -25,7 +25,7 @@ ALONE, BESIDE = "urgent series, node idle", "urgent series, beside a long one"
 BATCH, DELAY = "a batch of the long series", "delay of the urgent one"
 BOUNDS = (RatioBound(NAME, BUSY, at_least=0.7), Bound(NAME, DELAY, 1.0))
 LONG, QUICK_LONG, URGENT = 3000, 400, 30
-LONG_FACTOR, URGENT_FACTOR = 8, 2
+LONG_FACTOR, URGENT_FACTOR = 6, 2  # the most slices of a result are 20,000
 AT_ONCE = 2  # gaps of a batch: those that two cores fill side by side
 PASS, QUICK_PASS = 300, 100
 WORKER_BYTES = 250_000_000  # the process that inference runs in takes more, every other one less

@@ -27,7 +27,10 @@ def write(database: Database, table: Table, rows: Iterable[Mapping[str, Any]]) -
 def write_many(database: Database, statement: str) -> None:
     """What the database makes of rows that are there."""
     with database.writing() as db:
-        db.exec_driver_sql(statement.replace("%", "%%") if not database.is_sqlite else statement)
+        if not database.is_sqlite:
+            db.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            statement = statement.replace("%", "%%")
+        db.exec_driver_sql(statement)
 
 
 def fill(database: Database, jobs: int, now: float, chance: random.Random) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import series
-from tests.node_process import NodeProcess, destination, route, running
+from tests import phantoms, series
+from tests.node_process import NodeProcess, destination, route, running, wait_for
 from tests.peers import Script, scripted_scp, storescu
 
 SCRIPTS = {
@@ -93,3 +94,23 @@ def test_redelivery_sends_all_again_to_one_destination_alone(node: NodeProcess) 
     node.event("delivery sent", destination="coerces", count=2)
     assert len(SCRIPTS["coerces"].received) == before["coerces"] + 5
     assert len(SCRIPTS["refuses"].received) == before["refuses"]
+
+
+def test_a_series_is_made_while_the_delivery_of_the_one_before_it_takes_its_time(
+    tmp_path: Path, stalling: tuple[Script, int]
+) -> None:
+    script, port = stalling
+    node = NodeProcess(
+        tmp_path / "node",
+        destination("slow", "SCRIPTED", port),
+        route(destinations=["slow"]),
+        shutdown_seconds=1.0,
+    )
+    with running(node):
+        assert storescu(node.port, *series.thick(3), options=("-xt",)).code == 0
+        wait_for("the delivery is under way", lambda: script.received)
+        assert storescu(node.port, *phantoms.write(tmp_path / "second")).code == 0
+        node.event("job succeeded", count=2)
+        assert not node.found("delivery sent")
+        states = [job["deliveries"][0]["state"] for job in node.jobs()]
+        assert sorted(states) == ["queued", "running"]

@@ -62,7 +62,8 @@ def test_the_shipped_file_names_every_key_that_there_is() -> None:
         value = getattr(load(SHIPPED), part)
         for section in value if isinstance(value, tuple) else [value]:
             for name, field in getattr(type(section), "model_fields", {}).items():
-                assert f"{field.alias or name} = " in text, f"{part}: {name}"
+                key = field.alias or name
+                assert f"{key} = " in text or f"[{part}.{key}]" in text, f"{part}: {name}"
     assert "# class = " in text
     assert "# weights_sha256 = " in text
 
@@ -125,7 +126,7 @@ def test_an_unknown_key_is_an_error_that_names_the_known_ones(tmp_path: Path) ->
     said = mistake(tmp_path, DESTINATION.replace("port", 'ae_titel = "X"\nport'))
     assert said.startswith(
         "destination[0]: unknown key 'ae_titel'; allowed: ae_title, answer_seconds, "
-        "associations, calling_ae_title, commitment, host, leave_out, name,"
+        "associations, calling_ae_title, commitment, host, kind, leave_out, name,"
     )
     assert said.endswith("did you mean ae_title?")
 
@@ -587,3 +588,11 @@ def test_who_may_call_by_tls_is_read_again_and_the_port_is_not(tmp_path: Path) -
     assert list(before.needs_restart(after)) == ["tls.port"]
     taken = before.reloaded(after).tls
     assert (taken.required, dict(taken.ae_titles), taken.port) == (True, {"CT1": ("ct1",)}, 2762)
+
+
+@pytest.mark.parametrize(
+    "address", ["javascript:alert({study_uid})", "https://viewer/", "https://v/{study_uid}{other}"]
+)
+def test_the_address_of_a_viewer_is_one_with_a_study(tmp_path: Path, address: str) -> None:
+    said = mistake(tmp_path, f'[web]\nviewer_url = "{address}"\n')
+    assert said.startswith("web.viewer_url = ")

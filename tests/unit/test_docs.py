@@ -25,6 +25,7 @@ TABLES = {
     "DeliverySettings": "delivery",
     "ExpectedSender": "sender",
     "ModelEntry": "model",
+    "Oidc": "web.oidc",
     "Commitment": None,  # in a destination
     "ReportAddress": None,  # in a sender
     "Condition": None,
@@ -55,8 +56,10 @@ def test_every_configuration_key_stands_in_the_shipped_file(table: str, key: str
     start = re.search(rf"^#? ?\[+{table}\]+", shipped, re.MULTILINE)
     assert start, f"no table {table}"
     rest = shipped[start.end() :]
-    following = re.search(r"^#? ?\[+[a-z]+\]+", rest, re.MULTILINE)
+    following = re.search(r"^#? ?\[+[a-z.]+\]+", rest, re.MULTILINE)
     block = rest[: following.start()] if following else rest
+    if re.search(rf"^#? ?\[{table}\.{key}\]", shipped, re.MULTILINE):
+        return  # a table in the table
     assert re.search(rf"^#? ?{key} *=", block, re.MULTILINE), f"[{table}] does not name {key}"
 
 

@@ -313,6 +313,13 @@ def remove_user(name: Name, visitor: AsAdministrator, parts: PartsOf) -> None:
     _people(parts, visitor).remove(name)
 
 
+@people_router.delete(
+    "/sessions", summary="Log somebody out who came through the log-in provider", status_code=204
+)
+def end_sessions(name: Line, visitor: AsAdministrator, parts: PartsOf) -> None:
+    people.end_external(parts.database, parts.gate.now(), visitor.name, name)
+
+
 @people_router.get("/tokens", summary="API tokens, revoked ones too; never their text")
 def list_tokens(_: AsAdministrator, parts: PartsOf) -> list[Json]:
     return [plain(token, TOKEN, parts.zone) for token in people.tokens(parts.database)]

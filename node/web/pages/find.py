@@ -141,9 +141,9 @@ def _fetching(context: PageContext) -> Values:
     """List where a study may be fetched from, and the last ones that somebody asked for."""
     if not context.visitor.may(Role.OPERATOR):
         return {"sources": [], "fetches": []}
-    database = context.parts.database
+    database, destinations = context.parts.database, context.parts.config().destinations
     return {
-        "sources": [place.name for place in context.parts.config().destinations],
+        "sources": [it.name for it in destinations if it.kind == "dimse"],
         "fetches": control.newest(database, RequestKind.FETCH, FETCHES_SHOWN),
     }
 

@@ -73,7 +73,8 @@ router = APIRouter()
 def job(detail: Detail, context: Context) -> HTMLResponse:
     record_view(context, detail.job.series_uid)
     values = {**_progress(detail, context), **_slices(detail, context)}
-    return page(context, "job.html", path="/find", **values)
+    viewer_url = context.parts.config().web.viewer_url
+    return page(context, "job.html", path="/find", **values, viewer_url=viewer_url)
 
 
 @router.get("/jobs/{job_id}/seen")

@@ -20,7 +20,7 @@ from node.certificates import WARN_DAYS
 from node.dicom.status import meaning
 from node.rules import reasons
 from node.rules.backoff import is_silent
-from node.web.access import AsViewer, Visitor, require
+from node.web.access import AsViewer, Gate, Visitor, require
 from node.web.problems import Problem
 from node.web.state import Parts, PartsOf
 from node.wording import whole_duration
@@ -155,8 +155,23 @@ def part(context: PageContext, name: str, **values: object) -> HTMLResponse:
 
 def error_page(request: Request, problem: Problem) -> str:
     """Make a page of a problem, which needs no row and no visitor; the log-in keeps its form."""
-    name = "login.html" if request.url.path == "/login" else "error.html"
-    return ENVIRONMENT.get_template(name).render(problem=problem, next="/", hint="")
+    if request.url.path == "/login" or request.url.path.startswith("/login/"):
+        return login_page(request, problem=problem)
+    return ENVIRONMENT.get_template("error.html").render(problem=problem)
+
+
+def login_page(request: Request, **given: object) -> str:
+    """Make the page where people log in; it needs no row."""
+    gate: Gate = request.app.state.gate
+    shown: dict[str, object] = {
+        "problem": None,
+        "next": "/",
+        "hint": "",
+        "ended_at": "",
+        "end_session_url": "",
+    }
+    shown |= {"oidc": gate.web.oidc, "takes_passwords": gate.web.takes_passwords}
+    return ENVIRONMENT.get_template("login.html").render({**shown, **given})
 
 
 def chosen_from(names: Iterable[str], given: str) -> list[str]:

@@ -27,7 +27,6 @@ from node.web.pages import drawings, render
 from node.web.pages.drawings import Point
 from node.web.pages.now import gives_proof
 from node.web.pages.render import (
-    ENVIRONMENT,
     MASK,
     Context,
     PageContext,
@@ -416,10 +415,9 @@ add_page(router, "/conformance", "conformance", _conformance)
 
 
 @router.get("/login")
-def login_form(parts: PartsOf, next: str = "/") -> HTMLResponse:
-    hint = "" if parts.gate.has_user() else NO_USER
-    shown = ENVIRONMENT.get_template("login.html").render(problem=None, next=next, hint=hint)
-    return HTMLResponse(shown)
+def login_form(request: Request, parts: PartsOf, next: str = "/") -> HTMLResponse:
+    hint = "" if parts.gate.web.oidc or parts.gate.has_user() else NO_USER
+    return HTMLResponse(render.login_page(request, next=next, hint=hint))
 
 
 @router.get("/password")

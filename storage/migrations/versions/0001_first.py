@@ -136,8 +136,9 @@ TABLES = {
         created_at float, changed_at float
     """,
     "login": """
-        id string(64) key, account_name string(64) ->account.name index, csrf string(64),
-        address string(64), created_at float, seen_at float, expires_at float index
+        id string(64) key, account_name string(64) null ->account.name index,
+        person string(64) null index, role string(16) null, csrf string(64), address string(64),
+        created_at float, seen_at float, expires_at float index
     """,
     "token": """
         id, digest string(64) unique, name string(64), role string(16), created_by string(64),
@@ -214,6 +215,8 @@ CHECKS = (
     ("owed_report", "lease", "(state = 'running') = (lease_until IS NOT NULL)"),
     ("owed_report", "state", "state IN ('queued', 'running', 'sent', 'failed')"),
     ("account", "role", "role IN ('viewer', 'operator', 'administrator')"),
+    ("login", "person", "(account_name IS NULL) = (person IS NOT NULL)"),
+    ("login", "role", "(person IS NULL) = (role IS NULL)"),
     ("token", "role", "role IN ('viewer', 'operator', 'administrator')"),
     ("request", "done", "(state = 'asked') = (done_at IS NULL)"),
     ("request", "lease", "state = 'asked' OR lease_until IS NULL"),

@@ -207,7 +207,8 @@ def test_the_destination_of_a_first_configuration_is_there_to_fill_in(
     text = (tmp_path / "other.toml").read_text()
     filled = re.sub(r"^# ((\[\[destination|[a-z_]+ = ).*)$", r"\1", text, flags=re.MULTILINE)
     filled = filled.split("# The brain of MR heads")[0]
-    of_others = ("commitment", "tls", "factor", "accept_children", "max_findings", "report")
+    of_others = ["commitment", "tls", "factor", "accept_children", "max_findings", "report"]
+    of_others += ["kind", "url", "token_file", "user", "password_file"]
     filled = re.sub(rf"^({'|'.join(of_others)}) = ", r"# \1 = ", filled, flags=re.MULTILINE)
     (tmp_path / "filled.toml").write_text(filled)
     assert [it.name for it in load(tmp_path / "filled.toml").destinations] == ["pacs"]

@@ -82,7 +82,8 @@ class Meddling(Halfway):
     def run(self, step: Step, slices: Window, limits: Limits) -> Prediction:
         assert step.gap is not None
         deadline = time.monotonic() + 30.0
-        while len(whole := list(filter(is_whole, self.folder.glob("*.dcm")))) < step.gap:
+        # Of each gap before this one, its slice and the copy of the slice before it.
+        while len(whole := list(filter(is_whole, self.folder.glob("*.dcm")))) < 2 * step.gap:
             assert time.monotonic() < deadline, f"{whole} were written"
         for path in whole if step.gap == 2 else ():
             path.write_bytes(path.read_bytes()[:-1000])
@@ -226,7 +227,8 @@ def test_a_file_that_changes_before_the_check_holds_the_job_with_the_list(
     assert (outcome.reason, outcome.held) == (Reason.OUTPUT_CHECK_FAILED, True)
     faults = outcome.record["faults"]
     assert isinstance(faults, list)
-    assert {fault[:9] for fault in faults if fault[5:9] == ".dcm"} == {"00002.dcm", "00004.dcm"}
+    spoilt = {f"{number:05d}.dcm" for number in (1, 2, 3, 4)}
+    assert {fault[:9] for fault in faults if fault[5:9] == ".dcm"} == spoilt
     assert list((tmp_path / "derived").iterdir()) == []
 
 

@@ -545,3 +545,17 @@ def test_a_kind_that_a_destination_is_not_to_have_is_said_to_be_left_out(
     text = text_of(person.get(f"/jobs/{job.id}").text)
     assert "Images 2 pacs: not yet stored" in text
     assert "Presentation state (GSPS) 1 pacs: left out" in text
+
+
+def test_a_job_leads_to_the_viewer_that_is_configured_and_to_none_else(
+    served: Site, person: Client
+) -> None:
+    with_result(served)
+    assert "open-in-viewer" not in person.get("/jobs/1").text
+    address = "https://viewer.example.org/viewer?StudyInstanceUIDs={study_uid}&s={series_uid}"
+    web = served.settings.web.model_copy(update={"viewer_url": address})
+    settings = served.settings.model_copy(update={"web": web})
+    control.applied(served.database, served.clock(), NODE, to_values(settings))
+    job = served.rows.queue.get(1)
+    wanted = f"viewer?StudyInstanceUIDs={job.study_uid}&amp;s={job.derived_series_uid}"
+    assert wanted in person.get("/jobs/1").text

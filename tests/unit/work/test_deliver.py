@@ -78,7 +78,7 @@ class Pacs:
                 return LOST
         return self.sent
 
-    def echo(self, _peer: PeerAddress) -> EchoResult:
+    def echo(self, _destination: Destination, _ae_title: str) -> EchoResult:
         return EchoResult(not self.gives_no_association, 0.01, self.sent.sentence)
 
 
@@ -98,7 +98,7 @@ class Site:
             clock,
             "MIDSLICE",
             self.settings.delivery,
-            _scu_echo=self.pacs.echo,
+            _echo=self.pacs.echo,
             _steady=self.steady,
         )
         self.deliverers = Deliverers(stored.ledger, stored.files, self.reach, clock, self.pacs.send)

@@ -1,0 +1,365 @@
+"""DICOMweb of the node (PS3.18): QIDO-RS and WADO-RS over received and derived series.
+
+Rows answer searches, files are sent as they are. What needs a data set to be read, metadata and
+pictures, is asked of a short-lived process, as the rule tester's questions are.
+"""
+
+import base64
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import APIRouter, Depends
+from fastapi import Path as InPath
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from node.web.access import AsViewer, Visitor
+from node.web.api.inputs import UID
+from node.web.problems import Problem
+from node.web.rule_tester import ask
+from node.web.state import Parts, PartsOf
+from storage.errors import NotFound
+from storage.queries.dicom_web import (
+    COLUMNS,
+    MODALITIES,
+    HeldInstance,
+    Level,
+    Match,
+    held_instances,
+    search,
+)
+from storage.site.audit import FIND
+
+JSON, DICOM, PNG = "application/dicom+json", "application/dicom", "image/png"
+MOST_MATCHES = 1000
+MOST_METADATA = 2000  # instances in one answer
+CHUNK_BYTES = 1 << 20
+# Tag and value representation of what a search answers with: PS3.6.
+TAGS: Mapping[str, tuple[str, str]] = {
+    "StudyInstanceUID": ("0020000D", "UI"),
+    "StudyDate": ("00080020", "DA"),
+    "AccessionNumber": ("00080050", "SH"),
+    "PatientID": ("00100020", "LO"),
+    "PatientName": ("00100010", "PN"),
+    "SeriesInstanceUID": ("0020000E", "UI"),
+    "Modality": ("00080060", "CS"),
+    "SeriesDescription": ("0008103E", "LO"),
+    "SOPInstanceUID": ("00080018", "UI"),
+    "SOPClassUID": ("00080016", "UI"),
+}
+KEYWORDS = {tag: keyword for keyword, (tag, _) in TAGS.items()}
+SETTINGS = ("limit", "offset", "includefield", "fuzzymatching")  # of a search; no attributes
+DATES = re.compile(r"(\d{8})?(-)?(\d{8})?")
+
+Uid: TypeAlias = Annotated[str, InPath(pattern=UID)]
+router = APIRouter(prefix="/dicom-web", include_in_schema=False)
+
+
+@router.get("/studies")
+def studies(request: Request, visitor: AsViewer, parts: PartsOf) -> Response:
+    """Search for studies."""
+    return _found(request, visitor, parts, "study", {})
+
+
+@router.get("/series")
+def all_series(request: Request, visitor: AsViewer, parts: PartsOf) -> Response:
+    """Search for series, whatever their study."""
+    return _found(request, visitor, parts, "series", {})
+
+
+@router.get("/studies/{study}/series")
+def series(study: Uid, request: Request, visitor: AsViewer, parts: PartsOf) -> Response:
+    """Search for series of a study."""
+    return _found(request, visitor, parts, "series", {"study_uid": study})
+
+
+@router.get("/studies/{study}/instances")
+def of_study(study: Uid, request: Request, visitor: AsViewer, parts: PartsOf) -> Response:
+    """Search for instances of a study."""
+    return _found(request, visitor, parts, "instance", {"study_uid": study})
+
+
+@router.get("/studies/{study}/series/{series}/instances")
+def of_series(
+    study: Uid, series: Uid, request: Request, visitor: AsViewer, parts: PartsOf
+) -> Response:
+    """Search for instances of a series."""
+    given = {"study_uid": study, "series_uid": series}
+    return _found(request, visitor, parts, "instance", given)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The instances that a path names, for somebody who may see them; each look is audited."""
+
+    instances: tuple[HeldInstance, ...]
+    paths: tuple[Path, ...]
+    parts: Parts
+
+
+def _held(visitor: Visitor, parts: Parts, study: str, series: str = "", instance: str = "") -> Held:
+    instances = held_instances(parts.database, study, series, instance)
+    if not instances:
+        what = "instance" if instance else "series" if series else "study"
+        raise NotFound(f"no such {what} is kept here")
+    for uid in dict.fromkeys(it.series_uid for it in instances):
+        parts.store.audit.record(visitor.name, "view", uid)
+    paths = tuple(parts.store.files.path(it.path) for it in instances)
+    if gone := sum(not path.exists() for path in paths):
+        raise NotFound(f"{gone} of its files are no longer kept; have it sent again")
+    return Held(instances, paths, parts)
+
+
+def _held_study(visitor: AsViewer, parts: PartsOf, study: Uid) -> Held:
+    return _held(visitor, parts, study)
+
+
+def _held_series(visitor: AsViewer, parts: PartsOf, study: Uid, series: Uid) -> Held:
+    return _held(visitor, parts, study, series)
+
+
+def _held_one(visitor: AsViewer, parts: PartsOf, study: Uid, series: Uid, instance: Uid) -> Held:
+    return _held(visitor, parts, study, series, instance)
+
+
+HeldStudy = Annotated[Held, Depends(_held_study)]
+HeldSeries = Annotated[Held, Depends(_held_series)]
+HeldOne = Annotated[Held, Depends(_held_one)]
+OF_STUDY = "/studies/{study}"
+OF_SERIES = "/studies/{study}/series/{series}"
+OF_INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
+
+
+@router.get(OF_STUDY)
+def study_files(request: Request, held: HeldStudy) -> Response:
+    """Retrieve the files of a study."""
+    return _files(request, held)
+
+
+@router.get(OF_SERIES)
+def series_files(request: Request, held: HeldSeries) -> Response:
+    """Retrieve the files of a series."""
+    return _files(request, held)
+
+
+@router.get(OF_INSTANCE)
+def instance_file(request: Request, held: HeldOne) -> Response:
+    """Retrieve the file of an instance."""
+    return _files(request, held)
+
+
+@router.get(f"{OF_STUDY}/metadata")
+def study_metadata(request: Request, held: HeldStudy) -> Response:
+    """Retrieve the attributes of a study's instances, without pixels."""
+    return _metadata(request, held)
+
+
+@router.get(f"{OF_SERIES}/metadata")
+def series_metadata(request: Request, held: HeldSeries) -> Response:
+    """Retrieve those of a series."""
+    return _metadata(request, held)
+
+
+@router.get(f"{OF_INSTANCE}/metadata")
+def instance_metadata(request: Request, held: HeldOne) -> Response:
+    """Retrieve those of an instance."""
+    return _metadata(request, held)
+
+
+@router.get(f"{OF_INSTANCE}/rendered")
+def rendered(request: Request, held: HeldOne) -> Response:
+    """A picture of an instance, or of its first frame, in the window that it names."""
+    return _picture(request, held, 1)
+
+
+@router.get(f"{OF_INSTANCE}/frames/{{frame}}/rendered")
+def rendered_frame(
+    request: Request, held: HeldOne, frame: Annotated[int, InPath(ge=1, le=100_000)]
+) -> Response:
+    """A picture of a frame; the first one has the number 1."""
+    return _picture(request, held, frame)
+
+
+def _found(
+    request: Request, visitor: Visitor, parts: Parts, level: Level, given: Mapping[str, str]
+) -> Response:
+    _check_accept(request, JSON)
+    matches = [Match(column, values=(uid,)) for column, uid in given.items()]
+    names = [name for name in request.query_params if name not in SETTINGS]
+    matches += [_match(name, request.query_params[name]) for name in names]
+    limit = _number(request, "limit", MOST_MATCHES)
+    offset = _number(request, "offset", 0)
+    rows = search(parts.database, level, matches, min(limit, MOST_MATCHES), offset)
+    detail = {"by": names, "found": len(rows), "how": "QIDO-RS"}
+    parts.store.audit.record(visitor.name, FIND, "", detail)
+    if not rows:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    document = [_attributes(row, level) for row in rows]
+    return Response(json.dumps(document), media_type=JSON)
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name}={text[:20]}: a whole number.")
+    return int(text)
+
+
+def _match(name: str, text: str) -> Match:
+    """A condition of a search; a name that no row has is no filter."""
+    keyword = KEYWORDS.get(name.upper(), name)
+    if keyword not in COLUMNS:
+        known = ", ".join((*COLUMNS, *SETTINGS))
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name[:64]} is no filter here; allowed: {known}.")
+    column, text = COLUMNS[keyword][1], text.replace("\0", "")
+    if not text:
+        return Match(column, pattern="*")
+    if TAGS[keyword][1] == "UI":
+        return Match(column, values=tuple(text.split(",")))
+    if keyword == "StudyDate":
+        dates = DATES.fullmatch(text)
+        if dates is None or not (dates[1] or dates[3]):
+            wanted = "a date as 20261201, or a range as 20261101-20261201"
+            raise Problem(HTTPStatus.BAD_REQUEST, f"StudyDate: {wanted}.")
+        least, most = dates[1] or "", dates[3] or ""
+        return Match(column, least=least, most=most if dates[2] else least)
+    return Match(column, pattern=text)
+
+
+def _attributes(row: Mapping[str, Any], level: Level) -> dict[str, Any]:
+    """A match in DICOM JSON."""
+    answer: dict[str, Any] = {}
+    for keyword, (_, column) in COLUMNS.items():
+        if column in row:
+            tag, vr = TAGS[keyword]
+            value = row[column]
+            if keyword == "Modality":
+                value = MODALITIES.get(str(row["a_sop_class_uid"]), value)
+            answer[tag] = {"vr": vr, **_value(vr, str(value))}
+    url = f"{router.prefix}/studies/{row['study_uid']}"  # no host: anybody sets that header
+    if level == "study":
+        answer["00201206"] = {"vr": "IS", "Value": [row["series_count"]]}
+        answer["00201208"] = {"vr": "IS", "Value": [row["instance_count"]]}
+    else:
+        url += f"/series/{row['series_uid']}"
+    if level == "series":
+        answer["00201209"] = {"vr": "IS", "Value": [row["instance_count"]]}
+    if level == "instance":
+        url += f"/instances/{row['instance_uid']}"
+    answer["00081190"] = {"vr": "UR", "Value": [url]}
+    return answer
+
+
+def _value(vr: str, text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    return {"Value": [{"Alphabetic": text} if vr == "PN" else text]}
+
+
+def _check_accept(request: Request, *kinds: str) -> None:
+    """Raise where the client takes none of these media types."""
+    given = request.headers.get("accept", "*/*").lower()
+    wildcards = {"*/*", "application/*", "application/json", "image/*"}
+    named = {part.split(";")[0].strip() for part in given.split(",")}
+    if not named & {*kinds, *wildcards}:
+        offered = ", ".join(kinds)
+        raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"Accept: {given[:80]}; offered: {offered}.")
+
+
+def _files(request: Request, held: Held) -> Response:
+    _check_accept(request, "multipart/related", DICOM)
+    boundary = uuid.uuid4().hex
+    media_type = f'multipart/related; type="{DICOM}"; boundary={boundary}'
+    parts = _parts(held.paths, [it.transfer_syntax for it in held.instances], boundary)
+    return StreamingResponse(parts, media_type=media_type)
+
+
+def _parts(paths: Sequence[Path], syntaxes: Iterable[str], boundary: str) -> Iterator[bytes]:
+    """The files as they are kept; where one goes meanwhile the answer ends without its end."""
+    for path, syntax in zip(paths, syntaxes, strict=True):
+        with path.open("rb") as file:
+            head = f"Content-Type: {DICOM}; transfer-syntax={syntax}"
+            yield f"--{boundary}\r\n{head}\r\n\r\n".encode()
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+            yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
+
+
+@dataclass(frozen=True)
+class Read:
+    """Text that the other process has read from files: JSON, or bytes in base 64."""
+
+    text: str
+
+
+def _metadata(request: Request, held: Held) -> Response:
+    _check_accept(request, JSON)
+    if len(held.paths) > MOST_METADATA:
+        detail = f"These are {len(held.paths)} instances; at most {MOST_METADATA}: ask by series."
+        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    return Response(_asked(metadata_of, held.paths, held.parts).text, media_type=JSON)
+
+
+def _picture(request: Request, held: Held, frame: int) -> Response:
+    _check_accept(request, PNG)
+    answer = _asked(picture_of, (held.paths[0], frame), held.parts).text
+    if not answer:
+        raise NotFound(f"the instance has no frame {frame} that can be shown")
+    return Response(base64.b64decode(answer), media_type=PNG)
+
+
+def _asked(find: Any, question: object, parts: Parts) -> Read:
+    answer: Read = ask(find, question, Read, log_as_json=parts.settings.log_as_json)
+    return answer
+
+
+def metadata_of(paths: Sequence[Path]) -> Read:
+    """Read the attributes of files, in the other process; binary values are left out."""
+    from pydicom import dcmread
+
+    return Read(json.dumps([_plain(dcmread(path, stop_before_pixels=True)) for path in paths]))
+
+
+def _plain(dataset: Any) -> dict[str, Any]:
+    document: dict[str, Any] = dataset.to_json_dict(
+        bulk_data_threshold=0, bulk_data_element_handler=lambda _: "", suppress_invalid_tags=True
+    )
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    document["00083002"] = {"vr": "UI", "Value": [syntax]}  # Available Transfer Syntax UID
+    return {tag: it for tag, it in document.items() if "BulkDataURI" not in it}
+
+
+def picture_of(question: tuple[Path, int]) -> Read:
+    """Draw a frame as PNG in the window that the file names, in the other process."""
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.utils import pixel_array
+
+    path, number = question
+    dataset = dcmread(path)
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    if number > frames or "PixelData" not in dataset:
+        return Read("")
+    shown = pixel_array(dataset, index=number - 1)
+    if dataset.get("SamplesPerPixel", 1) == 1:
+        shown = apply_voi_lut(apply_modality_lut(shown, dataset), dataset).astype(np.float64)
+        low, high = float(shown.min()), float(shown.max())
+        shown = (shown - low) * (255.0 / max(high - low, 1e-9))
+        if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+            shown = 255.0 - shown
+    file = BytesIO()
+    Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8)).save(file, "PNG")
+    return Read(base64.b64encode(file.getvalue()).decode())
