@@ -780,15 +780,16 @@ class AcceptedAssociation(Association):
     def _run_reactor(self) -> None:
         # The library's own takes a nap before it looks at its queues: a millisecond of each
         # association, as a release most often comes within it.
-        while self.is_established:
+        is_over = False
+        while not is_over:
             context_id, message = self.dimse.get_msg()
             if message is not None and context_id is not None:
                 self._serve_request(message, context_id)
-            if self.is_established:
-                self._look_for_end()
+            is_over = self._is_over()
 
-    def _look_for_end(self) -> None:
-        if self.acse.is_release_requested():
+    def _is_over(self) -> bool:
+        """True where nothing comes any more; an abort of ours has left by then."""
+        if self.is_established and self.acse.is_release_requested():
             self.acse.send_release(is_response=True)
             self.is_released = True
         elif self.acse.is_aborted():
@@ -796,8 +797,9 @@ class AcceptedAssociation(Association):
         elif self.dul.idle_timer_expired():
             self.abort()
         elif self.dul.is_alive():
-            return
+            return False
         self.kill()
+        return True
 
     @property
     def server(self) -> AssociationServer:
