@@ -10,11 +10,13 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 # They commit and fsync tens of thousands of times; in memory, where there is room for it, they wait for none.
 MEMORY := $(shell df -k --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 {print "/dev/shm"}')
 STAMP := .venv/.installed
+# Of `make bench`, those that may be measured alone.
+SUBJECTS := models inference scale fairness compressed long_series
 # Two workers and hundreds of child processes import the same modules: compiled once, not by each.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models soak train train-models docs pins sbom clean
+.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models scale fairness compressed long_series soak train train-models docs pins sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -92,10 +94,10 @@ faults: setup system  ## every fault test, with 200 power cuts (FAULT_ROUNDS) an
 test-long: setup system  ## the tests that take over 30 seconds
 	$(BIN)/pytest -m long --timeout 3600
 
-bench: setup system  ## the benchmarks against peers in the same run (`bench models`, `bench inference`: one alone; BASE=CHECKOUT measures its inference too); writes benchmark.json
-	DATA=$(DATA) BASE=$(BASE) $(BIN)/python -m tests.benchmarks.run $(filter models inference,$(MAKECMDGOALS))
+bench: setup system  ## the benchmarks against peers in the same run (`bench models` and others by name: one alone; BASE=CHECKOUT measures its inference too); writes benchmark.json
+	DATA=$(DATA) BASE=$(BASE) $(BIN)/python -m tests.benchmarks.run $(filter $(SUBJECTS),$(MAKECMDGOALS))
 
-models:
+models scale fairness compressed long_series:
 	@: a subject of bench
 
 soak: setup system  ## eight scanners and a fault a minute for SOAK_MINUTES (60); exits non-zero on a loss or on growth

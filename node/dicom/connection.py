@@ -46,7 +46,8 @@ class Blocks:
             raise TimeoutError("the PDU did not arrive in time")
         if self._end == self._start and len(self._block) - self._end < LARGEST_PDU_BYTES:
             self._make_room()
-        sock.settimeout(seconds)
+        if sock.gettimeout() != seconds:  # which is cheaper than to set it
+            sock.settimeout(seconds)
         count = sock.recv_into(self._block[self._end :])
         hurry(sock)
         self._end += count

@@ -9,12 +9,16 @@ import threading
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from blake3 import blake3
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
 from storage.records import UID_CHARACTERS
 
 ROOM_EVERY_BYTES = 32 << 20
@@ -234,3 +238,42 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
     if vr == b"OB":
         return head + struct.pack("<HI", 0, len(value)) + value
     return head + struct.pack("<H", len(value)) + value
+
+
+AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
+MEDIUM = 0
+NO_UID = "0.0"  # stands in for a UID that the library could not carry; never kept or answered
+
+
+def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
+    """Make a C-STORE command one that the library answers; say why it will be a failure.
+
+    The library leaves a request without an answer, or aborts, where a UID or Priority is missing
+    or malformed; the peer would wait in vain, or send it again for ever.
+    """
+    if PRIORITY not in command:
+        command.Priority = MEDIUM
+    sop_class = uid_of(_raw(command, AFFECTED_SOP_CLASS))
+    problem = None
+    if sop_class != abstract_syntax:
+        comment = "the SOP Class is not that of the presentation context"
+        problem = Refusal(SOP_CLASS_NOT_SUPPORTED, comment, AFFECTED_SOP_CLASS)
+        command.add_new(AFFECTED_SOP_CLASS, "UI", CTImageStorage)
+    if not affected_instance(command):
+        comment = "Affected SOP Instance UID: 1-64 letters, digits and . - _"
+        problem = Refusal(UID_INVALID, comment, AFFECTED_SOP_INSTANCE)
+        command.add_new(AFFECTED_SOP_INSTANCE, "UI", NO_UID)
+    return problem
+
+
+def affected_instance(command: Dataset) -> str:
+    """The UID of the instance that a command names, empty where it is none that is stored."""
+    return uid_of(_raw(command, AFFECTED_SOP_INSTANCE))
+
+
+def _raw(command: Dataset, tag: int) -> bytes:
+    """A value of the command set as it was sent: decoding would already judge it."""
+    if tag not in command:
+        return b""
+    element = cast(RawDataElement | DataElement, command.get_item(tag))
+    return (element.value or b"") if isinstance(element, RawDataElement) else b""

@@ -10,6 +10,7 @@ from node.dicom.incoming import uid_of
 
 COMMAND, LAST = 1, 2  # bits of the message control header: PS3.8 E.2
 PDU_HEAD_BYTES = 6
+LONGEST_COMMAND_BYTES = 1 << 16
 PDV_HEAD_BYTES = 6  # length, context id, message control header: PS3.8 9.3.5.1
 
 # Elements of group 0000: PS3.7 E.1. Those of a C-STORE request are 9.3.1.1.

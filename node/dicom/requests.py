@@ -23,6 +23,7 @@ from node.dicom.connection import LARGEST_PDU_BYTES
 from node.dicom.messages import (
     COMMAND,
     LAST,
+    LONGEST_COMMAND_BYTES,
     PDU_HEAD_BYTES,
     PDV_HEAD_BYTES,
     STORE_RESPONSE,
@@ -35,10 +36,9 @@ from node.dicom.messages import (
 )
 from node.dicom.negotiation import DATA
 from node.dicom.status import LONGEST_COMMENT
+from node.dicom.transport import POLL_SECONDS
 from node.dicom.upper_layer import (
-    LONGEST_COMMAND_BYTES,
     MALFORMED,
-    POLL_SECONDS,
     LendingProvider,
 )
 

@@ -41,7 +41,8 @@ from node.dicom.status import (
     status_text,
 )
 from node.dicom.tls import ClientTls, TlsFailed
-from node.dicom.upper_layer import PromptSocket, RequestorAE
+from node.dicom.transport import PromptSocket
+from node.dicom.upper_layer import RequestorAE
 from storage.files import data_set_offset
 
 MAX_MESSAGE_ID = 65535

@@ -19,9 +19,8 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import AE, _config
@@ -34,31 +33,28 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from pynetdicom.transport import (
-    T_CONNECT,
     AddressInformation,
     AssociationServer,
-    AssociationSocket,
     RequestHandler,
 )
 
-from node.dicom.connection import LARGEST_PDU_BYTES, Blocks, hurry, tune
+from node.dicom.connection import LARGEST_PDU_BYTES
 from node.dicom.contexts import NOT_STORED
-from node.dicom.incoming import HIDDEN_ELEMENTS, Incoming, Refusal, part10_head, uid_of
+from node.dicom.direct import AnswerStore, DirectRequests, IncomingFiles
+from node.dicom.incoming import Incoming, affected_instance, mend
 from node.dicom.messages import (
     COMMAND,
-    LAST,
+    LONGEST_COMMAND_BYTES,
     PDV_HEAD_BYTES,
     StoreRequest,
     command_pdus,
     fragments,
-    store_request,
     store_response,
 )
 from node.dicom.negotiation import ACCEPTED, DATA, REQUEST, readable, titles, with_ids
-from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID, UNEXPECTED_ERROR
-from node.dicom.tls import ClientTls, TlsSocket, accept, offered, speaks_tls
+from node.dicom.tls import ClientTls, speaks_tls
+from node.dicom.transport import CLOSED, CLOSING, ESTABLISHED, POLL_SECONDS, PromptSocket, poll_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,30 +113,18 @@ _config.VALIDATORS["UI"] = lambda uid: (0 < len(uid) <= LONGEST_UID, f"1-{LONGES
 
 LONGEST_UID = 64
 NAP_SECONDS = 0.05  # timers are looked at this often; everything else wakes by itself
-POLL_SECONDS = 0.2  # how soon `abandon` is heard
 ENDING_SECONDS = 0.01  # for a thread that most often is just ending
 NO_TIMEOUT_SECONDS = 3600.0  # where none was set: every wait has an end
 WAKE = (None, None)  # in the queue of DIMSE messages: there is none, but look around
 
 TLS_HERE = "TLS at the port without it"
 
-CLOSED = "Evt17"  # PS3.8 Table 9-3: the connection is closed
 INVALID_PDU = "Evt19"  # PS3.8 Table 9-3: the state machine answers it with an abort
-ESTABLISHED = "Sta6"  # PS3.8 Table 9-4: association established and ready for data transfer
-CLOSING = "Sta13"  # awaiting that the connection is closed; what still comes is dropped
-CLOSING_SECONDS = 1.0
 ABORT, ABORT_BYTES = 0x07, 10  # type and length of an A-ABORT: PS3.8 9.3.8
 ABORTS = (b"\0\0", *(bytes([2, reason]) for reason in (0, 1, 2, 4, 5, 6)))  # source and reason
 
-# The most that one PDU may announce: 128 contexts with all transfer syntaxes take about 250 KiB.
-LONGEST_PDU_BYTES = 1 << 20
-LONGEST_COMMAND_BYTES = 1 << 16
 # Of a message that is no C-STORE: storage commitment names 30,000 instances in it.
 LONGEST_OTHER_DATA_SET_BYTES = 4 << 20
-
-AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, PRIORITY = 0x00000002, 0x00001000, 0x00000700
-MEDIUM = 0
-NO_UID = "0.0"  # stands in for a UID that the library could not carry; never kept or answered
 
 # What the library and pydicom raise on bytes that are no DIMSE message.
 MALFORMED = (
@@ -158,190 +142,12 @@ MALFORMED = (
 )
 
 
-class PromptSocket(AssociationSocket):
-    """The connection of an association; each PDU has to come and go whole within `seconds`.
-
-    A peer that says nothing for `silent_seconds` in the middle of one is dropped before.
-    """
-
-    def __init__(
-        self,
-        assoc: Association,
-        seconds: float,
-        *,
-        connection: socket.socket | None = None,
-        bind_to: AddressInformation | None = None,
-        silent_seconds: float | None = None,
-    ) -> None:
-        self.seconds = seconds
-        self.silent_seconds = seconds if silent_seconds is None else silent_seconds
-        self.is_lost = self.was_silent = False
-        self.opened_at = time.monotonic() if connection is not None else None
-        self.secured: TlsSocket | None = None
-        self.blocks = Blocks()
-        super().__init__(assoc, client_socket=connection, address=bind_to)
-
-    def connect(self, primitive: T_CONNECT) -> None:
-        """Connect to the peer; the library is told of success and failure."""
-        super().connect(primitive)
-        if self.socket is not None:
-            tune(self.socket)
-            self.opened_at = time.monotonic()
-
-    def accept_tls(self, context: ssl.SSLContext, seconds: float) -> TlsSocket:
-        """Go on over TLS, before anything was read; TlsFailed where the peer does not."""
-        assert self.socket is not None
-        self.socket = self.secured = accept(self.socket, context, seconds)
-        return self.secured
-
-    def offer_tls(self, tls: ClientTls, host: str) -> None:
-        """Speak TLS from the connection on, which is not made yet."""
-        assert self.socket is not None
-        self.socket = self.secured = offered(tls, self.socket, host)
-
-    @property
-    def ready(self) -> bool:
-        """True where something was received, or can be without waiting."""
-        if self.is_holding:
-            return True
-        if self.socket is None or self.opened_at is None:
-            return False
-        try:
-            return bool(_readable(self.socket).poll(0))
-        except (OSError, ValueError):
-            self.event_queue.put(CLOSED)
-            return False
-
-    @property
-    def is_holding(self) -> bool:
-        """True where something was received and not read yet."""
-        return self.blocks.is_holding or (self.secured is not None and self.secured.pending() > 0)
-
-    def has_data(self, seconds: float) -> bool:
-        """Wait so long for the peer; True also where it has closed the connection."""
-        if self.blocks.is_holding or self.socket is None:
-            return True
-        try:
-            return self.blocks.receive(self.socket, seconds) >= 0
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
-
-    def whole_pdu(self) -> memoryview | None:
-        """The next PDU; OSError where it is cut short.
-
-        None where it is for `recv`: the peer has closed, or the PDU is longer than any should be.
-        """
-        if self.socket is None:
-            return None
-        try:
-            return self.blocks.whole_pdu(self.socket, self.seconds, self.silent_seconds)
-        except OSError as error:
-            self._note_loss(error)
-            raise
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes, fewer where the peer is gone; OSError past the deadline."""
-        if nr_bytes > LONGEST_PDU_BYTES:
-            raise OSError(f"a PDU of {nr_bytes} bytes; allowed are {LONGEST_PDU_BYTES}")
-        buffer = bytearray(nr_bytes)
-        is_closing = self.assoc.dul.state_machine.current_state == CLOSING
-        seconds = min(self.seconds, CLOSING_SECONDS) if is_closing else self.seconds
-        try:
-            filled = self._fill(memoryview(buffer), time.monotonic() + seconds)
-        except OSError as error:
-            self._note_loss(error)
-            raise
-        if filled < nr_bytes:
-            self._note_loss()
-        return buffer[:filled]
-
-    def send(self, bytestream: bytes) -> None:
-        """Write all bytes; a peer that takes none of them for too long is dropped."""
-        if self.socket is None:
-            return
-        with contextlib.suppress(OSError):  # closed meanwhile: the library notices by itself
-            self.socket.settimeout(self.seconds)
-        super().send(bytestream)
-        with contextlib.suppress(OSError):
-            hurry(self.socket)
-
-    def write(self, data: bytes | bytearray) -> None:
-        """Write past the library; where that fails the connection ends, which it notices."""
-        if self.socket is None:
-            return
-        try:
-            self.socket.settimeout(self.seconds)
-            self.socket.sendall(data)
-            hurry(self.socket)
-        except OSError:
-            self.break_off()
-
-    def offer(self, data: memoryview, is_given_up: Callable[[], bool]) -> bool:
-        """Write all bytes; False where the peer has gone, or has taken none for too long."""
-        if self.socket is None:
-            return False
-        deadline = time.monotonic() + self.seconds
-        try:
-            self.socket.settimeout(POLL_SECONDS)
-            while data:
-                try:
-                    data = data[self.socket.send(data) :]
-                except TimeoutError:
-                    if is_given_up() or time.monotonic() >= deadline:
-                        raise
-            hurry(self.socket)
-        except OSError:
-            self.break_off()
-            return False
-        return True
-
-    def break_off(self) -> None:
-        """End the connection, which the library notices by itself."""
-        if self.socket is not None:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-
-    def hang_up(self) -> None:
-        """Close the connection, whatever the state of the association."""
-        self._shutdown_socket()
-
-    def _fill(self, view: memoryview, deadline: float) -> int:
-        assert self.socket is not None
-        filled = self.blocks.fill(view)
-        while filled < len(view):
-            left = self._left(deadline)
-            if left <= 0:
-                raise TimeoutError("the PDU did not arrive in time")
-            self.socket.settimeout(left)
-            count = self.socket.recv_into(view[filled:])
-            if count == 0:
-                break
-            hurry(self.socket)
-            filled += count
-        return filled
-
-    def _left(self, deadline: float) -> float:
-        return min(self.silent_seconds, deadline - time.monotonic())
-
-    def _note_loss(self, error: OSError | None = None) -> None:
-        if self.assoc.dul.state_machine.current_state == ESTABLISHED:
-            self.is_lost, self.was_silent = True, isinstance(error, TimeoutError)
+class Transport(PromptSocket):
+    """A prompt socket that the library closes as we do."""
 
     def _shutdown_socket(self) -> None:
         # The library's own leaves the socket open where the peer has reset the connection.
-        if self.socket is not None:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-            self.socket.close()
-
-
-def _readable(sock: socket.socket) -> select.poll:
-    """Waits for something to read; unlike `select.select`, on any descriptor."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return poll
+        self.hang_up()
 
 
 # Both of the library's loops take a nap of a millisecond and look again: 40 idle associations then
@@ -490,7 +296,7 @@ class WakingProvider(NegotiatingProvider):
 
     def rest(self) -> None:
         """Sleep until the peer has sent something, or somebody has rung, or timers are due."""
-        poll = _readable(self._rung)
+        poll = poll_of(self._rung)
         is_busy = self._is_busy
         is_holding = isinstance(self.socket, PromptSocket) and self.socket.is_holding
         if is_holding and not is_busy:
@@ -565,7 +371,7 @@ class Provider(WakingProvider):
     def _is_undisturbed(self) -> bool:
         """True while the association is open and the state machine has nothing to do."""
         is_open = self.state_machine.current_state == ESTABLISHED
-        return is_open and self.event_queue.empty() and self.to_provider_queue.empty()
+        return is_open and not self.event_queue.queue and not self.to_provider_queue.queue
 
 
 class _Requests(queue.Queue[Any]):
@@ -578,14 +384,6 @@ class _Requests(queue.Queue[Any]):
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         self.count += item is not WAKE
         super().put(item, block, timeout)
-
-
-# Answers a request whose data set has come; with the answer, what is to be done after it was sent.
-AnswerStore = Callable[[StoreRequest, Incoming], tuple[int | Dataset, Callable[[], None]]]
-
-
-def _nothing() -> None:
-    pass
 
 
 class Receiver(DIMSEServiceProvider):
@@ -604,14 +402,14 @@ class Receiver(DIMSEServiceProvider):
         answer: AnswerStore | None = None,
     ) -> None:
         super().__init__(assoc)
-        self._folder = folder
-        self._min_free_bytes = min_free_bytes
-        self._answer = answer
+        self._files = IncomingFiles(folder, min_free_bytes)
         self._syntaxes: dict[int, tuple[str, str]] = {}  # of presentation contexts, once used
-        self._command = bytearray()  # of a request that may turn out to be a usual C-STORE
-        self._storing: tuple[StoreRequest, int, Incoming] | None = None
+        self._direct: DirectRequests | None = None
+        if answer is not None:
+            self._direct = DirectRequests(
+                self._incoming_of, self._syntaxes_of, answer, self._respond
+            )
         self.msg_queue = self._requests = _Requests()
-        self._begun: list[Incoming] = []  # not all of them get as far as a handler
         self._served = 0  # messages, by the association's own thread
         self._is_serving = self._is_asking = False
         self._heard_at = 0.0  # when the last part of a message came
@@ -625,7 +423,7 @@ class Receiver(DIMSEServiceProvider):
 
     def waits(self) -> float:
         """How long the rest of a message has not come, in seconds; 0 where none has begun."""
-        has_begun = self._command or self._storing is not None or self.message is not None
+        has_begun = self._has_begun or self.message is not None
         return time.monotonic() - self._heard_at if has_begun else 0.0
 
     def silence(self) -> float:
@@ -635,7 +433,12 @@ class Receiver(DIMSEServiceProvider):
     @property
     def is_direct(self) -> bool:
         """True where it answers C-STORE requests itself."""
-        return self._answer is not None
+        return self._direct is not None
+
+    @property
+    def _has_begun(self) -> bool:
+        """True in the middle of a request that it answers itself."""
+        return self._direct is not None and self._direct.has_begun
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA indication; what is no DIMSE message ends in an abort."""
@@ -649,6 +452,8 @@ class Receiver(DIMSEServiceProvider):
     def take(self, pdu: memoryview) -> None:
         """Take a P-DATA-TF PDU as `receive_primitive` does, without the library's objects."""
         self._heard_at = time.monotonic()
+        if self._direct is not None and self._direct.takes(pdu):
+            return
         try:
             for context_id, control, value in fragments(pdu):
                 self._take(context_id, control, value)
@@ -665,7 +470,7 @@ class Receiver(DIMSEServiceProvider):
         try:
             item = self.msg_queue.get(timeout=NAP_SECONDS)
         except queue.Empty:
-            if self.when_idle is not None and self._storing is None:
+            if self.when_idle is not None and not self._has_begun:
                 self.when_idle()
             return WAKE
         self._is_serving = item is not WAKE
@@ -713,13 +518,12 @@ class Receiver(DIMSEServiceProvider):
 
     def close(self) -> None:
         """Leave no file behind, also of requests that the library drops without asking anybody."""
-        for incoming in self._begun:
-            incoming.discard()
+        self._files.close()
 
     def discard(self) -> None:
         """Leave no file of a request that will not be answered any more."""
-        if self._storing is not None:
-            self._storing[2].discard()
+        if self._direct is not None:
+            self._direct.discard()
         if self.message is not None and isinstance(self.message.data_set, Incoming):
             self.message.data_set.discard()
         while not self.msg_queue.empty():
@@ -728,14 +532,13 @@ class Receiver(DIMSEServiceProvider):
                 request.DataSet.discard()
 
     def _take(self, context_id: int, control: int, value: memoryview) -> None:
-        if not self.dul.event_queue.empty():
+        if self.dul.event_queue.queue:
             return  # the association is being aborted
-        if self._storing is not None:
-            self._take_data(context_id, control, value)
-        elif self._command or self._may_be_store(control):
-            self._take_command(context_id, control, value)
-        else:
-            self._receive(context_id, bytes([control]) + value)
+        fragment: bytes | memoryview | None = value
+        if self._direct is not None and (self._has_begun or self._may_be_store(control)):
+            fragment = self._direct.take(context_id, control, value)
+        if fragment is not None:
+            self._receive(context_id, bytes([control]) + fragment)
 
     def _may_be_store(self, control: int) -> bool:
         """True where a message begins that need not wait for the association's own thread.
@@ -744,23 +547,7 @@ class Receiver(DIMSEServiceProvider):
         """
         is_idle = self.message is None and self._requests.count == self._served
         is_ready = is_idle and self.assoc.is_established
-        return self.is_direct and is_ready and bool(control & COMMAND)
-
-    def _take_command(self, context_id: int, control: int, value: memoryview) -> None:
-        if not control & COMMAND:
-            raise ValueError("a data set before its command")
-        self._command += value
-        if len(self._command) > LONGEST_COMMAND_BYTES:
-            raise ValueError("a command without an end")
-        if not control & LAST:
-            return
-        command, self._command = bytes(self._command), bytearray()
-        syntaxes = self._syntaxes_of(context_id)
-        request = store_request(command, *syntaxes) if syntaxes is not None else None
-        if request is None:
-            self._receive(context_id, bytes([control]) + command)
-        else:
-            self._storing = request, context_id, self._incoming_of(request)
+        return is_ready and bool(control & COMMAND)
 
     def _syntaxes_of(self, context_id: int) -> tuple[str, str] | None:
         """Abstract and transfer syntax of an accepted context for instances."""
@@ -772,33 +559,15 @@ class Receiver(DIMSEServiceProvider):
             self._syntaxes[context_id] = syntaxes
         return self._syntaxes[context_id]
 
-    def _take_data(self, context_id: int, control: int, value: memoryview) -> None:
-        assert self._storing is not None
-        request, context_of_request, incoming = self._storing
-        if control & COMMAND or context_id != context_of_request:
-            raise ValueError("another message in the middle of a data set")
-        incoming.write(value)
-        if control & LAST:
-            self._storing = None
-            self._respond(request, context_id, incoming)
-
-    def _respond(self, request: StoreRequest, context_id: int, incoming: Incoming) -> None:
-        assert self._answer is not None
-        try:
-            status, then = self._answer(request, incoming)
-        except Exception as error:  # as the library does it: a failure, and the next one is taken
-            extra = {"sop_instance_uid": request.instance_uid, "reason": type(error).__name__}
-            logger.exception("instance not kept", extra=extra)
-            status, then = UNEXPECTED_ERROR, _nothing
+    def _respond(self, request: StoreRequest, context_id: int, status: int | Dataset) -> None:
         provider, transport = self.dul, self.dul.socket
-        if self.assoc.is_established and isinstance(transport, PromptSocket):
-            assert isinstance(provider, NegotiatingProvider)
-            largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
-            response = store_response(request, status)
-            most = largest - PDV_HEAD_BYTES
-            said = command_pdus(response, context_id=context_id, most=most)
-            transport.write(b"".join(map(provider.with_ids_of_peer, said)))
-        then()
+        if not self.assoc.is_established or not isinstance(transport, PromptSocket):
+            return
+        assert isinstance(provider, NegotiatingProvider)
+        largest = min(self.maximum_pdu_size or LARGEST_PDU_BYTES, LARGEST_PDU_BYTES)
+        response = store_response(request, status)
+        pdus = command_pdus(response, context_id=context_id, most=largest - PDV_HEAD_BYTES)
+        transport.write(b"".join(map(provider.with_ids_of_peer, pdus)))
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
         single = P_DATA()
@@ -823,8 +592,7 @@ class Receiver(DIMSEServiceProvider):
 
     def _abort(self) -> None:
         self.discard()
-        self.message = self._storing = None
-        self._command = bytearray()
+        self.message = None
         self.dul.event_queue.put(INVALID_PDU)
 
     def _incoming(self, message: C_STORE_RQ) -> Incoming:
@@ -836,7 +604,7 @@ class Receiver(DIMSEServiceProvider):
             StoreRequest(
                 0,
                 str(context.abstract_syntax),
-                uid_of(_raw(message.command_set, AFFECTED_SOP_INSTANCE)),
+                affected_instance(message.command_set),
                 str(context.transfer_syntax[0]),
             )
         )
@@ -845,55 +613,11 @@ class Receiver(DIMSEServiceProvider):
         return incoming
 
     def _incoming_of(self, request: StoreRequest) -> Incoming:
-        calling_ae, called_ae = self._titles
-        head = part10_head(
-            calling_ae=calling_ae,
-            called_ae=called_ae,
-            sop_class_uid=request.sop_class_uid,
-            instance_uid=request.instance_uid,
-            transfer_syntax=request.transfer_syntax,
-        )
-        incoming = Incoming(
-            self._folder,
-            head,
-            min_free_bytes=self._min_free_bytes,
-            has_elements=request.transfer_syntax not in HIDDEN_ELEMENTS,
-        )
-        self._begun = [*(before for before in self._begun if not before.is_over), incoming]
-        return incoming
+        return self._files.begin(request, self._titles)
 
     @cached_property
     def _titles(self) -> tuple[str, str]:
         return titles(getattr(self.dul, "request", b""))
-
-
-def mend(command: Dataset, abstract_syntax: str) -> Refusal | None:
-    """Make a C-STORE command one that the library answers; say why it will be a failure.
-
-    The library leaves a request without an answer, or aborts, where a UID or Priority is missing
-    or malformed; the peer would wait in vain, or send it again for ever.
-    """
-    if PRIORITY not in command:
-        command.Priority = MEDIUM
-    sop_class = uid_of(_raw(command, AFFECTED_SOP_CLASS))
-    problem = None
-    if sop_class != abstract_syntax:
-        comment = "the SOP Class is not that of the presentation context"
-        problem = Refusal(SOP_CLASS_NOT_SUPPORTED, comment, AFFECTED_SOP_CLASS)
-        command.add_new(AFFECTED_SOP_CLASS, "UI", CTImageStorage)
-    if not uid_of(_raw(command, AFFECTED_SOP_INSTANCE)):
-        comment = "Affected SOP Instance UID: 1-64 letters, digits and . - _"
-        problem = Refusal(UID_INVALID, comment, AFFECTED_SOP_INSTANCE)
-        command.add_new(AFFECTED_SOP_INSTANCE, "UI", NO_UID)
-    return problem
-
-
-def _raw(command: Dataset, tag: int) -> bytes:
-    """A value of the command set as it was sent: decoding would already judge it."""
-    if tag not in command:
-        return b""
-    element = cast(RawDataElement | DataElement, command.get_item(tag))
-    return (element.value or b"") if isinstance(element, RawDataElement) else b""
 
 
 # The library passes each PDU through two queues and its state machine, and both of its threads take
@@ -1045,7 +769,7 @@ class AcceptedAssociation(Association):
         self._server = server
         # Before the socket, which tells it that there is a connection.
         self.dul = self.provider = Provider(self, message_seconds)
-        self.connection = PromptSocket(
+        self.connection = Transport(
             self, seconds, connection=connection, silent_seconds=message_seconds
         )
         self.dimse = self.receiver = Receiver(
@@ -1056,15 +780,16 @@ class AcceptedAssociation(Association):
     def _run_reactor(self) -> None:
         # The library's own takes a nap before it looks at its queues: a millisecond of each
         # association, as a release most often comes within it.
-        while self.is_established:
+        is_over = False
+        while not is_over:
             context_id, message = self.dimse.get_msg()
             if message is not None and context_id is not None:
                 self._serve_request(message, context_id)
-            if self.is_established:
-                self._look_for_end()
+            is_over = self._is_over()
 
-    def _look_for_end(self) -> None:
-        if self.acse.is_release_requested():
+    def _is_over(self) -> bool:
+        """True where nothing comes any more; an abort of ours has left by then."""
+        if self.is_established and self.acse.is_release_requested():
             self.acse.send_release(is_response=True)
             self.is_released = True
         elif self.acse.is_aborted():
@@ -1072,8 +797,9 @@ class AcceptedAssociation(Association):
         elif self.dul.idle_timer_expired():
             self.abort()
         elif self.dul.is_alive():
-            return
+            return False
         self.kill()
+        return True
 
     @property
     def server(self) -> AssociationServer:
@@ -1119,7 +845,7 @@ class RequestorAE(AE):
         provider = assoc.dul = LendingProvider(assoc)
         assoc.acse_timeout, assoc.network_timeout = self.acse_timeout, self.network_timeout
         assoc.daemon = provider.daemon = True
-        transport = PromptSocket(assoc, self._seconds, bind_to=address)
+        transport = Transport(assoc, self._seconds, bind_to=address)
         if self._tls is not None:
             try:
                 transport.offer_tls(self._tls, self._host)

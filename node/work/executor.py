@@ -1,6 +1,7 @@
 """The executor: runs one request in a worker process that can be killed."""
 
 import contextlib
+import ctypes
 import importlib
 import logging
 import os
@@ -40,6 +41,7 @@ POLL_SECONDS = 0.5  # how often limits and the cancel request are looked at
 CANCEL_SECONDS = 20.0  # a worker that does not stop by then is killed
 LOADING_SECONDS = 300.0  # of a new worker, for its models; none of it is the job's
 NICENESS = 10  # of workers: beside the parent they get a tenth of a core that both want
+M_ARENA_MAX, ARENAS = -8, 2  # of mallopt (malloc.h)
 EXIT_SECONDS = 5.0  # from the end of its pipe to that of the process
 
 DAMAGED_SENTENCE = (
@@ -280,6 +282,7 @@ def main(requests: Connection, ahead_bytes: int = 0) -> None:
     """Serve requests in the child until the parent closes the pipe; meanwhile generate ahead."""
     leave_signals_to_parent()
     give_way()
+    share_arenas()
     with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them
         _load_models()
     ahead = AheadWorker(ahead_bytes)
@@ -307,6 +310,15 @@ def give_way() -> None:
     with contextlib.suppress(OSError):  # a container may forbid it; then it is as before
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.nice(NICENESS)
+
+
+def share_arenas() -> None:
+    """Have the threads of this process take their memory of a few common arenas.
+
+    Each of its own keeps what others could use: 0.15 GB in a job. Without glibc nothing is changed.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def _do(later: Iterable[Callable[[], object]]) -> None:

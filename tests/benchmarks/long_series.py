@@ -23,6 +23,7 @@ REPETITIONS, QUICK_REPETITIONS = 2, 1  # a long series takes a minute
 MOST_OF_SHORT = 1.15
 GROWTH = "memory, growth beside the window"
 MOST_GROWTH_MB = 120.0  # over 2,940 slices: 40 kB each, a twelfth of what a slice is
+MOST_MB = 1300.0  # of a worker, whatever the series
 MEGABYTE = 1e6
 
 
@@ -37,6 +38,7 @@ BOUNDS = (
         for count in counts[1:]
     ),
     Bound(NAME, GROWTH, MOST_GROWTH_MB),
+    *(Bound(NAME, f"{_name(512, count)}, memory", MOST_MB) for count in COUNTS[512]),
 )
 
 

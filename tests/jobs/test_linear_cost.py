@@ -1,5 +1,7 @@
 """A slice costs the same in a long series: what is done is counted, not timed."""
 
+import platform
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -70,3 +72,30 @@ def test_a_plan_looks_at_slices_in_proportion_to_their_number(model: str, factor
     per_slice = {slices: looks(slices) / slices for slices in (60, 600, 3000)}
     assert per_slice[3000] <= per_slice[600] * MOST_MORE
     assert per_slice[600] <= per_slice[60] * 1.15
+
+
+ARENAS_OF_THREADS = """
+import ctypes, threading
+from node.work.executor import share_arenas
+share_arenas()
+written, counted = threading.Barrier(9), threading.Barrier(9)
+def work():
+    some = [bytearray(3000) for _ in range(100)]
+    written.wait(), counted.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+written.wait()
+libc = ctypes.CDLL(None)
+stdout = ctypes.c_void_p.in_dll(libc, "stdout")
+libc.malloc_info(0, stdout), libc.fflush(stdout)
+counted.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are of glibc")
+def test_threads_of_a_worker_share_their_memory() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ARENAS_OF_THREADS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("<heap nr=") == 2

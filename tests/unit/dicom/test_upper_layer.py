@@ -16,17 +16,14 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 
-from node.dicom.incoming import Incoming, Refusal, part10_head, uid_of
+from node.dicom.incoming import NO_UID, Incoming, Refusal, part10_head, uid_of
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, UID_INVALID
+from node.dicom.transport import ESTABLISHED, LONGEST_PDU_BYTES, PromptSocket
 from node.dicom.upper_layer import (
-    ESTABLISHED,
     INVALID_PDU,
     LONGEST_COMMAND_BYTES,
     LONGEST_OTHER_DATA_SET_BYTES,
-    LONGEST_PDU_BYTES,
-    NO_UID,
     WAKE,
-    PromptSocket,
     Provider,
     Receiver,
 )

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from node.config import Config, Destination
 from node.dicom.scu import Answered, EchoResult, Outgoing, PeerAddress, SendResult, Timeouts
 from node.dicom.status import Outcome
-from node.dicom.upper_layer import POLL_SECONDS
+from node.dicom.transport import POLL_SECONDS
 from node.work import deliver
 from node.work.deliver import EXPLICIT_LE, NOT_CONFIGURED, Deliverers, Reachability
 from storage.files import digest as files_digest
