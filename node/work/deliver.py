@@ -206,7 +206,8 @@ class Intact:
 
     def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
         self._steady = steady
-        self._known: dict[Path, tuple[str, tuple[int, ...], float]] = {}  # the oldest first
+        # By path, the oldest first.
+        self._known: dict[str, tuple[str, tuple[int, ...], float]] = {}
         self._changing = threading.Lock()
         self._locks = [threading.Lock() for _ in range(16)]  # two that want the same file wait
 
@@ -217,16 +218,16 @@ class Intact:
                 mark = _mark(path)
             except FileNotFoundError:
                 return False
-            known = self._known.get(path)
+            known = self._known.get(str(path))
             is_known = known is not None and known[:2] == (expected, mark)
             if is_known and known and self._steady() - known[2] < INTACT_SECONDS:
                 return True
             with self._changing:
-                self._known.pop(path, None)
+                self._known.pop(str(path), None)
             if digest(path) != expected:
                 return False
             if abs(time.time() - mark[-1] / 1e9) > MARK_SECONDS:
-                self._keep(path, (expected, mark, self._steady()))
+                self._keep(str(path), (expected, mark, self._steady()))
             return True
 
     @property
@@ -234,7 +235,7 @@ class Intact:
         """The number of files whose digest it remembers."""
         return len(self._known)
 
-    def _keep(self, path: Path, entry: tuple[str, tuple[int, ...], float]) -> None:
+    def _keep(self, path: str, entry: tuple[str, tuple[int, ...], float]) -> None:
         with self._changing:  # the locks of two files differ
             while self._known:
                 oldest = next(iter(self._known))
