@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import GenericAlias
+from typing import Any, cast
 
 import psutil
 import pydantic_core
@@ -67,8 +67,7 @@ class AnswerFormat:
     def __init__(self, *kinds: type) -> None:
         # In a tuple: a dataclass alone takes no configuration.
         self._adapters: dict[str, TypeAdapter[tuple[object]]] = {
-            kind.__name__: TypeAdapter(GenericAlias(tuple, (kind,)), config=CACHED)
-            for kind in kinds
+            kind.__name__: TypeAdapter(cast(Any, tuple)[kind], config=CACHED) for kind in kinds
         }
 
     def send(self, pipe: Connection, answer: object, number: int = 0) -> None:
