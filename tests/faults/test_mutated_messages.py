@@ -57,6 +57,7 @@ class Receiving:
     folder: Path
     process: psutil.Process
     errors: Path
+    idle_threads: int  # of it where nobody is connected
 
     def paths(self) -> dict[str, Path]:
         """The kept instances by UID."""
@@ -85,7 +86,8 @@ def receiving(folder: Path, way: str) -> Iterator[Receiving]:
         assert process.stdout is not None
         assert process.stdin is not None
         port = int(process.stdout.readline())
-        yield Receiving(port, folder / "var", psutil.Process(process.pid), errors)
+        scp = psutil.Process(process.pid)
+        yield Receiving(port, folder / "var", scp, errors, scp.num_threads())
         process.stdin.close()
     assert process.returncode == 0, errors.read_text()[-4000:]
 
@@ -162,8 +164,8 @@ class Fuzzed:
 
     def check(self, memory_before: int) -> None:
         """Nothing is left of them, and the process has not grown."""
-        process = self.scp.process
-        wait_until(lambda: process.num_threads() <= 3, what="no thread is left")
+        process, idle = self.scp.process, self.scp.idle_threads
+        wait_until(lambda: process.num_threads() <= idle, what="no thread is left")
         assert list((self.scp.folder / "incoming").iterdir()) == []
         assert [c for c in process.net_connections() if c.status == "ESTABLISHED"] == []
         assert process.memory_info().rss - memory_before < MOST_GROWTH_BYTES

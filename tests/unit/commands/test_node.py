@@ -205,7 +205,8 @@ def test_the_destination_of_a_first_configuration_is_there_to_fill_in(
 ) -> None:
     assert midslice("init", "--config", "other.toml").status == 0
     text = (tmp_path / "other.toml").read_text()
-    filled = re.sub(r"^# ((\[\[destination|[a-z_]+ = ).*)$", r"\1", text, flags=re.MULTILINE)
+    sections = r"\[\[destination|\[web\.oidc\]"
+    filled = re.sub(rf"^# (({sections}|[a-z_]+ = ).*)$", r"\1", text, flags=re.MULTILINE)
     filled = filled.split("# The brain of MR heads")[0]
     of_others = ["commitment", "tls", "factor", "accept_children", "max_findings", "report"]
     of_others += ["kind", "url", "token_file", "user", "password_file"]

@@ -21,7 +21,9 @@ from tests.ports import free_port
 from tests.unit.storage.stored import post
 
 FACTS = {"job": 12, "reason": "MISSING_SLICES", "sentence": "A slice is missing."}
-REQUEST = NodeRequest(7, RequestKind.NOTIFY, "", "", "", "", "anna", 0.0, RequestState.ASKED, 1, None, "")
+REQUEST = NodeRequest(
+    7, RequestKind.NOTIFY, "", "", "", "", "anna", 0.0, RequestState.ASKED, 1, None, ""
+)
 
 
 @pytest.fixture
