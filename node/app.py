@@ -1,5 +1,6 @@
 """The node as a whole: builds its parts from the configuration, starts, reloads, stops them."""
 
+import ctypes
 import fcntl
 import gc
 import hashlib
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from node.work.arrivals import Arrivals, Rules
 from node.work.audit_trail import AuditTrail
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
-from node.work.executor import Bounds, ProcessExecutor
+from node.work.executor import Bounds, ProcessExecutor, share_arenas
 from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.query_retrieve import Fetcher, PeerQuestions
@@ -64,6 +65,8 @@ SWEEP_SECONDS = 1.0
 ARRIVALS_SECONDS = 0.2  # a series whose quiet period is over does not wait for long
 TICK_SECONDS = 0.2
 DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, and all else
+M_MMAP_THRESHOLD = -3  # of mallopt (malloc.h)
+LARGEST_IN_HEAP = 1 << 18  # less than the block of an association, more than a PDU
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
 
 
@@ -71,6 +74,8 @@ def serve(path: Path) -> int:
     """Run the node until SIGTERM; the exit status is 0 where all was finished or given back."""
     settings = config.load(path)
     _allow_descriptors(settings.node.max_associations)
+    share_arenas()  # every association has threads of its own, and would leave gaps in another one
+    _give_blocks_back()
     # Only warnings, which the log leaves out, and a third of the time that an association takes.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     node_id = f"{socket.gethostname()}/{settings.node.ae_title}"
@@ -106,6 +111,16 @@ def _allow_descriptors(associations: int) -> None:
     wanted = DESCRIPTORS + DESCRIPTORS_OF_ASSOCIATION * associations
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+def _give_blocks_back() -> None:
+    """Have the block of an association leave the process with it, and no gap in a heap.
+
+    By default the C library takes what is as large as the largest that was freed from a heap.
+    Without glibc nothing is changed.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pydantic_core
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 AT_ONCE = 0.0
 IDLE_SECONDS = 0.5  # how soon new work is seen by a thread that waits
@@ -52,6 +53,10 @@ def worker_memory_bytes(configured_gb: float, workers: int) -> int:
     return int(configured_gb * 1e9) or int(WORKERS_SHARE * machine_memory_bytes() / workers)
 
 
+# By default the library keeps 16,000 strings of what was read; a digest or a UID comes but once.
+CACHED = ConfigDict(cache_strings="keys")
+
+
 class AnswerFormat:
     """The JSON of one of these dataclasses: how a child answers.
 
@@ -60,23 +65,27 @@ class AnswerFormat:
     """
 
     def __init__(self, *kinds: type) -> None:
-        self._adapters: dict[str, TypeAdapter[object]] = {
-            kind.__name__: TypeAdapter(kind) for kind in kinds
+        # In a tuple: a dataclass alone takes no configuration.
+        self._adapters: dict[str, TypeAdapter[tuple[object]]] = {
+            kind.__name__: TypeAdapter(cast(Any, tuple)[kind], config=CACHED) for kind in kinds
         }
 
     def send(self, pipe: Connection, answer: object, number: int = 0) -> None:
         """Send an answer, to the request of that number."""
         kind = type(answer).__name__
-        value = self._adapters[kind].dump_json(answer).decode()
+        value = self._adapters[kind].dump_json((answer,)).decode()
         pipe.send_bytes(f'{{"number": {number}, "kind": "{kind}", "value": {value}}}'.encode())
 
     def receive(self, pipe: Connection) -> tuple[object, int]:
         """The next answer, and the number of its request; OSError where it is none of ours."""
         try:
-            document = pydantic_core.from_json(pipe.recv_bytes(LONGEST_ANSWER_BYTES))
+            document = pydantic_core.from_json(
+                pipe.recv_bytes(LONGEST_ANSWER_BYTES), cache_strings="keys"
+            )
             adapter = self._adapters[document["kind"]]
             value = pydantic_core.to_json(document["value"])
-            return adapter.validate_json(value), int(document["number"])
+            (answer,) = adapter.validate_json(value)
+            return answer, int(document["number"])
         except (ValueError, TypeError, LookupError) as error:
             raise OSError("a child has sent no answer that its parent knows") from error
 

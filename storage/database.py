@@ -48,7 +48,7 @@ Record = TypeVar("Record")
 BUSY_SECONDS = 5.0
 POOL_SIZE = 8
 BEGIN_TO_WRITE = "BEGIN IMMEDIATE"
-MOST_CONNECTIONS = 32
+MOST_CONNECTIONS = 32  # to PostgreSQL; of SQLite all are kept
 
 # How the name or SQLSTATE of a driver's error begins, and what it means to a caller. First match.
 SQLITE_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
@@ -292,7 +292,6 @@ def _engine(url: URL, busy_seconds: float) -> Engine:
     options: dict[str, Any] = {
         "hide_parameters": True,  # they may be patient attributes, and errors end in logs
         "pool_size": POOL_SIZE,
-        "max_overflow": MOST_CONNECTIONS - POOL_SIZE,
         "pool_timeout": busy_seconds,
         # The last one used: SQLite drops what it has cached where another connection has written.
         "pool_use_lifo": True,
@@ -300,10 +299,13 @@ def _engine(url: URL, busy_seconds: float) -> Engine:
     if url.get_backend_name() == "postgresql":
         arguments = _postgresql_arguments(busy_seconds)
         try:
-            return create_engine(url, pool_pre_ping=True, connect_args=arguments, **options)
+            options |= {"max_overflow": MOST_CONNECTIONS - POOL_SIZE, "pool_pre_ping": True}
+            return create_engine(url, connect_args=arguments, **options)
         except ModuleNotFoundError as error:
             sentence = "PostgreSQL needs the extra: pip install 'midslice[postgresql]'"
             raise StorageError(sentence) from error
+    # None for a moment: the descriptor of one that is closed stays open while others have the file.
+    options["max_overflow"] = 0
     engine = create_engine(url, connect_args={"timeout": busy_seconds}, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -200,12 +200,15 @@ class Intact:
     """The files of derived series that are what the worker has verified.
 
     The digest of a file is worked out once for all destinations that it goes to now, and again
-    where something has touched the file, or a while has passed.
+    where something has touched the file, or a while has passed. By then it is forgotten: of all
+    files ever sent none is kept in memory.
     """
 
     def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
         self._steady = steady
-        self._known: dict[Path, tuple[str, tuple[int, ...], float]] = {}
+        # By path, the oldest first.
+        self._known: dict[str, tuple[str, tuple[int, ...], float]] = {}
+        self._changing = threading.Lock()
         self._locks = [threading.Lock() for _ in range(16)]  # two that want the same file wait
 
     def holds(self, path: Path, expected: str) -> bool:
@@ -215,21 +218,32 @@ class Intact:
                 mark = _mark(path)
             except FileNotFoundError:
                 return False
-            known = self._known.get(path)
+            known = self._known.get(str(path))
             is_known = known is not None and known[:2] == (expected, mark)
             if is_known and known and self._steady() - known[2] < INTACT_SECONDS:
                 return True
-            self._known.pop(path, None)
+            with self._changing:
+                self._known.pop(str(path), None)
             if digest(path) != expected:
                 return False
             if abs(time.time() - mark[-1] / 1e9) > MARK_SECONDS:
-                self._keep(path, (expected, mark, self._steady()))
+                self._keep(str(path), (expected, mark, self._steady()))
             return True
 
-    def _keep(self, path: Path, entry: tuple[str, tuple[int, ...], float]) -> None:
-        if len(self._known) >= MOST_KNOWN:
-            self._known.clear()
-        self._known[path] = entry
+    @property
+    def count(self) -> int:
+        """The number of files whose digest it remembers."""
+        return len(self._known)
+
+    def _keep(self, path: str, entry: tuple[str, tuple[int, ...], float]) -> None:
+        with self._changing:  # the locks of two files differ
+            while self._known:
+                oldest = next(iter(self._known))
+                is_over = self._steady() - self._known[oldest][2] >= INTACT_SECONDS
+                if not is_over and len(self._known) < MOST_KNOWN:
+                    break
+                del self._known[oldest]
+            self._known[path] = entry
 
 
 def _mark(path: Path) -> tuple[int, ...]:

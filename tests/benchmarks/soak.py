@@ -38,6 +38,8 @@ SIDE = 96
 FAULT_SECONDS = 60.0  # between two faults
 FEWEST_FAULTS = 8  # in a run that is shorter than so many minutes
 WARM_UP = 0.25  # of the run, and then the power is cut
+# Then every fault once, and twice the five minutes that the node remembers what it has sent.
+WARM_UP_AGAIN_SECONDS = 600.0
 DOWN_SECONDS, LOCKED_SECONDS = 10.0, 8.0
 SAMPLE_SECONDS = 5.0
 PAUSE_SECONDS = (2.0, 8.0)  # between two series of a scanner
@@ -212,7 +214,7 @@ def watch(soak: Soak, node: NodeProcess, total: float) -> None:
         if node.pid != pid:
             began, pid = time.monotonic(), node.pid
             soak.samples.clear()
-        if time.monotonic() - began < min(300.0, WARM_UP * total):
+        if time.monotonic() - began < min(WARM_UP_AGAIN_SECONDS, WARM_UP * total):
             continue
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)

@@ -3,13 +3,14 @@
 import sqlite3
 import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from sqlalchemy import insert, select, text
 
-from storage.database import Database, network_file_system
+from storage.database import POOL_SIZE, Database, network_file_system
 from storage.errors import Busy, NoRoom, StorageError
 from storage.schema import fact
 from tests.postgres import PostgresServer
@@ -189,6 +190,36 @@ def test_more_threads_than_connections_wait_and_are_served(database: Database) -
     for thread in threads:
         thread.join(30)
     assert names(database) == [f"{n:03}" for n in range(60)]
+
+
+def test_many_readers_at_once_leave_no_descriptors_behind(tmp_path: Path) -> None:
+    with closing(Database.for_folder(tmp_path)) as database:
+        database.migrate()
+        threads = [threading.Thread(target=linger, args=(database,)) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert names(database) == []
+        # Of each connection the file and its log, and the shared memory of all.
+        assert 1 < len(descriptors(tmp_path)) <= 2 * POOL_SIZE + 1
+    assert descriptors(tmp_path) == []
+
+
+def linger(database: Database) -> None:
+    """Read, and be slow with it."""
+    with database.reading() as db:
+        db.execute(select(fact.c.name)).all()
+        time.sleep(0.02)
+
+
+def descriptors(folder: Path) -> list[str]:
+    """The files there that this process holds open."""
+    opened = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            opened.append(str(link.readlink()))
+    return [path for path in opened if path.startswith(str(folder))]
 
 
 @pytest.mark.parametrize(

@@ -695,3 +695,18 @@ def test_a_file_is_read_once_for_two_destinations_and_again_once_it_was_touched(
     assert not intact.holds(path, expected)
     path.unlink()
     assert not intact.holds(path, expected)
+
+
+def test_of_all_files_ever_sent_none_is_remembered_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "MARK_SECONDS", -1.0)
+    now = [0.0]
+    intact = deliver.Intact(lambda: now[0])
+    for number in range(1000):
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(b"%d" % number)
+        assert intact.holds(path, files_digest(path))
+        now[0] += deliver.INTACT_SECONDS / 50
+        assert intact.count <= 51
+    assert intact.count > 40
