@@ -142,7 +142,8 @@ def cut_power(soak: Soak, node: NodeProcess) -> None:
 
 def kill_worker(soak: Soak, node: NodeProcess) -> None:
     """A process that works on jobs dies, as for want of memory."""
-    os.kill(node.found("worker started")[-1]["pid"], signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it died this moment, and the next one starts
+        os.kill(node.found("worker started")[-1]["pid"], signal.SIGKILL)
 
 
 def kill_web(soak: Soak, node: NodeProcess) -> None:
