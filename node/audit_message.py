@@ -7,7 +7,7 @@ from enum import IntEnum
 from xml.etree import ElementTree as xml
 
 from storage.records import AuditEvent
-from storage.site.audit import FIND
+from storage.site.audit import FIND, VIEW, VIEW_PICTURES
 from storage.site.trail import Rejected, Transfer
 
 DCM, RFC = "DCM", "RFC-3881"
@@ -55,7 +55,7 @@ ACTS = {
     ),
     "ask: reload": (SECURITY_ALERT, SOFTWARE_CONFIGURATION),
 }
-ACCESSES = ("view", "view pictures")
+ACCESSES = (VIEW, VIEW_PICTURES)
 REFUSALS = ("log in refused", "password refused")
 
 
@@ -108,8 +108,8 @@ class Messages:
         kind = START if starts else STOP
         return Message(at, APPLICATION_ACTIVITY, EXECUTE, (node,), kind)
 
-    def act(self, event: AuditEvent) -> Message:
-        """What a person did, at the pages, by REST or at the command line."""
+    def act(self, event: AuditEvent, viewed: Transfer | None = None) -> Message:
+        """What a person did, at the pages, by REST or at the command line, and the series seen."""
         person = Participant(event.who, True, address=str(event.detail.get("address", "")))
         node = Participant(self._ae_title, address=self._host)
         what = event.what
@@ -119,8 +119,9 @@ class Messages:
             participants = (replace(person, role=SOURCE_ROLE), replace(node, role=DESTINATION_ROLE))
             return Message(event.at, QUERY, EXECUTE, participants, subjects=(image,))
         if what in ACCESSES:  # A.5.3.6
-            seen = Subject("2", "3", URI, event.which, RFC)
-            return Message(event.at, INSTANCES_ACCESSED, READ, (person, node), subjects=(seen,))
+            named = (Subject("2", "3", URI, event.which, RFC),)  # its row may be gone
+            subjects = _study_and_patient(viewed) if viewed is not None else named
+            return Message(event.at, INSTANCES_ACCESSED, READ, (person, node), subjects=subjects)
         kind, type = ACTS.get(what, (SECURITY_ALERT, RESTRICTED_FUNCTION))
         which = f"{what} {event.which}".strip()
         subjects = () if kind is USER_AUTHENTICATION else (Subject("2", "13", URI, which, RFC),)
@@ -156,13 +157,7 @@ class Messages:
     def _transferred(
         self, transfer: Transfer, action: str, participants: tuple[Participant, ...]
     ) -> Message:
-        study = Subject(
-            *("2", "3", STUDY_UID, transfer.study_uid),
-            sop_class_uid=transfer.sop_class_uid,
-            instances=transfer.instances,
-        )
-        patient = Subject("1", "1", PATIENT_NUMBER, transfer.patient_id or "none", RFC)
-        subjects = (study, patient)
+        subjects = _study_and_patient(transfer)
         return Message(transfer.at, INSTANCES_TRANSFERRED, action, participants, subjects=subjects)
 
     def xml(self, message: Message) -> bytes:
@@ -186,6 +181,15 @@ class Messages:
         xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": SERVER_SOURCE})
         _add_subjects(root, message.subjects)
         return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(xml.tostring(root, "utf-8"))
+
+
+def _study_and_patient(transfer: Transfer) -> tuple[Subject, ...]:
+    study = Subject(
+        *("2", "3", STUDY_UID, transfer.study_uid),
+        sop_class_uid=transfer.sop_class_uid,
+        instances=transfer.instances,
+    )
+    return study, Subject("1", "1", PATIENT_NUMBER, transfer.patient_id or "none", RFC)
 
 
 def _coded(parent: xml.Element, name: str, code: tuple[str, str], system: str = DCM) -> None:

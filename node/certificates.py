@@ -59,6 +59,11 @@ def files(config: Config) -> Iterator[tuple[str, Path]]:
         if entry.tls is not None:
             named.append((f"this node towards {entry.name}", entry.tls.certificate))
             named.append((f"the authorities of {entry.name}", entry.tls.authorities))
+    for sender in config.senders:
+        if sender.commitment is not None and sender.commitment.tls is not None:
+            own = sender.commitment.tls
+            named.append((f"this node towards {sender.ae_title}", own.certificate))
+            named.append((f"the authorities of {sender.ae_title}", own.authorities))
     named += [(f"the database ({key})", path) for key, path in _of_database(config).items()]
     for role, path in named:
         if path is not None and path not in seen:
@@ -70,7 +75,7 @@ def keys(config: Config) -> tuple[Path, ...]:
     """The files with private keys, and with the secret that the log-in provider knows."""
     pairs = [(config.tls.certificate, config.tls.key), (config.web.certificate, config.web.key)]
     pairs += [(config.audit.certificate, config.audit.key)]
-    pairs += [(entry.tls.certificate, entry.tls.key) for entry in config.destinations if entry.tls]
+    pairs += [(own.certificate, own.key) for own in config.tls_of_peers.values()]
     own = [key or certificate for certificate, key in pairs]
     own += [config.web.oidc.client_secret_file] if config.web.oidc is not None else []
     return tuple(dict.fromkeys(path for path in own if path is not None))

@@ -114,11 +114,9 @@ def _tls(config: Config, *, is_running: bool) -> Iterator[Finding]:
         yield _port("TLS port", config.node.host, tls.port, is_running=is_running)
         files = TlsFiles(tls.certificate, tls.key, tls.authorities)
         yield from _use(files, partial(server_context, verifies=tls.verify_clients))
-    for destination in config.destinations:
-        if destination.tls is not None:
-            own = destination.tls
-            files = TlsFiles(own.certificate, own.key, own.authorities)
-            yield from _use(files, client_context)
+    for own in config.tls_of_peers.values():
+        files = TlsFiles(own.certificate, own.key, own.authorities)
+        yield from _use(files, client_context)
     for role, path in certificates.files(config):
         yield from _certificates(role, path)
     for path in certificates.keys(config):

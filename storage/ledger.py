@@ -183,7 +183,9 @@ class Ledger:
         with self._leases.holding(leased) as (db, row):
             failures = 1 if is_first else row.failures + 1
             why = {"reason": reason, "sentence": sentence, "failures": failures}
-            set_delivery(db, leased.id, state=DeliveryState.QUEUED, due_at=due_at, **why, **IDLE)
+            # The try has ended by this clock: set back later, it shows that `due_at` is off too.
+            again = {"state": DeliveryState.QUEUED, "due_at": due_at, "started_at": self._now()}
+            set_delivery(db, leased.id, **again, **why, **IDLE)
 
     def hold(self, leased: Delivery, reason: str, sentence: str) -> None:
         """Hold a delivery that will not work without a person."""

@@ -1,5 +1,6 @@
 """Peers of storage commitment on real sockets: an archive that is asked, and a sender that asks."""
 
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -163,14 +164,20 @@ class Sender:
         self.came.set()
         return self.status, None
 
-    def associate(self, port: int) -> Association:
-        """Open an association to the node for storage and its commitment."""
+    def associate(self, port: int, tls: ssl.SSLContext | None = None) -> Association:
+        """Open an association to the node for storage and its commitment, perhaps over TLS."""
         entity = AE(self.ae_title)
         entity.dimse_timeout = 10
         entity.add_requested_context(CTImageStorage)
         entity.add_requested_context(StorageCommitmentPushModel)
         handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self.reported)]
-        association = entity.associate(HOST, port, ae_title="MIDSLICE", evt_handlers=handlers)
+        association = entity.associate(
+            HOST,
+            port,
+            ae_title="MIDSLICE",
+            evt_handlers=handlers,
+            tls_args=(tls, HOST) if tls is not None else None,
+        )
         assert association.is_established
         return association
 
@@ -185,9 +192,9 @@ class Sender:
 
 
 @contextmanager
-def sender_listening(sender: Sender) -> Iterator[int]:
+def sender_listening(sender: Sender, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Run the SCP side of a sender, which takes reports; its port."""
     entity = AE(sender.ae_title)
     entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
-    with listening(entity, [(evt.EVT_N_EVENT_REPORT, sender.reported)]) as port:
+    with listening(entity, [(evt.EVT_N_EVENT_REPORT, sender.reported)], tls) as port:
         yield port

@@ -2,6 +2,7 @@
 
 import os
 import re
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -230,9 +231,13 @@ class _Server(ThreadedAssociationServer):
 
 
 @contextmanager
-def listening(entity: AE, handlers: Sequence[Any]) -> Iterator[int]:
-    """Run the SCP of an application entity; its port."""
-    server = entity.make_server((HOST, 0), evt_handlers=list(handlers), server_class=_Server)
+def listening(
+    entity: AE, handlers: Sequence[Any], tls: ssl.SSLContext | None = None
+) -> Iterator[int]:
+    """Run the SCP of an application entity, with a context over TLS; its port."""
+    server = entity.make_server(
+        (HOST, 0), evt_handlers=list(handlers), ssl_context=tls, server_class=_Server
+    )
     # The library looks for its end twice a second, which many tests would wait for.
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

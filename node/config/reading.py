@@ -271,12 +271,12 @@ def _tls(config: Config) -> Iterator[str]:
     tls = config.tls
     if tls.certificate is not None and tls.port and tls.port in taken:
         yield f"tls.port = {tls.port}: another port than {taken[tls.port]}"
-    for entry in config.destinations:
-        if entry.tls and entry.tls.authorities is None and not entry.tls.fingerprint:
+    for place, of_peer in config.tls_of_peers.items():
+        if of_peer.authorities is None and not of_peer.fingerprint:
             needed = (
                 "tls.authorities, authorities of its own, or the fingerprint of its certificate"
             )
-            yield f'destination "{entry.name}".tls: by what is it known? give {needed}'
+            yield f"{place}: by what is it known? give {needed}"
 
 
 def _names(raw: Mapping[str, object], table: str, key: str = "name") -> list[str]:

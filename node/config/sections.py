@@ -75,7 +75,7 @@ Scalar: TypeAlias = str | int | float
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
 COMMITMENT = "a table of ae_title, host, port, give_up_hours, wait_seconds; { } = all as they are"
-REPORT_ADDRESS = "a table of ae_title, host, port"
+REPORT_ADDRESS = "a table of ae_title, host, port, tls"
 HOURS = 'two times as "07:00-18:00"; "" = day and night'
 Event = Literal[
     "job_held",
@@ -421,6 +421,13 @@ class DestinationTls(Section):
         return self.model_copy(update=update)
 
 
+TLS_OF_PEER = "true, or a table of what differs from [tls]"
+TlsOfPeer = Annotated[
+    DestinationTls | None,
+    BeforeValidator(_tls_of_destination, json_schema_input_type=bool | DestinationTls),
+]
+
+
 class DeliverySettings(Section):
     """Times at which a destination that does not answer is tried again."""
 
@@ -534,6 +541,11 @@ class ReportAddress(Section):
     ae_title: AeTitleOrEmpty = ""  # empty = the sender's
     host: Host
     port: Port
+    tls: TlsOfPeer = Field(None, description=TLS_OF_PEER)
+
+    def completed(self, tls: Tls) -> "ReportAddress":
+        """This, with the files of [tls] where its own TLS names none."""
+        return self.model_copy(update={"tls": self.tls.completed(tls)}) if self.tls else self
 
 
 class ExpectedSender(Section):
@@ -601,10 +613,7 @@ class Destination(Section):
     answer_seconds: AboveZero = 60.0
     associations: int = Field(1, ge=1, le=16, description="integer 1-16")
     leave_out: ObjectKinds = ()  # what it is never offered of a result
-    tls: Annotated[
-        DestinationTls | None,
-        BeforeValidator(_tls_of_destination, json_schema_input_type=bool | DestinationTls),
-    ] = Field(None, description="true, or a table of what differs from [tls]")
+    tls: TlsOfPeer = Field(None, description=TLS_OF_PEER)
     commitment: Commitment | None = Field(None, description=COMMITMENT)
 
     @model_validator(mode="before")
@@ -842,8 +851,24 @@ class Config(Section):
             entry.model_copy(update={"tls": entry.tls.completed(self.tls)}) if entry.tls else entry
             for entry in self.destinations
         )
+        senders = tuple(
+            entry.model_copy(update={"commitment": entry.commitment.completed(self.tls)})
+            if entry.commitment
+            else entry
+            for entry in self.senders
+        )
         object.__setattr__(self, "destinations", destinations)  # frozen from here on
+        object.__setattr__(self, "senders", senders)
         return self
+
+    @property
+    def tls_of_peers(self) -> Mapping[str, DestinationTls]:
+        """TLS towards each peer that the node calls with it, by the place of its table."""
+        named = {f'destination "{entry.name}".tls': entry.tls for entry in self.destinations}
+        for entry in self.senders:
+            if entry.commitment:
+                named[f'sender "{entry.ae_title}".commitment.tls'] = entry.commitment.tls
+        return {place: tls for place, tls in named.items() if tls is not None}
 
     @property
     def folder(self) -> Path:

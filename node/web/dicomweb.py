@@ -34,7 +34,7 @@ from storage.queries.dicom_web import (
     held_instances,
     search,
 )
-from storage.site.audit import FIND
+from storage.site.audit import FIND, VIEW
 
 JSON, DICOM, PNG = "application/dicom+json", "application/dicom", "image/png"
 MOST_MATCHES = 1000
@@ -109,7 +109,7 @@ def _held(visitor: Visitor, parts: Parts, study: str, series: str = "", instance
         what = "instance" if instance else "series" if series else "study"
         raise NotFound(f"no such {what} is kept here")
     for uid in dict.fromkeys(it.series_uid for it in instances):
-        parts.store.audit.record(visitor.name, "view", uid)
+        parts.store.audit.record(visitor.name, VIEW, uid)
     paths = tuple(parts.store.files.path(it.path) for it in instances)
     if gone := sum(not path.exists() for path in paths):
         raise NotFound(f"{gone} of its files are no longer kept; have it sent again")

@@ -17,7 +17,7 @@ from node.store import Store
 from node.web.access import Gate
 from storage.database import Database
 from storage.site import control
-from storage.site.audit import Audit
+from storage.site.audit import VIEW_PICTURES, Audit
 
 # Within it, further pictures of the job are the same view of the same person.
 SAME_VIEW_SECONDS = 600.0
@@ -107,7 +107,7 @@ class PictureViews:
             since = self._since.get(view)
             if since is not None and abs(now - since) < SAME_VIEW_SECONDS:  # requests overtake
                 return
-            self._audit.record(who, "view pictures", f"job {job_id}")
+            self._audit.record(who, VIEW_PICTURES, f"job {job_id}")
             self._since.pop(view, None)
             self._since[view] = now
             while len(self._since) > MOST_VIEWS:

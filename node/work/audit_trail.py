@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from node.audit_message import Message, Messages
 from node.config.sections import Audit as Settings
 from storage.database import Database
+from storage.records import AuditEvent
 from storage.site import notices
 from storage.site.trail import Position, Trail, last_of
 
@@ -57,11 +58,14 @@ class AuditTrail:
         self._trail = Trail(self.database)
         trail, messages = self._trail, self._messages
         self._kinds = (
-            Kind("events", trail.events, messages.act),
+            Kind("events", trail.events, self._act),
             Kind("rejected", trail.rejected, messages.rejected),
             Kind("received", trail.received, messages.received),
             Kind("sent", trail.sent, messages.sent),
         )
+
+    def _act(self, event: AuditEvent) -> Message:
+        return self._messages.act(event, self._trail.viewed(event))
 
     def start(self) -> None:
         """Begin: what was done before the first start of all is not told."""

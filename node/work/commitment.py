@@ -220,8 +220,9 @@ class CommitmentReporter:
         leased = self._owed.claim(self.sender.ae_title, self.loop.name)
         if leased is None:
             return IDLE_SECONDS
-        title = self._address.ae_title or self.sender.ae_title
-        peer = PeerAddress(title, self._address.host, self._address.port, leased.called_ae)
+        address = self._address
+        title = address.ae_title or self.sender.ae_title
+        peer = PeerAddress(title, address.host, address.port, leased.called_ae, address.tls)
         self._report(leased, partial(dialogue.send_report, peer, abandon=self._stopping.is_set))
         return AT_ONCE
 

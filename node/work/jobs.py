@@ -1,8 +1,10 @@
 """The supervisor: claims jobs, turns rows into requests, watches workers, writes down each end."""
 
+import errno
 import json
 import logging
 import math
+import os
 import threading
 import time
 import traceback
@@ -54,6 +56,7 @@ from storage.records import (
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 1.0
+NO_MEMORY = os.strerror(errno.ENOMEM)
 ROOM_SECONDS = 30.0  # before the next job, where the last one lacked room
 STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
@@ -409,7 +412,9 @@ class Supervisor:
             self._give_back(job, str(error))
             return PAUSE_SECONDS
         except Exception as error:
-            if lacked := shortage(error):
+            # No model runs in this process: here memory that lacks is the machine's.
+            lacked = NO_MEMORY if isinstance(error, MemoryError) else shortage(error)
+            if lacked:
                 self._give_back(job, lacked)
                 return PAUSE_SECONDS
             logger.exception("job not finished", extra={"job": job.id})

@@ -12,7 +12,8 @@ from storage.schema import audit
 FIND = "find"  # somebody looked for a patient, on a page, by REST or at the command line
 # The first of each is the word of today, the others are those of earlier releases: whoever filters
 # by one of them finds all.
-SAME = ((FIND, "search"), ("view", "look"), ("view pictures", "look at pictures"))
+VIEW, VIEW_PICTURES = "view", "view pictures"  # of a series by its UID, of the result of a job
+SAME = ((FIND, "search"), (VIEW, "look"), (VIEW_PICTURES, "look at pictures"))
 NODE = "midslice"  # who acts where nobody does: what the node tells of itself
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Select, and_, func, literal, or_, select
 
 from storage.database import Database, to_records
 from storage.records import AuditEvent, DeliveryState
@@ -17,9 +17,11 @@ from storage.schema import (
     derived,
     derived_instance,
     instance,
+    job,
     series,
     trail,
 )
+from storage.site.audit import VIEW, VIEW_PICTURES
 
 # What a transaction that began before writes with an earlier time is there by then.
 SETTLED_SECONDS = 10.0
@@ -36,11 +38,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Instances of one series that came, or went to a destination."""
+    """Instances of one series that came, went to a destination, or were seen by a person."""
 
     id: int
     at: float
-    peer: str  # the calling AE title, or the destination
+    peer: str  # the calling AE title, the destination, or the person
     study_uid: str
     patient_id: str
     instances: int
@@ -88,6 +90,30 @@ class Trail:
         following = select(audit).where(audit.c.id > after.id, audit.c.at <= now - SETTLED_SECONDS)
         with self._database.reading() as db:
             return to_records(AuditEvent, db.execute(following.order_by(audit.c.id).limit(MOST)))
+
+    def viewed(self, event: AuditEvent) -> Transfer | None:
+        """The series that a person saw in an act; None where that names none, or more than one."""
+        job_id = event.which.removeprefix("job ")
+        if event.what == VIEW:
+            named = series.c.series_uid == event.which
+        elif event.what == VIEW_PICTURES and job_id.isdecimal():
+            named = series.c.id.in_(select(job.c.series_id).where(job.c.id == int(job_id)))
+        else:
+            return None
+        uids = func.count(func.distinct(instance.c.instance_uid))
+        query = (
+            select(
+                *(literal(event.id).label("id"), literal(event.at).label("at")),
+                literal(event.who).label("peer"),
+                *(series.c.study_uid, series.c.patient_id, uids.label("instances")),
+                func.coalesce(func.min(instance.c.sop_class_uid), "").label("sop_class_uid"),
+            )
+            .select_from(series.outerjoin(instance, instance.c.series_id == series.c.id))
+            .where(named)
+            .group_by(series.c.id)
+        )
+        rows = self._database.records(Transfer, query)
+        return rows[0] if len(rows) == 1 else None
 
     def _newest_event(self) -> int:
         with self._database.reading() as db:

@@ -94,3 +94,28 @@ def test_a_transfer_names_study_patient_class_and_count() -> None:
         assert value(study, "ParticipantObjectDescription/SOPClass", "NumberOfInstances") == "5"
         roles = [value(part, "RoleIDCode") for part in root.iter("ActiveParticipant")]
         assert sorted(map(str, roles)) == ["110152", "110153"]
+
+
+@pytest.mark.parametrize("what", ["view", "view pictures"])
+def test_a_view_names_the_study_and_the_patient_where_they_are_known(what: str) -> None:
+    event = AuditEvent(1, AT, "anna", what, "1.2.3.4", {})
+    viewed = Transfer(1, AT, "anna", "1.2.3", "P<1>", 5, "1.2.840.10008.5.1.4.1.1.2")
+    root = read(MESSAGES.act(event, viewed))
+    assert value(root, "EventIdentification/EventID") == "110103"
+    assert value(root, "EventIdentification", "EventActionCode") == "R"
+    study, patient = root.iter("ParticipantObjectIdentification")
+    facts = [
+        (
+            subject.get("ParticipantObjectTypeCode"),
+            subject.get("ParticipantObjectTypeCodeRole"),
+            value(subject, "ParticipantObjectIDTypeCode"),
+            subject.get("ParticipantObjectID"),
+        )
+        for subject in (study, patient)
+    ]
+    assert facts == [("2", "3", "110180", "1.2.3"), ("1", "1", "2", "P<1>")]
+    seen = study.find("ParticipantObjectDescription/SOPClass")
+    assert seen is not None
+    assert seen.attrib == {"UID": "1.2.840.10008.5.1.4.1.1.2", "NumberOfInstances": "5"}
+    (unknown,) = act(what, "1.2.3.4").iter("ParticipantObjectIdentification")
+    assert unknown.get("ParticipantObjectID") == "1.2.3.4"

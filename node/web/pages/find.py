@@ -40,7 +40,7 @@ from storage.records import (
     SwitchName,
 )
 from storage.site import control
-from storage.site.audit import FIND
+from storage.site.audit import FIND, VIEW
 
 AT_ONCE = 25
 FETCHES_SHOWN = 5
@@ -212,7 +212,7 @@ def _routes(
 def record_view(context: PageContext, series_uid: str) -> None:
     """Record that somebody saw whose series this is, unless that was hidden."""
     if not context.is_masked:
-        context.parts.store.audit.record(context.visitor.name, "view", series_uid)
+        context.parts.store.audit.record(context.visitor.name, VIEW, series_uid)
 
 
 def _address(given: Mapping[str, str], who: str, searches: Searches) -> str:

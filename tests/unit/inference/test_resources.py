@@ -105,5 +105,6 @@ def test_what_was_lacked_is_found_behind_what_was_raised_of_it() -> None:
         except ValueError as error:
             return error
 
-    assert shortage(raised(errno.ENFILE)) == os.strerror(errno.ENFILE)
+    for number in (errno.ENFILE, errno.ENOMEM):
+        assert shortage(raised(number)) == os.strerror(number)
     assert shortage(raised(errno.EIO)) == ""

@@ -239,6 +239,15 @@ def test_a_clock_that_is_set_back_delays_no_delivery(made: Stored) -> None:
     assert made.start_delivery("pacs").failures == 2
 
 
+def test_a_try_that_ended_while_the_clock_was_wrong_delays_no_delivery(made: Stored) -> None:
+    delivery = made.start_delivery("pacs")
+    made.clock.now += 5 * 3600  # set forward while it is tried
+    made.ledger.retry(delivery, made.clock.now + 30, "RETRY", "No answer.")
+    assert made.ledger.claim("pacs", "s") is None
+    made.clock.now -= 5 * 3600 - 1  # and right again
+    assert made.start_delivery("pacs").id == delivery.id
+
+
 def test_a_failure_after_something_was_stored_is_the_first_in_a_row(made: Stored) -> None:
     for is_first, failures in ((False, 1), (False, 2), (True, 1), (False, 2)):
         delivery = made.start_delivery()

@@ -1,7 +1,10 @@
 """The acts that a repository is told of: each kind, in order, once, and none from before."""
 
+from sqlalchemy import select
+
+from storage.schema import series
 from storage.site.audit import Audit
-from storage.site.trail import MOST, SETTLED_SECONDS, Position, Trail, last_of
+from storage.site.trail import MOST, SETTLED_SECONDS, Position, Trail, Transfer, last_of
 from tests.unit.storage.stored import CT, STUDY, Stored
 
 
@@ -52,6 +55,27 @@ def test_a_series_that_came_and_a_result_that_went(stored: Stored) -> None:
     assert (sent.peer, sent.instances) == ("pacs", 2)
     for transfer in (received, sent):
         assert (transfer.study_uid, transfer.patient_id) == (STUDY, "P1")
+
+
+def test_the_series_that_a_person_saw(stored: Stored) -> None:
+    asked = stored.ask("k")
+    (series_uid,) = stored.database.values(select(series.c.series_uid))
+    trail, audit = begun(stored, "events"), Audit(stored.database, stored.clock)
+    for what, which in (
+        ("view", series_uid),
+        ("view pictures", f"job {asked.job_id}"),
+        ("view", "1.9.9"),
+        ("view pictures", "job 999"),
+        ("requeue", f"job {asked.job_id}"),
+    ):
+        audit.record("anna", what, which)
+    now = settle(stored)
+    events = trail.events(trail.position("events", now), now)
+    page, pictures, *others = [trail.viewed(event) for event in events]
+    assert others == [None, None, None]
+    for number, viewed in enumerate((page, pictures)):
+        event = events[number]
+        assert viewed == Transfer(event.id, event.at, "anna", STUDY, "P1", 2, CT)
 
 
 def test_who_was_turned_away(stored: Stored) -> None:

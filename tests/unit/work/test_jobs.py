@@ -468,8 +468,13 @@ TOO_MANY_FILES = OSError(errno.EMFILE, "Too many open files")
 
 @pytest.mark.parametrize(
     "script",
-    [answer(OutOfResources("The machine lacks room.")), raises(TOO_MANY_FILES)],
-    ids=["in the worker", "in the node"],
+    [
+        answer(OutOfResources("The machine lacks room.")),
+        raises(TOO_MANY_FILES),
+        raises(OSError(errno.ENOMEM, "Cannot allocate memory")),
+        raises(MemoryError()),
+    ],
+    ids=["in the worker", "files in the node", "a fork in the node", "memory in the node"],
 )
 @pytest.mark.usefixtures("no_pause")
 def test_a_job_for_which_there_is_no_room_is_tried_again_until_there_is(
