@@ -24,6 +24,7 @@ from pydantic import ConfigDict, TypeAdapter
 AT_ONCE = 0.0
 IDLE_SECONDS = 0.5  # how soon new work is seen by a thread that waits
 LONGEST_ANSWER_BYTES = 256 << 20
+PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PAUSE_SECONDS = 5.0  # after something that will not be better at once
 
 
@@ -106,7 +107,12 @@ class Child:
         their_lifeline, self._lifeline = context.Pipe(duplex=False)
         inside = (their_pipe, their_lifeline, limits, main, arguments)
         self._process = context.Process(target=_live, args=inside, name=name, daemon=daemon)
-        self._process.start()
+        # It inherits the mask: a signal to the group that comes while it begins waits for its word.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         their_pipe.close()
         their_lifeline.close()
 
@@ -143,8 +149,9 @@ class Child:
 
 def leave_signals_to_parent() -> None:
     """Ignore Ctrl-C and SIGTERM, which reach the whole group: the parent says when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
 
 
 def _live(
@@ -154,6 +161,7 @@ def _live(
     main: Callable[..., None],
     arguments: tuple[object, ...],
 ) -> None:
+    leave_signals_to_parent()
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     if limits is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference.release import RELEASE
 from node import log, store
-from node.children import Child, ResourceLimits, leave_signals_to_parent
+from node.children import Child, ResourceLimits
 from node.store import Store
 from node.web import dicomweb, live, login, metrics, pages, problems, setup
 from node.web.access import Gate
@@ -210,7 +210,6 @@ class Server(uvicorn.Server):
 def main(parent: Connection, settings: WebSettings, listening: socket.socket) -> None:
     """Serve until the parent says so or is gone."""
     log.configure(json=settings.log_as_json)
-    leave_signals_to_parent()  # until it says so, readyz answers
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)

@@ -31,7 +31,7 @@ from inference.request import (
     Verdict,
 )
 from node import wording
-from node.children import AnswerFormat, Child, leave_signals_to_parent
+from node.children import AnswerFormat, Child
 from node.work.ahead import AheadWorker, Arriving
 from storage.files import received_digest
 
@@ -280,7 +280,6 @@ def how_it_ended(code: int | None) -> str:
 
 def main(requests: Connection, ahead_bytes: int = 0) -> None:
     """Serve requests in the child until the parent closes the pipe; meanwhile generate ahead."""
-    leave_signals_to_parent()
     give_way()
     share_arenas()
     with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them

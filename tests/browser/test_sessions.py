@@ -76,7 +76,7 @@ def test_a_page_whose_stream_is_refused_says_log_in_again(page: Page, served: Si
 
 
 def test_a_button_that_is_pressed_too_late_says_log_in_again(page: Page, served: Site) -> None:
-    for path in ("live", "api/v1/me"):  # nothing else has told the page before
+    for path in ("live?*", "api/v1/me"):  # nothing else has told the page before
         page.route(f"**/{path}", lambda route: route.abort())
     page.goto(f"{served.url}/")
     log_in(page)
