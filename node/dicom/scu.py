@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypedDict, Unpack
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -103,19 +103,21 @@ Answered = Callable[[Outgoing, int | None, str], None]
 TIMEOUTS = Timeouts()
 
 
+class SendOptions(TypedDict):
+    """The options of `send`, in full."""
+
+    answered: Answered
+    stop: Callable[[], bool]
+    abandon: Callable[[], bool]
+    timeouts: Timeouts
+    associations: int
+
+
 class Send(Protocol):
     """`send`, or what stands in for it where there is no peer."""
 
     def __call__(
-        self,
-        peer: PeerAddress,
-        files: Iterable[Outgoing],
-        *,
-        answered: Answered,
-        stop: Callable[[], bool],
-        abandon: Callable[[], bool],
-        timeouts: Timeouts,
-        associations: int,
+        self, peer: PeerAddress, files: Iterable[Outgoing], **options: Unpack[SendOptions]
     ) -> SendResult:
         """Offer each file to the peer; `answered` takes its status and comment."""
 
