@@ -26,8 +26,9 @@ from node.children import worker_memory_bytes
 from node.config import Config, Tls
 from node.config.reading import to_values
 from node.dicom import scp
+from node.dicom.admission import Admission
 from node.dicom.handlers import identify_file
-from node.dicom.tls import ServerTls, TlsFailed, TlsFiles, mark
+from node.dicom.tls import ServerTls, TlsFailed, TlsFiles
 from node.errors import ConfigError
 from node.store import Store, opened
 from node.web.server import WebProcess
@@ -447,30 +448,10 @@ def server_tls(settings: Tls) -> ServerTls | None:
     return ServerTls(settings.port, TlsFiles.of(settings), settings.verify_clients)
 
 
-def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> scp.Admission:
-    """Peers that may associate, and called AE titles; guests are those of a self-test.
-
-    Where the configuration names no calling AE title any is let in, whoever was allowed since.
-    """
-    allowed = frozenset(settings.node.allowed_ae_titles)
-    if allowed:
-        added = control.all_on(store.database, SwitchName.ALLOWED_AE)
-        allowed |= {switch.subject for switch in added}
-    return scp.Admission(
-        called_ae_titles=frozenset(settings.called_ae_titles),
-        calling_ae_titles=allowed,
-        networks=tuple(str(network) for network in settings.node.allowed_networks),
-        guests=frozenset(guests),
-        needs_tls=settings.tls.required,
-        certificates={
-            title: frozenset(map(mark, names)) for title, names in settings.tls.ae_titles.items()
-        },
-        reporters=frozenset(
-            (title, place.address(settings.node.ae_title)[3])
-            for place in settings.destinations
-            for title in place.reporting_ae_titles
-        ),
-    )
+def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> Admission:
+    """Peers that may associate, and called AE titles; guests are those of a self-test."""
+    added = control.all_on(store.database, SwitchName.ALLOWED_AE)
+    return Admission.of(settings, {switch.subject for switch in added}, guests)
 
 
 def never(store: Store, made: Container[str], series_uid: str) -> str:

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.dicom.scp import Admission, Scp, ScpSettings
+from node.dicom.admission import Admission
+from node.dicom.scp import Scp, ScpSettings
 from storage.errors import Busy
 from storage.records import Peer, Received
 

@@ -1,15 +1,14 @@
 """The Storage and Verification SCP: one port, its gate, one thread a connection."""
 
 import functools
-import ipaddress
 import logging
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer
 
 from inference.release import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.admission import Admission, AssociationRequest, Refused
 from node.dicom.association_log import AssociationLog, AssociationWriter, Entry
 from node.dicom.commitment import PUSH_MODEL, CommitmentDialogue, CommitmentService
 from node.dicom.connection import tune
@@ -33,8 +33,6 @@ from node.dicom.incoming import Incoming
 from node.dicom.messages import StoreRequest
 from node.dicom.negotiation import titles
 from node.dicom.status import (
-    REJECT_CALLED,
-    REJECT_CALLING,
     REJECT_CONGESTION,
     REJECT_LIMIT,
     REJECT_NO_REASON,
@@ -55,43 +53,6 @@ class InstanceArchive(AssociationLog, Protocol):
         """Take the file over; on disk and indexed when it returns, else an error."""
 
 
-@dataclass(frozen=True)
-class Admission:
-    """The rules by which associations are accepted; an empty one lets all in."""
-
-    called_ae_titles: frozenset[str] = frozenset()
-    calling_ae_titles: frozenset[str] = frozenset()
-    networks: tuple[str, ...] = ()
-    guests: frozenset[str] = frozenset()  # calling AE titles that are let in whatever else holds
-    needs_tls: bool = False
-    # Calling AE title -> `Identity.marks` of certificates that may use it, over TLS alone. Such a
-    # certificate may use no other title.
-    certificates: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    # Calling and called AE title of who may report on storage commitment, and do nothing else.
-    reporters: frozenset[tuple[str, str]] = frozenset()
-
-    def __post_init__(self) -> None:
-        self.parsed_networks()  # a wrong one is found where it is given, not at the first peer
-
-    def parsed_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        """The networks; ValueError names one that is none."""
-        return tuple(ipaddress.ip_network(network, strict=False) for network in self.networks)
-
-
-@dataclass(frozen=True)
-class AssociationRequest:
-    """The names and the address in a request for an association."""
-
-    calling_ae: str
-    called_ae: str
-    address: str
-    port: int = 0
-    is_echo: bool = False  # for Verification and nothing else
-    is_tls: bool = False
-    identity: Identity | None = None  # of the certificate that it has shown
-    is_report: bool = False  # for Storage Commitment, perhaps with Verification
-
-
 @dataclass
 class Place:
     """An open association and its entry in the log."""
@@ -99,14 +60,6 @@ class Place:
     request: AssociationRequest
     is_for_echo: bool  # beyond a limit, and only for a moment
     entry: Entry
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The rejection of an association: the answer to the peer and the reason in the log."""
-
-    answer: Rejection
-    reason: str
 
 
 class AssociationGate:
@@ -198,23 +151,9 @@ class AssociationGate:
             self._changed.notify_all()
 
     def _refused(self, request: AssociationRequest) -> Refused | None:
-        admission = self.admission
-        if request.calling_ae in admission.guests:
+        if request.calling_ae in self.admission.guests:
             return None
-        if not _is_within(request.address, admission):
-            return Refused(REJECT_NO_REASON, "network not allowed")
-        pair = (request.calling_ae, request.called_ae)
-        is_reporter = request.is_report and pair in admission.reporters
-        unknown = None if is_reporter else self._unknown(request)
-        return unknown or _wrong_certificate(request, admission) or self._too_many(request)
-
-    def _unknown(self, request: AssociationRequest) -> Refused | None:
-        admission = self.admission
-        if admission.called_ae_titles and request.called_ae not in admission.called_ae_titles:
-            return Refused(REJECT_CALLED, "called AE title not recognised")
-        if admission.calling_ae_titles and request.calling_ae not in admission.calling_ae_titles:
-            return Refused(REJECT_CALLING, "calling AE title not recognised")
-        return None
+        return self.admission.refused(request) or self._too_many(request)
 
     def _too_many(self, request: AssociationRequest) -> Refused | None:
         taken = [place.request for place in self._open.values() if not place.is_for_echo]
@@ -242,26 +181,6 @@ class AssociationGate:
         extra |= {"address": request.address, "reason": refused.reason}
         logger.warning("association rejected", extra=extra | {"port": request.port})
         self._log.rejected(request.calling_ae, request.called_ae, request.address, refused.reason)
-
-
-def _wrong_certificate(request: AssociationRequest, admission: Admission) -> Refused | None:
-    bound, title = admission.certificates, request.calling_ae
-    if not request.is_tls and (admission.needs_tls or title in bound):
-        return Refused(REJECT_CALLING, "not over TLS")
-    marks = request.identity.marks if request.identity is not None else frozenset()
-    titles = {title for title, certificates in bound.items() if certificates & marks}
-    if title in titles or not (titles or title in bound):
-        return None
-    shown = request.identity or "none was shown"
-    return Refused(REJECT_CALLING, f"certificate of another AE title: {shown}")
-
-
-def _is_within(address: str, admission: Admission) -> bool:
-    if not admission.networks:
-        return True
-    peer = ipaddress.ip_address(address)
-    mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
-    return any((mapped or peer) in network for network in admission.parsed_networks())
 
 
 MOST_NAMED = 8  # of the contexts that were refused, in one line of the log

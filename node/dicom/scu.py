@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypedDict, Unpack
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -67,7 +67,7 @@ class Outgoing:
     instance_uid: str
     sop_class_uid: str
     transfer_syntax: str
-    path: Path
+    path: Path | str
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,21 @@ Answered = Callable[[Outgoing, int | None, str], None]
 TIMEOUTS = Timeouts()
 
 
+class SendOptions(TypedDict):
+    """The options of `send`, in full."""
+
+    answered: Answered
+    stop: Callable[[], bool]
+    abandon: Callable[[], bool]
+    timeouts: Timeouts
+    associations: int
+
+
 class Send(Protocol):
     """`send`, or what stands in for it where there is no peer."""
 
     def __call__(
-        self,
-        peer: PeerAddress,
-        files: Iterable[Outgoing],
-        *,
-        answered: Answered,
-        stop: Callable[[], bool],
-        abandon: Callable[[], bool],
-        timeouts: Timeouts,
-        associations: int,
+        self, peer: PeerAddress, files: Iterable[Outgoing], **options: Unpack[SendOptions]
     ) -> SendResult:
         """Offer each file to the peer; `answered` takes its status and comment."""
 
@@ -345,9 +347,9 @@ def _data_set(file: Outgoing, syntax: UID) -> BinaryIO:
         if encoded is None:
             raise ValueError(f"the data set cannot be encoded in {syntax.name}")
         return BytesIO(encoded)
-    stream = file.path.open("rb", buffering=0)
+    stream = open(file.path, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed by the caller
     offset = data_set_offset(stream)
-    stream.seek(split_dataset(file.path)[1] if offset is None else offset)
+    stream.seek(split_dataset(Path(file.path))[1] if offset is None else offset)
     return stream
 
 

@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Unpack
 from urllib.parse import urlsplit
 
 from inference.release import IMPLEMENTATION_VERSION_NAME
 from node.dicom import scu
 from node.dicom.scu import (
     TIMEOUTS,
-    Answered,
     EchoResult,
     Outgoing,
     PeerAddress,
+    SendOptions,
     SendResult,
     Timeouts,
 )
@@ -109,17 +109,11 @@ class StowSender:
         self._destination = destination
 
     def __call__(
-        self,
-        peer: PeerAddress,
-        files: Iterable[Outgoing],
-        *,
-        answered: Answered,
-        stop: Callable[[], bool],
-        abandon: Callable[[], bool] = lambda: False,
-        timeouts: Timeouts = TIMEOUTS,
-        associations: int = 1,
+        self, peer: PeerAddress, files: Iterable[Outgoing], **options: Unpack[SendOptions]
     ) -> SendResult:
         """Offer each file, as `scu.send` does; of the peer only its URL counts."""
+        answered, stop = options["answered"], options["stop"]
+        timeouts, abandon = options["timeouts"], options["abandon"]
         with _Connection(self._destination, timeouts, abandon) as connection:
             for number, file in enumerate(files):
                 if stop():
@@ -260,12 +254,14 @@ class _Connection:
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode()
         tail = f"\r\n--{boundary}--\r\n".encode()
-        length = len(head) + file.path.stat().st_size + len(tail)
+        length = len(head) + Path(file.path).stat().st_size + len(tail)
         headers = {
             "Content-Type": f'multipart/related; type="{DICOM}"; boundary={boundary}',
             "Content-Length": str(length),
         }
-        return self._request("POST", "/studies", headers, lambda: _body(head, file.path, tail))
+        return self._request(
+            "POST", "/studies", headers, lambda: _body(head, Path(file.path), tail)
+        )
 
     def ask(self, path: str) -> _Response:
         """GET something small."""

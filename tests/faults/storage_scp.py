@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from node.dicom.scp import Admission, Scp, ScpSettings
+from node.dicom.admission import Admission
+from node.dicom.scp import Scp, ScpSettings
 from storage.archive import Archive
 from storage.database import Database
 from storage.files import Files

@@ -12,8 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import select
 
 from node.config import DeliverySettings, load
+from node.dicom.admission import Admission
 from node.dicom.commitment import QUIET_SECONDS
-from node.dicom.scp import Admission, Scp, ScpSettings
+from node.dicom.scp import Scp, ScpSettings
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Reachability
 from storage.database import Database

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.dicom.scp import Admission
+from node.dicom.admission import Admission
 from tests.node_scp import Node, node_scp
 from tests.peers import echoscu, wait_until
 from tests.raw_peer import (
@@ -94,7 +94,7 @@ def test_more_connections_than_may_wait_are_closed_at_once(tmp_path: Path) -> No
 SERVE = """
 import sys
 from pathlib import Path
-from node.dicom.scp import Admission
+from node.dicom.admission import Admission
 from tests.node_scp import node_scp
 with node_scp(Path(sys.argv[1]) / "node") as node:
     print(node.port, flush=True)

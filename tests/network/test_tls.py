@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from node.dicom.scp import Admission
+from node.dicom.admission import Admission
 from node.dicom.scu import PeerAddress, echo, send
 from node.dicom.status import Outcome
 from node.dicom.tls import ServerTls, TlsFiles, mark, sentence_of, server_context

@@ -2,8 +2,9 @@
 
 import pytest
 
+from node.dicom.admission import Admission, AssociationRequest, Refused
 from node.dicom.association_log import AssociationWriter, Entry
-from node.dicom.scp import Admission, AssociationGate, AssociationRequest, Refused
+from node.dicom.scp import AssociationGate
 
 MAPPED = AssociationRequest("A", "B", "::ffff:192.0.2.7")  # IPv4 on an IPv6 socket
 CT1 = AssociationRequest("CT1", "MIDSLICE", "192.0.2.7")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from node.dicom.admission import Admission
 from node.dicom.association_log import AssociationWriter
-from node.dicom.scp import Admission
 from tests.node_scp import Node, node_scp
 from tests.peers import wait_until
 from tests.raw_peer import (

@@ -50,8 +50,13 @@ def send(to: Destination, files: list[Outgoing], **options: object) -> tuple[Sen
     result = stow.StowSender(to)(
         NOBODY,
         files,
-        answered=lambda file, status, comment: answers.append((file.id, status, comment)),
-        **{"stop": lambda: False, "timeouts": Timeouts(connect=2.0, answer=5.0), **options},  # type: ignore[arg-type]
+        **{  # type: ignore[arg-type]
+            "answered": lambda file, status, comment: answers.append((file.id, status, comment)),
+            "stop": lambda: False,
+            "abandon": lambda: False,
+            "timeouts": Timeouts(connect=2.0, answer=5.0),
+            **options,
+        },
     )
     return result, answers
 
