@@ -9,6 +9,7 @@ InferenceError
 """
 
 import errno
+from collections.abc import Iterator
 from enum import StrEnum
 
 
@@ -107,10 +108,45 @@ SHORTAGES = frozenset(
 )
 
 
+# The texts of torch, CUDA's libraries, OpenCV and codecs, which raise a class of their own, or
+# RuntimeError.
+NO_MEMORY_WORDS = (
+    "out of memory",
+    "allocate memory",
+    "failed to allocate",
+    "alloc_failed",
+    "bad_alloc",
+    "insufficient memory",
+    "can't start new thread",
+)
+
+
 def shortage(error: BaseException | None) -> str:
     """The system's word for what the machine lacked, behind whatever was raised of it; or none."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in SHORTAGES:
-            return error.strerror or str(error)
-        error = error.__cause__ or error.__context__
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in SHORTAGES:
+            return cause.strerror or str(cause)
     return ""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """True where memory lacked, on the machine or the GPU, behind whatever was raised of it.
+
+    Recognised by name: the libraries whose classes these are must not be imported for it.
+    """
+    return any(map(_lacks_memory, _causes(error)))
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    is_of_library = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
+    return is_of_library and any(words in str(error).lower() for words in NO_MEMORY_WORDS)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

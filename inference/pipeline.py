@@ -26,6 +26,7 @@ from inference.errors import (
     PredictionError,
     Reason,
     Unprocessable,
+    is_out_of_memory,
     shortage,
 )
 from inference.families.family import Family, Result, Task
@@ -43,6 +44,7 @@ from inference.request import (
     Failed,
     Kept,
     Outcome,
+    OutOfMemory,
     OutOfResources,
     Produces,
     Progress,
@@ -85,11 +87,11 @@ def process(
         run = Run(request, record, progress, cancelled, pixels, drafts)
         outcome = _run(run, later)
     except Unprocessable as verdict:
-        outcome = _lacking(verdict) or _verdict(verdict, record)
+        outcome = lacking(verdict) or _verdict(verdict, record)
     except Cancelled:
         outcome = Stopped()
     except Exception as error:  # noqa: BLE001  (a model is foreign code and may raise anything)
-        outcome = _lacking(error) or failure(error)
+        outcome = lacking(error) or failure(error)
     if isinstance(outcome, Derived | Verdict) and not _is_storable(outcome.record):
         outcome = failure(PredictionError("the record of the model is not of plain values (JSON)"))
     if not isinstance(outcome, Derived):
@@ -137,24 +139,29 @@ def _verdict(verdict: Unprocessable, record: JobRecord) -> Verdict:
     return Verdict(verdict.reason, verdict.sentence, verdict.is_held, facts)
 
 
-def _lacking(error: Exception) -> OutOfResources | None:
+def lacking(error: Exception) -> OutOfResources | OutOfMemory | None:
     """The outcome where it was the machine that lacked something, whatever came of that."""
+    if is_out_of_memory(error):
+        return OutOfMemory(_frames(error))
     lacked = shortage(error)
     return OutOfResources(LACKING.format(lacked=lacked)) if lacked else None
 
 
 def failure(error: Exception) -> Failed:
     """An exception as type and frames; its message only where the class is ours."""
-    name = type(error).__name__
-    frames = " < ".join(
-        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-        for frame in reversed(traceback.extract_tb(error.__traceback__))
-    )
+    name, frames = type(error).__name__, _frames(error)
     logger.error("processing failed", extra={"error": name, "frames": frames})
     detail = f": {error}" if isinstance(error, InferenceError) else ""
     if isinstance(error, OSError) and error.strerror:
         detail = f": {error.strerror}"
     return Failed(name, f"The model or the node failed ({name}{detail}).", frames)
+
+
+def _frames(error: Exception) -> str:
+    return " < ".join(
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+        for frame in reversed(traceback.extract_tb(error.__traceback__))
+    )
 
 
 def bring_to_disk(folder: Path) -> None:

@@ -119,6 +119,7 @@ LOSSY_SYNTAXES = frozenset(
         "1.2.840.10008.1.2.4.203",
     }
 )
+DECODER_BYTES = 64_000_000  # more than any decoder needs for a slice of 1024 x 1024; never touched
 PADDING = (0x00280120, 0x00280121)  # Pixel Padding Value and Range Limit
 UNREADABLE = frozenset({Reason.PIXEL_DATA_ERROR, Reason.NO_DECODER})
 
@@ -131,6 +132,7 @@ def decoded(header: Header) -> Raw:
     try:
         plane = _pixels(_whole_data_set(header), header)
     except (*DAMAGED, RuntimeError, OSError) as error:
+        bytearray(DECODER_BYTES)  # MemoryError where that was the fault: decoders do not tell
         logger.warning("pixels not decoded", extra={"error": type(error).__name__})
         raise broken(header, quoted(DECODERS_SAID.sub("", str(error)))) from error
     rows, columns = header.integer("Rows"), header.integer("Columns")

@@ -211,4 +211,14 @@ class OutOfResources:
     sentence: str
 
 
-Outcome = Derived | Kept | Verdict | Failed | Stopped | OutOfResources
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The end of a job for which memory did not suffice, however little was tried at once.
+
+    Whether it does later, or never, cannot be told from one try.
+    """
+
+    frames: str  # where memory lacked
+
+
+Outcome = Derived | Kept | Verdict | Failed | Stopped | OutOfResources | OutOfMemory

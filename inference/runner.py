@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inference.drafts import Drafts
-from inference.errors import Cancelled, PredictionError, Reason, Unprocessable
+from inference.errors import (
+    Cancelled,
+    PredictionError,
+    Reason,
+    Unprocessable,
+    is_out_of_memory,
+)
 from inference.geometry import GAP_TOLERANCE_MM, Layout, is_undersampled
 from inference.model import (
     SITES,
@@ -343,7 +349,7 @@ class Runner:
             return begun.step, self._run(begun.step, begun.window)
         try:
             return begun.step, begun.future.result()
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler: the traceback would keep what filled the memory alive.
@@ -357,7 +363,7 @@ class Runner:
         while True:
             try:
                 return self._run_step(step, window, self.limits)
-            except (MemoryError, RuntimeError) as error:
+            except Exception as error:
                 lower = next_rung(self.limits) if is_out_of_memory(error) else None
                 if lower is None:
                     raise
@@ -406,16 +412,6 @@ def share_cores(model: Model, threads: int) -> int:
     if cv2 is not None:
         cv2.setNumThreads(max(1, cores // at_once))
     return at_once
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Recognised by name: torch's own class must not be imported for it."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in str(error).lower()
-        or "can't allocate memory" in str(error).lower()
-    )
 
 
 def next_rung(limits: Limits) -> Limits | None:

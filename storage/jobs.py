@@ -87,6 +87,9 @@ REVISION_SENTENCE = (
     "model, or files that were removed since. Tell everybody who has used an earlier one."
 )
 
+# The longest time for which a job that cost a worker waits for its next try: by a clock that is set
+# back it waits no longer.
+LONGEST_WAIT = 600.0
 NO_ROOM = "no room"  # how an attempt ends for which the machine lacked something
 
 ALL_PRIORITIES = 10  # 1 is first, 9 last
@@ -410,11 +413,25 @@ class Queue:
         with self._leases.holding(leased) as (db, row):
             return give_back(db, row, self._now(), "cancelled")
 
-    def died(self, leased: Job, outcome: str, detail: str, reason: str, sentence: str) -> JobState:
-        """Queue a job again whose worker died or was killed; hold it where that was too often."""
+    def died(
+        self,
+        leased: Job,
+        outcome: str,
+        detail: str,
+        reason: str,
+        sentence: str,
+        wait: float = 0.0,
+    ) -> JobState:
+        """Queue a job again whose worker died or was killed; hold it where that was too often.
+
+        It waits so many seconds before it is tried again, LONGEST_WAIT at most.
+        """
         with self._leases.holding(leased) as (db, row):
             end_attempt(db, row, self._now(), outcome, detail)
-            return die(db, row, self._now(), outcome, reason, sentence)
+            state = die(db, row, self._now(), outcome, reason, sentence)
+            if wait and state == JobState.QUEUED:
+                change(db, row.id, due_at=self._now() + wait)
+            return state
 
     def recover(self) -> tuple[int, ...]:
         """Queue again, at start, the jobs that a dead process of this node was running."""
@@ -545,11 +562,14 @@ class Queue:
     def _due(
         self, db: Connection, kinds: Collection[str], before: int, but_series: Collection[int]
     ) -> Select[*tuple[Any, ...]]:
-        # `due_at` orders and does not delay: a clock that is set back stops no job.
-        queued = and_(job.c.state == JobState.QUEUED, job.c.requeue_requested == 0)
+        # `due_at` orders, and delays only what cost a worker: a clock set back stops no job.
+        now = self._now()
+        waits = and_(job.c.due_at > now, job.c.due_at <= now + LONGEST_WAIT)
+        waits = and_(waits, job.c.worker_deaths > 0)
+        queued = and_(job.c.state == JobState.QUEUED, job.c.requeue_requested == 0, ~waits)
         # What arrives may be slices of its stack, and then another job takes its place.
         arriving = exists().where(arrival.c.series_id == job.c.series_id, OPEN_ARRIVAL)
-        queued = and_(queued, or_(~arriving, job.c.queued_at <= self._now() - LONGEST_ARRIVING))
+        queued = and_(queued, or_(~arriving, job.c.queued_at <= now - LONGEST_ARRIVING))
         free = or_(queued, self._leases.left_behind(db, OPEN_JOB))
         urgent = job.c.priority < before
         query = select(job).where(OPEN_JOB, urgent, free, job.c.kind.in_(kinds))

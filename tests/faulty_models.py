@@ -85,6 +85,13 @@ class Hungry(_Wrapped):
             time.sleep(0.1)
 
 
+class FindsNone(_Wrapped):
+    """Finds no memory, however little it is to do at once."""
+
+    def misbehave(self, step: Step) -> None:
+        raise MemoryError
+
+
 class NotFinite(_Wrapped):
     """Answers NaN."""
 

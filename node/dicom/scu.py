@@ -67,7 +67,7 @@ class Outgoing:
     instance_uid: str
     sop_class_uid: str
     transfer_syntax: str
-    path: Path
+    path: Path | str
 
 
 @dataclass(frozen=True)
@@ -347,9 +347,9 @@ def _data_set(file: Outgoing, syntax: UID) -> BinaryIO:
         if encoded is None:
             raise ValueError(f"the data set cannot be encoded in {syntax.name}")
         return BytesIO(encoded)
-    stream = file.path.open("rb", buffering=0)
+    stream = open(file.path, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed by the caller
     offset = data_set_offset(stream)
-    stream.seek(split_dataset(file.path)[1] if offset is None else offset)
+    stream.seek(split_dataset(Path(file.path))[1] if offset is None else offset)
     return stream
 
 

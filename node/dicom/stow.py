@@ -254,12 +254,14 @@ class _Connection:
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode()
         tail = f"\r\n--{boundary}--\r\n".encode()
-        length = len(head) + file.path.stat().st_size + len(tail)
+        length = len(head) + Path(file.path).stat().st_size + len(tail)
         headers = {
             "Content-Type": f'multipart/related; type="{DICOM}"; boundary={boundary}',
             "Content-Length": str(length),
         }
-        return self._request("POST", "/studies", headers, lambda: _body(head, file.path, tail))
+        return self._request(
+            "POST", "/studies", headers, lambda: _body(head, Path(file.path), tail)
+        )
 
     def ask(self, path: str) -> _Response:
         """GET something small."""

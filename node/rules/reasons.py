@@ -80,6 +80,8 @@ WORKER_DIED | held | The worker process ended several times without an answer. |
     Read the log of its attempts; requeue the job when the machine is well.
 TIME_LIMIT | held | The job took longer than inference.job_minutes allows, several times. | \
     Raise inference.job_minutes, then requeue the job.
+OUT_OF_MEMORY | held | There was too little memory for the job, several times. | \
+    Give the machine or the container more memory, or lower inference.workers; then requeue the job.
 MEMORY_LIMIT | held | The job used more memory than inference.memory_gb allows, several times. | \
     Raise inference.memory_gb, then requeue the job.
 ABANDONED | held | The node itself stopped many times while it worked on the job. | \
@@ -138,6 +140,7 @@ HEADINGS: Mapping[str, tuple[str, str]] = {
     "UNDERSAMPLED": ("is undersampled", "are undersampled"),
     "WORKER_DIED": ("ended its worker process", "ended their worker process"),
     "TIME_LIMIT": ("took too long", "took too long"),
+    "OUT_OF_MEMORY": ("found too little memory", "found too little memory"),
     "MEMORY_LIMIT": ("needed too much memory", "needed too much memory"),
     "ABANDONED": (
         "was interrupted when the node stopped",

@@ -1,12 +1,12 @@
 """Delivery: one thread a destination brings derived series there, again and again."""
 
 import logging
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from node import wording
 from node.children import AT_ONCE, IDLE_SECONDS, WorkerLoop, wait_for
@@ -211,23 +211,23 @@ class Intact:
         self._changing = threading.Lock()
         self._locks = [threading.Lock() for _ in range(16)]  # two that want the same file wait
 
-    def holds(self, path: Path, expected: str) -> bool:
+    def holds(self, path: str, expected: str) -> bool:
         """True where the file has this digest."""
         with self._locks[hash(path) % len(self._locks)]:
             try:
                 mark = _mark(path)
             except FileNotFoundError:
                 return False
-            known = self._known.get(str(path))
+            known = self._known.get(path)
             is_known = known is not None and known[:2] == (expected, mark)
             if is_known and known and self._steady() - known[2] < INTACT_SECONDS:
                 return True
             with self._changing:
-                self._known.pop(str(path), None)
+                self._known.pop(path, None)
             if digest(path) != expected:
                 return False
             if abs(time.time() - mark[-1] / 1e9) > MARK_SECONDS:
-                self._keep(str(path), (expected, mark, self._steady()))
+                self._keep(path, (expected, mark, self._steady()))
             return True
 
     @property
@@ -246,9 +246,9 @@ class Intact:
             self._known[path] = entry
 
 
-def _mark(path: Path) -> tuple[int, ...]:
+def _mark(path: str) -> tuple[int, ...]:
     """What changes with every change of a file; the last is the time of the change itself."""
-    status = path.stat()
+    status = os.stat(path)  # noqa: PTH116 - see `Files.text_path`
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -389,7 +389,7 @@ class Deliverer:
         damaged, renewed = 0, self._now()
         # In no order, so that the threads of several destinations share the work of one series.
         for instance in self._jitter.sample(unsent, len(unsent)):
-            damaged += not self._intact.holds(self._files.path(instance.path), instance.digest)
+            damaged += not self._intact.holds(self._files.text_path(instance.path), instance.digest)
             if self._now() - renewed >= RENEW_SECONDS:
                 renewed = self._now()
                 self._ledger.renew(delivery)
@@ -607,7 +607,7 @@ def _outgoing(instance: Unsent, files: Files) -> scu.Outgoing:
         instance_uid=instance.instance_uid,
         sop_class_uid=instance.sop_class_uid,
         transfer_syntax=EXPLICIT_LE,
-        path=files.path(instance.path),
+        path=files.text_path(instance.path),
     )
 
 

@@ -18,11 +18,11 @@ from inference import pipeline, registry
 from inference.drafts import Drafts
 from inference.errors import Reason, shortage
 from inference.request import (
-    LACKING,
     Derived,
     Failed,
     Kept,
     Outcome,
+    OutOfMemory,
     OutOfResources,
     Progress,
     Request,
@@ -107,7 +107,9 @@ class Begun:
     """The worker's word that it has loaded its models and begins with the request."""
 
 
-ANSWERS = AnswerFormat(Begun, Progress, Derived, Kept, Verdict, Failed, Stopped, OutOfResources)
+ANSWERS = AnswerFormat(
+    Begun, Progress, Derived, Kept, Verdict, Failed, Stopped, OutOfResources, OutOfMemory
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,10 @@ class ProcessExecutor:
             self._number += 1
             self._has_begun = False
             try:
-                return self._watch(self._child, request, bounds, report)
+                outcome = self._watch(self._child, request, bounds, report)
+                if isinstance(outcome, OutOfMemory):  # a new process has all that there is
+                    self.close()
+                return outcome
             except (EOFError, OSError):  # OSError: the pipe broke while we wrote
                 end = self._died(self._child)
                 if self._has_begun or is_second:
@@ -375,8 +380,8 @@ def _run(
             intact, progress=report, cancelled=orders.is_cancelled, later=later, drafts=drafts
         )
     except Exception as error:  # noqa: BLE001 - the worker loop: a bad job never ends the worker
-        if lacked := shortage(error):
-            return OutOfResources(LACKING.format(lacked=lacked))
+        if lacked := pipeline.lacking(error):
+            return lacked
         frames = "".join(traceback.format_tb(error.__traceback__))
         return Failed(type(error).__name__, "The node's own code raised an exception.", frames)
 

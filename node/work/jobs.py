@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from inference import registry
-from inference.errors import shortage
+from inference.errors import is_out_of_memory, shortage
 from inference.model import Parameters
 from inference.request import (
     LACKING,
@@ -26,6 +26,7 @@ from inference.request import (
     Mark,
     ModelSpec,
     Outcome,
+    OutOfMemory,
     OutOfResources,
     Output,
     Progress,
@@ -41,7 +42,7 @@ from node.work.ahead import AheadPlanner, Arriving
 from node.work.executor import Bounds, End, Executor, NoAnswer, Order, Report
 from storage.errors import Busy, LeaseLost, NoRoom, StorageError
 from storage.files import Files
-from storage.jobs import Queue
+from storage.jobs import LONGEST_WAIT, Queue
 from storage.records import (
     Arrival,
     DerivedInstance,
@@ -58,6 +59,9 @@ logger = logging.getLogger(__name__)
 RENEW_SECONDS = 1.0
 NO_MEMORY = os.strerror(errno.ENOMEM)
 ROOM_SECONDS = 30.0  # before the next job, where the last one lacked room
+# Before a job for which memory did not suffice is tried once more, after the first and the second
+# time: what else took it may have ended by then.
+MEMORY_WAITS = (60.0, LONGEST_WAIT)
 STOP_SECONDS = 30.0  # for workers to give back what they run
 WRITE_SECONDS = 600.0  # how long a result waits for a database that is busy
 OUR_FAULT = "The node's own code raised an exception while handling this job; see the log."
@@ -71,6 +75,8 @@ SENTENCES = {
     End.TIME_LIMIT: "The job took longer than inference.job_minutes allows.",
     End.MEMORY_LIMIT: "The job used more memory than inference.memory_gb allows.",
 }
+OUT_OF_MEMORY = "OUT_OF_MEMORY"  # the reason, and how such an attempt ends
+NO_MEMORY_SENTENCE = "Memory did not suffice for this job, however little was done at once."
 # How much of a job's time each step takes, roughly: the bar must move, and never backwards.
 SHARES = (("reading", 0.0, 0.1), ("predicting", 0.1, 0.8), ("writing", 0.8, 0.9))
 
@@ -142,15 +148,8 @@ class InferenceJobs:
                 self._succeed(job, outcome)
             case Kept(series_uid):
                 self._ended(job, self._queue.same(job, series_uid), series_uid)
-            case Verdict(reason, sentence, held, record):
-                extra = {"job": job.id, "reason": reason}
-                if held:
-                    self._queue.hold(job, reason, sentence, record)
-                    logger.warning("job held", extra=extra)
-                else:
-                    self._queue.refuse(job, reason, sentence, record)
-                    logger.info("job refused", extra=extra)
-                self.drop_output(job)
+            case Verdict():
+                self._judged(job, outcome)
             case Failed(reason, sentence, frames):
                 self._queue.fail(job, reason, sentence, frames)
                 logger.error("job failed", extra={"job": job.id, "reason": reason})
@@ -161,6 +160,29 @@ class InferenceJobs:
                 self.drop_output(job)
             case OutOfResources(sentence):
                 self.give_back(job, sentence)
+            case OutOfMemory(frames):
+                self._out_of_memory(job, frames)
+
+    def _judged(self, job: Job, verdict: Verdict) -> None:
+        extra = {"job": job.id, "reason": verdict.reason}
+        why = (verdict.reason, verdict.sentence, verdict.record)
+        if verdict.held:
+            self._queue.hold(job, *why)
+            logger.warning("job held", extra=extra)
+        else:
+            self._queue.refuse(job, *why)
+            logger.info("job refused", extra=extra)
+        self.drop_output(job)
+
+    def _out_of_memory(self, job: Job, frames: str) -> None:
+        """Queue a job again for a little later, as often as one may cost its worker."""
+        wait = MEMORY_WAITS[min(job.worker_deaths, len(MEMORY_WAITS) - 1)]
+        why = (OUT_OF_MEMORY, frames, OUT_OF_MEMORY, NO_MEMORY_SENTENCE)
+        if self._queue.died(job, *why, wait) == JobState.HELD:
+            logger.warning("job held", extra={"job": job.id, "reason": OUT_OF_MEMORY})
+        else:
+            logger.warning("job given back", extra={"job": job.id, "why": NO_MEMORY_SENTENCE})
+        self.drop_output(job)
 
     def give_back(self, job: Job, why: str) -> None:
         """Queue a job again for which there was no room: that is no fault of it."""
@@ -413,7 +435,7 @@ class Supervisor:
             return PAUSE_SECONDS
         except Exception as error:
             # No model runs in this process: here memory that lacks is the machine's.
-            lacked = NO_MEMORY if isinstance(error, MemoryError) else shortage(error)
+            lacked = NO_MEMORY if is_out_of_memory(error) else shortage(error)
             if lacked:
                 self._give_back(job, lacked)
                 return PAUSE_SECONDS
@@ -433,10 +455,10 @@ class Supervisor:
         outcome = executor.run(request, self._bounds, self._report(job))
         if isinstance(outcome, NoAnswer):
             self._write(job, partial(self._inference.unanswered, job, outcome))
-        else:
-            self._write(job, partial(self._inference.finished, job, outcome))
-            self._ended()
-        return ROOM_SECONDS if isinstance(outcome, OutOfResources) else AT_ONCE
+            return AT_ONCE
+        self._write(job, partial(self._inference.finished, job, outcome))
+        self._ended()
+        return ROOM_SECONDS if isinstance(outcome, OutOfResources | OutOfMemory) else AT_ONCE
 
     def _write(self, job: Job, write: Callable[[], None]) -> None:
         """Write the end of a job; a database that is busy or full must not cost an hour's work."""

@@ -359,7 +359,7 @@ class _Run:
 
     def _verified(self, sources: Sequence[Outgoing], job_id: int) -> tuple[None, str]:
         names = selftests.result(self._store.database, job_id)
-        received = [outgoing.path for outgoing in sources]
+        received = [Path(outgoing.path) for outgoing in sources]
         return None, verify(received, [self._store.files.path(name) for name in names])
 
     def _delivered(self, job_id: int) -> tuple[None, str]:

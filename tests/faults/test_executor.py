@@ -12,7 +12,16 @@ import psutil
 import pytest
 
 from inference.model import Parameters
-from inference.request import Derived, ModelSpec, Output, Progress, Request, Source, Stopped
+from inference.request import (
+    Derived,
+    ModelSpec,
+    OutOfMemory,
+    Output,
+    Progress,
+    Request,
+    Source,
+    Stopped,
+)
 from node.work.executor import Bounds, End, NoAnswer, Order, ProcessExecutor, how_it_ended
 from tests import series
 
@@ -175,4 +184,24 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     assert end.how is End.WORKER_DIED
     assert end.detail == "killed by the system (SIGKILL), most often because memory ran out"
     again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
+    assert isinstance(again, Derived)
+
+
+def test_a_worker_whose_memory_is_limited_says_so_and_the_next_job_has_a_new_one(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    first = executor.run(request(tmp_path / "a", 3), BOUNDS, lambda _: GO_ON)  # all is loaded
+    assert isinstance(first, Derived)
+    pid = executor.pid
+    assert pid is not None
+    process = psutil.Process(pid)
+    taken = process.memory_info().data
+    process.rlimit(psutil.RLIMIT_DATA, (taken, taken))
+    asked = request(tmp_path / "b", 3)
+    hungry = ModelSpec("hungry", "tests.faulty_models:Hungry")
+    outcome = executor.run(replace(asked, model=hungry), BOUNDS, lambda _: GO_ON)
+    assert isinstance(outcome, OutOfMemory), outcome
+    assert "misbehave" in outcome.frames
+    assert not psutil.pid_exists(pid)
+    again = executor.run(request(tmp_path / "c", 3), BOUNDS, lambda _: GO_ON)
     assert isinstance(again, Derived)

@@ -93,6 +93,21 @@ def test_a_model_that_takes_too_much_memory_is_stopped_at_the_memory_limit(tmp_p
         assert (bad["state"], bad["reason"]) == ("held", "MEMORY_LIMIT")
 
 
+def test_a_model_that_finds_no_memory_gives_its_job_back_and_harms_no_other(tmp_path: Path) -> None:
+    """It is tried again after a minute."""
+    node = node_with(tmp_path, "FindsNone", workers=2)
+    with running(node):
+        send(node)
+        node.event("job succeeded")
+        node.event("job given back")
+        (bad,) = [job for job in node.jobs() if job["route"] == "ct-slices"]
+        assert bad["state"] == "queued"
+        assert bad["sentence"].startswith("Memory did not suffice for this job")
+        assert "tried again; this happened 1 of at most 3 times" in bad["sentence"]
+        (attempt,) = node.cli("job", str(bad["id"]))["attempts"]
+        assert (attempt["outcome"], "misbehave" in attempt["detail"]) == ("OUT_OF_MEMORY", True)
+
+
 def test_a_job_that_is_cancelled_stops_even_where_its_model_does_not_listen(tmp_path: Path) -> None:
     node = node_with(tmp_path, "Never")
     with running(node):

@@ -1,18 +1,32 @@
 """A machine that lacks room is no fault of a series: the job may be done later, and says so."""
 
 import errno
+import mmap
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 from inference.dataset import read_headers
-from inference.errors import shortage
-from inference.request import Derived, Outcome, OutOfResources, Request, Verdict
+from inference.errors import is_out_of_memory, shortage
+from inference.model import Limits, Prediction, Step, Window
+from inference.models.classical import Linear
+from inference.request import (
+    Derived,
+    ModelSpec,
+    Outcome,
+    OutOfMemory,
+    OutOfResources,
+    Request,
+    Verdict,
+)
 from tests import phantoms
 from tests.phantoms import Series
 from tests.unit.inference.made import request, run, unchecked
@@ -108,3 +122,54 @@ def test_what_was_lacked_is_found_behind_what_was_raised_of_it() -> None:
     for number in (errno.ENFILE, errno.ENOMEM):
         assert shortage(raised(number)) == os.strerror(number)
     assert shortage(raised(errno.EIO)) == ""
+
+
+PETABYTE = 1 << 50
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: np.empty(PETABYTE, np.uint8),
+        lambda: torch.empty(PETABYTE, dtype=torch.uint8),
+        lambda: cv2.resize(np.zeros((9, 9), np.float32), (1 << 25, 1 << 25)),
+        lambda: mmap.mmap(-1, PETABYTE),
+        lambda: bytearray(PETABYTE),
+    ],
+    ids=["NumPy", "torch", "OpenCV", "the system", "Python"],
+)
+def test_a_lack_of_memory_is_known_from_what_each_library_raises(
+    ask: Callable[[], object],
+) -> None:
+    with pytest.raises(Exception) as caught:
+        ask()
+    assert is_out_of_memory(caught.value)
+    try:
+        raise ValueError("the decoder failed") from caught.value
+    except ValueError as error:
+        assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("out of memory"), RuntimeError("shapes"), OSError(errno.EMFILE, "x")]
+)
+def test_another_error_is_not_taken_for_a_lack_of_memory(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_a_model_that_finds_no_memory_ends_the_job_for_now(
+    made: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits are lowered as far as they go, and then the job is no failure."""
+    lowered: list[Limits] = []
+
+    def run_step(_model: Linear, _step: Step, _window: Window, limits: Limits) -> Prediction:
+        lowered.append(limits)
+        raise MemoryError
+
+    monkeypatch.setattr(Linear, "run", run_step)
+    outcome = unchecked(replace(made, model=ModelSpec("linear")))
+    assert isinstance(outcome, OutOfMemory)
+    assert "run_step" in outcome.frames
+    assert (lowered[-1].batch, lowered[-1].tile) == (1, 128)
+    assert list(made.folder.iterdir()) == []

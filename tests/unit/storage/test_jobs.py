@@ -9,7 +9,7 @@ import pytest
 from storage.database import Database
 from storage.errors import LeaseLost, NotFound, StorageError, WrongState
 from storage.files import Files
-from storage.jobs import LONGEST_ARRIVING, Queue
+from storage.jobs import LONGEST_ARRIVING, LONGEST_WAIT, Queue
 from storage.queries import find
 from storage.queries.find import Wanted
 from storage.records import DeliveryState, Ended, Job, JobState
@@ -227,6 +227,23 @@ def test_a_job_that_kills_three_workers_waits_for_a_person(stored: Stored) -> No
     )
     assert [one.detail for one in stored.queue.attempts(job.id)] == ["exit code -9"] * 3
     assert stored.queue.claim("w", INFER) is None
+
+
+def test_a_job_for_which_memory_lacked_waits_before_its_next_try_and_no_longer(
+    stored: Stored,
+) -> None:
+    lacked = ("OUT_OF_MEMORY", "", "OUT_OF_MEMORY", "Memory did not suffice.")
+    stored.ask("k")
+    assert stored.queue.died(stored.claim(), *lacked, wait=60.0) is JobState.QUEUED
+    assert stored.queue.claim("w", INFER) is None
+    stored.clock.now += 61
+    again = stored.claim()
+    assert (again.key, again.attempt) == ("k", 2)
+    assert stored.queue.died(again, *lacked, wait=LONGEST_WAIT) is JobState.QUEUED
+    stored.clock.now -= 3600  # it would wait for an hour
+    again = stored.claim()
+    assert stored.queue.died(again, *lacked, wait=LONGEST_WAIT) is JobState.HELD
+    assert stored.jobs(JobState.HELD)[0].reason == "OUT_OF_MEMORY"
 
 
 def test_a_job_whose_node_dies_ten_times_waits_for_a_person(stored: Stored) -> None:

@@ -63,7 +63,7 @@ class Pacs:
         if self.gives_no_association:
             return self.sent
         for outgoing in files:
-            assert outgoing.path.is_file()
+            assert Path(outgoing.path).is_file()
             assert outgoing.transfer_syntax == EXPLICIT_LE
             if stop():
                 return SendResult(Outcome.RETRY, "The sending was stopped.")
@@ -682,19 +682,19 @@ def test_a_file_is_read_once_for_two_destinations_and_again_once_it_was_touched(
     monkeypatch.setattr(deliver, "MARK_SECONDS", -1.0)
     monkeypatch.setattr(deliver, "digest", lambda path: (reads.append(path), files_digest(path))[1])
     intact = deliver.Intact(lambda: now[0])
-    assert intact.holds(path, expected) and intact.holds(path, expected)
+    assert intact.holds(str(path), expected) and intact.holds(str(path), expected)
     assert len(reads) == 1
-    assert not intact.holds(path, "another")
-    assert intact.holds(path, expected)
+    assert not intact.holds(str(path), "another")
+    assert intact.holds(str(path), expected)
     now[0] += deliver.INTACT_SECONDS
-    assert intact.holds(path, expected)
+    assert intact.holds(str(path), expected)
     assert len(reads) == 4
     times = path.stat()
     path.write_bytes(b"pixelz")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a tool that hides its change
-    assert not intact.holds(path, expected)
+    assert not intact.holds(str(path), expected)
     path.unlink()
-    assert not intact.holds(path, expected)
+    assert not intact.holds(str(path), expected)
 
 
 def test_of_all_files_ever_sent_none_is_remembered_for_long(
@@ -706,7 +706,7 @@ def test_of_all_files_ever_sent_none_is_remembered_for_long(
     for number in range(1000):
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(b"%d" % number)
-        assert intact.holds(path, files_digest(path))
+        assert intact.holds(str(path), files_digest(path))
         now[0] += deliver.INTACT_SECONDS / 50
         assert intact.count <= 51
     assert intact.count > 40

@@ -19,6 +19,7 @@ from inference.request import (
     Kept,
     ModelSpec,
     Outcome,
+    OutOfMemory,
     OutOfResources,
     Output,
     Progress,
@@ -301,6 +302,25 @@ def test_a_job_that_costs_three_workers_is_held_and_says_why(node: Node, end: En
     assert details == ["detail"] * 3
 
 
+@pytest.mark.usefixtures("no_pause")
+def test_a_job_that_finds_no_memory_three_times_is_held_and_says_where(node: Node) -> None:
+    waiting: list[Job] = []
+
+    def look(_request: Request, _report: Report) -> Outcome:
+        waiting.append(node.stored.queue.get(1))
+        return OutOfMemory("runner.py:3 _run")
+
+    asked = node.stored.ask("key")
+    node.ran(look, look, look, job_id=asked.job_id)
+    job = node.over(asked.job_id, attempt=3)
+    assert (job.state, job.reason, job.worker_deaths) == (JobState.HELD, "OUT_OF_MEMORY", 3)
+    assert "tried again; this happened 1 of at most 3 times" in waiting[1].sentence
+    assert job.sentence.startswith("Memory did not suffice for this job")
+    attempts = [(it.outcome, it.detail) for it in node.stored.queue.attempts(job.id)]
+    assert attempts == [("OUT_OF_MEMORY", "runner.py:3 _run")] * 3
+    assert is_dropped(node, job)
+
+
 def test_progress_is_written_and_a_cancellation_reaches_the_worker(node: Node) -> None:
     seen: list[tuple[float, bool]] = []
     queue = node.stored.queue
@@ -454,6 +474,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that try again at once what lacked room."""
     monkeypatch.setattr(jobs, "ROOM_SECONDS", 0.01)
     monkeypatch.setattr(jobs, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "MEMORY_WAITS", (0.0,))
 
 
 def raises(error: Exception) -> Script:
