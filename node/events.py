@@ -59,6 +59,9 @@ certificate not replaced | error | file why | \
     the new files of `[tls]` or `[web]` are of no use; the old ones are in use
 connections turned away | warning | address count | too many of this address, or in all, wait \
     to ask for an association; `count` since the last such line
+request to store ended | warning | \
+    calling_ae called_ae address how instances refused | by STOW-RS: released (then info), or the \
+    client went away or was too slow, or the body is none; so many instances are stored, so many not
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Depends
 from fastapi import Path as InPath
+from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -57,7 +58,15 @@ KEYWORDS = {tag: keyword for keyword, (tag, _) in TAGS.items()}
 SETTINGS = ("limit", "offset", "includefield", "fuzzymatching")  # of a search; no attributes
 DATES = re.compile(r"(\d{8})?(-)?(\d{8})?")
 
-Uid: TypeAlias = Annotated[str, InPath(pattern=UID)]
+
+def _uid(text: str) -> str:
+    if not re.fullmatch(UID, text):
+        detail = "A UID in the address is none that is stored: 1-64 letters, digits and . - _"
+        raise Problem(HTTPStatus.BAD_REQUEST, detail)
+    return text
+
+
+Uid: TypeAlias = Annotated[str, AfterValidator(_uid)]
 router = APIRouter(prefix="/dicom-web", include_in_schema=False)
 
 
@@ -189,7 +198,7 @@ def rendered_frame(
 def _found(
     request: Request, visitor: Visitor, parts: Parts, level: Level, given: Mapping[str, str]
 ) -> Response:
-    _check_accept(request, JSON)
+    check_accept(request, JSON)
     matches = [Match(column, values=(uid,)) for column, uid in given.items()]
     names = [name for name in request.query_params if name not in SETTINGS]
     matches += [_match(name, request.query_params[name]) for name in names]
@@ -244,16 +253,12 @@ def _attributes(row: Mapping[str, Any], level: Level) -> dict[str, Any]:
             if keyword == "Modality":
                 value = MODALITIES.get(str(row["a_sop_class_uid"]), value)
             answer[tag] = {"vr": vr, **_value(vr, str(value))}
-    url = f"{router.prefix}/studies/{row['study_uid']}"  # no host: anybody sets that header
     if level == "study":
         answer["00201206"] = {"vr": "IS", "Value": [row["series_count"]]}
-        answer["00201208"] = {"vr": "IS", "Value": [row["instance_count"]]}
-    else:
-        url += f"/series/{row['series_uid']}"
-    if level == "series":
-        answer["00201209"] = {"vr": "IS", "Value": [row["instance_count"]]}
-    if level == "instance":
-        url += f"/instances/{row['instance_uid']}"
+    if level != "instance":
+        tag = "00201208" if level == "study" else "00201209"
+        answer[tag] = {"vr": "IS", "Value": [row["instance_count"]]}
+    url = resource(row["study_uid"], row.get("series_uid", ""), row.get("instance_uid", ""))
     answer["00081190"] = {"vr": "UR", "Value": [url]}
     return answer
 
@@ -264,7 +269,14 @@ def _value(vr: str, text: str) -> dict[str, Any]:
     return {"Value": [{"Alphabetic": text} if vr == "PN" else text]}
 
 
-def _check_accept(request: Request, *kinds: str) -> None:
+def resource(study: str, series: str = "", instance: str = "") -> str:
+    """The address of a study, a series or an instance; without a host, which anybody names."""
+    path = f"{router.prefix}/studies/{study}"
+    path += f"/series/{series}" if series else ""
+    return path + (f"/instances/{instance}" if instance else "")
+
+
+def check_accept(request: Request, *kinds: str) -> None:
     """Raise where the client takes none of these media types."""
     given = request.headers.get("accept", "*/*").lower()
     wildcards = {"*/*", "application/*", "application/json", "image/*"}
@@ -275,7 +287,7 @@ def _check_accept(request: Request, *kinds: str) -> None:
 
 
 def _files(request: Request, held: Held) -> Response:
-    _check_accept(request, "multipart/related", DICOM)
+    check_accept(request, "multipart/related", DICOM)
     boundary = uuid.uuid4().hex
     media_type = f'multipart/related; type="{DICOM}"; boundary={boundary}'
     parts = _parts(held.paths, [it.transfer_syntax for it in held.instances], boundary)
@@ -302,7 +314,7 @@ class Read:
 
 
 def _metadata(request: Request, held: Held) -> Response:
-    _check_accept(request, JSON)
+    check_accept(request, JSON)
     if len(held.paths) > MOST_METADATA:
         detail = f"These are {len(held.paths)} instances; at most {MOST_METADATA}: ask by series."
         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
@@ -310,7 +322,7 @@ def _metadata(request: Request, held: Held) -> Response:
 
 
 def _picture(request: Request, held: Held, frame: int) -> Response:
-    _check_accept(request, PNG)
+    check_accept(request, PNG)
     answer = _asked(picture_of, (held.paths[0], frame), held.parts).text
     if not answer:
         raise NotFound(f"the instance has no frame {frame} that can be shown")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -49,6 +50,8 @@ MOST_FILE_BYTES = 64 * 2**20  # of all Part 10 files together that the rules are
 MOST_FILES = 500  # of a chest at 1 mm; the framework itself takes no more than 1000
 FILE_BOUNDS = f"at most {MOST_FILES} files, {MOST_FILE_BYTES // 2**20} MiB together"
 FILES = ("/api/v1/rules/", "/rules/try")  # paths that take them
+# Instances go to disk as they come, until the reserve of the disk is reached.
+STORING = "/dicom-web/studies"
 
 Answered = Callable[[str, str, int, float], None]  # method, path, status, seconds
 
@@ -97,9 +100,9 @@ class _Body:
     def __init__(self, receive: Receive, request: Request) -> None:
         self._receive = receive
         self._request = request
-        self._limit = MOST_BYTES
+        self._limit: float = MOST_BYTES
         self._came = 0
-        self._began = time.monotonic()
+        self._waited = 0.0  # for the client; what the node does meanwhile is not its time
         self._is_whole = False
 
     async def receive(self) -> Message:
@@ -110,7 +113,7 @@ class _Body:
             if self._came > self._limit == MOST_BYTES:
                 self._limit = await _limit(self._request)
             if self._came > self._limit:  # of all exceptions the framework lets this kind pass
-                detail = f"The request is longer than {self._limit // 2**20} MiB."
+                detail = f"The request is longer than {self._limit // 2**20:.0f} MiB."
                 if self._limit == MOST_FILE_BYTES:
                     detail = f"These files are too large: {FILE_BOUNDS}."
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
@@ -119,19 +122,23 @@ class _Body:
     async def _message(self) -> Message:
         if self._is_whole:
             return await self._receive()
-        seconds = self._began + BODY_SECONDS + self._came / SLOWEST - time.monotonic()
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(BODY_SECONDS + self._came / SLOWEST - self._waited):
                 return await self._receive()
         except TimeoutError as error:
             detail = "The request did not arrive completely in time; it was too slow."
             raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
+        finally:
+            self._waited += time.monotonic() - began
 
 
-async def _limit(request: Request) -> int:
+async def _limit(request: Request) -> float:
     """Bound a body; the framework reads a form before it asks who sends it, so this asks first."""
-    takes_files = request.scope["path"].startswith(FILES)
-    return MOST_FILE_BYTES if takes_files and await may_upload(request) else MOST_BYTES
+    path = request.scope["path"]
+    if not path.startswith((*FILES, STORING)) or not await may_upload(request):
+        return MOST_BYTES
+    return math.inf if path.startswith(STORING) else MOST_FILE_BYTES
 
 
 def _add_headers(headers: MutableHeaders, path: str) -> None:

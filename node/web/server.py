@@ -26,7 +26,7 @@ from node import log, store
 from node.children import Child, ResourceLimits
 from node.dicom.tls import TlsFailed, TlsFiles, password_of, sentence_of, server_context
 from node.store import Store
-from node.web import dicomweb, live, login, metrics, pages, problems, setup
+from node.web import dicomweb, live, login, metrics, pages, problems, setup, stow
 from node.web.access import Gate
 from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
@@ -76,8 +76,8 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     secret = store.files.secret(settings.config.storage.secret_file)
     gate = Gate(store.database, settings.config.web, now, secret)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
-    for router in (metrics.router, login.router, setup.router, live.router, dicomweb.router):
-        app.include_router(router)
+    for part in (metrics, login, setup, live, dicomweb, stow):
+        app.include_router(part.router)
     if settings.config.web.oidc is not None:
         from node.web import oidc_login  # its package takes time and memory
 
@@ -98,6 +98,7 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
     app.state.parts = parts
     app.state.gate = parts.gate
     app.state.live = Live(partial(change_tokens, parts.database))
+    app.state.reception = stow.Reception(parts.store)
     app.state.metrics = Metrics(now)
     app.state.metrics.begin(parts)
     app.state.picture_views = PictureViews(parts.store.audit)
@@ -221,11 +222,13 @@ def main(parent: Connection, settings: WebSettings, listening: socket.socket) ->
     with store.opened(settings.config, settings.node_id) as opened:
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
         app = build(settings, opened)
+        app.state.reception.recover()
         web = settings.config.web
         password = password_of(web.key_password) if web.key_password else ""
         server = Server(app, web.certificate, web.key, password)
         threading.Thread(target=_watch, args=(server, app.state.live, parent), daemon=True).start()
         server.listen(listening)
+        app.state.reception.close()
 
 
 def _watch(server: Server, live: Live, parent: Connection) -> None:

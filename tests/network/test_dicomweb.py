@@ -116,7 +116,8 @@ def test_what_is_asked_wrongly_or_by_nobody_gets_a_sentence(served: NodeProcess)
     assert said("/studies/1.2.3")[0] == 404
     assert said("/studies/1.2.3/metadata")[0] == 404
     assert said("/studies/..%2F..%2Fsecret")[0] in (404, 422)
-    assert requests.post(f"{url}/studies", headers=headers).status_code == 405
+    assert said("/studies/1.2.3/series/a%20b")[0] == 400
+    assert requests.delete(f"{url}/studies", headers=headers).status_code == 405
 
 
 def _files(node: NodeProcess, folder: str) -> list[Path]:
