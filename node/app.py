@@ -398,7 +398,8 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
     try:
         yield
     except TlsFailed as error:
-        raise ConfigError(f"{settings.path.name}: tls: {error}") from error
+        table = "web" if section == "web" else "tls"
+        raise ConfigError(f"{settings.path.name}: {table}: {error}") from error
     except OSError as error:
         problem = f"{section}.port = {port}: {error.strerror or error}"
         raise ConfigError(f"{settings.path.name}: {problem}") from error
@@ -443,8 +444,7 @@ def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
 def server_tls(settings: Tls) -> ServerTls | None:
     if settings.certificate is None:
         return None
-    files = TlsFiles(settings.certificate, settings.key, settings.authorities)
-    return ServerTls(settings.port, files, settings.verify_clients)
+    return ServerTls(settings.port, TlsFiles.of(settings), settings.verify_clients)
 
 
 def never(store: Store, made: Container[str], series_uid: str) -> str:

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from inference.release import RELEASE
 from node import log, store
 from node.children import Child, ResourceLimits
+from node.dicom.tls import TlsFailed, TlsFiles, password_of, sentence_of, server_context
 from node.store import Store
 from node.web import dicomweb, frames, live, login, metrics, pages, problems, rendered, setup, stow
 from node.web.access import Gate
@@ -182,13 +183,20 @@ class _Listener(socket.socket):
 class Server(uvicorn.Server):
     """Serves an application on one socket; takes no signals, the parent says when to stop."""
 
-    def __init__(self, app: ASGIApp, certificate: Path | None = None, key: Path | None = None):
+    def __init__(
+        self,
+        app: ASGIApp,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        key_password: str = "",
+    ):
         self._deadline = HeaderDeadline(app)  # ends a handshake without end too
         super().__init__(
             uvicorn.Config(
                 self._deadline,
                 ssl_certfile=certificate,
                 ssl_keyfile=key,
+                ssl_keyfile_password=key_password or None,
                 loop="asyncio",  # its sockets are Python's: another loop would not call `accept`
                 http="h11",
                 ws="none",
@@ -221,7 +229,8 @@ def main(parent: Connection, settings: WebSettings, listening: socket.socket) ->
         app = build(settings, opened)
         app.state.reception.recover()
         web = settings.config.web
-        server = Server(app, web.certificate, web.key)
+        password = password_of(web.key_password) if web.key_password else ""
+        server = Server(app, web.certificate, web.key, password)
         threading.Thread(target=_watch, args=(server, app.state.live, parent), daemon=True).start()
         server.listen(listening)
         app.state.reception.close()
@@ -239,6 +248,7 @@ class WebProcess:
 
     def __init__(self, host: str, port: int, settings: WebSettings) -> None:
         self._settings = settings
+        self._check_certificate()
         self._listening = socket.create_server((host, port))
         self._started = 0.0
         self._certificate: tuple[float, ...] = ()
@@ -259,7 +269,7 @@ class WebProcess:
         if child is None or time.monotonic() - self._started < LEAST_SECONDS:
             return
         if child.is_alive:
-            if self._changed_at() == self._certificate:
+            if self._changed_at() == self._certificate or not self._is_replaced():
                 return
             logger.info("web certificate replaced")
             self._end(child)
@@ -279,10 +289,34 @@ class WebProcess:
             child.pipe.send("stop")
         child.end(CHILD_STOP_SECONDS)
 
+    def _is_replaced(self) -> bool:
+        """True where the new files can be served; else the old ones are served on."""
+        try:
+            self._check_certificate()
+        except OSError as error:
+            self._certificate = self._changed_at()
+            extra = {"file": str(self._settings.config.web.certificate), "why": sentence_of(error)}
+            logger.error("certificate not replaced", extra=extra)  # noqa: TRY400 - said in words
+            return False
+        return True
+
+    def _check_certificate(self) -> None:
+        """Raise OSError where the pages cannot be served with the files of the certificate."""
+        web = self._settings.config.web
+        if web.certificate is not None:
+            files = TlsFiles(web.certificate, web.key, None, key_password=web.key_password)
+            try:
+                server_context(files, verifies=False)
+            except OSError as error:
+                raise TlsFailed(sentence_of(error)) from error
+
     def _changed_at(self) -> tuple[float, ...]:
         """When the files of the certificate changed; nothing while they are being replaced."""
         web = self._settings.config.web
         try:
-            return tuple(path.stat().st_mtime for path in (web.certificate, web.key) if path)
+            kind, _, place = web.key_password.partition(":")
+            password = Path(place) if kind == "file" else None
+            paths = (web.certificate, web.key, password)
+            return tuple(path.stat().st_mtime for path in paths if path is not None)
         except OSError:
             return self._certificate
