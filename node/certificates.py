@@ -94,7 +94,10 @@ def files(config: Config) -> Iterator[tuple[str, Path]]:
 
 def lists(config: Config) -> Iterator[tuple[str, Path]]:
     """Whose revocation lists are in which file, each file once."""
-    named = {path: role for role, (_, path) in trust_stores(config).items() if path is not None}
+    named: dict[Path, str] = {}
+    for role, (_, path) in trust_stores(config).items():
+        if path is not None:
+            named.setdefault(path, role)
     if path := _of_database(config).get("sslcrl"):
         named.setdefault(path, "the database (sslcrl)")
     yield from ((role, path) for path, role in named.items())
@@ -102,8 +105,9 @@ def lists(config: Config) -> Iterator[tuple[str, Path]]:
 
 def trust_stores(config: Config) -> dict[str, tuple[Path | None, Path | None]]:
     """The files of authorities and of their revocation lists, by whose certificates they are."""
-    stores = {place: (own.authorities, own.crl) for place, own in config.tls_of_peers.items()}
-    stores["peers"] = config.tls.authorities, config.tls.crl
+    stores = {"peers": (config.tls.authorities, config.tls.crl)}
+    for place, own in config.tls_of_peers.items():
+        stores[place] = own.authorities, own.crl
     stores["the audit repository"] = config.audit.authorities, config.audit.crl
     if config.web.oidc is not None:
         stores["the log-in provider"] = config.web.oidc.authorities, config.web.oidc.crl

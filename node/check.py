@@ -129,23 +129,25 @@ def _contexts(config: Config) -> Iterator[Finding]:
     """Every pair of certificate and key is loaded as the node loads it."""
     tls = config.tls
     if tls.certificate is not None:
-        yield from _use(TlsFiles.of(tls), partial(server_context, verifies=tls.verify_clients))
-    for own in config.tls_of_peers.values():
-        yield from _use(TlsFiles.of(own), client_context)
+        yield from _use(
+            "[tls]", TlsFiles.of(tls), partial(server_context, verifies=tls.verify_clients)
+        )
+    for place, own in config.tls_of_peers.items():
+        yield from _use(place, TlsFiles.of(own), client_context)
     if config.web.certificate is not None:
         web = config.web
         pages = TlsFiles(web.certificate, web.key, None, key_password=web.key_password)
-        yield from _use(pages, partial(server_context, verifies=False))
+        yield from _use("[web]", pages, partial(server_context, verifies=False))
     if config.audit.certificate is not None or config.audit.authorities is not None:
-        yield from _use(TlsFiles.of(config.audit), client_context)
+        yield from _use("[audit]", TlsFiles.of(config.audit), client_context)
 
 
-def _use(files: TlsFiles, make: Callable[[TlsFiles], object]) -> Iterator[Finding]:
+def _use(place: str, files: TlsFiles, make: Callable[[TlsFiles], object]) -> Iterator[Finding]:
     try:
         make(files)
     except OSError as error:
         shown = files.certificate or files.authorities
-        yield fault("TLS", f"{shown}: {sentence_of(error)}.", "Correct the files of tls.")
+        yield fault("TLS", f"{shown}: {sentence_of(error)}.", f"Correct the files of {place}.")
 
 
 def _unlisted(role: str, authorities: Path | None, crl: Path | None) -> Iterator[Finding]:
