@@ -64,7 +64,7 @@ def test_bounds_are_missed_by_one_tenth_too_many_and_by_large_errors_unsaid() ->
     assert bounds is not None and not bounds.holds
     assert bounds.within == (0.875, 1.0)
     assert bounds.large_said is None
-    off[8:14, 8:56], expected[:10] = 200.0, 50.0  # a third of them is said
+    off[8:20, 8:56], expected[:12] = 200.0, 50.0  # a third of them is said
     bounds = map_bounds([bound_counts(expected, 3.0, truth + off, truth)])
     assert bounds is not None and not bounds.holds
     assert bounds.large_said == pytest.approx(1.0 / 3.0)
