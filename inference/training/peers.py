@@ -124,7 +124,6 @@ def train_peer(name: str, order: TrainingOrder, report: Report) -> Table:
     patients = load_patients(order.data, TRAIN_PART)
     training = _Training(KINDS[name], order, patients)
     facts = training.run(report)
-    (order.out / FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", encoding="utf-8")
     return Table(
         ("peer", "processor minutes", "steps", "patients", "weights SHA-256"),
         ((name, *_cells(facts)),),
@@ -202,7 +201,9 @@ class _Training:
         save_checkpoint(checkpoint, out / CHECKPOINT)
         digest = save_weights(checkpoint.weights, out / WEIGHTS)
         minutes = round(self._seconds / 60.0, 1)
-        return PeerFacts(self._kind.name, minutes, self._step, self._names, digest)
+        facts = PeerFacts(self._kind.name, minutes, self._step, self._names, digest)
+        (out / FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", encoding="utf-8")
+        return facts
 
     def _restore(self, kept: Checkpoint) -> None:
         if kept.patients != self._names:
