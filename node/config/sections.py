@@ -59,6 +59,8 @@ VIEWER = r"^(https?://[^\s{}\"'<>]+\{study_uid\}([^\s{}\"'<>]|\{series_uid\})*)?
 VIEWER_ADDRESS = (
     'an address with {study_uid}, as "https://ohif/viewer?StudyInstanceUIDs={study_uid}"'
 )
+ORIGIN = r"https?://[^\s/?#@*]+"
+ORIGIN_ADDRESS = 'an origin as "https://ohif.example.org", without a path'
 WEB_ADDRESS = 'as "https://pacs.example.org/dicom-web"'
 SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
@@ -294,6 +296,7 @@ Regex = Annotated[str, AfterValidator(_regex)]
 MatchKey = Annotated[str, AfterValidator(_match_key)]
 Url = Annotated[str, _matching(URL, ADDRESS)]
 UrlOrEmpty = Annotated[str, _matching(f"({URL})?", ADDRESS)]
+Origin = Annotated[str, _matching(ORIGIN, ORIGIN_ADDRESS)]
 Mail = Annotated[str, _matching(MAIL, MAIL_ADDRESS)]
 MailOrEmpty = Annotated[str, _matching(f"({MAIL})?", MAIL_ADDRESS)]
 HoursOrEmpty = Annotated[str, _matching(f"({CLOCK}-{CLOCK})?", HOURS)]
@@ -503,6 +506,9 @@ class Web(Section):
     user_header: Header = ""
     role_header: Header = ""
     viewer_url: str = Field("", pattern=VIEWER, description=VIEWER_ADDRESS)
+    dicomweb_origins: tuple[Origin, ...] = Field(
+        (), strict=False, description="a list of origins of viewers"
+    )
     oidc: Oidc | None = Field(None, description="a table, written [web.oidc]")
 
     @property

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.web.access import may_upload
@@ -52,6 +53,13 @@ FILE_BOUNDS = f"at most {MOST_FILES} files, {MOST_FILE_BYTES // 2**20} MiB toget
 FILES = ("/api/v1/rules/", "/rules/try")  # paths that take them
 # Instances go to disk as they come, until the reserve of the disk is reached.
 STORING = "/dicom-web/studies"
+DICOMWEB = "/dicom-web/"
+# Viewers of other origins show a token with each request: no cookie is theirs.
+CORS_HEADERS = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type",
+    "Access-Control-Max-Age": "600",
+}
 
 Answered = Callable[[str, str, int, float], None]  # method, path, status, seconds
 
@@ -59,8 +67,11 @@ Answered = Callable[[str, str, int, float], None]  # method, path, status, secon
 class Shield:
     """The outermost layer; pure ASGI, so that it holds for streams and for errors too."""
 
-    def __init__(self, app: ASGIApp, *, page: Page, answered: Answered) -> None:
+    def __init__(
+        self, app: ASGIApp, *, page: Page, answered: Answered, origins: frozenset[str]
+    ) -> None:
         self._app = app
+        self._origins = origins  # of viewers that may read DICOMweb in a browser
         self._page = page
         self._answered = answered
 
@@ -70,17 +81,19 @@ class Shield:
             return
         began = time.monotonic()
         status = 0
+        origin = self._viewer_origin(scope)
 
         async def guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(MutableHeaders(scope=message), str(scope["path"]))
+                _add_headers(MutableHeaders(scope=message), str(scope["path"]), origin)
             await send(message)
 
         body = _Body(receive, Request(scope))
         try:
-            await self._app(scope, body.receive, guarded)
+            app = _preflight if origin and scope["method"] == "OPTIONS" else self._app
+            await app(scope, body.receive, guarded)
         except Exception:
             if status:  # half of the answer is out: the connection ends, and the reader sees it
                 raise
@@ -89,6 +102,18 @@ class Shield:
         finally:
             took = time.monotonic() - began
             self._answered(str(scope["method"]), str(scope["path"]), status, took)
+
+    def _viewer_origin(self, scope: Scope) -> str:
+        """The origin of a viewer that is allowed; empty for anybody else."""
+        if not self._origins or not str(scope["path"]).startswith(DICOMWEB):
+            return ""
+        origin = Request(scope).headers.get("origin", "")
+        return origin if origin in self._origins else ""
+
+
+async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what a browser asks before a request of another origin."""
+    await Response(None, HTTPStatus.NO_CONTENT, CORS_HEADERS)(scope, receive, send)
 
 
 class _Body:
@@ -141,8 +166,11 @@ async def _limit(request: Request) -> float:
     return math.inf if path.startswith(STORING) else MOST_FILE_BYTES
 
 
-def _add_headers(headers: MutableHeaders, path: str) -> None:
+def _add_headers(headers: MutableHeaders, path: str, origin: str) -> None:
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
+    if origin:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers.add_vary_header("Origin")
     # Rows and pictures of patients stay in no cache; what ships with the product may.
     headers.setdefault("Cache-Control", "max-age=3600" if path.startswith(STATIC) else "no-store")

@@ -26,7 +26,7 @@ from node import log, store
 from node.children import Child, ResourceLimits
 from node.dicom.tls import TlsFailed, TlsFiles, password_of, sentence_of, server_context
 from node.store import Store
-from node.web import dicomweb, live, login, metrics, pages, problems, setup, stow
+from node.web import dicomweb, frames, live, login, metrics, pages, problems, rendered, setup, stow
 from node.web.access import Gate
 from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
@@ -34,7 +34,7 @@ from node.web.live import Live
 from node.web.metrics import Metrics
 from node.web.middleware import Shield
 from node.web.rule_tester import Statements
-from node.web.state import Current, Parts, PictureViews, Searches, WebSettings
+from node.web.state import Current, Parts, RecentViews, Searches, WebSettings
 from storage import files
 from storage.queries.figures import change_tokens
 
@@ -76,7 +76,7 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     secret = store.files.secret(settings.config.storage.secret_file)
     gate = Gate(store.database, settings.config.web, now, secret)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
-    for part in (metrics, login, setup, live, dicomweb, stow):
+    for part in (metrics, login, setup, live, dicomweb, frames, rendered, stow):
         app.include_router(part.router)
     if settings.config.web.oidc is not None:
         from node.web import oidc_login  # its package takes time and memory
@@ -89,7 +89,12 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
         app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.include_router(pages.router)
     problems.install(app, pages.error_page)
-    app.add_middleware(Shield, page=pages.error_page, answered=app.state.metrics.requests.answered)
+    app.add_middleware(
+        Shield,
+        page=pages.error_page,
+        answered=app.state.metrics.requests.answered,
+        origins=frozenset(settings.config.web.dicomweb_origins),
+    )
     return app
 
 
@@ -101,7 +106,7 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
     app.state.reception = stow.Reception(parts.store)
     app.state.metrics = Metrics(now)
     app.state.metrics.begin(parts)
-    app.state.picture_views = PictureViews(parts.store.audit)
+    app.state.recent_views = RecentViews(parts.store.audit)
     app.state.searches = Searches()
     app.state.statements = Statements(log_as_json=parts.settings.log_as_json)
 
