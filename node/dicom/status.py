@@ -18,7 +18,6 @@ OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900  # the data set does not match the SOP Class or the command
 CANNOT_UNDERSTAND = 0xC000
 UID_INVALID = 0xC010
-TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122  # of STOW-RS: PS3.18 Table I.2-2
 UNEXPECTED_ERROR = 0xC211  # pynetdicom's answer where a handler raised
 
 LONGEST_COMMENT = 64  # Error Comment (0000,0902) is LO: PS3.7 C.4.2

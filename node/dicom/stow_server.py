@@ -26,7 +26,6 @@ from node.dicom.status import (
     OUT_OF_RESOURCES,
     SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
-    TRANSFER_SYNTAX_NOT_SUPPORTED,
     UID_INVALID,
 )
 from node.dicom.upper_layer import MALFORMED
@@ -34,6 +33,7 @@ from storage.files import HEAD_BYTES, data_set_offset
 from storage.records import Peer, Received
 
 DICOM = "application/dicom"
+TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122  # PS3.18 Table I.2-2; C-STORE has no presentation context
 MOST_PARTS = 20_000  # of one request; what is kept of each for the answer is small
 PREFIX = "web-"  # of files being received: those that a dead web process left are told by it
 META = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")

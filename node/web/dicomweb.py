@@ -33,6 +33,7 @@ from storage.queries.dicom_web import (
     Level,
     Match,
     held_instances,
+    modalities,
     search,
 )
 from storage.site.audit import FIND, VIEW
@@ -57,7 +58,7 @@ TAGS: Mapping[str, tuple[str, str]] = {
     "SOPInstanceUID": ("00080018", "UI"),
     "SOPClassUID": ("00080016", "UI"),
 }
-KEYWORDS = {tag: keyword for keyword, (tag, _) in TAGS.items()}
+KEYWORDS = {tag: keyword for keyword, (tag, _) in TAGS.items()} | {"00080061": "ModalitiesInStudy"}
 SETTINGS = ("limit", "offset", "includefield", "fuzzymatching")  # of a search; no attributes
 DATES = re.compile(r"(\d{8})?(-)?(\d{8})?")
 
@@ -214,6 +215,10 @@ def _found(
     if not rows:
         return Response(status_code=HTTPStatus.NO_CONTENT)
     document = [_attributes(row, level) for row in rows]
+    if level == "study":
+        kinds = modalities(parts.database, [row["study_uid"] for row in rows])
+        for row, answer in zip(rows, document, strict=True):
+            answer["00080061"] = {"vr": "CS", "Value": sorted(kinds.get(row["study_uid"], ()))}
     return Response(json.dumps(document), media_type=JSON)
 
 
@@ -229,8 +234,9 @@ def _number(request: Request, name: str, default: int) -> int:
 def _match(name: str, text: str) -> Match:
     """A condition of a search; a name that no row has is no filter."""
     keyword = KEYWORDS.get(name.upper(), name)
+    keyword = "Modality" if keyword == "ModalitiesInStudy" else keyword
     if keyword not in COLUMNS:
-        known = ", ".join((*COLUMNS, *SETTINGS))
+        known = ", ".join((*COLUMNS, "ModalitiesInStudy", *SETTINGS))
         raise Problem(HTTPStatus.BAD_REQUEST, f"{name[:64]} is no filter here; allowed: {known}.")
     column, text = COLUMNS[keyword][1], text.replace("\0", "")
     if not text:

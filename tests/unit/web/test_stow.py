@@ -1,7 +1,9 @@
-"""STOW-RS: what is refused before any of a body is read."""
+"""DICOMweb: what is refused before any of a body is read, and viewers of other origins."""
+
+from pathlib import Path
 
 from storage.records import Role
-from tests.unit.web.site import Site
+from tests.unit.web.site import Site, site
 
 HEADERS = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=a'}
 BODY = b"--a\r\n\r\nx\r\n--a--\r\n"
@@ -28,3 +30,28 @@ def test_requests_beyond_the_limit_come_again(served: Site) -> None:
 def test_a_form_of_a_browser_stores_nothing(served: Site) -> None:
     answer = served.person().post("/dicom-web/studies", content=BODY, headers=HEADERS)
     assert (answer.status_code, "CSRF" in answer.json()["detail"]) == (403, True)
+
+
+VIEWER = "https://ohif.example.org"
+
+
+def test_a_viewer_of_an_origin_that_is_named_may_read_and_no_other_one(
+    tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    web = f'dicomweb_origins = ["{VIEWER}"]\n'
+    with site(tmp_path / "site", migrated_sqlite, web) as made:
+        client = made.program(Role.VIEWER)
+        asked = {"Access-Control-Request-Method": "GET"}
+        for path, origin, allowed in (
+            ("/dicom-web/studies", VIEWER, True),
+            ("/dicom-web/studies", "https://ohif.example.org.evil.example", False),
+            ("/api/v1/jobs", VIEWER, False),
+        ):
+            before = made.client().options(path, headers={"Origin": origin, **asked})
+            assert (before.status_code == 204) == allowed
+            answer = client.get(path, headers={"Origin": origin})
+            assert answer.status_code in (200, 204)
+            named = [it.headers.get("Access-Control-Allow-Origin") for it in (before, answer)]
+            assert named == [origin if allowed else None] * 2
+        nobody = made.client().get("/dicom-web/studies", headers={"Origin": VIEWER})
+        assert (nobody.status_code, nobody.headers["Vary"]) == (401, "Origin")
