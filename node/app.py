@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,6 @@ from node.children import worker_memory_bytes
 from node.config import Config, Tls
 from node.config.reading import to_values
 from node.dicom import scp
-from node.dicom.admission import Admission
 from node.dicom.handlers import identify_file
 from node.dicom.tls import ServerTls, TlsFailed, TlsFiles
 from node.errors import ConfigError
@@ -185,7 +184,7 @@ class RunningNode:
         self._fetcher = Fetcher(store.archive, store.files, settings, store.now)
         self._retention = Retention(store.database, store.files, settings.storage, store.now)
         self._supervisor = self._make_supervisor()
-        self._admitted = admission(settings, store)
+        self._admitted = store.admission(settings)
         self._commitment = CommitmentWork(
             store.commitments, store.owed_reports, self._reach, store.now
         )
@@ -365,7 +364,7 @@ class RunningNode:
 
     def _admit(self) -> None:
         """Admit peers by the configuration and by what was allowed since."""
-        admitted = admission(self._settings, self._store, self._tests.guests)
+        admitted = self._store.admission(self._settings, self._tests.guests)
         if admitted != self._admitted:
             self._admitted = admitted
             self._scp.admit(admitted)
@@ -426,7 +425,8 @@ def _naming(settings: Config, section: str) -> Iterator[None]:
     try:
         yield
     except TlsFailed as error:
-        raise ConfigError(f"{settings.path.name}: tls: {error}") from error
+        table = "web" if section == "web" else "tls"
+        raise ConfigError(f"{settings.path.name}: {table}: {error}") from error
     except OSError as error:
         problem = f"{section}.port = {port}: {error.strerror or error}"
         raise ConfigError(f"{settings.path.name}: {problem}") from error
@@ -471,14 +471,7 @@ def scp_settings(settings: Config, store: Store) -> scp.ScpSettings:
 def server_tls(settings: Tls) -> ServerTls | None:
     if settings.certificate is None:
         return None
-    files = TlsFiles(settings.certificate, settings.key, settings.authorities)
-    return ServerTls(settings.port, files, settings.verify_clients)
-
-
-def admission(settings: Config, store: Store, guests: Collection[str] = ()) -> Admission:
-    """Peers that may associate, and called AE titles; guests are those of a self-test."""
-    added = control.all_on(store.database, SwitchName.ALLOWED_AE)
-    return Admission.of(settings, {switch.subject for switch in added}, guests)
+    return ServerTls(settings.port, TlsFiles.of(settings), settings.verify_clients)
 
 
 def never(store: Store, made: Container[str], series_uid: str) -> str:

@@ -57,9 +57,13 @@ associations not written yet | warning | reason | \
     the database takes no row: peers are let in all the same, and their rows follow
 association not written | error | error | a row of the log of associations is missing: report it
 certificate replaced | info | file | new files of `[tls]`, for new connections
-certificate not replaced | error | file why | the new files are of no use; the old ones are in use
+certificate not replaced | error | file why | \
+    the new files of `[tls]` or `[web]` are of no use; the old ones are in use
 connections turned away | warning | address count | too many of this address, or in all, wait \
     to ask for an association; `count` since the last such line
+request to store ended | warning | \
+    calling_ae called_ae address how instances refused | by STOW-RS: released (then info), or the \
+    client went away or was too slow, or the body is none; so many instances are stored, so many not
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered
@@ -181,6 +185,8 @@ scrub found damage | warning | kind count series_uid | \
     kept files (received, derived) that are missing or have changed on the disk
 certificate expires | warning | certificate file days | \
     within 30 days, within 7, or it has expired (`days` below 0)
+revocation list expires | warning | certificate file days | \
+    in the last quarter of its time, or it has expired; `certificate` is its authority
 disk low | warning | free total | \
     below the reserve, or full within `notify.disk_days` at the present rate
 request done | info | request kind ok | \

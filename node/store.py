@@ -1,12 +1,14 @@
 """Opens the rows and files of a configuration: the same parts for the node and for a command."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 
 from node.config import Config
+from node.dicom.admission import Admission
+from node.dicom.tls import mark
 from storage.archive import Archive
 from storage.backup import back_up
 from storage.commitment_scp import OwedReports
@@ -17,6 +19,8 @@ from storage.files import Files, keep_to_ourselves
 from storage.jobs import Queue
 from storage.leases import Holder
 from storage.ledger import Ledger
+from storage.records import SwitchName
+from storage.site import control
 from storage.site.audit import Audit
 from storage.site.nodes import Nodes
 
@@ -50,6 +54,32 @@ class Store:
     def zone(self) -> tzinfo | None:
         """The zone of the times that are shown; None is the system's own."""
         return self.config.node.zone
+
+    def admission(self, settings: Config, guests: Collection[str] = ()) -> Admission:
+        """Who may send, by this configuration and by what was allowed since; guests always may.
+
+        Where the configuration names no calling AE title any is let in, whoever was allowed since.
+        """
+        allowed = frozenset(settings.node.allowed_ae_titles)
+        if allowed:
+            added = control.all_on(self.database, SwitchName.ALLOWED_AE)
+            allowed |= {switch.subject for switch in added}
+        return Admission(
+            called_ae_titles=frozenset(settings.called_ae_titles),
+            calling_ae_titles=allowed,
+            networks=tuple(str(network) for network in settings.node.allowed_networks),
+            guests=frozenset(guests),
+            needs_tls=settings.tls.required,
+            certificates={
+                title: frozenset(map(mark, names))
+                for title, names in settings.tls.ae_titles.items()
+            },
+            reporters=frozenset(
+                (title, place.address(settings.node.ae_title)[3])
+                for place in settings.destinations
+                for title in place.reporting_ae_titles
+            ),
+        )
 
 
 @contextmanager

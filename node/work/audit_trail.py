@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 from node.audit_message import Message, Messages
 from node.config.sections import Audit as Settings
+from node.dicom.tls import load_key
+from node.revocation import look_up
 from storage.database import Database
 from storage.records import AuditEvent
 from storage.site import notices
@@ -144,8 +146,10 @@ def send(settings: Settings, lines: Sequence[bytes]) -> None:
                 datagrams.sendto(line, address)
         return
     context = ssl.create_default_context(cafile=settings.authorities)
+    if settings.crl is not None:
+        look_up(context, settings.crl)
     if settings.certificate is not None:
-        context.load_cert_chain(settings.certificate, settings.key)
+        load_key(context, settings.certificate, settings.key, settings.key_password)
     with (
         socket.create_connection(place, timeout=SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=url.hostname) as stream,

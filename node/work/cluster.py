@@ -22,7 +22,7 @@ from storage import files, recovery
 from storage.errors import StorageError
 from storage.records import NodeState
 from storage.site import notices, selftests
-from storage.site.nodes import SERVING
+from storage.site.nodes import SERVING, of_web_process
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ class Cluster:
     def _take_over(self, silent: NodeState) -> None:
         """Queue again what it had; a node that dies meanwhile leaves the rest to the next one."""
         store, name = self.store, silent.id
-        store.archive.lose_associations(name)
+        for receiver in (name, of_web_process(name)):
+            store.archive.lose_associations(receiver)
         jobs = store.queue.recover(name)
         deliveries = store.ledger.recover(name)
         self.recover_commitment(name)

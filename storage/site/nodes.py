@@ -30,6 +30,15 @@ AT_WORK = (SERVING, STOPPING)
 SECRET = "secret"  # noqa: S105 - the name of the fact that holds its fingerprint
 
 
+WEB = "/web"
+ID_LENGTH = 64
+
+
+def of_web_process(node_id: str) -> str:
+    """The name by which the web process of a node receives."""
+    return f"{node_id}{WEB}"[:ID_LENGTH]
+
+
 class Nodes:
     """One row a node; its heartbeat says that it lives."""
 
@@ -105,8 +114,11 @@ class Nodes:
                 ("deliveries", delivery, sending),
             ):
                 query = select(table.c.node, func.count()).where(which).group_by(table.c.node)
-                for node_id, count in db.execute(query):
-                    work[node_id] = replace(work.get(node_id, NodeWork()), **{what: int(count)})
+                for name, count in db.execute(query):
+                    node_id = str(name).removesuffix(WEB)
+                    known = work.get(node_id, NodeWork())
+                    total = int(count) + getattr(known, what)
+                    work[node_id] = replace(known, **{what: total})
         return work
 
     def fact(self, name: str, value: str) -> None:

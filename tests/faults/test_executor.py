@@ -69,10 +69,16 @@ def test_an_error_of_the_watcher_never_lets_the_next_job_have_this_ones_answer(
 
 
 def test_a_worker_that_loads_its_models_first_takes_no_time_of_the_job(tmp_path: Path) -> None:
-    # By this clock a worker takes over a minute to load its models, and the job some seconds.
-    cold = ProcessExecutor("worker-cold", lambda: time.monotonic() * 60)
+    # By this clock nothing takes time but the loading of the models: longer than the job may.
+    clock = [0.0]
+
+    def report(_: Progress | None) -> Order:
+        clock[0] = 100.0
+        return GO_ON
+
+    cold = ProcessExecutor("worker-cold", lambda: clock[0])
     try:
-        outcome = cold.run(request(tmp_path / "a", 3), Bounds(seconds=60), lambda _: GO_ON)
+        outcome = cold.run(request(tmp_path / "a", 3), Bounds(seconds=60), report)
     finally:
         cold.close()
     assert isinstance(outcome, Derived)

@@ -17,6 +17,7 @@ from node.config import (
     JUDGING_OPTIONS,
     SLICE_OPTIONS,
     Config,
+    Destination,
     Route,
     product_of,
 )
@@ -211,6 +212,7 @@ def _configuration(context: Context, series_uid: Uid = "") -> Values:
         "applied": applied,
         "reloads": [reload] if reload is not None else [],
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
+        "secured": {place.name: _secured(place) for place in config.destinations},
         "further": {route.name: _further(route, config) for route in config.routes},
         "products": {
             route.name: PRODUCTS[product_of(config, route.model)] for route in config.routes
@@ -235,6 +237,16 @@ def _further(route: Route, config: Config) -> list[tuple[str, str]]:
         *(() if produces == "findings" else FINDING_OPTIONS),
     }
     return [(name, _text(value)) for name, value in options.items() if name not in left_out]
+
+
+def _secured(place: Destination) -> str:
+    """Say by what a destination is known over TLS; empty where it is called without."""
+    tls = place.tls
+    if tls is None:
+        return "TLS, an authority of the system" if place.url.startswith("https:") else ""
+    if tls.authorities is None or tls.fingerprint:
+        return f"TLS, by the certificate with SHA-256 {tls.fingerprint[:23]}..."
+    return f"TLS, as {tls.server_name or place.host}, by an authority of {tls.authorities}"
 
 
 def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -270,7 +282,9 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_text(entry)}" for key, entry in value.items()) or "none"
     return str(value) if value not in ("", None) else "empty"
 
 
