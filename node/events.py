@@ -36,6 +36,8 @@ library message | warning | where text error | \
 configuration applied | info | | read again after SIGHUP or `midslice reload`
 configuration refused | error | error | the new file has a mistake; nothing changed
 needs a restart | warning | key | read again; this key waits for a restart
+node lost | error | node seconds jobs deliveries files | \
+    another node on this storage gave no sign of life for so long; this one has taken over its work
 clock was set | warning | seconds | every sweep runs at once; times may look wrong
 sweep failed | error | sweep error | a periodic pass; it is tried again next time
 file not read | error | file error | \
