@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PRODUCT = "midslice[postgresql]"
+PRODUCT = "midslice[postgresql,cluster]"
 # Packages whose metadata give a whole text, a classifier or nothing, with their licence.
 NAMED = {
     "highdicom": "MIT",

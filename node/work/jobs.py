@@ -328,6 +328,7 @@ class Supervisor:
         self._bounds = bounds
         self._stopping = threading.Event()  # give back what runs
         self._lacked_room = ""  # said in the log when it begins
+        self._lacked_worker: dict[str, str] = {}  # the same, by worker
         self._executors = tuple(executors)
         names = [f"worker-{number}" for number in range(1, len(self._executors) + 1)]
         self._loops = [
@@ -374,6 +375,8 @@ class Supervisor:
             return IDLE_SECONDS
         if not self._has_room():
             return PAUSE_SECONDS
+        if self._lacks_worker(name, executor):
+            return PAUSE_SECONDS
         arriving = self._arriving(executor)
         job = self._queue.claim(name, KINDS, but_series=self._left_to_first(executor))
         if job is None:
@@ -408,7 +411,9 @@ class Supervisor:
         before = self._turns.least_urgent()
         if not before or self._drained() or not self._has_room():
             return IDLE_SECONDS
-        executor.start()  # now: an urgent job does not wait for models to be loaded
+        # Started now: an urgent job does not wait for models to be loaded.
+        if self._lacks_worker(name, executor):
+            return PAUSE_SECONDS
         job = self._queue.claim(name, KINDS, before=before)
         if job is None:
             return IDLE_SECONDS
@@ -422,6 +427,16 @@ class Supervisor:
             logger.warning("jobs wait for room", extra={"why": lacked})
         self._lacked_room = lacked
         return not lacked
+
+    def _lacks_worker(self, name: str, executor: Executor) -> bool:
+        """True while a job would find no worker, as where the machines of a cluster are away."""
+        why = executor.lacking()
+        if why and self._lacked_worker.get(name) != why:
+            logger.warning("jobs wait for a worker", extra={"worker": name, "why": why})
+        elif not why and self._lacked_worker.get(name):
+            logger.info("worker is back", extra={"worker": name})
+        self._lacked_worker[name] = why
+        return bool(why)
 
     def _do(self, job: Job, executor: Executor) -> float:
         """Run one job; whatever happens, its row says so."""
