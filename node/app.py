@@ -43,7 +43,7 @@ from node.work.audit_trail import AuditTrail
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
 from node.work.executor import Bounds, Executor, ProcessExecutor, share_arenas
-from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
+from node.work.jobs import LONG_SLICES, SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.query_retrieve import Fetcher, PeerQuestions
 from node.work.ray_executor import Cluster, ray_executor
@@ -364,6 +364,7 @@ class RunningNode:
         # The first worker alone: with two, neither would have the drafts of the other.
         drafts = int(min(limits.ahead_gb * 1e9, SHARE_OF_MEMORY * memory))
         executor = _executors(limits, memory)
+        is_shared_cluster = limits.executor == "ray" and limits.shared_folder
         executors = [
             executor(f"worker-{number}", 0 if number > 1 else drafts)
             for number in range(1, limits.workers + 1)
@@ -388,6 +389,7 @@ class RunningNode:
             spare=spare,
             ended=self._deliverers.wake,
             ahead=self._ahead(site) if drafts and limits.shared_folder else None,
+            least_slices=LONG_SLICES if is_shared_cluster else 0,
         )
 
     def _ahead(self, site: Site) -> AheadPlanner:

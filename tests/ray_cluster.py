@@ -1,9 +1,9 @@
 """A Ray cluster on this machine: a head and further nodes, each a `ray start` of its own."""
 
 import os
-import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.ports import free_port
 
 RAY = Path(sys.executable).parent / "ray"
 START_SECONDS = 60.0
@@ -27,7 +29,7 @@ class RayCluster:
     """The nodes of a cluster; the first one is its head."""
 
     folder: Path
-    address: str = ":0"  # of the head
+    address: str  # of the head
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_head(self) -> None:
@@ -37,9 +39,6 @@ class RayCluster:
         port = self.address.rpartition(":")[2]
         arguments = ["--head", f"--port={port}", "--include-dashboard=false"]
         self._start([*arguments, f"--temp-dir={temporary}"], log, first=True)
-        address = re.search(r"--address='(.+:\d+)'", log.read_text())
-        assert address is not None, log.read_text()
-        self.address = address[1]
 
     def add_node(self) -> None:
         """Start a further node."""
@@ -78,15 +77,26 @@ class RayCluster:
             time.sleep(0.1)
 
 
+def own_address() -> str:
+    """The address that Ray takes for this machine, even where it is told 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:  # a machine without a network
+            return "127.0.0.1"
+        return str(sender.getsockname()[0])
+
+
 @contextmanager
-def ray_cluster(nodes: int = 1) -> Iterator[RayCluster]:
+def ray_cluster(nodes: int = 1, *, start: bool = True) -> Iterator[RayCluster]:
     """A cluster of so many nodes, each with two processors; its sockets need a short path."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    cluster = RayCluster(folder)
+    cluster = RayCluster(folder, f"{own_address()}:{free_port()}")
     try:
-        cluster.start_head()
-        for _ in range(nodes - 1):
-            cluster.add_node()
+        if start:
+            cluster.start_head()
+            for _ in range(nodes - 1):
+                cluster.add_node()
         yield cluster
     finally:
         cluster.close()

@@ -15,9 +15,9 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from inference import pipeline, registry
+from inference import parts, pipeline, registry
 from inference.drafts import Drafts
-from inference.errors import Reason, shortage
+from inference.errors import Cancelled, Reason, shortage
 from inference.request import (
     LACKING,
     Derived,
@@ -26,6 +26,8 @@ from inference.request import (
     Outcome,
     OutOfMemory,
     OutOfResources,
+    Part,
+    PartMade,
     Progress,
     Request,
     Source,
@@ -111,7 +113,7 @@ class Begun:
 
 
 ANSWERS = AnswerFormat(
-    Begun, Progress, Derived, Kept, Verdict, Failed, Stopped, OutOfResources, OutOfMemory
+    Begun, PartMade, Progress, Derived, Kept, Verdict, Failed, Stopped, OutOfResources, OutOfMemory
 )
 
 
@@ -124,6 +126,7 @@ class Order:
     pause: bool = False  # for as long as it is true; the time does not count
 
 
+Answer = Outcome | PartMade | NoAnswer
 Report = Callable[[Progress | None], Order]  # hears of progress, answers with an order
 
 
@@ -134,7 +137,9 @@ class Executor(Protocol):
         """Make ready to run, so that the first job does not wait for it."""
         ...
 
-    def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
+    def run(
+        self, request: Request | Part, bounds: Bounds, report: Report
+    ) -> Outcome | PartMade | NoAnswer:
         """Run one request to its end."""
         ...
 
@@ -266,7 +271,9 @@ class ProcessExecutor:
         self._child = self._start_worker(self._name, self._ahead_bytes)
         logger.info("worker started", extra={"worker": self._name, "pid": self._child.pid})
 
-    def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
+    def run(
+        self, request: Request | Part, bounds: Bounds, report: Report
+    ) -> Outcome | PartMade | NoAnswer:
         """Send the request and watch the child until it answers, dies or passes a bound.
 
         A child that dies before it begins with the request did something for an earlier one, or
@@ -314,7 +321,7 @@ class ProcessExecutor:
             self._child.end()
             self._child = None
 
-    def _await_worker(self, child: Worker, report: Report) -> Outcome | NoAnswer | None:
+    def _await_worker(self, child: Worker, report: Report) -> Outcome | PartMade | NoAnswer | None:
         """Wait until the worker takes requests; the end of the job where that is too long."""
         give_up = time.monotonic() + JOINING_SECONDS
         while why := child.lacking():
@@ -331,8 +338,8 @@ class ProcessExecutor:
         return None
 
     def _watch(
-        self, child: Worker, request: Request, bounds: Bounds, report: Report
-    ) -> Outcome | NoAnswer:
+        self, child: Worker, request: Request | Part, bounds: Bounds, report: Report
+    ) -> Outcome | PartMade | NoAnswer:
         self._deadline = self._now() + LOADING_SECONDS + bounds.seconds
         cancel_by: float | None = None
         paused_at: float | None = None
@@ -366,13 +373,13 @@ class ProcessExecutor:
             return None
         return since
 
-    def _receive(self, child: Worker, bounds: Bounds) -> Progress | Outcome | None:
+    def _receive(self, child: Worker, bounds: Bounds) -> Progress | Outcome | PartMade | None:
         """The next message about this request; None where there is none for a moment."""
         answer = child.receive(POLL_SECONDS)
         if answer is None:
             return None
         message, number = answer
-        assert isinstance(message, Begun | Progress | Outcome)
+        assert isinstance(message, Begun | Progress | Outcome | PartMade)
         if number != self._number:
             return None
         if isinstance(message, Begun):  # a new worker loads its models first, on nobody's time
@@ -412,7 +419,7 @@ def main(requests: Connection, ahead_bytes: int = 0, all_before: bool = False) -
     share_arenas()
     with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them
         _load_models()
-    ahead = AheadWorker(ahead_bytes)
+    ahead, part_maker = AheadWorker(ahead_bytes), parts.PartMaker()
     while True:
         ahead.work(requests.poll)
         try:
@@ -421,6 +428,10 @@ def main(requests: Connection, ahead_bytes: int = 0, all_before: bool = False) -
             return
         if isinstance(request, Arriving):
             ahead.take(request)
+        elif isinstance(request, Part):
+            ANSWERS.send(requests, Begun(), number)
+            gaps = _drafted(part_maker, request, Orders(requests))
+            ANSWERS.send(requests, PartMade(gaps), number)
         elif isinstance(request, Request):  # an order that came after the job had ended is nothing
             ANSWERS.send(requests, Begun(), number)
             later: list[Callable[[], object]] = []
@@ -430,6 +441,17 @@ def main(requests: Connection, ahead_bytes: int = 0, all_before: bool = False) -
                 later = []
             ANSWERS.send(requests, outcome, number)
             _do(later)
+
+
+def _drafted(part_maker: parts.PartMaker, part: Part, orders: "Orders") -> int:
+    """Draft a part of the request of another worker, which does without what is not made."""
+    try:
+        return part_maker.make(part, orders.is_cancelled)
+    except (Cancelled, FileNotFoundError):  # the series is made
+        return 0
+    except Exception as error:  # noqa: BLE001 - the job itself meets it too, and says so
+        logger.warning("part not drafted", extra={"error": type(error).__name__})
+        return 0
 
 
 def give_way() -> None:

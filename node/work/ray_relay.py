@@ -39,6 +39,7 @@ from node.work.ray_executor import (
 
 NAMESPACE = "midslice"
 RETRY_SECONDS = 5.0  # until it looks again for a cluster, or for a machine with enough to spare
+PROBE_SECONDS = 3.0
 NEWS_SECONDS = 0.5  # how often a worker that says nothing is asked for its memory
 SILENT_SECONDS = 30.0  # of an actor that is asked: the way to it is lost
 EXIT_SECONDS = 5.0  # from the end of the worker's pipe to that of its process
@@ -186,6 +187,7 @@ class Link:
 
         while True:
             try:
+                probe(self._cluster.address)
                 ray.init(
                     address=self._cluster.address,
                     namespace=NAMESPACE,
@@ -335,6 +337,13 @@ class Link:
             self._pipe.send_bytes(message)
 
 
+def probe(address: str) -> None:
+    """Raise OSError where nobody listens there: Ray would try for 40 seconds before it says so."""
+    host, _, port = address.rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+
+
 def unreachable(address: str, error: Exception) -> str:
     """Why there is no cluster, and what to do."""
     return (
@@ -352,4 +361,6 @@ def no_machine(wanted: Cluster) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
