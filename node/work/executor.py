@@ -286,10 +286,14 @@ class ProcessExecutor:
             self._number += 1
             self._has_begun = False
             try:
-                outcome = self._watch(self._child, request, bounds, report)
+                outcome = self._await_worker(self._child, report)
+                outcome = outcome or self._watch(self._child, request, bounds, report)
                 if isinstance(outcome, OutOfMemory):  # a new process has all that there is
                     self.close()
                 return outcome
+            except EngineLost as lost:
+                self.close()
+                return OutOfResources(LACKING.format(lacked=lost))
             except (EOFError, OSError):  # OSError: the pipe broke while we wrote
                 end = self._died(self._child)
                 if self._has_begun or is_second:

@@ -323,20 +323,20 @@ class Parts:
         return makes_slices and 0 < self._least_slices <= len(request.sources)
 
     @contextmanager
-    def of(self, job: Job, request: Request) -> Iterator[None]:
+    def of(self, job_id: int, request: Request) -> Iterator[None]:
         """While a job runs."""
         if request.in_parts:
             with self._lock:
-                self._long[job.id] = _Long(request)
+                self._long[job_id] = _Long(request)
         try:
             yield
         finally:
             with self._lock:
-                self._long.pop(job.id, None)
+                self._long.pop(job_id, None)
 
-    def reached(self, job: Job, progress: Progress) -> None:
+    def reached(self, job_id: int, progress: Progress) -> None:
         """Take note of how far a job has come."""
-        long = self._long.get(job.id)
+        long = self._long.get(job_id)
         if long is not None and progress.step == "predicting":
             with self._lock:
                 long.done = progress.done
@@ -550,7 +550,7 @@ class Supervisor:
         request = self._inference.request(job)
         if self._parts.is_long(request):
             request = replace(request, in_parts=True)
-        with self._parts.of(job, request):
+        with self._parts.of(job.id, request):
             outcome = executor.run(request, self._bounds, self._report(job))
         assert not isinstance(outcome, PartMade)
         if isinstance(outcome, NoAnswer):
@@ -584,7 +584,7 @@ class Supervisor:
             nonlocal shown, renewed, cancel, pause
             if progress is not None:
                 shown = progress
-                self._parts.reached(job, progress)
+                self._parts.reached(job.id, progress)
             if pause is not self._turns.is_overtaken(job):
                 pause = not pause
                 renewed = -RENEW_SECONDS
