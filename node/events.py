@@ -36,6 +36,8 @@ library message | warning | where text error | \
 configuration applied | info | | read again after SIGHUP or `midslice reload`
 configuration refused | error | error | the new file has a mistake; nothing changed
 needs a restart | warning | key | read again; this key waits for a restart
+node lost | error | node seconds jobs deliveries files | \
+    another node on this storage gave no sign of life for so long; this one has taken over its work
 clock was set | warning | seconds | every sweep runs at once; times may look wrong
 sweep failed | error | sweep error | a periodic pass; it is tried again next time
 file not read | error | file error | \
@@ -113,6 +115,10 @@ received file damaged | warning | instance_uid | a received file is missing or h
 job given back | warning | job why | \
     no room, memory, open files or database for a moment; tried again
 jobs wait for room | warning | why | the disk is below its reserve: no job begins until it is not
+jobs wait for a worker | warning | worker why | \
+    the Ray cluster has none for the node yet, or was lost: no job begins until it has
+worker is back | info | worker | jobs begin again
+worker joined | info | worker pid machine | a machine of the Ray cluster has it
 job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now
 database replaced | critical | | \

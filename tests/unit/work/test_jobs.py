@@ -87,6 +87,9 @@ class Worker:
     def start(self) -> None:
         self.is_started = True
 
+    def lacking(self) -> str:
+        return ""
+
     def tell(self, arriving: Arriving) -> bool:
         self.told.append(arriving)
         return not self.has_died
