@@ -36,6 +36,8 @@ library message | warning | where text error | \
 configuration applied | info | | read again after SIGHUP or `midslice reload`
 configuration refused | error | error | the new file has a mistake; nothing changed
 needs a restart | warning | key | read again; this key waits for a restart
+node lost | error | node seconds jobs deliveries files | \
+    another node on this storage gave no sign of life for so long; this one has taken over its work
 clock was set | warning | seconds | every sweep runs at once; times may look wrong
 sweep failed | error | sweep error | a periodic pass; it is tried again next time
 file not read | error | file error | \
@@ -115,6 +117,9 @@ job given back | warning | job why | \
 jobs wait for room | warning | why | the disk is below its reserve: no job begins until it is not
 job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now
+database replaced | critical | | \
+    another SQLite file lies where the node's own was, or none: it ends (exit status 1); the next \
+    start works with that file, and indexes what it lacks
 lease not renewed | warning | job | the database was busy for a moment
 queue not read | error | worker destination error | an error of the database; tried again
 
