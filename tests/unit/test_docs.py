@@ -183,9 +183,10 @@ def test_make_has_and_explains_the_fixed_targets(target: str) -> None:
 
 
 def test_make_trains_every_model_beside_the_generator() -> None:
-    recipe = re.search(r"^train-models:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
-    assert recipe is not None
-    assert sorted(re.findall(r"--model (\S+)", recipe.group(1))) == sorted(TRAINERS)
+    recipes = re.findall(
+        r"^train-(?:models|peers):.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE
+    )
+    assert sorted(re.findall(r"--model (\S+)", "".join(recipes))) == sorted(TRAINERS)
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
