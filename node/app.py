@@ -99,6 +99,10 @@ def _run(node: "RunningNode") -> int:
         # What is there by now stays: nobody who receives waits until all of it was looked through.
         gc.freeze()
         while not stop.wait(TICK_SECONDS):
+            if node.has_lost_its_database:
+                logger.critical("database replaced")
+                node.hurry.set()
+                return 1
             node.tick()
     finally:
         node.stop()
@@ -145,6 +149,7 @@ class RunningNode:
         self.hurry = threading.Event()  # a second SIGTERM: stop at once
         self.reload_requested = threading.Event()
         self._store = store
+        self._database_file = store.database.file
         # Raises SecretMismatch: with another secret every derived series would get other UIDs.
         secret = store.files.secret(settings.storage.secret_file)
         store.nodes.fact(SECRET, fingerprint(secret))
@@ -250,6 +255,14 @@ class RunningNode:
             logger.warning("no user yet", extra={"set_up_link": link})
         if sys.stdout.isatty():
             sys.stdout.write(f"\n{welcome(self._settings, port, web_port, self._set_up)}\n\n")
+
+    @property
+    def has_lost_its_database(self) -> bool:
+        """True where the file that it writes to no longer lies at its place.
+
+        Every row would go with it when the node stops; the files stay, and a start indexes them.
+        """
+        return self._store.database.file != self._database_file
 
     def tick(self) -> None:
         """Look after what is due between signals; none of it may end the node."""

@@ -115,6 +115,9 @@ job given back | warning | job why | \
 jobs wait for room | warning | why | the disk is below its reserve: no job begins until it is not
 job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now
+database replaced | critical | | \
+    another SQLite file lies where the node's own was, or none: it ends (exit status 1); the next \
+    start works with that file, and indexes what it lacks
 lease not renewed | warning | job | the database was busy for a moment
 queue not read | error | worker destination error | an error of the database; tried again
 
