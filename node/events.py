@@ -117,6 +117,8 @@ job given back | warning | job why | \
 jobs wait for room | warning | why | the disk is below its reserve: no job begins until it is not
 jobs wait for a worker | warning | worker why | \
     the Ray cluster has none for the node yet, or was lost: no job begins until it has
+part not drafted | warning | error | \
+    a worker that helped with a long series has failed; the series is made without
 worker is back | info | worker | jobs begin again
 worker joined | info | worker pid machine | a machine of the Ray cluster has it
 job not finished | error | job error | an error while handling a job; it runs again later

@@ -144,7 +144,7 @@ class Executor(Protocol):
         ...
 
     def lacking(self) -> str:
-        """Why no job can run now; empty where one can."""
+        """Make ready to run, and say why no job can run now; empty where one can."""
         ...
 
     def tell(self, arriving: Arriving) -> bool:

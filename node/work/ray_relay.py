@@ -162,7 +162,7 @@ def _moved(sources: Sequence[Source], paths: dict[str, Path], scratch: Path) -> 
 
 def relay(pipe: Connection, name: str, cluster: RaySettings, ahead_bytes: int) -> None:
     """Hand orders of the parent to a worker in the cluster, and its answers back."""
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT | os.environ)
     link = Link(pipe, cluster)
     link.connect()
     link.host(name, ahead_bytes)

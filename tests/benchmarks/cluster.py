@@ -47,6 +47,8 @@ def measure(setting: Setting) -> Subject:
     short_files, long_files = _series(setting.folder, SLICES), _series(setting.folder, long)
     with _workers() as (process, first, second):
         request = partial(_request, setting.folder, short_files)
+        for executor in (process, first, second):
+            _seconds(executor, request("warm"))
         passes: dict[str, Callable[[], float]] = {
             PROCESS: lambda: _seconds(process, request("process")),
             RAY: lambda: _seconds(first, request("ray")),
@@ -125,7 +127,6 @@ def _both(
     first: ProcessExecutor, second: ProcessExecutor, request: Callable[[str], Request]
 ) -> float:
     """Seconds of two series at once."""
-    _seconds(second, request("warm"))
     asked = request("a"), request("b")
     began = time.perf_counter()
     other = threading.Thread(target=_seconds, args=(second, asked[1]))

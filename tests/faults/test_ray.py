@@ -51,6 +51,7 @@ def node_of(folder: Path, cluster: RayCluster, port: int) -> NodeProcess:
         "MIDSLICE_INFERENCE__EXECUTOR": "ray",
         "MIDSLICE_INFERENCE__ADDRESS": cluster.address,
         "MIDSLICE_INFERENCE__OVERTAKING": "false",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
     }
     return node
 

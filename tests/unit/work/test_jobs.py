@@ -88,6 +88,7 @@ class Worker:
         self.is_started = True
 
     def lacking(self) -> str:
+        self.is_started = True
         return ""
 
     def tell(self, arriving: Arriving) -> bool:
