@@ -31,7 +31,7 @@ node stopping | info | seconds | no new work begins; stopping may take `seconds`
 node stopped | info | | all work was finished or given back
 not stopped in order | error | error | one part failed to stop; the others were stopped
 unhandled exception | critical | in_thread error | nothing caught it: report it
-library message | warning | where text error | \
+library message | warning | where text error left_out | \
     from a library such as pynetdicom; its text only where it is not about data sets
 configuration applied | info | | read again after SIGHUP or `midslice reload`
 configuration refused | error | error | the new file has a mistake; nothing changed
