@@ -5,15 +5,17 @@ import fcntl
 import gc
 import hashlib
 import logging
+import math
 import os
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pydicom.config
@@ -25,6 +27,7 @@ from node import config, health
 from node.children import worker_memory_bytes
 from node.config import Config, Tls
 from node.config.reading import to_values
+from node.config.sections import Inference
 from node.dicom import scp
 from node.dicom.handlers import identify_file
 from node.dicom.tls import ServerTls, TlsFailed, TlsFiles
@@ -39,10 +42,11 @@ from node.work.audit_trail import AuditTrail
 from node.work.cluster import Cluster, check_release
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
-from node.work.executor import Bounds, ProcessExecutor, share_arenas
-from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
+from node.work.executor import Bounds, Executor, ProcessExecutor, share_arenas
+from node.work.jobs import LONG_SLICES, SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.query_retrieve import Fetcher, PeerQuestions
+from node.work.ray_executor import RaySettings, ray_executor
 from node.work.selftest import SelfTests
 from node.work.sweeps import (
     RETENTION_SECONDS,
@@ -69,6 +73,12 @@ DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, an
 M_MMAP_THRESHOLD = -3  # of mallopt (malloc.h)
 LARGEST_IN_HEAP = 1 << 18  # less than the block of an association, more than a PDU
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
+
+
+NO_RAY = (
+    'inference.executor = "ray" needs Ray on this machine: pip install "midslice[cluster]"; or set '
+    'executor = "process", which runs inference here'
+)
 
 
 def serve(path: Path) -> int:
@@ -104,6 +114,10 @@ def _run(node: "RunningNode") -> int:
         # What is there by now stays: nobody who receives waits until all of it was looked through.
         gc.freeze()
         while not stop.wait(TICK_SECONDS):
+            if node.has_lost_its_database:
+                logger.critical("database replaced")
+                node.hurry.set()
+                return 1
             node.tick()
     finally:
         node.stop()
@@ -159,6 +173,7 @@ class RunningNode:
         self.hurry = threading.Event()  # a second SIGTERM: stop at once
         self.reload_requested = threading.Event()
         self._store = store
+        self._database_file = store.database.file
         # Raises SecretMismatch: with another secret every derived series would get other UIDs.
         secret = store.files.secret(settings.storage.secret_file)
         store.nodes.fact(SECRET, fingerprint(secret))
@@ -281,6 +296,14 @@ class RunningNode:
         if sys.stdout.isatty():
             sys.stdout.write(f"\n{welcome(self._settings, port, web_port, self._set_up)}\n\n")
 
+    @property
+    def has_lost_its_database(self) -> bool:
+        """True where the file that it writes to no longer lies at its place.
+
+        Every row would go with it when the node stops; the files stay, and a start indexes them.
+        """
+        return self._store.database.file != self._database_file
+
     def tick(self) -> None:
         """Look after what is due between signals; none of it may end the node."""
         try:
@@ -382,8 +405,10 @@ class RunningNode:
         memory = worker_memory_bytes(limits.memory_gb, limits.workers)
         # The first worker alone: with two, neither would have the drafts of the other.
         drafts = int(min(limits.ahead_gb * 1e9, SHARE_OF_MEMORY * memory))
+        executor = _executors(limits, memory)
+        is_shared_cluster = limits.executor == "ray" and limits.shared_folder
         executors = [
-            ProcessExecutor(f"worker-{number}", time.monotonic, 0 if number > 1 else drafts)
+            executor(f"worker-{number}", 0 if number > 1 else drafts)
             for number in range(1, limits.workers + 1)
         ]
         site = Site(
@@ -391,12 +416,12 @@ class RunningNode:
             station_name=settings.node.ae_title,
             timezone=settings.node.zone,
             models=specs(settings),
-            resources=Resources(device=settings.inference.device),
+            resources=_resources(limits),
         )
         bounds = Bounds(limits.job_minutes * 60, memory)
         inference = InferenceJobs(store.queue, store.files, site, store.now)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
-        spare = ProcessExecutor(SPARE, time.monotonic) if limits.overtaking else None
+        spare = executor(SPARE, 0) if limits.overtaking else None
         return Supervisor(
             executors,
             store.queue,
@@ -405,7 +430,8 @@ class RunningNode:
             drained=lambda: drained() is not None,
             spare=spare,
             ended=self._deliverers.wake,
-            ahead=self._ahead(site) if drafts else None,
+            ahead=self._ahead(site) if drafts and limits.shared_folder else None,
+            least_slices=LONG_SLICES if is_shared_cluster else 0,
         )
 
     def _ahead(self, site: Site) -> AheadPlanner:
@@ -416,6 +442,28 @@ class RunningNode:
             return AheadRules(now.ae_title, now.routes, site.models, site.resources)
 
         return AheadPlanner(store.archive, store.files, rules, store.now)
+
+
+def _executors(limits: Inference, memory_bytes: int) -> Callable[[str, int], Executor]:
+    """The making of an executor, here or on a Ray cluster, by its name and memory for drafts."""
+    if limits.executor == "process":
+        return lambda name, drafts: ProcessExecutor(name, time.monotonic, drafts)
+    if find_spec("ray") is None:  # it is not imported in this process
+        raise ConfigError(NO_RAY)
+    cluster = RaySettings(
+        limits.address,
+        limits.worker_cpus,
+        limits.worker_gpus,
+        memory_bytes,
+        carries_files=not limits.shared_folder,
+    )
+    return lambda name, drafts: ray_executor(name, time.monotonic, cluster, drafts)
+
+
+def _resources(limits: Inference) -> Resources:
+    """The device and the threads of a worker; in a cluster no more than it was given."""
+    threads = 0 if limits.executor == "process" else math.ceil(limits.worker_cpus)
+    return Resources(device=limits.device, threads=threads)
 
 
 @contextmanager

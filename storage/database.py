@@ -140,6 +140,18 @@ class Database:
     def is_sqlite(self) -> bool:
         return self._is_sqlite
 
+    @property
+    def file(self) -> tuple[int, int] | None:
+        """The file that lies at its place now, by device and inode; None without one.
+
+        What was opened before another one took its place is written to all the same, and gone.
+        """
+        try:
+            facts = Path(str(self.url.database)).stat() if self._is_sqlite else None
+        except OSError:
+            return None
+        return (facts.st_dev, facts.st_ino) if facts is not None else None
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A consistent view; waits for no writer."""

@@ -392,6 +392,13 @@ class Inference(Section):
     memory_gb: ZeroOrMore = 0.0
     overtaking: bool = True
     ahead_gb: ZeroOrMore = 1.0
+    executor: Literal["process", "ray"] = "process"
+    address: str = Field(
+        "auto", pattern=r"^(auto|[^\s:/]+:\d+)$", description='"auto" or "host:port" of a Ray head'
+    )
+    worker_cpus: float = Field(1.0, gt=0, le=1024, description="number above 0")
+    worker_gpus: float = Field(0.0, ge=0, le=64, description="number from 0")
+    shared_folder: bool = True
 
 
 class Tls(Section):

@@ -91,7 +91,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
         yield Way(node, node.program_of("MODALITY", Role.OPERATOR))
 
 
-def test_orthanc_sends_a_series_and_its_result_is_made(tmp_path: Path) -> None:
+def test_orthanc_sends_a_series_and_gets_its_result_by_dicomweb_alone(tmp_path: Path) -> None:
     with running(NodeProcess(tmp_path / "node", route(destinations=()))) as node:
         server = {
             "Url": f"http://127.0.0.1:{node.web_port}/dicom-web/",
@@ -106,7 +106,13 @@ def test_orthanc_sends_a_series_and_its_result_is_made(tmp_path: Path) -> None:
             sending = {"Resources": [resource], "Synchronous": True}
             sent = pacs.post("/dicom-web/servers/node/stow", sending)
             assert sent["InstancesCount"] == "3", sent
-        node.event("job succeeded", seconds=BUSY_SECONDS)
+            node.event("job succeeded", seconds=BUSY_SECONDS)
+            (job,) = node.jobs()
+            study = str(dcmread(files[0]).StudyInstanceUID)
+            wanted = {"Study": study, "Series": job["derived_series_uid"]}
+            asked = {"Resources": [wanted], "Synchronous": True}
+            pacs.post("/dicom-web/servers/node/retrieve", asked)
+            assert pacs.series() == {series.SERIES_UID: 3, job["derived_series_uid"]: 5}
         (sender,) = {it["calling_ae"] for it in node.found("instance stored")}
         assert sender == "ORTHANC"
         (ended,) = node.found("request to store ended")
