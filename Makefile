@@ -16,7 +16,7 @@ SUBJECTS := models inference scale fairness compressed long_series cluster
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models scale fairness compressed long_series cluster soak train train-models docs pins sbom clean
+.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models scale fairness compressed long_series cluster soak train train-models train-peers docs pins sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -110,6 +110,11 @@ train-models: setup  ## train the models beside the generator from DATA, as thos
 	$(BIN)/midslice train $(DATA)/mr-brain --model brain-unet --steps 1000
 	$(BIN)/midslice train $(DATA)/ct-haemorrhage --model haemorrhage
 	$(BIN)/midslice train $(DATA)/ct-nodules --model nodules
+
+train-peers: setup  ## train the networks that the generator is compared with; three hours of one core
+	$(BIN)/midslice train $(DATA) --model pix2pix --minutes 60
+	$(BIN)/midslice train $(DATA) --model pix2pix-hu --minutes 60
+	$(BIN)/midslice train $(DATA) --model through-plane --minutes 60
 
 pins: setup  ## write requirements.txt and requirements-dev.txt anew, with hashes, from constraints.txt
 	$(BIN)/python -m tests.pins

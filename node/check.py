@@ -16,13 +16,14 @@ from sqlalchemy.engine import make_url
 from inference import registry
 from inference.errors import ModelLoadError
 from inference.pixels import decoder_of
-from node import certificates, health, wording
+from node import certificates, health, revocation, wording
+from node.certificates import Certificate
 from node.config import Config, Destination, ModelEntry
 from node.dicom import stow
 from node.dicom.contexts import DECODER_PACKAGES
 from node.dicom.tls import TlsFiles, client_context, sentence_of, server_context
 from node.health import Finding, Level, fault, ok, warning
-from storage.database import FILE_NAME, Database
+from storage.database import FILE_NAME, ClusterClock, Database
 from storage.errors import StorageError
 from storage.files import DERIVED, INCOMING, OTHERS, RECEIVED, SECRET
 from storage.site import people
@@ -109,43 +110,76 @@ def _port(what: str, host: str, port: int, *, is_running: bool) -> Finding:
 
 def _tls(config: Config, *, is_running: bool) -> Iterator[Finding]:
     """The port for TLS, and every certificate and key that the configuration names."""
-    tls = config.tls
-    if tls.certificate is not None:
-        yield _port("TLS port", config.node.host, tls.port, is_running=is_running)
-        files = TlsFiles(tls.certificate, tls.key, tls.authorities)
-        yield from _use(files, partial(server_context, verifies=tls.verify_clients))
-    for own in config.tls_of_peers.values():
-        files = TlsFiles(own.certificate, own.key, own.authorities)
-        yield from _use(files, client_context)
+    if config.tls.certificate is not None:
+        yield _port("TLS port", config.node.host, config.tls.port, is_running=is_running)
+    yield from _contexts(config)
     for role, path in certificates.files(config):
-        yield from _certificates(role, path)
+        yield from _certificates(role, path, certificates.of_file)
+    for role, path in certificates.lists(config):
+        yield from _certificates(role, path, certificates.of_crl)
+    for role, (authorities, crl) in certificates.trust_stores(config).items():
+        yield from _unlisted(role, authorities, crl)
     for path in certificates.keys(config):
         with suppress(OSError):  # said above
             if not certificates.is_private(path):
                 yield fault("key", f"{path} can be read by others.", f"chmod 600 {path}")
 
 
-def _use(files: TlsFiles, make: Callable[[TlsFiles], object]) -> Iterator[Finding]:
+def _contexts(config: Config) -> Iterator[Finding]:
+    """Every pair of certificate and key is loaded as the node loads it."""
+    tls = config.tls
+    if tls.certificate is not None:
+        yield from _use(
+            "[tls]", TlsFiles.of(tls), partial(server_context, verifies=tls.verify_clients)
+        )
+    for place, own in config.tls_of_peers.items():
+        yield from _use(place, TlsFiles.of(own), client_context)
+    if config.web.certificate is not None:
+        web = config.web
+        pages = TlsFiles(web.certificate, web.key, None, key_password=web.key_password)
+        yield from _use("[web]", pages, partial(server_context, verifies=False))
+    if config.audit.certificate is not None or config.audit.authorities is not None:
+        yield from _use("[audit]", TlsFiles.of(config.audit), client_context)
+
+
+def _use(place: str, files: TlsFiles, make: Callable[[TlsFiles], object]) -> Iterator[Finding]:
     try:
         make(files)
     except OSError as error:
         shown = files.certificate or files.authorities
-        yield fault("TLS", f"{shown}: {sentence_of(error)}.", "Correct the files of tls.")
+        yield fault("TLS", f"{shown}: {sentence_of(error)}.", f"Correct the files of {place}.")
 
 
-def _certificates(role: str, path: Path) -> Iterator[Finding]:
-    what, now = "certificate", time.time()
+def _unlisted(role: str, authorities: Path | None, crl: Path | None) -> Iterator[Finding]:
+    """A fault for each authority that has no revocation list where there has to be one."""
+    if authorities is None or crl is None:
+        return
+    with suppress(OSError, ValueError):  # said elsewhere
+        for name in revocation.unlisted(authorities, crl):
+            yield fault(
+                "revocation list",
+                f"{crl} has no list of {name}: nobody of {role} with its certificate is trusted.",
+                "Add the list of this authority to the file, or remove the key crl.",
+            )
+
+
+def _certificates(
+    role: str, path: Path, read: Callable[[str, Path], tuple[Certificate, ...]]
+) -> Iterator[Finding]:
+    what, now = "certificate" if read is certificates.of_file else "revocation list", time.time()
     try:
-        of_file = certificates.of_file(role, path)
+        of_file = read(role, path)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it holds no certificate in PEM"
+        why = getattr(error, "strerror", None) or f"it holds no {what} in PEM"
+        if isinstance(error, revocation.Unreadable):
+            why = str(error).removeprefix(f"{path}: ")
         yield fault(what, f"{path} of {role}: {why}.", "Name a file that this account can read.")
         return
     for certificate in of_file:
         left, sentence = certificate.days_left(now), certificate.sentence(now)
         if left < 0:
             yield fault(what, sentence, "Replace the file; new connections use it at once.")
-        elif left < certificates.WARN_DAYS:
+        elif certificate.stage(now):
             yield warning(what, sentence, "Have it renewed; new connections use it at once.")
         else:
             yield ok(what, sentence.rstrip("."))
@@ -223,8 +257,8 @@ def _rows(config: Config) -> Rows:
 def _read(database: Database) -> Rows:
     if not database.is_current():
         return Rows(is_made=True, is_current=False)
-    nodes = Nodes(database, time.time).get()
-    is_running = any(health.is_alive(node, time.time()) for node in nodes)
+    now = ClusterClock(database)
+    is_running = any(health.is_alive(node, now()) for node in Nodes(database, now).get())
     faults = () if is_running else database.integrity()
     return Rows(
         is_made=True,

@@ -31,11 +31,13 @@ node stopping | info | seconds | no new work begins; stopping may take `seconds`
 node stopped | info | | all work was finished or given back
 not stopped in order | error | error | one part failed to stop; the others were stopped
 unhandled exception | critical | in_thread error | nothing caught it: report it
-library message | warning | where text error | \
+library message | warning | where text error left_out | \
     from a library such as pynetdicom; its text only where it is not about data sets
 configuration applied | info | | read again after SIGHUP or `midslice reload`
 configuration refused | error | error | the new file has a mistake; nothing changed
 needs a restart | warning | key | read again; this key waits for a restart
+node lost | error | node seconds jobs deliveries files | \
+    another node on this storage gave no sign of life for so long; this one has taken over its work
 clock was set | warning | seconds | every sweep runs at once; times may look wrong
 sweep failed | error | sweep error | a periodic pass; it is tried again next time
 file not read | error | file error | \
@@ -55,9 +57,13 @@ associations not written yet | warning | reason | \
     the database takes no row: peers are let in all the same, and their rows follow
 association not written | error | error | a row of the log of associations is missing: report it
 certificate replaced | info | file | new files of `[tls]`, for new connections
-certificate not replaced | error | file why | the new files are of no use; the old ones are in use
+certificate not replaced | error | file why | \
+    the new files of `[tls]` or `[web]` are of no use; the old ones are in use
 connections turned away | warning | address count | too many of this address, or in all, wait \
     to ask for an association; `count` since the last such line
+request to store ended | warning | \
+    calling_ae called_ae address how instances refused | by STOW-RS: released (then info), or the \
+    client went away or was too slow, or the body is none; so many instances are stored, so many not
 connection failed | error | address error | a connection broke before an association
 instance stored | info | sop_instance_uid series_uid calling_ae | \
     on disk and indexed; Success was answered
@@ -117,6 +123,9 @@ worker is back | info | worker | jobs begin again
 worker joined | info | worker pid machine | a machine of the Ray cluster has it
 job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now
+database replaced | critical | | \
+    another SQLite file lies where the node's own was, or none: it ends (exit status 1); the next \
+    start works with that file, and indexes what it lacks
 lease not renewed | warning | job | the database was busy for a moment
 queue not read | error | worker destination error | an error of the database; tried again
 
@@ -185,6 +194,8 @@ scrub found damage | warning | kind count series_uid | \
     kept files (received, derived) that are missing or have changed on the disk
 certificate expires | warning | certificate file days | \
     within 30 days, within 7, or it has expired (`days` below 0)
+revocation list expires | warning | certificate file days | \
+    in the last quarter of its time, or it has expired; `certificate` is its authority
 disk low | warning | free total | \
     below the reserve, or full within `notify.disk_days` at the present rate
 request done | info | request kind ok | \

@@ -24,6 +24,7 @@ from joserfc.jwk import JWKRegistry, Key
 
 from node.config.sections import PROVIDER, Oidc
 from node.errors import NodeError
+from node.revocation import look_up
 
 Claims: TypeAlias = Mapping[str, Any]
 
@@ -314,6 +315,8 @@ class Provider:
         if parts.scheme == "http":
             return HTTPConnection(parts.hostname, parts.port, timeout=SECONDS)
         context = ssl.create_default_context(cafile=self._settings.authorities)
+        if self._settings.crl is not None:
+            look_up(context, self._settings.crl)
         return HTTPSConnection(parts.hostname, parts.port, timeout=SECONDS, context=context)
 
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import subprocess
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +56,23 @@ class Authority:
         path.write_bytes(built.public_bytes(serialization.Encoding.PEM))
         return path
 
-    def sign(self, name: str, *, days: float = 365, hosts: tuple[str, ...] = ()) -> Pair:
+    def authority(self, name: str) -> "Authority":
+        """An authority that this one vouches for."""
+        below = Authority(self.folder / name.replace(" ", "-"), name)
+        below.folder.mkdir(parents=True)
+        built = (
+            _builder(_subject(name), below._key.public_key(), days=3650)
+            .issuer_name(_subject(self.name))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        below.certificate = below.folder / "ca.pem"
+        below.certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+        return below
+
+    def sign(
+        self, name: str, *, days: float = 365, hosts: tuple[str, ...] = (), password: str = ""
+    ) -> Pair:
         """A certificate of this name for these hosts; one of fewer than 0 days has expired."""
         self.folder.mkdir(parents=True, exist_ok=True)
         key = rsa.generate_private_key(65537, 2048)
@@ -68,14 +85,48 @@ class Authority:
         )
         pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
         pair.certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-        encoded = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
         pair.key.touch(0o600)
-        pair.key.write_bytes(encoded)
+        pair.key.write_bytes(_encoded(key, password))
         return pair
+
+    def revoke(self, *pairs: Pair, days: float = 30.0) -> Path:
+        """The list of what is revoked, as `openssl ca` makes it; one of fewer than 0 is over."""
+        folder = self.certificate.parent / "openssl"
+        folder.mkdir(exist_ok=True)
+        (folder / "ca.key").write_bytes(_encoded(self._key))
+        now = dt.datetime.now(dt.UTC)
+        (folder / "index.txt").write_text("".join(_revoked(pair, now) for pair in pairs))
+        settings = folder / "openssl.cnf"
+        settings.write_text(
+            f"[ca]\ndefault_ca = own\n[own]\ndatabase = {folder}/index.txt\n"
+            f"certificate = {self.certificate}\nprivate_key = {folder}/ca.key\n"
+            "default_md = sha256\n"
+        )
+        list_ = self.folder / "crl.pem"
+        ends = now + days * DAY
+        between = [f"{it:%y%m%d%H%M%SZ}" for it in (ends - 30 * DAY, ends)]
+        times = ["-crl_lastupdate", between[0], "-crl_nextupdate", between[1]]
+        command = ["openssl", "ca", "-config", settings, "-gencrl", "-out", list_, *times]
+        subprocess.run(command, check=True, capture_output=True, timeout=30.0)
+        return list_
+
+
+def _encoded(key: PrivateKey, password: str = "") -> bytes:
+    """A key in PEM, with a password where there is one."""
+    how: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password:
+        how = serialization.BestAvailableEncryption(password.encode())
+    pem = serialization.Encoding.PEM
+    return key.private_bytes(pem, serialization.PrivateFormat.PKCS8, how)
+
+
+def _revoked(pair: Pair, now: dt.datetime) -> str:
+    """A line of the database of `openssl ca`."""
+    certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    until = f"{certificate.not_valid_after_utc:%y%m%d%H%M%SZ}"
+    serial = f"{certificate.serial_number:X}"
+    serial = serial if len(serial) % 2 == 0 else f"0{serial}"
+    return f"R\t{until}\t{now:%y%m%d%H%M%SZ}\t{serial}\tunknown\t/CN={pair.certificate.stem}\n"
 
 
 def _builder(

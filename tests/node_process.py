@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -163,10 +164,14 @@ class NodeProcess:
     @cached_property
     def proof(self) -> dict[str, str]:
         """The headers of a program that may do everything by REST."""
+        return self.program_of("script", Role.ADMINISTRATOR)
+
+    def program_of(self, name: str, role: Role) -> dict[str, str]:
+        """The headers of a program with a token of this name."""
         text = access.new_token()
         with closing(Database.for_folder(self.folder / "var", self.database)) as database:
-            role, digest = Role.ADMINISTRATOR, access.digest(text)
-            people.add_token(database, time.time(), "test", "script", role, digest)
+            digest = access.digest(text)
+            people.add_token(database, time.time(), "test", name, role, digest)
         return {"Authorization": f"Bearer {text}"}
 
     def slow_down(self) -> None:
@@ -257,6 +262,11 @@ class NodeProcess:
         if self.database:
             return self.database.replace("postgresql://", "postgresql+psycopg://", 1)
         return f"sqlite:///{self.folder / 'var' / 'midslice.db'}"
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Look at its rows from outside; of SQLite only."""
+        with closing(sqlite3.connect(self.folder / "var" / "midslice.db")) as database:
+            return database.execute(query).fetchall()
 
     def jobs(self) -> list[dict[str, Any]]:
         """The queue as `midslice jobs --json` shows it."""

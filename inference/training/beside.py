@@ -49,6 +49,10 @@ TRAINERS = {
     "brain-unet": "inference.training.brain:train_all",
     "haemorrhage": "inference.training.haemorrhage:train_all",
     "nodules": "inference.training.nodule:train_all",
+    # Peers that the generator is judged beside; they process nothing.
+    "pix2pix": "inference.training.peers:train_pix2pix",
+    "pix2pix-hu": "inference.training.peers:train_pix2pix_hu",
+    "through-plane": "inference.training.peers:train_through_plane",
 }
 JUDGES = {
     "brain": "inference.training.brain_figures:judge",

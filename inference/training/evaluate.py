@@ -38,6 +38,7 @@ from inference.training.leave_out import (
     Target,
     TargetList,
     leave_out,
+    replaced_series,
     unsuitable,
 )
 from inference.training.metrics import (
@@ -51,7 +52,18 @@ from inference.training.metrics import (
     confidence_of,
     figures_of_cell,
 )
-from inference.training.reliability import ReliabilityBand, Squares, reliability, squares_of
+from inference.training.peers import Peer, PeerFacts
+from inference.training.reader import ReaderFigures, Reading, nodules_for, with_nodules
+from inference.training.reliability import (
+    BoundCounts,
+    MapBounds,
+    ReliabilityBand,
+    Squares,
+    bound_counts,
+    map_bounds,
+    reliability,
+    squares_of,
+)
 from inference.volume import Plane, on_line
 
 LINEAR, DIS = "linear", "dis"
@@ -68,6 +80,8 @@ TIMED_SLICES = 6  # of each classical method, at least, in whole gaps
 
 WINDOW = DisplayWindow(-300.0, 1600.0)
 PICTURE_SIDE = 400  # pixels
+WORST = 3  # slices of a cell that are shown
+MOST_EXPECTED_HU = 200.0  # of the picture of the expected error
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +101,7 @@ class RunOptions:
     limits: Limits
     at_once: int = 1  # gaps, as the node runs them
     pictures: bool = False
+    peers: tuple[Peer, ...] = ()  # trained networks to compare with
 
 
 Method = Callable[[TargetPlace], Plane]
@@ -268,26 +283,40 @@ class Panel:
 
 
 def panel_of(
-    truth: Plane, planes: Mapping[str, Plane], psnr_db: Mapping[str, float]
+    before: Plane,
+    truth: Plane,
+    planes: Mapping[str, Plane],
+    psnr_db: Mapping[str, float],
+    expected_hu: Plane | None,
 ) -> tuple[Picture, ...]:
-    """The truth and every plane, each with its signed error."""
-    pictures = [Picture("truth", "the slice that was left out", _shown(truth))]
-    for name, plane in planes.items():
+    """The received slice before, the truth and every plane; of the first its true and expected
+    errors too."""
+    pictures = [
+        Picture("A", "the received slice before", _shown(before)),
+        Picture("truth", "the slice that was left out", _shown(truth)),
+    ]
+    for number, (name, plane) in enumerate(planes.items()):
         error = float(np.sqrt(np.square(plane - truth).mean(dtype=np.float64)))
         note = f"{psnr_db[name]:.2f} dB, RMS error {error:.0f} HU"
         pictures.append(Picture(name, note, _shown(plane)))
-        colours = "blue too low, orange too high"
-        pictures.append(Picture(f"{name} - truth", colours, _small(difference(plane, truth))))
+        if number == 0:
+            colours = "blue too low, orange too high"
+            pictures.append(Picture(f"{name} - truth", colours, _small(difference(plane, truth))))
+    if expected_hu is not None:
+        grey = np.clip(expected_hu * (255.0 / MOST_EXPECTED_HU), 0.0, 255.0).astype(np.uint8)
+        note = f"black 0, white {MOST_EXPECTED_HU:g} HU and more"
+        pictures.append(Picture("expected error", note, _small(Image.fromarray(grey))))
     return tuple(pictures)
 
 
 def chosen(panels: Sequence[Panel]) -> tuple[Panel, ...]:
-    """The usual and the worst of a cell, by the gain over linear."""
-    if not panels:
-        return ()
+    """The worst of a cell and the usual one, by the gain over linear."""
     ordered = sorted(panels, key=lambda panel: panel.gain_db)
-    usual, worst = ordered[len(ordered) // 2], replace(ordered[0], what="least gain")
-    return (replace(usual, what="median gain"), worst) if len(ordered) > 1 else (worst,)
+    worst = ordered[:WORST]
+    usual = [replace(p, what="median gain") for p in ordered[len(ordered) // 2 :][:1]]
+    places = ("least gain", "second least", "third least")
+    shown = [replace(panel, what=what) for panel, what in zip(worst, places, strict=False)]
+    return tuple(shown if len(ordered) <= WORST else [*shown, *usual])
 
 
 def _shown(plane: Plane) -> str:
@@ -353,6 +382,10 @@ class EvaluatedCell:
     confidence: Confidence | None
     reliability: tuple[ReliabilityBand, ...]  # of the map of the expected error
     gains_db: tuple[float, ...]  # of the model over linear, one a target
+    gap_to_thickness: float | None
+    bounds: MapBounds | None = None  # of the map of the expected error
+    reader: Mapping[str, ReaderFigures] = field(default_factory=dict)  # by method; of chests
+    peers: tuple[PeerFacts, ...] = ()  # how the trained ones of the methods came about
     panels: tuple[Panel, ...] = field(default=(), repr=False)
 
     @property
@@ -408,6 +441,19 @@ def _stacks(
     return leave_out(series, factor, mode, listed, targets)
 
 
+def _peers_for(request: CellRequest, peers: Sequence[Peer]) -> dict[str, Peer]:
+    """Those that have not seen the patient, where slices lie evenly as in their training."""
+    if request.kind.mode == "left-out":
+        return {}
+    return {
+        peer.facts.name: peer for peer in peers if request.series.name not in peer.facts.patients
+    }
+
+
+def _method_of(peer: Peer) -> Method:
+    return lambda place: peer.slice_at(place.near, place.t)
+
+
 class _CellEvaluation:
     """One cell under way: every method on every target."""
 
@@ -426,37 +472,82 @@ class _CellEvaluation:
             for name, method in classical_methods().items()
             if name != self._model.name or name in (LINEAR, DIS)
         }
+        self._peers = _peers_for(request, options.peers)
+        self._methods |= {name: _method_of(peer) for name, peer in self._peers.items()}
         names = [*self._methods, self._model.name]
         self._figures: dict[str, list[SliceFigures]] = {name: [] for name in names}
         self._noise_beside: list[float | None] = []
         self._trusted: list[TrustedSlice] = []
         self._squares: list[tuple[Squares, Squares]] = []
+        self._bounds: list[BoundCounts] = []
         self._panels: list[Panel] = []
         self._done = 0
+        self._request = request
+        self._reading: Reading | None = None
+        if self._kind.anatomy == "chest" and self._kind.mode != "left-out":
+            self._nodules = nodules_for(stacks[0])
+            self._reading = Reading(names, stacks[0].series.geometry.pixel_mm, self._nodules)
 
     def run(self) -> EvaluatedCell:
         """Every target of every stack, then the time that it takes."""
         for stack in self._stacks:
-            self._predict(stack)
+            self._judge(stack)
+        if self._reading is not None:
+            self._judge_nodules(self._reading)
         milliseconds = slice_times(self._model, self._methods, self._stacks[0], self._options)
         linear, dis = self._figures[LINEAR], self._figures[DIS]
         ours = self._figures[self._model.name]
+        figures = {
+            name: figures_of_cell(slices, linear, dis, self._noise_beside, milliseconds[name])
+            for name, slices in self._figures.items()
+        }
+        geometry = self._stacks[0].volume.geometry
         return EvaluatedCell(
             kind=self._kind,
             targets=tuple(target.index for stack in self._stacks for target in stack.targets),
             model=self._model.name,
             weights_sha256=self._model.weights_sha256,
-            methods={
-                name: figures_of_cell(figures, linear, dis, self._noise_beside, milliseconds[name])
-                for name, figures in self._figures.items()
-            },
+            methods=figures,
             confidence=confidence_of(self._trusted),
             reliability=reliability(self._squares),
+            bounds=map_bounds(self._bounds),
             gains_db=tuple(a.psnr_db - b.psnr_db for a, b in zip(ours, linear, strict=True)),
+            gap_to_thickness=(
+                self._kind.gap_mm / geometry.thickness_mm if geometry.thickness_mm else None
+            ),
+            reader=self._reader_figures(figures),
+            peers=tuple(peer.facts for peer in self._peers.values()),
             panels=chosen(self._panels),
         )
 
-    def _predict(self, stack: LeaveOutStack) -> None:
+    def _reader_figures(self, figures: Mapping[str, Figures]) -> Mapping[str, ReaderFigures]:
+        if self._reading is None:
+            return {}
+        return {
+            name: self._reading.figures_of(name, it.gradient_ratio, it.laa_950_off)
+            for name, it in figures.items()
+        }
+
+    def _judge(self, stack: LeaveOutStack) -> None:
+        for target, planes, prediction, number in self._predicted(stack):
+            self._measure(stack, target, planes, prediction, number)
+            self._done += 1
+            self._report(self._done)
+
+    def _judge_nodules(self, reading: Reading) -> None:
+        """The same targets in the same series, had the patient nodules there."""
+        (stack,) = self._stacks
+        nodules = [nodule for drawn in self._nodules.values() for nodule in drawn]
+        if not nodules:
+            return
+        changed = replaced_series(stack, with_nodules(stack.series, nodules))
+        for target, planes, _, _ in self._predicted(changed):
+            reading.add_with_nodules(target.index, changed.truth(target), planes)
+
+    def _predicted(
+        self, stack: LeaveOutStack
+    ) -> Iterator[tuple[Target, dict[str, Plane], Prediction, int]]:
+        """Each target with the slice of every method."""
         places = {gap: tuple(target.t for target in targets) for gap, targets in stack.by_gap()}
         predicted = predictions(self._model, stack, self._options, places)
         for (gap, targets), (predicted_gap, prediction) in zip(
@@ -472,9 +563,7 @@ class _CellEvaluation:
                 is_classical = is_replaced(prediction, number, Output())
                 written = (prediction.classical if is_classical else prediction.planes)[number]
                 planes[self._model.name] = stack.stored(written, gap, target.t)
-                self._measure(stack, target, planes, prediction, number)
-                self._done += 1
-                self._report(self._done)
+                yield target, planes, prediction, number
 
     def _measure(
         self,
@@ -488,6 +577,8 @@ class _CellEvaluation:
         measured = {name: truth.figures_of(plane) for name, plane in planes.items()}
         for name, figures in measured.items():
             self._figures[name].append(figures)
+        if self._reading is not None:
+            self._reading.add(target.index, truth, planes)
         self._noise_beside.append(_noise_beside(stack, target))
         ours, figures = planes[self._model.name], measured[self._model.name]
         if prediction.trust:
@@ -495,10 +586,15 @@ class _CellEvaluation:
             expected = _expected(prediction, number)
             if expected is not None:
                 self._squares.append(squares_of(expected, ours, truth.plane))
+                interval = prediction.trust[number].interval
+                self._bounds.append(bound_counts(expected, interval, ours, truth.plane))
         if self._options.pictures:
-            shown = {name: planes[name] for name in (LINEAR, DIS, self._model.name)}
+            names = (self._model.name, *self._peers, LINEAR, DIS)
+            shown = {name: planes[name] for name in names if name in planes}
             psnr = {name: measured[name].psnr_db for name in shown}
-            pictures = panel_of(truth.plane, shown, psnr)
+            before = stack.volume.read(target.gap)
+            expected = _expected(prediction, number) if prediction.trust else None
+            pictures = panel_of(before, truth.plane, shown, psnr, expected)
             gain = psnr[self._model.name] - psnr[LINEAR]
             self._panels.append(Panel(target.index, gain, "", pictures))
 

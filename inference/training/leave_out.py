@@ -183,6 +183,12 @@ def leave_out(
     return (LeaveOutStack(thin, mode, factor, range(0, left, factor), targets),)
 
 
+def replaced_series(stack: LeaveOutStack, series: ThinSeries) -> LeaveOutStack:
+    """The same slices received and left out, of a series with other pixels."""
+    width = stack.factor if stack.mode == "slab" else 1
+    return replace(stack, thin=_ThinSlices(series, width))
+
+
 def _without(thin: "_ThinSlices", index: int) -> LeaveOutStack:
     places = thin.geometry.distances_mm
     received = [other for other in range(len(places)) if other != index]

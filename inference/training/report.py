@@ -52,7 +52,9 @@ from inference.training.leave_out import (
     slices_left,
 )
 from inference.training.metrics import Confidence, Figures, anatomy_of
-from inference.training.reliability import ReliabilityBand
+from inference.training.peers import load_peers
+from inference.training.reader import ReaderFigures
+from inference.training.reliability import LARGE_HU, WITHIN_HU, MapBounds, ReliabilityBand
 
 T = TypeVar("T")
 
@@ -70,6 +72,14 @@ LEGEND = (
     "to the slices beside; LAA: share of lung below -950 HU, in brackets how far from the truth's; "
     "below: share of slices, in brackets by more than 0.3 dB; ms: of a slice, surveys included, "
     "in brackets the processor time of all cores"
+)
+
+READER_LEGEND = (
+    "vessels: bright ridges in the lung (Hessian, 1 to 2 mm), share of the truth's kept, and share "
+    "of its own that the truth has not, to a pixel; nodules: simulated, solid, centred in the "
+    "slice that was left out, share found by one detector, in brackets by diameter 4, 6, 8, 10 mm; "
+    "contrast: of these, over the truth's; sharpness: gradient of edges, over the truth's; noise "
+    "power: by octave from fine to coarse, over the truth's"
 )
 
 # Loads the model that is judged: its own weights for None, else those of a file.
@@ -141,7 +151,46 @@ RELIABILITY: Mapping[str, Callable[[ReliabilityBand], str]] = {
     "mean true": lambda it: f"{it.true_hu:.1f}",
     "60 HU and more": lambda it: f"{it.far:.0%}",
 }
+READER: Mapping[str, Callable[[ReaderFigures], str]] = {
+    "vessels kept": lambda it: _number(it.vessels_kept, ".0%"),
+    "invented": lambda it: _number(it.vessels_invented, ".1%"),
+    "nodules found": lambda it: (
+        f"{_number(it.nodules_found, '.0%')} "
+        f"({', '.join(format(of.found, '.0%') for of in it.nodules)})"
+    ),
+    "contrast": lambda it: _number(it.nodule_contrast, ".2f"),
+    "sharpness": lambda it: _number(it.edge_sharpness, ".2f"),
+    "noise power": lambda it: " ".join(_number(power, ".2f") for power in it.noise_power),
+    "LAA off": lambda it: _number(it.laa_950_off, ".2%"),
+}
+# Which way is better, for the comparison with linear: up, down, or near to 1.
+READER_COMPARED: Mapping[str, Callable[[ReaderFigures], float | None]] = {
+    "vessels kept": lambda it: it.vessels_kept,
+    "invented": lambda it: None if it.vessels_invented is None else -it.vessels_invented,
+    "nodules found": lambda it: it.nodules_found,
+    "contrast": lambda it: it.nodule_contrast,
+    "sharpness": lambda it: it.edge_sharpness,
+    "noise power": lambda it: _off(it.noise_power),
+    "LAA off": lambda it: None if it.laa_950_off is None else -it.laa_950_off,
+}
+MAP_BOUNDS: Mapping[str, Callable[[MapBounds], str]] = {
+    **{
+        f"said within {limit:g} HU: are": (
+            lambda it, at=at: (  # type: ignore[misc]  # a default binds the place
+                f"{_number(it.within[at], '.1%')} (of {it.said_within[at]:.0%})"
+            )
+        )
+        for at, limit in enumerate(WITHIN_HU)
+    },
+    f"errors over {LARGE_HU:g} HU: said so": lambda it: (
+        f"{_number(it.large_said, '.1%')} (by {it.said_large:.0%})"
+    ),
+    "verdict": lambda it: "holds" if it.holds else "missed",
+}
 COLUMNS = ("series", "cell", "method", *FIGURES)
+BOUNDS_COLUMNS = ("cell", *MAP_BOUNDS)
+READER_COLUMNS = ("cell", "gap / thickness", "method", *READER)
+PEER_COLUMNS = ("peer", "processor minutes", "steps", "trained on")
 CONFIDENCE_COLUMNS = ("cell", *CONFIDENCE)
 RELIABILITY_COLUMNS = ("cell", *RELIABILITY)
 OVERVIEW_COLUMNS, GATE_COLUMNS = tuple(OVERVIEW), tuple(SUMMED)
@@ -185,6 +234,58 @@ def reliability_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
     ]
 
 
+def _off(powers: Sequence[float | None]) -> float | None:
+    """The distance from the truth's noise, as the mean of octaves; less is better."""
+    known = [abs(power - 1.0) for power in powers if power is not None]
+    return -sum(known) / len(known) if known else None
+
+
+def reader_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
+    """One row a cell of a chest and method, in the order of READER_COLUMNS."""
+    return [
+        (cell.kind.name, _number(cell.gap_to_thickness, ".1f"), method, *_row(READER, it))
+        for cell in cells
+        for method, it in cell.reader.items()
+    ]
+
+
+def worse_than_linear(cell: EvaluatedCell) -> tuple[str, ...]:
+    """The figures of what a reader looks at in which the model is worse than linear."""
+    if not cell.reader:
+        return ()
+    ours, linear = cell.reader[cell.model], cell.reader[LINEAR]
+    worse = []
+    for name, figure in READER_COMPARED.items():
+        own, other = figure(ours), figure(linear)
+        if own is not None and other is not None and own < other:
+            worse.append(name)
+    return tuple(worse)
+
+
+def worse_sentences(cells: Sequence[EvaluatedCell]) -> list[str]:
+    """One sentence a cell of a chest."""
+    return [
+        f"{cell.kind.name}: {cell.model} worse than linear in: "
+        f"{', '.join(worse_than_linear(cell)) or 'nothing'}"
+        for cell in cells
+        if cell.reader
+    ]
+
+
+def peer_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
+    """How each trained peer came about."""
+    facts = dict.fromkeys(peer for cell in cells for peer in cell.peers)
+    return [
+        (it.name, f"{it.processor_minutes:.1f}", f"{it.steps}", ", ".join(it.patients))
+        for it in facts
+    ]
+
+
+def bounds_rows(cells: Sequence[EvaluatedCell]) -> list[tuple[str, ...]]:
+    """One row a cell of a model with a map of the expected error."""
+    return [(cell.kind.title, *_row(MAP_BOUNDS, it)) for cell in cells if (it := cell.bounds)]
+
+
 def gate_rows(summed: Sequence[Summed]) -> list[tuple[str, ...]]:
     """One row a figure, over all its cells."""
     return [_row(SUMMED, it) for it in summed]
@@ -223,7 +324,14 @@ def card(cells: Sequence[EvaluatedCell], rows: Sequence[Row]) -> str:
     parts += [f"{sentence}\n" for sentence in not_measured(rows)]
     if reliable := reliability_rows(cells):
         parts.append(markdown(RELIABILITY_COLUMNS, reliable))
+    if bounded := bounds_rows(cells):
+        parts.append(markdown(BOUNDS_COLUMNS, bounded))
     parts += [markdown(COLUMNS, table_rows(shipped)), f"{LEGEND}.\n"]
+    if read := reader_rows(shipped):
+        parts += [markdown(READER_COLUMNS, read), f"{READER_LEGEND}.\n"]
+        parts += [f"{sentence}.\n" for sentence in worse_sentences(shipped)]
+    if peers := peer_rows(shipped):
+        parts.append(markdown(PEER_COLUMNS, peers))
     return "\n".join(parts)
 
 
@@ -239,6 +347,7 @@ class StudyRequest:
     weights: Path | None = None  # other ones than the model's own
     folds: Path = FOLDS
     pictures: bool = False
+    peers: Path | None = None  # a folder of trained networks to compare with
 
 
 @dataclass(frozen=True)
@@ -275,6 +384,7 @@ def run(
 ) -> Study:
     """Raises NoSeries, with every reason, where no series of the folder serves."""
     loaded = cache(load)
+    peers = load_peers(request.peers) if request.peers is not None else ()
     model = loaded(None)
     series, passed = series_of(request)
     requests, lacking = _requests(request, series, loaded, passed)
@@ -282,7 +392,7 @@ def run(
         requests,
         listed,
         request.targets,
-        RunOptions(limits or Limits(), share_cores(model, 0), request.pictures),
+        RunOptions(limits or Limits(), share_cores(model, 0), request.pictures, peers),
         progress,
     )
     passed += unsuitable
@@ -398,6 +508,14 @@ def page_of(study: Study) -> str:
             "confidence": confidence_rows(study.cells),
             "RELIABILITY_COLUMNS": RELIABILITY_COLUMNS,
             "reliability": reliability_rows(study.cells),
+            "BOUNDS_COLUMNS": BOUNDS_COLUMNS,
+            "bounds": bounds_rows(study.cells),
+            "READER_COLUMNS": READER_COLUMNS,
+            "READER_LEGEND": READER_LEGEND,
+            "reader": reader_rows(study.cells),
+            "worse": worse_sentences(study.cells),
+            "PEER_COLUMNS": PEER_COLUMNS,
+            "peers": peer_rows(study.cells),
             "gates": summed(study.rows),
             "missed": missed_rows(study.rows),
             "not_measured": not_measured(study.rows),

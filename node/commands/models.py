@@ -41,6 +41,7 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from inference.model import Model
     from inference.stacks import Header, SetAside, Stack
+    from inference.training.evaluate import EvaluatedCell
     from inference.training.leave_out import TargetList
     from inference.training.report import Study, StudyRequest
     from inference.training.train import Trained, TrainingProgress
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 DEFAULT_FACTOR = 2
 GENERATOR = "midslice"
 PAGE = Path("var/evaluation/index.html")
+PEERS = Path("var/training")  # a folder each
 
 Order = TypeVar("Order", TrainingOrder, EvaluationOrder)
 Data = Annotated[Path, typer.Argument(help="A folder of CT series, one folder per patient.")]
@@ -530,6 +532,12 @@ def evaluate(
     gates: Annotated[
         bool, typer.Option("--gates", help="Exit with 1 where a required figure is missed.")
     ] = False,
+    methods: Annotated[
+        bool, typer.Option("--methods", help="Beside networks that were trained to compare with.")
+    ] = False,
+    peers: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="These, as `midslice train` left them.")
+    ] = PEERS,
     folds: Folds = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page with pictures.")] = PAGE,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write it.")] = True,
@@ -556,6 +564,7 @@ def evaluate(
         weights=weights,
         folds=folds or FOLDS,
         pictures=page,
+        peers=peers if methods else None,
     )
     if draw_targets is not None:
         _draw(wanted, draw_targets)
@@ -627,15 +636,38 @@ def _print_study(study: "Study", page: Path | None) -> None:
         rows = [row[2:] for row in report.table_rows([cell])]
         terminal.print_table(report.COLUMNS[2:], rows, empty="", title=cell.kind.title)
     terminal.say(report.LEGEND, style="dim")
+    _print_reader(cells)
     if confidence := report.confidence_rows(cells):
         terminal.print_table(report.CONFIDENCE_COLUMNS, confidence, empty="", title="Confidence")
-    if reliable := report.reliability_rows(cells):
-        title = "Map of the expected error"
-        terminal.print_table(report.RELIABILITY_COLUMNS, reliable, empty="", title=title)
+    _print_map(cells)
     for series in study.passed_over:
         terminal.say(f"passed over: {series.name}: {series.sentence}", style="yellow")
     if page is not None:
         terminal.say(f"with pictures: {page}")
+
+
+def _print_map(cells: "Sequence[EvaluatedCell]") -> None:
+    from inference.training import report
+
+    if reliable := report.reliability_rows(cells):
+        title = "Map of the expected error"
+        terminal.print_table(report.RELIABILITY_COLUMNS, reliable, empty="", title=title)
+    if bounded := report.bounds_rows(cells):
+        title = "Bounds of the map"
+        terminal.print_table(report.BOUNDS_COLUMNS, bounded, empty="", title=title)
+
+
+def _print_reader(cells: "Sequence[EvaluatedCell]") -> None:
+    from inference.training import report
+
+    if read := report.reader_rows(cells):
+        title = "What a reader looks at"
+        terminal.print_table(report.READER_COLUMNS, read, empty="", title=title)
+        terminal.say(report.READER_LEGEND, style="dim")
+        for sentence in report.worse_sentences(cells):
+            terminal.say(sentence)
+    if trained := report.peer_rows(cells):
+        terminal.print_table(report.PEER_COLUMNS, trained, empty="", title="Trained peers")
 
 
 def _fail_where_missed(study: "Study", *, quiet: bool) -> None:

@@ -386,7 +386,7 @@ def _senders(config: Config) -> Iterator[str]:
 
 
 # The values of these keys may hold a password: no message repeats them.
-HIDING = ("database", "webhooks")
+HIDING = ("database", "webhooks", "key_password")
 
 
 def to_values(config: Config) -> dict[str, object]:

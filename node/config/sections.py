@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime, time, tzinfo
@@ -46,6 +47,7 @@ READ = tuple(READINGS)  # from the words of several attributes; other `match` ke
 UNTESTABLE = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 AE_TITLE = "1-16 ASCII characters without backslash or control characters"
+WHERE_IT_STANDS = '"file:PATH" or "env:VARIABLE", where the password stands, or ""'
 NETWORK = 'a network as "10.1.0.0/16"'
 CONDITION = "a value, a list of values, or a table of min, max, regex, has"
 
@@ -58,6 +60,8 @@ VIEWER = r"^(https?://[^\s{}\"'<>]+\{study_uid\}([^\s{}\"'<>]|\{series_uid\})*)?
 VIEWER_ADDRESS = (
     'an address with {study_uid}, as "https://ohif/viewer?StudyInstanceUIDs={study_uid}"'
 )
+ORIGIN = r"https?://[^\s/?#@*]+"
+ORIGIN_ADDRESS = 'an origin as "https://ohif.example.org", without a path'
 WEB_ADDRESS = 'as "https://pacs.example.org/dicom-web"'
 SYSLOG_ADDRESS = 'an address as "tls://audit.example.org:6514" or "udp://10.1.2.3:514"'
 MAIL = r"[^@\s<>,]+@[^@\s<>,]+"
@@ -132,6 +136,16 @@ def _path(text: object, info: ValidationInfo) -> Path:
     if not isinstance(text, str) or not text:
         raise ValueError("a path")
     return (_folder(info) / Path(text).expanduser()).resolve()
+
+
+def _key_password(text: str, info: ValidationInfo) -> str:
+    """The place of a password, with an absolute path; in the file itself none may stand."""
+    kind, _, place = text.partition(":")
+    if kind == "file" and place:
+        return f"file:{_path(place, info)}"
+    if text == "" or (kind == "env" and re.fullmatch(r"\w+", place, re.ASCII)):
+        return text
+    raise ValueError(WHERE_IT_STANDS)
 
 
 def _folder(info: ValidationInfo) -> Path:
@@ -235,6 +249,10 @@ Name = Annotated[
         description="1-64 letters, digits, dots, hyphens or underscores",
     ),
 ]
+NodeName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._-]{0,40}$", description="1-40 letters, digits and . - _"),
+]
 DestinationName = Annotated[Name, AfterValidator(_name_of_destination)]
 Host = Annotated[str, Field(pattern=r"^[^\s/]{1,253}$", description="a host name or an address")]
 AeTitle = Annotated[str, AfterValidator(_ae_title), Field(description=AE_TITLE)]
@@ -262,6 +280,7 @@ OptionalPath = Annotated[
     ),
     Field(description='a path, or ""'),
 ]
+KeyPassword = Annotated[str, AfterValidator(_key_password), Field(description=WHERE_IT_STANDS)]
 DatabaseUrl = Annotated[
     str, AfterValidator(_database), Field(description='an SQLAlchemy URL, or ""')
 ]
@@ -282,6 +301,7 @@ Regex = Annotated[str, AfterValidator(_regex)]
 MatchKey = Annotated[str, AfterValidator(_match_key)]
 Url = Annotated[str, _matching(URL, ADDRESS)]
 UrlOrEmpty = Annotated[str, _matching(f"({URL})?", ADDRESS)]
+Origin = Annotated[str, _matching(ORIGIN, ORIGIN_ADDRESS)]
 Mail = Annotated[str, _matching(MAIL, MAIL_ADDRESS)]
 MailOrEmpty = Annotated[str, _matching(f"({MAIL})?", MAIL_ADDRESS)]
 HoursOrEmpty = Annotated[str, _matching(f"({CLOCK}-{CLOCK})?", HOURS)]
@@ -303,6 +323,7 @@ class Node(Section):
     """Names and ports of the node, and peers that it lets in."""
 
     ae_title: AeTitle = "MIDSLICE"
+    name: NodeName = ""
     host: Host = "0.0.0.0"  # noqa: S104 - its peers are other machines
     port: AnyPort = 11112
     allowed_ae_titles: AeTitles = ()
@@ -315,6 +336,7 @@ class Node(Section):
     message_seconds: AboveZero = 30.0
     direct_receive: bool = True
     shutdown_seconds: ZeroOrMore = 30.0
+    lost_seconds: float = Field(60.0, ge=2.0, le=100.0, description="number 2-100")
     timezone: TimezoneName = ""
 
     @property
@@ -385,7 +407,9 @@ class Tls(Section):
     port: AnyPort = 2762
     certificate: OptionalPath = ""  # type: ignore[assignment]
     key: OptionalPath = ""  # type: ignore[assignment]
+    key_password: KeyPassword = ""
     authorities: OptionalPath = ""  # type: ignore[assignment]
+    crl: OptionalPath = ""  # type: ignore[assignment]
     verify_clients: Flag = True
     required: Flag = False
     ae_titles: Mapping[AeTitle, CertificateNames] = Field(
@@ -396,6 +420,8 @@ class Tls(Section):
     def _complete(self) -> "Tls":
         if self.certificate is None and (self.required or self.ae_titles):
             raise ValueError("required and ae_titles need a certificate")
+        if self.crl is not None and self.authorities is None:
+            raise ValueError("crl needs the authorities whose revocation lists it holds")
         if self.certificate is not None and self.verify_clients and self.authorities is None:
             raise ValueError("authorities is missing: the file by which peers are verified")
         if self.ae_titles and not self.verify_clients:
@@ -408,7 +434,9 @@ class DestinationTls(Section):
 
     certificate: OptionalPath = ""  # type: ignore[assignment]
     key: OptionalPath = ""  # type: ignore[assignment]
+    key_password: KeyPassword = ""
     authorities: OptionalPath = ""  # type: ignore[assignment]
+    crl: OptionalPath = ""  # type: ignore[assignment]
     server_name: str = Field(
         "", pattern=r"^[^\s/]{0,253}$", description='the name in its certificate, or ""'
     )
@@ -423,8 +451,9 @@ class DestinationTls(Section):
         update: dict[str, object] = {}
         if self.certificate is None:
             update |= {"certificate": tls.certificate, "key": tls.key}
+            update["key_password"] = tls.key_password
         if self.authorities is None and not self.fingerprint:
-            update["authorities"] = tls.authorities
+            update |= {"authorities": tls.authorities, "crl": self.crl or tls.crl}
         return self.model_copy(update=update)
 
 
@@ -462,6 +491,7 @@ class Oidc(Section):
         "Log in with single sign-on", pattern=r"^[^\x00-\x1f]{1,60}$", description="1-60 characters"
     )
     authorities: OptionalPath = ""  # type: ignore[assignment]
+    crl: OptionalPath = ""  # type: ignore[assignment]
     local_login: Flag = True
 
     @model_validator(mode="after")
@@ -485,10 +515,14 @@ class Web(Section):
     idle_minutes: AboveZero = 60.0
     certificate: OptionalPath = ""  # type: ignore[assignment]
     key: OptionalPath = ""  # type: ignore[assignment]
+    key_password: KeyPassword = ""
     trusted_proxies: Networks = ()
     user_header: Header = ""
     role_header: Header = ""
     viewer_url: str = Field("", pattern=VIEWER, description=VIEWER_ADDRESS)
+    dicomweb_origins: tuple[Origin, ...] = Field(
+        (), strict=False, description="a list of origins of viewers"
+    )
     oidc: Oidc | None = Field(None, description="a table, written [web.oidc]")
 
     @property
@@ -828,8 +862,10 @@ class Audit(Section):
 
     syslog: Annotated[str, _matching(f"({SYSLOG})?", SYSLOG_ADDRESS)] = ""
     authorities: OptionalPath = ""  # type: ignore[assignment]
+    crl: OptionalPath = ""  # type: ignore[assignment]
     certificate: OptionalPath = ""  # type: ignore[assignment]
     key: OptionalPath = ""  # type: ignore[assignment]
+    key_password: KeyPassword = ""
 
 
 class Config(Section):
@@ -880,6 +916,11 @@ class Config(Section):
     @property
     def folder(self) -> Path:
         return self.storage.folder
+
+    @property
+    def node_id(self) -> str:
+        """The name by which other nodes on the same storage know this one."""
+        return f"{self.node.name or socket.gethostname()[:40]}/{self.node.ae_title}"
 
     @property
     def called_ae_titles(self) -> tuple[str, ...]:

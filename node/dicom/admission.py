@@ -1,13 +1,12 @@
 """Admission: the rules by which a sender is let in, whether it comes by DIMSE or by DICOMweb."""
 
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from node.config import Config
 from node.dicom.status import REJECT_CALLED, REJECT_CALLING, REJECT_NO_REASON, Rejection
-from node.dicom.tls import Identity, mark
+from node.dicom.tls import Identity
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -51,32 +50,6 @@ class Admission:
 
     def __post_init__(self) -> None:
         self.parsed_networks()  # a wrong one is found where it is given, not at the first peer
-
-    @classmethod
-    def of(
-        cls, settings: Config, added: Collection[str] = (), guests: Collection[str] = ()
-    ) -> "Admission":
-        """Those of a configuration, with the calling AE titles that were allowed since.
-
-        Where the configuration names no calling AE title any is let in, whoever was allowed since.
-        """
-        allowed = frozenset(settings.node.allowed_ae_titles)
-        return cls(
-            called_ae_titles=frozenset(settings.called_ae_titles),
-            calling_ae_titles=allowed | frozenset(added) if allowed else allowed,
-            networks=tuple(str(network) for network in settings.node.allowed_networks),
-            guests=frozenset(guests),
-            needs_tls=settings.tls.required,
-            certificates={
-                title: frozenset(map(mark, names))
-                for title, names in settings.tls.ae_titles.items()
-            },
-            reporters=frozenset(
-                (title, place.address(settings.node.ae_title)[3])
-                for place in settings.destinations
-                for title in place.reporting_ae_titles
-            ),
-        )
 
     def parsed_networks(self) -> tuple[Network, ...]:
         """The networks; ValueError names one that is none."""

@@ -2,10 +2,8 @@
 
 import logging
 import re
-import struct
-import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +17,17 @@ from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 
 from node.dicom.contexts import TRANSFER_SYNTAXES
+from node.dicom.elements import (
+    HEAD,
+    LONG_LENGTH,
+    LONG_VRS,
+    LONGEST_HEAD,
+    SHORT_VRS,
+    UNDEFINED,
+    Unreadable,
+    Walk,
+    inflated,
+)
 from node.dicom.incoming import Arrived, Incoming, Refusal, uid_of
 from node.dicom.messages import StoreRequest
 from node.dicom.status import (
@@ -53,14 +62,6 @@ WANTED = frozenset(
     | {SERIES_DESCRIPTION, PATIENT_NAME, PATIENT_ID, STUDY_UID, SERIES_UID}
 )
 
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-UNDEFINED = 0xFFFFFFFF
-# PS3.5 7.1.2: the long ones have a 32-bit length after two reserved bytes.
-LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-VRS = LONG_VRS | SHORT_VRS
-HEAD, LONG_LENGTH = struct.Struct("<HH2sH"), struct.Struct("<I")
-LONGEST_HEAD = HEAD.size + LONG_LENGTH.size
 IN_EXPLICIT_VR = frozenset(
     syntax
     for syntax in TRANSFER_SYNTAXES
@@ -68,10 +69,6 @@ IN_EXPLICIT_VR = frozenset(
 )
 
 MAX_VALUE_BYTES = 1024  # of a wanted value: the longest, LO in four-byte characters, has 256
-MAX_ELEMENTS = 100_000
-MAX_DEPTH = 64
-MAX_INFLATED_BYTES = 4 << 20
-
 MAX_META_BYTES = 1 << 20  # private information may be in it; a length that lies asks for more
 
 COMMAND_GROUP = 0x0000
@@ -241,29 +238,32 @@ def identify_file(path: Path) -> Received | None:
         return None
 
 
-# A linear walk without recursion: whatever a peer sends costs bounded time and memory, and no
-# value is interpreted before it is wanted.
-
-
-class Unreadable(Exception):
-    """The bytes are no data set that this transfer syntax allows."""
-
-
-@dataclass(frozen=True)
-class Element:
-    """The start of one data element; `implicit` is how what it contains is encoded."""
-
-    tag: int
-    length: int
-    implicit: bool
-
-
 def read(stream: BinaryIO, transfer_syntax: str) -> Mapping[int, bytes]:
     """The wanted attributes of the data set that starts here, undecoded; absent ones left out."""
     syntax = UID(transfer_syntax)
     if syntax.is_deflated:
-        stream = _inflated(stream)
-    return _Walk(stream, little=syntax.is_little_endian, implicit=syntax.is_implicit_VR).values()
+        stream = inflated(stream)
+    walk = Walk(stream, little=syntax.is_little_endian, implicit=syntax.is_implicit_VR)
+    walk.detect_encoding()
+    values: dict[int, bytes] = {}
+    try:
+        _collect(walk, values)
+    except Unreadable:
+        if not values.keys() >= UIDS.keys():
+            raise
+    return values
+
+
+def _collect(walk: Walk, values: dict[int, bytes]) -> None:
+    """Add the wanted attributes; of one that comes twice the first with a value counts."""
+    while element := walk.next():
+        if element.tag > SERIES_UID and values.keys() >= NEEDED:
+            return
+        is_wanted = element.tag in WANTED and not values.get(element.tag, b"").strip(b"\0 ")
+        if is_wanted and element.length <= MAX_VALUE_BYTES:
+            values[element.tag] = walk.read(element.length)
+        else:
+            walk.skip(element)
 
 
 def quick_read(begin: bytes) -> Mapping[int, bytes] | None:
@@ -310,121 +310,3 @@ def _decoded(value: bytes, character_set: bytes) -> str:
         except (LookupError, ValueError, UserWarning):
             return value.decode("ascii", "replace")
     return value.decode(encodings[0], "replace")
-
-
-class _Walk:
-    """One pass over the elements of a data set."""
-
-    def __init__(self, stream: BinaryIO, *, little: bool, implicit: bool) -> None:
-        self._stream = stream
-        self._order = "<" if little else ">"
-        self._implicit = implicit
-        self._elements = 0
-
-    def values(self) -> dict[int, bytes]:
-        self._detect_encoding()
-        values: dict[int, bytes] = {}
-        try:
-            self._collect(values)
-        except Unreadable:
-            if not values.keys() >= UIDS.keys():
-                raise
-        return values
-
-    def _collect(self, values: dict[int, bytes]) -> None:
-        """Add the wanted attributes; of one that comes twice the first with a value counts."""
-        while element := self._next(self._implicit):
-            if element.tag > SERIES_UID and values.keys() >= NEEDED:
-                return
-            is_wanted = element.tag in WANTED and not values.get(element.tag, b"").strip(b"\0 ")
-            if is_wanted and element.length <= MAX_VALUE_BYTES:
-                values[element.tag] = self._read(element.length)
-            else:
-                self._skip(element)
-
-    def _detect_encoding(self) -> None:
-        """Tell by the first element: some peers send Implicit VR in an Explicit VR context."""
-        start = self._stream.tell()
-        head = self._stream.read(6)
-        self._stream.seek(start)
-        if len(head) == 6 and head[4:6] not in VRS:
-            self._implicit = True
-
-    def _next(self, implicit: bool) -> Element | None:
-        """The next element's start; None at the end of the data set."""
-        self._elements += 1
-        if self._elements > MAX_ELEMENTS:
-            raise Unreadable("too many elements")
-        head = self._stream.read(8)
-        if not head:
-            return None
-        if len(head) < 8:
-            raise Unreadable("the data set ends in the middle of an element")
-        group, number = struct.unpack_from(self._order + "HH", head)
-        tag = group << 16 | number
-        if implicit or group == 0xFFFE:
-            return Element(tag, struct.unpack_from(self._order + "I", head, 4)[0], implicit)
-        vr = head[4:6]
-        if vr in SHORT_VRS:
-            return Element(tag, struct.unpack_from(self._order + "H", head, 6)[0], implicit)
-        if vr not in LONG_VRS:
-            return self._of_unknown_form(tag, head)
-        length = struct.unpack(self._order + "I", self._read(4))[0]
-        # PS3.5 6.2.2: what is in a UN of undefined length is encoded with Implicit VR.
-        return Element(tag, length, implicit=vr == b"UN")
-
-    def _of_unknown_form(self, tag: int, head: bytes) -> Element:
-        """An element whose value representation says nothing of its length.
-
-        The form that another element follows counts; PS3.5 7.1.2 gives those to come 32 bits.
-        """
-        at, vr = self._stream.tell(), head[4:6]
-        long = self._stream.read(4)
-        (short,) = struct.unpack_from(self._order + "H", head, 6)
-        forms = [(at, short, False), (at, *struct.unpack_from(self._order + "I", head, 4), True)]
-        if head[6:8] == b"\0\0" and len(long) == 4:
-            form = (at + 4, *struct.unpack(self._order + "I", long), False)
-            forms.insert(0 if vr.isalpha() and vr.isupper() else 1, form)
-        for value_at, length, implicit in forms:
-            self._stream.seek(value_at + length)
-            following = self._stream.read(8)
-            self._stream.seek(value_at)
-            if following[4:6] in VRS:
-                return Element(tag, length, implicit)
-        raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no value representation")
-
-    def _skip(self, element: Element) -> None:
-        if element.length != UNDEFINED:
-            self._stream.seek(element.length, 1)
-            return
-        # One entry for each sequence or item of undefined length that is open: how it is encoded.
-        opened = [element.implicit]
-        while opened:
-            inner = self._next(opened[-1])
-            if inner is None:
-                raise Unreadable("the data set ends in the middle of a sequence")
-            if inner.tag in (ITEM_END, SEQUENCE_END):
-                opened.pop()
-            elif inner.length == UNDEFINED:
-                opened.append(opened[-1] if inner.tag == ITEM else inner.implicit)
-            else:
-                self._stream.seek(inner.length, 1)
-            if len(opened) > MAX_DEPTH:
-                raise Unreadable(f"sequences are nested deeper than {MAX_DEPTH}")
-
-    def _read(self, length: int) -> bytes:
-        value = self._stream.read(length)
-        if len(value) < length:
-            raise Unreadable("the data set ends in the middle of an element")
-        return value
-
-
-def _inflated(stream: BinaryIO) -> BinaryIO:
-    """The start of a deflated data set: PS3.5 A.5, a raw deflate stream without a zlib header."""
-    try:
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
-            stream.read(MAX_INFLATED_BYTES), MAX_INFLATED_BYTES
-        )
-    except zlib.error as error:
-        raise Unreadable("the data set is not a deflate stream") from error
-    return BytesIO(data)

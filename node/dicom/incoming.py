@@ -1,4 +1,4 @@
-"""The data set of a C-STORE request on its way to disk, and the reasons to refuse it."""
+"""The data set of a request to store on its way to disk, and the reasons to refuse it."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ KEPT_UID = re.compile(f"[{UID_CHARACTERS}]{{1,64}}".encode())
 
 
 class Refusal(Exception):
-    """A C-STORE request is answered with a failure; the comment names no patient."""
+    """A request to store is answered with a failure; the comment names no patient."""
 
     def __init__(self, status: int, comment: str, *elements: int) -> None:
         super().__init__(comment)
@@ -70,7 +70,7 @@ class Arrived(NamedTuple):
 
 
 class Incoming(BytesIO):
-    """The data set of one C-STORE request on its way to disk, in the library's place for it.
+    """The data set of one request to store on its way to disk, in the library's place for it.
 
     Its name ends in `.part`: the archive seals what is whole. A full disk ends the writing, not
     the association: the rest is read and dropped, and the request is answered with a failure.
@@ -85,6 +85,7 @@ class Incoming(BytesIO):
         *,
         min_free_bytes: int = 0,
         has_elements: bool = True,
+        prefix: str = "",
     ) -> None:
         super().__init__()
         self.size = 0
@@ -93,7 +94,7 @@ class Incoming(BytesIO):
         self._start: bytearray | None = bytearray() if has_elements else None
         self._min_free_bytes = min_free_bytes
         self._folder = folder
-        self._path = folder / f"{os.urandom(16).hex()}.part"
+        self._path = folder / f"{prefix}{os.urandom(16).hex()}.part"
         self._problem: Refusal | OSError | None = None
         # The association's own thread discards it in the end, perhaps while another one writes: a
         # descriptor that is closed in between may be somebody else's file by then.

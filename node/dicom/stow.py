@@ -326,7 +326,7 @@ class _Connection:
         tls = self._destination.tls
         if tls is None:
             return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
-        context = client_context(TlsFiles(tls.certificate, tls.key, tls.authorities))
+        context = client_context(TlsFiles.of(tls))
         context.sslsocket_class = ssl.SSLSocket
         secured = context.wrap_socket(sock, server_hostname=tls.server_name or host)
         certificate = secured.getpeercert(binary_form=True) or b""

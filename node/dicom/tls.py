@@ -7,6 +7,7 @@ less, and never a connection in clear in its place.
 import contextlib
 import hashlib
 import logging
+import os
 import select
 import socket
 import ssl
@@ -16,6 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from node import revocation
+from node.revocation import RevocationList
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +36,38 @@ A_ASSOCIATE_RQ = 0x01  # and of one without
 
 TURNED_AWAY = "it ended the connection after the handshake; does it accept the node's certificate?"
 
+LOCKED = "the key has a password; say in key_password where it stands"
+NOT_OPENED = "the key does not open with the password of key_password ({place})"
+
 T = TypeVar("T")
 Signature = tuple[tuple[int, int, int], ...]
 
 
 class TlsFailed(OSError):
     """There is no TLS connection with this peer; the text says why, for people."""
+
+
+class TlsSettings(Protocol):
+    """The keys of a table of the configuration that name the files of one side."""
+
+    @property
+    def certificate(self) -> Path | None:
+        """The node's own, where the other side wants one; `key` may be in the same file."""
+
+    @property
+    def key(self) -> Path | None: ...
+
+    @property
+    def key_password(self) -> str:
+        """The place of the key's password: "file:PATH" or "env:NAME"; empty: it has none."""
+
+    @property
+    def authorities(self) -> Path | None:
+        """Those that the certificate of the other side comes from."""
+
+    @property
+    def crl(self) -> Path | None:
+        """Their revocation lists; None: no certificate is looked up."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +77,18 @@ class TlsFiles:
     certificate: Path | None
     key: Path | None  # None: in the file of the certificate
     authorities: Path | None  # that the certificates of peers come from
+    crl: Path | None = None  # revocation lists of these
+    key_password: str = ""  # the place of the password
+
+    @classmethod
+    def of(cls, own: TlsSettings) -> "TlsFiles":
+        return cls(own.certificate, own.key, own.authorities, own.crl, own.key_password)
 
     def signature(self) -> Signature:
         """Changes where one of the files was replaced."""
-        paths = (self.certificate, self.key, self.authorities)
+        kind, _, place = self.key_password.partition(":")
+        password = Path(place) if kind == "file" else None
+        paths = (self.certificate, self.key, self.authorities, self.crl, password)
         facts = (path.stat() for path in paths if path is not None)
         return tuple((fact.st_ino, fact.st_mtime_ns, fact.st_size) for fact in facts)
 
@@ -90,35 +128,73 @@ def server_context(files: TlsFiles, *, verifies: bool) -> ssl.SSLContext:
     context.num_tickets = 0  # associations are long: nothing is gained by resuming
     context.options |= ssl.OP_NO_TICKET
     context.verify_mode = ssl.CERT_REQUIRED if verifies else ssl.CERT_NONE
+    if files.crl is not None and verifies:
+        context.revocations = revocation.lists_of(files.crl)
     return context
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """The context of a connection to a destination; without authorities nobody is verified."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, files)
+    if files.crl is not None:
+        revocation.look_up(context, files.crl)
     if files.authorities is None:  # the certificate itself is expected then
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
+class _Context(ssl.SSLContext):
+    """A context that names the certificate that it finds revoked, as OpenSSL's own do not."""
+
+    revocations: tuple[RevocationList, ...] | None = None  # None: nobody is looked up
+
+
+def _context(protocol: int, files: TlsFiles) -> _Context:
     for path in (files.certificate, files.key, files.authorities):
         if path is not None:
             path.open("rb").close()  # its error names the file; those of OpenSSL do not
-    context = ssl.SSLContext(protocol)
+    context = _Context(protocol)
     context.sslsocket_class = TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(":".join(CIPHER_SUITES))
     if files.authorities is not None:
         context.load_verify_locations(files.authorities)
     if files.certificate is not None:
-        context.load_cert_chain(files.certificate, files.key, _no_password)
+        load_key(context, files.certificate, files.key, files.key_password)
     return context
 
 
-def _no_password() -> str:
-    raise TlsFailed("the key has a password; the node starts by itself, so take it off")
+def password_of(place: str) -> str:
+    """The password that stands at a place of `key_password`; OSError where there is none."""
+    kind, _, where = place.partition(":")
+    if kind == "env":
+        if password := os.environ.get(where):
+            return password
+        raise TlsFailed(f"the variable {where} of key_password is not set in the environment")
+    try:
+        return Path(where).read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise TlsFailed(f"{where}: the key's password is no text in UTF-8") from error
+
+
+def load_key(context: ssl.SSLContext, certificate: Path, key: Path | None, place: str) -> None:
+    """Load a certificate with its key, whose password stands at that place; or OSError."""
+    was_asked = False
+
+    def password() -> str:
+        nonlocal was_asked
+        was_asked = True
+        if not place:
+            raise TlsFailed(LOCKED)
+        return password_of(place)
+
+    try:
+        context.load_cert_chain(certificate, key, password)
+    except (ssl.SSLError, ValueError) as error:  # ValueError: it is longer than any password
+        if was_asked and getattr(error, "reason", None) != "KEY_VALUES_MISMATCH":
+            raise TlsFailed(NOT_OPENED.format(place=place)) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -170,19 +246,8 @@ class ServerTls:
         return Contexts(self.files, lambda files: server_context(files, verifies=self.verifies))
 
 
-class ClientTls(Protocol):
+class ClientTls(TlsSettings, Protocol):
     """TLS towards a destination: by its authority and host name, or by its very certificate."""
-
-    @property
-    def certificate(self) -> Path | None:
-        """The node's own, where the destination wants one; `key` may be in the same file."""
-
-    @property
-    def key(self) -> Path | None: ...
-
-    @property
-    def authorities(self) -> Path | None:
-        """Those that the destination's certificate comes from; None where only it is expected."""
 
     @property
     def server_name(self) -> str:
@@ -196,7 +261,7 @@ class ClientTls(Protocol):
 def offered(tls: ClientTls, connection: socket.socket, host: str) -> "TlsSocket":
     """The socket of a client, not connected yet; its handshake comes with the connection."""
     try:
-        context = client_context(TlsFiles(tls.certificate, tls.key, tls.authorities))
+        context = client_context(TlsFiles.of(tls))
     except OSError as error:
         connection.close()
         raise TlsFailed(sentence_of(error)) from error
@@ -267,6 +332,11 @@ class TlsSocket(ssl.SSLSocket):
             socket.socket.shutdown(self, how)
 
     def _verify(self) -> None:
+        lists = self.context.revocations if isinstance(self.context, _Context) else None
+        if lists is not None:
+            chain = revocation.verified_chain(self)
+            if objection := revocation.objection(lists, chain, time.time()):
+                raise TlsFailed(f"its certificate {identity_of(self)} is not accepted: {objection}")
         if not self.expected:
             return
         shown = identity_of(self)
@@ -295,8 +365,9 @@ class TlsSocket(ssl.SSLSocket):
 
     def _note(self, problem: str) -> None:
         """Keep what is wrong before the first word: in TLS 1.3 a refusal comes after all."""
-        if not self._has_heard and self._is_open:
-            self.problem = self.problem or problem
+        is_vague = self.problem in ("", TURNED_AWAY)  # a writer may see the end before the reason
+        if is_vague and not self._has_heard and self._is_open:
+            self.problem = problem or self.problem
 
     def _poll(self, event: int, deadline: float | None) -> None:
         poll = select.poll()
@@ -372,12 +443,20 @@ SENTENCES = {
 }
 
 
+OF_LISTS = {
+    "certificate revoked": "it was revoked",
+    "CRL has expired": "the revocation list of its authority has expired",
+    "unable to get certificate CRL": "there is no revocation list of its authority",
+}
+
+
 def sentence_of(error: OSError) -> str:
     """The end of a sentence about the peer, or about a file."""
-    if isinstance(error, TlsFailed):
+    if isinstance(error, TlsFailed | revocation.Unreadable):
         return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
+        why = OF_LISTS.get(error.verify_message, error.verify_message)
+        return f"its certificate is not accepted: {why}"
     if isinstance(error, ssl.SSLEOFError | ConnectionError):
         return "it ended the connection in the handshake"
     if isinstance(error, TimeoutError):

@@ -4,26 +4,27 @@ Rows answer searches, files are sent as they are. What needs a data set to be re
 pictures, is asked of a short-lived process, as the rule tester's questions are.
 """
 
-import base64
 import json
 import re
+import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Depends
-from fastapi import Path as InPath
+from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from node.web.access import AsViewer, Visitor
 from node.web.api.inputs import UID
-from node.web.problems import Problem
+from node.web.problems import RETRY_SECONDS, Problem
 from node.web.rule_tester import ask
-from node.web.state import Parts, PartsOf
+from node.web.state import Parts, PartsOf, RecentViews
 from storage.errors import NotFound
 from storage.queries.dicom_web import (
     COLUMNS,
@@ -32,14 +33,18 @@ from storage.queries.dicom_web import (
     Level,
     Match,
     held_instances,
+    modalities,
     search,
 )
 from storage.site.audit import FIND, VIEW
 
-JSON, DICOM, PNG = "application/dicom+json", "application/dicom", "image/png"
+JSON, DICOM = "application/dicom+json", "application/dicom"
 MOST_MATCHES = 1000
 MOST_METADATA = 2000  # instances in one answer
 CHUNK_BYTES = 1 << 20
+LONGEST_INLINE = 1024  # bytes of a binary value in metadata; of a longer one there is an address
+WAIT_SECONDS = 30.0  # for a turn of the process that reads: a viewer asks for many series at once
+MOST_WAITING = 16  # requests; each holds one of the threads that answer pages too
 # Tag and value representation of what a search answers with: PS3.6.
 TAGS: Mapping[str, tuple[str, str]] = {
     "StudyInstanceUID": ("0020000D", "UI"),
@@ -53,11 +58,20 @@ TAGS: Mapping[str, tuple[str, str]] = {
     "SOPInstanceUID": ("00080018", "UI"),
     "SOPClassUID": ("00080016", "UI"),
 }
-KEYWORDS = {tag: keyword for keyword, (tag, _) in TAGS.items()}
+KEYWORDS = {tag: keyword for keyword, (tag, _) in TAGS.items()} | {"00080061": "ModalitiesInStudy"}
 SETTINGS = ("limit", "offset", "includefield", "fuzzymatching")  # of a search; no attributes
 DATES = re.compile(r"(\d{8})?(-)?(\d{8})?")
 
-Uid: TypeAlias = Annotated[str, InPath(pattern=UID)]
+
+def _uid(text: str) -> str:
+    if not re.fullmatch(UID, text):
+        detail = "A UID in the address is none that is stored: 1-64 letters, digits and . - _"
+        raise Problem(HTTPStatus.BAD_REQUEST, detail)
+    return text
+
+
+_waiting = threading.BoundedSemaphore(MOST_WAITING)
+Uid: TypeAlias = Annotated[str, AfterValidator(_uid)]
 router = APIRouter(prefix="/dicom-web", include_in_schema=False)
 
 
@@ -96,36 +110,50 @@ def of_series(
 
 @dataclass(frozen=True)
 class Held:
-    """The instances that a path names, for somebody who may see them; each look is audited."""
+    """The instances that a path names, for somebody who may see them; a look is audited."""
 
     instances: tuple[HeldInstance, ...]
     paths: tuple[Path, ...]
     parts: Parts
 
 
-def _held(visitor: Visitor, parts: Parts, study: str, series: str = "", instance: str = "") -> Held:
+def _held(
+    views: RecentViews,
+    visitor: Visitor,
+    parts: Parts,
+    study: str,
+    series: str = "",
+    instance: str = "",
+) -> Held:
     instances = held_instances(parts.database, study, series, instance)
     if not instances:
         what = "instance" if instance else "series" if series else "study"
         raise NotFound(f"no such {what} is kept here")
     for uid in dict.fromkeys(it.series_uid for it in instances):
-        parts.store.audit.record(visitor.name, VIEW, uid)
+        views.record(visitor.name, VIEW, uid, parts.gate.now())
     paths = tuple(parts.store.files.path(it.path) for it in instances)
     if gone := sum(not path.exists() for path in paths):
         raise NotFound(f"{gone} of its files are no longer kept; have it sent again")
     return Held(instances, paths, parts)
 
 
-def _held_study(visitor: AsViewer, parts: PartsOf, study: Uid) -> Held:
-    return _held(visitor, parts, study)
+def _look(request: Request, visitor: AsViewer, parts: PartsOf) -> Callable[..., Held]:
+    return partial(_held, request.app.state.recent_views, visitor, parts)
 
 
-def _held_series(visitor: AsViewer, parts: PartsOf, study: Uid, series: Uid) -> Held:
-    return _held(visitor, parts, study, series)
+Look: TypeAlias = Annotated[Callable[..., Held], Depends(_look)]
 
 
-def _held_one(visitor: AsViewer, parts: PartsOf, study: Uid, series: Uid, instance: Uid) -> Held:
-    return _held(visitor, parts, study, series, instance)
+def _held_study(look: Look, study: Uid) -> Held:
+    return look(study)
+
+
+def _held_series(look: Look, study: Uid, series: Uid) -> Held:
+    return look(study, series)
+
+
+def _held_one(look: Look, study: Uid, series: Uid, instance: Uid) -> Held:
+    return look(study, series, instance)
 
 
 HeldStudy = Annotated[Held, Depends(_held_study)]
@@ -172,24 +200,10 @@ def instance_metadata(request: Request, held: HeldOne) -> Response:
     return _metadata(request, held)
 
 
-@router.get(f"{OF_INSTANCE}/rendered")
-def rendered(request: Request, held: HeldOne) -> Response:
-    """A picture of an instance, or of its first frame, in the window that it names."""
-    return _picture(request, held, 1)
-
-
-@router.get(f"{OF_INSTANCE}/frames/{{frame}}/rendered")
-def rendered_frame(
-    request: Request, held: HeldOne, frame: Annotated[int, InPath(ge=1, le=100_000)]
-) -> Response:
-    """A picture of a frame; the first one has the number 1."""
-    return _picture(request, held, frame)
-
-
 def _found(
     request: Request, visitor: Visitor, parts: Parts, level: Level, given: Mapping[str, str]
 ) -> Response:
-    _check_accept(request, JSON)
+    check_accept(request, JSON)
     matches = [Match(column, values=(uid,)) for column, uid in given.items()]
     names = [name for name in request.query_params if name not in SETTINGS]
     matches += [_match(name, request.query_params[name]) for name in names]
@@ -201,6 +215,10 @@ def _found(
     if not rows:
         return Response(status_code=HTTPStatus.NO_CONTENT)
     document = [_attributes(row, level) for row in rows]
+    if level == "study":
+        kinds = modalities(parts.database, [row["study_uid"] for row in rows])
+        for row, answer in zip(rows, document, strict=True):
+            answer["00080061"] = {"vr": "CS", "Value": sorted(kinds.get(row["study_uid"], ()))}
     return Response(json.dumps(document), media_type=JSON)
 
 
@@ -216,8 +234,9 @@ def _number(request: Request, name: str, default: int) -> int:
 def _match(name: str, text: str) -> Match:
     """A condition of a search; a name that no row has is no filter."""
     keyword = KEYWORDS.get(name.upper(), name)
+    keyword = "Modality" if keyword == "ModalitiesInStudy" else keyword
     if keyword not in COLUMNS:
-        known = ", ".join((*COLUMNS, *SETTINGS))
+        known = ", ".join((*COLUMNS, "ModalitiesInStudy", *SETTINGS))
         raise Problem(HTTPStatus.BAD_REQUEST, f"{name[:64]} is no filter here; allowed: {known}.")
     column, text = COLUMNS[keyword][1], text.replace("\0", "")
     if not text:
@@ -244,16 +263,12 @@ def _attributes(row: Mapping[str, Any], level: Level) -> dict[str, Any]:
             if keyword == "Modality":
                 value = MODALITIES.get(str(row["a_sop_class_uid"]), value)
             answer[tag] = {"vr": vr, **_value(vr, str(value))}
-    url = f"{router.prefix}/studies/{row['study_uid']}"  # no host: anybody sets that header
     if level == "study":
         answer["00201206"] = {"vr": "IS", "Value": [row["series_count"]]}
-        answer["00201208"] = {"vr": "IS", "Value": [row["instance_count"]]}
-    else:
-        url += f"/series/{row['series_uid']}"
-    if level == "series":
-        answer["00201209"] = {"vr": "IS", "Value": [row["instance_count"]]}
-    if level == "instance":
-        url += f"/instances/{row['instance_uid']}"
+    if level != "instance":
+        tag = "00201208" if level == "study" else "00201209"
+        answer[tag] = {"vr": "IS", "Value": [row["instance_count"]]}
+    url = resource(row["study_uid"], row.get("series_uid", ""), row.get("instance_uid", ""))
     answer["00081190"] = {"vr": "UR", "Value": [url]}
     return answer
 
@@ -264,7 +279,14 @@ def _value(vr: str, text: str) -> dict[str, Any]:
     return {"Value": [{"Alphabetic": text} if vr == "PN" else text]}
 
 
-def _check_accept(request: Request, *kinds: str) -> None:
+def resource(study: str, series: str = "", instance: str = "") -> str:
+    """The address of a study, a series or an instance; without a host, which anybody names."""
+    path = f"{router.prefix}/studies/{study}"
+    path += f"/series/{series}" if series else ""
+    return path + (f"/instances/{instance}" if instance else "")
+
+
+def check_accept(request: Request, *kinds: str) -> None:
     """Raise where the client takes none of these media types."""
     given = request.headers.get("accept", "*/*").lower()
     wildcards = {"*/*", "application/*", "application/json", "image/*"}
@@ -275,7 +297,7 @@ def _check_accept(request: Request, *kinds: str) -> None:
 
 
 def _files(request: Request, held: Held) -> Response:
-    _check_accept(request, "multipart/related", DICOM)
+    check_accept(request, "multipart/related", DICOM)
     boundary = uuid.uuid4().hex
     media_type = f'multipart/related; type="{DICOM}"; boundary={boundary}'
     parts = _parts(held.paths, [it.transfer_syntax for it in held.instances], boundary)
@@ -302,64 +324,55 @@ class Read:
 
 
 def _metadata(request: Request, held: Held) -> Response:
-    _check_accept(request, JSON)
+    check_accept(request, JSON)
     if len(held.paths) > MOST_METADATA:
         detail = f"These are {len(held.paths)} instances; at most {MOST_METADATA}: ask by series."
         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-    return Response(_asked(metadata_of, held.paths, held.parts).text, media_type=JSON)
+    it = held.instances
+    urls = [resource(i.study_uid, i.series_uid, i.instance_uid) for i in it]
+    question = tuple(zip(held.paths, urls, strict=True))
+    return Response(asked(metadata_of, question, held.parts).text, media_type=JSON)
 
 
-def _picture(request: Request, held: Held, frame: int) -> Response:
-    _check_accept(request, PNG)
-    answer = _asked(picture_of, (held.paths[0], frame), held.parts).text
-    if not answer:
-        raise NotFound(f"the instance has no frame {frame} that can be shown")
-    return Response(base64.b64decode(answer), media_type=PNG)
-
-
-def _asked(find: Any, question: object, parts: Parts) -> Read:
-    answer: Read = ask(find, question, Read, log_as_json=parts.settings.log_as_json)
+def asked(find: Any, question: object, parts: Parts) -> Read:
+    """Ask the other process, and wait for a turn."""
+    if not _waiting.acquire(blocking=False):
+        detail = f"{MOST_WAITING} other requests wait for files to be read; try again soon."
+        again = {"Retry-After": str(RETRY_SECONDS)}
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=again)
+    try:
+        as_json = parts.settings.log_as_json
+        answer: Read = ask(find, question, Read, log_as_json=as_json, wait_seconds=WAIT_SECONDS)
+    finally:
+        _waiting.release()
     return answer
 
 
-def metadata_of(paths: Sequence[Path]) -> Read:
-    """Read the attributes of files, in the other process; binary values are left out."""
+def metadata_of(question: Sequence[tuple[Path, str]]) -> Read:
+    """Read the attributes of files, in the other process; long binary values by their address."""
     from pydicom import dcmread
 
-    return Read(json.dumps([_plain(dcmread(path, stop_before_pixels=True)) for path in paths]))
+    read = ((dcmread(path, stop_before_pixels=True), url) for path, url in question)
+    return Read(json.dumps([_plain(dataset, url) for dataset, url in read]))
 
 
-def _plain(dataset: Any) -> dict[str, Any]:
+def _plain(dataset: Any, url: str) -> dict[str, Any]:
     document: dict[str, Any] = dataset.to_json_dict(
-        bulk_data_threshold=0, bulk_data_element_handler=lambda _: "", suppress_invalid_tags=True
+        bulk_data_threshold=LONGEST_INLINE,
+        bulk_data_element_handler=lambda _: "",
+        suppress_invalid_tags=True,
     )
+    _address(document, f"{url}/bulkdata/")
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     document["00083002"] = {"vr": "UI", "Value": [syntax]}  # Available Transfer Syntax UID
-    return {tag: it for tag, it in document.items() if "BulkDataURI" not in it}
+    return document
 
 
-def picture_of(question: tuple[Path, int]) -> Read:
-    """Draw a frame as PNG in the window that the file names, in the other process."""
-    from io import BytesIO
-
-    import numpy as np
-    from PIL import Image
-    from pydicom import dcmread
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-    from pydicom.pixels.utils import pixel_array
-
-    path, number = question
-    dataset = dcmread(path)
-    frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    if number > frames or "PixelData" not in dataset:
-        return Read("")
-    shown = pixel_array(dataset, index=number - 1)
-    if dataset.get("SamplesPerPixel", 1) == 1:
-        shown = apply_voi_lut(apply_modality_lut(shown, dataset), dataset).astype(np.float64)
-        low, high = float(shown.min()), float(shown.max())
-        shown = (shown - low) * (255.0 / max(high - low, 1e-9))
-        if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-            shown = 255.0 - shown
-    file = BytesIO()
-    Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8)).save(file, "PNG")
-    return Read(base64.b64encode(file.getvalue()).decode())
+def _address(document: dict[str, Any], url: str) -> None:
+    """Give each value that is left out its address: the place is tag/item/tag."""
+    for tag, element in document.items():
+        if "BulkDataURI" in element:
+            element["BulkDataURI"] = url + tag
+        if element.get("vr") == "SQ":
+            for number, item in enumerate(element.get("Value", ())):
+                _address(item, f"{url}{tag}/{number}/")

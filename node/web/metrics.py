@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def unready(parts: Parts) -> list[str]:
         parts.settings.node_id,
         folder=settings.folder,
         min_free_bytes=settings.storage.min_free_bytes,
-        now=time.time(),
+        now=parts.store.now(),
     )
 
 
@@ -173,6 +172,12 @@ class Metrics:
             "certificate",
             "file",
         )
+        self._lists = self._gauge(
+            "crl_expires_seconds",
+            "When a certificate revocation list expires, since the epoch.",
+            "authority",
+            "file",
+        )
         self._up = self._gauge("destination_up", "1 where it answered last.", "destination")
         self._paused = self._gauge(
             "destination_paused", "1 where a person paused it.", "destination"
@@ -232,9 +237,11 @@ class Metrics:
         for state, count in notices.count(database).items():
             self._notices.labels(str(state)).set(count)
         self._certificates.clear()
+        self._lists.clear()
         for certificate in certificates.all_of(parts.config()):
-            gauge = self._certificates.labels(certificate.name, str(certificate.path))
-            gauge.set(certificate.expires_at)
+            gauge = self._lists if certificate.is_list else self._certificates
+            labels = certificate.name, str(certificate.path)
+            gauge.labels(*labels).set(certificate.expires_at)
         self._set_commitment(database)
         self._set_selftest(parts)
 

@@ -222,12 +222,13 @@ def ask(
     kind: type[Answer],
     *,
     log_as_json: bool,
+    wait_seconds: float = 0.0,
 ) -> Answer:
     """Call `find`, a function of a module, in a new process, which is ended where it takes long.
 
-    `kind` is the type of its answer, a dataclass.
+    `kind` is the type of its answer, a dataclass. Where too many are running it waits for a turn.
     """
-    if not _turns.acquire(blocking=False):
+    if not _turns.acquire(timeout=wait_seconds):
         detail = "The node is busy with other tests; try again in a few seconds."
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
     try:

@@ -24,8 +24,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from inference.release import RELEASE
 from node import log, store
 from node.children import Child, ResourceLimits
+from node.dicom.tls import TlsFailed, TlsFiles, password_of, sentence_of, server_context
 from node.store import Store
-from node.web import dicomweb, live, login, metrics, pages, problems, setup
+from node.web import dicomweb, frames, live, login, metrics, pages, problems, rendered, setup, stow
 from node.web.access import Gate
 from node.web.api import jobs, site
 from node.web.api.inputs import PROBLEMS
@@ -33,7 +34,7 @@ from node.web.live import Live
 from node.web.metrics import Metrics
 from node.web.middleware import Shield
 from node.web.rule_tester import Statements
-from node.web.state import Current, Parts, PictureViews, Searches, WebSettings
+from node.web.state import Current, Parts, RecentViews, Searches, WebSettings
 from storage import files
 from storage.queries.figures import change_tokens
 
@@ -75,8 +76,8 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
     secret = store.files.secret(settings.config.storage.secret_file)
     gate = Gate(store.database, settings.config.web, now, secret)
     _hold(app, Parts(settings, store, gate, Current(settings, store.database)), now)
-    for router in (metrics.router, login.router, setup.router, live.router, dicomweb.router):
-        app.include_router(router)
+    for part in (metrics, login, setup, live, dicomweb, frames, rendered, stow):
+        app.include_router(part.router)
     if settings.config.web.oidc is not None:
         from node.web import oidc_login  # its package takes time and memory
 
@@ -88,7 +89,12 @@ def build(settings: WebSettings, store: Store, *, now: Callable[[], float] = tim
         app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.include_router(pages.router)
     problems.install(app, pages.error_page)
-    app.add_middleware(Shield, page=pages.error_page, answered=app.state.metrics.requests.answered)
+    app.add_middleware(
+        Shield,
+        page=pages.error_page,
+        answered=app.state.metrics.requests.answered,
+        origins=frozenset(settings.config.web.dicomweb_origins),
+    )
     return app
 
 
@@ -97,9 +103,10 @@ def _hold(app: FastAPI, parts: Parts, now: Callable[[], float]) -> None:
     app.state.parts = parts
     app.state.gate = parts.gate
     app.state.live = Live(partial(change_tokens, parts.database))
+    app.state.reception = stow.Reception(parts.store)
     app.state.metrics = Metrics(now)
     app.state.metrics.begin(parts)
-    app.state.picture_views = PictureViews(parts.store.audit)
+    app.state.recent_views = RecentViews(parts.store.audit)
     app.state.searches = Searches()
     app.state.statements = Statements(log_as_json=parts.settings.log_as_json)
 
@@ -176,13 +183,20 @@ class _Listener(socket.socket):
 class Server(uvicorn.Server):
     """Serves an application on one socket; takes no signals, the parent says when to stop."""
 
-    def __init__(self, app: ASGIApp, certificate: Path | None = None, key: Path | None = None):
+    def __init__(
+        self,
+        app: ASGIApp,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        key_password: str = "",
+    ):
         self._deadline = HeaderDeadline(app)  # ends a handshake without end too
         super().__init__(
             uvicorn.Config(
                 self._deadline,
                 ssl_certfile=certificate,
                 ssl_keyfile=key,
+                ssl_keyfile_password=key_password or None,
                 loop="asyncio",  # its sockets are Python's: another loop would not call `accept`
                 http="h11",
                 ws="none",
@@ -210,13 +224,16 @@ class Server(uvicorn.Server):
 def main(parent: Connection, settings: WebSettings, listening: socket.socket) -> None:
     """Serve until the parent says so or is gone."""
     log.configure(json=settings.log_as_json)
-    with store.opened(settings.config, settings.node_id) as opened:
+    with store.opened(settings.config, settings.node_id) as opened, opened.now.kept():
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
-        app = build(settings, opened)
+        app = build(settings, opened, now=opened.now)
+        app.state.reception.recover()
         web = settings.config.web
-        server = Server(app, web.certificate, web.key)
+        password = password_of(web.key_password) if web.key_password else ""
+        server = Server(app, web.certificate, web.key, password)
         threading.Thread(target=_watch, args=(server, app.state.live, parent), daemon=True).start()
         server.listen(listening)
+        app.state.reception.close()
 
 
 def _watch(server: Server, live: Live, parent: Connection) -> None:
@@ -231,10 +248,16 @@ class WebProcess:
 
     def __init__(self, host: str, port: int, settings: WebSettings) -> None:
         self._settings = settings
+        self._check_certificate()
         self._listening = socket.create_server((host, port))
         self._started = 0.0
         self._certificate: tuple[float, ...] = ()
         self._child: Child | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it serves."""
+        return int(self._listening.getsockname()[1])
 
     def start(self) -> int:
         """Start the child; returns the port that it serves."""
@@ -243,7 +266,7 @@ class WebProcess:
         self._child = Child("web", main, *inside, daemon=False, limits=LIMITS)
         self._started = time.monotonic()
         self._certificate = self._changed_at()
-        return int(self._listening.getsockname()[1])
+        return self.port
 
     def watch(self) -> None:
         """Start the child again where it died, or its certificate was replaced."""
@@ -251,7 +274,7 @@ class WebProcess:
         if child is None or time.monotonic() - self._started < LEAST_SECONDS:
             return
         if child.is_alive:
-            if self._changed_at() == self._certificate:
+            if self._changed_at() == self._certificate or not self._is_replaced():
                 return
             logger.info("web certificate replaced")
             self._end(child)
@@ -271,10 +294,34 @@ class WebProcess:
             child.pipe.send("stop")
         child.end(CHILD_STOP_SECONDS)
 
+    def _is_replaced(self) -> bool:
+        """True where the new files can be served; else the old ones are served on."""
+        try:
+            self._check_certificate()
+        except OSError as error:
+            self._certificate = self._changed_at()
+            extra = {"file": str(self._settings.config.web.certificate), "why": sentence_of(error)}
+            logger.error("certificate not replaced", extra=extra)  # noqa: TRY400 - said in words
+            return False
+        return True
+
+    def _check_certificate(self) -> None:
+        """Raise OSError where the pages cannot be served with the files of the certificate."""
+        web = self._settings.config.web
+        if web.certificate is not None:
+            files = TlsFiles(web.certificate, web.key, None, key_password=web.key_password)
+            try:
+                server_context(files, verifies=False)
+            except OSError as error:
+                raise TlsFailed(sentence_of(error)) from error
+
     def _changed_at(self) -> tuple[float, ...]:
         """When the files of the certificate changed; nothing while they are being replaced."""
         web = self._settings.config.web
         try:
-            return tuple(path.stat().st_mtime for path in (web.certificate, web.key) if path)
+            kind, _, place = web.key_password.partition(":")
+            password = Path(place) if kind == "file" else None
+            paths = (web.certificate, web.key, password)
+            return tuple(path.stat().st_mtime for path in paths if path is not None)
         except OSError:
             return self._certificate

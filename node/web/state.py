@@ -17,9 +17,9 @@ from node.store import Store
 from node.web.access import Gate
 from storage.database import Database
 from storage.site import control
-from storage.site.audit import VIEW_PICTURES, Audit
+from storage.site.audit import Audit
 
-# Within it, further pictures of the job are the same view of the same person.
+# Within it, further pictures or instances are the same view of the same person.
 SAME_VIEW_SECONDS = 600.0
 MOST_VIEWS = 10_000  # views that are remembered; of a forgotten one there is a further event
 MOST_SEARCHES = 5000  # searches; the one that was not looked at for the longest goes first
@@ -89,25 +89,25 @@ def parts_of(request: Request) -> Parts:
 PartsOf = Annotated[Parts, Depends(parts_of)]
 
 
-class PictureViews:
-    """Remembers which views of pictures were recorded lately; made once a process."""
+class RecentViews:
+    """Remembers which views were recorded lately: a viewer asks for each slice by itself."""
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
-        self._since: dict[tuple[str, int], float] = {}  # the oldest first
+        self._since: dict[tuple[str, str, str], float] = {}  # the oldest first
         self._turn = threading.Lock()
 
-    def record(self, who: str, job_id: int, now: float) -> None:
-        """Record that `who` views pictures of a job, unless that was just recorded.
+    def record(self, who: str, what: str, target: str, now: float) -> None:
+        """Record that `who` views pictures of a job, or a series, unless that was just recorded.
 
         It is recorded before anything is shown: where it cannot be, nothing is.
         """
-        view = who, job_id
+        view = who, what, target
         with self._turn:  # a page asks for many at once
             since = self._since.get(view)
             if since is not None and abs(now - since) < SAME_VIEW_SECONDS:  # requests overtake
                 return
-            self._audit.record(who, VIEW_PICTURES, f"job {job_id}")
+            self._audit.record(who, what, target)
             self._since.pop(view, None)
             self._since[view] = now
             while len(self._since) > MOST_VIEWS:

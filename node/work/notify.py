@@ -338,7 +338,10 @@ class Watches:
             if stage and self._post(now, "certificate_expires", key, facts):
                 extra = {"certificate": certificate.name, "file": str(certificate.path)}
                 days = round(certificate.days_left(now), 1)
-                logger.warning("certificate expires", extra=extra | {"days": days})
+                if certificate.is_list:
+                    logger.warning("revocation list expires", extra=extra | {"days": days})
+                else:
+                    logger.warning("certificate expires", extra=extra | {"days": days})
 
     def _post(self, now: float, event: str, key: str, facts: Mapping[str, object]) -> bool:
         with self.database.writing() as db:

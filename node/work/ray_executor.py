@@ -21,7 +21,7 @@ ANSWER, NEWS = b"a", b"n"
 
 
 @dataclass(frozen=True)
-class Cluster:
+class RaySettings:
     """The cluster, and what each worker takes of the machine that it is on."""
 
     address: str
@@ -64,7 +64,7 @@ NEWS_FORMAT = AnswerFormat(Waiting, Joined, Used, Ended)
 
 
 def ray_executor(
-    name: str, now: Callable[[], float], cluster: Cluster, ahead_bytes: int = 0
+    name: str, now: Callable[[], float], cluster: RaySettings, ahead_bytes: int = 0
 ) -> ProcessExecutor:
     """An executor whose worker is on a machine of the cluster."""
     from node.work.ray_relay import relay  # imports no Ray until it runs, in the child
@@ -77,7 +77,7 @@ class RayWorker:
     """A worker on a machine of the cluster, as its executor watches it (`executor.Worker`)."""
 
     def __init__(
-        self, cluster: Cluster, relay: Callable[..., None], name: str, ahead_bytes: int
+        self, cluster: RaySettings, relay: Callable[..., None], name: str, ahead_bytes: int
     ) -> None:
         self._name = name
         self._lost = NO_WAY.format(address=cluster.address)

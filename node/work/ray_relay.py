@@ -30,9 +30,9 @@ from node.work.ray_executor import (
     ANSWER,
     NEWS,
     NEWS_FORMAT,
-    Cluster,
     Ended,
     Joined,
+    RaySettings,
     Used,
     Waiting,
 )
@@ -168,7 +168,7 @@ def _moved(sources: Sequence[Source], paths: dict[str, Path], scratch: Path) -> 
     return tuple(replace(it, path=paths.get(it.path.as_posix(), missing)) for it in sources)
 
 
-def relay(pipe: Connection, name: str, cluster: Cluster, ahead_bytes: int) -> None:
+def relay(pipe: Connection, name: str, cluster: RaySettings, ahead_bytes: int) -> None:
     """Hand orders of the parent to a worker in the cluster, and its answers back."""
     os.environ.update(ENVIRONMENT | os.environ)
     link = Link(pipe, cluster)
@@ -181,7 +181,7 @@ def relay(pipe: Connection, name: str, cluster: Cluster, ahead_bytes: int) -> No
 class Link:
     """The two directions between the pipe of the parent and the actor."""
 
-    def __init__(self, pipe: Connection, cluster: Cluster) -> None:
+    def __init__(self, pipe: Connection, cluster: RaySettings) -> None:
         self._pipe = pipe
         self._cluster = cluster
         self._sending = threading.Lock()
@@ -360,7 +360,7 @@ def unreachable(address: str, error: Exception) -> str:
     )
 
 
-def no_machine(wanted: Cluster) -> str:
+def no_machine(wanted: RaySettings) -> str:
     """Why no worker starts, and what to do."""
     return (
         f"no machine of the cluster has {wanted.cpus:g} processors, {wanted.gpus:g} GPUs and "

@@ -1,5 +1,6 @@
 """Received and derived series as DICOMweb searches and retrieves them."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -84,6 +85,17 @@ def search(
     )
     with database.reading() as db:
         return [dict(row) for row in db.execute(query).mappings()]
+
+
+def modalities(database: Database, study_uids: Sequence[str]) -> Mapping[str, frozenset[str]]:
+    """The modalities of the series of these studies, received and derived."""
+    held = _held([Match("study_uid", values=tuple(study_uids))])
+    query = select(held.c.study_uid, held.c.modality, held.c.sop_class_uid).distinct()
+    kinds: defaultdict[str, set[str]] = defaultdict(set)
+    with database.reading() as db:
+        for study_uid, modality, sop_class_uid in db.execute(query):
+            kinds[study_uid].add(MODALITIES.get(sop_class_uid, modality))
+    return {study_uid: frozenset(of_study) for study_uid, of_study in kinds.items()}
 
 
 def held_instances(

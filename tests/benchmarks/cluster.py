@@ -18,7 +18,7 @@ from inference.model import Parameters
 from inference.request import Derived, Output, Progress, Request, Resources, Source
 from node.work.executor import Bounds, Order, ProcessExecutor
 from node.work.jobs import Parts
-from node.work.ray_executor import Cluster, ray_executor
+from node.work.ray_executor import RaySettings, ray_executor
 from tests import phantoms
 from tests.benchmarks.rig import Setting
 from tests.benchmarks.table import RatioBound, Row, Subject
@@ -81,7 +81,7 @@ def _workers() -> Iterator[tuple[ProcessExecutor, ProcessExecutor, ProcessExecut
     """A child and two workers of a cluster, which have loaded their models."""
     with ExitStack() as stack:
         cluster = stack.enter_context(ray_cluster(nodes=2))
-        place = Cluster(cluster.address, 1.0, 0.0, 1 << 30)
+        place = RaySettings(cluster.address, 1.0, 0.0, 1 << 30)
         executors = (
             ProcessExecutor("child", time.monotonic),
             ray_executor("first", time.monotonic, place),

@@ -23,7 +23,7 @@ from inference.request import (
     Stopped,
 )
 from node.work.executor import Bounds, End, NoAnswer, Order, ProcessExecutor, how_it_ended
-from node.work.ray_executor import Cluster, ray_executor
+from node.work.ray_executor import RaySettings, ray_executor
 from tests import series
 from tests.ray_cluster import RayCluster, ray_cluster
 
@@ -48,7 +48,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     carries = request.param == CARRIED
 
     def on_ray(name: str, now: Callable[[], float]) -> ProcessExecutor:
-        return ray_executor(name, now, Cluster(cluster.address, 0.5, 0.0, 1 << 30, carries))
+        return ray_executor(name, now, RaySettings(cluster.address, 0.5, 0.0, 1 << 30, carries))
 
     return on_ray
 
@@ -100,10 +100,16 @@ def test_an_error_of_the_watcher_never_lets_the_next_job_have_this_ones_answer(
 def test_a_worker_that_loads_its_models_first_takes_no_time_of_the_job(
     make: Make, tmp_path: Path
 ) -> None:
-    # By this clock a worker takes over a minute to load its models, and the job some seconds.
-    cold = make("worker-cold", lambda: time.monotonic() * 60)
+    # By this clock nothing takes time but the loading of the models: longer than the job may.
+    clock = [0.0]
+
+    def report(_: Progress | None) -> Order:
+        clock[0] = 100.0
+        return GO_ON
+
+    cold = make("worker-cold", lambda: clock[0])
     try:
-        outcome = cold.run(request(tmp_path / "a", 3), Bounds(seconds=60), lambda _: GO_ON)
+        outcome = cold.run(request(tmp_path / "a", 3), Bounds(seconds=60), report)
     finally:
         cold.close()
     assert isinstance(outcome, Derived)

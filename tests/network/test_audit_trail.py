@@ -80,10 +80,12 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def audit(syslog: str, authority: Authority) -> str:
-    pair = authority.sign("node")
+    pair, password = authority.sign("node", password="geheim"), authority.folder / "password"
+    password.write_text("geheim\n")
     return (
         f'\n[audit]\nsyslog = "{syslog}"\nauthorities = "{authority.certificate}"\n'
-        f'certificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
+        f'crl = "{authority.revoke()}"\ncertificate = "{pair.certificate}"\n'
+        f'key = "{pair.key}"\nkey_password = "file:{password}"\n'
     )
 
 

@@ -66,6 +66,27 @@ def test_the_database_is_reached_over_tls(server: SecureServer, tmp_path: Path) 
         assert db.execute(text(query)).one() == (True, "TLSv1.3")
 
 
+@pytest.mark.parametrize("password", ["geheim", "wrong", ""])
+def test_a_key_with_a_password_opens_with_sslpassword_alone(
+    server: SecureServer, folder: Path, password: str
+) -> None:
+    """The URL, with the password in it, may stand in a file of its own and is shown nowhere."""
+    own = server.authority.sign("node", password="geheim")
+    own.key.chmod(0o600)
+    url = server.url(server.authority, "verify-full")
+    url += f"&sslcert={own.certificate}&sslkey={own.key}" + f"&sslpassword={password}" * bool(
+        password
+    )
+    with closing(Database.for_folder(folder, url)) as database:
+        if password == "geheim":
+            with database.reading() as db:
+                assert db.execute(text("SELECT 1")).scalar_one() == 1
+            return
+        with pytest.raises(Busy) as refused, database.reading():
+            pass
+    assert password not in str(refused.value) or not password
+
+
 @pytest.mark.parametrize("how", ["another authority", "without TLS"])
 def test_a_server_of_another_authority_and_one_in_clear_are_no_database(
     server: SecureServer, tmp_path: Path, how: str

@@ -1,7 +1,9 @@
 """The database is lost, or an older copy put back: nothing acknowledged is forgotten or purged."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,29 @@ def test_what_was_received_is_processed_by_the_route_of_its_sender_after_the_los
         notices = db.execute(text("SELECT facts FROM notice WHERE event = 'attention'")).scalars()
         assert any("8 received files of 2 series" in facts for facts in notices)
     database.close()
+
+
+def test_a_node_whose_database_is_replaced_while_it_runs_ends_and_forgets_nothing(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    """It would answer Success on, and write into a file that nobody finds again."""
+    before = phantoms.write(tmp_path / "a", Series(seed="a", slices=4))
+    after = phantoms.write(tmp_path / "b", Series(seed="b", slices=4))
+    send_and_wait(node, before, calling="CT1")
+    own = storage_of(node) / FILE_NAME
+    copy = tmp_path / "older.db"
+    with closing(sqlite3.connect(own)) as opened, closing(sqlite3.connect(copy)) as older:
+        opened.backup(older)
+    send_and_wait(node, after, calling="CT1")
+    forget(storage_of(node))
+    copy.replace(own)
+    node.event("database replaced")
+    assert node.wait() == 1
+    node.events.clear()
+    node.start()
+    node_rows.wait_until_settled(node, [uid_of(before), uid_of(after)])
+    for paths in (before, after):
+        assert [job.state for job in node_rows.jobs(node, uid_of(paths))] == ["succeeded"]
 
 
 def test_what_came_after_a_backup_arrives_once_more_when_it_is_restored(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from node.dicom.admission import Admission
 from node.dicom.scu import PeerAddress, echo, send
 from node.dicom.status import Outcome
-from node.dicom.tls import ServerTls, TlsFiles, mark
+from node.dicom.tls import ServerTls, TlsFiles, mark, sentence_of, server_context
 from tests import series
 from tests.certificates import Authority, Pair
 from tests.node_process import NodeProcess, destination, route
@@ -41,6 +42,8 @@ class Tls:
     key: Path | None = None
     server_name: str = ""
     fingerprint: str = ""
+    crl: Path | None = None
+    key_password: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Site:
     expired: Pair
     foreign: Pair
 
-    def server(self, *, verifies: bool = True) -> ServerTls:
-        files = TlsFiles(self.node.certificate, self.node.key, self.authority.certificate)
+    def server(self, *, verifies: bool = True, crl: Path | None = None) -> ServerTls:
+        files = TlsFiles(self.node.certificate, self.node.key, self.authority.certificate, crl)
         return ServerTls(0, files, verifies)
 
     def client(self, pair: Pair | None = None) -> Tls:
@@ -388,6 +391,126 @@ def test_what_is_wrong_with_a_destination_is_one_sentence(site: Site, tmp_path: 
         assert sentence(running.port, site.client()) == f"{begin} {text}."
     with storescp(tmp_path / "plain") as running:
         assert sentence(running.port, site.client()).startswith(f"{begin} it")
+
+
+# Certificates that are revoked.
+
+
+@pytest.fixture
+def revoking(tmp_path: Path) -> Site:
+    """An authority of this test's own, and two peers of it."""
+    authority = Authority(tmp_path / "ca", "Revoking CA")
+    node, peer, other = (authority.sign(name) for name in ("node", "ct1.example", "mr1.example"))
+    return Site(authority, authority, node, peer, other, other)
+
+
+def is_let_in(site: Site, node: Node, pair: Pair) -> bool:
+    """True where DCMTK's `echoscu` with this certificate is answered."""
+    return dcmtk("echoscu", tls_port(node), pair, site.authority.certificate).code == 0
+
+
+def test_a_revoked_peer_is_refused_by_name_and_a_new_list_counts_at_once(
+    revoking: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crl = revoking.authority.revoke()
+    with node_scp(tmp_path / "node", tls=revoking.server(crl=crl)) as node:
+        assert is_let_in(revoking, node, revoking.peer)
+        revoking.authority.revoke(revoking.peer)
+        assert not is_let_in(revoking, node, revoking.peer)
+        assert is_let_in(revoking, node, revoking.foreign)
+        crl.write_text("no list")  # the last good one holds
+        assert not is_let_in(revoking, node, revoking.peer)
+        assert is_let_in(revoking, node, revoking.foreign)
+        revoking.authority.revoke(days=-1)
+        assert not is_let_in(revoking, node, revoking.foreign)
+        Authority(crl.parent / "other", "Other CA").revoke().replace(crl)
+        assert not is_let_in(revoking, node, revoking.foreign)
+    today, before = f"{date.today()}", f"{date.today() - timedelta(days=1)}"  # noqa: DTZ011
+    begin = "no TLS connection: its certificate {} is not accepted: "
+    assert why(caplog) == [
+        *[begin.format("ct1.example") + f"it was revoked on {today}"] * 2,
+        begin.format("mr1.example") + f"the revocation list of Revoking CA expired on {before}",
+        begin.format("mr1.example") + "there is no revocation list of Revoking CA",
+    ]
+
+
+def test_a_revoked_destination_is_sent_nothing(revoking: Site, tmp_path: Path) -> None:
+    files, answers = native(tmp_path / "files"), Answers()
+
+    def sentence(port: int, crl: Path | None) -> str:
+        own = revoking.node
+        tls = Tls(revoking.authority.certificate, own.certificate, own.key, crl=crl)
+        peer = PeerAddress("STORESCP", HOST, port, "MIDSLICE", tls)
+        return send(peer, files, answered=answers.answered, stop=answers.stop).sentence
+
+    begin = f"STORESCP at {HOST}:PORT, no TLS connection: its certificate is not accepted: "
+    with secure_storescp(revoking, tmp_path / "stored", revoking.peer) as running:
+        port = running.port
+        crl = revoking.authority.revoke()
+        assert sentence(port, crl) == ""
+        kept = len(running.files())
+        revoking.authority.revoke(revoking.peer)
+        assert sentence(port, crl).replace(str(port), "PORT") == f"{begin}it was revoked."
+        revoking.authority.revoke(days=-1)
+        expired = "the revocation list of its authority has expired."
+        assert sentence(port, crl).replace(str(port), "PORT") == begin + expired
+        strange = Authority(tmp_path / "other", "Other CA").revoke()
+        missing = "there is no revocation list of its authority."
+        assert sentence(port, strange).replace(str(port), "PORT") == begin + missing
+        nothing = sentence(port, revoking.node.certificate)
+        assert nothing.endswith(f"{revoking.node.certificate}: it holds no revocation list in PEM.")
+        assert len(running.files()) == kept > 0
+
+
+def test_a_destination_that_finds_the_node_revoked_says_so(revoking: Site, tmp_path: Path) -> None:
+    crl = revoking.authority.revoke(revoking.node)
+    own = ["+tls", revoking.peer.key, revoking.peer.certificate, "+crl", crl]
+    options = [str(it) for it in (*own, "+cf", revoking.authority.certificate)]
+    with storescp(tmp_path / "stored", options=options) as running:
+        answer = echo(PeerAddress("STORESCP", HOST, running.port, "MIDSLICE", revoking.client()))
+        assert "it says that the node's certificate is revoked" in answer.sentence
+
+
+# Keys with a password.
+
+
+@pytest.mark.parametrize("kind", ["file", "env"])
+def test_a_key_with_a_password_serves_the_port_and_calls_a_destination(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    locked = site.authority.sign(f"locked-{kind}", password="geheim mit Ä")
+    (tmp_path / "password").write_text("geheim mit Ä\n")
+    monkeypatch.setenv("NODE_KEY", "geheim mit Ä")
+    place = f"file:{tmp_path / 'password'}" if kind == "file" else "env:NODE_KEY"
+    ca = site.authority.certificate
+    files = TlsFiles(locked.certificate, locked.key, ca, key_password=place)
+    with node_scp(tmp_path / "node", tls=ServerTls(0, files)) as node:
+        tls = Tls(ca, locked.certificate, locked.key, key_password=place)
+        assert echo(PeerAddress("MIDSLICE", HOST, tls_port(node), "OTHER", tls)).ok
+    with secure_storescp(site, tmp_path / "stored", site.peer) as running:
+        assert echo(PeerAddress("STORESCP", HOST, running.port, "MIDSLICE", tls)).ok
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("", "the key has a password; say in key_password where it stands"),
+        ("env:OTHER", "the key does not open with the password of key_password (env:OTHER)"),
+        ("env:LONG", "the key does not open with the password of key_password (env:LONG)"),
+        ("env:NONE", "the variable NONE of key_password is not set in the environment"),
+        ("file:/none/x", "/none/x: No such file or directory"),
+    ],
+)
+def test_a_wrong_or_missing_password_is_named_and_never_shown(
+    site: Site, monkeypatch: pytest.MonkeyPatch, place: str, sentence: str
+) -> None:
+    locked = site.authority.sign("locked", password="geheim")
+    monkeypatch.setenv("OTHER", "another")
+    monkeypatch.setenv("LONG", "x" * 5000)
+    files = TlsFiles(locked.certificate, locked.key, None, key_password=place)
+    with pytest.raises(OSError, match=".") as caught:
+        server_context(files, verifies=False)
+    assert sentence_of(caught.value) == sentence
 
 
 # Certificates that are replaced.

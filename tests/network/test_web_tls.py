@@ -20,7 +20,11 @@ def authority(tmp_path: Path) -> Authority:
 def node_of(folder: Path, pair: Pair) -> NodeProcess:
     node = NodeProcess(folder / "node", route(destinations=[]))
     path = node.folder / "config.toml"
-    tls = f'[web]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
+    tls = (
+        f'[web]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
+        f'key_password = "file:{folder}/password"\n'
+    )
+    (folder / "password").write_text("geheim")
     path.write_text(path.read_text().replace("[web]\n", tls))
     return node
 
@@ -41,7 +45,7 @@ def serial_of(port: int, authority: Authority) -> str:
 def test_pages_are_served_with_tls_and_a_replaced_certificate_is_taken(
     tmp_path: Path, authority: Authority
 ) -> None:
-    pair = authority.sign("node")
+    pair = authority.sign("node", password="geheim")
     with running(node_of(tmp_path, pair)) as node:
         link = node.event("no user yet")["set_up_link"]
         assert link.startswith(f"https://127.0.0.1:{node.web_port}/setup?key=")
@@ -59,7 +63,13 @@ def test_pages_are_served_with_tls_and_a_replaced_certificate_is_taken(
             httpx.get(f"https://localhost:{node.web_port}/healthz", timeout=30.0)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://localhost:{node.web_port}/healthz", timeout=30.0)
-        other = Authority(authority.folder / "new", authority.name, authority._key).sign("node")
+        newer = Authority(authority.folder / "new", authority.name, authority._key)
+        locked = newer.sign("node", password="another")
+        shutil.copy(locked.key, pair.key)
+        kept = node.event("certificate not replaced")
+        assert "does not open with the password" in kept["why"]
+        assert serial_of(node.web_port, authority) == first
+        other = newer.sign("node")
         shutil.copy(other.key, pair.key)
         shutil.copy(other.certificate, pair.certificate)
         node.event("web certificate replaced")

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from inference.errors import Reason
 from inference.release import RELEASE
 from inference.training.beside import TRAINERS
+from inference.training.peers import KINDS
 from node.config import sections
 from node.events import EVENTS, Event
 from storage.records import ArrivalState, DeliveryState, JobState
@@ -182,10 +184,16 @@ def test_make_has_and_explains_the_fixed_targets(target: str) -> None:
     assert re.search(rf"^{target}:.*## ", read("Makefile"), re.MULTILINE)
 
 
-def test_make_trains_every_model_beside_the_generator() -> None:
-    recipe = re.search(r"^train-models:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("target", "models"),
+    [("train-models", TRAINERS.keys() - KINDS.keys()), ("train-peers", KINDS.keys())],
+)
+def test_make_trains_what_ships_beside_the_generator_and_what_it_is_compared_with(
+    target: str, models: Set[str]
+) -> None:
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
     assert recipe is not None
-    assert sorted(re.findall(r"--model (\S+)", recipe.group(1))) == sorted(TRAINERS)
+    assert sorted(re.findall(r"--model (\S+)", recipe.group(1))) == sorted(models)
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

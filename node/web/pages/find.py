@@ -167,6 +167,7 @@ def _series(series_uid: str, context: Context) -> Values:
     return {
         "results": results,
         "series_uid": series_uid,
+        "viewer_url": parts.config().web.viewer_url,
         "set_aside": set_aside(brought[0]) if brought else {},
         "brought": brought,
         "because": because,

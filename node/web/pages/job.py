@@ -28,7 +28,7 @@ from node.web.pages.render import (
     page,
     part,
 )
-from node.web.state import Parts, PictureViews
+from node.web.state import Parts, RecentViews
 from node.wording import CONFIDENCE, OBJECTS, word_of
 from storage.commitment_scu import of_deliveries
 from storage.enqueue import REQUEUEABLE, ROUTE_CHANGED
@@ -37,6 +37,7 @@ from storage.ledger import ObjectState, answer_counts, object_states
 from storage.queries import overview
 from storage.queries.overview import JobDetail
 from storage.records import DeliveryState, JobState
+from storage.site.audit import VIEW_PICTURES
 
 FOLDER, INDEX = "previews", "index.json"  # as the worker writes them
 # Every name that a page may ask for: a slice, the tint of its expected error, the outline of its
@@ -102,8 +103,8 @@ def picture(
     file = folder / FOLDER / name if folder is not None else None
     if file is None or not file.is_file():
         raise NotFound(f"job {detail.job.id} has no picture {name}")
-    views: PictureViews = request.app.state.picture_views
-    views.record(context.visitor.name, detail.job.id, context.now)
+    views: RecentViews = request.app.state.recent_views
+    views.record(context.visitor.name, VIEW_PICTURES, f"job {detail.job.id}", context.now)
     return FileResponse(file, media_type="image/png")
 
 

@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from node import certificates, wording
-from node.certificates import WARN_DAYS
 from node.dicom.status import meaning
 from node.rules import reasons
 from node.rules.backoff import is_silent
@@ -243,14 +242,13 @@ def _destinations(parts: Parts) -> Iterator[Alert]:
 
 def _certificates(parts: Parts, now: float) -> Iterator[Alert]:
     for certificate in certificates.all_of(parts.config()):
-        name, left = f"The certificate {certificate.name}", certificate.days_left(now)
-        if left < 0:
+        if certificate.days_left(now) < 0:
             text = f"of {certificate.role} has expired and has been invalid"
-            yield Alert(name, text, certificate.expires_at, "/configuration")
-        elif left < WARN_DAYS:
+            yield Alert(certificate.title, text, certificate.expires_at, "/configuration")
+        elif certificate.stage(now):
             day = clock(certificate.expires_at, parts.zone, now)
             text = f"of {certificate.role} expires on {day} and has been due for renewal"
-            yield Alert(name, text, certificate.expires_at - WARN_DAYS * DAY, "/configuration")
+            yield Alert(certificate.title, text, certificate.due_at, "/configuration")
 
 
 def _channels(parts: Parts, now: float) -> Iterator[Alert]:

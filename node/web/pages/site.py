@@ -17,6 +17,7 @@ from node.config import (
     JUDGING_OPTIONS,
     SLICE_OPTIONS,
     Config,
+    Destination,
     Route,
     product_of,
 )
@@ -40,7 +41,7 @@ from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import evaluation
-from storage.records import DAY, Bucket, Page, RequestKind, Role, SwitchName
+from storage.records import DAY, Bucket, NodeState, NodeWork, Page, RequestKind, Role, SwitchName
 from storage.site import control, nodes, notices, peers, people, selftests
 
 HOUR = 3600.0
@@ -201,14 +202,17 @@ TABLED = ("destinations", "routes")  # have a table of their own on the page
 
 def _configuration(context: Context, series_uid: Uid = "") -> Values:
     config, database = context.parts.config(), context.parts.database
-    applied = control.applied_configuration(database, context.parts.settings.node_id)
+    node_id = context.parts.settings.node_id
+    applied = control.applied_configuration(database, node_id)
+    reload = control.newest_of(database, RequestKind.RELOAD, context.parts.store.requested_node)
     since = context.now - EVALUATED_DAYS * DAY
     return {
         **_rules_form(context, series_uid),
         "config": config,
         "applied": applied,
-        "reloads": control.newest(database, RequestKind.RELOAD, 1),
+        "reloads": [reload] if reload is not None else [],
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
+        "secured": {place.name: _secured(place) for place in config.destinations},
         "further": {route.name: _further(route, config) for route in config.routes},
         "products": {
             route.name: PRODUCTS[product_of(config, route.model)] for route in config.routes
@@ -233,6 +237,16 @@ def _further(route: Route, config: Config) -> list[tuple[str, str]]:
         *(() if produces == "findings" else FINDING_OPTIONS),
     }
     return [(name, _text(value)) for name, value in options.items() if name not in left_out]
+
+
+def _secured(place: Destination) -> str:
+    """Say by what a destination is known over TLS; empty where it is called without."""
+    tls = place.tls
+    if tls is None:
+        return "TLS, an authority of the system" if place.url.startswith("https:") else ""
+    if tls.authorities is None or tls.fingerprint:
+        return f"TLS, by the certificate with SHA-256 {tls.fingerprint[:23]}..."
+    return f"TLS, as {tls.server_name or place.host}, by an authority of {tls.authorities}"
 
 
 def _conditions(match: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -268,7 +282,9 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_text(entry)}" for key, entry in value.items()) or "none"
     return str(value) if value not in ("", None) else "empty"
 
 
@@ -347,9 +363,24 @@ def _workers(context: PageContext) -> Values:
         "running": overview.running(database, context.now),
         "inference": context.parts.config().inference,
         "devices": figures.devices(database),
-        "nodes": context.parts.store.nodes.get(),
+        "nodes": _nodes(context),
         "counts": overview.counts(database),
     }
+
+
+def _nodes(context: PageContext) -> list[tuple[NodeState, str, NodeWork]]:
+    """Every node on this storage, its state as others see it, and its work."""
+    store = context.parts.store
+    work = store.nodes.work()
+    return [
+        (state, _seen_as(state, context.now), work.get(state.id, NodeWork()))
+        for state in store.nodes.get()
+    ]
+
+
+def _seen_as(state: NodeState, now: float) -> str:
+    is_silent = now - state.heartbeat > health.ALIVE_SECONDS
+    return "silent" if is_silent and state.state in nodes.AT_WORK else state.state
 
 
 def _times(context: PageContext, span: str) -> Values:

@@ -15,7 +15,8 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
 from node.dicom import handlers
-from node.dicom.handlers import Unreadable, quick_read, read, text
+from node.dicom.elements import Unreadable
+from node.dicom.handlers import quick_read, read, text
 from tests.raw_peer import EXPLICIT, IMPLICIT, data_set, element
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"

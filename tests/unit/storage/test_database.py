@@ -33,6 +33,20 @@ def test_a_write_is_there_when_it_ends_and_not_before(database: Database) -> Non
     assert names(database) == ["a"]
 
 
+def test_a_file_that_is_replaced_or_gone_is_another_one(tmp_path: Path) -> None:
+    """A server's own files are its own matter."""
+    with closing(Database(f"sqlite:///{tmp_path / 'own.db'}")) as own:
+        assert own.file is None
+        own.migrate()
+        first = own.file
+        assert own.file == first is not None
+        (tmp_path / "other").touch()
+        (tmp_path / "other").replace(tmp_path / "own.db")
+        assert own.file not in (first, None)
+    with closing(Database("postgresql://db.example/midslice")) as server:
+        assert server.file is None
+
+
 def test_a_write_that_fails_changes_nothing(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.writing() as db:
         db.execute(insert(fact).values(name="a", value="v"))

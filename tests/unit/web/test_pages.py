@@ -3,8 +3,10 @@
 import re
 from dataclasses import replace
 
+from node.config.reading import to_values
 from storage.records import Job, NewDerived, Peer, Role
-from tests.unit.web.site import Client, Site
+from storage.site import control
+from tests.unit.web.site import NODE, Client, Site
 
 PAGES = (
     "/",
@@ -120,6 +122,27 @@ def test_what_is_an_administrators_is_neither_listed_nor_served(served: Site) ->
         assert f'href="{path}"' not in text
         assert vera.get(path, headers=HTML).status_code == 403
     assert "hx-post" not in text.partition("<main")[2]
+
+
+def test_the_configuration_says_by_what_a_destination_is_known_over_tls(served: Site) -> None:
+    values = to_values(served.settings)
+    (first, *_) = values["destinations"]  # type: ignore[misc]
+    by_authority = {"authorities": "/etc/ca.pem", "server_name": "pacs.example"}
+    pinned = {"fingerprint": ":".join(["ab"] * 32)}
+    values["destinations"] = [
+        {**first, "name": name, "ae_title": name.upper(), "tls": tls}
+        for name, tls in (("named", by_authority), ("pinned", pinned))
+    ]
+    values["tls"] |= {  # type: ignore[operator]
+        "certificate": "/etc/node.pem",
+        "authorities": "/etc/ca.pem",
+        "ae_titles": {"CT1": ["ct1.example", "ct1b.example"], "MR1": ["mr1.example"]},
+    }
+    control.applied(served.database, served.clock(), NODE, values, [])
+    text = served.person().get("/configuration", headers=HTML).text
+    assert "TLS, as pacs.example, by an authority of /etc/ca.pem" in text
+    assert "TLS, by the certificate with SHA-256 ab:ab:ab:ab:ab:ab:ab:ab..." in text
+    assert "CT1: ct1.example, ct1b.example; MR1: mr1.example" in text
 
 
 def test_the_log_in_keeps_where_to_go_as_text(served: Site) -> None:

@@ -17,7 +17,7 @@ from node.config import Commitment
 from node.config.reading import to_values
 from node.web import state
 from node.web.pages import time_line
-from node.web.state import PictureViews
+from node.web.state import RecentViews
 from storage import records
 from storage.commitment_scu import NextStep
 from storage.queries import overview
@@ -296,9 +296,9 @@ def test_pictures_are_one_view_of_a_person_and_a_job(served: Site) -> None:
 
 
 def test_a_request_that_overtakes_another_is_no_second_view(served: Site) -> None:
-    views = PictureViews(served.store.audit)
+    views = RecentViews(served.store.audit)
     for now in (100.002, 100.001, 100.003):
-        views.record("ada", 1, now)
+        views.record("ada", "view pictures", "job 1", now)
     assert [which for _, _, which in served.audited()] == ["job 1"]
 
 
@@ -306,9 +306,9 @@ def test_views_are_not_remembered_without_end(
     served: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state, "MOST_VIEWS", 2)
-    kept = PictureViews(served.store.audit)
+    kept = RecentViews(served.store.audit)
     for job_id in (1, 2, 3, 3, 1):
-        kept.record("ada", job_id, 0.0)
+        kept.record("ada", "view pictures", f"job {job_id}", 0.0)
     which = [which for _, _, which in served.audited()]
     assert which == ["job 1", "job 2", "job 3", "job 1"]
 
@@ -547,7 +547,7 @@ def test_a_kind_that_a_destination_is_not_to_have_is_said_to_be_left_out(
     assert "Presentation state (GSPS) 1 pacs: left out" in text
 
 
-def test_a_job_leads_to_the_viewer_that_is_configured_and_to_none_else(
+def test_a_job_and_its_series_lead_to_the_viewer_that_is_configured_and_to_none_else(
     served: Site, person: Client
 ) -> None:
     with_result(served)
@@ -557,5 +557,6 @@ def test_a_job_leads_to_the_viewer_that_is_configured_and_to_none_else(
     settings = served.settings.model_copy(update={"web": web})
     control.applied(served.database, served.clock(), NODE, to_values(settings))
     job = served.rows.queue.get(1)
-    wanted = f"viewer?StudyInstanceUIDs={job.study_uid}&amp;s={job.derived_series_uid}"
-    assert wanted in person.get("/jobs/1").text
+    wanted = f"viewer?StudyInstanceUIDs={job.study_uid}&amp;s={{}}"
+    assert wanted.format(job.derived_series_uid) in person.get("/jobs/1").text
+    assert wanted.format(job.series_uid) in person.get(f"/series/{job.series_uid}").text
