@@ -11,12 +11,12 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 MEMORY := $(shell df -k --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 4000000 {print "/dev/shm"}')
 STAMP := .venv/.installed
 # Of `make bench`, those that may be measured alone.
-SUBJECTS := models inference scale fairness compressed long_series
+SUBJECTS := models inference scale fairness compressed long_series cluster
 # Two workers and hundreds of child processes import the same modules: compiled once, not by each.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models scale fairness compressed long_series soak train train-models train-peers docs pins sbom clean
+.PHONY: help setup system demo run test check lint types imports unit jobs golden training network browser faults test-long bench models scale fairness compressed long_series cluster soak train train-models train-peers docs pins sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -97,7 +97,7 @@ test-long: setup system  ## the tests that take over 30 seconds
 bench: setup system  ## the benchmarks against peers in the same run (`bench models` and others by name: one alone; BASE=CHECKOUT measures its inference too); writes benchmark.json
 	DATA=$(DATA) BASE=$(BASE) $(BIN)/python -m tests.benchmarks.run $(filter $(SUBJECTS),$(MAKECMDGOALS))
 
-models scale fairness compressed long_series:
+models scale fairness compressed long_series cluster:
 	@: a subject of bench
 
 soak: setup system  ## eight scanners and a fault a minute for SOAK_MINUTES (60); exits non-zero on a loss or on growth

@@ -69,7 +69,7 @@ class AheadOfSeries:
             volume,
             Limits(device, resources.batch),
             share_cores(model, resources.threads),
-            check=_check_nothing,
+            check=check_nothing,
             run=drafts.make,
         )
 
@@ -107,6 +107,6 @@ def _follow(numbers: Sequence[int | None]) -> bool:
     return steps in ({1}, {-1})
 
 
-def _check_nothing(step: Step, prediction: Prediction, volume: Volume) -> None:
+def check_nothing(step: Step, prediction: Prediction, volume: Volume) -> None:
     """A draft is checked with the prediction that is made of it."""
     del step, prediction, volume

@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -61,10 +62,20 @@ class Drafts:
             self._made = {uid: made for uid, made in self._made.items() if uid in series_uids}
 
 
+class KeptDrafts(Protocol):
+    """A place for drafts."""
+
+    def holds(self, series_uid: str) -> bool: ...
+
+    def find(self, series_uid: str, key: Key) -> Draft | Measured | None: ...
+
+    def keep(self, series_uid: str, key: Key, made: Draft | Measured) -> None: ...
+
+
 class StackDrafts:
     """The drafts of one stack by one model."""
 
-    def __init__(self, drafts: Drafts, model: Model, layout: Layout) -> None:
+    def __init__(self, drafts: KeptDrafts, model: Model, layout: Layout) -> None:
         first = layout.headers[0]
         self.model = model
         self.used = 0  # steps of which something had been made

@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from inference import header as h
+from inference import parts
 from inference.dataset import Stack, newest, read_headers
 from inference.descriptions import contrast_of_series
-from inference.drafts import Drafts
+from inference.drafts import Drafts, KeptDrafts
 from inference.errors import (
     Cancelled,
     InferenceError,
@@ -84,7 +85,8 @@ def process(
     outcome: Outcome
     try:
         pixels = PixelReader(scratch_folder=request.folder)
-        run = Run(request, record, progress, cancelled, pixels, drafts)
+        known: KeptDrafts | None = parts.opened(request, drafts) if request.in_parts else drafts
+        run = Run(request, record, progress, cancelled, pixels, known)
         outcome = _run(run, later)
     except Unprocessable as verdict:
         outcome = lacking(verdict) or _verdict(verdict, record)

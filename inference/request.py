@@ -130,6 +130,23 @@ class Request:
     resources: Resources = Resources()
     reserve_bytes: int | None = None  # that the result must leave free; None = it is not checked
     previews: bool = False  # small pictures for the page of the job, in a folder beside the files
+    in_parts: bool = False  # other workers draft gaps of it meanwhile
+
+
+@dataclass(frozen=True)
+class Part:
+    """The gaps of a request whose slices lie between two of their numbers, for another worker."""
+
+    request: Request
+    first: int  # generated slices before the part
+    last: int
+
+
+@dataclass(frozen=True)
+class PartMade:
+    """The end of a part: its drafts lie beside the result of the request."""
+
+    gaps: int
 
 
 @dataclass(frozen=True)

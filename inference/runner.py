@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.drafts import Drafts
+from inference.drafts import KeptDrafts
 from inference.errors import (
     Cancelled,
     PredictionError,
@@ -96,7 +96,7 @@ class Run:
     report: Report
     cancelled: Callable[[], bool]
     pixels: PixelReader = field(default_factory=PixelReader)
-    drafts: Drafts | None = None  # of series that were arriving a moment ago
+    drafts: KeptDrafts | None = None  # made while the series arrived, or by other workers
 
     def reporting(self, step: str, total: int) -> Callable[[int], None]:
         """Takes the count of what is done; raises Cancelled where the job is to stop."""

@@ -5,26 +5,29 @@ import fcntl
 import gc
 import hashlib
 import logging
+import math
 import os
 import resource
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pydicom.config
 
 from inference import registry
+from inference.release import RELEASE
 from inference.request import Resources
 from node import config, health
 from node.children import worker_memory_bytes
 from node.config import Config, Tls
 from node.config.reading import to_values
+from node.config.sections import Inference
 from node.dicom import scp
 from node.dicom.handlers import identify_file
 from node.dicom.tls import ServerTls, TlsFailed, TlsFiles
@@ -36,12 +39,14 @@ from node.web.state import WebSettings
 from node.work.ahead import SHARE_OF_MEMORY, AheadPlanner, AheadRules
 from node.work.arrivals import Arrivals, Rules
 from node.work.audit_trail import AuditTrail
+from node.work.cluster import Cluster, check_release
 from node.work.commitment import CommitmentWork
 from node.work.deliver import Deliverers, Reachability
-from node.work.executor import Bounds, ProcessExecutor, share_arenas
-from node.work.jobs import SPARE, InferenceJobs, Site, Supervisor, specs
+from node.work.executor import Bounds, Executor, ProcessExecutor, share_arenas
+from node.work.jobs import LONG_SLICES, SPARE, InferenceJobs, Site, Supervisor, specs
 from node.work.notify import Notifier
 from node.work.query_retrieve import Fetcher, PeerQuestions
+from node.work.ray_executor import RaySettings, ray_executor
 from node.work.selftest import SelfTests
 from node.work.sweeps import (
     RETENTION_SECONDS,
@@ -51,16 +56,16 @@ from node.work.sweeps import (
     Schedule,
 )
 from storage import recovery
+from storage.database import is_sqlite
 from storage.errors import WrongState
 from storage.files import fingerprint
 from storage.records import SelfTestState, SwitchName
 from storage.site import control, people, selftests
 from storage.site.audit import NODE
-from storage.site.nodes import SECRET, SERVING, STOPPED, STOPPING
+from storage.site.nodes import SECRET, STOPPED, STOPPING
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
 ARRIVALS_SECONDS = 0.2  # a series whose quiet period is over does not wait for long
 TICK_SECONDS = 0.2
@@ -68,6 +73,12 @@ DESCRIPTORS, DESCRIPTORS_OF_ASSOCIATION = 824, 4  # of connections that wait, an
 M_MMAP_THRESHOLD = -3  # of mallopt (malloc.h)
 LARGEST_IN_HEAP = 1 << 18  # less than the block of an association, more than a PDU
 LAST_SECONDS = 3.0  # for threads to see that they were abandoned
+
+
+NO_RAY = (
+    'inference.executor = "ray" needs Ray on this machine: pip install "midslice[cluster]"; or set '
+    'executor = "process", which runs inference here'
+)
 
 
 def serve(path: Path) -> int:
@@ -78,8 +89,12 @@ def serve(path: Path) -> int:
     _give_blocks_back()
     # Only warnings, which the log leaves out, and a third of the time that an association takes.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    node_id = f"{socket.gethostname()}/{settings.node.ae_title}"
-    with opened(settings, node_id) as store, _alone(settings, node_id):
+    with (
+        _alone(settings),
+        opened(settings, settings.node_id) as store,
+        store.now.kept(),
+    ):
+        check_release(store)
         return _run(RunningNode(path, settings, store))
 
 
@@ -128,14 +143,23 @@ def _give_blocks_back() -> None:
 
 
 @contextmanager
-def _alone(settings: Config, node_id: str) -> Iterator[None]:
-    """Refuse a second process of this name: each would take the other's jobs for a dead one's."""
-    name = hashlib.sha256(node_id.encode()).hexdigest()[:12]
+def _alone(settings: Config) -> Iterator[None]:
+    """Refuse a second process of this name: each would take the other's jobs for a dead one's.
+
+    On SQLite refuse any second node.
+    """
+    node_id = settings.node_id
+    name, what = hashlib.sha256(node_id.encode()).hexdigest()[:12], f"a node named {node_id}"
+    remedy = "stop it first"
+    if is_sqlite(settings.storage.database):
+        name, what = "sqlite", "a node"
+        remedy = "stop it first; several nodes on one storage need PostgreSQL (storage.database)"
+    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (settings.folder / f"node-{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            problem = f"a node named {node_id} is running on {settings.folder}; stop it first"
+            problem = f"{what} is running on {settings.folder}; {remedy}"
             raise ConfigError(f"{settings.path.name}: {problem}") from None
         yield
 
@@ -154,30 +178,30 @@ class RunningNode:
         secret = store.files.secret(settings.storage.secret_file)
         store.nodes.fact(SECRET, fingerprint(secret))
         self._reach = Reachability(
-            store.database, time.time, settings.node.ae_title, settings.delivery
+            store.database, store.now, settings.node.ae_title, settings.delivery
         )
-        self._deliverers = Deliverers(store.ledger, store.files, self._reach, time.time)
-        self._tests = SelfTests(store, settings, time.time, self._admit)
+        self._deliverers = Deliverers(store.ledger, store.files, self._reach, store.now)
+        self._tests = SelfTests(store, settings, store.now, self._admit)
         self._questions = PeerQuestions(
-            store.archive, store.queue, settings.node.ae_title, time.time
+            store.archive, store.queue, settings.node.ae_title, store.now
         )
         self._arrivals = Arrivals(
             store.archive,
             store.queue,
             store.files,
             rules(settings),
-            time.time,
+            store.now,
             never=partial(never, store, self._tests.routes),
             self_tests=self._tests.routes,
             queued=lambda: self._supervisor.wake(),
             questions=self._questions,
         )
-        self._fetcher = Fetcher(store.archive, store.files, settings, time.time)
-        self._retention = Retention(store.database, store.files, settings.storage, time.time)
+        self._fetcher = Fetcher(store.archive, store.files, settings, store.now)
+        self._retention = Retention(store.database, store.files, settings.storage, store.now)
         self._supervisor = self._make_supervisor()
         self._admitted = store.admission(settings)
         self._commitment = CommitmentWork(
-            store.commitments, store.owed_reports, self._reach, time.time
+            store.commitments, store.owed_reports, self._reach, store.now
         )
         self._scp = scp.Scp(
             scp_settings(settings, store), self._admitted, store.archive, self._commitment
@@ -185,7 +209,7 @@ class RunningNode:
         self._handlers = RequestHandlers(
             store.database,
             store.node_id,
-            time.time,
+            store.now,
             reach=self._reach,
             tests=self._tests,
             notifier=Notifier(
@@ -196,8 +220,11 @@ class RunningNode:
             fetcher=self._fetcher,
             ask_reload=self.reload_requested.set,
         )
-        self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, time.time)
-        self._background = Background(store.database, settings, self._handlers, self._audit)
+        self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, store.now)
+        self._cluster = Cluster(store, settings, self._handlers, self._commitment.recover)
+        self._background = Background(
+            store.database, settings, self._handlers, self._audit, store.now, self._cluster.leading
+        )
         self._schedule = Schedule()
         is_set_up = people.exist(store.database) or not settings.web.takes_passwords
         self._set_up = None if is_set_up else SetUpKey.new()
@@ -209,20 +236,10 @@ class RunningNode:
         )
         with _naming(settings, "web"):
             self._web = WebProcess(settings.web.host, settings.web.port, web)
-        self._state = SERVING
 
     def start(self) -> None:
         """Recover what a dead node left, start the children, then listen."""
-        store = self._store
-        since = store.nodes.start(store.node_id)
-        store.archive.lose_associations()
-        store.queue.recover()
-        store.ledger.recover()
-        self._commitment.recover()
-        recovery.recover(
-            store.archive, identify_file, called_ae=self._settings.node.ae_title, since=since
-        )
-        store.nodes.recovered(store.node_id)
+        self._recover()
         web_port = self._web.start()
         self._supervisor.start()
         self._deliverers.follow(self._settings)
@@ -230,18 +247,41 @@ class RunningNode:
         self._questions.loop.start()
         self._schedule.every(ARRIVALS_SECONDS, "arrivals", self._arrivals.sweep)
         self._schedule.every(SWEEP_SECONDS, "requeued", self._arrivals.follow_routes)
-        self._schedule.every(SWEEP_SECONDS, "destinations", self._deliverers.sweep_unknown)
-        self._schedule.every(BEAT_SECONDS, "heartbeat", self._beat)
-        self._schedule.every(RETENTION_SECONDS, "commitment", self._commitment.sweep)
-        self._retention.begin(self._schedule)
+        cluster, leading = self._cluster, self._cluster.leading
+        # A destination that one node knows and another one does not is told by one of them.
+        sweep_unknown = leading(self._deliverers.sweep_unknown)
+        self._schedule.every(SWEEP_SECONDS, "destinations", sweep_unknown)
+        self._schedule.every(cluster.beat_seconds, "heartbeat", cluster.beat)
+        self._schedule.every(cluster.beat_seconds, "lost nodes", cluster.take_over)
+        self._schedule.every(RETENTION_SECONDS, "commitment", leading(self._commitment.sweep))
+        self._retention.begin(self._schedule, leading)
         self._schedule.every(SWEEP_SECONDS, "admission", self._admit)
         self._background.begin(self._schedule)
         with _naming(self._settings, "node"):
             port = self._tests.port = self._scp.start()
         self._schedule.start()
         self._record_configuration()
-        self._beat()
+        cluster.beat()
         self._announce(port, web_port)
+
+    def _recover(self) -> None:
+        """Finish, before anything is received, what a dead process of this node left."""
+        store = self._store
+        pages = pages_address(self._settings, self._web.port)
+        since = store.nodes.start(store.node_id, RELEASE, pages)
+        store.archive.lose_associations()
+        store.queue.recover()
+        store.ledger.recover()
+        self._commitment.recover()
+        others = store.nodes.others(store.node_id, self._settings.node.lost_seconds)
+        recovery.recover(
+            store.archive,
+            identify_file,
+            called_ae=self._settings.node.ae_title,
+            since=since,
+            are_others_at_work=bool(others),
+        )
+        store.nodes.recovered(store.node_id)
 
     def _announce(self, port: int, web_port: int) -> None:
         """Say where the node listens, and how the first user is made where there is none."""
@@ -282,7 +322,7 @@ class RunningNode:
         except ConfigError as error:
             logger.error("configuration refused", extra={"error": str(error)})  # noqa: TRY400
             store = self._store
-            control.refused(store.database, time.time(), store.node_id, error.problems)
+            control.refused(store.database, store.now(), store.node_id, error.problems)
             self._handlers.reloaded(ok=False, sentence=f"Nothing was changed. {error}")
             return
         restart = tuple(self._settings.needs_restart(new))
@@ -303,11 +343,11 @@ class RunningNode:
         """Stop in the order of the design: nothing new, then what runs, then the rest by force."""
         seconds = self._settings.node.shutdown_seconds
         logger.info("node stopping", extra={"seconds": seconds})
-        self._state = STOPPING
+        self._cluster.state = STOPPING
         deadline = time.monotonic() + seconds
         steps = (
             self._supervisor.drain,
-            self._beat,
+            self._cluster.beat,
             self._scp.stop_listening,
             self._deliverers.drain,
             self._commitment.drain,
@@ -336,14 +376,14 @@ class RunningNode:
         """Give up the leases of what had to be left: another start takes it up at once."""
         self._store.ledger.recover()
         self._commitment.recover()
-        self._state = STOPPED
-        self._beat()
+        self._cluster.state = STOPPED
+        self._cluster.beat()
 
     def _record_configuration(self, restart: Sequence[str] = ()) -> None:
         """Write the configuration in force into the database, where the web process reads it."""
         store = self._store
         values = to_values(self._settings)
-        control.applied(store.database, time.time(), store.node_id, values, restart)
+        control.applied(store.database, store.now(), store.node_id, values, restart)
 
     def _admit(self) -> None:
         """Admit peers by the configuration and by what was allowed since."""
@@ -365,8 +405,10 @@ class RunningNode:
         memory = worker_memory_bytes(limits.memory_gb, limits.workers)
         # The first worker alone: with two, neither would have the drafts of the other.
         drafts = int(min(limits.ahead_gb * 1e9, SHARE_OF_MEMORY * memory))
+        executor = _executors(limits, memory)
+        is_shared_cluster = limits.executor == "ray" and limits.shared_folder
         executors = [
-            ProcessExecutor(f"worker-{number}", time.monotonic, 0 if number > 1 else drafts)
+            executor(f"worker-{number}", 0 if number > 1 else drafts)
             for number in range(1, limits.workers + 1)
         ]
         site = Site(
@@ -374,12 +416,12 @@ class RunningNode:
             station_name=settings.node.ae_title,
             timezone=settings.node.zone,
             models=specs(settings),
-            resources=Resources(device=settings.inference.device),
+            resources=_resources(limits),
         )
         bounds = Bounds(limits.job_minutes * 60, memory)
-        inference = InferenceJobs(store.queue, store.files, site, time.time)
+        inference = InferenceJobs(store.queue, store.files, site, store.now)
         drained = partial(control.is_on, store.database, SwitchName.DRAINING)
-        spare = ProcessExecutor(SPARE, time.monotonic) if limits.overtaking else None
+        spare = executor(SPARE, 0) if limits.overtaking else None
         return Supervisor(
             executors,
             store.queue,
@@ -388,7 +430,8 @@ class RunningNode:
             drained=lambda: drained() is not None,
             spare=spare,
             ended=self._deliverers.wake,
-            ahead=self._ahead(site) if drafts else None,
+            ahead=self._ahead(site) if drafts and limits.shared_folder else None,
+            least_slices=LONG_SLICES if is_shared_cluster else 0,
         )
 
     def _ahead(self, site: Site) -> AheadPlanner:
@@ -398,10 +441,29 @@ class RunningNode:
             now = self._arrivals.rules
             return AheadRules(now.ae_title, now.routes, site.models, site.resources)
 
-        return AheadPlanner(store.archive, store.files, rules, time.time)
+        return AheadPlanner(store.archive, store.files, rules, store.now)
 
-    def _beat(self) -> None:
-        self._store.nodes.beat(self._store.node_id, self._state)
+
+def _executors(limits: Inference, memory_bytes: int) -> Callable[[str, int], Executor]:
+    """The making of an executor, here or on a Ray cluster, by its name and memory for drafts."""
+    if limits.executor == "process":
+        return lambda name, drafts: ProcessExecutor(name, time.monotonic, drafts)
+    if find_spec("ray") is None:  # it is not imported in this process
+        raise ConfigError(NO_RAY)
+    cluster = RaySettings(
+        limits.address,
+        limits.worker_cpus,
+        limits.worker_gpus,
+        memory_bytes,
+        carries_files=not limits.shared_folder,
+    )
+    return lambda name, drafts: ray_executor(name, time.monotonic, cluster, drafts)
+
+
+def _resources(limits: Inference) -> Resources:
+    """The device and the threads of a worker; in a cluster no more than it was given."""
+    threads = 0 if limits.executor == "process" else math.ceil(limits.worker_cpus)
+    return Resources(device=limits.device, threads=threads)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from node.dicom import stow
 from node.dicom.contexts import DECODER_PACKAGES
 from node.dicom.tls import TlsFiles, client_context, sentence_of, server_context
 from node.health import Finding, Level, fault, ok, warning
-from storage.database import FILE_NAME, Database
+from storage.database import FILE_NAME, ClusterClock, Database
 from storage.errors import StorageError
 from storage.files import DERIVED, INCOMING, OTHERS, RECEIVED, SECRET
 from storage.site import people
@@ -257,8 +257,8 @@ def _rows(config: Config) -> Rows:
 def _read(database: Database) -> Rows:
     if not database.is_current():
         return Rows(is_made=True, is_current=False)
-    nodes = Nodes(database, time.time).get()
-    is_running = any(health.is_alive(node, time.time()) for node in nodes)
+    now = ClusterClock(database)
+    is_running = any(health.is_alive(node, now()) for node in Nodes(database, now).get())
     faults = () if is_running else database.integrity()
     return Rows(
         is_made=True,

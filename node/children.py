@@ -73,16 +73,22 @@ class AnswerFormat:
 
     def send(self, pipe: Connection, answer: object, number: int = 0) -> None:
         """Send an answer, to the request of that number."""
-        kind = type(answer).__name__
-        value = self._adapters[kind].dump_json((answer,)).decode()
-        pipe.send_bytes(f'{{"number": {number}, "kind": "{kind}", "value": {value}}}'.encode())
+        pipe.send_bytes(self.written(answer, number))
 
     def receive(self, pipe: Connection) -> tuple[object, int]:
         """The next answer, and the number of its request; OSError where it is none of ours."""
+        return self.read(pipe.recv_bytes(LONGEST_ANSWER_BYTES))
+
+    def written(self, answer: object, number: int = 0) -> bytes:
+        """An answer as bytes."""
+        kind = type(answer).__name__
+        value = self._adapters[kind].dump_json((answer,)).decode()
+        return f'{{"number": {number}, "kind": "{kind}", "value": {value}}}'.encode()
+
+    def read(self, written: bytes) -> tuple[object, int]:
+        """The answer that these bytes are; OSError where they are none of ours."""
         try:
-            document = pydantic_core.from_json(
-                pipe.recv_bytes(LONGEST_ANSWER_BYTES), cache_strings="keys"
-            )
+            document = pydantic_core.from_json(written, cache_strings="keys")
             adapter = self._adapters[document["kind"]]
             value = pydantic_core.to_json(document["value"])
             (answer,) = adapter.validate_json(value)

@@ -31,11 +31,13 @@ node stopping | info | seconds | no new work begins; stopping may take `seconds`
 node stopped | info | | all work was finished or given back
 not stopped in order | error | error | one part failed to stop; the others were stopped
 unhandled exception | critical | in_thread error | nothing caught it: report it
-library message | warning | where text error | \
+library message | warning | where text error left_out | \
     from a library such as pynetdicom; its text only where it is not about data sets
 configuration applied | info | | read again after SIGHUP or `midslice reload`
 configuration refused | error | error | the new file has a mistake; nothing changed
 needs a restart | warning | key | read again; this key waits for a restart
+node lost | error | node seconds jobs deliveries files | \
+    another node on this storage gave no sign of life for so long; this one has taken over its work
 clock was set | warning | seconds | every sweep runs at once; times may look wrong
 sweep failed | error | sweep error | a periodic pass; it is tried again next time
 file not read | error | file error | \
@@ -113,6 +115,12 @@ received file damaged | warning | instance_uid | a received file is missing or h
 job given back | warning | job why | \
     no room, memory, open files or database for a moment; tried again
 jobs wait for room | warning | why | the disk is below its reserve: no job begins until it is not
+jobs wait for a worker | warning | worker why | \
+    the Ray cluster has none for the node yet, or was lost: no job begins until it has
+part not drafted | warning | error | \
+    a worker that helped with a long series has failed; the series is made without
+worker is back | info | worker | jobs begin again
+worker joined | info | worker pid machine | a machine of the Ray cluster has it
 job not finished | error | job error | an error while handling a job; it runs again later
 lease lost | warning | job delivery | another worker or node has it now
 database replaced | critical | | \

@@ -30,6 +30,7 @@ TEXT_ALLOWED = ("pynetdicom", "alembic", "apscheduler", "uvicorn", "asyncio")
 # pynetdicom tells each step of each association at INFO, uvicorn each request, Alembic its plans.
 QUIET = ("pynetdicom", "pydicom", "uvicorn", "uvicorn.access", "PIL", "alembic")
 MOST_FRAMES = 30
+MOST_REPEATED, REPEATED_SECONDS = 20, 60.0  # lines of one place of a library, in so long
 ROOT = Path(__file__).resolve().parent.parent
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def configure(
     as_json = not stream.isatty() if json is None else json
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_formatter(as_json=as_json))
+    handler.addFilter(_Repetition())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -65,6 +67,29 @@ def configure(
     threading.excepthook = lambda args: _unhandled(
         args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback
     )
+
+
+class _Repetition(logging.Filter):
+    """Leaves out what a place of a library says over and over: who sends rubbish is no flood.
+
+    Each such peer stands in an event of the node as well.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], tuple[float, int]] = {}  # since when, how often
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.split(".")[0] in OURS:
+            return True
+        place = record.pathname, record.lineno
+        begun, count = self._said.get(place, (record.created, 0))
+        if not 0.0 <= record.created - begun < REPEATED_SECONDS:
+            if count > MOST_REPEATED:
+                record.left_out = count - MOST_REPEATED
+            begun, count = record.created, 0
+        self._said[place] = begun, count + 1
+        return count < MOST_REPEATED
 
 
 def describe(error: BaseException) -> dict[str, object]:

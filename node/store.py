@@ -13,7 +13,8 @@ from storage.archive import Archive
 from storage.backup import back_up
 from storage.commitment_scp import OwedReports
 from storage.commitment_scu import Commitments
-from storage.database import Database
+from storage.database import ClusterClock, Database
+from storage.errors import StorageError
 from storage.files import Files, keep_to_ourselves
 from storage.jobs import Queue
 from storage.leases import Holder
@@ -42,6 +43,12 @@ class Store:
     owed_reports: OwedReports
     nodes: Nodes
     audit: Audit
+    now: ClusterClock  # the time of all nodes on this database
+
+    @property
+    def requested_node(self) -> str:
+        """The node that a request is for, where it is for one alone of several; else empty."""
+        return "" if self.database.is_sqlite else self.config.node_id
 
     @property
     def zone(self) -> tzinfo | None:
@@ -78,11 +85,14 @@ class Store:
 @contextmanager
 def opened(config: Config, node_id: str) -> Iterator[Store]:
     """Open storage; the database is made, or brought up to this release, where needed."""
-    files = Files(config.folder, config.storage.min_free_bytes)
-    keep_to_ourselves(files.folder)
-    holder = Holder(node_id, time.time, LEASE_SECONDS)
     with closing(Database.for_folder(config.folder, config.storage.database)) as database:
+        incoming_of = "" if database.is_sqlite else node_id
+        files = Files(config.folder, config.storage.min_free_bytes, node=incoming_of)
+        keep_to_ourselves(files.folder)
+        now = ClusterClock(database)
+        holder = Holder(node_id, now, LEASE_SECONDS)
         if not database.is_current():
+            _check_others(config, database, Nodes(database, now))
             _copy_before_migration(config, files, database)
             database.migrate()
         yield Store(
@@ -90,13 +100,27 @@ def opened(config: Config, node_id: str) -> Iterator[Store]:
             node_id=node_id,
             database=database,
             files=files,
-            archive=Archive(database, files, time.time, node=node_id),
+            archive=Archive(database, files, now, node=node_id),
             queue=Queue(database, holder),
             ledger=Ledger(database, holder),
             commitments=Commitments(database, holder),
             owed_reports=OwedReports(database, files, holder),
-            nodes=Nodes(database, time.time),
-            audit=Audit(database, time.time),
+            nodes=Nodes(database, now),
+            audit=Audit(database, now),
+            now=now,
+        )
+
+
+def _check_others(config: Config, database: Database, nodes: Nodes) -> None:
+    """Refuse to change the tables under nodes of another release that are at work."""
+    if not database.revision():
+        return
+    others = nodes.others(config.node_id, config.node.lost_seconds)
+    if others:
+        names = ", ".join(other.id for other in others)
+        raise StorageError(
+            f"the database is of another release, with which {names} work on it; stop every node, "
+            "then start this release on all of them"
         )
 
 

@@ -522,9 +522,10 @@ class Archive:
         with self.database.writing() as db:
             db.execute(association.insert().values(**values, **ended))
 
-    def lose_associations(self) -> int:
-        """End as lost, at start, what a dead process of this node had open; how many."""
-        open_here = and_(association.c.node == self._node, association.c.ended_at.is_(None))
+    def lose_associations(self, node: str = "") -> int:
+        """End as lost what a dead node had open; at start, a dead process of this one."""
+        on_it = association.c.node == (node or self._node)
+        open_here = and_(on_it, association.c.ended_at.is_(None))
         lost = update(association).where(open_here).values(ended_at=self._now(), how="lost")
         with self.database.writing() as db:
             return db.execute(lost).rowcount

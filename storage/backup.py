@@ -6,6 +6,7 @@ either kind of database takes those of the other. Received and derived files are
 
 import json
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ MANIFEST, SECRET, CONFIGURATION = "manifest.json", "secret", "config.toml"
 ROWS_AT_ONCE = 1000
 VERSION_TABLE = "alembic_version"
 
+BEGIN_OF_ZIP = b"PK\x03\x04"
+OTHER_FILE = "{target} is there and is no backup; name another file"
 NOT_EMPTY = (
     "the database is not empty, and nothing in it is replaced: make a new one (createdb NAME), "
     "name it in storage.database, and restore into that"
@@ -142,11 +145,25 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+def _may_be_replaced(target: Path) -> bool:
+    """True where nothing is lost: nothing is there, an empty file, or an earlier backup."""
+    try:
+        facts = target.lstat()
+    except FileNotFoundError:
+        return True
+    if not stat.S_ISREG(facts.st_mode):
+        return False
+    with target.open("rb") as file:
+        return file.read(len(BEGIN_OF_ZIP)) in (b"", BEGIN_OF_ZIP)
+
+
 @contextmanager
 def _replacing(target: Path) -> Iterator[BinaryIO]:
     """A new file that only its owner reads, in place of another one once all of it is on disk."""
     part = target.with_name(f".{target.name}.part")
     try:
+        if not _may_be_replaced(target):
+            raise StorageError(OTHER_FILE.format(target=target))
         part.unlink(missing_ok=True)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w+b") as file:

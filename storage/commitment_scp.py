@@ -58,9 +58,9 @@ class OwedReports:
         with self._database.writing() as db:
             return int(db.execute(asked.returning(owed_report.c.id)).scalar_one())
 
-    def recover(self) -> int:
-        """Queue again, at start and at the end, what a process of this node was reporting."""
-        left = update(owed_report).where(self._leases.of_this_node())
+    def recover(self, node: str = "") -> int:
+        """Queue again what a dead node was reporting; at start and at the end, this one."""
+        left = update(owed_report).where(self._leases.left_by(node))
         with self._database.writing() as db:
             return db.execute(left.values(state=ReportState.QUEUED, **IDLE)).rowcount
 

@@ -122,9 +122,9 @@ class Commitments:
                 ask_for_proof(self._database, db, row, self._now())
         return len(rows)
 
-    def recover(self) -> int:
-        """Queue again, at start and at the end, what a process of this node was asking."""
-        left = update(commitment).where(self._leases.of_this_node())
+    def recover(self, node: str = "") -> int:
+        """Queue again what a dead node was asking; at start and at the end, this one."""
+        left = update(commitment).where(self._leases.left_by(node))
         with self._database.writing() as db:
             return db.execute(left.values(state=CommitmentState.QUEUED, **IDLE)).rowcount
 

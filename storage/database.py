@@ -3,8 +3,10 @@
 import json
 import sqlite3
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cache, lru_cache, partial
@@ -12,7 +14,19 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from sqlalchemy import Connection, Engine, Executable, Row, Select, Table, create_engine, event
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    Select,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
+    text,
+)
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -47,6 +61,7 @@ Record = TypeVar("Record")
 # A write that does not get its turn in this time is given up; the peer is asked to come again.
 BUSY_SECONDS = 5.0
 POOL_SIZE = 8
+CLOCK_SECONDS = 10.0
 BEGIN_TO_WRITE = "BEGIN IMMEDIATE"
 MOST_CONNECTIONS = 32  # to PostgreSQL; of SQLite all are kept
 
@@ -75,6 +90,9 @@ POSTGRESQL_ERRORS: tuple[tuple[str, type[StorageError]], ...] = (
 )
 
 
+# Any number, for the advisory locks of nodes on one PostgreSQL; the second one is made of a name.
+LOCKS_SPACE = 531_800_811
+
 DAMAGED = (
     "the database is damaged ({name}). Stop the node and bring back a backup with midslice restore "
     "FILE. Without one, move the database away: with a new one the node takes its index from the "
@@ -90,6 +108,11 @@ RECEIVE_CHECKPOINT_PAGES = 10_000
 # Of each connection. A node has nine, and with SQLite's own 2 MB their caches take more memory for
 # as long as the rows grow. What is not in them lies in the system's cache.
 CACHE_KIB = 512
+
+
+def is_sqlite(url: str) -> bool:
+    """True where the database of that URL, or of none, is one of SQLite."""
+    return not url.startswith("postgresql")
 
 
 class Database:
@@ -165,6 +188,32 @@ class Database:
             finally:
                 if not self._is_sqlite:
                     connection.close()
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[bool]:
+        """True for one process at a time of all that work on this database, until the block ends.
+
+        On SQLite one node alone works. On PostgreSQL the lock ends with the process that has it.
+        """
+        if self._is_sqlite:
+            yield True
+            return
+        with (
+            _translated(self._driver_error),
+            # Without a transaction: that would keep the server from tidying up behind it.
+            self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db,
+        ):
+            is_ours = db.execute(select(func.pg_try_advisory_lock(*_lock(name)))).scalar_one()
+            try:
+                yield bool(is_ours)
+            finally:
+                if is_ours:
+                    db.execute(select(func.pg_advisory_unlock(*_lock(name))))
+
+    def in_turn(self, db: Connection, name: str) -> None:
+        """Wait until no other transaction that has called this with the name is under way."""
+        if not self._is_sqlite:
+            db.execute(select(func.pg_advisory_xact_lock(*_lock(name))))
 
     def settle(self) -> None:
         """Wait until all that `receiving` has committed is on disk."""
@@ -257,6 +306,53 @@ class Database:
             yield
         finally:
             self._turn.release()
+
+
+def _lock(name: str) -> tuple[int, int]:
+    """The two numbers of an advisory lock."""
+    return LOCKS_SPACE, zlib.crc32(name.encode()) - (1 << 31)
+
+
+class ClusterClock:
+    """The time of all nodes on one database: that of its server, whatever their machines say.
+
+    Read now and then, and counted on by a clock that nobody sets. On SQLite it is the machine's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._ahead = 0.0  # of the clock that nobody sets
+        self._stop = threading.Event()
+        self.set()
+
+    def __call__(self) -> float:
+        return time.time() if self._database.is_sqlite else time.monotonic() + self._ahead
+
+    def set(self) -> None:
+        """Read the time of the server."""
+        if self._database.is_sqlite:
+            return
+        with self._database.reading() as db:
+            before = time.monotonic()
+            query = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+            now = float(db.execute(query).scalar_one())
+            self._ahead = now - (before + time.monotonic()) / 2
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Set it again and again, as long as the block lasts."""
+        keeper = threading.Thread(target=self._keep, daemon=True, name="clock")
+        if not self._database.is_sqlite:
+            keeper.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(CLOCK_SECONDS):
+            with suppress(StorageError):  # no server: then it goes on as it was
+                self.set()
 
 
 class Prepared:

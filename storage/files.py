@@ -45,6 +45,7 @@ def data_set_offset(file: BinaryIO) -> int | None:
 
 
 #     incoming/*.part                               being received: nothing of it was acknowledged
+#     incoming/<node>/                              the same of each of several nodes
 #     incoming/<number>.<digest>.dcm                sealed: on its way into received, as it is after
 #                                                   a power cut; acknowledged where it is whole
 #     received/<2 hex>/<series>/<digest>.dcm        one file a version of an instance
@@ -109,15 +110,16 @@ class Files:
     system to rename the file.
     """
 
-    def __init__(self, folder: Path, min_free_bytes: int) -> None:
+    def __init__(self, folder: Path, min_free_bytes: int, *, node: str = "") -> None:
         self.folder = folder.absolute()
         self._folder_text = str(self.folder)
         self.min_free_bytes = min_free_bytes
-        self.incoming = self.folder / INCOMING
+        self.incoming = self.incoming_of(node)
         with _room():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in (INCOMING, RECEIVED, DERIVED):
                 (self.folder / name).mkdir(exist_ok=True)
+            self.incoming.mkdir(exist_ok=True)
         if self.incoming.stat().st_dev != (self.folder / RECEIVED).stat().st_dev:
             raise StorageError(
                 f"{self.incoming} and {self.folder / RECEIVED} lie on different file systems: "
@@ -125,6 +127,16 @@ class Files:
             )
         self.names_last = file_system(self.folder) in NAMES_LAST_WITH_FILES
         self._series_folder = lru_cache(maxsize=256)(self.path)  # an association fills one
+
+    def incoming_of(self, node: str) -> Path:
+        """What a node is receiving; with several on one folder, each has its own."""
+        incoming = self.folder / INCOMING
+        return incoming / _prefix(node)[:-1] if node else incoming
+
+    def recently(self, seconds: float) -> float:
+        """So many seconds ago, by the clock that gives files their times: a server's, perhaps."""
+        with tempfile.NamedTemporaryFile(dir=self.incoming, suffix=".part") as file:
+            return os.fstat(file.fileno()).st_ctime - seconds
 
     def free_bytes(self) -> int:
         """The room that is left on the disk."""

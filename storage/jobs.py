@@ -433,9 +433,9 @@ class Queue:
                 change(db, row.id, due_at=self._now() + wait)
             return state
 
-    def recover(self) -> tuple[int, ...]:
-        """Queue again, at start, the jobs that a dead process of this node was running."""
-        left = select(job).where(OPEN_JOB, self._leases.of_this_node()).with_for_update()
+    def recover(self, node: str = "") -> tuple[int, ...]:
+        """Queue again what a dead node was running; at start, a dead process of this one."""
+        left = select(job).where(OPEN_JOB, self._leases.left_by(node)).with_for_update()
         with self._database.writing() as db:
             rows = db.execute(left).all()
             for row in rows:

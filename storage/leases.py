@@ -107,15 +107,20 @@ class Leases:
         self,
         due: Callable[[Connection], Select[*tuple[Any, ...]]],
         take: Callable[[Connection, LeasedRow], Taken | None],
+        *,
+        in_turn: str = "",
     ) -> tuple[Taken, ...]:
         """The due rows, each as `take` has leased it, in one transaction.
 
         `take` answers None for a row that it leaves, or that it ends since its holder has died.
+        Claims that have the same name for `in_turn` see what the one before has taken.
         """
         with self._database.reading() as db:  # workers ask all the time: who writes waits for none
             if db.execute(due(db)).first() is None:
                 return ()
         with self._database.writing() as db:
+            if in_turn:
+                self._database.in_turn(db, in_turn)
             # PostgreSQL claims twice without the lock; SQLite ignores it: its writer is alone.
             rows = db.execute(due(db).with_for_update(skip_locked=True)).all()
             taken = [take(db, row) for row in rows]
@@ -176,9 +181,10 @@ class Leases:
         with self.holding(leased) as (db, _):
             self._update(db, leased.id, **IDLE, **values)
 
-    def of_this_node(self) -> ColumnElement[bool]:
-        """At start: the rows that a dead process of this node has left leased."""
-        return and_(self._table.c.node == self._node, self._table.c.lease_until.is_not(None))
+    def left_by(self, node: str = "") -> ColumnElement[bool]:
+        """The rows that a dead node has left leased; at start, a dead process of this one."""
+        holder = self._table.c.node == (node or self._node)
+        return and_(holder, self._table.c.lease_until.is_not(None))
 
     def _update(self, db: Connection, row_id: int, **values: object) -> None:
         db.execute(update(self._table).where(self._table.c.id == row_id).values(**values))

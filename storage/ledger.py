@@ -12,6 +12,7 @@ from sqlalchemy import (
     and_,
     case,
     delete,
+    false,
     func,
     or_,
     select,
@@ -90,6 +91,9 @@ class Ledger:
         leased = self._leases.claim(
             lambda db: self._due(db, destination),
             lambda db, row: self._take(db, row, destination, worker),
+            # One is sent there at a time, whichever node sends it: in the order of the queue, and
+            # with no more associations than the destination allows.
+            in_turn=f"delivery {destination}",
         )
         return leased[0] if leased else None
 
@@ -198,9 +202,9 @@ class Ledger:
         """Give the delivery back on a clean stop; it counts nothing."""
         self._leases.give_up(leased, state=DeliveryState.QUEUED)
 
-    def recover(self) -> int:
-        """Queue again, at start, what a dead process of this node was sending; how many."""
-        left = update(delivery).where(OPEN_DELIVERY, self._leases.of_this_node())
+    def recover(self, node: str = "") -> int:
+        """Queue again what a dead node was sending; at start, a dead process of this one."""
+        left = update(delivery).where(OPEN_DELIVERY, self._leases.left_by(node))
         with self._database.writing() as db:
             return db.execute(left.values(state=DeliveryState.QUEUED, **IDLE)).rowcount
 
@@ -276,6 +280,10 @@ class Ledger:
         waited = or_(delivery.c.due_at <= now, clock_set_back)
         due = and_(delivery.c.state == DeliveryState.QUEUED, waited)
         query = select(delivery).where(OPEN_DELIVERY, to_it, or_(due, abandoned))
+        running = and_(delivery.c.state == DeliveryState.RUNNING, ~abandoned)
+        under_way = select(delivery.c.id).where(OPEN_DELIVERY, to_it, running).limit(1)
+        if db.execute(under_way).first() is not None:
+            query = query.where(false())
         return query.order_by(delivery.c.priority, delivery.c.due_at, delivery.c.id).limit(1)
 
     def _take(self, db: Connection, row: DeliveryRow, destination: str, worker: str) -> Delivery:

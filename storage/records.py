@@ -546,7 +546,7 @@ class SwitchName(StrEnum):
 class RequestKind(StrEnum):
     """The things that a person asks a node to do once; the subject is in brackets."""
 
-    RELOAD = "reload"  # []: read config.toml again
+    RELOAD = "reload"  # [node]: read config.toml again; empty: any node
     ECHO = "echo"  # [destination]
     SELFTEST = "selftest"  # []
     NOTIFY = "notify"  # []: a test notice through every channel
@@ -720,8 +720,20 @@ class NodeState:
     id: str
     started_at: float
     heartbeat: float
-    state: str  # serving, stopping, stopped
+    state: str  # serving, stopping, stopped; lost: it gave no sign of life, others have its work
     clean_at: float | None
+    version: str = ""
+    address: str = ""  # of its pages
+    load: float = 0.0  # processes that want a core, for each core
+
+
+@dataclass(frozen=True)
+class NodeWork:
+    """The work of one node at this moment."""
+
+    associations: int = 0
+    jobs: int = 0
+    deliveries: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ a file without a row, here or there, and a row whose file still lies in `incomin
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,8 +44,17 @@ UNREADABLE = (
 SLACK_SECONDS = 120.0
 
 
+# What other nodes that live have moved into the archive so lately may get its row this moment.
+COMMIT_SECONDS = 60.0
+
+
 def recover(
-    archive: Archive, read_header: ReadHeader, *, called_ae: str = UNKNOWN_AE, since: float = 0.0
+    archive: Archive,
+    read_header: ReadHeader,
+    *,
+    called_ae: str = UNKNOWN_AE,
+    since: float = 0.0,
+    are_others_at_work: bool = False,
 ) -> Recovered:
     """Finish, at start, what a dead process left half done: before anything is received.
 
@@ -54,14 +64,32 @@ def recover(
     database, files = archive.database, archive.files
     # Died within a purge.
     _forget_missing(database, files, and_(PURGING_SERIES, series.c.purged_at.is_not(None)))
-    findings = _Findings()
+    until = files.recently(COMMIT_SECONDS) if are_others_at_work else math.inf
+    findings = _Findings(until=until)
     # Names in the archive are given in the order of arrival: what still lies in incoming is newer,
     # and of two versions of an instance the one that came last counts.
     since -= SLACK_SECONDS
     _look_at_archive(archive, read_header, called_ae, findings, since=since)
-    _look_at_incoming(archive, read_header, called_ae, findings)
+    for incoming in dict.fromkeys((files.incoming, files.incoming_of(""))):
+        _look_at_incoming(archive, incoming, read_header, called_ae, findings)
     findings.removed += _unused_results(database, files)
     _tell(database, findings)
+    return findings.recovered()
+
+
+def take_over(
+    archive: Archive, read_header: ReadHeader, node: str, *, called_ae: str = UNKNOWN_AE
+) -> Recovered:
+    """Keep what a node has sealed that gives no sign of life; what it acknowledged has its row.
+
+    Where it lives all the same, it finds the files in their place, or fails to keep what was cut
+    off: then its peer hears no Success.
+    """
+    findings = _Findings()
+    incoming = archive.files.incoming_of(node)
+    if incoming.is_dir():
+        _look_at_incoming(archive, incoming, read_header, called_ae, findings)
+    _tell(archive.database, findings)
     return findings.recovered()
 
 
@@ -82,6 +110,7 @@ class _Findings:
     removed: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     series_uids: set[str] = field(default_factory=set)  # of what was indexed
+    until: float = math.inf  # what was moved into the archive later is another node's
 
     def recovered(self) -> Recovered:
         """The same as a record."""
@@ -89,14 +118,18 @@ class _Findings:
 
 
 def _look_at_incoming(
-    archive: Archive, read_header: ReadHeader, called_ae: str, findings: _Findings
+    archive: Archive,
+    incoming: Path,
+    read_header: ReadHeader,
+    called_ae: str,
+    findings: _Findings,
 ) -> None:
     """Put what is sealed into the archive; anything else was cut short and never acknowledged."""
     files = archive.files
-    for file in _files_in(files.incoming):
+    for file in _files_in(incoming):
         relative = str(file.relative_to(files.folder))
         if not is_sealed(file):
-            file.unlink()
+            file.unlink(missing_ok=True)
             findings.removed.append(relative)  # its peer never heard Success and sends it again
             continue
         received = _read(read_header, file)
@@ -126,7 +159,7 @@ def _look_at_archive(
         by_path = {str(file.relative_to(files.folder)): file for file in _files_in(folder)}
         known = _known(archive.database, tuple(by_path))
         for relative, file in by_path.items():
-            if relative in known:
+            if relative in known or file.stat().st_ctime > findings.until:
                 continue
             received = _read(read_header, file)
             if received is None:

@@ -432,8 +432,11 @@ node = _table(
     Column("id", String(64), primary_key=True),
     _time("started_at"),
     _time("heartbeat"),
-    Column("state", String(16), nullable=False),  # serving, stopping, stopped
+    Column("state", String(16), nullable=False),  # serving, stopping, stopped, lost
     _time("clean_at", nullable=True),  # up to here every file is known to have its row
+    Column("version", String(32), nullable=False, server_default=""),
+    _text("address"),  # of its pages; each node has its own
+    Column("load", Float, nullable=False, server_default="0"),  # processes that want a core, a core
 )
 
 # What must never change for this database, such as the fingerprint of the secret.

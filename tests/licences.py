@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PRODUCT = "midslice[postgresql]"
+PRODUCT = "midslice[postgresql,cluster]"
 # Packages whose metadata give a whole text, a classifier or nothing, with their licence.
 NAMED = {
     "highdicom": "MIT",
@@ -20,9 +20,11 @@ NAMED = {
     "mdurl": "MIT",
     "mpmath": "BSD-3-Clause",
     "opencv-python-headless": "Apache-2.0",
+    "protobuf": "BSD-3-Clause",
     "pydicom": "MIT",
     "pylibjpeg": "MIT",
     "pynetdicom": "MIT",
+    "ray": "Apache-2.0",
     "safetensors": "Apache-2.0",
     "scipy": "BSD-3-Clause",
     "shellingham": "ISC",

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -26,6 +26,29 @@ class PostgresServer:
 
     folder: Path
     port: int = 5432  # names its socket
+    options: tuple[str, ...] = ()
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)  # the last one runs
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        place = ["-D", str(self.folder / "data"), "-k", str(self.folder), "-h", ""]
+        command = [_program("postgres"), *place, *FASTER, *self.options]
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                user=_account(),
+                env=_environment(),
+            )
+        self.processes.append(process)
+        _wait_until_ready(self, process)
+
+    def kill(self) -> None:
+        """End it at once, as a crash does: what was committed is in its files."""
+        self.processes[-1].send_signal(signal.SIGQUIT)
+        self.processes[-1].wait(READY_SECONDS)
 
     def url(self, database: str) -> str:
         place = f"host={self.folder}&port={self.port}"
@@ -58,26 +81,20 @@ def postgres(
     `options` are of its configuration, `rules` who may connect in which way (pg_hba.conf).
     """
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has 107 characters
-    server = PostgresServer(folder, port)
     given = [part for key, value in (options or {}).items() for part in ("-c", f"{key}={value}")]
+    server = PostgresServer(folder, port, tuple(given))
     try:
         if os.geteuid() == 0:
             shutil.chown(folder, ACCOUNT)
         _run("initdb", "-D", folder / "data", "-U", ACCOUNT, "-A", "trust", "--no-sync")
         if rules:
             (folder / "data/pg_hba.conf").write_text(rules)
-        with (folder / "log").open("wb") as log:
-            place = ["-D", str(folder / "data"), "-k", str(folder), "-h", ""]
-            command = [_program("postgres"), *place, *FASTER, *given]
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=folder, user=_account(), env=_environment()
-            )
         try:
-            _wait_until_ready(server, process)
+            server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGQUIT)  # at once: nobody needs its files again
-            process.wait(READY_SECONDS)
+            if server.processes:
+                server.kill()  # at once: nobody needs its files again
     finally:
         shutil.rmtree(folder)
 

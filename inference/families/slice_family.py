@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inference import parts
 from inference.checks.slice_checks import Expected, SeriesCheck
 from inference.dataset import Header, Stack, read_whole
 from inference.drafts import StackDrafts
@@ -117,6 +118,8 @@ class SliceFamily:
             judge=SliceJudge(request.output, layout),
             beside=(objects_of.prepare,) if _has_objects(request.output) else (),
         )
+        if request.in_parts:
+            parts.closed(request)
         with job.record.phase("writing"):
             objects = _objects(job, series, objects_of, generation)
         ordered = (*sorted(files.values(), key=lambda file: file.name), *objects)

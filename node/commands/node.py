@@ -153,7 +153,9 @@ def fetch(
 
 def reload(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let the running node read its configuration again, all or nothing."""
-    _request(config, RequestKind.RELOAD, as_json=as_json)
+    with opened(config) as store:
+        node = store.requested_node
+    _request(config, RequestKind.RELOAD, node, as_json=as_json)
 
 
 def selftest(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
@@ -169,7 +171,7 @@ def notify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 def _turn(store: "Store", name: SwitchName, subject: str, *, on: bool) -> None:
     from storage.site import control
 
-    control.turn(store.database, time.time(), user(), name, subject, on=on)
+    control.turn(store.database, store.now(), user(), name, subject, on=on)
 
 
 def _request(
@@ -185,7 +187,7 @@ def _request(
             store.config.destination(destination)
         more = {RequestKind.SELFTEST: store.config.selftest.minutes, RequestKind.FETCH: 60.0}
         minutes = more.get(kind, 0.0)
-        asked = control.ask(store.database, time.time(), user(), kind, subject, **further)
+        asked = control.ask(store.database, store.now(), user(), kind, subject, **further)
         request = _answered(store, asked, QUICK_SECONDS + minutes * 60)
     sentence = request.sentence or "No node has answered; is it running?"
     if as_json:

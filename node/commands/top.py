@@ -41,14 +41,14 @@ def top(
     console = terminal.console()
     with opened(config) as store:
         if not console.is_terminal:
-            console.print(screen(store, time.time()))
+            console.print(screen(store, store.now()))
             return
-        first = screen(store, time.time())
+        first = screen(store, store.now())
         # Ctrl-C is how one leaves such a screen, no failure.
         stopping = contextlib.suppress(KeyboardInterrupt)
         with _keys(), Live(first, console=console, screen=True) as live, stopping:
             while not _quits(seconds):
-                live.update(screen(store, time.time()), refresh=True)
+                live.update(screen(store, store.now()), refresh=True)
 
 
 def screen(store: "Store", now: float) -> Group:

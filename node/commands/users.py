@@ -2,7 +2,6 @@
 
 import getpass
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -153,7 +152,7 @@ def revoke_token(
 def _people(store: "Store") -> "People":
     from node.web.login import People
 
-    return People(store.database, time.time, who_asks())
+    return People(store.database, store.now, who_asks())
 
 
 def _role(name: str) -> Role:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime, time, tzinfo
@@ -248,6 +249,10 @@ Name = Annotated[
         description="1-64 letters, digits, dots, hyphens or underscores",
     ),
 ]
+NodeName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._-]{0,40}$", description="1-40 letters, digits and . - _"),
+]
 DestinationName = Annotated[Name, AfterValidator(_name_of_destination)]
 Host = Annotated[str, Field(pattern=r"^[^\s/]{1,253}$", description="a host name or an address")]
 AeTitle = Annotated[str, AfterValidator(_ae_title), Field(description=AE_TITLE)]
@@ -318,6 +323,7 @@ class Node(Section):
     """Names and ports of the node, and peers that it lets in."""
 
     ae_title: AeTitle = "MIDSLICE"
+    name: NodeName = ""
     host: Host = "0.0.0.0"  # noqa: S104 - its peers are other machines
     port: AnyPort = 11112
     allowed_ae_titles: AeTitles = ()
@@ -330,6 +336,7 @@ class Node(Section):
     message_seconds: AboveZero = 30.0
     direct_receive: bool = True
     shutdown_seconds: ZeroOrMore = 30.0
+    lost_seconds: float = Field(60.0, ge=2.0, le=100.0, description="number 2-100")
     timezone: TimezoneName = ""
 
     @property
@@ -385,6 +392,13 @@ class Inference(Section):
     memory_gb: ZeroOrMore = 0.0
     overtaking: bool = True
     ahead_gb: ZeroOrMore = 1.0
+    executor: Literal["process", "ray"] = "process"
+    address: str = Field(
+        "auto", pattern=r"^(auto|[^\s:/]+:\d+)$", description='"auto" or "host:port" of a Ray head'
+    )
+    worker_cpus: float = Field(1.0, gt=0, le=1024, description="number above 0")
+    worker_gpus: float = Field(0.0, ge=0, le=64, description="number from 0")
+    shared_folder: bool = True
 
 
 class Tls(Section):
@@ -902,6 +916,11 @@ class Config(Section):
     @property
     def folder(self) -> Path:
         return self.storage.folder
+
+    @property
+    def node_id(self) -> str:
+        """The name by which other nodes on the same storage know this one."""
+        return f"{self.node.name or socket.gethostname()[:40]}/{self.node.ae_title}"
 
     @property
     def called_ae_titles(self) -> tuple[str, ...]:

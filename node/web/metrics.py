@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def unready(parts: Parts) -> list[str]:
         parts.settings.node_id,
         folder=settings.folder,
         min_free_bytes=settings.storage.min_free_bytes,
-        now=time.time(),
+        now=parts.store.now(),
     )
 
 

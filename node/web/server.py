@@ -224,9 +224,9 @@ class Server(uvicorn.Server):
 def main(parent: Connection, settings: WebSettings, listening: socket.socket) -> None:
     """Serve until the parent says so or is gone."""
     log.configure(json=settings.log_as_json)
-    with store.opened(settings.config, settings.node_id) as opened:
+    with store.opened(settings.config, settings.node_id) as opened, opened.now.kept():
         files.sweep_scratch(opened.files, files.UPLOADS, settings.node_id)
-        app = build(settings, opened)
+        app = build(settings, opened, now=opened.now)
         app.state.reception.recover()
         web = settings.config.web
         password = password_of(web.key_password) if web.key_password else ""
@@ -254,6 +254,11 @@ class WebProcess:
         self._certificate: tuple[float, ...] = ()
         self._child: Child | None = None
 
+    @property
+    def port(self) -> int:
+        """The port that it serves."""
+        return int(self._listening.getsockname()[1])
+
     def start(self) -> int:
         """Start the child; returns the port that it serves."""
         # No daemon: it has children of its own, which answer one question each.
@@ -261,7 +266,7 @@ class WebProcess:
         self._child = Child("web", main, *inside, daemon=False, limits=LIMITS)
         self._started = time.monotonic()
         self._certificate = self._changed_at()
-        return int(self._listening.getsockname()[1])
+        return self.port
 
     def watch(self) -> None:
         """Start the child again where it died, or its certificate was replaced."""

@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +29,7 @@ from node.web.problems import RETRY_SECONDS, Problem
 from node.web.state import Parts, PartsOf
 from storage.archive import Archive
 from storage.records import Peer, Received
+from storage.site.nodes import of_web_process
 
 if TYPE_CHECKING:
     from node.dicom.association_log import AssociationWriter, Entry
@@ -41,7 +41,6 @@ TAKEN = f'{MULTIPART}; type="{DICOM}"; boundary=...'
 MOST_AT_ONCE = 8  # requests; each has a thread while a piece of it is written
 AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # PS3.5 6.2: no backslash, no control character
 PARTS = "web-*.part"  # `node.dicom.stow_server.PREFIX`
-NODE_LENGTH = 64  # of the name of a node in a row
 LONGEST_BOUNDARY = 200  # RFC 2046 allows 70; Orthanc has 73
 
 router = APIRouter(prefix="/dicom-web", include_in_schema=False)
@@ -52,8 +51,8 @@ class Reception:
 
     def __init__(self, store: Store) -> None:
         # Its associations are told from those of the node's ports, whose process may live longer.
-        node = f"{store.node_id}/web"[:NODE_LENGTH]
-        self.archive = Archive(store.database, store.files, time.time, node=node)
+        node = of_web_process(store.node_id)
+        self.archive = Archive(store.database, store.files, store.now, node=node)
         self._log: AssociationWriter | None = None
         self._turn = threading.Lock()
         self._count = 0

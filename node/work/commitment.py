@@ -244,10 +244,10 @@ class CommitmentWork:
     _reporters: dict[str, CommitmentReporter] = field(default_factory=dict)
     _jitter: random.Random = field(default_factory=random.Random)
 
-    def recover(self) -> None:
-        """Give up what a process of this node had under way."""
-        self.commitments.recover()
-        self.owed.recover()
+    def recover(self, node: str = "") -> None:
+        """Give up what a dead node, or a process of this one, had under way."""
+        self.commitments.recover(node)
+        self.owed.recover(node)
 
     def follow(self, settings: Config) -> None:
         """Start a thread for each destination and sender; end those of what changed or is gone."""

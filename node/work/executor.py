@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -14,16 +15,19 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from inference import pipeline, registry
+from inference import parts, pipeline, registry
 from inference.drafts import Drafts
-from inference.errors import Reason, shortage
+from inference.errors import Cancelled, Reason, shortage
 from inference.request import (
+    LACKING,
     Derived,
     Failed,
     Kept,
     Outcome,
     OutOfMemory,
     OutOfResources,
+    Part,
+    PartMade,
     Progress,
     Request,
     Source,
@@ -39,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # how often limits and the cancel request are looked at
 CANCEL_SECONDS = 20.0  # a worker that does not stop by then is killed
+JOINING_SECONDS = 60.0  # of a new worker elsewhere, until its machine has it; then the job waits
 LOADING_SECONDS = 300.0  # of a new worker, for its models; none of it is the job's
 NICENESS = 10  # of workers: beside the parent they get a tenth of a core that both want
 M_ARENA_MAX, ARENAS = -8, 2  # of mallopt (malloc.h)
@@ -108,7 +113,7 @@ class Begun:
 
 
 ANSWERS = AnswerFormat(
-    Begun, Progress, Derived, Kept, Verdict, Failed, Stopped, OutOfResources, OutOfMemory
+    Begun, PartMade, Progress, Derived, Kept, Verdict, Failed, Stopped, OutOfResources, OutOfMemory
 )
 
 
@@ -121,6 +126,7 @@ class Order:
     pause: bool = False  # for as long as it is true; the time does not count
 
 
+Answer = Outcome | PartMade | NoAnswer
 Report = Callable[[Progress | None], Order]  # hears of progress, answers with an order
 
 
@@ -131,8 +137,14 @@ class Executor(Protocol):
         """Make ready to run, so that the first job does not wait for it."""
         ...
 
-    def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
+    def run(
+        self, request: Request | Part, bounds: Bounds, report: Report
+    ) -> Outcome | PartMade | NoAnswer:
         """Run one request to its end."""
+        ...
+
+    def lacking(self) -> str:
+        """Make ready to run, and say why no job can run now; empty where one can."""
         ...
 
     def tell(self, arriving: Arriving) -> bool:
@@ -144,17 +156,107 @@ class Executor(Protocol):
         ...
 
 
-class ProcessExecutor:
-    """One child process, started again where it has died."""
+class EngineLost(Exception):
+    """The way to the worker was lost, by no fault of the job; the message says which."""
 
-    def __init__(self, name: str, now: Callable[[], float], ahead_bytes: int = 0) -> None:
+
+class Worker(Protocol):
+    """The process that a request runs in, on this machine or on another."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, on its machine."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """True until it has ended."""
+        ...
+
+    def lacking(self) -> str:
+        """Why it can take no request yet; empty where it can."""
+        ...
+
+    def send(self, number: int, order: object) -> None:
+        """Send an order about the request of that number; OSError where it has ended."""
+        ...
+
+    def receive(self, seconds: float) -> tuple[object, int] | None:
+        """The next answer and its number; None where there is none for so long."""
+        ...
+
+    def memory_bytes(self) -> int:
+        """The memory that it uses; 0 where it has ended this moment."""
+        ...
+
+    def exit_code(self, seconds: float) -> int | None:
+        """The exit code, a negative one for a signal; None where nobody knows it."""
+        ...
+
+    def end(self) -> None:
+        """End it at once."""
+        ...
+
+
+class LocalWorker:
+    """A child of this process."""
+
+    def __init__(self, name: str, ahead_bytes: int) -> None:
+        self._child = Child(name, main, ahead_bytes)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self._child.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """True until it has ended."""
+        return self._child.is_alive
+
+    def lacking(self) -> str:
+        """Nothing: it takes a request while it loads its models."""
+        return ""
+
+    def send(self, number: int, order: object) -> None:
+        """Send an order about the request of that number; OSError where it has ended."""
+        self._child.pipe.send((number, order))
+
+    def receive(self, seconds: float) -> tuple[object, int] | None:
+        """The next answer and its number; None where there is none for so long."""
+        return ANSWERS.receive(self._child.pipe) if self._child.pipe.poll(seconds) else None
+
+    def memory_bytes(self) -> int:
+        """The memory that it uses."""
+        return self._child.memory_bytes()
+
+    def exit_code(self, seconds: float) -> int | None:
+        """The exit code, waited for so long."""
+        return self._child.exit_code(seconds)
+
+    def end(self) -> None:
+        """Kill it."""
+        self._child.end()
+
+
+class ProcessExecutor:
+    """One worker process, started again where it has died."""
+
+    def __init__(
+        self,
+        name: str,
+        now: Callable[[], float],
+        ahead_bytes: int = 0,
+        start_worker: Callable[[str, int], Worker] = LocalWorker,
+    ) -> None:
         self._name = name
         self._now = now
         self._ahead_bytes = ahead_bytes  # memory of the child for what it generates ahead
+        self._start_worker = start_worker
         self._number = 0  # of the request: an answer to an earlier one is nobody's
         self._deadline = 0.0
         self._has_begun = False  # the child has said that it works on the request
-        self._child: Child | None = None
+        self._child: Worker | None = None
 
     @property
     def pid(self) -> int | None:
@@ -166,10 +268,12 @@ class ProcessExecutor:
         if self._child is not None and self._child.is_alive:
             return
         self.close()
-        self._child = Child(self._name, main, self._ahead_bytes)
+        self._child = self._start_worker(self._name, self._ahead_bytes)
         logger.info("worker started", extra={"worker": self._name, "pid": self._child.pid})
 
-    def run(self, request: Request, bounds: Bounds, report: Report) -> Outcome | NoAnswer:
+    def run(
+        self, request: Request | Part, bounds: Bounds, report: Report
+    ) -> Outcome | PartMade | NoAnswer:
         """Send the request and watch the child until it answers, dies or passes a bound.
 
         A child that dies before it begins with the request did something for an earlier one, or
@@ -182,10 +286,14 @@ class ProcessExecutor:
             self._number += 1
             self._has_begun = False
             try:
-                outcome = self._watch(self._child, request, bounds, report)
+                outcome = self._await_worker(self._child, report)
+                outcome = outcome or self._watch(self._child, request, bounds, report)
                 if isinstance(outcome, OutOfMemory):  # a new process has all that there is
                     self.close()
                 return outcome
+            except EngineLost as lost:
+                self.close()
+                return OutOfResources(LACKING.format(lacked=lost))
             except (EOFError, OSError):  # OSError: the pipe broke while we wrote
                 end = self._died(self._child)
                 if self._has_begun or is_second:
@@ -195,13 +303,19 @@ class ProcessExecutor:
                 self.close()  # it still works on this: the next request must not get its answer
                 raise
 
+    def lacking(self) -> str:
+        """Why no request can run now; empty where one can. Starts the child where there is none."""
+        self.start()
+        assert self._child is not None
+        return self._child.lacking()
+
     def tell(self, arriving: Arriving) -> bool:
         """Let the child generate ahead; False where it has died since it was started."""
         if self._child is None or not self._child.is_alive:
             return False
         try:
-            self._child.pipe.send((self._number, arriving))
-        except OSError:  # it died this moment
+            self._child.send(self._number, arriving)
+        except (OSError, EngineLost):  # it died this moment
             return False
         return True
 
@@ -211,13 +325,29 @@ class ProcessExecutor:
             self._child.end()
             self._child = None
 
+    def _await_worker(self, child: Worker, report: Report) -> Outcome | PartMade | NoAnswer | None:
+        """Wait until the worker takes requests; the end of the job where that is too long."""
+        give_up = time.monotonic() + JOINING_SECONDS
+        while why := child.lacking():
+            order = report(None)
+            if order.stop:
+                return self._kill(End.STOPPED, "the node stops")
+            if order.cancel:
+                return self._kill(End.CANCELLED, "it had not begun")
+            if time.monotonic() > give_up:
+                return OutOfResources(LACKING.format(lacked=why))
+            if not child.is_alive:
+                raise EngineLost(why)
+            time.sleep(POLL_SECONDS)
+        return None
+
     def _watch(
-        self, child: Child, request: Request, bounds: Bounds, report: Report
-    ) -> Outcome | NoAnswer:
+        self, child: Worker, request: Request | Part, bounds: Bounds, report: Report
+    ) -> Outcome | PartMade | NoAnswer:
         self._deadline = self._now() + LOADING_SECONDS + bounds.seconds
         cancel_by: float | None = None
         paused_at: float | None = None
-        child.pipe.send((self._number, request))
+        child.send(self._number, request)
         while True:
             message = self._receive(child, bounds)
             if message is not None and not isinstance(message, Progress):
@@ -227,7 +357,7 @@ class ProcessExecutor:
                 return self._kill(End.STOPPED, "the node stops")
             if order.cancel and cancel_by is None:
                 cancel_by = self._now() + CANCEL_SECONDS
-                child.pipe.send((self._number, Cancel()))
+                child.send(self._number, Cancel())
             paused_at = self._paused(child, paused_at, order)
             if cancel_by is not None and self._now() > cancel_by:
                 return self._kill(End.CANCELLED, "the worker did not stop by itself")
@@ -236,23 +366,24 @@ class ProcessExecutor:
             if bounds.memory_bytes and (used := child.memory_bytes()) > bounds.memory_bytes:
                 return self._kill(End.MEMORY_LIMIT, f"{used / 1e9:.1f} GB used")
 
-    def _paused(self, child: Child, since: float | None, order: Order) -> float | None:
+    def _paused(self, child: Worker, since: float | None, order: Order) -> float | None:
         """Have the child pause or go on as ordered; since when it pauses, None where it works."""
         if order.pause and since is None:
-            child.pipe.send((self._number, Pause()))
+            child.send(self._number, Pause())
             return self._now()
         if since is not None and not order.pause:
-            child.pipe.send((self._number, Resume()))
+            child.send(self._number, Resume())
             self._deadline += self._now() - since
             return None
         return since
 
-    def _receive(self, child: Child, bounds: Bounds) -> Progress | Outcome | None:
+    def _receive(self, child: Worker, bounds: Bounds) -> Progress | Outcome | PartMade | None:
         """The next message about this request; None where there is none for a moment."""
-        if not child.pipe.poll(POLL_SECONDS):
+        answer = child.receive(POLL_SECONDS)
+        if answer is None:
             return None
-        message, number = ANSWERS.receive(child.pipe)
-        assert isinstance(message, Begun | Progress | Outcome)
+        message, number = answer
+        assert isinstance(message, Begun | Progress | Outcome | PartMade)
         if number != self._number:
             return None
         if isinstance(message, Begun):  # a new worker loads its models first, on nobody's time
@@ -265,7 +396,7 @@ class ProcessExecutor:
         logger.warning("worker killed", extra={"worker": self._name, "reason": how})
         return NoAnswer(how, detail)
 
-    def _died(self, child: Child) -> NoAnswer:
+    def _died(self, child: Worker) -> NoAnswer:
         code = child.exit_code(EXIT_SECONDS)
         self.close()
         logger.warning("worker died", extra={"worker": self._name, "exit_code": code})
@@ -283,13 +414,16 @@ def how_it_ended(code: int | None) -> str:
     return SIGNALS.get(name, "ended by the signal {name}").format(name=name)
 
 
-def main(requests: Connection, ahead_bytes: int = 0) -> None:
-    """Serve requests in the child until the parent closes the pipe; meanwhile generate ahead."""
+def main(requests: Connection, ahead_bytes: int = 0, all_before: bool = False) -> None:
+    """Serve requests in the child until the parent closes the pipe; meanwhile generate ahead.
+
+    `all_before`: an answer comes when everything is written, the pictures of the page too.
+    """
     give_way()
     share_arenas()
     with contextlib.suppress(OSError):  # of a machine that lacks room: the first job loads them
         _load_models()
-    ahead = AheadWorker(ahead_bytes)
+    ahead, part_maker = AheadWorker(ahead_bytes), parts.PartMaker()
     while True:
         ahead.work(requests.poll)
         try:
@@ -298,12 +432,30 @@ def main(requests: Connection, ahead_bytes: int = 0) -> None:
             return
         if isinstance(request, Arriving):
             ahead.take(request)
+        elif isinstance(request, Part):
+            ANSWERS.send(requests, Begun(), number)
+            gaps = _drafted(part_maker, request, Orders(requests))
+            ANSWERS.send(requests, PartMade(gaps), number)
         elif isinstance(request, Request):  # an order that came after the job had ended is nothing
             ANSWERS.send(requests, Begun(), number)
             later: list[Callable[[], object]] = []
             outcome = _run(number, request, requests, later, ahead.drafts)
+            if all_before:
+                _do(later)
+                later = []
             ANSWERS.send(requests, outcome, number)
             _do(later)
+
+
+def _drafted(part_maker: parts.PartMaker, part: Part, orders: "Orders") -> int:
+    """Draft a part of the request of another worker, which does without what is not made."""
+    try:
+        return part_maker.make(part, orders.is_cancelled)
+    except (Cancelled, FileNotFoundError):  # the series is made
+        return 0
+    except Exception as error:  # noqa: BLE001 - the job itself meets it too, and says so
+        logger.warning("part not drafted", extra={"error": type(error).__name__})
+        return 0
 
 
 def give_way() -> None:

@@ -29,6 +29,8 @@ from inference.request import (
     OutOfMemory,
     OutOfResources,
     Output,
+    Part,
+    PartMade,
     Progress,
     Request,
     Resources,
@@ -68,6 +70,8 @@ OUR_FAULT = "The node's own code raised an exception while handling this job; se
 OVERTAKING_SECONDS = 5.0  # all workers are busy for as long before another one is made ready
 FIRST, SPARE = "worker-1", "worker-urgent"
 LEFT_SECONDS = 2.0  # a worker that looked for jobs so lately takes those of its own series
+LONG_SLICES = 200  # received ones, from which on idle workers of a cluster make parts of a series
+PART_SLICES = 32  # generated ones of a part: some seconds
 PAUSED = "paused"  # the step of a job while a more urgent one is made
 KINDS = ("infer", "selftest")
 SENTENCES = {
@@ -301,6 +305,68 @@ class Turns:
         return overtaking is not None and overtaking.priority < job.priority
 
 
+class Parts:
+    """Hands the gaps of long series that are made to workers that have nothing else to do.
+
+    Who makes a series goes from its first gap on; parts are handed out from its last one back,
+    until the two meet.
+    """
+
+    def __init__(self, least_slices: int) -> None:
+        self._least_slices = least_slices  # of a series that is worth it; 0 = none is
+        self._long: dict[int, _Long] = {}  # by job
+        self._lock = threading.Lock()
+
+    def is_long(self, request: Request) -> bool:
+        """True where others may make parts of it."""
+        makes_slices = request.model.produces == "slices"
+        return makes_slices and 0 < self._least_slices <= len(request.sources)
+
+    @contextmanager
+    def of(self, job_id: int, request: Request) -> Iterator[None]:
+        """While a job runs."""
+        if request.in_parts:
+            with self._lock:
+                self._long[job_id] = _Long(request)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._long.pop(job_id, None)
+
+    def reached(self, job_id: int, progress: Progress) -> None:
+        """Take note of how far a job has come."""
+        long = self._long.get(job_id)
+        if long is not None and progress.step == "predicting":
+            with self._lock:
+                long.done = progress.done
+                long.open_until = min(long.open_until, progress.total)
+
+    def take(self) -> tuple[int, Part] | None:
+        """The next part that nobody makes, and its job."""
+        with self._lock:
+            for job_id, long in self._long.items():
+                last = long.open_until
+                if math.isfinite(last) and last - long.done >= 2 * PART_SLICES:
+                    long.open_until = last - PART_SLICES
+                    return job_id, Part(long.request, int(last) - PART_SLICES, int(last))
+        return None
+
+    def is_open(self, job_id: int, part: Part) -> bool:
+        """True while a part is of use."""
+        long = self._long.get(job_id)
+        return long is not None and long.done < part.last
+
+
+@dataclass
+class _Long:
+    """A long series that is made: generated slices so far, and those that nobody else has."""
+
+    request: Request
+    done: int = 0
+    open_until: float = math.inf  # until the first progress tells how many there will be
+
+
 class Supervisor:
     """Claims jobs, has them run and writes their ends down, in one thread a worker.
 
@@ -318,7 +384,9 @@ class Supervisor:
         spare: Executor | None = None,
         ended: Callable[[], None] = lambda: None,
         ahead: AheadPlanner | None = None,
+        least_slices: int = 0,
     ) -> None:
+        self._parts = Parts(least_slices)  # of series from that length on, for idle workers
         self._drained = drained  # somebody wants no job to start until further notice
         self._ended = ended  # called when the end of a job is written: its result may be sent
         self._ahead = ahead  # of what the first worker generates while series arrive
@@ -328,6 +396,7 @@ class Supervisor:
         self._bounds = bounds
         self._stopping = threading.Event()  # give back what runs
         self._lacked_room = ""  # said in the log when it begins
+        self._lacked_worker: dict[str, str] = {}  # the same, by worker
         self._executors = tuple(executors)
         names = [f"worker-{number}" for number in range(1, len(self._executors) + 1)]
         self._loops = [
@@ -374,14 +443,29 @@ class Supervisor:
             return IDLE_SECONDS
         if not self._has_room():
             return PAUSE_SECONDS
+        if self._lacks_worker(name, executor):
+            return PAUSE_SECONDS
         arriving = self._arriving(executor)
         job = self._queue.claim(name, KINDS, but_series=self._left_to_first(executor))
         if job is None:
             if self._ahead is not None and arriving is not None:
                 self._generate_ahead(self._ahead.news(arriving), executor)
-            return IDLE_SECONDS
+            return self._make_part(executor)
         with self._turns.running(name, job):
             return self._do(job, executor)
+
+    def _make_part(self, executor: Executor) -> float:
+        """Have a part of a long series drafted; a worker that fails at it is not told of."""
+        taken = self._parts.take()
+        if taken is None:
+            return IDLE_SECONDS
+        job_id, part = taken
+
+        def report(_: Progress | None) -> Order:
+            return Order(cancel=not self._parts.is_open(job_id, part), stop=self._stopping.is_set())
+
+        executor.run(part, self._bounds, report)
+        return AT_ONCE
 
     def _arriving(self, executor: Executor) -> Sequence[Arrival] | None:
         """The arrivals before the first worker looks for a job; None for the other workers."""
@@ -408,7 +492,9 @@ class Supervisor:
         before = self._turns.least_urgent()
         if not before or self._drained() or not self._has_room():
             return IDLE_SECONDS
-        executor.start()  # now: an urgent job does not wait for models to be loaded
+        # Started now: an urgent job does not wait for models to be loaded.
+        if self._lacks_worker(name, executor):
+            return PAUSE_SECONDS
         job = self._queue.claim(name, KINDS, before=before)
         if job is None:
             return IDLE_SECONDS
@@ -422,6 +508,16 @@ class Supervisor:
             logger.warning("jobs wait for room", extra={"why": lacked})
         self._lacked_room = lacked
         return not lacked
+
+    def _lacks_worker(self, name: str, executor: Executor) -> bool:
+        """True while a job would find no worker, as where the machines of a cluster are away."""
+        why = executor.lacking()
+        if why and self._lacked_worker.get(name) != why:
+            logger.warning("jobs wait for a worker", extra={"worker": name, "why": why})
+        elif not why and self._lacked_worker.get(name):
+            logger.info("worker is back", extra={"worker": name})
+        self._lacked_worker[name] = why
+        return bool(why)
 
     def _do(self, job: Job, executor: Executor) -> float:
         """Run one job; whatever happens, its row says so."""
@@ -452,7 +548,11 @@ class Supervisor:
         """Run one job and write its end down; how long to wait for the next one."""
         logger.info("job running", extra={"job": job.id, "attempt": job.attempt})
         request = self._inference.request(job)
-        outcome = executor.run(request, self._bounds, self._report(job))
+        if self._parts.is_long(request):
+            request = replace(request, in_parts=True)
+        with self._parts.of(job.id, request):
+            outcome = executor.run(request, self._bounds, self._report(job))
+        assert not isinstance(outcome, PartMade)
         if isinstance(outcome, NoAnswer):
             self._write(job, partial(self._inference.unanswered, job, outcome))
             return AT_ONCE
@@ -484,6 +584,7 @@ class Supervisor:
             nonlocal shown, renewed, cancel, pause
             if progress is not None:
                 shown = progress
+                self._parts.reached(job.id, progress)
             if pause is not self._turns.is_overtaken(job):
                 pause = not pause
                 renewed = -RENEW_SECONDS

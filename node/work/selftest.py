@@ -183,9 +183,10 @@ class SelfTests:
         every = self.settings.selftest.every_hours * 3600
         if not every or self._under_way.locked():
             return
-        last = selftests.newest(self.store.database, 1)
-        if not last or not 0 <= self.now() - last[0].started_at < every:
-            self.run("schedule")
+        with self.store.database.alone("self-test") as is_ours:  # of several nodes one is tested
+            last = selftests.newest(self.store.database, 1)
+            if is_ours and (not last or not 0 <= self.now() - last[0].started_at < every):
+                self.run("schedule")
 
     def run(self, who: str) -> SelfTest:
         """One self-test, to its end; WrongState where one is under way."""

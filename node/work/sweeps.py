@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -39,6 +40,9 @@ RELIEF = 1.25  # of the reserve: below it images are refused
 # How long it is kept what was found and told; audit events by storage.keep_audit_days.
 NOTICE_DAYS, ECHO_DAYS, REQUEST_DAYS, SELFTEST_DAYS, DISK_DAYS = 90.0, 30.0, 30.0, 400.0, 400.0
 REPORT_DAYS = 400.0
+
+# A pass of this node as one that of several nodes one does.
+Leading: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 
 FAULT = "The node's own code raised an exception; the log has the frames."
 
@@ -178,9 +182,11 @@ class Background:
     settings: Config
     handlers: RequestHandlers
     audit: AuditTrail
+    now: Callable[[], float]
+    leading: Leading
 
     def __post_init__(self) -> None:
-        self._watches = Watches(self.database, self.settings, self.handlers.node_id, time.time)
+        self._watches = Watches(self.database, self.settings, self.handlers.node_id, self.now)
         self.follow(self.settings)
 
     def begin(self, schedule: Schedule) -> None:
@@ -190,12 +196,13 @@ class Background:
         handlers.tests.tidy()
         schedule.every(SECOND, "requests", handlers.sweep)
         schedule.every(NOTICE_SECONDS, "notices", self._tell)
-        schedule.every(MINUTE / 6, "echoes", handlers.reach.sweep)
-        schedule.every(MINUTE, "senders", self._watches.senders)
+        leading = self.leading
+        schedule.every(MINUTE / 6, "echoes", leading(handlers.reach.sweep))
+        schedule.every(MINUTE, "senders", leading(self._watches.senders))
         schedule.every(MINUTE, "self-test", handlers.tests.sweep)
         schedule.every(SAMPLE_SECONDS, "disk", self._watches.disk)
         schedule.every(HOUR, "certificates", self._watches.certificates)
-        schedule.every(HOUR, "forgetting", self._forget)
+        schedule.every(HOUR, "forgetting", leading(self._forget))
         self.audit.start()
         schedule.every(AUDIT_SECONDS, "audit", self.audit.sweep)
 
@@ -208,12 +215,12 @@ class Background:
         handlers.reach.destinations = settings.destinations
 
     def _tell(self) -> None:
-        notices.tell_new(self.database, time.time(), FUTILE)
+        notices.tell_new(self.database, self.now(), FUTILE)
         self.handlers.notifier.sweep()
 
     def _forget(self) -> None:
         """Remove what is of no use any more; each by its own time."""
-        database, now = self.database, time.time()
+        database, now = self.database, self.now()
         notices.forget(database, now - NOTICE_DAYS * DAY)
         peers.forget(database, now - ECHO_DAYS * DAY)
         commitment_scp.forget(database, now - REPORT_DAYS * DAY)
@@ -234,11 +241,11 @@ class Retention:
     settings: Storage
     now: Callable[[], float]
 
-    def begin(self, schedule: Schedule) -> None:
-        """Begin the sweeps."""
-        schedule.every(RETENTION_SECONDS, "retention", self.sweep)
-        schedule.every(RELIEF_SECONDS, "relief", self.relieve)
-        schedule.every(SCRUB_SECONDS, "scrub", self.scrub)
+    def begin(self, schedule: Schedule, leading: Leading) -> None:
+        """Begin the sweeps; of several nodes on one storage one does them."""
+        schedule.every(RETENTION_SECONDS, "retention", leading(self.sweep))
+        schedule.every(RELIEF_SECONDS, "relief", leading(self.relieve))
+        schedule.every(SCRUB_SECONDS, "scrub", leading(self.scrub))
 
     def sweep(self) -> None:
         """Remove the files of expired series; their rows, UIDs and digests stay."""

@@ -141,6 +141,7 @@ class RequestQueue:
     def __init__(self, database: Database, holder: Holder) -> None:
         self._database = database
         self._now = holder.now
+        self._node = holder.node
         self._steady = holder.steady
         self._renew_seconds = holder.seconds / 4
         self._renewed = holder.steady()
@@ -173,16 +174,22 @@ class RequestQueue:
             self._leases.give_up(leased, state=state, done_at=self._now(), sentence=sentence)
         self._held.pop(leased.id, None)
 
-    def recover(self) -> int:
-        """Fail, at start, what a dead process of this node had taken up; how many."""
-        left = update(request).where(self._leases.of_this_node())
+    def recover(self, node: str = "") -> int:
+        """Fail what a dead node had taken up; at start, a dead process of this one."""
+        left = update(request).where(self._leases.left_by(node))
         with self._database.writing() as db:
             return db.execute(left.values(**self._stopped(), **IDLE)).rowcount
 
     def _due(self, db: Connection) -> Select[*tuple[Any, ...]]:
         left_behind = self._leases.left_behind(db, OPEN_REQUEST)
         free = or_(request.c.lease_until.is_(None), left_behind)
-        return select(request).where(OPEN_REQUEST, free).order_by(request.c.id)
+        # Of several nodes each has a configuration of its own to read.
+        ours = or_(
+            request.c.kind != RequestKind.RELOAD,
+            request.c.subject.in_(("", self._node)),
+            request.c.lease_until.is_not(None),
+        )
+        return select(request).where(OPEN_REQUEST, free, ours).order_by(request.c.id)
 
     def _take(self, db: Connection, row: LeasedRow) -> NodeRequest | None:
         this = request.c.id == row.id

@@ -1,22 +1,42 @@
 """The nodes that work on this storage, their disks, and facts that must never change."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import linear_regression
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, delete, func, select, update
 
 from storage.database import Database, to_records
 from storage.errors import NotFound, SecretMismatch, StorageError
-from storage.records import DAY, NodeState
-from storage.schema import disk, fact, node
+from storage.records import DAY, DeliveryState, JobState, NodeState, NodeWork
+from storage.schema import (
+    OPEN_DELIVERY,
+    OPEN_JOB,
+    association,
+    delivery,
+    disk,
+    fact,
+    job,
+    node,
+)
 
 SERVING = "serving"
 STOPPING = "stopping"
 STOPPED = "stopped"
+LOST = "lost"  # it gave no sign of life; others have taken over its work
 STATES = (SERVING, STOPPING, STOPPED)
+AT_WORK = (SERVING, STOPPING)
 
 SECRET = "secret"  # noqa: S105 - the name of the fact that holds its fingerprint
+
+
+WEB = "/web"
+ID_LENGTH = 64
+
+
+def of_web_process(node_id: str) -> str:
+    """The name by which the web process of a node receives."""
+    return f"{node_id}{WEB}"[:ID_LENGTH]
 
 
 class Nodes:
@@ -26,10 +46,11 @@ class Nodes:
         self._database = database
         self._now = now
 
-    def start(self, node_id: str) -> float:
+    def start(self, node_id: str, version: str = "", address: str = "") -> float:
         """Begin to serve; the time since which files must be looked at (`recovery.recover`)."""
         now = self._now()
         alive = {"started_at": now, "heartbeat": now, "state": SERVING}
+        alive |= {"version": version, "address": address}
         with self._database.writing() as db:
             clean = select(node.c.clean_at).where(node.c.id == node_id)
             since = db.execute(clean).scalar_one_or_none()
@@ -43,12 +64,12 @@ class Nodes:
             mine = update(node).where(node.c.id == node_id)
             db.execute(mine.values(clean_at=node.c.started_at))
 
-    def beat(self, node_id: str, state: str = SERVING) -> None:
+    def beat(self, node_id: str, state: str = SERVING, load: float = 0.0) -> None:
         """Note that the node lives, and its state; `stopped`: nothing is left half done."""
         if state not in STATES:
             raise StorageError(f"node state {state!r}; allowed: {', '.join(STATES)}")
         now = self._now()
-        values: dict[str, object] = {"heartbeat": now, "state": state}
+        values: dict[str, object] = {"heartbeat": now, "state": state, "load": load}
         if state == STOPPED:
             values["clean_at"] = now
         with self._database.writing() as db:
@@ -59,6 +80,46 @@ class Nodes:
     def get(self) -> tuple[NodeState, ...]:
         """All nodes that ever worked on this storage."""
         return self._database.records(NodeState, select(node).order_by(node.c.id))
+
+    def others(self, node_id: str, seconds: float) -> tuple[NodeState, ...]:
+        """The other nodes that are at work, and gave a sign of life in the last seconds."""
+        since = self._now() - seconds
+        return tuple(
+            other
+            for other in self.get()
+            if other.id != node_id and other.state in AT_WORK and other.heartbeat >= since
+        )
+
+    def silent(self, before: float) -> tuple[NodeState, ...]:
+        """The nodes that are to be at work, and gave no sign of life since then."""
+        query = select(node).where(node.c.state.in_(AT_WORK), node.c.heartbeat < before)
+        return self._database.records(NodeState, query.order_by(node.c.id))
+
+    def lose(self, silent: NodeState) -> bool:
+        """Note that others have its work; False where it has given a sign of life meanwhile."""
+        same = and_(node.c.id == silent.id, node.c.heartbeat == silent.heartbeat)
+        with self._database.writing() as db:
+            return bool(db.execute(update(node).where(same).values(state=LOST)).rowcount)
+
+    def work(self) -> dict[str, NodeWork]:
+        """Count, for each node, what it has under way."""
+        still_open = association.c.ended_at.is_(None)
+        running = and_(OPEN_JOB, job.c.state == JobState.RUNNING)
+        sending = and_(OPEN_DELIVERY, delivery.c.state == DeliveryState.RUNNING)
+        work: dict[str, NodeWork] = {}
+        with self._database.reading() as db:
+            for what, table, which in (
+                ("associations", association, still_open),
+                ("jobs", job, running),
+                ("deliveries", delivery, sending),
+            ):
+                query = select(table.c.node, func.count()).where(which).group_by(table.c.node)
+                for name, count in db.execute(query):
+                    node_id = str(name).removesuffix(WEB)
+                    known = work.get(node_id, NodeWork())
+                    total = int(count) + getattr(known, what)
+                    work[node_id] = replace(known, **{what: total})
+        return work
 
     def fact(self, name: str, value: str) -> None:
         """Set a fact once; another value later is refused."""

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from node.demo.peers import orthanc_program
 from tests.benchmarks import (
+    cluster,
     compressed,
     delivery,
     end_to_end,
@@ -55,6 +56,7 @@ SUBJECTS: dict[str, Callable[[Setting], Subject]] = {
             first_paint,
             scale,
             fairness,
+            cluster,
         )
     },
 }
@@ -71,6 +73,7 @@ BOUNDS: tuple[Bound | RatioBound, ...] = (
     *first_paint.BOUNDS,
     *scale.BOUNDS,
     *fairness.BOUNDS,
+    *cluster.BOUNDS,
 )
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2

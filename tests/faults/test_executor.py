@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,16 +23,45 @@ from inference.request import (
     Stopped,
 )
 from node.work.executor import Bounds, End, NoAnswer, Order, ProcessExecutor, how_it_ended
+from node.work.ray_executor import RaySettings, ray_executor
 from tests import series
+from tests.ray_cluster import RayCluster, ray_cluster
 
 BOUNDS = Bounds(seconds=120)
 GO_ON = Order()
 PAUSE_SECONDS = 6.0
 
 
+CARRIED = "ray, whose machines do not have the folder"
+KINDS = ["process", "ray", pytest.param(CARRIED, marks=pytest.mark.long)]
+Make = Callable[[str, Callable[[], float]], ProcessExecutor]
+
+
+@pytest.fixture(
+    scope="module", params=["process", "ray", pytest.param(CARRIED, marks=pytest.mark.long)]
+)
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes executors of either kind, all with the same behaviour."""
+    if request.param == "process":
+        return ProcessExecutor
+    cluster = request.getfixturevalue("cluster")
+    carries = request.param == CARRIED
+
+    def on_ray(name: str, now: Callable[[], float]) -> ProcessExecutor:
+        return ray_executor(name, now, RaySettings(cluster.address, 0.5, 0.0, 1 << 30, carries))
+
+    return on_ray
+
+
 @pytest.fixture(scope="module")
-def executor() -> Iterator[ProcessExecutor]:
-    made = ProcessExecutor("worker-test", time.monotonic)
+def cluster() -> Iterator[RayCluster]:
+    with ray_cluster(nodes=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def executor(make: Make) -> Iterator[ProcessExecutor]:
+    made = make("worker-test", time.monotonic)
     made.start()
     yield made
     made.close()
@@ -68,7 +97,9 @@ def test_an_error_of_the_watcher_never_lets_the_next_job_have_this_ones_answer(
     assert {file.name for file in second.files} == {p.name for p in (tmp_path / "b").iterdir()}
 
 
-def test_a_worker_that_loads_its_models_first_takes_no_time_of_the_job(tmp_path: Path) -> None:
+def test_a_worker_that_loads_its_models_first_takes_no_time_of_the_job(
+    make: Make, tmp_path: Path
+) -> None:
     # By this clock nothing takes time but the loading of the models: longer than the job may.
     clock = [0.0]
 
@@ -76,7 +107,7 @@ def test_a_worker_that_loads_its_models_first_takes_no_time_of_the_job(tmp_path:
         clock[0] = 100.0
         return GO_ON
 
-    cold = ProcessExecutor("worker-cold", lambda: clock[0])
+    cold = make("worker-cold", lambda: clock[0])
     try:
         outcome = cold.run(request(tmp_path / "a", 3), Bounds(seconds=60), report)
     finally:
@@ -181,8 +212,8 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     executor: ProcessExecutor, tmp_path: Path
 ) -> None:
     def kill(_: Progress | None) -> Order:
-        assert executor.pid is not None
-        psutil.Process(executor.pid).kill()
+        if executor.pid is not None:  # a machine of the cluster has it by now
+            psutil.Process(executor.pid).kill()
         return GO_ON
 
     end = executor.run(request(tmp_path / "a", 8), BOUNDS, kill)

@@ -219,3 +219,24 @@ def test_a_stream_that_is_no_terminal_gets_json(stream: io.StringIO) -> None:
     log.configure(stream=stream)
     logger.info("node stopped")
     assert line(stream)["event"] == "node stopped"
+
+
+def test_a_library_that_repeats_itself_is_cut_short_and_says_by_how_much(
+    stream: io.StringIO,
+) -> None:
+    """A peer that sends rubbish makes pynetdicom write six lines each time."""
+
+    def rubbish(at: float) -> None:
+        record = logging.LogRecord("pynetdicom.dul", 40, "dul.py", 295, "Unknown PDU", (), None)
+        record.created = at
+        logging.getLogger().handle(record)
+
+    for number in range(100):
+        rubbish(1000.0 + number * 0.1)
+        logger.warning("association rejected")
+    rubbish(1100.0)
+    rubbish(900.0)  # the clock was set back
+    ours = [it for it in lines(stream) if it["event"] == "association rejected"]
+    theirs = [it for it in lines(stream) if it["event"] == "library message"]
+    assert (len(ours), len(theirs)) == (100, log.MOST_REPEATED + 2)
+    assert [it.get("left_out") for it in theirs[-2:]] == [100 - log.MOST_REPEATED, None]

@@ -35,6 +35,7 @@ from storage.errors import NotFound
 from storage.records import (
     UID_CHARACTERS,
     DestinationSummary,
+    NodeWork,
     RequestKind,
     Role,
     SwitchName,
@@ -110,6 +111,17 @@ def node(_: AsViewer, parts: PartsOf) -> Json:
     }
 
 
+@router.get("/nodes", summary="Every node on this storage: release, load, work, sign of life")
+def nodes(_: AsViewer, parts: PartsOf) -> list[Json]:
+    work = parts.store.nodes.work()
+    return [
+        plain(state, "id state version address started_at heartbeat load", parts.zone)
+        | {"alive": health.is_alive(state, parts.store.now())}
+        | vars(work.get(state.id, NodeWork()))
+        for state in parts.store.nodes.get()
+    ]
+
+
 @router.post("/drain", summary="Keep receiving and delivering, start no jobs")
 def drain(visitor: AsOperator, parts: PartsOf) -> Json:
     _turn(parts, visitor, SwitchName.DRAINING, "", on=True)
@@ -124,7 +136,7 @@ def stop_draining(visitor: AsOperator, parts: PartsOf) -> Json:
 
 @router.post("/configuration/reload", summary="Read config.toml, all or nothing", status_code=202)
 def reload(visitor: AsAdministrator, parts: PartsOf) -> Json:
-    return _ask(parts, visitor, RequestKind.RELOAD)
+    return _ask(parts, visitor, RequestKind.RELOAD, parts.store.requested_node)
 
 
 @router.post("/selftests", summary="Send a synthetic series through the node", status_code=202)

@@ -41,7 +41,7 @@ from node.web.problems import Problem
 from node.web.state import PartsOf
 from storage.queries import figures, overview
 from storage.queries.figures import evaluation
-from storage.records import DAY, Bucket, Page, RequestKind, Role, SwitchName
+from storage.records import DAY, Bucket, NodeState, NodeWork, Page, RequestKind, Role, SwitchName
 from storage.site import control, nodes, notices, peers, people, selftests
 
 HOUR = 3600.0
@@ -202,13 +202,15 @@ TABLED = ("destinations", "routes")  # have a table of their own on the page
 
 def _configuration(context: Context, series_uid: Uid = "") -> Values:
     config, database = context.parts.config(), context.parts.database
-    applied = control.applied_configuration(database, context.parts.settings.node_id)
+    node_id = context.parts.settings.node_id
+    applied = control.applied_configuration(database, node_id)
+    reload = control.newest_of(database, RequestKind.RELOAD, context.parts.store.requested_node)
     since = context.now - EVALUATED_DAYS * DAY
     return {
         **_rules_form(context, series_uid),
         "config": config,
         "applied": applied,
-        "reloads": control.newest(database, RequestKind.RELOAD, 1),
+        "reloads": [reload] if reload is not None else [],
         "conditions": {route.name: _conditions(route.match) for route in config.routes},
         "secured": {place.name: _secured(place) for place in config.destinations},
         "further": {route.name: _further(route, config) for route in config.routes},
@@ -361,9 +363,24 @@ def _workers(context: PageContext) -> Values:
         "running": overview.running(database, context.now),
         "inference": context.parts.config().inference,
         "devices": figures.devices(database),
-        "nodes": context.parts.store.nodes.get(),
+        "nodes": _nodes(context),
         "counts": overview.counts(database),
     }
+
+
+def _nodes(context: PageContext) -> list[tuple[NodeState, str, NodeWork]]:
+    """Every node on this storage, its state as others see it, and its work."""
+    store = context.parts.store
+    work = store.nodes.work()
+    return [
+        (state, _seen_as(state, context.now), work.get(state.id, NodeWork()))
+        for state in store.nodes.get()
+    ]
+
+
+def _seen_as(state: NodeState, now: float) -> str:
+    is_silent = now - state.heartbeat > health.ALIVE_SECONDS
+    return "silent" if is_silent and state.state in nodes.AT_WORK else state.state
 
 
 def _times(context: PageContext, span: str) -> Values:

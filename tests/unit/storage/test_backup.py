@@ -1,8 +1,9 @@
 """A backup has the rows of one moment, and brings them into either kind of database."""
 
+import os
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,28 @@ def test_a_backup_that_fails_leaves_the_one_before_it(worked: Stored, tmp_path: 
         backup.back_up(gone, file, 18.0)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+
+
+@pytest.mark.parametrize("kind", ["database", "folder", "pipe", "link", "device"])
+def test_a_backup_takes_the_place_of_nothing_but_a_backup(
+    worked: Stored, tmp_path: Path, kind: str
+) -> None:
+    """The file of a database, or a device that somebody means to write to."""
+    target = tmp_path / "target"
+    other = tmp_path / "other"
+    make: Mapping[str, Callable[[], object]] = {
+        "database": lambda: target.write_bytes(b"SQLite format 3\0"),
+        "folder": target.mkdir,
+        "pipe": lambda: os.mkfifo(target),
+        "link": lambda: target.symlink_to(other),
+        "device": lambda: target.symlink_to("/dev/null"),
+    }
+    make[kind]()
+    before = target.lstat().st_ino
+    with pytest.raises(StorageError, match="is there and is no backup; name another file"):
+        backup.back_up(worked.database, target, 0.0, secret=b"", configuration=b"")
+    assert target.lstat().st_ino == before
+    assert not other.exists()
 
 
 def test_a_backup_of_a_newer_release_is_refused(

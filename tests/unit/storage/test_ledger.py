@@ -6,10 +6,12 @@ import pytest
 
 from storage.database import Database
 from storage.errors import LeaseLost, NotFound, WrongState
-from storage.ledger import AnswerCount, ObjectState, answer_counts, object_states
+from storage.leases import Holder
+from storage.ledger import AnswerCount, Ledger, ObjectState, answer_counts, object_states
 from storage.records import Backlog, Delivery, DeliveryState, Peer
 from storage.retention import expired, purge
 from storage.site import peers
+from tests.conftest import Clock
 from tests.unit.storage.stored import LEASE_SECONDS, Stored
 
 OUT_OF_RESOURCES = 0xA700
@@ -295,8 +297,11 @@ def test_eight_senders_take_each_delivery_once(stored: Stored) -> None:
     claimed: list[Delivery] = []
 
     def work() -> None:
-        while (delivery := stored.ledger.claim("pacs", "s")) is not None:
+        while len(claimed) < 24:
+            if (delivery := stored.ledger.claim("pacs", "s")) is None:
+                continue  # another one is being sent there
             claimed.append(delivery)
+            stored.ledger.hold(delivery, "REFUSED_BY_PEER", "No.")
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -473,3 +478,24 @@ def test_a_result_that_goes_nowhere_has_its_series_all_the_same(stored: Stored) 
     stored.succeed()
     (images,) = object_states(stored.database, 1)
     assert images == ObjectState("2.25.1", "image", "0.dcm", 2, None, 0, None)
+
+
+def test_a_destination_gets_one_delivery_at_a_time_whichever_node_sends_it(
+    stored: Stored, clock: Clock
+) -> None:
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(2)]
+    stored.queue.complete(arrival.id, {}, jobs)
+    for number in range(2):
+        stored.succeed(f"2.25.{number + 1}")
+    other = Ledger(stored.database, Holder("two", clock, 60.0, clock))
+    first = stored.ledger.claim("pacs", "s")
+    assert first is not None
+    assert other.claim("pacs", "s") is None
+    assert stored.ledger.recover("one") == 1  # it was lost
+    second = other.claim("pacs", "s")
+    assert second is not None
+    assert (second.id, second.attempt) == (first.id, 2)  # in the order of the queue
+    with pytest.raises(LeaseLost):
+        stored.ledger.renew(first)

@@ -1,10 +1,13 @@
 """Nodes, facts and audit events: who works here, what never changes, who did what."""
 
+import time
+
 import pytest
 
-from storage.database import Database
+from storage.archive import Archive
+from storage.database import ClusterClock, Database
 from storage.errors import NotFound, SecretMismatch, StorageError
-from storage.records import DAY, AuditEvent, NodeState
+from storage.records import DAY, AuditEvent, NodeState, NodeWork
 from storage.site.audit import Audit
 from storage.site.nodes import (
     SECRET,
@@ -19,6 +22,7 @@ from storage.site.nodes import (
     samples,
 )
 from tests.conftest import Clock
+from tests.unit.storage.stored import Stored
 
 
 def test_a_node_says_when_it_started_and_that_it_lives(database: Database, clock: Clock) -> None:
@@ -135,3 +139,64 @@ def test_samples_are_of_one_node_and_are_forgotten(database: Database) -> None:
     assert [one.free for one in samples(database, "one", DAY)] == [10**12 - 1, 10**12 - 2]
     forget(database, 2 * DAY)
     assert len(samples(database, "one", 0.0)) == 1
+
+
+def test_a_node_without_a_sign_of_life_is_lost_once_unless_it_gives_one(
+    database: Database, clock: Clock
+) -> None:
+    nodes = Nodes(database, clock)
+    nodes.start("one", "1.0", "http://one/")
+    nodes.start("two", "1.0")
+    assert [other.id for other in nodes.others("one", 60.0)] == ["two"]
+    clock.now += 61
+    nodes.beat("one", load=0.5)
+    assert nodes.others("one", 60.0) == ()
+    (silent,) = nodes.silent(clock.now - 60)
+    nodes.beat("two")  # that moment
+    assert not nodes.lose(silent)
+    clock.now += 61
+    one, two = nodes.silent(clock.now - 60)
+    assert nodes.lose(two)
+    assert [it.state for it in nodes.get()] == ["serving", "lost"]
+    assert nodes.silent(clock.now - 60) == (one,)  # nobody takes its work over a second time
+    nodes.beat("two")  # it was only held up
+    assert [it.id for it in nodes.others("one", 60.0)] == ["two"]
+
+
+def test_the_work_of_each_node_is_counted(stored: Stored) -> None:
+    stored.archive.associated("CT1", "MIDSLICE", "10.0.0.1")
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    jobs = [stored.new_job(arrival, f"k{n}", route=f"route {n}") for n in range(2)]
+    stored.queue.complete(arrival.id, {}, jobs)
+    stored.succeed("2.25.1")
+    assert stored.ledger.claim("pacs", "s") is not None
+    assert stored.queue.claim("w", ["infer"]) is not None
+    other = Archive(stored.database, stored.files, stored.clock, node="two")
+    other.associated("CT2", "MIDSLICE", "10.0.0.2")
+    work = Nodes(stored.database, stored.clock).work()
+    assert work == {"one": NodeWork(1, 1, 1), "two": NodeWork(associations=1)}
+
+
+def test_what_one_node_alone_is_to_do_is_no_other_ones_meanwhile(database_url: str) -> None:
+    one, two = Database(database_url), Database(database_url)
+    try:
+        with one.alone("retention") as first, two.alone("retention") as second:
+            assert first
+            assert second is one.is_sqlite  # where one node alone works
+            with two.alone("scrub") as third:
+                assert third
+        with two.alone("retention") as again:
+            assert again
+    finally:
+        one.close()
+        two.close()
+
+
+def test_all_nodes_have_the_time_of_the_database(
+    postgresql_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = ClusterClock(postgresql_database)
+    assert abs(now() - time.time()) < 1.0  # the server is on this machine
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert now() > 1e9  # whatever that says of itself

@@ -14,7 +14,7 @@ from storage.archive import UNKNOWN_AE
 from storage.database import Database
 from storage.files import Files
 from storage.records import DAY, Peer, Received, Recovered
-from storage.recovery import recover, reindex
+from storage.recovery import recover, reindex, take_over
 from storage.retention import expired, purge
 from storage.schema import instance, series
 from storage.site import notices
@@ -390,3 +390,32 @@ def put_back(stored: Stored, rows: Rows) -> None:
     with stored.database.writing() as db:
         for table in (series, instance):
             db.execute(table.insert(), rows[table.name])
+
+
+def of_node(stored: Stored, node: str) -> Stored:
+    files = Files(stored.files.folder, 0, node=node)
+    return replace(stored, files=files, node=node)
+
+
+def test_what_a_lost_node_had_sealed_is_kept_by_another_one(
+    database: Database, stored: Stored, clock: Clock
+) -> None:
+    one, two = of_node(stored, "one"), of_node(stored, "two")
+    sealed = two.sealed(content_of(received("1.1")))
+    cut_short = two.incoming(b"abc").rename(two.files.incoming / "7.part")
+    own = one.incoming(b"abc").rename(one.files.incoming / "8.part")
+    assert len({one.files.incoming, two.files.incoming, stored.files.incoming}) == 3
+    taken = take_over(one.archive, read_header, "two")
+    assert len(taken.indexed) == len(taken.removed) == 1
+    assert own.exists() and not cut_short.exists() and not sealed.exists()
+    (kept,) = one.series()
+    assert (kept.instances, kept.states) == (1, ("arriving",))
+    assert take_over(one.archive, read_header, "three") == Recovered((), (), ())
+
+
+def test_what_another_node_moved_this_moment_is_left_to_it(stored: Stored) -> None:
+    one = of_node(stored, "one")
+    one.receive("1.1")
+    forget(one)
+    assert recover(one.archive, read_header, are_others_at_work=True).indexed == ()
+    assert len(recover(one.archive, read_header).indexed) == 1
