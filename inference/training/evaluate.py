@@ -80,7 +80,7 @@ TIMED_SLICES = 6  # of each classical method, at least, in whole gaps
 
 WINDOW = DisplayWindow(-300.0, 1600.0)
 PICTURE_SIDE = 400  # pixels
-WORST = 3  # slices of a cell that are shown
+WORST = ("least gain", "second least", "third least")  # slices of a cell that are shown
 MOST_EXPECTED_HU = 200.0  # of the picture of the expected error
 
 
@@ -302,21 +302,26 @@ def panel_of(
         if number == 0:
             colours = "blue too low, orange too high"
             pictures.append(Picture(f"{name} - truth", colours, _small(difference(plane, truth))))
-    if expected_hu is not None:
-        grey = np.clip(expected_hu * (255.0 / MOST_EXPECTED_HU), 0.0, 255.0).astype(np.uint8)
-        note = f"black 0, white {MOST_EXPECTED_HU:g} HU and more"
-        pictures.append(Picture("expected error", note, _small(Image.fromarray(grey))))
+            pictures += _expected_picture(expected_hu)
     return tuple(pictures)
+
+
+def _expected_picture(expected_hu: Plane | None) -> list[Picture]:
+    """The map of the expected error in grey; nothing of a model without one."""
+    if expected_hu is None:
+        return []
+    grey = np.clip(expected_hu * (255.0 / MOST_EXPECTED_HU), 0.0, 255.0).astype(np.uint8)
+    note = f"black 0, white {MOST_EXPECTED_HU:g} HU and more"
+    return [Picture("expected error", note, _small(Image.fromarray(grey)))]
 
 
 def chosen(panels: Sequence[Panel]) -> tuple[Panel, ...]:
     """The worst of a cell and the usual one, by the gain over linear."""
     ordered = sorted(panels, key=lambda panel: panel.gain_db)
-    worst = ordered[:WORST]
-    usual = [replace(p, what="median gain") for p in ordered[len(ordered) // 2 :][:1]]
-    places = ("least gain", "second least", "third least")
-    shown = [replace(panel, what=what) for panel, what in zip(worst, places, strict=False)]
-    return tuple(shown if len(ordered) <= WORST else [*shown, *usual])
+    shown = [replace(panel, what=what) for panel, what in zip(ordered, WORST, strict=False)]
+    middle = len(ordered) // 2
+    usual = ordered[middle : middle + 1] if middle >= len(WORST) else []
+    return (*shown, *(replace(panel, what="median gain") for panel in usual))
 
 
 def _shown(plane: Plane) -> str:
