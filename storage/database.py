@@ -105,8 +105,8 @@ DAMAGED = (
 RECEIVE_CHECKPOINT_PAGES = 10_000
 
 
-# Of each connection. A node has nine, and with 2 MB of rows and 128 statements, as the libraries have
-# it, their caches take more memory for hours. Rows that are not in them lie in the system's cache.
+# Of each connection. A node has nine, and with the 2 MB of rows and 128 statements that are usual
+# their caches take more memory for hours. Rows that are not in them lie in the system's cache.
 CACHE_KIB = 512
 CACHED_STATEMENTS = 64
 

@@ -197,7 +197,7 @@ def test_a_certificate_is_told_of_at_each_stage_once(
     authority = Authority(tmp_path / "ca")
     pair = authority.sign("node", days=40)
     tls = Tls.model_construct(
-        certificate=pair.certificate, key=pair.key, authorities=authority.certificate
+        certificate=pair.certificate, key=pair.key, authorities=authority.certificate, crl=None
     )
     settings = defaults(tmp_path).model_copy(update={"tls": tls})
     watches = Watches(database, settings, "n1", clock)
