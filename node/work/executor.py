@@ -333,7 +333,7 @@ class ProcessExecutor:
             if order.stop:
                 return self._kill(End.STOPPED, "the node stops")
             if order.cancel:
-                return self._kill(End.CANCELLED, "it had not begun")
+                return Stopped()
             if time.monotonic() > give_up:
                 return OutOfResources(LACKING.format(lacked=why))
             if not child.is_alive:
