@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "10",  # that of the node's own workers, which they are measured beside
 }
 
 

@@ -465,7 +465,7 @@ def give_way() -> None:
     """
     with contextlib.suppress(OSError):  # a container may forbid it; then it is as before
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.nice(NICENESS)
+    os.nice(max(0, NICENESS - os.nice(0)))  # an actor of Ray has 15 already
 
 
 def share_arenas() -> None:

@@ -42,6 +42,7 @@ RETRY_SECONDS = 5.0  # until it looks again for a cluster, or for a machine with
 PROBE_SECONDS = 3.0
 NEWS_SECONDS = 0.5  # how often a worker that says nothing is asked for its memory
 SILENT_SECONDS = 30.0  # of an actor that is asked: the way to it is lost
+PROGRESS, PROGRESS_WITHIN = b'"kind": "Progress"', 64  # how such an answer begins
 EXIT_SECONDS = 5.0  # from the end of the worker's pipe to that of its process
 STOP_SECONDS = 3.0  # for an actor to end its worker; what is left ends with the actor
 LOST, OTHER_RELEASE = 75, "machine {machine} has Midslice {theirs}, this node {ours}: install that"
@@ -101,11 +102,18 @@ class Host:
             self._child.pipe.send((number, local))
 
     def receive(self, seconds: float) -> tuple[list[Carried], int, Ended | None]:
-        """The answers of the worker, its memory, and its end."""
+        """The answers of the worker, its memory, and its end.
+
+        Progress, of which there is some for every slice, is gathered meanwhile.
+        """
         answers: list[Carried] = []
+        until = time.monotonic() + seconds
         try:
-            while self._child.pipe.poll(0.0 if answers else seconds):
-                answers.append(self._answer(self._child.pipe.recv_bytes(LONGEST_ANSWER_BYTES)))
+            while self._child.pipe.poll(max(0.0, until - time.monotonic())):
+                answer = self._child.pipe.recv_bytes(LONGEST_ANSWER_BYTES)
+                answers.append(self._answer(answer))
+                if PROGRESS not in answer[:PROGRESS_WITHIN]:
+                    until = 0.0
         except (EOFError, OSError):
             return answers, 0, Ended(self._child.exit_code(EXIT_SECONDS))
         return answers, self._child.memory_bytes(), None

@@ -30,6 +30,7 @@ from tests.ray_cluster import RayCluster, ray_cluster
 BOUNDS = Bounds(seconds=120)
 GO_ON = Order()
 PAUSE_SECONDS = 6.0
+LEFT_BYTES = 40_000_000  # enough for slices, and less than the model takes at once
 
 
 CARRIED = "ray, whose machines do not have the folder"
@@ -225,20 +226,24 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
 
 
 def test_a_worker_whose_memory_is_limited_says_so_and_the_next_job_has_a_new_one(
-    executor: ProcessExecutor, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    first = executor.run(request(tmp_path / "a", 3), BOUNDS, lambda _: GO_ON)  # all is loaded
-    assert isinstance(first, Derived)
-    pid = executor.pid
-    assert pid is not None
-    process = psutil.Process(pid)
-    taken = process.memory_info().data
-    process.rlimit(psutil.RLIMIT_DATA, (taken, taken))
-    asked = request(tmp_path / "b", 3)
-    hungry = ModelSpec("hungry", "tests.faulty_models:Hungry")
-    outcome = executor.run(replace(asked, model=hungry), BOUNDS, lambda _: GO_ON)
-    assert isinstance(outcome, OutOfMemory), outcome
-    assert "misbehave" in outcome.frames
-    assert not psutil.pid_exists(pid)
-    again = executor.run(request(tmp_path / "c", 3), BOUNDS, lambda _: GO_ON)
-    assert isinstance(again, Derived)
+    own = ProcessExecutor("worker-limited", time.monotonic)
+    try:
+        first = own.run(request(tmp_path / "a", 3), BOUNDS, lambda _: GO_ON)  # all is loaded
+        assert isinstance(first, Derived)
+        pid = own.pid
+        assert pid is not None
+        process = psutil.Process(pid)
+        most = process.memory_info().data + LEFT_BYTES
+        process.rlimit(psutil.RLIMIT_DATA, (most, most))
+        hungry = ModelSpec("hungry", "tests.faulty_models:Hungry")
+        asked = replace(request(tmp_path / "b", 3), model=hungry)
+        outcome = own.run(asked, BOUNDS, lambda _: GO_ON)
+        assert isinstance(outcome, OutOfMemory), outcome
+        assert "misbehave" in outcome.frames
+        assert not psutil.pid_exists(pid)
+        again = own.run(request(tmp_path / "c", 3), BOUNDS, lambda _: GO_ON)
+        assert isinstance(again, Derived)
+    finally:
+        own.close()

@@ -116,7 +116,7 @@ def nodes(_: AsViewer, parts: PartsOf) -> list[Json]:
     work = parts.store.nodes.work()
     return [
         plain(state, "id state version address started_at heartbeat load", parts.zone)
-        | {"alive": health.is_alive(state, parts.store.now())}
+        | {"alive": health.is_alive(state, parts.gate.now())}
         | vars(work.get(state.id, NodeWork()))
         for state in parts.store.nodes.get()
     ]

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from inference.dataset import read_headers
-from inference.errors import is_out_of_memory, shortage
+from inference.errors import Unprocessable, is_out_of_memory, shortage
 from inference.model import Limits, Prediction, Step, Window
 from inference.models.classical import Linear
+from inference.pixels import decoded
 from inference.request import (
     Derived,
     ModelSpec,
@@ -62,6 +67,18 @@ def no_more_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@contextmanager
+def no_more_memory() -> Iterator[None]:
+    """Let this process map little more memory than it has."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    taken = psutil.Process().memory_info().data
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + 2_000_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
 def lacked(outcome: Outcome, number: int) -> OutOfResources:
     assert isinstance(outcome, OutOfResources), outcome
     assert os.strerror(number) in outcome.sentence
@@ -75,6 +92,19 @@ def test_a_disk_that_fills_up_ends_the_job_for_now(
     (made.folder / names[place]).symlink_to("/dev/full")
     lacked(unchecked(made), errno.ENOSPC)
     assert list(made.folder.iterdir()) == []
+
+
+def test_what_cannot_be_decoded_while_memory_lacks_is_not_called_damaged(tmp_path: Path) -> None:
+    """A decoder says the same of either; here the slice is damaged too, which is told later."""
+    paths = phantoms.write(tmp_path, replace(SIDE, transfer_syntax=RLELossless))
+    cut = dcmread(paths[0])
+    cut.PixelData = encapsulate([b"\0" * 64])
+    cut.save_as(paths[0])
+    (header,) = read_headers(paths[:1])
+    with no_more_memory(), pytest.raises(MemoryError):
+        decoded(header)
+    with pytest.raises(Unprocessable):
+        decoded(header)
 
 
 def test_too_many_open_files_are_no_damaged_series(made: Request, names: list[str]) -> None:

@@ -205,3 +205,16 @@ def test_audit_events_are_found_by_who_and_what(stored: Stored) -> None:
     assert [e.who for e in audit.list(what="find")] == ["ben", "anna"]
     assert audit.count(who="anna", what="find") == 1
     assert audit.count() == 3
+
+
+def test_a_node_reads_the_configuration_again_that_is_its_own(
+    database: Database, clock: Clock
+) -> None:
+    one, two = requests_of(database, clock, "one"), requests_of(database, clock, "two")
+    control.ask(database, clock(), "anna", RequestKind.RELOAD, "two")
+    assert one.claim() == ()
+    (taken,) = two.claim()
+    assert taken.subject == "two"
+    assert two.recover() == 1  # it died; the answer says that it stopped
+    control.ask(database, clock(), "anna", RequestKind.RELOAD)  # of whichever
+    assert len(one.claim()) == 1

@@ -147,7 +147,8 @@ def test_a_node_without_a_sign_of_life_is_lost_once_unless_it_gives_one(
     nodes = Nodes(database, clock)
     nodes.start("one", "1.0", "http://one/")
     nodes.start("two", "1.0")
-    assert [other.id for other in nodes.others("one", 60.0)] == ["two"]
+    others = [] if database.is_sqlite else ["two"]  # where one node alone works
+    assert [other.id for other in nodes.others("one", 60.0)] == others
     clock.now += 61
     nodes.beat("one", load=0.5)
     assert nodes.others("one", 60.0) == ()
@@ -160,7 +161,7 @@ def test_a_node_without_a_sign_of_life_is_lost_once_unless_it_gives_one(
     assert [it.state for it in nodes.get()] == ["serving", "lost"]
     assert nodes.silent(clock.now - 60) == (one,)  # nobody takes its work over a second time
     nodes.beat("two")  # it was only held up
-    assert [it.id for it in nodes.others("one", 60.0)] == ["two"]
+    assert [it.id for it in nodes.others("one", 60.0)] == others
 
 
 def test_the_work_of_each_node_is_counted(stored: Stored) -> None:

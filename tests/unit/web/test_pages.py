@@ -6,6 +6,7 @@ from dataclasses import replace
 from node.config.reading import to_values
 from storage.records import Job, NewDerived, Peer, Role
 from storage.site import control
+from storage.site.nodes import Nodes
 from tests.unit.web.site import NODE, Client, Site
 
 PAGES = (
@@ -183,3 +184,32 @@ def test_an_administrator_sets_a_password_on_the_page_of_users(served: Site) -> 
     assert vera.get("/api/v1/me").status_code == 401
     again = served.browser().post("/login", data={"name": "vera", "password": "another long one"})
     assert again.status_code == 303
+
+
+def test_every_node_of_the_storage_is_shown_with_release_work_and_sign_of_life(
+    served: Site, person: Client
+) -> None:
+    nodes = Nodes(served.rows.database, served.clock)
+    nodes.start("gone/MIDSLICE", "0.1", "http://gone/")
+    (gone,) = nodes.get()
+    assert nodes.lose(gone)
+    nodes.start("silent/MIDSLICE", "0.2")
+    served.clock.now += 60
+    nodes.start(NODE, "0.2", "http://here/")
+    nodes.beat(NODE, load=0.25)
+    served.rows.archive.associated("CT1", "MIDSLICE", "10.0.0.1")
+    table = person.get("/capacity").text.partition('id="nodes-title"')[2]
+    cells = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]
+    lines = [" ".join(re.sub(r"<[^>]*>", " ", line).split()) for line in cells]
+    assert [line.split()[:3] for line in lines] == [
+        ["gone/MIDSLICE", "lost", "0.1"],
+        [NODE, "serving", "0.2"],
+        ["silent/MIDSLICE", "silent", "0.2"],
+    ]
+    assert "25 % 1 association, 0 jobs, 0 deliveries" in lines[1].replace("\xa0", " ")
+    answer = person.get("/api/v1/nodes", headers={"Accept": "application/json"}).json()
+    assert [(it["id"], it["alive"], it["associations"]) for it in answer] == [
+        ("gone/MIDSLICE", False, 0),
+        (NODE, True, 1),
+        ("silent/MIDSLICE", False, 0),
+    ]
