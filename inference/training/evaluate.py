@@ -387,7 +387,7 @@ class EvaluatedCell:
     confidence: Confidence | None
     reliability: tuple[ReliabilityBand, ...]  # of the map of the expected error
     gains_db: tuple[float, ...]  # of the model over linear, one a target
-    gap_to_thickness: float | None
+    gap_to_thickness: float | None = None
     bounds: MapBounds | None = None  # of the map of the expected error
     reader: Mapping[str, ReaderFigures] = field(default_factory=dict)  # by method; of chests
     peers: tuple[PeerFacts, ...] = ()  # how the trained ones of the methods came about

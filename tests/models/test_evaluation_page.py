@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from inference.training.report import (
+    BOUNDS_COLUMNS,
     COLUMNS,
     GATE_COLUMNS,
     MISSED_COLUMNS,
@@ -56,10 +57,11 @@ def test_a_report_has_a_row_for_each_method(data: Path) -> None:
 def test_the_card_has_every_table_in_markdown(data: Path) -> None:
     found = study_of(data, Knowing(hu_of(data), 2), 2, targets=2, gates=True)
     written = card(found.cells, found.rows)
-    for heads in (COLUMNS, OVERVIEW_COLUMNS, RELIABILITY_COLUMNS, GATE_COLUMNS, MISSED_COLUMNS):
+    tables = COLUMNS, OVERVIEW_COLUMNS, RELIABILITY_COLUMNS, BOUNDS_COLUMNS
+    for heads in (*tables, GATE_COLUMNS, MISSED_COLUMNS):
         assert f"| {' | '.join(heads)} |" in written
     widths = {line.count("|") for line in written.splitlines() if line.startswith("| drifting")}
-    assert widths == {len(heads) + 1 for heads in (COLUMNS, OVERVIEW_COLUMNS, RELIABILITY_COLUMNS)}
+    assert widths == {len(heads) + 1 for heads in tables}
 
 
 class Page(HTMLParser):
@@ -92,7 +94,7 @@ def test_the_page_is_whole_and_asks_nobody_for_anything(data: Path) -> None:
     reader = Page()
     reader.feed(page)
     assert reader.open == []
-    assert reader.pictures == len(found.cells) * 2 * 7  # median and worst; truth, three, errors
+    assert reader.pictures == len(found.cells) * 3 * 6  # the worst; A, truth, three, one error
     assert all(address.startswith("data:image/jpeg;base64,") for address in reader.addresses)
     assert "<script" not in page
     assert not re.search(r"https?://|url\(|@import", page)

@@ -109,11 +109,13 @@ def test_confidence_compares_what_was_expected_with_what_came() -> None:
     assert confidence_of([]) is None
 
 
-def test_the_page_shows_the_usual_and_the_worst_slice() -> None:
-    panels = [Panel(index, gain, "", ()) for index, gain in enumerate((3.0, -1.0, 2.0, 5.0, 1.0))]
-    assert [(panel.target, panel.what) for panel in chosen(panels)] == [
-        (2, "median gain"),
-        (1, "least gain"),
-    ]
-    assert [panel.what for panel in chosen(panels[:1])] == ["least gain"]
-    assert chosen([]) == ()
+def test_the_three_worst_slices_are_shown_and_the_usual_one_where_it_is_another() -> None:
+    def shown(*gains_db: float) -> list[tuple[str, float]]:
+        panels = [Panel(place, gain, "", ()) for place, gain in enumerate(gains_db)]
+        return [(panel.what, panel.gain_db) for panel in chosen(panels)]
+
+    worst = [("least gain", -1.0), ("second least", 0.5), ("third least", 1.0)]
+    assert shown(2.0, 0.5, -1.0, 1.0) == worst
+    assert shown(2.0, 0.5, 4.0, -1.0, 3.0, 1.0, 5.0) == [*worst, ("median gain", 2.0)]
+    assert shown(0.5) == [("least gain", 0.5)]
+    assert shown() == []

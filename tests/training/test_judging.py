@@ -10,7 +10,6 @@ import pytest
 from inference.models.gate import calibration_path, load_calibration
 from inference.models.midslice import SHIPPED_WEIGHTS, Midslice
 from inference.training import calibrate
-from inference.training.evaluate import Panel, chosen
 from inference.training.leave_out import TargetList
 from inference.training.report import StudyRequest, page_of, run
 from node import cli
@@ -122,15 +121,3 @@ def test_the_targets_of_an_evaluation_can_be_kept_and_given(
     result = midslice("evaluate", CHEST, "--target-list", kept)
     assert result.status == 2
     assert "no list as --draw-targets writes it" in result.err
-
-
-def test_the_three_worst_slices_are_shown_and_the_usual_one_where_it_is_another() -> None:
-    def shown(*gains_db: float) -> list[tuple[str, float]]:
-        panels = [Panel(place, gain, "", ()) for place, gain in enumerate(gains_db)]
-        return [(panel.what, panel.gain_db) for panel in chosen(panels)]
-
-    worst = [("least gain", -1.0), ("second least", 0.5), ("third least", 1.0)]
-    assert shown(2.0, 0.5, -1.0, 1.0) == worst
-    assert shown(2.0, 0.5, 4.0, -1.0, 3.0, 1.0, 5.0) == [*worst, ("median gain", 2.0)]
-    assert shown(0.5) == [("least gain", 0.5)]
-    assert shown() == []
