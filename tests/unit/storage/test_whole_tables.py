@@ -124,7 +124,7 @@ def start(stored: Stored) -> None:
 PATHS: dict[str, Callable[[Stored], object]] = {
     "claim of a job": lambda stored: stored.queue.claim("w", INFER),
     "claim of an urgent job": lambda stored: stored.queue.claim("w", INFER, before=3),
-    "claim of a delivery": lambda stored: stored.ledger.claim("pacs", "w"),
+    "claim of a delivery": lambda stored: stored.ledger.release(stored.start_delivery()),
     "a more urgent delivery": lambda stored: [
         stored.ledger.is_overtaken(delivery) for delivery in stored.ledger.of_job(HALF)
     ],
