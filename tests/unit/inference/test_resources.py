@@ -5,7 +5,7 @@ import mmap
 import os
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,10 +69,14 @@ def no_more_files() -> Iterator[None]:
 
 @contextmanager
 def no_more_memory() -> Iterator[None]:
-    """Let this process map little more memory than it has."""
+    """Let this process map little more memory than it has, and hold what it freed before."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     taken = psutil.Process().memory_info().data
     resource.setrlimit(resource.RLIMIT_DATA, (taken + 2_000_000, before[1]))
+    held: list[bytearray] = []
+    with suppress(MemoryError):
+        while True:
+            held.append(bytearray(8_000_000))
     try:
         yield
     finally:
