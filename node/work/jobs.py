@@ -558,7 +558,10 @@ class Supervisor:
             return AT_ONCE
         self._write(job, partial(self._inference.finished, job, outcome))
         self._ended()
-        return ROOM_SECONDS if isinstance(outcome, OutOfResources | OutOfMemory) else AT_ONCE
+        if not isinstance(outcome, OutOfResources | OutOfMemory):
+            return AT_ONCE
+        # Where the worker is what lacks, no job is begun before it is there.
+        return AT_ONCE if executor.lacking() else ROOM_SECONDS
 
     def _write(self, job: Job, write: Callable[[], None]) -> None:
         """Write the end of a job; a database that is busy or full must not cost an hour's work."""

@@ -30,6 +30,7 @@ from tests.ray_cluster import RayCluster, ray_cluster
 BOUNDS = Bounds(seconds=120)
 GO_ON = Order()
 PAUSE_SECONDS = 6.0
+DEATH_SECONDS = 3.0  # until an actor has said that its worker has died
 LEFT_BYTES = 40_000_000  # enough for slices, and less than the model takes at once
 
 
@@ -221,6 +222,20 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     assert isinstance(end, NoAnswer)
     assert end.how is End.WORKER_DIED
     assert end.detail == "killed by the system (SIGKILL), most often because memory ran out"
+    again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
+    assert isinstance(again, Derived)
+
+
+def test_a_worker_that_has_died_before_a_request_is_replaced_for_it(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    first = executor.run(request(tmp_path / "a", 3), BOUNDS, lambda _: GO_ON)
+    assert isinstance(first, Derived)
+    assert executor.pid is not None
+    process = psutil.Process(executor.pid)
+    process.kill()
+    process.wait(10.0)
+    time.sleep(DEATH_SECONDS)  # the node has not looked yet, and the news has come
     again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
     assert isinstance(again, Derived)
 

@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
+from node.work.ray_executor import RaySettings, ray_executor
 from node.work.ray_relay import keep, written
 from tests import series
 from tests.node_process import NodeProcess, destination, route, running, wait_for
@@ -108,6 +110,20 @@ def test_jobs_wait_for_a_head_and_go_on_after_the_death_of_a_worker_and_of_the_h
                 if done + 1 < rounds:
                     node.slow_down()
                     sent = send(node, done + 1)
+
+
+def test_a_worker_that_waits_for_a_machine_is_asked_of_the_next_head() -> None:
+    with ray_cluster() as cluster:
+        settings = RaySettings(cluster.address, 1.0 + cluster.cpus, 0.0, 1 << 30)
+        executor = ray_executor("worker-test", time.monotonic, settings)
+        try:
+            said = "no machine of the cluster has started a worker yet: it takes 3 processors"
+            wait_for("no machine suffices", lambda: executor.lacking().startswith(said))
+            cluster.cpus *= 2
+            cluster.replace_head()
+            wait_for("a machine has the worker", lambda: not executor.lacking(), seconds=90.0)
+        finally:
+            executor.close()
 
 
 def test_ray_is_not_imported_where_it_is_not_used() -> None:
