@@ -387,13 +387,21 @@ class Deliverer:
                 self._peer,
                 [_outgoing(instance, self._files) for instance in unsent],
                 answered=self._answered(delivery, unsent, tally, answers),
-                stop=self._has_to_stop,
+                stop=lambda: self._is_stopped(delivery, answers),
                 abandon=lambda: self._is_abandoned(delivery, answers),
                 timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
                 associations=self.destination.associations,
             )
         finally:
             answers.write()
+
+    def _is_stopped(self, delivery: Delivery, answers: _Answers) -> bool:
+        """True where the next instance is not to be offered.
+
+        LeaseLost where the node stood still after the last one, and another node has it by now.
+        """
+        self._keep(delivery, answers)
+        return self._has_to_stop()
 
     def _is_abandoned(self, delivery: Delivery, answers: _Answers) -> bool:
         """True where nobody waits for the answer any more; asked while the peer is silent."""
