@@ -54,6 +54,7 @@ class Cluster:
     settings: Config
     handlers: RequestHandlers
     recover_commitment: Callable[[str], None]
+    lacking: Callable[[], str]  # why jobs of this node wait for a worker
     state: str = SERVING
     steady: Callable[[], float] = time.monotonic
     _beaten_at: float = field(default=0.0, init=False)
@@ -78,7 +79,7 @@ class Cluster:
         """Give a sign of life, and see who else lives."""
         store, seconds = self.store, self.settings.node.lost_seconds
         load = os.getloadavg()[0] / (os.cpu_count() or 1)
-        store.nodes.beat(store.node_id, self.state, round(load, 2))
+        store.nodes.beat(store.node_id, self.state, round(load, 2), self.lacking())
         if self._has_gap():
             self._since = self.steady()
         self._beaten_at = self.steady()

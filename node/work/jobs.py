@@ -438,6 +438,13 @@ class Supervisor:
         for executor in (*self._executors, *([self._spare] if self._spare else [])):
             executor.close()
 
+    def lacking(self) -> str:
+        """Why jobs wait for a worker; empty where each of the workers is there."""
+        by_worker = tuple(self._lacked_worker.items())
+        lacked = [why for name, why in by_worker if why and name != SPARE]
+        total = len(self._executors)
+        return f"{len(lacked)} of {total}: {lacked[0]}" if lacked else ""
+
     def _work_next(self, name: str, executor: Executor) -> float:
         if self._drained():
             return IDLE_SECONDS

@@ -35,7 +35,7 @@ def cluster(store: Store, clock: Clock) -> Cluster:
     """This node, whose heartbeats had no gap for long; the other one has said nothing for long."""
     holder = Holder(store.node_id, store.now, LEASE_SECONDS)
     handlers: Any = SimpleNamespace(requests=control.RequestQueue(store.database, holder))
-    cluster = Cluster(store, store.config, handlers, lambda _: None, steady=clock)
+    cluster = Cluster(store, store.config, handlers, lambda _: None, str, steady=clock)
     began = clock.now
     while clock.now - began <= store.config.node.lost_seconds:
         cluster.beat()
