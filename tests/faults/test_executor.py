@@ -154,8 +154,9 @@ def test_a_job_pauses_between_two_slices_and_then_goes_on_to_the_same_result(
     executor: ProcessExecutor, tmp_path: Path
 ) -> None:
     """It pauses for longer than the whole job may take: that time does not count."""
-    first = request(tmp_path / "a", 8)
-    second = replace(request(tmp_path / "b", 8), started_at=first.started_at)
+    own = ModelSpec("leisurely", "tests.faulty_models:Leisurely")
+    first = replace(request(tmp_path / "a", 8), model=own)
+    second = replace(request(tmp_path / "b", 8), model=own, started_at=first.started_at)
     plain = executor.run(first, BOUNDS, lambda _: GO_ON)
     reports: list[tuple[float, Progress | None]] = []
     paused_at = [0.0]
